@@ -1,0 +1,57 @@
+"""Several statements that travel and take effect together. Only describes them; a transport runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ._errors import IntegrityError
+from ._values import Value
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One statement of a batch. `rows`: how many rows it has to change; any other number undoes the batch."""
+
+    sql: str
+    parameters: Sequence[object] = ()
+    rows: int | None = None
+
+
+class Batch(str):
+    """Statements that run as one unit of work; as a string it is their text, without values.
+
+    Give it to `Cursor.execute` in place of SQL. Outside of a transaction a writing batch is a transaction of its own
+    (BEGIN IMMEDIATE ... COMMIT); within one it is a savepoint. The cursor then has the rows of the last step that has any.
+    """
+
+    __slots__ = ("reads_only", "steps")
+    steps: tuple[Step, ...]
+    reads_only: bool
+
+    def __new__(cls, steps: Sequence[Step], *, reads_only: bool = False) -> Batch:
+        self = super().__new__(cls, ";\n".join(step.sql for step in steps))
+        self.steps = tuple(steps)
+        self.reads_only = reads_only
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one statement gave. `columns` is None where it cannot give rows; `rowcount` is -1 where it changes none."""
+
+    columns: tuple[str, ...] | None
+    rows: list[tuple[Value, ...]]
+    rowcount: int
+    lastrowid: int | None
+
+
+class RowCountError(IntegrityError):
+    """A step of a batch changed another number of rows than it had to; the batch was undone."""
+
+    def __init__(self, step: int, expected: int, actual: int) -> None:
+        super().__init__(f"step {step} of the batch changed {actual} rows, not {expected}", "ROW_COUNT")
+        self.step, self.expected, self.actual = step, expected, actual
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.step, self.expected, self.actual)

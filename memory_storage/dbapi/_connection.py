@@ -1,0 +1,226 @@
+"""PEP 249's Connection and Cursor over a transport. What a statement costs or how it travels is the transport's affair."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+from . import _errors
+from ._batch import Batch, Result, Step
+from ._errors import InterfaceError, ProgrammingError
+from ._sql import Kind, parse, split_script
+from ._values import Value
+
+Row = tuple[Value, ...]
+
+_NOTHING = Result(None, [], -1, None)
+
+
+class Transport(Protocol):
+    """What carries statements to an engine; `run` is the unit of cost: one call, one round trip."""
+
+    @property
+    def usable(self) -> bool: ...
+    @property
+    def in_transaction(self) -> bool: ...
+    def run(self, steps: Sequence[Step], *, begin: str | None = None, commit: bool = False) -> list[Result]: ...
+    def close(self) -> None: ...
+
+
+class Connection:
+    """A connection. A transaction begins with its first statement: deferred if that reads, immediate if it writes.
+
+    `autocommit`: every statement is a transaction of its own. `begin_mode`: "" to decide by the first statement, or
+    "DEFERRED" or "IMMEDIATE" for all: a transaction that will read and then write must be immediate from the start,
+    since another writer may come between.
+    """
+
+    Warning = _errors.Warning
+    Error = _errors.Error
+    InterfaceError = _errors.InterfaceError
+    DatabaseError = _errors.DatabaseError
+    DataError = _errors.DataError
+    OperationalError = _errors.OperationalError
+    IntegrityError = _errors.IntegrityError
+    InternalError = _errors.InternalError
+    ProgrammingError = _errors.ProgrammingError
+    NotSupportedError = _errors.NotSupportedError
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._closed = False
+        self.autocommit = False
+        self.begin_mode = ""
+        # A connection that is dropped without close() must not keep an in-memory database's turn.
+        self._finalizer = weakref.finalize(self, transport.close)
+        self._finalizer.atexit = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether statements can still be run: not closed, not broken, not another process's."""
+        return not self._closed and self._transport.usable
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open in the engine."""
+        return not self._closed and self._transport.in_transaction
+
+    def cursor(self) -> Cursor:
+        """A new cursor. Cursors of one connection share its transaction."""
+        self._check_open()
+        return Cursor(self)
+
+    def commit(self) -> None:
+        """Commit the open transaction. Without one it does nothing, and costs nothing."""
+        self._check_open()
+        if self._transport.in_transaction:
+            self._transport.run([Step("COMMIT")])
+
+    def rollback(self) -> None:
+        """Undo the open transaction. Without one it does nothing, and costs nothing."""
+        self._check_open()
+        if self._transport.in_transaction:
+            self._transport.run([Step("ROLLBACK")])
+
+    def close(self) -> None:
+        """Close, and undo what was not committed. Closing twice is harmless."""
+        if not self._closed:
+            self._closed = True
+            self._finalizer()
+
+    def _execute(self, steps: Sequence[Step]) -> list[Result]:
+        self._check_open()
+        return self._transport.run(steps, begin=self._begin_for(steps[0].sql))
+
+    def _execute_batch(self, batch: Batch) -> list[Result]:
+        self._check_open()
+        if self._transport.in_transaction:
+            return self._execute_in_savepoint(batch)
+        if batch.reads_only:
+            several = len(batch.steps) > 1
+            return self._transport.run(batch.steps, begin="DEFERRED" if several else None, commit=several)
+        return self._transport.run(batch.steps, begin="IMMEDIATE", commit=True)
+
+    def _execute_in_savepoint(self, batch: Batch) -> list[Result]:
+        if batch.reads_only:
+            return self._transport.run(batch.steps)
+        try:
+            return self._transport.run([Step("SAVEPOINT batch"), *batch.steps, Step("RELEASE batch")])[1:-1]
+        except _errors.Error:
+            if self._transport.in_transaction:
+                self._transport.run([Step("ROLLBACK TO batch"), Step("RELEASE batch")])
+            raise
+
+    def _begin_for(self, sql: str) -> str | None:
+        if self.autocommit or self._transport.in_transaction:
+            return None
+        kind = parse(sql).kind
+        if kind is Kind.OUTSIDE or kind is Kind.CONTROL and not _is_savepoint(sql):
+            return None
+        return self.begin_mode or ("DEFERRED" if kind is Kind.READ else "IMMEDIATE")
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InterfaceError("the connection is closed")
+
+
+class Cursor:
+    """A cursor. Every row is fetched before `execute` returns, so that reading it later can run nothing again."""
+
+    arraysize = 1
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._closed = False
+        self._show(_NOTHING)
+
+    @property
+    def description(self) -> tuple[tuple[str, None, None, None, None, None, None], ...] | None:
+        """One 7-tuple a column, of which only the name is known; None for a statement without rows."""
+        columns = self._result.columns
+        return None if columns is None else tuple((name, None, None, None, None, None, None) for name in columns)
+
+    @property
+    def rowcount(self) -> int:
+        """Rows changed by the last statement; -1 for one that changes none."""
+        return self._result.rowcount
+
+    @property
+    def lastrowid(self) -> int | None:
+        """The rowid of the last row inserted on this connection."""
+        return self._result.lastrowid
+
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> Cursor:
+        """Run one statement, or a `Batch`; as in `sqlite3` the cursor itself is given back."""
+        self._check_open()
+        self._result = _NOTHING
+        if isinstance(sql, Batch):
+            results = self.connection._execute_batch(sql)
+            self._show(next((r for r in reversed(results) if r.columns is not None), results[-1]))
+        else:
+            self._show(self.connection._execute([Step(sql, parameters)])[0])
+        return self
+
+    def executemany(self, sql: str, parameters: Iterable[Sequence[object]]) -> Cursor:
+        """Run one statement with each set of parameters, together; `rowcount` is the sum."""
+        self._check_open()
+        self._result = _NOTHING
+        if parse(sql).kind is not Kind.WRITE:
+            raise ProgrammingError("executemany() is for statements that change rows")
+        steps = [Step(sql, values) for values in parameters]
+        if steps:
+            results = self.connection._execute(steps)
+            self._show(Result(None, [], sum(r.rowcount for r in results), results[-1].lastrowid))
+        return self
+
+    def executescript(self, script: str) -> Cursor:
+        """Run the statements of a script one after another, in the transaction of this connection."""
+        self._check_open()
+        for sql in split_script(script):
+            self.execute(sql)
+        return self
+
+    def fetchone(self) -> Row | None:
+        """The next row, or None."""
+        return next(self._remaining(), None)
+
+    def fetchmany(self, size: int | None = None) -> list[Row]:
+        """Up to `size` rows (default `arraysize`)."""
+        rows = self._remaining()
+        return [row for _, row in zip(range(self.arraysize if size is None else size), rows, strict=False)]
+
+    def fetchall(self) -> list[Row]:
+        """All the rows that are left."""
+        return list(self._remaining())
+
+    def __iter__(self) -> Iterator[Row]:
+        return self._remaining()
+
+    def close(self) -> None:
+        """Forget the rows; the cursor cannot be used again."""
+        self._closed = True
+        self._show(_NOTHING)
+
+    def setinputsizes(self, sizes: Sequence[object]) -> None:
+        """Nothing to do (PEP 249)."""
+
+    def setoutputsize(self, size: int, column: int | None = None) -> None:
+        """Nothing to do (PEP 249)."""
+
+    def _show(self, result: Result) -> None:
+        self._result = result
+        self._rows = iter(result.rows)
+
+    def _remaining(self) -> Iterator[Row]:
+        self._check_open()
+        return self._rows
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ProgrammingError("the cursor is closed")
+        self.connection._check_open()
+
+
+def _is_savepoint(sql: str) -> bool:
+    return parse(sql).sql.lstrip()[:9].upper() == "SAVEPOINT"

@@ -1,0 +1,137 @@
+"""What a driver must know of an SQL text before it runs: its kind and its placeholders. Executes nothing."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+
+from ._errors import ProgrammingError
+
+
+class Kind(Enum):
+    """How a statement takes part in a transaction."""
+
+    READ = "read"  # may begin a deferred transaction
+    WRITE = "write"  # must begin an immediate one
+    CONTROL = "control"  # begins or ends one itself
+    OUTSIDE = "outside"  # has no effect, or is refused, inside of one
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One parsed SQL text. `pieces` are the texts around the placeholders; `order[i]` is the parameter of the i-th one."""
+
+    sql: str
+    kind: Kind
+    pieces: tuple[str, ...]
+    order: tuple[int, ...]
+    parameter_count: int
+
+
+_TOKEN = re.compile(
+    r"""
+      (?P<blank>\s+|--[^\n]*|/\*.*?(?:\*/|\Z))
+    | (?P<quoted>'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\])
+    | (?P<question>\?\d*)
+    | (?P<named>[:@$][A-Za-z_]\w*)
+    | (?P<word>[A-Za-z_][\w$]*)
+    | (?P<number>\d[\w.]*)
+    | (?P<mark>.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+_CONTROL = frozenset({"BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"})
+_OUTSIDE = frozenset({"PRAGMA", "VACUUM", "ATTACH", "DETACH"})
+_READ = frozenset({"SELECT", "VALUES", "EXPLAIN"})
+_MAIN_VERBS = frozenset({"SELECT", "VALUES", "INSERT", "REPLACE", "UPDATE", "DELETE"})
+
+
+@lru_cache(maxsize=1024)
+def parse(sql: str) -> Statement:
+    """Parse one statement; ProgrammingError where it is empty, several, or has named placeholders."""
+    words: list[tuple[str, int]] = []  # upper-cased, with their parenthesis depth; ";" stands for itself
+    holes: list[tuple[int, int, str]] = []
+    depth = 0
+    for token in _TOKEN.finditer(sql):
+        text = token.group()
+        match token.lastgroup:
+            case "question":
+                holes.append((token.start(), token.end(), text[1:]))
+            case "named":
+                raise ProgrammingError(f"named placeholder {text!r}: this driver's paramstyle is qmark, write ?")
+            case "word":
+                words.append((text.upper(), depth))
+            case "mark":
+                depth += (text == "(") - (text == ")")
+                words.append((text, depth))
+            case "quoted" | "number":
+                words.append(("", depth))
+    _refuse_several(words)
+    pieces, order = _cut(sql, holes)
+    return Statement(sql, _kind([w for w in words if w[0] != ";"]), pieces, order, max(order, default=-1) + 1)
+
+
+def _refuse_several(words: list[tuple[str, int]]) -> None:
+    texts = [text for text, _ in words]
+    while texts and texts[-1] == ";":
+        texts.pop()
+    if not texts:
+        raise ProgrammingError("the statement is empty")
+    if ";" in texts and not _is_trigger(texts):
+        raise ProgrammingError("one statement at a time: found another after ';' (executescript runs several)")
+    if _is_trigger(texts) and _runs_on(texts):
+        raise ProgrammingError("one statement at a time: found another after the trigger's END")
+
+
+def _is_trigger(texts: list[str]) -> bool:
+    head = [text for text in texts[:3] if text not in {"TEMP", "TEMPORARY"}]
+    return head[:2] == ["CREATE", "TRIGGER"]
+
+
+def _runs_on(texts: list[str]) -> bool:
+    # A trigger's body ends at "; END ;" - "CASE ... END;" has no semicolon before its END.
+    return any(texts[i : i + 3] == [";", "END", ";"] for i in range(len(texts)))
+
+
+def _kind(words: list[tuple[str, int]]) -> Kind:
+    verb = words[0][0]
+    if verb == "WITH":
+        verb = next((w for w, depth in words[1:] if depth == 0 and w in _MAIN_VERBS), "WITH")
+    if verb in _READ:
+        return Kind.READ
+    if verb in _CONTROL:
+        return Kind.CONTROL
+    return Kind.OUTSIDE if verb in _OUTSIDE else Kind.WRITE
+
+
+def _cut(sql: str, holes: list[tuple[int, int, str]]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    pieces: list[str] = []
+    order: list[int] = []
+    end_of_last, highest = 0, 0
+    for start, end, number in holes:
+        highest = max(highest, int(number)) if number else highest + 1
+        order.append(int(number or highest) - 1)
+        pieces.append(sql[end_of_last:start])
+        end_of_last = end
+    return (*pieces, sql[end_of_last:]), tuple(order)
+
+
+def split_script(script: str) -> list[str]:
+    """The statements of a semicolon-separated script; a trigger's body stays whole."""
+    statements: list[str] = []
+    texts: list[str] = []
+    start = 0
+    for token in _TOKEN.finditer(script):
+        if token.lastgroup == "blank":
+            continue
+        texts.append(token.group().upper() if token.lastgroup in {"word", "mark"} else "")
+        if texts[-1] == ";" and (not _is_trigger(texts) or texts[-3:-1] == [";", "END"]):
+            if len(texts) > 1:
+                statements.append(script[start : token.start()].strip())
+            start, texts = token.end(), []
+    if texts:
+        statements.append(script[start:].strip())
+    return statements

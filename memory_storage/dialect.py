@@ -1,0 +1,111 @@
+"""The SQLAlchemy dialect for libSQL: sqlalchemy-libsql's, with this package's driver under it. Knows no tables of ours."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+from sqlalchemy import event, exc, pool
+from sqlalchemy.engine import URL, Engine
+from sqlalchemy.engine.characteristics import ConnectionCharacteristic
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy_libsql.libsql import SQLiteDialect_libsql
+
+from . import dbapi
+
+_BEGIN_MODES = {"", "DEFERRED", "IMMEDIATE"}
+_OPTIONS: dict[str, type] = {"durability": str, "busy_timeout": float}
+
+
+class BeginCharacteristic(ConnectionCharacteristic):
+    """`execution_options(libsql_begin="IMMEDIATE")`: how the transactions of this connection begin."""
+
+    transactional = True
+
+    def reset_characteristic(self, dialect: Any, dbapi_connection: Any) -> None:
+        """Back to: the first statement decides."""
+        dbapi_connection.begin_mode = ""
+
+    def set_characteristic(self, dialect: Any, dbapi_connection: Any, value: str) -> None:
+        """ArgumentError where `value` is neither "", "DEFERRED" nor "IMMEDIATE"."""
+        if value not in _BEGIN_MODES:
+            raise exc.ArgumentError(f"libsql_begin must be one of {sorted(_BEGIN_MODES)}, not {value!r}")
+        dbapi_connection.begin_mode = value
+
+    def get_characteristic(self, dialect: Any, dbapi_connection: Any) -> str:
+        """The mode in force."""
+        mode: str = dbapi_connection.begin_mode
+        return mode
+
+
+class LibSQLDialect(SQLiteDialect_libsql):
+    """`libsql:///file.db` and `libsql://` (in memory). `name` stays "sqlite", so Alembic and upserts know it."""
+
+    driver = "libsql"
+    is_async = False
+    supports_statement_cache = True
+    connection_characteristics = SQLiteDialect_libsql.connection_characteristics.union(
+        {"libsql_begin": BeginCharacteristic()}
+    )
+
+    @classmethod
+    def import_dbapi(cls) -> ModuleType:
+        """Ours."""
+        return dbapi
+
+    @classmethod
+    def get_pool_class(cls, url: URL) -> type[pool.Pool]:
+        """A queue, for memory too: `MemoryDatabase` is one database for all of its connections."""
+        return pool.QueuePool
+
+    @classmethod
+    def engine_created(cls, engine: Engine) -> None:
+        """A process that was forked off opens its own connections."""
+        event.listen(engine, "checkout", _refuse_unusable)
+
+    def create_connect_args(self, url: URL) -> tuple[Sequence[str], dict[str, Any]]:
+        """The file's absolute path, or a new in-memory database for this engine, and the URL's options."""
+        if url.host:
+            raise exc.ArgumentError(f"{url.host!r}: connections to a server are not supported yet; use libsql:///path")
+        unknown = sorted(set(url.query) - set(_OPTIONS))
+        if unknown:
+            raise exc.ArgumentError(f"unknown option {unknown[0]!r} in the URL; known are {sorted(_OPTIONS)}")
+        options = {name: _OPTIONS[name](value) for name, value in url.query.items()}
+        if url.database in {None, "", ":memory:"}:
+            return [dbapi.MemoryDatabase()], options  # type: ignore[list-item]
+        return [os.path.abspath(url.database or "")], options
+
+    def on_connect(self) -> Callable[[DBAPIConnection], None] | None:
+        """Nothing: REGEXP and FLOOR are built into the engine."""
+        return None
+
+    def set_isolation_level(self, dbapi_connection: Any, level: str) -> None:
+        """AUTOCOMMIT is the driver's own; the others are the engine's."""
+        dbapi_connection.autocommit = level == "AUTOCOMMIT"
+        if level != "AUTOCOMMIT":
+            super(SQLiteDialect_libsql.__mro__[1], self).set_isolation_level(dbapi_connection, level)
+
+    def is_disconnect(self, e: Exception, connection: Any, cursor: Any) -> bool:
+        """A connection that is closed, broken or of another process leaves the pool."""
+        return isinstance(e, dbapi.InterfaceError) or connection is not None and not connection.usable
+
+    def get_table_names(self, connection: Any, schema: str | None = None, **kw: Any) -> list[str]:
+        """The tables, without those that the vector index keeps for itself."""
+        names = super().get_table_names(connection, schema, **kw)
+        return [name for name in names if not _belongs_to_vector_index(name, names)]
+
+
+def _belongs_to_vector_index(name: str, names: list[str]) -> bool:
+    return name in {"libsql_vector_meta_shadow", "libsql_wasm_func_table"} or (
+        "libsql_vector_meta_shadow" in names and name.endswith("_shadow")
+    )
+
+
+def _refuse_unusable(dbapi_connection: Any, record: Any, proxy: Any) -> None:
+    if not dbapi_connection.usable:
+        raise exc.DisconnectionError("the connection belongs to another process or is broken")
+
+
+dialect = LibSQLDialect
