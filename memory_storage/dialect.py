@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from sqlalchemy import event, exc, pool
+from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.engine.characteristics import ConnectionCharacteristic
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -85,7 +86,13 @@ class LibSQLDialect(SQLiteDialect_libsql):
         """AUTOCOMMIT is the driver's own; the others are the engine's."""
         dbapi_connection.autocommit = level == "AUTOCOMMIT"
         if level != "AUTOCOMMIT":
-            super(SQLiteDialect_libsql.__mro__[1], self).set_isolation_level(dbapi_connection, level)
+            # Not super(): pysqlite's sets an attribute of the sqlite3 module's connections.
+            SQLiteDialect.set_isolation_level(self, dbapi_connection, level)
+
+    def detect_autocommit_setting(self, dbapi_conn: Any) -> bool:
+        """Whether the connection commits by itself."""
+        autocommit: bool = dbapi_conn.autocommit
+        return autocommit
 
     def is_disconnect(self, e: Exception, connection: Any, cursor: Any) -> bool:
         """A connection that is closed, broken or of another process leaves the pool."""

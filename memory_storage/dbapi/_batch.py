@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ._errors import IntegrityError
 from ._values import Value
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One statement of a batch. `rows`: how many rows it has to change; any other number undoes the batch."""
 
     sql: str
@@ -36,8 +35,7 @@ class Batch(str):
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """What one statement gave. `columns` is None where it cannot give rows; `rowcount` is -1 where it changes none."""
 
     columns: tuple[str, ...] | None

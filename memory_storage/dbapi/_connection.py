@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 from . import _errors
-from ._batch import Batch, Result, Step
+from ._batch import Batch, Result, RowCountError, Step
 from ._errors import InterfaceError, ProgrammingError
 from ._sql import Kind, parse, split_script
 from ._values import Value
 
 Row = tuple[Value, ...]
+Description = tuple[tuple[str, None, None, None, None, None, None], ...]
 
 _NOTHING = Result(None, [], -1, None)
 
 
 class Transport(Protocol):
-    """What carries statements to an engine; `run` is the unit of cost: one call, one round trip."""
+    """What carries statements to an engine; `run` is the unit of cost: one call, one round trip.
+
+    `run` runs the steps one after another, first opening what `begin` names: a "DEFERRED" or an "IMMEDIATE" transaction,
+    or, within one, a "SAVEPOINT". With `commit` it closes that again, and is all or nothing. Without, a failing step
+    leaves it open and undoes only itself.
+    """
 
     @property
     def usable(self) -> bool: ...
@@ -71,6 +78,10 @@ class Connection:
         self._check_open()
         return Cursor(self)
 
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> Cursor:
+        """Run one statement with a new cursor, and give that back; as in `sqlite3`."""
+        return self.cursor().execute(sql, parameters)
+
     def commit(self) -> None:
         """Commit the open transaction. Without one it does nothing, and costs nothing."""
         self._check_open()
@@ -89,34 +100,27 @@ class Connection:
             self._closed = True
             self._finalizer()
 
-    def _execute(self, steps: Sequence[Step]) -> list[Result]:
-        self._check_open()
+    def _execute(self, step: Step) -> Result:
+        return self._transport.run([step], begin=self._begin_for(step.sql))[0]
+
+    def _execute_many(self, steps: Sequence[Step]) -> list[Result]:
+        if self.autocommit and not self._transport.in_transaction:
+            return self._transport.run(steps, begin="IMMEDIATE", commit=True)
         return self._transport.run(steps, begin=self._begin_for(steps[0].sql))
 
     def _execute_batch(self, batch: Batch) -> list[Result]:
-        self._check_open()
-        if self._transport.in_transaction:
-            return self._execute_in_savepoint(batch)
-        if batch.reads_only:
-            several = len(batch.steps) > 1
-            return self._transport.run(batch.steps, begin="DEFERRED" if several else None, commit=several)
-        return self._transport.run(batch.steps, begin="IMMEDIATE", commit=True)
-
-    def _execute_in_savepoint(self, batch: Batch) -> list[Result]:
-        if batch.reads_only:
+        inside = self._transport.in_transaction
+        if not batch.reads_only:
+            return self._transport.run(batch.steps, begin="SAVEPOINT" if inside else "IMMEDIATE", commit=True)
+        if inside or len(batch.steps) == 1:
             return self._transport.run(batch.steps)
-        try:
-            return self._transport.run([Step("SAVEPOINT batch"), *batch.steps, Step("RELEASE batch")])[1:-1]
-        except _errors.Error:
-            if self._transport.in_transaction:
-                self._transport.run([Step("ROLLBACK TO batch"), Step("RELEASE batch")])
-            raise
+        return self._transport.run(batch.steps, begin="DEFERRED", commit=True)
 
     def _begin_for(self, sql: str) -> str | None:
         if self.autocommit or self._transport.in_transaction:
             return None
         kind = parse(sql).kind
-        if kind is Kind.OUTSIDE or kind is Kind.CONTROL and not _is_savepoint(sql):
+        if kind is Kind.CONTROL or kind is Kind.OUTSIDE:
             return None
         return self.begin_mode or ("DEFERRED" if kind is Kind.READ else "IMMEDIATE")
 
@@ -136,10 +140,10 @@ class Cursor:
         self._show(_NOTHING)
 
     @property
-    def description(self) -> tuple[tuple[str, None, None, None, None, None, None], ...] | None:
+    def description(self) -> Description | None:
         """One 7-tuple a column, of which only the name is known; None for a statement without rows."""
         columns = self._result.columns
-        return None if columns is None else tuple((name, None, None, None, None, None, None) for name in columns)
+        return None if columns is None else _describe(columns)
 
     @property
     def rowcount(self) -> int:
@@ -159,7 +163,7 @@ class Cursor:
             results = self.connection._execute_batch(sql)
             self._show(next((r for r in reversed(results) if r.columns is not None), results[-1]))
         else:
-            self._show(self.connection._execute([Step(sql, parameters)])[0])
+            self._show(self.connection._execute(Step(sql, parameters)))
         return self
 
     def executemany(self, sql: str, parameters: Iterable[Sequence[object]]) -> Cursor:
@@ -170,7 +174,7 @@ class Cursor:
             raise ProgrammingError("executemany() is for statements that change rows")
         steps = [Step(sql, values) for values in parameters]
         if steps:
-            results = self.connection._execute(steps)
+            results = self.connection._execute_many(steps)
             self._show(Result(None, [], sum(r.rowcount for r in results), results[-1].lastrowid))
         return self
 
@@ -198,9 +202,9 @@ class Cursor:
         return self._remaining()
 
     def close(self) -> None:
-        """Forget the rows; the cursor cannot be used again."""
+        """Forget the rows; the cursor cannot run anything again. `rowcount` and `lastrowid` stay, as in `sqlite3`."""
         self._closed = True
-        self._show(_NOTHING)
+        self._rows = iter(())
 
     def setinputsizes(self, sizes: Sequence[object]) -> None:
         """Nothing to do (PEP 249)."""
@@ -219,8 +223,10 @@ class Cursor:
     def _check_open(self) -> None:
         if self._closed:
             raise ProgrammingError("the cursor is closed")
-        self.connection._check_open()
+        if self.connection._closed:
+            raise InterfaceError("the connection is closed")
 
 
-def _is_savepoint(sql: str) -> bool:
-    return parse(sql).sql.lstrip()[:9].upper() == "SAVEPOINT"
+@lru_cache(maxsize=256)
+def _describe(columns: tuple[str, ...]) -> Description:
+    return tuple((name, None, None, None, None, None, None) for name in columns)

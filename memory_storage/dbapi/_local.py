@@ -6,19 +6,24 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+import weakref
+from collections.abc import Sequence
+from typing import Any
 
 import libsql_experimental
 
 from ._batch import Result, RowCountError, Step
-from ._errors import BUSY_CODES, Error, InterfaceError, OperationalError, from_message
+from ._errors import BUSY_CODES, InterfaceError, OperationalError, from_message
 from ._sql import Kind, parse
-from ._values import Value, bind, inline_wide_integers
+from ._values import Value, bind
 
-T = TypeVar("T")
+_Fetched = tuple[Any, Any, list[tuple[Value, ...]]]  # the native cursor, its description, its rows
 
-_abandoned: list[object] = []  # native handles of a parent process: closing them here would touch the parent's files
+_SCOPES = {  # how what `run` begins is opened, closed and undone
+    "DEFERRED": ("BEGIN DEFERRED", "COMMIT", ("ROLLBACK",)),
+    "IMMEDIATE": ("BEGIN IMMEDIATE", "COMMIT", ("ROLLBACK",)),
+    "SAVEPOINT": ("SAVEPOINT batch", "RELEASE batch", ("ROLLBACK TO batch", "RELEASE batch")),
+}
 
 
 class MemoryDatabase:
@@ -27,16 +32,15 @@ class MemoryDatabase:
     def __init__(self) -> None:
         self.native = _open(":memory:")
         self._turn = threading.Lock()
-        self._holder: tuple[LocalTransport, int] | None = None
-        self._pid = os.getpid()
+        self._holder: tuple[LocalTransport, int] | None = None  # whose turn it is, and the thread that took it
+        _memories.add(self)
 
     def enter(self, transport: LocalTransport, timeout: float) -> None:
         """Take the turn, unless `transport` has it already. OperationalError once `timeout` seconds have passed."""
-        if self._pid != os.getpid():
-            self._start_over_after_fork()
-        if self._holder and self._holder[0] is transport:
+        holder, thread = self._holder or (None, None)
+        if holder is transport:
             return
-        if self._holder and self._holder[1] == threading.get_ident():
+        if thread == threading.get_ident():
             raise OperationalError(
                 "database is locked: this thread has a transaction open on this in-memory database; "
                 "do this work inside of it, or end it first",
@@ -46,15 +50,19 @@ class MemoryDatabase:
             raise OperationalError("database is locked", "SQLITE_BUSY")
         self._holder = (transport, threading.get_ident())
 
-    def leave(self, transport: LocalTransport) -> None:
-        """Give the turn to the next transaction."""
-        if self._holder and self._holder[0] is transport:
-            self._holder = None
-            self._turn.release()
+    def leave(self) -> None:
+        """Give the turn, which the caller has, to the next transaction."""
+        self._holder = None
+        self._turn.release()
 
-    def _start_over_after_fork(self) -> None:
-        # The copy may hold another thread's open transaction and a lock that nobody will release.
-        self._pid, self._turn, self._holder = os.getpid(), threading.Lock(), None
+    def is_held_by(self, transport: LocalTransport) -> bool:
+        """Whether it is the turn of `transport`."""
+        holder = self._holder
+        return holder is not None and holder[0] is transport
+
+    def start_over(self) -> None:
+        """In a child process: the copy may hold a transaction and a lock of threads that do not exist here."""
+        self._turn, self._holder = threading.Lock(), None
         if self.native.in_transaction:
             self.native.execute("ROLLBACK")
 
@@ -65,120 +73,117 @@ class LocalTransport:
     def __init__(self, database: str | MemoryDatabase, *, busy_timeout: float, encryption_key: str | None = None) -> None:
         self._memory = database if isinstance(database, MemoryDatabase) else None
         self._busy_timeout = busy_timeout
-        self._pid = os.getpid()
         self._broken = ""
         self._native = self._memory.native if self._memory else _open(str(database), encryption_key)
+        if self._memory is None:
+            _files.add(self)
 
     @property
     def usable(self) -> bool:
         """Whether anything can still be run on it, in this process."""
-        return not self._broken and (self._memory is not None or self._pid == os.getpid())
+        return not self._broken
 
     @property
     def in_transaction(self) -> bool:
         """Whether the engine has a transaction open for this connection."""
-        if not self.usable or self._memory and not self._memory_is_mine():
+        if self._broken or self._memory and not self._memory.is_held_by(self):
             return False
-        return bool(self._native.in_transaction)
+        in_transaction: bool = self._native.in_transaction
+        return in_transaction
 
     def run(self, steps: Sequence[Step], *, begin: str | None = None, commit: bool = False) -> list[Result]:
-        """Run `steps` one after another, after BEGIN if `begin` says which, with COMMIT after them if `commit`.
-
-        With `commit` it is all or nothing. Without, a failing step leaves the transaction open and undoes only itself.
-        """
-        self._check_usable()
-        if self._memory:
-            self._memory.enter(self, self._busy_timeout)
+        """See `Transport`."""
+        if self._broken:
+            raise InterfaceError(self._broken)
+        if self._memory is None:
+            return self._run(steps, begin, commit)
+        self._memory.enter(self, self._busy_timeout)
         try:
             return self._run(steps, begin, commit)
         finally:
-            if self._memory and not self._native.in_transaction:
-                self._memory.leave(self)
+            if not self._native.in_transaction:
+                self._memory.leave()
 
     def close(self) -> None:
-        """Release the file. An open transaction is rolled back by the engine."""
-        if self._memory:
-            self._leave_memory()
-        elif self._pid != os.getpid():
-            _abandoned.append(self._native)
+        """Release the file, or the turn. An open transaction is rolled back."""
+        if self._memory and self._memory.is_held_by(self):
+            self._memory.native.execute("ROLLBACK")
+            self._memory.leave()
         self._native, self._broken = None, self._broken or "the connection is closed"
 
+    def leave_to_parent(self) -> None:
+        """In a child process: let go of the parent's file.
+
+        While an inherited connection is open here, SQLite believes that this process has its locks already, and a new
+        connection would write without any: the parent could then remove the log with this process's commits in it. To
+        close one is harmless, unless it is writing; that one is kept, and keeps this process from writing.
+        """
+        if self._native is not None and self._native.in_transaction:
+            _inherited.append(self._native)
+        self._native, self._broken = None, "the connection belongs to the parent process: open another one after fork"
+
     def _run(self, steps: Sequence[Step], begin: str | None, commit: bool) -> list[Result]:
+        # Only what holds no lock yet may wait for one: two that hold one would wait for each other.
+        first = begin == "DEFERRED" or begin is None and not self._native.in_transaction
+        rest = first and begin is None
         if begin:
-            self._patiently(lambda: self._native_execute(f"BEGIN {begin}"))
+            self._patiently(_SCOPES[begin][0])
         try:
-            # Before its first statement a deferred transaction holds no lock: waiting for one is safe.
-            patient = begin == "DEFERRED" or not self._native.in_transaction
-            results = [self._step(number, step, patient) for number, step in enumerate(steps, 1)]
-            if commit:
-                self._patiently(lambda: self._native_execute("COMMIT"))
+            results = [self._step(number, step, rest if number > 1 else first) for number, step in enumerate(steps, 1)]
+            if begin and commit:
+                self._patiently(_SCOPES[begin][1])
             return results
         except BaseException:
-            if commit and not self._broken and self._native.in_transaction:
-                self._native_execute("ROLLBACK")
+            if begin and commit:
+                self._undo(begin)
             raise
 
+    def _undo(self, begin: str) -> None:
+        # Some errors have undone the whole transaction already.
+        if not self._broken and self._native.in_transaction:
+            for sql in _SCOPES[begin][2]:
+                self._native_execute(sql)
+
     def _step(self, number: int, step: Step, patient: bool) -> Result:
-        result = self._patiently(lambda: self._execute(step)) if patient else self._execute(step)
+        statement = parse(step.sql)
+        execute = self._patiently if patient else self._native_execute
+        cursor, description, rows = execute(*bind(statement, step.parameters))
+        counts = statement.kind is Kind.WRITE
+        if not description:
+            result = Result(None, rows, cursor.rowcount if counts else -1, cursor.lastrowid)
+        else:
+            columns = tuple([column[0] for column in description])
+            result = Result(columns, rows, len(rows) if counts else -1, cursor.lastrowid)
         if step.rows is not None and result.rowcount != step.rows:
             raise RowCountError(number, step.rows, result.rowcount)
         return result
 
-    def _execute(self, step: Step) -> Result:
-        statement = parse(step.sql)
-        sql, values = inline_wide_integers(statement, bind(statement, step.parameters))
-        cursor, rows = self._native_execute(sql, values)
-        if rows is None:
-            changes = statement.kind is Kind.WRITE and not _is_ddl(statement.sql)
-            return Result(None, [], cursor.rowcount if changes else -1, cursor.lastrowid)
-        columns = tuple(column[0] for column in cursor.description)
-        return Result(columns, rows, len(rows) if statement.kind is Kind.WRITE else -1, cursor.lastrowid)
-
-    def _native_execute(self, sql: str, values: tuple[Value, ...] = ()) -> tuple[Any, list[tuple[Value, ...]] | None]:
-        """Execute and fetch to the end at once: a driver cursor that is read later may run its statement again."""
+    def _native_execute(self, sql: str, values: tuple[Value, ...] = ()) -> _Fetched:
+        """Execute and fetch to the end at once: a native cursor that is read later may run its statement again."""
         try:
             cursor = self._native.execute(sql, values)
-            return cursor, cursor.fetchall() if cursor.description else None
+            description = cursor.description
+            return cursor, description, cursor.fetchall() if description else []
         except ValueError as error:
             raise from_message(str(error)) from error
-        except (KeyboardInterrupt, SystemExit, Error):
-            raise
         except BaseException as error:
-            raise self._panicked(error) from error
+            if type(error).__name__ != "PanicException":  # it has no importable class, and is no Exception
+                raise
+            self._broken = f"the native driver panicked: {error}"
+            raise InterfaceError(self._broken) from error
 
-    def _panicked(self, error: BaseException) -> BaseException:
-        if type(error).__name__ != "PanicException":
-            return error
-        self._broken = f"the native driver panicked: {error}"
-        return InterfaceError(self._broken)
-
-    def _patiently(self, work: Callable[[], T]) -> T:
-        deadline = time.monotonic() + self._busy_timeout
-        pause = 0.0005
+    def _patiently(self, sql: str, values: tuple[Value, ...] = ()) -> _Fetched:
+        """`_native_execute`, again and again for `busy_timeout` seconds while another connection has the lock."""
+        deadline, pause = 0.0, 0.0005
         while True:
             try:
-                return work()
+                return self._native_execute(sql, values)
             except OperationalError as error:
+                deadline = deadline or time.monotonic() + self._busy_timeout
                 if error.code not in BUSY_CODES or time.monotonic() + pause > deadline:
                     raise
             time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
             pause = min(pause * 1.5, 0.02)
-
-    def _check_usable(self) -> None:
-        if self._broken:
-            raise InterfaceError(self._broken)
-        if not self.usable:
-            raise InterfaceError(f"the connection belongs to process {self._pid}: open another one after fork")
-
-    def _memory_is_mine(self) -> bool:
-        holder = self._memory and self._memory._holder
-        return holder is not None and holder[0] is self
-
-    def _leave_memory(self) -> None:
-        assert self._memory is not None
-        if self.in_transaction:
-            self._native_execute("ROLLBACK")
-        self._memory.leave(self)
 
 
 def _open(database: str, encryption_key: str | None = None) -> Any:
@@ -191,5 +196,16 @@ def _open(database: str, encryption_key: str | None = None) -> Any:
     return native
 
 
-def _is_ddl(sql: str) -> bool:
-    return sql.lstrip()[:6].upper() in {"CREATE", "DROP  ", "ALTER ", "ANALYZ", "REINDE"} or sql.lstrip()[:5].upper() == "DROP "
+_files: weakref.WeakSet[LocalTransport] = weakref.WeakSet()
+_memories: weakref.WeakSet[MemoryDatabase] = weakref.WeakSet()
+_inherited: list[object] = []  # native connections that were writing when this process was forked off
+
+
+def _after_fork_in_child() -> None:
+    for transport in list(_files):
+        transport.leave_to_parent()
+    for memory in list(_memories):
+        memory.start_over()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

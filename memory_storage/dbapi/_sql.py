@@ -14,8 +14,10 @@ class Kind(Enum):
     """How a statement takes part in a transaction."""
 
     READ = "read"  # may begin a deferred transaction
-    WRITE = "write"  # must begin an immediate one
-    CONTROL = "control"  # begins or ends one itself
+    WRITE = "write"  # changes rows, and says how many: must begin an immediate one
+    SCHEMA = "schema"  # so must this, but it counts no rows
+    SAVEPOINT = "savepoint"  # and this
+    CONTROL = "control"  # begins or ends a transaction itself
     OUTSIDE = "outside"  # has no effect, or is refused, inside of one
 
 
@@ -33,20 +35,24 @@ class Statement:
 _TOKEN = re.compile(
     r"""
       (?P<blank>\s+|--[^\n]*|/\*.*?(?:\*/|\Z))
-    | (?P<quoted>'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\])
+    | (?P<quoted>'[^']*'|"[^"]*"|`[^`]*`|\[[^\]]*\])  # a doubled quote only makes it two of these
     | (?P<question>\?\d*)
-    | (?P<named>[:@$][A-Za-z_]\w*)
-    | (?P<word>[A-Za-z_][\w$]*)
+    | (?P<named>[:@$\#]\w+)
+    | (?P<word>[^\W\d][\w$]*)
     | (?P<number>\d[\w.]*)
     | (?P<mark>.)
     """,
     re.VERBOSE | re.DOTALL,
 )
 
-_CONTROL = frozenset({"BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"})
-_OUTSIDE = frozenset({"PRAGMA", "VACUUM", "ATTACH", "DETACH"})
-_READ = frozenset({"SELECT", "VALUES", "EXPLAIN"})
-_MAIN_VERBS = frozenset({"SELECT", "VALUES", "INSERT", "REPLACE", "UPDATE", "DELETE"})
+_KINDS = {
+    **dict.fromkeys(("SELECT", "VALUES", "EXPLAIN"), Kind.READ),
+    **dict.fromkeys(("INSERT", "REPLACE", "UPDATE", "DELETE"), Kind.WRITE),
+    **dict.fromkeys(("BEGIN", "COMMIT", "END", "ROLLBACK", "RELEASE"), Kind.CONTROL),
+    **dict.fromkeys(("PRAGMA", "VACUUM", "ATTACH", "DETACH"), Kind.OUTSIDE),
+    "SAVEPOINT": Kind.SAVEPOINT,
+}
+_AFTER_WITH = frozenset({"SELECT", "VALUES", "INSERT", "REPLACE", "UPDATE", "DELETE"})
 
 
 @lru_cache(maxsize=1024)
@@ -99,12 +105,8 @@ def _runs_on(texts: list[str]) -> bool:
 def _kind(words: list[tuple[str, int]]) -> Kind:
     verb = words[0][0]
     if verb == "WITH":
-        verb = next((w for w, depth in words[1:] if depth == 0 and w in _MAIN_VERBS), "WITH")
-    if verb in _READ:
-        return Kind.READ
-    if verb in _CONTROL:
-        return Kind.CONTROL
-    return Kind.OUTSIDE if verb in _OUTSIDE else Kind.WRITE
+        verb = next((w for w, depth in words[1:] if depth == 0 and w in _AFTER_WITH), "WITH")
+    return _KINDS.get(verb, Kind.SCHEMA)
 
 
 def _cut(sql: str, holes: list[tuple[int, int, str]]) -> tuple[tuple[str, ...], tuple[int, ...]]:

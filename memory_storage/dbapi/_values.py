@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 from ._errors import DataError, ProgrammingError
 from ._sql import Statement
@@ -44,17 +45,42 @@ def _text(value: str, index: int) -> str:
     return str.__str__(value)
 
 
-def bind(statement: Statement, parameters: Sequence[object]) -> tuple[Value, ...]:
-    """Check all parameters of one execution; ProgrammingError if there are too few or too many."""
+def bind(statement: Statement, parameters: Sequence[object]) -> tuple[str, tuple[Value, ...]]:
+    """The SQL and the values to hand to the native driver; DataError or ProgrammingError if it must not have them."""
+    if type(parameters) is not tuple:
+        parameters = _as_tuple(parameters)
+    if len(parameters) != statement.parameter_count:
+        raise ProgrammingError(
+            f"the statement takes {statement.parameter_count} parameters, {len(parameters)} were given"
+        )
+    if _all_plain(parameters):
+        return statement.sql, parameters
+    return _inline_wide_integers(statement, tuple(bindable(value, index) for index, value in enumerate(parameters, 1)))
+
+
+def _as_tuple(parameters: Sequence[object]) -> tuple[object, ...]:
     if isinstance(parameters, str | bytes) or not isinstance(parameters, Sequence):
         raise ProgrammingError(f"parameters must be a sequence, not {type(parameters).__name__}")
-    if len(parameters) != statement.parameter_count:
-        raise ProgrammingError(f"the statement takes {statement.parameter_count} parameters, {len(parameters)} were given")
-    return tuple(bindable(value, index) for index, value in enumerate(parameters, 1))
+    return tuple(parameters)
 
 
-def inline_wide_integers(statement: Statement, values: tuple[Value, ...]) -> tuple[str, tuple[Value, ...]]:
-    """SQL and values in which integers beyond 32 bits stand as literals: the native driver would bind them as floats."""
+def _all_plain(values: tuple[object, ...]) -> TypeGuard[tuple[Value, ...]]:
+    # Every statement comes through here, so the common values are told by their exact type, without a call for each.
+    for value in values:
+        kind = type(value)
+        if kind is int:
+            if not -0x8000_0000 <= value <= 0x7FFF_FFFF:  # type: ignore[operator] # mypy does not narrow by `kind`
+                return False
+        elif kind is str:
+            if not value.isascii() or "\0" in value:  # type: ignore[attr-defined, operator]
+                return False
+        elif value is not None and kind is not bytes:
+            return False
+    return True
+
+
+def _inline_wide_integers(statement: Statement, values: tuple[Value, ...]) -> tuple[str, tuple[Value, ...]]:
+    """With integers beyond 32 bits as literals in the SQL: the native driver would bind them as floats."""
     if not any(type(value) is int and value not in _INT32 for value in values):
         return statement.sql, values
     text = [statement.pieces[0]]

@@ -1,0 +1,128 @@
+"""What callers catch. Nothing else leaves the package; the first cause is always chained.
+
+MemoryStorageError
+ +-- ConfigurationError          settings, URLs and paths that cannot work
+ |    +-- InsecureConnectionError    the connection would not be encrypted
+ |    +-- CredentialError            no token, or one the server refuses
+ |         +-- TokenExpiredError
+ +-- ValidationError             bad input; also a ValueError. Nothing was stored
+ +-- NotFoundError               no such row in this namespace; also a LookupError
+ +-- ConflictError               somebody else changed it first. Nothing was stored
+ +-- UnavailableError            not now: locked, full, unreachable
+ |    +-- CircuitOpenError
+ |    +-- PoolTimeoutError
+ |    +-- RequestTimeoutError
+ +-- CommitUnknownError          the line broke after COMMIT: it may be stored, or not
+ +-- SchemaError                 the database's schema is not this version's
+ +-- CorruptDataError            a row, or the file, cannot be read
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class MemoryStorageError(Exception):
+    """The base of every error of this package. Facts are attributes; all of them survive pickling."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class ConfigurationError(MemoryStorageError):
+    """Settings, a URL or a path that cannot work."""
+
+
+class InsecureConnectionError(ConfigurationError):
+    """The connection would not be encrypted, so it is not made."""
+
+
+class CredentialError(ConfigurationError):
+    """A token is missing, or the server refuses it."""
+
+
+class TokenExpiredError(CredentialError):
+    """The token's time is over."""
+
+
+class ValidationError(MemoryStorageError, ValueError):
+    """Bad input. `field` is where (like `steps.3.latency_ms`), `limit` what it broke, `value` what was given.
+
+    `setting` names the setting that holds the limit, where there is one.
+    """
+
+    def __init__(self, field: str, limit: object, value: object, *, setting: str | None = None) -> None:
+        advice = f" (setting: {setting})" if setting else ""
+        super().__init__(f"{field or 'input'}: {limit}; got {_short(value)}{advice}")
+        self.field, self.limit, self.value, self.setting = field, limit, value, setting
+
+
+class NotFoundError(MemoryStorageError, LookupError):
+    """There is no such row in this namespace. `kind` is "episode", "step", "pattern", ...; `id` its id."""
+
+    def __init__(self, kind: str, id: object) -> None:  # noqa: A002 - the model's own word
+        super().__init__(f"no {kind} {id} in this namespace")
+        self.kind, self.id = kind, id
+
+
+class ConflictError(MemoryStorageError):
+    """Another writer was first. `expected` is the version that was given, `actual` the one that is stored."""
+
+    def __init__(self, kind: str, id: object, *, expected: int, actual: int | None, detail: str = "") -> None:  # noqa: A002
+        super().__init__(
+            f"{kind} {id}: {detail or f'version {expected} was given, version {actual} is stored'}; "
+            "load it again and repeat the change"
+        )
+        self.kind, self.id, self.expected, self.actual = kind, id, expected, actual
+
+
+class UnavailableError(MemoryStorageError):
+    """The database cannot do it now. `code` is the engine's result code where it gave one."""
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class CircuitOpenError(UnavailableError):
+    """The circuit breaker is open: the database was not asked."""
+
+
+class PoolTimeoutError(UnavailableError):
+    """No connection of the pool came free in time."""
+
+
+class RequestTimeoutError(UnavailableError):
+    """A request took longer than it may."""
+
+
+class CommitUnknownError(MemoryStorageError):
+    """The line broke after a commit was sent: it may have been stored, or not."""
+
+
+class SchemaError(MemoryStorageError):
+    """The schema is not what this version of the package knows. `found` and `expected` are revisions."""
+
+    def __init__(self, message: str, *, found: str | None = None, expected: str | None = None) -> None:
+        super().__init__(message)
+        self.found, self.expected = found, expected
+
+
+class CorruptDataError(MemoryStorageError):
+    """A row cannot be decoded, or the file is damaged. `table` and `id` name the row."""
+
+    def __init__(self, message: str, *, table: str = "", id: object = None) -> None:  # noqa: A002
+        super().__init__(message)
+        self.table, self.id = table, id
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
+
+
+def _rebuild(kind: type[MemoryStorageError], args: tuple[Any, ...], facts: dict[str, Any]) -> MemoryStorageError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(facts)
+    return error

@@ -1,0 +1,50 @@
+"""How Alembic runs the revisions: on the connection it is handed, or on the database that the settings name."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from alembic import context
+from sqlalchemy import Connection, create_engine
+
+from memory_storage import schema
+from memory_storage.settings import Settings
+
+
+def run(connection: Connection) -> None:
+    """Run the revisions in the one transaction of `connection`: all of them, or none."""
+    context.configure(
+        connection=connection,
+        target_metadata=schema.metadata,
+        transactional_ddl=True,
+        include_name=is_ours,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def is_ours(name: str | None, kind: str, parents: Any) -> Literal[True] | bool:  # noqa: ARG001
+    """Leave out the virtual tables and what they keep for themselves: Core does not describe them."""
+    return kind != "table" or name in schema.metadata.tables
+
+
+def run_offline(database: str) -> None:
+    """Print the SQL instead of running it."""
+    context.configure(url=f"libsql:///{database}", target_metadata=schema.metadata, literal_binds=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+handed = context.config.attributes.get("connection")
+asked = context.get_x_argument(as_dictionary=True).get("database")
+if handed is not None:
+    run(handed)
+else:
+    settings = Settings.from_environment(**({"database": asked} if asked else {}))
+    if context.is_offline_mode():
+        run_offline(settings.database)
+    else:
+        engine = create_engine(f"libsql:///{settings.database}")
+        with engine.connect().execution_options(libsql_begin="IMMEDIATE") as connection:
+            run(connection)
+        engine.dispose()

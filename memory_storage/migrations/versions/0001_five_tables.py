@@ -1,0 +1,278 @@
+"""The five tables, their facets, and every index: secondary, DiskANN, FTS5 and R*Tree.
+
+The SQL is written out: a revision must do tomorrow what it did when it was released, whatever the code says by then.
+"""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+TABLES = (
+    """CREATE TABLE episodes (
+        seq INTEGER NOT NULL,
+        namespace TEXT NOT NULL,
+        id TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        task_type TEXT NOT NULL,
+        domain TEXT NOT NULL,
+        language TEXT,
+        framework TEXT,
+        complexity TEXT NOT NULL,
+        outcome TEXT,
+        reward FLOAT,
+        started_at INTEGER NOT NULL,
+        completed_at INTEGER,
+        created_at INTEGER NOT NULL,
+        updated_at INTEGER NOT NULL,
+        archived_at INTEGER,
+        document TEXT NOT NULL,
+        PRIMARY KEY (seq),
+        UNIQUE (namespace, id)
+    )""",
+    """CREATE TABLE steps (
+        seq INTEGER NOT NULL,
+        namespace TEXT NOT NULL,
+        episode_id TEXT NOT NULL,
+        step_number INTEGER NOT NULL,
+        id TEXT NOT NULL,
+        tool TEXT NOT NULL,
+        status TEXT,
+        latency_ms INTEGER NOT NULL,
+        tokens_used INTEGER,
+        started_at INTEGER NOT NULL,
+        document TEXT NOT NULL,
+        PRIMARY KEY (seq),
+        UNIQUE (namespace, episode_id, step_number),
+        UNIQUE (namespace, id),
+        FOREIGN KEY(namespace, episode_id) REFERENCES episodes (namespace, id) ON DELETE CASCADE
+    )""",
+    """CREATE TABLE patterns (
+        seq INTEGER NOT NULL,
+        namespace TEXT NOT NULL,
+        id TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        kind TEXT NOT NULL,
+        domain TEXT NOT NULL,
+        language TEXT,
+        success_rate FLOAT NOT NULL,
+        occurrence_count INTEGER NOT NULL,
+        times_retrieved INTEGER NOT NULL,
+        times_applied INTEGER NOT NULL,
+        success_when_applied INTEGER NOT NULL,
+        failure_when_applied INTEGER NOT NULL,
+        avg_reward_delta FLOAT NOT NULL,
+        last_used_at INTEGER,
+        created_at INTEGER NOT NULL,
+        updated_at INTEGER NOT NULL,
+        document TEXT NOT NULL,
+        PRIMARY KEY (seq),
+        UNIQUE (namespace, id)
+    )""",
+    """CREATE TABLE embeddings (
+        seq INTEGER NOT NULL,
+        namespace TEXT NOT NULL,
+        owner_type TEXT NOT NULL,
+        owner_id TEXT NOT NULL,
+        model TEXT NOT NULL,
+        dimension INTEGER NOT NULL,
+        vector_384 F32_BLOB(384),
+        vector_768 F32_BLOB(768),
+        vector_1024 F32_BLOB(1024),
+        vector_1536 F32_BLOB(1536),
+        vector_3072 F32_BLOB(3072),
+        created_at INTEGER NOT NULL,
+        updated_at INTEGER NOT NULL,
+        PRIMARY KEY (seq),
+        UNIQUE (namespace, owner_type, owner_id, model)
+    )""",
+    """CREATE TABLE spatiotemporal_index (
+        seq INTEGER NOT NULL,
+        namespace TEXT NOT NULL,
+        id TEXT NOT NULL,
+        owner_type TEXT NOT NULL,
+        owner_id TEXT NOT NULL,
+        latitude FLOAT,
+        longitude FLOAT,
+        place_name TEXT,
+        starts_at INTEGER,
+        ends_at INTEGER,
+        created_at INTEGER NOT NULL,
+        document TEXT NOT NULL,
+        PRIMARY KEY (seq),
+        UNIQUE (namespace, id)
+    )""",
+    """CREATE TABLE facets (
+        namespace TEXT NOT NULL,
+        owner_type TEXT NOT NULL,
+        name TEXT NOT NULL,
+        value TEXT NOT NULL,
+        owner_seq INTEGER NOT NULL,
+        PRIMARY KEY (namespace, owner_type, name, value, owner_seq)
+    )
+     WITHOUT ROWID""",
+)
+
+INDEXES = (
+    "CREATE INDEX ix_episodes_archived ON episodes (namespace, archived_at) WHERE archived_at IS NOT NULL",
+    "CREATE INDEX ix_episodes_completed ON episodes (namespace, completed_at)",
+    "CREATE INDEX ix_episodes_complexity ON episodes (namespace, complexity, started_at)",
+    "CREATE INDEX ix_episodes_domain ON episodes (namespace, domain, started_at)",
+    "CREATE INDEX ix_episodes_framework ON episodes (namespace, framework, started_at)",
+    "CREATE INDEX ix_episodes_language ON episodes (namespace, language, started_at)",
+    "CREATE INDEX ix_episodes_outcome ON episodes (namespace, outcome, started_at)",
+    "CREATE INDEX ix_episodes_reward ON episodes (namespace, reward)",
+    "CREATE INDEX ix_episodes_started ON episodes (namespace, started_at)",
+    "CREATE INDEX ix_episodes_task_type ON episodes (namespace, task_type, started_at)",
+    "CREATE INDEX ix_steps_tool ON steps (namespace, tool, status)",
+    "CREATE INDEX ix_patterns_domain ON patterns (namespace, domain, success_rate)",
+    "CREATE INDEX ix_patterns_kind ON patterns (namespace, kind, success_rate)",
+    "CREATE INDEX ix_patterns_language ON patterns (namespace, language, success_rate)",
+    "CREATE INDEX ix_patterns_occurrences ON patterns (namespace, occurrence_count)",
+    "CREATE INDEX ix_patterns_success_rate ON patterns (namespace, success_rate)",
+    "CREATE INDEX ix_embeddings_model ON embeddings (namespace, model, owner_type)",
+    "CREATE INDEX ix_spatiotemporal_owner ON spatiotemporal_index (namespace, owner_type, owner_id)",
+    "CREATE INDEX ix_spatiotemporal_place ON spatiotemporal_index (namespace, place_name)",
+    "CREATE INDEX ix_spatiotemporal_starts ON spatiotemporal_index (namespace, starts_at)",
+    "CREATE INDEX ix_facets_owner ON facets (owner_type, owner_seq)",
+)
+
+# An index over an empty column costs nothing. float8: without compression an updated row is found by its old vector.
+VECTOR_INDEXES = tuple(
+    f"CREATE INDEX ix_embeddings_vector_{dimension} ON embeddings (libsql_vector_idx(vector_{dimension}, "
+    "'metric=cosine', 'compress_neighbors=float8', 'max_neighbors=24', 'insert_l=64', 'search_l=128'))"
+    for dimension in (384, 768, 1024, 1536, 3072)
+)
+
+
+def words(json: str) -> str:
+    """SQL for the words of a JSON text: without the escapes, which would stick to the words after them."""
+    for escape in (r"\\", r"\"", r"\n", r"\r", r"\t", r"\b", r"\f"):
+        json = f"replace({json}, '{escape}', ' ')"
+    return json
+
+
+# The text of a row as the full-text index sees it. FTS5 reads it back through these views, and refuses to if they use
+# a virtual table: no json_each, no json_tree.
+VIEWS = (
+    f"""CREATE VIEW episodes_text AS SELECT seq,
+        document ->> '$.task_description' AS description,
+        concat_ws(' ', document ->> '$.outcome.verdict', document ->> '$.outcome.reason',
+            document ->> '$.outcome.error_details', {words("document -> '$.outcome.artifacts'")},
+            {words("document -> '$.outcome.completed'")}, {words("document -> '$.outcome.failed'")},
+            {words("document -> '$.outcome.infeasibility_signals'")}) AS outcome,
+        concat_ws(' ', {words("document -> '$.reflection.successes'")},
+            {words("document -> '$.reflection.improvements'")},
+            {words("document -> '$.reflection.insights'")}) AS reflection,
+        {words("document -> '$.tags'")} AS tags
+    FROM episodes""",
+    f"""CREATE VIEW steps_text AS SELECT seq,
+        tool,
+        document ->> '$.action' AS action,
+        {words("document -> '$.parameters'")} AS parameters,
+        coalesce(document ->> '$.result.output', document ->> '$.result.message') AS result
+    FROM steps""",
+)
+
+VIRTUAL_TABLES = (
+    """CREATE VIRTUAL TABLE episodes_fts USING fts5(description, outcome, reflection, tags,
+        content='episodes_text', content_rowid='seq', tokenize='porter unicode61 remove_diacritics 2')""",
+    """CREATE VIRTUAL TABLE steps_fts USING fts5(tool, action, parameters, result,
+        content='steps_text', content_rowid='seq', tokenize='porter unicode61 remove_diacritics 2')""",
+    """CREATE VIRTUAL TABLE spatiotemporal_rtree USING rtree(seq,
+        min_latitude, max_latitude, min_longitude, max_longitude, min_at, max_at)""",
+)
+
+
+def facets_of(owner: str) -> str:
+    """SQL that adds the facets of the trigger's NEW row: its tags, and its metadata's scalars as JSON, cut at 256."""
+    return f"""INSERT OR IGNORE INTO facets (namespace, owner_type, name, value, owner_seq)
+        SELECT NEW.namespace, '{owner}', 'tag', value, NEW.seq FROM json_each(NEW.document, '$.tags')
+        UNION ALL
+        SELECT NEW.namespace, '{owner}', 'metadata.' || key,
+            substr(CASE WHEN type IN ('true', 'false', 'null') THEN type ELSE json_quote(value) END, 1, 256), NEW.seq
+        FROM json_each(NEW.document, '$.metadata') WHERE type NOT IN ('object', 'array')"""
+
+
+def facet_triggers(table: str, owner: str) -> tuple[str, ...]:
+    """Keep the facets of one table."""
+    forget = f"DELETE FROM facets WHERE owner_type = '{owner}' AND owner_seq = OLD.seq"
+    return (
+        f"CREATE TRIGGER {table}_facets_insert AFTER INSERT ON {table} BEGIN {facets_of(owner)}; END",
+        f"""CREATE TRIGGER {table}_facets_update AFTER UPDATE OF document ON {table}
+        WHEN OLD.document -> '$.tags' IS NOT NEW.document -> '$.tags'
+            OR OLD.document -> '$.metadata' IS NOT NEW.document -> '$.metadata'
+        BEGIN {forget}; {facets_of(owner)}; END""",
+        f"CREATE TRIGGER {table}_facets_delete AFTER DELETE ON {table} BEGIN {forget}; END",
+    )
+
+
+def text_triggers(table: str, columns: str) -> tuple[str, ...]:
+    """Keep the full-text index of one table. The old text has to be told to it, so it is read before the change."""
+    add = f"INSERT INTO {table}_fts (rowid, {columns}) SELECT seq, {columns} FROM {table}_text WHERE seq = NEW.seq"
+    remove = f"""INSERT INTO {table}_fts ({table}_fts, rowid, {columns})
+        SELECT 'delete', seq, {columns} FROM {table}_text WHERE seq = OLD.seq"""
+    changed = "WHEN OLD.document IS NOT NEW.document"
+    return (
+        f"CREATE TRIGGER {table}_fts_insert AFTER INSERT ON {table} BEGIN {add}; END",
+        f"CREATE TRIGGER {table}_fts_before BEFORE UPDATE OF document ON {table} {changed} BEGIN {remove}; END",
+        f"CREATE TRIGGER {table}_fts_after AFTER UPDATE OF document ON {table} {changed} BEGIN {add}; END",
+        f"CREATE TRIGGER {table}_fts_delete BEFORE DELETE ON {table} BEGIN {remove}; END",
+    )
+
+
+def owner_trigger(table: str, owner: str, *owned: str) -> str:
+    """What belongs to a row goes with it."""
+    body = "; ".join(
+        f"DELETE FROM {name} WHERE namespace = OLD.namespace AND owner_type = '{owner}' AND owner_id = OLD.id"
+        for name in owned
+    )
+    return f"CREATE TRIGGER {table}_owned_delete AFTER DELETE ON {table} BEGIN {body}; END"
+
+
+# A row without a position is not in the R*Tree: it would be found everywhere.
+RTREE_ADD = """INSERT INTO spatiotemporal_rtree SELECT NEW.seq, NEW.latitude, NEW.latitude, NEW.longitude, NEW.longitude,
+        coalesce(NEW.starts_at, -9.3e18), coalesce(NEW.ends_at, NEW.starts_at, 9.3e18)
+        WHERE NEW.latitude IS NOT NULL"""
+RTREE_REMOVE = "DELETE FROM spatiotemporal_rtree WHERE seq = OLD.seq"
+
+STEP_STAYS = """CREATE TRIGGER steps_stay BEFORE UPDATE OF episode_id ON steps
+        WHEN OLD.episode_id IS NOT NEW.episode_id
+        BEGIN SELECT RAISE(ABORT, 'STAY constraint failed: steps.episode_id'); END"""
+
+TRIGGERS = (
+    STEP_STAYS,
+    *facet_triggers("episodes", "episode"),
+    *facet_triggers("patterns", "pattern"),
+    *text_triggers("episodes", "description, outcome, reflection, tags"),
+    *text_triggers("steps", "tool, action, parameters, result"),
+    owner_trigger("episodes", "episode", "embeddings", "spatiotemporal_index"),
+    owner_trigger("steps", "step", "embeddings", "spatiotemporal_index"),
+    owner_trigger("patterns", "pattern", "embeddings"),
+    f"CREATE TRIGGER spatiotemporal_insert AFTER INSERT ON spatiotemporal_index BEGIN {RTREE_ADD}; END",
+    "CREATE TRIGGER spatiotemporal_update AFTER UPDATE OF latitude, longitude, starts_at, ends_at "
+    f"ON spatiotemporal_index BEGIN {RTREE_REMOVE}; {RTREE_ADD}; END",
+    f"CREATE TRIGGER spatiotemporal_delete AFTER DELETE ON spatiotemporal_index BEGIN {RTREE_REMOVE}; END",
+)
+
+
+def upgrade() -> None:
+    """Make everything."""
+    for sql in (*TABLES, *INDEXES, *VECTOR_INDEXES, *VIEWS, *VIRTUAL_TABLES, *TRIGGERS):
+        op.execute(sql)
+
+
+def downgrade() -> None:
+    """Remove everything, rows too. A table takes its triggers and indexes along, but not the index's shadow."""
+    for dimension in (384, 768, 1024, 1536, 3072):
+        op.execute(f"DROP INDEX ix_embeddings_vector_{dimension}")
+    for table in ("episodes_fts", "steps_fts", "spatiotemporal_rtree"):
+        op.execute(f"DROP TABLE {table}")
+    for view in ("episodes_text", "steps_text"):
+        op.execute(f"DROP VIEW {view}")
+    for table in ("facets", "spatiotemporal_index", "embeddings", "patterns", "steps", "episodes"):
+        op.execute(f"DROP TABLE {table}")

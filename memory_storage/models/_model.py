@@ -1,0 +1,58 @@
+"""The ground that all models stand on: frozen values, strict about names, errors of our own. Holds no model itself."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from datetime import datetime, timezone
+from typing import Annotated, Any
+
+import pydantic
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from memory_storage.errors import ValidationError
+
+JsonObject = dict[str, pydantic.JsonValue]
+Int64 = Annotated[int, Field(ge=0, lt=2**63)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Ratio = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Moment = AwareDatetime
+
+
+class Model(BaseModel):
+    """A frozen value. An unknown or wrong field is a `memory_storage.ValidationError` that names it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False, defer_build=True)
+
+    def __init__(self, /, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except pydantic.ValidationError as error:
+            raise as_validation_error(error) from error
+
+    # pydantic looks for this mark to keep its fast path for nested and JSON input; without it __init__ runs for each.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+
+def as_validation_error(error: pydantic.ValidationError) -> ValidationError:
+    """The first problem that pydantic found, as ours: its place, its rule, and the value."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    inner = first.get("ctx", {}).get("error")
+    if isinstance(inner, ValidationError):
+        return ValidationError(".".join(filter(None, [field, inner.field])), inner.limit, inner.value)
+    return ValidationError(field, first["msg"].removeprefix("Value error, "), first["input"])
+
+
+def utc_now() -> datetime:
+    """The time of day, aware, in UTC."""
+    return datetime.now(timezone.utc)
+
+
+def new_id() -> uuid.UUID:
+    """A UUID of version 7 (RFC 9562, 5.7): ids that sort by the millisecond they were made in."""
+    milliseconds = time.time_ns() // 1_000_000
+    random = int.from_bytes(os.urandom(10), "big")
+    value = milliseconds << 80 | 0x7 << 76 | (random >> 68) << 64 | 0b10 << 62 | random & (2**62 - 1)
+    return uuid.UUID(int=value)

@@ -1,0 +1,198 @@
+"""An episode: one task from start to end, its steps, and how it ended."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import Field, model_validator
+
+from memory_storage.errors import ValidationError
+
+from ._model import Finite, Int64, JsonObject, Model, Moment, new_id, utc_now
+
+STORE_OWNED = frozenset({"version", "created_at", "updated_at", "archived_at"})
+"""The fields of an episode that only the store sets."""
+
+
+class TaskType(str, Enum):
+    """What kind of work an episode is."""
+
+    CODE_GENERATION = "code_generation"
+    DEBUGGING = "debugging"
+    REFACTORING = "refactoring"
+    TESTING = "testing"
+    ANALYSIS = "analysis"
+    DOCUMENTATION = "documentation"
+    OTHER = "other"
+
+    __str__ = str.__str__
+
+
+class Complexity(str, Enum):
+    """How hard a task is."""
+
+    SIMPLE = "simple"
+    MODERATE = "moderate"
+    COMPLEX = "complex"
+
+    __str__ = str.__str__
+
+
+class TaskContext(Model):
+    """The surroundings of a task."""
+
+    language: str | None = None
+    framework: str | None = None
+    complexity: Complexity = Complexity.MODERATE
+    domain: str = "general"
+    tags: list[str] = Field(default_factory=list)
+
+
+class Success(Model):
+    """It worked."""
+
+    kind: Literal["success"] = "success"
+    verdict: str
+    artifacts: list[str] = Field(default_factory=list)
+
+
+class PartialSuccess(Model):
+    """Some of it worked."""
+
+    kind: Literal["partial_success"] = "partial_success"
+    verdict: str
+    completed: list[str] = Field(default_factory=list)
+    failed: list[str] = Field(default_factory=list)
+
+
+class Failure(Model):
+    """It did not work."""
+
+    kind: Literal["failure"] = "failure"
+    reason: str
+    error_details: str | None = None
+
+
+class Abstained(Model):
+    """The agent decided not to go on."""
+
+    kind: Literal["abstained"] = "abstained"
+    reason: str
+    stopped_at_step: Int64 | None = None
+    infeasibility_signals: list[str] = Field(default_factory=list)
+
+
+Outcome = Annotated[Success | PartialSuccess | Failure | Abstained, Field(discriminator="kind")]
+OutcomeKind = Literal["success", "partial_success", "failure", "abstained"]
+
+
+class RewardScore(Model):
+    """How good it was: `total`, and the parts it was made of."""
+
+    total: Finite
+    base: Finite = 0.0
+    efficiency: Finite = 1.0
+    complexity_bonus: Finite = 1.0
+    quality_multiplier: Finite = 1.0
+    learning_bonus: Finite = 0.0
+
+
+class Reflection(Model):
+    """What the agent thinks of it afterwards."""
+
+    successes: list[str] = Field(default_factory=list)
+    improvements: list[str] = Field(default_factory=list)
+    insights: list[str] = Field(default_factory=list)
+    generated_at: Moment = Field(default_factory=utc_now)
+
+
+class StepOk(Model):
+    """The tool answered."""
+
+    status: Literal["ok"] = "ok"
+    output: str = ""
+
+
+class StepError(Model):
+    """The tool said no."""
+
+    status: Literal["error"] = "error"
+    message: str
+
+
+class StepTimeout(Model):
+    """The tool did not answer in time."""
+
+    status: Literal["timeout"] = "timeout"
+
+
+StepResult = Annotated[StepOk | StepError | StepTimeout, Field(discriminator="status")]
+StepStatus = Literal["ok", "error", "timeout"]
+
+
+class Step(Model):
+    """One tool call or action. `step_number` counts from 1; leave it out, and the next one is given."""
+
+    id: UUID = Field(default_factory=new_id)
+    step_number: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    started_at: Moment = Field(default_factory=utc_now)
+    tool: str
+    action: str = ""
+    parameters: JsonObject = Field(default_factory=dict)
+    result: StepResult | None = None
+    latency_ms: Int64 = 0
+    tokens_used: Int64 | None = None
+    metadata: JsonObject = Field(default_factory=dict)
+
+
+class Episode(Model):
+    """One task from start to end. `version`, `created_at`, `updated_at` and `archived_at` are the store's to set.
+
+    `version` is 0 until it is first saved, and grows by one with every change of the episode itself; appending a step
+    does not change it. Steps stand in the order of their numbers.
+    """
+
+    id: UUID = Field(default_factory=new_id)
+    version: Int64 = 0
+    task_description: str
+    task_type: TaskType = TaskType.OTHER
+    context: TaskContext = Field(default_factory=TaskContext)
+    started_at: Moment = Field(default_factory=utc_now)
+    completed_at: Moment | None = None
+    outcome: Outcome | None = None
+    reward: RewardScore | None = None
+    reflection: Reflection | None = None
+    artifacts: list[str] = Field(default_factory=list)
+    tags: list[str] = Field(default_factory=list)
+    metadata: JsonObject = Field(default_factory=dict)
+    steps: list[Step] = Field(default_factory=list)
+    created_at: Moment | None = None
+    updated_at: Moment | None = None
+    archived_at: Moment | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it has an outcome."""
+        return self.outcome is not None
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _number_the_steps(cls, data: Any, handler: Any) -> Episode:
+        episode: Episode = handler(data)
+        episode.__dict__["steps"] = numbered(episode.steps)
+        return episode
+
+
+def numbered(steps: list[Step]) -> list[Step]:
+    """The steps, those without a number given the one after the step before them. ValidationError if two collide."""
+    result: list[Step] = []
+    last = 0
+    for index, step in enumerate(steps):
+        number = last + 1 if step.step_number is None else step.step_number
+        if number <= last:
+            raise ValidationError(f"steps.{index}.step_number", f"numbers grow: the step before has {last}", number)
+        result.append(step if step.step_number == number else step.model_copy(update={"step_number": number}))
+        last = number
+    return result

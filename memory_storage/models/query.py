@@ -1,0 +1,69 @@
+"""What can be asked for, and the page that answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Generic, Literal, TypeVar
+
+from pydantic import Field
+
+from ._model import Finite, Int64, Model, Moment, Ratio
+from .episode import Complexity, OutcomeKind, TaskType
+from .pattern import PatternKind
+
+T = TypeVar("T")
+
+Tags = list[str]
+MetadataValue = str | int | float | bool | None
+Direction = Literal["newest_first", "oldest_first"]
+
+
+class EpisodeFilter(Model):
+    """Which episodes: all conditions that are given must hold. Times are half open: `since <= started_at < until`."""
+
+    task_type: TaskType | None = None
+    domain: str | None = None
+    language: str | None = None
+    framework: str | None = None
+    complexity: Complexity | None = None
+    outcome: OutcomeKind | None = None
+    completed: bool | None = None
+    tags_any: Tags = Field(default_factory=list)
+    tags_all: Tags = Field(default_factory=list)
+    metadata: dict[str, MetadataValue] = Field(default_factory=dict)
+    min_reward: Finite | None = None
+    max_reward: Finite | None = None
+    since: Moment | None = None
+    until: Moment | None = None
+    completed_since: Moment | None = None
+    completed_until: Moment | None = None
+    archived: bool | None = False
+    text: str | None = None
+
+
+class PatternFilter(Model):
+    """Which patterns: all conditions that are given must hold."""
+
+    kind: PatternKind | None = None
+    domain: str | None = None
+    language: str | None = None
+    tags_any: Tags = Field(default_factory=list)
+    tags_all: Tags = Field(default_factory=list)
+    min_success_rate: Ratio | None = None
+    min_occurrences: Annotated[Int64, Field(ge=1)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Some of the answer. `next_cursor` asks for what follows it, None at the end; `previous_cursor` for what is before."""
+
+    items: list[T]
+    next_cursor: str | None = None
+    previous_cursor: str | None = None
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)

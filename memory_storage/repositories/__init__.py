@@ -1,0 +1,19 @@
+"""The repositories: every statement that reads or writes the five tables. They run in a session that they are handed."""
+
+from ._session import Session
+from .analytics import AnalyticsRepository
+from .embeddings import EmbeddingRepository
+from .episodes import EpisodeRepository
+from .patterns import PatternRepository
+from .spatiotemporal import SpatiotemporalRepository
+from .steps import StepRepository
+
+__all__ = [
+    "AnalyticsRepository",
+    "EmbeddingRepository",
+    "EpisodeRepository",
+    "PatternRepository",
+    "Session",
+    "SpatiotemporalRepository",
+    "StepRepository",
+]

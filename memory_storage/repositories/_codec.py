@@ -1,0 +1,135 @@
+"""Models to JSON documents and back, and the limits they must keep. What is written here is what will be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any, TypeVar
+
+import pydantic
+from pydantic import BaseModel, TypeAdapter
+from pydantic_core import PydanticSerializationError, from_json
+
+from memory_storage.errors import CorruptDataError, ValidationError
+from memory_storage.models import Episode, Step, as_validation_error
+from memory_storage.settings import Limits
+
+M = TypeVar("M", bound=BaseModel)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def to_micros(moment: datetime) -> int:
+    """Microseconds since the epoch, exact. The moment must be aware."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def from_micros(micros: int | None) -> datetime | None:
+    """The moment, aware, in UTC."""
+    return None if micros is None else _EPOCH + timedelta(microseconds=micros)
+
+
+def encode(adapter: TypeAdapter[Any], model: M, field: str = "") -> tuple[str, M]:
+    """The model's JSON, and the model as it will be read from it.
+
+    ValidationError if the two differ: a model can be made or changed past its validation, and JSON has no NaN.
+    """
+    try:
+        document = adapter.dump_json(model, warnings=False).decode()
+        stored: M = adapter.validate_json(document)
+    except pydantic.ValidationError as error:
+        raise _under(field, as_validation_error(error)) from error
+    except (PydanticSerializationError, UnicodeError, ValueError, RecursionError) as error:
+        raise ValidationError(field, f"cannot be written as JSON ({error})", type(model).__name__) from error
+    if stored != model:
+        raise _difference(field, model, stored)
+    if "\\u0000" in document:
+        _refuse_nul(field, from_json(document))
+    return document, stored
+
+
+def decode(adapter: TypeAdapter[M], document: str, table: str, row_id: str) -> M:
+    """The model in a stored document. CorruptDataError names the row that holds something else."""
+    try:
+        return adapter.validate_json(document)
+    except ValueError as error:
+        raise CorruptDataError(f"{table}: the row of {row_id} cannot be decoded", table=table, id=row_id) from error
+
+
+def check_episode(episode: Episode, limits: Limits, field: str = "") -> None:
+    """ValidationError for what is over a limit."""
+    check_text(_join(field, "task_description"), episode.task_description, "task_description", limits.task_description)
+    check_tags(_join(field, "tags"), episode.tags, limits)
+    check_tags(_join(field, "context.tags"), episode.context.tags, limits)
+    if len(episode.steps) > limits.steps_per_episode:
+        raise over(_join(field, "steps"), "steps", limits.steps_per_episode, len(episode.steps), "steps_per_episode")
+
+
+def check_document(field: str, document: str, limits: Limits) -> None:
+    """ValidationError if a document has too many bytes."""
+    size = len(document.encode())
+    if size > limits.document_bytes:
+        raise over(field or "document", "bytes of JSON", limits.document_bytes, size, "document_bytes")
+
+
+def check_step(step: Step, limits: Limits, field: str = "") -> None:
+    """ValidationError for what is over a limit."""
+    if step.step_number is not None and step.step_number > limits.steps_per_episode:
+        raise over(
+            _join(field, "step_number"), "steps", limits.steps_per_episode, step.step_number, "steps_per_episode"
+        )
+    for name in ("parameters", "result", "metadata"):
+        size = len(TypeAdapter(Any).dump_json(getattr(step, name)))
+        if size > limits.step_bytes:
+            raise over(_join(field, name), "bytes of JSON", limits.step_bytes, size, "step_bytes")
+
+
+def check_tags(field: str, tags: Sequence[str], limits: Limits) -> None:
+    """ValidationError for too many tags, a tag too short or long, or one given twice."""
+    if len(tags) > limits.tags:
+        raise over(field, "tags", limits.tags, len(tags), "tags")
+    for index, tag in enumerate(tags):
+        if not limits.tag_min_length <= len(tag) <= limits.tag_max_length:
+            limit = f"{limits.tag_min_length} to {limits.tag_max_length} characters"
+            raise ValidationError(f"{field}.{index}", limit, tag, setting="limits.tag_min_length, tag_max_length")
+    if len(set(tags)) != len(tags):
+        raise ValidationError(field, "each tag once", list(tags))
+
+
+def check_text(field: str, text: str, setting: str, limit: int) -> None:
+    """ValidationError for a text over its limit."""
+    if len(text) > limit:
+        raise over(field, "characters", limit, len(text), setting)
+
+
+def over(field: str, unit: str, limit: int, actual: int, setting: str) -> ValidationError:
+    """The error for too much of something."""
+    return ValidationError(field, f"at most {limit:,} {unit}", actual, setting=f"limits.{setting}")
+
+
+def _difference(field: str, given: BaseModel, stored: BaseModel) -> ValidationError:
+    for name in type(given).model_fields:
+        if getattr(given, name) != getattr(stored, name):
+            return ValidationError(_join(field, name), "would not be read back equal", getattr(given, name))
+    return ValidationError(field, "would not be read back equal", given)
+
+
+def _refuse_nul(field: str, value: Any) -> None:
+    if isinstance(value, str) and "\0" in value:
+        raise ValidationError(field, "text cannot hold the NUL character", value)
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _refuse_nul(_join(field, "a key"), key)
+            _refuse_nul(_join(field, key), inner)
+    if isinstance(value, list):
+        for index, inner in enumerate(value):
+            _refuse_nul(_join(field, str(index)), inner)
+
+
+def _under(field: str, error: ValidationError) -> ValidationError:
+    return ValidationError(_join(field, error.field), error.limit, error.value) if field else error
+
+
+def _join(field: str, name: str) -> str:
+    return f"{field}.{name}" if field and name else field or name

@@ -1,0 +1,130 @@
+"""The statements of the episode repository. `documents` is a JSON array of whole episodes, steps and all."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from ._filters import Conditions
+from ._statement import Prepared, columns, excluded, json_moment, micros, spliced, values
+
+_HEAD = {
+    "id": "given.value ->> '$.id'",
+    "task_type": "given.value ->> '$.task_type'",
+    "domain": "given.value ->> '$.context.domain'",
+    "language": "given.value ->> '$.context.language'",
+    "framework": "given.value ->> '$.context.framework'",
+    "complexity": "given.value ->> '$.context.complexity'",
+    "outcome": "given.value ->> '$.outcome.kind'",
+    "reward": "given.value ->> '$.reward.total'",
+    "started_at": micros("(given.value ->> '$.started_at')"),
+    "completed_at": micros("(given.value ->> '$.completed_at')"),
+    "document": "json_remove(given.value, '$.version', '$.created_at', '$.updated_at', '$.archived_at', '$.steps')",
+}
+_SAVED = {
+    "namespace": ":namespace",
+    "version": "(given.value ->> '$.version') + 1",
+    "created_at": ":now",
+    "updated_at": ":now",
+    **_HEAD,
+}
+_IMPORTED = {
+    "namespace": ":namespace",
+    "version": "max(given.value ->> '$.version', 1)",
+    "created_at": "coalesce(" + micros("(given.value ->> '$.created_at')") + ", :now)",
+    "updated_at": "coalesce(" + micros("(given.value ->> '$.updated_at')") + ", :now)",
+    "archived_at": micros("(given.value ->> '$.archived_at')"),
+    **_HEAD,
+}
+STEP_COLUMNS = {
+    "step_number": "step.value ->> '$.step_number'",
+    "id": "step.value ->> '$.id'",
+    "tool": "step.value ->> '$.tool'",
+    "status": "step.value ->> '$.result.status'",
+    "latency_ms": "step.value ->> '$.latency_ms'",
+    "tokens_used": "step.value ->> '$.tokens_used'",
+    "started_at": micros("(step.value ->> '$.started_at')"),
+    "document": "step.value",
+}
+_STEPS = {"namespace": ":namespace", "episode_id": "given.value ->> '$.id'", **STEP_COLUMNS}
+
+_STORE_OWNED = {
+    "version": "episodes.version",
+    "created_at": json_moment("episodes.created_at"),
+    "updated_at": json_moment("episodes.updated_at"),
+    "archived_at": json_moment("episodes.archived_at"),
+}
+_STEPS_OF = """'[' || coalesce((SELECT group_concat(document) FROM (SELECT document FROM steps
+    WHERE steps.namespace = episodes.namespace AND steps.episode_id = episodes.id ORDER BY step_number)), '') || ']'"""
+_HEAD_ONLY = spliced("episodes.document", _STORE_OWNED)
+_WHOLE = spliced("episodes.document", {**_STORE_OWNED, "steps": _STEPS_OF})
+
+# An episode that says it was saved before must still be there: without that, a deleted one would come back.
+SAVE = Prepared(f"""
+INSERT INTO episodes ({columns(_SAVED)})
+SELECT {values(_SAVED)}
+FROM json_each(:documents) AS given
+WHERE given.value ->> '$.version' = 0
+    OR EXISTS (SELECT 1 FROM episodes AS e WHERE e.namespace = :namespace AND e.id = given.value ->> '$.id')
+ON CONFLICT (namespace, id) DO UPDATE SET {excluded(_SAVED, "namespace", "id", "created_at")}
+WHERE episodes.version = excluded.version - 1
+""")
+
+IMPORT = Prepared(f"""
+INSERT INTO episodes ({columns(_IMPORTED)})
+SELECT {values(_IMPORTED)}
+FROM json_each(:documents) AS given
+""")
+
+# A step that is as it was is not written again. One that moved to another episode is refused by a trigger.
+SAVE_STEPS = Prepared(f"""
+INSERT INTO steps ({columns(_STEPS)})
+SELECT {values(_STEPS)}
+FROM json_each(:documents) AS given, json_each(given.value, '$.steps') AS step
+WHERE true
+ON CONFLICT (namespace, id) DO UPDATE SET {excluded(_STEPS, "namespace", "id")}
+WHERE steps.document IS NOT excluded.document OR steps.episode_id IS NOT excluded.episode_id
+""")
+
+STATE = Prepared("""
+SELECT id, version, created_at, updated_at, archived_at FROM episodes
+WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
+""")
+
+COMPLETE = Prepared("""
+UPDATE episodes SET
+    version = version + 1, updated_at = :now, outcome = :kind, reward = coalesce(:total, reward),
+    completed_at = :completed_at,
+    document = json_set(document, '$.outcome', json(:outcome), '$.completed_at', :completed_iso,
+        '$.reward', json(coalesce(:reward, document -> '$.reward')),
+        '$.reflection', json(coalesce(:reflection, document -> '$.reflection')))
+WHERE namespace = :namespace AND id = :id
+""")
+
+ARCHIVE = Prepared("""
+UPDATE episodes SET archived_at = coalesce(archived_at, :now) WHERE namespace = :namespace AND id = :id
+""")
+
+RESTORE = Prepared("UPDATE episodes SET archived_at = NULL WHERE namespace = :namespace AND id = :id")
+
+DELETE = Prepared("DELETE FROM episodes WHERE namespace = :namespace AND id = :id RETURNING id")
+
+GET = Prepared(f"SELECT id, {_WHOLE} FROM episodes WHERE namespace = :namespace AND id = :id")
+GET_HEAD = Prepared(f"SELECT id, {_HEAD_ONLY} FROM episodes WHERE namespace = :namespace AND id = :id")
+
+
+@lru_cache(maxsize=256)
+def query(conditions: Conditions, order: str, *, with_steps: bool) -> Prepared:
+    """A page: `seq`, the sort key, the id and the JSON of each. The JSON is made only for the rows of the page."""
+    return Prepared(f"""
+SELECT episodes.seq, episodes.started_at, episodes.id, {_WHOLE if with_steps else _HEAD_ONLY}
+FROM (SELECT seq, started_at FROM episodes WHERE {" AND ".join(("namespace = :namespace", *conditions))}
+    ORDER BY {order} LIMIT :limit) AS page
+CROSS JOIN episodes ON episodes.seq = page.seq
+ORDER BY {", ".join("page." + part for part in order.split(", "))}
+""")
+
+
+@lru_cache(maxsize=256)
+def count(conditions: Conditions) -> Prepared:
+    """How many there are."""
+    return Prepared(f"SELECT count(*) FROM episodes WHERE {' AND '.join(('namespace = :namespace', *conditions))}")

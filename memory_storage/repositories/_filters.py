@@ -1,0 +1,127 @@
+"""Filters to SQL conditions. One set of conditions is compiled once; only its values change from call to call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from memory_storage.errors import ValidationError
+from memory_storage.models import EpisodeFilter, PatternFilter
+
+from ._codec import to_micros
+from ._text import match_expression
+
+FACET_LENGTH = 256
+"""How much of a metadata value, as JSON, the facets hold (see revision 0001)."""
+
+Conditions = tuple[str, ...]
+"""SQL with `:names`. They depend on which filters are in use, never on their values."""
+
+_PLAIN = {
+    **{name: f"{name} = :{name}" for name in ("task_type", "domain", "language", "framework", "complexity", "kind")},
+    "outcome": "outcome = :outcome",
+    "min_reward": "reward >= :min_reward",
+    "max_reward": "reward <= :max_reward",
+    "since": "started_at >= :since",
+    "until": "started_at < :until",
+    "completed_since": "completed_at >= :completed_since",
+    "completed_until": "completed_at < :completed_until",
+    "min_success_rate": "success_rate >= :min_success_rate",
+    "min_occurrences": "occurrence_count >= :min_occurrences",
+}
+_FLAGS = {
+    ("completed", True): "outcome IS NOT NULL",
+    ("completed", False): "outcome IS NULL",
+    ("archived", True): "archived_at IS NOT NULL",
+    ("archived", False): "archived_at IS NULL",
+}
+_FACET = "SELECT owner_seq FROM facets WHERE namespace = :namespace AND owner_type = :owner_type AND name = "
+_TAGS = {
+    "tags_any": f"seq IN ({_FACET} 'tag' AND value IN (SELECT value FROM json_each(:tags_any)))",
+    "tags_all": f"seq IN ({_FACET} 'tag' AND value IN (SELECT value FROM json_each(:tags_all))"
+    " GROUP BY owner_seq HAVING count(*) = :tags_all_count)",
+}
+_TEXT = """seq IN (SELECT rowid FROM episodes_fts WHERE episodes_fts MATCH :text
+    UNION SELECT e.seq FROM steps_fts CROSS JOIN steps AS s ON s.seq = steps_fts.rowid
+        CROSS JOIN episodes AS e ON e.namespace = s.namespace AND e.id = s.episode_id
+        WHERE steps_fts MATCH :text AND s.namespace = :namespace)"""
+
+
+def conditions(asked: EpisodeFilter | PatternFilter, owner_type: str) -> tuple[Conditions, dict[str, Any]]:
+    """The conditions in use, and the values of their names."""
+    found: list[str] = []
+    values: dict[str, Any] = {"owner_type": owner_type}
+    for name in type(asked).model_fields:
+        value = getattr(asked, name)
+        if value is not None and value not in ([], {}):
+            found += _READERS.get(name, _plain)(name, value, values)
+    return tuple(found), values
+
+
+def _plain(name: str, value: Any, values: dict[str, Any]) -> list[str]:
+    values[name] = str(value) if isinstance(value, str) else value
+    return [_PLAIN[name]]
+
+
+def _moment(name: str, value: Any, values: dict[str, Any]) -> list[str]:
+    values[name] = to_micros(value)
+    return [_PLAIN[name]]
+
+
+def _flag(name: str, value: bool, values: dict[str, Any]) -> list[str]:  # noqa: ARG001, FBT001 - one signature for all
+    return [_FLAGS[name, value]]
+
+
+def _tags(name: str, value: list[str], values: dict[str, Any]) -> list[str]:
+    wanted = sorted(set(value))
+    values[name] = json.dumps(wanted)
+    values[f"{name}_count"] = len(wanted)
+    return [_TAGS[name]]
+
+
+def _metadata(name: str, value: dict[str, Any], values: dict[str, Any]) -> list[str]:
+    found: list[str] = []
+    for number, (key, wanted) in enumerate(sorted(value.items())):
+        if isinstance(wanted, int) and not -(2**63) <= wanted < 2**63:
+            raise ValidationError(f"{name}.{key}", "at most 64 bits", wanted)
+        as_json = wanted is None or isinstance(wanted, bool)
+        values[f"key_{number}"] = key
+        values[f"value_{number}"] = json.dumps(wanted) if as_json else wanted
+        found.append(_has_facet(number, as_json=as_json))
+        if isinstance(wanted, str) and 6 * len(wanted) + 2 > FACET_LENGTH:
+            found.append(_has_exactly(number))
+    return found
+
+
+def _has_facet(number: int, *, as_json: bool) -> str:
+    value = f":value_{number}" if as_json else f"json_quote(:value_{number})"
+    return f"seq IN ({_FACET} 'metadata.' || :key_{number} AND value = substr({value}, 1, {FACET_LENGTH}))"
+
+
+def _has_exactly(number: int) -> str:
+    # The facet may have been cut: then it says only how the value begins.
+    return (
+        f"EXISTS (SELECT 1 FROM json_each(document, '$.metadata') AS pair"
+        f" WHERE pair.key = :key_{number} AND pair.value = :value_{number})"
+    )
+
+
+def _text(name: str, value: str, values: dict[str, Any]) -> list[str]:  # noqa: ARG001
+    # An empty phrase matches nothing: a text without words finds no row, it does not find all of them.
+    values["text"] = match_expression(value) or '""'
+    return [_TEXT]
+
+
+_READERS: dict[str, Callable[[str, Any, dict[str, Any]], list[str]]] = {
+    "completed": _flag,
+    "archived": _flag,
+    "since": _moment,
+    "until": _moment,
+    "completed_since": _moment,
+    "completed_until": _moment,
+    "tags_any": _tags,
+    "tags_all": _tags,
+    "metadata": _metadata,
+    "text": _text,
+}

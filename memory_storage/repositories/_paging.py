@@ -1,0 +1,86 @@
+"""Keyset paging: a cursor is the place of the last row that was shown. Knows no table."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from memory_storage.errors import ValidationError
+from memory_storage.models import Page
+from memory_storage.settings import Limits
+
+T = TypeVar("T")
+
+Place = tuple[Any, int]
+"""A row's place in the order: what it is sorted by, and its `seq`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Go on from `place`; `backwards`: with the rows before it."""
+
+    place: Place
+    backwards: bool = False
+
+    def __str__(self) -> str:
+        text = json.dumps([*self.place, int(self.backwards)], separators=(",", ":"))
+        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def parse_cursor(text: str | None) -> Cursor | None:
+    """What `str(cursor)` gave; ValidationError for anything else."""
+    if text is None:
+        return None
+    try:
+        key, seq, backwards = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
+        if not (_is_number(key) and type(seq) is int and _is_number(seq) and backwards in {0, 1}):
+            raise ValueError("not a place")
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValidationError("cursor", "must be the next_cursor or previous_cursor of a page", text) from error
+    return Cursor((key, seq), bool(backwards))
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in {int, float} and -(2**63) <= value < 2**63  # type: ignore[operator]
+
+
+def check_limit(limit: int | None, limits: Limits) -> int:
+    """How many rows a page has; ValidationError if it is out of range."""
+    if limit is None:
+        return min(limits.query_default, limits.query_maximum)
+    if type(limit) is not int or not 1 <= limit <= limits.query_maximum:
+        allowed = f"a whole number from 1 to {limits.query_maximum:,}"
+        raise ValidationError("limit", allowed, limit, setting="limits.query_maximum")
+    return limit
+
+
+def order_and_place(
+    key: str, cursor: Cursor | None, *, descending: bool
+) -> tuple[str, tuple[str, ...], dict[str, Any]]:
+    """SQL for the order of reading, the condition that goes on from the cursor, and its values."""
+    down = descending != (cursor is not None and cursor.backwards)
+    order = f"{key} DESC, seq DESC" if down else f"{key}, seq"
+    if cursor is None:
+        return order, (), {}
+    condition = f"({key}, seq) {'<' if down else '>'} (:place_key, :place_seq)"
+    return order, (condition,), {"place_key": cursor.place[0], "place_seq": cursor.place[1]}
+
+
+def page(items: Sequence[T], places: Sequence[Place], limit: int, cursor: Cursor | None) -> Page[T]:
+    """The page from up to `limit + 1` rows in the order they were read: the last one says only that there are more."""
+    shown, shown_places, more = list(items[:limit]), list(places[:limit]), len(items) > limit
+    backwards = cursor is not None and cursor.backwards
+    if backwards:
+        shown.reverse()
+        shown_places.reverse()
+    if not shown:
+        return Page([])
+    has_next, has_previous = (True, more) if backwards else (more, cursor is not None)
+    return Page(
+        shown,
+        next_cursor=str(Cursor(shown_places[-1])) if has_next else None,
+        previous_cursor=str(Cursor(shown_places[0], backwards=True)) if has_previous else None,
+    )

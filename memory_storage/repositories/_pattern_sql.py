@@ -1,0 +1,140 @@
+"""The statements of the pattern repository. `documents` is a JSON array of whole patterns."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from ._filters import Conditions
+from ._statement import Prepared, columns, excluded, json_float, json_moment, micros, spliced, values
+
+_COUNTERS = ("times_retrieved", "times_applied", "success_when_applied", "failure_when_applied")
+_CONTENT = {
+    "namespace": ":namespace",
+    "id": "given.value ->> '$.id'",
+    "kind": "given.value ->> '$.kind'",
+    "domain": "given.value ->> '$.context.domain'",
+    "language": "given.value ->> '$.context.language'",
+    "success_rate": "given.value ->> '$.success_rate'",
+    "occurrence_count": "given.value ->> '$.occurrence_count'",
+    "document": "json_remove(given.value, '$.version', '$.created_at', '$.updated_at', '$.effectiveness')",
+}
+_FIRST = {
+    **{name: f"given.value ->> '$.effectiveness.{name}'" for name in (*_COUNTERS, "avg_reward_delta")},
+    "last_used_at": micros("(given.value ->> '$.effectiveness.last_used_at')"),
+}
+_SAVED = {
+    "version": "(given.value ->> '$.version') + 1",
+    "created_at": ":now",
+    "updated_at": ":now",
+    **_CONTENT,
+    **_FIRST,
+}
+_IMPORTED = {
+    "version": "max(given.value ->> '$.version', 1)",
+    "created_at": "coalesce(" + micros("(given.value ->> '$.created_at')") + ", :now)",
+    "updated_at": "coalesce(" + micros("(given.value ->> '$.updated_at')") + ", :now)",
+    **_CONTENT,
+    **_FIRST,
+}
+_EFFECTIVENESS = spliced(
+    "'{\"times_retrieved\":' || times_retrieved || '}'",
+    {
+        **{name: name for name in _COUNTERS[1:]},
+        "avg_reward_delta": json_float("avg_reward_delta"),
+        "last_used_at": json_moment("last_used_at"),
+    },
+)
+_WHOLE = spliced(
+    "document",
+    {
+        "version": "version",
+        "created_at": json_moment("created_at"),
+        "updated_at": json_moment("updated_at"),
+        "effectiveness": _EFFECTIVENESS,
+    },
+)
+
+SAVE = Prepared(f"""
+INSERT INTO patterns ({columns(_SAVED)})
+SELECT {values(_SAVED)}
+FROM json_each(:documents) AS given
+WHERE given.value ->> '$.version' = 0
+    OR EXISTS (SELECT 1 FROM patterns AS p WHERE p.namespace = :namespace AND p.id = given.value ->> '$.id')
+ON CONFLICT (namespace, id) DO UPDATE SET {excluded(_SAVED, "namespace", "id", "created_at", *_FIRST)}
+WHERE patterns.version = excluded.version - 1
+""")
+
+IMPORT = Prepared(f"""
+INSERT INTO patterns ({columns(_IMPORTED)})
+SELECT {values(_IMPORTED)}
+FROM json_each(:documents) AS given
+""")
+
+GET = Prepared(f"SELECT id, {_WHOLE} FROM patterns WHERE namespace = :namespace AND id = :id")
+
+GET_MANY = Prepared(f"""
+SELECT id, {_WHOLE} FROM patterns WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
+""")
+
+RETRIEVED = Prepared("""
+UPDATE patterns SET times_retrieved = times_retrieved + 1, last_used_at = :now
+WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
+""")
+
+# The mean of the deltas, brought forward: no application has to be kept for it.
+APPLIED = Prepared("""
+UPDATE patterns SET
+    times_applied = times_applied + 1,
+    success_when_applied = success_when_applied + :success,
+    failure_when_applied = failure_when_applied + 1 - :success,
+    avg_reward_delta = avg_reward_delta + (:reward_delta - avg_reward_delta) / (times_applied + 1),
+    last_used_at = :now
+WHERE namespace = :namespace AND id = :id
+""")
+
+_UNION = """(SELECT json_group_array(value) FROM (
+        SELECT value FROM json_each(patterns.document, '$.{field}')
+        UNION SELECT value FROM json_each(other.document, '$.{field}')))"""
+_MERGED_RATE = """(patterns.success_rate * patterns.occurrence_count + other.success_rate * other.occurrence_count)
+        / (patterns.occurrence_count + other.occurrence_count)"""
+
+MERGE = Prepared(f"""
+UPDATE patterns SET
+    version = patterns.version + 1, updated_at = :now,
+    occurrence_count = patterns.occurrence_count + other.occurrence_count,
+    success_rate = {_MERGED_RATE},
+    {", ".join(f"{name} = patterns.{name} + other.{name}" for name in _COUNTERS)},
+    avg_reward_delta = CASE WHEN patterns.times_applied + other.times_applied = 0 THEN 0.0 ELSE
+        (patterns.avg_reward_delta * patterns.times_applied + other.avg_reward_delta * other.times_applied)
+        / (patterns.times_applied + other.times_applied) END,
+    last_used_at = max(coalesce(patterns.last_used_at, other.last_used_at),
+        coalesce(other.last_used_at, patterns.last_used_at)),
+    document = json_set(patterns.document,
+        '$.occurrence_count', patterns.occurrence_count + other.occurrence_count,
+        '$.success_rate', {_MERGED_RATE},
+        '$.evidence', json({_UNION.format(field="evidence")}),
+        '$.tags', json({_UNION.format(field="tags")}))
+FROM (SELECT * FROM patterns WHERE namespace = :namespace AND id = :other) AS other
+WHERE patterns.namespace = :namespace AND patterns.id = :id AND patterns.kind = other.kind
+""")
+
+DELETE = Prepared("DELETE FROM patterns WHERE namespace = :namespace AND id = :id RETURNING id")
+REMOVE = Prepared("DELETE FROM patterns WHERE namespace = :namespace AND id = :id")
+
+
+@lru_cache(maxsize=256)
+def query(conditions: Conditions, order: str) -> Prepared:
+    """A page: `seq`, the sort key, the id and the JSON of each."""
+    return Prepared(f"""
+SELECT patterns.seq, patterns.success_rate, patterns.id, {_WHOLE}
+FROM (SELECT seq AS page_seq, success_rate AS page_rate FROM patterns
+    WHERE {" AND ".join(("namespace = :namespace", *conditions))} ORDER BY {order} LIMIT :limit) AS page
+CROSS JOIN patterns ON patterns.seq = page.page_seq
+ORDER BY {order}
+""")
+
+
+@lru_cache(maxsize=256)
+def count(conditions: Conditions) -> Prepared:
+    """How many there are."""
+    return Prepared(f"SELECT count(*) FROM patterns WHERE {' AND '.join(('namespace = :namespace', *conditions))}")

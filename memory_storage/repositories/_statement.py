@@ -1,0 +1,75 @@
+"""SQL with named values, compiled once, and the idioms that several repositories share. Runs nothing.
+
+The statements are text, not Core expressions: most of what they do (JSON, upserts, splicing) Core can only quote.
+No text here holds anything that came from outside; values are always bound.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.dialects import sqlite
+
+from memory_storage.dbapi import Step
+
+_DIALECT = sqlite.dialect(paramstyle="qmark")
+
+
+class Prepared:
+    """A statement that is compiled at its first use; `step` fills in its `:names`."""
+
+    def __init__(self, sql: str) -> None:
+        self._text = sql
+
+    def step(self, rows: int | None = None, /, **values: Any) -> Step:
+        """One execution of it, that has to change `rows` rows if that is given."""
+        sql, names = self._compiled
+        return Step(sql, tuple(values[name] for name in names), rows)
+
+    @cached_property
+    def _compiled(self) -> tuple[str, list[str]]:
+        compiled: Any = text(self._text).compile(dialect=_DIALECT)
+        return str(compiled), compiled.positiontup or []
+
+
+def micros(iso: str) -> str:
+    """SQL for an ISO 8601 text, as pydantic writes it, in microseconds since the epoch. NULL stays NULL."""
+    offset = f"CASE WHEN {iso} LIKE '%Z' THEN '' ELSE substr({iso}, -6) END"
+    fraction = f"CASE WHEN substr({iso}, 20, 1) = '.' THEN CAST(substr({iso}, 21, 6) AS INTEGER) ELSE 0 END"
+    return f"(unixepoch(substr({iso}, 1, 19) || {offset}) * 1000000 + {fraction})"
+
+
+def json_moment(column: str) -> str:
+    """SQL for a column of microseconds as JSON: an ISO 8601 string, or null."""
+    fraction = f"(({column} % 1000000 + 1000000) % 1000000)"
+    seconds = f"({column} - {fraction}) / 1000000"
+    iso = f"strftime('%Y-%m-%dT%H:%M:%S', {seconds}, 'unixepoch') || printf('.%06dZ', {fraction})"
+    return f"coalesce('\"' || {iso} || '\"', 'null')"
+
+
+def json_float(column: str) -> str:
+    """SQL for a column of floats as JSON, with all the digits that it takes to read the same float back."""
+    return f"printf('%!.17g', {column})"
+
+
+def spliced(document: str, fields: dict[str, str]) -> str:
+    """SQL for a JSON object with more fields at its end; their values are SQL that gives JSON text."""
+    tail = " || ".join(f"',\"{name}\":' || {value}" for name, value in fields.items())
+    return f"substr({document}, 1, length({document}) - 1) || {tail} || '}}'"
+
+
+def columns(expressions: dict[str, str]) -> str:
+    """The column list of an INSERT."""
+    return ", ".join(expressions)
+
+
+def values(expressions: dict[str, str]) -> str:
+    """The select list that fills it."""
+    return ",\n    ".join(expressions.values())
+
+
+def excluded(names: dict[str, str], *kept: str) -> str:
+    """The assignments of an upsert: every column but those that are kept."""
+    return ", ".join(f"{name} = excluded.{name}" for name in names if name not in kept)

@@ -1,0 +1,51 @@
+"""The statements of the step repository, and the one that appends a step to an episode."""
+
+from __future__ import annotations
+
+from ._statement import Prepared, columns, micros, values
+
+_APPENDED = {
+    "namespace": "episodes.namespace",
+    "episode_id": "episodes.id",
+    "step_number": "next.number",
+    "id": ":document ->> '$.id'",
+    "tool": ":document ->> '$.tool'",
+    "status": ":document ->> '$.result.status'",
+    "latency_ms": ":document ->> '$.latency_ms'",
+    "tokens_used": ":document ->> '$.tokens_used'",
+    "started_at": micros("(:document ->> '$.started_at')"),
+    "document": "json_set(:document, '$.step_number', next.number)",
+}
+
+# The number is found by the index and given under the write lock: it costs the same for every step.
+# A step that is there already is touched without a change, so that it is given back.
+APPEND = Prepared(f"""
+INSERT INTO steps ({columns(_APPENDED)})
+SELECT {values(_APPENDED)}
+FROM episodes, (SELECT coalesce(max(step_number), 0) + 1 AS number FROM steps
+    WHERE namespace = :namespace AND episode_id = :episode_id) AS next
+WHERE episodes.namespace = :namespace AND episodes.id = :episode_id
+    AND (next.number <= :limit OR EXISTS (
+        SELECT 1 FROM steps AS s WHERE s.namespace = :namespace AND s.id = :document ->> '$.id'))
+ON CONFLICT (namespace, id) DO UPDATE SET tool = steps.tool
+RETURNING episode_id, document
+""")
+
+GET = Prepared("SELECT id, document FROM steps WHERE namespace = :namespace AND id = :id")
+
+RANGE = Prepared("""
+SELECT id, document FROM steps
+WHERE namespace = :namespace AND episode_id = :episode_id AND step_number BETWEEN :first AND :last
+ORDER BY step_number LIMIT :limit
+""")
+
+LATEST = Prepared("""
+SELECT id, document FROM steps WHERE namespace = :namespace AND episode_id = :episode_id
+ORDER BY step_number DESC LIMIT :limit
+""")
+
+COUNT = Prepared("SELECT count(*) FROM steps WHERE namespace = :namespace AND episode_id = :episode_id")
+
+COUNT_ALL = Prepared("SELECT count(*) FROM steps WHERE namespace = :namespace")
+
+DELETE = Prepared("DELETE FROM steps WHERE namespace = :namespace AND id = :id RETURNING id")

@@ -1,0 +1,31 @@
+"""User text as an FTS5 query. Whatever is typed is data: no character of it is an operator of FTS5."""
+
+from __future__ import annotations
+
+import re
+
+from memory_storage.errors import ValidationError
+
+MAX_WORDS = 64
+
+_PART = re.compile(r'"([^"]*)"|(\S+)')
+_WORD = re.compile(r"[^\W_]")
+
+
+def match_expression(text: str) -> str | None:
+    """Rows must have every word; "two words" is a phrase, and word* a prefix. None if there is nothing to look for."""
+    if "\0" in text:
+        raise ValidationError("text", "text cannot hold the NUL character", text)
+    parts = [
+        _quoted(phrase or word, word.endswith("*"))
+        for phrase, word in _PART.findall(text)
+        if _WORD.search(phrase + word)
+    ]
+    if len(parts) > MAX_WORDS:
+        raise ValidationError("text", f"at most {MAX_WORDS} words or phrases", len(parts))
+    return " AND ".join(parts) or None
+
+
+def _quoted(part: str, is_prefix: bool) -> str:
+    escaped = part.rstrip("*").replace('"', '""')
+    return f'"{escaped}"*' if is_prefix else f'"{escaped}"'

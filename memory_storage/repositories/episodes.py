@@ -1,0 +1,339 @@
+"""The repository of episodes. Each of its methods is one round trip; a write is all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any, NoReturn
+from uuid import UUID
+
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict, Unpack
+
+from memory_storage.dbapi import RowCountError
+from memory_storage.errors import ConflictError, NotFoundError, ValidationError
+from memory_storage.models import (
+    Complexity,
+    Direction,
+    Episode,
+    EpisodeFilter,
+    Outcome,
+    OutcomeKind,
+    Page,
+    Reflection,
+    RewardScore,
+    Step,
+    TaskType,
+)
+
+from . import _episode_sql as sql
+from . import _step_sql
+from ._codec import check_document, check_episode, check_step, decode, encode, from_micros, to_micros
+from ._filters import conditions
+from ._paging import check_limit, order_and_place, page, parse_cursor
+from ._session import Repository, as_id
+
+_EPISODE = TypeAdapter(Episode)
+_STEP = TypeAdapter(Step)
+_OUTCOME: TypeAdapter[Any] = TypeAdapter(Outcome)
+_REWARD = TypeAdapter(RewardScore)
+_REFLECTION = TypeAdapter(Reflection)
+
+_ITERATE_PAGE = 100
+
+
+class EpisodeFilters(TypedDict, total=False):
+    """The keywords of `query`, `iterate` and `count`: the fields of `models.EpisodeFilter`."""
+
+    task_type: TaskType | str | None
+    domain: str | None
+    language: str | None
+    framework: str | None
+    complexity: Complexity | str | None
+    outcome: OutcomeKind | None
+    completed: bool | None
+    tags_any: Sequence[str]
+    tags_all: Sequence[str]
+    metadata: dict[str, str | int | float | bool | None]
+    min_reward: float | None
+    max_reward: float | None
+    since: datetime | None
+    until: datetime | None
+    completed_since: datetime | None
+    completed_until: datetime | None
+    archived: bool | None
+    text: str | None
+
+
+class EpisodeRepository(Repository):
+    """The episodes of one namespace."""
+
+    def save(self, episode: Episode) -> Episode:
+        """Insert or update by id, and give back what is stored, with its new version.
+
+        The steps that the episode carries are written, and none is removed. `created_at` and `archived_at` stay.
+        To save a new episode (version 0) again is harmless if it is stored as it is.
+
+        Raises:
+            ConflictError: the stored version is another than `episode.version`.
+            ValidationError: a limit is broken, or something would not be read back equal.
+        """
+        return self.save_many([episode])[0]
+
+    def save_many(self, episodes: Sequence[Episode]) -> list[Episode]:
+        """Save all of them or none, as `save` does."""
+        prepared = self._prepare(episodes)
+        try:
+            return self._save(prepared)
+        except RowCountError as error:
+            changed = self._without_repeats(prepared)
+            if len(changed) == len(prepared):
+                raise AssertionError("no conflict where one was reported") from error
+        saved = {episode.id: episode for episode in self._save(changed)} if changed else {}
+        return [saved.get(episode.id) or self.get(episode.id) for episode in episodes]
+
+    def import_many(self, episodes: Sequence[Episode]) -> int:
+        """Insert copies as they are, with their version and times; leave alone those whose id is there already.
+
+        Gives the number of new ones. To do it again changes nothing.
+        """
+        prepared = self._prepare(episodes)
+        known = {id for id, *_ in self._states([episode for _, episode in prepared])}
+        new = [pair for pair in prepared if str(pair[1].id) not in known]
+        if new:
+            self._write(sql.IMPORT, new)
+        return len(new)
+
+    def append_step(self, episode_id: UUID | str, step: Step) -> Step:
+        """Append a step; the store gives it the next number. The episode's version does not change.
+
+        To append the same step (by its id) again is harmless: it is there once.
+
+        Raises:
+            NotFoundError: there is no such episode.
+            ConflictError: another step has this id.
+            ValidationError: the step has a number already, or a limit is broken.
+        """
+        if step.step_number is not None:
+            raise ValidationError("step_number", "is given by the store; leave it out", step.step_number)
+        document, step = encode(_STEP, step)
+        check_step(step, self._session.limits)
+        limit = self._session.limits.steps_per_episode
+        values = {"namespace": self._session.namespace, "episode_id": as_id(episode_id, "episode_id")}
+        rows = self._session.write([_step_sql.APPEND.step(document=document, limit=limit, **values)])
+        if not rows:
+            self._explain_no_append(values["episode_id"], limit)
+        found_id, stored = rows[0]
+        appended = decode(_STEP, stored, "steps", str(step.id))
+        if found_id != values["episode_id"] or appended.model_copy(update={"step_number": None}) != step:
+            raise ConflictError("step", step.id, expected=0, actual=None, detail="another step has this id")
+        return appended
+
+    def complete(
+        self,
+        episode_id: UUID | str,
+        outcome: Outcome,
+        *,
+        reward: RewardScore | float | None = None,
+        reflection: Reflection | None = None,
+        completed_at: datetime | None = None,
+    ) -> Episode:
+        """Record how it ended, and give back the whole episode. A reward or reflection that is not given stays.
+
+        Raises:
+            NotFoundError: there is no such episode.
+        """
+        now = self._session.now()
+        ended = Episode(
+            task_description="",
+            outcome=outcome,
+            reward=RewardScore(total=reward) if isinstance(reward, int | float) else reward,
+            reflection=reflection,
+            completed_at=completed_at or now,
+        )
+        values = self._ending(encode(_EPISODE, ended)[1])
+        return self._change(episode_id, sql.COMPLETE, now=to_micros(now), **values)
+
+    def archive(self, episode_id: UUID | str) -> Episode:
+        """Put it away: queries leave it out unless they ask. To archive again changes nothing.
+
+        Raises:
+            NotFoundError: there is no such episode.
+        """
+        return self._change(episode_id, sql.ARCHIVE, now=to_micros(self._session.now()))
+
+    def restore(self, episode_id: UUID | str) -> Episode:
+        """Take it back from the archive.
+
+        Raises:
+            NotFoundError: there is no such episode.
+        """
+        return self._change(episode_id, sql.RESTORE)
+
+    def delete(self, episode_id: UUID | str) -> bool:
+        """Delete it with its steps, embeddings and places. Whether it was there."""
+        return bool(self._session.write([sql.DELETE.step(namespace=self._session.namespace, id=as_id(episode_id))]))
+
+    def get(self, episode_id: UUID | str, *, steps: bool = True) -> Episode:
+        """The episode; without its steps if `steps` is False.
+
+        Raises:
+            NotFoundError: there is no such episode.
+        """
+        found = self.find(episode_id, steps=steps)
+        if found is None:
+            raise NotFoundError("episode", episode_id)
+        return found
+
+    def find(self, episode_id: UUID | str, *, steps: bool = True) -> Episode | None:
+        """The episode, or None."""
+        statement = sql.GET if steps else sql.GET_HEAD
+        rows = self._session.read(statement.step(namespace=self._session.namespace, id=as_id(episode_id)))
+        return _episode(rows[0]) if rows else None
+
+    def query(
+        self,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        direction: Direction = "newest_first",
+        steps: bool = True,
+        **filters: Unpack[EpisodeFilters],
+    ) -> Page[Episode]:
+        """A page of the episodes for which all filters hold, by `started_at`.
+
+        `limit` is 100 by default and 1,000 at most. `cursor` is a page's `next_cursor` or `previous_cursor`. Archived
+        ones are left out unless `archived` is True (only those) or None (all). `text` finds words in the description,
+        outcome, reflection, tags and steps: all of them, "a phrase", or a pre*.
+        """
+        size = check_limit(limit, self._session.limits)
+        place = parse_cursor(cursor)
+        order, after, place_values = order_and_place("started_at", place, descending=_is_descending(direction))
+        where, values = conditions(EpisodeFilter(**filters), "episode")
+        statement = sql.query((*where, *after), order, with_steps=steps)
+        step = statement.step(namespace=self._session.namespace, limit=size + 1, **values, **place_values)
+        rows = self._session.read(step)
+        return page([_episode(row[2:]) for row in rows[: size + 1]], [(row[1], row[0]) for row in rows], size, place)
+
+    def iterate(
+        self,
+        *,
+        direction: Direction = "newest_first",
+        steps: bool = True,
+        **filters: Unpack[EpisodeFilters],
+    ) -> Iterator[Episode]:
+        """All of them, a page at a time; no connection is held between the pages."""
+        size = min(_ITERATE_PAGE, self._session.limits.query_maximum)
+        cursor: str | None = None
+        while True:
+            found = self.query(limit=size, cursor=cursor, direction=direction, steps=steps, **filters)
+            yield from found.items
+            cursor = found.next_cursor
+            if cursor is None:
+                return
+
+    def count(self, **filters: Unpack[EpisodeFilters]) -> int:
+        """How many episodes there are for which all filters hold."""
+        where, values = conditions(EpisodeFilter(**filters), "episode")
+        rows = self._session.read(sql.count(where).step(namespace=self._session.namespace, **values))
+        return int(rows[0][0])
+
+    def _prepare(self, episodes: Sequence[Episode]) -> list[tuple[str, Episode]]:
+        limits = self._session.limits
+        prepared = []
+        for index, episode in enumerate(episodes):
+            field = f"episodes.{index}" if len(episodes) > 1 else ""
+            document, stored = encode(_EPISODE, episode, field)
+            check_episode(stored, limits, field)
+            if len(document) > limits.step_bytes:
+                for number, step in enumerate(stored.steps):
+                    check_step(step, limits, f"{field}.steps.{number}".lstrip("."))
+            check_document(field, document, limits)
+            prepared.append((document, stored))
+        if len({episode.id for episode in episodes}) != len(episodes):
+            raise ValidationError("episodes", "each id once", [str(episode.id) for episode in episodes])
+        return prepared
+
+    def _save(self, prepared: list[tuple[str, Episode]]) -> list[Episode]:
+        if not prepared:
+            return []
+        states = {row[0]: row[1:] for row in self._write(sql.SAVE, prepared)}
+        return [_with_state(episode, *states[str(episode.id)]) for _, episode in prepared]
+
+    def _write(self, statement: Any, prepared: list[tuple[str, Episode]]) -> Sequence[tuple[Any, ...]]:
+        namespace, now = self._session.namespace, to_micros(self._session.now())
+        documents = f"[{','.join(document for document, _ in prepared)}]"
+        return self._session.write(
+            [
+                statement.step(len(prepared), namespace=namespace, documents=documents, now=now),
+                sql.SAVE_STEPS.step(namespace=namespace, documents=documents),
+                self._state_step([episode for _, episode in prepared]),
+            ]
+        )
+
+    def _states(self, episodes: Sequence[Episode]) -> Sequence[tuple[Any, ...]]:
+        return self._session.read(self._state_step(episodes)) if episodes else []
+
+    def _state_step(self, episodes: Sequence[Episode]) -> Any:
+        ids = ",".join(f'"{episode.id}"' for episode in episodes)
+        return sql.STATE.step(namespace=self._session.namespace, ids=f"[{ids}]")
+
+    def _without_repeats(self, prepared: list[tuple[str, Episode]]) -> list[tuple[str, Episode]]:
+        """Those that are not stored yet. ConflictError if one is stored in another version, or with another content."""
+        versions = {row[0]: row[1] for row in self._states([episode for _, episode in prepared])}
+        remaining = []
+        for document, episode in prepared:
+            version = versions.get(str(episode.id))
+            if version is None and episode.version == 0 or version == episode.version:
+                remaining.append((document, episode))
+            elif version is None or episode.version or not _same_content(episode, self.get(episode.id)):
+                raise ConflictError("episode", episode.id, expected=episode.version, actual=version)
+        return remaining
+
+    def _change(self, episode_id: UUID | str, statement: Any, **values: Any) -> Episode:
+        key = {"namespace": self._session.namespace, "id": as_id(episode_id)}
+        try:
+            rows = self._session.write([statement.step(1, **key, **values), sql.GET.step(**key)])
+        except RowCountError as error:
+            raise NotFoundError("episode", episode_id) from error
+        return _episode(rows[0])
+
+    def _ending(self, ended: Episode) -> dict[str, Any]:
+        assert ended.outcome is not None and ended.completed_at is not None
+        return {
+            "kind": ended.outcome.kind,
+            "total": ended.reward and ended.reward.total,
+            "completed_at": to_micros(ended.completed_at),
+            "completed_iso": ended.completed_at.isoformat(),
+            "outcome": _OUTCOME.dump_json(ended.outcome).decode(),
+            "reward": ended.reward and _REWARD.dump_json(ended.reward).decode(),
+            "reflection": ended.reflection and _REFLECTION.dump_json(ended.reflection).decode(),
+        }
+
+    def _explain_no_append(self, episode_id: str, limit: int) -> NoReturn:
+        if self.find(episode_id, steps=False) is None:
+            raise NotFoundError("episode", episode_id)
+        raise ValidationError("steps", f"at most {limit:,} steps", limit + 1, setting="limits.steps_per_episode")
+
+
+def _episode(row: Sequence[Any]) -> Episode:
+    return decode(_EPISODE, row[1], "episodes", row[0])
+
+
+def _with_state(episode: Episode, version: int, created_at: int, updated_at: int, archived_at: int | None) -> Episode:
+    state = {"version": version, "created_at": from_micros(created_at), "updated_at": from_micros(updated_at)}
+    return episode.model_copy(update={**state, "archived_at": from_micros(archived_at)})
+
+
+def _same_content(given: Episode, stored: Episode) -> bool:
+    """Whether the stored episode has all that the given one carries."""
+    steps = {step.id: step for step in stored.steps}
+    same_state = stored.model_dump(include={"version", "created_at", "updated_at", "archived_at"})
+    same_head = given.model_copy(update={**same_state, "steps": stored.steps}) == stored
+    return same_head and all(steps.get(step.id) == step for step in given.steps)
+
+
+def _is_descending(direction: str) -> bool:
+    if direction not in {"newest_first", "oldest_first"}:
+        raise ValidationError("direction", "must be 'newest_first' or 'oldest_first'", direction)
+    return direction == "newest_first"

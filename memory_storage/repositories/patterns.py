@@ -1,0 +1,235 @@
+"""The repository of patterns. Their counters are counted by SQL, so no count is lost between two callers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+from typing_extensions import TypedDict, Unpack
+
+from memory_storage.dbapi import RowCountError
+from memory_storage.errors import ConflictError, NotFoundError, ValidationError
+from memory_storage.models import PATTERN, AnyPattern, Page, PatternFilter, PatternKind
+
+from . import _pattern_sql as sql
+from ._codec import check_document, check_tags, decode, encode, to_micros
+from ._filters import conditions
+from ._paging import check_limit, order_and_place, page, parse_cursor
+from ._session import Repository, as_id
+
+P = TypeVar("P", bound=AnyPattern)
+
+_ITERATE_PAGE = 100
+
+
+class PatternFilters(TypedDict, total=False):
+    """The keywords of `query`, `iterate` and `count`: the fields of `models.PatternFilter`."""
+
+    kind: PatternKind | None
+    domain: str | None
+    language: str | None
+    tags_any: Sequence[str]
+    tags_all: Sequence[str]
+    min_success_rate: float | None
+    min_occurrences: int | None
+
+
+class PatternRepository(Repository):
+    """The patterns of one namespace."""
+
+    def save(self, pattern: P) -> P:
+        """Insert or update by id, and give back what is stored, with its new version.
+
+        `effectiveness` is written once, with a new pattern; from then on only `record_*` and `merge` change it.
+
+        Raises:
+            ConflictError: the stored version is another than `pattern.version`.
+            ValidationError: a limit is broken, or something would not be read back equal.
+        """
+        return self.save_many([pattern])[0]
+
+    def save_many(self, patterns: Sequence[P]) -> list[P]:
+        """Save all of them or none, as `save` does."""
+        prepared = self._prepare(patterns)
+        try:
+            return self._save(prepared)
+        except RowCountError:
+            changed = self._without_repeats(prepared)
+        saved = {pattern.id: pattern for pattern in self._save(changed)} if changed else {}
+        return [saved.get(pattern.id) or self.get(pattern.id) for pattern in patterns]  # type: ignore[misc]
+
+    def import_many(self, patterns: Sequence[AnyPattern]) -> int:
+        """Insert copies as they are, with version, times and counters; leave alone those whose id is there already."""
+        prepared = self._prepare(patterns)
+        known = {pattern.id for pattern in self._get_many([pattern.id for _, pattern in prepared])}
+        new = [pair for pair in prepared if pair[1].id not in known]
+        if new:
+            self._write(sql.IMPORT, new)
+        return len(new)
+
+    def record_retrieval(self, pattern_ids: UUID | str | Iterable[UUID | str]) -> None:
+        """Count that these patterns were looked up, each once.
+
+        Raises:
+            NotFoundError: one of them does not exist; none is counted.
+        """
+        ids = [pattern_ids] if isinstance(pattern_ids, UUID | str) else list(pattern_ids)
+        texts = sorted({as_id(one, "pattern_ids") for one in ids})
+        values = {"namespace": self._session.namespace, "ids": _json_ids(texts), "now": self._now()}
+        try:
+            self._session.write([sql.RETRIEVED.step(len(texts), **values)])
+        except RowCountError as error:
+            raise NotFoundError("pattern", ", ".join(texts)) from error
+
+    def record_application(self, pattern_id: UUID | str, *, success: bool, reward_delta: float = 0.0) -> None:
+        """Count that this pattern was applied, whether it helped, and by how much the reward differed.
+
+        Raises:
+            NotFoundError: there is no such pattern.
+        """
+        if not isinstance(reward_delta, int | float) or reward_delta - reward_delta != 0:
+            raise ValidationError("reward_delta", "a finite number", reward_delta)
+        values = {"success": int(bool(success)), "reward_delta": float(reward_delta), "now": self._now()}
+        step = sql.APPLIED.step(1, namespace=self._session.namespace, id=as_id(pattern_id), **values)
+        try:
+            self._session.write([step])
+        except RowCountError as error:
+            raise NotFoundError("pattern", pattern_id) from error
+
+    def merge(self, pattern_id: UUID | str, other_id: UUID | str) -> AnyPattern:
+        """Add the other one's occurrences, counters, evidence and tags to this one, and delete the other one.
+
+        Raises:
+            NotFoundError: one of them does not exist.
+            ValidationError: they are the same, or of two kinds.
+        """
+        key, other = as_id(pattern_id), as_id(other_id, "other_id")
+        if key == other:
+            raise ValidationError("other_id", "must be another pattern", other)
+        namespace = self._session.namespace
+        try:
+            rows = self._session.write(
+                [
+                    sql.MERGE.step(1, namespace=namespace, id=key, other=other, now=self._now()),
+                    sql.REMOVE.step(1, namespace=namespace, id=other),
+                    sql.GET.step(namespace=namespace, id=key),
+                ]
+            )
+        except RowCountError:
+            kinds = self.get(key).kind, self.get(other).kind
+            raise ValidationError("other_id", f"must be a {kinds[0]} too", kinds[1]) from None
+        return _pattern(rows[0])
+
+    def get(self, pattern_id: UUID | str) -> AnyPattern:
+        """The pattern.
+
+        Raises:
+            NotFoundError: there is no such pattern.
+        """
+        found = self.find(pattern_id)
+        if found is None:
+            raise NotFoundError("pattern", pattern_id)
+        return found
+
+    def find(self, pattern_id: UUID | str) -> AnyPattern | None:
+        """The pattern, or None."""
+        rows = self._session.read(sql.GET.step(namespace=self._session.namespace, id=as_id(pattern_id)))
+        return _pattern(rows[0]) if rows else None
+
+    def query(
+        self, *, limit: int | None = None, cursor: str | None = None, **filters: Unpack[PatternFilters]
+    ) -> Page[AnyPattern]:
+        """A page of the patterns for which all filters hold, the best success rate first."""
+        size = check_limit(limit, self._session.limits)
+        place = parse_cursor(cursor)
+        order, after, place_values = order_and_place("success_rate", place, descending=True)
+        where, values = conditions(PatternFilter(**filters), "pattern")
+        statement = sql.query((*where, *after), order)
+        step = statement.step(namespace=self._session.namespace, limit=size + 1, **values, **place_values)
+        rows = self._session.read(step)
+        return page([_pattern(row[2:]) for row in rows], [(row[1], row[0]) for row in rows], size, place)
+
+    def iterate(self, **filters: Unpack[PatternFilters]) -> Iterator[AnyPattern]:
+        """All of them, a page at a time."""
+        size = min(_ITERATE_PAGE, self._session.limits.query_maximum)
+        cursor: str | None = None
+        while True:
+            found = self.query(limit=size, cursor=cursor, **filters)
+            yield from found.items
+            cursor = found.next_cursor
+            if cursor is None:
+                return
+
+    def count(self, **filters: Unpack[PatternFilters]) -> int:
+        """How many patterns there are for which all filters hold."""
+        where, values = conditions(PatternFilter(**filters), "pattern")
+        rows = self._session.read(sql.count(where).step(namespace=self._session.namespace, **values))
+        return int(rows[0][0])
+
+    def delete(self, pattern_id: UUID | str) -> bool:
+        """Delete it with its embeddings. Whether it was there."""
+        return bool(self._session.write([sql.DELETE.step(namespace=self._session.namespace, id=as_id(pattern_id))]))
+
+    def _prepare(self, patterns: Sequence[P]) -> list[tuple[str, P]]:
+        prepared = []
+        for index, pattern in enumerate(patterns):
+            field = f"patterns.{index}" if len(patterns) > 1 else ""
+            document, stored = encode(PATTERN, pattern, field)
+            check_tags(f"{field}.tags".lstrip("."), stored.tags, self._session.limits)
+            check_document(field, document, self._session.limits)
+            prepared.append((document, stored))
+        if len({pattern.id for pattern in patterns}) != len(patterns):
+            raise ValidationError("patterns", "each id once", [str(pattern.id) for pattern in patterns])
+        return prepared
+
+    def _save(self, prepared: list[tuple[str, P]]) -> list[P]:
+        if not prepared:
+            return []
+        stored = {row[0]: _pattern(row) for row in self._write(sql.SAVE, prepared)}
+        return [stored[str(pattern.id)] for _, pattern in prepared]  # type: ignore[misc]
+
+    def _write(self, statement: Any, prepared: Sequence[tuple[str, AnyPattern]]) -> Sequence[tuple[Any, ...]]:
+        documents = f"[{','.join(document for document, _ in prepared)}]"
+        ids = _json_ids([str(pattern.id) for _, pattern in prepared])
+        namespace = self._session.namespace
+        return self._session.write(
+            [
+                statement.step(len(prepared), namespace=namespace, documents=documents, now=self._now()),
+                sql.GET_MANY.step(namespace=namespace, ids=ids),
+            ]
+        )
+
+    def _without_repeats(self, prepared: list[tuple[str, P]]) -> list[tuple[str, P]]:
+        """Those that are not stored yet. ConflictError if one is stored in another version, or with another content."""
+        stored = {pattern.id: pattern for pattern in self._get_many([pattern.id for _, pattern in prepared])}
+        remaining = []
+        for document, pattern in prepared:
+            found = stored.get(pattern.id)
+            version = found and found.version
+            if found is None and pattern.version == 0 or version == pattern.version:
+                remaining.append((document, pattern))
+            elif found is None or pattern.version or not _same_content(pattern, found):
+                raise ConflictError("pattern", pattern.id, expected=pattern.version, actual=version)
+        return remaining
+
+    def _get_many(self, ids: Sequence[UUID]) -> list[AnyPattern]:
+        values = {"namespace": self._session.namespace, "ids": _json_ids([str(one) for one in ids])}
+        return [_pattern(row) for row in self._session.read(sql.GET_MANY.step(**values))] if ids else []
+
+    def _now(self) -> int:
+        return to_micros(self._session.now())
+
+
+def _pattern(row: Sequence[Any]) -> AnyPattern:
+    found: AnyPattern = decode(PATTERN, row[1], "patterns", row[0])
+    return found
+
+
+def _same_content(given: AnyPattern, stored: AnyPattern) -> bool:
+    names = ("version", "created_at", "updated_at", "effectiveness")
+    return given.model_copy(update={name: getattr(stored, name) for name in names}) == stored
+
+
+def _json_ids(ids: Sequence[str]) -> str:
+    return "[" + ",".join(f'"{one}"' for one in ids) + "]"

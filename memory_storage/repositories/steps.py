@@ -1,0 +1,92 @@
+"""The repository of steps: parts of an episode, without loading the rest. Appending is the episode repository's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+from uuid import UUID
+
+from pydantic import TypeAdapter
+
+from memory_storage.errors import NotFoundError, ValidationError
+from memory_storage.models import Step
+
+from . import _step_sql as sql
+from ._codec import decode
+from ._paging import check_limit
+from ._session import Repository, as_id
+
+_STEP = TypeAdapter(Step)
+_LAST = 2**31
+
+
+class StepRepository(Repository):
+    """The steps of one namespace's episodes."""
+
+    def get(self, step_id: UUID | str) -> Step:
+        """The step.
+
+        Raises:
+            NotFoundError: there is no such step.
+        """
+        found = self.find(step_id)
+        if found is None:
+            raise NotFoundError("step", step_id)
+        return found
+
+    def find(self, step_id: UUID | str) -> Step | None:
+        """The step, or None."""
+        rows = self._session.read(sql.GET.step(namespace=self._session.namespace, id=as_id(step_id)))
+        return _step(rows[0]) if rows else None
+
+    def range(
+        self, episode_id: UUID | str, first: int = 1, last: int | None = None, *, limit: int | None = None
+    ) -> list[Step]:
+        """The steps from number `first` to number `last`, both included, in order; at most `limit` (default 100)."""
+        step = sql.RANGE.step(
+            namespace=self._session.namespace,
+            episode_id=as_id(episode_id, "episode_id"),
+            first=_number("first", first),
+            last=_LAST if last is None else _number("last", last),
+            limit=check_limit(limit, self._session.limits),
+        )
+        return [_step(row) for row in self._session.read(step)]
+
+    def latest(self, episode_id: UUID | str, limit: int | None = None) -> list[Step]:
+        """The last steps of an episode, in order; at most `limit` (default 100)."""
+        step = sql.LATEST.step(
+            namespace=self._session.namespace,
+            episode_id=as_id(episode_id, "episode_id"),
+            limit=check_limit(limit, self._session.limits),
+        )
+        return [_step(row) for row in reversed(self._session.read(step))]
+
+    def iterate(self, episode_id: UUID | str) -> Iterator[Step]:
+        """All the steps of an episode in order, a page at a time."""
+        first = 1
+        while found := self.range(episode_id, first):
+            yield from found
+            first = (found[-1].step_number or 0) + 1
+
+    def count(self, episode_id: UUID | str | None = None) -> int:
+        """How many steps an episode has; without one, how many the namespace has."""
+        namespace = self._session.namespace
+        if episode_id is None:
+            statement = sql.COUNT_ALL.step(namespace=namespace)
+        else:
+            statement = sql.COUNT.step(namespace=namespace, episode_id=as_id(episode_id, "episode_id"))
+        return int(self._session.read(statement)[0][0])
+
+    def delete(self, step_id: UUID | str) -> bool:
+        """Delete it with its embeddings and places; the numbers of the others stay. Whether it was there."""
+        return bool(self._session.write([sql.DELETE.step(namespace=self._session.namespace, id=as_id(step_id))]))
+
+
+def _step(row: Sequence[Any]) -> Step:
+    return decode(_STEP, row[1], "steps", row[0])
+
+
+def _number(field: str, value: int) -> int:
+    if type(value) is not int or not 1 <= value <= _LAST:
+        raise ValidationError(field, f"a step number, from 1 to {_LAST:,}", value)
+    return value

@@ -1,0 +1,160 @@
+"""The five tables and the table of facets, as SQLAlchemy Core. How they come to be is told by the migrations.
+
+Every row of a user is one JSON `document`, written and read by pydantic, beside columns for what is filtered, sorted
+or counted. Times are integer microseconds since the epoch, UTC. `seq` is the local row number that the indexes use;
+`(namespace, id)` is the name that the outside knows.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    Column,
+    Float,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+from .constructs import F32Blob
+
+DIMENSIONS = (384, 768, 1024, 1536, 3072)
+"""The dimensions whose column and index come with the schema."""
+
+metadata = MetaData()
+
+episodes = Table(
+    "episodes",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("namespace", Text, nullable=False),
+    Column("id", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("task_type", Text, nullable=False),
+    Column("domain", Text, nullable=False),
+    Column("language", Text),
+    Column("framework", Text),
+    Column("complexity", Text, nullable=False),
+    Column("outcome", Text),
+    Column("reward", Float),
+    Column("started_at", Integer, nullable=False),
+    Column("completed_at", Integer),
+    Column("created_at", Integer, nullable=False),
+    Column("updated_at", Integer, nullable=False),
+    Column("archived_at", Integer),
+    Column("document", Text, nullable=False),
+    UniqueConstraint("namespace", "id"),
+    Index("ix_episodes_started", "namespace", "started_at"),
+    Index("ix_episodes_task_type", "namespace", "task_type", "started_at"),
+    Index("ix_episodes_domain", "namespace", "domain", "started_at"),
+    Index("ix_episodes_language", "namespace", "language", "started_at"),
+    Index("ix_episodes_framework", "namespace", "framework", "started_at"),
+    Index("ix_episodes_complexity", "namespace", "complexity", "started_at"),
+    Index("ix_episodes_outcome", "namespace", "outcome", "started_at"),
+    Index("ix_episodes_reward", "namespace", "reward"),
+    Index("ix_episodes_completed", "namespace", "completed_at"),
+    Index("ix_episodes_archived", "namespace", "archived_at", sqlite_where=text("archived_at IS NOT NULL")),
+)
+
+steps = Table(
+    "steps",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("namespace", Text, nullable=False),
+    Column("episode_id", Text, nullable=False),
+    Column("step_number", Integer, nullable=False),
+    Column("id", Text, nullable=False),
+    Column("tool", Text, nullable=False),
+    Column("status", Text),
+    Column("latency_ms", Integer, nullable=False),
+    Column("tokens_used", Integer),
+    Column("started_at", Integer, nullable=False),
+    Column("document", Text, nullable=False),
+    UniqueConstraint("namespace", "episode_id", "step_number"),
+    UniqueConstraint("namespace", "id"),
+    ForeignKeyConstraint(["namespace", "episode_id"], ["episodes.namespace", "episodes.id"], ondelete="CASCADE"),
+    Index("ix_steps_tool", "namespace", "tool", "status"),
+)
+
+patterns = Table(
+    "patterns",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("namespace", Text, nullable=False),
+    Column("id", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("domain", Text, nullable=False),
+    Column("language", Text),
+    Column("success_rate", Float, nullable=False),
+    Column("occurrence_count", Integer, nullable=False),
+    Column("times_retrieved", Integer, nullable=False),
+    Column("times_applied", Integer, nullable=False),
+    Column("success_when_applied", Integer, nullable=False),
+    Column("failure_when_applied", Integer, nullable=False),
+    Column("avg_reward_delta", Float, nullable=False),
+    Column("last_used_at", Integer),
+    Column("created_at", Integer, nullable=False),
+    Column("updated_at", Integer, nullable=False),
+    Column("document", Text, nullable=False),
+    UniqueConstraint("namespace", "id"),
+    Index("ix_patterns_success_rate", "namespace", "success_rate"),
+    Index("ix_patterns_kind", "namespace", "kind", "success_rate"),
+    Index("ix_patterns_domain", "namespace", "domain", "success_rate"),
+    Index("ix_patterns_language", "namespace", "language", "success_rate"),
+    Index("ix_patterns_occurrences", "namespace", "occurrence_count"),
+)
+
+embeddings = Table(
+    "embeddings",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("namespace", Text, nullable=False),
+    Column("owner_type", Text, nullable=False),
+    Column("owner_id", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("dimension", Integer, nullable=False),
+    *(Column(f"vector_{dimension}", F32Blob(dimension)) for dimension in DIMENSIONS),
+    Column("created_at", Integer, nullable=False),
+    Column("updated_at", Integer, nullable=False),
+    UniqueConstraint("namespace", "owner_type", "owner_id", "model"),
+    Index("ix_embeddings_model", "namespace", "model", "owner_type"),
+)
+
+spatiotemporal_index = Table(
+    "spatiotemporal_index",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("namespace", Text, nullable=False),
+    Column("id", Text, nullable=False),
+    Column("owner_type", Text, nullable=False),
+    Column("owner_id", Text, nullable=False),
+    Column("latitude", Float),
+    Column("longitude", Float),
+    Column("place_name", Text),
+    Column("starts_at", Integer),
+    Column("ends_at", Integer),
+    Column("created_at", Integer, nullable=False),
+    Column("document", Text, nullable=False),
+    UniqueConstraint("namespace", "id"),
+    Index("ix_spatiotemporal_owner", "namespace", "owner_type", "owner_id"),
+    Index("ix_spatiotemporal_starts", "namespace", "starts_at"),
+    Index("ix_spatiotemporal_place", "namespace", "place_name"),
+)
+
+facets = Table(
+    "facets",
+    metadata,
+    Column("namespace", Text, primary_key=True, nullable=False),
+    Column("owner_type", Text, primary_key=True, nullable=False),
+    Column("name", Text, primary_key=True, nullable=False),
+    Column("value", Text, primary_key=True, nullable=False),
+    Column("owner_seq", Integer, primary_key=True, nullable=False),
+    Index("ix_facets_owner", "owner_type", "owner_seq"),
+    sqlite_with_rowid=False,
+)
+"""Tags and scalar metadata of episodes and patterns, one row for each: an index that triggers keep."""

@@ -1,0 +1,132 @@
+"""MemoryStorage: the facade. It opens, migrates and closes, and hands out repositories; the work is theirs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from sqlalchemy import Engine
+from typing_extensions import Self
+
+from . import migrate, models
+from .engine import make_engine
+from .errors import ConfigurationError, UnavailableError, ValidationError
+from .resilience import repeated
+from .settings import Settings
+from .transaction import Repositories, Scope, Transaction, translated
+
+T = TypeVar("T")
+
+_NAMESPACE_LENGTH = 200
+_BUSY = {"SQLITE_BUSY", "SQLITE_LOCKED"}
+
+
+class MemoryStorage(Repositories):
+    """An agent's memory in one namespace of one database. Threads may share it."""
+
+    def __init__(self, engine: Engine, settings: Settings, *, now: Callable[[], datetime] = models.utc_now) -> None:
+        """For an engine of your own; its schema must be there. Most callers want `open`."""
+        self.engine = engine
+        self.settings = settings
+        self.namespace = _checked_namespace(settings.namespace)
+        self._now = now
+        super().__init__(Scope(engine, self.namespace, settings.limits, now))
+
+    @classmethod
+    def open(
+        cls,
+        database: str | os.PathLike[str] | Settings | None = None,
+        *,
+        auth_token: str | None = None,
+        namespace: str | None = None,
+        now: Callable[[], datetime] = models.utc_now,
+    ) -> Self:
+        """Open a database, create it if need be, and bring its schema up to date.
+
+        `database` is a path, ":memory:", a URL, or all the settings; without it the environment decides.
+
+        Raises:
+            ConfigurationError: the path or a setting cannot work.
+            SchemaError: the schema is newer than this package, or another program's. Nothing is touched.
+        """
+        settings = _settings(database, auth_token, namespace)
+        if settings.path is not None:
+            _make_directory(settings.path.parent)
+        with translated():
+            engine = make_engine(settings)
+            try:
+                migrate.ensure(engine)
+            except BaseException:
+                engine.dispose()
+                raise
+        return cls(engine, settings, now=now)
+
+    def in_namespace(self, namespace: str) -> Self:
+        """Another namespace of the same database, on the same engine."""
+        return type(self)(self.engine, self.settings.model_copy(update={"namespace": namespace}), now=self._now)
+
+    def transaction(self) -> Transaction:
+        """A unit of work: `with storage.transaction() as tx: tx.episodes.save(...)`. All or nothing."""
+        return Transaction(self.engine, self.namespace, self.settings.limits, self._now)
+
+    def run(self, work: Callable[[Transaction], T]) -> T:
+        """Do `work(tx)` in a transaction, and again from its start while another writer holds the database."""
+
+        def once() -> T:
+            with self.transaction() as tx:
+                return work(tx)
+
+        return repeated(once, self.settings.retry, is_safe=_nothing_happened)
+
+    def close(self) -> None:
+        """Close all connections. An in-memory database is gone with them."""
+        self.engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"MemoryStorage({self.settings.database!r}, namespace={self.namespace!r})"
+
+
+def _settings(
+    database: str | os.PathLike[str] | Settings | None, auth_token: str | None, namespace: str | None
+) -> Settings:
+    given = {"auth_token": auth_token, "namespace": namespace}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if isinstance(database, Settings):
+        return Settings(**{**dict(database), **chosen}) if chosen else database
+    if database is not None:
+        chosen["database"] = os.fspath(database)
+    return Settings.from_environment(**chosen)
+
+
+def _checked_namespace(namespace: str) -> str:
+    if not isinstance(namespace, str) or not 1 <= len(namespace) <= _NAMESPACE_LENGTH:
+        raise ValidationError("namespace", f"1 to {_NAMESPACE_LENGTH} characters", namespace)
+    if "\0" in namespace or any("\ud800" <= character <= "\udfff" for character in namespace):
+        raise ValidationError("namespace", "text without NUL and lone surrogates", namespace)
+    return namespace
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"database: the directory {str(directory)!r} cannot be made: {error.strerror}"
+        ) from error
+
+
+def _nothing_happened(error: UnavailableError) -> bool:
+    # A lock that never came free: the transaction was rolled back whole.
+    return error.code in _BUSY

@@ -1,0 +1,168 @@
+"""The unit of work: owns the transaction, hands out the repositories, and lets only this package's errors out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from types import TracebackType
+
+from sqlalchemy import Connection, Engine, exc
+from typing_extensions import Self
+
+from . import dbapi
+from .errors import (
+    ConfigurationError,
+    ConflictError,
+    CorruptDataError,
+    MemoryStorageError,
+    PoolTimeoutError,
+    SchemaError,
+    UnavailableError,
+    ValidationError,
+)
+from .repositories import (
+    AnalyticsRepository,
+    EmbeddingRepository,
+    EpisodeRepository,
+    PatternRepository,
+    SpatiotemporalRepository,
+    StepRepository,
+)
+from .repositories._session import Row
+from .settings import Limits
+
+_log = logging.getLogger(__name__)
+
+
+class Repositories:
+    """The repositories of one namespace, over one session."""
+
+    def __init__(self, session: Scope) -> None:
+        self.episodes = EpisodeRepository(session)
+        self.steps = StepRepository(session)
+        self.patterns = PatternRepository(session)
+        self.embeddings = EmbeddingRepository(session)
+        self.spatiotemporal = SpatiotemporalRepository(session)
+        self.analytics = AnalyticsRepository(session)
+
+
+class Scope:
+    """A session in which every call is a transaction of its own, on a connection of the pool."""
+
+    def __init__(self, engine: Engine, namespace: str, limits: Limits, now: Callable[[], datetime]) -> None:
+        self._engine = engine
+        self.namespace = namespace
+        self.limits = limits
+        self.now = now
+
+    def read(self, step: dbapi.Step) -> Sequence[Row]:
+        """The rows of one SELECT."""
+        return self._run(dbapi.Batch([step], reads_only=True))
+
+    def write(self, steps: Sequence[dbapi.Step]) -> Sequence[Row]:
+        """Run all or nothing; the rows of the last step that has any."""
+        return self._run(dbapi.Batch(steps))
+
+    def _run(self, batch: dbapi.Batch) -> Sequence[Row]:
+        with translated(), self._engine.connect() as connection:
+            return _rows(connection, batch)
+
+
+class Transaction(Repositories, Scope):
+    """All or nothing: a clean exit of the block commits, an exception rolls back. Not for several threads.
+
+    It takes the write lock at its first statement, so that what it reads cannot change before it writes.
+    """
+
+    def __init__(self, engine: Engine, namespace: str, limits: Limits, now: Callable[[], datetime]) -> None:
+        Scope.__init__(self, engine, namespace, limits, now)
+        Repositories.__init__(self, self)
+        self._connection: Connection | None = None
+
+    def __enter__(self) -> Self:
+        with translated():
+            self._connection = self._engine.connect().execution_options(libsql_begin="IMMEDIATE")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        connection, self._connection = self._connection, None
+        assert connection is not None
+        if error is None:
+            with translated(), connection:
+                connection.commit()
+        else:
+            _discard(connection)
+
+    def _run(self, batch: dbapi.Batch) -> Sequence[Row]:
+        if self._connection is None:
+            raise MemoryStorageError("this transaction is not open: use it inside of its `with` block")
+        with translated():
+            return _rows(self._connection, batch)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """The one door for foreign errors: SQLAlchemy's and the driver's become ours, with the cause chained."""
+    try:
+        yield
+    except exc.DBAPIError as error:
+        if isinstance(error.orig, dbapi.RowCountError):
+            raise error.orig from None
+        raise as_storage_error(error.orig) from error
+    except exc.TimeoutError as error:
+        raise PoolTimeoutError(f"no connection came free: {error.args[0]}") from error
+    except exc.ArgumentError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def as_storage_error(error: BaseException | None) -> MemoryStorageError:
+    """What a driver's error means to a caller."""
+    code = getattr(error, "code", "")
+    if code in _BY_CODE:
+        return _BY_CODE[code](str(error), code)
+    if isinstance(error, dbapi.IntegrityError):
+        return ConflictError("row", None, expected=0, actual=None, detail=str(error))
+    if isinstance(error, dbapi.DataError):
+        return ValidationError("input", str(error), "a value that cannot be stored")
+    if isinstance(error, dbapi.OperationalError) and "no such" in str(error):
+        return SchemaError(f"the schema is not what this version knows ({error}): run `memory-storage upgrade`")
+    if isinstance(error, dbapi.InterfaceError):
+        return UnavailableError(f"the connection is lost: {error}", code=code)
+    return MemoryStorageError(f"the database refused: {error}")
+
+
+def _unavailable(advice: str) -> Callable[[str, str], MemoryStorageError]:
+    return lambda message, code: UnavailableError(f"{message}: {advice}", code=code)
+
+
+def _corrupt(message: str, code: str) -> MemoryStorageError:  # noqa: ARG001
+    return CorruptDataError(f"{message}: the file is damaged or no database; restore it from a backup")
+
+
+_BY_CODE: dict[str, Callable[[str, str], MemoryStorageError]] = {
+    "SQLITE_BUSY": _unavailable("another writer has held it for too long (setting: request_timeout)"),
+    "SQLITE_LOCKED": _unavailable("another connection is using the table"),
+    "SQLITE_FULL": _unavailable("make room on the disk; nothing of this call was stored"),
+    "SQLITE_READONLY": _unavailable("make the file and its directory writable"),
+    "SQLITE_IOERR": _unavailable("the disk failed; nothing of this call was stored"),
+    "SQLITE_CANTOPEN": lambda message, _: ConfigurationError(f"{message}: check the path and its permissions"),
+    "SQLITE_CORRUPT": _corrupt,
+    "SQLITE_NOTADB": _corrupt,
+}
+
+
+def _rows(connection: Connection, batch: dbapi.Batch) -> Sequence[Row]:
+    result = connection.exec_driver_sql(batch)
+    return result.fetchall() if result.returns_rows else []  # type: ignore[return-value]
+
+
+def _discard(connection: Connection) -> None:
+    try:
+        connection.close()
+    except Exception:
+        # The error that ended the block is on its way to the caller: this one must not hide it.
+        _log.exception("a rollback failed")
