@@ -1,9 +1,9 @@
-"""The SQLAlchemy dialect for libSQL: sqlalchemy-libsql's, with this package's driver under it. Knows no tables of ours."""
+"""The SQLAlchemy dialect for libSQL: sqlalchemy-libsql's over this package's driver. Knows no tables of ours."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -11,12 +11,13 @@ from sqlalchemy import event, exc, pool
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.engine.characteristics import ConnectionCharacteristic
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, IsolationLevel
 from sqlalchemy_libsql.libsql import SQLiteDialect_libsql
 
 from . import dbapi
 
 _BEGIN_MODES = {"", "DEFERRED", "IMMEDIATE"}
+_VECTOR_TABLE = "libsql_vector_meta_shadow"  # the engine's list of vector indexes
 _OPTIONS: dict[str, type] = {"durability": str, "busy_timeout": float}
 
 
@@ -25,23 +26,23 @@ class BeginCharacteristic(ConnectionCharacteristic):
 
     transactional = True
 
-    def reset_characteristic(self, dialect: Any, dbapi_connection: Any) -> None:
+    def reset_characteristic(self, dialect: Any, dbapi_connection: Any) -> None:  # noqa: ARG002 - SQLAlchemy's signature
         """Back to: the first statement decides."""
         dbapi_connection.begin_mode = ""
 
-    def set_characteristic(self, dialect: Any, dbapi_connection: Any, value: str) -> None:
+    def set_characteristic(self, dialect: Any, dbapi_connection: Any, value: str) -> None:  # noqa: ARG002 - also
         """ArgumentError where `value` is neither "", "DEFERRED" nor "IMMEDIATE"."""
         if value not in _BEGIN_MODES:
             raise exc.ArgumentError(f"libsql_begin must be one of {sorted(_BEGIN_MODES)}, not {value!r}")
         dbapi_connection.begin_mode = value
 
-    def get_characteristic(self, dialect: Any, dbapi_connection: Any) -> str:
+    def get_characteristic(self, dialect: Any, dbapi_connection: Any) -> str:  # noqa: ARG002 - also
         """The mode in force."""
         mode: str = dbapi_connection.begin_mode
         return mode
 
 
-class LibSQLDialect(SQLiteDialect_libsql):
+class LibSQLDialect(SQLiteDialect_libsql):  # type: ignore[misc] # sqlalchemy-libsql is not annotated
     """`libsql:///file.db` and `libsql://` (in memory). `name` stays "sqlite", so Alembic and upserts know it."""
 
     driver = "libsql"
@@ -57,7 +58,7 @@ class LibSQLDialect(SQLiteDialect_libsql):
         return dbapi
 
     @classmethod
-    def get_pool_class(cls, url: URL) -> type[pool.Pool]:
+    def get_pool_class(cls, url: URL) -> type[pool.Pool]:  # noqa: ARG003 - SQLAlchemy's signature
         """A queue, for memory too: `MemoryDatabase` is one database for all of its connections."""
         return pool.QueuePool
 
@@ -76,13 +77,13 @@ class LibSQLDialect(SQLiteDialect_libsql):
         options = {name: _OPTIONS[name](value) for name, value in url.query.items()}
         if url.database in {None, "", ":memory:"}:
             return [dbapi.MemoryDatabase()], options  # type: ignore[list-item]
-        return [os.path.abspath(url.database or "")], options
+        return [str(Path(url.database or "").absolute())], options
 
     def on_connect(self) -> Callable[[DBAPIConnection], None] | None:
         """Nothing: REGEXP and FLOOR are built into the engine."""
         return None
 
-    def set_isolation_level(self, dbapi_connection: Any, level: str) -> None:
+    def set_isolation_level(self, dbapi_connection: Any, level: IsolationLevel) -> None:
         """AUTOCOMMIT is the driver's own; the others are the engine's."""
         dbapi_connection.autocommit = level == "AUTOCOMMIT"
         if level != "AUTOCOMMIT":
@@ -94,23 +95,32 @@ class LibSQLDialect(SQLiteDialect_libsql):
         autocommit: bool = dbapi_conn.autocommit
         return autocommit
 
-    def is_disconnect(self, e: Exception, connection: Any, cursor: Any) -> bool:
+    def is_disconnect(self, e: Exception, connection: Any, cursor: Any) -> bool:  # noqa: ARG002 - SQLAlchemy's signature
         """A connection that is closed, broken or of another process leaves the pool."""
-        return isinstance(e, dbapi.InterfaceError) or connection is not None and not connection.usable
+        return isinstance(e, dbapi.InterfaceError) or (connection is not None and not connection.usable)
 
     def get_table_names(self, connection: Any, schema: str | None = None, **kw: Any) -> list[str]:
-        """The tables, without those that the vector index keeps for itself."""
-        names = super().get_table_names(connection, schema, **kw)
-        return [name for name in names if not _belongs_to_vector_index(name, names)]
+        """The tables, without those that the vector indexes keep for themselves."""
+        names: list[str] = super().get_table_names(connection, schema, **kw)
+        if _VECTOR_TABLE not in names:
+            return names
+        table = ".".join(map(self.identifier_preparer.quote_identifier, filter(None, (schema, _VECTOR_TABLE))))
+        indexes = connection.exec_driver_sql(f"SELECT name FROM {table}").scalars()  # noqa: S608 - quoted
+        hidden = {_VECTOR_TABLE, *(f"{index}_shadow" for index in indexes)}
+        return [name for name in names if name not in hidden]
+
+    def _get_table_pragma(self, connection: Any, pragma: str, table_name: str, schema: str | None = None) -> Any:
+        # A vector index is over an expression, which SQLAlchemy leaves out with a warning; this leaves it out without.
+        rows = super()._get_table_pragma(connection, pragma, table_name, schema)
+        if pragma != "index_list" or not rows:
+            return rows
+        master = ".".join(map(self.identifier_preparer.quote_identifier, filter(None, (schema, "sqlite_master"))))
+        query = f"SELECT name FROM {master} WHERE type = 'index' AND sql LIKE '%libsql_vector_idx%'"  # noqa: S608 - quoted
+        vector_indexes = set(connection.exec_driver_sql(query).scalars())
+        return [row for row in rows if row[1] not in vector_indexes]
 
 
-def _belongs_to_vector_index(name: str, names: list[str]) -> bool:
-    return name in {"libsql_vector_meta_shadow", "libsql_wasm_func_table"} or (
-        "libsql_vector_meta_shadow" in names and name.endswith("_shadow")
-    )
-
-
-def _refuse_unusable(dbapi_connection: Any, record: Any, proxy: Any) -> None:
+def _refuse_unusable(dbapi_connection: Any, record: Any, proxy: Any) -> None:  # noqa: ARG001 - SQLAlchemy's signature
     if not dbapi_connection.usable:
         raise exc.DisconnectionError("the connection belongs to another process or is broken")
 

@@ -1,4 +1,4 @@
-"""Bring a database's schema to the revision that this code knows, by Alembic. Opening one that is there loads nothing."""
+"""Bring a database's schema to the revision that this code knows, by Alembic, which is loaded only for that."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def repeated(work: Callable[[], T], settings: RetrySettings, *, is_safe: Callabl
         backoff.expo,
         UnavailableError,
         max_tries=settings.max_attempts,
-        giveup=lambda error: not is_safe(error),
+        giveup=lambda error: not (isinstance(error, UnavailableError) and is_safe(error)),
         jitter=backoff.full_jitter,
         base=settings.multiplier,
         factor=settings.initial_backoff,

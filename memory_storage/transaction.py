@@ -89,8 +89,7 @@ class Transaction(Repositories, Scope):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        connection, self._connection = self._connection, None
-        assert connection is not None
+        connection, self._connection = self._open_connection(), None
         if error is None:
             with translated(), connection:
                 connection.commit()
@@ -98,10 +97,13 @@ class Transaction(Repositories, Scope):
             _discard(connection)
 
     def _run(self, batch: dbapi.Batch) -> Sequence[Row]:
+        with translated():
+            return _rows(self._open_connection(), batch)
+
+    def _open_connection(self) -> Connection:
         if self._connection is None:
             raise MemoryStorageError("this transaction is not open: use it inside of its `with` block")
-        with translated():
-            return _rows(self._connection, batch)
+        return self._connection
 
 
 @contextmanager
@@ -157,12 +159,12 @@ _BY_CODE: dict[str, Callable[[str, str], MemoryStorageError]] = {
 
 def _rows(connection: Connection, batch: dbapi.Batch) -> Sequence[Row]:
     result = connection.exec_driver_sql(batch)
-    return result.fetchall() if result.returns_rows else []  # type: ignore[return-value]
+    return result.fetchall() if result.returns_rows else []
 
 
 def _discard(connection: Connection) -> None:
     try:
         connection.close()
-    except Exception:
+    except Exception:  # noqa: BLE001 - logged, with its traceback
         # The error that ended the block is on its way to the caller: this one must not hide it.
         _log.exception("a rollback failed")

@@ -1,0 +1,1 @@
+"""Alembic's room: how revisions run, and the revisions."""

@@ -56,7 +56,7 @@ class PatternFilter(Model):
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """Some of the answer. `next_cursor` asks for what follows it, None at the end; `previous_cursor` for what is before."""
+    """Some of the answer. `next_cursor` asks for what follows it, None at the end; `previous_cursor` goes back."""
 
     items: list[T]
     next_cursor: str | None = None

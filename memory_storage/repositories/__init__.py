@@ -1,4 +1,4 @@
-"""The repositories: every statement that reads or writes the five tables. They run in a session that they are handed."""
+"""The repositories: every statement that reads or writes the five tables, run in a session they are handed."""
 
 from ._session import Session
 from .analytics import AnalyticsRepository

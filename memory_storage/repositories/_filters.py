@@ -69,7 +69,7 @@ def _moment(name: str, value: Any, values: dict[str, Any]) -> list[str]:
     return [_PLAIN[name]]
 
 
-def _flag(name: str, value: bool, values: dict[str, Any]) -> list[str]:  # noqa: ARG001, FBT001 - one signature for all
+def _flag(name: str, value: bool, values: dict[str, Any]) -> list[str]:  # noqa: ARG001 - one signature for all
     return [_FLAGS[name, value]]
 
 

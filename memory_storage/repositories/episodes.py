@@ -98,7 +98,7 @@ class EpisodeRepository(Repository):
         Gives the number of new ones. To do it again changes nothing.
         """
         prepared = self._prepare(episodes)
-        known = {id for id, *_ in self._states([episode for _, episode in prepared])}
+        known = {row[0] for row in self._states([episode for _, episode in prepared])}
         new = [pair for pair in prepared if str(pair[1].id) not in known]
         if new:
             self._write(sql.IMPORT, new)
@@ -151,7 +151,11 @@ class EpisodeRepository(Repository):
             reflection=reflection,
             completed_at=completed_at or now,
         )
-        values = self._ending(encode(_EPISODE, ended)[1])
+        if ended.outcome is None:
+            raise ValidationError("outcome", "how did it end? Success, PartialSuccess, Failure or Abstained", None)
+        document, ended = encode(_EPISODE, ended)
+        check_document("", document, self._session.limits)
+        values = _ending(ended, completed_at or now)
         return self._change(episode_id, sql.COMPLETE, now=to_micros(now), **values)
 
     def archive(self, episode_id: UUID | str) -> Episode:
@@ -284,7 +288,7 @@ class EpisodeRepository(Repository):
         remaining = []
         for document, episode in prepared:
             version = versions.get(str(episode.id))
-            if version is None and episode.version == 0 or version == episode.version:
+            if (version is None and episode.version == 0) or version == episode.version:
                 remaining.append((document, episode))
             elif version is None or episode.version or not _same_content(episode, self.get(episode.id)):
                 raise ConflictError("episode", episode.id, expected=episode.version, actual=version)
@@ -297,18 +301,6 @@ class EpisodeRepository(Repository):
         except RowCountError as error:
             raise NotFoundError("episode", episode_id) from error
         return _episode(rows[0])
-
-    def _ending(self, ended: Episode) -> dict[str, Any]:
-        assert ended.outcome is not None and ended.completed_at is not None
-        return {
-            "kind": ended.outcome.kind,
-            "total": ended.reward and ended.reward.total,
-            "completed_at": to_micros(ended.completed_at),
-            "completed_iso": ended.completed_at.isoformat(),
-            "outcome": _OUTCOME.dump_json(ended.outcome).decode(),
-            "reward": ended.reward and _REWARD.dump_json(ended.reward).decode(),
-            "reflection": ended.reflection and _REFLECTION.dump_json(ended.reflection).decode(),
-        }
 
     def _explain_no_append(self, episode_id: str, limit: int) -> NoReturn:
         if self.find(episode_id, steps=False) is None:
@@ -323,6 +315,18 @@ def _episode(row: Sequence[Any]) -> Episode:
 def _with_state(episode: Episode, version: int, created_at: int, updated_at: int, archived_at: int | None) -> Episode:
     state = {"version": version, "created_at": from_micros(created_at), "updated_at": from_micros(updated_at)}
     return episode.model_copy(update={**state, "archived_at": from_micros(archived_at)})
+
+
+def _ending(ended: Episode, completed_at: datetime) -> dict[str, Any]:
+    return {
+        "kind": ended.outcome and ended.outcome.kind,
+        "total": ended.reward and ended.reward.total,
+        "completed_at": to_micros(completed_at),
+        "completed_iso": completed_at.isoformat(),
+        "outcome": _OUTCOME.dump_json(ended.outcome).decode(),
+        "reward": ended.reward and _REWARD.dump_json(ended.reward).decode(),
+        "reflection": ended.reflection and _REFLECTION.dump_json(ended.reflection).decode(),
+    }
 
 
 def _same_content(given: Episode, stored: Episode) -> bool:

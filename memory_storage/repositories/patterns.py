@@ -206,8 +206,8 @@ class PatternRepository(Repository):
         remaining = []
         for document, pattern in prepared:
             found = stored.get(pattern.id)
-            version = found and found.version
-            if found is None and pattern.version == 0 or version == pattern.version:
+            version = found.version if found else None
+            if (found is None and pattern.version == 0) or version == pattern.version:
                 remaining.append((document, pattern))
             elif found is None or pattern.version or not _same_content(pattern, found):
                 raise ConflictError("pattern", pattern.id, expected=pattern.version, actual=version)

@@ -33,12 +33,15 @@ _COLUMNS = {
 }
 
 
+_REPLACED = excluded(_COLUMNS, "namespace", "id", "owner_type", "owner_id", "created_at")
+
+
 def _put(table: str) -> Prepared:
     return Prepared(f"""
 INSERT INTO spatiotemporal_index ({columns(_COLUMNS)})
 SELECT {values(_COLUMNS)}
 FROM {table} AS owner WHERE owner.namespace = :namespace AND owner.id = :document ->> '$.owner_id'
-ON CONFLICT (namespace, id) DO UPDATE SET {excluded(_COLUMNS, "namespace", "id", "owner_type", "owner_id", "created_at")}
+ON CONFLICT (namespace, id) DO UPDATE SET {_REPLACED}
 WHERE spatiotemporal_index.owner_type = excluded.owner_type AND spatiotemporal_index.owner_id = excluded.owner_id
 """)
 

@@ -1,6 +1,15 @@
 """What the database looks like: tables as SQLAlchemy Core, and the DDL that Core lacks. Runs nothing."""
 
-from .constructs import F32Blob, pack_vector, unpack_vector
+from .constructs import (
+    CreateFullText,
+    CreateRTree,
+    CreateTrigger,
+    CreateVectorIndex,
+    CreateView,
+    F32Blob,
+    pack_vector,
+    unpack_vector,
+)
 from .tables import (
     DIMENSIONS,
     embeddings,
@@ -18,6 +27,11 @@ HEAD = "0001"
 __all__ = [
     "DIMENSIONS",
     "HEAD",
+    "CreateFullText",
+    "CreateRTree",
+    "CreateTrigger",
+    "CreateVectorIndex",
+    "CreateView",
     "F32Blob",
     "embeddings",
     "episodes",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import ExecutableDDLElement
 from sqlalchemy.types import UserDefinedType
 
@@ -46,12 +47,12 @@ def unpack_vector(data: bytes) -> list[float]:
 
 
 class _Statement(ExecutableDDLElement):
-    """DDL whose text is known. `str()` of it is that text."""
+    """DDL whose text is what `str` gives."""
 
-    inherit_cache = False
 
-    def _compiler_dispatch(self, visitor: Any, **_: Any) -> str:  # noqa: ARG002
-        return str(self)
+@compiles(_Statement)
+def _text_of(statement: _Statement, compiler: Any, **_: Any) -> str:  # noqa: ARG001
+    return str(statement)
 
 
 @dataclass(eq=False)
@@ -97,7 +98,7 @@ class CreateFullText(_Statement):
 
 @dataclass(eq=False)
 class CreateRTree(_Statement):
-    """An R*Tree: `key`, then a lower and an upper bound for each dimension. Its floats have 32 bits, rounded outwards."""
+    """An R*Tree: `key`, then a lower and an upper bound for each dimension, as 32-bit floats, rounded outwards."""
 
     name: str
     key: str

@@ -1,11 +1,13 @@
 """The five tables, their facets, and every index: secondary, DiskANN, FTS5 and R*Tree.
 
-The SQL is written out: a revision must do tomorrow what it did when it was released, whatever the code says by then.
+The tables are written out: a revision must do tomorrow what it did when it was released, whatever the code says then.
 """
 
 from __future__ import annotations
 
 from alembic import op
+
+from memory_storage.schema import CreateFullText, CreateRTree, CreateTrigger, CreateVectorIndex, CreateView
 
 revision = "0001"
 down_revision = None
@@ -141,11 +143,12 @@ INDEXES = (
     "CREATE INDEX ix_facets_owner ON facets (owner_type, owner_seq)",
 )
 
-# An index over an empty column costs nothing. float8: without compression an updated row is found by its old vector.
+DIMENSIONS = (384, 768, 1024, 1536, 3072)
+
+# An index over an empty column costs nothing.
 VECTOR_INDEXES = tuple(
-    f"CREATE INDEX ix_embeddings_vector_{dimension} ON embeddings (libsql_vector_idx(vector_{dimension}, "
-    "'metric=cosine', 'compress_neighbors=float8', 'max_neighbors=24', 'insert_l=64', 'search_l=128'))"
-    for dimension in (384, 768, 1024, 1536, 3072)
+    CreateVectorIndex(f"ix_embeddings_vector_{dimension}", "embeddings", f"vector_{dimension}")
+    for dimension in DIMENSIONS
 )
 
 
@@ -159,7 +162,9 @@ def words(json: str) -> str:
 # The text of a row as the full-text index sees it. FTS5 reads it back through these views, and refuses to if they use
 # a virtual table: no json_each, no json_tree.
 VIEWS = (
-    f"""CREATE VIEW episodes_text AS SELECT seq,
+    CreateView(
+        "episodes_text",
+        f"""SELECT seq,
         document ->> '$.task_description' AS description,
         concat_ws(' ', document ->> '$.outcome.verdict', document ->> '$.outcome.reason',
             document ->> '$.outcome.error_details', {words("document -> '$.outcome.artifacts'")},
@@ -170,21 +175,25 @@ VIEWS = (
             {words("document -> '$.reflection.insights'")}) AS reflection,
         {words("document -> '$.tags'")} AS tags
     FROM episodes""",
-    f"""CREATE VIEW steps_text AS SELECT seq,
+    ),
+    CreateView(
+        "steps_text",
+        f"""SELECT seq,
         tool,
         document ->> '$.action' AS action,
         {words("document -> '$.parameters'")} AS parameters,
         coalesce(document ->> '$.result.output', document ->> '$.result.message') AS result
     FROM steps""",
+    ),
 )
 
+EPISODE_TEXT = ("description", "outcome", "reflection", "tags")
+STEP_TEXT = ("tool", "action", "parameters", "result")
+BOUNDS = ("min_latitude", "max_latitude", "min_longitude", "max_longitude", "min_at", "max_at")
 VIRTUAL_TABLES = (
-    """CREATE VIRTUAL TABLE episodes_fts USING fts5(description, outcome, reflection, tags,
-        content='episodes_text', content_rowid='seq', tokenize='porter unicode61 remove_diacritics 2')""",
-    """CREATE VIRTUAL TABLE steps_fts USING fts5(tool, action, parameters, result,
-        content='steps_text', content_rowid='seq', tokenize='porter unicode61 remove_diacritics 2')""",
-    """CREATE VIRTUAL TABLE spatiotemporal_rtree USING rtree(seq,
-        min_latitude, max_latitude, min_longitude, max_longitude, min_at, max_at)""",
+    CreateFullText("episodes_fts", EPISODE_TEXT, content="episodes_text", rowid="seq"),
+    CreateFullText("steps_fts", STEP_TEXT, content="steps_text", rowid="seq"),
+    CreateRTree("spatiotemporal_rtree", "seq", BOUNDS),
 )
 
 
@@ -198,81 +207,89 @@ def facets_of(owner: str) -> str:
         FROM json_each(NEW.document, '$.metadata') WHERE type NOT IN ('object', 'array')"""
 
 
-def facet_triggers(table: str, owner: str) -> tuple[str, ...]:
+def facet_triggers(table: str, owner: str) -> tuple[CreateTrigger, ...]:
     """Keep the facets of one table."""
-    forget = f"DELETE FROM facets WHERE owner_type = '{owner}' AND owner_seq = OLD.seq"
+    add, remove = facets_of(owner), f"DELETE FROM facets WHERE owner_type = '{owner}' AND owner_seq = OLD.seq"
+    changed = " OR ".join(
+        f"OLD.document -> '$.{name}' IS NOT NEW.document -> '$.{name}'" for name in ("tags", "metadata")
+    )
     return (
-        f"CREATE TRIGGER {table}_facets_insert AFTER INSERT ON {table} BEGIN {facets_of(owner)}; END",
-        f"""CREATE TRIGGER {table}_facets_update AFTER UPDATE OF document ON {table}
-        WHEN OLD.document -> '$.tags' IS NOT NEW.document -> '$.tags'
-            OR OLD.document -> '$.metadata' IS NOT NEW.document -> '$.metadata'
-        BEGIN {forget}; {facets_of(owner)}; END""",
-        f"CREATE TRIGGER {table}_facets_delete AFTER DELETE ON {table} BEGIN {forget}; END",
+        CreateTrigger(f"{table}_facets_insert", f"AFTER INSERT ON {table}", [add]),
+        CreateTrigger(f"{table}_facets_update", f"AFTER UPDATE OF document ON {table}", [remove, add], when=changed),
+        CreateTrigger(f"{table}_facets_delete", f"AFTER DELETE ON {table}", [remove]),
     )
 
 
-def text_triggers(table: str, columns: str) -> tuple[str, ...]:
+def text_triggers(table: str, text: tuple[str, ...]) -> tuple[CreateTrigger, ...]:
     """Keep the full-text index of one table. The old text has to be told to it, so it is read before the change."""
+    columns = ", ".join(text)
     add = f"INSERT INTO {table}_fts (rowid, {columns}) SELECT seq, {columns} FROM {table}_text WHERE seq = NEW.seq"
     remove = f"""INSERT INTO {table}_fts ({table}_fts, rowid, {columns})
         SELECT 'delete', seq, {columns} FROM {table}_text WHERE seq = OLD.seq"""
-    changed = "WHEN OLD.document IS NOT NEW.document"
+    changed = "OLD.document IS NOT NEW.document"
     return (
-        f"CREATE TRIGGER {table}_fts_insert AFTER INSERT ON {table} BEGIN {add}; END",
-        f"CREATE TRIGGER {table}_fts_before BEFORE UPDATE OF document ON {table} {changed} BEGIN {remove}; END",
-        f"CREATE TRIGGER {table}_fts_after AFTER UPDATE OF document ON {table} {changed} BEGIN {add}; END",
-        f"CREATE TRIGGER {table}_fts_delete BEFORE DELETE ON {table} BEGIN {remove}; END",
+        CreateTrigger(f"{table}_fts_insert", f"AFTER INSERT ON {table}", [add]),
+        CreateTrigger(f"{table}_fts_before", f"BEFORE UPDATE OF document ON {table}", [remove], when=changed),
+        CreateTrigger(f"{table}_fts_after", f"AFTER UPDATE OF document ON {table}", [add], when=changed),
+        CreateTrigger(f"{table}_fts_delete", f"BEFORE DELETE ON {table}", [remove]),
     )
 
 
-def owner_trigger(table: str, owner: str, *owned: str) -> str:
+def owner_trigger(table: str, owner: str, *owned: str) -> CreateTrigger:
     """What belongs to a row goes with it."""
-    body = "; ".join(
-        f"DELETE FROM {name} WHERE namespace = OLD.namespace AND owner_type = '{owner}' AND owner_id = OLD.id"
-        for name in owned
+    key = f"namespace = OLD.namespace AND owner_type = '{owner}' AND owner_id = OLD.id"
+    return CreateTrigger(
+        f"{table}_owned_delete", f"AFTER DELETE ON {table}", [f"DELETE FROM {name} WHERE {key}" for name in owned]
     )
-    return f"CREATE TRIGGER {table}_owned_delete AFTER DELETE ON {table} BEGIN {body}; END"
 
 
 # A row without a position is not in the R*Tree: it would be found everywhere.
-RTREE_ADD = """INSERT INTO spatiotemporal_rtree SELECT NEW.seq, NEW.latitude, NEW.latitude, NEW.longitude, NEW.longitude,
-        coalesce(NEW.starts_at, -9.3e18), coalesce(NEW.ends_at, NEW.starts_at, 9.3e18)
+RTREE_ADD = """INSERT INTO spatiotemporal_rtree
+        SELECT NEW.seq, NEW.latitude, NEW.latitude, NEW.longitude, NEW.longitude,
+            coalesce(NEW.starts_at, -9.3e18), coalesce(NEW.ends_at, NEW.starts_at, 9.3e18)
         WHERE NEW.latitude IS NOT NULL"""
 RTREE_REMOVE = "DELETE FROM spatiotemporal_rtree WHERE seq = OLD.seq"
-
-STEP_STAYS = """CREATE TRIGGER steps_stay BEFORE UPDATE OF episode_id ON steps
-        WHEN OLD.episode_id IS NOT NEW.episode_id
-        BEGIN SELECT RAISE(ABORT, 'STAY constraint failed: steps.episode_id'); END"""
+PLACE = "spatiotemporal_index"
 
 TRIGGERS = (
-    STEP_STAYS,
+    CreateTrigger(
+        "steps_stay",
+        "BEFORE UPDATE OF episode_id ON steps",
+        ["SELECT RAISE(ABORT, 'STAY constraint failed: steps.episode_id')"],
+        when="OLD.episode_id IS NOT NEW.episode_id",
+    ),
     *facet_triggers("episodes", "episode"),
     *facet_triggers("patterns", "pattern"),
-    *text_triggers("episodes", "description, outcome, reflection, tags"),
-    *text_triggers("steps", "tool, action, parameters, result"),
-    owner_trigger("episodes", "episode", "embeddings", "spatiotemporal_index"),
-    owner_trigger("steps", "step", "embeddings", "spatiotemporal_index"),
+    *text_triggers("episodes", EPISODE_TEXT),
+    *text_triggers("steps", STEP_TEXT),
+    owner_trigger("episodes", "episode", "embeddings", PLACE),
+    owner_trigger("steps", "step", "embeddings", PLACE),
     owner_trigger("patterns", "pattern", "embeddings"),
-    f"CREATE TRIGGER spatiotemporal_insert AFTER INSERT ON spatiotemporal_index BEGIN {RTREE_ADD}; END",
-    "CREATE TRIGGER spatiotemporal_update AFTER UPDATE OF latitude, longitude, starts_at, ends_at "
-    f"ON spatiotemporal_index BEGIN {RTREE_REMOVE}; {RTREE_ADD}; END",
-    f"CREATE TRIGGER spatiotemporal_delete AFTER DELETE ON spatiotemporal_index BEGIN {RTREE_REMOVE}; END",
+    CreateTrigger("spatiotemporal_insert", f"AFTER INSERT ON {PLACE}", [RTREE_ADD]),
+    CreateTrigger(
+        "spatiotemporal_update",
+        f"AFTER UPDATE OF latitude, longitude, starts_at, ends_at ON {PLACE}",
+        [RTREE_REMOVE, RTREE_ADD],
+    ),
+    CreateTrigger("spatiotemporal_delete", f"AFTER DELETE ON {PLACE}", [RTREE_REMOVE]),
 )
 
 
 def upgrade() -> None:
     """Make everything."""
-    for sql in (*TABLES, *INDEXES, *VECTOR_INDEXES, *VIEWS, *VIRTUAL_TABLES, *TRIGGERS):
+    for sql in (*TABLES, *INDEXES):
         op.execute(sql)
+    for statement in (*VECTOR_INDEXES, *VIEWS, *VIRTUAL_TABLES, *TRIGGERS):
+        op.execute(statement)
 
 
 def downgrade() -> None:
-    """Remove everything, rows too. A table takes its triggers and indexes along, but not the index's shadow."""
-    for dimension in (384, 768, 1024, 1536, 3072):
-        op.execute(f"DROP INDEX ix_embeddings_vector_{dimension}")
-    for table in ("episodes_fts", "steps_fts", "spatiotemporal_rtree"):
-        op.execute(f"DROP TABLE {table}")
-    for view in ("episodes_text", "steps_text"):
-        op.execute(f"DROP VIEW {view}")
-    for table in ("facets", "spatiotemporal_index", "embeddings", "patterns", "steps", "episodes"):
+    """Remove everything, rows too. A table takes its triggers along; an index has to go first, with its shadow."""
+    for index in VECTOR_INDEXES:
+        op.execute(f"DROP INDEX {index.name}")
+    for virtual in VIRTUAL_TABLES:
+        op.execute(f"DROP TABLE {virtual.name}")
+    for view in VIEWS:
+        op.execute(f"DROP VIEW {view.name}")
+    for table in ("facets", PLACE, "embeddings", "patterns", "steps", "episodes"):
         op.execute(f"DROP TABLE {table}")
