@@ -42,6 +42,14 @@ from .models import (
     TaskType,
     ToolSequence,
 )
+from .repositories import (
+    AnalyticsRepository,
+    EmbeddingRepository,
+    EpisodeRepository,
+    PatternRepository,
+    SpatiotemporalRepository,
+    StepRepository,
+)
 from .settings import (
     CircuitBreakerSettings,
     Limits,
@@ -54,6 +62,7 @@ from .transaction import Transaction
 
 __all__ = [
     "Abstained",
+    "AnalyticsRepository",
     "CircuitBreakerSettings",
     "CircuitOpenError",
     "CommitUnknownError",
@@ -66,7 +75,9 @@ __all__ = [
     "DecisionPoint",
     "Effectiveness",
     "Embedding",
+    "EmbeddingRepository",
     "Episode",
+    "EpisodeRepository",
     "ErrorRecovery",
     "Failure",
     "Heuristic",
@@ -77,6 +88,7 @@ __all__ = [
     "NotFoundError",
     "Page",
     "PartialSuccess",
+    "PatternRepository",
     "PoolSettings",
     "PoolTimeoutError",
     "Reflection",
@@ -86,9 +98,11 @@ __all__ = [
     "SchemaError",
     "Settings",
     "SpatiotemporalEntry",
+    "SpatiotemporalRepository",
     "Step",
     "StepError",
     "StepOk",
+    "StepRepository",
     "StepTimeout",
     "Success",
     "TaskContext",

@@ -1,0 +1,60 @@
+"""What the README shows is run here, as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+import memory_storage as ms
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def block(containing: str) -> str:
+    """The README's Python block that has this text."""
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    return next(code for code in blocks if containing in code)
+
+
+def run(code: str) -> dict[str, Any]:
+    names: dict[str, Any] = {"__name__": "readme"}
+    exec(compile(code, "README.md", "exec"), names)
+    return names
+
+
+def test_the_five_minute_tour_runs_as_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run(block("MemoryStorage.open("))
+    assert "['pytest', 'edit']" in capsys.readouterr().out
+    assert (tmp_path / "data" / "memory.db").exists()
+    names["storage"].close()
+
+
+def test_the_web_app_gives_each_user_its_own_episodes(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBSQL_DATABASE_PATH", str(database))
+    names = run(block("FastAPI"))
+    storage: ms.MemoryStorage = names["storage"]
+    storage.in_namespace("user:alice").episodes.save(ms.Episode(task_description="hers"))
+    with TestClient(names["app"]) as client:
+        assert [found["task_description"] for found in client.get("/users/alice/episodes").json()] == ["hers"]
+        assert client.get("/users/bob/episodes").json() == []
+    storage.close()
+
+
+def test_every_setting_in_the_table_exists() -> None:
+    table = README.split("## Settings")[1].split("## Errors")[0]
+    for name in re.findall(r"`((?:pool|retry|limits)\.\w+)`", table):
+        section, field = name.split(".")
+        assert field in ms.Settings.model_fields[section].annotation.model_fields, name
+
+
+def test_every_file_that_is_linked_exists() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
