@@ -5,16 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, Engine, exc, text
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.pool import NullPool
 
+from . import dbapi
+from .dbapi._local import LocalTransport
 from .errors import SchemaError
 from .schema import HEAD
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
+_TABLES = text("SELECT name FROM sqlite_master WHERE type = 'table'")
 _REVISION = text("SELECT version_num FROM alembic_version")
-_TABLES = text("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%' LIMIT 5")
+_ALEMBIC, _OURS = "alembic_version", "spatiotemporal_index"
 
 
 def current(engine: Engine) -> str | None:
@@ -28,6 +32,18 @@ def check(engine: Engine) -> None:
     found = current(engine)
     if found != HEAD:
         raise _mismatch(found)
+
+
+def look(path: Path, *, busy_timeout: float) -> None:
+    """SchemaError if the file is another program's, or too new for this code. Not a byte of it is changed."""
+    # Any other connection would turn on write-ahead logging, which is written into the file.
+    engine = create_engine(
+        "libsql://",
+        creator=lambda: dbapi.Connection(LocalTransport(str(path.absolute()), busy_timeout=busy_timeout)),
+        poolclass=NullPool,
+    )
+    if path.is_file():
+        _refuse_unknown(current(engine))
 
 
 def ensure(engine: Engine) -> None:
@@ -64,29 +80,29 @@ def _writing(engine: Engine) -> Connection:
 
 
 def _current(connection: Connection) -> str | None:
-    try:
-        return connection.execute(_REVISION).scalar()
-    except exc.OperationalError as error:
-        if "no such table" not in str(error.orig):
-            raise
-    _refuse_foreign(connection)
-    return None
+    tables = set(connection.execute(_TABLES).scalars())
+    found = connection.execute(_REVISION).scalar() if _ALEMBIC in tables else None
+    if found is None or _OURS not in tables:  # other programs have a revision 0001 too
+        _refuse_foreign(tables)
+    return found
 
 
-def _refuse_foreign(connection: Connection) -> None:
-    names = connection.execute(_TABLES).scalars().all()
+def _refuse_foreign(tables: set[str]) -> None:
+    names = sorted(name for name in tables - {_ALEMBIC} if not name.startswith(("sqlite_", "libsql_")))
     if names:
         raise SchemaError(
-            f"this database belongs to another program (it has the tables {', '.join(names)}): choose another file",
+            f"this database belongs to another program (it has the tables {', '.join(names[:5])}): choose another file",
             expected=HEAD,
         )
 
 
 def _refuse_unknown(found: str | None) -> None:
+    if found in {None, HEAD}:
+        return
     from alembic.script import ScriptDirectory
 
     known = {script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()}
-    if found is not None and found not in known:
+    if found not in known:
         raise _mismatch(found)
 
 

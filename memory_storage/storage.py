@@ -57,6 +57,8 @@ class MemoryStorage(Repositories):
         if settings.path is not None:
             _make_directory(settings.path.parent)
         with translated():
+            if settings.path is not None:
+                migrate.look(settings.path, busy_timeout=settings.request_timeout)
             engine = make_engine(settings)
             try:
                 migrate.ensure(engine)
@@ -72,6 +74,13 @@ class MemoryStorage(Repositories):
     def transaction(self) -> Transaction:
         """A unit of work: `with storage.transaction() as tx: tx.episodes.save(...)`. All or nothing."""
         return Transaction(self.engine, self.namespace, self.settings.limits, self._now)
+
+    def snapshot(self) -> Transaction:
+        """The memory as it is now, for reading: `with storage.snapshot() as view: view.episodes.iterate()`.
+
+        Others go on writing; this view does not see it.
+        """
+        return Transaction(self.engine, self.namespace, self.settings.limits, self._now, read_only=True)
 
     def run(self, work: Callable[[Transaction], T]) -> T:
         """Do `work(tx)` in a transaction, and again from its start while another writer holds the database."""

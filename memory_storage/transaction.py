@@ -66,24 +66,37 @@ class Scope:
         return self._run(dbapi.Batch(steps))
 
     def _run(self, batch: dbapi.Batch) -> Sequence[Row]:
-        with translated(), self._engine.connect() as connection:
-            return _rows(connection, batch)
+        with translated():
+            if _is_watched(self._engine):
+                with self._engine.connect() as connection:
+                    return _rows(connection, batch)
+            return _straight(self._engine, batch)
 
 
 class Transaction(Repositories, Scope):
     """All or nothing: a clean exit of the block commits, an exception rolls back. Not for several threads.
 
-    It takes the write lock at its first statement, so that what it reads cannot change before it writes.
+    It takes the write lock at its first statement, so that what it reads cannot change before it writes. With
+    `read_only` it takes none: it sees the database as it was at its first statement, while others go on writing.
     """
 
-    def __init__(self, engine: Engine, namespace: str, limits: Limits, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        namespace: str,
+        limits: Limits,
+        now: Callable[[], datetime],
+        *,
+        read_only: bool = False,
+    ) -> None:
         Scope.__init__(self, engine, namespace, limits, now)
         Repositories.__init__(self, self)
+        self._begin = "DEFERRED" if read_only else "IMMEDIATE"
         self._connection: Connection | None = None
 
     def __enter__(self) -> Self:
         with translated():
-            self._connection = self._engine.connect().execution_options(libsql_begin="IMMEDIATE")
+            self._connection = self._engine.connect().execution_options(libsql_begin=self._begin)
         return self
 
     def __exit__(
@@ -111,6 +124,10 @@ def translated() -> Iterator[None]:
     """The one door for foreign errors: SQLAlchemy's and the driver's become ours, with the cause chained."""
     try:
         yield
+    except dbapi.RowCountError:
+        raise  # what a repository asked to be told: it knows what it means
+    except dbapi.Error as error:
+        raise as_storage_error(error) from error
     except exc.DBAPIError as error:
         if isinstance(error.orig, dbapi.RowCountError):
             raise error.orig from None
@@ -155,6 +172,23 @@ _BY_CODE: dict[str, Callable[[str, str], MemoryStorageError]] = {
     "SQLITE_CORRUPT": _corrupt,
     "SQLITE_NOTADB": _corrupt,
 }
+
+
+def _is_watched(engine: Engine) -> bool:
+    return bool(engine.echo or engine.dispatch.before_cursor_execute or engine.dispatch.after_cursor_execute)
+
+
+def _straight(engine: Engine, batch: dbapi.Batch) -> Sequence[Row]:
+    # From the pool to the driver: SQLAlchemy's Connection takes as long as a small read itself, and is for listeners.
+    connection = engine.raw_connection()
+    try:
+        rows: Sequence[Row] = connection.cursor().execute(batch).fetchall()
+        return rows
+    except dbapi.InterfaceError as error:
+        connection.invalidate(error)
+        raise
+    finally:
+        connection.close()
 
 
 def _rows(connection: Connection, batch: dbapi.Batch) -> Sequence[Row]:

@@ -21,7 +21,8 @@ class Batch(str):
     """Statements that run as one unit of work; as a string it is their text, without values.
 
     Give it to `Cursor.execute` in place of SQL. Outside of a transaction a writing batch is a transaction of its own
-    (BEGIN IMMEDIATE ... COMMIT); within one it is a savepoint. The cursor then has the rows of the last step that has any.
+    (BEGIN IMMEDIATE ... COMMIT); within one it is a savepoint. The cursor then has the rows of the last step that has
+    any.
     """
 
     __slots__ = ("reads_only", "steps")

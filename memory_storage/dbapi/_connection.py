@@ -1,4 +1,4 @@
-"""PEP 249's Connection and Cursor over a transport. What a statement costs or how it travels is the transport's affair."""
+"""PEP 249's Connection and Cursor over a transport. How a statement travels is the transport's affair."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from . import _errors
-from ._batch import Batch, Result, RowCountError, Step
+from ._batch import Batch, Result, Step
 from ._errors import InterfaceError, ProgrammingError
 from ._sql import Kind, parse, split_script
 from ._values import Value
@@ -22,9 +22,9 @@ _NOTHING = Result(None, [], -1, None)
 class Transport(Protocol):
     """What carries statements to an engine; `run` is the unit of cost: one call, one round trip.
 
-    `run` runs the steps one after another, first opening what `begin` names: a "DEFERRED" or an "IMMEDIATE" transaction,
-    or, within one, a "SAVEPOINT". With `commit` it closes that again, and is all or nothing. Without, a failing step
-    leaves it open and undoes only itself.
+    `run` runs the steps one after another, first opening what `begin` names: a "DEFERRED" or an "IMMEDIATE"
+    transaction, or, within one, a "SAVEPOINT". With `commit` it closes that again, and is all or nothing. Without, a
+    failing step leaves it open and undoes only itself.
     """
 
     @property
@@ -85,7 +85,7 @@ class Connection:
     def commit(self) -> None:
         """Commit the open transaction. Without one it does nothing, and costs nothing."""
         self._check_open()
-        if self._transport.in_transaction:
+        if self._transport.in_transaction or not self._transport.usable:  # one that was lost is no success
             self._transport.run([Step("COMMIT")])
 
     def rollback(self) -> None:
@@ -109,6 +109,8 @@ class Connection:
         return self._transport.run(steps, begin=self._begin_for(steps[0].sql))
 
     def _execute_batch(self, batch: Batch) -> list[Result]:
+        if self.begin_mode and not self.autocommit and not self._transport.in_transaction:
+            self._transport.run([], begin=self.begin_mode)  # it is the first part of a transaction, not all of it
         inside = self._transport.in_transaction
         if not batch.reads_only:
             return self._transport.run(batch.steps, begin="SAVEPOINT" if inside else "IMMEDIATE", commit=True)
@@ -137,7 +139,8 @@ class Cursor:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self._closed = False
-        self._show(_NOTHING)
+        self._result = _NOTHING
+        self._rows: Iterator[Row] = iter(())
 
     @property
     def description(self) -> Description | None:

@@ -1,21 +1,21 @@
 """The PEP 249 exception tree, and how an engine's message becomes one of them. Raises nothing by itself.
 
-    Warning
-    Error
-     +-- InterfaceError          the connection or cursor cannot be used (closed, forked, broken)
-     +-- DatabaseError           also: the file is damaged or is no database
-          +-- DataError          a value that cannot be stored and read back whole
-          +-- OperationalError   locked, full, read-only, no such table, cannot open
-          +-- IntegrityError     a constraint said no
-          +-- InternalError      the engine contradicts itself
-          +-- ProgrammingError   wrong number of parameters, two statements at once, closed
-          +-- NotSupportedError  the engine knows it, but refuses it
+Warning
+Error
+ +-- InterfaceError          the connection or cursor cannot be used (closed, forked, broken)
+ +-- DatabaseError           also: the file is damaged or is no database
+      +-- DataError          a value that cannot be stored and read back whole
+      +-- OperationalError   locked, full, read-only, no such table, cannot open
+      +-- IntegrityError     a constraint said no
+      +-- InternalError      the engine contradicts itself
+      +-- ProgrammingError   wrong number of parameters, two statements at once, closed
+      +-- NotSupportedError  the engine knows it, but refuses it
 """
 
 from __future__ import annotations
 
 
-class Warning(Exception):  # noqa: A001 - the name is PEP 249's
+class Warning(Exception):  # noqa: A001, N818 - the name is PEP 249's
     """An important warning (PEP 249); this driver never issues one."""
 
 

@@ -70,10 +70,13 @@ class MemoryDatabase:
 class LocalTransport:
     """One native connection. It waits for locks in Python: the native driver would wait with the GIL held."""
 
-    def __init__(self, database: str | MemoryDatabase, *, busy_timeout: float, encryption_key: str | None = None) -> None:
+    def __init__(
+        self, database: str | MemoryDatabase, *, busy_timeout: float, encryption_key: str | None = None
+    ) -> None:
         self._memory = database if isinstance(database, MemoryDatabase) else None
         self._busy_timeout = busy_timeout
         self._broken = ""
+        self._writes = False  # whether the transaction that is open, if one is, may have written
         self._native = self._memory.native if self._memory else _open(str(database), encryption_key)
         if self._memory is None:
             _files.add(self)
@@ -86,7 +89,7 @@ class LocalTransport:
     @property
     def in_transaction(self) -> bool:
         """Whether the engine has a transaction open for this connection."""
-        if self._broken or self._memory and not self._memory.is_held_by(self):
+        if self._broken or (self._memory and not self._memory.is_held_by(self)):
             return False
         in_transaction: bool = self._native.in_transaction
         return in_transaction
@@ -107,7 +110,7 @@ class LocalTransport:
     def close(self) -> None:
         """Release the file, or the turn. An open transaction is rolled back."""
         if self._memory and self._memory.is_held_by(self):
-            self._memory.native.execute("ROLLBACK")
+            self._roll_back()
             self._memory.leave()
         self._native, self._broken = None, self._broken or "the connection is closed"
 
@@ -118,16 +121,17 @@ class LocalTransport:
         connection would write without any: the parent could then remove the log with this process's commits in it. To
         close one is harmless, unless it is writing; that one is kept, and keeps this process from writing.
         """
-        if self._native is not None and self._native.in_transaction:
+        if self._writes and self.in_transaction:
             _inherited.append(self._native)
         self._native, self._broken = None, "the connection belongs to the parent process: open another one after fork"
 
     def _run(self, steps: Sequence[Step], begin: str | None, commit: bool) -> list[Result]:
         # Only what holds no lock yet may wait for one: two that hold one would wait for each other.
-        first = begin == "DEFERRED" or begin is None and not self._native.in_transaction
+        first = begin == "DEFERRED" or (begin is None and not self._native.in_transaction)
         rest = first and begin is None
         if begin:
             self._patiently(_SCOPES[begin][0])
+            self._writes = begin != "DEFERRED"
         try:
             results = [self._step(number, step, rest if number > 1 else first) for number, step in enumerate(steps, 1)]
             if begin and commit:
@@ -144,8 +148,14 @@ class LocalTransport:
             for sql in _SCOPES[begin][2]:
                 self._native_execute(sql)
 
+    def _roll_back(self) -> None:
+        if self._native.in_transaction:
+            self._native.execute("ROLLBACK")
+
     def _step(self, number: int, step: Step, patient: bool) -> Result:
         statement = parse(step.sql)
+        if statement.kind is not Kind.READ:
+            self._writes = True
         execute = self._patiently if patient else self._native_execute
         cursor, description, rows = execute(*bind(statement, step.parameters))
         counts = statement.kind is Kind.WRITE
@@ -169,6 +179,7 @@ class LocalTransport:
         except BaseException as error:
             if type(error).__name__ != "PanicException":  # it has no importable class, and is no Exception
                 raise
+            self._roll_back()
             self._broken = f"the native driver panicked: {error}"
             raise InterfaceError(self._broken) from error
 

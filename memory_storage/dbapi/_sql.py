@@ -23,7 +23,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One parsed SQL text. `pieces` are the texts around the placeholders; `order[i]` is the parameter of the i-th one."""
+    """One parsed SQL text. `pieces` are the texts around its placeholders; the i-th takes parameter `order[i]`."""
 
     sql: str
     kind: Kind

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from alembic import context
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Connection
 
 from memory_storage import schema
+from memory_storage.engine import make_engine
 from memory_storage.settings import Settings
 
 
@@ -44,7 +45,7 @@ else:
     if context.is_offline_mode():
         run_offline(settings.database)
     else:
-        engine = create_engine(f"libsql:///{settings.database}")
+        engine = make_engine(settings)
         with engine.connect().execution_options(libsql_begin="IMMEDIATE") as connection:
             run(connection)
         engine.dispose()

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import Field, model_validator
+from typing_extensions import Self
 
 from memory_storage.errors import ValidationError
 
 from ._model import Finite, Int64, JsonObject, Model, Moment, new_id, utc_now
-
-STORE_OWNED = frozenset({"version", "created_at", "updated_at", "archived_at"})
-"""The fields of an episode that only the store sets."""
 
 
 class TaskType(str, Enum):
@@ -177,12 +175,10 @@ class Episode(Model):
         """Whether it has an outcome."""
         return self.outcome is not None
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _number_the_steps(cls, data: Any, handler: Any) -> Episode:
-        episode: Episode = handler(data)
-        episode.__dict__["steps"] = numbered(episode.steps)
-        return episode
+    @model_validator(mode="after")
+    def _number_the_steps(self) -> Self:
+        self.__dict__["steps"] = numbered(self.steps)
+        return self
 
 
 def numbered(steps: list[Step]) -> list[Step]:

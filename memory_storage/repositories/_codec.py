@@ -37,16 +37,16 @@ def encode(adapter: TypeAdapter[Any], model: M, field: str = "") -> tuple[str, M
     """
     try:
         document = adapter.dump_json(model, warnings=False).decode()
-        stored: M = adapter.validate_json(document)
+        read: M = adapter.validate_json(document)
     except pydantic.ValidationError as error:
         raise _under(field, as_validation_error(error)) from error
     except (PydanticSerializationError, UnicodeError, ValueError, RecursionError) as error:
         raise ValidationError(field, f"cannot be written as JSON ({error})", type(model).__name__) from error
-    if stored != model:
-        raise _difference(field, model, stored)
+    if read != model:
+        raise _difference(field, model, read)
     if "\\u0000" in document:
         _refuse_nul(field, from_json(document))
-    return document, stored
+    return document, read
 
 
 def decode(adapter: TypeAdapter[M], document: str, table: str, row_id: str) -> M:
@@ -55,6 +55,14 @@ def decode(adapter: TypeAdapter[M], document: str, table: str, row_id: str) -> M
         return adapter.validate_json(document)
     except ValueError as error:
         raise CorruptDataError(f"{table}: the row of {row_id} cannot be decoded", table=table, id=row_id) from error
+
+
+def stored(model: M, version: int, created_at: int, updated_at: int, **others: Any) -> M:
+    """A model that was just decoded, with the fields that are columns. Nobody else has it yet, so it may be changed."""
+    model.__dict__.update(
+        version=version, created_at=from_micros(created_at), updated_at=from_micros(updated_at), **others
+    )
+    return model
 
 
 def check_episode(episode: Episode, limits: Limits, field: str = "") -> None:
@@ -108,9 +116,9 @@ def over(field: str, unit: str, limit: int, actual: int, setting: str) -> Valida
     return ValidationError(field, f"at most {limit:,} {unit}", actual, setting=f"limits.{setting}")
 
 
-def _difference(field: str, given: BaseModel, stored: BaseModel) -> ValidationError:
+def _difference(field: str, given: BaseModel, read: BaseModel) -> ValidationError:
     for name in type(given).model_fields:
-        if getattr(given, name) != getattr(stored, name):
+        if getattr(given, name) != getattr(read, name):
             return ValidationError(_join(field, name), "would not be read back equal", getattr(given, name))
     return ValidationError(field, "would not be read back equal", given)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ._filters import Conditions
-from ._statement import Prepared, columns, excluded, json_moment, micros, spliced, values
+from ._statement import Prepared, columns, excluded, micros, values
 
 _HEAD = {
     "id": "given.value ->> '$.id'",
@@ -47,16 +47,9 @@ STEP_COLUMNS = {
 }
 _STEPS = {"namespace": ":namespace", "episode_id": "given.value ->> '$.id'", **STEP_COLUMNS}
 
-_STORE_OWNED = {
-    "version": "episodes.version",
-    "created_at": json_moment("episodes.created_at"),
-    "updated_at": json_moment("episodes.updated_at"),
-    "archived_at": json_moment("episodes.archived_at"),
-}
-_STEPS_OF = """'[' || coalesce((SELECT group_concat(document) FROM (SELECT document FROM steps
-    WHERE steps.namespace = episodes.namespace AND steps.episode_id = episodes.id ORDER BY step_number)), '') || ']'"""
-_HEAD_ONLY = spliced("episodes.document", _STORE_OWNED)
-_WHOLE = spliced("episodes.document", {**_STORE_OWNED, "steps": _STEPS_OF})
+_HEAD_ONLY = "episodes.id, document, version, created_at, updated_at, archived_at"
+_WHOLE = f"""{_HEAD_ONLY}, (SELECT group_concat(document) FROM (SELECT document FROM steps
+    WHERE steps.namespace = episodes.namespace AND steps.episode_id = episodes.id ORDER BY step_number))"""
 
 # An episode that says it was saved before must still be there: without that, a deleted one would come back.
 SAVE = Prepared(f"""
@@ -108,15 +101,15 @@ RESTORE = Prepared("UPDATE episodes SET archived_at = NULL WHERE namespace = :na
 
 DELETE = Prepared("DELETE FROM episodes WHERE namespace = :namespace AND id = :id RETURNING id")
 
-GET = Prepared(f"SELECT id, {_WHOLE} FROM episodes WHERE namespace = :namespace AND id = :id")
-GET_HEAD = Prepared(f"SELECT id, {_HEAD_ONLY} FROM episodes WHERE namespace = :namespace AND id = :id")
+GET = Prepared(f"SELECT {_WHOLE} FROM episodes WHERE namespace = :namespace AND id = :id")
+GET_HEAD = Prepared(f"SELECT {_HEAD_ONLY} FROM episodes WHERE namespace = :namespace AND id = :id")
 
 
 @lru_cache(maxsize=256)
 def query(conditions: Conditions, order: str, *, with_steps: bool) -> Prepared:
-    """A page: `seq`, the sort key, the id and the JSON of each. The JSON is made only for the rows of the page."""
+    """A page: the sort key and `seq` of each, then its columns. The steps are read only for the rows of the page."""
     return Prepared(f"""
-SELECT episodes.seq, episodes.started_at, episodes.id, {_WHOLE if with_steps else _HEAD_ONLY}
+SELECT page.started_at, page.seq, {_WHOLE if with_steps else _HEAD_ONLY}
 FROM (SELECT seq, started_at FROM episodes WHERE {" AND ".join(("namespace = :namespace", *conditions))}
     ORDER BY {order} LIMIT :limit) AS page
 CROSS JOIN episodes ON episodes.seq = page.seq

@@ -5,9 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ._filters import Conditions
-from ._statement import Prepared, columns, excluded, json_float, json_moment, micros, spliced, values
+from ._statement import Prepared, columns, excluded, micros, values
 
-_COUNTERS = ("times_retrieved", "times_applied", "success_when_applied", "failure_when_applied")
+_COUNTED = ("times_retrieved", "times_applied", "success_when_applied", "failure_when_applied")
+COUNTERS = (*_COUNTED, "avg_reward_delta")
+"""The columns of `Effectiveness` that are numbers, in the order in which they are read."""
+
 _CONTENT = {
     "namespace": ":namespace",
     "id": "given.value ->> '$.id'",
@@ -19,7 +22,7 @@ _CONTENT = {
     "document": "json_remove(given.value, '$.version', '$.created_at', '$.updated_at', '$.effectiveness')",
 }
 _FIRST = {
-    **{name: f"given.value ->> '$.effectiveness.{name}'" for name in (*_COUNTERS, "avg_reward_delta")},
+    **{name: f"given.value ->> '$.effectiveness.{name}'" for name in COUNTERS},
     "last_used_at": micros("(given.value ->> '$.effectiveness.last_used_at')"),
 }
 _SAVED = {
@@ -36,23 +39,7 @@ _IMPORTED = {
     **_CONTENT,
     **_FIRST,
 }
-_EFFECTIVENESS = spliced(
-    "'{\"times_retrieved\":' || times_retrieved || '}'",
-    {
-        **{name: name for name in _COUNTERS[1:]},
-        "avg_reward_delta": json_float("avg_reward_delta"),
-        "last_used_at": json_moment("last_used_at"),
-    },
-)
-_WHOLE = spliced(
-    "document",
-    {
-        "version": "version",
-        "created_at": json_moment("created_at"),
-        "updated_at": json_moment("updated_at"),
-        "effectiveness": _EFFECTIVENESS,
-    },
-)
+_WHOLE = f"id, document, version, created_at, updated_at, {columns(_FIRST)}"
 
 SAVE = Prepared(f"""
 INSERT INTO patterns ({columns(_SAVED)})
@@ -70,10 +57,10 @@ SELECT {values(_IMPORTED)}
 FROM json_each(:documents) AS given
 """)
 
-GET = Prepared(f"SELECT id, {_WHOLE} FROM patterns WHERE namespace = :namespace AND id = :id")
+GET = Prepared(f"SELECT {_WHOLE} FROM patterns WHERE namespace = :namespace AND id = :id")
 
 GET_MANY = Prepared(f"""
-SELECT id, {_WHOLE} FROM patterns WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
+SELECT {_WHOLE} FROM patterns WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
 
 RETRIEVED = Prepared("""
@@ -103,7 +90,7 @@ UPDATE patterns SET
     version = patterns.version + 1, updated_at = :now,
     occurrence_count = patterns.occurrence_count + other.occurrence_count,
     success_rate = {_MERGED_RATE},
-    {", ".join(f"{name} = patterns.{name} + other.{name}" for name in _COUNTERS)},
+    {", ".join(f"{name} = patterns.{name} + other.{name}" for name in _COUNTED)},
     avg_reward_delta = CASE WHEN patterns.times_applied + other.times_applied = 0 THEN 0.0 ELSE
         (patterns.avg_reward_delta * patterns.times_applied + other.avg_reward_delta * other.times_applied)
         / (patterns.times_applied + other.times_applied) END,
@@ -124,13 +111,10 @@ REMOVE = Prepared("DELETE FROM patterns WHERE namespace = :namespace AND id = :i
 
 @lru_cache(maxsize=256)
 def query(conditions: Conditions, order: str) -> Prepared:
-    """A page: `seq`, the sort key, the id and the JSON of each."""
+    """A page: the sort key and `seq` of each, then its columns."""
     return Prepared(f"""
-SELECT patterns.seq, patterns.success_rate, patterns.id, {_WHOLE}
-FROM (SELECT seq AS page_seq, success_rate AS page_rate FROM patterns
-    WHERE {" AND ".join(("namespace = :namespace", *conditions))} ORDER BY {order} LIMIT :limit) AS page
-CROSS JOIN patterns ON patterns.seq = page.page_seq
-ORDER BY {order}
+SELECT success_rate, seq, {_WHOLE} FROM patterns
+WHERE {" AND ".join(("namespace = :namespace", *conditions))} ORDER BY {order} LIMIT :limit
 """)
 
 

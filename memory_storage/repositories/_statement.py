@@ -41,25 +41,6 @@ def micros(iso: str) -> str:
     return f"(unixepoch(substr({iso}, 1, 19) || {offset}) * 1000000 + {fraction})"
 
 
-def json_moment(column: str) -> str:
-    """SQL for a column of microseconds as JSON: an ISO 8601 string, or null."""
-    fraction = f"(({column} % 1000000 + 1000000) % 1000000)"
-    seconds = f"({column} - {fraction}) / 1000000"
-    iso = f"strftime('%Y-%m-%dT%H:%M:%S', {seconds}, 'unixepoch') || printf('.%06dZ', {fraction})"
-    return f"coalesce('\"' || {iso} || '\"', 'null')"
-
-
-def json_float(column: str) -> str:
-    """SQL for a column of floats as JSON, with all the digits that it takes to read the same float back."""
-    return f"printf('%!.17g', {column})"
-
-
-def spliced(document: str, fields: dict[str, str]) -> str:
-    """SQL for a JSON object with more fields at its end; their values are SQL that gives JSON text."""
-    tail = " || ".join(f"',\"{name}\":' || {value}" for name, value in fields.items())
-    return f"substr({document}, 1, length({document}) - 1) || {tail} || '}}'"
-
-
 def columns(expressions: dict[str, str]) -> str:
     """The column list of an INSERT."""
     return ", ".join(expressions)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -37,6 +38,31 @@ _ONE = "namespace = :namespace AND owner_type = :owner_type AND owner_id = :owne
 _GET = Prepared(f"SELECT coalesce({_COLUMNS}), created_at, updated_at FROM embeddings WHERE {_ONE}")
 _DELETE = Prepared(f"DELETE FROM embeddings WHERE {_ONE} RETURNING model")
 _COUNT = Prepared("SELECT count(*) FROM embeddings WHERE namespace = :namespace")
+_NEXT = Prepared(f"""
+SELECT owner_type, owner_id, model, coalesce({_COLUMNS}), created_at, updated_at FROM embeddings
+WHERE namespace = :namespace AND (owner_type, owner_id, model) > (:owner_type, :owner_id, :model)
+ORDER BY owner_type, owner_id, model LIMIT :limit
+""")
+_KNOWN = Prepared("""
+SELECT owner_type, owner_id, model FROM embeddings
+WHERE namespace = :namespace AND (owner_type, owner_id, model) IN (
+    SELECT value ->> '$[0]', value ->> '$[1]', value ->> '$[2]' FROM json_each(:keys))
+""")
+
+
+def _import(table: str, dimension: int) -> Prepared:
+    return Prepared(f"""
+INSERT INTO embeddings (namespace, owner_type, owner_id, model, dimension, vector_{dimension}, created_at, updated_at)
+SELECT namespace, :owner_type, id, :model, {dimension}, :vector, :created_at, :updated_at
+FROM {table} WHERE namespace = :namespace AND id = :owner_id
+""")
+
+
+_IMPORT = {
+    (owner, dimension): _import(table, dimension) for owner, table in _TABLES.items() for dimension in DIMENSIONS
+}
+
+_ITERATE_PAGE = 100
 
 
 class EmbeddingRepository(Repository):
@@ -79,15 +105,36 @@ class EmbeddingRepository(Repository):
         rows = self._session.read(_GET.step(**key))
         if not rows:
             return None
-        vector, created_at, updated_at = rows[0]
-        return Embedding(
-            owner_type=owner_type,
-            owner_id=key["owner_id"],
-            model=model,
-            vector=unpack_vector(vector),
-            created_at=from_micros(created_at),
-            updated_at=from_micros(updated_at),
-        )
+        return _embedding((owner_type, key["owner_id"], model, *rows[0]))
+
+    def iterate(self) -> Iterator[Embedding]:
+        """All of them by owner and model, a page at a time."""
+        place = {"owner_type": "", "owner_id": "", "model": ""}
+        while rows := self._session.read(_NEXT.step(namespace=self._session.namespace, limit=_ITERATE_PAGE, **place)):
+            yield from map(_embedding, rows)
+            place = dict(zip(place, rows[-1], strict=False))
+
+    def import_many(self, embeddings: Sequence[Embedding]) -> int:
+        """Insert copies with the times they have; leave alone those that are there already.
+
+        Gives the number of new ones. To do it again changes nothing.
+
+        Raises:
+            NotFoundError: one of them has no owner here. None is stored.
+        """
+        keys = [_identity(embedding) for embedding in embeddings]
+        if len(set(keys)) != len(keys):
+            raise ValidationError("embeddings", "each owner and model once", keys)
+        rows = self._session.read(_KNOWN.step(namespace=self._session.namespace, keys=json.dumps(keys)))
+        known = {tuple(row) for row in rows}
+        new = [embedding for embedding, key in zip(embeddings, keys, strict=True) if key not in known]
+        try:
+            if new:
+                self._session.write([self._import(embedding) for embedding in new])
+        except RowCountError as error:
+            missing = new[error.step - 1]
+            raise NotFoundError(missing.owner_type, missing.owner_id) from error
+        return len(new)
 
     def delete(self, owner_type: OwnerType, owner_id: UUID | str, *, model: str) -> bool:
         """Delete the vector of an owner by a model. Whether it was there."""
@@ -104,6 +151,17 @@ class EmbeddingRepository(Repository):
         packed = _packed(vector)
         return _PUT[owner_type, len(packed) // 4].step(1, vector=packed, now=now, **key)
 
+    def _import(self, embedding: Embedding) -> Step:
+        now = self._session.now()
+        packed = _packed(embedding.vector)
+        return _IMPORT[embedding.owner_type, len(packed) // 4].step(
+            1,
+            vector=packed,
+            created_at=to_micros(embedding.created_at or now),
+            updated_at=to_micros(embedding.updated_at or now),
+            **self._key(embedding.owner_type, embedding.owner_id, embedding.model),
+        )
+
     def _key(self, owner_type: OwnerType, owner_id: UUID | str, model: str) -> dict[str, Any]:
         if owner_type not in _TABLES:
             raise ValidationError("owner_type", f"one of {', '.join(_TABLES)}", owner_type)
@@ -115,6 +173,22 @@ class EmbeddingRepository(Repository):
             "owner_id": as_id(owner_id, "owner_id"),
             "model": model,
         }
+
+
+def _embedding(row: Sequence[Any]) -> Embedding:
+    owner_type, owner_id, model, vector, created_at, updated_at = row
+    return Embedding(
+        owner_type=owner_type,
+        owner_id=owner_id,
+        model=model,
+        vector=unpack_vector(vector),
+        created_at=from_micros(created_at),
+        updated_at=from_micros(updated_at),
+    )
+
+
+def _identity(embedding: Embedding) -> tuple[str, str, str]:
+    return embedding.owner_type, str(embedding.owner_id), embedding.model
 
 
 def _packed(vector: Sequence[float]) -> bytes:

@@ -28,7 +28,7 @@ from memory_storage.models import (
 
 from . import _episode_sql as sql
 from . import _step_sql
-from ._codec import check_document, check_episode, check_step, decode, encode, from_micros, to_micros
+from ._codec import check_document, check_episode, check_step, decode, encode, from_micros, stored, to_micros
 from ._filters import conditions
 from ._paging import check_limit, order_and_place, page, parse_cursor
 from ._session import Repository, as_id
@@ -123,8 +123,8 @@ class EpisodeRepository(Repository):
         rows = self._session.write([_step_sql.APPEND.step(document=document, limit=limit, **values)])
         if not rows:
             self._explain_no_append(values["episode_id"], limit)
-        found_id, stored = rows[0]
-        appended = decode(_STEP, stored, "steps", str(step.id))
+        found_id, found = rows[0]
+        appended = decode(_STEP, found, "steps", str(step.id))
         if found_id != values["episode_id"] or appended.model_copy(update={"step_number": None}) != step:
             raise ConflictError("step", step.id, expected=0, actual=None, detail="another step has this id")
         return appended
@@ -217,7 +217,7 @@ class EpisodeRepository(Repository):
         statement = sql.query((*where, *after), order, with_steps=steps)
         step = statement.step(namespace=self._session.namespace, limit=size + 1, **values, **place_values)
         rows = self._session.read(step)
-        return page([_episode(row[2:]) for row in rows[: size + 1]], [(row[1], row[0]) for row in rows], size, place)
+        return page([_episode(row[2:]) for row in rows], [(row[0], row[1]) for row in rows], size, place)
 
     def iterate(
         self,
@@ -247,13 +247,13 @@ class EpisodeRepository(Repository):
         prepared = []
         for index, episode in enumerate(episodes):
             field = f"episodes.{index}" if len(episodes) > 1 else ""
-            document, stored = encode(_EPISODE, episode, field)
-            check_episode(stored, limits, field)
+            document, checked = encode(_EPISODE, episode, field)
+            check_episode(checked, limits, field)
             if len(document) > limits.step_bytes:
-                for number, step in enumerate(stored.steps):
+                for number, step in enumerate(checked.steps):
                     check_step(step, limits, f"{field}.steps.{number}".lstrip("."))
             check_document(field, document, limits)
-            prepared.append((document, stored))
+            prepared.append((document, checked))
         if len({episode.id for episode in episodes}) != len(episodes):
             raise ValidationError("episodes", "each id once", [str(episode.id) for episode in episodes])
         return prepared
@@ -262,7 +262,7 @@ class EpisodeRepository(Repository):
         if not prepared:
             return []
         states = {row[0]: row[1:] for row in self._write(sql.SAVE, prepared)}
-        return [_with_state(episode, *states[str(episode.id)]) for _, episode in prepared]
+        return [_with_state(episode, states[str(episode.id)]) for _, episode in prepared]
 
     def _write(self, statement: Any, prepared: list[tuple[str, Episode]]) -> Sequence[tuple[Any, ...]]:
         namespace, now = self._session.namespace, to_micros(self._session.now())
@@ -309,12 +309,15 @@ class EpisodeRepository(Repository):
 
 
 def _episode(row: Sequence[Any]) -> Episode:
-    return decode(_EPISODE, row[1], "episodes", row[0])
+    key, document, version, created_at, updated_at, archived_at, *steps = row
+    whole = f'{document[:-1]},"steps":[{steps[0]}]}}' if steps and steps[0] else document
+    found = decode(_EPISODE, whole, "episodes", key)
+    return stored(found, version, created_at, updated_at, archived_at=from_micros(archived_at))
 
 
-def _with_state(episode: Episode, version: int, created_at: int, updated_at: int, archived_at: int | None) -> Episode:
-    state = {"version": version, "created_at": from_micros(created_at), "updated_at": from_micros(updated_at)}
-    return episode.model_copy(update={**state, "archived_at": from_micros(archived_at)})
+def _with_state(episode: Episode, state: Sequence[Any]) -> Episode:
+    version, created_at, updated_at, archived_at = state
+    return stored(episode, version, created_at, updated_at, archived_at=from_micros(archived_at))
 
 
 def _ending(ended: Episode, completed_at: datetime) -> dict[str, Any]:
@@ -329,11 +332,11 @@ def _ending(ended: Episode, completed_at: datetime) -> dict[str, Any]:
     }
 
 
-def _same_content(given: Episode, stored: Episode) -> bool:
-    """Whether the stored episode has all that the given one carries."""
-    steps = {step.id: step for step in stored.steps}
-    same_state = stored.model_dump(include={"version", "created_at", "updated_at", "archived_at"})
-    same_head = given.model_copy(update={**same_state, "steps": stored.steps}) == stored
+def _same_content(given: Episode, present: Episode) -> bool:
+    """Whether the episode that is stored has all that the given one carries."""
+    steps = {step.id: step for step in present.steps}
+    names = ("version", "created_at", "updated_at", "archived_at", "steps")
+    same_head = given.model_copy(update={name: getattr(present, name) for name in names}) == present
     return same_head and all(steps.get(step.id) == step for step in given.steps)
 
 

@@ -10,10 +10,10 @@ from typing_extensions import TypedDict, Unpack
 
 from memory_storage.dbapi import RowCountError
 from memory_storage.errors import ConflictError, NotFoundError, ValidationError
-from memory_storage.models import PATTERN, AnyPattern, Page, PatternFilter, PatternKind
+from memory_storage.models import PATTERN, AnyPattern, Effectiveness, Page, PatternFilter, PatternKind
 
 from . import _pattern_sql as sql
-from ._codec import check_document, check_tags, decode, encode, to_micros
+from ._codec import check_document, check_tags, decode, encode, from_micros, stored, to_micros
 from ._filters import conditions
 from ._paging import check_limit, order_and_place, page, parse_cursor
 from ._session import Repository, as_id
@@ -148,7 +148,7 @@ class PatternRepository(Repository):
         statement = sql.query((*where, *after), order)
         step = statement.step(namespace=self._session.namespace, limit=size + 1, **values, **place_values)
         rows = self._session.read(step)
-        return page([_pattern(row[2:]) for row in rows], [(row[1], row[0]) for row in rows], size, place)
+        return page([_pattern(row[2:]) for row in rows], [(row[0], row[1]) for row in rows], size, place)
 
     def iterate(self, **filters: Unpack[PatternFilters]) -> Iterator[AnyPattern]:
         """All of them, a page at a time."""
@@ -175,10 +175,10 @@ class PatternRepository(Repository):
         prepared = []
         for index, pattern in enumerate(patterns):
             field = f"patterns.{index}" if len(patterns) > 1 else ""
-            document, stored = encode(PATTERN, pattern, field)
-            check_tags(f"{field}.tags".lstrip("."), stored.tags, self._session.limits)
+            document, checked = encode(PATTERN, pattern, field)
+            check_tags(f"{field}.tags".lstrip("."), checked.tags, self._session.limits)
             check_document(field, document, self._session.limits)
-            prepared.append((document, stored))
+            prepared.append((document, checked))
         if len({pattern.id for pattern in patterns}) != len(patterns):
             raise ValidationError("patterns", "each id once", [str(pattern.id) for pattern in patterns])
         return prepared
@@ -186,8 +186,8 @@ class PatternRepository(Repository):
     def _save(self, prepared: list[tuple[str, P]]) -> list[P]:
         if not prepared:
             return []
-        stored = {row[0]: _pattern(row) for row in self._write(sql.SAVE, prepared)}
-        return [stored[str(pattern.id)] for _, pattern in prepared]  # type: ignore[misc]
+        saved = {row[0]: _pattern(row) for row in self._write(sql.SAVE, prepared)}
+        return [saved[str(pattern.id)] for _, pattern in prepared]  # type: ignore[misc]
 
     def _write(self, statement: Any, prepared: Sequence[tuple[str, AnyPattern]]) -> Sequence[tuple[Any, ...]]:
         documents = f"[{','.join(document for document, _ in prepared)}]"
@@ -202,10 +202,10 @@ class PatternRepository(Repository):
 
     def _without_repeats(self, prepared: list[tuple[str, P]]) -> list[tuple[str, P]]:
         """Those that are not stored yet. ConflictError if one is stored in another version, or with another content."""
-        stored = {pattern.id: pattern for pattern in self._get_many([pattern.id for _, pattern in prepared])}
+        present = {pattern.id: pattern for pattern in self._get_many([pattern.id for _, pattern in prepared])}
         remaining = []
         for document, pattern in prepared:
-            found = stored.get(pattern.id)
+            found = present.get(pattern.id)
             version = found.version if found else None
             if (found is None and pattern.version == 0) or version == pattern.version:
                 remaining.append((document, pattern))
@@ -222,8 +222,12 @@ class PatternRepository(Repository):
 
 
 def _pattern(row: Sequence[Any]) -> AnyPattern:
-    found: AnyPattern = decode(PATTERN, row[1], "patterns", row[0])
-    return found
+    key, document, version, created_at, updated_at, *counters, last_used_at = row
+    effectiveness = Effectiveness.model_construct(
+        **dict(zip(sql.COUNTERS, counters, strict=True)), last_used_at=from_micros(last_used_at)
+    )
+    found: AnyPattern = decode(PATTERN, document, "patterns", key)
+    return stored(found, version, created_at, updated_at, effectiveness=effectiveness)
 
 
 def _same_content(given: AnyPattern, stored: AnyPattern) -> bool:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
 from pydantic import TypeAdapter
 
-from memory_storage.dbapi import RowCountError
-from memory_storage.errors import ConflictError, NotFoundError
+from memory_storage.dbapi import RowCountError, Step
+from memory_storage.errors import ConflictError, NotFoundError, ValidationError
 from memory_storage.models import PlaceOwner, SpatiotemporalEntry
 
-from ._codec import check_document, decode, encode, to_micros
+from ._codec import check_document, decode, encode, from_micros, to_micros
 from ._session import Repository, as_id
-from ._statement import Prepared, columns, excluded, json_moment, micros, spliced, values
+from ._statement import Prepared, columns, excluded, micros, values
 
 _ENTRY = TypeAdapter(SpatiotemporalEntry)
 _TABLES = {"episode": "episodes", "step": "steps"}
@@ -47,14 +48,31 @@ WHERE spatiotemporal_index.owner_type = excluded.owner_type AND spatiotemporal_i
 
 
 _PUT = {owner: _put(table) for owner, table in _TABLES.items()}
-_WHOLE = spliced("document", {"created_at": json_moment("created_at")})
-_GET = Prepared(f"SELECT id, {_WHOLE} FROM spatiotemporal_index WHERE namespace = :namespace AND id = :id")
+_WHOLE = "id, document, created_at"
+_GET = Prepared(f"SELECT {_WHOLE} FROM spatiotemporal_index WHERE namespace = :namespace AND id = :id")
 _OF_OWNER = Prepared(f"""
-SELECT id, {_WHOLE} FROM spatiotemporal_index
+SELECT {_WHOLE} FROM spatiotemporal_index
 WHERE namespace = :namespace AND owner_type = :owner_type AND owner_id = :owner_id ORDER BY starts_at, seq
 """)
 _DELETE = Prepared("DELETE FROM spatiotemporal_index WHERE namespace = :namespace AND id = :id RETURNING id")
 _COUNT = Prepared("SELECT count(*) FROM spatiotemporal_index WHERE namespace = :namespace")
+_NEXT = Prepared(f"""
+SELECT {_WHOLE} FROM spatiotemporal_index WHERE namespace = :namespace AND id > :after ORDER BY id LIMIT :limit
+""")
+_KNOWN = Prepared("""
+SELECT id FROM spatiotemporal_index WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
+""")
+_IMPORTED = {**_COLUMNS, "created_at": "coalesce(" + micros("(:document ->> '$.created_at')") + ", :now)"}
+_IMPORT = {
+    owner: Prepared(f"""
+INSERT INTO spatiotemporal_index ({columns(_IMPORTED)})
+SELECT {values(_IMPORTED)}
+FROM {table} AS owner WHERE owner.namespace = :namespace AND owner.id = :document ->> '$.owner_id'
+""")
+    for owner, table in _TABLES.items()
+}
+
+_ITERATE_PAGE = 100
 
 
 class SpatiotemporalRepository(Repository):
@@ -104,6 +122,37 @@ class SpatiotemporalRepository(Repository):
         step = _OF_OWNER.step(namespace=self._session.namespace, **values)
         return [_entry(row) for row in self._session.read(step)]
 
+    def iterate(self) -> Iterator[SpatiotemporalEntry]:
+        """All of them by id, a page at a time."""
+        after = ""
+        while rows := self._session.read(
+            _NEXT.step(namespace=self._session.namespace, after=after, limit=_ITERATE_PAGE)
+        ):
+            yield from map(_entry, rows)
+            after = rows[-1][0]
+
+    def import_many(self, entries: Sequence[SpatiotemporalEntry]) -> int:
+        """Insert copies with the `created_at` they have; leave alone those whose id is there already.
+
+        Gives the number of new ones. To do it again changes nothing.
+
+        Raises:
+            NotFoundError: one of them has no owner here. None is stored.
+        """
+        ids = [str(entry.id) for entry in entries]
+        if len(set(ids)) != len(ids):
+            raise ValidationError("places", "each id once", ids)
+        rows = self._session.read(_KNOWN.step(namespace=self._session.namespace, ids=json.dumps(ids)))
+        known = {row[0] for row in rows}
+        new = [entry for entry in entries if str(entry.id) not in known]
+        try:
+            if new:
+                self._session.write([self._import(entry) for entry in new])
+        except RowCountError as error:
+            missing = new[error.step - 1]
+            raise NotFoundError(missing.owner_type, missing.owner_id) from error
+        return len(new)
+
     def delete(self, entry_id: UUID | str) -> bool:
         """Delete it. Whether it was there."""
         return bool(self._session.write([_DELETE.step(namespace=self._session.namespace, id=as_id(entry_id))]))
@@ -112,6 +161,15 @@ class SpatiotemporalRepository(Repository):
         """How many there are."""
         return int(self._session.read(_COUNT.step(namespace=self._session.namespace))[0][0])
 
+    def _import(self, entry: SpatiotemporalEntry) -> Step:
+        document, stored = encode(_ENTRY, entry)
+        check_document("", document, self._session.limits)
+        now = to_micros(self._session.now())
+        return _IMPORT[stored.owner_type].step(1, namespace=self._session.namespace, document=document, now=now)
+
 
 def _entry(row: Sequence[Any]) -> SpatiotemporalEntry:
-    return decode(_ENTRY, row[1], "spatiotemporal_index", row[0])
+    key, document, created_at = row
+    found = decode(_ENTRY, document, "spatiotemporal_index", key)
+    found.__dict__["created_at"] = from_micros(created_at)
+    return found
