@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
-from sqlalchemy import event, exc, pool
+from sqlalchemy import LargeBinary, event, exc, pool
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.engine.characteristics import ConnectionCharacteristic
@@ -18,6 +18,7 @@ from . import dbapi
 
 _BEGIN_MODES = {"", "DEFERRED", "IMMEDIATE"}
 _VECTOR_TABLE = "libsql_vector_meta_shadow"  # the engine's list of vector indexes
+_VECTOR_TYPES = ("F64_BLOB", "F32_BLOB", "F16_BLOB", "FB16_BLOB", "F8_BLOB", "F1BIT_BLOB")
 _OPTIONS: dict[str, type] = {"durability": str, "busy_timeout": float}
 
 
@@ -48,6 +49,10 @@ class LibSQLDialect(SQLiteDialect_libsql):  # type: ignore[misc] # sqlalchemy-li
     driver = "libsql"
     is_async = False
     supports_statement_cache = True
+    ischema_names: ClassVar[dict[str, Any]] = {
+        **SQLiteDialect.ischema_names,
+        **dict.fromkeys(_VECTOR_TYPES, LargeBinary),
+    }
     connection_characteristics = SQLiteDialect_libsql.connection_characteristics.union(
         {"libsql_begin": BeginCharacteristic()}
     )

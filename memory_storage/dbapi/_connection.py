@@ -161,7 +161,7 @@ class Cursor:
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> Cursor:
         """Run one statement, or a `Batch`; as in `sqlite3` the cursor itself is given back."""
         self._check_open()
-        self._result = _NOTHING
+        self._show(_NOTHING)
         if isinstance(sql, Batch):
             results = self.connection._execute_batch(sql)
             self._show(next((r for r in reversed(results) if r.columns is not None), results[-1]))
@@ -172,7 +172,7 @@ class Cursor:
     def executemany(self, sql: str, parameters: Iterable[Sequence[object]]) -> Cursor:
         """Run one statement with each set of parameters, together; `rowcount` is the sum."""
         self._check_open()
-        self._result = _NOTHING
+        self._show(_NOTHING)
         if parse(sql).kind is not Kind.WRITE:
             raise ProgrammingError("executemany() is for statements that change rows")
         steps = [Step(sql, values) for values in parameters]

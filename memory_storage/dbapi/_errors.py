@@ -78,6 +78,7 @@ _BY_TEXT: tuple[tuple[str, type[Error], str], ...] = (
     ("readonly database", OperationalError, "SQLITE_READONLY"),
     ("disk I/O error", OperationalError, "SQLITE_IOERR"),
     ("unable to open database file", OperationalError, "SQLITE_CANTOPEN"),
+    ("Unable to open connection to local database", OperationalError, "SQLITE_CANTOPEN"),
     ("malformed database schema", DatabaseError, "SQLITE_CORRUPT"),
     ("disk image is malformed", DatabaseError, "SQLITE_CORRUPT"),
     ("file is not a database", DatabaseError, "SQLITE_NOTADB"),

@@ -17,6 +17,7 @@ from ._errors import BUSY_CODES, InterfaceError, OperationalError, from_message
 from ._sql import Kind, parse
 from ._values import Value, bind
 
+_Prepared = tuple[Kind, str, tuple[Value, ...], int | None]  # with the number of rows it has to change
 _Fetched = tuple[Any, Any, list[tuple[Value, ...]]]  # the native cursor, its description, its rows
 
 _SCOPES = {  # how what `run` begins is opened, closed and undone
@@ -126,6 +127,8 @@ class LocalTransport:
         self._native, self._broken = None, "the connection belongs to the parent process: open another one after fork"
 
     def _run(self, steps: Sequence[Step], begin: str | None, commit: bool) -> list[Result]:
+        # All is checked before anything is locked.
+        prepared = [_prepare(step) for step in steps]
         # Only what holds no lock yet may wait for one: two that hold one would wait for each other.
         first = begin == "DEFERRED" or (begin is None and not self._native.in_transaction)
         rest = first and begin is None
@@ -133,7 +136,7 @@ class LocalTransport:
             self._patiently(_SCOPES[begin][0])
             self._writes = begin != "DEFERRED"
         try:
-            results = [self._step(number, step, rest if number > 1 else first) for number, step in enumerate(steps, 1)]
+            results = [self._step(n, step, rest if n > 1 else first) for n, step in enumerate(prepared, 1)]
             if begin and commit:
                 self._patiently(_SCOPES[begin][1])
             return results
@@ -152,20 +155,19 @@ class LocalTransport:
         if self._native.in_transaction:
             self._native.execute("ROLLBACK")
 
-    def _step(self, number: int, step: Step, patient: bool) -> Result:
-        statement = parse(step.sql)
-        if statement.kind is not Kind.READ:
+    def _step(self, number: int, step: _Prepared, patient: bool) -> Result:
+        kind, sql, values, expected = step
+        if kind is not Kind.READ:
             self._writes = True
-        execute = self._patiently if patient else self._native_execute
-        cursor, description, rows = execute(*bind(statement, step.parameters))
-        counts = statement.kind is Kind.WRITE
+        cursor, description, rows = self._patiently(sql, values) if patient else self._native_execute(sql, values)
+        counts = kind is Kind.WRITE
         if not description:
             result = Result(None, rows, cursor.rowcount if counts else -1, cursor.lastrowid)
         else:
             columns = tuple([column[0] for column in description])
             result = Result(columns, rows, len(rows) if counts else -1, cursor.lastrowid)
-        if step.rows is not None and result.rowcount != step.rows:
-            raise RowCountError(number, step.rows, result.rowcount)
+        if expected is not None and result.rowcount != expected:
+            raise RowCountError(number, expected, result.rowcount)
         return result
 
     def _native_execute(self, sql: str, values: tuple[Value, ...] = ()) -> _Fetched:
@@ -195,6 +197,11 @@ class LocalTransport:
                     raise
             time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
             pause = min(pause * 1.5, 0.02)
+
+
+def _prepare(step: Step) -> _Prepared:
+    statement = parse(step.sql)
+    return statement.kind, *bind(statement, step.parameters), step.rows
 
 
 def _open(database: str, encryption_key: str | None = None) -> Any:

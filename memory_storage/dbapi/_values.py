@@ -10,9 +10,6 @@ from ._sql import Statement
 
 Value = None | int | float | str | bytes
 
-_INT64 = range(-(2**63), 2**63)
-_INT32 = range(-(2**31), 2**31)
-
 
 def bindable(value: object, index: int) -> Value:
     """The value as one of the engine's five types. DataError or ProgrammingError names the parameter (from 1)."""
@@ -22,7 +19,7 @@ def bindable(value: object, index: int) -> Value:
         case str():
             return _text(value, index)
         case int():
-            if value not in _INT64:
+            if not -(2**63) <= value < 2**63:  # a range() would search one by one for a subclass of int
                 raise DataError(f"parameter {index}: {value} does not fit in 64 bits")
             return int(value)
         case float():
@@ -81,18 +78,22 @@ def _all_plain(values: tuple[object, ...]) -> TypeGuard[tuple[Value, ...]]:
 
 def _inline_wide_integers(statement: Statement, values: tuple[Value, ...]) -> tuple[str, tuple[Value, ...]]:
     """With integers beyond 32 bits as literals in the SQL: the native driver would bind them as floats."""
-    if not any(type(value) is int and value not in _INT32 for value in values):
+    if not any(map(_is_wide, values)):
         return statement.sql, values
     text = [statement.pieces[0]]
     kept: list[Value] = []
     for index, piece in zip(statement.order, statement.pieces[1:], strict=True):
         value = values[index]
-        if type(value) is int and value not in _INT32:
+        if _is_wide(value):
             text += (_literal(value), piece)
         else:
             kept.append(value)
             text += ("?", piece)
     return "".join(text), tuple(kept)
+
+
+def _is_wide(value: Value) -> TypeGuard[int]:
+    return type(value) is int and not -(2**31) <= value < 2**31
 
 
 def _literal(value: int) -> str:

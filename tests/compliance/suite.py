@@ -1,3 +1,3 @@
-"""The suite itself. Not named test_*: only a session with this directory's setup.cfg collects it."""
+"""The suite itself. Not named test_*: only the sessions that comparison.py starts collect it."""
 
 from sqlalchemy.testing.suite import *  # noqa: F403 - this is how SQLAlchemy hands its suite to a dialect

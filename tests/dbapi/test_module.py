@@ -1,0 +1,67 @@
+"""What PEP 249 wants of the module."""
+
+from contextlib import closing
+
+import pytest
+
+from memory_storage import dbapi
+
+
+def test_the_module_says_what_pep_249_asks():
+    assert (dbapi.apilevel, dbapi.paramstyle, dbapi.threadsafety) == ("2.0", "qmark", 1)
+    assert dbapi.Binary(b"x") == b"x"
+
+
+def test_the_version_is_the_engines(cursor):
+    assert cursor.execute("SELECT sqlite_version()").fetchone() == (dbapi.sqlite_version,)
+    assert dbapi.sqlite_version == ".".join(map(str, dbapi.sqlite_version_info))
+
+
+def test_everything_public_is_there():
+    assert all(hasattr(dbapi, name) for name in dbapi.__all__)
+
+
+def test_the_connection_carries_the_exceptions(connection):
+    names = [name for name in dbapi.__all__ if name.endswith("Error") or name == "Warning"]
+    names.remove("RowCountError")
+    assert len(names) == 10
+    for name in names:
+        assert getattr(connection, name) is getattr(dbapi, name)
+
+
+def test_files_get_the_log_foreign_keys_and_the_durability_that_was_asked_for(connect):
+    def pragmas(connection):
+        return [
+            connection.execute(f"PRAGMA {p}").fetchone()[0] for p in ("journal_mode", "foreign_keys", "synchronous")
+        ]
+
+    assert pragmas(connect()) == ["wal", 1, 2]
+    assert pragmas(connect(durability="normal")) == ["wal", 1, 1]
+
+
+def test_an_unknown_durability_is_refused(path):
+    with pytest.raises(dbapi.ProgrammingError, match="durability"):
+        dbapi.connect(path, durability="none")
+
+
+def test_a_file_that_cannot_be_opened_is_an_operational_error(tmp_path):
+    with pytest.raises(dbapi.OperationalError) as caught:
+        dbapi.connect(str(tmp_path / "missing" / "test.db"))
+    assert caught.value.code == "SQLITE_CANTOPEN"
+
+
+def test_a_file_that_is_no_database_is_a_database_error(tmp_path):
+    (tmp_path / "text.db").write_text("this is no database at all, " * 100)
+    with pytest.raises(dbapi.DatabaseError) as caught:
+        dbapi.connect(str(tmp_path / "text.db"))
+    assert caught.value.code == "SQLITE_NOTADB"
+
+
+def test_an_encrypted_file_needs_its_key(path):
+    with closing(dbapi.connect(path, encryption_key="secret")) as connection:
+        connection.execute("CREATE TABLE t (x)")
+        connection.commit()
+    with pytest.raises(dbapi.DatabaseError):
+        dbapi.connect(path)
+    with closing(dbapi.connect(path, encryption_key="secret")) as connection:
+        assert connection.execute("SELECT count(*) FROM t").fetchone() == (0,)

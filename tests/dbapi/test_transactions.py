@@ -1,0 +1,217 @@
+"""When transactions begin, what they lock, and how they end."""
+
+import threading
+import time
+
+import pytest
+
+from memory_storage import dbapi
+
+
+@pytest.fixture
+def pair(connect):
+    one, other = connect(busy_timeout=0), connect(busy_timeout=0)
+    one.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, v)")
+    one.commit()
+    return one, other
+
+
+def count(connection):
+    number = connection.execute("SELECT count(*) FROM t").fetchone()[0]
+    connection.rollback()
+    return number
+
+
+def test_opening_begins_nothing(connect):
+    assert not connect().in_transaction
+
+
+@pytest.mark.parametrize("sql", ["SELECT 1", "INSERT INTO t VALUES (1, 1)", "CREATE TABLE u (x)", "SAVEPOINT s"])
+def test_the_first_statement_begins_a_transaction(connection, sql):
+    connection.execute(sql)
+    assert connection.in_transaction
+
+
+@pytest.mark.parametrize("sql", ["PRAGMA user_version", "VACUUM", "ATTACH ':memory:' AS other"])
+def test_what_cannot_run_in_a_transaction_begins_none(connection, sql):
+    connection.execute(sql)
+    assert not connection.in_transaction
+
+
+def test_readers_do_not_stop_a_writer_and_keep_what_they_see(pair):
+    one, other = pair
+    assert one.execute("SELECT count(*) FROM t").fetchone() == (0,)
+    other.execute("INSERT INTO t VALUES (1, 1)")
+    other.commit()
+    assert one.execute("SELECT count(*) FROM t").fetchone() == (0,)
+    one.rollback()
+    assert count(one) == 1
+
+
+def test_a_writer_has_the_lock_from_its_first_statement(pair):
+    one, other = pair
+    one.execute("UPDATE t SET v = 1 WHERE id = 99")
+    with pytest.raises(dbapi.OperationalError) as caught:
+        other.execute("UPDATE t SET v = 1 WHERE id = 99")
+    assert caught.value.code in dbapi.BUSY_CODES
+    assert not other.in_transaction
+    one.rollback()
+    other.execute("UPDATE t SET v = 1 WHERE id = 99")
+
+
+def test_begin_mode_decides_for_every_statement(pair):
+    one, other = pair
+    one.begin_mode = "IMMEDIATE"
+    one.execute("SELECT 1")
+    with pytest.raises(dbapi.OperationalError):
+        other.execute("DELETE FROM t")
+    one.rollback()
+    other.begin_mode = "DEFERRED"
+    other.execute("DELETE FROM t")
+    with pytest.raises(dbapi.OperationalError):
+        one.execute("SELECT 1")
+
+
+def test_a_transaction_that_read_cannot_write_after_another_did(pair):
+    one, other = pair
+    one.execute("SELECT * FROM t")
+    other.execute("INSERT INTO t VALUES (1, 1)")
+    other.commit()
+    started = time.monotonic()
+    with pytest.raises(dbapi.OperationalError, match="locked"):
+        one.execute("INSERT INTO t VALUES (2, 1)")
+    assert time.monotonic() - started < 1
+    one.rollback()
+
+
+def test_autocommit_makes_each_statement_a_transaction(pair):
+    one, other = pair
+    one.autocommit = True
+    one.execute("INSERT INTO t VALUES (1, 1)")
+    assert not one.in_transaction
+    assert count(other) == 1
+    one.execute("BEGIN")
+    one.execute("INSERT INTO t VALUES (2, 1)")
+    one.cursor().executemany("INSERT INTO t VALUES (?, 1)", [(3,), (4,)])
+    one.rollback()
+    assert count(other) == 1
+
+
+def test_closing_undoes_what_was_not_committed(pair):
+    one, other = pair
+    one.execute("INSERT INTO t VALUES (1, 1)")
+    one.close()
+    assert count(other) == 0
+
+
+def test_a_connection_that_is_dropped_gives_up_its_lock(path, pair):
+    dropped = dbapi.connect(path)
+    dropped.execute("INSERT INTO t VALUES (1, 1)")
+    del dropped
+    pair[0].execute("INSERT INTO t VALUES (1, 1)")
+
+
+def test_commit_and_rollback_without_a_transaction_do_nothing(connection):
+    connection.commit()
+    connection.rollback()
+
+
+def test_the_schema_is_part_of_the_transaction(connection):
+    connection.execute("CREATE TABLE u (x)")
+    connection.execute("DROP TABLE t")
+    connection.rollback()
+    assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("t",)]
+
+
+def test_savepoints_undo_a_part(connection):
+    connection.execute("INSERT INTO t VALUES (1, 1)")
+    connection.execute("SAVEPOINT s")
+    connection.execute("INSERT INTO t VALUES (2, 1)")
+    connection.execute("ROLLBACK TO s")
+    connection.execute("RELEASE s")
+    connection.commit()
+    assert connection.execute("SELECT id FROM t").fetchall() == [(1,)]
+
+
+def test_a_failed_statement_undoes_only_itself(connection):
+    connection.execute("INSERT INTO t VALUES (1, 1)")
+    with pytest.raises(dbapi.IntegrityError):
+        connection.execute("INSERT INTO t VALUES (2, 1), (1, 1)")
+    connection.commit()
+    assert connection.execute("SELECT id FROM t").fetchall() == [(1,)]
+
+
+def test_a_commit_that_a_deferred_foreign_key_refuses_can_be_rolled_back(connection):
+    connection.execute("CREATE TABLE child (t REFERENCES t DEFERRABLE INITIALLY DEFERRED)")
+    connection.commit()
+    connection.execute("INSERT INTO child VALUES (7)")
+    with pytest.raises(dbapi.IntegrityError) as caught:
+        connection.commit()
+    assert caught.value.code == "SQLITE_CONSTRAINT_FOREIGNKEY"
+    assert connection.in_transaction
+    connection.rollback()
+    assert connection.execute("SELECT * FROM child").fetchall() == []
+
+
+def test_waiting_for_a_lock_ends_when_the_lock_does(connect):
+    holder, waiter = connect(), connect()
+    holder.execute("CREATE TABLE t (x)")
+    threading.Timer(0.2, holder.commit).start()
+    started = time.monotonic()
+    waiter.execute("INSERT INTO t VALUES (1)")
+    assert 0.1 < time.monotonic() - started < 5
+
+
+def test_waiting_for_a_lock_ends_with_the_timeout(connect):
+    holder, waiter = connect(), connect(busy_timeout=0.2)
+    holder.execute("CREATE TABLE t (x)")
+    started = time.monotonic()
+    with pytest.raises(dbapi.OperationalError, match="locked"):
+        waiter.execute("CREATE TABLE t (x)")
+    assert 0.1 < time.monotonic() - started < 5
+
+
+def test_autocommitted_writes_wait_too(connect):
+    holder, waiter = connect(), connect()
+    waiter.autocommit = True
+    waiter.execute("CREATE TABLE t (x)")
+    holder.execute("INSERT INTO t VALUES (1)")
+    threading.Timer(0.1, holder.commit).start()
+    waiter.execute("INSERT INTO t VALUES (1)")
+    assert waiter.execute("SELECT count(*) FROM t").fetchone() == (2,)
+
+
+def test_a_thread_that_waits_for_a_lock_does_not_stop_the_others(connect):
+    holder, waiter = connect(), connect()
+    holder.execute("CREATE TABLE t (x)")
+    thread = threading.Thread(target=waiter.execute, args=("INSERT INTO t VALUES (1)",))
+    thread.start()
+    ticks = 0
+    started = time.monotonic()
+    while time.monotonic() - started < 0.3:
+        time.sleep(0.005)
+        ticks += 1
+    assert thread.is_alive()
+    assert ticks > 20
+    holder.commit()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_many_threads_write_without_losing_anything(connect):
+    connect().execute("PRAGMA user_version")
+    setup = connect()
+    setup.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, v)")
+    setup.commit()
+
+    def write(connection):
+        for _ in range(25):
+            connection.execute("INSERT INTO t (v) VALUES (1)")
+            connection.commit()
+
+    threads = [threading.Thread(target=write, args=(connect(durability="normal"),)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert count(setup) == 100
