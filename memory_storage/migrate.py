@@ -42,8 +42,7 @@ def look(path: Path, *, busy_timeout: float) -> None:
         creator=lambda: dbapi.Connection(LocalTransport(str(path.absolute()), busy_timeout=busy_timeout)),
         poolclass=NullPool,
     )
-    if path.is_file():
-        _refuse_unknown(current(engine))
+    _refuse_unknown(current(engine))
 
 
 def ensure(engine: Engine) -> None:

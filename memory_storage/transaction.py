@@ -133,7 +133,8 @@ def translated() -> Iterator[None]:
             raise error.orig from None
         raise as_storage_error(error.orig) from error
     except exc.TimeoutError as error:
-        raise PoolTimeoutError(f"no connection came free: {error.args[0]}") from error
+        advice = "end transactions sooner, or raise pool.max_connections or pool.connect_timeout"
+        raise PoolTimeoutError(f"no connection came free in time: {advice} ({error.args[0]})") from error
     except exc.ArgumentError as error:
         raise ConfigurationError(str(error)) from error
 

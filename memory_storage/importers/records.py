@@ -52,7 +52,7 @@ def read_records(stream: BinaryIO, *, line_bytes: int = LINE_BYTES) -> Iterator[
 
 
 def parse_json(text: str) -> Any:
-    """What the text says. ValueError for what JSON does not have (NaN), and for a key given twice: one would be lost."""
+    """What the text says. ValueError for what JSON lacks (NaN), and for a key given twice: one would be lost."""
     try:
         return _STRICT.decode(text)
     except RecursionError:
@@ -115,7 +115,9 @@ def _decoded(data: bytes) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ValidationError("file", f"must be UTF-8 text; line {line} is not", data[error.start : error.end]) from error
+        raise ValidationError(
+            "file", f"must be UTF-8 text; line {line} is not", data[error.start : error.end]
+        ) from error
 
 
 def _elements(text: str) -> Iterator[tuple[int, int]]:
@@ -133,7 +135,8 @@ def _elements(text: str) -> Iterator[tuple[int, int]]:
             position = _skip(text, position + 1)
         elif not text.startswith("]", position):
             raise JSONDecodeError("Expecting ',' or ']'", text, position)
-    if _skip(text, position + is_array) < len(text):
+    position = _skip(text, position + is_array)
+    if position < len(text):
         raise JSONDecodeError("Text after the end", text, position)
 
 
@@ -145,9 +148,7 @@ def _end_of_value(text: str, position: int) -> int:
 
 
 def _skip(text: str, position: int) -> int:
-    match = _SPACE.match(text, position)
-    assert match is not None
-    return match.end()
+    return _SPACE.match(text, position).end()  # type: ignore[union-attr] # it matches the empty text too
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -17,7 +17,11 @@ JsonObject = dict[str, pydantic.JsonValue]
 Int64 = Annotated[int, Field(ge=0, lt=2**63)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Ratio = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Moment = AwareDatetime
+Moment = Annotated[
+    AwareDatetime,
+    # Also in UTC, in which the columns have it: datetime knows no other year.
+    Field(ge=datetime.min.replace(tzinfo=timezone.utc), le=datetime.max.replace(tzinfo=timezone.utc)),
+]
 
 
 class Model(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -85,11 +86,13 @@ def _metadata(name: str, value: dict[str, Any], values: dict[str, Any]) -> list[
     for number, (key, wanted) in enumerate(sorted(value.items())):
         if isinstance(wanted, int) and not -(2**63) <= wanted < 2**63:
             raise ValidationError(f"{name}.{key}", "at most 64 bits", wanted)
+        if isinstance(wanted, float) and not math.isfinite(wanted):
+            raise ValidationError(f"{name}.{key}", "a finite number", wanted)
         as_json = wanted is None or isinstance(wanted, bool)
         values[f"key_{number}"] = key
         values[f"value_{number}"] = json.dumps(wanted) if as_json else wanted
         found.append(_has_facet(number, as_json=as_json))
-        if isinstance(wanted, str) and 6 * len(wanted) + 2 > FACET_LENGTH:
+        if isinstance(wanted, float) or (isinstance(wanted, str) and 6 * len(wanted) + 2 > FACET_LENGTH):
             found.append(_has_exactly(number))
     return found
 
@@ -100,10 +103,10 @@ def _has_facet(number: int, *, as_json: bool) -> str:
 
 
 def _has_exactly(number: int) -> str:
-    # The facet may have been cut: then it says only how the value begins.
+    # The facet of a long text says only how it begins, that of a float has only 15 digits.
     return (
         f"EXISTS (SELECT 1 FROM json_each(document, '$.metadata') AS pair"
-        f" WHERE pair.key = :key_{number} AND pair.value = :value_{number})"
+        f" WHERE pair.key = :key_{number} AND pair.value = :value_{number} AND pair.type IN ('text', 'real'))"
     )
 
 

@@ -36,9 +36,11 @@ class Prepared:
 
 def micros(iso: str) -> str:
     """SQL for an ISO 8601 text, as pydantic writes it, in microseconds since the epoch. NULL stays NULL."""
-    offset = f"CASE WHEN {iso} LIKE '%Z' THEN '' ELSE substr({iso}, -6) END"
+    # unixepoch() itself knows no offset beyond 14:59, and nothing beyond year 9999 in UTC.
+    offset = f"substr({iso}, -6, 3) * 3600 + (substr({iso}, -6, 1) || substr({iso}, -2)) * 60"
+    seconds = f"unixepoch(substr({iso}, 1, 19)) - CASE WHEN {iso} LIKE '%Z' THEN 0 ELSE {offset} END"
     fraction = f"CASE WHEN substr({iso}, 20, 1) = '.' THEN CAST(substr({iso}, 21, 6) AS INTEGER) ELSE 0 END"
-    return f"(unixepoch(substr({iso}, 1, 19) || {offset}) * 1000000 + {fraction})"
+    return f"(({seconds}) * 1000000 + {fraction})"
 
 
 def columns(expressions: dict[str, str]) -> str:

@@ -8,13 +8,13 @@ _APPENDED = {
     "namespace": "episodes.namespace",
     "episode_id": "episodes.id",
     "step_number": "next.number",
-    "id": ":document ->> '$.id'",
-    "tool": ":document ->> '$.tool'",
-    "status": ":document ->> '$.result.status'",
-    "latency_ms": ":document ->> '$.latency_ms'",
-    "tokens_used": ":document ->> '$.tokens_used'",
-    "started_at": micros("(:document ->> '$.started_at')"),
-    "document": "json_set(:document, '$.step_number', next.number)",
+    "id": "given.value ->> '$.id'",
+    "tool": "given.value ->> '$.tool'",
+    "status": "given.value ->> '$.result.status'",
+    "latency_ms": "given.value ->> '$.latency_ms'",
+    "tokens_used": "given.value ->> '$.tokens_used'",
+    "started_at": micros("(given.value ->> '$.started_at')"),
+    "document": "json_set(given.value, '$.step_number', next.number)",
 }
 
 # The number is found by the index and given under the write lock: it costs the same for every step.
@@ -22,11 +22,11 @@ _APPENDED = {
 APPEND = Prepared(f"""
 INSERT INTO steps ({columns(_APPENDED)})
 SELECT {values(_APPENDED)}
-FROM episodes, (SELECT coalesce(max(step_number), 0) + 1 AS number FROM steps
+FROM episodes, (SELECT :document AS value) AS given, (SELECT coalesce(max(step_number), 0) + 1 AS number FROM steps
     WHERE namespace = :namespace AND episode_id = :episode_id) AS next
 WHERE episodes.namespace = :namespace AND episodes.id = :episode_id
     AND (next.number <= :limit OR EXISTS (
-        SELECT 1 FROM steps AS s WHERE s.namespace = :namespace AND s.id = :document ->> '$.id'))
+        SELECT 1 FROM steps AS s WHERE s.namespace = :namespace AND s.id = given.value ->> '$.id'))
 ON CONFLICT (namespace, id) DO UPDATE SET tool = steps.tool
 RETURNING episode_id, document
 """)

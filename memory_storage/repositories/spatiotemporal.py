@@ -21,16 +21,16 @@ _ENTRY = TypeAdapter(SpatiotemporalEntry)
 _TABLES = {"episode": "episodes", "step": "steps"}
 _COLUMNS = {
     "namespace": "owner.namespace",
-    "id": ":document ->> '$.id'",
-    "owner_type": ":document ->> '$.owner_type'",
+    "id": "given.value ->> '$.id'",
+    "owner_type": "given.value ->> '$.owner_type'",
     "owner_id": "owner.id",
-    "latitude": ":document ->> '$.latitude'",
-    "longitude": ":document ->> '$.longitude'",
-    "place_name": ":document ->> '$.place_name'",
-    "starts_at": micros("(:document ->> '$.starts_at')"),
-    "ends_at": micros("(:document ->> '$.ends_at')"),
+    "latitude": "given.value ->> '$.latitude'",
+    "longitude": "given.value ->> '$.longitude'",
+    "place_name": "given.value ->> '$.place_name'",
+    "starts_at": micros("(given.value ->> '$.starts_at')"),
+    "ends_at": micros("(given.value ->> '$.ends_at')"),
     "created_at": ":now",
-    "document": "json_remove(:document, '$.created_at')",
+    "document": "json_remove(given.value, '$.created_at')",
 }
 
 
@@ -41,7 +41,8 @@ def _put(table: str) -> Prepared:
     return Prepared(f"""
 INSERT INTO spatiotemporal_index ({columns(_COLUMNS)})
 SELECT {values(_COLUMNS)}
-FROM {table} AS owner WHERE owner.namespace = :namespace AND owner.id = :document ->> '$.owner_id'
+FROM (SELECT :document AS value) AS given, {table} AS owner
+WHERE owner.namespace = :namespace AND owner.id = given.value ->> '$.owner_id'
 ON CONFLICT (namespace, id) DO UPDATE SET {_REPLACED}
 WHERE spatiotemporal_index.owner_type = excluded.owner_type AND spatiotemporal_index.owner_id = excluded.owner_id
 """)
@@ -62,12 +63,13 @@ SELECT {_WHOLE} FROM spatiotemporal_index WHERE namespace = :namespace AND id > 
 _KNOWN = Prepared("""
 SELECT id FROM spatiotemporal_index WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
-_IMPORTED = {**_COLUMNS, "created_at": "coalesce(" + micros("(:document ->> '$.created_at')") + ", :now)"}
+_IMPORTED = {**_COLUMNS, "created_at": "coalesce(" + micros("(given.value ->> '$.created_at')") + ", :now)"}
 _IMPORT = {
     owner: Prepared(f"""
 INSERT INTO spatiotemporal_index ({columns(_IMPORTED)})
 SELECT {values(_IMPORTED)}
-FROM {table} AS owner WHERE owner.namespace = :namespace AND owner.id = :document ->> '$.owner_id'
+FROM (SELECT :document AS value) AS given, {table} AS owner
+WHERE owner.namespace = :namespace AND owner.id = given.value ->> '$.owner_id'
 """)
     for owner, table in _TABLES.items()
 }

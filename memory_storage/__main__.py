@@ -1,0 +1,5 @@
+"""`python -m memory_storage`."""
+
+from .cli import main
+
+main()

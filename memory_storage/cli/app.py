@@ -1,0 +1,68 @@
+"""The command's frame: its help, its version, and one place where errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from memory_storage.errors import MemoryStorageError
+
+from . import exits
+from .output import drop_stdout, talk
+
+
+class _Commands(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        """In the order of the alphabet."""
+        return sorted(super().list_commands(ctx))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; an error of ours, or of the output, becomes a sentence and an exit code."""
+        try:
+            super().invoke(ctx)
+            sys.stdout.flush()
+        except MemoryStorageError as error:
+            _leave(exits.code_of(error), f"error: {error}", error)
+        except BrokenPipeError as error:
+            drop_stdout()
+            raise typer.Exit(exits.BROKEN_PIPE) from error
+        except KeyboardInterrupt as error:
+            _leave(exits.INTERRUPTED, "interrupted", error)
+        except OSError as error:
+            _leave(exits.OTHER, f"error: {error}", error)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="An agent's episodic memory on libSQL: data on stdout, talk on stderr.",
+    epilog=exits.EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(version("memory-storage"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    pass
+
+
+def _leave(code: int, message: str, cause: BaseException) -> None:
+    talk(message)
+    raise typer.Exit(code) from cause

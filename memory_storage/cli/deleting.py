@@ -1,0 +1,48 @@
+"""The command that deletes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from memory_storage.errors import NotFoundError
+from memory_storage.models import Episode
+
+from . import exits
+from .app import app
+from .opening import open_existing
+from .options import AsJson, Database, Namespace
+from .output import printable, say, talk, write_json
+
+
+@app.command()
+def delete(
+    episode_id: Annotated[str, typer.Argument(metavar="ID")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    database: Database = None,
+    namespace: Namespace = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete an episode with its steps, embeddings and places."""
+    with open_existing(database, namespace) as storage:
+        episode = storage.episodes.get(episode_id, steps=False)
+        if not yes:
+            _ask(episode, storage.steps.count(episode.id))
+        if not storage.episodes.delete(episode.id):
+            raise NotFoundError("episode", episode.id)
+    if as_json:
+        write_json({"deleted": episode.id})
+    else:
+        say(f"deleted {episode.id}")
+
+
+def _ask(episode: Episode, steps: int) -> None:
+    if not sys.stdin.isatty():
+        talk("error: nobody is there to be asked; give --yes to delete")
+        raise typer.Exit(exits.USAGE)
+    question = f"Delete {episode.task_description[:60]!r} with its {steps:,} steps?"
+    if not typer.confirm(printable(question), err=True):
+        talk("nothing was deleted")
+        raise typer.Exit(exits.OTHER)

@@ -1,0 +1,52 @@
+"""Opening the database that a command was given: to read it, or to make it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from memory_storage import migrate
+from memory_storage.engine import make_engine
+from memory_storage.errors import ConfigurationError
+from memory_storage.settings import MEMORY, Settings
+from memory_storage.storage import MemoryStorage
+from memory_storage.transaction import translated
+
+
+def settings_for(database: str | None, namespace: str | None) -> Settings:
+    """The settings of the environment with what was given. ConfigurationError if there is no database."""
+    given: dict[str, Any] = {"database": database, "namespace": namespace}
+    return Settings.from_environment(**{name: value for name, value in given.items() if value is not None})
+
+
+def open_or_create(database: str | None, namespace: str | None) -> MemoryStorage:
+    """The storage; created and brought up to date if need be."""
+    return MemoryStorage.open(settings_for(database, namespace))
+
+
+def open_existing(database: str | None, namespace: str | None) -> MemoryStorage:
+    """The storage as it is. Creates nothing and upgrades nothing.
+
+    Raises:
+        ConfigurationError: there is no such file.
+        SchemaError: its schema is not this version's.
+    """
+    settings = settings_for(database, namespace)
+    if settings.database == MEMORY:
+        return MemoryStorage.open(settings)
+    refuse_missing(settings)
+    with translated():
+        if settings.path is not None:
+            migrate.look(settings.path, busy_timeout=settings.request_timeout)
+        engine = make_engine(settings)
+        try:
+            migrate.check(engine)
+        except BaseException:
+            engine.dispose()
+            raise
+    return MemoryStorage(engine, settings)
+
+
+def refuse_missing(settings: Settings) -> None:
+    """ConfigurationError if the database is a file that is not there."""
+    if settings.path is not None and not settings.path.exists():
+        raise ConfigurationError(f"there is no database {settings.database!r}: `memory-storage init` makes one")

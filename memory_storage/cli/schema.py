@@ -1,0 +1,90 @@
+"""The commands about the database itself: init, upgrade, current, check."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from sqlalchemy import Engine
+
+from memory_storage import migrate
+from memory_storage.engine import make_engine
+from memory_storage.errors import ValidationError
+from memory_storage.schema import HEAD
+from memory_storage.settings import Settings
+from memory_storage.transaction import translated
+
+from .app import app
+from .opening import open_existing, open_or_create, refuse_missing, settings_for
+from .options import AsJson, Database
+from .output import say, write_json
+
+
+@app.command()
+def init(database: Database = None, as_json: AsJson = False) -> None:
+    """Create the database with its schema; one that is there is brought up to date."""
+    with open_or_create(database, None) as storage:
+        _report(storage.settings, HEAD, f"{storage.settings.database} is ready", as_json=as_json)
+
+
+@app.command()
+def upgrade(
+    revision: Annotated[str, typer.Argument(help="The revision to go to.")] = "head",
+    database: Database = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring the schema up to date, or to a revision. An empty or new file gets one."""
+    settings = settings_for(database, None)
+    with _engine(settings) as engine:
+        before = migrate.current(engine)
+        _upgrade(engine, revision)
+        after = migrate.current(engine)
+    said = f"{settings.database}: " + (f"{after} already" if before == after else f"{before or 'empty'} -> {after}")
+    _report(settings, after, said, as_json=as_json)
+
+
+@app.command()
+def current(database: Database = None, as_json: AsJson = False) -> None:
+    """Show the schema's revision."""
+    settings = settings_for(database, None)
+    refuse_missing(settings)
+    with _engine(settings) as engine:
+        found = migrate.current(engine)
+    _report(settings, found, found or "no schema yet", as_json=as_json)
+
+
+@app.command()
+def check(database: Database = None, as_json: AsJson = False) -> None:
+    """Fail unless the schema is the one that this version works with."""
+    with open_existing(database, None) as storage:
+        _report(storage.settings, HEAD, f"{storage.settings.database}: {HEAD}, as it should be", as_json=as_json)
+
+
+def _report(settings: Settings, revision: str | None, said: str, *, as_json: bool) -> None:
+    if as_json:
+        write_json({"database": settings.database, "revision": revision})
+    else:
+        say(said)
+
+
+@contextmanager
+def _engine(settings: Settings) -> Iterator[Engine]:
+    with translated():
+        if settings.path is not None:
+            migrate.look(settings.path, busy_timeout=settings.request_timeout)
+        engine = make_engine(settings)
+        try:
+            yield engine
+        finally:
+            engine.dispose()
+
+
+def _upgrade(engine: Engine, revision: str) -> None:
+    from alembic.util import CommandError
+
+    try:
+        migrate.upgrade(engine, revision)
+    except CommandError as error:
+        raise ValidationError("revision", f"must be one that this version knows ({error})", revision) from error

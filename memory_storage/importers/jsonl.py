@@ -1,0 +1,83 @@
+"""The lossless format: everything in a namespace as JSON lines, and such lines as models. Writes to no database.
+
+    {"kind": "header", "format": "memory-storage", "format_version": 1, "namespace": "default"}
+    {"kind": "episode", "value": {...}}         with its steps, version and times
+    {"kind": "pattern", "value": {...}}         with its counters
+    {"kind": "embedding", "value": {...}}       after its owner, as is a place
+    {"kind": "place", "value": {...}}
+    {"kind": "end", "count": 4}                 how many values there are: a file without it was cut off
+
+The values are the models' own JSON. A format that an older package cannot read has a higher version.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+import pydantic
+
+from memory_storage.errors import ValidationError
+from memory_storage.models import (
+    PATTERN,
+    AnyPattern,
+    Embedding,
+    Episode,
+    SpatiotemporalEntry,
+    as_validation_error,
+)
+from memory_storage.storage import MemoryStorage
+from memory_storage.transaction import Repositories
+
+FORMAT = "memory-storage"
+FORMAT_VERSION = 1
+
+Kind = Literal["episode", "pattern", "embedding", "place"]
+Value = Episode | AnyPattern | Embedding | SpatiotemporalEntry
+
+_ADAPTERS: dict[Kind, pydantic.TypeAdapter[Any]] = {
+    "episode": pydantic.TypeAdapter(Episode),
+    "pattern": PATTERN,
+    "embedding": pydantic.TypeAdapter(Embedding),
+    "place": pydantic.TypeAdapter(SpatiotemporalEntry),
+}
+_ALL: dict[Kind, Callable[[Repositories], Iterator[Value]]] = {
+    "episode": lambda view: view.episodes.iterate(archived=None, direction="oldest_first"),
+    "pattern": lambda view: view.patterns.iterate(),
+    "embedding": lambda view: view.embeddings.iterate(),
+    "place": lambda view: view.spatiotemporal.iterate(),
+}
+
+
+def export_lines(storage: MemoryStorage) -> Iterator[str]:
+    """The lines of an export, without line ends: one moment's memory, though others go on writing meanwhile."""
+    header = {"format": FORMAT, "format_version": FORMAT_VERSION, "namespace": storage.namespace}
+    yield json.dumps({"kind": "header", **header}, ensure_ascii=False)
+    count = 0
+    with storage.snapshot() as view:
+        for kind, values in _ALL.items():
+            for value in values(view):
+                count += 1
+                yield f'{{"kind": "{kind}", "value": {_ADAPTERS[kind].dump_json(value).decode()}}}'
+    yield json.dumps({"kind": "end", "count": count})
+
+
+def check_header(content: Mapping[str, Any]) -> None:
+    """ValidationError unless this is the first line of an export that this version can read."""
+    if content.get("kind") != "header" or content.get("format") != FORMAT:
+        raise ValidationError("file", "an export begins with a header line; try --format openai-chat", sorted(content))
+    if content.get("format_version") != FORMAT_VERSION:
+        limit = f"version {FORMAT_VERSION} is what this package can read; upgrade it"
+        raise ValidationError("format_version", limit, content.get("format_version"))
+
+
+def value_from(content: Mapping[str, Any]) -> tuple[Kind, Value]:
+    """The model in a line, and its kind. ValidationError for another line."""
+    kind = content.get("kind")
+    if kind not in _ADAPTERS or content.keys() != {"kind", "value"}:
+        raise ValidationError("kind", f"one of {', '.join(_ADAPTERS)}, with a `value`", kind)
+    try:
+        return kind, _ADAPTERS[kind].validate_python(content["value"])
+    except pydantic.ValidationError as error:
+        raise as_validation_error(error) from error
