@@ -14,7 +14,7 @@ from . import exits
 from .app import app
 from .opening import open_existing
 from .options import AsJson, Database, Namespace
-from .output import printable, say, talk, write_json
+from .output import say, talk, write_json
 
 
 @app.command()
@@ -42,7 +42,8 @@ def _ask(episode: Episode, steps: int) -> None:
     if not sys.stdin.isatty():
         talk("error: nobody is there to be asked; give --yes to delete")
         raise typer.Exit(exits.USAGE)
-    question = f"Delete {episode.task_description[:60]!r} with its {steps:,} steps?"
-    if not typer.confirm(printable(question), err=True):
+    # Not typer.confirm(): it writes to stdout, which is for data.
+    talk(f"Delete {episode.task_description[:60]!r} with its {steps:,} steps? [y/N]")
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
         talk("nothing was deleted")
         raise typer.Exit(exits.OTHER)

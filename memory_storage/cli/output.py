@@ -34,7 +34,10 @@ def write_json(value: Any) -> None:
 
 def write_line(line: bytes) -> None:
     """One line of data."""
-    sys.stdout.buffer.write(line + b"\n")
+    rest = memoryview(line + b"\n")
+    while rest:
+        # With PYTHONUNBUFFERED set this is the bare file, which may take only a part.
+        rest = rest[sys.stdout.buffer.write(rest) :]
 
 
 def talk(message: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any, cast
 
 import typer
@@ -111,16 +110,10 @@ def show_steps(steps: list[Step]) -> None:
 
 def _show_page(page: Page[Episode]) -> None:
     rows = [
-        (
-            str(episode.id),
-            _minute(episode.started_at),
-            episode.outcome.kind if episode.outcome else "open",
-            _number(episode.reward.total if episode.reward else None),
-            _short(episode.task_description),
-        )
+        (episode.id, episode.started_at.date(), _ending(episode), _short(episode.task_description, 60))
         for episode in page
     ]
-    show_table(["id", "started", "outcome", "reward", "task"], rows, whole=["id"])
+    show_table(["id", "started", "outcome", "task"], rows, whole=["id", "started"])
     if page.next_cursor:
         talk(f"more follow: --cursor {page.next_cursor}")
 
@@ -160,13 +153,14 @@ def _result(result: StepResult | None) -> str:
     return result.status if result else "-"
 
 
-def _short(text: str) -> str:
+def _ending(episode: Episode) -> str:
+    kind = episode.outcome.kind if episode.outcome else "open"
+    return f"{kind} {_number(episode.reward.total if episode.reward else None)}".rstrip()
+
+
+def _short(text: str, length: int = 100) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= 100 else line[:99] + "…"
-
-
-def _minute(moment_: datetime) -> str:
-    return moment_.strftime("%Y-%m-%d %H:%M")
+    return line if len(line) <= length else line[: length - 1] + "…"
 
 
 def _number(value: float | None) -> str:

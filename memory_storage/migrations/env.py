@@ -19,6 +19,7 @@ def run(connection: Connection) -> None:
         target_metadata=schema.metadata,
         transactional_ddl=True,
         include_name=is_ours,
+        compare_type=is_another_type,
     )
     with context.begin_transaction():
         context.run_migrations()
@@ -27,6 +28,14 @@ def run(connection: Connection) -> None:
 def is_ours(name: str | None, kind: str, parents: Any) -> Literal[True] | bool:  # noqa: ARG001
     """Leave out the virtual tables and what they keep for themselves: Core does not describe them."""
     return kind != "table" or name in schema.metadata.tables
+
+
+def is_another_type(*compared: Any) -> bool | None:
+    """A vector is reflected as a blob of its length; the others are left to Alembic (None)."""
+    reflected, described = compared[-2:]
+    if isinstance(described, schema.F32Blob):
+        return bool(getattr(reflected, "length", None) != described.dimension)
+    return None
 
 
 def run_offline(database: str) -> None:

@@ -1,0 +1,344 @@
+"""Every command: what it does, what it says where, and with which exit code it leaves."""
+
+from __future__ import annotations
+
+import json
+from uuid import uuid4
+
+import pytest
+
+import memory_storage as ms
+from memory_storage.cli import app, exits
+
+
+@pytest.fixture
+def episode(database, make_episode) -> ms.Episode:
+    """One in the database, with two steps."""
+    with ms.MemoryStorage.open(database) as storage:
+        return storage.episodes.save(
+            make_episode(
+                context=ms.TaskContext(domain="web-api", language="python"),
+                task_type="debugging",
+                tags=["auth", "flaky"],
+                metadata={"trial": 3, "model": "small", "notes": {"a": 1}},
+                outcome=ms.Success(verdict="it works"),
+                reward=ms.RewardScore(total=0.75),
+                started_at="2025-03-01T12:00:00Z",
+            )
+        )
+
+
+def test_init_makes_a_database(answered, database):
+    assert answered("init") == {"database": str(database), "revision": "0001"}
+    assert database.exists()
+    assert answered("check")["revision"] == "0001"
+
+
+def test_init_leaves_alone_what_is_there(answered, episode):
+    answered("init")
+    assert answered("show", episode.id)["id"] == str(episode.id)
+
+
+def test_upgrade_makes_a_schema_and_then_has_nothing_to_do(command, database):
+    assert "empty -> 0001" in command("upgrade", "-d", database).stdout
+    assert "0001 already" in command("upgrade", "-d", database).stdout
+
+
+def test_upgrade_knows_its_revisions(command, database):
+    result = command("upgrade", "no-such", "-d", database)
+    assert result.exit_code == 4
+    assert "revision: must be one that this version knows" in result.stderr
+
+
+def test_current_is_the_revision(command, answered, database, episode):
+    assert answered("current") == {"database": str(database), "revision": "0001"}
+    assert command("current", "-d", database).stdout.strip() == "0001"
+
+
+def test_check_refuses_a_database_without_a_schema(command, database):
+    database.touch()
+    result = command("check", "-d", database)
+    assert result.exit_code == 8
+    assert "run `memory-storage upgrade`" in result.stderr
+
+
+READING = [["query"], ["show", str(uuid4())], ["stats"], ["export"], ["delete", str(uuid4())], ["current"], ["check"]]
+
+
+@pytest.mark.parametrize("arguments", READING, ids=lambda arguments: arguments[0])
+def test_a_command_that_reads_makes_no_file(command, database, arguments):
+    result = command(*arguments, "-d", database)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "there is no database" in result.stderr
+    assert "memory-storage init" in result.stderr
+    assert not database.exists()
+
+
+@pytest.mark.parametrize("arguments", [*READING, ["init"], ["upgrade"]], ids=lambda arguments: arguments[0])
+def test_what_is_no_database_is_refused_and_left_as_it_is(command, database, arguments):
+    database.write_text("some words, and no database\n" * 100)
+    result = command(*arguments, "-d", database)
+    assert (result.exit_code, result.stdout) == (9, "")
+    assert database.read_text().startswith("some words")
+
+
+@pytest.mark.parametrize("arguments", [*READING, ["init"], ["import", __file__]], ids=lambda arguments: arguments[0])
+def test_without_a_database_a_command_says_how_to_give_one(command, arguments):
+    result = command(*arguments)
+    assert result.exit_code == 3
+    assert "LIBSQL_DATABASE_PATH" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["LIBSQL_DATABASE_PATH", "TURSO_DATABASE_URL"])
+def test_the_environment_may_give_the_database(command, database, monkeypatch, name):
+    monkeypatch.setenv(name, str(database) if name.startswith("LIBSQL") else f"libsql:///{database}")
+    assert command("init").exit_code == 0
+    assert database.exists()
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        ["--task-type", "debugging"],
+        ["--domain", "web-api"],
+        ["--language", "python"],
+        ["--outcome", "success"],
+        ["--tag", "auth", "--tag", "flaky"],
+        ["--any-tag", "auth", "--any-tag", "other"],
+        ["--metadata", "trial=3", "--metadata", "model=small"],
+        ["--metadata", 'model="small"'],
+        ["--min-reward", "0.7", "--max-reward", "0.8"],
+        ["--since", "2025-03-01", "--until", "2025-03-01T13:00:00+01:00", "--until", "2025-03-02"],
+        ["--text", "flaky token"],
+        ["--all"],
+    ],
+    ids=lambda filters: filters[0],
+)
+def test_query_finds_what_the_filters_ask_for(answered, episode, filters):
+    page = answered("query", *filters)
+    assert [item["id"] for item in page["items"]] == [str(episode.id)]
+    assert page["next_cursor"] is None
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        ["--outcome", "failure"],
+        ["--tag", "auth", "--tag", "other"],
+        ["--metadata", 'trial="3"'],
+        ["--since", "2025-03-01T12:00:01"],
+        ["--until", "2025-03-01T12:00:00Z"],
+        ["--text", "nothing of that"],
+        ["--archived"],
+        ["--namespace", "else"],
+    ],
+    ids=lambda filters: filters[0],
+)
+def test_query_leaves_out_the_others(answered, episode, filters):
+    assert answered("query", *filters)["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        (["--outcome", "great"], "outcome"),
+        (["--since", "yesterday"], "since: a moment in ISO 8601"),
+        (["--metadata", "trial"], "metadata: key=value"),
+        (["--limit", "0"], "limit"),
+        (["--cursor", "nonsense"], "cursor"),
+        (["--min-reward", "nan"], "min_reward"),
+    ],
+)
+def test_a_filter_that_cannot_be_is_bad_input(command, database, episode, filters, message):
+    result = command("query", *filters, "-d", database)
+    assert (result.exit_code, result.stdout) == (4, "")
+    assert result.stderr.startswith(f"error: {message}")
+
+
+def test_query_goes_on_where_the_last_page_ended(answered, command, database, make_episode):
+    with ms.MemoryStorage.open(database) as storage:
+        storage.episodes.save_many([make_episode(0) for _ in range(5)])
+    seen, cursor = [], []
+    while True:
+        page = answered("query", "--limit", 2, *cursor)
+        seen += [item["id"] for item in page["items"]]
+        if page["next_cursor"] is None:
+            break
+        cursor = ["--cursor", page["next_cursor"]]
+    assert len(set(seen)) == len(seen) == 5
+    result = command("query", "--limit", 2, "-d", database)
+    assert "more follow: --cursor" in result.stderr
+    assert "--cursor" not in result.stdout
+
+
+def test_query_gives_the_steps_only_when_asked(answered, episode):
+    assert "steps" not in answered("query")["items"][0]
+    assert len(answered("query", "--steps")["items"][0]["steps"]) == 2
+
+
+def test_query_shows_a_table(command, database, episode):
+    shown = command("query", "-d", database).stdout
+    for text in (str(episode.id), "2025-03-01", "success 0.75", "Fix the flaky token refresh"):
+        assert text in shown
+
+
+def test_show_gives_the_whole_episode(answered, episode):
+    assert ms.Episode.model_validate_json(json.dumps(answered("show", episode.id))) == episode
+    assert "steps" not in answered("show", episode.id, "--no-steps")
+
+
+def test_show_tells_of_an_episode_and_its_steps(command, database, episode):
+    shown = command("show", episode.id, "-d", database).stdout
+    for text in ("Fix the flaky", "web-api", "success: it works", "auth, flaky", "trial=3", "notes (in", "output 2"):
+        assert text in shown
+    assert "output 2" not in command("show", episode.id, "--no-steps", "-d", database).stdout
+
+
+def test_what_a_transcript_says_cannot_command_the_terminal(command, database, make_episode):
+    with ms.MemoryStorage.open(database) as storage:
+        hostile = storage.episodes.save(make_episode(task_description="\x1b]0;gone\x07 [red]not red[/red] \x9b2J"))
+    shown = command("show", hostile.id, "-d", database).stdout + command("query", "-d", database).stdout
+    assert not set(shown) & {"\x1b", "\x07", "\x9b"}
+    assert shown.count("[red]not red[/red]") == 2
+
+
+def test_an_episode_that_is_not_there_is_not_found(command, database, episode):
+    missing = uuid4()
+    for name in ("show", "delete"):
+        result = command(name, missing, "-d", database)
+        assert (result.exit_code, result.stdout) == (5, "")
+        assert f"no episode {missing}" in result.stderr
+
+
+def test_an_id_that_is_none_is_bad_input(command, database, episode):
+    assert command("show", "seven", "-d", database).exit_code == 4
+
+
+def test_stats_count_what_is_there(command, answered, database, episode):
+    found = answered("stats")
+    assert (found["rows"]["episodes"], found["rows"]["steps"]) == (1, 2)
+    assert found["outcomes"] == {"success": {"episodes": 1, "mean_reward": 0.75}}
+    shown = command("stats", "-d", database).stdout
+    assert "tool-1" in shown
+    assert "0.75" in shown
+
+
+def test_delete_with_yes_deletes(answered, database, episode):
+    assert answered("delete", episode.id, "--yes") == {"deleted": str(episode.id)}
+    assert answered("stats")["rows"]["steps"] == 0
+
+
+def test_delete_asks_nobody_who_is_not_there(command, answered, database, episode):
+    result = command("delete", episode.id, "-d", database, stdin="y\n")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--yes" in result.stderr
+    assert answered("stats")["rows"]["episodes"] == 1
+
+
+def test_import_reports_what_went_in_and_what_did_not(command, database, runs):
+    result = command("import", runs, "--format", "openai-chat", "-d", database, "--json")
+    assert result.exit_code == 10
+    report = json.loads(result.stdout)
+    assert (report["imported"], report["unchanged"]) == (3, 0)
+    assert [problem["line"] for problem in report["failed"]] == [4]
+    assert result.stderr.startswith("line 4: ")
+
+
+def test_import_twice_changes_nothing(command, answered, database, runs):
+    command("import", runs, "-d", database)
+    before = answered("query", "--steps")
+    result = command("import", runs, "-d", database)
+    assert result.stdout.strip() == "0 imported, 3 there already, 1 broken"
+    assert answered("query", "--steps") == before
+
+
+def test_import_strict_puts_nothing_in(command, answered, database, runs):
+    result = command("import", runs, "--strict", "-d", database)
+    assert result.exit_code == 10
+    assert "nothing was imported" in result.stderr
+    assert answered("stats")["rows"]["episodes"] == 0
+
+
+def test_import_reads_stdin(command, answered, database, runs):
+    result = command("import", "-", "-d", database, stdin=runs.read_bytes())
+    assert result.exit_code == 10
+    assert answered("stats")["outcomes"]["success"]["episodes"] == 2
+
+
+def test_import_says_the_first_problems_and_how_many_more(command, database):
+    result = command("import", "-", "-d", database, stdin="oops\n" * 30)
+    assert result.stderr.count("not JSON") == 20
+    assert "and 10 more" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["none.jsonl", ""])
+def test_import_of_what_is_no_file_makes_no_database(command, database, tmp_path, name):
+    result = command("import", tmp_path / name, "-d", database)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert not database.exists()
+
+
+def test_import_of_what_is_no_text_is_bad_input(command, database, tmp_path):
+    path = tmp_path / "runs.jsonl"
+    path.write_bytes("[]".encode("utf-16"))
+    result = command("import", path, "-d", database)
+    assert result.exit_code == 4
+    assert "must be UTF-8" in result.stderr
+
+
+def test_import_of_an_unknown_format_is_bad_input(command, database, runs):
+    result = command("import", runs, "--format", "xml", "-d", database)
+    assert result.exit_code == 4
+    assert "openai-chat, export" in result.stderr
+
+
+def test_export_and_import_copy_a_memory(command, answered, database, runs, tmp_path):
+    command("import", runs, "-d", database)
+    file, copy = tmp_path / "all.jsonl", tmp_path / "copy.db"
+    assert answered("export", "--output", file) == {"file": str(file), "values": 3}
+    assert file.read_bytes() == command("export", "-d", database).stdout_bytes
+    assert command("import", file, "-d", copy, "--strict").exit_code == 0
+    assert command("export", "-d", copy).stdout_bytes == file.read_bytes()
+    assert sorted(path.name for path in tmp_path.glob("all*")) == ["all.jsonl"]
+
+
+def test_export_overwrites_nothing(command, database, episode, tmp_path):
+    file = tmp_path / "all.jsonl"
+    file.write_text("precious")
+    assert command("export", "--output", file, "-d", database).exit_code == 3
+    assert file.read_text() == "precious"
+
+
+def test_every_command_takes_json_and_a_database(command):
+    for info in app.registered_commands:
+        name = info.name or info.callback.__name__
+        shown = command(name, "--help").stdout
+        assert "--json" in shown, name
+        assert "--database" in shown, name
+
+
+def test_help_tells_the_exit_codes(command):
+    shown = " ".join(command("--help").stdout.split())
+    for code, meaning in exits.MEANINGS.items():
+        assert f"{code} {meaning}" in shown
+
+
+def test_every_error_has_an_exit_code_that_is_explained():
+    codes = [exits.CODES[kind] for kind in ms.MemoryStorageError.__subclasses__()]
+    assert len(set(codes)) == len(codes) == len(exits.CODES)
+    assert set(codes) < exits.MEANINGS.keys()
+
+
+def test_a_kind_of_error_has_the_code_of_the_kind_above_it():
+    assert exits.code_of(ms.TokenExpiredError("x")) == exits.CODES[ms.ConfigurationError]
+    assert exits.code_of(ms.CircuitOpenError("x")) == exits.CODES[ms.UnavailableError]
+    assert exits.code_of(ms.MemoryStorageError("x")) == exits.OTHER
+
+
+def test_the_version_is_that_of_the_package(command):
+    assert command("--version").stdout.strip()
+
+
+@pytest.mark.parametrize("arguments", [[], ["frobnicate"], ["show"], ["query", "--nope"], ["query", "--limit", "many"]])
+def test_wrong_usage_is_two(command, arguments):
+    assert command(*arguments).exit_code == 2

@@ -1,0 +1,111 @@
+"""The command as a process of its own: streams, pipes, signals, terminals."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import time
+
+import pytest
+
+import memory_storage as ms
+from memory_storage.importers import export_lines
+from tests.importers.transcripts import REAL, run, write_airline
+
+from .conftest import start
+
+
+def finish(process: subprocess.Popen[bytes], stdin: bytes = b"") -> tuple[int, bytes, bytes]:
+    out, err = process.communicate(stdin, timeout=60)
+    return process.returncode, out, err
+
+
+def test_the_airline_runs_go_in_once_and_come_out_whole(database, tmp_path):
+    path = REAL if REAL.exists() else write_airline(tmp_path / "runs.jsonl")
+    code, out, err = finish(start("import", path, "--format", "openai-chat", "-d", database, "--json"))
+    assert (code, json.loads(out), err) == (0, {"imported": 200, "unchanged": 0, "failed": []}, b"")
+    before = exported(database)
+    code, out, _ = finish(start("import", path, "-d", database))
+    assert (code, out.strip()) == (0, b"0 imported, 200 there already, 0 broken")
+    assert finish(start("export", "-d", database)) == (0, before, b"")
+    assert finish(start("import", "-", "-d", tmp_path / "copy.db"), before)[0] == 0
+    assert exported(tmp_path / "copy.db") == before
+
+
+def exported(database) -> bytes:
+    with ms.MemoryStorage.open(database) as storage:
+        return "".join(line + "\n" for line in export_lines(storage)).encode()
+
+
+def test_an_error_is_one_line_and_no_traceback(database):
+    code, out, err = finish(start("stats", "-d", database))
+    assert (code, out) == (3, b"")
+    assert err.startswith(b"error: there is no database")
+    assert err.count(b"\n") == 1
+
+
+def test_a_reader_that_goes_away_is_no_error(database, make_episode):
+    with ms.MemoryStorage.open(database) as storage:
+        storage.episodes.save_many([make_episode(20, metadata={"big": "x" * 5000}) for _ in range(60)])
+    for arguments in (["export"], ["query", "--json"], ["query", "--steps"]):
+        process = start(*arguments, "-d", database)
+        process.stdout.read(1)
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) in ({141} if "--steps" not in arguments else {0, 141})
+        process.stderr.close()
+
+
+def test_an_interrupt_leaves_with_130_and_what_was_read_is_in(database):
+    process = start("import", "-", "-d", database)
+    process.stdin.write("".join(json.dumps(run(trial=trial)) + "\n" for trial in range(150)).encode())
+    process.stdin.flush()
+    wait_for(lambda: episodes_in(database) == 100)
+    process.send_signal(signal.SIGINT)
+    code, out, err = finish(process)
+    assert (code, out, err) == (130, b"", b"interrupted\n")
+    assert episodes_in(database) == 100
+
+
+def episodes_in(database) -> int:
+    if not database.exists():
+        return 0
+    code, out, _ = finish(start("stats", "--json", "-d", database))
+    return json.loads(out)["rows"]["episodes"] if code == 0 else 0
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("said", "code", "left"), [(b"n\n", 1, 1), (b"y\n", 0, 0)])
+def test_delete_asks_at_a_terminal(database, make_episode, said, code, left):
+    with ms.MemoryStorage.open(database) as storage:
+        episode = storage.episodes.save(make_episode())
+    ours, theirs = pty.openpty()
+    process = start("delete", episode.id, "-d", database, stdin=theirs)
+    os.write(ours, said)
+    out, err = process.communicate(timeout=60)
+    os.close(ours)
+    os.close(theirs)
+    assert process.returncode == code
+    assert b"with its 2 steps?" in err
+    assert out == (b"" if left else f"deleted {episode.id}\n".encode())
+    assert episodes_in(database) == left
+
+
+def test_text_that_the_terminal_cannot_show_is_no_error(database, make_episode):
+    with ms.MemoryStorage.open(database) as storage:
+        storage.episodes.save(make_episode(task_description="Grüße, 漢字"))
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    code, out, _ = finish(start("query", "-d", database, env=ascii_only))
+    assert (code, b"Gr??e" in out) == (0, True)
+    code, out, _ = finish(start("query", "-d", database, "--json", env=ascii_only))
+    assert json.loads(out)["items"][0]["task_description"] == "Grüße, 漢字"

@@ -1,0 +1,124 @@
+"""How a stream of bytes becomes records, each with its line."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+import memory_storage as ms
+from memory_storage.importers import Record, read_records
+
+
+def read(data: bytes | str, **options: int) -> list[Record]:
+    return list(read_records(io.BytesIO(data if isinstance(data, bytes) else data.encode()), **options))
+
+
+def lines_of(data: bytes | str) -> list[tuple[int, object]]:
+    return [(record.line, record.problem or record.content) for record in read(data)]
+
+
+def test_json_lines_are_records_with_their_lines():
+    assert lines_of('{"a": 1}\n\n  \n{"a": 2}\n') == [(1, {"a": 1}), (4, {"a": 2})]
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_an_array_is_records_with_their_lines(ending):
+    text = ending.join(["", "[", '  {"a": 1},', '  {"a":', "   2}", " , 3", "]", ""])
+    assert lines_of(text) == [(3, {"a": 1}), (4, {"a": 2}), (6, "not a JSON object")]
+
+
+def test_an_array_on_one_line_is_records():
+    assert lines_of('[{"a": 1}, {"a": 2}]') == [(1, {"a": 1}), (1, {"a": 2})]
+
+
+def test_one_object_over_several_lines_is_one_record():
+    record = {"messages": [{"role": "user", "content": "Grüße"}]}
+    assert lines_of(json.dumps(record, indent=2)) == [(1, record)]
+
+
+@pytest.mark.parametrize("nothing", ["", "\n \n", "[]", " [ ] \n"])
+def test_a_file_without_records_has_none(nothing):
+    assert lines_of(nothing) == []
+
+
+@pytest.mark.parametrize("rest", ['{"a": 1}\n', '[{"a": 1}]'])
+def test_a_byte_order_mark_does_no_harm(rest):
+    assert lines_of(b"\xef\xbb\xbf" + rest.encode()) == [(1, {"a": 1})]
+
+
+@pytest.mark.parametrize(
+    ("broken", "problem"),
+    [
+        (b'{"a": ', "not JSON: Expecting value"),
+        (b'{"a": 1} {"a": 2}', "not JSON: Extra data"),
+        (b'{"a": "caf\xe9"}', "not UTF-8: byte 11 of the line"),
+        (b"[1]", "not a JSON object"),
+        (b'"text"', "not a JSON object"),
+        (b'{"a": NaN}', "not JSON: NaN"),
+        (b'{"a": -Infinity}', "not JSON: -Infinity"),
+        (b'{"a": 1e999}', "the number 1e999 is too large"),
+        (b'{"a": {"b": 1, "b": 2}}', "the key 'b' is given twice"),
+        (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "it is nested too deep"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "Exceeds the limit"),
+    ],
+)
+def test_a_broken_line_is_a_problem_and_the_others_are_read(broken, problem):
+    before, bad, after = read(b'{"n": 1}\n' + broken + b'\n{"n": 2}')
+    assert (before.content, after.content) == ({"n": 1}, {"n": 2})
+    assert bad.line == 2
+    assert problem in bad.problem
+
+
+def test_a_last_line_that_was_cut_off_is_a_problem():
+    good, cut = read('{"n": 1}\n{"n": 2, "text": "and th')
+    assert good.content == {"n": 1}
+    assert cut.line == 2
+    assert "not JSON: Unterminated string" in cut.problem
+
+
+def test_a_line_that_is_too_long_is_skipped_and_not_held():
+    found = read(b'{"n": 1}\n{"text": "' + b"x" * 5000 + b'"}\n{"n": 2}\n', line_bytes=1000)
+    assert [(record.line, record.content) for record in found] == [(1, {"n": 1}), (2, {}), (3, {"n": 2})]
+    assert found[1].problem == "the line has more than 1,000 bytes"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "problem"),
+    [
+        ('[\n{"n": 1},\n{"n": 2', 3, "Expecting ',' delimiter"),
+        ('[\n{"n": 1},\n', 3, "Expecting value"),
+        ('[\n{"n": 1}\n', 3, "Expecting ',' or ']'"),
+        ('[\n{"n": 1}\n{"n": 2}]', 3, "Expecting ',' or ']'"),
+        ('[\n{"n": 1},\noops]', 3, "Expecting value"),
+        ('[\n{"n": 1}]\n{"n": 2}', 3, "Text after the end"),
+        ('{\n"n": 1}\n{"n": 2}', 3, "Text after the end"),
+    ],
+)
+def test_what_follows_a_break_in_an_array_is_a_problem(text, line, problem):
+    *good, bad = read(text)
+    assert [record.content for record in good] == [{"n": 1}]
+    assert bad.line == line
+    assert problem in bad.problem
+    assert "nothing from here on was read" in bad.problem
+
+
+def test_a_broken_element_of_an_array_does_not_touch_the_others():
+    assert lines_of('[{"n": 1},\n{"n": NaN},\n{"n": 2}]') == [(1, {"n": 1}), (2, "not JSON: NaN"), (3, {"n": 2})]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_another_encoding_is_refused_as_a_whole(encoding):
+    with pytest.raises(ms.ValidationError, match="must be UTF-8"):
+        read('{"n": 1}\n'.encode(encoding))
+
+
+def test_an_array_that_is_not_utf_8_is_refused_with_its_line():
+    with pytest.raises(ms.ValidationError, match="line 2 is not"):
+        read(b'[{"n": 1},\n{"n": "caf\xe9"}]')
+
+
+def test_the_sizes_are_those_of_the_stream():
+    data = b'{"n": 1}\n\n{"n": 2}\n'
+    assert sum(record.size for record in read(data)) == len(data) - 1
