@@ -5,20 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, exc, text
 from sqlalchemy.pool import NullPool
 
 from . import dbapi
 from .dbapi._local import LocalTransport
-from .errors import SchemaError
+from .errors import SchemaError, ValidationError
 from .schema import HEAD
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-_TABLES = text("SELECT name FROM sqlite_master WHERE type = 'table'")
-_REVISION = text("SELECT version_num FROM alembic_version")
-_ALEMBIC, _OURS = "alembic_version", "spatiotemporal_index"
+# Other programs have a revision 0001 too: ours comes with our tables.
+_REVISION = text(
+    "SELECT version_num, EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'spatiotemporal_index') FROM alembic_version"
+)
+_TABLES = text("SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'alembic_version'")
 
 
 def current(engine: Engine) -> str | None:
@@ -34,21 +36,29 @@ def check(engine: Engine) -> None:
         raise _mismatch(found)
 
 
-def look(path: Path, *, busy_timeout: float) -> None:
-    """SchemaError if the file is another program's, or too new for this code. Not a byte of it is changed."""
-    # Any other connection would turn on write-ahead logging, which is written into the file.
-    engine = create_engine(
+def ensure(engine: Engine, path: Path | None = None) -> None:
+    """Make an empty database ready, and check one that is not. An older one is upgraded; a newer one is refused.
+
+    For one that is ready this is one statement. `path` is the engine's file, None for one in memory.
+    """
+    if path is None or look(path) != HEAD:
+        upgrade(engine)
+
+
+def look(path: Path) -> str | None:
+    """The revision of a file; None if it is empty. SchemaError if it is somebody else's, or too new.
+
+    Not a byte of it is changed.
+    """
+    # The engine's connections turn on write-ahead logging, which is written into the file: it may be a stranger's.
+    looking = create_engine(
         "libsql://",
-        creator=lambda: dbapi.Connection(LocalTransport(str(path.absolute()), busy_timeout=busy_timeout)),
+        creator=lambda: dbapi.Connection(LocalTransport(str(path.absolute()), busy_timeout=30)),
         poolclass=NullPool,
     )
-    _refuse_unknown(current(engine))
-
-
-def ensure(engine: Engine) -> None:
-    """Make an empty database ready, and check one that is not. An older one is upgraded; a newer one is refused."""
-    if current(engine) != HEAD:
-        upgrade(engine)
+    found = current(looking)
+    _refuse_unknown(found)
+    return found
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
@@ -79,15 +89,20 @@ def _writing(engine: Engine) -> Connection:
 
 
 def _current(connection: Connection) -> str | None:
-    tables = set(connection.execute(_TABLES).scalars())
-    found = connection.execute(_REVISION).scalar() if _ALEMBIC in tables else None
-    if found is None or _OURS not in tables:  # other programs have a revision 0001 too
-        _refuse_foreign(tables)
-    return found
+    try:
+        row = connection.execute(_REVISION).one_or_none()
+    except exc.OperationalError as error:
+        if "no such table" not in str(error.orig):
+            raise
+        row = None
+    if row is None or not row[1]:
+        _refuse_foreign(connection)
+    return str(row[0]) if row else None
 
 
-def _refuse_foreign(tables: set[str]) -> None:
-    names = sorted(name for name in tables - {_ALEMBIC} if not name.startswith(("sqlite_", "libsql_")))
+def _refuse_foreign(connection: Connection) -> None:
+    tables = connection.execute(_TABLES).scalars()
+    names = sorted(name for name in tables if not name.startswith(("sqlite_", "libsql_")))
     if names:
         raise SchemaError(
             f"this database belongs to another program (it has the tables {', '.join(names[:5])}): choose another file",
@@ -117,8 +132,12 @@ def _mismatch(found: str | None) -> SchemaError:
 
 def _run(connection: Connection, command: str, revision: str) -> None:
     from alembic import command as commands
+    from alembic.util import CommandError
 
     settings = config()
     settings.attributes["connection"] = connection
-    getattr(commands, command)(settings, revision)
+    try:
+        getattr(commands, command)(settings, revision)
+    except CommandError as error:
+        raise ValidationError("revision", f"must be one that this version knows ({error})", revision) from error
     connection.commit()

@@ -57,11 +57,9 @@ class MemoryStorage(Repositories):
         if settings.path is not None:
             _make_directory(settings.path.parent)
         with translated():
-            if settings.path is not None:
-                migrate.look(settings.path, busy_timeout=settings.request_timeout)
             engine = make_engine(settings)
             try:
-                migrate.ensure(engine)
+                migrate.ensure(engine, settings.path)
             except BaseException:
                 engine.dispose()
                 raise

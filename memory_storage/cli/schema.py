@@ -11,7 +11,6 @@ from sqlalchemy import Engine
 
 from memory_storage import migrate
 from memory_storage.engine import make_engine
-from memory_storage.errors import ValidationError
 from memory_storage.schema import HEAD
 from memory_storage.settings import Settings
 from memory_storage.transaction import translated
@@ -39,7 +38,7 @@ def upgrade(
     settings = settings_for(database, None)
     with _engine(settings) as engine:
         before = migrate.current(engine)
-        _upgrade(engine, revision)
+        migrate.upgrade(engine, revision)
         after = migrate.current(engine)
     said = f"{settings.database}: " + (f"{after} already" if before == after else f"{before or 'empty'} -> {after}")
     _report(settings, after, said, as_json=as_json)
@@ -73,18 +72,9 @@ def _report(settings: Settings, revision: str | None, said: str, *, as_json: boo
 def _engine(settings: Settings) -> Iterator[Engine]:
     with translated():
         if settings.path is not None:
-            migrate.look(settings.path, busy_timeout=settings.request_timeout)
+            migrate.look(settings.path)
         engine = make_engine(settings)
         try:
             yield engine
         finally:
             engine.dispose()
-
-
-def _upgrade(engine: Engine, revision: str) -> None:
-    from alembic.util import CommandError
-
-    try:
-        migrate.upgrade(engine, revision)
-    except CommandError as error:
-        raise ValidationError("revision", f"must be one that this version knows ({error})", revision) from error

@@ -14,9 +14,10 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from memory_storage.errors import ValidationError
 
 JsonObject = dict[str, pydantic.JsonValue]
-Int64 = Annotated[int, Field(ge=0, lt=2**63)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Ratio = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+# Strict: True is not 1, and "5" is not 5.
+Int64 = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Ratio = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 Moment = Annotated[
     AwareDatetime,
     # Also in UTC, in which the columns have it: datetime knows no other year.

@@ -134,7 +134,7 @@ class Step(Model):
     """One tool call or action. `step_number` counts from 1; leave it out, and the next one is given."""
 
     id: UUID = Field(default_factory=new_id)
-    step_number: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    step_number: Annotated[int, Field(strict=True, ge=1, lt=2**31)] | None = None
     started_at: Moment = Field(default_factory=utc_now)
     tool: str
     action: str = ""

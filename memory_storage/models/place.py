@@ -22,8 +22,8 @@ class SpatiotemporalEntry(Model):
     id: UUID = Field(default_factory=new_id)
     owner_type: PlaceOwner
     owner_id: UUID
-    latitude: Annotated[float, Field(ge=-90, le=90)] | None = None
-    longitude: Annotated[float, Field(ge=-180, le=180)] | None = None
+    latitude: Annotated[float, Field(strict=True, ge=-90, le=90)] | None = None
+    longitude: Annotated[float, Field(strict=True, ge=-180, le=180)] | None = None
     place_name: str | None = None
     starts_at: Moment | None = None
     ends_at: Moment | None = None

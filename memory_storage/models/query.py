@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Generic, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, StrictBool
 
 from ._model import Finite, Int64, Model, Moment, Ratio
 from .episode import Complexity, OutcomeKind, TaskType
@@ -28,7 +28,7 @@ class EpisodeFilter(Model):
     framework: str | None = None
     complexity: Complexity | None = None
     outcome: OutcomeKind | None = None
-    completed: bool | None = None
+    completed: StrictBool | None = None
     tags_any: Tags = Field(default_factory=list)
     tags_all: Tags = Field(default_factory=list)
     metadata: dict[str, MetadataValue] = Field(default_factory=dict)
@@ -38,7 +38,7 @@ class EpisodeFilter(Model):
     until: Moment | None = None
     completed_since: Moment | None = None
     completed_until: Moment | None = None
-    archived: bool | None = False
+    archived: StrictBool | None = False
     text: str | None = None
 
 

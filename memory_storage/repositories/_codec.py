@@ -41,11 +41,13 @@ def encode(adapter: TypeAdapter[Any], model: M, field: str = "") -> tuple[str, M
     except pydantic.ValidationError as error:
         raise _under(field, as_validation_error(error)) from error
     except (PydanticSerializationError, UnicodeError, ValueError, RecursionError) as error:
-        raise ValidationError(field, f"cannot be written as JSON ({error})", type(model).__name__) from error
+        raise _unstorable(field, model) or ValidationError(
+            field, f"cannot be written as JSON ({error})", type(model).__name__
+        ) from error
     if read != model:
         raise _difference(field, model, read)
     if "\\u0000" in document:
-        _refuse_nul(field, from_json(document))
+        refuse_unstorable(field, from_json(document))
     return document, read
 
 
@@ -111,6 +113,13 @@ def check_text(field: str, text: str, setting: str, limit: int) -> None:
         raise over(field, "characters", limit, len(text), setting)
 
 
+def refuse_unstorable(field: str, value: Any) -> None:
+    """ValidationError for a text, at any place in `value`, that the database cannot hold."""
+    error = _unstorable(field, value)
+    if error:
+        raise error
+
+
 def over(field: str, unit: str, limit: int, actual: int, setting: str) -> ValidationError:
     """The error for too much of something."""
     return ValidationError(field, f"at most {limit:,} {unit}", actual, setting=f"limits.{setting}")
@@ -123,16 +132,35 @@ def _difference(field: str, given: BaseModel, read: BaseModel) -> ValidationErro
     return ValidationError(field, "would not be read back equal", given)
 
 
-def _refuse_nul(field: str, value: Any) -> None:
-    if isinstance(value, str) and "\0" in value:
-        raise ValidationError(field, "text cannot hold the NUL character", value)
+def _unstorable(field: str, value: Any) -> ValidationError | None:
+    # Not recursive, and nothing twice: the value may be as deep as it likes, and hold itself.
+    pending, seen = [(field, value)], set()
+    while pending:
+        field, value = pending.pop()
+        if isinstance(value, str) and (problem := _problem_of(value)):
+            return ValidationError(field, problem, value)
+        if id(value) not in seen:
+            seen.add(id(value))
+            pending += [(_join(field, name), inner) for name, inner in _parts(value)]
+    return None
+
+
+def _problem_of(text: str) -> str:
+    if "\0" in text:
+        return "text cannot hold the NUL character"
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        return "text cannot hold a lone surrogate"
+    return ""
+
+
+def _parts(value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, BaseModel):
+        return list(value.__dict__.items())
     if isinstance(value, dict):
-        for key, inner in value.items():
-            _refuse_nul(_join(field, "a key"), key)
-            _refuse_nul(_join(field, key), inner)
-    if isinstance(value, list):
-        for index, inner in enumerate(value):
-            _refuse_nul(_join(field, str(index)), inner)
+        return [("a key", key) for key in value] + [(str(key), inner) for key, inner in value.items()]
+    if isinstance(value, list | tuple):
+        return [(str(index), inner) for index, inner in enumerate(value)]
+    return []
 
 
 def _under(field: str, error: ValidationError) -> ValidationError:

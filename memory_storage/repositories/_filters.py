@@ -10,7 +10,7 @@ from typing import Any
 from memory_storage.errors import ValidationError
 from memory_storage.models import EpisodeFilter, PatternFilter
 
-from ._codec import to_micros
+from ._codec import refuse_unstorable, to_micros
 from ._text import match_expression
 
 FACET_LENGTH = 256
@@ -56,6 +56,7 @@ def conditions(asked: EpisodeFilter | PatternFilter, owner_type: str) -> tuple[C
     for name in type(asked).model_fields:
         value = getattr(asked, name)
         if value is not None and value not in ([], {}):
+            refuse_unstorable(name, value)
             found += _READERS.get(name, _plain)(name, value, values)
     return tuple(found), values
 

@@ -6,7 +6,10 @@ import re
 
 from memory_storage.errors import ValidationError
 
+from ._codec import refuse_unstorable
+
 MAX_WORDS = 64
+MAX_CHARACTERS = 2_000  # FTS5 takes seconds to read a phrase of 50,000 words
 
 _PART = re.compile(r'"([^"]*)"|(\S+)')
 _WORD = re.compile(r"[^\W_]")
@@ -14,8 +17,9 @@ _WORD = re.compile(r"[^\W_]")
 
 def match_expression(text: str) -> str | None:
     """Rows must have every word; "two words" is a phrase, and word* a prefix. None if there is nothing to look for."""
-    if "\0" in text:
-        raise ValidationError("text", "text cannot hold the NUL character", text)
+    refuse_unstorable("text", text)
+    if len(text) > MAX_CHARACTERS:
+        raise ValidationError("text", f"at most {MAX_CHARACTERS:,} characters", text)
     parts = [
         _quoted(phrase or word, word.endswith("*"))
         for phrase, word in _PART.findall(text)

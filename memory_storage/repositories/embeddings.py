@@ -13,7 +13,7 @@ from memory_storage.errors import NotFoundError, ValidationError
 from memory_storage.models import Embedding, OwnerType
 from memory_storage.schema import DIMENSIONS, pack_vector, unpack_vector
 
-from ._codec import from_micros, to_micros
+from ._codec import from_micros, refuse_unstorable, to_micros
 from ._session import Repository, as_id
 from ._statement import Prepared
 
@@ -165,8 +165,9 @@ class EmbeddingRepository(Repository):
     def _key(self, owner_type: OwnerType, owner_id: UUID | str, model: str) -> dict[str, Any]:
         if owner_type not in _TABLES:
             raise ValidationError("owner_type", f"one of {', '.join(_TABLES)}", owner_type)
-        if not isinstance(model, str) or not 1 <= len(model) <= 200 or "\0" in model:
+        if not isinstance(model, str) or not 1 <= len(model) <= 200:
             raise ValidationError("model", "a name of 1 to 200 characters", model)
+        refuse_unstorable("model", model)
         return {
             "namespace": self._session.namespace,
             "owner_type": owner_type,
