@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 _REVISION = text(
     "SELECT version_num, EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'spatiotemporal_index') FROM alembic_version"
 )
-_TABLES = text("SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'alembic_version'")
+_TABLES = text("SELECT name FROM sqlite_master WHERE type = 'table'")
+_OURS = {"alembic_version", "spatiotemporal_index"}
 
 
 def current(engine: Engine) -> str | None:
@@ -94,15 +95,20 @@ def _current(connection: Connection) -> str | None:
     except exc.OperationalError as error:
         if "no such table" not in str(error.orig):
             raise
+        connection.rollback()  # it read nothing, so it holds nothing: the next statement has to wait for locks again
         row = None
+    if row is not None and row[1]:
+        return str(row[0])
+    tables = set(connection.execute(_TABLES).scalars())
+    if row is None and tables >= _OURS:  # another process has just made them
+        row = connection.execute(_REVISION).one_or_none()
     if row is None or not row[1]:
-        _refuse_foreign(connection)
+        _refuse_foreign(tables)
     return str(row[0]) if row else None
 
 
-def _refuse_foreign(connection: Connection) -> None:
-    tables = connection.execute(_TABLES).scalars()
-    names = sorted(name for name in tables if not name.startswith(("sqlite_", "libsql_")))
+def _refuse_foreign(tables: set[str]) -> None:
+    names = sorted(name for name in tables - {"alembic_version"} if not name.startswith(("sqlite_", "libsql_")))
     if names:
         raise SchemaError(
             f"this database belongs to another program (it has the tables {', '.join(names[:5])}): choose another file",

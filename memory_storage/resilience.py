@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-import backoff
-
 from .errors import UnavailableError
 from .settings import RetrySettings
 
@@ -15,6 +13,8 @@ T = TypeVar("T")
 
 def repeated(work: Callable[[], T], settings: RetrySettings, *, is_safe: Callable[[UnavailableError], bool]) -> T:
     """Do `work`, again after an UnavailableError that `is_safe` to repeat, with full jitter between the attempts."""
+    import backoff
+
     guarded = backoff.on_exception(
         backoff.expo,
         UnavailableError,

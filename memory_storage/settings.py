@@ -86,10 +86,10 @@ class Settings(_Section):
     namespace: Annotated[str, Field(min_length=1, max_length=200)] = "default"
     durability: Literal["full", "normal"] = "full"
     request_timeout: Seconds = 30.0
-    pool: PoolSettings = PoolSettings()
-    circuit_breaker: CircuitBreakerSettings = CircuitBreakerSettings()
-    retry: RetrySettings = RetrySettings()
-    limits: Limits = Limits()
+    pool: PoolSettings = Field(default_factory=PoolSettings)
+    circuit_breaker: CircuitBreakerSettings = Field(default_factory=CircuitBreakerSettings)
+    retry: RetrySettings = Field(default_factory=RetrySettings)
+    limits: Limits = Field(default_factory=Limits)
 
     @field_validator("database")
     @classmethod

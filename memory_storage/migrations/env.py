@@ -7,8 +7,9 @@ from typing import Any, Literal
 from alembic import context
 from sqlalchemy import Connection
 
-from memory_storage import schema
 from memory_storage.engine import make_engine
+from memory_storage.schema.constructs import F32Blob
+from memory_storage.schema.tables import metadata
 from memory_storage.settings import Settings
 
 
@@ -16,7 +17,7 @@ def run(connection: Connection) -> None:
     """Run the revisions in the one transaction of `connection`: all of them, or none."""
     context.configure(
         connection=connection,
-        target_metadata=schema.metadata,
+        target_metadata=metadata,
         transactional_ddl=True,
         include_name=is_ours,
         compare_type=is_another_type,
@@ -27,20 +28,20 @@ def run(connection: Connection) -> None:
 
 def is_ours(name: str | None, kind: str, parents: Any) -> Literal[True] | bool:  # noqa: ARG001
     """Leave out the virtual tables and what they keep for themselves: Core does not describe them."""
-    return kind != "table" or name in schema.metadata.tables
+    return kind != "table" or name in metadata.tables
 
 
 def is_another_type(*compared: Any) -> bool | None:
     """A vector is reflected as a blob of its length; the others are left to Alembic (None)."""
     reflected, described = compared[-2:]
-    if isinstance(described, schema.F32Blob):
+    if isinstance(described, F32Blob):
         return bool(getattr(reflected, "length", None) != described.dimension)
     return None
 
 
 def run_offline(database: str) -> None:
     """Print the SQL instead of running it."""
-    context.configure(url=f"libsql:///{database}", target_metadata=schema.metadata, literal_binds=True)
+    context.configure(url=f"libsql:///{database}", target_metadata=metadata, literal_binds=True)
     with context.begin_transaction():
         context.run_migrations()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import Field, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from ._model import Finite, Int64, JsonObject, Model, Moment, Ratio, new_id
 from .episode import TaskContext
@@ -90,5 +90,5 @@ Pattern = Annotated[
 ]
 AnyPattern = ToolSequence | DecisionPoint | ErrorRecovery | ContextPattern | Heuristic
 
-PATTERN: TypeAdapter[AnyPattern] = TypeAdapter(Pattern)
+PATTERN: TypeAdapter[AnyPattern] = TypeAdapter(Pattern, config=ConfigDict(defer_build=True))
 """Reads any of the five kinds."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
 
@@ -30,14 +30,16 @@ def from_micros(micros: int | None) -> datetime | None:
     return None if micros is None else _EPOCH + timedelta(microseconds=micros)
 
 
-def encode(adapter: TypeAdapter[Any], model: M, field: str = "") -> tuple[str, M]:
+def encode(kind: type[M], model: M, field: str = "") -> tuple[str, M]:
     """The model's JSON, and the model as it will be read from it.
 
     ValidationError if the two differ: a model can be made or changed past its validation, and JSON has no NaN.
     """
+    if type(model) is not kind:
+        raise ValidationError(field, f"must be a {kind.__name__}", model)
     try:
-        document = adapter.dump_json(model, warnings=False).decode()
-        read: M = adapter.validate_json(document)
+        document = model.model_dump_json(warnings=False)
+        read = kind.model_validate_json(document)
     except pydantic.ValidationError as error:
         raise _under(field, as_validation_error(error)) from error
     except (PydanticSerializationError, UnicodeError, ValueError, RecursionError) as error:
@@ -51,10 +53,10 @@ def encode(adapter: TypeAdapter[Any], model: M, field: str = "") -> tuple[str, M
     return document, read
 
 
-def decode(adapter: TypeAdapter[M], document: str, table: str, row_id: str) -> M:
+def decode(read: Callable[[str], M], document: str, table: str, row_id: str) -> M:
     """The model in a stored document. CorruptDataError names the row that holds something else."""
     try:
-        return adapter.validate_json(document)
+        return read(document)
     except ValueError as error:
         raise CorruptDataError(f"{table}: the row of {row_id} cannot be decoded", table=table, id=row_id) from error
 

@@ -64,40 +64,46 @@ SELECT {_WHOLE} FROM patterns WHERE namespace = :namespace AND id IN (SELECT val
 """)
 
 RETRIEVED = Prepared("""
-UPDATE patterns SET times_retrieved = times_retrieved + 1, last_used_at = :now
+UPDATE patterns SET times_retrieved = CAST(times_retrieved + 1 AS INTEGER), last_used_at = :now
 WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
 
-# The mean of the deltas, brought forward: no application has to be kept for it.
+# The mean of the deltas, brought forward: no application has to be kept for it. Its parts cannot overflow.
 APPLIED = Prepared("""
 UPDATE patterns SET
-    times_applied = times_applied + 1,
-    success_when_applied = success_when_applied + :success,
-    failure_when_applied = failure_when_applied + 1 - :success,
-    avg_reward_delta = avg_reward_delta + (:reward_delta - avg_reward_delta) / (times_applied + 1),
+    times_applied = CAST(times_applied + 1 AS INTEGER),
+    success_when_applied = CAST(success_when_applied + :success AS INTEGER),
+    failure_when_applied = CAST(failure_when_applied + 1 - :success AS INTEGER),
+    avg_reward_delta = avg_reward_delta * (1.0 * times_applied / (times_applied + 1))
+        + :reward_delta / (times_applied + 1),
     last_used_at = :now
 WHERE namespace = :namespace AND id = :id
 """)
 
+# Beyond 64 bits a sum would become a float, and its row unreadable: it stays at the largest integer.
+_SUM = "CAST(patterns.{name} + other.{name} AS INTEGER)"
 _UNION = """(SELECT json_group_array(value) FROM (
         SELECT value FROM json_each(patterns.document, '$.{field}')
         UNION SELECT value FROM json_each(other.document, '$.{field}')))"""
-_MERGED_RATE = """(patterns.success_rate * patterns.occurrence_count + other.success_rate * other.occurrence_count)
-        / (patterns.occurrence_count + other.occurrence_count)"""
+# No more than 1, whatever the rounding of counts beyond 53 bits adds.
+_MERGED_RATE = """min(1.0,
+        (patterns.success_rate * patterns.occurrence_count + other.success_rate * other.occurrence_count)
+        / (patterns.occurrence_count + other.occurrence_count))"""
+_APPLICATIONS = "(1.0 * patterns.times_applied + other.times_applied)"
 
 MERGE = Prepared(f"""
 UPDATE patterns SET
     version = patterns.version + 1, updated_at = :now,
-    occurrence_count = patterns.occurrence_count + other.occurrence_count,
+    occurrence_count = {_SUM.format(name="occurrence_count")},
     success_rate = {_MERGED_RATE},
-    {", ".join(f"{name} = patterns.{name} + other.{name}" for name in _COUNTED)},
-    avg_reward_delta = CASE WHEN patterns.times_applied + other.times_applied = 0 THEN 0.0 ELSE
-        (patterns.avg_reward_delta * patterns.times_applied + other.avg_reward_delta * other.times_applied)
-        / (patterns.times_applied + other.times_applied) END,
+    {", ".join(f"{name} = {_SUM.format(name=name)}" for name in _COUNTED)},
+    avg_reward_delta = CASE {_APPLICATIONS} WHEN 0 THEN 0.0 ELSE
+        patterns.avg_reward_delta * (patterns.times_applied / {_APPLICATIONS})
+        + other.avg_reward_delta * (other.times_applied / {_APPLICATIONS}) END,
     last_used_at = max(coalesce(patterns.last_used_at, other.last_used_at),
         coalesce(other.last_used_at, patterns.last_used_at)),
     document = json_set(patterns.document,
-        '$.occurrence_count', patterns.occurrence_count + other.occurrence_count,
+        '$.occurrence_count', {_SUM.format(name="occurrence_count")},
         '$.success_rate', {_MERGED_RATE},
         '$.evidence', json({_UNION.format(field="evidence")}),
         '$.tags', json({_UNION.format(field="tags")}))

@@ -9,12 +9,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import text
-from sqlalchemy.dialects import sqlite
-
 from memory_storage.dbapi import Step
 
-_DIALECT = sqlite.dialect(paramstyle="qmark")
 
 
 class Prepared:
@@ -30,7 +26,10 @@ class Prepared:
 
     @cached_property
     def _compiled(self) -> tuple[str, list[str]]:
-        compiled: Any = text(self._text).compile(dialect=_DIALECT)
+        from sqlalchemy import text
+        from sqlalchemy.dialects import sqlite
+
+        compiled: Any = text(self._text).compile(dialect=sqlite.dialect(paramstyle="qmark"))
         return str(compiled), compiled.positiontup or []
 
 

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any, NoReturn
 from uuid import UUID
 
-from pydantic import TypeAdapter
 from typing_extensions import TypedDict, Unpack
 
 from memory_storage.dbapi import RowCountError
@@ -32,12 +31,6 @@ from ._codec import check_document, check_episode, check_step, decode, encode, f
 from ._filters import conditions
 from ._paging import check_limit, order_and_place, page, parse_cursor
 from ._session import Repository, as_id
-
-_EPISODE = TypeAdapter(Episode)
-_STEP = TypeAdapter(Step)
-_OUTCOME: TypeAdapter[Any] = TypeAdapter(Outcome)
-_REWARD = TypeAdapter(RewardScore)
-_REFLECTION = TypeAdapter(Reflection)
 
 _ITERATE_PAGE = 100
 
@@ -116,7 +109,7 @@ class EpisodeRepository(Repository):
         """
         if step.step_number is not None:
             raise ValidationError("step_number", "is given by the store; leave it out", step.step_number)
-        document, step = encode(_STEP, step)
+        document, step = encode(Step, step)
         check_step(step, self._session.limits)
         limit = self._session.limits.steps_per_episode
         values = {"namespace": self._session.namespace, "episode_id": as_id(episode_id, "episode_id")}
@@ -124,7 +117,7 @@ class EpisodeRepository(Repository):
         if not rows:
             self._explain_no_append(values["episode_id"], limit)
         found_id, found = rows[0]
-        appended = decode(_STEP, found, "steps", str(step.id))
+        appended = decode(Step.model_validate_json, found, "steps", str(step.id))
         if found_id != values["episode_id"] or appended.model_copy(update={"step_number": None}) != step:
             raise ConflictError("step", step.id, expected=0, actual=None, detail="another step has this id")
         return appended
@@ -153,7 +146,7 @@ class EpisodeRepository(Repository):
         )
         if ended.outcome is None:
             raise ValidationError("outcome", "how did it end? Success, PartialSuccess, Failure or Abstained", None)
-        document, ended = encode(_EPISODE, ended)
+        document, ended = encode(Episode, ended)
         check_document("", document, self._session.limits)
         values = _ending(ended, completed_at or now)
         return self._change(episode_id, sql.COMPLETE, now=to_micros(now), **values)
@@ -247,7 +240,7 @@ class EpisodeRepository(Repository):
         prepared = []
         for index, episode in enumerate(episodes):
             field = f"episodes.{index}" if len(episodes) > 1 else ""
-            document, checked = encode(_EPISODE, episode, field)
+            document, checked = encode(Episode, episode, field)
             check_episode(checked, limits, field)
             if len(document) > limits.step_bytes:
                 for number, step in enumerate(checked.steps):
@@ -311,7 +304,7 @@ class EpisodeRepository(Repository):
 def _episode(row: Sequence[Any]) -> Episode:
     key, document, version, created_at, updated_at, archived_at, *steps = row
     whole = f'{document[:-1]},"steps":[{steps[0]}]}}' if steps and steps[0] else document
-    found = decode(_EPISODE, whole, "episodes", key)
+    found = decode(Episode.model_validate_json, whole, "episodes", key)
     return stored(found, version, created_at, updated_at, archived_at=from_micros(archived_at))
 
 
@@ -326,9 +319,9 @@ def _ending(ended: Episode, completed_at: datetime) -> dict[str, Any]:
         "total": ended.reward and ended.reward.total,
         "completed_at": to_micros(completed_at),
         "completed_iso": completed_at.isoformat(),
-        "outcome": _OUTCOME.dump_json(ended.outcome).decode(),
-        "reward": ended.reward and _REWARD.dump_json(ended.reward).decode(),
-        "reflection": ended.reflection and _REFLECTION.dump_json(ended.reflection).decode(),
+        "outcome": ended.outcome and ended.outcome.model_dump_json(),
+        "reward": ended.reward and ended.reward.model_dump_json(),
+        "reflection": ended.reflection and ended.reflection.model_dump_json(),
     }
 
 

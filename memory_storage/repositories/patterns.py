@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 from uuid import UUID
 
 from typing_extensions import TypedDict, Unpack
@@ -175,7 +175,7 @@ class PatternRepository(Repository):
         prepared = []
         for index, pattern in enumerate(patterns):
             field = f"patterns.{index}" if len(patterns) > 1 else ""
-            document, checked = encode(PATTERN, pattern, field)
+            document, checked = encode(_kind_of(pattern, field), pattern, field)
             check_tags(f"{field}.tags".lstrip("."), checked.tags, self._session.limits)
             check_document(field, document, self._session.limits)
             prepared.append((document, checked))
@@ -226,8 +226,14 @@ def _pattern(row: Sequence[Any]) -> AnyPattern:
     effectiveness = Effectiveness.model_construct(
         **dict(zip(sql.COUNTERS, counters, strict=True)), last_used_at=from_micros(last_used_at)
     )
-    found: AnyPattern = decode(PATTERN, document, "patterns", key)
+    found: AnyPattern = decode(PATTERN.validate_json, document, "patterns", key)
     return stored(found, version, created_at, updated_at, effectiveness=effectiveness)
+
+
+def _kind_of(pattern: P, field: str) -> type[P]:
+    if type(pattern) not in get_args(AnyPattern):
+        raise ValidationError(field, "must be one of the five kinds of pattern", pattern)
+    return type(pattern)
 
 
 def _same_content(given: AnyPattern, stored: AnyPattern) -> bool:

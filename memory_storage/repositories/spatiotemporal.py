@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
-from pydantic import TypeAdapter
-
 from memory_storage.dbapi import RowCountError, Step
 from memory_storage.errors import ConflictError, NotFoundError, ValidationError
 from memory_storage.models import PlaceOwner, SpatiotemporalEntry
@@ -17,7 +15,6 @@ from ._codec import check_document, decode, encode, from_micros, to_micros
 from ._session import Repository, as_id
 from ._statement import Prepared, columns, excluded, micros, values
 
-_ENTRY = TypeAdapter(SpatiotemporalEntry)
 _TABLES = {"episode": "episodes", "step": "steps"}
 _COLUMNS = {
     "namespace": "owner.namespace",
@@ -87,7 +84,7 @@ class SpatiotemporalRepository(Repository):
             NotFoundError: there is no such owner.
             ConflictError: the id is another owner's.
         """
-        document, stored = encode(_ENTRY, entry)
+        document, stored = encode(SpatiotemporalEntry, entry)
         check_document("", document, self._session.limits)
         namespace = self._session.namespace
         steps = [
@@ -164,7 +161,7 @@ class SpatiotemporalRepository(Repository):
         return int(self._session.read(_COUNT.step(namespace=self._session.namespace))[0][0])
 
     def _import(self, entry: SpatiotemporalEntry) -> Step:
-        document, stored = encode(_ENTRY, entry)
+        document, stored = encode(SpatiotemporalEntry, entry)
         check_document("", document, self._session.limits)
         now = to_micros(self._session.now())
         return _IMPORT[stored.owner_type].step(1, namespace=self._session.namespace, document=document, now=now)
@@ -172,6 +169,6 @@ class SpatiotemporalRepository(Repository):
 
 def _entry(row: Sequence[Any]) -> SpatiotemporalEntry:
     key, document, created_at = row
-    found = decode(_ENTRY, document, "spatiotemporal_index", key)
+    found = decode(SpatiotemporalEntry.model_validate_json, document, "spatiotemporal_index", key)
     found.__dict__["created_at"] = from_micros(created_at)
     return found

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
-from pydantic import TypeAdapter
-
 from memory_storage.errors import NotFoundError, ValidationError
 from memory_storage.models import Step
 
@@ -16,7 +14,6 @@ from ._codec import decode
 from ._paging import check_limit
 from ._session import Repository, as_id
 
-_STEP = TypeAdapter(Step)
 _LAST = 2**31
 
 
@@ -83,7 +80,7 @@ class StepRepository(Repository):
 
 
 def _step(row: Sequence[Any]) -> Step:
-    return decode(_STEP, row[1], "steps", row[0])
+    return decode(Step.model_validate_json, row[1], "steps", row[0])
 
 
 def _number(field: str, value: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import ExecutableDDLElement
 from sqlalchemy.types import UserDefinedType
+
+from .vectors import pack_vector, unpack_vector
 
 
 class F32Blob(UserDefinedType[Sequence[float]]):
@@ -31,19 +32,6 @@ class F32Blob(UserDefinedType[Sequence[float]]):
     def result_processor(self, dialect: Any, coltype: Any) -> Callable[[Any], list[float] | None]:  # noqa: ARG002
         """Bytes to floats."""
         return lambda value: None if value is None else unpack_vector(value)
-
-
-def pack_vector(vector: Sequence[float]) -> bytes:
-    """Floats as little-endian float32 bytes, four for each."""
-    packed = array("f", vector)
-    if packed.itemsize != 4:  # pragma: no cover - no platform with a native driver has another float
-        raise TypeError("this platform's float is not 32 bits wide")
-    return packed.tobytes()
-
-
-def unpack_vector(data: bytes) -> list[float]:
-    """The floats of a packed vector."""
-    return array("f", data).tolist()
 
 
 class _Statement(ExecutableDDLElement):

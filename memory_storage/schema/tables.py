@@ -21,9 +21,7 @@ from sqlalchemy import (
 )
 
 from .constructs import F32Blob
-
-DIMENSIONS = (384, 768, 1024, 1536, 3072)
-"""The dimensions whose column and index come with the schema."""
+from .vectors import DIMENSIONS
 
 metadata = MetaData()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from alembic import op
 
-from memory_storage.schema import CreateFullText, CreateRTree, CreateTrigger, CreateVectorIndex, CreateView
+from memory_storage.schema.constructs import CreateFullText, CreateRTree, CreateTrigger, CreateVectorIndex, CreateView
 
 revision = "0001"
 down_revision = None
