@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pydantic
 from pydantic import BaseModel, TypeAdapter
-from pydantic_core import PydanticSerializationError, from_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from memory_storage.errors import CorruptDataError, ValidationError
 from memory_storage.models import Episode, Step, as_validation_error
@@ -40,12 +40,8 @@ def encode(kind: type[M], model: M, field: str = "") -> tuple[str, M]:
     try:
         document = model.model_dump_json(warnings=False)
         read = kind.model_validate_json(document)
-    except pydantic.ValidationError as error:
-        raise _under(field, as_validation_error(error)) from error
-    except (PydanticSerializationError, UnicodeError, ValueError, RecursionError) as error:
-        raise _unstorable(field, model) or ValidationError(
-            field, f"cannot be written as JSON ({error})", type(model).__name__
-        ) from error
+    except (PydanticSerializationError, ValueError, RecursionError) as error:
+        raise _refusal(field, model, error) from error
     if read != model:
         raise _difference(field, model, read)
     if "\\u0000" in document:
@@ -76,6 +72,8 @@ def check_episode(episode: Episode, limits: Limits, field: str = "") -> None:
     check_tags(_join(field, "context.tags"), episode.context.tags, limits)
     if len(episode.steps) > limits.steps_per_episode:
         raise over(_join(field, "steps"), "steps", limits.steps_per_episode, len(episode.steps), "steps_per_episode")
+    for step in episode.steps[-1:]:  # their numbers grow
+        _check_number(step, limits, _join(field, f"steps.{len(episode.steps) - 1}"))
 
 
 def check_document(field: str, document: str, limits: Limits) -> None:
@@ -87,14 +85,16 @@ def check_document(field: str, document: str, limits: Limits) -> None:
 
 def check_step(step: Step, limits: Limits, field: str = "") -> None:
     """ValidationError for what is over a limit."""
-    if step.step_number is not None and step.step_number > limits.steps_per_episode:
-        raise over(
-            _join(field, "step_number"), "steps", limits.steps_per_episode, step.step_number, "steps_per_episode"
-        )
     for name in ("parameters", "result", "metadata"):
         size = len(TypeAdapter(Any).dump_json(getattr(step, name)))
         if size > limits.step_bytes:
             raise over(_join(field, name), "bytes of JSON", limits.step_bytes, size, "step_bytes")
+
+
+def _check_number(step: Step, limits: Limits, field: str) -> None:
+    number, limit = step.step_number or 0, limits.steps_per_episode
+    if number > limit:
+        raise over(_join(field, "step_number"), "steps", limit, number, "steps_per_episode")
 
 
 def check_tags(field: str, tags: Sequence[str], limits: Limits) -> None:
@@ -125,6 +125,22 @@ def refuse_unstorable(field: str, value: Any) -> None:
 def over(field: str, unit: str, limit: int, actual: int, setting: str) -> ValidationError:
     """The error for too much of something."""
     return ValidationError(field, f"at most {limit:,} {unit}", actual, setting=f"limits.{setting}")
+
+
+def _refusal(field: str, model: BaseModel, error: Exception) -> ValidationError:
+    if isinstance(error, pydantic.ValidationError) and error.errors()[0]["type"] != "json_invalid":
+        return _under(field, as_validation_error(error))
+    found = _unstorable(field, model)
+    return found or ValidationError(_join(field, _unwritable(model)), f"cannot be written as JSON ({error})", "it")
+
+
+def _unwritable(model: BaseModel) -> str:
+    for name, value in model.__dict__.items():
+        try:
+            from_json(to_json(value))
+        except (PydanticSerializationError, ValueError, RecursionError):
+            return name
+    return ""
 
 
 def _difference(field: str, given: BaseModel, read: BaseModel) -> ValidationError:

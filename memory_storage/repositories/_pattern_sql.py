@@ -91,6 +91,7 @@ _MERGED_RATE = """min(1.0,
         / (patterns.occurrence_count + other.occurrence_count))"""
 _APPLICATIONS = "(1.0 * patterns.times_applied + other.times_applied)"
 
+# A float that is handed to json_set() keeps only 15 of its digits.
 MERGE = Prepared(f"""
 UPDATE patterns SET
     version = patterns.version + 1, updated_at = :now,
@@ -104,7 +105,7 @@ UPDATE patterns SET
         coalesce(other.last_used_at, patterns.last_used_at)),
     document = json_set(patterns.document,
         '$.occurrence_count', {_SUM.format(name="occurrence_count")},
-        '$.success_rate', {_MERGED_RATE},
+        '$.success_rate', json(printf('%!.17g', {_MERGED_RATE})),
         '$.evidence', json({_UNION.format(field="evidence")}),
         '$.tags', json({_UNION.format(field="tags")}))
 FROM (SELECT * FROM patterns WHERE namespace = :namespace AND id = :other) AS other

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from memory_storage.dbapi import Step
 from memory_storage.errors import ValidationError
 from memory_storage.settings import Limits
 
+T = TypeVar("T")
+
 Row = tuple[Any, ...]
+
+SAVE_ATTEMPTS = 10
+"""How often a save looks again at what is stored, when others write the same rows at the same moment."""
 
 
 class Session(Protocol):
@@ -46,3 +51,11 @@ def as_id(value: UUID | str, field: str = "id") -> str:
         return str(UUID(value))
     except (ValueError, TypeError, AttributeError) as error:
         raise ValidationError(field, "must be a UUID", value) from error
+
+
+def as_list(things: Iterable[T], field: str) -> list[T]:
+    """All of them; ValidationError if that is not a collection."""
+    try:
+        return list(things)
+    except TypeError as error:
+        raise ValidationError(field, "must be a sequence", things) from error

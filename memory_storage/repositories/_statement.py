@@ -12,7 +12,6 @@ from typing import Any
 from memory_storage.dbapi import Step
 
 
-
 class Prepared:
     """A statement that is compiled at its first use; `step` fills in its `:names`."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +14,7 @@ from memory_storage.models import Embedding, OwnerType
 from memory_storage.schema import DIMENSIONS, pack_vector, unpack_vector
 
 from ._codec import from_micros, refuse_unstorable, to_micros
-from ._session import Repository, as_id
+from ._session import Repository, as_id, as_list
 from ._statement import Prepared
 
 _TABLES = {"episode": "episodes", "step": "steps", "pattern": "patterns"}
@@ -80,6 +80,7 @@ class EmbeddingRepository(Repository):
     def put_many(self, items: Sequence[tuple[OwnerType, UUID | str, Sequence[float]]], *, model: str) -> None:
         """Store several vectors by one model: all or none."""
         now = to_micros(self._session.now())
+        items = [_item(item) for item in as_list(items, "items")]
         steps = [self._put(*item, model=model, now=now) for item in items]
         try:
             if steps:
@@ -122,6 +123,7 @@ class EmbeddingRepository(Repository):
         Raises:
             NotFoundError: one of them has no owner here. None is stored.
         """
+        embeddings = [_checked(embedding) for embedding in as_list(embeddings, "embeddings")]
         keys = [_identity(embedding) for embedding in embeddings]
         if len(set(keys)) != len(keys):
             raise ValidationError("embeddings", "each owner and model once", keys)
@@ -163,7 +165,7 @@ class EmbeddingRepository(Repository):
         )
 
     def _key(self, owner_type: OwnerType, owner_id: UUID | str, model: str) -> dict[str, Any]:
-        if owner_type not in _TABLES:
+        if not isinstance(owner_type, str) or owner_type not in _TABLES:
             raise ValidationError("owner_type", f"one of {', '.join(_TABLES)}", owner_type)
         if not isinstance(model, str) or not 1 <= len(model) <= 200:
             raise ValidationError("model", "a name of 1 to 200 characters", model)
@@ -188,11 +190,25 @@ def _embedding(row: Sequence[Any]) -> Embedding:
     )
 
 
+def _item(item: Any) -> tuple[OwnerType, UUID | str, Sequence[float]]:
+    if not isinstance(item, tuple | list) or len(item) != 3:
+        raise ValidationError("items", "must be (owner_type, owner_id, vector)", item)
+    return item[0], item[1], item[2]
+
+
+def _checked(embedding: Embedding) -> Embedding:
+    if type(embedding) is not Embedding:
+        raise ValidationError("embeddings", "must be an Embedding", embedding)
+    return Embedding(**embedding.__dict__)  # it can be made or changed past its validation
+
+
 def _identity(embedding: Embedding) -> tuple[str, str, str]:
     return embedding.owner_type, str(embedding.owner_id), embedding.model
 
 
 def _packed(vector: Sequence[float]) -> bytes:
+    if isinstance(vector, str | bytes | bytearray | Mapping | Set):
+        raise ValidationError("vector", "a sequence of numbers", vector)
     try:
         packed = pack_vector(vector)
     except (TypeError, OverflowError) as error:

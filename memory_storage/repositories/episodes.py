@@ -10,7 +10,7 @@ from uuid import UUID
 from typing_extensions import TypedDict, Unpack
 
 from memory_storage.dbapi import RowCountError
-from memory_storage.errors import ConflictError, NotFoundError, ValidationError
+from memory_storage.errors import ConflictError, NotFoundError, UnavailableError, ValidationError
 from memory_storage.models import (
     Complexity,
     Direction,
@@ -30,7 +30,7 @@ from . import _step_sql
 from ._codec import check_document, check_episode, check_step, decode, encode, from_micros, stored, to_micros
 from ._filters import conditions
 from ._paging import check_limit, order_and_place, page, parse_cursor
-from ._session import Repository, as_id
+from ._session import SAVE_ATTEMPTS, Repository, as_id, as_list
 
 _ITERATE_PAGE = 100
 
@@ -75,15 +75,15 @@ class EpisodeRepository(Repository):
 
     def save_many(self, episodes: Sequence[Episode]) -> list[Episode]:
         """Save all of them or none, as `save` does."""
-        prepared = self._prepare(episodes)
-        try:
-            return self._save(prepared)
-        except RowCountError as error:
-            changed = self._without_repeats(prepared)
-            if len(changed) == len(prepared):
-                raise AssertionError("no conflict where one was reported") from error
-        saved = {episode.id: episode for episode in self._save(changed)} if changed else {}
-        return [saved.get(episode.id) or self.get(episode.id) for episode in episodes]
+        prepared = remaining = self._prepare(episodes)
+        for _ in range(SAVE_ATTEMPTS):
+            try:
+                saved = {episode.id: episode for episode in self._save(remaining)}
+            except RowCountError:
+                remaining = self._without_repeats(prepared)
+            else:
+                return [saved.get(episode.id) or self.get(episode.id) for _, episode in prepared]
+        raise UnavailableError("other writers keep changing these episodes")
 
     def import_many(self, episodes: Sequence[Episode]) -> int:
         """Insert copies as they are, with their version and times; leave alone those whose id is there already.
@@ -107,9 +107,9 @@ class EpisodeRepository(Repository):
             ConflictError: another step has this id.
             ValidationError: the step has a number already, or a limit is broken.
         """
+        document, step = encode(Step, step)
         if step.step_number is not None:
             raise ValidationError("step_number", "is given by the store; leave it out", step.step_number)
-        document, step = encode(Step, step)
         check_step(step, self._session.limits)
         limit = self._session.limits.steps_per_episode
         values = {"namespace": self._session.namespace, "episode_id": as_id(episode_id, "episode_id")}
@@ -148,7 +148,7 @@ class EpisodeRepository(Repository):
             raise ValidationError("outcome", "how did it end? Success, PartialSuccess, Failure or Abstained", None)
         document, ended = encode(Episode, ended)
         check_document("", document, self._session.limits)
-        values = _ending(ended, completed_at or now)
+        values = _ending(ended, ended.completed_at or now)
         return self._change(episode_id, sql.COMPLETE, now=to_micros(now), **values)
 
     def archive(self, episode_id: UUID | str) -> Episode:
@@ -238,17 +238,18 @@ class EpisodeRepository(Repository):
     def _prepare(self, episodes: Sequence[Episode]) -> list[tuple[str, Episode]]:
         limits = self._session.limits
         prepared = []
-        for index, episode in enumerate(episodes):
-            field = f"episodes.{index}" if len(episodes) > 1 else ""
+        given = as_list(episodes, "episodes")
+        for index, episode in enumerate(given):
+            field = f"episodes.{index}" if len(given) > 1 else ""
             document, checked = encode(Episode, episode, field)
             check_episode(checked, limits, field)
-            if len(document) > limits.step_bytes:
+            if 4 * len(document) > limits.step_bytes:  # no character has more than four bytes
                 for number, step in enumerate(checked.steps):
                     check_step(step, limits, f"{field}.steps.{number}".lstrip("."))
             check_document(field, document, limits)
             prepared.append((document, checked))
-        if len({episode.id for episode in episodes}) != len(episodes):
-            raise ValidationError("episodes", "each id once", [str(episode.id) for episode in episodes])
+        if len({episode.id for episode in given}) != len(given):
+            raise ValidationError("episodes", "each id once", [str(episode.id) for episode in given])
         return prepared
 
     def _save(self, prepared: list[tuple[str, Episode]]) -> list[Episode]:
@@ -334,6 +335,6 @@ def _same_content(given: Episode, present: Episode) -> bool:
 
 
 def _is_descending(direction: str) -> bool:
-    if direction not in {"newest_first", "oldest_first"}:
+    if direction not in ("newest_first", "oldest_first"):
         raise ValidationError("direction", "must be 'newest_first' or 'oldest_first'", direction)
     return direction == "newest_first"

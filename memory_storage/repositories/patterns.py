@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar, get_args
 from uuid import UUID
@@ -9,14 +10,14 @@ from uuid import UUID
 from typing_extensions import TypedDict, Unpack
 
 from memory_storage.dbapi import RowCountError
-from memory_storage.errors import ConflictError, NotFoundError, ValidationError
+from memory_storage.errors import ConflictError, NotFoundError, UnavailableError, ValidationError
 from memory_storage.models import PATTERN, AnyPattern, Effectiveness, Page, PatternFilter, PatternKind
 
 from . import _pattern_sql as sql
 from ._codec import check_document, check_tags, decode, encode, from_micros, stored, to_micros
 from ._filters import conditions
 from ._paging import check_limit, order_and_place, page, parse_cursor
-from ._session import Repository, as_id
+from ._session import SAVE_ATTEMPTS, Repository, as_id, as_list
 
 P = TypeVar("P", bound=AnyPattern)
 
@@ -51,13 +52,15 @@ class PatternRepository(Repository):
 
     def save_many(self, patterns: Sequence[P]) -> list[P]:
         """Save all of them or none, as `save` does."""
-        prepared = self._prepare(patterns)
-        try:
-            return self._save(prepared)
-        except RowCountError:
-            changed = self._without_repeats(prepared)
-        saved = {pattern.id: pattern for pattern in self._save(changed)} if changed else {}
-        return [saved.get(pattern.id) or self.get(pattern.id) for pattern in patterns]  # type: ignore[misc]
+        prepared = remaining = self._prepare(patterns)
+        for _ in range(SAVE_ATTEMPTS):
+            try:
+                saved = {pattern.id: pattern for pattern in self._save(remaining)}
+            except RowCountError:
+                remaining = self._without_repeats(prepared)
+            else:
+                return [saved.get(pattern.id) or self.get(pattern.id) for _, pattern in prepared]  # type: ignore[misc]
+        raise UnavailableError("other writers keep changing these patterns")
 
     def import_many(self, patterns: Sequence[AnyPattern]) -> int:
         """Insert copies as they are, with version, times and counters; leave alone those whose id is there already."""
@@ -74,7 +77,7 @@ class PatternRepository(Repository):
         Raises:
             NotFoundError: one of them does not exist; none is counted.
         """
-        ids = [pattern_ids] if isinstance(pattern_ids, UUID | str) else list(pattern_ids)
+        ids = [pattern_ids] if isinstance(pattern_ids, UUID | str) else as_list(pattern_ids, "pattern_ids")
         texts = sorted({as_id(one, "pattern_ids") for one in ids})
         values = {"namespace": self._session.namespace, "ids": _json_ids(texts), "now": self._now()}
         try:
@@ -88,9 +91,13 @@ class PatternRepository(Repository):
         Raises:
             NotFoundError: there is no such pattern.
         """
-        if not isinstance(reward_delta, int | float) or reward_delta - reward_delta != 0:
+        if not isinstance(success, bool):
+            raise ValidationError("success", "True or False", success)
+        if isinstance(reward_delta, bool) or not isinstance(reward_delta, int | float):
             raise ValidationError("reward_delta", "a finite number", reward_delta)
-        values = {"success": int(bool(success)), "reward_delta": float(reward_delta), "now": self._now()}
+        if not abs(reward_delta) <= sys.float_info.max:
+            raise ValidationError("reward_delta", "a finite number", reward_delta)
+        values = {"success": int(success), "reward_delta": float(reward_delta), "now": self._now()}
         step = sql.APPLIED.step(1, namespace=self._session.namespace, id=as_id(pattern_id), **values)
         try:
             self._session.write([step])
@@ -173,14 +180,16 @@ class PatternRepository(Repository):
 
     def _prepare(self, patterns: Sequence[P]) -> list[tuple[str, P]]:
         prepared = []
-        for index, pattern in enumerate(patterns):
-            field = f"patterns.{index}" if len(patterns) > 1 else ""
+        given = as_list(patterns, "patterns")
+        for index, pattern in enumerate(given):
+            field = f"patterns.{index}" if len(given) > 1 else ""
             document, checked = encode(_kind_of(pattern, field), pattern, field)
-            check_tags(f"{field}.tags".lstrip("."), checked.tags, self._session.limits)
+            for name, tags in (("tags", checked.tags), ("context.tags", checked.context.tags)):
+                check_tags(f"{field}.{name}".lstrip("."), tags, self._session.limits)
             check_document(field, document, self._session.limits)
             prepared.append((document, checked))
-        if len({pattern.id for pattern in patterns}) != len(patterns):
-            raise ValidationError("patterns", "each id once", [str(pattern.id) for pattern in patterns])
+        if len({pattern.id for pattern in given}) != len(given):
+            raise ValidationError("patterns", "each id once", [str(pattern.id) for pattern in given])
         return prepared
 
     def _save(self, prepared: list[tuple[str, P]]) -> list[P]:

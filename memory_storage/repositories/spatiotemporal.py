@@ -12,7 +12,7 @@ from memory_storage.errors import ConflictError, NotFoundError, ValidationError
 from memory_storage.models import PlaceOwner, SpatiotemporalEntry
 
 from ._codec import check_document, decode, encode, from_micros, to_micros
-from ._session import Repository, as_id
+from ._session import Repository, as_id, as_list
 from ._statement import Prepared, columns, excluded, micros, values
 
 _TABLES = {"episode": "episodes", "step": "steps"}
@@ -84,8 +84,7 @@ class SpatiotemporalRepository(Repository):
             NotFoundError: there is no such owner.
             ConflictError: the id is another owner's.
         """
-        document, stored = encode(SpatiotemporalEntry, entry)
-        check_document("", document, self._session.limits)
+        document, stored = self._encoded(entry)
         namespace = self._session.namespace
         steps = [
             _PUT[stored.owner_type].step(1, namespace=namespace, document=document, now=to_micros(self._session.now())),
@@ -117,6 +116,8 @@ class SpatiotemporalRepository(Repository):
 
     def of(self, owner_type: PlaceOwner, owner_id: UUID | str) -> list[SpatiotemporalEntry]:
         """All the entries of one owner, by time."""
+        if not isinstance(owner_type, str) or owner_type not in _TABLES:
+            raise ValidationError("owner_type", f"one of {', '.join(_TABLES)}", owner_type)
         values = {"owner_type": owner_type, "owner_id": as_id(owner_id, "owner_id")}
         step = _OF_OWNER.step(namespace=self._session.namespace, **values)
         return [_entry(row) for row in self._session.read(step)]
@@ -138,17 +139,18 @@ class SpatiotemporalRepository(Repository):
         Raises:
             NotFoundError: one of them has no owner here. None is stored.
         """
-        ids = [str(entry.id) for entry in entries]
+        prepared = [self._encoded(entry) for entry in as_list(entries, "places")]
+        ids = [str(entry.id) for _, entry in prepared]
         if len(set(ids)) != len(ids):
             raise ValidationError("places", "each id once", ids)
         rows = self._session.read(_KNOWN.step(namespace=self._session.namespace, ids=json.dumps(ids)))
         known = {row[0] for row in rows}
-        new = [entry for entry in entries if str(entry.id) not in known]
+        new = [(document, entry) for document, entry in prepared if str(entry.id) not in known]
         try:
             if new:
-                self._session.write([self._import(entry) for entry in new])
+                self._session.write([self._import(*pair) for pair in new])
         except RowCountError as error:
-            missing = new[error.step - 1]
+            _, missing = new[error.step - 1]
             raise NotFoundError(missing.owner_type, missing.owner_id) from error
         return len(new)
 
@@ -160,11 +162,14 @@ class SpatiotemporalRepository(Repository):
         """How many there are."""
         return int(self._session.read(_COUNT.step(namespace=self._session.namespace))[0][0])
 
-    def _import(self, entry: SpatiotemporalEntry) -> Step:
+    def _encoded(self, entry: SpatiotemporalEntry) -> tuple[str, SpatiotemporalEntry]:
         document, stored = encode(SpatiotemporalEntry, entry)
         check_document("", document, self._session.limits)
+        return document, stored
+
+    def _import(self, document: str, entry: SpatiotemporalEntry) -> Step:
         now = to_micros(self._session.now())
-        return _IMPORT[stored.owner_type].step(1, namespace=self._session.namespace, document=document, now=now)
+        return _IMPORT[entry.owner_type].step(1, namespace=self._session.namespace, document=document, now=now)
 
 
 def _entry(row: Sequence[Any]) -> SpatiotemporalEntry:

@@ -152,7 +152,7 @@ facets = Table(
     Column("name", Text, primary_key=True, nullable=False),
     Column("value", Text, primary_key=True, nullable=False),
     Column("owner_seq", Integer, primary_key=True, nullable=False),
-    Index("ix_facets_owner", "owner_type", "owner_seq"),
+    Index("ix_facets_owner", "owner_seq", "owner_type"),
     sqlite_with_rowid=False,
 )
 """Tags and scalar metadata of episodes and patterns, one row for each: an index that triggers keep."""

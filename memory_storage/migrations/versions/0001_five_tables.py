@@ -140,7 +140,7 @@ INDEXES = (
     "CREATE INDEX ix_spatiotemporal_owner ON spatiotemporal_index (namespace, owner_type, owner_id)",
     "CREATE INDEX ix_spatiotemporal_place ON spatiotemporal_index (namespace, place_name)",
     "CREATE INDEX ix_spatiotemporal_starts ON spatiotemporal_index (namespace, starts_at)",
-    "CREATE INDEX ix_facets_owner ON facets (owner_type, owner_seq)",
+    "CREATE INDEX ix_facets_owner ON facets (owner_seq, owner_type)",
 )
 
 DIMENSIONS = (384, 768, 1024, 1536, 3072)
