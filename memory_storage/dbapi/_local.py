@@ -79,6 +79,7 @@ class LocalTransport:
         self._broken = ""
         self._writes = False  # whether the transaction that is open, if one is, may have written
         self._native = self._memory.native if self._memory else _open(str(database), encryption_key)
+        self._turn = threading.Lock() if self._memory else _turns.setdefault(str(database), threading.Lock())
         if self._memory is None:
             _files.add(self)
 
@@ -133,7 +134,7 @@ class LocalTransport:
         first = begin == "DEFERRED" or (begin is None and not self._native.in_transaction)
         rest = first and begin is None
         if begin:
-            self._patiently(_SCOPES[begin][0])
+            self._begin(_SCOPES[begin][0])
             self._writes = begin != "DEFERRED"
         try:
             results = [self._step(n, step, rest if n > 1 else first) for n, step in enumerate(prepared, 1)]
@@ -185,9 +186,22 @@ class LocalTransport:
             self._broken = f"the native driver panicked: {error}"
             raise InterfaceError(self._broken) from error
 
-    def _patiently(self, sql: str, values: tuple[Value, ...] = ()) -> _Fetched:
+    def _begin(self, sql: str) -> None:
+        """Begin, in turn: of the threads of a process one asks for the lock, the others wait for that one."""
+        try:
+            self._native_execute(sql)
+        except OperationalError as error:
+            deadline = time.monotonic() + self._busy_timeout
+            if error.code not in BUSY_CODES or not self._turn.acquire(timeout=self._busy_timeout):
+                raise
+            try:
+                self._patiently(sql, deadline=deadline)
+            finally:
+                self._turn.release()
+
+    def _patiently(self, sql: str, values: tuple[Value, ...] = (), *, deadline: float = 0.0) -> _Fetched:
         """`_native_execute`, again and again for `busy_timeout` seconds while another connection has the lock."""
-        deadline, pause = 0.0, 0.0005
+        pause = 0.0005
         while True:
             try:
                 return self._native_execute(sql, values)
@@ -196,7 +210,7 @@ class LocalTransport:
                 if error.code not in BUSY_CODES or time.monotonic() + pause > deadline:
                     raise
             time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
-            pause = min(pause * 1.5, 0.02)
+            pause = min(pause * 1.5, 0.005)
 
 
 def _prepare(step: Step) -> _Prepared:
@@ -215,11 +229,13 @@ def _open(database: str, encryption_key: str | None = None) -> Any:
 
 
 _files: weakref.WeakSet[LocalTransport] = weakref.WeakSet()
+_turns: weakref.WeakValueDictionary[str, threading.Lock] = weakref.WeakValueDictionary()  # by file
 _memories: weakref.WeakSet[MemoryDatabase] = weakref.WeakSet()
 _inherited: list[object] = []  # native connections that were writing when this process was forked off
 
 
 def _after_fork_in_child() -> None:
+    _turns.clear()  # one may be a thread's that does not exist here
     for transport in list(_files):
         transport.leave_to_parent()
     for memory in list(_memories):

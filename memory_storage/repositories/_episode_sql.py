@@ -35,7 +35,9 @@ _IMPORTED = {
     "archived_at": micros("(given.value ->> '$.archived_at')"),
     **_HEAD,
 }
-STEP_COLUMNS = {
+_STEPS = {
+    "namespace": ":namespace",
+    "episode_id": "given.id",
     "step_number": "step.value ->> '$.step_number'",
     "id": "step.value ->> '$.id'",
     "tool": "step.value ->> '$.tool'",
@@ -43,13 +45,22 @@ STEP_COLUMNS = {
     "latency_ms": "step.value ->> '$.latency_ms'",
     "tokens_used": "step.value ->> '$.tokens_used'",
     "started_at": micros("(step.value ->> '$.started_at')"),
-    "document": "step.value",
+    "output": "coalesce(step.value ->> '$.result.output', step.value ->> '$.result.message')",
+    "document": "json_replace(step.value, '$.result.output', '', '$.result.message', '')",
 }
-_STEPS = {"namespace": ":namespace", "episode_id": "given.value ->> '$.id'", **STEP_COLUMNS}
 
-_HEAD_ONLY = "episodes.id, document, version, created_at, updated_at, archived_at"
-_WHOLE = f"""{_HEAD_ONLY}, (SELECT group_concat(document) FROM (SELECT document FROM steps
-    WHERE steps.namespace = episodes.namespace AND steps.episode_id = episodes.id ORDER BY step_number))"""
+# A row is an episode (number 0) or one of its steps: so both come with one statement, and each text as it is stored.
+_HEAD_ROW = "0, e.id, e.document, e.version, e.created_at, e.updated_at, e.archived_at"
+_STEP_ROW = "s.step_number, s.id, s.document, s.output, NULL, NULL, NULL"
+
+# A new episode that is there already is not written: the number of rows tells.
+SAVE_NEW = Prepared(f"""
+INSERT INTO episodes ({columns(_SAVED)})
+SELECT {values(_SAVED)}
+FROM json_each(:documents) AS given
+WHERE true
+ON CONFLICT (namespace, id) DO NOTHING
+""")
 
 # An episode that says it was saved before must still be there: without that, a deleted one would come back.
 SAVE = Prepared(f"""
@@ -68,14 +79,28 @@ SELECT {values(_IMPORTED)}
 FROM json_each(:documents) AS given
 """)
 
-# A step that is as it was is not written again. One that moved to another episode is refused by a trigger.
-SAVE_STEPS = Prepared(f"""
+# Materialized: else every step would parse its whole episode again, for the id.
+_GIVEN = """WITH given (id, steps) AS MATERIALIZED (
+    SELECT value ->> '$.id', value -> '$.steps' FROM json_each(:documents))"""
+
+
+SAVE_NEW_STEPS = Prepared(f"""
+{_GIVEN}
 INSERT INTO steps ({columns(_STEPS)})
 SELECT {values(_STEPS)}
-FROM json_each(:documents) AS given, json_each(given.value, '$.steps') AS step
+FROM given, json_each(given.steps) AS step
+""")
+
+# A step that is as it was is not written again. One that moved to another episode is refused by a trigger.
+SAVE_STEPS = Prepared(f"""
+{_GIVEN}
+INSERT INTO steps ({columns(_STEPS)})
+SELECT {values(_STEPS)}
+FROM given, json_each(given.steps) AS step
 WHERE true
 ON CONFLICT (namespace, id) DO UPDATE SET {excluded(_STEPS, "namespace", "id")}
-WHERE steps.document IS NOT excluded.document OR steps.episode_id IS NOT excluded.episode_id
+WHERE steps.document IS NOT excluded.document OR steps.output IS NOT excluded.output
+    OR steps.episode_id IS NOT excluded.episode_id
 """)
 
 STATE = Prepared("""
@@ -101,19 +126,28 @@ RESTORE = Prepared("UPDATE episodes SET archived_at = NULL WHERE namespace = :na
 
 DELETE = Prepared("DELETE FROM episodes WHERE namespace = :namespace AND id = :id RETURNING id")
 
-GET = Prepared(f"SELECT {_WHOLE} FROM episodes WHERE namespace = :namespace AND id = :id")
-GET_HEAD = Prepared(f"SELECT {_HEAD_ONLY} FROM episodes WHERE namespace = :namespace AND id = :id")
+GET_HEAD = Prepared(f"SELECT {_HEAD_ROW} FROM episodes AS e WHERE e.namespace = :namespace AND e.id = :id")
+GET = Prepared(f"""
+SELECT {_HEAD_ROW} FROM episodes AS e WHERE e.namespace = :namespace AND e.id = :id
+UNION ALL
+SELECT {_STEP_ROW} FROM steps AS s WHERE s.namespace = :namespace AND s.episode_id = :id
+""")
+
+_STEPS_OF_PAGE = f"""
+UNION ALL
+SELECT page.started_at, page.seq, {_STEP_ROW} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq
+    CROSS JOIN steps AS s ON s.namespace = e.namespace AND s.episode_id = e.id"""
 
 
 @lru_cache(maxsize=256)
 def query(conditions: Conditions, order: str, *, with_steps: bool) -> Prepared:
-    """A page: the sort key and `seq` of each, then its columns. The steps are read only for the rows of the page."""
+    """A page: the sort key and `seq` of each episode, then its row and those of its steps, in any order."""
     return Prepared(f"""
-SELECT page.started_at, page.seq, {_WHOLE if with_steps else _HEAD_ONLY}
-FROM (SELECT seq, started_at FROM episodes WHERE {" AND ".join(("namespace = :namespace", *conditions))}
-    ORDER BY {order} LIMIT :limit) AS page
-CROSS JOIN episodes ON episodes.seq = page.seq
-ORDER BY {", ".join("page." + part for part in order.split(", "))}
+WITH page AS MATERIALIZED (
+    SELECT seq, started_at FROM episodes WHERE {" AND ".join(("namespace = :namespace", *conditions))}
+    ORDER BY {order} LIMIT :limit)
+SELECT page.started_at, page.seq, {_HEAD_ROW} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq
+{_STEPS_OF_PAGE if with_steps else ""}
 """)
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from ._statement import Prepared, columns, micros, values
+from ._statement import Prepared, columns, values
 
 _APPENDED = {
     "namespace": "episodes.namespace",
     "episode_id": "episodes.id",
     "step_number": "next.number",
-    "id": "given.value ->> '$.id'",
-    "tool": "given.value ->> '$.tool'",
-    "status": "given.value ->> '$.result.status'",
-    "latency_ms": "given.value ->> '$.latency_ms'",
-    "tokens_used": "given.value ->> '$.tokens_used'",
-    "started_at": micros("(given.value ->> '$.started_at')"),
-    "document": "json_set(given.value, '$.step_number', next.number)",
+    "id": ":id",
+    "tool": ":tool",
+    "status": ":status",
+    "latency_ms": ":latency_ms",
+    "tokens_used": ":tokens_used",
+    "started_at": ":started_at",
+    "output": ":output",
+    "document": "json_set(:document, '$.step_number', next.number)",
 }
 
 # The number is found by the index and given under the write lock: it costs the same for every step.
@@ -22,25 +23,27 @@ _APPENDED = {
 APPEND = Prepared(f"""
 INSERT INTO steps ({columns(_APPENDED)})
 SELECT {values(_APPENDED)}
-FROM episodes, (SELECT :document AS value) AS given, (SELECT coalesce(max(step_number), 0) + 1 AS number FROM steps
+FROM episodes, (SELECT coalesce(max(step_number), 0) + 1 AS number FROM steps
     WHERE namespace = :namespace AND episode_id = :episode_id) AS next
 WHERE episodes.namespace = :namespace AND episodes.id = :episode_id
-    AND (next.number <= :limit OR EXISTS (
-        SELECT 1 FROM steps AS s WHERE s.namespace = :namespace AND s.id = given.value ->> '$.id'))
+    AND (next.number <= :limit OR EXISTS (SELECT 1 FROM steps AS s WHERE s.namespace = :namespace AND s.id = :id))
 ON CONFLICT (namespace, id) DO UPDATE SET tool = steps.tool
-RETURNING episode_id, document
+RETURNING step_number, episode_id = :episode_id AND output IS :output
+    AND document = json_set(:document, '$.step_number', step_number)
 """)
 
-GET = Prepared("SELECT id, document FROM steps WHERE namespace = :namespace AND id = :id")
+_ROW = "id, document, output"
 
-RANGE = Prepared("""
-SELECT id, document FROM steps
+GET = Prepared(f"SELECT {_ROW} FROM steps WHERE namespace = :namespace AND id = :id")
+
+RANGE = Prepared(f"""
+SELECT {_ROW} FROM steps
 WHERE namespace = :namespace AND episode_id = :episode_id AND step_number BETWEEN :first AND :last
 ORDER BY step_number LIMIT :limit
 """)
 
-LATEST = Prepared("""
-SELECT id, document FROM steps WHERE namespace = :namespace AND episode_id = :episode_id
+LATEST = Prepared(f"""
+SELECT {_ROW} FROM steps WHERE namespace = :namespace AND episode_id = :episode_id
 ORDER BY step_number DESC LIMIT :limit
 """)
 

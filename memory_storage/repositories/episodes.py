@@ -9,6 +9,7 @@ from uuid import UUID
 
 from typing_extensions import TypedDict, Unpack
 
+from memory_storage import dbapi
 from memory_storage.dbapi import RowCountError
 from memory_storage.errors import ConflictError, NotFoundError, UnavailableError, ValidationError
 from memory_storage.models import (
@@ -27,10 +28,12 @@ from memory_storage.models import (
 
 from . import _episode_sql as sql
 from . import _step_sql
-from ._codec import check_document, check_episode, check_step, decode, encode, from_micros, stored, to_micros
+from ._codec import check_document, check_episode, check_step, encode, to_micros
+from ._episode_rows import appended, ending, page_of, same_content, whole, with_state
 from ._filters import conditions
-from ._paging import check_limit, order_and_place, page, parse_cursor
-from ._session import SAVE_ATTEMPTS, Repository, as_id, as_list
+from ._paging import check_limit, order_and_place, parse_cursor
+from ._session import SAVE_ATTEMPTS, Repository, Row, as_id, as_list
+from ._statement import Prepared
 
 _ITERATE_PAGE = 100
 
@@ -94,7 +97,7 @@ class EpisodeRepository(Repository):
         known = {row[0] for row in self._states([episode for _, episode in prepared])}
         new = [pair for pair in prepared if str(pair[1].id) not in known]
         if new:
-            self._write(sql.IMPORT, new)
+            self._write(sql.IMPORT, sql.SAVE_NEW_STEPS, new)
         return len(new)
 
     def append_step(self, episode_id: UUID | str, step: Step) -> Step:
@@ -110,17 +113,16 @@ class EpisodeRepository(Repository):
         document, step = encode(Step, step)
         if step.step_number is not None:
             raise ValidationError("step_number", "is given by the store; leave it out", step.step_number)
-        check_step(step, self._session.limits)
+        check_step(step, document, self._session.limits)
         limit = self._session.limits.steps_per_episode
-        values = {"namespace": self._session.namespace, "episode_id": as_id(episode_id, "episode_id")}
-        rows = self._session.write([_step_sql.APPEND.step(document=document, limit=limit, **values)])
+        key = {"namespace": self._session.namespace, "episode_id": as_id(episode_id, "episode_id")}
+        rows = self._session.write([_step_sql.APPEND.step(limit=limit, **key, **appended(step))])
         if not rows:
-            self._explain_no_append(values["episode_id"], limit)
-        found_id, found = rows[0]
-        appended = decode(Step.model_validate_json, found, "steps", str(step.id))
-        if found_id != values["episode_id"] or appended.model_copy(update={"step_number": None}) != step:
+            self._explain_no_append(key["episode_id"], limit)
+        number, is_this_one = rows[0]
+        if not is_this_one:
             raise ConflictError("step", step.id, expected=0, actual=None, detail="another step has this id")
-        return appended
+        return step.model_copy(update={"step_number": number})
 
     def complete(
         self,
@@ -148,7 +150,7 @@ class EpisodeRepository(Repository):
             raise ValidationError("outcome", "how did it end? Success, PartialSuccess, Failure or Abstained", None)
         document, ended = encode(Episode, ended)
         check_document("", document, self._session.limits)
-        values = _ending(ended, ended.completed_at or now)
+        values = ending(ended, ended.completed_at or now)
         return self._change(episode_id, sql.COMPLETE, now=to_micros(now), **values)
 
     def archive(self, episode_id: UUID | str) -> Episode:
@@ -186,7 +188,7 @@ class EpisodeRepository(Repository):
         """The episode, or None."""
         statement = sql.GET if steps else sql.GET_HEAD
         rows = self._session.read(statement.step(namespace=self._session.namespace, id=as_id(episode_id)))
-        return _episode(rows[0]) if rows else None
+        return whole(rows) if rows else None
 
     def query(
         self,
@@ -205,12 +207,13 @@ class EpisodeRepository(Repository):
         """
         size = check_limit(limit, self._session.limits)
         place = parse_cursor(cursor)
-        order, after, place_values = order_and_place("started_at", place, descending=_is_descending(direction))
+        descending = _is_descending(direction)
+        order, after, place_values = order_and_place("started_at", place, descending=descending)
         where, values = conditions(EpisodeFilter(**filters), "episode")
         statement = sql.query((*where, *after), order, with_steps=steps)
         step = statement.step(namespace=self._session.namespace, limit=size + 1, **values, **place_values)
-        rows = self._session.read(step)
-        return page([_episode(row[2:]) for row in rows], [(row[0], row[1]) for row in rows], size, place)
+        backwards = place is not None and place.backwards
+        return page_of(self._session.read(step), size, place, descending=descending != backwards)
 
     def iterate(
         self,
@@ -242,11 +245,7 @@ class EpisodeRepository(Repository):
         for index, episode in enumerate(given):
             field = f"episodes.{index}" if len(given) > 1 else ""
             document, checked = encode(Episode, episode, field)
-            check_episode(checked, limits, field)
-            if 4 * len(document) > limits.step_bytes:  # no character has more than four bytes
-                for number, step in enumerate(checked.steps):
-                    check_step(step, limits, f"{field}.steps.{number}".lstrip("."))
-            check_document(field, document, limits)
+            check_episode(checked, document, limits, field)
             prepared.append((document, checked))
         if len({episode.id for episode in given}) != len(given):
             raise ValidationError("episodes", "each id once", [str(episode.id) for episode in given])
@@ -255,24 +254,24 @@ class EpisodeRepository(Repository):
     def _save(self, prepared: list[tuple[str, Episode]]) -> list[Episode]:
         if not prepared:
             return []
-        states = {row[0]: row[1:] for row in self._write(sql.SAVE, prepared)}
-        return [_with_state(episode, states[str(episode.id)]) for _, episode in prepared]
+        new = not any(episode.version for _, episode in prepared)
+        statements = (sql.SAVE_NEW, sql.SAVE_NEW_STEPS) if new else (sql.SAVE, sql.SAVE_STEPS)
+        states = {row[0]: row[1:] for row in self._write(*statements, prepared)}
+        return [with_state(episode, states[str(episode.id)]) for _, episode in prepared]
 
-    def _write(self, statement: Any, prepared: list[tuple[str, Episode]]) -> Sequence[tuple[Any, ...]]:
-        namespace, now = self._session.namespace, to_micros(self._session.now())
-        documents = f"[{','.join(document for document, _ in prepared)}]"
-        return self._session.write(
-            [
-                statement.step(len(prepared), namespace=namespace, documents=documents, now=now),
-                sql.SAVE_STEPS.step(namespace=namespace, documents=documents),
-                self._state_step([episode for _, episode in prepared]),
-            ]
-        )
+    def _write(self, heads: Prepared, steps: Prepared, prepared: list[tuple[str, Episode]]) -> Sequence[Row]:
+        values = {
+            "namespace": self._session.namespace,
+            "documents": f"[{','.join(document for document, _ in prepared)}]",
+            "now": to_micros(self._session.now()),
+        }
+        states = self._state_step([episode for _, episode in prepared])
+        return self._session.write([heads.step(len(prepared), **values), steps.step(**values), states])
 
-    def _states(self, episodes: Sequence[Episode]) -> Sequence[tuple[Any, ...]]:
+    def _states(self, episodes: Sequence[Episode]) -> Sequence[Row]:
         return self._session.read(self._state_step(episodes)) if episodes else []
 
-    def _state_step(self, episodes: Sequence[Episode]) -> Any:
+    def _state_step(self, episodes: Sequence[Episode]) -> dbapi.Step:
         ids = ",".join(f'"{episode.id}"' for episode in episodes)
         return sql.STATE.step(namespace=self._session.namespace, ids=f"[{ids}]")
 
@@ -284,54 +283,22 @@ class EpisodeRepository(Repository):
             version = versions.get(str(episode.id))
             if (version is None and episode.version == 0) or version == episode.version:
                 remaining.append((document, episode))
-            elif version is None or episode.version or not _same_content(episode, self.get(episode.id)):
+            elif version is None or episode.version or not same_content(episode, self.get(episode.id)):
                 raise ConflictError("episode", episode.id, expected=episode.version, actual=version)
         return remaining
 
-    def _change(self, episode_id: UUID | str, statement: Any, **values: Any) -> Episode:
+    def _change(self, episode_id: UUID | str, statement: Prepared, **values: Any) -> Episode:
         key = {"namespace": self._session.namespace, "id": as_id(episode_id)}
         try:
             rows = self._session.write([statement.step(1, **key, **values), sql.GET.step(**key)])
         except RowCountError as error:
             raise NotFoundError("episode", episode_id) from error
-        return _episode(rows[0])
+        return whole(rows)
 
     def _explain_no_append(self, episode_id: str, limit: int) -> NoReturn:
         if self.find(episode_id, steps=False) is None:
             raise NotFoundError("episode", episode_id)
         raise ValidationError("steps", f"at most {limit:,} steps", limit + 1, setting="limits.steps_per_episode")
-
-
-def _episode(row: Sequence[Any]) -> Episode:
-    key, document, version, created_at, updated_at, archived_at, *steps = row
-    whole = f'{document[:-1]},"steps":[{steps[0]}]}}' if steps and steps[0] else document
-    found = decode(Episode.model_validate_json, whole, "episodes", key)
-    return stored(found, version, created_at, updated_at, archived_at=from_micros(archived_at))
-
-
-def _with_state(episode: Episode, state: Sequence[Any]) -> Episode:
-    version, created_at, updated_at, archived_at = state
-    return stored(episode, version, created_at, updated_at, archived_at=from_micros(archived_at))
-
-
-def _ending(ended: Episode, completed_at: datetime) -> dict[str, Any]:
-    return {
-        "kind": ended.outcome and ended.outcome.kind,
-        "total": ended.reward and ended.reward.total,
-        "completed_at": to_micros(completed_at),
-        "completed_iso": completed_at.isoformat(),
-        "outcome": ended.outcome and ended.outcome.model_dump_json(),
-        "reward": ended.reward and ended.reward.model_dump_json(),
-        "reflection": ended.reflection and ended.reflection.model_dump_json(),
-    }
-
-
-def _same_content(given: Episode, present: Episode) -> bool:
-    """Whether the episode that is stored has all that the given one carries."""
-    steps = {step.id: step for step in present.steps}
-    names = ("version", "created_at", "updated_at", "archived_at", "steps")
-    same_head = given.model_copy(update={name: getattr(present, name) for name in names}) == present
-    return same_head and all(steps.get(step.id) == step for step in given.steps)
 
 
 def _is_descending(direction: str) -> bool:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 from uuid import UUID
 
 from memory_storage.errors import NotFoundError, ValidationError
 from memory_storage.models import Step
 
 from . import _step_sql as sql
-from ._codec import decode
+from ._codec import decode_steps
 from ._paging import check_limit
 from ._session import Repository, as_id
 
@@ -34,7 +33,7 @@ class StepRepository(Repository):
     def find(self, step_id: UUID | str) -> Step | None:
         """The step, or None."""
         rows = self._session.read(sql.GET.step(namespace=self._session.namespace, id=as_id(step_id)))
-        return _step(rows[0]) if rows else None
+        return decode_steps(rows)[0] if rows else None
 
     def range(
         self, episode_id: UUID | str, first: int = 1, last: int | None = None, *, limit: int | None = None
@@ -47,7 +46,7 @@ class StepRepository(Repository):
             last=_LAST if last is None else _number("last", last),
             limit=check_limit(limit, self._session.limits),
         )
-        return [_step(row) for row in self._session.read(step)]
+        return decode_steps(self._session.read(step))
 
     def latest(self, episode_id: UUID | str, limit: int | None = None) -> list[Step]:
         """The last steps of an episode, in order; at most `limit` (default 100)."""
@@ -56,7 +55,7 @@ class StepRepository(Repository):
             episode_id=as_id(episode_id, "episode_id"),
             limit=check_limit(limit, self._session.limits),
         )
-        return [_step(row) for row in reversed(self._session.read(step))]
+        return decode_steps(self._session.read(step)[::-1])
 
     def iterate(self, episode_id: UUID | str) -> Iterator[Step]:
         """All the steps of an episode in order, a page at a time."""
@@ -77,10 +76,6 @@ class StepRepository(Repository):
     def delete(self, step_id: UUID | str) -> bool:
         """Delete it with its embeddings and places; the numbers of the others stay. Whether it was there."""
         return bool(self._session.write([sql.DELETE.step(namespace=self._session.namespace, id=as_id(step_id))]))
-
-
-def _step(row: Sequence[Any]) -> Step:
-    return decode(Step.model_validate_json, row[1], "steps", row[0])
 
 
 def _number(field: str, value: int) -> int:

@@ -2,7 +2,8 @@
 
 Every row of a user is one JSON `document`, written and read by pydantic, beside columns for what is filtered, sorted
 or counted. Times are integer microseconds since the epoch, UTC. `seq` is the local row number that the indexes use;
-`(namespace, id)` is the name that the outside knows.
+`(namespace, id)` is the name that the outside knows. A step's output or error message is a column and not in its
+document: it is long, and JSON would have it escaped.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ steps = Table(
     Column("latency_ms", Integer, nullable=False),
     Column("tokens_used", Integer),
     Column("started_at", Integer, nullable=False),
+    Column("output", Text),
     Column("document", Text, nullable=False),
     UniqueConstraint("namespace", "episode_id", "step_number"),
     UniqueConstraint("namespace", "id"),

@@ -47,6 +47,7 @@ TABLES = (
         latency_ms INTEGER NOT NULL,
         tokens_used INTEGER,
         started_at INTEGER NOT NULL,
+        output TEXT,
         document TEXT NOT NULL,
         PRIMARY KEY (seq),
         UNIQUE (namespace, episode_id, step_number),
@@ -182,13 +183,13 @@ VIEWS = (
         tool,
         document ->> '$.action' AS action,
         {words("document -> '$.parameters'")} AS parameters,
-        coalesce(document ->> '$.result.output', document ->> '$.result.message') AS result
+        output
     FROM steps""",
     ),
 )
 
 EPISODE_TEXT = ("description", "outcome", "reflection", "tags")
-STEP_TEXT = ("tool", "action", "parameters", "result")
+STEP_TEXT = ("tool", "action", "parameters", "output")
 BOUNDS = ("min_latitude", "max_latitude", "min_longitude", "max_longitude", "min_at", "max_at")
 VIRTUAL_TABLES = (
     CreateFullText("episodes_fts", EPISODE_TEXT, content="episodes_text", rowid="seq"),
@@ -226,11 +227,13 @@ def text_triggers(table: str, text: tuple[str, ...]) -> tuple[CreateTrigger, ...
     add = f"INSERT INTO {table}_fts (rowid, {columns}) SELECT seq, {columns} FROM {table}_text WHERE seq = NEW.seq"
     remove = f"""INSERT INTO {table}_fts ({table}_fts, rowid, {columns})
         SELECT 'delete', seq, {columns} FROM {table}_text WHERE seq = OLD.seq"""
-    changed = "OLD.document IS NOT NEW.document"
+    columns_read = ("document", "output") if "output" in text else ("document",)
+    changed = " OR ".join(f"OLD.{column} IS NOT NEW.{column}" for column in columns_read)
+    update = f"UPDATE OF {', '.join(columns_read)} ON {table}"
     return (
         CreateTrigger(f"{table}_fts_insert", f"AFTER INSERT ON {table}", [add]),
-        CreateTrigger(f"{table}_fts_before", f"BEFORE UPDATE OF document ON {table}", [remove], when=changed),
-        CreateTrigger(f"{table}_fts_after", f"AFTER UPDATE OF document ON {table}", [add], when=changed),
+        CreateTrigger(f"{table}_fts_before", f"BEFORE {update}", [remove], when=changed),
+        CreateTrigger(f"{table}_fts_after", f"AFTER {update}", [add], when=changed),
         CreateTrigger(f"{table}_fts_delete", f"BEFORE DELETE ON {table}", [remove]),
     )
 

@@ -1,0 +1,62 @@
+"""The command: finds the benchmarks, runs them, prints. Measures nothing itself."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import pkgutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ._report import Report, as_json, show
+
+
+def names() -> list[str]:
+    """The benchmarks that there are."""
+    found = pkgutil.iter_modules([str(Path(__file__).parent)])
+    return sorted(module.name for module in found if not module.name.startswith("_"))
+
+
+def run(name: str, *, short: bool) -> Report:
+    """Run one of them."""
+    report: Report = importlib.import_module(f"{__package__}.{name}").run(short=short)
+    return report
+
+
+def main(arguments: Sequence[str] | None = None, *, run: Callable[..., Report] = run) -> int:
+    """Run what the arguments name, or all; 1 if one is to be checked and misses its bound."""
+    asked = _parser().parse_args(arguments)
+    reports = {name: run(name, short=asked.short) for name in asked.benchmark or names()}
+    if asked.json:
+        print(json.dumps({name: as_json(report) for name, report in reports.items()}, indent=2))
+    else:
+        for report in reports.values():
+            show(report)
+    missed = [line.describe() for report in reports.values() for line in report.lines if not line.holds]
+    if asked.check and missed:
+        print("out of bounds: " + "; ".join(missed), file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Prints ratios, measured here and now.")
+    help_names = f"{', '.join(names())}; all of them if none is named"
+    # Not choices=: before Python 3.12 it refuses the empty list.
+    parser.add_argument("benchmark", nargs="*", type=_name, help=help_names)
+    parser.add_argument("--short", action="store_true", help="fewer rounds: under half a minute for all")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a ratio is out of its bounds")
+    return parser
+
+
+def _name(given: str) -> str:
+    if given not in names():
+        raise argparse.ArgumentTypeError(f"no benchmark {given!r}; there are {', '.join(names())}")
+    return given
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""The competitor: the native driver with SQL written by hand for our tables. Knows nothing of the package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import libsql_experimental
+
+Row = tuple[Any, ...]
+Rows = tuple[list[Row], list[Row]]
+"""Rows of episodes, and the rows of their steps."""
+
+_PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "busy_timeout = 30000")
+_ROWS = 200  # a statement; more of them are not faster
+_NEWEST_FIRST = "ORDER BY started_at DESC, seq DESC LIMIT ?"
+
+
+class Raw:
+    """One connection for everything. Every SQL text is made once; the driver has no statements to prepare and keep."""
+
+    def __init__(self, path: Path) -> None:
+        self.connection = libsql_experimental.connect(str(path), isolation_level=None)
+        for pragma in _PRAGMAS:
+            self.connection.execute(f"PRAGMA {pragma}").fetchall()
+        episodes, steps = self._columns("episodes"), self._columns("steps")
+        self._add_episode = _insert("episodes", episodes)
+        self._add_step = _insert("steps", steps)
+        self._heads = f"SELECT {', '.join(episodes)} FROM episodes WHERE namespace = ?"
+        self._steps = f"SELECT {', '.join(steps)} FROM steps WHERE namespace = ? AND episode_id"
+        self._one = self._heads + " AND id = ?"
+        self._steps_of_one = self._steps + " = ? ORDER BY step_number"
+        self._first_page = f"{self._heads} AND archived_at IS NULL {_NEWEST_FIRST}"
+        self._next_page = f"{self._heads} AND archived_at IS NULL AND (started_at, seq) < (?, ?) {_NEWEST_FIRST}"
+        self._started_at, self._id = episodes.index("started_at"), episodes.index("id")
+
+    def save(self, episodes: list[Row], steps: list[Row]) -> None:
+        """Insert the rows (without `seq`, which the engine gives) in one transaction."""
+        execute = self.connection.execute
+        execute("BEGIN IMMEDIATE")
+        if len(episodes) == 1:
+            execute(self._add_episode, episodes[0])
+        else:
+            self.connection.executemany(self._add_episode, episodes)
+        self.connection.executemany(self._add_step, steps)
+        execute("COMMIT")
+
+    def save_at_once(self, episodes: list[Row], steps: list[Row]) -> None:
+        """The same with many rows a statement: the driver makes a statement, triggers and all, anew for every row."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        for insert, rows in ((self._add_episode, episodes), (self._add_step, steps)):
+            for first in range(0, len(rows), _ROWS):
+                some = rows[first : first + _ROWS]
+                more = f", ({', '.join('?' * len(some[0]))})" * (len(some) - 1)
+                self.connection.execute(insert + more, tuple(value for row in some for value in row))
+        self.connection.execute("COMMIT")
+
+    def append(self, step: Row) -> None:
+        """Insert one step, whose number is known, in a transaction."""
+        execute = self.connection.execute
+        execute("BEGIN IMMEDIATE")
+        execute(self._add_step, step)
+        execute("COMMIT")
+
+    def get(self, episode_id: str) -> Rows:
+        """All the columns of an episode and of its steps."""
+        execute = self.connection.execute
+        head = execute(self._one, ("default", episode_id)).fetchall()
+        return head, execute(self._steps_of_one, ("default", episode_id)).fetchall()
+
+    def page(self, limit: int, after: Row | None = None) -> Rows:
+        """The newest episodes, or those after a row of the last page, and all of their steps by one statement."""
+        execute = self.connection.execute
+        if after is None:
+            heads = execute(self._first_page, ("default", limit)).fetchall()
+        else:
+            heads = execute(self._next_page, ("default", after[self._started_at], after[0], limit)).fetchall()
+        steps = f"{self._steps} IN ({','.join('?' * len(heads))}) ORDER BY episode_id, step_number"
+        return heads, execute(steps, ("default", *[head[self._id] for head in heads])).fetchall()
+
+    def pages(self, size: int) -> list[Rows]:
+        """All of them, page by page."""
+        found = [self.page(size)]
+        while len(found[-1][0]) == size:
+            found.append(self.page(size, found[-1][0][-1]))
+        return found
+
+    def rows(self, table: str, where: str = "true", values: Row = ()) -> list[Row]:
+        """All the columns but `seq` of some rows, in the order of their making."""
+        columns = ", ".join(self._columns(table)[1:])
+        sql = f"SELECT {columns} FROM {table} WHERE {where} ORDER BY seq"
+        found: list[Row] = self.connection.execute(sql, values).fetchall()
+        return found
+
+    def close(self) -> None:
+        """Bring everything into the file, so that it can be copied."""
+        self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self.connection.close()
+
+    def _columns(self, table: str) -> list[str]:
+        return [row[1] for row in self.connection.execute(f"PRAGMA table_info({table})").fetchall()]
+
+
+def decoded(rows: Rows) -> list[Any]:
+    """Every document of the rows as Python values: the least that a caller needs to use them."""
+    return [json.loads(row[-1]) for some in rows for row in some]
+
+
+def _insert(table: str, columns: list[str]) -> str:
+    given = columns[1:]
+    return f"INSERT INTO {table} ({', '.join(given)}) VALUES ({', '.join('?' * len(given))})"

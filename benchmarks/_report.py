@@ -1,0 +1,74 @@
+"""What a benchmark found, as a table and as JSON. Measures nothing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Line:
+    """One ratio: the median of the rounds, their least and greatest, and the bounds it has to keep, if any."""
+
+    name: str
+    ratio: float
+    least: float
+    greatest: float
+    detail: str = ""
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the ratio keeps its bounds."""
+        return (self.at_least is None or self.ratio >= self.at_least) and (
+            self.at_most is None or self.ratio <= self.at_most
+        )
+
+    @property
+    def bound(self) -> str:
+        """The bound in words."""
+        if self.at_least is not None:
+            return f">= {self.at_least:g}"
+        return "" if self.at_most is None else f"<= {self.at_most:g}"
+
+    def describe(self) -> str:
+        """One line of text."""
+        return f"{self.name}: {self.ratio:.2f}, required {self.bound or 'nothing'}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """The lines of one benchmark, and what one has to know to read them."""
+
+    title: str
+    lines: list[Line]
+    notes: list[str]
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The same, for other programs."""
+    lines = [{**asdict(line), "holds": line.holds} for line in report.lines]
+    return {"title": report.title, "lines": lines, "notes": report.notes}
+
+
+def show(report: Report) -> None:
+    """Print it."""
+    table = Table(title=report.title, title_justify="left", caption="\n".join(report.notes), caption_justify="left")
+    table.add_column("what")
+    for name in ("ratio", "min - max", "required"):
+        table.add_column(name, justify="right")
+    table.add_column("median times")
+    for line in report.lines:
+        spread = f"{line.least:.2f} - {line.greatest:.2f}"
+        required = line.bound if line.holds else f"MISSED {line.bound}"
+        table.add_row(line.name, f"{line.ratio:.2f}", spread, required, line.detail)
+    Console(width=140).print(table)
+
+
+def milliseconds(seconds: float) -> str:
+    """A time that can be read."""
+    return f"{seconds * 1000:.{max(0, 2 - len(str(int(seconds * 1000))) + 1)}f} ms"

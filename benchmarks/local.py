@@ -1,0 +1,257 @@
+"""The facade on a local file, against the raw native driver: the same rows and the same bytes, in the same run.
+
+Facade: `MemoryStorage` takes and gives models, checked and complete, with pool, transactions and errors as users have.
+Raw: one `libsql_experimental` connection with SQL written by hand takes and gives tuples of all the columns of the very
+rows that the facade stores, documents included; it checks and decodes nothing.
+
+Both have a file of the schema of our revisions (all indexes and triggers), write-ahead logging, synchronous = FULL and
+one transaction for each call. A ratio is the raw time by the facade's, of the same round: 1.0 is as fast as raw.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import memory_storage as ms
+
+from . import _workload
+from ._measure import Times, Work, interleaved, ratios
+from ._raw import Raw, Rows, decoded
+from ._report import Line, Report, milliseconds
+
+REQUIRED = 0.5
+
+_STORED = 500
+_BATCH = 100
+_PAGE = 100  # of `iterate`
+_NOTES = (
+    "ratio: raw time / facade time of the same round, the median of the rounds; 1.0 is as fast as raw.",
+    "raw: the native driver with hand-written SQL, tuples of all columns of the same rows in and out, nothing checked "
+    "or decoded ('+ json.loads': every document decoded; 'many rows a statement': no executemany).",
+    "facade: MemoryStorage, checked models in and out. Both: our schema with its triggers, WAL, synchronous = FULL, "
+    "one transaction a write, each on a file of its own.",
+)
+
+Prepare = Callable[[int], Mapping[str, Work]]
+"""What each side does in a round."""
+
+
+class Files:
+    """A file with episodes in it, and copies of it."""
+
+    def __init__(self, directory: Path, count: int = _STORED) -> None:
+        self._directory = directory
+        self._copies = 0
+        self.count = count
+        self.stored = directory / "stored.db"
+        with facade(self.stored) as storage:
+            for first in range(0, count, _BATCH):
+                storage.episodes.save_many(_workload.episodes(first, min(_BATCH, count - first)))
+        with closing(Raw(self.stored)) as raw:
+            rows = len(raw.rows("episodes")), len(raw.rows("steps"))
+        size = self.stored.stat().st_size / 1e6
+        contents = f"{rows[0]:,} episodes with {rows[1]:,} steps in {size:.1f} MB"
+        self.description = f"file: {contents}; {_workload.texts().source}"
+
+    def copy(self) -> Path:
+        """A copy for one side to write to."""
+        self._copies += 1
+        return Path(shutil.copy(self.stored, self._directory / f"copy-{self._copies}.db"))
+
+
+@dataclass(frozen=True)
+class Both:
+    """The two sides with a file each, and a rehearsal of the facade's, from which the raw side's rows are taken."""
+
+    raw: Raw
+    storage: ms.MemoryStorage
+    rehearsal: ms.MemoryStorage
+    rehearsed: Raw
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is compared, in how many rounds."""
+
+    name: str
+    rounds: int
+    short_rounds: int
+    sides: Callable[[Files], AbstractContextManager[Prepare]]
+
+
+def run(*, short: bool) -> Report:
+    """Measure all cases."""
+    with tempfile.TemporaryDirectory() as directory:
+        files = Files(Path(directory))
+        lines = [
+            line for case in CASES for line in measured(case, files, rounds=case.short_rounds if short else case.rounds)
+        ]
+    return Report("The facade against the raw driver, on a local file", lines, [files.description, *_NOTES])
+
+
+def measured(case: Case, files: Files, *, rounds: int) -> list[Line]:
+    """The required ratio of one case, and the one between its variants."""
+    with case.sides(files) as prepare:
+        times = interleaved(prepare, rounds)
+    required = _line(case.name, times, "raw", "facade", at_least=REQUIRED)
+    variants = [side for side in times if side not in {"raw", "facade"}]
+    if not variants:
+        return [required]
+    other, ours = (*variants, "facade")[:2]
+    return [required, _line(f"  {other}, to {ours}", times, other, ours)]
+
+
+def facade(path: Path) -> ms.MemoryStorage:
+    """The storage as users open it, but with a clock that stands still: its rows are the same in every file."""
+    return ms.MemoryStorage.open(path, now=lambda: _workload.BEGINNING)
+
+
+@contextmanager
+def writing(files: Files) -> Iterator[Both]:
+    """Both sides on equal files. In the end the files must be equal again."""
+    ours, theirs, third = files.copy(), files.copy(), files.copy()
+    with facade(ours) as storage, facade(third) as rehearsal, closing(Raw(theirs)) as raw:
+        with closing(Raw(third)) as rehearsed:
+            yield Both(raw, storage, rehearsal, rehearsed)
+        with closing(Raw(ours)) as stored:
+            for table in ("episodes", "steps"):
+                assert stored.rows(table) == raw.rows(table), f"the two sides have stored different {table}"
+
+
+@contextmanager
+def saving(files: Files, *, episodes: int, calls: int) -> Iterator[Prepare]:
+    """`calls` times, save so many new episodes of 20 steps."""
+    with writing(files) as both, closing(Raw(files.copy())) as many:
+        save = both.storage.episodes.save_many if episodes > 1 else lambda batch: both.storage.episodes.save(batch[0])
+
+        def prepare(number: int) -> Mapping[str, Work]:
+            first = files.count + number * calls * episodes
+            batches = [_workload.episodes(first + call * episodes, episodes) for call in range(calls)]
+            rows = [_saved(both, batch) for batch in batches]
+            return {
+                "raw": lambda: _each(both.raw.save, rows),
+                "facade": lambda: [save(batch) for batch in batches],
+                "raw, many rows a statement": lambda: _each(many.save_at_once, rows),
+            }
+
+        yield prepare
+
+
+@contextmanager
+def appending(files: Files, *, calls: int) -> Iterator[Prepare]:
+    """`calls` times, append a step to one of the episodes."""
+    with writing(files) as both:
+
+        def prepare(number: int) -> Mapping[str, Work]:
+            owner = _workload.episode(number).id
+            first = (files.count + number) * _workload.STEPS * calls
+            steps = [_workload.step(first + call) for call in range(calls)]
+            for step in steps:
+                both.rehearsal.episodes.append_step(owner, step)
+            rows = [both.rehearsed.rows("steps", "id = ?", (str(step.id),))[0] for step in steps]
+            return {
+                "raw": lambda: _each(both.raw.append, [(row,) for row in rows]),
+                "facade": lambda: [both.storage.episodes.append_step(owner, step) for step in steps],
+            }
+
+        yield prepare
+
+
+@contextmanager
+def reading(
+    files: Files,
+    *,
+    calls: int,
+    theirs: Callable[[Raw, int], list[Rows]],
+    ours: Callable[[ms.MemoryStorage, int], Sequence[ms.Episode]],
+) -> Iterator[Prepare]:
+    """`calls` times, read; a number says which."""
+    with facade(files.stored) as storage, closing(Raw(files.stored)) as raw:
+        _check_the_same(theirs(raw, 0), ours(storage, 0))
+
+        def prepare(number: int) -> Mapping[str, Work]:
+            numbers = [n % files.count for n in range(number * calls, (number + 1) * calls)]
+            return {
+                "raw": lambda: [theirs(raw, n) for n in numbers],
+                "facade": lambda: [ours(storage, n) for n in numbers],
+                "raw + json.loads": lambda: [[decoded(rows) for rows in theirs(raw, n)] for n in numbers],
+                "every step read": lambda: [_every_step(ours(storage, n)) for n in numbers],
+            }
+
+        yield prepare
+
+
+CASES = (
+    Case("save an episode of 20 steps", 60, 9, partial(saving, episodes=1, calls=5)),
+    Case("append a step", 80, 14, partial(appending, calls=10)),
+    Case("save_many, 100 episodes of 20 steps", 15, 3, partial(saving, episodes=_BATCH, calls=1)),
+    Case(
+        "get an episode of 20 steps",
+        150,
+        25,
+        partial(
+            reading,
+            calls=20,
+            theirs=lambda raw, n: [raw.get(str(_workload.episode_id(n)))],
+            ours=lambda storage, n: [storage.episodes.get(_workload.episode_id(n))],
+        ),
+    ),
+    Case(
+        "query a page of 50 episodes",
+        80,
+        15,
+        partial(
+            reading,
+            calls=2,
+            theirs=lambda raw, _: [raw.page(50)],
+            ours=lambda storage, _: storage.episodes.query(limit=50).items,
+        ),
+    ),
+    Case(
+        "iterate over 500 episodes",
+        20,
+        3,
+        partial(
+            reading,
+            calls=1,
+            theirs=lambda raw, _: raw.pages(_PAGE),
+            ours=lambda storage, _: list(storage.episodes.iterate()),
+        ),
+    ),
+)
+
+
+def _saved(both: Both, batch: list[ms.Episode]) -> Rows:
+    both.rehearsal.episodes.save_many(batch)
+    ids = tuple(str(episode.id) for episode in batch)
+    marks = f"({','.join('?' * len(ids))})"
+    rows = both.rehearsed.rows
+    return rows("episodes", f"id IN {marks}", ids), rows("steps", f"episode_id IN {marks}", ids)
+
+
+def _each(call: Callable[..., None], given: Sequence[tuple[Any, ...]]) -> None:
+    for arguments in given:
+        call(*arguments)
+
+
+def _every_step(episodes: Sequence[ms.Episode]) -> list[list[ms.Step]]:
+    return [list(episode.steps) for episode in episodes]
+
+
+def _check_the_same(rows: list[Rows], episodes: Sequence[ms.Episode]) -> None:
+    ids = {row[2] for heads, _ in rows for row in heads}
+    assert ids == {str(episode.id) for episode in episodes}
+    assert sum(len(steps) for _, steps in rows) == sum(len(episode.steps) for episode in episodes)
+
+
+def _line(name: str, times: Times, raw: str, facade: str, at_least: float | None = None) -> Line:
+    detail = ", ".join(f"{side} {milliseconds(median(times[side]))}" for side in (raw, facade))
+    return Line(name, *ratios(times[raw], times[facade]), detail, at_least=at_least)

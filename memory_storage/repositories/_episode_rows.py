@@ -1,0 +1,85 @@
+"""Rows to episodes, and episodes to the values of a row. Runs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from operator import itemgetter
+from typing import Any
+
+from memory_storage.models import Episode, Page, Step
+
+from ._codec import decode, decode_steps, from_micros, stored, to_micros, without_output
+from ._paging import Cursor, page
+from ._session import Row
+
+
+def whole(rows: Sequence[Row]) -> Episode:
+    """The episode in its row (number 0) and those of its steps."""
+    head, *steps = sorted(rows, key=itemgetter(0))
+    return _episode(head[1:], decode_steps([row[1:4] for row in steps]))
+
+
+def page_of(rows: Sequence[Row], size: int, cursor: Cursor | None, *, descending: bool) -> Page[Episode]:
+    """The page in rows that begin with a place. Its order is not that of the rows: they come from two tables."""
+    heads = sorted((row for row in rows if row[2] == 0), key=itemgetter(0, 1), reverse=descending)
+    steps = _steps_by_episode(rows, {row[1] for row in heads[:size]})
+    episodes = [_episode(row[3:], steps.get(row[1], [])) for row in heads[:size]]
+    return page(episodes, [(row[0], row[1]) for row in heads], size, cursor)
+
+
+def with_state(episode: Episode, state: Row) -> Episode:
+    """An episode that was just saved, with what the store has set."""
+    version, created_at, updated_at, archived_at = state
+    return stored(episode, version, created_at, updated_at, archived_at=from_micros(archived_at))
+
+
+def appended(step: Step) -> dict[str, Any]:
+    """The values of a step's row."""
+    bare, output = without_output(step)
+    return {
+        "id": str(step.id),
+        "tool": step.tool,
+        "status": step.result and step.result.status,
+        "latency_ms": step.latency_ms,
+        "tokens_used": step.tokens_used,
+        "started_at": to_micros(step.started_at),
+        "output": output,
+        "document": bare.model_dump_json(),
+    }
+
+
+def ending(ended: Episode, completed_at: datetime) -> dict[str, Any]:
+    """The values that complete an episode."""
+    return {
+        "kind": ended.outcome and ended.outcome.kind,
+        "total": ended.reward and ended.reward.total,
+        "completed_at": to_micros(completed_at),
+        "completed_iso": completed_at.isoformat(),
+        "outcome": ended.outcome and ended.outcome.model_dump_json(),
+        "reward": ended.reward and ended.reward.model_dump_json(),
+        "reflection": ended.reflection and ended.reflection.model_dump_json(),
+    }
+
+
+def same_content(given: Episode, present: Episode) -> bool:
+    """Whether the episode that is stored has all that the given one carries."""
+    steps = {step.id: step for step in present.steps}
+    names = ("version", "created_at", "updated_at", "archived_at", "steps")
+    same_head = given.model_copy(update={name: getattr(present, name) for name in names}) == present
+    return same_head and all(steps.get(step.id) == step for step in given.steps)
+
+
+def _steps_by_episode(rows: Sequence[Row], wanted: set[int]) -> dict[int, list[Step]]:
+    of_steps = sorted((row for row in rows if row[2] and row[1] in wanted), key=itemgetter(1, 2))
+    found: dict[int, list[Step]] = {}
+    for row, step in zip(of_steps, decode_steps([row[3:6] for row in of_steps]), strict=True):
+        found.setdefault(row[1], []).append(step)
+    return found
+
+
+def _episode(row: Row, steps: list[Step]) -> Episode:
+    key, document, *state = row
+    found = with_state(decode(Episode.model_validate_json, document, "episodes", key), tuple(state))
+    found.__dict__["steps"] = steps
+    return found

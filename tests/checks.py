@@ -1,0 +1,207 @@
+"""Whether a database agrees with itself: every index, and every column that repeats a document. Changes nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from pydantic import TypeAdapter
+from sqlalchemy import Connection, Engine
+
+DIMENSIONS = (384, 768, 1024, 1536, 3072)
+TABLES = ("episodes", "steps", "patterns", "embeddings", "spatiotemporal_index", "facets")
+
+_OWNERS = {"episode": "episodes", "step": "steps", "pattern": "patterns"}
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MOMENT = TypeAdapter(datetime)
+_SHORT = {"\b": r"\b", "\t": r"\t", "\n": r"\n", "\f": r"\f", "\r": r"\r", '"': r"\"", "\\": r"\\"}
+
+
+def assert_consistent(engine: Engine) -> None:
+    """Raise AssertionError, saying where, if the indexes, the columns and the documents do not tell the same."""
+    with engine.connect() as connection:
+        for check in _CHECKS:
+            check(connection)
+
+
+def dump(engine: Engine, *, namespace: str | None = None) -> dict[str, list[tuple[Any, ...]]]:
+    """Every row of every table (of one namespace if one is given), as it is stored, vectors as bytes."""
+    where, values = ("", ()) if namespace is None else (" WHERE namespace = ?", (namespace,))
+    with engine.connect() as connection:
+        return {
+            table: sorted(_rows(connection, f"SELECT * FROM {table}{where}", *values), key=repr) for table in TABLES
+        }
+
+
+def row_counts(engine: Engine) -> dict[str, int]:
+    """How many rows each table has, in all namespaces."""
+    with engine.connect() as connection:
+        return {table: _rows(connection, f"SELECT count(*) FROM {table}")[0][0] for table in TABLES}
+
+
+def json_quoted(text: str) -> str:
+    """A text as SQLite's json_quote writes it."""
+    return '"' + "".join(_SHORT.get(one) or (f"\\u{ord(one):04x}" if one < " " else one) for one in text) + '"'
+
+
+def _rows(connection: Connection, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in connection.exec_driver_sql(sql, values)]
+
+
+def _same(what: str, stored: Iterable[Any], expected: Iterable[Any]) -> None:
+    has, wants = set(stored), set(expected)
+    surplus, missing = sorted(has - wants, key=repr)[:5], sorted(wants - has, key=repr)[:5]
+    assert has == wants, f"{what}: too much {surplus}, missing {missing}"
+
+
+def _the_file_is_whole(connection: Connection) -> None:
+    assert _rows(connection, "PRAGMA integrity_check") == [("ok",)]
+    assert _rows(connection, "PRAGMA foreign_key_check") == []
+
+
+def _the_columns_repeat_the_documents(connection: Connection) -> None:
+    for table, columns in _COLUMNS.items():
+        for *stored, document in _rows(connection, f"SELECT {', '.join(columns)}, document FROM {table}"):
+            read = json.loads(document)
+            expected = [_at(read, path) for path in columns.values()]
+            assert stored == expected, f"{table}: the columns {tuple(columns)} have {stored}, the document {expected}"
+
+
+def _at(document: Any, path: str) -> Any:
+    names, _, kind = path.partition(":")
+    for name in names.split("."):
+        document = document.get(name) if isinstance(document, dict) else None
+    if kind == "moment" and document is not None:
+        return (_MOMENT.validate_python(document) - _EPOCH) // timedelta(microseconds=1)
+    return document
+
+
+_COLUMNS: dict[str, dict[str, str]] = {
+    "episodes": {
+        "id": "id",
+        "task_type": "task_type",
+        "domain": "context.domain",
+        "language": "context.language",
+        "framework": "context.framework",
+        "complexity": "context.complexity",
+        "outcome": "outcome.kind",
+        "reward": "reward.total",
+        "started_at": "started_at:moment",
+        "completed_at": "completed_at:moment",
+    },
+    "steps": {
+        "id": "id",
+        "step_number": "step_number",
+        "tool": "tool",
+        "status": "result.status",
+        "latency_ms": "latency_ms",
+        "tokens_used": "tokens_used",
+        "started_at": "started_at:moment",
+    },
+    "patterns": {
+        "id": "id",
+        "kind": "kind",
+        "domain": "context.domain",
+        "language": "context.language",
+        "success_rate": "success_rate",
+        "occurrence_count": "occurrence_count",
+    },
+    "spatiotemporal_index": {
+        "id": "id",
+        "owner_type": "owner_type",
+        "owner_id": "owner_id",
+        "latitude": "latitude",
+        "longitude": "longitude",
+        "place_name": "place_name",
+        "starts_at": "starts_at:moment",
+        "ends_at": "ends_at:moment",
+    },
+}
+
+
+def _the_facets_are_those_of_the_documents(connection: Connection) -> None:
+    expected = []
+    for owner in ("episode", "pattern"):
+        for namespace, seq, document in _rows(connection, f"SELECT namespace, seq, document FROM {_OWNERS[owner]}"):
+            expected += [(namespace, owner, *facet, seq) for facet in _facets(connection, json.loads(document))]
+    _same("facets", _rows(connection, "SELECT namespace, owner_type, name, value, owner_seq FROM facets"), expected)
+
+
+def _facets(connection: Connection, document: Any) -> set[tuple[str, str]]:
+    scalars = {key: value for key, value in document["metadata"].items() if not isinstance(value, dict | list)}
+    return {("tag", tag) for tag in document["tags"]} | {
+        (f"metadata.{key}", _facet_value(connection, value)[:256]) for key, value in scalars.items()
+    }
+
+
+def _facet_value(connection: Connection, value: Any) -> str:
+    if isinstance(value, str):
+        return json_quoted(value)
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, int) and -(2**63) <= value < 2**63:
+        return str(value)
+    return str(_rows(connection, "SELECT json_quote(json_extract(?, '$'))", json.dumps(value))[0][0])
+
+
+def _the_full_text_is_that_of_the_documents(connection: Connection) -> None:
+    for table in ("episodes_fts", "steps_fts"):
+        connection.exec_driver_sql(f"INSERT INTO {table} ({table}, rank) VALUES ('integrity-check', 1)")
+    connection.rollback()
+
+
+def _the_rtree_has_every_position(connection: Connection) -> None:
+    assert _rows(connection, "SELECT rtreecheck('spatiotemporal_rtree')") == [("ok",)]
+    boxes = {seq: bounds for seq, *bounds in _rows(connection, "SELECT * FROM spatiotemporal_rtree")}
+    places = _rows(
+        connection,
+        "SELECT seq, latitude, latitude, longitude, longitude, coalesce(starts_at, -9.3e18), "
+        "coalesce(ends_at, starts_at, 9.3e18) FROM spatiotemporal_index WHERE latitude IS NOT NULL",
+    )
+    _same("spatiotemporal_rtree", boxes, (seq for seq, *_ in places))
+    for seq, *bounds in places:
+        for index, (box, exact) in enumerate(zip(boxes[seq], bounds, strict=True)):
+            # Rounded outwards to 32 bits by a factor: a little further than the next float, and 1e-99 becomes 0.
+            assert (box - exact <= 1e-44) if index % 2 == 0 else (exact - box <= 1e-44), f"R*Tree {seq}: {box}, {exact}"
+            assert math.isclose(box, exact, rel_tol=1e-6, abs_tol=1e-30), f"R*Tree {seq}: {box} for {exact}"
+
+
+def _what_is_owned_has_its_owner(connection: Connection) -> None:
+    for table in ("embeddings", "spatiotemporal_index"):
+        for owner, owners in _OWNERS.items():
+            orphans = _rows(
+                connection,
+                f"SELECT seq FROM {table} AS t WHERE owner_type = '{owner}' AND NOT EXISTS "
+                f"(SELECT 1 FROM {owners} AS o WHERE o.namespace = t.namespace AND o.id = t.owner_id)",
+            )
+            assert orphans == [], f"{table}: rows without their {owner}: {orphans[:5]}"
+        strangers = f"SELECT seq FROM {table} WHERE owner_type NOT IN {tuple(_OWNERS)}"
+        assert _rows(connection, strangers) == []
+
+
+def _the_vectors_are_indexed(connection: Connection) -> None:
+    for dimension in DIMENSIONS:
+        indexed = _rows(connection, f"SELECT index_key FROM ix_embeddings_vector_{dimension}_shadow")
+        stored = _rows(
+            connection,
+            f"SELECT seq, dimension, length(vector_{dimension}) FROM embeddings WHERE vector_{dimension} IS NOT NULL",
+        )
+        _same(f"the index of vector_{dimension}", (key for (key,) in indexed), (seq for seq, *_ in stored))
+        for seq, declared, size in stored:
+            assert (declared, size) == (dimension, 4 * dimension), f"embeddings {seq}: {declared} numbers, {size} bytes"
+    columns = ", ".join(f"vector_{dimension}" for dimension in DIMENSIONS)
+    assert _rows(connection, f"SELECT seq FROM embeddings WHERE coalesce({columns}) IS NULL") == []
+
+
+_CHECKS: tuple[Callable[[Connection], None], ...] = (
+    _the_file_is_whole,
+    _the_columns_repeat_the_documents,
+    _the_facets_are_those_of_the_documents,
+    _the_full_text_is_that_of_the_documents,
+    _the_rtree_has_every_position,
+    _what_is_owned_has_its_owner,
+    _the_vectors_are_indexed,
+)

@@ -1,0 +1,77 @@
+"""A disk that is full, or fails: a typed error, nothing by halves, and the storage works again when there is room."""
+
+from __future__ import annotations
+
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+import memory_storage as ms
+from tests.checks import assert_consistent, dump
+
+from .processes import together
+
+
+@contextmanager
+def _no_room(storage: ms.MemoryStorage) -> Iterator[None]:
+    """The engine itself says that the disk is full as soon as the file would have to grow."""
+
+    def limit(connection: Any, *_: object) -> None:
+        connection.execute("PRAGMA max_page_count = 1")  # SQLite makes it the size that the file has
+
+    def no_limit(connection: Any, *_: object) -> None:
+        connection.execute("PRAGMA max_page_count = 1073741823")
+
+    event.listen(storage.engine, "checkout", limit)
+    yield
+    event.remove(storage.engine, "checkout", limit)
+    event.listen(storage.engine, "checkout", no_limit)
+
+
+def _big(number: int = 0) -> ms.Episode:
+    return ms.Episode(task_description=f"episode {number}", steps=[ms.Step(tool="t", action="word " * 20_000)])
+
+
+def test_a_full_disk_is_unavailable_and_nothing_is_stored_by_halves(storage: ms.MemoryStorage):
+    storage.episodes.save(_big())
+    before = dump(storage.engine)
+    with _no_room(storage):
+        with pytest.raises(ms.UnavailableError, match="disk is full: make room") as caught:
+            storage.episodes.save_many([_big(number) for number in range(5)])
+        assert caught.value.code == "SQLITE_FULL"
+        with pytest.raises(ms.UnavailableError), storage.transaction() as tx:  # noqa: PT012 - which call it is, is open
+            tx.episodes.save(ms.Episode(task_description="a small one that fits"))
+            tx.episodes.save_many([_big(number) for number in range(5)])
+        assert dump(storage.engine) == before
+    assert storage.episodes.save(_big(6)).version == 1
+    assert_consistent(storage.engine)
+
+
+def test_a_disk_that_fails_is_unavailable_and_nothing_is_stored_by_halves(database: Path):
+    (outcome,) = together(write_over_the_size_limit, [(database,)])
+    assert outcome == ("SQLITE_IOERR", 1, 2)
+    with ms.MemoryStorage.open(database) as storage:
+        assert storage.episodes.count() == 2
+        assert_consistent(storage.engine)
+
+
+def write_over_the_size_limit(barrier: object, path: Path) -> tuple[str, int, int]:
+    """Write with and without a limit to the size of files; the error's code, and the episodes then and afterwards."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with ms.MemoryStorage.open(path) as storage:
+        storage.episodes.save(_big())
+        size = path.with_name(path.name + "-wal").stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 50_000, resource.RLIM_INFINITY))
+        try:
+            storage.episodes.save(_big(1))
+        except ms.UnavailableError as error:
+            code, then = error.code, storage.episodes.count()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        storage.episodes.save(_big(2))
+        return code, then, storage.episodes.count()

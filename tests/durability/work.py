@@ -1,0 +1,89 @@
+"""What the processes of these tests do. They are told everything by their arguments."""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+from uuid import UUID
+
+import memory_storage as ms
+
+from .writes import Writer, now
+
+THREADS = 8
+
+
+def open_at_once(barrier: Any, path: Path) -> str:
+    """Open a file that may not be there yet, and use it."""
+    barrier.wait()
+    with ms.MemoryStorage.open(path) as storage:
+        return str(storage.episodes.save(ms.Episode(task_description="one of many")).id)
+
+
+def append_and_apply(
+    barrier: Any, path: Path, episodes: list[UUID], patterns: list[UUID], steps: int, applications: int
+) -> list[tuple[float, str, int]]:
+    """Append steps to the shared episodes and apply the shared patterns; per write: its seconds, step id and number."""
+    with ms.MemoryStorage.open(path) as storage:
+
+        def write(thread: int) -> list[tuple[float, str, int]]:
+            done = []
+            for number in range(max(steps, applications)):
+                if number < steps:
+                    episode = episodes[(thread + number) % len(episodes)]
+                    began = time.monotonic()
+                    step = storage.episodes.append_step(episode, ms.Step(tool="crowd", action=f"{number}"))
+                    done.append((time.monotonic() - began, str(step.id), step.step_number or 0))
+                if number < applications:
+                    began = time.monotonic()
+                    storage.patterns.record_application(
+                        patterns[(thread + number) % len(patterns)], success=number % 2 == 0, reward_delta=0.5
+                    )
+                    done.append((time.monotonic() - began, "", 0))
+            return done
+
+        with ThreadPoolExecutor(THREADS) as threads:
+            barrier.wait()
+            return [one for done in threads.map(write, range(THREADS)) for one in done]
+
+
+def write_until_killed(acknowledge: Any, path: Path, seed: str, durability: Literal["full", "normal"]) -> None:
+    """Write, and send a byte for each write that has returned."""
+    settings = ms.Settings(database=str(path), namespace=seed, durability=durability)
+    with ms.MemoryStorage.open(settings, now=now) as storage:
+        for _ in Writer(storage, seed).run():
+            os.write(acknowledge.fileno(), b".")
+
+
+def open_until_killed(acknowledge: Any, path: Path) -> None:
+    """Open a file that is not there yet, save an episode, say so, and wait."""
+    storage = ms.MemoryStorage.open(path)
+    with storage.transaction() as tx:
+        tx.episodes.save(ms.Episode(task_description="opened"))
+        os.write(acknowledge.fileno(), b".")
+    time.sleep(60)
+
+
+def open_as_nobody(barrier: Any, path: Path) -> tuple[str, str]:
+    """Open, read and write as a user without rights; the error, and what it says."""
+    if os.geteuid() == 0:
+        os.setuid(65534)
+    read = ""
+    try:
+        with ms.MemoryStorage.open(path) as storage:
+            read = f"{storage.episodes.count()} episode, then "
+            storage.episodes.save(ms.Episode(task_description="nobody's"))
+    except ms.MemoryStorageError as error:
+        return read + type(error).__name__, str(error)
+    return read + "no error", ""
+
+
+def hold_the_lock(pipe: Any, path: Path, seconds: float) -> None:
+    """Take the write lock, say so, and keep it for a while."""
+    with ms.MemoryStorage.open(path) as storage, storage.transaction() as tx:
+        tx.episodes.count()
+        pipe.send_bytes(b"locked")
+        time.sleep(seconds)

@@ -1,0 +1,219 @@
+"""What the models take, and what they refuse: always with an error of this package, that names the field."""
+
+from __future__ import annotations
+
+import pickle
+import typing
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from uuid import uuid4
+
+import pydantic
+import pytest
+from hypothesis import given, settings
+
+import memory_storage as ms
+from memory_storage import models
+from memory_storage.models import new_id
+from tests import strategies as made
+
+NOW = datetime(2024, 5, 1, tzinfo=timezone.utc)
+KEY = uuid4()
+
+# What each model cannot be made without.
+NEEDED: dict[type[models.Model], dict[str, Any]] = {
+    ms.TaskContext: {},
+    ms.Success: {"verdict": "v"},
+    ms.PartialSuccess: {"verdict": "v"},
+    ms.Failure: {"reason": "r"},
+    ms.Abstained: {"reason": "r"},
+    ms.RewardScore: {"total": 1.0},
+    ms.Reflection: {},
+    ms.StepOk: {},
+    ms.StepError: {"message": "m"},
+    ms.StepTimeout: {},
+    ms.Step: {"tool": "t"},
+    ms.Episode: {"task_description": "d"},
+    ms.Effectiveness: {},
+    ms.ToolSequence: {"tools": ["t"]},
+    ms.DecisionPoint: {"condition": "c", "action": "a"},
+    ms.ErrorRecovery: {"error_type": "e", "recovery_steps": []},
+    ms.ContextPattern: {"context_features": [], "recommended_approach": "r"},
+    ms.Heuristic: {"condition": "c", "action": "a"},
+    ms.Embedding: {"owner_type": "episode", "owner_id": KEY, "model": "m", "vector": [1.0]},
+    ms.SpatiotemporalEntry: {"owner_type": "episode", "owner_id": KEY, "place_name": "p"},
+    models.EpisodeFilter: {},
+    models.PatternFilter: {},
+}
+FIELDS = [(kind, name) for kind in NEEDED for name in kind.model_fields]
+
+
+def _id(value: object) -> str:
+    return value.__name__ if isinstance(value, type) else str(value)
+
+
+def _refusal(kind: type[models.Model], /, **fields: Any) -> ms.ValidationError:
+    with pytest.raises(ms.ValidationError) as caught:
+        kind(**{**NEEDED[kind], **fields})
+    error = caught.value
+    copy = pickle.loads(pickle.dumps(error))
+    assert (copy.field, copy.limit, str(copy)) == (error.field, error.limit, str(error))
+    return error
+
+
+def _all_models(kind: type = models.Model) -> set[type]:
+    return {found for sub in kind.__subclasses__() for found in {sub, *_all_models(sub)}}
+
+
+def test_every_model_has_a_case_here():
+    ours = {kind for kind in _all_models() if kind.__module__.startswith("memory_storage")}
+    assert {kind for kind in ours if not kind.__name__.startswith("_")} == set(NEEDED)
+
+
+@pytest.mark.parametrize("kind", NEEDED, ids=_id)
+def test_a_model_is_made_of_what_it_needs_and_is_frozen(kind):
+    model = kind(**NEEDED[kind])
+    for name in kind.model_fields:
+        with pytest.raises(pydantic.ValidationError):
+            setattr(model, name, getattr(model, name))
+    assert kind.model_validate_json(model.model_dump_json()) == model
+    assert pickle.loads(pickle.dumps(model)) == model
+
+
+@pytest.mark.parametrize(("kind", "name"), FIELDS, ids=_id)
+def test_a_field_of_another_type_is_refused_by_its_name(kind, name):
+    thing = object
+    error = _refusal(kind, **{name: thing})
+    assert error.field.split(".")[0] == name
+    assert error.value is thing
+
+
+@pytest.mark.parametrize(("kind", "name"), FIELDS, ids=_id)
+def test_none_is_refused_where_the_field_does_not_say_so(kind, name):
+    if type(None) not in typing.get_args(kind.model_fields[name].annotation):
+        assert _refusal(kind, **{name: None}).field.split(".")[0] == name
+    elif name != "place_name":  # without any other place, that one is needed
+        assert getattr(kind(**{**NEEDED[kind], name: None}), name) is None
+
+
+@pytest.mark.parametrize("kind", NEEDED, ids=_id)
+def test_an_unknown_field_and_a_missing_one_are_refused_by_name(kind):
+    assert _refusal(kind, colour="red").field == "colour"
+    for name in NEEDED[kind]:
+        if kind.model_fields[name].is_required():
+            with pytest.raises(ms.ValidationError) as caught:
+                kind(**{key: value for key, value in NEEDED[kind].items() if key != name})
+            assert caught.value.field == name
+
+
+REFUSED: list[tuple[type[models.Model], dict[str, Any], str]] = [
+    *((ms.Step, {"latency_ms": value}, "latency_ms") for value in (-1, 2**63, True, 1.5, "1", float("nan"), 10**400)),
+    *((ms.Step, {"tokens_used": value}, "tokens_used") for value in (-1, True, 2.0)),
+    *((ms.Step, {"step_number": value}, "step_number") for value in (0, -1, True, 1.0, 2**31, "1")),
+    *((ms.Step, {"id": value}, "id") for value in ("", "x", 5, b"x", None)),
+    *((ms.Step, {"started_at": value}, "started_at") for value in (datetime(2024, 5, 1), "2024-05-01T00:00:00")),  # noqa: DTZ001
+    *((ms.Step, {"parameters": value}, "parameters") for value in ([], {1: 2}, {"a": {1}}, {"a": b"x"}, {"a": NOW})),
+    (ms.Step, {"result": {"status": "ok", "message": "m"}}, "result"),
+    (ms.Step, {"result": {"status": "lost"}}, "result"),
+    (ms.Step, {"result": {}}, "result"),
+    *((ms.Episode, {"version": value}, "version") for value in (-1, True, 2**63, "1", None)),
+    (ms.Episode, {"task_type": "gardening"}, "task_type"),
+    (ms.Episode, {"outcome": {"kind": "glory"}}, "outcome"),
+    (ms.Episode, {"outcome": ms.StepOk()}, "outcome"),
+    (
+        ms.Episode,
+        {"steps": [ms.Step(tool="t", step_number=2), ms.Step(tool="t", step_number=2)]},
+        "steps.1.step_number",
+    ),
+    (
+        ms.Episode,
+        {"steps": [ms.Step(tool="t", step_number=2), ms.Step(tool="t", step_number=1)]},
+        "steps.1.step_number",
+    ),
+    (ms.Episode, {"steps": [{"tool": "t"}, {"tool": "t", "latency_ms": -1}]}, "steps.1.latency_ms"),
+    (ms.Episode, {"steps": [{"tool": "t"}, {"tool": "t", "colour": 1}]}, "steps.1.colour"),
+    (ms.Episode, {"context": {"domain": 5}}, "context.domain"),
+    (ms.TaskContext, {"complexity": "high"}, "complexity"),
+    (ms.TaskContext, {"tags": "ab"}, "tags"),
+    *((ms.RewardScore, {"total": value}, "total") for value in (float("nan"), float("inf"), True, "1", 10**400)),
+    (ms.RewardScore, {"learning_bonus": float("-inf")}, "learning_bonus"),
+    (ms.Abstained, {"stopped_at_step": -1}, "stopped_at_step"),
+    *((ms.Heuristic, {"success_rate": value}, "success_rate") for value in (-0.1, 1.1, float("nan"), True)),
+    *((ms.Heuristic, {"confidence": value}, "confidence") for value in (-5e-324, 1 + 2**-52, "0.5")),
+    *((ms.Heuristic, {"occurrence_count": value}, "occurrence_count") for value in (0, -1, True, 2**63)),
+    (ms.Heuristic, {"evidence": ["x"]}, "evidence.0"),
+    (ms.Heuristic, {"kind": "tool_sequence"}, "kind"),
+    (ms.DecisionPoint, {"success_count": -1}, "success_count"),
+    (ms.ToolSequence, {"avg_latency_ms": 1.5}, "avg_latency_ms"),
+    (ms.Effectiveness, {"times_applied": -1}, "times_applied"),
+    (ms.Effectiveness, {"avg_reward_delta": float("nan")}, "avg_reward_delta"),
+    (ms.Embedding, {"owner_type": "planet"}, "owner_type"),
+    (ms.Embedding, {"model": ""}, "model"),
+    (ms.Embedding, {"model": "x" * 201}, "model"),
+    *((ms.Embedding, {"vector": value}, "vector") for value in ([], "abc", [float("nan")], ["1"], [True], [None])),
+    *((ms.SpatiotemporalEntry, {"latitude": v, "longitude": 0.0}, "latitude") for v in (90.1, -91, True, float("nan"))),
+    *((ms.SpatiotemporalEntry, {"latitude": 0.0, "longitude": v}, "longitude") for v in (180.1, "1", float("inf"))),
+    (ms.SpatiotemporalEntry, {"latitude": 1.0}, ""),
+    (ms.SpatiotemporalEntry, {"place_name": None}, ""),
+    (ms.SpatiotemporalEntry, {"ends_at": NOW}, ""),
+    (ms.SpatiotemporalEntry, {"starts_at": NOW, "ends_at": NOW}, ""),
+    (ms.SpatiotemporalEntry, {"starts_at": NOW, "ends_at": NOW - timedelta(microseconds=1)}, ""),
+    (ms.SpatiotemporalEntry, {"owner_type": "pattern"}, "owner_type"),
+]
+
+
+@pytest.mark.parametrize(("kind", "fields", "field"), REFUSED, ids=lambda value: str(value)[:60])
+def test_a_value_out_of_range_is_refused_naming_the_field(kind, fields, field):
+    error = _refusal(kind, **fields)
+    assert error.field == field or (field and error.field.startswith(f"{field}."))
+
+
+@settings(max_examples=40)
+@given(when=made.moments)
+def test_every_moment_in_the_years_of_datetime_is_taken(when):
+    assert ms.Reflection(generated_at=when).generated_at == when
+
+
+@settings(max_examples=40)
+@given(when=made.odd_moments)
+def test_a_moment_whose_time_in_utc_has_no_datetime_is_refused(when):
+    inside = made.FIRST - when <= timedelta(0) <= made.LAST - when
+    try:
+        assert ms.Reflection(generated_at=when).generated_at == when
+    except ms.ValidationError:
+        assert not inside
+    else:
+        assert inside
+
+
+def test_steps_without_a_number_get_the_one_after_the_step_before():
+    steps = [ms.Step(tool="a"), ms.Step(tool="b", step_number=5), ms.Step(tool="c")]
+    assert [step.step_number for step in ms.Episode(task_description="d", steps=steps).steps] == [1, 5, 6]
+    assert [step.step_number for step in steps] == [None, 5, None]
+
+
+@settings(max_examples=30)
+@given(episode=made.episodes(), pattern=made.patterns)
+def test_a_model_survives_json_and_pickling(episode, pattern):
+    for model in (episode, pattern):
+        assert type(model).model_validate_json(model.model_dump_json()) == model
+        assert pickle.loads(pickle.dumps(model)) == model
+    assert models.PATTERN.validate_json(pattern.model_dump_json()) == pattern
+
+
+def test_new_ids_are_of_version_7_and_never_the_same():
+    ids = [new_id() for _ in range(100)]
+    assert len(set(ids)) == len(ids)
+    assert {(key.version, key.variant) for key in ids} == {(7, KEY.variant)}
+    assert [key.int >> 80 for key in ids] == sorted(key.int >> 80 for key in ids)
+
+
+def test_nothing_of_the_filters_is_true_by_default_but_what_is_not_archived():
+    given_nothing = models.EpisodeFilter().model_dump(exclude_defaults=False)
+    assert {name: value for name, value in given_nothing.items() if value not in (None, [], {})} == {"archived": False}
+    assert all(value in (None, [], {}) for value in models.PatternFilter().model_dump().values())
+
+
+def test_a_page_can_be_looped_over_and_counted():
+    page = ms.Page([1, 2], next_cursor="n")
+    assert (list(page), len(page), page.previous_cursor) == ([1, 2], 2, None)

@@ -1,0 +1,123 @@
+"""What the package shows: its names, their docstrings, and errors that survive pickling."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import subprocess
+import sys
+from types import ModuleType
+from uuid import UUID
+
+import pytest
+
+import memory_storage as ms
+from memory_storage import errors
+
+ERRORS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if kind.__module__ == errors.__name__]
+EXAMPLES = [
+    ms.MemoryStorageError("m"),
+    ms.ConfigurationError("m"),
+    ms.InsecureConnectionError("m"),
+    ms.CredentialError("m"),
+    ms.TokenExpiredError("m"),
+    ms.ValidationError("steps.3.latency_ms", "at most 5", 6, setting="limits.steps"),
+    ms.NotFoundError("episode", UUID(int=1)),
+    ms.ConflictError("episode", UUID(int=1), expected=1, actual=None),
+    ms.ConflictError("step", UUID(int=1), expected=0, actual=2, detail="another step has this id"),
+    ms.UnavailableError("m", code="SQLITE_BUSY"),
+    ms.CircuitOpenError("m", code="c"),
+    ms.PoolTimeoutError("m"),
+    ms.RequestTimeoutError("m"),
+    ms.CommitUnknownError("m"),
+    ms.SchemaError("m", found="0001", expected="0002"),
+    ms.CorruptDataError("m", table="episodes", id="x"),
+]
+FACTS = {
+    ms.ValidationError: {"field", "limit", "value", "setting"},
+    ms.NotFoundError: {"kind", "id"},
+    ms.ConflictError: {"kind", "id", "expected", "actual"},
+    ms.UnavailableError: {"code"},
+    ms.SchemaError: {"found", "expected"},
+    ms.CorruptDataError: {"table", "id"},
+}
+
+
+def _public(names: dict[str, object]) -> set[str]:
+    return {name for name, value in names.items() if not name.startswith("_") and not isinstance(value, ModuleType)}
+
+
+def test_all_lists_the_public_names_once_and_each_is_there():
+    assert len(ms.__all__) == len(set(ms.__all__))
+    assert {name for name in ms.__all__ if getattr(ms, name, None) is None} == set()
+    assert _public(vars(ms)) - {"annotations", "TYPE_CHECKING"} <= set(ms.__all__)
+    assert set(ms.__all__) <= set(dir(ms))
+
+
+def test_a_star_import_gives_all_of_them():
+    code = "from memory_storage import *; import memory_storage as ms; assert set(ms.__all__) <= set(globals())"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_every_error_is_public_and_has_an_example_here():
+    assert {kind.__name__ for kind in ERRORS} <= set(ms.__all__)
+    assert {type(example) for example in EXAMPLES} == set(ERRORS)
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_an_error_is_the_same_after_pickling_and_copying(error):
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+        assert type(again) is type(error)
+        assert (str(again), again.args, vars(again)) == (str(error), error.args, vars(error))
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_the_facts_of_an_error_are_its_attributes_and_its_message_says_them(error):
+    facts = set().union(*(names for kind, names in FACTS.items() if isinstance(error, kind)))
+    assert facts == set(vars(error))
+    assert isinstance(error, ms.MemoryStorageError)
+    assert str(error)
+
+
+def test_errors_are_also_what_python_calls_them():
+    assert issubclass(ms.ValidationError, ValueError)
+    assert issubclass(ms.NotFoundError, LookupError)
+
+
+def test_a_long_value_is_shortened_in_the_message_and_whole_in_the_attribute():
+    error = ms.ValidationError("field", "at most 5 characters", "x" * 10_000)
+    assert len(str(error)) < 200
+    assert error.value == "x" * 10_000
+
+
+def _documented() -> list[tuple[str, object]]:
+    found: list[tuple[str, object]] = []
+    for name in ms.__all__:
+        value = getattr(ms, name)
+        found.append((name, value))
+        if inspect.isclass(value):
+            found += [
+                (f"{name}.{member}", function)
+                for kind in value.__mro__
+                if kind.__module__.startswith("memory_storage")
+                for member, function in vars(kind).items()
+                if not member.startswith("_")
+                and isinstance(function, property | classmethod | staticmethod | type(lambda: 0))
+            ]
+    return found
+
+
+def test_every_public_class_and_method_has_a_docstring_of_its_own():
+    missing = [name for name, value in _documented() if not (getattr(value, "__doc__", None) or "").strip()]
+    assert missing == []
+
+
+def test_no_public_method_passes_keywords_on_unseen():
+    loose = []
+    for name, value in _documented():
+        if inspect.isfunction(value):
+            for parameter in inspect.signature(value).parameters.values():
+                if parameter.kind is parameter.VAR_KEYWORD and "Unpack" not in str(parameter.annotation):
+                    loose.append(name)
+    assert loose == []

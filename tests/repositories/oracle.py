@@ -1,0 +1,97 @@
+"""What the repositories must answer, worked out in plain Python over episodes and patterns in a list."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from hypothesis import strategies as st
+
+import memory_storage as ms
+
+WORDS = ("alpha", "bravo", "kilo", "zulu", "q7", "http", "500")
+"""Words that the stemmer leaves alone, and that do not begin with each other."""
+
+
+def same_json(one: Any, other: Any) -> bool:
+    """Equal as JSON: 5 is not 5.0, not "5" and not true."""
+    return type(one) is type(other) and one == other
+
+
+def words_of(*texts: Any) -> set[str]:
+    return {word for text in texts if text for word in re.findall(r"[a-z0-9]+", str(text).lower())}
+
+
+def _texts(episode: ms.Episode) -> list[set[str]]:
+    outcome = episode.outcome.model_dump(exclude={"kind", "stopped_at_step"}) if episode.outcome else {}
+    reflection = episode.reflection.model_dump(exclude={"generated_at"}) if episode.reflection else {}
+    head = words_of(episode.task_description, *episode.tags, *map(json.dumps, outcome.values()), *reflection.values())
+    return [head, *map(_text_of_step, episode.steps)]
+
+
+def _text_of_step(step: ms.Step) -> set[str]:
+    result = step.result
+    told = result.output if isinstance(result, ms.StepOk) else getattr(result, "message", "")
+    return words_of(step.tool, step.action, json.dumps(step.parameters), told)
+
+
+def _has_text(episode: ms.Episode, text: str) -> bool:
+    wanted = words_of(text)
+    return bool(wanted) and any(wanted <= found for found in _texts(episode))
+
+
+_EPISODE: dict[str, Callable[[ms.Episode, Any], bool]] = {
+    "task_type": lambda e, v: e.task_type == v,
+    "domain": lambda e, v: e.context.domain == v,
+    "language": lambda e, v: e.context.language == v,
+    "framework": lambda e, v: e.context.framework == v,
+    "complexity": lambda e, v: e.context.complexity == v,
+    "outcome": lambda e, v: e.outcome is not None and e.outcome.kind == v,
+    "completed": lambda e, v: e.is_complete == v,
+    "tags_any": lambda e, v: bool(set(v) & set(e.tags)),
+    "tags_all": lambda e, v: set(v) <= set(e.tags),
+    "metadata": lambda e, v: all(key in e.metadata and same_json(e.metadata[key], one) for key, one in v.items()),
+    "min_reward": lambda e, v: e.reward is not None and e.reward.total >= v,
+    "max_reward": lambda e, v: e.reward is not None and e.reward.total <= v,
+    "since": lambda e, v: e.started_at >= v,
+    "until": lambda e, v: e.started_at < v,
+    "completed_since": lambda e, v: e.completed_at is not None and e.completed_at >= v,
+    "completed_until": lambda e, v: e.completed_at is not None and e.completed_at < v,
+    "archived": lambda e, v: (e.archived_at is not None) == v,
+    "text": _has_text,
+}
+
+_PATTERN: dict[str, Callable[[Any, Any], bool]] = {
+    "kind": lambda p, v: p.kind == v,
+    "domain": lambda p, v: p.context.domain == v,
+    "language": lambda p, v: p.context.language == v,
+    "tags_any": lambda p, v: bool(set(v) & set(p.tags)),
+    "tags_all": lambda p, v: set(v) <= set(p.tags),
+    "min_success_rate": lambda p, v: p.success_rate >= v,
+    "min_occurrences": lambda p, v: p.occurrence_count >= v,
+}
+
+
+def _holds(rules: dict[str, Callable[[Any, Any], bool]], row: Any, filters: dict[str, Any]) -> bool:
+    return all(value in (None, [], {}) or rules[name](row, value) for name, value in filters.items())
+
+
+def episodes(rows: Iterable[ms.Episode], *, newest_first: bool = True, **filters: Any) -> list[ms.Episode]:
+    """The answer to a query; `rows` in the order in which they were first saved."""
+    kept = [row for row in rows if _holds(_EPISODE, row, {"archived": False, **filters})]
+    ordered = sorted(kept, key=lambda row: row.started_at)  # stable: what began at once stays in the order of saving
+    return ordered[::-1] if newest_first else ordered
+
+
+def patterns(rows: Iterable[Any], **filters: Any) -> list[Any]:
+    """The answer to a query; `rows` in the order in which they were first saved."""
+    kept = [row for row in rows if _holds(_PATTERN, row, filters)]
+    return sorted(kept, key=lambda row: row.success_rate)[::-1]
+
+
+def some(**all_filters: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Some of the filters, alone or together."""
+    names = st.lists(st.sampled_from(sorted(all_filters)), unique=True, min_size=1, max_size=4)
+    return names.flatmap(lambda chosen: st.fixed_dictionaries({name: all_filters[name] for name in chosen}))

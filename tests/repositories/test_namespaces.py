@@ -1,0 +1,280 @@
+"""No method of any repository gives back, or changes, a row of another namespace."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import memory_storage as ms
+from memory_storage.models import new_id
+from tests.checks import assert_consistent, dump
+
+NAMES = (
+    "default",
+    "Default",
+    "defaul",
+    "default2",
+    "default ",
+    " default",
+    "default/1",
+    "default:1",
+    "user:4",
+    "user:42",
+    "%",
+    "_______",
+    "*",
+    "?",
+    "[d]efault",
+    "def%",
+    "'",
+    '"',
+    "''",
+    "default' OR '1'='1",
+    "`",
+    "\\",
+    "-",
+    ",",
+    "|",
+    "\n",
+    "\x01",
+    "d\u0435fault",
+    "de\u0301fault",
+    "d\u00e9fault",
+    "de\u200bfault",
+    "\uff44efault",
+    "\U0001f600",
+    "x" * 200,
+    "x" * 199,
+    "null",
+    "0",
+)
+REPOSITORIES = ("episodes", "steps", "patterns", "embeddings", "spatiotemporal", "analytics")
+VECTOR = [0.5] * 384
+_namespace = itertools.count()
+
+
+@dataclasses.dataclass
+class Ids:
+    """The ids that both namespaces use, and one of each that only the other one has."""
+
+    episode: Any = dataclasses.field(default_factory=new_id)
+    step: Any = dataclasses.field(default_factory=new_id)
+    pattern: Any = dataclasses.field(default_factory=new_id)
+    second_pattern: Any = dataclasses.field(default_factory=new_id)
+    place: Any = dataclasses.field(default_factory=new_id)
+
+
+def _fill(memory: ms.MemoryStorage, ids: Ids, owner: str) -> None:
+    """One row of each kind, with the owner's name wherever a text may stand."""
+    memory.episodes.save(
+        ms.Episode(
+            id=ids.episode,
+            task_description=f"words {owner}",
+            tags=["shared", owner],
+            metadata={"owner": owner},
+            reward=ms.RewardScore(total=1.0),
+            steps=[ms.Step(id=ids.step, tool=owner, action=f"words {owner}")],
+        )
+    )
+    for key in (ids.pattern, ids.second_pattern):
+        memory.patterns.save(ms.Heuristic(id=key, condition=owner, action=owner, tags=["shared"]))
+    for owner_type, key in (("episode", ids.episode), ("step", ids.step), ("pattern", ids.pattern)):
+        memory.embeddings.put(owner_type, key, VECTOR, model="m")
+    memory.spatiotemporal.put(
+        ms.SpatiotemporalEntry(
+            id=ids.place, owner_type="episode", owner_id=ids.episode, latitude=1.0, longitude=1.0, place_name=owner
+        )
+    )
+
+
+def _new_episode() -> ms.Episode:
+    return ms.Episode(task_description="mine", tags=["shared"], steps=[ms.Step(tool="mine")])
+
+
+# Every public method, called so that it would meet the other one's rows if it could. `i` are the ids of those rows.
+CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
+    "episodes.save": [lambda m, i: m.episodes.save(_new_episode().model_copy(update={"id": i.episode}))],
+    "episodes.save_many": [lambda m, i: m.episodes.save_many([_new_episode(), ms.Episode(task_description="mine")])],
+    "episodes.import_many": [lambda m, i: m.episodes.import_many([ms.Episode(id=i.episode, task_description="mine")])],
+    "episodes.append_step": [lambda m, i: m.episodes.append_step(i.episode, ms.Step(id=i.step, tool="mine"))],
+    "episodes.complete": [lambda m, i: m.episodes.complete(i.episode, ms.Success(verdict="mine"), reward=2.0)],
+    "episodes.archive": [lambda m, i: m.episodes.archive(i.episode)],
+    "episodes.restore": [lambda m, i: m.episodes.restore(i.episode)],
+    "episodes.delete": [lambda m, i: m.episodes.delete(i.episode)],
+    "episodes.get": [lambda m, i: m.episodes.get(i.episode), lambda m, i: m.episodes.get(i.episode, steps=False)],
+    "episodes.find": [lambda m, i: m.episodes.find(i.episode), lambda m, i: m.episodes.find(i.episode, steps=False)],
+    "episodes.query": [
+        lambda m, i: m.episodes.query(),
+        lambda m, i: m.episodes.query(archived=None, steps=False),
+        lambda m, i: m.episodes.query(text="words"),
+        lambda m, i: m.episodes.query(tags_all=["shared"], tags_any=["shared"]),
+        lambda m, i: m.episodes.query(metadata={"owner": "theirs"}),
+        lambda m, i: m.episodes.query(min_reward=0.0, completed=False, domain="general"),
+    ],
+    "episodes.iterate": [lambda m, i: list(m.episodes.iterate(archived=None))],
+    "episodes.count": [lambda m, i: m.episodes.count(archived=None), lambda m, i: m.episodes.count(text="words")],
+    "steps.get": [lambda m, i: m.steps.get(i.step)],
+    "steps.find": [lambda m, i: m.steps.find(i.step)],
+    "steps.range": [lambda m, i: m.steps.range(i.episode)],
+    "steps.latest": [lambda m, i: m.steps.latest(i.episode)],
+    "steps.iterate": [lambda m, i: list(m.steps.iterate(i.episode))],
+    "steps.count": [lambda m, i: m.steps.count(), lambda m, i: m.steps.count(i.episode)],
+    "steps.delete": [lambda m, i: m.steps.delete(i.step)],
+    "patterns.save": [lambda m, i: m.patterns.save(ms.Heuristic(id=i.pattern, condition="mine", action="mine"))],
+    "patterns.save_many": [lambda m, i: m.patterns.save_many([ms.Heuristic(condition="mine", action="mine")])],
+    "patterns.import_many": [
+        lambda m, i: m.patterns.import_many([ms.Heuristic(id=i.pattern, condition="mine", action="mine")])
+    ],
+    "patterns.record_retrieval": [
+        lambda m, i: m.patterns.record_retrieval(i.pattern),
+        lambda m, i: m.patterns.record_retrieval([i.pattern, i.second_pattern]),
+    ],
+    "patterns.record_application": [lambda m, i: m.patterns.record_application(i.pattern, success=True)],
+    "patterns.merge": [
+        lambda m, i: m.patterns.merge(i.pattern, i.second_pattern),
+        lambda m, i: m.patterns.merge(
+            m.patterns.save(ms.Heuristic(condition="mine", action="mine")).id, i.second_pattern
+        ),
+    ],
+    "patterns.get": [lambda m, i: m.patterns.get(i.pattern)],
+    "patterns.find": [lambda m, i: m.patterns.find(i.pattern)],
+    "patterns.query": [
+        lambda m, i: m.patterns.query(),
+        lambda m, i: m.patterns.query(tags_any=["shared"], kind="heuristic", domain="general"),
+    ],
+    "patterns.iterate": [lambda m, i: list(m.patterns.iterate())],
+    "patterns.count": [lambda m, i: m.patterns.count(), lambda m, i: m.patterns.count(tags_all=["shared"])],
+    "patterns.delete": [lambda m, i: m.patterns.delete(i.pattern)],
+    "embeddings.put": [lambda m, i: m.embeddings.put("episode", i.episode, [0.25] * 384, model="m")],
+    "embeddings.put_many": [lambda m, i: m.embeddings.put_many([("pattern", i.pattern, [0.25] * 768)], model="m")],
+    "embeddings.import_many": [
+        lambda m, i: m.embeddings.import_many(
+            [ms.Embedding(owner_type="step", owner_id=i.step, model="m", vector=[0.25] * 384)]
+        )
+    ],
+    "embeddings.get": [lambda m, i: m.embeddings.get("episode", i.episode, model="m")],
+    "embeddings.find": [lambda m, i: m.embeddings.find("step", i.step, model="m")],
+    "embeddings.iterate": [lambda m, i: list(m.embeddings.iterate())],
+    "embeddings.count": [lambda m, i: m.embeddings.count()],
+    "embeddings.delete": [lambda m, i: m.embeddings.delete("episode", i.episode, model="m")],
+    "spatiotemporal.put": [
+        lambda m, i: m.spatiotemporal.put(
+            ms.SpatiotemporalEntry(id=i.place, owner_type="episode", owner_id=i.episode, place_name="mine")
+        )
+    ],
+    "spatiotemporal.import_many": [
+        lambda m, i: m.spatiotemporal.import_many(
+            [ms.SpatiotemporalEntry(id=i.place, owner_type="episode", owner_id=i.episode, place_name="mine")]
+        )
+    ],
+    "spatiotemporal.get": [lambda m, i: m.spatiotemporal.get(i.place)],
+    "spatiotemporal.find": [lambda m, i: m.spatiotemporal.find(i.place)],
+    "spatiotemporal.of": [lambda m, i: m.spatiotemporal.of("episode", i.episode)],
+    "spatiotemporal.iterate": [lambda m, i: list(m.spatiotemporal.iterate())],
+    "spatiotemporal.count": [lambda m, i: m.spatiotemporal.count()],
+    "spatiotemporal.delete": [lambda m, i: m.spatiotemporal.delete(i.place)],
+    "analytics.summary": [lambda m, i: m.analytics.summary()],
+}
+READING = {"get", "find", "query", "iterate", "count", "range", "latest", "of", "delete"}
+NOTHING: tuple[Any, ...] = (None, False, 0, [], ms.Page([]))
+
+
+def _public_methods(storage: ms.MemoryStorage) -> Iterator[str]:
+    for name in REPOSITORIES:
+        for method, _ in inspect.getmembers(type(getattr(storage, name)), inspect.isfunction):
+            if not method.startswith("_"):
+                yield f"{name}.{method}"
+
+
+def _outcome_of(call: Callable[[ms.MemoryStorage, Ids], Any], memory: ms.MemoryStorage, ids: Ids) -> Any:
+    try:
+        return call(memory, ids)
+    except (ms.NotFoundError, ms.ConflictError) as error:
+        return error
+
+
+def test_every_repository_and_every_public_method_has_a_case_here(storage):
+    found = {name for name, value in vars(storage).items() if hasattr(value, "_session")}
+    assert found == set(REPOSITORIES)
+    assert set(_public_methods(storage)) == set(CALLS)
+
+
+def test_an_empty_namespace_stays_empty_beside_a_full_one(storage):
+    ids = Ids()
+    _fill(storage, ids, "theirs")
+    before = dump(storage.engine, namespace="default")
+    for method, calls in CALLS.items():
+        for call in calls:
+            given_back = _outcome_of(call, storage.in_namespace(f"mine {next(_namespace)}"), ids)
+            assert "theirs" not in repr(given_back), method
+            if method.split(".")[1] in READING:
+                assert isinstance(given_back, ms.NotFoundError) or given_back in NOTHING, method
+            assert dump(storage.engine, namespace="default") == before, method
+    assert_consistent(storage.engine)
+
+
+@settings(max_examples=40)
+@given(
+    names=st.lists(st.sampled_from(NAMES), min_size=2, max_size=2, unique=True),
+    calls=st.lists(st.sampled_from([call for calls in CALLS.values() for call in calls]), min_size=3, max_size=12),
+)
+def test_what_one_namespace_does_never_changes_or_shows_a_byte_of_another(storage, names, calls):
+    mine, other = (storage.in_namespace(name) for name in names)
+    ids = Ids()  # the same in both
+    _fill(mine, ids, "mine")
+    _fill(other, ids, "theirs")
+    before = dump(storage.engine, namespace=names[1])
+    for call in calls:
+        assert "theirs" not in repr(_outcome_of(call, mine, ids))
+    assert dump(storage.engine, namespace=names[1]) == before
+    for memory in (mine, other):
+        for episode in list(memory.episodes.iterate(archived=None, steps=False)):
+            memory.episodes.delete(episode.id)
+        for pattern in list(memory.patterns.iterate()):
+            memory.patterns.delete(pattern.id)
+    assert not any(dump(storage.engine).values())
+
+
+def test_rows_are_counted_for_each_of_many_hostile_names(storage):
+    ids = Ids()
+    for name in NAMES:
+        _fill(storage.in_namespace(name), ids, "somebody")
+    for name in NAMES:
+        memory = storage.in_namespace(name)
+        assert memory.analytics.summary().rows == {
+            "episodes": 1,
+            "steps": 1,
+            "patterns": 2,
+            "embeddings": 3,
+            "places": 1,
+        }
+        assert memory.episodes.count(text="words") == memory.episodes.count(tags_all=["shared"]) == 1
+    assert_consistent(storage.engine)
+
+
+def test_a_transaction_and_a_snapshot_stay_in_their_namespace(storage):
+    ids = Ids()
+    _fill(storage, ids, "theirs")
+    mine = storage.in_namespace("mine")
+    with mine.transaction() as tx:
+        assert tx.namespace == "mine"
+        assert tx.episodes.find(ids.episode) is None
+        tx.episodes.save(ms.Episode(id=ids.episode, task_description="mine"))
+    with mine.snapshot() as view:
+        assert [episode.task_description for episode in view.episodes.iterate()] == ["mine"]
+    assert storage.episodes.get(ids.episode).task_description == "words theirs"
+    assert mine.in_namespace("default").episodes.get(ids.episode) == storage.episodes.get(ids.episode)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 201, "a\0b", "\ud800", "a\udfff", None, 5, b"default", ["default"]])
+def test_what_cannot_be_a_namespace_is_refused(storage, name):
+    with pytest.raises(ms.ValidationError) as caught:
+        storage.in_namespace(name)
+    assert (caught.value.field, caught.value.value) == ("namespace", name)

@@ -1,0 +1,27 @@
+"""A spy on the SQL that an engine runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Engine, event
+
+from memory_storage.dbapi import Batch
+
+
+@contextmanager
+def spied(engine: Engine) -> Iterator[list[Batch]]:
+    """What runs in the block: one batch for each round trip."""
+    batches: list[Batch] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *_: object) -> None:
+        assert isinstance(statement, Batch), statement
+        batches.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield batches
+    finally:
+        event.remove(engine, "before_cursor_execute", note)

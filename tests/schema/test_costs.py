@@ -1,0 +1,237 @@
+"""What each method costs: a read is one statement, a write is one batch, however much is stored already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+import memory_storage as ms
+from memory_storage.models import Embedding
+from tests.checks import assert_consistent, row_counts
+
+from .spy import spied
+
+MODEL = "a-model"
+VECTOR = [1.0] * 384
+
+
+@pytest.fixture(scope="module")
+def _database() -> Iterator[ms.MemoryStorage]:
+    with ms.MemoryStorage.open(":memory:") as storage:
+        yield storage
+
+
+@pytest.fixture
+def storage(_database: ms.MemoryStorage) -> ms.MemoryStorage:
+    """An empty namespace: a new database for each of these tests would take longer than all of them."""
+    return _database.in_namespace(str(uuid4()))
+
+
+@pytest.fixture
+def have(storage: ms.MemoryStorage) -> SimpleNamespace:
+    """One of everything, saved; and one of everything that is new."""
+    episodes = storage.episodes.save_many([_episode(n) for n in range(3)])
+    patterns = storage.patterns.save_many([_pattern(), _pattern()])
+    storage.embeddings.put("episode", episodes[0].id, VECTOR, model=MODEL)
+    return SimpleNamespace(
+        episode=episodes[0],
+        id=episodes[0].id,
+        other=episodes[1],
+        step=episodes[0].steps[0].id,
+        pattern=patterns[0],
+        pattern_ids=[pattern.id for pattern in patterns],
+        place=storage.spatiotemporal.put(_place(episodes[0])),
+    )
+
+
+def _episode(number: int = 0) -> ms.Episode:
+    steps = [ms.Step(tool="a tool") for _ in range(3)]
+    return ms.Episode(task_description=f"number {number}", tags=["tag"], metadata={"n": number}, steps=steps)
+
+
+def _pattern() -> ms.ToolSequence:
+    return ms.ToolSequence(tools=["a", "b"], tags=["tag"])
+
+
+def _place(episode: ms.Episode) -> ms.SpatiotemporalEntry:
+    return ms.SpatiotemporalEntry(owner_type="episode", owner_id=episode.id, latitude=1, longitude=2)
+
+
+def _embedding(have: Any) -> Embedding:
+    return Embedding(owner_type="episode", owner_id=have.other.id, model=MODEL, vector=VECTOR)
+
+
+Call = Callable[[ms.MemoryStorage, Any], object]
+
+# Each read is one statement.
+READS: dict[str, Call] = {
+    "episodes.get": lambda s, have: s.episodes.get(have.id),
+    "episodes.get without steps": lambda s, have: s.episodes.get(have.id, steps=False),
+    "episodes.find": lambda s, have: s.episodes.find(have.id),
+    "episodes.query": lambda s, have: s.episodes.query(tags_all=["tag"], text="number", metadata={"n": 1}),
+    "episodes.count": lambda s, have: s.episodes.count(outcome="success"),
+    "steps.get": lambda s, have: s.steps.get(have.step),
+    "steps.find": lambda s, have: s.steps.find(have.step),
+    "steps.range": lambda s, have: s.steps.range(have.id, 1, 2),
+    "steps.latest": lambda s, have: s.steps.latest(have.id, 2),
+    "steps.count": lambda s, have: s.steps.count(),
+    "steps.count of an episode": lambda s, have: s.steps.count(have.id),
+    "patterns.get": lambda s, have: s.patterns.get(have.pattern.id),
+    "patterns.find": lambda s, have: s.patterns.find(have.pattern.id),
+    "patterns.query": lambda s, have: s.patterns.query(kind="tool_sequence", tags_any=["tag"]),
+    "patterns.count": lambda s, have: s.patterns.count(domain="general"),
+    "embeddings.get": lambda s, have: s.embeddings.get("episode", have.id, model=MODEL),
+    "embeddings.find": lambda s, have: s.embeddings.find("episode", have.id, model=MODEL),
+    "embeddings.count": lambda s, have: s.embeddings.count(),
+    "spatiotemporal.get": lambda s, have: s.spatiotemporal.get(have.place.id),
+    "spatiotemporal.find": lambda s, have: s.spatiotemporal.find(have.place.id),
+    "spatiotemporal.of": lambda s, have: s.spatiotemporal.of("episode", have.id),
+    "spatiotemporal.count": lambda s, have: s.spatiotemporal.count(),
+    "analytics.summary": lambda s, have: s.analytics.summary(),
+}
+
+# Each page is one statement, and the end may be one more.
+ITERATIONS: dict[str, Call] = {
+    "episodes.iterate": lambda s, have: list(s.episodes.iterate()),
+    "steps.iterate": lambda s, have: list(s.steps.iterate(have.id)),
+    "patterns.iterate": lambda s, have: list(s.patterns.iterate()),
+    "embeddings.iterate": lambda s, have: list(s.embeddings.iterate()),
+    "spatiotemporal.iterate": lambda s, have: list(s.spatiotemporal.iterate()),
+}
+
+# Each write is one batch, of so many statements, and the statements do not become more with the rows.
+WRITES: dict[str, tuple[int, Call]] = {
+    "episodes.save a new one": (3, lambda s, have: s.episodes.save(_episode())),
+    "episodes.save a changed one": (3, lambda s, have: s.episodes.save(have.episode)),
+    "episodes.save_many": (3, lambda s, have: s.episodes.save_many([_episode() for _ in range(50)])),
+    "episodes.append_step": (1, lambda s, have: s.episodes.append_step(have.id, ms.Step(tool="t"))),
+    "episodes.complete": (2, lambda s, have: s.episodes.complete(have.id, ms.Success(verdict="done"))),
+    "episodes.archive": (2, lambda s, have: s.episodes.archive(have.id)),
+    "episodes.restore": (2, lambda s, have: s.episodes.restore(have.id)),
+    "episodes.delete": (1, lambda s, have: s.episodes.delete(have.id)),
+    "steps.delete": (1, lambda s, have: s.steps.delete(have.step)),
+    "patterns.save a new one": (2, lambda s, have: s.patterns.save(_pattern())),
+    "patterns.save a changed one": (2, lambda s, have: s.patterns.save(have.pattern)),
+    "patterns.save_many": (2, lambda s, have: s.patterns.save_many([_pattern() for _ in range(50)])),
+    "patterns.record_retrieval": (1, lambda s, have: s.patterns.record_retrieval(have.pattern_ids)),
+    "patterns.record_application": (1, lambda s, have: s.patterns.record_application(have.pattern.id, success=True)),
+    "patterns.merge": (3, lambda s, have: s.patterns.merge(*have.pattern_ids)),
+    "patterns.delete": (1, lambda s, have: s.patterns.delete(have.pattern.id)),
+    "embeddings.put": (1, lambda s, have: s.embeddings.put("episode", have.other.id, VECTOR, model=MODEL)),
+    "embeddings.put_many": (
+        2,  # one for each vector
+        lambda s, have: s.embeddings.put_many(
+            [("episode", one.id, VECTOR) for one in (have.episode, have.other)], model="b"
+        ),
+    ),
+    "embeddings.delete": (1, lambda s, have: s.embeddings.delete("episode", have.id, model=MODEL)),
+    "spatiotemporal.put": (2, lambda s, have: s.spatiotemporal.put(_place(have.other))),
+    "spatiotemporal.delete": (1, lambda s, have: s.spatiotemporal.delete(have.place.id)),
+}
+
+# An import looks first which are there already.
+IMPORTS: dict[str, tuple[int, Call]] = {
+    "episodes.import_many": (3, lambda s, have: s.episodes.import_many([_episode() for _ in range(50)])),
+    "patterns.import_many": (2, lambda s, have: s.patterns.import_many([_pattern() for _ in range(50)])),
+    "embeddings.import_many": (1, lambda s, have: s.embeddings.import_many([_embedding(have)])),
+    "spatiotemporal.import_many": (1, lambda s, have: s.spatiotemporal.import_many([_place(have.other)])),
+}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_a_read_is_one_statement(storage: ms.MemoryStorage, have: Any, name: str):
+    with spied(storage.engine) as batches:
+        assert READS[name](storage, have) is not None
+    assert [(len(batch.steps), batch.reads_only) for batch in batches] == [(1, True)]
+
+
+@pytest.mark.parametrize("name", ITERATIONS)
+def test_an_iteration_is_one_statement_a_page(storage: ms.MemoryStorage, have: Any, name: str):
+    with spied(storage.engine) as batches:
+        assert ITERATIONS[name](storage, have)
+    assert {(len(batch.steps), batch.reads_only) for batch in batches} == {(1, True)}
+    assert len(batches) <= 2
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_a_write_is_one_batch(storage: ms.MemoryStorage, have: Any, name: str):
+    statements, write = WRITES[name]
+    with spied(storage.engine) as batches:
+        write(storage, have)
+    assert [(len(batch.steps), batch.reads_only) for batch in batches] == [(statements, False)]
+
+
+@pytest.mark.parametrize("name", IMPORTS)
+def test_an_import_is_one_read_and_one_batch(storage: ms.MemoryStorage, have: Any, name: str):
+    statements, write = IMPORTS[name]
+    with spied(storage.engine) as batches:
+        write(storage, have)
+    assert [(len(batch.steps), batch.reads_only) for batch in batches] == [(1, True), (statements, False)]
+
+
+@pytest.mark.parametrize("name", [*READS, *WRITES, *IMPORTS])
+def test_a_call_within_a_transaction_costs_the_same(storage: ms.MemoryStorage, have: Any, name: str):
+    call = READS.get(name) or (WRITES.get(name) or IMPORTS[name])[1]
+    with spied(storage.engine) as batches, storage.transaction() as tx:
+        call(tx, have)
+    assert len(batches) == (2 if name in IMPORTS else 1)
+
+
+def test_the_tables_name_every_method(storage: ms.MemoryStorage):
+    named = {name.split()[0] for name in (*READS, *ITERATIONS, *WRITES, *IMPORTS)}
+    repositories = ("episodes", "steps", "patterns", "embeddings", "spatiotemporal", "analytics")
+    methods = {
+        f"{repository}.{method}"
+        for repository in repositories
+        for method in dir(getattr(storage, repository))
+        if not method.startswith("_")
+    }
+    assert methods == named
+
+
+@pytest.fixture
+def fresh() -> Iterator[ms.MemoryStorage]:
+    """A database of its own: the full-text index now and then merges what many calls have added to it."""
+    with ms.MemoryStorage.open(":memory:") as storage:
+        yield storage
+
+
+def test_appending_step_10_000_costs_what_step_2_costs(fresh: ms.MemoryStorage):
+    short = fresh.episodes.save(_with_steps(1))
+    long = fresh.episodes.save(_with_steps(1, 1_000))
+    for first in range(1_001, 10_000, 1_000):  # a save removes no step, and saving a few is faster than saving many
+        long = fresh.episodes.save(long.model_copy(update={"steps": _with_steps(first, min(first + 999, 9_999)).steps}))
+
+    second, ten_thousandth = _cost_of_appending(fresh, short, 2), _cost_of_appending(fresh, long, 10_000)
+    assert second == ten_thousandth
+
+    with pytest.raises(ms.ValidationError, match="10,000 steps") as caught:
+        fresh.episodes.append_step(long.id, ms.Step(tool="one too many"))
+    assert caught.value.setting == "limits.steps_per_episode"
+    assert fresh.steps.count(long.id) == 10_000
+    assert_consistent(fresh.engine)
+
+
+def _with_steps(first: int, last: int = 1) -> ms.Episode:
+    steps = [ms.Step(tool="t", action=f"{n}", step_number=n) for n in range(first, last + 1)]
+    return ms.Episode(task_description="it has steps", steps=steps)
+
+
+def _cost_of_appending(storage: ms.MemoryStorage, episode: ms.Episode, number: int) -> dict[str, Any]:
+    """The statements, the rows that they wrote (in shadow tables too), and how many rows there are more."""
+    rows, written = row_counts(storage.engine), _rows_written(storage)
+    with spied(storage.engine) as batches:
+        assert storage.episodes.append_step(episode.id, ms.Step(tool="last")).step_number == number
+    written = _rows_written(storage) - written
+    more = {table: count - rows[table] for table, count in row_counts(storage.engine).items()}
+    return {"statements": batches, "written": written, "more": more}
+
+
+def _rows_written(storage: ms.MemoryStorage) -> int:
+    # The pool gives the same connection again: nobody else is here.
+    with storage.engine.connect() as connection:
+        return connection.exec_driver_sql("SELECT total_changes()").scalar_one()

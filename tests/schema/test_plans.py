@@ -1,0 +1,214 @@
+"""How the engine answers: no query of a repository scans a table, whatever its filters."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+import memory_storage as ms
+from memory_storage.dbapi import Step
+from memory_storage.models import EpisodeFilter, PatternFilter
+
+from .spy import spied
+
+NOW = datetime(2026, 11, 22, tzinfo=timezone.utc)
+EPISODES, PATTERNS, PAIRS, LARGER = 2_000, 500, 60, 60
+
+EPISODE_FILTERS: dict[str, list[Any]] = {
+    "task_type": ["debugging"],
+    "domain": ["domain-1"],
+    "language": ["python"],
+    "framework": ["django"],
+    "complexity": ["simple"],
+    "outcome": ["success"],
+    "completed": [True, False],
+    "tags_any": [["tag-1"], ["tag-1", "tag-2"]],
+    "tags_all": [["tag-1", "tag-2"]],
+    "metadata": [{"number": 3}, {"even": True, "text": "x" * 300}],
+    "min_reward": [0.9],
+    "max_reward": [0.1],
+    "since": [NOW - timedelta(hours=5)],
+    "until": [NOW - timedelta(hours=500)],
+    "completed_since": [NOW - timedelta(hours=5)],
+    "completed_until": [NOW - timedelta(hours=500)],
+    "archived": [True, False, None],
+    "text": ["flaky refresh", '"token refresh" pytest*'],
+}
+PATTERN_FILTERS: dict[str, list[Any]] = {
+    "kind": ["heuristic"],
+    "domain": ["domain-1"],
+    "language": ["python"],
+    "tags_any": [["tag-1", "tag-2"]],
+    "tags_all": [["tag-1", "tag-2"]],
+    "min_success_rate": [0.9],
+    "min_occurrences": [3],
+}
+
+
+def test_every_filter_is_tried():
+    assert set(EPISODE_FILTERS) == set(EpisodeFilter.model_fields)
+    assert set(PATTERN_FILTERS) == set(PatternFilter.model_fields)
+
+
+@pytest.fixture(scope="module")
+def filled() -> Iterator[ms.MemoryStorage]:
+    with ms.MemoryStorage.open(":memory:") as storage:
+        for first in range(0, EPISODES, 500):
+            storage.episodes.save_many([_episode(number) for number in range(first, first + 500)])
+        storage.patterns.save_many([_pattern(number) for number in range(PATTERNS)])
+        yield storage
+
+
+def _episode(number: int) -> ms.Episode:
+    started = NOW - timedelta(hours=number)
+    context = ms.TaskContext(language="python", framework="django", domain=f"domain-{number % 5}")
+    done = {
+        "outcome": ms.Success(verdict="fine"),
+        "completed_at": started,
+        "reward": ms.RewardScore(total=number / EPISODES),
+    }
+    return ms.Episode(
+        task_description=f"Fix the flaky token refresh {number}",
+        context=context,
+        started_at=started,
+        tags=[f"tag-{number % 7}", f"tag-{number % 7 + 1}"],
+        metadata={"number": number, "even": number % 2 == 0},
+        steps=[ms.Step(tool="pytest", action="run")],
+        **(done if number % 3 else {}),
+    )
+
+
+def _pattern(number: int) -> ms.Heuristic:
+    return ms.Heuristic(
+        condition="if",
+        action="then",
+        context=ms.TaskContext(language="python", domain=f"domain-{number % 5}"),
+        tags=[f"tag-{number % 7}"],
+        success_rate=number / PATTERNS,
+    )
+
+
+def combinations(filters: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    """None, each alone, and many of several together; the same ones every time."""
+    single = [{name: value} for name, values in filters.items() for value in values]
+    yield {}
+    yield from single
+    chosen = random.Random(1)
+    pairs = [{**one, **other} for one, other in itertools.combinations(single, 2) if one.keys() != other.keys()]
+    yield from chosen.sample(pairs, min(PAIRS, len(pairs)))
+    for _ in range(LARGER):
+        names = chosen.sample(sorted(filters), chosen.randint(3, min(6, len(filters))))
+        yield {name: chosen.choice(filters[name]) for name in names}
+
+
+def test_queries_for_episodes_scan_no_table(filled: ms.MemoryStorage):
+    with spied(filled.engine) as batches:
+        for number, filters in enumerate(combinations(EPISODE_FILTERS)):
+            direction = ("newest_first", "oldest_first")[number % 2]
+            other: dict[str, Any] = {"direction": direction, "limit": 2, "steps": number % 3 > 0}
+            page = filled.episodes.query(**filters, **other)
+            next_page = filled.episodes.query(**filters, **other, cursor=page.next_cursor)
+            filled.episodes.query(**filters, **other, cursor=next_page.previous_cursor)
+            filled.episodes.count(**filters)
+    _assert_no_scans(filled, (step for batch in batches for step in batch.steps))
+
+
+def test_queries_for_patterns_scan_no_table(filled: ms.MemoryStorage):
+    with spied(filled.engine) as batches:
+        for filters in combinations(PATTERN_FILTERS):
+            page = filled.patterns.query(**filters, limit=2)
+            next_page = filled.patterns.query(**filters, limit=2, cursor=page.next_cursor)
+            filled.patterns.query(**filters, limit=2, cursor=next_page.previous_cursor)
+            filled.patterns.count(**filters)
+    _assert_no_scans(filled, (step for batch in batches for step in batch.steps))
+
+
+OTHERS: dict[str, Callable[[ms.MemoryStorage, ms.Episode, Any], object]] = {
+    "episodes by id": lambda s, e, p: (s.episodes.get(e.id), s.episodes.get(e.id, steps=False)),
+    "steps by id": lambda s, e, p: s.steps.get(e.steps[0].id),
+    "steps of an episode": lambda s, e, p: (s.steps.range(e.id), s.steps.latest(e.id), list(s.steps.iterate(e.id))),
+    "steps counted": lambda s, e, p: (s.steps.count(), s.steps.count(e.id)),
+    "patterns by id": lambda s, e, p: s.patterns.get(p.id),
+    "embeddings": lambda s, e, p: (
+        s.embeddings.find("episode", e.id, model="m"),
+        list(s.embeddings.iterate()),
+        s.embeddings.count(),
+    ),
+    "places": lambda s, e, p: (
+        s.spatiotemporal.find(e.id),
+        s.spatiotemporal.of("episode", e.id),
+        list(s.spatiotemporal.iterate()),
+        s.spatiotemporal.count(),
+    ),
+    "figures": lambda s, e, p: s.analytics.summary(),
+    "writes to an episode": lambda s, e, p: (
+        s.episodes.append_step(e.id, ms.Step(tool="t")),
+        s.episodes.complete(e.id, ms.Success(verdict="v")),
+        s.episodes.archive(e.id),
+        s.episodes.restore(e.id),
+        s.embeddings.put("episode", e.id, [1.0] * 384, model="m"),
+        s.spatiotemporal.put(ms.SpatiotemporalEntry(owner_type="episode", owner_id=e.id, latitude=1, longitude=2)),
+        s.embeddings.delete("episode", e.id, model="m"),
+        s.steps.delete(e.steps[0].id),
+        s.episodes.save(s.episodes.get(e.id)),
+        s.episodes.import_many([e.model_copy(update={"id": ms.Episode(task_description="").id, "steps": []})]),
+        s.episodes.delete(e.id),
+    ),
+    "writes to a pattern": lambda s, e, p: (
+        s.patterns.record_retrieval(p.id),
+        s.patterns.record_application(p.id, success=True),
+        s.patterns.merge(p.id, s.patterns.save(_pattern(1)).id),
+        s.patterns.save(s.patterns.get(p.id)),
+        s.patterns.delete(p.id),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_other_statements_scan_no_table(filled: ms.MemoryStorage, name: str):
+    episode, pattern = filled.episodes.save(_episode(1)), filled.patterns.save(_pattern(1))
+    with spied(filled.engine) as batches:
+        OTHERS[name](filled, episode, pattern)
+    _assert_no_scans(filled, (step for batch in batches for step in batch.steps))
+
+
+def _assert_no_scans(storage: ms.MemoryStorage, steps: Iterable[Step]) -> None:
+    asked = {step.sql: step for step in steps}
+    assert asked
+    for sql, step in asked.items():
+        plan = _plan(storage, step)
+        scans = [line for line in plan if _is_scan(line) or _leaves_the_namespace(line)]
+        assert not scans, f"{scans} in\n{sql}\nwhose plan is\n" + "\n".join(plan)
+
+
+def _plan(storage: ms.MemoryStorage, step: Step) -> list[str]:
+    with storage.engine.connect() as connection:
+        rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {step.sql}", tuple(step.parameters))
+        return [detail for *_, detail in rows]
+
+
+def _is_scan(line: str) -> bool:
+    """Whether it reads all rows of a table. JSON that was given, and rows found before, are read whole of course."""
+    return line.startswith("SCAN") and not _ALLOWED.match(line)
+
+
+def _leaves_the_namespace(line: str) -> bool:
+    """Whether it reads a range of an index that other namespaces' rows are in."""
+    return line.startswith("SEARCH") and not re.search(r"\((namespace|rowid)=\?|VIRTUAL TABLE", line)
+
+
+_ALLOWED = re.compile(
+    r"""SCAN\ (
+        CONSTANT\ ROW
+        | (page | given | next | \(subquery-\d+\))$  # rows that were found by an index, or given
+        | \w+\ VIRTUAL\ TABLE\ INDEX\ [13]:$  # json_each, with its argument
+        | \w+_fts\ VIRTUAL\ TABLE\ INDEX\ \d+:.*M\d  # full text, with a MATCH
+        )""",
+    re.VERBOSE,
+)

@@ -1,0 +1,99 @@
+"""The benchmarks measure what they say. How fast things are is not tested here: `python -m benchmarks --check` does."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from statistics import median
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import _workload, local
+from benchmarks._measure import interleaved, ratios
+from benchmarks._report import Line, Report
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return local.Files(tmp_path_factory.mktemp("benchmarks"), count=60)
+
+
+def report(*lines):
+    return Report("A title", list(lines), ["a note"])
+
+
+@pytest.mark.parametrize("case", local.CASES, ids=lambda case: case.name)
+def test_both_sides_of_a_case_read_or_store_the_same_rows(files, case):
+    # The cases check that themselves, in the end.
+    required, *_ = local.measured(case, files, rounds=1)
+    assert required.at_least == 0.5
+    assert required.ratio > 0
+
+
+def test_the_sides_take_turns_in_going_first_and_the_first_round_is_not_counted():
+    calls = []
+    times = interleaved(
+        lambda number: {"a": lambda: calls.append((number, "a")), "b": lambda: calls.append((number, "b"))}, 2
+    )
+    assert [name for _, name in calls] == ["a", "b", "b", "a", "a", "b"]
+    assert [len(seconds) for seconds in times.values()] == [2, 2]
+
+
+def test_a_ratio_is_the_median_of_the_rounds():
+    assert ratios([1.0, 2.0, 9.0], [2.0, 2.0, 3.0]) == (1.0, 0.5, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "bounds", "holds"),
+    [
+        (0.5, {"at_least": 0.5}, True),
+        (0.49, {"at_least": 0.5}, False),
+        (1.3, {"at_most": 1.3}, True),
+        (1.31, {"at_most": 1.3}, False),
+        (0.01, {}, True),
+    ],
+)
+def test_a_line_knows_whether_it_keeps_its_bounds(ratio, bounds, holds):
+    assert Line("what", ratio, ratio, ratio, **bounds).holds is holds
+
+
+@pytest.mark.parametrize("name", command.names())
+def test_a_benchmark_says_what_it_measures(name):
+    module = importlib.import_module(f"benchmarks.{name}")
+    assert module.__doc__
+    assert callable(module.run)
+
+
+def test_to_check_fails_when_a_required_ratio_is_missed(capsys):
+    missed = Line("save", 0.4, 0.3, 0.5, at_least=0.5)
+    assert command.main(["local", "--check"], run=lambda name, short: report(missed)) == 1
+    assert "save: 0.40, required >= 0.5" in capsys.readouterr().err
+
+
+def test_without_check_a_missed_ratio_is_only_shown(capsys):
+    missed = Line("save", 0.4, 0.3, 0.5, at_least=0.5)
+    assert command.main(["local"], run=lambda name, short: report(missed)) == 0
+    assert "MISSED" in capsys.readouterr().out
+
+
+def test_all_benchmarks_run_when_none_is_named(capsys):
+    assert command.main(["--json", "--short"], run=lambda name, short: report(Line(name, 1.0, 1.0, 1.0))) == 0
+    assert list(json.loads(capsys.readouterr().out)) == command.names()
+
+
+def test_an_unknown_benchmark_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["nonsense"])
+    assert "there are" in capsys.readouterr().err
+
+
+def test_the_workload_is_the_same_every_time():
+    assert _workload.episode(7) == _workload.episode(7)
+    assert _workload.invented(20) == _workload.invented(20)
+
+
+def test_made_up_texts_have_the_sizes_of_real_ones():
+    sizes = [len(call.output) for call in _workload.invented().calls]
+    assert 500 < median(sizes) < 800
+    assert max(sizes) > 3000
