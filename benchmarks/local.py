@@ -36,7 +36,8 @@ _NOTES = (
     "ratio: raw time / facade time of the same round, the median of the rounds; 1.0 is as fast as raw.",
     "raw: the native driver with hand-written SQL, tuples of all columns of the same rows in and out, nothing checked "
     "or decoded ('+ json.loads': every document decoded; 'many rows a statement': no executemany).",
-    "facade: MemoryStorage, checked models in and out. Both: our schema with its triggers, WAL, synchronous = FULL, "
+    "facade: MemoryStorage, checked models in and out; steps that were read are decoded at the first look, which "
+    "only 'every step read' takes. Both: our schema with its triggers, WAL, synchronous = FULL, "
     "one transaction a write, each on a file of its own.",
 )
 

@@ -70,6 +70,13 @@ def _the_columns_repeat_the_documents(connection: Connection) -> None:
             assert stored == expected, f"{table}: the columns {tuple(columns)} have {stored}, the document {expected}"
 
 
+def _the_text_of_a_result_stands_beside_its_document(connection: Connection) -> None:
+    for seq, status, output, document in _rows(connection, "SELECT seq, status, output, document FROM steps"):
+        kept = {"ok": "output", "error": "message"}.get(status)
+        assert (output is None) == (kept is None), f"steps {seq}: {status!r} with the output {output!r}"
+        assert kept is None or json.loads(document)["result"][kept] == "", f"steps {seq}: its document has the output"
+
+
 def _at(document: Any, path: str) -> Any:
     names, _, kind = path.partition(":")
     for name in names.split("."):
@@ -199,6 +206,7 @@ def _the_vectors_are_indexed(connection: Connection) -> None:
 _CHECKS: tuple[Callable[[Connection], None], ...] = (
     _the_file_is_whole,
     _the_columns_repeat_the_documents,
+    _the_text_of_a_result_stands_beside_its_document,
     _the_facets_are_those_of_the_documents,
     _the_full_text_is_that_of_the_documents,
     _the_rtree_has_every_position,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, cast
 
 import typer
@@ -102,7 +103,7 @@ def stats(database: Database = None, namespace: Namespace = None, as_json: AsJso
             show_table(columns, rows)
 
 
-def show_steps(steps: list[Step]) -> None:
+def show_steps(steps: Sequence[Step]) -> None:
     """The steps, one a row."""
     rows = [(step.step_number, step.tool, step.action, _result(step.result), step.latency_ms) for step in steps]
     show_table(["#", "tool", "action", "result", "ms"], rows, whole=["#", "ms"])

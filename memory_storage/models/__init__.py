@@ -1,5 +1,6 @@
 """What goes in and comes out, as frozen pydantic models. Knows nothing of databases."""
 
+from ._lazy import LazyList
 from ._model import Model, as_validation_error, new_id, utc_now
 from .embedding import Embedding, OwnerType
 from .episode import (
@@ -52,6 +53,7 @@ __all__ = [
     "ErrorRecovery",
     "Failure",
     "Heuristic",
+    "LazyList",
     "Model",
     "Outcome",
     "OutcomeKind",

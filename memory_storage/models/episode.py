@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Annotated, Literal
 from uuid import UUID
@@ -11,6 +12,7 @@ from typing_extensions import Self
 
 from memory_storage.errors import ValidationError
 
+from ._lazy import ListOrLazy
 from ._model import Finite, Int64, JsonObject, Model, Moment, new_id, utc_now
 
 
@@ -149,7 +151,8 @@ class Episode(Model):
     """One task from start to end. `version`, `created_at`, `updated_at` and `archived_at` are the store's to set.
 
     `version` is 0 until it is first saved, and grows by one with every change of the episode itself; appending a step
-    does not change it. Steps stand in the order of their numbers.
+    does not change it. Steps stand in the order of their numbers; those of an episode that was read are decoded when
+    they are first looked at.
     """
 
     id: UUID = Field(default_factory=new_id)
@@ -165,7 +168,7 @@ class Episode(Model):
     artifacts: list[str] = Field(default_factory=list)
     tags: list[str] = Field(default_factory=list)
     metadata: JsonObject = Field(default_factory=dict)
-    steps: list[Step] = Field(default_factory=list)
+    steps: Annotated[Sequence[Step], ListOrLazy(Step)] = Field(default_factory=list)
     created_at: Moment | None = None
     updated_at: Moment | None = None
     archived_at: Moment | None = None
@@ -181,7 +184,7 @@ class Episode(Model):
         return self
 
 
-def numbered(steps: list[Step]) -> list[Step]:
+def numbered(steps: Sequence[Step]) -> list[Step]:
     """The steps, those without a number given the one after the step before them. ValidationError if two collide."""
     result: list[Step] = []
     last = 0

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
-from memory_storage.models import Episode, Page, Step
+from memory_storage.models import Episode, LazyList, Page, Step
 
 from ._codec import decode, decode_steps, from_micros, stored, to_micros, without_output
 from ._paging import Cursor, page
@@ -17,13 +18,15 @@ from ._session import Row
 def whole(rows: Sequence[Row]) -> Episode:
     """The episode in its row (number 0) and those of its steps."""
     head, *steps = sorted(rows, key=itemgetter(0))
-    return _episode(head[1:], decode_steps([row[1:4] for row in steps]))
+    return _episode(head[1:], [row[1:4] for row in steps])
 
 
 def page_of(rows: Sequence[Row], size: int, cursor: Cursor | None, *, descending: bool) -> Page[Episode]:
     """The page in rows that begin with a place. Its order is not that of the rows: they come from two tables."""
     heads = sorted((row for row in rows if row[2] == 0), key=itemgetter(0, 1), reverse=descending)
-    steps = _steps_by_episode(rows, {row[1] for row in heads[:size]})
+    steps: dict[int, list[Row]] = {}
+    for row in sorted((row for row in rows if row[2]), key=itemgetter(2)):
+        steps.setdefault(row[1], []).append(row[3:6])
     episodes = [_episode(row[3:], steps.get(row[1], [])) for row in heads[:size]]
     return page(episodes, [(row[0], row[1]) for row in heads], size, cursor)
 
@@ -70,16 +73,9 @@ def same_content(given: Episode, present: Episode) -> bool:
     return same_head and all(steps.get(step.id) == step for step in given.steps)
 
 
-def _steps_by_episode(rows: Sequence[Row], wanted: set[int]) -> dict[int, list[Step]]:
-    of_steps = sorted((row for row in rows if row[2] and row[1] in wanted), key=itemgetter(1, 2))
-    found: dict[int, list[Step]] = {}
-    for row, step in zip(of_steps, decode_steps([row[3:6] for row in of_steps]), strict=True):
-        found.setdefault(row[1], []).append(step)
-    return found
-
-
-def _episode(row: Row, steps: list[Step]) -> Episode:
+def _episode(row: Row, steps: Sequence[Row]) -> Episode:
     key, document, *state = row
     found = with_state(decode(Episode.model_validate_json, document, "episodes", key), tuple(state))
-    found.__dict__["steps"] = steps
+    if steps:
+        found.__dict__["steps"] = LazyList(partial(decode_steps, steps))
     return found

@@ -70,7 +70,7 @@ def order_and_place(
 
 
 def page(items: Sequence[T], places: Sequence[Place], limit: int, cursor: Cursor | None) -> Page[T]:
-    """The page from up to `limit + 1` places in the order they were read: the last one says only that there are more."""
+    """The page from up to `limit + 1` places as they were read: the last one says only that there are more."""
     shown, shown_places, more = list(items[:limit]), list(places[:limit]), len(places) > limit
     backwards = cursor is not None and cursor.backwards
     if backwards:

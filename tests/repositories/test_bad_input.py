@@ -9,9 +9,11 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Any
 
+import pydantic
 import pytest
 
 import memory_storage as ms
+from memory_storage import dbapi
 from memory_storage.models import new_id
 from tests.checks import assert_consistent, dump
 
@@ -536,3 +538,18 @@ def test_what_is_no_uuid_is_refused_by_every_method_that_takes_one(storage, know
             error = _refusal(storage, known, lambda s, _, method=method, key=key: method(s)(key))
             assert error.field.endswith("id"), error
             assert error.limit == "must be a UUID"
+
+
+def test_an_error_has_its_cause(storage, known):
+    for call, cause in [
+        (lambda: ms.Step(tool=5), pydantic.ValidationError),
+        (lambda: storage.episodes.query(colour="red"), pydantic.ValidationError),
+        (lambda: _changed(metadata={"a": object()})(storage, known), Exception),
+        (lambda: storage.episodes.get("x"), ValueError),
+        (lambda: storage.episodes.query(cursor="x"), ValueError),
+        (lambda: storage.episodes.archive(new_id()), dbapi.RowCountError),
+        (lambda: storage.embeddings.put("step", new_id(), VECTOR, model="m"), dbapi.RowCountError),
+    ]:
+        with pytest.raises(ms.MemoryStorageError) as caught:
+            call()
+        assert isinstance(caught.value.__cause__, cause)

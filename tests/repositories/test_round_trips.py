@@ -81,6 +81,21 @@ def test_an_appended_step_is_read_back_equal(storage, make_episode, step):
     assert _content(appended) == _content(memory.steps.get(step.id))
     assert memory.steps.get(step.id) == memory.episodes.get(episode.id).steps[2] == appended
     assert memory.episodes.append_step(episode.id, step) == appended
+    memory.episodes.save(memory.episodes.get(episode.id))
+    assert memory.episodes.append_step(episode.id, step) == memory.steps.get(step.id) == appended
+
+
+@settings(max_examples=30)
+@given(step=made.steps())
+def test_a_step_that_was_saved_with_its_episode_can_be_appended_again_without_harm(storage, make_episode, step):
+    memory = _alone(storage)
+    episode = memory.episodes.save(make_episode(steps=0).model_copy(update={"steps": [_first(step)]}))
+    assert memory.episodes.append_step(episode.id, step) == _first(step)
+    assert memory.episodes.get(episode.id) == episode
+
+
+def _first(step: ms.Step) -> ms.Step:
+    return step.model_copy(update={"step_number": 1})
 
 
 @given(

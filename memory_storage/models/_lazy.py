@@ -1,0 +1,82 @@
+"""A sequence of models that are decoded when somebody first looks at them. Knows no model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar, overload
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+T = TypeVar("T")
+
+
+class LazyList(Sequence[T]):
+    """Reads like a list, and is equal to one; `read` makes it at the first look, whatever it raises."""
+
+    __slots__ = ("_items", "_read")
+
+    def __init__(self, read: Callable[[], list[T]]) -> None:
+        self._read: Callable[[], list[T]] | None = read
+        self._items: list[T] = []
+
+    def as_list(self) -> list[T]:
+        """The decoded items. Two threads may both decode them; they get the same."""
+        read = self._read
+        if read is not None:
+            self._items = read()
+            self._read = None
+        return self._items
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        return self.as_list()[index]
+
+    def __len__(self) -> int:
+        return len(self.as_list())
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.as_list())
+
+    def __add__(self, other: Sequence[T]) -> list[T]:
+        return [*self.as_list(), *other]
+
+    def __radd__(self, other: Sequence[T]) -> list[T]:
+        return [*other, *self.as_list()]
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.as_list() == _listed(other))
+
+    __hash__ = None  # type: ignore[assignment]  # as a list's
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _from_list, (self.as_list(),)
+
+    def __repr__(self) -> str:
+        return repr(self.as_list())
+
+
+class ListOrLazy:
+    """Annotates a `Sequence` field that takes and writes a list, and may hold a `LazyList`."""
+
+    def __init__(self, item: type[Any]) -> None:
+        self._item = item
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        items = handler.generate_schema(list[self._item])  # type: ignore[name-defined]
+        return core_schema.json_or_python_schema(
+            json_schema=items,
+            python_schema=core_schema.no_info_before_validator_function(_listed, items),
+            serialization=core_schema.plain_serializer_function_ser_schema(_listed, return_schema=items),
+        )
+
+
+def _listed(items: Any) -> Any:
+    return items.as_list() if isinstance(items, LazyList) else items
+
+
+def _from_list(items: list[T]) -> LazyList[T]:
+    return LazyList(lambda: items)
