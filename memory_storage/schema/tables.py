@@ -56,7 +56,7 @@ episodes = Table(
     Index("ix_episodes_outcome", "namespace", "outcome", "started_at"),
     Index("ix_episodes_reward", "namespace", "reward"),
     Index("ix_episodes_completed", "namespace", "completed_at"),
-    Index("ix_episodes_archived", "namespace", "archived_at", sqlite_where=text("archived_at IS NOT NULL")),
+    Index("ix_episodes_archived", "namespace", "started_at", sqlite_where=text("archived_at IS NOT NULL")),
 )
 
 steps = Table(

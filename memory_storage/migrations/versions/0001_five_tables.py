@@ -121,7 +121,7 @@ TABLES = (
 )
 
 INDEXES = (
-    "CREATE INDEX ix_episodes_archived ON episodes (namespace, archived_at) WHERE archived_at IS NOT NULL",
+    "CREATE INDEX ix_episodes_archived ON episodes (namespace, started_at) WHERE archived_at IS NOT NULL",
     "CREATE INDEX ix_episodes_completed ON episodes (namespace, completed_at)",
     "CREATE INDEX ix_episodes_complexity ON episodes (namespace, complexity, started_at)",
     "CREATE INDEX ix_episodes_domain ON episodes (namespace, domain, started_at)",
