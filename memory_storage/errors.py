@@ -19,6 +19,7 @@ MemoryStorageError
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 
@@ -55,6 +56,10 @@ class ValidationError(MemoryStorageError, ValueError):
         advice = f" (setting: {setting})" if setting else ""
         super().__init__(f"{field or 'input'}: {limit}; got {_short(value)}{advice}")
         self.field, self.limit, self.value, self.setting = field, limit, value, setting
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        rebuild, (kind, args, facts) = super().__reduce__()
+        return rebuild, (kind, args, {**facts, "value": _picklable(self.value)})
 
 
 class NotFoundError(MemoryStorageError, LookupError):
@@ -119,6 +124,15 @@ class CorruptDataError(MemoryStorageError):
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
+
+
+def _picklable(value: object) -> object:
+    """The value, or its repr where it cannot travel: a caller's value may be anything."""
+    try:
+        pickle.dumps(value)
+    except Exception:  # noqa: BLE001 - whatever its own __reduce__ raises
+        return repr(value)
+    return value
 
 
 def _rebuild(kind: type[MemoryStorageError], args: tuple[Any, ...], facts: dict[str, Any]) -> MemoryStorageError:

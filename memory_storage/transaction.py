@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -63,6 +64,11 @@ class Scope:
 
     def write(self, steps: Sequence[dbapi.Step]) -> Sequence[Row]:
         """Run all or nothing; the rows of the last step that has any."""
+        if self._engine in _writing():
+            raise UnavailableError(
+                "this thread has a transaction open on this database, and would wait for itself: "
+                "write with the transaction's own repositories, or end it first"
+            )
         return self._run(dbapi.Batch(steps))
 
     def _run(self, batch: dbapi.Batch) -> Sequence[Row]:
@@ -91,23 +97,35 @@ class Transaction(Repositories, Scope):
     ) -> None:
         Scope.__init__(self, engine, namespace, limits, now)
         Repositories.__init__(self, self)
-        self._begin = "DEFERRED" if read_only else "IMMEDIATE"
+        self._read_only = read_only
         self._connection: Connection | None = None
 
     def __enter__(self) -> Self:
+        if self._connection is not None:
+            raise MemoryStorageError("this transaction is open already")
+        begin = "DEFERRED" if self._read_only else "IMMEDIATE"
         with translated():
-            self._connection = self._engine.connect().execution_options(libsql_begin=self._begin)
+            self._connection = self._engine.connect().execution_options(libsql_begin=begin)
+        if not self._read_only:
+            _writing().add(self._engine)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         connection, self._connection = self._open_connection(), None
+        _writing().discard(self._engine)
         if error is None:
             with translated(), connection:
                 connection.commit()
         else:
             _discard(connection)
+
+    def write(self, steps: Sequence[dbapi.Step]) -> Sequence[Row]:
+        """Run all or nothing, within the transaction; the rows of the last step that has any."""
+        if self._read_only:
+            raise MemoryStorageError("this is a snapshot, it only reads: write with the storage, or in a transaction")
+        return self._run(dbapi.Batch(steps))
 
     def _run(self, batch: dbapi.Batch) -> Sequence[Row]:
         with translated():
@@ -117,6 +135,15 @@ class Transaction(Repositories, Scope):
         if self._connection is None:
             raise MemoryStorageError("this transaction is not open: use it inside of its `with` block")
         return self._connection
+
+
+_thread = threading.local()
+
+
+def _writing() -> set[Engine]:
+    """The engines on which this thread has a transaction open."""
+    engines: set[Engine] = _thread.__dict__.setdefault("engines", set())
+    return engines
 
 
 @contextmanager
@@ -145,7 +172,7 @@ def as_storage_error(error: BaseException | None) -> MemoryStorageError:
     if code in _BY_CODE:
         return _BY_CODE[code](str(error), code)
     if isinstance(error, dbapi.IntegrityError):
-        return ConflictError("row", None, expected=0, actual=None, detail=str(error))
+        return _conflict(str(error))
     if isinstance(error, dbapi.DataError):
         return ValidationError("input", str(error), "a value that cannot be stored")
     if isinstance(error, dbapi.OperationalError) and "no such" in str(error):
@@ -153,6 +180,12 @@ def as_storage_error(error: BaseException | None) -> MemoryStorageError:
     if isinstance(error, dbapi.InterfaceError):
         return UnavailableError(f"the connection is lost: {error}", code=code)
     return MemoryStorageError(f"the database refused: {error}")
+
+
+def _conflict(message: str) -> ConflictError:
+    if "steps." in message:
+        message = "another step has one of these ids or numbers"
+    return ConflictError("row", None, expected=0, actual=None, detail=message)
 
 
 def _unavailable(advice: str) -> Callable[[str, str], MemoryStorageError]:
@@ -166,6 +199,7 @@ def _corrupt(message: str, code: str) -> MemoryStorageError:  # noqa: ARG001
 _BY_CODE: dict[str, Callable[[str, str], MemoryStorageError]] = {
     "SQLITE_BUSY": _unavailable("another writer has held it for too long (setting: request_timeout)"),
     "SQLITE_LOCKED": _unavailable("another connection is using the table"),
+    "THREAD_BUSY": lambda message, code: UnavailableError(message, code=code),
     "SQLITE_FULL": _unavailable("make room on the disk; nothing of this call was stored"),
     "SQLITE_READONLY": _unavailable("make the file and its directory writable"),
     "SQLITE_IOERR": _unavailable("the disk failed; nothing of this call was stored"),

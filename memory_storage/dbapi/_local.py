@@ -45,7 +45,7 @@ class MemoryDatabase:
             raise OperationalError(
                 "database is locked: this thread has a transaction open on this in-memory database; "
                 "do this work inside of it, or end it first",
-                "SQLITE_BUSY",
+                "THREAD_BUSY",
             )
         if not self._turn.acquire(timeout=timeout):
             raise OperationalError("database is locked", "SQLITE_BUSY")

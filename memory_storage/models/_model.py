@@ -9,20 +9,32 @@ from datetime import datetime, timezone
 from typing import Annotated, Any
 
 import pydantic
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic_core import TzInfo
 
 from memory_storage.errors import ValidationError
 
 JsonObject = dict[str, pydantic.JsonValue]
+_FIXED = (timezone, TzInfo)  # Python's, and the one of what pydantic reads
+
 # Strict: True is not 1, and "5" is not 5.
 Int64 = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Ratio = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+
+
+def _of_fixed_offset(moment: datetime) -> datetime:
+    # Python calls a moment in a zone's repeated or skipped hour unequal to itself anywhere else (PEP 495).
+    return moment if isinstance(moment.tzinfo, _FIXED) else moment.astimezone(timezone.utc)
+
+
 Moment = Annotated[
     AwareDatetime,
     # Also in UTC, in which the columns have it: datetime knows no other year.
     Field(ge=datetime.min.replace(tzinfo=timezone.utc), le=datetime.max.replace(tzinfo=timezone.utc)),
+    AfterValidator(_of_fixed_offset),
 ]
+"""An aware moment. One in a named zone is kept as the same moment in UTC."""
 
 
 class Model(BaseModel):

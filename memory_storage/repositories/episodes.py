@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, NoReturn
 from uuid import UUID
@@ -94,11 +95,14 @@ class EpisodeRepository(Repository):
         Gives the number of new ones. To do it again changes nothing.
         """
         prepared = self._prepare(episodes)
-        known = {row[0] for row in self._states([episode for _, episode in prepared])}
-        new = [pair for pair in prepared if str(pair[1].id) not in known]
-        if new:
-            self._write(sql.IMPORT, sql.SAVE_NEW_STEPS, new)
-        return len(new)
+        for _ in range(SAVE_ATTEMPTS):
+            known = {row[0] for row in self._states([episode for _, episode in prepared])}
+            new = [pair for pair in prepared if str(pair[1].id) not in known]
+            with suppress(RowCountError):  # another writer has just imported one of them
+                if new:
+                    self._write(sql.IMPORT, sql.SAVE_NEW_STEPS, new)
+                return len(new)
+        raise UnavailableError("other writers keep importing these episodes")
 
     def append_step(self, episode_id: UUID | str, step: Step) -> Step:
         """Append a step; the store gives it the next number. The episode's version does not change.
@@ -202,8 +206,8 @@ class EpisodeRepository(Repository):
         """A page of the episodes for which all filters hold, by `started_at`.
 
         `limit` is 100 by default and 1,000 at most. `cursor` is a page's `next_cursor` or `previous_cursor`. Archived
-        ones are left out unless `archived` is True (only those) or None (all). `text` finds words in the description,
-        outcome, reflection, tags and steps: all of them, "a phrase", or a pre*.
+        ones are left out unless `archived` is True (only those) or None (all). `text` finds words, "phrases" or a pre*:
+        all of them in the description, outcome, reflection and tags together, or all of them in one step.
         """
         size = check_limit(limit, self._session.limits)
         place = parse_cursor(cursor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar, get_args
 from uuid import UUID
 
@@ -65,11 +66,14 @@ class PatternRepository(Repository):
     def import_many(self, patterns: Sequence[AnyPattern]) -> int:
         """Insert copies as they are, with version, times and counters; leave alone those whose id is there already."""
         prepared = self._prepare(patterns)
-        known = {pattern.id for pattern in self._get_many([pattern.id for _, pattern in prepared])}
-        new = [pair for pair in prepared if pair[1].id not in known]
-        if new:
-            self._write(sql.IMPORT, new)
-        return len(new)
+        for _ in range(SAVE_ATTEMPTS):
+            known = {pattern.id for pattern in self._get_many([pattern.id for _, pattern in prepared])}
+            new = [pair for pair in prepared if pair[1].id not in known]
+            with suppress(RowCountError):  # another writer has just imported one of them
+                if new:
+                    self._write(sql.IMPORT, new)
+                return len(new)
+        raise UnavailableError("other writers keep importing these patterns")
 
     def record_retrieval(self, pattern_ids: UUID | str | Iterable[UUID | str]) -> None:
         """Count that these patterns were looked up, each once.

@@ -60,7 +60,7 @@ def test_another_thread_waits_no_longer_than_the_timeout(memory):
     one.execute("INSERT INTO t VALUES (1)")
     error = in_thread(lambda: other.execute("SELECT * FROM t"))
     assert isinstance(error, dbapi.OperationalError)
-    assert error.code == "SQLITE_BUSY"
+    assert error.code == "THREAD_BUSY"
     one.rollback()
 
 

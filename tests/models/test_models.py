@@ -7,6 +7,7 @@ import typing
 from datetime import datetime, timedelta, timezone
 from typing import Any
 from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 import pydantic
 import pytest
@@ -217,3 +218,16 @@ def test_nothing_of_the_filters_is_true_by_default_but_what_is_not_archived():
 def test_a_page_can_be_looped_over_and_counted():
     page = ms.Page([1, 2], next_cursor="n")
     assert (list(page), len(page), page.previous_cursor) == ([1, 2], 2, None)
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+def test_a_moment_in_a_repeated_hour_of_a_zone_is_kept_in_utc(storage, fold):
+    moment = datetime(2024, 10, 27, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"), fold=fold)
+    saved = storage.episodes.save(ms.Episode(task_description="autumn", started_at=moment))
+    assert storage.episodes.get(saved.id).started_at.timestamp() == moment.timestamp()
+
+
+def test_an_error_with_a_value_that_cannot_travel_is_pickled_with_its_repr():
+    with pytest.raises(ms.ValidationError) as caught:
+        ms.Step(tool=lambda: 0)  # type: ignore[arg-type]
+    assert "lambda" in pickle.loads(pickle.dumps(caught.value)).value

@@ -143,7 +143,7 @@ def test_work_beside_an_open_block_raises_at_once_in_memory(make_episode):
         with storage.transaction() as tx:
             tx.episodes.save(make_episode())
             for call in (storage.episodes.count, lambda: storage.episodes.save(make_episode())):
-                with pytest.raises(ms.UnavailableError, match="in-memory"):
+                with pytest.raises(ms.UnavailableError, match="this thread has a transaction open on this"):
                     call()
         assert time.monotonic() - started < 5
         assert storage.episodes.count() == 1
@@ -245,3 +245,26 @@ def test_threads_that_save_the_same_new_things_at_once_all_succeed(storage, make
             list(threads.map(save, range(16)))
     assert (storage.episodes.count(), storage.patterns.count()) == (24, 24)
     assert {episode.version for episode in storage.episodes.iterate()} == {1}
+
+
+def test_a_snapshot_refuses_to_write(storage, make_episode):
+    with storage.snapshot() as view, pytest.raises(ms.MemoryStorageError, match="only reads"):
+        view.episodes.save(make_episode())
+    assert storage.episodes.count() == 0
+
+
+def test_a_transaction_cannot_be_entered_twice(storage, make_episode):
+    with storage.transaction() as tx:
+        tx.episodes.save(make_episode())
+        with pytest.raises(ms.MemoryStorageError, match="open already"):
+            tx.__enter__()
+    assert storage.episodes.count() == 1
+
+
+def test_a_write_beside_the_own_transaction_is_refused_at_once(storage, make_episode):
+    with storage.transaction() as tx:
+        with pytest.raises(ms.UnavailableError, match="wait for itself"):
+            storage.episodes.save(make_episode())
+        tx.episodes.save(make_episode())
+    storage.episodes.save(make_episode())
+    assert storage.episodes.count() == 2
