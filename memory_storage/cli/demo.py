@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -133,5 +134,10 @@ def _tell(path: str, episode: Episode, *, found: int) -> None:
         say(f"\nIt ended as {episode.outcome.kind} with reward {episode.reward.total:g}.")
     say(f'Asked for the words "python version" and the tag "demo", the memory gave back {found} episode(s).')
     say(f"The memory is in {path}. Look into it:\n")
-    say(f"  memory-storage show {episode.id} --database {shlex.quote(path)}")
-    say(f"  memory-storage query --tag demo --database {shlex.quote(path)}")
+    say(f"  {_command()} show {episode.id} --database {shlex.quote(path)}")
+    say(f"  {_command()} query --tag demo --database {shlex.quote(path)}")
+
+
+def _command() -> str:
+    """How to call this program: by its name, or by its path where its name is not known."""
+    return "memory-storage" if shutil.which("memory-storage") else shlex.quote(sys.argv[0])
