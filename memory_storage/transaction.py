@@ -200,6 +200,7 @@ _BY_CODE: dict[str, Callable[[str, str], MemoryStorageError]] = {
     "SQLITE_BUSY": _unavailable("another writer has held it for too long (setting: request_timeout)"),
     "SQLITE_LOCKED": _unavailable("another connection is using the table"),
     "THREAD_BUSY": lambda message, code: UnavailableError(message, code=code),
+    "TRANSACTION_LOST": lambda message, code: UnavailableError(message, code=code),
     "SQLITE_FULL": _unavailable("make room on the disk; nothing of this call was stored"),
     "SQLITE_READONLY": _unavailable("make the file and its directory writable"),
     "SQLITE_IOERR": _unavailable("the disk failed; nothing of this call was stored"),

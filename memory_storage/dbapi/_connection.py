@@ -9,7 +9,7 @@ from typing import Protocol
 
 from . import _errors
 from ._batch import Batch, Result, Step
-from ._errors import InterfaceError, ProgrammingError
+from ._errors import InterfaceError, OperationalError, ProgrammingError
 from ._sql import Kind, parse, split_script
 from ._values import Value
 
@@ -57,6 +57,7 @@ class Connection:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._closed = False
+        self._began = False  # whether a transaction was begun, and not ended by us
         self.autocommit = False
         self.begin_mode = ""
         # A connection that is dropped without close() must not keep an in-memory database's turn.
@@ -85,12 +86,13 @@ class Connection:
     def commit(self) -> None:
         """Commit the open transaction. Without one it does nothing, and costs nothing."""
         self._check_open()
-        if self._transport.in_transaction or not self._transport.usable:  # one that was lost is no success
-            self._transport.run([Step("COMMIT")])
+        if self._began or not self._transport.usable:  # one that was lost is no success
+            self._run([Step("COMMIT")])
 
     def rollback(self) -> None:
         """Undo the open transaction. Without one it does nothing, and costs nothing."""
         self._check_open()
+        self._began = False
         if self._transport.in_transaction:
             self._transport.run([Step("ROLLBACK")])
 
@@ -101,22 +103,34 @@ class Connection:
             self._finalizer()
 
     def _execute(self, step: Step) -> Result:
-        return self._transport.run([step], begin=self._begin_for(step.sql))[0]
+        return self._run([step], begin=self._begin_for(step.sql))[0]
 
     def _execute_many(self, steps: Sequence[Step]) -> list[Result]:
         if self.autocommit and not self._transport.in_transaction:
-            return self._transport.run(steps, begin="IMMEDIATE", commit=True)
-        return self._transport.run(steps, begin=self._begin_for(steps[0].sql))
+            return self._run(steps, begin="IMMEDIATE", commit=True)
+        return self._run(steps, begin=self._begin_for(steps[0].sql))
 
     def _execute_batch(self, batch: Batch) -> list[Result]:
         if self.begin_mode and not self.autocommit and not self._transport.in_transaction:
-            self._transport.run([], begin=self.begin_mode)  # it is the first part of a transaction, not all of it
+            self._run([], begin=self.begin_mode)  # it is the first part of a transaction, not all of it
         inside = self._transport.in_transaction
         if not batch.reads_only:
-            return self._transport.run(batch.steps, begin="SAVEPOINT" if inside else "IMMEDIATE", commit=True)
+            return self._run(batch.steps, begin="SAVEPOINT" if inside else "IMMEDIATE", commit=True)
         if inside or len(batch.steps) == 1:
-            return self._transport.run(batch.steps)
-        return self._transport.run(batch.steps, begin="DEFERRED", commit=True)
+            return self._run(batch.steps)
+        return self._run(batch.steps, begin="DEFERRED", commit=True)
+
+    def _run(self, steps: Sequence[Step], *, begin: str | None = None, commit: bool = False) -> list[Result]:
+        if self._began and not self._transport.in_transaction and self._transport.usable:
+            # Some errors undo all of it. To go on would commit the second half without the first.
+            raise OperationalError("the transaction was undone by an error in it: roll back", "TRANSACTION_LOST")
+        try:
+            results = self._transport.run(steps, begin=begin, commit=commit)
+        except _errors.Error:
+            self._began = self._began or self._transport.in_transaction
+            raise
+        self._began = self._transport.in_transaction
+        return results
 
     def _begin_for(self, sql: str) -> str | None:
         if self.autocommit or self._transport.in_transaction:

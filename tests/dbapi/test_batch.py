@@ -77,6 +77,7 @@ def test_an_error_that_ends_the_transaction_ends_the_savepoint_too(connection):
     with pytest.raises(dbapi.IntegrityError):
         connection.execute(Batch([Step("INSERT OR ROLLBACK INTO t VALUES (1, 'x')")]))
     assert not connection.in_transaction
+    connection.rollback()
     assert rows(connection) == []
 
 

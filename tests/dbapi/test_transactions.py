@@ -215,3 +215,24 @@ def test_many_threads_write_without_losing_anything(connect):
     for thread in threads:
         thread.join()
     assert count(setup) == 100
+
+
+def test_what_follows_an_error_that_undid_the_transaction_is_refused(connection):
+    connection.execute("INSERT INTO t VALUES (1, 'first half')")
+    with pytest.raises(dbapi.IntegrityError):
+        connection.execute("INSERT OR ROLLBACK INTO t VALUES (1, 'again')")
+    for go_on in (lambda: connection.execute("INSERT INTO t VALUES (2, 'second half')"), connection.commit):
+        with pytest.raises(dbapi.OperationalError, match="roll back") as caught:
+            go_on()
+        assert caught.value.code == "TRANSACTION_LOST"
+    connection.rollback()
+    assert connection.execute("SELECT * FROM t").fetchall() == []
+
+
+def test_after_a_rollback_by_statement_the_next_statement_begins_anew(connection):
+    connection.execute("INSERT INTO t VALUES (1, 'undone')")
+    connection.execute("ROLLBACK")
+    connection.execute("INSERT INTO t VALUES (2, 'kept')")
+    connection.commit()
+    connection.rollback()
+    assert connection.execute("SELECT id FROM t").fetchall() == [(2,)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,18 @@ def test_a_full_disk_is_unavailable_and_nothing_is_stored_by_halves(storage: ms.
             tx.episodes.save_many([_big(number) for number in range(5)])
         assert dump(storage.engine) == before
     assert storage.episodes.save(_big(6)).version == 1
+    assert_consistent(storage.engine)
+
+
+def test_a_block_that_goes_on_after_a_full_disk_stores_both_halves_or_none(storage: ms.MemoryStorage):
+    storage.episodes.save(_big())
+    with _no_room(storage), suppress(ms.UnavailableError), storage.transaction() as tx:
+        tx.episodes.save(ms.Episode(task_description="first half"))
+        with pytest.raises(ms.UnavailableError):
+            tx.episodes.save_many([_big(number) for number in range(5)])
+        tx.episodes.save(ms.Episode(task_description="second half"))
+    stored = {found.task_description for found in storage.episodes.iterate()} - {"episode 0"}
+    assert stored in (set(), {"first half", "second half"})
     assert_consistent(storage.engine)
 
 
