@@ -7,9 +7,9 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 from typing_extensions import Self
 
 from . import migrate, models
@@ -29,11 +29,12 @@ class MemoryStorage(Repositories):
     """An agent's memory in one namespace of one database. Threads may share it."""
 
     def __init__(self, engine: Engine, settings: Settings, *, now: Callable[[], datetime] = models.utc_now) -> None:
-        """For an engine of your own; its schema must be there. Most callers want `open`."""
+        """For an engine of your own, which stays yours to dispose of; its schema must be there. Most want `open`."""
         self.engine = engine
         self.settings = settings
         self.namespace = _checked_namespace(settings.namespace)
         self._now = now
+        self._owns_engine = False
         super().__init__(Scope(engine, self.namespace, settings.limits, now))
 
     @classmethod
@@ -63,10 +64,12 @@ class MemoryStorage(Repositories):
             except BaseException:
                 engine.dispose()
                 raise
-        return cls(engine, settings, now=now)
+        storage = cls(engine, settings, now=now)
+        storage._owns_engine = True
+        return storage
 
     def in_namespace(self, namespace: str) -> Self:
-        """Another namespace of the same database, on the same engine."""
+        """Another namespace of the same database, on the same engine; to close it closes nothing."""
         return type(self)(self.engine, self.settings.model_copy(update={"namespace": namespace}), now=self._now)
 
     def transaction(self) -> Transaction:
@@ -90,8 +93,13 @@ class MemoryStorage(Repositories):
         return repeated(once, self.settings.retry, is_safe=_nothing_happened)
 
     def close(self) -> None:
-        """Close all connections. An in-memory database is gone with them."""
-        self.engine.dispose()
+        """Close what `open` has opened, for all namespaces; using it then is an UnavailableError.
+
+        An in-memory database is gone with it.
+        """
+        if self._owns_engine:
+            event.listen(self.engine, "do_connect", _refuse_to_connect)
+            self.engine.dispose()
 
     def __enter__(self) -> Self:
         return self
@@ -132,6 +140,10 @@ def _make_directory(directory: Path) -> None:
         raise ConfigurationError(
             f"database: the directory {str(directory)!r} cannot be made: {error.strerror}"
         ) from error
+
+
+def _refuse_to_connect(*_: Any) -> None:
+    raise UnavailableError("this storage is closed: open it again")
 
 
 def _nothing_happened(error: UnavailableError) -> bool:

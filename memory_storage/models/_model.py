@@ -52,10 +52,13 @@ class Model(BaseModel):
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
 
+_SHOWN = 12  # of the parts of a field's path: nested JSON may have hundreds
+
+
 def as_validation_error(error: pydantic.ValidationError) -> ValidationError:
     """The first problem that pydantic found, as ours: its place, its rule, and the value."""
     first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"])
+    field = ".".join(map(str, first["loc"][:_SHOWN])) + ("..." if len(first["loc"]) > _SHOWN else "")
     inner = first.get("ctx", {}).get("error")
     if isinstance(inner, ValidationError):
         return ValidationError(".".join(filter(None, [field, inner.field])), inner.limit, inner.value)

@@ -268,3 +268,20 @@ def test_a_write_beside_the_own_transaction_is_refused_at_once(storage, make_epi
         tx.episodes.save(make_episode())
     storage.episodes.save(make_episode())
     assert storage.episodes.count() == 2
+
+
+def test_a_closed_storage_says_so_in_all_its_namespaces(storage, make_episode):
+    view = storage.in_namespace("other")
+    storage.close()
+    for closed in (storage, view):
+        with pytest.raises(ms.UnavailableError, match="is closed"):
+            closed.episodes.save(make_episode())
+        with pytest.raises(ms.UnavailableError, match="is closed"), closed.transaction():
+            pass
+
+
+def test_closing_a_view_closes_nothing(storage, make_episode):
+    with storage.in_namespace("other") as view:
+        view.episodes.save(make_episode())
+    assert storage.episodes.count() == 0
+    assert storage.in_namespace("other").episodes.count() == 1
