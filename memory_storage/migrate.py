@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,7 +81,7 @@ def config() -> Config:
     """Alembic's configuration for the revisions in this package."""
     from alembic.config import Config
 
-    found = Config()
+    found = Config(stdout=sys.stdout)  # its default is what stdout was when Alembic was imported
     found.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     return found
 

@@ -8,6 +8,7 @@ from alembic import context
 from sqlalchemy import Connection
 
 from memory_storage.engine import make_engine
+from memory_storage.migrate import look
 from memory_storage.schema.constructs import F32Blob
 from memory_storage.schema.tables import metadata
 from memory_storage.settings import Settings
@@ -55,6 +56,8 @@ else:
     if context.is_offline_mode():
         run_offline(settings.database)
     else:
+        if settings.path is not None:
+            look(settings.path)  # an error if it is another program's, before anything is written
         engine = make_engine(settings)
         with engine.connect().execution_options(libsql_begin="IMMEDIATE") as connection:
             run(connection)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import Field, model_validator
+from pydantic import Field, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 from typing_extensions import Self
 
 from memory_storage.errors import ValidationError
@@ -40,12 +41,26 @@ class Complexity(str, Enum):
     __str__ = str.__str__
 
 
+TaskTypeName = Literal["code_generation", "debugging", "refactoring", "testing", "analysis", "documentation", "other"]
+ComplexityName = Literal["simple", "moderate", "complex"]
+
+
+class _Is:
+    """Annotates a field that may be given as an enum's text, and always holds the enum."""
+
+    def __init__(self, kind: type[Enum]) -> None:
+        self._kind = kind
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return handler.generate_schema(self._kind)
+
+
 class TaskContext(Model):
     """The surroundings of a task."""
 
     language: str | None = None
     framework: str | None = None
-    complexity: Complexity = Complexity.MODERATE
+    complexity: Annotated[Complexity | ComplexityName, _Is(Complexity)] = Complexity.MODERATE
     domain: str = "general"
     tags: list[str] = Field(default_factory=list)
 
@@ -158,7 +173,7 @@ class Episode(Model):
     id: UUID = Field(default_factory=new_id)
     version: Int64 = 0
     task_description: str
-    task_type: TaskType = TaskType.OTHER
+    task_type: Annotated[TaskType | TaskTypeName, _Is(TaskType)] = TaskType.OTHER
     context: TaskContext = Field(default_factory=TaskContext)
     started_at: Moment = Field(default_factory=utc_now)
     completed_at: Moment | None = None
