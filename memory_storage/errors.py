@@ -74,8 +74,9 @@ class ConflictError(MemoryStorageError):
     """Another writer was first. `expected` is the version that was given, `actual` the one that is stored."""
 
     def __init__(self, kind: str, id: object, *, expected: int, actual: int | None, detail: str = "") -> None:  # noqa: A002
+        what = kind if id is None else f"{kind} {id}"
         super().__init__(
-            f"{kind} {id}: {detail or f'version {expected} was given, version {actual} is stored'}; "
+            f"{what}: {detail or f'version {expected} was given, version {actual} is stored'}; "
             "load it again and repeat the change"
         )
         self.kind, self.id, self.expected, self.actual = kind, id, expected, actual

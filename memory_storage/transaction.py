@@ -184,7 +184,8 @@ def as_storage_error(error: BaseException | None) -> MemoryStorageError:
 
 def _conflict(message: str) -> ConflictError:
     if "steps." in message:
-        message = "another step has one of these ids or numbers"
+        detail = "another step has one of these ids or numbers"
+        return ConflictError("step", None, expected=0, actual=None, detail=detail)
     return ConflictError("row", None, expected=0, actual=None, detail=message)
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from memory_storage.errors import CorruptDataError, ValidationError
-from memory_storage.models import Episode, Step, StepError, StepOk, as_validation_error
+from memory_storage.models import Episode, Step, StepError, StepOk, as_validation_error, numbered
 from memory_storage.settings import Limits
 
 M = TypeVar("M", bound=BaseModel)
@@ -48,6 +48,16 @@ def encode(kind: type[M], model: M, field: str = "") -> tuple[str, M]:
     if "\\u0000" in document:
         refuse_unstorable(field, from_json(document))
     return document, read
+
+
+def with_numbers(episode: Episode) -> Episode:
+    """The episode with all of its steps numbered: one that was put together by `model_copy` has not been validated."""
+    steps = getattr(episode, "steps", None)
+    if not isinstance(steps, list) or not all(isinstance(step, Step) for step in steps):
+        return episode  # as it was read, or something that encode() will refuse
+    if all(step.step_number for step in steps):
+        return episode
+    return episode.model_copy(update={"steps": numbered(steps)})
 
 
 def decode(read: Callable[[str], M], document: str, table: str, row_id: str) -> M:

@@ -29,7 +29,7 @@ from memory_storage.models import (
 
 from . import _episode_sql as sql
 from . import _step_sql
-from ._codec import check_document, check_episode, check_step, encode, to_micros
+from ._codec import check_document, check_episode, check_step, encode, to_micros, with_numbers
 from ._episode_rows import appended, ending, page_of, same_content, whole, with_state
 from ._filters import conditions
 from ._paging import check_limit, order_and_place, parse_cursor
@@ -248,7 +248,7 @@ class EpisodeRepository(Repository):
         given = as_list(episodes, "episodes")
         for index, episode in enumerate(given):
             field = f"episodes.{index}" if len(given) > 1 else ""
-            document, checked = encode(Episode, episode, field)
+            document, checked = encode(Episode, with_numbers(episode), field)
             check_episode(checked, document, limits, field)
             prepared.append((document, checked))
         if len({episode.id for episode in given}) != len(given):

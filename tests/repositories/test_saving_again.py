@@ -264,3 +264,19 @@ def test_a_place_cannot_move_to_another_owner(storage, make_episode):
     assert storage.spatiotemporal.get(entry.id) == entry
     assert storage.spatiotemporal.delete(entry.id) is True
     assert storage.spatiotemporal.delete(entry.id) is False
+
+
+def test_a_step_that_is_added_to_a_copy_gets_the_next_number(storage, make_episode):
+    found = storage.episodes.get(storage.episodes.save(make_episode(2)).id)
+    more = found.model_copy(update={"steps": [*found.steps, ms.Step(tool="added")]})
+    assert [step.step_number for step in storage.episodes.save(more).steps] == [1, 2, 3]
+    assert storage.episodes.get(found.id).steps[-1].tool == "added"
+
+
+def test_steps_that_take_the_numbers_of_others_are_a_conflict(storage, make_episode):
+    saved = storage.episodes.save(make_episode(2))
+    before = dump(storage.engine)
+    with pytest.raises(ms.ConflictError, match="another step has one of these ids or numbers") as caught:
+        storage.episodes.save(saved.model_copy(update={"steps": [ms.Step(tool="in place of the first")]}))
+    assert caught.value.kind == "step"
+    assert dump(storage.engine) == before
