@@ -30,6 +30,10 @@ class MemoryStorage(Repositories):
 
     def __init__(self, engine: Engine, settings: Settings, *, now: Callable[[], datetime] = models.utc_now) -> None:
         """For an engine of your own, which stays yours to dispose of; its schema must be there. Most want `open`."""
+        if engine.dialect.driver != "libsql":
+            raise ConfigurationError(
+                f"the engine must be of this package's dialect, libsql://, not {engine.url.drivername}"
+            )
         self.engine = engine
         self.settings = settings
         self.namespace = _checked_namespace(settings.namespace)

@@ -64,17 +64,13 @@ class Scope:
 
     def write(self, steps: Sequence[dbapi.Step]) -> Sequence[Row]:
         """Run all or nothing; the rows of the last step that has any."""
-        if self._engine in _writing():
-            raise UnavailableError(
-                "this thread has a transaction open on this database, and would wait for itself: "
-                "write with the transaction's own repositories, or end it first"
-            )
+        _refuse_to_wait_for_itself(self._engine)
         return self._run(dbapi.Batch(steps))
 
     def _run(self, batch: dbapi.Batch) -> Sequence[Row]:
         with translated():
             if _is_watched(self._engine):
-                with self._engine.connect() as connection:
+                with self._engine.connect().execution_options(libsql_begin="") as connection:
                     return _rows(connection, batch)
             return _straight(self._engine, batch)
 
@@ -99,22 +95,26 @@ class Transaction(Repositories, Scope):
         Repositories.__init__(self, self)
         self._read_only = read_only
         self._connection: Connection | None = None
+        self._marks: set[Engine] = set()  # of the thread that opened it
 
     def __enter__(self) -> Self:
         if self._connection is not None:
             raise MemoryStorageError("this transaction is open already")
+        if not self._read_only:
+            _refuse_to_wait_for_itself(self._engine)
         begin = "DEFERRED" if self._read_only else "IMMEDIATE"
         with translated():
             self._connection = self._engine.connect().execution_options(libsql_begin=begin)
         if not self._read_only:
-            _writing().add(self._engine)
+            self._marks = _writing()
+            self._marks.add(self._engine)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         connection, self._connection = self._open_connection(), None
-        _writing().discard(self._engine)
+        self._marks.discard(self._engine)
         if error is None:
             with translated(), connection:
                 connection.commit()
@@ -146,6 +146,14 @@ def _writing() -> set[Engine]:
     return engines
 
 
+def _refuse_to_wait_for_itself(engine: Engine) -> None:
+    if engine in _writing():
+        raise UnavailableError(
+            "this thread has a transaction open on this database, and would wait for itself: "
+            "write with the transaction's own repositories, or end it first"
+        )
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """The one door for foreign errors: SQLAlchemy's and the driver's become ours, with the cause chained."""
@@ -159,6 +167,9 @@ def translated() -> Iterator[None]:
         if isinstance(error.orig, dbapi.RowCountError):
             raise error.orig from None
         raise as_storage_error(error.orig) from error
+    except exc.PendingRollbackError as error:
+        lost = "the transaction was lost with its connection: begin it again"
+        raise UnavailableError(lost, code="TRANSACTION_LOST") from error
     except exc.TimeoutError as error:
         advice = "end transactions sooner, or raise pool.max_connections or pool.connect_timeout"
         raise PoolTimeoutError(f"no connection came free in time: {advice} ({error.args[0]})") from error
@@ -175,7 +186,7 @@ def as_storage_error(error: BaseException | None) -> MemoryStorageError:
         return _conflict(str(error))
     if isinstance(error, dbapi.DataError):
         return ValidationError("input", str(error), "a value that cannot be stored")
-    if isinstance(error, dbapi.OperationalError) and "no such" in str(error):
+    if isinstance(error, dbapi.OperationalError) and str(error).startswith(("no such table", "no such column")):
         return SchemaError(f"the schema is not what this version knows ({error}): run `memory-storage upgrade`")
     if isinstance(error, dbapi.InterfaceError):
         return UnavailableError(f"the connection is lost: {error}", code=code)

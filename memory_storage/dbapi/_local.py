@@ -8,12 +8,13 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import libsql_experimental
 
 from ._batch import Result, RowCountError, Step
-from ._errors import BUSY_CODES, InterfaceError, OperationalError, from_message
+from ._errors import BUSY_CODES, Error, InterfaceError, OperationalError, from_message
 from ._sql import Kind, parse
 from ._values import Value, bind
 
@@ -114,6 +115,8 @@ class LocalTransport:
         if self._memory and self._memory.is_held_by(self):
             self._roll_back()
             self._memory.leave()
+        elif self._memory is None and not self._broken:
+            self._roll_back()  # a traceback may keep the native connection, and with it the lock, for a while
         self._native, self._broken = None, self._broken or "the connection is closed"
 
     def leave_to_parent(self) -> None:
@@ -148,9 +151,11 @@ class LocalTransport:
 
     def _undo(self, begin: str) -> None:
         # Some errors have undone the whole transaction already.
+        # An interrupt may have come when the scope was closed already: then there is nothing to undo.
         if not self._broken and self._native.in_transaction:
-            for sql in _SCOPES[begin][2]:
-                self._native_execute(sql)
+            with suppress(Error):
+                for sql in _SCOPES[begin][2]:
+                    self._native_execute(sql)
 
     def _roll_back(self) -> None:
         if self._native.in_transaction:

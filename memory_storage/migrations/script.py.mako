@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from alembic import op
-import sqlalchemy as sa
 ${imports if imports else ""}
-
-revision = ${repr(up_revision)}
-down_revision = ${repr(down_revision)}
-branch_labels = ${repr(branch_labels)}
-depends_on = ${repr(depends_on)}
+revision = "${up_revision}"
+down_revision = ${'"' + down_revision + '"' if down_revision else None}
+branch_labels = None
+depends_on = None
 
 
 def upgrade() -> None:
-    ${upgrades if upgrades else "pass"}
+    """Say what it makes."""
+    ${upgrades if upgrades else 'op.execute("")'}
 
 
 def downgrade() -> None:
-    ${downgrades if downgrades else "pass"}
+    """Say what it takes back, and what is lost."""
+    ${downgrades if downgrades else 'op.execute("")'}

@@ -165,9 +165,9 @@ class Step(Model):
 class Episode(Model):
     """One task from start to end. `version`, `created_at`, `updated_at` and `archived_at` are the store's to set.
 
-    `version` is 0 until it is first saved, and grows by one with every change of the episode itself; appending a step
-    does not change it. Steps stand in the order of their numbers; those of an episode that was read are decoded when
-    they are first looked at.
+    `version` is 0 until it is first saved, and grows by one with each `save` and `complete`; `append_step`, `archive`
+    and `restore` leave it. Steps stand in the order of their numbers; those of an episode that was read are decoded
+    when they are first looked at.
     """
 
     id: UUID = Field(default_factory=new_id)

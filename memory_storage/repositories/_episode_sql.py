@@ -77,6 +77,8 @@ IMPORT = Prepared(f"""
 INSERT INTO episodes ({columns(_IMPORTED)})
 SELECT {values(_IMPORTED)}
 FROM json_each(:documents) AS given
+WHERE true
+ON CONFLICT (namespace, id) DO NOTHING
 """)
 
 # Materialized: else every step would parse its whole episode again, for the id.

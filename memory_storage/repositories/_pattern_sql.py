@@ -55,6 +55,8 @@ IMPORT = Prepared(f"""
 INSERT INTO patterns ({columns(_IMPORTED)})
 SELECT {values(_IMPORTED)}
 FROM json_each(:documents) AS given
+WHERE true
+ON CONFLICT (namespace, id) DO NOTHING
 """)
 
 GET = Prepared(f"SELECT {_WHOLE} FROM patterns WHERE namespace = :namespace AND id = :id")

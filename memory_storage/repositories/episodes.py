@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, NoReturn
@@ -47,11 +47,11 @@ class EpisodeFilters(TypedDict, total=False):
     language: str | None
     framework: str | None
     complexity: Complexity | str | None
-    outcome: OutcomeKind | None
+    outcome: OutcomeKind | str | None
     completed: bool | None
     tags_any: Sequence[str]
     tags_all: Sequence[str]
-    metadata: dict[str, str | int | float | bool | None]
+    metadata: Mapping[str, str | int | float | bool | None]
     min_reward: float | None
     max_reward: float | None
     since: datetime | None
@@ -72,7 +72,8 @@ class EpisodeRepository(Repository):
         To save a new episode (version 0) again is harmless if it is stored as it is.
 
         Raises:
-            ConflictError: the stored version is another than `episode.version`.
+            ConflictError: the stored version is another than `episode.version`, or another step has the id or number of
+                one that it carries.
             ValidationError: a limit is broken, or something would not be read back equal.
         """
         return self.save_many([episode])[0]
@@ -137,10 +138,14 @@ class EpisodeRepository(Repository):
         reflection: Reflection | None = None,
         completed_at: datetime | None = None,
     ) -> Episode:
-        """Record how it ended, and give back the whole episode. A reward or reflection that is not given stays.
+        """Record how it ended, and give back the whole episode. `completed_at` is now by default.
+
+        To complete it again replaces the outcome, whoever wrote it; an earlier reward or reflection stays unless
+        another is given. The version grows by one.
 
         Raises:
             NotFoundError: there is no such episode.
+            ValidationError: there is no outcome, a limit is broken, or something would not be read back equal.
         """
         now = self._session.now()
         ended = Episode(
@@ -205,9 +210,13 @@ class EpisodeRepository(Repository):
     ) -> Page[Episode]:
         """A page of the episodes for which all filters hold, by `started_at`.
 
-        `limit` is 100 by default and 1,000 at most. `cursor` is a page's `next_cursor` or `previous_cursor`. Archived
-        ones are left out unless `archived` is True (only those) or None (all). `text` finds words, "phrases" or a pre*:
-        all of them in the description, outcome, reflection and tags together, or all of them in one step.
+        `limit` is 100 by default and 1,000 at most (`limits.query_default`, `query_maximum`). `cursor` is a page's
+        `next_cursor` or `previous_cursor`: it holds only a place, so give the same filters and direction again.
+        Archived ones are left out unless `archived` is True (only those) or None (all). `text` finds words, "phrases"
+        or a pre*: all of them in the description, outcome, reflection and tags together, or all of them in one step.
+
+        Raises:
+            ValidationError: a filter, the limit, the cursor or the direction cannot be.
         """
         size = check_limit(limit, self._session.limits)
         place = parse_cursor(cursor)

@@ -236,3 +236,13 @@ def test_after_a_rollback_by_statement_the_next_statement_begins_anew(connection
     connection.commit()
     connection.rollback()
     assert connection.execute("SELECT id FROM t").fetchall() == [(2,)]
+
+
+def test_closing_gives_up_the_lock_even_while_something_refers_to_the_native_connection(pair):
+    one, other = pair
+    one.execute("INSERT INTO t VALUES (1, 'undone')")
+    native = one._transport._native  # as the traceback of an interrupt does
+    one.close()
+    other.execute("INSERT INTO t VALUES (2, 'kept')")
+    other.commit()
+    assert not native.in_transaction

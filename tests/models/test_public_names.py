@@ -95,8 +95,8 @@ def _documented() -> list[tuple[str, object]]:
     found: list[tuple[str, object]] = []
     for name in ms.__all__:
         value = getattr(ms, name)
-        found.append((name, value))
         if inspect.isclass(value):
+            found.append((name, value))
             found += [
                 (f"{name}.{member}", function)
                 for kind in value.__mro__

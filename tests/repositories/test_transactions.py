@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import sqlalchemy
 
 import memory_storage as ms
 from memory_storage.models import new_id
@@ -285,3 +286,52 @@ def test_closing_a_view_closes_nothing(storage, make_episode):
         view.episodes.save(make_episode())
     assert storage.episodes.count() == 0
     assert storage.in_namespace("other").episodes.count() == 1
+
+
+def test_a_transaction_within_a_transaction_of_the_thread_is_refused_at_once(storage, make_episode):
+    with storage.transaction() as tx:
+        tx.episodes.save(make_episode())
+        with pytest.raises(ms.UnavailableError, match="wait for itself"):
+            storage.run(lambda inner: inner.episodes.count())
+        with pytest.raises(ms.UnavailableError, match="wait for itself"):
+            storage.episodes.save(make_episode())
+    assert storage.episodes.count() == 1
+
+
+def test_a_transaction_that_another_thread_ends_leaves_this_one_free(storage, make_episode):
+    tx = storage.transaction()
+    tx.__enter__()
+    ending = threading.Thread(target=lambda: tx.__exit__(None, None, None))
+    ending.start()
+    ending.join()
+    assert storage.episodes.save(make_episode()).version == 1
+
+
+def test_an_import_that_another_writer_comes_before_leaves_what_is_there(storage, make_episode):
+    episode = make_episode()
+    session = storage.episodes._session
+    write = session.write
+
+    def after_another(steps):
+        session.write = write
+        storage.in_namespace(storage.namespace).episodes.import_many([episode])
+        return write(steps)
+
+    session.write = after_another
+    assert storage.episodes.import_many([episode]) == 0
+    assert storage.episodes.count() == 1
+
+
+def test_an_engine_of_another_dialect_is_refused():
+    with pytest.raises(ms.ConfigurationError, match="libsql"):
+        ms.MemoryStorage(sqlalchemy.create_engine("sqlite://"), ms.Settings(database=":memory:"))
+
+
+def test_a_listener_on_an_engine_that_begins_by_itself_loses_no_write(database, make_episode):
+    ms.MemoryStorage.open(database).close()
+    engine = sqlalchemy.create_engine(f"libsql:///{database}", execution_options={"libsql_begin": "IMMEDIATE"})
+    sqlalchemy.event.listen(engine, "before_cursor_execute", lambda *_: None)
+    ms.MemoryStorage(engine, ms.Settings(database=str(database))).episodes.save(make_episode())
+    engine.dispose()
+    with ms.MemoryStorage.open(database) as storage:
+        assert storage.episodes.count() == 1
