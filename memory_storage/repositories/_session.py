@@ -59,3 +59,8 @@ def as_list(things: Iterable[T], field: str) -> list[T]:
         return list(things)
     except TypeError as error:
         raise ValidationError(field, "must be a sequence", things) from error
+
+
+def json_ids(ids: Sequence[str]) -> str:
+    """Ids as the JSON array that a statement reads with json_each; they are UUIDs and need no escapes."""
+    return "[" + ",".join(f'"{one}"' for one in ids) + "]"

@@ -33,7 +33,7 @@ from ._codec import check_document, check_episode, check_step, encode, to_micros
 from ._episode_rows import appended, ending, page_of, same_content, whole, with_state
 from ._filters import conditions
 from ._paging import check_limit, order_and_place, parse_cursor
-from ._session import SAVE_ATTEMPTS, Repository, Row, as_id, as_list
+from ._session import SAVE_ATTEMPTS, Repository, Row, as_id, as_list, json_ids
 from ._statement import Prepared
 
 _ITERATE_PAGE = 100
@@ -285,8 +285,8 @@ class EpisodeRepository(Repository):
         return self._session.read(self._state_step(episodes)) if episodes else []
 
     def _state_step(self, episodes: Sequence[Episode]) -> dbapi.Step:
-        ids = ",".join(f'"{episode.id}"' for episode in episodes)
-        return sql.STATE.step(namespace=self._session.namespace, ids=f"[{ids}]")
+        ids = json_ids([str(episode.id) for episode in episodes])
+        return sql.STATE.step(namespace=self._session.namespace, ids=ids)
 
     def _without_repeats(self, prepared: list[tuple[str, Episode]]) -> list[tuple[str, Episode]]:
         """Those that are not stored yet. ConflictError if one is stored in another version, or with another content."""

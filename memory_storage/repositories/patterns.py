@@ -18,7 +18,7 @@ from . import _pattern_sql as sql
 from ._codec import check_document, check_tags, decode, encode, from_micros, stored, to_micros
 from ._filters import conditions
 from ._paging import check_limit, order_and_place, page, parse_cursor
-from ._session import SAVE_ATTEMPTS, Repository, as_id, as_list
+from ._session import SAVE_ATTEMPTS, Repository, as_id, as_list, json_ids
 
 P = TypeVar("P", bound=AnyPattern)
 
@@ -83,7 +83,7 @@ class PatternRepository(Repository):
         """
         ids = [pattern_ids] if isinstance(pattern_ids, UUID | str) else as_list(pattern_ids, "pattern_ids")
         texts = sorted({as_id(one, "pattern_ids") for one in ids})
-        values = {"namespace": self._session.namespace, "ids": _json_ids(texts), "now": self._now()}
+        values = {"namespace": self._session.namespace, "ids": json_ids(texts), "now": self._now()}
         try:
             self._session.write([sql.RETRIEVED.step(len(texts), **values)])
         except RowCountError as error:
@@ -204,7 +204,7 @@ class PatternRepository(Repository):
 
     def _write(self, statement: Any, prepared: Sequence[tuple[str, AnyPattern]]) -> Sequence[tuple[Any, ...]]:
         documents = f"[{','.join(document for document, _ in prepared)}]"
-        ids = _json_ids([str(pattern.id) for _, pattern in prepared])
+        ids = json_ids([str(pattern.id) for _, pattern in prepared])
         namespace = self._session.namespace
         return self._session.write(
             [
@@ -227,7 +227,7 @@ class PatternRepository(Repository):
         return remaining
 
     def _get_many(self, ids: Sequence[UUID]) -> list[AnyPattern]:
-        values = {"namespace": self._session.namespace, "ids": _json_ids([str(one) for one in ids])}
+        values = {"namespace": self._session.namespace, "ids": json_ids([str(one) for one in ids])}
         return [_pattern(row) for row in self._session.read(sql.GET_MANY.step(**values))] if ids else []
 
     def _now(self) -> int:
@@ -252,7 +252,3 @@ def _kind_of(pattern: P, field: str) -> type[P]:
 def _same_content(given: AnyPattern, stored: AnyPattern) -> bool:
     names = ("version", "created_at", "updated_at", "effectiveness")
     return given.model_copy(update={name: getattr(stored, name) for name in names}) == stored
-
-
-def _json_ids(ids: Sequence[str]) -> str:
-    return "[" + ",".join(f'"{one}"' for one in ids) + "]"
