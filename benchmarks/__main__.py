@@ -19,16 +19,20 @@ def names() -> list[str]:
     return sorted(module.name for module in found if not module.name.startswith("_"))
 
 
-def run(name: str, *, short: bool) -> Report:
+def run(name: str, *, short: bool, **options: Path) -> Report:
     """Run one of them."""
-    report: Report = importlib.import_module(f"{__package__}.{name}").run(short=short)
+    report: Report = importlib.import_module(f"{__package__}.{name}").run(short=short, **options)
     return report
 
 
 def main(arguments: Sequence[str] | None = None, *, run: Callable[..., Report] = run) -> int:
     """Run what the arguments name, or all; 1 if one is to be checked and misses its bound."""
-    asked = _parser().parse_args(arguments)
-    reports = {name: run(name, short=asked.short) for name in asked.benchmark or names()}
+    parser = _parser()
+    asked = parser.parse_args(arguments)
+    if asked.data and asked.benchmark != ["retrieval"]:
+        parser.error("--data is for the benchmark retrieval alone")
+    options = {"data": asked.data} if asked.data else {}
+    reports = {name: run(name, short=asked.short, **options) for name in asked.benchmark or names()}
     if asked.json:
         print(json.dumps({name: as_json(report) for name, report in reports.items()}, indent=2))
     else:
@@ -47,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     # Not choices=: before Python 3.12 it refuses the empty list.
     parser.add_argument("benchmark", nargs="*", type=_name, help=help_names)
     parser.add_argument("--short", action="store_true", help="fewer rounds: under half a minute for all")
+    parser.add_argument("--data", type=Path, help="retrieval: search among the vectors of this .npy or .npz file")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a ratio is out of its bounds")
     return parser

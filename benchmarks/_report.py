@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -41,22 +41,36 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """Figures side by side, as text."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
 class Report:
     """The lines of one benchmark, and what one has to know to read them."""
 
     title: str
     lines: list[Line]
     notes: list[str]
+    grids: list[Grid] = field(default_factory=list)
 
 
 def as_json(report: Report) -> dict[str, Any]:
     """The same, for other programs."""
     lines = [{**asdict(line), "holds": line.holds} for line in report.lines]
-    return {"title": report.title, "lines": lines, "notes": report.notes}
+    grids = {grid.title: [dict(zip(grid.columns, row, strict=True)) for row in grid.rows] for grid in report.grids}
+    return {"title": report.title, "lines": lines, "notes": report.notes, "tables": grids}
 
 
 def show(report: Report) -> None:
     """Print it."""
+    console = Console(width=140)
+    for grid in report.grids:
+        console.print(_as_table(grid))
     table = Table(title=report.title, title_justify="left", caption="\n".join(report.notes), caption_justify="left")
     table.add_column("what")
     for name in ("ratio", "min - max", "required"):
@@ -66,7 +80,16 @@ def show(report: Report) -> None:
         spread = f"{line.least:.2f} - {line.greatest:.2f}"
         required = line.bound if line.holds else f"MISSED {line.bound}"
         table.add_row(line.name, f"{line.ratio:.2f}", spread, required, line.detail)
-    Console(width=140).print(table)
+    console.print(table)
+
+
+def _as_table(grid: Grid) -> Table:
+    table = Table(title=grid.title, title_justify="left")
+    for number, name in enumerate(grid.columns):
+        table.add_column(name, justify="right" if number else "left")
+    for row in grid.rows:
+        table.add_row(*row)
+    return table
 
 
 def milliseconds(seconds: float) -> str:

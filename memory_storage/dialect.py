@@ -9,17 +9,21 @@ from typing import Any, ClassVar
 
 from sqlalchemy import LargeBinary, event, exc, pool
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
-from sqlalchemy.engine import URL, Engine
+from sqlalchemy.engine import URL, Engine, reflection
 from sqlalchemy.engine.characteristics import ConnectionCharacteristic
 from sqlalchemy.engine.interfaces import DBAPIConnection, IsolationLevel
 from sqlalchemy_libsql.libsql import SQLiteDialect_libsql
 
 from . import dbapi
+from ._catalogue import CatalogueInspector, catalogue_of, known_catalogue_of
+from .errors import InsecureConnectionError
 
 _BEGIN_MODES = {"", "DEFERRED", "IMMEDIATE"}
 _VECTOR_TABLE = "libsql_vector_meta_shadow"  # the engine's list of vector indexes
 _VECTOR_TYPES = ("F64_BLOB", "F32_BLOB", "F16_BLOB", "FB16_BLOB", "F8_BLOB", "F1BIT_BLOB")
+_MAIN = {None, "main"}
 _OPTIONS: dict[str, type] = {"durability": str, "busy_timeout": float}
+_LOST = {"TRANSACTION_LOST", "TRANSACTION_TIMEOUT", "STREAM_EXPIRED", "CONNECTION_LOST", "COMMIT_UNKNOWN"}
 
 
 class BeginCharacteristic(ConnectionCharacteristic):
@@ -44,11 +48,15 @@ class BeginCharacteristic(ConnectionCharacteristic):
 
 
 class LibSQLDialect(SQLiteDialect_libsql):  # type: ignore[misc] # sqlalchemy-libsql is not annotated
-    """`libsql:///file.db` and `libsql://` (in memory). `name` stays "sqlite", so Alembic and upserts know it."""
+    """`libsql:///file.db`, `libsql://` (in memory) and `libsql://host[:port]`.
+
+    `name` stays "sqlite", so Alembic and upserts know it.
+    """
 
     driver = "libsql"
     is_async = False
     supports_statement_cache = True
+    inspector = CatalogueInspector
     ischema_names: ClassVar[dict[str, Any]] = {
         **SQLiteDialect.ischema_names,
         **dict.fromkeys(_VECTOR_TYPES, LargeBinary),
@@ -71,11 +79,13 @@ class LibSQLDialect(SQLiteDialect_libsql):  # type: ignore[misc] # sqlalchemy-li
     def engine_created(cls, engine: Engine) -> None:
         """A process that was forked off opens its own connections."""
         event.listen(engine, "checkout", _refuse_unusable)
+        event.listen(engine, "handle_error", _keep_the_others)
+        event.listen(engine, "do_connect", _hide_token)
 
     def create_connect_args(self, url: URL) -> tuple[Sequence[str], dict[str, Any]]:
-        """The file's absolute path, or a new in-memory database for this engine, and the URL's options."""
+        """The file's absolute path, a new in-memory database for this engine, or a server; and the URL's options."""
         if url.host:
-            raise exc.ArgumentError(f"{url.host!r}: connections to a server are not supported yet; use libsql:///path")
+            return [_server(url)], {}  # type: ignore[list-item]
         unknown = sorted(set(url.query) - set(_OPTIONS))
         if unknown:
             raise exc.ArgumentError(f"unknown option {unknown[0]!r} in the URL; known are {sorted(_OPTIONS)}")
@@ -88,10 +98,37 @@ class LibSQLDialect(SQLiteDialect_libsql):  # type: ignore[misc] # sqlalchemy-li
         """Nothing: REGEXP and FLOOR are built into the engine."""
         return None
 
+    def _get_server_version_info(self, connection: Any) -> tuple[int, ...]:  # noqa: ARG002 - SQLAlchemy's signature
+        # Known, like the next one: to ask a server takes a round trip, and some tokens may not ask.
+        return dbapi.sqlite_version_info
+
+    def get_default_isolation_level(self, dbapi_conn: Any) -> IsolationLevel:
+        """The level that the engine was made with."""
+        return self.get_isolation_level(dbapi_conn)
+
+    def get_isolation_level_values(self, dbapi_connection: Any) -> Sequence[IsolationLevel]:
+        """A server knows no READ UNCOMMITTED."""
+        if dbapi_connection.is_remote:
+            return ["SERIALIZABLE", "AUTOCOMMIT"]
+        return list(super().get_isolation_level_values(dbapi_connection))
+
+    def get_isolation_level(self, dbapi_connection: Any) -> IsolationLevel:
+        """The level that is in force."""
+        if dbapi_connection.is_remote:
+            return "SERIALIZABLE"
+        level: IsolationLevel = super().get_isolation_level(dbapi_connection)
+        return level
+
+    def do_ping(self, dbapi_connection: Any) -> bool:
+        """Whether it can be used. A server is not asked: a line that was cut is replaced when it is needed."""
+        if dbapi_connection.is_remote:
+            return bool(dbapi_connection.usable)
+        return bool(super().do_ping(dbapi_connection))
+
     def set_isolation_level(self, dbapi_connection: Any, level: IsolationLevel) -> None:
         """AUTOCOMMIT is the driver's own; the others are the engine's."""
         dbapi_connection.autocommit = level == "AUTOCOMMIT"
-        if level != "AUTOCOMMIT":
+        if level != "AUTOCOMMIT" and not dbapi_connection.is_remote:
             # Not super(): pysqlite's sets an attribute of the sqlite3 module's connections.
             SQLiteDialect.set_isolation_level(self, dbapi_connection, level)
 
@@ -101,28 +138,95 @@ class LibSQLDialect(SQLiteDialect_libsql):  # type: ignore[misc] # sqlalchemy-li
         return autocommit
 
     def is_disconnect(self, e: Exception, connection: Any, cursor: Any) -> bool:  # noqa: ARG002 - SQLAlchemy's signature
-        """A connection that is closed, broken or of another process leaves the pool."""
+        """Whether a connection has lost its transaction with its line, or is closed, broken or another process's."""
+        lost = isinstance(e, dbapi.Error) and e.code in _LOST and not isinstance(e, dbapi.InterfaceError)
+        if lost and connection is not None and connection.is_remote:
+            return True
         return isinstance(e, dbapi.InterfaceError) or (connection is not None and not connection.usable)
 
+    @reflection.cache
     def get_table_names(self, connection: Any, schema: str | None = None, **kw: Any) -> list[str]:
         """The tables, without those that the vector indexes keep for themselves."""
         names: list[str] = super().get_table_names(connection, schema, **kw)
         if _VECTOR_TABLE not in names:
             return names
-        table = ".".join(map(self.identifier_preparer.quote_identifier, filter(None, (schema, _VECTOR_TABLE))))
-        indexes = connection.exec_driver_sql(f"SELECT name FROM {table}").scalars()  # noqa: S608 - quoted
-        hidden = {_VECTOR_TABLE, *(f"{index}_shadow" for index in indexes)}
+        hidden = {_VECTOR_TABLE, *(f"{index}_shadow" for index in self._vector_indexes(connection, schema))}
         return [name for name in names if name not in hidden]
+
+    @reflection.cache
+    def get_view_definition(self, connection: Any, view_name: str, schema: str | None = None, **kw: Any) -> str:
+        """The statement that made a view."""
+        # A server has no temporary views beside those of "main" that would have to be looked through.
+        schema = schema or ("main" if _is_remote(connection) else None)
+        definition: str = super().get_view_definition(connection, view_name, schema, **kw)
+        return definition
+
+    @reflection.cache
+    def _get_table_sql(self, connection: Any, table_name: str, schema: str | None = None, **kw: Any) -> str | None:
+        if not _is_remote(connection):
+            return super()._get_table_sql(connection, table_name, schema, **kw)  # type: ignore[no-any-return]
+        known = catalogue_of(connection) if schema in _MAIN else None
+        if known and (found := known.sql(table_name)):
+            return found
+        query = "SELECT sql FROM sqlite_master WHERE name = ? AND type IN ('table', 'view')"
+        sql: str | None = connection.exec_driver_sql(query, (table_name,)).scalar()
+        if sql is None and not self._is_sys_table(table_name):
+            raise exc.NoSuchTableError(table_name)
+        return sql
 
     def _get_table_pragma(self, connection: Any, pragma: str, table_name: str, schema: str | None = None) -> Any:
         # A vector index is over an expression, which SQLAlchemy leaves out with a warning; this leaves it out without.
-        rows = super()._get_table_pragma(connection, pragma, table_name, schema)
+        rows = self._pragma(connection, pragma, table_name, schema)
         if pragma != "index_list" or not rows:
             return rows
+        vector_indexes = self._vector_indexes(connection, schema)
+        return [row for row in rows if row[1] not in vector_indexes]
+
+    def _pragma(self, connection: Any, pragma: str, table_name: str, schema: str | None) -> Any:
+        if not _is_remote(connection):
+            return super()._get_table_pragma(connection, pragma, table_name, schema)
+        asks_for_one = pragma == "table_info"  # whether a table is there: nobody need read the catalogue for that
+        known = (known_catalogue_of if asks_for_one else catalogue_of)(connection) if schema in _MAIN else None
+        rows = known and known.pragma("table_xinfo" if asks_for_one else pragma, table_name)
+        if rows is not None:
+            return rows
+        # As a table it is a read, which every token may do; and a server has no temporary tables to look through.
+        query = f"SELECT * FROM pragma_{pragma}(?, ?)"  # noqa: S608 - a name of SQLAlchemy's
+        return connection.exec_driver_sql(query, (table_name, schema or "main")).fetchall()
+
+    def _vector_indexes(self, connection: Any, schema: str | None) -> set[str]:
+        if schema in _MAIN and (known := catalogue_of(connection)):
+            return known.vector_indexes
         master = ".".join(map(self.identifier_preparer.quote_identifier, filter(None, (schema, "sqlite_master"))))
         query = f"SELECT name FROM {master} WHERE type = 'index' AND sql LIKE '%libsql_vector_idx%'"  # noqa: S608 - quoted
-        vector_indexes = set(connection.exec_driver_sql(query).scalars())
-        return [row for row in rows if row[1] not in vector_indexes]
+        return set(connection.exec_driver_sql(query).scalars())
+
+
+def _is_remote(connection: Any) -> bool:
+    return bool(connection.connection.dbapi_connection.is_remote)
+
+
+def _server(url: URL) -> dbapi.Server:
+    options = {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}
+    if url.username or url.password:
+        raise exc.ArgumentError("a URL with a user or password in it is refused: pass connect_args={'auth_token': ...}")
+    try:
+        return dbapi.Server.at(url.host, url.port, url.database or "", options)
+    except dbapi.ProgrammingError as error:
+        if error.code == "INSECURE":
+            raise InsecureConnectionError(str(error)) from error
+        raise exc.ArgumentError(str(error)) from error
+
+
+def _hide_token(dialect: Any, record: Any, arguments: Any, options: dict[str, Any]) -> None:  # noqa: ARG001 - also
+    # A traceback through SQLAlchemy's frames shows the options.
+    if "auth_token" in options:
+        options["auth_token"] = dbapi.Credentials.of(options["auth_token"])
+
+
+def _keep_the_others(context: Any) -> None:
+    # One stream's end says nothing about the other connections.
+    context.invalidate_pool_on_disconnect = False
 
 
 def _refuse_unusable(dbapi_connection: Any, record: Any, proxy: Any) -> None:  # noqa: ARG001 - SQLAlchemy's signature

@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
-from sqlalchemy import URL, Engine, create_engine
+from typing import Any
+
+from sqlalchemy import URL, Engine, create_engine, make_url
 from sqlalchemy.pool import QueuePool
 
+from .pool import watch
 from .settings import MEMORY, Settings
 
 
 def make_engine(settings: Settings) -> Engine:
     """The engine that these settings ask for. Values never appear in its errors and logs."""
-    return create_engine(
-        URL.create("libsql", database=None if settings.database == MEMORY else settings.database),
+    engine = create_engine(
+        url_of(settings),
         poolclass=QueuePool,
         pool_size=settings.pool.max_connections,
         max_overflow=0,
         pool_timeout=settings.pool.connect_timeout,
         pool_use_lifo=True,
         hide_parameters=True,
-        connect_args={"durability": settings.durability, "busy_timeout": settings.request_timeout},
+        connect_args=_remote(settings) if settings.server else _local(settings),
     )
+    if settings.database != MEMORY:  # which would be gone with its connections
+        watch(engine, idle_timeout=settings.pool.idle_timeout, min_idle=settings.pool.min_idle)
+    return engine
+
+
+def url_of(settings: Settings) -> URL:
+    """The URL of the database that these settings name."""
+    if settings.server:
+        return make_url(settings.database)
+    return URL.create("libsql", database=None if settings.database == MEMORY else settings.database)
+
+
+def _local(settings: Settings) -> dict[str, Any]:
+    return {"durability": settings.durability, "busy_timeout": settings.request_timeout}
+
+
+def _remote(settings: Settings) -> dict[str, Any]:
+    return {
+        "auth_token": settings.credentials,
+        "ca_file": settings.tls_ca_file and str(settings.tls_ca_file),
+        "timeout": settings.request_timeout,
+    }

@@ -20,6 +20,7 @@ MemoryStorageError
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -95,7 +96,11 @@ class CircuitOpenError(UnavailableError):
 
 
 class PoolTimeoutError(UnavailableError):
-    """No connection of the pool came free in time."""
+    """No connection of the pool came free in time. `holders` says who has them: thread, seconds and statement."""
+
+    def __init__(self, message: str, *, code: str = "", holders: Sequence[object] = ()) -> None:
+        super().__init__(message, code=code)
+        self.holders = list(holders)
 
 
 class RequestTimeoutError(UnavailableError):

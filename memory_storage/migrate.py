@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +29,7 @@ _OURS = {"alembic_version", "spatiotemporal_index"}
 
 def current(engine: Engine) -> str | None:
     """The revision of the database; None if it is empty. SchemaError if it is somebody else's."""
-    with engine.connect() as connection:
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         return _current(connection)
 
 
@@ -41,10 +43,22 @@ def check(engine: Engine) -> None:
 def ensure(engine: Engine, path: Path | None = None) -> None:
     """Make an empty database ready, and check one that is not. An older one is upgraded; a newer one is refused.
 
-    For one that is ready this is one statement. `path` is the engine's file, None for one in memory.
+    For one that is ready this is one statement. `path` is the engine's file, if that is where it is.
     """
-    if path is None or look(path) != HEAD:
+    if check_ours(engine, path) != HEAD:
         upgrade(engine)
+
+
+def check_ours(engine: Engine, path: Path | None = None) -> str | None:
+    """The revision of the database; None if it is empty. SchemaError if it is somebody else's, or too new.
+
+    Nothing is changed. `path` as for `ensure`.
+    """
+    if path is not None:
+        return look(path)
+    found = current(engine)
+    _refuse_unknown(found)
+    return found
 
 
 def look(path: Path) -> str | None:
@@ -58,21 +72,19 @@ def look(path: Path) -> str | None:
         creator=lambda: dbapi.Connection(LocalTransport(str(path.absolute()), busy_timeout=30)),
         poolclass=NullPool,
     )
-    found = current(looking)
-    _refuse_unknown(found)
-    return found
+    return check_ours(looking)
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
     """Run the revisions up to `revision` in one transaction; other processes that try the same wait for it."""
-    with _writing(engine) as connection:
+    with writing(engine) as connection:
         _refuse_unknown(_current(connection))
         _run(connection, "upgrade", revision)
 
 
 def downgrade(engine: Engine, revision: str) -> None:
     """Go back to `revision` ("base": to nothing). What the later revisions stored is lost."""
-    with _writing(engine) as connection:
+    with writing(engine) as connection:
         _refuse_unknown(_current(connection))
         _run(connection, "downgrade", revision)
 
@@ -86,8 +98,38 @@ def config() -> Config:
     return found
 
 
-def _writing(engine: Engine) -> Connection:
-    return engine.connect().execution_options(libsql_begin="IMMEDIATE")
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A connection whose transaction may change the schema. Foreign keys are off for it, and checked at its end.
+
+    A table that Alembic copies and drops would else take the rows that refer to it along.
+    """
+    with engine.connect().execution_options(libsql_begin="IMMEDIATE") as connection:
+        connection.exec_driver_sql("PRAGMA foreign_keys = OFF")  # within a transaction it would have no effect
+        connection.rollback()  # nothing is open, but SQLAlchemy takes it for a transaction
+        try:
+            yield connection
+        finally:
+            _enforce_foreign_keys(connection)
+
+
+def _enforce_foreign_keys(connection: Connection) -> None:
+    connection.rollback()
+    if connection.connection.dbapi_connection.is_remote:  # type: ignore[union-attr]
+        connection.invalidate()  # the next one has them on, and a server that is gone need not be asked
+    else:
+        connection.exec_driver_sql("PRAGMA foreign_keys = ON")
+        connection.rollback()
+
+
+def check_foreign_keys(connection: Connection) -> None:
+    """SchemaError if a row refers to one that is not there."""
+    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+    if broken:
+        tables = sorted({str(row[0]) for row in broken})
+        raise SchemaError(
+            f"{len(broken)} rows of {', '.join(tables)} refer to rows that are not there: nothing was changed"
+        )
 
 
 def _current(connection: Connection) -> str | None:
@@ -112,7 +154,7 @@ def _refuse_foreign(tables: set[str]) -> None:
     names = sorted(name for name in tables - {"alembic_version"} if not name.startswith(("sqlite_", "libsql_")))
     if names:
         raise SchemaError(
-            f"this database belongs to another program (it has the tables {', '.join(names[:5])}): choose another file",
+            f"this database belongs to another program (it has the tables {', '.join(names[:5])}): choose another one",
             expected=HEAD,
         )
 

@@ -3,30 +3,98 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 import pydantic
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FilePath,
+    PlainSerializer,
+    PlainValidator,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from typing_extensions import Self
 
-from .errors import ConfigurationError, InsecureConnectionError
+from .dbapi import LOCAL_URL, Credentials, OperationalError, ProgrammingError, Server, redacted
+from .errors import ConfigurationError, CredentialError, InsecureConnectionError, TokenExpiredError
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 MEMORY = ":memory:"
+_BY_ALIAS = {"TURSO_DATABASE_URL": "database", "LIBSQL_DATABASE_PATH": "database", "TURSO_AUTH_TOKEN": "auth_token"}
+
+
+class TokenProvider:
+    """What to call for a token. Its repr shows nothing, unlike that of a partial or of a method of something."""
+
+    def __init__(self, ask: Callable[[], str | SecretStr]) -> None:
+        self._ask = ask
+
+    def __call__(self) -> str | SecretStr:
+        """Ask for a token."""
+        return self._ask()
+
+    def __repr__(self) -> str:
+        return "**********"
+
+
+def hidden_token(token: Any) -> Any:
+    """A token, or what to call for one, that a traceback's locals do not show."""
+    if callable(token) and not isinstance(token, TokenProvider):
+        return TokenProvider(token)
+    if token is None or isinstance(token, SecretStr | TokenProvider):
+        return token
+    return SecretStr(token) if isinstance(token, str) else NotImplemented  # which is refused, and shows nothing
+
+
+def hidden(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings as they were given, but for what may be a secret in them."""
+    return {name: _hidden(_BY_ALIAS.get(name, name), value) for name, value in values.items()}
+
+
+def _hidden(name: str, value: Any) -> Any:
+    if "token" in name.lower():  # also in a name that was mistyped, which is refused later
+        return hidden_token(value)
+    return redacted(value) if name == "database" else value
+
+
+def _checked_token(token: Any) -> Any:
+    token = hidden_token(token)
+    if token is NotImplemented:
+        raise ValueError("must be a token or what to call for one")
+    return token
+
+
+AuthToken = Annotated[
+    SecretStr | Callable[[], str | SecretStr] | None,
+    PlainValidator(_checked_token),
+    PlainSerializer(lambda token: token and "**********", when_used="json"),
+]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, hide_input_in_errors=True)
 
     def __init__(self, /, **values: Any) -> None:
+        values = hidden(values)  # before anything can fail: a traceback may show this frame
         try:
             super().__init__(**values)
         except pydantic.ValidationError as error:
-            raise _as_configuration_error(error) from error
+            problem = _as_configuration_error(error)
+        except ConfigurationError as error:
+            problem = error.with_traceback(None)
+        else:
+            return
+        values.clear()
+        raise problem  # not in a block above: the frames of pydantic have what it was given
 
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # see models/_model.py
 
@@ -38,6 +106,12 @@ class PoolSettings(_Section):
     min_idle: Annotated[int, Field(ge=0)] = 0
     connect_timeout: Seconds = 30.0
     idle_timeout: Seconds = 600.0
+
+    @model_validator(mode="after")
+    def _has_room(self) -> Self:
+        if self.min_idle > self.max_connections:
+            raise ValueError("min_idle is more than max_connections")
+        return self
 
 
 class CircuitBreakerSettings(_Section):
@@ -76,13 +150,17 @@ class Limits(_Section):
 class Settings(_Section):
     """All of it. `database` is a path, ":memory:", or a URL; `Settings.from_environment()` reads the environment too.
 
+    `auth_token` is a token, or what to call for one: at the first request, and again when the server refuses that.
+    `tls_ca_file` has the certificates (PEM) to trust in place of the system's.
+
     Raises ConfigurationError, naming the setting, for a value that cannot work.
     """
 
     model_config = ConfigDict(populate_by_name=True)
 
     database: Annotated[str, Field(validation_alias=AliasChoices("TURSO_DATABASE_URL", "LIBSQL_DATABASE_PATH"))]
-    auth_token: Annotated[SecretStr | None, Field(validation_alias="TURSO_AUTH_TOKEN")] = None
+    auth_token: Annotated[AuthToken, Field(validation_alias="TURSO_AUTH_TOKEN", repr=False)] = None
+    tls_ca_file: FilePath | None = None
     namespace: Annotated[str, Field(min_length=1, max_length=200)] = "default"
     durability: Literal["full", "normal"] = "full"
     request_timeout: Seconds = 30.0
@@ -96,10 +174,26 @@ class Settings(_Section):
     def _can_be_reached(cls, database: str) -> str:
         return _checked_database(database)
 
+    @model_validator(mode="after")
+    def _may_enter(self) -> Self:
+        if self.server:  # a token that is left over in the environment does a file no harm
+            _check(self.credentials)
+        return self
+
     @property
     def path(self) -> Path | None:
-        """The database's file, or None for one in memory."""
-        return None if self.database == MEMORY else Path(self.database)
+        """The database's file, or None for one in memory or on a server."""
+        return None if self.database == MEMORY or self.server else Path(self.database)
+
+    @property
+    def server(self) -> Server | None:
+        """The server that has the database, or None for a file or memory."""
+        return Server.parse(self.database) if self.database.startswith("libsql://") else None
+
+    @property
+    def credentials(self) -> Credentials:
+        """The token, or where to get it; its repr shows nothing."""
+        return Credentials(self.auth_token)
 
     @classmethod
     def from_environment(cls, **overrides: Any) -> Self:
@@ -107,6 +201,7 @@ class Settings(_Section):
 
         A nested one is written MEMORY_STORAGE_POOL__MAX_CONNECTIONS. `overrides` win over the environment.
         """
+        overrides = hidden(overrides)  # before anything can fail: a traceback may show this frame
         values = {**_environment(cls), **overrides}
         if "database" not in values:
             raise ConfigurationError(
@@ -125,31 +220,32 @@ def _environment(settings: type[Settings]) -> dict[str, Any]:
     for name, field in settings.model_fields.items():
         Environment.model_fields[name] = field
     try:
-        found = EnvSettingsSource(Environment)()
+        return {_BY_ALIAS.get(name, name): value for name, value in hidden(EnvSettingsSource(Environment)()).items()}
     except SettingsError as error:
-        raise ConfigurationError(str(error)) from error
-    by_alias = {"TURSO_DATABASE_URL": "database", "LIBSQL_DATABASE_PATH": "database", "TURSO_AUTH_TOKEN": "auth_token"}
-    return {by_alias.get(name, name): value for name, value in found.items()}
+        problem = str(error)
+    raise ConfigurationError(problem)  # not in the block above: the error's frames have the whole environment
 
 
 def _checked_database(database: str) -> str:
     if not database:
         raise ValueError("must be a path, ':memory:' or a URL")
-    scheme = urlsplit(database).scheme.lower() if "://" in database else ""
-    if scheme in {"http", "ws"}:
-        raise InsecureConnectionError(f"{scheme}:// is not encrypted: use libsql://")
-    if scheme in {"libsql", "https", "wss"}:
-        return _local_part(database)
-    if scheme:
-        raise ValueError(f"the scheme {scheme!r} is unknown: use a path or libsql://")
-    return database if database == MEMORY else os.fspath(Path(database.removeprefix("file:")).expanduser())
+    if "://" not in database:
+        return database if database == MEMORY else os.fspath(Path(database.removeprefix("file:")).expanduser())
+    if database.startswith(LOCAL_URL):
+        return database.removeprefix(LOCAL_URL) or MEMORY
+    try:
+        return str(Server.parse(database))
+    except ProgrammingError as error:
+        kind = InsecureConnectionError if error.code == "INSECURE" else ConfigurationError
+        raise kind(f"database: {error}") from error
 
 
-def _local_part(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.netloc or parts.scheme != "libsql":
-        raise ConfigurationError("database: connections to a server are not supported yet; use a path")
-    return parts.path[1:] or MEMORY
+def _check(credentials: Credentials) -> None:
+    try:
+        credentials.check()
+    except OperationalError as error:
+        expired = error.code == "TOKEN_EXPIRED"
+        raise (TokenExpiredError if expired else CredentialError)(f"auth_token: {error}: get a new one") from error
 
 
 def _as_configuration_error(error: pydantic.ValidationError) -> ConfigurationError:

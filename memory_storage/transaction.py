@@ -1,28 +1,21 @@
-"""The unit of work: owns the transaction, hands out the repositories, and lets only this package's errors out."""
+"""The unit of work: owns the transaction, hands out the repositories, finds out about lost answers."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from types import TracebackType
+from typing import Any
 
-from sqlalchemy import Connection, Engine, exc
+from sqlalchemy import Connection, Engine
 from typing_extensions import Self
 
 from . import dbapi
-from .errors import (
-    ConfigurationError,
-    ConflictError,
-    CorruptDataError,
-    MemoryStorageError,
-    PoolTimeoutError,
-    SchemaError,
-    UnavailableError,
-    ValidationError,
-)
+from .errors import CommitUnknownError, MemoryStorageError, UnavailableError
+from .receipts import NEVER_DONE, Receipt, changed
 from .repositories import (
     AnalyticsRepository,
     EmbeddingRepository,
@@ -33,8 +26,15 @@ from .repositories import (
 )
 from .repositories._session import Row
 from .settings import Limits
+from .translation import translated
 
 _log = logging.getLogger(__name__)
+
+NOT_STORED = "NOT_STORED"
+"""The code of an error after which it is certain that nothing was stored, and nothing will be."""
+
+_SETTLING_SECONDS = 7.0  # a server takes five until it takes a lock from a stream that was left alone
+_SERVER_VALUE_BYTES = 4_900_000  # sqld takes 5,000,000, which a row's other columns are part of
 
 
 class Repositories:
@@ -52,8 +52,12 @@ class Repositories:
 class Scope:
     """A session in which every call is a transaction of its own, on a connection of the pool."""
 
+    is_transaction = False
+
     def __init__(self, engine: Engine, namespace: str, limits: Limits, now: Callable[[], datetime]) -> None:
         self._engine = engine
+        self._is_remote = bool(engine.url.host)
+        self.value_bytes = _SERVER_VALUE_BYTES if self._is_remote else None
         self.namespace = namespace
         self.limits = limits
         self.now = now
@@ -62,13 +66,29 @@ class Scope:
         """The rows of one SELECT."""
         return self._run(dbapi.Batch([step], reads_only=True))
 
-    def write(self, steps: Sequence[dbapi.Step]) -> Sequence[Row]:
-        """Run all or nothing; the rows of the last step that has any."""
+    def write(self, steps: Sequence[dbapi.Step], *, again: dbapi.Step | None = None) -> Sequence[Row]:
+        """Run all or nothing; the rows of the last step that has any. `again`: reads those rows, if they were lost."""
         _refuse_to_wait_for_itself(self._engine)
-        return self._run(dbapi.Batch(steps))
+        if not self._is_remote:
+            return self._run(dbapi.Batch(steps))
+        return self._write_for_certain(steps, again)
+
+    def _write_for_certain(self, steps: Sequence[dbapi.Step], again: dbapi.Step | None) -> Sequence[Row]:
+        for attempt in (1, 2):
+            receipt = Receipt()
+            try:
+                return self._run(dbapi.Batch([*steps, *receipt.steps()]))
+            except CommitUnknownError as error:
+                ask = _Asking(self._engine, error)
+                found = ask.about(receipt)
+            if found != NEVER_DONE:
+                again = again or (steps[-1] if dbapi.reads_only(steps[-1].sql) else None)
+                return ask.rows(dbapi.Batch([again], reads_only=True)) if again else [()] * found
+            _log.info("a write was lost on its way (attempt %d)", attempt)
+        raise UnavailableError("the line broke before the write was done: nothing was stored", code=NOT_STORED)
 
     def _run(self, batch: dbapi.Batch) -> Sequence[Row]:
-        with translated():
+        with translated(self._engine):
             if _is_watched(self._engine):
                 with self._engine.connect().execution_options(libsql_begin="") as connection:
                     return _rows(connection, batch)
@@ -81,6 +101,8 @@ class Transaction(Repositories, Scope):
     It takes the write lock at its first statement, so that what it reads cannot change before it writes. With
     `read_only` it takes none: it sees the database as it was at its first statement, while others go on writing.
     """
+
+    is_transaction = True
 
     def __init__(
         self,
@@ -95,6 +117,7 @@ class Transaction(Repositories, Scope):
         Repositories.__init__(self, self)
         self._read_only = read_only
         self._connection: Connection | None = None
+        self._receipt: Receipt | None = None
         self._marks: set[Engine] = set()  # of the thread that opened it
 
     def __enter__(self) -> Self:
@@ -103,7 +126,7 @@ class Transaction(Repositories, Scope):
         if not self._read_only:
             _refuse_to_wait_for_itself(self._engine)
         begin = "DEFERRED" if self._read_only else "IMMEDIATE"
-        with translated():
+        with translated(self._engine):
             self._connection = self._engine.connect().execution_options(libsql_begin=begin)
         if not self._read_only:
             self._marks = _writing()
@@ -115,26 +138,92 @@ class Transaction(Repositories, Scope):
     ) -> None:
         connection, self._connection = self._open_connection(), None
         self._marks.discard(self._engine)
-        if error is None:
-            with translated(), connection:
-                connection.commit()
-        else:
+        if error is not None:
             _discard(connection)
+            return
+        try:
+            with translated(self._engine), connection:
+                connection.commit()
+        except CommitUnknownError as unknown:
+            self._settle(unknown)
 
-    def write(self, steps: Sequence[dbapi.Step]) -> Sequence[Row]:
+    def write(self, steps: Sequence[dbapi.Step], *, again: dbapi.Step | None = None) -> Sequence[Row]:  # noqa: ARG002
         """Run all or nothing, within the transaction; the rows of the last step that has any."""
+        batch, receipt = self._writing_batch(steps)
+        rows = self._run(batch)
+        self._receipt = receipt
+        return rows
+
+    def execute(self, statements: Sequence[tuple[str, Sequence[object]]]) -> list[list[Row]]:
+        """Run SQL of your own, all of it in one round trip, and all or nothing: the rows of each statement.
+
+        A statement is its text, with `?` for each value, and the values. The namespace is for you to mind.
+        """
+        steps = [dbapi.Step(sql, parameters) for sql, parameters in statements]
+        if not steps:
+            return []
+        reads_only = all(dbapi.reads_only(step.sql) for step in steps)
+        batch, receipt = (
+            (dbapi.Batch(steps, reads_only=True), self._receipt) if reads_only else self._writing_batch(steps)
+        )
+        with translated(self._engine):
+            result = self._open_connection().exec_driver_sql(batch)
+            self._receipt = receipt
+            return [one.rows for one in result.context.cursor.results[: len(steps)]]
+
+    def _writing_batch(self, steps: Sequence[dbapi.Step]) -> tuple[dbapi.Batch, Receipt | None]:
         if self._read_only:
             raise MemoryStorageError("this is a snapshot, it only reads: write with the storage, or in a transaction")
-        return self._run(dbapi.Batch(steps))
+        if not self._is_remote or self._receipt is not None:
+            return dbapi.Batch(steps), self._receipt
+        receipt = Receipt()  # with the first write, since that takes no round trip more; if it fails, with the next
+        return dbapi.Batch([*steps, *receipt.steps()]), receipt
 
     def _run(self, batch: dbapi.Batch) -> Sequence[Row]:
-        with translated():
+        with translated(self._engine):
             return _rows(self._open_connection(), batch)
+
+    def _settle(self, unknown: CommitUnknownError) -> None:
+        if self._receipt is None:
+            return  # it wrote nothing
+        if _Asking(self._engine, unknown).about(self._receipt) == NEVER_DONE:
+            lost = "the line broke before the commit was done: nothing of the transaction was stored"
+            raise UnavailableError(lost, code=NOT_STORED) from unknown
 
     def _open_connection(self) -> Connection:
         if self._connection is None:
             raise MemoryStorageError("this transaction is not open: use it inside of its `with` block")
         return self._connection
+
+
+class _Asking:
+    """Asks, for some seconds, what became of a write whose answer was lost. If that is in vain, its error is raised."""
+
+    def __init__(self, engine: Engine, unknown: CommitUnknownError) -> None:
+        self._engine = engine
+        self._unknown = unknown
+        self._deadline = time.monotonic() + _SETTLING_SECONDS
+
+    def about(self, receipt: Receipt) -> int:
+        """How many rows the write has changed; NEVER_DONE if it was not done, and now never will be."""
+        return changed(self.rows(dbapi.Batch(receipt.fence())))
+
+    def rows(self, batch: dbapi.Batch) -> Sequence[Row]:
+        """The rows of a batch that does no harm when it is run twice."""
+        pause = 0.05
+        while True:
+            try:
+                return self._run(batch)
+            except MemoryStorageError as error:
+                pause *= 2
+                passes = isinstance(error, UnavailableError | CommitUnknownError)
+                if not passes or time.monotonic() + pause > self._deadline:
+                    raise self._unknown from error
+            time.sleep(pause)
+
+    def _run(self, batch: dbapi.Batch) -> Sequence[Row]:
+        with translated(self._engine):
+            return _straight(self._engine, batch, deadline=self._deadline)
 
 
 _thread = threading.local()
@@ -154,88 +243,25 @@ def _refuse_to_wait_for_itself(engine: Engine) -> None:
         )
 
 
-@contextmanager
-def translated() -> Iterator[None]:
-    """The one door for foreign errors: SQLAlchemy's and the driver's become ours, with the cause chained."""
-    try:
-        yield
-    except dbapi.RowCountError:
-        raise  # what a repository asked to be told: it knows what it means
-    except dbapi.Error as error:
-        raise as_storage_error(error) from error
-    except exc.DBAPIError as error:
-        if isinstance(error.orig, dbapi.RowCountError):
-            raise error.orig from None
-        raise as_storage_error(error.orig) from error
-    except exc.PendingRollbackError as error:
-        lost = "the transaction was lost with its connection: begin it again"
-        raise UnavailableError(lost, code="TRANSACTION_LOST") from error
-    except exc.TimeoutError as error:
-        advice = "end transactions sooner, or raise pool.max_connections or pool.connect_timeout"
-        raise PoolTimeoutError(f"no connection came free in time: {advice} ({error.args[0]})") from error
-    except exc.ArgumentError as error:
-        raise ConfigurationError(str(error)) from error
-
-
-def as_storage_error(error: BaseException | None) -> MemoryStorageError:
-    """What a driver's error means to a caller."""
-    code = getattr(error, "code", "")
-    if code in _BY_CODE:
-        return _BY_CODE[code](str(error), code)
-    if isinstance(error, dbapi.IntegrityError):
-        return _conflict(str(error))
-    if isinstance(error, dbapi.DataError):
-        return ValidationError("input", str(error), "a value that cannot be stored")
-    if isinstance(error, dbapi.OperationalError) and str(error).startswith(("no such table", "no such column")):
-        return SchemaError(f"the schema is not what this version knows ({error}): run `memory-storage upgrade`")
-    if isinstance(error, dbapi.InterfaceError):
-        return UnavailableError(f"the connection is lost: {error}", code=code)
-    return MemoryStorageError(f"the database refused: {error}")
-
-
-def _conflict(message: str) -> ConflictError:
-    if "steps." in message:
-        detail = "another step has one of these ids or numbers"
-        return ConflictError("step", None, expected=0, actual=None, detail=detail)
-    return ConflictError("row", None, expected=0, actual=None, detail=message)
-
-
-def _unavailable(advice: str) -> Callable[[str, str], MemoryStorageError]:
-    return lambda message, code: UnavailableError(f"{message}: {advice}", code=code)
-
-
-def _corrupt(message: str, code: str) -> MemoryStorageError:  # noqa: ARG001
-    return CorruptDataError(f"{message}: the file is damaged or no database; restore it from a backup")
-
-
-_BY_CODE: dict[str, Callable[[str, str], MemoryStorageError]] = {
-    "SQLITE_BUSY": _unavailable("another writer has held it for too long (setting: request_timeout)"),
-    "SQLITE_LOCKED": _unavailable("another connection is using the table"),
-    "THREAD_BUSY": lambda message, code: UnavailableError(message, code=code),
-    "TRANSACTION_LOST": lambda message, code: UnavailableError(message, code=code),
-    "SQLITE_FULL": _unavailable("make room on the disk; nothing of this call was stored"),
-    "SQLITE_READONLY": _unavailable("make the file and its directory writable"),
-    "SQLITE_IOERR": _unavailable("the disk failed; nothing of this call was stored"),
-    "SQLITE_CANTOPEN": lambda message, _: ConfigurationError(f"{message}: check the path and its permissions"),
-    "SQLITE_CORRUPT": _corrupt,
-    "SQLITE_NOTADB": _corrupt,
-}
-
-
 def _is_watched(engine: Engine) -> bool:
     return bool(engine.echo or engine.dispatch.before_cursor_execute or engine.dispatch.after_cursor_execute)
 
 
-def _straight(engine: Engine, batch: dbapi.Batch) -> Sequence[Row]:
+def _straight(engine: Engine, batch: dbapi.Batch, *, deadline: float | None = None) -> Sequence[Row]:
     # From the pool to the driver: SQLAlchemy's Connection takes as long as a small read itself, and is for listeners.
     connection = engine.raw_connection()
+    driver: Any = connection.dbapi_connection
     try:
+        if deadline is not None:
+            driver.deadline = deadline
         rows: Sequence[Row] = connection.cursor().execute(batch).fetchall()
         return rows
     except dbapi.InterfaceError as error:
         connection.invalidate(error)
         raise
     finally:
+        if deadline is not None:
+            driver.deadline = None
         connection.close()
 
 

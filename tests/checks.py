@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlalchemy import Connection, Engine
 
-DIMENSIONS = (384, 768, 1024, 1536, 3072)
+from memory_storage.schema.spaces import Space, digest
+
 TABLES = ("episodes", "steps", "patterns", "embeddings", "spatiotemporal_index", "facets")
 
 _OWNERS = {"episode": "episodes", "step": "steps", "pattern": "patterns"}
@@ -155,7 +156,7 @@ def _facet_value(connection: Connection, value: Any) -> str:
 
 
 def _the_full_text_is_that_of_the_documents(connection: Connection) -> None:
-    for table in ("episodes_fts", "steps_fts"):
+    for table in ("episodes_fts", "steps_fts", "patterns_fts"):
         connection.exec_driver_sql(f"INSERT INTO {table} ({table}, rank) VALUES ('integrity-check', 1)")
     connection.rollback()
 
@@ -189,19 +190,33 @@ def _what_is_owned_has_its_owner(connection: Connection) -> None:
         assert _rows(connection, strangers) == []
 
 
-def _the_vectors_are_indexed(connection: Connection) -> None:
-    for dimension in DIMENSIONS:
-        indexed = _rows(connection, f"SELECT index_key FROM ix_embeddings_vector_{dimension}_shadow")
-        stored = _rows(
-            connection,
-            f"SELECT seq, dimension, length(vector_{dimension}) FROM embeddings WHERE vector_{dimension} IS NOT NULL",
-        )
-        _same(f"the index of vector_{dimension}", (key for (key,) in indexed), (seq for seq, *_ in stored))
-        for seq, declared, size in stored:
-            assert (declared, size) == (dimension, 4 * dimension), f"embeddings {seq}: {declared} numbers, {size} bytes"
-    columns = ", ".join(f"vector_{dimension}" for dimension in DIMENSIONS)
-    assert _rows(connection, f"SELECT seq FROM embeddings WHERE coalesce({columns}) IS NULL") == []
+def _the_vectors_are_those_of_the_embeddings(connection: Connection) -> None:
+    for model, *counters in _rows(connection, "SELECT name, vectors, indexed, dimension FROM vector_models"):
+        table = Space(model).table
+        stored = _rows(connection, f"SELECT seq, indexed, length(vector), digest, vector FROM {table}")
+        used = _rows(connection, "SELECT vector_seq FROM embeddings WHERE model = ?", model)
+        _same(table, (row[0] for row in stored), (seq for (seq,) in used))
+        nodes = _rows(connection, f"SELECT index_key FROM {table}_ann_shadow")
+        _same(f"the index of {table}", (key for (key,) in nodes), (row[0] for row in stored if row[1]))
+        assert counters[:2] == [len(stored), sum(row[1] for row in stored)], f"{table}: {counters}"
+        assert {row[2] for row in stored} <= {4 * counters[2]}
+        assert all(digest(row[4]) == row[3] for row in stored)
 
+
+def _an_embedding_finds_its_item(connection: Connection) -> None:
+    models = {name for (name,) in _rows(connection, "SELECT name FROM vector_models")}
+    assert {model for (model,) in _rows(connection, "SELECT DISTINCT model FROM embeddings")} <= models
+    for owner, item in _ITEMS.items():
+        query = f"SELECT m.seq FROM embeddings AS m WHERE owner_type = ? AND item_seq IS NOT ({item})"
+        assert _rows(connection, query, owner) == []
+
+
+_ITEMS = {
+    "episode": "SELECT seq FROM episodes WHERE namespace = m.namespace AND id = m.owner_id",
+    "step": "SELECT e.seq FROM steps AS s JOIN episodes AS e ON e.namespace = s.namespace AND e.id = s.episode_id"
+    " WHERE s.namespace = m.namespace AND s.id = m.owner_id",
+    "pattern": "SELECT seq FROM patterns WHERE namespace = m.namespace AND id = m.owner_id",
+}
 
 _CHECKS: tuple[Callable[[Connection], None], ...] = (
     _the_file_is_whole,
@@ -211,5 +226,6 @@ _CHECKS: tuple[Callable[[Connection], None], ...] = (
     _the_full_text_is_that_of_the_documents,
     _the_rtree_has_every_position,
     _what_is_owned_has_its_owner,
-    _the_vectors_are_indexed,
+    _the_vectors_are_those_of_the_embeddings,
+    _an_embedding_finds_its_item,
 )

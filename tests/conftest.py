@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 import memory_storage as ms
+from memory_storage.testing import Sqld
 
 # Time limits fail on a busy machine for no fault of the code; a fixture may serve all the examples of one test.
 settings.register_profile(
@@ -18,6 +20,20 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("default")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """On a server, hypothesis makes half as many examples: the network costs more than what they could still find."""
+    test = getattr(item, "obj", None)
+    usual = getattr(test, "_hypothesis_internal_use_settings", None)
+    if usual is None or "[server" not in item.name:
+        return (yield)
+    test._hypothesis_internal_use_settings = settings(usual, max_examples=max(1, usual.max_examples // 2))
+    try:
+        return (yield)
+    finally:
+        test._hypothesis_internal_use_settings = usual
 
 
 @pytest.fixture(autouse=True)
@@ -32,10 +48,41 @@ def database(tmp_path: Path) -> Path:
     return tmp_path / "memory.db"
 
 
-@pytest.fixture(params=["memory", "file"])
-def storage(request: pytest.FixtureRequest, database: Path) -> Iterator[ms.MemoryStorage]:
+@pytest.fixture(scope="session")
+def sqld(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sqld]:
+    """One server for all, with a namespace for whoever wants one. Do not stop it: start another."""
+    with Sqld(directory=tmp_path_factory.mktemp("sqld"), namespaces=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _template(sqld: Sqld) -> str:
+    """The name of a database on the server that is empty, and has the schema."""
+    sqld.create_namespace("template")
+    ms.MemoryStorage.open(sqld.url_of("template")).close()
+    return "template"
+
+
+@pytest.fixture
+def migrated_server_url(sqld: Sqld, _template: str) -> Iterator[str]:
+    """The URL of a database of this test's own on the shared server: empty, with the schema."""
+    name = f"test-{uuid4().hex}"
+    sqld.fork_namespace(_template, name)  # 10 ms; to run the revisions takes 70
+    yield sqld.url_of(name)
+    sqld.delete_namespace(name)
+
+
+@pytest.fixture(params=["memory", "file", "server"])
+def target(request: pytest.FixtureRequest) -> str:
+    """What a storage is opened with, on each backend: a database of this test's own."""
+    if request.param == "memory":
+        return ":memory:"
+    return str(request.getfixturevalue("database" if request.param == "file" else "migrated_server_url"))
+
+
+@pytest.fixture
+def storage(target: str) -> Iterator[ms.MemoryStorage]:
     """An empty storage, on each backend."""
-    target = ":memory:" if request.param == "memory" else database
     with ms.MemoryStorage.open(target) as opened:
         yield opened
 

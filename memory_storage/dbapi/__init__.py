@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ._batch import Batch, Result, RowCountError, Step
+from ._batch import Batch, Result, RowCountError, Step, portions
 from ._connection import Connection, Cursor
+from ._credentials import Credentials, TokenProvider
 from ._errors import (
     BUSY_CODES,
     DatabaseError,
@@ -14,16 +15,21 @@ from ._errors import (
     InternalError,
     NotSupportedError,
     OperationalError,
+    OutcomeUnknownError,
     ProgrammingError,
     Warning,  # noqa: A004 - the name is PEP 249's
 )
 from ._local import LocalTransport, MemoryDatabase
+from ._server import LOCAL_URL, Server, redacted
+from ._sql import reads_only
 
 __all__ = [
     "BUSY_CODES",
+    "LOCAL_URL",
     "Batch",
     "Binary",
     "Connection",
+    "Credentials",
     "Cursor",
     "DataError",
     "DatabaseError",
@@ -34,14 +40,20 @@ __all__ = [
     "MemoryDatabase",
     "NotSupportedError",
     "OperationalError",
+    "OutcomeUnknownError",
     "ProgrammingError",
     "Result",
     "RowCountError",
+    "Server",
     "Step",
+    "TokenProvider",
     "Warning",
     "apilevel",
     "connect",
     "paramstyle",
+    "portions",
+    "reads_only",
+    "redacted",
     "sqlite_version",
     "sqlite_version_info",
     "threadsafety",
@@ -55,28 +67,54 @@ sqlite_version = ".".join(map(str, sqlite_version_info))
 
 Binary = bytes
 
+_PRAGMAS = (
+    "journal_mode = WAL",
+    "foreign_keys = ON",
+    "cache_size = -32000",  # KB at most, taken when used: to compare vectors is to read them
+)
 _SYNCHRONOUS = {"full": "FULL", "normal": "NORMAL"}
 
 
 def connect(
-    database: str | MemoryDatabase,
+    database: str | MemoryDatabase | Server,
     *,
     durability: str = "full",
     busy_timeout: float = 30.0,
     encryption_key: str | None = None,
+    auth_token: str | TokenProvider | Credentials | None = None,
+    ca_file: str | None = None,
+    timeout: float = 30.0,
 ) -> Connection:
-    """Open a local database: a file's path, ":memory:", or a `MemoryDatabase` that several connections share.
+    """Open a local database (a path, ":memory:", or what several connections share) or one on a server (`libsql://`).
 
-    `durability`: "full" survives a power cut after every commit, "normal" may lose the last commits then (never the
-    file). `busy_timeout`: seconds to wait for another writer. Files get write-ahead logging; foreign keys are enforced.
+    Local: `durability` "full" survives a power cut after every commit, "normal" may lose the last commits then (never
+    the file). `busy_timeout`: seconds to wait for another writer. Files get write-ahead logging; foreign keys are
+    enforced.
+
+    On a server, nothing is sent before the first statement. `auth_token`: a token, or what to call for one, and again
+    when the server refuses that. `ca_file`: certificates to trust in place of the system's. `timeout`: seconds for a
+    request with its answer.
     """
+    auth_token, database = Credentials.of(auth_token), redacted(database)  # a traceback may show this frame
+    if isinstance(database, str) and "://" in database:
+        database = Server.parse(database)
+    if isinstance(database, Server):
+        from ._hrana import HranaTransport  # and with it urllib3, which files do without
+
+        return Connection(HranaTransport(database.client(auth_token, ca_file, timeout)))
     if durability not in _SYNCHRONOUS:
         raise ProgrammingError(f"durability must be 'full' or 'normal', not {durability!r}")
+    return _open_local(database, durability, busy_timeout, encryption_key)
+
+
+def _open_local(
+    database: str | MemoryDatabase, durability: str, busy_timeout: float, encryption_key: str | None
+) -> Connection:
     transport = LocalTransport(
         MemoryDatabase() if database == ":memory:" else database,
         busy_timeout=busy_timeout,
         encryption_key=encryption_key,
     )
-    for pragma in ("journal_mode = WAL", f"synchronous = {_SYNCHRONOUS[durability]}", "foreign_keys = ON"):
+    for pragma in (*_PRAGMAS, f"synchronous = {_SYNCHRONOUS[durability]}"):
         transport.run([Step(f"PRAGMA {pragma}")])
     return Connection(transport)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 from ._errors import IntegrityError
 from ._values import Value
+
+T = TypeVar("T")
 
 
 class Step(NamedTuple):
@@ -54,3 +57,20 @@ class RowCountError(IntegrityError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.step, self.expected, self.actual)
+
+
+def portions(
+    things: Iterable[T], size: Callable[[T], int], *, most_bytes: int, most: int = sys.maxsize
+) -> Iterator[list[T]]:
+    """The things in their order, in portions of at most so many bytes and things; a larger one is one by itself."""
+    portion: list[T] = []
+    total = 0
+    for thing in things:
+        bytes_ = size(thing)
+        if portion and (len(portion) == most or total + bytes_ > most_bytes):
+            yield portion
+            portion, total = [], 0
+        portion.append(thing)
+        total += bytes_
+    if portion:
+        yield portion

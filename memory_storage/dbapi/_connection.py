@@ -22,17 +22,29 @@ _NOTHING = Result(None, [], -1, None)
 class Transport(Protocol):
     """What carries statements to an engine; `run` is the unit of cost: one call, one round trip.
 
-    `run` runs the steps one after another, first opening what `begin` names: a "DEFERRED" or an "IMMEDIATE"
-    transaction, or, within one, a "SAVEPOINT". With `commit` it closes that again, and is all or nothing. Without, a
-    failing step leaves it open and undoes only itself.
+    `run` runs the steps one after another, in the transaction that `begin` opens ("DEFERRED" or "IMMEDIATE"), or in the
+    one that is open. A failing step undoes only itself, and the rest is not run; with `savepoint` it undoes all of the
+    steps, and with `commit`, which closes what `begin` opened, the transaction.
     """
+
+    is_remote: bool
+    deadline: float | None
+    """The moment (of `time.monotonic`) by which a request has to be over, if that is before its own timeout."""
 
     @property
     def usable(self) -> bool: ...
     @property
     def in_transaction(self) -> bool: ...
-    def run(self, steps: Sequence[Step], *, begin: str | None = None, commit: bool = False) -> list[Result]: ...
-    def close(self) -> None: ...
+    def run(
+        self, steps: Sequence[Step], *, begin: str | None = None, savepoint: bool = False, commit: bool = False
+    ) -> list[Result]: ...
+    def close(self) -> None:
+        """Undo what is open, and release everything. Never raises."""
+        ...
+
+    def discard(self) -> None:
+        """The same for a connection that was forgotten: it may be any thread's turn, so it waits for nobody."""
+        ...
 
 
 class Connection:
@@ -60,14 +72,29 @@ class Connection:
         self._began = False  # whether a transaction was begun, and not ended by us
         self.autocommit = False
         self.begin_mode = ""
+        self.last_statement = ""
         # A connection that is dropped without close() must not keep an in-memory database's turn.
-        self._finalizer = weakref.finalize(self, transport.close)
+        self._finalizer = weakref.finalize(self, transport.discard)
         self._finalizer.atexit = False
 
     @property
     def usable(self) -> bool:
         """Whether statements can still be run: not closed, not broken, not another process's."""
         return not self._closed and self._transport.usable
+
+    @property
+    def deadline(self) -> float | None:
+        """The moment (of `time.monotonic`) by which a request to a server has to be over, if it is set."""
+        return self._transport.deadline
+
+    @deadline.setter
+    def deadline(self, moment: float | None) -> None:
+        self._transport.deadline = moment
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the database is on a server."""
+        return self._transport.is_remote
 
     @property
     def in_transaction(self) -> bool:
@@ -100,6 +127,13 @@ class Connection:
         """Close, and undo what was not committed. Closing twice is harmless."""
         if not self._closed:
             self._closed = True
+            self._finalizer.detach()
+            self._transport.close()
+
+    def discard(self) -> None:
+        """Close without a word to a server, which finds out by itself; for a connection that is idle."""
+        if not self._closed:
+            self._closed = True
             self._finalizer()
 
     def _execute(self, step: Step) -> Result:
@@ -111,21 +145,21 @@ class Connection:
         return self._run(steps, begin=self._begin_for(steps[0].sql))
 
     def _execute_batch(self, batch: Batch) -> list[Result]:
-        if self.begin_mode and not self.autocommit and not self._transport.in_transaction:
-            self._run([], begin=self.begin_mode)  # it is the first part of a transaction, not all of it
-        inside = self._transport.in_transaction
-        if not batch.reads_only:
-            return self._run(batch.steps, begin="SAVEPOINT" if inside else "IMMEDIATE", commit=True)
-        if inside or len(batch.steps) == 1:
+        begin = None if self.autocommit or self._transport.in_transaction else self.begin_mode or None
+        if begin or self._transport.in_transaction:  # it is a part of a transaction, not all of it
+            return self._run(batch.steps, begin=begin, savepoint=not batch.reads_only)
+        if batch.reads_only and len(batch.steps) == 1:
             return self._run(batch.steps)
-        return self._run(batch.steps, begin="DEFERRED", commit=True)
+        return self._run(batch.steps, begin="DEFERRED" if batch.reads_only else "IMMEDIATE", commit=True)
 
-    def _run(self, steps: Sequence[Step], *, begin: str | None = None, commit: bool = False) -> list[Result]:
+    def _run(
+        self, steps: Sequence[Step], *, begin: str | None = None, savepoint: bool = False, commit: bool = False
+    ) -> list[Result]:
         if self._began and not self._transport.in_transaction and self._transport.usable:
             # Some errors undo all of it. To go on would commit the second half without the first.
             raise OperationalError("the transaction was undone by an error in it: roll back", "TRANSACTION_LOST")
         try:
-            results = self._transport.run(steps, begin=begin, commit=commit)
+            results = self._transport.run(steps, begin=begin, savepoint=savepoint, commit=commit)
         except _errors.Error:
             self._began = self._began or self._transport.in_transaction
             raise
@@ -155,6 +189,8 @@ class Cursor:
         self._closed = False
         self._result = _NOTHING
         self._rows: Iterator[Row] = iter(())
+        self.results: list[Result] = []
+        """Of the last `Batch`: what each of its steps gave."""
 
     @property
     def description(self) -> Description | None:
@@ -176,8 +212,9 @@ class Cursor:
         """Run one statement, or a `Batch`; as in `sqlite3` the cursor itself is given back."""
         self._check_open()
         self._show(_NOTHING)
+        self.connection.last_statement = sql
         if isinstance(sql, Batch):
-            results = self.connection._execute_batch(sql)
+            self.results = results = self.connection._execute_batch(sql)
             self._show(next((r for r in reversed(results) if r.columns is not None), results[-1]))
         else:
             self._show(self.connection._execute(Step(sql, parameters)))

@@ -5,7 +5,8 @@ Error
  +-- InterfaceError          the connection or cursor cannot be used (closed, forked, broken)
  +-- DatabaseError           also: the file is damaged or is no database
       +-- DataError          a value that cannot be stored and read back whole
-      +-- OperationalError   locked, full, read-only, no such table, cannot open
+      +-- OperationalError   locked, full, read-only, no such table, cannot open, cannot be reached
+      |    +-- OutcomeUnknownError   the line broke after a commit was sent
       +-- IntegrityError     a constraint said no
       +-- InternalError      the engine contradicts itself
       +-- ProgrammingError   wrong number of parameters, two statements at once, closed
@@ -46,6 +47,10 @@ class OperationalError(DatabaseError):
     """The engine could not do it now or here: locked, full, read-only, missing table."""
 
 
+class OutcomeUnknownError(OperationalError):
+    """What was sent may have been committed, or not, or may still be: the answer never came."""
+
+
 class IntegrityError(DatabaseError):
     """A constraint refused the write."""
 
@@ -60,6 +65,18 @@ class ProgrammingError(DatabaseError):
 
 class NotSupportedError(DatabaseError):
     """The engine refuses this kind of statement."""
+
+
+def forget_frames(error: BaseException) -> None:
+    """Take the tracebacks off an error, and off its causes: the locals of their frames hold a token."""
+    found: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while found:
+        one = found.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            one.__traceback__ = None
+            found += (one.__cause__, one.__context__)
 
 
 # The first text found in the message decides; the order matters where one text contains another.
@@ -84,13 +101,62 @@ _BY_TEXT: tuple[tuple[str, type[Error], str], ...] = (
     ("file is not a database", DatabaseError, "SQLITE_NOTADB"),
     ("string or blob too big", DataError, "SQLITE_TOOBIG"),
     ("dimensions are different", DataError, "SQLITE_ERROR"),
+    ("vectors must have the same length", DataError, "SQLITE_ERROR"),
     ("vector:", DataError, "SQLITE_ERROR"),
+    ("vector index(search): index not found", DatabaseError, "VECTOR_INDEX"),
+    ("vector index(search): failed", DatabaseError, "VECTOR_INDEX"),
+    ("vector index(insert): failed", DatabaseError, "VECTOR_INDEX"),
+    ("vector index(delete): failed", DatabaseError, "VECTOR_INDEX"),
     ("vector index(", DataError, "SQLITE_ERROR"),
     ("interrupted", OperationalError, "SQLITE_INTERRUPT"),
     ("bad parameter or other API misuse", InterfaceError, "SQLITE_MISUSE"),
 )
 
 BUSY_CODES = frozenset({"SQLITE_BUSY", "SQLITE_LOCKED"})
+
+# What a server says instead of, or in addition to, SQLite's text.
+_BY_CODE: dict[str, type[Error]] = {
+    "TRANSACTION_TIMEOUT": OperationalError,
+    "TRANSACTION_BUSY": OperationalError,
+    "STREAM_EXPIRED": OperationalError,
+    "RESPONSE_TOO_LARGE": DataError,
+    "ARGS_INVALID": ProgrammingError,
+    "SQL_MANY_STATEMENTS": ProgrammingError,
+    "SQL_NO_STATEMENT": ProgrammingError,
+    "BLOCKED": OperationalError,
+    "SQLITE_TOOBIG": DataError,
+    "SQLITE_MISMATCH": IntegrityError,
+    "SQLITE_CONSTRAINT": IntegrityError,
+    "SQLITE_BUSY": OperationalError,
+    "SQLITE_LOCKED": OperationalError,
+    "SQLITE_FULL": OperationalError,
+    "SQLITE_READONLY": OperationalError,
+    "SQLITE_IOERR": OperationalError,
+    "SQLITE_CANTOPEN": OperationalError,
+    "SQLITE_INTERRUPT": OperationalError,
+    "SQLITE_SCHEMA": OperationalError,
+    "SQLITE_CORRUPT": DatabaseError,
+    "SQLITE_NOTADB": DatabaseError,
+    "SQLITE_INTERNAL": InternalError,
+    "SQLITE_NOTFOUND": InternalError,
+    "SQLITE_MISUSE": InterfaceError,
+    "SQLITE_RANGE": InterfaceError,
+}
+_PREFIXES = ("error executing a request on the primary: ", "SQLite error: ", "SQL input error: ")
+
+
+def from_server(message: str, code: str) -> Error:
+    """The exception for an error that a server names by a text and a code, which is often only a general one."""
+    for prefix in _PREFIXES:
+        message = message.removeprefix(prefix)
+    if "unsupported statement" in message:
+        return NotSupportedError(message, code)
+    if "Transaction timed" in message:  # a replica spells it in another way than its primary
+        return OperationalError(message, "TRANSACTION_TIMEOUT")
+    known = from_message(message)
+    if known.code != "SQLITE_ERROR" or code not in _BY_CODE:
+        return known
+    return _BY_CODE[code](message, code)
 
 
 def from_message(message: str) -> Error:

@@ -15,17 +15,12 @@ import libsql_experimental
 
 from ._batch import Result, RowCountError, Step
 from ._errors import BUSY_CODES, Error, InterfaceError, OperationalError, from_message
+from ._fork import tell_in_child
 from ._sql import Kind, parse
 from ._values import Value, bind
 
 _Prepared = tuple[Kind, str, tuple[Value, ...], int | None]  # with the number of rows it has to change
 _Fetched = tuple[Any, Any, list[tuple[Value, ...]]]  # the native cursor, its description, its rows
-
-_SCOPES = {  # how what `run` begins is opened, closed and undone
-    "DEFERRED": ("BEGIN DEFERRED", "COMMIT", ("ROLLBACK",)),
-    "IMMEDIATE": ("BEGIN IMMEDIATE", "COMMIT", ("ROLLBACK",)),
-    "SAVEPOINT": ("SAVEPOINT batch", "RELEASE batch", ("ROLLBACK TO batch", "RELEASE batch")),
-}
 
 
 class MemoryDatabase:
@@ -35,7 +30,7 @@ class MemoryDatabase:
         self.native = _open(":memory:")
         self._turn = threading.Lock()
         self._holder: tuple[LocalTransport, int] | None = None  # whose turn it is, and the thread that took it
-        _memories.add(self)
+        tell_in_child(self)
 
     def enter(self, transport: LocalTransport, timeout: float) -> None:
         """Take the turn, unless `transport` has it already. OperationalError once `timeout` seconds have passed."""
@@ -62,8 +57,8 @@ class MemoryDatabase:
         holder = self._holder
         return holder is not None and holder[0] is transport
 
-    def start_over(self) -> None:
-        """In a child process: the copy may hold a transaction and a lock of threads that do not exist here."""
+    def after_fork_in_child(self) -> None:
+        """Start over: the copy may hold a transaction and a lock of threads that do not exist here."""
         self._turn, self._holder = threading.Lock(), None
         if self.native.in_transaction:
             self.native.execute("ROLLBACK")
@@ -71,6 +66,9 @@ class MemoryDatabase:
 
 class LocalTransport:
     """One native connection. It waits for locks in Python: the native driver would wait with the GIL held."""
+
+    is_remote = False
+    deadline: float | None = None  # no request goes out
 
     def __init__(
         self, database: str | MemoryDatabase, *, busy_timeout: float, encryption_key: str | None = None
@@ -82,7 +80,7 @@ class LocalTransport:
         self._native = self._memory.native if self._memory else _open(str(database), encryption_key)
         self._turn = threading.Lock() if self._memory else _turns.setdefault(str(database), threading.Lock())
         if self._memory is None:
-            _files.add(self)
+            tell_in_child(self)
 
     @property
     def usable(self) -> bool:
@@ -97,15 +95,17 @@ class LocalTransport:
         in_transaction: bool = self._native.in_transaction
         return in_transaction
 
-    def run(self, steps: Sequence[Step], *, begin: str | None = None, commit: bool = False) -> list[Result]:
+    def run(
+        self, steps: Sequence[Step], *, begin: str | None = None, savepoint: bool = False, commit: bool = False
+    ) -> list[Result]:
         """See `Transport`."""
         if self._broken:
             raise InterfaceError(self._broken)
         if self._memory is None:
-            return self._run(steps, begin, commit)
+            return self._run(steps, begin, savepoint, commit)
         self._memory.enter(self, self._busy_timeout)
         try:
-            return self._run(steps, begin, commit)
+            return self._run(steps, begin, savepoint, commit)
         finally:
             if not self._native.in_transaction:
                 self._memory.leave()
@@ -119,8 +119,12 @@ class LocalTransport:
             self._roll_back()  # a traceback may keep the native connection, and with it the lock, for a while
         self._native, self._broken = None, self._broken or "the connection is closed"
 
-    def leave_to_parent(self) -> None:
-        """In a child process: let go of the parent's file.
+    def discard(self) -> None:
+        """See `Transport`."""
+        self.close()
+
+    def after_fork_in_child(self) -> None:
+        """Let go of the parent's file.
 
         While an inherited connection is open here, SQLite believes that this process has its locks already, and a new
         connection would write without any: the parent could then remove the log with this process's commits in it. To
@@ -130,31 +134,34 @@ class LocalTransport:
             _inherited.append(self._native)
         self._native, self._broken = None, "the connection belongs to the parent process: open another one after fork"
 
-    def _run(self, steps: Sequence[Step], begin: str | None, commit: bool) -> list[Result]:
+    def _run(self, steps: Sequence[Step], begin: str | None, savepoint: bool, commit: bool) -> list[Result]:
         # All is checked before anything is locked.
         prepared = [_prepare(step) for step in steps]
         # Only what holds no lock yet may wait for one: two that hold one would wait for each other.
         first = begin == "DEFERRED" or (begin is None and not self._native.in_transaction)
         rest = first and begin is None
         if begin:
-            self._begin(_SCOPES[begin][0])
+            self._begin(f"BEGIN {begin}")
             self._writes = begin != "DEFERRED"
         try:
+            if savepoint:
+                self._native_execute("SAVEPOINT batch")
             results = [self._step(n, step, rest if n > 1 else first) for n, step in enumerate(prepared, 1)]
-            if begin and commit:
-                self._patiently(_SCOPES[begin][1])
+            if savepoint:
+                self._native_execute("RELEASE batch")
+            if commit:
+                self._patiently("COMMIT")
             return results
         except BaseException:
-            if begin and commit:
-                self._undo(begin)
+            self._undo(_undoing(savepoint=savepoint, commit=commit))
             raise
 
-    def _undo(self, begin: str) -> None:
+    def _undo(self, statements: Sequence[str]) -> None:
         # Some errors have undone the whole transaction already.
         # An interrupt may have come when the scope was closed already: then there is nothing to undo.
         if not self._broken and self._native.in_transaction:
             with suppress(Error):
-                for sql in _SCOPES[begin][2]:
+                for sql in statements:
                     self._native_execute(sql)
 
     def _roll_back(self) -> None:
@@ -218,6 +225,12 @@ class LocalTransport:
             pause = min(pause * 1.5, 0.005)
 
 
+def _undoing(*, savepoint: bool, commit: bool) -> Sequence[str]:
+    if commit:
+        return ("ROLLBACK",)
+    return ("ROLLBACK TO batch", "RELEASE batch") if savepoint else ()
+
+
 def _prepare(step: Step) -> _Prepared:
     statement = parse(step.sql)
     return statement.kind, *bind(statement, step.parameters), step.rows
@@ -233,18 +246,7 @@ def _open(database: str, encryption_key: str | None = None) -> Any:
     return native
 
 
-_files: weakref.WeakSet[LocalTransport] = weakref.WeakSet()
 _turns: weakref.WeakValueDictionary[str, threading.Lock] = weakref.WeakValueDictionary()  # by file
-_memories: weakref.WeakSet[MemoryDatabase] = weakref.WeakSet()
 _inherited: list[object] = []  # native connections that were writing when this process was forked off
 
-
-def _after_fork_in_child() -> None:
-    _turns.clear()  # one may be a thread's that does not exist here
-    for transport in list(_files):
-        transport.leave_to_parent()
-    for memory in list(_memories):
-        memory.start_over()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(after_in_child=_turns.clear)  # one may be a thread's that does not exist here

@@ -80,6 +80,11 @@ def parse(sql: str) -> Statement:
     return Statement(sql, _kind([w for w in words if w[0] != ";"]), pieces, order, max(order, default=-1) + 1)
 
 
+def reads_only(sql: str) -> bool:
+    """Whether a statement only reads."""
+    return parse(sql).kind is Kind.READ
+
+
 def _refuse_several(words: list[tuple[str, int]]) -> None:
     texts = [text for text, _ in words]
     while texts and texts[-1] == ";":

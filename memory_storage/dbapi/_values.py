@@ -42,8 +42,8 @@ def _text(value: str, index: int) -> str:
     return str.__str__(value)
 
 
-def bind(statement: Statement, parameters: Sequence[object]) -> tuple[str, tuple[Value, ...]]:
-    """The SQL and the values to hand to the native driver; DataError or ProgrammingError if it must not have them."""
+def checked(statement: Statement, parameters: Sequence[object]) -> tuple[Value, ...]:
+    """The values to send; DataError or ProgrammingError if the engine must not have them."""
     if type(parameters) is not tuple:
         parameters = _as_tuple(parameters)
     if len(parameters) != statement.parameter_count:
@@ -51,8 +51,13 @@ def bind(statement: Statement, parameters: Sequence[object]) -> tuple[str, tuple
             f"the statement takes {statement.parameter_count} parameters, {len(parameters)} were given"
         )
     if _all_plain(parameters):
-        return statement.sql, parameters
-    return _inline_wide_integers(statement, tuple(bindable(value, index) for index, value in enumerate(parameters, 1)))
+        return parameters
+    return tuple(bindable(value, index) for index, value in enumerate(parameters, 1))
+
+
+def bind(statement: Statement, parameters: Sequence[object]) -> tuple[str, tuple[Value, ...]]:
+    """The SQL and the values to hand to the native driver; errors as those of `checked`."""
+    return _inline_wide_integers(statement, checked(statement, parameters))
 
 
 def _as_tuple(parameters: Sequence[object]) -> tuple[object, ...]:
@@ -78,7 +83,10 @@ def _all_plain(values: tuple[object, ...]) -> TypeGuard[tuple[Value, ...]]:
 
 def _inline_wide_integers(statement: Statement, values: tuple[Value, ...]) -> tuple[str, tuple[Value, ...]]:
     """With integers beyond 32 bits as literals in the SQL: the native driver would bind them as floats."""
-    if not any(map(_is_wide, values)):
+    for value in values:  # every statement comes through here
+        if type(value) is int and not -0x8000_0000 <= value <= 0x7FFF_FFFF:
+            break
+    else:
         return statement.sql, values
     text = [statement.pieces[0]]
     kept: list[Value] = []

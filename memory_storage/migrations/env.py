@@ -7,8 +7,8 @@ from typing import Any, Literal
 from alembic import context
 from sqlalchemy import Connection
 
-from memory_storage.engine import make_engine
-from memory_storage.migrate import look
+from memory_storage.engine import make_engine, url_of
+from memory_storage.migrate import check_foreign_keys, check_ours, writing
 from memory_storage.schema.constructs import F32Blob
 from memory_storage.schema.tables import metadata
 from memory_storage.settings import Settings
@@ -25,6 +25,7 @@ def run(connection: Connection) -> None:
     )
     with context.begin_transaction():
         context.run_migrations()
+        check_foreign_keys(connection)
 
 
 def is_ours(name: str | None, kind: str, parents: Any) -> Literal[True] | bool:  # noqa: ARG001
@@ -40,11 +41,15 @@ def is_another_type(*compared: Any) -> bool | None:
     return None
 
 
-def run_offline(database: str) -> None:
+def run_offline(settings: Settings) -> None:
     """Print the SQL instead of running it."""
-    context.configure(url=f"libsql:///{database}", target_metadata=metadata, literal_binds=True)
+    context.configure(url=url_of(settings), target_metadata=metadata, literal_binds=True, transactional_ddl=True)
+    script = context.get_context().impl
+    script.static_output("PRAGMA foreign_keys = OFF;\n")
     with context.begin_transaction():
         context.run_migrations()
+        script.static_output("PRAGMA foreign_key_check;  -- if this finds any: ROLLBACK\n")
+    script.static_output("PRAGMA foreign_keys = ON;\n")
 
 
 handed = context.config.attributes.get("connection")
@@ -54,11 +59,10 @@ if handed is not None:
 else:
     settings = Settings.from_environment(**({"database": asked} if asked else {}))
     if context.is_offline_mode():
-        run_offline(settings.database)
+        run_offline(settings)
     else:
-        if settings.path is not None:
-            look(settings.path)  # an error if it is another program's, before anything is written
         engine = make_engine(settings)
-        with engine.connect().execution_options(libsql_begin="IMMEDIATE") as connection:
+        check_ours(engine, settings.path)  # before anything is written
+        with writing(engine) as connection:
             run(connection)
         engine.dispose()

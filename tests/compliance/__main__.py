@@ -1,15 +1,15 @@
-"""`python -m tests.compliance`: run the suite on both databases and print the comparison."""
+"""`python -m tests.compliance`: run the suite on all databases and print the comparison."""
 
 import sys
 import tempfile
 from pathlib import Path
 
-from .comparison import problems, run
+from .comparison import run
 
 with tempfile.TemporaryDirectory() as directory:
-    pysqlite, libsql = run(Path(directory))
-print(f"pysqlite passes {len(pysqlite.passed)} of {len(pysqlite.outcomes)}, libSQL {len(libsql.passed)}")
-found = problems(pysqlite, libsql)
-for problem in found:
+    found = run(Path(directory))
+print(f"Of {len(found.pysqlite.outcomes)} tests pysqlite passes {len(found.pysqlite.passed)}", end=", ")
+print(f"libSQL {len(found.file.passed)} on a file and {len(found.server.passed)} on a server")
+for problem in found.problems:
     print(problem)
-sys.exit(bool(found))
+sys.exit(bool(found.problems))

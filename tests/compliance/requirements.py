@@ -47,9 +47,15 @@ class Requirements(SuiteRequirements):
 
     on_update_cascade = temp_table_reflection = temp_table_reflect_indexes = property(lambda self: exclusions.closed())
 
+    schemas = property(lambda self: exclusions.skip_if(_is_server, "the server refuses ATTACH"))
+
     def get_order_by_collation(self, config: object) -> str:
         """A collation that every SQLite has."""
         return "NOCASE"
+
+
+def _is_server(config: object) -> bool:
+    return bool(config.db.url.host)
 
 
 def _always(answer: exclusions.compound) -> property:

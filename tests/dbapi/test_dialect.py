@@ -70,7 +70,10 @@ def test_options_of_the_url_reach_the_driver(url):
 
 @pytest.mark.parametrize(
     ("url", "message"),
-    [("libsql://localhost/x", "not supported yet"), ("libsql:///x.db?speed=high", "unknown option 'speed'")],
+    [
+        ("libsql://localhost/x?speed=high", "no option but tls"),
+        ("libsql:///x.db?speed=high", "unknown option 'speed'"),
+    ],
 )
 def test_urls_that_cannot_work_are_refused(url, message):
     with pytest.raises(exc.ArgumentError, match=message):

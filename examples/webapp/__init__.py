@@ -1,0 +1,1 @@
+"""An example: an agent's memory behind HTTP."""

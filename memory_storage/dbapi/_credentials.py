@@ -1,0 +1,146 @@
+"""The token of a server: where it comes from, and when it is over. It is shown to nobody.
+
+A traceback may show the locals of its frames, so here no frame that raises has a local that holds a token.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Protocol
+
+from ._errors import OperationalError, forget_frames
+from ._fork import tell_in_child
+
+
+class Secret(Protocol):
+    """A text that does not show itself, like pydantic's SecretStr."""
+
+    def get_secret_value(self) -> str: ...
+
+
+TokenProvider = Callable[[], str | Secret]
+Token = str | Secret | TokenProvider
+
+
+class Credentials:
+    """The token that is in force. A provider is asked for the first one, and again when the server refuses that."""
+
+    def __init__(self, token: Token | None = None) -> None:
+        self._provider = token if callable(token) else None
+        self._token = None if callable(token) else _plain(token) or None
+        self._key = id(token) if callable(token) else self._token  # not every provider has a hash
+        self._checked = False
+        self._renewing = Turn()
+
+    @classmethod
+    def of(cls, token: Token | Credentials | None) -> Credentials:
+        """These credentials, or those that a token or a provider makes."""
+        return token if isinstance(token, Credentials) else cls(token)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Credentials) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def check(self) -> None:
+        """OperationalError if there is a token that cannot work: malformed, or over. Asks nobody."""
+        problem = None if self._token is None else problem_of(self._token)
+        if problem:
+            raise OperationalError(*problem)
+        self._checked = True
+
+    def ready(self) -> int:
+        """See that there is a token that may work, and say which generation: before the network. Raises as `check`."""
+        if self._token is None:
+            self.renew(self.generation)
+        elif not self._checked:
+            self.check()
+        return self.generation
+
+    def header(self) -> dict[str, str]:
+        """What goes with a request. Do not bind it to a name."""
+        self.ready()
+        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
+
+    def redact(self, body: bytes) -> bytes:
+        """What came from outside, without the token."""
+        return body.replace(self._token.encode(), b"***") if self._token else body
+
+    @property
+    def generation(self) -> int:
+        """Stands for the token in force."""
+        return hash(self._token)
+
+    def renew(self, refused: int) -> bool:
+        """Get another token than the `refused` generation, unless another thread just has. Whether there is one.
+
+        Raises OperationalError where the provider has none that can work; it is asked again by the next request.
+        """
+        if self._provider is None:
+            return False
+        with self._renewing:  # whoever needs the new token has to wait for it
+            if refused == self.generation:
+                self._token, self._checked = self._asked(), True
+        return refused != self.generation
+
+    def _asked(self) -> str:
+        fresh = Credentials(self._answer())  # it shows nothing, so that it may be a local
+        if fresh._token is None:
+            raise OperationalError("the token provider gave no token", "BAD_TOKEN")
+        fresh.check()
+        return fresh._token
+
+    def _answer(self) -> str | Secret | None:
+        try:
+            answer = self._provider and self._provider()
+        except Exception as error:
+            forget_frames(error)
+            raise OperationalError(f"the token provider failed: {type(error).__name__}", "BAD_TOKEN") from error
+        return None if callable(answer) else answer
+
+
+class Turn:
+    """A lock, which is free again in a child process: the thread that had it is not there."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        tell_in_child(self)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Free it."""
+        self._lock = threading.Lock()
+
+
+def problem_of(token: object) -> tuple[str, str] | None:
+    """Why a token cannot work, and the code for that; None if it may."""
+    if not isinstance(token, str) or not token.isascii() or not token.isprintable() or " " in token:
+        return "the auth token is malformed: it has characters that no token has", "BAD_TOKEN"
+    over = expires_at(token)
+    if over is not None and over <= datetime.now(timezone.utc):
+        return f"the auth token expired at {over.isoformat()}", "TOKEN_EXPIRED"
+    return None
+
+
+def expires_at(token: str) -> datetime | None:
+    """When a JSON Web Token is over (RFC 7519, "exp"); None where it does not say, or is another kind of token."""
+    try:
+        payload = token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        return datetime.fromtimestamp(claims["exp"], timezone.utc)
+    except (IndexError, KeyError, TypeError, ValueError, OverflowError, OSError, RecursionError):
+        return None
+
+
+def _plain(token: str | Secret | None) -> str | None:
+    return token if token is None or not hasattr(token, "get_secret_value") else token.get_secret_value()

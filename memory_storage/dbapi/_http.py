@@ -1,0 +1,275 @@
+"""HTTP to a server over urllib3: one connection, kept alive, with deadlines. Knows what was sent, but no SQL.
+
+No frame of the HTTP libraries stays in a traceback: their locals hold the token.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import re
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.client import HTTPException
+from socket import socket
+from typing import Any, NamedTuple
+
+from urllib3 import HTTPResponse
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError
+from urllib3.exceptions import TimeoutError as HTTPTimeoutError
+
+from ._errors import OperationalError, forget_frames
+from ._server import INSECURE, Client, Origin, distrust
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,12})\r\n", re.IGNORECASE)
+_NOT_PLAIN = re.compile(rb"\r\n(transfer-encoding|content-encoding|connection)\b", re.IGNORECASE)
+_FAILURES = (OSError, HTTPError, HTTPException)
+
+
+class NotSent(OperationalError):  # noqa: N818 - what happened, for the transport alone
+    """The server has not got the request, or only a part of it: nothing of it was done."""
+
+
+class NoAnswer(OperationalError):  # noqa: N818
+    """The request was sent, and no whole answer came: it may have been done."""
+
+
+class Answer(NamedTuple):
+    """What the server answered."""
+
+    status: int
+    body: bytes
+
+    def __repr__(self) -> str:  # a traceback may show it, and a server may repeat what it was sent
+        return f"Answer({self.status}, {len(self.body)} bytes)"
+
+
+class Deadline:
+    """The moment by which a call has to be over."""
+
+    def __init__(self, seconds: float) -> None:
+        self._at = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds until then. TimeoutError when it has passed."""
+        left = self._at - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the request took too long")
+        return left
+
+    def remaining(self) -> float:
+        """Seconds until then, or none."""
+        return max(0.0, self._at - time.monotonic())
+
+    def allows(self, seconds: float) -> bool:
+        """Whether there is that much time left."""
+        return self._at - time.monotonic() > seconds
+
+
+class Channel:
+    """One HTTP connection, used by one at a time. It is opened when it is needed, and anew after it was cut."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._connection: HTTPConnection | None = None
+        self._origin = client.server.origin
+        self._fixed = ""
+        self.was_kept = False
+        """Whether the last request went over a connection that had been used before."""
+
+    def post(self, origin: Origin, path: str, body: bytes, deadline: Deadline) -> Answer:
+        """Send one request, and read its answer. Raises NotSent or NoAnswer."""
+        sent = False
+        try:
+            line = self._connected(origin, deadline)
+            sent = self._send(line, path, body)
+            plain = line.plain_answer() if sent else None
+            if plain is not None:
+                return Answer(200, plain)
+            response, lasts = _response(line)
+            body = response.data if response.status == 200 else self._client.credentials.redact(response.data)
+            answer = Answer(response.status, body)
+        except BaseException as error:  # noqa: BLE001 - it goes on, without its frames
+            self.close()
+            raise _failure(error, origin, sent=sent)  # noqa: B904 - the cause is set, without its frames
+        if answer.status != 200 or not (sent and lasts):
+            self.close()  # the server may have left some of the request unread, and would read it as the next one
+        return answer
+
+    @contextmanager
+    def lines(
+        self, origin: Origin, path: str, body: bytes, deadline: Deadline
+    ) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """Send one request, and hand out the status and the lines of its answer, as they come."""
+        sent = False
+        try:
+            line = self._connected(origin, deadline)
+            sent = self._send(line, path, body)
+            response, _ = _response(line)
+            with closing(io.BufferedReader(response)) as reader:  # else it is closed by whoever collects it, too late
+                yield response.status, iter(reader)
+        except BaseException as error:  # noqa: BLE001 - as above
+            raise _failure(error, origin, sent=sent)  # noqa: B904 - as above
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close the connection. The next request opens another one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _send(self, line: _DeadlineSocket, path: str, body: bytes) -> bool:
+        """Whether all of it was sent. If not, the server may still have said why."""
+        try:
+            # In one piece: the server is woken once, and not twice.
+            line.sendall(self._head(path, len(body)) + body)
+        except (ConnectionError, ssl.SSLEOFError):
+            return False
+        return True
+
+    def _head(self, path: str, size: int) -> bytes:
+        # As http.client and urllib3 would write it, who take a tenth of a whole round trip on loopback for that.
+        lines = [f"POST {path} HTTP/1.1", self._fixed, f"Content-Length: {size}"]
+        lines += [f"{name}: {value}" for name, value in self._client.credentials.header().items()]
+        return "\r\n".join((*lines, "", "")).encode("ascii")
+
+    def _connected(self, origin: Origin, deadline: Deadline) -> _DeadlineSocket:
+        connection = self._connection
+        if connection is None or origin != self._origin or not connection.is_connected:
+            self.close()
+            connection = self._connection = self._open(origin, deadline)
+            self._origin, self._fixed, self.was_kept = origin, _fixed_headers(origin), False
+        else:
+            self.was_kept = True
+        line: _DeadlineSocket = connection.sock  # type: ignore[assignment]
+        line.deadline = deadline
+        return line
+
+    def _open(self, origin: Origin, deadline: Deadline) -> HTTPConnection:
+        timeout = min(self._client.connect_timeout, deadline.left())
+        if origin.tls:
+            connection: HTTPConnection = HTTPSConnection(
+                origin.host, origin.port, timeout=timeout, ssl_context=self._client.tls
+            )
+        else:
+            connection = HTTPConnection(origin.host, origin.port, timeout=timeout)
+        try:
+            connection.connect()
+        except BaseException:
+            connection.close()
+            raise
+        connection.sock = _DeadlineSocket(connection.sock, deadline)
+        return connection
+
+
+class _DeadlineSocket:
+    """A socket, as http.client uses it, on which no wait goes beyond the deadline, however slow the other side is."""
+
+    def __init__(self, wrapped: Any, deadline: Deadline) -> None:
+        self.deadline = deadline
+        self._socket: socket = wrapped
+        self._reader: io.BufferedReader | None = None
+
+    def sendall(self, data: bytes) -> None:
+        """Send all of it."""
+        rest = memoryview(data)
+        while rest:
+            self._socket.settimeout(self.deadline.left())
+            rest = rest[self._socket.send(rest) :]
+
+    def makefile(self, mode: str, *_: Any, **__: Any) -> io.BufferedReader:  # noqa: ARG002 - always "rb"
+        """A reader, which is the caller's. Its end is not the socket's."""
+        reader, self._reader = self._reader or io.BufferedReader(_Reader(self), 65536), None
+        return reader
+
+    def plain_answer(self) -> bytes | None:
+        """The body of the next answer, if that is as plain as nearly all are; or None, and nothing of it is taken."""
+        reader = self._reader = self._reader or io.BufferedReader(_Reader(self), 65536)
+        start = reader.peek()
+        end = start.find(b"\r\n\r\n") + 2
+        length = _LENGTH.search(start, 0, end)
+        if length is None or not start.startswith(b"HTTP/1.1 200 ") or _NOT_PLAIN.search(start, 0, end):
+            return None
+        reader.read(end + 2)
+        body = reader.read(size := int(length[1]))
+        if len(body) != size:
+            raise HTTPException("the answer broke off")
+        if len(start) != end + 2 + size:  # bytes of another answer would be taken for that of the next request
+            self._reader = None
+        return body
+
+    def recv_into(self, buffer: Any) -> int:
+        """Receive what there is, at most as much as fits."""
+        self._socket.settimeout(self.deadline.left())
+        return self._socket.recv_into(buffer)
+
+    def close(self) -> None:
+        """Close it."""
+        self._socket.close()
+
+    def shutdown(self, how: int) -> None:
+        """See `socket`."""
+        self._socket.shutdown(how)
+
+    def settimeout(self, seconds: float | None) -> None:
+        """Nothing: the deadline counts."""
+
+    def fileno(self) -> int:
+        """See `socket`."""
+        return self._socket.fileno()
+
+
+class _Reader(io.RawIOBase):
+    def __init__(self, source: _DeadlineSocket) -> None:
+        self._source = source
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self._source.recv_into(buffer)
+
+
+def _response(connected: Any) -> tuple[HTTPResponse, bool]:
+    """The next answer, whatever it looks like, and whether the connection lasts beyond it."""
+    raw = http.client.HTTPResponse(connected, method="POST")
+    raw.begin()
+    if raw.status == 200 and raw.length is None and not raw.chunked:
+        raise HTTPException("the answer broke off in its head")  # which http.client takes for a whole one
+    response = HTTPResponse(
+        raw,
+        headers=dict(raw.headers),
+        status=raw.status,
+        preload_content=False,
+        request_method="POST",
+        original_response=raw,
+    )
+    return response, not raw.will_close
+
+
+def _fixed_headers(origin: Origin) -> str:
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    lines = [f"Host: {host}:{origin.port}", "Content-Type: application/json"]
+    # On this machine there is no line to save, only time.
+    return "\r\n".join(lines if origin.is_local else [*lines, "Accept-Encoding: gzip"])
+
+
+def _failure(error: BaseException, origin: Origin, *, sent: bool) -> BaseException:
+    """What to raise for an error on the way. It carries no frames, and neither do its causes."""
+    forget_frames(error)
+    if not isinstance(error, _FAILURES):
+        return error
+    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError) and not sent:
+        failure: OperationalError = NotSent(f"{origin.host}: no trusted TLS connection: {distrust(error)}", INSECURE)
+    elif isinstance(error, TimeoutError | HTTPTimeoutError):
+        kind = NoAnswer if sent else NotSent
+        failure = kind(f"{origin.host}: no answer in time", "REQUEST_TIMEOUT")
+    else:
+        kind = NoAnswer if sent else NotSent
+        failure = kind(f"{origin.host}: {error}", "CONNECTION_LOST" if sent else "CONNECTION_FAILED")
+    failure.__cause__ = error
+    return failure

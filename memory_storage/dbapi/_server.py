@@ -1,0 +1,238 @@
+"""Where a server is, and the rules for reaching it: encrypted, or on this machine. Opens nothing."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+from ._credentials import Credentials, Turn
+from ._errors import OperationalError, ProgrammingError
+from ._window import WriteWindow
+
+if TYPE_CHECKING:
+    import ssl
+
+INSECURE = "INSECURE"
+
+T = TypeVar("T")
+
+_SCHEMES = {"libsql": True, "https": True, "wss": True, "http": False, "ws": False}
+_SHAPE = "a server's URL is libsql://host[:port]"
+_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?")  # RFC 1123
+_AUTHORITY = re.compile(r"(\[[\da-f:.]+\]|[^][@:]+)(:\d*)?", re.ASCII | re.IGNORECASE)
+_PATH = re.compile(r"[\w.~%/-]*", re.ASCII)
+LOCAL_URL = "libsql:///"  # and the path of a file
+
+
+def redacted(url: T) -> T | str:
+    """A URL with `***` for what may be a secret in it: a user, a password, unknown options. It is refused as before.
+
+    What is no URL is given back.
+    """
+    if not isinstance(url, str) or "://" not in url or url.startswith(LOCAL_URL):
+        return url
+    scheme, _, rest = url.partition("://")
+    _, user, address = rest.rpartition("@")
+    address, mark, options = address.partition("?")
+    address, fragment, _ = address.partition("#")
+    shown = options if options in {"", "tls=0", "tls=1"} else "***"
+    return f"{scheme}://{user and '***@'}{address}{fragment}{mark}{shown}"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A host, a port and whether TLS is spoken there."""
+
+    host: str
+    port: int
+    tls: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.tls and not self.is_local:
+            raise ProgrammingError(
+                f"{self.host}: a connection without TLS is only for this machine (localhost, 127.0.0.1 or ::1)",
+                INSECURE,
+            )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is this machine: what is sent there passes no network."""
+        if self.host == "localhost":
+            return True
+        return _is_address(self.host) and ipaddress.ip_address(self.host).is_loopback
+
+    @classmethod
+    def parse(cls, url: str) -> Origin:
+        """The origin of a URL; ProgrammingError where it is not encrypted, or none."""
+        parts = _split(url)
+        if parts is None or parts.scheme not in _SCHEMES:
+            raise ProgrammingError(_SHAPE, "BAD_URL")
+        tls = _SCHEMES[parts.scheme]
+        return cls(_checked_host(parts.hostname), _checked_port(parts.port, 443 if tls else 80), tls)
+
+
+@dataclass(frozen=True)
+class Server:
+    """The address of a server: where, and under which path its API is."""
+
+    origin: Origin
+    path: str = ""
+    _clients: dict[tuple[Credentials, str | None, float], Client] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    @classmethod
+    def parse(cls, url: str) -> Server:
+        """From `libsql://host[:port][/path]`, or the same with https. `?tls=0` is for a server on this machine only.
+
+        Raises:
+            ProgrammingError: it is none of these. Neither the message nor a frame has what may be a secret in the URL.
+        """
+        url = redacted(url)  # before anything can fail: a traceback may show this frame
+        scheme = url.partition("://")[0].lower()
+        if scheme not in _SCHEMES:
+            raise ProgrammingError(f"the scheme {scheme[:20]!r} is unknown: use a path or libsql://", "BAD_URL")
+        if not _SCHEMES[scheme]:
+            raise ProgrammingError(f"{scheme}:// is not encrypted: use libsql://", INSECURE)
+        if "@" in url:
+            raise ProgrammingError("a URL with a user or password in it is refused: pass auth_token", "BAD_URL")
+        parts = _split(url)
+        if parts is None:
+            raise ProgrammingError(_SHAPE, "BAD_URL")
+        return cls.at(parts.hostname, parts.port, parts.path, dict(parse_qsl(parts.query, keep_blank_values=True)))
+
+    @classmethod
+    def at(cls, host: str | None, port: int | None, path: str, options: dict[str, str]) -> Server:
+        """From the parts of a URL."""
+        if set(options) - {"tls"}:  # not said which: it may be the token
+            raise ProgrammingError("a server's URL has no option but tls; a token is passed as auth_token", "BAD_URL")
+        tls = options.get("tls", "1")
+        if tls not in {"0", "1"}:
+            raise ProgrammingError("tls in the URL is 1, or 0 for a server on this machine", "BAD_URL")
+        path = path.strip("/")
+        if not _PATH.fullmatch(path):
+            raise ProgrammingError("the path in the URL has characters that no such path has", "BAD_URL")
+        port = _checked_port(port, 443 if tls == "1" else 8080)
+        return cls(Origin(_checked_host(host), port, tls == "1"), f"/{path}" if path else "")
+
+    def client(self, credentials: Credentials, ca_file: str | None, timeout: float) -> Client:
+        """What the connections to it share: the same for the same options."""
+        client = Client(self, credentials, ca_file, timeout)
+        return self._clients.setdefault((credentials, ca_file, timeout), client)
+
+    def __str__(self) -> str:
+        host = f"[{self.origin.host}]" if ":" in self.origin.host else self.origin.host
+        return f"libsql://{host}:{self.origin.port}{self.path}{'' if self.origin.tls else '?tls=0'}"
+
+
+class LatestWrite:
+    """The newest state of the database that these connections have seen: a replica's reads wait for it.
+
+    Only for a moment: the counter starts anew, lower, when a primary has crashed, and a replica would wait for ever.
+    """
+
+    def __init__(self) -> None:
+        self._index: int | None = None
+        self.is_primary = False
+        """Whether the server is known to do its writes itself, so that its reads wait for nothing."""
+        self._changing = Turn()
+
+    @property
+    def index(self) -> str | None:
+        """As the server wants it, or None."""
+        return None if self._index is None else str(self._index)
+
+    def saw(self, index: str | None) -> None:
+        """A reply has named this state."""
+        if index is not None and (self._index is None or int(index) > self._index):
+            with self._changing:
+                self._index = max(int(index), self._index or 0)
+
+    def forget(self) -> None:
+        """Wait for nothing any more, until the next reply."""
+        self._index = None
+
+
+@dataclass(frozen=True)
+class Client:
+    """A server and all that the connections to it share. `timeout`: seconds for one request, its answer included."""
+
+    server: Server
+    credentials: Credentials
+    ca_file: str | None
+    timeout: float
+    connect_timeout: float = 10.0
+    seen: LatestWrite = field(default_factory=LatestWrite, compare=False)
+    writes: WriteWindow = field(default_factory=WriteWindow, compare=False)
+
+    @cached_property
+    def tls(self) -> ssl.SSLContext:
+        """Certificates are verified, by the authorities of `ca_file` or the system's; TLS 1.2 at least."""
+        import ssl
+
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+        except (OSError, ssl.SSLError) as error:
+            problem = f"the CA file {self.ca_file!r} is no file of certificates (PEM): {error}"
+            raise OperationalError(problem, "BAD_CA") from error
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        return context
+
+
+def distrust(error: ssl.SSLError) -> str:
+    """Why there is no TLS connection, and what to do about it."""
+    import ssl
+
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why, advice = error.verify_message, _ADVICE.get(error.verify_code, "the server needs another certificate")
+        return f"{why}: {advice}"
+    return f"{error.reason or error}: the server does not speak TLS on this port, or only a version before 1.2"
+
+
+_TRUST = "if it is to be trusted, name the file of its authority (setting: tls_ca_file; of the driver: ca_file)"
+_ADVICE = {  # by OpenSSL's X509_V_ERR_*
+    10: "the server's certificate has to be renewed",
+    18: _TRUST,
+    19: _TRUST,
+    20: _TRUST,
+    21: _TRUST,
+    62: "the certificate is another host's: check the URL",
+    64: "the certificate is another address's: check the URL",
+}
+
+
+def _split(url: str) -> SplitResult | None:
+    """The parts of a URL whose port is a number; None if it is none. The standard library's errors repeat the URL."""
+    if not url.isprintable() or " " in url or "#" in url or "\\" in url:  # urlsplit leaves some of these out
+        return None
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # it is read only now
+    except ValueError:
+        return None
+    return parts if _AUTHORITY.fullmatch(parts.netloc) else None
+
+
+def _checked_host(host: str | None) -> str:
+    host = (host or "").lower()
+    if not (_NAME.fullmatch(host) or _is_address(host)):
+        raise ProgrammingError(f"{_SHAPE}, and the host a name in ASCII, or an address", "BAD_URL")
+    return host
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _checked_port(port: int | None, default: int) -> int:
+    if port is not None and not 0 < port < 65_536:
+        raise ProgrammingError("the port in the URL is no number from 1 to 65535", "BAD_URL")
+    return default if port is None else port

@@ -1,0 +1,124 @@
+"""The one door for foreign errors: SQLAlchemy's and the driver's become this package's. Repeats and stores nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Engine, exc
+
+from . import dbapi, pool
+from .errors import (
+    CommitUnknownError,
+    ConfigurationError,
+    ConflictError,
+    CorruptDataError,
+    CredentialError,
+    InsecureConnectionError,
+    MemoryStorageError,
+    PoolTimeoutError,
+    RequestTimeoutError,
+    SchemaError,
+    TokenExpiredError,
+    UnavailableError,
+    ValidationError,
+)
+
+
+@contextmanager
+def translated(engine: Engine | None = None) -> Iterator[None]:
+    """Foreign errors become ours on their way out, with the cause chained.
+
+    `engine` is whose pool it is that may have no connection left.
+    """
+    try:
+        yield
+    except dbapi.RowCountError:
+        raise  # what a repository asked to be told: it knows what it means
+    except dbapi.Error as error:
+        raise as_storage_error(error) from error
+    except exc.DBAPIError as error:
+        if isinstance(error.orig, dbapi.RowCountError):
+            raise error.orig from None
+        raise as_storage_error(error.orig) from error
+    except exc.PendingRollbackError as error:
+        lost = "the transaction was lost with its connection: begin it again"
+        raise UnavailableError(lost, code="TRANSACTION_LOST") from error
+    except exc.TimeoutError as error:
+        raise _pool_timeout(error, engine) from error
+    except exc.ArgumentError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def _pool_timeout(error: exc.TimeoutError, engine: Engine | None) -> PoolTimeoutError:
+    advice = "end transactions sooner, or raise pool.max_connections or pool.connect_timeout"
+    holders = pool.holders(engine) if engine is not None else []
+    held = "; ".join(map(str, holders)) or error.args[0]
+    return PoolTimeoutError(f"no connection came free in time: {advice} ({held})", holders=holders)
+
+
+def as_storage_error(error: BaseException | None) -> MemoryStorageError:
+    """What a driver's error means to a caller."""
+    code = getattr(error, "code", "")
+    if isinstance(error, dbapi.OutcomeUnknownError):
+        return CommitUnknownError(str(error))
+    if code in _BY_CODE:
+        return _BY_CODE[code](str(error), code)
+    if isinstance(error, dbapi.IntegrityError):
+        return _conflict(str(error))
+    if isinstance(error, dbapi.DataError):
+        return ValidationError("input", str(error), "a value that cannot be stored")
+    if isinstance(error, dbapi.OperationalError) and str(error).startswith(("no such table", "no such column")):
+        return SchemaError(f"the schema is not what this version knows ({error}): run `memory-storage upgrade`")
+    if isinstance(error, dbapi.InterfaceError):
+        return UnavailableError(f"the connection is lost: {error}", code=code)
+    return MemoryStorageError(f"the database refused: {error}")
+
+
+def _conflict(message: str) -> ConflictError:
+    if "steps." in message:
+        detail = "another step has one of these ids or numbers"
+        return ConflictError("step", None, expected=0, actual=None, detail=detail)
+    return ConflictError("row", None, expected=0, actual=None, detail=message)
+
+
+def _unavailable(advice: str) -> Callable[[str, str], MemoryStorageError]:
+    return lambda message, code: UnavailableError(f"{message}: {advice}", code=code)
+
+
+def _damaged_index(message: str, code: str) -> MemoryStorageError:  # noqa: ARG001
+    return CorruptDataError(f"{message}: the vector index is damaged, not the vectors: `memory-storage index rebuild`")
+
+
+def _corrupt(message: str, code: str) -> MemoryStorageError:  # noqa: ARG001
+    return CorruptDataError(f"{message}: the file is damaged or no database; restore it from a backup")
+
+
+_BY_CODE: dict[str, Callable[[str, str], MemoryStorageError]] = {
+    "SQLITE_BUSY": _unavailable("another writer has held it for too long (setting: request_timeout)"),
+    "SQLITE_LOCKED": _unavailable("another connection is using the table"),
+    "THREAD_BUSY": lambda message, code: UnavailableError(message, code=code),
+    "TRANSACTION_LOST": lambda message, code: UnavailableError(message, code=code),
+    "SQLITE_FULL": _unavailable("make room on the disk; nothing of this call was stored"),
+    "SQLITE_READONLY": _unavailable("make the file and its directory writable"),
+    "SQLITE_IOERR": _unavailable("the disk failed; nothing of this call was stored"),
+    "SQLITE_CANTOPEN": lambda message, _: ConfigurationError(f"{message}: check the path and its permissions"),
+    "SQLITE_CORRUPT": _corrupt,
+    "SQLITE_NOTADB": _corrupt,
+    "VECTOR_INDEX": _damaged_index,
+    "TRANSACTION_TIMEOUT": _unavailable("it was open for too long, and another writer was waiting; nothing is stored"),
+    "TRANSACTION_BUSY": _unavailable("another writer was waiting; nothing of it is stored"),
+    "CONNECTION_FAILED": _unavailable("the server cannot be reached; nothing was sent"),
+    "CONNECTION_LOST": _unavailable("the line broke"),
+    "SERVER_BUSY": _unavailable("the server has too many requests; nothing was done"),
+    "SERVER_ERROR": _unavailable("the server failed"),
+    "BLOCKED": _unavailable("the server blocks this database"),
+    "REQUEST_TIMEOUT": lambda message, code: RequestTimeoutError(f"{message} (setting: request_timeout)", code=code),
+    "INSECURE": lambda message, _: InsecureConnectionError(message),
+    "BAD_CA": lambda message, _: ConfigurationError(message),
+    "BAD_TOKEN": lambda message, _: CredentialError(message),
+    "UNAUTHORIZED": lambda message, _: CredentialError(f"{message}: check auth_token"),
+    "TOKEN_EXPIRED": lambda message, _: TokenExpiredError(f"{message}: get a new token"),
+    "FORBIDDEN": lambda message, _: CredentialError(f"{message}: the token does not allow this"),
+    "NO_SUCH_DATABASE": lambda message, _: ConfigurationError(f"{message}: check the URL, and what the token is for"),
+}

@@ -1,0 +1,479 @@
+"""A line that breaks anywhere: nothing is stored by halves or twice, nothing hangs, and no connection is lost.
+
+MEMORY_STORAGE_TEST_CUTS is how many random cuts there are; 500 unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+import pytest
+
+import memory_storage as ms
+from memory_storage import migrate, transaction
+from memory_storage.testing import Proxy, Sqld
+
+from .raw import client, eventually
+
+CUTS = int(os.environ.get("MEMORY_STORAGE_TEST_CUTS", "500"))
+TIMEOUT = 3.0
+SETTLING = 7.0
+SLACK = 4.0  # a busy machine
+STEPS = 20
+
+Faults = Callable[[Proxy], None]
+NEAR = {
+    "before the request": lambda proxy: proxy.cut_request_after(0),
+    "in its head": lambda proxy: proxy.cut_request_after(40),
+    "in its body": lambda proxy: proxy.cut_request_after(300),
+    "after it": lambda proxy: proxy.cut_reply_after(0),
+    "in the head of the reply": lambda proxy: proxy.cut_reply_after(30, reset=False),
+    "in its middle": lambda proxy: proxy.cut_reply_after(330),
+}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sqld]:
+    """A server with the schema, for the tests of this module that do not kill it."""
+    with Sqld(directory=tmp_path_factory.mktemp("faults")) as server:
+        ms.MemoryStorage.open(server.url).close()
+        yield server
+
+
+@contextmanager
+def opened(url: str, namespace: str = "", *, timeout: float = TIMEOUT) -> Iterator[ms.MemoryStorage]:
+    settings = ms.Settings(database=url, namespace=namespace or uuid4().hex, request_timeout=timeout)
+    with ms.MemoryStorage.open(settings) as storage:
+        yield storage
+        assert storage.engine.pool.checkedout() == 0
+
+
+@dataclass
+class Pair:
+    """The same memory, through a proxy that will harm, and past it."""
+
+    proxy: Proxy
+    faulty: ms.MemoryStorage
+    direct: ms.MemoryStorage
+
+
+@pytest.fixture
+def pair(sqld: Sqld, migrated_server_url: str) -> Iterator[Pair]:
+    """With a database of its own: the last test's broken transaction may keep the lock of its own for five seconds."""
+    namespace = uuid4().hex
+    with (
+        Proxy(sqld.port, record=True) as proxy,
+        opened(migrated_server_url.replace(str(sqld.port), str(proxy.port)), namespace) as faulty,
+        opened(migrated_server_url, namespace) as direct,
+    ):
+        yield Pair(proxy, faulty, direct)
+
+
+@pytest.fixture
+def lanes(sqld: Sqld) -> Iterator[list[Pair]]:
+    """Ten, each with a database of its own: a transaction whose line broke keeps the lock for five seconds."""
+    with ExitStack() as stack:
+        made = []
+        for _ in range(10):
+            name = f"lane-{uuid4().hex}"
+            sqld.create_namespace(name)
+            stack.callback(sqld.delete_namespace, name)
+            direct = stack.enter_context(opened(sqld.url_of(name), "lane"))
+            proxy = stack.enter_context(Proxy(sqld.port))
+            faulty = stack.enter_context(opened(sqld.url_of(name).replace(str(sqld.port), str(proxy.port)), "lane"))
+            made.append(Pair(proxy, faulty, direct))
+        yield made
+
+
+def an_episode(steps: int = STEPS) -> ms.Episode:
+    return ms.Episode(task_description="a", steps=[a_step() for _ in range(steps)])
+
+
+def a_step() -> ms.Step:
+    return ms.Step(tool="tool", action="act", result=ms.StepOk(output="done " * 20))
+
+
+def a_pattern() -> ms.Heuristic:
+    return ms.Heuristic(condition="if", action="then")
+
+
+def applied(storage: ms.MemoryStorage, pattern: UUID, *, success: bool = True) -> int:
+    counts = storage.patterns.get(pattern).effectiveness
+    return counts.success_when_applied if success else counts.failure_when_applied
+
+
+class Ledger:
+    """Writes of four kinds, and what was said of each: that it is done, or that this is unknown, or that it is not."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+        self.pattern = pair.direct.patterns.save(a_pattern()).id
+        self.episode = pair.direct.episodes.save(an_episode(0)).id
+        self.kinds = [self.save, self.append, self.apply, self.transact]
+        self.done: dict[str, list[UUID]] = {kind.__name__: [] for kind in self.kinds}
+        self.unknown: dict[str, list[UUID]] = {kind.__name__: [] for kind in self.kinds}
+        self.slowest = 0.0
+
+    def write(self, kind: Callable[[UUID], None]) -> None:
+        key = uuid4()
+        began = time.monotonic()
+        try:
+            kind(key)
+        except ms.CommitUnknownError:
+            self.unknown[kind.__name__].append(key)
+        except ms.UnavailableError:
+            pass
+        else:
+            self.done[kind.__name__].append(key)
+        self.slowest = max(self.slowest, time.monotonic() - began)
+
+    def save(self, key: UUID) -> None:
+        saved = self.pair.faulty.episodes.save(an_episode().model_copy(update={"id": key}))
+        assert (saved.version, len(saved.steps)) == (1, STEPS)
+
+    def append(self, key: UUID) -> None:
+        step = self.pair.faulty.episodes.append_step(self.episode, a_step().model_copy(update={"id": key}))
+        assert step.id == key
+
+    def apply(self, key: UUID) -> None:
+        self.pair.faulty.patterns.record_application(self.pattern, success=True)
+
+    def transact(self, key: UUID) -> None:
+        with self.pair.faulty.transaction() as tx:
+            tx.episodes.save(an_episode(3).model_copy(update={"id": key}))
+            tx.patterns.record_application(self.pattern, success=False)
+            tx.episodes.append_step(key, a_step())
+
+    def check(self) -> None:
+        stored = {episode.id: len(episode.steps) for episode in self.pair.direct.episodes.iterate()}
+        del stored[self.episode]
+        by_kind = {
+            "save": {i for i, n in stored.items() if n == STEPS},
+            "transact": {i for i, n in stored.items() if n == 4},
+        }
+        assert len(stored) == sum(map(len, by_kind.values())), "half an episode"
+        steps = list(self.pair.direct.steps.iterate(self.episode))
+        assert [step.step_number for step in steps] == list(range(1, len(steps) + 1))
+        by_kind["append"] = {step.id for step in steps}
+        for kind, found in by_kind.items():
+            assert set(self.done[kind]) <= found <= {*self.done[kind], *self.unknown[kind]}, kind
+        direct = self.pair.direct
+        assert 0 <= applied(direct, self.pattern) - len(self.done["apply"]) <= len(self.unknown["apply"])
+        assert applied(direct, self.pattern, success=False) == len(by_kind["transact"])
+
+
+def cut_at_random(pair: Pair, seed: int, cuts: int) -> Ledger:
+    ledger, draw = Ledger(pair), random.Random(seed)
+    sizes = {}
+    for kind in ledger.kinds:
+        ledger.write(kind)
+        pair.proxy.reset_counts()
+        ledger.write(kind)
+        sizes[kind] = pair.proxy.bytes_sent, pair.proxy.bytes_received
+    assert not any(ledger.unknown.values())
+    while cuts > 0:
+        pair.proxy.reset_counts()
+        kind = draw.choice(ledger.kinds)
+        sent, received = sizes[kind]
+        times, reset = draw.choice([1, 1, 1, 2, 3]), draw.random() < 0.5
+        if draw.random() < 0.5:
+            pair.proxy.cut_request_after(draw.randrange(sent + 1), reset=reset, times=times)
+        else:
+            pair.proxy.cut_reply_after(draw.randrange(received + 1), reset=reset, times=times)
+        ledger.write(kind)
+        pair.proxy.cut_request_after(None)
+        pair.proxy.cut_reply_after(None)
+        assert pair.faulty.engine.pool.checkedout() == 0
+        cuts -= pair.proxy.cuts
+    return ledger
+
+
+def test_after_random_cuts_every_write_is_there_once_or_not_at_all(lanes: list[Pair]):
+    with ThreadPoolExecutor(len(lanes)) as threads:
+        ledgers = list(threads.map(cut_at_random, lanes, range(len(lanes)), [CUTS // len(lanes)] * len(lanes)))
+    for ledger in ledgers:
+        ledger.check()
+    assert max(ledger.slowest for ledger in ledgers) < 2 * (TIMEOUT + SETTLING) + SLACK
+    assert all(ledger.done[kind] for ledger in ledgers for kind in ledger.done)
+
+
+def break_at_each_statement(pair: Pair, near: str) -> None:
+    pattern = pair.direct.patterns.save(a_pattern()).id
+    for broken in range(5):  # before the first to the third, the commit, and after it
+        episode, done = an_episode(2), True
+        try:
+            with pair.faulty.transaction() as tx:
+                work = [
+                    lambda tx=tx, episode=episode: tx.episodes.save(episode),
+                    lambda tx=tx: tx.patterns.record_application(pattern, success=True),
+                    lambda tx=tx, episode=episode: tx.episodes.append_step(episode.id, a_step()),
+                ]
+                for number, one in enumerate(work):
+                    if number == broken:
+                        NEAR[near](pair.proxy)
+                    one()
+                if broken == len(work):
+                    NEAR[near](pair.proxy)
+        except ms.UnavailableError:
+            done = False
+        pair.proxy.cut_request_after(None)
+        pair.proxy.cut_reply_after(None)
+        assert pair.faulty.engine.pool.checkedout() == 0
+        found = pair.direct.episodes.find(episode.id)
+        assert (found is not None and len(found.steps) == 3) == done, (near, broken)
+        assert done or broken < 4
+    assert applied(pair.direct, pattern) == pair.direct.episodes.count()
+
+
+def test_a_transaction_whose_line_breaks_at_any_statement_is_whole(lanes: list[Pair]):
+    with ThreadPoolExecutor(len(NEAR)) as threads:
+        list(threads.map(break_at_each_statement, lanes, NEAR))
+
+
+def test_a_transaction_goes_on_over_a_new_line_when_an_answer_was_lost_that_can_be_asked_for_again(pair: Pair):
+    with pair.faulty.transaction() as tx:
+        tx.episodes.save(an_episode(1))
+        pair.proxy.cut_request_after(10)
+        tx.episodes.save(an_episode(1))
+    assert pair.direct.episodes.count() == 2
+
+
+def _write_calls() -> dict[str, Callable[[ms.MemoryStorage, ms.Episode, ms.Heuristic], object]]:
+    def transact(storage: ms.MemoryStorage, episode: ms.Episode, pattern: ms.Heuristic) -> object:
+        with storage.transaction() as tx:
+            tx.patterns.record_application(pattern.id, success=True)
+            return tx.episodes.append_step(episode.id, a_step()).step_number
+
+    return {
+        "save": lambda storage, episode, _: storage.episodes.save(an_episode()).version,
+        "save again": lambda storage, episode, _: (
+            storage.episodes.save(episode.model_copy(update={"task_description": "b"})).version
+        ),
+        "append_step": lambda storage, episode, _: storage.episodes.append_step(episode.id, a_step()).step_number,
+        "delete": lambda storage, episode, _: storage.episodes.delete(episode.id),
+        "complete": lambda storage, episode, _: (
+            storage.episodes.complete(episode.id, ms.Success(verdict="done"), reward=1).version
+        ),
+        "record_application": lambda storage, _, pattern: storage.patterns.record_application(pattern.id, success=True),
+        "transaction": transact,
+    }
+
+
+EXPECTED = {
+    "save": 1,
+    "save again": 2,
+    "append_step": STEPS + 1,
+    "delete": True,
+    "complete": 2,
+    "record_application": None,
+    "transaction": STEPS + 1,
+}
+
+
+@pytest.mark.parametrize("cut", ["reply", "request"])
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_write_that_was_lost_on_its_way_or_whose_reply_was_is_done_once_and_tells_the_truth(
+    pair: Pair, name: str, cut: str
+):
+    episode, pattern = pair.direct.episodes.save(an_episode()), pair.direct.patterns.save(a_pattern())
+    pair.faulty.episodes.count()
+    if name == "transaction":
+        with pair.faulty.transaction() as tx:
+            tx.patterns.record_application(pattern.id, success=True)
+            appended = tx.episodes.append_step(episode.id, a_step()).step_number
+            (pair.proxy.cut_reply_after if cut == "reply" else pair.proxy.cut_request_after)(20)
+        result: object = appended
+    else:
+        (pair.proxy.cut_reply_after if cut == "reply" else pair.proxy.cut_request_after)(20)
+        result = _write_calls()[name](pair.faulty, episode, pattern)
+    assert pair.proxy.cuts == 1
+    assert result == EXPECTED[name]
+    after = pair.direct.episodes.find(episode.id)
+    assert pair.direct.episodes.count() == {"save": 2, "delete": 0}.get(name, 1)
+    assert (after is None) == (name == "delete")
+    if after is not None:
+        assert len(after.steps) == STEPS + (name in {"append_step", "transaction"})
+    assert applied(pair.direct, pattern.id) == (name in {"record_application", "transaction"})
+
+
+@pytest.mark.parametrize("name", ["save", "append_step", "record_application", "complete"])
+def test_a_write_that_arrives_after_the_client_has_given_up_fails_whole(shared: Sqld, name: str):
+    namespace = uuid4().hex
+    with (
+        Proxy(shared.port, record=True) as proxy,
+        opened(proxy.url, namespace, timeout=0.7) as faulty,
+        opened(shared.url, namespace) as direct,
+        ThreadPoolExecutor(1) as other,
+    ):
+        episode, pattern = direct.episodes.save(an_episode()), direct.patterns.save(a_pattern())
+        proxy.reset_counts()
+        proxy.deaf = True
+        call = other.submit(_write_calls()[name], faulty, episode, pattern)
+        eventually(lambda: len(proxy.requests) == 1)
+        head, late = proxy.requests[0]
+        proxy.deaf = False
+        assert call.result(TIMEOUT + SETTLING + SLACK) == EXPECTED[name]
+        with client(shared.port) as raw:
+            reply = raw.pool.request("POST", head.split()[1], body=late)
+        refusal = b"malformed JSON" if name == "save" else b"UNIQUE constraint failed: receipts.id"
+        assert refusal in reply.data  # to save the same once more would be another number of rows
+        assert direct.episodes.count() == 1 + (name == "save")
+        assert direct.steps.count() == STEPS * (1 + (name == "save")) + (name == "append_step")
+        assert applied(direct, pattern.id) == (name == "record_application")
+        assert direct.episodes.get(episode.id).version == EXPECTED["complete"] if name == "complete" else True
+
+
+def test_every_call_to_a_server_that_does_not_answer_or_drips_ends_in_time(shared: Sqld):
+    def throttled(proxy: Proxy) -> None:
+        proxy.throttle = 1
+
+    def deafened(proxy: Proxy) -> None:
+        proxy.deaf = True
+
+    def timed(fault: Callable[[Proxy], None], call: str, kept: bool) -> tuple[str, float]:
+        with Proxy(shared.port) as proxy, opened(shared.url, timeout=1.0) as direct:
+            episode, pattern = direct.episodes.save(an_episode(1)), direct.patterns.save(a_pattern())
+            settings = direct.settings.model_copy(update={"database": proxy.url})
+            with ms.MemoryStorage.open(settings) as storage:
+                if not kept:
+                    storage.engine.dispose()
+                fault(proxy)
+                began = time.monotonic()
+                with pytest.raises((ms.UnavailableError, ms.CommitUnknownError)) as caught:
+                    calls[call](storage, episode, pattern)
+                taken = time.monotonic() - began
+                assert storage.engine.pool.checkedout() == 0
+                proxy.cut_all()
+                return caught.type.__name__, taken
+
+    calls = {**_write_calls(), "read": lambda storage, episode, _: storage.episodes.find(episode.id)}
+    cases = [
+        (fault, call, kept)
+        for fault in (throttled, deafened)
+        for call in ("read", "save", "record_application", "transaction")
+        for kept in (True, False)
+    ]
+    with ThreadPoolExecutor(len(cases)) as threads:
+        results = list(threads.map(lambda case: (case, timed(*case)), cases))
+    for (_, call, _), (error, taken) in results:
+        assert error == ("CommitUnknownError" if call in {"save", "record_application"} else "RequestTimeoutError")
+        assert taken < 1 + (0 if call in {"read", "transaction"} else SETTLING) + SLACK
+
+
+def test_a_server_that_is_killed_and_started_again_in_the_middle_loses_and_doubles_nothing(server: Sqld):
+    namespace = uuid4().hex
+    with opened(server.url, namespace) as storage, ThreadPoolExecutor(4) as threads:
+        ledgers = [Ledger(Pair(None, storage, storage)) for _ in range(4)]  # type: ignore[arg-type]
+        over = threading.Event()
+
+        def work(ledger: Ledger) -> None:
+            while not over.is_set():
+                ledger.write(random.choice(ledger.kinds))
+
+        jobs = [threads.submit(work, ledger) for ledger in ledgers]
+        for _ in range(2):
+            time.sleep(0.7)
+            server.kill()
+            time.sleep(0.2)
+            server.start()
+        time.sleep(0.7)
+        over.set()
+        for job in jobs:
+            job.result(TIMEOUT + SETTLING + SLACK)
+    assert max(ledger.slowest for ledger in ledgers) < 2 * (TIMEOUT + SETTLING) + SLACK
+    with opened(server.url, namespace) as storage:
+        episodes = {episode.id: len(episode.steps) for episode in storage.episodes.iterate()}
+        for ledger in ledgers:
+            assert set(ledger.done["save"]) <= {key for key, steps in episodes.items() if steps == STEPS}
+            assert set(ledger.done["transact"]) <= {key for key, steps in episodes.items() if steps == 4}
+            steps = [step.id for step in storage.steps.iterate(ledger.episode)]
+            assert set(ledger.done["append"]) <= set(steps) <= {*ledger.done["append"], *ledger.unknown["append"]}
+            assert len(steps) == len(set(steps)) == episodes.pop(ledger.episode)
+            done, unknown = ({kind: len(keys) for kind, keys in of.items()} for of in (ledger.done, ledger.unknown))
+            assert 0 <= applied(storage, ledger.pattern) - done["apply"] <= unknown["apply"]
+            failures = applied(storage, ledger.pattern, success=False)
+            assert 0 <= failures - done["transact"] <= unknown["transact"]
+        assert set(episodes.values()) <= {STEPS, 4}
+        known = {key for ledger in ledgers for kind in ("save", "transact") for key in ledger.done[kind]}
+        maybe = {key for ledger in ledgers for kind in ("save", "transact") for key in ledger.unknown[kind]}
+        assert set(episodes) <= known | maybe
+
+
+@pytest.mark.parametrize("times", range(1, 8))
+def test_however_many_answers_are_lost_no_write_that_is_done_is_said_not_to_be(pair: Pair, times: int):
+    ledger = Ledger(pair)
+    for kind in ledger.kinds:
+        pair.proxy.cut_reply_after(0, times=times)
+        ledger.write(kind)
+        pair.proxy.cut_reply_after(None)
+    ledger.check()
+
+
+def test_a_transaction_that_goes_on_after_an_error_still_leaves_its_receipt(pair: Pair):
+    with pair.faulty.transaction() as tx:
+        with pytest.raises(ms.NotFoundError):
+            tx.episodes.archive(uuid4())
+        saved = tx.episodes.save(an_episode(1))
+        pair.proxy.cut_reply_after(0, times=2)
+    assert pair.direct.episodes.get(saved.id).version == 1
+
+
+def test_work_that_is_run_again_after_a_lost_commit_is_not_done_twice(pair: Pair):
+    runs = []
+
+    def work(tx: ms.Transaction) -> None:
+        with pytest.raises(ms.NotFoundError):
+            tx.episodes.archive(uuid4())
+        tx.episodes.save(an_episode(1))
+        if not runs:
+            pair.proxy.cut_reply_after(0, times=2)
+        runs.append(1)
+
+    pair.faulty.run(work)
+    assert pair.direct.episodes.count() == 1
+
+
+def test_a_snapshot_has_nothing_to_lose_with_its_last_answer(pair: Pair):
+    with pair.faulty.snapshot() as view:
+        assert view.episodes.count() == 0
+        pair.proxy.cut_reply_after(0, times=2)
+
+
+def test_a_save_whose_answer_was_lost_does_not_take_anothers_version_for_its_own(pair: Pair, monkeypatch):
+    episode = pair.direct.episodes.save(an_episode(0))
+    about = transaction._Asking.about
+
+    def and_then_another_writes(asking: transaction._Asking, receipt: object) -> int:
+        found = about(asking, receipt)
+        theirs = pair.direct.episodes.get(episode.id)
+        pair.direct.episodes.save(theirs.model_copy(update={"tags": ["theirs"]}))
+        return found
+
+    monkeypatch.setattr(transaction._Asking, "about", and_then_another_writes)
+    pair.proxy.cut_reply_after(0)
+    mine = pair.faulty.episodes.save(episode.model_copy(update={"tags": ["mine"]}))
+    if mine.version == 2 and pair.direct.episodes.get(episode.id).tags == ["theirs"]:
+        with pytest.raises(ms.ConflictError):
+            pair.faulty.episodes.save(mine)
+
+
+def test_a_cut_line_does_not_turn_foreign_keys_on_in_the_middle_of_a_migration(pair: Pair):
+    episode = pair.direct.episodes.save(an_episode(2))
+    # The BEGIN whose answer is lost keeps the lock until the server takes it away, after five seconds.
+    with opened(pair.proxy.url, timeout=20.0) as patient:
+        with patient.engine.connect() as warm:
+            warm.exec_driver_sql("SELECT 1").all()
+        with migrate.writing(patient.engine) as connection:
+            pair.proxy.cut_reply_after(0)
+            before = connection.exec_driver_sql("SELECT count(*) FROM steps").scalar()
+            connection.exec_driver_sql("DELETE FROM episodes")
+            assert connection.exec_driver_sql("SELECT count(*) FROM steps").scalar() == before
+    assert len(pair.direct.episodes.get(episode.id).steps) == 2

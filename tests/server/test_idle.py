@@ -1,0 +1,219 @@
+"""Connections and transactions that wait for too long: what the server takes back, it takes back whole.
+
+The server closes a stream after ten idle seconds, and a transaction of five when another writer waits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import create_engine, exc, text
+
+from memory_storage import dbapi
+from memory_storage.testing import Proxy, Sqld
+
+from .raw import client
+
+IDLE = 12.0
+OLD = 6.0
+
+
+def used_left_and_used_again_through_the_driver(url: str, table: str) -> None:
+    connection = dbapi.connect(url)
+    for wait in (IDLE, 0):
+        connection.execute(f"SELECT count(*) FROM {table}")
+        connection.commit()
+        connection.execute(f"INSERT INTO {table} VALUES ('kept')")
+        connection.commit()
+        time.sleep(wait)
+    connection.close()
+
+
+def used_left_and_used_again_through_core(url: str, table: str) -> None:
+    engine = create_engine(url)
+    for wait in (IDLE, 0):
+        with engine.begin() as connection:
+            connection.execute(text(f"INSERT INTO {table} VALUES ('kept')"))
+        time.sleep(wait)
+    engine.dispose()
+
+
+def left_within_a_transaction_through_the_driver(url: str, table: str) -> None:
+    connection = dbapi.connect(url)
+    connection.execute(f"INSERT INTO {table} VALUES ('lost')")
+    time.sleep(IDLE)
+    with pytest.raises(dbapi.OperationalError) as caught:
+        connection.execute(f"INSERT INTO {table} VALUES ('lost too')")
+    assert caught.value.code == "TRANSACTION_LOST"
+    refused_until_rolled_back(connection, table)
+
+
+def committed_too_late_through_the_driver(url: str, table: str) -> None:
+    connection = dbapi.connect(url)
+    connection.execute(f"INSERT INTO {table} VALUES ('lost')")
+    time.sleep(IDLE)
+    with pytest.raises(dbapi.OperationalError) as caught:
+        connection.commit()
+    assert not isinstance(caught.value, dbapi.OutcomeUnknownError)
+    refused_until_rolled_back(connection, table)
+
+
+def refused_until_rolled_back(connection: dbapi.Connection, table: str) -> None:
+    for refused in (
+        lambda: connection.execute(f"INSERT INTO {table} VALUES ('refused')"),
+        lambda: connection.execute("SELECT 1"),
+        lambda: connection.execute(dbapi.Batch([dbapi.Step(f"INSERT INTO {table} VALUES ('refused')")])),
+        lambda: connection.cursor().executemany(f"INSERT INTO {table} VALUES (?)", [("refused",)]),
+        connection.commit,
+    ):
+        with pytest.raises(dbapi.OperationalError, match="roll back"):
+            refused()
+    connection.rollback()
+    for value in ("kept", "kept"):
+        connection.execute(f"INSERT INTO {table} VALUES (?)", (value,))
+    connection.commit()
+    connection.close()
+
+
+def left_within_a_transaction_through_core(url: str, table: str) -> None:
+    engine = create_engine(url)
+
+    def insert_slowly() -> None:
+        with engine.begin() as connection:
+            connection.execute(text(f"INSERT INTO {table} VALUES ('lost')"))
+            time.sleep(IDLE)
+            connection.execute(text(f"INSERT INTO {table} VALUES ('lost too')"))
+
+    with pytest.raises(exc.OperationalError, match="transaction was lost"):
+        insert_slowly()
+    assert engine.pool.checkedout() == 0
+    with engine.begin() as connection:
+        connection.execute(text(f"INSERT INTO {table} VALUES ('kept'), ('kept')"))
+    engine.dispose()
+
+
+WAITING = [
+    used_left_and_used_again_through_the_driver,
+    used_left_and_used_again_through_core,
+    left_within_a_transaction_through_the_driver,
+    committed_too_late_through_the_driver,
+    left_within_a_transaction_through_core,
+]
+
+
+def databases(sqld: Sqld, prefix: str, count: int) -> list[str]:
+    """The names of so many databases, each with a table."""
+    names = [f"{prefix}-{number}" for number in range(count)]
+    for name in names:
+        sqld.create_namespace(name)
+        with client(sqld.port, path=f"/dev/{name}") as raw:
+            raw.run("CREATE TABLE t (v)")
+    return names
+
+
+def test_an_idle_connection_works_and_an_idle_transaction_fails_whole(sqld: Sqld):
+    # At the same time, so each in a database of its own: the lock is one a database.
+    names = databases(sqld, "idle", len(WAITING))
+    with ThreadPoolExecutor(len(WAITING)) as threads:
+        jobs = [threads.submit(wait, sqld.url_of(name), "t") for wait, name in zip(WAITING, names, strict=True)]
+        for job in jobs:
+            job.result()
+    for name in names:
+        with client(sqld.port, path=f"/dev/{name}") as raw:
+            assert raw.run("SELECT v FROM t") == [["kept"], ["kept"]], name
+        sqld.delete_namespace(name)
+
+
+def robbed_through_the_driver(url: str) -> None:
+    connection = dbapi.connect(url)
+    connection.execute("INSERT INTO t VALUES ('lost 1')")
+    time.sleep(OLD)
+    with pytest.raises(dbapi.OperationalError) as caught:
+        connection.execute(dbapi.Batch([dbapi.Step("INSERT INTO t VALUES ('lost 2')")]))
+    assert caught.value.code in {"TRANSACTION_TIMEOUT", "TRANSACTION_LOST"}
+    with pytest.raises(dbapi.OperationalError, match="roll back"):
+        connection.execute("INSERT INTO t VALUES ('lost 3')")
+    with pytest.raises(dbapi.OperationalError, match="roll back"):
+        connection.commit()
+    connection.rollback()
+    connection.execute("INSERT INTO t VALUES ('kept')")
+    connection.commit()
+    connection.close()
+
+
+def robbed_before_its_commit_through_the_driver(url: str) -> None:
+    connection = dbapi.connect(url)
+    connection.cursor().executemany("INSERT INTO t VALUES (?)", [("lost 1",), ("lost 2",)])
+    time.sleep(OLD)
+    with pytest.raises(dbapi.OperationalError) as caught:
+        connection.commit()
+    assert not isinstance(caught.value, dbapi.OutcomeUnknownError)
+    connection.rollback()
+    connection.execute("INSERT INTO t VALUES ('kept')")
+    connection.commit()
+    connection.close()
+
+
+def robbed_through_core(url: str) -> None:
+    engine = create_engine(url)
+
+    def insert_slowly() -> None:
+        with engine.begin() as connection:
+            connection.execute(text("INSERT INTO t VALUES ('lost 1')"))
+            time.sleep(OLD)
+            try:
+                connection.execute(text("INSERT INTO t VALUES ('lost 2')"))
+            finally:
+                with pytest.raises(exc.SQLAlchemyError):
+                    connection.execute(text("INSERT INTO t VALUES ('lost 3')"))
+
+    with pytest.raises(exc.OperationalError):
+        insert_slowly()
+    assert engine.pool.checkedout() == 0
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO t VALUES ('kept')"))
+    engine.dispose()
+
+
+ROBBED = [robbed_through_the_driver, robbed_before_its_commit_through_the_driver, robbed_through_core]
+
+
+def test_a_transaction_that_is_old_when_another_writer_waits_fails_whole(sqld: Sqld):
+    def other_writer(url: str) -> None:
+        time.sleep(0.5)
+        connection = dbapi.connect(url)
+        connection.execute("INSERT INTO t VALUES ('another')")
+        connection.commit()
+        connection.close()
+
+    names = databases(sqld, "old", len(ROBBED))
+    with ThreadPoolExecutor(2 * len(names)) as threads:
+        jobs = [threads.submit(robbed, sqld.url_of(name)) for robbed, name in zip(ROBBED, names, strict=True)]
+        jobs += [threads.submit(other_writer, sqld.url_of(name)) for name in names]
+        for job in jobs:
+            job.result()
+    for name in names:
+        with client(sqld.port, path=f"/dev/{name}") as raw:
+            assert raw.run("SELECT v FROM t ORDER BY v") == [["another"], ["kept"]], name
+        sqld.delete_namespace(name)
+
+
+def test_a_stream_whose_line_broke_takes_the_transaction_with_it_and_the_connection_goes_on(
+    server: Sqld, proxy: Callable[..., Proxy]
+):
+    line = proxy(server.port)
+    connection = dbapi.connect(line.url, timeout=3.0)
+    connection.execute("CREATE TABLE t (v)")
+    connection.commit()
+    connection.execute("INSERT INTO t VALUES ('lost')")
+    server.kill()
+    server.start()
+    with pytest.raises(dbapi.OperationalError) as caught:
+        connection.execute("INSERT INTO t VALUES ('lost too')")
+    assert caught.value.code == "TRANSACTION_LOST"
+    refused_until_rolled_back(connection, "t")
+    with client(server.port) as raw:
+        assert raw.run("SELECT v FROM t") == [["kept"], ["kept"]]

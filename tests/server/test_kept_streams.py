@@ -1,0 +1,106 @@
+"""A stream is kept where one statement follows the other, and closed or given up where none does."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+
+from memory_storage import dbapi
+from memory_storage.testing import Proxy, Sqld
+
+PAUSE = 0.2  # seconds; a stream is kept for the next 0.1
+
+
+@pytest.fixture
+def line(server: Sqld, proxy: Callable[..., Proxy]) -> Proxy:
+    return proxy(server.port, record=True)
+
+
+@pytest.fixture
+def connection(line: Proxy) -> dbapi.Connection:
+    made = dbapi.connect(line.url, timeout=5.0)
+    made.autocommit = True
+    made.execute("CREATE TABLE t (v)")
+    time.sleep(PAUSE)
+    line.reset_counts()
+    return made
+
+
+def streams(line: Proxy) -> list[tuple[bool, bool]]:
+    """Of each request: whether it went on with a stream, and whether it closed it."""
+    messages = [json.loads(body) for _, body in line.requests]
+    return [(one["baton"] is not None, one["requests"][-1]["type"] == "close") for one in messages]
+
+
+def count(connection: dbapi.Connection) -> object:
+    return connection.execute("SELECT count(*) FROM t").fetchall()[0][0]
+
+
+def test_a_statement_by_itself_opens_and_closes_its_stream(connection: dbapi.Connection, line: Proxy):
+    for _ in range(3):
+        count(connection)
+        time.sleep(PAUSE)
+    assert streams(line) == [(False, True)] * 3
+
+
+def test_statements_that_follow_one_another_share_one(connection: dbapi.Connection, line: Proxy):
+    for _ in range(4):
+        connection.execute("INSERT INTO t VALUES (1)")
+    assert streams(line) == [(False, True), (False, False), (True, False), (True, False)]
+    assert count(connection) == 4
+
+
+def test_the_next_one_after_a_pause_closes_it(connection: dbapi.Connection, line: Proxy):
+    for pause in (0, PAUSE, 0):
+        count(connection)
+        time.sleep(pause)
+    assert streams(line) == [(False, True), (False, False), (True, True)]
+
+
+def test_one_that_may_have_expired_is_given_up_without_asking(connection: dbapi.Connection, line: Proxy):
+    for pause in (0, 5.5, 0):
+        count(connection)
+        time.sleep(pause)
+    assert streams(line) == [(False, True), (False, False), (False, True)]
+
+
+def test_one_that_the_server_has_forgotten_costs_a_write_nothing(connection: dbapi.Connection, server: Sqld):
+    for _ in range(2):
+        connection.execute("INSERT INTO t VALUES (1)")
+    server.kill()
+    server.start()
+    connection.execute("INSERT INTO t VALUES (1)")
+    assert count(connection) == 3
+
+
+def test_a_write_whose_answer_is_lost_is_done_once_and_the_line_goes_on(connection: dbapi.Connection, line: Proxy):
+    for _ in range(2):
+        connection.execute("INSERT INTO t VALUES (1)")
+    line.cut_reply_after(0)
+    done = 2
+    try:
+        connection.execute("INSERT INTO t VALUES (1)")
+        done += 1
+    except dbapi.OutcomeUnknownError:
+        pass
+    assert count(connection) in {done, done + 1} if done == 2 else count(connection) == done
+
+
+def test_it_sees_what_others_have_written_since(connection: dbapi.Connection, server: Sqld):
+    for _ in range(3):
+        count(connection)
+    other = dbapi.connect(server.url)
+    other.execute("INSERT INTO t VALUES (1)")
+    other.commit()
+    assert count(connection) == 1
+    other.close()
+
+
+def test_closing_a_connection_frees_its_stream(connection: dbapi.Connection, line: Proxy):
+    for _ in range(2):
+        count(connection)
+    connection.close()
+    assert streams(line) == [(False, True), (False, False), (True, True)]

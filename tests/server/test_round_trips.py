@@ -1,0 +1,241 @@
+"""How often each call goes to the server and back, counted by a proxy; and that the README says the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import memory_storage as ms
+from memory_storage.testing import Proxy, Sqld
+from tests.repositories.test_namespaces import REPOSITORIES, _public_methods
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+VECTOR = [0.5] * 384
+
+
+def _episode(steps: int = 20, **fields: Any) -> ms.Episode:
+    return ms.Episode(task_description="words", steps=[ms.Step(tool="t") for _ in range(steps)], **fields)
+
+
+def _heuristic() -> ms.Heuristic:
+    return ms.Heuristic(condition="c", action="a", effectiveness=ms.Effectiveness(avg_reward_delta=0.1))
+
+
+def _episodes(count: int = 100) -> list[ms.Episode]:
+    return [_episode() for _ in range(count)]
+
+
+class Known:
+    """What is stored before each call."""
+
+    def __init__(self, memory: ms.MemoryStorage) -> None:
+        self.episode, self.other = memory.episodes.save_many([_episode(), _episode()])
+        self.patterns = memory.patterns.save_many([_heuristic() for _ in range(4)])
+        self.place = memory.spatiotemporal.put(self.new_place())
+        memory.embeddings.put("episode", self.episode.id, VECTOR, model="m")
+
+    def new_place(self) -> ms.SpatiotemporalEntry:
+        return ms.SpatiotemporalEntry(owner_type="episode", owner_id=self.episode.id, latitude=1.0, longitude=1.0)
+
+    def vectors(self) -> list[tuple[str, Any, list[float]]]:
+        return [("step", step.id, VECTOR) for step in self.episode.steps]
+
+    def embeddings(self) -> list[ms.Embedding]:
+        return [
+            ms.Embedding(owner_type="step", owner_id=step.id, model="m", vector=VECTOR) for step in self.episode.steps
+        ]
+
+
+OTHERS = {"embeddings.iterate", "embeddings.embed", "embeddings.reembed"}
+
+Case = Callable[[ms.MemoryStorage, Known], Any]
+
+CASES: dict[str, list[Case]] = {
+    "episodes.save": [
+        lambda m, k: m.episodes.save(_episode()),
+        lambda m, k: m.episodes.save(k.episode.model_copy(update={"tags": ["changed"]})),
+    ],
+    "episodes.save_many": [
+        lambda m, k: m.episodes.save_many(_episodes()),
+        lambda m, k: m.episodes.save_many([k.episode, k.other, *_episodes(50)]),
+    ],
+    "episodes.import_many": [lambda m, k: m.episodes.import_many(_episodes())],
+    "episodes.append_step": [lambda m, k: m.episodes.append_step(k.episode.id, ms.Step(tool="t"))],
+    "episodes.complete": [lambda m, k: m.episodes.complete(k.episode.id, ms.Success(verdict="v"), reward=1.0)],
+    "episodes.archive": [lambda m, k: m.episodes.archive(k.episode.id)],
+    "episodes.restore": [lambda m, k: m.episodes.restore(k.episode.id)],
+    "episodes.delete": [lambda m, k: m.episodes.delete(k.other.id)],
+    "episodes.get": [lambda m, k: m.episodes.get(k.episode.id).steps[-1]],
+    "episodes.find": [lambda m, k: m.episodes.find(k.episode.id, steps=False)],
+    "episodes.query": [
+        lambda m, k: [episode.steps for episode in m.episodes.query()],
+        lambda m, k: m.episodes.query(text="words", tags_any=["x"], metadata={"a": 1}, limit=1),
+    ],
+    "episodes.iterate": [lambda m, k: list(m.episodes.iterate())],
+    "episodes.count": [lambda m, k: m.episodes.count(text="words")],
+    "steps.get": [lambda m, k: m.steps.get(k.episode.steps[0].id)],
+    "steps.find": [lambda m, k: m.steps.find(k.episode.steps[0].id)],
+    "steps.range": [lambda m, k: m.steps.range(k.episode.id, 2, 5)],
+    "steps.latest": [lambda m, k: m.steps.latest(k.episode.id)],
+    "steps.iterate": [lambda m, k: list(m.steps.iterate(k.episode.id))],
+    "steps.count": [lambda m, k: m.steps.count()],
+    "steps.delete": [lambda m, k: m.steps.delete(k.episode.steps[-1].id)],
+    "patterns.save": [lambda m, k: m.patterns.save(_heuristic()), lambda m, k: m.patterns.save(k.patterns[0])],
+    "patterns.save_many": [lambda m, k: m.patterns.save_many([_heuristic() for _ in range(100)])],
+    "patterns.import_many": [lambda m, k: m.patterns.import_many([_heuristic() for _ in range(100)])],
+    "patterns.record_retrieval": [lambda m, k: m.patterns.record_retrieval([one.id for one in k.patterns])],
+    "patterns.record_application": [lambda m, k: m.patterns.record_application(k.patterns[0].id, success=True)],
+    "patterns.merge": [lambda m, k: m.patterns.merge(k.patterns[0].id, k.patterns[1].id)],
+    "patterns.get": [lambda m, k: m.patterns.get(k.patterns[0].id)],
+    "patterns.find": [lambda m, k: m.patterns.find(k.patterns[0].id)],
+    "patterns.query": [lambda m, k: m.patterns.query(kind="heuristic")],
+    "patterns.iterate": [lambda m, k: list(m.patterns.iterate())],
+    "patterns.count": [lambda m, k: m.patterns.count()],
+    "patterns.delete": [lambda m, k: m.patterns.delete(k.patterns[0].id)],
+    "embeddings.put": [lambda m, k: m.embeddings.put("episode", k.episode.id, VECTOR, model="m")],
+    "embeddings.put_many": [lambda m, k: m.embeddings.put_many(k.vectors(), model="m")],
+    "embeddings.import_many": [lambda m, k: m.embeddings.import_many(k.embeddings())],
+    "embeddings.get_many": [lambda m, k: m.embeddings.get_many("episode", [k.episode.id], model="m")],
+    "embeddings.models": [lambda m, k: m.embeddings.models()],
+    "episodes.similar_to": [
+        lambda m, k: m.episodes.similar_to(VECTOR, model="m"),
+        lambda m, k: m.episodes.similar_to(VECTOR, model="m", outcome="success", tags_any=["a"]),
+    ],
+    "episodes.search": [
+        lambda m, k: m.episodes.search("words"),
+        lambda m, k: m.episodes.search("words", vector=VECTOR, model="m", explain=True),
+    ],
+    "patterns.similar_to": [lambda m, k: m.patterns.similar_to(VECTOR, model="m")],
+    "patterns.search": [lambda m, k: m.patterns.search("words", vector=VECTOR, model="m")],
+    "embeddings.get": [lambda m, k: m.embeddings.get("episode", k.episode.id, model="m")],
+    "embeddings.find": [lambda m, k: m.embeddings.find("episode", k.other.id, model="m")],
+    "embeddings.count": [lambda m, k: m.embeddings.count()],
+    "embeddings.delete": [lambda m, k: m.embeddings.delete("episode", k.episode.id, model="m")],
+    "spatiotemporal.put": [lambda m, k: m.spatiotemporal.put(k.new_place())],
+    "spatiotemporal.import_many": [lambda m, k: m.spatiotemporal.import_many([k.new_place() for _ in range(100)])],
+    "spatiotemporal.get": [lambda m, k: m.spatiotemporal.get(k.place.id)],
+    "spatiotemporal.find": [lambda m, k: m.spatiotemporal.find(k.place.id)],
+    "spatiotemporal.of": [lambda m, k: m.spatiotemporal.of("episode", k.episode.id)],
+    "spatiotemporal.iterate": [lambda m, k: next(m.spatiotemporal.iterate())],
+    "spatiotemporal.count": [lambda m, k: m.spatiotemporal.count()],
+    "spatiotemporal.delete": [lambda m, k: m.spatiotemporal.delete(k.place.id)],
+    "analytics.summary": [lambda m, k: m.analytics.summary()],
+}
+
+
+def _of_three_statements(block: ms.Transaction, known: Known) -> None:
+    with block as tx:
+        tx.episodes.get(known.episode.id)
+        tx.episodes.count()
+        tx.patterns.query()
+
+
+def _of_three_writes(block: ms.Transaction, known: Known) -> None:
+    with block as tx:
+        tx.episodes.save(_episode())
+        tx.patterns.record_retrieval([one.id for one in known.patterns])
+        tx.episodes.complete(known.episode.id, ms.Success(verdict="v"))
+
+
+def _nothing(block: ms.Transaction) -> None:
+    with block:
+        pass
+
+
+BLOCKS: dict[str, Case] = {
+    "a `transaction()` of 3 statements": lambda m, k: _of_three_writes(m.transaction(), k),
+    "a `snapshot()` of 3 statements": lambda m, k: _of_three_statements(m.snapshot(), k),
+    "a `transaction()` of nothing": lambda m, k: _nothing(m.transaction()),
+    "`MemoryStorage.open` of a database that is up to date": lambda m, k: ms.MemoryStorage.open(m.settings).close(),
+}
+
+
+@pytest.fixture
+def counted(sqld: Sqld, migrated_server_url: str) -> Iterator[tuple[Proxy, ms.MemoryStorage]]:
+    with Proxy(sqld.port) as proxy:
+        url = migrated_server_url.replace(f":{sqld.port}/", f":{proxy.port}/")
+        with ms.MemoryStorage.open(url) as storage:
+            yield proxy, storage
+
+
+def _count(proxy: Proxy, storage: ms.MemoryStorage, call: Case, namespace: str) -> int:
+    memory = storage.in_namespace(namespace)
+    known = Known(memory)
+    proxy.reset_counts()
+    call(memory, known)
+    return proxy.round_trips
+
+
+def test_every_read_and_every_write_is_one_round_trip(counted):
+    proxy, storage = counted
+    found = {
+        f"{method} {place}": _count(proxy, storage, call, f"{method} {place}")
+        for method, calls in CASES.items()
+        for place, call in enumerate(calls)
+    }
+    assert {method: figure for method, figure in found.items() if figure != 1} == {}
+
+
+def test_what_may_take_more_says_so(counted):
+    proxy, storage = counted
+    calls = {
+        "the models, and a page": lambda m, k: next(m.embeddings.iterate()),
+        "the model, and the search": lambda m, k: m.episodes.similar_to(VECTOR),
+        "to find out that the model is new, to register it, and to store": lambda m, k: m.embeddings.put(
+            "episode", k.episode.id, VECTOR, model="new"
+        ),
+    }
+    assert [_count(proxy, storage, call, what) for what, call in calls.items()] == [2, 2, 3]
+
+
+def test_every_public_method_has_a_case_here(counted):
+    _, storage = counted
+    assert {name for name, value in vars(storage).items() if hasattr(value, "_session")} == set(REPOSITORIES)
+    assert set(_public_methods(storage)) - OTHERS == set(CASES)
+
+
+def test_blocks_and_opening_cost_what_the_readme_says(counted):
+    proxy, storage = counted
+    found = {what: _count(proxy, storage, call, what) for what, call in BLOCKS.items()}
+    assert found == {what: int(figure) for what, figure in _rows_of_the_readme() if what in BLOCKS}
+
+
+def test_the_readme_names_every_method_and_its_round_trips():
+    named = {
+        f"{repository}.{method}": int(figure)
+        for what, figure in _rows_of_the_readme()
+        for repository, methods in re.findall(r"`(\w+)`: ([^;]*)", what)
+        for method in re.findall(r"`(\w+)`", methods)
+    }
+    assert named == dict.fromkeys(CASES, 1)
+
+
+def test_what_is_imported_again_is_looked_up_once_and_not_written(counted):
+    proxy, storage = counted
+    known = Known(storage)
+    for again in (
+        lambda: storage.episodes.import_many([known.episode, known.other]),
+        lambda: storage.patterns.import_many(known.patterns),
+        lambda: storage.embeddings.import_many([storage.embeddings.get("episode", known.episode.id, model="m")]),
+        lambda: storage.spatiotemporal.import_many([known.place]),
+    ):
+        proxy.reset_counts()
+        assert again() == 0
+        assert proxy.round_trips <= 3
+
+
+def test_a_page_of_an_iteration_is_one_round_trip(counted):
+    proxy, storage = counted
+    storage.episodes.save_many([_episode(0) for _ in range(250)])
+    proxy.reset_counts()
+    assert len(list(storage.episodes.iterate())) == 250
+    assert proxy.round_trips == 3
+
+
+def _rows_of_the_readme() -> list[tuple[str, str]]:
+    section = README.split("#### Round trips")[1].split("\n###")[0].split("\n## ")[0]
+    return re.findall(r"^\| (.+?) \| (\d+)", section, re.MULTILINE)

@@ -1,0 +1,136 @@
+"""The pool: who holds its connections, and which idle ones are closed. On a file and on a server."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from sqlalchemy import Engine
+
+import memory_storage as ms
+from memory_storage import pool
+from memory_storage.engine import make_engine
+
+
+@pytest.fixture(params=["file", "server"])
+def target(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue("database" if request.param == "file" else "migrated_server_url"))
+
+
+def _settings(target: str, **values: object) -> ms.Settings:
+    return ms.Settings(database=target, pool=ms.PoolSettings(**values))
+
+
+def _open(engine: Engine) -> int:
+    """How many of the pool's connections can be used at once."""
+    return sum(record.dbapi_connection.usable for record in list(engine.pool._pool.queue) if record.dbapi_connection)
+
+
+def _eventually(condition) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _used_by(engine: Engine, threads: int) -> None:
+    """Have so many connections in the pool, all of them idle."""
+    connections = [engine.connect() for _ in range(threads)]
+    for connection in connections:
+        connection.exec_driver_sql("SELECT 1").all()
+        connection.close()
+
+
+def test_a_pool_with_no_connection_left_says_who_has_them_for_how_long_and_for_what(target):
+    with ms.MemoryStorage.open(_settings(target, max_connections=2, connect_timeout=0.2)) as storage:
+        ready, release = threading.Barrier(3), threading.Event()
+
+        def hold() -> None:
+            with storage.snapshot() as view:
+                view.episodes.count()
+                ready.wait()
+                release.wait()
+
+        threads = [threading.Thread(target=hold, name=f"holder-{number}") for number in range(2)]
+        for thread in threads:
+            thread.start()
+        ready.wait()
+        try:
+            with pytest.raises(ms.PoolTimeoutError, match=r"holder-\d for \d+\.\d s, 'SELECT count") as caught:
+                storage.episodes.count()
+            with pytest.raises(ms.PoolTimeoutError, match=r"holder-\d for"), storage.transaction():
+                pass
+        finally:
+            release.set()
+            for thread in threads:
+                thread.join()
+        assert sorted(holder.thread for holder in caught.value.holders) == ["holder-0", "holder-1"]
+        assert all(0 <= holder.seconds < 60 for holder in caught.value.holders)
+        assert pool.holders(storage.engine) == []
+        assert storage.episodes.count() == 0
+
+
+def test_connections_that_are_idle_for_long_are_closed_and_replaced_when_they_are_needed(target):
+    engine = make_engine(_settings(target, idle_timeout=0.2))
+    _used_by(engine, 3)
+    assert _open(engine) == 3
+    _eventually(lambda: _open(engine) == 0)
+    _used_by(engine, 3)
+    assert _open(engine) == 3
+    engine.dispose()
+
+
+def test_as_many_idle_connections_as_are_asked_for_stay_open(target):
+    engine = make_engine(_settings(target, idle_timeout=0.05, min_idle=2))
+    _used_by(engine, 4)
+    _eventually(lambda: _open(engine) == 2)
+    time.sleep(0.2)
+    assert _open(engine) == 2
+    engine.dispose()
+
+
+def test_fewer_than_may_stay_all_stay(target):
+    engine = make_engine(_settings(target, idle_timeout=0.05, min_idle=5))
+    _used_by(engine, 3)
+    time.sleep(0.3)
+    _used_by(engine, 1)
+    assert _open(engine) == 3
+    engine.dispose()
+
+
+def test_a_connection_in_use_is_not_closed_however_long_it_takes(target):
+    engine = make_engine(_settings(target, idle_timeout=0.05))
+    with engine.connect() as connection:
+        _used_by(engine, 1)
+        time.sleep(0.3)
+        assert connection.exec_driver_sql("SELECT 1").scalar() == 1
+    engine.dispose()
+
+
+def test_threads_that_come_just_when_connections_are_closed_never_get_a_closed_one(target):
+    with ms.MemoryStorage.open(_settings(target, max_connections=4, idle_timeout=0.005)) as storage:
+        failures = []
+
+        def read() -> None:
+            for number in range(60):
+                try:
+                    storage.episodes.count()
+                except ms.MemoryStorageError as error:
+                    failures.append(error)
+                time.sleep(0.004 + number % 3 / 1000)
+
+        threads = [threading.Thread(target=read) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert storage.engine.pool.checkedout() == 0
+
+
+def test_a_closed_storage_leaves_no_thread_behind(target):
+    before = set(threading.enumerate())
+    with ms.MemoryStorage.open(target) as storage:
+        storage.episodes.count()
+    _eventually(lambda: not [one for one in set(threading.enumerate()) - before if isinstance(one, threading.Timer)])
