@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from datetime import datetime
@@ -9,20 +10,34 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from pydantic import SecretStr
 from sqlalchemy import Engine, event
 from typing_extensions import Self
 
 from . import migrate, models
+from .dbapi import redacted
 from .engine import make_engine
 from .errors import ConfigurationError, UnavailableError, ValidationError
 from .resilience import repeated
-from .settings import Settings
-from .transaction import Repositories, Scope, Transaction, translated
+from .settings import Settings, hidden_token
+from .transaction import NOT_STORED, Repositories, Scope, Transaction
+from .translation import translated
 
 T = TypeVar("T")
 
+_log = logging.getLogger(__name__)
 _NAMESPACE_LENGTH = 200
-_BUSY = {"SQLITE_BUSY", "SQLITE_LOCKED"}
+_NOTHING_HAPPENED = {
+    "SQLITE_BUSY",
+    "SQLITE_LOCKED",
+    "TRANSACTION_TIMEOUT",
+    "TRANSACTION_BUSY",
+    "TRANSACTION_LOST",
+    "CONNECTION_FAILED",
+    "CONNECTION_LOST",
+    "SERVER_BUSY",
+    NOT_STORED,
+}
 
 
 class MemoryStorage(Repositories):
@@ -46,7 +61,7 @@ class MemoryStorage(Repositories):
         cls,
         database: str | os.PathLike[str] | Settings | None = None,
         *,
-        auth_token: str | None = None,
+        auth_token: str | SecretStr | Callable[[], str | SecretStr] | None = None,
         namespace: str | None = None,
         now: Callable[[], datetime] = models.utc_now,
     ) -> Self:
@@ -58,6 +73,7 @@ class MemoryStorage(Repositories):
             ConfigurationError: the path or a setting cannot work.
             SchemaError: the schema is newer than this package, or another program's. Nothing is touched.
         """
+        auth_token, database = hidden_token(auth_token), redacted(database)  # a traceback may show this frame
         settings = _settings(database, auth_token, namespace)
         if settings.path is not None:
             _make_directory(settings.path.parent)
@@ -70,7 +86,16 @@ class MemoryStorage(Repositories):
                 raise
         storage = cls(engine, settings, now=now)
         storage._owns_engine = True
+        if settings.path is not None:
+            storage._mend_indexes()
         return storage
+
+    def _mend_indexes(self) -> None:
+        try:
+            for model in self.embeddings.index.mend():
+                _log.warning("the vector index of %r was lost: searches are slow until it is rebuilt", model)
+        except UnavailableError as error:  # read-only, locked or full: searches are right without it
+            _log.warning("a vector index was lost, and cannot be made now: %s", error)
 
     def in_namespace(self, namespace: str) -> Self:
         """Another namespace of the same database, on the same engine; to close it closes nothing."""
@@ -88,7 +113,7 @@ class MemoryStorage(Repositories):
         return Transaction(self.engine, self.namespace, self.settings.limits, self._now, read_only=True)
 
     def run(self, work: Callable[[Transaction], T]) -> T:
-        """Do `work(tx)` in a transaction, and again from its start while another writer holds the database."""
+        """Do `work(tx)` in a transaction, and again from its start where a lock or the line took it back as a whole."""
 
         def once() -> T:
             with self.transaction() as tx:
@@ -118,7 +143,9 @@ class MemoryStorage(Repositories):
 
 
 def _settings(
-    database: str | os.PathLike[str] | Settings | None, auth_token: str | None, namespace: str | None
+    database: str | os.PathLike[str] | Settings | None,
+    auth_token: str | SecretStr | Callable[[], str | SecretStr] | None,
+    namespace: str | None,
 ) -> Settings:
     given = {"auth_token": auth_token, "namespace": namespace}
     chosen = {name: value for name, value in given.items() if value is not None}
@@ -151,5 +178,5 @@ def _refuse_to_connect(*_: Any) -> None:
 
 
 def _nothing_happened(error: UnavailableError) -> bool:
-    # A lock that never came free: the transaction was rolled back whole.
-    return error.code in _BUSY
+    # What was begun was not committed. If that is not certain, it is another error: CommitUnknownError.
+    return error.code in _NOTHING_HAPPENED

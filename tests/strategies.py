@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timedelta, timezone
 from itertools import accumulate
 from typing import Any
 
+from hypothesis import assume
 from hypothesis import strategies as st
 
 import memory_storage as ms
@@ -169,7 +171,7 @@ def stored_episodes() -> st.SearchStrategy[ms.Episode]:
             update={"version": version, "created_at": created, "updated_at": updated, "archived_at": archived}
         ),
         episodes(),
-        st.integers(1, 2**63 - 2),
+        st.integers(1, 2**53 - 1),
         moments,
         moments,
         optional_moments,
@@ -234,11 +236,13 @@ def places(draw: Any, owner_type: str, owner_id: Any) -> ms.SpatiotemporalEntry:
     )
 
 
-_float32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
+_float32 = st.floats(-(2.0**40), 2.0**40, width=32)
 
 
 @st.composite
 def vectors(draw: Any, dimension: int = 384) -> list[float]:
     """A few numbers, over and over: a list of 3072 of them would be slow to make and say no more."""
-    some = draw(st.lists(_float32, min_size=1, max_size=8).filter(any))
-    return (some * (dimension // len(some) + 1))[:dimension]
+    some = draw(st.lists(_float32, min_size=1, max_size=8))
+    vector = (some * (dimension // len(some) + 1))[:dimension]
+    assume(1e-15 <= math.hypot(*vector) <= 1e15)
+    return vector

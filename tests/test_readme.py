@@ -21,8 +21,8 @@ def block(containing: str) -> str:
     return next(code for code in blocks if containing in code)
 
 
-def run(code: str) -> dict[str, Any]:
-    names: dict[str, Any] = {"__name__": "readme"}
+def run(code: str, known: dict[str, Any] | None = None) -> dict[str, Any]:
+    names: dict[str, Any] = {**(known or {}), "__name__": "readme"}
     exec(compile(code, "README.md", "exec"), names)
     return names
 
@@ -34,6 +34,21 @@ def test_the_five_minute_tour_runs_as_written(
     names = run(block("MemoryStorage.open("))
     assert "['pytest', 'edit']" in capsys.readouterr().out
     assert (tmp_path / "data" / "memory.db").exists()
+    names["storage"].close()
+
+
+def test_finding_what_helps_runs_as_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run(block("MemoryStorage.open("))
+    names["storage"].episodes.restore(names["episode"].id)
+    capsys.readouterr()
+    run(block("HashingEmbedder()"), {**names})
+    shown = capsys.readouterr().out
+    assert "['pytest', 'edit']" in shown
+    assert "'text': 1.0" in shown
+    assert "[flaky]" in shown.lower() or "[test]" in shown
     names["storage"].close()
 
 

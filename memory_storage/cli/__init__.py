@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import sys
 
-from . import deleting, demo, moving, reading, schema
+from . import deleting, demo, indexing, moving, reading, schema, searching
 from .app import app
 
-__all__ = ["app", "deleting", "demo", "main", "moving", "reading", "schema"]
+__all__ = ["app", "deleting", "demo", "indexing", "main", "moving", "reading", "schema", "searching"]
 
 
 def main() -> None:

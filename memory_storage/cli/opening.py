@@ -9,7 +9,7 @@ from memory_storage.engine import make_engine
 from memory_storage.errors import ConfigurationError
 from memory_storage.settings import MEMORY, Settings
 from memory_storage.storage import MemoryStorage
-from memory_storage.transaction import translated
+from memory_storage.translation import translated
 
 
 def settings_for(database: str | None, namespace: str | None) -> Settings:

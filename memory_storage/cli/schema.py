@@ -13,7 +13,7 @@ from memory_storage import migrate
 from memory_storage.engine import make_engine
 from memory_storage.schema import HEAD
 from memory_storage.settings import Settings
-from memory_storage.transaction import translated
+from memory_storage.translation import translated
 
 from .app import app
 from .opening import open_existing, open_or_create, refuse_missing, settings_for

@@ -2,7 +2,7 @@
 
 from ._lazy import LazyList
 from ._model import Model, as_validation_error, new_id, utc_now
-from .embedding import Embedding, OwnerType
+from .embedding import Embedding, EmbeddingModel, IndexHealth, IndexPreset, OwnerType
 from .episode import (
     Abstained,
     Complexity,
@@ -37,6 +37,7 @@ from .pattern import (
 )
 from .place import PlaceOwner, SpatiotemporalEntry
 from .query import Direction, EpisodeFilter, Page, PatternFilter
+from .search import Hit, Hits, Method, SearchMode
 
 __all__ = [
     "PATTERN",
@@ -48,12 +49,18 @@ __all__ = [
     "Direction",
     "Effectiveness",
     "Embedding",
+    "EmbeddingModel",
     "Episode",
     "EpisodeFilter",
     "ErrorRecovery",
     "Failure",
     "Heuristic",
+    "Hit",
+    "Hits",
+    "IndexHealth",
+    "IndexPreset",
     "LazyList",
+    "Method",
     "Model",
     "Outcome",
     "OutcomeKind",
@@ -66,6 +73,7 @@ __all__ = [
     "PlaceOwner",
     "Reflection",
     "RewardScore",
+    "SearchMode",
     "SpatiotemporalEntry",
     "Step",
     "StepError",

@@ -19,6 +19,7 @@ _FIXED = (timezone, TzInfo)  # Python's, and the one of what pydantic reads
 
 # Strict: True is not 1, and "5" is not 5.
 Int64 = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+Version = Annotated[int, Field(strict=True, ge=0, lt=2**53)]  # it grows: room is left to
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Ratio = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 

@@ -1,7 +1,9 @@
-"""An embedding: one vector of one owner by one model."""
+"""An embedding: one vector of one owner by one model. And what is known of a model and its index."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -10,6 +12,10 @@ from pydantic import Field
 from ._model import Finite, Model, Moment
 
 OwnerType = Literal["episode", "step", "pattern"]
+IndexPreset = Literal["compact", "balanced", "accurate"]
+
+WORN = 0.5
+"""So many vectors removed from an index, by those that are in it, and it finds too few of the others."""
 
 
 class Embedding(Model):
@@ -26,3 +32,48 @@ class Embedding(Model):
     def dimension(self) -> int:
         """How many numbers the vector has."""
         return len(self.vector)
+
+
+@dataclass(frozen=True)
+class EmbeddingModel:
+    """A model with its dimension, and the counters of its distinct vectors, in all namespaces together.
+
+    `indexed` of its `vectors` are in its index, and `removed` were removed from there since it was built.
+    """
+
+    name: str
+    dimension: int
+    metric: Literal["cosine"]
+    preset: IndexPreset
+    vectors: int
+    indexed: int
+    removed: int
+    created_at: datetime
+
+    @property
+    def pending(self) -> int:
+        """How many vectors are not in the index: a search compares them one by one."""
+        return self.vectors - self.indexed
+
+    @property
+    def is_worn(self) -> bool:
+        """Whether so much was removed that searches do without the index until it is built anew."""
+        return self.removed > WORN * self.indexed
+
+
+@dataclass(frozen=True)
+class IndexHealth:
+    """A model's index, as it was found.
+
+    `nodes` is how many vectors are in the index in truth; None if there is no index. `recall` is how many of the
+    nearest ten it finds, from 0 to 1, on a sample; None if it is empty.
+    """
+
+    model: EmbeddingModel
+    nodes: int | None
+    recall: float | None
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the index is what its table says, and finds nine in ten of what it should."""
+        return self.nodes == self.model.indexed and (self.recall is None or self.recall >= 0.9)

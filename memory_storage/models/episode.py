@@ -14,7 +14,7 @@ from typing_extensions import Self
 from memory_storage.errors import ValidationError
 
 from ._lazy import ListOrLazy
-from ._model import Finite, Int64, JsonObject, Model, Moment, new_id, utc_now
+from ._model import Finite, Int64, JsonObject, Model, Moment, Version, new_id, utc_now
 
 
 class TaskType(str, Enum):
@@ -171,7 +171,7 @@ class Episode(Model):
     """
 
     id: UUID = Field(default_factory=new_id)
-    version: Int64 = 0
+    version: Version = 0
     task_description: str
     task_type: Annotated[TaskType | TaskTypeName, _Is(TaskType)] = TaskType.OTHER
     context: TaskContext = Field(default_factory=TaskContext)

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from ._model import Finite, Int64, JsonObject, Model, Moment, Ratio, new_id
+from ._model import Finite, Int64, JsonObject, Model, Moment, Ratio, Version, new_id
 from .episode import TaskContext
 
 PatternKind = Literal["tool_sequence", "decision_point", "error_recovery", "context_pattern", "heuristic"]
@@ -28,7 +28,7 @@ class _Pattern(Model):
     """What all kinds have. `success_rate` is over `occurrence_count` observations; `evidence` are the episodes."""
 
     id: UUID = Field(default_factory=new_id)
-    version: Int64 = 0
+    version: Version = 0
     description: str = ""
     context: TaskContext = Field(default_factory=TaskContext)
     success_rate: Ratio = 0.0

@@ -1,5 +1,6 @@
 """The repositories: every statement that reads or writes the five tables, run in a session they are handed."""
 
+from ._search import Weights
 from ._session import Session
 from .analytics import AnalyticsRepository
 from .embeddings import EmbeddingRepository
@@ -7,6 +8,7 @@ from .episodes import EpisodeRepository
 from .patterns import PatternRepository
 from .spatiotemporal import SpatiotemporalRepository
 from .steps import StepRepository
+from .vector_index import VectorIndex
 
 __all__ = [
     "AnalyticsRepository",
@@ -16,4 +18,6 @@ __all__ = [
     "Session",
     "SpatiotemporalRepository",
     "StepRepository",
+    "VectorIndex",
+    "Weights",
 ]

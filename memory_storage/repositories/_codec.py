@@ -14,21 +14,26 @@ from memory_storage.errors import CorruptDataError, ValidationError
 from memory_storage.models import Episode, Step, StepError, StepOk, as_validation_error, numbered
 from memory_storage.settings import Limits
 
+from ._portions import head, size
+
 M = TypeVar("M", bound=BaseModel)
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
 _STEPS = TypeAdapter(list[Step], config=ConfigDict(defer_build=True))
 
 
 def to_micros(moment: datetime) -> int:
-    """Microseconds since the epoch, exact. The moment must be aware."""
-    return (moment - _EPOCH) // _MICROSECOND
+    """Microseconds since the epoch, exact. ValidationError for one that is not aware: a model has none, a clock may."""
+    try:
+        return (moment - EPOCH) // _MICROSECOND
+    except TypeError as error:
+        raise ValidationError("now", "the clock must give aware moments", moment) from error
 
 
 def from_micros(micros: int | None) -> datetime | None:
     """The moment, aware, in UTC."""
-    return None if micros is None else _EPOCH + timedelta(microseconds=micros)
+    return None if micros is None else EPOCH + timedelta(microseconds=micros)
 
 
 def encode(kind: type[M], model: M, field: str = "") -> tuple[str, M]:
@@ -110,14 +115,30 @@ def check_episode(episode: Episode, document: str, limits: Limits, field: str = 
     if _may_be_large(document, limits):
         for number, step in enumerate(episode.steps):
             check_step(step, document, limits, _join(field, f"steps.{number}"))
-    check_document(field, document, limits)
+    if size(document) > limits.document_bytes:
+        check_document(field, head(episode), limits)  # steps come one by one too, and have limits of their own
 
 
 def check_document(field: str, document: str, limits: Limits) -> None:
     """ValidationError if a document has too many bytes."""
-    size = len(document.encode())
-    if size > limits.document_bytes:
-        raise over(field or "document", "bytes of JSON", limits.document_bytes, size, "document_bytes")
+    found = size(document)
+    if found > limits.document_bytes:
+        raise over(field or "document", "bytes of JSON", limits.document_bytes, found, "document_bytes")
+
+
+def check_value(field: str, document: str, limit: int | None) -> None:
+    """ValidationError if a document is larger than the database takes."""
+    if limit is not None and size(document) > limit:
+        raise ValidationError(field or "document", f"at most {limit:,} bytes of JSON on a server", size(document))
+
+
+def check_values(field: str, document: str, episode: Episode, limit: int | None) -> None:
+    """ValidationError if the episode's head, or one of its steps, is larger than the database takes."""
+    if limit is None or size(document) <= limit:
+        return
+    check_value(field, head(episode), limit)
+    for number, step in enumerate(episode.steps):
+        check_value(_join(field, f"steps.{number}"), step.model_dump_json(), limit)
 
 
 def check_step(step: Step, document: str, limits: Limits, field: str = "") -> None:
@@ -125,9 +146,9 @@ def check_step(step: Step, document: str, limits: Limits, field: str = "") -> No
     if not _may_be_large(document, limits):
         return
     for name in ("parameters", "result", "metadata"):
-        size = len(to_json(getattr(step, name)))
-        if size > limits.step_bytes:
-            raise over(_join(field, name), "bytes of JSON", limits.step_bytes, size, "step_bytes")
+        found = len(to_json(getattr(step, name)))
+        if found > limits.step_bytes:
+            raise over(_join(field, name), "bytes of JSON", limits.step_bytes, found, "step_bytes")
 
 
 def _may_be_large(document: str, limits: Limits) -> bool:

@@ -9,10 +9,13 @@ from operator import itemgetter
 from typing import Any
 
 from memory_storage.models import Episode, LazyList, Page, Step
+from memory_storage.retrieval import FACTS
 
 from ._codec import decode, decode_steps, from_micros, stored, to_micros, without_output
 from ._paging import Cursor, page
 from ._session import Row
+
+_NUMBER = 2 + FACTS  # where a row of a search begins to be that of an episode, or of a step
 
 
 def whole(rows: Sequence[Row]) -> Episode:
@@ -31,10 +34,27 @@ def page_of(rows: Sequence[Row], size: int, cursor: Cursor | None, *, descending
     return page(episodes, [(row[0], row[1]) for row in heads], size, cursor)
 
 
+def found_in(rows: Sequence[Row]) -> list[tuple[Row, Episode]]:
+    """The hits in rows that begin with score, `seq` and the facts of a search, the best first."""
+    heads = sorted((row for row in rows if row[_NUMBER] == 0), key=lambda row: (-row[0], row[1]))
+    steps: dict[int, list[Row]] = {}
+    for row in sorted((row for row in rows if row[_NUMBER]), key=itemgetter(_NUMBER)):
+        steps.setdefault(row[1], []).append(row[_NUMBER + 1 : _NUMBER + 4])
+    return [(row[:_NUMBER], _episode(row[_NUMBER + 1 :], steps.get(row[1], []))) for row in heads]
+
+
 def with_state(episode: Episode, state: Row) -> Episode:
     """An episode that was just saved, with what the store has set."""
     version, created_at, updated_at, archived_at = state
     return stored(episode, version, created_at, updated_at, archived_at=from_micros(archived_at))
+
+
+def just_saved(episode: Episode, state: Row | None, now: int) -> Row:
+    """The state that a save has left; `state` is another's if the answer was lost, and read again after his write."""
+    if state is not None and state[0] == episode.version + 1:
+        return state
+    created_at = state[1] if state else now
+    return episode.version + 1, created_at, now, state[3] if state else None
 
 
 def appended(step: Step) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from memory_storage.retrieval import Search
+
 from ._filters import Conditions
 from ._statement import Prepared, columns, excluded, micros, values
 
@@ -129,6 +131,10 @@ RESTORE = Prepared("UPDATE episodes SET archived_at = NULL WHERE namespace = :na
 DELETE = Prepared("DELETE FROM episodes WHERE namespace = :namespace AND id = :id RETURNING id")
 
 GET_HEAD = Prepared(f"SELECT {_HEAD_ROW} FROM episodes AS e WHERE e.namespace = :namespace AND e.id = :id")
+HEADS = Prepared(f"""
+SELECT {_HEAD_ROW} FROM episodes AS e WHERE e.namespace = :namespace
+    AND e.id IN (SELECT value FROM json_each(:ids))
+""")
 GET = Prepared(f"""
 SELECT {_HEAD_ROW} FROM episodes AS e WHERE e.namespace = :namespace AND e.id = :id
 UNION ALL
@@ -150,6 +156,25 @@ WITH page AS MATERIALIZED (
     ORDER BY {order} LIMIT :limit)
 SELECT page.started_at, page.seq, {_HEAD_ROW} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq
 {_STEPS_OF_PAGE if with_steps else ""}
+""")
+
+
+@lru_cache(maxsize=256)
+def search(asked: Search, *, with_steps: bool) -> Prepared:
+    """The hits: score, `seq` and the facts of each, then its row and those of its steps, in any order."""
+    if not with_steps:
+        return Prepared(f"""
+{asked.common_tables()}
+SELECT found.score, found.seq, {asked.facts()}, {_HEAD_ROW} FROM found CROSS JOIN episodes AS e ON e.seq = found.seq
+""")
+    return Prepared(f"""
+{asked.common_tables()}
+SELECT found.score, found.seq, {asked.facts("NOT of_step")}, iif(of_step, s.step_number, 0), iif(of_step, s.id, e.id),
+    iif(of_step, s.document, e.document), iif(of_step, s.output, e.version), e.created_at, e.updated_at, e.archived_at
+FROM found CROSS JOIN episodes AS e ON e.seq = found.seq
+CROSS JOIN (SELECT false AS of_step UNION ALL SELECT true)
+LEFT JOIN steps AS s ON of_step AND s.namespace = e.namespace AND s.episode_id = e.id
+WHERE NOT of_step OR s.id IS NOT NULL
 """)
 
 

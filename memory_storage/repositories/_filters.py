@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from memory_storage.errors import ValidationError
 from memory_storage.models import EpisodeFilter, PatternFilter
@@ -37,19 +37,31 @@ _FLAGS = {
     ("archived", True): "archived_at IS NOT NULL",
     ("archived", False): "archived_at IS NULL",
 }
-_FACET = "SELECT owner_seq FROM facets WHERE namespace = :namespace AND owner_type = :owner_type AND name = "
-_TAGS = {
-    "tags_any": f"seq IN ({_FACET} 'tag' AND value IN (SELECT value FROM json_each(:tags_any)))",
-    "tags_all": f"seq IN ({_FACET} 'tag' AND value IN (SELECT value FROM json_each(:tags_all))"
-    " GROUP BY owner_seq HAVING count(*) = :tags_all_count)",
-}
+_FACETS = "FROM facets WHERE namespace = :namespace AND owner_type = :owner_type AND name = "
+_TAGS_GIVEN = "'tag' AND value IN (SELECT value FROM json_each(:{name}))"
 _TEXT = """seq IN (SELECT rowid FROM episodes_fts WHERE episodes_fts MATCH :text
     UNION SELECT e.seq FROM steps_fts CROSS JOIN steps AS s ON s.seq = steps_fts.rowid
         CROSS JOIN episodes AS e ON e.namespace = s.namespace AND e.id = s.episode_id
         WHERE steps_fts MATCH :text AND s.namespace = :namespace)"""
 
 
-def conditions(asked: EpisodeFilter | PatternFilter, owner_type: str) -> tuple[Conditions, dict[str, Any]]:
+class Shape(NamedTuple):
+    """How conditions are written.
+
+    `prefix` is what names the table, with a dot. `by_row` looks at each row by itself, for a few of many rows; else a
+    condition may first find all rows for which it holds.
+    """
+
+    prefix: str = ""
+    by_row: bool = False
+
+
+PLAIN = Shape()
+
+
+def conditions(
+    asked: EpisodeFilter | PatternFilter, owner_type: str, shape: Shape = PLAIN
+) -> tuple[Conditions, dict[str, Any]]:
     """The conditions in use, and the values of their names."""
     found: list[str] = []
     values: dict[str, Any] = {"owner_type": owner_type}
@@ -57,32 +69,37 @@ def conditions(asked: EpisodeFilter | PatternFilter, owner_type: str) -> tuple[C
         value = getattr(asked, name)
         if value is not None and value not in ([], {}):
             refuse_unstorable(name, value)
-            found += _READERS.get(name, _plain)(name, value, values)
+            found += _READERS.get(name, _plain)(name, value, values, shape)
     return tuple(found), values
 
 
-def _plain(name: str, value: Any, values: dict[str, Any]) -> list[str]:
+def _plain(name: str, value: Any, values: dict[str, Any], shape: Shape) -> list[str]:
     values[name] = str(value) if isinstance(value, str) else value
-    return [_PLAIN[name]]
+    return [shape.prefix + _PLAIN[name]]
 
 
-def _moment(name: str, value: Any, values: dict[str, Any]) -> list[str]:
+def _moment(name: str, value: Any, values: dict[str, Any], shape: Shape) -> list[str]:
     values[name] = to_micros(value)
-    return [_PLAIN[name]]
+    return [shape.prefix + _PLAIN[name]]
 
 
-def _flag(name: str, value: bool, values: dict[str, Any]) -> list[str]:  # noqa: ARG001 - one signature for all
-    return [_FLAGS[name, value]]
+def _flag(name: str, value: bool, values: dict[str, Any], shape: Shape) -> list[str]:  # noqa: ARG001 - one signature
+    return [shape.prefix + _FLAGS[name, value]]
 
 
-def _tags(name: str, value: list[str], values: dict[str, Any]) -> list[str]:
+def _tags(name: str, value: list[str], values: dict[str, Any], shape: Shape) -> list[str]:
     wanted = sorted(set(value))
     values[name] = json.dumps(wanted)
     values[f"{name}_count"] = len(wanted)
-    return [_TAGS[name]]
+    found = f"{_FACETS}{_TAGS_GIVEN.format(name=name)}"
+    if shape.by_row:
+        of_row = f"{found} AND owner_seq = {shape.prefix}seq"
+        return [f"EXISTS (SELECT 1 {of_row})" if name == "tags_any" else f"(SELECT count(*) {of_row}) = :{name}_count"]
+    grouped = "" if name == "tags_any" else f" GROUP BY owner_seq HAVING count(*) = :{name}_count"
+    return [f"{shape.prefix}seq IN (SELECT owner_seq {found}{grouped})"]
 
 
-def _metadata(name: str, value: dict[str, Any], values: dict[str, Any]) -> list[str]:
+def _metadata(name: str, value: dict[str, Any], values: dict[str, Any], shape: Shape) -> list[str]:
     found: list[str] = []
     for number, (key, wanted) in enumerate(sorted(value.items())):
         if isinstance(wanted, int) and not -(2**63) <= wanted < 2**63:
@@ -92,32 +109,35 @@ def _metadata(name: str, value: dict[str, Any], values: dict[str, Any]) -> list[
         as_json = wanted is None or isinstance(wanted, bool)
         values[f"key_{number}"] = key
         values[f"value_{number}"] = json.dumps(wanted) if as_json else wanted
-        found.append(_has_facet(number, as_json=as_json))
+        found.append(_has_facet(number, shape, as_json=as_json))
         if isinstance(wanted, float) or (isinstance(wanted, str) and 6 * len(wanted) + 2 > FACET_LENGTH):
-            found.append(_has_exactly(number))
+            found.append(_has_exactly(number, shape))
     return found
 
 
-def _has_facet(number: int, *, as_json: bool) -> str:
+def _has_facet(number: int, shape: Shape, *, as_json: bool) -> str:
     value = f":value_{number}" if as_json else f"json_quote(:value_{number})"
-    return f"seq IN ({_FACET} 'metadata.' || :key_{number} AND value = substr({value}, 1, {FACET_LENGTH}))"
+    facet = f"{_FACETS}'metadata.' || :key_{number} AND value = substr({value}, 1, {FACET_LENGTH})"
+    if shape.by_row:
+        return f"EXISTS (SELECT 1 {facet} AND owner_seq = {shape.prefix}seq)"
+    return f"{shape.prefix}seq IN (SELECT owner_seq {facet})"
 
 
-def _has_exactly(number: int) -> str:
+def _has_exactly(number: int, shape: Shape) -> str:
     # The facet of a long text says only how it begins, that of a float has only 15 digits.
     return (
-        f"EXISTS (SELECT 1 FROM json_each(document, '$.metadata') AS pair"
+        f"EXISTS (SELECT 1 FROM json_each({shape.prefix}document, '$.metadata') AS pair"
         f" WHERE pair.key = :key_{number} AND pair.value = :value_{number} AND pair.type IN ('text', 'real'))"
     )
 
 
-def _text(name: str, value: str, values: dict[str, Any]) -> list[str]:  # noqa: ARG001
+def _text(name: str, value: str, values: dict[str, Any], shape: Shape) -> list[str]:  # noqa: ARG001
     # An empty phrase matches nothing: a text without words finds no row, it does not find all of them.
     values["text"] = match_expression(value) or '""'
-    return [_TEXT]
+    return [shape.prefix + _TEXT]
 
 
-_READERS: dict[str, Callable[[str, Any, dict[str, Any]], list[str]]] = {
+_READERS: dict[str, Callable[[str, Any, dict[str, Any], Shape], list[str]]] = {
     "completed": _flag,
     "archived": _flag,
     "since": _moment,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from memory_storage.retrieval import Search
+
 from ._filters import Conditions
 from ._statement import Prepared, columns, excluded, micros, values
 
@@ -58,6 +60,8 @@ FROM json_each(:documents) AS given
 WHERE true
 ON CONFLICT (namespace, id) DO NOTHING
 """)
+
+EXACT_MEAN = Prepared("UPDATE patterns SET avg_reward_delta = :mean WHERE namespace = :namespace AND id = :id")
 
 GET = Prepared(f"SELECT {_WHOLE} FROM patterns WHERE namespace = :namespace AND id = :id")
 
@@ -124,6 +128,15 @@ def query(conditions: Conditions, order: str) -> Prepared:
     return Prepared(f"""
 SELECT success_rate, seq, {_WHOLE} FROM patterns
 WHERE {" AND ".join(("namespace = :namespace", *conditions))} ORDER BY {order} LIMIT :limit
+""")
+
+
+@lru_cache(maxsize=256)
+def search(asked: Search) -> Prepared:
+    """The hits: score, `seq` and the facts of each, then its columns."""
+    return Prepared(f"""
+{asked.common_tables()}
+SELECT found.score, found.seq, {asked.facts()}, {_WHOLE} FROM found CROSS JOIN patterns ON patterns.seq = found.seq
 """)
 
 

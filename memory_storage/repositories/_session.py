@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
-from memory_storage.dbapi import Step
-from memory_storage.errors import ValidationError
+from memory_storage.dbapi import RowCountError, Step
+from memory_storage.errors import UnavailableError, ValidationError
 from memory_storage.settings import Limits
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 Row = tuple[Any, ...]
 
@@ -26,13 +27,27 @@ class Session(Protocol):
     def namespace(self) -> str: ...
     @property
     def limits(self) -> Limits: ...
+    @property
+    def value_bytes(self) -> int | None:
+        """How large a value, and a row, the database takes; None where that is more than any limit allows."""
+        ...
+
+    @property
+    def is_transaction(self) -> bool:
+        """Whether the calls are parts of one transaction, which has to end soon."""
+        ...
+
     def now(self) -> datetime: ...
     def read(self, step: Step) -> Sequence[Row]:
         """The rows of one SELECT."""
         ...
 
-    def write(self, steps: Sequence[Step]) -> Sequence[Row]:
-        """Run all or nothing; the rows of the last step that has any. `dbapi.RowCountError` as `Step.rows` says."""
+    def write(self, steps: Sequence[Step], *, again: Step | None = None) -> Sequence[Row]:
+        """Run all or nothing; the rows of the last step that has any. `dbapi.RowCountError` as `Step.rows` says.
+
+        If the answer is lost, but the write was done, the rows are read by `again`, or by the last step if that reads;
+        else there are as many empty ones as the last step has changed.
+        """
         ...
 
 
@@ -64,3 +79,34 @@ def as_list(things: Iterable[T], field: str) -> list[T]:
 def json_ids(ids: Sequence[str]) -> str:
     """Ids as the JSON array that a statement reads with json_each; they are UUIDs and need no escapes."""
     return "[" + ",".join(f'"{one}"' for one in ids) + "]"
+
+
+def keep_writing(
+    write: Callable[[list[T]], R], things: list[T], rest: Callable[[list[T], RowCountError], list[T]], what: str
+) -> R:
+    """What `write(things)` gives. If another writer has changed the same rows, again with the rest that is still to do.
+
+    UnavailableError if others keep at it: `what` says at what.
+    """
+    for _ in range(SAVE_ATTEMPTS):
+        try:
+            return write(things)
+        except RowCountError as error:
+            things = rest(things, error)
+    raise UnavailableError(f"other writers keep {what}")
+
+
+def write_and_read(session: Session, changes: Sequence[Step], read: Step) -> Sequence[Row]:
+    """The rows of `read` after the changes, in one round trip; in two if they are more than a server gives back."""
+    try:
+        return session.write([*changes, read])
+    except ValidationError as error:
+        if not _is_too_large_an_answer(error):
+            raise
+    session.write(changes)  # a write is answered with 10 MB at most, and nothing of it was stored; a read with any size
+    return session.read(read)
+
+
+def _is_too_large_an_answer(error: ValidationError) -> bool:
+    cause: Any = error.__cause__
+    return getattr(getattr(cause, "orig", cause), "code", "") == "RESPONSE_TOO_LARGE"

@@ -18,6 +18,9 @@ _APPENDED = {
     "document": "json_set(:document, '$.step_number', next.number)",
 }
 
+_IS_THIS_ONE = """step_number, episode_id = :episode_id AND output IS :output
+    AND document = json_set(:document, '$.step_number', step_number)"""
+
 # The number is found by the index and given under the write lock: it costs the same for every step.
 # A step that is there already is touched without a change, so that it is given back.
 APPEND = Prepared(f"""
@@ -28,13 +31,18 @@ FROM episodes, (SELECT coalesce(max(step_number), 0) + 1 AS number FROM steps
 WHERE episodes.namespace = :namespace AND episodes.id = :episode_id
     AND (next.number <= :limit OR EXISTS (SELECT 1 FROM steps AS s WHERE s.namespace = :namespace AND s.id = :id))
 ON CONFLICT (namespace, id) DO UPDATE SET tool = steps.tool
-RETURNING step_number, episode_id = :episode_id AND output IS :output
-    AND document = json_set(:document, '$.step_number', step_number)
+RETURNING {_IS_THIS_ONE}
 """)
+
+APPENDED = Prepared(f"SELECT {_IS_THIS_ONE} FROM steps WHERE namespace = :namespace AND id = :id")
 
 _ROW = "id, document, output"
 
 GET = Prepared(f"SELECT {_ROW} FROM steps WHERE namespace = :namespace AND id = :id")
+
+GET_MANY = Prepared(f"""
+SELECT {_ROW} FROM steps WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
+""")
 
 RANGE = Prepared(f"""
 SELECT {_ROW} FROM steps

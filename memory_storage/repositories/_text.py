@@ -12,6 +12,7 @@ MAX_WORDS = 64
 MAX_CHARACTERS = 2_000  # FTS5 takes seconds to read a phrase of 50,000 words
 
 _PART = re.compile(r'"([^"]*)"|(\S+)')
+_WORDS = re.compile(r"[^\W_]+")
 _WORD = re.compile(r"[^\W_]")
 
 
@@ -33,3 +34,15 @@ def match_expression(text: str) -> str | None:
 def _quoted(part: str, is_prefix: bool) -> str:
     escaped = part.rstrip("*").replace('"', '""')
     return f'"{escaped}"*' if is_prefix else f'"{escaped}"'
+
+
+def any_word(text: str) -> str | None:
+    """Rows with any of the words, for ranking: the more of them, and the rarer, the better. None if there is no word.
+
+    Nothing in it is an operator. ValidationError if it is too long.
+    """
+    refuse_unstorable("text", text)
+    if len(text) > MAX_CHARACTERS:
+        raise ValidationError("text", f"at most {MAX_CHARACTERS:,} characters", text)
+    words = dict.fromkeys(word.lower() for word in _WORDS.findall(text))
+    return " OR ".join(f'"{word}"' for word in words) or None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -12,35 +12,50 @@ from typing_extensions import TypedDict, Unpack
 
 from memory_storage import dbapi
 from memory_storage.dbapi import RowCountError
-from memory_storage.errors import ConflictError, NotFoundError, UnavailableError, ValidationError
+from memory_storage.embedders import Embedder
+from memory_storage.errors import ConflictError, NotFoundError, ValidationError
 from memory_storage.models import (
     Complexity,
     Direction,
     Episode,
     EpisodeFilter,
+    Hits,
     Outcome,
     OutcomeKind,
     Page,
     Reflection,
     RewardScore,
+    SearchMode,
     Step,
     TaskType,
 )
+from memory_storage.retrieval import EPISODES
 
 from . import _episode_sql as sql
 from . import _step_sql
-from ._codec import check_document, check_episode, check_step, encode, to_micros, with_numbers
-from ._episode_rows import appended, ending, page_of, same_content, whole, with_state
+from ._codec import (
+    check_document,
+    check_episode,
+    check_step,
+    check_value,
+    check_values,
+    encode,
+    to_micros,
+    with_numbers,
+)
+from ._episode_rows import appended, ending, found_in, just_saved, page_of, same_content, whole, with_state
 from ._filters import conditions
 from ._paging import check_limit, order_and_place, parse_cursor
-from ._session import SAVE_ATTEMPTS, Repository, Row, as_id, as_list, json_ids
+from ._portions import of_episodes
+from ._search import Asked, Weights, as_text, planned, run
+from ._session import Repository, Row, as_id, as_list, json_ids, keep_writing, write_and_read
 from ._statement import Prepared
 
 _ITERATE_PAGE = 100
 
 
-class EpisodeFilters(TypedDict, total=False):
-    """The keywords of `query`, `iterate` and `count`: the fields of `models.EpisodeFilter`."""
+class SearchFilters(TypedDict, total=False):
+    """The keywords of `search`: the fields of `models.EpisodeFilter` but the text, which is what it looks for."""
 
     task_type: TaskType | str | None
     domain: str | None
@@ -59,6 +74,11 @@ class EpisodeFilters(TypedDict, total=False):
     completed_since: datetime | None
     completed_until: datetime | None
     archived: bool | None
+
+
+class EpisodeFilters(SearchFilters, total=False):
+    """The keywords of `query`, `iterate`, `count` and `similar_to`: the fields of `models.EpisodeFilter`."""
+
     text: str | None
 
 
@@ -80,15 +100,12 @@ class EpisodeRepository(Repository):
 
     def save_many(self, episodes: Sequence[Episode]) -> list[Episode]:
         """Save all of them or none, as `save` does."""
-        prepared = remaining = self._prepare(episodes)
-        for _ in range(SAVE_ATTEMPTS):
-            try:
-                saved = {episode.id: episode for episode in self._save(remaining)}
-            except RowCountError:
-                remaining = self._without_repeats(prepared)
-            else:
-                return [saved.get(episode.id) or self.get(episode.id) for _, episode in prepared]
-        raise UnavailableError("other writers keep changing these episodes")
+        prepared = self._prepare(episodes)
+        saved = keep_writing(
+            self._save, prepared, lambda *_: self._without_repeats(prepared), "changing these episodes"
+        )
+        by_id = {episode.id: episode for episode in saved}
+        return [by_id.get(episode.id) or self.get(episode.id) for _, episode in prepared]
 
     def import_many(self, episodes: Sequence[Episode]) -> int:
         """Insert copies as they are, with their version and times; leave alone those whose id is there already.
@@ -96,14 +113,9 @@ class EpisodeRepository(Repository):
         Gives the number of new ones. To do it again changes nothing.
         """
         prepared = self._prepare(episodes)
-        for _ in range(SAVE_ATTEMPTS):
-            known = {row[0] for row in self._states([episode for _, episode in prepared])}
-            new = [pair for pair in prepared if str(pair[1].id) not in known]
-            with suppress(RowCountError):  # another writer has just imported one of them
-                if new:
-                    self._write(sql.IMPORT, sql.SAVE_NEW_STEPS, new)
-                return len(new)
-        raise UnavailableError("other writers keep importing these episodes")
+        return keep_writing(
+            self._import, prepared, lambda *_: self._without_known(prepared), "importing these episodes"
+        )
 
     def append_step(self, episode_id: UUID | str, step: Step) -> Step:
         """Append a step; the store gives it the next number. The episode's version does not change.
@@ -119,9 +131,12 @@ class EpisodeRepository(Repository):
         if step.step_number is not None:
             raise ValidationError("step_number", "is given by the store; leave it out", step.step_number)
         check_step(step, document, self._session.limits)
+        check_value("", document, self._session.value_bytes)
         limit = self._session.limits.steps_per_episode
         key = {"namespace": self._session.namespace, "episode_id": as_id(episode_id, "episode_id")}
-        rows = self._session.write([_step_sql.APPEND.step(limit=limit, **key, **appended(step))])
+        values = {**key, **appended(step)}
+        again = _step_sql.APPENDED.step(**values)
+        rows = self._session.write([_step_sql.APPEND.step(limit=limit, **values)], again=again)
         if not rows:
             self._explain_no_append(key["episode_id"], limit)
         number, is_this_one = rows[0]
@@ -159,6 +174,7 @@ class EpisodeRepository(Repository):
             raise ValidationError("outcome", "how did it end? Success, PartialSuccess, Failure or Abstained", None)
         document, ended = encode(Episode, ended)
         check_document("", document, self._session.limits)
+        check_value("", document, self._session.value_bytes)
         values = ending(ended, ended.completed_at or now)
         return self._change(episode_id, sql.COMPLETE, now=to_micros(now), **values)
 
@@ -251,6 +267,84 @@ class EpisodeRepository(Repository):
         rows = self._session.read(sql.count(where).step(namespace=self._session.namespace, **values))
         return int(rows[0][0])
 
+    def similar_to(
+        self,
+        vector: Sequence[float],
+        *,
+        model: str | None = None,
+        k: int = 10,
+        min_similarity: float | None = None,
+        mode: SearchMode = "auto",
+        cursor: str | None = None,
+        steps: bool = True,
+        explain: bool = False,
+        **filters: Unpack[EpisodeFilters],
+    ) -> Hits[Episode]:
+        """The `k` episodes nearest to a vector for which all filters hold: as many as there are, if that is fewer.
+
+        An episode is as near as the nearest of its own vector and those of its steps, by the cosine: from -1 to 1.
+        `min_similarity` leaves out the others. `model` may be left out where there is only one. Filters are those of
+        `query`. `cursor` is the `next_cursor` of the hits before. One round trip, two if `model` has to be looked up.
+
+        `mode`: "auto" decides between the model's index and comparing all vectors for which the filters hold; "exact"
+        compares them all. `Hits.plan` says what was done.
+
+        Raises:
+            NotFoundError: no vector was ever stored by this model.
+            ValidationError: the vector, `k` (1 to 1,000), a filter or the cursor cannot be.
+        """
+        return self._hits(
+            Asked(EpisodeFilter(**filters), k, None, vector, model, mode, min_similarity, cursor, None, explain),
+            steps=steps,
+        )
+
+    def search(
+        self,
+        text: str,
+        *,
+        vector: Sequence[float] | None = None,
+        model: str | None = None,
+        embedder: Embedder | None = None,
+        k: int = 10,
+        weights: Weights | None = None,
+        min_similarity: float | None = None,
+        mode: SearchMode = "auto",
+        cursor: str | None = None,
+        steps: bool = True,
+        explain: bool = False,
+        **filters: Unpack[SearchFilters],
+    ) -> Hits[Episode]:
+        """The `k` best episodes by the words of a text, or by words and a vector, for which all filters hold.
+
+        Any of the words may be in the description, outcome, reflection, tags or a step; rare ones count more (BM25).
+        With a `vector`, or an `embedder` that makes one of the text, the places in both orders are fused (reciprocal
+        ranks, from the best 4 k of each). `weights` adds recency and reward; with `explain` every hit has the parts
+        that sum to its score. The rest is as in `similar_to`.
+
+        Raises: see `similar_to`.
+        """
+        if embedder is not None and vector is None:
+            vector, model = embedder.embed_query(as_text(text)), model or embedder.model
+        return self._hits(
+            Asked(
+                EpisodeFilter(**filters),
+                k,
+                as_text(text),
+                vector,
+                model,
+                mode,
+                min_similarity,
+                cursor,
+                weights,
+                explain,
+            ),
+            steps=steps,
+        )
+
+    def _hits(self, asked: Asked, *, steps: bool) -> Hits[Episode]:
+        plan = planned(self._session, EPISODES, asked)
+        return plan.hits(found_in(run(self._session, partial(sql.search, with_steps=steps), plan)))
+
     def _prepare(self, episodes: Sequence[Episode]) -> list[tuple[str, Episode]]:
         limits = self._session.limits
         prepared = []
@@ -259,6 +353,7 @@ class EpisodeRepository(Repository):
             field = f"episodes.{index}" if len(given) > 1 else ""
             document, checked = encode(Episode, with_numbers(episode), field)
             check_episode(checked, document, limits, field)
+            check_values(field, document, checked, self._session.value_bytes)
             prepared.append((document, checked))
         if len({episode.id for episode in given}) != len(given):
             raise ValidationError("episodes", "each id once", [str(episode.id) for episode in given])
@@ -270,16 +365,24 @@ class EpisodeRepository(Repository):
         new = not any(episode.version for _, episode in prepared)
         statements = (sql.SAVE_NEW, sql.SAVE_NEW_STEPS) if new else (sql.SAVE, sql.SAVE_STEPS)
         states = {row[0]: row[1:] for row in self._write(*statements, prepared)}
-        return [with_state(episode, states[str(episode.id)]) for _, episode in prepared]
+        now = to_micros(self._session.now())
+        return [with_state(episode, just_saved(episode, states.get(str(episode.id)), now)) for _, episode in prepared]
+
+    def _import(self, new: list[tuple[str, Episode]]) -> int:
+        if new:
+            self._write(sql.IMPORT, sql.SAVE_NEW_STEPS, new)
+        return len(new)
 
     def _write(self, heads: Prepared, steps: Prepared, prepared: list[tuple[str, Episode]]) -> Sequence[Row]:
-        values = {
-            "namespace": self._session.namespace,
-            "documents": f"[{','.join(document for document, _ in prepared)}]",
-            "now": to_micros(self._session.now()),
-        }
-        states = self._state_step([episode for _, episode in prepared])
-        return self._session.write([heads.step(len(prepared), **values), steps.step(**values), states])
+        values = {"namespace": self._session.namespace, "now": to_micros(self._session.now())}
+        of_heads, of_steps = of_episodes(prepared)
+        return self._session.write(
+            [
+                *(heads.step(portion.documents, documents=portion.text, **values) for portion in of_heads),
+                *(steps.step(documents=portion.text, **values) for portion in of_steps),
+                self._state_step([episode for _, episode in prepared]),
+            ]
+        )
 
     def _states(self, episodes: Sequence[Episode]) -> Sequence[Row]:
         return self._session.read(self._state_step(episodes)) if episodes else []
@@ -287,6 +390,10 @@ class EpisodeRepository(Repository):
     def _state_step(self, episodes: Sequence[Episode]) -> dbapi.Step:
         ids = json_ids([str(episode.id) for episode in episodes])
         return sql.STATE.step(namespace=self._session.namespace, ids=ids)
+
+    def _without_known(self, prepared: list[tuple[str, Episode]]) -> list[tuple[str, Episode]]:
+        known = {row[0] for row in self._states([episode for _, episode in prepared])}
+        return [pair for pair in prepared if str(pair[1].id) not in known]
 
     def _without_repeats(self, prepared: list[tuple[str, Episode]]) -> list[tuple[str, Episode]]:
         """Those that are not stored yet. ConflictError if one is stored in another version, or with another content."""
@@ -302,10 +409,13 @@ class EpisodeRepository(Repository):
 
     def _change(self, episode_id: UUID | str, statement: Prepared, **values: Any) -> Episode:
         key = {"namespace": self._session.namespace, "id": as_id(episode_id)}
+        change = statement.step(1, **key, **values)
         try:
-            rows = self._session.write([statement.step(1, **key, **values), sql.GET.step(**key)])
+            rows = write_and_read(self._session, [change], sql.GET.step(**key))
         except RowCountError as error:
             raise NotFoundError("episode", episode_id) from error
+        if not rows:  # the answer was lost, and before it was read again, another writer has deleted it
+            raise NotFoundError("episode", episode_id)
         return whole(rows)
 
     def _explain_no_append(self, episode_id: str, limit: int) -> NoReturn:

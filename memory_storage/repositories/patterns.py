@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from typing import Any, TypeVar, get_args
 from uuid import UUID
 
 from typing_extensions import TypedDict, Unpack
 
-from memory_storage.dbapi import RowCountError
-from memory_storage.errors import ConflictError, NotFoundError, UnavailableError, ValidationError
-from memory_storage.models import PATTERN, AnyPattern, Effectiveness, Page, PatternFilter, PatternKind
+from memory_storage.dbapi import RowCountError, Step
+from memory_storage.embedders import Embedder
+from memory_storage.errors import ConflictError, NotFoundError, ValidationError
+from memory_storage.models import PATTERN, AnyPattern, Effectiveness, Hits, Page, PatternFilter, PatternKind, SearchMode
+from memory_storage.retrieval import FACTS, PATTERNS
 
 from . import _pattern_sql as sql
-from ._codec import check_document, check_tags, decode, encode, from_micros, stored, to_micros
+from ._codec import check_document, check_tags, check_value, decode, encode, from_micros, stored, to_micros
 from ._filters import conditions
 from ._paging import check_limit, order_and_place, page, parse_cursor
-from ._session import SAVE_ATTEMPTS, Repository, as_id, as_list, json_ids
+from ._portions import of_documents
+from ._search import Asked, Weights, as_text, planned, run
+from ._session import Repository, as_id, as_list, json_ids, keep_writing, write_and_read
 
 P = TypeVar("P", bound=AnyPattern)
 
@@ -53,27 +56,19 @@ class PatternRepository(Repository):
 
     def save_many(self, patterns: Sequence[P]) -> list[P]:
         """Save all of them or none, as `save` does."""
-        prepared = remaining = self._prepare(patterns)
-        for _ in range(SAVE_ATTEMPTS):
-            try:
-                saved = {pattern.id: pattern for pattern in self._save(remaining)}
-            except RowCountError:
-                remaining = self._without_repeats(prepared)
-            else:
-                return [saved.get(pattern.id) or self.get(pattern.id) for _, pattern in prepared]  # type: ignore[misc]
-        raise UnavailableError("other writers keep changing these patterns")
+        prepared = self._prepare(patterns)
+        saved = keep_writing(
+            self._save, prepared, lambda *_: self._without_repeats(prepared), "changing these patterns"
+        )
+        by_id = {pattern.id: pattern for pattern in saved}
+        return [by_id.get(pattern.id) or self.get(pattern.id) for _, pattern in prepared]  # type: ignore[misc]
 
     def import_many(self, patterns: Sequence[AnyPattern]) -> int:
         """Insert copies as they are, with version, times and counters; leave alone those whose id is there already."""
         prepared = self._prepare(patterns)
-        for _ in range(SAVE_ATTEMPTS):
-            known = {pattern.id for pattern in self._get_many([pattern.id for _, pattern in prepared])}
-            new = [pair for pair in prepared if pair[1].id not in known]
-            with suppress(RowCountError):  # another writer has just imported one of them
-                if new:
-                    self._write(sql.IMPORT, new)
-                return len(new)
-        raise UnavailableError("other writers keep importing these patterns")
+        return keep_writing(
+            self._import, prepared, lambda *_: self._without_known(prepared), "importing these patterns"
+        )
 
     def record_retrieval(self, pattern_ids: UUID | str | Iterable[UUID | str]) -> None:
         """Count that these patterns were looked up, each once.
@@ -130,7 +125,9 @@ class PatternRepository(Repository):
         except RowCountError:
             kinds = self.get(key).kind, self.get(other).kind
             raise ValidationError("other_id", f"must be a {kinds[0]} too", kinds[1]) from None
-        return _pattern(rows[0])
+        if not rows:  # as in `_save`
+            raise NotFoundError("pattern", key)
+        return as_pattern(rows[0])
 
     def get(self, pattern_id: UUID | str) -> AnyPattern:
         """The pattern.
@@ -146,7 +143,7 @@ class PatternRepository(Repository):
     def find(self, pattern_id: UUID | str) -> AnyPattern | None:
         """The pattern, or None."""
         rows = self._session.read(sql.GET.step(namespace=self._session.namespace, id=as_id(pattern_id)))
-        return _pattern(rows[0]) if rows else None
+        return as_pattern(rows[0]) if rows else None
 
     def query(
         self, *, limit: int | None = None, cursor: str | None = None, **filters: Unpack[PatternFilters]
@@ -159,7 +156,7 @@ class PatternRepository(Repository):
         statement = sql.query((*where, *after), order)
         step = statement.step(namespace=self._session.namespace, limit=size + 1, **values, **place_values)
         rows = self._session.read(step)
-        return page([_pattern(row[2:]) for row in rows], [(row[0], row[1]) for row in rows], size, place)
+        return page([as_pattern(row[2:]) for row in rows], [(row[0], row[1]) for row in rows], size, place)
 
     def iterate(self, **filters: Unpack[PatternFilters]) -> Iterator[AnyPattern]:
         """All of them, a page at a time."""
@@ -182,6 +179,53 @@ class PatternRepository(Repository):
         """Delete it with its embeddings. Whether it was there."""
         return bool(self._session.write([sql.DELETE.step(namespace=self._session.namespace, id=as_id(pattern_id))]))
 
+    def similar_to(
+        self,
+        vector: Sequence[float],
+        *,
+        model: str | None = None,
+        k: int = 10,
+        min_similarity: float | None = None,
+        mode: SearchMode = "auto",
+        cursor: str | None = None,
+        explain: bool = False,
+        **filters: Unpack[PatternFilters],
+    ) -> Hits[AnyPattern]:
+        """The `k` patterns nearest to a vector for which all filters hold; see `EpisodeRepository.similar_to`."""
+        asked = Asked(PatternFilter(**filters), k, None, vector, model, mode, min_similarity, cursor, None, explain)
+        return self._hits(asked)
+
+    def search(
+        self,
+        text: str,
+        *,
+        vector: Sequence[float] | None = None,
+        model: str | None = None,
+        embedder: Embedder | None = None,
+        k: int = 10,
+        weights: Weights | None = None,
+        min_similarity: float | None = None,
+        mode: SearchMode = "auto",
+        cursor: str | None = None,
+        explain: bool = False,
+        **filters: Unpack[PatternFilters],
+    ) -> Hits[AnyPattern]:
+        """The `k` best patterns by words, or by words and a vector; see `EpisodeRepository.search`.
+
+        The reward of a pattern is its success rate, and its age is counted from its last change.
+        """
+        if embedder is not None and vector is None:
+            vector, model = embedder.embed_query(as_text(text)), model or embedder.model
+        asked = Asked(
+            PatternFilter(**filters), k, as_text(text), vector, model, mode, min_similarity, cursor, weights, explain
+        )
+        return self._hits(asked)
+
+    def _hits(self, asked: Asked) -> Hits[AnyPattern]:
+        plan = planned(self._session, PATTERNS, asked)
+        rows = sorted(run(self._session, sql.search, plan), key=lambda row: (-row[0], row[1]))
+        return plan.hits([(row[: 2 + FACTS], as_pattern(row[2 + FACTS :])) for row in rows])
+
     def _prepare(self, patterns: Sequence[P]) -> list[tuple[str, P]]:
         prepared = []
         given = as_list(patterns, "patterns")
@@ -191,6 +235,7 @@ class PatternRepository(Repository):
             for name, tags in (("tags", checked.tags), ("context.tags", checked.context.tags)):
                 check_tags(f"{field}.{name}".lstrip("."), tags, self._session.limits)
             check_document(field, document, self._session.limits)
+            check_value(field, document, self._session.value_bytes)
             prepared.append((document, checked))
         if len({pattern.id for pattern in given}) != len(given):
             raise ValidationError("patterns", "each id once", [str(pattern.id) for pattern in given])
@@ -199,19 +244,42 @@ class PatternRepository(Repository):
     def _save(self, prepared: list[tuple[str, P]]) -> list[P]:
         if not prepared:
             return []
-        saved = {row[0]: _pattern(row) for row in self._write(sql.SAVE, prepared)}
+        saved = {row[0]: as_pattern(row) for row in self._write(sql.SAVE, prepared)}
+        gone = [pattern for _, pattern in prepared if str(pattern.id) not in saved]
+        if gone:  # the answer was lost, and before it was read again, another writer has deleted it
+            raise ConflictError("pattern", gone[0].id, expected=gone[0].version + 1, actual=None)
         return [saved[str(pattern.id)] for _, pattern in prepared]  # type: ignore[misc]
 
+    def _import(self, new: list[tuple[str, AnyPattern]]) -> int:
+        if new:
+            self._write(sql.IMPORT, new)
+        return len(new)
+
     def _write(self, statement: Any, prepared: Sequence[tuple[str, AnyPattern]]) -> Sequence[tuple[Any, ...]]:
-        documents = f"[{','.join(document for document, _ in prepared)}]"
         ids = json_ids([str(pattern.id) for _, pattern in prepared])
         namespace = self._session.namespace
-        return self._session.write(
-            [
-                statement.step(len(prepared), namespace=namespace, documents=documents, now=self._now()),
-                sql.GET_MANY.step(namespace=namespace, ids=ids),
-            ]
-        )
+        new = [pattern for _, pattern in prepared if pattern.version == 0 or statement is sql.IMPORT]
+        changes = [
+            *(
+                statement.step(portion.documents, namespace=namespace, documents=portion.text, now=self._now())
+                for portion in of_documents(document for document, _ in prepared)
+            ),
+            *self._exact_means(new),
+        ]
+        written = sql.GET_MANY.step(namespace=namespace, ids=ids)
+        return write_and_read(self._session, changes, written)
+
+    def _exact_means(self, new: Sequence[AnyPattern]) -> list[Step]:
+        # SQLite takes some of the numbers in a JSON text for their neighbours.
+        return [
+            sql.EXACT_MEAN.step(1, namespace=self._session.namespace, id=str(pattern.id), mean=mean)
+            for pattern in new
+            if (mean := pattern.effectiveness.avg_reward_delta)
+        ]
+
+    def _without_known(self, prepared: list[tuple[str, AnyPattern]]) -> list[tuple[str, AnyPattern]]:
+        known = {pattern.id for pattern in self._get_many([pattern.id for _, pattern in prepared])}
+        return [pair for pair in prepared if pair[1].id not in known]
 
     def _without_repeats(self, prepared: list[tuple[str, P]]) -> list[tuple[str, P]]:
         """Those that are not stored yet. ConflictError if one is stored in another version, or with another content."""
@@ -228,13 +296,14 @@ class PatternRepository(Repository):
 
     def _get_many(self, ids: Sequence[UUID]) -> list[AnyPattern]:
         values = {"namespace": self._session.namespace, "ids": json_ids([str(one) for one in ids])}
-        return [_pattern(row) for row in self._session.read(sql.GET_MANY.step(**values))] if ids else []
+        return [as_pattern(row) for row in self._session.read(sql.GET_MANY.step(**values))] if ids else []
 
     def _now(self) -> int:
         return to_micros(self._session.now())
 
 
-def _pattern(row: Sequence[Any]) -> AnyPattern:
+def as_pattern(row: Sequence[Any]) -> AnyPattern:
+    """The pattern in its row."""
     key, document, version, created_at, updated_at, *counters, last_used_at = row
     effectiveness = Effectiveness.model_construct(
         **dict(zip(sql.COUNTERS, counters, strict=True)), last_used_at=from_micros(last_used_at)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import UUID
@@ -11,8 +10,8 @@ from memory_storage.dbapi import RowCountError, Step
 from memory_storage.errors import ConflictError, NotFoundError, ValidationError
 from memory_storage.models import PlaceOwner, SpatiotemporalEntry
 
-from ._codec import check_document, decode, encode, from_micros, to_micros
-from ._session import Repository, as_id, as_list
+from ._codec import check_document, check_value, decode, encode, from_micros, to_micros
+from ._session import Repository, as_id, as_list, json_ids, keep_writing
 from ._statement import Prepared, columns, excluded, micros, values
 
 _TABLES = {"episode": "episodes", "step": "steps"}
@@ -67,6 +66,7 @@ INSERT INTO spatiotemporal_index ({columns(_IMPORTED)})
 SELECT {values(_IMPORTED)}
 FROM (SELECT :document AS value) AS given, {table} AS owner
 WHERE owner.namespace = :namespace AND owner.id = given.value ->> '$.owner_id'
+ON CONFLICT (namespace, id) DO NOTHING
 """)
     for owner, table in _TABLES.items()
 }
@@ -91,12 +91,15 @@ class SpatiotemporalRepository(Repository):
             _GET.step(namespace=namespace, id=str(stored.id)),
         ]
         try:
-            return _entry(self._session.write(steps)[0])
+            rows = self._session.write(steps)
         except RowCountError as error:
             if self.find(entry.id) is None:
                 raise NotFoundError(stored.owner_type, stored.owner_id) from error
             detail = "it is the place of another owner"
             raise ConflictError("place", entry.id, expected=0, actual=None, detail=detail) from error
+        if not rows:  # the answer was lost, and before it was read again, another writer has deleted it
+            raise NotFoundError("place", stored.id)
+        return _entry(rows[0])
 
     def get(self, entry_id: UUID | str) -> SpatiotemporalEntry:
         """The entry.
@@ -143,16 +146,22 @@ class SpatiotemporalRepository(Repository):
         ids = [str(entry.id) for _, entry in prepared]
         if len(set(ids)) != len(ids):
             raise ValidationError("places", "each id once", ids)
-        rows = self._session.read(_KNOWN.step(namespace=self._session.namespace, ids=json.dumps(ids)))
-        known = {row[0] for row in rows}
-        new = [(document, entry) for document, entry in prepared if str(entry.id) not in known]
-        try:
+
+        def write(new: list[tuple[str, SpatiotemporalEntry]]) -> int:
             if new:
                 self._session.write([self._import(*pair) for pair in new])
-        except RowCountError as error:
-            _, missing = new[error.step - 1]
-            raise NotFoundError(missing.owner_type, missing.owner_id) from error
-        return len(new)
+            return len(new)
+
+        def rest(
+            new: list[tuple[str, SpatiotemporalEntry]], error: RowCountError
+        ) -> list[tuple[str, SpatiotemporalEntry]]:
+            _, refused = new[error.step - 1]  # it is there already, or has no owner
+            known = self._known(ids)
+            if str(refused.id) not in known:
+                raise NotFoundError(refused.owner_type, refused.owner_id) from error
+            return [pair for pair in prepared if str(pair[1].id) not in known]
+
+        return keep_writing(write, prepared, rest, "importing these places")
 
     def delete(self, entry_id: UUID | str) -> bool:
         """Delete it. Whether it was there."""
@@ -165,7 +174,12 @@ class SpatiotemporalRepository(Repository):
     def _encoded(self, entry: SpatiotemporalEntry) -> tuple[str, SpatiotemporalEntry]:
         document, stored = encode(SpatiotemporalEntry, entry)
         check_document("", document, self._session.limits)
+        check_value("", document, self._session.value_bytes)
         return document, stored
+
+    def _known(self, ids: Sequence[str]) -> set[str]:
+        rows = self._session.read(_KNOWN.step(namespace=self._session.namespace, ids=json_ids(ids)))
+        return {row[0] for row in rows}
 
     def _import(self, document: str, entry: SpatiotemporalEntry) -> Step:
         now = to_micros(self._session.now())

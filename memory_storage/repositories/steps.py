@@ -59,9 +59,12 @@ class StepRepository(Repository):
 
     def iterate(self, episode_id: UUID | str) -> Iterator[Step]:
         """All the steps of an episode in order, a page at a time."""
-        first = 1
-        while found := self.range(episode_id, first):
+        first, size = 1, check_limit(None, self._session.limits)
+        while True:
+            found = self.range(episode_id, first, limit=size)
             yield from found
+            if len(found) < size:
+                return
             first = (found[-1].step_number or 0) + 1
 
     def count(self, episode_id: UUID | str | None = None) -> int:

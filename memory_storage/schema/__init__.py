@@ -3,9 +3,9 @@
 Neither is imported here: only Alembic, and whoever writes SQL of their own, needs them.
 """
 
-from .vectors import DIMENSIONS, pack_vector, unpack_vector
+from .vectors import pack_vector, unpack_vector
 
-HEAD = "0001"
+HEAD = "0003"
 """The revision that this code reads and writes."""
 
-__all__ = ["DIMENSIONS", "HEAD", "pack_vector", "unpack_vector"]
+__all__ = ["HEAD", "pack_vector", "unpack_vector"]

@@ -47,7 +47,8 @@ def _text_of(statement: _Statement, compiler: Any, **_: Any) -> str:  # noqa: AR
 class CreateVectorIndex(_Statement):
     """A DiskANN index. Only inside a transaction: one that fails outside leaves an empty index behind.
 
-    `neighbors` and `search` trade recall for bytes and time; a node takes about `neighbors` compressed vectors.
+    `neighbors` and `search` trade recall for bytes and time; a node takes about `neighbors` compressed vectors. The
+    smaller `alpha` (from 1; the engine's own is 1.2), the more of a node's neighbors are kept.
     """
 
     name: str
@@ -58,11 +59,12 @@ class CreateVectorIndex(_Statement):
     neighbors: int = 24
     insert: int = 64
     search: int = 128
+    alpha: float | None = None
 
     def __str__(self) -> str:
         settings = (
             f"'metric={self.metric}', 'compress_neighbors={self.compress}', 'max_neighbors={self.neighbors}', "
-            f"'insert_l={self.insert}', 'search_l={self.search}'"
+            f"'insert_l={self.insert}', 'search_l={self.search}'" + (f", 'alpha={self.alpha}'" if self.alpha else "")
         )
         return f"CREATE INDEX {self.name} ON {self.table} (libsql_vector_idx({self.column}, {settings}))"
 

@@ -14,15 +14,13 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
     UniqueConstraint,
     text,
 )
-
-from .constructs import F32Blob
-from .vectors import DIMENSIONS
 
 metadata = MetaData()
 
@@ -47,15 +45,16 @@ episodes = Table(
     Column("archived_at", Integer),
     Column("document", Text, nullable=False),
     UniqueConstraint("namespace", "id"),
-    Index("ix_episodes_started", "namespace", "started_at"),
-    Index("ix_episodes_task_type", "namespace", "task_type", "started_at"),
-    Index("ix_episodes_domain", "namespace", "domain", "started_at"),
-    Index("ix_episodes_language", "namespace", "language", "started_at"),
-    Index("ix_episodes_framework", "namespace", "framework", "started_at"),
-    Index("ix_episodes_complexity", "namespace", "complexity", "started_at"),
-    Index("ix_episodes_outcome", "namespace", "outcome", "started_at"),
-    Index("ix_episodes_reward", "namespace", "reward"),
-    Index("ix_episodes_completed", "namespace", "completed_at"),
+    # What is archived is left out of nearly every answer: with its column an index answers alone.
+    Index("ix_episodes_started", "namespace", "started_at", "archived_at"),
+    Index("ix_episodes_task_type", "namespace", "task_type", "started_at", "archived_at"),
+    Index("ix_episodes_domain", "namespace", "domain", "started_at", "archived_at"),
+    Index("ix_episodes_language", "namespace", "language", "started_at", "archived_at"),
+    Index("ix_episodes_framework", "namespace", "framework", "started_at", "archived_at"),
+    Index("ix_episodes_complexity", "namespace", "complexity", "started_at", "archived_at"),
+    Index("ix_episodes_outcome", "namespace", "outcome", "started_at", "archived_at"),
+    Index("ix_episodes_reward", "namespace", "reward", "archived_at"),
+    Index("ix_episodes_completed", "namespace", "completed_at", "archived_at"),
     Index("ix_episodes_archived", "namespace", "started_at", sqlite_where=text("archived_at IS NOT NULL")),
 )
 
@@ -117,13 +116,29 @@ embeddings = Table(
     Column("owner_type", Text, nullable=False),
     Column("owner_id", Text, nullable=False),
     Column("model", Text, nullable=False),
-    Column("dimension", Integer, nullable=False),
-    *(Column(f"vector_{dimension}", F32Blob(dimension)) for dimension in DIMENSIONS),
+    Column("vector_seq", Integer, nullable=False),  # in the table of the model's vectors, see `spaces`
+    Column("item_seq", Integer, nullable=False),  # of the episode or pattern that is found by it
     Column("created_at", Integer, nullable=False),
     Column("updated_at", Integer, nullable=False),
     UniqueConstraint("namespace", "owner_type", "owner_id", "model"),
+    Index("ix_embeddings_item", "item_seq", "model", "owner_type", "vector_seq"),
     Index("ix_embeddings_model", "namespace", "model", "owner_type"),
+    Index("ix_embeddings_vector", "model", "vector_seq", "namespace", "owner_type", "item_seq"),
 )
+
+vector_models = Table(
+    "vector_models",
+    metadata,
+    Column("name", Text, primary_key=True, nullable=False),
+    Column("dimension", Integer, nullable=False),
+    Column("metric", Text, nullable=False),
+    Column("preset", Text, nullable=False),
+    Column("vectors", Integer, nullable=False, server_default="0"),
+    Column("indexed", Integer, nullable=False, server_default="0"),
+    Column("removed", Integer, nullable=False, server_default="0"),
+    Column("created_at", Integer, nullable=False),
+)
+"""The models that have vectors: each has a table of them, which is made with the first one."""
 
 spatiotemporal_index = Table(
     "spatiotemporal_index",
@@ -158,3 +173,12 @@ facets = Table(
     sqlite_with_rowid=False,
 )
 """Tags and scalar metadata of episodes and patterns, one row for each: an index that triggers keep."""
+
+receipts = Table(
+    "receipts",
+    metadata,
+    Column("id", LargeBinary, primary_key=True, nullable=False),
+    Column("changed", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""The writes over a network of the last day, to find out whether one was committed when its answer was lost."""

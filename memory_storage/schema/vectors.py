@@ -5,8 +5,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
-DIMENSIONS = (384, 768, 1024, 1536, 3072)
-"""The dimensions whose column and index come with the schema."""
+MAX_DIMENSION = 65_536
+"""The engine's limit."""
 
 
 def pack_vector(vector: Sequence[float]) -> bytes:

@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 import memory_storage as ms
+from memory_storage import schema
 from memory_storage.cli import app, exits
 
 
@@ -29,9 +30,9 @@ def episode(database, make_episode) -> ms.Episode:
 
 
 def test_init_makes_a_database(answered, database):
-    assert answered("init") == {"database": str(database), "revision": "0001"}
+    assert answered("init") == {"database": str(database), "revision": schema.HEAD}
     assert database.exists()
-    assert answered("check")["revision"] == "0001"
+    assert answered("check")["revision"] == schema.HEAD
 
 
 def test_init_leaves_alone_what_is_there(answered, episode):
@@ -40,8 +41,8 @@ def test_init_leaves_alone_what_is_there(answered, episode):
 
 
 def test_upgrade_makes_a_schema_and_then_has_nothing_to_do(command, database):
-    assert "empty -> 0001" in command("upgrade", "-d", database).stdout
-    assert "0001 already" in command("upgrade", "-d", database).stdout
+    assert f"empty -> {schema.HEAD}" in command("upgrade", "-d", database).stdout
+    assert f"{schema.HEAD} already" in command("upgrade", "-d", database).stdout
 
 
 def test_upgrade_knows_its_revisions(command, database):
@@ -51,8 +52,8 @@ def test_upgrade_knows_its_revisions(command, database):
 
 
 def test_current_is_the_revision(command, answered, database, episode):
-    assert answered("current") == {"database": str(database), "revision": "0001"}
-    assert command("current", "-d", database).stdout.strip() == "0001"
+    assert answered("current") == {"database": str(database), "revision": schema.HEAD}
+    assert command("current", "-d", database).stdout.strip() == schema.HEAD
 
 
 def test_check_refuses_a_database_without_a_schema(command, database):

@@ -34,6 +34,12 @@ def _no_room(storage: ms.MemoryStorage) -> Iterator[None]:
     event.listen(storage.engine, "checkout", no_limit)
 
 
+@pytest.fixture(params=["memory", "file"])
+def target(request: pytest.FixtureRequest) -> str:
+    """Not a server: its disk is its own affair."""
+    return ":memory:" if request.param == "memory" else str(request.getfixturevalue("database"))
+
+
 def _big(number: int = 0) -> ms.Episode:
     return ms.Episode(task_description=f"episode {number}", steps=[ms.Step(tool="t", action="word " * 20_000)])
 

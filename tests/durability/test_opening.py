@@ -77,7 +77,7 @@ _DAMAGED = {
     "a text": lambda path: path.write_text("to do: learn to remember\n" * 50),
     "a short text": lambda path: path.write_text("to do\n"),
     "cut in the middle": _cut(lambda size: size // 2),
-    "cut in a page": _cut(lambda size: size - 1000),
+    "cut in a page": _cut(lambda size: size - 50_000 - 1000),
     "cut in its first page": _cut(lambda size: 1000),
     "cut in its header": _cut(lambda size: 60),
 }

@@ -60,7 +60,7 @@ def fill(storage: ms.MemoryStorage, make_episode: Any) -> None:
     for owner, owner_id in (("episode", first.id), ("step", first.steps[0].id), ("pattern", pattern.id)):
         storage.embeddings.put(owner, owner_id, [1 / 3, *[0.25] * 383], model="small")
     storage.embeddings.put("episode", first.id, [0.1] * 1536, model="large")
-    storage.embeddings.put("episode", first.id, [0.2] * 768, model="large")
+    storage.embeddings.put("episode", first.id, [0.2] * 1536, model="large")
     storage.spatiotemporal.put(
         ms.SpatiotemporalEntry(owner_type="episode", owner_id=first.id, latitude=52.5, longitude=13.4, starts_at=PAST)
     )

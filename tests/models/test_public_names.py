@@ -39,6 +39,7 @@ FACTS = {
     ms.NotFoundError: {"kind", "id"},
     ms.ConflictError: {"kind", "id", "expected", "actual"},
     ms.UnavailableError: {"code"},
+    ms.PoolTimeoutError: {"holders"},
     ms.SchemaError: {"found", "expected"},
     ms.CorruptDataError: {"table", "id"},
 }

@@ -170,6 +170,31 @@ def test_every_limit_has_a_case_here():
     assert {setting for setting, *_ in LIMITS} == set(ms.Limits.model_fields) - {"query_default"}
 
 
+def test_an_episode_of_many_steps_can_be_saved_however_large_they_are_together(small, make_episode):
+    steps = [ms.Step(tool="t", result=ms.StepOk(output="x" * 900), parameters={"a": "x" * 900}) for _ in range(3)]
+    episode = small.episodes.save(ms.Episode(task_description="short"))
+    for step in steps:
+        small.episodes.append_step(episode.id, step)
+    whole = small.episodes.get(episode.id)
+    assert len(whole.model_dump_json()) > SMALL.document_bytes
+    assert small.episodes.save(whole).steps == whole.steps
+    assert small.episodes.complete(episode.id, ms.Success(verdict="v")).steps == whole.steps
+
+
+@pytest.mark.parametrize("moment", [datetime(2026, 1, 1), 1.5, None])  # noqa: DTZ001 - that is what is refused
+def test_a_clock_that_gives_no_aware_moment_is_refused(storage, moment):
+    careless = ms.MemoryStorage(storage.engine, storage.settings, now=lambda: moment)
+    for write in (
+        lambda: careless.episodes.save(ms.Episode(task_description="short")),
+        lambda: careless.patterns.save(ms.Heuristic(condition="c", action="a")),
+        lambda: careless.episodes.archive(new_id()),
+    ):
+        with pytest.raises(ms.ValidationError) as caught:
+            write()
+        assert caught.value.field == "now"
+    assert storage.episodes.count() == storage.patterns.count() == 0
+
+
 def test_what_is_just_within_the_limits_is_stored(small):
     episode = ms.Episode(
         task_description="x" * 10,
@@ -226,7 +251,8 @@ GARBAGE: list[tuple[Call, str]] = [
     (_changed(id="nonsense"), "id"),
     (_changed(id=5), "id"),
     (_changed(version=-1), "version"),
-    (_changed(version=2**63), "version"),
+    (_changed(version=2**53), "version"),
+    (_pattern(version=2**53), "version"),
     (_changed(version="1"), "version"),
     (_changed(started_at=NAIVE), "started_at"),
     (_changed(started_at=5), "started_at"),

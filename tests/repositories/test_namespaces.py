@@ -55,6 +55,7 @@ NAMES = (
     "null",
     "0",
 )
+EMBEDDER = ms.HashingEmbedder()
 REPOSITORIES = ("episodes", "steps", "patterns", "embeddings", "spatiotemporal", "analytics")
 VECTOR = [0.5] * 384
 _namespace = itertools.count()
@@ -153,12 +154,26 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
     "patterns.count": [lambda m, i: m.patterns.count(), lambda m, i: m.patterns.count(tags_all=["shared"])],
     "patterns.delete": [lambda m, i: m.patterns.delete(i.pattern)],
     "embeddings.put": [lambda m, i: m.embeddings.put("episode", i.episode, [0.25] * 384, model="m")],
-    "embeddings.put_many": [lambda m, i: m.embeddings.put_many([("pattern", i.pattern, [0.25] * 768)], model="m")],
+    "embeddings.put_many": [lambda m, i: m.embeddings.put_many([("pattern", i.pattern, [0.25] * 384)], model="m")],
     "embeddings.import_many": [
         lambda m, i: m.embeddings.import_many(
             [ms.Embedding(owner_type="step", owner_id=i.step, model="m", vector=[0.25] * 384)]
         )
     ],
+    "embeddings.get_many": [lambda m, i: m.embeddings.get_many("episode", [i.episode], model="m")],
+    "embeddings.models": [lambda m, i: m.embeddings.models()],
+    "embeddings.embed": [lambda m, i: m.embeddings.embed(EMBEDDER, owner_type="pattern")],
+    "embeddings.reembed": [lambda m, i: m.embeddings.reembed("m", EMBEDDER)],
+    "episodes.similar_to": [
+        lambda m, i: m.episodes.similar_to(VECTOR, model="m", k=50),
+        lambda m, i: m.episodes.similar_to(VECTOR, model="m", mode="index", tags_any=["shared"], archived=None),
+    ],
+    "episodes.search": [
+        lambda m, i: m.episodes.search("words"),
+        lambda m, i: m.episodes.search("words theirs", vector=VECTOR, model="m"),
+    ],
+    "patterns.similar_to": [lambda m, i: m.patterns.similar_to(VECTOR, model="m")],
+    "patterns.search": [lambda m, i: m.patterns.search("words theirs", vector=VECTOR, model="m")],
     "embeddings.get": [lambda m, i: m.embeddings.get("episode", i.episode, model="m")],
     "embeddings.find": [lambda m, i: m.embeddings.find("step", i.step, model="m")],
     "embeddings.iterate": [lambda m, i: list(m.embeddings.iterate())],

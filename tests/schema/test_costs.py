@@ -86,6 +86,12 @@ READS: dict[str, Call] = {
     "patterns.count": lambda s, have: s.patterns.count(domain="general"),
     "embeddings.get": lambda s, have: s.embeddings.get("episode", have.id, model=MODEL),
     "embeddings.find": lambda s, have: s.embeddings.find("episode", have.id, model=MODEL),
+    "embeddings.get_many": lambda s, have: s.embeddings.get_many("episode", [have.id, have.other.id], model=MODEL),
+    "embeddings.models": lambda s, have: s.embeddings.models(),
+    "episodes.similar_to": lambda s, have: s.episodes.similar_to(VECTOR, model=MODEL, outcome="success"),
+    "episodes.search": lambda s, have: s.episodes.search("number", vector=VECTOR, model=MODEL, domain="general"),
+    "patterns.similar_to": lambda s, have: s.patterns.similar_to(VECTOR, model=MODEL),
+    "patterns.search": lambda s, have: s.patterns.search("tool", kind="tool_sequence"),
     "embeddings.count": lambda s, have: s.embeddings.count(),
     "spatiotemporal.get": lambda s, have: s.spatiotemporal.get(have.place.id),
     "spatiotemporal.find": lambda s, have: s.spatiotemporal.find(have.place.id),
@@ -121,11 +127,11 @@ WRITES: dict[str, tuple[int, Call]] = {
     "patterns.record_application": (1, lambda s, have: s.patterns.record_application(have.pattern.id, success=True)),
     "patterns.merge": (3, lambda s, have: s.patterns.merge(*have.pattern_ids)),
     "patterns.delete": (1, lambda s, have: s.patterns.delete(have.pattern.id)),
-    "embeddings.put": (1, lambda s, have: s.embeddings.put("episode", have.other.id, VECTOR, model=MODEL)),
+    "embeddings.put": (4, lambda s, have: s.embeddings.put("episode", have.other.id, VECTOR, model=MODEL)),
     "embeddings.put_many": (
-        2,  # one for each vector
+        4,
         lambda s, have: s.embeddings.put_many(
-            [("episode", one.id, VECTOR) for one in (have.episode, have.other)], model="b"
+            [("episode", one.id, VECTOR) for one in (have.episode, have.other)], model=MODEL
         ),
     ),
     "embeddings.delete": (1, lambda s, have: s.embeddings.delete("episode", have.id, model=MODEL)),
@@ -137,7 +143,7 @@ WRITES: dict[str, tuple[int, Call]] = {
 IMPORTS: dict[str, tuple[int, Call]] = {
     "episodes.import_many": (3, lambda s, have: s.episodes.import_many([_episode() for _ in range(50)])),
     "patterns.import_many": (2, lambda s, have: s.patterns.import_many([_pattern() for _ in range(50)])),
-    "embeddings.import_many": (1, lambda s, have: s.embeddings.import_many([_embedding(have)])),
+    "embeddings.import_many": (2, lambda s, have: s.embeddings.import_many([_embedding(have)])),
     "spatiotemporal.import_many": (1, lambda s, have: s.spatiotemporal.import_many([_place(have.other)])),
 }
 
@@ -166,11 +172,11 @@ def test_a_write_is_one_batch(storage: ms.MemoryStorage, have: Any, name: str):
 
 
 @pytest.mark.parametrize("name", IMPORTS)
-def test_an_import_is_one_read_and_one_batch(storage: ms.MemoryStorage, have: Any, name: str):
+def test_an_import_of_what_is_new_is_one_batch(storage: ms.MemoryStorage, have: Any, name: str):
     statements, write = IMPORTS[name]
     with spied(storage.engine) as batches:
         write(storage, have)
-    assert [(len(batch.steps), batch.reads_only) for batch in batches] == [(1, True), (statements, False)]
+    assert [(len(batch.steps), batch.reads_only) for batch in batches] == [(statements, False)]
 
 
 @pytest.mark.parametrize("name", [*READS, *WRITES, *IMPORTS])
@@ -178,7 +184,7 @@ def test_a_call_within_a_transaction_costs_the_same(storage: ms.MemoryStorage, h
     call = READS.get(name) or (WRITES.get(name) or IMPORTS[name])[1]
     with spied(storage.engine) as batches, storage.transaction() as tx:
         call(tx, have)
-    assert len(batches) == (2 if name in IMPORTS else 1)
+    assert len(batches) == 1
 
 
 def test_the_tables_name_every_method(storage: ms.MemoryStorage):
@@ -188,7 +194,7 @@ def test_the_tables_name_every_method(storage: ms.MemoryStorage):
         f"{repository}.{method}"
         for repository in repositories
         for method in dir(getattr(storage, repository))
-        if not method.startswith("_")
+        if not method.startswith("_") and method not in {"index", "embed", "reembed"}  # these have tests of their own
     }
     assert methods == named
 

@@ -62,6 +62,7 @@ def filled() -> Iterator[ms.MemoryStorage]:
         for first in range(0, EPISODES, 500):
             storage.episodes.save_many([_episode(number) for number in range(first, first + 500)])
         storage.patterns.save_many([_pattern(number) for number in range(PATTERNS)])
+        storage.embeddings.put("episode", storage.episodes.query(limit=1).items[0].id, VECTOR, model="m")
         yield storage
 
 
@@ -129,6 +130,8 @@ def test_queries_for_patterns_scan_no_table(filled: ms.MemoryStorage):
     _assert_no_scans(filled, (step for batch in batches for step in batch.steps))
 
 
+VECTOR = [1.0] * 384
+
 OTHERS: dict[str, Callable[[ms.MemoryStorage, ms.Episode, Any], object]] = {
     "episodes by id": lambda s, e, p: (s.episodes.get(e.id), s.episodes.get(e.id, steps=False)),
     "steps by id": lambda s, e, p: s.steps.get(e.steps[0].id),
@@ -139,6 +142,17 @@ OTHERS: dict[str, Callable[[ms.MemoryStorage, ms.Episode, Any], object]] = {
         s.embeddings.find("episode", e.id, model="m"),
         list(s.embeddings.iterate()),
         s.embeddings.count(),
+    ),
+    "searches for episodes": lambda s, e, p: (
+        s.episodes.similar_to(VECTOR, model="m"),
+        s.episodes.similar_to(VECTOR, model="m", mode="index", outcome="success", tags_all=["a"], metadata={"b": 1}),
+        s.episodes.similar_to(VECTOR, model="m", min_similarity=0.5, since=e.started_at, min_reward=0.5),
+        s.episodes.search("words", domain="general"),
+        s.episodes.search("words", vector=VECTOR, model="m", task_type="other"),
+    ),
+    "searches for patterns": lambda s, e, p: (
+        s.patterns.similar_to(VECTOR, model="m", kind="heuristic"),
+        s.patterns.search("words", vector=VECTOR, model="m", tags_any=["a"]),
     ),
     "places": lambda s, e, p: (
         s.spatiotemporal.find(e.id),
@@ -152,7 +166,7 @@ OTHERS: dict[str, Callable[[ms.MemoryStorage, ms.Episode, Any], object]] = {
         s.episodes.complete(e.id, ms.Success(verdict="v")),
         s.episodes.archive(e.id),
         s.episodes.restore(e.id),
-        s.embeddings.put("episode", e.id, [1.0] * 384, model="m"),
+        s.embeddings.put("episode", e.id, VECTOR, model="m"),
         s.spatiotemporal.put(ms.SpatiotemporalEntry(owner_type="episode", owner_id=e.id, latitude=1, longitude=2)),
         s.embeddings.delete("episode", e.id, model="m"),
         s.steps.delete(e.steps[0].id),
@@ -200,14 +214,28 @@ def _is_scan(line: str) -> bool:
 
 def _leaves_the_namespace(line: str) -> bool:
     """Whether it reads a range of an index that other namespaces' rows are in."""
-    return line.startswith("SEARCH") and not re.search(r"\((namespace|rowid)=\?|VIRTUAL TABLE", line)
+    return line.startswith("SEARCH") and not _WITHIN.search(line)
+
+
+_WITHIN = re.compile(
+    r"""\((namespace|rowid|digest|item_seq|name|owner_seq)=\?
+        | \(model=\?\ AND\ vector_seq=\?  # the owners of one vector
+        | ^SEARCH\ vectors_\w+(\ USING\ INTEGER.*)?$  # one vector
+        | ix_embeddings_model\ \(namespace[<>]  # whether there is another namespace
+        | VIRTUAL\ TABLE""",
+    re.VERBOSE,
+)
 
 
 _ALLOWED = re.compile(
     r"""SCAN\ (
         CONSTANT\ ROW
         | (page | given | next | \(subquery-\d+\))$  # rows that were found by an index, or given
-        | \w+\ VIRTUAL\ TABLE\ INDEX\ [13]:$  # json_each, with its argument
+        | (draws | drawn | way | candidates | near | compared | passing | far | similar | matched | worded
+            | places | p | w | parts | found | query)$  # what a search has found so far
+        | \w+\ USING\ COVERING\ INDEX\ vectors_\w+_tail$  # vectors that are not indexed yet
+        | vector_models\b  # a row for each model
+        | \w+\ VIRTUAL\ TABLE\ INDEX\ [13]:$  # json_each, with its argument; an index of vectors
         | \w+_fts\ VIRTUAL\ TABLE\ INDEX\ \d+:.*M\d  # full text, with a MATCH
         )""",
     re.VERBOSE,

@@ -5,8 +5,7 @@ The tables are written out: a revision must do tomorrow what it did when it was 
 
 from __future__ import annotations
 
-from alembic import op
-
+from memory_storage.migrations import together
 from memory_storage.schema.constructs import CreateFullText, CreateRTree, CreateTrigger, CreateVectorIndex, CreateView
 
 revision = "0001"
@@ -280,19 +279,16 @@ TRIGGERS = (
 
 def upgrade() -> None:
     """Make everything."""
-    for sql in (*TABLES, *INDEXES):
-        op.execute(sql)
-    for statement in (*VECTOR_INDEXES, *VIEWS, *VIRTUAL_TABLES, *TRIGGERS):
-        op.execute(statement)
+    together.execute((*TABLES, *INDEXES, *VECTOR_INDEXES, *VIEWS, *VIRTUAL_TABLES, *TRIGGERS))
 
 
 def downgrade() -> None:
     """Remove everything, rows too. A table takes its triggers along; an index has to go first, with its shadow."""
-    for index in VECTOR_INDEXES:
-        op.execute(f"DROP INDEX {index.name}")
-    for virtual in VIRTUAL_TABLES:
-        op.execute(f"DROP TABLE {virtual.name}")
-    for view in VIEWS:
-        op.execute(f"DROP VIEW {view.name}")
-    for table in ("facets", PLACE, "embeddings", "patterns", "steps", "episodes"):
-        op.execute(f"DROP TABLE {table}")
+    together.execute(
+        (
+            *(f"DROP INDEX {index.name}" for index in VECTOR_INDEXES),
+            *(f"DROP TABLE {virtual.name}" for virtual in VIRTUAL_TABLES),
+            *(f"DROP VIEW {view.name}" for view in VIEWS),
+            *(f"DROP TABLE {table}" for table in ("facets", PLACE, "embeddings", "patterns", "steps", "episodes")),
+        )
+    )

@@ -1,0 +1,89 @@
+"""Vectors to search among: of a file, real ones that lie beside the project, or made up. Measures nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Array = Any
+"""A numpy array of 32-bit floats, a vector a row, each of length 1."""
+
+_REAL = Path(__file__).parents[2] / "shared/data/minilm_20k.npz"
+_QUERIES = 200
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is stored, what is looked for, and the texts of what is stored, if they are known."""
+
+    source: str
+    base: Array
+    queries: Array
+    texts: list[str]
+
+    def first(self, count: int) -> Data:
+        """The same with fewer vectors to search among."""
+        return Data(self.source, self.base[:count], self.queries, self.texts[:count])
+
+    def nearest(self, k: int, among: Array | None = None) -> list[set[int]]:
+        """The rows of the nearest k to each query, and those as near as the last of them."""
+        rows = np.arange(len(self.base)) if among is None else among
+        if len(rows) == 0:
+            return [set() for _ in self.queries]
+        similar = self.queries @ self.base[rows].T
+        least = np.sort(similar, axis=1)[:, -min(k, len(rows))] - 1e-6
+        return [set(rows[one >= floor].tolist()) for one, floor in zip(similar, least, strict=True)]
+
+
+def load(path: Path | None = None) -> Data:
+    """The vectors of a .npy or .npz file; else the real ones if they are there; else 20,000 made-up ones."""
+    if path is None and not _REAL.exists():
+        return made(20_000, 384)
+    base, queries = _read(path or _REAL)
+    texts = list(_texts((path or _REAL).with_suffix(".jsonl")))[: len(base)]
+    source = f"{len(base):,} vectors of dimension {base.shape[1]} of {(path or _REAL).name}"
+    return Data(source, base, queries, texts)
+
+
+def made(count: int, dimension: int, *, seed: int = 1) -> Data:
+    """Clusters of clusters, in fewer dimensions than they have: real embeddings are neither one ball nor many points.
+
+    Less alike than real ones are: an index finds its way among them more easily or less, so figures differ.
+    """
+    random = np.random.default_rng(seed)
+    total, clusters, inner = count + _QUERIES, max(8, count // 100), min(48, dimension)
+    centers = (
+        random.normal(size=(clusters, inner)) + 2 * random.normal(size=(8, inner))[random.integers(8, size=clusters)]
+    )
+    points = centers[random.integers(clusters, size=total)] + 0.9 * random.normal(size=(total, inner))
+    vectors = points @ random.normal(size=(inner, dimension)) / inner**0.5
+    vectors = _unit(vectors + 0.1 * random.normal(size=vectors.shape))
+    return Data(f"{count:,} made-up vectors of dimension {dimension}", vectors[:count], vectors[count:], [])
+
+
+def _read(path: Path) -> tuple[Array, Array]:
+    loaded = np.load(path)
+    arrays = {name: loaded[name] for name in loaded.files} if path.suffix == ".npz" else {"base": loaded}
+    base = arrays.get("base", next(iter(arrays.values())))
+    if base.ndim != 2 or len(base) <= 2 * _QUERIES:
+        raise SystemExit(f"{path}: not an array of more than {2 * _QUERIES} vectors, a vector a row")
+    queries = arrays.get("queries")
+    if queries is None:
+        base, queries = base[:-_QUERIES], base[-_QUERIES:]
+    return _unit(base), _unit(queries)
+
+
+def _unit(vectors: Array) -> Array:
+    vectors = vectors.astype(np.float32)
+    return np.ascontiguousarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+def _texts(path: Path) -> Iterator[str]:
+    if path.exists():
+        with path.open(encoding="utf-8") as lines:
+            yield from (json.loads(line)["text"] for line in lines)

@@ -1,0 +1,110 @@
+"""The commands that look after vector indexes: index status, index verify, index rebuild."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Annotated, Any, cast
+
+import typer
+
+from memory_storage.errors import CorruptDataError
+from memory_storage.models import EmbeddingModel, IndexHealth, IndexPreset
+from memory_storage.storage import MemoryStorage
+
+from .app import app
+from .opening import open_existing
+from .options import AsJson, Database
+from .output import progress, say, show_table, talk, write_json
+
+index = typer.Typer(
+    help="Look after the vector indexes. Searches are right whatever state they are in: this is about speed.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(index, name="index")
+
+Model = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="One embedding model. Default: all.")]
+
+
+@index.command()
+def status(database: Database = None, as_json: AsJson = False) -> None:
+    """List the models: their vectors, and how many of them are in the index."""
+    with open_existing(database, None) as storage:
+        models = storage.embeddings.index.status()
+    if as_json:
+        write_json([_as_json(model) for model in models])
+        return
+    columns = ["model", "dimension", "preset", "vectors", "indexed", "pending", "removed"]
+    show_table(columns, [[getattr(model, "name" if name == "model" else name) for name in columns] for model in models])
+    for model in models:
+        if model.is_worn:
+            talk(f"{model.name}: much was removed; `memory-storage index rebuild` makes searches fast again")
+
+
+@index.command()
+def verify(model: Model = None, database: Database = None, as_json: AsJson = False) -> None:
+    """Compare the index with its table, and measure its recall. Leaves with 9 if it is damaged."""
+    with open_existing(database, None) as storage:
+        found = [storage.embeddings.index.verify(name) for name in _named(storage, model)]
+    if as_json:
+        write_json([_health(one) for one in found])
+    else:
+        rows = [(one.model.name, one.model.indexed, one.nodes, one.recall, _verdict(one)) for one in found]
+        show_table(["model", "indexed", "in the index", "recall@10", "verdict"], rows)
+    if not all(one.is_sound for one in found):
+        raise CorruptDataError(
+            "`memory-storage index rebuild` makes it anew, with another --preset if it finds too few; no vector is lost"
+        )
+
+
+@index.command()
+def rebuild(
+    model: Model = None,
+    preset: Annotated[str | None, typer.Option(help="compact, balanced or accurate. Default: as it was.")] = None,
+    database: Database = None,
+    as_json: AsJson = False,
+) -> None:
+    """Build the index anew. Searches go on meanwhile. If it is interrupted, do it again."""
+    chosen = cast("IndexPreset | None", preset)  # it is checked
+    with open_existing(database, None) as storage:
+        counts = {name: _rebuild(storage, name, chosen) for name in _named(storage, model)}
+    if as_json:
+        write_json(counts)
+        return
+    for name, count in counts.items():
+        say(f"{name}: {count:,} vectors in the index" if count else f"{name}: few vectors; it needs no index")
+
+
+def _rebuild(storage: MemoryStorage, model: str, preset: IndexPreset | None) -> int:
+    total = next((one.vectors for one in storage.embeddings.index.status() if one.name == model), None)
+    with progress(f"index {model}", total) as on_progress:
+        return storage.embeddings.index.rebuild(
+            model, preset=preset, progress=lambda _what, done, _total: on_progress(done)
+        )
+
+
+def _named(storage: MemoryStorage, model: str | None) -> Iterable[str]:
+    return [model] if model is not None else [one.name for one in storage.embeddings.index.status()]
+
+
+def _verdict(health: IndexHealth) -> str:
+    if not health.is_sound:
+        return "finds too few" if health.nodes == health.model.indexed else "damaged"
+    if health.model.is_worn:
+        return "worn"
+    return "sound" if health.nodes else "empty: few vectors need no index"
+
+
+def _as_json(model: EmbeddingModel) -> dict[str, Any]:
+    return {**asdict(model), "pending": model.pending, "is_worn": model.is_worn}
+
+
+def _health(health: IndexHealth) -> dict[str, Any]:
+    return {
+        **_as_json(health.model),
+        "nodes": health.nodes,
+        "recall": health.recall,
+        "is_sound": health.is_sound,
+    }

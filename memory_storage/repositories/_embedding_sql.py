@@ -1,0 +1,148 @@
+"""The statements of the embedding repository. Each model's vectors are a table of their own, and need their own.
+
+`rows` is a JSON array of [owner's id, created_at, updated_at]; `digests` and `vectors` are what belongs to each,
+end to end: so a thousand vectors are two statements and no text.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property, lru_cache
+
+from memory_storage.schema.spaces import FEW, Space
+
+from ._statement import Prepared
+
+# The rows of an owner, and the row that is found by its vector: the episode of a step.
+_OWNERS = {
+    "episode": ("episodes AS o ON o.namespace = :namespace AND o.id = given.id", "o.seq"),
+    "step": (
+        "steps AS o ON o.namespace = :namespace AND o.id = given.id"
+        " CROSS JOIN episodes AS e ON e.namespace = o.namespace AND e.id = o.episode_id",
+        "e.seq",
+    ),
+    "pattern": ("patterns AS o ON o.namespace = :namespace AND o.id = given.id", "o.seq"),
+}
+_ONE = "namespace = :namespace AND owner_type = :owner_type AND owner_id = :owner_id AND model = :model"
+_DO_UPDATE = """UPDATE SET
+    vector_seq = excluded.vector_seq, item_seq = excluded.item_seq, updated_at = excluded.updated_at"""
+
+TABLES = {"episode": "episodes", "step": "steps", "pattern": "patterns"}
+
+REGISTER = Prepared("""
+INSERT INTO vector_models (name, dimension, metric, preset, created_at)
+VALUES (:model, :dimension, 'cosine', :preset, :now) ON CONFLICT (name) DO NOTHING
+""")
+MODEL_FACTS = ("name", "dimension", "metric", "preset", "vectors", "indexed", "removed")
+MODELS = Prepared(f"SELECT {', '.join(MODEL_FACTS)}, created_at FROM vector_models ORDER BY name")
+MODEL = Prepared(f"SELECT {', '.join(MODEL_FACTS)}, created_at FROM vector_models WHERE name = :model")
+USED = Prepared("""
+SELECT name, dimension FROM vector_models
+WHERE EXISTS (SELECT 1 FROM embeddings WHERE namespace = :namespace AND model = name) ORDER BY name
+""")
+EMPTIED = Prepared("UPDATE vector_models SET removed = 0, preset = :preset WHERE name = :model")
+METADATA = Prepared("SELECT metadata FROM libsql_vector_meta_shadow WHERE name = :index")
+SET_METADATA = Prepared("UPDATE libsql_vector_meta_shadow SET metadata = :metadata WHERE name = :index")
+DELETE = Prepared(f"DELETE FROM embeddings WHERE {_ONE} RETURNING model")
+COUNT = Prepared("SELECT count(*) FROM embeddings WHERE namespace = :namespace")
+COUNT_OF = Prepared("SELECT count(*) FROM embeddings WHERE namespace = :namespace AND model = :model")
+KNOWN = Prepared("""
+SELECT owner_type, owner_id, model FROM embeddings
+WHERE namespace = :namespace AND (owner_type, owner_id, model) IN (
+    SELECT value ->> '$[0]', value ->> '$[1]', value ->> '$[2]' FROM json_each(:keys))
+""")
+ABSENT = {
+    owner: Prepared(f"""
+SELECT value ->> 0 FROM json_each(:rows) WHERE NOT EXISTS (
+    SELECT 1 FROM {table} WHERE namespace = :namespace AND id = value ->> 0) LIMIT 1
+""")
+    for owner, table in TABLES.items()
+}
+
+
+class Statements:
+    """Those of one model."""
+
+    def __init__(self, space: Space) -> None:
+        self._table, self._index = space.table, space.index
+        self.add = Prepared(f"""
+INSERT INTO {space.table} (digest, vector)
+SELECT substr(:digests, key * 16 + 1, 16), substr(:vectors, key * :size + 1, :size) FROM json_each(:rows)
+WHERE true ON CONFLICT (digest) DO NOTHING
+""")
+        self.put = {owner: self._put(owner, _DO_UPDATE) for owner in _OWNERS}
+        self.copy = {owner: self._put(owner, "NOTHING") for owner in _OWNERS}
+
+    @cached_property
+    def index_some(self) -> Prepared:
+        """Put up to `limit` more vectors into the index, the oldest first, unless they are few."""
+        return Prepared(f"""
+UPDATE {self._table} SET indexed = 1 WHERE seq IN (SELECT seq FROM {self._table} WHERE indexed = 0 ORDER BY seq
+    LIMIT CASE WHEN (SELECT vectors FROM vector_models WHERE name = :model) > {FEW} THEN :limit ELSE 0 END)
+""")
+
+    @cached_property
+    def get(self) -> Prepared:
+        """The vectors of some owners."""
+        return Prepared(f"""
+SELECT m.owner_type, m.owner_id, m.model, v.vector, m.created_at, m.updated_at
+FROM json_each(:owners) AS given CROSS JOIN embeddings AS m ON m.namespace = :namespace
+    AND m.owner_type = :owner_type AND m.owner_id = given.value AND m.model = :model
+CROSS JOIN {self._table} AS v ON v.seq = m.vector_seq
+""")
+
+    @cached_property
+    def page(self) -> Prepared:
+        """The next ones, by owner."""
+        return Prepared(f"""
+SELECT m.owner_type, m.owner_id, m.model, v.vector, m.created_at, m.updated_at
+FROM embeddings AS m CROSS JOIN {self._table} AS v ON v.seq = m.vector_seq
+WHERE m.namespace = :namespace AND m.model = :model AND (m.owner_type, m.owner_id) > (:owner_type, :owner_id)
+ORDER BY m.owner_type, m.owner_id LIMIT :limit
+""")
+
+    @cached_property
+    def nodes(self) -> Prepared:
+        """How many vectors are in the index, by its own account."""
+        return Prepared(f"SELECT count(*) FROM {self._index}_shadow")
+
+    @cached_property
+    def has_nodes(self) -> Prepared:
+        """Whether there is an index that is not empty."""
+        return Prepared(f"""
+SELECT EXISTS (SELECT 1 FROM {self._index}_shadow) AND EXISTS (SELECT 1 FROM sqlite_master WHERE name = :index)
+    AND EXISTS (SELECT 1 FROM libsql_vector_meta_shadow WHERE name = :index)
+""")
+
+    @cached_property
+    def sample(self) -> Prepared:
+        """Some of the vectors in the index."""
+        return Prepared(f"SELECT seq FROM {self._table} WHERE indexed = 1 ORDER BY random() LIMIT :limit")
+
+    @cached_property
+    def found(self) -> Prepared:
+        """How many of the nearest to one of them the index finds, and how many there are."""
+        vector = f"(SELECT vector FROM {self._table} WHERE seq = :seq)"
+        return Prepared(f"""
+WITH nearest AS MATERIALIZED (SELECT seq FROM {self._table} WHERE indexed = 1
+    ORDER BY vector_distance_cos(vector, {vector}) LIMIT :limit)
+SELECT count(*), (SELECT count(*) FROM nearest) FROM vector_top_k(:index, {vector}, :limit)
+WHERE id IN (SELECT seq FROM nearest)
+""")
+
+    def _put(self, owner: str, conflict: str) -> Prepared:
+        owners, item = _OWNERS[owner]
+        return Prepared(f"""
+INSERT INTO embeddings (namespace, owner_type, owner_id, model, vector_seq, item_seq, created_at, updated_at)
+SELECT o.namespace, '{owner}', o.id, :model, v.seq, {item}, given.created_at, given.updated_at
+FROM (SELECT key, value ->> 0 AS id, value ->> 1 AS created_at, value ->> 2 AS updated_at
+    FROM json_each(:rows)) AS given
+CROSS JOIN {owners}
+CROSS JOIN {self._table} AS v ON v.digest = substr(:digests, given.key * 16 + 1, 16)
+WHERE true ON CONFLICT (namespace, owner_type, owner_id, model) DO {conflict}
+""")
+
+
+@lru_cache(maxsize=64)
+def of(space: Space) -> Statements:
+    """The statements of a model."""
+    return Statements(space)

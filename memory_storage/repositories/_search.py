@@ -1,0 +1,223 @@
+"""What a caller asks a search for, checked, and the values of its statement. Finds nothing itself."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, get_args
+
+from memory_storage.errors import CorruptDataError, NotFoundError, SchemaError, ValidationError
+from memory_storage.models import EpisodeFilter, Hit, Hits, PatternFilter, SearchMode
+from memory_storage.retrieval import Filters, Items, Search
+from memory_storage.schema.spaces import Space
+
+from ._codec import to_micros
+from ._filters import Shape, conditions
+from ._session import Row, Session
+from ._statement import Prepared
+from ._text import any_word
+from ._vectors import packed
+from .vector_index import VectorIndex, used_models
+
+T = TypeVar("T")
+
+MAX_K = 1_000
+DAY = 86_400.0
+_HALF_FUSED = 4  # so many times k go into the fusion from each side
+_ALWAYS = {"archived"}  # filters that nearly all rows pass
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a first place by words or by vector, a fresh item, and a reward of 1 add to a score.
+
+    An item that is `half_life` days old has half of the weight of recency.
+    """
+
+    text: float = 1.0
+    vector: float = 1.0
+    recency: float = 0.0
+    reward: float = 0.0
+    half_life: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("text", "vector", "recency", "reward", "half_life"):
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if not number or value < 0 or (name == "half_life" and value <= 0):
+                raise ValidationError(f"weights.{name}", "a finite number, not below 0", value)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A search as a caller asked for it."""
+
+    filter: EpisodeFilter | PatternFilter
+    k: int
+    text: str | None = None
+    vector: Any = None
+    model: str | None = None
+    mode: SearchMode = "auto"
+    min_similarity: float | None = None
+    cursor: str | None = None
+    weights: Weights | None = None
+    explain: bool = False
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A search that is ready: its SQL, and the values of its names."""
+
+    search: Search
+    values: dict[str, Any]
+    k: int
+    shown: int
+    explain: bool
+
+    def hits(self, rows: Sequence[tuple[Any, T]]) -> Hits[T]:
+        """Hits from (row, item), the best first; a row is score, seq and the facts."""
+        has_vector = self.search.space is not None
+        hits = [_hit(row, item, has_vector=has_vector, explain=self.explain) for row, item in rows[: self.k]]
+        plan = rows[0][0][7] if rows else ""
+        last = rows[self.k - 1][0] if len(rows) > self.k else None
+        cursor = _cursor(last[0], last[1], self.shown + self.k) if last else None
+        return Hits(hits, next_cursor=cursor, plan=plan)
+
+
+def planned(session: Session, items: Items, asked: Asked) -> Planned:
+    """Check what was asked for, and plan it. ValidationError names what cannot be."""
+    k = _checked_k(asked.k)
+    if asked.mode not in get_args(SearchMode):
+        raise ValidationError("mode", f"one of {', '.join(get_args(SearchMode))}", asked.mode)
+    score, seq, shown = _place(asked.cursor)
+    text, has_words = asked.text, asked.text is not None
+    filters, values = _filters(asked.filter, items)
+    values |= {"namespace": session.namespace, "limit": k + 1, "after_score": score, "after_seq": seq}
+    space = None
+    if asked.vector is not None or not has_words:
+        space = Space(_model(session, asked.model))
+        depth = _HALF_FUSED * k
+        values |= {"vector": packed(asked.vector), "model": space.model, "mode": asked.mode, "depth": depth}
+        values |= {"reach": depth if has_words else shown + k + 1, "floor": _floor(asked.min_similarity)}
+    if text is not None:
+        values |= {"words": any_word(text) or '""', **_weights(asked.weights or Weights(), session)}
+    search = Search(
+        items,
+        filters,
+        space,
+        has_words=has_words,
+        has_floor=asked.min_similarity is not None,
+        is_continued=asked.cursor is not None,
+    )
+    return Planned(search, values, k, shown, asked.explain)
+
+
+def run(session: Session, statement: Callable[[Search], Prepared], plan: Planned) -> Sequence[Row]:
+    """The rows of a search; if the index is damaged, once more without it."""
+    try:
+        return session.read(statement(plan.search).step(**plan.values))
+    except CorruptDataError:
+        if plan.values.get("mode", "exact") == "exact":
+            raise
+    except SchemaError as error:
+        if plan.search.space and plan.search.space.table in str(error):
+            raise NotFoundError("embedding model", repr(plan.search.space.model)) from error
+        raise
+    except ValidationError as error:
+        if plan.search.space and ("same length" in str(error) or "dimensions are different" in str(error)):
+            raise _wrong_dimension(session, plan.search.space, plan) from error
+        raise
+    return run(session, statement, replace(plan, values={**plan.values, "mode": "exact"}))
+
+
+def as_text(text: Any) -> str:
+    """What is looked for; ValidationError if that is no text."""
+    if not isinstance(text, str):
+        raise ValidationError("text", "a text", text)
+    return text
+
+
+def _hit(row: Sequence[Any], item: T, *, has_vector: bool, explain: bool) -> Hit[T]:
+    score, _, similarity, vector, text, recency, reward, plan, snippet = row
+    named = {"text": text, "vector": vector, "recency": recency, "reward": reward}
+    parts = {"similarity": score} if text is None else {name: part for name, part in named.items() if part}
+    compared = "index" if plan == "index" else "exact"
+    method: Any = compared if text is None else ("hybrid" if has_vector else "text")
+    return Hit(item, score, similarity, method, snippet, parts if explain else None)
+
+
+def _checked_k(k: Any) -> int:
+    if type(k) is not int or not 1 <= k <= MAX_K:
+        raise ValidationError("k", f"a whole number from 1 to {MAX_K:,}", k)
+    return k
+
+
+def _floor(similarity: Any) -> float | None:
+    if similarity is None:
+        return None
+    if isinstance(similarity, bool) or not isinstance(similarity, int | float) or not -1 <= similarity <= 1:
+        raise ValidationError("min_similarity", "a number from -1 to 1", similarity)
+    return float(similarity)
+
+
+def _filters(asked: EpisodeFilter | PatternFilter, items: Items) -> tuple[Filters, dict[str, Any]]:
+    owner_type = items.table.removesuffix("s")
+    at_hand, values = conditions(asked, owner_type, Shape("i.", by_row=True))
+    finding, _ = conditions(asked, owner_type, Shape("i."))
+    find_rows = any("seq IN" in condition for condition in finding)
+    used = {name for name in type(asked).model_fields if getattr(asked, name) not in (None, [], {})}
+    are_broad = used <= _ALWAYS and getattr(asked, "archived", None) is not True
+    return Filters(at_hand, finding, are_broad=are_broad, find_rows=find_rows), values
+
+
+def _weights(weights: Weights, session: Session) -> dict[str, Any]:
+    return {
+        "text_weight": float(weights.text),
+        "vector_weight": float(weights.vector),
+        "recency_weight": float(weights.recency),
+        "reward_weight": float(weights.reward),
+        "half_life": weights.half_life * DAY,
+        "now": to_micros(session.now()),
+    }
+
+
+def _model(session: Session, model: str | None) -> str:
+    """The model's name; if none is given, that of the only one there is."""
+    if model is not None:
+        from .embeddings import as_space
+
+        return as_space(model).model
+    names = list(used_models(session))
+    if len(names) != 1:
+        raise ValidationError("model", f"one of {', '.join(map(repr, names)) or 'those with vectors: none yet'}", None)
+    return names[0]
+
+
+def _wrong_dimension(session: Session, space: Space, plan: Planned) -> ValidationError:
+    dimension = VectorIndex(session).dimension(space.model)
+    limit = f"{dimension:,} numbers, as all vectors of {space.model!r} have"
+    return ValidationError("vector", limit, len(plan.values["vector"]) // 4)
+
+
+def _cursor(score: float, seq: int, shown: int) -> str:
+    text = json.dumps([score, seq, shown], separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _place(cursor: str | None) -> tuple[float | None, int | None, int]:
+    if cursor is None:
+        return None, None, 0
+    try:
+        score, seq, shown = json.loads(
+            base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        )
+        if not (type(score) is float and math.isfinite(score) and type(seq) is int and type(shown) is int):
+            raise ValueError("not a place")
+        if not (0 < seq < 2**63 and 0 < shown < 2**31):
+            raise ValueError("not a place")
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValidationError("cursor", "must be the next_cursor of a search", cursor) from error
+    return score, seq, shown

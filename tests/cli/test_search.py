@@ -1,0 +1,128 @@
+"""The commands of retrieval: search, and those that look after the indexes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import memory_storage as ms
+from memory_storage.schema.spaces import Space
+from tests.retrieval import oracle
+
+
+@pytest.fixture
+def episodes(database, make_episode) -> list[ms.Episode]:
+    """Two with vectors, a success and a failure, and one without."""
+    with ms.MemoryStorage.open(database) as storage:
+        saved = storage.episodes.save_many(
+            [
+                make_episode(task_description="Refund a cancelled flight", outcome=ms.Success(verdict="refunded")),
+                make_episode(task_description="Refund a flight in the past", outcome=ms.Failure(reason="not allowed")),
+                make_episode(task_description="Book a hotel", tags=["hotel"]),
+            ]
+        )
+        storage.embeddings.put_many(
+            [("episode", saved[0].id, [1.0, 0.1]), ("episode", saved[1].id, [1.0, 0.0])], model="two"
+        )
+        return saved
+
+
+def _ids(found: dict) -> list[str]:
+    return [item["episode"]["id"] for item in found["items"]]
+
+
+def test_search_by_words_shows_where_they_are(answered, command, database, episodes):
+    found = answered("search", "cancelled refund")
+    assert _ids(found) == [str(episodes[0].id), str(episodes[1].id)]
+    assert found["items"][0]["snippet"] == "[Refund] a [cancelled] flight"
+    assert found["items"][0]["parts"] == {"text": found["items"][0]["score"]}
+    shown = command("search", "cancelled refund", "-d", database).stdout
+    assert "[Refund] a [cancelled] flight" in shown
+
+
+def test_search_by_likeness(answered, episodes):
+    found = answered("search", "--like", episodes[1].id, "--outcome", "success")
+    assert _ids(found) == [str(episodes[0].id)]
+    assert (found["items"][0]["method"], found["plan"]) == ("exact", "exact")
+    both = answered("search", "hotel", "--like", episodes[1].id)
+    assert (len(_ids(both)), both["items"][0]["method"]) == (3, "hybrid")
+
+
+def test_search_goes_on_with_a_cursor(answered, command, database, episodes):
+    first = answered("search", "refund flight", "-k", "1")
+    second = answered("search", "refund flight", "-k", "1", "--cursor", first["next_cursor"])
+    assert {*_ids(first), *_ids(second)} == {str(one.id) for one in episodes[:2]}
+    assert second["next_cursor"] is None
+    assert "--cursor" in command("search", "refund flight", "-k", "1", "-d", database).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        ([], 3, "give a TEXT"),
+        (["--like", "x"], 4, "owner_id"),
+        (["words", "-k", "0"], 4, "k: a whole number from 1 to 1,000"),
+        (["words", "--outcome", "great"], 4, "outcome"),
+        (["--like", "00000000-0000-0000-0000-000000000000"], 5, "no embedding"),
+        (["--like", "00000000-0000-0000-0000-000000000000", "--model", "none"], 5, "no embedding"),
+    ],
+)
+def test_a_search_that_cannot_be_says_why(command, database, episodes, arguments, code, says):
+    result = command("search", *arguments, "-d", database)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert says in result.stderr
+
+
+def test_a_model_has_to_be_chosen_among_several(command, database, episodes):
+    with ms.MemoryStorage.open(database) as storage:
+        storage.embeddings.put("episode", episodes[0].id, [1.0], model="one")
+    result = command("search", "--like", episodes[0].id, "-d", database)
+    assert (result.exit_code, "give --model: one, two" in result.stderr) == (3, True)
+    assert command("search", "--like", episodes[0].id, "--model", "two", "-d", database).exit_code == 0
+
+
+class TestIndex:
+    @pytest.fixture
+    def many(self, database) -> None:
+        with ms.MemoryStorage.open(database) as storage:
+            saved = storage.episodes.save_many([ms.Episode(task_description="e") for _ in range(2_100)])
+            vectors = oracle.clustered(2_100, 8)
+            items = [("episode", one.id, vector) for one, vector in zip(saved, vectors, strict=True)]
+            storage.embeddings.put_many(items, model="m")
+
+    def test_status(self, answered, command, database, many):
+        (model,) = answered("index", "status")
+        assert (model["name"], model["vectors"], model["indexed"], model["pending"]) == ("m", 2100, 2100, 0)
+        assert "balanced" in command("index", "status", "-d", database).stdout
+
+    def test_verify_and_rebuild(self, answered, command, database, many):
+        (health,) = answered("index", "verify")
+        assert (health["is_sound"], health["nodes"]) == (True, 2100)
+        with ms.MemoryStorage.open(database) as storage, storage.engine.begin() as connection:
+            connection.exec_driver_sql(f"DELETE FROM {Space('m').table}_ann_shadow WHERE index_key % 2")
+        result = command("index", "verify", "m", "-d", database)
+        assert (result.exit_code, "damaged" in result.stdout, "index rebuild" in result.stderr) == (9, True, True)
+        assert answered("index", "rebuild", "m", "--preset", "accurate") == {"m": 2100}
+        assert command("index", "verify", "-d", database).exit_code == 0
+        assert answered("index", "status")[0]["preset"] == "accurate"
+
+    def test_a_preset_that_finds_too_few_of_short_vectors(self, answered, command, database, many):
+        answered("index", "rebuild", "--preset", "compact")  # a bit for each of eight numbers
+        result = command("index", "verify", "-d", database)
+        assert (result.exit_code, "finds too few" in result.stdout) == (9, True)
+
+    def test_few_vectors_need_no_index(self, command, database, episodes):
+        assert "few vectors" in command("index", "rebuild", "-d", database).stdout
+        assert "few vectors" in command("index", "verify", "-d", database).stdout
+
+    @pytest.mark.parametrize(("arguments", "code"), [(["none"], 5), (["two", "--preset", "best"], 4)])
+    def test_what_is_not_there(self, command, database, episodes, arguments, code):
+        assert command("index", "rebuild", *arguments, "-d", database).exit_code == code
+
+    def test_worn_is_said(self, command, database, many):
+        with ms.MemoryStorage.open(database) as storage:
+            vectors = oracle.clustered(2_100, 8, 77)
+            found = [one.owner_id for one in storage.embeddings.iterate()]
+            items = [("episode", one, vector) for one, vector in zip(found, np.array(vectors), strict=True)]
+            storage.embeddings.put_many(items[:1_500], model="m", index=False)
+        assert "much was removed" in command("index", "status", "-d", database).stderr

@@ -1,0 +1,1 @@
+"""Searches by vector, by words and by both; and what keeps their indexes."""

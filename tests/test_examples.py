@@ -1,0 +1,64 @@
+"""The examples run, on real transcripts where they are, and find what they say."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import memory_storage as ms
+from memory_storage.embedders import HashingEmbedder
+from memory_storage.importers import import_file
+from tests.importers.transcripts import REAL, write_airline
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def example() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("similar_successes", EXAMPLES / "similar_successes.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(params=["made", "real"] if REAL.exists() else ["made"])
+def transcripts(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return REAL if request.param == "real" else write_airline(tmp_path / "runs.jsonl")
+
+
+def test_similar_successes_of_ten_failures(example, transcripts, database):
+    embedder = HashingEmbedder()
+    with ms.MemoryStorage.open(database) as storage:
+        import_file(storage, transcripts)
+        assert storage.embeddings.embed(embedder, text_of=example.task_of) == 200
+        found = list(example.similar_successes(storage, embedder))
+    assert len(found) == 10
+    for failed, hits in found:
+        assert failed.outcome.kind == "failure"
+        assert [hit.item.outcome.kind for hit in hits] == ["success"] * 3
+        assert any(hit.item.steps for hit in hits)
+        assert hits[0].similarity >= hits[-1].similarity > 0
+
+
+def test_the_most_similar_success_is_of_the_same_task_where_there_is_one(example, transcripts, database):
+    embedder = HashingEmbedder()
+    with ms.MemoryStorage.open(database) as storage:
+        import_file(storage, transcripts)
+        storage.embeddings.embed(embedder, text_of=example.task_of)
+        successes = {one.task_description for one in storage.episodes.iterate(outcome="success")}
+        for failed, hits in example.similar_successes(storage, embedder):
+            if failed.task_description in successes:
+                assert hits[0].item.task_description == failed.task_description
+
+
+def test_the_script_shows_them(example, transcripts, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x", str(transcripts), "--database", str(tmp_path / "memory.db")])
+    example.main()
+    shown = capsys.readouterr().out
+    assert shown.count("\n\n") >= 9
+    example.main()  # again: nothing is imported or embedded twice
+    assert capsys.readouterr().out == shown
