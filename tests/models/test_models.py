@@ -163,7 +163,11 @@ REFUSED: list[tuple[type[models.Model], dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "fields", "field"), REFUSED, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(
+    ("kind", "fields", "field"),
+    REFUSED,
+    ids=[f"{kind.__name__}-{field}-{number}" for number, (kind, _, field) in enumerate(REFUSED)],
+)
 def test_a_value_out_of_range_is_refused_naming_the_field(kind, fields, field):
     error = _refusal(kind, **fields)
     assert error.field == field or (field and error.field.startswith(f"{field}."))
