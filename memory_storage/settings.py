@@ -115,7 +115,7 @@ class PoolSettings(_Section):
 
 
 class CircuitBreakerSettings(_Section):
-    """When to stop asking a database that does not answer."""
+    """When to stop asking a database that does not answer. All namespaces of a storage share one breaker."""
 
     enabled: bool = True
     failure_threshold: Count = 5
@@ -125,12 +125,29 @@ class CircuitBreakerSettings(_Section):
 
 
 class RetrySettings(_Section):
-    """How a unit of work is repeated when that is safe."""
+    """How a call, or a unit of work, is repeated when that is safe.
+
+    No attempt begins later than `deadline` seconds after the first. `budget` is how many repeats there may be at a
+    stretch while a server is not there; each success after that gives a tenth of one back.
+    """
 
     max_attempts: Count = 3
     initial_backoff: Seconds = 0.1
     max_backoff: Seconds = 5.0
     multiplier: Annotated[float, Field(ge=1)] = 2.0
+    deadline: Seconds = 60.0
+    budget: Annotated[int, Field(ge=0)] = 10
+
+
+class LoggingSettings(_Section):
+    """What is logged by Python's `logging`, beyond warnings. Never a value, only SQL, names and ids.
+
+    `slow_query`: to `memory_storage.slow`, with its plan, each query that takes so many seconds; None for none.
+    `audit`: to `memory_storage.audit`, who has written which rows by what operation.
+    """
+
+    slow_query: Seconds | None = None
+    audit: bool = False
 
 
 class Limits(_Section):
@@ -167,6 +184,7 @@ class Settings(_Section):
     pool: PoolSettings = Field(default_factory=PoolSettings)
     circuit_breaker: CircuitBreakerSettings = Field(default_factory=CircuitBreakerSettings)
     retry: RetrySettings = Field(default_factory=RetrySettings)
+    logging: LoggingSettings = Field(default_factory=LoggingSettings)
     limits: Limits = Field(default_factory=Limits)
 
     @field_validator("database")

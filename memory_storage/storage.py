@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from copy import copy
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -14,30 +16,20 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, event
 from typing_extensions import Self
 
-from . import migrate, models
+from . import health, migrate, models, pool
 from .dbapi import redacted
 from .engine import make_engine
 from .errors import ConfigurationError, UnavailableError, ValidationError
-from .resilience import repeated
+from .monitoring import Meter
+from .resilience import CircuitBreaker, Guard, nothing_happened
 from .settings import Settings, hidden_token
-from .transaction import NOT_STORED, Repositories, Scope, Transaction
+from .transaction import Ground, Repositories, Scope, Transaction
 from .translation import translated
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _NAMESPACE_LENGTH = 200
-_NOTHING_HAPPENED = {
-    "SQLITE_BUSY",
-    "SQLITE_LOCKED",
-    "TRANSACTION_TIMEOUT",
-    "TRANSACTION_BUSY",
-    "TRANSACTION_LOST",
-    "CONNECTION_FAILED",
-    "CONNECTION_LOST",
-    "SERVER_BUSY",
-    NOT_STORED,
-}
 
 
 class MemoryStorage(Repositories):
@@ -52,9 +44,12 @@ class MemoryStorage(Repositories):
         self.engine = engine
         self.settings = settings
         self.namespace = _checked_namespace(settings.namespace)
-        self._now = now
         self._owns_engine = False
-        super().__init__(Scope(engine, self.namespace, settings.limits, now))
+        breaker = CircuitBreaker(settings.circuit_breaker, now=now)
+        guard, meter = Guard(breaker, settings.retry), Meter(settings.logging)
+        self._ground = Ground(engine, settings.limits, settings.request_timeout, now, guard, meter)
+        self._actor = ""
+        super().__init__(Scope(self._ground, self.namespace))
 
     @classmethod
     def open(
@@ -99,27 +94,73 @@ class MemoryStorage(Repositories):
 
     def in_namespace(self, namespace: str) -> Self:
         """Another namespace of the same database, on the same engine; to close it closes nothing."""
-        return type(self)(self.engine, self.settings.model_copy(update={"namespace": namespace}), now=self._now)
+        return self._view(_checked_namespace(namespace), self._actor)
+
+    def acting_as(self, actor: str) -> Self:
+        """The same memory, for somebody: the audit log names him. To close it closes nothing."""
+        return self._view(self.namespace, actor)
+
+    def _view(self, namespace: str, actor: str) -> Self:
+        view = copy(self)
+        view.settings = self.settings.model_copy(update={"namespace": namespace})
+        view.namespace, view._actor, view._owns_engine = namespace, actor, False
+        Repositories.__init__(view, Scope(self._ground, namespace, actor))
+        return view
 
     def transaction(self) -> Transaction:
         """A unit of work: `with storage.transaction() as tx: tx.episodes.save(...)`. All or nothing."""
-        return Transaction(self.engine, self.namespace, self.settings.limits, self._now)
+        return Transaction(self._ground, self.namespace, self._actor)
 
     def snapshot(self) -> Transaction:
         """The memory as it is now, for reading: `with storage.snapshot() as view: view.episodes.iterate()`.
 
         Others go on writing; this view does not see it.
         """
-        return Transaction(self.engine, self.namespace, self.settings.limits, self._now, read_only=True)
+        return Transaction(self._ground, self.namespace, self._actor, read_only=True)
 
     def run(self, work: Callable[[Transaction], T]) -> T:
-        """Do `work(tx)` in a transaction, and again from its start where a lock or the line took it back as a whole."""
+        """Do `work(tx)` in a transaction, and again from its start where a lock or the line took it back as a whole.
+
+        The settings under `retry` say how often. It is not done again after it may have been committed
+        (CommitUnknownError), nor while the circuit breaker is open (CircuitOpenError).
+        """
 
         def once() -> T:
             with self.transaction() as tx:
                 return work(tx)
 
-        return repeated(once, self.settings.retry, is_safe=_nothing_happened)
+        again = partial(self._ground.meter.repeated, "transaction")
+        return self._ground.guard.run(once, is_safe=nothing_happened, on_repeat=again)
+
+    @property
+    def circuit_breaker(self) -> CircuitBreaker:
+        """The circuit breaker of this database, which all namespaces share: its state, `reset`, and listeners."""
+        return self._ground.guard.breaker
+
+    @property
+    def meter(self) -> Meter:
+        """What counts and times the operations, of all namespaces; `memory_storage.monitoring` shows it to others."""
+        return self._ground.meter
+
+    def circuit_breaker_status(self) -> models.CircuitBreakerStatus:
+        """How the circuit breaker is now."""
+        return self.circuit_breaker.status()
+
+    def pool_stats(self) -> models.PoolStats:
+        """Connections in use and idle, and how long was waited for one."""
+        return pool.stats(self.engine)
+
+    def metrics(self) -> dict[str, models.OperationMetrics]:
+        """What each operation, like "episodes.save", has done since the storage was made, in all its namespaces."""
+        return self._ground.meter.metrics()
+
+    def health_check(self, *, deep: bool = False, timeout: float = 5.0) -> models.Health:
+        """Whether the database answers within `timeout` seconds, has the right schema, and room on its disk.
+
+        A database that is not there is an unhealthy one, and no error. `deep` also counts the namespace's rows and
+        compares each index with its table, which reads all of them, and takes the lock for writing.
+        """
+        return health.check(self._ground, self.settings, self, deep=deep, timeout=timeout)
 
     def close(self) -> None:
         """Close what `open` has opened, for all namespaces; using it then is an UnavailableError.
@@ -175,8 +216,3 @@ def _make_directory(directory: Path) -> None:
 
 def _refuse_to_connect(*_: Any) -> None:
     raise UnavailableError("this storage is closed: open it again")
-
-
-def _nothing_happened(error: UnavailableError) -> bool:
-    # What was begun was not committed. If that is not certain, it is another error: CommitUnknownError.
-    return error.code in _NOTHING_HAPPENED
