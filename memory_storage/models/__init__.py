@@ -23,6 +23,7 @@ from .episode import (
     TaskType,
     numbered,
 )
+from .hierarchy import DomainNode, Granularity, TaskTypeNode, TimeBucket
 from .pattern import (
     PATTERN,
     AnyPattern,
@@ -35,7 +36,7 @@ from .pattern import (
     PatternKind,
     ToolSequence,
 )
-from .place import PlaceOwner, SpatiotemporalEntry
+from .place import Box, Interval, Nearby, PlaceOwner, Point, SpatiotemporalEntry
 from .query import Direction, EpisodeFilter, Page, PatternFilter
 from .search import Hit, Hits, Method, SearchMode
 
@@ -43,10 +44,12 @@ __all__ = [
     "PATTERN",
     "Abstained",
     "AnyPattern",
+    "Box",
     "Complexity",
     "ContextPattern",
     "DecisionPoint",
     "Direction",
+    "DomainNode",
     "Effectiveness",
     "Embedding",
     "EmbeddingModel",
@@ -54,14 +57,17 @@ __all__ = [
     "EpisodeFilter",
     "ErrorRecovery",
     "Failure",
+    "Granularity",
     "Heuristic",
     "Hit",
     "Hits",
     "IndexHealth",
     "IndexPreset",
+    "Interval",
     "LazyList",
     "Method",
     "Model",
+    "Nearby",
     "Outcome",
     "OutcomeKind",
     "OwnerType",
@@ -71,6 +77,7 @@ __all__ = [
     "PatternFilter",
     "PatternKind",
     "PlaceOwner",
+    "Point",
     "Reflection",
     "RewardScore",
     "SearchMode",
@@ -83,6 +90,8 @@ __all__ = [
     "Success",
     "TaskContext",
     "TaskType",
+    "TaskTypeNode",
+    "TimeBucket",
     "ToolSequence",
     "as_validation_error",
     "new_id",
