@@ -34,6 +34,7 @@ from .health import (
     OperationMetrics,
     PoolStats,
 )
+from .hierarchy import DomainNode, Granularity, TaskTypeNode, TimeBucket
 from .pattern import (
     PATTERN,
     AnyPattern,
@@ -46,7 +47,7 @@ from .pattern import (
     PatternKind,
     ToolSequence,
 )
-from .place import PlaceOwner, SpatiotemporalEntry
+from .place import Box, Interval, Nearby, PlaceOwner, Point, SpatiotemporalEntry
 from .query import Direction, EpisodeFilter, Page, PatternFilter
 from .search import Hit, Hits, Method, SearchMode
 
@@ -56,11 +57,13 @@ __all__ = [
     "AnyPattern",
     "CircuitBreakerStatus",
     "CircuitState",
+    "Box",
     "Complexity",
     "ContextPattern",
     "DecisionPoint",
     "Direction",
     "DiskSpace",
+    "DomainNode",
     "Effectiveness",
     "Embedding",
     "EmbeddingModel",
@@ -71,6 +74,7 @@ __all__ = [
     "Health",
     "HealthCheck",
     "HealthStatus",
+    "Granularity",
     "Heuristic",
     "Hit",
     "Hits",
@@ -81,6 +85,8 @@ __all__ = [
     "Method",
     "Model",
     "OperationMetrics",
+    "Interval",
+    "Nearby",
     "Outcome",
     "OutcomeKind",
     "OwnerType",
@@ -91,6 +97,7 @@ __all__ = [
     "PatternKind",
     "PlaceOwner",
     "PoolStats",
+    "Point",
     "Reflection",
     "RewardScore",
     "SearchMode",
@@ -103,6 +110,8 @@ __all__ = [
     "Success",
     "TaskContext",
     "TaskType",
+    "TaskTypeNode",
+    "TimeBucket",
     "ToolSequence",
     "as_validation_error",
     "new_id",

@@ -6,7 +6,7 @@ from .analytics import AnalyticsRepository
 from .embeddings import EmbeddingRepository
 from .episodes import EpisodeRepository
 from .patterns import PatternRepository
-from .spatiotemporal import SpatiotemporalRepository
+from .spatiotemporal import EpisodesByPlace, SpatiotemporalRepository
 from .steps import StepRepository
 from .vector_index import VectorIndex
 
@@ -14,6 +14,7 @@ __all__ = [
     "AnalyticsRepository",
     "EmbeddingRepository",
     "EpisodeRepository",
+    "EpisodesByPlace",
     "PatternRepository",
     "Session",
     "SpatiotemporalRepository",

@@ -45,7 +45,7 @@ from ._codec import (
 )
 from ._episode_rows import appended, ending, found_in, just_saved, page_of, same_content, whole, with_state
 from ._filters import conditions
-from ._paging import check_limit, order_and_place, parse_cursor
+from ._paging import check_limit, is_descending, order_and_place, parse_cursor
 from ._portions import of_episodes
 from ._search import Asked, Weights, as_text, planned, run
 from ._session import Repository, Row, as_id, as_list, json_ids, keep_writing, write_and_read
@@ -236,7 +236,7 @@ class EpisodeRepository(Repository):
         """
         size = check_limit(limit, self._session.limits)
         place = parse_cursor(cursor)
-        descending = _is_descending(direction)
+        descending = is_descending(direction)
         order, after, place_values = order_and_place("started_at", place, descending=descending)
         where, values = conditions(EpisodeFilter(**filters), "episode")
         statement = sql.query((*where, *after), order, with_steps=steps)
@@ -422,9 +422,3 @@ class EpisodeRepository(Repository):
         if self.find(episode_id, steps=False) is None:
             raise NotFoundError("episode", episode_id)
         raise ValidationError("steps", f"at most {limit:,} steps", limit + 1, setting="limits.steps_per_episode")
-
-
-def _is_descending(direction: str) -> bool:
-    if direction not in ("newest_first", "oldest_first"):
-        raise ValidationError("direction", "must be 'newest_first' or 'oldest_first'", direction)
-    return direction == "newest_first"

@@ -148,17 +148,24 @@ spatiotemporal_index = Table(
     Column("id", Text, nullable=False),
     Column("owner_type", Text, nullable=False),
     Column("owner_id", Text, nullable=False),
+    Column("episode_seq", Integer, nullable=False),  # the owner, or the episode of the step
     Column("latitude", Float),
     Column("longitude", Float),
+    # The same point on a sphere of radius 1: distances are compared in SQL, which has no sine.
+    Column("x", Float),
+    Column("y", Float),
+    Column("z", Float),
     Column("place_name", Text),
     Column("starts_at", Integer),
     Column("ends_at", Integer),
+    Column("until_at", Integer),  # where it has ended: a microsecond after a moment, for ever after what goes on
     Column("created_at", Integer, nullable=False),
     Column("document", Text, nullable=False),
     UniqueConstraint("namespace", "id"),
     Index("ix_spatiotemporal_owner", "namespace", "owner_type", "owner_id"),
     Index("ix_spatiotemporal_starts", "namespace", "starts_at"),
     Index("ix_spatiotemporal_place", "namespace", "place_name"),
+    Index("ix_spatiotemporal_episode", "episode_seq", "starts_at"),
 )
 
 facets = Table(

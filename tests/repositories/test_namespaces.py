@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import itertools
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -58,6 +59,10 @@ NAMES = (
 EMBEDDER = ms.HashingEmbedder()
 REPOSITORIES = ("episodes", "steps", "patterns", "embeddings", "spatiotemporal", "analytics")
 VECTOR = [0.5] * 384
+NOON = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
+ALWAYS = ms.Interval()
+HERE = ms.Point(latitude=1.0, longitude=1.0)
+EARTH = ms.Box(south=-90.0, west=-180.0, north=90.0, east=180.0)
 _namespace = itertools.count()
 
 
@@ -90,7 +95,14 @@ def _fill(memory: ms.MemoryStorage, ids: Ids, owner: str) -> None:
         memory.embeddings.put(owner_type, key, VECTOR, model="m")
     memory.spatiotemporal.put(
         ms.SpatiotemporalEntry(
-            id=ids.place, owner_type="episode", owner_id=ids.episode, latitude=1.0, longitude=1.0, place_name=owner
+            id=ids.place,
+            owner_type="episode",
+            owner_id=ids.episode,
+            latitude=1.0,
+            longitude=1.0,
+            place_name=owner,
+            starts_at=NOON - timedelta(hours=1),
+            ends_at=NOON + timedelta(hours=1),
         )
     )
 
@@ -184,6 +196,40 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
             ms.SpatiotemporalEntry(id=i.place, owner_type="episode", owner_id=i.episode, place_name="mine")
         )
     ],
+    "spatiotemporal.put_many": [
+        lambda m, i: m.spatiotemporal.put_many(
+            [ms.SpatiotemporalEntry(id=i.place, owner_type="step", owner_id=i.step, place_name="mine")]
+        )
+    ],
+    "spatiotemporal.within": [
+        lambda m, i: m.spatiotemporal.within(EARTH),
+        lambda m, i: m.spatiotemporal.within(EARTH, between=ALWAYS, archived=None),
+        lambda m, i: m.spatiotemporal.episodes.within(EARTH),
+    ],
+    "spatiotemporal.near": [
+        lambda m, i: m.spatiotemporal.near(HERE, 1e9),
+        lambda m, i: m.spatiotemporal.episodes.near(HERE, 10.0, tags_any=["shared"]),
+    ],
+    "spatiotemporal.nearest": [
+        lambda m, i: m.spatiotemporal.nearest(HERE),
+        lambda m, i: m.spatiotemporal.episodes.nearest(HERE, 1, text="words"),
+    ],
+    "spatiotemporal.during": [
+        lambda m, i: m.spatiotemporal.during(ALWAYS),
+        lambda m, i: m.spatiotemporal.episodes.during(ALWAYS),
+    ],
+    "spatiotemporal.overlapping": [
+        lambda m, i: m.spatiotemporal.overlapping(ALWAYS),
+        lambda m, i: m.spatiotemporal.episodes.overlapping(ALWAYS),
+    ],
+    "spatiotemporal.as_of": [
+        lambda m, i: m.spatiotemporal.as_of(NOON),
+        lambda m, i: m.spatiotemporal.episodes.as_of(NOON),
+    ],
+    "spatiotemporal.timeline": [lambda m, i: m.spatiotemporal.timeline("episode", i.episode)],
+    "spatiotemporal.trajectory": [lambda m, i: m.spatiotemporal.trajectory(i.episode)],
+    "spatiotemporal.hierarchy": [lambda m, i: m.spatiotemporal.hierarchy()],
+    "spatiotemporal.diverse": [lambda m, i: m.spatiotemporal.diverse()],
     "spatiotemporal.import_many": [
         lambda m, i: m.spatiotemporal.import_many(
             [ms.SpatiotemporalEntry(id=i.place, owner_type="episode", owner_id=i.episode, place_name="mine")]
@@ -197,7 +243,10 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
     "spatiotemporal.delete": [lambda m, i: m.spatiotemporal.delete(i.place)],
     "analytics.summary": [lambda m, i: m.analytics.summary()],
 }
-READING = {"get", "find", "query", "iterate", "count", "range", "latest", "of", "delete"}
+READING = {
+    *("get", "find", "query", "iterate", "count", "range", "latest", "of", "delete"),
+    *("within", "near", "nearest", "during", "overlapping", "as_of", "timeline", "trajectory", "hierarchy", "diverse"),
+}
 NOTHING: tuple[Any, ...] = (None, False, 0, [], ms.Page([]))
 
 

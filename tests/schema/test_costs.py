@@ -17,6 +17,8 @@ from .spy import spied
 
 MODEL = "a-model"
 VECTOR = [1.0] * 384
+POINT = ms.Point(latitude=1.0, longitude=2.0)
+BOX = ms.Box(south=0.0, west=1.0, north=2.0, east=3.0)
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +59,9 @@ def _pattern() -> ms.ToolSequence:
     return ms.ToolSequence(tools=["a", "b"], tags=["tag"])
 
 
-def _place(episode: ms.Episode) -> ms.SpatiotemporalEntry:
-    return ms.SpatiotemporalEntry(owner_type="episode", owner_id=episode.id, latitude=1, longitude=2)
+def _place(episode: ms.Episode, owner_type: ms.PlaceOwner = "episode") -> ms.SpatiotemporalEntry:
+    owner_id = episode.id if owner_type == "episode" else episode.steps[0].id
+    return ms.SpatiotemporalEntry(owner_type=owner_type, owner_id=owner_id, latitude=1, longitude=2)
 
 
 def _embedding(have: Any) -> Embedding:
@@ -97,6 +100,18 @@ READS: dict[str, Call] = {
     "spatiotemporal.find": lambda s, have: s.spatiotemporal.find(have.place.id),
     "spatiotemporal.of": lambda s, have: s.spatiotemporal.of("episode", have.id),
     "spatiotemporal.count": lambda s, have: s.spatiotemporal.count(),
+    "spatiotemporal.within": lambda s, have: s.spatiotemporal.within(BOX, between=ms.Interval()),
+    "spatiotemporal.within episodes": lambda s, have: s.spatiotemporal.episodes.within(BOX),
+    "spatiotemporal.near": lambda s, have: s.spatiotemporal.near(POINT, 1000.0, domain="general"),
+    "spatiotemporal.near episodes": lambda s, have: s.spatiotemporal.episodes.near(POINT, 1000.0),
+    "spatiotemporal.nearest": lambda s, have: s.spatiotemporal.nearest(POINT, 1),
+    "spatiotemporal.during": lambda s, have: s.spatiotemporal.during(ms.Interval()),
+    "spatiotemporal.overlapping": lambda s, have: s.spatiotemporal.overlapping(ms.Interval()),
+    "spatiotemporal.as_of": lambda s, have: s.spatiotemporal.as_of(have.episode.started_at),
+    "spatiotemporal.timeline": lambda s, have: s.spatiotemporal.timeline("episode", have.id),
+    "spatiotemporal.trajectory": lambda s, have: s.spatiotemporal.trajectory(have.id),
+    "spatiotemporal.hierarchy": lambda s, have: s.spatiotemporal.hierarchy(by="hour", zone="Europe/Berlin"),
+    "spatiotemporal.diverse": lambda s, have: s.spatiotemporal.diverse(2),
     "analytics.summary": lambda s, have: s.analytics.summary(),
 }
 
@@ -136,6 +151,12 @@ WRITES: dict[str, tuple[int, Call]] = {
     ),
     "embeddings.delete": (1, lambda s, have: s.embeddings.delete("episode", have.id, model=MODEL)),
     "spatiotemporal.put": (2, lambda s, have: s.spatiotemporal.put(_place(have.other))),
+    "spatiotemporal.put_many": (
+        3,  # one for each kind of owner
+        lambda s, have: s.spatiotemporal.put_many(
+            [_place(have.other), *(_place(have.other, owner_type="step") for _ in range(50))]
+        ),
+    ),
     "spatiotemporal.delete": (1, lambda s, have: s.spatiotemporal.delete(have.place.id)),
 }
 
@@ -194,7 +215,8 @@ def test_the_tables_name_every_method(storage: ms.MemoryStorage):
         f"{repository}.{method}"
         for repository in repositories
         for method in dir(getattr(storage, repository))
-        if not method.startswith("_") and method not in {"index", "embed", "reembed"}  # these have tests of their own
+        if not method.startswith("_")
+        and method not in {"index", "embed", "reembed", "episodes"}  # these have tests of their own
     }
     assert methods == named
 

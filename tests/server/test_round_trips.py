@@ -15,6 +15,9 @@ from tests.repositories.test_namespaces import REPOSITORIES, _public_methods
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 VECTOR = [0.5] * 384
+ALWAYS = ms.Interval()
+HERE = ms.Point(latitude=1.0, longitude=1.0)
+EARTH = ms.Box(south=-90.0, west=-180.0, north=90.0, east=180.0)
 
 
 def _episode(steps: int = 20, **fields: Any) -> ms.Episode:
@@ -40,6 +43,9 @@ class Known:
 
     def new_place(self) -> ms.SpatiotemporalEntry:
         return ms.SpatiotemporalEntry(owner_type="episode", owner_id=self.episode.id, latitude=1.0, longitude=1.0)
+
+    def of_step(self) -> ms.SpatiotemporalEntry:
+        return ms.SpatiotemporalEntry(owner_type="step", owner_id=self.episode.steps[0].id, place_name="here")
 
     def vectors(self) -> list[tuple[str, Any, list[float]]]:
         return [("step", step.id, VECTOR) for step in self.episode.steps]
@@ -116,6 +122,29 @@ CASES: dict[str, list[Case]] = {
     "embeddings.count": [lambda m, k: m.embeddings.count()],
     "embeddings.delete": [lambda m, k: m.embeddings.delete("episode", k.episode.id, model="m")],
     "spatiotemporal.put": [lambda m, k: m.spatiotemporal.put(k.new_place())],
+    "spatiotemporal.put_many": [
+        lambda m, k: m.spatiotemporal.put_many([k.new_place() for _ in range(100)]),
+        lambda m, k: m.spatiotemporal.put_many([k.place, k.new_place(), k.of_step()]),
+    ],
+    "spatiotemporal.within": [
+        lambda m, k: m.spatiotemporal.within(EARTH),
+        lambda m, k: m.spatiotemporal.episodes.within(EARTH, between=ALWAYS, outcome="success"),
+    ],
+    "spatiotemporal.near": [
+        lambda m, k: m.spatiotemporal.near(HERE, 1e6, text="words"),
+        lambda m, k: m.spatiotemporal.episodes.near(HERE, 1e6),
+    ],
+    "spatiotemporal.nearest": [
+        lambda m, k: m.spatiotemporal.nearest(HERE, 1),
+        lambda m, k: m.spatiotemporal.episodes.nearest(HERE, 1, between=ALWAYS),
+    ],
+    "spatiotemporal.during": [lambda m, k: m.spatiotemporal.during(ALWAYS)],
+    "spatiotemporal.overlapping": [lambda m, k: m.spatiotemporal.overlapping(ALWAYS)],
+    "spatiotemporal.as_of": [lambda m, k: m.spatiotemporal.as_of(k.episode.started_at)],
+    "spatiotemporal.timeline": [lambda m, k: m.spatiotemporal.timeline("episode", k.episode.id)],
+    "spatiotemporal.trajectory": [lambda m, k: m.spatiotemporal.trajectory(k.episode.id)],
+    "spatiotemporal.hierarchy": [lambda m, k: m.spatiotemporal.hierarchy(by="hour", zone="Europe/Berlin")],
+    "spatiotemporal.diverse": [lambda m, k: m.spatiotemporal.diverse(2, by="week")],
     "spatiotemporal.import_many": [lambda m, k: m.spatiotemporal.import_many([k.new_place() for _ in range(100)])],
     "spatiotemporal.get": [lambda m, k: m.spatiotemporal.get(k.place.id)],
     "spatiotemporal.find": [lambda m, k: m.spatiotemporal.find(k.place.id)],
