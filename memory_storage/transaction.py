@@ -21,6 +21,7 @@ from .repositories import (
     EmbeddingRepository,
     EpisodeRepository,
     PatternRepository,
+    RetentionRepository,
     SpatiotemporalRepository,
     StepRepository,
 )
@@ -47,6 +48,7 @@ class Repositories:
         self.embeddings = EmbeddingRepository(session)
         self.spatiotemporal = SpatiotemporalRepository(session)
         self.analytics = AnalyticsRepository(session)
+        self.retention = RetentionRepository(session)
 
 
 class Scope:

@@ -37,6 +37,15 @@ from .pattern import (
 )
 from .place import PlaceOwner, SpatiotemporalEntry
 from .query import Direction, EpisodeFilter, Page, PatternFilter
+from .retention import (
+    Forgotten,
+    Retained,
+    RetentionCandidate,
+    RetentionPlan,
+    RetentionPolicy,
+    RetentionReason,
+    Scrubbed,
+)
 from .search import Hit, Hits, Method, SearchMode
 
 __all__ = [
@@ -54,6 +63,7 @@ __all__ = [
     "EpisodeFilter",
     "ErrorRecovery",
     "Failure",
+    "Forgotten",
     "Heuristic",
     "Hit",
     "Hits",
@@ -72,7 +82,13 @@ __all__ = [
     "PatternKind",
     "PlaceOwner",
     "Reflection",
+    "Retained",
+    "RetentionCandidate",
+    "RetentionPlan",
+    "RetentionPolicy",
+    "RetentionReason",
     "RewardScore",
+    "Scrubbed",
     "SearchMode",
     "SpatiotemporalEntry",
     "Step",

@@ -6,6 +6,7 @@ from .analytics import AnalyticsRepository
 from .embeddings import EmbeddingRepository
 from .episodes import EpisodeRepository
 from .patterns import PatternRepository
+from .retention import RetentionRepository
 from .spatiotemporal import SpatiotemporalRepository
 from .steps import StepRepository
 from .vector_index import VectorIndex
@@ -15,6 +16,7 @@ __all__ = [
     "EmbeddingRepository",
     "EpisodeRepository",
     "PatternRepository",
+    "RetentionRepository",
     "Session",
     "SpatiotemporalRepository",
     "StepRepository",
