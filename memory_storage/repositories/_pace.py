@@ -10,26 +10,29 @@ _TARGET = 0.015  # seconds that a portion should hold the lock; the promise is 0
 _PAUSE = 0.012  # others look every 5 ms at most whether the lock is free
 _FIRST = 40
 _MOST = 4_000
+_REMEMBERED = 4  # portions: what was slow once may be so again
 
 
 class Pace:
     """Measures the portions, and says how large the next one may be, in the unit that the caller weighs with."""
 
-    def __init__(self, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, *, sleep: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.time) -> None:
         self.portion = _FIRST
-        self._possible = deque([_FIRST], maxlen=4)
+        self._possible = deque([_FIRST], maxlen=_REMEMBERED)
         self._sleep = sleep
+        self._clock = clock
         self._began = 0.0
 
     def begin(self) -> None:
         """A portion begins."""
-        self._began = time.time()
+        self._began = self._clock()
 
     def ended(self, weight: int, locked_at: float | None) -> None:
         """It is done, and had the lock since `locked_at`, by the database's clock. Let others have it for a while."""
-        held = time.time() - (locked_at or self._began)
-        if not 0 <= held <= time.time() - self._began:  # a server has a clock of its own
-            held = time.time() - self._began
+        whole = self._clock() - self._began
+        held = whole if locked_at is None else self._clock() - locked_at
+        if not 0 <= held <= whole:  # a server has a clock of its own
+            held = whole
         if weight:
             self._possible.append(int(weight * _TARGET / max(held, 0.0005)))
             self.portion = max(1, min(*self._possible, 2 * self.portion, _MOST))

@@ -45,7 +45,7 @@ NEEDED: dict[type[models.Model], dict[str, Any]] = {
     ms.SpatiotemporalEntry: {"owner_type": "episode", "owner_id": KEY, "place_name": "p"},
     models.EpisodeFilter: {},
     models.PatternFilter: {},
-    ms.RetentionPolicy: {"max_episodes": 1},
+    ms.RetentionPolicy: {"max_age": timedelta(1), "max_episodes": 1},
 }
 FIELDS = [(kind, name) for kind in NEEDED for name in kind.model_fields]
 
