@@ -151,7 +151,11 @@ class LoggingSettings(_Section):
 
 
 class Limits(_Section):
-    """What is too much. Over a limit is a ValidationError; nothing is cut."""
+    """What is too much. Over a limit is a ValidationError; nothing is cut.
+
+    `max_episodes` is how many a namespace may have; None is any number. `when_full` says what a save of a new one then
+    does: "refuse" it, or "evict" the oldest (by `started_at`) of those that are no evidence of a pattern.
+    """
 
     task_description: Count = 10_000
     steps_per_episode: Count = 10_000
@@ -162,6 +166,8 @@ class Limits(_Section):
     tag_max_length: Count = 100
     query_default: Count = 100
     query_maximum: Count = 1_000
+    max_episodes: Count | None = None
+    when_full: Literal["refuse", "evict"] = "refuse"
 
 
 class Settings(_Section):

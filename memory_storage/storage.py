@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
+from uuid import UUID
 
 from pydantic import SecretStr
 from sqlalchemy import Engine, event
@@ -20,6 +21,7 @@ from . import health, migrate, models, pool
 from .dbapi import redacted
 from .engine import make_engine
 from .errors import ConfigurationError, UnavailableError, ValidationError
+from .forgetting import Forgetting
 from .monitoring import Meter
 from .resilience import CircuitBreaker, Guard, nothing_happened
 from .settings import Settings, hidden_token
@@ -49,7 +51,8 @@ class MemoryStorage(Repositories):
         guard, meter = Guard(breaker, settings.retry), Meter(settings.logging)
         self._ground = Ground(engine, settings.limits, settings.request_timeout, now, guard, meter)
         self._actor = ""
-        super().__init__(Scope(self._ground, self.namespace))
+        self._session = Scope(self._ground, self.namespace)
+        super().__init__(self._session)
 
     @classmethod
     def open(
@@ -104,7 +107,8 @@ class MemoryStorage(Repositories):
         view = copy(self)
         view.settings = self.settings.model_copy(update={"namespace": namespace})
         view.namespace, view._actor, view._owns_engine = namespace, actor, False
-        Repositories.__init__(view, Scope(self._ground, namespace, actor))
+        view._session = Scope(self._ground, namespace, actor)
+        Repositories.__init__(view, view._session)
         return view
 
     def transaction(self) -> Transaction:
@@ -161,6 +165,43 @@ class MemoryStorage(Repositories):
         compares each index with its table, which reads all of them, and takes the lock for writing.
         """
         return health.check(self._ground, self.settings, self, deep=deep, timeout=timeout)
+
+    def forget(
+        self, *, episode: UUID | str | None = None, namespace: str | None = None, scrub: bool = True
+    ) -> models.Forgotten:
+        """Erase an episode of this namespace, or all of a namespace (this one's view or another's), for good.
+
+        It is gone from every table and index at once, with steps, vectors and places. Patterns that have the episode
+        in their evidence lose that; those that have no other evidence go with it. A digest of each id stays, so that no
+        stale copy is imported or saved again. To forget what is not there is harmless: so it can be done again after
+        an interruption.
+
+        With `scrub` nothing of it is left in the file and its log either: see `scrub`, and `Forgotten.scrubbed`.
+
+        Raises:
+            UnavailableError: a transaction of this thread is open, or others keep writing there.
+            ValidationError: neither an episode nor a namespace is given, or both.
+        """
+        if (episode is None) == (namespace is None):
+            raise ValidationError("episode", "either an episode or a namespace", (episode, namespace))
+        if namespace is not None:
+            return self.in_namespace(namespace)._forgetting().everything(scrub=scrub)
+        return self._forgetting().episode(episode or "", scrub=scrub)
+
+    def scrub(self) -> models.Scrubbed:
+        """See to it that nothing that was deleted, in any namespace, is left in the file and its log.
+
+        It writes the file anew, without free space: others can read meanwhile, but not write, and the disk needs room
+        for two more of it. Vector indexes are built anew after that; searches are right without them. On a server this
+        can be done for its indexes only: `Scrubbed.why` says so.
+
+        Raises:
+            UnavailableError: the disk is full, or another writer has held the lock for too long. Call it again.
+        """
+        return self._forgetting().scrub()
+
+    def _forgetting(self) -> Forgetting:
+        return Forgetting(self.engine, self.settings, self._session)
 
     def close(self) -> None:
         """Close what `open` has opened, for all namespaces; using it then is an UnavailableError.

@@ -28,6 +28,7 @@ from .repositories import (
     EmbeddingRepository,
     EpisodeRepository,
     PatternRepository,
+    RetentionRepository,
     SpatiotemporalRepository,
     StepRepository,
 )
@@ -54,6 +55,7 @@ class Repositories:
         self.embeddings = metered(EmbeddingRepository)(session)
         self.spatiotemporal = metered(SpatiotemporalRepository)(session)
         self.analytics = metered(AnalyticsRepository)(session)
+        self.retention = metered(RetentionRepository)(session)
 
 
 @dataclass(frozen=True)

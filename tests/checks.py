@@ -140,9 +140,12 @@ def _the_facets_are_those_of_the_documents(connection: Connection) -> None:
 
 def _facets(connection: Connection, document: Any) -> set[tuple[str, str]]:
     scalars = {key: value for key, value in document["metadata"].items() if not isinstance(value, dict | list)}
-    return {("tag", tag) for tag in document["tags"]} | {
-        (f"metadata.{key}", _facet_value(connection, value)[:256]) for key, value in scalars.items()
-    }
+    evidence = {("evidence", episode) for episode in document.get("evidence", [])}
+    return (
+        {("tag", tag) for tag in document["tags"]}
+        | evidence
+        | {(f"metadata.{key}", _facet_value(connection, value)[:256]) for key, value in scalars.items()}
+    )
 
 
 def _facet_value(connection: Connection, value: Any) -> str:
@@ -252,6 +255,11 @@ def _an_embedding_finds_its_item(connection: Connection) -> None:
         assert _rows(connection, query, owner) == []
 
 
+def _what_goes_in_parts_is_there(connection: Connection) -> None:
+    query = "SELECT digest FROM forgotten WHERE episode_seq > 0 AND episode_seq NOT IN (SELECT seq FROM episodes)"
+    assert _rows(connection, query) == []
+
+
 _ITEMS = {
     "episode": "SELECT seq FROM episodes WHERE namespace = m.namespace AND id = m.owner_id",
     "step": "SELECT e.seq FROM steps AS s JOIN episodes AS e ON e.namespace = s.namespace AND e.id = s.episode_id"
@@ -270,4 +278,5 @@ _CHECKS: tuple[Callable[[Connection], None], ...] = (
     _what_is_owned_has_its_owner,
     _the_vectors_are_those_of_the_embeddings,
     _an_embedding_finds_its_item,
+    _what_goes_in_parts_is_there,
 )

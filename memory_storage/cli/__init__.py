@@ -5,10 +5,22 @@ from __future__ import annotations
 import io
 import sys
 
-from . import deleting, demo, health, indexing, moving, reading, schema, searching
+from . import deleting, demo, forgetting, health, indexing, moving, reading, schema, searching
 from .app import app
 
-__all__ = ["app", "deleting", "demo", "health", "indexing", "main", "moving", "reading", "schema", "searching"]
+__all__ = [
+    "app",
+    "deleting",
+    "demo",
+    "forgetting",
+    "health",
+    "indexing",
+    "main",
+    "moving",
+    "reading",
+    "schema",
+    "searching",
+]
 
 
 def main() -> None:

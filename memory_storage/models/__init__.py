@@ -49,6 +49,15 @@ from .pattern import (
 )
 from .place import Box, Interval, Nearby, PlaceOwner, Point, SpatiotemporalEntry
 from .query import Direction, EpisodeFilter, Page, PatternFilter
+from .retention import (
+    Forgotten,
+    Retained,
+    RetentionCandidate,
+    RetentionPlan,
+    RetentionPolicy,
+    RetentionReason,
+    Scrubbed,
+)
 from .search import Hit, Hits, Method, SearchMode
 
 __all__ = [
@@ -75,6 +84,7 @@ __all__ = [
     "HealthCheck",
     "HealthStatus",
     "Granularity",
+    "Forgotten",
     "Heuristic",
     "Hit",
     "Hits",
@@ -99,7 +109,13 @@ __all__ = [
     "PoolStats",
     "Point",
     "Reflection",
+    "Retained",
+    "RetentionCandidate",
+    "RetentionPlan",
+    "RetentionPolicy",
+    "RetentionReason",
     "RewardScore",
+    "Scrubbed",
     "SearchMode",
     "SpatiotemporalEntry",
     "Step",

@@ -6,6 +6,7 @@ from .analytics import AnalyticsRepository
 from .embeddings import EmbeddingRepository
 from .episodes import EpisodeRepository
 from .patterns import PatternRepository
+from .retention import RetentionRepository
 from .spatiotemporal import EpisodesByPlace, SpatiotemporalRepository
 from .steps import StepRepository
 from .vector_index import VectorIndex
@@ -16,6 +17,7 @@ __all__ = [
     "EpisodeRepository",
     "EpisodesByPlace",
     "PatternRepository",
+    "RetentionRepository",
     "Session",
     "SpatiotemporalRepository",
     "StepRepository",

@@ -18,6 +18,7 @@ from memory_storage.retrieval import FACTS, PATTERNS
 from . import _pattern_sql as sql
 from ._codec import check_document, check_tags, check_value, decode, encode, from_micros, stored, to_micros
 from ._filters import conditions
+from ._forgotten import forgotten_among, guard, refuse_forgotten
 from ._paging import check_limit, order_and_place, page, parse_cursor
 from ._portions import of_documents
 from ._search import Asked, Weights, as_text, planned, run
@@ -50,7 +51,7 @@ class PatternRepository(Repository):
 
         Raises:
             ConflictError: the stored version is another than `pattern.version`.
-            ValidationError: a limit is broken, or something would not be read back equal.
+            ValidationError: a limit is broken, something would not be read back equal, or it is new and was forgotten.
         """
         return self.save_many([pattern])[0]
 
@@ -58,16 +59,19 @@ class PatternRepository(Repository):
         """Save all of them or none, as `save` does."""
         prepared = self._prepare(patterns)
         saved = keep_writing(
-            self._save, prepared, lambda *_: self._without_repeats(prepared), "changing these patterns"
+            self._save, prepared, lambda _, error: self._without_repeats(prepared, error), "changing these patterns"
         )
         by_id = {pattern.id: pattern for pattern in saved}
         return [by_id.get(pattern.id) or self.get(pattern.id) for _, pattern in prepared]  # type: ignore[misc]
 
     def import_many(self, patterns: Sequence[AnyPattern]) -> int:
-        """Insert copies as they are, with version, times and counters; leave alone those whose id is there already."""
+        """Insert copies as they are, with version, times and counters; leave alone those whose id is there already.
+
+        Those that were forgotten stay away. Gives the number of new ones.
+        """
         prepared = self._prepare(patterns)
         return keep_writing(
-            self._import, prepared, lambda *_: self._without_known(prepared), "importing these patterns"
+            self._import, prepared, lambda _, error: self._without_known(prepared, error), "importing these patterns"
         )
 
     def record_retrieval(self, pattern_ids: UUID | str | Iterable[UUID | str]) -> None:
@@ -260,6 +264,7 @@ class PatternRepository(Repository):
         namespace = self._session.namespace
         new = [pattern for _, pattern in prepared if pattern.version == 0 or statement is sql.IMPORT]
         changes = [
+            *guard(self._session, [pattern.id for pattern in new]),
             *(
                 statement.step(portion.documents, namespace=namespace, documents=portion.text, now=self._now())
                 for portion in of_documents(document for document, _ in prepared)
@@ -277,12 +282,19 @@ class PatternRepository(Repository):
             if (mean := pattern.effectiveness.avg_reward_delta)
         ]
 
-    def _without_known(self, prepared: list[tuple[str, AnyPattern]]) -> list[tuple[str, AnyPattern]]:
-        known = {pattern.id for pattern in self._get_many([pattern.id for _, pattern in prepared])}
+    def _without_known(
+        self, prepared: list[tuple[str, AnyPattern]], error: RowCountError
+    ) -> list[tuple[str, AnyPattern]]:
+        ids = [pattern.id for _, pattern in prepared]
+        known = {pattern.id for pattern in self._get_many(ids)}
+        if error.step == 1:
+            known |= forgotten_among(self._session, ids)
         return [pair for pair in prepared if pair[1].id not in known]
 
-    def _without_repeats(self, prepared: list[tuple[str, P]]) -> list[tuple[str, P]]:
+    def _without_repeats(self, prepared: list[tuple[str, P]], error: RowCountError) -> list[tuple[str, P]]:
         """Those that are not stored yet. ConflictError if one is stored in another version, or with another content."""
+        if error.step == 1:
+            refuse_forgotten(self._session, [pattern.id for _, pattern in prepared if pattern.version == 0])
         present = {pattern.id: pattern for pattern in self._get_many([pattern.id for _, pattern in prepared])}
         remaining = []
         for document, pattern in prepared:

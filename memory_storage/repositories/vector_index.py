@@ -20,6 +20,9 @@ from ._session import Repository, Session
 Progress = Callable[[str, int, int], None]
 """Called with what is being done ("stored" or "indexed"), how many are done, and how many there are."""
 
+_VECTOR_INDEXES = Step("SELECT name FROM sqlite_master WHERE type = 'index' AND sql LIKE '%libsql_vector_idx%'")
+# All of it: VACUUM leaves rows there that are out of order, and cannot be found one by one.
+_NO_METADATA = Step("DELETE FROM libsql_vector_meta_shadow")
 _AT_ONCE = 100  # vectors: a server ends a transaction after five seconds if others wait
 _SAMPLE = 32  # vectors that are searched for, to measure recall
 _NEAREST = 10
@@ -95,6 +98,26 @@ class VectorIndex(Repository):
         for found in lost:
             self._empty(found.name, preset_of(found.preset))
         return [found.name for found in lost]
+
+    def take_away(self) -> None:
+        """Drop all of them: VACUUM would damage them. Searches compare exactly until `put_back` and `catch_up`."""
+        models = self.status()
+        if models:
+            self._session.write([Step(text) for one in models for text in Space(one.name).drop_index()])
+
+    def put_back(self) -> None:
+        """An empty index for each model, whatever VACUUM has made of one that came to be in between."""
+        models = self.status()
+        dropped = [Step(text) for one in models for text in Space(one.name).drop_index()]
+        made = [Step(Space(one.name).create_index(preset_of(one.preset))) for one in models]
+        emptied = [sql.EMPTIED.step(model=one.name, preset=one.preset) for one in models]
+        if models:
+            self._session.write([*dropped, _NO_METADATA, *made, *emptied])
+
+    def strangers(self) -> list[str]:
+        """The vector indexes of the database that are no model's."""
+        ours = {Space(one.name).index for one in self.status()}
+        return [row[0] for row in self._session.read(_VECTOR_INDEXES) if row[0] not in ours]
 
     def dimension(self, model: str) -> int:
         """How many numbers each vector of a model has.

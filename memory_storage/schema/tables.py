@@ -179,7 +179,7 @@ facets = Table(
     Index("ix_facets_owner", "owner_seq", "owner_type"),
     sqlite_with_rowid=False,
 )
-"""Tags and scalar metadata of episodes and patterns, one row for each: an index that triggers keep."""
+"""Tags and scalar metadata of episodes and patterns, and evidence of patterns, one row for each: triggers keep it."""
 
 receipts = Table(
     "receipts",
@@ -189,3 +189,13 @@ receipts = Table(
     sqlite_with_rowid=False,
 )
 """The writes over a network of the last day, to find out whether one was committed when its answer was lost."""
+
+forgotten = Table(
+    "forgotten",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True, nullable=False),
+    Column("episode_seq", Integer),
+    Index("ix_forgotten_unfinished", "episode_seq", sqlite_where=text("episode_seq IS NOT NULL")),
+    sqlite_with_rowid=False,
+)
+"""What must not come back: a digest of its namespace and id; and, as long as it is there in part, its row."""

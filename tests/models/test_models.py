@@ -48,6 +48,7 @@ NEEDED: dict[type[models.Model], dict[str, Any]] = {
     ms.Interval: {},
     models.EpisodeFilter: {},
     models.PatternFilter: {},
+    ms.RetentionPolicy: {"max_age": timedelta(1), "max_episodes": 1},
 }
 FIELDS = [(kind, name) for kind in NEEDED for name in kind.model_fields]
 

@@ -57,12 +57,14 @@ NAMES = (
     "0",
 )
 EMBEDDER = ms.HashingEmbedder()
-REPOSITORIES = ("episodes", "steps", "patterns", "embeddings", "spatiotemporal", "analytics")
+REPOSITORIES = ("episodes", "steps", "patterns", "embeddings", "spatiotemporal", "analytics", "retention")
 VECTOR = [0.5] * 384
 NOON = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
 ALWAYS = ms.Interval()
 HERE = ms.Point(latitude=1.0, longitude=1.0)
 EARTH = ms.Box(south=-90.0, west=-180.0, north=90.0, east=180.0)
+EVERYTHING = ms.RetentionPolicy(max_episodes=0, max_age=timedelta(0), min_reward=9.0, keep_pattern_sources=False)
+ARCHIVED = ms.RetentionPolicy(max_bytes=0, keep_tagged=["shared"], archive=True)
 _namespace = itertools.count()
 
 
@@ -242,6 +244,8 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
     "spatiotemporal.count": [lambda m, i: m.spatiotemporal.count()],
     "spatiotemporal.delete": [lambda m, i: m.spatiotemporal.delete(i.place)],
     "analytics.summary": [lambda m, i: m.analytics.summary()],
+    "retention.plan": [lambda m, i: m.retention.plan(EVERYTHING), lambda m, i: m.retention.plan(ARCHIVED)],
+    "retention.apply": [lambda m, i: m.retention.apply(EVERYTHING), lambda m, i: m.retention.apply(ARCHIVED)],
 }
 READING = {
     *("get", "find", "query", "iterate", "count", "range", "latest", "of", "delete"),

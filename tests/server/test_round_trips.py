@@ -56,7 +56,7 @@ class Known:
         ]
 
 
-OTHERS = {"embeddings.iterate", "embeddings.embed", "embeddings.reembed"}
+OTHERS = {"embeddings.iterate", "embeddings.embed", "embeddings.reembed", "retention.apply"}
 
 Case = Callable[[ms.MemoryStorage, Known], Any]
 
@@ -153,6 +153,7 @@ CASES: dict[str, list[Case]] = {
     "spatiotemporal.count": [lambda m, k: m.spatiotemporal.count()],
     "spatiotemporal.delete": [lambda m, k: m.spatiotemporal.delete(k.place.id)],
     "analytics.summary": [lambda m, k: m.analytics.summary()],
+    "retention.plan": [lambda m, k: m.retention.plan(ms.RetentionPolicy(max_episodes=1))],
 }
 
 
