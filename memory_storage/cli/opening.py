@@ -36,7 +36,7 @@ def open_existing(database: str | None, namespace: str | None) -> MemoryStorage:
     refuse_missing(settings)
     with translated():
         if settings.path is not None:
-            migrate.look(settings.path)
+            migrate.look(settings.path, settings.key)
         engine = make_engine(settings)
         try:
             migrate.check(engine)
