@@ -5,10 +5,22 @@ from __future__ import annotations
 import io
 import sys
 
-from . import copying, deleting, demo, indexing, moving, reading, schema, searching
+from . import copying, deleting, demo, doctoring, indexing, moving, reading, schema, searching
 from .app import app
 
-__all__ = ["app", "copying", "deleting", "demo", "indexing", "main", "moving", "reading", "schema", "searching"]
+__all__ = [
+    "app",
+    "copying",
+    "deleting",
+    "demo",
+    "doctoring",
+    "indexing",
+    "main",
+    "moving",
+    "reading",
+    "schema",
+    "searching",
+]
 
 
 def main() -> None:
