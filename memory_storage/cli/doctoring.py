@@ -40,11 +40,11 @@ def doctor(
 def _show(report: Report) -> None:
     if report.mended:
         say("mended:")
-        show_table(*_table(report.mended))
+        show_table(*_table(report.mended), whole=["what"])
     if report.is_sound:
         say("nothing is wrong" + (" any more" if report.mended else ""))
     else:
-        show_table(*_table(report.findings))
+        show_table(*_table(report.findings), whole=["what"])
 
 
 def _table(findings: list[Finding]) -> tuple[list[str], list[tuple[object, ...]]]:
