@@ -80,7 +80,7 @@ class LibSQLDialect(SQLiteDialect_libsql):  # type: ignore[misc] # sqlalchemy-li
         """A process that was forked off opens its own connections."""
         event.listen(engine, "checkout", _refuse_unusable)
         event.listen(engine, "handle_error", _keep_the_others)
-        event.listen(engine, "do_connect", _hide_token)
+        event.listen(engine, "do_connect", _hide_secrets)
 
     def create_connect_args(self, url: URL) -> tuple[Sequence[str], dict[str, Any]]:
         """The file's absolute path, a new in-memory database for this engine, or a server; and the URL's options."""
@@ -218,10 +218,12 @@ def _server(url: URL) -> dbapi.Server:
         raise exc.ArgumentError(str(error)) from error
 
 
-def _hide_token(dialect: Any, record: Any, arguments: Any, options: dict[str, Any]) -> None:  # noqa: ARG001 - also
+def _hide_secrets(dialect: Any, record: Any, arguments: Any, options: dict[str, Any]) -> None:  # noqa: ARG001 - also
     # A traceback through SQLAlchemy's frames shows the options.
     if "auth_token" in options:
         options["auth_token"] = dbapi.Credentials.of(options["auth_token"])
+    if "encryption_key" in options:
+        options["encryption_key"] = dbapi.EncryptionKey.of(options["encryption_key"])
 
 
 def _keep_the_others(context: Any) -> None:

@@ -35,7 +35,11 @@ def url_of(settings: Settings) -> URL:
 
 
 def _local(settings: Settings) -> dict[str, Any]:
-    return {"durability": settings.durability, "busy_timeout": settings.request_timeout}
+    return {
+        "durability": settings.durability,
+        "busy_timeout": settings.request_timeout,
+        "encryption_key": settings.key,
+    }
 
 
 def _remote(settings: Settings) -> dict[str, Any]:

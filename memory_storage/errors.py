@@ -3,7 +3,7 @@
 MemoryStorageError
  +-- ConfigurationError          settings, URLs and paths that cannot work
  |    +-- InsecureConnectionError    the connection would not be encrypted
- |    +-- CredentialError            no token, or one the server refuses
+ |    +-- CredentialError            no token or key, or one that is refused
  |         +-- TokenExpiredError
  +-- ValidationError             bad input; also a ValueError. Nothing was stored
  +-- NotFoundError               no such row in this namespace; also a LookupError
@@ -40,7 +40,7 @@ class InsecureConnectionError(ConfigurationError):
 
 
 class CredentialError(ConfigurationError):
-    """A token is missing, or the server refuses it."""
+    """A token is missing, or the server refuses it; or it is the key of an encrypted file that is missing or wrong."""
 
 
 class TokenExpiredError(CredentialError):

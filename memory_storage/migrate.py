@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, create_engine, exc, text
 from sqlalchemy.pool import NullPool
 
 from . import dbapi
+from .dbapi import EncryptionKey
 from .dbapi._local import LocalTransport
 from .errors import SchemaError, ValidationError
 from .schema import HEAD
@@ -40,28 +41,29 @@ def check(engine: Engine) -> None:
         raise _mismatch(found)
 
 
-def ensure(engine: Engine, path: Path | None = None) -> None:
+def ensure(engine: Engine, path: Path | None = None, key: EncryptionKey | None = None) -> None:
     """Make an empty database ready, and check one that is not. An older one is upgraded; a newer one is refused.
 
-    For one that is ready this is one statement. `path` is the engine's file, if that is where it is.
+    For one that is ready this is one statement. `path` is the engine's file, if that is where it is, and `key` is what
+    it is encrypted with.
     """
-    if check_ours(engine, path) != HEAD:
+    if check_ours(engine, path, key) != HEAD:
         upgrade(engine)
 
 
-def check_ours(engine: Engine, path: Path | None = None) -> str | None:
+def check_ours(engine: Engine, path: Path | None = None, key: EncryptionKey | None = None) -> str | None:
     """The revision of the database; None if it is empty. SchemaError if it is somebody else's, or too new.
 
-    Nothing is changed. `path` as for `ensure`.
+    Nothing is changed. `path` and `key` as for `ensure`.
     """
     if path is not None:
-        return look(path)
+        return look(path, key)
     found = current(engine)
     _refuse_unknown(found)
     return found
 
 
-def look(path: Path) -> str | None:
+def look(path: Path, key: EncryptionKey | None = None) -> str | None:
     """The revision of a file; None if it is empty. SchemaError if it is somebody else's, or too new.
 
     Not a byte of it is changed.
@@ -69,10 +71,13 @@ def look(path: Path) -> str | None:
     # The engine's connections turn on write-ahead logging, which is written into the file: it may be a stranger's.
     looking = create_engine(
         "libsql://",
-        creator=lambda: dbapi.Connection(LocalTransport(str(path.absolute()), busy_timeout=30)),
+        creator=lambda: dbapi.Connection(LocalTransport(str(path.absolute()), busy_timeout=30, encryption_key=key)),
         poolclass=NullPool,
     )
-    return check_ours(looking)
+    try:
+        return check_ours(looking)
+    except SchemaError as error:
+        raise SchemaError(f"{path}: {error}", found=error.found, expected=error.expected) from None
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:

@@ -22,7 +22,7 @@ from pydantic import (
 )
 from typing_extensions import Self
 
-from .dbapi import LOCAL_URL, Credentials, OperationalError, ProgrammingError, Server, redacted
+from .dbapi import LOCAL_URL, Credentials, EncryptionKey, OperationalError, ProgrammingError, Server, redacted
 from .errors import ConfigurationError, CredentialError, InsecureConnectionError, TokenExpiredError
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -63,6 +63,8 @@ def hidden(values: dict[str, Any]) -> dict[str, Any]:
 def _hidden(name: str, value: Any) -> Any:
     if "token" in name.lower():  # also in a name that was mistyped, which is refused later
         return hidden_token(value)
+    if "key" in name.lower() and isinstance(value, str):
+        return SecretStr(value)
     return redacted(value) if name == "database" else value
 
 
@@ -174,6 +176,8 @@ class Settings(_Section):
     """All of it. `database` is a path, ":memory:", or a URL; `Settings.from_environment()` reads the environment too.
 
     `auth_token` is a token, or what to call for one: at the first request, and again when the server refuses that.
+    `encryption_key` (1 to 32 bytes) is that of a local file: a new file is encrypted with it, one that is there needs
+    the same again.
     `tls_ca_file` has the certificates (PEM) to trust in place of the system's.
 
     Raises ConfigurationError, naming the setting, for a value that cannot work.
@@ -183,6 +187,7 @@ class Settings(_Section):
 
     database: Annotated[str, Field(validation_alias=AliasChoices("TURSO_DATABASE_URL", "LIBSQL_DATABASE_PATH"))]
     auth_token: Annotated[AuthToken, Field(validation_alias="TURSO_AUTH_TOKEN", repr=False)] = None
+    encryption_key: Annotated[SecretStr | None, Field(repr=False)] = None
     tls_ca_file: FilePath | None = None
     namespace: Annotated[str, Field(min_length=1, max_length=200)] = "default"
     durability: Literal["full", "normal"] = "full"
@@ -198,10 +203,21 @@ class Settings(_Section):
     def _can_be_reached(cls, database: str) -> str:
         return _checked_database(database)
 
+    @field_validator("encryption_key")
+    @classmethod
+    def _is_a_key(cls, key: SecretStr | None) -> SecretStr | None:
+        try:
+            EncryptionKey.of(key)
+        except ProgrammingError as error:
+            raise ConfigurationError(str(error)) from None
+        return key
+
     @model_validator(mode="after")
     def _may_enter(self) -> Self:
         if self.server:  # a token that is left over in the environment does a file no harm
             _check(self.credentials)
+            if self.encryption_key is not None:  # whoever gives it believes that the data is encrypted with it
+                raise ConfigurationError("encryption_key: a server has to encrypt its own files; leave it out")
         return self
 
     @property
@@ -213,6 +229,11 @@ class Settings(_Section):
     def server(self) -> Server | None:
         """The server that has the database, or None for a file or memory."""
         return Server.parse(self.database) if self.database.startswith("libsql://") else None
+
+    @property
+    def key(self) -> EncryptionKey | None:
+        """The key of an encrypted file, for the driver; its repr shows nothing."""
+        return EncryptionKey.of(self.encryption_key)
 
     @property
     def credentials(self) -> Credentials:

@@ -68,7 +68,7 @@ class MemoryStorage(Repositories):
         `database` is a path, ":memory:", a URL, or all the settings; without it the environment decides.
 
         Raises:
-            ConfigurationError: the path or a setting cannot work.
+            ConfigurationError: the path or a setting cannot work; a CredentialError if it is the key of the file.
             SchemaError: the schema is newer than this package, or another program's. Nothing is touched.
         """
         auth_token, database = hidden_token(auth_token), redacted(database)  # a traceback may show this frame
@@ -78,7 +78,7 @@ class MemoryStorage(Repositories):
         with translated():
             engine = make_engine(settings)
             try:
-                migrate.ensure(engine, settings.path)
+                migrate.ensure(engine, settings.path, settings.key)
             except BaseException:
                 engine.dispose()
                 raise

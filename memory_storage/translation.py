@@ -120,6 +120,11 @@ _BY_CODE: dict[str, Callable[[str, str], MemoryStorageError]] = {
     "SQLITE_CANTOPEN": lambda message, _: ConfigurationError(f"{message}: check the path and its permissions"),
     "SQLITE_CORRUPT": _corrupt,
     "SQLITE_NOTADB": _corrupt,
+    "WRONG_KEY": lambda message, _: CredentialError(f"{message}: give the right one (setting: encryption_key)"),
+    "NOT_ENCRYPTED": lambda message, _: ConfigurationError(
+        f"{message}: leave out the setting encryption_key, or make an encrypted copy: back it up, and restore that"
+    ),
+    "FILE_GONE": _unavailable("nothing of this call was stored; close the storage, and open it again"),
     "VECTOR_INDEX": _damaged_index,
     "TRANSACTION_TIMEOUT": _unavailable("it was open for too long, and another writer was waiting; nothing is stored"),
     "TRANSACTION_BUSY": _unavailable("another writer was waiting; nothing of it is stored"),

@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import sys
 
-from . import deleting, demo, forgetting, health, indexing, moving, reading, schema, searching
+from . import copying, deleting, demo, doctoring, forgetting, health, indexing, moving, reading, schema, searching
 from .app import app
 
 __all__ = [
     "app",
+    "copying",
     "deleting",
     "demo",
+    "doctoring",
     "forgetting",
     "health",
     "indexing",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+from sqlalchemy import Engine
 
 from memory_storage import migrate
 from memory_storage.engine import make_engine
@@ -33,13 +36,25 @@ def open_existing(database: str | None, namespace: str | None) -> MemoryStorage:
     settings = settings_for(database, namespace)
     if settings.database == MEMORY:
         return MemoryStorage.open(settings)
+    return _opened(settings, migrate.check)
+
+
+def open_any_revision(database: str | None) -> MemoryStorage:
+    """The storage as it is, though its schema may be an older one: not all of it can be used then.
+
+    Raises: as `open_existing`, where there is no schema at all or a newer one.
+    """
+    return _opened(settings_for(database, None), migrate.check_ours)
+
+
+def _opened(settings: Settings, check: Callable[[Engine], object]) -> MemoryStorage:
     refuse_missing(settings)
     with translated():
         if settings.path is not None:
-            migrate.look(settings.path)
+            migrate.look(settings.path, settings.key)
         engine = make_engine(settings)
         try:
-            migrate.check(engine)
+            check(engine)
         except BaseException:
             engine.dispose()
             raise

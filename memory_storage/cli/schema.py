@@ -72,7 +72,7 @@ def _report(settings: Settings, revision: str | None, said: str, *, as_json: boo
 def _engine(settings: Settings) -> Iterator[Engine]:
     with translated():
         if settings.path is not None:
-            migrate.look(settings.path)
+            migrate.look(settings.path, settings.key)
         engine = make_engine(settings)
         try:
             yield engine

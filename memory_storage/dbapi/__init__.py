@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ._batch import Batch, Result, RowCountError, Step, portions
 from ._connection import Connection, Cursor
-from ._credentials import Credentials, TokenProvider
+from ._credentials import Credentials, Secret, TokenProvider
 from ._errors import (
     BUSY_CODES,
     DatabaseError,
@@ -19,6 +19,7 @@ from ._errors import (
     ProgrammingError,
     Warning,  # noqa: A004 - the name is PEP 249's
 )
+from ._file import EncryptionKey
 from ._local import LocalTransport, MemoryDatabase
 from ._server import LOCAL_URL, Server, redacted
 from ._sql import reads_only
@@ -33,6 +34,7 @@ __all__ = [
     "Cursor",
     "DataError",
     "DatabaseError",
+    "EncryptionKey",
     "Error",
     "IntegrityError",
     "InterfaceError",
@@ -80,7 +82,7 @@ def connect(
     *,
     durability: str = "full",
     busy_timeout: float = 30.0,
-    encryption_key: str | None = None,
+    encryption_key: str | Secret | EncryptionKey | None = None,
     auth_token: str | TokenProvider | Credentials | None = None,
     ca_file: str | None = None,
     timeout: float = 30.0,
@@ -88,14 +90,15 @@ def connect(
     """Open a local database (a path, ":memory:", or what several connections share) or one on a server (`libsql://`).
 
     Local: `durability` "full" survives a power cut after every commit, "normal" may lose the last commits then (never
-    the file). `busy_timeout`: seconds to wait for another writer. Files get write-ahead logging; foreign keys are
-    enforced.
+    the file). `busy_timeout`: seconds to wait for another writer. `encryption_key`: that of an encrypted file; a new
+    file becomes one. Files get write-ahead logging; foreign keys are enforced.
 
     On a server, nothing is sent before the first statement. `auth_token`: a token, or what to call for one, and again
     when the server refuses that. `ca_file`: certificates to trust in place of the system's. `timeout`: seconds for a
     request with its answer.
     """
     auth_token, database = Credentials.of(auth_token), redacted(database)  # a traceback may show this frame
+    encryption_key = EncryptionKey.of(encryption_key)
     if isinstance(database, str) and "://" in database:
         database = Server.parse(database)
     if isinstance(database, Server):
@@ -108,7 +111,7 @@ def connect(
 
 
 def _open_local(
-    database: str | MemoryDatabase, durability: str, busy_timeout: float, encryption_key: str | None
+    database: str | MemoryDatabase, durability: str, busy_timeout: float, encryption_key: EncryptionKey | None
 ) -> Connection:
     transport = LocalTransport(
         MemoryDatabase() if database == ":memory:" else database,

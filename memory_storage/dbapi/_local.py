@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 import time
-import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -15,6 +13,7 @@ import libsql_experimental
 
 from ._batch import Result, RowCountError, Step
 from ._errors import BUSY_CODES, Error, InterfaceError, OperationalError, from_message
+from ._file import EncryptionKey, File, native_options
 from ._fork import tell_in_child
 from ._sql import Kind, parse
 from ._values import Value, bind
@@ -71,14 +70,15 @@ class LocalTransport:
     deadline: float | None = None  # no request goes out
 
     def __init__(
-        self, database: str | MemoryDatabase, *, busy_timeout: float, encryption_key: str | None = None
+        self, database: str | MemoryDatabase, *, busy_timeout: float, encryption_key: EncryptionKey | None = None
     ) -> None:
         self._memory = database if isinstance(database, MemoryDatabase) else None
+        self._file = None if isinstance(database, MemoryDatabase) else File.of(database)
+        self._key = encryption_key
         self._busy_timeout = busy_timeout
         self._broken = ""
         self._writes = False  # whether the transaction that is open, if one is, may have written
-        self._native = self._memory.native if self._memory else _open(str(database), encryption_key)
-        self._turn = threading.Lock() if self._memory else _turns.setdefault(str(database), threading.Lock())
+        self._native = self._memory.native if self._memory else self._opened(str(database))
         if self._memory is None:
             tell_in_child(self)
 
@@ -102,6 +102,8 @@ class LocalTransport:
         if self._broken:
             raise InterfaceError(self._broken)
         if self._memory is None:
+            if self._file is not None and steps[0].sql != "ROLLBACK":
+                self._file.check()
             return self._run(steps, begin, savepoint, commit)
         self._memory.enter(self, self._busy_timeout)
         try:
@@ -118,6 +120,7 @@ class LocalTransport:
         elif self._memory is None and not self._broken:
             self._roll_back()  # a traceback may keep the native connection, and with it the lock, for a while
         self._native, self._broken = None, self._broken or "the connection is closed"
+        self._file = None  # which others may then be
 
     def discard(self) -> None:
         """See `Transport`."""
@@ -190,7 +193,7 @@ class LocalTransport:
             description = cursor.description
             return cursor, description, cursor.fetchall() if description else []
         except ValueError as error:
-            raise from_message(str(error)) from error
+            raise self._error(str(error)) from error
         except BaseException as error:
             if type(error).__name__ != "PanicException":  # it has no importable class, and is no Exception
                 raise
@@ -198,18 +201,37 @@ class LocalTransport:
             self._broken = f"the native driver panicked: {error}"
             raise InterfaceError(self._broken) from error
 
+    def _opened(self, path: str) -> Any:
+        if self._file is not None:
+            self._file.check()  # or a new file would be made where another connection's was removed
+        try:
+            native = _open(path, self._key)
+        except ValueError as error:
+            raise self._error(str(error)) from error
+        problem = _problem_of(native)
+        if problem:
+            native = None  # a traceback would keep the file open
+            raise self._error(problem)
+        if self._file is not None:
+            self._file.opened()
+        return native
+
+    def _error(self, message: str) -> Error:
+        return from_message(message) if self._file is None else self._file.error(message, self._key)
+
     def _begin(self, sql: str) -> None:
         """Begin, in turn: of the threads of a process one asks for the lock, the others wait for that one."""
         try:
             self._native_execute(sql)
         except OperationalError as error:
             deadline = time.monotonic() + self._busy_timeout
-            if error.code not in BUSY_CODES or not self._turn.acquire(timeout=self._busy_timeout):
+            turn = self._file.turn if self._file is not None else threading.Lock()
+            if error.code not in BUSY_CODES or not turn.acquire(timeout=self._busy_timeout):
                 raise
             try:
                 self._patiently(sql, deadline=deadline)
             finally:
-                self._turn.release()
+                turn.release()
 
     def _patiently(self, sql: str, values: tuple[Value, ...] = (), *, deadline: float = 0.0) -> _Fetched:
         """`_native_execute`, again and again for `busy_timeout` seconds while another connection has the lock."""
@@ -236,17 +258,20 @@ def _prepare(step: Step) -> _Prepared:
     return statement.kind, *bind(statement, step.parameters), step.rows
 
 
-def _open(database: str, encryption_key: str | None = None) -> Any:
-    options = {"encryption_key": encryption_key} if encryption_key else {}
-    try:
-        native = libsql_experimental.connect(database, isolation_level=None, check_same_thread=False, **options)
-        native.execute("PRAGMA busy_timeout = 0").fetchall()
-    except ValueError as error:
-        raise from_message(str(error)) from error
+def _open(database: str, key: EncryptionKey | None = None) -> Any:
+    native = libsql_experimental.connect(database, isolation_level=None, check_same_thread=False, **native_options(key))
+    native.execute("PRAGMA busy_timeout = 0").fetchall()
     return native
 
 
-_turns: weakref.WeakValueDictionary[str, threading.Lock] = weakref.WeakValueDictionary()  # by file
-_inherited: list[object] = []  # native connections that were writing when this process was forked off
+def _problem_of(native: Any) -> str:
+    """What the engine says of a file that is no database, or encrypted with another key. One that is locked may be."""
+    try:
+        native.execute("PRAGMA schema_version").fetchall()
+    except ValueError as error:
+        message = str(error)
+        return "" if from_message(message).code in BUSY_CODES else message
+    return ""
 
-os.register_at_fork(after_in_child=_turns.clear)  # one may be a thread's that does not exist here
+
+_inherited: list[object] = []  # native connections that were writing when this process was forked off

@@ -62,7 +62,7 @@ else:
         run_offline(settings)
     else:
         engine = make_engine(settings)
-        check_ours(engine, settings.path)  # before anything is written
+        check_ours(engine, settings.path, settings.key)  # before anything is written
         with writing(engine) as connection:
             run(connection)
         engine.dispose()

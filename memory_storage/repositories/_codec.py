@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import Any, TypeVar
 
 import pydantic
@@ -17,6 +18,10 @@ from memory_storage.settings import Limits
 from ._portions import head, size
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
+
+OnCorrupt = Callable[[CorruptDataError], object] | None
+"""What to call with the error of each row that cannot be decoded, and is left out; None to raise it."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
@@ -70,7 +75,42 @@ def decode(read: Callable[[str], M], document: str, table: str, row_id: str) -> 
     try:
         return read(document)
     except ValueError as error:
-        raise CorruptDataError(f"{table}: the row of {row_id} cannot be decoded", table=table, id=row_id) from error
+        raise corrupt(table, row_id) from error
+
+
+def corrupt(table: str, row_id: str) -> CorruptDataError:
+    """The error for a row that cannot be decoded."""
+    return CorruptDataError(
+        f"{table}: the row of {row_id} cannot be decoded: pass it over with on_corrupt, or run `memory-storage doctor`",
+        table=table,
+        id=row_id,
+    )
+
+
+def or_none(read: Callable[[], T], on_corrupt: OnCorrupt) -> T | None:
+    """What `read` gives; or None, if it is a row that cannot be decoded and somebody is to be told of it."""
+    try:
+        return read()
+    except CorruptDataError as error:
+        if on_corrupt is None:
+            raise
+        on_corrupt(error)
+        return None
+
+
+def check_on_corrupt(on_corrupt: Any) -> None:
+    """ValidationError if it can be told nothing."""
+    if on_corrupt is not None and not callable(on_corrupt):
+        raise ValidationError("on_corrupt", "None, or what to call with each CorruptDataError", on_corrupt)
+
+
+def readable_steps(rows: Sequence[Sequence[Any]], on_corrupt: OnCorrupt) -> list[Step]:
+    """The steps that can be decoded."""
+    try:
+        return decode_steps(rows)
+    except CorruptDataError:
+        found = [or_none(partial(decode_steps, [row]), on_corrupt) for row in rows]
+        return [steps[0] for steps in found if steps]
 
 
 def decode_steps(rows: Sequence[Sequence[Any]]) -> list[Step]:

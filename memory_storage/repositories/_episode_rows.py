@@ -11,7 +11,18 @@ from typing import Any
 from memory_storage.models import Episode, LazyList, Page, Step
 from memory_storage.retrieval import FACTS
 
-from ._codec import decode, decode_steps, from_micros, stored, to_micros, without_output
+from ._codec import (
+    OnCorrupt,
+    corrupt,
+    decode,
+    decode_steps,
+    from_micros,
+    or_none,
+    readable_steps,
+    stored,
+    to_micros,
+    without_output,
+)
 from ._paging import Cursor, page
 from ._session import Row
 
@@ -24,13 +35,15 @@ def whole(rows: Sequence[Row]) -> Episode:
     return _episode(head[1:], [row[1:4] for row in steps])
 
 
-def page_of(rows: Sequence[Row], size: int, cursor: Cursor | None, *, descending: bool) -> Page[Episode]:
+def page_of(
+    rows: Sequence[Row], size: int, cursor: Cursor | None, *, descending: bool, on_corrupt: OnCorrupt = None
+) -> Page[Episode]:
     """The page in rows that begin with a place. Its order is not that of the rows: they come from two tables."""
     heads = sorted((row for row in rows if row[2] == 0), key=itemgetter(0, 1), reverse=descending)
     steps: dict[int, list[Row]] = {}
     for row in sorted((row for row in rows if row[2]), key=itemgetter(2)):
         steps.setdefault(row[1], []).append(row[3:6])
-    episodes = [_episode(row[3:], steps.get(row[1], [])) for row in heads[:size]]
+    episodes = [_readable(row[3:], steps.get(row[1], []), on_corrupt) for row in heads[:size]]
     return page(episodes, [(row[0], row[1]) for row in heads], size, cursor)
 
 
@@ -43,13 +56,16 @@ def by_seq(rows: Sequence[Row]) -> dict[int, Episode]:
     return {row[1]: _episode(row[3:9], steps.get(row[1], [])) for row in heads}
 
 
-def found_in(rows: Sequence[Row]) -> list[tuple[Row, Episode]]:
-    """The hits in rows that begin with score, `seq` and the facts of a search, the best first."""
+def found_in(rows: Sequence[Row], on_corrupt: OnCorrupt = None) -> list[tuple[Row, Episode | None]]:
+    """The hits in rows that begin with score, `seq` and the facts of a search, the best first.
+
+    None stands for an episode that cannot be decoded.
+    """
     heads = sorted((row for row in rows if row[_NUMBER] == 0), key=lambda row: (-row[0], row[1]))
     steps: dict[int, list[Row]] = {}
     for row in sorted((row for row in rows if row[_NUMBER]), key=itemgetter(_NUMBER)):
         steps.setdefault(row[1], []).append(row[_NUMBER + 1 : _NUMBER + 4])
-    return [(row[:_NUMBER], _episode(row[_NUMBER + 1 :], steps.get(row[1], []))) for row in heads]
+    return [(row[:_NUMBER], _readable(row[_NUMBER + 1 :], steps.get(row[1], []), on_corrupt)) for row in heads]
 
 
 def with_state(episode: Episode, state: Row) -> Episode:
@@ -102,9 +118,21 @@ def same_content(given: Episode, present: Episode) -> bool:
     return same_head and all(steps.get(step.id) == step for step in given.steps)
 
 
+def _readable(row: Row, steps: Sequence[Row], on_corrupt: OnCorrupt) -> Episode | None:
+    if on_corrupt is None:
+        return _episode(row, steps)
+    found = or_none(partial(_episode, row, ()), on_corrupt)
+    if found is not None and steps:
+        found.__dict__["steps"] = readable_steps(steps, on_corrupt)
+    return found
+
+
 def _episode(row: Row, steps: Sequence[Row]) -> Episode:
     key, document, *state = row
-    found = with_state(decode(Episode.model_validate_json, document, "episodes", key), tuple(state))
+    try:
+        found = with_state(decode(Episode.model_validate_json, document, "episodes", key), tuple(state))
+    except (TypeError, OverflowError) as error:  # a column that another program has written
+        raise corrupt("episodes", key) from error
     if steps:
         found.__dict__["steps"] = LazyList(partial(decode_steps, steps))
     return found

@@ -76,8 +76,11 @@ def order_and_place(
     return order, (condition,), {"place_key": cursor.place[0], "place_seq": cursor.place[1]}
 
 
-def page(items: Sequence[T], places: Sequence[Place], limit: int, cursor: Cursor | None) -> Page[T]:
-    """The page from up to `limit + 1` places as they were read: the last one says only that there are more."""
+def page(items: Sequence[T | None], places: Sequence[Place], limit: int, cursor: Cursor | None) -> Page[T]:
+    """The page from up to `limit + 1` places as they were read: the last one says only that there are more.
+
+    None among the items stands for one that is left out: it has its place.
+    """
     shown, shown_places, more = list(items[:limit]), list(places[:limit]), len(places) > limit
     backwards = cursor is not None and cursor.backwards
     if backwards:
@@ -87,7 +90,7 @@ def page(items: Sequence[T], places: Sequence[Place], limit: int, cursor: Cursor
         return Page([])
     has_next, has_previous = (True, more) if backwards else (more, cursor is not None)
     return Page(
-        shown,
+        [item for item in shown if item is not None],
         next_cursor=str(Cursor(shown_places[-1])) if has_next else None,
         previous_cursor=str(Cursor(shown_places[0], backwards=True)) if has_previous else None,
     )

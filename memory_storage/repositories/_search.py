@@ -77,10 +77,11 @@ class Planned:
     shown: int
     explain: bool
 
-    def hits(self, rows: Sequence[tuple[Any, T]]) -> Hits[T]:
-        """Hits from (row, item), the best first; a row is score, seq and the facts."""
+    def hits(self, rows: Sequence[tuple[Any, T | None]]) -> Hits[T]:
+        """Hits from (row, item), the best first; a row is score, seq and the facts. None as an item is left out."""
         has_vector = self.search.space is not None
-        hits = [_hit(row, item, has_vector=has_vector, explain=self.explain) for row, item in rows[: self.k]]
+        readable = [(row, item) for row, item in rows[: self.k] if item is not None]
+        hits = [_hit(row, item, has_vector=has_vector, explain=self.explain) for row, item in readable]
         plan = rows[0][0][7] if rows else ""
         last = rows[self.k - 1][0] if len(rows) > self.k else None
         cursor = _cursor(last[0], last[1], self.shown + self.k) if last else None

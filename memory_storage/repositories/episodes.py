@@ -35,8 +35,10 @@ from . import _episode_sql as sql
 from . import _step_sql
 from ._capacity import no_room, room_for
 from ._codec import (
+    OnCorrupt,
     check_document,
     check_episode,
+    check_on_corrupt,
     check_step,
     check_value,
     check_values,
@@ -224,6 +226,7 @@ class EpisodeRepository(Repository):
         cursor: str | None = None,
         direction: Direction = "newest_first",
         steps: bool = True,
+        on_corrupt: OnCorrupt = None,
         **filters: Unpack[EpisodeFilters],
     ) -> Page[Episode]:
         """A page of the episodes for which all filters hold, by `started_at`.
@@ -232,32 +235,39 @@ class EpisodeRepository(Repository):
         `next_cursor` or `previous_cursor`: it holds only a place, so give the same filters and direction again.
         Archived ones are left out unless `archived` is True (only those) or None (all). `text` finds words, "phrases"
         or a pre*: all of them in the description, outcome, reflection and tags together, or all of them in one step.
+        `on_corrupt` is called with the CorruptDataError of each row that cannot be decoded, an episode or a step, and
+        the others are given; without it the error is raised.
 
         Raises:
             ValidationError: a filter, the limit, the cursor or the direction cannot be.
         """
         size = check_limit(limit, self._session.limits)
         place = parse_cursor(cursor)
+        check_on_corrupt(on_corrupt)
         descending = is_descending(direction)
         order, after, place_values = order_and_place("started_at", place, descending=descending)
         where, values = conditions(EpisodeFilter(**filters), "episode")
         statement = sql.query((*where, *after), order, with_steps=steps)
         step = statement.step(namespace=self._session.namespace, limit=size + 1, **values, **place_values)
         backwards = place is not None and place.backwards
-        return page_of(self._session.read(step), size, place, descending=descending != backwards)
+        rows = self._session.read(step)
+        return page_of(rows, size, place, descending=descending != backwards, on_corrupt=on_corrupt)
 
     def iterate(
         self,
         *,
         direction: Direction = "newest_first",
         steps: bool = True,
+        on_corrupt: OnCorrupt = None,
         **filters: Unpack[EpisodeFilters],
     ) -> Iterator[Episode]:
-        """All of them, a page at a time; no connection is held between the pages."""
+        """All of them, a page at a time; no connection is held between the pages. `on_corrupt` as for `query`."""
         size = min(_ITERATE_PAGE, self._session.limits.query_maximum)
         cursor: str | None = None
         while True:
-            found = self.query(limit=size, cursor=cursor, direction=direction, steps=steps, **filters)
+            found = self.query(
+                limit=size, cursor=cursor, direction=direction, steps=steps, on_corrupt=on_corrupt, **filters
+            )
             yield from found.items
             cursor = found.next_cursor
             if cursor is None:
@@ -280,6 +290,7 @@ class EpisodeRepository(Repository):
         cursor: str | None = None,
         steps: bool = True,
         explain: bool = False,
+        on_corrupt: OnCorrupt = None,
         **filters: Unpack[EpisodeFilters],
     ) -> Hits[Episode]:
         """The `k` episodes nearest to a vector for which all filters hold: as many as there are, if that is fewer.
@@ -289,7 +300,7 @@ class EpisodeRepository(Repository):
         `query`. `cursor` is the `next_cursor` of the hits before. One round trip, two if `model` has to be looked up.
 
         `mode`: "auto" decides between the model's index and comparing all vectors for which the filters hold; "exact"
-        compares them all. `Hits.plan` says what was done.
+        compares them all. `Hits.plan` says what was done. `on_corrupt` as for `query`.
 
         Raises:
             NotFoundError: no vector was ever stored by this model.
@@ -298,6 +309,7 @@ class EpisodeRepository(Repository):
         return self._hits(
             Asked(EpisodeFilter(**filters), k, None, vector, model, mode, min_similarity, cursor, None, explain),
             steps=steps,
+            on_corrupt=on_corrupt,
         )
 
     def search(
@@ -314,6 +326,7 @@ class EpisodeRepository(Repository):
         cursor: str | None = None,
         steps: bool = True,
         explain: bool = False,
+        on_corrupt: OnCorrupt = None,
         **filters: Unpack[SearchFilters],
     ) -> Hits[Episode]:
         """The `k` best episodes by the words of a text, or by words and a vector, for which all filters hold.
@@ -341,11 +354,13 @@ class EpisodeRepository(Repository):
                 explain,
             ),
             steps=steps,
+            on_corrupt=on_corrupt,
         )
 
-    def _hits(self, asked: Asked, *, steps: bool) -> Hits[Episode]:
+    def _hits(self, asked: Asked, *, steps: bool, on_corrupt: OnCorrupt) -> Hits[Episode]:
+        check_on_corrupt(on_corrupt)
         plan = planned(self._session, EPISODES, asked)
-        return plan.hits(found_in(run(self._session, partial(sql.search, with_steps=steps), plan)))
+        return plan.hits(found_in(run(self._session, partial(sql.search, with_steps=steps), plan), on_corrupt))
 
     def _prepare(self, episodes: Sequence[Episode]) -> list[tuple[str, Episode]]:
         limits = self._session.limits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar, get_args
 from uuid import UUID
 
@@ -16,7 +17,20 @@ from memory_storage.models import PATTERN, AnyPattern, Effectiveness, Hits, Page
 from memory_storage.retrieval import FACTS, PATTERNS
 
 from . import _pattern_sql as sql
-from ._codec import check_document, check_tags, check_value, decode, encode, from_micros, stored, to_micros
+from ._codec import (
+    OnCorrupt,
+    check_document,
+    check_on_corrupt,
+    check_tags,
+    check_value,
+    corrupt,
+    decode,
+    encode,
+    from_micros,
+    or_none,
+    stored,
+    to_micros,
+)
 from ._filters import conditions
 from ._forgotten import forgotten_among, guard, refuse_forgotten
 from ._paging import check_limit, order_and_place, page, parse_cursor
@@ -150,9 +164,19 @@ class PatternRepository(Repository):
         return as_pattern(rows[0]) if rows else None
 
     def query(
-        self, *, limit: int | None = None, cursor: str | None = None, **filters: Unpack[PatternFilters]
+        self,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        on_corrupt: OnCorrupt = None,
+        **filters: Unpack[PatternFilters],
     ) -> Page[AnyPattern]:
-        """A page of the patterns for which all filters hold, the best success rate first."""
+        """A page of the patterns for which all filters hold, the best success rate first.
+
+        `on_corrupt` is called with the CorruptDataError of each row that cannot be decoded, and the others are given;
+        without it the error is raised.
+        """
+        check_on_corrupt(on_corrupt)
         size = check_limit(limit, self._session.limits)
         place = parse_cursor(cursor)
         order, after, place_values = order_and_place("success_rate", place, descending=True)
@@ -160,14 +184,15 @@ class PatternRepository(Repository):
         statement = sql.query((*where, *after), order)
         step = statement.step(namespace=self._session.namespace, limit=size + 1, **values, **place_values)
         rows = self._session.read(step)
-        return page([as_pattern(row[2:]) for row in rows], [(row[0], row[1]) for row in rows], size, place)
+        found = [_readable(row[2:], on_corrupt) for row in rows[:size]]
+        return page(found, [(row[0], row[1]) for row in rows], size, place)
 
-    def iterate(self, **filters: Unpack[PatternFilters]) -> Iterator[AnyPattern]:
-        """All of them, a page at a time."""
+    def iterate(self, *, on_corrupt: OnCorrupt = None, **filters: Unpack[PatternFilters]) -> Iterator[AnyPattern]:
+        """All of them, a page at a time. `on_corrupt` as for `query`."""
         size = min(_ITERATE_PAGE, self._session.limits.query_maximum)
         cursor: str | None = None
         while True:
-            found = self.query(limit=size, cursor=cursor, **filters)
+            found = self.query(limit=size, cursor=cursor, on_corrupt=on_corrupt, **filters)
             yield from found.items
             cursor = found.next_cursor
             if cursor is None:
@@ -193,11 +218,12 @@ class PatternRepository(Repository):
         mode: SearchMode = "auto",
         cursor: str | None = None,
         explain: bool = False,
+        on_corrupt: OnCorrupt = None,
         **filters: Unpack[PatternFilters],
     ) -> Hits[AnyPattern]:
         """The `k` patterns nearest to a vector for which all filters hold; see `EpisodeRepository.similar_to`."""
         asked = Asked(PatternFilter(**filters), k, None, vector, model, mode, min_similarity, cursor, None, explain)
-        return self._hits(asked)
+        return self._hits(asked, on_corrupt)
 
     def search(
         self,
@@ -212,6 +238,7 @@ class PatternRepository(Repository):
         mode: SearchMode = "auto",
         cursor: str | None = None,
         explain: bool = False,
+        on_corrupt: OnCorrupt = None,
         **filters: Unpack[PatternFilters],
     ) -> Hits[AnyPattern]:
         """The `k` best patterns by words, or by words and a vector; see `EpisodeRepository.search`.
@@ -223,12 +250,13 @@ class PatternRepository(Repository):
         asked = Asked(
             PatternFilter(**filters), k, as_text(text), vector, model, mode, min_similarity, cursor, weights, explain
         )
-        return self._hits(asked)
+        return self._hits(asked, on_corrupt)
 
-    def _hits(self, asked: Asked) -> Hits[AnyPattern]:
+    def _hits(self, asked: Asked, on_corrupt: OnCorrupt) -> Hits[AnyPattern]:
+        check_on_corrupt(on_corrupt)
         plan = planned(self._session, PATTERNS, asked)
         rows = sorted(run(self._session, sql.search, plan), key=lambda row: (-row[0], row[1]))
-        return plan.hits([(row[: 2 + FACTS], as_pattern(row[2 + FACTS :])) for row in rows])
+        return plan.hits([(row[: 2 + FACTS], _readable(row[2 + FACTS :], on_corrupt)) for row in rows])
 
     def _prepare(self, patterns: Sequence[P]) -> list[tuple[str, P]]:
         prepared = []
@@ -317,11 +345,18 @@ class PatternRepository(Repository):
 def as_pattern(row: Sequence[Any]) -> AnyPattern:
     """The pattern in its row."""
     key, document, version, created_at, updated_at, *counters, last_used_at = row
-    effectiveness = Effectiveness.model_construct(
-        **dict(zip(sql.COUNTERS, counters, strict=True)), last_used_at=from_micros(last_used_at)
-    )
     found: AnyPattern = decode(PATTERN.validate_json, document, "patterns", key)
-    return stored(found, version, created_at, updated_at, effectiveness=effectiveness)
+    try:
+        effectiveness = Effectiveness.model_construct(
+            **dict(zip(sql.COUNTERS, counters, strict=True)), last_used_at=from_micros(last_used_at)
+        )
+        return stored(found, version, created_at, updated_at, effectiveness=effectiveness)
+    except (TypeError, OverflowError) as error:  # a column that another program has written
+        raise corrupt("patterns", key) from error
+
+
+def _readable(row: Sequence[Any], on_corrupt: OnCorrupt) -> AnyPattern | None:
+    return as_pattern(row) if on_corrupt is None else or_none(partial(as_pattern, row), on_corrupt)
 
 
 def _kind_of(pattern: P, field: str) -> type[P]:

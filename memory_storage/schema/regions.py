@@ -22,7 +22,8 @@ _HALF = 0.001
 
 def number(namespace: str) -> int:
     """The number of a namespace, as the triggers compute it. Several may share one; what they end with tells it."""
-    return sum(ord(letter) * 131**place for place, letter in enumerate(reversed(namespace[-4:]))) % _PRIME
+    total = sum(ord(letter) * int(131**place) for place, letter in enumerate(reversed(namespace[-4:])))
+    return total % _PRIME
 
 
 def beginning(micros: str) -> str:

@@ -1,0 +1,110 @@
+"""A copy of a whole database in a file of its own, and a database from such a copy. The work is in the modules below.
+
+A backup is made while others write: it is the state at the moment when it began. It is read back before it gets its
+name. It has every row of every namespace; indexes are made anew, so that none brings its damage along, and the vector
+indexes are left empty until it is restored. It is a database itself, and can be looked into.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from memory_storage.dbapi import EncryptionKey
+from memory_storage.dbapi._credentials import Secret
+from memory_storage.errors import ConfigurationError
+from memory_storage.settings import Settings
+from memory_storage.storage import MemoryStorage
+
+from ._copying import BackupReport, Progress, copied, engine_of
+from ._places import given_way, new_file
+
+__all__ = ["BackupReport", "back_up", "restore"]
+
+
+def back_up(
+    storage: MemoryStorage,
+    path: str | os.PathLike[str],
+    *,
+    encryption_key: str | Secret | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> BackupReport:
+    """Copy the whole database, as it is now, into a new file, and read that back. Others go on writing.
+
+    A file, memory or server will do. The backup of an encrypted file has the same key; `encryption_key` is that of the
+    backup where the database has none. `progress` is called with what is done, how many rows are done, and of how many.
+
+    Raises:
+        ConfigurationError: the file is there already, and may not be overwritten; or it cannot be made.
+        CorruptDataError: what was written is not what was read, or there is a row that cannot be read.
+    """
+    target, key = Path(path), EncryptionKey.of(encryption_key) or storage.settings.key
+    _refuse_itself(storage.settings, target)
+    _refuse_present(target, allowed=overwrite, advice="choose another name, or say that it may be overwritten")
+    with new_file(target) as partial:
+        report = copied(storage.engine, partial, key, progress)
+        aside = given_way(target, key)
+    aside.remove()
+    return report
+
+
+def restore(
+    path: str | os.PathLike[str],
+    settings: Settings | str | os.PathLike[str],
+    *,
+    encryption_key: str | Secret | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> BackupReport:
+    """Make the database that the settings name from a backup, and read it back. Its vector indexes are built anew.
+
+    With `force` a database that is there is replaced, and kept beside the new one: `BackupReport.set_aside` says where.
+    `encryption_key` is that of the backup, where it is another than that of the settings.
+
+    Raises:
+        ConfigurationError: there is no such backup, it is not to become a file, or there is a database already.
+        CorruptDataError: the backup is not what it was when it was made, or what was written is not what was read.
+        UnavailableError: the database that is there is in use.
+    """
+    settings = settings if isinstance(settings, Settings) else Settings.from_environment(database=os.fspath(settings))
+    source, target = Path(path), settings.path
+    if target is None:
+        raise ConfigurationError("a backup is restored into a local file; for a server, `export` and `import`")
+    if not source.is_file():
+        raise ConfigurationError(f"{source}: there is no such backup")
+    _refuse_itself(settings, source)
+    _refuse_present(target, allowed=force, advice="say --force to replace it; it will be kept beside the new one")
+    engine = engine_of(source, EncryptionKey.of(encryption_key) or settings.key)
+    with new_file(target) as partial:
+        try:
+            report = copied(engine, partial, settings.key, progress, check_manifest=True)
+        finally:
+            engine.dispose()
+        _index(settings.model_copy(update={"database": str(partial)}), progress)
+        aside = given_way(target, settings.key)
+    return report.with_aside(aside.path)
+
+
+def _index(settings: Settings, progress: Progress | None) -> None:
+    """Build the vector indexes. Where the schema is older there are none that would have to be."""
+    from memory_storage import migrate
+    from memory_storage.schema import HEAD
+
+    if migrate.look(Path(settings.database), settings.key) != HEAD:
+        return
+    with MemoryStorage.open(settings) as storage:
+        for model in storage.embeddings.index.status():
+            storage.embeddings.index.catch_up(model.name, progress=progress)
+
+
+def _refuse_itself(settings: Settings, other: Path) -> None:
+    if settings.path is not None and settings.path.absolute() == other.absolute():
+        raise ConfigurationError(f"{other}: that is the database itself")
+
+
+def _refuse_present(target: Path, *, allowed: bool, advice: str) -> None:
+    if target.is_dir():
+        raise ConfigurationError(f"{target}: that is a directory")
+    if target.exists() and not allowed:
+        raise ConfigurationError(f"{target} is there already: {advice}")

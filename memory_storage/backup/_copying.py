@@ -1,0 +1,209 @@
+"""From one database into a new file, row by row, and back to see whether it is the same. Knows no names of files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy.pool import NullPool
+
+from memory_storage import dbapi
+from memory_storage.dbapi import EncryptionKey
+from memory_storage.dbapi._local import LocalTransport
+from memory_storage.errors import CorruptDataError
+from memory_storage.translation import translated
+
+from ._tables import MANIFEST, Layout, Row, Table, layout, quoted
+
+Progress = Callable[[str, int, int], None]
+
+_WIDE = 2**31
+_MAKE_MANIFEST = f"CREATE TABLE {MANIFEST} (table_name TEXT PRIMARY KEY, rows INTEGER, digest BLOB, made_at INTEGER)"
+
+
+@dataclass(frozen=True)
+class TableReport:
+    """How many rows of a table were copied, and what tells them from any others."""
+
+    rows: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class BackupReport:
+    """What was copied, by table, and read back; `set_aside` is where a database that was replaced is now."""
+
+    tables: dict[str, TableReport]
+    set_aside: Path | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return sum(table.rows for table in self.tables.values())
+
+    def with_aside(self, path: Path | None) -> BackupReport:
+        """The same with where the replaced one is."""
+        return replace(self, set_aside=path)
+
+
+class _Tally:
+    """Counts rows, and sums them up."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._digest = blake2b(digest_size=16)
+
+    def add(self, rows: list[Row]) -> None:
+        self.rows += len(rows)
+        for row in rows:
+            self._digest.update(repr(row).encode())
+
+    def report(self) -> TableReport:
+        return TableReport(self.rows, self._digest.hexdigest())
+
+
+def copied(
+    engine: Engine,
+    path: Path,
+    key: EncryptionKey | None,
+    progress: Progress | None = None,
+    *,
+    check_manifest: bool = False,
+) -> BackupReport:
+    """Copy a database as it is at this moment into a new file, and read it back."""
+    with translated(engine):
+        target = engine_of(path, key, is_new=True)
+        with _reading(engine) as source, target.connect().execution_options(libsql_begin="IMMEDIATE") as made:
+            known = _manifest(source) if check_manifest else {}
+            report = _copy(source, made, progress or _nobody)
+            _compare(report.tables, known or report.tables, "the backup is not what it was when it was made")
+            made.commit()
+        target.dispose()
+        _verify(path, key, report, progress or _nobody)
+    return report
+
+
+def engine_of(path: Path, key: EncryptionKey | None, *, is_new: bool = False) -> Engine:
+    """An engine on a file that nobody else uses, without a log beside it."""
+
+    def connect() -> dbapi.Connection:
+        transport = LocalTransport(str(path.absolute()), busy_timeout=5, encryption_key=key)
+        if is_new:  # it is thrown away if anything fails, and synced as a whole in the end
+            transport.run([dbapi.Step("PRAGMA synchronous = OFF")])
+            transport.run([dbapi.Step("PRAGMA journal_mode = MEMORY")])
+        transport.run([dbapi.Step("PRAGMA foreign_keys = OFF")])
+        return dbapi.Connection(transport)
+
+    return create_engine("libsql://", creator=connect, poolclass=NullPool, hide_parameters=True)
+
+
+@contextmanager
+def _reading(engine: Engine) -> Iterator[Connection]:
+    with engine.connect().execution_options(libsql_begin="DEFERRED") as connection:
+        yield connection
+
+
+def _copy(source: Connection, made: Connection, progress: Progress) -> BackupReport:
+    found = layout(source)
+    total, done, tables = _total(source, found), 0, {}
+    for table in found.tables:
+        made.exec_driver_sql(table.sql)
+        tally = _Tally()
+        for page in table.pages(source):
+            _insert(made, table, page)
+            tally.add(page)
+            done += len(page)
+            progress("copied", done, total)
+        tables[table.name] = tally.report()
+    _complete(source, made, found)
+    report = BackupReport(tables)
+    _write_manifest(made, report)
+    return report
+
+
+def _insert(made: Connection, table: Table, page: list[Row]) -> None:
+    statement, kinds = table.insert, [column.kind for column in table.columns]
+    steps = [dbapi.Step(statement, [_bound(*pair) for pair in zip(kinds, row, strict=True)]) for row in page]
+    made.exec_driver_sql(dbapi.Batch(steps))
+
+
+def _bound(kind: str, value: object) -> object:
+    # The driver would write a wide integer into the SQL, which had to be parsed anew for every row.
+    return str(value) if kind == "INTEGER" and type(value) is int and not -_WIDE <= value < _WIDE else value
+
+
+def _complete(source: Connection, made: Connection, found: Layout) -> None:
+    """What is made from the rows."""
+    _run(made, found.made("index"))
+    _run(made, found.made("view"))
+    _run(made, found.made("table"))
+    _run(made, (f"INSERT INTO {quoted(name)} ({quoted(name)}) VALUES ('rebuild')" for name in found.full_text))
+    for name in found.copied:
+        rows = [tuple(row) for row in source.exec_driver_sql(f"SELECT * FROM {quoted(name)}")]
+        for row in rows:
+            made.exec_driver_sql(f"INSERT INTO {quoted(name)} VALUES ({', '.join('?' * len(row))})", row)
+    for name, number in found.sequences:
+        made.exec_driver_sql("DELETE FROM sqlite_sequence WHERE name = ?", (name,))
+        made.exec_driver_sql("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (name, number))
+    _run(made, found.made("trigger"))
+
+
+def _verify(path: Path, key: EncryptionKey | None, report: BackupReport, progress: Progress) -> None:
+    """Read back what was written, with another connection."""
+    engine, done, read = engine_of(path, key), 0, {}
+    with _reading(engine) as made:
+        for table in layout(made).tables:
+            tally = _Tally()
+            for page in table.pages(made):
+                tally.add(page)
+                done += len(page)
+                progress("verified", done, report.rows)
+            read[table.name] = tally.report()
+        _compare(read, report.tables, "what was written is not what was read")
+        problems = [row[0] for row in made.exec_driver_sql("PRAGMA integrity_check")]
+        if problems != ["ok"]:
+            raise CorruptDataError(f"what was written is damaged: {'; '.join(problems[:3])}")
+    engine.dispose()
+
+
+def _compare(found: dict[str, TableReport], expected: dict[str, TableReport], problem: str) -> None:
+    wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    if wrong:
+        raise CorruptDataError(
+            f"{problem}: the rows of {', '.join(wrong)} differ; nothing was replaced", table=wrong[0]
+        )
+
+
+def _manifest(source: Connection) -> dict[str, TableReport]:
+    present = source.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE name = ?", (MANIFEST,)).first()
+    if not present:
+        return {}
+    rows = source.exec_driver_sql(f"SELECT table_name, rows, lower(hex(digest)) FROM {MANIFEST}")
+    return {name: TableReport(number, digest) for name, number, digest in rows}
+
+
+def _write_manifest(made: Connection, report: BackupReport) -> None:
+    made.exec_driver_sql(_MAKE_MANIFEST)
+    now = time.time_ns() // 1000
+    for name, table in report.tables.items():
+        values = (name, table.rows, bytes.fromhex(table.digest), now)
+        made.exec_driver_sql(f"INSERT INTO {MANIFEST} VALUES (?, ?, ?, ?)", values)
+
+
+def _total(source: Connection, found: Layout) -> int:
+    counts = " UNION ALL ".join(f"SELECT count(*) AS n FROM {quoted(table.name)}" for table in found.tables)
+    return int(source.exec_driver_sql(f"SELECT sum(n) FROM ({counts})").scalar() or 0)
+
+
+def _run(made: Connection, statements: Iterable[str]) -> None:
+    for sql in statements:
+        made.exec_driver_sql(sql)
+
+
+def _nobody(what: str, done: int, total: int) -> None:
+    """Nobody wants to know."""

@@ -1,0 +1,163 @@
+"""Finds out what is wrong with a database, says it, and mends it without losing a row. Shows no stored value.
+
+`examine` only looks. `mend` repairs what it can: what can be made anew is made anew, what repeats a document is taken
+from the document, and a row that cannot be used is moved to a table of its own, `quarantined_...`, as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from sqlalchemy import Connection, Engine, exc
+
+from memory_storage import dbapi, migrate
+from memory_storage.engine import make_engine
+from memory_storage.errors import ConfigurationError, MemoryStorageError, SchemaError
+from memory_storage.schema import HEAD
+from memory_storage.settings import Settings
+from memory_storage.storage import MemoryStorage
+from memory_storage.translation import translated
+
+from . import _documents, _file, _indexes, _objects, _owners, _vectors
+from ._findings import Finding, Report
+
+__all__ = ["Finding", "Report", "examine", "mend"]
+
+_log = logging.getLogger(__name__)
+
+_Check = Callable[[Connection], list[Finding]]
+_ROUNDS = 6
+
+# In this order they are also mended: an index can be made when its table is whole, and its rows can be read.
+_CHECKS: tuple[_Check, ...] = (
+    _file.damaged_pages,
+    _vectors.stale_metadata,
+    _objects.missing_objects,
+    _documents.undecodable_rows,
+    _owners.orphans,
+    _documents.columns_that_disagree,
+    _owners.lost_items,
+    _vectors.unowned_vectors,
+    _indexes.wrong_facets,
+    _indexes.wrong_full_text,
+    _indexes.wrong_positions,
+    _vectors.wrong_counters,
+    _vectors.wrong_index,
+)
+
+
+def examine(settings: Settings) -> Report:
+    """What is wrong with a database. Nothing is changed.
+
+    Raises:
+        ConfigurationError: there is no such file; a CredentialError if it is the key that is missing or wrong.
+        SchemaError: it is another program's.
+        CorruptDataError: the file is no database, or so damaged that nothing can be read.
+    """
+    with translated():
+        engine, found = _opened(settings)
+        try:
+            return Report(_schema(found) + (_findings(engine) if found == HEAD else _checked(engine, _CHECKS[0])))
+        finally:
+            engine.dispose()
+
+
+def mend(settings: Settings) -> Report:
+    """Repair what can be, and look again: `Report.mended` says what was done, `Report.findings` what is left.
+
+    Raises: as `examine`, and UnavailableError where the database cannot be written.
+    """
+    with translated():
+        engine, found = _opened(settings)
+        try:
+            return _mended(engine, found, settings)
+        finally:
+            engine.dispose()
+
+
+def _mended(engine: Engine, found: str | None, settings: Settings) -> Report:
+    mended = [finding for finding in _schema(found) if finding.can_mend]
+    if mended:
+        migrate.upgrade(engine)
+    elif found != HEAD:
+        return Report(_schema(found))
+    left: list[Finding] = []
+    for _ in range(_ROUNDS):
+        left = _findings(engine)
+        done = [finding for finding in left if finding.repair is not None and _repair(engine, finding)]
+        mended += done
+        if not done:
+            break
+    if any(finding.code.startswith("vectors.") for finding in mended):
+        _index(engine, settings)
+        left = _findings(engine)
+    return Report(left, mended=mended)
+
+
+def _opened(settings: Settings) -> tuple[Engine, str | None]:
+    if settings.path is not None and not settings.path.exists():
+        raise ConfigurationError(f"there is no database {settings.database!r}")
+    engine = make_engine(settings)
+    try:
+        return engine, _revision(engine, settings)
+    except BaseException:
+        engine.dispose()
+        raise
+
+
+def _revision(engine: Engine, settings: Settings) -> str | None:
+    try:
+        return migrate.check_ours(engine, settings.path, settings.key)
+    except SchemaError as error:
+        if error.found is None:
+            raise  # another program's
+        return error.found
+
+
+def _schema(found: str | None) -> list[Finding]:
+    if found == HEAD:
+        return []
+    if found is not None and found > HEAD:
+        problem = f"its schema {found} is newer than {HEAD}, the one that this version knows"
+        return [Finding("schema.newer", "alembic_version", 1, problem, "upgrade the memory-storage package")]
+    problem = f"its schema {found} is older than {HEAD}" if found else "it has no schema yet"
+    return [Finding("schema.older", "alembic_version", 1, problem, "upgrade it", repair=lambda _: None)]
+
+
+def _findings(engine: Engine) -> list[Finding]:
+    return [finding for check in _CHECKS for finding in _checked(engine, check)]
+
+
+def _checked(engine: Engine, check: _Check) -> list[Finding]:
+    with engine.connect() as connection:
+        try:
+            return check(connection)
+        except exc.DBAPIError as error:
+            if isinstance(error.orig, dbapi.OperationalError) and error.orig.code not in {"SQLITE_ERROR", ""}:
+                raise  # locked, full, unreachable: that says nothing about what is stored
+            name = check.__name__.replace("_", " ")
+            return [Finding("unchecked", "", 1, f"{name} cannot be looked for: {error.orig}", "mend the rest first")]
+        finally:
+            connection.rollback()
+
+
+def _repair(engine: Engine, finding: Finding) -> bool:
+    """Whether it was done. One that fails is left, as it is found again in the next round."""
+    if finding.repair is None:
+        return False
+    try:
+        with translated(engine), migrate.writing(engine) as connection:
+            finding.repair(connection)
+            connection.commit()
+    except MemoryStorageError as error:
+        _log.warning("%s could not be mended: %s", finding.code, error)
+        return False
+    return True
+
+
+def _index(engine: Engine, settings: Settings) -> None:
+    """Fill the vector indexes that were emptied."""
+    storage = MemoryStorage(engine, settings)
+    for model in storage.embeddings.index.status():
+        storage.embeddings.index.catch_up(model.name)

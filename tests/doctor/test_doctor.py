@@ -1,0 +1,296 @@
+"""The doctor finds what is wrong, mends it, and loses no row; and what it says shows no stored value."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import memory_storage as ms
+from memory_storage import migrate
+from memory_storage.cli import app
+from memory_storage.doctor import Report, examine, mend
+from memory_storage.engine import make_engine
+from tests.checks import assert_consistent, dump
+
+from .damages import DAMAGES, MODEL, SECRET, sql
+
+NUMBER = 2_050  # more than so few that they need no vector index
+
+
+def _fill(storage: ms.MemoryStorage, vectors: int = 40) -> None:
+    episodes = [
+        ms.Episode(
+            task_description=f"task {n} {SECRET}",
+            tags=["shared", f"t{n % 5}"],
+            metadata={"n": n, SECRET: SECRET},
+            reward=ms.RewardScore(total=0.1 * n),
+            outcome=ms.Success(verdict="done"),
+            steps=[ms.Step(tool="pytest", action="a", result=ms.StepOk(output=f"words {n}")) for _ in range(2)],
+        )
+        for n in range(30)
+    ]
+    storage.episodes.save_many(episodes)
+    patterns = [ms.Heuristic(condition=SECRET, action="a", tags=["shared"]) for _ in range(3)]
+    storage.patterns.save_many(patterns)
+    owners = [("episode", one.id) for one in episodes] + [("pattern", one.id) for one in patterns]
+    owners += [("step", step.id) for one in episodes for step in one.steps]
+    storage.embeddings.put_many([(*owner, [1.0, n, n * n]) for n, owner in enumerate(owners[:vectors])], model=MODEL)
+    for n, episode in enumerate(episodes[:6]):
+        storage.spatiotemporal.put(
+            ms.SpatiotemporalEntry(
+                owner_type="episode", owner_id=episode.id, latitude=n + 0.1, longitude=n - 0.1, place_name=SECRET
+            )
+        )
+    with storage.transaction() as tx:  # an index with something in it, though they are few
+        tx.execute([(f"UPDATE {_table()} SET indexed = 1", [])])
+
+
+def _table() -> str:
+    from .damages import TABLE
+
+    return TABLE
+
+
+@pytest.fixture
+def settings(database: Path) -> ms.Settings:
+    with ms.MemoryStorage.open(database) as storage:
+        _fill(storage)
+        assert_consistent(storage.engine)
+    return ms.Settings(database=str(database))
+
+
+def _rows(settings: ms.Settings) -> dict[str, list[tuple[Any, ...]]]:
+    with ms.MemoryStorage.open(settings) as storage:
+        return dump(storage.engine)
+
+
+def _ids(rows: dict[str, list[tuple[Any, ...]]], table: str) -> set[Any]:
+    place = {"embeddings": 0, "spatiotemporal_index": 2, "episodes": 2, "patterns": 2, "steps": 4}[table]
+    return {row[place] for row in rows[table]}
+
+
+def _kept(settings: ms.Settings, table: str) -> set[Any]:
+    """What is in quarantine."""
+    name, column = f"quarantined_{table}", "seq" if table == "embeddings" else "id"
+    with ms.MemoryStorage.open(settings) as storage, storage.snapshot() as view:
+        if not view.execute([("SELECT 1 FROM sqlite_master WHERE name = ?", [name])])[0]:
+            return set()
+        return {row[0] for row in view.execute([(f"SELECT {column} FROM {name}", [])])[0]}
+
+
+def test_nothing_is_wrong_with_what_was_only_used(storage):
+    _fill(storage)
+    if storage.settings.database != ":memory:":  # which is another one for whoever else opens it
+        assert examine(storage.settings) == mend(storage.settings) == Report([])
+
+
+def test_examining_changes_nothing(settings):
+    before = _rows(settings)
+    for _, damage in list(DAMAGES.values())[:3]:
+        damage(Path(settings.database))
+    content = Path(settings.database).read_bytes()
+    examine(settings)
+    assert Path(settings.database).read_bytes() == content
+    assert _rows(settings) == before
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_each_damage_is_found_and_mended_and_no_row_is_lost(settings, name):
+    code, damage = DAMAGES[name]
+    before = _rows(settings)
+    damage(Path(settings.database))
+    damaged = _rows_by_id(settings)
+    found = examine(settings)
+    assert code in {finding.code for finding in found.findings}
+    assert all(finding.can_mend for finding in found.findings if finding.code != "unchecked"), found
+    report = mend(settings)
+    assert report.is_sound, report.findings
+    assert code in {finding.code for finding in report.mended}
+    assert SECRET not in repr((found, report))
+    with ms.MemoryStorage.open(settings) as storage:
+        assert_consistent(storage.engine)
+        list(storage.episodes.iterate(archived=None))
+        list(storage.patterns.iterate())
+    after = _rows(settings)
+    for table in damaged:
+        assert damaged[table] == _ids(after, table) | _kept(settings, table), table
+    if not any(_kept(settings, table) for table in damaged) and "orphans" not in code:
+        assert {table: _ids(after, table) for table in damaged} == {table: _ids(before, table) for table in damaged}
+        assert after["episodes"] == before["episodes"]
+        assert after["steps"] == before["steps"]
+        assert after["patterns"] == before["patterns"]
+        assert after["facets"] == before["facets"]
+    assert examine(settings) == Report([])
+
+
+def _rows_by_id(settings: ms.Settings) -> dict[str, set[Any]]:
+    """The ids that are still there after a damage, read without the documents."""
+    engine = make_engine(settings)
+    with engine.connect() as connection:
+        found = {
+            table: {row[0] for row in connection.exec_driver_sql(f"SELECT id FROM {table}")}
+            for table in ("episodes", "steps", "patterns", "spatiotemporal_index")
+        }
+        found["embeddings"] = {row[0] for row in connection.exec_driver_sql("SELECT seq FROM embeddings")}
+    engine.dispose()
+    return found
+
+
+def test_all_damages_together_are_mended(settings):
+    for _, damage in DAMAGES.values():
+        try:
+            damage(Path(settings.database))
+        except Exception as error:  # noqa: BLE001 - one damage may stand in the way of another
+            print(error)
+    damaged = _rows_by_id(settings)
+    report = mend(settings)
+    assert report.is_sound, report.findings
+    after = _rows(settings)
+    for table in damaged:
+        assert damaged[table] == _ids(after, table) | _kept(settings, table), table
+    with ms.MemoryStorage.open(settings) as storage:
+        assert_consistent(storage.engine)
+
+
+def test_what_is_in_quarantine_is_as_it_was(settings):
+    before = {row[2]: row for row in _rows(settings)["episodes"]}
+    DAMAGES["documents are no JSON"][1](Path(settings.database))
+    mend(settings)
+    with ms.MemoryStorage.open(settings) as storage, storage.snapshot() as view:
+        ((at, reason, *row),) = view.execute([("SELECT * FROM quarantined_episodes", [])])[0]
+        steps = view.execute([("SELECT reason, hex(document) FROM quarantined_steps ORDER BY reason", [])])[0]
+    assert at > 0
+    assert reason == "it cannot be decoded"
+    assert tuple(row[:-1]) == before[row[2]][:-1]
+    assert row[-1] == f'{{"{SECRET}'
+    assert [reason for reason, _ in steps] == ["it cannot be decoded", "its episode was moved", "its episode was moved"]
+    assert steps[0][1] == "FFFF"
+
+
+def test_the_quarantine_takes_more_at_another_time(settings):
+    damage = "UPDATE patterns SET document = '{}' WHERE seq = {}"
+    for seq in (1, 2):
+        sql(damage.replace("{}'", "{}'").replace("seq = {}", f"seq = {seq}"))(Path(settings.database))
+        mend(settings)
+    assert len(_kept(settings, "patterns")) == 2
+
+
+def test_an_older_schema_is_found_and_upgraded(database):
+    settings = ms.Settings(database=str(database))
+    engine = make_engine(settings)
+    migrate.upgrade(engine, "0001")
+    ms.MemoryStorage(engine, settings).episodes.save(ms.Episode(task_description="old"))
+    engine.dispose()
+    (finding,) = examine(settings).findings
+    assert (finding.code, finding.can_mend) == ("schema.older", True)
+    report = mend(settings)
+    assert report.is_sound
+    assert [done.code for done in report.mended] == ["schema.older"]
+    with ms.MemoryStorage.open(settings) as storage:
+        assert storage.episodes.count() == 1
+
+
+def test_a_newer_schema_is_found_and_left_alone(settings):
+    sql("UPDATE alembic_version SET version_num = '9999'")(Path(settings.database))
+    for report in (examine(settings), mend(settings)):
+        assert [(one.code, one.can_mend) for one in report.findings] == [("schema.newer", False)]
+
+
+def test_another_programs_file_is_not_looked_into(database):
+    other = sqlite3.connect(database)
+    other.execute("CREATE TABLE users (name TEXT)")
+    other.close()
+    before = database.read_bytes()
+    for look in (examine, mend):
+        with pytest.raises(ms.SchemaError, match=r"memory\.db: .*another program"):
+            look(ms.Settings(database=str(database)))
+    assert database.read_bytes() == before
+
+
+def test_pages_that_are_noise_are_found_and_not_made_worse(settings):
+    path = Path(settings.database)
+    content = bytearray(path.read_bytes())
+    root = _root_page(settings, "steps")
+    content[(root - 1) * 4096 : root * 4096] = b"\xaa" * 4096
+    path.write_bytes(content)
+    before = path.read_bytes()
+    assert "file.damaged" in {finding.code for finding in examine(settings).findings}
+    assert path.read_bytes() == before
+    left = {finding.code for finding in mend(settings).findings}
+    assert "file.damaged" in left
+
+
+def _root_page(settings: ms.Settings, table: str) -> int:
+    engine = make_engine(settings)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        root = connection.exec_driver_sql("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).scalar_one()
+    engine.dispose()
+    return int(root)
+
+
+@pytest.mark.parametrize("target", ["server"], indirect=True)
+def test_a_server_is_mended_too(storage):
+    _fill(storage)
+    with storage.transaction() as tx:
+        tx.execute(
+            [
+                ("UPDATE vector_models SET vectors = 7", []),
+                ("DELETE FROM facets", []),
+                ("UPDATE episodes SET domain = 'x'", []),
+                ("UPDATE patterns SET document = '{}' WHERE seq = 1", []),
+                ("INSERT INTO episodes_fts (episodes_fts) VALUES ('delete-all')", []),
+                ("DELETE FROM spatiotemporal_rtree", []),
+            ]
+        )
+    codes = {finding.code for finding in examine(storage.settings).findings}
+    assert codes >= {"counters", "indexes.facets", "columns.episodes", "undecodable.patterns", "indexes.text"}
+    assert mend(storage.settings).is_sound
+    assert_consistent(storage.engine)
+    assert storage.patterns.count() == 2
+
+
+def test_nothing_that_the_doctor_says_shows_a_stored_value(settings, caplog):
+    caplog.set_level(logging.DEBUG)
+    said = []
+    for name, (_, damage) in DAMAGES.items():
+        try:
+            damage(Path(settings.database))
+        except Exception as error:  # noqa: BLE001 - as above
+            print(name, error)
+    for command in (["doctor"], ["doctor", "--json"], ["doctor", "--fix"], ["doctor", "--fix", "--json"]):
+        result = CliRunner().invoke(app, [*command, "--database", settings.database])
+        said += [result.stdout, result.stderr]
+    said += [repr(examine(settings)), caplog.text]
+    assert "indexes.text" in said[0]
+    assert "indexes.text" in said[2]
+    assert SECRET not in "".join(said)
+
+
+def test_the_command_says_what_is_wrong_and_mends_it_when_told_to(settings):
+    def command(*arguments: str) -> Any:
+        return CliRunner().invoke(app, ["doctor", *arguments, "--database", settings.database])
+
+    assert command().exit_code == 0
+    DAMAGES["the counters of a model are wrong"][1](Path(settings.database))
+    found = command("--json")
+    assert found.exit_code == 9
+    assert [one["code"] for one in json.loads(found.stdout)["findings"]] == ["counters", "vectors.index"][:1]
+    told = command()
+    assert (told.exit_code, "--fix" in told.stderr) == (9, True)
+    mended = command("--fix", "--json")
+    assert mended.exit_code == 0
+    assert json.loads(mended.stdout)["findings"] == []
+    assert [one["code"] for one in json.loads(mended.stdout)["mended"]] == ["counters"]
+    assert command().exit_code == 0
+
+
+def test_what_is_not_there_is_not_made(database):
+    result = CliRunner().invoke(app, ["doctor", "--fix", "--database", str(database)])
+    assert (result.exit_code, database.exists()) == (3, False)
