@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import itertools
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
@@ -58,6 +59,7 @@ NAMES = (
 EMBEDDER = ms.HashingEmbedder()
 REPOSITORIES = ("episodes", "steps", "patterns", "embeddings", "spatiotemporal", "analytics")
 VECTOR = [0.5] * 384
+ALL_TIME = (datetime.min.replace(tzinfo=timezone.utc), datetime.max.replace(tzinfo=timezone.utc))
 _namespace = itertools.count()
 
 
@@ -144,6 +146,10 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
             m.patterns.save(ms.Heuristic(condition="mine", action="mine")).id, i.second_pattern
         ),
     ],
+    "patterns.learn": [
+        lambda m, i: m.patterns.learn(lengths=(1, 1), least_episodes=1, min_lift=0.0, reward_at_least=0.0),
+        lambda m, i: m.patterns.learn(tags_any=["shared"]),
+    ],
     "patterns.get": [lambda m, i: m.patterns.get(i.pattern)],
     "patterns.find": [lambda m, i: m.patterns.find(i.pattern)],
     "patterns.query": [
@@ -196,6 +202,24 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
     "spatiotemporal.count": [lambda m, i: m.spatiotemporal.count()],
     "spatiotemporal.delete": [lambda m, i: m.spatiotemporal.delete(i.place)],
     "analytics.summary": [lambda m, i: m.analytics.summary()],
+    "analytics.span": [lambda m, i: m.analytics.span()],
+    "analytics.by": [
+        lambda m, i: m.analytics.by("tool"),
+        lambda m, i: m.analytics.by("tag", archived=None, text="words"),
+        lambda m, i: m.analytics.by("domain", reward_at_least=0.0),
+    ],
+    "analytics.over_time": [
+        lambda m, i: m.analytics.over_time("week"),
+        lambda m, i: m.analytics.over_time("day", zone="Europe/Berlin", tags_any=["shared"]),
+    ],
+    "analytics.by_stage": [lambda m, i: m.analytics.by_stage()],
+    "analytics.trend": [lambda m, i: m.analytics.trend()],
+    "analytics.tools": [lambda m, i: m.analytics.tools()],
+    "analytics.sequences": [lambda m, i: m.analytics.sequences(1, least_episodes=1, reward_at_least=0.0)],
+    "analytics.failures": [lambda m, i: m.analytics.failures()],
+    "analytics.compare": [lambda m, i: m.analytics.compare(ALL_TIME, ALL_TIME, by="tool")],
+    "analytics.effectiveness": [lambda m, i: m.analytics.effectiveness()],
+    "analytics.unused": [lambda m, i: m.analytics.unused(since=ALL_TIME[1])],
 }
 READING = {"get", "find", "query", "iterate", "count", "range", "latest", "of", "delete"}
 NOTHING: tuple[Any, ...] = (None, False, 0, [], ms.Page([]))
