@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import sys
 
-from . import deleting, demo, indexing, moving, reading, schema, searching
+from . import deleting, demo, indexing, moving, reading, reporting, schema, searching
 from .app import app
 
-__all__ = ["app", "deleting", "demo", "indexing", "main", "moving", "reading", "schema", "searching"]
+__all__ = ["app", "deleting", "demo", "indexing", "main", "moving", "reading", "reporting", "schema", "searching"]
 
 
 def main() -> None:

@@ -34,9 +34,7 @@ def as_zone(name: str) -> tzinfo:
     try:
         return ZoneInfo(name)
     except (ValueError, LookupError, OSError, TypeError, AttributeError) as error:
-        raise ValidationError(
-            "zone", "an IANA time zone, like Europe/Berlin (a system without: pip install tzdata)", name
-        ) from error
+        raise ValidationError("zone", "an IANA time zone, like Europe/Berlin (pip install tzdata?)", name) from error
 
 
 def periods(bucket: Bucket, since: datetime, until: datetime, zone: tzinfo) -> list[Period]:
