@@ -5,7 +5,20 @@ from __future__ import annotations
 import io
 import sys
 
-from . import copying, deleting, demo, doctoring, forgetting, health, indexing, moving, reading, schema, searching
+from . import (
+    copying,
+    deleting,
+    demo,
+    doctoring,
+    forgetting,
+    health,
+    indexing,
+    moving,
+    reading,
+    reporting,
+    schema,
+    searching,
+)
 from .app import app
 
 __all__ = [
@@ -20,6 +33,7 @@ __all__ = [
     "main",
     "moving",
     "reading",
+    "reporting",
     "schema",
     "searching",
 ]

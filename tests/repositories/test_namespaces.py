@@ -65,6 +65,7 @@ HERE = ms.Point(latitude=1.0, longitude=1.0)
 EARTH = ms.Box(south=-90.0, west=-180.0, north=90.0, east=180.0)
 EVERYTHING = ms.RetentionPolicy(max_episodes=0, max_age=timedelta(0), min_reward=9.0, keep_pattern_sources=False)
 ARCHIVED = ms.RetentionPolicy(max_bytes=0, keep_tagged=["shared"], archive=True)
+ALL_TIME = (datetime.min.replace(tzinfo=timezone.utc), datetime.max.replace(tzinfo=timezone.utc))
 _namespace = itertools.count()
 
 
@@ -158,6 +159,10 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
             m.patterns.save(ms.Heuristic(condition="mine", action="mine")).id, i.second_pattern
         ),
     ],
+    "patterns.learn": [
+        lambda m, i: m.patterns.learn(lengths=(1, 1), least_episodes=1, min_lift=0.0, reward_at_least=0.0),
+        lambda m, i: m.patterns.learn(tags_any=["shared"]),
+    ],
     "patterns.get": [lambda m, i: m.patterns.get(i.pattern)],
     "patterns.find": [lambda m, i: m.patterns.find(i.pattern)],
     "patterns.query": [
@@ -246,6 +251,24 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
     "analytics.summary": [lambda m, i: m.analytics.summary()],
     "retention.plan": [lambda m, i: m.retention.plan(EVERYTHING), lambda m, i: m.retention.plan(ARCHIVED)],
     "retention.apply": [lambda m, i: m.retention.apply(EVERYTHING), lambda m, i: m.retention.apply(ARCHIVED)],
+    "analytics.span": [lambda m, i: m.analytics.span()],
+    "analytics.by": [
+        lambda m, i: m.analytics.by("tool"),
+        lambda m, i: m.analytics.by("tag", archived=None, text="words"),
+        lambda m, i: m.analytics.by("domain", reward_at_least=0.0),
+    ],
+    "analytics.over_time": [
+        lambda m, i: m.analytics.over_time("week"),
+        lambda m, i: m.analytics.over_time("day", zone="Europe/Berlin", tags_any=["shared"]),
+    ],
+    "analytics.by_stage": [lambda m, i: m.analytics.by_stage()],
+    "analytics.trend": [lambda m, i: m.analytics.trend()],
+    "analytics.tools": [lambda m, i: m.analytics.tools()],
+    "analytics.sequences": [lambda m, i: m.analytics.sequences(1, least_episodes=1, reward_at_least=0.0)],
+    "analytics.failures": [lambda m, i: m.analytics.failures()],
+    "analytics.compare": [lambda m, i: m.analytics.compare(ALL_TIME, ALL_TIME, by="tool")],
+    "analytics.effectiveness": [lambda m, i: m.analytics.effectiveness()],
+    "analytics.unused": [lambda m, i: m.analytics.unused(since=ALL_TIME[1])],
 }
 READING = {
     *("get", "find", "query", "iterate", "count", "range", "latest", "of", "delete"),

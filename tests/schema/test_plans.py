@@ -7,7 +7,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -221,7 +221,22 @@ OTHERS: dict[str, Callable[[ms.MemoryStorage, ms.Episode, Any], object]] = {
         s.spatiotemporal.diverse(3, by="week", outcome="success", metadata={"number": 3}),
         s.spatiotemporal.diverse(3, steps=False),
     ),
-    "figures": lambda s, e, p: s.analytics.summary(),
+    "figures": lambda s, e, p: (
+        s.analytics.summary(),
+        s.analytics.span(),
+        *(s.analytics.by(dimension) for dimension in get_args(ms.Dimension)),
+        s.analytics.by("tool", domain="domain-1", tags_any=["tag-1"], metadata={"even": True}, text="flaky"),
+        s.analytics.over_time("day"),
+        s.analytics.over_time("hour", outcome="success", min_reward=0.5),
+        s.analytics.by_stage(),
+        s.analytics.trend(language="python"),
+        s.analytics.tools(),
+        s.analytics.sequences((1, 3), reward_at_least=0.5),
+        s.analytics.failures(),
+        s.analytics.compare((NOW - timedelta(hours=9), NOW), (NOW, NOW + timedelta(hours=9)), by="tool"),
+        s.analytics.effectiveness(),
+        s.analytics.unused(since=NOW),
+    ),
     "writes to an episode": lambda s, e, p: (
         s.episodes.append_step(e.id, ms.Step(tool="t")),
         s.episodes.complete(e.id, ms.Success(verdict="v")),
@@ -239,6 +254,7 @@ OTHERS: dict[str, Callable[[ms.MemoryStorage, ms.Episode, Any], object]] = {
         s.patterns.record_retrieval(p.id),
         s.patterns.record_application(p.id, success=True),
         s.patterns.merge(p.id, s.patterns.save(_pattern(1)).id),
+        s.patterns.learn(lengths=(1, 1), min_lift=0.0),
         s.patterns.save(s.patterns.get(p.id)),
         s.patterns.delete(p.id),
     ),
@@ -294,6 +310,8 @@ _ALLOWED = re.compile(
         | (page | given | next | \(subquery-\d+\))$  # rows that were found by an index, or given
         | (draws | drawn | way | candidates | near | compared | passing | far | similar | matched | worded
             | places | p | w | parts | found | query)$  # what a search has found so far
+        | (period | picked | grouped | measured | used | placed | windows | everything | once | centred
+            | followed)$  # the episodes that analytics have found, and what they have
         | \w+\ USING\ COVERING\ INDEX\ vectors_\w+_tail$  # vectors that are not indexed yet
         | vector_models\b  # a row for each model
         | \w+\ VIRTUAL\ TABLE\ INDEX\ [13]:$  # json_each, with its argument; an index of vectors

@@ -11,7 +11,7 @@ import pytest
 
 import memory_storage as ms
 from memory_storage.testing import Proxy, Sqld
-from tests.repositories.test_namespaces import REPOSITORIES, _public_methods
+from tests.repositories.test_namespaces import ALL_TIME, REPOSITORIES, _public_methods
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 VECTOR = [0.5] * 384
@@ -36,7 +36,7 @@ class Known:
     """What is stored before each call."""
 
     def __init__(self, memory: ms.MemoryStorage) -> None:
-        self.episode, self.other = memory.episodes.save_many([_episode(), _episode()])
+        self.episode, self.other = memory.episodes.save_many([_episode(), _episode(reward=ms.RewardScore(total=1.0))])
         self.patterns = memory.patterns.save_many([_heuristic() for _ in range(4)])
         self.place = memory.spatiotemporal.put(self.new_place())
         memory.embeddings.put("episode", self.episode.id, VECTOR, model="m")
@@ -56,7 +56,7 @@ class Known:
         ]
 
 
-OTHERS = {"embeddings.iterate", "embeddings.embed", "embeddings.reembed", "retention.apply"}
+OTHERS = {"embeddings.iterate", "embeddings.embed", "embeddings.reembed", "patterns.learn", "retention.apply"}
 
 Case = Callable[[ms.MemoryStorage, Known], Any]
 
@@ -154,6 +154,17 @@ CASES: dict[str, list[Case]] = {
     "spatiotemporal.delete": [lambda m, k: m.spatiotemporal.delete(k.place.id)],
     "analytics.summary": [lambda m, k: m.analytics.summary()],
     "retention.plan": [lambda m, k: m.retention.plan(ms.RetentionPolicy(max_episodes=1))],
+    "analytics.span": [lambda m, k: m.analytics.span()],
+    "analytics.by": [lambda m, k: m.analytics.by("tool"), lambda m, k: m.analytics.by("tag", text="words")],
+    "analytics.over_time": [lambda m, k: m.analytics.over_time("hour", zone="Europe/Berlin")],
+    "analytics.by_stage": [lambda m, k: m.analytics.by_stage()],
+    "analytics.trend": [lambda m, k: m.analytics.trend()],
+    "analytics.tools": [lambda m, k: m.analytics.tools()],
+    "analytics.sequences": [lambda m, k: m.analytics.sequences((1, 10), least_episodes=1, reward_at_least=0.5)],
+    "analytics.failures": [lambda m, k: m.analytics.failures()],
+    "analytics.compare": [lambda m, k: m.analytics.compare(ALL_TIME, ALL_TIME, by="tool")],
+    "analytics.effectiveness": [lambda m, k: m.analytics.effectiveness()],
+    "analytics.unused": [lambda m, k: m.analytics.unused(since=ALL_TIME[1])],
 }
 
 
@@ -218,8 +229,12 @@ def test_what_may_take_more_says_so(counted):
         "to find out that the model is new, to register it, and to store": lambda m, k: m.embeddings.put(
             "episode", k.episode.id, VECTOR, model="new"
         ),
+        "the sequences, the recoveries, and to store": lambda m, k: m.patterns.learn(
+            least_episodes=1, min_lift=0.0, reward_at_least=0.0
+        ),
+        "the same, and nothing to store": lambda m, k: m.patterns.learn(),
     }
-    assert [_count(proxy, storage, call, what) for what, call in calls.items()] == [2, 2, 3]
+    assert [_count(proxy, storage, call, what) for what, call in calls.items()] == [2, 2, 3, 3, 2]
 
 
 def test_every_public_method_has_a_case_here(counted):
