@@ -352,7 +352,8 @@ class PatternRepository(Repository):
         namespace = self._session.namespace
         new = [pattern for _, pattern in prepared if pattern.version == 0 or statement is sql.IMPORT]
         changes = [
-            *guard(self._session, [pattern.id for pattern in new]),
+            # What is learned is made of what is here: it brings nothing back, though its id may be that of one forgotten.
+            *guard(self._session, [] if statement is sql.LEARN else [pattern.id for pattern in new]),
             *(
                 statement.step(
                     None if statement is sql.LEARN else portion.documents,
