@@ -151,7 +151,9 @@ class Settings(_Section):
     """All of it. `database` is a path, ":memory:", or a URL; `Settings.from_environment()` reads the environment too.
 
     `auth_token` is a token, or what to call for one: at the first request, and again when the server refuses that.
-    `tls_ca_file` has the certificates (PEM) to trust in place of the system's.
+    `tls_ca_file` has the certificates (PEM) to trust in place of the system's. `vector_index` is where searches get
+    their candidates: "memory" is an index in this process, of at most `vector_index_memory` bytes (the extra `ann`),
+    "diskann" one in the database, "exact" none, and "auto" memory for files where it is installed.
 
     Raises ConfigurationError, naming the setting, for a value that cannot work.
     """
@@ -164,6 +166,8 @@ class Settings(_Section):
     namespace: Annotated[str, Field(min_length=1, max_length=200)] = "default"
     durability: Literal["full", "normal"] = "full"
     request_timeout: Seconds = 30.0
+    vector_index: Literal["auto", "memory", "diskann", "exact"] = "auto"
+    vector_index_memory: Annotated[int, Field(ge=0)] = 1_000_000_000
     pool: PoolSettings = Field(default_factory=PoolSettings)
     circuit_breaker: CircuitBreakerSettings = Field(default_factory=CircuitBreakerSettings)
     retry: RetrySettings = Field(default_factory=RetrySettings)
@@ -178,6 +182,12 @@ class Settings(_Section):
     def _may_enter(self) -> Self:
         if self.server:  # a token that is left over in the environment does a file no harm
             _check(self.credentials)
+        return self
+
+    @model_validator(mode="after")
+    def _has_its_index(self) -> Self:
+        if self.server and self.vector_index == "memory":
+            raise ValueError("vector_index: memory is for files: a server has diskann")
         return self
 
     @property

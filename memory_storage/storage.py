@@ -18,6 +18,8 @@ from . import migrate, models
 from .dbapi import redacted
 from .engine import make_engine
 from .errors import ConfigurationError, UnavailableError, ValidationError
+from .nearby import is_installed
+from .repositories.memory_index import MemoryIndexes
 from .resilience import repeated
 from .settings import Settings, hidden_token
 from .transaction import NOT_STORED, Repositories, Scope, Transaction
@@ -43,7 +45,14 @@ _NOTHING_HAPPENED = {
 class MemoryStorage(Repositories):
     """An agent's memory in one namespace of one database. Threads may share it."""
 
-    def __init__(self, engine: Engine, settings: Settings, *, now: Callable[[], datetime] = models.utc_now) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        *,
+        now: Callable[[], datetime] = models.utc_now,
+        _shared: MemoryIndexes | None = None,
+    ) -> None:
         """For an engine of your own, which stays yours to dispose of; its schema must be there. Most want `open`."""
         if engine.dialect.driver != "libsql":
             raise ConfigurationError(
@@ -54,7 +63,9 @@ class MemoryStorage(Repositories):
         self.namespace = _checked_namespace(settings.namespace)
         self._now = now
         self._owns_engine = False
-        super().__init__(Scope(engine, self.namespace, settings.limits, now))
+        self._vector_index = _vector_index(settings)
+        self._memory = _shared or self._make_memory()
+        super().__init__(self._scope(self.namespace))
 
     @classmethod
     def open(
@@ -90,6 +101,25 @@ class MemoryStorage(Repositories):
             storage._mend_indexes()
         return storage
 
+    def _scope(self, namespace: str) -> Scope:
+        given = (self.engine, namespace, self.settings.limits, self._now)
+        return Scope(*given, vector_index=self._vector_index, memory=self._memory)
+
+    def _transaction(self, *, read_only: bool) -> Transaction:
+        return Transaction(
+            self.engine,
+            self.namespace,
+            self.settings.limits,
+            self._now,
+            read_only=read_only,
+            vector_index=self._vector_index,
+            memory=self._memory,
+        )
+
+    def _make_memory(self) -> MemoryIndexes:
+        scope = Scope(self.engine, self.namespace, self.settings.limits, self._now)
+        return MemoryIndexes(scope.read, self.settings.path, self.settings.vector_index_memory)
+
     def _mend_indexes(self) -> None:
         try:
             for model in self.embeddings.index.mend():
@@ -99,18 +129,19 @@ class MemoryStorage(Repositories):
 
     def in_namespace(self, namespace: str) -> Self:
         """Another namespace of the same database, on the same engine; to close it closes nothing."""
-        return type(self)(self.engine, self.settings.model_copy(update={"namespace": namespace}), now=self._now)
+        settings = self.settings.model_copy(update={"namespace": namespace})
+        return type(self)(self.engine, settings, now=self._now, _shared=self._memory)
 
     def transaction(self) -> Transaction:
         """A unit of work: `with storage.transaction() as tx: tx.episodes.save(...)`. All or nothing."""
-        return Transaction(self.engine, self.namespace, self.settings.limits, self._now)
+        return self._transaction(read_only=False)
 
     def snapshot(self) -> Transaction:
         """The memory as it is now, for reading: `with storage.snapshot() as view: view.episodes.iterate()`.
 
         Others go on writing; this view does not see it.
         """
-        return Transaction(self.engine, self.namespace, self.settings.limits, self._now, read_only=True)
+        return self._transaction(read_only=True)
 
     def run(self, work: Callable[[Transaction], T]) -> T:
         """Do `work(tx)` in a transaction, and again from its start where a lock or the line took it back as a whole."""
@@ -127,6 +158,7 @@ class MemoryStorage(Repositories):
         An in-memory database is gone with it.
         """
         if self._owns_engine:
+            self._memory.close()
             event.listen(self.engine, "do_connect", _refuse_to_connect)
             self.engine.dispose()
 
@@ -154,6 +186,17 @@ def _settings(
     if database is not None:
         chosen["database"] = os.fspath(database)
     return Settings.from_environment(**chosen)
+
+
+def _vector_index(settings: Settings) -> str:
+    """The source of candidates: with "auto", memory for files where the library is there."""
+    if settings.vector_index == "memory" and not is_installed():
+        raise ConfigurationError(
+            "vector_index: memory needs usearch: pip install 'memory-storage[ann]', or use diskann"
+        )
+    if settings.vector_index != "auto":
+        return settings.vector_index
+    return "memory" if settings.path is not None and is_installed() else "diskann"
 
 
 def _checked_namespace(namespace: str) -> str:

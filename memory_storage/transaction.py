@@ -25,6 +25,7 @@ from .repositories import (
     StepRepository,
 )
 from .repositories._session import Row
+from .repositories.memory_index import MemoryIndexes
 from .settings import Limits
 from .translation import translated
 
@@ -53,14 +54,26 @@ class Scope:
     """A session in which every call is a transaction of its own, on a connection of the pool."""
 
     is_transaction = False
+    began: float | None = None
 
-    def __init__(self, engine: Engine, namespace: str, limits: Limits, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        namespace: str,
+        limits: Limits,
+        now: Callable[[], datetime],
+        *,
+        vector_index: str = "diskann",
+        memory: MemoryIndexes | None = None,
+    ) -> None:
         self._engine = engine
         self._is_remote = bool(engine.url.host)
         self.value_bytes = _SERVER_VALUE_BYTES if self._is_remote else None
         self.namespace = namespace
         self.limits = limits
         self.now = now
+        self.vector_index = vector_index
+        self.memory = memory
 
     def read(self, step: dbapi.Step) -> Sequence[Row]:
         """The rows of one SELECT."""
@@ -112,8 +125,10 @@ class Transaction(Repositories, Scope):
         now: Callable[[], datetime],
         *,
         read_only: bool = False,
+        vector_index: str = "diskann",
+        memory: MemoryIndexes | None = None,
     ) -> None:
-        Scope.__init__(self, engine, namespace, limits, now)
+        Scope.__init__(self, engine, namespace, limits, now, vector_index=vector_index, memory=memory)
         Repositories.__init__(self, self)
         self._read_only = read_only
         self._connection: Connection | None = None
@@ -125,6 +140,7 @@ class Transaction(Repositories, Scope):
             raise MemoryStorageError("this transaction is open already")
         if not self._read_only:
             _refuse_to_wait_for_itself(self._engine)
+        self.began = time.monotonic()
         begin = "DEFERRED" if self._read_only else "IMMEDIATE"
         with translated(self._engine):
             self._connection = self._engine.connect().execution_options(libsql_begin=begin)

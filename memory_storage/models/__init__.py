@@ -2,7 +2,7 @@
 
 from ._lazy import LazyList
 from ._model import Model, as_validation_error, new_id, utc_now
-from .embedding import Embedding, EmbeddingModel, IndexHealth, IndexPreset, OwnerType
+from .embedding import Embedding, EmbeddingModel, IndexHealth, IndexPreset, IndexSource, OwnerType
 from .episode import (
     Abstained,
     Complexity,
@@ -59,6 +59,7 @@ __all__ = [
     "Hits",
     "IndexHealth",
     "IndexPreset",
+    "IndexSource",
     "LazyList",
     "Method",
     "Model",
