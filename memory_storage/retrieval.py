@@ -3,7 +3,8 @@
 The statement decides by itself, so a search is one round trip. It takes the candidates of an index (see `sources`) if
 that is likely to have enough for which the filters hold: there are many vectors, few of them were removed, and of a
 sample of them enough pass. What is not in the index yet is compared one by one. If the index had too few after all, or
-if it was not taken, all vectors for which the filters hold are compared. Every hit's similarity is exact.
+if it was not taken, all vectors for which the filters hold are compared: what is not in the index counts for nothing
+here, as it says nothing of what the index left out. Every hit's similarity is exact.
 """
 
 from __future__ import annotations
@@ -129,15 +130,15 @@ class Search:
             "query (vector) AS MATERIALIZED (SELECT :vector)",  # it is sent once
             *self._sample(),
             self._way(),
-            f"candidates (seq) AS MATERIALIZED ({self.source.candidates(self.space, self._depth())})",
+            f"candidates (seq, known) AS MATERIALIZED ({self.source.candidates(self.space, self._depth())})",
             f"""near AS MATERIALIZED (
-    SELECT m.item_seq AS seq, {distance} FROM candidates CROSS JOIN {table} AS v ON v.seq = candidates.seq
+    SELECT m.item_seq AS seq, known, {distance} FROM candidates CROSS JOIN {table} AS v ON v.seq = candidates.seq
     CROSS JOIN embeddings AS m ON m.vector_seq = v.seq AND m.namespace = :namespace AND {owner})""",
             f"""compared AS MATERIALIZED (
-    SELECT seq, {similarity}, count(*) AS candidates FROM near GROUP BY seq
+    SELECT seq, {similarity}, sum(known) AS candidates, sum(sum(known)) OVER () AS known FROM near GROUP BY seq
     {f"ORDER BY similarity DESC, seq LIMIT :reach * {_BROAD}" if self.filters.are_broad else ""})""",
             f"""passing AS MATERIALIZED (
-    SELECT compared.seq, similarity, count(*) OVER () >= :reach {filtered} AS are_enough
+    SELECT compared.seq, similarity, known >= :reach AND count(*) OVER () >= :reach {filtered} AS are_enough
     FROM compared CROSS JOIN {self.items.table} AS i ON i.seq = compared.seq WHERE {where})""",
             f"""far AS NOT MATERIALIZED (
     SELECT m.item_seq AS seq, {distance}, needed.plan

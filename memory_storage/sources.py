@@ -32,7 +32,7 @@ class Source(Protocol):
         ...
 
     def candidates(self, space: Space, depth: str) -> str:
-        """SELECTs of `seq`: up to `depth` that are likely to be near, and the tail."""
+        """SELECTs of (seq, known): up to `depth` that are likely to be near, with 1, and the tail, with 0."""
         ...
 
     def is_useful(self, space: Space) -> str:
@@ -70,7 +70,7 @@ class Exact:
 
     def candidates(self, space: Space, depth: str) -> str:  # noqa: ARG002 - there are none
         """None."""
-        return "SELECT 0 AS seq FROM way WHERE false"
+        return "SELECT 0, 0 FROM way WHERE false"
 
     def is_useful(self, space: Space) -> str:  # noqa: ARG002
         """Never."""
@@ -93,10 +93,10 @@ class DiskANN:
     def candidates(self, space: Space, depth: str) -> str:
         """Those of the index, and the rows that have not entered it."""
         return f"""
-    SELECT t.id AS seq FROM way CROSS JOIN vector_top_k('{space.index}', {VECTOR}, {depth}) AS t
+    SELECT t.id, 1 FROM way CROSS JOIN vector_top_k('{space.index}', {VECTOR}, {depth}) AS t
     WHERE way.way = 'index'
     UNION ALL
-    SELECT v.seq FROM way CROSS JOIN {space.table} AS v INDEXED BY {space.table}_tail
+    SELECT v.seq, 0 FROM way CROSS JOIN {space.table} AS v INDEXED BY {space.table}_tail
     WHERE way.way = 'index' AND v.indexed = 0"""
 
     def is_useful(self, space: Space) -> str:  # noqa: ARG002 - its counters are in the row
@@ -122,10 +122,10 @@ class Memory:
     def candidates(self, space: Space, depth: str) -> str:
         """Those that were handed in, and the rows after its mark. Rows that are gone are not joined by anything."""
         return f"""
-    SELECT near.value AS seq FROM way CROSS JOIN json_each(:near) AS near
+    SELECT near.value, 1 FROM way CROSS JOIN json_each(:near) AS near
     WHERE way.way = 'index' AND near.key < {depth}
     UNION ALL
-    SELECT v.seq FROM way CROSS JOIN {space.table} AS v WHERE way.way = 'index' AND v.seq > :mark"""
+    SELECT v.seq, 0 FROM way CROSS JOIN {space.table} AS v WHERE way.way = 'index' AND v.seq > :mark"""
 
     def is_useful(self, space: Space) -> str:
         """Its tail is short."""

@@ -63,7 +63,9 @@ class MemoryStorage(Repositories):
         self.namespace = _checked_namespace(settings.namespace)
         self._now = now
         self._owns_engine = False
-        self._vector_index = _vector_index(settings)
+        self.vector_index = _vector_index(settings)
+        """Where searches get their candidates: "memory", "diskann" or "exact"."""
+        self._owns_memory = _shared is None
         self._memory = _shared or self._make_memory()
         super().__init__(self._scope(self.namespace))
 
@@ -103,7 +105,7 @@ class MemoryStorage(Repositories):
 
     def _scope(self, namespace: str) -> Scope:
         given = (self.engine, namespace, self.settings.limits, self._now)
-        return Scope(*given, vector_index=self._vector_index, memory=self._memory)
+        return Scope(*given, vector_index=self.vector_index, memory=self._memory)
 
     def _transaction(self, *, read_only: bool) -> Transaction:
         return Transaction(
@@ -112,7 +114,7 @@ class MemoryStorage(Repositories):
             self.settings.limits,
             self._now,
             read_only=read_only,
-            vector_index=self._vector_index,
+            vector_index=self.vector_index,
             memory=self._memory,
         )
 
@@ -157,8 +159,9 @@ class MemoryStorage(Repositories):
 
         An in-memory database is gone with it.
         """
-        if self._owns_engine:
+        if self._owns_memory:
             self._memory.close()
+        if self._owns_engine:
             event.listen(self.engine, "do_connect", _refuse_to_connect)
             self.engine.dispose()
 

@@ -7,16 +7,19 @@ candidates with the table: a row that was removed is not found, one that was rol
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from memory_storage.dbapi import Step, tell_in_child
 from memory_storage.errors import ConfigurationError, MemoryStorageError, NotFoundError, SchemaError
+from memory_storage.models.embedding import WORN
 from memory_storage.nearby import Graph, Kept, Sidecar
 from memory_storage.nearby.graph import EXPANSION_SEARCH
 from memory_storage.schema.spaces import FEW, Space
@@ -70,6 +73,7 @@ class MemoryIndexes:
         self._models: dict[str, MemoryIndex] = {}
         self._lock = threading.Lock()
         tell_in_child(self)
+        _open.add(self)
 
     def of(self, space: Space) -> MemoryIndex:
         """The index of a model; it may be empty."""
@@ -85,9 +89,15 @@ class MemoryIndexes:
         with self._lock:
             return sum(index.size for index in self._models.values() if index is not but)
 
+    def wait(self) -> None:
+        """Have the threads end after the rows that they are at."""
+        self.stop.set()
+        for index in list(self._models.values()):
+            index.wait()
+
     def close(self) -> None:
         """Wait for the threads, and keep what was added in the files."""
-        self.stop.set()
+        self.wait()
         for index in list(self._models.values()):
             index.close()
 
@@ -96,6 +106,16 @@ class MemoryIndexes:
         self._lock = threading.Lock()
         for index in self._models.values():
             index.after_fork_in_child()
+
+
+_open: weakref.WeakSet[MemoryIndexes] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop() -> None:
+    """A thread that comes back from native code while the interpreter ends would take the process down."""
+    for indexes in list(_open):
+        indexes.wait()
 
 
 class MemoryIndex:
@@ -218,10 +238,13 @@ class MemoryIndex:
             if self._sidecar:
                 self._sidecar.delete()
 
-    def close(self) -> None:
-        """Wait for the thread, and keep what is worth it."""
+    def wait(self) -> None:
+        """Wait for the thread."""
         if self._thread:
             self._thread.join()
+
+    def close(self) -> None:
+        """Keep what is worth it."""
         with self._work:
             graph = self._graph
             self._keep(is_wanted=graph is not None and self._unkept > max(TAIL, len(graph) // 100))
@@ -274,7 +297,8 @@ class MemoryIndex:
         if anew or state.last < self._mark or self._is_worn(state.vectors):
             self._is_rejected = True  # what the file has is no better
             return self._build(state, progress)
-        return self._extend(graph, self._mark, state, progress, waiting=True)
+        added = self._extend(graph, self._mark, state, progress, waiting=True)
+        return added + self._build(state, progress) if self._is_worn(state.vectors) else added
 
     def _build(self, state: State, progress: Progress | None) -> int:
         if state.vectors <= FEW:
@@ -326,7 +350,7 @@ class MemoryIndex:
         if graph is None:
             return False
         self._thinned = max(1.0, len(graph) / max(1, vectors))
-        return len(graph) > 1.5 * vectors + FEW
+        return len(graph) > (1 + WORN) * vectors
 
     def _has_room(self, state: State) -> bool:
         expected = state.vectors * MEMORY.cost(state.dimension, "").memory
