@@ -178,7 +178,9 @@ class Settings(_Section):
     `auth_token` is a token, or what to call for one: at the first request, and again when the server refuses that.
     `encryption_key` (1 to 32 bytes) is that of a local file: a new file is encrypted with it, one that is there needs
     the same again.
-    `tls_ca_file` has the certificates (PEM) to trust in place of the system's.
+    `tls_ca_file` has the certificates (PEM) to trust in place of the system's. `vector_index` is where searches get
+    their candidates: "memory" is an index in this process, of at most `vector_index_memory` bytes (the extra `ann`),
+    "diskann" one in the database, "exact" none, and "auto" memory for files where it is installed.
 
     Raises ConfigurationError, naming the setting, for a value that cannot work.
     """
@@ -192,6 +194,8 @@ class Settings(_Section):
     namespace: Annotated[str, Field(min_length=1, max_length=200)] = "default"
     durability: Literal["full", "normal"] = "full"
     request_timeout: Seconds = 30.0
+    vector_index: Literal["auto", "memory", "diskann", "exact"] = "auto"
+    vector_index_memory: Annotated[int, Field(ge=0)] = 1_000_000_000
     pool: PoolSettings = Field(default_factory=PoolSettings)
     circuit_breaker: CircuitBreakerSettings = Field(default_factory=CircuitBreakerSettings)
     retry: RetrySettings = Field(default_factory=RetrySettings)
@@ -218,6 +222,12 @@ class Settings(_Section):
             _check(self.credentials)
             if self.encryption_key is not None:  # whoever gives it believes that the data is encrypted with it
                 raise ConfigurationError("encryption_key: a server has to encrypt its own files; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _has_its_index(self) -> Self:
+        if self.server and self.vector_index == "memory":
+            raise ValueError("vector_index: memory is for files: a server has diskann")
         return self
 
     @property

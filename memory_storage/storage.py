@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from copy import copy
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,8 @@ from .engine import make_engine
 from .errors import ConfigurationError, UnavailableError, ValidationError
 from .forgetting import Forgetting
 from .monitoring import Meter
+from .nearby import is_installed
+from .repositories.memory_index import MemoryIndexes
 from .resilience import CircuitBreaker, Guard, nothing_happened
 from .settings import Settings, hidden_token
 from .transaction import Ground, Repositories, Scope, Transaction
@@ -37,7 +40,14 @@ _NAMESPACE_LENGTH = 200
 class MemoryStorage(Repositories):
     """An agent's memory in one namespace of one database. Threads may share it."""
 
-    def __init__(self, engine: Engine, settings: Settings, *, now: Callable[[], datetime] = models.utc_now) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        *,
+        now: Callable[[], datetime] = models.utc_now,
+        _shared: MemoryIndexes | None = None,
+    ) -> None:
         """For an engine of your own, which stays yours to dispose of; its schema must be there. Most want `open`."""
         if engine.dialect.driver != "libsql":
             raise ConfigurationError(
@@ -47,9 +57,10 @@ class MemoryStorage(Repositories):
         self.settings = settings
         self.namespace = _checked_namespace(settings.namespace)
         self._owns_engine = False
-        breaker = CircuitBreaker(settings.circuit_breaker, now=now)
-        guard, meter = Guard(breaker, settings.retry), Meter(settings.logging)
-        self._ground = Ground(engine, settings.limits, settings.request_timeout, now, guard, meter)
+        self.vector_index = _vector_index(settings)
+        """Where searches get their candidates: "memory", "diskann" or "exact"."""
+        self._ground = self._make_ground(now)
+        self._owns_memory = True
         self._actor = ""
         self._session = Scope(self._ground, self.namespace)
         super().__init__(self._session)
@@ -88,6 +99,15 @@ class MemoryStorage(Repositories):
             storage._mend_indexes()
         return storage
 
+    def _make_ground(self, now: Callable[[], datetime]) -> Ground:
+        settings = self.settings
+        guard = Guard(CircuitBreaker(settings.circuit_breaker, now=now), settings.retry)
+        ground = Ground(self.engine, settings.limits, settings.request_timeout, now, guard, Meter(settings.logging))
+        reading = Scope(ground, self.namespace).read
+        beside = settings.path if settings.encryption_key is None else None  # a file of vectors would not be encrypted
+        memory = MemoryIndexes(reading, beside, settings.vector_index_memory)
+        return replace(ground, vector_index=self.vector_index, memory=memory)
+
     def _mend_indexes(self) -> None:
         try:
             for model in self.embeddings.index.mend():
@@ -107,6 +127,7 @@ class MemoryStorage(Repositories):
         view = copy(self)
         view.settings = self.settings.model_copy(update={"namespace": namespace})
         view.namespace, view._actor, view._owns_engine = namespace, actor, False
+        view._owns_memory = False
         view._session = Scope(self._ground, namespace, actor)
         Repositories.__init__(view, view._session)
         return view
@@ -208,6 +229,8 @@ class MemoryStorage(Repositories):
 
         An in-memory database is gone with it.
         """
+        if self._owns_memory and self._ground.memory:
+            self._ground.memory.close()
         if self._owns_engine:
             event.listen(self.engine, "do_connect", _refuse_to_connect)
             self.engine.dispose()
@@ -236,6 +259,17 @@ def _settings(
     if database is not None:
         chosen["database"] = os.fspath(database)
     return Settings.from_environment(**chosen)
+
+
+def _vector_index(settings: Settings) -> str:
+    """The source of candidates: with "auto", memory for files where the library is there."""
+    if settings.vector_index == "memory" and not is_installed():
+        raise ConfigurationError(
+            "vector_index: memory needs usearch: pip install 'memory-storage[ann]', or use diskann"
+        )
+    if settings.vector_index != "auto":
+        return settings.vector_index
+    return "memory" if settings.path is not None and is_installed() else "diskann"
 
 
 def _checked_namespace(namespace: str) -> str:

@@ -33,6 +33,7 @@ from .repositories import (
     StepRepository,
 )
 from .repositories._session import Row
+from .repositories.memory_index import MemoryIndexes
 from .resilience import NOT_STORED, Guard, is_outage, nothing_happened, only_read
 from .settings import Limits
 from .translation import translated
@@ -68,12 +69,15 @@ class Ground:
     now: Callable[[], datetime]
     guard: Guard
     meter: Meter
+    vector_index: str = "diskann"
+    memory: MemoryIndexes | None = None
 
 
 class Scope:
     """A session in which every call is a transaction of its own, on a connection of the pool."""
 
     is_transaction = False
+    began: float | None = None
 
     def __init__(self, ground: Ground, namespace: str, actor: str = "") -> None:
         self._engine, self._guard, self._patience = ground.engine, ground.guard, ground.request_timeout
@@ -81,6 +85,7 @@ class Scope:
         self.value_bytes = _SERVER_VALUE_BYTES if self._is_remote else None
         self.namespace, self.actor = namespace, actor
         self.limits, self.now, self.meter = ground.limits, ground.now, ground.meter
+        self.vector_index, self.memory = ground.vector_index, ground.memory
 
     def read(self, step: dbapi.Step) -> Sequence[Row]:
         """The rows of one SELECT. It is done again if the line broke."""
@@ -202,6 +207,7 @@ class Transaction(Repositories, Scope):
             raise MemoryStorageError("this transaction is open already")
         if not self._read_only:
             _refuse_to_wait_for_itself(self._engine)
+        self.began = time.monotonic()
         self._connect()
         if not self._read_only:
             self._marks = _writing()

@@ -24,7 +24,7 @@ from .analytics import (
     ToolUse,
     Trend,
 )
-from .embedding import Embedding, EmbeddingModel, IndexHealth, IndexPreset, OwnerType
+from .embedding import Embedding, EmbeddingModel, IndexHealth, IndexPreset, IndexSource, OwnerType
 from .episode import (
     Abstained,
     Complexity,
@@ -120,6 +120,7 @@ __all__ = [
     "IndexHealth",
     "IndexPreset",
     "Latency",
+    "IndexSource",
     "LazyList",
     "Mean",
     "Method",

@@ -352,7 +352,7 @@ class PatternRepository(Repository):
         namespace = self._session.namespace
         new = [pattern for _, pattern in prepared if pattern.version == 0 or statement is sql.IMPORT]
         changes = [
-            # What is learned is made of what is here: it brings nothing back, though its id may be that of one forgotten.
+            # What is learned is made of what is here: it brings nothing back, even with an id that was forgotten.
             *guard(self._session, [] if statement is sql.LEARN else [pattern.id for pattern in new]),
             *(
                 statement.step(

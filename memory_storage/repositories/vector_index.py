@@ -1,21 +1,32 @@
 """The models' vector indexes: kept up, checked against their tables, and built anew. Searches nothing for a caller.
 
+They are in the database (DiskANN) or in this process (see `memory_index`), as the setting `vector_index` says.
+
 A search is right whatever state an index is in (see `schema.spaces`): this is about speed, and about finding out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
 from memory_storage.dbapi import Step
-from memory_storage.errors import CorruptDataError, NotFoundError, SchemaError, ValidationError
-from memory_storage.models import EmbeddingModel, IndexHealth, IndexPreset
+from memory_storage.errors import (
+    ConfigurationError,
+    CorruptDataError,
+    NotFoundError,
+    SchemaError,
+    ValidationError,
+)
+from memory_storage.models import EmbeddingModel, IndexHealth, IndexPreset, IndexSource
 from memory_storage.schema.spaces import FEW, PRESETS, Preset, Space, with_search
+from memory_storage.sources import SOURCES, Cost
 
 from . import _embedding_sql as sql
 from ._codec import EPOCH, from_micros
 from ._session import Repository, Session
+from .memory_index import MemoryIndex
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done ("stored" or "indexed"), how many are done, and how many there are."""
@@ -33,7 +44,38 @@ class VectorIndex(Repository):
 
     def status(self) -> list[EmbeddingModel]:
         """Each model with its counters: how many vectors it has, are in its index, and were removed from there."""
-        return [as_model(row) for row in self._session.read(sql.MODELS.step())]
+        return [self._as_seen(found) for found in self._in_database()]
+
+    def costs(self, model: str) -> dict[str, Cost]:
+        """The bytes that each source of candidates takes for a vector, on disk and in memory, by its name.
+
+        Raises:
+            NotFoundError: there is no such model.
+        """
+        found = self._get(model)
+        return {name: source.cost(found.dimension, found.preset) for name, source in SOURCES.items()}
+
+    def use(self, source: IndexSource, *, model: str | None = None, progress: Progress | None = None) -> int:
+        """Go over to an index in the database ("diskann") or in this process ("memory"), of one model or of all.
+
+        The one that is left is emptied. How many vectors have entered the other. If it is interrupted, do it again.
+        The setting `vector_index` has to say the same, or the one that it says is built again.
+
+        Raises:
+            ConfigurationError: the setting says otherwise.
+            NotFoundError: there is no such model.
+            ValidationError: there is no such source.
+        """
+        if source not in get_args(IndexSource):
+            raise ValidationError("source", f"one of {', '.join(get_args(IndexSource))}", source)
+        if source != self._session.vector_index:
+            raise ConfigurationError(
+                f"vector_index: it is {self._session.vector_index}: set it to {source} (MEMORY_STORAGE_VECTOR_INDEX)"
+            )
+        found = [one for one in self._in_database() if model in (None, one.name)]
+        if model is not None and not found:
+            raise NotFoundError("embedding model", model)
+        return sum(self._use(one, progress) for one in found)
 
     def verify(self, model: str) -> IndexHealth:
         """Compare a model's index with its table, and measure its recall on a sample of what is in it.
@@ -43,7 +85,11 @@ class VectorIndex(Repository):
         Raises:
             NotFoundError: there is no such model.
         """
-        found = self._get(model)
+        found = self._as_seen(self._get(model))
+        memory = self._memory(model)
+        if memory:
+            rows, nodes = memory.present()
+            return IndexHealth(replace(found, indexed=rows), nodes, memory.recall(_SAMPLE, _NEAREST) if nodes else None)
         try:
             nodes = self._session.read(sql.of(Space(model)).nodes.step())[0][0]
             recall = self._recall(Space(model)) if nodes else None
@@ -58,21 +104,35 @@ class VectorIndex(Repository):
 
         Raises:
             NotFoundError: there is no such model.
-            ValidationError: there is no such preset.
+            ValidationError: there is no such preset, or the index is in memory, which has none.
         """
+        memory = self._memory(model)
+        if memory and preset is None:
+            return memory.catch_up(anew=True, progress=progress)
+        if memory:
+            raise ValidationError("preset", "none: it is of diskann, and vector_index is memory", preset)
         chosen = preset_of(preset or self._get(model).preset)
         self._empty(model, chosen)
         return self.catch_up(model, progress=progress)
 
-    def catch_up(self, model: str, *, progress: Progress | None = None) -> int:
+    def catch_up(self, model: str, *, progress: Progress | None = None, background: bool = False) -> int:
         """Put the vectors of a model that are not in its index there, in portions; how many that were.
+
+        An index in memory is kept in its file then. `background` leaves it to a thread, and returns 0: only for memory.
 
         Up to 2,000 vectors have no index: to compare each of them is faster. An index from which many vectors were
         removed is built anew.
 
         Raises:
+            ConfigurationError: an index in memory would be over its limit.
             NotFoundError: there is no such model.
+            ValidationError: `background` is for an index in memory.
         """
+        memory = self._memory(model)
+        if memory:
+            return memory.catch_up(progress=progress, background=background)
+        if background:
+            raise ValidationError("background", "False: vector_index is not memory", background)
         return self.go_on(self._get(model), progress=progress)
 
     def go_on(self, found: EmbeddingModel, *, progress: Progress | None = None) -> int:
@@ -94,7 +154,7 @@ class VectorIndex(Repository):
 
         Looks at no vector, so a storage does it when it opens a file. Searches compare exactly until `catch_up`.
         """
-        lost = [found for found in self.status() if found.indexed and not self._has_nodes(Space(found.name))]
+        lost = [found for found in self._in_database() if found.indexed and not self._has_nodes(Space(found.name))]
         for found in lost:
             self._empty(found.name, preset_of(found.preset))
         return [found.name for found in lost]
@@ -126,6 +186,36 @@ class VectorIndex(Repository):
             NotFoundError: there is no such model.
         """
         return self._get(model).dimension
+
+    def _in_database(self) -> list[EmbeddingModel]:
+        return [as_model(row) for row in self._session.read(sql.MODELS.step())]
+
+    def _memory(self, model: str) -> MemoryIndex | None:
+        indexes = self._session.memory
+        is_used = indexes is not None and self._session.vector_index == "memory"
+        return indexes.of(Space(self._get(model).name)) if indexes and is_used else None
+
+    def _as_seen(self, found: EmbeddingModel) -> EmbeddingModel:
+        """With the counters of the index in this process, if that is what searches use."""
+        memory = self._memory(found.name)
+        if memory is None:
+            return found
+        entries, mark = memory.entries()
+        rows = self._session.read(sql.of(Space(found.name)).behind.step(mark=mark))
+        indexed = found.vectors - rows[0][0] if entries else 0
+        return replace(found, source="memory", indexed=indexed, removed=entries - indexed)
+
+    def _use(self, found: EmbeddingModel, progress: Progress | None) -> int:
+        memory = self._memory(found.name)
+        if memory is None:
+            added = self.go_on(found, progress=progress)
+            if self._session.memory:
+                self._session.memory.of(Space(found.name)).drop()
+            return added
+        added = memory.catch_up(progress=progress)
+        if found.indexed:
+            self._empty(found.name, preset_of(found.preset))
+        return added
 
     def _more(self, found: EmbeddingModel) -> EmbeddingModel:
         values = {"model": found.name}
