@@ -19,7 +19,7 @@ from memory_storage.settings import Settings
 from memory_storage.storage import MemoryStorage
 from memory_storage.translation import translated
 
-from . import _documents, _file, _indexes, _objects, _owners, _vectors
+from . import _documents, _file, _indexes, _objects, _owners, _places, _vectors
 from ._findings import Finding, Report
 
 __all__ = ["Finding", "Report", "examine", "mend"]
@@ -38,10 +38,11 @@ _CHECKS: tuple[_Check, ...] = (
     _owners.orphans,
     _documents.columns_that_disagree,
     _owners.lost_items,
+    _places.misplaced,
     _vectors.unowned_vectors,
     _indexes.wrong_facets,
     _indexes.wrong_full_text,
-    _indexes.wrong_positions,
+    _indexes.wrong_regions,
     _vectors.wrong_counters,
     _vectors.wrong_index,
 )

@@ -37,6 +37,7 @@ _READ: dict[str, tuple[Callable[[bytes], Any], str]] = {
         f"created_at {_MOMENTS} AND typeof(created_at) = 'integer'",
     ),
 }
+_COMPUTED = {"until_at"}  # from several fields
 _REAL = {"reward", "success_rate", "latitude", "longitude"}
 
 
@@ -116,6 +117,8 @@ def _differs(name: str, sql: str) -> str:
 
 
 def _taken(name: str, sql: str) -> str:
+    if name in _COMPUTED:
+        return sql
     # A document that was written before there was such a field has none, and the column keeps what it has.
     field = sql.partition("'$.")[2].partition("'")[0].partition(".")[0]
     return f"iif(json_type(document, '$.{field}') IS NULL, {name}, {sql})"

@@ -1,4 +1,4 @@
-"""What is made from rows by triggers: facets, full text, the R*Tree of positions. It is made from them anew."""
+"""What is made from rows by triggers: facets, full text, the R*Trees of places. It is made from them anew."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from functools import partial
 
 from sqlalchemy import Connection, exc
 
+from memory_storage.schema.regions import FOREVER, beginning, ending, number_of, scaled
+
 from ._findings import Finding, about_rows, seqs_of
 from ._objects import schema_sql
 
 _FTS = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%fts5%' ORDER BY name"
-_FACETS = " UNION ALL ".join(
+_FACETS_OF_BOTH = " UNION ALL ".join(
     f"""SELECT namespace, '{owner}' AS owner_type, name, value, seq AS owner_seq FROM (
         SELECT t.namespace, 'tag' AS name, j.value, t.seq FROM {table} AS t, json_each(t.document, '$.tags') AS j
         UNION ALL SELECT t.namespace, 'metadata.' || j.key,
@@ -19,23 +21,43 @@ _FACETS = " UNION ALL ".join(
         FROM {table} AS t, json_each(t.document, '$.metadata') AS j WHERE j.type NOT IN ('object', 'array'))"""
     for table, owner in (("episodes", "episode"), ("patterns", "pattern"))
 )
+_FACETS = f"""{_FACETS_OF_BOTH} UNION ALL SELECT t.namespace, 'pattern', 'evidence', j.value, t.seq
+    FROM patterns AS t, json_each(t.document, '$.evidence') AS j"""
 _NAMES = "namespace, owner_type, name, value, owner_seq"
 _SURPLUS = f"SELECT {_NAMES} FROM facets EXCEPT SELECT {_NAMES} FROM ({_FACETS})"
 _MISSING = f"SELECT {_NAMES} FROM ({_FACETS}) EXCEPT SELECT {_NAMES} FROM facets"
 
-_TREE = "spatiotemporal_rtree"
-# Rounded outwards to 32 bits: never within what it is about, and not far outside.
-_WRONG_BOXES = f"""SELECT p.seq FROM spatiotemporal_index AS p LEFT JOIN {_TREE} AS r ON r.seq = p.seq
-WHERE p.latitude IS NOT NULL AND (r.seq IS NULL
-    OR r.min_latitude > p.latitude + 1e-44 OR r.max_latitude < p.latitude - 1e-44
-    OR r.min_longitude > p.longitude + 1e-44 OR r.max_longitude < p.longitude - 1e-44
-    OR abs(r.min_latitude - p.latitude) > 1e-4 OR abs(r.max_latitude - p.latitude) > 1e-4
-    OR abs(r.min_longitude - p.longitude) > 1e-4 OR abs(r.max_longitude - p.longitude) > 1e-4
-    OR r.min_at > coalesce(p.starts_at, -9.3e18) OR r.max_at < coalesce(p.ends_at, p.starts_at, 9.3e18)
-    OR abs(r.min_at - coalesce(p.starts_at, -9.3e18)) > 1e-6 * abs(r.min_at) + 1
-    OR abs(r.max_at - coalesce(p.ends_at, p.starts_at, 9.3e18)) > 1e-6 * abs(r.max_at) + 1)
-UNION SELECT r.seq FROM {_TREE} AS r WHERE NOT EXISTS (
-    SELECT 1 FROM spatiotemporal_index AS p WHERE p.seq = r.seq AND p.latitude IS NOT NULL) ORDER BY 1"""
+# Each R*Tree with the rows that it should have: `schema.regions` says why they look so.
+_KEY = number_of("p.namespace")
+_BEGINS = beginning(f"coalesce(p.starts_at, -{FOREVER})")
+_ENDS = ending(f"coalesce(p.until_at, {FOREVER})")
+_TREES = {
+    "spatiotemporal_rtree": f"""SELECT p.seq AS seq, {_KEY} - 0.25 AS min_key, {_KEY} + 0.25 AS max_key,
+    p.latitude AS min_latitude, p.latitude AS max_latitude, p.longitude AS min_longitude,
+    p.longitude AS max_longitude, {_BEGINS} AS min_at, {_ENDS} AS max_at
+FROM spatiotemporal_index AS p WHERE p.latitude IS NOT NULL""",
+    "spatiotemporal_spans": f"""SELECT p.seq AS seq, {_KEY} - 0.25 AS min_key, {_KEY} + 0.25 AS max_key,
+    {scaled("p.starts_at")} AS min_at, {scaled("p.until_at")} AS max_at
+FROM spatiotemporal_index AS p WHERE p.until_at > p.starts_at + 1""",
+}
+_SIDES = {
+    "spatiotemporal_rtree": ("key", "latitude", "longitude", "at"),
+    "spatiotemporal_spans": ("key", "at"),
+}
+
+
+def _wrong_boxes(tree: str) -> str:
+    """SQL for the rows whose box is missing, too many, or not around them: it is rounded outwards to 32 bits."""
+    sides = [
+        f"{way} * (r.{bound}_{side} - e.{bound}_{side}) NOT BETWEEN -1e-44 - abs(e.{bound}_{side}) * 1e-15 "
+        f"AND abs(e.{bound}_{side}) * 1e-6 + 1e-30"
+        for side in _SIDES[tree]
+        for bound, way in (("min", -1), ("max", 1))
+    ]
+    return f"""WITH expected AS MATERIALIZED ({_TREES[tree]})
+SELECT e.seq FROM expected AS e LEFT JOIN {tree} AS r ON r.seq = e.seq
+WHERE r.seq IS NULL OR {" OR ".join(sides)}
+UNION SELECT r.seq FROM {tree} AS r WHERE r.seq NOT IN (SELECT seq FROM expected) ORDER BY 1"""
 
 
 def wrong_facets(connection: Connection) -> list[Finding]:
@@ -75,16 +97,21 @@ def _make_text(connection: Connection, *, table: str) -> None:
     connection.exec_driver_sql(f"INSERT INTO {table} ({table}) VALUES ('rebuild')")
 
 
-def wrong_positions(connection: Connection) -> list[Finding]:
-    """Positions that are missing in the R*Tree, or are others there."""
-    if connection.exec_driver_sql(f"SELECT rtreecheck('{_TREE}')").scalar() != "ok":
+def wrong_regions(connection: Connection) -> list[Finding]:
+    """Positions and intervals that are missing in their R*Tree, or are others there."""
+    return [finding for tree in _TREES for finding in _wrong_region(connection, tree)]
+
+
+def _wrong_region(connection: Connection, tree: str) -> list[Finding]:
+    repair = partial(_make_tree, tree=tree)
+    if connection.exec_driver_sql(f"SELECT rtreecheck('{tree}')").scalar() != "ok":
         problem = "the R*Tree contradicts itself"
-        return [Finding("indexes.positions", _TREE, 1, problem, "make it anew", repair=_make_tree)]
-    seqs, problem = seqs_of(connection, _WRONG_BOXES), "positions that are not those of the places"
-    return about_rows("indexes.positions", _TREE, seqs, problem, "make the R*Tree anew", _make_tree)
+        return [Finding("indexes.regions", tree, 1, problem, "make it anew", repair=repair)]
+    seqs, problem = seqs_of(connection, _wrong_boxes(tree)), "positions or intervals that are not those of the places"
+    return about_rows("indexes.regions", tree, seqs, problem, "make the R*Tree anew", repair)
 
 
-def _make_tree(connection: Connection) -> None:
-    connection.exec_driver_sql(f"DROP TABLE {_TREE}")
-    connection.exec_driver_sql(schema_sql(_TREE))
-    connection.exec_driver_sql("UPDATE spatiotemporal_index SET latitude = latitude")  # the trigger puts it in
+def _make_tree(connection: Connection, *, tree: str) -> None:
+    connection.exec_driver_sql(f"DROP TABLE {tree}")
+    connection.exec_driver_sql(schema_sql(tree))
+    connection.exec_driver_sql(f"INSERT INTO {tree} {_TREES[tree]}")

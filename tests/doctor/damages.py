@@ -88,16 +88,30 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     ),
     "a full-text index is gone": ("schema.missing", sql("DROP TABLE patterns_fts")),
     "positions are elsewhere, and one is missing": (
-        "indexes.positions",
+        "indexes.regions",
         sql(
             "UPDATE spatiotemporal_rtree SET min_latitude = -80, max_latitude = -80 WHERE seq % 2 = 0",
             "DELETE FROM spatiotemporal_rtree WHERE seq % 3 = 0",
         ),
     ),
     "the pages of the R*Tree are noise": (
-        "indexes.positions",
+        "indexes.regions",
         sql("UPDATE spatiotemporal_rtree_node SET data = zeroblob(length(data))"),
     ),
+    "intervals are elsewhere, and one is missing": (
+        "indexes.regions",
+        sql(
+            "UPDATE spatiotemporal_spans SET max_at = max_at + 1 WHERE seq % 2 = 0",
+            "DELETE FROM spatiotemporal_spans WHERE seq % 3 = 0",
+        ),
+    ),
+    "points on the sphere are elsewhere": ("places.point", sql("UPDATE spatiotemporal_index SET x = 0.5, z = NULL")),
+    "places lead to another episode": ("places.episode", sql("UPDATE spatiotemporal_index SET episode_seq = 1")),
+    "the ends of places are wrong": (
+        "columns.spatiotemporal_index",
+        sql("UPDATE spatiotemporal_index SET until_at = 5"),
+    ),
+    "evidence is not known by its pattern": ("indexes.facets", sql("DELETE FROM facets WHERE name = 'evidence'")),
     "tags are missing, and one is nobody's": (
         "indexes.facets",
         sql(

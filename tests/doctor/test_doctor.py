@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ def _fill(storage: ms.MemoryStorage, vectors: int = 40) -> None:
         for n in range(30)
     ]
     storage.episodes.save_many(episodes)
-    patterns = [ms.Heuristic(condition=SECRET, action="a", tags=["shared"]) for _ in range(3)]
+    patterns = [
+        ms.Heuristic(condition=SECRET, action="a", tags=["shared"], evidence=[episodes[n].id]) for n in range(3)
+    ]
     storage.patterns.save_many(patterns)
     owners = [("episode", one.id) for one in episodes] + [("pattern", one.id) for one in patterns]
     owners += [("step", step.id) for one in episodes for step in one.steps]
@@ -44,7 +47,13 @@ def _fill(storage: ms.MemoryStorage, vectors: int = 40) -> None:
     for n, episode in enumerate(episodes[:6]):
         storage.spatiotemporal.put(
             ms.SpatiotemporalEntry(
-                owner_type="episode", owner_id=episode.id, latitude=n + 0.1, longitude=n - 0.1, place_name=SECRET
+                owner_type="episode",
+                owner_id=episode.id,
+                latitude=n + 0.1,
+                longitude=n - 0.1,
+                place_name=SECRET,
+                starts_at=episode.started_at,
+                ends_at=episode.started_at + timedelta(hours=1),
             )
         )
     with storage.transaction() as tx:  # an index with something in it, though they are few
@@ -59,10 +68,11 @@ def _table() -> str:
 
 @pytest.fixture
 def settings(database: Path) -> ms.Settings:
-    with ms.MemoryStorage.open(database) as storage:
+    settings = ms.Settings(database=str(database), vector_index="diskann")
+    with ms.MemoryStorage.open(settings) as storage:
         _fill(storage)
         assert_consistent(storage.engine)
-    return ms.Settings(database=str(database))
+    return settings
 
 
 def _rows(settings: ms.Settings) -> dict[str, list[tuple[Any, ...]]]:
@@ -183,9 +193,10 @@ def test_the_quarantine_takes_more_at_another_time(settings):
 
 def test_an_older_schema_is_found_and_upgraded(database):
     settings = ms.Settings(database=str(database))
+    with ms.MemoryStorage.open(settings) as storage:
+        storage.episodes.save(ms.Episode(task_description="old"))
     engine = make_engine(settings)
-    migrate.upgrade(engine, "0001")
-    ms.MemoryStorage(engine, settings).episodes.save(ms.Episode(task_description="old"))
+    migrate.downgrade(engine, "0001")
     engine.dispose()
     (finding,) = examine(settings).findings
     assert (finding.code, finding.can_mend) == ("schema.older", True)

@@ -1,0 +1,73 @@
+"""What places have beside their document: the point on the sphere, the episode, the end. Mends no index."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from sqlalchemy import Connection
+
+from memory_storage.dbapi import Batch, Step
+from memory_storage.repositories._sphere import on_sphere
+
+from ._findings import Finding, about_rows, seqs_of
+
+_TABLE = "spatiotemporal_index"
+_PAGE = 2_000
+_POSITIONS = f"""SELECT seq, latitude, longitude, x, y, z FROM {_TABLE}
+WHERE seq > ? AND (latitude IS NOT NULL OR x IS NOT NULL) ORDER BY seq LIMIT {_PAGE}"""
+_MOVE = f"UPDATE {_TABLE} SET x = ?, y = ?, z = ? WHERE seq = ?"
+_EPISODE = """(SELECT e.seq FROM episodes AS e WHERE e.namespace = p.namespace AND e.id = iif(
+    p.owner_type = 'episode', p.owner_id,
+    (SELECT s.episode_id FROM steps AS s WHERE s.namespace = p.namespace AND s.id = p.owner_id)))"""
+_LOST = f"{_EPISODE} IS NOT NULL AND episode_seq IS NOT {_EPISODE}"
+
+_Point = tuple[float | None, float | None, float | None]
+
+
+def misplaced(connection: Connection) -> list[Finding]:
+    """Places whose computed columns are not what they are computed from."""
+    wrong = _wrong_points(connection)
+    points = about_rows(
+        "places.point",
+        _TABLE,
+        list(wrong),
+        "points on the sphere that are not those of the positions",
+        "compute them anew",
+        partial(_move, points=wrong),
+    )
+    lost = seqs_of(connection, f"SELECT seq FROM {_TABLE} AS p WHERE {_LOST} ORDER BY seq")
+    problem = "places that lead to another episode than their owner's"
+    return points + about_rows("places.episode", _TABLE, lost, problem, "lead them to it", _lead)
+
+
+def _wrong_points(connection: Connection) -> dict[int, _Point]:
+    wrong: dict[int, _Point] = {}
+    last = -(2**63)
+    while rows := connection.exec_driver_sql(_POSITIONS, (last,)).all():
+        last = rows[-1][0]
+        for seq, latitude, longitude, *point in rows:
+            right = _point(latitude, longitude)
+            if not _is_near(point, right):
+                wrong[seq] = right
+    return wrong
+
+
+def _point(latitude: object, longitude: object) -> _Point:
+    if not isinstance(latitude, float) or not isinstance(longitude, float):
+        return None, None, None
+    return on_sphere(latitude, longitude)
+
+
+def _is_near(point: list[object], right: _Point) -> bool:
+    return all(
+        one == other if other is None else isinstance(one, float) and abs(one - other) < 1e-12
+        for one, other in zip(point, right, strict=True)
+    )
+
+
+def _move(connection: Connection, *, points: dict[int, _Point]) -> None:
+    connection.exec_driver_sql(Batch([Step(_MOVE, (*point, seq)) for seq, point in points.items()]))
+
+
+def _lead(connection: Connection) -> None:
+    connection.exec_driver_sql(f"UPDATE {_TABLE} AS p SET episode_seq = {_EPISODE} WHERE {_LOST}")
