@@ -43,6 +43,8 @@ class _Counts:
 class CountingPool(QueuePool):
     """SQLAlchemy's pool, which also counts what it was asked for; on, after it was disposed of and made anew."""
 
+    _sqla_logger_namespace = "sqlalchemy.pool.impl.QueuePool"  # where its log is looked for
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._counts = _Counts()

@@ -14,7 +14,7 @@ _log = logging.getLogger("memory_storage.slow")
 
 _LITERAL = re.compile(
     r"""(?P<kept>--[^\n]*|/\*.*?(?:\*/|\Z)|"(?:[^"]|"")*"|`[^`]*`|\[[^\]]*\])"""
-    r"""|[xX]?'(?:[^']|'')*'?|\b\d[\w.]*""",
+    r"""|[xX]?'(?:[^']|'')*'?|(?<![\w?])\d[\w.]*""",
     re.DOTALL,
 )
 _EXPLAINED = re.compile(r"\s*(SELECT|VALUES|INSERT|REPLACE|UPDATE|DELETE|WITH)\b", re.IGNORECASE)

@@ -50,7 +50,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sqld]:
 
 @contextmanager
 def opened(url: str, namespace: str = "", *, timeout: float = TIMEOUT) -> Iterator[ms.MemoryStorage]:
-    settings = ms.Settings(database=url, namespace=namespace or uuid4().hex, request_timeout=timeout)
+    settings = ms.Settings(
+        database=url,
+        namespace=namespace or uuid4().hex,
+        request_timeout=timeout,
+        circuit_breaker={"enabled": False},  # else most of the faults would not be met
+    )
     with ms.MemoryStorage.open(settings) as storage:
         yield storage
         assert storage.engine.pool.checkedout() == 0

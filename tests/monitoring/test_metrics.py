@@ -1,0 +1,160 @@
+"""The figures of a storage: what is counted, under which name, exactly, and on every backend."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import threading
+
+import pytest
+
+import memory_storage as ms
+from memory_storage.models import new_id
+from memory_storage.monitoring import Histogram, here, metered
+from memory_storage.repositories import EpisodeRepository
+from tests.resilience.work import at_once
+
+
+def test_each_operation_has_its_name_calls_rows_and_round_trips(storage: ms.MemoryStorage, make_episode):
+    saved = storage.episodes.save(make_episode())
+    for _ in range(3):
+        storage.episodes.get(saved.id)
+    storage.steps.latest(saved.id)
+    storage.analytics.summary()
+    storage.embeddings.index.status()
+    found = storage.metrics()
+    get = found["episodes.get"]
+    assert (get.count, get.errors, get.round_trips, get.statements, get.retries) == (3, {}, 3, 3, 0)
+    assert get.rows >= 3
+    assert {"episodes.save", "steps.latest", "analytics.summary", "vector_index.status"} <= set(found)
+    assert found["episodes.save"].round_trips == 1
+    assert found["episodes.save"].statements >= 3
+
+
+def test_what_a_method_calls_of_others_is_a_part_of_it(storage: ms.MemoryStorage, make_episode):
+    storage.episodes.save(make_episode())
+    assert set(storage.metrics()) <= {"episodes.save", "vector_index.mend"}
+    assert here.call is None
+
+
+def test_errors_are_counted_by_class_and_as_calls(storage: ms.MemoryStorage):
+    for _ in range(2):
+        with pytest.raises(ms.NotFoundError):
+            storage.episodes.get(new_id())
+    with pytest.raises(TypeError):
+        storage.episodes.get()  # type: ignore[call-arg]
+    found = storage.metrics()["episodes.get"]
+    assert (found.count, found.errors) == (3, {"NotFoundError": 2, "TypeError": 1})
+    assert here.call is None
+
+
+def test_to_iterate_is_one_operation_and_takes_as_long_as_is_waited_for_it(storage: ms.MemoryStorage, make_episode):
+    storage.episodes.save_many([make_episode(0) for _ in range(150)])
+    pause = threading.Event()
+    for number, _ in enumerate(storage.episodes.iterate()):
+        if number == 3:
+            assert storage.episodes.count() == 150  # which is one by itself
+            pause.wait(0.5)
+    found = storage.metrics()["episodes.iterate"]
+    assert (found.count, found.round_trips) == (1, 2)
+    assert found.latency.total < 0.5 + 0.5 * found.latency.total
+    assert storage.metrics()["episodes.count"].count == 1
+
+
+def test_to_stop_iterating_ends_it(storage: ms.MemoryStorage, make_episode):
+    storage.episodes.save_many([make_episode(0) for _ in range(3)])
+    items = storage.episodes.iterate()
+    next(items)
+    items.close()
+    assert storage.metrics()["episodes.iterate"].count == 1
+    with pytest.raises(ms.ValidationError):
+        next(storage.episodes.iterate(domain=3))
+    assert storage.metrics()["episodes.iterate"].errors == {"ValidationError": 1}
+
+
+def test_a_transaction_counts_its_own_operations_and_itself(storage: ms.MemoryStorage, make_episode):
+    with storage.transaction() as tx:
+        tx.episodes.save(make_episode())
+        tx.execute([("SELECT count(*) FROM episodes", ()), ("SELECT 1", ())])
+    with storage.snapshot() as view:
+        view.episodes.count()
+    found = storage.metrics()
+    assert {name: one.count for name, one in found.items() if not name.startswith("vector_index")} == {
+        "episodes.count": 1,
+        "episodes.save": 1,
+        "snapshot": 1,
+        "transaction": 1,
+        "transaction.execute": 1,
+    }
+    assert (found["transaction.execute"].statements, found["transaction.execute"].round_trips) == (2, 1)
+    assert (found["transaction"].round_trips, found["snapshot"].round_trips) == (1, 1)
+
+
+def test_all_namespaces_are_counted_together(storage: ms.MemoryStorage):
+    storage.episodes.count()
+    storage.in_namespace("other").episodes.count()
+    storage.acting_as("somebody").in_namespace("third").episodes.count()
+    assert storage.metrics()["episodes.count"].count == 3
+    assert storage.in_namespace("other").metrics() == storage.metrics()
+
+
+def test_no_call_of_many_threads_is_missed(database):
+    with ms.MemoryStorage.open(database) as storage:
+        at_once(16, lambda: [storage.episodes.count() for _ in range(100)])
+        found = storage.metrics()["episodes.count"]
+    assert (found.count, found.round_trips, found.rows) == (1600, 1600, 1600)
+    assert found.latency.buckets[-1][1] == 1600
+
+
+def test_a_child_process_waits_for_no_thread_of_its_parent(database):
+    with ms.MemoryStorage.open(database) as storage:
+        with storage.meter._lock, storage.engine.pool._counting:
+            child = os.fork()
+            if child == 0:
+                storage.episodes.count()
+                os._exit(0 if storage.metrics()["episodes.count"].count == 1 and storage.pool_stats() else 1)
+        assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_repository_that_somebody_makes_himself_works_and_is_not_counted(storage: ms.MemoryStorage):
+    plain = EpisodeRepository(storage.episodes._session)
+    assert plain.count() == 0
+    assert "episodes.count" not in storage.metrics()
+
+
+def test_a_counted_repository_is_one_to_everybody():
+    kind = metered(EpisodeRepository)
+    assert kind is metered(EpisodeRepository)
+    assert issubclass(kind, EpisodeRepository)
+    assert (kind.__name__, kind.__module__, kind.__doc__) == (
+        EpisodeRepository.__name__,
+        EpisodeRepository.__module__,
+        EpisodeRepository.__doc__,
+    )
+    assert kind.get.__doc__ == EpisodeRepository.get.__doc__
+
+
+@pytest.mark.parametrize("count", [1, 2, 10, 1000])
+def test_percentiles_are_within_five_percent(count: int):
+    chance = random.Random(7)
+    seconds = sorted(10 ** chance.uniform(-6, 2) for _ in range(count))
+    histogram = Histogram()
+    for one in seconds:
+        histogram.add(one)
+    found = histogram.latency()
+    for part, given in ((0.5, found.p50), (0.95, found.p95), (0.99, found.p99)):
+        assert given == pytest.approx(seconds[math.ceil(part * count) - 1], rel=0.05)
+    assert found.longest == seconds[-1]
+    assert found.mean == pytest.approx(sum(seconds) / count)
+    assert found.total == pytest.approx(sum(seconds))
+    for bound, at_most in found.buckets:
+        assert at_most == sum(one < bound for one in seconds)
+
+
+def test_no_call_and_no_time_are_zero():
+    assert Histogram().latency() == ms.Latency()
+    histogram = Histogram()
+    histogram.add(0.0)
+    assert histogram.latency().p99 == 0
+    assert histogram.latency().buckets[0][0] < 1e-8
