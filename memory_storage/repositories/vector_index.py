@@ -57,7 +57,7 @@ class VectorIndex(Repository):
             NotFoundError: there is no such model.
             ValidationError: there is no such preset.
         """
-        chosen = preset_of(preset or self._get(model).preset)
+        chosen = preset_of(self._get(model).preset if preset is None else preset)
         self._empty(model, chosen)
         return self.catch_up(model, progress=progress)
 
