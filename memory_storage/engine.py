@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import URL, Engine, create_engine, make_url
-from sqlalchemy.pool import QueuePool
 
-from .pool import watch
+from .pool import CountingPool, watch
 from .settings import MEMORY, Settings
 
 
@@ -15,7 +14,7 @@ def make_engine(settings: Settings) -> Engine:
     """The engine that these settings ask for. Values never appear in its errors and logs."""
     engine = create_engine(
         url_of(settings),
-        poolclass=QueuePool,
+        poolclass=CountingPool,
         pool_size=settings.pool.max_connections,
         max_overflow=0,
         pool_timeout=settings.pool.connect_timeout,

@@ -92,7 +92,11 @@ class UnavailableError(MemoryStorageError):
 
 
 class CircuitOpenError(UnavailableError):
-    """The circuit breaker is open: the database was not asked."""
+    """The circuit breaker is open: the database was not asked. Come back in `retry_after` seconds."""
+
+    def __init__(self, message: str, *, code: str = "", retry_after: float = 0.0) -> None:
+        super().__init__(message, code=code)
+        self.retry_after = retry_after
 
 
 class PoolTimeoutError(UnavailableError):

@@ -1,4 +1,4 @@
-"""What SQLAlchemy's pool does not keep: who holds its connections, and for how long the others were idle."""
+"""What SQLAlchemy's pool does not keep: who holds its connections, who waited, and how long the others were idle."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Engine, event, exc
+from sqlalchemy.pool import PoolProxiedConnection, QueuePool
+
+from .dbapi._fork import tell_in_child
+from .models.health import PoolStats
 
 _STATEMENT_LENGTH = 60
 
@@ -26,6 +30,84 @@ class Holder:
     def __str__(self) -> str:
         doing = f", {self.statement!r}" if self.statement else ""
         return f"{self.thread} for {self.seconds:.1f} s{doing}"
+
+
+@dataclass
+class _Counts:
+    acquired: int = 0
+    waits: int = 0
+    wait_seconds: float = 0.0
+    timeouts: int = 0
+
+
+class CountingPool(QueuePool):
+    """SQLAlchemy's pool, which also counts what it was asked for; on, after it was disposed of and made anew."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._counts = _Counts()
+        self.after_fork_in_child()
+        tell_in_child(self)
+
+    def connect(self) -> PoolProxiedConnection:
+        """See `Pool.connect`."""
+        if self.overflow() >= 0 and not self.checkedin():  # all are made, for it may not overflow; and all are out
+            return self._wait()
+        connection = super().connect()
+        with self._counting:
+            self._counts.acquired += 1
+        return connection
+
+    def recreate(self) -> CountingPool:
+        """See `Pool.recreate`."""
+        again: Any = super().recreate()
+        again._counts, again._counting = self._counts, self._counting
+        return again  # type: ignore[no-any-return]
+
+    def stats(self) -> PoolStats:
+        """All figures, at one moment."""
+        with self._counting:
+            return PoolStats(
+                size=self.size(),
+                active=self.checkedout(),
+                idle=self.checkedin(),
+                total_acquired=self._counts.acquired,
+                waits=self._counts.waits,
+                wait_seconds=self._counts.wait_seconds,
+                timeouts=self._counts.timeouts,
+                overflow=max(0, self.overflow()),
+            )
+
+    def after_fork_in_child(self) -> None:
+        """The lock may be a thread's that is not there."""
+        self._counting = threading.Lock()
+
+    def _wait(self) -> PoolProxiedConnection:
+        since, acquired, timeouts = time.monotonic(), 0, 0
+        try:
+            connection = super().connect()
+            acquired = 1
+            return connection
+        except exc.TimeoutError:
+            timeouts = 1
+            raise
+        finally:
+            with self._counting:
+                self._counts.acquired += acquired
+                self._counts.timeouts += timeouts
+                self._counts.waits += 1
+                self._counts.wait_seconds += time.monotonic() - since
+
+
+def stats(engine: Engine) -> PoolStats:
+    """The figures of an engine's pool. A pool that is not ours knows no more than what it has now."""
+    pool: Any = engine.pool
+    if isinstance(pool, CountingPool):
+        return pool.stats()
+    size, active, idle, overflow = (
+        getattr(pool, name, int)() for name in ("size", "checkedout", "checkedin", "overflow")
+    )
+    return PoolStats(size=size, active=active, idle=idle, overflow=max(0, overflow))
 
 
 def watch(engine: Engine, *, idle_timeout: float, min_idle: int) -> None:

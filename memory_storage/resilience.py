@@ -1,30 +1,397 @@
-"""Repeating one unit of work when that is safe. Knows nothing of SQL."""
+"""The circuit breaker and repeats around one call to a database. Knows nothing of SQL."""
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
 from collections.abc import Callable
-from typing import TypeVar
+from contextlib import suppress
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from .errors import UnavailableError
-from .settings import RetrySettings
+from .dbapi._fork import tell_in_child
+from .errors import CircuitOpenError, CommitUnknownError, ConflictError, UnavailableError
+from .models import CircuitBreakerStatus, CircuitState, utc_now
+from .settings import CircuitBreakerSettings, RetrySettings
+
+if TYPE_CHECKING:
+    import pybreaker
 
 T = TypeVar("T")
+Listener = Callable[[CircuitState, CircuitState], None]
+
+_log = logging.getLogger(__name__)
+
+NOT_STORED = "NOT_STORED"
+"""The code of an error after which it is certain that nothing was stored, and nothing will be."""
+
+_OUTAGES = frozenset({"CONNECTION_FAILED", "CONNECTION_LOST", "REQUEST_TIMEOUT", "SERVER_ERROR", NOT_STORED})
+_TAKEN_BACK = frozenset({"SQLITE_BUSY", "SQLITE_LOCKED", "TRANSACTION_TIMEOUT", "TRANSACTION_BUSY", "TRANSACTION_LOST"})
+_HARMLESS = _TAKEN_BACK | {"CONNECTION_FAILED", "CONNECTION_LOST", "SERVER_BUSY", NOT_STORED}
+_TRIAL = 1.0  # seconds until somebody who may not try may ask how those who do have fared
+_LOST = 60.0  # seconds after which one who tries, and has said nothing, is not waited for: he was interrupted
+_SUCCESSES = 10  # that give one repeat back
+_FIRST_PAUSE, _LAST_PAUSE = 0.05, 3.2  # seconds between two who ask what has become of a write
 
 
-def repeated(work: Callable[[], T], settings: RetrySettings, *, is_safe: Callable[[UnavailableError], bool]) -> T:
-    """Do `work`, again after an UnavailableError that `is_safe` to repeat, with full jitter between the attempts."""
-    import backoff
+def is_outage(error: BaseException) -> bool:
+    """Whether an error says that the database is not there. Only these count for the circuit breaker.
 
-    guarded = backoff.on_exception(
-        backoff.expo,
-        UnavailableError,
-        max_tries=settings.max_attempts,
-        giveup=lambda error: not (isinstance(error, UnavailableError) and is_safe(error)),
-        jitter=backoff.full_jitter,
-        base=settings.multiplier,
-        factor=settings.initial_backoff,
-        max_value=settings.max_backoff,
-        logger=None,
+    Nothing that a database has answered is one, and nothing that this process did to itself.
+    """
+    if isinstance(error, UnavailableError):
+        return error.code in _OUTAGES
+    return isinstance(error, CommitUnknownError)
+
+
+def nothing_happened(error: UnavailableError) -> bool:
+    """Whether what was begun is certain not to be committed. If it is not, that is a CommitUnknownError."""
+    return error.code in _HARMLESS
+
+
+def only_read(error: UnavailableError) -> bool:
+    """Whether a read that failed so may go better next time."""
+    return error.code in _HARMLESS or error.code == "SERVER_ERROR"
+
+
+class _Failed(Exception):  # noqa: N818 - never seen
+    """Stands for any failure: to raise the caller's error once more would change its traceback."""
+
+
+class CircuitBreaker:
+    """Stops asking a database that does not answer, and finds out when it answers again.
+
+    Closed, it lets all calls through; `failure_threshold` outages in a row open it. Open, it refuses all for `timeout`
+    seconds. Then it is half open: `half_open_max_calls` calls at a time are let through to try. `success_threshold`
+    of them that go well close it, and an outage opens it again. What began before it changed tells it nothing.
+    """
+
+    def __init__(
+        self,
+        settings: CircuitBreakerSettings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._settings, self._clock, self._now = settings, clock, now
+        self._machine: pybreaker.CircuitBreaker | None = None  # made with the first failure
+        self._state: CircuitState = "closed"
+        self._opened = self._tried = 0.0
+        self._opened_at: datetime | None = None
+        self._last_failure: datetime | None = None
+        self._last_error: str | None = None
+        self._news: list[tuple[CircuitState, CircuitState]] = []
+        self._listeners: list[Listener] = []
+        self.quiet = True
+        """Whether it is closed and counts no failure: a call has nothing to ask, and its success tells nothing."""
+        self.epoch = 0
+        """Grows with every change of state."""
+        self.after_fork_in_child()
+        tell_in_child(self)
+
+    @property
+    def state(self) -> CircuitState:
+        """ "closed", "open" or "half_open". It leaves "open" with the first call after its time."""
+        return self._state
+
+    def status(self) -> CircuitBreakerStatus:
+        """All that it knows, at one moment."""
+        with self._lock:
+            return CircuitBreakerStatus(
+                state=self._state,
+                failure_count=self._machine.fail_counter if self._machine else 0,
+                last_failure=self._last_failure,
+                last_error=self._last_error,
+                opened_at=self._opened_at,
+                retry_after=self._retry_after(),
+                enabled=self._settings.enabled,
+            )
+
+    def reset(self) -> None:
+        """Close it by hand, and forget the failures that it counts."""
+        with self._lock:
+            if self._machine is not None:
+                self._machine.close()
+                self._follow(self._machine)
+        self._tell()
+
+    def add_listener(self, listener: Listener) -> None:
+        """Call `listener(old_state, new_state)` after each change, in the thread that made it."""
+        self._listeners.append(listener)
+
+    def remove_listener(self, listener: Listener) -> None:
+        """Call it no more. ValueError if it is none."""
+        self._listeners.remove(listener)
+
+    def enter(self) -> int:
+        """Ask to be let through. Gives a ticket, for `leave`. CircuitOpenError if the circuit is open."""
+        ticket = self.epoch  # before it is looked at: if it changes in between, the ticket is an old one
+        if self.quiet:
+            return ticket
+        try:
+            with self._lock:
+                return self._admitted()
+        finally:
+            self._tell()
+
+    def confirm(self, ticket: int) -> None:
+        """Ask once more, after a wait for a connection. CircuitOpenError if the circuit has opened meanwhile."""
+        if ticket != self.epoch and self._state != "closed":
+            raise self._refusal()
+
+    def leave(self, ticket: int, error: BaseException | None = None, *, asked: bool = True) -> None:
+        """Say how it went. Unless the database was `asked`, or with an error that says nothing of it, only that."""
+        failed = error is not None and is_outage(error)
+        if self.quiet and not failed:
+            return
+        answered = asked and (error is None or isinstance(error, ConflictError))
+        with self._lock:
+            if ticket == self.epoch and self._settings.enabled:
+                self._trials -= self._state == "half_open"
+                if failed or answered:
+                    self._count(error if failed else None)
+        self._tell()
+
+    def after_fork_in_child(self) -> None:
+        """The lock may be a thread's that is not there; and nobody tries."""
+        self._lock = threading.Lock()
+        self._trials = 0
+
+    def _admitted(self) -> int:
+        if self._state == "open" and self._retry_after() == 0 and self._machine is not None:
+            self._machine.half_open()
+            self._follow(self._machine)
+        if self._state == "half_open":
+            self._try()
+        elif self._state == "open":
+            raise self._refusal()
+        return self.epoch
+
+    def _try(self) -> None:
+        if self._trials >= self._settings.half_open_max_calls:
+            if self._clock() < self._tried + _LOST:
+                raise self._refusal()
+            self._trials = 0
+        self._trials += 1
+        self._tried = self._clock()
+
+    def _count(self, failure: BaseException | None) -> None:
+        if failure is not None:
+            self._last_failure = self._now()
+            self._last_error = f"{type(failure).__name__} {getattr(failure, 'code', '')}".strip()
+        machine = self._machine = self._machine or _machine(self._settings)
+        # calling(), not call(), and around nothing: pybreaker counts and decides, but neither waits nor admits.
+        with suppress(_Failed), machine.calling():
+            if failure is not None:
+                raise _Failed
+        self._follow(machine)
+
+    def _follow(self, machine: pybreaker.CircuitBreaker) -> None:
+        state: Any = machine.current_state.replace("-", "_")
+        if state != self._state:
+            self._news.append((self._state, state))
+            self._state, self._trials = state, 0
+            self.epoch += 1
+            if state == "open":
+                self._opened, self._opened_at = self._clock(), self._now()
+        if state == "closed":
+            self._opened_at = None
+        self.quiet = state == "closed" and machine.fail_counter == 0
+
+    def _retry_after(self) -> float:
+        if self._state != "open":
+            return 0.0
+        return max(0.0, self._opened + self._settings.timeout - self._clock())
+
+    def _refusal(self) -> CircuitOpenError:
+        seconds = self._retry_after() or min(_TRIAL, self._settings.timeout)
+        return CircuitOpenError(
+            f"the circuit breaker is {self._state.replace('_', ' ')} after {self._last_error}: the database was not "
+            f"asked; come back in {seconds:.1f} s (setting: circuit_breaker.timeout)",
+            code="CIRCUIT_OPEN",
+            retry_after=seconds,
+        )
+
+    def _tell(self) -> None:
+        """Tell the listeners, without the lock: they may ask for the status."""
+        while self._news:
+            try:
+                old, new = self._news.pop(0)
+            except IndexError:  # another thread was first
+                return
+            _log.warning("the circuit breaker is %s, it was %s (%s)", new, old, self._last_error)
+            for listener in list(self._listeners):
+                try:
+                    listener(old, new)
+                except Exception:  # noqa: BLE001 - logged, with its traceback
+                    # Whoever made the call cannot help it, and must not lose his answer.
+                    _log.exception("a listener of the circuit breaker failed")
+
+
+def _machine(settings: CircuitBreakerSettings) -> pybreaker.CircuitBreaker:
+    import pybreaker  # when it is needed: an import costs more than most programs ever fail
+
+    return pybreaker.CircuitBreaker(
+        fail_max=settings.failure_threshold,
+        success_threshold=settings.success_threshold,
+        throw_new_error_on_trip=False,
     )
-    result: T = guarded(work)()
-    return result
+
+
+class Budget:
+    """What repeats may cost, so that they cannot multiply the load in an outage; as in gRPC (A6, "throttling").
+
+    Each repeat takes one of `most`, and each call that goes well gives a tenth back.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = self._left = most * _SUCCESSES
+
+    @property
+    def left(self) -> int:
+        """How many repeats there may be."""
+        return self._left // _SUCCESSES
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing of it is spent."""
+        return self._left >= self._most
+
+    def spend(self) -> None:
+        """Take what one repeat costs."""
+        self._left -= _SUCCESSES
+
+    def refund(self) -> None:
+        """Give back what one success is worth."""
+        self._left = min(self._most, self._left + 1)
+
+
+class Pace:
+    """How often a server that is not there is asked what has become of a write, however many want to know.
+
+    What one of them has heard, all know: the next waits twice as long, until there is an answer.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._pause = 0.0  # none while there are answers
+        self._next = 0.0
+
+    def may_ask(self) -> bool:
+        """Whether it is time. If so, the caller is the one who asks."""
+        with self._lock:
+            if self._pause and self._clock() < self._next:
+                return False
+            self._wait()
+            return True
+
+    def heard(self, answer: bool) -> None:
+        """Whether there was an answer."""
+        with self._lock:
+            if answer:
+                self._pause = 0.0
+            elif not self._pause:
+                self._pause = _FIRST_PAUSE
+                self._next = self._clock() + self._pause
+
+    def _wait(self) -> None:
+        if self._pause:
+            self._pause = min(2 * self._pause, _LAST_PAUSE)
+            self._next = self._clock() + self._pause
+
+
+class Guard:
+    """What stands before one database: its circuit breaker, and how calls are repeated. A repeat passes it too."""
+
+    def __init__(
+        self,
+        breaker: CircuitBreaker,
+        retry: RetrySettings,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.breaker = breaker
+        self.enter = breaker.enter
+        self.confirm = breaker.confirm
+        self.budget = Budget(retry.budget)
+        self.pace = Pace()
+        self.is_calm = True
+        """Whether there is nothing to learn from a success: nothing went wrong of late."""
+        self._retry, self._clock = retry, clock
+
+    def leave(self, ticket: int, error: BaseException | None = None, *, asked: bool = True) -> None:
+        """Say how a call went; see `CircuitBreaker.leave`."""
+        if error is None and not self.budget.is_full:
+            self.budget.refund()
+        self.breaker.leave(ticket, error, asked=asked)
+        self.is_calm = self.breaker.quiet and self.budget.is_full
+
+    def run(
+        self, work: Callable[[], T], *, is_safe: Callable[[UnavailableError], bool], on_repeat: Callable[[], None]
+    ) -> T:
+        """Do `work`, and again as `again` does."""
+        since = self._clock()
+        try:
+            return work()
+        except UnavailableError as error:
+            return self.again(error, work, since=since, is_safe=is_safe, on_repeat=on_repeat)
+
+    def again(
+        self,
+        error: UnavailableError,
+        work: Callable[[], T],
+        *,
+        since: float,
+        is_safe: Callable[[UnavailableError], bool],
+        on_repeat: Callable[[], None],
+        seconds: float = float("inf"),
+    ) -> T:
+        """What `work` gives when it is done again after `error`, with full jitter between the attempts.
+
+        It is done as long as each error `is_safe` to repeat, at most `max_attempts` times in all. No attempt begins
+        `seconds`, or `retry.deadline`, after `since`. When the budget is spent, outages are not repeated. What it ends
+        with is the last error.
+        """
+        import backoff
+
+        settings = self._retry
+        until = since + min(seconds, settings.deadline)
+        first = [error]
+
+        def attempt() -> T:
+            if first:
+                raise first.pop()
+            return work()
+
+        def gives_up(error: Any) -> bool:
+            return not is_safe(error) or self._clock() >= until or not self._may_spend(error)
+
+        def repeats(details: Any) -> None:
+            if _loads(details["exception"]):
+                self.budget.spend()
+            on_repeat()
+
+        repeated: Callable[[], T] = backoff.on_exception(
+            backoff.expo,
+            UnavailableError,
+            max_tries=settings.max_attempts,
+            max_time=max(0.0, until - self._clock()),
+            giveup=gives_up,
+            on_backoff=repeats,
+            jitter=backoff.full_jitter,
+            base=settings.multiplier,
+            factor=settings.initial_backoff,
+            max_value=settings.max_backoff,
+            logger=None,
+        )(attempt)
+        return repeated()
+
+    def _may_spend(self, error: UnavailableError) -> bool:
+        return not _loads(error) or self.budget.left >= 1
+
+
+def _loads(error: UnavailableError) -> bool:
+    """Whether to repeat after it is load for a server that has enough: not where only a lock was in the way."""
+    return error.code not in _TAKEN_BACK

@@ -1,20 +1,18 @@
 """How a search is planned: one statement that finds the best items, whatever the filters. Runs nothing.
 
-The statement decides by itself, so a search is one round trip. It takes the index if that is likely to have enough for
-which the filters hold: there are many vectors, few of them were removed, and of a sample of them enough pass. What is
-not in the index yet is compared one by one. If the index had too few after all, or if it was not taken, all vectors
-for which the filters hold are compared. Every hit's similarity is exact.
+The statement decides by itself, so a search is one round trip. It takes the candidates of an index (see `sources`) if
+that is likely to have enough for which the filters hold: there are many vectors, few of them were removed, and of a
+sample of them enough pass. What is not in the index yet is compared one by one. If the index had too few after all, or
+if it was not taken, all vectors for which the filters hold are compared: what is not in the index counts for nothing
+here, as it says nothing of what the index left out. Every hit's similarity is exact.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memory_storage.models.embedding import WORN
 from memory_storage.schema.spaces import FEW, Space
-
-DEEPEST = 40
-"""So many items can be asked of an index; for more, all vectors are compared: its list of candidates is too short."""
+from memory_storage.sources import DISKANN, VECTOR, Source, last_seq
 
 CANDIDATES_EACH = 2.5
 """So many candidates an index must have for each item that is wanted, or its recall falls."""
@@ -29,10 +27,10 @@ _PLENTY = 1_000  # more than a search of the index ever has; far more would over
 _OTHERS = """(EXISTS (SELECT 1 FROM embeddings WHERE namespace < :namespace)
         OR EXISTS (SELECT 1 FROM embeddings WHERE namespace > :namespace))"""
 
-_VECTOR = "(SELECT vector FROM query)"
-
-FACTS = 7
+FACTS = 8
 """How many columns `Search.facts` is."""
+
+_VECTORS = "(SELECT vectors FROM vector_models WHERE name = :model)"
 
 PLACE = 60
 """The constant of reciprocal rank fusion (Cormack, Clarke and Büttcher, 2009)."""
@@ -102,6 +100,7 @@ class Search:
     items: Items
     filters: Filters
     space: Space | None = None  # by vector
+    source: Source = DISKANN
     has_words: bool = False
     has_floor: bool = False
     is_continued: bool = False
@@ -109,7 +108,8 @@ class Search:
     def facts(self, snippet_if: str = "true") -> str:
         """SQL for what is known of a row of `found`, beside its score and its place."""
         snippet = f"CASE WHEN {snippet_if} THEN {self.items.snippet} END" if self.has_words else "NULL"
-        return f"found.similarity, by_vector, by_text, by_recency, by_reward, found.plan, {snippet}"
+        state = f"json_array({last_seq(self.space)}, {_VECTORS})" if self.space else "NULL"
+        return f"found.similarity, by_vector, by_text, by_recency, by_reward, found.plan, {snippet}, {state}"
 
     def common_tables(self) -> str:
         """Common table expressions; the last one is `found`. Name it once: the engine plans all of it each time."""
@@ -122,7 +122,7 @@ class Search:
             return []
         table, where = self.space.table, " AND ".join(self._conditions(self.filters.at_hand))
         owner = f"m.model = :model AND +m.owner_type IN ({self.items.owners})"
-        distance = f"vector_distance_cos(v.vector, {_VECTOR}) AS distance"
+        distance = f"vector_distance_cos(v.vector, {VECTOR}) AS distance"
         similarity = "max(-1.0, min(1.0, 1 - min(distance))) AS similarity"
         filtered = "" if self.filters.are_broad else f"AND sum(candidates) OVER () >= :reach * {CANDIDATES_EACH}"
         floor = "HAVING similarity >= :floor" if self.has_floor else ""
@@ -130,23 +130,19 @@ class Search:
             "query (vector) AS MATERIALIZED (SELECT :vector)",  # it is sent once
             *self._sample(),
             self._way(),
-            f"""candidates AS MATERIALIZED (
-    SELECT t.id AS seq FROM way CROSS JOIN vector_top_k('{self.space.index}', {_VECTOR}, {self._depth()}) AS t
-    WHERE way.way = 'index'
-    UNION ALL
-    SELECT v.seq FROM way CROSS JOIN {table} AS v INDEXED BY {table}_tail WHERE way.way = 'index' AND v.indexed = 0)""",
+            f"candidates (seq, known) AS MATERIALIZED ({self.source.candidates(self.space, self._depth())})",
             f"""near AS MATERIALIZED (
-    SELECT m.item_seq AS seq, {distance} FROM candidates CROSS JOIN {table} AS v ON v.seq = candidates.seq
+    SELECT m.item_seq AS seq, known, {distance} FROM candidates CROSS JOIN {table} AS v ON v.seq = candidates.seq
     CROSS JOIN embeddings AS m ON m.vector_seq = v.seq AND m.namespace = :namespace AND {owner})""",
             f"""compared AS MATERIALIZED (
-    SELECT seq, {similarity}, count(*) AS candidates FROM near GROUP BY seq
+    SELECT seq, {similarity}, sum(known) AS candidates, sum(sum(known)) OVER () AS known FROM near GROUP BY seq
     {f"ORDER BY similarity DESC, seq LIMIT :reach * {_BROAD}" if self.filters.are_broad else ""})""",
             f"""passing AS MATERIALIZED (
-    SELECT compared.seq, similarity, count(*) OVER () >= :reach {filtered} AS are_enough
+    SELECT compared.seq, similarity, known >= :reach AND count(*) OVER () >= :reach {filtered} AS are_enough
     FROM compared CROSS JOIN {self.items.table} AS i ON i.seq = compared.seq WHERE {where})""",
             f"""far AS NOT MATERIALIZED (
     SELECT m.item_seq AS seq, {distance}, needed.plan
-    FROM (SELECT CASE way WHEN 'index' THEN 'index, then exact' ELSE 'exact' END AS plan FROM way
+    FROM (SELECT CASE way WHEN 'index' THEN '{self.source.plan}, then exact' ELSE 'exact' END AS plan FROM way
         WHERE NOT EXISTS (SELECT 1 FROM passing WHERE are_enough)) AS needed
     CROSS JOIN {self.items.table} AS i {"NOT INDEXED" if self.filters.find_rows else ""}
     CROSS JOIN embeddings AS m ON m.item_seq = i.seq AND {owner}
@@ -154,7 +150,7 @@ class Search:
     WHERE {" AND ".join(self._conditions(self.filters.finding))}
     LIMIT -1)""",  # it is not merged into what follows: vectors would be sorted, in place of their distances
             f"""similar AS NOT MATERIALIZED (
-    SELECT seq, similarity, 'index' AS plan FROM passing WHERE are_enough
+    SELECT seq, similarity, '{self.source.plan}' AS plan FROM passing WHERE are_enough
         {"AND similarity >= :floor" if self.has_floor else ""}
     UNION ALL
     SELECT seq, {similarity}, plan FROM far GROUP BY seq {floor})""",
@@ -166,7 +162,7 @@ class Search:
             return str(_PLENTY)
         return f"""CASE WHEN {_OTHERS}
         OR EXISTS (SELECT 1 FROM embeddings WHERE namespace = :namespace AND model = :model AND owner_type = 'step')
-        {self.items.put_away} THEN {_PLENTY} ELSE :reach * 2 END"""
+        {self.items.put_away} THEN {_PLENTY} ELSE :reach * {self.source.over} END"""
 
     def _sample(self) -> list[str]:
         """How many of the vectors drawn at random have an item that passes the filters."""
@@ -176,7 +172,7 @@ class Search:
         drawn = f"1 + abs(random() % (SELECT max(seq) FROM {table}))"
         return [
             f"""draws (number, at) AS (
-    SELECT 1, {drawn} WHERE :mode = 'auto' AND :reach <= {DEEPEST}
+    SELECT 1, {drawn} WHERE :mode = 'auto' AND :reach <= {self.source.deepest}
     UNION ALL SELECT number + 1, {drawn} FROM draws WHERE number < {SAMPLE})""",
             f"""drawn AS MATERIALIZED (
     SELECT count(*) AS passing FROM draws WHERE EXISTS (
@@ -187,13 +183,15 @@ class Search:
 
     def _way(self) -> str:
         # What of the candidates will pass is what of the sample did: at least CANDIDATES_EACH for each item wanted.
+        if self.space is None:
+            return ""
+        source = self.source
         many = f"EXISTS (SELECT 1 FROM embeddings WHERE namespace = :namespace AND model = :model LIMIT 1 OFFSET {FEW})"
-        alone = f"indexed > {FEW} AND NOT {_OTHERS}"
-        sampled = f"(SELECT passing FROM drawn) * 100 >= :reach * {CANDIDATES_EACH * SAMPLE}"
-        enough = f"({alone} OR {many})" if self.filters.are_broad else sampled
+        sampled = f"(SELECT passing FROM drawn) * {source.asked} >= :reach * {CANDIDATES_EACH * SAMPLE}"
+        enough = f"(vectors > {FEW} AND NOT {_OTHERS} OR {many})" if self.filters.are_broad else sampled
         return f"""way AS MATERIALIZED (
     SELECT CASE WHEN :mode <> 'auto' THEN :mode
-        WHEN indexed > vectors / 2 AND removed <= {WORN} * indexed AND :reach <= {DEEPEST} AND {enough} THEN 'index'
+        WHEN :reach <= {source.deepest} AND {source.is_useful(self.space)} AND {enough} THEN 'index'
         ELSE 'exact' END AS way
     FROM vector_models WHERE name = :model)"""
 

@@ -117,7 +117,7 @@ class PoolSettings(_Section):
 
 
 class CircuitBreakerSettings(_Section):
-    """When to stop asking a database that does not answer."""
+    """When to stop asking a database that does not answer. All namespaces of a storage share one breaker."""
 
     enabled: bool = True
     failure_threshold: Count = 5
@@ -127,16 +127,37 @@ class CircuitBreakerSettings(_Section):
 
 
 class RetrySettings(_Section):
-    """How a unit of work is repeated when that is safe."""
+    """How a call, or a unit of work, is repeated when that is safe.
+
+    No attempt begins later than `deadline` seconds after the first. `budget` is how many repeats there may be at a
+    stretch while a server is not there; each success after that gives a tenth of one back.
+    """
 
     max_attempts: Count = 3
     initial_backoff: Seconds = 0.1
     max_backoff: Seconds = 5.0
     multiplier: Annotated[float, Field(ge=1)] = 2.0
+    deadline: Seconds = 60.0
+    budget: Annotated[int, Field(ge=0)] = 10
+
+
+class LoggingSettings(_Section):
+    """What is logged by Python's `logging`, beyond warnings. Never a value, only SQL, names and ids.
+
+    `slow_query`: to `memory_storage.slow`, with its plan, each query that takes so many seconds; None for none.
+    `audit`: to `memory_storage.audit`, who has written which rows by what operation.
+    """
+
+    slow_query: Seconds | None = None
+    audit: bool = False
 
 
 class Limits(_Section):
-    """What is too much. Over a limit is a ValidationError; nothing is cut."""
+    """What is too much. Over a limit is a ValidationError; nothing is cut.
+
+    `max_episodes` is how many a namespace may have; None is any number. `when_full` says what a save of a new one then
+    does: "refuse" it, or "evict" the oldest (by `started_at`) of those that are no evidence of a pattern.
+    """
 
     task_description: Count = 10_000
     steps_per_episode: Count = 10_000
@@ -147,6 +168,8 @@ class Limits(_Section):
     tag_max_length: Count = 100
     query_default: Count = 100
     query_maximum: Count = 1_000
+    max_episodes: Count | None = None
+    when_full: Literal["refuse", "evict"] = "refuse"
 
 
 class Settings(_Section):
@@ -155,7 +178,9 @@ class Settings(_Section):
     `auth_token` is a token, or what to call for one: at the first request, and again when the server refuses that.
     `encryption_key` (1 to 32 bytes) is that of a local file: a new file is encrypted with it, one that is there needs
     the same again.
-    `tls_ca_file` has the certificates (PEM) to trust in place of the system's.
+    `tls_ca_file` has the certificates (PEM) to trust in place of the system's. `vector_index` is where searches get
+    their candidates: "memory" is an index in this process, of at most `vector_index_memory` bytes (the extra `ann`),
+    "diskann" one in the database, "exact" none, and "auto" memory for files where it is installed.
 
     Raises ConfigurationError, naming the setting, for a value that cannot work.
     """
@@ -169,9 +194,12 @@ class Settings(_Section):
     namespace: Annotated[str, Field(min_length=1, max_length=200)] = "default"
     durability: Literal["full", "normal"] = "full"
     request_timeout: Seconds = 30.0
+    vector_index: Literal["auto", "memory", "diskann", "exact"] = "auto"
+    vector_index_memory: Annotated[int, Field(ge=0)] = 1_000_000_000
     pool: PoolSettings = Field(default_factory=PoolSettings)
     circuit_breaker: CircuitBreakerSettings = Field(default_factory=CircuitBreakerSettings)
     retry: RetrySettings = Field(default_factory=RetrySettings)
+    logging: LoggingSettings = Field(default_factory=LoggingSettings)
     limits: Limits = Field(default_factory=Limits)
 
     @field_validator("database")
@@ -194,6 +222,12 @@ class Settings(_Section):
             _check(self.credentials)
             if self.encryption_key is not None:  # whoever gives it believes that the data is encrypted with it
                 raise ConfigurationError("encryption_key: a server has to encrypt its own files; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _has_its_index(self) -> Self:
+        if self.server and self.vector_index == "memory":
+            raise ValueError("vector_index: memory is for files: a server has diskann")
         return self
 
     @property

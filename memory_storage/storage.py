@@ -5,45 +5,49 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
+from uuid import UUID
 
 from pydantic import SecretStr
 from sqlalchemy import Engine, event
 from typing_extensions import Self
 
-from . import migrate, models
+from . import health, migrate, models, pool
 from .dbapi import redacted
 from .engine import make_engine
 from .errors import ConfigurationError, UnavailableError, ValidationError
-from .resilience import repeated
+from .forgetting import Forgetting
+from .monitoring import Meter
+from .nearby import is_installed
+from .repositories.memory_index import MemoryIndexes
+from .resilience import CircuitBreaker, Guard, nothing_happened
 from .settings import Settings, hidden_token
-from .transaction import NOT_STORED, Repositories, Scope, Transaction
+from .transaction import Ground, Repositories, Scope, Transaction
 from .translation import translated
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _NAMESPACE_LENGTH = 200
-_NOTHING_HAPPENED = {
-    "SQLITE_BUSY",
-    "SQLITE_LOCKED",
-    "TRANSACTION_TIMEOUT",
-    "TRANSACTION_BUSY",
-    "TRANSACTION_LOST",
-    "CONNECTION_FAILED",
-    "CONNECTION_LOST",
-    "SERVER_BUSY",
-    NOT_STORED,
-}
 
 
 class MemoryStorage(Repositories):
     """An agent's memory in one namespace of one database. Threads may share it."""
 
-    def __init__(self, engine: Engine, settings: Settings, *, now: Callable[[], datetime] = models.utc_now) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        *,
+        now: Callable[[], datetime] = models.utc_now,
+        _shared: MemoryIndexes | None = None,
+    ) -> None:
         """For an engine of your own, which stays yours to dispose of; its schema must be there. Most want `open`."""
         if engine.dialect.driver != "libsql":
             raise ConfigurationError(
@@ -52,9 +56,14 @@ class MemoryStorage(Repositories):
         self.engine = engine
         self.settings = settings
         self.namespace = _checked_namespace(settings.namespace)
-        self._now = now
         self._owns_engine = False
-        super().__init__(Scope(engine, self.namespace, settings.limits, now))
+        self.vector_index = _vector_index(settings)
+        """Where searches get their candidates: "memory", "diskann" or "exact"."""
+        self._ground = self._make_ground(now)
+        self._owns_memory = True
+        self._actor = ""
+        self._session = Scope(self._ground, self.namespace)
+        super().__init__(self._session)
 
     @classmethod
     def open(
@@ -90,6 +99,15 @@ class MemoryStorage(Repositories):
             storage._mend_indexes()
         return storage
 
+    def _make_ground(self, now: Callable[[], datetime]) -> Ground:
+        settings = self.settings
+        guard = Guard(CircuitBreaker(settings.circuit_breaker, now=now), settings.retry)
+        ground = Ground(self.engine, settings.limits, settings.request_timeout, now, guard, Meter(settings.logging))
+        reading = Scope(ground, self.namespace).read
+        beside = settings.path if settings.encryption_key is None else None  # a file of vectors would not be encrypted
+        memory = MemoryIndexes(reading, beside, settings.vector_index_memory)
+        return replace(ground, vector_index=self.vector_index, memory=memory)
+
     def _mend_indexes(self) -> None:
         try:
             for model in self.embeddings.index.mend():
@@ -99,33 +117,120 @@ class MemoryStorage(Repositories):
 
     def in_namespace(self, namespace: str) -> Self:
         """Another namespace of the same database, on the same engine; to close it closes nothing."""
-        return type(self)(self.engine, self.settings.model_copy(update={"namespace": namespace}), now=self._now)
+        return self._view(_checked_namespace(namespace), self._actor)
+
+    def acting_as(self, actor: str) -> Self:
+        """The same memory, for somebody: the audit log names him. To close it closes nothing."""
+        return self._view(self.namespace, actor)
+
+    def _view(self, namespace: str, actor: str) -> Self:
+        view = copy(self)
+        view.settings = self.settings.model_copy(update={"namespace": namespace})
+        view.namespace, view._actor, view._owns_engine = namespace, actor, False
+        view._owns_memory = False
+        view._session = Scope(self._ground, namespace, actor)
+        Repositories.__init__(view, view._session)
+        return view
 
     def transaction(self) -> Transaction:
         """A unit of work: `with storage.transaction() as tx: tx.episodes.save(...)`. All or nothing."""
-        return Transaction(self.engine, self.namespace, self.settings.limits, self._now)
+        return Transaction(self._ground, self.namespace, self._actor)
 
     def snapshot(self) -> Transaction:
         """The memory as it is now, for reading: `with storage.snapshot() as view: view.episodes.iterate()`.
 
         Others go on writing; this view does not see it.
         """
-        return Transaction(self.engine, self.namespace, self.settings.limits, self._now, read_only=True)
+        return Transaction(self._ground, self.namespace, self._actor, read_only=True)
 
     def run(self, work: Callable[[Transaction], T]) -> T:
-        """Do `work(tx)` in a transaction, and again from its start where a lock or the line took it back as a whole."""
+        """Do `work(tx)` in a transaction, and again from its start where a lock or the line took it back as a whole.
+
+        The settings under `retry` say how often. It is not done again after it may have been committed
+        (CommitUnknownError), nor while the circuit breaker is open (CircuitOpenError).
+        """
 
         def once() -> T:
             with self.transaction() as tx:
                 return work(tx)
 
-        return repeated(once, self.settings.retry, is_safe=_nothing_happened)
+        again = partial(self._ground.meter.repeated, "transaction")
+        return self._ground.guard.run(once, is_safe=nothing_happened, on_repeat=again)
+
+    @property
+    def circuit_breaker(self) -> CircuitBreaker:
+        """The circuit breaker of this database, which all namespaces share: its state, `reset`, and listeners."""
+        return self._ground.guard.breaker
+
+    @property
+    def meter(self) -> Meter:
+        """What counts and times the operations, of all namespaces; `memory_storage.monitoring` shows it to others."""
+        return self._ground.meter
+
+    def circuit_breaker_status(self) -> models.CircuitBreakerStatus:
+        """How the circuit breaker is now."""
+        return self.circuit_breaker.status()
+
+    def pool_stats(self) -> models.PoolStats:
+        """Connections in use and idle, and how long was waited for one."""
+        return pool.stats(self.engine)
+
+    def metrics(self) -> dict[str, models.OperationMetrics]:
+        """What each operation, like "episodes.save", has done since the storage was made, in all its namespaces."""
+        return self._ground.meter.metrics()
+
+    def health_check(self, *, deep: bool = False, timeout: float = 5.0) -> models.Health:
+        """Whether the database answers within `timeout` seconds, has the right schema, and room on its disk.
+
+        A database that is not there is an unhealthy one, and no error. `deep` also counts the namespace's rows and
+        compares each index with its table, which reads all of them, and takes the lock for writing.
+        """
+        return health.check(self._ground, self.settings, self, deep=deep, timeout=timeout)
+
+    def forget(
+        self, *, episode: UUID | str | None = None, namespace: str | None = None, scrub: bool = True
+    ) -> models.Forgotten:
+        """Erase an episode of this namespace, or all of a namespace (this one's view or another's), for good.
+
+        It is gone from every table and index at once, with steps, vectors and places. Patterns that have the episode
+        in their evidence lose that; those that have no other evidence go with it. A digest of each id stays, so that no
+        stale copy is imported or saved again. To forget what is not there is harmless: so it can be done again after
+        an interruption.
+
+        With `scrub` nothing of it is left in the file and its log either: see `scrub`, and `Forgotten.scrubbed`.
+
+        Raises:
+            UnavailableError: a transaction of this thread is open, or others keep writing there.
+            ValidationError: neither an episode nor a namespace is given, or both.
+        """
+        if (episode is None) == (namespace is None):
+            raise ValidationError("episode", "either an episode or a namespace", (episode, namespace))
+        if namespace is not None:
+            return self.in_namespace(namespace)._forgetting().everything(scrub=scrub)
+        return self._forgetting().episode(episode or "", scrub=scrub)
+
+    def scrub(self) -> models.Scrubbed:
+        """See to it that nothing that was deleted, in any namespace, is left in the file and its log.
+
+        It writes the file anew, without free space: others can read meanwhile, but not write, and the disk needs room
+        for two more of it. Vector indexes are built anew after that; searches are right without them. On a server this
+        can be done for its indexes only: `Scrubbed.why` says so.
+
+        Raises:
+            UnavailableError: the disk is full, or another writer has held the lock for too long. Call it again.
+        """
+        return self._forgetting().scrub()
+
+    def _forgetting(self) -> Forgetting:
+        return Forgetting(self.engine, self.settings, self._session)
 
     def close(self) -> None:
         """Close what `open` has opened, for all namespaces; using it then is an UnavailableError.
 
         An in-memory database is gone with it.
         """
+        if self._owns_memory and self._ground.memory:
+            self._ground.memory.close()
         if self._owns_engine:
             event.listen(self.engine, "do_connect", _refuse_to_connect)
             self.engine.dispose()
@@ -156,6 +261,17 @@ def _settings(
     return Settings.from_environment(**chosen)
 
 
+def _vector_index(settings: Settings) -> str:
+    """The source of candidates: with "auto", memory for files where the library is there."""
+    if settings.vector_index == "memory" and not is_installed():
+        raise ConfigurationError(
+            "vector_index: memory needs usearch: pip install 'memory-storage[ann]', or use diskann"
+        )
+    if settings.vector_index != "auto":
+        return settings.vector_index
+    return "memory" if settings.path is not None and is_installed() else "diskann"
+
+
 def _checked_namespace(namespace: str) -> str:
     if not isinstance(namespace, str) or not 1 <= len(namespace) <= _NAMESPACE_LENGTH:
         raise ValidationError("namespace", f"1 to {_NAMESPACE_LENGTH} characters", namespace)
@@ -175,8 +291,3 @@ def _make_directory(directory: Path) -> None:
 
 def _refuse_to_connect(*_: Any) -> None:
     raise UnavailableError("this storage is closed: open it again")
-
-
-def _nothing_happened(error: UnavailableError) -> bool:
-    # What was begun was not committed. If that is not certain, it is another error: CommitUnknownError.
-    return error.code in _NOTHING_HAPPENED

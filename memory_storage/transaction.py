@@ -1,4 +1,7 @@
-"""The unit of work: owns the transaction, hands out the repositories, finds out about lost answers."""
+"""The unit of work: owns the transaction, hands out the repositories, finds out about lost answers.
+
+Each call, or a transaction as a whole, goes through the guard: first the circuit breaker, then the pool.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from time import perf_counter
 from types import TracebackType
 from typing import Any
 
@@ -15,23 +21,26 @@ from typing_extensions import Self
 
 from . import dbapi
 from .errors import CommitUnknownError, MemoryStorageError, UnavailableError
+from .monitoring import Call, Entry, Meter, counted, explain, here, metered
 from .receipts import NEVER_DONE, Receipt, changed
 from .repositories import (
     AnalyticsRepository,
     EmbeddingRepository,
     EpisodeRepository,
     PatternRepository,
+    RetentionRepository,
     SpatiotemporalRepository,
     StepRepository,
 )
 from .repositories._session import Row
+from .repositories.memory_index import MemoryIndexes
+from .resilience import NOT_STORED, Guard, is_outage, nothing_happened, only_read
 from .settings import Limits
 from .translation import translated
 
-_log = logging.getLogger(__name__)
+_Answer = tuple[Sequence[Row], Sequence[dbapi.Result]]  # the rows that count, and what each step gave
 
-NOT_STORED = "NOT_STORED"
-"""The code of an error after which it is certain that nothing was stored, and nothing will be."""
+_log = logging.getLogger(__name__)
 
 _SETTLING_SECONDS = 7.0  # a server takes five until it takes a lock from a stream that was left alone
 _SERVER_VALUE_BYTES = 4_900_000  # sqld takes 5,000,000, which a row's other columns are part of
@@ -41,45 +50,65 @@ class Repositories:
     """The repositories of one namespace, over one session."""
 
     def __init__(self, session: Scope) -> None:
-        self.episodes = EpisodeRepository(session)
-        self.steps = StepRepository(session)
-        self.patterns = PatternRepository(session)
-        self.embeddings = EmbeddingRepository(session)
-        self.spatiotemporal = SpatiotemporalRepository(session)
-        self.analytics = AnalyticsRepository(session)
+        self.episodes = metered(EpisodeRepository)(session)
+        self.steps = metered(StepRepository)(session)
+        self.patterns = metered(PatternRepository)(session)
+        self.embeddings = metered(EmbeddingRepository)(session)
+        self.spatiotemporal = metered(SpatiotemporalRepository)(session)
+        self.analytics = metered(AnalyticsRepository)(session)
+        self.retention = metered(RetentionRepository)(session)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all scopes on one database share."""
+
+    engine: Engine
+    limits: Limits
+    request_timeout: float
+    now: Callable[[], datetime]
+    guard: Guard
+    meter: Meter
+    vector_index: str = "diskann"
+    memory: MemoryIndexes | None = None
 
 
 class Scope:
     """A session in which every call is a transaction of its own, on a connection of the pool."""
 
     is_transaction = False
+    began: float | None = None
 
-    def __init__(self, engine: Engine, namespace: str, limits: Limits, now: Callable[[], datetime]) -> None:
-        self._engine = engine
-        self._is_remote = bool(engine.url.host)
+    def __init__(self, ground: Ground, namespace: str, actor: str = "") -> None:
+        self._engine, self._guard, self._patience = ground.engine, ground.guard, ground.request_timeout
+        self._is_remote = bool(self._engine.url.host)
         self.value_bytes = _SERVER_VALUE_BYTES if self._is_remote else None
-        self.namespace = namespace
-        self.limits = limits
-        self.now = now
+        self.namespace, self.actor = namespace, actor
+        self.limits, self.now, self.meter = ground.limits, ground.now, ground.meter
+        self.vector_index, self.memory = ground.vector_index, ground.memory
 
     def read(self, step: dbapi.Step) -> Sequence[Row]:
-        """The rows of one SELECT."""
-        return self._run(dbapi.Batch([step], reads_only=True))
+        """The rows of one SELECT. It is done again if the line broke."""
+        batch = dbapi.Batch([step], reads_only=True)
+        try:
+            return self._run(batch)
+        except UnavailableError as error:
+            return self._again(batch, error)
 
     def write(self, steps: Sequence[dbapi.Step], *, again: dbapi.Step | None = None) -> Sequence[Row]:
         """Run all or nothing; the rows of the last step that has any. `again`: reads those rows, if they were lost."""
         _refuse_to_wait_for_itself(self._engine)
         if not self._is_remote:
-            return self._run(dbapi.Batch(steps))
+            return self._run_again(dbapi.Batch(steps))
         return self._write_for_certain(steps, again)
 
     def _write_for_certain(self, steps: Sequence[dbapi.Step], again: dbapi.Step | None) -> Sequence[Row]:
         for attempt in (1, 2):
             receipt = Receipt()
             try:
-                return self._run(dbapi.Batch([*steps, *receipt.steps()]))
+                return self._run_again(dbapi.Batch([*steps, *receipt.steps()]))
             except CommitUnknownError as error:
-                ask = _Asking(self._engine, error)
+                ask = _Asking(self._engine, self._guard, error)
                 found = ask.about(receipt)
             if found != NEVER_DONE:
                 again = again or (steps[-1] if dbapi.reads_only(steps[-1].sql) else None)
@@ -87,12 +116,70 @@ class Scope:
             _log.info("a write was lost on its way (attempt %d)", attempt)
         raise UnavailableError("the line broke before the write was done: nothing was stored", code=NOT_STORED)
 
-    def _run(self, batch: dbapi.Batch) -> Sequence[Row]:
+    def look(self, batch: dbapi.Batch, *, deadline: float) -> Sequence[Row]:
+        """The rows of a reading batch; once, and by that moment (of `time.monotonic`) if it goes over a network."""
+        return self._run(batch, deadline=deadline)
+
+    def audit(self, name: str, call: Call, things: object, *, is_known: bool) -> None:
+        """Log at once what a call has written: it is a transaction of its own."""
+        self._entry(name, call, things).write("stored" if is_known else "unknown")
+
+    def _entry(self, name: str, call: Call, things: object) -> Entry:
+        sql = (step.sql for batch in call.batches or () for step in batch.steps)
+        return Entry.of(self.actor, self.namespace, name, sql, call.changed, things)
+
+    def _run_again(self, batch: dbapi.Batch) -> Sequence[Row]:
+        try:
+            return self._run(batch)
+        except UnavailableError as error:
+            return self._again(batch, error)
+
+    def _again(self, batch: dbapi.Batch, error: UnavailableError) -> Sequence[Row]:
+        return self._guard.again(
+            error,
+            partial(self._run, batch),
+            since=here.call.since if here.call is not None else perf_counter(),
+            seconds=self._patience,  # a lock, or a server, may have been waited for that long already
+            is_safe=only_read if batch.reads_only else nothing_happened,
+            on_repeat=_count_repeat,
+        )
+
+    def _run(self, batch: dbapi.Batch, *, deadline: float | None = None) -> Sequence[Row]:
+        guard, call = self._guard, here.call
+        ticket = guard.enter()
+        since = perf_counter() if self.meter.times_queries else 0.0
+        try:
+            with translated(self._engine):
+                rows, results = self._sent(batch, ticket, deadline)
+        except BaseException as error:
+            if call is not None:
+                call.sent(batch)
+            guard.leave(ticket, error)
+            raise
+        if not guard.is_calm:
+            guard.leave(ticket)
+        if call is not None:
+            call.sent(batch, len(rows))
+            if call.batches is not None and not batch.reads_only:
+                call.changed_by(batch, results)
+        if since:
+            self._look_at(batch, perf_counter() - since, len(rows))
+        return rows
+
+    def _sent(self, batch: dbapi.Batch, ticket: int, deadline: float | None) -> _Answer:
+        if not _is_watched(self._engine):
+            return _straight(self._engine, batch, self._guard, ticket, deadline=deadline)
+        with self._engine.connect().execution_options(libsql_begin="") as connection:
+            self._guard.confirm(ticket)
+            return _answer(connection, batch)
+
+    def _look_at(self, batch: dbapi.Batch, seconds: float, rows: int) -> None:
+        if seconds >= self.meter.slow_after:
+            explain(batch, self._asked_for_a_plan, seconds=seconds, rows=rows)
+
+    def _asked_for_a_plan(self, batch: dbapi.Batch) -> Sequence[Row]:
         with translated(self._engine):
-            if _is_watched(self._engine):
-                with self._engine.connect().execution_options(libsql_begin="") as connection:
-                    return _rows(connection, batch)
-            return _straight(self._engine, batch)
+            return _straight(self._engine, batch)[0]
 
 
 class Transaction(Repositories, Scope):
@@ -104,20 +191,15 @@ class Transaction(Repositories, Scope):
 
     is_transaction = True
 
-    def __init__(
-        self,
-        engine: Engine,
-        namespace: str,
-        limits: Limits,
-        now: Callable[[], datetime],
-        *,
-        read_only: bool = False,
-    ) -> None:
-        Scope.__init__(self, engine, namespace, limits, now)
+    def __init__(self, ground: Ground, namespace: str, actor: str = "", *, read_only: bool = False) -> None:
+        Scope.__init__(self, ground, namespace, actor)
         Repositories.__init__(self, self)
-        self._read_only = read_only
+        self._read_only, self._name = read_only, "snapshot" if read_only else "transaction"
         self._connection: Connection | None = None
         self._receipt: Receipt | None = None
+        self._ticket: int | None = None  # until the guard was told how it went
+        self._asked = False  # whether the database has answered anything
+        self._entries: list[Entry] = []  # for the log, once it is certain
         self._marks: set[Engine] = set()  # of the thread that opened it
 
     def __enter__(self) -> Self:
@@ -125,12 +207,12 @@ class Transaction(Repositories, Scope):
             raise MemoryStorageError("this transaction is open already")
         if not self._read_only:
             _refuse_to_wait_for_itself(self._engine)
-        begin = "DEFERRED" if self._read_only else "IMMEDIATE"
-        with translated(self._engine):
-            self._connection = self._engine.connect().execution_options(libsql_begin=begin)
+        self.began = time.monotonic()
+        self._connect()
         if not self._read_only:
             self._marks = _writing()
             self._marks.add(self._engine)
+        self._since, self._whole = perf_counter(), self.meter.begin(self._name)
         return self
 
     def __exit__(
@@ -138,14 +220,54 @@ class Transaction(Repositories, Scope):
     ) -> None:
         connection, self._connection = self._open_connection(), None
         self._marks.discard(self._engine)
-        if error is not None:
-            _discard(connection)
-            return
+        try:
+            if error is None:
+                self._commit(connection)
+            else:
+                _discard(connection)
+        except BaseException as failure:
+            self._end(failure)
+            raise
+        self._end(error)
+
+    def _connect(self) -> None:
+        self._ticket, self._asked, self._entries = self._guard.enter(), False, []
+        begin = "DEFERRED" if self._read_only else "IMMEDIATE"
+        try:
+            with translated(self._engine):
+                connection = self._engine.connect().execution_options(libsql_begin=begin)
+            self._connection = connection
+            self._guard.confirm(self._ticket)
+        except BaseException as error:
+            self._leave(error)
+            if self._connection is not None:
+                connection, self._connection = self._connection, None
+                connection.close()
+            raise
+
+    def _commit(self, connection: Connection) -> None:
+        self._whole.round_trips += self._asked
         try:
             with translated(self._engine), connection:
                 connection.commit()
         except CommitUnknownError as unknown:
             self._settle(unknown)
+
+    def _end(self, error: BaseException | None) -> None:
+        self._leave(error)
+        self.meter.end(self._name, self._whole, perf_counter() - self._since, error)
+        if error is None or isinstance(error, CommitUnknownError):
+            for entry in self._entries:
+                entry.write("unknown" if error else "stored")
+
+    def _leave(self, error: BaseException | None) -> None:
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            self._guard.leave(ticket, error, asked=self._asked)
+
+    def audit(self, name: str, call: Call, things: object, *, is_known: bool) -> None:  # noqa: ARG002 - the commit says
+        """Keep for the log what a call has written, until the transaction is committed."""
+        self._entries.append(self._entry(name, call, things))
 
     def write(self, steps: Sequence[dbapi.Step], *, again: dbapi.Step | None = None) -> Sequence[Row]:  # noqa: ARG002
         """Run all or nothing, within the transaction; the rows of the last step that has any."""
@@ -154,6 +276,7 @@ class Transaction(Repositories, Scope):
         self._receipt = receipt
         return rows
 
+    @counted("transaction.execute")
     def execute(self, statements: Sequence[tuple[str, Sequence[object]]]) -> list[list[Row]]:
         """Run SQL of your own, all of it in one round trip, and all or nothing: the rows of each statement.
 
@@ -166,10 +289,9 @@ class Transaction(Repositories, Scope):
         batch, receipt = (
             (dbapi.Batch(steps, reads_only=True), self._receipt) if reads_only else self._writing_batch(steps)
         )
-        with translated(self._engine):
-            result = self._open_connection().exec_driver_sql(batch)
-            self._receipt = receipt
-            return [one.rows for one in result.context.cursor.results[: len(steps)]]
+        _, results = self._exchanged(batch)
+        self._receipt = receipt
+        return [one.rows for one in results[: len(steps)]]
 
     def _writing_batch(self, steps: Sequence[dbapi.Step]) -> tuple[dbapi.Batch, Receipt | None]:
         if self._read_only:
@@ -179,14 +301,39 @@ class Transaction(Repositories, Scope):
         receipt = Receipt()  # with the first write, since that takes no round trip more; if it fails, with the next
         return dbapi.Batch([*steps, *receipt.steps()]), receipt
 
-    def _run(self, batch: dbapi.Batch) -> Sequence[Row]:
+    def _run(self, batch: dbapi.Batch, *, deadline: float | None = None) -> Sequence[Row]:  # noqa: ARG002 - its own
+        return self._exchanged(batch)[0]
+
+    def _again(self, batch: dbapi.Batch, error: UnavailableError) -> Sequence[Row]:  # noqa: ARG002
+        raise error  # a part of a transaction is not repeated: it may be gone
+
+    def _exchanged(self, batch: dbapi.Batch) -> _Answer:
+        connection, call, since = self._open_connection(), here.call, perf_counter()
+        try:
+            with translated(self._engine):
+                rows, results = _answer(connection, batch)
+        except BaseException as error:
+            if call is not None:
+                call.sent(batch)
+            if is_outage(error):  # at once: who comes next need not wait for the end of this one
+                self._leave(error)
+            raise
+        self._asked = True
+        if call is not None:
+            call.sent(batch, len(rows))
+            if call.batches is not None and not batch.reads_only:
+                call.changed_by(batch, results)
+        self._look_at(batch, perf_counter() - since, len(rows))
+        return rows, results
+
+    def _asked_for_a_plan(self, batch: dbapi.Batch) -> Sequence[Row]:
         with translated(self._engine):
-            return _rows(self._open_connection(), batch)
+            return _answer(self._open_connection(), batch)[0]
 
     def _settle(self, unknown: CommitUnknownError) -> None:
         if self._receipt is None:
             return  # it wrote nothing
-        if _Asking(self._engine, unknown).about(self._receipt) == NEVER_DONE:
+        if _Asking(self._engine, self._guard, unknown).about(self._receipt) == NEVER_DONE:
             lost = "the line broke before the commit was done: nothing of the transaction was stored"
             raise UnavailableError(lost, code=NOT_STORED) from unknown
 
@@ -199,8 +346,8 @@ class Transaction(Repositories, Scope):
 class _Asking:
     """Asks, for some seconds, what became of a write whose answer was lost. If that is in vain, its error is raised."""
 
-    def __init__(self, engine: Engine, unknown: CommitUnknownError) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, guard: Guard, unknown: CommitUnknownError) -> None:
+        self._engine, self._guard = engine, guard
         self._unknown = unknown
         self._deadline = time.monotonic() + _SETTLING_SECONDS
 
@@ -222,8 +369,18 @@ class _Asking:
             time.sleep(pause)
 
     def _run(self, batch: dbapi.Batch) -> Sequence[Row]:
-        with translated(self._engine):
-            return _straight(self._engine, batch, deadline=self._deadline)
+        # Not through the breaker: it may stay open for longer than anybody waits here.
+        pace = self._guard.pace
+        if not pace.may_ask():
+            raise UnavailableError("another has just asked, and got no answer")
+        try:
+            with translated(self._engine):
+                rows = _straight(self._engine, batch, deadline=self._deadline)[0]
+        except BaseException:
+            pace.heard(answer=False)
+            raise
+        pace.heard(answer=True)
+        return rows
 
 
 _thread = threading.local()
@@ -247,15 +404,24 @@ def _is_watched(engine: Engine) -> bool:
     return bool(engine.echo or engine.dispatch.before_cursor_execute or engine.dispatch.after_cursor_execute)
 
 
-def _straight(engine: Engine, batch: dbapi.Batch, *, deadline: float | None = None) -> Sequence[Row]:
+def _straight(
+    engine: Engine,
+    batch: dbapi.Batch,
+    guard: Guard | None = None,
+    ticket: int = 0,
+    *,
+    deadline: float | None = None,
+) -> _Answer:
     # From the pool to the driver: SQLAlchemy's Connection takes as long as a small read itself, and is for listeners.
     connection = engine.raw_connection()
     driver: Any = connection.dbapi_connection
     try:
+        if guard is not None and guard.breaker.epoch != ticket:
+            guard.confirm(ticket)
         if deadline is not None:
             driver.deadline = deadline
-        rows: Sequence[Row] = connection.cursor().execute(batch).fetchall()
-        return rows
+        cursor: Any = connection.cursor().execute(batch)
+        return cursor.fetchall(), cursor.results
     except dbapi.InterfaceError as error:
         connection.invalidate(error)
         raise
@@ -265,9 +431,15 @@ def _straight(engine: Engine, batch: dbapi.Batch, *, deadline: float | None = No
         connection.close()
 
 
-def _rows(connection: Connection, batch: dbapi.Batch) -> Sequence[Row]:
+def _answer(connection: Connection, batch: dbapi.Batch) -> _Answer:
     result = connection.exec_driver_sql(batch)
-    return result.fetchall() if result.returns_rows else []
+    results = result.context.cursor.results
+    return (result.fetchall() if result.returns_rows else []), results
+
+
+def _count_repeat() -> None:
+    if here.call is not None:
+        here.call.retries += 1
 
 
 def _discard(connection: Connection) -> None:

@@ -140,9 +140,12 @@ def _the_facets_are_those_of_the_documents(connection: Connection) -> None:
 
 def _facets(connection: Connection, document: Any) -> set[tuple[str, str]]:
     scalars = {key: value for key, value in document["metadata"].items() if not isinstance(value, dict | list)}
-    return {("tag", tag) for tag in document["tags"]} | {
-        (f"metadata.{key}", _facet_value(connection, value)[:256]) for key, value in scalars.items()
-    }
+    evidence = {("evidence", episode) for episode in document.get("evidence", [])}
+    return (
+        {("tag", tag) for tag in document["tags"]}
+        | evidence
+        | {(f"metadata.{key}", _facet_value(connection, value)[:256]) for key, value in scalars.items()}
+    )
 
 
 def _facet_value(connection: Connection, value: Any) -> str:
@@ -161,20 +164,61 @@ def _the_full_text_is_that_of_the_documents(connection: Connection) -> None:
     connection.rollback()
 
 
-def _the_rtree_has_every_position(connection: Connection) -> None:
-    assert _rows(connection, "SELECT rtreecheck('spatiotemporal_rtree')") == [("ok",)]
-    boxes = {seq: bounds for seq, *bounds in _rows(connection, "SELECT * FROM spatiotemporal_rtree")}
-    places = _rows(
-        connection,
-        "SELECT seq, latitude, latitude, longitude, longitude, coalesce(starts_at, -9.3e18), "
-        "coalesce(ends_at, starts_at, 9.3e18) FROM spatiotemporal_index WHERE latitude IS NOT NULL",
-    )
-    _same("spatiotemporal_rtree", boxes, (seq for seq, *_ in places))
-    for seq, *bounds in places:
-        for index, (box, exact) in enumerate(zip(boxes[seq], bounds, strict=True)):
-            # Rounded outwards to 32 bits by a factor: a little further than the next float, and 1e-99 becomes 0.
-            assert (box - exact <= 1e-44) if index % 2 == 0 else (exact - box <= 1e-44), f"R*Tree {seq}: {box}, {exact}"
-            assert math.isclose(box, exact, rel_tol=1e-6, abs_tol=1e-30), f"R*Tree {seq}: {box} for {exact}"
+def _the_rtrees_have_every_position_and_interval(connection: Connection) -> None:
+    forever = 3 * 10**17
+    columns = "seq, namespace, latitude, longitude, starts_at, until_at"
+    places = _rows(connection, f"SELECT {columns} FROM spatiotemporal_index")
+    positions = {
+        seq: (*_key(name), up, up, around, around, *_sides(begin, end, 1e-3, forever))
+        for seq, name, up, around, begin, end in places
+        if up is not None
+    }
+    spans = {
+        seq: (*_key(name), begin * 1e-20, end * 1e-20)
+        for seq, name, *_, begin, end in places
+        if begin is not None and end > begin + 1
+    }
+    for tree, expected in (("spatiotemporal_rtree", positions), ("spatiotemporal_spans", spans)):
+        assert _rows(connection, f"SELECT rtreecheck('{tree}')") == [("ok",)]
+        boxes = {seq: bounds for seq, *bounds in _rows(connection, f"SELECT * FROM {tree}")}
+        _same(tree, boxes, expected)
+        for seq, bounds in expected.items():
+            for index, (box, exact) in enumerate(zip(boxes[seq], bounds, strict=True)):
+                # Rounded outwards to 32 bits by a factor: a little further than the next float, and 1e-99 becomes 0.
+                outwards = box - exact if index % 2 == 0 else exact - box
+                assert outwards <= 1e-44 + abs(exact) * 1e-15, f"{tree} {seq}: {box}, {exact}"
+                assert math.isclose(box, exact, rel_tol=1e-6, abs_tol=1e-30), f"{tree} {seq}: {box} for {exact}"
+
+
+def _key(namespace: str) -> tuple[float, float]:
+    letters = [ord(letter) for letter in reversed(namespace[-4:])]
+    number = sum(letter * factor for letter, factor in zip(letters, (1, 131, 17161, 2248091), strict=False)) % 8388593
+    return number - 0.25, number + 0.25
+
+
+def _sides(begin: int | None, end: int | None, half: float, forever: int) -> tuple[float, float]:
+    begin, end = (-forever, forever) if begin is None or end is None else (begin, end)
+    return begin * 1e-20 - half, end * 1e-20 + half
+
+
+def _the_derived_columns_of_places_are_right(connection: Connection) -> None:
+    query = "SELECT seq, latitude, longitude, x, y, z, starts_at, until_at, document FROM spatiotemporal_index"
+    for seq, up, around, *point, begin, end, document in _rows(connection, query):
+        read = json.loads(document)
+        ends = _at(read, "ends_at:moment")
+        if begin is not None and ends is None:
+            ends = 3 * 10**17 if read.get("ongoing") else begin + 1
+        assert end == ends, seq
+        if up is None:
+            assert point == [None, None, None], seq
+        else:
+            up, around = math.radians(up), math.radians(around)
+            sphere = (math.cos(up) * math.cos(around), math.cos(up) * math.sin(around), math.sin(up))
+            assert all(abs(one - other) < 1e-15 for one, other in zip(point, sphere, strict=True)), seq
+    strangers = """SELECT p.seq FROM spatiotemporal_index AS p WHERE episode_seq IS NOT (
+        SELECT seq FROM episodes WHERE namespace = p.namespace AND id = iif(p.owner_type = 'episode', p.owner_id, (
+            SELECT episode_id FROM steps WHERE namespace = p.namespace AND id = p.owner_id)))"""
+    assert _rows(connection, strangers) == []
 
 
 def _what_is_owned_has_its_owner(connection: Connection) -> None:
@@ -211,6 +255,11 @@ def _an_embedding_finds_its_item(connection: Connection) -> None:
         assert _rows(connection, query, owner) == []
 
 
+def _what_goes_in_parts_is_there(connection: Connection) -> None:
+    query = "SELECT digest FROM forgotten WHERE episode_seq > 0 AND episode_seq NOT IN (SELECT seq FROM episodes)"
+    assert _rows(connection, query) == []
+
+
 _ITEMS = {
     "episode": "SELECT seq FROM episodes WHERE namespace = m.namespace AND id = m.owner_id",
     "step": "SELECT e.seq FROM steps AS s JOIN episodes AS e ON e.namespace = s.namespace AND e.id = s.episode_id"
@@ -224,8 +273,10 @@ _CHECKS: tuple[Callable[[Connection], None], ...] = (
     _the_text_of_a_result_stands_beside_its_document,
     _the_facets_are_those_of_the_documents,
     _the_full_text_is_that_of_the_documents,
-    _the_rtree_has_every_position,
+    _the_rtrees_have_every_position_and_interval,
+    _the_derived_columns_of_places_are_right,
     _what_is_owned_has_its_owner,
     _the_vectors_are_those_of_the_embeddings,
     _an_embedding_finds_its_item,
+    _what_goes_in_parts_is_there,
 )

@@ -232,6 +232,7 @@ def places(draw: Any, owner_type: str, owner_id: Any) -> ms.SpatiotemporalEntry:
         place_name=draw(texts) if has_name else None,
         starts_at=starts_at,
         ends_at=ends_at if starts_at and ends_at and starts_at < ends_at else None,
+        ongoing=bool(starts_at and ends_at and starts_at > ends_at),
         metadata=draw(json_objects),
     )
 

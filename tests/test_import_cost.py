@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from sqlalchemy import Engine, event
 
 import memory_storage as ms
@@ -54,7 +56,7 @@ def test_opening_an_existing_file_loads_no_alembic(database):
     assert {"alembic", "mako", "typer", "rich", "numpy"}.isdisjoint(loaded)
 
 
-def test_opening_an_up_to_date_file_reads_its_revision_once_and_nothing_else(database):
+def test_opening_an_up_to_date_file_reads_its_revision_and_its_vector_indexes_and_nothing_else(database):
     ms.MemoryStorage.open(database).close()
     statements: list[str] = []
 
@@ -67,5 +69,7 @@ def test_opening_an_up_to_date_file_reads_its_revision_once_and_nothing_else(dat
             pass
     finally:
         event.remove(Engine, "before_cursor_execute", spy)
-    assert len(statements) == 1
-    assert "FROM alembic_version" in statements[0]
+    assert [re.search(r"FROM (\w+)(?: ORDER BY name)?$", statement)[1] for statement in statements] == [
+        "alembic_version",
+        "vector_models",
+    ]

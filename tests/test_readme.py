@@ -1,4 +1,4 @@
-"""What the README shows is run here, as it stands there."""
+"""What the README and the guides show is run here, as it stands there."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import memory_storage as ms
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+GUIDES = sorted((ROOT / "docs").glob("*.md"))
+ELSEWHERE = "db.example.io"  # what shows a server that is nowhere is not run
 
 
 def block(containing: str) -> str:
@@ -70,6 +72,23 @@ def test_every_setting_in_the_table_exists() -> None:
         assert field in ms.Settings.model_fields[section].annotation.model_fields, name
 
 
-def test_every_file_that_is_linked_exists() -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
+def test_what_a_guide_shows_runs_as_written_after_the_tour(
+    guide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run(block("MemoryStorage.open("))
+    for code in re.findall(r"```python\n(.*?)```", guide.read_text(), re.DOTALL):
+        if ELSEWHERE not in code:
+            names = run(code, names)
+    names["storage"].close()
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *GUIDES], ids=lambda path: path.stem)
+def test_every_file_that_is_linked_exists(page: Path) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_readme_links_every_guide() -> None:
+    assert {path.name for path in GUIDES} <= set(re.findall(r"\]\(docs/([\w-]+\.md)", README))

@@ -5,7 +5,20 @@ from __future__ import annotations
 import io
 import sys
 
-from . import copying, deleting, demo, doctoring, indexing, moving, reading, schema, searching
+from . import (
+    copying,
+    deleting,
+    demo,
+    doctoring,
+    forgetting,
+    health,
+    indexing,
+    moving,
+    reading,
+    reporting,
+    schema,
+    searching,
+)
 from .app import app
 
 __all__ = [
@@ -14,10 +27,13 @@ __all__ = [
     "deleting",
     "demo",
     "doctoring",
+    "forgetting",
+    "health",
     "indexing",
     "main",
     "moving",
     "reading",
+    "reporting",
     "schema",
     "searching",
 ]

@@ -7,6 +7,8 @@ from memory_storage import errors
 OK = 0
 OTHER = 1
 USAGE = 2
+UNAVAILABLE = 7
+DAMAGED = 9
 BROKEN_RECORDS = 10
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -16,9 +18,9 @@ CODES: dict[type[errors.MemoryStorageError], int] = {
     errors.ValidationError: 4,
     errors.NotFoundError: 5,
     errors.ConflictError: 6,
-    errors.UnavailableError: 7,
+    errors.UnavailableError: UNAVAILABLE,
     errors.SchemaError: 8,
-    errors.CorruptDataError: 9,
+    errors.CorruptDataError: DAMAGED,
     errors.CommitUnknownError: 11,
 }
 

@@ -1,15 +1,15 @@
-"""The commands that look after vector indexes: index status, index verify, index rebuild."""
+"""The commands that look after vector indexes: index status, index verify, index rebuild, index use."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from memory_storage.errors import CorruptDataError
-from memory_storage.models import EmbeddingModel, IndexHealth, IndexPreset
+from memory_storage.errors import CorruptDataError, ValidationError
+from memory_storage.models import EmbeddingModel, IndexHealth, IndexPreset, IndexSource
 from memory_storage.storage import MemoryStorage
 
 from .app import app
@@ -36,7 +36,7 @@ def status(database: Database = None, as_json: AsJson = False) -> None:
     if as_json:
         write_json([_as_json(model) for model in models])
         return
-    columns = ["model", "dimension", "preset", "vectors", "indexed", "pending", "removed"]
+    columns = ["model", "dimension", "source", "preset", "vectors", "indexed", "pending", "removed"]
     show_table(columns, [[getattr(model, "name" if name == "model" else name) for name in columns] for model in models])
     for model in models:
         if model.is_worn:
@@ -75,6 +75,34 @@ def rebuild(
         return
     for name, count in counts.items():
         say(f"{name}: {count:,} vectors in the index" if count else f"{name}: few vectors; it needs no index")
+
+
+@index.command()
+def use(
+    source: Annotated[
+        str, typer.Argument(metavar="memory|diskann", help="In the process that searches, or in the file.")
+    ],
+    model: Model = None,
+    database: Database = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go over to the other kind of index, and empty the one that is left. If it is interrupted, do it again."""
+    chosen = cast("IndexSource", source)  # it is checked
+    if source not in get_args(IndexSource):
+        raise ValidationError("source", f"one of {', '.join(get_args(IndexSource))}", source)
+    with open_existing(database, None, source) as storage:
+        counts = {name: _use(storage, name, chosen) for name in _named(storage, model)}
+    if as_json:
+        write_json(counts)
+    for name, count in counts.items() if not as_json else ():
+        say(f"{name}: {count:,} vectors have entered the index ({source})")
+    talk(f"set MEMORY_STORAGE_VECTOR_INDEX={source} where it is used, or vector_index of the Settings")
+
+
+def _use(storage: MemoryStorage, model: str, source: IndexSource) -> int:
+    total = next((one.pending for one in storage.embeddings.index.status() if one.name == model), None)
+    with progress(f"{source} index {model}", total) as on_progress:
+        return storage.embeddings.index.use(source, model=model, progress=lambda _what, done, _total: on_progress(done))
 
 
 def _rebuild(storage: MemoryStorage, model: str, preset: IndexPreset | None) -> int:

@@ -15,9 +15,9 @@ from memory_storage.storage import MemoryStorage
 from memory_storage.translation import translated
 
 
-def settings_for(database: str | None, namespace: str | None) -> Settings:
+def settings_for(database: str | None, namespace: str | None, vector_index: str | None = None) -> Settings:
     """The settings of the environment with what was given. ConfigurationError if there is no database."""
-    given: dict[str, Any] = {"database": database, "namespace": namespace}
+    given: dict[str, Any] = {"database": database, "namespace": namespace, "vector_index": vector_index}
     return Settings.from_environment(**{name: value for name, value in given.items() if value is not None})
 
 
@@ -26,14 +26,14 @@ def open_or_create(database: str | None, namespace: str | None) -> MemoryStorage
     return MemoryStorage.open(settings_for(database, namespace))
 
 
-def open_existing(database: str | None, namespace: str | None) -> MemoryStorage:
+def open_existing(database: str | None, namespace: str | None, vector_index: str | None = None) -> MemoryStorage:
     """The storage as it is. Creates nothing and upgrades nothing.
 
     Raises:
         ConfigurationError: there is no such file.
         SchemaError: its schema is not this version's.
     """
-    settings = settings_for(database, namespace)
+    settings = settings_for(database, namespace, vector_index)
     if settings.database == MEMORY:
         return MemoryStorage.open(settings)
     return _opened(settings, migrate.check)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from memory_storage.models import Episode, OutcomeKind, Page, Step, StepError, StepOk, StepResult
+from memory_storage.models import Dimension, Episode, OutcomeKind, Page, Step, StepError, StepOk, StepResult
 
 from .app import app
 from .opening import open_existing
@@ -87,8 +87,19 @@ def show(
 
 
 @app.command()
-def stats(database: Database = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
-    """Show what the namespace holds: rows, outcomes, tools."""
+def stats(
+    by: Annotated[
+        str | None,
+        typer.Option(help="How the episodes went by task_type, domain, language, framework, complexity, tool or tag."),
+    ] = None,
+    database: Database = None,
+    namespace: Namespace = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what the namespace holds: rows, outcomes, tools. Or how the episodes went, with --by."""
+    if by is not None:
+        _show_groups(by, database, namespace, as_json=as_json)
+        return
     with open_existing(database, namespace) as storage:
         summary = storage.analytics.summary()
     if as_json:
@@ -101,6 +112,19 @@ def stats(database: Database = None, namespace: Namespace = None, as_json: AsJso
         if rows:
             say("")
             show_table(columns, rows)
+
+
+def _show_groups(by: str, database: str | None, namespace: str | None, *, as_json: bool) -> None:
+    with open_existing(database, namespace) as storage:
+        table = storage.analytics.by(cast("Dimension", by))  # it checks it
+    if as_json:
+        write_json(table.to_rows())
+        return
+    rows = [
+        (row.group, row.episodes, _percent(row.success.rate), _percent(row.success.low), _percent(row.success.high))
+        for row in table
+    ]
+    show_table([by, "episodes", "success", "from", "to"], rows)
 
 
 def show_steps(steps: Sequence[Step]) -> None:
@@ -166,3 +190,7 @@ def _short(text: str, length: int = 100) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"

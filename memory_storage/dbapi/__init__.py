@@ -20,6 +20,7 @@ from ._errors import (
     Warning,  # noqa: A004 - the name is PEP 249's
 )
 from ._file import EncryptionKey
+from ._fork import tell_in_child
 from ._local import LocalTransport, MemoryDatabase
 from ._server import LOCAL_URL, Server, redacted
 from ._sql import reads_only
@@ -58,6 +59,7 @@ __all__ = [
     "redacted",
     "sqlite_version",
     "sqlite_version_info",
+    "tell_in_child",
     "threadsafety",
 ]
 

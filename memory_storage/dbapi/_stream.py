@@ -38,6 +38,11 @@ class Risk:
     reads_only: bool
     commits: bool
 
+    @property
+    def writes_for_good(self) -> bool:
+        """Whether it may leave something behind that was not there."""
+        return self.commits and not self.reads_only
+
 
 GARBLED = (LookupError, TypeError, ValueError, AttributeError, RecursionError)
 """What it raises to read an answer that is not of the protocol."""
@@ -46,7 +51,7 @@ GARBLED = (LookupError, TypeError, ValueError, AttributeError, RecursionError)
 def garbled(error: Exception, risk: Risk) -> Error:
     """What to raise for an answer that is not of the protocol."""
     why = f"the server's answer is not of the protocol ({type(error).__name__})"
-    return _unknown(why) if risk.commits and not risk.reads_only else InternalError(why, "PROTOCOL")
+    return _unknown(why) if risk.writes_for_good else InternalError(why, "PROTOCOL")
 
 
 _HARMLESS = Risk(reads_only=True, commits=False)
@@ -208,7 +213,7 @@ class Stream:
             answer = self._authorized(opened, body, deadline)
         except OperationalError as error:
             raise self._unanswered(error, risk) from error
-        if answer.status != 200 and opened and risk.commits:  # that says nothing of the first time it was sent
+        if answer.status != 200 and opened and risk.writes_for_good:  # that says nothing of the first time it was sent
             raise _unknown("the line broke, and the server has no answer to it any more")
         return answer
 
@@ -228,12 +233,12 @@ class Stream:
             self._open = opened
         elif answer.status == 400 and opened and any(word in str(refusal) + refusal.code for word in _GONE):
             return transaction_lost() if opened.in_transaction else StreamGone(str(refusal))
-        elif answer.status >= 500 and risk.commits and not risk.reads_only:
+        elif answer.status >= 500 and risk.writes_for_good:
             return _unknown(str(refusal))
         return refusal
 
     def _unanswered(self, error: OperationalError, risk: Risk) -> Error:
-        return error if risk.reads_only or not risk.commits else _unknown(str(error), error.code)
+        return _unknown(str(error), error.code) if risk.writes_for_good else error
 
     def _refusal(self, answer: Answer) -> Error:
         text, code = _explanation(self._client.credentials.redact(answer.body))

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from memory_storage.models import PATTERN, Episode, SpatiotemporalEntry, Step
-from memory_storage.repositories import _episode_sql, _pattern_sql, spatiotemporal
+from memory_storage.repositories import _episode_sql, _pattern_sql, _place_sql
 
 from ._findings import Finding, about_rows, seqs_of
 from ._quarantine import set_aside
@@ -52,7 +52,8 @@ _COLUMNS = {
     "steps": _repeated(_episode_sql._STEPS, "step.value", "episode_id", "output"),
     "patterns": _repeated(_pattern_sql._CONTENT, "given.value"),
     "spatiotemporal_index": {
-        **_repeated(spatiotemporal._COLUMNS, "given.value"),
+        **_repeated(_place_sql._columns("episode"), _place_sql._DOCUMENT),
+        "owner_type": "document ->> '$.owner_type'",
         "owner_id": "document ->> '$.owner_id'",
     },
 }

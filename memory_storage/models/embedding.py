@@ -13,6 +13,7 @@ from ._model import Finite, Model, Moment
 
 OwnerType = Literal["episode", "step", "pattern"]
 IndexPreset = Literal["compact", "balanced", "accurate"]
+IndexSource = Literal["memory", "diskann"]
 
 WORN = 0.5
 """So many vectors removed from an index, by those that are in it, and it finds too few of the others."""
@@ -38,7 +39,8 @@ class Embedding(Model):
 class EmbeddingModel:
     """A model with its dimension, and the counters of its distinct vectors, in all namespaces together.
 
-    `indexed` of its `vectors` are in its index, and `removed` were removed from there since it was built.
+    `indexed` of its `vectors` are in its index, and `removed` were removed from there since it was built. `source` says
+    where that is: in the process ("memory") or in the database.
     """
 
     name: str
@@ -49,6 +51,7 @@ class EmbeddingModel:
     indexed: int
     removed: int
     created_at: datetime
+    source: IndexSource = "diskann"
 
     @property
     def pending(self) -> int:

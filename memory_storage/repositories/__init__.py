@@ -6,7 +6,8 @@ from .analytics import AnalyticsRepository
 from .embeddings import EmbeddingRepository
 from .episodes import EpisodeRepository
 from .patterns import PatternRepository
-from .spatiotemporal import SpatiotemporalRepository
+from .retention import RetentionRepository
+from .spatiotemporal import EpisodesByPlace, SpatiotemporalRepository
 from .steps import StepRepository
 from .vector_index import VectorIndex
 
@@ -14,7 +15,9 @@ __all__ = [
     "AnalyticsRepository",
     "EmbeddingRepository",
     "EpisodeRepository",
+    "EpisodesByPlace",
     "PatternRepository",
+    "RetentionRepository",
     "Session",
     "SpatiotemporalRepository",
     "StepRepository",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cached_property, lru_cache
 
 from memory_storage.schema.spaces import FEW, Space
+from memory_storage.sources import last_seq
 
 from ._statement import Prepared
 
@@ -63,7 +64,7 @@ class Statements:
     """Those of one model."""
 
     def __init__(self, space: Space) -> None:
-        self._table, self._index = space.table, space.index
+        self._space, self._table, self._index = space, space.table, space.index
         self.add = Prepared(f"""
 INSERT INTO {space.table} (digest, vector)
 SELECT substr(:digests, key * 16 + 1, 16), substr(:vectors, key * :size + 1, :size) FROM json_each(:rows)
@@ -127,6 +128,49 @@ WITH nearest AS MATERIALIZED (SELECT seq FROM {self._table} WHERE indexed = 1
     ORDER BY vector_distance_cos(vector, {vector}) LIMIT :limit)
 SELECT count(*), (SELECT count(*) FROM nearest) FROM vector_top_k(:index, {vector}, :limit)
 WHERE id IN (SELECT seq FROM nearest)
+""")
+
+    @cached_property
+    def state(self) -> Prepared:
+        """The model's dimension and number of vectors, and the last number that a row was given."""
+        last = last_seq(self._space)
+        return Prepared(f"SELECT dimension, vectors, coalesce({last}, 0) FROM vector_models WHERE name = :model")
+
+    @cached_property
+    def behind(self) -> Prepared:
+        """How many vectors there are after a number."""
+        return Prepared(f"SELECT count(*) FROM {self._table} NOT INDEXED WHERE seq > :mark")
+
+    @cached_property
+    def after(self) -> Prepared:
+        """The vectors after a number."""
+        return Prepared(f"SELECT seq, vector FROM {self._table} WHERE seq > :mark ORDER BY seq LIMIT :limit")
+
+    @cached_property
+    def digests(self) -> Prepared:
+        """What identifies some of the vectors."""
+        return Prepared(f"""
+SELECT seq, lower(hex(digest)) FROM json_each(:seqs) AS given CROSS JOIN {self._table} ON seq = given.value
+""")
+
+    @cached_property
+    def some(self) -> Prepared:
+        """Some of the vectors up to a number."""
+        return Prepared(f"SELECT vector FROM {self._table} WHERE seq <= :mark ORDER BY random() LIMIT :limit")
+
+    @cached_property
+    def nearest(self) -> Prepared:
+        """The nearest vectors up to a number."""
+        return Prepared(f"""
+SELECT seq FROM {self._table} WHERE seq <= :mark ORDER BY vector_distance_cos(vector, :vector) LIMIT :limit
+""")
+
+    @cached_property
+    def present(self) -> Prepared:
+        """How many rows there are up to a number, and how many of those that are given."""
+        return Prepared(f"""
+SELECT (SELECT count(*) FROM {self._table} NOT INDEXED WHERE seq <= :mark),
+    (SELECT count(*) FROM json_each(:seqs) AS given CROSS JOIN {self._table} ON seq = given.value)
 """)
 
     def _put(self, owner: str, conflict: str) -> Prepared:

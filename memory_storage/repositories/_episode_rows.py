@@ -47,6 +47,15 @@ def page_of(
     return page(episodes, [(row[0], row[1]) for row in heads], size, cursor)
 
 
+def by_seq(rows: Sequence[Row]) -> dict[int, Episode]:
+    """The episodes in rows that begin with a key and `seq`, by their `seq`."""
+    heads = [row for row in rows if row[2] == 0]
+    steps: dict[int, list[Row]] = {}
+    for row in sorted((row for row in rows if row[2]), key=itemgetter(2)):
+        steps.setdefault(row[1], []).append(row[3:6])
+    return {row[1]: _episode(row[3:9], steps.get(row[1], [])) for row in heads}
+
+
 def found_in(rows: Sequence[Row], on_corrupt: OnCorrupt = None) -> list[tuple[Row, Episode | None]]:
     """The hits in rows that begin with score, `seq` and the facts of a search, the best first.
 

@@ -52,8 +52,8 @@ _STEPS = {
 }
 
 # A row is an episode (number 0) or one of its steps: so both come with one statement, and each text as it is stored.
-_HEAD_ROW = "0, e.id, e.document, e.version, e.created_at, e.updated_at, e.archived_at"
-_STEP_ROW = "s.step_number, s.id, s.document, s.output, NULL, NULL, NULL"
+HEAD_ROW = "0, e.id, e.document, e.version, e.created_at, e.updated_at, e.archived_at"
+STEP_ROW = "s.step_number, s.id, s.document, s.output, NULL, NULL, NULL"
 
 # A new episode that is there already is not written: the number of rows tells.
 SAVE_NEW = Prepared(f"""
@@ -130,20 +130,20 @@ RESTORE = Prepared("UPDATE episodes SET archived_at = NULL WHERE namespace = :na
 
 DELETE = Prepared("DELETE FROM episodes WHERE namespace = :namespace AND id = :id RETURNING id")
 
-GET_HEAD = Prepared(f"SELECT {_HEAD_ROW} FROM episodes AS e WHERE e.namespace = :namespace AND e.id = :id")
+GET_HEAD = Prepared(f"SELECT {HEAD_ROW} FROM episodes AS e WHERE e.namespace = :namespace AND e.id = :id")
 HEADS = Prepared(f"""
-SELECT {_HEAD_ROW} FROM episodes AS e WHERE e.namespace = :namespace
+SELECT {HEAD_ROW} FROM episodes AS e WHERE e.namespace = :namespace
     AND e.id IN (SELECT value FROM json_each(:ids))
 """)
 GET = Prepared(f"""
-SELECT {_HEAD_ROW} FROM episodes AS e WHERE e.namespace = :namespace AND e.id = :id
+SELECT {HEAD_ROW} FROM episodes AS e WHERE e.namespace = :namespace AND e.id = :id
 UNION ALL
-SELECT {_STEP_ROW} FROM steps AS s WHERE s.namespace = :namespace AND s.episode_id = :id
+SELECT {STEP_ROW} FROM steps AS s WHERE s.namespace = :namespace AND s.episode_id = :id
 """)
 
 _STEPS_OF_PAGE = f"""
 UNION ALL
-SELECT page.started_at, page.seq, {_STEP_ROW} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq
+SELECT page.started_at, page.seq, {STEP_ROW} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq
     CROSS JOIN steps AS s ON s.namespace = e.namespace AND s.episode_id = e.id"""
 
 
@@ -154,7 +154,7 @@ def query(conditions: Conditions, order: str, *, with_steps: bool) -> Prepared:
 WITH page AS MATERIALIZED (
     SELECT seq, started_at FROM episodes WHERE {" AND ".join(("namespace = :namespace", *conditions))}
     ORDER BY {order} LIMIT :limit)
-SELECT page.started_at, page.seq, {_HEAD_ROW} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq
+SELECT page.started_at, page.seq, {HEAD_ROW} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq
 {_STEPS_OF_PAGE if with_steps else ""}
 """)
 
@@ -165,7 +165,7 @@ def search(asked: Search, *, with_steps: bool) -> Prepared:
     if not with_steps:
         return Prepared(f"""
 {asked.common_tables()}
-SELECT found.score, found.seq, {asked.facts()}, {_HEAD_ROW} FROM found CROSS JOIN episodes AS e ON e.seq = found.seq
+SELECT found.score, found.seq, {asked.facts()}, {HEAD_ROW} FROM found CROSS JOIN episodes AS e ON e.seq = found.seq
 """)
     return Prepared(f"""
 {asked.common_tables()}

@@ -57,6 +57,13 @@ def check_limit(limit: int | None, limits: Limits) -> int:
     return limit
 
 
+def is_descending(direction: str) -> bool:
+    """Whether the newest come first; ValidationError if it is no direction."""
+    if direction not in ("newest_first", "oldest_first"):
+        raise ValidationError("direction", "must be 'newest_first' or 'oldest_first'", direction)
+    return direction == "newest_first"
+
+
 def order_and_place(
     key: str, cursor: Cursor | None, *, descending: bool
 ) -> tuple[str, tuple[str, ...], dict[str, Any]]:

@@ -61,6 +61,28 @@ WHERE true
 ON CONFLICT (namespace, id) DO NOTHING
 """)
 
+# What was found again: the figures are those of now. Its counters, and what people wrote, stay.
+# `->` and not `->>`: the digits of a number stay as they are written.
+_FOUND_AGAIN = """json_set(patterns.document, {})""".format(
+    ", ".join(
+        f"'$.{name}', json(excluded.document -> '$.{name}')"
+        for name in ("occurrence_count", "success_rate", "evidence")
+    )
+)
+_LATENCY = "json_set({0}, '$.avg_latency_ms', json(excluded.document -> '$.avg_latency_ms'))"
+_FIGURES = f"""CASE patterns.kind WHEN 'tool_sequence' THEN {_LATENCY.format(_FOUND_AGAIN)} ELSE {_FOUND_AGAIN} END"""
+
+LEARN = Prepared(f"""
+INSERT INTO patterns ({columns(_SAVED)})
+SELECT {values(_SAVED)}
+FROM json_each(:documents) AS given
+WHERE true
+ON CONFLICT (namespace, id) DO UPDATE SET
+    version = patterns.version + 1, updated_at = excluded.updated_at, success_rate = excluded.success_rate,
+    occurrence_count = excluded.occurrence_count, document = {_FIGURES}
+WHERE patterns.kind = excluded.kind AND patterns.document IS NOT {_FIGURES}
+""")
+
 EXACT_MEAN = Prepared("UPDATE patterns SET avg_reward_delta = :mean WHERE namespace = :namespace AND id = :id")
 
 GET = Prepared(f"SELECT {_WHOLE} FROM patterns WHERE namespace = :namespace AND id = :id")

@@ -13,6 +13,7 @@ from memory_storage.errors import CorruptDataError, NotFoundError, SchemaError, 
 from memory_storage.models import EpisodeFilter, Hit, Hits, PatternFilter, SearchMode
 from memory_storage.retrieval import Filters, Items, Search
 from memory_storage.schema.spaces import Space
+from memory_storage.sources import DISKANN, MEMORY, Source
 
 from ._codec import to_micros
 from ._filters import Shape, conditions
@@ -20,12 +21,14 @@ from ._session import Row, Session
 from ._statement import Prepared
 from ._text import any_word
 from ._vectors import packed
+from .memory_index import MemoryIndex
 from .vector_index import VectorIndex, used_models
 
 T = TypeVar("T")
 
 MAX_K = 1_000
 DAY = 86_400.0
+_PLAN, _STATE = 7, 9  # where a row of a search says how vectors were compared, and what the model's table has
 _HALF_FUSED = 4  # so many times k go into the fusion from each side
 _ALWAYS = {"archived"}  # filters that nearly all rows pass
 
@@ -76,13 +79,16 @@ class Planned:
     k: int
     shown: int
     explain: bool
+    memory: MemoryIndex | None = None
 
     def hits(self, rows: Sequence[tuple[Any, T | None]]) -> Hits[T]:
         """Hits from (row, item), the best first; a row is score, seq and the facts. None as an item is left out."""
         has_vector = self.search.space is not None
         readable = [(row, item) for row, item in rows[: self.k] if item is not None]
         hits = [_hit(row, item, has_vector=has_vector, explain=self.explain) for row, item in readable]
-        plan = rows[0][0][7] if rows else ""
+        plan = rows[0][0][_PLAN] if rows else ""
+        if self.memory and self.values["mode"] == "auto" and self.search.source is not MEMORY and self.memory.note:
+            plan += f" ({self.memory.note})"
         last = rows[self.k - 1][0] if len(rows) > self.k else None
         cursor = _cursor(last[0], last[1], self.shown + self.k) if last else None
         return Hits(hits, next_cursor=cursor, plan=plan)
@@ -97,29 +103,32 @@ def planned(session: Session, items: Items, asked: Asked) -> Planned:
     text, has_words = asked.text, asked.text is not None
     filters, values = _filters(asked.filter, items)
     values |= {"namespace": session.namespace, "limit": k + 1, "after_score": score, "after_seq": seq}
-    space = None
+    space, memory = None, None
+    source: Source = DISKANN
     if asked.vector is not None or not has_words:
         space = Space(_model(session, asked.model))
         depth = _HALF_FUSED * k
         values |= {"vector": packed(asked.vector), "model": space.model, "mode": asked.mode, "depth": depth}
         values |= {"reach": depth if has_words else shown + k + 1, "floor": _floor(asked.min_similarity)}
+        memory, source = _memory(session, space, values, are_broad=filters.are_broad)
     if text is not None:
         values |= {"words": any_word(text) or '""', **_weights(asked.weights or Weights(), session)}
     search = Search(
         items,
         filters,
         space,
+        source,
         has_words=has_words,
         has_floor=asked.min_similarity is not None,
         is_continued=asked.cursor is not None,
     )
-    return Planned(search, values, k, shown, asked.explain)
+    return Planned(search, values, k, shown, asked.explain, memory)
 
 
 def run(session: Session, statement: Callable[[Search], Prepared], plan: Planned) -> Sequence[Row]:
     """The rows of a search; if the index is damaged, once more without it."""
     try:
-        return session.read(statement(plan.search).step(**plan.values))
+        return _followed(session.read(statement(plan.search).step(**plan.values)), session, plan)
     except CorruptDataError:
         if plan.values.get("mode", "exact") == "exact":
             raise
@@ -134,6 +143,13 @@ def run(session: Session, statement: Callable[[Search], Prepared], plan: Planned
     return run(session, statement, replace(plan, values={**plan.values, "mode": "exact"}))
 
 
+def _followed(rows: Sequence[Row], session: Session, plan: Planned) -> Sequence[Row]:
+    """The same rows, when the index in this process has caught up with what they say of the table."""
+    if plan.memory and rows and not session.is_transaction:
+        plan.memory.follow(*json.loads(rows[0][_STATE]))
+    return rows
+
+
 def as_text(text: Any) -> str:
     """What is looked for; ValidationError if that is no text."""
     if not isinstance(text, str):
@@ -142,10 +158,10 @@ def as_text(text: Any) -> str:
 
 
 def _hit(row: Sequence[Any], item: T, *, has_vector: bool, explain: bool) -> Hit[T]:
-    score, _, similarity, vector, text, recency, reward, plan, snippet = row
+    score, _, similarity, vector, text, recency, reward, plan, snippet, _ = row
     named = {"text": text, "vector": vector, "recency": recency, "reward": reward}
     parts = {"similarity": score} if text is None else {name: part for name, part in named.items() if part}
-    compared = "index" if plan == "index" else "exact"
+    compared = "index" if plan in (DISKANN.plan, MEMORY.plan) else "exact"
     method: Any = compared if text is None else ("hybrid" if has_vector else "text")
     return Hit(item, score, similarity, method, snippet, parts if explain else None)
 
@@ -172,6 +188,24 @@ def _filters(asked: EpisodeFilter | PatternFilter, items: Items) -> tuple[Filter
     used = {name for name in type(asked).model_fields if getattr(asked, name) not in (None, [], {})}
     are_broad = used <= _ALWAYS and getattr(asked, "archived", None) is not True
     return Filters(at_hand, finding, are_broad=are_broad, find_rows=find_rows), values
+
+
+def _memory(
+    session: Session, space: Space, values: dict[str, Any], *, are_broad: bool
+) -> tuple[MemoryIndex | None, Source]:
+    """The index in this process if there is one, and the source of candidates; theirs are added to the values."""
+    if session.vector_index == "exact":
+        values["mode"] = "exact"
+    if session.memory is None or session.vector_index != "memory":
+        return None, DISKANN
+    memory = session.memory.of(space)
+    if values["mode"] == "exact":
+        return memory, DISKANN
+    near = memory.candidates(values["vector"], values["reach"], are_broad=are_broad, began=session.began)
+    if near is None:
+        return memory, DISKANN
+    values |= {"mark": near.mark, "asked": near.asked, "near": json.dumps(near.seqs)}
+    return memory, MEMORY
 
 
 def _weights(weights: Weights, session: Session) -> dict[str, Any]:

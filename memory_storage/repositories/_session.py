@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from uuid import UUID
 
 from memory_storage.dbapi import RowCountError, Step
 from memory_storage.errors import UnavailableError, ValidationError
 from memory_storage.settings import Limits
+
+if TYPE_CHECKING:
+    from .memory_index import MemoryIndexes
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -35,6 +38,21 @@ class Session(Protocol):
     @property
     def is_transaction(self) -> bool:
         """Whether the calls are parts of one transaction, which has to end soon."""
+        ...
+
+    @property
+    def vector_index(self) -> str:
+        """The source of candidates for searches: "memory", "diskann" or "exact"."""
+        ...
+
+    @property
+    def memory(self) -> MemoryIndexes | None:
+        """The vector indexes in this process, which are searched if `vector_index` says so."""
+        ...
+
+    @property
+    def began(self) -> float | None:
+        """When its transaction began, by the monotonic clock; None if every call is one."""
         ...
 
     def now(self) -> datetime: ...

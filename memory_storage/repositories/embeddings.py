@@ -71,8 +71,9 @@ class EmbeddingRepository(Repository):
     ) -> None:
         """Store the vectors of several owners by one model: all or none of each 16 megabytes (10,000 of dimension 384).
 
-        They can be searched at once. Then they enter the index, in portions, unless `index` is False (a bulk load of
-        several calls) or a transaction is open: `storage.embeddings.index.catch_up()` does that later.
+        They can be searched at once. Then they enter the index in portions, if it is in the database, unless `index` is
+        False (a bulk load of several calls) or a transaction is open: `storage.embeddings.index.catch_up()` does that
+        later. An index in memory catches up when it is searched.
 
         Raises: see `put`.
         """
@@ -83,7 +84,8 @@ class EmbeddingRepository(Repository):
             done += len(part)
             if progress:
                 progress("stored", done, len(entries))
-        if index and found and len(entries) > 1 and not self._session.is_transaction:
+        is_diskann = self._session.vector_index == "diskann"
+        if index and is_diskann and found and len(entries) > 1 and not self._session.is_transaction:
             self.index.go_on(found, progress=progress)
 
     def embed(
@@ -220,7 +222,8 @@ class EmbeddingRepository(Repository):
         steps = [step for group in groups for step in self._adding(group, sql.of(space).put)]
         ended = (sql.of(space).index_some, sql.MODEL)
         try:
-            rows = self._session.write([*steps, *(one.step(model=space.model, limit=_WITH_EACH) for one in ended)])
+            limit = _WITH_EACH if self._session.vector_index == "diskann" else 0
+            rows = self._session.write([*steps, *(one.step(model=space.model, limit=limit) for one in ended)])
             return as_model(rows[0])
         except RowCountError as error:
             raise self._ownerless(groups[(error.step - 1) // 2]) from error

@@ -33,6 +33,7 @@ from memory_storage.retrieval import EPISODES
 
 from . import _episode_sql as sql
 from . import _step_sql
+from ._capacity import no_room, room_for
 from ._codec import (
     OnCorrupt,
     check_document,
@@ -47,7 +48,8 @@ from ._codec import (
 )
 from ._episode_rows import appended, ending, found_in, just_saved, page_of, same_content, whole, with_state
 from ._filters import conditions
-from ._paging import check_limit, order_and_place, parse_cursor
+from ._forgotten import forgotten_among, guard, refuse_forgotten
+from ._paging import check_limit, is_descending, order_and_place, parse_cursor
 from ._portions import of_episodes
 from ._search import Asked, Weights, as_text, planned, run
 from ._session import Repository, Row, as_id, as_list, json_ids, keep_writing, write_and_read
@@ -96,7 +98,7 @@ class EpisodeRepository(Repository):
         Raises:
             ConflictError: the stored version is another than `episode.version`, or another step has the id or number of
                 one that it carries.
-            ValidationError: a limit is broken, or something would not be read back equal.
+            ValidationError: a limit is broken, something would not be read back equal, or it is new and was forgotten.
         """
         return self.save_many([episode])[0]
 
@@ -104,7 +106,7 @@ class EpisodeRepository(Repository):
         """Save all of them or none, as `save` does."""
         prepared = self._prepare(episodes)
         saved = keep_writing(
-            self._save, prepared, lambda *_: self._without_repeats(prepared), "changing these episodes"
+            self._save, prepared, lambda _, error: self._without_repeats(prepared, error), "changing these episodes"
         )
         by_id = {episode.id: episode for episode in saved}
         return [by_id.get(episode.id) or self.get(episode.id) for _, episode in prepared]
@@ -112,11 +114,11 @@ class EpisodeRepository(Repository):
     def import_many(self, episodes: Sequence[Episode]) -> int:
         """Insert copies as they are, with their version and times; leave alone those whose id is there already.
 
-        Gives the number of new ones. To do it again changes nothing.
+        Those that were forgotten stay away. Gives the number of new ones. To do it again changes nothing.
         """
         prepared = self._prepare(episodes)
         return keep_writing(
-            self._import, prepared, lambda *_: self._without_known(prepared), "importing these episodes"
+            self._import, prepared, lambda _, error: self._without_known(prepared, error), "importing these episodes"
         )
 
     def append_step(self, episode_id: UUID | str, step: Step) -> Step:
@@ -242,7 +244,7 @@ class EpisodeRepository(Repository):
         size = check_limit(limit, self._session.limits)
         place = parse_cursor(cursor)
         check_on_corrupt(on_corrupt)
-        descending = _is_descending(direction)
+        descending = is_descending(direction)
         order, after, place_values = order_and_place("started_at", place, descending=descending)
         where, values = conditions(EpisodeFilter(**filters), "episode")
         statement = sql.query((*where, *after), order, with_steps=steps)
@@ -377,27 +379,36 @@ class EpisodeRepository(Repository):
     def _save(self, prepared: list[tuple[str, Episode]]) -> list[Episode]:
         if not prepared:
             return []
-        new = not any(episode.version for _, episode in prepared)
-        statements = (sql.SAVE_NEW, sql.SAVE_NEW_STEPS) if new else (sql.SAVE, sql.SAVE_STEPS)
-        states = {row[0]: row[1:] for row in self._write(*statements, prepared)}
+        new = _new_in(prepared)
+        all_new = len(new) == len(prepared)
+        statements = (sql.SAVE_NEW, sql.SAVE_NEW_STEPS) if all_new else (sql.SAVE, sql.SAVE_STEPS)
+        states = {row[0]: row[1:] for row in self._write(*statements, prepared, new)}
         now = to_micros(self._session.now())
         return [with_state(episode, just_saved(episode, states.get(str(episode.id)), now)) for _, episode in prepared]
 
     def _import(self, new: list[tuple[str, Episode]]) -> int:
         if new:
-            self._write(sql.IMPORT, sql.SAVE_NEW_STEPS, new)
+            self._write(sql.IMPORT, sql.SAVE_NEW_STEPS, new, [episode.id for _, episode in new])
         return len(new)
 
-    def _write(self, heads: Prepared, steps: Prepared, prepared: list[tuple[str, Episode]]) -> Sequence[Row]:
+    def _write(
+        self, heads: Prepared, steps: Prepared, prepared: list[tuple[str, Episode]], new: list[UUID]
+    ) -> Sequence[Row]:
         values = {"namespace": self._session.namespace, "now": to_micros(self._session.now())}
         of_heads, of_steps = of_episodes(prepared)
-        return self._session.write(
-            [
-                *(heads.step(portion.documents, documents=portion.text, **values) for portion in of_heads),
-                *(steps.step(documents=portion.text, **values) for portion in of_steps),
-                self._state_step([episode for _, episode in prepared]),
-            ]
-        )
+        room = room_for(self._session, new)
+        changes = [
+            *guard(self._session, new),
+            *(heads.step(portion.documents, documents=portion.text, **values) for portion in of_heads),
+            *(steps.step(documents=portion.text, **values) for portion in of_steps),
+            *room,
+        ]
+        try:
+            return self._session.write([*changes, self._state_step([episode for _, episode in prepared])])
+        except RowCountError as error:
+            if room and error.step == len(changes):
+                raise no_room(self._session, len(new)) from error
+            raise
 
     def _states(self, episodes: Sequence[Episode]) -> Sequence[Row]:
         return self._session.read(self._state_step(episodes)) if episodes else []
@@ -406,12 +417,16 @@ class EpisodeRepository(Repository):
         ids = json_ids([str(episode.id) for episode in episodes])
         return sql.STATE.step(namespace=self._session.namespace, ids=ids)
 
-    def _without_known(self, prepared: list[tuple[str, Episode]]) -> list[tuple[str, Episode]]:
+    def _without_known(self, prepared: list[tuple[str, Episode]], error: RowCountError) -> list[tuple[str, Episode]]:
         known = {row[0] for row in self._states([episode for _, episode in prepared])}
+        if error.step == 1:
+            known |= {str(one) for one in forgotten_among(self._session, [episode.id for _, episode in prepared])}
         return [pair for pair in prepared if str(pair[1].id) not in known]
 
-    def _without_repeats(self, prepared: list[tuple[str, Episode]]) -> list[tuple[str, Episode]]:
+    def _without_repeats(self, prepared: list[tuple[str, Episode]], error: RowCountError) -> list[tuple[str, Episode]]:
         """Those that are not stored yet. ConflictError if one is stored in another version, or with another content."""
+        if error.step == 1:
+            refuse_forgotten(self._session, _new_in(prepared))
         versions = {row[0]: row[1] for row in self._states([episode for _, episode in prepared])}
         remaining = []
         for document, episode in prepared:
@@ -439,7 +454,5 @@ class EpisodeRepository(Repository):
         raise ValidationError("steps", f"at most {limit:,} steps", limit + 1, setting="limits.steps_per_episode")
 
 
-def _is_descending(direction: str) -> bool:
-    if direction not in ("newest_first", "oldest_first"):
-        raise ValidationError("direction", "must be 'newest_first' or 'oldest_first'", direction)
-    return direction == "newest_first"
+def _new_in(prepared: list[tuple[str, Episode]]) -> list[UUID]:
+    return [episode.id for _, episode in prepared if episode.version == 0]

@@ -13,10 +13,22 @@ from typing_extensions import TypedDict, Unpack
 from memory_storage.dbapi import RowCountError, Step
 from memory_storage.embedders import Embedder
 from memory_storage.errors import ConflictError, NotFoundError, ValidationError
-from memory_storage.models import PATTERN, AnyPattern, Effectiveness, Hits, Page, PatternFilter, PatternKind, SearchMode
+from memory_storage.models import (
+    PATTERN,
+    AnyPattern,
+    Effectiveness,
+    EpisodeFilter,
+    Hits,
+    Page,
+    PatternFilter,
+    PatternKind,
+    SearchMode,
+)
 from memory_storage.retrieval import FACTS, PATTERNS
 
+from . import _analytics_sql as analytics_sql
 from . import _pattern_sql as sql
+from ._analytics_checks import check_lengths, finite
 from ._codec import (
     OnCorrupt,
     check_document,
@@ -32,10 +44,13 @@ from ._codec import (
     to_micros,
 )
 from ._filters import conditions
+from ._forgotten import forgotten_among, guard, refuse_forgotten
+from ._learning import LONGEST_RECOVERY, as_wanted, context_of, learned_recoveries, learned_sequences
 from ._paging import check_limit, order_and_place, page, parse_cursor
 from ._portions import of_documents
 from ._search import Asked, Weights, as_text, planned, run
 from ._session import Repository, as_id, as_list, json_ids, keep_writing, write_and_read
+from .episodes import EpisodeFilters
 
 P = TypeVar("P", bound=AnyPattern)
 
@@ -64,7 +79,7 @@ class PatternRepository(Repository):
 
         Raises:
             ConflictError: the stored version is another than `pattern.version`.
-            ValidationError: a limit is broken, or something would not be read back equal.
+            ValidationError: a limit is broken, something would not be read back equal, or it is new and was forgotten.
         """
         return self.save_many([pattern])[0]
 
@@ -72,16 +87,19 @@ class PatternRepository(Repository):
         """Save all of them or none, as `save` does."""
         prepared = self._prepare(patterns)
         saved = keep_writing(
-            self._save, prepared, lambda *_: self._without_repeats(prepared), "changing these patterns"
+            self._save, prepared, lambda _, error: self._without_repeats(prepared, error), "changing these patterns"
         )
         by_id = {pattern.id: pattern for pattern in saved}
         return [by_id.get(pattern.id) or self.get(pattern.id) for _, pattern in prepared]  # type: ignore[misc]
 
     def import_many(self, patterns: Sequence[AnyPattern]) -> int:
-        """Insert copies as they are, with version, times and counters; leave alone those whose id is there already."""
+        """Insert copies as they are, with version, times and counters; leave alone those whose id is there already.
+
+        Those that were forgotten stay away. Gives the number of new ones.
+        """
         prepared = self._prepare(patterns)
         return keep_writing(
-            self._import, prepared, lambda *_: self._without_known(prepared), "importing these patterns"
+            self._import, prepared, lambda _, error: self._without_known(prepared, error), "importing these patterns"
         )
 
     def record_retrieval(self, pattern_ids: UUID | str | Iterable[UUID | str]) -> None:
@@ -142,6 +160,46 @@ class PatternRepository(Repository):
         if not rows:  # as in `_save`
             raise NotFoundError("pattern", key)
         return as_pattern(rows[0])
+
+    def learn(
+        self,
+        *,
+        lengths: tuple[int, int] = (2, 4),
+        least_episodes: int = 5,
+        min_lift: float = 1.2,
+        most: int = 50,
+        evidence: int = 20,
+        reward_at_least: float | None = None,
+        **filters: Unpack[EpisodeFilters],
+    ) -> list[AnyPattern]:
+        """Make patterns of the episodes for which the filters hold, and give them back as they are stored.
+
+        Tool sequences: of these lengths, in at least so many episodes that were judged, whose success rate is at least
+        `min_lift` times that of all; those with the highest lift first. Error recoveries: what was done after a step
+        that failed until its tool was ok again, at most 5 steps later, in at least so many episodes, of which one went
+        well. At most `most` of each; `evidence` are the first so many that went well. See `AnalyticsRepository` for
+        what success is.
+
+        Ids are of the content: to learn again brings the figures of a pattern up to date, and leaves its counters and
+        what people wrote. What is not found any more stays. A domain, language or framework that was asked for is the
+        context of what is learned, and part of its id.
+        """
+        lengths = check_lengths(lengths)
+        wanted = as_wanted(least_episodes, min_lift, most, evidence)
+        asked = EpisodeFilter(**filters)
+        where, values = conditions(asked, "episode")
+        judged = analytics_sql.BY_OUTCOME if reward_at_least is None else analytics_sql.BY_REWARD
+        values |= {"namespace": self._session.namespace, "reward_at_least": finite("reward_at_least", reward_at_least)}
+        sequences = analytics_sql.sequences(where, judged, *lengths, with_evidence=True)
+        recoveries = analytics_sql.recoveries(where, judged, LONGEST_RECOVERY)
+        context = context_of(asked)
+        found: list[AnyPattern] = [
+            *learned_sequences(
+                self._session.read(sequences.step(**values, least=least_episodes, evidence=evidence)), wanted, context
+            ),
+            *learned_recoveries(self._session.read(recoveries.step(**values)), wanted, context),
+        ]
+        return self._learned(found)
 
     def get(self, pattern_id: UUID | str) -> AnyPattern:
         """The pattern.
@@ -278,6 +336,12 @@ class PatternRepository(Repository):
             raise ConflictError("pattern", gone[0].id, expected=gone[0].version + 1, actual=None)
         return [saved[str(pattern.id)] for _, pattern in prepared]  # type: ignore[misc]
 
+    def _learned(self, found: Sequence[AnyPattern]) -> list[AnyPattern]:
+        if not found:
+            return []
+        stored = {row[0]: as_pattern(row) for row in self._write(sql.LEARN, self._prepare(found))}
+        return [stored[str(pattern.id)] for pattern in found if str(pattern.id) in stored]
+
     def _import(self, new: list[tuple[str, AnyPattern]]) -> int:
         if new:
             self._write(sql.IMPORT, new)
@@ -288,8 +352,15 @@ class PatternRepository(Repository):
         namespace = self._session.namespace
         new = [pattern for _, pattern in prepared if pattern.version == 0 or statement is sql.IMPORT]
         changes = [
+            # What is learned is made of what is here: it brings nothing back, even with an id that was forgotten.
+            *guard(self._session, [] if statement is sql.LEARN else [pattern.id for pattern in new]),
             *(
-                statement.step(portion.documents, namespace=namespace, documents=portion.text, now=self._now())
+                statement.step(
+                    None if statement is sql.LEARN else portion.documents,
+                    namespace=namespace,
+                    documents=portion.text,
+                    now=self._now(),
+                )
                 for portion in of_documents(document for document, _ in prepared)
             ),
             *self._exact_means(new),
@@ -305,12 +376,19 @@ class PatternRepository(Repository):
             if (mean := pattern.effectiveness.avg_reward_delta)
         ]
 
-    def _without_known(self, prepared: list[tuple[str, AnyPattern]]) -> list[tuple[str, AnyPattern]]:
-        known = {pattern.id for pattern in self._get_many([pattern.id for _, pattern in prepared])}
+    def _without_known(
+        self, prepared: list[tuple[str, AnyPattern]], error: RowCountError
+    ) -> list[tuple[str, AnyPattern]]:
+        ids = [pattern.id for _, pattern in prepared]
+        known = {pattern.id for pattern in self._get_many(ids)}
+        if error.step == 1:
+            known |= forgotten_among(self._session, ids)
         return [pair for pair in prepared if pair[1].id not in known]
 
-    def _without_repeats(self, prepared: list[tuple[str, P]]) -> list[tuple[str, P]]:
+    def _without_repeats(self, prepared: list[tuple[str, P]], error: RowCountError) -> list[tuple[str, P]]:
         """Those that are not stored yet. ConflictError if one is stored in another version, or with another content."""
+        if error.step == 1:
+            refuse_forgotten(self._session, [pattern.id for _, pattern in prepared if pattern.version == 0])
         present = {pattern.id: pattern for pattern in self._get_many([pattern.id for _, pattern in prepared])}
         remaining = []
         for document, pattern in prepared:

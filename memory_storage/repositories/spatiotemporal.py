@@ -1,107 +1,84 @@
-"""The repository of places and times: where and when an episode or a step happened."""
+"""The repository of places and times: where and when an episode or a step happened. How they are found is inherited."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from functools import cached_property
 from uuid import UUID
+
+from typing_extensions import Unpack
 
 from memory_storage.dbapi import RowCountError, Step
 from memory_storage.errors import ConflictError, NotFoundError, ValidationError
-from memory_storage.models import PlaceOwner, SpatiotemporalEntry
+from memory_storage.models import Direction, DomainNode, Episode, EpisodeFilter, Granularity, Interval, Page, PlaceOwner
+from memory_storage.models import SpatiotemporalEntry as Entry
 
+from . import _place_sql, _region_sql
 from ._codec import check_document, check_value, decode, encode, from_micros, to_micros
-from ._session import Repository, as_id, as_list, json_ids, keep_writing
-from ._statement import Prepared, columns, excluded, micros, values
-
-_TABLES = {"episode": "episodes", "step": "steps"}
-_COLUMNS = {
-    "namespace": "owner.namespace",
-    "id": "given.value ->> '$.id'",
-    "owner_type": "given.value ->> '$.owner_type'",
-    "owner_id": "owner.id",
-    "latitude": "given.value ->> '$.latitude'",
-    "longitude": "given.value ->> '$.longitude'",
-    "place_name": "given.value ->> '$.place_name'",
-    "starts_at": micros("(given.value ->> '$.starts_at')"),
-    "ends_at": micros("(given.value ->> '$.ends_at')"),
-    "created_at": ":now",
-    "document": "json_remove(given.value, '$.created_at')",
-}
-
-
-_REPLACED = excluded(_COLUMNS, "namespace", "id", "owner_type", "owner_id", "created_at")
-
-
-def _put(table: str) -> Prepared:
-    return Prepared(f"""
-INSERT INTO spatiotemporal_index ({columns(_COLUMNS)})
-SELECT {values(_COLUMNS)}
-FROM (SELECT :document AS value) AS given, {table} AS owner
-WHERE owner.namespace = :namespace AND owner.id = given.value ->> '$.owner_id'
-ON CONFLICT (namespace, id) DO UPDATE SET {_REPLACED}
-WHERE spatiotemporal_index.owner_type = excluded.owner_type AND spatiotemporal_index.owner_id = excluded.owner_id
-""")
-
-
-_PUT = {owner: _put(table) for owner, table in _TABLES.items()}
-_WHOLE = "id, document, created_at"
-_GET = Prepared(f"SELECT {_WHOLE} FROM spatiotemporal_index WHERE namespace = :namespace AND id = :id")
-_OF_OWNER = Prepared(f"""
-SELECT {_WHOLE} FROM spatiotemporal_index
-WHERE namespace = :namespace AND owner_type = :owner_type AND owner_id = :owner_id ORDER BY starts_at, seq
-""")
-_DELETE = Prepared("DELETE FROM spatiotemporal_index WHERE namespace = :namespace AND id = :id RETURNING id")
-_COUNT = Prepared("SELECT count(*) FROM spatiotemporal_index WHERE namespace = :namespace")
-_NEXT = Prepared(f"""
-SELECT {_WHOLE} FROM spatiotemporal_index WHERE namespace = :namespace AND id > :after ORDER BY id LIMIT :limit
-""")
-_KNOWN = Prepared("""
-SELECT id FROM spatiotemporal_index WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
-""")
-_IMPORTED = {**_COLUMNS, "created_at": "coalesce(" + micros("(given.value ->> '$.created_at')") + ", :now)"}
-_IMPORT = {
-    owner: Prepared(f"""
-INSERT INTO spatiotemporal_index ({columns(_IMPORTED)})
-SELECT {values(_IMPORTED)}
-FROM (SELECT :document AS value) AS given, {table} AS owner
-WHERE owner.namespace = :namespace AND owner.id = given.value ->> '$.owner_id'
-ON CONFLICT (namespace, id) DO NOTHING
-""")
-    for owner, table in _TABLES.items()
-}
+from ._episode_rows import by_seq
+from ._hierarchy import diverse, hierarchy
+from ._portions import of_documents
+from ._regions import FindsByRegion, checked_k, times_of
+from ._session import Row, as_id, as_list, json_ids, keep_writing
+from ._sphere import on_sphere
+from ._statement import Prepared
+from .episodes import EpisodeFilters
 
 _ITERATE_PAGE = 100
+_Encoded = tuple[str, Entry]
 
 
-class SpatiotemporalRepository(Repository):
-    """The places and times of one namespace."""
+class SpatiotemporalRepository(FindsByRegion[Entry]):
+    """The places and times of one namespace. `episodes` finds the episodes that they are of, in the same ways."""
 
-    def put(self, entry: SpatiotemporalEntry) -> SpatiotemporalEntry:
+    _of_episodes = False
+
+    @cached_property
+    def episodes(self) -> EpisodesByPlace:
+        """The episodes of what is found, each once, at its nearest, or newest, place: `episodes.near(...)`."""
+        return EpisodesByPlace(self._session)
+
+    def put(self, entry: Entry) -> Entry:
         """Insert or replace by id, and give back what is stored.
 
         Raises:
             NotFoundError: there is no such owner.
             ConflictError: the id is another owner's.
         """
-        document, stored = self._encoded(entry)
-        namespace = self._session.namespace
-        steps = [
-            _PUT[stored.owner_type].step(1, namespace=namespace, document=document, now=to_micros(self._session.now())),
-            _GET.step(namespace=namespace, id=str(stored.id)),
-        ]
-        try:
-            rows = self._session.write(steps)
-        except RowCountError as error:
-            if self.find(entry.id) is None:
-                raise NotFoundError(stored.owner_type, stored.owner_id) from error
-            detail = "it is the place of another owner"
-            raise ConflictError("place", entry.id, expected=0, actual=None, detail=detail) from error
-        if not rows:  # the answer was lost, and before it was read again, another writer has deleted it
-            raise NotFoundError("place", stored.id)
-        return _entry(rows[0])
+        return self._put([self._encoded(entry)])[0]
 
-    def get(self, entry_id: UUID | str) -> SpatiotemporalEntry:
+    def put_many(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Put all of them or none, as `put` does, in one round trip.
+
+        Raises: see `put`; ValidationError if an id is given twice.
+        """
+        prepared = self._encoded_list(entries)
+        return self._put(prepared) if prepared else []
+
+    def import_many(self, entries: Sequence[Entry]) -> int:
+        """Insert copies with the `created_at` they have; leave alone those whose id is there already.
+
+        Gives the number of new ones. To do it again changes nothing.
+
+        Raises:
+            NotFoundError: one of them has no owner here. None is stored.
+        """
+        prepared = self._encoded_list(entries)
+
+        def write(new: list[_Encoded]) -> int:
+            if new:
+                self._session.write(self._writes(_place_sql.IMPORT, new))
+            return len(new)
+
+        def rest(new: list[_Encoded], error: RowCountError) -> list[_Encoded]:
+            known = self._known([entry for _, entry in new])
+            unknown = [pair for pair in new if str(pair[1].id) not in known]
+            self._refuse_orphans([entry for _, entry in unknown], error)
+            return unknown
+
+        return keep_writing(write, prepared, rest, "importing these places")
+
+    def get(self, entry_id: UUID | str) -> Entry:
         """The entry.
 
         Raises:
@@ -112,82 +89,209 @@ class SpatiotemporalRepository(Repository):
             raise NotFoundError("place", entry_id)
         return found
 
-    def find(self, entry_id: UUID | str) -> SpatiotemporalEntry | None:
+    def find(self, entry_id: UUID | str) -> Entry | None:
         """The entry, or None."""
-        rows = self._session.read(_GET.step(namespace=self._session.namespace, id=as_id(entry_id)))
+        rows = self._session.read(_place_sql.GET.step(namespace=self._session.namespace, id=as_id(entry_id)))
         return _entry(rows[0]) if rows else None
 
-    def of(self, owner_type: PlaceOwner, owner_id: UUID | str) -> list[SpatiotemporalEntry]:
+    def of(self, owner_type: PlaceOwner, owner_id: UUID | str) -> list[Entry]:
         """All the entries of one owner, by time."""
-        if not isinstance(owner_type, str) or owner_type not in _TABLES:
-            raise ValidationError("owner_type", f"one of {', '.join(_TABLES)}", owner_type)
-        values = {"owner_type": owner_type, "owner_id": as_id(owner_id, "owner_id")}
-        step = _OF_OWNER.step(namespace=self._session.namespace, **values)
+        values = {"owner_type": _checked_owner(owner_type), "owner_id": as_id(owner_id, "owner_id")}
+        step = _place_sql.OF_OWNER.step(namespace=self._session.namespace, **values)
         return [_entry(row) for row in self._session.read(step)]
 
-    def iterate(self) -> Iterator[SpatiotemporalEntry]:
+    def timeline(
+        self,
+        owner_type: PlaceOwner,
+        owner_id: UUID | str,
+        *,
+        between: Interval | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        direction: Direction = "oldest_first",
+    ) -> Page[Entry]:
+        """A page of the entries of one owner, in the order of time; one without a moment comes before all others.
+
+        `between`: only what overlaps this interval.
+
+        Raises:
+            ValidationError: the owner, the interval, the limit, the cursor or the direction cannot be.
+        """
+        owner = {"kind": _checked_owner(owner_type), "owner_id": as_id(owner_id, "owner_id")}
+        branches = _region_sql.of_owner(in_time=between is not None)
+        return self._by_time(branches, {**owner, **times_of(between)}, limit, cursor, direction, None)
+
+    def trajectory(
+        self,
+        episode_id: UUID | str,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        direction: Direction = "oldest_first",
+    ) -> Page[Entry]:
+        """A page of where an episode went: its own entries and those of its steps, in the order of time.
+
+        Raises:
+            ValidationError: the id, the limit, the cursor or the direction cannot be.
+        """
+        values = {"episode_id": as_id(episode_id, "episode_id")}
+        return self._by_time(_region_sql.of_episode(), values, limit, cursor, direction, None)
+
+    def hierarchy(
+        self, *, by: Granularity = "day", zone: str = "UTC", **filters: Unpack[EpisodeFilters]
+    ) -> list[DomainNode]:
+        """The episodes by domain, task type and the time at which they began, with counts at each level.
+
+        `by` is "hour", "day", "week" or "month", in the IANA time zone `zone`: a day has 23 or 25 hours where clocks
+        are changed, and an hour that comes twice is two. The filters are those of `episodes.query`. One statement; a
+        second one only if some episode is later than 2037.
+
+        Raises:
+            ValidationError: there is no such granularity, no such zone, or a filter cannot be.
+        """
+        return hierarchy(self._session, by, zone, EpisodeFilter(**filters))
+
+    def diverse(
+        self,
+        k: int = 10,
+        *,
+        by: Granularity = "day",
+        zone: str = "UTC",
+        steps: bool = True,
+        **filters: Unpack[EpisodeFilters],
+    ) -> list[Episode]:
+        """`k` episodes (1 to 1,000) that differ: domains take turns, in them the task types, and in those the buckets.
+
+        Of a bucket the one with the highest reward comes first, of equal ones the newest; the newest buckets come
+        first. The buckets and filters are those of `hierarchy`.
+
+        Raises:
+            ValidationError: see `hierarchy`; `k` cannot be.
+        """
+        return diverse(self._session, checked_k(k), by, zone, EpisodeFilter(**filters), steps=steps)
+
+    def iterate(self) -> Iterator[Entry]:
         """All of them by id, a page at a time."""
         after = ""
         while rows := self._session.read(
-            _NEXT.step(namespace=self._session.namespace, after=after, limit=_ITERATE_PAGE)
+            _place_sql.NEXT.step(namespace=self._session.namespace, after=after, limit=_ITERATE_PAGE)
         ):
             yield from map(_entry, rows)
             after = rows[-1][0]
 
-    def import_many(self, entries: Sequence[SpatiotemporalEntry]) -> int:
-        """Insert copies with the `created_at` they have; leave alone those whose id is there already.
-
-        Gives the number of new ones. To do it again changes nothing.
-
-        Raises:
-            NotFoundError: one of them has no owner here. None is stored.
-        """
-        prepared = [self._encoded(entry) for entry in as_list(entries, "places")]
-        ids = [str(entry.id) for _, entry in prepared]
-        if len(set(ids)) != len(ids):
-            raise ValidationError("places", "each id once", ids)
-
-        def write(new: list[tuple[str, SpatiotemporalEntry]]) -> int:
-            if new:
-                self._session.write([self._import(*pair) for pair in new])
-            return len(new)
-
-        def rest(
-            new: list[tuple[str, SpatiotemporalEntry]], error: RowCountError
-        ) -> list[tuple[str, SpatiotemporalEntry]]:
-            _, refused = new[error.step - 1]  # it is there already, or has no owner
-            known = self._known(ids)
-            if str(refused.id) not in known:
-                raise NotFoundError(refused.owner_type, refused.owner_id) from error
-            return [pair for pair in prepared if str(pair[1].id) not in known]
-
-        return keep_writing(write, prepared, rest, "importing these places")
-
     def delete(self, entry_id: UUID | str) -> bool:
         """Delete it. Whether it was there."""
-        return bool(self._session.write([_DELETE.step(namespace=self._session.namespace, id=as_id(entry_id))]))
+        return bool(
+            self._session.write([_place_sql.DELETE.step(namespace=self._session.namespace, id=as_id(entry_id))])
+        )
 
     def count(self) -> int:
         """How many there are."""
-        return int(self._session.read(_COUNT.step(namespace=self._session.namespace))[0][0])
+        return int(self._session.read(_place_sql.COUNT.step(namespace=self._session.namespace))[0][0])
 
-    def _encoded(self, entry: SpatiotemporalEntry) -> tuple[str, SpatiotemporalEntry]:
-        document, stored = encode(SpatiotemporalEntry, entry)
-        check_document("", document, self._session.limits)
-        check_value("", document, self._session.value_bytes)
+    def _by_seq(self, rows: Sequence[Row]) -> dict[int, Entry]:
+        return {row[1]: _entry(row[2:5]) for row in rows}
+
+    def _put(self, prepared: list[_Encoded]) -> list[Entry]:
+        ids = json_ids([str(entry.id) for _, entry in prepared])
+        read = _place_sql.CREATED.step(namespace=self._session.namespace, ids=ids)
+
+        def write(new: list[_Encoded]) -> dict[str, int]:
+            return dict(self._session.write([*self._writes(_place_sql.PUT, new), read]))
+
+        def rest(new: list[_Encoded], error: RowCountError) -> list[_Encoded]:
+            entries = [entry for _, entry in new]
+            self._refuse_moves(entries, error)
+            self._refuse_orphans(entries, error)
+            return new  # by now, another writer has removed what was in the way
+
+        created = keep_writing(write, prepared, rest, "changing these places")
+        return [_with_created_at(entry, created) for _, entry in prepared]
+
+    def _writes(self, statements: dict[str, Prepared], prepared: Sequence[_Encoded]) -> list[Step]:
+        values = {"namespace": self._session.namespace, "now": to_micros(self._session.now())}
+        return [
+            statement.step(portion.documents, entries=portion.text, **values)
+            for owner_type, statement in statements.items()
+            for portion in of_documents(map(_with_point, (one for one in prepared if one[1].owner_type == owner_type)))
+        ]
+
+    def _encoded(self, entry: Entry, field: str = "") -> _Encoded:
+        document, stored = encode(Entry, entry, field)
+        check_document(field, document, self._session.limits)
+        check_value(field, document, self._session.value_bytes)
         return document, stored
 
-    def _known(self, ids: Sequence[str]) -> set[str]:
-        rows = self._session.read(_KNOWN.step(namespace=self._session.namespace, ids=json_ids(ids)))
-        return {row[0] for row in rows}
+    def _encoded_list(self, entries: Sequence[Entry]) -> list[_Encoded]:
+        given = as_list(entries, "places")
+        fields = [f"places.{number}" if len(given) > 1 else "" for number in range(len(given))]
+        prepared = [self._encoded(entry, field) for entry, field in zip(given, fields, strict=True)]
+        ids = [str(entry.id) for _, entry in prepared]
+        if len(set(ids)) != len(ids):
+            raise ValidationError("places", "each id once", ids)
+        return prepared
 
-    def _import(self, document: str, entry: SpatiotemporalEntry) -> Step:
-        now = to_micros(self._session.now())
-        return _IMPORT[entry.owner_type].step(1, namespace=self._session.namespace, document=document, now=now)
+    def _known(self, entries: Sequence[Entry]) -> dict[str, tuple[str, str]]:
+        ids = json_ids([str(entry.id) for entry in entries])
+        rows = self._session.read(_place_sql.KNOWN.step(namespace=self._session.namespace, ids=ids))
+        return {row[0]: (row[1], row[2]) for row in rows}
+
+    def _refuse_moves(self, entries: Sequence[Entry], error: RowCountError) -> None:
+        known = self._known(entries)
+        for entry in entries:
+            if known.get(str(entry.id), _owner(entry)) != _owner(entry):
+                detail = "it is the place of another owner"
+                raise ConflictError("place", entry.id, expected=0, actual=None, detail=detail) from error
+
+    def _refuse_orphans(self, entries: Sequence[Entry], error: RowCountError) -> None:
+        ids = json_ids(sorted({str(entry.owner_id) for entry in entries}))
+        rows = self._session.read(_place_sql.OWNERS.step(namespace=self._session.namespace, ids=ids))
+        owners = {(row[0], row[1]) for row in rows}
+        for entry in entries:
+            if _owner(entry) not in owners:
+                raise NotFoundError(entry.owner_type, entry.owner_id) from error
 
 
-def _entry(row: Sequence[Any]) -> SpatiotemporalEntry:
+class EpisodesByPlace(FindsByRegion[Episode]):
+    """The episodes of one namespace by where and when they, or their steps, happened. Each is found once.
+
+    An episode is as near as its nearest place; in the order of time it stands at its newest place, or at its oldest
+    one if the oldest come first.
+    """
+
+    _of_episodes = True
+
+    def _by_seq(self, rows: Sequence[Row]) -> dict[int, Episode]:
+        return by_seq(rows)
+
+
+def _owner(entry: Entry) -> tuple[str, str]:
+    return entry.owner_type, str(entry.owner_id)
+
+
+def _with_point(encoded: _Encoded) -> str:
+    document, entry = encoded
+    if entry.latitude is None or entry.longitude is None:
+        return f"[{document}]"
+    x, y, z = on_sphere(entry.latitude, entry.longitude)
+    return f"[{document},{x!r},{y!r},{z!r}]"
+
+
+def _with_created_at(entry: Entry, created: dict[str, int]) -> Entry:
+    if str(entry.id) not in created:  # the answer was lost, and before it was read again, another writer deleted it
+        raise NotFoundError("place", entry.id)
+    entry.__dict__["created_at"] = from_micros(created[str(entry.id)])
+    return entry
+
+
+def _checked_owner(owner_type: str) -> str:
+    if not isinstance(owner_type, str) or owner_type not in _place_sql.TABLES:
+        raise ValidationError("owner_type", f"one of {', '.join(_place_sql.TABLES)}", owner_type)
+    return owner_type
+
+
+def _entry(row: Row) -> Entry:
     key, document, created_at = row
-    found = decode(SpatiotemporalEntry.model_validate_json, document, "spatiotemporal_index", key)
+    found = decode(Entry.model_validate_json, document, "spatiotemporal_index", key)
     found.__dict__["created_at"] = from_micros(created_at)
     return found

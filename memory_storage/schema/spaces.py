@@ -134,11 +134,15 @@ class Space:
 
     def empty_index(self, preset: Preset) -> Iterator[str]:
         """Statements that put an empty index in place of the one there is, however damaged that may be."""
+        yield from self.drop_index()
+        yield self.create_index(preset)
+
+    def drop_index(self) -> Iterator[str]:
+        """Statements that take the index away. Searches do without it."""
         yield f"DROP INDEX IF EXISTS {self.index}"
         yield f"DROP TABLE IF EXISTS {self.index}_shadow"  # what may be left of it would be taken for the new one's
         yield f"DELETE FROM libsql_vector_meta_shadow WHERE name = '{self.index}'"
         yield f"UPDATE {self.table} SET indexed = 0 WHERE indexed = 1"
-        yield self.create_index(preset)
 
     def drop(self) -> Iterator[str]:
         """DDL that undoes `create`. The index goes first, with its shadow."""

@@ -148,17 +148,24 @@ spatiotemporal_index = Table(
     Column("id", Text, nullable=False),
     Column("owner_type", Text, nullable=False),
     Column("owner_id", Text, nullable=False),
+    Column("episode_seq", Integer, nullable=False),  # the owner, or the episode of the step
     Column("latitude", Float),
     Column("longitude", Float),
+    # The same point on a sphere of radius 1: distances are compared in SQL, which has no sine.
+    Column("x", Float),
+    Column("y", Float),
+    Column("z", Float),
     Column("place_name", Text),
     Column("starts_at", Integer),
     Column("ends_at", Integer),
+    Column("until_at", Integer),  # where it has ended: a microsecond after a moment, for ever after what goes on
     Column("created_at", Integer, nullable=False),
     Column("document", Text, nullable=False),
     UniqueConstraint("namespace", "id"),
     Index("ix_spatiotemporal_owner", "namespace", "owner_type", "owner_id"),
     Index("ix_spatiotemporal_starts", "namespace", "starts_at"),
     Index("ix_spatiotemporal_place", "namespace", "place_name"),
+    Index("ix_spatiotemporal_episode", "episode_seq", "starts_at"),
 )
 
 facets = Table(
@@ -172,7 +179,7 @@ facets = Table(
     Index("ix_facets_owner", "owner_seq", "owner_type"),
     sqlite_with_rowid=False,
 )
-"""Tags and scalar metadata of episodes and patterns, one row for each: an index that triggers keep."""
+"""Tags and scalar metadata of episodes and patterns, and evidence of patterns, one row for each: triggers keep it."""
 
 receipts = Table(
     "receipts",
@@ -182,3 +189,13 @@ receipts = Table(
     sqlite_with_rowid=False,
 )
 """The writes over a network of the last day, to find out whether one was committed when its answer was lost."""
+
+forgotten = Table(
+    "forgotten",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True, nullable=False),
+    Column("episode_seq", Integer),
+    Index("ix_forgotten_unfinished", "episode_seq", sqlite_where=text("episode_seq IS NOT NULL")),
+    sqlite_with_rowid=False,
+)
+"""What must not come back: a digest of its namespace and id; and, as long as it is there in part, its row."""

@@ -82,6 +82,10 @@ def test_a_model_has_to_be_chosen_among_several(command, database, episodes):
 
 
 class TestIndex:
+    @pytest.fixture(autouse=True)
+    def _in_the_file(self, monkeypatch) -> None:
+        monkeypatch.setenv("MEMORY_STORAGE_VECTOR_INDEX", "diskann")
+
     @pytest.fixture
     def many(self, database) -> None:
         with ms.MemoryStorage.open(database) as storage:

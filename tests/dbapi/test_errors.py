@@ -129,7 +129,7 @@ def test_after_a_panic_the_memory_database_goes_on():
 def test_every_known_message_has_a_class_and_a_code(text):
     error = from_message(f"prefix: {text} suffix")
     assert isinstance(error, dbapi.Error)
-    assert error.code.startswith("SQLITE_")
+    assert error.code.startswith(("SQLITE_", "VECTOR_INDEX"))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
@@ -87,3 +88,45 @@ def hold_the_lock(pipe: Any, path: Path, seconds: float) -> None:
         tx.episodes.count()
         pipe.send_bytes(b"locked")
         time.sleep(seconds)
+
+
+def retain_until_killed(pipe: Any, path: Path, policy: ms.RetentionPolicy, moment: datetime) -> None:
+    """Let go what a policy does not keep, and say so when the first portion is done."""
+    with ms.MemoryStorage.open(path) as storage:
+        plan = storage.retention.plan(policy, now=moment)
+        storage.retention.apply(plan, progress=lambda *_: os.write(pipe.fileno(), b"."))
+        os.write(pipe.fileno(), b".")
+        time.sleep(60)
+
+
+def forget_until_killed(pipe: Any, path: Path, namespace: str) -> None:
+    """Say that it begins, and erase a namespace."""
+    with ms.MemoryStorage.open(path) as storage:
+        os.write(pipe.fileno(), b".")
+        storage.forget(namespace=namespace)
+        time.sleep(60)
+
+
+def write_for_a_while(barrier: Any, path: Path, until: Path) -> list[float]:
+    """Save episodes until a file is there; the seconds that each save took."""
+    took = []
+    with ms.MemoryStorage.open(path, namespace=f"writer {os.getpid()}") as storage:
+        barrier.wait()
+        while not until.exists():
+            began = time.monotonic()
+            storage.episodes.save(ms.Episode(task_description="meanwhile", steps=[ms.Step(tool="t")]))
+            took.append(time.monotonic() - began)
+            time.sleep(0.002)
+    return took
+
+
+def retain_and_say_so(barrier: Any, path: Path, policy: ms.RetentionPolicy, done: Path) -> list[str]:
+    """Let go what a policy does not keep while others write; the plan's ids, in which none was spared."""
+    with ms.MemoryStorage.open(path) as storage:
+        barrier.wait()
+        try:
+            plan = storage.retention.plan(policy)
+            assert storage.retention.apply(plan).spared == []
+        finally:
+            done.touch()
+    return [str(item.id) for item in plan]

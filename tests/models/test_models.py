@@ -43,8 +43,12 @@ NEEDED: dict[type[models.Model], dict[str, Any]] = {
     ms.Heuristic: {"condition": "c", "action": "a"},
     ms.Embedding: {"owner_type": "episode", "owner_id": KEY, "model": "m", "vector": [1.0]},
     ms.SpatiotemporalEntry: {"owner_type": "episode", "owner_id": KEY, "place_name": "p"},
+    ms.Point: {"latitude": 1.0, "longitude": 2.0},
+    ms.Box: {"south": 1.0, "west": 2.0, "north": 3.0, "east": 4.0},
+    ms.Interval: {},
     models.EpisodeFilter: {},
     models.PatternFilter: {},
+    ms.RetentionPolicy: {"max_age": timedelta(1), "max_episodes": 1},
 }
 FIELDS = [(kind, name) for kind in NEEDED for name in kind.model_fields]
 
@@ -160,10 +164,23 @@ REFUSED: list[tuple[type[models.Model], dict[str, Any], str]] = [
     (ms.SpatiotemporalEntry, {"starts_at": NOW, "ends_at": NOW}, ""),
     (ms.SpatiotemporalEntry, {"starts_at": NOW, "ends_at": NOW - timedelta(microseconds=1)}, ""),
     (ms.SpatiotemporalEntry, {"owner_type": "pattern"}, "owner_type"),
+    (ms.SpatiotemporalEntry, {"ongoing": True}, ""),
+    (ms.SpatiotemporalEntry, {"ongoing": 1}, "ongoing"),
+    (ms.SpatiotemporalEntry, {"ongoing": True, "starts_at": NOW, "ends_at": NOW + timedelta(hours=1)}, ""),
+    *((ms.Point, {"latitude": value}, "latitude") for value in (90.1, -91.0, True, "1", float("nan"), None)),
+    *((ms.Point, {"longitude": value}, "longitude") for value in (180.1, -181.0, True, float("inf"))),
+    *((ms.Box, {"north": value}, "north") for value in (0.9, 90.1, float("nan"), None)),
+    *((ms.Box, {"west": value}, "west") for value in (-180.1, float("nan"), None)),
+    *((ms.Interval, {"starts_at": NOW, "ends_at": NOW - timedelta(microseconds=n)}, "ends_at") for n in (0, 1)),
+    *((ms.Interval, {"starts_at": value}, "starts_at") for value in (datetime(2024, 5, 1), "soon")),  # noqa: DTZ001
 ]
 
 
-@pytest.mark.parametrize(("kind", "fields", "field"), REFUSED, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(
+    ("kind", "fields", "field"),
+    REFUSED,
+    ids=[f"{kind.__name__}-{field}-{number}" for number, (kind, _, field) in enumerate(REFUSED)],
+)
 def test_a_value_out_of_range_is_refused_naming_the_field(kind, fields, field):
     error = _refusal(kind, **fields)
     assert error.field == field or (field and error.field.startswith(f"{field}."))

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import itertools
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -56,8 +57,15 @@ NAMES = (
     "0",
 )
 EMBEDDER = ms.HashingEmbedder()
-REPOSITORIES = ("episodes", "steps", "patterns", "embeddings", "spatiotemporal", "analytics")
+REPOSITORIES = ("episodes", "steps", "patterns", "embeddings", "spatiotemporal", "analytics", "retention")
 VECTOR = [0.5] * 384
+NOON = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
+ALWAYS = ms.Interval()
+HERE = ms.Point(latitude=1.0, longitude=1.0)
+EARTH = ms.Box(south=-90.0, west=-180.0, north=90.0, east=180.0)
+EVERYTHING = ms.RetentionPolicy(max_episodes=0, max_age=timedelta(0), min_reward=9.0, keep_pattern_sources=False)
+ARCHIVED = ms.RetentionPolicy(max_bytes=0, keep_tagged=["shared"], archive=True)
+ALL_TIME = (datetime.min.replace(tzinfo=timezone.utc), datetime.max.replace(tzinfo=timezone.utc))
 _namespace = itertools.count()
 
 
@@ -90,7 +98,14 @@ def _fill(memory: ms.MemoryStorage, ids: Ids, owner: str) -> None:
         memory.embeddings.put(owner_type, key, VECTOR, model="m")
     memory.spatiotemporal.put(
         ms.SpatiotemporalEntry(
-            id=ids.place, owner_type="episode", owner_id=ids.episode, latitude=1.0, longitude=1.0, place_name=owner
+            id=ids.place,
+            owner_type="episode",
+            owner_id=ids.episode,
+            latitude=1.0,
+            longitude=1.0,
+            place_name=owner,
+            starts_at=NOON - timedelta(hours=1),
+            ends_at=NOON + timedelta(hours=1),
         )
     )
 
@@ -144,6 +159,10 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
             m.patterns.save(ms.Heuristic(condition="mine", action="mine")).id, i.second_pattern
         ),
     ],
+    "patterns.learn": [
+        lambda m, i: m.patterns.learn(lengths=(1, 1), least_episodes=1, min_lift=0.0, reward_at_least=0.0),
+        lambda m, i: m.patterns.learn(tags_any=["shared"]),
+    ],
     "patterns.get": [lambda m, i: m.patterns.get(i.pattern)],
     "patterns.find": [lambda m, i: m.patterns.find(i.pattern)],
     "patterns.query": [
@@ -184,6 +203,40 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
             ms.SpatiotemporalEntry(id=i.place, owner_type="episode", owner_id=i.episode, place_name="mine")
         )
     ],
+    "spatiotemporal.put_many": [
+        lambda m, i: m.spatiotemporal.put_many(
+            [ms.SpatiotemporalEntry(id=i.place, owner_type="step", owner_id=i.step, place_name="mine")]
+        )
+    ],
+    "spatiotemporal.within": [
+        lambda m, i: m.spatiotemporal.within(EARTH),
+        lambda m, i: m.spatiotemporal.within(EARTH, between=ALWAYS, archived=None),
+        lambda m, i: m.spatiotemporal.episodes.within(EARTH),
+    ],
+    "spatiotemporal.near": [
+        lambda m, i: m.spatiotemporal.near(HERE, 1e9),
+        lambda m, i: m.spatiotemporal.episodes.near(HERE, 10.0, tags_any=["shared"]),
+    ],
+    "spatiotemporal.nearest": [
+        lambda m, i: m.spatiotemporal.nearest(HERE),
+        lambda m, i: m.spatiotemporal.episodes.nearest(HERE, 1, text="words"),
+    ],
+    "spatiotemporal.during": [
+        lambda m, i: m.spatiotemporal.during(ALWAYS),
+        lambda m, i: m.spatiotemporal.episodes.during(ALWAYS),
+    ],
+    "spatiotemporal.overlapping": [
+        lambda m, i: m.spatiotemporal.overlapping(ALWAYS),
+        lambda m, i: m.spatiotemporal.episodes.overlapping(ALWAYS),
+    ],
+    "spatiotemporal.as_of": [
+        lambda m, i: m.spatiotemporal.as_of(NOON),
+        lambda m, i: m.spatiotemporal.episodes.as_of(NOON),
+    ],
+    "spatiotemporal.timeline": [lambda m, i: m.spatiotemporal.timeline("episode", i.episode)],
+    "spatiotemporal.trajectory": [lambda m, i: m.spatiotemporal.trajectory(i.episode)],
+    "spatiotemporal.hierarchy": [lambda m, i: m.spatiotemporal.hierarchy()],
+    "spatiotemporal.diverse": [lambda m, i: m.spatiotemporal.diverse()],
     "spatiotemporal.import_many": [
         lambda m, i: m.spatiotemporal.import_many(
             [ms.SpatiotemporalEntry(id=i.place, owner_type="episode", owner_id=i.episode, place_name="mine")]
@@ -196,8 +249,31 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
     "spatiotemporal.count": [lambda m, i: m.spatiotemporal.count()],
     "spatiotemporal.delete": [lambda m, i: m.spatiotemporal.delete(i.place)],
     "analytics.summary": [lambda m, i: m.analytics.summary()],
+    "retention.plan": [lambda m, i: m.retention.plan(EVERYTHING), lambda m, i: m.retention.plan(ARCHIVED)],
+    "retention.apply": [lambda m, i: m.retention.apply(EVERYTHING), lambda m, i: m.retention.apply(ARCHIVED)],
+    "analytics.span": [lambda m, i: m.analytics.span()],
+    "analytics.by": [
+        lambda m, i: m.analytics.by("tool"),
+        lambda m, i: m.analytics.by("tag", archived=None, text="words"),
+        lambda m, i: m.analytics.by("domain", reward_at_least=0.0),
+    ],
+    "analytics.over_time": [
+        lambda m, i: m.analytics.over_time("week"),
+        lambda m, i: m.analytics.over_time("day", zone="Europe/Berlin", tags_any=["shared"]),
+    ],
+    "analytics.by_stage": [lambda m, i: m.analytics.by_stage()],
+    "analytics.trend": [lambda m, i: m.analytics.trend()],
+    "analytics.tools": [lambda m, i: m.analytics.tools()],
+    "analytics.sequences": [lambda m, i: m.analytics.sequences(1, least_episodes=1, reward_at_least=0.0)],
+    "analytics.failures": [lambda m, i: m.analytics.failures()],
+    "analytics.compare": [lambda m, i: m.analytics.compare(ALL_TIME, ALL_TIME, by="tool")],
+    "analytics.effectiveness": [lambda m, i: m.analytics.effectiveness()],
+    "analytics.unused": [lambda m, i: m.analytics.unused(since=ALL_TIME[1])],
 }
-READING = {"get", "find", "query", "iterate", "count", "range", "latest", "of", "delete"}
+READING = {
+    *("get", "find", "query", "iterate", "count", "range", "latest", "of", "delete"),
+    *("within", "near", "nearest", "during", "overlapping", "as_of", "timeline", "trajectory", "hierarchy", "diverse"),
+}
 NOTHING: tuple[Any, ...] = (None, False, 0, [], ms.Page([]))
 
 

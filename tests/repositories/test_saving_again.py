@@ -138,7 +138,7 @@ def test_deleting_takes_along_what_is_owned_and_nothing_else(storage, rich, make
     storage.embeddings.put("step", other.steps[0].id, VECTOR, model="m")
     assert storage.episodes.delete(rich.id) is True
     assert storage.episodes.delete(rich.id) is False
-    expected = {"episodes": 1, "steps": 2, "patterns": 1, "embeddings": 1, "spatiotemporal_index": 0, "facets": 1}
+    expected = {"episodes": 1, "steps": 2, "patterns": 1, "embeddings": 1, "spatiotemporal_index": 0, "facets": 2}
     assert row_counts(storage.engine) == expected
     assert storage.steps.delete(other.steps[0].id) is True
     assert storage.embeddings.count() == 0

@@ -20,6 +20,12 @@ from . import oracle
 MODEL = "m"
 COUNT = 2_400
 DIMENSION = 24
+PLANS = {"diskann": "index", "memory": "memory", "exact": "exact"}
+
+
+def at(database: object, source: Any = "diskann") -> ms.Settings:
+    """The settings of a database with such a source of candidates."""
+    return ms.Settings(database=str(database), vector_index=source)
 
 
 class Indexed:
@@ -27,6 +33,7 @@ class Indexed:
 
     def __init__(self, storage: ms.MemoryStorage, count: int) -> None:
         self.storage = storage
+        self.plan = PLANS[storage.vector_index]
         self.vectors = oracle.clustered(count, DIMENSION)
         self.queries = oracle.unit(self.vectors[::37] + 0.1 * oracle.clustered(len(self.vectors[::37]), DIMENSION, 9))
         self.episodes = _episodes(count)
@@ -47,14 +54,23 @@ class Indexed:
         ]
         self.storage.embeddings.put_many(items, model=MODEL, **options)
 
-    def recall(self, rows: Sequence[int] | None = None, *, plan: str | None = "index", **options: Any) -> float:
-        """The share of the nearest ten among these rows that searches find; each must find ten, by this plan."""
+    def recall(self, rows: Sequence[int] | None = None, *, plan: str | None = "", **options: Any) -> float:
+        """The share of the nearest ten among these rows that searches find; each must find ten, by this plan.
+
+        "" is the plan of the source of candidates, None is any.
+        """
+        plan = self.plan if plan == "" else plan
         kept = np.arange(len(self.vectors)) if rows is None else np.array(rows, dtype=int)
         nearest = [{int(kept[row]) for row in found} for found in oracle.nearest(self.queries, self.vectors[kept])]
         searches = [self.storage.episodes.similar_to(query, model=MODEL, **options) for query in self.queries]
         assert {len(hits) for hits in searches} == {min(10, len(kept))}
         assert plan is None or {hits.plan for hits in searches} == {plan}
         return oracle.recall([{self.numbers[hit.item.id] for hit in hits} for hits in searches], nearest)
+
+    def settle(self) -> None:
+        """Have the index catch up."""
+        if self.plan != "exact":
+            self.storage.embeddings.index.catch_up(MODEL)
 
     def status(self) -> ms.EmbeddingModel:
         """The counters of the model."""
@@ -79,7 +95,7 @@ def _episodes(count: int) -> list[ms.Episode]:
 @pytest.fixture(scope="session")
 def _file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("indexed") / "memory.db"
-    with ms.MemoryStorage.open(path) as storage:
+    with ms.MemoryStorage.open(at(path)) as storage:
         Indexed(storage, COUNT).store()
     return path
 
@@ -92,11 +108,42 @@ def _namespace(sqld: Sqld, _template: str) -> str:
     return "indexed"
 
 
+@pytest.fixture(scope="session")
+def _bare_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same without an index in it, and with a sidecar."""
+    path = tmp_path_factory.mktemp("bare") / "memory.db"
+    with ms.MemoryStorage.open(at(path, "memory")) as storage:
+        Indexed(storage, COUNT).store().settle()
+    return path
+
+
 @pytest.fixture
 def on_file(database: Path, _file: Path) -> Iterator[Indexed]:
     """Episodes with clustered vectors, on a file."""
     shutil.copy(_file, database)
-    with ms.MemoryStorage.open(database) as storage:
+    with ms.MemoryStorage.open(at(database)) as storage:
+        yield Indexed(storage, COUNT)
+
+
+@pytest.fixture
+def bare(database: Path, _bare_file: Path) -> Path:
+    """A file without an index in it, and its sidecar."""
+    for path in _bare_file.parent.iterdir():
+        shutil.copy(path, database.parent / path.name)
+    return database
+
+
+@pytest.fixture
+def in_memory(bare: Path) -> Iterator[Indexed]:
+    """The same with the index in this process."""
+    with ms.MemoryStorage.open(at(bare, "memory")) as storage:
+        yield Indexed(storage, COUNT)
+
+
+@pytest.fixture
+def by_exact(bare: Path) -> Iterator[Indexed]:
+    """The same without an index."""
+    with ms.MemoryStorage.open(at(bare, "exact")) as storage:
         yield Indexed(storage, COUNT)
 
 
@@ -108,6 +155,13 @@ def on_server(sqld: Sqld, _namespace: str) -> Iterator[Indexed]:
     with ms.MemoryStorage.open(sqld.url_of(name)) as storage:
         yield Indexed(storage, COUNT)
     sqld.delete_namespace(name)
+
+
+@pytest.fixture(params=["on_file", "in_memory", "by_exact", "on_server"])
+def searched(request: pytest.FixtureRequest) -> Indexed:
+    """The same by each source of candidates."""
+    found: Indexed = request.getfixturevalue(request.param)
+    return found
 
 
 @pytest.fixture(params=["file", "server"])

@@ -25,7 +25,7 @@ def vectors(count: int, seed: int) -> Any:
 def load(pipe: Any, path: Path, ids: list[UUID], seed: int) -> None:
     """Store vectors in batches, and write the number of each that is stored."""
     made = vectors(len(ids), seed)
-    with ms.MemoryStorage.open(path) as storage:
+    with ms.MemoryStorage.open(ms.Settings(database=str(path), vector_index="diskann")) as storage:
         for first in range(0, len(ids), 100):
             rows = range(first, first + 100)
             storage.embeddings.put_many([("episode", ids[row], made[row]) for row in rows], model=MODEL)

@@ -17,6 +17,8 @@ from .spy import spied
 
 MODEL = "a-model"
 VECTOR = [1.0] * 384
+POINT = ms.Point(latitude=1.0, longitude=2.0)
+BOX = ms.Box(south=0.0, west=1.0, north=2.0, east=3.0)
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +59,9 @@ def _pattern() -> ms.ToolSequence:
     return ms.ToolSequence(tools=["a", "b"], tags=["tag"])
 
 
-def _place(episode: ms.Episode) -> ms.SpatiotemporalEntry:
-    return ms.SpatiotemporalEntry(owner_type="episode", owner_id=episode.id, latitude=1, longitude=2)
+def _place(episode: ms.Episode, owner_type: ms.PlaceOwner = "episode") -> ms.SpatiotemporalEntry:
+    owner_id = episode.id if owner_type == "episode" else episode.steps[0].id
+    return ms.SpatiotemporalEntry(owner_type=owner_type, owner_id=owner_id, latitude=1, longitude=2)
 
 
 def _embedding(have: Any) -> Embedding:
@@ -97,7 +100,20 @@ READS: dict[str, Call] = {
     "spatiotemporal.find": lambda s, have: s.spatiotemporal.find(have.place.id),
     "spatiotemporal.of": lambda s, have: s.spatiotemporal.of("episode", have.id),
     "spatiotemporal.count": lambda s, have: s.spatiotemporal.count(),
+    "spatiotemporal.within": lambda s, have: s.spatiotemporal.within(BOX, between=ms.Interval()),
+    "spatiotemporal.within episodes": lambda s, have: s.spatiotemporal.episodes.within(BOX),
+    "spatiotemporal.near": lambda s, have: s.spatiotemporal.near(POINT, 1000.0, domain="general"),
+    "spatiotemporal.near episodes": lambda s, have: s.spatiotemporal.episodes.near(POINT, 1000.0),
+    "spatiotemporal.nearest": lambda s, have: s.spatiotemporal.nearest(POINT, 1),
+    "spatiotemporal.during": lambda s, have: s.spatiotemporal.during(ms.Interval()),
+    "spatiotemporal.overlapping": lambda s, have: s.spatiotemporal.overlapping(ms.Interval()),
+    "spatiotemporal.as_of": lambda s, have: s.spatiotemporal.as_of(have.episode.started_at),
+    "spatiotemporal.timeline": lambda s, have: s.spatiotemporal.timeline("episode", have.id),
+    "spatiotemporal.trajectory": lambda s, have: s.spatiotemporal.trajectory(have.id),
+    "spatiotemporal.hierarchy": lambda s, have: s.spatiotemporal.hierarchy(by="hour", zone="Europe/Berlin"),
+    "spatiotemporal.diverse": lambda s, have: s.spatiotemporal.diverse(2),
     "analytics.summary": lambda s, have: s.analytics.summary(),
+    "retention.plan": lambda s, have: s.retention.plan(ms.RetentionPolicy(max_episodes=1)),
 }
 
 # Each page is one statement, and the end may be one more.
@@ -111,18 +127,18 @@ ITERATIONS: dict[str, Call] = {
 
 # Each write is one batch, of so many statements, and the statements do not become more with the rows.
 WRITES: dict[str, tuple[int, Call]] = {
-    "episodes.save a new one": (3, lambda s, have: s.episodes.save(_episode())),
+    "episodes.save a new one": (4, lambda s, have: s.episodes.save(_episode())),
     "episodes.save a changed one": (3, lambda s, have: s.episodes.save(have.episode)),
-    "episodes.save_many": (3, lambda s, have: s.episodes.save_many([_episode() for _ in range(50)])),
+    "episodes.save_many": (4, lambda s, have: s.episodes.save_many([_episode() for _ in range(50)])),
     "episodes.append_step": (1, lambda s, have: s.episodes.append_step(have.id, ms.Step(tool="t"))),
     "episodes.complete": (2, lambda s, have: s.episodes.complete(have.id, ms.Success(verdict="done"))),
     "episodes.archive": (2, lambda s, have: s.episodes.archive(have.id)),
     "episodes.restore": (2, lambda s, have: s.episodes.restore(have.id)),
     "episodes.delete": (1, lambda s, have: s.episodes.delete(have.id)),
     "steps.delete": (1, lambda s, have: s.steps.delete(have.step)),
-    "patterns.save a new one": (2, lambda s, have: s.patterns.save(_pattern())),
+    "patterns.save a new one": (3, lambda s, have: s.patterns.save(_pattern())),
     "patterns.save a changed one": (2, lambda s, have: s.patterns.save(have.pattern)),
-    "patterns.save_many": (2, lambda s, have: s.patterns.save_many([_pattern() for _ in range(50)])),
+    "patterns.save_many": (3, lambda s, have: s.patterns.save_many([_pattern() for _ in range(50)])),
     "patterns.record_retrieval": (1, lambda s, have: s.patterns.record_retrieval(have.pattern_ids)),
     "patterns.record_application": (1, lambda s, have: s.patterns.record_application(have.pattern.id, success=True)),
     "patterns.merge": (3, lambda s, have: s.patterns.merge(*have.pattern_ids)),
@@ -136,13 +152,19 @@ WRITES: dict[str, tuple[int, Call]] = {
     ),
     "embeddings.delete": (1, lambda s, have: s.embeddings.delete("episode", have.id, model=MODEL)),
     "spatiotemporal.put": (2, lambda s, have: s.spatiotemporal.put(_place(have.other))),
+    "spatiotemporal.put_many": (
+        3,  # one for each kind of owner
+        lambda s, have: s.spatiotemporal.put_many(
+            [_place(have.other), *(_place(have.other, owner_type="step") for _ in range(50))]
+        ),
+    ),
     "spatiotemporal.delete": (1, lambda s, have: s.spatiotemporal.delete(have.place.id)),
 }
 
 # An import looks first which are there already.
 IMPORTS: dict[str, tuple[int, Call]] = {
-    "episodes.import_many": (3, lambda s, have: s.episodes.import_many([_episode() for _ in range(50)])),
-    "patterns.import_many": (2, lambda s, have: s.patterns.import_many([_pattern() for _ in range(50)])),
+    "episodes.import_many": (4, lambda s, have: s.episodes.import_many([_episode() for _ in range(50)])),
+    "patterns.import_many": (3, lambda s, have: s.patterns.import_many([_pattern() for _ in range(50)])),
     "embeddings.import_many": (2, lambda s, have: s.embeddings.import_many([_embedding(have)])),
     "spatiotemporal.import_many": (1, lambda s, have: s.spatiotemporal.import_many([_place(have.other)])),
 }
@@ -189,12 +211,13 @@ def test_a_call_within_a_transaction_costs_the_same(storage: ms.MemoryStorage, h
 
 def test_the_tables_name_every_method(storage: ms.MemoryStorage):
     named = {name.split()[0] for name in (*READS, *ITERATIONS, *WRITES, *IMPORTS)}
-    repositories = ("episodes", "steps", "patterns", "embeddings", "spatiotemporal", "analytics")
+    repositories = ("episodes", "steps", "patterns", "embeddings", "spatiotemporal", "analytics", "retention")
     methods = {
         f"{repository}.{method}"
         for repository in repositories
         for method in dir(getattr(storage, repository))
-        if not method.startswith("_") and method not in {"index", "embed", "reembed"}  # these have tests of their own
+        if not method.startswith("_")
+        and method not in {"index", "embed", "reembed", "episodes", "apply"}  # these have tests of their own
     }
     assert methods == named
 

@@ -7,7 +7,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -132,6 +132,55 @@ def test_queries_for_patterns_scan_no_table(filled: ms.MemoryStorage):
 
 VECTOR = [1.0] * 384
 
+POINT = ms.Point(latitude=1.0, longitude=179.9)
+BOX = ms.Box(south=-1.0, west=170.0, north=90.0, east=-170.0)
+DAY = ms.Interval(starts_at=NOW, ends_at=NOW + timedelta(days=1))
+
+
+def test_searches_by_region_scan_no_table(filled: ms.MemoryStorage):
+    with spied(filled.engine) as batches:
+        for number, filters in enumerate(combinations(EPISODE_FILTERS)):
+            between = (None, DAY)[number % 2]
+            direction = ("newest_first", "oldest_first")[number // 2 % 2]
+            for places in (filled.spatiotemporal, filled.spatiotemporal.episodes):
+                places.within(BOX, between=between, direction=direction, limit=2, **filters)
+                places.near(POINT, 5e6, between=between, limit=2, **filters)
+                places.nearest(POINT, 3, between=between, **filters)
+                places.during(DAY, direction=direction, **filters)
+                places.overlapping(DAY, direction=direction, **filters)
+                places.as_of(NOW, direction=direction, **filters)
+    _assert_no_scans(filled, (step for batch in batches for step in batch.steps))
+
+
+def test_the_next_pages_of_searches_by_region_scan_no_table(filled: ms.MemoryStorage):
+    episode = filled.episodes.save(_episode(1))
+    filled.spatiotemporal.put_many(
+        [
+            ms.SpatiotemporalEntry(
+                owner_type="episode", owner_id=episode.id, latitude=n / 10, longitude=1.0, starts_at=NOW, ongoing=True
+            )
+            for n in range(5)
+        ]
+    )
+    with spied(filled.engine) as batches:
+        for places in (filled.spatiotemporal, filled.spatiotemporal.episodes):
+            for page in (
+                lambda places=places, **more: places.within(BOX.model_copy(update={"west": 0.0}), limit=1, **more),
+                lambda places=places, **more: places.near(POINT, 5e7, limit=1, **more),
+                lambda places=places, **more: places.overlapping(DAY, limit=1, **more),
+            ):
+                first = page()
+                cursor = first.next_cursor or _backwards(first, filled)
+                second = page(cursor=cursor)
+                page(cursor=second.previous_cursor or cursor)
+    _assert_no_scans(filled, (step for batch in batches for step in batch.steps))
+
+
+def _backwards(page: ms.Page[Any], storage: ms.MemoryStorage) -> str:
+    """A cursor for a page that is the only one: as if there were something after it."""
+    return storage.episodes.query(limit=1).next_cursor or ""
+
+
 OTHERS: dict[str, Callable[[ms.MemoryStorage, ms.Episode, Any], object]] = {
     "episodes by id": lambda s, e, p: (s.episodes.get(e.id), s.episodes.get(e.id, steps=False)),
     "steps by id": lambda s, e, p: s.steps.get(e.steps[0].id),
@@ -160,7 +209,34 @@ OTHERS: dict[str, Callable[[ms.MemoryStorage, ms.Episode, Any], object]] = {
         list(s.spatiotemporal.iterate()),
         s.spatiotemporal.count(),
     ),
-    "figures": lambda s, e, p: s.analytics.summary(),
+    "places by owner and by time": lambda s, e, p: (
+        s.spatiotemporal.timeline("episode", e.id),
+        s.spatiotemporal.timeline("step", e.id, between=ms.Interval(starts_at=NOW), direction="newest_first"),
+        s.spatiotemporal.trajectory(e.id),
+        s.spatiotemporal.put_many([ms.SpatiotemporalEntry(owner_type="episode", owner_id=e.id, place_name="here")]),
+    ),
+    "episodes by time": lambda s, e, p: (
+        *(s.spatiotemporal.hierarchy(by=by, zone="Europe/Berlin") for by in ("hour", "day", "week", "month")),
+        s.spatiotemporal.hierarchy(domain="domain-1", tags_any=["tag-1"], text="refresh", since=NOW),
+        s.spatiotemporal.diverse(3, by="week", outcome="success", metadata={"number": 3}),
+        s.spatiotemporal.diverse(3, steps=False),
+    ),
+    "figures": lambda s, e, p: (
+        s.analytics.summary(),
+        s.analytics.span(),
+        *(s.analytics.by(dimension) for dimension in get_args(ms.Dimension)),
+        s.analytics.by("tool", domain="domain-1", tags_any=["tag-1"], metadata={"even": True}, text="flaky"),
+        s.analytics.over_time("day"),
+        s.analytics.over_time("hour", outcome="success", min_reward=0.5),
+        s.analytics.by_stage(),
+        s.analytics.trend(language="python"),
+        s.analytics.tools(),
+        s.analytics.sequences((1, 3), reward_at_least=0.5),
+        s.analytics.failures(),
+        s.analytics.compare((NOW - timedelta(hours=9), NOW), (NOW, NOW + timedelta(hours=9)), by="tool"),
+        s.analytics.effectiveness(),
+        s.analytics.unused(since=NOW),
+    ),
     "writes to an episode": lambda s, e, p: (
         s.episodes.append_step(e.id, ms.Step(tool="t")),
         s.episodes.complete(e.id, ms.Success(verdict="v")),
@@ -178,6 +254,7 @@ OTHERS: dict[str, Callable[[ms.MemoryStorage, ms.Episode, Any], object]] = {
         s.patterns.record_retrieval(p.id),
         s.patterns.record_application(p.id, success=True),
         s.patterns.merge(p.id, s.patterns.save(_pattern(1)).id),
+        s.patterns.learn(lengths=(1, 1), min_lift=0.0),
         s.patterns.save(s.patterns.get(p.id)),
         s.patterns.delete(p.id),
     ),
@@ -218,7 +295,7 @@ def _leaves_the_namespace(line: str) -> bool:
 
 
 _WITHIN = re.compile(
-    r"""\((namespace|rowid|digest|item_seq|name|owner_seq)=\?
+    r"""\((namespace|rowid|digest|item_seq|episode_seq|name|owner_seq)=\?
         | \(model=\?\ AND\ vector_seq=\?  # the owners of one vector
         | ^SEARCH\ vectors_\w+(\ USING\ INTEGER.*)?$  # one vector
         | ix_embeddings_model\ \(namespace[<>]  # whether there is another namespace
@@ -233,9 +310,13 @@ _ALLOWED = re.compile(
         | (page | given | next | \(subquery-\d+\))$  # rows that were found by an index, or given
         | (draws | drawn | way | candidates | near | compared | passing | far | similar | matched | worded
             | places | p | w | parts | found | query)$  # what a search has found so far
+        | (period | picked | grouped | measured | used | placed | windows | everything | once | centred
+            | followed)$  # the episodes that analytics have found, and what they have
         | \w+\ USING\ COVERING\ INDEX\ vectors_\w+_tail$  # vectors that are not indexed yet
         | vector_models\b  # a row for each model
         | \w+\ VIRTUAL\ TABLE\ INDEX\ [13]:$  # json_each, with its argument; an index of vectors
+        | r\ VIRTUAL\ TABLE\ INDEX\ 2:\w+$  # an R*Tree, with bounds
+        | (b | at | a | levels | turned | search | reach | z | found | in_\w+)$  # what a search by region has so far
         | \w+_fts\ VIRTUAL\ TABLE\ INDEX\ \d+:.*M\d  # full text, with a MATCH
         )""",
     re.VERBOSE,

@@ -76,6 +76,23 @@ def test_one_that_the_server_has_forgotten_costs_a_write_nothing(connection: dba
     assert count(connection) == 3
 
 
+def test_a_read_whose_answer_is_lost_is_read_again(connection: dbapi.Connection, line: Proxy):
+    for _ in range(2):
+        connection.execute("INSERT INTO t VALUES (1)")
+    line.cut_reply_after(0)
+    assert count(connection) == 2
+    assert line.cuts == 1
+
+
+def test_a_read_in_a_transaction_whose_answer_is_lost_is_a_lost_transaction(line: Proxy, connection: dbapi.Connection):
+    connection.autocommit = False
+    count(connection)
+    line.cut_reply_after(0)
+    with pytest.raises(dbapi.OperationalError) as caught:
+        count(connection)
+    assert caught.value.code == "TRANSACTION_LOST"
+
+
 def test_a_write_whose_answer_is_lost_is_done_once_and_the_line_goes_on(connection: dbapi.Connection, line: Proxy):
     for _ in range(2):
         connection.execute("INSERT INTO t VALUES (1)")

@@ -11,10 +11,13 @@ import pytest
 
 import memory_storage as ms
 from memory_storage.testing import Proxy, Sqld
-from tests.repositories.test_namespaces import REPOSITORIES, _public_methods
+from tests.repositories.test_namespaces import ALL_TIME, REPOSITORIES, _public_methods
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 VECTOR = [0.5] * 384
+ALWAYS = ms.Interval()
+HERE = ms.Point(latitude=1.0, longitude=1.0)
+EARTH = ms.Box(south=-90.0, west=-180.0, north=90.0, east=180.0)
 
 
 def _episode(steps: int = 20, **fields: Any) -> ms.Episode:
@@ -33,13 +36,16 @@ class Known:
     """What is stored before each call."""
 
     def __init__(self, memory: ms.MemoryStorage) -> None:
-        self.episode, self.other = memory.episodes.save_many([_episode(), _episode()])
+        self.episode, self.other = memory.episodes.save_many([_episode(), _episode(reward=ms.RewardScore(total=1.0))])
         self.patterns = memory.patterns.save_many([_heuristic() for _ in range(4)])
         self.place = memory.spatiotemporal.put(self.new_place())
         memory.embeddings.put("episode", self.episode.id, VECTOR, model="m")
 
     def new_place(self) -> ms.SpatiotemporalEntry:
         return ms.SpatiotemporalEntry(owner_type="episode", owner_id=self.episode.id, latitude=1.0, longitude=1.0)
+
+    def of_step(self) -> ms.SpatiotemporalEntry:
+        return ms.SpatiotemporalEntry(owner_type="step", owner_id=self.episode.steps[0].id, place_name="here")
 
     def vectors(self) -> list[tuple[str, Any, list[float]]]:
         return [("step", step.id, VECTOR) for step in self.episode.steps]
@@ -50,7 +56,7 @@ class Known:
         ]
 
 
-OTHERS = {"embeddings.iterate", "embeddings.embed", "embeddings.reembed"}
+OTHERS = {"embeddings.iterate", "embeddings.embed", "embeddings.reembed", "patterns.learn", "retention.apply"}
 
 Case = Callable[[ms.MemoryStorage, Known], Any]
 
@@ -116,6 +122,29 @@ CASES: dict[str, list[Case]] = {
     "embeddings.count": [lambda m, k: m.embeddings.count()],
     "embeddings.delete": [lambda m, k: m.embeddings.delete("episode", k.episode.id, model="m")],
     "spatiotemporal.put": [lambda m, k: m.spatiotemporal.put(k.new_place())],
+    "spatiotemporal.put_many": [
+        lambda m, k: m.spatiotemporal.put_many([k.new_place() for _ in range(100)]),
+        lambda m, k: m.spatiotemporal.put_many([k.place, k.new_place(), k.of_step()]),
+    ],
+    "spatiotemporal.within": [
+        lambda m, k: m.spatiotemporal.within(EARTH),
+        lambda m, k: m.spatiotemporal.episodes.within(EARTH, between=ALWAYS, outcome="success"),
+    ],
+    "spatiotemporal.near": [
+        lambda m, k: m.spatiotemporal.near(HERE, 1e6, text="words"),
+        lambda m, k: m.spatiotemporal.episodes.near(HERE, 1e6),
+    ],
+    "spatiotemporal.nearest": [
+        lambda m, k: m.spatiotemporal.nearest(HERE, 1),
+        lambda m, k: m.spatiotemporal.episodes.nearest(HERE, 1, between=ALWAYS),
+    ],
+    "spatiotemporal.during": [lambda m, k: m.spatiotemporal.during(ALWAYS)],
+    "spatiotemporal.overlapping": [lambda m, k: m.spatiotemporal.overlapping(ALWAYS)],
+    "spatiotemporal.as_of": [lambda m, k: m.spatiotemporal.as_of(k.episode.started_at)],
+    "spatiotemporal.timeline": [lambda m, k: m.spatiotemporal.timeline("episode", k.episode.id)],
+    "spatiotemporal.trajectory": [lambda m, k: m.spatiotemporal.trajectory(k.episode.id)],
+    "spatiotemporal.hierarchy": [lambda m, k: m.spatiotemporal.hierarchy(by="hour", zone="Europe/Berlin")],
+    "spatiotemporal.diverse": [lambda m, k: m.spatiotemporal.diverse(2, by="week")],
     "spatiotemporal.import_many": [lambda m, k: m.spatiotemporal.import_many([k.new_place() for _ in range(100)])],
     "spatiotemporal.get": [lambda m, k: m.spatiotemporal.get(k.place.id)],
     "spatiotemporal.find": [lambda m, k: m.spatiotemporal.find(k.place.id)],
@@ -124,6 +153,18 @@ CASES: dict[str, list[Case]] = {
     "spatiotemporal.count": [lambda m, k: m.spatiotemporal.count()],
     "spatiotemporal.delete": [lambda m, k: m.spatiotemporal.delete(k.place.id)],
     "analytics.summary": [lambda m, k: m.analytics.summary()],
+    "retention.plan": [lambda m, k: m.retention.plan(ms.RetentionPolicy(max_episodes=1))],
+    "analytics.span": [lambda m, k: m.analytics.span()],
+    "analytics.by": [lambda m, k: m.analytics.by("tool"), lambda m, k: m.analytics.by("tag", text="words")],
+    "analytics.over_time": [lambda m, k: m.analytics.over_time("hour", zone="Europe/Berlin")],
+    "analytics.by_stage": [lambda m, k: m.analytics.by_stage()],
+    "analytics.trend": [lambda m, k: m.analytics.trend()],
+    "analytics.tools": [lambda m, k: m.analytics.tools()],
+    "analytics.sequences": [lambda m, k: m.analytics.sequences((1, 10), least_episodes=1, reward_at_least=0.5)],
+    "analytics.failures": [lambda m, k: m.analytics.failures()],
+    "analytics.compare": [lambda m, k: m.analytics.compare(ALL_TIME, ALL_TIME, by="tool")],
+    "analytics.effectiveness": [lambda m, k: m.analytics.effectiveness()],
+    "analytics.unused": [lambda m, k: m.analytics.unused(since=ALL_TIME[1])],
 }
 
 
@@ -188,8 +229,12 @@ def test_what_may_take_more_says_so(counted):
         "to find out that the model is new, to register it, and to store": lambda m, k: m.embeddings.put(
             "episode", k.episode.id, VECTOR, model="new"
         ),
+        "the sequences, the recoveries, and to store": lambda m, k: m.patterns.learn(
+            least_episodes=1, min_lift=0.0, reward_at_least=0.0
+        ),
+        "the same, and nothing to store": lambda m, k: m.patterns.learn(),
     }
-    assert [_count(proxy, storage, call, what) for what, call in calls.items()] == [2, 2, 3]
+    assert [_count(proxy, storage, call, what) for what, call in calls.items()] == [2, 2, 3, 3, 2]
 
 
 def test_every_public_method_has_a_case_here(counted):

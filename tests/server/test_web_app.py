@@ -41,6 +41,7 @@ def app(server: Sqld, tmp_path: Path) -> Iterator[str]:
         "TURSO_DATABASE_URL": server.url,
         "MEMORY_STORAGE_REQUEST_TIMEOUT": str(REQUEST_TIMEOUT),
         "MEMORY_STORAGE_POOL__CONNECT_TIMEOUT": str(REQUEST_TIMEOUT),
+        "MEMORY_STORAGE_CIRCUIT_BREAKER__TIMEOUT": "0.5",
     }
     command = [sys.executable, "-m", "uvicorn", "examples.webapp.app:app", "--port", str(port), "--log-level=warning"]
     with (tmp_path / "app.log").open("wb") as log:

@@ -1,0 +1,201 @@
+"""Searches by region: what they take beside a scan of the whole table, and how that grows with what is stored.
+
+Entries lie like people do: in towns whose sizes follow Zipf's law, each a bell curve. Every search is made at places
+that are drawn from the same towns, and finds the same number of entries in a small store and in a large one.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import accumulate
+from pathlib import Path
+from statistics import median, quantiles
+
+import memory_storage as ms
+from memory_storage.repositories._sphere import FARTHEST_M, chord_of, on_sphere
+
+from . import _workload
+from ._report import Line, Report, milliseconds
+
+FOUND = 20  # entries by each search
+_FASTER = 50
+_GROWS = 1.5
+_TOWNS = 1_000
+_WIDE = 0.05  # degrees: the standard deviation of a town
+_BATCH = 5_000
+_EACH = 100  # entries of an episode
+_SCANS = 5
+_NOTES = (
+    f"each search finds {FOUND} whole, checked entries, whose episodes are not archived; a scan gives the same rows.",
+    "faster: the median time of a scan of the table of the large store by the 95th percentile of the searches.",
+    "grows: the median time in the large store by that in the small one, in turns.",
+)
+
+
+@dataclass(frozen=True)
+class Query:
+    """A place, and how far one has to look for FOUND entries."""
+
+    point: ms.Point
+    radius_m: float
+    box: ms.Box
+
+
+Search = Callable[[ms.MemoryStorage, Query], object]
+
+SEARCHES: dict[str, Search] = {
+    "within": lambda storage, query: storage.spatiotemporal.within(query.box).items,
+    "near": lambda storage, query: storage.spatiotemporal.near(query.point, query.radius_m).items,
+    "nearest": lambda storage, query: storage.spatiotemporal.nearest(query.point, FOUND),
+}
+_ROWS = "SELECT id, document, created_at FROM spatiotemporal_index NOT INDEXED WHERE namespace = 'default'"
+_CHORD = "((x - ?) * (x - ?) + (y - ?) * (y - ?) + (z - ?) * (z - ?))"
+_BY_DISTANCE = f"{_ROWS} AND {_CHORD} <= ? ORDER BY {_CHORD} LIMIT {FOUND}"
+
+
+def _box_scan(query: Query) -> tuple[str, tuple[float, ...]]:
+    box = query.box
+    sql = f"{_ROWS} AND latitude BETWEEN ? AND ? AND longitude BETWEEN ? AND ?"
+    return sql, (box.south, box.north, box.west, box.east)
+
+
+def _distance_scan(radius_m: float, query: Query) -> tuple[str, tuple[float, ...]]:
+    x, y, z = on_sphere(query.point.latitude, query.point.longitude)
+    point = (x, x, y, y, z, z)
+    return _BY_DISTANCE, (*point, chord_of(radius_m) ** 2, *point)
+
+
+SCANS: dict[str, Callable[[Query], tuple[str, tuple[float, ...]]]] = {
+    "within": _box_scan,
+    "near": lambda query: _distance_scan(query.radius_m + 0.001, query),
+    "nearest": lambda query: _distance_scan(FARTHEST_M, query),
+}
+
+
+def run(*, short: bool) -> Report:
+    """Measure with 10,000 and 1,000,000 entries; in short with 1,000 and 20,000, which keeps no bounds."""
+    few, many, queries = (1_000, 20_000, 25) if short else (10_000, 1_000_000, 200)
+    with ExitStack() as opened:
+        directory = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        stores = [opened.enter_context(ms.MemoryStorage.open(directory / f"{count}.db")) for count in (few, many)]
+        start = time.perf_counter()
+        for storage, count in zip(stores, (few, many), strict=True):
+            _fill(storage, count)
+        made = f"{many:,} entries beside {few:,}, put in {time.perf_counter() - start:.0f} s"
+        lines = [line for name in SEARCHES for line in _measured(name, stores, queries, is_checked=not short)]
+    return Report("Searches by region", lines, [made, *_NOTES])
+
+
+def _fill(storage: ms.MemoryStorage, count: int) -> None:
+    chance = random.Random(1)
+    places = _places(chance)
+    for first in range(0, count, _BATCH):
+        size = min(_BATCH, count - first)
+        episodes = [_episode(first + number) for number in range(0, size, _EACH)]
+        storage.episodes.save_many(episodes)
+        storage.spatiotemporal.put_many(
+            [_entry(first + number, episodes[number // _EACH], *next(places)) for number in range(size)]
+        )
+
+
+def _episode(number: int) -> ms.Episode:
+    return ms.Episode(task_description="a delivery", started_at=_workload.BEGINNING + timedelta(minutes=number))
+
+
+def _entry(number: int, episode: ms.Episode, latitude: float, longitude: float) -> ms.SpatiotemporalEntry:
+    starts_at = _workload.BEGINNING + timedelta(minutes=number)
+    return ms.SpatiotemporalEntry(
+        owner_type="episode",
+        owner_id=episode.id,
+        latitude=latitude,
+        longitude=longitude,
+        place_name="a stop",
+        starts_at=starts_at,
+        ends_at=starts_at + timedelta(minutes=20) if number % 2 else None,
+    )
+
+
+def _places(chance: random.Random) -> Iterator[tuple[float, float]]:
+    known = random.Random(7)
+    towns = [(known.uniform(-55, 65), known.uniform(-175, 175)) for _ in range(_TOWNS)]
+    sizes = list(accumulate(1 / (rank + 1) for rank in range(_TOWNS)))
+    while True:
+        for latitude, longitude in chance.choices(towns, cum_weights=sizes, k=1_000):
+            yield latitude + chance.gauss(0, _WIDE), longitude + chance.gauss(0, _WIDE)
+
+
+def _queries(storage: ms.MemoryStorage, count: int) -> list[Query]:
+    places = _places(random.Random(2))
+    return [_query(storage, *next(places)) for _ in range(count)]
+
+
+def _query(storage: ms.MemoryStorage, latitude: float, longitude: float) -> Query:
+    point = ms.Point(latitude=latitude, longitude=longitude)
+    near = storage.spatiotemporal.nearest(point, 3 * FOUND)
+    sides = [
+        max(abs(one.item.latitude - latitude), abs(one.item.longitude - longitude))
+        for one in near
+        if one.item.latitude is not None and one.item.longitude is not None
+    ]
+    side = sorted(sides)[FOUND - 1]
+    edges = {
+        "south": max(latitude - side, -90.0),
+        "north": min(latitude + side, 90.0),
+        "west": max(longitude - side, -180.0),
+        "east": min(longitude + side, 180.0),
+    }
+    return Query(point, near[FOUND - 1].distance_m, ms.Box(**edges))
+
+
+def _measured(name: str, stores: list[ms.MemoryStorage], count: int, *, is_checked: bool) -> list[Line]:
+    """How much faster than a scan of the last store, and how much slower than in the first."""
+    search = SEARCHES[name]
+    asked = [_queries(storage, count) for storage in stores]
+    times: list[list[float]] = [[] for _ in stores]
+    for turn in zip(*asked, strict=True):
+        for place, (storage, query) in enumerate(zip(stores, turn, strict=True)):
+            times[place].append(_timed(search, storage, query))
+    scans = [_timed(_scan(name), stores[-1], query) for query in asked[-1][:_SCANS]]
+    small, large = map(median, times)
+    slowest = quantiles(times[-1], n=20)[-1]
+    return [
+        _line(
+            f"{name}: faster",
+            median(scans) / slowest,
+            f"p50 {milliseconds(large)}, p95 {milliseconds(slowest)}, scan {milliseconds(median(scans))}",
+            at_least=_FASTER if is_checked else None,
+        ),
+        _line(
+            f"{name}: grows",
+            large / small,
+            f"p50 {milliseconds(small)}, {milliseconds(large)}",
+            at_most=_GROWS if is_checked else None,
+        ),
+    ]
+
+
+def _scan(name: str) -> Search:
+    return lambda storage, query: _run(storage, *SCANS[name](query))
+
+
+def _run(storage: ms.MemoryStorage, sql: str, values: tuple[float, ...]) -> object:
+    with storage.engine.connect() as connection:
+        return connection.exec_driver_sql(sql, values).all()
+
+
+def _timed(search: Search, storage: ms.MemoryStorage, query: Query) -> float:
+    start = time.perf_counter()
+    found = search(storage, query)
+    seconds = time.perf_counter() - start
+    assert len(found) == FOUND, f"{len(found)} entries"  # type: ignore[arg-type]
+    return seconds
+
+
+def _line(name: str, figure: float, detail: str, at_least: float | None = None, at_most: float | None = None) -> Line:
+    return Line(name, figure, figure, figure, detail, at_least=at_least, at_most=at_most)

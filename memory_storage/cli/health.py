@@ -1,0 +1,66 @@
+"""The command that says how a database is: health."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from memory_storage import migrate
+from memory_storage.engine import make_engine
+from memory_storage.models import Health
+from memory_storage.settings import MEMORY
+from memory_storage.storage import MemoryStorage
+from memory_storage.translation import translated
+
+from . import exits
+from .app import app
+from .opening import refuse_missing, settings_for
+from .options import AsJson, Database, Namespace
+from .output import show_fields, write_json
+
+
+@app.command()
+def health(
+    database: Database = None,
+    namespace: Namespace = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Compare the indexes with their tables; count rows.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say how the database is. Leaves with 7 if it cannot be used, and with 9 if it is not as it should be."""
+    settings = settings_for(database, namespace)
+    refuse_missing(settings)
+    with translated():
+        if settings.path is not None:
+            migrate.look(settings.path)  # a stranger's is not touched
+        engine = make_engine(settings)
+    try:
+        if settings.database == MEMORY:
+            migrate.upgrade(engine)
+        found = MemoryStorage(engine, settings).health_check(deep=deep)
+    finally:
+        engine.dispose()
+    if as_json:
+        write_json({"is_healthy": found.is_healthy, **asdict(found)})
+    else:
+        show_fields(dict(_fields(found)))
+    if not found.is_healthy:
+        raise typer.Exit(exits.UNAVAILABLE if found.status == "unhealthy" else exits.DAMAGED)
+
+
+def _fields(found: Health) -> Iterator[tuple[str, object]]:
+    yield "status", found.status
+    yield "reason", found.reason
+    yield "database", found.endpoint
+    yield "schema", found.schema
+    yield "latency", None if found.latency is None else f"{found.latency * 1000:.1f} ms"
+    yield "circuit breaker", found.circuit_breaker.state
+    if found.disk is not None:
+        yield "file", f"{found.disk.database_bytes:,} bytes, and {found.disk.log_bytes:,} in its log"
+        yield "free", f"{found.disk.free_bytes:,} bytes"
+    for check in found.checks:
+        yield check.name, check.problem or "as it should be"
+    for table, count in (found.rows or {}).items():
+        yield table, f"{count:,}"

@@ -1,0 +1,108 @@
+"""Erasing for good: the rows by the repositories, then the bytes that are left of them. Decides not what goes.
+
+What a database deletes it only unlinks. The words stay in the segments of the full-text index until they are merged,
+compressed copies of vectors in the edges of their neighbours, and texts in pages that are free, in the free parts of
+others, and in the log. So the segments are merged, the vector indexes emptied, the file is written anew (VACUUM), and
+the log cut off.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine
+
+from .errors import UnavailableError
+from .models import Forgotten, Scrubbed
+from .repositories import EmbeddingRepository, Session
+from .repositories._erasure import MERGE_WORDS, Erased, erase_episode, erase_namespace
+from .repositories._pace import Pace
+from .settings import Settings
+from .translation import translated
+
+_PAUSE = 0.02
+_ON_A_SERVER = (
+    "the rows are gone from every table and index of the server; its file, its log, its replicas and its backups "
+    "are out of reach, and may have old pages for a while: ask who runs it"
+)
+_READER = (
+    "somebody reads a state of before, so its log could not be cut off: call `scrub` again when that transaction "
+    "has ended (setting: request_timeout)"
+)
+_STRANGER = "the vector index {} is not of this package, and VACUUM would damage it: drop it, and call `scrub` again"
+
+
+class Forgetting:
+    """For one namespace, on an engine."""
+
+    def __init__(
+        self, engine: Engine, settings: Settings, session: Session, *, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._session = session
+        self._index = EmbeddingRepository(session).index
+        self._sleep = sleep
+
+    def episode(self, episode_id: UUID | str, *, scrub: bool) -> Forgotten:
+        """See `MemoryStorage.forget`."""
+        return self._result(erase_episode(self._session, episode_id, Pace(sleep=self._sleep)), scrub=scrub)
+
+    def everything(self, *, scrub: bool) -> Forgotten:
+        """See `MemoryStorage.forget`."""
+        return self._result(erase_namespace(self._session, Pace(sleep=self._sleep)), scrub=scrub)
+
+    def scrub(self) -> Scrubbed:
+        """See `MemoryStorage.scrub`."""
+        for merge in MERGE_WORDS:
+            self._session.write([merge.step()])
+        if self._settings.path is None:
+            self._renew_worn_indexes()
+            return Scrubbed(complete=False, why=_ON_A_SERVER) if self._settings.server else Scrubbed(complete=True)
+        if strangers := self._index.strangers():
+            return Scrubbed(complete=False, why=_STRANGER.format(", ".join(strangers)))
+        done = self._write_anew()
+        for model in self._index.status():
+            self._index.catch_up(model.name)
+        return done
+
+    def _result(self, erased: Erased, *, scrub: bool) -> Forgotten:
+        if not scrub:
+            return Forgotten(*erased, scrubbed=False, why="it was not asked for: call `scrub` later, for all at once")
+        try:
+            scrubbed = self.scrub()
+        except UnavailableError as error:  # the rows are gone, and the caller has to be told so
+            scrubbed = Scrubbed(complete=False, why=f"{error}; then call `scrub` again")
+        return Forgotten(*erased, scrubbed=scrubbed.complete, why=scrubbed.why)
+
+    def _renew_worn_indexes(self) -> None:
+        for model in self._index.status():
+            if model.removed:
+                self._index.rebuild(model.name)
+
+    def _write_anew(self) -> Scrubbed:
+        self._index.take_away()
+        try:
+            with translated(self._engine), self._outside_of_transactions() as connection:
+                connection.exec_driver_sql("PRAGMA temp_store = FILE")  # its copy has the size of the file
+                try:
+                    connection.exec_driver_sql("VACUUM")
+                finally:
+                    connection.exec_driver_sql("PRAGMA temp_store = DEFAULT")
+        finally:
+            self._index.put_back()
+        with translated(self._engine), self._outside_of_transactions() as connection:
+            return Scrubbed(complete=True) if self._cut_log(connection) else Scrubbed(complete=False, why=_READER)
+
+    def _outside_of_transactions(self) -> Connection:
+        return self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+
+    def _cut_log(self, connection: Connection) -> bool:
+        deadline = time.monotonic() + self._settings.request_timeout
+        while connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]:
+            if time.monotonic() > deadline:
+                return False
+            self._sleep(_PAUSE)
+        return True

@@ -1,0 +1,303 @@
+"""Counts and times operations, and tells whoever observes them. Each is one call of a repository's public method."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache, wraps
+from inspect import isgeneratorfunction
+from time import perf_counter
+from types import FunctionType
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from memory_storage.dbapi import Batch, Result
+from memory_storage.dbapi._fork import tell_in_child
+from memory_storage.errors import CommitUnknownError
+from memory_storage.models.health import OperationMetrics
+from memory_storage.settings import LoggingSettings
+
+from ._histogram import Histogram
+
+F = TypeVar("F", bound=Callable[..., Any])
+R = TypeVar("R")
+S = TypeVar("S")
+
+
+class Call:
+    """One operation that is going on, and what it has cost so far."""
+
+    # Not slots: most calls change three of these, and what is not changed costs nothing.
+    rows = round_trips = statements = retries = changed = 0
+    wrote = False
+    batches: list[Batch] | None = None
+    """What it has sent; None if nobody wants to know."""
+    token: Any = None
+    """What an observer gave when it began."""
+    since = 0.0
+    """When it began, or was gone on with."""
+
+    def sent(self, batch: Batch, rows: int = 0) -> None:
+        """One round trip more, and the rows that came back."""
+        self.round_trips += 1
+        self.statements += len(batch.steps)
+        self.rows += rows
+        if self.batches is not None:
+            self.batches.append(batch)
+
+    def changed_by(self, batch: Batch, results: Sequence[Result]) -> None:
+        """What a batch has written, if somebody wants to know."""
+        self.wrote = True
+        pairs = zip(batch.steps, results, strict=False)
+        self.changed += sum(max(0, one.rowcount) for step, one in pairs if " receipts " not in step.sql)
+
+
+_Finished = tuple[str, float, int, int, int, int, str | None]  # name, seconds, what it cost, and its error's class
+_AT_ONCE = 200
+
+
+class _Here(threading.local):
+    call: Call | None = None
+
+
+here = _Here()
+"""`here.call` is the operation that this thread is in. One within it is a part of it."""
+
+
+class Observer(Protocol):
+    """Whoever wants to be told of each operation. What `began` gives is handed to `ended`."""
+
+    def began(self, name: str, *, is_current: bool) -> Any:
+        """An operation begins. If it `is_current`, this thread is in it until it ends."""
+        ...
+
+    def ended(self, token: Any, name: str, call: Call, seconds: float, error: BaseException | None) -> None:
+        """It has ended. `call.batches` are what it has sent."""
+        ...
+
+
+@dataclass(slots=True)
+class _Tally:
+    histogram: Histogram = field(default_factory=Histogram)
+    errors: dict[str, int] = field(default_factory=dict)
+    rows: int = 0
+    round_trips: int = 0
+    statements: int = 0
+    retries: int = 0
+
+    def failed(self, kind: str | None) -> None:
+        if kind is not None:
+            self.errors[kind] = self.errors.get(kind, 0) + 1
+
+    def as_metrics(self) -> OperationMetrics:
+        return OperationMetrics(
+            count=self.histogram.count,
+            errors=dict(self.errors),
+            latency=self.histogram.latency(),
+            rows=self.rows,
+            round_trips=self.round_trips,
+            statements=self.statements,
+            retries=self.retries,
+        )
+
+
+class Meter:
+    """The figures of one storage, for all its namespaces; and who is told of each operation."""
+
+    def __init__(self, settings: LoggingSettings) -> None:
+        self.audits = settings.audit
+        self.slow_after = float("inf") if settings.slow_query is None else settings.slow_query
+        self.times_queries = settings.slow_query is not None
+        self.is_watched = self.audits
+        """Whether somebody wants to know more of a call than its figures."""
+        self.finished: deque[_Finished] = deque()
+        """What is not counted yet: to append takes no lock, and many at once are counted faster."""
+        self._observer: Observer | None = None
+        self._tallies: dict[str, _Tally] = {}
+        self.after_fork_in_child()
+        tell_in_child(self)
+
+    def after_fork_in_child(self) -> None:
+        """The lock may be a thread's that is not there."""
+        self._lock = threading.Lock()
+
+    def observe(self, observer: Observer | None) -> None:
+        """Tell an observer of all that begins from now on, in place of the one before; None for nobody."""
+        self._observer = observer
+        self.is_watched = self.audits or observer is not None
+
+    def begin(self, name: str, *, is_current: bool = True) -> Call:
+        """An operation begins, in this thread."""
+        call = Call()
+        if self.is_watched:
+            call.batches = []
+            if self._observer is not None:
+                call.token = self._observer.began(name, is_current=is_current)
+        return call
+
+    def end(self, name: str, call: Call, seconds: float, error: BaseException | None = None) -> None:
+        """It has ended, and has taken so long."""
+        kind = None if error is None else type(error).__name__
+        self.finished.append((name, seconds, call.rows, call.round_trips, call.statements, call.retries, kind))
+        if len(self.finished) >= _AT_ONCE:
+            self.count()
+        if call.token is not None and self._observer is not None:
+            self._observer.ended(call.token, name, call, seconds, error)
+
+    def repeated(self, name: str) -> None:
+        """A unit of work is done again."""
+        with self._lock:
+            self._tally(name).retries += 1
+
+    def count(self) -> None:
+        """Count what has finished."""
+        with self._lock:
+            while self.finished:
+                name, seconds, rows, round_trips, statements, retries, kind = self.finished.popleft()
+                tally = self._tallies.get(name) or self._tally(name)
+                tally.histogram.add(seconds)
+                tally.rows += rows
+                tally.round_trips += round_trips
+                tally.statements += statements
+                if retries or kind is not None:
+                    tally.retries += retries
+                    tally.failed(kind)
+
+    def metrics(self) -> dict[str, OperationMetrics]:
+        """The figures of each operation that there was, by its name."""
+        self.count()
+        with self._lock:
+            return {name: tally.as_metrics() for name, tally in sorted(self._tallies.items())}
+
+    def _tally(self, name: str) -> _Tally:
+        return self._tallies.setdefault(name, _Tally())
+
+
+@runtime_checkable
+class _Repository(Protocol):
+    _session: Any
+
+
+class _Session(Protocol):
+    @property
+    def meter(self) -> Meter: ...
+    def audit(self, name: str, call: Call, things: Any, *, is_known: bool) -> None: ...
+
+
+def metered(kind: Callable[[S], R]) -> Callable[[S], R]:
+    """A class like `kind`, a repository's, whose public methods are operations, named "module.method".
+
+    What one of them calls of the others is a part of it, and not counted by itself: they are run on a plain instance.
+    """
+    made: Callable[[S], R] = _metered(kind)
+    return made
+
+
+@cache
+def _metered(kind: Any) -> Any:
+    room = kind.__module__.rpartition(".")[2]
+    methods = {
+        name: (_pages if isgeneratorfunction(method) else _once)(f"{room}.{name}", method)
+        for ancestor in reversed(kind.__mro__)
+        for name, method in vars(ancestor).items()
+        if isinstance(method, FunctionType) and not name.startswith("_")
+    }
+
+    def __init__(self: Any, session: Any) -> None:  # noqa: N807 - it becomes one
+        kind.__init__(self, session)
+        self._plain = kind(session)
+        for name, part in list(vars(self).items()):
+            if isinstance(part, _Repository) and part is not self._plain:
+                setattr(self, name, _metered(type(part))(session))
+
+    facts = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
+    return type(kind.__name__, (kind,), {**facts, "__init__": __init__, **methods})
+
+
+def counted(name: str) -> Callable[[F], F]:
+    """Have one method of a session counted."""
+
+    def decorate(method: F) -> F:
+        @wraps(method)
+        def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+            return _watched(name, method, self, self, args, kwargs)
+
+        return call  # type: ignore[return-value]  # it takes and gives the same
+
+    return decorate
+
+
+def _once(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        # Every microsecond here is one of every call: what only some need is elsewhere.
+        meter: Meter = self._session.meter
+        if meter.is_watched:
+            return _watched(name, method, self._plain, self._session, args, kwargs)
+        outer, here.call = here.call, (going_on := Call())
+        going_on.since = since = perf_counter()
+        try:
+            result = method(self._plain, *args, **kwargs)
+        except BaseException as error:
+            here.call = outer
+            meter.end(name, going_on, perf_counter() - since, error)
+            raise
+        seconds = perf_counter() - since
+        here.call = outer
+        meter.finished.append(
+            (name, seconds, going_on.rows, going_on.round_trips, going_on.statements, going_on.retries, None)
+        )
+        if len(meter.finished) >= _AT_ONCE:
+            meter.count()
+        return result
+
+    return call
+
+
+def _watched(name: str, method: Callable[..., Any], owner: object, session: _Session, args: Any, kwargs: Any) -> Any:
+    meter = session.meter
+    outer, here.call = here.call, (call := meter.begin(name))
+    call.since, failure, result = perf_counter(), None, None
+    try:
+        result = method(owner, *args, **kwargs)
+        return result
+    except BaseException as error:
+        failure = error
+        raise
+    finally:
+        here.call = outer
+        meter.end(name, call, perf_counter() - call.since, failure)
+        is_known = not isinstance(failure, CommitUnknownError)
+        if meter.audits and (call.wrote or not is_known):
+            session.audit(name, call, (args, kwargs, result), is_known=is_known)
+
+
+def _pages(name: str, method: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    @wraps(method)
+    def call(self: Any, /, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        return _timed(self._session.meter, name, method(self._plain, *args, **kwargs))
+
+    return call
+
+
+def _timed(meter: Meter, name: str, items: Iterator[Any]) -> Iterator[Any]:
+    """The items; the operation has taken as long as was waited for them."""
+    call, seconds, failure = meter.begin(name, is_current=False), 0.0, None
+    try:
+        while True:
+            outer, here.call = here.call, call
+            call.since = perf_counter()
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            except BaseException as error:
+                failure = error
+                raise
+            finally:
+                here.call = outer
+                seconds += perf_counter() - call.since
+            yield item
+    finally:
+        meter.end(name, call, seconds, failure)

@@ -1,0 +1,262 @@
+"""The charts of a report as Vega-Lite specifications. Draws nothing, and says nothing in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from memory_storage.models import Rate
+
+from .drawing import BY_OUTCOME, Spec, kind_of
+from .gathering import Report
+from .globe import map_of
+from .sections import between, is_spread, percent
+
+_MOST_BARS = 15
+_MOST_NUMBERS = 30
+_ROW = 26
+
+_ROOM = 20  # that a number needs in its cell
+_NUMBERS: Spec = {
+    "mark": {"type": "text", "fill": "var(--ink)", "fontSize": 11},
+    "encoding": {"text": {"field": "n"}},
+}
+_RATE: Spec = {"type": "quantitative", "scale": {"domain": [0, 1]}, "axis": {"format": "%", "tickCount": 5}}
+
+
+def charts(report: Report) -> dict[str, Callable[[int], Spec]]:
+    """For each section that has something to draw, its chart in a given width."""
+    made: dict[str, Callable[[int], Spec] | None] = {
+        "course": _course(report),
+        "tools": _success_by_tool(report),
+        "errors": _errors_by_tool(report),
+        "latency": _latency(report),
+        "failures": _failures(report),
+        "places": map_of(report),
+        "vectors": _vectors(report),
+    }
+    return {key: chart for key, chart in made.items() if chart is not None}
+
+
+def _course(report: Report) -> Callable[[int], Spec] | None:
+    timed = is_spread(report)
+    rows = [
+        _rated(row.success, x=row.starts_at.replace(tzinfo=None).isoformat(), n=row.episodes)
+        for row in (report.periods if timed else ())
+        if row.success.of
+    ] or [_rated(row.success, x=row.stage, n=row.episodes) for row in report.stages if row.success.of]
+    if len(rows) < 2:
+        return None
+    axis: Spec = {"title": None, "grid": False, "labelOverlap": True}
+    format_ = {"hour": "%b %d, %H:%M", "month": "%b %Y"}.get(report.bucket, "%b %d")
+    x: Spec = {"field": "x", "type": "temporal", "axis": {**axis, "tickCount": 5, "format": format_}}
+    if not timed:
+        x = {"field": "x", "type": "ordinal", "axis": {**axis, "labelAngle": 0, "title": "stage"}}
+    y: Spec = {"field": "rate", **_RATE, "title": None}
+    low: Spec = {**y, "field": "low"}
+    return lambda width: {
+        "width": width,
+        "height": 240,
+        "data": {"values": rows},
+        "layer": [
+            {"mark": {"type": "area", "color": "var(--band)"}, "encoding": {"x": x, "y": low, "y2": {"field": "high"}}},
+            _line_of_all(report, "y"),
+            {"mark": {"type": "line", "color": "var(--accent)", "strokeWidth": 2}, "encoding": {"x": x, "y": y}},
+            {
+                "mark": {"type": "point", "filled": True, "color": "var(--accent)", "size": 55, "opacity": 1},
+                "encoding": {"x": x, "y": y, "description": {"field": "told"}},
+            },
+        ],
+    }
+
+
+def _success_by_tool(report: Report) -> Callable[[int], Spec] | None:
+    shown = [row for row in report.by_tool if row.success.of][:_MOST_BARS]
+    rows = [_rated(row.success, name=row.group) for row in shown]
+    return _intervals(rows, "var(--accent)", "var(--band)", [_line_of_all(report, "x")])
+
+
+def _errors_by_tool(report: Report) -> Callable[[int], Spec] | None:
+    shown = [row for row in report.tools if row.error.count][:_MOST_BARS]
+    rows = [_rated(row.error, name=row.tool, verb="failed") for row in shown]
+    return _intervals(rows, "var(--bad)", "var(--bad-band)", [])
+
+
+def _intervals(
+    rows: Sequence[dict[str, Any]], color: str, band: str, others: list[Spec]
+) -> Callable[[int], Spec] | None:
+    """A dot for each rate, on the bar of its interval."""
+    if not rows:
+        return None
+    y: Spec = {"field": "name", "type": "nominal", "sort": None, "axis": {"title": None, "grid": False}}
+    x: Spec = {**_RATE, "title": None}
+    return lambda width: {
+        "width": width,
+        "height": {"step": _ROW},
+        "data": {"values": rows},
+        "layer": [
+            {
+                "mark": {"type": "rule", "strokeWidth": 6, "color": band, "strokeCap": "round"},
+                "encoding": {"y": _fitted(y, width), "x": {"field": "low", **x}, "x2": {"field": "high"}},
+            },
+            *others,
+            {
+                "mark": {"type": "point", "filled": True, "size": 90, "color": color, "opacity": 1},
+                "encoding": {
+                    "y": _fitted(y, width),
+                    "x": {"field": "rate", **x},
+                    "description": {"field": "told"},
+                },
+            },
+        ],
+    }
+
+
+def _latency(report: Report) -> Callable[[int], Spec] | None:
+    shown = [row for row in report.tools if row.measured][:_MOST_BARS]
+    rows = [
+        {
+            "tool": row.tool,
+            "percentile": name,
+            "ms": value,
+            "low": row.p50_ms,
+            "high": row.p99_ms,
+            "told": f"{row.tool}: {name} {value:,} ms",
+        }
+        for row in shown
+        for name, value in (("p50", row.p50_ms), ("p95", row.p95_ms), ("p99", row.p99_ms))
+    ]
+    if not rows:
+        return None
+    y: Spec = {"field": "tool", "type": "nominal", "sort": None, "axis": {"title": None, "grid": False}}
+    tens = [10**power for power in range(19)]
+    x: Spec = {
+        "type": "quantitative",
+        "title": "milliseconds",
+        "scale": {"type": "log"},
+        "axis": {"format": "~s", "values": tens},
+    }
+    domain = ["p50", "p95", "p99"]
+    return lambda width: {
+        "width": width,
+        "height": {"step": _ROW},
+        "data": {"values": rows},
+        "encoding": {"y": _fitted(y, width)},
+        "layer": [
+            {
+                "mark": {"type": "rule", "strokeWidth": 6, "color": "var(--band)", "strokeCap": "round"},
+                "encoding": {"y": _fitted(y, width), "x": {"field": "low", **x}, "x2": {"field": "high"}},
+            },
+            {
+                "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1},
+                "encoding": {
+                    "y": _fitted(y, width),
+                    "x": {"field": "ms", **x},
+                    "color": {
+                        "field": "percentile",
+                        "scale": {"domain": domain, "range": ["var(--accent)", "var(--other)", "var(--bad)"]},
+                    },
+                    "shape": {
+                        "field": "percentile",
+                        "scale": {"domain": domain, "range": ["circle", "diamond", "cross"]},
+                    },
+                    "description": {"field": "told"},
+                },
+            },
+        ],
+    }
+
+
+def _failures(report: Report) -> Callable[[int], Spec] | None:
+    found: dict[tuple[int, str], list[int]] = {}
+    for row in report.failures:
+        counts = found.setdefault((row.step_number, row.tool), [0, 0])
+        counts[0] += row.episodes
+        counts[1] += row.failed_episodes
+    rows: list[dict[str, Any]] = [
+        {
+            "step": step,
+            "tool": tool,
+            "n": n,
+            "told": f"step {step}, {tool}: {n} times an error, in {failed} episodes that failed",
+        }
+        for (step, tool), (n, failed) in sorted(found.items())
+        if step <= _MOST_NUMBERS
+    ]
+    if not rows:
+        return None
+    y: Spec = {"field": "tool", "type": "nominal", "axis": {"title": None, "grid": False}}
+    last = max(row["step"] for row in rows)
+    x: Spec = {
+        "field": "step",
+        "type": "ordinal",
+        "scale": {"domain": list(range(1, last + 1))},
+        "axis": {"title": "step number", "labelAngle": 0, "grid": False, "labelOverlap": True},
+    }
+    most = max(row["n"] for row in rows)
+    return lambda width: {
+        "width": width,
+        "height": {"step": _ROW},
+        "data": {"values": rows},
+        "encoding": {"x": x, "y": _fitted(y, width)},
+        "layer": [
+            {
+                "mark": {"type": "rect", "color": "var(--bad)", "cornerRadius": 3},
+                "encoding": {
+                    "opacity": {
+                        "field": "n",
+                        "type": "quantitative",
+                        "scale": {"domain": [0, most], "range": [0.12, 0.65]},
+                        "legend": None,
+                    },
+                    "description": {"field": "told"},
+                },
+            },
+            *([] if width < _ROOM * last else [_NUMBERS]),
+        ],
+    }
+
+
+def _vectors(report: Report) -> Callable[[int], Spec] | None:
+    if not report.points:
+        return None
+    rows = [
+        {"x": point.x, "y": point.y, "outcome": kind_of(point.outcome), "told": f"{point.outcome}: {point.task[:200]}"}
+        for point in report.points
+    ]
+    hidden: Spec = {"axis": {"labels": False, "title": None}, "scale": {"zero": False, "nice": True}}
+    return lambda width: {
+        "width": width,
+        "height": min(width, 420),
+        "data": {"values": rows},
+        "mark": {"type": "point", "filled": True, "size": 60, "opacity": 0.75},
+        "encoding": {
+            "x": {"field": "x", "type": "quantitative", **hidden},
+            "y": {"field": "y", "type": "quantitative", **hidden},
+            **BY_OUTCOME,
+            "description": {"field": "told"},
+        },
+    }
+
+
+def _line_of_all(report: Report, channel: str) -> Spec:
+    rate = report.all.success.rate
+    return {
+        "data": {"values": [{"all": rate}] if rate is not None else []},
+        "mark": {"type": "rule", "strokeDash": [4, 4], "color": "var(--muted)"},
+        "encoding": {
+            channel: {"field": "all", **_RATE},
+            "description": {"value": f"all episodes: {percent(rate)}"},
+        },
+    }
+
+
+def _rated(rate: Rate, *, verb: str = "went well", **others: Any) -> dict[str, Any]:
+    name = others.get("name", others.get("x"))
+    told = f"{name}: {percent(rate.rate)} of {rate.of:,} {verb} ({between(rate)})"
+    return {"rate": rate.rate, "low": rate.low, "high": rate.high, "told": told, **others}
+
+
+def _fitted(y: Spec, width: int) -> Spec:
+    """The axis of names, which may take only so much of a narrow page."""
+    return {**y, "axis": {**y["axis"], "labelLimit": 220 if width > 400 else 130}}

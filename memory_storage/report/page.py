@@ -1,0 +1,219 @@
+"""The report as one page of HTML that needs nothing else: no script, no network, no font. Gathers nothing.
+
+Whatever stands in an episode is text here: the template escapes all of it, pictures are drawn of it by a library that
+does, and the page's own policy lets no script run and nothing be fetched.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import to_json
+
+from memory_storage.errors import ConfigurationError
+from memory_storage.models import Episode, Step, StepError, StepOk
+
+from .charts import charts
+from .drawing import Spec, drawn
+from .gathering import Report
+from .sections import Section, between, number, percent, seconds, sections
+
+WIDE, NARROW = 646, 326
+_TEXT = 2_000
+_STEPS = 200
+_MARKS = {"ok": "ok", "error": "error", "timeout": "timeout", "": "no result"}
+# XML has no place for these, and a page no use.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff]")
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    wide: str
+    narrow: str
+
+
+@dataclass(frozen=True, slots=True)
+class _ShownStep:
+    number: int
+    tool: str
+    action: str
+    status: str
+    mark: str
+    took: str
+    share: float
+    parameters: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class _ShownEpisode:
+    id: str
+    task: str
+    outcome: str
+    told: str
+    facts: Sequence[str]
+    steps: Sequence[_ShownStep]
+    more: int
+
+
+def page(report: Report) -> str:
+    """The page.
+
+    Raises:
+        ConfigurationError: the extra `report` is not installed.
+    """
+    pictures = {key: _picture(chart, _said(report, key)) for key, chart in charts(report).items()}
+    text: str = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            report=report,
+            style=_file("page.css"),
+            sections=sections(report),
+            pictures=pictures,
+            cards=_cards(report),
+            episodes=[_episode(one) for one in report.episodes],
+            sequences=[_Sequence.of(row) for row in report.sequences],
+            all_rate=report.all.success.rate,
+        )
+    )
+    return text
+
+
+def write_page(report: Report, path: str | os.PathLike[str]) -> Path:
+    """Write the page to a file; one that is there is replaced as a whole, or stays as it was.
+
+    Raises:
+        ConfigurationError: it cannot be written, or the extra `report` is not installed.
+    """
+    target = Path(path)
+    partial = target.with_name(f"{target.name}.{os.getpid()}.part")
+    text = page(report)
+    try:
+        partial.write_text(text, encoding="utf-8", errors="replace")
+        partial.replace(target)
+    except OSError as error:
+        raise ConfigurationError(f"{target}: cannot be written: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+@dataclass(frozen=True, slots=True)
+class _Sequence:
+    tools: Sequence[str]
+    episodes: int
+    success: str
+    between: str
+    lift: str
+    low: float
+    rate: float
+    high: float
+
+    @classmethod
+    def of(cls, row: Any) -> _Sequence:
+        found = row.success
+        lift = "-" if row.lift is None else f"{row.lift:.2f}"
+        ends = (found.low or 0.0, found.rate or 0.0, found.high or 0.0)
+        return cls(row.tools, row.episodes, percent(found.rate), between(found), lift, *(100 * end for end in ends))
+
+
+def _cards(report: Report) -> list[tuple[str, str, str]]:
+    success, reward = report.all.success, report.all.reward
+    errors = sum(row.error.count for row in report.tools)
+    steps = sum(row.steps for row in report.tools)
+    ended = sum(row.error.of for row in report.tools)
+    return [
+        ("episodes", f"{report.all.episodes:,}", _span(report)),
+        ("went well", percent(success.rate), f"{between(success)} (95 %), {success.count:,} of {success.of:,}"),
+        ("mean reward", number(reward.mean), f"of {reward.of:,} with a reward"),
+        ("mean duration", seconds(report.all.duration_s.mean), f"of {report.all.duration_s.of:,} that ended"),
+        ("steps", f"{steps:,}", f"with {len(report.tools):,} tools"),
+        ("failed steps", percent(errors / ended if ended else None), f"{errors:,} of {ended:,} with a result"),
+    ]
+
+
+def _span(report: Report) -> str:
+    first, last = report.span.first, report.span.last
+    if first is None or last is None:
+        return "none yet"
+    return f"{first.date()}" if first.date() == last.date() else f"{first.date()} to {last.date()}"
+
+
+def _said(report: Report, key: str) -> str:
+    section: Section = next(one for one in sections(report) if one.key == key)
+    return f"{section.title}. {section.summary} The numbers are in the table below."
+
+
+def _picture(chart: Callable[[int], Spec], said: str) -> _Picture:
+    return _Picture(drawn(chart(WIDE), said), drawn(chart(NARROW), said))
+
+
+def _episode(episode: Episode) -> _ShownEpisode:
+    longest = max((step.latency_ms for step in episode.steps), default=0)
+    outcome, reward = episode.outcome, episode.reward
+    parts = outcome.model_dump(exclude={"kind"}, exclude_defaults=True).values() if outcome else ()
+    facts = [
+        episode.started_at.isoformat(sep=" ", timespec="seconds"),
+        str(episode.task_type),
+        episode.context.domain,
+        f"reward {number(reward.total)}" if reward else "",
+        ", ".join(episode.tags),
+    ]
+    return _ShownEpisode(
+        str(episode.id),
+        _clean(episode.task_description, 600),
+        outcome.kind if outcome else "open",
+        _clean("; ".join(map(str, parts)), 600),
+        [fact for fact in facts if fact],
+        [_step(step, longest) for step in episode.steps[:_STEPS]],
+        max(0, len(episode.steps) - _STEPS),
+    )
+
+
+def _step(step: Step, longest: int) -> _ShownStep:
+    result = step.result
+    said = result.output if isinstance(result, StepOk) else result.message if isinstance(result, StepError) else ""
+    status = result.status if result else ""
+    return _ShownStep(
+        step.step_number or 0,
+        step.tool,
+        _clean(step.action, 300),
+        status or "none",
+        _MARKS[status],
+        f"{step.latency_ms:,} ms" if step.latency_ms else "",
+        100 * step.latency_ms / longest if longest else 0.0,
+        _clean(to_json(step.parameters, indent=2).decode(), _TEXT) if step.parameters else "",
+        _clean(said, _TEXT),
+    )
+
+
+def _clean(text: str, length: int) -> str:
+    shown = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text[:length])
+    return shown if len(text) <= length else f"{shown}… ({len(text) - length:,} more characters)"
+
+
+def _environment() -> Any:
+    try:
+        import jinja2
+    except ImportError as error:
+        raise ConfigurationError("a report needs a template: pip install 'memory-storage[report]'") from error
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_file),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["clean"] = lambda value: _CONTROL.sub("\N{REPLACEMENT CHARACTER}", str(value))
+    return environment
+
+
+def _file(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,36 @@
+"""Vectors of many dimensions in the plane: their two principal components. Needs numpy, and says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_LEAST = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """A place for each vector, and which part of the variance the plane keeps."""
+
+    places: list[tuple[float, float]]
+    kept: float
+
+
+def projected(vectors: Sequence[Sequence[float]]) -> Projection | str:
+    """The plane in which they differ most, or a sentence that says why there is none."""
+    if len(vectors) < _LEAST:
+        return f"Only {len(vectors)} episodes have vectors of one model: too few for a picture."
+    try:
+        import numpy
+    except ImportError:
+        return "The picture of the vectors needs numpy: pip install numpy."
+    points = numpy.asarray(vectors, dtype=numpy.float64)
+    points = points - points.mean(axis=0)
+    _, strengths, axes = numpy.linalg.svd(points, full_matrices=False)
+    all_of_it = float((strengths**2).sum())
+    if not all_of_it or len(axes) < 2:
+        return "All vectors are the same, or of one dimension: there is no picture of them."
+    # An axis may point either way: the sign of its largest part is made positive, so that a report is repeatable.
+    signs = numpy.sign(axes[[0, 1], numpy.abs(axes[:2]).argmax(axis=1)])
+    places = points @ (axes[:2] * signs[:, None]).T
+    return Projection([(float(x), float(y)) for x, y in places], float((strengths[:2] ** 2).sum()) / all_of_it)

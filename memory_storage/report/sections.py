@@ -1,0 +1,249 @@
+"""What a report says, in words and tables: the same for the page and for the terminal. Draws nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from memory_storage.models import FailurePoint, GroupFigures, Mean, PeriodFigures, Rate, StageFigures
+
+from .gathering import Report
+
+Cell = str | int
+NOTHING = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading, what there is to see in a sentence or two, and the numbers. `key` is its name in links."""
+
+    key: str
+    title: str
+    summary: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+
+def sections(report: Report) -> list[Section]:
+    """All of them, in the order of reading. One without rows has a sentence that says why."""
+    return [make(report) for make in _ALL]
+
+
+def percent(value: float | None) -> str:
+    """A share as people read it."""
+    return NOTHING if value is None else f"{value:.0%}" if value in (0, 1) else f"{value:.1%}"
+
+
+def between(rate: Rate) -> str:
+    """The interval of a rate."""
+    return NOTHING if rate.low is None or rate.high is None else f"{rate.low:.0%} to {rate.high:.0%}"
+
+
+def number(value: float | None) -> str:
+    """A mean as people read it."""
+    return NOTHING if value is None else f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def seconds(value: float | None) -> str:
+    """A time as people read it."""
+    if value is None:
+        return NOTHING
+    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"), (0.001, "ms")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {unit}"
+    return "0 s" if value == 0 else "under 1 ms"
+
+
+def _course(report: Report) -> Section:
+    timed = is_spread(report)
+    if timed:
+        rows = [(_moment(row, report), *_figures(row)) for row in report.periods if row.episodes]
+        first, told = str(report.bucket), f"By {report.bucket}, in {report.zone}."
+    else:
+        rows = [(row.stage, *_figures(row)) for row in report.stages]
+        first, told = (
+            "stage",
+            "All episodes start at about the same time: they are shown in the order of their first save.",
+        )
+    return Section("course", "Success over time", f"{told} {_trend(report)}".strip(), (first, *_FIGURES), rows)
+
+
+def is_spread(report: Report) -> bool:
+    """Whether the episodes are in more than one period, so that there is a course of time to see."""
+    return sum(row.episodes > 0 for row in report.periods) > 1
+
+
+def _trend(report: Report) -> str:
+    trend = report.trend
+    if trend.slope_per_day is None or trend.low is None or trend.high is None:
+        return ""
+    way = "no clear trend" if trend.low <= 0 <= trend.high else "growing" if trend.slope_per_day > 0 else "falling"
+    return f"Rewards: {way} ({trend.slope_per_day:+.3g} a day, {trend.low:+.3g} to {trend.high:+.3g})."
+
+
+def _task_types(report: Report) -> Section:
+    told = "How each kind of task goes."
+    return Section("tasks", "Kinds of task", told, ("task type", *_FIGURES), _groups(report.task_types))
+
+
+def _by_tool(report: Report) -> Section:
+    rated = [row for row in report.by_tool if row.success.rate is not None]
+    told = _no("tools", rated) or _best_and_worst(rated)
+    return Section("tools", "Success by tool", told, ("tool", *_FIGURES), _groups(report.by_tool))
+
+
+def _best_and_worst(rows: Sequence[GroupFigures]) -> str:
+    best = max(rows, key=lambda row: row.success.low or 0.0)
+    worst = min(rows, key=lambda row: row.success.high or 0.0)
+    return (
+        f"Episodes that use {best.group} go well most surely ({percent(best.success.rate)} of {best.success.of}); "
+        f"those that use {worst.group} least ({percent(worst.success.rate)} of {worst.success.of})."
+    )
+
+
+def _errors(report: Report) -> Section:
+    rows = [
+        (row.tool, row.steps, percent(row.error.rate), between(row.error), row.error.count, row.timeouts)
+        for row in report.tools
+    ]
+    failing = max(report.tools, key=lambda row: (row.error.count, row.error.rate or 0.0), default=None)
+    told = _no("steps", rows) or "No step failed."
+    if failing is not None and failing.error.count:
+        told = f"{failing.tool} fails most often: {failing.error.count:,} of {failing.error.of:,} times."
+    columns = ("tool", "steps", "failed", "95 % interval", "errors and timeouts", "timeouts")
+    return Section("errors", "Errors by tool", told, columns, rows)
+
+
+def _latency(report: Report) -> Section:
+    measured = [row for row in report.tools if row.measured]
+    rows = [
+        (row.tool, row.measured, milliseconds(row.p50_ms), milliseconds(row.p95_ms), milliseconds(row.p99_ms))
+        for row in measured
+    ]
+    told = "No step has a latency."
+    if measured:
+        slowest = max(measured, key=lambda row: row.p95_ms or 0)
+        told = f"The slowest is {slowest.tool}: one step in twenty takes {milliseconds(slowest.p95_ms)} or more."
+    return Section("latency", "Latency by tool", told, ("tool", "measured", "p50", "p95", "p99"), rows)
+
+
+def milliseconds(value: int | None) -> str:
+    """A latency as people read it."""
+    return NOTHING if value is None else f"{value:,} ms" if value < 10_000 else f"{value / 1000:,.1f} s"
+
+
+def _sequences(report: Report) -> Section:
+    rows = [
+        (
+            " → ".join(row.tools),
+            row.episodes,
+            percent(row.support),
+            percent(row.success.rate),
+            between(row.success),
+            NOTHING if row.lift is None else f"{row.lift:.2f}",
+        )
+        for row in report.sequences
+    ]
+    told = _no("sequences", rows) or (
+        "Two to four tools in a row, by how much more often the episodes with them go well than all do (the lift)."
+    )
+    columns = ("sequence", "episodes", "support", "success", "95 % interval", "lift")
+    return Section("sequences", "Sequences that lead to success", told, columns, rows)
+
+
+def _failures(report: Report) -> Section:
+    rows = [(row.step_number, row.tool, row.error_class, row.episodes, row.failed_episodes) for row in report.failures]
+    told = "No step failed."
+    if report.failures:
+        worst = max(_by_class(report.failures).items(), key=lambda pair: (pair[1], pair[0]))
+        told = f"Most often: “{worst[0][1]}” in {worst[0][0]}, {worst[1]} times."
+    columns = ("step", "tool", "error", "episodes", "of them failed")
+    return Section("failures", "Where steps fail", told, columns, rows)
+
+
+def _by_class(rows: Sequence[FailurePoint]) -> dict[tuple[str, str], int]:
+    found: dict[tuple[str, str], int] = {}
+    for row in rows:
+        key = row.tool, row.error_class
+        found[key] = found.get(key, 0) + row.episodes
+    return found
+
+
+def _patterns(report: Report) -> Section:
+    rows = [
+        (
+            row.description or str(row.id),
+            row.kind,
+            row.times_retrieved,
+            row.times_applied,
+            percent(row.success.rate),
+            f"{row.score:.2f}",
+            row.last_used_at.date().isoformat() if row.last_used_at else "never",
+        )
+        for row in report.patterns[:20]
+    ]
+    unused = sum(row.last_used_at is None for row in report.patterns)
+    told = _no("patterns", rows) or f"{len(report.patterns):,} patterns, of which {unused:,} were never used."
+    columns = ("pattern", "kind", "retrieved", "applied", "success", "score", "last used")
+    return Section("patterns", "Patterns", told, columns, rows)
+
+
+def _places(report: Report) -> Section:
+    entries = [(place.entry, place.outcome) for place in report.places]
+    rows = [
+        (
+            entry.place_name or "",
+            f"{entry.latitude:.4f}",
+            f"{entry.longitude:.4f}",
+            entry.starts_at.isoformat(sep=" ", timespec="minutes") if entry.starts_at else NOTHING,
+            outcome or NOTHING,
+        )
+        for entry, outcome in entries
+    ]
+    told = _no("places with a position", rows) or f"{len(rows):,} places."
+    return Section("places", "Places", told, ("name", "latitude", "longitude", "when", "outcome"), rows[:200])
+
+
+def _vectors(report: Report) -> Section:
+    rows = [(point.task[:120], point.outcome, f"{point.x:.3f}", f"{point.y:.3f}") for point in report.points]
+    return Section("vectors", "Vector space", report.vectors, ("task", "outcome", "x", "y"), rows[:200])
+
+
+_FIGURES = ("episodes", "success", "95 % interval", "mean reward", "mean duration")
+
+
+def _figures(row: GroupFigures | PeriodFigures | StageFigures) -> tuple[Cell, ...]:
+    success = row.success
+    return row.episodes, percent(success.rate), between(success), _mean(row.reward), seconds(row.duration_s.mean)
+
+
+def _mean(mean: Mean) -> str:
+    return number(mean.mean)
+
+
+def _groups(rows: Sequence[GroupFigures]) -> list[tuple[Cell, ...]]:
+    return [(NOTHING if row.group is None else row.group, *_figures(row)) for row in rows]
+
+
+def _moment(row: PeriodFigures, report: Report) -> str:
+    if report.bucket == "hour":
+        return row.starts_at.isoformat(sep=" ", timespec="minutes")
+    return row.starts_at.date().isoformat()
+
+
+def _no(what: str, rows: Sequence[object]) -> str:
+    return "" if rows else f"There are no {what} yet."
+
+
+_ALL: list[Callable[[Report], Section]] = [
+    _course,
+    _by_tool,
+    _errors,
+    _latency,
+    _sequences,
+    _failures,
+    _task_types,
+    _patterns,
+    _places,
+    _vectors,
+]

@@ -1,0 +1,116 @@
+"""Erasing an episode, or all of a namespace: the rows. The bytes that are left of them are `forgetting`'s affair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from memory_storage.dbapi import RowCountError
+from memory_storage.errors import UnavailableError
+
+from . import _retention_sql as sql
+from ._codec import to_micros
+from ._forgotten import REMEMBER, digests_of
+from ._pace import Pace
+from ._removal import Item, Remover
+from ._session import SAVE_ATTEMPTS, Row, Session, as_id, json_ids
+from ._statement import Prepared
+
+_PATTERNS = 200
+
+_NAMED = """SELECT owner_seq FROM facets WHERE namespace = :namespace AND owner_type = 'pattern'
+    AND name = 'evidence' AND value = :id"""
+_OTHERS = "(SELECT value FROM json_each(p.document, '$.evidence') WHERE value <> :id)"
+_LEARNED = Prepared(f"SELECT p.id, EXISTS {_OTHERS} FROM patterns AS p WHERE p.seq IN ({_NAMED})")
+_ONLY_FROM_IT = f"""FROM patterns AS p WHERE p.namespace = :namespace AND p.seq IN ({_NAMED})
+    AND NOT EXISTS {_OTHERS}"""
+_UNLEARN = Prepared(f"DELETE {_ONLY_FROM_IT}")
+_CLEAR = Prepared(f"""
+UPDATE patterns AS p SET version = p.version + 1, updated_at = :now, document = json_set(p.document, '$.evidence',
+    json((SELECT json_group_array(value) FROM {_OTHERS})))
+WHERE p.seq IN ({_NAMED})
+""")
+_SOME_PATTERNS = Prepared("SELECT id FROM patterns WHERE namespace = :namespace ORDER BY id LIMIT :limit")
+_DELETE_PATTERNS = Prepared("""
+DELETE FROM patterns WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
+""")
+# They go with their owners. What another program has written there may have none.
+_OWNERLESS = [
+    Prepared(f"DELETE FROM {table} WHERE namespace = :namespace")
+    for table in ("embeddings", "spatiotemporal_index", "facets")
+]
+
+MERGE_WORDS = [
+    Prepared(f"INSERT INTO {table} ({table}) VALUES ('optimize')")
+    for table in ("episodes_fts", "steps_fts", "patterns_fts")
+]
+"""What makes the full-text indexes forget the words of rows that are gone: each segment of them is merged."""
+
+
+class Erased(NamedTuple):
+    """How many rows."""
+
+    episodes: int = 0
+    patterns: int = 0
+    patterns_changed: int = 0
+
+
+def erase_episode(session: Session, episode_id: object, pace: Pace) -> Erased:
+    """An episode with all that is its own; and what was learned from it alone. It need not be there any more."""
+    key = as_id(episode_id)  # type: ignore[arg-type] # it is checked
+    found = _items(session.read(sql.ONE.step(namespace=session.namespace, id=key)))
+    gone = sum(len(went) for _, went in Remover(session, pace).delete(found))
+    session.write([REMEMBER.step(digests=digests_of(session.namespace, [key]))])
+    return Erased(gone, *_unlearn(session, key))
+
+
+def erase_namespace(session: Session, pace: Pace) -> Erased:
+    """All of a namespace's rows.
+
+    UnavailableError if others keep writing there.
+    """
+    episodes = patterns = 0
+    for _ in range(SAVE_ATTEMPTS):
+        found = _items(session.read(sql.EVERYTHING.step(namespace=session.namespace)))
+        episodes += sum(len(went) for _, went in Remover(session, pace).delete(found))
+        for ids in _pages_of_patterns(session):
+            patterns += len(ids)
+        if not found:
+            break
+    else:
+        raise UnavailableError("others keep writing to this namespace: stop them, and forget it again")
+    session.write([statement.step(namespace=session.namespace) for statement in _OWNERLESS])
+    return Erased(episodes, patterns)
+
+
+def _pages_of_patterns(session: Session) -> Iterator[Sequence[str]]:
+    namespace = session.namespace
+    page = _SOME_PATTERNS.step(namespace=namespace, limit=_PATTERNS)
+    while ids := [row[0] for row in session.read(page)]:
+        remember = REMEMBER.step(digests=digests_of(namespace, ids))
+        session.write([remember, _DELETE_PATTERNS.step(namespace=namespace, ids=json_ids(ids))])
+        yield ids
+
+
+def _unlearn(session: Session, episode_id: str) -> tuple[int, int]:
+    """Delete the patterns that were learned from an episode alone, and take it out of the others' evidence."""
+    values = {"namespace": session.namespace, "id": episode_id}
+    for _ in range(SAVE_ATTEMPTS):
+        learned = session.read(_LEARNED.step(**values))
+        alone = [row[0] for row in learned if not row[1]]
+        steps = [
+            REMEMBER.step(digests=digests_of(session.namespace, alone)),
+            _UNLEARN.step(len(alone), **values),
+            _CLEAR.step(len(learned) - len(alone), now=to_micros(session.now()), **values),
+        ]
+        try:
+            if learned:
+                session.write(steps)
+        except RowCountError:
+            continue  # another writer came between
+        return len(alone), len(learned) - len(alone)
+    raise UnavailableError("other writers keep changing the patterns of this episode: forget it again")
+
+
+def _items(rows: Sequence[Row]) -> list[Item]:
+    return [Item(*row) for row in rows]

@@ -1,0 +1,74 @@
+"""Confidence intervals, from counts and sums. Knows no SQL."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from statistics import NormalDist
+from typing import NamedTuple
+
+from memory_storage.errors import ValidationError
+from memory_storage.models.analytics import Difference, Mean, Rate
+
+
+class Sums(NamedTuple):
+    """Of some values: how many, their mean, and the sum of the squares of what each differs from it by."""
+
+    of: int
+    mean: float | None
+    squares: float | None
+
+
+@lru_cache(maxsize=64)
+def quantile(confidence: float) -> float:
+    """How many standard errors an interval reaches to either side: 1.96 for a confidence of 0.95."""
+    if isinstance(confidence, bool) or not isinstance(confidence, int | float) or not 0 < confidence < 1:
+        raise ValidationError("confidence", "a number between 0 and 1, like 0.95", confidence)
+    return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
+def wilson(count: int, of: int, confidence: float) -> Rate:
+    """The score interval of a share (Wilson 1927): right for small numbers, and never outside of 0 to 1."""
+    z = quantile(confidence)
+    if not of:
+        return Rate(None, None, None, 0, 0)
+    rate = count / of
+    centre = rate + z * z / (2 * of)
+    reach = z * math.sqrt(rate * (1 - rate) / of + z * z / (4 * of * of))
+    whole = 1 + z * z / of
+    low = 0.0 if count == 0 else max(0.0, (centre - reach) / whole)
+    high = 1.0 if count == of else min(1.0, (centre + reach) / whole)
+    return Rate(rate, low, high, count, of)
+
+
+def mean(sums: Sums, confidence: float) -> Mean:
+    """A mean, with its standard error times the normal quantile to either side."""
+    error = _square_error(sums)
+    if sums.mean is None or error is None:
+        return Mean(sums.mean, None, None, sums.of)
+    reach = quantile(confidence) * math.sqrt(error)
+    return Mean(sums.mean, sums.mean - reach, sums.mean + reach, sums.of)
+
+
+def difference_of_rates(before: Rate, after: Rate) -> Difference:
+    """By the hybrid of two score intervals (Newcombe 1998, method 10)."""
+    b, b_low, b_high = before.rate, before.low, before.high
+    a, a_low, a_high = after.rate, after.low, after.high
+    if b is None or b_low is None or b_high is None or a is None or a_low is None or a_high is None:
+        return Difference(None, None, None)
+    return Difference(a - b, a - b - math.hypot(a - a_low, b_high - b), a - b + math.hypot(a_high - a, b - b_low))
+
+
+def difference_of_means(before: Sums, after: Sums, confidence: float) -> Difference:
+    """By Welch's standard error (1947) times the normal quantile to either side."""
+    if before.mean is None or after.mean is None:
+        return Difference(None, None, None)
+    found, errors = after.mean - before.mean, (_square_error(before), _square_error(after))
+    if errors[0] is None or errors[1] is None:
+        return Difference(found, None, None)
+    reach = quantile(confidence) * math.sqrt(errors[0] + errors[1])
+    return Difference(found, found - reach, found + reach)
+
+
+def _square_error(sums: Sums) -> float | None:
+    return None if sums.of < 2 or sums.squares is None else sums.squares / (sums.of - 1) / sums.of

@@ -1,0 +1,124 @@
+"""From the figures of sequences and of steps that failed to patterns, always the same ones. Runs no statement."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+from uuid import UUID, uuid5
+
+from memory_storage.errors import ValidationError
+from memory_storage.models import EpisodeFilter, ErrorRecovery, TaskContext, ToolSequence
+
+from ._analytics_checks import finite, whole
+from ._error_class import error_class
+from ._session import Row
+
+_NAMESPACE = UUID("5f0c7c1e-6a0b-5c8e-9b57-3f1f4f7d2a10")
+LONGEST_RECOVERY = 5
+_MOST = 500
+_MOST_EVIDENCE = 1_000
+_MOST_LATENCY = 2**63 - 1
+_TAG = "learned"
+
+Seen = dict[str, bool]
+"""Episodes, and whether each went well."""
+
+
+class Wanted(NamedTuple):
+    """What is worth a pattern, and how many there may be."""
+
+    least_episodes: int
+    min_lift: float
+    most: int
+    evidence: int
+
+
+def as_wanted(least_episodes: int, min_lift: float, most: int, evidence: int) -> Wanted:
+    """The same, if it can be; else ValidationError."""
+    if type(most) is not int or not 1 <= most <= _MOST:
+        raise ValidationError("most", f"a whole number from 1 to {_MOST:,}", most)
+    if type(evidence) is not int or not 1 <= evidence <= _MOST_EVIDENCE:
+        raise ValidationError("evidence", f"a whole number from 1 to {_MOST_EVIDENCE:,}", evidence)
+    lift = finite("min_lift", min_lift)
+    if lift is None:
+        raise ValidationError("min_lift", "a finite number", min_lift)
+    return Wanted(whole("least_episodes", least_episodes), lift, most, evidence)
+
+
+def learned_sequences(rows: Iterable[Row], wanted: Wanted, context: TaskContext) -> list[ToolSequence]:
+    """The sequences whose episodes go well more often than all do, the highest lift first."""
+    found = [(_lift(row), row) for row in rows]
+    kept = [(lift, row) for lift, row in found if lift is not None and lift >= wanted.min_lift]
+    kept.sort(key=lambda pair: (-pair[0], -pair[1][1], pair[1][0]))
+    return [_sequence(row, context) for _, row in kept[: wanted.most]]
+
+
+def learned_recoveries(rows: Iterable[Row], wanted: Wanted, context: TaskContext) -> list[ErrorRecovery]:
+    """What was done after an error until its tool was ok again, in enough episodes, the most frequent first."""
+    found: dict[tuple[str, str, tuple[str, ...]], Seen] = {}
+    for tool, status, message, tools, statuses, episode, success in rows:
+        steps = _until_ok_again(tool, json.loads(tools), json.loads(statuses))
+        if steps:
+            key = tool, error_class(status, message), steps
+            found.setdefault(key, {})[episode] = bool(success)
+    kept = [(key, seen) for key, seen in found.items() if len(seen) >= wanted.least_episodes and any(seen.values())]
+    kept.sort(key=lambda pair: (-len(pair[1]), pair[0]))
+    return [_recovery(*key, seen, wanted, context) for key, seen in kept[: wanted.most]]
+
+
+def _until_ok_again(tool: str, tools: Sequence[str | None], statuses: Sequence[str | None]) -> tuple[str, ...]:
+    for number, (name, status) in enumerate(zip(tools, statuses, strict=True), 1):
+        if name == tool and status == "ok":
+            return tuple(str(one) for one in tools[:number])
+    return ()
+
+
+def _lift(row: Row) -> float | None:
+    _, episodes, successes, _, _, judged, all_successes = row
+    return (successes * judged) / (episodes * all_successes) if all_successes else None
+
+
+def _sequence(row: Row, context: TaskContext) -> ToolSequence:
+    tools, episodes, successes, spent, ids, *_ = row
+    names = json.loads(tools)
+    return ToolSequence(
+        id=_id("tool_sequence", context, names),
+        description=" → ".join(names),
+        context=context,
+        tools=names,
+        success_rate=successes / episodes,
+        occurrence_count=episodes,
+        avg_latency_ms=min(round(spent), _MOST_LATENCY),
+        evidence=sorted(map(UUID, json.loads(ids))),
+        tags=[_TAG],
+    )
+
+
+def _recovery(
+    tool: str, kind: str, steps: tuple[str, ...], found: Seen, wanted: Wanted, context: TaskContext
+) -> ErrorRecovery:
+    well = sorted(episode for episode, success in found.items() if success)
+    return ErrorRecovery(
+        id=_id("error_recovery", context, [tool, kind, *steps]),
+        description=f"after “{kind}” of {tool}: {' → '.join(steps)}",
+        context=context,
+        error_type=kind,
+        recovery_steps=list(steps),
+        success_rate=len(well) / len(found),
+        occurrence_count=len(found),
+        evidence=[UUID(episode) for episode in well[: wanted.evidence]],
+        tags=[_TAG],
+        metadata={"tool": tool},
+    )
+
+
+def _id(kind: str, context: TaskContext, content: Sequence[str]) -> UUID:
+    where = [context.domain, context.language, context.framework]
+    return uuid5(_NAMESPACE, json.dumps([kind, where, *content], ensure_ascii=True))
+
+
+def context_of(asked: EpisodeFilter) -> TaskContext:
+    """The surroundings that the filters ask for: what is learned there is learned for there."""
+    given = {name: getattr(asked, name) for name in ("domain", "language", "framework")}
+    return TaskContext(**{name: value for name, value in given.items() if value is not None})

@@ -1,0 +1,94 @@
+"""Points, boxes and circles on the earth as numbers that SQL can compare. Knows no SQL."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+from memory_storage.models import Box, Point
+
+RADIUS_M = 6_371_009.0
+"""Of the mean earth, as in geopy's great circles."""
+
+FARTHEST_M = math.pi * RADIUS_M
+
+_TINY_DEGREES = 1e-9  # a tenth of a millimetre: more than rounding moves an edge
+_TINY_CHORD = 1e-14
+
+Corners = tuple[float, float, float, float]
+"""South, north, west, east, in degrees; it does not cross the antimeridian."""
+
+Level = tuple[float, float, float]
+"""A circle: its chord (from its centre, on the sphere of radius 1), half its height, half its width, in degrees."""
+
+
+def on_sphere(latitude: float, longitude: float) -> tuple[float, float, float]:
+    """The point on a sphere of radius 1."""
+    up, around = math.radians(latitude), math.radians(longitude)
+    return math.cos(up) * math.cos(around), math.cos(up) * math.sin(around), math.sin(up)
+
+
+@lru_cache(maxsize=1)
+def _great_circle() -> type:
+    from geopy.distance import great_circle  # 90 ms, most of it for what finds addresses
+
+    found: type = great_circle
+    return found
+
+
+def distance_m(one: Point, latitude: float, longitude: float) -> float:
+    """Metres along the great circle."""
+    metres: float = _great_circle()((one.latitude, one.longitude), (latitude, longitude)).meters
+    return metres
+
+
+def chord_of(metres: float) -> float:
+    """The straight way, on a sphere of radius 1, to what is so far along its surface."""
+    return 2 * math.sin(min(metres / RADIUS_M, math.pi) / 2)
+
+
+def metres_of(chord: float) -> float:
+    """How far along the surface the end of a chord is."""
+    return 2 * math.asin(min(chord / 2, 1.0)) * RADIUS_M
+
+
+def corners_of(box: Box) -> list[Corners]:
+    """The boxes that a box is made of. No point is in two of them."""
+    south = math.nextafter(-90, 0) if box.south == -90 else box.south
+    north = math.nextafter(90, 0) if box.north == 90 else box.north
+    found = [(south, north, west, east) for west, east in _longitudes(box.west, box.east)] if south <= north else []
+    poles = {latitude for latitude in (box.south, box.north) if abs(latitude) == 90}
+    return found + [(pole, pole, -180.0, 180.0) for pole in sorted(poles)]  # a pole has all longitudes
+
+
+def _longitudes(west: float, east: float) -> list[tuple[float, float]]:
+    ranges = [(west, east)] if west <= east else [(west, 180.0), (-180.0, east)]
+    starts, ends = {start for start, _ in ranges}, {end for _, end in ranges}
+    if -180.0 in starts and 180.0 not in ends:
+        ranges.append((180.0, 180.0))  # the same meridian
+    if 180.0 in ends and -180.0 not in starts:
+        ranges.append((-180.0, -180.0))
+    return ranges
+
+
+def levels(latitude: float, radius_m: float) -> list[Level]:
+    """Circles round a point: a dot, one of about a metre, then each of twice the radius, up to `radius_m`."""
+    doublings = max(0, math.ceil(math.log2(radius_m))) if radius_m > 1 else 0
+    radii = [0.0, *(radius_m / 2**number for number in range(doublings, -1, -1))]
+    return [_level(latitude, radius) for radius in radii]
+
+
+def level_within(found: list[Level], chord: float) -> int:
+    """The greatest of the circles that is not greater than the one of a chord."""
+    return max(number for number, level in enumerate(found) if number == 0 or level[0] <= chord)
+
+
+def _level(latitude: float, radius_m: float) -> Level:
+    angle = min(radius_m / RADIUS_M, math.pi)
+    height = math.degrees(angle) + _TINY_DEGREES
+    chord = chord_of(radius_m) + _TINY_CHORD
+    if abs(latitude) + height >= 90:  # a pole is in it
+        return chord, height, 180.0
+    width = math.degrees(math.asin(min(1.0, math.sin(angle) / math.cos(math.radians(latitude)))))
+    # Near a pole the width grows without bound: as much too wide as too high.
+    return chord, height, min(180.0, width + _TINY_DEGREES * (1 + 1 / math.cos(math.radians(abs(latitude) + height))))

@@ -1,0 +1,109 @@
+"""Random faults against a server and against a file, while eight writers and four readers go on.
+
+MEMORY_STORAGE_CHAOS_SECONDS is how long the faults go on for each (20 unless it says otherwise), and
+MEMORY_STORAGE_CHAOS_SEED which they are; the seed of a run is printed.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import memory_storage as ms
+from tests.checks import assert_consistent
+
+from . import ledger
+from .clients import BREAKER_SECONDS, STEPS, TRANSACTED, Shared
+from .crowd import Crowd
+from .faults import OnAFile, OnAServer, apply
+from .plan import plan
+
+SECONDS = float(os.environ.get("MEMORY_STORAGE_CHAOS_SECONDS", "20"))
+SEED = int(os.environ.get("MEMORY_STORAGE_CHAOS_SEED") or time.time_ns() % 2**32)
+RECOVERY = BREAKER_SECONDS + 2.0
+MORE_MEMORY = 64 * 2**20
+
+World = OnAServer | OnAFile
+
+
+@pytest.fixture(params=["file", "server"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[World, Shared, ms.Settings]]:
+    """What can go wrong, what the clients share, and the way for whoever looks afterwards."""
+    if request.param == "file":
+        settings = ms.Settings(database=str(tmp_path / "memory.db"))
+        yield OnAFile(tmp_path / "memory.db"), _shared(settings, settings.database, None), settings
+        return
+    server = OnAServer(tmp_path)
+    yield server, _shared(server.direct, server.proxy.url, server.token), server.direct
+    server.close()
+
+
+def _shared(direct: ms.Settings, database: str, token: Path | None) -> Shared:
+    with ms.MemoryStorage.open(direct) as storage:
+        episode = storage.episodes.save(ms.Episode(task_description="shared", task_type="other"))
+        pattern = storage.patterns.save(ms.Heuristic(condition="if", action="then"))
+        return Shared(database, token, episode.id, pattern.id)
+
+
+def test_whatever_goes_wrong_what_was_acknowledged_is_there_once_and_what_was_refused_is_not(
+    world: tuple[World, Shared, ms.Settings], tmp_path: Path, capsys: Any
+):
+    faulty, shared, _ = world
+    with Crowd(shared, tmp_path, processes=4, writers=8, readers=4) as crowd:
+        kinds = faulty.kinds(crowd)
+        time.sleep(1.0)
+        happened = collections.Counter()
+        for fault in plan(SEED, sorted(kinds), SECONDS):
+            apply(fault, kinds)
+            happened[fault.kind] += 1
+        time.sleep(RECOVERY)
+        crowd.stop()
+        told = ledger.read(crowd.ledgers)
+    with capsys.disabled():
+        print(f"\nchaos: seed {SEED}, {dict(happened)}, {told.describe()}; refused for {told.reasons}")
+        print(f"       answering again after at most {max(_recoveries(faulty, told), default=0):.2f} s")
+    settings = faulty.direct if isinstance(faulty, OnAServer) else world[2]
+    assert told.wrong == []
+    with ms.MemoryStorage.open(settings) as storage:
+        _assert_the_store_is_what_was_told(storage, shared, told)
+        if isinstance(faulty, OnAFile):
+            assert_consistent(storage.engine)
+    assert max(_recoveries(faulty, told), default=0) < RECOVERY
+    for out, memory in crowd.reports:
+        assert out == 0
+        assert memory[-1] < memory[len(memory) // 3] + MORE_MEMORY
+    assert all(told.done.values())
+
+
+def _recoveries(world: World, told: ledger.Told) -> list[float]:
+    """From each moment that the way was free again to the first write, without what a lock may have outlasted."""
+    successes = sorted(told.successes)
+    return [
+        next((moment - back for moment in successes if moment > back), float("inf")) - locked
+        for back, locked in world.back
+    ]
+
+
+def _assert_the_store_is_what_was_told(storage: ms.MemoryStorage, shared: Shared, told: ledger.Told) -> None:
+    found = {episode.id: episode for episode in storage.episodes.iterate(task_type="testing")}
+    steps = {"save": STEPS, "transact": TRANSACTED}
+    there = {
+        kind: {key for key, one in found.items() if one.task_description == kind and len(one.steps) == steps[kind]}
+        for kind in steps
+    }
+    assert sum(map(len, there.values())) == len(found), "half an episode"
+    appended = list(storage.steps.iterate(shared.episode))
+    assert [step.step_number for step in appended] == list(range(1, len(appended) + 1))
+    there["append"] = {step.id for step in appended}
+    for kind, keys in there.items():
+        assert told.done[kind] <= keys, f"{kind}: lost {len(told.done[kind] - keys)}"
+        assert keys <= told.done[kind] | told.unknown[kind], f"{kind}: {len(keys & told.refused[kind])} were refused"
+    counters = storage.patterns.get(shared.pattern).effectiveness
+    assert 0 <= counters.success_when_applied - len(told.done["apply"]) <= len(told.unknown["apply"])
+    assert counters.failure_when_applied == len(there["transact"])

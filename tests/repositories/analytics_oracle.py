@@ -1,0 +1,132 @@
+"""What analytics must answer, worked out in plain Python over episodes in a list, in the order of their first save."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any
+
+import memory_storage as ms
+
+Z = 1.959963984540054
+Judge = Callable[[ms.Episode], bool | None]
+
+
+def by_outcome(episode: ms.Episode) -> bool | None:
+    return None if episode.outcome is None else episode.outcome.kind == "success"
+
+
+def by_reward(least: float) -> Judge:
+    return lambda episode: None if episode.reward is None else episode.reward.total >= least
+
+
+def groups(episodes: Iterable[ms.Episode], dimension: str) -> dict[str | None, list[ms.Episode]]:
+    found: dict[str | None, list[ms.Episode]] = defaultdict(list)
+    for episode in episodes:
+        for name in _names(episode, dimension):
+            found[name].append(episode)
+    return found
+
+
+def _names(episode: ms.Episode, dimension: str) -> list[Any]:
+    if dimension == "tool":
+        return sorted({step.tool for step in episode.steps})
+    if dimension == "tag":
+        return list(episode.tags)
+    return [str(episode.task_type) if dimension == "task_type" else getattr(episode.context, dimension)]
+
+
+def figures(episodes: list[ms.Episode], judge: Judge) -> tuple[Any, ...]:
+    judged = [well for episode in episodes if (well := judge(episode)) is not None]
+    rewards = [episode.reward.total for episode in episodes if episode.reward]
+    durations = [(e.completed_at - e.started_at).total_seconds() for e in episodes if e.completed_at]
+    return len(episodes), rate(sum(judged), len(judged)), mean(rewards), mean(durations)
+
+
+def rate(count: int, of: int) -> tuple[Any, ...]:
+    """By solving |p - rate| = z * sqrt(p (1 - p) / n) for p, with bisection: not the formula that is used."""
+    if not of:
+        return None, None, None, 0, 0
+    share = count / of
+
+    def is_beyond(p: float) -> bool:
+        return (p - share) ** 2 > Z * Z * p * (1 - p) / of
+
+    return share, _bisect(is_beyond, 0.0, share), _bisect(is_beyond, 1.0, share), count, of
+
+
+def _bisect(is_beyond: Callable[[float], bool], outside: float, inside: float) -> float:
+    for _ in range(200):
+        middle = (outside + inside) / 2
+        outside, inside = (middle, inside) if is_beyond(middle) else (outside, middle)
+    return inside
+
+
+def mean(values: list[float]) -> tuple[Any, ...]:
+    if len(values) < 2:
+        return (values[0] if values else None), None, None, len(values)
+    middle = math.fsum(values) / len(values)
+    reach = Z * statistics.stdev(values) / math.sqrt(len(values))
+    return middle, middle - reach, middle + reach, len(values)
+
+
+def within(episodes: Iterable[ms.Episode], since: datetime, until: datetime) -> list[ms.Episode]:
+    return [episode for episode in episodes if since <= episode.started_at < until]
+
+
+def tools(episodes: Iterable[ms.Episode]) -> dict[str, tuple[Any, ...]]:
+    found: dict[str, list[ms.Step]] = defaultdict(list)
+    for episode in episodes:
+        for step in episode.steps:
+            found[step.tool].append(step)
+    return {tool: _use(steps) for tool, steps in found.items()}
+
+
+def _use(steps: list[ms.Step]) -> tuple[Any, ...]:
+    statuses = [step.result.status for step in steps if step.result]
+    times = sorted(step.latency_ms for step in steps if step.latency_ms)
+    ranks = [times[math.ceil(len(times) * percent / 100) - 1] if times else None for percent in (50, 95, 99)]
+    failed = sum(status != "ok" for status in statuses)
+    return (
+        len(steps),
+        rate(failed, len(statuses)),
+        statuses.count("timeout"),
+        len(times),
+        sum(times) / len(times) if times else None,
+        *ranks,
+    )
+
+
+def sequences(
+    episodes: Iterable[ms.Episode], judge: Judge, shortest: int, longest: int, least: int
+) -> list[tuple[Any, ...]]:
+    judged = [(episode, well) for episode in episodes if (well := judge(episode)) is not None]
+    found: dict[tuple[str, ...], list[bool]] = defaultdict(list)
+    for episode, well in judged:
+        names = [step.tool for step in episode.steps]
+        for one in {tuple(names[i : i + n]) for n in range(shortest, longest + 1) for i in range(len(names) - n + 1)}:
+            found[one].append(well)
+    base = sum(well for _, well in judged) / len(judged) if judged else 0
+    rows = [
+        (tools, len(ends), len(ends) / len(judged), sum(ends), sum(ends) / len(ends) / base if base else None)
+        for tools, ends in found.items()
+        if len(ends) >= least
+    ]
+    return sorted(rows, key=lambda row: (-round(row[4] or 0, 9), -row[1], row[0]))
+
+
+def slope(episodes: Iterable[ms.Episode]) -> tuple[float, float] | None:
+    """The slope in reward a day, and its standard error, by statistics' own regression."""
+    pairs = [(e.started_at.timestamp() / 86400, e.reward.total) for e in episodes if e.reward]
+    days, rewards = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    if len(pairs) < 3 or len(set(days)) < 2:
+        return None
+    line = statistics.linear_regression(days, rewards)
+    rests = [reward - line.slope * day - line.intercept for day, reward in pairs]
+    middle = statistics.fmean(days)
+    return line.slope, math.sqrt(
+        math.fsum(rest * rest for rest in rests) / (len(pairs) - 2) / math.fsum((day - middle) ** 2 for day in days)
+    )

@@ -1,0 +1,169 @@
+"""Patterns are learned from what went well, the same ones every time, and keep what was counted and written since."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import memory_storage as ms
+from memory_storage.importers import import_file
+from tests.checks import assert_consistent
+from tests.importers.transcripts import REAL, write_airline
+
+GOOD, BAD = ms.Success(verdict="v"), ms.Failure(reason="r")
+
+
+def _step(tool: str) -> ms.Step:
+    if tool.endswith("!"):
+        return ms.Step(tool=tool[:-1], result=ms.StepError(message="Error: 7 is too many"), latency_ms=5)
+    return ms.Step(tool=tool, result=ms.StepOk(), latency_ms=10)
+
+
+def _episode(tools: str, outcome: Any = GOOD, **fields: Any) -> ms.Episode:
+    return ms.Episode(task_description="t", steps=[_step(tool) for tool in tools.split()], outcome=outcome, **fields)
+
+
+def _fill(storage: ms.MemoryStorage) -> None:
+    good = [_episode("look edit test") for _ in range(6)]
+    bad = [_episode("look guess", BAD) for _ in range(5)]
+    mixed = [_episode("book! sum book"), _episode("book! sum book"), _episode("book! sum book", BAD)]
+    storage.episodes.save_many([*good, *bad, *mixed, _episode("look edit", outcome=None)])
+
+
+def test_what_leads_to_success_is_learned_and_nothing_else(storage):
+    _fill(storage)
+    learned = storage.patterns.learn(lengths=(2, 3), least_episodes=3)
+    sequences = {tuple(one.tools): one for one in learned if isinstance(one, ms.ToolSequence)}
+    assert set(sequences) == {("look", "edit"), ("edit", "test"), ("look", "edit", "test")}
+    best = sequences["look", "edit", "test"]
+    assert (best.success_rate, best.occurrence_count, best.avg_latency_ms) == (1.0, 6, 30)
+    assert len(best.evidence) == 6
+    assert all(storage.episodes.get(one).outcome == GOOD for one in best.evidence)
+    (recovery,) = [one for one in learned if isinstance(one, ms.ErrorRecovery)]
+    assert (recovery.error_type, recovery.recovery_steps) == ("… is too many", ["sum", "book"])
+    assert (recovery.success_rate, recovery.occurrence_count, len(recovery.evidence)) == (2 / 3, 3, 2)
+    assert recovery.metadata == {"tool": "book"}
+    assert storage.patterns.count(tags_all=["learned"]) == len(learned)
+
+
+def test_to_learn_again_changes_nothing(storage):
+    _fill(storage)
+    learned = storage.patterns.learn(least_episodes=3)
+    assert storage.patterns.learn(least_episodes=3) == learned
+    assert storage.patterns.count() == len(learned)
+    assert_consistent(storage.engine)
+
+
+def test_ids_are_of_the_content_in_every_database(storage):
+    _fill(storage)
+    first = storage.patterns.learn(least_episodes=3)
+    with ms.MemoryStorage.open(":memory:") as other:
+        _fill(other)
+        assert [one.id for one in other.patterns.learn(least_episodes=3)] == [one.id for one in first]
+    ids = {tuple(one.tools): one.id for one in first if isinstance(one, ms.ToolSequence)}
+    assert ids["look", "edit"] == UUID("65528e4d-9a15-5ab9-97bf-5ae68ecc9a30")
+
+
+def test_figures_are_brought_up_to_date_and_what_was_counted_and_written_stays(storage):
+    _fill(storage)
+    before = storage.patterns.learn(least_episodes=3)[0]
+    storage.patterns.record_application(before.id, success=True, reward_delta=0.1 + 0.2)
+    storage.patterns.record_retrieval(before.id)
+    known = storage.patterns.get(before.id)
+    written = storage.patterns.save(
+        known.model_copy(update={"description": "mine", "tags": ["mine"], "metadata": {"a": 1}})
+    )
+    storage.episodes.save_many([_episode(" ".join(before.tools), BAD), _episode(" ".join(before.tools))])
+    (after,) = [one for one in storage.patterns.learn(least_episodes=3) if one.id == before.id]
+    assert after == storage.patterns.get(before.id)
+    assert (after.occurrence_count, after.success_rate) == (8, 7 / 8)
+    assert (after.description, after.tags, after.metadata) == ("mine", ["mine"], {"a": 1})
+    assert after.effectiveness == written.effectiveness == known.effectiveness
+    assert after.effectiveness.times_applied == 1
+    assert after.version == written.version + 1
+    assert after.created_at == before.created_at
+    assert_consistent(storage.engine)
+
+
+def test_what_is_not_found_any_more_stays(storage):
+    _fill(storage)
+    learned = storage.patterns.learn(least_episodes=3)
+    for episode in list(storage.episodes.iterate()):
+        storage.episodes.delete(episode.id)
+    assert storage.patterns.learn(least_episodes=3) == []
+    assert storage.patterns.count() == len(learned)
+
+
+def test_what_is_learned_of_a_domain_is_learned_for_it(storage):
+    web = ms.TaskContext(domain="web", language="python")
+    storage.episodes.save_many([_episode("look edit", context=web) for _ in range(5)])
+    storage.episodes.save_many([_episode("look edit", BAD) for _ in range(5)])
+    assert storage.patterns.learn(domain="web", min_lift=1.0)[0].context == ms.TaskContext(domain="web")
+    assert storage.patterns.learn(domain="web", language="python", min_lift=1.0)[0].context == web
+    assert storage.patterns.learn(min_lift=1.0)[0].context == ms.TaskContext()
+    assert storage.patterns.count() == 3
+
+
+def test_success_may_be_a_reward(storage):
+    for total in (0.9, 0.2):
+        reward = ms.RewardScore(total=total)
+        storage.episodes.save_many([_episode(f"tool{total} then", None, reward=reward) for _ in range(5)])
+    assert storage.patterns.learn() == []
+    assert [one.tools for one in storage.patterns.learn(reward_at_least=0.5)] == [["tool0.9", "then"]]
+
+
+def test_a_recovery_ends_where_the_tool_is_ok_again_and_not_later_than_five_steps(storage):
+    for tools in ("a! b a! c a d", "x! 1 2 3 4 5 x", "y! y! y!", "z! a"):
+        storage.episodes.save(_episode(tools))
+    learned = storage.patterns.learn(least_episodes=1, min_lift=99.0)
+    assert sorted(one.recovery_steps for one in learned) == [["b", "a", "c", "a"], ["c", "a"]]
+
+
+@given(
+    runs=st.lists(st.tuples(st.lists(st.sampled_from(["a", "b", "b!", "ü→"]), max_size=6), st.booleans()), max_size=12),
+    most=st.integers(1, 6),
+)
+def test_whatever_was_done_is_learned_alike_twice_and_stored_whole(storage, runs, most):
+    memory = storage.in_namespace(f"example {ms.Episode(task_description='').id}")
+    memory.episodes.save_many([_episode(" ".join(tools), GOOD if well else BAD) for tools, well in runs])
+    learned = memory.patterns.learn(least_episodes=2, min_lift=1.0, most=most)
+    assert learned == memory.patterns.learn(least_episodes=2, min_lift=1.0, most=most)
+    assert sorted(one.id for one in memory.patterns.iterate()) == sorted(one.id for one in learned)
+    rates = {row.tools: row for row in memory.analytics.sequences((2, 4), least_episodes=2, limit=1000)}
+    for one in learned:
+        if isinstance(one, ms.ToolSequence):
+            figures = rates[tuple(one.tools)]
+            assert (one.success_rate, one.occurrence_count) == (figures.success.rate, figures.episodes)
+            assert figures.lift >= 1.0
+
+
+@pytest.mark.parametrize("runs", ["made", "real"] if REAL.exists() else ["made"])
+def test_transcripts_teach_something_twice_the_same(storage, tmp_path, runs):
+    import_file(storage, REAL if runs == "real" else write_airline(tmp_path / "runs.jsonl"))
+    learned = storage.patterns.learn(lengths=(1, 4), least_episodes=3, min_lift=1.0)
+    assert learned
+    assert {one.version for one in storage.patterns.learn(lengths=(1, 4), least_episodes=3, min_lift=1.0)} == {1}
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        ({"lengths": (0, 2)}, "length"),
+        ({"lengths": 3.5}, "length"),
+        ({"least_episodes": 0}, "least_episodes"),
+        ({"min_lift": float("nan")}, "min_lift"),
+        ({"min_lift": None}, "min_lift"),
+        ({"most": 501}, "most"),
+        ({"evidence": 0}, "evidence"),
+        ({"reward_at_least": True}, "reward_at_least"),
+        ({"task_type": "no such"}, "task_type"),
+    ],
+)
+def test_what_cannot_be_learned_is_refused(storage, asked, field):
+    with pytest.raises(ms.ValidationError) as caught:
+        storage.patterns.learn(**asked)
+    assert caught.value.field == field

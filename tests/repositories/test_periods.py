@@ -1,0 +1,99 @@
+"""Hours, days, weeks and months are those of the zone's own clocks, and leave no gap."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from itertools import pairwise
+from typing import get_args
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import memory_storage as ms
+from memory_storage.repositories._periods import periods
+
+UTC = timezone.utc
+ZONES = ["UTC", "Europe/Berlin", "America/Sao_Paulo", "Australia/Lord_Howe", "America/Havana", "Asia/Kathmandu"]
+HOUR = timedelta(hours=1)
+
+
+def _hours(bucket: ms.Bucket, since: datetime, until: datetime, zone: str) -> list[float]:
+    found = periods(bucket, since, until, ZoneInfo(zone))
+    return [(end.astimezone(UTC) - start.astimezone(UTC)) / HOUR for start, end in found]
+
+
+@pytest.mark.parametrize(
+    ("zone", "day", "hours"),
+    [
+        ("Europe/Berlin", datetime(2026, 3, 29, 12, tzinfo=UTC), 23),
+        ("Europe/Berlin", datetime(2026, 10, 25, 12, tzinfo=UTC), 25),
+        ("Australia/Lord_Howe", datetime(2026, 4, 5, 3, tzinfo=UTC), 24.5),
+        ("America/Sao_Paulo", datetime(2018, 11, 4, 12, tzinfo=UTC), 23),  # its midnight was skipped
+        ("America/Havana", datetime(2026, 11, 1, 12, tzinfo=UTC), 25),  # its midnight came twice
+        ("UTC", datetime(2026, 3, 29, 12, tzinfo=UTC), 24),
+    ],
+)
+def test_a_day_is_as_long_as_its_clocks_make_it(zone, day, hours):
+    assert _hours("day", day, day + HOUR, zone) == [hours]
+
+
+def test_an_hour_that_comes_twice_is_two(storage):
+    since = datetime(2026, 10, 25, 0, tzinfo=UTC)  # 02:00 in summer
+    found = periods("hour", since, since + 2 * HOUR, ZoneInfo("Europe/Berlin"))
+    assert [start.isoformat() for start, _ in found] == ["2026-10-25T02:00:00+02:00", "2026-10-25T02:00:00+01:00"]
+
+
+def test_weeks_begin_on_monday_and_months_on_the_first():
+    since, until = datetime(2024, 2, 14, tzinfo=UTC), datetime(2024, 4, 1, tzinfo=UTC)
+    weeks = [start for start, _ in periods("week", since, until, ZoneInfo("Asia/Kathmandu"))]
+    assert {start.weekday() for start in weeks} == {0}
+    months = [start for start, _ in periods("month", since, until, ZoneInfo("Asia/Kathmandu"))]
+    assert [(start.month, start.day, start.hour) for start in months] == [(2, 1, 0), (3, 1, 0), (4, 1, 0)]
+
+
+@given(
+    bucket=st.sampled_from(get_args(ms.Bucket)),
+    zone=st.sampled_from(ZONES),
+    since=st.datetimes(datetime(1970, 1, 1), datetime(2037, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
+    lasts=st.timedeltas(timedelta(microseconds=1), timedelta(days=40)),
+)
+def test_periods_cover_all_without_gaps_and_begin_where_clocks_say(bucket, zone, since, lasts):
+    found = periods(bucket, since, since + lasts, ZoneInfo(zone))
+    assert found[0][0] <= since < found[0][1]
+    assert found[-1][0] < since + lasts <= found[-1][1]
+    assert all(one[1] == other[0] for one, other in pairwise(found))
+    for start, end in found:
+        assert start.astimezone(UTC) < end.astimezone(UTC)
+        if bucket != "hour":
+            assert (start - timedelta(microseconds=1)).astimezone(UTC) < start.astimezone(UTC)
+            before = (start.astimezone(UTC) - timedelta(microseconds=1)).astimezone(start.tzinfo)
+            assert before.date() < start.date() or zone == "America/Havana"
+
+
+def test_episodes_around_a_change_of_clocks_are_counted_in_their_own_day(storage, make_episode):
+    last_of_sunday = datetime(2026, 3, 29, 21, 59, 59, 999_999, tzinfo=UTC)  # in Berlin, in summer time already
+    moments = [last_of_sunday, last_of_sunday + timedelta(microseconds=1), datetime(2026, 3, 28, 23, tzinfo=UTC)]
+    storage.episodes.save_many([make_episode(started_at=moment) for moment in moments])
+    found = storage.analytics.over_time(
+        zone="Europe/Berlin", since=datetime(2026, 3, 28, 12, tzinfo=UTC), until=datetime(2026, 3, 30, 12, tzinfo=UTC)
+    )
+    assert [(row.starts_at.day, row.episodes) for row in found] == [(28, 0), (29, 2), (30, 1)]
+
+
+def test_too_many_periods_are_refused(storage):
+    since = datetime(2026, 1, 1, tzinfo=UTC)
+    with pytest.raises(ms.ValidationError, match="at most 10,000 periods"):
+        storage.analytics.over_time("hour", since=since, until=since + 10_001 * HOUR)
+
+
+def test_the_usual_time_goes_back_from_now(target, make_episode):
+    now = datetime(2026, 3, 30, 12, 30, tzinfo=UTC)
+    with ms.MemoryStorage.open(target, now=lambda: now) as storage:
+        storage.episodes.save(make_episode(started_at=now - timedelta(days=30)))
+        assert storage.analytics.over_time()[0].episodes == 1
+        assert len(storage.analytics.over_time("hour")) == 49
+        assert len(storage.analytics.over_time("week")) == 27
+    with ms.MemoryStorage.open(":memory:", now=lambda: datetime(1, 1, 2, tzinfo=UTC)) as storage:
+        assert len(storage.analytics.over_time()) == 1

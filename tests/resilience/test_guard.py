@@ -1,0 +1,269 @@
+"""The guard around a whole storage: what is repeated, what is refused, and what an outage does at the server's port."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+import memory_storage as ms
+from memory_storage.models import new_id
+from memory_storage.testing import Proxy, Sqld
+
+from .work import at_once
+
+
+@pytest.fixture
+def line(migrated_server_url: str, sqld: Sqld) -> Iterator[Proxy]:
+    """The way to the server, which can be cut."""
+    with Proxy(sqld.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def url(line: Proxy, migrated_server_url: str, sqld: Sqld) -> str:
+    """A database of this test's own, behind that."""
+    return migrated_server_url.replace(str(sqld.port), str(line.port))
+
+
+def open_storage(
+    url: str, breaker: dict[str, object] | None = None, retry: dict[str, object] | None = None, **settings: object
+) -> ms.MemoryStorage:
+    chosen = {"initial_backoff": 0.01, **(retry or {})}
+    return ms.MemoryStorage.open(
+        ms.Settings(database=url, circuit_breaker=breaker or {}, retry=chosen, request_timeout=5, **settings)
+    )
+
+
+def fails(storage: ms.MemoryStorage, times: int = 1) -> list[ms.MemoryStorageError]:
+    """The errors of so many reads."""
+    errors = []
+    for _ in range(times):
+        with pytest.raises(ms.UnavailableError) as caught:
+            storage.episodes.count()
+        errors.append(caught.value)
+    return errors
+
+
+def test_an_open_circuit_answers_without_the_pool_and_the_network(url: str, line: Proxy, make_episode):
+    with open_storage(url, {"failure_threshold": 2}, {"max_attempts": 1}) as storage:
+        line.refuse()
+        line.cut_all()
+        fails(storage, 2)
+        assert storage.circuit_breaker.state == "open"
+        line.accept()
+        line.reset_counts()
+        acquired = storage.pool_stats().total_acquired
+        opened = storage.circuit_breaker_status().opened_at
+        work = [
+            storage.episodes.count,
+            lambda: storage.episodes.save(make_episode()),
+            lambda: list(storage.episodes.iterate()),
+            lambda: storage.transaction().__enter__(),
+            lambda: storage.snapshot().__enter__(),
+            lambda: storage.run(lambda tx: tx.episodes.count()),
+            storage.in_namespace("other").episodes.count,
+            storage.acting_as("somebody").patterns.count,
+        ]
+        for one in work:
+            with pytest.raises(ms.CircuitOpenError, match="come back in") as caught:
+                one()
+            assert 0 < caught.value.retry_after <= 60
+        assert (line.connections, line.round_trips) == (0, 0)
+        assert storage.pool_stats().total_acquired == acquired
+        assert storage.circuit_breaker_status().opened_at == opened
+        storage.circuit_breaker.reset()
+        assert storage.episodes.count() == 0
+
+
+def test_it_closes_by_itself_when_the_server_is_back(url: str, line: Proxy):
+    with open_storage(url, {"failure_threshold": 1, "timeout": 0.2, "success_threshold": 2}) as storage:
+        line.refuse()
+        line.cut_all()
+        fails(storage)
+        line.accept()
+        time.sleep(0.2)
+        assert storage.episodes.count() == 0
+        assert storage.circuit_breaker.state == "half_open"
+        with storage.transaction():
+            pass
+        assert storage.circuit_breaker.state == "half_open"
+        with storage.transaction() as tx:
+            tx.episodes.count()
+        assert storage.circuit_breaker.state == "closed"
+
+
+def test_switched_off_every_call_goes_to_the_server(url: str, line: Proxy):
+    with open_storage(url, {"enabled": False, "failure_threshold": 1}, {"max_attempts": 1}) as storage:
+        line.refuse()
+        line.cut_all()
+        for error in fails(storage, 10):
+            assert not isinstance(error, ms.CircuitOpenError)
+
+
+def test_a_read_and_a_write_are_done_again_when_the_line_was_cut(url: str, line: Proxy, make_episode):
+    with open_storage(url) as storage:
+        line.cut_reply_after(0, times=2)  # the driver itself sends a read again once
+        assert storage.episodes.count() == 0
+        assert storage.metrics()["episodes.count"].retries == 1
+        line.cut_request_after(0, times=1)
+        saved = storage.episodes.save(make_episode())
+        assert storage.episodes.get(saved.id) == saved
+        assert storage.episodes.count() == 1
+        assert storage.circuit_breaker.state == "closed"
+
+
+def test_a_unit_of_work_is_done_again_as_a_whole(url: str, line: Proxy, make_episode):
+    runs = []
+    with open_storage(url) as storage:
+
+        def work(tx: ms.Transaction) -> None:
+            runs.append(tx)
+            tx.episodes.save(make_episode())
+            if len(runs) < 3:
+                line.cut_request_after(0, times=2)  # a line that was cut once is replaced within a transaction
+            tx.episodes.save(make_episode())
+
+        storage.run(work)
+        assert len(runs) == 3
+        assert storage.episodes.count() == 2
+        found = storage.metrics()["transaction"]
+        assert (found.count, found.retries, found.errors) == (3, 2, {"UnavailableError": 2})
+
+
+def test_a_block_is_never_done_again(url: str, line: Proxy, make_episode):
+    with open_storage(url) as storage:
+        with pytest.raises(ms.UnavailableError), storage.transaction() as tx:  # noqa: PT012
+            tx.episodes.save(make_episode())
+            line.cut_request_after(0, times=2)
+            tx.episodes.save(make_episode())
+        assert storage.episodes.count() == 0
+        assert storage.circuit_breaker_status().failure_count == 0  # and an answer after that
+        with pytest.raises(ZeroDivisionError), storage.transaction() as tx:  # noqa: PT012
+            tx.episodes.count()
+            1 / 0  # noqa: B018
+        assert storage.metrics()["transaction"].errors == {"UnavailableError": 1, "ZeroDivisionError": 1}
+
+
+def test_conflicts_bad_input_and_missing_rows_never_open_it(storage: ms.MemoryStorage, make_episode):
+    saved = storage.episodes.save(make_episode())
+    newer = storage.episodes.save(saved)
+    for _ in range(10):
+        with pytest.raises(ms.ConflictError):
+            storage.episodes.save(saved)
+        with pytest.raises(ms.NotFoundError):
+            storage.episodes.get(new_id())
+        with pytest.raises(ms.ValidationError):
+            storage.episodes.get("no id")
+        with pytest.raises(ms.ValidationError):
+            storage.episodes.query(limit=0)
+    assert storage.circuit_breaker_status() == ms.CircuitBreakerStatus("closed")
+    found = storage.metrics()
+    assert found["episodes.save"].errors == {"ConflictError": 10}
+    assert found["episodes.get"].errors == {"NotFoundError": 10, "ValidationError": 10}
+    assert storage.episodes.get(newer.id) == newer
+
+
+def test_busy_locks_and_a_pool_without_connections_never_open_it(database, make_episode):
+    pool = {"max_connections": 1, "connect_timeout": 0.01}
+    settings = ms.Settings(database=str(database), request_timeout=0.02, circuit_breaker={"failure_threshold": 1})
+    with (
+        ms.MemoryStorage.open(settings) as storage,
+        ms.MemoryStorage.open(settings.model_copy(update={"pool": ms.PoolSettings(**pool)})) as other,
+        storage.transaction() as tx,
+    ):
+        tx.episodes.save(make_episode())
+        for _ in range(3):
+            with pytest.raises(ms.UnavailableError, match="another writer"):
+                other.episodes.save(make_episode())
+        with other.snapshot() as view:
+            view.episodes.count()
+            with pytest.raises(ms.PoolTimeoutError):
+                other.episodes.count()
+        assert other.circuit_breaker_status() == ms.CircuitBreakerStatus("closed")
+        assert other.pool_stats().timeouts == 1
+
+
+def test_ten_calls_at_once_wait_for_the_network_side_by_side(url: str, line: Proxy):
+    with open_storage(url) as storage:
+        at_once(10, storage.episodes.count)  # so that all connections are there
+        line.latency = 0.2
+
+        def taken(threads: int) -> float:
+            start = time.perf_counter()
+            at_once(threads, storage.episodes.count)
+            return time.perf_counter() - start
+
+        assert taken(10) < 2 * taken(1)
+
+
+@pytest.mark.parametrize("outage", ["deaf", "dead"])
+def test_in_an_outage_the_server_sees_no_more_attempts_than_the_settings_allow(
+    migrated_server_url: str, sqld: Sqld, outage: str, make_episode
+):
+    # An outage of 30 s against a timeout of 3 s, in a tenth of the time. Half of the threads read, half write.
+    seconds, timeout, threads, connections = 3.0, 0.3, 20, 4
+    breaker = ms.CircuitBreakerSettings(failure_threshold=5, timeout=timeout, half_open_max_calls=2)
+    with Proxy(sqld.port) as line:
+        settings = ms.Settings(
+            database=migrated_server_url.replace(str(sqld.port), str(line.port)),
+            request_timeout=0.2,
+            circuit_breaker=breaker,
+            pool={"max_connections": connections},
+            retry={"initial_backoff": 0.01},
+        )
+        with ms.MemoryStorage.open(settings) as storage:
+            storage.episodes.save(make_episode())
+            if outage == "deaf":
+                line.deaf = True
+            else:
+                line.target_port = 1
+                line.cut_all()
+            line.reset_counts()
+            calls, refused = _called_all_the_time(storage, threads, seconds, make_episode)
+            seen = max(line.connections, line.round_trips)
+            line.deaf, line.target_port = False, sqld.port
+            back = time.monotonic()
+            while True:
+                try:
+                    storage.episodes.count()
+                    break
+                except ms.UnavailableError:
+                    assert time.monotonic() < back + timeout + 2
+                    time.sleep(0.01)
+    # Those that open it, and those on their way then: no more than there are connections. Then, each time it is half
+    # open, those that try. The driver sends what reads once more over a new line. A write whose answer was lost asks
+    # what has become of it: each of those on their way, and then less and less often, however many want to know.
+    periods = 1 + int(seconds / timeout)
+    attempts = breaker.failure_threshold + connections + breaker.half_open_max_calls * periods
+    assert seen <= 2 * attempts + connections + 8
+    assert seen > 2
+    assert calls > 10 * seen
+    assert refused > 0.9 * calls
+
+
+def _called_all_the_time(storage: ms.MemoryStorage, threads: int, seconds: float, make_episode) -> tuple[int, int]:
+    """How many calls there were, and how many of them the breaker refused."""
+    until, counts, lock = time.monotonic() + seconds, [0, 0], threading.Lock()
+    numbers = iter(range(threads))
+
+    def one() -> None:
+        reads = next(numbers) % 2
+        calls = refused = 0
+        while time.monotonic() < until:
+            calls += 1
+            try:
+                storage.episodes.count() if reads else storage.episodes.save(make_episode())
+            except ms.CircuitOpenError:
+                refused += 1
+                time.sleep(0.002)
+            except (ms.UnavailableError, ms.CommitUnknownError):
+                pass
+        with lock:
+            counts[0] += calls
+            counts[1] += refused
+
+    at_once(threads, one)
+    return counts[0], counts[1]

@@ -1,0 +1,200 @@
+"""Repeats: how often, until when, and what they may cost. Nothing waits here but where it says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+import memory_storage as ms
+from memory_storage.resilience import Budget, CircuitBreaker, Guard, nothing_happened, only_read
+
+from .work import BUSY, CANCELLED, OUTAGE, Clock
+
+
+class Work:
+    """Fails with these errors, one after the other, and then does not fail any more."""
+
+    def __init__(self, *errors: BaseException, meanwhile: Callable[[], None] = lambda: None) -> None:
+        self.errors, self.calls, self.meanwhile = list(errors), 0, meanwhile
+
+    def __call__(self) -> str:
+        self.calls += 1
+        self.meanwhile()
+        if self.errors:
+            raise self.errors.pop(0)
+        return "done"
+
+
+def guard(clock: Clock | None = None, **settings: object) -> Guard:
+    breaker = CircuitBreaker(ms.CircuitBreakerSettings(failure_threshold=1000))
+    return Guard(breaker, ms.RetrySettings(**{"initial_backoff": 0, **settings}), clock=clock or Clock())
+
+
+def run(
+    guarded: Guard, work: Work, is_safe: Callable[[ms.UnavailableError], bool] = nothing_happened
+) -> tuple[str, int]:
+    """What it gives, and how often it was repeated."""
+    repeats: list[None] = []
+    result = guarded.run(work, is_safe=is_safe, on_repeat=lambda: repeats.append(None))
+    return result, len(repeats)
+
+
+def test_what_goes_well_is_done_once():
+    assert run(guard(), work := Work()) == ("done", 0)
+    assert work.calls == 1
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 3, 8])
+def test_it_is_done_at_most_so_often(attempts: int):
+    work = Work(*[OUTAGE] * attempts)
+    with pytest.raises(ms.UnavailableError) as caught:
+        run(guard(max_attempts=attempts), work)
+    assert caught.value is OUTAGE
+    assert work.calls == attempts
+    assert run(guard(max_attempts=attempts), Work(*[OUTAGE] * (attempts - 1))) == ("done", attempts - 1)
+
+
+def test_what_it_ends_with_is_the_last_error():
+    last = ms.UnavailableError("last", code="SERVER_BUSY")
+    with pytest.raises(ms.UnavailableError, match="last") as caught:
+        run(guard(max_attempts=2), Work(OUTAGE, last))
+    assert caught.value is last
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ms.CommitUnknownError("lost"),
+        ms.CircuitOpenError("open", code="CIRCUIT_OPEN"),
+        ms.PoolTimeoutError("none free"),
+        ms.RequestTimeoutError("slow", code="REQUEST_TIMEOUT"),
+        ms.UnavailableError("full", code="SQLITE_FULL"),
+        ms.UnavailableError("5xx", code="SERVER_ERROR"),
+        ms.ValidationError("field", "limit", "value"),
+        ms.ConflictError("episode", None, expected=1, actual=2),
+        CANCELLED,
+        OSError("the program's own"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("first", [[], [OUTAGE]], ids=["at first", "at the second attempt"])
+def test_what_may_have_happened_is_not_done_again(error: BaseException, first: list[BaseException]):
+    work = Work(*first, error)
+    with pytest.raises(type(error)) as caught:
+        run(guard(), work)
+    assert caught.value is error
+    assert work.calls == len(first) + 1
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["SQLITE_BUSY", "SQLITE_LOCKED", "TRANSACTION_TIMEOUT", "TRANSACTION_BUSY", "TRANSACTION_LOST", "CONNECTION_FAILED",
+     "CONNECTION_LOST", "SERVER_BUSY", "NOT_STORED"],
+)  # fmt: skip
+def test_what_did_not_happen_is_done_again(code: str):
+    error = ms.UnavailableError("nothing happened", code=code)
+    assert nothing_happened(error)
+    assert run(guard(), Work(error)) == ("done", 1)
+    assert run(guard(), Work(error), only_read) == ("done", 1)
+
+
+def test_a_read_is_done_again_after_a_servers_failure_too():
+    assert run(guard(), Work(ms.UnavailableError("500", code="SERVER_ERROR")), only_read) == ("done", 1)
+    assert not only_read(ms.RequestTimeoutError("slow", code="REQUEST_TIMEOUT"))
+
+
+@pytest.mark.parametrize(("taken", "calls"), [(3.0, 2), (2.4, 3), (5.0, 1), (0.0, 10)])
+def test_no_attempt_begins_after_the_deadline(taken: float, calls: int):
+    clock = Clock()
+    work = Work(*[BUSY] * 100, meanwhile=lambda: clock.advance(taken))
+    with pytest.raises(ms.UnavailableError):
+        run(guard(clock, max_attempts=10, deadline=5.0), work)
+    assert work.calls == calls
+
+
+def test_a_callers_own_time_counts_too_if_it_is_shorter():
+    clock = Clock()
+    guarded = guard(clock, max_attempts=10, deadline=5.0)
+    for seconds, calls in ((2.0, 1), (7.0, 4)):
+        work = Work(*[BUSY] * 100, meanwhile=lambda: clock.advance(1.0))
+        since, _ = clock.at, clock.advance(1.0)
+        with pytest.raises(ms.UnavailableError):
+            guarded.again(BUSY, work, since=since, seconds=seconds, is_safe=nothing_happened, on_repeat=lambda: None)
+        assert work.calls == calls
+
+
+def test_pauses_grow_and_are_spread_over_their_whole_length(monkeypatch: pytest.MonkeyPatch):
+    pauses: list[float] = []
+    monkeypatch.setattr("backoff._sync.time.sleep", pauses.append)  # backoff is handed no way to wait
+    settings = {"max_attempts": 6, "initial_backoff": 0.1, "multiplier": 2, "max_backoff": 0.5, "budget": 10_000}
+    guarded = guard(**settings)
+    for _ in range(200):
+        run(guarded, Work(*[OUTAGE] * 5))
+    for number, longest in enumerate((0.1, 0.2, 0.4, 0.5, 0.5)):
+        found = pauses[number::5]
+        assert 0 <= min(found) < 0.1 * longest
+        assert 0.9 * longest < max(found) <= longest
+
+
+def test_when_the_budget_is_spent_outages_are_not_repeated():
+    guarded = guard(max_attempts=3, budget=4)
+    attempts = 0
+    for _ in range(10):
+        work = Work(*[OUTAGE] * 3)
+        with pytest.raises(ms.UnavailableError):
+            run(guarded, work)
+        attempts += work.calls
+    assert attempts == 10 + 4
+
+
+def test_without_a_budget_nothing_but_locks_is_repeated():
+    guarded = guard(budget=0)
+    assert run(guarded, Work(BUSY, BUSY)) == ("done", 2)
+    with pytest.raises(ms.UnavailableError):
+        run(guarded, Work(OUTAGE))
+
+
+def test_locks_cost_nothing_of_it():
+    guarded = guard(max_attempts=100, budget=1)
+    assert run(guarded, Work(*[BUSY] * 99)) == ("done", 99)
+    assert guarded.budget.left == 1
+
+
+def test_ten_successes_give_one_repeat_back():
+    guarded = guard(max_attempts=2, budget=2)
+    for _ in range(2):
+        run(guarded, Work(OUTAGE))
+    assert guarded.budget.left == 0
+    for _ in range(10):
+        with pytest.raises(ms.UnavailableError):
+            run(guarded, Work(OUTAGE))
+        guarded.leave(guarded.enter())
+    assert run(guarded, Work(OUTAGE)) == ("done", 1)
+
+
+def test_a_budget_is_never_more_than_full():
+    budget = Budget(3)
+    budget.refund()
+    assert (budget.left, budget.is_full) == (3, True)
+    budget.spend()
+    assert (budget.left, budget.is_full) == (2, False)
+    for _ in range(11):
+        budget.refund()
+    assert (budget.left, budget.is_full) == (3, True)
+
+
+def test_a_guard_is_calm_until_something_goes_wrong_and_after_all_is_well_again():
+    guarded = guard()
+    assert guarded.is_calm
+    guarded.leave(guarded.enter(), OUTAGE)
+    assert not guarded.is_calm
+    guarded.leave(guarded.enter())
+    assert guarded.is_calm
+    guarded.budget.spend()
+    guarded.leave(guarded.enter(), BUSY)
+    assert not guarded.is_calm
+    for _ in range(10):
+        assert not guarded.is_calm
+        guarded.leave(guarded.enter())
+    assert guarded.is_calm

@@ -1,0 +1,90 @@
+"""A clock that is set, outages, and threads that do something at the same moment."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import memory_storage as ms
+from memory_storage.resilience import CircuitBreaker
+
+T = TypeVar("T")
+
+THREADS = 32
+
+OUTAGE = ms.UnavailableError("nobody there", code="CONNECTION_FAILED")
+CONFLICT = ms.ConflictError("episode", None, expected=1, actual=2)
+BUSY = ms.UnavailableError("database is locked", code="SQLITE_BUSY")
+CANCELLED = KeyboardInterrupt()
+
+
+class Clock:
+    """Stands still until it is set."""
+
+    def __init__(self) -> None:
+        self.at = 1000.0
+
+    def __call__(self) -> float:
+        return self.at
+
+    def advance(self, seconds: float) -> None:
+        self.at += seconds
+
+
+class Circuit:
+    """A breaker with its clock, and all that its listeners heard."""
+
+    def __init__(self, **settings: object) -> None:
+        self.clock = Clock()
+        self.breaker = CircuitBreaker(ms.CircuitBreakerSettings(**settings), clock=self.clock)
+        self.heard: list[tuple[str, str]] = []
+        self.breaker.add_listener(lambda old, new: self.heard.append((old, new)))
+
+    def admitted(self, calls: int = THREADS) -> list[int]:
+        """The tickets of those calls, of so many at once, that were let through."""
+        return [ticket for ticket in at_once(calls, self._ticket) if ticket is not None]
+
+    def leave(self, tickets: list[int], error: BaseException | None = None) -> None:
+        """They end, all at once."""
+        waiting = list(tickets)
+        at_once(len(tickets), lambda: self.breaker.leave(waiting.pop(), error))
+
+    def go(self, error: BaseException | None = None, *, calls: int = THREADS) -> int:
+        """So many calls at once, which all end so; how many were let through."""
+        tickets = self.admitted(calls)
+        self.leave(tickets, error)
+        return len(tickets)
+
+    def opened(self) -> Circuit:
+        """The same, open."""
+        self.go(OUTAGE)
+        assert self.breaker.state == "open"
+        self.heard.clear()
+        return self
+
+    def half_open(self) -> list[int]:
+        """The tickets of those who try."""
+        self.clock.advance(60)
+        return self.admitted()
+
+    def _ticket(self) -> int | None:
+        try:
+            return self.breaker.enter()
+        except ms.CircuitOpenError:
+            return None
+
+
+def at_once(threads: int, work: Callable[[], T]) -> list[T]:
+    """What `work` gives to each of so many threads that begin at the same moment."""
+    if not threads:
+        return []
+    barrier = threading.Barrier(threads)
+
+    def one(_: int) -> T:
+        barrier.wait()
+        return work()
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(one, range(threads)))

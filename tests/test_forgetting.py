@@ -1,0 +1,353 @@
+"""To forget leaves nothing: no row, no word, no vector, and not one byte in the file and what lies beside it."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import memory_storage as ms
+from memory_storage.importers import export_lines, import_stream
+from memory_storage.schema.spaces import FEW
+from tests.checks import assert_consistent, dump, row_counts
+
+CANARY = "zqcanary"
+DIMENSION = 16
+
+
+def canary_episode(name: str = CANARY, **fields: Any) -> ms.Episode:
+    """An episode whose every text has the name in it."""
+    step = ms.Step(
+        tool=f"{name}tool",
+        action=f"{name}action",
+        parameters={f"{name}key": [f"{name}parameter", {"deep": f"{name}deep"}]},
+        result=ms.StepOk(output=f"{name}output " * 2_000),  # over several pages
+        metadata={f"{name}key": f"{name}stepmeta"},
+    )
+    failed = ms.Step(tool="t", result=ms.StepError(message=f"{name}message"))
+    return ms.Episode(
+        **{
+            "task_description": f"{name}description",
+            "context": ms.TaskContext(
+                domain=f"{name}domain", language=f"{name}lang", framework=f"{name}frame", tags=[f"{name}context"]
+            ),
+            "tags": [f"{name}tag"],
+            "metadata": {f"{name}meta": f"{name}value", "nested": {"at": [f"{name}nested"]}},
+            "outcome": ms.PartialSuccess(verdict=f"{name}verdict", completed=[f"{name}done"], failed=[f"{name}undone"]),
+            "reflection": ms.Reflection(
+                successes=[f"{name}success"], improvements=[f"{name}better"], insights=[f"{name}insight"]
+            ),
+            "steps": [step, failed],
+            **fields,
+        }
+    )
+
+
+def canary_vector(seed: int = 0) -> list[float]:
+    return [1e-3 * (13 * (n + seed) % 101 - 50.5) for n in range(DIMENSION)]
+
+
+class Canary:
+    """Somebody's episode among those of others, changed several times, with vectors and places, and learned from."""
+
+    def __init__(self, storage: ms.MemoryStorage, others: int) -> None:
+        self.storage = storage
+        ordinary = [ms.Episode(task_description=f"ordinary task {n}") for n in range(others)]
+        self.others = storage.episodes.save_many(ordinary)
+        self.episode = storage.episodes.save(canary_episode())
+        put = storage.embeddings.put_many
+        put([("episode", one.id, self._ordinary(n)) for n, one in enumerate(self.others)], model="m", index=False)
+        owners = [("episode", self.episode.id), *(("step", step.id) for step in self.episode.steps)]
+        self.vectors: list[list[float]] = []
+        for turn in range(2):  # each was another before
+            vectors = [canary_vector(turn * 7 + n) for n in range(len(owners))]
+            put([(*owner, vector) for owner, vector in zip(owners, vectors, strict=True)], model="m")
+            self.vectors += vectors
+        for owner in owners[:2]:
+            storage.spatiotemporal.put(
+                ms.SpatiotemporalEntry(
+                    owner_type=owner[0], owner_id=owner[1], latitude=12.3, longitude=45.6, place_name=f"{CANARY}place"
+                )
+            )
+        storage.embeddings.index.catch_up("m")
+        for text in ("second", "third"):
+            changed = {"task_description": f"{CANARY}{text}" * 300, "tags": [f"{CANARY}{text}tag"]}
+            self.episode = storage.episodes.save(self.episode.model_copy(update=changed))
+        storage.episodes.append_step(self.episode.id, ms.Step(tool=f"{CANARY}appended"))
+        self.learned = storage.patterns.save(
+            ms.Heuristic(condition=f"{CANARY}condition", action="a", evidence=[self.episode.id])
+        )
+        self.shared = storage.patterns.save(
+            ms.Heuristic(condition="c", action="a", confidence=0.1, evidence=[self.episode.id, self.others[0].id])
+        )
+
+    def _ordinary(self, number: int) -> list[float]:
+        chance = random.Random(number)
+        return [chance.gauss(0, 1) for _ in range(DIMENSION)]
+
+    def needles(self) -> list[bytes]:
+        """What must not be in any file: its words, its ids, its vectors as they were stored."""
+        ids = [self.episode.id, self.learned.id, *(step.id for step in self.episode.steps)]
+        vectors = [struct.pack(f"<{DIMENSION}f", *vector) for vector in self.vectors]
+        with self.storage.engine.connect() as connection:  # as they are in the edges of an index
+            edges = [connection.exec_driver_sql("SELECT vector8(?)", (str(one),)).scalar() for one in self.vectors]
+        # A word in an index lacks what it shares with the one before it.
+        return [CANARY[2:].encode(), *(str(one).encode() for one in ids), *vectors, *(one[:DIMENSION] for one in edges)]
+
+
+def _files(path: Path) -> dict[str, bytes]:
+    return {one.name: one.read_bytes().lower() for one in path.parent.glob(f"{path.name}*")}
+
+
+def left_in(path: Path, needles: list[bytes]) -> set[tuple[str, bytes]]:
+    """Which of them are in which of the files."""
+    return {(name, needle) for name, data in _files(path).items() for needle in needles if needle.lower() in data}
+
+
+@pytest.fixture
+def canary(database) -> Iterator[Callable[..., Canary]]:
+    opened = []
+
+    def make(others: int = 20) -> Canary:
+        opened.append(ms.MemoryStorage.open(database))
+        return Canary(opened[-1], others)
+
+    yield make
+    for storage in opened:
+        storage.close()
+
+
+def test_not_one_byte_of_a_forgotten_episode_is_left_in_the_file_or_beside_it(canary, database):
+    found = canary(FEW + 50)  # there is a vector index
+    assert found.storage.embeddings.index.status()[0].indexed > FEW
+    assert {needle for _, needle in left_in(database, found.needles())} == set(found.needles())
+
+    done = found.storage.forget(episode=found.episode.id)
+
+    assert done == ms.Forgotten(episodes=1, patterns=1, patterns_changed=1, scrubbed=True)
+    assert left_in(database, found.needles()) == set()
+    assert_consistent(found.storage.engine)
+    assert found.storage.embeddings.index.verify("m").is_sound
+    assert found.storage.embeddings.index.status()[0].indexed == FEW + 50
+
+
+def test_it_is_gone_from_every_way_to_find_it(storage):
+    found = Canary(storage, 20)
+    found.storage.forget(episode=found.episode.id)
+    assert CANARY not in repr(dump(storage.engine))
+    assert storage.episodes.find(found.episode.id) is None
+    assert CANARY not in repr(list(storage.episodes.iterate(archived=None)))
+    for words in (f"{CANARY}description", f"{CANARY}thirdtag", f"{CANARY}tool", f"{CANARY}output", f"{CANARY}*"):
+        assert storage.episodes.count(text=words, archived=None) == 0
+        assert not list(storage.episodes.search(words, archived=None))
+    assert storage.episodes.count(tags_any=[f"{CANARY}tag", f"{CANARY}thirdtag"], archived=None) == 0
+    assert storage.episodes.count(metadata={f"{CANARY}meta": f"{CANARY}value"}, archived=None) == 0
+    for vector in found.vectors:
+        hits = storage.episodes.similar_to(vector, model="m", k=100, archived=None)
+        assert found.episode.id not in {hit.item.id for hit in hits}
+        assert all(hit.similarity < 0.9999 for hit in hits)
+    assert CANARY not in "".join(export_lines(storage))
+    assert CANARY not in repr(storage.analytics.summary())
+    assert CANARY not in repr(list(storage.patterns.iterate()) + list(storage.spatiotemporal.iterate()))
+    assert not list(storage.patterns.search(f"{CANARY}condition"))
+    assert_consistent(storage.engine)
+
+
+def test_a_pattern_with_other_evidence_stays_and_one_without_goes(storage):
+    found = Canary(storage, 3)
+    done = storage.forget(episode=found.episode.id)
+    assert (done.patterns, done.patterns_changed) == (1, 1)
+    assert storage.patterns.find(found.learned.id) is None
+    kept = storage.patterns.get(found.shared.id)
+    assert kept.evidence == [found.others[0].id]
+    assert kept.version == 2
+    assert kept == found.shared.model_copy(
+        update={"evidence": kept.evidence, "version": 2, "updated_at": kept.updated_at}
+    )
+    with pytest.raises(ms.ConflictError):
+        storage.patterns.save(found.shared)
+
+
+def test_a_stale_copy_of_what_was_forgotten_does_not_come_back(storage):
+    found = Canary(storage, 3)
+    everything = "\n".join(export_lines(storage)).encode()
+    storage.forget(episode=found.episode.id)
+    with pytest.raises(ms.ConflictError):
+        storage.episodes.save(found.episode)
+    with pytest.raises(ms.ValidationError, match="forgotten"):
+        storage.episodes.save(found.episode.model_copy(update={"version": 0}))
+    with pytest.raises(ms.NotFoundError):
+        storage.episodes.append_step(found.episode.id, ms.Step(tool="t"))
+    assert storage.episodes.import_many([found.episode]) == 0
+    with pytest.raises(ms.ValidationError, match="forgotten"):
+        storage.patterns.save(found.learned.model_copy(update={"version": 0}))
+    assert storage.patterns.import_many([found.learned]) == 0
+    import_stream(storage, io.BytesIO(everything))
+    assert CANARY not in repr(dump(storage.engine))
+    assert_consistent(storage.engine)
+
+
+def test_a_whole_namespace_is_gone_and_the_others_have_all_they_had(database):
+    with ms.MemoryStorage.open(database) as storage:
+        mine = storage.in_namespace(f"{CANARY}-person")
+        found = Canary(mine, 30)
+        mine.embeddings.put("pattern", found.learned.id, [0.25] * DIMENSION, model="m")
+        theirs = storage.in_namespace("another")
+        Canary(theirs, 3).storage.forget(episode=Canary(theirs, 2).episode.id, scrub=False)
+        for one in list(theirs.episodes.iterate(archived=None)):
+            if CANARY in one.task_description:
+                theirs.forget(episode=one.id, scrub=False)
+        before = dump(storage.engine, namespace="another")
+
+        done = storage.forget(namespace=f"{CANARY}-person")
+
+        assert (done.episodes, done.patterns, done.scrubbed) == (31, 2, True)
+        assert left_in(database, [*found.needles(), b"-person"]) == set()
+        assert dump(storage.engine, namespace="another") == before
+        assert not any(len(rows) for rows in dump(storage.engine, namespace=f"{CANARY}-person").values())
+        assert mine.episodes.import_many([found.episode]) == 0
+        assert mine.patterns.import_many([found.learned]) == 0
+        assert mine.episodes.save(ms.Episode(task_description="a new beginning")).version == 1
+        assert_consistent(storage.engine)
+
+
+def test_what_was_deleted_before_is_left_in_the_file_until_it_is_scrubbed(canary, database):
+    found = canary()
+    found.storage.episodes.delete(found.episode.id)
+    found.storage.patterns.delete(found.learned.id)
+    found.storage.patterns.delete(found.shared.id)
+    assert left_in(database, found.needles())
+    assert found.storage.scrub() == ms.Scrubbed(complete=True)
+    assert left_in(database, found.needles()) == set()
+    assert_consistent(found.storage.engine)
+
+
+def test_without_scrub_the_rows_are_gone_and_the_result_says_that_bytes_are_left(canary, database):
+    found = canary()
+    done = found.storage.forget(episode=found.episode.id, scrub=False)
+    assert not done.scrubbed
+    assert "call `scrub` later" in done.why
+    assert found.storage.episodes.find(found.episode.id) is None
+    assert found.storage.scrub().complete
+    assert left_in(database, found.needles()) == set()
+
+
+def test_to_forget_again_is_harmless_and_finishes_what_was_interrupted(canary, database):
+    found = canary()
+    found.storage.episodes.delete(found.episode.id)  # as far as it may have come
+    assert found.storage.forget(episode=found.episode.id) == ms.Forgotten(0, 1, 1, scrubbed=True)
+    assert left_in(database, found.needles()) == set()
+    assert found.storage.forget(episode=found.episode.id) == ms.Forgotten(0, 0, 0, scrubbed=True)
+    assert found.storage.episodes.import_many([found.episode]) == 0
+
+
+def test_a_reader_of_before_is_waited_for_and_then_the_result_says_so(database):
+    settings = ms.Settings(database=str(database), request_timeout=0.5)
+    with ms.MemoryStorage.open(settings) as storage:
+        found = Canary(storage, 5)
+        with storage.snapshot() as view:
+            assert view.episodes.get(found.episode.id)
+            done = storage.forget(episode=found.episode.id)
+            assert not done.scrubbed
+            assert "call `scrub` again" in done.why
+            assert view.episodes.get(found.episode.id)  # it sees what it saw
+        assert storage.episodes.find(found.episode.id) is None
+        assert storage.scrub().complete
+        assert left_in(database, found.needles()) == set()
+
+
+def test_a_writer_that_holds_the_lock_for_too_long_is_named_and_nothing_is_lost(database):
+    settings = ms.Settings(database=str(database), request_timeout=0.5)
+    with ms.MemoryStorage.open(settings) as storage, ms.MemoryStorage.open(settings) as other:
+        Canary(storage, 5)
+        taken, release = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with other.transaction() as tx:
+                tx.episodes.save(ms.Episode(task_description="long"))
+                taken.set()
+                release.wait(30)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        taken.wait(30)
+        with pytest.raises(ms.UnavailableError):
+            storage.scrub()
+        release.set()
+        thread.join()
+        assert storage.scrub().complete
+        assert_consistent(storage.engine)
+
+
+def test_a_vector_index_of_somebody_else_is_not_damaged(canary, database):
+    found = canary()
+    with found.storage.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE others (a F32_BLOB(3))")
+        connection.exec_driver_sql("CREATE INDEX others_index ON others (libsql_vector_idx(a))")
+    done = found.storage.forget(episode=found.episode.id)
+    assert not done.scrubbed
+    assert "others_index" in done.why
+    with found.storage.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+
+
+def test_indexes_that_came_to_be_while_the_file_was_written_anew_are_mended(database):
+    with ms.MemoryStorage.open(database) as storage:
+        Canary(storage, 5)
+        index = storage.embeddings.index
+        index.take_away()
+        with storage.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            other = storage.episodes.save(ms.Episode(task_description="another process makes an index"))
+            storage.embeddings.put("episode", other.id, [1.0, 2.0], model="new")
+            for _ in range(2):
+                connection.exec_driver_sql("VACUUM")
+        index.put_back()
+        assert_consistent(storage.engine)
+        assert len(storage.episodes.similar_to([1.0, 2.0], model="new")) == 1
+
+
+def test_a_storage_without_indexes_since_it_was_killed_then_searches_and_gets_them_back(database):
+    with ms.MemoryStorage.open(database) as storage:
+        found = Canary(storage, FEW + 50)
+        storage.embeddings.index.take_away()
+    with ms.MemoryStorage.open(database) as storage:
+        assert len(storage.episodes.similar_to(found.vectors[0], model="m", k=5)) == 5
+        assert storage.scrub().complete
+        assert storage.embeddings.index.verify("m").is_sound
+        assert_consistent(storage.engine)
+
+
+def test_on_a_server_the_result_says_what_is_out_of_reach(migrated_server_url):
+    with ms.MemoryStorage.open(migrated_server_url) as storage:
+        found = Canary(storage, FEW + 20)
+        done = storage.forget(episode=found.episode.id)
+        assert (done.episodes, done.scrubbed) == (1, False)
+        assert "out of reach" in done.why
+        assert CANARY not in repr(dump(storage.engine))
+        assert storage.embeddings.index.status()[0].removed == 0
+        with storage.engine.connect() as connection:
+            words = connection.exec_driver_sql("SELECT block FROM episodes_fts_data").scalars()
+            assert not [block for block in words if b"canary" in bytes(block)]
+        assert_consistent(storage.engine)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"episode": "01a21382-4a81-7a49-bf73-f99184401087", "namespace": "n"}, {"episode": "no id"}]
+)
+def test_it_has_to_be_said_what_is_to_be_forgotten(storage, arguments):
+    with pytest.raises(ms.ValidationError):
+        storage.forget(**arguments)
+    assert not any(row_counts(storage.engine).values())
+
+
+def test_in_a_transaction_of_this_thread_it_is_refused_at_once(storage):
+    with storage.transaction() as tx:
+        tx.episodes.count()
+        with pytest.raises(ms.UnavailableError, match="this thread has a transaction open"):
+            storage.forget(namespace="default")
