@@ -284,6 +284,8 @@ def _environment(settings: type[Settings]) -> dict[str, Any]:
 def _checked_database(database: str) -> str:
     if not database:
         raise ValueError("must be a path, ':memory:' or a URL")
+    if "\0" in database or any("\ud800" <= character <= "\udfff" for character in database):
+        raise ValueError("a path cannot hold NUL and lone surrogates")
     if "://" not in database:
         return database if database == MEMORY else os.fspath(Path(database.removeprefix("file:")).expanduser())
     if database.startswith(LOCAL_URL):

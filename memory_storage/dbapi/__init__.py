@@ -120,6 +120,10 @@ def _open_local(
         busy_timeout=busy_timeout,
         encryption_key=encryption_key,
     )
-    for pragma in (*_PRAGMAS, f"synchronous = {_SYNCHRONOUS[durability]}"):
-        transport.run([Step(f"PRAGMA {pragma}")])
+    try:
+        for pragma in (*_PRAGMAS, f"synchronous = {_SYNCHRONOUS[durability]}"):
+            transport.run([Step(f"PRAGMA {pragma}")])
+    except BaseException:
+        transport.close()
+        raise
     return Connection(transport)

@@ -55,7 +55,9 @@ class File:
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)  # noqa: PTH100 - as the engine does, without following links
         self.turn = threading.Lock()
-        self._identity: tuple[int, int] | None = None
+        self._users = 0
+        self._counting = threading.Lock()
+        self._identity: tuple[int, int] | None = None  # of the file that is open, if one is
         tell_in_child(self)
 
     @classmethod
@@ -64,8 +66,17 @@ class File:
         return _files.setdefault(path, cls(path))
 
     def opened(self) -> None:
-        """Remember which file it is."""
-        self._identity = self._identity or self._found()
+        """One more connection to it: remember which file it is."""
+        with self._counting:
+            self._users += 1
+            self._identity = self._identity or self._found()
+
+    def closed(self) -> None:
+        """One connection less; after the last one it may be another file."""
+        with self._counting:
+            self._users -= 1
+            if not self._users:
+                self._identity = None
 
     def check(self) -> None:
         """OperationalError if the path no longer leads to the file that was opened, by whichever connection."""
@@ -84,8 +95,9 @@ class File:
         return error
 
     def after_fork_in_child(self) -> None:
-        """Nobody has the turn: the thread that may have it is not there."""
-        self.turn = threading.Lock()
+        """Nobody has it open here, and nobody has the turn: the thread that may have it is not there."""
+        self.turn, self._counting = threading.Lock(), threading.Lock()
+        self._users, self._identity = 0, None
 
     def _found(self) -> tuple[int, int] | None:
         try:

@@ -120,7 +120,9 @@ class LocalTransport:
         elif self._memory is None and not self._broken:
             self._roll_back()  # a traceback may keep the native connection, and with it the lock, for a while
         self._native, self._broken = None, self._broken or "the connection is closed"
-        self._file = None  # which others may then be
+        file, self._file = self._file, None
+        if file is not None:
+            file.closed()
 
     def discard(self) -> None:
         """See `Transport`."""
@@ -136,6 +138,7 @@ class LocalTransport:
         if self._writes and self.in_transaction:
             _inherited.append(self._native)
         self._native, self._broken = None, "the connection belongs to the parent process: open another one after fork"
+        self._file = None
 
     def _run(self, steps: Sequence[Step], begin: str | None, savepoint: bool, commit: bool) -> list[Result]:
         # All is checked before anything is locked.

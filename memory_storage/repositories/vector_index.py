@@ -111,7 +111,7 @@ class VectorIndex(Repository):
             return memory.catch_up(anew=True, progress=progress)
         if memory:
             raise ValidationError("preset", "none: it is of diskann, and vector_index is memory", preset)
-        chosen = preset_of(preset or self._get(model).preset)
+        chosen = preset_of(self._get(model).preset if preset is None else preset)
         self._empty(model, chosen)
         return self.catch_up(model, progress=progress)
 

@@ -1,0 +1,561 @@
+"""A hostile string, in whichever argument of whichever method, is stored as data and found as data, or refused."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+
+import memory_storage as ms
+from memory_storage.models import new_id
+from memory_storage.repositories.episodes import EpisodeFilters, SearchFilters
+from memory_storage.repositories.patterns import PatternFilters
+from tests.checks import assert_consistent
+
+from .hostile import HOSTILE
+from .test_namespaces import REPOSITORIES
+
+PARTS = 12  # each on a database of its own: one with the tables of hundreds of models is slow to change
+VECTOR = [1.0, 0.5, 0.25, 0.125]
+OTHER = [-1.0, 0.5, 0.25, 0.125]
+DECOY = "zzdecoyzz"
+
+# What is declared so takes no string. Whatever else a method takes has to have a case.
+NO_STRINGS = {
+    "bool",
+    "bool | None",
+    "int",
+    "int | None",
+    "float",
+    "float | None",
+    "datetime | None",
+    "Sequence[float]",
+    "Sequence[float] | None",
+    "Weights | None",
+    "Progress | None",
+    "OnCorrupt",
+    "EmbeddingModel",
+    "Callable[[Any], str]",
+    "RewardScore | float | None",
+}
+
+
+@dataclass
+class Ground:
+    """A namespace of one text's own: an episode, a pattern and a place with it, and others that are nothing like it."""
+
+    storage: ms.MemoryStorage
+    number: int
+    text: str
+    episode: ms.Episode | None = None
+    pattern: ms.Heuristic | None = None
+    holds: set[str] = field(default_factory=set)  # the fields of them that have the text
+    decoys: list[Any] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.memory = self.storage.in_namespace(f"ground {self.number}")
+        self.scratch = self.storage.in_namespace(f"scratch {self.number}")
+        self._lay_decoys()
+        self._lay_episode()
+        self._lay_pattern()
+
+    @property
+    def has_words(self) -> bool:
+        """Words that the storage and SQLite's tokenizer, which knows an older Unicode, are sure to see alike."""
+        return self.text.isascii() and bool(set(self.text) & set(string.ascii_letters + string.digits))
+
+    def _lay_decoys(self) -> None:
+        episode = self.memory.episodes.save(ms.Episode(task_description=DECOY, tags=[DECOY], metadata={DECOY: DECOY}))
+        pattern = self.memory.patterns.save(ms.Heuristic(condition=DECOY, action=DECOY))
+        rows = [("episode", episode.id, OTHER), ("pattern", pattern.id, OTHER)]
+        self.memory.embeddings.put_many(rows, model="decoy")
+        self.decoys = [episode, pattern]
+
+    def _lay_episode(self) -> None:
+        for fields in (self._fields(True, True), self._fields(True, False), self._fields(False, False)):
+            try:
+                self.episode = self.memory.episodes.save(ms.Episode(**fields))
+            except ms.ValidationError:
+                continue
+            assert self.memory.episodes.get(self.episode.id) == self.episode
+            assert self.episode.metadata == {self.text: self.text}
+            assert self.episode.steps[0].result == ms.StepOk(output=self.text)
+            self.holds = {"context", "metadata"} | {name for name in ("tags", "task_description") if name in fields}
+            if "task_description" in fields and not fields["task_description"]:
+                self.holds -= {"task_description"}
+            self.memory.embeddings.put("episode", self.episode.id, VECTOR, model="decoy")
+            return
+
+    def _fields(self, description: bool, tags: bool) -> dict[str, Any]:
+        text = self.text
+        return {
+            **({"task_description": text} if description else {"task_description": "large"}),
+            **({"tags": [text]} if tags else {}),
+            "context": ms.TaskContext(domain=text, language=text, framework=text, tags=[text] if tags else []),
+            "metadata": {text: text},
+            "artifacts": [text],
+            "outcome": ms.PartialSuccess(verdict=text, completed=[text], failed=[text]),
+            "reflection": ms.Reflection(successes=[text], improvements=[text], insights=[text]),
+            "steps": [
+                ms.Step(
+                    tool=text,
+                    action=text,
+                    parameters={text: [text]},
+                    result=ms.StepOk(output=text),
+                    metadata={text: text},
+                )
+            ],
+        }
+
+    def _lay_pattern(self) -> None:
+        context = ms.TaskContext(domain=self.text, language=self.text)
+        for tags in ([self.text], []):
+            try:
+                pattern = ms.Heuristic(
+                    description=self.text, condition=self.text, action=self.text, context=context, tags=tags
+                )
+                self.pattern = self.memory.patterns.save(pattern)
+            except ms.ValidationError:
+                continue
+            assert self.memory.patterns.get(self.pattern.id) == self.pattern
+            self.holds |= {"pattern.context"} | ({"pattern.tags"} if tags else set())
+            self.memory.embeddings.put("pattern", self.pattern.id, VECTOR, model="decoy")
+            return
+
+
+Case = Callable[[Ground], object]
+CASES: dict[str, Case] = {}
+REFUSED: set[str] = set()  # those that take no text at all
+
+
+def _ids(items: Iterable[Any]) -> set[Any]:
+    return {getattr(item, "item", item).id for item in items}
+
+
+def _found_by_filter(
+    run: Callable[..., Any], value: Callable[[str], Any], name: str, holds: str, ground: Ground
+) -> None:
+    found = run(ground.memory, **{name: value(ground.text)})
+    kept = ground.pattern if holds.startswith("pattern") else ground.episode
+    expected = {kept.id} if kept is not None and holds in ground.holds else set()
+    assert found == (len(expected) if isinstance(found, int) else expected)
+
+
+def _found_by_words(run: Callable[..., Any], kind: str, ground: Ground) -> None:
+    found = run(ground.memory, text=ground.text)
+    kept, decoy = (ground.episode, ground.decoys[0]) if kind == "episode" else (ground.pattern, ground.decoys[1])
+    if ground.has_words and kept is not None:
+        assert found == 1 if isinstance(found, int) else kept.id in found
+        assert isinstance(found, int) or decoy.id not in found
+
+
+EPISODE_RUNS: dict[str, Callable[..., Any]] = {
+    "episodes.query": lambda m, **on: _ids(m.episodes.query(archived=None, **on)),
+    "episodes.iterate": lambda m, **on: _ids(m.episodes.iterate(archived=None, **on)),
+    "episodes.count": lambda m, **on: m.episodes.count(archived=None, **on),
+    "episodes.similar_to": lambda m, **on: _ids(m.episodes.similar_to(VECTOR, **{"model": "decoy", **on})),
+    "episodes.search": lambda m, **on: _ids(
+        m.episodes.search(on.pop("text", DECOY), **{"vector": VECTOR, "model": "decoy", **on})
+    ),
+}
+PATTERN_RUNS: dict[str, Callable[..., Any]] = {
+    "patterns.query": lambda m, **on: _ids(m.patterns.query(**on)),
+    "patterns.iterate": lambda m, **on: _ids(m.patterns.iterate(**on)),
+    "patterns.count": lambda m, **on: m.patterns.count(**on),
+    "patterns.similar_to": lambda m, **on: _ids(m.patterns.similar_to(VECTOR, **{"model": "decoy", **on})),
+    "patterns.search": lambda m, **on: _ids(
+        m.patterns.search(on.pop("text", DECOY), **{"vector": VECTOR, "model": "decoy", **on})
+    ),
+}
+EPISODE_FILTERS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "domain": (str, "context"),
+    "language": (str, "context"),
+    "framework": (str, "context"),
+    "tags_any": (lambda text: [text], "tags"),
+    "tags_all": (lambda text: [text], "tags"),
+    "metadata": (lambda text: {text: text}, "metadata"),
+}
+PATTERN_FILTERS = {
+    "domain": (str, "pattern.context"),
+    "language": (str, "pattern.context"),
+    "tags_any": (lambda text: [text], "pattern.tags"),
+    "tags_all": (lambda text: [text], "pattern.tags"),
+}
+
+
+def _refused(run: Callable[..., Any], name: str, ground: Ground) -> None:
+    run(ground.memory, **{name: ground.text})
+
+
+def _add_filters() -> None:
+    for runs, filters in ((EPISODE_RUNS, EPISODE_FILTERS), (PATTERN_RUNS, PATTERN_FILTERS)):
+        for method, run in runs.items():
+            for name, (value, holds) in filters.items():
+                CASES[f"{method}.{name}"] = partial(_found_by_filter, run, value, name, holds)
+            for name in ("task_type", "complexity", "outcome") if runs is EPISODE_RUNS else ("kind",):
+                REFUSED.add(f"{method}.{name}")
+                CASES[f"{method}.{name}"] = partial(_refused, run, name)
+            for name in _own_names(method):
+                REFUSED.add(f"{method}.{name}")
+                CASES[f"{method}.{name}"] = partial(_refused, run, name)
+    for method in ("episodes.query", "episodes.iterate", "episodes.count"):
+        CASES[f"{method}.text"] = partial(_found_by_words, EPISODE_RUNS[method], "episode")
+    CASES["episodes.similar_to.text"] = partial(_found_by_words, EPISODE_RUNS["episodes.similar_to"], "episode")
+    CASES["episodes.search.text"] = lambda g: _found_by_words(
+        lambda m, text: _ids(m.episodes.search(text)), "episode", g
+    )
+    CASES["patterns.search.text"] = lambda g: _found_by_words(
+        lambda m, text: _ids(m.patterns.search(text)), "pattern", g
+    )
+
+
+def _own_names(method: str) -> tuple[str, ...]:
+    kind, name = method.split(".")
+    found = {"query": ("cursor", "direction"), "iterate": ("direction",)}.get(name, ())
+    if name in ("similar_to", "search"):
+        found = ("mode", "cursor")
+    return tuple(one for one in found if kind == "episodes" or one != "direction")
+
+
+def _add_ids() -> None:
+    for name, call in {
+        "episodes.get.episode_id": lambda m, text: m.episodes.get(text),
+        "episodes.find.episode_id": lambda m, text: m.episodes.find(text),
+        "episodes.archive.episode_id": lambda m, text: m.episodes.archive(text),
+        "episodes.restore.episode_id": lambda m, text: m.episodes.restore(text),
+        "episodes.delete.episode_id": lambda m, text: m.episodes.delete(text),
+        "episodes.append_step.episode_id": lambda m, text: m.episodes.append_step(text, ms.Step(tool="t")),
+        "episodes.complete.episode_id": lambda m, text: m.episodes.complete(text, ms.Success(verdict="v")),
+        "steps.get.step_id": lambda m, text: m.steps.get(text),
+        "steps.find.step_id": lambda m, text: m.steps.find(text),
+        "steps.delete.step_id": lambda m, text: m.steps.delete(text),
+        "steps.range.episode_id": lambda m, text: m.steps.range(text),
+        "steps.latest.episode_id": lambda m, text: m.steps.latest(text),
+        "steps.iterate.episode_id": lambda m, text: list(m.steps.iterate(text)),
+        "steps.count.episode_id": lambda m, text: m.steps.count(text),
+        "patterns.get.pattern_id": lambda m, text: m.patterns.get(text),
+        "patterns.find.pattern_id": lambda m, text: m.patterns.find(text),
+        "patterns.delete.pattern_id": lambda m, text: m.patterns.delete(text),
+        "patterns.merge.pattern_id": lambda m, text: m.patterns.merge(text, new_id()),
+        "patterns.merge.other_id": lambda m, text: m.patterns.merge(new_id(), text),
+        "patterns.record_retrieval.pattern_ids": lambda m, text: m.patterns.record_retrieval([text]),
+        "patterns.record_application.pattern_id": lambda m, text: m.patterns.record_application(text, success=True),
+        "embeddings.get.owner_type": lambda m, text: m.embeddings.get(text, new_id(), model="decoy"),
+        "embeddings.get.owner_id": lambda m, text: m.embeddings.get("episode", text, model="decoy"),
+        "embeddings.find.owner_type": lambda m, text: m.embeddings.find(text, new_id(), model="decoy"),
+        "embeddings.find.owner_id": lambda m, text: m.embeddings.find("step", text, model="decoy"),
+        "embeddings.get_many.owner_type": lambda m, text: m.embeddings.get_many(text, [new_id()], model="decoy"),
+        "embeddings.get_many.owner_ids": lambda m, text: m.embeddings.get_many("step", [text], model="decoy"),
+        "embeddings.delete.owner_type": lambda m, text: m.embeddings.delete(text, new_id(), model="decoy"),
+        "embeddings.delete.owner_id": lambda m, text: m.embeddings.delete("step", text, model="decoy"),
+        "embeddings.put.owner_type": lambda m, text: m.embeddings.put(text, new_id(), VECTOR, model="decoy"),
+        "embeddings.put.owner_id": lambda m, text: m.embeddings.put("episode", text, VECTOR, model="decoy"),
+        "embeddings.put.preset": lambda m, text: m.embeddings.put("step", new_id(), VECTOR, model="m", preset=text),
+        "embeddings.put_many.items": lambda m, text: m.embeddings.put_many([("step", text, VECTOR)], model="m"),
+        "embeddings.put_many.preset": lambda m, text: m.embeddings.put_many(_nobodys(), model="m", preset=text),
+        "embeddings.embed.owner_type": lambda m, text: m.embeddings.embed(_embedder("decoy"), owner_type=text),
+        "embeddings.embed.preset": lambda m, text: m.embeddings.embed(_embedder("new"), preset=text),
+        "embeddings.reembed.preset": lambda m, text: m.embeddings.reembed("decoy", _embedder("new"), preset=text),
+        "spatiotemporal.get.entry_id": lambda m, text: m.spatiotemporal.get(text),
+        "spatiotemporal.find.entry_id": lambda m, text: m.spatiotemporal.find(text),
+        "spatiotemporal.delete.entry_id": lambda m, text: m.spatiotemporal.delete(text),
+        "spatiotemporal.of.owner_type": lambda m, text: m.spatiotemporal.of(text, new_id()),
+        "spatiotemporal.of.owner_id": lambda m, text: m.spatiotemporal.of("episode", text),
+        "index.rebuild.preset": lambda m, text: m.embeddings.index.rebuild("decoy", preset=text),
+    }.items():
+        REFUSED.add(name)
+        CASES[name] = lambda g, call=call: call(g.memory, g.text)
+
+
+def _nobodys() -> list[Any]:
+    return [("step", new_id(), VECTOR)]
+
+
+def _embedder(model: str) -> ms.Embedder:
+    return ms.FunctionEmbedder(lambda texts: [VECTOR for _ in texts], model=model)
+
+
+def _episode_of(text: str) -> ms.Episode:
+    return ms.Episode(task_description="t", metadata={text: text}, steps=[ms.Step(tool=text, action=text)])
+
+
+def _save(g: Ground) -> None:
+    saved = g.scratch.episodes.save(_episode_of(g.text))
+    assert g.scratch.episodes.get(saved.id) == saved
+    assert (saved.metadata, saved.steps[0].tool) == ({g.text: g.text}, g.text)
+
+
+def _save_many(g: Ground) -> None:
+    for saved in g.scratch.episodes.save_many([_episode_of(g.text), _episode_of("b")]):
+        assert g.scratch.episodes.get(saved.id) == saved
+
+
+def _import_many(g: Ground) -> None:
+    episode = _episode_of(g.text)
+    assert g.scratch.episodes.import_many([episode]) == 1
+    assert g.scratch.episodes.get(episode.id).metadata == episode.metadata
+
+
+def _append(g: Ground) -> None:
+    episode = g.scratch.episodes.save(ms.Episode(task_description="t"))
+    for result in (ms.StepOk(output=g.text), ms.StepError(message=g.text)):
+        step = g.scratch.episodes.append_step(episode.id, ms.Step(tool=g.text, action=g.text, result=result))
+        assert g.scratch.steps.get(step.id) == step
+        assert step.result == result
+
+
+def _complete(name: str, g: Ground) -> None:
+    episode = g.scratch.episodes.save(ms.Episode(task_description="t"))
+    outcome = ms.Failure(reason=g.text, error_details=g.text) if name == "outcome" else ms.Success(verdict="v")
+    reflection = ms.Reflection(insights=[g.text]) if name == "reflection" else None
+    ended = g.scratch.episodes.complete(episode.id, outcome, reflection=reflection)
+    assert g.scratch.episodes.get(episode.id) == ended
+    assert (ended.outcome, ended.reflection) == (outcome, reflection)
+
+
+def _pattern_of(text: str) -> ms.AnyPattern:
+    return ms.ErrorRecovery(error_type=text, recovery_steps=[text], description=text, metadata={text: text})
+
+
+def _save_pattern(g: Ground) -> None:
+    for saved in (g.scratch.patterns.save(_pattern_of(g.text)), *g.scratch.patterns.save_many([_pattern_of(g.text)])):
+        assert g.scratch.patterns.get(saved.id) == saved
+        assert saved.error_type == saved.description == g.text
+
+
+def _import_pattern(g: Ground) -> None:
+    pattern = _pattern_of(g.text)
+    assert g.scratch.patterns.import_many([pattern]) == 1
+    assert g.scratch.patterns.get(pattern.id).description == g.text
+
+
+def _put_place(name: str, g: Ground) -> None:
+    owner = g.decoys[0].id
+    entry = ms.SpatiotemporalEntry(owner_type="episode", owner_id=owner, place_name=g.text, metadata={g.text: g.text})
+    if name == "put":
+        assert g.memory.spatiotemporal.put(entry).place_name == g.text
+    else:
+        assert g.memory.spatiotemporal.import_many([entry]) == 1
+    assert g.memory.spatiotemporal.get(entry.id).place_name == g.text
+    assert g.text in {one.place_name for one in g.memory.spatiotemporal.of("episode", owner)}
+    g.memory.spatiotemporal.delete(entry.id)
+
+
+def _by_model(g: Ground) -> None:
+    """Everything that takes the name of a model, with the text as its name."""
+    memory, text, (episode, pattern) = g.scratch, g.text, _items(g)
+    memory.embeddings.put("episode", episode.id, VECTOR, model=text)
+    memory.embeddings.put_many([("pattern", pattern.id, VECTOR)], model=text)
+    found = memory.embeddings.get("episode", episode.id, model=text)
+    assert (found.model, found.vector) == (text, VECTOR)
+    assert memory.embeddings.find("episode", episode.id, model=text) == found
+    assert memory.embeddings.get_many("episode", [episode.id], model=text) == {episode.id: found}
+    assert memory.embeddings.count(model=text) == 2
+    assert memory.embeddings.count(model=text + "x") == 0
+    assert memory.embeddings.models()[text] == 4
+    assert found in list(memory.embeddings.iterate())
+    for hits, item in (
+        (memory.episodes.similar_to(VECTOR, model=text), episode),
+        (memory.episodes.search("t", vector=VECTOR, model=text, k=1000), episode),
+        (memory.patterns.similar_to(VECTOR, model=text), pattern),
+        (memory.patterns.search("t", vector=VECTOR, model=text, k=1000), pattern),
+    ):
+        assert item.id in _ids(hits)
+    index = memory.embeddings.index
+    assert text in {one.name for one in index.status()}
+    assert index.dimension(text) == 4
+    assert index.verify(text).model.name == text
+    assert index.catch_up(text) == 0
+    assert index.rebuild(text) == 0
+    assert memory.embeddings.import_many([found]) == 0
+    assert memory.embeddings.delete("episode", episode.id, model=text) is True
+    assert memory.embeddings.import_many([found]) == 1
+
+
+def _by_embedder(g: Ground) -> None:
+    memory, (episode, pattern) = g.scratch, _items(g)
+    embedder = _embedder(g.text + "!")
+    assert memory.embeddings.embed(embedder) >= 1
+    assert memory.embeddings.embed(embedder, owner_type="pattern") >= 1
+    assert episode.id in _ids(memory.episodes.search(g.text, embedder=embedder, k=100))
+    assert pattern.id in _ids(memory.patterns.search(g.text, embedder=embedder, k=100))
+    assert memory.embeddings.reembed(g.text + "!", _embedder(g.text + "?")) >= 2
+    assert memory.embeddings.count(model=g.text + "?") >= 2
+
+
+def _items(g: Ground) -> tuple[ms.Episode, ms.Heuristic]:
+    episode = g.scratch.episodes.save(ms.Episode(task_description="t"))
+    return episode, g.scratch.patterns.save(ms.Heuristic(condition="t", action="t"))
+
+
+def _own_sql(g: Ground) -> None:
+    with g.scratch.transaction() as tx:
+        assert tx.execute([("SELECT ?, length(?)", [g.text, g.text])])[0][0] == (g.text, len(g.text))
+
+
+def _namespace(g: Ground) -> None:
+    memory = g.storage.in_namespace(g.text)
+    saved = memory.episodes.save(ms.Episode(task_description="t"))
+    assert _ids(memory.episodes.iterate()) == {saved.id}
+    assert g.memory.episodes.find(saved.id) is None
+    memory.episodes.delete(saved.id)
+
+
+_MODEL_CASES = (
+    *(f"embeddings.{name}.model" for name in ("put", "put_many", "get", "find", "get_many", "delete", "count")),
+    *(f"index.{name}.model" for name in ("dimension", "verify", "catch_up", "rebuild")),
+    *(f"{kind}.{name}.model" for kind in ("episodes", "patterns") for name in ("similar_to", "search")),
+    "embeddings.import_many.embeddings",
+)
+_EMBEDDER_CASES = (
+    "embeddings.embed.embedder",
+    "embeddings.reembed.embedder",
+    "embeddings.reembed.model",
+    "episodes.search.embedder",
+    "patterns.search.embedder",
+)
+
+
+def _add_writes() -> None:
+    CASES.update(
+        {
+            "episodes.save.episode": _save,
+            "episodes.save_many.episodes": _save_many,
+            "episodes.import_many.episodes": _import_many,
+            "episodes.append_step.step": _append,
+            "episodes.complete.outcome": partial(_complete, "outcome"),
+            "episodes.complete.reflection": partial(_complete, "reflection"),
+            "patterns.save.pattern": _save_pattern,
+            "patterns.save_many.patterns": _save_pattern,
+            "patterns.import_many.patterns": _import_pattern,
+            "patterns.query.cursor": lambda g: g.memory.patterns.query(cursor=g.text),
+            "spatiotemporal.put.entry": partial(_put_place, "put"),
+            "spatiotemporal.import_many.entries": partial(_put_place, "import_many"),
+            "storage.in_namespace.namespace": _namespace,
+            "storage.open.namespace": _namespace,
+            "transaction.execute.statements": _own_sql,
+            **dict.fromkeys(_MODEL_CASES, _by_model),
+            **dict.fromkeys(_EMBEDDER_CASES, _by_embedder),
+        }
+    )
+    REFUSED.add("patterns.query.cursor")
+
+
+_add_filters()
+_add_ids()
+_add_writes()
+
+# These have a test of their own; or take SQL, or statements of the package, which are no data.
+ELSEWHERE = {"storage.open.database", "storage.open.auth_token", "storage.run.work", "storage.open.now"}
+OF_STATEMENTS = {"transaction.read.step", "transaction.write.steps", "transaction.write.again"}
+
+
+def _methods(storage: ms.MemoryStorage) -> Iterator[tuple[str, Callable[..., Any]]]:
+    kinds = {name: type(getattr(storage, name)) for name in REPOSITORIES}
+    kinds |= {"index": ms.VectorIndex, "storage": ms.MemoryStorage, "transaction": ms.Transaction}
+    for kind, cls in kinds.items():
+        for name, method in inspect.getmembers(cls, callable):
+            if not name.startswith("_") and not inspect.isclass(method):
+                yield f"{kind}.{name}", method
+
+
+def _arguments(method: Callable[..., Any]) -> Iterator[str]:
+    for name, parameter in inspect.signature(method).parameters.items():
+        declared = str(parameter.annotation)
+        if parameter.kind is parameter.VAR_KEYWORD:
+            yield from _filters_of(declared)
+        elif name != "self" and declared not in NO_STRINGS:
+            yield name
+
+
+def _filters_of(declared: str) -> Iterator[str]:
+    kinds = {kind.__name__: kind for kind in (EpisodeFilters, SearchFilters, PatternFilters)}
+    found = re.search(r"Unpack\[(\w+)\]", declared)
+    assert found, declared
+    for name, hint in get_type_hints(kinds[found[1]]).items():
+        if any(word in str(hint) for word in ("str", "Literal", "Enum", "TaskType", "Complexity")):
+            yield name
+
+
+def test_every_string_argument_of_every_public_method_has_a_case():
+    with ms.MemoryStorage.open(":memory:") as storage:
+        found = {f"{name}.{argument}" for name, method in _methods(storage) for argument in _arguments(method)}
+    assert found - ELSEWHERE - OF_STATEMENTS == set(CASES)
+
+
+def test_there_are_enough_of_them():
+    assert len(set(HOSTILE)) == len(HOSTILE) >= 200
+
+
+@pytest.mark.parametrize(
+    ("target", "part"),
+    [*(("memory", part) for part in range(PARTS)), *(("server", part) for part in range(0, PARTS, 4))],
+    indirect=["target"],
+)
+def test_a_hostile_string_is_stored_and_found_as_data_or_refused(storage, part):
+    tables = _objects(storage)
+    accepted: Counter[str] = Counter()
+    distinct = {name: case for name, case in CASES.items() if name not in {*_MODEL_CASES[1:], *_EMBEDDER_CASES[1:]}}
+    for number, text in enumerate(HOSTILE[part::PARTS]):
+        ground = Ground(storage, number, text)
+        for name, case in distinct.items():
+            try:
+                case(ground)
+            except ms.ValidationError:
+                continue
+            except Exception as error:
+                raise AssertionError(f"{name} with {text[:60]!r}: {error!r}") from error
+            accepted[name] += 1
+        for decoy, repository in zip(ground.decoys, (ground.memory.episodes, ground.memory.patterns), strict=True):
+            assert repository.get(decoy.id) == decoy
+    assert {name for name in distinct if not accepted[name]} == REFUSED
+    assert all(count > 5 for count in accepted.values()), accepted
+    assert _objects(storage) == tables
+    assert_consistent(storage.engine)
+
+
+def _objects(storage: ms.MemoryStorage) -> set[str]:
+    with storage.engine.connect() as connection:
+        names = connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars()
+        return {name for name in names if "vectors_" not in name} - {"sqlite_sequence"}  # each model has its own
+
+
+def test_a_hostile_string_is_the_name_of_a_file_or_refused(tmp_path: Path):
+    opened = 0
+    names = ["'", '"', "' OR '1'='1", "?", "%s", "a?mode=memory", "#fragment", "%27%20", "..x", "~", " a", "\u202eabc"]
+    for number, text in enumerate([*names, "a\nb", "a\0b", "\ud800", "\U0001f600", "&& id", ":memory"]):
+        place = tmp_path / str(number)
+        place.mkdir()
+        try:
+            storage = ms.MemoryStorage.open(f"{place}/{text}")
+        except (ms.ConfigurationError, ms.CorruptDataError):
+            assert list(place.iterdir()) == [], text
+            continue
+        with storage:
+            storage.episodes.save(ms.Episode(task_description="t"))
+            assert {one.name for one in place.iterdir()} <= {text, f"{text}-wal", f"{text}-shm"}, text
+        opened += 1
+    assert opened >= 15
+
+
+def test_a_hostile_string_as_a_token_or_a_key_is_refused_or_hidden():
+    for text in HOSTILE:
+        for options in ({"auth_token": text}, {"encryption_key": text}):
+            for database in ("libsql://db.example.io", "memory.db"):
+                shown = _shown(database, options)
+                assert len(text) < 6 or text not in shown, text[:60]
+
+
+def _shown(database: str, options: dict[str, Any]) -> str:
+    try:
+        return repr(ms.Settings(database=database, **options))
+    except ms.ConfigurationError as error:
+        return str(error)
