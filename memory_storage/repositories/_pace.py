@@ -9,6 +9,7 @@ from collections.abc import Callable
 _TARGET = 0.015  # seconds that a portion should hold the lock; the promise is 0.05
 _PAUSE = 0.012  # others look every 5 ms at most whether the lock is free
 _FIRST = 40
+_LEAST = 24  # less would save no time: to begin and to commit takes as long, and a busy machine is not faster for it
 _MOST = 4_000
 _REMEMBERED = 4  # portions: what was slow once may be so again
 
@@ -35,5 +36,5 @@ class Pace:
             held = whole
         if weight:
             self._possible.append(int(weight * _TARGET / max(held, 0.0005)))
-            self.portion = max(1, min(*self._possible, 2 * self.portion, _MOST))
+            self.portion = max(_LEAST, min(*self._possible, 2 * self.portion, _MOST))
         self._sleep(max(_PAUSE, held / 2))

@@ -18,6 +18,8 @@ from ._forgotten import digest_of
 from ._pace import Pace
 from ._session import Row, Session
 
+_SMALL = 100  # is removed at once, whatever it takes
+
 
 class Item(NamedTuple):
     """One to be removed."""
@@ -46,7 +48,7 @@ class Remover:
         """Delete them: each portion, and the ids of those that went."""
         waiting = list(items)[::-1]
         while waiting:
-            if waiting[-1].weight > 2 * self._pace.portion and waiting[-1].steps > 1:
+            if waiting[-1].weight > max(2 * self._pace.portion, _SMALL) and waiting[-1].steps > 1:
                 item = waiting.pop()
                 yield [item], self._in_parts(item)
             else:

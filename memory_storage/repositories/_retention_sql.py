@@ -37,10 +37,10 @@ def kept(policy: RetentionPolicy) -> str:
 
 
 def too_old_or_poor(policy: RetentionPolicy) -> str:
-    """The rules about an episode `e` alone, as a CASE of their names."""
+    """The rules about an episode alone: the branches of a CASE, which gives their names."""
     rules = [
-        "WHEN e.started_at < :before THEN 'max_age'" if policy.max_age is not None else "",
-        "WHEN e.reward < :min_reward THEN 'min_reward'" if policy.min_reward is not None else "",
+        "WHEN started_at < :before THEN 'max_age'" if policy.max_age is not None else "",
+        "WHEN reward < :min_reward THEN 'min_reward'" if policy.min_reward is not None else "",
     ]
     return " ".join(filter(None, rules))
 
@@ -48,11 +48,12 @@ def too_old_or_poor(policy: RetentionPolicy) -> str:
 @lru_cache(maxsize=64)
 def _plan(kept: str, rules: str, *, archive: bool, weigh: bool) -> Prepared:
     return Prepared(f"""
-WITH judged AS MATERIALIZED (
-    SELECT e.seq, e.id, e.started_at, {_BYTES if weigh else "NULL"} AS bytes, {kept} AS kept,
-        CASE WHEN e.seq IN (SELECT episode_seq FROM forgotten WHERE episode_seq IS NOT NULL) THEN 'unfinished'
-            WHEN {kept} THEN NULL {rules} END AS reason
+WITH looked AS MATERIALIZED (
+    SELECT e.seq, e.id, e.started_at, e.reward, {_BYTES if weigh else "NULL"} AS bytes, {kept} AS kept
     FROM episodes AS e WHERE e.namespace = :namespace {"AND e.archived_at IS NULL" if archive else ""}),
+judged AS MATERIALIZED (
+    SELECT *, CASE WHEN seq IN (SELECT episode_seq FROM forgotten WHERE episode_seq IS NOT NULL) THEN 'unfinished'
+        WHEN kept THEN NULL {rules} END AS reason FROM looked),
 counted AS MATERIALIZED (
     SELECT seq, id, started_at, bytes, kept, CASE WHEN reason IS NOT NULL THEN reason
         WHEN NOT kept AND row_number() {_OTHERS_OLDEST_FIRST})

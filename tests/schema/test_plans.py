@@ -258,7 +258,22 @@ OTHERS: dict[str, Callable[[ms.MemoryStorage, ms.Episode, Any], object]] = {
         s.patterns.save(s.patterns.get(p.id)),
         s.patterns.delete(p.id),
     ),
+    "what goes by a policy": lambda s, e, p: (
+        s.retention.plan(POLICY),
+        s.in_namespace("other").episodes.save_many([_episode(n) for n in range(3)]),
+        s.in_namespace("other").retention.apply(POLICY, sleep=lambda _: None),
+    ),
+    "one that is forgotten, and one that was": lambda s, e, p: (
+        s.patterns.save(_pattern(1).model_copy(update={"evidence": [e.id]})),
+        s.forget(episode=e.id, scrub=False),
+        s.episodes.import_many([e]),
+    ),
+    "one that needs room": lambda s, e, p: ms.MemoryStorage(
+        s.engine,
+        s.settings.model_copy(update={"namespace": "small", "limits": ms.Limits(max_episodes=1, when_full="evict")}),
+    ).episodes.save(_episode(1)),
 }
+POLICY = ms.RetentionPolicy(max_age=timedelta(days=9), min_reward=2.0, max_bytes=10, keep_tagged=["tag-1"])
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -299,6 +314,7 @@ _WITHIN = re.compile(
         | \(model=\?\ AND\ vector_seq=\?  # the owners of one vector
         | ^SEARCH\ vectors_\w+(\ USING\ INTEGER.*)?$  # one vector
         | ix_embeddings_model\ \(namespace[<>]  # whether there is another namespace
+        | ix_forgotten_unfinished  # those that are gone in part
         | VIRTUAL\ TABLE""",
     re.VERBOSE,
 )
@@ -312,6 +328,7 @@ _ALLOWED = re.compile(
             | places | p | w | parts | found | query)$  # what a search has found so far
         | (period | picked | grouped | measured | used | placed | windows | everything | once | centred
             | followed)$  # the episodes that analytics have found, and what they have
+        | (looked | judged | counted)$  # and a policy
         | \w+\ USING\ COVERING\ INDEX\ vectors_\w+_tail$  # vectors that are not indexed yet
         | vector_models\b  # a row for each model
         | \w+\ VIRTUAL\ TABLE\ INDEX\ [13]:$  # json_each, with its argument; an index of vectors
