@@ -259,11 +259,11 @@ def test_a_backup_that_is_not_what_it_was_is_refused_and_nothing_is_replaced(tmp
 
 def test_an_older_schema_is_backed_up_as_it_is(database, backup, tmp_path):
     settings = ms.Settings(database=str(database))
+    with ms.MemoryStorage.open(settings) as storage:
+        storage.episodes.save(ms.Episode(task_description="old"))
     engine = make_engine(settings)
-    migrate.upgrade(engine, "0001")
-    old = ms.MemoryStorage(engine, settings)
-    old.episodes.save(ms.Episode(task_description="old"))
-    back_up(old, backup)
+    migrate.downgrade(engine, "0001")
+    back_up(ms.MemoryStorage(engine, settings), backup)
     engine.dispose()
     restore(backup, tmp_path / "restored.db")
     assert migrate.look(tmp_path / "restored.db") == "0001"
