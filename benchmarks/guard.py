@@ -1,0 +1,61 @@
+"""What the guard and the figures cost: a local `get`, through the storage, and past all of it, in the same run.
+
+Guarded: `storage.episodes.get` as users call it: circuit breaker, repeats, counting and timing. Bare: the same method
+of the same class, in a session that takes a connection of the same pool, runs the statement, and translates
+errors. A ratio is the guarded time by the bare one, of the same round: 1.0 costs nothing.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+from memory_storage import dbapi, transaction
+from memory_storage.repositories import EpisodeRepository
+from memory_storage.translation import translated
+
+from . import _workload
+from ._measure import Times, Work, interleaved, ratios
+from ._report import Line, Report, milliseconds
+from .local import Files, facade
+
+ALLOWED = 1.05
+_CALLS = 200
+_NOTES = ("ratio: guarded time / bare time of the same round, the median of the rounds; 1.0 costs nothing.",)
+
+
+class Bare(transaction.Scope):
+    """A session without a guard, that counts nothing."""
+
+    def _run(self, batch: dbapi.Batch, *, deadline: float | None = None) -> Sequence[tuple[object, ...]]:
+        with translated(self._engine):
+            assert not transaction._is_watched(self._engine)
+            return transaction._straight(self._engine, batch, deadline=deadline)[0]
+
+
+def run(*, short: bool) -> Report:
+    """Measure an episode of 20 steps."""
+    with tempfile.TemporaryDirectory() as directory:
+        files = Files(Path(directory), count=100)
+        line = measured(files, rounds=60 if short else 300)
+    return Report("What the guard and the figures cost, on a local file", [line], [files.description, *_NOTES])
+
+
+def measured(files: Files, *, rounds: int) -> Line:
+    """The ratio of many rounds."""
+    with facade(files.stored) as storage:
+        bare = EpisodeRepository(Bare(storage._ground, storage.namespace))
+        assert bare.get(_workload.episode_id(0)) == storage.episodes.get(_workload.episode_id(0))
+
+        def prepare(number: int) -> Mapping[str, Work]:
+            ids = [_workload.episode_id((number * _CALLS + call) % files.count) for call in range(_CALLS)]
+            return {
+                "guarded": lambda: [storage.episodes.get(one) for one in ids],
+                "bare": lambda: [bare.get(one) for one in ids],
+            }
+
+        times: Times = interleaved(prepare, rounds)
+    detail = ", ".join(f"{side} {milliseconds(median(times[side]) / _CALLS)}" for side in ("guarded", "bare"))
+    return Line("get an episode of 20 steps", *ratios(times["guarded"], times["bare"]), detail, at_most=ALLOWED)
