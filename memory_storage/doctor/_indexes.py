@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 from sqlalchemy import Connection, exc
@@ -10,44 +11,37 @@ from ._findings import Finding, about_rows, seqs_of
 from ._objects import schema_sql
 
 _FTS = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%fts5%' ORDER BY name"
-_FACETS = " UNION ALL ".join(
-    f"""SELECT namespace, '{owner}' AS owner_type, name, value, seq AS owner_seq FROM (
-        SELECT t.namespace, 'tag' AS name, j.value, t.seq FROM {table} AS t, json_each(t.document, '$.tags') AS j
-        UNION ALL SELECT t.namespace, 'metadata.' || j.key,
-            substr(CASE WHEN j.type IN ('true', 'false', 'null') THEN j.type ELSE json_quote(j.value) END, 1, 256),
-            t.seq
-        FROM {table} AS t, json_each(t.document, '$.metadata') AS j WHERE j.type NOT IN ('object', 'array'))"""
-    for table, owner in (("episodes", "episode"), ("patterns", "pattern"))
-)
 _NAMES = "namespace, owner_type, name, value, owner_seq"
-_SURPLUS = f"SELECT {_NAMES} FROM facets EXCEPT SELECT {_NAMES} FROM ({_FACETS})"
-_MISSING = f"SELECT {_NAMES} FROM ({_FACETS}) EXCEPT SELECT {_NAMES} FROM facets"
-
-_TREE = "spatiotemporal_rtree"
-# Rounded outwards to 32 bits: never within what it is about, and not far outside.
-_WRONG_BOXES = f"""SELECT p.seq FROM spatiotemporal_index AS p LEFT JOIN {_TREE} AS r ON r.seq = p.seq
-WHERE p.latitude IS NOT NULL AND (r.seq IS NULL
-    OR r.min_latitude > p.latitude + 1e-44 OR r.max_latitude < p.latitude - 1e-44
-    OR r.min_longitude > p.longitude + 1e-44 OR r.max_longitude < p.longitude - 1e-44
-    OR abs(r.min_latitude - p.latitude) > 1e-4 OR abs(r.max_latitude - p.latitude) > 1e-4
-    OR abs(r.min_longitude - p.longitude) > 1e-4 OR abs(r.max_longitude - p.longitude) > 1e-4
-    OR r.min_at > coalesce(p.starts_at, -9.3e18) OR r.max_at < coalesce(p.ends_at, p.starts_at, 9.3e18)
-    OR abs(r.min_at - coalesce(p.starts_at, -9.3e18)) > 1e-6 * abs(r.min_at) + 1
-    OR abs(r.max_at - coalesce(p.ends_at, p.starts_at, 9.3e18)) > 1e-6 * abs(r.max_at) + 1)
-UNION SELECT r.seq FROM {_TREE} AS r WHERE NOT EXISTS (
-    SELECT 1 FROM spatiotemporal_index AS p WHERE p.seq = r.seq AND p.latitude IS NOT NULL) ORDER BY 1"""
+_TREES = re.compile(r"INSERT INTO (\w+)\s+SELECT (.+?)\s+WHERE (.+?);", re.DOTALL)
+_PLACES = "spatiotemporal_index AS p"
 
 
 def wrong_facets(connection: Connection) -> list[Finding]:
     """Facets that no document has, or that are missing."""
-    seqs = [row[4] for sql in (_SURPLUS, _MISSING) for row in connection.exec_driver_sql(sql)]
+    surplus, missing = _facets()
+    seqs = [row[4] for sql in (surplus, missing) for row in connection.exec_driver_sql(sql)]
     problem = "tags and metadata that are not those of the documents"
     return about_rows("indexes.facets", "facets", seqs, problem, "make them anew", _make_facets)
 
 
 def _make_facets(connection: Connection) -> None:
-    connection.exec_driver_sql(f"DELETE FROM facets WHERE ({_NAMES}) IN ({_SURPLUS})")
-    connection.exec_driver_sql(f"INSERT OR IGNORE INTO facets ({_NAMES}) {_MISSING}")
+    surplus, missing = _facets()
+    connection.exec_driver_sql(f"DELETE FROM facets WHERE ({_NAMES}) IN ({surplus})")
+    connection.exec_driver_sql(f"INSERT OR IGNORE INTO facets ({_NAMES}) {missing}")
+
+
+def _facets() -> tuple[str, str]:
+    """SQL for those that are too many, and for those that are too few."""
+    wanted = " UNION ALL ".join(f"SELECT * FROM ({_facets_of(table)})" for table in ("episodes", "patterns"))
+    surplus = f"SELECT {_NAMES} FROM facets EXCEPT SELECT * FROM ({wanted})"
+    return surplus, f"SELECT * FROM ({wanted}) EXCEPT SELECT {_NAMES} FROM facets"
+
+
+def _facets_of(table: str) -> str:
+    # What the trigger does for one row, for all of them: so it is the same.
+    body = schema_sql(f"{table}_facets_insert")
+    select = body[body.index("SELECT") : body.rindex(";")]
+    return select.replace("NEW.", "t.").replace("FROM json_each(", f"FROM {table} AS t, json_each(")
 
 
 def wrong_full_text(connection: Connection) -> list[Finding]:
@@ -76,15 +70,32 @@ def _make_text(connection: Connection, *, table: str) -> None:
 
 
 def wrong_positions(connection: Connection) -> list[Finding]:
-    """Positions that are missing in the R*Tree, or are others there."""
-    if connection.exec_driver_sql(f"SELECT rtreecheck('{_TREE}')").scalar() != "ok":
-        problem = "the R*Tree contradicts itself"
-        return [Finding("indexes.positions", _TREE, 1, problem, "make it anew", repair=_make_tree)]
-    seqs, problem = seqs_of(connection, _WRONG_BOXES), "positions that are not those of the places"
-    return about_rows("indexes.positions", _TREE, seqs, problem, "make the R*Tree anew", _make_tree)
+    """Positions and intervals that are missing in their R*Tree, or are others there."""
+    found: list[Finding] = []
+    for tree, sides, condition in _TREES.findall(schema_sql("spatiotemporal_insert")):
+        rows = f"SELECT {sides} FROM {_PLACES} WHERE {condition}".replace("NEW.", "p.")
+        repair = partial(_make_tree, tree=tree, rows=rows)
+        seqs = _others_there(connection, tree, rows)
+        problem = "positions and times that are not those of the places"
+        found += about_rows("indexes.positions", tree, seqs, problem, "make the R*Tree anew", repair)
+    return found
 
 
-def _make_tree(connection: Connection) -> None:
-    connection.exec_driver_sql(f"DROP TABLE {_TREE}")
-    connection.exec_driver_sql(schema_sql(_TREE))
-    connection.exec_driver_sql("UPDATE spatiotemporal_index SET latitude = latitude")  # the trigger puts it in
+def _others_there(connection: Connection, tree: str, rows: str) -> list[int]:
+    if connection.exec_driver_sql(f"SELECT rtreecheck('{tree}')").scalar() != "ok":
+        return [0]
+    columns = [str(row[0]) for row in connection.exec_driver_sql("SELECT name FROM pragma_table_info(?)", (tree,))]
+    # Rounded outwards to 32 bits.
+    same = " AND ".join(f"abs(r.{name} - e.{name}) <= 1e-6 * abs(e.{name}) + 1e-30" for name in columns[1:])
+    return seqs_of(
+        connection,
+        f"""WITH e ({", ".join(columns)}) AS MATERIALIZED ({rows})
+        SELECT seq FROM e WHERE NOT EXISTS (SELECT 1 FROM {tree} AS r WHERE r.seq = e.seq AND {same})
+        UNION SELECT seq FROM {tree} WHERE seq NOT IN (SELECT seq FROM e) ORDER BY 1""",
+    )
+
+
+def _make_tree(connection: Connection, *, tree: str, rows: str) -> None:
+    connection.exec_driver_sql(f"DROP TABLE {tree}")
+    connection.exec_driver_sql(schema_sql(tree))
+    connection.exec_driver_sql(f"INSERT INTO {tree} {rows}")

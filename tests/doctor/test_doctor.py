@@ -16,6 +16,7 @@ from memory_storage import migrate
 from memory_storage.cli import app
 from memory_storage.doctor import Report, examine, mend
 from memory_storage.engine import make_engine
+from tests.backup.test_backup import save_in_0001
 from tests.checks import assert_consistent, dump
 
 from .damages import DAMAGES, MODEL, SECRET, sql
@@ -185,7 +186,7 @@ def test_an_older_schema_is_found_and_upgraded(database):
     settings = ms.Settings(database=str(database))
     engine = make_engine(settings)
     migrate.upgrade(engine, "0001")
-    ms.MemoryStorage(engine, settings).episodes.save(ms.Episode(task_description="old"))
+    save_in_0001(engine)
     engine.dispose()
     (finding,) = examine(settings).findings
     assert (finding.code, finding.can_mend) == ("schema.older", True)
