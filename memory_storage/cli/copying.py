@@ -30,7 +30,10 @@ def backup(
     The backup of an encrypted database has the same key (MEMORY_STORAGE_ENCRYPTION_KEY).
     """
     with open_any_revision(database) as storage, _bar("backup") as on_progress:
-        report = back_up(storage, file, overwrite=force, progress=on_progress)
+        try:
+            report = back_up(storage, file, overwrite=force, progress=on_progress)
+        finally:
+            storage.engine.dispose()
     _show(report, file, as_json=as_json)
 
 

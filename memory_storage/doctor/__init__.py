@@ -42,7 +42,7 @@ _CHECKS: tuple[_Check, ...] = (
     _vectors.unowned_vectors,
     _indexes.wrong_facets,
     _indexes.wrong_full_text,
-    _indexes.wrong_regions,
+    _indexes.wrong_positions,
     _vectors.wrong_counters,
     _vectors.wrong_index,
 )

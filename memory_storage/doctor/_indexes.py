@@ -1,75 +1,47 @@
-"""What is made from rows by triggers: facets, full text, the R*Trees of places. It is made from them anew."""
+"""What is made from rows by triggers: facets, full text, the R*Tree of positions. It is made from them anew."""
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 from sqlalchemy import Connection, exc
-
-from memory_storage.schema.regions import FOREVER, beginning, ending, number_of, scaled
 
 from ._findings import Finding, about_rows, seqs_of
 from ._objects import schema_sql
 
 _FTS = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%fts5%' ORDER BY name"
-_FACETS_OF_BOTH = " UNION ALL ".join(
-    f"""SELECT namespace, '{owner}' AS owner_type, name, value, seq AS owner_seq FROM (
-        SELECT t.namespace, 'tag' AS name, j.value, t.seq FROM {table} AS t, json_each(t.document, '$.tags') AS j
-        UNION ALL SELECT t.namespace, 'metadata.' || j.key,
-            substr(CASE WHEN j.type IN ('true', 'false', 'null') THEN j.type ELSE json_quote(j.value) END, 1, 256),
-            t.seq
-        FROM {table} AS t, json_each(t.document, '$.metadata') AS j WHERE j.type NOT IN ('object', 'array'))"""
-    for table, owner in (("episodes", "episode"), ("patterns", "pattern"))
-)
-_FACETS = f"""{_FACETS_OF_BOTH} UNION ALL SELECT t.namespace, 'pattern', 'evidence', j.value, t.seq
-    FROM patterns AS t, json_each(t.document, '$.evidence') AS j"""
 _NAMES = "namespace, owner_type, name, value, owner_seq"
-_SURPLUS = f"SELECT {_NAMES} FROM facets EXCEPT SELECT {_NAMES} FROM ({_FACETS})"
-_MISSING = f"SELECT {_NAMES} FROM ({_FACETS}) EXCEPT SELECT {_NAMES} FROM facets"
-
-# Each R*Tree with the rows that it should have: `schema.regions` says why they look so.
-_KEY = number_of("p.namespace")
-_BEGINS = beginning(f"coalesce(p.starts_at, -{FOREVER})")
-_ENDS = ending(f"coalesce(p.until_at, {FOREVER})")
-_TREES = {
-    "spatiotemporal_rtree": f"""SELECT p.seq AS seq, {_KEY} - 0.25 AS min_key, {_KEY} + 0.25 AS max_key,
-    p.latitude AS min_latitude, p.latitude AS max_latitude, p.longitude AS min_longitude,
-    p.longitude AS max_longitude, {_BEGINS} AS min_at, {_ENDS} AS max_at
-FROM spatiotemporal_index AS p WHERE p.latitude IS NOT NULL""",
-    "spatiotemporal_spans": f"""SELECT p.seq AS seq, {_KEY} - 0.25 AS min_key, {_KEY} + 0.25 AS max_key,
-    {scaled("p.starts_at")} AS min_at, {scaled("p.until_at")} AS max_at
-FROM spatiotemporal_index AS p WHERE p.until_at > p.starts_at + 1""",
-}
-_SIDES = {
-    "spatiotemporal_rtree": ("key", "latitude", "longitude", "at"),
-    "spatiotemporal_spans": ("key", "at"),
-}
-
-
-def _wrong_boxes(tree: str) -> str:
-    """SQL for the rows whose box is missing, too many, or not around them: it is rounded outwards to 32 bits."""
-    sides = [
-        f"{way} * (r.{bound}_{side} - e.{bound}_{side}) NOT BETWEEN -1e-44 - abs(e.{bound}_{side}) * 1e-15 "
-        f"AND abs(e.{bound}_{side}) * 1e-6 + 1e-30"
-        for side in _SIDES[tree]
-        for bound, way in (("min", -1), ("max", 1))
-    ]
-    return f"""WITH expected AS MATERIALIZED ({_TREES[tree]})
-SELECT e.seq FROM expected AS e LEFT JOIN {tree} AS r ON r.seq = e.seq
-WHERE r.seq IS NULL OR {" OR ".join(sides)}
-UNION SELECT r.seq FROM {tree} AS r WHERE r.seq NOT IN (SELECT seq FROM expected) ORDER BY 1"""
+_TREES = re.compile(r"INSERT INTO (\w+)\s+SELECT (.+?)\s+WHERE (.+?);", re.DOTALL)
+_PLACES = "spatiotemporal_index AS p"
 
 
 def wrong_facets(connection: Connection) -> list[Finding]:
     """Facets that no document has, or that are missing."""
-    seqs = [row[4] for sql in (_SURPLUS, _MISSING) for row in connection.exec_driver_sql(sql)]
+    surplus, missing = _facets()
+    seqs = [row[4] for sql in (surplus, missing) for row in connection.exec_driver_sql(sql)]
     problem = "tags and metadata that are not those of the documents"
     return about_rows("indexes.facets", "facets", seqs, problem, "make them anew", _make_facets)
 
 
 def _make_facets(connection: Connection) -> None:
-    connection.exec_driver_sql(f"DELETE FROM facets WHERE ({_NAMES}) IN ({_SURPLUS})")
-    connection.exec_driver_sql(f"INSERT OR IGNORE INTO facets ({_NAMES}) {_MISSING}")
+    surplus, missing = _facets()
+    connection.exec_driver_sql(f"DELETE FROM facets WHERE ({_NAMES}) IN ({surplus})")
+    connection.exec_driver_sql(f"INSERT OR IGNORE INTO facets ({_NAMES}) {missing}")
+
+
+def _facets() -> tuple[str, str]:
+    """SQL for those that are too many, and for those that are too few."""
+    wanted = " UNION ALL ".join(f"SELECT * FROM ({_facets_of(table)})" for table in ("episodes", "patterns"))
+    surplus = f"SELECT {_NAMES} FROM facets EXCEPT SELECT * FROM ({wanted})"
+    return surplus, f"SELECT * FROM ({wanted}) EXCEPT SELECT {_NAMES} FROM facets"
+
+
+def _facets_of(table: str) -> str:
+    # What the trigger does for one row, for all of them: so it is the same.
+    body = schema_sql(f"{table}_facets_insert")
+    select = body[body.index("SELECT") : body.rindex(";")]
+    return select.replace("NEW.", "t.").replace("FROM json_each(", f"FROM {table} AS t, json_each(")
 
 
 def wrong_full_text(connection: Connection) -> list[Finding]:
@@ -97,21 +69,33 @@ def _make_text(connection: Connection, *, table: str) -> None:
     connection.exec_driver_sql(f"INSERT INTO {table} ({table}) VALUES ('rebuild')")
 
 
-def wrong_regions(connection: Connection) -> list[Finding]:
+def wrong_positions(connection: Connection) -> list[Finding]:
     """Positions and intervals that are missing in their R*Tree, or are others there."""
-    return [finding for tree in _TREES for finding in _wrong_region(connection, tree)]
+    found: list[Finding] = []
+    for tree, sides, condition in _TREES.findall(schema_sql("spatiotemporal_insert")):
+        rows = f"SELECT {sides} FROM {_PLACES} WHERE {condition}".replace("NEW.", "p.")
+        repair = partial(_make_tree, tree=tree, rows=rows)
+        seqs = _others_there(connection, tree, rows)
+        problem = "positions and times that are not those of the places"
+        found += about_rows("indexes.positions", tree, seqs, problem, "make the R*Tree anew", repair)
+    return found
 
 
-def _wrong_region(connection: Connection, tree: str) -> list[Finding]:
-    repair = partial(_make_tree, tree=tree)
+def _others_there(connection: Connection, tree: str, rows: str) -> list[int]:
     if connection.exec_driver_sql(f"SELECT rtreecheck('{tree}')").scalar() != "ok":
-        problem = "the R*Tree contradicts itself"
-        return [Finding("indexes.regions", tree, 1, problem, "make it anew", repair=repair)]
-    seqs, problem = seqs_of(connection, _wrong_boxes(tree)), "positions or intervals that are not those of the places"
-    return about_rows("indexes.regions", tree, seqs, problem, "make the R*Tree anew", repair)
+        return [0]
+    columns = [str(row[0]) for row in connection.exec_driver_sql("SELECT name FROM pragma_table_info(?)", (tree,))]
+    # Rounded outwards to 32 bits.
+    same = " AND ".join(f"abs(r.{name} - e.{name}) <= 1e-6 * abs(e.{name}) + 1e-30" for name in columns[1:])
+    return seqs_of(
+        connection,
+        f"""WITH e ({", ".join(columns)}) AS MATERIALIZED ({rows})
+        SELECT seq FROM e WHERE NOT EXISTS (SELECT 1 FROM {tree} AS r WHERE r.seq = e.seq AND {same})
+        UNION SELECT seq FROM {tree} WHERE seq NOT IN (SELECT seq FROM e) ORDER BY 1""",
+    )
 
 
-def _make_tree(connection: Connection, *, tree: str) -> None:
+def _make_tree(connection: Connection, *, tree: str, rows: str) -> None:
     connection.exec_driver_sql(f"DROP TABLE {tree}")
     connection.exec_driver_sql(schema_sql(tree))
-    connection.exec_driver_sql(f"INSERT INTO {tree} {_TREES[tree]}")
+    connection.exec_driver_sql(f"INSERT INTO {tree} {rows}")

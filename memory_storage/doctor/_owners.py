@@ -55,12 +55,16 @@ def _without_a_vector(connection: Connection) -> list[int]:
 
 
 def lost_items(connection: Connection) -> list[Finding]:
-    """Embeddings that lead to another episode or pattern than their owner."""
-    condition = f"item_seq IS NOT ({_ITEMS})"
-    seqs = seqs_of(connection, f"SELECT seq FROM embeddings AS m WHERE {condition} ORDER BY seq")
-    problem = "embeddings that lead to another item than their owner"
-    return about_rows("embeddings.item", "embeddings", seqs, problem, "lead them to their owner's", _lead)
+    """Embeddings and places that lead to another episode or pattern than their owner."""
+    found: list[Finding] = []
+    for table, column in (("embeddings", "item_seq"), ("spatiotemporal_index", "episode_seq")):
+        condition = f"{column} IS NOT ({_ITEMS})"
+        seqs = seqs_of(connection, f"SELECT seq FROM {table} AS m WHERE {condition} ORDER BY seq")
+        repair = partial(_lead, sql=f"UPDATE {table} AS m SET {column} = ({_ITEMS}) WHERE {condition}")
+        problem, remedy = "rows that lead to another item than their owner", "lead them to their owner's"
+        found += about_rows(f"{table}.item", table, seqs, problem, remedy, repair)
+    return found
 
 
-def _lead(connection: Connection) -> None:
-    connection.exec_driver_sql(f"UPDATE embeddings AS m SET item_seq = ({_ITEMS}) WHERE item_seq IS NOT ({_ITEMS})")
+def _lead(connection: Connection, *, sql: str) -> None:
+    connection.exec_driver_sql(sql)

@@ -1,4 +1,4 @@
-"""What places have beside their document: the point on the sphere, the episode, the end. Mends no index."""
+"""The points on the sphere, which SQL cannot compute. Mends no index."""
 
 from __future__ import annotations
 
@@ -9,35 +9,22 @@ from sqlalchemy import Connection
 from memory_storage.dbapi import Batch, Step
 from memory_storage.repositories._sphere import on_sphere
 
-from ._findings import Finding, about_rows, seqs_of
+from ._findings import Finding, about_rows
 
 _TABLE = "spatiotemporal_index"
 _PAGE = 2_000
 _POSITIONS = f"""SELECT seq, latitude, longitude, x, y, z FROM {_TABLE}
 WHERE seq > ? AND (latitude IS NOT NULL OR x IS NOT NULL) ORDER BY seq LIMIT {_PAGE}"""
 _MOVE = f"UPDATE {_TABLE} SET x = ?, y = ?, z = ? WHERE seq = ?"
-_EPISODE = """(SELECT e.seq FROM episodes AS e WHERE e.namespace = p.namespace AND e.id = iif(
-    p.owner_type = 'episode', p.owner_id,
-    (SELECT s.episode_id FROM steps AS s WHERE s.namespace = p.namespace AND s.id = p.owner_id)))"""
-_LOST = f"{_EPISODE} IS NOT NULL AND episode_seq IS NOT {_EPISODE}"
 
 _Point = tuple[float | None, float | None, float | None]
 
 
 def misplaced(connection: Connection) -> list[Finding]:
-    """Places whose computed columns are not what they are computed from."""
+    """Places whose point on the sphere is not that of their position."""
     wrong = _wrong_points(connection)
-    points = about_rows(
-        "places.point",
-        _TABLE,
-        list(wrong),
-        "points on the sphere that are not those of the positions",
-        "compute them anew",
-        partial(_move, points=wrong),
-    )
-    lost = seqs_of(connection, f"SELECT seq FROM {_TABLE} AS p WHERE {_LOST} ORDER BY seq")
-    problem = "places that lead to another episode than their owner's"
-    return points + about_rows("places.episode", _TABLE, lost, problem, "lead them to it", _lead)
+    problem = "points on the sphere that are not those of the positions"
+    return about_rows("places.point", _TABLE, list(wrong), problem, "compute them anew", partial(_move, points=wrong))
 
 
 def _wrong_points(connection: Connection) -> dict[int, _Point]:
@@ -67,7 +54,3 @@ def _is_near(point: list[object], right: _Point) -> bool:
 
 def _move(connection: Connection, *, points: dict[int, _Point]) -> None:
     connection.exec_driver_sql(Batch([Step(_MOVE, (*point, seq)) for seq, point in points.items()]))
-
-
-def _lead(connection: Connection) -> None:
-    connection.exec_driver_sql(f"UPDATE {_TABLE} AS p SET episode_seq = {_EPISODE} WHERE {_LOST}")

@@ -26,12 +26,6 @@ def number(namespace: str) -> int:
     return total % _PRIME
 
 
-def number_of(namespace: str) -> str:
-    """SQL for the same, of an expression."""
-    letters = [f"{131**place} * coalesce(unicode(substr({namespace}, -{place + 1}, 1)), 0)" for place in range(4)]
-    return f"(({' + '.join(letters)}) % {_PRIME})"
-
-
 def beginning(micros: str) -> str:
     """SQL for the side of a box in `spatiotemporal_rtree` at which it begins in time."""
     return f"({micros} * {_SCALE} - {_HALF})"

@@ -7,6 +7,7 @@ import os
 import random
 import threading
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -257,13 +258,23 @@ def test_a_backup_that_is_not_what_it_was_is_refused_and_nothing_is_replaced(tmp
     assert not list(tmp_path.glob("restored*"))
 
 
+def save_in_0001(engine: Any) -> None:
+    """An episode as the first schema has it: the repositories know only the last one."""
+    episode = ms.Episode(task_description="old", started_at=datetime.fromtimestamp(10**9, timezone.utc))
+    document = episode.model_dump_json(exclude={"version", "created_at", "updated_at", "archived_at", "steps"})
+    names = "namespace, id, version, task_type, domain, complexity, started_at, created_at, updated_at, document"
+    values = ("default", str(episode.id), 1, "other", "general", "moderate", 10**15, 10**15, 10**15, document)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"INSERT INTO episodes ({names}) VALUES ({', '.join('?' * 10)})", values)
+
+
 def test_an_older_schema_is_backed_up_as_it_is(database, backup, tmp_path):
     settings = ms.Settings(database=str(database))
-    with ms.MemoryStorage.open(settings) as storage:
-        storage.episodes.save(ms.Episode(task_description="old"))
     engine = make_engine(settings)
-    migrate.downgrade(engine, "0001")
-    back_up(ms.MemoryStorage(engine, settings), backup)
+    migrate.upgrade(engine, "0001")
+    old = ms.MemoryStorage(engine, settings)
+    save_in_0001(engine)
+    back_up(old, backup)
     engine.dispose()
     restore(backup, tmp_path / "restored.db")
     assert migrate.look(tmp_path / "restored.db") == "0001"

@@ -88,25 +88,28 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     ),
     "a full-text index is gone": ("schema.missing", sql("DROP TABLE patterns_fts")),
     "positions are elsewhere, and one is missing": (
-        "indexes.regions",
+        "indexes.positions",
         sql(
             "UPDATE spatiotemporal_rtree SET min_latitude = -80, max_latitude = -80 WHERE seq % 2 = 0",
             "DELETE FROM spatiotemporal_rtree WHERE seq % 3 = 0",
         ),
     ),
     "the pages of the R*Tree are noise": (
-        "indexes.regions",
+        "indexes.positions",
         sql("UPDATE spatiotemporal_rtree_node SET data = zeroblob(length(data))"),
     ),
     "intervals are elsewhere, and one is missing": (
-        "indexes.regions",
+        "indexes.positions",
         sql(
             "UPDATE spatiotemporal_spans SET max_at = max_at + 1 WHERE seq % 2 = 0",
             "DELETE FROM spatiotemporal_spans WHERE seq % 3 = 0",
         ),
     ),
     "points on the sphere are elsewhere": ("places.point", sql("UPDATE spatiotemporal_index SET x = 0.5, z = NULL")),
-    "places lead to another episode": ("places.episode", sql("UPDATE spatiotemporal_index SET episode_seq = 1")),
+    "places lead to another episode": (
+        "spatiotemporal_index.item",
+        sql("UPDATE spatiotemporal_index SET episode_seq = 1"),
+    ),
     "the ends of places are wrong": (
         "columns.spatiotemporal_index",
         sql("UPDATE spatiotemporal_index SET until_at = 5"),

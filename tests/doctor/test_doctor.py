@@ -17,6 +17,7 @@ from memory_storage import migrate
 from memory_storage.cli import app
 from memory_storage.doctor import Report, examine, mend
 from memory_storage.engine import make_engine
+from tests.backup.test_backup import save_in_0001
 from tests.checks import assert_consistent, dump
 
 from .damages import DAMAGES, MODEL, SECRET, sql
@@ -193,10 +194,9 @@ def test_the_quarantine_takes_more_at_another_time(settings):
 
 def test_an_older_schema_is_found_and_upgraded(database):
     settings = ms.Settings(database=str(database))
-    with ms.MemoryStorage.open(settings) as storage:
-        storage.episodes.save(ms.Episode(task_description="old"))
     engine = make_engine(settings)
-    migrate.downgrade(engine, "0001")
+    migrate.upgrade(engine, "0001")
+    save_in_0001(engine)
     engine.dispose()
     (finding,) = examine(settings).findings
     assert (finding.code, finding.can_mend) == ("schema.older", True)

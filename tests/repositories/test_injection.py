@@ -21,10 +21,11 @@ from memory_storage.repositories.patterns import PatternFilters
 from tests.checks import assert_consistent
 
 from .hostile import HOSTILE
-from .test_namespaces import REPOSITORIES
+from .test_namespaces import ALL_TIME, ALWAYS, REPOSITORIES
 
 PARTS = 12  # each on a database of its own: one with the tables of hundreds of models is slow to change
 VECTOR = [1.0, 0.5, 0.25, 0.125]
+POINT, BOX = ms.Point(latitude=1.0, longitude=1.0), ms.Box(south=0.0, north=2.0, west=0.0, east=2.0)
 OTHER = [-1.0, 0.5, 0.25, 0.125]
 DECOY = "zzdecoyzz"
 
@@ -45,6 +46,19 @@ NO_STRINGS = {
     "EmbeddingModel",
     "Callable[[Any], str]",
     "RewardScore | float | None",
+    "datetime",
+    "timedelta",
+    "tuple[int, int]",
+    "int | tuple[int, int]",
+    "Interval",
+    "Interval | None",
+    "Period",
+    "Point",
+    "Box",
+    "RetentionPlan | RetentionPolicy",
+    "RetentionPolicy",
+    "Callable[[int, int], None] | None",
+    "Callable[[float], None]",
 }
 
 
@@ -340,7 +354,9 @@ def _import_pattern(g: Ground) -> None:
 def _put_place(name: str, g: Ground) -> None:
     owner = g.decoys[0].id
     entry = ms.SpatiotemporalEntry(owner_type="episode", owner_id=owner, place_name=g.text, metadata={g.text: g.text})
-    if name == "put":
+    if name == "put_many":
+        assert [one.place_name for one in g.memory.spatiotemporal.put_many([entry])] == [g.text]
+    elif name == "put":
         assert g.memory.spatiotemporal.put(entry).place_name == g.text
     else:
         assert g.memory.spatiotemporal.import_many([entry]) == 1
@@ -375,6 +391,8 @@ def _by_model(g: Ground) -> None:
     assert index.verify(text).model.name == text
     assert index.catch_up(text) == 0
     assert index.rebuild(text) == 0
+    assert index.costs(text)
+    assert index.use("diskann", model=text) == 0
     assert memory.embeddings.import_many([found]) == 0
     assert memory.embeddings.delete("episode", episode.id, model=text) is True
     assert memory.embeddings.import_many([found]) == 1
@@ -411,7 +429,7 @@ def _namespace(g: Ground) -> None:
 
 _MODEL_CASES = (
     *(f"embeddings.{name}.model" for name in ("put", "put_many", "get", "find", "get_many", "delete", "count")),
-    *(f"index.{name}.model" for name in ("dimension", "verify", "catch_up", "rebuild")),
+    *(f"index.{name}.model" for name in ("dimension", "verify", "catch_up", "rebuild", "costs", "use")),
     *(f"{kind}.{name}.model" for kind in ("episodes", "patterns") for name in ("similar_to", "search")),
     "embeddings.import_many.embeddings",
 )
@@ -440,13 +458,76 @@ def _add_writes() -> None:
             "spatiotemporal.put.entry": partial(_put_place, "put"),
             "spatiotemporal.import_many.entries": partial(_put_place, "import_many"),
             "storage.in_namespace.namespace": _namespace,
+            "storage.acting_as.actor": lambda g: _acting_as(g),
+            "storage.forget.namespace": lambda g: _forget_namespace(g),
+            "spatiotemporal.put_many.entries": partial(_put_place, "put_many"),
+            "storage.forget.episode": lambda g: g.memory.forget(episode=g.text, scrub=False),
+            "index.use.source": lambda g: g.memory.embeddings.index.use(g.text),  # type: ignore[arg-type]
             "storage.open.namespace": _namespace,
             "transaction.execute.statements": _own_sql,
             **dict.fromkeys(_MODEL_CASES, _by_model),
             **dict.fromkeys(_EMBEDDER_CASES, _by_embedder),
         }
     )
-    REFUSED.add("patterns.query.cursor")
+    REFUSED.update({"patterns.query.cursor", "storage.forget.episode", "index.use.source"})
+
+
+# These give figures, or places: a filter is the same condition as that of a query, so here it has to be answered.
+ANSWERS: dict[str, Callable[..., Any]] = {
+    "patterns.learn": lambda m, **on: m.patterns.learn(**on),
+    "spatiotemporal.as_of": lambda m, **on: m.spatiotemporal.as_of(ALL_TIME[0], **on),
+    "spatiotemporal.diverse": lambda m, **on: m.spatiotemporal.diverse(**on),
+    "spatiotemporal.during": lambda m, **on: m.spatiotemporal.during(ALWAYS, **on),
+    "spatiotemporal.hierarchy": lambda m, **on: m.spatiotemporal.hierarchy(**on),
+    "spatiotemporal.near": lambda m, **on: m.spatiotemporal.near(POINT, 1e6, **on),
+    "spatiotemporal.nearest": lambda m, **on: m.spatiotemporal.nearest(POINT, **on),
+    "spatiotemporal.overlapping": lambda m, **on: m.spatiotemporal.overlapping(ALWAYS, **on),
+    "spatiotemporal.within": lambda m, **on: m.spatiotemporal.within(BOX, **on),
+    "spatiotemporal.timeline": lambda m, **on: m.spatiotemporal.timeline(
+        on.pop("owner_type", "episode"), on.pop("owner_id", new_id()), **on
+    ),
+    "spatiotemporal.trajectory": lambda m, **on: m.spatiotemporal.trajectory(on.pop("episode_id", new_id()), **on),
+    "analytics.by": lambda m, **on: m.analytics.by(on.pop("dimension", "tool"), **on),
+    "analytics.by_stage": lambda m, **on: m.analytics.by_stage(**on),
+    "analytics.compare": lambda m, **on: m.analytics.compare(ALL_TIME, ALL_TIME, **on),
+    "analytics.effectiveness": lambda m, **on: m.analytics.effectiveness(**on),
+    "analytics.failures": lambda m, **on: m.analytics.failures(**on),
+    "analytics.over_time": lambda m, **on: m.analytics.over_time(**on),
+    "analytics.sequences": lambda m, **on: m.analytics.sequences(**on),
+    "analytics.span": lambda m, **on: m.analytics.span(**on),
+    "analytics.tools": lambda m, **on: m.analytics.tools(**on),
+    "analytics.trend": lambda m, **on: m.analytics.trend(**on),
+    "analytics.unused": lambda m, **on: m.analytics.unused(since=ALL_TIME[1], **on),
+}
+OF_ONE_KIND = {"task_type", "complexity", "outcome", "kind", "cursor", "direction", "zone", "by", "bucket", "dimension"}
+OF_ONE_KIND |= {"owner_type", "owner_id", "episode_id"}
+
+
+def _answered(run: Callable[..., Any], name: str, ground: Ground) -> None:
+    value = {"tags_any": [ground.text], "tags_all": [ground.text], "metadata": {ground.text: ground.text}}
+    run(ground.memory, **{name: value.get(name, ground.text)})
+
+
+def _add_answers() -> None:
+    kinds = {"patterns": ms.PatternRepository, "spatiotemporal": ms.SpatiotemporalRepository}
+    for method, run in ANSWERS.items():
+        kind, name = method.split(".")
+        for argument in _arguments(getattr(kinds.get(kind, ms.AnalyticsRepository), name)):
+            CASES[f"{method}.{argument}"] = partial(_answered, run, argument)
+            if argument in OF_ONE_KIND:
+                REFUSED.add(f"{method}.{argument}")
+
+
+def _acting_as(g: Ground) -> None:
+    saved = g.storage.acting_as(g.text).in_namespace(f"acting {g.number}").episodes.save(_episode_of("t"))
+    assert g.storage.in_namespace(f"acting {g.number}").episodes.get(saved.id) == saved
+
+
+def _forget_namespace(g: Ground) -> None:
+    memory = g.storage.in_namespace(g.text)
+    memory.episodes.save(ms.Episode(task_description="t"))
+    g.storage.forget(namespace=g.text, scrub=False)
+    assert memory.episodes.count(archived=None) == 0
 
 
 _add_filters()
@@ -455,7 +536,12 @@ _add_writes()
 
 # These have a test of their own; or take SQL, or statements of the package, which are no data.
 ELSEWHERE = {"storage.open.database", "storage.open.auth_token", "storage.run.work", "storage.open.now"}
-OF_STATEMENTS = {"transaction.read.step", "transaction.write.steps", "transaction.write.again"}
+OF_STATEMENTS = {
+    *(f"transaction.{name}" for name in ("audit.name", "audit.call", "audit.things", "look.batch")),
+    "transaction.read.step",
+    "transaction.write.steps",
+    "transaction.write.again",
+}
 
 
 def _methods(storage: ms.MemoryStorage) -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -483,6 +569,9 @@ def _filters_of(declared: str) -> Iterator[str]:
     for name, hint in get_type_hints(kinds[found[1]]).items():
         if any(word in str(hint) for word in ("str", "Literal", "Enum", "TaskType", "Complexity")):
             yield name
+
+
+_add_answers()
 
 
 def test_every_string_argument_of_every_public_method_has_a_case():
