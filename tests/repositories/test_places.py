@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -343,3 +344,41 @@ def test_what_the_tests_of_this_module_store_is_consistent(storage):
 
     fill()
     assert_consistent(storage.engine)
+
+
+def _crowded(chance: random.Random) -> tuple[float, float]:
+    """Round the poles, on both sides of the antimeridian, in a town, and anywhere."""
+    latitude, longitude, wide = chance.choice(
+        [(90, 0, 2.0), (-90, 0, 1e-3), (0, 180, 1.0), (48, 11, 0.05), (0, 0, 60.0)]
+    )
+    up, around = latitude + chance.gauss(0, wide), longitude + chance.gauss(0, wide)
+    if abs(latitude) == 90:
+        around = chance.uniform(-180, 180)
+    return math.copysign(min(abs(up), 180 - abs(up)), up), (around + 540) % 360 - 180
+
+
+def test_among_many_places_the_nearest_and_all_pages_of_the_near_are_those_of_a_loop(storage):
+    chance = random.Random(5)
+    world = stored(
+        storage,
+        [
+            (chance.randrange(8), dict(zip(("latitude", "longitude"), _crowded(chance), strict=True)))
+            for _ in range(600)
+        ],
+    )
+    kept = world.kept(lambda _: True)
+    for _ in range(30):
+        latitude, longitude = _crowded(chance)
+        point = ms.Point(latitude=latitude, longitude=longitude)
+        distances = sorted(metres(point, one) for one in kept)
+        nearest = [one.distance_m for one in world.memory.spatiotemporal.nearest(point, 7)]
+        assert nearest == pytest.approx(distances[:7], abs=1e-6)
+        radius = distances[chance.randrange(80)] + 1e-3
+        near = every_page(lambda **page: world.memory.spatiotemporal.near(point, radius, **page), 20)  # noqa: B023
+        assert [one.distance_m for one in near] == pytest.approx([one for one in distances if one <= radius], abs=1e-6)
+        by_episode = {world.episode_of(one).id: math.inf for one in kept}
+        for one in kept:
+            key = world.episode_of(one).id
+            by_episode[key] = min(by_episode[key], metres(point, one))
+        found = world.memory.spatiotemporal.episodes.nearest(point, 2)
+        assert [one.distance_m for one in found] == pytest.approx(sorted(by_episode.values())[:2], abs=1e-6)
