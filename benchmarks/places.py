@@ -34,6 +34,7 @@ _SCANS = 5
 _NOTES = (
     f"each search finds {FOUND} whole, checked entries, whose episodes are not archived; a scan gives the same rows.",
     "faster: the median time of a scan of the table of the large store by the 95th percentile of the searches.",
+    "times are the processor's: what else the machine does is not counted.",
     "grows: the median time in the large store by that in the small one, in turns.",
 )
 
@@ -137,20 +138,23 @@ def _queries(storage: ms.MemoryStorage, count: int) -> list[Query]:
 
 def _query(storage: ms.MemoryStorage, latitude: float, longitude: float) -> Query:
     point = ms.Point(latitude=latitude, longitude=longitude)
-    near = storage.spatiotemporal.nearest(point, 3 * FOUND)
-    sides = [
-        max(abs(one.item.latitude - latitude), abs(one.item.longitude - longitude))
-        for one in near
-        if one.item.latitude is not None and one.item.longitude is not None
-    ]
-    side = sorted(sides)[FOUND - 1]
-    edges = {
-        "south": max(latitude - side, -90.0),
-        "north": min(latitude + side, 90.0),
-        "west": max(longitude - side, -180.0),
-        "east": min(longitude + side, 180.0),
-    }
-    return Query(point, near[FOUND - 1].distance_m, ms.Box(**edges))
+    near = storage.spatiotemporal.nearest(point, FOUND)
+    places = [(one.item.latitude or 0.0, one.item.longitude or 0.0) for one in near]
+    low, high = 0.0, max(max(abs(up - latitude), abs(around - longitude)) for up, around in places)
+    side = high = 1.001 * high  # what is on its edge is in it
+    while (found := len(storage.spatiotemporal.within(_square(point, side), limit=FOUND + 1))) != FOUND:
+        low, high = (side, high) if found < FOUND else (low, side)
+        side = (low + high) / 2
+    return Query(point, near[-1].distance_m, _square(point, side))
+
+
+def _square(point: ms.Point, side: float) -> ms.Box:
+    return ms.Box(
+        south=max(point.latitude - side, -90.0),
+        north=min(point.latitude + side, 90.0),
+        west=max(point.longitude - side, -180.0),
+        east=min(point.longitude + side, 180.0),
+    )
 
 
 def _measured(name: str, stores: list[ms.MemoryStorage], count: int, *, is_checked: bool) -> list[Line]:
@@ -190,9 +194,10 @@ def _run(storage: ms.MemoryStorage, sql: str, values: tuple[float, ...]) -> obje
 
 
 def _timed(search: Search, storage: ms.MemoryStorage, query: Query) -> float:
-    start = time.perf_counter()
+    """Seconds of the processor: all of it is done in this process, and what others do meanwhile is not counted."""
+    start = time.process_time()
     found = search(storage, query)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     assert len(found) == FOUND, f"{len(found)} entries"  # type: ignore[arg-type]
     return seconds
 

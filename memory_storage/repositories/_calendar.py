@@ -17,7 +17,7 @@ from memory_storage.errors import ValidationError
 from memory_storage.models import Granularity, TimeBucket
 from memory_storage.schema.regions import FOREVER
 
-from ._codec import EPOCH, from_micros, to_micros
+from ._codec import EPOCH, to_micros
 
 FIRST = to_micros(datetime.min.replace(tzinfo=timezone.utc))
 END = to_micros(datetime.max.replace(tzinfo=timezone.utc)) + 1
@@ -25,11 +25,13 @@ HOUR = 3_600_000_000
 UNITS = {"hour": HOUR, "day": 24 * HOUR, "week": 7 * 24 * HOUR}  # year 1 began on a Monday
 GRANULARITIES: tuple[str, ...] = (*UNITS, "month")
 
-KNOWN_UNTIL = to_micros(datetime(2038, 1, 1, tzinfo=timezone.utc))
+_KNOWN_UNTIL = datetime(2038, 1, 1, tzinfo=timezone.utc)
+KNOWN_UNTIL = to_micros(_KNOWN_UNTIL)
 """Few moments are later. Until then changes are looked for day by day; after it, the zones have only yearly rules."""
 
 _LOOKED_FROM = datetime(1830, 1, 1, tzinfo=timezone.utc)  # before, clocks went by the sun
-_LAST = datetime(9999, 12, 30, tzinfo=timezone.utc)
+_RULES_FROM = datetime(2101, 1, 1, tzinfo=timezone.utc)  # some zones have tables for this century
+_CYCLE = timedelta(days=146_097)  # 400 years: the calendar repeats itself, and with it whatever follows yearly rules
 _DAY = timedelta(days=1)
 _SECOND = timedelta(seconds=1)
 _FARTHEST = 26 * HOUR  # no offset is larger
@@ -51,9 +53,12 @@ def periods(zone: str, *, for_ever: bool = False) -> tuple[Period, ...]:
         ValidationError: there is no such zone.
     """
     changes = [(-FOREVER, _shift(_LOOKED_FROM, found := _zone(zone)))]
-    changes += _changes(found, _LOOKED_FROM, from_micros(KNOWN_UNTIL) or _LAST, _DAY)
+    changes += _changes(found, _LOOKED_FROM, _KNOWN_UNTIL, _DAY)
     if for_ever:
-        changes += _changes(found, from_micros(KNOWN_UNTIL) or _LAST, _LAST, 7 * _DAY)
+        changes += _changes(found, _KNOWN_UNTIL, _RULES_FROM, 7 * _DAY)
+        cycle = list(_changes(found, _RULES_FROM, _RULES_FROM + _CYCLE, 7 * _DAY))
+        turns = range((END - to_micros(_RULES_FROM)) // _micros(_CYCLE) + 1)
+        changes += [(since + turn * _micros(_CYCLE), shift) for turn in turns for since, shift in cycle]
     ends = [since for since, _ in changes[1:]]
     return tuple(Period(since, until, shift) for (since, shift), until in zip(changes, [*ends, FOREVER], strict=True))
 
@@ -114,7 +119,11 @@ def _zone(name: str) -> zoneinfo.ZoneInfo:
 
 
 def _shift(moment: datetime, zone: zoneinfo.ZoneInfo) -> int:
-    return (moment.astimezone(zone).utcoffset() or timedelta()) // timedelta(microseconds=1)
+    return _micros(moment.astimezone(zone).utcoffset() or timedelta())
+
+
+def _micros(length: timedelta) -> int:
+    return length // timedelta(microseconds=1)
 
 
 def _changes(zone: zoneinfo.ZoneInfo, at: datetime, end: datetime, step: timedelta) -> Iterator[tuple[int, int]]:

@@ -56,6 +56,8 @@ def _read(
     session: Session, zone: str, statement: Prepared, values: dict[str, Any]
 ) -> tuple[Sequence[Period], Sequence[Row]]:
     """The rows, whose last column says whether some are later than the zone is usually computed for."""
+    if not isinstance(zone, str):
+        raise ValidationError("zone", "a time zone's name, like 'Europe/Berlin'", zone)
     known = periods(zone)
     rows = session.read(statement.step(namespace=session.namespace, periods=_as_json(known), **values))
     if rows and rows[0][-1]:

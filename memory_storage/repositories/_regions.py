@@ -76,17 +76,14 @@ class FindsByRegion(Repository, Generic[T]):
         Raises:
             ValidationError: the point, the radius, or what `within` refuses.
         """
-        centre, size, place = (
-            _checked(Point, point, "point"),
-            check_limit(limit, self._session.limits),
-            parse_cursor(cursor),
-        )
-        rows = self._around(centre, _checked_radius(radius_m), size + 1, place, between, filters)
+        centre, farthest = _checked(Point, point, "point"), _checked_radius(radius_m)
+        size, place = check_limit(limit, self._session.limits), parse_cursor(cursor)
+        rows = self._around(centre, farthest, size + 1, place, between, filters)
         read = self._in_order(rows, down=place is not None and place.backwards)
-        inside = [row for row in read if _metres(centre, row) <= radius_m]  # SQL looks a hair further than it must
-        shown = [row for row in read[:size] if row in inside]
-        places = [_place(row) for row in inside]
-        return page(self._nearby(centre, shown, rows), places, len(shown), place)
+        found = self._nearby(centre, read, rows)
+        # SQL looks a hair further than it must.
+        inside = [(near, _place(row)) for near, row in zip(found, read, strict=True) if near.distance_m <= radius_m]
+        return page([near for near, _ in inside[:size]], [where for _, where in inside], size, place)
 
     def nearest(
         self,

@@ -59,6 +59,9 @@ def known(storage: ms.MemoryStorage, make_episode: Callable[..., ms.Episode]) ->
 
 Call = Callable[[ms.MemoryStorage, Known], Any]
 
+POINT = ms.Point(latitude=1.0, longitude=2.0)
+BOX = ms.Box(south=1.0, west=2.0, north=2.0, east=3.0)
+
 
 def _refusal(storage: ms.MemoryStorage, known: Known, call: Call) -> ms.ValidationError:
     """The error of the call, which must be ours, complete after pickling, and have changed nothing."""
@@ -503,6 +506,79 @@ GARBAGE: list[tuple[Call, str]] = [
         (lambda s, k, value=value: s.embeddings.find(value, k.episode.id, model="m"), "owner_type")
         for value in ("planet", None, ["episode"])
     ),
+    (_place(ongoing=True), ""),
+    (_place(ongoing=1), "ongoing"),
+    (lambda s, k: s.spatiotemporal.put_many([k.place, k.place]), "places"),
+    (lambda s, k: s.spatiotemporal.put_many([k.place, None]), "places.1"),
+    (lambda s, k: s.spatiotemporal.put_many(None), "places"),
+    *(
+        (lambda s, k, value=value, call=call: call(s.spatiotemporal, value), "point")
+        for value in (None, (1.0, 2.0), BOX, POINT.model_copy(update={"latitude": NAN}), ms.Point.model_construct())
+        for call in (
+            lambda places, value: places.near(value, 1.0),
+            lambda places, value: places.nearest(value),
+            lambda places, value: places.episodes.nearest(value),
+        )
+    ),
+    *(
+        (lambda s, k, value=value: s.spatiotemporal.within(value), "box")
+        for value in (
+            None,
+            (1.0, 2.0, 3.0, 4.0),
+            POINT,
+            BOX.model_copy(update={"south": 3.0}),
+            ms.Box.model_construct(),
+        )
+    ),
+    *(
+        (lambda s, k, value=value: s.spatiotemporal.near(POINT, value), "radius_m")
+        for value in (-1, NAN, INFINITY, True, "1", None, [1])
+    ),
+    *((lambda s, k, n=n: s.spatiotemporal.nearest(POINT, n), "k") for n in (0, -1, 1_001, True, 1.0, "1", None)),
+    *((lambda s, k, n=n: s.spatiotemporal.diverse(n), "k") for n in (0, -1, 1_001, True, 1.0, "1", None)),
+    *(
+        (lambda s, k, value=value, call=call: call(s.spatiotemporal)(value), "interval")
+        for value in (None, (NOW, NOW), NOW, ms.Interval().model_copy(update={"starts_at": NAIVE}))
+        for call in (lambda places: places.during, lambda places: places.episodes.overlapping)
+    ),
+    *(
+        (lambda s, k, call=call: call(s.spatiotemporal)(between=(NOW, NOW)), "between")
+        for call in (
+            lambda places: partial(places.within, BOX),
+            lambda places: partial(places.near, POINT, 1.0),
+            lambda places: partial(places.nearest, POINT),
+            lambda places: partial(places.timeline, "episode", new_id()),
+        )
+    ),
+    *((lambda s, k, value=value: s.spatiotemporal.as_of(value), "moment") for value in (None, NAIVE, "now", 5)),
+    *(
+        (lambda s, k, more=more, call=call: call(s.spatiotemporal)(**more), next(iter(more)))
+        for more in (
+            {"limit": 0},
+            {"limit": True},
+            {"cursor": "x"},
+            {"colour": "red"},
+            {"domain": 5},
+            {"tags_any": "ab"},
+        )
+        for call in (
+            lambda places: partial(places.within, BOX),
+            lambda places: partial(places.near, POINT, 1.0),
+            lambda places: partial(places.episodes.during, ms.Interval()),
+            lambda places: partial(places.as_of, NOW),
+        )
+    ),
+    *(
+        (lambda s, k, call=call: call(s.spatiotemporal)(direction="down"), "direction")
+        for call in (
+            lambda places: partial(places.within, BOX),
+            lambda places: partial(places.trajectory, new_id()),
+        )
+    ),
+    *(
+        (lambda s, k, value=value: s.spatiotemporal.timeline(value, k.episode.id), "owner_type")
+        for value in ("pattern", None, ["episode"])
+    ),
 ]
 
 NO_IDS = ("", "x", None, 5, 1.5, True, b"0123456789abcdef", [], {}, "\0", "\ud800", "1" * 33, object())
@@ -533,6 +609,8 @@ BY_ID: list[Callable[[ms.MemoryStorage], Callable[[Any], Any]]] = [
     lambda s: s.spatiotemporal.find,
     lambda s: s.spatiotemporal.delete,
     lambda s: lambda key: s.spatiotemporal.of("episode", key),
+    lambda s: lambda key: s.spatiotemporal.timeline("episode", key),
+    lambda s: s.spatiotemporal.trajectory,
 ]
 
 

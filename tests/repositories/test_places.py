@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -77,15 +78,17 @@ class World:
         return [one for one in self.entries if holds(one) and self.episode_of(one).id in passing]
 
 
-@st.composite
-def worlds(draw: Any, storage: ms.MemoryStorage) -> World:
+def stored(storage: ms.MemoryStorage, made: list[tuple[int, dict[str, Any]]]) -> World:
+    """Four episodes of a step each, one of them archived; and places, each of one of the eight owners."""
     memory = storage.in_namespace(str(uuid4()))
     memory.episodes.save_many([_episode(number) for number in range(4)])
     memory.episodes.archive(memory.episodes.query(limit=1).items[0].id)
     episodes = list(memory.episodes.iterate(archived=None, direction="oldest_first"))
     owners = [("episode", one.id) for one in episodes] + [("step", one.steps[0].id) for one in episodes]
-    made = draw(st.lists(st.tuples(st.sampled_from(owners), places()), max_size=12))
-    entries = [ms.SpatiotemporalEntry(owner_type=kind, owner_id=key, **place) for (kind, key), place in made]
+    entries = [
+        ms.SpatiotemporalEntry(owner_type=owners[number][0], owner_id=owners[number][1], **place)
+        for number, place in made
+    ]
     entries.sort(key=lambda entry: entry.owner_type)  # as they are stored
     return World(memory, episodes, memory.spatiotemporal.put_many(entries))
 
@@ -117,6 +120,7 @@ def places(draw: Any) -> dict[str, Any]:
     return found
 
 
+worlds = st.lists(st.tuples(st.integers(0, 7), places()), max_size=12)
 filters = oracle.some(
     domain=st.sampled_from(DOMAINS),
     archived=st.sampled_from([None, True, False]),
@@ -230,7 +234,7 @@ def _ask(finder: Any, method: str, asked: Any) -> Callable[..., ms.Page[Any]]:
 @settings(max_examples=30)
 @given(data=st.data())
 def test_a_search_by_region_or_time_equals_a_loop_over_all(storage, data, method):
-    world = data.draw(worlds(storage))
+    world = stored(storage, data.draw(worlds))
     strategy, holds = BY_TIME[method]
     asked, some = data.draw(strategy), data.draw(filters)
     newest_first, limit = data.draw(st.booleans()), data.draw(st.integers(1, 5))
@@ -264,7 +268,7 @@ def _assert_nearest(found: list[ms.Nearby[Any]], expected: list[tuple[float, Any
 
 @given(data=st.data())
 def test_what_is_near_a_point_equals_a_loop_over_all(storage, data):
-    world = data.draw(worlds(storage))
+    world = stored(storage, data.draw(worlds))
     point, radius, between = data.draw(points), data.draw(radii), data.draw(st.none() | intervals())
     some, limit = data.draw(filters), data.draw(st.integers(1, 5))
     kept = world.kept(lambda one: one.latitude is not None and overlaps(one, between), **some)
@@ -279,7 +283,7 @@ def test_what_is_near_a_point_equals_a_loop_over_all(storage, data):
 
 @given(data=st.data())
 def test_the_k_nearest_equal_those_of_a_loop_over_all(storage, data):
-    world = data.draw(worlds(storage))
+    world = stored(storage, data.draw(worlds))
     point, k, between = data.draw(points), data.draw(st.integers(1, 6)), data.draw(st.none() | intervals())
     some = data.draw(filters)
     kept = world.kept(lambda one: one.latitude is not None and overlaps(one, between), **some)
@@ -299,7 +303,7 @@ def test_the_k_nearest_equal_those_of_a_loop_over_all(storage, data):
 
 @given(data=st.data())
 def test_the_timeline_of_an_owner_and_the_trajectory_of_an_episode_equal_a_loop(storage, data):
-    world = data.draw(worlds(storage))
+    world = stored(storage, data.draw(worlds))
     between, newest_first = data.draw(st.none() | intervals()), data.draw(st.booleans())
     more = {"direction": "newest_first" if newest_first else "oldest_first"}
     for episode in world.episodes:
@@ -317,7 +321,7 @@ def test_the_timeline_of_an_owner_and_the_trajectory_of_an_episode_equal_a_loop(
 @settings(max_examples=20)
 @given(data=st.data())
 def test_what_is_put_again_is_found_where_it_is_now_and_what_is_deleted_nowhere(storage, data):
-    world = data.draw(worlds(storage))
+    world = stored(storage, data.draw(worlds))
     for entry in world.entries[::2]:
         place = data.draw(places())
         blank = {"latitude": None, "longitude": None, "starts_at": None, "ends_at": None, "ongoing": False}
@@ -336,7 +340,45 @@ def test_what_the_tests_of_this_module_store_is_consistent(storage):
     @settings(max_examples=20)
     @given(data=st.data())
     def fill(data):
-        data.draw(worlds(storage))
+        stored(storage, data.draw(worlds))
 
     fill()
     assert_consistent(storage.engine)
+
+
+def _crowded(chance: random.Random) -> tuple[float, float]:
+    """Round the poles, on both sides of the antimeridian, in a town, and anywhere."""
+    latitude, longitude, wide = chance.choice(
+        [(90, 0, 2.0), (-90, 0, 1e-3), (0, 180, 1.0), (48, 11, 0.05), (0, 0, 60.0)]
+    )
+    up, around = latitude + chance.gauss(0, wide), longitude + chance.gauss(0, wide)
+    if abs(latitude) == 90:
+        around = chance.uniform(-180, 180)
+    return math.copysign(min(abs(up), 180 - abs(up)), up), (around + 540) % 360 - 180
+
+
+def test_among_many_places_the_nearest_and_all_pages_of_the_near_are_those_of_a_loop(storage):
+    chance = random.Random(5)
+    world = stored(
+        storage,
+        [
+            (chance.randrange(8), dict(zip(("latitude", "longitude"), _crowded(chance), strict=True)))
+            for _ in range(600)
+        ],
+    )
+    kept = world.kept(lambda _: True)
+    for _ in range(30):
+        latitude, longitude = _crowded(chance)
+        point = ms.Point(latitude=latitude, longitude=longitude)
+        distances = sorted(metres(point, one) for one in kept)
+        nearest = [one.distance_m for one in world.memory.spatiotemporal.nearest(point, 7)]
+        assert nearest == pytest.approx(distances[:7], abs=1e-6)
+        radius = distances[chance.randrange(80)] + 1e-3
+        near = every_page(lambda **page: world.memory.spatiotemporal.near(point, radius, **page), 20)  # noqa: B023
+        assert [one.distance_m for one in near] == pytest.approx([one for one in distances if one <= radius], abs=1e-6)
+        by_episode = {world.episode_of(one).id: math.inf for one in kept}
+        for one in kept:
+            key = world.episode_of(one).id
+            by_episode[key] = min(by_episode[key], metres(point, one))
+        found = world.memory.spatiotemporal.episodes.nearest(point, 2)
+        assert [one.distance_m for one in found] == pytest.approx(sorted(by_episode.values())[:2], abs=1e-6)

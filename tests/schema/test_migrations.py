@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,41 @@ def test_vectors_without_a_column_in_the_older_schema_are_not_dropped_in_silence
         migrate.downgrade(storage.engine, "0002")
     assert dump(storage.engine) == before
     assert migrate.current(storage.engine) == schema.HEAD
+
+
+def test_places_go_down_and_come_up_again_and_are_found(storage: ms.MemoryStorage):
+    episode = storage.episodes.save(ms.Episode(task_description="a", steps=[ms.Step(tool="t")]))
+    noon = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
+    moment = {"starts_at": noon}
+    span = {"starts_at": noon - timedelta(days=9), "ends_at": noon + timedelta(days=9)}
+    for memory in (storage, storage.in_namespace("user:42")):
+        memory.episodes.import_many([episode])
+        for kind, key in (("episode", episode.id), ("step", episode.steps[0].id)):
+            for time in (moment, span, {}):
+                memory.spatiotemporal.put(
+                    ms.SpatiotemporalEntry(owner_type=kind, owner_id=key, latitude=-33.9, longitude=151.2, **time)
+                )
+            memory.spatiotemporal.put(ms.SpatiotemporalEntry(owner_type=kind, owner_id=key, **span))
+    before = list(storage.spatiotemporal.iterate())
+    migrate.downgrade(storage.engine, "0003")
+    migrate.upgrade(storage.engine)
+    assert list(storage.spatiotemporal.iterate()) == before
+    assert_consistent(storage.engine)
+    for memory in (storage, storage.in_namespace("user:42")):
+        assert len(memory.spatiotemporal.near(ms.Point(latitude=-33.9, longitude=151.2), 1.0)) == 6
+        assert len(memory.spatiotemporal.as_of(noon)) == 6
+
+
+def test_what_is_ongoing_is_a_moment_in_the_older_schema(storage: ms.MemoryStorage):
+    episode = storage.episodes.save(ms.Episode(task_description="a"))
+    noon = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
+    entry = ms.SpatiotemporalEntry(owner_type="episode", owner_id=episode.id, starts_at=noon, ongoing=True)
+    storage.spatiotemporal.put(entry)
+    migrate.downgrade(storage.engine, "0003")
+    migrate.upgrade(storage.engine)
+    assert storage.spatiotemporal.get(entry.id).ongoing is False
+    assert len(storage.spatiotemporal.as_of(noon + timedelta(days=1))) == 0
+    assert_consistent(storage.engine)
 
 
 def test_an_upgrade_of_what_is_up_to_date_touches_no_row(storage: ms.MemoryStorage):

@@ -164,11 +164,15 @@ def upgrade() -> None:
             TABLE,
             MOVE,
             "DROP TABLE old_places",
+            *INDEXES,
+            EPISODE_INDEX,
+            *TREES,
+            *FILL,
+            *TRIGGERS,
         )
     )
     if not op.get_context().as_sql:
         _onto_the_sphere()
-    together.execute((*INDEXES, EPISODE_INDEX, *TREES, *FILL, *TRIGGERS))
 
 
 def downgrade() -> None:
