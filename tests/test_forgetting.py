@@ -97,8 +97,13 @@ class Canary:
         vectors = [struct.pack(f"<{DIMENSION}f", *vector) for vector in self.vectors]
         with self.storage.engine.connect() as connection:  # as they are in the edges of an index
             edges = [connection.exec_driver_sql("SELECT vector8(?)", (str(one),)).scalar() for one in self.vectors]
-        # A word in an index lacks what it shares with the one before it.
-        return [CANARY[2:].encode(), *(str(one).encode() for one in ids), *vectors, *(one[:DIMENSION] for one in edges)]
+        # A word in an index lacks its ending, and what it shares with the one before it.
+        return [
+            CANARY[2:7].encode(),
+            *(str(one).encode() for one in ids),
+            *vectors,
+            *(one[:DIMENSION] for one in edges),
+        ]
 
 
 def _files(path: Path) -> dict[str, bytes]:
