@@ -97,8 +97,13 @@ class Canary:
         vectors = [struct.pack(f"<{DIMENSION}f", *vector) for vector in self.vectors]
         with self.storage.engine.connect() as connection:  # as they are in the edges of an index
             edges = [connection.exec_driver_sql("SELECT vector8(?)", (str(one),)).scalar() for one in self.vectors]
-        # A word in an index lacks what it shares with the one before it.
-        return [CANARY[2:].encode(), *(str(one).encode() for one in ids), *vectors, *(one[:DIMENSION] for one in edges)]
+        # A word in an index lacks its ending, and what it shares with the one before it.
+        return [
+            CANARY[2:7].encode(),
+            *(str(one).encode() for one in ids),
+            *vectors,
+            *(one[:DIMENSION] for one in edges),
+        ]
 
 
 def _files(path: Path) -> dict[str, bytes]:
@@ -185,12 +190,19 @@ def test_a_stale_copy_of_what_was_forgotten_does_not_come_back(storage):
     with pytest.raises(ms.NotFoundError):
         storage.episodes.append_step(found.episode.id, ms.Step(tool="t"))
     assert storage.episodes.import_many([found.episode]) == 0
-    with pytest.raises(ms.ValidationError, match="forgotten"):
-        storage.patterns.save(found.learned.model_copy(update={"version": 0}))
+    with pytest.raises(ms.ConflictError):
+        storage.patterns.save(found.learned)
     assert storage.patterns.import_many([found.learned]) == 0
     import_stream(storage, io.BytesIO(everything))
     assert CANARY not in repr(dump(storage.engine))
     assert_consistent(storage.engine)
+
+
+def test_a_pattern_that_went_with_its_evidence_can_be_learned_anew_from_others(storage):
+    found = Canary(storage, 3)
+    storage.forget(episode=found.episode.id)
+    anew = ms.Heuristic(id=found.learned.id, condition="c", action="a", evidence=[found.others[0].id])
+    assert storage.patterns.save(anew).version == 1
 
 
 def test_a_whole_namespace_is_gone_and_the_others_have_all_they_had(database):

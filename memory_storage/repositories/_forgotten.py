@@ -1,7 +1,7 @@
 """What must not come back: a digest for each episode and pattern that was forgotten. Deletes nothing itself.
 
 A digest says nothing of the person: it is one of the namespace and the id, and kept so that a stale copy of a row (an
-old export, a save that is repeated) is not taken for a new one.
+old export, the first save of an episode that is repeated) is not taken for a new one.
 """
 
 from __future__ import annotations

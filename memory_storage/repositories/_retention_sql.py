@@ -105,17 +105,17 @@ PUT_AWAY = Prepared("""
 UPDATE episodes SET archived_at = coalesce(archived_at, :now)
 WHERE seq = (SELECT episode_seq FROM forgotten WHERE digest = unhex(:digest)) RETURNING id, unixepoch('subsec')
 """)
+_WEIGHT = "1 + (octet_length(document) + coalesce(octet_length(output), 0)) / 2048"
 # The last steps that weigh no more than :portion together, and one at least.
-SOME_STEPS = Prepared("""
+SOME_STEPS = Prepared(f"""
 DELETE FROM steps WHERE seq IN (
     SELECT seq FROM (
-        SELECT seq, row_number() OVER last AS place,
-            sum(1 + (octet_length(document) + coalesce(octet_length(output), 0)) / 2048) OVER last AS weight
-        FROM (SELECT seq, step_number, document, output FROM steps WHERE namespace = :namespace AND episode_id = :id
-            ORDER BY step_number DESC LIMIT 1000)
+        SELECT seq, row_number() OVER last AS place, sum(weight) OVER last AS total
+        FROM (SELECT seq, step_number, {_WEIGHT} AS weight FROM steps
+            WHERE namespace = :namespace AND episode_id = :id ORDER BY step_number DESC LIMIT 1000)
         WINDOW last AS (ORDER BY step_number DESC ROWS UNBOUNDED PRECEDING))
-    WHERE weight <= :portion OR place = 1)
-RETURNING 1 + (octet_length(document) + coalesce(octet_length(output), 0)) / 2048, unixepoch('subsec')
+    WHERE total <= :portion OR place = 1)
+RETURNING {_WEIGHT}, unixepoch('subsec')
 """)
 
 

@@ -44,7 +44,7 @@ from ._codec import (
     to_micros,
 )
 from ._filters import conditions
-from ._forgotten import forgotten_among, guard, refuse_forgotten
+from ._forgotten import forgotten_among, guard
 from ._learning import LONGEST_RECOVERY, as_wanted, context_of, learned_recoveries, learned_sequences
 from ._paging import check_limit, order_and_place, page, parse_cursor
 from ._portions import of_documents
@@ -79,7 +79,7 @@ class PatternRepository(Repository):
 
         Raises:
             ConflictError: the stored version is another than `pattern.version`.
-            ValidationError: a limit is broken, something would not be read back equal, or it is new and was forgotten.
+            ValidationError: a limit is broken, or something would not be read back equal.
         """
         return self.save_many([pattern])[0]
 
@@ -87,7 +87,7 @@ class PatternRepository(Repository):
         """Save all of them or none, as `save` does."""
         prepared = self._prepare(patterns)
         saved = keep_writing(
-            self._save, prepared, lambda _, error: self._without_repeats(prepared, error), "changing these patterns"
+            self._save, prepared, lambda *_: self._without_repeats(prepared), "changing these patterns"
         )
         by_id = {pattern.id: pattern for pattern in saved}
         return [by_id.get(pattern.id) or self.get(pattern.id) for _, pattern in prepared]  # type: ignore[misc]
@@ -352,8 +352,8 @@ class PatternRepository(Repository):
         namespace = self._session.namespace
         new = [pattern for _, pattern in prepared if pattern.version == 0 or statement is sql.IMPORT]
         changes = [
-            # What is learned is made of what is here: it brings nothing back, even with an id that was forgotten.
-            *guard(self._session, [] if statement is sql.LEARN else [pattern.id for pattern in new]),
+            # A copy of one that was forgotten stays away; but it may be learned anew, from others.
+            *guard(self._session, [pattern.id for pattern in new] if statement is sql.IMPORT else []),
             *(
                 statement.step(
                     None if statement is sql.LEARN else portion.documents,
@@ -385,10 +385,8 @@ class PatternRepository(Repository):
             known |= forgotten_among(self._session, ids)
         return [pair for pair in prepared if pair[1].id not in known]
 
-    def _without_repeats(self, prepared: list[tuple[str, P]], error: RowCountError) -> list[tuple[str, P]]:
+    def _without_repeats(self, prepared: list[tuple[str, P]]) -> list[tuple[str, P]]:
         """Those that are not stored yet. ConflictError if one is stored in another version, or with another content."""
-        if error.step == 1:
-            refuse_forgotten(self._session, [pattern.id for _, pattern in prepared if pattern.version == 0])
         present = {pattern.id: pattern for pattern in self._get_many([pattern.id for _, pattern in prepared])}
         remaining = []
         for document, pattern in prepared:

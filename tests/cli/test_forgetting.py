@@ -107,7 +107,7 @@ def test_forget_erases_a_namespace(command, answered, database, episodes):
     }
     assert b"zqcanary" in database.read_bytes()
     assert answered("scrub") == {"complete": True, "why": ""}
-    assert b"canary" not in database.read_bytes()
+    assert b"canar" not in database.read_bytes()
 
 
 def test_on_a_server_forget_says_what_is_out_of_reach_and_is_no_failure(command, migrated_server_url):
