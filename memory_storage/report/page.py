@@ -131,7 +131,7 @@ def _cards(report: Report) -> list[tuple[str, str, str]]:
         ("went well", percent(success.rate), f"{between(success)} (95 %), {success.count:,} of {success.of:,}"),
         ("mean reward", number(reward.mean), f"of {reward.of:,} with a reward"),
         ("mean duration", seconds(report.all.duration_s.mean), f"of {report.all.duration_s.of:,} that ended"),
-        ("steps", f"{steps:,}", f"with {len(report.tools):,} tools"),
+        ("steps", f"{steps:,}", f"with {len(report.tools):,} tool{'s' * (len(report.tools) != 1)}"),
         ("failed steps", percent(errors / ended if ended else None), f"{errors:,} of {ended:,} with a result"),
     ]
 
