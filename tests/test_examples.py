@@ -17,12 +17,16 @@ from tests.importers.transcripts import REAL, write_airline
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-@pytest.fixture
-def example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("similar_successes", EXAMPLES / "similar_successes.py")
+def _module(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def example() -> ModuleType:
+    return _module("similar_successes")
 
 
 @pytest.fixture(params=["made", "real"] if REAL.exists() else ["made"])
@@ -62,3 +66,17 @@ def test_the_script_shows_them(example, transcripts, tmp_path, monkeypatch, caps
     assert shown.count("\n\n") >= 9
     example.main()  # again: nothing is imported or embedded twice
     assert capsys.readouterr().out == shown
+
+
+def test_what_works_says_it_twice_alike_and_writes_a_page(transcripts, tmp_path, monkeypatch, capsys):
+    what_works = _module("what_works")
+    page = tmp_path / "report.html"
+    arguments = ["x", str(transcripts), "--database", str(tmp_path / "memory.db"), "--html", str(page)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    what_works.main()
+    shown = capsys.readouterr().out
+    assert "% to " in shown
+    assert shown.endswith(f"{page}\n")
+    what_works.main()
+    assert capsys.readouterr().out == shown
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")

@@ -7,6 +7,7 @@ are in the table beside it.
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from typing import Any
 
@@ -62,6 +63,24 @@ def kind_of(outcome: str) -> str:
     return outcome if outcome in _KINDS else "other"
 
 
+# XML has no place for these. Vega's text measure aborts the whole process when it meets one, so none may reach it.
+_NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_LONGEST_TEXT = 300
+
+
+def clean(text: str) -> str:
+    """The text with a replacement for every character that a page cannot hold."""
+    return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, str):
+        return clean(value[:_LONGEST_TEXT])
+    if isinstance(value, dict):
+        return {key: _cleaned(inner) for key, inner in value.items()}
+    return [_cleaned(inner) for inner in value] if isinstance(value, list) else value
+
+
 def drawn(spec: Spec, said: str) -> str:
     """The chart as an <svg> element; `said` is what it is for those who do not see it.
 
@@ -72,7 +91,7 @@ def drawn(spec: Spec, said: str) -> str:
         import vl_convert
     except ImportError as error:
         raise ConfigurationError("a report needs charts: pip install 'memory-storage[report]'") from error
-    svg: str = vl_convert.vegalite_to_svg({"config": _CONFIG, **spec})
+    svg: str = vl_convert.vegalite_to_svg(_cleaned({"config": _CONFIG, **spec}))
     return _without_noise(svg, said)
 
 
@@ -89,5 +108,5 @@ def _without_noise(svg: str, said: str) -> str:
             title.text = label
             element.insert(0, title)
     root.set("role", "img")
-    root.set("aria-label", said)
+    root.set("aria-label", clean(said))
     return ET.tostring(root, encoding="unicode")

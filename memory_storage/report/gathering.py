@@ -181,7 +181,8 @@ def _heads(view: Transaction, summary: Summary, filters: EpisodeFilters) -> dict
 
 
 def _entries(view: Transaction, heads: Mapping[UUID, Episode]) -> Iterator[SpatiotemporalEntry]:
-    here = (one for one in view.spatiotemporal.iterate() if one.latitude is not None and _belongs(one, heads))
+    looked_at = islice(view.spatiotemporal.iterate() if heads else (), 10 * _MOST_PLACES)
+    here = (one for one in looked_at if one.latitude is not None and _belongs(one, heads))
     yield from islice(here, _MOST_PLACES)
 
 

@@ -7,7 +7,6 @@ does, and the page's own policy lets no script run and nothing be fetched.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -20,7 +19,7 @@ from memory_storage.errors import ConfigurationError
 from memory_storage.models import Episode, Step, StepError, StepOk
 
 from .charts import charts
-from .drawing import Spec, drawn
+from .drawing import Spec, clean, drawn
 from .gathering import Report
 from .sections import Section, between, number, percent, seconds, sections
 
@@ -28,8 +27,6 @@ WIDE, NARROW = 646, 326
 _TEXT = 2_000
 _STEPS = 200
 _MARKS = {"ok": "ok", "error": "error", "timeout": "timeout", "": "no result"}
-# XML has no place for these, and a page no use.
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +131,7 @@ def _cards(report: Report) -> list[tuple[str, str, str]]:
         ("went well", percent(success.rate), f"{between(success)} (95 %), {success.count:,} of {success.of:,}"),
         ("mean reward", number(reward.mean), f"of {reward.of:,} with a reward"),
         ("mean duration", seconds(report.all.duration_s.mean), f"of {report.all.duration_s.of:,} that ended"),
-        ("steps", f"{steps:,}", f"with {len(report.tools):,} tools"),
+        ("steps", f"{steps:,}", f"with {len(report.tools):,} tool{'s' * (len(report.tools) != 1)}"),
         ("failed steps", percent(errors / ended if ended else None), f"{errors:,} of {ended:,} with a result"),
     ]
 
@@ -195,7 +192,7 @@ def _step(step: Step, longest: int) -> _ShownStep:
 
 
 def _clean(text: str, length: int) -> str:
-    shown = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text[:length])
+    shown = clean(text[:length])
     return shown if len(text) <= length else f"{shown}… ({len(text) - length:,} more characters)"
 
 
@@ -211,7 +208,7 @@ def _environment() -> Any:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["clean"] = lambda value: _CONTROL.sub("\N{REPLACEMENT CHARACTER}", str(value))
+    environment.filters["clean"] = lambda value: clean(str(value))
     return environment
 
 

@@ -95,6 +95,8 @@ def _by_tool(report: Report) -> Section:
 def _best_and_worst(rows: Sequence[GroupFigures]) -> str:
     best = max(rows, key=lambda row: row.success.low or 0.0)
     worst = min(rows, key=lambda row: row.success.high or 0.0)
+    if best is worst:
+        return f"Episodes that use {best.group} go well {percent(best.success.rate)} of the time."
     return (
         f"Episodes that use {best.group} go well most surely ({percent(best.success.rate)} of {best.success.of}); "
         f"those that use {worst.group} least ({percent(worst.success.rate)} of {worst.success.of})."
@@ -173,7 +175,7 @@ def _patterns(report: Report) -> Section:
     rows = [
         (
             row.description or str(row.id),
-            row.kind,
+            row.kind.replace("_", " "),
             row.times_retrieved,
             row.times_applied,
             percent(row.success.rate),

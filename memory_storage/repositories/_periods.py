@@ -25,6 +25,7 @@ USUAL = {
 """How far back an answer goes when it is not told."""
 
 _HOUR = timedelta(hours=1)
+_LAST = datetime.max.replace(tzinfo=timezone.utc)
 
 
 def as_zone(name: str) -> tzinfo:
@@ -43,7 +44,7 @@ def periods(bucket: Bucket, since: datetime, until: datetime, zone: tzinfo) -> l
     A day is from midnight to midnight there: 23 or 25 hours when clocks change, and two hours of one name are two.
 
     Raises:
-        ValidationError: there are more than 10,000, or their ends are before year 1 or after 9999.
+        ValidationError: there are more than 10,000, or the first would begin before year 1 in the zone.
     """
     if bucket not in get_args(Bucket):
         raise ValidationError("bucket", f"one of {', '.join(get_args(Bucket))}", bucket)
@@ -56,7 +57,7 @@ def periods(bucket: Bucket, since: datetime, until: datetime, zone: tzinfo) -> l
                 raise ValidationError("since", f"at most {MOST_PERIODS:,} periods: choose a larger bucket", since)
             found.append(period)
     except OverflowError as error:
-        raise ValidationError("since", "from year 1 to 9999, in the zone too", [since, until]) from error
+        raise ValidationError("since", "from year 1, in the zone too", since) from error
     return found
 
 
@@ -70,7 +71,10 @@ def _from(bucket: str, since: datetime, zone: tzinfo) -> Iterator[Period]:
     start = _hour(local) if bucket == "hour" else _midnight(_FIRST_DAY[bucket](local.date()), zone)
     after = _AFTER[bucket]
     while True:
-        end = after(start)
+        try:
+            end = after(start)
+        except OverflowError:
+            end = _LAST  # there is no midnight after it
         yield start, end
         start = end
 

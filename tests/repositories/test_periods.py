@@ -82,6 +82,13 @@ def test_episodes_around_a_change_of_clocks_are_counted_in_their_own_day(storage
     assert [(row.starts_at.day, row.episodes) for row in found] == [(28, 0), (29, 2), (30, 1)]
 
 
+def test_the_last_day_of_all_ends_with_time_itself(storage, make_episode):
+    last = datetime.max.replace(tzinfo=UTC)
+    storage.episodes.save(make_episode(started_at=last - HOUR))
+    (found,) = storage.analytics.over_time(since=last - 2 * HOUR, until=last)
+    assert (found.ends_at, found.episodes) == (last, 1)
+
+
 def test_too_many_periods_are_refused(storage):
     since = datetime(2026, 1, 1, tzinfo=UTC)
     with pytest.raises(ms.ValidationError, match="at most 10,000 periods"):

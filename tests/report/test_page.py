@@ -1,0 +1,176 @@
+"""The figures of a report, its sentences and its page, without a browser."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+import memory_storage as ms
+from memory_storage.report import gather, page, sections, write_page
+from memory_storage.report.drawing import drawn
+from memory_storage.report.projection import projected
+from memory_storage.report.sections import percent, seconds
+
+from .conftest import everything, harm
+
+
+@pytest.fixture(scope="module")
+def memory():
+    with ms.MemoryStorage.open(":memory:") as storage:
+        everything(storage)
+        yield storage
+
+
+def test_the_figures_are_those_of_analytics(memory):
+    report = gather(memory, zone="Europe/Berlin")
+    assert report.by_tool == memory.analytics.by("tool")
+    assert report.tools == memory.analytics.tools()
+    assert report.sequences == memory.analytics.sequences((2, 4), least_episodes=4)
+    assert report.all.episodes == memory.episodes.count() == sum(row.episodes for row in report.periods)
+    assert report.all.success.count == memory.episodes.count(outcome="success")
+    assert report.bucket == "week"
+    assert [one.outcome.kind for one in report.episodes] == ["failure"] * 4 + ["success"] * 4
+    assert len(report.places) == 40
+    assert len(report.points) == 160
+
+
+def test_filters_hold_for_all_of_it(memory):
+    report = gather(memory, domain="data", since=datetime(2026, 10, 1, tzinfo=timezone.utc), episodes=3)
+    expected = memory.episodes.count(domain="data", since=datetime(2026, 10, 1, tzinfo=timezone.utc))
+    assert report.all.episodes == expected == sum(row.episodes for row in report.periods)
+    assert {one.context.domain for one in report.episodes} == {"data"}
+    assert len(report.points) == expected
+    assert len(report.places) < 40
+    assert gather(memory, episodes=0).episodes == []
+    assert {one.outcome.kind for one in gather(memory, outcome="failure").episodes} == {"failure"}
+
+
+def test_success_may_be_a_reward(memory):
+    report = gather(memory, reward_at_least=0.99)
+    assert report.all.success.count == memory.episodes.count(min_reward=0.99)
+    assert "their reward is at least 0.99" in page(report)
+
+
+def test_every_section_has_a_sentence_and_rows_under_its_columns(memory):
+    for section in sections(gather(memory)):
+        assert section.summary
+        assert section.rows
+        assert {len(row) for row in section.rows} == {len(section.columns)}
+
+
+def test_a_report_is_of_one_moment_and_changes_nothing(memory):
+    before = memory.analytics.summary()
+    gather(memory)
+    assert memory.analytics.summary() == before
+
+
+@pytest.mark.parametrize("years", [1, 9999])
+def test_the_ends_of_time_can_be_reported(storage, make_episode, years):
+    first = datetime(years, 1 if years == 1 else 12, 1, tzinfo=timezone.utc)
+    storage.episodes.save_many([make_episode(started_at=first), make_episode(started_at=first + timedelta(days=30))])
+    report = gather(storage)
+    assert sum(row.episodes for row in report.periods) == 2
+
+
+def test_all_of_time_is_shown_from_its_end(storage, make_episode):
+    for year in (1, 2026):
+        storage.episodes.save(make_episode(started_at=datetime(year, 6, 1, tzinfo=timezone.utc)))
+    report = gather(storage)
+    assert report.all.episodes == 2
+    assert sum(row.episodes for row in report.periods) == 1
+
+
+def test_the_page_names_no_other_and_holds_no_script(memory, tmp_path):
+    text = write_page(gather(memory), tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert set(re.findall(r"https?://[^\"' )]*", text)) <= {"http://www.w3.org/2000/svg"}
+    assert "default-src 'none'" in text
+    assert len(text) < 1_000_000
+
+
+def test_hostile_text_never_becomes_markup():
+    with ms.MemoryStorage.open(":memory:") as storage:
+        harm(storage)
+        text = page(gather(storage, episodes=50))
+    assert "<script" not in text
+    assert "<img" not in text
+    assert "onload=alert" not in text.replace("&gt;&lt;svg onload=alert", "")
+    assert "\x01" not in text
+    assert text.count("</style>") == 1
+
+
+def test_text_that_vega_would_abort_on_is_drawn(memory):
+    spec = {
+        "data": {"values": [{"a": "x\x01\x1f\ufffe\ud800y" * 99}]},
+        "mark": "text",
+        "encoding": {"text": {"field": "a"}},
+    }
+    assert "x\ufffd\ufffd\ufffd\ufffdy" in drawn(spec, "said \x00")
+
+
+def test_a_page_is_replaced_as_a_whole_or_stays(memory, tmp_path):
+    report = gather(memory, episodes=0)
+    file = write_page(report, tmp_path / "report.html")
+    file.write_text("old", encoding="utf-8")
+    write_page(report, file)
+    assert file.read_text(encoding="utf-8").startswith("<!doctype html>")
+    with pytest.raises(ms.ConfigurationError, match="cannot be written"):
+        write_page(report, tmp_path / "no" / "report.html")
+    assert [one.name for one in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_two_principal_components_keep_what_differs_most():
+    flat = projected([[1.0, 0.0, 5.0], [-1.0, 0.0, 5.0], [0.0, 2.0, 5.0], [0.0, -2.0, 5.0]])
+    assert flat.kept == pytest.approx(1.0)
+    assert [abs(round(x, 6)) for x, _ in flat.places] == [0, 0, 2, 2]
+    assert projected([[1.0, 2.0]] * 2).startswith("Only 2")
+    assert projected([[1.0, 2.0]] * 5).startswith("All vectors are the same")
+    assert projected([[1.0], [2.0], [3.0]]).startswith("All vectors are the same")
+
+
+WITHOUT = """
+import sys
+for name in sys.argv[1:]:
+    sys.modules[name] = None
+import memory_storage as ms
+from memory_storage.report import gather, page, sections
+with ms.MemoryStorage.open(":memory:") as storage:
+    for number in range(4):
+        episode = storage.episodes.save(ms.Episode(task_description=f"t{number}", steps=[ms.Step(tool="t")],
+            outcome=ms.Success(verdict="v")))
+        storage.embeddings.put("episode", episode.id, [1.0, number, 0.5], model="m")
+    report = gather(storage)
+print(report.vectors)
+print(len(sections(report)))
+try:
+    page(report)
+except ms.ConfigurationError as error:
+    print(error)
+"""
+
+
+def test_without_the_extra_there_are_the_tables_and_a_sentence_about_the_rest():
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, "numpy", "vl_convert", "jinja2"], capture_output=True, text=True, check=True
+    )
+    assert "pip install numpy" in done.stdout
+    assert "pip install 'memory-storage[report]'" in done.stdout
+    assert re.search(r"^\d+$", done.stdout, re.MULTILINE)
+
+
+def test_numbers_are_written_as_people_read_them():
+    assert [percent(value) for value in (None, 0.0, 1.0, 0.123)] == ["-", "0%", "100%", "12.3%"]
+    assert [seconds(value) for value in (None, 0.0, 1e-6, 0.02, 90.0, 7200.0)] == [
+        "-", "0 s", "under 1 ms", "20 ms", "1.5 min", "2 h",
+    ]  # fmt: skip
+
+
+def test_json_has_every_table(memory):
+    found = gather(memory).tables()
+    assert found["by_tool"] == memory.analytics.by("tool").to_rows()
+    assert dataclasses.is_dataclass(found["summary"])
