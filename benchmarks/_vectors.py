@@ -30,6 +30,22 @@ class Data:
         """The same with fewer vectors to search among."""
         return Data(self.source, self.base[:count], self.queries, self.texts[:count])
 
+    def grown(self, count: int, *, seed: int = 2) -> Data:
+        """The same with so many to search among: the rest lies between two of the given ones, with some noise.
+
+        That is no real data: what is in between has fewer near neighbors than real vectors have, and its clusters are
+        those that were there. Recall on so many real ones may be lower or higher.
+        """
+        more, random = count - len(self.base), np.random.default_rng(seed)
+        if more <= 0:
+            return self.first(count)
+        ends = (self.base[random.integers(len(self.base), size=more)] for _ in range(2))
+        share = random.uniform(0.3, 0.5, size=(more, 1)).astype(np.float32)
+        noise = random.normal(scale=0.3 / self.base.shape[1] ** 0.5, size=(more, self.base.shape[1]))
+        added = _unit((1 - share) * next(ends) + share * next(ends) + noise)
+        source = f"{self.source}, and {more:,} between two of them each, with noise"
+        return Data(source, np.concatenate([self.base, added]), self.queries, self.texts)
+
     def nearest(self, k: int, among: Array | None = None) -> list[set[int]]:
         """The rows of the nearest k to each query, and those as near as the last of them."""
         rows = np.arange(len(self.base)) if among is None else among

@@ -25,7 +25,7 @@ import numpy as np
 import memory_storage as ms
 from memory_storage.schema.spaces import Space
 
-from . import _workload
+from . import _nearby, _workload
 from ._measure import Times
 from ._raw import Raw
 from ._report import Grid, Line, Report, milliseconds
@@ -56,9 +56,14 @@ _NOTES = (
 )
 
 
-def run(*, short: bool, data: Path | None = None) -> Report:
-    """Measure all of it; in short, one preset among fewer vectors."""
-    vectors = load(data)
+def run(*, short: bool, data: Path | None = None, vectors: int | None = None) -> Report:
+    """Measure all of it; in short, one preset among fewer vectors. `vectors`: the index in memory among so many."""
+    if vectors:
+        return _nearby.run(load(data).grown(vectors))
+    return _presets(load(data), short=short)
+
+
+def _presets(vectors: Data, *, short: bool) -> Report:
     vectors = vectors.first(4_000) if short else vectors
     presets = ["balanced"] if short else list(get_args(ms.IndexPreset))
     lines, rows = [], []
@@ -100,7 +105,7 @@ class Stored:
 
 @contextmanager
 def _stored(path: Path, data: Data, preset: str, each: int = 1) -> Iterator[Stored]:
-    with ms.MemoryStorage.open(path) as storage:
+    with ms.MemoryStorage.open(ms.Settings(database=str(path), vector_index="diskann")) as storage:
         numbers, owners = {}, []
         for first in range(0, len(data.base) // each, _BATCH):
             batch = [

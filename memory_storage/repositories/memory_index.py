@@ -68,6 +68,7 @@ class MemoryIndexes:
     def __init__(self, read: Callable[[Step], Sequence[Row]], path: Path | None, limit: int) -> None:
         self.read = read
         self.limit = limit
+        self.few = FEW
         self.stop = threading.Event()
         self._path = path
         self._models: dict[str, MemoryIndex] = {}
@@ -178,7 +179,7 @@ class MemoryIndex:
         """Catch up, if it is behind: a search has seen that so many vectors are there, and the last row's number."""
         behind = last - self._mark
         if self._graph is None:
-            self._go_on(vectors, wanted=vectors > FEW and not self._is_over)
+            self._go_on(vectors, wanted=vectors > self._indexes.few and not self._is_over)
         elif behind < 0 or self._is_worn(vectors):
             self._go_on(vectors, wanted=True)
         else:
@@ -301,7 +302,7 @@ class MemoryIndex:
         return added + self._build(state, progress) if self._is_worn(state.vectors) else added
 
     def _build(self, state: State, progress: Progress | None) -> int:
-        if state.vectors <= FEW:
+        if state.vectors <= self._indexes.few:
             self._put(None, 0)
             return 0
         graph = Graph(state.dimension)

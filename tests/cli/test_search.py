@@ -123,6 +123,17 @@ class TestIndex:
     def test_what_is_not_there(self, command, database, episodes, arguments, code):
         assert command("index", "rebuild", *arguments, "-d", database).exit_code == code
 
+    def test_going_over_to_the_other_kind_and_back(self, answered, command, database, many):
+        result = command("index", "use", "memory", "-d", database)
+        assert "2,100 vectors have entered the index (memory)" in result.stdout
+        assert "MEMORY_STORAGE_VECTOR_INDEX=memory" in result.stderr
+        assert answered("index", "status")[0]["indexed"] == 0
+        assert list(database.parent.glob("*.usearch"))
+        assert answered("index", "use", "diskann", "m") == {"m": 2100}
+        assert not list(database.parent.glob("*.usearch"))
+        assert answered("index", "verify")[0]["is_sound"]
+        assert command("index", "use", "nothing", "-d", database).exit_code == 4
+
     def test_worn_is_said(self, command, database, many):
         with ms.MemoryStorage.open(database) as storage:
             vectors = oracle.clustered(2_100, 8, 77)

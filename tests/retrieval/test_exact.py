@@ -1,4 +1,4 @@
-"""Exact searches find what brute force finds: for any data, filter, page size and threshold."""
+"""Searches among few find what brute force finds: for any data, filter, page size, threshold and source."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import memory_storage as ms
 from tests.repositories import oracle as queries
 from tests.repositories.test_queries import FILTERS, PATTERN_FILTERS, _episode, _pattern
 
-from . import oracle
+from . import oracle, work
 
-MODES = st.sampled_from(["exact", "auto"])
+MODES = st.sampled_from(["exact", "auto", "index"])
 VECTORS = st.lists(st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0]), min_size=3, max_size=3).filter(any)
 FLOORS = st.none() | st.sampled_from([-1.0, 0.0, 0.5, 1.0]) | st.floats(-1, 1)
 
@@ -59,9 +59,34 @@ class Stored:
         return oracle.similarities(query, {row.id: self.vectors.get(row.id, []) for row in rows})
 
 
+@pytest.fixture(params=["memory", "file", "server", "index in memory"])
+def storage(request: pytest.FixtureRequest) -> Iterator[ms.MemoryStorage]:
+    if request.param == "memory":
+        opened = ms.MemoryStorage.open(":memory:")
+    elif request.param == "index in memory":
+        opened = work.opened(request.getfixturevalue("database"))
+    else:
+        opened = ms.MemoryStorage.open(
+            str(request.getfixturevalue("database" if request.param == "file" else "migrated_server_url"))
+        )
+    with opened:
+        yield opened
+
+
 @pytest.fixture
 def stored(storage: ms.MemoryStorage) -> Stored:
-    return Stored(storage)
+    found = Stored(storage)
+    if storage.vector_index == "memory":
+        storage.embeddings.index.catch_up("m")
+    return found
+
+
+def test_the_index_in_memory_is_used_among_few(database):
+    with work.opened(database) as storage:
+        stored = Stored(storage)
+        assert storage.embeddings.index.catch_up("m") > 0
+        hits = stored.storage.episodes.similar_to([1.0, 1.0, 1.0], model="m", k=3, mode="index")
+        assert hits.plan == "memory"
 
 
 def _pages(search: Any, k: int) -> list[ms.Hit[Any]]:

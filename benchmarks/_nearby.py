@@ -1,0 +1,243 @@
+"""The vector index in this process, at a size: against numpy's exact product, DiskANN, and chromadb if that is there.
+
+Everything is measured in the same run, in turns. The bounds are ratios; times are shown to be read with them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+import memory_storage as ms
+from memory_storage.schema.spaces import Space
+
+from ._measure import Times
+from ._report import Line, Report, milliseconds
+from ._vectors import Array, Data
+
+K = 10
+MODEL = "benchmark"
+_BATCH = 1_000
+_TURN = 20
+_FEW = 4_000  # vectors are put into DiskANN: it only gets slower
+_FILTERS: dict[str, tuple[dict[str, Any], int, int]] = {
+    "10 %": ({"task_type": "debugging"}, 10, 3),
+    "1 %": ({"domain": "rare"}, 100, 7),
+}
+_NOTES = (
+    "memory: candidates are the index alone; similar_to is whole searches, with the heads of episodes and no steps.",
+    "numpy: the product of all vectors with the query, and argpartition, by one caller.",
+    f"put_many is compared with {_FEW:,} vectors by DiskANN, which is slower the more there are.",
+    "chromadb: the same vectors and filters, its defaults, cosine, a persistent client in this process.",
+)
+
+
+@dataclass
+class Found:
+    """What one way has found, query by query, and the seconds of each."""
+
+    seconds: list[float] = field(default_factory=list)
+    recalls: list[float] = field(default_factory=list)
+
+    @property
+    def recall(self) -> float:
+        """The mean."""
+        return float(np.mean(self.recalls))
+
+    def told(self) -> str:
+        """Recall and times."""
+        p50, p95 = (milliseconds(float(np.quantile(self.seconds, q))) for q in (0.5, 0.95))
+        return f"recall {self.recall:.3f}, p50 {p50}, p95 {p95}"
+
+
+def run(data: Data) -> Report:
+    """Measure all of it."""
+    with tempfile.TemporaryDirectory() as directory:
+        memory = Ours(Path(directory, "memory.db"), data, "memory")
+        lines = memory.costs(Ours(Path(directory, "diskann.db"), data.first(_FEW), "diskann"))
+        lines += _searches(memory, data)
+        ways: dict[str, Any] = {"memory": memory}
+        if find_spec("chromadb"):
+            ways["chromadb"] = chroma = Chroma(Path(directory, "chroma"), data)
+            lines += _beside(memory, chroma)
+        for name in ("all", *_FILTERS):
+            lines += _filtered(ways, data, name)
+        lines.append(memory.opened_again(data))
+    notes = [data.source, *_NOTES] + ([] if find_spec("chromadb") else ["chromadb is not installed: extra bench"])
+    return Report(f"Retrieval: {len(data.base):,} vectors", lines, notes)
+
+
+class Ours:
+    """A file with vectors by one source of candidates, and what it took."""
+
+    def __init__(self, path: Path, data: Data, source: Any) -> None:
+        self._path = path
+        self._settings = ms.Settings(database=str(path), vector_index=source)
+        self.storage = ms.MemoryStorage.open(self._settings)
+        saved = [
+            one.id
+            for first in range(0, len(data.base), _BATCH)
+            for one in self.storage.episodes.save_many(
+                [_episode(number) for number in range(first, min(first + _BATCH, len(data.base)))]
+            )
+        ]
+        self.numbers = {key: number for number, key in enumerate(saved)}
+        items: Any = [("episode", key, vector) for key, vector in zip(saved, data.base, strict=True)]
+        self.putting = _seconds(partial(self.storage.embeddings.put_many, items, model=MODEL))
+        self.building = _seconds(partial(self.storage.embeddings.index.catch_up, MODEL))
+        self.rate = len(data.base) / self.putting
+        self.bytes = sum(one.stat().st_size for one in path.parent.glob(f"{path.name}.*.usearch"))
+
+    def costs(self, diskann: Ours) -> list[Line]:
+        """What it takes to store and to keep."""
+        count = len(self.numbers)
+        detail = f"{self.rate:,.0f}/s and {diskann.rate:,.0f}/s; built in {self.building:.1f} s"
+        diskann.storage.close()
+        return [
+            _line("put_many, faster than with diskann", self.rate / diskann.rate, detail, at_least=20),
+            _line("put_many and build, the same", count / (self.putting + self.building) / diskann.rate),
+            _line("KB a vector beside the rows", self.bytes / count / 1000, at_most=1.5),
+        ]
+
+    def candidates(self, query: Array) -> set[int]:
+        """Of the index alone: how many rows, as their numbers are not those of episodes."""
+        near = self.storage._memory.of(Space(MODEL)).candidates(query.tobytes(), K + 1, are_broad=True, began=None)
+        return set(near.seqs) if near else set()
+
+    def search(self, query: Array, name: str = "all") -> set[int]:
+        """The numbers of what is found."""
+        filters = _FILTERS[name][0] if name in _FILTERS else {}
+        hits = self.storage.episodes.similar_to(query, model=MODEL, k=K, steps=False, **filters)
+        return {self.numbers[hit.item.id] for hit in hits}
+
+    def opened_again(self, data: Data) -> Line:
+        """The first search after the file is opened, by the time that building the index took."""
+        self.storage.close()
+        self.storage = ms.MemoryStorage.open(self._settings)
+        seconds = _seconds(partial(self.search, data.queries[0]))
+        plan = self.storage.episodes.similar_to(data.queries[0], model=MODEL).plan
+        detail = f"{milliseconds(seconds)} by {plan}, built in {self.building:.1f} s"
+        self.storage.close()
+        return _line("cold open: a rebuild by the first search", self.building / seconds, detail, at_least=50)
+
+
+class Chroma:
+    """The same vectors in chromadb."""
+
+    def __init__(self, path: Path, data: Data) -> None:
+        import chromadb
+
+        client = chromadb.PersistentClient(str(path), settings=chromadb.Settings(anonymized_telemetry=False))
+        self._vectors = client.create_collection(
+            "benchmark", embedding_function=None, configuration={"hnsw": {"space": "cosine"}}
+        )
+        self.loading = _seconds(partial(self._load, data.base))
+        self.bytes = sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
+
+    def _load(self, base: Array) -> None:
+        for first in range(0, len(base), _BATCH):
+            numbers = range(first, min(first + _BATCH, len(base)))
+            self._vectors.add(
+                ids=[str(number) for number in numbers],
+                embeddings=base[first : first + _BATCH],
+                metadatas=[_facts(number) for number in numbers],
+            )
+
+    def search(self, query: Array, name: str = "all") -> set[int]:
+        """The numbers of what is found."""
+        where: Any = _FILTERS[name][0] if name in _FILTERS else None
+        found = self._vectors.query(query_embeddings=[query], n_results=K, where=where, include=["distances"])
+        return {int(one) for one in found["ids"][0]}
+
+
+def _searches(memory: Ours, data: Data) -> list[Line]:
+    base = data.base
+    ways: dict[str, Callable[[Array], Any]] = {
+        "candidates": memory.candidates,
+        "similar_to": memory.search,
+        "numpy": lambda query: np.argpartition(base @ query, -K)[-K:],
+    }
+    times: Times = {name: [] for name in ways}
+    for search in ways.values():
+        search(data.queries[0])
+    for first in range(0, len(data.queries), _TURN):
+        for name, search in ways.items():
+            times[name] += [_seconds(partial(search, query)) for query in data.queries[first : first + _TURN]]
+    return [
+        _line(f"{name}, {at}: by numpy's", _by(times, name, q), _told(times, name, q), **({} if q < 0.9 else bounds))
+        for name, bounds in (("candidates", {"at_most": 0.1}), ("similar_to", {"at_most": 0.25}))
+        for at, q in (("p50", 0.5), ("p95", 0.95))
+    ]
+
+
+def _by(times: Times, name: str, q: float) -> float:
+    return float(np.quantile(times[name], q) / np.quantile(times["numpy"], q))
+
+
+def _told(times: Times, name: str, q: float) -> str:
+    return ", ".join(f"{one} {milliseconds(float(np.quantile(times[one], q)))}" for one in (name, "numpy"))
+
+
+def _beside(memory: Ours, chroma: Chroma) -> list[Line]:
+    ours = memory.putting + memory.building
+    return [
+        _line("load, faster than chromadb", chroma.loading / ours, f"{ours:.1f} s, {chroma.loading:.1f} s", at_least=1),
+        _line(
+            "disk beside rows, by chromadb's", memory.bytes / chroma.bytes, f"{memory.bytes / 1e6:.0f} MB", at_most=1
+        ),
+    ]
+
+
+def _filtered(ways: dict[str, Any], data: Data, name: str) -> list[Line]:
+    """Recall, and how much faster we are than the other."""
+    _, every, rest = _FILTERS.get(name, ({}, 1, 0))
+    nearest = data.nearest(K, np.arange(rest, len(data.base), every))
+    found = {way: Found() for way in ways}
+    for first in range(0, len(data.queries), _TURN):
+        for way, subject in ways.items():
+            for query, wanted in zip(data.queries[first : first + _TURN], nearest[first : first + _TURN], strict=True):
+                start = time.perf_counter()
+                numbers = subject.search(query, name)
+                found[way].seconds.append(time.perf_counter() - start)
+                found[way].recalls.append(len(numbers & wanted) / K)
+    lines = [_line(f"{name}: recall@10", found["memory"].recall, found["memory"].told(), at_least=0.98)]
+    if "chromadb" in found:
+        other = found["chromadb"]
+        faster = median(other.seconds) / median(found["memory"].seconds)
+        lines.append(_line(f"{name}: faster than chromadb", faster, other.told(), at_least=1))
+        lines.append(_line(f"{name}: recall above chromadb's", found["memory"].recall - other.recall, at_least=0))
+    return lines
+
+
+def _episode(number: int) -> ms.Episode:
+    facts = _facts(number)
+    task_type: Any = facts["task_type"]
+    return ms.Episode(
+        task_description=f"episode {number}", task_type=task_type, context=ms.TaskContext(domain=facts["domain"])
+    )
+
+
+def _facts(number: int) -> dict[str, str]:
+    return {
+        "task_type": "debugging" if number % 10 == 3 else "other",
+        "domain": "rare" if number % 100 == 7 else "web",
+    }
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _line(name: str, figure: float, detail: str = "", **bounds: float | None) -> Line:
+    return Line(name, figure, figure, figure, detail, **bounds)
