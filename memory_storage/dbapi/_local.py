@@ -102,7 +102,7 @@ class LocalTransport:
         if self._broken:
             raise InterfaceError(self._broken)
         if self._memory is None:
-            if self._file is not None and steps[0].sql != "ROLLBACK":
+            if self._file is not None and not (steps and steps[0].sql == "ROLLBACK"):
                 self._file.check()
             return self._run(steps, begin, savepoint, commit)
         self._memory.enter(self, self._busy_timeout)

@@ -70,6 +70,7 @@ def open_until_killed(acknowledge: Any, path: Path) -> None:
 
 def open_as_nobody(barrier: Any, path: Path) -> tuple[str, str]:
     """Open, read and write as a user without rights; the error, and what it says."""
+    ms.MemoryStorage.open(":memory:").close()  # what that loads, the other user may not be allowed to read
     if os.geteuid() == 0:
         os.setuid(65534)
     read = ""
