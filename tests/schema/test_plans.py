@@ -231,6 +231,7 @@ _ALLOWED = re.compile(
     r"""SCAN\ (
         CONSTANT\ ROW
         | (page | given | next | \(subquery-\d+\))$  # rows that were found by an index, or given
+        | sqlite_sequence$  # a row for each model
         | (draws | drawn | way | candidates | near | compared | passing | far | similar | matched | worded
             | places | p | w | parts | found | query)$  # what a search has found so far
         | \w+\ USING\ COVERING\ INDEX\ vectors_\w+_tail$  # vectors that are not indexed yet
