@@ -104,11 +104,12 @@ class Search:
     has_words: bool = False
     has_floor: bool = False
     is_continued: bool = False
+    is_followed: bool = False  # an index outside of the database has to know how far behind it is
 
     def facts(self, snippet_if: str = "true") -> str:
         """SQL for what is known of a row of `found`, beside its score and its place."""
         snippet = f"CASE WHEN {snippet_if} THEN {self.items.snippet} END" if self.has_words else "NULL"
-        state = f"json_array({last_seq(self.space)}, {_VECTORS})" if self.space else "NULL"
+        state = f"json_array({last_seq(self.space)}, {_VECTORS})" if self.space and self.is_followed else "NULL"
         return f"found.similarity, by_vector, by_text, by_recency, by_reward, found.plan, {snippet}, {state}"
 
     def common_tables(self) -> str:

@@ -121,6 +121,7 @@ def planned(session: Session, items: Items, asked: Asked) -> Planned:
         has_words=has_words,
         has_floor=asked.min_similarity is not None,
         is_continued=asked.cursor is not None,
+        is_followed=memory is not None,
     )
     return Planned(search, values, k, shown, asked.explain, memory)
 

@@ -324,6 +324,7 @@ _ALLOWED = re.compile(
     r"""SCAN\ (
         CONSTANT\ ROW
         | (page | given | next | \(subquery-\d+\))$  # rows that were found by an index, or given
+        | sqlite_sequence$  # a row for each model
         | (draws | drawn | way | candidates | near | compared | passing | far | similar | matched | worded
             | places | p | w | parts | found | query)$  # what a search has found so far
         | (period | picked | grouped | measured | used | placed | windows | everything | once | centred
