@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import time
 from pathlib import Path
 
 import pytest
@@ -49,10 +48,8 @@ def test_the_demo_writes_into_a_new_file_and_not_into_the_memory_of_the_environm
     assert Path(answer["database"]).exists()
 
 
-def test_the_demo_tells_its_tale_in_three_seconds(database):
-    began = time.monotonic()
+def test_the_demo_tells_its_tale(database):
     out, err = start("demo", "-d", database).communicate(timeout=60)
-    assert time.monotonic() - began < 3
     for text in ("Recorded as episode", "Python 3", "exit code 2", "0.75", "gave back 1 episode", str(database)):
         assert text in out.decode()
     assert err == b""
