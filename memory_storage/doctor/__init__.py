@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, exc
 
 from memory_storage import dbapi, migrate
 from memory_storage.engine import make_engine
-from memory_storage.errors import ConfigurationError, MemoryStorageError, SchemaError
+from memory_storage.errors import ConfigurationError, MemoryStorageError, SchemaError, UnavailableError
 from memory_storage.schema import HEAD
 from memory_storage.settings import Settings
 from memory_storage.storage import MemoryStorage
@@ -55,6 +55,7 @@ def examine(settings: Settings) -> Report:
         ConfigurationError: there is no such file; a CredentialError if it is the key that is missing or wrong.
         SchemaError: it is another program's.
         CorruptDataError: the file is no database, or so damaged that nothing can be read.
+        UnavailableError: another writer has it for too long: to compare the full text takes the write lock for a moment.
     """
     with translated():
         engine, found = _opened(settings)
@@ -151,6 +152,8 @@ def _repair(engine: Engine, finding: Finding) -> bool:
         with translated(engine), migrate.writing(engine) as connection:
             finding.repair(connection)
             connection.commit()
+    except UnavailableError:
+        raise  # locked, full or read-only: nothing can be mended now
     except MemoryStorageError as error:
         _log.warning("%s could not be mended: %s", finding.code, error)
         return False

@@ -302,6 +302,17 @@ def test_the_command_says_what_is_wrong_and_mends_it_when_told_to(settings):
     assert command().exit_code == 0
 
 
+def test_a_database_that_is_locked_is_not_called_damaged(settings):
+    DAMAGES["the counters of a model are wrong"][1](Path(settings.database))
+    impatient = settings.model_copy(update={"request_timeout": 0.2})
+    with ms.MemoryStorage.open(settings) as storage, storage.transaction() as tx:
+        tx.episodes.count()
+        for look in (examine, mend):
+            with pytest.raises(ms.UnavailableError, match="database is locked"):
+                look(impatient)
+    assert mend(settings).is_sound
+
+
 def test_what_is_not_there_is_not_made(database):
     result = CliRunner().invoke(app, ["doctor", "--fix", "--database", str(database)])
     assert (result.exit_code, database.exists()) == (3, False)
