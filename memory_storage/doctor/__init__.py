@@ -55,7 +55,7 @@ def examine(settings: Settings) -> Report:
         ConfigurationError: there is no such file; a CredentialError if it is the key that is missing or wrong.
         SchemaError: it is another program's.
         CorruptDataError: the file is no database, or so damaged that nothing can be read.
-        UnavailableError: another writer has it for too long: to compare the full text takes the write lock for a moment.
+        UnavailableError: another writer has it for too long: to compare the full text takes the lock for a moment.
     """
     with translated():
         engine, found = _opened(settings)
