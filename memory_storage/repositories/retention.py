@@ -43,7 +43,7 @@ class RetentionRepository(Repository):
     ) -> Retained:
         """Do what a plan says, or what the plan of a policy says now.
 
-        In portions of about 20 ms, with pauses in which other writers get in; a large episode goes in several, and is
+        In portions of about 15 ms, with pauses in which other writers get in; a large episode goes in several, and is
         in the archive meanwhile. Each is looked at again when it goes: one that came to be protected stays. If it is
         interrupted, plan with the same policy and `now` again: the end is the same. `progress` is told how many are
         done, and how many there are. What is deleted does not come back: see `MemoryStorage.forget`.
