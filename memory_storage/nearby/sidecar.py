@@ -119,9 +119,11 @@ def _checked(data: memoryview) -> tuple[Kept, int]:
 
 
 def _kept(header: bytes) -> Kept:
-    values = json.loads(header)
-    values["witnesses"] = [(seq, digest) for seq, digest in values["witnesses"]]
-    return Kept(**values)
+    try:
+        values = json.loads(header)
+        return Kept(**{**values, "witnesses": [(seq, digest) for seq, digest in values["witnesses"]]})
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"its header is of another version: {error}") from error
 
 
 def _start(header: int) -> int:

@@ -13,7 +13,7 @@ from memory_storage.errors import CorruptDataError, NotFoundError, SchemaError, 
 from memory_storage.models import EpisodeFilter, Hit, Hits, PatternFilter, SearchMode
 from memory_storage.retrieval import Filters, Items, Search
 from memory_storage.schema.spaces import Space
-from memory_storage.sources import DISKANN, MEMORY, Source
+from memory_storage.sources import DISKANN, EXACT, MEMORY, Source
 
 from ._codec import to_micros
 from ._filters import Shape, conditions
@@ -197,6 +197,7 @@ def _memory(
     """The index in this process if there is one, and the source of candidates; theirs are added to the values."""
     if session.vector_index == "exact":
         values["mode"] = "exact"
+        return None, EXACT
     if session.memory is None or session.vector_index != "memory":
         return None, DISKANN
     memory = session.memory.of(space)
