@@ -215,10 +215,10 @@ class CircuitBreaker:
 
     def _tell(self) -> None:
         """Tell the listeners, without the lock: they may ask for the status."""
-        while self._news:
+        while True:
             try:
                 old, new = self._news.pop(0)
-            except IndexError:  # another thread was first
+            except IndexError:  # there are none, or another thread was first
                 return
             _log.warning("the circuit breaker is %s, it was %s (%s)", new, old, self._last_error)
             for listener in list(self._listeners):
