@@ -363,3 +363,25 @@ def test_in_a_transaction_of_this_thread_it_is_refused_at_once(storage):
         tx.episodes.count()
         with pytest.raises(ms.UnavailableError, match="this thread has a transaction open"):
             storage.forget(namespace="default")
+
+
+def test_the_file_of_an_index_in_memory_forgets_too(database):
+    signs = [(-1.0) ** (n * n // 3) for n in range(DIMENSION)]
+    quantized = [bytes(int(scale * sign) % 256 for sign in signs) for scale in (31, 32)]  # a quarter of 127
+    others = [[random.gauss(0, 1) for _ in range(DIMENSION)] for _ in range(FEW + 100)]
+
+    def has_canary() -> bool:
+        beside = [path.read_bytes() for path in database.parent.glob(f"{database.name}*.usearch")]
+        assert beside
+        return any(one in data for one in quantized for data in beside)
+
+    with ms.MemoryStorage.open(ms.Settings(database=str(database), vector_index="memory")) as storage:
+        episodes = storage.episodes.save_many([ms.Episode(task_description="other") for _ in others])
+        person = storage.episodes.save(ms.Episode(task_description=CANARY))
+        owned = [("episode", one.id, vector) for one, vector in zip(episodes, others, strict=True)]
+        storage.embeddings.put_many([*owned, ("episode", person.id, signs)], model="m")
+        storage.embeddings.index.catch_up("m")
+        assert has_canary()
+        assert storage.forget(episode=person.id).scrubbed
+        assert not has_canary()
+        assert person.id not in {hit.item.id for hit in storage.episodes.similar_to(signs, model="m", k=50)}

@@ -160,8 +160,14 @@ class VectorIndex(Repository):
         return [found.name for found in lost]
 
     def take_away(self) -> None:
-        """Drop all of them: VACUUM would damage them. Searches compare exactly until `put_back` and `catch_up`."""
+        """Drop all of them: VACUUM would damage them. Searches compare exactly until `put_back` and `catch_up`.
+
+        Those in memory go too, with their files: they have what was removed.
+        """
         models = self.status()
+        if self._session.memory:
+            for one in models:
+                self._session.memory.of(Space(one.name)).drop()
         if models:
             self._session.write([Step(text) for one in models for text in Space(one.name).drop_index()])
 
