@@ -120,7 +120,8 @@ def canary(database) -> Iterator[Callable[..., Canary]]:
     opened = []
 
     def make(others: int = 20) -> Canary:
-        opened.append(ms.MemoryStorage.open(database))
+        settings = ms.Settings(database=str(database), vector_index="diskann")
+        opened.append(ms.MemoryStorage.open(settings))
         return Canary(opened[-1], others)
 
     yield make
