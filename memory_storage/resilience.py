@@ -147,7 +147,7 @@ class CircuitBreaker:
             return
         answered = asked and (error is None or isinstance(error, ConflictError))
         with self._lock:
-            if ticket == self.epoch and self._settings.enabled:
+            if ticket == self.epoch and self._state != "open" and self._settings.enabled:
                 self._trials -= self._state == "half_open"
                 if failed or answered:
                     self._count(error if failed else None)
@@ -247,24 +247,23 @@ class Budget:
 
     def __init__(self, most: int) -> None:
         self._most = self._left = most * _SUCCESSES
+        self.is_spent = False
+        """Whether some of it is."""
 
     @property
     def left(self) -> int:
         """How many repeats there may be."""
         return self._left // _SUCCESSES
 
-    @property
-    def is_full(self) -> bool:
-        """Whether nothing of it is spent."""
-        return self._left >= self._most
-
     def spend(self) -> None:
         """Take what one repeat costs."""
         self._left -= _SUCCESSES
+        self.is_spent = True
 
     def refund(self) -> None:
         """Give back what one success is worth."""
         self._left = min(self._most, self._left + 1)
+        self.is_spent = self._left < self._most
 
 
 class Pace:
@@ -317,16 +316,18 @@ class Guard:
         self.confirm = breaker.confirm
         self.budget = Budget(retry.budget)
         self.pace = Pace()
-        self.is_calm = True
-        """Whether there is nothing to learn from a success: nothing went wrong of late."""
         self._retry, self._clock = retry, clock
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether there is nothing to learn from a success: nothing went wrong of late."""
+        return self.breaker.quiet and not self.budget.is_spent
 
     def leave(self, ticket: int, error: BaseException | None = None, *, asked: bool = True) -> None:
         """Say how a call went; see `CircuitBreaker.leave`."""
-        if error is None and not self.budget.is_full:
+        if error is None and self.budget.is_spent:
             self.budget.refund()
         self.breaker.leave(ticket, error, asked=asked)
-        self.is_calm = self.breaker.quiet and self.budget.is_full
 
     def run(
         self, work: Callable[[], T], *, is_safe: Callable[[UnavailableError], bool], on_repeat: Callable[[], None]

@@ -38,16 +38,24 @@ class Call:
     since = 0.0
     """When it began, or was gone on with."""
 
-    def sent(self, batch: Batch, rows: int = 0) -> None:
-        """One round trip more, and the rows that came back."""
+    def sent(self, batch: Batch) -> None:
+        """One round trip more."""
+        self.round_trips += 1
+        self.statements += len(batch.steps)
+        if self.batches is not None:
+            self.batches.append(batch)
+
+    def received(self, batch: Batch, results: Sequence[Result], rows: int) -> None:
+        """One round trip more, with what came back."""
         self.round_trips += 1
         self.statements += len(batch.steps)
         self.rows += rows
         if self.batches is not None:
             self.batches.append(batch)
+            if not batch.reads_only:
+                self._wrote(batch, results)
 
-    def changed_by(self, batch: Batch, results: Sequence[Result]) -> None:
-        """What a batch has written, if somebody wants to know."""
+    def _wrote(self, batch: Batch, results: Sequence[Result]) -> None:
         self.wrote = True
         pairs = zip(batch.steps, results, strict=False)
         self.changed += sum(max(0, one.rowcount) for step, one in pairs if " receipts " not in step.sql)

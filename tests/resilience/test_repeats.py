@@ -176,12 +176,12 @@ def test_ten_successes_give_one_repeat_back():
 def test_a_budget_is_never_more_than_full():
     budget = Budget(3)
     budget.refund()
-    assert (budget.left, budget.is_full) == (3, True)
+    assert (budget.left, budget.is_spent) == (3, False)
     budget.spend()
-    assert (budget.left, budget.is_full) == (2, False)
+    assert (budget.left, budget.is_spent) == (2, True)
     for _ in range(11):
         budget.refund()
-    assert (budget.left, budget.is_full) == (3, True)
+    assert (budget.left, budget.is_spent) == (3, False)
 
 
 def test_a_guard_is_calm_until_something_goes_wrong_and_after_all_is_well_again():
