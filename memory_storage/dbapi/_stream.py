@@ -249,7 +249,7 @@ class Stream:
             return OperationalError(text, _BY_STATUS[answer.status])
         if answer.status < 500:
             return InternalError(f"{text} (HTTP status {answer.status})", code or "PROTOCOL")
-        return OperationalError(f"{text} (HTTP status {answer.status})", code or "SERVER_ERROR")
+        return OperationalError(f"{text} (HTTP status {answer.status})", "SERVER_ERROR")
 
     def new_deadline(self, seconds: float = math.inf) -> Deadline:
         """The deadline of what begins now, which may take `seconds` at most."""
