@@ -47,7 +47,7 @@ class Graph:
         return len(self._viewed) if self._viewed is not None else int(self._index.memory_usage)
 
     def add(self, numbers: Sequence[int], vectors: bytes) -> None:
-        """Add vectors, end to end as 32-bit floats; many of them on all cores. Other threads of Python go on meanwhile."""
+        """Add vectors, end to end as 32-bit floats; many on all cores. Other threads of Python go on meanwhile."""
         import numpy as np
 
         if self._viewed is not None:
