@@ -12,6 +12,7 @@ from typing import Any
 
 CONNECTIVITY = 24
 _EXPANSION_ADD = 128
+_FEW = 100  # vectors are added by one thread: it is suspected that several leave nodes that no search reaches
 EXPANSION_SEARCH = 128
 """So many candidates a search keeps: of the nearest ten it then finds 0.99 among 100,000 of dimension 384."""
 
@@ -46,13 +47,14 @@ class Graph:
         return len(self._viewed) if self._viewed is not None else int(self._index.memory_usage)
 
     def add(self, numbers: Sequence[int], vectors: bytes) -> None:
-        """Add vectors, end to end as 32-bit floats, on all cores. Other threads of Python go on meanwhile."""
+        """Add vectors, end to end as 32-bit floats; many on all cores. Other threads of Python go on meanwhile."""
         import numpy as np
 
         if self._viewed is not None:
             self._copy()
         rows = np.frombuffer(vectors, dtype="<f4").reshape(len(numbers), self.dimension)
-        self._index.add(np.array(numbers, dtype=np.uint64), rows, threads=0)
+        threads = 1 if len(numbers) <= _FEW else 0
+        self._index.add(np.array(numbers, dtype=np.uint64), rows, threads=threads)
 
     def nearest(self, vector: bytes, count: int) -> list[int]:
         """The numbers of up to `count` vectors that are likely to be the nearest, the nearest first."""
