@@ -6,13 +6,14 @@ the places; but to search does not need it, and a graph that only grows can be w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
 CONNECTIVITY = 24
 _EXPANSION_ADD = 128
 _FEW = 100  # vectors are added by one thread: it is suspected that several leave nodes that no search reaches
+_SELF = 16  # that are found for a vector itself: others may be as near, in 8 bits
 EXPANSION_SEARCH = 128
 """So many candidates a search keeps: of the nearest ten it then finds 0.99 among 100,000 of dimension 384."""
 
@@ -29,11 +30,14 @@ class Graph:
         self.dimension = dimension
         self._index = _empty(dimension)
         self._viewed: Any = None
+        self.unreached: set[int] = set()
+        """Those that a search for themselves did not find: they are among the nearest to everything."""
 
     @classmethod
-    def of(cls, dimension: int, data: memoryview) -> Graph:
+    def of(cls, dimension: int, data: memoryview, unreached: Iterable[int] = ()) -> Graph:
         """The graph that `dump` has given; it stays where it is until the graph is added to. RuntimeError if broken."""
         graph = cls(dimension)
+        graph.unreached = set(unreached)
         graph._index.view(data)
         graph._viewed = data  # usearch keeps no reference
         return graph
@@ -55,14 +59,16 @@ class Graph:
         rows = np.frombuffer(vectors, dtype="<f4").reshape(len(numbers), self.dimension)
         threads = 1 if len(numbers) <= _FEW else 0
         self._index.add(np.array(numbers, dtype=np.uint64), rows, threads=threads)
+        found = np.asarray(self._index.search(rows, _SELF, threads=threads).keys).reshape(len(numbers), -1)
+        self.unreached |= {number for number, near in zip(numbers, found.tolist(), strict=True) if number not in near}
 
     def nearest(self, vector: bytes, count: int) -> list[int]:
-        """The numbers of up to `count` vectors that are likely to be the nearest, the nearest first."""
+        """The numbers of `count` vectors that are likely to be the nearest, the nearest first; then `unreached`."""
         import numpy as np
 
         found = self._index.search(np.frombuffer(vector, dtype="<f4"), count, threads=1)
         numbers: list[int] = found.keys.tolist()
-        return numbers
+        return numbers + sorted(self.unreached.difference(numbers))
 
     def numbers(self) -> list[int]:
         """All there are."""

@@ -430,7 +430,8 @@ class MemoryIndex:
         step = max(1, len(numbers) // _WITNESSES)
         chosen: dict[int, Any] = self._digests(sorted({*numbers[::step], *numbers[-_WITNESSES:]}))
         self._generation = max(self._generation, there.generation if there else 0) + 1
-        kept = Kept(self._space.model, graph.dimension, mark, self._generation, list(chosen.items()))
+        witnesses, unreached = list(chosen.items()), sorted(graph.unreached)
+        kept = Kept(self._space.model, graph.dimension, mark, self._generation, witnesses, unreached)
         try:
             self._sidecar.write(graph, kept)
         except OSError as error:

@@ -41,7 +41,7 @@ PRESETS = {
     preset.name: preset
     for preset in (
         Preset("compact", compress="float1bit", neighbors=64, insert=64, search=136),
-        Preset("balanced", compress="float8", neighbors=28, insert=64, search=90),
+        Preset("balanced", compress="float8", neighbors=28, insert=64, search=128),
         Preset("accurate", compress="float8", neighbors=40, insert=96, search=136),
     )
 }

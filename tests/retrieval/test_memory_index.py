@@ -283,20 +283,16 @@ class TestBuilding:
 
 
 class TestSettings:
-    def test_auto_is_memory_for_files_alone(self, database):
+    def test_auto_is_diskann(self, database):
         with ms.MemoryStorage.open(database) as storage:
-            assert storage.vector_index == "memory"
-        with ms.MemoryStorage.open(":memory:") as storage:
             assert storage.vector_index == "diskann"
 
     def test_a_server_has_none(self):
         with pytest.raises(ms.ConfigurationError, match="memory is for files"):
             ms.Settings(database="libsql://127.0.0.1:1?tls=0", vector_index="memory")
 
-    def test_without_the_library_auto_is_diskann_and_memory_an_error(self, database, monkeypatch):
+    def test_without_the_library_memory_is_an_error(self, database, monkeypatch):
         monkeypatch.setattr("memory_storage.storage.is_installed", lambda: False)
-        with ms.MemoryStorage.open(database) as storage:
-            assert storage.vector_index == "diskann"
         with pytest.raises(ms.ConfigurationError, match=r"memory-storage\[ann\]"):
             ms.MemoryStorage.open(at(database, "memory"))
 
