@@ -14,7 +14,7 @@ _log = logging.getLogger("memory_storage.audit")
 _IDS = 100  # that are named; the others are only counted
 _DEPTH = 3
 _TABLE = re.compile(r"\b(?:INSERT\s+(?:OR\s+\w+\s+)?INTO|UPDATE|DELETE\s+FROM)\s+\"?(\w+)", re.IGNORECASE)
-_OWN_BOOKS = {"receipts"}
+_OWN_BOOKS = {"receipts", "forgotten"}
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ def test_a_file_that_was_removed_is_unhealthy(database: Path):
         database.unlink()
         found = storage.health_check()
         assert (found.status, found.disk) == ("unhealthy", None)
-        assert "is not there any more" in found.reason
+        assert "the file was removed" in found.reason
 
 
 def test_a_disk_that_is_nearly_full_is_degraded(database: Path, monkeypatch: pytest.MonkeyPatch):

@@ -19,7 +19,8 @@ def limited(target) -> Iterator[Callable[..., ms.MemoryStorage]]:
     opened = []
 
     def limited(**limits: object) -> ms.MemoryStorage:
-        opened.append(ms.MemoryStorage.open(ms.Settings(database=target, limits=ms.Limits(**limits))))
+        settings = target if isinstance(target, ms.Settings) else ms.Settings(database=target)
+        opened.append(ms.MemoryStorage.open(settings.model_copy(update={"limits": ms.Limits(**limits)})))
         return opened[-1]
 
     yield limited
