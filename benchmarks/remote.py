@@ -53,6 +53,7 @@ def run(*, short: bool) -> Report:
     with _served() as (server, line):
         lines = [
             *_threads(line, rounds, calls=100 if short else 150),
+            _apart(rounds, calls=100 if short else 150),
             _save(line, rounds, saves=5 if short else 15),
             *_driver(server, rounds, reads=200 if short else 400),
         ]
@@ -94,6 +95,27 @@ def _threads(line: Proxy, rounds: int, calls: int) -> list[Line]:
             _gain("appends to 50 episodes, 10 threads", write, rounds, calls, at_least=_GAIN),
             _gain("reads, 10 threads, sqlalchemy-libsql", read_theirs, 1, calls // 2),
         ]
+
+
+def _apart(rounds: int, calls: int) -> Line:
+    """Writes that do not queue for the server's lock: each thread has a database of its own."""
+    with ExitStack() as opened:
+        directory = opened.enter_context(tempfile.TemporaryDirectory())
+        server = opened.enter_context(Sqld(directory=Path(directory), namespaces=True))
+        line = opened.enter_context(Proxy(server.port, latency=LATENCY, own_process=True))
+        places = []
+        for number in range(THREADS):
+            server.create_namespace(f"own-{number}")
+            url = server.url_of(f"own-{number}").replace(f":{server.port}", f":{line.port}")
+            storage = opened.enter_context(ms.MemoryStorage.open(url))
+            places.append((storage, storage.episodes.save(_workload.episode(number)).id))
+        turns = count()
+
+        def write() -> None:
+            storage, episode = places[next(turns) % THREADS]
+            storage.episodes.append_step(episode, ms.Step(tool="pytest", action="run the tests"))
+
+        return _gain("appends to 10 databases, 10 threads", write, rounds, calls, at_least=_GAIN)
 
 
 def _gain(name: str, call: Work, rounds: int, calls: int, at_least: float | None = None) -> Line:
