@@ -7,6 +7,7 @@ does. Ratios are of throughput or time in the same run; 10.0 for ten threads is 
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -109,10 +110,12 @@ def _apart(rounds: int, calls: int) -> Line:
             url = server.url_of(f"own-{number}").replace(f":{server.port}", f":{line.port}")
             storage = opened.enter_context(ms.MemoryStorage.open(url))
             places.append((storage, storage.episodes.save(_workload.episode(number)).id))
-        turns = count()
+        own, turns = threading.local(), count()
 
         def write() -> None:
-            storage, episode = places[next(turns) % THREADS]
+            if not hasattr(own, "place"):
+                own.place = places[next(turns) % THREADS]
+            storage, episode = own.place
             storage.episodes.append_step(episode, ms.Step(tool="pytest", action="run the tests"))
 
         return _gain("appends to 10 databases, 10 threads", write, rounds, calls, at_least=_GAIN)
