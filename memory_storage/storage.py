@@ -40,14 +40,7 @@ _NAMESPACE_LENGTH = 200
 class MemoryStorage(Repositories):
     """An agent's memory in one namespace of one database. Threads may share it."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        settings: Settings,
-        *,
-        now: Callable[[], datetime] = models.utc_now,
-        _shared: MemoryIndexes | None = None,
-    ) -> None:
+    def __init__(self, engine: Engine, settings: Settings, *, now: Callable[[], datetime] = models.utc_now) -> None:
         """For an engine of your own, which stays yours to dispose of; its schema must be there. Most want `open`."""
         if engine.dialect.driver != "libsql":
             raise ConfigurationError(

@@ -34,7 +34,7 @@ def health(
     refuse_missing(settings)
     with translated():
         if settings.path is not None:
-            migrate.look(settings.path)  # a stranger's is not touched
+            migrate.look(settings.path, settings.key)  # a stranger's is not touched
         engine = make_engine(settings)
     try:
         if settings.database == MEMORY:

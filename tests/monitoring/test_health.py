@@ -176,3 +176,9 @@ def test_the_command_leaves_with_7_or_9(command, database: Path, make_episode):
     old = command("health", "--database", database)
     assert old.exit_code == 7
     assert "memory-storage upgrade" in old.stdout
+
+
+def test_the_command_looks_into_an_encrypted_file_too(command, database: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MEMORY_STORAGE_ENCRYPTION_KEY", "the key of this test")
+    ms.MemoryStorage.open(ms.Settings(database=str(database), encryption_key="the key of this test")).close()
+    assert command("health", "--database", database).exit_code == 0
