@@ -12,8 +12,9 @@ from typing import Any
 
 CONNECTIVITY = 24
 _EXPANSION_ADD = 128
-_FEW = 100  # vectors are added by one thread: it is suspected that several leave nodes that no search reaches
+_FEW = 100  # vectors are added by one thread
 _SELF = 16  # that are found for a vector itself: others may be as near, in 8 bits
+_AGAIN = 1 << 62  # is added to the number of a vector that is there a second time
 EXPANSION_SEARCH = 128
 """So many candidates a search keeps: of the nearest ten it then finds 0.99 among 100,000 of dimension 384."""
 
@@ -30,20 +31,22 @@ class Graph:
         self.dimension = dimension
         self._index = _empty(dimension)
         self._viewed: Any = None
+        self.doubled = 0
+        """How many vectors are there twice."""
         self.unreached: set[int] = set()
-        """Those that a search for themselves did not find: they are among the nearest to everything."""
+        """Those that a search for themselves does not find: they are among the nearest to everything."""
 
     @classmethod
-    def of(cls, dimension: int, data: memoryview, unreached: Iterable[int] = ()) -> Graph:
+    def of(cls, dimension: int, data: memoryview, doubled: int = 0, unreached: Iterable[int] = ()) -> Graph:
         """The graph that `dump` has given; it stays where it is until the graph is added to. RuntimeError if broken."""
         graph = cls(dimension)
-        graph.unreached = set(unreached)
+        graph.doubled, graph.unreached = doubled, set(unreached)
         graph._index.view(data)
         graph._viewed = data  # usearch keeps no reference
         return graph
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._index) - self.doubled
 
     @property
     def size(self) -> int:
@@ -51,30 +54,44 @@ class Graph:
         return len(self._viewed) if self._viewed is not None else int(self._index.memory_usage)
 
     def add(self, numbers: Sequence[int], vectors: bytes) -> None:
-        """Add vectors, end to end as 32-bit floats; many on all cores. Other threads of Python go on meanwhile."""
+        """Add vectors, end to end as 32-bit floats; many on all cores. Other threads of Python go on meanwhile.
+
+        Several threads leave nodes that no search reaches: one may enter by the node of another, which has no
+        neighbors yet. These vectors are added once more, by one thread.
+        """
         import numpy as np
 
         if self._viewed is not None:
             self._copy()
         rows = np.frombuffer(vectors, dtype="<f4").reshape(len(numbers), self.dimension)
+        keys = np.array(numbers, dtype=np.uint64)
         threads = 1 if len(numbers) <= _FEW else 0
-        self._index.add(np.array(numbers, dtype=np.uint64), rows, threads=threads)
-        found = np.asarray(self._index.search(rows, _SELF, threads=threads).keys).reshape(len(numbers), -1)
-        self.unreached |= {number for number, near in zip(numbers, found.tolist(), strict=True) if number not in near}
+        self._index.add(keys, rows, threads=threads)
+        lost = self._lost(keys, rows, threads)
+        if lost.any():
+            self._index.add(keys[lost] + np.uint64(_AGAIN), rows[lost], threads=1)
+            self.doubled += int(lost.sum())
+            self.unreached.update(keys[lost][self._lost(keys[lost], rows[lost], 1)].tolist())
+
+    def _lost(self, keys: Any, rows: Any, threads: int) -> Any:
+        """Which of these a search for themselves does not find."""
+        import numpy as np
+
+        found = np.asarray(self._index.search(rows, _SELF, threads=threads).keys).reshape(len(keys), -1)
+        return ~(found % np.uint64(_AGAIN) == keys[:, None]).any(axis=1)
 
     def nearest(self, vector: bytes, count: int) -> list[int]:
-        """The numbers of `count` vectors that are likely to be the nearest, the nearest first; then `unreached`."""
+        """The numbers of up to `count` vectors that are likely to be the nearest, the nearest first after `unreached`."""
         import numpy as np
 
         found = self._index.search(np.frombuffer(vector, dtype="<f4"), count, threads=1)
-        numbers: list[int] = found.keys.tolist()
-        return numbers + sorted(self.unreached.difference(numbers))
+        return list(dict.fromkeys([*sorted(self.unreached), *(found.keys % np.uint64(_AGAIN)).tolist()]))
 
     def numbers(self) -> list[int]:
         """All there are."""
         import numpy as np
 
-        numbers: list[int] = np.asarray(self._index.keys).tolist()
+        numbers: list[int] = np.unique(np.asarray(self._index.keys) % np.uint64(_AGAIN)).tolist()
         return numbers
 
     def dump(self) -> memoryview:

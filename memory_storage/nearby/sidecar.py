@@ -29,13 +29,14 @@ Witnesses = list[tuple[int, str]]
 
 @dataclass(frozen=True)
 class Kept:
-    """What a sidecar says of its graph. `generation` counts how often it was written; `unreached` is the graph's."""
+    """What a sidecar says of its graph. `generation` counts how often it was written; the last two are the graph's."""
 
     model: str
     dimension: int
     mark: int
     generation: int
     witnesses: Witnesses
+    doubled: int
     unreached: list[int]
 
 
@@ -56,7 +57,7 @@ class Sidecar:
         if kept.model != model:
             raise ValueError("it is of another model")
         try:
-            return kept, Graph.of(kept.dimension, data[start:], kept.unreached)
+            return kept, Graph.of(kept.dimension, data[start:], kept.doubled, kept.unreached)
         except RuntimeError as error:
             raise ValueError(f"the graph cannot be read: {error}") from error
 

@@ -426,12 +426,12 @@ class MemoryIndex:
         there = self._sidecar.peek()
         if spare and there and there.model == self._space.model and there.mark >= mark:
             return
-        numbers = sorted(graph.numbers())
+        numbers = graph.numbers()
         step = max(1, len(numbers) // _WITNESSES)
         chosen: dict[int, Any] = self._digests(sorted({*numbers[::step], *numbers[-_WITNESSES:]}))
         self._generation = max(self._generation, there.generation if there else 0) + 1
-        witnesses, unreached = list(chosen.items()), sorted(graph.unreached)
-        kept = Kept(self._space.model, graph.dimension, mark, self._generation, witnesses, unreached)
+        found = graph.doubled, sorted(graph.unreached)
+        kept = Kept(self._space.model, graph.dimension, mark, self._generation, list(chosen.items()), *found)
         try:
             self._sidecar.write(graph, kept)
         except OSError as error:
