@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from datetime import datetime
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import memory_storage as ms
 
@@ -130,3 +132,64 @@ def slope(episodes: Iterable[ms.Episode]) -> tuple[float, float] | None:
     return line.slope, math.sqrt(
         math.fsum(rest * rest for rest in rests) / (len(pairs) - 2) / math.fsum((day - middle) ** 2 for day in days)
     )
+
+
+def summary(episodes: Iterable[ms.Episode]) -> dict[str, dict[str, Any]]:
+    episodes = list(episodes)
+    steps = [step for episode in episodes for step in episode.steps]
+    ends: dict[str, list[ms.Episode]] = defaultdict(list)
+    for episode in episodes:
+        ends[episode.outcome.kind if episode.outcome else "open"].append(episode)
+    used: dict[str, list[bool]] = defaultdict(list)
+    for step in steps:
+        used[step.tool] += [step.result.status == "ok"] if step.result else []
+    return {
+        "rows": {"episodes": len(episodes), "steps": len(steps)},
+        "outcomes": {
+            name: (len(them), _average([one.reward.total for one in them if one.reward])) for name, them in ends.items()
+        },
+        "tools": {name: (sum(step.tool == name for step in steps), _average(well)) for name, well in used.items()},
+    }
+
+
+def _average(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
+
+
+@dataclass
+class Life:
+    """What happened to a pattern."""
+
+    id: UUID
+    description: str
+    last: datetime
+    used_at: datetime | None = None
+    retrieved: int = 0
+    ends: list[bool] = field(default_factory=list)
+    deltas: list[float] = field(default_factory=list)
+
+    def use(self, what: str, delta: float, now: datetime) -> None:
+        self.used_at = self.last = now
+        if what == "retrieved":
+            self.retrieved += 1
+        else:
+            self.ends.append(what == "well")
+            self.deltas.append(delta)
+
+    def figures(self, now: datetime, half_life: timedelta) -> tuple[Any, ...]:
+        success = rate(sum(self.ends), len(self.ends))
+        score = (success[1] or 0.0) * math.exp(
+            math.log(0.5) * (now - self.last).total_seconds() / half_life.total_seconds()
+        )
+        average = _average(self.deltas) or 0.0
+        return (
+            self.id,
+            "heuristic",
+            self.description,
+            self.retrieved,
+            len(self.ends),
+            success,
+            average,
+            self.used_at,
+            score,
+        )

@@ -78,6 +78,7 @@ leasts = st.sampled_from([None, 0.5, 1.0])
 class Filled:
     """A namespace of its own with these episodes, and those of them for which the filters hold."""
 
+    namespace: str
     analytics: ms.AnalyticsRepository
     kept: list[ms.Episode]
 
@@ -87,7 +88,7 @@ def _filled(storage: ms.MemoryStorage, made: list[ms.Episode], asked: dict[str, 
     memory.episodes.save_many(made)
     order = {episode.id: number for number, episode in enumerate(made)}
     kept = memory.episodes.query(**asked, limit=1000, direction="oldest_first").items
-    return Filled(memory.analytics, sorted(kept, key=lambda e: (e.started_at, order[e.id])))
+    return Filled(memory.namespace, memory.analytics, sorted(kept, key=lambda e: (e.started_at, order[e.id])))
 
 
 def _judge(least: float | None) -> oracle.Judge:
@@ -248,6 +249,87 @@ def test_the_span_is_from_the_first_to_the_last(storage, made, asked):
     filled = _filled(storage, made, asked)
     starts = [episode.started_at for episode in filled.kept]
     assert filled.analytics.span(**asked) == ms.Span(len(starts), min(starts, default=None), max(starts, default=None))
+
+
+@given(made=episodes, archived=st.integers(0, 3))
+def test_the_summary_counts_all_there_is(storage, made, archived):
+    filled = _filled(storage, made, {"archived": None})
+    memory = storage.in_namespace(filled.namespace)
+    for episode in made[:archived]:
+        memory.episodes.archive(episode.id)
+    expected = oracle.summary(filled.kept)
+    found = memory.analytics.summary()
+    assert found.rows == {"patterns": 0, "embeddings": 0, "places": 0, **expected["rows"]}
+    assert set(found.outcomes) == set(expected["outcomes"])
+    assert set(found.tools) == set(expected["tools"])
+    for name, figures in found.outcomes.items():
+        _assert_close(figures, expected["outcomes"][name])
+    for name, figures in found.tools.items():
+        _assert_close(figures, expected["tools"][name])
+
+
+@dataclasses.dataclass
+class Clocked:
+    """A storage whose clock stands where it is put."""
+
+    storage: ms.MemoryStorage
+    now: datetime = NOON
+
+
+@pytest.fixture
+def clocked(target):
+    with ms.MemoryStorage.open(target, now=lambda: clock.now) as opened:
+        clock = Clocked(opened)
+        yield clock
+
+
+_uses = st.tuples(
+    st.integers(0, 3),
+    st.sampled_from(["retrieved", "well", "badly"]),
+    st.floats(-2, 2) | st.just(0.0),
+    st.timedeltas(timedelta(), timedelta(days=9)),
+)
+
+
+@given(
+    tags=st.lists(st.sampled_from([[], ["kept"], ["kept", "old"]]), min_size=4, max_size=4),
+    uses=st.lists(_uses, max_size=25),
+    asked=st.sampled_from([{}, {"tags_any": ["kept"]}, {"tags_all": ["kept", "old"]}]),
+    half_life=st.timedeltas(timedelta(hours=1), timedelta(days=90)),
+    since=st.timedeltas(timedelta(), timedelta(days=60)),
+)
+def test_patterns_that_served_and_that_nobody_used_equal_plain_python(clocked, tags, uses, asked, half_life, since):
+    clocked.now = NOON
+    memory = clocked.storage.in_namespace(f"example {next(_number)}")
+    made = memory.patterns.save_many(
+        [ms.Heuristic(condition="c", action="a", description=str(n), tags=own) for n, own in enumerate(tags)]
+    )
+    lives = [oracle.Life(one.id, one.description, NOON) for one in made]
+    for number, what, delta, later in uses:
+        clocked.now += later
+        lives[number].use(what, delta, clocked.now)
+        if what == "retrieved":
+            memory.patterns.record_retrieval(made[number].id)
+        else:
+            memory.patterns.record_application(made[number].id, success=what == "well", reward_delta=delta)
+    kept = [life for life, own in zip(lives, tags, strict=True) if _has_tags(own, **asked)]
+    for found, expected, half in (
+        (memory.analytics.effectiveness(half_life=half_life, **asked), kept, half_life),
+        (
+            memory.analytics.unused(since=NOON + since, **asked),
+            [life for life in kept if life.last < NOON + since],
+            timedelta(days=30),
+        ),
+    ):
+        rows = {life.id: life.figures(clocked.now, half) for life in expected}
+        assert {row.id for row in found} == set(rows)
+        assert [row.score for row in found] == sorted((row.score for row in found), reverse=True)
+        for row in found:
+            _assert_close(row, rows[row.id])
+
+
+def _has_tags(own: list[str], tags_any: list[str] | None = None, tags_all: list[str] | None = None) -> bool:
+    return (not tags_any or bool(set(own) & set(tags_any))) and set(own) >= set(tags_all or [])
 
 
 EACH = {
