@@ -110,7 +110,8 @@ class Ours:
 
     def candidates(self, query: Array) -> set[int]:
         """Of the index alone: how many rows, as their numbers are not those of episodes."""
-        near = self.storage._ground.memory.of(Space(MODEL)).candidates(query.tobytes(), K + 1, are_broad=True, began=None)
+        indexes = self.storage._ground.memory
+        near = indexes and indexes.of(Space(MODEL)).candidates(query.tobytes(), K + 1, are_broad=True, began=None)
         return set(near.seqs) if near else set()
 
     def search(self, query: Array, name: str = "all") -> set[int]:

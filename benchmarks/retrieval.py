@@ -65,7 +65,7 @@ def run(*, short: bool, data: Path | None = None, vectors: int | None = None) ->
 
 def _presets(vectors: Data, *, short: bool) -> Report:
     vectors = vectors.first(4_000) if short else vectors
-    presets = ["balanced"] if short else list(get_args(ms.IndexPreset))
+    presets: list[ms.IndexPreset] = ["balanced"] if short else list(get_args(ms.IndexPreset))
     lines, rows = [], []
     gc.freeze()  # the vectors and texts are this benchmark's own: to collect among them is not a cost of a search
     with tempfile.TemporaryDirectory() as directory:
@@ -104,9 +104,10 @@ class Stored:
 
 
 @contextmanager
-def _stored(path: Path, data: Data, preset: str, each: int = 1) -> Iterator[Stored]:
+def _stored(path: Path, data: Data, preset: ms.IndexPreset, each: int = 1) -> Iterator[Stored]:
     with ms.MemoryStorage.open(ms.Settings(database=str(path), vector_index="diskann")) as storage:
-        numbers, owners = {}, []
+        numbers: dict[Any, int] = {}
+        owners: list[tuple[Any, Any]] = []
         for first in range(0, len(data.base) // each, _BATCH):
             batch = [
                 _episode(data, number, each) for number in range(first, min(first + _BATCH, len(data.base) // each))
@@ -116,7 +117,7 @@ def _stored(path: Path, data: Data, preset: str, each: int = 1) -> Iterator[Stor
             for episode in batch:
                 owners += [("episode", episode.id), *(("step", step.id) for step in episode.steps)]
         before, start = _size(path), time.perf_counter()
-        items = [(*owner, vector) for owner, vector in zip(owners, data.base, strict=False)]
+        items: Any = [(*owner, vector) for owner, vector in zip(owners, data.base, strict=False)]
         storage.embeddings.put_many(items, model=MODEL, preset=preset, index=False)
         stored = time.perf_counter()
         storage.embeddings.index.catch_up(MODEL)
@@ -276,7 +277,7 @@ def _hybrid(stored: Stored) -> list[Line]:
     for number, target in enumerate(targets):
         text, vector = _paraphrase(stored.data, target, by_words=number % 2 == 0, chance=chance, noise=noise)
         episodes = stored.storage.episodes
-        ways: dict[str, list[Any]] = {
+        ways: dict[str, ms.Hits[Any]] = {
             "text alone": episodes.search(text, k=K),
             "vector alone": episodes.similar_to(vector, model=MODEL, k=K),
             "hybrid": episodes.search(text, vector=vector, model=MODEL, k=K),
@@ -305,7 +306,7 @@ def _size(path: Path) -> int:
         (pages,), (free,), (size,) = (
             raw.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "freelist_count", "page_size")
         )
-        return (pages - free) * size
+        return int((pages - free) * size)
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:

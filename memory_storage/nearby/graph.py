@@ -81,7 +81,7 @@ class Graph:
         return ~(found % np.uint64(_AGAIN) == keys[:, None]).any(axis=1)
 
     def nearest(self, vector: bytes, count: int) -> list[int]:
-        """The numbers of up to `count` vectors that are likely to be the nearest, the nearest first after `unreached`."""
+        """`unreached`, then the numbers of `count` vectors that are likely to be the nearest, the nearest first."""
         import numpy as np
 
         found = self._index.search(np.frombuffer(vector, dtype="<f4"), count, threads=1)
