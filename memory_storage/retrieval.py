@@ -27,6 +27,8 @@ _PLENTY = 1_000  # more than a search of the index ever has; far more would over
 _OTHERS = """(EXISTS (SELECT 1 FROM embeddings WHERE namespace < :namespace)
         OR EXISTS (SELECT 1 FROM embeddings WHERE namespace > :namespace))"""
 
+_SIMILARITY = "max(-1.0, min(1.0, 1 - min(distance))) AS similarity"
+
 FACTS = 8
 """How many columns `Search.facts` is."""
 
@@ -105,6 +107,7 @@ class Search:
     has_floor: bool = False
     is_continued: bool = False
     is_followed: bool = False  # an index outside of the database has to know how far behind it is
+    is_hopeful: bool = False  # nothing is found if the index has too few, and who searches asks again: half the plan
 
     def facts(self, snippet_if: str = "true") -> str:
         """SQL for what is known of a row of `found`, beside its score and its place."""
@@ -124,9 +127,7 @@ class Search:
         table, where = self.space.table, " AND ".join(self._conditions(self.filters.at_hand))
         owner = f"m.model = :model AND +m.owner_type IN ({self.items.owners})"
         distance = f"vector_distance_cos(v.vector, {VECTOR}) AS distance"
-        similarity = "max(-1.0, min(1.0, 1 - min(distance))) AS similarity"
         filtered = "" if self.filters.are_broad else f"AND sum(candidates) OVER () >= :reach * {CANDIDATES_EACH}"
-        floor = "HAVING similarity >= :floor" if self.has_floor else ""
         return [
             "query (vector) AS MATERIALIZED (SELECT :vector)",  # it is sent once
             *self._sample(),
@@ -136,11 +137,23 @@ class Search:
     SELECT m.item_seq AS seq, known, {distance} FROM candidates CROSS JOIN {table} AS v ON v.seq = candidates.seq
     CROSS JOIN embeddings AS m ON m.vector_seq = v.seq AND m.namespace = :namespace AND {owner})""",
             f"""compared AS MATERIALIZED (
-    SELECT seq, {similarity}, sum(known) AS candidates, sum(sum(known)) OVER () AS known FROM near GROUP BY seq
+    SELECT seq, {_SIMILARITY}, sum(known) AS candidates, sum(sum(known)) OVER () AS known FROM near GROUP BY seq
     {f"ORDER BY similarity DESC, seq LIMIT :reach * {_BROAD}" if self.filters.are_broad else ""})""",
             f"""passing AS MATERIALIZED (
     SELECT compared.seq, similarity, known >= :reach AND count(*) OVER () >= :reach {filtered} AS are_enough
     FROM compared CROSS JOIN {self.items.table} AS i ON i.seq = compared.seq WHERE {where})""",
+            *self._similar(table, owner, distance),
+        ]
+
+    def _similar(self, table: str, owner: str, distance: str) -> list[str]:
+        """What the index has, if that is enough; else all."""
+        similar = f"""
+    SELECT seq, similarity, '{self.source.plan}' AS plan FROM passing WHERE are_enough
+        {"AND similarity >= :floor" if self.has_floor else ""}"""
+        if self.is_hopeful:
+            return [f"similar AS NOT MATERIALIZED ({similar})"]
+        floor = "HAVING similarity >= :floor" if self.has_floor else ""
+        return [
             f"""far AS NOT MATERIALIZED (
     SELECT m.item_seq AS seq, {distance}, needed.plan
     FROM (SELECT CASE way WHEN 'index' THEN '{self.source.plan}, then exact' ELSE 'exact' END AS plan FROM way
@@ -150,11 +163,9 @@ class Search:
     CROSS JOIN {table} AS v ON v.seq = m.vector_seq
     WHERE {" AND ".join(self._conditions(self.filters.finding))}
     LIMIT -1)""",  # it is not merged into what follows: vectors would be sorted, in place of their distances
-            f"""similar AS NOT MATERIALIZED (
-    SELECT seq, similarity, '{self.source.plan}' AS plan FROM passing WHERE are_enough
-        {"AND similarity >= :floor" if self.has_floor else ""}
+            f"""similar AS NOT MATERIALIZED ({similar}
     UNION ALL
-    SELECT seq, {similarity}, plan FROM far GROUP BY seq {floor})""",
+    SELECT seq, {_SIMILARITY}, plan FROM far GROUP BY seq {floor})""",
         ]
 
     def _depth(self) -> str:

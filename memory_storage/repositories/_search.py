@@ -122,14 +122,15 @@ def planned(session: Session, items: Items, asked: Asked) -> Planned:
         has_floor=asked.min_similarity is not None,
         is_continued=asked.cursor is not None,
         is_followed=memory is not None,
+        is_hopeful=source is MEMORY and not has_words,
     )
     return Planned(search, values, k, shown, asked.explain, memory)
 
 
 def run(session: Session, statement: Callable[[Search], Prepared], plan: Planned) -> Sequence[Row]:
-    """The rows of a search; if the index is damaged, once more without it."""
+    """The rows of a search; if the index has too few or is damaged, once more without it."""
     try:
-        return _followed(session.read(statement(plan.search).step(**plan.values)), session, plan)
+        rows = _followed(session.read(statement(plan.search).step(**plan.values)), session, plan)
     except CorruptDataError:
         if plan.values.get("mode", "exact") == "exact":
             raise
@@ -141,6 +142,10 @@ def run(session: Session, statement: Callable[[Search], Prepared], plan: Planned
         if plan.search.space and ("same length" in str(error) or "dimensions are different" in str(error)):
             raise _wrong_dimension(session, plan.search.space, plan) from error
         raise
+    else:
+        if rows or not plan.search.is_hopeful:
+            return rows
+        return run(session, statement, replace(plan, search=replace(plan.search, is_hopeful=False)))
     return run(session, statement, replace(plan, values={**plan.values, "mode": "exact"}))
 
 
