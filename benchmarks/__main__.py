@@ -9,6 +9,9 @@ import pkgutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
+
+from memory_storage import IndexPreset
 
 from ._report import Report, as_json, show
 
@@ -19,7 +22,7 @@ def names() -> list[str]:
     return sorted(module.name for module in found if not module.name.startswith("_"))
 
 
-def run(name: str, *, short: bool, **options: Path | int) -> Report:
+def run(name: str, *, short: bool, **options: Path | int | str) -> Report:
     """Run one of them."""
     report: Report = importlib.import_module(f"{__package__}.{name}").run(short=short, **options)
     return report
@@ -29,7 +32,7 @@ def main(arguments: Sequence[str] | None = None, *, run: Callable[..., Report] =
     """Run what the arguments name, or all; 1 if one is to be checked and misses its bound."""
     parser = _parser()
     asked = parser.parse_args(arguments)
-    options = {name: getattr(asked, name) for name in ("data", "vectors") if getattr(asked, name)}
+    options = {name: getattr(asked, name) for name in ("data", "vectors", "preset") if getattr(asked, name)}
     if options and asked.benchmark != ["retrieval"]:
         parser.error(f"--{next(iter(options))} is for the benchmark retrieval alone")
     reports = {name: run(name, short=asked.short, **options) for name in asked.benchmark or names()}
@@ -53,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--short", action="store_true", help="fewer rounds: under half a minute for all")
     parser.add_argument("--data", type=Path, help="retrieval: search among the vectors of this .npy or .npz file")
     parser.add_argument("--vectors", type=int, help="retrieval: the index in this process, among so many of them")
+    parser.add_argument(
+        "--preset", choices=get_args(IndexPreset), help="retrieval: the database's index, among as many"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a ratio is out of its bounds")
     return parser

@@ -10,7 +10,7 @@ import gc
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -56,17 +56,27 @@ _NOTES = (
 )
 
 
-def run(*, short: bool, data: Path | None = None, vectors: int | None = None) -> Report:
-    """Measure all of it; in short, one preset among fewer vectors. `vectors`: the index in memory among so many."""
-    if vectors:
-        return _nearby.run(load(data).grown(vectors))
-    return _presets(load(data), short=short)
+def run(
+    *, short: bool, data: Path | None = None, vectors: int | None = None, preset: ms.IndexPreset | None = None
+) -> Report:
+    """Measure all of it; in short, one preset among fewer vectors.
+
+    `vectors`: the index in this process among so many; with a `preset`, that of the database.
+    """
+    found = load(data).grown(vectors) if vectors else load(data)
+    if vectors and not preset:
+        return _nearby.run(found)
+    if preset:
+        return _presets(found, [preset], short=short, is_grown=bool(vectors))
+    return (
+        _presets(found.first(4_000), ["balanced"], short=True) if short else _presets(found, get_args(ms.IndexPreset))
+    )
 
 
-def _presets(vectors: Data, *, short: bool) -> Report:
-    vectors = vectors.first(4_000) if short else vectors
-    presets: list[ms.IndexPreset] = ["balanced"] if short else list(get_args(ms.IndexPreset))
-    lines, rows = [], []
+def _presets(
+    vectors: Data, presets: Sequence[ms.IndexPreset], *, short: bool = False, is_grown: bool = False
+) -> Report:
+    rounds, lines, rows = 1 if short or is_grown else 3, [], []
     gc.freeze()  # the vectors and texts are this benchmark's own: to collect among them is not a cost of a search
     with tempfile.TemporaryDirectory() as directory:
         for preset in presets:
@@ -75,10 +85,11 @@ def _presets(vectors: Data, *, short: bool) -> Report:
                 rows.append(row)
                 lines += more
                 if preset == "balanced":
-                    lines += _filters(stored, rounds=1 if short else 3)
-                    lines += _hybrid(stored) if vectors.texts else []
-        with _stored(Path(directory, "five.db"), vectors, "balanced", each=5) as stored:
-            lines += _filters(stored, rounds=1 if short else 3)
+                    lines += _filters(stored, rounds)
+                    lines += [] if is_grown or not vectors.texts else _hybrid(stored)
+        if not is_grown:
+            with _stored(Path(directory, "five.db"), vectors, "balanced", each=5) as stored:
+                lines += _filters(stored, rounds)
     columns = ("preset", "recall@10", "faster", "ours to bare exact", "bare", "inserts", "KB a vector")
     return Report("Retrieval", lines, [vectors.source, *_NOTES], [Grid("The presets", columns, rows)])
 
@@ -203,7 +214,7 @@ def _told(times: Times, *ways: str) -> str:
     return ", ".join(f"{way} {milliseconds(median(times[way]))}" for way in ways)
 
 
-def _filters(stored: Stored, *, rounds: int) -> list[Line]:
+def _filters(stored: Stored, rounds: int) -> list[Line]:
     count = len(stored.numbers)
     numbers = np.arange(count)
     noon = timedelta(minutes=count // 2)
