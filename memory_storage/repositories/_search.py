@@ -134,19 +134,23 @@ def run(session: Session, statement: Callable[[Search], Prepared], plan: Planned
     except CorruptDataError:
         if plan.values.get("mode", "exact") == "exact":
             raise
-    except SchemaError as error:
-        if plan.search.space and plan.search.space.table in str(error):
-            raise NotFoundError("embedding model", repr(plan.search.space.model)) from error
+        return run(session, statement, replace(plan, values={**plan.values, "mode": "exact"}))
+    except (SchemaError, ValidationError) as error:
+        if plan.search.space:
+            _explain(error, session, plan.search.space, plan)
         raise
-    except ValidationError as error:
-        if plan.search.space and ("same length" in str(error) or "dimensions are different" in str(error)):
-            raise _wrong_dimension(session, plan.search.space, plan) from error
-        raise
-    else:
-        if rows or not plan.search.is_hopeful:
-            return rows
-        return run(session, statement, replace(plan, search=replace(plan.search, is_hopeful=False)))
-    return run(session, statement, replace(plan, values={**plan.values, "mode": "exact"}))
+    if rows or not plan.search.is_hopeful:
+        return rows
+    return run(session, statement, replace(plan, search=replace(plan.search, is_hopeful=False)))
+
+
+def _explain(error: Exception, session: Session, space: Space, plan: Planned) -> None:
+    """Raise what the engine's words about a model's table mean, if they are about that."""
+    text = str(error)
+    if isinstance(error, SchemaError) and space.table in text:
+        raise NotFoundError("embedding model", repr(space.model)) from error
+    if isinstance(error, ValidationError) and ("same length" in text or "dimensions are different" in text):
+        raise _wrong_dimension(session, space, plan) from error
 
 
 def _followed(rows: Sequence[Row], session: Session, plan: Planned) -> Sequence[Row]:
