@@ -27,7 +27,7 @@ from ._vectors import Array, Data
 K = 10
 MODEL = "benchmark"
 _BATCH = 1_000
-_TURN = 20
+_TURN = 100
 _FEW = 4_000  # vectors are put into DiskANN: it only gets slower
 _FILTERS: dict[str, tuple[dict[str, Any], int, int]] = {
     "10 %": ({"task_type": "debugging"}, 10, 3),

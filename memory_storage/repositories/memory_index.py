@@ -41,7 +41,8 @@ _SHORT = 100  # rows that are added while searches wait
 _KEEP_EVERY = 50_000  # rows: a build that is interrupted goes on from there
 _WITNESSES = 128
 _MOST = 1_000  # candidates
-_FILTERED = 400  # candidates, where filters will refuse some
+_BROAD, _FILTERED = (EXPANSION_SEARCH, 100_000), (400, 20_000)
+"""So many candidates are enough among so many vectors, where nearly all will pass, and where filters refuse some."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -171,7 +172,8 @@ class MemoryIndex:
             graph, mark = self._graph, self._mark
             if graph is None or len(vector) != 4 * graph.dimension or (began is not None and began < self._since):
                 return None
-            least = EXPANSION_SEARCH if are_broad else _FILTERED
+            enough, among = _BROAD if are_broad else _FILTERED
+            least = enough * max(1.0, len(graph) / among) ** 0.4  # more among more, or recall would fall
             asked = min(_MOST, round(max(least, 4 * reach) * self._thinned))
             return Near(mark, asked, graph.nearest(vector, asked))
 
