@@ -109,8 +109,8 @@ class Channel:
             line = self._connected(origin, deadline)
             sent = self._send(line, path, body)
             response, _ = _response(line)
-            with closing(io.BufferedReader(response)) as reader:  # else it is closed by whoever collects it, too late
-                yield response.status, iter(reader)
+            with closing(response):  # else it is closed by whoever collects it, too late
+                yield response.status, _lines(response)
         except BaseException as error:  # noqa: BLE001 - as above
             raise _failure(error, origin, sent=sent)  # noqa: B904 - as above
         finally:
@@ -211,16 +211,25 @@ class _DeadlineSocket:
         """Close it."""
         self._socket.close()
 
-    def shutdown(self, how: int) -> None:
-        """See `socket`."""
-        self._socket.shutdown(how)
-
     def settimeout(self, seconds: float | None) -> None:
         """Nothing: the deadline counts."""
 
     def fileno(self) -> int:
         """See `socket`."""
         return self._socket.fileno()
+
+
+def _lines(response: HTTPResponse) -> Iterator[bytes]:
+    """Its lines. (To read them with a BufferedReader fails at the end of a body whose length was told.)"""
+    parts: list[bytes] = []
+    while piece := response.read1(65536):
+        first, *others = piece.split(b"\n")
+        parts.append(first)
+        for other in others:
+            yield b"".join(parts)
+            parts = [other]
+    if rest := b"".join(parts):
+        yield rest
 
 
 class _Reader(io.RawIOBase):

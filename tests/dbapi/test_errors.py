@@ -6,6 +6,7 @@ import pytest
 
 from memory_storage import dbapi
 from memory_storage.dbapi._errors import _BY_TEXT, from_message
+from memory_storage.dbapi._file import File
 
 SCHEMA = """
 CREATE TABLE parent (id INTEGER PRIMARY KEY);
@@ -140,3 +141,26 @@ def test_errors_survive_pickling(error):
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is type(error)
     assert (str(copy), copy.code, vars(copy)) == (str(error), error.code, vars(error))
+
+
+def test_an_interrupt_in_the_native_driver_is_handed_on_and_breaks_nothing(connection, monkeypatch):
+    native = connection._transport._native
+
+    class Interrupted:
+        in_transaction = False
+
+        def execute(self, *_):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(connection._transport, "_native", Interrupted())
+    connection.autocommit = True
+    with pytest.raises(KeyboardInterrupt):
+        connection.execute("SELECT 1")
+    monkeypatch.setattr(connection._transport, "_native", native)
+    assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_file_that_is_gone_when_it_is_looked_at_is_no_database(tmp_path):
+    error = File(str(tmp_path / "gone.db")).error("file is not a database", None)
+    assert error.code == "SQLITE_NOTADB"
+    assert "gone.db" in str(error)

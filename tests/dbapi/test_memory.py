@@ -110,3 +110,14 @@ def test_threads_that_write_in_turns_lose_nothing(memory):
     for thread in threads:
         thread.join()
     assert dbapi.connect(memory).execute("SELECT count(*) FROM t").fetchone() == (400,)
+
+
+def test_after_a_fork_the_copy_starts_over(memory):
+    one = dbapi.connect(memory)
+    one.execute("CREATE TABLE u (x)")
+    memory.after_fork_in_child()
+    assert not memory.native.in_transaction
+    memory.after_fork_in_child()  # with nothing open
+    other = dbapi.connect(memory, busy_timeout=0)
+    other.execute("CREATE TABLE u (x)")
+    other.commit()

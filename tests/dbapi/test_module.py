@@ -66,3 +66,20 @@ def test_an_encrypted_file_needs_its_key(path):
         dbapi.connect(path)
     with closing(dbapi.connect(path, encryption_key="secret")) as connection:
         assert connection.execute("SELECT count(*) FROM t").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("close", [dbapi.Connection.close, dbapi.Connection.discard])
+def test_what_is_closed_can_be_closed_and_discarded_again(connect, close):
+    connection = connect()
+    close(connection)
+    connection.close()
+    connection.discard()
+    with pytest.raises(dbapi.InterfaceError):
+        connection.execute("SELECT 1")
+
+
+def test_a_deadline_is_what_was_set(connect):
+    connection = connect()
+    assert connection.deadline is None
+    connection.deadline = 12.5
+    assert connection.deadline == 12.5

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from memory_storage import dbapi
+from memory_storage.dbapi._file import File
 
 
 @pytest.fixture
@@ -246,3 +247,18 @@ def test_closing_gives_up_the_lock_even_while_something_refers_to_the_native_con
     other.execute("INSERT INTO t VALUES (2, 'kept')")
     other.commit()
     assert not native.in_transaction
+
+
+def test_who_waits_behind_another_thread_waits_no_longer_than_its_own_timeout(connect, path):
+    holder, patient, hasty = connect(), connect(busy_timeout=10), connect(busy_timeout=0.05)
+    holder.execute("CREATE TABLE t (x)")  # it has the lock
+    waiting = threading.Thread(target=patient.execute, args=("CREATE TABLE IF NOT EXISTS t (x)",))
+    waiting.start()
+    turn = File.of(path).turn
+    while not turn.locked():
+        time.sleep(0.001)
+    with pytest.raises(dbapi.OperationalError, match="locked"):
+        hasty.execute("CREATE TABLE u (x)")
+    holder.commit()
+    waiting.join()
+    patient.commit()

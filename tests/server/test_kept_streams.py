@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from memory_storage import dbapi
+from memory_storage.dbapi._http import NotSent
 from memory_storage.testing import Proxy, Sqld
 
 PAUSE = 0.2  # seconds; a stream is kept for the next 0.1
@@ -121,3 +122,24 @@ def test_closing_a_connection_frees_its_stream(connection: dbapi.Connection, lin
         count(connection)
     connection.close()
     assert streams(line) == [(False, True), (False, False), (True, True)]
+
+
+@pytest.mark.parametrize("sql", ["INSERT INTO t VALUES (1)", "SELECT count(*) FROM t"])
+def test_what_could_not_be_sent_over_a_line_that_was_cut_goes_over_a_new_one(
+    connection: dbapi.Connection, monkeypatch: pytest.MonkeyPatch, sql: str
+):
+    connection.execute("INSERT INTO t VALUES (0)")
+    channel = connection._transport._stream._channel
+    post, fails = channel.post, [True]
+
+    def cut(*arguments: object) -> object:
+        if fails:
+            fails.clear()
+            raise NotSent("the line was cut", "CONNECTION_FAILED")
+        return post(*arguments)
+
+    monkeypatch.setattr(channel, "post", cut)
+    assert channel.was_kept
+    connection.execute(sql)
+    assert not fails
+    assert count(connection) == 1 + sql.startswith("INSERT")

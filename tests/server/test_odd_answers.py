@@ -207,3 +207,27 @@ def test_an_address_that_is_none_or_not_encrypted_is_refused(gateway: Gateway, c
     with pytest.raises(dbapi.Error):
         connection.execute("INSERT INTO t VALUES (1)")
     assert not connection.in_transaction
+
+
+def test_an_address_that_is_none_does_not_matter_where_there_is_no_rest(gateway: Gateway, connection: dbapi.Connection):
+    connection.autocommit = True
+    gateway.change = _with_base_url("nonsense")
+    for number in range(4):  # one after the other: their stream would be kept
+        connection.execute("INSERT INTO t VALUES (?)", (number,))
+    assert gateway.client.run("SELECT count(*) FROM t") == [["4"]]
+
+
+def test_a_refusal_to_read_on_is_an_error_of_the_driver(gateway: Gateway, connection: dbapi.Connection):
+    def refuse(reply: Reply) -> Reply:
+        return (500, {}, b'{"error":"broken"}') if gateway.hosts[-1].endswith("/v3/cursor") else reply
+
+    gateway.change = refuse
+    connection.autocommit = True
+    with pytest.raises(dbapi.OperationalError) as caught:
+        connection.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 12) "
+            "SELECT zeroblob(1000000) FROM n"
+        )
+    assert caught.value.code == "SERVER_ERROR"
+    gateway.change = lambda reply: reply
+    assert connection.execute("SELECT 1").fetchone() == (1,)

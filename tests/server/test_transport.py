@@ -355,3 +355,49 @@ class TestProcessesAndThreads:
         connection = dbapi.connect(line.url)
         connection.execute("SELECT 1")
         del connection
+
+
+def test_a_deadline_is_what_was_set_and_what_is_closed_stays_so(connection: dbapi.Connection):
+    assert connection.deadline is None
+    connection.deadline = until = time.monotonic() + 5
+    assert connection.deadline == until
+    transport = connection._transport
+    connection.close()
+    transport.close()
+    transport.discard()
+    with pytest.raises(dbapi.InterfaceError, match="closed"):
+        transport.run([Step("SELECT 1")])
+
+
+def test_a_child_process_lets_go_of_the_line_of_its_parent(connection: dbapi.Connection):
+    connection.execute("SELECT 1")
+    transport = connection._transport
+    transport.after_fork_in_child()
+    with pytest.raises(dbapi.InterfaceError, match="belongs to the parent"):
+        transport.run([Step("SELECT 1")])
+    transport.close()  # without a word to the server
+
+
+def test_a_write_waits_for_longer_than_the_server_does_until_another_has_done(
+    connect: Callable[..., dbapi.Connection], autocommitting: dbapi.Connection
+):
+    other = connect()
+    other.execute("INSERT INTO t VALUES (1, 'first')")  # it has the lock
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(autocommitting.execute, "INSERT INTO t VALUES (2, 'second')")
+        time.sleep(1.0)
+        assert not waiting.done()
+        other.commit()
+        waiting.result()
+    assert autocommitting.execute("SELECT count(*) FROM t").fetchone() == (2,)
+
+
+def test_rows_that_are_too_much_to_send_leave_nothing_and_the_transaction_goes_on(connection: dbapi.Connection):
+    connection.execute("INSERT INTO t VALUES (1, 'mine')")
+    large = "INSERT INTO t VALUES (?, zeroblob(4000000) || ?) RETURNING v"
+    with pytest.raises(dbapi.DataError, match="nothing of it was stored") as caught:
+        connection.execute(Batch([Step(large, (number, number)) for number in range(2, 8)]))
+    assert caught.value.code == "RESPONSE_TOO_LARGE"
+    connection.execute("INSERT INTO t VALUES (9, 'mine too')")
+    connection.commit()
+    assert connection.execute("SELECT id FROM t").fetchall() == [(1,), (9,)]

@@ -8,7 +8,6 @@ import os
 import random
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -175,7 +174,6 @@ def _kill_and_start(server: Sqld, after: float) -> tuple[float, float]:
 
 def test_forty_threads_and_a_killed_server_lose_nothing_and_hang_nowhere(app: str, server: Sqld, capsys):
     clients = [Client(app, number) for number in range(THREADS)]
-    before = threading.active_count()
     until = time.monotonic() + SECONDS
     with ThreadPoolExecutor(THREADS + 1) as threads:
         outage = threads.submit(_kill_and_start, server, SECONDS / 2)
@@ -191,7 +189,6 @@ def test_forty_threads_and_a_killed_server_lose_nothing_and_hang_nowhere(app: st
     assert health["checked_out"] == 0
     _assert_all_is_there(server, clients)
     _report(capsys, clients, times, killed, back)
-    assert threading.active_count() <= before
 
 
 def _assert_all_is_there(server: Sqld, clients: list[Client]) -> None:

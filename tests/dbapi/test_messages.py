@@ -1,0 +1,81 @@
+"""Messages of the protocol, and deadlines: without a server."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from memory_storage import dbapi
+from memory_storage.dbapi._http import Deadline
+from memory_storage.dbapi._messages import BatchMessage
+from memory_storage.dbapi._server import Origin, Server
+from memory_storage.dbapi._sql import parse
+from memory_storage.dbapi._stream import Stream, _collect
+
+BEGIN = {"type": "step_begin", "step": 0, "cols": [{"name": "x"}]}
+ROW = {"type": "row", "row": [{"type": "integer", "value": "1"}]}
+END = {"type": "step_end", "affected_row_count": 0, "last_insert_rowid": None}
+LAST = {"type": "replication_index", "replication_index": "7"}
+
+
+def test_a_step_that_did_not_run_without_an_error_is_a_lost_transaction():
+    message = BatchMessage(in_transaction=True)
+    message.ask(1, parse("SELECT 1"), (), None)
+    with pytest.raises(dbapi.OperationalError) as caught:
+        message.results({"step_results": [None], "step_errors": [None]})
+    assert caught.value.code == "TRANSACTION_LOST"
+
+
+def test_to_undo_is_to_go_back_to_the_savepoint_and_to_close_it():
+    message = BatchMessage(in_transaction=True)
+    message.undo()
+    steps = message.as_json()["steps"]
+    assert [step["stmt"]["sql"] for step in steps] == ["ROLLBACK TO batch", "RELEASE batch"]
+
+
+def test_the_entries_of_a_cursor_are_collected():
+    assert _collect([BEGIN, ROW, ROW, {"type": "of a later version"}, END, LAST], 1) == {
+        "step_results": [{"cols": [{"name": "x"}], "rows": [ROW["row"]] * 2, **END}],
+        "step_errors": [None],
+    }
+    failed = {"type": "step_error", "step": 1, "error": {"message": "no"}}
+    assert _collect([BEGIN, END, failed, LAST], 2)["step_errors"] == [None, {"message": "no"}]
+
+
+def test_a_cursor_that_fails_or_breaks_off_is_an_error():
+    with pytest.raises(dbapi.OperationalError, match="enough") as caught:
+        _collect([BEGIN, {"type": "error", "error": {"message": "enough", "code": "ENOUGH"}}], 1)
+    assert caught.value.code == "ENOUGH"
+    with pytest.raises(dbapi.OperationalError, match="broke off") as caught:
+        _collect([BEGIN, ROW], 1)
+    assert caught.value.code == "CONNECTION_LOST"
+
+
+def test_a_stream_is_not_led_from_tls_to_no_tls():
+    origin = Origin.parse("https://example.com")
+    stream = Stream(SimpleNamespace(server=SimpleNamespace(origin=origin, path="/db")))
+    assert stream._directed(None) == (origin, "/db")
+    assert stream._directed("https://other.example.com/below/") == (Origin.parse("https://other.example.com"), "/below")
+    with pytest.raises(dbapi.OperationalError, match="without TLS") as caught:
+        stream._directed("http://127.0.0.1:8080")
+    assert caught.value.code == "INSECURE"
+
+
+@pytest.mark.parametrize("tls", ["2", "yes", ""])
+def test_tls_in_a_url_is_one_or_zero(tls):
+    with pytest.raises(dbapi.ProgrammingError, match="tls in the URL is 1, or 0") as caught:
+        Server.at("127.0.0.1", None, "", {"tls": tls})
+    assert caught.value.code == "BAD_URL"
+
+
+def test_a_deadline_that_has_passed_leaves_nothing():
+    deadline = Deadline(0.02)
+    assert 0 < deadline.left() <= 0.02
+    assert deadline.allows(0.001)
+    assert not deadline.allows(1.0)
+    time.sleep(0.03)
+    assert deadline.remaining() == 0.0
+    with pytest.raises(TimeoutError):
+        deadline.left()
