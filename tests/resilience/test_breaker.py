@@ -371,3 +371,36 @@ def test_many_threads_that_fail_and_succeed_leave_it_sound():
     assert {old for old, _ in circuit.heard} == {CLOSED, OPEN, HALF}
     circuit.breaker.reset()
     assert circuit.go() == THREADS
+
+
+def test_who_tries_and_is_never_heard_of_is_not_waited_for_for_ever():
+    circuit = Circuit(half_open_max_calls=2).opened()
+    assert len(circuit.half_open()) == 2
+    circuit.clock.advance(59.9)
+    assert circuit.admitted() == []
+    circuit.clock.advance(0.1)
+    assert len(circuit.admitted()) == 2
+    circuit.clock.advance(3600)  # and far beyond that
+    assert len(circuit.admitted()) == 2
+
+
+def test_in_a_child_process_as_many_may_try_as_in_any_other():
+    circuit = Circuit(half_open_max_calls=2).opened()
+    assert len(circuit.half_open()) == 2
+    circuit.breaker.after_fork_in_child()
+    assert len(circuit.admitted()) == 2
+
+
+def test_half_open_it_still_says_since_when():
+    circuit = Circuit().opened()
+    opened_at = circuit.breaker.status().opened_at
+    circuit.half_open()
+    assert circuit.breaker.state == "half_open"
+    assert circuit.breaker.status().opened_at == opened_at
+
+
+def test_changes_are_told_in_their_order():
+    circuit = Circuit()
+    circuit.breaker._news += [(CLOSED, OPEN), (OPEN, HALF), (HALF, CLOSED)]
+    circuit.breaker.reset()
+    assert circuit.heard == [(CLOSED, OPEN), (OPEN, HALF), (HALF, CLOSED)]

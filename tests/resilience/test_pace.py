@@ -36,3 +36,12 @@ def test_with_the_first_answer_all_may_ask_again():
     pace.heard(answer=False)
     clock.advance(0.06)
     assert pace.may_ask()
+
+
+def test_the_pause_is_over_at_its_last_moment():
+    clock = Clock()
+    pace = Pace(clock)
+    pace.heard(answer=False)
+    clock.at = pace._next
+    assert pace.may_ask()
+    assert not pace.may_ask()

@@ -198,3 +198,15 @@ def test_a_guard_is_calm_until_something_goes_wrong_and_after_all_is_well_again(
         assert not guarded.is_calm
         guarded.leave(guarded.enter())
     assert guarded.is_calm
+
+
+def test_what_is_left_is_whole_repeats():
+    budget = Budget(2)
+    budget.spend()
+    budget.refund()
+    assert (budget.left, type(budget.left)) == (1, int)
+
+
+@pytest.mark.parametrize("code", ["SQLITE_FULL", "TOO_LATE", "", "ANY"])
+def test_a_read_that_failed_in_another_way_is_not_repeated(code: str):
+    assert not only_read(ms.UnavailableError("no", code=code))

@@ -452,6 +452,13 @@ def test_a_snapshot_has_nothing_to_lose_with_its_last_answer(pair: Pair):
         pair.proxy.cut_reply_after(0, times=2)
 
 
+def test_a_transaction_that_only_read_has_nothing_to_lose_either(pair: Pair):
+    with pair.faulty.transaction() as tx:
+        assert tx.episodes.count() == 0
+        pair.proxy.cut_reply_after(0, times=2)
+    assert pair.faulty.engine.pool.checkedout() == 0
+
+
 def test_a_save_whose_answer_was_lost_does_not_take_anothers_version_for_its_own(pair: Pair, monkeypatch):
     episode = pair.direct.episodes.save(an_episode(0))
     about = transaction._Asking.about

@@ -1,0 +1,80 @@
+"""The rarest ways through a transaction and a call, each as it would come about."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from sqlalchemy import event, text
+
+import memory_storage as ms
+from memory_storage import dbapi
+from memory_storage.repositories import EpisodeRepository
+
+from .work import OUTAGE
+
+
+@pytest.fixture
+def storage(database):
+    with ms.MemoryStorage.open(ms.Settings(database=str(database), circuit_breaker={"failure_threshold": 1})) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_block_is_refused_if_the_circuit_opens_while_it_waits_for_a_connection(storage, read_only):
+    def open_the_circuit(*_: object) -> None:
+        breaker = storage.circuit_breaker
+        breaker.leave(breaker.enter(), OUTAGE)
+
+    event.listen(storage.engine, "checkout", open_the_circuit)
+    with pytest.raises(ms.CircuitOpenError):
+        (storage.snapshot() if read_only else storage.transaction()).__enter__()
+    event.remove(storage.engine, "checkout", open_the_circuit)
+    assert storage.engine.pool.checkedout() == 0
+    storage.circuit_breaker.reset()
+    assert storage.episodes.count() == 0  # it holds no lock
+
+
+def test_a_repository_that_is_not_counted_fails_as_one_that_is(storage):
+    with storage.transaction() as tx:
+        bare = EpisodeRepository(tx)
+        assert bare.count() == 0
+        tx.execute([("ALTER TABLE episodes RENAME TO gone", ())])
+        with pytest.raises(ms.SchemaError):
+            bare.count()
+        tx.execute([("ALTER TABLE gone RENAME TO episodes", ())])
+    assert storage.episodes.count() == 0
+
+
+def test_a_connection_that_breaks_in_a_call_is_not_used_again(storage, make_episode):
+    episode = storage.episodes.save(make_episode())
+    with storage.engine.begin() as connection:
+        connection.execute(text("CREATE TABLE kept AS SELECT seq, output FROM steps"))
+        connection.execute(text("UPDATE steps SET output = CAST(x'ff' AS TEXT)"))
+    with pytest.raises(ms.MemoryStorageError, match="panicked"):
+        storage.episodes.get(episode.id)
+    with storage.engine.begin() as connection:
+        connection.execute(text("UPDATE steps SET output = (SELECT output FROM kept WHERE kept.seq = steps.seq)"))
+    assert storage.episodes.get(episode.id) == episode
+
+
+def test_a_rollback_that_fails_does_not_hide_the_error_of_the_block(storage, make_episode, monkeypatch, caplog):
+    broken = dbapi.OperationalError("the disk is gone", "SQLITE_IOERR")
+
+    def fail() -> None:
+        raise broken
+
+    def work() -> None:
+        with storage.transaction() as tx:
+            tx.episodes.save(make_episode())
+            held.append(tx._connection)
+            monkeypatch.setattr(tx._connection, "close", fail)
+            raise RuntimeError("mine")
+
+    held: list[object] = []
+    with caplog.at_level(logging.ERROR), pytest.raises(RuntimeError, match="mine"):
+        work()
+    assert "a rollback failed" in caplog.text
+    monkeypatch.undo()
+    held[0].close()
+    assert storage.episodes.count() == 0
