@@ -73,13 +73,16 @@ class LocalTransport:
         self, database: str | MemoryDatabase, *, busy_timeout: float, encryption_key: EncryptionKey | None = None
     ) -> None:
         self._memory = database if isinstance(database, MemoryDatabase) else None
-        self._file = None if isinstance(database, MemoryDatabase) else File.of(database)
+        self._file: File | None = None
         self._key = encryption_key
         self._busy_timeout = busy_timeout
         self._broken = ""
         self._writes = False  # whether the transaction that is open, if one is, may have written
-        self._native = self._memory.native if self._memory else self._opened(str(database))
-        if self._memory is None:
+        if isinstance(database, MemoryDatabase):
+            self._native = database.native
+        else:
+            self._file = File.of(database)
+            self._native = self._opened(database, self._file)
             tell_in_child(self)
 
     @property
@@ -204,9 +207,8 @@ class LocalTransport:
             self._broken = f"the native driver panicked: {error}"
             raise InterfaceError(self._broken) from error
 
-    def _opened(self, path: str) -> Any:
-        if self._file is not None:
-            self._file.check()  # or a new file would be made where another connection's was removed
+    def _opened(self, path: str, file: File) -> Any:
+        file.check()  # or a new file would be made where another connection's was removed
         try:
             native = _open(path, self._key)
         except ValueError as error:
@@ -215,8 +217,7 @@ class LocalTransport:
         if problem:
             native = None  # a traceback would keep the file open
             raise self._error(problem)
-        if self._file is not None:
-            self._file.opened()
+        file.opened()
         return native
 
     def _error(self, message: str) -> Error:

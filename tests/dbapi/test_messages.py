@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import time
 from types import SimpleNamespace
 
 import pytest
 
 from memory_storage import dbapi
-from memory_storage.dbapi._http import Deadline
+from memory_storage.dbapi._http import Channel, Deadline, _lines
 from memory_storage.dbapi._messages import BatchMessage
 from memory_storage.dbapi._server import Origin, Server
 from memory_storage.dbapi._sql import parse
@@ -68,6 +69,24 @@ def test_tls_in_a_url_is_one_or_zero(tls):
     with pytest.raises(dbapi.ProgrammingError, match="tls in the URL is 1, or 0") as caught:
         Server.at("127.0.0.1", None, "", {"tls": tls})
     assert caught.value.code == "BAD_URL"
+
+
+@pytest.mark.parametrize("text", [b"", b"one", b"one\n", b"one\ntwo\n\nthree", b"\n" * 3, b"x" * 200_000 + b"\ny"])
+@pytest.mark.parametrize("most", [1, 3, 65536])
+def test_the_lines_of_an_answer_are_those_of_its_text(text, most):
+    source = io.BytesIO(text)
+    found = list(_lines(SimpleNamespace(read1=lambda size: source.read1(min(size, most)))))
+    assert found == [line.removesuffix(b"\n") for line in text.splitlines(keepends=True)]
+
+
+def test_a_request_that_could_not_be_sent_whole_is_known_as_that():
+    def refuse(_: bytes) -> None:
+        raise BrokenPipeError
+
+    credentials = SimpleNamespace(header=dict)
+    channel = Channel(SimpleNamespace(credentials=credentials, server=Server.at("127.0.0.1", 1, "", {"tls": "0"})))
+    assert channel._send(SimpleNamespace(sendall=lambda _: None), "/v3/pipeline", b"{}")
+    assert not channel._send(SimpleNamespace(sendall=refuse), "/v3/pipeline", b"{}")
 
 
 def test_a_deadline_that_has_passed_leaves_nothing():

@@ -10,7 +10,9 @@ import pytest
 
 import memory_storage as ms
 from memory_storage.models import new_id
+from memory_storage.repositories import EpisodeRepository
 from memory_storage.testing import Proxy, Sqld
+from memory_storage.transaction import Scope
 
 from .work import at_once
 
@@ -267,3 +269,11 @@ def _called_all_the_time(storage: ms.MemoryStorage, threads: int, seconds: float
 
     at_once(threads, one)
     return counts[0], counts[1]
+
+
+def test_what_is_not_counted_is_repeated_too(url: str, line: Proxy):
+    with open_storage(url) as storage:
+        bare = EpisodeRepository(Scope(storage._ground, storage.namespace))
+        line.cut_reply_after(0, times=2)
+        assert bare.count() == 0
+        assert storage.metrics() == {}

@@ -452,6 +452,18 @@ def test_a_snapshot_has_nothing_to_lose_with_its_last_answer(pair: Pair):
         pair.proxy.cut_reply_after(0, times=2)
 
 
+def test_a_commit_that_never_arrives_is_known_not_to_be_done(pair: Pair):
+    def work() -> None:
+        with pair.faulty.transaction() as tx:
+            tx.episodes.save(an_episode(1))
+            pair.proxy.cut_request_after(10, times=2)  # and what asks what became of it gets through
+
+    with pytest.raises(ms.UnavailableError) as caught:
+        work()
+    assert caught.value.code == "NOT_STORED"
+    assert pair.direct.episodes.count() == 0
+
+
 def test_a_transaction_that_only_read_has_nothing_to_lose_either(pair: Pair):
     with pair.faulty.transaction() as tx:
         assert tx.episodes.count() == 0

@@ -93,7 +93,9 @@ class TestServer:
             client(primary.port) as first,
             client(replica.port) as second,
         ):
-            second.run("CREATE TABLE t (x)", "INSERT INTO t VALUES (1)")
+            second.run("CREATE TABLE t (x)")
+            eventually(lambda: second.run("SELECT name FROM sqlite_master") == [["t"]])
+            second.run("INSERT INTO t VALUES (1)")
             assert first.run("SELECT x FROM t") == [["1"]]
             first.run("INSERT INTO t VALUES (2)")
             eventually(lambda: second.run("SELECT count(*) FROM t") == [["2"]])

@@ -231,3 +231,12 @@ def test_a_refusal_to_read_on_is_an_error_of_the_driver(gateway: Gateway, connec
     assert caught.value.code == "SERVER_ERROR"
     gateway.change = lambda reply: reply
     assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_write_that_the_server_could_not_begin_in_time_is_tried_again(gateway: Gateway, connection: dbapi.Connection):
+    busy = {"message": "SQLite error: database is locked", "code": "SQLITE_BUSY"}
+    refusals = [_results(step_results=[None], step_errors=[busy])] * 3
+    gateway.change = lambda reply: refusals.pop()(reply) if refusals else reply
+    connection.autocommit = True
+    connection.execute("INSERT INTO t VALUES (1)")
+    assert refusals == []
