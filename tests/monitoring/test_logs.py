@@ -35,6 +35,41 @@ def lines(caplog: pytest.LogCaptureFixture) -> Callable[[str], list[logging.LogR
     return lambda name: [record for record in caplog.records if record.name == f"memory_storage.{name}"]
 
 
+def test_a_block_is_as_slow_as_its_statements(open_with, lines, make_episode):
+    storage = open_with(slow_query=0.9)
+    with storage.transaction() as tx:
+        tx.episodes.save(make_episode())
+    assert storage.episodes.count() == 1
+    assert lines("slow") == []
+    figures = storage.metrics()["transaction"]
+    assert (figures.count, 0 < figures.latency.longest < 0.9) == (1, True)
+
+
+def test_what_only_reads_is_no_write(open_with, lines):
+    storage = open_with(audit=True)
+    with storage.transaction() as tx:
+        tx.execute([("SELECT 1", ())])
+        tx.episodes.count()
+    assert lines("audit") == []
+
+
+def test_what_a_block_has_written_is_stored_or_unknown(open_with, lines, make_episode, monkeypatch):
+    storage = open_with(audit=True)
+    with storage.transaction() as tx:
+        tx.episodes.save(make_episode())
+    assert [record.result for record in lines("audit")] == ["stored"]
+
+    def lose(*_: object) -> None:
+        raise ms.CommitUnknownError("it may be stored, or not")
+
+    with pytest.raises(ms.CommitUnknownError), storage.transaction() as tx:  # noqa: PT012
+        tx.episodes.save(make_episode())
+        monkeypatch.setattr(tx, "_commit", lose)
+        held = tx._connection
+    held.close()
+    assert [record.result for record in lines("audit")] == ["stored", "unknown"]
+
+
 def test_both_are_off_unless_they_are_asked_for(storage: ms.MemoryStorage, lines, make_episode):
     storage.episodes.save(make_episode())
     with storage.transaction() as tx:
@@ -58,6 +93,8 @@ def test_a_slow_query_is_logged_with_its_plan_and_no_value(open_with, lines, mak
     assert not any(CANARY in f"{record.__dict__}" or "12345" in record.getMessage() for record in found)
     last = found[-1]
     assert (last.rows, last.plan) == (1, texts[-1].partition("plan: ")[2])
+    assert "steps" in last.plan  # what SQLite says: SEARCH steps USING ..., or SCAN steps
+    assert any("SEARCH" in record.plan for record in found)
     assert 0 < last.seconds < 60
     assert last.sql in texts[-1]
 

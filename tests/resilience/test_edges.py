@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import pytest
 from sqlalchemy import event, text
 
 import memory_storage as ms
-from memory_storage import dbapi
+from memory_storage import dbapi, transaction
 from memory_storage.repositories import EpisodeRepository
 
 from .work import OUTAGE
@@ -78,3 +79,79 @@ def test_a_rollback_that_fails_does_not_hide_the_error_of_the_block(storage, mak
     monkeypatch.undo()
     held[0].close()
     assert storage.episodes.count() == 0
+
+
+def test_a_call_is_refused_if_the_circuit_opens_while_it_waits_for_a_connection(storage):
+    def open_the_circuit(*_: object) -> None:
+        breaker = storage.circuit_breaker
+        breaker.leave(breaker.enter(), OUTAGE)
+
+    event.listen(storage.engine, "checkout", open_the_circuit)
+    with pytest.raises(ms.CircuitOpenError):
+        storage.episodes.count()
+    event.remove(storage.engine, "checkout", open_the_circuit)
+
+
+@pytest.mark.parametrize("name", ["before_cursor_execute", "after_cursor_execute"])
+def test_listeners_of_either_kind_hear_of_statements(storage, name):
+    heard = []
+    event.listen(storage.engine, name, lambda *arguments: heard.append(arguments[2]))
+    assert storage.episodes.count() == 0
+    assert len(heard) == 1
+
+
+def test_a_read_goes_on_after_an_error_of_the_server_and_a_write_does_not(storage, make_episode, monkeypatch):
+    straight, failures = transaction._straight, []
+
+    def fail(*arguments: object, **options: object) -> object:
+        if failures:
+            raise failures.pop()
+        return straight(*arguments, **options)
+
+    monkeypatch.setattr(transaction, "_straight", fail)
+    failures.append(ms.UnavailableError("broken", code="SERVER_ERROR"))
+    with storage.in_namespace("other") as view:
+        view.circuit_breaker._settings = ms.CircuitBreakerSettings(enabled=False)
+        assert view.episodes.count() == 0
+        assert failures == []
+        failures.append(ms.UnavailableError("broken", code="SERVER_ERROR"))
+        with pytest.raises(ms.UnavailableError, match="broken"):
+            view.episodes.save(make_episode())
+        assert view.episodes.count() == 0
+
+
+def test_a_deadline_is_that_of_one_request(storage):
+    batch = dbapi.Batch([dbapi.Step("SELECT 1")], reads_only=True)
+    assert transaction._straight(storage.engine, batch, deadline=time.monotonic() + 5)[0] == [(1,)]
+    connection = storage.engine.raw_connection()
+    assert connection.dbapi_connection.deadline is None
+    connection.close()
+
+
+def test_blocks_are_counted_by_what_they_are(storage):
+    with storage.transaction():
+        assert storage.snapshot()._name == "snapshot"
+    with storage.snapshot() as view:
+        view.episodes.count()
+    assert {name: one.count for name, one in storage.metrics().items() if "." not in name} == {
+        "transaction": 1,
+        "snapshot": 1,
+    }
+
+
+def test_a_block_in_a_block_is_refused_at_once_and_a_snapshot_is_not(storage, make_episode):
+    with storage.transaction() as tx:
+        tx.episodes.save(make_episode())
+        with pytest.raises(ms.UnavailableError, match="would wait for itself"), storage.transaction():
+            pass
+        with storage.snapshot() as view:
+            assert view.episodes.count() == 0
+    assert storage.episodes.count() == 1
+
+
+def test_a_file_keeps_no_receipts(storage, make_episode):
+    with storage.transaction() as tx:
+        tx.episodes.save(make_episode())
+        tx.episodes.save(make_episode())
+    with storage.engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM receipts")).scalar() == 0

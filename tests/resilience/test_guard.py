@@ -277,3 +277,19 @@ def test_what_is_not_counted_is_repeated_too(url: str, line: Proxy):
         line.cut_reply_after(0, times=2)
         assert bare.count() == 0
         assert storage.metrics() == {}
+
+
+def test_an_outage_in_a_block_counts_at_once_and_a_conflict_does_not(url: str, line: Proxy, make_episode):
+    with open_storage(url, {"failure_threshold": 5}) as storage:
+        episode = storage.episodes.save(make_episode())
+        tx = storage.transaction().__enter__()
+        with pytest.raises(ms.ConflictError):
+            tx.episodes.save(episode.model_copy(update={"version": 9}))
+        assert storage.circuit_breaker_status().failure_count == 0
+        line.refuse()
+        line.cut_all()
+        with pytest.raises(ms.UnavailableError):
+            tx.episodes.count()
+        assert storage.circuit_breaker_status().failure_count == 1
+        tx.__exit__(ZeroDivisionError, ZeroDivisionError(), None)
+        assert storage.engine.pool.checkedout() == 0

@@ -18,7 +18,8 @@ from uuid import UUID, uuid4
 import pytest
 
 import memory_storage as ms
-from memory_storage import migrate, transaction
+from memory_storage import dbapi, migrate, transaction
+from memory_storage.resilience import Pace
 from memory_storage.testing import Proxy, Sqld
 
 from .raw import client, eventually
@@ -450,6 +451,42 @@ def test_a_snapshot_has_nothing_to_lose_with_its_last_answer(pair: Pair):
     with pair.faulty.snapshot() as view:
         assert view.episodes.count() == 0
         pair.proxy.cut_reply_after(0, times=2)
+
+
+def test_a_block_leaves_one_receipt_however_much_it_writes(pair: Pair):
+    with pair.faulty.transaction() as tx:
+        for _ in range(3):
+            tx.episodes.save(an_episode(0))
+    with pair.direct.transaction() as tx:
+        assert tx.execute([("SELECT count(*) FROM receipts", ())]) == [[(1,)]]
+
+
+def test_the_rows_of_a_write_whose_answer_was_lost_are_those_of_its_last_step(pair: Pair):
+    scope = transaction.Scope(pair.faulty._ground, pair.faulty.namespace)
+    insert = "INSERT INTO forgotten (digest) VALUES (?)"
+    steps = [dbapi.Step(insert, (bytes([n]) * 16,)) for n in range(3)]
+    pair.proxy.cut_reply_after(0, times=2)
+    assert scope.write([*steps, dbapi.Step("SELECT count(*) FROM forgotten")]) == [(3,)]
+
+
+class _Recorded(Pace):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: list[bool] = []
+
+    def heard(self, answer: bool) -> None:
+        self.answers.append(answer)
+        super().heard(answer)
+
+
+def test_who_asks_says_whether_there_was_an_answer(pair: Pair):
+    pair.faulty._ground.guard.pace = pace = _Recorded()
+    pair.proxy.cut_reply_after(0, times=4)
+    pair.faulty.episodes.save(an_episode(0))
+    assert set(pace.answers) == {False, True}
+    assert pace.answers == sorted(pace.answers)  # none, and then one after the other
 
 
 def test_a_commit_that_never_arrives_is_known_not_to_be_done(pair: Pair):
