@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import event, text
@@ -155,3 +156,25 @@ def test_a_file_keeps_no_receipts(storage, make_episode):
         tx.episodes.save(make_episode())
     with storage.engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM receipts")).scalar() == 0
+
+
+def test_what_became_of_a_write_is_asked_for_seven_seconds(storage, monkeypatch):
+    clock, pauses, asked = [1000.0], [], []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        clock[0] += seconds
+
+    def fail(*_: object, deadline: float) -> None:
+        asked.append(deadline)
+        raise ms.UnavailableError("nobody is there", code="CONNECTION_FAILED")
+
+    monkeypatch.setattr(transaction, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    monkeypatch.setattr(transaction, "_straight", fail)
+    guard = SimpleNamespace(pace=SimpleNamespace(may_ask=lambda: True, heard=lambda answer: None))
+    unknown = ms.CommitUnknownError("it may be stored, or not")
+    with pytest.raises(ms.CommitUnknownError) as caught:
+        transaction._Asking(storage.engine, guard, unknown).rows(dbapi.Batch([dbapi.Step("SELECT 1")]))
+    assert caught.value is unknown
+    assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2])
+    assert asked == [1007.0] * 7
