@@ -269,6 +269,7 @@ def test_a_server_is_mended_too(storage):
 
 def test_nothing_that_the_doctor_says_shows_a_stored_value(settings, caplog):
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="sqlalchemy")
     said = []
     for name, (_, damage) in DAMAGES.items():
         try:

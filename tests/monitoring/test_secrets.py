@@ -88,6 +88,19 @@ def test_no_log_no_figure_and_no_span_shows_a_secret(
     assert ("circuit breaker is open" in shown["logs"]) == outage
 
 
+def test_sqlalchemys_own_log_shows_neither_what_is_sent_nor_what_comes_back(storage, caplog):
+    caplog.set_level(logging.DEBUG, logger="sqlalchemy")
+    storage.episodes.save(ms.Episode(task_description=VALUE, metadata={"key": VALUE}, tags=[VALUE]))
+    with storage.transaction() as tx:
+        (episode,) = tx.episodes.query(text=VALUE).items
+        tx.episodes.save(episode)
+        assert tx.execute([("SELECT document FROM episodes", ())])
+    with storage.snapshot() as view:
+        assert [one.task_description for one in view.episodes.iterate()] == [VALUE]
+    assert "SELECT document FROM episodes" in caplog.text
+    assert VALUE not in caplog.text
+
+
 @pytest.fixture(scope="module")
 def sqld_with_tokens(tmp_path_factory: pytest.TempPathFactory):
     """A server that wants a token, with the schema."""

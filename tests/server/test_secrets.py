@@ -323,16 +323,18 @@ class TestWhatIsShown:
                 assert again == settings
                 assert again.credentials == settings.credentials
 
-    def test_by_an_engine_that_tells_everything(self, front: Proxy, canary: Canary, nothing_sings):
+    def test_by_an_engine_that_tells_everything(
+        self, front: Proxy, canary: Canary, nothing_sings, caplog: pytest.LogCaptureFixture, monkeypatch
+    ):
         for name in ("urllib3", "sqlalchemy", "memory_storage"):
-            logging.getLogger(name).setLevel(logging.DEBUG)
+            caplog.set_level(logging.DEBUG, logger=name)
+        # With echo, SQLAlchemy adds one for good.
+        monkeypatch.setattr(logging.getLogger("sqlalchemy"), "handlers", [])
         connect_args = {"auth_token": canary.value}
         engine = create_engine(front.url, connect_args=connect_args, echo="debug", echo_pool="debug")
         with engine.connect() as connection:
             assert connection.exec_driver_sql("SELECT 1").scalar() == 1
         engine.dispose()
-        for name in ("urllib3", "sqlalchemy", "memory_storage"):
-            logging.getLogger(name).setLevel(logging.NOTSET)
 
     def test_by_http_client_that_tells_everything(
         self, front: Proxy, canary: Canary, nothing_sings, monkeypatch: pytest.MonkeyPatch
