@@ -23,7 +23,7 @@ def _losing(monkeypatch, *losses):
 
     def lost(self, keys, rows, threads):
         found = real(self, keys, rows, threads)
-        return np.isin(keys, left.pop(0)) if left else found
+        return np.isin(keys, list(left.pop(0))) if left else found
 
     monkeypatch.setattr(Graph, "_lost", lost)
 
@@ -77,3 +77,27 @@ def test_a_sidecar_keeps_both(monkeypatch, vectors, tmp_path):
     _, again = sidecar.read("m")
     assert (len(again), again.doubled, again.unreached) == (COUNT, 2, {5})
     assert again.nearest(vectors[9].tobytes(), 20) == graph.nearest(vectors[9].tobytes(), 20)
+
+
+@pytest.mark.parametrize("noise", [0, 1e-5, 1e-4, 1e-3])
+def test_many_that_are_nearly_the_same_are_not_taken_for_lost(vectors, noise):
+    alike = oracle.unit(vectors[:1] + noise * np.random.default_rng(3).normal(size=(300, DIMENSION)))
+    graph = Graph(DIMENSION)
+    graph.add(range(1, COUNT + 1), vectors.tobytes())
+    graph.add(range(COUNT + 1, COUNT + 301), alike.astype("<f4").tobytes())
+    assert graph.doubled <= 60
+    assert len(graph.unreached) <= 3
+    others = [
+        number for number in range(2, COUNT + 1) if number not in graph.nearest(vectors[number - 1].tobytes(), 16)
+    ]
+    assert len(others) <= COUNT // 20  # those beside them may be cut off
+
+
+def test_however_many_no_search_reaches_what_is_found_has_room(monkeypatch, vectors):
+    _losing(monkeypatch, range(1, 101), range(1, 101))
+    graph = Graph(DIMENSION)
+    graph.add(range(1, COUNT + 1), vectors.tobytes())
+    assert len(graph.unreached) == 100
+    found = graph.nearest(vectors[400].tobytes(), 32)
+    assert 401 in found[:33]
+    assert set(found) >= graph.unreached
