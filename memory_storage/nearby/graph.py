@@ -16,7 +16,6 @@ _FEW = 100  # vectors are added by one thread
 _SELF = 16  # that are found for a vector itself: others may be as near, in 8 bits
 _GLANCE = 32  # candidates of a quick search, which finds nearly all
 _ALIKE = 1e-3  # distance: nearer to each other than 8 bits can tell, so that any of them may be found for another
-_AHEAD = 8  # of those that no search reaches go before what was found: more would leave no room for that
 _AGAIN = 1 << 62  # is added to the number of a vector that is there a second time
 EXPANSION_SEARCH = 128
 """So many candidates a search keeps: of the nearest ten it then finds 0.98 among 100,000 of dimension 384."""
@@ -37,7 +36,8 @@ class Graph:
         self.doubled = 0
         """How many vectors are there twice."""
         self.unreached: set[int] = set()
-        """Those that a search for themselves does not find: they are among the nearest to everything."""
+        """Those that a search for themselves does not find: they are compared one by one."""
+        self._apart: tuple[Any, Any] | None = None  # their numbers and vectors
 
     @classmethod
     def of(cls, dimension: int, data: memoryview, doubled: int = 0, unreached: Iterable[int] = ()) -> Graph:
@@ -75,6 +75,7 @@ class Graph:
             self._index.add(keys[lost] + np.uint64(_AGAIN), rows[lost], threads=1)
             self.doubled += int(lost.sum())
             self.unreached.update(keys[lost][self._lost(keys[lost], rows[lost], 1)].tolist())
+            self._apart = None
 
     def _lost(self, keys: Any, rows: Any, threads: int) -> Any:
         """Which of these a search for themselves does not find."""
@@ -95,12 +96,25 @@ class Graph:
         return ~(numbers % np.uint64(_AGAIN) == keys[:, None]).any(axis=1) & (distances[:, -1] > _ALIKE)
 
     def nearest(self, vector: bytes, count: int) -> list[int]:
-        """A few of `unreached`, `count` that are likely to be the nearest, the nearest first, and the other `unreached`."""
+        """The numbers of `count` vectors that are likely to be the nearest, and of `unreached`, the nearest first."""
         import numpy as np
 
-        found = self._index.search(np.frombuffer(vector, dtype="<f4"), count, threads=1)
-        others = sorted(self.unreached)
-        return list(dict.fromkeys([*others[:_AHEAD], *(found.keys % np.uint64(_AGAIN)).tolist(), *others]))
+        query = np.frombuffer(vector, dtype="<f4")
+        found = self._index.search(query, count, threads=1)
+        numbers, distances = found.keys % np.uint64(_AGAIN), found.distances
+        if self.unreached:
+            others, vectors = self._apart = self._apart or self._set_apart()
+            numbers = np.concatenate([numbers, others])
+            distances = np.concatenate([distances, 1 - vectors @ (query / np.linalg.norm(query))])
+            numbers = numbers[np.argsort(distances, kind="stable")]
+        return list(dict.fromkeys(numbers.tolist()))
+
+    def _set_apart(self) -> tuple[Any, Any]:
+        import numpy as np
+
+        numbers = np.array(sorted(self.unreached), dtype=np.uint64)
+        vectors = np.asarray(self._index.get(numbers, dtype="f32"), dtype=np.float32).reshape(len(numbers), -1)
+        return numbers, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     def numbers(self) -> list[int]:
         """All there are."""
