@@ -107,10 +107,11 @@ ORDER BY m.owner_type, m.owner_id LIMIT :limit
         return Prepared(f"SELECT count(*) FROM {self._index}_shadow")
 
     @cached_property
-    def has_nodes(self) -> Prepared:
-        """Whether there is an index that is not empty."""
+    def is_whole(self) -> Prepared:
+        """Whether there is an index, and it is empty only if none of the model's vectors is `indexed`."""
         return Prepared(f"""
-SELECT EXISTS (SELECT 1 FROM {self._index}_shadow) AND EXISTS (SELECT 1 FROM sqlite_master WHERE name = :index)
+SELECT (EXISTS (SELECT 1 FROM {self._index}_shadow) OR NOT :indexed)
+    AND EXISTS (SELECT 1 FROM sqlite_master WHERE name = :index)
     AND EXISTS (SELECT 1 FROM libsql_vector_meta_shadow WHERE name = :index)
 """)
 

@@ -154,7 +154,7 @@ class VectorIndex(Repository):
 
         Looks at no vector, so a storage does it when it opens a file. Searches compare exactly until `catch_up`.
         """
-        lost = [found for found in self._in_database() if found.indexed and not self._has_nodes(Space(found.name))]
+        lost = [found for found in self._in_database() if not self._is_whole(found)]
         for found in lost:
             self._empty(found.name, preset_of(found.preset))
         return [found.name for found in lost]
@@ -229,9 +229,10 @@ class VectorIndex(Repository):
         rows = self._session.write([some, sql.MODEL.step(**values)])
         return as_model(rows[0])
 
-    def _has_nodes(self, space: Space) -> bool:
+    def _is_whole(self, found: EmbeddingModel) -> bool:
+        space = Space(found.name)
         try:
-            return bool(self._session.read(sql.of(space).has_nodes.step(index=space.index))[0][0])
+            return bool(self._session.read(sql.of(space).is_whole.step(index=space.index, indexed=found.indexed))[0][0])
         except SchemaError:  # its shadow is gone
             return False
 

@@ -238,6 +238,24 @@ class TestDamage:
         ms.MemoryStorage.open(at(database)).close()
         assert caplog.text == ""
 
+    @pytest.mark.parametrize("is_empty", [False, True], ids=["nothing was in it", "nothing is left"])
+    def test_an_empty_one_that_is_lost_is_made_anew_too(self, database, caplog, is_empty):
+        # As a process leaves it that is killed while it writes the file anew.
+        with ms.MemoryStorage.open(at(database)) as storage:
+            indexed = Indexed(storage, 50)
+            storage.episodes.save_many(indexed.episodes)
+            indexed.put(range(50), indexed.vectors, index=is_empty)
+            for episode in indexed.episodes if is_empty else ():
+                storage.episodes.delete(episode.id)
+            table = Space(MODEL).table
+            for text in Space(MODEL).drop_index():
+                _execute(storage, text)
+        with ms.MemoryStorage.open(at(database)) as storage:
+            assert f"the vector index of '{MODEL}' was lost" in caplog.text
+            assert_consistent(storage.engine)
+            with storage.engine.connect() as connection:
+                assert connection.exec_driver_sql(f"SELECT count(*) FROM {table}_ann_shadow").scalar() == 0
+
     def test_one_that_cannot_be_made_now_does_not_keep_a_file_from_being_opened(self, on_file, database, table, caplog):
         _execute(on_file.storage, f"DELETE FROM {table}_ann_shadow")
         settings = ms.Settings(database=str(database), request_timeout=0.2, vector_index="diskann")
