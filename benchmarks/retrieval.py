@@ -68,9 +68,9 @@ def run(
         return _nearby.run(found)
     if preset:
         return _presets(found, [preset], short=short, is_grown=bool(vectors))
-    return (
-        _presets(found.first(4_000), ["balanced"], short=True) if short else _presets(found, get_args(ms.IndexPreset))
-    )
+    if short:
+        return _presets(found.first(4_000), ["balanced"], short=True)
+    return _presets(found, get_args(ms.IndexPreset))
 
 
 def _presets(

@@ -77,10 +77,12 @@ class LibSQLDialect(SQLiteDialect_libsql):  # type: ignore[misc] # sqlalchemy-li
 
     @classmethod
     def engine_created(cls, engine: Engine) -> None:
-        """A process that was forked off opens its own connections."""
+        """A process that was forked off opens its own connections; an engine that hides values hides those it reads."""
         event.listen(engine, "checkout", _refuse_unusable)
         event.listen(engine, "handle_error", _keep_the_others)
         event.listen(engine, "do_connect", _hide_secrets)
+        if engine.hide_parameters:  # SQLAlchemy hides what is sent, and logs what comes back at DEBUG
+            engine._should_log_debug = lambda: False  # type: ignore[method-assign]
 
     def create_connect_args(self, url: URL) -> tuple[Sequence[str], dict[str, Any]]:
         """The file's absolute path, a new in-memory database for this engine, or a server; and the URL's options."""

@@ -12,26 +12,18 @@ from .settings import MEMORY, Settings
 
 def make_engine(settings: Settings) -> Engine:
     """The engine that these settings ask for. Values never appear in its errors and logs."""
-    engine = discreet(
-        create_engine(
-            url_of(settings),
-            poolclass=CountingPool,
-            pool_size=settings.pool.max_connections,
-            max_overflow=0,
-            pool_timeout=settings.pool.connect_timeout,
-            pool_use_lifo=True,
-            hide_parameters=True,
-            connect_args=_remote(settings) if settings.server else _local(settings),
-        )
+    engine = create_engine(
+        url_of(settings),
+        poolclass=CountingPool,
+        pool_size=settings.pool.max_connections,
+        max_overflow=0,
+        pool_timeout=settings.pool.connect_timeout,
+        pool_use_lifo=True,
+        hide_parameters=True,
+        connect_args=_remote(settings) if settings.server else _local(settings),
     )
     if settings.database != MEMORY:  # which would be gone with its connections
         watch(engine, idle_timeout=settings.pool.idle_timeout, min_idle=settings.pool.min_idle)
-    return engine
-
-
-def discreet(engine: Engine) -> Engine:
-    """The same, whose rows SQLAlchemy does not log at DEBUG: `hide_parameters` hides what is sent, not what comes."""
-    engine._should_log_debug = lambda: False  # type: ignore[method-assign]
     return engine
 
 

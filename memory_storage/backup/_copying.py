@@ -15,7 +15,6 @@ from sqlalchemy.pool import NullPool
 from memory_storage import dbapi
 from memory_storage.dbapi import EncryptionKey
 from memory_storage.dbapi._local import LocalTransport
-from memory_storage.engine import discreet
 from memory_storage.errors import CorruptDataError
 from memory_storage.translation import translated
 
@@ -100,7 +99,7 @@ def engine_of(path: Path, key: EncryptionKey | None, *, is_new: bool = False) ->
         transport.run([dbapi.Step("PRAGMA foreign_keys = OFF")])
         return dbapi.Connection(transport)
 
-    return discreet(create_engine("libsql://", creator=connect, poolclass=NullPool, hide_parameters=True))
+    return create_engine("libsql://", creator=connect, poolclass=NullPool, hide_parameters=True)
 
 
 @contextmanager
