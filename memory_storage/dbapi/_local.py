@@ -72,14 +72,14 @@ class LocalTransport:
     def __init__(
         self, database: str | MemoryDatabase, *, busy_timeout: float, encryption_key: EncryptionKey | None = None
     ) -> None:
-        self._memory = database if isinstance(database, MemoryDatabase) else None
+        self._memory: MemoryDatabase | None = None
         self._file: File | None = None
         self._key = encryption_key
         self._busy_timeout = busy_timeout
         self._broken = ""
         self._writes = False  # whether the transaction that is open, if one is, may have written
         if isinstance(database, MemoryDatabase):
-            self._native = database.native
+            self._memory, self._native = database, database.native
         else:
             self._file = File.of(database)
             self._native = self._opened(database, self._file)
