@@ -32,7 +32,7 @@ _HARMLESS = _TAKEN_BACK | {"CONNECTION_FAILED", "CONNECTION_LOST", "SERVER_BUSY"
 _TRIAL = 1.0  # seconds until somebody who may not try may ask how those who do have fared
 _LOST = 60.0  # seconds after which one who tries, and has said nothing, is not waited for: he was interrupted
 _SUCCESSES = 10  # that give one repeat back
-_FIRST_PAUSE, _LAST_PAUSE = 0.05, 3.2  # seconds between two who ask what has become of a write
+_LATER = 4.0  # times as long after it opened as the one before comes each who tries early; the first after a second
 
 
 def is_outage(error: BaseException) -> bool:
@@ -65,6 +65,8 @@ class CircuitBreaker:
     Closed, it lets all calls through; `failure_threshold` outages in a row open it. Open, it refuses all for `timeout`
     seconds. Then it is half open: `half_open_max_calls` calls at a time are let through to try. `success_threshold`
     of them that go well close it, and an outage opens it again. What began before it changed tells it nothing.
+    All of those but one may try before their time, for a caller who cannot come back later: if there is an answer, it
+    is half open from then on.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class CircuitBreaker:
         self._machine: pybreaker.CircuitBreaker | None = None  # made with the first failure
         self._state: CircuitState = "closed"
         self._opened = self._tried = 0.0
+        self._early = 0  # of those who may try when it is half open, how many have done so before
         self._opened_at: datetime | None = None
         self._last_failure: datetime | None = None
         self._last_error: str | None = None
@@ -124,14 +127,17 @@ class CircuitBreaker:
         """Call it no more. ValueError if it is none."""
         self._listeners.remove(listener)
 
-    def enter(self) -> int:
-        """Ask to be let through. Gives a ticket, for `leave`. CircuitOpenError if the circuit is open."""
+    def enter(self, *, early: bool = False) -> int:
+        """Ask to be let through. Gives a ticket, for `leave`. CircuitOpenError if the circuit is open.
+
+        `early`: to try before its time, now and then, in place of one who would try later.
+        """
         ticket = self.epoch  # before it is looked at: if it changes in between, the ticket is an old one
         if self.quiet:
             return ticket
         try:
             with self._lock:
-                return self._admitted()
+                return self._admitted(early=early)
         finally:
             self._tell()
 
@@ -147,7 +153,8 @@ class CircuitBreaker:
             return
         answered = asked and (error is None or isinstance(error, ConflictError))
         with self._lock:
-            if ticket == self.epoch and self._state != "open" and self._settings.enabled:
+            if ticket == self.epoch and self._settings.enabled and (answered or self._state != "open"):
+                self._half_open()  # if it tried early
                 self._trials -= self._state == "half_open"
                 if failed or answered:
                     self._count(error if failed else None)
@@ -158,15 +165,25 @@ class CircuitBreaker:
         self._lock = threading.Lock()
         self._trials = 0
 
-    def _admitted(self) -> int:
-        if self._state == "open" and self._retry_after() == 0 and self._machine is not None:
-            self._machine.half_open()
-            self._follow(self._machine)
+    def _admitted(self, *, early: bool) -> int:
+        if self._retry_after() == 0:
+            self._half_open()
         if self._state == "half_open":
             self._try()
-        elif self._state == "open":
+        elif self._state == "open" and not (early and self._may_try_early()):
             raise self._refusal()
         return self.epoch
+
+    def _half_open(self) -> None:
+        if self._state == "open" and self._machine is not None:
+            self._machine.half_open()
+            self._follow(self._machine)
+
+    def _may_try_early(self) -> bool:
+        is_one = self._early < self._settings.half_open_max_calls - 1
+        is_one = is_one and self._clock() >= self._opened + _LATER**self._early
+        self._early += is_one
+        return is_one
 
     def _try(self) -> None:
         if self._trials >= self._settings.half_open_max_calls:
@@ -191,10 +208,10 @@ class CircuitBreaker:
         state: Any = machine.current_state.replace("-", "_")
         if state != self._state:
             self._news.append((self._state, state))
-            self._state, self._trials = state, 0
+            self._state, self._trials = state, self._early
             self.epoch += 1
             if state == "open":
-                self._opened, self._opened_at = self._clock(), self._now()
+                self._early, self._opened, self._opened_at = 0, self._clock(), self._now()
         if state == "closed":
             self._opened_at = None
         self.quiet = state == "closed" and machine.fail_counter == 0
@@ -266,41 +283,6 @@ class Budget:
         self.is_spent = self._left < self._most
 
 
-class Pace:
-    """How often a server that is not there is asked what has become of a write, however many want to know.
-
-    What one of them has heard, all know: the next waits twice as long, until there is an answer.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._pause = 0.0  # none while there are answers
-        self._next = 0.0
-
-    def may_ask(self) -> bool:
-        """Whether it is time. If so, the caller is the one who asks."""
-        with self._lock:
-            if self._pause and self._clock() < self._next:
-                return False
-            self._wait()
-            return True
-
-    def heard(self, answer: bool) -> None:
-        """Whether there was an answer."""
-        with self._lock:
-            if answer:
-                self._pause = 0.0
-            elif not self._pause:
-                self._pause = _FIRST_PAUSE
-                self._next = self._clock() + self._pause
-
-    def _wait(self) -> None:
-        if self._pause:
-            self._pause = min(2 * self._pause, _LAST_PAUSE)
-            self._next = self._clock() + self._pause
-
-
 class Guard:
     """What stands before one database: its circuit breaker, and how calls are repeated. A repeat passes it too."""
 
@@ -315,7 +297,6 @@ class Guard:
         self.enter = breaker.enter
         self.confirm = breaker.confirm
         self.budget = Budget(retry.budget)
-        self.pace = Pace()
         self._retry, self._clock = retry, clock
 
     @property

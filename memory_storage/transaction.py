@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine
 from typing_extensions import Self
 
 from . import dbapi
-from .errors import CommitUnknownError, MemoryStorageError, UnavailableError
+from .errors import CircuitOpenError, CommitUnknownError, MemoryStorageError, UnavailableError
 from .monitoring import Call, Entry, Meter, counted, explain, here, metered
 from .receipts import NEVER_DONE, Receipt, changed
 from .repositories import (
@@ -43,6 +43,7 @@ _Answer = tuple[Sequence[Row], Sequence[dbapi.Result]]  # the rows that count, a
 _log = logging.getLogger(__name__)
 
 _SETTLING_SECONDS = 7.0  # a server takes five until it takes a lock from a stream that was left alone
+_FIRST_PAUSE = 0.05  # seconds until it is asked again what became of a write
 _SERVER_VALUE_BYTES = 4_900_000  # sqld takes 5,000,000, which a row's other columns are part of
 
 
@@ -358,29 +359,27 @@ class _Asking:
 
     def rows(self, batch: dbapi.Batch) -> Sequence[Row]:
         """The rows of a batch that does no harm when it is run twice."""
-        pause = 0.05
+        pause = _FIRST_PAUSE
         while True:
             try:
                 return self._run(batch)
             except MemoryStorageError as error:
-                pause *= 2
+                pause *= 1 if isinstance(error, CircuitOpenError) else 2
                 passes = isinstance(error, UnavailableError | CommitUnknownError)
                 if not passes or time.monotonic() + pause > self._deadline:
                     raise self._unknown from error
             time.sleep(pause)
 
     def _run(self, batch: dbapi.Batch) -> Sequence[Row]:
-        # Not through the breaker: it may stay open for longer than anybody waits here.
-        pace = self._guard.pace
-        if not pace.may_ask():
-            raise UnavailableError("another has just asked, and got no answer")
+        # The breaker may stay open for longer than anybody waits here: so some of those who ask need not wait for it.
+        ticket = self._guard.enter(early=True)
         try:
             with translated(self._engine):
-                rows = _straight(self._engine, batch, deadline=self._deadline)[0]
-        except BaseException:
-            pace.heard(answer=False)
+                rows = _straight(self._engine, batch, self._guard, ticket, deadline=self._deadline)[0]
+        except BaseException as error:
+            self._guard.leave(ticket, error)
             raise
-        pace.heard(answer=True)
+        self._guard.leave(ticket)
         return rows
 
 

@@ -189,7 +189,8 @@ class Stream:
         try:
             return self._sent(opened, body, deadline)
         except NoAnswer as error:
-            if error.code == "REQUEST_TIMEOUT" or not (opened or risk.reads_only):
+            # Over a new line, who asked is the one to say whether to ask again: nobody may be there.
+            if error.code == "REQUEST_TIMEOUT" or not (opened or risk.reads_only) or not self._channel.was_kept:
                 raise self._unanswered(error, risk) from error
         return self._again(opened, body, deadline, risk)
 

@@ -171,10 +171,27 @@ def test_what_became_of_a_write_is_asked_for_seven_seconds(storage, monkeypatch)
 
     monkeypatch.setattr(transaction, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
     monkeypatch.setattr(transaction, "_straight", fail)
-    guard = SimpleNamespace(pace=SimpleNamespace(may_ask=lambda: True, heard=lambda answer: None))
+    guard = SimpleNamespace(enter=lambda *, early: early, leave=lambda ticket, error: None)
     unknown = ms.CommitUnknownError("it may be stored, or not")
     with pytest.raises(ms.CommitUnknownError) as caught:
         transaction._Asking(storage.engine, guard, unknown).rows(dbapi.Batch([dbapi.Step("SELECT 1")]))
     assert caught.value is unknown
     assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2])
     assert asked == [1007.0] * 7
+
+
+def test_who_may_not_ask_yet_looks_again_soon_and_who_has_asked_in_vain_later(storage, monkeypatch):
+    refused = ms.CircuitOpenError("it is open", code="CIRCUIT_OPEN")
+    answers = iter([refused, refused, ms.UnavailableError("nobody is there"), refused, ms.CommitUnknownError("x")])
+    pauses: list[float] = []
+    monkeypatch.setattr(transaction, "time", SimpleNamespace(monotonic=lambda: 1000.0, sleep=pauses.append))
+    ask = transaction._Asking(storage.engine, storage._ground.guard, ms.CommitUnknownError("it may be stored, or not"))
+
+    def run(batch: dbapi.Batch) -> list[tuple[int]]:
+        for error in answers:
+            raise error
+        return [(1,)]
+
+    monkeypatch.setattr(ask, "_run", run)
+    assert ask.rows(dbapi.Batch([dbapi.Step("SELECT 1")])) == [(1,)]
+    assert pauses == pytest.approx([0.05, 0.05, 0.1, 0.1, 0.2])

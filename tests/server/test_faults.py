@@ -19,7 +19,6 @@ import pytest
 
 import memory_storage as ms
 from memory_storage import dbapi, migrate, transaction
-from memory_storage.resilience import Pace
 from memory_storage.testing import Proxy, Sqld
 
 from .raw import client, eventually
@@ -469,24 +468,27 @@ def test_the_rows_of_a_write_whose_answer_was_lost_are_those_of_its_last_step(pa
     assert scope.write([*steps, dbapi.Step("SELECT count(*) FROM forgotten")]) == [(3,)]
 
 
-class _Recorded(Pace):
-    """Remembers what it was told."""
+def test_who_asks_what_became_of_a_write_tells_the_breaker_how_it_went(pair: Pair, monkeypatch):
+    guard, heard = pair.faulty._ground.guard, []
+    leave = guard.leave
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.answers: list[bool] = []
+    def listen(ticket: int, error: BaseException | None = None, **options: bool) -> None:
+        heard.append(type(error).__name__)
+        leave(ticket, error, **options)
 
-    def heard(self, answer: bool) -> None:
-        self.answers.append(answer)
-        super().heard(answer)
-
-
-def test_who_asks_says_whether_there_was_an_answer(pair: Pair):
-    pair.faulty._ground.guard.pace = pace = _Recorded()
+    monkeypatch.setattr(guard, "leave", listen)
     pair.proxy.cut_reply_after(0, times=4)
     pair.faulty.episodes.save(an_episode(0))
-    assert set(pace.answers) == {False, True}
-    assert pace.answers == sorted(pace.answers)  # none, and then one after the other
+    assert heard == ["CommitUnknownError"] * 4 + ["NoneType"] * 2  # what became of it, and its row
+    assert pair.faulty.circuit_breaker_status().failure_count == 0
+
+
+def test_while_the_circuit_is_open_who_asks_finds_out_before_its_time(pair: Pair):
+    pair.proxy.cut_reply_after(0, times=5)  # as many failures as open it
+    pair.faulty.episodes.save(an_episode(0))
+    assert pair.direct.episodes.count() == 1
+    status = pair.faulty.circuit_breaker_status()
+    assert (status.state, status.failure_count) == ("closed", 0)
 
 
 def test_a_commit_that_never_arrives_is_known_not_to_be_done(pair: Pair):
