@@ -19,6 +19,9 @@ CANDIDATES_EACH = 2.5
 
 _BROAD = 4  # times as many items as are wanted are looked at, where nearly all of them pass
 
+ENOUGH = 1.5
+"""So many of the nearest few must be left for each item that is wanted."""
+
 SAMPLE = 40
 """So many vectors are drawn to see how many pass the filters."""
 
@@ -108,6 +111,7 @@ class Search:
     is_continued: bool = False
     is_followed: bool = False  # an index outside of the database has to know how far behind it is
     is_hopeful: bool = False  # nothing is found if the index has too few, and who searches asks again: half the plan
+    is_lean: bool = False  # the same if the nearest few are too few: a quarter of the plan
 
     def facts(self, snippet_if: str = "true") -> str:
         """SQL for what is known of a row of `found`, beside its score and its place."""
@@ -117,15 +121,40 @@ class Search:
 
     def common_tables(self) -> str:
         """Common table expressions; the last one is `found`. Name it once: the engine plans all of it each time."""
+        if self.is_lean and self.space is not None:
+            return "WITH " + self._found_among_few(self.space)
         parts = [*self._by_vector(), *self._by_words()]
         parts += self._fused() if self.has_words else self._nearest()
         return "WITH RECURSIVE " + ",\n".join(parts)
+
+    def _found_among_few(self, space: Space) -> str:
+        """For an index outside of the database, and no filters to speak of: what is near is likely to pass."""
+        floor = "AND similarity >= :floor" if self.has_floor else ""
+        return f"""found AS MATERIALIZED (
+    SELECT similarity AS score, seq, similarity, NULL AS by_vector, NULL AS by_text, NULL AS by_recency,
+        NULL AS by_reward, '{self.source.plan}' AS plan
+    FROM (SELECT m.item_seq AS seq, max(-1.0, min(1.0, 1 - min(vector_distance_cos(v.vector, :vector)))) AS similarity,
+            sum(max(known)) OVER () AS passing
+        FROM (SELECT value AS seq, 1 AS known FROM json_each(:near)
+            UNION ALL SELECT seq, 0 FROM {space.table} WHERE seq > :mark AND seq <= :mark + {FEW}) AS candidates
+        CROSS JOIN {space.table} AS v ON v.seq = candidates.seq
+        CROSS JOIN embeddings AS m ON m.vector_seq = v.seq AND m.namespace = :namespace AND {self._owner()}
+        CROSS JOIN {self.items.table} AS i ON i.seq = m.item_seq
+        WHERE {" AND ".join(self._conditions(self.filters.at_hand))} GROUP BY m.item_seq)
+    WHERE passing >= :reach * {ENOUGH} AND {last_seq(space)} <= :mark + {FEW} {floor} {self._after("similarity")}
+    ORDER BY similarity DESC, seq LIMIT :limit)"""
+
+    def _owner(self) -> str:
+        return f"m.model = :model AND +m.owner_type IN ({self.items.owners})"
+
+    def _after(self, score: str) -> str:
+        return f"AND (-{score}, seq) > (-:after_score, :after_seq)" if self.is_continued else ""
 
     def _by_vector(self) -> list[str]:
         if self.space is None:
             return []
         table, where = self.space.table, " AND ".join(self._conditions(self.filters.at_hand))
-        owner = f"m.model = :model AND +m.owner_type IN ({self.items.owners})"
+        owner = self._owner()
         distance = f"vector_distance_cos(v.vector, {VECTOR}) AS distance"
         filtered = "" if self.filters.are_broad else f"AND sum(candidates) OVER () >= :reach * {CANDIDATES_EACH}"
         return [
@@ -219,17 +248,15 @@ class Search:
         ]
 
     def _nearest(self) -> list[str]:
-        after = "WHERE (-similarity, seq) > (-:after_score, :after_seq)" if self.is_continued else ""
         return [
             f"""found AS MATERIALIZED (
     SELECT similarity AS score, seq, similarity, NULL AS by_vector, NULL AS by_text, NULL AS by_recency,
         NULL AS by_reward, plan
-    FROM similar {after} ORDER BY similarity DESC, seq LIMIT :limit)"""
+    FROM similar WHERE true {self._after("similarity")} ORDER BY similarity DESC, seq LIMIT :limit)"""
         ]
 
     def _fused(self) -> list[str]:
         """By reciprocal ranks: a first place is worth its weight, a place further down 61 / (60 + place) of it."""
-        after = "WHERE (-score, seq) > (-:after_score, :after_seq)" if self.is_continued else ""
         places = f"""
     SELECT seq, NULL AS similarity, '' AS plan, 0.0 AS by_vector,
         :text_weight * {PLACE + 1} / ({PLACE} + row_number() OVER (ORDER BY rank, seq)) AS by_text FROM (
@@ -252,7 +279,7 @@ class Search:
             f"""found AS MATERIALIZED (
     SELECT score, seq, similarity, by_vector, by_text, by_recency, by_reward, plan
     FROM (SELECT *, by_vector + by_text + by_recency + by_reward AS score FROM parts)
-    {after} ORDER BY score DESC, seq LIMIT :limit)""",
+    WHERE true {self._after("score")} ORDER BY score DESC, seq LIMIT :limit)""",
         ]
 
     def _conditions(self, conditions: tuple[str, ...]) -> tuple[str, ...]:

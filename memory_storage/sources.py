@@ -116,7 +116,7 @@ class Memory:
 
     plan: str = "memory"
     asked: str = ":asked"
-    over: int = 3  # its vectors are of 8 bits a number
+    over: int = 2  # its vectors are of 8 bits a number: the nearest ten are among its nearest sixteen
     deepest: int = 250
 
     def candidates(self, space: Space, depth: str) -> str:

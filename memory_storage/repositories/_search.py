@@ -21,7 +21,7 @@ from ._session import Row, Session
 from ._statement import Prepared
 from ._text import any_word
 from ._vectors import packed
-from .memory_index import MemoryIndex
+from .memory_index import MemoryIndex, Near
 from .vector_index import VectorIndex, used_models
 
 T = TypeVar("T")
@@ -80,6 +80,16 @@ class Planned:
     shown: int
     explain: bool
     memory: MemoryIndex | None = None
+    near: Near | None = None
+
+    def wider(self) -> Planned:
+        """What to try when nothing was found: first with more candidates, then with all vectors."""
+        if not self.search.is_lean or self.near is None:
+            return replace(self, search=replace(self.search, is_hopeful=False))
+        if self.memory and not (self.search.has_floor or self.search.is_continued):
+            self.memory.had_too_few(self.values["namespace"])
+        values = {**self.values, "near": json.dumps(self.near.seqs)}
+        return replace(self, search=replace(self.search, is_lean=False), values=values)
 
     def hits(self, rows: Sequence[tuple[Any, T | None]]) -> Hits[T]:
         """Hits from (row, item), the best first; a row is score, seq and the facts. None as an item is left out."""
@@ -103,14 +113,19 @@ def planned(session: Session, items: Items, asked: Asked) -> Planned:
     text, has_words = asked.text, asked.text is not None
     filters, values = _filters(asked.filter, items)
     values |= {"namespace": session.namespace, "limit": k + 1, "after_score": score, "after_seq": seq}
-    space, memory = None, None
+    space, memory, near, is_lean = None, None, None, False
     source: Source = DISKANN
     if asked.vector is not None or not has_words:
         space = Space(_model(session, asked.model))
         depth = _HALF_FUSED * k
         values |= {"vector": packed(asked.vector), "model": space.model, "mode": asked.mode, "depth": depth}
         values |= {"reach": depth if has_words else shown + k + 1, "floor": _floor(asked.min_similarity)}
-        memory, source = _memory(session, space, values, are_broad=filters.are_broad)
+        memory, near, source = _memory(session, space, values, are_broad=filters.are_broad)
+        is_lean = filters.are_broad and not has_words and values["reach"] <= MEMORY.deepest
+    if memory and near:
+        is_lean = is_lean and not memory.is_crowded(session.namespace)
+        seqs = near.seqs[: near.few] if is_lean else near.seqs
+        values |= {"mark": near.mark, "asked": near.asked, "near": json.dumps(seqs)}
     if text is not None:
         values |= {"words": any_word(text) or '""', **_weights(asked.weights or Weights(), session)}
     search = Search(
@@ -123,8 +138,9 @@ def planned(session: Session, items: Items, asked: Asked) -> Planned:
         is_continued=asked.cursor is not None,
         is_followed=memory is not None,
         is_hopeful=source is MEMORY and not has_words,
+        is_lean=source is MEMORY and is_lean,
     )
-    return Planned(search, values, k, shown, asked.explain, memory)
+    return Planned(search, values, k, shown, asked.explain, memory, near)
 
 
 def run(session: Session, statement: Callable[[Search], Prepared], plan: Planned) -> Sequence[Row]:
@@ -139,9 +155,7 @@ def run(session: Session, statement: Callable[[Search], Prepared], plan: Planned
         if plan.search.space:
             _explain(error, session, plan.search.space, plan)
         raise
-    if rows or not plan.search.is_hopeful:
-        return rows
-    return run(session, statement, replace(plan, search=replace(plan.search, is_hopeful=False)))
+    return rows if rows or not plan.search.is_hopeful else run(session, statement, plan.wider())
 
 
 def _explain(error: Exception, session: Session, space: Space, plan: Planned) -> None:
@@ -202,21 +216,20 @@ def _filters(asked: EpisodeFilter | PatternFilter, items: Items) -> tuple[Filter
 
 def _memory(
     session: Session, space: Space, values: dict[str, Any], *, are_broad: bool
-) -> tuple[MemoryIndex | None, Source]:
-    """The index in this process if there is one, and the source of candidates; theirs are added to the values."""
+) -> tuple[MemoryIndex | None, Near | None, Source]:
+    """The index in this process if there is one, what it found, and the source of candidates."""
     if session.vector_index == "exact":
         values["mode"] = "exact"
-        return None, EXACT
+        return None, None, EXACT
     if session.memory is None or session.vector_index != "memory":
-        return None, DISKANN
+        return None, None, DISKANN
     memory = session.memory.of(space)
     if values["mode"] == "exact":
-        return memory, DISKANN
+        return memory, None, DISKANN
     near = memory.candidates(values["vector"], values["reach"], are_broad=are_broad, began=session.began)
     if near is None:
-        return memory, DISKANN
-    values |= {"mark": near.mark, "asked": near.asked, "near": json.dumps(near.seqs)}
-    return memory, MEMORY
+        return memory, None, DISKANN
+    return memory, near, MEMORY
 
 
 def _weights(weights: Weights, session: Session) -> dict[str, Any]:

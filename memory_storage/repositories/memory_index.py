@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import json
 import logging
+import math
 import threading
 import time
 import weakref
@@ -41,6 +42,8 @@ _SHORT = 100  # rows that are added while searches wait
 _KEEP_EVERY = 50_000  # rows: a build that is interrupted goes on from there
 _WITNESSES = 128
 _MOST = 1_000  # candidates
+_REMEMBERED = 60.0  # seconds
+_NAMESPACES = 1_000
 _BROAD, _FILTERED = (EXPANSION_SEARCH, 100_000), (400, 20_000)
 """So many candidates are enough among so many vectors, where nearly all will pass, and where filters refuse some."""
 
@@ -48,10 +51,14 @@ Progress = Callable[[str, int, int], None]
 
 
 class Near(NamedTuple):
-    """Candidates, the nearest first, how many were asked for, and the last row that the index knows of."""
+    """Candidates, the nearest first, how many were asked for, and the last row that the index knows of.
+
+    The first `few` are enough, if nearly all of them pass the filters.
+    """
 
     mark: int
     asked: int
+    few: int
     seqs: list[int]
 
 
@@ -142,6 +149,7 @@ class MemoryIndex:
         self._is_over = False
         self._thinned = 1.0  # candidates to ask for, to have one that is still there
         self._thread: threading.Thread | None = None
+        self._crowded: dict[str, float] = {}  # namespaces, and when
 
     @property
     def size(self) -> int:
@@ -175,7 +183,18 @@ class MemoryIndex:
             enough, among = _BROAD if are_broad else _FILTERED
             least = enough * max(1.0, len(graph) / among) ** 0.4  # more among more, or recall would fall
             asked = min(_MOST, round(max(least, 4 * reach) * self._thinned))
-            return Near(mark, asked, graph.nearest(vector, asked))
+            few = math.ceil(reach * MEMORY.over * self._thinned)
+            return Near(mark, asked, few, graph.nearest(vector, asked))
+
+    def is_crowded(self, namespace: str) -> bool:
+        """Whether of the nearest few too few were of use of late, in this namespace."""
+        return self._crowded.get(namespace, -math.inf) > time.monotonic() - _REMEMBERED
+
+    def had_too_few(self, namespace: str) -> None:
+        """Remember for a while that of the nearest few too few were of use."""
+        if len(self._crowded) >= _NAMESPACES:
+            self._crowded.clear()
+        self._crowded[namespace] = time.monotonic()
 
     def follow(self, last: int, vectors: int) -> None:
         """Catch up, if it is behind: a search has seen that so many vectors are there, and the last row's number."""
@@ -230,7 +249,7 @@ class MemoryIndex:
             near = self.candidates(vector, count, are_broad=True, began=None)
             values = {"vector": vector, "mark": near.mark if near else 0, "limit": count}
             wanted = {row[0] for row in self._read(self._sql.nearest.step(**values))}
-            found += len(wanted & set(near.seqs[: count * MEMORY.over])) if near else 0
+            found += len(wanted & set(near.seqs[: near.few])) if near else 0
             possible += len(wanted)
         return found / possible if possible else None
 

@@ -277,6 +277,17 @@ def _called_all_the_time(storage: ms.MemoryStorage, threads: int, seconds: float
     return counts[0], counts[1]
 
 
+def test_while_the_circuit_is_open_who_asks_what_became_of_a_write_finds_out_before_its_time(url: str, line: Proxy):
+    with open_storage(url, {"failure_threshold": 3, "success_threshold": 1, "timeout": 60}) as storage:
+        heard: list[str] = []
+        storage.circuit_breaker.add_listener(lambda _, new: heard.append(new))
+        line.cut_reply_after(0, times=3)
+        storage.episodes.save(ms.Episode(task_description="written once"))
+        assert heard == ["open", "half_open", "closed"]
+        assert storage.episodes.count() == 1
+        assert storage.circuit_breaker_status().failure_count == 0
+
+
 def test_what_is_not_counted_is_repeated_too(url: str, line: Proxy):
     with open_storage(url) as storage:
         bare = EpisodeRepository(Scope(storage._ground, storage.namespace))
