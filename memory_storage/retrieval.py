@@ -19,7 +19,7 @@ CANDIDATES_EACH = 2.5
 
 _BROAD = 4  # times as many items as are wanted are looked at, where nearly all of them pass
 
-ENOUGH = 1.5
+ENOUGH = 1.3
 """So many of the nearest few must be left for each item that is wanted."""
 
 SAMPLE = 40

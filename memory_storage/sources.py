@@ -45,7 +45,7 @@ class Source(Protocol):
         ...
 
     @property
-    def over(self) -> int:
+    def over(self) -> float:
         """So many candidates are compared for each item that is wanted, where nearly all pass."""
         ...
 
@@ -65,7 +65,7 @@ class Exact:
 
     plan: str = "exact"
     asked: str = "0"
-    over: int = 0
+    over: float = 0
     deepest: int = 0
 
     def candidates(self, space: Space, depth: str) -> str:  # noqa: ARG002 - there are none
@@ -87,7 +87,7 @@ class DiskANN:
 
     plan: str = "index"
     asked: str = "100"
-    over: int = 2
+    over: float = 2
     deepest: int = 40  # its list of candidates is short
 
     def candidates(self, space: Space, depth: str) -> str:
@@ -116,7 +116,7 @@ class Memory:
 
     plan: str = "memory"
     asked: str = ":asked"
-    over: int = 2  # its vectors are of 8 bits a number: the nearest ten are among its nearest sixteen
+    over: float = 1.6  # its vectors are of 8 bits a number: its nearest 14 have 0.995 of the nearest ten that it knows
     deepest: int = 250
 
     def candidates(self, space: Space, depth: str) -> str:

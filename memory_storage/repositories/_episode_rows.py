@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
+from itertools import zip_longest
 from operator import itemgetter
 from typing import Any
 
@@ -56,16 +57,17 @@ def by_seq(rows: Sequence[Row]) -> dict[int, Episode]:
     return {row[1]: _episode(row[3:9], steps.get(row[1], [])) for row in heads}
 
 
-def found_in(rows: Sequence[Row], on_corrupt: OnCorrupt = None) -> list[tuple[Row, Episode | None]]:
+def found_in(rows: Sequence[Row], k: int, on_corrupt: OnCorrupt = None) -> list[tuple[Row, Episode | None]]:
     """The hits in rows that begin with score, `seq` and the facts of a search, the best first.
 
-    None stands for an episode that cannot be decoded.
+    None stands for an episode that cannot be decoded, and for those after the first `k`.
     """
     heads = sorted((row for row in rows if row[_NUMBER] == 0), key=lambda row: (-row[0], row[1]))
     steps: dict[int, list[Row]] = {}
     for row in sorted((row for row in rows if row[_NUMBER]), key=itemgetter(_NUMBER)):
         steps.setdefault(row[1], []).append(row[_NUMBER + 1 : _NUMBER + 4])
-    return [(row[:_NUMBER], _readable(row[_NUMBER + 1 :], steps.get(row[1], []), on_corrupt)) for row in heads]
+    found = [_readable(row[_NUMBER + 1 :], steps.get(row[1], []), on_corrupt) for row in heads[:k]]
+    return list(zip_longest((row[:_NUMBER] for row in heads), found))
 
 
 def with_state(episode: Episode, state: Row) -> Episode:

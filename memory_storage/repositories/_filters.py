@@ -65,8 +65,7 @@ def conditions(
     """The conditions in use, and the values of their names."""
     found: list[str] = []
     values: dict[str, Any] = {"owner_type": owner_type}
-    for name in type(asked).model_fields:
-        value = getattr(asked, name)
+    for name, value in asked.__dict__.items():
         if value is not None and value not in ([], {}):
             refuse_unstorable(name, value)
             found += _READERS.get(name, _plain)(name, value, values, shape)

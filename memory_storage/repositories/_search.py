@@ -209,7 +209,7 @@ def _filters(asked: EpisodeFilter | PatternFilter, items: Items) -> tuple[Filter
     at_hand, values = conditions(asked, owner_type, Shape("i.", by_row=True))
     finding, _ = conditions(asked, owner_type, Shape("i."))
     find_rows = any("seq IN" in condition for condition in finding)
-    used = {name for name in type(asked).model_fields if getattr(asked, name) not in (None, [], {})}
+    used = {name for name, value in asked.__dict__.items() if value is not None and value not in ([], {})}
     are_broad = used <= _ALWAYS and getattr(asked, "archived", None) is not True
     return Filters(at_hand, finding, are_broad=are_broad, find_rows=find_rows), values
 

@@ -360,7 +360,8 @@ class EpisodeRepository(Repository):
     def _hits(self, asked: Asked, *, steps: bool, on_corrupt: OnCorrupt) -> Hits[Episode]:
         check_on_corrupt(on_corrupt)
         plan = planned(self._session, EPISODES, asked)
-        return plan.hits(found_in(run(self._session, partial(sql.search, with_steps=steps), plan), on_corrupt))
+        rows = run(self._session, partial(sql.search, with_steps=steps), plan)
+        return plan.hits(found_in(rows, plan.k, on_corrupt))
 
     def _prepare(self, episodes: Sequence[Episode]) -> list[tuple[str, Episode]]:
         limits = self._session.limits

@@ -44,8 +44,11 @@ _WITNESSES = 128
 _MOST = 1_000  # candidates
 _REMEMBERED = 60.0  # seconds
 _NAMESPACES = 1_000
-_BROAD, _FILTERED = (EXPANSION_SEARCH, 100_000), (400, 20_000)
-"""So many candidates are enough among so many vectors, where nearly all will pass, and where filters refuse some."""
+_BROAD, _FILTERED = (EXPANSION_SEARCH, 100_000, 0.4), (400, 20_000, 0.6)
+"""So many candidates are enough among so many vectors, where nearly all will pass, and where filters refuse some.
+
+More are among more, by this power of the number, or recall would fall.
+"""
 
 Progress = Callable[[str, int, int], None]
 
@@ -180,8 +183,8 @@ class MemoryIndex:
             graph, mark = self._graph, self._mark
             if graph is None or len(vector) != 4 * graph.dimension or (began is not None and began < self._since):
                 return None
-            enough, among = _BROAD if are_broad else _FILTERED
-            least = enough * max(1.0, len(graph) / among) ** 0.4  # more among more, or recall would fall
+            enough, among, power = _BROAD if are_broad else _FILTERED
+            least = enough * max(1.0, len(graph) / among) ** power
             asked = min(_MOST, round(max(least, 4 * reach) * self._thinned))
             few = math.ceil(reach * MEMORY.over * self._thinned)
             return Near(mark, asked, few, graph.nearest(vector, asked))
