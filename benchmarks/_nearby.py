@@ -41,7 +41,7 @@ _NOTES = (
     "numpy: the product of all vectors with the query, and argpartition, by one caller.",
     f"put_many is compared with {_FEW:,} vectors by DiskANN, which is slower the more there are.",
     "chromadb: the same vectors and filters, its defaults, cosine, a persistent client in this process.",
-    "It gives back what it has of each hit (metadata), as we give back an episode; 'ids alone' is what it takes at least.",
+    "It gives back the metadata of each hit, as we give back an episode; 'ids alone' is what it takes at least.",
 )
 
 

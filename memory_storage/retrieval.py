@@ -25,8 +25,6 @@ ENOUGH = 1.3
 SAMPLE = 40
 """So many vectors are drawn to see how many pass the filters."""
 
-_PLENTY = 1_000  # more than a search of the index ever has; far more would overflow in the engine
-
 _OTHERS = """(EXISTS (SELECT 1 FROM embeddings WHERE namespace < :namespace)
         OR EXISTS (SELECT 1 FROM embeddings WHERE namespace > :namespace))"""
 
@@ -200,10 +198,10 @@ class Search:
     def _depth(self) -> str:
         """How many candidates are asked of the index: all it has, unless nearly each one is an item that passes."""
         if not self.filters.are_broad:
-            return str(_PLENTY)
+            return str(self.source.most)
         return f"""CASE WHEN {_OTHERS}
         OR EXISTS (SELECT 1 FROM embeddings WHERE namespace = :namespace AND model = :model AND owner_type = 'step')
-        {self.items.put_away} THEN {_PLENTY} ELSE :reach * {self.source.over} END"""
+        {self.items.put_away} THEN {self.source.most} ELSE :reach * {self.source.over} END"""
 
     def _sample(self) -> list[str]:
         """How many of the vectors drawn at random have an item that passes the filters."""

@@ -50,6 +50,11 @@ class Source(Protocol):
         ...
 
     @property
+    def most(self) -> int:
+        """It never has more candidates."""
+        ...
+
+    @property
     def deepest(self) -> int:
         """So many items can be asked of it; for more, all vectors are compared."""
         ...
@@ -66,6 +71,7 @@ class Exact:
     plan: str = "exact"
     asked: str = "0"
     over: float = 0
+    most: int = 0
     deepest: int = 0
 
     def candidates(self, space: Space, depth: str) -> str:  # noqa: ARG002 - there are none
@@ -88,6 +94,7 @@ class DiskANN:
     plan: str = "index"
     asked: str = "100"
     over: float = 2
+    most: int = 1_000  # to ask for far more would overflow in the engine
     deepest: int = 40  # its list of candidates is short
 
     def candidates(self, space: Space, depth: str) -> str:
@@ -117,6 +124,7 @@ class Memory:
     plan: str = "memory"
     asked: str = ":asked"
     over: float = 1.6  # its vectors are of 8 bits a number: its nearest 14 have 0.995 of the nearest ten that it knows
+    most: int = 1_500
     deepest: int = 250
 
     def candidates(self, space: Space, depth: str) -> str:

@@ -41,10 +41,9 @@ _PORTION = 1_000  # rows that are read, and added to a graph that nobody searche
 _SHORT = 100  # rows that are added while searches wait
 _KEEP_EVERY = 50_000  # rows: a build that is interrupted goes on from there
 _WITNESSES = 128
-_MOST = 1_000  # candidates
 _REMEMBERED = 60.0  # seconds
 _NAMESPACES = 1_000
-_BROAD, _FILTERED = (EXPANSION_SEARCH, 100_000, 0.4), (400, 20_000, 0.6)
+_BROAD, _FILTERED = (EXPANSION_SEARCH, 100_000, 0.4), (400, 20_000, 0.8)
 """So many candidates are enough among so many vectors, where nearly all will pass, and where filters refuse some.
 
 More are among more, by this power of the number, or recall would fall.
@@ -185,7 +184,7 @@ class MemoryIndex:
                 return None
             enough, among, power = _BROAD if are_broad else _FILTERED
             least = enough * max(1.0, len(graph) / among) ** power
-            asked = min(_MOST, round(max(least, 4 * reach) * self._thinned))
+            asked = min(MEMORY.most, round(max(least, 4 * reach) * self._thinned))
             few = math.ceil(reach * MEMORY.over * self._thinned)
             return Near(mark, asked, few, graph.nearest(vector, asked))
 
