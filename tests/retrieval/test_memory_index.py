@@ -8,14 +8,17 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import memory_storage as ms
+from memory_storage.repositories import memory_index
 from memory_storage.schema.spaces import FEW, Space
 from memory_storage.sources import SOURCES
+from tests.schema.spy import spied
 
 from . import oracle
 from .conftest import COUNT, DIMENSION, MODEL, Indexed, at
@@ -129,6 +132,77 @@ class TestFollowing:
                 os._exit(2)
         assert os.waitpid(child, 0)[1] == 0
         assert _best(in_memory.storage)[:2] == (str(in_memory.episodes[9].id), 1.0)
+
+
+class TestTheNearestFew:
+    """Where nothing is filtered, a small statement looks at the nearest few; what it cannot answer others do."""
+
+    def test_are_enough_and_found_by_indexes(self, in_memory):
+        query = in_memory.queries[0]
+        _best(in_memory.storage)  # its file is opened
+        with spied(in_memory.storage.engine) as batches:
+            assert in_memory.storage.episodes.similar_to(query, model=MODEL, steps=False).plan == "memory"
+        (step,) = (step for batch in batches for step in batch.steps)
+        assert "far" not in step.sql
+        with in_memory.storage.engine.connect() as connection:
+            plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {step.sql}", step.parameters)]
+        searched = {line.split()[1] for line in plan if line.startswith("SEARCH")}
+        assert {"v", "m", "i", "e"} <= searched
+        scanned = {line.split()[1] for line in plan if line.startswith("SCAN ") and "SCAN (" not in line}
+        assert scanned == {"json_each", "candidates", "found", "sqlite_sequence"}  # what is given, or found, or small
+
+    def test_are_not_asked_again_for_a_minute_where_they_are_anothers(self, in_memory, monkeypatch):
+        other = in_memory.storage.in_namespace("other")
+        saved = other.episodes.save_many([ms.Episode(task_description="o") for _ in range(COUNT)])
+        noise = in_memory.vectors + 0.01 * oracle.clustered(COUNT, DIMENSION, 5)
+        other.embeddings.put_many([("episode", one.id, it) for one, it in zip(saved, noise, strict=True)], model=MODEL)
+        in_memory.settle()
+        clock = [time.monotonic()]
+        monkeypatch.setattr(memory_index, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+        assert [self._statements(in_memory) for _ in range(3)] == [2, 1, 1]
+        assert in_memory.recall() >= PROMISED
+        clock[0] += 61
+        assert [self._statements(in_memory) for _ in range(2)] == [2, 1]
+
+    def test_what_is_remembered_of_namespaces_does_not_grow_for_ever(self, in_memory):
+        index = in_memory.storage._ground.memory.of(Space(MODEL))
+        for number in range(1_001):
+            index.had_too_few(f"n{number}")
+        assert index.is_crowded("n1000")
+        assert not index.is_crowded("n999")
+
+    def test_are_not_believed_where_the_index_is_far_behind(self, bare, in_memory):
+        _best(in_memory.storage)
+        in_memory.storage._ground.memory.stop.set()  # no thread catches up
+        turned = oracle.clustered(FEW + 100, DIMENSION, 34)
+        with ms.MemoryStorage.open(at(bare, "exact")) as other:
+            Indexed(other, COUNT).put(range(FEW + 100), turned)
+        in_memory.vectors[: FEW + 100] = turned
+        assert in_memory.recall(plan="exact") == 1.0
+
+    @pytest.mark.parametrize("floor", [-1.0, 0.9, 1.0])
+    def test_with_a_floor_or_on_the_next_page_they_give_what_all_would(self, in_memory, floor):
+        for query in in_memory.queries[:10]:
+            self._pages_are_the_same(in_memory.storage, query, floor)
+
+    def _pages_are_the_same(self, storage: ms.MemoryStorage, query: Any, floor: float) -> None:
+        asked = {"model": MODEL, "k": 4, "min_similarity": floor, "steps": False}
+        pages: dict[str, list[Any]] = {"auto": [], "exact": []}
+        for mode, found in pages.items():
+            cursor = None
+            for _ in range(4):
+                hits = storage.episodes.similar_to(query, mode=mode, cursor=cursor, **asked)
+                found += [hit.item.id for hit in hits]
+                cursor = hits.next_cursor
+                if cursor is None:
+                    break
+        assert len(set(pages["auto"])) == len(pages["auto"]) == len(pages["exact"])
+        assert len({*pages["auto"]} & {*pages["exact"]}) >= PROMISED * len(pages["exact"]) - 1
+
+    def _statements(self, indexed: Indexed) -> int:
+        with spied(indexed.storage.engine) as batches:
+            indexed.storage.episodes.similar_to(indexed.queries[1], model=MODEL, steps=False)
+        return len(batches)
 
 
 class TestTheFile:
