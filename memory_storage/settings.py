@@ -180,7 +180,7 @@ class Settings(_Section):
     the same again.
     `tls_ca_file` has the certificates (PEM) to trust in place of the system's. `vector_index` is where searches get
     their candidates: "memory" is an index in this process, of at most `vector_index_memory` bytes (the extra `ann`),
-    "diskann" one in the database, "exact" none, and "auto" is diskann.
+    "diskann" one in the database, "exact" none; "auto" is memory for a file if it is installed, else diskann.
 
     Raises ConfigurationError, naming the setting, for a value that cannot work.
     """

@@ -255,12 +255,14 @@ def _settings(
 
 
 def _vector_index(settings: Settings) -> str:
-    """The source of candidates. "auto" is diskann: an index in memory may miss a row until it is built anew."""
+    """The source of candidates."""
+    if settings.vector_index == "auto":
+        return "memory" if settings.path is not None and is_installed() else "diskann"
     if settings.vector_index == "memory" and not is_installed():
         raise ConfigurationError(
             "vector_index: memory needs usearch: pip install 'memory-storage[ann]', or use diskann"
         )
-    return "diskann" if settings.vector_index == "auto" else settings.vector_index
+    return settings.vector_index
 
 
 def _checked_namespace(namespace: str) -> str:
