@@ -59,7 +59,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_an_index_that_disagrees_is_found_and_named(database: Path, make_episode, name: str):
-    with ms.MemoryStorage.open(database) as storage:
+    with ms.MemoryStorage.open(ms.Settings(database=str(database), vector_index="diskann")) as storage:
         saved = storage.episodes.save(make_episode())
         storage.embeddings.put("episode", saved.id, HashingEmbedder(16).embed_query("x"), model="hashing")
         place = ms.SpatiotemporalEntry(owner_type="episode", owner_id=saved.id, latitude=1.0, longitude=2.0)

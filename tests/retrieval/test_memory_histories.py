@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from functools import cache
@@ -159,8 +160,9 @@ def test_what_was_committed_before_a_search_began_is_found_by_it_in_eight_proces
         storage.embeddings.index.catch_up(work.MODEL)
     with PROCESSES.Manager() as manager:
         board = manager.list()
-        tasks = [(database, ids[4_000 + part :: 4], board, 6.0) for part in range(4)]
-        found = together(_do, [*tasks, *[(database, [], board, 6.0)] * 4], timeout=180)
+        seconds = float(os.environ.get("MEMORY_STORAGE_PROCESSES_SECONDS", "6"))
+        tasks = [(database, ids[4_000 + part :: 4], board, seconds) for part in range(4)]
+        found = together(_do, [*tasks, *[(database, [], board, seconds)] * 4], timeout=180)
     assert all(found[:4])
     assert all(done and "memory" in plans for done, plans in found[4:]), found
 

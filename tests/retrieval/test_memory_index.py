@@ -357,9 +357,27 @@ class TestBuilding:
 
 
 class TestSettings:
-    def test_auto_is_diskann(self, database):
-        with ms.MemoryStorage.open(database) as storage:
-            assert storage.vector_index == "diskann"
+    def test_auto_is_memory_for_files_where_the_library_is(self, database, migrated_server_url, monkeypatch):
+        assert self._source_of(database) == "memory"
+        assert self._source_of(":memory:") == self._source_of(migrated_server_url) == "diskann"
+        monkeypatch.setattr("memory_storage.storage.is_installed", lambda: False)
+        assert self._source_of(database) == "diskann"
+
+    def test_auto_uses_what_a_file_has_until_there_is_more(self, on_file, database):
+        with ms.MemoryStorage.open(ms.Settings(database=str(database))) as storage:
+            on_file.storage = storage
+            assert on_file.recall(plan=None) >= PROMISED
+            assert storage.episodes.similar_to(FAR, model=MODEL).plan.split(" (")[0] in {"index", "memory"}
+            on_file.plan = "memory"
+            on_file.settle()
+            assert on_file.recall() >= PROMISED
+            _put(storage, on_file, 5)
+        with ms.MemoryStorage.open(at(database, "diskann")) as storage:  # as without the library
+            assert _best(storage) == (str(on_file.episodes[5].id), 1.0, "index")
+
+    def _source_of(self, url: Any) -> str:
+        with ms.MemoryStorage.open(url) as storage:
+            return storage.vector_index
 
     def test_a_server_has_none(self):
         with pytest.raises(ms.ConfigurationError, match="memory is for files"):
