@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     help_names = f"{', '.join(names())}; all of them if none is named"
     # Not choices=: before Python 3.12 it refuses the empty list.
     parser.add_argument("benchmark", nargs="*", type=_name, help=help_names)
-    parser.add_argument("--short", action="store_true", help="fewer rounds: under half a minute for all")
+    parser.add_argument("--short", action="store_true", help="fewer rounds, and less data: some two minutes for all")
     parser.add_argument("--data", type=Path, help="retrieval: search among the vectors of this .npy or .npz file")
     parser.add_argument("--vectors", type=int, help="retrieval: the index in this process, among so many of them")
     parser.add_argument(
