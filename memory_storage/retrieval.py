@@ -226,7 +226,8 @@ class Search:
             return ""
         source = self.source
         many = f"EXISTS (SELECT 1 FROM embeddings WHERE namespace = :namespace AND model = :model LIMIT 1 OFFSET {FEW})"
-        sampled = f"(SELECT passing FROM drawn) * {source.asked} >= :reach * {CANDIDATES_EACH * SAMPLE}"
+        each = f":reach * {CANDIDATES_EACH * SAMPLE}"
+        sampled = f"(SELECT passing > 1 AND passing * {source.asked} >= {each} FROM drawn)"  # one may be an accident
         enough = f"(vectors > {FEW} AND NOT {_OTHERS} OR {many})" if self.filters.are_broad else sampled
         return f"""way AS MATERIALIZED (
     SELECT CASE WHEN :mode <> 'auto' THEN :mode

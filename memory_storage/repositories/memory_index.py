@@ -88,6 +88,9 @@ class MemoryIndexes:
 
     def of(self, space: Space) -> MemoryIndex:
         """The index of a model; it may be empty."""
+        found = self._models.get(space.model)
+        if found is not None:
+            return found
         with self._lock:
             return self._models.setdefault(space.model, MemoryIndex(self, space))
 
