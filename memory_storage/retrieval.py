@@ -5,11 +5,14 @@ that is likely to have enough for which the filters hold: there are many vectors
 sample of them enough pass. What is not in the index yet is compared one by one. If the index had too few after all, or
 if it was not taken, all vectors for which the filters hold are compared: what is not in the index counts for nothing
 here, as it says nothing of what the index left out. Every hit's similarity is exact.
+
+An index in this process is beside the statement, and asking twice costs no round trip: see `Attempt`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from memory_storage.schema.spaces import FEW, Space
 from memory_storage.sources import DISKANN, VECTOR, Source, last_seq
@@ -28,6 +31,7 @@ SAMPLE = 40
 _OTHERS = """(EXISTS (SELECT 1 FROM embeddings WHERE namespace < :namespace)
         OR EXISTS (SELECT 1 FROM embeddings WHERE namespace > :namespace))"""
 
+_DISTANCE = f"vector_distance_cos(v.vector, {VECTOR}) AS distance"
 _SIMILARITY = "max(-1.0, min(1.0, 1 - min(distance))) AS similarity"
 
 FACTS = 8
@@ -96,6 +100,16 @@ class Filters:
     find_rows: bool = False  # one of `finding` has the rows' numbers: they are looked up, and no index is walked
 
 
+Attempt = Literal["all", "few", "scout", "index"]
+"""What a statement does: "all" decides by itself, and always finds what there is.
+
+To plan that takes longer than to do it, where an index is in this process; so who searches may try less first, and
+more if nothing is found. "few" looks at the nearest few candidates, "index" at all of them; they find nothing if those
+are too few. "scout" compares all vectors for which the filters hold, but finds nothing where an index is the better
+way: to ask that for many candidates is worth it only then.
+"""
+
+
 @dataclass(frozen=True)
 class Search:
     """The SQL of one kind of search. `found` is a common table of the best."""
@@ -104,12 +118,11 @@ class Search:
     filters: Filters
     space: Space | None = None  # by vector
     source: Source = DISKANN
+    attempt: Attempt = "all"
     has_words: bool = False
     has_floor: bool = False
     is_continued: bool = False
     is_followed: bool = False  # an index outside of the database has to know how far behind it is
-    is_hopeful: bool = False  # nothing is found if the index has too few, and who searches asks again: half the plan
-    is_lean: bool = False  # the same if the nearest few are too few: a quarter of the plan
 
     def facts(self, snippet_if: str = "true") -> str:
         """SQL for what is known of a row of `found`, beside its score and its place."""
@@ -119,7 +132,7 @@ class Search:
 
     def common_tables(self) -> str:
         """Common table expressions; the last one is `found`. Name it once: the engine plans all of it each time."""
-        if self.is_lean and self.space is not None:
+        if self.attempt == "few" and self.space is not None:
             return "WITH " + self._found_among_few(self.space)
         parts = [*self._by_vector(), *self._by_words()]
         parts += self._fused() if self.has_words else self._nearest()
@@ -151,49 +164,58 @@ class Search:
     def _by_vector(self) -> list[str]:
         if self.space is None:
             return []
-        table, where = self.space.table, " AND ".join(self._conditions(self.filters.at_hand))
-        owner = self._owner()
-        distance = f"vector_distance_cos(v.vector, {VECTOR}) AS distance"
+        ways = ["query (vector) AS MATERIALIZED (SELECT :vector)", *self._sample(), self._way()]  # it is sent once
+        if self.attempt == "scout":
+            needed = "SELECT 'exact' AS plan FROM way WHERE way = 'exact'"
+            return [*ways, self._far(self.space, needed), f"similar AS NOT MATERIALIZED ({self._of_far()})"]
+        return [*ways, *self._candidates(self.space), *self._similar(self.space)]
+
+    def _candidates(self, space: Space) -> list[str]:
+        where = " AND ".join(self._conditions(self.filters.at_hand))
         filtered = "" if self.filters.are_broad else f"AND sum(candidates) OVER () >= :reach * {CANDIDATES_EACH}"
         return [
-            "query (vector) AS MATERIALIZED (SELECT :vector)",  # it is sent once
-            *self._sample(),
-            self._way(),
-            f"candidates (seq, known) AS MATERIALIZED ({self.source.candidates(self.space, self._depth())})",
+            f"candidates (seq, known) AS MATERIALIZED ({self.source.candidates(space, self._depth())})",
             f"""near AS MATERIALIZED (
-    SELECT m.item_seq AS seq, known, {distance} FROM candidates CROSS JOIN {table} AS v ON v.seq = candidates.seq
-    CROSS JOIN embeddings AS m ON m.vector_seq = v.seq AND m.namespace = :namespace AND {owner})""",
+    SELECT m.item_seq AS seq, known, {_DISTANCE} FROM candidates CROSS JOIN {space.table} AS v ON v.seq = candidates.seq
+    CROSS JOIN embeddings AS m ON m.vector_seq = v.seq AND m.namespace = :namespace AND {self._owner()})""",
             f"""compared AS MATERIALIZED (
     SELECT seq, {_SIMILARITY}, sum(known) AS candidates, sum(sum(known)) OVER () AS known FROM near GROUP BY seq
     {f"ORDER BY similarity DESC, seq LIMIT :reach * {_BROAD}" if self.filters.are_broad else ""})""",
             f"""passing AS MATERIALIZED (
     SELECT compared.seq, similarity, known >= :reach AND count(*) OVER () >= :reach {filtered} AS are_enough
     FROM compared CROSS JOIN {self.items.table} AS i ON i.seq = compared.seq WHERE {where})""",
-            *self._similar(table, owner, distance),
         ]
 
-    def _similar(self, table: str, owner: str, distance: str) -> list[str]:
+    def _similar(self, space: Space) -> list[str]:
         """What the index has, if that is enough; else all."""
         similar = f"""
     SELECT seq, similarity, '{self.source.plan}' AS plan FROM passing WHERE are_enough
         {"AND similarity >= :floor" if self.has_floor else ""}"""
-        if self.is_hopeful:
+        if self.attempt == "index":
             return [f"similar AS NOT MATERIALIZED ({similar})"]
-        floor = "HAVING similarity >= :floor" if self.has_floor else ""
+        needed = f"""
+        SELECT CASE way WHEN 'index' THEN '{self.source.plan}, then exact' ELSE 'exact' END AS plan FROM way
+        WHERE NOT EXISTS (SELECT 1 FROM passing WHERE are_enough)"""
         return [
-            f"""far AS NOT MATERIALIZED (
-    SELECT m.item_seq AS seq, {distance}, needed.plan
-    FROM (SELECT CASE way WHEN 'index' THEN '{self.source.plan}, then exact' ELSE 'exact' END AS plan FROM way
-        WHERE NOT EXISTS (SELECT 1 FROM passing WHERE are_enough)) AS needed
-    CROSS JOIN {self.items.table} AS i {"NOT INDEXED" if self.filters.find_rows else ""}
-    CROSS JOIN embeddings AS m ON m.item_seq = i.seq AND {owner}
-    CROSS JOIN {table} AS v ON v.seq = m.vector_seq
-    WHERE {" AND ".join(self._conditions(self.filters.finding))}
-    LIMIT -1)""",  # it is not merged into what follows: vectors would be sorted, in place of their distances
-            f"""similar AS NOT MATERIALIZED ({similar}
-    UNION ALL
-    SELECT seq, {_SIMILARITY}, plan FROM far GROUP BY seq {floor})""",
+            self._far(space, needed),
+            f"similar AS NOT MATERIALIZED ({similar}\n    UNION ALL{self._of_far()})",
         ]
+
+    def _far(self, space: Space, needed: str) -> str:
+        """All for which the filters hold, if that is needed."""
+        return f"""far AS NOT MATERIALIZED (
+    SELECT m.item_seq AS seq, {_DISTANCE}, needed.plan
+    FROM ({needed}) AS needed
+    CROSS JOIN {self.items.table} AS i {"NOT INDEXED" if self.filters.find_rows else ""}
+    CROSS JOIN embeddings AS m ON m.item_seq = i.seq AND {self._owner()}
+    CROSS JOIN {space.table} AS v ON v.seq = m.vector_seq
+    WHERE {" AND ".join(self._conditions(self.filters.finding))}
+    LIMIT -1)"""  # it is not merged into what follows: vectors would be sorted, in place of their distances
+
+    def _of_far(self) -> str:
+        floor = "HAVING similarity >= :floor" if self.has_floor else ""
+        return f"""
+    SELECT seq, {_SIMILARITY}, plan FROM far GROUP BY seq {floor}"""
 
     def _depth(self) -> str:
         """How many candidates are asked of the index: all it has, unless nearly each one is an item that passes."""

@@ -7,11 +7,11 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 
 from memory_storage.errors import CorruptDataError, NotFoundError, SchemaError, ValidationError
 from memory_storage.models import EpisodeFilter, Hit, Hits, PatternFilter, SearchMode
-from memory_storage.retrieval import Filters, Items, Search
+from memory_storage.retrieval import Attempt, Filters, Items, Search
 from memory_storage.schema.spaces import Space
 from memory_storage.sources import DISKANN, EXACT, MEMORY, Source
 
@@ -82,14 +82,26 @@ class Planned:
     memory: MemoryIndex | None = None
     near: Near | None = None
 
-    def wider(self) -> Planned:
-        """What to try when nothing was found: first with more candidates, then with all vectors."""
-        if not self.search.is_lean or self.near is None:
-            return replace(self, search=replace(self.search, is_hopeful=False))
-        if self.memory and not (self.search.has_floor or self.search.is_continued):
-            self.memory.had_too_few(self.values["namespace"])
-        values = {**self.values, "near": json.dumps(self.near.seqs)}
-        return replace(self, search=replace(self.search, is_lean=False), values=values)
+    def wider(self, session: Session) -> Planned:
+        """What to try when nothing was found: the index's other candidates, then all vectors."""
+        attempt = self.search.attempt
+        if attempt == "scout" and self.memory:
+            return self._asked(self.memory, session)
+        if attempt == "few" and self.memory and self.near:
+            if not (self.search.has_floor or self.search.is_continued):
+                self.memory.had_too_few(session.namespace)
+            return self._trying("index", **_values_of(self.near))
+        return self._trying("all")
+
+    def _asked(self, memory: MemoryIndex, session: Session) -> Planned:
+        """With the candidates of an index that was found to be the better way."""
+        near = memory.candidates(self.values["vector"], self.values["reach"], are_broad=False, began=session.began)
+        if near is None:  # it was there a moment ago
+            return replace(self, search=replace(self.search, attempt="all", source=DISKANN))
+        return replace(self._trying("index", **_values_of(near), mode="index"), near=near)
+
+    def _trying(self, attempt: Attempt, **values: Any) -> Planned:
+        return replace(self, search=replace(self.search, attempt=attempt), values={**self.values, **values})
 
     def hits(self, rows: Sequence[tuple[Any, T | None]]) -> Hits[T]:
         """Hits from (row, item), the best first; a row is score, seq and the facts. None as an item is left out."""
@@ -113,34 +125,27 @@ def planned(session: Session, items: Items, asked: Asked) -> Planned:
     text, has_words = asked.text, asked.text is not None
     filters, values = _filters(asked.filter, items)
     values |= {"namespace": session.namespace, "limit": k + 1, "after_score": score, "after_seq": seq}
-    space, memory, near, is_lean = None, None, None, False
-    source: Source = DISKANN
+    space, given = None, _Given()
     if asked.vector is not None or not has_words:
         space = Space(_model(session, asked.model))
         depth = _HALF_FUSED * k
         values |= {"vector": packed(asked.vector), "model": space.model, "mode": asked.mode, "depth": depth}
         values |= {"reach": depth if has_words else shown + k + 1, "floor": _floor(asked.min_similarity)}
-        memory, near, source = _memory(session, space, values, are_broad=filters.are_broad)
-        is_lean = filters.are_broad and not has_words and values["reach"] <= MEMORY.deepest
-    if memory and near:
-        is_lean = is_lean and not memory.is_crowded(session.namespace)
-        seqs = near.seqs[: near.few] if is_lean else near.seqs
-        values |= {"mark": near.mark, "asked": near.asked, "near": json.dumps(seqs)}
+        given = _given(session, space, values, are_broad=filters.are_broad, has_words=has_words)
     if text is not None:
         values |= {"words": any_word(text) or '""', **_weights(asked.weights or Weights(), session)}
     search = Search(
         items,
         filters,
         space,
-        source,
+        given.source,
+        given.attempt,
         has_words=has_words,
         has_floor=asked.min_similarity is not None,
         is_continued=asked.cursor is not None,
-        is_followed=memory is not None,
-        is_hopeful=source is MEMORY and not has_words,
-        is_lean=source is MEMORY and is_lean,
+        is_followed=given.memory is not None,
     )
-    return Planned(search, values, k, shown, asked.explain, memory, near)
+    return Planned(search, values, k, shown, asked.explain, given.memory, given.near)
 
 
 def run(session: Session, statement: Callable[[Search], Prepared], plan: Planned) -> Sequence[Row]:
@@ -155,7 +160,7 @@ def run(session: Session, statement: Callable[[Search], Prepared], plan: Planned
         if plan.search.space:
             _explain(error, session, plan.search.space, plan)
         raise
-    return rows if rows or not plan.search.is_hopeful else run(session, statement, plan.wider())
+    return rows if rows or plan.search.attempt == "all" else run(session, statement, plan.wider(session))
 
 
 def _explain(error: Exception, session: Session, space: Space, plan: Planned) -> None:
@@ -214,22 +219,46 @@ def _filters(asked: EpisodeFilter | PatternFilter, items: Items) -> tuple[Filter
     return Filters(at_hand, finding, are_broad=are_broad, find_rows=find_rows), values
 
 
-def _memory(
-    session: Session, space: Space, values: dict[str, Any], *, are_broad: bool
-) -> tuple[MemoryIndex | None, Near | None, Source]:
-    """The index in this process if there is one, what it found, and the source of candidates."""
+class _Given(NamedTuple):
+    """What a search begins with: the index in this process, what that has found, and what is tried first."""
+
+    memory: MemoryIndex | None = None
+    near: Near | None = None
+    source: Source = DISKANN
+    attempt: Attempt = "all"
+
+
+def _given(session: Session, space: Space, values: dict[str, Any], *, are_broad: bool, has_words: bool) -> _Given:
     if session.vector_index == "exact":
         values["mode"] = "exact"
-        return None, None, EXACT
+        return _Given(source=EXACT)
     if session.memory is None or session.vector_index != "memory":
-        return None, None, DISKANN
+        return _Given()
     memory = session.memory.of(space)
     if values["mode"] == "exact":
-        return memory, None, DISKANN
-    near = memory.candidates(values["vector"], values["reach"], are_broad=are_broad, began=session.began)
+        return _Given(memory)
+    attempt: Attempt = "all" if has_words else _attempt(values, are_broad, memory.is_crowded(session.namespace))
+    near = memory.candidates(
+        values["vector"], values["reach"], are_broad=are_broad, began=session.began, look=attempt != "scout"
+    )
     if near is None:
-        return memory, None, DISKANN
-    return memory, near, MEMORY
+        return _Given(memory)
+    values |= _values_of(near, near.few if attempt == "few" else None)
+    return _Given(memory, near, MEMORY, attempt)
+
+
+def _attempt(values: dict[str, Any], are_broad: bool, is_crowded: bool) -> Attempt:
+    """What to try first with an index in this process: the less that is likely to do, the sooner it is planned."""
+    is_deep, is_auto = values["reach"] > MEMORY.deepest, values["mode"] == "auto"
+    if is_auto and is_deep:
+        return "all"
+    if are_broad:
+        return "index" if is_deep or is_crowded else "few"
+    return "scout" if is_auto else "index"
+
+
+def _values_of(near: Near, few: int | None = None) -> dict[str, Any]:
+    return {"mark": near.mark, "asked": near.asked, "near": json.dumps(near.seqs[:few])}
 
 
 def _weights(weights: Weights, session: Session) -> dict[str, Any]:

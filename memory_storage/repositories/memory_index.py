@@ -174,10 +174,13 @@ class MemoryIndex:
             return "memory index over its limit"
         return "memory index being built" if self._thread and self._thread.is_alive() else ""
 
-    def candidates(self, vector: bytes, reach: int, *, are_broad: bool, began: float | None) -> Near | None:
+    def candidates(
+        self, vector: bytes, reach: int, *, are_broad: bool, began: float | None, look: bool = True
+    ) -> Near | None:
         """Those near to a vector; None if there is no index yet, or none for a transaction that began before it.
 
-        In a transaction nothing is read for it: what that has written must not get in.
+        In a transaction nothing is read for it: what that has written must not get in. Without a `look` there are no
+        numbers yet, only how many there would be.
         """
         if not self._is_opened and began is None:
             self._open()
@@ -189,7 +192,7 @@ class MemoryIndex:
             least = enough * max(1.0, len(graph) / among) ** power
             asked = min(MEMORY.most, round(max(least, 4 * reach) * self._thinned))
             few = math.ceil(reach * MEMORY.over * self._thinned)
-            return Near(mark, asked, few, graph.nearest(vector, asked))
+            return Near(mark, asked, few, graph.nearest(vector, asked) if look else [])
 
     def is_crowded(self, namespace: str) -> bool:
         """Whether of the nearest few too few were of use of late, in this namespace."""

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import memory_storage as ms
+from memory_storage.nearby import Graph
 from memory_storage.repositories import memory_index
 from memory_storage.schema.spaces import FEW, Space
 from memory_storage.sources import SOURCES
@@ -184,6 +185,34 @@ class TestTheNearestFew:
     def test_with_a_floor_or_on_the_next_page_they_give_what_all_would(self, in_memory, floor):
         for query in in_memory.queries[:10]:
             self._pages_are_the_same(in_memory.storage, query, floor)
+
+    def test_under_a_filter_the_index_is_asked_only_where_it_is_the_better_way(self, in_memory, monkeypatch):
+        asked: list[int] = []
+        nearest = Graph.nearest
+
+        def counted(graph: Graph, vector: bytes, count: int) -> list[int]:
+            asked.append(count)
+            return nearest(graph, vector, count)
+
+        _best(in_memory.storage)
+        monkeypatch.setattr(Graph, "nearest", counted)
+        ways = {"memory": ({"task_type": "testing"}, 2, 1), "exact": ({"metadata": {"number": 7}}, 1, 0)}
+        for plan, (filters, statements, times) in ways.items():
+            asked.clear()
+            with spied(in_memory.storage.engine) as batches:
+                hits = in_memory.storage.episodes.similar_to(in_memory.queries[0], model=MODEL, **filters)
+            assert (hits.plan, len(batches), len(asked)) == (plan, statements, times)
+
+    def test_an_index_that_is_gone_meanwhile_is_no_error(self, in_memory, monkeypatch):
+        candidates = memory_index.MemoryIndex.candidates
+
+        def gone(index: Any, *args: Any, look: bool = True, **kwargs: Any) -> Any:
+            return None if look else candidates(index, *args, look=False, **kwargs)
+
+        _best(in_memory.storage)
+        monkeypatch.setattr(memory_index.MemoryIndex, "candidates", gone)
+        hits = in_memory.storage.episodes.similar_to(in_memory.queries[0], model=MODEL, task_type="testing")
+        assert (len(hits), hits.plan) == (10, "exact")
 
     def _pages_are_the_same(self, storage: ms.MemoryStorage, query: Any, floor: float) -> None:
         asked = {"model": MODEL, "k": 4, "min_similarity": floor, "steps": False}
