@@ -5,6 +5,7 @@ Everything is measured in the same run, in turns. The bounds are ratios; times a
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -68,12 +69,13 @@ def run(data: Data) -> Report:
     with tempfile.TemporaryDirectory() as directory:
         memory = Ours(Path(directory, "memory.db"), data, "memory")
         lines = memory.costs(Ours(Path(directory, "diskann.db"), data.first(_FEW), "diskann"))
-        lines += _searches(memory, data)
         ways: dict[str, Way] = {"memory": memory.search}
         if find_spec("chromadb"):
             chroma = Chroma(Path(directory, "chroma"), data)
             ways |= {"chromadb": chroma.search, "ids alone": chroma.search_ids}
             lines += _beside(memory, chroma)
+        os.sync()  # else what was stored is still being written, by the same processors
+        lines += _searches(memory, data)
         for name in ("all", *_FILTERS):
             lines += _filtered(ways, data, name)
         lines.append(memory.opened_again(data))

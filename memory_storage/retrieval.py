@@ -25,8 +25,7 @@ _BROAD = 4  # times as many items as are wanted are looked at, where nearly all 
 ENOUGH = 1.3
 """So many of the nearest few must be left for each item that is wanted."""
 
-SAMPLE = 40
-"""So many vectors are drawn to see how many pass the filters."""
+_SURE = 20  # of so many drawn one must pass at the least: fewer may be an accident
 
 _OTHERS = """(EXISTS (SELECT 1 FROM embeddings WHERE namespace < :namespace)
         OR EXISTS (SELECT 1 FROM embeddings WHERE namespace > :namespace))"""
@@ -234,7 +233,7 @@ class Search:
         return [
             f"""draws (number, at) AS (
     SELECT 1, {drawn} WHERE :mode = 'auto' AND :reach <= {self.source.deepest}
-    UNION ALL SELECT number + 1, {drawn} FROM draws WHERE number < {SAMPLE})""",
+    UNION ALL SELECT number + 1, {drawn} FROM draws WHERE number < {self.source.sample})""",
             f"""drawn AS MATERIALIZED (
     SELECT count(*) AS passing FROM draws WHERE EXISTS (
         SELECT 1 FROM embeddings AS m CROSS JOIN {self.items.table} AS i ON i.seq = m.item_seq
@@ -248,8 +247,8 @@ class Search:
             return ""
         source = self.source
         many = f"EXISTS (SELECT 1 FROM embeddings WHERE namespace = :namespace AND model = :model LIMIT 1 OFFSET {FEW})"
-        each = f":reach * {CANDIDATES_EACH * SAMPLE}"
-        sampled = f"(SELECT passing > 1 AND passing * {source.asked} >= {each} FROM drawn)"  # one may be an accident
+        share = f"passing * {source.asked} >= :reach * {CANDIDATES_EACH * source.sample}"
+        sampled = f"(SELECT passing * {_SURE} >= {source.sample} AND {share} FROM drawn)"
         enough = f"(vectors > {FEW} AND NOT {_OTHERS} OR {many})" if self.filters.are_broad else sampled
         return f"""way AS MATERIALIZED (
     SELECT CASE WHEN :mode <> 'auto' THEN :mode

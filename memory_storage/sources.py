@@ -55,6 +55,11 @@ class Source(Protocol):
         ...
 
     @property
+    def sample(self) -> int:
+        """So many vectors are drawn to see how many pass the filters."""
+        ...
+
+    @property
     def deepest(self) -> int:
         """So many items can be asked of it; for more, all vectors are compared."""
         ...
@@ -71,6 +76,7 @@ class Exact:
     plan: str = "exact"
     asked: str = "0"
     over: float = 0
+    sample: int = 1
     most: int = 0
     deepest: int = 0
 
@@ -94,6 +100,7 @@ class DiskANN:
     plan: str = "index"
     asked: str = "100"
     over: float = 2
+    sample: int = 40
     most: int = 1_000  # to ask for far more would overflow in the engine
     deepest: int = 40  # its list of candidates is short
 
@@ -125,6 +132,7 @@ class Memory:
     asked: str = ":asked"
     over: float = 1.6  # its vectors are of 8 bits a number: its nearest 14 have 0.995 of the nearest ten that it knows
     most: int = 1_500
+    sample: int = 80  # to ask it in vain takes ten times as long
     deepest: int = 250
 
     def candidates(self, space: Space, depth: str) -> str:
