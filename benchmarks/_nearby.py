@@ -30,7 +30,7 @@ Way = Callable[..., set[int]]
 K = 10
 MODEL = "benchmark"
 _BATCH = 1_000
-_TURN = 100
+_TURN, _ROUNDS = 100, 3
 _WARM = 50  # searches at the beginning of a turn are not timed: who was before has emptied the processor's caches
 _FEW = 4_000  # vectors are put into DiskANN: it only gets slower
 _FILTERS: dict[str, tuple[dict[str, Any], int, int]] = {
@@ -40,6 +40,7 @@ _FILTERS: dict[str, tuple[dict[str, Any], int, int]] = {
 _NOTES = (
     "memory: candidates are the index alone; similar_to is whole searches, with the heads of episodes and no steps.",
     "numpy: the product of all vectors with the query, and argpartition, by one caller.",
+    f"Of these three each query is timed {_ROUNDS} times, and its median counts: others use the machine too.",
     f"put_many is compared with {_FEW:,} vectors by DiskANN, which is slower the more there are.",
     "chromadb: the same vectors and filters, its defaults, cosine, a persistent client in this process.",
     "It gives back the metadata of each hit, as we give back an episode; 'ids alone' is what it takes at least.",
@@ -181,11 +182,12 @@ def _searches(memory: Ours, data: Data) -> list[Line]:
         "similar_to": memory.search,
         "numpy": lambda query: np.argpartition(base @ query, -K)[-K:],
     }
-    times: Times = {name: [] for name in ways}
-    for first in range(0, len(data.queries), _TURN):
+    rounds: dict[str, list[list[float]]] = {name: [] for name in ways}
+    for _ in range(_ROUNDS):
         for name, search in ways.items():
             _warm(search, data)
-            times[name] += [_seconds(partial(search, query)) for query in data.queries[first : first + _TURN]]
+            rounds[name].append([_seconds(partial(search, query)) for query in data.queries])
+    times: Times = {name: [median(one) for one in zip(*taken, strict=True)] for name, taken in rounds.items()}
     return [
         _line(f"{name}, {at}: by numpy's", _by(times, name, q), _told(times, name, q), **({} if q < 0.9 else bounds))
         for name, bounds in (("candidates", {"at_most": 0.1}), ("similar_to", {"at_most": 0.25}))
