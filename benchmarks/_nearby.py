@@ -25,7 +25,8 @@ from ._measure import Times
 from ._report import Line, Report, milliseconds
 from ._vectors import Array, Data
 
-Way = Callable[..., set[int]]
+Way = tuple[Callable[..., Any], Callable[[Any], set[int]]]
+"""A search, and the numbers of what it has found."""
 
 K = 10
 MODEL = "benchmark"
@@ -70,10 +71,10 @@ def run(data: Data) -> Report:
     with tempfile.TemporaryDirectory() as directory:
         memory = Ours(Path(directory, "memory.db"), data, "memory")
         lines = memory.costs(Ours(Path(directory, "diskann.db"), data.first(_FEW), "diskann"))
-        ways: dict[str, Way] = {"memory": memory.search}
+        ways: dict[str, Way] = {"memory": (memory.search, memory.numbers_of)}
         if find_spec("chromadb"):
             chroma = Chroma(Path(directory, "chroma"), data)
-            ways |= {"chromadb": chroma.search, "ids alone": chroma.search_ids}
+            ways |= {"chromadb": (chroma.search, numbers_of), "ids alone": (chroma.search_ids, numbers_of)}
             lines += _beside(memory, chroma)
         os.sync()  # else what was stored is still being written, by the same processors
         lines += _searches(memory, data)
@@ -122,10 +123,13 @@ class Ours:
         near = indexes and indexes.of(Space(MODEL)).candidates(query.tobytes(), K + 1, are_broad=True, began=None)
         return set(near.seqs) if near else set()
 
-    def search(self, query: Array, name: str = "all") -> set[int]:
-        """The numbers of what is found."""
+    def search(self, query: Array, name: str = "all") -> ms.Hits[ms.Episode]:
+        """Episodes without their steps."""
         filters = _FILTERS[name][0] if name in _FILTERS else {}
-        hits = self.storage.episodes.similar_to(query, model=MODEL, k=K, steps=False, **filters)
+        return self.storage.episodes.similar_to(query, model=MODEL, k=K, steps=False, **filters)
+
+    def numbers_of(self, hits: ms.Hits[ms.Episode]) -> set[int]:
+        """Their numbers."""
         return {self.numbers[hit.item.id] for hit in hits}
 
     def opened_again(self, data: Data) -> Line:
@@ -161,18 +165,22 @@ class Chroma:
                 metadatas=[_facts(number) for number in numbers],
             )
 
-    def search(self, query: Array, name: str = "all") -> set[int]:
-        """The numbers of what is found."""
+    def search(self, query: Array, name: str = "all") -> Any:
+        """What it has of each hit."""
         return self._found(query, name, ["metadatas", "distances"])
 
-    def search_ids(self, query: Array, name: str = "all") -> set[int]:
+    def search_ids(self, query: Array, name: str = "all") -> Any:
         """The same, and no more is asked for."""
         return self._found(query, name, [])
 
-    def _found(self, query: Array, name: str, include: Any) -> set[int]:
+    def _found(self, query: Array, name: str, include: Any) -> Any:
         where: Any = _FILTERS[name][0] if name in _FILTERS else None
-        found = self._vectors.query(query_embeddings=[query], n_results=K, where=where, include=include)
-        return {int(one) for one in found["ids"][0]}
+        return self._vectors.query(query_embeddings=[query], n_results=K, where=where, include=include)
+
+
+def numbers_of(found: Any) -> set[int]:
+    """Those of what chromadb has found."""
+    return {int(one) for one in found["ids"][0]}
 
 
 def _searches(memory: Ours, data: Data) -> list[Line]:
@@ -224,13 +232,13 @@ def _filtered(ways: dict[str, Way], data: Data, name: str) -> list[Line]:
     nearest = data.nearest(K, np.arange(rest, len(data.base), every))
     found = {way: Found() for way in ways}
     for first in range(0, len(data.queries), _TURN):
-        for way, search in ways.items():
+        for way, (search, numbers_of) in ways.items():
             _warm(partial(search, name=name), data)
             for query, wanted in zip(data.queries[first : first + _TURN], nearest[first : first + _TURN], strict=True):
                 start = time.perf_counter()
-                numbers = search(query, name=name)
+                hits = search(query, name=name)
                 found[way].seconds.append(time.perf_counter() - start)
-                found[way].recalls.append(len(numbers & wanted) / K)
+                found[way].recalls.append(len(numbers_of(hits) & wanted) / K)
     lines = [_line(f"{name}: recall@10", found["memory"].recall, found["memory"].told(), at_least=0.98)]
     if "chromadb" in found:
         other, ids, own = found["chromadb"], found["ids alone"], median(found["memory"].seconds)

@@ -101,6 +101,9 @@ class Graph:
 
         query = np.frombuffer(vector, dtype="<f4")
         found = self._index.search(query, count, threads=1)
+        if not self.doubled:
+            alone: list[int] = found.keys.tolist()
+            return alone
         numbers, distances = found.keys % np.uint64(_AGAIN), found.distances
         if self.unreached:
             others, vectors = self._apart = self._apart or self._set_apart()
