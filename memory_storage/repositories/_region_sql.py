@@ -17,6 +17,7 @@ TIMELESS = -FOREVER - 1
 
 _STEPS = 11  # of the search for a circle: they tell 2 ** 11 circles apart
 _EPISODE = "CROSS JOIN episodes AS e ON e.seq = p.episode_seq"
+_HAIR = "1e-9"  # degrees: what is next to nothing the R*Tree rounds to nothing, and not away from it
 _OF_KEY = "r.min_key < :number AND r.max_key > :number"
 _IN_TIME = "p.starts_at < :span_to AND p.until_at > :span_from"
 _TREE_IN_TIME = f"r.min_at <= {beginning(':span_to')} AND r.max_at >= {ending(':span_from')}"
@@ -65,8 +66,9 @@ IN_BOXES = """boxes (south, north, west, east) AS MATERIALIZED (
 def in_boxes(*, in_time: bool) -> tuple[Branch, ...]:
     """Places in one of the boxes. The R*Tree has rounded positions: the columns decide."""
     tables = f"""boxes AS b CROSS JOIN spatiotemporal_rtree AS r
-        ON r.min_latitude <= b.north AND r.max_latitude >= b.south
-        AND r.min_longitude <= b.east AND r.max_longitude >= b.west AND {_OF_KEY}{_and(_TREE_IN_TIME, in_time)}
+        ON r.min_latitude <= b.north + {_HAIR} AND r.max_latitude >= b.south - {_HAIR}
+        AND r.min_longitude <= b.east + {_HAIR} AND r.max_longitude >= b.west - {_HAIR}
+        AND {_OF_KEY}{_and(_TREE_IN_TIME, in_time)}
     CROSS JOIN spatiotemporal_index AS p ON p.seq = r.seq {_EPISODE}"""
     exact = ("p.latitude BETWEEN b.south AND b.north", "p.longitude BETWEEN b.west AND b.east")
     return (Branch(tables, (*exact, *((_IN_TIME,) if in_time else ())), _ANYTIME),)
@@ -189,9 +191,9 @@ def _inside(asked: Asked, *, in_time: bool) -> str:
     return f"""{_THE_CIRCLE} AS c CROSS JOIN ({turned}) AS turned
         ON iif(c.width >= 180, turned.turn = 0, {here} - c.width <= 180 AND {here} + c.width >= -180)
     CROSS JOIN spatiotemporal_rtree AS r
-        ON r.min_latitude <= :latitude + c.height AND r.max_latitude >= :latitude - c.height
-        AND r.min_longitude <= iif(c.width >= 180, 180, {here} + c.width)
-        AND r.max_longitude >= iif(c.width >= 180, -180, {here} - c.width)
+        ON r.min_latitude <= :latitude + c.height + {_HAIR} AND r.max_latitude >= :latitude - c.height - {_HAIR}
+        AND r.min_longitude <= iif(c.width >= 180, 180, {here} + c.width) + {_HAIR}
+        AND r.max_longitude >= iif(c.width >= 180, -180, {here} - c.width) - {_HAIR}
         AND {_OF_KEY}{_and(_TREE_IN_TIME, in_time)}
     CROSS JOIN spatiotemporal_index AS p ON p.seq = r.seq {_EPISODE}
     WHERE {" AND ".join(conditions)}{_and(_IN_TIME, in_time)}"""

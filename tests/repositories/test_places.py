@@ -346,6 +346,17 @@ def test_what_the_tests_of_this_module_store_is_consistent(storage):
     assert_consistent(storage.engine)
 
 
+@pytest.mark.parametrize("tiny", [5e-324, -5e-324, 1e-310, -1e-46, 1e-30])
+def test_next_to_nothing_is_found_where_it_is(storage, tiny):
+    world = stored(storage, [(0, {"latitude": tiny, "longitude": tiny})])
+    finder = world.memory.spatiotemporal
+    here = ms.Point(latitude=tiny, longitude=tiny)
+    edges = [(tiny, tiny, tiny, tiny), (tiny, 90.0, tiny, 180.0), (-90.0, tiny, -180.0, tiny)]
+    boxes = [ms.Box(south=south, north=north, west=west, east=east) for south, north, west, east in edges]
+    assert [len(list(finder.within(box))) for box in boxes] == [1, 1, 1]
+    assert len(list(finder.near(here, 0))) == len(finder.nearest(here, 1)) == 1
+
+
 def _crowded(chance: random.Random) -> tuple[float, float]:
     """Round the poles, on both sides of the antimeridian, in a town, and anywhere."""
     latitude, longitude, wide = chance.choice(
