@@ -222,6 +222,7 @@ def test_in_an_outage_the_server_sees_no_more_attempts_than_the_settings_allow(
         )
         with ms.MemoryStorage.open(settings) as storage, ThreadPoolExecutor(1) as other:
             _saved(storage, make_episode)
+            began = time.monotonic()
             if outage == "deaf":
                 line.deaf = True
             else:
@@ -231,8 +232,8 @@ def test_in_an_outage_the_server_sees_no_more_attempts_than_the_settings_allow(
             calling = other.submit(_called_all_the_time, storage, threads, seconds, make_episode)
             time.sleep(seconds)
             seen = max(line.connections, line.round_trips)
-            line.deaf, line.target_port = False, sqld.port
             back = time.monotonic()
+            line.deaf, line.target_port = False, sqld.port
             while True:
                 try:
                     storage.episodes.count()
@@ -243,7 +244,7 @@ def test_in_an_outage_the_server_sees_no_more_attempts_than_the_settings_allow(
             calls, refused = calling.result()
     # Those that open it, and those on their way then: no more than there are connections. Then, each time it is half
     # open, those that try, also for a write whose answer was lost and that asks what has become of it.
-    periods = 1 + int(seconds / timeout)
+    periods = 1 + int((back - began) / timeout)
     attempts = breaker.failure_threshold + connections + breaker.half_open_max_calls * periods
     assert seen <= attempts
     assert seen > 2
