@@ -74,7 +74,8 @@ def run(data: Data) -> Report:
         ways: dict[str, Way] = {"memory": (memory.search, memory.numbers_of)}
         if find_spec("chromadb"):
             chroma = Chroma(Path(directory, "chroma"), data)
-            ways |= {"chromadb": (chroma.search, numbers_of), "ids alone": (chroma.search_ids, numbers_of)}
+            ways["chromadb"] = (chroma.search, chroma.numbers_of)
+            ways["ids alone"] = (chroma.search_ids, chroma.numbers_of)
             lines += _beside(memory, chroma)
         os.sync()  # else what was stored is still being written, by the same processors
         lines += _searches(memory, data)
@@ -177,10 +178,9 @@ class Chroma:
         where: Any = _FILTERS[name][0] if name in _FILTERS else None
         return self._vectors.query(query_embeddings=[query], n_results=K, where=where, include=include)
 
-
-def numbers_of(found: Any) -> set[int]:
-    """Those of what chromadb has found."""
-    return {int(one) for one in found["ids"][0]}
+    def numbers_of(self, found: Any) -> set[int]:
+        """Those of what it has found."""
+        return {int(one) for one in found["ids"][0]}
 
 
 def _searches(memory: Ours, data: Data) -> list[Line]:

@@ -180,10 +180,11 @@ class CircuitBreaker:
             self._follow(self._machine)
 
     def _may_try_early(self) -> bool:
-        is_one = self._early < self._settings.half_open_max_calls - 1
-        is_one = is_one and self._clock() >= self._opened + _LATER**self._early
-        self._early += is_one
-        return is_one
+        are_left = self._early < self._settings.half_open_max_calls - 1
+        if not are_left or self._clock() < self._opened + _LATER**self._early:
+            return False
+        self._early += 1
+        return True
 
     def _try(self) -> None:
         if self._trials >= self._settings.half_open_max_calls:

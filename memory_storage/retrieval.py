@@ -31,7 +31,13 @@ _OTHERS = """(EXISTS (SELECT 1 FROM embeddings WHERE namespace < :namespace)
         OR EXISTS (SELECT 1 FROM embeddings WHERE namespace > :namespace))"""
 
 _DISTANCE = f"vector_distance_cos(v.vector, {VECTOR}) AS distance"
-_SIMILARITY = "max(-1.0, min(1.0, 1 - min(distance))) AS similarity"
+
+
+def _similarity(distance: str) -> str:
+    return f"max(-1.0, min(1.0, 1 - min({distance}))) AS similarity"
+
+
+_SIMILARITY = _similarity("distance")
 
 FACTS = 8
 """How many columns `Search.facts` is."""
@@ -131,28 +137,9 @@ class Search:
 
     def common_tables(self) -> str:
         """Common table expressions; the last one is `found`. Name it once: the engine plans all of it each time."""
-        if self.attempt == "few" and self.space is not None:
-            return "WITH " + self._found_among_few(self.space)
         parts = [*self._by_vector(), *self._by_words()]
         parts += self._fused() if self.has_words else self._nearest()
         return "WITH RECURSIVE " + ",\n".join(parts)
-
-    def _found_among_few(self, space: Space) -> str:
-        """For an index outside of the database, and no filters to speak of: what is near is likely to pass."""
-        floor = "AND similarity >= :floor" if self.has_floor else ""
-        return f"""found AS MATERIALIZED (
-    SELECT similarity AS score, seq, similarity, NULL AS by_vector, NULL AS by_text, NULL AS by_recency,
-        NULL AS by_reward, '{self.source.plan}' AS plan
-    FROM (SELECT m.item_seq AS seq, max(-1.0, min(1.0, 1 - min(vector_distance_cos(v.vector, :vector)))) AS similarity,
-            sum(max(known)) OVER () AS passing
-        FROM (SELECT value AS seq, 1 AS known FROM json_each(:near)
-            UNION ALL SELECT seq, 0 FROM {space.table} WHERE seq > :mark AND seq <= :mark + {FEW}) AS candidates
-        CROSS JOIN {space.table} AS v ON v.seq = candidates.seq
-        CROSS JOIN embeddings AS m ON m.vector_seq = v.seq AND m.namespace = :namespace AND {self._owner()}
-        CROSS JOIN {self.items.table} AS i ON i.seq = m.item_seq
-        WHERE {" AND ".join(self._conditions(self.filters.at_hand))} GROUP BY m.item_seq)
-    WHERE passing >= :reach * {ENOUGH} AND {last_seq(space)} <= :mark + {FEW} {floor} {self._after("similarity")}
-    ORDER BY similarity DESC, seq LIMIT :limit)"""
 
     def _owner(self) -> str:
         return f"m.model = :model AND +m.owner_type IN ({self.items.owners})"
@@ -163,11 +150,28 @@ class Search:
     def _by_vector(self) -> list[str]:
         if self.space is None:
             return []
+        if self.attempt == "few":
+            return [self._among_few(self.space)]
         ways = ["query (vector) AS MATERIALIZED (SELECT :vector)", *self._sample(), self._way()]  # it is sent once
         if self.attempt == "scout":
             needed = "SELECT 'exact' AS plan FROM way WHERE way = 'exact'"
             return [*ways, self._far(self.space, needed), f"similar AS NOT MATERIALIZED ({self._of_far()})"]
         return [*ways, *self._candidates(self.space), *self._similar(self.space)]
+
+    def _among_few(self, space: Space) -> str:
+        """For an index outside of the database, and no filters to speak of: what is near is likely to pass."""
+        return f"""similar AS NOT MATERIALIZED (
+    SELECT seq, similarity, '{self.source.plan}' AS plan
+    FROM (SELECT m.item_seq AS seq, {_similarity("vector_distance_cos(v.vector, :vector)")},
+            sum(max(known)) OVER () AS passing
+        FROM (SELECT value AS seq, 1 AS known FROM json_each(:near)
+            UNION ALL SELECT seq, 0 FROM {space.table} WHERE seq > :mark AND seq <= :mark + {FEW}) AS candidates
+        CROSS JOIN {space.table} AS v ON v.seq = candidates.seq
+        CROSS JOIN embeddings AS m ON m.vector_seq = v.seq AND m.namespace = :namespace AND {self._owner()}
+        CROSS JOIN {self.items.table} AS i ON i.seq = m.item_seq
+        WHERE {" AND ".join(self._conditions(self.filters.at_hand))} GROUP BY m.item_seq)
+    WHERE passing >= :reach * {ENOUGH} AND {last_seq(space)} <= :mark + {FEW}
+        {"AND similarity >= :floor" if self.has_floor else ""})"""
 
     def _candidates(self, space: Space) -> list[str]:
         where = " AND ".join(self._conditions(self.filters.at_hand))

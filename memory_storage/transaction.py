@@ -364,7 +364,8 @@ class _Asking:
             try:
                 return self._run(batch)
             except MemoryStorageError as error:
-                pause *= 1 if isinstance(error, CircuitOpenError) else 2
+                if not isinstance(error, CircuitOpenError):
+                    pause *= 2
                 passes = isinstance(error, UnavailableError | CommitUnknownError)
                 if not passes or time.monotonic() + pause > self._deadline:
                     raise self._unknown from error

@@ -16,7 +16,7 @@ from memory_storage.schema.spaces import Space
 from memory_storage.sources import DISKANN, EXACT, MEMORY, Source
 
 from ._codec import to_micros
-from ._filters import Shape, conditions
+from ._filters import Shape, conditions, in_use
 from ._session import Row, Session
 from ._statement import Prepared
 from ._text import any_word
@@ -214,8 +214,7 @@ def _filters(asked: EpisodeFilter | PatternFilter, items: Items) -> tuple[Filter
     at_hand, values = conditions(asked, owner_type, Shape("i.", by_row=True))
     finding, _ = conditions(asked, owner_type, Shape("i."))
     find_rows = any("seq IN" in condition for condition in finding)
-    used = {name for name, value in asked.__dict__.items() if value is not None and value not in ([], {})}
-    are_broad = used <= _ALWAYS and getattr(asked, "archived", None) is not True
+    are_broad = in_use(asked).keys() <= _ALWAYS and getattr(asked, "archived", None) is not True
     return Filters(at_hand, finding, are_broad=are_broad, find_rows=find_rows), values
 
 

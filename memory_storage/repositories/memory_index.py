@@ -88,11 +88,10 @@ class MemoryIndexes:
 
     def of(self, space: Space) -> MemoryIndex:
         """The index of a model; it may be empty."""
-        found = self._models.get(space.model)
-        if found is not None:
-            return found
         with self._lock:
-            return self._models.setdefault(space.model, MemoryIndex(self, space))
+            if space.model not in self._models:
+                self._models[space.model] = MemoryIndex(self, space)
+            return self._models[space.model]
 
     def sidecar(self, space: Space) -> Sidecar | None:
         """The file that keeps a model's; None for a database in memory."""

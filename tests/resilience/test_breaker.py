@@ -406,45 +406,33 @@ def test_changes_are_told_in_their_order():
     assert circuit.heard == [(CLOSED, OPEN), (OPEN, HALF), (HALF, CLOSED)]
 
 
-def early(circuit: Circuit, calls: int = THREADS) -> list[int]:
-    """The tickets of those, of so many at once, that were let through before their time."""
-
-    def ticket() -> int | None:
-        try:
-            return circuit.breaker.enter(early=True)
-        except ms.CircuitOpenError:
-            return None
-
-    return [found for found in at_once(calls, ticket) if found is not None]
-
-
 @pytest.mark.parametrize(("most", "moments"), [(1, []), (2, [1.0]), (3, [1.0, 4.0]), (4, [1.0, 4.0, 16.0])])
 def test_all_but_one_of_those_who_try_may_do_so_early_and_each_later(most: int, moments: list[float]):
     circuit = Circuit(half_open_max_calls=most).opened()
     opened_at = circuit.clock.at
     for moment in moments:
         circuit.clock.at = opened_at + moment - 0.01
-        assert early(circuit) == []
+        assert circuit.admitted(early=True) == []
         circuit.clock.at = opened_at + moment
-        tickets = early(circuit)
+        tickets = circuit.admitted(early=True)
         assert len(tickets) == 1
         circuit.leave(tickets, OUTAGE)
     circuit.clock.at = opened_at + 59.9
-    assert early(circuit) == circuit.admitted() == []
+    assert circuit.admitted(early=True) == circuit.admitted() == []
     assert circuit.heard == []
     circuit.clock.at = opened_at + 60
     assert len(circuit.admitted()) == 1  # the last of them: an outage sees no more than `most` in all
-    assert early(circuit) == []
+    assert circuit.admitted(early=True) == []
 
 
 def test_an_outage_of_one_who_tries_early_changes_nothing_but_an_answer_makes_it_half_open():
     circuit = Circuit(success_threshold=2).opened()
     circuit.clock.advance(1)
-    circuit.leave(early(circuit), OUTAGE)
+    circuit.leave(circuit.admitted(early=True), OUTAGE)
     circuit.clock.advance(3)
     assert circuit.breaker.status().retry_after == 56
     assert circuit.heard == []
-    circuit.leave(early(circuit))
+    circuit.leave(circuit.admitted(early=True))
     assert circuit.heard == [(OPEN, HALF)]
     assert len(circuit.admitted()) == 2  # one tried early, in vain
     circuit.breaker.leave(circuit.breaker.epoch)
@@ -454,7 +442,7 @@ def test_an_outage_of_one_who_tries_early_changes_nothing_but_an_answer_makes_it
 def test_one_success_is_enough_where_one_is_asked_for_also_early():
     circuit = Circuit(success_threshold=1).opened()
     circuit.clock.advance(1)
-    circuit.leave(early(circuit))
+    circuit.leave(circuit.admitted(early=True))
     assert circuit.heard == [(OPEN, HALF), (HALF, CLOSED)]
     assert circuit.go() == THREADS
 
@@ -463,7 +451,7 @@ def test_a_busy_lock_or_a_cancelled_call_of_one_who_tries_early_says_nothing():
     circuit = Circuit().opened()
     for error in (BUSY, CANCELLED):
         circuit.clock.advance(4)
-        circuit.leave(early(circuit), error)
+        circuit.leave(circuit.admitted(early=True), error)
         assert (circuit.breaker.state, circuit.heard) == (OPEN, [])
     circuit.clock.advance(60)
     assert len(circuit.admitted()) == 1
@@ -472,7 +460,7 @@ def test_a_busy_lock_or_a_cancelled_call_of_one_who_tries_early_says_nothing():
 def test_who_tried_early_and_comes_too_late_says_nothing():
     circuit = Circuit().opened()
     circuit.clock.advance(1)
-    tickets = early(circuit)
+    tickets = circuit.admitted(early=True)
     assert len(circuit.half_open()) == 2
     circuit.leave(tickets, OUTAGE)
     assert circuit.breaker.state == HALF
@@ -481,21 +469,21 @@ def test_who_tried_early_and_comes_too_late_says_nothing():
 def test_the_next_time_it_is_open_as_many_may_try_early_again():
     circuit = Circuit().opened()
     circuit.clock.advance(4)
-    circuit.leave(early(circuit), OUTAGE)
+    circuit.leave(circuit.admitted(early=True), OUTAGE)
     circuit.clock.advance(56)
     circuit.go(OUTAGE)
     assert circuit.breaker.state == OPEN
     for seconds in (1, 3):
         circuit.clock.advance(seconds)
-        circuit.leave(early(circuit), OUTAGE)
+        circuit.leave(circuit.admitted(early=True), OUTAGE)
     circuit.clock.advance(56)
     assert len(circuit.admitted()) == 1
 
 
 def test_closed_or_half_open_who_may_try_early_is_as_everybody():
     circuit = Circuit()
-    assert len(early(circuit)) == THREADS
+    assert len(circuit.admitted(early=True)) == THREADS
     circuit.opened()
     circuit.clock.advance(60)
-    assert len(early(circuit)) == 3
+    assert len(circuit.admitted(early=True)) == 3
     assert circuit.admitted() == []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -22,16 +24,23 @@ def storage(database):
         yield opened
 
 
-@pytest.mark.parametrize("read_only", [False, True])
-def test_a_block_is_refused_if_the_circuit_opens_while_it_waits_for_a_connection(storage, read_only):
+@contextmanager
+def _opening_meanwhile(storage: ms.MemoryStorage) -> Iterator[None]:
+    """The circuit opens while somebody waits for a connection."""
+
     def open_the_circuit(*_: object) -> None:
         breaker = storage.circuit_breaker
         breaker.leave(breaker.enter(), OUTAGE)
 
     event.listen(storage.engine, "checkout", open_the_circuit)
-    with pytest.raises(ms.CircuitOpenError):
-        (storage.snapshot() if read_only else storage.transaction()).__enter__()
+    yield
     event.remove(storage.engine, "checkout", open_the_circuit)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_block_is_refused_if_the_circuit_opens_while_it_waits_for_a_connection(storage, read_only):
+    with _opening_meanwhile(storage), pytest.raises(ms.CircuitOpenError):
+        (storage.snapshot() if read_only else storage.transaction()).__enter__()
     assert storage.engine.pool.checkedout() == 0
     storage.circuit_breaker.reset()
     assert storage.episodes.count() == 0  # it holds no lock
@@ -83,14 +92,8 @@ def test_a_rollback_that_fails_does_not_hide_the_error_of_the_block(storage, mak
 
 
 def test_a_call_is_refused_if_the_circuit_opens_while_it_waits_for_a_connection(storage):
-    def open_the_circuit(*_: object) -> None:
-        breaker = storage.circuit_breaker
-        breaker.leave(breaker.enter(), OUTAGE)
-
-    event.listen(storage.engine, "checkout", open_the_circuit)
-    with pytest.raises(ms.CircuitOpenError):
+    with _opening_meanwhile(storage), pytest.raises(ms.CircuitOpenError):
         storage.episodes.count()
-    event.remove(storage.engine, "checkout", open_the_circuit)
 
 
 @pytest.mark.parametrize("name", ["before_cursor_execute", "after_cursor_execute"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import memory_storage as ms
@@ -42,9 +43,9 @@ class Circuit:
         self.heard: list[tuple[str, str]] = []
         self.breaker.add_listener(lambda old, new: self.heard.append((old, new)))
 
-    def admitted(self, calls: int = THREADS) -> list[int]:
+    def admitted(self, calls: int = THREADS, *, early: bool = False) -> list[int]:
         """The tickets of those calls, of so many at once, that were let through."""
-        return [ticket for ticket in at_once(calls, self._ticket) if ticket is not None]
+        return [ticket for ticket in at_once(calls, partial(self._ticket, early=early)) if ticket is not None]
 
     def leave(self, tickets: list[int], error: BaseException | None = None) -> None:
         """They end, all at once."""
@@ -69,9 +70,9 @@ class Circuit:
         self.clock.advance(60)
         return self.admitted()
 
-    def _ticket(self) -> int | None:
+    def _ticket(self, *, early: bool) -> int | None:
         try:
-            return self.breaker.enter()
+            return self.breaker.enter(early=early)
         except ms.CircuitOpenError:
             return None
 
