@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import URL, Engine, create_engine, make_url
 
+from .errors import ConfigurationError
 from .pool import CountingPool, watch
 from .settings import MEMORY, Settings
 
@@ -25,6 +26,23 @@ def make_engine(settings: Settings) -> Engine:
     if settings.database != MEMORY:  # which would be gone with its connections
         watch(engine, idle_timeout=settings.pool.idle_timeout, min_idle=settings.pool.min_idle)
     return engine
+
+
+def make_directory(settings: Settings) -> None:
+    """Make the directory of the database's file, if there is to be one.
+
+    Raises:
+        ConfigurationError: it cannot be made.
+    """
+    if settings.path is None:
+        return
+    directory = settings.path.parent
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"database: the directory {str(directory)!r} cannot be made: {error.strerror}"
+        ) from error
 
 
 def url_of(settings: Settings) -> URL:

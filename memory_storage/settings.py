@@ -22,6 +22,7 @@ from pydantic import (
 )
 from typing_extensions import Self
 
+from . import environment
 from .dbapi import LOCAL_URL, Credentials, EncryptionKey, OperationalError, ProgrammingError, Server, redacted
 from .errors import ConfigurationError, CredentialError, InsecureConnectionError, TokenExpiredError
 
@@ -254,31 +255,22 @@ class Settings(_Section):
     def from_environment(cls, **overrides: Any) -> Self:
         """Settings from TURSO_DATABASE_URL, TURSO_AUTH_TOKEN or LIBSQL_DATABASE_PATH, and MEMORY_STORAGE_*.
 
-        A nested one is written MEMORY_STORAGE_POOL__MAX_CONNECTIONS. `overrides` win over the environment.
+        A nested one is written MEMORY_STORAGE_POOL__MAX_CONNECTIONS. An empty variable is an unset one; an unknown
+        one with this prefix is a ConfigurationError. `overrides` win over the environment.
         """
         overrides = hidden(overrides)  # before anything can fail: a traceback may show this frame
         values = {**_environment(cls), **overrides}
         if "database" not in values:
             raise ConfigurationError(
-                "no database is given: pass a path or URL, or set LIBSQL_DATABASE_PATH or TURSO_DATABASE_URL"
+                "no database is given: set LIBSQL_DATABASE_PATH, or TURSO_DATABASE_URL and TURSO_AUTH_TOKEN; or pass a "
+                'path or URL (`--database`, `alembic -x database=...`, `MemoryStorage.open("memory.db")`)'
+                f"{environment.misspelled(cls)}"
             )
         return cls(**values)
 
 
 def _environment(settings: type[Settings]) -> dict[str, Any]:
-    # Imported here: it doubles the time that importing this package takes.
-    from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
-
-    class Environment(BaseSettings):
-        model_config = SettingsConfigDict(env_prefix="MEMORY_STORAGE_", env_nested_delimiter="__")
-
-    for name, field in settings.model_fields.items():
-        Environment.model_fields[name] = field
-    try:
-        return {_BY_ALIAS.get(name, name): value for name, value in hidden(EnvSettingsSource(Environment)()).items()}
-    except SettingsError as error:
-        problem = str(error)
-    raise ConfigurationError(problem)  # not in the block above: the error's frames have the whole environment
+    return {_BY_ALIAS.get(name, name): value for name, value in hidden(environment.read(settings)).items()}
 
 
 def _checked_database(database: str) -> str:

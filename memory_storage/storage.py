@@ -9,7 +9,6 @@ from copy import copy
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 from uuid import UUID
@@ -20,7 +19,7 @@ from typing_extensions import Self
 
 from . import health, migrate, models, pool
 from .dbapi import redacted
-from .engine import make_engine
+from .engine import make_directory, make_engine
 from .errors import ConfigurationError, UnavailableError, ValidationError
 from .forgetting import Forgetting
 from .monitoring import Meter
@@ -77,8 +76,7 @@ class MemoryStorage(Repositories):
         """
         auth_token, database = hidden_token(auth_token), redacted(database)  # a traceback may show this frame
         settings = _settings(database, auth_token, namespace)
-        if settings.path is not None:
-            _make_directory(settings.path.parent)
+        make_directory(settings)
         with translated():
             engine = make_engine(settings)
             try:
@@ -271,15 +269,6 @@ def _checked_namespace(namespace: str) -> str:
     if "\0" in namespace or any("\ud800" <= character <= "\udfff" for character in namespace):
         raise ValidationError("namespace", "text without NUL and lone surrogates", namespace)
     return namespace
-
-
-def _make_directory(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(
-            f"database: the directory {str(directory)!r} cannot be made: {error.strerror}"
-        ) from error
 
 
 def _refuse_to_connect(*_: Any) -> None:

@@ -10,7 +10,7 @@ import typer
 from sqlalchemy import Engine
 
 from memory_storage import migrate
-from memory_storage.engine import make_engine
+from memory_storage.engine import make_directory, make_engine
 from memory_storage.schema import HEAD
 from memory_storage.settings import Settings
 from memory_storage.translation import translated
@@ -36,6 +36,7 @@ def upgrade(
 ) -> None:
     """Bring the schema up to date, or to a revision. An empty or new file gets one."""
     settings = settings_for(database, None)
+    make_directory(settings)
     with _engine(settings) as engine:
         before = migrate.current(engine)
         migrate.upgrade(engine, revision)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+from logging.config import fileConfig
 from typing import Any, Literal
 
 from alembic import context
+from alembic.util import CommandError
 from sqlalchemy import Connection
 
-from memory_storage.engine import make_engine, url_of
+from memory_storage.engine import make_directory, make_engine
+from memory_storage.errors import ConfigurationError, MemoryStorageError
 from memory_storage.migrate import check_foreign_keys, check_ours, writing
 from memory_storage.schema.constructs import F32Blob
 from memory_storage.schema.tables import metadata
 from memory_storage.settings import Settings
+from memory_storage.translation import translated
+
+_log = logging.getLogger("memory_storage.migrations")
 
 
 def run(connection: Connection) -> None:
@@ -41,9 +48,9 @@ def is_another_type(*compared: Any) -> bool | None:
     return None
 
 
-def run_offline(settings: Settings) -> None:
-    """Print the SQL instead of running it."""
-    context.configure(url=url_of(settings), target_metadata=metadata, literal_binds=True, transactional_ddl=True)
+def run_offline() -> None:
+    """Print the SQL instead of running it. No database is needed for that."""
+    context.configure(url="libsql://", target_metadata=metadata, literal_binds=True, transactional_ddl=True)
     script = context.get_context().impl
     script.static_output("PRAGMA foreign_keys = OFF;\n")
     with context.begin_transaction():
@@ -52,17 +59,59 @@ def run_offline(settings: Settings) -> None:
     script.static_output("PRAGMA foreign_keys = ON;\n")
 
 
-handed = context.config.attributes.get("connection")
-asked = context.get_x_argument(as_dictionary=True).get("database")
-if handed is not None:
-    run(handed)
-else:
-    settings = Settings.from_environment(**({"database": asked} if asked else {}))
-    if context.is_offline_mode():
-        run_offline(settings)
-    else:
+def run_online() -> None:
+    """Run the revisions on the database that the settings name.
+
+    Raises:
+        MemoryStorageError: the settings name none, or it cannot be used.
+    """
+    settings = settings_of_database()
+    with translated():
+        if is_command("upgrade", "stamp"):
+            make_directory(settings)
+        elif settings.path is not None and not settings.path.exists():
+            raise ConfigurationError(f"there is no database {settings.database!r}: `alembic upgrade head` makes one")
+        _log.info("database: %s", settings.database)
         engine = make_engine(settings)
-        check_ours(engine, settings.path, settings.key)  # before anything is written
-        with writing(engine) as connection:
-            run(connection)
-        engine.dispose()
+        try:
+            check_ours(engine, settings.path, settings.key)  # before anything is written
+            with writing(engine) as connection:
+                run(connection)
+        finally:
+            engine.dispose()
+
+
+def settings_of_database() -> Settings:
+    """Return the settings of `-x database=...`, or else of the environment."""
+    database = context.get_x_argument(as_dictionary=True).get("database")
+    return Settings.from_environment(**({"database": database} if database else {}))
+
+
+def is_command(*names: str) -> bool:
+    """Whether Alembic runs one of these commands. A program that calls Alembic's functions is taken to upgrade."""
+    options = context.config.cmd_opts
+    return options is None or options.cmd[0].__name__ in names
+
+
+def configure_logging() -> None:
+    """Let the `alembic` command print what it does; a program that calls Alembic has logging of its own."""
+    config = context.config
+    if config.cmd_opts is None:
+        return
+    if config.config_file_name and config.file_config.has_section("loggers"):
+        fileConfig(config.config_file_name, disable_existing_loggers=False)
+    else:
+        logging.basicConfig(format="%(levelname)s %(message)s")
+        for logger in (logging.getLogger("alembic"), _log):
+            logger.setLevel(logging.INFO)
+
+
+connection = context.config.attributes.get("connection")
+if connection is not None:
+    run(connection)
+else:
+    configure_logging()
+    try:
+        run_offline() if context.is_offline_mode() else run_online()
+    except MemoryStorageError as error:
+        raise CommandError(str(error)) from error  # which the command prints in one line

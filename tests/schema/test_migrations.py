@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -212,13 +214,26 @@ def _revisions() -> list[Any]:
     return list(ScriptDirectory.from_config(migrate.config()).walk_revisions())
 
 
-def _alembic(*arguments: str, **environment: str) -> str:
+def _run_alembic(*arguments: str, cwd: Path = CHECKOUT, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "error", "-m", "alembic", *arguments]
-    done = subprocess.run(
-        command, cwd=CHECKOUT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60
+    return subprocess.run(
+        command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60
     )
+
+
+def _alembic(*arguments: str, cwd: Path = CHECKOUT, **environment: str) -> str:
+    done = _run_alembic(*arguments, cwd=cwd, **environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A fresh checkout: what Alembic finds there, and no directory for data."""
+    directory = tmp_path / "checkout"
+    directory.mkdir()
+    shutil.copy(CHECKOUT / "alembic.ini", directory)
+    return directory
 
 
 def test_alembic_from_a_checkout_makes_the_same_schema(database: Path, expected: list[tuple[Any, ...]]):
@@ -229,6 +244,85 @@ def test_alembic_from_a_checkout_makes_the_same_schema(database: Path, expected:
         assert_consistent(storage.engine)
 
 
+def test_alembic_makes_the_directory_and_prints_what_it_did(checkout: Path, expected: list[tuple[Any, ...]]):
+    done = _run_alembic("upgrade", "head", cwd=checkout, LIBSQL_DATABASE_PATH="./data/memory.db")
+    assert done.returncode == 0, done.stderr
+    assert _schema_of(checkout / "data" / "memory.db") == expected
+    assert "INFO database: data/memory.db" in done.stderr
+    for revision in reversed(_revisions()):
+        came_from = revision.down_revision or ""
+        assert f"INFO Running upgrade {came_from} -> {revision.revision}, {revision.doc}" in done.stderr
+    again = _run_alembic("upgrade", "head", cwd=checkout, LIBSQL_DATABASE_PATH="./data/memory.db")
+    assert again.returncode == 0
+    assert "Running" not in again.stderr
+
+
+def test_alembic_prints_each_downgrade(checkout: Path):
+    where = {"LIBSQL_DATABASE_PATH": "./data/memory.db"}
+    _alembic("upgrade", "head", cwd=checkout, **where)
+    done = _run_alembic("downgrade", "-1", cwd=checkout, **where)
+    newest = _revisions()[0]
+    assert f"INFO Running downgrade {newest.revision} -> {newest.down_revision}" in done.stderr
+    assert newest.down_revision in _alembic("current", cwd=checkout, **where)
+
+
+@pytest.mark.parametrize("command", ["upgrade head", "current"])
+def test_alembic_without_a_database_names_the_variables(checkout: Path, command: str):
+    done = _run_alembic(*command.split(), cwd=checkout, LIBSQL_DATABASE_PATH="", TURSO_DATABASE_URL="")
+    assert done.returncode == 255
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("ERROR no database is given: ")
+    for name in ("LIBSQL_DATABASE_PATH", "TURSO_DATABASE_URL", "-x database="):
+        assert name in line
+
+
+@pytest.mark.parametrize("command", ["current", "downgrade base"])
+def test_alembic_makes_no_file_to_look_into(checkout: Path, command: str):
+    done = _run_alembic(*command.split(), cwd=checkout, LIBSQL_DATABASE_PATH="./data/memory.db")
+    assert done.returncode == 255
+    assert "there is no database 'data/memory.db': `alembic upgrade head` makes one" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (checkout / "data").exists()
+
+
+def test_alembic_says_in_one_line_what_is_wrong_with_a_file(checkout: Path):
+    engine = create_engine(f"libsql:///{checkout / 'theirs.db'}")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE invoices (id)")
+    engine.dispose()
+    (checkout / "noise.db").write_bytes(b"no database " * 1000)
+    for name, message in [
+        ("theirs.db", "belongs to another program"),
+        ("noise.db", "file is not a database"),
+        ("noise.db/memory.db", "the directory 'noise.db' cannot be made"),
+        ("ftp://example.org/x", "database: "),
+    ]:
+        done = _run_alembic("upgrade", "head", cwd=checkout, LIBSQL_DATABASE_PATH=name)
+        assert done.returncode == 255
+        assert "Traceback" not in done.stderr
+        assert message in done.stderr.splitlines()[-1]
+
+
+def test_an_ini_of_two_lines_is_enough_for_alembic(checkout: Path, expected: list[tuple[Any, ...]]):
+    (checkout / "alembic.ini").write_text("[alembic]\nscript_location = memory_storage:migrations\n")
+    command = [sys.executable, "-m", "alembic", "upgrade", "head"]  # without -W error: Alembic wants path_separator
+    environment = {**os.environ, "LIBSQL_DATABASE_PATH": "./data/memory.db"}
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert _schema_of(checkout / "data" / "memory.db") == expected
+    assert f"Running upgrade  -> {_revisions()[-1].revision}" in done.stderr
+
+
+def test_alembic_of_an_application_leaves_its_logging_alone(database: Path):
+    settings = migrate.config()
+    settings.config_file_name = str(CHECKOUT / "alembic.ini")
+    handlers = list(logging.getLogger().handlers)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIBSQL_DATABASE_PATH", str(database))
+        commands.upgrade(settings, "head")
+    assert logging.getLogger().handlers == handlers
+
+
 def test_alembic_takes_the_database_from_the_environment(database: Path, expected: list[tuple[Any, ...]]):
     _alembic("upgrade", "head", LIBSQL_DATABASE_PATH=str(database))
     assert _schema_of(database) == expected
@@ -237,6 +331,11 @@ def test_alembic_takes_the_database_from_the_environment(database: Path, expecte
 def test_alembic_check_finds_nothing_to_do(database: Path):
     ms.MemoryStorage.open(database).close()
     assert "No new upgrade operations" in _alembic("check", LIBSQL_DATABASE_PATH=str(database))
+
+
+def test_alembic_prints_sql_without_any_database(checkout: Path):
+    assert "CREATE TABLE episodes" in _alembic("upgrade", "head", "--sql", cwd=checkout)
+    assert not (checkout / "data").exists()
 
 
 def test_alembic_prints_sql_that_makes_the_same_schema(database: Path, expected: list[tuple[Any, ...]]):

@@ -1,0 +1,100 @@
+"""Which environment variables are settings, and what they hold. An empty variable is an unset one."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from pydantic import AliasChoices, BaseModel
+
+from .errors import ConfigurationError
+from .suggestions import nearest
+
+PREFIX = "MEMORY_STORAGE_"
+_NESTED = "__"
+
+# Variables with the prefix that are no settings: those of `memory_storage.testing`, and of this package's own tests.
+OTHERS = frozenset(
+    PREFIX + name
+    for name in (
+        "SQLD",
+        "CHROMIUM",
+        "CHAOS_SECONDS",
+        "CHAOS_SEED",
+        "LOAD_SECONDS",
+        "OUTAGE_SECONDS",
+        "PROCESSES_SECONDS",
+        "TEST_CUTS",
+    )
+)
+# What a caller may call a setting that has another variable.
+_DATABASES = "LIBSQL_DATABASE_PATH or TURSO_DATABASE_URL"
+_ELSEWHERE = {"DATABASE": _DATABASES, "DATABASE_PATH": _DATABASES, "DATABASE_URL": _DATABASES, "DB": _DATABASES}
+_ELSEWHERE |= {"PATH": _DATABASES, "URL": _DATABASES, "AUTH_TOKEN": "TURSO_AUTH_TOKEN", "TOKEN": "TURSO_AUTH_TOKEN"}
+_VENDORS = ("TURSO_", "LIBSQL_")
+
+
+def read(settings: type[BaseModel]) -> dict[str, Any]:
+    """Read the variables of `settings`, a model whose sections are models.
+
+    Raises:
+        ConfigurationError: a variable has the prefix and is no setting, or is no JSON where a section is to be.
+    """
+    # Imported here: it doubles the time that importing this package takes.
+    from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
+
+    class Environment(BaseSettings):
+        model_config = SettingsConfigDict(
+            env_prefix=PREFIX, env_nested_delimiter=_NESTED, env_ignore_empty=True, populate_by_name=False
+        )
+
+    for name, field in settings.model_fields.items():
+        Environment.model_fields[name] = field
+    refuse_unknown(settings)
+    try:
+        return dict(EnvSettingsSource(Environment)())
+    except SettingsError as error:
+        problem = str(error)
+    raise ConfigurationError(problem)  # not in the block above: the error's frames have the whole environment
+
+
+def refuse_unknown(settings: type[BaseModel]) -> None:
+    """Raise a ConfigurationError that suggests a name, if a variable with the prefix is no setting."""
+    known = variables(settings)
+    for name in sorted(os.environ):
+        if name.upper().startswith(PREFIX) and os.environ[name] and name.upper() not in known | OTHERS:
+            raise ConfigurationError(f"the environment variable {name} is no setting{_advice(name.upper(), known)}")
+
+
+def variables(settings: type[BaseModel]) -> set[str]:
+    """Return the names of all variables that have the prefix, of fields and of the fields of sections."""
+    names = set()
+    for name, field in settings.model_fields.items():
+        if field.validation_alias is None:
+            names.add(PREFIX + name.upper())
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                names |= {f"{PREFIX}{name}{_NESTED}{inner}".upper() for inner in field.annotation.model_fields}
+    return names
+
+
+def misspelled(settings: type[BaseModel]) -> str:
+    """Return a hint if a variable like TURSO_DATABSE_URL is set, which is near one that is read; else nothing."""
+    names = {name for field in settings.model_fields.values() for name in _aliases(field.validation_alias)}
+    for name in sorted(os.environ):
+        suggestion = nearest(name, names) if name.upper().startswith(_VENDORS) and os.environ[name] else None
+        if suggestion and name.upper() not in names:
+            return f". {name} is set: did you mean {suggestion}?"
+    return ""
+
+
+def _aliases(alias: object) -> list[str]:
+    choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
+    return [choice for choice in choices if isinstance(choice, str)]
+
+
+def _advice(name: str, known: set[str]) -> str:
+    meant = _ELSEWHERE.get(name.removeprefix(PREFIX))
+    if meant:
+        return f"; set {meant}"
+    suggestion = nearest(name.removeprefix(PREFIX), (known_name.removeprefix(PREFIX) for known_name in known))
+    return f"; did you mean {PREFIX}{suggestion}?" if suggestion else ""

@@ -1,0 +1,76 @@
+"""Settings that callers get wrong: empty and misspelled variables, fields of another name or another unit."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import memory_storage as ms
+from memory_storage import environment
+from memory_storage.settings import Limits, LoggingSettings
+
+ROOT = Path(__file__).parents[1]
+SECTIONS = (ms.PoolSettings, ms.CircuitBreakerSettings, ms.RetrySettings, LoggingSettings, Limits, ms.Settings)
+
+
+def _refusal(call: Any) -> str:
+    with pytest.raises(ms.MemoryStorageError) as caught:
+        call()
+    assert type(caught.value) is ms.ConfigurationError
+    return str(caught.value)
+
+
+class TestVariables:
+    def test_an_empty_one_is_unset(self, monkeypatch: pytest.MonkeyPatch):
+        for name in ("TURSO_DATABASE_URL", "TURSO_AUTH_TOKEN", *environment.variables(ms.Settings)):
+            monkeypatch.setenv(name, "")
+        monkeypatch.setenv("LIBSQL_DATABASE_PATH", "memory.db")
+        assert ms.Settings.from_environment() == ms.Settings(database="memory.db")
+
+    def test_all_empty_is_no_database(self, monkeypatch: pytest.MonkeyPatch):
+        for name in ("TURSO_DATABASE_URL", "LIBSQL_DATABASE_PATH"):
+            monkeypatch.setenv(name, "")
+        message = _refusal(ms.MemoryStorage.open)
+        assert "set LIBSQL_DATABASE_PATH, or TURSO_DATABASE_URL and TURSO_AUTH_TOKEN" in message
+
+    @pytest.mark.parametrize(
+        ("name", "suggestion"),
+        [
+            ("MEMORY_STORAGE_NAMESPCE", "did you mean MEMORY_STORAGE_NAMESPACE?"),
+            ("memory_storage_namespce", "did you mean MEMORY_STORAGE_NAMESPACE?"),
+            ("MEMORY_STORAGE_POOL__MAX_CONECTIONS", "did you mean MEMORY_STORAGE_POOL__MAX_CONNECTIONS?"),
+            ("MEMORY_STORAGE_POOL_MAX_CONNECTIONS", "did you mean MEMORY_STORAGE_POOL__MAX_CONNECTIONS?"),
+            ("MEMORY_STORAGE_LIMITS__TAG", "did you mean MEMORY_STORAGE_LIMITS__TAGS?"),
+            ("MEMORY_STORAGE_NAMESPACE__X", "did you mean MEMORY_STORAGE_NAMESPACE?"),
+            ("MEMORY_STORAGE_DATABASE", "set LIBSQL_DATABASE_PATH or TURSO_DATABASE_URL"),
+            ("MEMORY_STORAGE_AUTH_TOKEN", "set TURSO_AUTH_TOKEN"),
+            ("MEMORY_STORAGE_ZZZ", "is no setting"),
+        ],
+    )
+    def test_an_unknown_one_is_refused(self, monkeypatch: pytest.MonkeyPatch, name: str, suggestion: str):
+        monkeypatch.setenv(name, "sesame")
+        message = _refusal(lambda: ms.MemoryStorage.open(":memory:"))
+        assert name in message
+        assert message.endswith(suggestion)
+        assert "sesame" not in message
+
+    @pytest.mark.parametrize("name", ["TURSO_DATABSE_URL", "LIBSQL_DATABASE_PAHT", "TURSO_DB_URL"])
+    def test_a_misspelled_database_is_pointed_out(self, monkeypatch: pytest.MonkeyPatch, name: str):
+        monkeypatch.setenv(name, "memory.db")
+        assert f"{name} is set: did you mean " in _refusal(ms.MemoryStorage.open)
+
+    def test_those_of_tests_and_of_the_testing_kit_are_known(self, monkeypatch: pytest.MonkeyPatch):
+        files = [path for folder in ("memory_storage", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+        names = {
+            name
+            for path in files
+            if path.name not in {"environment.py", Path(__file__).name}
+            for name in re.findall(r"\bMEMORY_STORAGE_[A-Z_]+\b", path.read_text())
+        }
+        assert names - environment.OTHERS - {environment.PREFIX} <= environment.variables(ms.Settings)
+        for name in environment.OTHERS:
+            monkeypatch.setenv(name, "1")
+        ms.MemoryStorage.open(":memory:").close()
