@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from memory_storage.engine import make_directory, make_engine
 from memory_storage.errors import ConfigurationError, MemoryStorageError
 from memory_storage.migrate import check_foreign_keys, check_ours, writing
+from memory_storage.schema import HEAD
 from memory_storage.schema.constructs import F32Blob
 from memory_storage.schema.tables import metadata
 from memory_storage.settings import Settings
@@ -74,9 +75,11 @@ def run_online() -> None:
         _log.info("database: %s", settings.database)
         engine = make_engine(settings)
         try:
-            check_ours(engine, settings.path, settings.key)  # before anything is written
+            before = check_ours(engine, settings.path, settings.key)  # before anything is written
             with writing(engine) as connection:
                 run(connection)
+            if before == HEAD and is_command("upgrade"):
+                _log.info("already at %s", HEAD)
         finally:
             engine.dispose()
 

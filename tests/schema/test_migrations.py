@@ -255,6 +255,7 @@ def test_alembic_makes_the_directory_and_prints_what_it_did(checkout: Path, expe
     again = _run_alembic("upgrade", "head", cwd=checkout, LIBSQL_DATABASE_PATH="./data/memory.db")
     assert again.returncode == 0
     assert "Running" not in again.stderr
+    assert f"INFO already at {schema.HEAD}" in again.stderr
 
 
 def test_alembic_prints_each_downgrade(checkout: Path):
