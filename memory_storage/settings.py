@@ -25,8 +25,9 @@ from typing_extensions import Self
 from . import environment
 from .dbapi import LOCAL_URL, Credentials, EncryptionKey, OperationalError, ProgrammingError, Server, redacted
 from .errors import ConfigurationError, CredentialError, InsecureConnectionError, TokenExpiredError
+from .suggestions import explanation, first_problem
 
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False, description="seconds")]
 Count = Annotated[int, Field(ge=1)]
 
 MEMORY = ":memory:"
@@ -91,7 +92,7 @@ class _Section(BaseModel):
         try:
             super().__init__(**values)
         except pydantic.ValidationError as error:
-            problem = _as_configuration_error(error)
+            problem = _as_configuration_error(error, type(self))
         except ConfigurationError as error:
             problem = error.with_traceback(None)
         else:
@@ -297,6 +298,7 @@ def _check(credentials: Credentials) -> None:
         raise (TokenExpiredError if expired else CredentialError)(f"auth_token: {error}: get a new one") from error
 
 
-def _as_configuration_error(error: pydantic.ValidationError) -> ConfigurationError:
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    return ConfigurationError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+def _as_configuration_error(error: pydantic.ValidationError, settings: type[BaseModel]) -> ConfigurationError:
+    problem = first_problem(error.errors(include_url=False, include_input=False))
+    field = ".".join(_BY_ALIAS.get(str(part), str(part)) for part in problem["loc"])
+    return ConfigurationError(f"{field}: {explanation(problem, settings)}")

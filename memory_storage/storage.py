@@ -18,6 +18,7 @@ from sqlalchemy import Engine, event
 from typing_extensions import Self
 
 from . import health, migrate, models, pool
+from ._calls import explained
 from .dbapi import redacted
 from .engine import make_directory, make_engine
 from .errors import ConfigurationError, UnavailableError, ValidationError
@@ -34,13 +35,16 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _NAMESPACE_LENGTH = 200
+_OPEN = 'MemoryStorage.open("memory.db"), or MemoryStorage.open("libsql://...", auth_token=...)'
 
 
 class MemoryStorage(Repositories):
     """An agent's memory in one namespace of one database. Threads may share it."""
 
+    @explained(f"it takes an engine and its settings; most callers write {_OPEN}")
     def __init__(self, engine: Engine, settings: Settings, *, now: Callable[[], datetime] = models.utc_now) -> None:
         """For an engine of your own, which stays yours to dispose of; its schema must be there. Most want `open`."""
+        _check_construction(engine, settings, now)
         if engine.dialect.driver != "libsql":
             raise ConfigurationError(
                 f"the engine must be of this package's dialect, libsql://, not {engine.url.drivername}"
@@ -58,6 +62,7 @@ class MemoryStorage(Repositories):
         super().__init__(self._session)
 
     @classmethod
+    @explained(f"write {_OPEN}; other settings: MemoryStorage.open(Settings(database=..., ...))")
     def open(
         cls,
         database: str | os.PathLike[str] | Settings | None = None,
@@ -76,6 +81,8 @@ class MemoryStorage(Repositories):
         """
         auth_token, database = hidden_token(auth_token), redacted(database)  # a traceback may show this frame
         settings = _settings(database, auth_token, namespace)
+        if not callable(now):
+            raise ConfigurationError(f"now: must be a function that returns an aware moment, not {now!r}")
         make_directory(settings)
         with translated():
             engine = make_engine(settings)
@@ -111,7 +118,9 @@ class MemoryStorage(Repositories):
         return self._view(_checked_namespace(namespace), self._actor)
 
     def acting_as(self, actor: str) -> Self:
-        """The same memory, for somebody: the audit log names him. To close it closes nothing."""
+        """Return a view of the same memory for an actor, whom the audit log names. Closing it closes nothing."""
+        if not isinstance(actor, str):
+            raise ValidationError("actor", "must be a text", actor)
         return self._view(self.namespace, actor)
 
     def _view(self, namespace: str, actor: str) -> Self:
@@ -140,6 +149,8 @@ class MemoryStorage(Repositories):
         The settings under `retry` say how often. It is not done again after it may have been committed
         (CommitUnknownError), nor while the circuit breaker is open (CircuitOpenError).
         """
+        if not callable(work):
+            raise ValidationError("work", "must be a function that takes the transaction: run(lambda tx: ...)", work)
 
         def once() -> T:
             with self.transaction() as tx:
@@ -248,8 +259,24 @@ def _settings(
     if isinstance(database, Settings):
         return Settings(**{**dict(database), **chosen}) if chosen else database
     if database is not None:
-        chosen["database"] = os.fspath(database)
+        chosen["database"] = _checked_path(database)
     return Settings.from_environment(**chosen)
+
+
+def _checked_path(database: object) -> str:
+    path = os.fspath(database) if isinstance(database, os.PathLike) else database
+    if not isinstance(path, str):
+        raise ConfigurationError(f"database: must be a path, a URL or Settings, not a {type(database).__name__}")
+    return path
+
+
+def _check_construction(engine: object, settings: object, now: object) -> None:
+    if not isinstance(engine, Engine):
+        raise ConfigurationError(f"engine: must be an engine, not a {type(engine).__name__}: write {_OPEN}")
+    if not isinstance(settings, Settings):
+        raise ConfigurationError(f"settings: must be Settings(database=...), not a {type(settings).__name__}")
+    if not callable(now):
+        raise ConfigurationError(f"now: must be a function that returns an aware moment, not a {type(now).__name__}")
 
 
 def _vector_index(settings: Settings) -> str:

@@ -74,3 +74,47 @@ class TestVariables:
         for name in environment.OTHERS:
             monkeypatch.setenv(name, "1")
         ms.MemoryStorage.open(":memory:").close()
+
+
+class TestFields:
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (
+                lambda: ms.RetrySettings(initial_backoff_ms=100),
+                "initial_backoff_ms: there is no such field; did you mean 'initial_backoff', in seconds?",
+            ),
+            (lambda: ms.RetrySettings(max_retries=3), "did you mean 'max_attempts'?"),
+            (lambda: ms.CircuitBreakerSettings(recovery_timeout_secs=3), "did you mean 'timeout', in seconds?"),
+            (lambda: ms.PoolSettings(connection_timeout=5), "did you mean 'connect_timeout', in seconds?"),
+            (lambda: ms.PoolSettings(max_conections=5), "did you mean 'max_connections'?"),
+            (lambda: Limits(tag=5), "did you mean 'tags'?"),
+            (lambda: LoggingSettings(slow_query_ms=5), "did you mean 'slow_query', in seconds?"),
+            (
+                lambda: ms.Settings(database=":memory:", pool={"max_conections": 5}),
+                "pool.max_conections: there is no such field; did you mean 'max_connections'?",
+            ),
+            (
+                lambda: ms.Settings(database=":memory:", max_connections=5),
+                "did you mean pool=PoolSettings(max_connections=...)?",
+            ),
+            (lambda: ms.Settings(url=":memory:"), "url: there is no such field; did you mean 'database'?"),
+            (lambda: ms.Settings(path=":memory:"), "path: there is no such field; did you mean 'database'?"),
+            (lambda: ms.Settings(), "database: Field required"),
+            (lambda: ms.Settings(database=":memory:", retry=5), "retry: must be RetrySettings(...)"),
+            (lambda: ms.Settings(database=":memory:", zzz=5), "zzz: there is no such field"),
+        ],
+    )
+    def test_of_another_name_point_to_ours(self, make: Any, message: str):
+        assert _refusal(make).endswith(message)
+
+    @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
+    def test_every_misspelling_is_pointed_out(self, section: Any):
+        for name in section.model_fields:
+            for wrong in (name[:-1], name + "s", name.upper(), name.replace("_", "", 1) + "x"):
+                if wrong not in section.model_fields:
+                    assert "did you mean " in _refusal(lambda wrong=wrong: section(**{wrong: 1})), (section, wrong)
+
+    def test_a_secret_in_a_misspelled_one_is_not_shown(self):
+        message = _refusal(lambda: ms.Settings(database=":memory:", encryption_kee="sesame"))
+        assert message == "encryption_kee: there is no such field; did you mean 'encryption_key'?"

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import TzInfo
 
 from memory_storage.errors import ValidationError
+from memory_storage.suggestions import explanation, first_problem
 
 JsonObject = dict[str, pydantic.JsonValue]
 _FIXED = (timezone, TzInfo)  # Python's, and the one of what pydantic reads
@@ -47,7 +48,7 @@ class Model(BaseModel):
         try:
             super().__init__(**fields)
         except pydantic.ValidationError as error:
-            raise as_validation_error(error) from error
+            raise as_validation_error(error, type(self)) from error
 
     # pydantic looks for this mark to keep its fast path for nested and JSON input; without it __init__ runs for each.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
@@ -56,14 +57,17 @@ class Model(BaseModel):
 _SHOWN = 12  # of the parts of a field's path: nested JSON may have hundreds
 
 
-def as_validation_error(error: pydantic.ValidationError) -> ValidationError:
-    """The first problem that pydantic found, as ours: its place, its rule, and the value."""
-    first = error.errors(include_url=False)[0]
+def as_validation_error(error: pydantic.ValidationError, model: type[BaseModel] | None = None) -> ValidationError:
+    """The first problem that pydantic found, as ours: its place, its rule, and the value.
+
+    `model` is what was to be made, if that is known: the rule then says what may have been meant.
+    """
+    first = first_problem(error.errors(include_url=False))
     field = ".".join(map(str, first["loc"][:_SHOWN])) + ("..." if len(first["loc"]) > _SHOWN else "")
     inner = first.get("ctx", {}).get("error")
     if isinstance(inner, ValidationError):
         return ValidationError(".".join(filter(None, [field, inner.field])), inner.limit, inner.value)
-    return ValidationError(field, first["msg"].removeprefix("Value error, "), first["input"])
+    return ValidationError(field, explanation(first, model), first["input"])
 
 
 def utc_now() -> datetime:

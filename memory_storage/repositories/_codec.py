@@ -233,7 +233,7 @@ def over(field: str, unit: str, limit: int, actual: int, setting: str) -> Valida
 
 def _refusal(field: str, model: BaseModel, error: Exception) -> ValidationError:
     if isinstance(error, pydantic.ValidationError) and error.errors()[0]["type"] != "json_invalid":
-        return _under(field, as_validation_error(error))
+        return _under(field, as_validation_error(error, type(model)))
     found = _unstorable(field, model)
     problem = f"cannot be written as JSON ({error})"
     return found or ValidationError(_join(field, _unwritable(model)), problem, type(model).__name__)

@@ -1,0 +1,45 @@
+"""Calls that Python would refuse with a TypeError, where a caller's first guess at the arguments is likely wrong."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, cast
+
+from .dbapi import redacted
+from .errors import ConfigurationError
+from .settings import hidden
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def explained(advice: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorate a method so that arguments which do not fit it are a ConfigurationError that says what to write."""
+
+    def decorate(method: Callable[P, T]) -> Callable[P, T]:
+        signature = inspect.signature(method)
+
+        @functools.wraps(method)
+        def call(*args: Any, **kwargs: Any) -> T:
+            problem = _misfit(signature, *args, **kwargs)
+            # Replaced before anything can fail: a traceback may show this frame, and a token may be among them.
+            args = tuple(redacted(value) for value in args)
+            kwargs = hidden(kwargs)
+            if problem:
+                args, kwargs = (), {}
+                raise ConfigurationError(f"{problem}: {advice}")
+            return method(*args, **kwargs)
+
+        return cast("Callable[P, T]", call)
+
+    return decorate
+
+
+def _misfit(signature: inspect.Signature, *args: object, **kwargs: object) -> str:
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        return str(error)
+    return ""
