@@ -39,7 +39,7 @@ def _similarity(distance: str) -> str:
 
 _SIMILARITY = _similarity("distance")
 
-FACTS = 8
+FACTS = 9
 """How many columns `Search.facts` is."""
 
 _VECTORS = "(SELECT vectors FROM vector_models WHERE name = :model)"
@@ -133,7 +133,8 @@ class Search:
         """SQL for what is known of a row of `found`, beside its score and its place."""
         snippet = f"CASE WHEN {snippet_if} THEN {self.items.snippet} END" if self.has_words else "NULL"
         state = f"json_array({last_seq(self.space)}, {_VECTORS})" if self.space and self.is_followed else "NULL"
-        return f"found.similarity, by_vector, by_text, by_recency, by_reward, found.plan, {snippet}, {state}"
+        last = f"(SELECT max(seq) FROM {self.items.table})"
+        return f"found.similarity, by_vector, by_text, by_recency, by_reward, found.plan, {snippet}, {state}, {last}"
 
     def common_tables(self) -> str:
         """Common table expressions; the last one is `found`. Name it once: the engine plans all of it each time."""
@@ -144,8 +145,8 @@ class Search:
     def _owner(self) -> str:
         return f"m.model = :model AND +m.owner_type IN ({self.items.owners})"
 
-    def _after(self, score: str) -> str:
-        return f"AND (-{score}, seq) > (-:after_score, :after_seq)" if self.is_continued else ""
+    def _not_shown(self) -> str:
+        return "seq NOT IN (SELECT value FROM json_each(:shown))" if self.is_continued else "true"
 
     def _by_vector(self) -> list[str]:
         if self.space is None:
@@ -276,7 +277,7 @@ class Search:
             f"""found AS MATERIALIZED (
     SELECT similarity AS score, seq, similarity, NULL AS by_vector, NULL AS by_text, NULL AS by_recency,
         NULL AS by_reward, plan
-    FROM similar WHERE true {self._after("similarity")} ORDER BY similarity DESC, seq LIMIT :limit)"""
+    FROM similar WHERE {self._not_shown()} ORDER BY similarity DESC, seq LIMIT :limit)"""
         ]
 
     def _fused(self) -> list[str]:
@@ -303,8 +304,10 @@ class Search:
             f"""found AS MATERIALIZED (
     SELECT score, seq, similarity, by_vector, by_text, by_recency, by_reward, plan
     FROM (SELECT *, by_vector + by_text + by_recency + by_reward AS score FROM parts)
-    WHERE true {self._after("score")} ORDER BY score DESC, seq LIMIT :limit)""",
+    WHERE {self._not_shown()} ORDER BY score DESC, seq LIMIT :limit)""",
         ]
 
     def _conditions(self, conditions: tuple[str, ...]) -> tuple[str, ...]:
-        return ("i.namespace = :namespace", *conditions)
+        # What was written after the first page is left out here, before candidates are counted. `+`: by no index.
+        as_at_first = ("+i.seq <= :last_seq",) if self.is_continued else ()
+        return ("i.namespace = :namespace", *as_at_first, *conditions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -94,3 +94,22 @@ def page(items: Sequence[T | None], places: Sequence[Place], limit: int, cursor:
         next_cursor=str(Cursor(shown_places[-1])) if has_next else None,
         previous_cursor=str(Cursor(shown_places[0], backwards=True)) if has_previous else None,
     )
+
+
+def filled_page(read: Callable[[int, Cursor | None], Page[T]], size: int, place: Cursor | None) -> Page[T]:
+    """Return the page of `read`, and more until it has `size` items: a row that cannot be decoded does not count.
+
+    Args:
+        read: Reads a page of up to so many rows from a place on.
+        size: How many items the page has, if there are that many.
+        place: Where the page begins.
+    """
+    found = read(size, place)
+    backwards = place is not None and place.backwards
+    while len(found) < size and (rest := found.previous_cursor if backwards else found.next_cursor):
+        more = read(size - len(found), parse_cursor(rest))
+        if backwards:
+            found = Page([*more.items, *found.items], found.next_cursor, more.previous_cursor)
+        else:
+            found = Page([*found.items, *more.items], more.next_cursor, found.previous_cursor)
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from memory_storage.sources import DISKANN, EXACT, MEMORY, Source
 
 from ._codec import to_micros
 from ._filters import Shape, conditions, in_use
+from ._search_cursor import SearchCursor, parse_search_cursor
 from ._session import Row, Session
 from ._statement import Prepared
 from ._text import any_word
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 MAX_K = 1_000
 DAY = 86_400.0
-_PLAN, _STATE = 7, 9  # where a row of a search says how vectors were compared, and what the model's table has
+_PLAN, _STATE, _LAST = 7, 9, 10  # where a row of a search has the plan, the model's table and the last row's number
 _HALF_FUSED = 4  # so many times k go into the fusion from each side
 _ALWAYS = {"archived"}  # filters that nearly all rows pass
 
@@ -77,7 +77,7 @@ class Planned:
     search: Search
     values: dict[str, Any]
     k: int
-    shown: int
+    cursor: SearchCursor | None
     explain: bool
     memory: MemoryIndex | None = None
     near: Near | None = None
@@ -111,9 +111,13 @@ class Planned:
         plan = rows[0][0][_PLAN] if rows else ""
         if self.memory and self.values["mode"] == "auto" and self.search.source is not MEMORY and self.memory.note:
             plan += f" ({self.memory.note})"
-        last = rows[self.k - 1][0] if len(rows) > self.k else None
-        cursor = _cursor(last[0], last[1], self.shown + self.k) if last else None
-        return Hits(hits, next_cursor=cursor, plan=plan)
+        return Hits(hits, next_cursor=self._next([row for row, _ in rows]), plan=plan)
+
+    def _next(self, rows: Sequence[Row]) -> str | None:
+        if len(rows) <= self.k:
+            return None
+        cursor = self.cursor or SearchCursor(self.values["now"], rows[0][_LAST], ())
+        return str(cursor.after(row[1] for row in rows[: self.k]))
 
 
 def planned(session: Session, items: Items, asked: Asked) -> Planned:
@@ -121,19 +125,21 @@ def planned(session: Session, items: Items, asked: Asked) -> Planned:
     k = _checked_k(asked.k)
     if asked.mode not in get_args(SearchMode):
         raise ValidationError("mode", f"one of {', '.join(get_args(SearchMode))}", asked.mode)
-    score, seq, shown = _place(asked.cursor)
+    cursor = parse_search_cursor(asked.cursor)
+    shown = cursor.shown if cursor else ()
     text, has_words = asked.text, asked.text is not None
     filters, values = _filters(asked.filter, items)
-    values |= {"namespace": session.namespace, "limit": k + 1, "after_score": score, "after_seq": seq}
+    values |= {"namespace": session.namespace, "limit": k + 1, "shown": json.dumps(shown)}
+    values |= {"now": cursor.now if cursor else to_micros(session.now()), "last_seq": cursor and cursor.last_seq}
     space, given = None, _Given()
     if asked.vector is not None or not has_words:
         space = Space(_model(session, asked.model))
-        depth = _HALF_FUSED * k
+        depth = _HALF_FUSED * k + len(shown)
         values |= {"vector": packed(asked.vector), "model": space.model, "mode": asked.mode, "depth": depth}
-        values |= {"reach": depth if has_words else shown + k + 1, "floor": _floor(asked.min_similarity)}
+        values |= {"reach": depth if has_words else len(shown) + k + 1, "floor": _floor(asked.min_similarity)}
         given = _given(session, space, values, are_broad=filters.are_broad, has_words=has_words)
     if text is not None:
-        values |= {"words": any_word(text) or '""', **_weights(asked.weights or Weights(), session)}
+        values |= {"words": any_word(text) or '""', **_weights(asked.weights or Weights())}
     search = Search(
         items,
         filters,
@@ -142,10 +148,10 @@ def planned(session: Session, items: Items, asked: Asked) -> Planned:
         given.attempt,
         has_words=has_words,
         has_floor=asked.min_similarity is not None,
-        is_continued=asked.cursor is not None,
+        is_continued=cursor is not None,
         is_followed=given.memory is not None,
     )
-    return Planned(search, values, k, shown, asked.explain, given.memory, given.near)
+    return Planned(search, values, k, cursor, asked.explain, given.memory, given.near)
 
 
 def run(session: Session, statement: Callable[[Search], Prepared], plan: Planned) -> Sequence[Row]:
@@ -179,6 +185,15 @@ def _followed(rows: Sequence[Row], session: Session, plan: Planned) -> Sequence[
     return rows
 
 
+def filled(search: Callable[[Asked], Hits[T]], asked: Asked) -> Hits[T]:
+    """Return the hits of a search, and more until there are `k`: one that cannot be read does not count."""
+    hits = search(asked)
+    while len(hits) < asked.k and hits.next_cursor:
+        more = search(replace(asked, k=asked.k - len(hits), cursor=hits.next_cursor))
+        hits = Hits([*hits, *more], next_cursor=more.next_cursor, plan=hits.plan)
+    return hits
+
+
 def as_text(text: Any) -> str:
     """What is looked for; ValidationError if that is no text."""
     if not isinstance(text, str):
@@ -187,7 +202,7 @@ def as_text(text: Any) -> str:
 
 
 def _hit(row: Sequence[Any], item: T, *, has_vector: bool, explain: bool) -> Hit[T]:
-    score, _, similarity, vector, text, recency, reward, plan, snippet, _ = row
+    score, _, similarity, vector, text, recency, reward, plan, snippet, *_ = row
     named = {"text": text, "vector": vector, "recency": recency, "reward": reward}
     parts = {"similarity": score} if text is None else {name: part for name, part in named.items() if part}
     compared = "index" if plan in (DISKANN.plan, MEMORY.plan) else "exact"
@@ -260,14 +275,13 @@ def _values_of(near: Near, few: int | None = None) -> dict[str, Any]:
     return {"mark": near.mark, "asked": near.asked, "near": json.dumps(near.seqs[:few])}
 
 
-def _weights(weights: Weights, session: Session) -> dict[str, Any]:
+def _weights(weights: Weights) -> dict[str, Any]:
     return {
         "text_weight": float(weights.text),
         "vector_weight": float(weights.vector),
         "recency_weight": float(weights.recency),
         "reward_weight": float(weights.reward),
         "half_life": weights.half_life * DAY,
-        "now": to_micros(session.now()),
     }
 
 
@@ -287,24 +301,3 @@ def _wrong_dimension(session: Session, space: Space, plan: Planned) -> Validatio
     dimension = VectorIndex(session).dimension(space.model)
     limit = f"{dimension:,} numbers, as all vectors of {space.model!r} have"
     return ValidationError("vector", limit, len(plan.values["vector"]) // 4)
-
-
-def _cursor(score: float, seq: int, shown: int) -> str:
-    text = json.dumps([score, seq, shown], separators=(",", ":"))
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-
-def _place(cursor: str | None) -> tuple[float | None, int | None, int]:
-    if cursor is None:
-        return None, None, 0
-    try:
-        score, seq, shown = json.loads(
-            base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        )
-        if not (type(score) is float and math.isfinite(score) and type(seq) is int and type(shown) is int):
-            raise ValueError("not a place")
-        if not (0 < seq < 2**63 and 0 < shown < 2**31):
-            raise ValueError("not a place")
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ValidationError("cursor", "must be the next_cursor of a search", cursor) from error
-    return score, seq, shown

@@ -49,9 +49,9 @@ from ._codec import (
 from ._episode_rows import appended, ending, found_in, just_saved, page_of, same_content, whole, with_state
 from ._filters import conditions
 from ._forgotten import forgotten_among, guard, refuse_forgotten
-from ._paging import check_limit, is_descending, order_and_place, parse_cursor
+from ._paging import Cursor, check_limit, filled_page, is_descending, order_and_place, parse_cursor
 from ._portions import of_episodes
-from ._search import Asked, Weights, as_text, planned, run
+from ._search import Asked, Weights, as_text, filled, planned, run
 from ._session import Repository, Row, as_id, as_list, json_ids, keep_writing, write_and_read
 from ._statement import Prepared
 
@@ -236,22 +236,24 @@ class EpisodeRepository(Repository):
         Archived ones are left out unless `archived` is True (only those) or None (all). `text` finds words, "phrases"
         or a pre*: all of them in the description, outcome, reflection and tags together, or all of them in one step.
         `on_corrupt` is called with the CorruptDataError of each row that cannot be decoded, an episode or a step, and
-        the others are given; without it the error is raised.
+        the others are given: they do not count in `limit`. Without it the error is raised.
 
         Raises:
             ValidationError: a filter, the limit, the cursor or the direction cannot be.
         """
-        size = check_limit(limit, self._session.limits)
-        place = parse_cursor(cursor)
         check_on_corrupt(on_corrupt)
         descending = is_descending(direction)
-        order, after, place_values = order_and_place("started_at", place, descending=descending)
         where, values = conditions(EpisodeFilter(**filters), "episode")
-        statement = sql.query((*where, *after), order, with_steps=steps)
-        step = statement.step(namespace=self._session.namespace, limit=size + 1, **values, **place_values)
-        backwards = place is not None and place.backwards
-        rows = self._session.read(step)
-        return page_of(rows, size, place, descending=descending != backwards, on_corrupt=on_corrupt)
+
+        def read(size: int, place: Cursor | None) -> Page[Episode]:
+            order, after, place_values = order_and_place("started_at", place, descending=descending)
+            statement = sql.query((*where, *after), order, with_steps=steps)
+            step = statement.step(namespace=self._session.namespace, limit=size + 1, **values, **place_values)
+            backwards = place is not None and place.backwards
+            rows = self._session.read(step)
+            return page_of(rows, size, place, descending=descending != backwards, on_corrupt=on_corrupt)
+
+        return filled_page(read, check_limit(limit, self._session.limits), parse_cursor(cursor))
 
     def iterate(
         self,
@@ -297,7 +299,9 @@ class EpisodeRepository(Repository):
 
         An episode is as near as the nearest of its own vector and those of its steps, by the cosine: from -1 to 1.
         `min_similarity` leaves out the others. `model` may be left out where there is only one. Filters are those of
-        `query`. `cursor` is the `next_cursor` of the hits before. One round trip, two if `model` has to be looked up.
+        `query`. `cursor` is the `next_cursor` of the hits before: pages have each match once, of those that were stored
+        when the first page was read, whatever is written between them. One round trip, two if `model` has to be looked
+        up.
 
         `mode`: "auto" decides between the model's index and comparing all vectors for which the filters hold; "exact"
         compares them all. `Hits.plan` says what was done. `on_corrupt` as for `query`.
@@ -359,9 +363,13 @@ class EpisodeRepository(Repository):
 
     def _hits(self, asked: Asked, *, steps: bool, on_corrupt: OnCorrupt) -> Hits[Episode]:
         check_on_corrupt(on_corrupt)
-        plan = planned(self._session, EPISODES, asked)
-        rows = run(self._session, partial(sql.search, with_steps=steps), plan)
-        return plan.hits(found_in(rows, plan.k, on_corrupt))
+
+        def search(asked: Asked) -> Hits[Episode]:
+            plan = planned(self._session, EPISODES, asked)
+            rows = run(self._session, partial(sql.search, with_steps=steps), plan)
+            return plan.hits(found_in(rows, plan.k, on_corrupt))
+
+        return filled(search, asked)
 
     def _prepare(self, episodes: Sequence[Episode]) -> list[tuple[str, Episode]]:
         limits = self._session.limits

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import Any, TypeVar, get_args
 from uuid import UUID
 
@@ -46,9 +47,9 @@ from ._codec import (
 from ._filters import conditions
 from ._forgotten import forgotten_among, guard
 from ._learning import LONGEST_RECOVERY, as_wanted, context_of, learned_recoveries, learned_sequences
-from ._paging import check_limit, order_and_place, page, parse_cursor
+from ._paging import Cursor, check_limit, filled_page, order_and_place, page, parse_cursor
 from ._portions import of_documents
-from ._search import Asked, Weights, as_text, planned, run
+from ._search import Asked, Weights, as_text, filled, planned, run
 from ._session import Repository, as_id, as_list, json_ids, keep_writing, write_and_read
 from .episodes import EpisodeFilters
 
@@ -227,19 +228,21 @@ class PatternRepository(Repository):
     ) -> Page[AnyPattern]:
         """A page of the patterns for which all filters hold, the best success rate first.
 
-        `on_corrupt` is called with the CorruptDataError of each row that cannot be decoded, and the others are given;
-        without it the error is raised.
+        `on_corrupt` is called with the CorruptDataError of each row that cannot be decoded, and the others are given:
+        they do not count in `limit`. Without it the error is raised.
         """
         check_on_corrupt(on_corrupt)
-        size = check_limit(limit, self._session.limits)
-        place = parse_cursor(cursor)
-        order, after, place_values = order_and_place("success_rate", place, descending=True)
         where, values = conditions(PatternFilter(**filters), "pattern")
-        statement = sql.query((*where, *after), order)
-        step = statement.step(namespace=self._session.namespace, limit=size + 1, **values, **place_values)
-        rows = self._session.read(step)
-        found = [_readable(row[2:], on_corrupt) for row in rows[:size]]
-        return page(found, [(row[0], row[1]) for row in rows], size, place)
+
+        def read(size: int, place: Cursor | None) -> Page[AnyPattern]:
+            order, after, place_values = order_and_place("success_rate", place, descending=True)
+            statement = sql.query((*where, *after), order)
+            step = statement.step(namespace=self._session.namespace, limit=size + 1, **values, **place_values)
+            rows = self._session.read(step)
+            found = [_readable(row[2:], on_corrupt) for row in rows[:size]]
+            return page(found, [(row[0], row[1]) for row in rows], size, place)
+
+        return filled_page(read, check_limit(limit, self._session.limits), parse_cursor(cursor))
 
     def iterate(self, *, on_corrupt: OnCorrupt = None, **filters: Unpack[PatternFilters]) -> Iterator[AnyPattern]:
         """All of them, a page at a time. `on_corrupt` as for `query`."""
@@ -308,9 +311,14 @@ class PatternRepository(Repository):
 
     def _hits(self, asked: Asked, on_corrupt: OnCorrupt) -> Hits[AnyPattern]:
         check_on_corrupt(on_corrupt)
-        plan = planned(self._session, PATTERNS, asked)
-        rows = sorted(run(self._session, sql.search, plan), key=lambda row: (-row[0], row[1]))
-        return plan.hits([(row[: 2 + FACTS], _readable(row[2 + FACTS :], on_corrupt)) for row in rows])
+
+        def search(asked: Asked) -> Hits[AnyPattern]:
+            plan = planned(self._session, PATTERNS, asked)
+            rows = sorted(run(self._session, sql.search, plan), key=lambda row: (-row[0], row[1]))
+            found = [_readable(row[2 + FACTS :], on_corrupt) for row in rows[: plan.k]]
+            return plan.hits(list(zip_longest((row[: 2 + FACTS] for row in rows), found)))
+
+        return filled(search, asked)
 
     def _prepare(self, patterns: Sequence[P]) -> list[tuple[str, P]]:
         prepared = []

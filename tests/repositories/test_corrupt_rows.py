@@ -84,12 +84,12 @@ def test_a_step_that_cannot_be_decoded_is_left_out_of_its_episode(storage, fill)
     assert sum(len(one.steps) for one in found.values()) == 13
 
 
-def test_a_page_of_which_nothing_can_be_decoded_says_that_there_are_more(storage, fill):
+def test_a_page_goes_on_past_rows_that_cannot_be_decoded(storage, fill):
     for episode in fill[0][2:]:
         damage(storage, "episodes", episode.id)
     page = storage.episodes.query(limit=3, on_corrupt=lambda error: None)
-    assert page.items == []
-    assert page.next_cursor
+    assert {one.id for one in page.items} == {one.id for one in fill[0][:2]}
+    assert page.next_cursor is None
     assert len(list(storage.episodes.iterate(on_corrupt=lambda error: None))) == 2
 
 

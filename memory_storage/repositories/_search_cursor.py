@@ -1,0 +1,75 @@
+"""The cursor of a search: which hits were shown, and the state in which the first page was ranked. Knows no table.
+
+A score is no stable key: BM25 counts all rows, so each write moves the scores of the others, recency falls with time,
+and reciprocal ranks depend on how deep both orders are read. So the cursor names the hits that were shown, as numbers
+of rows, and a page has the best of the others. Rows that were written after the first page are left out by number.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
+
+from memory_storage.errors import ValidationError
+
+_VERSION = 2
+_MOST_BYTES = 32_000_000  # of its JSON: some ten million hits
+
+
+@dataclass(frozen=True, slots=True)
+class SearchCursor:
+    """Go on after the hits `shown`, among the rows up to `last_seq`, as they were ranked at `now` (microseconds)."""
+
+    now: int
+    last_seq: int
+    shown: tuple[int, ...]
+
+    def after(self, seqs: Iterable[int]) -> SearchCursor:
+        """Return the cursor for the page after these hits."""
+        return SearchCursor(self.now, self.last_seq, tuple(sorted({*self.shown, *seqs})))
+
+    def __str__(self) -> str:
+        steps = [after - before for before, after in pairwise((0, *self.shown))]
+        text = json.dumps([_VERSION, self.now, self.last_seq, steps], separators=(",", ":"))
+        return base64.urlsafe_b64encode(zlib.compress(text.encode(), 9)).decode().rstrip("=")
+
+
+def parse_search_cursor(text: Any) -> SearchCursor | None:
+    """Read what `str(cursor)` gave; None stays None.
+
+    Raises:
+        ValidationError: it is not the cursor of a search, or one of an older version of this package.
+    """
+    if text is None:
+        return None
+    try:
+        packed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        return _cursor(json.loads(_unpacked(packed)))
+    except (ValueError, TypeError, AttributeError, RecursionError, zlib.error) as error:
+        raise ValidationError(
+            "cursor", "must be the next_cursor of a search by this version; without one, the search starts again", text
+        ) from error
+
+
+def _unpacked(packed: bytes) -> bytes:
+    stream = zlib.decompressobj()
+    found = stream.decompress(packed, _MOST_BYTES)
+    if not stream.eof or stream.unused_data:
+        raise ValueError("too long, or cut")
+    return found
+
+
+def _cursor(parts: Any) -> SearchCursor:
+    version, now, last_seq, steps = parts
+    numbers = [version, now, last_seq, *steps]
+    if version != _VERSION or any(type(number) is not int or abs(number) >= 2**63 for number in numbers):
+        raise ValueError("not a cursor of this version")
+    shown = tuple(accumulate(steps))
+    if not shown or min(steps) < 1 or shown[-1] >= 2**63:
+        raise ValueError("not the numbers of rows")
+    return SearchCursor(now, last_seq, shown)
