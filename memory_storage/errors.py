@@ -72,14 +72,23 @@ class NotFoundError(MemoryStorageError, LookupError):
 
 
 class ConflictError(MemoryStorageError):
-    """Another writer was first. `expected` is the version that was given, `actual` the one that is stored."""
+    """Another writer was first. `expected` is the version that was given, `actual` the one that is stored.
 
-    def __init__(self, kind: str, id: object, *, expected: int, actual: int | None, detail: str = "") -> None:  # noqa: A002
+    `actual` is None where nothing is stored. The message ends with `advice`: what to do next.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        id: object,  # noqa: A002 - the model's own word
+        *,
+        expected: int,
+        actual: int | None,
+        detail: str = "",
+        advice: str = "load it again and repeat the change",
+    ) -> None:
         what = kind if id is None else f"{kind} {id}"
-        super().__init__(
-            f"{what}: {detail or f'version {expected} was given, version {actual} is stored'}; "
-            "load it again and repeat the change"
-        )
+        super().__init__(f"{what}: {detail or f'version {expected} was given, version {actual} is stored'}; {advice}")
         self.kind, self.id, self.expected, self.actual = kind, id, expected, actual
 
 

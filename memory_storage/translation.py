@@ -93,7 +93,8 @@ def as_storage_error(error: BaseException | None) -> MemoryStorageError:
 def _conflict(message: str) -> ConflictError:
     if "steps." in message:
         detail = "another step has one of these ids or numbers"
-        return ConflictError("step", None, expected=0, actual=None, detail=detail)
+        advice = "load the episode again; to renumber steps, save all of the episode's steps together"
+        return ConflictError("step", None, expected=0, actual=None, detail=detail, advice=advice)
     return ConflictError("row", None, expected=0, actual=None, detail=message)
 
 

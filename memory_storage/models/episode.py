@@ -165,9 +165,10 @@ class Step(Model):
 class Episode(Model):
     """One task from start to end. `version`, `created_at`, `updated_at` and `archived_at` are the store's to set.
 
-    `version` is 0 until it is first saved, and grows by one with each `save` and `complete`; `append_step`, `archive`
-    and `restore` leave it. Steps stand in the order of their numbers; those of an episode that was read are decoded
-    when they are first looked at.
+    `version` is 0 until it is first saved, and grows by one with each `save` and `complete`, and when one of its steps
+    is deleted; `append_step`, `archive` and `restore` leave it. A save compares `created_at` too: an episode that was
+    stored under the id of a deleted one is another one. Steps stand in the order of their numbers; those of an episode
+    that was read are decoded when they are first looked at.
     """
 
     id: UUID = Field(default_factory=new_id)
@@ -200,10 +201,18 @@ class Episode(Model):
 
 
 def numbered(steps: Sequence[Step]) -> list[Step]:
-    """The steps, those without a number given the one after the step before them. ValidationError if two collide."""
+    """Number the steps: one without a number gets the one after the step before it.
+
+    Raises:
+        ValidationError: two steps have one id, or the numbers do not grow.
+    """
     result: list[Step] = []
+    ids: set[UUID] = set()
     last = 0
     for index, step in enumerate(steps):
+        if step.id in ids:
+            raise ValidationError(f"steps.{index}.id", "each step once: another one has this id", str(step.id))
+        ids.add(step.id)
         number = last + 1 if step.step_number is None else step.step_number
         if number <= last:
             raise ValidationError(f"steps.{index}.step_number", f"numbers grow: the step before has {last}", number)

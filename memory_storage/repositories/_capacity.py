@@ -8,16 +8,24 @@ from uuid import UUID
 from memory_storage.dbapi import Step
 from memory_storage.errors import ValidationError
 
+from ._forgotten import EVICTED_KEY, space_of
 from ._retention_sql import SOURCE
 from ._session import Session, json_ids
 from ._statement import Prepared
 
-_EVICT = Prepared(f"""
-DELETE FROM episodes WHERE seq IN (
-    SELECT e.seq FROM episodes AS e
-    WHERE e.namespace = :namespace AND e.id NOT IN (SELECT value FROM json_each(:ids)) AND NOT {SOURCE}
-    ORDER BY e.started_at, e.id
-    LIMIT max(0, (SELECT count(*) FROM episodes WHERE namespace = :namespace) - :most))
+# First their tombstones, so that a stale copy of one is not saved as a new episode, and evicts another one.
+_CHOOSE = Prepared(f"""
+INSERT INTO forgotten (digest, episode_seq)
+SELECT {EVICTED_KEY.format(id="e.id")}, e.seq FROM episodes AS e
+WHERE e.namespace = :namespace AND e.id NOT IN (SELECT value FROM json_each(:ids)) AND NOT {SOURCE}
+ORDER BY e.started_at, e.id
+LIMIT max(0, (SELECT count(*) FROM episodes WHERE namespace = :namespace) - :most)
+ON CONFLICT (digest) DO UPDATE SET episode_seq = excluded.episode_seq
+""")
+# A trigger takes the row's number out of the tombstone.
+_EVICT = Prepared("""
+DELETE FROM episodes WHERE namespace = :namespace AND seq IN (
+    SELECT episode_seq FROM forgotten WHERE episode_seq IS NOT NULL AND length(digest) > 16)
 """)
 # Changes nothing, but one row where there are too many: so the save is undone.
 _CHECK = Prepared("""
@@ -35,7 +43,8 @@ def room_for(session: Session, ids: Sequence[UUID]) -> list[Step]:
     if limits.when_full == "refuse":
         return [check]
     saved = json_ids([str(one) for one in ids])
-    return [_EVICT.step(namespace=namespace, ids=saved, most=limits.max_episodes), check]
+    chosen = _CHOOSE.step(namespace=namespace, space=space_of(namespace), ids=saved, most=limits.max_episodes)
+    return [chosen, _EVICT.step(namespace=namespace), check]
 
 
 def no_room(session: Session, new: int) -> ValidationError:

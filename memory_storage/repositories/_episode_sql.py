@@ -7,7 +7,7 @@ from functools import lru_cache
 from memory_storage.retrieval import Search
 
 from ._filters import Conditions
-from ._statement import Prepared, columns, excluded, micros, values
+from ._statement import Prepared, columns, excluded, micros, values, was_saved_before
 
 _HEAD = {
     "id": "given.value ->> '$.id'",
@@ -70,7 +70,7 @@ INSERT INTO episodes ({columns(_SAVED)})
 SELECT {values(_SAVED)}
 FROM json_each(:documents) AS given
 WHERE given.value ->> '$.version' = 0
-    OR EXISTS (SELECT 1 FROM episodes AS e WHERE e.namespace = :namespace AND e.id = given.value ->> '$.id')
+    OR {was_saved_before("episodes")}
 ON CONFLICT (namespace, id) DO UPDATE SET {excluded(_SAVED, "namespace", "id", "created_at")}
 WHERE episodes.version = excluded.version - 1
 """)
@@ -104,7 +104,15 @@ FROM given, json_each(given.steps) AS step
 WHERE true
 ON CONFLICT (namespace, id) DO UPDATE SET {excluded(_STEPS, "namespace", "id")}
 WHERE steps.document IS NOT excluded.document OR steps.output IS NOT excluded.output
-    OR steps.episode_id IS NOT excluded.episode_id
+    OR steps.episode_id IS NOT excluded.episode_id OR steps.step_number IS NOT excluded.step_number
+""")
+
+# Steps that change places: each number is taken until the other step has left it. Negative numbers are free.
+PARK_STEPS = Prepared(f"""
+{_GIVEN}
+UPDATE steps SET step_number = -step_number
+WHERE namespace = :namespace AND (episode_id, id) IN (
+    SELECT given.id, step.value ->> '$.id' FROM given, json_each(given.steps) AS step)
 """)
 
 STATE = Prepared("""

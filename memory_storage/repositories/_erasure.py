@@ -10,7 +10,7 @@ from memory_storage.errors import UnavailableError
 
 from . import _retention_sql as sql
 from ._codec import to_micros
-from ._forgotten import REMEMBER, digests_of
+from ._forgotten import REMEMBER, digests_of, forget_all_evictions, forget_evictions
 from ._pace import Pace
 from ._removal import Item, Remover
 from ._session import SAVE_ATTEMPTS, Row, Session, as_id, json_ids
@@ -60,7 +60,7 @@ def erase_episode(session: Session, episode_id: object, pace: Pace) -> Erased:
     key = as_id(episode_id)  # type: ignore[arg-type] # it is checked
     found = _items(session.read(sql.ONE.step(namespace=session.namespace, id=key)))
     gone = sum(len(went) for _, went in Remover(session, pace).delete(found))
-    session.write([REMEMBER.step(digests=digests_of(session.namespace, [key]))])
+    session.write(forget_evictions(session, [key]))
     return Erased(gone, *_unlearn(session, key))
 
 
@@ -80,6 +80,7 @@ def erase_namespace(session: Session, pace: Pace) -> Erased:
     else:
         raise UnavailableError("others keep writing to this namespace: stop them, and forget it again")
     session.write([statement.step(namespace=session.namespace) for statement in _OWNERLESS])
+    forget_all_evictions(session)
     return Erased(episodes, patterns)
 
 

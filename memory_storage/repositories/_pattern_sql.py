@@ -7,7 +7,7 @@ from functools import lru_cache
 from memory_storage.retrieval import Search
 
 from ._filters import Conditions
-from ._statement import Prepared, columns, excluded, micros, values
+from ._statement import Prepared, columns, excluded, micros, values, was_saved_before
 
 _COUNTED = ("times_retrieved", "times_applied", "success_when_applied", "failure_when_applied")
 COUNTERS = (*_COUNTED, "avg_reward_delta")
@@ -48,7 +48,7 @@ INSERT INTO patterns ({columns(_SAVED)})
 SELECT {values(_SAVED)}
 FROM json_each(:documents) AS given
 WHERE given.value ->> '$.version' = 0
-    OR EXISTS (SELECT 1 FROM patterns AS p WHERE p.namespace = :namespace AND p.id = given.value ->> '$.id')
+    OR {was_saved_before("patterns")}
 ON CONFLICT (namespace, id) DO UPDATE SET {excluded(_SAVED, "namespace", "id", "created_at", *_FIRST)}
 WHERE patterns.version = excluded.version - 1
 """)

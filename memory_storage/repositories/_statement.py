@@ -41,6 +41,18 @@ def micros(iso: str) -> str:
     return f"(({seconds}) * 1000000 + {fraction})"
 
 
+def was_saved_before(table: str) -> str:
+    """SQL for whether the row of `given.value` is in a table, and is not another one that was made under its id later.
+
+    A version alone does not tell the two apart: both count from 1. Where the caller's copy has no `created_at`, the
+    version has to do.
+    """
+    created_at = micros("(given.value ->> '$.created_at')")
+    return f"""EXISTS (SELECT 1 FROM {table} AS present
+        WHERE present.namespace = :namespace AND present.id = given.value ->> '$.id'
+            AND coalesce({created_at}, present.created_at) = present.created_at)"""
+
+
 def columns(expressions: dict[str, str]) -> str:
     """The column list of an INSERT."""
     return ", ".join(expressions)

@@ -59,4 +59,18 @@ COUNT = Prepared("SELECT count(*) FROM steps WHERE namespace = :namespace AND ep
 
 COUNT_ALL = Prepared("SELECT count(*) FROM steps WHERE namespace = :namespace")
 
+# The steps that have one of these ids, or one of these numbers in their episode.
+IN_THE_WAY = Prepared("""
+SELECT id, episode_id FROM steps WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
+UNION SELECT id, episode_id FROM steps WHERE namespace = :namespace
+    AND (episode_id, step_number) IN (SELECT value ->> 0, value ->> 1 FROM json_each(:numbers))
+""")
+
+# Before the step is deleted: a copy of the episode that still has the step is stale from here on.
+OUTDATE = Prepared("""
+UPDATE episodes SET version = version + 1, updated_at = :now
+WHERE namespace = :namespace
+    AND id = (SELECT episode_id FROM steps WHERE steps.namespace = :namespace AND steps.id = :id)
+""")
+
 DELETE = Prepared("DELETE FROM steps WHERE namespace = :namespace AND id = :id RETURNING id")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -48,7 +49,7 @@ from ._codec import (
 )
 from ._episode_rows import appended, ending, found_in, just_saved, page_of, same_content, whole, with_state
 from ._filters import conditions
-from ._forgotten import forgotten_among, guard, refuse_forgotten
+from ._forgotten import forgotten_among, guard, refuse_forgotten, stale
 from ._paging import Cursor, check_limit, filled_page, is_descending, order_and_place, parse_cursor
 from ._portions import of_episodes
 from ._search import Asked, Weights, as_text, filled, planned, run
@@ -92,13 +93,17 @@ class EpisodeRepository(Repository):
     def save(self, episode: Episode) -> Episode:
         """Insert or update by id, and give back what is stored, with its new version.
 
-        The steps that the episode carries are written, and none is removed. `created_at` and `archived_at` stay.
-        To save a new episode (version 0) again is harmless if it is stored as it is.
+        The steps that the episode carries are written, and none is removed: a step is removed by `steps.delete`. Steps
+        that the episode carries may change places. `created_at` and `archived_at` stay. To save a new episode (version
+        0) again is harmless if it is stored as it is; it stores again one that was deleted by `delete`, but none that
+        was erased by `forget`, retention or eviction.
 
         Raises:
-            ConflictError: the stored version is another than `episode.version`, or another step has the id or number of
-                one that it carries.
-            ValidationError: a limit is broken, something would not be read back equal, or it is new and was forgotten.
+            ConflictError: the stored version is another than `episode.version`; it is of another episode, which was
+                stored under the id after this one was deleted; or a step that it does not carry has the id or number of
+                one that it does.
+            ValidationError: a limit is broken, something would not be read back equal, two steps have one id or number,
+                or it is new and was erased.
         """
         return self.save_many([episode])[0]
 
@@ -383,6 +388,7 @@ class EpisodeRepository(Repository):
             prepared.append((document, checked))
         if len({episode.id for episode in given}) != len(given):
             raise ValidationError("episodes", "each id once", [str(episode.id) for episode in given])
+        _refuse_shared_steps([episode for _, episode in prepared])
         return prepared
 
     def _save(self, prepared: list[tuple[str, Episode]]) -> list[Episode]:
@@ -390,18 +396,24 @@ class EpisodeRepository(Repository):
             return []
         new = _new_in(prepared)
         all_new = len(new) == len(prepared)
-        statements = (sql.SAVE_NEW, sql.SAVE_NEW_STEPS) if all_new else (sql.SAVE, sql.SAVE_STEPS)
-        states = {row[0]: row[1:] for row in self._write(*statements, prepared, new)}
+        statements = (sql.SAVE_NEW, (sql.SAVE_NEW_STEPS,)) if all_new else (sql.SAVE, (sql.SAVE_STEPS,))
+        try:
+            rows = self._write(*statements, prepared, new)
+        except ConflictError:
+            if all_new or not self._only_moves_steps([episode for _, episode in prepared]):
+                raise
+            rows = self._write(sql.SAVE, (sql.PARK_STEPS, sql.SAVE_STEPS), prepared, new)
+        states = {row[0]: row[1:] for row in rows}
         now = to_micros(self._session.now())
         return [with_state(episode, just_saved(episode, states.get(str(episode.id)), now)) for _, episode in prepared]
 
     def _import(self, new: list[tuple[str, Episode]]) -> int:
         if new:
-            self._write(sql.IMPORT, sql.SAVE_NEW_STEPS, new, [episode.id for _, episode in new])
+            self._write(sql.IMPORT, (sql.SAVE_NEW_STEPS,), new, [episode.id for _, episode in new])
         return len(new)
 
     def _write(
-        self, heads: Prepared, steps: Prepared, prepared: list[tuple[str, Episode]], new: list[UUID]
+        self, heads: Prepared, steps: Sequence[Prepared], prepared: list[tuple[str, Episode]], new: list[UUID]
     ) -> Sequence[Row]:
         values = {"namespace": self._session.namespace, "now": to_micros(self._session.now())}
         of_heads, of_steps = of_episodes(prepared)
@@ -409,7 +421,7 @@ class EpisodeRepository(Repository):
         changes = [
             *guard(self._session, new),
             *(heads.step(portion.documents, documents=portion.text, **values) for portion in of_heads),
-            *(steps.step(documents=portion.text, **values) for portion in of_steps),
+            *(step.step(documents=portion.text, **values) for step in steps for portion in of_steps),
             *room,
         ]
         try:
@@ -418,6 +430,14 @@ class EpisodeRepository(Repository):
             if room and error.step == len(changes):
                 raise no_room(self._session, len(new)) from error
             raise
+
+    def _only_moves_steps(self, episodes: Sequence[Episode]) -> bool:
+        """Whether the steps that the episodes carry clash only with each other: they change places."""
+        carried = {str(step.id): (str(episode.id), step.step_number) for episode in episodes for step in episode.steps}
+        numbers = json.dumps(list(carried.values()))
+        values = {"namespace": self._session.namespace, "ids": json_ids(list(carried)), "numbers": numbers}
+        rows = self._session.read(_step_sql.IN_THE_WAY.step(**values))
+        return all(carried.get(step_id, ("",))[0] == episode_id for step_id, episode_id in rows)
 
     def _states(self, episodes: Sequence[Episode]) -> Sequence[Row]:
         return self._session.read(self._state_step(episodes)) if episodes else []
@@ -436,14 +456,15 @@ class EpisodeRepository(Repository):
         """Those that are not stored yet. ConflictError if one is stored in another version, or with another content."""
         if error.step == 1:
             refuse_forgotten(self._session, _new_in(prepared))
-        versions = {row[0]: row[1] for row in self._states([episode for _, episode in prepared])}
+        states = {row[0]: row[1:3] for row in self._states([episode for _, episode in prepared])}
         remaining = []
         for document, episode in prepared:
-            version = versions.get(str(episode.id))
-            if (version is None and episode.version == 0) or version == episode.version:
+            version, created_at = states.get(str(episode.id), (None, None))
+            is_same = episode.created_at is None or created_at == to_micros(episode.created_at)
+            if (version or 0) == episode.version and (is_same or not version):
                 remaining.append((document, episode))
             elif version is None or episode.version or not same_content(episode, self.get(episode.id)):
-                raise ConflictError("episode", episode.id, expected=episode.version, actual=version)
+                raise stale(self._session, "episode", episode.id, episode.version, version)
         return remaining
 
     def _change(self, episode_id: UUID | str, statement: Prepared, **values: Any) -> Episode:
@@ -461,6 +482,17 @@ class EpisodeRepository(Repository):
         if self.find(episode_id, steps=False) is None:
             raise NotFoundError("episode", episode_id)
         raise ValidationError("steps", f"at most {limit:,} steps", limit + 1, setting="limits.steps_per_episode")
+
+
+def _refuse_shared_steps(episodes: Sequence[Episode]) -> None:
+    seen: set[UUID] = set()
+    for index, episode in enumerate(episodes):
+        ids = [step.id for step in episode.steps]
+        for number, step_id in enumerate(ids):
+            if step_id in seen:
+                field = f"episodes.{index}.steps.{number}.id"
+                raise ValidationError(field, "each step once: another of these episodes has it", str(step_id))
+        seen.update(ids)
 
 
 def _new_in(prepared: list[tuple[str, Episode]]) -> list[UUID]:

@@ -45,7 +45,7 @@ from ._codec import (
     to_micros,
 )
 from ._filters import conditions
-from ._forgotten import forgotten_among, guard
+from ._forgotten import forgotten_among, guard, refuse_forgotten, stale
 from ._learning import LONGEST_RECOVERY, as_wanted, context_of, learned_recoveries, learned_sequences
 from ._paging import Cursor, check_limit, filled_page, order_and_place, page, parse_cursor
 from ._portions import of_documents
@@ -78,17 +78,23 @@ class PatternRepository(Repository):
 
         `effectiveness` is written once, with a new pattern; from then on only `record_*` and `merge` change it.
 
+        A new pattern (version 0) may have the id of one that was deleted by `delete`, but of none that was erased by
+        `forget`.
+
         Raises:
-            ConflictError: the stored version is another than `pattern.version`.
-            ValidationError: a limit is broken, or something would not be read back equal.
+            ConflictError: the stored version is another than `pattern.version`, or is of another pattern, which was
+                stored under the id after this one was deleted.
+            ValidationError: a limit is broken, something would not be read back equal, an episode is named twice in the
+                evidence, or the pattern is new and was erased.
         """
         return self.save_many([pattern])[0]
 
     def save_many(self, patterns: Sequence[P]) -> list[P]:
         """Save all of them or none, as `save` does."""
         prepared = self._prepare(patterns)
+        _refuse_repeated_evidence([pattern for _, pattern in prepared])
         saved = keep_writing(
-            self._save, prepared, lambda *_: self._without_repeats(prepared), "changing these patterns"
+            self._save, prepared, lambda _, error: self._without_repeats(prepared, error), "changing these patterns"
         )
         by_id = {pattern.id: pattern for pattern in saved}
         return [by_id.get(pattern.id) or self.get(pattern.id) for _, pattern in prepared]  # type: ignore[misc]
@@ -360,8 +366,8 @@ class PatternRepository(Repository):
         namespace = self._session.namespace
         new = [pattern for _, pattern in prepared if pattern.version == 0 or statement is sql.IMPORT]
         changes = [
-            # A copy of one that was forgotten stays away; but it may be learned anew, from others.
-            *guard(self._session, [pattern.id for pattern in new] if statement is sql.IMPORT else []),
+            # A copy of one that was forgotten stays away; but it may be learned again, from others.
+            *guard(self._session, [] if statement is sql.LEARN else [pattern.id for pattern in new]),
             *(
                 statement.step(
                     None if statement is sql.LEARN else portion.documents,
@@ -393,17 +399,20 @@ class PatternRepository(Repository):
             known |= forgotten_among(self._session, ids)
         return [pair for pair in prepared if pair[1].id not in known]
 
-    def _without_repeats(self, prepared: list[tuple[str, P]]) -> list[tuple[str, P]]:
+    def _without_repeats(self, prepared: list[tuple[str, P]], error: RowCountError) -> list[tuple[str, P]]:
         """Those that are not stored yet. ConflictError if one is stored in another version, or with another content."""
+        if error.step == 1:
+            refuse_forgotten(self._session, [pattern.id for _, pattern in prepared if pattern.version == 0])
         present = {pattern.id: pattern for pattern in self._get_many([pattern.id for _, pattern in prepared])}
         remaining = []
         for document, pattern in prepared:
             found = present.get(pattern.id)
             version = found.version if found else None
-            if (found is None and pattern.version == 0) or version == pattern.version:
+            is_same = pattern.created_at is None or found is None or pattern.created_at == found.created_at
+            if (version or 0) == pattern.version and is_same:
                 remaining.append((document, pattern))
             elif found is None or pattern.version or not _same_content(pattern, found):
-                raise ConflictError("pattern", pattern.id, expected=pattern.version, actual=version)
+                raise stale(self._session, "pattern", pattern.id, pattern.version, version)
         return remaining
 
     def _get_many(self, ids: Sequence[UUID]) -> list[AnyPattern]:
@@ -412,6 +421,13 @@ class PatternRepository(Repository):
 
     def _now(self) -> int:
         return to_micros(self._session.now())
+
+
+def _refuse_repeated_evidence(patterns: Sequence[AnyPattern]) -> None:
+    for index, pattern in enumerate(patterns):
+        if len(set(pattern.evidence)) != len(pattern.evidence):
+            field = f"patterns.{index}.evidence" if len(patterns) > 1 else "evidence"
+            raise ValidationError(field, "each episode once", [str(one) for one in pattern.evidence])
 
 
 def as_pattern(row: Sequence[Any]) -> AnyPattern:

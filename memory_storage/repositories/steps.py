@@ -9,7 +9,7 @@ from memory_storage.errors import NotFoundError, ValidationError
 from memory_storage.models import Step
 
 from . import _step_sql as sql
-from ._codec import decode_steps
+from ._codec import decode_steps, to_micros
 from ._paging import check_limit
 from ._session import Repository, as_id
 
@@ -77,8 +77,16 @@ class StepRepository(Repository):
         return int(self._session.read(statement)[0][0])
 
     def delete(self, step_id: UUID | str) -> bool:
-        """Delete it with its embeddings and places; the numbers of the others stay. Whether it was there."""
-        return bool(self._session.write([sql.DELETE.step(namespace=self._session.namespace, id=as_id(step_id))]))
+        """Delete the step with its embeddings and places. The numbers of the other steps stay.
+
+        The version of the episode grows by one, so that a copy that still has the step is refused by `save`.
+
+        Returns:
+            Whether the step was there.
+        """
+        key = {"namespace": self._session.namespace, "id": as_id(step_id)}
+        now = to_micros(self._session.now())
+        return bool(self._session.write([sql.OUTDATE.step(now=now, **key), sql.DELETE.step(**key)]))
 
 
 def _number(field: str, value: int) -> int:

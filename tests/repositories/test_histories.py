@@ -159,7 +159,8 @@ class History(RuleBasedStateMachine):
         gone = old.steps[number % len(old.steps)]
         assert self.memory.steps.delete(gone.id) is True
         assert self.memory.steps.delete(gone.id) is False
-        self.known[old.id] = old.model_copy(update={"steps": [step for step in old.steps if step != gone]})
+        state = {"version": old.version + 1, "updated_at": self.memory.episodes.get(old.id).updated_at}
+        self.known[old.id] = old.model_copy(update={**state, "steps": [step for step in old.steps if step != gone]})
 
     @precondition(lambda self: self.known)
     @rule(index=which, outcome=outcomes, reward=st.none() | rewards, when=st.none() | times)

@@ -38,7 +38,7 @@ def test_what_belongs_to_an_episode_stays_when_it_is_saved_again(storage, rich):
 
 
 def test_what_the_caller_says_of_the_stores_own_fields_is_not_heeded(storage, rich):
-    others = {"created_at": rich.started_at, "updated_at": rich.started_at, "archived_at": None}
+    others = {"created_at": None, "updated_at": rich.started_at, "archived_at": None}
     saved = storage.episodes.save(rich.model_copy(update=others))
     assert (saved.created_at, saved.archived_at) == (rich.created_at, rich.archived_at)
 
