@@ -122,6 +122,9 @@ _BY_CODE: dict[str, Callable[[str, str], MemoryStorageError]] = {
     "SQLITE_CORRUPT": _corrupt,
     "SQLITE_NOTADB": _corrupt,
     "WRONG_KEY": lambda message, _: CredentialError(f"{message}: give the right one (setting: encryption_key)"),
+    "OTHER_KEY": lambda message, _: CredentialError(
+        f"{message}: give the same one, or close the storage that has it open (setting: encryption_key)"
+    ),
     "NOT_ENCRYPTED": lambda message, _: ConfigurationError(
         f"{message}: leave out the setting encryption_key, or make an encrypted copy: back it up, and restore that"
     ),

@@ -71,7 +71,10 @@ def _refuse_in_use(path: Path, key: EncryptionKey | None) -> None:
     # To leave write-ahead logging, a connection has to be the only one; and its log is in the file then.
     try:
         transport = LocalTransport(str(path.absolute()), busy_timeout=1, encryption_key=key)
-    except dbapi.Error:
+    except dbapi.Error as error:
+        if error.code == "OTHER_KEY":
+            problem = f"{path}: it is in use by this process: close the storage that has it open first"
+            raise UnavailableError(problem, code=error.code) from error
         return
     try:
         transport.run([dbapi.Step("PRAGMA journal_mode = DELETE")])

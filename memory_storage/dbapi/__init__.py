@@ -22,6 +22,7 @@ from ._errors import (
 from ._file import EncryptionKey
 from ._fork import tell_in_child
 from ._local import LocalTransport, MemoryDatabase
+from ._open_files import is_open_here
 from ._server import LOCAL_URL, Server, redacted
 from ._sql import reads_only
 
@@ -53,6 +54,7 @@ __all__ = [
     "Warning",
     "apilevel",
     "connect",
+    "is_open_here",
     "paramstyle",
     "portions",
     "reads_only",

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import random
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
+from urllib.parse import quote
 
 import libsql_experimental
 
 from ._batch import Result, RowCountError, Step
 from ._errors import BUSY_CODES, Error, InterfaceError, OperationalError, from_message
-from ._file import EncryptionKey, File, native_options
+from ._file import EncryptionKey, error_of, native_options, needs_proof, page_size, refuse_by_header, wrong_key
 from ._fork import tell_in_child
+from ._open_files import File, files, header_of
 from ._sql import Kind, parse
 from ._values import Value, bind
 
 _Prepared = tuple[Kind, str, tuple[Value, ...], int | None]  # with the number of rows it has to change
-_Fetched = tuple[Any, Any, list[tuple[Value, ...]]]  # the native cursor, its description, its rows
+_Fetched = tuple[Any, list[tuple[Value, ...]], int, int | None]  # the description, rows, rowcount and lastrowid
 
 
 class MemoryDatabase:
@@ -74,6 +78,8 @@ class LocalTransport:
     ) -> None:
         self._memory: MemoryDatabase | None = None
         self._file: File | None = None
+        self._path = ""
+        self._native: Any = None
         self._key = encryption_key
         self._busy_timeout = busy_timeout
         self._broken = ""
@@ -81,9 +87,9 @@ class LocalTransport:
         if isinstance(database, MemoryDatabase):
             self._memory, self._native = database, database.native
         else:
-            self._file = File.of(database)
-            self._native = self._opened(database, self._file)
             tell_in_child(self)
+            self._path = os.path.abspath(database)  # noqa: PTH100 - as the engine does, without following links
+            self._native, self._file = files.open(self._path, encryption_key, probe=self._probe, connect=self._connect)
 
     @property
     def usable(self) -> bool:
@@ -106,7 +112,7 @@ class LocalTransport:
             raise InterfaceError(self._broken)
         if self._memory is None:
             if self._file is not None and not (steps and steps[0].sql == "ROLLBACK"):
-                self._file.check()
+                self._file.check(self._path, self._has_log)
             return self._run(steps, begin, savepoint, commit)
         self._memory.enter(self, self._busy_timeout)
         try:
@@ -117,19 +123,11 @@ class LocalTransport:
 
     def close(self) -> None:
         """Release the file, or the turn. An open transaction is rolled back."""
-        if self._memory and self._memory.is_held_by(self):
-            self._roll_back()
-            self._memory.leave()
-        elif self._memory is None and not self._broken:
-            self._roll_back()  # a traceback may keep the native connection, and with it the lock, for a while
-        self._native, self._broken = None, self._broken or "the connection is closed"
-        file, self._file = self._file, None
-        if file is not None:
-            file.closed()
+        self._close(waits=True)
 
     def discard(self) -> None:
         """See `Transport`."""
-        self.close()
+        self._close(waits=False)
 
     def after_fork_in_child(self) -> None:
         """Let go of the parent's file.
@@ -138,7 +136,7 @@ class LocalTransport:
         connection would write without any: the parent could then remove the log with this process's commits in it. To
         close one is harmless, unless it is writing; that one is kept, and keeps this process from writing.
         """
-        if self._writes and self.in_transaction:
+        if self._native is not None and self._writes and self.in_transaction:
             _inherited.append(self._native)
         self._native, self._broken = None, "the connection belongs to the parent process: open another one after fork"
         self._file = None
@@ -181,23 +179,25 @@ class LocalTransport:
         kind, sql, values, expected = step
         if kind is not Kind.READ:
             self._writes = True
-        cursor, description, rows = self._patiently(sql, values) if patient else self._native_execute(sql, values)
+        execute = self._patiently if patient else self._native_execute
+        description, rows, rowcount, lastrowid = execute(sql, values)
         counts = kind is Kind.WRITE
         if not description:
-            result = Result(None, rows, cursor.rowcount if counts else -1, cursor.lastrowid)
+            result = Result(None, rows, rowcount if counts else -1, lastrowid)
         else:
             columns = tuple([column[0] for column in description])
-            result = Result(columns, rows, len(rows) if counts else -1, cursor.lastrowid)
+            result = Result(columns, rows, len(rows) if counts else -1, lastrowid)
         if expected is not None and result.rowcount != expected:
             raise RowCountError(number, expected, result.rowcount)
         return result
 
     def _native_execute(self, sql: str, values: tuple[Value, ...] = ()) -> _Fetched:
         """Execute and fetch to the end at once: a native cursor that is read later may run its statement again."""
+        cursor = None
         try:
             cursor = self._native.execute(sql, values)
             description = cursor.description
-            return cursor, description, cursor.fetchall() if description else []
+            return description, cursor.fetchall() if description else [], cursor.rowcount, cursor.lastrowid
         except ValueError as error:
             raise self._error(str(error)) from error
         except BaseException as error:
@@ -206,9 +206,22 @@ class LocalTransport:
             self._roll_back()
             self._broken = f"the native driver panicked: {error}"
             raise InterfaceError(self._broken) from error
+        finally:
+            cursor = None  # a traceback would keep the file open
 
-    def _opened(self, path: str, file: File) -> Any:
-        file.check()  # or a new file would be made where another connection's was removed
+    def _close(self, *, waits: bool) -> None:
+        if self._memory and self._memory.is_held_by(self):
+            self._roll_back()
+            self._memory.leave()
+        elif self._memory is None and not self._broken:
+            self._roll_back()  # a traceback may keep the native connection, and with it the lock, for a while
+        native, self._native = [self._native], None
+        self._broken = self._broken or "the connection is closed"
+        file, self._file = self._file, None
+        if file is not None:
+            files.close(file, self._path, native, waits=waits)
+
+    def _connect(self, path: str) -> Any:
         try:
             native = _open(path, self._key)
         except ValueError as error:
@@ -217,11 +230,36 @@ class LocalTransport:
         if problem:
             native = None  # a traceback would keep the file open
             raise self._error(problem)
-        file.opened()
         return native
 
+    def _probe(self, path: str, descriptor: int | None) -> None:
+        """Raise for a wrong key before the engine sees the file.
+
+        With a wrong key it takes the log that a killed process has left for its own: it would write that into the file
+        when it closes it, through the wrong cipher, and nobody could read the file any more.
+        """
+        header = header_of(path, descriptor)
+        refuse_by_header(self._path, header, self._key)
+        if not needs_proof(header, self._key):
+            return
+        if descriptor is None:
+            opens = _opens(path, self._key)
+        else:  # to open it without locks, and to close it, would drop those that this process may have on it
+            with tempfile.TemporaryDirectory() as directory:
+                copy = os.path.join(directory, "page")  # noqa: PTH118
+                with open(copy, "xb") as page:  # noqa: PTH123 - as encrypted as the file is
+                    page.write(header_of(path, descriptor, page_size(header)))
+                opens = _opens(copy, self._key)
+        if not opens:
+            raise wrong_key(self._path)
+
+    def _has_log(self) -> bool:
+        with suppress(ValueError):
+            return bool(self._native.execute("PRAGMA journal_mode").fetchall() == [("wal",)])
+        return True
+
     def _error(self, message: str) -> Error:
-        return from_message(message) if self._file is None else self._file.error(message, self._key)
+        return error_of(self._path, message) if self._path else from_message(message)
 
     def _begin(self, sql: str) -> None:
         """Begin, in turn: of the threads of a process one asks for the lock, the others wait for that one."""
@@ -266,6 +304,15 @@ def _open(database: str, key: EncryptionKey | None = None) -> Any:
     native = libsql_experimental.connect(database, isolation_level=None, check_same_thread=False, **native_options(key))
     native.execute("PRAGMA busy_timeout = 0").fetchall()
     return native
+
+
+def _opens(path: str, key: EncryptionKey | None) -> bool:
+    """Whether the key decrypts the first page. Looks at no log, takes no lock, and writes nothing."""
+    try:
+        _open(f"file:{quote(path)}?immutable=1", key).execute("PRAGMA schema_version").fetchall()
+    except ValueError as error:
+        return from_message(str(error)).code != "SQLITE_NOTADB"  # what else is wrong with it is met later
+    return True
 
 
 def _problem_of(native: Any) -> str:

@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, get_args
 
+from memory_storage.dbapi import is_open_here
 from memory_storage.errors import ConfigurationError, ConflictError, NotFoundError, ValidationError
 from memory_storage.storage import MemoryStorage
 from memory_storage.transaction import Repositories
@@ -63,8 +64,10 @@ def import_file(
     """Import the records of a file; see `import_stream`.
 
     Raises:
-        ConfigurationError: the file cannot be opened.
+        ConfigurationError: the file cannot be opened, or it is a database that this process has open.
     """
+    if is_open_here(path):  # to close it after reading would drop the locks of this process on it
+        raise ConfigurationError(f"{os.fspath(path)}: this is a database that is open here: export it, and import that")
     try:
         stream = Path(path).open("rb")  # noqa: SIM115 - only an error of opening it is about the path
     except OSError as error:

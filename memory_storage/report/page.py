@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from memory_storage.dbapi import is_open_here
 from memory_storage.errors import ConfigurationError
 from memory_storage.models import Episode, Step, StepError, StepOk
 
@@ -87,9 +88,12 @@ def write_page(report: Report, path: str | os.PathLike[str]) -> Path:
     """Write the page to a file; one that is there is replaced as a whole, or stays as it was.
 
     Raises:
-        ConfigurationError: it cannot be written, or the extra `report` is not installed.
+        ConfigurationError: it cannot be written, or is a database that is open here; or the extra `report` is not
+            installed.
     """
     target = Path(path)
+    if is_open_here(target):
+        raise ConfigurationError(f"{target}: this is a database that is open here: choose another file for the report")
     partial = target.with_name(f"{target.name}.{os.getpid()}.part")
     text = page(report)
     try:

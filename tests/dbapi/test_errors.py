@@ -6,7 +6,7 @@ import pytest
 
 from memory_storage import dbapi
 from memory_storage.dbapi._errors import _BY_TEXT, from_message
-from memory_storage.dbapi._file import File
+from memory_storage.dbapi._file import error_of
 
 SCHEMA = """
 CREATE TABLE parent (id INTEGER PRIMARY KEY);
@@ -160,7 +160,7 @@ def test_an_interrupt_in_the_native_driver_is_handed_on_and_breaks_nothing(conne
     assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
-def test_a_file_that_is_gone_when_it_is_looked_at_is_no_database(tmp_path):
-    error = File(str(tmp_path / "gone.db")).error("file is not a database", None)
+def test_an_error_that_is_the_files_fault_names_the_file(tmp_path):
+    error = error_of(str(tmp_path / "gone.db"), "file is not a database")
     assert error.code == "SQLITE_NOTADB"
     assert "gone.db" in str(error)

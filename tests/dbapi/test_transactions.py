@@ -6,7 +6,6 @@ import time
 import pytest
 
 from memory_storage import dbapi
-from memory_storage.dbapi._file import File
 
 
 @pytest.fixture
@@ -254,7 +253,7 @@ def test_who_waits_behind_another_thread_waits_no_longer_than_its_own_timeout(co
     holder.execute("CREATE TABLE t (x)")  # it has the lock
     waiting = threading.Thread(target=patient.execute, args=("CREATE TABLE IF NOT EXISTS t (x)",))
     waiting.start()
-    turn = File.of(path).turn
+    turn = holder._transport._file.turn
     while not turn.locked():
         time.sleep(0.001)
     with pytest.raises(dbapi.OperationalError, match="locked"):

@@ -86,7 +86,7 @@ def test_a_key_for_a_file_in_clear_is_refused_and_changes_nothing(database):
 def test_a_wrong_key_beside_an_open_storage_takes_none_of_its_locks(database):
     with _filled(database) as storage, storage.transaction() as tx:
         tx.episodes.save(ms.Episode(task_description="on its way"))
-        with pytest.raises(ms.CorruptDataError, match="or it is encrypted with another key"):
+        with pytest.raises(ms.CredentialError, match="this process has it open with another key"):
             ms.MemoryStorage.open(_settings(database, "another"))
         done = _in_another_process(
             "import sys; from memory_storage import dbapi;"

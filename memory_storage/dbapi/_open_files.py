@@ -1,0 +1,258 @@
+"""The database files that this process has open: one entry for each (device, inode), and one lock to open and close.
+
+POSIX drops all the locks that a process has on a file as soon as the process closes any descriptor of it. The engine
+knows that, and keeps its own descriptors. So nothing else may open and close a file that the engine has open here:
+another process would take the file for unused, and delete its log with the commits in it. What has to be read of such
+a file is read from a descriptor that is open anyway.
+
+A file is known by what it is, not by a name: a symbolic link, a hard link, `..` and a path relative to another working
+directory all lead to the same entry.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from ._errors import OperationalError
+from ._file import EncryptionKey, refuse_other_key
+from ._fork import tell_in_child
+
+Identity = tuple[int, int]
+"""Device and inode."""
+
+_DESCRIPTORS = "/dev/fd"
+_HEADER_BYTES = 32
+
+
+class File:
+    """A file that this process has open, for all the connections to it, whatever name each was opened by.
+
+    A file that is removed or replaced while it is open goes on to take what is written, and that is lost; so it is
+    with its log. So every use looks whether the names still lead to the files that were opened.
+    """
+
+    def __init__(self, identity: Identity, path: str, key: EncryptionKey | None) -> None:
+        self.identity = identity
+        self.path = path  # no link is in it: the engine keeps the log beside it
+        self.key = key
+        self.turn = threading.Lock()
+        self.names: Counter[str] = Counter()  # of the connections that are open
+        self._log_path = f"{path}-wal"
+        self._log: Identity | None = None
+
+    def check(self, name: str, has_log: Callable[[], bool]) -> None:
+        """OperationalError if the file, or its log, is not the one any more that was opened.
+
+        `has_log` asks the engine whether it keeps one: it is called when the log is not where it was.
+        """
+        found = identity_of(name)
+        if found != self.identity:
+            raise _gone(name, found)
+        if name != self.path and (found := identity_of(self.path)) != self.identity:
+            raise _gone(self.path, found)
+        log = identity_of(self._log_path)
+        if log == self._log:
+            return
+        if self._log is not None and not _has_open(log) and has_log():
+            raise _gone(name, log, "its log")
+        self._log = log
+
+    def add(self, name: str) -> None:
+        """One more connection, opened by this name."""
+        if not self.names:
+            self._log = identity_of(self._log_path)
+        self.names[name] += 1
+
+    def remove(self, name: str) -> None:
+        """One connection less."""
+        self.names[name] -= 1
+        self.names += Counter()  # drops the names that nothing is open by
+
+
+class _Registry:
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._files: dict[Identity, File] = {}
+        self._closing: deque[tuple[File, str, list[Any]]] = deque()
+        self._is_opening = False
+        tell_in_child(self)
+
+    def open(
+        self,
+        name: str,
+        key: EncryptionKey | None,
+        *,
+        probe: Callable[[str, int | None], None],
+        connect: Callable[[str], Any],
+    ) -> tuple[Any, File]:
+        """What `connect(path)` gives, and the entry of its file, which is created if there is none.
+
+        `probe(path, descriptor)` raises if the file is not to be opened with this key. It is called unless this process
+        has the file open; it must not open the path itself where it gets a descriptor.
+
+        Raises:
+            DatabaseError: this process has the file open with another key (code OTHER_KEY).
+            OperationalError: the file was removed or replaced while this process has it open (code FILE_GONE).
+        """
+        with self._alone():
+            path = os.path.realpath(name)
+            self._refuse_exchanged(name, path)
+            identity = identity_of(path) or _created(path)
+            file = self._entry(identity, name, path, key, probe)
+            native = connect(file.path)
+            found = identity_of(file.path)
+            if identity is not None and found != identity:
+                native = None  # a traceback would keep the file open
+                raise _gone(name, found)
+            if found is not None:
+                file.identity = found
+                self._files[found] = file
+            file.add(name)
+            return native, file
+
+    def close(self, file: File, name: str, native: list[Any], *, waits: bool) -> None:
+        """Drop the native connection that is in the list, which has to be the only reference to it.
+
+        Without `waits`, which is for the garbage collector, a thread that has the lock does it when it is done.
+        """
+        self._closing.append((file, name, native))
+        self._close_what_waits(waits=waits)
+
+    def identities(self) -> set[Identity]:
+        """Which files are open."""
+        return {file.identity for file in list(self._files.values()) if file.names}
+
+    def before_fork(self) -> None:
+        """No thread may be in the middle of opening: the child would have its connection, and not know of it."""
+        self._lock.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Nothing is open here."""
+        self._lock, self._is_opening = threading.RLock(), False
+        self._files.clear()
+        self._closing.clear()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with self._lock:
+            was_opening, self._is_opening = self._is_opening, True
+            try:
+                yield
+            finally:
+                self._is_opening = was_opening
+        self._close_what_waits(waits=True)
+
+    def _close_what_waits(self, *, waits: bool) -> None:
+        # Whoever cannot get the lock leaves it to the thread that has it, which looks again after letting go of it.
+        while self._closing and self._lock.acquire(blocking=waits):
+            try:
+                if self._is_opening:  # it is this thread, interrupted by the garbage collector
+                    return
+                self._close_all()
+            finally:
+                self._lock.release()
+
+    def _close_all(self) -> None:
+        while self._closing:
+            file, name, native = self._closing.popleft()
+            native.clear()
+            file.remove(name)
+            if not file.names and not _has_open(file.identity):  # a traceback may keep the native connection
+                self._files.pop(file.identity, None)
+
+    def _entry(
+        self,
+        identity: Identity | None,
+        name: str,
+        path: str,
+        key: EncryptionKey | None,
+        probe: Callable[[str, int | None], None],
+    ) -> File:
+        file = self._files.get(identity) if identity is not None else None
+        descriptor = None if identity is None or (file and file.names) else _descriptor_of(identity)
+        if file is not None and (file.names or descriptor is not None):
+            refuse_other_key(name, file.key, key)
+            if (found := identity_of(file.path)) != file.identity:
+                raise _gone(file.path, found)
+            return file
+        probe(path, descriptor)
+        return File(identity or (0, 0), path, key)
+
+    def _refuse_exchanged(self, name: str, path: str) -> None:
+        # A new file would be made where the old one was, or another one would get the old one's log.
+        for file in list(self._files.values()):
+            for one in (name, path):
+                if (one in file.names or (file.names and one == file.path)) and identity_of(one) != file.identity:
+                    raise _gone(one, identity_of(one))
+
+
+def identity_of(path: str) -> Identity | None:
+    """Which file a path leads to; None if to none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - with every statement: a Path takes three times as long
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def is_open_here(path: str | os.PathLike[str]) -> bool:
+    """Whether this process has a database open that is this file, or that this file is the log of."""
+    name = os.fspath(path)
+    plain = next((name.removesuffix(suffix) for suffix in ("-wal", "-shm") if name.endswith(suffix)), name)
+    return any(identity_of(one) in files.identities() for one in {name, plain})
+
+
+def header_of(path: str, descriptor: int | None, size: int = _HEADER_BYTES) -> bytes:
+    """The first bytes of a file: from a descriptor of it that is open, or else by its path. b"" if it has none."""
+    try:
+        if descriptor is not None:
+            return os.pread(descriptor, size, 0)
+        with open(path, "rb") as file:  # noqa: PTH123 - nothing of a Path is needed
+            return file.read(size)
+    except OSError:
+        return b""
+
+
+def _created(path: str) -> Identity | None:
+    """Make an empty file, so that it is known which one the engine opens. None where that cannot be done."""
+    with suppress(OSError):
+        # To close it drops no lock: no other descriptor of it can be open in this process yet.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644))
+    return identity_of(path)
+
+
+def _has_open(identity: Identity | None) -> bool:
+    return identity is not None and _descriptor_of(identity) is not None
+
+
+def _descriptor_of(identity: Identity) -> int | None:
+    """A descriptor that this process has on a file, which must not be closed. None if it has none."""
+    try:
+        names = os.listdir(_DESCRIPTORS)  # noqa: PTH208 - numbers, no paths
+    except OSError:
+        return None
+    for number in map(int, filter(str.isdigit, names)):
+        with suppress(OSError):
+            found = os.fstat(number)
+            if (found.st_dev, found.st_ino) == identity:
+                os.pread(number, 1, 0)  # or it is for writing only
+                return number
+    return None
+
+
+def _gone(name: str, found: Identity | None, what: str = "the file") -> OperationalError:
+    happened = "replaced by another one" if found else "removed"
+    return OperationalError(f"{name}: {what} was {happened} while it was open", "FILE_GONE")
+
+
+files = _Registry()
+os.register_at_fork(before=files.before_fork, after_in_parent=files.after_fork_in_parent)
