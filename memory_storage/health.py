@@ -84,8 +84,8 @@ def _checks(scope: Scope, repositories: Repositories) -> Iterator[HealthCheck]:
         for (name,) in scope.read(_FULL_TEXTS):
             yield _checked(name, partial(_full_text, scope, name))
         yield _checked("spatiotemporal_rtree", partial(_places, scope))
-        for model in repositories.embeddings.index.status():
-            yield _checked(f"vectors of {model.name!r}", partial(_vectors, scope, model))
+        for space, model in repositories.embeddings.index.registered():
+            yield _checked(f"vectors of {model.name!r}", partial(_vectors, scope, space, model))
     except MemoryStorageError as error:
         yield HealthCheck("deep", _said(error))
 
@@ -116,8 +116,8 @@ def _places(scope: Scope) -> str | None:
     return None if rows == indexed else f"{rows} places, of which {indexed} are in the index"
 
 
-def _vectors(scope: Scope, model: EmbeddingModel) -> str | None:
-    found = scope.read(of(Space(model.name)).nodes.step())[0][0]
+def _vectors(scope: Scope, space: Space, model: EmbeddingModel) -> str | None:
+    found = scope.read(of(space).nodes.step())[0][0]
     if found == model.indexed:
         return None
     return f"{model.indexed} vectors should be in the index, {found} are: `memory-storage index rebuild`"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from memory_storage.schema.spaces import FEW, Space
-from memory_storage.sources import DISKANN, VECTOR, Source, last_seq
+from memory_storage.sources import DISKANN, OWN_SPACE, VECTOR, Source, last_seq
 
 CANDIDATES_EACH = 2.5
 """So many candidates an index must have for each item that is wanted, or its recall falls."""
@@ -42,7 +42,7 @@ _SIMILARITY = _similarity("distance")
 FACTS = 9
 """How many columns `Search.facts` is."""
 
-_VECTORS = "(SELECT vectors FROM vector_models WHERE name = :model)"
+_VECTORS = "(SELECT vectors FROM vector_models WHERE token = :space)"
 
 PLACE = 60
 """The constant of reciprocal rank fusion (Cormack, Clarke and Büttcher, 2009)."""
@@ -105,13 +105,19 @@ class Filters:
     find_rows: bool = False  # one of `finding` has the rows' numbers: they are looked up, and no index is walked
 
 
-Attempt = Literal["all", "few", "scout", "index"]
+_OWN_STATE = f"(SELECT token || ':' || dimension FROM vector_models WHERE token = {OWN_SPACE})"
+
+NO_SPACE = Space("")
+"""Of a search by vector in a namespace that has no vectors by the model."""
+
+Attempt = Literal["all", "few", "scout", "index", "none"]
 """What a statement does: "all" decides by itself, and always finds what there is.
 
 To plan that takes longer than to do it, where an index is in this process; so who searches may try less first, and
 more if nothing is found. "few" looks at the nearest few candidates, "index" at all of them; they find nothing if those
 are too few. "scout" compares all vectors for which the filters hold, but finds nothing where an index is the better
-way: to ask that for many candidates is worth it only then.
+way: to ask that for many candidates is worth it only then. "none" is for a namespace without vectors by the model: it
+mentions no table of vectors, since there may be none.
 """
 
 
@@ -136,6 +142,15 @@ class Search:
         last = f"(SELECT max(seq) FROM {self.items.table})"
         return f"found.similarity, by_vector, by_text, by_recency, by_reward, found.plan, {snippet}, {state}, {last}"
 
+    def own_space(self, columns: int) -> str:
+        """SQL for one more row, with so many columns after the facts: NULL, but for the space of the namespace.
+
+        It is there whatever is found, and is told by its score, which is NULL.
+        """
+        if self.space is None or self.space == NO_SPACE:
+            return ""
+        return f"UNION ALL SELECT {'NULL, ' * (FACTS + 1)}{_OWN_STATE}{', NULL' * columns}"
+
     def common_tables(self) -> str:
         """Common table expressions; the last one is `found`. Name it once: the engine plans all of it each time."""
         parts = [*self._by_vector(), *self._by_words()]
@@ -151,6 +166,8 @@ class Search:
     def _by_vector(self) -> list[str]:
         if self.space is None:
             return []
+        if self.attempt == "none":
+            return ["similar (seq, similarity, plan) AS NOT MATERIALIZED (SELECT 0, 0.0, '' WHERE false)"]
         if self.attempt == "few":
             return [self._among_few(self.space)]
         ways = ["query (vector) AS MATERIALIZED (SELECT :vector)", *self._sample(), self._way()]  # it is sent once
@@ -259,7 +276,7 @@ class Search:
     SELECT CASE WHEN :mode <> 'auto' THEN :mode
         WHEN :reach <= {source.deepest} AND {source.is_useful(self.space)} AND {enough} THEN 'index'
         ELSE 'exact' END AS way
-    FROM vector_models WHERE name = :model)"""
+    FROM vector_models WHERE token = :space)"""
 
     def _by_words(self) -> list[str]:
         if not self.has_words:

@@ -159,6 +159,10 @@ EXACT, DISKANN, MEMORY = Exact(), DiskANN(), Memory()
 SOURCES: dict[str, Source] = {"exact": EXACT, "diskann": DISKANN, "memory": MEMORY}
 
 
+OWN_SPACE = "(SELECT space FROM embeddings WHERE namespace = :namespace AND model = :model LIMIT 1)"
+"""SQL for the token of the space in which a namespace has its vectors by a model; NULL if it has none."""
+
+
 def last_seq(space: Space) -> str:
     """SQL for the last number that a row of a model's table was given. It only grows: nothing is given one again."""
-    return f"(SELECT seq FROM sqlite_sequence WHERE name = '{space.table}')"
+    return f"coalesce((SELECT seq FROM sqlite_sequence WHERE name = '{space.table}'), 0)"

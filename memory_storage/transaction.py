@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from time import perf_counter
@@ -33,6 +33,7 @@ from .repositories import (
     StepRepository,
 )
 from .repositories._session import Row
+from .repositories._spaces import KnownSpaces
 from .repositories.memory_index import MemoryIndexes
 from .resilience import NOT_STORED, Guard, is_outage, nothing_happened, only_read
 from .settings import Limits
@@ -72,6 +73,7 @@ class Ground:
     meter: Meter
     vector_index: str = "diskann"
     memory: MemoryIndexes | None = None
+    spaces: KnownSpaces = field(default_factory=KnownSpaces)
 
 
 class Scope:
@@ -86,7 +88,7 @@ class Scope:
         self.value_bytes = _SERVER_VALUE_BYTES if self._is_remote else None
         self.namespace, self.actor = namespace, actor
         self.limits, self.now, self.meter = ground.limits, ground.now, ground.meter
-        self.vector_index, self.memory = ground.vector_index, ground.memory
+        self.vector_index, self.memory, self.spaces = ground.vector_index, ground.memory, ground.spaces
 
     def read(self, step: dbapi.Step) -> Sequence[Row]:
         """The rows of one SELECT. It is done again if the line broke."""

@@ -235,10 +235,11 @@ def _what_is_owned_has_its_owner(connection: Connection) -> None:
 
 
 def _the_vectors_are_those_of_the_embeddings(connection: Connection) -> None:
-    for model, *counters in _rows(connection, "SELECT name, vectors, indexed, dimension FROM vector_models"):
-        table = Space(model).table
+    spaces = "SELECT token, name, vectors, indexed, dimension FROM vector_models"
+    for token, model, *counters in _rows(connection, spaces):
+        table = Space.of(token, model, counters[2]).table
         stored = _rows(connection, f"SELECT seq, indexed, length(vector), digest, vector FROM {table}")
-        used = _rows(connection, "SELECT vector_seq FROM embeddings WHERE model = ?", model)
+        used = _rows(connection, "SELECT vector_seq FROM embeddings WHERE model = ? AND space = ?", model, token)
         _same(table, (row[0] for row in stored), (seq for (seq,) in used))
         nodes = _rows(connection, f"SELECT index_key FROM {table}_ann_shadow")
         _same(f"the index of {table}", (key for (key,) in nodes), (row[0] for row in stored if row[1]))
@@ -248,8 +249,10 @@ def _the_vectors_are_those_of_the_embeddings(connection: Connection) -> None:
 
 
 def _an_embedding_finds_its_item(connection: Connection) -> None:
-    models = {name for (name,) in _rows(connection, "SELECT name FROM vector_models")}
-    assert {model for (model,) in _rows(connection, "SELECT DISTINCT model FROM embeddings")} <= models
+    spaces = {tuple(row) for row in _rows(connection, "SELECT name, token FROM vector_models")}
+    assert {tuple(row) for row in _rows(connection, "SELECT DISTINCT model, space FROM embeddings")} <= spaces
+    several = "SELECT 1 FROM embeddings GROUP BY namespace, model HAVING count(DISTINCT space) > 1"
+    assert _rows(connection, several) == [], "a namespace has vectors of several dimensions by one model"
     for owner, item in _ITEMS.items():
         query = f"SELECT m.seq FROM embeddings AS m WHERE owner_type = ? AND item_seq IS NOT ({item})"
         assert _rows(connection, query, owner) == []

@@ -47,7 +47,7 @@ def status(database: Database = None, as_json: AsJson = False) -> None:
 def verify(model: Model = None, database: Database = None, as_json: AsJson = False) -> None:
     """Compare the index with its table, and measure its recall. Leaves with 9 if it is damaged."""
     with open_existing(database, None) as storage:
-        found = [storage.embeddings.index.verify(name) for name in _named(storage, model)]
+        found = [storage.embeddings.index.verify(name, dimension=size) for name, size in _spaces(storage, model)]
     if as_json:
         write_json([_health(one) for one in found])
     else:
@@ -100,21 +100,28 @@ def use(
 
 
 def _use(storage: MemoryStorage, model: str, source: IndexSource) -> int:
-    total = next((one.pending for one in storage.embeddings.index.status() if one.name == model), None)
+    total = sum(one.pending for one in storage.embeddings.index.status() if one.name == model) or None
     with progress(f"{source} index {model}", total) as on_progress:
         return storage.embeddings.index.use(source, model=model, progress=lambda _what, done, _total: on_progress(done))
 
 
 def _rebuild(storage: MemoryStorage, model: str, preset: IndexPreset | None) -> int:
-    total = next((one.vectors for one in storage.embeddings.index.status() if one.name == model), None)
+    total = sum(one.vectors for one in storage.embeddings.index.status() if one.name == model) or None
     with progress(f"index {model}", total) as on_progress:
         return storage.embeddings.index.rebuild(
             model, preset=preset, progress=lambda _what, done, _total: on_progress(done)
         )
 
 
+def _spaces(storage: MemoryStorage, model: str | None) -> Iterable[tuple[str, int | None]]:
+    """Each model with its dimensions; one without, which is refused, if there is none of that name."""
+    models = storage.embeddings.index.status()
+    found = [(one.name, one.dimension) for one in models if model in (None, one.name)]
+    return found or ([] if model is None else [(model, None)])
+
+
 def _named(storage: MemoryStorage, model: str | None) -> Iterable[str]:
-    return [model] if model is not None else [one.name for one in storage.embeddings.index.status()]
+    return dict.fromkeys(name for name, _ in _spaces(storage, model))
 
 
 def _verdict(health: IndexHealth) -> str:

@@ -80,8 +80,9 @@ def _of_the_models(connection: Connection) -> dict[str, str]:
     """What each model has: but for its index, which `_vectors` looks after."""
     if not has_table(connection, "vector_models"):
         return {}
-    models = connection.exec_driver_sql("SELECT name, dimension, preset FROM vector_models").all()
-    made = [sql for name, size, preset in models for sql in Space(name).create(size, PRESETS[preset])]
+    models = connection.exec_driver_sql("SELECT token, name, dimension, preset FROM vector_models").all()
+    spaces = [(Space.of(token, name, size), size, PRESETS[preset]) for token, name, size, preset in models]
+    made = [sql for space, size, preset in spaces for sql in space.create(size, preset)]
     return {_name(sql): sql for sql in made if "libsql_vector_idx" not in sql}
 
 

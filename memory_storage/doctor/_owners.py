@@ -43,14 +43,14 @@ def _orphaned(table: str, seqs: list[int]) -> list[Finding]:
 
 
 def _without_a_vector(connection: Connection) -> list[int]:
-    models = seqs_of(connection, "SELECT DISTINCT model FROM embeddings")
+    spaces = connection.exec_driver_sql("SELECT token, name, dimension FROM vector_models").all()
+    tables = {token: Space.of(token, name, dimension).table for token, name, dimension in spaces}
     found: list[int] = []
-    for model in map(str, models):
-        table = Space(model).table
-        sql = "SELECT seq FROM embeddings AS m WHERE model = ?"
-        if has_table(connection, table):
+    for token in seqs_of(connection, "SELECT DISTINCT space FROM embeddings"):
+        sql, table = "SELECT seq FROM embeddings AS m WHERE space = ?", tables.get(str(token))
+        if table is not None and has_table(connection, table):
             sql += f" AND NOT EXISTS (SELECT 1 FROM {table} AS v WHERE v.seq = m.vector_seq)"
-        found += seqs_of(connection, sql, model)
+        found += seqs_of(connection, sql, token)
     return found
 
 

@@ -13,7 +13,7 @@ from ._quarantine import set_aside
 
 _META = "libsql_vector_meta_shadow"
 _PAGE = 200
-_MODELS = "SELECT name, preset FROM vector_models ORDER BY name"
+_MODELS = "SELECT token, name, dimension, preset FROM vector_models ORDER BY name, dimension"
 
 
 def stale_metadata(connection: Connection) -> list[Finding]:
@@ -47,8 +47,8 @@ def unowned_vectors(connection: Connection) -> list[Finding]:
     found: list[Finding] = []
     for space, _ in _spaces(connection):
         sql = f"""SELECT seq FROM {space.table} AS v WHERE NOT EXISTS (
-            SELECT 1 FROM embeddings WHERE model = ? AND vector_seq = v.seq) ORDER BY seq"""
-        seqs = seqs_of(connection, sql, space.model)
+            SELECT 1 FROM embeddings WHERE model = ? AND vector_seq = v.seq AND space = ?) ORDER BY seq"""
+        seqs = seqs_of(connection, sql, space.model, space.token)
         repair = partial(set_aside, table=space.table, seqs=seqs, reason="no embedding has it")
         remedy = f"move them to quarantined_{space.table}"
         found += about_rows("orphans.vectors", space.table, seqs, "vectors that nobody has", remedy, repair)
@@ -91,15 +91,15 @@ def _counted(connection: Connection, space: Space) -> tuple[int, int]:
 
 
 def _noted(connection: Connection, space: Space) -> tuple[int, int]:
-    noted = "SELECT vectors, indexed FROM vector_models WHERE name = ?"
-    vectors, indexed = connection.exec_driver_sql(noted, (space.model,)).one()
+    noted = "SELECT vectors, indexed FROM vector_models WHERE token = ?"
+    vectors, indexed = connection.exec_driver_sql(noted, (space.token,)).one()
     return vectors, indexed
 
 
 def _count(connection: Connection, *, spaces: list[Space]) -> None:
     for space in spaces:
-        counts = "UPDATE vector_models SET vectors = ?, indexed = ?, removed = max(removed, 0) WHERE name = ?"
-        connection.exec_driver_sql(counts, (*_counted(connection, space), space.model))
+        counts = "UPDATE vector_models SET vectors = ?, indexed = ?, removed = max(removed, 0) WHERE token = ?"
+        connection.exec_driver_sql(counts, (*_counted(connection, space), space.token))
 
 
 def wrong_index(connection: Connection) -> list[Finding]:
@@ -132,11 +132,11 @@ def _empty(connection: Connection, *, spaces: list[tuple[Space, str]]) -> None:
     for space, preset in spaces:
         for sql in space.empty_index(PRESETS[preset]):
             connection.exec_driver_sql(sql)
-        connection.exec_driver_sql("UPDATE vector_models SET removed = 0 WHERE name = ?", (space.model,))
+        connection.exec_driver_sql("UPDATE vector_models SET removed = 0 WHERE token = ?", (space.token,))
 
 
 def _spaces(connection: Connection) -> list[tuple[Space, str]]:
     """The models whose table is there, and their presets."""
     models = connection.exec_driver_sql(_MODELS).all() if has_table(connection, "vector_models") else []
-    spaces = [(Space(name), preset if preset in PRESETS else "balanced") for name, preset in models]
+    spaces = [(Space.of(*key), preset if preset in PRESETS else "balanced") for *key, preset in models]
     return [(space, preset) for space, preset in spaces if has_table(connection, space.table)]

@@ -1,7 +1,7 @@
-"""The statements of the embedding repository. Each model's vectors are a table of their own, and need their own.
+"""The statements of the embedding repository. Each vector space is a table of its own, and needs its own.
 
-`rows` is a JSON array of [owner's id, created_at, updated_at]; `digests` and `vectors` are what belongs to each,
-end to end: so a thousand vectors are two statements and no text.
+`rows` is a JSON array of [owner's id, created_at, updated_at, text_digest, text_version]; `digests` and `vectors` are
+what belongs to each, end to end: so a thousand vectors are two statements and no text.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cached_property, lru_cache
 
 from memory_storage.schema.spaces import FEW, Space
-from memory_storage.sources import last_seq
+from memory_storage.sources import OWN_SPACE, last_seq
 
 from ._statement import Prepared
 
@@ -24,23 +24,38 @@ _OWNERS = {
     "pattern": ("patterns AS o ON o.namespace = :namespace AND o.id = given.id", "o.seq"),
 }
 _ONE = "namespace = :namespace AND owner_type = :owner_type AND owner_id = :owner_id AND model = :model"
-_DO_UPDATE = """UPDATE SET
-    vector_seq = excluded.vector_seq, item_seq = excluded.item_seq, updated_at = excluded.updated_at"""
+_DO_UPDATE = """UPDATE SET vector_seq = excluded.vector_seq, item_seq = excluded.item_seq,
+    updated_at = excluded.updated_at, space = excluded.space, text_digest = excluded.text_digest,
+    text_version = excluded.text_version"""
+# Another writer may have stored the vector of a later text, or one of the caller's own.
+_DO_REFRESH = f"""{_DO_UPDATE}
+    WHERE embeddings.text_digest IS NOT NULL AND embeddings.text_version <= excluded.text_version"""
+_DO_REPLACE = f"""{_DO_UPDATE}
+    WHERE embeddings.text_digest IS NULL OR embeddings.text_version <= excluded.text_version"""
 
 TABLES = {"episode": "episodes", "step": "steps", "pattern": "patterns"}
 
 REGISTER = Prepared("""
-INSERT INTO vector_models (name, dimension, metric, preset, created_at)
-VALUES (:model, :dimension, 'cosine', :preset, :now) ON CONFLICT (name) DO NOTHING
+INSERT INTO vector_models (token, name, dimension, metric, preset, created_at)
+VALUES (:space, :model, :dimension, 'cosine', :preset, :now) ON CONFLICT DO NOTHING
+""")
+# A row is changed if the space may take vectors of the namespace: those that it has by the model are there.
+ADMIT = Prepared(f"""
+UPDATE vector_models SET dimension = dimension
+WHERE token = :space AND dimension = :dimension AND coalesce({OWN_SPACE}, token) = token
 """)
 MODEL_FACTS = ("name", "dimension", "metric", "preset", "vectors", "indexed", "removed")
-MODELS = Prepared(f"SELECT {', '.join(MODEL_FACTS)}, created_at FROM vector_models ORDER BY name")
-MODEL = Prepared(f"SELECT {', '.join(MODEL_FACTS)}, created_at FROM vector_models WHERE name = :model")
+_MODEL = f"SELECT token, {', '.join(MODEL_FACTS)}, created_at FROM vector_models"
+MODELS = Prepared(f"{_MODEL} ORDER BY name, dimension")
+MODELS_NAMED = Prepared(f"{_MODEL} WHERE name = :model ORDER BY dimension")
+MODEL = Prepared(f"{_MODEL} WHERE token = :space")
+SPACES = Prepared(f"SELECT token, name, dimension, token IS {OWN_SPACE} FROM vector_models WHERE name = :model")
 USED = Prepared("""
-SELECT name, dimension FROM vector_models
-WHERE EXISTS (SELECT 1 FROM embeddings WHERE namespace = :namespace AND model = name) ORDER BY name
+SELECT name, dimension, token FROM vector_models
+WHERE EXISTS (SELECT 1 FROM embeddings WHERE namespace = :namespace AND model = name AND space = token)
+ORDER BY name
 """)
-EMPTIED = Prepared("UPDATE vector_models SET removed = 0, preset = :preset WHERE name = :model")
+EMPTIED = Prepared("UPDATE vector_models SET removed = 0, preset = :preset WHERE token = :space")
 METADATA = Prepared("SELECT metadata FROM libsql_vector_meta_shadow WHERE name = :index")
 SET_METADATA = Prepared("UPDATE libsql_vector_meta_shadow SET metadata = :metadata WHERE name = :index")
 DELETE = Prepared(f"DELETE FROM embeddings WHERE {_ONE} RETURNING model")
@@ -58,10 +73,16 @@ SELECT value ->> 0 FROM json_each(:rows) WHERE NOT EXISTS (
 """)
     for owner, table in TABLES.items()
 }
+UNCHANGED = Prepared("""
+UPDATE embeddings AS m SET text_version = given.value ->> 2 FROM json_each(:rows) AS given
+WHERE m.namespace = :namespace AND m.owner_type = :owner_type AND m.owner_id = given.value ->> 0 AND m.model = :model
+    AND m.text_digest = given.value ->> 1 AND m.text_version < given.value ->> 2
+""")
+"""Note that the text of a later version is the same: `rows` is a JSON array of [owner's id, digest, version]."""
 
 
 class Statements:
-    """Those of one model."""
+    """Those of one vector space."""
 
     def __init__(self, space: Space) -> None:
         self._space, self._table, self._index = space, space.table, space.index
@@ -72,23 +93,47 @@ WHERE true ON CONFLICT (digest) DO NOTHING
 """)
         self.put = {owner: self._put(owner, _DO_UPDATE) for owner in _OWNERS}
         self.copy = {owner: self._put(owner, "NOTHING") for owner in _OWNERS}
+        self.refresh = {owner: self._put(owner, _DO_REFRESH) for owner in _OWNERS}
+        self.replace = {owner: self._put(owner, _DO_REPLACE) for owner in _OWNERS}
+
+    @cached_property
+    def discard(self) -> Prepared:
+        """Delete those of the vectors that no embedding leads to: their owners were deleted meanwhile."""
+        return Prepared(f"""
+DELETE FROM {self._table} AS v
+WHERE v.digest IN (SELECT substr(:digests, key * 16 + 1, 16) FROM json_each(:rows)) AND NOT EXISTS (
+    SELECT 1 FROM embeddings WHERE model = :model AND vector_seq = v.seq AND space = :space)
+""")
+
+    @cached_property
+    def stored(self) -> Prepared:
+        """The model, and how many of the owners have the vector that was given."""
+        return Prepared(f"""
+SELECT token, {", ".join(MODEL_FACTS)}, created_at, (
+    SELECT count(*) FROM (SELECT key, value ->> 0 AS id FROM json_each(:rows)) AS given
+    CROSS JOIN embeddings AS m ON m.namespace = :namespace AND m.owner_type = :owner_type AND m.owner_id = given.id
+        AND m.model = :model AND m.space = :space
+    CROSS JOIN {self._table} AS v ON v.seq = m.vector_seq AND v.digest = substr(:digests, given.key * 16 + 1, 16))
+FROM vector_models WHERE token = :space
+""")
 
     @cached_property
     def index_some(self) -> Prepared:
         """Put up to `limit` more vectors into the index, the oldest first, unless they are few."""
         return Prepared(f"""
 UPDATE {self._table} SET indexed = 1 WHERE seq IN (SELECT seq FROM {self._table} WHERE indexed = 0 ORDER BY seq
-    LIMIT CASE WHEN (SELECT vectors FROM vector_models WHERE name = :model) > {FEW} THEN :limit ELSE 0 END)
+    LIMIT CASE WHEN (SELECT vectors FROM vector_models WHERE token = :space) > {FEW} THEN :limit ELSE 0 END)
 """)
 
     @cached_property
     def get(self) -> Prepared:
-        """The vectors of some owners."""
+        """The vectors of some owners; and one more row, with the space of the namespace in place of a type."""
         return Prepared(f"""
 SELECT m.owner_type, m.owner_id, m.model, v.vector, m.created_at, m.updated_at
 FROM json_each(:owners) AS given CROSS JOIN embeddings AS m ON m.namespace = :namespace
-    AND m.owner_type = :owner_type AND m.owner_id = given.value AND m.model = :model
+    AND m.owner_type = :owner_type AND m.owner_id = given.value AND m.model = :model AND m.space = :space
 CROSS JOIN {self._table} AS v ON v.seq = m.vector_seq
+UNION ALL SELECT {OWN_SPACE}, NULL, NULL, NULL, NULL, NULL
 """)
 
     @cached_property
@@ -97,7 +142,8 @@ CROSS JOIN {self._table} AS v ON v.seq = m.vector_seq
         return Prepared(f"""
 SELECT m.owner_type, m.owner_id, m.model, v.vector, m.created_at, m.updated_at
 FROM embeddings AS m CROSS JOIN {self._table} AS v ON v.seq = m.vector_seq
-WHERE m.namespace = :namespace AND m.model = :model AND (m.owner_type, m.owner_id) > (:owner_type, :owner_id)
+WHERE m.namespace = :namespace AND m.model = :model AND m.space = :space
+    AND (m.owner_type, m.owner_id) > (:owner_type, :owner_id)
 ORDER BY m.owner_type, m.owner_id LIMIT :limit
 """)
 
@@ -108,7 +154,7 @@ ORDER BY m.owner_type, m.owner_id LIMIT :limit
 
     @cached_property
     def is_whole(self) -> Prepared:
-        """Whether there is an index, and it is empty only if none of the model's vectors is `indexed`."""
+        """Whether there is an index, and it is empty only if none of the vectors is `indexed`."""
         return Prepared(f"""
 SELECT (EXISTS (SELECT 1 FROM {self._index}_shadow) OR NOT :indexed)
     AND EXISTS (SELECT 1 FROM sqlite_master WHERE name = :index)
@@ -133,9 +179,9 @@ WHERE id IN (SELECT seq FROM nearest)
 
     @cached_property
     def state(self) -> Prepared:
-        """The model's dimension and number of vectors, and the last number that a row was given."""
+        """The dimension and number of vectors, and the last number that a row was given."""
         last = last_seq(self._space)
-        return Prepared(f"SELECT dimension, vectors, coalesce({last}, 0) FROM vector_models WHERE name = :model")
+        return Prepared(f"SELECT dimension, vectors, coalesce({last}, 0) FROM vector_models WHERE token = :space")
 
     @cached_property
     def behind(self) -> Prepared:
@@ -177,9 +223,12 @@ SELECT (SELECT count(*) FROM {self._table} NOT INDEXED WHERE seq <= :mark),
     def _put(self, owner: str, conflict: str) -> Prepared:
         owners, item = _OWNERS[owner]
         return Prepared(f"""
-INSERT INTO embeddings (namespace, owner_type, owner_id, model, vector_seq, item_seq, created_at, updated_at)
-SELECT o.namespace, '{owner}', o.id, :model, v.seq, {item}, given.created_at, given.updated_at
-FROM (SELECT key, value ->> 0 AS id, value ->> 1 AS created_at, value ->> 2 AS updated_at
+INSERT INTO embeddings (namespace, owner_type, owner_id, model, vector_seq, item_seq, created_at, updated_at,
+    space, text_digest, text_version)
+SELECT o.namespace, '{owner}', o.id, :model, v.seq, {item}, given.created_at, given.updated_at,
+    :space, given.text_digest, given.text_version
+FROM (SELECT key, value ->> 0 AS id, value ->> 1 AS created_at, value ->> 2 AS updated_at,
+        value ->> 3 AS text_digest, value ->> 4 AS text_version
     FROM json_each(:rows)) AS given
 CROSS JOIN {owners}
 CROSS JOIN {self._table} AS v ON v.digest = substr(:digests, given.key * 16 + 1, 16)
@@ -189,5 +238,5 @@ WHERE true ON CONFLICT (namespace, owner_type, owner_id, model) DO {conflict}
 
 @lru_cache(maxsize=64)
 def of(space: Space) -> Statements:
-    """The statements of a model."""
+    """The statements of a vector space."""
     return Statements(space)

@@ -1,9 +1,13 @@
-"""What there is to embed, a page at a time: so it can be interrupted anywhere, and goes on. Calls no model."""
+"""What there is to embed, a page at a time: so it can be interrupted anywhere, and goes on. Calls no model.
+
+Whether an owner may have changed is told by its version, or that of a step's episode, which is beside the vector:
+only then its text is read, and compared with what was embedded by a digest.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from memory_storage.models import AnyPattern, Episode, OwnerType, Step
 
@@ -17,38 +21,65 @@ from .patterns import as_pattern
 
 Thing = Episode | Step | AnyPattern
 
-_LACKING = """NOT EXISTS (SELECT 1 FROM embeddings AS m WHERE m.namespace = o.namespace
-    AND m.owner_type = '{owner}' AND m.owner_id = o.id AND m.model = :model)"""
-_HAVING = """EXISTS (SELECT 1 FROM embeddings AS m WHERE m.namespace = o.namespace
-    AND m.owner_type = '{owner}' AND m.owner_id = o.id AND m.model = :old)"""
-_PAGE = "SELECT o.id FROM {table} AS o WHERE o.namespace = :namespace AND o.id > :after AND {conditions} ORDER BY o.id"
+_VERSIONS = {
+    "episode": "o.version",
+    "step": "(SELECT e.version FROM episodes AS e WHERE e.namespace = o.namespace AND e.id = o.episode_id)",
+    "pattern": "o.version",
+}
+# A vector that the caller stored has no digest, and stays.
+_CHANGED = "(m.text_digest IS NOT NULL AND m.text_version IS NOT {version})"
+_NEW = f"(m.seq IS NULL OR {_CHANGED})"
+_ALSO_NEW = f"""{_NEW} AND EXISTS (SELECT 1 FROM embeddings AS old WHERE old.namespace = o.namespace
+    AND old.owner_type = '{{owner}}' AND old.owner_id = o.id AND old.model = :old)"""
+_UNKNOWN = "m.seq IS NOT NULL AND (m.text_digest IS NULL OR m.text_version IS NOT {version})"
+_PAGE = """
+SELECT o.id, {version}, m.text_digest
+FROM {table} AS o LEFT JOIN embeddings AS m ON m.namespace = o.namespace AND m.owner_type = '{owner}'
+    AND m.owner_id = o.id AND m.model = :model
+WHERE o.namespace = :namespace AND o.id > :after AND {condition} ORDER BY o.id LIMIT :limit
+"""
 
 
-def _pages(*conditions: str) -> dict[str, Prepared]:
+class Work(NamedTuple):
+    """An owner to embed, the version that it has at least, and the digest of what was embedded of it before."""
+
+    owner_id: str
+    version: int
+    digest: str | None
+    thing: Thing
+
+
+def _pages(condition: str) -> dict[str, Prepared]:
     return {
         owner: Prepared(
-            f"{_PAGE.format(table=table, conditions=' AND '.join(conditions)).format(owner=owner)} LIMIT :limit"
+            _PAGE.format(
+                table=table,
+                owner=owner,
+                version=_VERSIONS[owner],
+                condition=condition.format(owner=owner, version=_VERSIONS[owner]),
+            )
         )
         for owner, table in TABLES.items()
     }
 
 
-_NEW = _pages(_LACKING)
-_AGAIN = _pages(_HAVING, _LACKING)
+_PAGES = {"new": _pages(_NEW), "also": _pages(_ALSO_NEW), "unknown": _pages(_UNKNOWN)}
 
 
-def lacking(
+def to_embed(
     session: Session, owner_type: OwnerType, model: str, *, old: str | None, size: int
-) -> Iterator[list[tuple[str, Thing]]]:
-    """Pages of those without a vector by `model`, by their ids; if `old` is given, of those with one by that."""
-    pages = (_NEW if old is None else _AGAIN)[owner_type]
-    after = ""
-    while ids := [
-        row[0]
-        for row in session.read(pages.step(namespace=session.namespace, model=model, old=old, after=after, limit=size))
-    ]:
-        yield _READERS[owner_type](session, ids)
-        after = ids[-1]
+) -> Iterator[list[Work]]:
+    """Pages of those that have no vector by `model`, or may have changed since they were embedded, by their ids.
+
+    If `old` is given, of those that have a vector by that; if that is `model` itself, also of those whose text is not
+    known. A version is read before its text, so that a text may be of a later version, and never of an earlier one.
+    """
+    pages = _PAGES["new" if old is None else "unknown" if old == model else "also"][owner_type]
+    values, after = {"namespace": session.namespace, "model": model, "old": old, "limit": size}, ""
+    while rows := session.read(pages.step(after=after, **values)):
+        things = dict(_READERS[owner_type](session, [row[0] for row in rows]))
+        yield [Work(key, version, known, things[key]) for key, version, known in rows if key in things]
+        after = rows[-1][0]
 
 
 def _episodes(session: Session, ids: Sequence[str]) -> list[tuple[str, Thing]]:

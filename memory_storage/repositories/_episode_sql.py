@@ -53,6 +53,7 @@ _STEPS = {
 
 # A row is an episode (number 0) or one of its steps: so both come with one statement, and each text as it is stored.
 HEAD_ROW = "0, e.id, e.document, e.version, e.created_at, e.updated_at, e.archived_at"
+_ROW = 7  # columns
 STEP_ROW = "s.step_number, s.id, s.document, s.output, NULL, NULL, NULL"
 
 # A new episode that is there already is not written: the number of rows tells.
@@ -174,6 +175,7 @@ def search(asked: Search, *, with_steps: bool) -> Prepared:
         return Prepared(f"""
 {asked.common_tables()}
 SELECT found.score, found.seq, {asked.facts()}, {HEAD_ROW} FROM found CROSS JOIN episodes AS e ON e.seq = found.seq
+{asked.own_space(_ROW)}
 """)
     return Prepared(f"""
 {asked.common_tables()}
@@ -183,6 +185,7 @@ FROM found CROSS JOIN episodes AS e ON e.seq = found.seq
 CROSS JOIN (SELECT false AS of_step UNION ALL SELECT true)
 LEFT JOIN steps AS s ON of_step AND s.namespace = e.namespace AND s.episode_id = e.id
 WHERE NOT of_step OR s.id IS NOT NULL
+{asked.own_space(_ROW)}
 """)
 
 

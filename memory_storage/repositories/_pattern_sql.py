@@ -159,6 +159,7 @@ def search(asked: Search) -> Prepared:
     return Prepared(f"""
 {asked.common_tables()}
 SELECT found.score, found.seq, {asked.facts()}, {_WHOLE} FROM found CROSS JOIN patterns ON patterns.seq = found.seq
+{asked.own_space(_WHOLE.count(",") + 1)}
 """)
 
 

@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar, get_args
 
-from memory_storage.errors import CorruptDataError, NotFoundError, SchemaError, ValidationError
+from memory_storage.errors import CorruptDataError, SchemaError, UnavailableError, ValidationError
 from memory_storage.models import EpisodeFilter, Hit, Hits, PatternFilter, SearchMode
-from memory_storage.retrieval import Attempt, Filters, Items, Search
+from memory_storage.retrieval import NO_SPACE, Attempt, Filters, Items, Search
 from memory_storage.schema.spaces import Space
 from memory_storage.sources import DISKANN, EXACT, MEMORY, Source
 
 from ._codec import to_micros
+from ._embedding_sql import USED
 from ._filters import Shape, conditions, in_use
 from ._search_cursor import SearchCursor, parse_search_cursor
 from ._session import Row, Session
+from ._spaces import Stored, as_model_name, own_space, wrong_dimension
 from ._statement import Prepared
 from ._text import any_word
 from ._vectors import packed
 from .memory_index import MemoryIndex, Near
-from .vector_index import VectorIndex, used_models
 
 T = TypeVar("T")
 
+_log = logging.getLogger(__name__)
+
 MAX_K = 1_000
 DAY = 86_400.0
-_PLAN, _STATE, _LAST = 7, 9, 10  # where a row of a search has the plan, the model's table and the last row's number
+# Where a row of a search has the plan, the state of the table, and the last row's number. The row without a score has
+# the space of the namespace in the last place.
+_PLAN, _STATE, _LAST = 7, 9, 10
+_REPEATS = 3  # of a search, while other writers change the dimension of the namespace's vectors
 _HALF_FUSED = 4  # so many times k go into the fusion from each side
 _ALWAYS = {"archived"}  # filters that nearly all rows pass
 
@@ -74,6 +81,7 @@ class Asked:
 class Planned:
     """A search that is ready: its SQL, and the values of its names."""
 
+    asked: Asked
     search: Search
     values: dict[str, Any]
     k: int
@@ -133,10 +141,12 @@ def planned(session: Session, items: Items, asked: Asked) -> Planned:
     values |= {"now": cursor.now if cursor else to_micros(session.now()), "last_seq": cursor and cursor.last_seq}
     space, given = None, _Given()
     if asked.vector is not None or not has_words:
-        space = Space(_model(session, asked.model))
         depth = _HALF_FUSED * k + len(shown)
-        values |= {"vector": packed(asked.vector), "model": space.model, "mode": asked.mode, "depth": depth}
+        values |= {"vector": packed(asked.vector), "mode": asked.mode, "depth": depth}
         values |= {"reach": depth if has_words else len(shown) + k + 1, "floor": _floor(asked.min_similarity)}
+        model = _model(session, asked.model)
+        space = NO_SPACE if model is None else session.spaces.guess(session.namespace, model)
+        values |= {"model": model, "space": space.token}
         given = _given(session, space, values, are_broad=filters.are_broad, has_words=has_words)
     if text is not None:
         values |= {"words": any_word(text) or '""', **_weights(asked.weights or Weights())}
@@ -151,31 +161,77 @@ def planned(session: Session, items: Items, asked: Asked) -> Planned:
         is_continued=cursor is not None,
         is_followed=given.memory is not None,
     )
-    return Planned(search, values, k, cursor, asked.explain, given.memory, given.near)
+    return Planned(asked, search, values, k, cursor, asked.explain, given.memory, given.near)
 
 
 def run(session: Session, statement: Callable[[Search], Prepared], plan: Planned) -> Sequence[Row]:
-    """The rows of a search; if the index has too few or is damaged, once more without it."""
+    """The rows of a search; if the index has too few or is damaged, once more without it.
+
+    A namespace that has no vectors by the model has none to find, whether another one has, and of which dimension.
+    """
+    for _ in range(_REPEATS):
+        rows, own = _attempted(session, statement, plan)
+        if own is None:
+            return rows
+        plan = own
+    raise UnavailableError("other writers keep changing the dimension of this model: repeat it")
+
+
+def _attempted(
+    session: Session, statement: Callable[[Search], Prepared], plan: Planned
+) -> tuple[Sequence[Row], Planned | None]:
+    """The rows; or what to try instead, if the namespace has its vectors in another space."""
+    space = plan.search.space
     try:
-        rows = _followed(session.read(statement(plan.search).step(**plan.values)), session, plan)
+        rows, stored = _rows(session, statement, plan)
+    except (SchemaError, ValidationError) as error:
+        if space is None or not _is_about_space(error, space):
+            raise
+        own = own_space(session, space.model)
+        if own is not None and own.space == space and isinstance(error, SchemaError):
+            raise
+        return [], _in_space(session, plan, own)
+    dimension = len(plan.values["vector"]) // 4 if space else 0
+    if space is None or stored in (None, f"{space.token}:{dimension}"):
+        return rows, None
+    own = own_space(session, space.model)
+    if own is None or (own.space, own.dimension) == (space, dimension):
+        return rows, None
+    return [], _in_space(session, plan, own)
+
+
+def _in_space(session: Session, plan: Planned, own: Stored | None) -> Planned:
+    """The same search among the vectors of another space, or among none."""
+    dimension = len(plan.values["vector"]) // 4
+    if own is not None and own.dimension != dimension:
+        raise wrong_dimension(plan.values["model"], own.dimension, dimension)
+    if own is not None:
+        return planned(session, plan.search.items, plan.asked)
+    _log.info("namespace %r has no vectors by %r: none is found", session.namespace, plan.values["model"])
+    search = replace(plan.search, space=NO_SPACE, attempt="none", source=DISKANN, is_followed=False)
+    return replace(plan, search=search, memory=None, near=None)
+
+
+def _rows(session: Session, statement: Callable[[Search], Prepared], plan: Planned) -> tuple[Sequence[Row], str | None]:
+    """The rows of what is found, and the space and dimension of the namespace's own vectors, if it has some."""
+    try:
+        everything = session.read(statement(plan.search).step(**plan.values))
     except CorruptDataError:
         if plan.values.get("mode", "exact") == "exact":
             raise
-        return run(session, statement, replace(plan, values={**plan.values, "mode": "exact"}))
-    except (SchemaError, ValidationError) as error:
-        if plan.search.space:
-            _explain(error, session, plan.search.space, plan)
-        raise
-    return rows if rows or plan.search.attempt == "all" else run(session, statement, plan.wider(session))
+        return _rows(session, statement, replace(plan, values={**plan.values, "mode": "exact"}))
+    rows = _followed([row for row in everything if row[0] is not None], session, plan)
+    stored = next((row[_LAST] for row in everything if row[0] is None), None)
+    is_last = rows or plan.search.attempt in ("all", "none")
+    return (rows, stored) if is_last else _rows(session, statement, plan.wider(session))
 
 
-def _explain(error: Exception, session: Session, space: Space, plan: Planned) -> None:
-    """Raise what the engine's words about a model's table mean, if they are about that."""
+def _is_about_space(error: Exception, space: Space) -> bool:
+    """Whether the engine complains that there is no such space, or that its vectors have another dimension."""
     text = str(error)
-    if isinstance(error, SchemaError) and space.table in text:
-        raise NotFoundError("embedding model", repr(space.model)) from error
-    if isinstance(error, ValidationError) and ("same length" in text or "dimensions are different" in text):
-        raise _wrong_dimension(session, space, plan) from error
+    if isinstance(error, SchemaError):
+        return space.table in text
+    return "same length" in text or "dimensions are different" in text
 
 
 def _followed(rows: Sequence[Row], session: Session, plan: Planned) -> Sequence[Row]:
@@ -243,6 +299,8 @@ class _Given(NamedTuple):
 
 
 def _given(session: Session, space: Space, values: dict[str, Any], *, are_broad: bool, has_words: bool) -> _Given:
+    if space == NO_SPACE:
+        return _Given(attempt="none")
     if session.vector_index == "exact":
         values["mode"] = "exact"
         return _Given(source=EXACT)
@@ -285,19 +343,11 @@ def _weights(weights: Weights) -> dict[str, Any]:
     }
 
 
-def _model(session: Session, model: str | None) -> str:
-    """The model's name; if none is given, that of the only one there is."""
+def _model(session: Session, model: str | None) -> str | None:
+    """The model's name; if none is given, that of the only one there is, or None if there is none."""
     if model is not None:
-        from .embeddings import as_space
-
-        return as_space(model).model
-    names = list(used_models(session))
-    if len(names) != 1:
-        raise ValidationError("model", f"one of {', '.join(map(repr, names)) or 'those with vectors: none yet'}", None)
-    return names[0]
-
-
-def _wrong_dimension(session: Session, space: Space, plan: Planned) -> ValidationError:
-    dimension = VectorIndex(session).dimension(space.model)
-    limit = f"{dimension:,} numbers, as all vectors of {space.model!r} have"
-    return ValidationError("vector", limit, len(plan.values["vector"]) // 4)
+        return as_model_name(model)
+    names = [row[0] for row in session.read(USED.step(namespace=session.namespace))]
+    if len(names) > 1:
+        raise ValidationError("model", f"one of {', '.join(map(repr, names))}", None)
+    return names[0] if names else None

@@ -12,6 +12,7 @@ from memory_storage.errors import UnavailableError, ValidationError
 from memory_storage.settings import Limits
 
 if TYPE_CHECKING:
+    from ._spaces import KnownSpaces
     from .memory_index import MemoryIndexes
 
 T = TypeVar("T")
@@ -43,6 +44,11 @@ class Session(Protocol):
     @property
     def vector_index(self) -> str:
         """The source of candidates for searches: "memory", "diskann" or "exact"."""
+        ...
+
+    @property
+    def spaces(self) -> KnownSpaces:
+        """The vector spaces of the namespaces, as they were seen last."""
         ...
 
     @property

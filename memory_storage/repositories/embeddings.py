@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from typing import Any, Literal
 from uuid import UUID
 
 from memory_storage.dbapi import RowCountError, Step, portions
 from memory_storage.embedders import Embedder, text_of
-from memory_storage.errors import ConflictError, NotFoundError, SchemaError, ValidationError
-from memory_storage.models import Embedding, EmbeddingModel, IndexPreset, OwnerType
+from memory_storage.errors import NotFoundError, SchemaError, UnavailableError, ValidationError
+from memory_storage.models import Embedding, IndexPreset, OwnerType
 from memory_storage.schema import unpack_vector
 from memory_storage.schema.spaces import Space, digest
 
 from . import _embedding_sql as sql
-from ._codec import from_micros, refuse_unstorable, to_micros
-from ._embedding_work import lacking
-from ._session import Repository, Session, as_id, as_list, json_ids, keep_writing
+from ._codec import from_micros, to_micros
+from ._embedding_work import Work, to_embed
+from ._session import SAVE_ATTEMPTS, Repository, Row, Session, as_id, as_list, json_ids, keep_writing
+from ._spaces import Choice, as_model_name, choose_space, own_space, wrong_dimension
 from ._vectors import packed
-from .vector_index import Progress, VectorIndex, as_model, preset_of, used_models
+from .vector_index import Progress, Registered, VectorIndex, as_registered, preset_of
 
-T = TypeVar("T")
 Item = tuple[OwnerType, UUID | str, Sequence[float]]
 _PORTION_BYTES = 4_000_000  # a server takes no value over five megabytes
 _TRANSACTION_BYTES = 16_000_000  # what is sent in one piece
 _ITERATE_PAGE = 100
 _MOST_AT_ONCE = 1_000
 _WITH_EACH = 2
+
+_Put = Literal["put", "copy", "refresh", "replace"]
+"""How vectors are stored. "put": all of them, in place of those that are there; "copy": all of them, where none is;
+those that were embedded, of the owners that still exist, "refresh": but for the vectors that the caller stored."""
 
 
 class EmbeddingRepository(Repository):
@@ -52,7 +55,9 @@ class EmbeddingRepository(Repository):
     ) -> None:
         """Store the vector of an owner by a model, in place of the one it had. Stored as 32-bit floats.
 
-        The first vector of a model registers it with its dimension, and the preset of its index.
+        The first vector that a namespace stores by a model decides the model's dimension in this namespace, until none
+        of its vectors is left. The first one of a model and dimension in the database decides the preset of the index.
+        `embed` leaves this vector alone, whatever becomes of its owner's text.
 
         Raises:
             NotFoundError: there is no such owner.
@@ -77,15 +82,18 @@ class EmbeddingRepository(Repository):
 
         Raises: see `put`.
         """
-        entries = _entries(as_space(model), items, self._now())
+        entries = _entries(as_model_name(model), items, self._now())
         done, found = 0, None
         for part in _parts(entries):
-            found = self._registered(part, preset, partial(self._store, part))
+            found = as_registered(self._store(part, "put", preset)[0])
             done += len(part)
             if progress:
                 progress("stored", done, len(entries))
-        is_diskann = self._session.vector_index == "diskann"
-        if index and is_diskann and found and len(entries) > 1 and not self._session.is_transaction:
+        if index and found and len(entries) > 1:
+            self._catch_up(found, progress)
+
+    def _catch_up(self, found: Registered, progress: Progress | None) -> None:
+        if self._session.vector_index == "diskann" and not self._session.is_transaction:
             self.index.go_on(found, progress=progress)
 
     def embed(
@@ -98,9 +106,27 @@ class EmbeddingRepository(Repository):
         preset: IndexPreset = "balanced",
         progress: Progress | None = None,
     ) -> int:
-        """Embed all episodes, steps or patterns that have no vector by this embedder's model; how many those were.
+        """Embed all episodes, steps or patterns that have no vector by this embedder's model, or have changed since.
 
-        By pages of `batch_size`, and each is stored before the next is embedded: if it is interrupted, do it again.
+        The texts are embedded in pages of `batch_size`, and each page is stored before the next is embedded: after an
+        interruption, call it again. An owner is embedded again when its text is another than the one that was embedded;
+        one that did not change costs no call of the embedder. A vector that was stored by `put` stays as it is. An
+        owner that is deleted meanwhile is left out.
+
+        Args:
+            embedder: What makes the vectors, and the name of their model.
+            owner_type: What to embed: "episode", "step" or "pattern".
+            text_of: The text of an owner. Another function does not embed again what has not changed: see `reembed`.
+            batch_size: The number of texts in a page, from 1 to 1,000.
+            preset: The preset of the index, if these are the first vectors of their model and dimension.
+            progress: Called with "embedded", and twice the number of vectors that are stored by now.
+
+        Returns:
+            The number of vectors that were stored.
+
+        Raises:
+            ValidationError: a vector has another dimension than this namespace's vectors by the model, or cannot be
+                stored; or the embedder returned more or fewer vectors than texts.
         """
         return self._embed(_owner_type(owner_type), embedder, None, text_of, batch_size, preset, progress)
 
@@ -114,11 +140,27 @@ class EmbeddingRepository(Repository):
         preset: IndexPreset = "balanced",
         progress: Progress | None = None,
     ) -> int:
-        """Give all that have a vector by `model` one by this embedder's model too; how many those were.
+        """Embed all that have a vector by `model` by this embedder's model too.
 
-        The old vectors stay, and are found, until they are deleted. If it is interrupted, do it again.
+        The old vectors stay, and are found, until they are deleted. With the model's own name the vectors whose text
+        is not known are replaced: those that were stored by `put`, or before this was noted. After an interruption,
+        call it again.
+
+        Args:
+            model: The model whose owners are embedded.
+            embedder: What makes the new vectors, and the name of their model.
+            text_of: The text of an owner.
+            batch_size: The number of texts in a page, from 1 to 1,000.
+            preset: The preset of the index, if these are the first vectors of their model and dimension.
+            progress: Called with "embedded", and twice the number of vectors that are stored by now.
+
+        Returns:
+            The number of vectors that were stored.
+
+        Raises:
+            ValidationError: see `embed`.
         """
-        old = as_space(model).model
+        old = as_model_name(model)
         owners = sql.TABLES
         return sum(self._embed(one, embedder, old, text_of, batch_size, preset, progress) for one in owners)
 
@@ -134,16 +176,41 @@ class EmbeddingRepository(Repository):
     ) -> int:
         if type(batch_size) is not int or not 1 <= batch_size <= _MOST_AT_ONCE:
             raise ValidationError("batch_size", f"a whole number from 1 to {_MOST_AT_ONCE:,}", batch_size)
-        model, done = as_space(embedder.model).model, 0
-        for page in lacking(self._session, owner_type, model, old=old, size=batch_size):
-            vectors = embedder.embed([text_of(item) for _, item in page])
-            if len(vectors) != len(page):
-                raise ValidationError("vectors", f"one for each of {len(page)} texts", len(vectors))
-            items = [(owner_type, key, vector) for (key, _), vector in zip(page, vectors, strict=True)]
-            self.put_many(items, model=model, preset=preset)
-            done += len(page)
+        model, done = as_model_name(embedder.model), 0
+        put: _Put = "replace" if old == model else "refresh"
+        for page in to_embed(self._session, owner_type, model, old=old, size=batch_size):
+            pending = self._changed(owner_type, model, [(work, _text(text_of(work.thing))) for work in page])
+            if not pending:
+                continue
+            vectors = embedder.embed([text for _, text in pending])
+            if len(vectors) != len(pending):
+                raise ValidationError("vectors", f"one for each of {len(pending)} texts", len(vectors))
+            items = [(owner_type, work.owner_id, vector) for (work, _), vector in zip(pending, vectors, strict=True)]
+            entries = [
+                replace(entry, text_digest=_digest_of(text), text_version=work.version)
+                for entry, (work, text) in zip(_entries(model, items, self._now()), pending, strict=True)
+            ]
+            done += self._store_embedded(entries, put, preset)
             if progress:
                 progress("embedded", done, done)
+        return done
+
+    def _changed(self, owner_type: str, model: str, texts: list[tuple[Work, str]]) -> list[tuple[Work, str]]:
+        """Those whose text is another than the one that was embedded; it is noted which version the others have."""
+        same = [[work.owner_id, work.digest, work.version] for work, text in texts if work.digest == _digest_of(text)]
+        if same:
+            values = {"namespace": self._session.namespace, "owner_type": owner_type, "model": model}
+            self._session.write([sql.UNCHANGED.step(rows=json.dumps(same), **values)])
+        return [(work, text) for work, text in texts if work.digest != _digest_of(text)]
+
+    def _store_embedded(self, entries: list[_Entry], put: _Put, preset: IndexPreset) -> int:
+        """Store the vectors of the owners that are still there; how many those are."""
+        done, found = 0, None
+        for (part,) in map(_groups, _parts(entries, most_bytes=_PORTION_BYTES)):
+            *model, stored = self._store(part, put, preset)[0]
+            done, found = done + stored, as_registered(model)
+        if found and len(entries) > 1:
+            self._catch_up(found, None)
         return done
 
     def get(self, owner_type: OwnerType, owner_id: UUID | str, *, model: str) -> Embedding:
@@ -164,16 +231,25 @@ class EmbeddingRepository(Repository):
 
     def get_many(self, owner_type: OwnerType, owner_ids: Iterable[UUID | str], *, model: str) -> dict[UUID, Embedding]:
         """The vectors of those of the owners that have one by this model."""
-        space = as_space(model)
+        name = as_model_name(model)
         owners = json_ids([as_id(one, "owner_id") for one in as_list(owner_ids, "owner_ids")])
         values = {"owner_type": _owner_type(owner_type), "owners": owners}
-        rows = self._read(space, sql.of(space).get.step(**values, **self._key(space)))
-        return {found.owner_id: found for found in map(_embedding, rows)}
+        space: Space | None = self._session.spaces.guess(self._session.namespace, name)
+        for _ in range(SAVE_ATTEMPTS):
+            if space is None:
+                return {}
+            rows = self._read(space, sql.of(space).get.step(**values, **self._key(space)))
+            stored = next((row[0] for row in rows if row[1] is None), None)
+            if rows and stored in (None, space.token):
+                return {found.owner_id: found for found in map(_embedding, (row for row in rows if row[1] is not None))}
+            own = own_space(self._session, name)
+            space = own.space if own else None
+        raise UnavailableError("other writers keep changing the dimension of this model: repeat it")
 
     def iterate(self) -> Iterator[Embedding]:
         """All of them by model and owner, a page at a time."""
-        for model in self.models():
-            space, place = Space(model), {"owner_type": "", "owner_id": ""}
+        for model, dimension, token in self._session.read(sql.USED.step(namespace=self._session.namespace)):
+            space, place = Space.of(token, model, dimension), {"owner_type": "", "owner_id": ""}
             rows: Sequence[Any] = [None] * _ITERATE_PAGE
             while len(rows) == _ITERATE_PAGE:
                 step = sql.of(space).page.step(limit=_ITERATE_PAGE, **place, **self._key(space))
@@ -198,13 +274,14 @@ class EmbeddingRepository(Repository):
         for embedding in checked:
             wanted = dimensions.setdefault(embedding.model, embedding.dimension)
             if embedding.dimension != wanted:
-                raise ValidationError("vector", _limit(wanted, embedding.model), embedding.dimension)
+                raise wrong_dimension(embedding.model, wanted, embedding.dimension)
         return keep_writing(self._import, checked, self._without_known, "importing these embeddings")
 
     def delete(self, owner_type: OwnerType, owner_id: UUID | str, *, model: str) -> bool:
         """Delete the vector of an owner by a model. Whether it was there."""
         key = {"owner_type": _owner_type(owner_type), "owner_id": as_id(owner_id, "owner_id")}
-        return bool(self._session.write([sql.DELETE.step(**key, **self._key(as_space(model)))]))
+        values = {"namespace": self._session.namespace, "model": as_model_name(model)}
+        return bool(self._session.write([sql.DELETE.step(**key, **values)]))
 
     def count(self, *, model: str | None = None) -> int:
         """How many there are, or are there by one model."""
@@ -214,67 +291,85 @@ class EmbeddingRepository(Repository):
 
     def models(self) -> dict[str, int]:
         """The models by which this namespace has vectors, and their dimensions."""
-        return used_models(self._session)
+        rows = self._session.read(sql.USED.step(namespace=self._session.namespace))
+        return {name: dimension for name, dimension, _ in rows}
 
-    def _store(self, entries: list[_Entry]) -> EmbeddingModel:
-        """Store vectors of one model; two for each call that are not in the index yet enter it: so it catches up."""
-        groups, space = _groups(entries), entries[0].space
-        steps = [step for group in groups for step in self._adding(group, sql.of(space).put)]
-        ended = (sql.of(space).index_some, sql.MODEL)
-        try:
+    def _store(self, entries: list[_Entry], put: _Put, preset: str) -> Sequence[Row]:
+        """Store vectors, and create the spaces that are missing, all or nothing; the rows of the last step.
+
+        The namespace's first vector by a model decides the dimension: a step before the vectors checks that under the
+        write lock.
+        """
+        groups, namespace = _groups(entries), self._session.namespace
+        dimensions = {entry.model: len(entry.vector) // 4 for entry in entries}
+        choices = {model: Choice(self._session.spaces.guess(namespace, model)) for model in dimensions}
+        for _ in range(SAVE_ATTEMPTS):
+            opening = [pair for name, size in dimensions.items() for pair in self._opening(choices[name], size, preset)]
+            storing = [pair for group in groups for pair in self._storing(group, choices[group[0].model].space, put)]
+            steps = [*opening, *storing]
+            try:
+                rows = self._session.write([step for _, step in steps])
+            except SchemaError as error:
+                missing = next((name for name, choice in choices.items() if choice.space.table in str(error)), None)
+                if missing is None:
+                    raise
+                model = missing
+            except RowCountError as error:
+                cause = steps[error.step - 1][0]
+                if isinstance(cause, list):
+                    raise self._ownerless(cause) if put == "put" else error from error
+                model = cause
+            else:
+                for choice in choices.values():
+                    self._session.spaces.learn(namespace, choice.space)
+                return rows
+            choices[model] = choose_space(self._session, model, dimensions[model])
+        raise UnavailableError("other writers keep storing their first vectors by these models: repeat it")
+
+    def _opening(self, choice: Choice, dimension: int, preset: str) -> list[_Caused]:
+        """Create the space, if it is new; and have no vector stored if the namespace has those of another dimension."""
+        space = choice.space
+        values = {"model": space.model, "space": space.token, "dimension": dimension}
+        admit = sql.ADMIT.step(1, namespace=self._session.namespace, **values)
+        created: list[Step] = []
+        chosen = preset_of(preset)
+        if choice.is_new:
+            register = sql.REGISTER.step(1, preset=chosen.name, now=self._now(), **values)
+            created = [register, *(Step(text) for text in space.create(dimension, chosen))]
+        return [(space.model, step) for step in (*created, admit)]
+
+    def _storing(self, group: list[_Entry], space: Space, put: _Put) -> list[_Caused]:
+        """The vectors that are not there yet, whose they are, and what follows from `put`.
+
+        Two vectors that are not in the index yet enter it with each call: so it catches up.
+        """
+        owner_type, statements, rows = group[0].owner_type, sql.of(space), _rows(group)
+        digests = b"".join(digest(entry.vector) for entry in group)
+        vectors, size = b"".join(entry.vector for entry in group), len(group[0].vector)
+        values = {"rows": rows, "digests": digests, **self._key(space)}
+        is_strict = put in ("put", "copy")
+        steps = [
+            statements.add.step(rows=rows, digests=digests, vectors=vectors, size=size),
+            getattr(statements, put)[owner_type].step(len(group) if is_strict else None, **values),
+        ]
+        if not is_strict:
+            steps.append(statements.discard.step(**values))
+        if put != "copy":
             limit = _WITH_EACH if self._session.vector_index == "diskann" else 0
-            rows = self._session.write([*steps, *(one.step(model=space.model, limit=limit) for one in ended)])
-            return as_model(rows[0])
-        except RowCountError as error:
-            raise self._ownerless(groups[(error.step - 1) // 2]) from error
+            steps.append(statements.index_some.step(space=space.token, limit=limit))
+            last = (
+                sql.MODEL.step(space=space.token)
+                if is_strict
+                else statements.stored.step(owner_type=owner_type, **values)
+            )
+            steps.append(last)
+        return [(group, step) for step in steps]
 
     def _import(self, embeddings: list[Embedding]) -> int:
         entries = [_entry(embedding, self._now()) for embedding in embeddings]
         for part in _parts(entries):
-            groups = _groups(part)
-            steps = [step for group in groups for step in self._adding(group, sql.of(group[0].space).copy)]
-            self._registered(part, "balanced", partial(self._session.write, steps))
+            self._store(part, "copy", "balanced")
         return len(entries)
-
-    def _adding(self, group: list[_Entry], put: dict[str, Any]) -> list[Step]:
-        """The vectors that are not there yet, and whose they are: this one has to change a row for each."""
-        space, rows = group[0].space, _rows(group)
-        digests = b"".join(digest(entry.vector) for entry in group)
-        vectors, size = b"".join(entry.vector for entry in group), len(group[0].vector)
-        return [
-            sql.of(space).add.step(rows=rows, digests=digests, vectors=vectors, size=size),
-            put[group[0].owner_type].step(len(group), rows=rows, digests=digests, **self._key(space)),
-        ]
-
-    def _registered(self, entries: list[_Entry], preset: str, write: Callable[[], T]) -> T:
-        """Do `write`; if a model is new, register it and do it again."""
-        firsts = {entry.space.table: entry for entry in reversed(entries)}
-        while True:
-            try:
-                return write()
-            except SchemaError as error:
-                new = next((table for table in firsts if table in str(error)), None)
-                if new is None:
-                    raise
-                self._register(firsts.pop(new), preset)
-            except ConflictError as error:
-                if "CHECK constraint failed: dimension" in str(error):
-                    self._refuse_dimension(entries, error)
-                raise
-
-    def _register(self, first: _Entry, preset: str) -> None:
-        space, dimension = first.space, len(first.vector) // 4
-        values = {"model": space.model, "dimension": dimension, "preset": preset, "now": self._now()}
-        created = [Step(text) for text in space.create(dimension, preset_of(preset))]
-        with suppress(RowCountError):  # another writer was first
-            self._session.write([sql.REGISTER.step(1, **values), *created])
-
-    def _refuse_dimension(self, entries: list[_Entry], error: ConflictError) -> None:
-        dimensions = {model.name: model.dimension for model in self.index.status()}
-        for entry in entries:
-            given, wanted = len(entry.vector) // 4, dimensions.get(entry.space.model)
-            if wanted is not None and given != wanted:
-                raise ValidationError("vector", _limit(wanted, entry.space.model), given) from error
 
     def _ownerless(self, group: list[_Entry]) -> NotFoundError:
         owner_type = group[0].owner_type
@@ -302,7 +397,7 @@ class EmbeddingRepository(Repository):
             return []  # no vector was ever stored by this model
 
     def _key(self, space: Space) -> dict[str, Any]:
-        return {"namespace": self._session.namespace, "model": space.model}
+        return {"namespace": self._session.namespace, "model": space.model, "space": space.token}
 
     def _now(self) -> int:
         return to_micros(self._session.now())
@@ -312,23 +407,31 @@ class EmbeddingRepository(Repository):
 class _Entry:
     """One vector on its way in."""
 
-    space: Space
+    model: str
     owner_type: str
     owner_id: str
     vector: bytes = field(repr=False)
     created_at: int
     updated_at: int
+    text_digest: str | None = None
+    text_version: int | None = None
 
 
-def as_space(model: str) -> Space:
-    """The space of a model's vectors; ValidationError if that is no name."""
-    if not isinstance(model, str) or not 1 <= len(model) <= 200:
-        raise ValidationError("model", "a name of 1 to 200 characters", model)
-    refuse_unstorable("model", model)
-    return Space(model)
+_Caused = tuple[str | list[_Entry], Step]
+"""A step, and what is wrong if it changes another number of rows: the space of a model, or the owners of a group."""
 
 
-def _entries(space: Space, items: Iterable[Item], now: int) -> list[_Entry]:
+def _digest_of(text: str) -> str:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _text(text: Any) -> str:
+    if not isinstance(text, str):
+        raise ValidationError("text_of", "a function that returns a text", text)
+    return text
+
+
+def _entries(model: str, items: Iterable[Item], now: int) -> list[_Entry]:
     entries = []
     for number, item in enumerate(as_list(items, "items")):
         if not isinstance(item, tuple | list) or len(item) != 3:
@@ -336,7 +439,7 @@ def _entries(space: Space, items: Iterable[Item], now: int) -> list[_Entry]:
         owner_type, owner_id, vector = item
         field = "vector" if number == 0 else f"items.{number}.vector"
         owner = _owner_type(owner_type), as_id(owner_id, "owner_id")
-        entries.append(_Entry(space, *owner, packed(vector, field), now, now))
+        entries.append(_Entry(model, *owner, packed(vector, field), now, now))
         if len(entries[0].vector) != len(entries[-1].vector):
             raise ValidationError(
                 field, f"{len(entries[0].vector) // 4:,} numbers, as the first one has", len(entries[-1].vector) // 4
@@ -345,20 +448,20 @@ def _entries(space: Space, items: Iterable[Item], now: int) -> list[_Entry]:
 
 
 def _entry(embedding: Embedding, now: int) -> _Entry:
-    times = (to_micros(at) if at else now for at in (embedding.created_at, embedding.updated_at))
+    created_at, updated_at = (to_micros(at) if at else now for at in (embedding.created_at, embedding.updated_at))
     owner = embedding.owner_type, str(embedding.owner_id)
-    return _Entry(Space(embedding.model), *owner, packed(embedding.vector), *times)
+    return _Entry(embedding.model, *owner, packed(embedding.vector), created_at, updated_at)
 
 
-def _parts(entries: list[_Entry]) -> Iterator[list[_Entry]]:
-    return portions(entries, lambda entry: len(entry.vector), most_bytes=_TRANSACTION_BYTES)
+def _parts(entries: list[_Entry], most_bytes: int = _TRANSACTION_BYTES) -> Iterator[list[_Entry]]:
+    return portions(entries, lambda entry: len(entry.vector), most_bytes=most_bytes)
 
 
 def _groups(entries: Iterable[_Entry]) -> list[list[_Entry]]:
     """Those of one model and one type of owner together, as many as one value may hold."""
-    kinds: dict[tuple[Space, str], list[_Entry]] = {}
+    kinds: dict[tuple[str, str], list[_Entry]] = {}
     for entry in entries:
-        kinds.setdefault((entry.space, entry.owner_type), []).append(entry)
+        kinds.setdefault((entry.model, entry.owner_type), []).append(entry)
     return [
         part
         for group in kinds.values()
@@ -366,12 +469,10 @@ def _groups(entries: Iterable[_Entry]) -> list[list[_Entry]]:
     ]
 
 
-def _limit(dimension: int, model: str) -> str:
-    return f"{dimension:,} numbers, as all vectors of {model!r} have"
-
-
 def _rows(group: list[_Entry]) -> str:
-    return json.dumps([[entry.owner_id, entry.created_at, entry.updated_at] for entry in group])
+    return json.dumps(
+        [[one.owner_id, one.created_at, one.updated_at, one.text_digest, one.text_version] for one in group]
+    )
 
 
 def _owner_type(owner_type: Any) -> str:

@@ -81,7 +81,9 @@ class MemoryIndexes:
         self.few = FEW
         self.stop = threading.Event()
         self._path = path
-        self._models: dict[str, MemoryIndex] = {}
+        # Those that have nothing go with the last search that uses them: any text may be asked for as a model.
+        self._models: weakref.WeakValueDictionary[str, MemoryIndex] = weakref.WeakValueDictionary()
+        self._kept: set[MemoryIndex] = set()
         self._lock = threading.Lock()
         tell_in_child(self)
         _open.add(self)
@@ -89,9 +91,14 @@ class MemoryIndexes:
     def of(self, space: Space) -> MemoryIndex:
         """The index of a model; it may be empty."""
         with self._lock:
-            if space.model not in self._models:
-                self._models[space.model] = MemoryIndex(self, space)
-            return self._models[space.model]
+            index = self._models.get(space.token)
+            if index is None:
+                index = self._models[space.token] = MemoryIndex(self, space)
+            return index
+
+    def keep(self, index: MemoryIndex) -> None:
+        """Hold an index that has something, or that has looked at a file."""
+        self._kept.add(index)
 
     def sidecar(self, space: Space) -> Sidecar | None:
         """The file that keeps a model's; None for a database in memory."""
@@ -311,12 +318,15 @@ class MemoryIndex:
         with self._lock:
             if (self._thread and self._thread.is_alive()) or self._indexes.stop.is_set():
                 return
+            self._indexes.keep(self)
             self._thread = threading.Thread(target=work, name="memory-storage index", daemon=True)
             self._thread.start()
 
     def _catch_up(self, *, anew: bool = False, progress: Progress | None = None) -> int:
         """With `_work` held."""
         state = self._state()
+        if state is not None:
+            self._indexes.keep(self)
         if state is None or not self._has_room(state):
             self._put(None, 0)
             return 0
@@ -392,7 +402,7 @@ class MemoryIndex:
 
     def _state(self) -> State | None:
         try:
-            rows = self._read(self._sql.state.step(model=self._space.model))
+            rows = self._read(self._sql.state.step(space=self._space.token))
         except SchemaError:  # no model was ever registered: there is no table that numbers its rows
             return None
         return State(*rows[0]) if rows else None
@@ -408,6 +418,7 @@ class MemoryIndex:
             self._is_opened = True
             if self._sidecar is None or not self._sidecar.path.exists():
                 return
+            self._indexes.keep(self)
             try:
                 kept, graph = self._sidecar.read(self._space.model)
                 state = self._checked(kept)

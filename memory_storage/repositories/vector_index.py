@@ -1,4 +1,4 @@
-"""The models' vector indexes: kept up, checked against their tables, and built anew. Searches nothing for a caller.
+"""The models' vector indexes: kept up, checked against their tables, and rebuilt. Searches nothing for a caller.
 
 They are in the database (DiskANN) or in this process (see `memory_index`), as the setting `vector_index` says.
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from memory_storage.dbapi import Step
 from memory_storage.errors import (
@@ -25,7 +25,8 @@ from memory_storage.sources import SOURCES, Cost
 
 from . import _embedding_sql as sql
 from ._codec import EPOCH, from_micros
-from ._session import Repository, Session
+from ._session import Repository
+from ._spaces import own_space
 from .memory_index import MemoryIndex
 
 Progress = Callable[[str, int, int], None]
@@ -40,20 +41,35 @@ _DOUBTFUL = 0.96  # what so few say of an index is off by 0.03, now and then: un
 _NEAREST = 10
 
 
+class Registered(NamedTuple):
+    """A row of `vector_models`: a vector space, and what is known of it."""
+
+    space: Space
+    model: EmbeddingModel
+
+
 class VectorIndex(Repository):
-    """The vector indexes of a database: one for each model, whatever the namespace."""
+    """The vector indexes of a database: one for each model and dimension, whatever the namespace."""
 
     def status(self) -> list[EmbeddingModel]:
-        """Each model with its counters: how many vectors it has, are in its index, and were removed from there."""
-        return [self._as_seen(found) for found in self._in_database()]
+        """Each model with its counters: how many vectors it has, are in its index, and were removed from there.
 
-    def costs(self, model: str) -> dict[str, Cost]:
+        A model that namespaces use with several dimensions is there once for each dimension.
+        """
+        return [self._as_seen(found) for found in self.registered()]
+
+    def costs(self, model: str, *, dimension: int | None = None) -> dict[str, Cost]:
         """The bytes that each source of candidates takes for a vector, on disk and in memory, by its name.
 
+        Args:
+            model: The name of the model.
+            dimension: One of the model's dimensions. Default: that of this namespace, or the only one.
+
         Raises:
-            NotFoundError: there is no such model.
+            NotFoundError: there is no such model, or it has no such dimension.
+            ValidationError: `dimension` is missing, and the model has several, none of them in this namespace.
         """
-        found = self._get(model)
+        found = self._get(model, dimension).model
         return {name: source.cost(found.dimension, found.preset) for name, source in SOURCES.items()}
 
     def use(self, source: IndexSource, *, model: str | None = None, progress: Progress | None = None) -> int:
@@ -73,48 +89,55 @@ class VectorIndex(Repository):
             raise ConfigurationError(
                 f"vector_index: it is {self._session.vector_index}: set it to {source} (MEMORY_STORAGE_VECTOR_INDEX)"
             )
-        found = [one for one in self._in_database() if model in (None, one.name)]
-        if model is not None and not found:
-            raise NotFoundError("embedding model", model)
+        found = self.registered() if model is None else self._named(model)
         return sum(self._use(one, progress) for one in found)
 
-    def verify(self, model: str) -> IndexHealth:
+    def verify(self, model: str, *, dimension: int | None = None) -> IndexHealth:
         """Compare a model's index with its table, and measure its recall on a sample of what is in it.
 
         Reads all of its vectors 32 times, or 288 times if it finds less than it should.
 
+        Args:
+            model: The name of the model.
+            dimension: One of the model's dimensions. Default: that of this namespace, or the only one.
+
         Raises:
-            NotFoundError: there is no such model.
+            NotFoundError: there is no such model, or it has no such dimension.
+            ValidationError: `dimension` is missing, and the model has several, none of them in this namespace.
         """
-        found = self._as_seen(self._get(model))
-        memory = self._memory(model)
+        registered = self._get(model, dimension)
+        space, found = registered.space, self._as_seen(registered)
+        memory = self._memory(space)
         if memory:
             rows, nodes = memory.present()
             return IndexHealth(replace(found, indexed=rows), nodes, memory.recall(_SAMPLE, _NEAREST) if nodes else None)
         try:
-            nodes = self._session.read(sql.of(Space(model)).nodes.step())[0][0]
-            recall = self._recall(Space(model)) if nodes else None
+            nodes = self._session.read(sql.of(space).nodes.step())[0][0]
+            recall = self._recall(space) if nodes else None
         except (SchemaError, CorruptDataError):
             return IndexHealth(model=found, nodes=None, recall=None)
         return IndexHealth(model=found, nodes=nodes, recall=recall)
 
     def rebuild(self, model: str, *, preset: IndexPreset | None = None, progress: Progress | None = None) -> int:
-        """Build a model's index anew, with another preset if one is given; how many vectors are in it.
+        """Rebuild a model's index, with another preset if one is given; how many vectors are in it.
 
-        Searches go on meanwhile, without it. If it is interrupted, `catch_up` finishes it.
+        Searches go on meanwhile, without it. If it is interrupted, `catch_up` finishes it. If the model has several
+        dimensions, that is done for each.
 
         Raises:
             NotFoundError: there is no such model.
             ValidationError: there is no such preset, or the index is in memory, which has none.
         """
-        memory = self._memory(model)
+        return sum(self._rebuild(found, preset, progress) for found in self._named(model))
+
+    def _rebuild(self, found: Registered, preset: IndexPreset | None, progress: Progress | None) -> int:
+        memory = self._memory(found.space)
         if memory and preset is None:
             return memory.catch_up(anew=True, progress=progress)
         if memory:
             raise ValidationError("preset", "none: it is of diskann, and vector_index is memory", preset)
-        chosen = preset_of(self._get(model).preset if preset is None else preset)
-        self._empty(model, chosen)
-        return self.catch_up(model, progress=progress)
+        self._empty(found.space, preset_of(found.model.preset if preset is None else preset))
+        return self.go_on(self._again(found.space), progress=progress)
 
     def catch_up(self, model: str, *, progress: Progress | None = None, background: bool = False) -> int:
         """Put the vectors of a model that are not in its index there, in portions; how many that were.
@@ -122,32 +145,36 @@ class VectorIndex(Repository):
         An index in memory is kept in its file then. `background` leaves it to a thread, and returns 0: only for memory.
 
         Up to 2,000 vectors have no index: to compare each of them is faster. An index from which many vectors were
-        removed is built anew.
+        removed is rebuilt. If the model has several dimensions, that is done for each.
 
         Raises:
             ConfigurationError: an index in memory would be over its limit.
             NotFoundError: there is no such model.
             ValidationError: `background` is for an index in memory.
         """
-        memory = self._memory(model)
-        if memory:
-            return memory.catch_up(progress=progress, background=background)
-        if background:
-            raise ValidationError("background", "False: vector_index is not memory", background)
-        return self.go_on(self._get(model), progress=progress)
+        return sum(self._catch_up(found, progress, is_background=background) for found in self._named(model))
 
-    def go_on(self, found: EmbeddingModel, *, progress: Progress | None = None) -> int:
+    def _catch_up(self, found: Registered, progress: Progress | None, *, is_background: bool) -> int:
+        memory = self._memory(found.space)
+        if memory:
+            return memory.catch_up(progress=progress, background=is_background)
+        if is_background:
+            raise ValidationError("background", "False: vector_index is not memory", is_background)
+        return self.go_on(found, progress=progress)
+
+    def go_on(self, registered: Registered, *, progress: Progress | None = None) -> int:
         """Catch up from a known state."""
+        space, found = registered
         if found.is_worn:
-            self._empty(found.name, preset_of(found.preset))
-            found = self._get(found.name)
+            self._empty(space, preset_of(found.preset))
+            found = self._again(space).model
         start, total = found.indexed, found.pending
-        while found.pending and found.vectors > FEW and (after := self._more(found)).indexed > found.indexed:
+        while found.pending and found.vectors > FEW and (after := self._more(space)).indexed > found.indexed:
             found = after
             if progress:
                 progress("indexed", found.indexed - start, max(total, found.indexed - start))
         if found.indexed > start:
-            self._tune(found)
+            self._tune(space, found)
         return found.indexed - start
 
     def mend(self) -> list[str]:
@@ -155,96 +182,123 @@ class VectorIndex(Repository):
 
         Looks at no vector, so a storage does it when it opens a file. Searches compare exactly until `catch_up`.
         """
-        lost = [found for found in self._in_database() if not self._is_whole(found)]
-        for found in lost:
-            self._empty(found.name, preset_of(found.preset))
-        return [found.name for found in lost]
+        lost = [found for found in self.registered() if not self._is_whole(found)]
+        for space, found in lost:
+            self._empty(space, preset_of(found.preset))
+        return [found.name for _, found in lost]
 
     def take_away(self) -> None:
         """Drop all of them: VACUUM would damage them. Searches compare exactly until `put_back` and `catch_up`.
 
         Those in memory go too, with their files: they have what was removed.
         """
-        models = self.status()
+        spaces = [one.space for one in self.registered()]
         if self._session.memory:
-            for one in models:
-                self._session.memory.of(Space(one.name)).drop()
-        if models:
-            self._session.write([Step(text) for one in models for text in Space(one.name).drop_index()])
+            for space in spaces:
+                self._session.memory.of(space).drop()
+        if spaces:
+            self._session.write([Step(text) for space in spaces for text in space.drop_index()])
 
     def put_back(self) -> None:
         """An empty index for each model, whatever VACUUM has made of one that came to be in between."""
-        models = self.status()
-        dropped = [Step(text) for one in models for text in Space(one.name).drop_index()]
-        made = [Step(Space(one.name).create_index(preset_of(one.preset))) for one in models]
-        emptied = [sql.EMPTIED.step(model=one.name, preset=one.preset) for one in models]
-        if models:
+        found = self.registered()
+        dropped = [Step(text) for one in found for text in one.space.drop_index()]
+        made = [Step(one.space.create_index(preset_of(one.model.preset))) for one in found]
+        emptied = [sql.EMPTIED.step(space=one.space.token, preset=one.model.preset) for one in found]
+        if found:
             self._session.write([*dropped, _NO_METADATA, *made, *emptied])
 
     def strangers(self) -> list[str]:
         """The vector indexes of the database that are no model's."""
-        ours = {Space(one.name).index for one in self.status()}
+        ours = {one.space.index for one in self.registered()}
         return [row[0] for row in self._session.read(_VECTOR_INDEXES) if row[0] not in ours]
 
     def dimension(self, model: str) -> int:
-        """How many numbers each vector of a model has.
+        """How many numbers each vector of a model has in this namespace; or anywhere, if this namespace has none.
 
         Raises:
             NotFoundError: there is no such model.
+            ValidationError: this namespace has no vectors by it, and others have several dimensions.
         """
-        return self._get(model).dimension
+        return self._get(model).model.dimension
 
-    def _in_database(self) -> list[EmbeddingModel]:
-        return [as_model(row) for row in self._session.read(sql.MODELS.step())]
+    def registered(self) -> list[Registered]:
+        """The vector spaces, with the counters of the index in the database."""
+        return [as_registered(row) for row in self._session.read(sql.MODELS.step())]
 
-    def _memory(self, model: str) -> MemoryIndex | None:
+    def _named(self, model: str) -> list[Registered]:
+        found = [as_registered(row) for row in self._session.read(sql.MODELS_NAMED.step(model=model))]
+        if not found:
+            raise NotFoundError("embedding model", model)
+        return found
+
+    def _get(self, model: str, dimension: int | None = None) -> Registered:
+        """The one of a dimension; else that of the namespace, or the only one."""
+        found = self._named(model)
+        if dimension is not None:
+            found = [one for one in found if one.model.dimension == dimension]
+        elif len(found) > 1:
+            own = own_space(self._session, model)
+            found = [one for one in found if own is None or one.space == own.space]
+        if not found:
+            raise NotFoundError(f"embedding model {model!r} of dimension", dimension)
+        if len(found) > 1:
+            sizes = ", ".join(f"{one.model.dimension:,}" for one in found)
+            raise ValidationError("dimension", f"one of {sizes}: {model!r} has several", dimension)
+        return found[0]
+
+    def _again(self, space: Space) -> Registered:
+        rows = self._session.read(sql.MODEL.step(space=space.token))
+        if not rows:
+            raise NotFoundError("embedding model", space.model)
+        return as_registered(rows[0])
+
+    def _memory(self, space: Space) -> MemoryIndex | None:
         indexes = self._session.memory
-        is_used = indexes is not None and self._session.vector_index == "memory"
-        return indexes.of(Space(self._get(model).name)) if indexes and is_used else None
+        return indexes.of(space) if indexes and self._session.vector_index == "memory" else None
 
-    def _as_seen(self, found: EmbeddingModel) -> EmbeddingModel:
+    def _as_seen(self, registered: Registered) -> EmbeddingModel:
         """With the counters of the index in this process, if that is what searches use."""
-        memory = self._memory(found.name)
+        space, found = registered
+        memory = self._memory(space)
         if memory is None:
             return found
         entries, mark = memory.entries()
-        rows = self._session.read(sql.of(Space(found.name)).behind.step(mark=mark))
+        rows = self._session.read(sql.of(space).behind.step(mark=mark))
         indexed = found.vectors - rows[0][0] if entries else 0
         return replace(found, source="memory", indexed=indexed, removed=entries - indexed)
 
-    def _use(self, found: EmbeddingModel, progress: Progress | None) -> int:
-        memory = self._memory(found.name)
+    def _use(self, found: Registered, progress: Progress | None) -> int:
+        memory = self._memory(found.space)
         if memory is None:
             added = self.go_on(found, progress=progress)
             if self._session.memory:
-                self._session.memory.of(Space(found.name)).drop()
+                self._session.memory.of(found.space).drop()
             return added
         added = memory.catch_up(progress=progress)
-        if found.indexed:
-            self._empty(found.name, preset_of(found.preset))
+        if found.model.indexed:
+            self._empty(found.space, preset_of(found.model.preset))
         return added
 
-    def _more(self, found: EmbeddingModel) -> EmbeddingModel:
-        values = {"model": found.name}
-        some = sql.of(Space(found.name)).index_some.step(limit=_AT_ONCE, **values)
-        rows = self._session.write([some, sql.MODEL.step(**values)])
-        return as_model(rows[0])
+    def _more(self, space: Space) -> EmbeddingModel:
+        some = sql.of(space).index_some.step(limit=_AT_ONCE, space=space.token)
+        rows = self._session.write([some, sql.MODEL.step(space=space.token)])
+        return as_registered(rows[0]).model
 
-    def _is_whole(self, found: EmbeddingModel) -> bool:
-        space = Space(found.name)
+    def _is_whole(self, found: Registered) -> bool:
+        values = {"index": found.space.index, "indexed": found.model.indexed}
         try:
-            return bool(self._session.read(sql.of(space).is_whole.step(index=space.index, indexed=found.indexed))[0][0])
+            return bool(self._session.read(sql.of(found.space).is_whole.step(**values))[0][0])
         except SchemaError:  # its shadow is gone
             return False
 
-    def _empty(self, model: str, preset: Preset) -> None:
-        emptied = [Step(text) for text in Space(model).empty_index(preset)]
-        self._session.write([*emptied, sql.EMPTIED.step(model=model, preset=preset.name)])
+    def _empty(self, space: Space, preset: Preset) -> None:
+        emptied = [Step(text) for text in space.empty_index(preset)]
+        self._session.write([*emptied, sql.EMPTIED.step(space=space.token, preset=preset.name)])
 
-    def _tune(self, found: EmbeddingModel) -> None:
+    def _tune(self, space: Space, found: EmbeddingModel) -> None:
         """Have a search keep as many candidates as the number of vectors asks for."""
-        index = Space(found.name).index
-        wanted = preset_of(found.preset).search_among(found.indexed)
+        index, wanted = space.index, preset_of(found.preset).search_among(found.indexed)
         for (metadata,) in self._session.read(sql.METADATA.step(index=index)):
             changed = with_search(metadata, wanted)
             if changed != metadata:
@@ -263,18 +317,6 @@ class VectorIndex(Repository):
         possible = sum(row[1] for row in found)
         return sum(row[0] for row in found) / possible if possible else None
 
-    def _get(self, model: str) -> EmbeddingModel:
-        rows = self._session.read(sql.MODEL.step(model=model))
-        if not rows:
-            raise NotFoundError("embedding model", model)
-        return as_model(rows[0])
-
-
-def used_models(session: Session) -> dict[str, int]:
-    """The models by which a namespace has vectors, and their dimensions."""
-    rows = session.read(sql.USED.step(namespace=session.namespace))
-    return {name: dimension for name, dimension in rows}  # noqa: C416 - rows are untyped
-
 
 def preset_of(name: str) -> Preset:
     """The preset of that name; ValidationError if there is none."""
@@ -283,8 +325,9 @@ def preset_of(name: str) -> Preset:
     return PRESETS[name]
 
 
-def as_model(row: Sequence[Any]) -> EmbeddingModel:
-    """What is known of a model, from its row."""
-    *facts, created_at = row
+def as_registered(row: Sequence[Any]) -> Registered:
+    """A space and what is known of it, from its row."""
+    token, *facts, created_at = row
     values: dict[str, Any] = dict(zip(sql.MODEL_FACTS, facts, strict=True))
-    return EmbeddingModel(**values, created_at=from_micros(created_at) or EPOCH)
+    model = EmbeddingModel(**values, created_at=from_micros(created_at) or EPOCH)
+    return Registered(Space.of(token, model.name, model.dimension), model)

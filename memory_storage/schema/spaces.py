@@ -1,9 +1,10 @@
-"""The vectors of one model: a table, its DiskANN index, and the presets of that index. Runs nothing.
+"""A vector space: the vectors of one model and dimension, their table and DiskANN index. Runs nothing.
 
-A model's vectors are a table of their own, whose name follows from the model's. Each distinct vector is one row, and
-`embeddings` says whose it is. A new row is not in the index yet (`indexed` = 0): a search compares these one by one,
-and they enter the index in portions. So the index may be behind, be dropped or be built anew at any time: no search
-loses anything by it.
+Each distinct vector is one row of the table, and `embeddings` says whose it is. A new row is not in the index yet
+(`indexed` = 0): a search compares these one by one, and they enter the index in portions. So the index may be behind,
+be dropped or be rebuilt at any time: no search loses anything by it.
+
+Names in the schema are made of the space's token, a digest in hexadecimal: no text of a caller is part of any SQL.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 
 from .constructs import CreateTrigger, CreateVectorIndex
@@ -55,14 +57,27 @@ FEW = 2_000
 
 @dataclass(frozen=True)
 class Space:
-    """The vectors of one model."""
+    """The vectors of one model and dimension.
+
+    The first dimension that any namespace stores by a model has no `variant`. Namespaces that use the name of the model
+    for another dimension share a space of their own, whose `variant` is that dimension.
+    """
 
     model: str
+    variant: int | None = None
 
-    @property
+    @classmethod
+    def of(cls, token: str, model: str, dimension: int) -> Space:
+        """The space of a row of `vector_models`."""
+        first = cls(model)
+        return first if first.token == token else cls(model, dimension)
+
+    @cached_property
     def token(self) -> str:
-        """What its names in the schema have in common."""
-        return blake2b(self.model.encode(), digest_size=8).hexdigest()
+        """The digest that its names in the schema have in common; its key in `vector_models`."""
+        # No model's name contains NUL, so a variant's name is no other model's.
+        name = self.model if self.variant is None else f"{self.model}\0{self.variant}"
+        return blake2b(name.encode(), digest_size=8).hexdigest()
 
     @property
     def table(self) -> str:
@@ -75,8 +90,8 @@ class Space:
         return f"{self.table}_ann"
 
     def create(self, dimension: int, preset: Preset) -> Iterator[str]:
-        """DDL for the table, its indexes, and the triggers that count its rows and free those without an owner."""
-        table, name = self.table, _quoted(self.model)
+        """DDL for the table, its indexes, and its triggers."""
+        table = self.table
         if not 1 <= dimension <= MAX_DIMENSION:
             raise ValueError(f"no such dimension: {dimension}")
         yield f"""CREATE TABLE {table} (
@@ -88,35 +103,33 @@ class Space:
 )"""
         yield f"CREATE INDEX {table}_tail ON {table} (seq) WHERE indexed = 0"
         yield self.create_index(preset)
-        counts, one = "UPDATE vector_models SET", f"WHERE name = {name}"
-        gone = "vectors = vectors - 1, indexed = indexed - OLD.indexed, removed = removed + OLD.indexed"
+        yield from map(str, self.triggers())
+
+    def triggers(self) -> Iterator[CreateTrigger]:
+        """The triggers that count the rows of the table, and delete vectors that no embedding leads to."""
+        table, token = self.table, self.token
+        counts, one = "UPDATE vector_models SET", f"WHERE token = '{token}'"
+        deleted = "vectors = vectors - 1, indexed = indexed - OLD.indexed, removed = removed + OLD.indexed"
         free = f"""DELETE FROM {table} WHERE seq = OLD.vector_seq AND NOT EXISTS (
-        SELECT 1 FROM embeddings WHERE model = OLD.model AND vector_seq = OLD.vector_seq)"""
-        for trigger in (
-            CreateTrigger(
-                f"{table}_insert",
-                f"AFTER INSERT ON {table}",
-                [f"{counts} vectors = vectors + 1, indexed = indexed + NEW.indexed {one}"],
-            ),
-            CreateTrigger(
-                f"{table}_update",
-                f"AFTER UPDATE OF indexed ON {table}",
-                [f"{counts} indexed = indexed + NEW.indexed - OLD.indexed {one}"],
-            ),
-            CreateTrigger(
-                f"{table}_delete",
-                f"AFTER DELETE ON {table}",
-                [f"{counts} {gone} {one}"],
-            ),
-            CreateTrigger(f"{table}_free", "AFTER DELETE ON embeddings", [free], when=f"OLD.model = {name}"),
-            CreateTrigger(
-                f"{table}_swap",
-                "AFTER UPDATE OF vector_seq ON embeddings",
-                [free],
-                when=f"OLD.model = {name} AND OLD.vector_seq IS NOT NEW.vector_seq",
-            ),
-        ):
-            yield str(trigger)
+        SELECT 1 FROM embeddings WHERE model = OLD.model AND vector_seq = OLD.vector_seq AND space = OLD.space)"""
+        yield CreateTrigger(
+            f"{table}_insert",
+            f"AFTER INSERT ON {table}",
+            [f"{counts} vectors = vectors + 1, indexed = indexed + NEW.indexed {one}"],
+        )
+        yield CreateTrigger(
+            f"{table}_update",
+            f"AFTER UPDATE OF indexed ON {table}",
+            [f"{counts} indexed = indexed + NEW.indexed - OLD.indexed {one}"],
+        )
+        yield CreateTrigger(f"{table}_delete", f"AFTER DELETE ON {table}", [f"{counts} {deleted} {one}"])
+        yield CreateTrigger(f"{table}_free", "AFTER DELETE ON embeddings", [free], when=f"OLD.space = '{token}'")
+        yield CreateTrigger(
+            f"{table}_swap",
+            "AFTER UPDATE OF vector_seq ON embeddings",
+            [free],
+            when=f"OLD.space = '{token}' AND OLD.vector_seq IS NOT NEW.vector_seq",
+        )
 
     def create_index(self, preset: Preset) -> str:
         """DDL for the index, which is empty as long as no row is `indexed`."""
@@ -166,8 +179,3 @@ def with_search(metadata: bytes, search: int) -> bytes:
         if metadata[at] == _SEARCH_L:
             return metadata[: at + 1] + search.to_bytes(8, "little") + metadata[at + 9 :]
     return metadata
-
-
-def _quoted(text: str) -> str:
-    """An SQL literal. The name of a model may hold anything but NUL, and DDL takes no bound values."""
-    return "'" + text.replace("'", "''") + "'"

@@ -116,10 +116,16 @@ embeddings = Table(
     Column("owner_type", Text, nullable=False),
     Column("owner_id", Text, nullable=False),
     Column("model", Text, nullable=False),
-    Column("vector_seq", Integer, nullable=False),  # in the table of the model's vectors, see `spaces`
+    Column("vector_seq", Integer, nullable=False),  # in the table of the vector space
     Column("item_seq", Integer, nullable=False),  # of the episode or pattern that is found by it
     Column("created_at", Integer, nullable=False),
     Column("updated_at", Integer, nullable=False),
+    # The token of the vector space. All embeddings of a namespace by one model are in one space.
+    Column("space", Text, nullable=False, server_default=""),
+    # What was embedded: a digest of the text, and the version that the episode or pattern had. NULL: not known, since
+    # the caller stored the vector.
+    Column("text_digest", Text),
+    Column("text_version", Integer),
     UniqueConstraint("namespace", "owner_type", "owner_id", "model"),
     Index("ix_embeddings_item", "item_seq", "model", "owner_type", "vector_seq"),
     Index("ix_embeddings_model", "namespace", "model", "owner_type"),
@@ -129,7 +135,8 @@ embeddings = Table(
 vector_models = Table(
     "vector_models",
     metadata,
-    Column("name", Text, primary_key=True, nullable=False),
+    Column("token", Text, primary_key=True, nullable=False),
+    Column("name", Text, nullable=False),
     Column("dimension", Integer, nullable=False),
     Column("metric", Text, nullable=False),
     Column("preset", Text, nullable=False),
@@ -137,8 +144,9 @@ vector_models = Table(
     Column("indexed", Integer, nullable=False, server_default="0"),
     Column("removed", Integer, nullable=False, server_default="0"),
     Column("created_at", Integer, nullable=False),
+    UniqueConstraint("name", "dimension"),
 )
-"""The models that have vectors: each has a table of them, which is made with the first one."""
+"""The vector spaces, one for each model and dimension: each has a table, which is made with its first vector."""
 
 spatiotemporal_index = Table(
     "spatiotemporal_index",

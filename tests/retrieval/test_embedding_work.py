@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 import memory_storage as ms
-from memory_storage.embedders import FunctionEmbedder, HashingEmbedder
+from memory_storage.embedders import FunctionEmbedder, HashingEmbedder, text_of
 from tests.checks import assert_consistent
 from tests.durability.processes import killed
 
@@ -99,6 +102,175 @@ def test_an_embedder_that_gives_nonsense_is_named_and_nothing_is_stored(storage,
 def test_the_size_of_a_batch_is_bounded(storage, size):
     with pytest.raises(ms.ValidationError, match="batch_size"):
         storage.embeddings.embed(Watched(), batch_size=size)
+
+
+class Recording(HashingEmbedder):
+    """Keeps the texts, and calls something before it makes vectors of them."""
+
+    def __init__(self, before: Callable[[], object] = lambda: None) -> None:
+        super().__init__(16)
+        self.texts: list[str] = []
+        self._before = before
+
+    def embed(self, texts):
+        before, self._before = self._before, lambda: None
+        before()
+        self.texts += texts
+        return super().embed(texts)
+
+
+def _closeness(storage: ms.MemoryStorage, kind: Any, item: Any) -> float:
+    """How near the stored vector is to the one of the text of now."""
+    stored = storage.embeddings.get(kind, item.id, model="hashing-16").vector
+    return sum(a * b for a, b in zip(stored, HashingEmbedder(16).embed_query(text_of(item)), strict=True))
+
+
+class TestChanges:
+    """What has changed since it was embedded."""
+
+    @pytest.mark.parametrize("change", ["complete", "save", "a step", "save a pattern", "merge"])
+    def test_it_is_embedded_again_and_the_rest_costs_nothing(self, storage, episodes, change):
+        patterns = storage.patterns.save_many([ms.Heuristic(condition=f"c {n}", action="a") for n in range(3)])
+        kinds: list[Any] = ["episode", "step", "pattern"]
+        for kind in kinds:
+            storage.embeddings.embed(HashingEmbedder(16), owner_type=kind)
+        before = storage.embeddings.count()
+        kind: Any = "episode"
+        if change == "complete":
+            reflection = ms.Reflection(insights=["the real cause was a stale cache"])
+            item: Any = storage.episodes.complete(episodes[3].id, ms.Success(verdict="ok"), reflection=reflection)
+        elif change == "save":
+            item = storage.episodes.save(episodes[3].model_copy(update={"task_description": "another task"}))
+        elif change == "a step":
+            old = episodes[3].steps[0]
+            new = old.model_copy(update={"action": "another action"})
+            storage.episodes.save(episodes[3].model_copy(update={"steps": [new, *episodes[3].steps[1:]]}))
+            kind, item = "step", storage.steps.get(old.id)
+        elif change == "save a pattern":
+            kind, item = "pattern", storage.patterns.save(patterns[0].model_copy(update={"action": "another"}))
+        else:
+            storage.patterns.save(patterns[1].model_copy(update={"tags": ["from the other"]}))
+            kind, item = "pattern", storage.patterns.merge(patterns[0].id, patterns[1].id)
+            before -= 1
+        item = {"episode": storage.episodes, "step": storage.steps, "pattern": storage.patterns}[kind].get(item.id)
+        embedder = Recording()
+        for one in kinds:
+            storage.embeddings.embed(embedder, owner_type=one)
+        assert embedder.texts == [text_of(item)]
+        assert _closeness(storage, kind, item) == pytest.approx(1.0, abs=1e-5)
+        assert storage.embeddings.count() == before
+        idle = Recording()
+        assert [storage.embeddings.embed(idle, owner_type=one) for one in kinds] == [0, 0, 0]
+        assert idle.texts == []
+        assert_consistent(storage.engine)
+
+    def test_a_change_of_another_part_costs_no_call(self, storage, episodes):
+        storage.embeddings.embed(HashingEmbedder(16))
+        storage.episodes.save(episodes[0].model_copy(update={"metadata": {"seen": True}}))
+        storage.episodes.append_step(episodes[1].id, ms.Step(tool="t"))
+        storage.episodes.archive(episodes[2].id)
+        embedder = Recording()
+        assert storage.embeddings.embed(embedder) == 0
+        assert embedder.texts == []
+
+    def test_what_did_not_change_is_not_read(self, storage, episodes):
+        storage.embeddings.embed(HashingEmbedder(16))
+        storage.episodes.save(episodes[0].model_copy(update={"metadata": {"seen": True}}))
+        seen: list[Any] = []
+        for expected in (1, 0):
+            seen.clear()
+            assert storage.embeddings.embed(Recording(), text_of=lambda one: seen.append(one) or text_of(one)) == 0
+            assert len(seen) == expected
+
+    def test_a_vector_of_the_callers_stays(self, storage, episodes):
+        vector = [1.0, *[0.0] * 15]
+        storage.embeddings.put("episode", episodes[0].id, vector, model="hashing-16")
+        assert storage.embeddings.embed(HashingEmbedder(16)) == 24
+        storage.embeddings.put("episode", episodes[1].id, vector, model="hashing-16")
+        storage.episodes.save_many([one.model_copy(update={"task_description": "new"}) for one in episodes[:2]])
+        assert storage.embeddings.embed(HashingEmbedder(16)) == 0
+        assert storage.embeddings.get("episode", episodes[1].id, model="hashing-16").vector == vector
+        assert storage.embeddings.reembed("hashing-16", HashingEmbedder(16)) == 2
+        assert _closeness(storage, "episode", storage.episodes.get(episodes[0].id)) == pytest.approx(1.0, abs=1e-5)
+        assert storage.embeddings.reembed("hashing-16", HashingEmbedder(16)) == 0
+        assert_consistent(storage.engine)
+
+    def test_a_change_while_it_is_embedded_is_embedded_next(self, storage, episodes):
+        changed = episodes[4].model_copy(update={"task_description": "changed meanwhile"})
+        storage.embeddings.embed(Recording(lambda: storage.episodes.save(changed)))
+        embedder = Recording()
+        assert storage.embeddings.embed(embedder) == 1
+        assert embedder.texts[0].startswith("changed meanwhile")
+        assert storage.embeddings.embed(embedder) == 0
+
+    def test_a_later_vector_of_another_writer_stays(self, storage, episodes):
+        mine = [0.0, 1.0, *[0.0] * 14]
+        changed = episodes[4].model_copy(update={"task_description": "changed meanwhile"})
+
+        def meanwhile() -> None:
+            storage.episodes.save(changed)
+            storage.embeddings.embed(HashingEmbedder(16))
+            storage.embeddings.put("episode", episodes[5].id, mine, model="hashing-16")
+
+        storage.embeddings.embed(Recording(meanwhile))
+        assert _closeness(storage, "episode", changed) == pytest.approx(1.0, abs=1e-5)
+        assert storage.embeddings.get("episode", episodes[5].id, model="hashing-16").vector == mine
+        assert storage.embeddings.embed(Recording()) == 0
+        assert_consistent(storage.engine)
+
+    def test_an_interruption_loses_no_change(self, storage, episodes):
+        storage.embeddings.embed(HashingEmbedder(16))
+        storage.episodes.save_many([one.model_copy(update={"task_description": f"new {one.id}"}) for one in episodes])
+        with pytest.raises(RuntimeError, match="the model is down"):
+            storage.embeddings.embed(Watched(fails_after=12), batch_size=4)
+        assert storage.embeddings.embed(Watched(), batch_size=4) == 25 - 12
+        for episode in storage.episodes.iterate():
+            assert _closeness(storage, "episode", episode) == pytest.approx(1.0, abs=1e-5)
+
+    def test_a_text_that_is_none_is_refused(self, storage, episodes):
+        with pytest.raises(ms.ValidationError) as caught:
+            storage.embeddings.embed(HashingEmbedder(16), text_of=lambda one: None)
+        assert caught.value.field == "text_of"
+
+
+class TestDeletions:
+    """Owners that are deleted while they are embedded."""
+
+    def test_the_rest_is_stored(self, storage, episodes):
+        embedder = Recording(lambda: storage.episodes.delete(episodes[7].id))
+        assert storage.embeddings.embed(embedder) == 24
+        assert storage.embeddings.count() == 24
+        assert storage.embeddings.index.status()[0].vectors == 24
+        assert storage.embeddings.embed(embedder) == 0
+        assert_consistent(storage.engine)
+
+    def test_of_steps_and_patterns_and_to_another_model_too(self, storage, episodes):
+        patterns = storage.patterns.save_many([ms.Heuristic(condition=f"c {n}", action="a") for n in range(3)])
+        embedder = Recording(lambda: storage.episodes.delete(episodes[7].id))
+        assert storage.embeddings.embed(embedder, owner_type="step") == 48
+        embedder = Recording(lambda: storage.patterns.delete(patterns[0].id))
+        assert storage.embeddings.embed(embedder, owner_type="pattern") == 2
+
+        class Deleting(HashingEmbedder):
+            def embed(self, texts):
+                storage.episodes.delete(episodes[8].id)
+                return super().embed(texts)
+
+        assert storage.embeddings.reembed("hashing-16", Deleting(8)) == 46 + 2
+        assert_consistent(storage.engine)
+
+    def test_all_of_them_leave_nothing(self, storage, episodes):
+        embedder = Recording(lambda: [storage.episodes.delete(one.id) for one in episodes])
+        assert storage.embeddings.embed(embedder) == 0
+        assert storage.embeddings.models() == {}
+        assert_consistent(storage.engine)
+
+    def test_the_callers_own_vectors_are_all_or_none(self, storage, episodes):
+        storage.episodes.delete(episodes[7].id)
+        with pytest.raises(ms.NotFoundError) as caught:
+            storage.embeddings.put_many([("episode", one.id, [1.0, 2.0]) for one in episodes], model="m")
+        assert (caught.value.kind, caught.value.id) == ("episode", episodes[7].id)
+        assert storage.embeddings.count() == 0
 
 
 class TestAgain:

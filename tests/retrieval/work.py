@@ -192,3 +192,11 @@ def reembed(pipe: Any, path: Path) -> None:
     with ms.MemoryStorage.open(path) as storage:
         storage.embeddings.reembed("hashing-8", Slow(16, pipe), batch_size=10)
         time.sleep(60)
+
+
+def put_first(barrier: Any, path: Path, namespace: str, owner: UUID, dimension: int) -> None:
+    """Store the first vectors by some models, at the same time as another process."""
+    with ms.MemoryStorage.open(ms.Settings(database=str(path), namespace=namespace)) as storage:
+        for number in range(int(os.environ.get("MEMORY_STORAGE_TEST_RACES", "3"))):
+            barrier.wait()
+            storage.embeddings.put("episode", owner, [1.0] * dimension, model=f"m{number}")

@@ -22,6 +22,7 @@ from sqlalchemy import Engine, create_engine, event
 
 import memory_storage as ms
 from memory_storage import migrate, schema
+from memory_storage.embedders import FunctionEmbedder
 from tests.checks import assert_consistent, dump, row_counts
 
 CHECKOUT = Path(__file__).parents[2]
@@ -120,6 +121,37 @@ def test_vectors_without_a_column_in_the_older_schema_are_not_dropped_in_silence
         migrate.downgrade(storage.engine, "0002")
     assert dump(storage.engine) == before
     assert migrate.current(storage.engine) == schema.HEAD
+
+
+def test_vectors_of_an_older_schema_are_found_and_stay(storage: ms.MemoryStorage):
+    _fill(storage)
+    model = "x'; DROP TABLE episodes;--"
+    episode = storage.episodes.save(ms.Episode(task_description="b"))
+    storage.embeddings.put("episode", episode.id, [1.0, 2.0], model=model)
+    before, models = list(storage.embeddings.iterate()), storage.embeddings.index.status()
+    migrate.downgrade(storage.engine, "0005")
+    migrate.upgrade(storage.engine)
+    assert (list(storage.embeddings.iterate()), storage.embeddings.index.status()) == (before, models)
+    assert len(storage.episodes.similar_to([1.0, 2.0], model=model)) == 1
+    assert storage.embeddings.embed(FunctionEmbedder(lambda texts: [[3.0, 4.0] for _ in texts], model=model)) == 1
+    storage.embeddings.put("episode", episode.id, [2.0, 1.0], model=model)
+    assert_consistent(storage.engine)
+
+
+def test_a_second_dimension_is_not_dropped_in_silence(storage: ms.MemoryStorage):
+    other = storage.in_namespace("other")
+    for memory, vector in ((storage, [1.0, 2.0]), (other, [1.0, 2.0, 3.0])):
+        episode = memory.episodes.save(ms.Episode(task_description="b"))
+        memory.embeddings.put("episode", episode.id, vector, model="m")
+    before = dump(storage.engine)
+    with pytest.raises(ms.SchemaError, match="'m' that have the dimension 3"):
+        migrate.downgrade(storage.engine, "0005")
+    assert dump(storage.engine) == before
+    other.embeddings.delete("episode", episode.id, model="m")
+    migrate.downgrade(storage.engine, "0005")
+    migrate.upgrade(storage.engine)
+    assert [(one.name, one.dimension) for one in storage.embeddings.index.status()] == [("m", 2)]
+    assert_consistent(storage.engine)
 
 
 def test_places_go_down_and_come_up_again_and_are_found(storage: ms.MemoryStorage):

@@ -310,7 +310,7 @@ def _leaves_the_namespace(line: str) -> bool:
 
 
 _WITHIN = re.compile(
-    r"""\((namespace|rowid|digest|item_seq|episode_seq|name|owner_seq)=\?
+    r"""\((namespace|rowid|digest|item_seq|episode_seq|name|token|owner_seq)=\?
         | \(model=\?\ AND\ vector_seq=\?  # the owners of one vector
         | ^SEARCH\ vectors_\w+(\ USING\ INTEGER.*)?$  # one vector
         | ix_embeddings_model\ \(namespace[<>]  # whether there is another namespace
