@@ -19,7 +19,7 @@ from memory_storage.settings import Settings
 from memory_storage.storage import MemoryStorage
 from memory_storage.translation import translated
 
-from . import _documents, _file, _indexes, _objects, _owners, _places, _vectors
+from . import _documents, _file, _indexes, _objects, _owners, _places, _vectors, _words
 from ._findings import Finding, Report
 
 __all__ = ["Finding", "Report", "examine", "mend"]
@@ -40,6 +40,7 @@ _CHECKS: tuple[_Check, ...] = (
     _owners.lost_items,
     _places.misplaced,
     _vectors.unowned_vectors,
+    _words.wrong_words,
     _indexes.wrong_facets,
     _indexes.wrong_full_text,
     _indexes.wrong_positions,

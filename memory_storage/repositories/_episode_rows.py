@@ -11,6 +11,7 @@ from typing import Any
 
 from memory_storage.models import Episode, LazyList, Page, Step
 from memory_storage.retrieval import FACTS
+from memory_storage.schema.words import words_of_ending, words_of_step
 
 from ._codec import (
     OnCorrupt,
@@ -87,6 +88,7 @@ def just_saved(episode: Episode, state: Row | None, now: int) -> Row:
 def appended(step: Step) -> dict[str, Any]:
     """The values of a step's row."""
     bare, output = without_output(step)
+    document = bare.model_dump_json()
     return {
         "id": str(step.id),
         "tool": step.tool,
@@ -95,20 +97,24 @@ def appended(step: Step) -> dict[str, Any]:
         "tokens_used": step.tokens_used,
         "started_at": to_micros(step.started_at),
         "output": output,
-        "document": bare.model_dump_json(),
+        "document": document,
+        "words": words_of_step(document, output),
     }
 
 
 def ending(ended: Episode, completed_at: datetime) -> dict[str, Any]:
     """The values that complete an episode."""
+    outcome = ended.outcome.model_dump_json() if ended.outcome else None
+    reflection = ended.reflection.model_dump_json() if ended.reflection else None
     return {
         "kind": ended.outcome and ended.outcome.kind,
         "total": ended.reward and ended.reward.total,
         "completed_at": to_micros(completed_at),
         "completed_iso": completed_at.isoformat(),
-        "outcome": ended.outcome and ended.outcome.model_dump_json(),
+        "outcome": outcome,
         "reward": ended.reward and ended.reward.model_dump_json(),
-        "reflection": ended.reflection and ended.reflection.model_dump_json(),
+        "reflection": reflection,
+        "words": words_of_ending(outcome, reflection),
     }
 
 

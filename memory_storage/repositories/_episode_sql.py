@@ -20,7 +20,9 @@ _HEAD = {
     "reward": "given.value ->> '$.reward.total'",
     "started_at": micros("(given.value ->> '$.started_at')"),
     "completed_at": micros("(given.value ->> '$.completed_at')"),
-    "document": "json_remove(given.value, '$.version', '$.created_at', '$.updated_at', '$.archived_at', '$.steps')",
+    "document": """json_remove(given.value, '$.version', '$.created_at', '$.updated_at', '$.archived_at', '$.steps',
+        '$.words')""",
+    "words": "given.value -> '$.words'",
 }
 _SAVED = {
     "namespace": ":namespace",
@@ -48,7 +50,8 @@ _STEPS = {
     "tokens_used": "step.value ->> '$.tokens_used'",
     "started_at": micros("(step.value ->> '$.started_at')"),
     "output": "coalesce(step.value ->> '$.result.output', step.value ->> '$.result.message')",
-    "document": "json_replace(step.value, '$.result.output', '', '$.result.message', '')",
+    "document": "json_remove(json_replace(step.value, '$.result.output', '', '$.result.message', ''), '$.words')",
+    "words": "step.value -> '$.words'",
 }
 
 # A row is an episode (number 0) or one of its steps: so both come with one statement, and each text as it is stored.
@@ -127,7 +130,8 @@ UPDATE episodes SET
     completed_at = :completed_at,
     document = json_set(document, '$.outcome', json(:outcome), '$.completed_at', :completed_iso,
         '$.reward', json(coalesce(:reward, document -> '$.reward')),
-        '$.reflection', json(coalesce(:reflection, document -> '$.reflection')))
+        '$.reflection', json(coalesce(:reflection, document -> '$.reflection'))),
+    words = nullif(json_patch(coalesce(words, '{}'), :words), '{}')
 WHERE namespace = :namespace AND id = :id
 """)
 

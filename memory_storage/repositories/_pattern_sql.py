@@ -21,7 +21,8 @@ _CONTENT = {
     "language": "given.value ->> '$.context.language'",
     "success_rate": "given.value ->> '$.success_rate'",
     "occurrence_count": "given.value ->> '$.occurrence_count'",
-    "document": "json_remove(given.value, '$.version', '$.created_at', '$.updated_at', '$.effectiveness')",
+    "document": "json_remove(given.value, '$.version', '$.created_at', '$.updated_at', '$.effectiveness', '$.words')",
+    "words": "given.value -> '$.words'",
 }
 _FIRST = {
     **{name: f"given.value ->> '$.effectiveness.{name}'" for name in COUNTERS},
@@ -113,6 +114,9 @@ _SUM = "CAST(patterns.{name} + other.{name} AS INTEGER)"
 _UNION = """(SELECT json_group_array(value) FROM (
         SELECT value FROM json_each(patterns.document, '$.{field}')
         UNION SELECT value FROM json_each(other.document, '$.{field}')))"""
+_UNION_OF_WORDS = """(SELECT json_group_array(value) FROM (
+        SELECT value FROM json_each(coalesce(patterns.words -> '$.tags', patterns.document -> '$.tags'))
+        UNION SELECT value FROM json_each(coalesce(other.words -> '$.tags', other.document -> '$.tags'))))"""
 # No more than 1, whatever the rounding of counts beyond 53 bits adds.
 _MERGED_RATE = """min(1.0,
         (patterns.success_rate * patterns.occurrence_count + other.success_rate * other.occurrence_count)
@@ -135,7 +139,9 @@ UPDATE patterns SET
         '$.occurrence_count', {_SUM.format(name="occurrence_count")},
         '$.success_rate', json(printf('%!.17g', {_MERGED_RATE})),
         '$.evidence', json({_UNION.format(field="evidence")}),
-        '$.tags', json({_UNION.format(field="tags")}))
+        '$.tags', json({_UNION.format(field="tags")})),
+    words = CASE WHEN coalesce(patterns.words -> '$.tags', other.words -> '$.tags') IS NULL THEN patterns.words
+        ELSE json_set(coalesce(patterns.words, '{{}}'), '$.tags', json({_UNION_OF_WORDS})) END
 FROM (SELECT * FROM patterns WHERE namespace = :namespace AND id = :other) AS other
 WHERE patterns.namespace = :namespace AND patterns.id = :id AND patterns.kind = other.kind
 """)

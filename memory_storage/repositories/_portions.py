@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from memory_storage.dbapi import portions
-from memory_storage.models import Episode
+from memory_storage.models import Episode, Step
+from memory_storage.schema.spelling import is_spelled_otherwise
+from memory_storage.schema.words import with_words, words_of_episode, words_of_step
 
 PORTION_BYTES = 4_000_000
 
@@ -24,15 +26,20 @@ def of_documents(documents: Iterable[str]) -> list[Portion]:
 
 
 def of_episodes(prepared: Sequence[tuple[str, Episode]]) -> tuple[list[Portion], list[Portion]]:
-    """The portions of the episodes' heads, and those of their steps: the same, but for episodes that are too large."""
-    small = [document for document, _ in prepared if size(document) <= PORTION_BYTES]
-    whole = of_documents(small)
-    if len(small) == len(prepared):
+    """The portions of the episodes' heads, and those of their steps: the same, unless one has to be taken apart.
+
+    That is an episode that is too large, or that has words to be spelled otherwise in the index.
+    """
+    together = [document for document, _ in prepared if not is_spelled_otherwise(document)]
+    together = [document for document in together if size(document) <= PORTION_BYTES]
+    if len(together) == len(prepared):
+        whole = of_documents(together)
         return whole, whole
-    large = [episode for document, episode in prepared if size(document) > PORTION_BYTES]
-    heads = of_documents(map(head, large))
-    steps = [portion for episode in large for portion in _of_steps(episode)]
-    return whole + heads, whole + steps
+    apart = [pair for pair in prepared if is_spelled_otherwise(pair[0]) or size(pair[0]) > PORTION_BYTES]
+    heads = of_documents([*together, *(_with_words(head(episode)) for _, episode in apart)])
+    small = [steps for _, episode in apart if size(steps := _steps_of(episode)) <= PORTION_BYTES]
+    large = [episode for _, episode in apart if size(_steps_of(episode)) > PORTION_BYTES]
+    return heads, [*of_documents([*together, *small]), *(portion for one in large for portion in _of_steps(one))]
 
 
 def head(episode: Episode) -> str:
@@ -46,8 +53,25 @@ def size(text: str) -> int:
 
 
 def _of_steps(episode: Episode) -> Iterator[Portion]:
-    for group in _groups(step.model_dump_json() for step in episode.steps):
-        yield Portion(1, f'[{{"id":"{episode.id}","steps":{_array(group)}}}]')
+    for group in _groups(map(_step, episode.steps)):
+        yield Portion(1, f"[{_as_steps(episode, group)}]")
+
+
+def _steps_of(episode: Episode) -> str:
+    return _as_steps(episode, [_step(step) for step in episode.steps])
+
+
+def _as_steps(episode: Episode, steps: Sequence[str]) -> str:
+    return f'{{"id":"{episode.id}","steps":{_array(steps)}}}'
+
+
+def _step(step: Step) -> str:
+    document = step.model_dump_json()
+    return with_words(document, words_of_step(document))
+
+
+def _with_words(document: str) -> str:
+    return with_words(document, words_of_episode(document))
 
 
 def _array(documents: Sequence[str]) -> str:

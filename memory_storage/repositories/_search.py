@@ -13,6 +13,7 @@ from memory_storage.errors import CorruptDataError, SchemaError, UnavailableErro
 from memory_storage.models import EpisodeFilter, Hit, Hits, PatternFilter, SearchMode
 from memory_storage.retrieval import NO_SPACE, Attempt, Filters, Items, Search
 from memory_storage.schema.spaces import Space
+from memory_storage.schema.spelling import readable
 from memory_storage.sources import DISKANN, EXACT, MEMORY, Source
 
 from ._codec import to_micros
@@ -263,7 +264,7 @@ def _hit(row: Sequence[Any], item: T, *, has_vector: bool, explain: bool) -> Hit
     parts = {"similarity": score} if text is None else {name: part for name, part in named.items() if part}
     compared = "index" if plan in (DISKANN.plan, MEMORY.plan) else "exact"
     method: Any = compared if text is None else ("hybrid" if has_vector else "text")
-    return Hit(item, score, similarity, method, snippet, parts if explain else None)
+    return Hit(item, score, similarity, method, snippet and readable(snippet), parts if explain else None)
 
 
 def _checked_k(k: Any) -> int:

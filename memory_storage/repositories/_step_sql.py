@@ -16,6 +16,7 @@ _APPENDED = {
     "started_at": ":started_at",
     "output": ":output",
     "document": "json_set(:document, '$.step_number', next.number)",
+    "words": ":words",
 }
 
 _IS_THIS_ONE = """step_number, episode_id = :episode_id AND output IS :output

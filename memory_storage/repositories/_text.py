@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from memory_storage.errors import ValidationError
+from memory_storage.schema.spelling import spelled, words_in
 
 from ._codec import refuse_unstorable
 
@@ -12,7 +13,6 @@ MAX_WORDS = 64
 MAX_CHARACTERS = 2_000  # FTS5 takes seconds to read a phrase of 50,000 words
 
 _PART = re.compile(r'"([^"]*)"|(\S+)')
-_WORDS = re.compile(r"[^\W_]+")
 _WORD = re.compile(r"[^\W_]")
 
 
@@ -23,7 +23,7 @@ def match_expression(text: str) -> str | None:
         raise ValidationError("text", f"at most {MAX_CHARACTERS:,} characters", text)
     parts = [
         _quoted(phrase or word, word.endswith("*"))
-        for phrase, word in _PART.findall(text)
+        for phrase, word in _PART.findall(spelled(text))
         if _WORD.search(phrase + word)
     ]
     if len(parts) > MAX_WORDS:
@@ -44,5 +44,4 @@ def any_word(text: str) -> str | None:
     refuse_unstorable("text", text)
     if len(text) > MAX_CHARACTERS:
         raise ValidationError("text", f"at most {MAX_CHARACTERS:,} characters", text)
-    words = dict.fromkeys(word.lower() for word in _WORDS.findall(text))
-    return " OR ".join(f'"{word}"' for word in words) or None
+    return " OR ".join(f'"{word}"' for word in words_in(text)) or None

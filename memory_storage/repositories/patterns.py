@@ -26,6 +26,7 @@ from memory_storage.models import (
     SearchMode,
 )
 from memory_storage.retrieval import FACTS, PATTERNS
+from memory_storage.schema.words import with_words, words_of_pattern
 
 from . import _analytics_sql as analytics_sql
 from . import _pattern_sql as sql
@@ -375,7 +376,9 @@ class PatternRepository(Repository):
                     documents=portion.text,
                     now=self._now(),
                 )
-                for portion in of_documents(document for document, _ in prepared)
+                for portion in of_documents(
+                    with_words(document, words_of_pattern(document)) for document, _ in prepared
+                )
             ),
             *self._exact_means(new),
         ]

@@ -44,6 +44,7 @@ episodes = Table(
     Column("updated_at", Integer, nullable=False),
     Column("archived_at", Integer),
     Column("document", Text, nullable=False),
+    Column("words", Text),  # what the full-text index has in another spelling, see `words`
     UniqueConstraint("namespace", "id"),
     # What is archived is left out of nearly every answer: with its column an index answers alone.
     Index("ix_episodes_started", "namespace", "started_at", "archived_at"),
@@ -73,6 +74,7 @@ steps = Table(
     Column("started_at", Integer, nullable=False),
     Column("output", Text),
     Column("document", Text, nullable=False),
+    Column("words", Text),
     UniqueConstraint("namespace", "episode_id", "step_number"),
     UniqueConstraint("namespace", "id"),
     ForeignKeyConstraint(["namespace", "episode_id"], ["episodes.namespace", "episodes.id"], ondelete="CASCADE"),
@@ -100,6 +102,7 @@ patterns = Table(
     Column("created_at", Integer, nullable=False),
     Column("updated_at", Integer, nullable=False),
     Column("document", Text, nullable=False),
+    Column("words", Text),
     UniqueConstraint("namespace", "id"),
     Index("ix_patterns_success_rate", "namespace", "success_rate"),
     Index("ix_patterns_kind", "namespace", "kind", "success_rate"),

@@ -315,6 +315,7 @@ _WITHIN = re.compile(
         | ^SEARCH\ vectors_\w+(\ USING\ INTEGER.*)?$  # one vector
         | ix_embeddings_model\ \(namespace[<>]  # whether there is another namespace
         | ix_forgotten_unfinished  # those that are gone in part
+        | ^SEARCH\ (episodes|patterns)$  # max(seq): one row
         | VIRTUAL\ TABLE""",
     re.VERBOSE,
 )

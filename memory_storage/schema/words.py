@@ -1,0 +1,102 @@
+"""What the full-text indexes have of a row, where that is spelled otherwise than in its document.
+
+It is JSON in the column `words`, with the texts of the columns of the index; a column that is missing there is taken
+from the document by a view. So a row in ASCII has NULL there, and costs nothing. Runs no SQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from .spelling import is_spelled_otherwise, spelled
+
+_ESCAPES = (r"\\", r"\"", r"\n", r"\r", r"\t", r"\b", r"\f")
+_OUTCOME = ("verdict", "reason", "error_details", "artifacts", "completed", "failed", "infeasibility_signals")
+_REFLECTION = ("successes", "improvements", "insights")
+_RULE = ("condition", "action", "error_type", "recommended_approach", "recovery_steps", "context_features", "tools")
+
+
+def words_of_episode(document: str) -> str | None:
+    """Return the column `words` of an episode: JSON, or None if all is spelled as it is written."""
+    return _words(episode_texts(from_json(document))) if is_spelled_otherwise(document) else None
+
+
+def words_of_step(document: str, output: str | None = None) -> str | None:
+    """Return the column `words` of a step. `output` is its result's text, if that is not in the document."""
+    if not is_spelled_otherwise(document) and not is_spelled_otherwise(output or ""):
+        return None
+    step = _as_mapping(from_json(document))
+    result = _as_mapping(step.get("result"))
+    texts = {
+        "tool": _text(step.get("tool")),
+        "action": _text(step.get("action")),
+        "parameters": _text(step.get("parameters")),
+        "output": output or _text(result.get("output") or result.get("message")),
+    }
+    return _words(texts)
+
+
+def words_of_pattern(document: str) -> str | None:
+    """Return the column `words` of a pattern."""
+    if not is_spelled_otherwise(document):
+        return None
+    pattern = _as_mapping(from_json(document))
+    rule = _joined(pattern, _RULE)
+    return _words({"description": _text(pattern.get("description")), "rule": rule}, pattern.get("tags"))
+
+
+def words_of_ending(outcome: str | None, reflection: str | None) -> str:
+    """Return what an outcome and a reflection change in `words`, for `json_patch`: null takes a text away."""
+    parts = (("outcome", outcome, _OUTCOME), ("reflection", reflection, _REFLECTION))
+    texts = {name: _joined(from_json(part), fields) for name, part, fields in parts if part is not None}
+    return to_json({name: _respelled(text) for name, text in texts.items()}).decode()
+
+
+def with_words(document: str, words: str | None) -> str:
+    """Return the JSON of an object with one more field, `words`."""
+    return document if words is None else f'{document[:-1]},"words":{words}}}'
+
+
+def episode_texts(document: Any) -> dict[str, str]:
+    """Return the texts of an episode's columns in the index, as they are written."""
+    episode = _as_mapping(document)
+    return {
+        "description": _text(episode.get("task_description")),
+        "outcome": _joined(episode.get("outcome"), _OUTCOME),
+        "reflection": _joined(episode.get("reflection"), _REFLECTION),
+        "tags": _text(episode.get("tags")),
+    }
+
+
+def _words(texts: Mapping[str, str], tags: object = None) -> str | None:
+    found: dict[str, Any] = {name: text for name, one in texts.items() if (text := _respelled(one)) is not None}
+    if isinstance(tags, list) and _respelled(_text(tags)) is not None:
+        found["tags"] = sorted({spelled(str(tag)) for tag in tags})  # `merge` unites them
+    return to_json(found).decode() if found else None
+
+
+def _respelled(text: str) -> str | None:
+    found = spelled(text)
+    return None if found == text else found
+
+
+def _joined(value: object, fields: Iterable[str]) -> str:
+    found = _as_mapping(value)
+    return " ".join(text for name in fields if (text := _text(found.get(name))))
+
+
+def _text(value: object) -> str:
+    """The words of a JSON value: without the escapes, which would stick to the words after them."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    text = to_json(value).decode()
+    for escape in _ESCAPES:
+        text = text.replace(escape, " ")
+    return text
+
+
+def _as_mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
