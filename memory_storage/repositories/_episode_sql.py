@@ -156,7 +156,7 @@ SELECT {STEP_ROW} FROM steps AS s WHERE s.namespace = :namespace AND s.episode_i
 
 _STEPS_OF_PAGE = f"""
 UNION ALL
-SELECT page.started_at, page.seq, {STEP_ROW} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq
+SELECT page.place, page.seq, {STEP_ROW} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq
     CROSS JOIN steps AS s ON s.namespace = e.namespace AND s.episode_id = e.id"""
 
 
@@ -165,11 +165,34 @@ def query(conditions: Conditions, order: str, *, with_steps: bool) -> Prepared:
     """A page: the sort key and `seq` of each episode, then its row and those of its steps, in any order."""
     return Prepared(f"""
 WITH page AS MATERIALIZED (
-    SELECT seq, started_at FROM episodes WHERE {" AND ".join(("namespace = :namespace", *conditions))}
+    SELECT seq, started_at AS place FROM episodes WHERE {" AND ".join(("namespace = :namespace", *conditions))}
     ORDER BY {order} LIMIT :limit)
-SELECT page.started_at, page.seq, {HEAD_ROW} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq
-{_STEPS_OF_PAGE if with_steps else ""}
+{_head_of_page(with_steps=with_steps)}
 """)
+
+
+@lru_cache(maxsize=256)
+def ids(conditions: Conditions, order: str) -> Prepared:
+    """The ids of all of them, in order."""
+    where = " AND ".join(("namespace = :namespace", *conditions))
+    return Prepared(f"SELECT id FROM episodes WHERE {where} ORDER BY {order}")
+
+
+@lru_cache(maxsize=256)
+def among(conditions: Conditions, *, with_steps: bool) -> Prepared:
+    """Those of `ids` for which the conditions hold: the place among them and `seq`, then as for `query`."""
+    where = " AND ".join(("true", *conditions))
+    return Prepared(f"""
+WITH page AS MATERIALIZED (
+    SELECT e.seq, listed.key AS place FROM json_each(:ids) AS listed
+    CROSS JOIN episodes AS e ON e.namespace = :namespace AND e.id = listed.value WHERE {where})
+{_head_of_page(with_steps=with_steps)}
+""")
+
+
+def _head_of_page(*, with_steps: bool) -> str:
+    return f"""SELECT page.place, page.seq, {HEAD_ROW} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq
+{_STEPS_OF_PAGE if with_steps else ""}"""
 
 
 @lru_cache(maxsize=256)

@@ -160,6 +160,18 @@ WHERE {" AND ".join(("namespace = :namespace", *conditions))} ORDER BY {order} L
 
 
 @lru_cache(maxsize=256)
+def listed(conditions: Conditions) -> Prepared:
+    """The ids of all of them, the best first; the columns of the first `limit` beside them."""
+    return Prepared(f"""
+WITH listed (seq, key, place) AS MATERIALIZED (
+    SELECT seq, id, row_number() OVER (ORDER BY success_rate DESC, seq DESC) FROM patterns
+    WHERE {" AND ".join(("namespace = :namespace", *conditions))})
+SELECT listed.key, {_WHOLE} FROM listed LEFT JOIN patterns ON patterns.seq = listed.seq AND place <= :limit
+ORDER BY place
+""")
+
+
+@lru_cache(maxsize=256)
 def search(asked: Search) -> Prepared:
     """The hits: score, `seq` and the facts of each, then its columns."""
     return Prepared(f"""

@@ -48,7 +48,7 @@ from ._codec import (
     with_numbers,
 )
 from ._episode_rows import appended, ending, found_in, just_saved, page_of, same_content, whole, with_state
-from ._filters import conditions
+from ._filters import Shape, conditions, in_use
 from ._forgotten import forgotten_among, guard, refuse_forgotten, stale
 from ._paging import Cursor, check_limit, filled_page, is_descending, order_and_place, parse_cursor
 from ._portions import of_episodes
@@ -57,6 +57,11 @@ from ._session import Repository, Row, as_id, as_list, json_ids, keep_writing, w
 from ._statement import Prepared
 
 _ITERATE_PAGE = 100
+# Filters whose index has the episodes in the order of a page: the next page begins where the last one ended.
+_WALKED = {
+    *("task_type", "domain", "language", "framework", "complexity", "outcome"),
+    *("since", "until", "archived"),
+}
 
 
 class SearchFilters(TypedDict, total=False):
@@ -268,8 +273,16 @@ class EpisodeRepository(Repository):
         on_corrupt: OnCorrupt = None,
         **filters: Unpack[EpisodeFilters],
     ) -> Iterator[Episode]:
-        """All of them, a page at a time; no connection is held between the pages. `on_corrupt` as for `query`."""
+        """Iterate over all of them, a page at a time; no connection is held between the pages.
+
+        Where no index has the episodes in order (filters by text, tags, metadata, reward or completion), all that
+        follow the first page are listed once, which takes one more round trip: which ones and in what order is decided
+        then. Those that are deleted or no longer pass a filter when their page is read are left out, but a change of
+        their text is not looked at. `on_corrupt` as for `query`.
+        """
         size = min(_ITERATE_PAGE, self._session.limits.query_maximum)
+        asked = EpisodeFilter(**filters)
+        is_walked = in_use(asked).keys() <= _WALKED
         cursor: str | None = None
         while True:
             found = self.query(
@@ -279,6 +292,25 @@ class EpisodeRepository(Repository):
             cursor = found.next_cursor
             if cursor is None:
                 return
+            if not is_walked:
+                yield from self._listed(asked, cursor, size, direction=direction, steps=steps, on_corrupt=on_corrupt)
+                return
+
+    def _listed(
+        self, asked: EpisodeFilter, cursor: str, size: int, *, direction: Direction, steps: bool, on_corrupt: OnCorrupt
+    ) -> Iterator[Episode]:
+        """Those after a place, by a list of their ids: to find them again for each page would cost a page's square."""
+        namespace = self._session.namespace
+        order, after, place = order_and_place("started_at", parse_cursor(cursor), descending=is_descending(direction))
+        where, values = conditions(asked, "episode")
+        rows = self._session.read(sql.ids((*where, *after), order).step(namespace=namespace, **values, **place))
+        ids = [row[0] for row in rows]
+        del rows
+        still, values = conditions(asked.model_copy(update={"text": None}), "episode", Shape("e.", by_row=True))
+        statement = sql.among(still, with_steps=steps)
+        for first in range(0, len(ids), size):
+            page = statement.step(namespace=namespace, ids=json_ids(ids[first : first + size]), **values)
+            yield from page_of(self._session.read(page), size, None, descending=False, on_corrupt=on_corrupt)
 
     def count(self, **filters: Unpack[EpisodeFilters]) -> int:
         """How many episodes there are for which all filters hold."""

@@ -190,7 +190,9 @@ def written(database) -> list[Any]:
         ids = [write(storage, text) for write in WRITES.values()]
         storage.patterns.save(ms.Heuristic(condition=text, action="a", tags=["再試行", "接続"]))
         other = storage.patterns.save(ms.Heuristic(condition="b", action="b", tags=["サーバー"]))
-        storage.patterns.merge(storage.patterns.save(ms.Heuristic(condition="c", action="c", tags=["ああ"])).id, other.id)
+        storage.patterns.merge(
+            storage.patterns.save(ms.Heuristic(condition="c", action="c", tags=["ああ"])).id, other.id
+        )
     return ids
 
 

@@ -6,7 +6,6 @@ import re
 import sqlite3
 from pathlib import Path
 
-import pytest
 from sqlalchemy import Engine
 
 import memory_storage as ms

@@ -1,0 +1,164 @@
+"""Iterating over all that passes a filter: each once, in order, while others write, at a cost that grows as they do."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+import memory_storage as ms
+from tests.schema.spy import spied
+
+START = datetime(2025, 6, 1, tzinfo=timezone.utc)
+FEW = int(os.environ.get("MEMORY_STORAGE_TEST_ITERATED", "1000"))  # and ten times as many
+COUNT = 250
+FILTERS: dict[str, dict[str, Any]] = {
+    "text": {"text": "needle"},
+    "text of a step": {"text": "thread"},
+    "a tag": {"tags_any": ["common"]},
+    "two tags": {"tags_all": ["common", "usual"]},
+    "metadata": {"metadata": {"kind": "a"}},
+    "reward": {"min_reward": 0.5},
+    "completion": {"completed": True, "completed_since": START - timedelta(days=365)},
+    "a domain": {"domain": "web"},
+    "nothing": {},
+}
+
+
+@pytest.fixture(params=["memory", "server"])
+def target(request: pytest.FixtureRequest) -> str:
+    return ":memory:" if request.param == "memory" else str(request.getfixturevalue("migrated_server_url"))
+
+
+def _episode(number: int, *, steps: int = 1) -> ms.Episode:
+    started = START + timedelta(minutes=number // 3)  # many at one moment
+    return ms.Episode(
+        task_description=f"needle {number}",
+        context=ms.TaskContext(domain="web"),
+        started_at=started,
+        outcome=ms.Success(verdict="v"),
+        completed_at=started,
+        reward=ms.RewardScore(total=0.5 + number % 3),
+        tags=["common", "usual"],
+        metadata={"kind": "a"},
+        steps=[ms.Step(tool="t", action="thread") for _ in range(steps)],
+    )
+
+
+def _others(count: int) -> list[ms.Episode]:
+    return [ms.Episode(task_description="hay", started_at=START + timedelta(minutes=n)) for n in range(count)]
+
+
+@pytest.fixture
+def stored(storage: ms.MemoryStorage) -> list[ms.Episode]:
+    storage.episodes.save_many(_others(20))
+    return storage.episodes.save_many([_episode(number) for number in range(COUNT)])
+
+
+@pytest.mark.parametrize("filters", FILTERS.values(), ids=FILTERS)
+@pytest.mark.parametrize("direction", ["newest_first", "oldest_first"])
+def test_each_comes_once_and_in_order(storage, stored, filters, direction):
+    wanted = []
+    cursor = None
+    while True:
+        page = storage.episodes.query(limit=90, cursor=cursor, direction=direction, **filters)
+        wanted += page.items
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    found = list(storage.episodes.iterate(direction=direction, **filters))
+    assert found == wanted
+    assert len(found) == COUNT + (20 if not filters else 0)
+    assert [len(one.steps) for one in storage.episodes.iterate(direction=direction, steps=False, **filters)] == [
+        0 for _ in found
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name in FILTERS if name not in {"a domain", "nothing"}])
+def test_what_is_written_meanwhile_neither_repeats_nor_hides_one(storage, stored, name):
+    found = []
+    for number, episode in enumerate(storage.episodes.iterate(**FILTERS[name])):
+        found.append(episode.id)
+        if number == 120:  # in the second page
+            storage.episodes.save(_episode(0).model_copy(update={"started_at": START - timedelta(days=1)}))
+            storage.episodes.save(_episode(COUNT * 2))
+            storage.episodes.delete(stored[3].id)
+            storage.episodes.archive(stored[4].id)
+            moved = storage.episodes.get(stored[5].id)
+            storage.episodes.save(moved.model_copy(update={"started_at": START + timedelta(days=9)}))
+    assert len(found) == len(set(found))
+    assert {one.id for one in stored} - set(found) == {stored[3].id, stored[4].id}
+    assert set(found) <= {one.id for one in stored}
+
+
+def test_one_round_trip_a_page_and_one_for_the_list(storage, stored):
+    with spied(storage.engine) as batches:
+        assert len(list(storage.episodes.iterate(text="needle"))) == COUNT
+    assert len(batches) == 4
+    with spied(storage.engine) as batches:
+        assert len(list(storage.patterns.iterate())) == 0
+    assert len(batches) == 1
+
+
+def test_patterns_whose_rates_change_come_once_each(storage):
+    saved = storage.patterns.save_many(
+        [ms.Heuristic(condition=f"c{n}", action="a", success_rate=n / 250) for n in range(250)]
+    )
+    by_id = {pattern.id: pattern for pattern in saved}
+    found: list[ms.AnyPattern] = []
+    for pattern in storage.patterns.iterate():
+        found.append(pattern)
+        if len(found) in {50, 150}:  # those at the end come to the front, those at the front go to the end
+            for one, rate in ((saved[len(found) - 45], 1.0), (saved[-len(found)], 0.0)):
+                current = storage.patterns.get(one.id)
+                storage.patterns.save(current.model_copy(update={"success_rate": rate}))
+        if len(found) == 120:
+            storage.patterns.delete(saved[0].id)
+    assert len(found) == 249
+    assert {one.id for one in found} == set(by_id) - {saved[0].id}
+    before = [by_id[one.id].success_rate for one in found]
+    assert before == sorted(before, reverse=True)
+
+
+def test_unreadable_patterns_are_passed_over(storage):
+    saved = storage.patterns.save_many(
+        [ms.Heuristic(condition="c", action="a", success_rate=n / 250) for n in range(250)]
+    )
+    bad = [saved[n].id for n in (249, 100, 0)]
+    with storage.transaction() as tx:
+        for one in bad:
+            tx.execute([("UPDATE patterns SET document = '{}' WHERE id = ?", [str(one)])])
+    told: list[ms.CorruptDataError] = []
+    assert len(list(storage.patterns.iterate(on_corrupt=told.append))) == 247
+    assert [error.id for error in told] == [str(one) for one in bad]
+    with pytest.raises(ms.CorruptDataError):
+        list(storage.patterns.iterate())
+
+
+@pytest.fixture(scope="module")
+def sizes() -> Iterator[tuple[ms.MemoryStorage, ms.MemoryStorage]]:
+    """Storages of some episodes, and of ten times as many."""
+    with ms.MemoryStorage.open(":memory:") as few, ms.MemoryStorage.open(":memory:") as many:
+        for storage, count in ((few, FEW), (many, 10 * FEW)):
+            for first in range(0, count, 1000):
+                storage.episodes.save_many([_episode(n) for n in range(first, min(first + 1000, count))])
+        yield few, many
+
+
+@pytest.mark.parametrize("name", ["text", "text of a step", "a tag", "metadata", "reward"])
+def test_ten_times_as_many_take_less_than_thirteen_times(sizes, name):
+    def seconds(storage: ms.MemoryStorage) -> float:
+        began = time.perf_counter()
+        for _ in storage.episodes.iterate(steps=False, **FILTERS[name]):
+            pass
+        return time.perf_counter() - began
+
+    ratios = []
+    for _ in range(3):
+        few, many = min(seconds(sizes[0]) for _ in range(3)), seconds(sizes[1])
+        ratios.append(many / few)
+    assert min(ratios) < 13, (name, ratios)
