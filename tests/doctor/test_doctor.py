@@ -179,7 +179,7 @@ def test_what_is_in_quarantine_is_as_it_was(settings):
     assert at > 0
     assert reason == "it cannot be decoded"
     assert tuple(row[:-2]) == before[row[2]][:-2]  # its last columns are the document, and words
-    assert row[-1] == f'{{"{SECRET}'
+    assert row[-2] == f'{{"{SECRET}'
     assert [reason for reason, _ in steps] == ["it cannot be decoded", "its episode was moved", "its episode was moved"]
     assert steps[0][1] == "FFFF"
 

@@ -57,7 +57,7 @@ def test_rows_of_an_older_database_are_spelled_by_the_upgrade(storage: ms.Memory
     saved = storage.episodes.save_many([_episode() for _ in range(3)])
     plain = storage.episodes.save(ms.Episode(task_description="plain"))
     pattern = storage.patterns.save(ms.Heuristic(condition="late 接続", action="a", tags=["再試行"]))
-    migrate.downgrade(storage.engine, "0005")
+    migrate.downgrade(storage.engine, "0006")
     assert all("words" not in sql.split("(")[1] for sql in _statements(storage.engine) if "TABLE episodes" in sql[:20])
     migrate.upgrade(storage.engine)
     assert {one.id for one in storage.episodes.query(text="接続")} == {one.id for one in saved}

@@ -15,8 +15,8 @@ from memory_storage.migrations import together
 from memory_storage.schema.constructs import CreateFullText, CreateTrigger, CreateView
 from memory_storage.schema.words import words_of_episode, words_of_pattern, words_of_step
 
-revision = "0006"
-down_revision = "0005"
+revision = "0007"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 
