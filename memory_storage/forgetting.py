@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
+from ._files import MaintenanceLock, sweep
 from .errors import UnavailableError
 from .models import Forgotten, Scrubbed
 from .repositories import EmbeddingRepository, Session
@@ -38,11 +40,18 @@ class Forgetting:
     """For one namespace, on an engine."""
 
     def __init__(
-        self, engine: Engine, settings: Settings, session: Session, *, sleep: Callable[[float], None] = time.sleep
+        self,
+        engine: Engine,
+        settings: Settings,
+        session: Session,
+        maintenance: MaintenanceLock,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._engine = engine
         self._settings = settings
         self._session = session
+        self._maintenance = maintenance
         self._index = EmbeddingRepository(session).index
         self._sleep = sleep
 
@@ -61,9 +70,10 @@ class Forgetting:
         if self._settings.path is None:
             self._renew_worn_indexes()
             return Scrubbed(complete=False, why=_ON_A_SERVER) if self._settings.server else Scrubbed(complete=True)
-        if strangers := self._index.strangers():
-            return Scrubbed(complete=False, why=_STRANGER.format(", ".join(strangers)))
-        done = self._write_anew()
+        with self._maintenance.exclusive(self._settings.request_timeout, sleep=self._sleep):
+            if strangers := self._index.strangers():
+                return Scrubbed(complete=False, why=_STRANGER.format(", ".join(strangers)))
+            done = self._write_anew(self._settings.path)
         for model in self._index.status():
             self._index.catch_up(model.name)
         return done
@@ -82,15 +92,18 @@ class Forgetting:
             if model.removed:
                 self._index.rebuild(model.name)
 
-    def _write_anew(self) -> Scrubbed:
+    def _write_anew(self, path: Path) -> Scrubbed:
+        sweep(path)
         self._index.take_away()
         try:
             with translated(self._engine), self._outside_of_transactions() as connection:
-                connection.exec_driver_sql("PRAGMA temp_store = FILE")  # its copy has the size of the file
+                if self._settings.key is None:  # its copy has the size of the file; of an encrypted one it is in clear
+                    connection.exec_driver_sql("PRAGMA temp_store = FILE")
                 try:
                     connection.exec_driver_sql("VACUUM")
                 finally:
-                    connection.exec_driver_sql("PRAGMA temp_store = DEFAULT")
+                    if self._settings.key is None:
+                        connection.exec_driver_sql("PRAGMA temp_store = DEFAULT")
         finally:
             self._index.put_back()
         with translated(self._engine), self._outside_of_transactions() as connection:

@@ -19,6 +19,7 @@ from typing_extensions import Self
 
 from . import health, migrate, models, pool
 from ._calls import explained
+from ._files import MaintenanceLock
 from .dbapi import redacted
 from .engine import make_directory, make_engine
 from .errors import ConfigurationError, UnavailableError, ValidationError
@@ -103,8 +104,9 @@ class MemoryStorage(Repositories):
         ground = Ground(self.engine, settings.limits, settings.request_timeout, now, guard, Meter(settings.logging))
         reading = Scope(ground, self.namespace).read
         beside = settings.path if settings.encryption_key is None else None  # a file of vectors would not be encrypted
-        memory = MemoryIndexes(reading, beside, settings.vector_index_memory)
-        return replace(ground, vector_index=self.vector_index, memory=memory)
+        maintenance = MaintenanceLock(settings.path)
+        memory = MemoryIndexes(reading, beside, settings.vector_index_memory, maintenance)
+        return replace(ground, vector_index=self.vector_index, memory=memory, maintenance=maintenance)
 
     def _mend_indexes(self) -> None:
         try:
@@ -224,7 +226,7 @@ class MemoryStorage(Repositories):
         return self._forgetting().scrub()
 
     def _forgetting(self) -> Forgetting:
-        return Forgetting(self.engine, self.settings, self._session)
+        return Forgetting(self.engine, self.settings, self._session, self._ground.maintenance)
 
     def close(self) -> None:
         """Close what `open` has opened, for all namespaces; using it then is an UnavailableError.

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -20,6 +21,7 @@ from sqlalchemy import Connection, Engine
 from typing_extensions import Self
 
 from . import dbapi
+from ._files import MaintenanceLock
 from .errors import CircuitOpenError, CommitUnknownError, MemoryStorageError, UnavailableError
 from .monitoring import Call, Entry, Meter, counted, explain, here, metered
 from .receipts import NEVER_DONE, Receipt, changed
@@ -74,6 +76,7 @@ class Ground:
     vector_index: str = "diskann"
     memory: MemoryIndexes | None = None
     spaces: KnownSpaces = field(default_factory=KnownSpaces)
+    maintenance: MaintenanceLock = field(default_factory=partial(MaintenanceLock, None))
 
 
 class Scope:
@@ -89,6 +92,11 @@ class Scope:
         self.namespace, self.actor = namespace, actor
         self.limits, self.now, self.meter = ground.limits, ground.now, ground.meter
         self.vector_index, self.memory, self.spaces = ground.vector_index, ground.memory, ground.spaces
+        self._maintenance = ground.maintenance
+
+    def indexing(self) -> AbstractContextManager[bool]:
+        """See `Session`."""
+        return self._maintenance.shared()
 
     def read(self, step: dbapi.Step) -> Sequence[Row]:
         """The rows of one SELECT. It is done again if the line broke."""
@@ -207,6 +215,8 @@ class Transaction(Repositories, Scope):
         self._asked = False  # whether the database has answered anything
         self._entries: list[Entry] = []  # for the log, once it is certain
         self._marks: set[Engine] = set()  # of the thread that opened it
+        self._held = ExitStack()  # the lock against maintenance, if the transaction changes vector indexes
+        self._may_index: bool | None = None
 
     def __enter__(self) -> Self:
         if self._connection is not None:
@@ -236,6 +246,12 @@ class Transaction(Repositories, Scope):
             raise
         self._end(error)
 
+    def indexing(self) -> AbstractContextManager[bool]:
+        """See `Session`."""
+        if self._may_index is None:
+            self._may_index = self._held.enter_context(self._maintenance.shared())
+        return nullcontext(self._may_index)
+
     def _connect(self) -> None:
         self._ticket, self._asked, self._entries = self._guard.enter(), False, []
         begin = "DEFERRED" if self._read_only else "IMMEDIATE"
@@ -260,6 +276,8 @@ class Transaction(Repositories, Scope):
             self._settle(unknown)
 
     def _end(self, error: BaseException | None) -> None:
+        self._held.close()
+        self._may_index = None
         self._leave(error)
         self.meter.end(self._name, self._whole, perf_counter() - self._since, error)
         if error is None or isinstance(error, CommitUnknownError):

@@ -144,6 +144,8 @@ class LocalTransport:
     def _run(self, steps: Sequence[Step], begin: str | None, savepoint: bool, commit: bool) -> list[Result]:
         # All is checked before anything is locked.
         prepared = [_prepare(step) for step in steps]
+        if begin is None and len(prepared) == 1 and prepared[0][0] is Kind.SCHEMA and not self._native.in_transaction:
+            begin, commit = "IMMEDIATE", True  # what the engine does while it prepares is undone with the rest
         # Only what holds no lock yet may wait for one: two that hold one would wait for each other.
         first = begin == "DEFERRED" or (begin is None and not self._native.in_transaction)
         rest = first and begin is None
@@ -179,6 +181,8 @@ class LocalTransport:
         kind, sql, values, expected = step
         if kind is not Kind.READ:
             self._writes = True
+        if kind is Kind.SCHEMA and self._memory is None:
+            self._load_schema()
         execute = self._patiently if patient else self._native_execute
         description, rows, rowcount, lastrowid = execute(sql, values)
         counts = kind is Kind.WRITE
@@ -190,6 +194,15 @@ class LocalTransport:
         if expected is not None and result.rowcount != expected:
             raise RowCountError(number, expected, result.rowcount)
         return result
+
+    def _load_schema(self) -> None:
+        """Read the schema again if another connection has changed it.
+
+        The engine runs a part of CREATE INDEX and DROP INDEX on vectors while it prepares them. With a schema from
+        before another connection's VACUUM it takes pages of one table for those of another, or crashes.
+        """
+        if self._native.in_transaction:
+            self._native_execute("SELECT 1 FROM sqlite_master LIMIT 1")
 
     def _native_execute(self, sql: str, values: tuple[Value, ...] = ()) -> _Fetched:
         """Execute and fetch to the end at once: a native cursor that is read later may run its statement again."""
@@ -303,6 +316,10 @@ def _prepare(step: Step) -> _Prepared:
 def _open(database: str, key: EncryptionKey | None = None) -> Any:
     native = libsql_experimental.connect(database, isolation_level=None, check_same_thread=False, **native_options(key))
     native.execute("PRAGMA busy_timeout = 0").fetchall()
+    if key is not None:
+        # The engine encrypts the database and its log, and nothing else: what sorting, VACUUM and the undoing of a
+        # statement would put into temporary files stays in memory.
+        native.execute("PRAGMA temp_store = MEMORY").fetchall()
     return native
 
 

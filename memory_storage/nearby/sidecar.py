@@ -12,12 +12,15 @@ import glob
 import json
 import mmap
 import os
+import re
 import struct
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
-from secrets import token_hex
+from typing import BinaryIO
+
+from memory_storage._files import replacing
 
 from .graph import Graph
 
@@ -29,7 +32,11 @@ Witnesses = list[tuple[int, str]]
 
 @dataclass(frozen=True)
 class Kept:
-    """What a sidecar says of its graph. `generation` counts how often it was written; the last two are the graph's."""
+    """What a sidecar says of its graph.
+
+    `generation` counts how often it was written; `doubled` and `unreached` are the graph's; `schema_version` is the
+    database's before the graph's first row was read.
+    """
 
     model: str
     dimension: int
@@ -38,6 +45,7 @@ class Kept:
     witnesses: Witnesses
     doubled: int
     unreached: list[int]
+    schema_version: int = 0
 
 
 class Sidecar:
@@ -47,12 +55,12 @@ class Sidecar:
         self.path = path
 
     def read(self, model: str) -> tuple[Kept, Graph]:
-        """The graph, where it is: nothing is copied.
+        """The graph. It is read into memory: a file that is mapped would stay on the disk after it was deleted.
 
         FileNotFoundError if there is none; ValueError, saying why, if it is not whole or not of this model.
         """
         with self.path.open("rb") as file:
-            data = _mapped(file.fileno())
+            data = _contents(file)
         kept, start = _checked(data)
         if kept.model != model:
             raise ValueError("it is of another model")
@@ -61,32 +69,22 @@ class Sidecar:
         except RuntimeError as error:
             raise ValueError(f"the graph cannot be read: {error}") from error
 
-    def write(self, graph: Graph, kept: Kept) -> None:
-        """Put a graph in its place, in one step: who has the old one open goes on with that."""
+    def write(self, graph: Graph, kept: Kept, mode: int = 0o600) -> None:
+        """Put a graph in its place, in one step. `mode` are the file's permissions."""
         header = json.dumps(asdict(kept)).encode()
         start = _start(len(header))
         data = graph.dump()
         padded = header.ljust(start - _FIXED.size, b"\0")
         digest = blake2b(padded, digest_size=32)
         digest.update(data)
-        scratch = self.path.with_name(f"{self.path.name}.{token_hex(4)}.tmp")
-        try:
-            with scratch.open("wb") as file:
-                file.write(_FIXED.pack(_MAGIC, len(header), digest.digest()))
-                file.write(padded)
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            self._sweep(scratch)
-            scratch.replace(self.path)
-        except BaseException:
-            scratch.unlink(missing_ok=True)
-            raise
-        _sync_directory(self.path.parent)
+        with replacing(self.path, mode, "tmp") as file:
+            file.write(_FIXED.pack(_MAGIC, len(header), digest.digest()))
+            file.write(padded)
+            file.write(data)
+            self._sweep(os.fstat(file.fileno()).st_mtime)
 
-    def _sweep(self, scratch: Path) -> None:
-        """Remove what processes that were killed have left; nobody writes for an hour."""
-        now = scratch.stat().st_mtime
+    def _sweep(self, now: float) -> None:
+        """Remove what processes that were killed have left; no write takes an hour."""
         for other in self.path.parent.glob(f"{glob.escape(self.path.name)}.*.tmp"):
             with suppress(FileNotFoundError):
                 if other.stat().st_mtime < now - 3600:
@@ -105,10 +103,29 @@ class Sidecar:
         self.path.unlink(missing_ok=True)
 
 
-def _mapped(descriptor: int) -> memoryview:
-    if os.fstat(descriptor).st_size < _FIXED.size:
+def delete_sidecars(database: Path) -> None:
+    """Delete the sidecars beside a database, of all its models, and those that were begun.
+
+    For who has made sure that no process writes one.
+    """
+    for name in sidecar_names(database):
+        database.with_name(name).unlink(missing_ok=True)
+
+
+def sidecar_names(database: Path) -> list[str]:
+    """The names of the sidecars beside a database, and of those that were begun."""
+    pattern = re.compile(re.escape(database.name) + r"\.[0-9a-f]{16}\.usearch(\.[0-9a-f]+\.tmp)?")
+    return [one.name for one in database.parent.iterdir() if pattern.fullmatch(one.name)]
+
+
+def _contents(file: BinaryIO) -> memoryview:
+    size = os.fstat(file.fileno()).st_size
+    if size < _FIXED.size:
         raise ValueError("it is too short")
-    return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+    data = memoryview(mmap.mmap(-1, size))  # it begins on a page, as the graph in it does
+    if file.readinto(data) != size:  # type: ignore[attr-defined]  # it is a BufferedReader
+        raise ValueError("it was cut while it was read")
+    return data
 
 
 def _checked(data: memoryview) -> tuple[Kept, int]:
@@ -131,11 +148,3 @@ def _kept(header: bytes) -> Kept:
 def _start(header: int) -> int:
     """Where the graph begins: on a page of its own, as it is mapped."""
     return -(-(_FIXED.size + header) // _PAGE) * _PAGE
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -119,10 +119,11 @@ FROM vector_models WHERE token = :space
 
     @cached_property
     def index_some(self) -> Prepared:
-        """Put up to `limit` more vectors into the index, the oldest first, unless they are few."""
+        """Put up to `limit` more vectors into the index, the oldest first, unless they are few or there is no index."""
         return Prepared(f"""
 UPDATE {self._table} SET indexed = 1 WHERE seq IN (SELECT seq FROM {self._table} WHERE indexed = 0 ORDER BY seq
-    LIMIT CASE WHEN (SELECT vectors FROM vector_models WHERE token = :space) > {FEW} THEN :limit ELSE 0 END)
+    LIMIT CASE WHEN (SELECT vectors FROM vector_models WHERE token = :space) > {FEW}
+        AND EXISTS (SELECT 1 FROM sqlite_master WHERE name = '{self._index}') THEN :limit ELSE 0 END)
 """)
 
     @cached_property

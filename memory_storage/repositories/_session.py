@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from uuid import UUID
@@ -62,6 +63,13 @@ class Session(Protocol):
         ...
 
     def now(self) -> datetime: ...
+    def indexing(self) -> AbstractContextManager[bool]:
+        """Whether vector indexes may be created and dropped now. Maintenance waits until the call's transaction ends.
+
+        False while the file is maintained: who does that creates the indexes at its end.
+        """
+        ...
+
     def read(self, step: Step) -> Sequence[Row]:
         """The rows of one SELECT."""
         ...

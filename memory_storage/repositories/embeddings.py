@@ -308,7 +308,7 @@ class EmbeddingRepository(Repository):
             storing = [pair for group in groups for pair in self._storing(group, choices[group[0].model].space, put)]
             steps = [*opening, *storing]
             try:
-                rows = self._session.write([step for _, step in steps])
+                rows = self._written(steps, creates=any(choice.is_new for choice in choices.values()))
             except SchemaError as error:
                 missing = next((name for name, choice in choices.items() if choice.space.table in str(error)), None)
                 if missing is None:
@@ -325,6 +325,13 @@ class EmbeddingRepository(Repository):
                 return rows
             choices[model] = choose_space(self._session, model, dimensions[model])
         raise UnavailableError("other writers keep storing their first vectors by these models: repeat it")
+
+    def _written(self, steps: list[_Caused], *, creates: bool) -> Sequence[Row]:
+        """Write them. While the file is maintained, a new space gets its index at the end of that."""
+        if not creates:
+            return self._session.write([step for _, step in steps])
+        with self._session.indexing() as may_index:
+            return self._session.write([_without_index(step) if not may_index else step for _, step in steps])
 
     def _opening(self, choice: Choice, dimension: int, preset: str) -> list[_Caused]:
         """Create the space, if it is new; and have no vector stored if the namespace has those of another dimension."""
@@ -429,6 +436,10 @@ def _text(text: Any) -> str:
     if not isinstance(text, str):
         raise ValidationError("text_of", "a function that returns a text", text)
     return text
+
+
+def _without_index(step: Step) -> Step:
+    return Step("SELECT 1") if step.sql.startswith("CREATE INDEX") and "libsql_vector_idx" in step.sql else step
 
 
 def _entries(model: str, items: Iterable[Item], now: int) -> list[_Entry]:

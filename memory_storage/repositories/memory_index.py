@@ -11,6 +11,7 @@ import atexit
 import json
 import logging
 import math
+import os
 import threading
 import time
 import weakref
@@ -18,10 +19,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from memory_storage._files import MaintenanceLock, mode_of
 from memory_storage.dbapi import Step, tell_in_child
 from memory_storage.errors import ConfigurationError, MemoryStorageError, NotFoundError, SchemaError
 from memory_storage.models.embedding import WORN
-from memory_storage.nearby import Graph, Kept, Sidecar
+from memory_storage.nearby import Graph, Kept, Sidecar, delete_sidecars
 from memory_storage.nearby.graph import EXPANSION_SEARCH
 from memory_storage.schema.spaces import FEW, Space
 from memory_storage.sources import MEMORY
@@ -51,6 +53,8 @@ More are among more, by this power of the number, or recall would fall.
 
 Progress = Callable[[str, int, int], None]
 
+SCHEMA_VERSION = Step("SELECT schema_version FROM pragma_schema_version")
+
 
 class Near(NamedTuple):
     """Candidates, the nearest first, how many were asked for, and the last row that the index knows of.
@@ -75,12 +79,17 @@ class State(NamedTuple):
 class MemoryIndexes:
     """Those of one database: one for each model, for all namespaces. Threads may share them."""
 
-    def __init__(self, read: Callable[[Step], Sequence[Row]], path: Path | None, limit: int) -> None:
+    def __init__(
+        self, read: Callable[[Step], Sequence[Row]], path: Path | None, limit: int, maintenance: MaintenanceLock
+    ) -> None:
+        """Indexes that read by `read`, take `limit` bytes at most, and are kept beside the database at `path`."""
         self.read = read
+        self.maintenance = maintenance
         self.limit = limit
         self.few = FEW
         self.stop = threading.Event()
-        self._path = path
+        self._path = None if path is None else Path(os.path.realpath(path))
+        self._alias = path  # beside a link to the database there may be sidecars of earlier versions
         # Those that have nothing go with the last search that uses them: any text may be asked for as a model.
         self._models: weakref.WeakValueDictionary[str, MemoryIndex] = weakref.WeakValueDictionary()
         self._kept: set[MemoryIndex] = set()
@@ -103,6 +112,19 @@ class MemoryIndexes:
     def sidecar(self, space: Space) -> Sidecar | None:
         """The file that keeps a model's; None for a database in memory."""
         return Sidecar(self._path.with_name(f"{self._path.name}.{space.token}.usearch")) if self._path else None
+
+    def delete_files(self) -> None:
+        """Delete the sidecars of all models, also what other processes have written or begun.
+
+        For who holds the lock for maintenance: under it no process writes one.
+        """
+        for path in {self._path, self._alias}:
+            if path is not None:
+                delete_sidecars(path)
+
+    def mode(self) -> int:
+        """The permissions of a sidecar: those of the database."""
+        return mode_of(self._path)
 
     def taken(self, but: MemoryIndex) -> int:
         """The bytes that all but one take."""
@@ -158,6 +180,7 @@ class MemoryIndex:
         self._is_opened = False
         self._is_rejected = False  # the file: it is not to be spared
         self._is_over = False
+        self._schema_version = 0  # of the database, before the graph's first row was read
         self._thinned = 1.0  # candidates to ask for, to have one that is still there
         self._thread: threading.Thread | None = None
         self._crowded: dict[str, float] = {}  # namespaces, and when
@@ -333,7 +356,7 @@ class MemoryIndex:
         graph = self._graph
         if graph is None:
             return self._build(state, progress)
-        if anew or state.last < self._mark or self._is_worn(state.vectors):
+        if anew or state.last < self._mark or self._is_worn(state.vectors) or self._has_erased_rows(graph):
             self._is_rejected = True  # what the file has is no better
             return self._build(state, progress)
         added = self._extend(graph, self._mark, state, progress, waiting=True)
@@ -343,7 +366,7 @@ class MemoryIndex:
         if state.vectors <= self._indexes.few:
             self._put(None, 0)
             return 0
-        graph = Graph(state.dimension)
+        graph, self._schema_version = Graph(state.dimension), self._read_schema_version()
         added = self._extend(graph, 0, state, progress, waiting=False)
         return 0 if self._indexes.stop.is_set() else added
 
@@ -421,7 +444,7 @@ class MemoryIndex:
             self._indexes.keep(self)
             try:
                 kept, graph = self._sidecar.read(self._space.model)
-                state = self._checked(kept)
+                state = self._checked(kept, graph)
             except FileNotFoundError:
                 return
             except (ValueError, OSError) as error:
@@ -433,7 +456,24 @@ class MemoryIndex:
                 self._put(graph, kept.mark)
                 self._is_worn(state.vectors)
 
-    def _checked(self, kept: Kept) -> State:
+    def _has_erased_rows(self, graph: Graph) -> bool:
+        """Whether the database was scrubbed since the graph was begun, and the graph has vectors that are gone.
+
+        VACUUM changes the schema's version, and so does whatever changes a table; then it is looked for each vector.
+        """
+        version = self._read_schema_version()
+        if version == self._schema_version:
+            return False
+        numbers = graph.numbers()
+        if self._read(self._sql.present.step(mark=0, seqs=json.dumps(numbers)))[0][1] < len(numbers):
+            return True
+        self._schema_version = version
+        return False
+
+    def _read_schema_version(self) -> int:
+        return int(self._read(SCHEMA_VERSION)[0][0])
+
+    def _checked(self, kept: Kept, graph: Graph) -> State:
         """ValueError if the graph is not of this table."""
         state = self._state()
         if state is None or state.last < kept.mark or state.dimension != kept.dimension:
@@ -441,6 +481,9 @@ class MemoryIndex:
         found = self._digests([seq for seq, _ in kept.witnesses])
         if any(found.get(seq, digest) != digest for seq, digest in kept.witnesses) or not (found or not state.vectors):
             raise ValueError("it has other vectors than the table")
+        self._schema_version = kept.schema_version
+        if self._has_erased_rows(graph):
+            raise ValueError("it has vectors that were erased")
         return state
 
     def _digests(self, seqs: Sequence[int]) -> dict[int, str]:
@@ -460,18 +503,30 @@ class MemoryIndex:
         self._write(graph, mark, spare=True)
 
     def _write(self, graph: Graph, mark: int, *, spare: bool) -> None:
+        """Write the file, unless the database is being scrubbed or the graph has vectors that were erased by that."""
         if self._sidecar is None:
             return
-        there = self._sidecar.peek()
+        with self._indexes.maintenance.shared() as may_write:
+            if not may_write:
+                return
+            if not self._has_erased_rows(graph):
+                self._write_now(graph, mark, self._sidecar, spare=spare)
+                return
+        _log.info("the index %s is not written: it has vectors that were erased", self._sidecar.path.name)
+        if graph is self._graph:
+            self._put(None, 0)
+
+    def _write_now(self, graph: Graph, mark: int, sidecar: Sidecar, *, spare: bool) -> None:
+        there = sidecar.peek()
         if spare and there and there.model == self._space.model and there.mark >= mark:
             return
         numbers = graph.numbers()
         step = max(1, len(numbers) // _WITNESSES)
         chosen: dict[int, Any] = self._digests(sorted({*numbers[::step], *numbers[-_WITNESSES:]}))
         self._generation = max(self._generation, there.generation if there else 0) + 1
-        found = graph.doubled, sorted(graph.unreached)
+        found = graph.doubled, sorted(graph.unreached), self._schema_version
         kept = Kept(self._space.model, graph.dimension, mark, self._generation, list(chosen.items()), *found)
         try:
-            self._sidecar.write(graph, kept)
+            sidecar.write(graph, kept, self._indexes.mode())
         except OSError as error:
-            _log.warning("the index %s cannot be kept: %s", self._sidecar.path.name, error)
+            _log.warning("the index %s cannot be kept: %s", sidecar.path.name, error)

@@ -17,6 +17,7 @@ from memory_storage.errors import (
     CorruptDataError,
     NotFoundError,
     SchemaError,
+    UnavailableError,
     ValidationError,
 )
 from memory_storage.models import EmbeddingModel, IndexHealth, IndexPreset, IndexSource
@@ -35,6 +36,10 @@ Progress = Callable[[str, int, int], None]
 _VECTOR_INDEXES = Step("SELECT name FROM sqlite_master WHERE type = 'index' AND sql LIKE '%libsql_vector_idx%'")
 # All of it: VACUUM leaves rows there that are out of order, and cannot be found one by one.
 _NO_METADATA = Step("DELETE FROM libsql_vector_meta_shadow")
+_MAINTAINED = (
+    "the file is being scrubbed or repaired, which rebuilds its vector indexes: the index is as it was; "
+    "call it again when that has ended"
+)
 _AT_ONCE = 100  # vectors: a server ends a transaction after five seconds if others wait
 _SAMPLE = 32  # vectors that are searched for, to measure recall
 _DOUBTFUL = 0.96  # what so few say of an index is off by 0.03, now and then: under this, eight times as many are
@@ -126,6 +131,7 @@ class VectorIndex(Repository):
 
         Raises:
             NotFoundError: there is no such model.
+            UnavailableError: the file is being scrubbed or repaired.
             ValidationError: there is no such preset, or the index is in memory, which has none.
         """
         return sum(self._rebuild(found, preset, progress) for found in self._named(model))
@@ -136,7 +142,8 @@ class VectorIndex(Repository):
             return memory.catch_up(anew=True, progress=progress)
         if memory:
             raise ValidationError("preset", "none: it is of diskann, and vector_index is memory", preset)
-        self._empty(found.space, preset_of(found.model.preset if preset is None else preset))
+        if not self._empty(found.space, preset_of(found.model.preset if preset is None else preset)):
+            raise UnavailableError(_MAINTAINED, code="MAINTENANCE")
         return self.go_on(self._again(found.space), progress=progress)
 
     def catch_up(self, model: str, *, progress: Progress | None = None, background: bool = False) -> int:
@@ -165,11 +172,16 @@ class VectorIndex(Repository):
     def go_on(self, registered: Registered, *, progress: Progress | None = None) -> int:
         """Catch up from a known state."""
         space, found = registered
-        if found.is_worn:
-            self._empty(space, preset_of(found.preset))
+        if found.is_worn and self._empty(space, preset_of(found.preset)):
             found = self._again(space).model
         start, total = found.indexed, found.pending
-        while found.pending and found.vectors > FEW and (after := self._more(space)).indexed > found.indexed:
+        while found.pending and found.vectors > FEW:
+            after = self._more(space)
+            if after.indexed <= found.indexed:
+                if not self._is_restored(Registered(space, after)):
+                    break
+                after = self._again(space).model
+                start, total = after.indexed, after.pending
             found = after
             if progress:
                 progress("indexed", found.indexed - start, max(total, found.indexed - start))
@@ -181,26 +193,29 @@ class VectorIndex(Repository):
         """Put an empty index in place of each that is missing or has lost all it had; whose those are.
 
         Looks at no vector, so a storage does it when it opens a file. Searches compare exactly until `catch_up`.
+        Changes nothing while the file is maintained.
         """
         lost = [found for found in self.registered() if not self._is_whole(found)]
-        for space, found in lost:
-            self._empty(space, preset_of(found.preset))
-        return [found.name for _, found in lost]
+        return [found.name for space, found in lost if self._empty(space, preset_of(found.preset))]
 
     def take_away(self) -> None:
         """Drop all of them: VACUUM would damage them. Searches compare exactly until `put_back` and `catch_up`.
 
-        Those in memory go too, with their files: they have what was removed.
+        Those in memory go too, with their files: they have what was removed. For who holds the lock for maintenance.
         """
         spaces = [one.space for one in self.registered()]
         if self._session.memory:
             for space in spaces:
                 self._session.memory.of(space).drop()
+            self._session.memory.delete_files()
         if spaces:
             self._session.write([Step(text) for space in spaces for text in space.drop_index()])
 
     def put_back(self) -> None:
-        """An empty index for each model, whatever VACUUM has made of one that came to be in between."""
+        """An empty index for each model, whatever VACUUM has made of one that came to be in between.
+
+        For who holds the lock for maintenance.
+        """
         found = self.registered()
         dropped = [Step(text) for one in found for text in one.space.drop_index()]
         made = [Step(one.space.create_index(preset_of(one.model.preset))) for one in found]
@@ -280,6 +295,10 @@ class VectorIndex(Repository):
             self._empty(found.space, preset_of(found.model.preset))
         return added
 
+    def _is_restored(self, found: Registered) -> bool:
+        """Whether the index was lost (by a scrub that was killed), and there is an empty one now."""
+        return not self._is_whole(found) and self._empty(found.space, preset_of(found.model.preset))
+
     def _more(self, space: Space) -> EmbeddingModel:
         some = sql.of(space).index_some.step(limit=_AT_ONCE, space=space.token)
         rows = self._session.write([some, sql.MODEL.step(space=space.token)])
@@ -292,9 +311,13 @@ class VectorIndex(Repository):
         except SchemaError:  # its shadow is gone
             return False
 
-    def _empty(self, space: Space, preset: Preset) -> None:
+    def _empty(self, space: Space, preset: Preset) -> bool:
+        """Put an empty index in its place; False if the file is maintained, and nothing was changed."""
         emptied = [Step(text) for text in space.empty_index(preset)]
-        self._session.write([*emptied, sql.EMPTIED.step(space=space.token, preset=preset.name)])
+        with self._session.indexing() as may_index:
+            if may_index:
+                self._session.write([*emptied, sql.EMPTIED.step(space=space.token, preset=preset.name)])
+            return may_index
 
     def _tune(self, space: Space, found: EmbeddingModel) -> None:
         """Have a search keep as many candidates as the number of vectors asks for."""

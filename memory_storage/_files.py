@@ -1,0 +1,235 @@
+"""The files that this package writes, and the lock under which a database file is maintained. Knows no SQL.
+
+Every file gets a random name beside its final one, is created by O_EXCL without following links, has its final
+permissions before it has content, is synced, and takes its final name by one rename.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from secrets import token_hex
+from typing import BinaryIO
+
+from .errors import UnavailableError
+
+if sys.platform != "win32":
+    import fcntl
+
+_PAUSE = 0.02
+_IN_MAINTENANCE = (
+    "another process or thread scrubs, restores or repairs it, or changes its vector indexes; nothing was changed; "
+    "call it again when that has ended"
+)
+_OF_A_PART = r"\.[0-9a-f]+\.part(-wal|-shm|-journal|-lock|\.[0-9a-f]{16}\.usearch(\.[0-9a-f]+\.tmp)?)?"
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_BINARY = getattr(os, "O_BINARY", 0)
+
+
+class MaintenanceLock:
+    """Maintenance of a database file (scrub, restore, repair) excludes other maintenance, and changes of its indexes.
+
+    It is an flock on an empty file beside the database, which is removed when the last holder releases it. The kernel
+    releases it if the process is killed. The database file itself is never opened here: to close a descriptor of it
+    would release the locks that the engine has on it. For a database that is no file every lock is granted.
+    """
+
+    def __init__(self, database: Path | None) -> None:
+        real = None if database is None else os.path.realpath(database)
+        self._database = real
+        self._path = None if real is None else f"{real}-lock"
+
+    @contextmanager
+    def exclusive(self, timeout: float, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
+        """Hold the lock alone.
+
+        Raises:
+            UnavailableError: others have held it for `timeout` seconds, or the lock file cannot be created.
+        """
+        deadline = time.monotonic() + timeout
+        while (held := self._attempt()) is None:
+            if time.monotonic() > deadline:
+                raise UnavailableError(f"{self._database}: {_IN_MAINTENANCE}", code="MAINTENANCE")
+            sleep(_PAUSE)
+        try:
+            yield
+        finally:
+            held.release()
+
+    @contextmanager
+    def shared(self) -> Iterator[bool]:
+        """Whether nobody maintains the file; then maintenance waits until the block ends."""
+        try:
+            held = self._acquire(exclusive=False)
+        except OSError:  # a directory that cannot be written to: whether others maintain the file is unknown
+            held = None
+        try:
+            yield held is not None
+        finally:
+            if held is not None:
+                held.release()
+
+    def _attempt(self) -> _Held | None:
+        try:
+            return self._acquire(exclusive=True)
+        except OSError as error:
+            raise UnavailableError(
+                f"{self._path}: the lock cannot be taken ({error.strerror}); nothing was changed; make its directory "
+                "writable",
+                code="MAINTENANCE",
+            ) from error
+
+    def _acquire(self, *, exclusive: bool) -> _Held | None:
+        """The lock, or None if others have it."""
+        if self._path is None or sys.platform == "win32":
+            return _Held(None, "")
+        while True:
+            descriptor = self._open(self._path)
+            held = _Held(descriptor, self._path)
+            if not _flock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH):
+                held.close()
+                return None
+            if held.is_in_place():
+                return held
+            held.close()  # the last holder has removed this file: there may be another one by now
+
+    def _open(self, path: str) -> int:
+        flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | _NO_FOLLOW
+        try:
+            return os.open(path, flags & ~os.O_CREAT)
+        except FileNotFoundError:
+            descriptor = os.open(path, flags, 0o600)
+            with suppress(OSError):
+                os.fchmod(descriptor, mode_of(self._database))
+            return descriptor
+
+
+class _Held:
+    """An open lock file."""
+
+    def __init__(self, descriptor: int | None, path: str) -> None:
+        self._descriptor, self._path = descriptor, path
+        if descriptor is not None:
+            _held.add(self)
+
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to the file that is open."""
+        try:
+            found = os.stat(self._path, follow_symlinks=False)  # noqa: PTH116 - with a flag
+        except FileNotFoundError:
+            return False
+        return self._descriptor is not None and os.path.samestat(found, os.fstat(self._descriptor))
+
+    def release(self) -> None:
+        """Release the lock, and remove its file if no other process waits for it."""
+        if self._descriptor is None:
+            return
+        if sys.platform != "win32":
+            with suppress(OSError):
+                if _flock(self._descriptor, fcntl.LOCK_EX) and self.is_in_place():
+                    os.unlink(self._path)  # noqa: PTH108
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # a child process may have a copy of the descriptor
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. Its lock is released unless a parent process has it."""
+        _held.discard(self)
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _flock(descriptor: int, operation: int) -> bool:
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def mode_of(path: str | os.PathLike[str] | None) -> int:
+    """The permissions of a file; 0600 if there is none."""
+    try:
+        return os.stat(path).st_mode & 0o666 if path is not None else 0o600  # noqa: PTH116
+    except OSError:
+        return 0o600
+
+
+def scratch_beside(path: Path, suffix: str = "part") -> Path:
+    """A random name beside `path`."""
+    return path.with_name(f"{path.name}.{token_hex(8)}.{suffix}")
+
+
+def create(path: Path, mode: int) -> BinaryIO:
+    """Create a file for writing, with exactly these permissions. FileExistsError if there is one, or a link."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | _NO_FOLLOW | _BINARY, 0o600)
+    with suppress(OSError, AttributeError):  # a file system without permissions; Windows
+        os.fchmod(descriptor, mode)
+    return os.fdopen(descriptor, "wb")
+
+
+@contextmanager
+def replacing(path: Path, mode: int, suffix: str = "part") -> Iterator[BinaryIO]:
+    """A file to write to, which takes the place of `path` at the end of the block; an error removes it.
+
+    OSError if it cannot be written; then `path` is what it was.
+    """
+    scratch = scratch_beside(path, suffix)
+    file = create(scratch, mode)
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def sweep(path: Path) -> None:
+    """Delete what was begun to take the place of `path`, a database, and was left by a process that was killed.
+
+    For who holds the lock for maintenance exclusively: then no process is at it.
+    """
+    for database in {path, Path(os.path.realpath(path))}:
+        stale = re.compile(re.escape(database.name) + _OF_A_PART)
+        for found in database.parent.iterdir():
+            if stale.fullmatch(found.name):
+                found.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold what was written to a file."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """Have the disk hold the names in a directory."""
+    if sys.platform != "win32":
+        sync(path)
+
+
+_held: set[_Held] = set()
+
+
+def _after_fork_in_child() -> None:
+    """The locks are the parent's: without its copies of the descriptors this process cannot prolong them."""
+    for held in list(_held):
+        held.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
