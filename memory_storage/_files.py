@@ -16,7 +16,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO
 
-from .errors import UnavailableError
+from .errors import ConfigurationError, UnavailableError
 
 if sys.platform != "win32":
     import fcntl
@@ -49,7 +49,8 @@ class MaintenanceLock:
         """Hold the lock alone.
 
         Raises:
-            UnavailableError: others have held it for `timeout` seconds, or the lock file cannot be created.
+            UnavailableError: others have held it for `timeout` seconds.
+            ConfigurationError: the lock file cannot be created.
         """
         deadline = time.monotonic() + timeout
         while (held := self._attempt()) is None:
@@ -78,10 +79,9 @@ class MaintenanceLock:
         try:
             return self._acquire(exclusive=True)
         except OSError as error:
-            raise UnavailableError(
-                f"{self._path}: the lock cannot be taken ({error.strerror}); nothing was changed; make its directory "
-                "writable",
-                code="MAINTENANCE",
+            raise ConfigurationError(
+                f"{self._path}: the lock cannot be created ({error.strerror}); nothing was changed; make its directory "
+                "writable"
             ) from error
 
     def _acquire(self, *, exclusive: bool) -> _Held | None:

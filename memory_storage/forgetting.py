@@ -16,7 +16,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine
 
 from ._files import MaintenanceLock, sweep
-from .errors import UnavailableError
+from .errors import ConfigurationError, UnavailableError
 from .models import Forgotten, Scrubbed
 from .repositories import EmbeddingRepository, Session
 from .repositories._erasure import MERGE_WORDS, Erased, erase_episode, erase_namespace
@@ -83,7 +83,7 @@ class Forgetting:
             return Forgotten(*erased, scrubbed=False, why="it was not asked for: call `scrub` later, for all at once")
         try:
             scrubbed = self.scrub()
-        except UnavailableError as error:  # the rows are gone, and the caller has to be told so
+        except (UnavailableError, ConfigurationError) as error:  # the rows are gone, and the caller has to be told so
             scrubbed = Scrubbed(complete=False, why=f"{error}; then call `scrub` again")
         return Forgotten(*erased, scrubbed=scrubbed.complete, why=scrubbed.why)
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import random
 import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import memory_storage as ms
+from memory_storage.models import new_id
 from memory_storage.nearby import sidecar_names
 
 DIMENSION = 16
@@ -152,3 +159,117 @@ def test_a_sidecar_has_the_permissions_of_its_database(database, mode):
         database.chmod(mode)
         _fill(storage)
         assert [stat.S_IMODE(path.stat().st_mode) for path in _sidecars(database)] == [mode]
+
+
+CANARY = "zqcanary-of-a-person"
+KEY = "the key of these tests"
+_WORK = """
+import sys
+from pathlib import Path
+import memory_storage as ms
+from memory_storage.backup import back_up, restore
+from memory_storage.doctor import examine, mend
+from memory_storage.engine import make_engine
+from sqlalchemy import Engine, event
+
+@event.listens_for(Engine, "connect")
+def keep_little(connection, record):
+    connection.execute("PRAGMA cache_size = 10")  # pages: what does not fit goes to a temporary file, if to any
+
+path, key, work = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+settings = ms.Settings(database=str(path), encryption_key=key)
+if work == "leak":
+    engine = make_engine(settings)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("PRAGMA temp_store = FILE")
+        connection.exec_driver_sql("VACUUM")
+else:
+    with ms.MemoryStorage.open(settings) as storage:
+        storage.forget(episode=storage.episodes.query(limit=1).items[0].id)
+        storage.scrub()
+        with storage.engine.begin() as connection:
+            connection.exec_driver_sql("SELECT document FROM steps ORDER BY document || random()").fetchall()
+            # A statement that may have to be undone keeps the old pages.
+            connection.exec_driver_sql("UPDATE OR ABORT steps SET document = document WHERE episode_id <> 'x'")
+        back_up(storage, path.with_name("copy"))
+    restore(path.with_name("copy"), settings.model_copy(update={"database": str(path.with_name("again.db"))}))
+    restore(path.with_name("copy"), settings, force=True)
+    mend(settings)
+    examine(settings)
+"""
+
+
+@pytest.fixture(scope="module")
+def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with 2 MB about a person."""
+    path = tmp_path_factory.mktemp("encrypted") / "memory.db"
+    with ms.MemoryStorage.open(ms.Settings(database=str(path), encryption_key=KEY)) as storage:
+        step = ms.Step(tool=CANARY, result=ms.StepOk(output=CANARY * 2_000))
+        for _ in range(30):
+            steps = [step.model_copy(update={"id": new_id()}) for _ in range(2)]
+            storage.episodes.save(ms.Episode(task_description=CANARY, tags=[CANARY], steps=steps))
+    return path
+
+
+class _Watch:
+    """What is created in a directory, told by the kernel: a file that is deleted at once is not missed."""
+
+    def __init__(self, directory: Path) -> None:
+        self._kernel = ctypes.CDLL(None, use_errno=True)
+        self._queue = self._kernel.inotify_init1(os.O_NONBLOCK)
+        assert self._kernel.inotify_add_watch(self._queue, os.fsencode(directory), 0x100) >= 0  # IN_CREATE
+
+    def created(self) -> int:
+        """How many bytes of events there are: none if nothing was created."""
+        try:
+            return len(os.read(self._queue, 65536))
+        except BlockingIOError:
+            return 0
+        finally:
+            os.close(self._queue)
+
+
+def _in_clear(pid: int) -> Iterator[str]:
+    """The deleted files that a process has open in which the canary is."""
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            name = os.readlink(link)
+            if (
+                name.endswith("(deleted)")
+                and stat.S_ISREG(link.stat().st_mode)
+                and CANARY.encode() in link.read_bytes()
+            ):
+                yield name
+        except OSError:  # closed meanwhile
+            continue
+
+
+def _watched(database: Path, work: str) -> tuple[int, set[str]]:
+    """Events of temporary files while a process works on an encrypted database, and its deleted files in clear."""
+    temporary = database.with_name("temporary")
+    temporary.mkdir()
+    watch, clear = _Watch(temporary), set()
+    command = [sys.executable, "-c", _WORK, str(database), KEY, work]
+    environment = {**os.environ, "TMPDIR": str(temporary), "SQLITE_TMPDIR": str(temporary)}
+    with subprocess.Popen(command, env=environment) as child:
+        while child.poll() is None:
+            clear.update(_in_clear(child.pid))
+            time.sleep(0.001)
+    assert child.returncode == 0
+    return watch.created(), clear
+
+
+def test_nothing_of_an_encrypted_file_is_written_in_clear(encrypted, tmp_path):
+    database = tmp_path / "memory.db"
+    database.write_bytes(encrypted.read_bytes())
+    assert _watched(database, "all of it") == (0, set())
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"memory.db", "copy", "again.db", "memory.db.old-1"} == {path.name for path in files}
+    assert not [path.name for path in files if CANARY.encode() in path.read_bytes()]
+
+
+def test_the_watch_sees_a_temporary_file(encrypted, tmp_path):
+    database = tmp_path / "memory.db"
+    database.write_bytes(encrypted.read_bytes())
+    created, _ = _watched(database, "leak")
+    assert created

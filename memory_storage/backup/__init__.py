@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from memory_storage._files import MaintenanceLock
 from memory_storage.dbapi import EncryptionKey
 from memory_storage.dbapi._credentials import Secret
 from memory_storage.errors import ConfigurationError
@@ -17,7 +18,9 @@ from memory_storage.settings import Settings
 from memory_storage.storage import MemoryStorage
 
 from ._copying import BackupReport, Progress, copied, engine_of
-from ._places import given_way, new_file
+from ._places import replacement
+
+_LOCK_TIMEOUT = 1.0  # seconds
 
 __all__ = ["BackupReport", "back_up", "restore"]
 
@@ -32,20 +35,23 @@ def back_up(
 ) -> BackupReport:
     """Copy the whole database, as it is now, into a new file, and read that back. Others go on writing.
 
+    The file that is there is replaced by one rename, when the new one is on the disk: if anything fails before, it is
+    what it was. A new file has the permissions 0600, or those of the one it replaces.
+
     A file, memory or server will do. The backup of an encrypted file has the same key; `encryption_key` is that of the
     backup where the database has none. `progress` is called with what is done, how many rows are done, and of how many.
 
     Raises:
         ConfigurationError: the file is there already, and may not be overwritten; or it cannot be made.
         CorruptDataError: what was written is not what was read, or there is a row that cannot be read.
+        UnavailableError: the file that is there is in use.
     """
     target, key = Path(path), EncryptionKey.of(encryption_key) or storage.settings.key
     _refuse_itself(storage.settings, target)
     _refuse_present(target, allowed=overwrite, advice="choose another name, or say that it may be overwritten")
-    with new_file(target) as partial:
-        report = copied(storage.engine, partial, key, progress)
-        aside = given_way(target, key)
-    aside.remove()
+    with MaintenanceLock(target).exclusive(_LOCK_TIMEOUT), replacement(target, key, keeps_old=False) as new:
+        report = copied(storage.engine, new.partial, key, progress)
+        new.exchange()
     return report
 
 
@@ -60,6 +66,8 @@ def restore(
     """Make the database that the settings name from a backup, and read it back. Its vector indexes are built anew.
 
     With `force` a database that is there is replaced, and kept beside the new one: `BackupReport.set_aside` says where.
+    It is replaced by one rename, when the new one is on the disk: the path always leads to one of them, whole, and if
+    anything fails before, the database is what it was.
     `encryption_key` is that of the backup, where it is another than that of the settings.
 
     Raises:
@@ -76,14 +84,14 @@ def restore(
     _refuse_itself(settings, source)
     _refuse_present(target, allowed=force, advice="say --force to replace it; it will be kept beside the new one")
     engine = engine_of(source, EncryptionKey.of(encryption_key) or settings.key)
-    with new_file(target) as partial:
+    with MaintenanceLock(target).exclusive(_LOCK_TIMEOUT), replacement(target, settings.key, keeps_old=True) as new:
         try:
-            report = copied(engine, partial, settings.key, progress, check_manifest=True)
+            report = copied(engine, new.partial, settings.key, progress, check_manifest=True)
         finally:
             engine.dispose()
-        _index(settings.model_copy(update={"database": str(partial)}), progress)
-        aside = given_way(target, settings.key)
-    return report.with_aside(aside.path)
+        _index(settings.model_copy(update={"database": str(new.partial)}), progress)
+        new.exchange()
+    return report.with_aside(new.old_path)
 
 
 def _index(settings: Settings, progress: Progress | None) -> None:
@@ -99,11 +107,13 @@ def _index(settings: Settings, progress: Progress | None) -> None:
 
 
 def _refuse_itself(settings: Settings, other: Path) -> None:
-    if settings.path is not None and settings.path.absolute() == other.absolute():
+    if settings.path is not None and os.path.realpath(settings.path) == os.path.realpath(other):
         raise ConfigurationError(f"{other}: that is the database itself")
 
 
 def _refuse_present(target: Path, *, allowed: bool, advice: str) -> None:
+    if not target.parent.is_dir():
+        raise ConfigurationError(f"{target}: there is no such directory: make it first")
     if target.is_dir():
         raise ConfigurationError(f"{target}: that is a directory")
     if target.exists() and not allowed:

@@ -1,106 +1,206 @@
-"""Files: a new one that gets its name when it is whole, and an old one that makes room for it. Knows no tables."""
+"""Files: a new one that takes the place of an old one when it is whole, by one rename. Knows no tables.
+
+At every moment the path leads to the old database, whole, or to the new one, whole. No log of the old one is left
+beside the path at the moment of the exchange: the engine would apply it to the new one.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from memory_storage import dbapi
+from memory_storage._files import create, mode_of, replacing, scratch_beside, sweep, sync, sync_directory
 from memory_storage.dbapi import EncryptionKey
 from memory_storage.dbapi._local import LocalTransport
 from memory_storage.errors import ConfigurationError, UnavailableError
+from memory_storage.nearby import delete_sidecars, sidecar_names
 
-_BESIDE = ("-wal", "-shm")
+_log = logging.getLogger(__name__)
+
+_LOGS = ("-wal", "-shm", "-journal")
+
+
+@dataclass
+class Replacement:
+    """A file that is written to take the place of `path`, and what becomes of the one that is there.
+
+    `keeps_old` keeps that under a name beside the path: `old_path` once it is done, None if there was none.
+    """
+
+    path: Path
+    partial: Path
+    key: EncryptionKey | None
+    keeps_old: bool
+    old_path: Path | None = None
+    _moved: list[tuple[Path, Path]] = field(default_factory=list)
+
+    def exchange(self) -> None:
+        """Put the new file in the place of the old one.
+
+        Raises:
+            UnavailableError: the old one is in use.
+            ConfigurationError: there was none, and another process has made one meanwhile.
+        """
+        sync(self.partial)
+        with _alone(self.path, self.key):
+            aside = self._free_name()
+            try:
+                self._move_logs(aside)
+                self._take_place(aside)
+            except BaseException:
+                self._undo(aside)
+                raise
+        try:
+            sync_directory(self.path.parent)
+            self._move_sidecars()
+            if not self.keeps_old:
+                for _, log in self._moved:
+                    log.unlink(missing_ok=True)
+        except OSError as error:  # the exchange is done
+            _log.warning("%s is replaced, but not all is cleaned up: %s", self.path.name, error)
+
+    def _free_name(self) -> Path:
+        names = (self.path.with_name(f"{self.path.name}.old-{number}") for number in range(1, 10_000))
+        return next(name for name in names if not any(os.path.lexists(f"{name}{suffix}") for suffix in ("", *_LOGS)))
+
+    def _move_logs(self, aside: Path) -> None:
+        """There are logs only of a database that cannot be opened, or was deleted without its log."""
+        for suffix in _LOGS:
+            log, name = Path(f"{self.path}{suffix}"), Path(f"{aside}{suffix}")
+            with suppress(FileNotFoundError):
+                log.rename(name)
+                self._moved.append((log, name))
+
+    def _take_place(self, aside: Path) -> None:
+        if not self.path.exists():
+            _link_or_rename(self.partial, self.path)
+            return
+        if self.keeps_old:
+            _link_or_copy(self.path, aside)
+            self.old_path = aside
+            sync_directory(self.path.parent)
+        self.partial.replace(self.path)
+
+    def _undo(self, aside: Path) -> None:
+        for log, name in self._moved:
+            name.rename(log)
+        if self.old_path is not None:
+            aside.unlink(missing_ok=True)
+
+    def _move_sidecars(self) -> None:
+        """The old database's are of no use; the new one's go along."""
+        delete_sidecars(self.path)
+        for name in sidecar_names(self.partial):
+            self.partial.with_name(name).rename(self.path.with_name(self.path.name + name[len(self.partial.name) :]))
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to. The file becomes `path` at the end of the block, or is removed by an error.
+def replacement(path: Path, key: EncryptionKey | None, *, keeps_old: bool) -> Iterator[Replacement]:
+    """A file to be written, by its `partial`, and exchanged; what is left of it at the end of the block is deleted.
 
     Raises:
-        ConfigurationError: its directory is not there or not writable, or another file has come to be there meanwhile.
+        ConfigurationError: its directory is not there or not writable.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    path = Path(os.path.realpath(path))
+    partial = scratch_beside(path)
     try:
-        partial.touch(mode=0o600, exist_ok=False)
-        with suppress(FileNotFoundError):
-            partial.chmod(path.stat().st_mode & 0o777)
-        yield partial
-        _sync(partial)
-        _rename(partial, path)
+        sweep(path)
+        _remove_half_done(path)
+        create(partial, mode_of(path)).close()
+        yield Replacement(path, partial, key, keeps_old)
     except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be written: {error.strerror}") from error
+        raise ConfigurationError(
+            f"{path}: cannot be written: {error.strerror}; it is what it was before; check its directory"
+        ) from error
     finally:
-        for suffix in ("", *_BESIDE, "-journal"):
-            partial.with_name(partial.name + suffix).unlink(missing_ok=True)
+        for suffix in ("", *_LOGS):
+            Path(f"{partial}{suffix}").unlink(missing_ok=True)
+        if partial.parent.is_dir():
+            delete_sidecars(partial)
 
 
-@dataclass(frozen=True)
-class Aside:
-    """An old database that made room; None if there was none."""
+def _remove_half_done(path: Path) -> None:
+    """The second name of the database itself, which a process that was killed before its exchange has left."""
+    for other in path.parent.glob(f"{path.name}.old-*"):
+        with suppress(FileNotFoundError):
+            if other.samefile(path) and not other.is_symlink():
+                for suffix in _LOGS:  # there is none but beside a damaged database
+                    if os.path.lexists(f"{other}{suffix}") and not os.path.lexists(f"{path}{suffix}"):
+                        Path(f"{other}{suffix}").rename(f"{path}{suffix}")
+                other.unlink()
 
-    path: Path | None
 
-    def remove(self) -> None:
-        """Delete it."""
-        for suffix in ("", *_BESIDE) if self.path else ():
-            Path(f"{self.path}{suffix}").unlink(missing_ok=True)
-
-
-def given_way(path: Path, key: EncryptionKey | None) -> Aside:
-    """Move the file at `path` aside with its log, under a new name beside it.
+@contextmanager
+def _alone(path: Path, key: EncryptionKey | None) -> Iterator[None]:
+    """No other connection can use the database meanwhile, and it has no log. What is damaged is not asked.
 
     Raises:
-        UnavailableError: somebody uses it. What is damaged is not asked.
+        UnavailableError: it is in use.
     """
-    if not path.exists():
-        return Aside(None)
-    _refuse_in_use(path, key)
-    names = (path.with_name(f"{path.name}.old-{number}") for number in range(1, 10_000))
-    aside = next(name for name in names if not name.exists())
-    for suffix in (*_BESIDE, ""):  # a log that stayed would be taken for the new file's
-        with suppress(FileNotFoundError):
-            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
-    return Aside(aside)
-
-
-def _refuse_in_use(path: Path, key: EncryptionKey | None) -> None:
-    # To leave write-ahead logging, a connection has to be the only one; and its log is in the file then.
+    transport = _opened(path, key)
     try:
-        transport = LocalTransport(str(path.absolute()), busy_timeout=1, encryption_key=key)
+        if transport is not None:
+            _lock(path, transport)
+        yield
+    finally:
+        if transport is not None:
+            transport.close()
+
+
+def _opened(path: Path, key: EncryptionKey | None) -> LocalTransport | None:
+    if not path.exists():
+        return None
+    try:
+        return LocalTransport(str(path), busy_timeout=1, encryption_key=key)
     except dbapi.Error as error:
         if error.code == "OTHER_KEY":
             problem = f"{path}: it is in use by this process: close the storage that has it open first"
             raise UnavailableError(problem, code=error.code) from error
-        return
+        return None
+
+
+def _lock(path: Path, transport: LocalTransport) -> None:
+    # To leave write-ahead logging, a connection has to be the only one; and its log is in the file then. After that
+    # the lock keeps out all others.
+    problem = f"{path}: it is in use; it is what it was before: end the programs that use it first"
     try:
-        transport.run([dbapi.Step("PRAGMA journal_mode = DELETE")])
+        mode = transport.run([dbapi.Step("PRAGMA journal_mode = DELETE")])[0].rows[0][0]
+        transport.run([dbapi.Step("BEGIN EXCLUSIVE")])
     except dbapi.OperationalError as error:
         if error.code in dbapi.BUSY_CODES:
-            problem = f"{path}: it is in use: end the programs that use it first"
             raise UnavailableError(problem, code=error.code) from error
+        return
     except dbapi.Error:
         return
-    finally:
-        transport.close()
+    if mode != "delete":
+        raise UnavailableError(problem, code="SQLITE_BUSY")
 
 
-def _rename(partial: Path, path: Path) -> None:
+def _link_or_rename(partial: Path, path: Path) -> None:
     try:
-        os.link(partial, path)  # unlike a rename, it never replaces what somebody has put there
+        os.link(partial, path)  # unlike a rename, it never replaces what another process has put there
     except FileExistsError as error:
-        raise ConfigurationError(f"{path} is there already: somebody made it meanwhile") from error
+        raise ConfigurationError(f"{path} is there already: another process has made it meanwhile") from error
     except OSError:  # a file system without links
         partial.rename(path)
-    _sync(path.parent)
 
 
-def _sync(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
+def _link_or_copy(path: Path, aside: Path) -> None:
     try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
+        os.link(path, aside, follow_symlinks=False)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links; to read the file releases this process's lock on it
+        with replacing(aside, mode_of(path)) as file:
+            _copy(path, file.write)
+
+
+def _copy(path: Path, write: Callable[[bytes], object]) -> None:
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            write(chunk)
