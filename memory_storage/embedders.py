@@ -56,6 +56,10 @@ class FunctionEmbedder:
     ) -> None:
         if type(batch_size) is not int or batch_size < 1:
             raise ValidationError("batch_size", "a whole number from 1", batch_size)
+        if not callable(embed) or not (embed_query is None or callable(embed_query)):
+            raise ValidationError("embed", "must be a function from texts to vectors", embed)
+        if not isinstance(model, str):
+            raise ValidationError("model", "the name of the model, a text", model)
         self.model = model
         self._embed, self._embed_query, self._batch_size = embed, embed_query, batch_size
 
@@ -72,7 +76,10 @@ class FunctionEmbedder:
         return self._embed_query(text) if self._embed_query else self.embed([text])[0]
 
     def _batch(self, texts: list[str]) -> list[Vector]:
-        vectors = list(self._embed(texts))
+        returned = self._embed(texts)
+        if not isinstance(returned, Iterable):
+            raise ValidationError("vectors", f"one for each of {len(texts)} texts", returned)
+        vectors = list(returned)
         if len(vectors) != len(texts):
             raise ValidationError("vectors", f"one for each of {len(texts)} texts", len(vectors))
         return vectors

@@ -141,7 +141,10 @@ class CorruptDataError(MemoryStorageError):
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - a caller's value: nested too deep, more digits than Python prints, its own
+        return f"a {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
 
 

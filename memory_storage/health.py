@@ -10,8 +10,9 @@ from pathlib import Path
 
 from . import pool
 from .dbapi import Batch, Step, redacted
-from .errors import MemoryStorageError
+from .errors import MemoryStorageError, ValidationError
 from .models import DiskSpace, EmbeddingModel, Health, HealthCheck, HealthStatus
+from .repositories._arguments import finite
 from .repositories._embedding_sql import of
 from .schema import HEAD
 from .schema.spaces import Space
@@ -29,6 +30,8 @@ SELECT rtreecheck('main', 'spatiotemporal_rtree'),
 
 def check(ground: Ground, settings: Settings, repositories: Repositories, *, deep: bool, timeout: float) -> Health:
     """See `MemoryStorage.health_check`."""
+    if finite("timeout", timeout) < 0:
+        raise ValidationError("timeout", "seconds, not below 0", timeout)
     scope = Scope(ground, settings.namespace)
     schema, latency, problem = _reached(scope, timeout)
     disk = _disk(settings.path)

@@ -26,6 +26,7 @@ from .errors import ConfigurationError, UnavailableError, ValidationError
 from .forgetting import Forgetting
 from .monitoring import Meter
 from .nearby import is_installed
+from .repositories._arguments import aware
 from .repositories.memory_index import MemoryIndexes
 from .resilience import CircuitBreaker, Guard, nothing_happened
 from .settings import Settings, hidden_token
@@ -100,6 +101,7 @@ class MemoryStorage(Repositories):
 
     def _make_ground(self, now: Callable[[], datetime]) -> Ground:
         settings = self.settings
+        now = partial(aware, now)
         guard = Guard(CircuitBreaker(settings.circuit_breaker, now=now), settings.retry)
         ground = Ground(self.engine, settings.limits, settings.request_timeout, now, guard, Meter(settings.logging))
         reading = Scope(ground, self.namespace).read

@@ -58,6 +58,7 @@ _FOREIGN: dict[str, tuple[str, ...]] = {
     "value": ("total",),
 }
 _UNITS = re.compile(r"_(ms|millis|milliseconds|s|sec|secs|seconds|us)$")
+DEEP = {"recursion_loop", "recursion_depth_exceeded"}
 _MODEL_EXPECTED = {"model_type", "model_attributes_type", "dict_type", "dataclass_type"}
 
 
@@ -85,6 +86,8 @@ def explanation(problem: ErrorDetails, model: type[BaseModel] | None) -> str:
     if kind == "extra_forbidden":
         owner = _model_at(model, place[:-1])
         return f"there is no such field{_of_field(str(place[-1]), owner) if owner else ''}"
+    if kind in DEEP:
+        return "nested too deep, or it contains itself"
     message = problem["msg"].removeprefix("Value error, ")
     given = problem.get("input")
     if kind in {"literal_error", "enum", "union_tag_invalid"}:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import TzInfo
 
 from memory_storage.errors import ValidationError
-from memory_storage.suggestions import explanation, first_problem
+from memory_storage.suggestions import DEEP, explanation, first_problem
 
 JsonObject = dict[str, pydantic.JsonValue]
 _FIXED = (timezone, TzInfo)  # Python's, and the one of what pydantic reads
@@ -49,9 +49,21 @@ class Model(BaseModel):
             super().__init__(**fields)
         except pydantic.ValidationError as error:
             raise as_validation_error(error, type(self)) from error
+        except RecursionError as error:
+            raise ValidationError(_deepest(fields), "nested too deep", fields) from error
 
     # pydantic looks for this mark to keep its fast path for nested and JSON input; without it __init__ runs for each.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+
+def _deepest(fields: dict[str, Any]) -> str:
+    """Return the name of the field whose value cannot even be printed."""
+    for name, value in fields.items():
+        try:
+            repr(value)
+        except RecursionError:
+            return name
+    return ""
 
 
 _SHOWN = 12  # of the parts of a field's path: nested JSON may have hundreds
@@ -63,6 +75,8 @@ def as_validation_error(error: pydantic.ValidationError, model: type[BaseModel] 
     `model` is what was to be made, if that is known: the rule then says what may have been meant.
     """
     first = first_problem(error.errors(include_url=False))
+    if first["type"] in DEEP:
+        first["loc"] = first["loc"][:1]  # the rest is the same name, hundreds of times
     field = ".".join(map(str, first["loc"][:_SHOWN])) + ("..." if len(first["loc"]) > _SHOWN else "")
     inner = first.get("ctx", {}).get("error")
     if isinstance(inner, ValidationError):

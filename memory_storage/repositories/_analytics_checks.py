@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from datetime import datetime
 from typing import get_args
 
 from memory_storage.errors import ValidationError
 from memory_storage.models.analytics import Dimension
 
+from ._arguments import choice, finite
+
 LONGEST_SEQUENCE = 10
 
 
-def check_dimension(dimension: Dimension) -> None:
+def check_dimension(dimension: Dimension, field: str = "dimension") -> None:
     """ValidationError if there is no such dimension."""
-    if dimension not in get_args(Dimension):
-        raise ValidationError("dimension", f"one of {', '.join(get_args(Dimension))}", dimension)
+    choice(field, dimension, get_args(Dimension))
 
 
 def check_period(field: str, period: tuple[datetime, datetime]) -> tuple[datetime, datetime]:
@@ -47,10 +47,6 @@ def whole(field: str, value: int) -> int:
     return value
 
 
-def finite(field: str, value: float | None) -> float | None:
+def finite_or_none(field: str, value: float | None) -> float | None:
     """None, or a finite number."""
-    if value is not None and (
-        isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
-    ):
-        raise ValidationError(field, "a finite number", value)
-    return value
+    return None if value is None else finite(field, value)

@@ -41,6 +41,11 @@ picked AS MATERIALIZED (
     FROM period CROSS JOIN episodes WHERE {" AND ".join(("namespace = :namespace", *within, *where))})"""
 
 
+def finite(number: str) -> str:
+    """An expression that is NULL where `number` is too large for a float: a server cannot even send infinity."""
+    return f"nullif(nullif({number}, 9e999), -9e999)"
+
+
 # Squares are of the differences from the mean: sums of large numbers would lose what matters.
 @lru_cache(maxsize=256)
 def figures(where: Conditions, judged: str, by: str | None, *, in_periods: bool) -> Prepared:
@@ -51,7 +56,7 @@ measured AS (
     SELECT *, avg(reward) OVER of_group AS mean_reward, avg(duration) OVER of_group AS mean_duration
     FROM grouped WINDOW of_group AS (PARTITION BY number, name))
 SELECT number, name, count(*), count(success), coalesce(sum(success), 0),
-    count(reward), max(mean_reward), sum((reward - mean_reward) * (reward - mean_reward)),
+    count(reward), {finite("max(mean_reward)")}, {finite("sum((reward - mean_reward) * (reward - mean_reward))")},
     count(duration), max(mean_duration), sum((duration - mean_duration) * (duration - mean_duration))
 FROM measured GROUP BY number, name
 """)
@@ -150,7 +155,8 @@ def trend(where: Conditions) -> Prepared:
 centred AS (
     SELECT reward, (started_at - avg(started_at) OVER ()) / 86400000000.0 AS day, reward - avg(reward) OVER () AS above
     FROM picked WHERE reward IS NOT NULL)
-SELECT count(*), avg(reward), sum(day * day), sum(day * above), sum(above * above) FROM centred
+SELECT count(*), {finite("avg(reward)")}, sum(day * day), {finite("sum(day * above)")}, {finite("sum(above * above)")}
+FROM centred
 """)
 
 

@@ -25,7 +25,11 @@ OnCorrupt = Callable[[CorruptDataError], object] | None
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
+_DEEP = 100
 _STEPS = TypeAdapter(list[Step], config=ConfigDict(defer_build=True))
+
+
+_NAMES = {"SpatiotemporalEntry": "entry"}  # of arguments, where that is not the model's
 
 
 def to_micros(moment: datetime) -> int:
@@ -47,7 +51,8 @@ def encode(kind: type[M], model: M, field: str = "") -> tuple[str, M]:
     ValidationError if the two differ: a model can be made or changed past its validation, and JSON has no NaN.
     """
     if type(model) is not kind:
-        raise ValidationError(field, f"must be a {kind.__name__}", model)
+        name = _NAMES.get(kind.__name__, kind.__name__.lower())
+        raise ValidationError(field or name, f"must be {'an' if name[0] in 'aeiou' else 'a'} {kind.__name__}", model)
     try:
         document = model.model_dump_json(warnings=False)
         read = kind.model_validate_json(document)
@@ -235,6 +240,9 @@ def _refusal(field: str, model: BaseModel, error: Exception) -> ValidationError:
     if isinstance(error, pydantic.ValidationError) and error.errors()[0]["type"] != "json_invalid":
         return _under(field, as_validation_error(error, type(model)))
     found = _unstorable(field, model)
+    name = max(type(model).model_fields, key=lambda name: _depth(getattr(model, name, None)))
+    if not found and (depth := _depth(getattr(model, name, None))) > _DEEP:
+        return ValidationError(_join(field, name), "nested too deep: at most about 120 levels", f"{depth} levels")
     problem = f"cannot be written as JSON ({error})"
     return found or ValidationError(_join(field, _unwritable(model)), problem, type(model).__name__)
 
@@ -246,6 +254,16 @@ def _unwritable(model: BaseModel) -> str:
         except (PydanticSerializationError, ValueError, RecursionError):
             return name
     return ""
+
+
+def _depth(value: Any) -> int:
+    """Return how deep containers are nested in a value that may hold itself: not recursive, and nothing twice."""
+    level, depth, seen = [value], 0, set()
+    while level:
+        inner = [part for one in level for _, part in _parts(one) if id(part) not in seen]
+        seen |= {id(part) for part in inner}
+        depth, level = depth + bool(inner), inner
+    return depth
 
 
 def _difference(field: str, given: BaseModel, read: BaseModel) -> ValidationError:

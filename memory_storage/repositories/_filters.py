@@ -16,6 +16,9 @@ from ._text import match_expression
 FACET_LENGTH = 256
 """How much of a metadata value, as JSON, the facets hold (see revision 0001)."""
 
+MOST_KEYS = 100
+"""How many metadata keys one filter may name: each is a condition, and the engine takes 1,000 in all."""
+
 Conditions = tuple[str, ...]
 """SQL with `:names`. They depend on which filters are in use, never on their values."""
 
@@ -103,6 +106,8 @@ def _tags(name: str, value: list[str], values: dict[str, Any], shape: Shape) -> 
 
 
 def _metadata(name: str, value: dict[str, Any], values: dict[str, Any], shape: Shape) -> list[str]:
+    if len(value) > MOST_KEYS:
+        raise ValidationError(name, f"at most {MOST_KEYS} keys at once", len(value))
     found: list[str] = []
     for number, (key, wanted) in enumerate(sorted(value.items())):
         if isinstance(wanted, int) and not -(2**63) <= wanted < 2**63:

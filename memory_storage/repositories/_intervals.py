@@ -19,11 +19,15 @@ class Sums(NamedTuple):
     squares: float | None
 
 
-@lru_cache(maxsize=64)
 def quantile(confidence: float) -> float:
     """How many standard errors an interval reaches to either side: 1.96 for a confidence of 0.95."""
     if isinstance(confidence, bool) or not isinstance(confidence, int | float) or not 0 < confidence < 1:
         raise ValidationError("confidence", "a number between 0 and 1, like 0.95", confidence)
+    return _quantile(confidence)
+
+
+@lru_cache(maxsize=64)
+def _quantile(confidence: float) -> float:
     return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
@@ -47,7 +51,7 @@ def mean(sums: Sums, confidence: float) -> Mean:
     if sums.mean is None or error is None:
         return Mean(sums.mean, None, None, sums.of)
     reach = quantile(confidence) * math.sqrt(error)
-    return Mean(sums.mean, sums.mean - reach, sums.mean + reach, sums.of)
+    return Mean(sums.mean, finite_part(sums.mean - reach), finite_part(sums.mean + reach), sums.of)
 
 
 def difference_of_rates(before: Rate, after: Rate) -> Difference:
@@ -63,11 +67,16 @@ def difference_of_means(before: Sums, after: Sums, confidence: float) -> Differe
     """By Welch's standard error (1947) times the normal quantile to either side."""
     if before.mean is None or after.mean is None:
         return Difference(None, None, None)
-    found, errors = after.mean - before.mean, (_square_error(before), _square_error(after))
-    if errors[0] is None or errors[1] is None:
+    found, errors = finite_part(after.mean - before.mean), (_square_error(before), _square_error(after))
+    if found is None or errors[0] is None or errors[1] is None:
         return Difference(found, None, None)
     reach = quantile(confidence) * math.sqrt(errors[0] + errors[1])
-    return Difference(found, found - reach, found + reach)
+    return Difference(found, finite_part(found - reach), finite_part(found + reach))
+
+
+def finite_part(value: float | None) -> float | None:
+    """Return the value; None for one that was too large for a float on the way, which JSON cannot write either."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _square_error(sums: Sums) -> float | None:

@@ -10,7 +10,8 @@ from uuid import UUID, uuid5
 from memory_storage.errors import ValidationError
 from memory_storage.models import EpisodeFilter, ErrorRecovery, TaskContext, ToolSequence
 
-from ._analytics_checks import finite, whole
+from ._analytics_checks import whole
+from ._arguments import finite
 from ._error_class import error_class
 from ._session import Row
 
@@ -40,10 +41,7 @@ def as_wanted(least_episodes: int, min_lift: float, most: int, evidence: int) ->
         raise ValidationError("most", f"a whole number from 1 to {_MOST:,}", most)
     if type(evidence) is not int or not 1 <= evidence <= _MOST_EVIDENCE:
         raise ValidationError("evidence", f"a whole number from 1 to {_MOST_EVIDENCE:,}", evidence)
-    lift = finite("min_lift", min_lift)
-    if lift is None:
-        raise ValidationError("min_lift", "a finite number", min_lift)
-    return Wanted(whole("least_episodes", least_episodes), lift, most, evidence)
+    return Wanted(whole("least_episodes", least_episodes), finite("min_lift", min_lift), most, evidence)
 
 
 def learned_sequences(rows: Iterable[Row], wanted: Wanted, context: TaskContext) -> list[ToolSequence]:

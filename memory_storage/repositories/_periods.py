@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 from memory_storage.errors import ValidationError
 from memory_storage.models.analytics import Bucket
 
+from ._arguments import choice
 from ._codec import to_micros
 
 Period = tuple[datetime, datetime]
@@ -33,7 +34,7 @@ def as_zone(name: str) -> tzinfo:
     if name == "UTC":
         return timezone.utc  # there also where the system has no such database
     try:
-        return ZoneInfo(name)
+        return ZoneInfo(name) if isinstance(name, str) else ZoneInfo("")
     except (ValueError, LookupError, OSError, TypeError, AttributeError) as error:
         raise ValidationError("zone", "an IANA time zone, like Europe/Berlin (pip install tzdata?)", name) from error
 
@@ -46,8 +47,7 @@ def periods(bucket: Bucket, since: datetime, until: datetime, zone: tzinfo) -> l
     Raises:
         ValidationError: there are more than 10,000, or the first would begin before year 1 in the zone.
     """
-    if bucket not in get_args(Bucket):
-        raise ValidationError("bucket", f"one of {', '.join(get_args(Bucket))}", bucket)
+    choice("bucket", bucket, get_args(Bucket))
     found: list[Period] = []
     try:
         for period in _from(bucket, since, zone):

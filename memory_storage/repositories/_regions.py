@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from datetime import datetime
 from operator import itemgetter
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from typing_extensions import Unpack
 
@@ -16,6 +16,7 @@ from memory_storage.models import Box, Direction, EpisodeFilter, Interval, Nearb
 from memory_storage.schema.regions import FOREVER, number
 
 from . import _region_sql as sql
+from ._arguments import checked_moment
 from ._codec import to_micros
 from ._filters import Conditions, Shape, conditions
 from ._paging import Cursor, check_limit, is_descending, page, parse_cursor
@@ -139,7 +140,7 @@ class FindsByRegion(Repository, Generic[T]):
         **filters: Unpack[EpisodeFilters],
     ) -> Page[T]:
         """A page of what was going on at a moment: it had begun, and had not ended. See `within` for the rest."""
-        at = to_micros(_checked_moment(moment))
+        at = to_micros(checked_moment("moment", moment))
         values = {"span_from": at, "span_to": at + 1}
         return self._by_time(sql.overlapping(), values, limit, cursor, direction, filters)
 
@@ -254,15 +255,6 @@ def _checked(kind: type[M], given: object, field: str) -> M:
     except (ValidationError, AttributeError) as error:
         inner = error if isinstance(error, ValidationError) else ValidationError("", "is not whole", given)
         raise ValidationError(".".join(filter(None, [field, inner.field])), inner.limit, inner.value) from error
-
-
-def _checked_moment(moment: datetime) -> datetime:
-    if not isinstance(moment, datetime):
-        raise ValidationError("moment", "must be an aware datetime", moment)
-    try:
-        return cast(datetime, Interval(starts_at=moment).starts_at)
-    except ValidationError as error:
-        raise ValidationError("moment", error.limit, moment) from error
 
 
 def _checked_radius(metres: float) -> float:

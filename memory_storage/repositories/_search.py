@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar, get_args
@@ -16,6 +15,7 @@ from memory_storage.schema.spaces import Space
 from memory_storage.schema.spelling import readable
 from memory_storage.sources import DISKANN, EXACT, MEMORY, Source
 
+from ._arguments import choice, flag, instance
 from ._codec import to_micros
 from ._embedding_sql import USED
 from ._filters import Shape, conditions, in_use
@@ -37,6 +37,7 @@ DAY = 86_400.0
 # the space of the namespace in the last place.
 _PLAN, _STATE, _LAST = 7, 9, 10
 _REPEATS = 3  # of a search, while other writers change the dimension of the namespace's vectors
+_HEAVIEST = 1_000_000_000  # a weight above that leaves no digits for the others
 _HALF_FUSED = 4  # so many times k go into the fusion from each side
 _ALWAYS = {"archived"}  # filters that nearly all rows pass
 
@@ -57,9 +58,10 @@ class Weights:
     def __post_init__(self) -> None:
         for name in ("text", "vector", "recency", "reward", "half_life"):
             value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if not number or value < 0 or (name == "half_life" and value <= 0):
-                raise ValidationError(f"weights.{name}", "a finite number, not below 0", value)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not 0 <= value <= _HEAVIEST or (name == "half_life" and value <= 0):
+                above = "above 0" if name == "half_life" else "from 0"
+                raise ValidationError(f"weights.{name}", f"a number {above} to {_HEAVIEST:,}", value)
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,10 @@ class Planned:
 def planned(session: Session, items: Items, asked: Asked) -> Planned:
     """Check what was asked for, and plan it. ValidationError names what cannot be."""
     k = _checked_k(asked.k)
-    if asked.mode not in get_args(SearchMode):
-        raise ValidationError("mode", f"one of {', '.join(get_args(SearchMode))}", asked.mode)
+    choice("mode", asked.mode, get_args(SearchMode))
+    flag("explain", asked.explain)
+    if asked.weights is not None:
+        instance("weights", asked.weights, Weights, "Weights(text=1.0, vector=1.0, recency=0.5)")
     cursor = parse_search_cursor(asked.cursor)
     shown = cursor.shown if cursor else ()
     text, has_words = asked.text, asked.text is not None

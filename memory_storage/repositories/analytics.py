@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID
 
 from typing_extensions import Unpack
@@ -32,25 +32,26 @@ from memory_storage.models.analytics import (
 )
 
 from . import _analytics_sql as sql
-from ._analytics_checks import check_dimension, check_lengths, check_period, finite, whole
+from ._analytics_checks import check_dimension, check_lengths, check_period, finite_or_none, whole
 from ._analytics_rows import NONE, Counted, as_change, as_sequence, counted
+from ._arguments import checked_moment, choice
 from ._codec import from_micros, to_micros
 from ._error_class import error_class
 from ._filters import conditions
-from ._intervals import quantile, wilson
+from ._intervals import finite_part, quantile, wilson
 from ._periods import USUAL, Period, as_json, as_zone, periods
 from ._session import Repository, Row
 from ._statement import Prepared
 from .episodes import EpisodeFilters
 from .patterns import PatternFilters
 
-_SUMMARY = Prepared("""
+_SUMMARY = Prepared(f"""
 SELECT 'rows', 'episodes', count(*), NULL FROM episodes WHERE namespace = :namespace
 UNION ALL SELECT 'rows', 'steps', count(*), NULL FROM steps WHERE namespace = :namespace
 UNION ALL SELECT 'rows', 'patterns', count(*), NULL FROM patterns WHERE namespace = :namespace
 UNION ALL SELECT 'rows', 'embeddings', count(*), NULL FROM embeddings WHERE namespace = :namespace
 UNION ALL SELECT 'rows', 'places', count(*), NULL FROM spatiotemporal_index WHERE namespace = :namespace
-UNION ALL SELECT 'outcome', coalesce(outcome, 'open'), count(*), avg(reward) FROM episodes
+UNION ALL SELECT 'outcome', coalesce(outcome, 'open'), count(*), {sql.finite("avg(reward)")} FROM episodes
     WHERE namespace = :namespace GROUP BY outcome
 UNION ALL SELECT 'tool', tool, count(*), avg(status = 'ok') FROM steps WHERE namespace = :namespace GROUP BY tool
 """)
@@ -119,6 +120,7 @@ class AnalyticsRepository(Repository):
         Raises:
             ValidationError: that are more than 10,000 periods, or there is no such zone.
         """
+        choice("bucket", bucket, get_args(Bucket))
         asked = EpisodeFilter(**filters)
         until = asked.until or self._session.now()
         usual = USUAL.get(bucket, timedelta())
@@ -152,14 +154,15 @@ class AnalyticsRepository(Repository):
         """Whether rewards grow: the slope of the line through them, in reward a day."""
         z = quantile(confidence)
         where, values = conditions(EpisodeFilter(**filters), "episode")
-        ((count, average, squares, products, others),) = self._read(sql.trend(where), values)
-        if not squares:
+        ((count, *sums),) = self._read(sql.trend(where), values)
+        average, squares, products, others = sums
+        if not squares or products is None:
             return Trend(count, average, None, None, None)
         slope = products / squares
-        if count < 3:
+        if count < 3 or others is None:
             return Trend(count, average, slope, None, None)
         reach = z * math.sqrt(max(0.0, others - slope * products) / (count - 2) / squares)
-        return Trend(count, average, slope, slope - reach, slope + reach)
+        return Trend(count, average, slope, finite_part(slope - reach), finite_part(slope + reach))
 
     def tools(self, *, confidence: float = 0.95, **filters: Unpack[EpisodeFilters]) -> Table[ToolUse]:
         """How each tool answered, and how fast: error rates and latency percentiles, the most used one first."""
@@ -227,7 +230,7 @@ class AnalyticsRepository(Repository):
         A period is `(since, until)`, half open, by when the episodes started.
         """
         if by is not None:
-            check_dimension(by)
+            check_dimension(by, "by")
         spans = [check_period("before", before), check_period("after", after)]
         found = self._figures(by, reward_at_least, confidence, filters, spans)
         names = dict.fromkeys(name for _, name in found) if by else {None: None}
@@ -247,7 +250,7 @@ class AnalyticsRepository(Repository):
     ) -> Table[PatternFigures]:
         """The patterns that nobody has retrieved or applied since then, and that were there already."""
         where, values = conditions(PatternFilter(**filters), "pattern")
-        values["unused_since"] = to_micros(since)
+        values["unused_since"] = to_micros(checked_moment("since", since))
         return self._patterns((*where, sql.UNUSED), values, timedelta(days=30), confidence)
 
     def _read(self, statement: Prepared, values: dict[str, Any]) -> Sequence[Row]:
@@ -257,7 +260,7 @@ class AnalyticsRepository(Repository):
         where, values = conditions(EpisodeFilter(**filters), "episode")
         return (
             where,
-            {**values, "reward_at_least": finite("reward_at_least", least)},
+            {**values, "reward_at_least": finite_or_none("reward_at_least", least)},
             sql.BY_OUTCOME if least is None else sql.BY_REWARD,
         )
 

@@ -17,6 +17,8 @@ from memory_storage.schema import unpack_vector
 from memory_storage.schema.spaces import Space, digest
 
 from . import _embedding_sql as sql
+from ._arguments import embedder as as_embedder
+from ._arguments import function
 from ._codec import from_micros, to_micros
 from ._embedding_work import Work, to_embed
 from ._session import SAVE_ATTEMPTS, Repository, Row, Session, as_id, as_list, json_ids, keep_writing
@@ -176,7 +178,10 @@ class EmbeddingRepository(Repository):
     ) -> int:
         if type(batch_size) is not int or not 1 <= batch_size <= _MOST_AT_ONCE:
             raise ValidationError("batch_size", f"a whole number from 1 to {_MOST_AT_ONCE:,}", batch_size)
-        model, done = as_model_name(embedder.model), 0
+        function("text_of", text_of, "lambda episode: episode.task_description")
+        if progress is not None:
+            function("progress", progress, "lambda what, done, total: print(what, done)")
+        model, done = as_model_name(as_embedder("embedder", embedder).model), 0
         put: _Put = "replace" if old == model else "refresh"
         for page in to_embed(self._session, owner_type, model, old=old, size=batch_size):
             pending = self._changed(owner_type, model, [(work, _text(text_of(work.thing))) for work in page])
@@ -285,7 +290,7 @@ class EmbeddingRepository(Repository):
 
     def count(self, *, model: str | None = None) -> int:
         """How many there are, or are there by one model."""
-        values = {"namespace": self._session.namespace, "model": model}
+        values = {"namespace": self._session.namespace, "model": None if model is None else as_model_name(model)}
         statement = sql.COUNT if model is None else sql.COUNT_OF
         return int(self._session.read(statement.step(**values))[0][0])
 

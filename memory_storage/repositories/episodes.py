@@ -34,6 +34,8 @@ from memory_storage.retrieval import EPISODES
 
 from . import _episode_sql as sql
 from . import _step_sql
+from ._arguments import embedder as as_embedder
+from ._arguments import flag
 from ._capacity import no_room, room_for
 from ._codec import (
     OnCorrupt,
@@ -253,6 +255,7 @@ class EpisodeRepository(Repository):
         """
         check_on_corrupt(on_corrupt)
         descending = is_descending(direction)
+        flag("steps", steps)
         where, values = conditions(EpisodeFilter(**filters), "episode")
 
         def read(size: int, place: Cursor | None) -> Page[Episode]:
@@ -380,7 +383,8 @@ class EpisodeRepository(Repository):
         Raises: see `similar_to`.
         """
         if embedder is not None and vector is None:
-            vector, model = embedder.embed_query(as_text(text)), model or embedder.model
+            known = as_embedder("embedder", embedder)
+            vector, model = known.embed_query(as_text(text)), model or known.model
         return self._hits(
             Asked(
                 EpisodeFilter(**filters),
@@ -400,6 +404,7 @@ class EpisodeRepository(Repository):
 
     def _hits(self, asked: Asked, *, steps: bool, on_corrupt: OnCorrupt) -> Hits[Episode]:
         check_on_corrupt(on_corrupt)
+        flag("steps", steps)
 
         def search(asked: Asked) -> Hits[Episode]:
             plan = planned(self._session, EPISODES, asked)

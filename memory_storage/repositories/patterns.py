@@ -30,7 +30,8 @@ from memory_storage.schema.words import with_words, words_of_pattern
 
 from . import _analytics_sql as analytics_sql
 from . import _pattern_sql as sql
-from ._analytics_checks import check_lengths, finite
+from ._analytics_checks import check_lengths, finite_or_none
+from ._arguments import embedder as as_embedder
 from ._codec import (
     OnCorrupt,
     check_document,
@@ -197,7 +198,10 @@ class PatternRepository(Repository):
         asked = EpisodeFilter(**filters)
         where, values = conditions(asked, "episode")
         judged = analytics_sql.BY_OUTCOME if reward_at_least is None else analytics_sql.BY_REWARD
-        values |= {"namespace": self._session.namespace, "reward_at_least": finite("reward_at_least", reward_at_least)}
+        values |= {
+            "namespace": self._session.namespace,
+            "reward_at_least": finite_or_none("reward_at_least", reward_at_least),
+        }
         sequences = analytics_sql.sequences(where, judged, *lengths, with_evidence=True)
         recoveries = analytics_sql.recoveries(where, judged, LONGEST_RECOVERY)
         context = context_of(asked)
@@ -320,7 +324,8 @@ class PatternRepository(Repository):
         The reward of a pattern is its success rate, and its age is counted from its last change.
         """
         if embedder is not None and vector is None:
-            vector, model = embedder.embed_query(as_text(text)), model or embedder.model
+            known = as_embedder("embedder", embedder)
+            vector, model = known.embed_query(as_text(text)), model or known.model
         asked = Asked(
             PatternFilter(**filters), k, as_text(text), vector, model, mode, min_similarity, cursor, weights, explain
         )
@@ -468,7 +473,9 @@ def _readable(row: Sequence[Any], on_corrupt: OnCorrupt) -> AnyPattern | None:
 
 def _kind_of(pattern: P, field: str) -> type[P]:
     if type(pattern) not in get_args(AnyPattern):
-        raise ValidationError(field, "must be one of the five kinds of pattern", pattern)
+        raise ValidationError(
+            field or "pattern", "must be one of the five kinds of pattern, like Heuristic(...)", pattern
+        )
     return type(pattern)
 
 

@@ -13,6 +13,7 @@ from memory_storage.errors import MemoryStorageError
 from memory_storage.models import Retained, RetentionCandidate, RetentionPlan, RetentionPolicy
 
 from . import _retention_sql as sql
+from ._arguments import checked_moment, function, instance
 from ._codec import to_micros
 from ._pace import Pace
 from ._removal import Item, Remover
@@ -29,7 +30,8 @@ class RetentionRepository(Repository):
 
         The same memory and the same `now` give the same plan.
         """
-        moment = now or self._session.now()
+        instance("policy", policy, RetentionPolicy, "RetentionPolicy(max_age=timedelta(days=90))")
+        moment = self._session.now() if now is None else checked_moment("now", now)
         step = sql.plan(policy).step(namespace=self._session.namespace, **_values(policy, moment))
         rows = self._session.read(step)
         return RetentionPlan(policy, moment, [RetentionCandidate(UUID(row[0]), *row[1:]) for row in rows])
@@ -53,7 +55,9 @@ class RetentionRepository(Repository):
         """
         if self._session.is_transaction:
             raise MemoryStorageError("retention has short transactions of its own: call it on the storage")
-        asked = plan if isinstance(plan, RetentionPlan) else self.plan(plan)
+        if progress is not None:
+            function("progress", progress, "lambda done, total: print(done, total)")
+        asked = plan if isinstance(plan, RetentionPlan) else self.plan(_policy(plan))
         gone: set[str] = set()
         done = 0
         for portion, went in self._portions(asked, Pace(sleep=sleep)):
@@ -73,6 +77,10 @@ class RetentionRepository(Repository):
             return
         yield from Remover(self._session, pace).delete(begun)
         yield from remover.delete(items[len(begun) :])
+
+
+def _policy(plan: object) -> RetentionPolicy:
+    return instance("plan", plan, RetentionPolicy, "plan(policy), or RetentionPolicy(max_age=timedelta(days=90))")
 
 
 def _values(policy: RetentionPolicy, now: datetime) -> dict[str, Any]:

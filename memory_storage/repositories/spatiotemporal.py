@@ -14,6 +14,7 @@ from memory_storage.models import Direction, DomainNode, Episode, EpisodeFilter,
 from memory_storage.models import SpatiotemporalEntry as Entry
 
 from . import _place_sql, _region_sql
+from ._arguments import flag
 from ._codec import check_document, check_value, decode, encode, from_micros, to_micros
 from ._episode_rows import by_seq
 from ._hierarchy import diverse, hierarchy
@@ -168,7 +169,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
         Raises:
             ValidationError: see `hierarchy`; `k` cannot be.
         """
-        return diverse(self._session, checked_k(k), by, zone, EpisodeFilter(**filters), steps=steps)
+        return diverse(self._session, checked_k(k), by, zone, EpisodeFilter(**filters), steps=flag("steps", steps))
 
     def iterate(self) -> Iterator[Entry]:
         """All of them by id, a page at a time."""

@@ -25,9 +25,11 @@ from memory_storage.schema.spaces import FEW, PRESETS, Preset, Space, with_searc
 from memory_storage.sources import SOURCES, Cost
 
 from . import _embedding_sql as sql
+from ._analytics_checks import whole
+from ._arguments import choice, instance
 from ._codec import EPOCH, from_micros
 from ._session import Repository
-from ._spaces import own_space
+from ._spaces import as_model_name, own_space
 from .memory_index import MemoryIndex
 
 Progress = Callable[[str, int, int], None]
@@ -88,8 +90,7 @@ class VectorIndex(Repository):
             NotFoundError: there is no such model.
             ValidationError: there is no such source.
         """
-        if source not in get_args(IndexSource):
-            raise ValidationError("source", f"one of {', '.join(get_args(IndexSource))}", source)
+        choice("source", source, get_args(IndexSource))
         if source != self._session.vector_index:
             raise ConfigurationError(
                 f"vector_index: it is {self._session.vector_index}: set it to {source} (MEMORY_STORAGE_VECTOR_INDEX)"
@@ -171,6 +172,7 @@ class VectorIndex(Repository):
 
     def go_on(self, registered: Registered, *, progress: Progress | None = None) -> int:
         """Catch up from a known state."""
+        instance("registered", registered, Registered, "one of those that the repository registers")
         space, found = registered
         if found.is_worn and self._empty(space, preset_of(found.preset)):
             found = self._again(space).model
@@ -242,7 +244,7 @@ class VectorIndex(Repository):
         return [as_registered(row) for row in self._session.read(sql.MODELS.step())]
 
     def _named(self, model: str) -> list[Registered]:
-        found = [as_registered(row) for row in self._session.read(sql.MODELS_NAMED.step(model=model))]
+        found = [as_registered(row) for row in self._session.read(sql.MODELS_NAMED.step(model=as_model_name(model)))]
         if not found:
             raise NotFoundError("embedding model", model)
         return found
@@ -251,6 +253,7 @@ class VectorIndex(Repository):
         """The one of a dimension; else that of the namespace, or the only one."""
         found = self._named(model)
         if dimension is not None:
+            whole("dimension", dimension)
             found = [one for one in found if one.model.dimension == dimension]
         elif len(found) > 1:
             own = own_space(self._session, model)
@@ -343,8 +346,7 @@ class VectorIndex(Repository):
 
 def preset_of(name: str) -> Preset:
     """The preset of that name; ValidationError if there is none."""
-    if name not in PRESETS:
-        raise ValidationError("preset", f"one of {', '.join(PRESETS)}", name)
+    choice("preset", name, tuple(PRESETS))
     return PRESETS[name]
 
 
