@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import memory_storage as ms
+from memory_storage.doctor import examine, mend
 from memory_storage.models import new_id
 from memory_storage.nearby import sidecar_names
 
@@ -273,3 +274,70 @@ def test_the_watch_sees_a_temporary_file(encrypted, tmp_path):
     database.write_bytes(encrypted.read_bytes())
     created, _ = _watched(database, "leak")
     assert created
+
+
+def _quarantined(database: Path) -> dict[str, int]:
+    """How many rows each table of quarantined rows has."""
+    settings = ms.Settings(database=str(database))
+    with ms.MemoryStorage.open(settings) as storage, storage.engine.connect() as connection:
+        names = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE name LIKE 'quarantined_%'").scalars()
+        return {name: connection.exec_driver_sql(f'SELECT count(*) FROM "{name}"').scalar_one() for name in names}
+
+
+def _damaged(storage: ms.MemoryStorage, canary: str) -> ms.Episode:
+    """An episode of which the doctor can read nothing, with steps, vectors, places and a pattern about it."""
+    step = ms.Step(tool=canary, result=ms.StepOk(output=canary))
+    episode = storage.episodes.save(ms.Episode(task_description=canary, tags=[canary], steps=[step]))
+    owners = [("episode", episode.id), ("step", step.id)]
+    vectors = [[random.gauss(0, 1) for _ in range(DIMENSION)] for _ in owners]
+    storage.embeddings.put_many([(*pair, one) for pair, one in zip(owners, vectors, strict=True)], model="m")
+    place = ms.SpatiotemporalEntry(
+        owner_type="episode", owner_id=episode.id, latitude=1.5, longitude=2.5, place_name=canary
+    )
+    storage.spatiotemporal.put(place)
+    storage.patterns.save(ms.Heuristic(condition=canary, action="a", evidence=[episode.id]))
+    with storage.engine.begin() as connection:
+        for table in ("episodes", "steps", "patterns"):
+            triggers = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").all()
+            for name, _ in triggers:
+                connection.exec_driver_sql(f'DROP TRIGGER "{name}"')
+            connection.exec_driver_sql(
+                f"UPDATE {table} SET document = '{{' || document WHERE namespace = ? AND instr(document, ?)",
+                (storage.namespace, canary),
+            )
+            for _, sql in triggers:
+                connection.exec_driver_sql(sql)
+    return episode
+
+
+def _has(database: Path, canary: str) -> list[str]:
+    return [path.name for path in database.parent.iterdir() if canary.encode() in path.read_bytes()]
+
+
+def test_quarantined_rows_of_a_forgotten_episode_are_erased(database):
+    settings = ms.Settings(database=str(database))
+    with ms.MemoryStorage.open(settings) as storage:
+        mine, theirs = _damaged(storage, "zqmine"), _damaged(storage, "zqtheirs")
+        elsewhere = _damaged(storage.in_namespace("elsewhere"), "zqelsewhere")
+    mend(settings)
+    before = _quarantined(database)
+    assert {"quarantined_episodes", "quarantined_steps", "quarantined_embeddings", "quarantined_patterns"} <= {*before}
+    assert _has(database, "zqmine")
+
+    with ms.MemoryStorage.open(settings) as storage:
+        assert storage.forget(episode=mine.id).scrubbed
+
+    assert not _has(database, "zqmine")
+    assert not _has(database, str(mine.id))
+    assert not _has(database, str(mine.steps[0].id))
+    assert _has(database, "zqtheirs")
+    assert _has(database, "zqelsewhere")
+    after = _quarantined(database)
+    assert {name: after[name] for name in before} == {name: count * 2 // 3 for name, count in before.items()}
+    with ms.MemoryStorage.open(settings) as storage:
+        storage.forget(namespace="elsewhere")
+        storage.forget(namespace="default")
+    assert not any(_quarantined(database).values())
+    for canary in ("zqtheirs", "zqelsewhere", str(theirs.id), str(elsewhere.id)):
+        assert not _has(database, canary)
+    assert examine(settings).findings == []

@@ -12,6 +12,7 @@ from . import _retention_sql as sql
 from ._codec import to_micros
 from ._forgotten import REMEMBER, digests_of, forget_all_evictions, forget_evictions
 from ._pace import Pace
+from ._quarantined import Quarantine
 from ._removal import Item, Remover
 from ._session import SAVE_ATTEMPTS, Row, Session, as_id, json_ids
 from ._statement import Prepared
@@ -58,6 +59,8 @@ class Erased(NamedTuple):
 def erase_episode(session: Session, episode_id: object, pace: Pace) -> Erased:
     """An episode with all that is its own; and what was learned from it alone. It need not be there any more."""
     key = as_id(episode_id)  # type: ignore[arg-type] # it is checked
+    learned = session.read(_LEARNED.step(namespace=session.namespace, id=key))
+    Quarantine(session).erase_episode(key, [row[0] for row in learned if not row[1]])
     found = _items(session.read(sql.ONE.step(namespace=session.namespace, id=key)))
     gone = sum(len(went) for _, went in Remover(session, pace).delete(found))
     session.write(forget_evictions(session, [key]))
@@ -80,6 +83,7 @@ def erase_namespace(session: Session, pace: Pace) -> Erased:
     else:
         raise UnavailableError("others keep writing to this namespace: stop them, and forget it again")
     session.write([statement.step(namespace=session.namespace) for statement in _OWNERLESS])
+    Quarantine(session).erase_namespace()
     forget_all_evictions(session)
     return Erased(episodes, patterns)
 
