@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from memory_storage._files import mode_of, replacing
 from memory_storage.errors import ConfigurationError
 from memory_storage.importers import Format, ImportReport, export_lines, import_file, import_stream
 from memory_storage.storage import MemoryStorage
@@ -48,7 +49,10 @@ def import_(
 @app.command()
 def export(
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A new file, complete or not there. Default: stdout.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="A new file, for its owner only (0600); complete or not there. Default: stdout."
+        ),
     ] = None,
     database: Database = None,
     namespace: Namespace = None,
@@ -116,13 +120,8 @@ def _write(lines: Iterable[str], write: Callable[[bytes], object], on_progress: 
 
 
 def _write_file(path: Path, lines: Iterable[str], on_progress: Callable[[int], None]) -> int:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with partial.open("xb") as file:
-            count = _write(lines, lambda line: file.write(line + b"\n"), on_progress)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return count
+        with replacing(path, mode_of(None)) as file:
+            return _write(lines, lambda line: file.write(line + b"\n"), on_progress)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be written: {error.strerror}") from error

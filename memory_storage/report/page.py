@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from memory_storage._files import mode_of, replacing
 from memory_storage.dbapi import is_open_here
 from memory_storage.errors import ConfigurationError
 from memory_storage.models import Episode, Step, StepError, StepOk
@@ -87,6 +88,8 @@ def page(report: Report) -> str:
 def write_page(report: Report, path: str | os.PathLike[str]) -> Path:
     """Write the page to a file; one that is there is replaced as a whole, or stays as it was.
 
+    A new file has the permissions 0600; one that is replaced keeps its own.
+
     Raises:
         ConfigurationError: it cannot be written, or is a database that is open here; or the extra `report` is not
             installed.
@@ -94,15 +97,12 @@ def write_page(report: Report, path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if is_open_here(target):
         raise ConfigurationError(f"{target}: this is a database that is open here: choose another file for the report")
-    partial = target.with_name(f"{target.name}.{os.getpid()}.part")
     text = page(report)
     try:
-        partial.write_text(text, encoding="utf-8", errors="replace")
-        partial.replace(target)
+        with replacing(target, mode_of(target)) as file:
+            file.write(text.encode("utf-8", errors="replace"))
     except OSError as error:
         raise ConfigurationError(f"{target}: cannot be written: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return target
 
 
