@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine
 from ._files import MaintenanceLock, sweep
 from .errors import ConfigurationError, UnavailableError
 from .models import Forgotten, Scrubbed
+from .monitoring import counted
 from .repositories import EmbeddingRepository, Session
 from .repositories._erasure import MERGE_WORDS, Erased, erase_episode, erase_namespace
 from .repositories._pace import Pace
@@ -55,14 +56,17 @@ class Forgetting:
         self._index = EmbeddingRepository(session).index
         self._sleep = sleep
 
+    @counted("forget")
     def episode(self, episode_id: UUID | str, *, scrub: bool) -> Forgotten:
         """See `MemoryStorage.forget`."""
         return self._result(erase_episode(self._session, episode_id, Pace(sleep=self._sleep)), scrub=scrub)
 
+    @counted("forget")
     def everything(self, *, scrub: bool) -> Forgotten:
         """See `MemoryStorage.forget`."""
         return self._result(erase_namespace(self._session, Pace(sleep=self._sleep)), scrub=scrub)
 
+    @counted("scrub")
     def scrub(self) -> Scrubbed:
         """See `MemoryStorage.scrub`."""
         for merge in MERGE_WORDS:

@@ -24,7 +24,7 @@ from ._fork import tell_in_child
 from ._local import LocalTransport, MemoryDatabase
 from ._open_files import is_open_here
 from ._server import LOCAL_URL, Server, redacted
-from ._sql import reads_only
+from ._sql import reads_only, tables_written
 
 __all__ = [
     "BUSY_CODES",
@@ -58,6 +58,7 @@ __all__ = [
     "paramstyle",
     "portions",
     "reads_only",
+    "tables_written",
     "redacted",
     "sqlite_version",
     "sqlite_version_info",

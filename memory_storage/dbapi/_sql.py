@@ -85,6 +85,72 @@ def reads_only(sql: str) -> bool:
     return parse(sql).kind is Kind.READ
 
 
+@lru_cache(maxsize=1024)
+def tables_written(sql: str) -> tuple[str, ...]:
+    """The tables that a statement changes: by INSERT, UPDATE and DELETE rows, by DDL the table of what it is about.
+
+    What a trigger's body will change is not said of the statement that creates it.
+    """
+    names = _names(sql)
+    words = [text.upper() if is_word else "" for text, is_word, _ in names]
+    start = 0
+    if words and words[0] == "WITH":
+        verbs = [n for n, (_, _, depth) in enumerate(names) if depth == 0 and n and words[n] in _AFTER_WITH]
+        start = verbs[0] if verbs else len(names)
+    at = _place_of_table(words, start)
+    return () if at is None or at >= len(names) else (_last_of_dotted(names, at),)
+
+
+def _names(sql: str) -> list[tuple[str, bool, int]]:
+    """Words, quoted names and marks of a statement: the text, whether it is a bare word, and its depth."""
+    found: list[tuple[str, bool, int]] = []
+    depth, end = 0, -1
+    for token in _TOKEN.finditer(sql):
+        text = token.group()
+        if token.lastgroup == "mark":
+            depth += (text == "(") - (text == ")")
+        if token.lastgroup == "quoted" and found and token.start() == end and text[0] == sql[end - 1] != "]":
+            found[-1] = (found[-1][0] + text[0] + text[1:-1], False, depth)  # a doubled quote within a name
+        elif token.lastgroup == "quoted":
+            found.append((text[1:-1], False, depth))
+        elif token.lastgroup != "blank":
+            found.append((text, token.lastgroup == "word", depth))
+        end = token.end()
+    return found
+
+
+def _place_of_table(words: list[str], start: int) -> int | None:
+    """Where the name of the table stands, in a statement whose verb is at `start`."""
+    verb = words[start] if start < len(words) else ""
+    if verb in {"INSERT", "REPLACE"}:
+        return words.index("INTO", start) + 1 if "INTO" in words[start:] else None
+    if verb == "DELETE":
+        return start + 2
+    if verb == "UPDATE":
+        return start + 3 if words[start + 1 : start + 2] == ["OR"] else start + 1
+    return _place_in_ddl(words[start:], verb)
+
+
+def _place_in_ddl(words: list[str], verb: str) -> int | None:
+    if verb not in {"CREATE", "DROP", "ALTER"}:
+        return None
+    kind = next((n for n, word in enumerate(words[:4]) if word in {"TABLE", "VIEW", "INDEX", "TRIGGER"}), None)
+    if kind is None:
+        return None
+    if words[kind] in {"INDEX", "TRIGGER"}:
+        return words.index("ON") + 1 if "ON" in words else None
+    at = kind + 1
+    while words[at : at + 1] and words[at] in {"IF", "NOT", "EXISTS"}:
+        at += 1
+    return at
+
+
+def _last_of_dotted(names: list[tuple[str, bool, int]], at: int) -> str:
+    while names[at + 1 : at + 2] and names[at + 1][0] == "." and not names[at + 1][1] and at + 2 < len(names):
+        at += 2
+    return names[at][0]
+
+
 def _refuse_several(words: list[tuple[str, int]]) -> None:
     texts = [text for text, _ in words]
     while texts and texts[-1] == ";":

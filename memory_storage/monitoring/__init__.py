@@ -5,7 +5,19 @@
 
 from ._audit import Entry
 from ._histogram import Histogram
-from ._operations import Call, Meter, Observer, counted, here, metered
+from ._operations import Call, Meter, Observer, counted, here, metered, touched
 from ._slow import explain, shown
 
-__all__ = ["Call", "Entry", "Histogram", "Meter", "Observer", "counted", "explain", "here", "metered", "shown"]
+__all__ = [
+    "Call",
+    "Entry",
+    "Histogram",
+    "Meter",
+    "Observer",
+    "counted",
+    "explain",
+    "here",
+    "metered",
+    "shown",
+    "touched",
+]

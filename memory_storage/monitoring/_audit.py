@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 from uuid import UUID
+
+from memory_storage.dbapi import tables_written
 
 _log = logging.getLogger("memory_storage.audit")
 
 _IDS = 100  # that are named; the others are only counted
 _DEPTH = 3
-_TABLE = re.compile(r"\b(?:INSERT\s+(?:OR\s+\w+\s+)?INTO|UPDATE|DELETE\s+FROM)\s+\"?(\w+)", re.IGNORECASE)
 _OWN_BOOKS = {"receipts", "forgotten"}
 
 
@@ -32,12 +33,15 @@ class Entry:
     ids: tuple[str, ...]
     id_count: int
     rows: int
+    ids_digest: str = ""
+    """Where there are more ids than are named: the BLAKE2b-128 of all of them, sorted, with a newline after each."""
 
     @classmethod
     def of(cls, actor: str, namespace: str, operation: str, sql: Iterable[str], rows: int, things: Any) -> Entry:
         """The entry of an operation that ran these statements, about these things: models, ids, or lists of them."""
         ids = list(dict.fromkeys(_ids(things, _DEPTH)))
-        return cls(actor, namespace, operation, tables_of(sql), tuple(ids[:_IDS]), len(ids), rows)
+        shown, digest = tuple(ids[:_IDS]), digest_of_ids(ids) if len(ids) > _IDS else ""
+        return cls(actor, namespace, operation, tables_of(sql), shown, len(ids), rows, digest)
 
     def write(self, result: str) -> None:
         """Put it into the log. `result` is "stored", or "unknown" where the answer was lost for good."""
@@ -49,7 +53,7 @@ class Entry:
             self.namespace,
             self.rows,
             ", ".join(self.tables) or "no table",
-            ", ".join(self.ids) + (f" and {self.id_count - len(self.ids)} more" if self.id_count > _IDS else ""),
+            ", ".join(self.ids) + self._more,
             extra={
                 "actor": self.actor,
                 "namespace": self.namespace,
@@ -57,15 +61,27 @@ class Entry:
                 "result": result,
                 "tables": self.tables,
                 "ids": self.ids,
+                "id_count": self.id_count,
+                "ids_digest": self.ids_digest,
                 "rows": self.rows,
             },
         )
 
+    @property
+    def _more(self) -> str:
+        more = self.id_count - len(self.ids)
+        return f" and {more} more (digest of all: {self.ids_digest})" if more else ""
+
+
+def digest_of_ids(ids: Iterable[str]) -> str:
+    """What tells a set of ids from any other, in hexadecimal."""
+    return blake2b("".join(f"{one}\n" for one in sorted(ids)).encode(), digest_size=16).hexdigest()
+
 
 def tables_of(sql: Iterable[str]) -> tuple[str, ...]:
     """The tables that statements write to, but for those that only serve ourselves."""
-    found = dict.fromkeys(name for text in sql for name in _TABLE.findall(text))
-    return tuple(name for name in found if name not in _OWN_BOOKS and name.upper() != "SET")
+    found = dict.fromkeys(name for text in sql for name in tables_written(text))
+    return tuple(name for name in found if name not in _OWN_BOOKS)
 
 
 def _ids(thing: Any, depth: int) -> Iterator[str]:

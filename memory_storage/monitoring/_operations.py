@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, wraps
 from inspect import isgeneratorfunction
@@ -33,6 +33,8 @@ class Call:
     wrote = False
     batches: list[Batch] | None = None
     """What it has sent; None if nobody wants to know."""
+    touched: list[str] | None = None
+    """The ids of what it has removed, where neither its arguments nor its result name them; None as for `batches`."""
     token: Any = None
     """What an observer gave when it began."""
     since = 0.0
@@ -139,7 +141,7 @@ class Meter:
         """An operation begins, in this thread."""
         call = Call()
         if self.is_watched:
-            call.batches = []
+            call.batches, call.touched = [], []
             if self._observer is not None:
                 call.token = self._observer.began(name, is_current=is_current)
         return call
@@ -223,13 +225,19 @@ def _metered(kind: Any) -> Any:
     return type(kind.__name__, (kind,), {**facts, "__init__": __init__, **methods})
 
 
+def touched(ids: Iterable[str]) -> None:
+    """Note for the audit log which rows the operation of this thread has removed."""
+    if here.call is not None and here.call.touched is not None:
+        here.call.touched += ids
+
+
 def counted(name: str) -> Callable[[F], F]:
-    """Have one method of a session counted."""
+    """Have one method counted: of a session, or of what has one as its `_session`."""
 
     def decorate(method: F) -> F:
         @wraps(method)
         def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-            return _watched(name, method, self, self, args, kwargs)
+            return _watched(name, method, self, getattr(self, "_session", self), args, kwargs)
 
         return call  # type: ignore[return-value]  # it takes and gives the same
 
@@ -278,7 +286,7 @@ def _watched(name: str, method: Callable[..., Any], owner: object, session: _Ses
         meter.end(name, call, perf_counter() - call.since, failure)
         is_known = not isinstance(failure, CommitUnknownError)
         if meter.audits and (call.wrote or not is_known):
-            session.audit(name, call, (args, kwargs, result), is_known=is_known)
+            session.audit(name, call, (args, kwargs, result, call.touched or []), is_known=is_known)
 
 
 def _pages(name: str, method: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from memory_storage.dbapi import RowCountError
 from memory_storage.errors import UnavailableError
+from memory_storage.monitoring import touched
 
 from . import _retention_sql as sql
 from ._codec import to_micros
@@ -94,6 +95,7 @@ def _pages_of_patterns(session: Session) -> Iterator[Sequence[str]]:
     while ids := [row[0] for row in session.read(page)]:
         remember = REMEMBER.step(digests=digests_of(namespace, ids))
         session.write([remember, _DELETE_PATTERNS.step(namespace=namespace, ids=json_ids(ids))])
+        touched(ids)
         yield ids
 
 
@@ -113,6 +115,7 @@ def _unlearn(session: Session, episode_id: str) -> tuple[int, int]:
                 session.write(steps)
         except RowCountError:
             continue  # another writer came between
+        touched(row[0] for row in learned)
         return len(alone), len(learned) - len(alone)
     raise UnavailableError("other writers keep changing the patterns of this episode: forget it again")
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from memory_storage.dbapi import Step
+from memory_storage.monitoring import touched
 
 from . import _retention_sql as sql
 from ._codec import to_micros
@@ -89,9 +90,10 @@ class Remover:
 
     def _run(self, portion: Sequence[Item], steps: Sequence[Step]) -> set[str]:
         rows = self._rows(sum(item.weight for item in portion), steps)
-        if all(rows):
-            return {row[0] for row in rows}
-        return {item.id for item in portion}  # the answer was lost, and the write was done
+        # Rows without values: the answer was lost, and the write was done.
+        removed = {row[0] for row in rows} if all(rows) else {item.id for item in portion}
+        touched(removed)
+        return removed
 
     def _rows(self, weight: int, steps: Sequence[Step]) -> Sequence[Row]:
         self._pace.begin()

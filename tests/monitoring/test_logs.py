@@ -226,7 +226,7 @@ def test_many_ids_are_counted_and_a_hundred_named(open_with, lines, make_episode
     storage.episodes.save_many([make_episode(0) for _ in range(120)])
     record = lines("audit")[-1]
     assert len(record.ids) == 100
-    assert record.getMessage().endswith("and 20 more")
+    assert f" and 20 more (digest of all: {record.ids_digest})" in record.getMessage()
 
 
 def test_a_write_whose_answer_is_lost_for_good_is_unknown(migrated_server_url: str, sqld: Sqld, lines, make_episode):
