@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine
 
 from . import pool
 from .dbapi import Batch, Step, redacted
@@ -18,10 +22,22 @@ from .schema import HEAD
 from .schema.spaces import Space
 from .settings import Settings
 from .transaction import Ground, Repositories, Scope
+from .translation import translated
 
 _LITTLE = 64 * 2**20  # bytes that are free
 _REVISION = Step("SELECT version_num FROM alembic_version")
-_FULL_TEXTS = Step("SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE '%USING fts5%' ORDER BY name")
+_FULL_TEXTS = Step("SELECT name, sql FROM sqlite_master WHERE type = 'table' AND sql LIKE '%USING fts5%' ORDER BY name")
+_NAME = re.compile(r"\w+", re.ASCII)
+_CONTENT = re.compile(r"content='(\w+)'")
+_PARTS = ("data", "idx", "docsize", "config")  # of a full-text index: the tables that it consists of
+# With rank = 1 the index is compared with the table, and not only with itself. It fails where they differ.
+_COMPARE = "INSERT INTO {schema}.{table} ({table}, rank) VALUES ('integrity-check', 1)"
+_VIEW = "CREATE TEMP VIEW {content} AS SELECT * FROM main.{content}"
+_COPY = ("DELETE FROM temp.{copy}", "INSERT INTO temp.{copy} SELECT * FROM main.{table}")
+_ROWS = """
+SELECT (SELECT count(*) FROM {content} WHERE seq NOT IN (SELECT id FROM {table}_docsize)),
+    (SELECT count(*) FROM {table}_docsize WHERE id NOT IN (SELECT seq FROM {content}))
+"""
 _PLACES = Step("""
 SELECT rtreecheck('main', 'spatiotemporal_rtree'),
     (SELECT count(*) FROM spatiotemporal_index), (SELECT count(*) FROM spatiotemporal_rtree)
@@ -37,7 +53,7 @@ def check(ground: Ground, settings: Settings, repositories: Repositories, *, dee
     disk = _disk(settings.path)
     if problem is None and settings.path is not None and disk is None:
         problem = f"the file {str(settings.path)!r} is not there any more: what is written now is lost"
-    checks = tuple(_checks(scope, repositories)) if deep and problem is None else ()
+    checks = tuple(_checks(scope, ground, settings, repositories)) if deep and problem is None else ()
     rows = _rows(repositories) if deep and problem is None else None
     status, reason = _verdict(problem, disk, checks)
     return Health(
@@ -82,10 +98,12 @@ def _disk(path: Path | None) -> DiskSpace | None:
         return None
 
 
-def _checks(scope: Scope, repositories: Repositories) -> Iterator[HealthCheck]:
+def _checks(scope: Scope, ground: Ground, settings: Settings, repositories: Repositories) -> Iterator[HealthCheck]:
     try:
-        for (name,) in scope.read(_FULL_TEXTS):
-            yield _checked(name, partial(_full_text, scope, name))
+        for name, sql in scope.read(_FULL_TEXTS):
+            if not _NAME.fullmatch(name):
+                continue  # it is of another program
+            yield _checked(name, partial(_full_text, scope, ground.engine, settings, name, sql))
         yield _checked("spatiotemporal_rtree", partial(_places, scope))
         for space, model in repositories.embeddings.index.registered():
             yield _checked(f"vectors of {model.name!r}", partial(_vectors, scope, space, model))
@@ -107,9 +125,51 @@ def _checked(name: str, problem: Callable[[], str | None]) -> HealthCheck:
         return HealthCheck(name, _said(error))
 
 
-def _full_text(scope: Scope, name: str) -> None:
-    # With rank = 1 the index is compared with the table, and not only with itself. It fails where they differ.
-    scope.write([Step(f"INSERT INTO {name} ({name}, rank) VALUES ('integrity-check', 1)")])  # noqa: S608
+def _full_text(scope: Scope, engine: Engine, settings: Settings, name: str, sql: str) -> str | None:
+    """Compare a full-text index with its table, and let others write meanwhile."""
+    content = _CONTENT.search(sql)
+    if content is None or (settings.path is None and not settings.server):
+        scope.write([Step(_COMPARE.format(schema="main", table=name))])
+        return None
+    if settings.server:
+        return _full_text_on_server(scope, name, content[1])
+    with translated(engine), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        _compare_copy(connection, name, sql, content[1])
+    return None
+
+
+def _compare_copy(connection: Connection, name: str, sql: str, content: str) -> None:
+    """Compare a temporary copy of an index, in memory, with the table as it is at this moment.
+
+    The engine's comparison is an INSERT, which would hold the write lock of the database as long as it takes.
+    """
+    run, copy = connection.exec_driver_sql, f"{name}_copy"
+    store = run("PRAGMA temp_store").scalar()
+    run("PRAGMA temp_store = MEMORY")
+    try:
+        run(_VIEW.format(content=content))
+        run(sql.replace(f"CREATE VIRTUAL TABLE {name} ", f"CREATE VIRTUAL TABLE temp.{copy} ", 1))
+        run("BEGIN DEFERRED")  # the copy and the table are of one moment
+        for part in _PARTS:
+            for statement in _COPY:
+                run(statement.format(copy=f"{copy}_{part}", table=f"{name}_{part}"))
+        run(_COMPARE.format(schema="temp", table=copy))
+    finally:
+        driver: Any = connection.connection.dbapi_connection
+        if driver.in_transaction:
+            run("ROLLBACK")
+        run(f"DROP TABLE IF EXISTS temp.{copy}")
+        run(f"DROP VIEW IF EXISTS temp.{content}")
+        run(f"PRAGMA temp_store = {store}")
+
+
+def _full_text_on_server(scope: Scope, name: str, content: str) -> str | None:
+    """Check an index by itself, and that it has the rows of its table. A server has no temporary copies."""
+    said = scope.read(Step("SELECT * FROM pragma_integrity_check(?)", (name,)))[0][0]
+    if said != "ok":
+        return str(said)
+    rows, indexed = scope.read(Step(_ROWS.format(content=content, table=name)))[0]
+    return None if (rows, indexed) == (0, 0) else f"{rows} rows are not in the index, {indexed} are too many"
 
 
 def _places(scope: Scope) -> str | None:

@@ -74,6 +74,30 @@ def test_an_index_that_disagrees_is_found_and_named(database: Path, make_episode
         assert [check.name for check in found.checks if check.problem] == [name]
 
 
+@pytest.mark.parametrize("damage", ["INSERT INTO steps_fts (steps_fts) VALUES ('delete-all')", None])
+def test_a_server_that_disagrees_is_found(migrated_server_url: str, make_episode, damage: str | None):
+    with ms.MemoryStorage.open(migrated_server_url) as storage:
+        storage.episodes.save(make_episode(3))
+        with storage.transaction() as tx:
+            tx.execute([(damage, ())] if damage else [])
+        found = storage.health_check(deep=True)
+        assert [check.name for check in found.checks if check.problem] == (["steps_fts"] if damage else [])
+
+
+def test_another_writer_does_not_wait_for_a_deep_check(database: Path, make_episode):
+    """No statement of the check needs the write lock: one that did would wait for this transaction, and fail."""
+    settings = ms.Settings(database=str(database), request_timeout=0.5)
+    with ms.MemoryStorage.open(settings) as storage, ms.MemoryStorage.open(settings) as other:
+        storage.episodes.save_many([make_episode(2) for _ in range(20)])
+        with other.transaction() as tx:
+            tx.episodes.save(make_episode())
+            found = storage.health_check(deep=True)
+        assert found.is_healthy, found.reason
+        with storage.engine.connect() as connection:
+            left = connection.exec_driver_sql("SELECT name FROM sqlite_temp_master").all()
+            assert (left, connection.exec_driver_sql("PRAGMA temp_store").scalar()) == ([], 0)
+
+
 def test_a_table_that_is_gone_is_degraded_and_no_error(database: Path, make_episode):
     with ms.MemoryStorage.open(database) as storage:
         with storage.engine.begin() as connection:
