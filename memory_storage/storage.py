@@ -189,7 +189,9 @@ class MemoryStorage(Repositories):
         """Whether the database answers within `timeout` seconds, has the right schema, and room on its disk.
 
         A database that is not there is an unhealthy one, and no error. `deep` also counts the namespace's rows and
-        compares each index with its table, which reads all of them, and takes the lock for writing.
+        compares each index with its table, which reads all of them. Others may write meanwhile. In a file each
+        full-text index is copied into memory for that; on a server only its rows are compared with those of the table,
+        and its words with each other.
         """
         return health.check(self._ground, self.settings, self, deep=deep, timeout=timeout)
 

@@ -346,9 +346,12 @@ class EpisodeRepository(Repository):
         `mode`: "auto" decides between the model's index and comparing all vectors for which the filters hold; "exact"
         compares them all. `Hits.plan` says what was done. `on_corrupt` as for `query`.
 
+        A namespace that has no vectors by `model` has none to find: there are no hits, whether or not another namespace
+        has some. (A misspelt name has no vectors either; that is logged as information.)
+
         Raises:
-            NotFoundError: no vector was ever stored by this model.
-            ValidationError: the vector, `k` (1 to 1,000), a filter or the cursor cannot be.
+            ValidationError: the vector, `k` (1 to 1,000), a filter or the cursor cannot be; or the vector has another
+                dimension than this namespace's vectors by `model`.
         """
         return self._hits(
             Asked(EpisodeFilter(**filters), k, None, vector, model, mode, min_similarity, cursor, None, explain),
@@ -378,7 +381,7 @@ class EpisodeRepository(Repository):
         Any of the words may be in the description, outcome, reflection, tags or a step; rare ones count more (BM25).
         With a `vector`, or an `embedder` that makes one of the text, the places in both orders are fused (reciprocal
         ranks, from the best 4 k of each). `weights` adds recency and reward; with `explain` every hit has the parts
-        that sum to its score. The rest is as in `similar_to`.
+        that sum to its score. Where no vectors are stored yet, words alone decide. The rest is as in `similar_to`.
 
         Raises: see `similar_to`.
         """
