@@ -18,6 +18,7 @@ from .errors import MemoryStorageError, ValidationError
 from .models import DiskSpace, EmbeddingModel, Health, HealthCheck, HealthStatus
 from .repositories._arguments import finite
 from .repositories._embedding_sql import of
+from .repositories.vector_index import registered
 from .schema import HEAD
 from .schema.spaces import Space
 from .settings import Settings
@@ -53,7 +54,7 @@ def check(ground: Ground, settings: Settings, repositories: Repositories, *, dee
     disk = _disk(settings.path)
     if problem is None and settings.path is not None and disk is None:
         problem = f"the file {str(settings.path)!r} is not there any more: what is written now is lost"
-    checks = tuple(_checks(scope, ground, settings, repositories)) if deep and problem is None else ()
+    checks = tuple(_checks(scope, ground, settings)) if deep and problem is None else ()
     rows = _rows(repositories) if deep and problem is None else None
     status, reason = _verdict(problem, disk, checks)
     return Health(
@@ -98,14 +99,14 @@ def _disk(path: Path | None) -> DiskSpace | None:
         return None
 
 
-def _checks(scope: Scope, ground: Ground, settings: Settings, repositories: Repositories) -> Iterator[HealthCheck]:
+def _checks(scope: Scope, ground: Ground, settings: Settings) -> Iterator[HealthCheck]:
     try:
         for name, sql in scope.read(_FULL_TEXTS):
             if not _NAME.fullmatch(name):
                 continue  # it is of another program
             yield _checked(name, partial(_full_text, scope, ground.engine, settings, name, sql))
         yield _checked("spatiotemporal_rtree", partial(_places, scope))
-        for space, model in repositories.embeddings.index.registered():
+        for space, model in registered(scope):
             yield _checked(f"vectors of {model.name!r}", partial(_vectors, scope, space, model))
     except MemoryStorageError as error:
         yield HealthCheck("deep", _said(error))

@@ -69,7 +69,7 @@ def test_opening_an_up_to_date_file_reads_its_revision_and_its_vector_indexes_an
             pass
     finally:
         event.remove(Engine, "before_cursor_execute", spy)
-    assert [re.search(r"FROM (\w+)(?: ORDER BY name)?$", statement)[1] for statement in statements] == [
+    assert [re.search(r"FROM (\w+)(?: ORDER BY name, dimension)?$", statement)[1] for statement in statements] == [
         "alembic_version",
         "vector_models",
     ]

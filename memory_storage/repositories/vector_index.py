@@ -28,7 +28,7 @@ from . import _embedding_sql as sql
 from ._analytics_checks import whole
 from ._arguments import choice, instance
 from ._codec import EPOCH, from_micros
-from ._session import Repository
+from ._session import Repository, Session
 from ._spaces import as_model_name, own_space
 from .memory_index import MemoryIndex
 
@@ -63,7 +63,7 @@ class VectorIndex(Repository):
 
         A model that namespaces use with several dimensions is there once for each dimension.
         """
-        return [self._as_seen(found) for found in self.registered()]
+        return [self._as_seen(found) for found in registered(self._session)]
 
     def costs(self, model: str, *, dimension: int | None = None) -> dict[str, Cost]:
         """The bytes that each source of candidates takes for a vector, on disk and in memory, by its name.
@@ -95,7 +95,7 @@ class VectorIndex(Repository):
             raise ConfigurationError(
                 f"vector_index: it is {self._session.vector_index}: set it to {source} (MEMORY_STORAGE_VECTOR_INDEX)"
             )
-        found = self.registered() if model is None else self._named(model)
+        found = registered(self._session) if model is None else self._named(model)
         return sum(self._use(one, progress) for one in found)
 
     def verify(self, model: str, *, dimension: int | None = None) -> IndexHealth:
@@ -197,7 +197,7 @@ class VectorIndex(Repository):
         Looks at no vector, so a storage does it when it opens a file. Searches compare exactly until `catch_up`.
         Changes nothing while the file is maintained.
         """
-        lost = [found for found in self.registered() if not self._is_whole(found)]
+        lost = [found for found in registered(self._session) if not self._is_whole(found)]
         return [found.name for space, found in lost if self._empty(space, preset_of(found.preset))]
 
     def take_away(self) -> None:
@@ -205,7 +205,7 @@ class VectorIndex(Repository):
 
         Those in memory go too, with their files: they have what was removed. For who holds the lock for maintenance.
         """
-        spaces = [one.space for one in self.registered()]
+        spaces = [one.space for one in registered(self._session)]
         if self._session.memory:
             for space in spaces:
                 self._session.memory.of(space).drop()
@@ -218,7 +218,7 @@ class VectorIndex(Repository):
 
         For who holds the lock for maintenance.
         """
-        found = self.registered()
+        found = registered(self._session)
         dropped = [Step(text) for one in found for text in one.space.drop_index()]
         made = [Step(one.space.create_index(preset_of(one.model.preset))) for one in found]
         emptied = [sql.EMPTIED.step(space=one.space.token, preset=one.model.preset) for one in found]
@@ -227,7 +227,7 @@ class VectorIndex(Repository):
 
     def strangers(self) -> list[str]:
         """The vector indexes of the database that are no model's."""
-        ours = {one.space.index for one in self.registered()}
+        ours = {one.space.index for one in registered(self._session)}
         return [row[0] for row in self._session.read(_VECTOR_INDEXES) if row[0] not in ours]
 
     def dimension(self, model: str) -> int:
@@ -238,10 +238,6 @@ class VectorIndex(Repository):
             ValidationError: this namespace has no vectors by it, and others have several dimensions.
         """
         return self._get(model).model.dimension
-
-    def registered(self) -> list[Registered]:
-        """The vector spaces, with the counters of the index in the database."""
-        return [as_registered(row) for row in self._session.read(sql.MODELS.step())]
 
     def _named(self, model: str) -> list[Registered]:
         found = [as_registered(row) for row in self._session.read(sql.MODELS_NAMED.step(model=as_model_name(model)))]
@@ -342,6 +338,11 @@ class VectorIndex(Repository):
         found = [self._session.read(statements.found.step(seq=seq, **values))[0] for seq in sample]
         possible = sum(row[1] for row in found)
         return sum(row[0] for row in found) / possible if possible else None
+
+
+def registered(session: Session) -> list[Registered]:
+    """The vector spaces, with the counters of the index in the database."""
+    return [as_registered(row) for row in session.read(sql.MODELS.step())]
 
 
 def preset_of(name: str) -> Preset:

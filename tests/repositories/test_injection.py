@@ -44,6 +44,7 @@ NO_STRINGS = {
     "Progress | None",
     "OnCorrupt",
     "EmbeddingModel",
+    "Registered",
     "Callable[[Any], str]",
     "RewardScore | float | None",
     "datetime",
