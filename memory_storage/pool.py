@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Engine, event, exc
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
-from .dbapi._fork import tell_in_child
+from .dbapi import Unpicklable, tell_in_child
 from .models.health import PoolStats
 
 _STATEMENT_LENGTH = 60
@@ -40,7 +40,7 @@ class _Counts:
     timeouts: int = 0
 
 
-class CountingPool(QueuePool):
+class CountingPool(Unpicklable, QueuePool):
     """SQLAlchemy's pool, which also counts what it was asked for; on, after it was disposed of and made anew."""
 
     _sqla_logger_namespace = "sqlalchemy.pool.impl.QueuePool"  # where its log is looked for

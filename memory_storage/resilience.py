@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .dbapi._fork import tell_in_child
+from .dbapi import Unpicklable, tell_in_child
 from .errors import CircuitOpenError, CommitUnknownError, ConflictError, UnavailableError
 from .models import CircuitBreakerStatus, CircuitState, utc_now
 from .settings import CircuitBreakerSettings, RetrySettings
@@ -59,7 +59,7 @@ class _Failed(Exception):  # noqa: N818 - never seen
     """Stands for any failure: to raise the caller's error once more would change its traceback."""
 
 
-class CircuitBreaker:
+class CircuitBreaker(Unpicklable):
     """Stops asking a database that does not answer, and finds out when it answers again.
 
     Closed, it lets all calls through; `failure_threshold` outages in a row open it. Open, it refuses all for `timeout`

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from copy import copy
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -47,10 +46,7 @@ class MemoryStorage(Repositories):
     def __init__(self, engine: Engine, settings: Settings, *, now: Callable[[], datetime] = models.utc_now) -> None:
         """For an engine of your own, which stays yours to dispose of; its schema must be there. Most want `open`."""
         _check_construction(engine, settings, now)
-        if engine.dialect.driver != "libsql":
-            raise ConfigurationError(
-                f"the engine must be of this package's dialect, libsql://, not {engine.url.drivername}"
-            )
+        _check_engine(engine)
         self.engine = engine
         self.settings = settings
         self.namespace = _checked_namespace(settings.namespace)
@@ -85,6 +81,7 @@ class MemoryStorage(Repositories):
         settings = _settings(database, auth_token, namespace)
         if not callable(now):
             raise ConfigurationError(f"now: must be a function that returns an aware moment, not {now!r}")
+        _vector_index(settings), _checked_namespace(settings.namespace)  # before there is a file
         make_directory(settings)
         with translated():
             engine = make_engine(settings)
@@ -128,7 +125,8 @@ class MemoryStorage(Repositories):
         return self._view(self.namespace, actor)
 
     def _view(self, namespace: str, actor: str) -> Self:
-        view = copy(self)
+        view = object.__new__(type(self))
+        vars(view).update(vars(self))
         view.settings = self.settings.model_copy(update={"namespace": namespace})
         view.namespace, view._actor, view._owns_engine = namespace, actor, False
         view._owns_memory = False
@@ -283,6 +281,22 @@ def _check_construction(engine: object, settings: object, now: object) -> None:
         raise ConfigurationError(f"settings: must be Settings(database=...), not a {type(settings).__name__}")
     if not callable(now):
         raise ConfigurationError(f"now: must be a function that returns an aware moment, not a {type(now).__name__}")
+
+
+def _check_engine(engine: Engine) -> None:
+    """ConfigurationError unless the storage can work with an engine of the caller's."""
+    from .dialect import LibSQLDialect  # loaded already if the engine is of it
+
+    if not isinstance(engine.dialect, LibSQLDialect):
+        url = "libsql://HOST" if engine.url.host else f"libsql:///{engine.url.database or ':memory:'}"
+        raise ConfigurationError(
+            f"engine: must be of this package's dialect, not {engine.url.drivername}://: write create_engine({url!r})"
+        )
+    levels = engine.get_execution_options().get("isolation_level"), engine.dialect._on_connect_isolation_level
+    if "AUTOCOMMIT" in {str(level).upper() for level in levels}:
+        raise ConfigurationError(
+            "engine: its isolation level is AUTOCOMMIT, so that a transaction could not be rolled back: leave it out"
+        )
 
 
 def _vector_index(settings: Settings) -> str:

@@ -22,7 +22,7 @@ from typing_extensions import Self
 
 from . import dbapi
 from ._files import MaintenanceLock
-from .errors import CircuitOpenError, CommitUnknownError, MemoryStorageError, UnavailableError
+from .errors import CircuitOpenError, CommitUnknownError, ConfigurationError, MemoryStorageError, UnavailableError
 from .monitoring import Call, Entry, Meter, counted, explain, here, metered
 from .receipts import NEVER_DONE, Receipt, changed
 from .repositories import (
@@ -50,7 +50,7 @@ _FIRST_PAUSE = 0.05  # seconds until it is asked again what became of a write
 _SERVER_VALUE_BYTES = 4_900_000  # sqld takes 5,000,000, which a row's other columns are part of
 
 
-class Repositories:
+class Repositories(dbapi.Unpicklable):
     """The repositories of one namespace, over one session."""
 
     def __init__(self, session: Scope) -> None:
@@ -79,7 +79,7 @@ class Ground:
     maintenance: MaintenanceLock = field(default_factory=partial(MaintenanceLock, None))
 
 
-class Scope:
+class Scope(dbapi.Unpicklable):
     """A session in which every call is a transaction of its own, on a connection of the pool."""
 
     is_transaction = False
@@ -259,6 +259,7 @@ class Transaction(Repositories, Scope):
             with translated(self._engine):
                 connection = self._engine.connect().execution_options(libsql_begin=begin)
             self._connection = connection
+            _refuse_autocommit(connection)
             self._guard.confirm(self._ticket)
         except BaseException as error:
             self._leave(error)
@@ -419,6 +420,12 @@ def _refuse_to_wait_for_itself(engine: Engine) -> None:
             "this thread has a transaction open on this database, and would wait for itself: "
             "write with the transaction's own repositories, or end it first"
         )
+
+
+def _refuse_autocommit(connection: Connection) -> None:
+    driver: Any = connection.connection.dbapi_connection
+    if driver.autocommit:  # set by a listener of the caller's, so that the engine does not show it
+        raise ConfigurationError("engine: its connections are in AUTOCOMMIT: a transaction could not be rolled back")
 
 
 def _is_watched(engine: Engine) -> bool:

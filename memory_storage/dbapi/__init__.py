@@ -20,7 +20,7 @@ from ._errors import (
     Warning,  # noqa: A004 - the name is PEP 249's
 )
 from ._file import EncryptionKey
-from ._fork import tell_in_child
+from ._fork import Unpicklable, tell_in_child
 from ._local import LocalTransport, MemoryDatabase
 from ._open_files import is_open_here
 from ._server import LOCAL_URL, Server, redacted
@@ -51,6 +51,7 @@ __all__ = [
     "Server",
     "Step",
     "TokenProvider",
+    "Unpicklable",
     "Warning",
     "apilevel",
     "connect",

@@ -10,6 +10,7 @@ from typing import Protocol
 from . import _errors
 from ._batch import Batch, Result, Step
 from ._errors import InterfaceError, OperationalError, ProgrammingError
+from ._fork import Unpicklable
 from ._sql import Kind, parse, split_script
 from ._values import Value
 
@@ -47,7 +48,7 @@ class Transport(Protocol):
         ...
 
 
-class Connection:
+class Connection(Unpicklable):
     """A connection. A transaction begins with its first statement: deferred if that reads, immediate if it writes.
 
     `autocommit`: every statement is a transaction of its own. `begin_mode`: "" to decide by the first statement, or

@@ -1,16 +1,28 @@
-"""What has to change when a process is forked off: the child has no threads, and nothing of the parent's to use."""
+"""What belongs to one process. A child has no threads, and nothing of its parent's to use; a pickle has neither."""
 
 from __future__ import annotations
 
 import os
 import weakref
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Inherited(Protocol):
     """Something of which a child process gets a copy that it must not go on with as it is."""
 
     def after_fork_in_child(self) -> None: ...
+
+
+class Unpicklable:
+    """A mixin for what has connections, threads or locks: to pickle or copy it is a TypeError that says what to do."""
+
+    def __reduce__(self) -> Any:
+        """Refuse."""
+        raise TypeError(
+            f"cannot pickle {type(self).__name__}: its connections, threads and locks belong to this process. "
+            "Send the settings (storage.settings), or the path, and open the storage in the other process: "
+            "MemoryStorage.open(settings)"
+        )
 
 
 def tell_in_child(inherited: Inherited) -> None:

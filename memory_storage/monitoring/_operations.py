@@ -12,8 +12,7 @@ from time import perf_counter
 from types import FunctionType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from memory_storage.dbapi import Batch, Result
-from memory_storage.dbapi._fork import tell_in_child
+from memory_storage.dbapi import Batch, Result, Unpicklable, tell_in_child
 from memory_storage.errors import CommitUnknownError
 from memory_storage.models.health import OperationMetrics
 from memory_storage.settings import LoggingSettings
@@ -112,7 +111,7 @@ class _Tally:
         )
 
 
-class Meter:
+class Meter(Unpicklable):
     """The figures of one storage, for all its namespaces; and who is told of each operation."""
 
     def __init__(self, settings: LoggingSettings) -> None:
@@ -222,7 +221,7 @@ def _metered(kind: Any) -> Any:
                 setattr(self, name, _metered(type(part))(session))
 
     facts = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
-    return type(kind.__name__, (kind,), {**facts, "__init__": __init__, **methods})
+    return type(kind.__name__, (kind, Unpicklable), {**facts, "__init__": __init__, **methods})
 
 
 def touched(ids: Iterable[str]) -> None:
