@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import tempfile
@@ -40,6 +41,9 @@ class MemoryDatabase:
         holder, thread = self._holder or (None, None)
         if holder is transport:
             return
+        if thread == threading.get_ident():
+            gc.collect()  # the connection may have been dropped without a rollback: then this gives its turn back
+            holder, thread = self._holder or (None, None)
         if thread == threading.get_ident():
             raise OperationalError(
                 "database is locked: this thread has a transaction open on this in-memory database; "
@@ -112,7 +116,7 @@ class LocalTransport:
             raise InterfaceError(self._broken)
         if self._memory is None:
             if self._file is not None and not (steps and steps[0].sql == "ROLLBACK"):
-                self._file.check(self._path, self._has_log)
+                self._file.check(self._path)
             return self._run(steps, begin, savepoint, commit)
         self._memory.enter(self, self._busy_timeout)
         try:
@@ -265,11 +269,6 @@ class LocalTransport:
                 opens = _opens(copy, self._key)
         if not opens:
             raise wrong_key(self._path)
-
-    def _has_log(self) -> bool:
-        with suppress(ValueError):
-            return bool(self._native.execute("PRAGMA journal_mode").fetchall() == [("wal",)])
-        return True
 
     def _error(self, message: str) -> Error:
         return error_of(self._path, message) if self._path else from_message(message)

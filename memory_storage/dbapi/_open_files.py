@@ -45,11 +45,8 @@ class File:
         self._log_path = f"{path}-wal"
         self._log: Identity | None = None
 
-    def check(self, name: str, has_log: Callable[[], bool]) -> None:
-        """OperationalError if the file, or its log, is not the one any more that was opened.
-
-        `has_log` asks the engine whether it keeps one: it is called when the log is not where it was.
-        """
+    def check(self, name: str) -> None:
+        """OperationalError if the file, or the log that is open here, is not where it was opened."""
         found = identity_of(name)
         if found != self.identity:
             raise _gone(name, found)
@@ -58,7 +55,8 @@ class File:
         log = identity_of(self._log_path)
         if log == self._log:
             return
-        if self._log is not None and not _has_open(log) and has_log():
+        # The engine removes its log itself when nothing needs it, and makes another one; but it closes it before that.
+        if self._log is not None and _descriptor_of(self._log) is not None:
             raise _gone(name, log, "its log")
         self._log = log
 
@@ -166,7 +164,7 @@ class _Registry:
             file, name, native = self._closing.popleft()
             native.clear()
             file.remove(name)
-            if not file.names and not _has_open(file.identity):  # a traceback may keep the native connection
+            if not file.names and _descriptor_of(file.identity) is None:  # a traceback may keep the native connection
                 self._files.pop(file.identity, None)
 
     def _entry(
@@ -228,10 +226,6 @@ def _created(path: str) -> Identity | None:
         # To close it drops no lock: no other descriptor of it can be open in this process yet.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644))
     return identity_of(path)
-
-
-def _has_open(identity: Identity | None) -> bool:
-    return identity is not None and _descriptor_of(identity) is not None
 
 
 def _descriptor_of(identity: Identity) -> int | None:

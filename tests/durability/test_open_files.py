@@ -157,6 +157,22 @@ def test_leaving_write_ahead_logging_and_coming_back_is_no_loss(path):
     assert _rows(path, None) == [1] * 4
 
 
+def test_a_log_that_the_engine_removes_itself_is_no_loss(path):
+    idle, other = dbapi.connect(str(path)), dbapi.connect(str(path))
+    other.execute("SELECT 1").fetchall()
+    other.close()  # the idle one has read nothing yet: it does not use the log
+    assert idle.execute("SELECT 1").fetchall() == [(1,)]
+    _write_one(idle)
+    idle.close()
+    assert _rows(path, None) == [1]
+
+
+def _write_one(connection: dbapi.Connection) -> None:
+    connection.execute("CREATE TABLE t (x)")
+    connection.execute("INSERT INTO t VALUES (1)")
+    connection.commit()
+
+
 def test_importing_the_open_database_itself_takes_no_lock(directory, path):
     with ms.MemoryStorage.open(path) as storage:
         storage.episodes.save(ms.Episode(task_description="kept"))
