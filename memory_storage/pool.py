@@ -8,6 +8,7 @@ import time
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from sqlalchemy import Engine, event, exc
@@ -72,7 +73,7 @@ class CountingPool(Unpicklable, QueuePool):
             return PoolStats(
                 size=self.size(),
                 active=self.checkedout(),
-                idle=self.checkedin(),
+                idle=self._idle(),
                 total_acquired=self._counts.acquired,
                 waits=self._counts.waits,
                 wait_seconds=self._counts.wait_seconds,
@@ -80,9 +81,21 @@ class CountingPool(Unpicklable, QueuePool):
                 overflow=max(0, self.overflow()),
             )
 
+    def fill(self, connections: int) -> None:
+        """Have at least so many connections open, none of which is in use; as far as there is room for them."""
+        taken = [self.connect() for _ in range(min(connections, self.size()))]
+        for connection in taken:
+            connection.close()
+
     def after_fork_in_child(self) -> None:
         """The lock may be a thread's that is not there."""
         self._counting = threading.Lock()
+
+    def _idle(self) -> int:
+        """How many are open and not in use. A place in the pool stays when its connection was closed as idle."""
+        records: Any = self._pool
+        found = [record.dbapi_connection for record in list(records.queue)]
+        return sum(connection is not None and getattr(connection, "usable", True) for connection in found)
 
     def _wait(self) -> PoolProxiedConnection:
         since, acquired, timeouts = time.monotonic(), 0, 0
@@ -112,8 +125,15 @@ def stats(engine: Engine) -> PoolStats:
     return PoolStats(size=size, active=active, idle=idle, overflow=max(0, overflow))
 
 
+def fill(engine: Engine, connections: int) -> None:
+    """Open connections ahead, so that so many are there, and idle; never more than the pool may have."""
+    pool: Any = engine.pool
+    if isinstance(pool, CountingPool):
+        pool.fill(connections)
+
+
 def watch(engine: Engine, *, idle_timeout: float, min_idle: int) -> None:
-    """Keep the books of an engine's pool, and close what was idle for `idle_timeout` seconds; `min_idle` may stay."""
+    """Keep the books of an engine's pool, and close what was idle for `idle_timeout` seconds; `min_idle` stay."""
     books = _Books(idle_timeout, min_idle)
     _all_books[engine] = books
     event.listen(engine, "checkout", books.taken)
@@ -137,7 +157,7 @@ class _Books:
         self._lock = threading.RLock()  # a connection may be given back by the garbage collector, in any line of ours
         self._taken: dict[Any, tuple[int, float]] = {}
         self._idle: dict[Any, float] = {}
-        self._sweeper: threading.Timer | None = None
+        weakref.finalize(self, _sweeper.wake).atexit = False
 
     def taken(self, connection: Any, record: Any, proxy: Any) -> None:  # noqa: ARG002 - SQLAlchemy's signature
         with self._lock:
@@ -151,15 +171,15 @@ class _Books:
             self._taken.pop(connection, None)
             if connection is not None:
                 self._idle[connection] = time.monotonic()
-                self._sweep_later(self._idle_timeout)
+                if len(self._idle) > self._min_idle:
+                    _sweeper.sweep_after(self, self._idle_timeout)
 
     def closed(self, connection: Any, record: Any) -> None:  # noqa: ARG002 - also
         with self._lock:
             self._taken.pop(connection, None)
             self._idle.pop(connection, None)
-            if self._sweeper is not None and not self._idle:
-                self._sweeper.cancel()
-                self._sweeper = None
+            if not self._idle:
+                _sweeper.forget(self)
 
     def holders(self) -> list[Holder]:
         now = time.monotonic()
@@ -175,10 +195,12 @@ class _Books:
             for connection, (thread, since) in taken
         ]
 
-    def sweep(self) -> None:
-        """Close what was idle for too long. A pool that gets a closed connection opens another one."""
+    def sweep(self) -> float | None:
+        """Close what was idle for too long, and return in how many seconds to look again; None for never.
+
+        A pool that gets a closed connection opens another one.
+        """
         with self._lock:
-            self._sweeper = None
             limit = time.monotonic() - self._idle_timeout
             idle = list(self._idle.items())
             old = [connection for connection, since in idle[: max(0, len(idle) - self._min_idle)] if since <= limit]
@@ -186,32 +208,92 @@ class _Books:
                 del self._idle[connection]
                 connection.discard()
             if len(self._idle) > self._min_idle:
-                self._sweep_later(max(0.01, next(iter(self._idle.values())) - limit))
+                return max(0.01, next(iter(self._idle.values())) - limit)
+            return None
 
     def start_over(self) -> None:
         """In a child process: its threads are gone, and its connections are the parent's."""
         self._lock = threading.RLock()
-        self._taken, self._idle, self._sweeper = {}, {}, None
-
-    def _sweep_later(self, seconds: float) -> None:
-        if self._sweeper is None and len(self._idle) > self._min_idle:
-            sweeper = threading.Timer(seconds, _sweep, [weakref.ref(self)])
-            sweeper.daemon = True
-            with suppress(RuntimeError):  # no thread can be started: then the next one to be given back tries again
-                sweeper.start()
-                self._sweeper = sweeper
+        self._taken, self._idle = {}, {}
 
 
-def _sweep(books: weakref.ref[_Books]) -> None:
-    found = books()
-    if found is not None:
-        found.sweep()
+class _Sweeper:
+    """The one thread that closes idle connections, of all pools. It ends when there are none; it keeps no pool."""
+
+    _thread: threading.Thread | None
+
+    def __init__(self) -> None:
+        self.start_over()
+
+    def sweep_after(self, books: _Books, seconds: float) -> None:
+        """Have these books swept in so many seconds, unless that is to be sooner anyway."""
+        with self._lock:
+            if books in self._due:
+                return
+            self._due[books] = time.monotonic() + seconds
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="memory-storage pool", daemon=True)
+                with suppress(
+                    RuntimeError
+                ):  # none can be started: then the next connection to be given back tries again
+                    thread.start()
+                    self._thread = thread
+                if self._thread is None:
+                    del self._due[books]
+        self.wake()
+
+    def forget(self, books: _Books) -> None:
+        """There is nothing to sweep in these books."""
+        with self._lock:
+            known = self._due.pop(books, None)
+        if known is not None:
+            self.wake()
+
+    def wake(self) -> None:
+        """Have the thread look at once what there is to do. Takes no lock: the garbage collector calls it."""
+        if self._thread is not None:
+            self._news.put(None)
+
+    def start_over(self) -> None:
+        """In a child process: the thread is not there."""
+        self._lock = threading.RLock()
+        self._news: SimpleQueue[None] = SimpleQueue()
+        self._due: weakref.WeakKeyDictionary[_Books, float] = weakref.WeakKeyDictionary()
+        self._thread = None
+
+    def _run(self) -> None:
+        while (seconds := self._seconds_to_next()) is not None:
+            with suppress(Empty):
+                self._news.get(timeout=seconds)
+                continue  # there is news: it may be sooner, or never
+            self._sweep_due()
+
+    def _seconds_to_next(self) -> float | None:
+        with self._lock:
+            moments = list(self._due.values())
+            if not moments:
+                self._thread = None
+                return None
+            return max(0.0, min(moments) - time.monotonic())
+
+    def _sweep_due(self) -> None:
+        now = time.monotonic()
+        with self._lock:
+            due = [books for books, moment in self._due.items() if moment <= now]
+            for books in due:
+                del self._due[books]
+        for books in due:
+            seconds = books.sweep()
+            if seconds is not None:
+                self.sweep_after(books, seconds)
 
 
+_sweeper = _Sweeper()
 _all_books: weakref.WeakKeyDictionary[Engine, _Books] = weakref.WeakKeyDictionary()
 
 
 def _after_fork_in_child() -> None:
+    _sweeper.start_over()
     for engine, books in list(_all_books.items()):
         books.start_over()
         engine.dispose(close=False)  # else what the parent's threads had taken would be missing for ever

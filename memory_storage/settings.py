@@ -104,7 +104,11 @@ class _Section(BaseModel):
 
 
 class PoolSettings(_Section):
-    """The connection pool."""
+    """The connection pool.
+
+    `min_idle` connections are opened by `MemoryStorage.open`, and stay open however long they are idle; others are
+    closed after `idle_timeout` seconds. A connection that breaks is replaced when it is needed.
+    """
 
     max_connections: Count = 10
     min_idle: Annotated[int, Field(ge=0)] = 0

@@ -94,6 +94,8 @@ class MemoryStorage(Repositories):
         storage._owns_engine = True
         if settings.path is not None:
             storage._mend_indexes()
+        with translated(engine):
+            pool.fill(engine, settings.pool.min_idle)
         return storage
 
     def _make_ground(self, now: Callable[[], datetime]) -> Ground:

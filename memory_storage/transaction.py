@@ -5,6 +5,7 @@ Each call, or a transaction as a whole, goes through the guard: first the circui
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -16,6 +17,7 @@ from functools import partial
 from time import perf_counter
 from types import TracebackType
 from typing import Any
+from weakref import WeakValueDictionary
 
 from sqlalchemy import Connection, Engine
 from typing_extensions import Self
@@ -214,7 +216,7 @@ class Transaction(Repositories, Scope):
         self._ticket: int | None = None  # until the guard was told how it went
         self._asked = False  # whether the database has answered anything
         self._entries: list[Entry] = []  # for the log, once it is certain
-        self._marks: set[Engine] = set()  # of the thread that opened it
+        self._marks: _Marks = WeakValueDictionary()  # of the thread that opened it
         self._held = ExitStack()  # the lock against maintenance, if the transaction changes vector indexes
         self._may_index: bool | None = None
 
@@ -227,7 +229,7 @@ class Transaction(Repositories, Scope):
         self._connect()
         if not self._read_only:
             self._marks = _writing()
-            self._marks.add(self._engine)
+            self._marks[id(self._engine)] = self
         self._since, self._whole = perf_counter(), self.meter.begin(self._name)
         return self
 
@@ -235,7 +237,7 @@ class Transaction(Repositories, Scope):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         connection, self._connection = self._open_connection(), None
-        self._marks.discard(self._engine)
+        self._marks.pop(id(self._engine), None)
         try:
             if error is None:
                 self._commit(connection)
@@ -405,17 +407,21 @@ class _Asking:
         return rows
 
 
+_Marks = WeakValueDictionary[int, Transaction]
 _thread = threading.local()
 
 
-def _writing() -> set[Engine]:
-    """The engines on which this thread has a transaction open."""
-    engines: set[Engine] = _thread.__dict__.setdefault("engines", set())
-    return engines
+def _writing() -> _Marks:
+    """The transactions that this thread has open, by the id of the engine: no engine is kept by it."""
+    marks: _Marks = _thread.__dict__.setdefault("marks", WeakValueDictionary())
+    return marks
 
 
 def _refuse_to_wait_for_itself(engine: Engine) -> None:
-    if engine in _writing():
+    if id(engine) not in _writing():
+        return
+    gc.collect()  # a transaction that was abandoned is rolled back by this: it is in a cycle with its repositories
+    if id(engine) in _writing():
         raise UnavailableError(
             "this thread has a transaction open on this database, and would wait for itself: "
             "write with the transaction's own repositories, or end it first"

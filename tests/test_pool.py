@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 
 import pytest
 from sqlalchemy import Engine
 
 import memory_storage as ms
-from memory_storage import pool
+from memory_storage import dbapi, pool
 from memory_storage.engine import make_engine
 
 
@@ -133,4 +135,86 @@ def test_a_closed_storage_leaves_no_thread_behind(target):
     before = set(threading.enumerate())
     with ms.MemoryStorage.open(target) as storage:
         storage.episodes.count()
-    _eventually(lambda: not [one for one in set(threading.enumerate()) - before if isinstance(one, threading.Timer)])
+    _eventually(lambda: set(threading.enumerate()) <= before)
+
+
+def test_a_dropped_storage_leaves_no_thread_and_no_connection(target):
+    before = set(threading.enumerate())
+    storage = ms.MemoryStorage.open(target)
+    storage.episodes.save(ms.Episode(task_description="kept"))
+    _used_by(storage.engine, 3)
+    gone = [weakref.ref(storage), weakref.ref(storage.engine)]
+    del storage
+    gc.collect()
+    assert [one() for one in gone] == [None, None]
+    assert not dbapi.is_open_here(target)
+    _eventually(lambda: set(threading.enumerate()) <= before)
+    with ms.MemoryStorage.open(target) as again:
+        assert again.episodes.count() == 1
+
+
+def test_many_storages_share_one_thread(target):
+    before = set(threading.enumerate())
+    storages = [ms.MemoryStorage.open(_settings(target, idle_timeout=600)) for _ in range(5)]
+    for storage in storages:
+        storage.episodes.count()
+    assert len(set(threading.enumerate()) - before) == 1
+    for storage in storages:
+        storage.close()
+    _eventually(lambda: set(threading.enumerate()) <= before)
+
+
+def test_the_thread_serves_a_short_timeout_beside_a_long_one(target):
+    long, short = (make_engine(_settings(target, idle_timeout=seconds)) for seconds in (600, 0.1))
+    _used_by(long, 1)
+    _used_by(short, 2)
+    _eventually(lambda: _open(short) == 0)
+    assert _open(long) == 1
+    long.dispose()
+    short.dispose()
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_an_abandoned_transaction_is_rolled_back(storage: ms.MemoryStorage, collects: bool):
+    abandoned = storage.transaction()
+    abandoned.__enter__()
+    abandoned.episodes.save(ms.Episode(task_description="never committed"))
+    with pytest.raises(ms.UnavailableError, match="this thread has a transaction open"):
+        storage.episodes.save(ms.Episode(task_description="while it is open"))
+    del abandoned
+    if collects:
+        gc.collect()
+        assert storage.engine.pool.checkedout() == 0
+    storage.episodes.save(ms.Episode(task_description="afterwards"))
+    assert [one.task_description for one in storage.episodes.iterate()] == ["afterwards"]
+    with storage.transaction() as tx:
+        tx.episodes.save(ms.Episode(task_description="in another one"))
+    assert storage.episodes.count() == 2
+
+
+def test_an_abandoned_snapshot_in_memory_gives_its_turn_back():
+    with ms.MemoryStorage.open(":memory:") as storage:
+        view = storage.snapshot()
+        view.__enter__()
+        assert view.episodes.count() == 0
+        del view
+        assert storage.episodes.count() == 0
+
+
+def test_min_idle_connections_are_opened_ahead(target):
+    with ms.MemoryStorage.open(_settings(target, max_connections=6, min_idle=5)) as storage:
+        assert _open(storage.engine) == storage.pool_stats().idle == 5
+        assert storage.pool_stats().active == 0
+        with storage.transaction() as tx:
+            tx.episodes.count()
+            assert (storage.pool_stats().active, storage.pool_stats().idle) == (1, 4)
+
+
+def test_idle_counts_what_is_open(target):
+    with ms.MemoryStorage.open(_settings(target, idle_timeout=0.1, min_idle=1)) as storage:
+        _used_by(storage.engine, 4)
+        assert storage.pool_stats().idle == 4
+        _eventually(lambda: _open(storage.engine) == 1)
+        assert storage.pool_stats().idle == 1
+        storage.episodes.count()
+        assert storage.pool_stats().idle == 1
