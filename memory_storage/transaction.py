@@ -17,7 +17,7 @@ from functools import partial
 from time import perf_counter
 from types import TracebackType
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, finalize
 
 from sqlalchemy import Connection, Engine
 from typing_extensions import Self
@@ -252,6 +252,7 @@ class Transaction(Repositories, Scope):
         """See `Session`."""
         if self._may_index is None:
             self._may_index = self._held.enter_context(self._maintenance.shared())
+            finalize(self, self._held.close).atexit = False  # if it is abandoned
         return nullcontext(self._may_index)
 
     def _connect(self) -> None:

@@ -192,6 +192,18 @@ def test_an_abandoned_transaction_is_rolled_back(storage: ms.MemoryStorage, coll
     assert storage.episodes.count() == 2
 
 
+def test_an_abandoned_transaction_holds_up_no_maintenance(database):
+    with ms.MemoryStorage.open(_settings(str(database))) as storage:
+        episode = storage.episodes.save(ms.Episode(task_description="kept"))
+        abandoned = storage.transaction()
+        abandoned.__enter__()
+        abandoned.embeddings.put("episode", episode.id, [1.0, 0.0], model="m")
+        del abandoned
+        gc.collect()
+        assert storage.scrub().complete
+        assert not database.with_name("memory.db-lock").exists()
+
+
 def test_an_abandoned_snapshot_in_memory_gives_its_turn_back():
     with ms.MemoryStorage.open(":memory:") as storage:
         view = storage.snapshot()
