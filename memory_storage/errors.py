@@ -93,7 +93,16 @@ class ConflictError(MemoryStorageError):
 
 
 class UnavailableError(MemoryStorageError):
-    """The database cannot do it now. `code` is the engine's result code where it gave one."""
+    """The database cannot do it now. `code` is the engine's result code where it gave one.
+
+    Where the way to a server failed, `host` and `port` say which server, and `cause` says why, in words. `attempts` is
+    how many times the call was tried.
+    """
+
+    attempts: int = 1
+    host: str | None = None
+    port: int | None = None
+    cause: str | None = None
 
     def __init__(self, message: str, *, code: str = "") -> None:
         super().__init__(message)

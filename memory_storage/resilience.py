@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
+from itertools import accumulate, chain, repeat, takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .dbapi import Unpicklable, tell_in_child
@@ -32,6 +34,9 @@ _HARMLESS = _TAKEN_BACK | {"CONNECTION_FAILED", "CONNECTION_LOST", "SERVER_BUSY"
 _TRIAL = 1.0  # seconds until somebody who may not try may ask how those who do have fared
 _LOST = 60.0  # seconds after which one who tries, and has said nothing, is not waited for: he was interrupted
 _SUCCESSES = 10  # that give one repeat back
+_SHORTEST = 0.75  # of a pause while a server is away: to spread calls, and still to know how long they bridge
+_PROBE_EVERY = 0.5  # seconds at most between two probes: a server that is up only for a second must be seen
+_SOON = 0.001  # seconds
 _LATER = 4.0  # times as long after it opened as the one before comes each who tries early; the first after a second
 
 
@@ -67,6 +72,10 @@ class CircuitBreaker(Unpicklable):
     of them that go well close it, and an outage opens it again. What began before it changed tells it nothing.
     All of those but one may try before their time, for a caller who cannot come back later: if there is an answer, it
     is half open from then on.
+
+    An outage that has just begun may be a restart, which the repeats of one call would bridge (see `bridge`). For that
+    long an open circuit lets callers wait in place of refusing them, and one of them at a time probes, as often as one
+    call would be repeated.
     """
 
     def __init__(
@@ -81,6 +90,11 @@ class CircuitBreaker(Unpicklable):
         self._state: CircuitState = "closed"
         self._opened = self._tried = 0.0
         self._early = 0  # of those who may try when it is half open, how many have done so before
+        self._bridged = 0.0  # seconds
+        self._probe_after: Sequence[float] = ()  # seconds after it opened
+        self._probes = self._trials = 0
+        self._is_probing = self._answered_early = False
+        self._bridged_until = float("-inf")
         self._opened_at: datetime | None = None
         self._last_failure: datetime | None = None
         self._last_error: str | None = None
@@ -127,17 +141,41 @@ class CircuitBreaker(Unpicklable):
         """Call it no more. ValueError if it is none."""
         self._listeners.remove(listener)
 
-    def enter(self, *, early: bool = False) -> int:
+    def bridge(self, pauses: Sequence[float], *, at_most: float = float("inf")) -> None:
+        """Bridge outages as long as these pauses together, those between the attempts of one call.
+
+        Args:
+            pauses: Seconds, each at its longest.
+            at_most: Seconds that no caller waits longer than.
+        """
+        self._bridged = min(sum(pauses), at_most)
+        gaps = (_SHORTEST * min(pause, _PROBE_EVERY) for pause in chain(pauses, repeat(_PROBE_EVERY)))
+        self._probe_after = list(takewhile(lambda moment: moment < self._bridged, accumulate(gaps)))
+
+    @property
+    def is_bridging(self) -> bool:
+        """Whether it is not closed, and the outage so young that callers wait for its end."""
+        return self._state != "closed" and self._clock() < self._bridged_until
+
+    def enter(self, *, early: bool = False, patience: float = float("inf")) -> int:
         """Ask to be let through. Gives a ticket, for `leave`. CircuitOpenError if the circuit is open.
 
-        `early`: to try before its time, now and then, in place of one who would try later.
+        Args:
+            early: To try before its time, now and then, in place of one who would try later.
+            patience: Seconds to wait at most for the end of an outage that has just begun; 0 to neither wait nor probe.
         """
         ticket = self.epoch  # before it is looked at: if it changes in between, the ticket is an old one
         if self.quiet:
             return ticket
+        until = self._clock() + patience
         try:
-            with self._lock:
-                return self._admitted(early=early)
+            with self._changed:
+                while not self._admits(early=early, probes=patience > 0):
+                    seconds = self._seconds_to_wait(until)
+                    if seconds <= 0:
+                        raise self._refusal()
+                    self._changed.wait(seconds)
+                return self.epoch
         finally:
             self._tell()
 
@@ -152,32 +190,54 @@ class CircuitBreaker(Unpicklable):
         if self.quiet and not failed:
             return
         answered = asked and (error is None or isinstance(error, ConflictError))
-        with self._lock:
-            if ticket == self.epoch and self._settings.enabled and (answered or self._state != "open"):
-                self._half_open()  # if it tried early
-                self._trials -= self._state == "half_open"
-                if failed or answered:
-                    self._count(error if failed else None)
+        with self._changed:
+            if ticket == self.epoch and self._settings.enabled:
+                if answered or self._state != "open":
+                    self._half_open(early=True)  # if it is still open
+                    self._trials = max(0, self._trials - (self._state == "half_open"))  # a probe is not one of them
+                    if failed or answered:
+                        self._count(error if failed else None)
+                self._is_probing = False
+                self._changed.notify_all()
         self._tell()
 
     def after_fork_in_child(self) -> None:
         """The lock may be a thread's that is not there; and nobody tries."""
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._trials = 0
+        self._is_probing = False
 
-    def _admitted(self, *, early: bool) -> int:
+    def _admits(self, *, early: bool, probes: bool) -> bool:
         if self._retry_after() == 0:
             self._half_open()
         if self._state == "half_open":
-            self._try()
-        elif self._state == "open" and not (early and self._may_try_early()):
-            raise self._refusal()
-        return self.epoch
+            return self._may_try()
+        return self._state == "closed" or (probes and self._may_probe()) or (early and self._may_try_early())
 
-    def _half_open(self) -> None:
+    def _half_open(self, *, early: bool = False) -> None:
         if self._state == "open" and self._machine is not None:
+            self._answered_early = early
             self._machine.half_open()
             self._follow(self._machine)
+
+    def _may_probe(self) -> bool:
+        if self._is_probing or not self.is_bridging or self._clock() < self._next_probe():
+            return False
+        self._probes += 1
+        self._is_probing = True
+        return True
+
+    def _next_probe(self) -> float:
+        left = self._probe_after[self._probes :]
+        return self._opened + left[0] if left else float("inf")
+
+    def _seconds_to_wait(self, until: float) -> float:
+        """How long to wait until something may have changed; none if there is nothing to wait for."""
+        now, until = self._clock(), min(until, self._bridged_until)
+        if self._state == "open" and not self._is_probing and now < until:
+            until = min(until, max(self._next_probe(), now + _SOON))
+        return until - now
 
     def _may_try_early(self) -> bool:
         are_left = self._early < self._settings.half_open_max_calls - 1
@@ -186,13 +246,14 @@ class CircuitBreaker(Unpicklable):
         self._early += 1
         return True
 
-    def _try(self) -> None:
+    def _may_try(self) -> bool:
         if self._trials >= self._settings.half_open_max_calls:
             if self._clock() < self._tried + _LOST:
-                raise self._refusal()
+                return False
             self._trials = 0
         self._trials += 1
         self._tried = self._clock()
+        return True
 
     def _count(self, failure: BaseException | None) -> None:
         if failure is not None:
@@ -209,10 +270,14 @@ class CircuitBreaker(Unpicklable):
         state: Any = machine.current_state.replace("-", "_")
         if state != self._state:
             self._news.append((self._state, state))
+            is_new = self._state == "closed" or self._answered_early  # and not the outage of before
             self._state, self._trials = state, self._early
+            self._is_probing = False
             self.epoch += 1
             if state == "open":
                 self._early, self._opened, self._opened_at = 0, self._clock(), self._now()
+                self._probes, self._answered_early = 0, False
+                self._bridged_until = self._opened + self._bridged if is_new else float("-inf")
         if state == "closed":
             self._opened_at = None
         self.quiet = state == "closed" and machine.fail_counter == 0
@@ -292,18 +357,25 @@ class Guard:
         breaker: CircuitBreaker,
         retry: RetrySettings,
         *,
+        patience: float = float("inf"),
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.breaker = breaker
-        self.enter = breaker.enter
         self.confirm = breaker.confirm
         self.budget = Budget(retry.budget)
-        self._retry, self._clock = retry, clock
+        self.retry = retry
+        self._clock = clock
+        self._here = _Limit()
+        breaker.bridge(list(_pauses(retry)), at_most=min(patience, retry.deadline))
 
     @property
     def is_calm(self) -> bool:
         """Whether there is nothing to learn from a success: nothing went wrong of late."""
         return self.breaker.quiet and not self.budget.is_spent
+
+    def enter(self, *, early: bool = False) -> int:
+        """Ask the circuit breaker to be let through, and wait until this call's time is over at most."""
+        return self.breaker.enter(early=early, patience=max(0.0, self._here.until - self._clock()))
 
     def leave(self, ticket: int, error: BaseException | None = None, *, asked: bool = True) -> None:
         """Say how a call went; see `CircuitBreaker.leave`."""
@@ -331,50 +403,85 @@ class Guard:
         on_repeat: Callable[[], None],
         seconds: float = float("inf"),
     ) -> T:
-        """What `work` gives when it is done again after `error`, with full jitter between the attempts.
+        """What `work` gives when it is done again after `error`, with jitter between the attempts.
 
         It is done as long as each error `is_safe` to repeat, at most `max_attempts` times in all. No attempt begins
-        `seconds`, or `retry.deadline`, after `since`. When the budget is spent, outages are not repeated. What it ends
-        with is the last error.
+        `seconds`, or `retry.deadline`, after `since`. When the budget is spent, outages are not repeated, unless the
+        circuit breaker bridges them: then one call's probe is in place of all. What it ends with is the last error.
         """
         import backoff
 
-        settings = self._retry
+        settings = self.retry
         until = since + min(seconds, settings.deadline)
-        first = [error]
+        errors, attempts = [error], [1]
 
         def attempt() -> T:
-            if first:
-                raise first.pop()
-            return work()
+            if errors:
+                raise errors[0]
+            attempts[0] += 1
+            with self._limited(until):
+                return work()
 
-        def gives_up(error: Any) -> bool:
-            return not is_safe(error) or self._clock() >= until or not self._may_spend(error)
+        def gives_up(last: Any) -> bool:
+            errors[:] = [last]
+            return not self._may_repeat(last, is_safe) or self._clock() >= until
 
-        def repeats(details: Any) -> None:
-            if _loads(details["exception"]):
+        def repeats(_: Any) -> None:
+            if _loads(errors.pop()) and not self.breaker.is_bridging:
                 self.budget.spend()
             on_repeat()
 
-        repeated: Callable[[], T] = backoff.on_exception(
+        def jitter(pause: float) -> float:
+            return backoff.full_jitter(pause) if errors[0].code in _TAKEN_BACK else _spread(pause)
+
+        again: Callable[[], T] = backoff.on_exception(
             backoff.expo,
             UnavailableError,
             max_tries=settings.max_attempts,
             max_time=max(0.0, until - self._clock()),
             giveup=gives_up,
             on_backoff=repeats,
-            jitter=backoff.full_jitter,
+            jitter=jitter,
             base=settings.multiplier,
             factor=settings.initial_backoff,
             max_value=settings.max_backoff,
             logger=None,
         )(attempt)
-        return repeated()
+        try:
+            return again()
+        except UnavailableError as last:
+            last.attempts = attempts[0]
+            raise
 
-    def _may_spend(self, error: UnavailableError) -> bool:
-        return not _loads(error) or self.budget.left >= 1
+    @contextmanager
+    def _limited(self, until: float) -> Iterator[None]:
+        before, self._here.until = self._here.until, min(until, self._here.until)
+        try:
+            yield
+        finally:
+            self._here.until = before
+
+    def _may_repeat(self, error: UnavailableError, is_safe: Callable[[UnavailableError], bool]) -> bool:
+        if isinstance(error, CircuitOpenError):  # it opened while this call waited for a connection
+            return self.breaker.is_bridging
+        return is_safe(error) and (not _loads(error) or self.budget.left >= 1 or self.breaker.is_bridging)
+
+
+class _Limit(threading.local):
+    until = float("inf")
+    """By when the attempt that this thread makes has to begin."""
+
+
+def _pauses(retry: RetrySettings) -> Iterator[float]:
+    """Those between the attempts of one call, each at its longest."""
+    for number in range(retry.max_attempts - 1):
+        yield min(retry.max_backoff, retry.initial_backoff * retry.multiplier**number)
+
+
+def _spread(pause: float) -> float:
+    return pause * random.uniform(_SHORTEST, 1)  # noqa: S311 - jitter, not a secret
 
 
 def _loads(error: UnavailableError) -> bool:
     """Whether to repeat after it is load for a server that has enough: not where only a lock was in the way."""
-    return error.code not in _TAKEN_BACK
+    return error.code not in _TAKEN_BACK and not isinstance(error, CircuitOpenError)

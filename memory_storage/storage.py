@@ -101,7 +101,8 @@ class MemoryStorage(Repositories):
     def _make_ground(self, now: Callable[[], datetime]) -> Ground:
         settings = self.settings
         now = partial(aware, now)
-        guard = Guard(CircuitBreaker(settings.circuit_breaker, now=now), settings.retry)
+        breaker = CircuitBreaker(settings.circuit_breaker, now=now)
+        guard = Guard(breaker, settings.retry, patience=settings.request_timeout)
         ground = Ground(self.engine, settings.limits, settings.request_timeout, now, guard, Meter(settings.logging))
         reading = Scope(ground, self.namespace).read
         beside = settings.path if settings.encryption_key is None else None  # a file of vectors would not be encrypted

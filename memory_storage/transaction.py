@@ -116,7 +116,10 @@ class Scope(dbapi.Unpicklable):
         return self._write_for_certain(steps, again)
 
     def _write_for_certain(self, steps: Sequence[dbapi.Step], again: dbapi.Step | None) -> Sequence[Row]:
-        for attempt in (1, 2):
+        since = perf_counter()
+        for attempt in range(max(2, self._guard.retry.max_attempts)):
+            if attempt > 1 and perf_counter() - since > self._guard.retry.deadline:
+                break
             receipt = Receipt()
             try:
                 return self._run_again(dbapi.Batch([*steps, *receipt.steps()]))
@@ -126,7 +129,7 @@ class Scope(dbapi.Unpicklable):
             if found != NEVER_DONE:
                 again = again or (steps[-1] if dbapi.reads_only(steps[-1].sql) else None)
                 return ask.rows(dbapi.Batch([again], reads_only=True)) if again else [()] * found
-            _log.info("a write was lost on its way (attempt %d)", attempt)
+            _log.info("a write was lost on its way (attempt %d)", attempt + 1)
         raise UnavailableError("the line broke before the write was done: nothing was stored", code=NOT_STORED)
 
     def look(self, batch: dbapi.Batch, *, deadline: float) -> Sequence[Row]:
@@ -163,7 +166,7 @@ class Scope(dbapi.Unpicklable):
         breaker = guard.breaker
         ticket = breaker.epoch  # first: as in `CircuitBreaker.enter`
         if not breaker.quiet:
-            ticket = guard.enter()
+            ticket = guard.enter() if deadline is None else breaker.enter(patience=0)
         since = perf_counter() if self.meter.times_queries else 0.0
         try:
             with translated(self._engine):

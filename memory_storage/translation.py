@@ -78,7 +78,7 @@ def as_storage_error(error: BaseException | None) -> MemoryStorageError:
     if isinstance(error, dbapi.OutcomeUnknownError):
         return CommitUnknownError(str(error))
     if code in _BY_CODE:
-        return _BY_CODE[code](str(error), code)
+        return _located(_BY_CODE[code](str(error), code), error)
     if isinstance(error, dbapi.IntegrityError):
         return _conflict(str(error))
     if isinstance(error, dbapi.DataError):
@@ -88,6 +88,12 @@ def as_storage_error(error: BaseException | None) -> MemoryStorageError:
     if isinstance(error, dbapi.InterfaceError):
         return UnavailableError(f"the connection is lost: {error}", code=code)
     return MemoryStorageError(f"the database refused: {error}")
+
+
+def _located(ours: MemoryStorageError, error: BaseException | None) -> MemoryStorageError:
+    if isinstance(ours, UnavailableError) and isinstance(error, dbapi.LineError):
+        ours.host, ours.port, ours.cause = error.host, error.port, error.cause
+    return ours
 
 
 def _conflict(message: str) -> ConflictError:

@@ -47,6 +47,19 @@ class OperationalError(DatabaseError):
     """The engine could not do it now or here: locked, full, read-only, missing table."""
 
 
+class LineError(OperationalError):
+    """The way to the server failed: `host`, `port` and `cause`, in words, say where and why."""
+
+    def __init__(
+        self, message: str = "", code: str = "", host: str = "", port: int | None = None, cause: str = ""
+    ) -> None:
+        super().__init__(message, code)
+        self.host, self.port, self.cause = host, port, cause
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self), self.code, self.host, self.port, self.cause)
+
+
 class OutcomeUnknownError(OperationalError):
     """What was sent may have been committed, or not, or may still be: the answer never came."""
 

@@ -13,27 +13,29 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.client import HTTPException
-from socket import socket
+from socket import gaierror, socket
 from typing import Any, NamedTuple
 
 from urllib3 import HTTPResponse
-from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 from urllib3.exceptions import TimeoutError as HTTPTimeoutError
+from urllib3.util.wait import wait_for_read
 
-from ._errors import OperationalError, forget_frames
+from ._errors import LineError, forget_frames
+from ._resolver import connected_socket
 from ._server import INSECURE, Client, Origin, distrust
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,12})\r\n", re.IGNORECASE)
 _NOT_PLAIN = re.compile(rb"\r\n(transfer-encoding|content-encoding|connection)\b", re.IGNORECASE)
 _FAILURES = (OSError, HTTPError, HTTPException)
+_CUT = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 
-class NotSent(OperationalError):  # noqa: N818 - what happened, for the transport alone
+class NotSent(LineError):  # noqa: N818 - what happened, for the transport alone
     """The server has not got the request, or only a part of it: nothing of it was done."""
 
 
-class NoAnswer(OperationalError):  # noqa: N818
+class NoAnswer(LineError):  # noqa: N818
     """The request was sent, and no whole answer came: it may have been done."""
 
 
@@ -47,6 +49,10 @@ class Answer(NamedTuple):
         return f"Answer({self.status}, {len(self.body)} bytes)"
 
 
+class DeadlinePassed(TimeoutError):  # noqa: N818 - a TimeoutError by another name
+    """The call's own time is over."""
+
+
 class Deadline:
     """The moment by which a call has to be over."""
 
@@ -54,10 +60,10 @@ class Deadline:
         self._at = time.monotonic() + seconds
 
     def left(self) -> float:
-        """Seconds until then. TimeoutError when it has passed."""
+        """Seconds until then. DeadlinePassed, a TimeoutError, when it has passed."""
         left = self._at - time.monotonic()
         if left <= 0:
-            raise TimeoutError("the request took too long")
+            raise DeadlinePassed("the request took too long")
         return left
 
     def remaining(self) -> float:
@@ -74,7 +80,7 @@ class Channel:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._connection: HTTPConnection | None = None
+        self._line: _DeadlineSocket | None = None
         self._origin = client.server.origin
         self._fixed = ""
         self.was_kept = False
@@ -82,10 +88,10 @@ class Channel:
 
     def post(self, origin: Origin, path: str, body: bytes, deadline: Deadline) -> Answer:
         """Send one request, and read its answer. Raises NotSent or NoAnswer."""
-        sent = False
+        progress = _Progress()
         try:
-            line = self._connected(origin, deadline)
-            sent = self._send(line, path, body)
+            line = self._connected(origin, deadline, progress)
+            sent = progress.sent = self._send(line, path, body)
             plain = line.plain_answer() if sent else None
             if plain is not None:
                 return Answer(200, plain)
@@ -94,7 +100,7 @@ class Channel:
             answer = Answer(response.status, body)
         except BaseException as error:  # noqa: BLE001 - it goes on, without its frames
             self.close()
-            raise _failure(error, origin, sent=sent)  # noqa: B904 - the cause is set, without its frames
+            raise _failure(error, origin, progress)  # noqa: B904 - the cause is set, without its frames
         if answer.status != 200 or not (sent and lasts):
             self.close()  # the server may have left some of the request unread, and would read it as the next one
         return answer
@@ -104,23 +110,23 @@ class Channel:
         self, origin: Origin, path: str, body: bytes, deadline: Deadline
     ) -> Iterator[tuple[int, Iterator[bytes]]]:
         """Send one request, and hand out the status and the lines of its answer, as they come."""
-        sent = False
+        progress = _Progress()
         try:
-            line = self._connected(origin, deadline)
-            sent = self._send(line, path, body)
+            line = self._connected(origin, deadline, progress)
+            progress.sent = self._send(line, path, body)
             response, _ = _response(line)
             with closing(response):  # else it is closed by whoever collects it, too late
                 yield response.status, _lines(response)
         except BaseException as error:  # noqa: BLE001 - as above
-            raise _failure(error, origin, sent=sent)  # noqa: B904 - as above
+            raise _failure(error, origin, progress)  # noqa: B904 - as above
         finally:
             self.close()
 
     def close(self) -> None:
         """Close the connection. The next request opens another one."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        line, self._line = self._line, None
+        if line is not None:
+            line.close()
 
     def _send(self, line: _DeadlineSocket, path: str, body: bytes) -> bool:
         """Whether all of it was sent. If not, the server may still have said why."""
@@ -137,33 +143,40 @@ class Channel:
         lines += [f"{name}: {value}" for name, value in self._client.credentials.header().items()]
         return "\r\n".join((*lines, "", "")).encode("ascii")
 
-    def _connected(self, origin: Origin, deadline: Deadline) -> _DeadlineSocket:
-        connection = self._connection
-        if connection is None or origin != self._origin or not connection.is_connected:
+    def _connected(self, origin: Origin, deadline: Deadline, progress: _Progress) -> _DeadlineSocket:
+        line = self._line
+        self.was_kept = line is not None and origin == self._origin and line.is_quiet
+        if line is None or not self.was_kept:
             self.close()
-            connection = self._connection = self._open(origin, deadline)
-            self._origin, self._fixed, self.was_kept = origin, _fixed_headers(origin), False
-        else:
-            self.was_kept = True
-        line: _DeadlineSocket = connection.sock  # type: ignore[assignment]
+            line = self._line = self._open(origin, deadline, progress)
+            self._origin, self._fixed = origin, _fixed_headers(origin)
+        progress.connected = True
         line.deadline = deadline
         return line
 
-    def _open(self, origin: Origin, deadline: Deadline) -> HTTPConnection:
+    def _open(self, origin: Origin, deadline: Deadline, progress: _Progress) -> _DeadlineSocket:
+        context = self._client.tls if origin.tls else None  # first: its file of authorities may be none
         timeout = min(self._client.connect_timeout, deadline.left())
-        if origin.tls:
-            connection: HTTPConnection = HTTPSConnection(
-                origin.host, origin.port, timeout=timeout, ssl_context=self._client.tls
-            )
-        else:
-            connection = HTTPConnection(origin.host, origin.port, timeout=timeout)
+        limit = Deadline(timeout)
+        progress.seconds = timeout
+        plain = connected_socket(origin.host, origin.port, limit.remaining)
         try:
-            connection.connect()
+            if context is None:
+                return _DeadlineSocket(plain, deadline)
+            progress.connected = True  # the server is there, even if it says nothing from now on
+            plain.settimeout(limit.left())  # which is that of the handshake as a whole
+            return _DeadlineSocket(context.wrap_socket(plain, server_hostname=origin.tls_name), deadline)
         except BaseException:
-            connection.close()
+            plain.close()
             raise
-        connection.sock = _DeadlineSocket(connection.sock, deadline)
-        return connection
+
+
+class _Progress:
+    """How far a request has come."""
+
+    connected = sent = False
+    seconds = 0.0
+    """How long may be waited for a connection."""
 
 
 class _DeadlineSocket:
@@ -206,6 +219,11 @@ class _DeadlineSocket:
         """Receive what there is, at most as much as fits."""
         self._socket.settimeout(self.deadline.left())
         return self._socket.recv_into(buffer)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing came that was not asked for: bytes between two answers are the end of the connection."""
+        return not wait_for_read(self._socket, timeout=0.0)
 
     def close(self) -> None:
         """Close it."""
@@ -261,24 +279,37 @@ def _response(connected: Any) -> tuple[HTTPResponse, bool]:
 
 
 def _fixed_headers(origin: Origin) -> str:
-    host = f"[{origin.host}]" if ":" in origin.host else origin.host
-    lines = [f"Host: {host}:{origin.port}", "Content-Type: application/json"]
+    lines = [f"Host: {origin.address}", "Content-Type: application/json"]
     # On this machine there is no line to save, only time.
     return "\r\n".join(lines if origin.is_local else [*lines, "Accept-Encoding: gzip"])
 
 
-def _failure(error: BaseException, origin: Origin, *, sent: bool) -> BaseException:
+def _failure(error: BaseException, origin: Origin, progress: _Progress) -> BaseException:
     """What to raise for an error on the way. It carries no frames, and neither do its causes."""
     forget_frames(error)
     if not isinstance(error, _FAILURES):
         return error
-    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError) and not sent:
-        failure: OperationalError = NotSent(f"{origin.host}: no trusted TLS connection: {distrust(error)}", INSECURE)
-    elif isinstance(error, TimeoutError | HTTPTimeoutError):
-        kind = NoAnswer if sent else NotSent
-        failure = kind(f"{origin.host}: no answer in time", "REQUEST_TIMEOUT")
-    else:
-        kind = NoAnswer if sent else NotSent
-        failure = kind(f"{origin.host}: {error}", "CONNECTION_LOST" if sent else "CONNECTION_FAILED")
+    kind = NoAnswer if progress.sent else NotSent
+    cause, code = _what_happened(error, progress)
+    failure = kind(f"{origin.address}: {cause}", code, origin.host, origin.port, cause)
     failure.__cause__ = error
     return failure
+
+
+def _what_happened(error: BaseException, progress: _Progress) -> tuple[str, str]:
+    """The cause, in words, and the code. What decides is how far the request has come, and then the error's class."""
+    if isinstance(error, ssl.SSLError) and not isinstance(error, _CUT) and not progress.sent:
+        return f"no trusted TLS connection: {distrust(error)}", INSECURE
+    if not progress.connected and not isinstance(error, DeadlinePassed):
+        return _no_connection(error, progress.seconds), "CONNECTION_FAILED"
+    if isinstance(error, TimeoutError | HTTPTimeoutError):
+        return "no answer in time", "REQUEST_TIMEOUT"
+    return str(error) or type(error).__name__, "CONNECTION_LOST" if progress.sent else "CONNECTION_FAILED"
+
+
+def _no_connection(error: BaseException, seconds: float) -> str:
+    if isinstance(error, gaierror):
+        return f"the host's name cannot be resolved ({error.strerror})"
+    if isinstance(error, TimeoutError):
+        return str(error) if error.errno is None and error.args else f"no connection within {seconds:.3g} s"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

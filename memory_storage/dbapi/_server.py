@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from ._credentials import Credentials, Turn
 from ._errors import OperationalError, ProgrammingError
+from ._resolver import is_ip_address
 from ._window import WriteWindow
 
 if TYPE_CHECKING:
@@ -63,7 +64,18 @@ class Origin:
         """Whether it is this machine: what is sent there passes no network."""
         if self.host == "localhost":
             return True
-        return _is_address(self.host) and ipaddress.ip_address(self.host).is_loopback
+        return is_ip_address(self.host) and ipaddress.ip_address(self.host).is_loopback
+
+    @property
+    def address(self) -> str:
+        """Host and port, as in a URL."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def tls_name(self) -> str:
+        """The name that the server's certificate is for: a host's final dot is of the DNS alone."""
+        return self.host.rstrip(".")
 
     @classmethod
     def parse(cls, url: str) -> Origin:
@@ -125,8 +137,7 @@ class Server:
         return self._clients.setdefault((credentials, ca_file, timeout), client)
 
     def __str__(self) -> str:
-        host = f"[{self.origin.host}]" if ":" in self.origin.host else self.origin.host
-        return f"libsql://{host}:{self.origin.port}{self.path}{'' if self.origin.tls else '?tls=0'}"
+        return f"libsql://{self.origin.address}{self.path}{'' if self.origin.tls else '?tls=0'}"
 
 
 class LatestWrite:
@@ -180,6 +191,7 @@ class Client:
             problem = f"the CA file {self.ca_file!r} is no file of certificates (PEM): {error}"
             raise OperationalError(problem, "BAD_CA") from error
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
         return context
 
 
@@ -219,17 +231,9 @@ def _split(url: str) -> SplitResult | None:
 
 def _checked_host(host: str | None) -> str:
     host = (host or "").lower()
-    if not (_NAME.fullmatch(host) or _is_address(host)):
+    if not (_NAME.fullmatch(host) or is_ip_address(host)):
         raise ProgrammingError(f"{_SHAPE}, and the host a name in ASCII, or an address", "BAD_URL")
     return host
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _checked_port(port: int | None, default: int) -> int:

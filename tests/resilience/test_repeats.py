@@ -124,16 +124,17 @@ def test_a_callers_own_time_counts_too_if_it_is_shorter():
         assert work.calls == calls
 
 
-def test_pauses_grow_and_are_spread_over_their_whole_length(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("error", "shortest"), [(BUSY, 0.0), (OUTAGE, 0.75)], ids=["a lock", "an outage"])
+def test_pauses_grow_and_are_spread(monkeypatch: pytest.MonkeyPatch, error: ms.UnavailableError, shortest: float):
     pauses: list[float] = []
     monkeypatch.setattr("backoff._sync.time.sleep", pauses.append)  # backoff is handed no way to wait
     settings = {"max_attempts": 6, "initial_backoff": 0.1, "multiplier": 2, "max_backoff": 0.5, "budget": 10_000}
     guarded = guard(**settings)
     for _ in range(200):
-        run(guarded, Work(*[OUTAGE] * 5))
+        run(guarded, Work(*[error] * 5))
     for number, longest in enumerate((0.1, 0.2, 0.4, 0.5, 0.5)):
         found = pauses[number::5]
-        assert 0 <= min(found) < 0.1 * longest
+        assert shortest * longest <= min(found) < (shortest + 0.1) * longest
         assert 0.9 * longest < max(found) <= longest
 
 

@@ -1,0 +1,136 @@
+"""From a host and a port to a connected socket, in bounded time. Knows no TLS and no HTTP.
+
+`socket.getaddrinfo` takes no timeout, and a name server that does not answer holds it up for ten seconds and more. So
+names are resolved in a thread of their own, which the caller leaves behind when its time is over. Callers that want
+the same name at the same time share one thread.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import threading
+from collections.abc import Callable, Sequence
+
+from ._fork import tell_in_child
+
+_Address = tuple[int, int, int, str, tuple[object, ...]]
+
+
+def connected_socket(host: str, port: int, remaining: Callable[[], float]) -> socket.socket:
+    """Connect to the first address of the host that accepts.
+
+    Args:
+        host: A name, or an address without brackets.
+        port: The TCP port.
+        remaining: How many seconds are left for all of it.
+
+    Raises:
+        socket.gaierror: the name cannot be resolved.
+        TimeoutError: no connection in time, or no answer of the name server.
+        OSError: the last address refused.
+    """
+    problem: OSError = TimeoutError()
+    for address in _LOOKUPS.addresses(host, port, remaining):
+        seconds = remaining()
+        if seconds <= 0:
+            raise TimeoutError
+        try:
+            return _connected(address, seconds)
+        except OSError as error:
+            problem = error
+    raise problem
+
+
+def _connected(address: _Address, seconds: float) -> socket.socket:
+    family, kind, protocol, _, where = address
+    made = socket.socket(family, kind, protocol)
+    try:
+        made.settimeout(seconds)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        made.connect(where)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _resolve(host: str, port: int) -> Sequence[_Address]:
+    found: Sequence[_Address] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return found
+
+
+class _Lookup:
+    """One question to the system's resolver, in a thread of its own."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._place = (host, port)
+        self._over = threading.Event()
+        self._addresses: Sequence[_Address] = ()
+        self._problem: OSError | UnicodeError | None = None
+
+    def start(self, at_end: Callable[[], object]) -> None:
+        """Ask. `at_end` is called, in the thread, when there is an answer."""
+        threading.Thread(target=self._ask, args=(at_end,), name="memory-storage-resolver", daemon=True).start()
+
+    def answer(self, seconds: float) -> Sequence[_Address]:
+        """The addresses, within `seconds`."""
+        if not self._over.wait(max(0.0, seconds)):
+            raise TimeoutError(f"the name server did not answer within {seconds:.3g} s")
+        if isinstance(self._problem, UnicodeError):  # a label of more than 63 characters
+            raise socket.gaierror(socket.EAI_NONAME, str(self._problem))
+        if self._problem is not None:  # of the same class, not the same: threads that share it would share its frames
+            raise type(self._problem)(*self._problem.args)
+        return self._addresses
+
+    def _ask(self, at_end: Callable[[], object]) -> None:
+        try:
+            self._addresses = _resolve(*self._place)
+        except (OSError, UnicodeError) as error:
+            self._problem = error.with_traceback(None)
+        finally:
+            at_end()
+            self._over.set()
+
+
+class _Lookups:
+    """The lookups that are under way."""
+
+    def __init__(self) -> None:
+        self.after_fork_in_child()
+        tell_in_child(self)
+
+    def after_fork_in_child(self) -> None:
+        """The threads are not there."""
+        self._lock = threading.Lock()
+        self._under_way: dict[tuple[str, int], _Lookup] = {}
+
+    def addresses(self, host: str, port: int, remaining: Callable[[], float]) -> Sequence[_Address]:
+        """See `connected_socket`."""
+        if is_ip_address(host):
+            return _resolve(host, port)
+        place = (host, port)
+        with self._lock:
+            lookup = self._under_way.get(place)
+            if lookup is None:
+                lookup = _Lookup(host, port)
+                lookup.start(lambda: self._end(place, lookup))
+                self._under_way[place] = lookup
+        return lookup.answer(remaining())
+
+    def _end(self, place: tuple[str, int], lookup: _Lookup | None) -> None:
+        with self._lock:  # which the thread that started it lets go of when the lookup is listed
+            if self._under_way.get(place) is lookup:
+                del self._under_way[place]
+
+
+def is_ip_address(host: str) -> bool:
+    """Whether it is an address, of IPv4 or IPv6, and no name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+_LOOKUPS = _Lookups()
