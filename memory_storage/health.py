@@ -199,4 +199,5 @@ def _verdict(
 
 
 def _said(error: MemoryStorageError) -> str:
-    return f"{type(error).__name__}: {error}"
+    code = getattr(error, "code", "")
+    return f"{type(error).__name__}: {error}" + (f" ({code})" if code else "")

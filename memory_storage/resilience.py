@@ -98,6 +98,7 @@ class CircuitBreaker(Unpicklable):
         self._opened_at: datetime | None = None
         self._last_failure: datetime | None = None
         self._last_error: str | None = None
+        self._last_facts: tuple[str | None, int | None, str | None] = (None, None, None)
         self._news: list[tuple[CircuitState, CircuitState]] = []
         self._listeners: list[Listener] = []
         self.quiet = True
@@ -157,12 +158,13 @@ class CircuitBreaker(Unpicklable):
         """Whether it is not closed, and the outage so young that callers wait for its end."""
         return self._state != "closed" and self._clock() < self._bridged_until
 
-    def enter(self, *, early: bool = False, patience: float = float("inf")) -> int:
+    def enter(self, *, early: bool = False, probes: bool = True, patience: float = float("inf")) -> int:
         """Ask to be let through. Gives a ticket, for `leave`. CircuitOpenError if the circuit is open.
 
         Args:
             early: To try before its time, now and then, in place of one who would try later.
-            patience: Seconds to wait at most for the end of an outage that has just begun; 0 to neither wait nor probe.
+            probes: Whether to find out, in place of all who wait, if an outage that has just begun is over.
+            patience: Seconds to wait at most for the end of such an outage.
         """
         ticket = self.epoch  # before it is looked at: if it changes in between, the ticket is an old one
         if self.quiet:
@@ -170,7 +172,7 @@ class CircuitBreaker(Unpicklable):
         until = self._clock() + patience
         try:
             with self._changed:
-                while not self._admits(early=early, probes=patience > 0):
+                while not self._admits(early=early, probes=probes):
                     seconds = self._seconds_to_wait(until)
                     if seconds <= 0:
                         raise self._refusal()
@@ -259,6 +261,8 @@ class CircuitBreaker(Unpicklable):
         if failure is not None:
             self._last_failure = self._now()
             self._last_error = f"{type(failure).__name__} {getattr(failure, 'code', '')}".strip()
+            facts = failure if isinstance(failure, UnavailableError) else UnavailableError
+            self._last_facts = (facts.host, facts.port, facts.cause)
         machine = self._machine = self._machine or _machine(self._settings)
         # calling(), not call(), and around nothing: pybreaker counts and decides, but neither waits nor admits.
         with suppress(_Failed), machine.calling():
@@ -289,12 +293,14 @@ class CircuitBreaker(Unpicklable):
 
     def _refusal(self) -> CircuitOpenError:
         seconds = self._retry_after() or min(_TRIAL, self._settings.timeout)
-        return CircuitOpenError(
+        refusal = CircuitOpenError(
             f"the circuit breaker is {self._state.replace('_', ' ')} after {self._last_error}: the database was not "
             f"asked; come back in {seconds:.1f} s (setting: circuit_breaker.timeout)",
             code="CIRCUIT_OPEN",
             retry_after=seconds,
         )
+        refusal.host, refusal.port, refusal.cause = self._last_facts
+        return refusal
 
     def _tell(self) -> None:
         """Tell the listeners, without the lock: they may ask for the status."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
+from time import perf_counter
 from types import TracebackType
 from typing import Any, TypeVar
 from uuid import UUID
@@ -21,13 +22,13 @@ from ._calls import explained
 from ._files import MaintenanceLock
 from .dbapi import redacted
 from .engine import make_directory, make_engine
-from .errors import ConfigurationError, UnavailableError, ValidationError
+from .errors import CommitUnknownError, ConfigurationError, UnavailableError, ValidationError
 from .forgetting import Forgetting
 from .monitoring import Meter
 from .nearby import is_installed
 from .repositories._arguments import aware
 from .repositories.memory_index import MemoryIndexes
-from .resilience import CircuitBreaker, Guard, nothing_happened
+from .resilience import CircuitBreaker, Guard, nothing_happened, only_read
 from .settings import Settings, hidden_token
 from .transaction import Ground, Repositories, Scope, Transaction
 from .translation import translated
@@ -76,6 +77,8 @@ class MemoryStorage(Repositories):
         Raises:
             ConfigurationError: the path or a setting cannot work; a CredentialError if it is the key of the file.
             SchemaError: the schema is newer than this package, or another program's. Nothing is touched.
+            UnavailableError: the server cannot be reached, also when it was tried again as the settings under `retry`
+                say. `code` is "CONNECTION_FAILED"; `host`, `port`, `cause` and `attempts` say the rest.
         """
         auth_token, database = hidden_token(auth_token), redacted(database)  # a traceback may show this frame
         settings = _settings(database, auth_token, namespace)
@@ -85,18 +88,48 @@ class MemoryStorage(Repositories):
         make_directory(settings)
         with translated():
             engine = make_engine(settings)
-            try:
-                migrate.ensure(engine, settings.path, settings.key)
-            except BaseException:
-                engine.dispose()
-                raise
-        storage = cls(engine, settings, now=now)
+        try:
+            storage = cls(engine, settings, now=now)
+            storage._ensure_schema()
+        except BaseException:
+            engine.dispose()
+            raise
         storage._owns_engine = True
         if settings.path is not None:
             storage._mend_indexes()
         with translated(engine):
             pool.fill(engine, settings.pool.min_idle)
         return storage
+
+    def _ensure_schema(self) -> None:
+        """Bring the schema up to date; again, as a call is done again, while the server cannot be reached."""
+        guard, call, since = self._ground.guard, self.meter.begin("open"), perf_counter()
+
+        def ensure() -> None:
+            with translated(self.engine):
+                migrate.ensure(self.engine, self.settings.path, self.settings.key)
+
+        def once() -> None:
+            ticket = guard.enter()
+            try:
+                try:
+                    ensure()
+                except CommitUnknownError:
+                    ensure()  # the revisions are one transaction: the schema says whether it was committed
+            except BaseException as error:
+                guard.leave(ticket, error)
+                raise
+            guard.leave(ticket)
+
+        def count() -> None:
+            call.retries += 1
+
+        try:
+            once()
+        except UnavailableError as error:
+            patience = self.settings.request_timeout
+            guard.again(error, once, since=since, seconds=patience, is_safe=only_read, on_repeat=count)
+            self.meter.end("open", call, perf_counter() - since)
 
     def _make_ground(self, now: Callable[[], datetime]) -> Ground:
         settings = self.settings

@@ -166,7 +166,7 @@ class Scope(dbapi.Unpicklable):
         breaker = guard.breaker
         ticket = breaker.epoch  # first: as in `CircuitBreaker.enter`
         if not breaker.quiet:
-            ticket = guard.enter() if deadline is None else breaker.enter(patience=0)
+            ticket = guard.enter() if deadline is None else breaker.enter(probes=False, patience=0)
         since = perf_counter() if self.meter.times_queries else 0.0
         try:
             with translated(self._engine):

@@ -22,7 +22,7 @@ from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 from urllib3.util.wait import wait_for_read
 
 from ._errors import LineError, forget_frames
-from ._resolver import connected_socket
+from ._resolver import NameServerTimeout, connected_socket
 from ._server import INSECURE, Client, Origin, distrust
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,12})\r\n", re.IGNORECASE)
@@ -310,6 +310,6 @@ def _what_happened(error: BaseException, progress: _Progress) -> tuple[str, str]
 def _no_connection(error: BaseException, seconds: float) -> str:
     if isinstance(error, gaierror):
         return f"the host's name cannot be resolved ({error.strerror})"
-    if isinstance(error, TimeoutError):
-        return str(error) if error.errno is None and error.args else f"no connection within {seconds:.3g} s"
+    if isinstance(error, TimeoutError) and not isinstance(error, NameServerTimeout):
+        return f"no connection within {seconds:.3g} s"
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

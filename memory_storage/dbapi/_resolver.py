@@ -14,6 +14,11 @@ from collections.abc import Callable, Sequence
 
 from ._fork import tell_in_child
 
+
+class NameServerTimeout(TimeoutError):  # noqa: N818 - a TimeoutError by another name
+    """The name server did not answer in time."""
+
+
 _Address = tuple[int, int, int, str, tuple[object, ...]]
 
 
@@ -27,7 +32,7 @@ def connected_socket(host: str, port: int, remaining: Callable[[], float]) -> so
 
     Raises:
         socket.gaierror: the name cannot be resolved.
-        TimeoutError: no connection in time, or no answer of the name server.
+        TimeoutError: no connection in time; NameServerTimeout if it is the name server that did not answer.
         OSError: the last address refused.
     """
     problem: OSError = TimeoutError()
@@ -76,7 +81,7 @@ class _Lookup:
     def answer(self, seconds: float) -> Sequence[_Address]:
         """The addresses, within `seconds`."""
         if not self._over.wait(max(0.0, seconds)):
-            raise TimeoutError(f"the name server did not answer within {seconds:.3g} s")
+            raise NameServerTimeout(f"the name server did not answer within {seconds:.3g} s")
         if isinstance(self._problem, UnicodeError):  # a label of more than 63 characters
             raise socket.gaierror(socket.EAI_NONAME, str(self._problem))
         if self._problem is not None:  # of the same class, not the same: threads that share it would share its frames

@@ -72,7 +72,7 @@ class Circuit:
 
     def _ticket(self, *, early: bool) -> int | None:
         try:
-            return self.breaker.enter(early=early)
+            return self.breaker.enter(early=early, patience=0)  # its clock stands still
         except ms.CircuitOpenError:
             return None
 
