@@ -43,7 +43,7 @@ def query(
     """List the episodes for which all conditions hold, the newest first."""
     with open_existing(database, namespace) as storage:
         page = storage.episodes.query(
-            task_type=task_type,
+            task_type=cast("Any", task_type),  # the filter checks it
             domain=domain,
             language=language,
             outcome=cast("OutcomeKind | None", outcome),  # the filter checks it

@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 from memory_storage import migrate
 from memory_storage.engine import make_directory, make_engine
+from memory_storage.errors import ValidationError
 from memory_storage.schema import HEAD
 from memory_storage.settings import Settings
 from memory_storage.translation import translated
@@ -39,6 +40,7 @@ def upgrade(
     make_directory(settings)
     with _engine(settings) as engine:
         before = migrate.current(engine)
+        _refuse_going_back(before, revision)
         migrate.upgrade(engine, revision)
         after = migrate.current(engine)
     said = f"{settings.database}: " + (f"{after} already" if before == after else f"{before or 'empty'} -> {after}")
@@ -60,6 +62,15 @@ def check(database: Database = None, as_json: AsJson = False) -> None:
     """Fail unless the schema is the one that this version works with."""
     with open_existing(database, None) as storage:
         _report(storage.settings, HEAD, f"{storage.settings.database}: {HEAD}, as it should be", as_json=as_json)
+
+
+def _refuse_going_back(current_revision: str | None, revision: str) -> None:
+    if current_revision and revision.isdigit() and revision < current_revision:
+        raise ValidationError(
+            "revision",
+            f"not before {current_revision}, which is stored; `alembic downgrade` goes back",
+            revision,
+        )
 
 
 def _report(settings: Settings, revision: str | None, said: str, *, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from pydantic_core import to_json
 
 from memory_storage.errors import ConfigurationError
 
+from ._display import html_table, text_table
 from .pattern import PatternKind
 
 R = TypeVar("R")
@@ -220,7 +221,7 @@ class Span:
 _NESTED: dict[Any, type[Any]] = {kind.__name__: kind for kind in (Rate, Mean, Difference, Figures)}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Table(Sequence[R], Generic[R]):
     """Rows of one type. A rate or a mean in a row is several columns elsewhere, like `success_rate, success_low`."""
 
@@ -248,6 +249,15 @@ class Table(Sequence[R], Generic[R]):
     def to_rows(self) -> list[dict[str, Any]]:
         """One dictionary a row, flat."""
         return [dict(zip(self.columns, _cells(row), strict=True)) for row in self.rows]
+
+    def __repr__(self) -> str:
+        return f"Table({len(self.rows)} rows of {self.row_type.__name__})"
+
+    def __str__(self) -> str:
+        return text_table(self.columns, [_cells(row) for row in self.rows])
+
+    def _repr_html_(self) -> str:
+        return html_table(self.columns, [_cells(row) for row in self.rows])
 
     def to_json(self) -> str:
         """A JSON array of objects; moments in ISO 8601."""

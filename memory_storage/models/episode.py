@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from memory_storage.errors import ValidationError
 
+from ._display import shortened
 from ._lazy import ListOrLazy
 from ._model import Finite, Int64, JsonObject, Model, Moment, Version, new_id, utc_now
 
@@ -188,6 +189,16 @@ class Episode(Model):
     created_at: Moment | None = None
     updated_at: Moment | None = None
     archived_at: Moment | None = None
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """What its short repr shows; `model_dump()` has everything."""
+        yield "id", self.__dict__.get("id")
+        yield "task_description", shortened(str(self.__dict__.get("task_description")))
+        for name in ("outcome", "reward"):
+            value = self.__dict__.get(name)
+            if value is not None:
+                yield name, getattr(value, "kind", getattr(value, "total", None))
+        yield "version", self.__dict__.get("version")
 
     @property
     def is_complete(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import Field, StrictBool
 
+from ._display import html_table, table_of, text_table
 from ._model import Finite, Int64, Model, Moment, Ratio
 from .episode import Complexity, OutcomeKind, TaskType
 from .pattern import PatternKind
@@ -54,7 +55,7 @@ class PatternFilter(Model):
     min_occurrences: Annotated[Int64, Field(ge=1)] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Page(Generic[T]):
     """Some of the answer. `next_cursor` asks for what follows it, None at the end; `previous_cursor` goes back."""
 
@@ -67,3 +68,13 @@ class Page(Generic[T]):
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def __repr__(self) -> str:
+        more = ", next_cursor=..." if self.next_cursor else ""
+        return f"Page({len(self.items)} items{more})"
+
+    def __str__(self) -> str:
+        return f"{self!r}\n{text_table(*table_of(self.items))}" if self.items else repr(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(*table_of(self.items))

@@ -45,11 +45,31 @@ def as_wanted(least_episodes: int, min_lift: float, most: int, evidence: int) ->
 
 
 def learned_sequences(rows: Iterable[Row], wanted: Wanted, context: TaskContext) -> list[ToolSequence]:
-    """The sequences whose episodes go well more often than all do, the highest lift first."""
-    found = [(_lift(row), row) for row in rows]
+    """The sequences whose episodes go well more often than all do, the highest lift first.
+
+    Closed ones: a part of a longer sequence with the same episodes and successes says nothing of its own.
+    """
+    found = [(_lift(row), row) for row in _closed(list(rows))]
     kept = [(lift, row) for lift, row in found if lift is not None and lift >= wanted.min_lift]
     kept.sort(key=lambda pair: (-pair[0], -pair[1][1], pair[1][0]))
     return [_sequence(row, context) for _, row in kept[: wanted.most]]
+
+
+def _closed(rows: list[Row]) -> list[Row]:
+    """Return the rows without those that a longer one contains, with the same evidence and as many episodes."""
+    alike: dict[object, list[tuple[str, ...]]] = {}
+    kept = []
+    for row in sorted(rows, key=lambda row: -len(json.loads(row[0]))):
+        tools, evidence = tuple(json.loads(row[0])), (row[1], row[2], row[4])
+        longer = alike.setdefault(evidence, [])
+        if not any(_contains(other, tools) for other in longer):
+            longer.append(tools)
+            kept.append(row)
+    return kept
+
+
+def _contains(tools: tuple[str, ...], part: tuple[str, ...]) -> bool:
+    return any(tools[at : at + len(part)] == part for at in range(len(tools) - len(part) + 1))
 
 
 def learned_recoveries(rows: Iterable[Row], wanted: Wanted, context: TaskContext) -> list[ErrorRecovery]:

@@ -30,6 +30,7 @@ from memory_storage.models import (
     Step,
     TaskType,
 )
+from memory_storage.models.episode import ComplexityName, TaskTypeName
 from memory_storage.retrieval import EPISODES
 
 from . import _episode_sql as sql
@@ -69,12 +70,12 @@ _WALKED = {
 class SearchFilters(TypedDict, total=False):
     """The keywords of `search`: the fields of `models.EpisodeFilter` but the text, which is what it looks for."""
 
-    task_type: TaskType | str | None
+    task_type: TaskType | TaskTypeName | None
     domain: str | None
     language: str | None
     framework: str | None
-    complexity: Complexity | str | None
-    outcome: OutcomeKind | str | None
+    complexity: Complexity | ComplexityName | None
+    outcome: OutcomeKind | None
     completed: bool | None
     tags_any: Sequence[str]
     tags_all: Sequence[str]

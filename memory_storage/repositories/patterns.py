@@ -184,7 +184,8 @@ class PatternRepository(Repository):
         """Make patterns of the episodes for which the filters hold, and give them back as they are stored.
 
         Tool sequences: of these lengths, in at least so many episodes that were judged, whose success rate is at least
-        `min_lift` times that of all; those with the highest lift first. Error recoveries: what was done after a step
+        `min_lift` times that of all; those with the highest lift first, and no part of a longer one with the same
+        episodes. Error recoveries: what was done after a step
         that failed until its tool was ok again, at most 5 steps later, in at least so many episodes, of which one went
         well. At most `most` of each; `evidence` are the first so many that went well. See `AnalyticsRepository` for
         what success is.

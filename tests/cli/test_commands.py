@@ -343,3 +343,11 @@ def test_the_version_is_that_of_the_package(command):
 @pytest.mark.parametrize("arguments", [[], ["frobnicate"], ["show"], ["query", "--nope"], ["query", "--limit", "many"]])
 def test_wrong_usage_is_two(command, arguments):
     assert command(*arguments).exit_code == 2
+
+
+def test_upgrade_does_not_go_back_and_says_what_does(command, database):
+    command("init", "--database", database)
+    result = command("upgrade", "0001", "--database", database)
+    assert result.exit_code == 4
+    assert "revision: not before" in result.stderr
+    assert "`alembic downgrade` goes back" in result.stderr
