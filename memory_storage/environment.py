@@ -17,14 +17,22 @@ _NESTED = "__"
 OTHERS = frozenset(
     PREFIX + name
     for name in (
-        "SQLD",
-        "CHROMIUM",
         "CHAOS_SECONDS",
         "CHAOS_SEED",
+        "CHROMIUM",
+        "INTERLEAVINGS",
         "LOAD_SECONDS",
+        "OPENING_RACES",
         "OUTAGE_SECONDS",
         "PROCESSES_SECONDS",
+        "RESTORE_KILLS",
+        "SCRUB_KILLS",
+        "SCRUB_ROUNDS",
+        "SQLD",
         "TEST_CUTS",
+        "TEST_ITERATED",
+        "TEST_RACES",
+        "TEST_RESTARTS",
     )
 )
 # What a caller may call a setting that has another variable.
