@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import typer
 
 from memory_storage._files import mode_of, replacing
 from memory_storage.errors import ConfigurationError
-from memory_storage.importers import Format, ImportReport, export_lines, import_file, import_stream
+from memory_storage.importers import (
+    ImportNote,
+    ImportOptions,
+    ImportProblem,
+    ImportReport,
+    export_lines,
+    import_transcript,
+    is_gzip,
+    read_transcript,
+)
 from memory_storage.storage import MemoryStorage
 
 from . import exits
 from .app import app
-from .opening import open_existing, open_or_create
-from .options import AsJson, Database, Namespace
+from .opening import open_existing, open_or_create, settings_for
+from .options import AsJson, Database, Namespace, moment
 from .output import progress, say, talk, write_json, write_line
 
 _SHOWN_PROBLEMS = 20
@@ -27,20 +38,49 @@ _STDIN = "-"
 
 @app.command("import")
 def import_(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="JSON lines or a JSON array; - is stdin.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="JSON lines, a JSON array or JSON objects, or gzip of it; - is stdin.")
+    ],
     format: Annotated[  # noqa: A002 - the option's name
         str | None,
         typer.Option(help="openai-chat or export. Default: found out from the first record.", show_default=False),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Nothing goes in if any record is broken.")] = False,
+    started_at: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="When runs without a time started. Default: now.", show_default=False),
+    ] = None,
+    id_field: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The field that names a run's session (a.b is inside of a): a session that has grown is updated.",
+            show_default=False,
+        ),
+    ] = None,
+    restore_forgotten: Annotated[
+        bool, typer.Option("--restore-forgotten", help="Bring back what was forgotten, retained away or evicted.")
+    ] = False,
+    replace_invalid: Annotated[
+        bool,
+        typer.Option("--replace-invalid", help="Put U+FFFD for what cannot be stored: NUL, surrogates, no UTF-8."),
+    ] = False,
     database: Database = None,
     namespace: Namespace = None,
     as_json: AsJson = False,
 ) -> None:
-    """Import transcripts in the OpenAI chat format, or an export. To do it again changes nothing."""
-    _refuse_unreadable(file)
-    with open_or_create(database, namespace) as storage, progress("import", _size(file)) as on_progress:
-        report = _import(storage, file, format, on_progress, strict=strict)
+    """Import transcripts of chat messages, or an export. Importing again changes nothing."""
+    options = ImportOptions(
+        format=format,  # type: ignore[arg-type] # the importer checks it
+        strict=strict,
+        started_at=moment("--started-at", started_at),
+        id_field=id_field,
+        restore_forgotten=restore_forgotten,
+        replace_invalid=replace_invalid,
+    )
+    settings_for(database, namespace)  # an error of the options comes before one of the file
+    with _opened(file) as stream:
+        report = _import(stream, options, _size(file, stream), database, namespace)
     _show_report(report, strict=strict, as_json=as_json)
     if report.failed:
         raise typer.Exit(exits.BROKEN_RECORDS)
@@ -72,37 +112,64 @@ def export(
         say(f"{output}: {count:,} values")
 
 
-def _refuse_unreadable(file: str) -> None:
-    """ConfigurationError if there is no such file, before a database is made for it."""
-    if file != _STDIN and (Path(file).is_dir() or not os.access(file, os.R_OK)):
-        raise ConfigurationError(f"{file}: there is no such file, or it may not be read")
+def _opened(file: str) -> AbstractContextManager[BinaryIO]:
+    """The file, or stdin. ConfigurationError if there is no such file."""
+    if file == _STDIN:
+        return nullcontext(sys.stdin.buffer)
+    try:
+        return Path(file).open("rb")
+    except OSError as error:
+        raise ConfigurationError(f"{file}: cannot be read: {error.strerror}") from error
 
 
 def _import(
-    storage: MemoryStorage, file: str, format_: str | None, on_progress: Callable[[int], None], *, strict: bool
+    stream: BinaryIO, options: ImportOptions, size: int | None, database: str | None, namespace: str | None
 ) -> ImportReport:
-    chosen: Format | None = format_  # type: ignore[assignment] # the importer checks it
-    if file == _STDIN:
-        return import_stream(storage, sys.stdin.buffer, format=chosen, strict=strict, on_progress=on_progress)
-    return import_file(storage, file, format=chosen, strict=strict, on_progress=on_progress)
+    """Import; no database is made for a file that has nothing to import."""
+    transcript = read_transcript(stream, options)
+    if transcript.is_empty:
+        return transcript.problems()
+    with open_or_create(database, namespace) as storage, progress("import", size) as on_progress:
+        return import_transcript(storage, transcript, replace(options, on_progress=on_progress))
 
 
 def _show_report(report: ImportReport, *, strict: bool, as_json: bool) -> None:
-    for problem in report.failed[:_SHOWN_PROBLEMS]:
-        talk(f"line {problem.line}: {problem.message}")
-    if len(report.failed) > _SHOWN_PROBLEMS:
-        talk(f"... and {len(report.failed) - _SHOWN_PROBLEMS:,} more (--json has all)")
+    _show_problems(report.failed)
     if report.failed and strict:
         talk("nothing was imported: --strict")
+    for message, count in report.totals().items():
+        talk(f"{count:,} {'run' if count == 1 else 'runs'}: {message}")
+    if report.undated:
+        talk(f"{report.undated:,} without times: they start at the time of the import (--started-at)")
+    if report.erased:
+        talk(f"{report.erased:,} were forgotten and stay away: --restore-forgotten brings them back")
     if as_json:
-        failed = [problem._asdict() for problem in report.failed]
-        write_json({"imported": report.imported, "unchanged": report.unchanged, "failed": failed})
+        write_json(asdict(report) | {"failed": _as_dicts(report.failed), "notes": _as_dicts(report.notes)})
     else:
-        say(f"{report.imported:,} imported, {report.unchanged:,} there already, {len(report.failed):,} broken")
+        say(_summary(report))
 
 
-def _size(file: str) -> int | None:
-    return None if file == _STDIN else Path(file).stat().st_size or None
+def _show_problems(problems: Sequence[ImportProblem]) -> None:
+    for problem in problems[:_SHOWN_PROBLEMS]:
+        talk(f"line {problem.line}: {problem.message}")
+    if len(problems) > _SHOWN_PROBLEMS:
+        talk(f"... and {len(problems) - _SHOWN_PROBLEMS:,} more (--json has all)")
+
+
+def _as_dicts(items: Sequence[ImportProblem | ImportNote]) -> list[dict[str, object]]:
+    return [item._asdict() for item in items]
+
+
+def _summary(report: ImportReport) -> str:
+    updated = f", {report.updated:,} updated" if report.updated else ""
+    erased = f", {report.erased:,} left out: forgotten" if report.erased else ""
+    known = f"{report.unchanged:,} there already"
+    return f"{report.imported:,} imported{updated}, {known}{erased}, {len(report.failed):,} broken"
+
+
+def _size(file: str, stream: BinaryIO) -> int | None:
+    """The bytes that will be read, where they are known."""
+    return None if file == _STDIN or is_gzip(stream) else Path(file).stat().st_size or None
 
 
 def _values_in(storage: MemoryStorage) -> int:

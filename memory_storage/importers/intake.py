@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, get_args
+from typing import Any, BinaryIO, Literal, NamedTuple, TypedDict, get_args
+from uuid import UUID
+
+from typing_extensions import Unpack
 
 from memory_storage.dbapi import is_open_here
 from memory_storage.errors import ConfigurationError, ConflictError, NotFoundError, ValidationError
+from memory_storage.models import Episode, utc_now
 from memory_storage.storage import MemoryStorage
 from memory_storage.transaction import Repositories
 
 from . import jsonl
+from .detection import looks_like
+from .growth import grown
 from .jsonl import Kind, Value
-from .openai_chat import episode_from
+from .openai_chat import NOT_DATED, RunOptions, digest_of, episode_from
 from .records import Record, read_records
 
 Format = Literal["openai-chat", "export"]
@@ -24,6 +32,7 @@ FORMATS: tuple[str, ...] = get_args(Format)
 
 _BATCH = 100
 _BATCH_BYTES = 8_000_000
+_LEAD = 1_000  # records that are looked at for one that says what the file is
 
 
 class ImportProblem(NamedTuple):
@@ -33,13 +42,74 @@ class ImportProblem(NamedTuple):
     message: str
 
 
+class ImportNote(NamedTuple):
+    """What was not understood of the record that begins at `line`, or not kept whole. The rest is imported."""
+
+    line: int
+    message: str
+
+
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """How many were new, how many were there already and stayed as they were, and which could not be read or stored."""
+    """What became of the records of a file.
+
+    Attributes:
+        imported: how many are new.
+        unchanged: how many were stored already, and stayed as they were.
+        failed: those that could not be read or stored.
+        updated: how many were stored already, and have grown (`id_field`).
+        erased: how many are left out because they were erased: `restore_forgotten` brings them back.
+        undated: how many of the file have no times.
+        notes: what of the others was not understood, or not kept whole.
+    """
 
     imported: int
     unchanged: int
     failed: list[ImportProblem] = field(default_factory=list)
+    updated: int = 0
+    erased: int = 0
+    undated: int = 0
+    notes: list[ImportNote] = field(default_factory=list)
+
+    def totals(self) -> dict[str, int]:
+        """How many records each note is about."""
+        return dict(Counter(note.message for note in self.notes))
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """How a file is imported.
+
+    Args:
+        format: "openai-chat" (runs of chat messages) or "export"; None to decide by the first record.
+        strict: all is one transaction, and nothing goes in if any record is broken.
+        started_at: when a run without any time started; the time of the import by default.
+        id_field: the field of a run, `a.b` for one inside of another, that says which session it is of: a session that
+            has grown since its last import is updated. Without it a run is known by its content.
+        restore_forgotten: bring back what was erased by `forget`, retention or eviction.
+        replace_invalid: put U+FFFD in place of what cannot be stored: NUL, lone surrogates, bytes that are not UTF-8.
+        on_progress: called with the number of bytes that have been read.
+    """
+
+    format: Format | None = None
+    strict: bool = False
+    started_at: datetime | None = None
+    id_field: str | None = None
+    restore_forgotten: bool = False
+    replace_invalid: bool = False
+    on_progress: Callable[[int], None] | None = None
+
+
+class ImportKeywords(TypedDict, total=False):
+    """The keywords of `import_file` and `import_stream`: the fields of `ImportOptions`."""
+
+    format: Format | None
+    strict: bool
+    started_at: datetime | None
+    id_field: str | None
+    restore_forgotten: bool
+    replace_invalid: bool
+    on_progress: Callable[[int], None] | None
 
 
 class _Item(NamedTuple):
@@ -53,13 +123,45 @@ class _Refused(Exception):  # noqa: N818 - it only undoes the transaction, and i
     pass
 
 
+@dataclass(frozen=True)
+class Transcript:
+    """A file whose beginning was read, so that its format is known; it is read on while it is imported.
+
+    `is_empty` says that there is nothing in it that could be imported: `problems` says why.
+    """
+
+    format: Format
+    records: Iterator[Record]
+    is_empty: bool
+
+    def problems(self) -> ImportReport:
+        """The report of a file that has nothing to import."""
+        items = _runs(self.records, RunOptions(), utc_now())
+        return ImportReport(0, 0, [item for item in items if isinstance(item, ImportProblem)])
+
+
+def read_transcript(stream: BinaryIO, options: ImportOptions | None = None) -> Transcript:
+    """Read the beginning of a file, as far as it takes to know its format.
+
+    Raises:
+        ValidationError: the format is not known, or not the one that was given. The message says what it looks like.
+    """
+    options = options or ImportOptions()
+    records = read_records(stream, replace_invalid=options.replace_invalid)
+    if options.format not in (None, *FORMATS):
+        raise ValidationError("format", f"one of {', '.join(FORMATS)}", options.format)
+    lead: list[Record] = []
+    format_: Format | None = None
+    while format_ is None and len(lead) < _LEAD and (record := next(records, None)):
+        lead.append(record)
+        format_ = _format_of(record)
+    is_empty = format_ is None and len(lead) < _LEAD
+    _check_format(options.format, format_, lead)
+    return Transcript(options.format or format_ or "openai-chat", chain(lead, records), is_empty)
+
+
 def import_file(
-    storage: MemoryStorage,
-    path: str | os.PathLike[str],
-    *,
-    format: Format | None = None,  # noqa: A002 - the command line's word
-    strict: bool = False,
-    on_progress: Callable[[int], None] | None = None,
+    storage: MemoryStorage, path: str | os.PathLike[str], **options: Unpack[ImportKeywords]
 ) -> ImportReport:
     """Import the records of a file; see `import_stream`.
 
@@ -73,35 +175,37 @@ def import_file(
     except OSError as error:
         raise ConfigurationError(f"{os.fspath(path)}: cannot be read: {error.strerror}") from error
     with stream:
-        return import_stream(storage, stream, format=format, strict=strict, on_progress=on_progress)
+        return import_stream(storage, stream, **options)
 
 
-def import_stream(
-    storage: MemoryStorage,
-    stream: BinaryIO,
-    *,
-    format: Format | None = None,  # noqa: A002 - as above
-    strict: bool = False,
-    on_progress: Callable[[int], None] | None = None,
-) -> ImportReport:
-    """Import records. What is there already (by its id) stays as it is, so that doing it again changes nothing.
+def import_stream(storage: MemoryStorage, stream: BinaryIO, **options: Unpack[ImportKeywords]) -> ImportReport:
+    """Import records. What is stored already (by its id) stays as it is, so that doing it again changes nothing.
 
-    Without a `format` the first record decides: the header of an export, or a run in the OpenAI chat format.
-    A broken record is reported, and the others go in, about 100 in a transaction. With `strict` all is one transaction,
-    and nothing goes in if anything is broken. `on_progress` is told how many bytes have been read.
+    A broken record is reported, and the others go in, about 100 in a transaction.
+
+    Args:
+        storage: where to.
+        stream: JSON lines, a JSON array, or JSON objects one after the other; UTF-8, or gzip of that.
+        **options: the fields of `ImportOptions`.
 
     Raises:
-        ValidationError: the file as a whole is not of this format. Nothing was stored.
+        ValidationError: the file as a whole is not of this format, or an option is not one. Nothing was stored.
     """
-    records = read_records(stream, line_bytes=8 * storage.settings.limits.document_bytes)
-    found = _read(_observed(records, on_progress or _nobody), format)
-    return _strictly(storage, found) if strict else _Intake(storage).take(found)
+    chosen = ImportOptions(**options)
+    return import_transcript(storage, read_transcript(stream, chosen), chosen)
 
 
-def _strictly(storage: MemoryStorage, found: Iterable[_Item | ImportProblem]) -> ImportReport:
+def import_transcript(storage: MemoryStorage, transcript: Transcript, options: ImportOptions) -> ImportReport:
+    """Import a file that `read_transcript` has read the beginning of."""
+    records = _observed(transcript.records, options.on_progress or _ignore)
+    run_options = RunOptions(storage.settings.limits, options.id_field, options.replace_invalid)
+    started_at = _aware(options.started_at) or utc_now()
+    items = _exported(records) if transcript.format == "export" else _runs(records, run_options, started_at)
+    if not options.strict:
+        return _Intake(storage, options).take(items)
     try:
         with storage.transaction() as tx:
-            report = _Intake(tx).take(found)
+            report = _Intake(tx, options).take(items)
             if report.failed:
                 raise _Refused
     except _Refused:
@@ -109,28 +213,59 @@ def _strictly(storage: MemoryStorage, found: Iterable[_Item | ImportProblem]) ->
     return report
 
 
+def _aware(time: datetime | None) -> datetime | None:
+    if time is not None and (not isinstance(time, datetime) or time.tzinfo is None):
+        raise ValidationError("started_at", "an aware datetime", time)
+    return time
+
+
+def _format_of(record: Record) -> Format | None:
+    content = record.content
+    if content.get("kind") == "header":
+        return "export"
+    return "openai-chat" if "messages" in content or "traj" in content or _is_message(record) else None
+
+
+def _check_format(wanted: Format | None, found: Format | None, lead: list[Record]) -> None:
+    readable = [record.content for record in lead if not record.problem]
+    if wanted == "export" and found != "export":
+        jsonl.check_header(readable[0] if readable else {})
+    if wanted == "openai-chat" and found == "export":
+        raise ValidationError("file", "a transcript; this is an export: use --format export", readable[-1])
+    likely = looks_like(readable[0]) if readable else ""
+    if likely and found is None:
+        limit = f"runs with `messages` or `traj`, or an export; this looks like {likely}, which cannot be imported yet"
+        raise ValidationError("file", limit, sorted(readable[0]))
+
+
 class _Intake:
     """Collects values into batches and writes them."""
 
-    def __init__(self, target: Repositories) -> None:
+    def __init__(self, target: Repositories, options: ImportOptions) -> None:
+        self._target = target
+        self._options = options
+        restore = options.restore_forgotten
         self._write: dict[Kind, Callable[[list[Any]], int]] = {
-            "episode": target.episodes.import_many,
-            "pattern": target.patterns.import_many,
+            "episode": lambda values: target.episodes.import_many(values, restore_forgotten=restore),
+            "pattern": lambda values: target.patterns.import_many(values, restore_forgotten=restore),
             "embedding": target.embeddings.import_many,
             "place": target.spatiotemporal.import_many,
         }
         self._batch: dict[object, _Item] = {}
-        self._imported = self._unchanged = 0
-        self._failed: list[ImportProblem] = []
+        self._report = ImportReport(0, 0)
 
-    def take(self, found: Iterable[_Item | ImportProblem]) -> ImportReport:
-        for one in found:
-            if isinstance(one, ImportProblem):
-                self._failed.append(one)
+    def take(self, items: Iterable[_Item | ImportProblem | ImportNote]) -> ImportReport:
+        for item in items:
+            if isinstance(item, ImportProblem):
+                self._report.failed.append(item)
+            elif isinstance(item, ImportNote):
+                self._report.notes.append(item)
             else:
-                self._add(one)
+                self._add(item)
         self._flush()
-        return ImportReport(self._imported, self._unchanged, sorted(self._failed))
+        report = self._report
+        notes = [note for note in report.notes if note.message != NOT_DATED]
+        return replace(report, failed=sorted(report.failed), notes=notes, undated=len(report.notes) - len(notes))
 
     def _add(self, item: _Item) -> None:
         identity = _identity(item.value)
@@ -149,37 +284,98 @@ class _Intake:
         if not batch:
             return
         try:
-            new = self._write[batch[0].kind]([item.value for item in batch])
+            imported = self._write[batch[0].kind]([item.value for item in batch])
+            updated, erased = (0, 0) if imported == len(batch) else self._look_at_known(batch)
         except (ValidationError, ConflictError, NotFoundError) as error:
             if len(batch) == 1:
-                self._failed.append(ImportProblem(batch[0].line, str(error)))
+                self._report.failed.append(ImportProblem(batch[0].line, str(error)))
                 return
             middle = len(batch) // 2
             self._put(batch[:middle])
             self._put(batch[middle:])
         else:
-            self._imported += new
-            self._unchanged += len(batch) - new
+            self._count(len(batch), imported, updated, erased)
+
+    def _count(self, size: int, imported: int, updated: int, erased: int) -> None:
+        report = self._report
+        self._report = replace(
+            report,
+            imported=report.imported + imported,
+            unchanged=report.unchanged + size - imported - updated - erased,
+            updated=report.updated + updated,
+            erased=report.erased + erased,
+        )
+
+    def _look_at_known(self, batch: list[_Item]) -> tuple[int, int]:
+        """How many of a batch were updated, and how many were erased."""
+        find_erased: dict[Kind, Callable[[list[UUID]], set[UUID]]] = {
+            "episode": self._target.episodes.erased_among,
+            "pattern": self._target.patterns.erased_among,
+        }
+        if batch[0].kind not in find_erased:
+            return 0, 0
+        ids = [item.value.id for item in batch]  # type: ignore[union-attr] # those of episodes and patterns
+        erased = find_erased[batch[0].kind](ids)
+        episodes = [item.value for item in batch if isinstance(item.value, Episode) and item.value.id not in erased]
+        updated = sum(self._grow(episode) for episode in episodes) if self._options.id_field else 0
+        return updated, len(erased)
+
+    def _grow(self, episode: Episode) -> bool:
+        stored = self._target.episodes.find(episode.id)
+        longer = stored and grown(stored, episode)
+        if longer:
+            self._target.episodes.save(longer)
+        return longer is not None
 
 
 def _identity(value: Value) -> object:
     return getattr(value, "id", None) or (value.owner_type, value.owner_id, value.model)  # type: ignore[union-attr]
 
 
-def _read(records: Iterator[Record], format: Format | None) -> Iterator[_Item | ImportProblem]:  # noqa: A002 - as above
-    first = next(records, None)
-    if format is None:
-        format = "export" if first and first.content.get("kind") == "header" else "openai-chat"  # noqa: A001 - as above
-    if format not in FORMATS:
-        raise ValidationError("format", f"one of {', '.join(FORMATS)}", format)
-    return _READERS[format](chain([first] if first else [], records))
-
-
-def _runs(records: Iterable[Record]) -> Iterator[_Item | ImportProblem]:
-    for record in records:
+def _runs(
+    records: Iterable[Record], options: RunOptions, started_at: datetime
+) -> Iterator[_Item | ImportProblem | ImportNote]:
+    occurrences: Counter[str] = Counter()
+    for number, record in enumerate(_grouped(records)):
         if record.content.get("kind") == "header":
             raise ValidationError("file", "a transcript; this is an export: use --format export", record.content)
-        yield _item(record, lambda content: ("episode", episode_from(content)))
+        digest = "" if record.problem or options.id_field else digest_of(record.content)
+        occurrences[digest] += 1
+        occurrence = occurrences[digest] if digest else 1
+        default = started_at + timedelta(microseconds=number)  # in the order of the file
+        item = _item(record, lambda content, default=default, occurrence=occurrence: (  # type: ignore[misc]
+            "episode", episode_from(content, options, started_at=default, occurrence=occurrence)
+        ))  # fmt: skip
+        yield item
+        if isinstance(item, _Item) and isinstance(item.value, Episode):
+            notes = item.value.metadata.get("import_notes")
+            yield from (ImportNote(record.line, str(note)) for note in (notes if isinstance(notes, list) else []))
+
+
+def _grouped(records: Iterable[Record]) -> Iterator[Record]:
+    """The records, with one run in place of messages that follow each other."""
+    group: list[Record] = []
+    for record in records:
+        if group and not record.problem and not (_is_message(record) and record.array == group[0].array):
+            yield _run_of(group)
+            group = []
+        if _is_message(record):
+            group.append(record)
+        else:
+            yield record
+    if group:
+        yield _run_of(group)
+
+
+def _is_message(record: Record) -> bool:
+    content = record.content
+    is_run = "messages" in content or "traj" in content
+    return not is_run and isinstance(content.get("role"), str) and bool(content.keys() & {"content", "tool_calls"})
+
+
+def _run_of(messages: list[Record]) -> Record:
+    content = {"messages": [record.content for record in messages]}
+    return Record(messages[0].line, content, "", sum(record.size for record in messages))
 
 
 def _exported(records: Iterable[Record]) -> Iterator[_Item | ImportProblem]:
@@ -203,15 +399,10 @@ def _item(record: Record, read: Callable[[dict[str, Any]], tuple[Kind, Value]]) 
     try:
         return _Item(record.line, *read(record.content), record.size)
     except ValidationError as error:
-        return ImportProblem(record.line, str(error))
+        likely = looks_like(record.content)
+        return ImportProblem(record.line, f"{error}; this looks like {likely}" if likely else str(error))
     except RecursionError:
         return ImportProblem(record.line, "it is nested too deep")
-
-
-_READERS: dict[str, Callable[[Iterable[Record]], Iterator[_Item | ImportProblem]]] = {
-    "openai-chat": _runs,
-    "export": _exported,
-}
 
 
 def _observed(records: Iterable[Record], on_progress: Callable[[int], None]) -> Iterator[Record]:
@@ -222,5 +413,5 @@ def _observed(records: Iterable[Record], on_progress: Callable[[int], None]) -> 
         on_progress(done)
 
 
-def _nobody(done: int) -> None:
-    """Nobody is told."""
+def _ignore(done: int) -> None:
+    """Report no progress."""

@@ -1,35 +1,39 @@
-"""A run in the OpenAI chat format as an Episode. Does no I/O: the record alone decides what comes out.
+"""A run, as a chat of messages, as an Episode. Does no I/O: the record and the arguments decide what comes out.
 
 What becomes of a record's parts:
 
     messages or traj        each tool call is a step; all messages stay, in order, in metadata["conversation"]: system
-                            prompt and texts whole; an assistant's `tool_calls` and the `content` of their results
-                            only in the steps, whose numbers stand in `step_numbers`
+                            prompt and texts whole; calls and the texts of their results only in the steps, whose
+                            numbers stand in `step_numbers` (in a part: `step_number`). The shapes: `messages.py`
     reward                  reward.total, and the outcome: success from 1.0 on, partial_success above 0, else failure
     success                 the outcome, before the reward's
-    info.task.instruction   task_description; without it the first user message is
+    info.task.instruction   task_description; without it the text of the first user message is. An excerpt, if it is
+                            longer than limits.task_description
     tags                    tags
     metadata                its keys are keys of metadata, unless one of them is a key of the record itself
     everything else         metadata, under its own name
 
-Ids are taken from the SHA-256 of the record, so the same record is the same episode. Moments are the record's
-(`started_at`, `created_at`, `created` or `timestamp`; numbers are seconds or milliseconds since 1970, text is ISO 8601,
-without an offset in UTC), and a message's own for its steps. A record without one starts at 1970-01-01T00:00:00Z, which
-says plainly that it is not known, and its steps follow one microsecond apart.
+Whether a result is an error: `results.py`. Images and other parts without text stay in the conversation, once.
+
+Times are the record's (`started_at`, `created_at`, `created` or `timestamp`; the end: `completed_at`, `finished_at` or
+`ended_at`), or those of its messages, which also date the steps; a latency is the time from a call to its result. How
+times are read: `times.py`. A run without any time starts when it is imported, and its steps follow one microsecond
+apart. Where the end is not known, `completed_at` is None, so that no duration is made up.
+
+Ids are taken from the SHA-256 of the record, so the same record is the same episode; from `id_field` where that is
+given. What could not be understood or kept whole is named in metadata["import_notes"].
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
-
-import pydantic
 
 from memory_storage.errors import ValidationError
 from memory_storage.models import (
@@ -42,23 +46,42 @@ from memory_storage.models import (
     StepError,
     StepOk,
     StepResult,
+    StepTimeout,
     Success,
+    utc_now,
 )
+from memory_storage.settings import Limits
 
-from .records import parse_json
+from .messages import Message, ReadMessage, ToolCall, ToolResult, read_message, text_of
+from .records import parse_json, replaced, unstorable
+from .results import status_of
+from .times import find_time
 
 SOURCE = "openai-chat"
-UNKNOWN = datetime(1970, 1, 1, tzinfo=timezone.utc)
-"""When a record without any moment starts."""
+NOT_DATED = "it has no times: it starts at the time of the import"
 
 _STARTED = ("started_at", "created_at", "created", "timestamp")
 _COMPLETED = ("completed_at", "finished_at", "ended_at")
+_SAID = (*_STARTED, "time", "ts", "date")
 _USED = {"messages", "traj", "reward", "success", "tags", "metadata"}
-_ERROR = re.compile(r"Error\b")
-_TEXT_PARTS = {"text", "input_text", "output_text"}
-_MOMENT = pydantic.TypeAdapter(datetime)
+_DEPTH = 100  # nesting that every reader of the stored JSON can follow
+_MARGIN = 1_000  # bytes beside a cut value
+_MICROSECOND = timedelta(microseconds=1)
 
-Message = dict[str, Any]
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How runs are read.
+
+    Args:
+        limits: the storage's.
+        id_field: the field of a record, `a.b` for one inside of another, that says which session it is of.
+        replace_invalid: put U+FFFD in place of characters that cannot be stored.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    id_field: str | None = None
+    replace_invalid: bool = False
 
 
 @dataclass
@@ -66,172 +89,277 @@ class _Call:
     """A tool call while its result is looked for."""
 
     number: int
-    name: str
-    arguments: object
+    call: ToolCall
     action: str
-    started_at: datetime | None
-    others: Message
+    called_at: datetime | None
+    after: datetime | None
+    """The time of a message before it, if it has none itself."""
     result: StepResult | None = None
+    answered_at: datetime | None = None
+    metadata: Message = field(default_factory=dict)
 
 
 @dataclass
 class _Run:
     """The messages so far, as they are kept, and the calls in them. The latest message's calls wait first."""
 
+    options: RunOptions
     conversation: list[Message] = field(default_factory=list)
     calls: list[_Call] = field(default_factory=list)
     waiting: list[_Call] = field(default_factory=list)
+    times: list[datetime] = field(default_factory=list)
+    task: str = ""
+    notes: Counter[str] = field(default_factory=Counter)
+    excerpted: list[Message] = field(default_factory=list)
+    """Where the conversation has the whole of what a step has an excerpt of."""
 
 
-def episode_from(record: Mapping[str, Any]) -> Episode:
+def episode_from(
+    record: Mapping[str, Any],
+    options: RunOptions | None = None,
+    *,
+    started_at: datetime | None = None,
+    occurrence: int = 1,
+) -> Episode:
     """The episode of one run.
+
+    Args:
+        record: the run.
+        options: how it is read.
+        started_at: when a run without any time started; now by default.
+        occurrence: 2 for the second run of a file that is equal to another one in it, and so on.
 
     Raises:
         ValidationError: it is no run in this format; `field` is where, like `messages.3.tool_calls`.
     """
-    run = _read(*_messages(record))
-    episode_id = _id("openai-chat/1", json.dumps(record, sort_keys=True, separators=(",", ":")))
-    started_at = _moment(record, _STARTED, "") or UNKNOWN
-    steps = [_step(call, episode_id, started_at) for call in run.calls]
+    options = options or RunOptions()
+    name, messages = _messages(record)
+    run = _Run(options)
+    for index, message in enumerate(messages):
+        _read(run, message, f"{name}.{index}")
+    canonical = _canonical(record)
+    episode_id = _episode_id(record, canonical, options.id_field, occurrence)
+    start, end = _span(run, record, started_at)
     reward = _reward(record.get("reward"))
     outcome = _outcome(record.get("success"), reward)
-    last = max([started_at, *(step.started_at for step in steps)])
     return Episode(
         id=episode_id,
-        task_description=_task(record, run.conversation),
-        started_at=started_at,
-        completed_at=outcome and (_moment(record, _COMPLETED, "") or last),
+        task_description=_task(run, record),
+        started_at=start,
+        completed_at=outcome and end,
         outcome=outcome,
         reward=reward,
         tags=record.get("tags") or [],
-        metadata=_metadata(record, run.conversation),
-        steps=steps,
+        steps=_steps(run, episode_id, start),
+        metadata=_metadata(run, record, len(canonical), occurrence),  # the last: it has the notes
     )
+
+
+def digest_of(record: Mapping[str, Any]) -> str:
+    """What equal records have in common, and others have not."""
+    return hashlib.sha256(_canonical(record).encode()).hexdigest()
 
 
 def _messages(record: Mapping[str, Any]) -> tuple[str, list[object]]:
     names = [name for name in ("messages", "traj") if record.get(name) is not None]
     if len(names) != 1:
         raise ValidationError("", "a run has `messages` or `traj`", sorted(record))
-    found = record[names[0]]
-    if not isinstance(found, list) or not found:
-        raise ValidationError(names[0], "a list of messages", found)
-    return names[0], found
+    messages = record[names[0]]
+    if not isinstance(messages, list) or not messages:
+        raise ValidationError(names[0], "a list of messages", messages)
+    return names[0], messages
 
 
-def _read(name: str, messages: Iterable[object]) -> _Run:
-    run = _Run()
-    for index, message in enumerate(messages):
-        where = f"{name}.{index}"
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise ValidationError(where, "an object with a `role`", message)
-        run.conversation.append(_read_message(run, message, where))
-    return run
-
-
-def _read_message(run: _Run, message: Message, where: str) -> Message:
-    """The message as it is kept: without what its steps have."""
-    if message["role"] in {"tool", "function"}:
-        return _read_result(run, message)
-    calls = _calls(message, where, len(run.calls) + 1)
-    if not calls:
-        return message
+def _read(run: _Run, message: object, where: str) -> None:
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        raise ValidationError(where, "an object with a `role`", message)
+    said_at, bad = find_time(message, _SAID)
+    if bad:
+        run.notes[f"a message's `{bad}` is no time"] += 1
+    earlier = run.times[-1] if run.times else None
+    if said_at is not None:
+        run.times.append(said_at)
+    read = read_message(message, where)
+    run.notes.update(read.unread)
+    if message["role"] == "user" and not run.task:
+        run.task = read.text.strip() and read.text
+    calls = [
+        _Call(number, call, read.text, said_at, earlier) for number, call in enumerate(read.calls, len(run.calls) + 1)
+    ]
     run.calls += calls
     run.waiting = calls + run.waiting
-    rest = {key: value for key, value in message.items() if key not in {"tool_calls", "function_call"}}
-    return {"step_numbers": [call.number for call in calls], **rest}
+    numbers = _number_parts(read, calls)
+    for result in read.results:
+        _answer(run, read, result, said_at, numbers)
+    run.conversation.append({"step_numbers": numbers, **read.kept} if numbers else read.kept)
 
 
-def _read_result(run: _Run, message: Message) -> Message:
-    call = next((call for call in run.waiting if _answers(message, call)), None)
+def _number_parts(read: ReadMessage, calls: list[_Call]) -> list[int]:
+    """Say in the parts which steps they are; the numbers of the calls that are no parts."""
+    numbers = []
+    for call in calls:
+        part = next((part for of, part in read.parts if of is call.call), None)
+        if part is None:
+            numbers.append(call.number)
+        else:
+            part["step_number"] = call.number
+    return numbers
+
+
+def _answer(run: _Run, read: ReadMessage, result: ToolResult, said_at: datetime | None, numbers: list[int]) -> None:
+    part = next((part for of, part in read.parts if of is result), None)
+    call = next((call for call in run.waiting if _answers(result, call.call)), None)
     if call is None:
-        return message
+        run.notes["a tool result answers no call, and is kept in the conversation alone"] += 1
+        _put_back(read, part, result.content)
+        return
     run.waiting.remove(call)
-    content = message.get("content")
-    call.result = _result(message, _text(content))
-    rest = {key: value for key, value in message.items() if key != "content" or not isinstance(content, str)}
-    return {"step_numbers": [call.number], **rest}
+    call.answered_at = said_at
+    if part is None:
+        numbers.append(call.number)
+    else:
+        part["step_number"] = call.number
+    if not _judge(run, call, result):
+        _put_back(read, part, result.content)
+        if "result_excerpt" in call.metadata:
+            run.excerpted.append(read.kept if part is None else part)
 
 
-def _answers(message: Message, call: _Call) -> bool:
-    asked, answered = call.others.get("id"), message.get("tool_call_id")
-    if asked is not None and answered is not None:
-        return bool(asked == answered)
-    return message.get("name") in {None, call.name}
+def _put_back(read: ReadMessage, part: Message | None, content: object) -> None:
+    """Keep a result in the conversation: no step has it, or not all of it."""
+    if content is not None:
+        (read.kept if part is None else part).setdefault("content", content)
 
 
-def _calls(message: Message, where: str, first: int) -> list[_Call]:
-    listed = message.get("tool_calls") or []
-    if not isinstance(listed, list):
-        raise ValidationError(f"{where}.tool_calls", "a list of calls", listed)
-    given = [(f"{where}.tool_calls.{index}", call) for index, call in enumerate(listed)]
-    if message.get("function_call"):
-        given.append((f"{where}.function_call", {"function": message["function_call"]}))
-    started_at = _moment(message, _STARTED, where)
-    action = _text(message.get("content"))
-    return [_call(call, place, number, action, started_at) for number, (place, call) in enumerate(given, first)]
+def _judge(run: _Run, call: _Call, result: ToolResult) -> bool:
+    """Give the call its result. False if that has not all of the text."""
+    text = text_of(result.content)
+    status = status_of(result.signs, text)
+    kept, note = _within(text, run.options.limits.step_bytes)
+    if note:
+        run.notes[f"a result is in its step an excerpt of {note}"] += 1
+        call.metadata["result_excerpt"] = note
+    results: dict[str, StepResult] = {
+        "ok": StepOk(output=kept),
+        "error": StepError(message=kept),
+        "timeout": StepTimeout(),
+    }
+    call.result = results.get(status)
+    if call.result is None:
+        run.notes["a result does not say whether it is an error, and is kept in the conversation alone"] += 1
+    return status in {"ok", "error"} and not note
 
 
-def _call(call: object, where: str, number: int, action: str, started_at: datetime | None) -> _Call:
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(call, dict) or not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise ValidationError(where, "an object with a `function` that has a `name`", call)
-    others = {key: value for key, value in call.items() if key != "function"}
-    unknown = {key: value for key, value in function.items() if key not in {"name", "arguments"}}
-    if unknown:
-        others["function"] = unknown
-    return _Call(number, function["name"], function.get("arguments"), action, started_at, others)
+def _answers(result: ToolResult, call: ToolCall) -> bool:
+    if call.call_id is not None and result.call_id is not None:
+        return bool(call.call_id == result.call_id)
+    return result.name is None or result.name == call.name
 
 
-def _step(call: _Call, episode_id: UUID, started_at: datetime) -> Step:
+def _span(run: _Run, record: Mapping[str, Any], default: datetime | None) -> tuple[datetime, datetime | None]:
+    """When the run started, and when it ended if that is known."""
+    start, bad_start = find_time(record, _STARTED)
+    end, bad_end = find_time(record, _COMPLETED)
+    run.notes.update(f"`{name}` is no time" for name in (bad_start, bad_end) if name)
+    if start is None:
+        start = min(run.times, default=None)
+    if end is None and run.times and max(run.times) > (start or max(run.times)):
+        end = max(run.times)
+    if start is None and end is None:
+        run.notes[NOT_DATED] += 1
+        return default or utc_now(), None
+    start = start or end
+    if end is not None and start is not None and end < start:
+        run.notes["it ends before it starts: the end is left out"] += 1
+        end = None
+    return start or utc_now(), end
+
+
+def _steps(run: _Run, episode_id: UUID, start: datetime) -> list[Step]:
+    """The steps, none before the one before it: where a time is missing, a microsecond after that."""
+    steps: list[Step] = []
+    latest = start - _MICROSECOND
+    for call in run.calls:
+        known = call.called_at or call.after or call.answered_at
+        if known is not None and known < latest:
+            run.notes["a step is dated before the one that precedes it: it follows that"] += 1
+        latest = max(latest + _MICROSECOND, known or start)
+        steps.append(_step(run, call, episode_id, latest))
+    return steps
+
+
+def _step(run: _Run, call: _Call, episode_id: UUID, started_at: datetime) -> Step:
+    metadata = {"tool_call_id": call.call.call_id} if call.call.call_id is not None else {}
+    latency = timedelta(0)
+    if call.called_at is not None and call.answered_at is not None:
+        latency = max(call.answered_at - call.called_at, latency)
     return Step(
         id=_id("step", f"{episode_id} {call.number}"),
         step_number=call.number,
-        started_at=call.started_at or started_at + timedelta(microseconds=call.number - 1),
-        tool=call.name,
+        started_at=started_at,
+        tool=call.call.name,
         action=call.action,
-        parameters=_parameters(call.arguments),
+        parameters=_parameters(run, call),
         result=call.result,
-        metadata={("tool_call_id" if key == "id" else key): value for key, value in call.others.items()},
+        latency_ms=latency // timedelta(milliseconds=1),
+        metadata={**metadata, **_flat(run, call.call.rest), **call.metadata},
     )
 
 
-def _parameters(arguments: object) -> dict[str, Any]:
+def _parameters(run: _Run, call: _Call) -> dict[str, Any]:
     """The arguments, which are JSON in a text. Those that are not an object are kept whole under `arguments`."""
+    arguments = call.call.arguments
     if arguments in (None, ""):
         return {}
     try:
-        found = parse_json(arguments) if isinstance(arguments, str) else arguments
+        parsed = parse_json(arguments) if isinstance(arguments, str) else arguments
     except ValueError:
-        found = arguments
-    return found if isinstance(found, dict) else {"arguments": arguments}
+        parsed = arguments
+    if unstorable(parsed):
+        parsed = replaced(parsed) if run.options.replace_invalid else arguments
+    if _is_deep(parsed):
+        arguments = parsed = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    parameters = parsed if isinstance(parsed, dict) else {"arguments": arguments}
+    text = json.dumps(parameters, ensure_ascii=False)
+    kept, note = _within(text, run.options.limits.step_bytes)
+    if not note:
+        return parameters
+    run.notes[f"the arguments of a call are an excerpt of {note}"] += 1
+    call.metadata["arguments_excerpt"] = note
+    return {"arguments": kept}
 
 
-def _result(message: Message, text: str) -> StepResult:
-    says_error = message.get("is_error") is True or message.get("status") == "error"
-    return StepError(message=text) if says_error or _ERROR.match(text) else StepOk(output=text)
+def _within(text: str, limit: int) -> tuple[str, str]:
+    """The text, or as much of its beginning as a step may have, and then what the whole was."""
+    if 6 * len(text) <= limit - _MARGIN:  # no character takes more bytes of JSON
+        return text, ""
+    size = len(json.dumps(text, ensure_ascii=False).encode(errors="replace"))
+    if size <= limit - _MARGIN:
+        return text, ""
+    digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()
+    kept = text
+    while (found := len(json.dumps(kept, ensure_ascii=False).encode(errors="replace"))) > limit - _MARGIN:
+        kept = kept[: max(len(kept) * (limit - _MARGIN) // found - 1, 0)]
+    return kept, f"{len(text):,} characters (SHA-256 {digest})"
 
 
-def _text(content: object) -> str:
-    """The text of a message's content: a string, nothing, or parts; what is no text stays JSON."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    parts = content if isinstance(content, list) else []
-    texts = [part["text"] for part in parts if _is_text(part)]
-    return "\n".join(texts) if texts and len(texts) == len(parts) else json.dumps(content, ensure_ascii=False)
-
-
-def _is_text(part: object) -> bool:
-    return isinstance(part, dict) and part.get("type") in _TEXT_PARTS and isinstance(part.get("text"), str)
-
-
-def _task(record: Mapping[str, Any], conversation: list[Message]) -> str:
+def _task(run: _Run, record: Mapping[str, Any]) -> str:
     info = record.get("info")
     task = info.get("task") if isinstance(info, dict) else None
     instruction = task.get("instruction") if isinstance(task, dict) else None
-    users = (_text(message.get("content")) for message in conversation if message["role"] == "user")
-    for text in (instruction, *users):
-        if isinstance(text, str) and text.strip():
+    text = instruction if isinstance(instruction, str) and instruction.strip() else run.task or _wordless_task(run)
+    limit = run.options.limits.task_description
+    if len(text) <= limit:
+        return text
+    run.notes[f"the task description is an excerpt of {len(text):,} characters"] += 1
+    return text[: limit - 1] + "…"
+
+
+def _wordless_task(run: _Run) -> str:
+    """The first user message that has anything but words."""
+    users = (message.get("content") for message in run.conversation if message["role"] == "user")
+    for content in users:
+        if text := text_of(content).strip():
             return text
     raise ValidationError("task_description", "info.task.instruction or a user message", None)
 
@@ -247,38 +375,97 @@ def _reward(value: object) -> RewardScore | None:
 def _outcome(success: object, reward: RewardScore | None) -> Outcome | None:
     if not isinstance(success, bool | None):
         raise ValidationError("success", "true or false", success)
-    words = "success: " + str(success).lower() if reward is None else f"reward {reward.total}"
-    if success or (success is None and reward is not None and reward.total >= 1):
+    if success is not None:
+        words = f"success: {str(success).lower()}"
+        return Success(verdict=words) if success else Failure(reason=words)
+    if reward is None:
+        return None
+    words = f"reward {reward.total}"
+    if reward.total >= 1:
         return Success(verdict=words)
-    if success is None and reward is not None and reward.total > 0:
-        return PartialSuccess(verdict=words)
-    return None if success is None and reward is None else Failure(reason=words)
+    return PartialSuccess(verdict=words) if reward.total > 0 else Failure(reason=words)
 
 
-def _metadata(record: Mapping[str, Any], conversation: list[Message]) -> dict[str, Any]:
-    others = {key: value for key, value in record.items() if key not in _USED}
+def _metadata(run: _Run, record: Mapping[str, Any], size: int, occurrence: int) -> dict[str, Any]:
+    others: dict[str, Any] = {key: value for key, value in record.items() if key not in _USED}
     given = record.get("metadata")
     if isinstance(given, dict) and not given.keys() & {*others, "conversation"}:
         others |= given
     elif given is not None:
         others["metadata"] = given
-    if "conversation" in others:
-        raise ValidationError("conversation", "the importer needs this name; rename it", others["conversation"])
-    return {"source": SOURCE, **others, "conversation": conversation}
+    for name in ("conversation", "import_notes"):
+        if name in others:
+            raise ValidationError(name, "the importer needs this name; rename it", others[name])
+    if occurrence > 1:
+        others["occurrence"] = occurrence
+    if size > run.options.limits.document_bytes - 100 * _MARGIN:
+        _make_room(run)
+    others, conversation = _flat(run, others), [_flat(run, message) for message in run.conversation]
+    notes = notes_of(run.notes)
+    named = {"import_notes": notes} if notes else {}
+    return {"source": SOURCE, **others, **named, "conversation": conversation}
 
 
-def _moment(values: Mapping[str, Any], names: Iterable[str], where: str) -> datetime | None:
-    name = next((name for name in names if values.get(name) is not None), None)
-    if name is None:
-        return None
-    place = f"{where}.{name}".lstrip(".")
-    if isinstance(values[name], bool):
-        raise ValidationError(place, "a moment", values[name])
-    try:
-        found = _MOMENT.validate_python(values[name])
-    except pydantic.ValidationError as error:
-        raise ValidationError(place, "a moment: ISO 8601, or seconds since 1970", values[name]) from error
-    return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
+def notes_of(notes: Mapping[str, int]) -> list[str]:
+    """The notes as people read them, with how often each was made."""
+    return [note if count == 1 else f"{note} ({count:,} times)" for note, count in notes.items()]
+
+
+def _flat(run: _Run, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, with JSON text in place of what is nested too deep."""
+    flat = dict(values)
+    for key, value in values.items():
+        if _is_deep(value):
+            run.notes[f"`{key}` is nested too deep, and is kept as JSON text"] += 1
+            flat[key] = json.dumps(value, ensure_ascii=False)
+    return flat
+
+
+def _is_deep(value: object) -> bool:
+    """Whether it is nested in more than `_DEPTH` levels."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(_DEPTH):
+        children = [list(item.values()) if isinstance(item, dict) else item for item in level]
+        level = [child for group in children for child in group if isinstance(child, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _make_room(run: _Run) -> None:
+    """Put digests in place of data that is no text, and of results that a step has an excerpt of."""
+    for message in run.excerpted:
+        run.notes["the whole of a result is left out: the document would be too large"] += 1
+        del message["content"]
+    run.conversation = [_without_data(run, message) for message in run.conversation]
+
+
+def _without_data(run: _Run, value: Any, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {name: _without_data(run, inner, name) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_data(run, inner) for inner in value]
+    is_data = isinstance(value, str) and (value.startswith("data:") or (key == "data" and len(value) > _MARGIN))
+    if not is_data:
+        return value
+    run.notes["the data of an image or a file is left out: the document would be too large"] += 1
+    return f"{value[:40]}... ({len(value):,} characters, SHA-256 {hashlib.sha256(value.encode()).hexdigest()})"
+
+
+def _episode_id(record: Mapping[str, Any], canonical: str, id_field: str | None, occurrence: int) -> UUID:
+    if id_field is None:
+        again = f" {occurrence}" if occurrence > 1 else ""
+        return _id("openai-chat/1", canonical + again)
+    value: Any = record
+    for name in id_field.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise ValidationError(id_field, "the field that --id-field names: a text or a whole number", value)
+    return _id("openai-chat/session", f"{id_field} {value}")
+
+
+def _canonical(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, sort_keys=True, separators=(",", ":"))
 
 
 def _id(kind: str, content: str) -> UUID:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import gzip
+import io
 import json
 import re
-from collections.abc import Iterator
+import zlib
+from collections.abc import Generator, Iterator
 from json import JSONDecodeError
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
@@ -14,41 +17,98 @@ from memory_storage.errors import ValidationError
 LINE_BYTES = 80_000_000
 """A longer line is reported without being held: what is in it would not fit into a document of 10 MB."""
 
-_SPACE = re.compile(r"[ \t\r\n]*")
+DOCUMENT_BYTES = 1_000_000_000
+"""The largest file that is held as a whole: an array, or objects over several lines."""
+
+_SPACE = re.compile(r"[ \t\r\n\x1e]*")  # U+001E stands before each object of a JSON text sequence (RFC 7464)
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_GZIP = b"\x1f\x8b"
+# A NUL or a surrogate in JSON: an emoji is two surrogates too, so this only says where it is worth looking.
+_UNSTORABLE_ESCAPE = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 class Record(NamedTuple):
     """What begins at `line` (the first is 1): its `content`, or the `problem` that kept it from being read.
 
-    `size` is about how many bytes of the stream it took.
+    `size` is about how many bytes of the stream it took. `array` numbers the array that it is an element of; 0: none.
     """
 
     line: int
     content: dict[str, Any]
     problem: str
     size: int
+    array: int = 0
 
 
-def read_records(stream: BinaryIO, *, line_bytes: int = LINE_BYTES) -> Iterator[Record]:
-    """The objects of JSON lines, of a JSON array, or one object over several lines. UTF-8; a BOM does no harm.
+class _Reader(NamedTuple):
+    """How the text of a record is read."""
 
-    JSON lines are read one by one, and a broken one does not touch the others. An array is held as a whole; what comes
-    after a break in its structure cannot be read, and the problem says so.
+    line_bytes: int
+    replace_invalid: bool
+
+    def decode(self, data: bytes) -> str:
+        return data.decode(errors="replace" if self.replace_invalid else "strict")
+
+    def record(self, line: int, text: str, size: int, array: int = 0) -> Record:
+        try:
+            content = parse_json(text)
+        except JSONDecodeError as error:
+            return Record(line, {}, f"not JSON: {error.msg} (character {error.pos + 1})", size)
+        except ValueError as error:
+            return Record(line, {}, str(error), size)
+        if not isinstance(content, dict):
+            return Record(line, {}, "not a JSON object", size)
+        if _UNSTORABLE_ESCAPE.search(text):
+            if self.replace_invalid:
+                content = replaced(content)
+            elif problem := unstorable(content):
+                return Record(line, {}, problem, size)
+        return Record(line, content, "", size, array)
+
+    def line_record(self, number: int, line: bytes) -> Record:
+        if len(line) > self.line_bytes:
+            return Record(number, {}, f"the line has more than {self.line_bytes:,} bytes", len(line))
+        try:
+            return self.record(number, self.decode(line), len(line))
+        except UnicodeDecodeError as error:
+            problem = f"not UTF-8: byte {error.start + 1} of the line; --replace-invalid reads U+FFFD there"
+            return Record(number, {}, problem, len(line))
+
+
+def read_records(stream: BinaryIO, *, line_bytes: int = LINE_BYTES, replace_invalid: bool = False) -> Iterator[Record]:
+    """Read the objects of JSON lines, of JSON arrays, or objects over several lines, one after the other.
+
+    UTF-8, with or without a byte order mark, and gzip of that. JSON lines are read one by one, and a broken one does
+    not touch the others. A file whose first line is no complete object is held as a whole; what comes after a break in
+    its structure cannot be read, and the problem says so.
+
+    Args:
+        stream: bytes.
+        line_bytes: a longer line is a problem.
+        replace_invalid: put U+FFFD in place of each NUL, lone surrogate and byte that is not UTF-8.
 
     Raises:
-        ValidationError: it is in another encoding.
+        ValidationError: it is in another encoding, or too large to be held as a whole.
     """
-    is_first = True
-    for number, line in enumerate(_lines(stream, line_bytes), 1):
-        content = _without_bom(line) if number == 1 else line
-        if not content.strip():
-            continue
-        if is_first and _spans_lines(content.strip()):
-            yield from _values(content + stream.read(), number)
+    reader = _Reader(line_bytes, replace_invalid)
+    lines = _lines(_decompressed(stream), line_bytes)
+    number = 0
+    try:
+        for number, line in enumerate(lines, 1):
+            content = _without_bom(line) if number == 1 else line
+            if not content.strip():
+                continue
+            first = reader.line_record(number, content)
+            if _is_complete(content, first):
+                yield first
+                rest = enumerate(lines, number + 1)
+                yield from (reader.line_record(number, line) for number, line in rest if line.strip())
+            else:
+                yield from _whole(content, lines, number, first, reader)
             return
-        is_first = False
-        yield _line_record(number, content, line_bytes)
+    except (EOFError, OSError, zlib.error) as error:
+        yield Record(number + 1, {}, f"the gzip data is damaged: {error}; nothing from here on was read", 0)
 
 
 def parse_json(text: str) -> Any:
@@ -57,6 +117,46 @@ def parse_json(text: str) -> Any:
         return _STRICT.decode(text)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+
+
+def unstorable(value: Any) -> str:
+    """What is wrong with the first string in `value` that the database cannot hold, and where it is; "" if none is."""
+    pending: list[tuple[str, Any]] = [("", value)]
+    while pending:
+        path, item = pending.pop()
+        if isinstance(item, str) and (found := _UNSTORABLE.search(item)):
+            what = "the NUL character" if found[0] == "\0" else f"the lone surrogate U+{ord(found[0]):04X}"
+            return f"{path}: text cannot hold {what}; --replace-invalid puts U+FFFD there"
+        if isinstance(item, dict):
+            pending += reversed([(f"{path}.{key}".lstrip("."), inner) for key, inner in item.items()])
+            pending += [(f"a key of {path or 'the record'}", key) for key in item]
+        elif isinstance(item, list):
+            pending += reversed([(f"{path}.{index}".lstrip("."), inner) for index, inner in enumerate(item)])
+    return ""
+
+
+def replaced(value: Any) -> Any:
+    """The value with U+FFFD in place of each character that the database cannot hold, in keys and strings."""
+    if isinstance(value, str):
+        return _UNSTORABLE.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {_UNSTORABLE.sub("\ufffd", key): replaced(inner) for key, inner in value.items()}
+    return [replaced(inner) for inner in value] if isinstance(value, list) else value
+
+
+def is_gzip(stream: BinaryIO) -> bool:
+    """Whether the stream begins as gzip does. It is left where it is."""
+    if hasattr(stream, "peek"):
+        return bool(stream.peek(2)[:2] == _GZIP)
+    if not stream.seekable():
+        return False
+    beginning = stream.read(2)
+    stream.seek(-len(beginning), io.SEEK_CUR)
+    return beginning == _GZIP
+
+
+def _decompressed(stream: BinaryIO) -> BinaryIO:
+    return gzip.GzipFile(fileobj=stream) if is_gzip(stream) else stream  # type: ignore[return-value]
 
 
 def _lines(stream: BinaryIO, maximum: int) -> Iterator[bytes]:
@@ -68,51 +168,62 @@ def _lines(stream: BinaryIO, maximum: int) -> Iterator[bytes]:
 
 def _without_bom(beginning: bytes) -> bytes:
     if beginning.startswith(_UTF16) or b"\0" in beginning[:4]:
-        raise ValidationError("file", "must be UTF-8 text", beginning[:4])
+        raise ValidationError("file", "must be UTF-8 text, or gzip of it", beginning[:4])
     return beginning.removeprefix(codecs.BOM_UTF8)
 
 
-def _spans_lines(first: bytes) -> bool:
-    return first.startswith(b"[") or first == b"{"
+def _is_complete(line: bytes, record: Record) -> bool:
+    """Whether the first line stands for itself: the file is JSON lines."""
+    return not line.lstrip(b" \t\x1e").startswith(b"[") and (not record.problem or not _opens(line))
 
 
-def _line_record(number: int, line: bytes, maximum: int) -> Record:
-    if len(line) > maximum:
-        return Record(number, {}, f"the line has more than {maximum:,} bytes", len(line))
+def _opens(line: bytes) -> bool:
+    return line.lstrip(b" \t\x1e").startswith(b"{")
+
+
+def _whole(first_line: bytes, lines: Iterator[bytes], number: int, first: Record, reader: _Reader) -> Iterator[Record]:
+    """The records of a file whose first line does not stand for itself, or those of JSON lines with a broken first."""
+    held = [first_line]
+    size = len(first_line)
+    for line in lines:
+        held.append(line)
+        size += len(line)
+        if size > DOCUMENT_BYTES:
+            limit = f"at most {DOCUMENT_BYTES:,} bytes where it is not JSON lines: write one object a line"
+            raise ValidationError("file", limit, size)
+    if _opens(first_line) and _is_json_line(held[1:]):
+        yield first
+        rest = enumerate(held[1:], number + 1)
+        yield from (reader.line_record(number, line) for number, line in rest if line.strip())
+    else:
+        yield from _values(b"".join(held), number, reader)
+
+
+def _is_json_line(lines: list[bytes]) -> bool:
+    """Whether the first of these lines is a JSON object by itself, so that the one before it should have been too."""
+    line = next((line for line in lines if line.strip()), b"")
     try:
-        return _record(number, line.decode(), len(line))
-    except UnicodeDecodeError as error:
-        return Record(number, {}, f"not UTF-8: byte {error.start + 1} of the line", len(line))
+        return _opens(line) and isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
-def _record(line: int, text: str, size: int) -> Record:
-    try:
-        content = parse_json(text)
-    except JSONDecodeError as error:
-        return Record(line, {}, f"not JSON: {error.msg} (character {error.pos + 1})", size)
-    except ValueError as error:
-        return Record(line, {}, str(error), size)
-    if not isinstance(content, dict):
-        return Record(line, {}, "not a JSON object", size)
-    return Record(line, content, "", size)
-
-
-def _values(data: bytes, line: int) -> Iterator[Record]:
-    text = _decoded(data)
+def _values(data: bytes, line: int, reader: _Reader) -> Iterator[Record]:
+    text = _decoded(data, reader)
     counted = 0
     try:
-        for start, end in _elements(text):
+        for start, end, array in _elements(text):
             line += text.count("\n", counted, start)
             counted = start
-            yield _record(line, text[start:end], end - start)
+            yield reader.record(line, text[start:end], end - start, array)
     except JSONDecodeError as error:
         line += text.count("\n", counted, error.pos)
         yield Record(line, {}, f"not JSON: {error.msg}; nothing from here on was read", len(text) - error.pos)
 
 
-def _decoded(data: bytes) -> str:
+def _decoded(data: bytes, reader: _Reader) -> str:
     try:
-        return data.decode()
+        return reader.decode(data)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ValidationError(
@@ -120,24 +231,30 @@ def _decoded(data: bytes) -> str:
         ) from error
 
 
-def _elements(text: str) -> Iterator[tuple[int, int]]:
-    """Where the elements of an array begin and end; of a lone object, where it does."""
-    position = _skip(text, 0)
-    is_array = text[position] == "["
-    position = _skip(text, position + is_array)
+def _elements(text: str) -> Iterator[tuple[int, int, int]]:
+    """Where objects begin and end, and the number of the array that they are in; values one after the other."""
+    position, arrays = _skip(text, 0), 0
+    while position < len(text):
+        if text[position] != "[":
+            end = _end_of_value(text, position)
+            yield position, end, 0
+        else:
+            arrays += 1
+            end = yield from _elements_of_array(text, position + 1, arrays)
+        position = _skip(text, end)
+
+
+def _elements_of_array(text: str, position: int, array: int) -> Generator[tuple[int, int, int], None, int]:
+    position = _skip(text, position)
     while not text.startswith("]", position):
         end = _end_of_value(text, position)
-        yield position, end
+        yield position, end, array
         position = _skip(text, end)
-        if not is_array:
-            break
         if text.startswith(",", position):
             position = _skip(text, position + 1)
         elif not text.startswith("]", position):
             raise JSONDecodeError("Expecting ',' or ']'", text, position)
-    position = _skip(text, position + is_array)
-    if position < len(text):
-        raise JSONDecodeError("Text after the end", text, position)
+    return position + 1
 
 
 def _end_of_value(text: str, position: int) -> int:
@@ -163,11 +280,12 @@ def _finite(digits: str) -> float:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is given twice")
-    return found
+    content: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in content:
+            raise ValueError(f"the key {key!r} is given twice")
+        content[key] = value
+    return content
 
 
 _STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)

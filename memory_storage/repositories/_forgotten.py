@@ -61,6 +61,11 @@ def guard(session: Session, ids: Sequence[UUID]) -> list[Step]:
     return [_GUARD.step(0, digests=json.dumps(list(_tombstones(session, ids))))] if ids else []
 
 
+def restored(session: Session, ids: Sequence[UUID]) -> list[Step]:
+    """What an import begins with that brings back what was erased: it removes the tombstones of these."""
+    return [_REMOVE.step(digests=json.dumps(list(_tombstones(session, ids))))] if ids else []
+
+
 def forgotten_among(session: Session, ids: Iterable[UUID]) -> set[UUID]:
     """Those that were erased."""
     tombstones = _tombstones(session, ids)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, NoReturn
@@ -52,11 +52,11 @@ from ._codec import (
 )
 from ._episode_rows import appended, ending, found_in, just_saved, page_of, same_content, whole, with_state
 from ._filters import Shape, conditions, in_use
-from ._forgotten import forgotten_among, guard, refuse_forgotten, stale
+from ._forgotten import forgotten_among, guard, refuse_forgotten, restored, stale
 from ._paging import Cursor, check_limit, filled_page, is_descending, order_and_place, parse_cursor
 from ._portions import of_episodes
 from ._search import Asked, Weights, as_text, filled, planned, run
-from ._session import Repository, Row, as_id, as_list, json_ids, keep_writing, write_and_read
+from ._session import Repository, Row, Session, as_id, as_list, json_ids, keep_writing, write_and_read
 from ._statement import Prepared
 
 _ITERATE_PAGE = 100
@@ -124,15 +124,28 @@ class EpisodeRepository(Repository):
         by_id = {episode.id: episode for episode in saved}
         return [by_id.get(episode.id) or self.get(episode.id) for _, episode in prepared]
 
-    def import_many(self, episodes: Sequence[Episode]) -> int:
-        """Insert copies as they are, with their version and times; leave alone those whose id is there already.
+    def import_many(self, episodes: Sequence[Episode], *, restore_forgotten: bool = False) -> int:
+        """Insert copies as they are, with their version and times. Idempotent.
 
-        Those that were forgotten stay away. Gives the number of new ones. To do it again changes nothing.
+        Those whose id is stored already stay as they are. Those that were erased stay away: `erased_among` names them.
+
+        Args:
+            episodes: the copies.
+            restore_forgotten: bring back what was erased by `forget`, retention or eviction.
+
+        Returns:
+            The number of new ones.
         """
         prepared = self._prepare(episodes)
+        write = partial(self._import, restore=restore_forgotten)
         return keep_writing(
-            self._import, prepared, lambda _, error: self._without_known(prepared, error), "importing these episodes"
+            write, prepared, lambda _, error: self._without_known(prepared, error), "importing these episodes"
         )
+
+    def erased_among(self, episode_ids: Iterable[UUID | str]) -> set[UUID]:
+        """Those that were erased by `forget`, retention or eviction, so that no copy of them is stored again."""
+        ids = [UUID(as_id(one, "episode_ids")) for one in as_list(episode_ids, "episode_ids")]
+        return forgotten_among(self._session, ids)
 
     def append_step(self, episode_id: UUID | str, step: Step) -> Step:
         """Append a step; the store gives it the next number. The episode's version does not change.
@@ -448,19 +461,30 @@ class EpisodeRepository(Repository):
         now = to_micros(self._session.now())
         return [with_state(episode, just_saved(episode, states.get(str(episode.id)), now)) for _, episode in prepared]
 
-    def _import(self, new: list[tuple[str, Episode]]) -> int:
+    def _import(self, new: list[tuple[str, Episode]], *, restore: bool) -> int:
         if new:
-            self._write(sql.IMPORT, (sql.SAVE_NEW_STEPS,), new, [episode.id for _, episode in new])
+            self._write(
+                sql.IMPORT,
+                (sql.SAVE_NEW_STEPS,),
+                new,
+                [episode.id for _, episode in new],
+                restored if restore else guard,
+            )
         return len(new)
 
     def _write(
-        self, heads: Prepared, steps: Sequence[Prepared], prepared: list[tuple[str, Episode]], new: list[UUID]
+        self,
+        heads: Prepared,
+        steps: Sequence[Prepared],
+        prepared: list[tuple[str, Episode]],
+        new: list[UUID],
+        opening: Callable[[Session, Sequence[UUID]], list[dbapi.Step]] = guard,
     ) -> Sequence[Row]:
         values = {"namespace": self._session.namespace, "now": to_micros(self._session.now())}
         of_heads, of_steps = of_episodes(prepared)
         room = room_for(self._session, new)
         changes = [
-            *guard(self._session, new),
+            *opening(self._session, new),
             *(heads.step(portion.documents, documents=portion.text, **values) for portion in of_heads),
             *(step.step(documents=portion.text, **values) for step in steps for portion in of_steps),
             *room,

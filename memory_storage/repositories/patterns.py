@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import zip_longest
 from typing import Any, TypeVar, get_args
@@ -47,12 +47,12 @@ from ._codec import (
     to_micros,
 )
 from ._filters import conditions
-from ._forgotten import forgotten_among, guard, refuse_forgotten, stale
+from ._forgotten import forgotten_among, guard, refuse_forgotten, restored, stale
 from ._learning import LONGEST_RECOVERY, as_wanted, context_of, learned_recoveries, learned_sequences
 from ._paging import Cursor, check_limit, filled_page, order_and_place, page, parse_cursor
 from ._portions import of_documents
 from ._search import Asked, Weights, as_text, filled, planned, run
-from ._session import Repository, as_id, as_list, json_ids, keep_writing, write_and_read
+from ._session import Repository, Session, as_id, as_list, json_ids, keep_writing, write_and_read
 from .episodes import EpisodeFilters
 
 P = TypeVar("P", bound=AnyPattern)
@@ -101,15 +101,28 @@ class PatternRepository(Repository):
         by_id = {pattern.id: pattern for pattern in saved}
         return [by_id.get(pattern.id) or self.get(pattern.id) for _, pattern in prepared]  # type: ignore[misc]
 
-    def import_many(self, patterns: Sequence[AnyPattern]) -> int:
-        """Insert copies as they are, with version, times and counters; leave alone those whose id is there already.
+    def import_many(self, patterns: Sequence[AnyPattern], *, restore_forgotten: bool = False) -> int:
+        """Insert copies as they are, with version, times and counters. Idempotent.
 
-        Those that were forgotten stay away. Gives the number of new ones.
+        Those whose id is stored already stay as they are. Those that were erased stay away: `erased_among` names them.
+
+        Args:
+            patterns: the copies.
+            restore_forgotten: bring back what was erased by `forget`.
+
+        Returns:
+            The number of new ones.
         """
         prepared = self._prepare(patterns)
+        write = partial(self._import, restore=restore_forgotten)
         return keep_writing(
-            self._import, prepared, lambda _, error: self._without_known(prepared, error), "importing these patterns"
+            write, prepared, lambda _, error: self._without_known(prepared, error), "importing these patterns"
         )
+
+    def erased_among(self, pattern_ids: Iterable[UUID | str]) -> set[UUID]:
+        """Those that were erased by `forget`, so that no copy of them is stored again."""
+        ids = [UUID(as_id(one, "pattern_ids")) for one in as_list(pattern_ids, "pattern_ids")]
+        return forgotten_among(self._session, ids)
 
     def record_retrieval(self, pattern_ids: UUID | str | Iterable[UUID | str]) -> None:
         """Count that these patterns were looked up, each once.
@@ -373,18 +386,23 @@ class PatternRepository(Repository):
         stored = {row[0]: as_pattern(row) for row in self._write(sql.LEARN, self._prepare(found))}
         return [stored[str(pattern.id)] for pattern in found if str(pattern.id) in stored]
 
-    def _import(self, new: list[tuple[str, AnyPattern]]) -> int:
+    def _import(self, new: list[tuple[str, AnyPattern]], *, restore: bool) -> int:
         if new:
-            self._write(sql.IMPORT, new)
+            self._write(sql.IMPORT, new, restored if restore else guard)
         return len(new)
 
-    def _write(self, statement: Any, prepared: Sequence[tuple[str, AnyPattern]]) -> Sequence[tuple[Any, ...]]:
+    def _write(
+        self,
+        statement: Any,
+        prepared: Sequence[tuple[str, AnyPattern]],
+        opening: Callable[[Session, Sequence[UUID]], list[Step]] = guard,
+    ) -> Sequence[tuple[Any, ...]]:
         ids = json_ids([str(pattern.id) for _, pattern in prepared])
         namespace = self._session.namespace
         new = [pattern for _, pattern in prepared if pattern.version == 0 or statement is sql.IMPORT]
         changes = [
             # A copy of one that was forgotten stays away; but it may be learned again, from others.
-            *guard(self._session, [] if statement is sql.LEARN else [pattern.id for pattern in new]),
+            *opening(self._session, [] if statement is sql.LEARN else [pattern.id for pattern in new]),
             *(
                 statement.step(
                     None if statement is sql.LEARN else portion.documents,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import os
+import time
 
 import pytest
 
@@ -92,8 +95,7 @@ def test_a_line_that_is_too_long_is_skipped_and_not_held():
         ('[\n{"n": 1}\n', 3, "Expecting ',' or ']'"),
         ('[\n{"n": 1}\n{"n": 2}]', 3, "Expecting ',' or ']'"),
         ('[\n{"n": 1},\noops]', 3, "Expecting value"),
-        ('[\n{"n": 1}]\n{"n": 2}', 3, "Text after the end"),
-        ('{\n"n": 1}\n{"n": 2}', 3, "Text after the end"),
+        ('{\n"n": 1}\noops', 3, "Expecting value"),
     ],
 )
 def test_what_follows_a_break_in_an_array_is_a_problem(text, line, problem):
@@ -122,3 +124,81 @@ def test_an_array_that_is_not_utf_8_is_refused_with_its_line():
 def test_the_sizes_are_those_of_the_stream():
     data = b'{"n": 1}\n\n{"n": 2}\n'
     assert sum(record.size for record in read(data)) == len(data) - 1
+
+
+@pytest.mark.parametrize(
+    "text", ['{\n"n": 1}\n{"n":\n 2}\n', '[\n{"n": 1}]\n{"n": 2}', '\x1e{\n"n": 1}\n\x1e{"n": 2}\n']
+)
+def test_values_one_after_the_other_are_all_read(text):
+    assert [record.content for record in read(text)] == [{"n": 1}, {"n": 2}]
+
+
+def test_a_document_whose_first_line_is_cut_json_is_read_as_a_whole():
+    text = '{"messages": [\n  {"role": "user", "content": "Go"},\n  {"role": "assistant", "content": "Done"}\n]}\n'
+    assert lines_of(text) == [(1, json.loads(text))]
+
+
+def test_a_document_that_was_cut_off_is_one_problem():
+    (record,) = read('{"messages": [\n  {"role": "user", "content": "Go"},\n  {"role": "assistant"}\n')
+    assert record.line == 4
+    assert "nothing from here on was read" in record.problem
+
+
+def test_a_broken_first_line_does_not_touch_the_others():
+    broken, good = read('{"n": 1, "text\n{"n": 2}\n')
+    assert "not JSON: Invalid control character" in broken.problem
+    assert good.content == {"n": 2}
+
+
+def test_gzip_is_read():
+    assert lines_of(gzip.compress(b'{"n": 1}\n{"n": 2}\n')) == [(1, {"n": 1}), (2, {"n": 2})]
+
+
+@pytest.mark.parametrize("rest", [b"", b"garbage"])
+def test_gzip_that_is_damaged_is_a_problem_after_what_can_be_read(rest):
+    lines = b"".join(b'{"n": %d, "text": "%s"}\n' % (n, os.urandom(500).hex().encode()) for n in range(100))
+    records = read(gzip.compress(lines)[:-2000] + rest)
+    assert [record.content["n"] for record in records[:-1]] == list(range(len(records) - 1))
+    assert "the gzip data is damaged" in records[-1].problem
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ('{"a": ["x", {"b": "\\u0000"}]}', "a.1.b: text cannot hold the NUL character"),
+        ('{"a": "title \\ud83c"}', "a: text cannot hold the lone surrogate U+D83C"),
+        ('{"a": {"\\udfff": 1}}', "a key of a: text cannot hold the lone surrogate U+DFFF"),
+    ],
+)
+def test_what_cannot_be_stored_is_named_or_replaced(text, field):
+    (record,) = read(text)
+    assert record.problem == f"{field}; --replace-invalid puts U+FFFD there"
+    (record,) = read(text, replace_invalid=True)
+    assert record.problem == ""
+    assert "\ufffd" in json.dumps(record.content, ensure_ascii=False)
+
+
+def test_bytes_that_are_not_utf_8_can_be_replaced():
+    assert read(b'{"a": "caf\xe9"}', replace_invalid=True)[0].content == {"a": "caf\ufffd"}
+
+
+def test_an_emoji_of_two_surrogates_is_text():
+    assert read('{"a": "\\ud83c\\udf89"}')[0].content == {"a": "\U0001f389"}
+
+
+def test_a_key_given_twice_is_found_by_one_look_at_each_key():
+    # 20 times the keys take 20 times as long, not 400 times: the margin is wide.
+    small, large = (duration_of_reading(count) for count in (10_000, 200_000))
+    assert large / small < 100
+
+
+def duration_of_reading(count: int) -> float:
+    keys = ",".join(f'"k{number}": 1' for number in range(count))
+    text = f'{{{keys}, "k{count - 1}": 2}}'
+    durations = []
+    for _ in range(3):
+        start = time.process_time()
+        (record,) = read(text)
+        durations.append(time.process_time() - start)
+    assert record.problem == f"the key 'k{count - 1}' is given twice"
+    return min(durations)

@@ -243,6 +243,8 @@ def _own_names(method: str) -> tuple[str, ...]:
 def _add_ids() -> None:
     for name, call in {
         "episodes.get.episode_id": lambda m, text: m.episodes.get(text),
+        "episodes.erased_among.episode_ids": lambda m, text: m.episodes.erased_among([text]),
+        "patterns.erased_among.pattern_ids": lambda m, text: m.patterns.erased_among([text]),
         "episodes.find.episode_id": lambda m, text: m.episodes.find(text),
         "episodes.archive.episode_id": lambda m, text: m.episodes.archive(text),
         "episodes.restore.episode_id": lambda m, text: m.episodes.restore(text),

@@ -123,6 +123,8 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
     "episodes.complete": [lambda m, i: m.episodes.complete(i.episode, ms.Success(verdict="mine"), reward=2.0)],
     "episodes.archive": [lambda m, i: m.episodes.archive(i.episode)],
     "episodes.restore": [lambda m, i: m.episodes.restore(i.episode)],
+    "episodes.erased_among": [lambda m, i: m.episodes.erased_among([i.episode])],
+    "patterns.erased_among": [lambda m, i: m.patterns.erased_among([i.pattern])],
     "episodes.delete": [lambda m, i: m.episodes.delete(i.episode)],
     "episodes.get": [lambda m, i: m.episodes.get(i.episode), lambda m, i: m.episodes.get(i.episode, steps=False)],
     "episodes.find": [lambda m, i: m.episodes.find(i.episode), lambda m, i: m.episodes.find(i.episode, steps=False)],

@@ -74,6 +74,8 @@ CASES: dict[str, list[Case]] = {
     "episodes.complete": [lambda m, k: m.episodes.complete(k.episode.id, ms.Success(verdict="v"), reward=1.0)],
     "episodes.archive": [lambda m, k: m.episodes.archive(k.episode.id)],
     "episodes.restore": [lambda m, k: m.episodes.restore(k.episode.id)],
+    "episodes.erased_among": [lambda m, k: m.episodes.erased_among([k.episode.id])],
+    "patterns.erased_among": [lambda m, k: m.patterns.erased_among([one.id for one in k.patterns])],
     "episodes.delete": [lambda m, k: m.episodes.delete(k.other.id)],
     "episodes.get": [lambda m, k: m.episodes.get(k.episode.id).steps[-1]],
     "episodes.find": [lambda m, k: m.episodes.find(k.episode.id, steps=False)],

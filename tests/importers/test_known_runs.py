@@ -1,0 +1,137 @@
+"""Runs that are stored already: longer sessions, what was erased, and files that are no transcripts."""
+
+from __future__ import annotations
+
+import io
+import json
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+
+import memory_storage as ms
+from memory_storage.importers import import_stream
+
+from .test_import import import_records
+from .transcripts import answer, call, run
+
+SESSION = {"session_id": "s-1"}
+
+
+def test_a_session_that_has_grown_is_one_episode(storage):
+    start, more = [call("a"), answer("one")], [call("b", call_id="call_2"), answer("two", call_id="call_2", name="b")]
+    import_records(storage, [run(*start, **SESSION)], id_field="session_id")
+    (episode,) = storage.episodes.query()
+    storage.episodes.save(episode.model_copy(update={"tags": ["looked-at"]}))
+    report = import_records(storage, [run(*start, *more, **SESSION, reward=1)], id_field="session_id")
+    assert (report.imported, report.updated, report.unchanged) == (0, 1, 0)
+    (grown,) = storage.episodes.query()
+    assert (grown.id, grown.tags, grown.outcome) == (episode.id, ["looked-at"], ms.Success(verdict="reward 1.0"))
+    assert [step.result.output for step in grown.steps] == ["one", "two"]
+    assert grown.steps[0] == episode.steps[0]
+    assert [step.started_at for step in grown.steps] == sorted(step.started_at for step in grown.steps)
+
+
+def test_an_older_copy_of_a_session_changes_nothing(storage):
+    records = [run(**SESSION), run({"role": "assistant", "content": "more"}, **SESSION)]
+    assert import_records(storage, records, id_field="session_id").updated == 1
+    before = storage.episodes.query().items
+    again = import_records(storage, records, id_field="session_id")
+    assert (again.imported, again.updated, again.unchanged) == (0, 0, 2)
+    assert storage.episodes.query().items == before
+
+
+def test_the_field_of_an_id_may_be_inside_of_another(storage):
+    records = [run(info={"run": number}) for number in (1, 2, 1)]
+    report = import_records(storage, records, id_field="info.run")
+    assert (report.imported, report.unchanged) == (2, 1)
+
+
+@pytest.mark.parametrize("value", [None, "", 1.5, True, ["x"]])
+def test_a_run_without_its_id_is_a_problem_that_names_the_field(storage, value):
+    report = import_records(storage, [run(session_id=value), run(session_id="x")], id_field="session_id")
+    assert report.imported == 1
+    assert "session_id: the field that --id-field names" in report.failed[0].message
+
+
+@pytest.mark.parametrize("way", ["forget", "retention", "evict"])
+def test_erased_runs_are_counted_and_can_be_brought_back(target, way):
+    limits = ms.Limits(max_episodes=1, when_full="evict") if way == "evict" else ms.Limits()
+    storage = ms.MemoryStorage.open(ms.Settings(database=target, namespace=uuid4().hex, limits=limits))
+    import_records(storage, [run(trial=1, created=1700000000)])
+    (episode,) = storage.episodes.query()
+    if way == "forget":
+        storage.forget(episode=episode.id, scrub=False)
+    elif way == "retention":
+        storage.retention.apply(ms.RetentionPolicy(max_age=timedelta(days=90)))
+    else:
+        storage.episodes.save(ms.Episode(task_description="newer"))
+    assert storage.episodes.erased_among([episode.id]) == {episode.id}
+    report = import_records(storage, [run(trial=1, created=1700000000)])
+    assert (report.imported, report.unchanged, report.erased) == (0, 0, 1)
+    if way != "evict":  # there is no room for it
+        report = import_records(storage, [run(trial=1, created=1700000000)], restore_forgotten=True)
+        assert (report.imported, report.erased) == (1, 0)
+        assert storage.episodes.get(episode.id).task_description == episode.task_description
+        assert storage.episodes.erased_among([episode.id]) == set()
+    storage.close()
+
+
+def test_erased_patterns_can_be_brought_back(storage):
+    pattern = storage.patterns.save(ms.Heuristic(condition="a", action="b", confidence=0.5))
+    storage.forget(namespace=storage.namespace, scrub=False)
+    assert storage.patterns.import_many([pattern]) == 0
+    assert storage.patterns.erased_among([pattern.id]) == {pattern.id}
+    assert storage.patterns.import_many([pattern], restore_forgotten=True) == 1
+    assert storage.patterns.get(pattern.id).condition == "a"
+
+
+UNKNOWN = {
+    "a Claude Code session": {
+        "type": "user",
+        "uuid": "1",
+        "sessionId": "2",
+        "message": {"role": "user", "content": "x"},
+    },
+    "a Codex session": {"timestamp": "2026-01-01T00:00:00Z", "type": "session_meta", "payload": {}},
+    "OpenTelemetry traces (OTLP)": {"resourceSpans": []},
+    "a Gemini conversation": {"role": "user", "parts": [{"text": "x"}]},
+    "a SWE-agent trajectory": {"environment": "x", "trajectory": []},
+    "an OpenHands trajectory": {"id": 0, "source": "user", "action": "message"},
+    "ShareGPT conversations": {"conversations": [{"from": "human", "value": "x"}]},
+    "LangChain messages": {"type": "human", "data": {"content": "x"}},
+    "OpenAI Responses items": {"input": [{"role": "user", "content": "x"}]},
+    "an ATIF trajectory": {"schema_version": "ATIF-v1.7", "steps": []},
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_a_file_of_another_format_is_refused_by_its_name(storage, name):
+    with pytest.raises(ms.ValidationError) as caught:
+        import_records(storage, [UNKNOWN[name]] * 3)
+    assert caught.value.field == "file"
+    assert f"this looks like {name}" in caught.value.limit
+
+
+@pytest.mark.parametrize("is_array", [True, False])
+def test_a_list_of_messages_is_one_run(storage, is_array):
+    messages = run(call("look"), answer("A chair."))["messages"]
+    text = json.dumps(messages) if is_array else "\n".join(map(json.dumps, messages))
+    report = import_stream(storage, io.BytesIO(text.encode()))
+    assert (report.imported, report.failed) == (1, [])
+    (episode,) = storage.episodes.query()
+    assert [step.tool for step in episode.steps] == ["look"]
+
+
+def test_two_lists_of_messages_are_two_runs(storage):
+    messages = [run()["messages"], run({"role": "assistant", "content": "Done"})["messages"]]
+    report = import_stream(storage, io.BytesIO("\n".join(map(json.dumps, messages)).encode()))
+    assert report.imported == 2
+
+
+def test_a_report_totals_what_was_left_out(storage):
+    part = {"role": "assistant", "content": [{"type": "hologram"}, {"type": "hologram"}]}
+    report = import_records(storage, [run(part), run(part, trial=1), run()])
+    assert report.imported == 3
+    assert report.totals() == {"content of type 'hologram' is kept in the conversation alone (2 times)": 2}
+    assert [note.line for note in report.notes] == [1, 2]
