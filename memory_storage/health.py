@@ -148,9 +148,10 @@ def _compare_copy(connection: Connection, name: str, sql: str, content: str) -> 
     store = run("PRAGMA temp_store").scalar()
     run("PRAGMA temp_store = MEMORY")
     try:
+        # The copy and the table are of one moment. Outside a transaction the driver takes the write lock for DDL.
+        run("BEGIN DEFERRED")
         run(_VIEW.format(content=content))
         run(sql.replace(f"CREATE VIRTUAL TABLE {name} ", f"CREATE VIRTUAL TABLE temp.{copy} ", 1))
-        run("BEGIN DEFERRED")  # the copy and the table are of one moment
         for part in _PARTS:
             for statement in _COPY:
                 run(statement.format(copy=f"{copy}_{part}", table=f"{name}_{part}"))
@@ -158,9 +159,7 @@ def _compare_copy(connection: Connection, name: str, sql: str, content: str) -> 
     finally:
         driver: Any = connection.connection.dbapi_connection
         if driver.in_transaction:
-            run("ROLLBACK")
-        run(f"DROP TABLE IF EXISTS temp.{copy}")
-        run(f"DROP VIEW IF EXISTS temp.{content}")
+            run("ROLLBACK")  # which removes the copy
         run(f"PRAGMA temp_store = {store}")
 
 
