@@ -78,6 +78,7 @@ class Forgetting:
             if strangers := self._index.strangers():
                 return Scrubbed(complete=False, why=_STRANGER.format(", ".join(strangers)))
             done = self._write_anew(self._settings.path)
+        self._index.mend()  # a space that another process has created meanwhile has no index
         for model in self._index.status():
             self._index.catch_up(model.name)
         return done

@@ -239,7 +239,8 @@ class MemoryStorage(Repositories):
         stale copy is imported or saved again. To forget what is not there is harmless: so it can be done again after
         an interruption.
 
-        With `scrub` nothing of it is left in the file and its log either: see `scrub`, and `Forgotten.scrubbed`.
+        What the doctor has quarantined of it is erased too. With `scrub` nothing of it is left in the file, its log and
+        its sidecars either: see `scrub`, and `Forgotten.scrubbed`. Backups and exports are outside.
 
         Raises:
             UnavailableError: a transaction of this thread is open, or others keep writing there.
@@ -256,10 +257,13 @@ class MemoryStorage(Repositories):
 
         It writes the file anew, without free space: others can read meanwhile, but not write, and the disk needs room
         for two more of it. Vector indexes are built anew after that; searches are right without them. On a server this
-        can be done for its indexes only: `Scrubbed.why` says so.
+        can be done for its indexes only: `Scrubbed.why` says so. One scrub of a file runs at a time, across processes.
+        Of an encrypted file the copy is in memory, and no temporary file is written.
 
         Raises:
-            UnavailableError: the disk is full, or another writer has held the lock for too long. Call it again.
+            UnavailableError: the disk is full, another writer has held the lock for too long, or another scrub, restore
+                or repair is running (code MAINTENANCE). Call it again.
+            ConfigurationError: the directory of the file cannot be written to.
         """
         return self._forgetting().scrub()
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from sqlalchemy import Connection, Engine, exc
 
 from memory_storage import dbapi, migrate
+from memory_storage._files import MaintenanceLock
 from memory_storage.engine import make_engine
 from memory_storage.errors import ConfigurationError, MemoryStorageError, SchemaError, UnavailableError
 from memory_storage.schema import HEAD
@@ -69,17 +70,22 @@ def examine(settings: Settings) -> Report:
 def mend(settings: Settings) -> Report:
     """Repair what can be, and look again: `Report.mended` says what was done, `Report.findings` what is left.
 
-    Raises: as `examine`, and UnavailableError where the database cannot be written.
+    Raises: as `examine`, and UnavailableError where the database cannot be written, or is scrubbed or restored.
     """
     with translated():
         engine, found = _opened(settings)
         try:
-            return _mended(engine, found, settings)
+            with MaintenanceLock(settings.path).exclusive(settings.request_timeout):
+                report = _mended(engine, found)
+            if any(finding.code.startswith("vectors.") for finding in report.mended):
+                _index(engine, settings)
+                return Report(_findings(engine), mended=report.mended)
+            return report
         finally:
             engine.dispose()
 
 
-def _mended(engine: Engine, found: str | None, settings: Settings) -> Report:
+def _mended(engine: Engine, found: str | None) -> Report:
     mended = [finding for finding in _schema(found) if finding.can_mend]
     if mended:
         migrate.upgrade(engine)
@@ -92,9 +98,6 @@ def _mended(engine: Engine, found: str | None, settings: Settings) -> Report:
         mended += done
         if not done:
             break
-    if any(finding.code.startswith("vectors.") for finding in mended):
-        _index(engine, settings)
-        left = _findings(engine)
     return Report(left, mended=mended)
 
 

@@ -336,7 +336,10 @@ class EmbeddingRepository(Repository):
         if not creates:
             return self._session.write([step for _, step in steps])
         with self._session.indexing() as may_index:
-            return self._session.write([_without_index(step) if not may_index else step for _, step in steps])
+            rows = self._session.write([step if may_index else _without_index(step) for _, step in steps])
+        if not may_index and not self._session.is_transaction:
+            self.index.mend()  # the maintenance may have ended before the space was there
+        return rows
 
     def _opening(self, choice: Choice, dimension: int, preset: str) -> list[_Caused]:
         """Create the space, if it is new; and have no vector stored if the namespace has those of another dimension."""

@@ -18,7 +18,7 @@ from memory_storage.nearby import sidecar_names
 from memory_storage.schema.spaces import FEW
 from tests.durability.processes import PROCESSES, killed
 
-KILLS = int(os.environ.get("MEMORY_STORAGE_RESTORE_KILLS", "4"))
+KILLS = int(os.environ.get("STRESS_RESTORE_KILLS", "4"))
 
 
 @pytest.fixture

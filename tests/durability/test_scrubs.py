@@ -18,8 +18,8 @@ from memory_storage.doctor import examine
 from memory_storage.schema.spaces import PRESETS, Space
 from tests.durability.processes import PROCESSES, killed, together
 
-ROUNDS = int(os.environ.get("MEMORY_STORAGE_SCRUB_ROUNDS", "1"))
-KILLS = int(os.environ.get("MEMORY_STORAGE_SCRUB_KILLS", "2"))
+ROUNDS = int(os.environ.get("STRESS_SCRUB_ROUNDS", "1"))
+KILLS = int(os.environ.get("STRESS_SCRUB_KILLS", "2"))
 DIMENSION = 16
 FEW = 60  # vectors: over so many the workers have an index
 
