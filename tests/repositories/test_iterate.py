@@ -152,10 +152,10 @@ def sizes() -> Iterator[tuple[ms.MemoryStorage, ms.MemoryStorage]]:
 @pytest.mark.parametrize("name", ["text", "text of a step", "a tag", "metadata", "reward"])
 def test_ten_times_as_many_take_less_than_thirteen_times(sizes, name):
     def seconds(storage: ms.MemoryStorage) -> float:
-        began = time.perf_counter()
+        began = time.process_time()
         for _ in storage.episodes.iterate(steps=False, **FILTERS[name]):
             pass
-        return time.perf_counter() - began
+        return time.process_time() - began
 
     ratios = []
     for _ in range(3):
