@@ -55,7 +55,10 @@ class Credentials:
         self._checked = True
 
     def ready(self) -> int:
-        """See that there is a token that may work, and say which generation: before the network. Raises as `check`."""
+        """See that there is a token that may work, and say which generation. Raises as `check`.
+
+        A token is checked once, when it is new: after that the server's clock decides whether it is over.
+        """
         if self._token is None:
             self.renew(self.generation)
         elif not self._checked:

@@ -109,7 +109,7 @@ class Server:
         if scheme not in _SCHEMES:
             raise ProgrammingError(f"the scheme {scheme[:20]!r} is unknown: use a path or libsql://", "BAD_URL")
         if not _SCHEMES[scheme]:
-            raise ProgrammingError(f"{scheme}:// is not encrypted: use libsql://", INSECURE)
+            raise ProgrammingError(_plain_advice(scheme, url), INSECURE)
         if "@" in url:
             raise ProgrammingError("a URL with a user or password in it is refused: pass auth_token", "BAD_URL")
         parts = _split(url)
@@ -227,6 +227,18 @@ def _split(url: str) -> SplitResult | None:
     except ValueError:
         return None
     return parts if _AUTHORITY.fullmatch(parts.netloc) else None
+
+
+def _plain_advice(scheme: str, url: str) -> str:
+    """What to write in place of a URL without TLS: on this machine that may be meant."""
+    parts = _split(url)
+    host, port = (parts.hostname or "", parts.port) if parts is not None else ("", None)
+    shown = f"[{host}]" if ":" in host else host
+    shown += f":{port}" if port is not None else ""
+    if not (host == "localhost" or (is_ip_address(host) and ipaddress.ip_address(host).is_loopback)):
+        return f"{scheme}:// is not encrypted: use libsql://"
+    path = parts.path.rstrip("/") if parts is not None else ""
+    return f"{scheme}:// is not encrypted: use libsql://{shown}{path}?tls=0, which is for this machine only"
 
 
 def _checked_host(host: str | None) -> str:

@@ -8,6 +8,8 @@ import pty
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -61,7 +63,8 @@ def test_a_reader_that_goes_away_is_no_error(database, make_episode):
 
 
 def test_an_interrupt_leaves_with_130_and_what_was_read_is_in(database):
-    process = start("import", "-", "-d", database)
+    with interruptible():
+        process = start("import", "-", "-d", database)
     process.stdin.write("".join(json.dumps(run(trial=trial)) + "\n" for trial in range(150)).encode())
     process.stdin.flush()
     wait_for(lambda: episodes_in(database) == 100)
@@ -69,6 +72,27 @@ def test_an_interrupt_leaves_with_130_and_what_was_read_is_in(database):
     code, out, err = finish(process)
     assert (code, out, err) == (130, b"", b"interrupted\n")
     assert episodes_in(database) == 100
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Have a process that starts in the block hear SIGINT: a job in the background of a shell inherits it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a handler becomes the default in a child
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_reaches_a_child_of_a_background_job():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruptible():
+            child = subprocess.Popen(["/bin/sleep", "60"])
+        child.send_signal(signal.SIGINT)
+        assert child.wait(30) == -signal.SIGINT
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def episodes_in(database) -> int:

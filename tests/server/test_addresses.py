@@ -374,3 +374,24 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
             sink.sendall(data)
     source.close()
     sink.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "written"),
+    [
+        ("http://127.0.0.1:8080", "libsql://127.0.0.1:8080?tls=0"),
+        ("ws://localhost:9000/dev/x/", "libsql://localhost:9000/dev/x?tls=0"),
+        ("HTTP://[::1]:8080", "libsql://[::1]:8080?tls=0"),
+        ("http://localhost", "libsql://localhost?tls=0"),
+    ],
+)
+def test_the_first_error_says_what_to_write(url: str, written: str):
+    with pytest.raises(ms.InsecureConnectionError) as caught:
+        ms.Settings(database=url)
+    assert f"use {written}, which is for this machine only" in str(caught.value)
+    assert ms.Settings(database=written).server is not None
+
+
+def test_no_other_machine_is_offered_a_connection_without_tls():
+    with pytest.raises(ms.InsecureConnectionError, match=r"use libsql://$"):
+        ms.Settings(database="http://db.example.com:8080")
