@@ -27,7 +27,9 @@ from ._server import INSECURE, Client, Origin, distrust
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,12})\r\n", re.IGNORECASE)
 _NOT_PLAIN = re.compile(rb"\r\n(transfer-encoding|content-encoding|connection)\b", re.IGNORECASE)
+_MOST_BYTES = 256_000_000  # of one body, or one line of it, decompressed; sqld sends at most 10 MB
 _FAILURES = (OSError, HTTPError, HTTPException)
+_TOO_LARGE = f"the response is larger than {_MOST_BYTES:,} bytes: this is no libSQL server"
 _CUT = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 
@@ -96,7 +98,8 @@ class Channel:
             if plain is not None:
                 return Answer(200, plain)
             response, lasts = _response(line)
-            body = response.data if response.status == 200 else self._client.credentials.redact(response.data)
+            body = _whole(response)
+            body = body if response.status == 200 else self._client.credentials.redact(body)
             answer = Answer(response.status, body)
         except BaseException as error:  # noqa: BLE001 - it goes on, without its frames
             self.close()
@@ -207,8 +210,10 @@ class _DeadlineSocket:
         length = _LENGTH.search(start, 0, end)
         if length is None or not start.startswith(b"HTTP/1.1 200 ") or _NOT_PLAIN.search(start, 0, end):
             return None
+        if (size := int(length[1])) > _MOST_BYTES:
+            raise HTTPException(_TOO_LARGE)
         reader.read(end + 2)
-        body = reader.read(size := int(length[1]))
+        body = reader.read(size)
         if len(body) != size:
             raise HTTPException("the answer broke off")
         if len(start) != end + 2 + size:  # bytes of another answer would be taken for that of the next request
@@ -237,12 +242,25 @@ class _DeadlineSocket:
         return self._socket.fileno()
 
 
+def _whole(response: HTTPResponse) -> bytes:
+    """The body, decompressed piece by piece: a small one may become a huge one."""
+    pieces, size = [], 0
+    for piece in response.stream(65536):
+        size += len(piece)
+        if size > _MOST_BYTES:
+            raise HTTPException(_TOO_LARGE)
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
 def _lines(response: HTTPResponse) -> Iterator[bytes]:
     """Its lines. (To read them with a BufferedReader fails at the end of a body whose length was told.)"""
     parts: list[bytes] = []
     while piece := response.read1(65536):
         first, *others = piece.split(b"\n")
         parts.append(first)
+        if not others and sum(map(len, parts)) > _MOST_BYTES:
+            raise HTTPException(_TOO_LARGE)
         for other in others:
             yield b"".join(parts)
             parts = [other]

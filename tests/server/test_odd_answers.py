@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from memory_storage import dbapi
+from memory_storage.dbapi import _http
 from memory_storage.testing import Proxy, Sqld
 
 from .raw import Client
@@ -240,3 +241,31 @@ def test_a_write_that_the_server_could_not_begin_in_time_is_tried_again(gateway:
     connection.autocommit = True
     connection.execute("INSERT INTO t VALUES (1)")
     assert refusals == []
+
+
+@pytest.mark.parametrize("url", ["https://other.example.com/", "https://127.0.0.2:8080"])
+def test_the_token_goes_to_no_other_host(gateway: Gateway, connection: dbapi.Connection, url: str):
+    gateway.change = _with_base_url(url)
+    with pytest.raises(dbapi.OperationalError, match=r"the token is for 127\.0\.0\.1 alone") as caught:
+        connection.execute("INSERT INTO t VALUES (1)")
+    assert caught.value.code == "INSECURE"
+
+
+def _compressed(reply: Reply) -> Reply:
+    return 200, {"Content-Encoding": "gzip"}, gzip.compress(reply[2] + b" " * 5_000_000)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [_compressed, lambda reply: (200, {}, reply[2] + b" " * 5_000_000)],
+    ids=["compressed", "plain"],
+)
+def test_a_response_that_is_too_large_is_refused(
+    gateway: Gateway, connection: dbapi.Connection, change: Callable[[Reply], Reply], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(_http, "_MOST_BYTES", 1_000_000)
+    connection.autocommit = True
+    gateway.change = change
+    with pytest.raises(dbapi.LineError, match="larger than") as caught:
+        connection.execute("SELECT 1")
+    assert (caught.value.code, caught.value.host) == ("CONNECTION_LOST", "127.0.0.1")
