@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -20,6 +21,21 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("default")
+
+
+_FROM_OUTSIDE = ("TURSO_DATABASE_URL", "TURSO_AUTH_TOKEN", "LIBSQL_DATABASE_PATH")
+_IGNORED = pytest.StashKey[list[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Forget a database that the environment names, before any fixture: tests write, and delete."""
+    config.stash[_IGNORED] = [name for name in _FROM_OUTSIDE if os.environ.pop(name, None) is not None]
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say what is ignored; in the main process, which the workers inherit from."""
+    names = config.stash[_IGNORED]
+    return [f"ignored: {', '.join(names)} (the tests start servers of their own)"] if names else []
 
 
 @pytest.hookimpl(wrapper=True)
