@@ -59,8 +59,28 @@ def export_lines(storage: MemoryStorage) -> Iterator[str]:
         for kind, values in _ALL.items():
             for value in values(view):
                 count += 1
-                yield f'{{"kind": "{kind}", "value": {_ADAPTERS[kind].dump_json(value).decode()}}}'
+                line = _line(kind, value)
+                del value  # it may be large: neither it nor its line is held while the next one is read
+                yield line
+                del line
     yield json.dumps({"kind": "end", "count": count})
+
+
+def _line(kind: Kind, value: Value) -> str:
+    return "".join((f'{{"kind": "{kind}", "value": ', *_json_parts(value), "}"))
+
+
+def _json_parts(value: Value) -> Iterator[str]:
+    """The value's JSON; the steps of an episode one by one, since all in one text need their room twice."""
+    if not isinstance(value, Episode):
+        yield value.model_dump_json()
+        return
+    # The last one of this text is the field: only times come after it.
+    before, mark, after = value.model_copy(update={"steps": []}).model_dump_json().rpartition('"steps":[]')
+    yield before + mark[:-1]
+    for number, step in enumerate(value.steps):
+        yield f",{step.model_dump_json()}" if number else step.model_dump_json()
+    yield "]" + after
 
 
 def check_header(content: Mapping[str, Any]) -> None:

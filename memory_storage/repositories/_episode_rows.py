@@ -42,6 +42,7 @@ def page_of(
 ) -> Page[Episode]:
     """The page in rows that begin with a place. Its order is not that of the rows: they come from two tables."""
     heads = sorted((row for row in rows if row[2] == 0), key=itemgetter(0, 1), reverse=descending)
+    size = min(size, sum(row[3] is not None for row in heads))  # those without an id are for the next page
     steps: dict[int, list[Row]] = {}
     for row in sorted((row for row in rows if row[2]), key=itemgetter(2)):
         steps.setdefault(row[1], []).append(row[3:6])

@@ -7,7 +7,8 @@ from functools import lru_cache
 from memory_storage.retrieval import Search
 
 from ._filters import Conditions
-from ._statement import Prepared, columns, excluded, micros, values, was_saved_before
+from ._paging import cut_by_bytes
+from ._statement import Prepared, bytes_of_episode, columns, excluded, micros, values, was_saved_before
 
 _HEAD = {
     "id": "given.value ->> '$.id'",
@@ -180,19 +181,36 @@ def ids(conditions: Conditions, order: str) -> Prepared:
 
 @lru_cache(maxsize=256)
 def among(conditions: Conditions, *, with_steps: bool) -> Prepared:
-    """Those of `ids` for which the conditions hold: the place among them and `seq`, then as for `query`."""
+    """Those of `ids` for which the conditions hold: the place among them and `seq`, then as for `next_ones`."""
     where = " AND ".join(("true", *conditions))
-    return Prepared(f"""
-WITH page AS MATERIALIZED (
-    SELECT e.seq, listed.key AS place FROM json_each(:ids) AS listed
-    CROSS JOIN episodes AS e ON e.namespace = :namespace AND e.id = listed.value WHERE {where})
-{_head_of_page(with_steps=with_steps)}
-""")
+    listed = f"""SELECT e.seq, ids.key AS place
+    FROM json_each(:ids) AS ids CROSS JOIN episodes AS e ON e.namespace = :namespace AND e.id = ids.value
+    WHERE {where} ORDER BY ids.key LIMIT :limit"""
+    return Prepared(f"{_cut(listed, 'place', with_steps=with_steps)}\n{_what_fits(with_steps=with_steps)}")
+
+
+@lru_cache(maxsize=256)
+def next_ones(conditions: Conditions, order: str, *, with_steps: bool) -> Prepared:
+    """As `query`, but a page ends by bytes too: an episode that does not fit has no id."""
+    listed = f"""SELECT seq, started_at, started_at AS place
+    FROM episodes WHERE {" AND ".join(("namespace = :namespace", *conditions))} ORDER BY {order} LIMIT :limit"""
+    return Prepared(f"{_cut(listed, order, with_steps=with_steps)}\n{_what_fits(with_steps=with_steps)}")
+
+
+def _cut(listed: str, order: str, *, with_steps: bool) -> str:
+    size = bytes_of_episode("t") if with_steps else "octet_length(t.document)"
+    return cut_by_bytes(listed, "episodes", size, order)
 
 
 def _head_of_page(*, with_steps: bool) -> str:
     return f"""SELECT page.place, page.seq, {HEAD_ROW} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq
 {_STEPS_OF_PAGE if with_steps else ""}"""
+
+
+def _what_fits(*, with_steps: bool) -> str:
+    return f"""SELECT page.place, page.seq, {HEAD_ROW}
+FROM page LEFT JOIN episodes AS e ON page.fits AND e.seq = page.seq
+{f"{_STEPS_OF_PAGE} WHERE page.fits" if with_steps else ""}"""
 
 
 @lru_cache(maxsize=256)

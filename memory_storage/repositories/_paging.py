@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,6 +13,12 @@ from memory_storage.models import Page
 from memory_storage.settings import Limits
 
 T = TypeVar("T")
+
+ITERATE_PAGE = 100
+"""Rows that an iterator reads in one round trip."""
+
+PAGE_BYTES = 4_000_000
+"""Bytes after which a page of an iterator ends, whatever the number of its rows; one row may have more."""
 
 Place = tuple[Any, int]
 """A row's place in the order: what it is sorted by, and its `seq`."""
@@ -74,6 +80,35 @@ def order_and_place(
         return order, (), {}
     condition = f"({key}, seq) {'<' if down else '>'} (:place_key, :place_seq)"
     return order, (condition,), {"place_key": cursor.place[0], "place_seq": cursor.place[1]}
+
+
+def cut_by_bytes(rows: str, table: str, size: str, order: str) -> str:
+    """Return SQL for the table `page`: `rows`, and which of them a page of at most :page_bytes has (`fits`).
+
+    The first row fits whatever its size, and the last of :limit rows never: it says only that there are more. A join
+    on `fits` then reads only what fits, so that large rows come one by one, and small ones in one round trip a page.
+
+    Args:
+        rows: A SELECT of at most :limit rows: their `seq`, and what they are sorted by.
+        table: Where the rows are.
+        size: SQL for the bytes of a row `t` of the table. It is not computed for rows that the limit leaves out.
+        order: The order of the page.
+    """
+    # Sizes in a table of their own: a window over `t` would copy its documents.
+    return f"""WITH listed AS MATERIALIZED ({rows}),
+sized AS MATERIALIZED (
+    SELECT listed.*, {size} AS bytes FROM listed CROSS JOIN {table} AS t ON t.seq = listed.seq),
+page AS MATERIALIZED (SELECT *, number = 1 OR (number < :limit AND total <= :page_bytes) AS fits FROM (
+    SELECT *, row_number() OVER ordered AS number, sum(bytes) OVER ordered AS total FROM sized
+    WINDOW ordered AS (ORDER BY {order} ROWS UNBOUNDED PRECEDING)))"""
+
+
+def handed_over(items: Sequence[T]) -> Iterator[T]:
+    """Iterate over the items, and let go of each as it is handed over: a caller may need the memory for the next."""
+    remaining = list(items)[::-1]
+    del items
+    while remaining:
+        yield remaining.pop()
 
 
 def page(items: Sequence[T | None], places: Sequence[Place], limit: int, cursor: Cursor | None) -> Page[T]:

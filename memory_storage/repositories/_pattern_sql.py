@@ -7,6 +7,7 @@ from functools import lru_cache
 from memory_storage.retrieval import Search
 
 from ._filters import Conditions
+from ._paging import cut_by_bytes
 from ._statement import Prepared, columns, excluded, micros, values, was_saved_before
 
 _COUNTED = ("times_retrieved", "times_applied", "success_when_applied", "failure_when_applied")
@@ -161,13 +162,13 @@ WHERE {" AND ".join(("namespace = :namespace", *conditions))} ORDER BY {order} L
 
 @lru_cache(maxsize=256)
 def listed(conditions: Conditions) -> Prepared:
-    """The ids of all of them, the best first; the columns of the first `limit` beside them."""
+    """The id and the bytes of each of them, the best first; beside them the columns of those on the first page."""
+    rows = f"""SELECT seq, id AS key, success_rate FROM patterns
+    WHERE {" AND ".join(("namespace = :namespace", *conditions))}"""
     return Prepared(f"""
-WITH listed (seq, key, place) AS MATERIALIZED (
-    SELECT seq, id, row_number() OVER (ORDER BY success_rate DESC, seq DESC) FROM patterns
-    WHERE {" AND ".join(("namespace = :namespace", *conditions))})
-SELECT listed.key, {_WHOLE} FROM listed LEFT JOIN patterns ON patterns.seq = listed.seq AND place <= :limit
-ORDER BY place
+{cut_by_bytes(rows, "patterns", "octet_length(t.document)", "success_rate DESC, seq DESC")}
+SELECT page.key, page.bytes, {_WHOLE} FROM page LEFT JOIN patterns ON page.fits AND patterns.seq = page.seq
+ORDER BY page.number
 """)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from memory_storage.schema.regions import FOREVER
 
+from ._paging import cut_by_bytes
 from ._statement import Prepared, columns, excluded, micros, values
 
 TABLES = {"episode": "episodes", "step": "steps"}
@@ -87,6 +88,11 @@ WHERE namespace = :namespace AND owner_type = :owner_type AND owner_id = :owner_
 """)
 DELETE = Prepared("DELETE FROM spatiotemporal_index WHERE namespace = :namespace AND id = :id RETURNING id")
 COUNT = Prepared("SELECT count(*) FROM spatiotemporal_index WHERE namespace = :namespace")
+# A page ends by bytes too: an entry that does not fit has no document.
+_LISTED = """SELECT seq, id FROM spatiotemporal_index
+    WHERE namespace = :namespace AND id > :after ORDER BY id LIMIT :limit"""
 NEXT = Prepared(f"""
-SELECT {ROW} FROM spatiotemporal_index AS p WHERE namespace = :namespace AND id > :after ORDER BY id LIMIT :limit
+{cut_by_bytes(_LISTED, "spatiotemporal_index", "octet_length(t.document)", "id")}
+SELECT page.id, p.document, p.created_at FROM page LEFT JOIN spatiotemporal_index AS p
+    ON page.fits AND p.seq = page.seq ORDER BY page.id
 """)

@@ -7,12 +7,9 @@ from typing import Any
 
 from memory_storage.models import RetentionPolicy
 
-from ._statement import Prepared
+from ._statement import Prepared, bytes_of_episode
 
-# Without the columns around it: a text's length is read without the text.
-_BYTES = """(octet_length(e.document) + coalesce((SELECT
-    sum(octet_length(s.document) + coalesce(octet_length(s.output), 0)) FROM steps AS s
-    WHERE s.namespace = e.namespace AND s.episode_id = e.id), 0))"""
+_BYTES = bytes_of_episode("e")
 _STEPS = "(SELECT count(*) FROM steps AS s WHERE s.namespace = e.namespace AND s.episode_id = e.id)"
 SOURCE = """EXISTS (SELECT 1 FROM facets AS f WHERE f.namespace = e.namespace AND f.owner_type = 'pattern'
     AND f.name = 'evidence' AND f.value = e.id)"""

@@ -41,6 +41,19 @@ def micros(iso: str) -> str:
     return f"(({seconds}) * 1000000 + {fraction})"
 
 
+def bytes_of_episode(row: str) -> str:
+    """SQL for the bytes of an episode's document and of its steps."""
+    # Without the columns around it: a text's length is read without the text.
+    return f"""(octet_length({row}.document) + coalesce((SELECT
+    sum({bytes_of_step("s")}) FROM steps AS s
+    WHERE s.namespace = {row}.namespace AND s.episode_id = {row}.id), 0))"""
+
+
+def bytes_of_step(row: str) -> str:
+    """SQL for the bytes of a step's document and of its output."""
+    return f"octet_length({row}.document) + coalesce(octet_length({row}.output), 0)"
+
+
 def was_saved_before(table: str) -> str:
     """SQL for whether the row of `given.value` is in a table, and is not another one that was made under its id later.
 

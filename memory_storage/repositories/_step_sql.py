@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ._statement import Prepared, columns, values
+from ._paging import cut_by_bytes
+from ._statement import Prepared, bytes_of_step, columns, values
 
 _APPENDED = {
     "namespace": "episodes.namespace",
@@ -49,6 +50,16 @@ RANGE = Prepared(f"""
 SELECT {_ROW} FROM steps
 WHERE namespace = :namespace AND episode_id = :episode_id AND step_number BETWEEN :first AND :last
 ORDER BY step_number LIMIT :limit
+""")
+
+# As RANGE from :first on, but a page ends by bytes too: a step that does not fit has no id.
+_LISTED = """SELECT seq, step_number FROM steps
+    WHERE namespace = :namespace AND episode_id = :episode_id AND step_number >= :first
+    ORDER BY step_number LIMIT :limit"""
+NEXT = Prepared(f"""
+{cut_by_bytes(_LISTED, "steps", bytes_of_step("t"), "step_number")}
+SELECT s.id, s.document, s.output, page.step_number FROM page LEFT JOIN steps AS s ON page.fits AND s.seq = page.seq
+ORDER BY page.step_number
 """)
 
 LATEST = Prepared(f"""

@@ -53,13 +53,22 @@ from ._codec import (
 from ._episode_rows import appended, ending, found_in, just_saved, page_of, same_content, whole, with_state
 from ._filters import Shape, conditions, in_use
 from ._forgotten import forgotten_among, guard, refuse_forgotten, restored, stale
-from ._paging import Cursor, check_limit, filled_page, is_descending, order_and_place, parse_cursor
+from ._paging import (
+    ITERATE_PAGE,
+    PAGE_BYTES,
+    Cursor,
+    check_limit,
+    filled_page,
+    handed_over,
+    is_descending,
+    order_and_place,
+    parse_cursor,
+)
 from ._portions import of_episodes
 from ._search import Asked, Weights, as_text, filled, planned, run
 from ._session import Repository, Row, Session, as_id, as_list, json_ids, keep_writing, write_and_read
 from ._statement import Prepared
 
-_ITERATE_PAGE = 100
 # Filters whose index has the episodes in the order of a page: the next page begins where the last one ended.
 _WALKED = {
     *("task_type", "domain", "language", "framework", "complexity", "outcome"),
@@ -292,21 +301,29 @@ class EpisodeRepository(Repository):
     ) -> Iterator[Episode]:
         """Iterate over all of them, a page at a time; no connection is held between the pages.
 
+        A page has 100 episodes, or fewer if they are large: 4 MB of them, or one that is larger, are read at a time.
         Where no index has the episodes in order (filters by text, tags, metadata, reward or completion), all that
         follow the first page are listed once, which takes one more round trip: which ones and in what order is decided
         then. Those that are deleted or no longer pass a filter when their page is read are left out, but a change of
         their text is not looked at. `on_corrupt` as for `query`.
         """
-        size = min(_ITERATE_PAGE, self._session.limits.query_maximum)
+        check_on_corrupt(on_corrupt)
+        descending = is_descending(direction)
         asked = EpisodeFilter(**filters)
         is_walked = in_use(asked).keys() <= _WALKED
+        where, values = conditions(asked, "episode")
+        size = min(ITERATE_PAGE, self._session.limits.query_maximum)
+        values |= {"namespace": self._session.namespace, "limit": size + 1, "page_bytes": PAGE_BYTES}
         cursor: str | None = None
         while True:
-            found = self.query(
-                limit=size, cursor=cursor, direction=direction, steps=steps, on_corrupt=on_corrupt, **filters
-            )
-            yield from found.items
-            cursor = found.next_cursor
+            place = parse_cursor(cursor)
+            order, after, place_values = order_and_place("started_at", place, descending=descending)
+            statement = sql.next_ones((*where, *after), order, with_steps=steps)
+            rows = self._session.read(statement.step(**values, **place_values))
+            found = page_of(rows, size, place, descending=descending, on_corrupt=on_corrupt)
+            items, cursor = handed_over(found.items), found.next_cursor
+            del rows, found
+            yield from items
             if cursor is None:
                 return
             if not is_walked:
@@ -325,9 +342,14 @@ class EpisodeRepository(Repository):
         del rows
         still, values = conditions(asked.model_copy(update={"text": None}), "episode", Shape("e.", by_row=True))
         statement = sql.among(still, with_steps=steps)
-        for first in range(0, len(ids), size):
-            page = statement.step(namespace=namespace, ids=json_ids(ids[first : first + size]), **values)
-            yield from page_of(self._session.read(page), size, None, descending=False, on_corrupt=on_corrupt)
+        values |= {"namespace": namespace, "limit": size + 1, "page_bytes": PAGE_BYTES}
+        while ids:
+            rows = self._session.read(statement.step(ids=json_ids(ids[:size]), **values))
+            # Those that did not fit, by their place among the ids, are on the next page.
+            ids = ids[min((row[0] for row in rows if row[2] == 0 and row[3] is None), default=size) :]
+            episodes = handed_over(page_of(rows, size, None, descending=False, on_corrupt=on_corrupt).items)
+            del rows
+            yield from episodes
 
     def count(self, **filters: Unpack[EpisodeFilters]) -> int:
         """How many episodes there are for which all filters hold."""

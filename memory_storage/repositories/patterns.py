@@ -11,7 +11,7 @@ from uuid import UUID
 
 from typing_extensions import TypedDict, Unpack
 
-from memory_storage.dbapi import RowCountError, Step
+from memory_storage.dbapi import RowCountError, Step, portions
 from memory_storage.embedders import Embedder
 from memory_storage.errors import ConflictError, NotFoundError, ValidationError
 from memory_storage.models import (
@@ -49,15 +49,23 @@ from ._codec import (
 from ._filters import conditions
 from ._forgotten import forgotten_among, guard, refuse_forgotten, restored, stale
 from ._learning import LONGEST_RECOVERY, as_wanted, context_of, learned_recoveries, learned_sequences
-from ._paging import Cursor, check_limit, filled_page, order_and_place, page, parse_cursor
+from ._paging import (
+    ITERATE_PAGE,
+    PAGE_BYTES,
+    Cursor,
+    check_limit,
+    filled_page,
+    handed_over,
+    order_and_place,
+    page,
+    parse_cursor,
+)
 from ._portions import of_documents
 from ._search import Asked, Weights, as_text, filled, planned, run
 from ._session import Repository, Session, as_id, as_list, json_ids, keep_writing, write_and_read
 from .episodes import EpisodeFilters
 
 P = TypeVar("P", bound=AnyPattern)
-
-_ITERATE_PAGE = 100
 
 
 class PatternFilters(TypedDict, total=False):
@@ -270,25 +278,23 @@ class PatternRepository(Repository):
         return filled_page(read, check_limit(limit, self._session.limits), parse_cursor(cursor))
 
     def iterate(self, *, on_corrupt: OnCorrupt = None, **filters: Unpack[PatternFilters]) -> Iterator[AnyPattern]:
-        """Iterate over all of them, the best success rate first, a page at a time.
+        """Iterate over all of them, the best success rate first, a page at a time: 100 of them, or 4 MB.
 
         Which ones, and in what order, is decided at the start: one whose rate changes meanwhile comes once, as it is
         when its page is read. Those that are deleted meanwhile are left out. `on_corrupt` as for `query`.
         """
         check_on_corrupt(on_corrupt)
-        size = min(_ITERATE_PAGE, self._session.limits.query_maximum)
+        size = min(ITERATE_PAGE, self._session.limits.query_maximum)
         where, values = conditions(PatternFilter(**filters), "pattern")
-        listed = self._session.read(sql.listed(where).step(namespace=self._session.namespace, limit=size, **values))
-        ids = [row[0] for row in listed]
-        rows: Sequence[Sequence[Any]] = [row[1:] for row in listed[:size]]
+        values |= {"namespace": self._session.namespace, "limit": size + 1, "page_bytes": PAGE_BYTES}
+        listed = self._session.read(sql.listed(where).step(**values))
+        rows: Sequence[Sequence[Any]] = [row[2:] for row in listed if row[2] is not None]
+        sizes = [(row[0], row[1]) for row in listed[len(rows) :]]
         del listed
-        for first in range(0, len(ids), size):
-            if first:
-                rows = self._rows_of(ids[first : first + size])
-            for row in rows:
-                found = _readable(row, on_corrupt)
-                if found is not None:
-                    yield found
+        yield from _readable_ones(handed_over(rows), on_corrupt)
+        del rows
+        for part in portions(sizes, lambda one: int(one[1]), most_bytes=PAGE_BYTES, most=size):
+            yield from _readable_ones(handed_over(self._rows_of([key for key, _ in part])), on_corrupt)
 
     def count(self, **filters: Unpack[PatternFilters]) -> int:
         """How many patterns there are for which all filters hold."""
@@ -484,6 +490,14 @@ def as_pattern(row: Sequence[Any]) -> AnyPattern:
         return stored(found, version, created_at, updated_at, effectiveness=effectiveness)
     except (TypeError, OverflowError) as error:  # a column that another program has written
         raise corrupt("patterns", key) from error
+
+
+def _readable_ones(rows: Iterable[Sequence[Any]], on_corrupt: OnCorrupt) -> Iterator[AnyPattern]:
+    for row in rows:
+        pattern = _readable(row, on_corrupt)
+        del row
+        if pattern is not None:
+            yield pattern
 
 
 def _readable(row: Sequence[Any], on_corrupt: OnCorrupt) -> AnyPattern | None:

@@ -18,6 +18,7 @@ from ._arguments import flag
 from ._codec import check_document, check_value, decode, encode, from_micros, to_micros
 from ._episode_rows import by_seq
 from ._hierarchy import diverse, hierarchy
+from ._paging import ITERATE_PAGE, PAGE_BYTES, handed_over
 from ._portions import of_documents
 from ._regions import FindsByRegion, checked_k, times_of
 from ._session import Row, as_id, as_list, json_ids, keep_writing
@@ -25,7 +26,6 @@ from ._sphere import on_sphere
 from ._statement import Prepared
 from .episodes import EpisodeFilters
 
-_ITERATE_PAGE = 100
 _Encoded = tuple[str, Entry]
 
 
@@ -172,13 +172,16 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
         return diverse(self._session, checked_k(k), by, zone, EpisodeFilter(**filters), steps=flag("steps", steps))
 
     def iterate(self) -> Iterator[Entry]:
-        """All of them by id, a page at a time."""
-        after = ""
-        while rows := self._session.read(
-            _place_sql.NEXT.step(namespace=self._session.namespace, after=after, limit=_ITERATE_PAGE)
-        ):
-            yield from map(_entry, rows)
-            after = rows[-1][0]
+        """Iterate over all of them by id, a page at a time: 100 of them, or about 4 MB."""
+        after, namespace = "", self._session.namespace
+        values = {"limit": ITERATE_PAGE + 1, "page_bytes": PAGE_BYTES}
+        while rows := self._session.read(_place_sql.NEXT.step(namespace=namespace, after=after, **values)):
+            fitting = [row for row in rows if row[1] is not None]
+            after, is_last = fitting[-1][0], len(fitting) == len(rows)
+            del rows
+            yield from map(_entry, handed_over(fitting))
+            if is_last:
+                return
 
     def delete(self, entry_id: UUID | str) -> bool:
         """Delete it. Whether it was there."""
