@@ -161,7 +161,13 @@ def episodes(when: st.SearchStrategy[datetime] = moments) -> st.SearchStrategy[m
         tags=tags,
         metadata=json_objects,
         steps=_numbered_steps(when),
-    )
+    ).map(_not_ending_before_its_start)
+
+
+def _not_ending_before_its_start(episode: ms.Episode) -> ms.Episode:
+    if episode.completed_at is None or episode.started_at <= episode.completed_at:
+        return episode
+    return episode.model_copy(update={"started_at": episode.completed_at, "completed_at": episode.started_at})
 
 
 def stored_episodes() -> st.SearchStrategy[ms.Episode]:

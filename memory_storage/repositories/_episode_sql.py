@@ -125,15 +125,17 @@ SELECT id, version, created_at, updated_at, archived_at FROM episodes
 WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
 
+# The caller's clock may be behind the one that set the start, but the caller's own moment may not be before it.
 COMPLETE = Prepared("""
 UPDATE episodes SET
     version = version + 1, updated_at = :now, outcome = :kind, reward = coalesce(:total, reward),
-    completed_at = :completed_at,
-    document = json_set(document, '$.outcome', json(:outcome), '$.completed_at', :completed_iso,
+    completed_at = max(:completed_at, started_at),
+    document = json_set(document, '$.outcome', json(:outcome), '$.completed_at',
+        CASE WHEN :completed_at < started_at THEN document ->> '$.started_at' ELSE :completed_iso END,
         '$.reward', json(coalesce(:reward, document -> '$.reward')),
         '$.reflection', json(coalesce(:reflection, document -> '$.reflection'))),
     words = nullif(json_patch(coalesce(words, '{}'), :words), '{}')
-WHERE namespace = :namespace AND id = :id
+WHERE namespace = :namespace AND id = :id AND (:is_now OR :completed_at >= started_at)
 """)
 
 ARCHIVE = Prepared("""

@@ -120,13 +120,17 @@ class EpisodeRepository(Repository):
                 stored under the id after this one was deleted; or a step that it does not carry has the id or number of
                 one that it does.
             ValidationError: a limit is broken, something would not be read back equal, two steps have one id or number,
-                or it is new and was erased.
+                it ends before it starts, or it is new and was erased.
         """
         return self.save_many([episode])[0]
 
     def save_many(self, episodes: Sequence[Episode]) -> list[Episode]:
         """Save all of them or none, as `save` does."""
         prepared = self._prepare(episodes)
+        for index, (_, episode) in enumerate(prepared):
+            if episode.completed_at is not None and episode.completed_at < episode.started_at:
+                field = f"episodes.{index}.completed_at" if len(prepared) > 1 else "completed_at"
+                raise _ends_before_start(field, episode.started_at, episode.completed_at)
         saved = keep_writing(
             self._save, prepared, lambda _, error: self._without_repeats(prepared, error), "changing these episodes"
         )
@@ -199,7 +203,8 @@ class EpisodeRepository(Repository):
 
         Raises:
             NotFoundError: there is no such episode.
-            ValidationError: there is no outcome, a limit is broken, or something would not be read back equal.
+            ValidationError: there is no outcome, `completed_at` is before the start, a limit is broken, or something
+                would not be read back equal.
         """
         now = self._session.now()
         ended = Episode(
@@ -215,7 +220,14 @@ class EpisodeRepository(Repository):
         check_document("", document, self._session.limits)
         check_value("", document, self._session.value_bytes)
         values = ending(ended, ended.completed_at or now)
-        return self._change(episode_id, sql.COMPLETE, now=to_micros(now), **values)
+        try:
+            return self._change(
+                episode_id, sql.COMPLETE, now=to_micros(now), is_now=int(completed_at is None), **values
+            )
+        except NotFoundError:
+            if completed_at is not None and (stored := self.find(episode_id, steps=False)):
+                raise _ends_before_start("completed_at", stored.started_at, completed_at) from None
+            raise
 
     def archive(self, episode_id: UUID | str) -> Episode:
         """Put it away: queries leave it out unless they ask. To archive again changes nothing.
@@ -569,6 +581,11 @@ class EpisodeRepository(Repository):
         if self.find(episode_id, steps=False) is None:
             raise NotFoundError("episode", episode_id)
         raise ValidationError("steps", f"at most {limit:,} steps", limit + 1, setting="limits.steps_per_episode")
+
+
+def _ends_before_start(field: str, started_at: datetime, completed_at: datetime) -> ValidationError:
+    limit = f"not before started_at, {started_at.isoformat()}"
+    return ValidationError(field, limit, completed_at.isoformat())
 
 
 def _refuse_shared_steps(episodes: Sequence[Episode]) -> None:

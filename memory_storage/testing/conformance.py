@@ -101,7 +101,7 @@ class Conformance:
 
     def test_an_episode_is_completed(self, storage: _Storage) -> None:
         """With its outcome, reward and reflection."""
-        episode = storage.episodes.save(Episode(task_description="to complete"))
+        episode = storage.episodes.save(Episode(task_description="to complete", started_at=_AT))
         ended = storage.episodes.complete(
             episode.id, Success(verdict=_TEXT), reward=0.75, reflection=Reflection(insights=[_TEXT]), completed_at=_AT
         )

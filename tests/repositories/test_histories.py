@@ -75,6 +75,11 @@ filters = oracle.some(
 )
 
 
+def _with_end(fields: dict[str, Any], old: ms.Episode) -> dict[str, Any]:
+    """The fields, with an end that is not before their start."""
+    return {**fields, "completed_at": old.completed_at and max(old.completed_at, fields["started_at"])}
+
+
 class History(RuleBasedStateMachine):
     """The store on one side; on the other a dictionary, in the order in which its episodes were first saved."""
 
@@ -115,7 +120,7 @@ class History(RuleBasedStateMachine):
         last = old.steps[-1].step_number or 0 if old.steps else 0
         added = [step.model_copy(update={"step_number": last + n}) for n, step in enumerate(new, 1)]
         carried = [*(old.steps if with_steps else []), *added]
-        given = old.model_copy(update={**fields, "steps": carried})
+        given = old.model_copy(update={**_with_end(fields, old), "steps": carried})
         saved = self.memory.episodes.save_many([given])[0] if together else self.memory.episodes.save(given)
         state = {"version": old.version + 1, "created_at": old.created_at, "updated_at": saved.updated_at}
         assert saved == given.model_copy(update={**state, "archived_at": old.archived_at})
@@ -126,7 +131,11 @@ class History(RuleBasedStateMachine):
     def save_a_stale_one(self, index: int, fields: dict[str, Any], step: ms.Step) -> None:
         old = self._one(index)
         number = (old.steps[-1].step_number or 0) + 1 if old.steps else 1
-        changed = {**fields, "task_description": "changed", "steps": [step.model_copy(update={"step_number": number})]}
+        changed = {
+            **_with_end(fields, old),
+            "task_description": "changed",
+            "steps": [step.model_copy(update={"step_number": number})],
+        }
         stale = old.model_copy(update={**changed, "version": old.version - 1})
         new = ms.Episode(task_description="must not be stored")
         for save in (lambda: self.memory.episodes.save(stale), lambda: self.memory.episodes.save_many([new, stale])):
@@ -166,13 +175,14 @@ class History(RuleBasedStateMachine):
     @rule(index=which, outcome=outcomes, reward=st.none() | rewards, when=st.none() | times)
     def complete_one(self, index: int, outcome: Any, reward: float | None, when: datetime | None) -> None:
         old = self._one(index)
+        when = when and max(when, old.started_at)
         ended = self.memory.episodes.complete(old.id, outcome, reward=reward, completed_at=when)
         changed = {
             "version": old.version + 1,
             "updated_at": ended.updated_at,
             "outcome": outcome,
             "reward": old.reward if reward is None else ms.RewardScore(total=reward),
-            "completed_at": when or ended.updated_at,
+            "completed_at": when or max(ended.updated_at, old.started_at),
         }
         assert ended == old.model_copy(update=changed)
         self.known[old.id] = ended

@@ -107,6 +107,7 @@ def _first(step: ms.Step) -> ms.Step:
 def test_an_ending_is_read_back_equal(storage, make_episode, outcome, reward, reflection, completed_at):
     memory = _alone(storage)
     episode = memory.episodes.save(make_episode())
+    completed_at = completed_at and max(completed_at, episode.started_at)
     ended = memory.episodes.complete(
         episode.id, outcome, reward=reward, reflection=reflection, completed_at=completed_at
     )
