@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -199,11 +200,14 @@ def test_a_stale_copy_of_what_was_forgotten_does_not_come_back(storage):
     assert_consistent(storage.engine)
 
 
-def test_a_pattern_that_went_with_its_evidence_can_be_learned_anew_from_others(storage):
+def test_a_pattern_that_went_with_its_evidence_needs_a_new_id(storage):
     found = Canary(storage, 3)
     storage.forget(episode=found.episode.id)
-    anew = ms.Heuristic(id=found.learned.id, condition="c", action="a", evidence=[found.others[0].id])
-    assert storage.patterns.save(anew).version == 1
+    again = ms.Heuristic(id=found.learned.id, condition="c", action="a", evidence=[found.others[0].id])
+    with pytest.raises(ms.ValidationError) as caught:
+        storage.patterns.save(again)
+    assert caught.value.field == "id"
+    assert storage.patterns.save(again.model_copy(update={"id": uuid4()})).version == 1
 
 
 def test_a_whole_namespace_is_gone_and_the_others_have_all_they_had(database):

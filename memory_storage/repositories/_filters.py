@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from pydantic_core import to_json
+
 from memory_storage.errors import ValidationError
 from memory_storage.models import EpisodeFilter, PatternFilter
 
@@ -114,28 +116,62 @@ def _metadata(name: str, value: dict[str, Any], values: dict[str, Any], shape: S
             raise ValidationError(f"{name}.{key}", "at most 64 bits", wanted)
         if isinstance(wanted, float) and not math.isfinite(wanted):
             raise ValidationError(f"{name}.{key}", "a finite number", wanted)
-        as_json = wanted is None or isinstance(wanted, bool)
         values[f"key_{number}"] = key
+        if isinstance(wanted, int | float) and not isinstance(wanted, bool):
+            found += _has_number(number, wanted, values, shape)
+            continue
+        as_json = wanted is None or isinstance(wanted, bool)
         values[f"value_{number}"] = json.dumps(wanted) if as_json else wanted
-        found.append(_has_facet(number, shape, as_json=as_json))
-        if isinstance(wanted, float) or (isinstance(wanted, str) and 6 * len(wanted) + 2 > FACET_LENGTH):
-            found.append(_has_exactly(number, shape))
+        quoted = f":value_{number}" if as_json else f"json_quote(:value_{number})"
+        found.append(_has_facet(number, shape, f"= substr({quoted}, 1, {FACET_LENGTH})"))
+        if isinstance(wanted, str) and 6 * len(wanted) + 2 > FACET_LENGTH:
+            # The facet of a long text says only how it begins.
+            found.append(_has_pair(number, shape, f"pair.value = :value_{number} AND pair.type = 'text'"))
     return found
 
 
-def _has_facet(number: int, shape: Shape, *, as_json: bool) -> str:
-    value = f":value_{number}" if as_json else f"json_quote(:value_{number})"
-    facet = f"{_FACETS}'metadata.' || :key_{number} AND value = substr({value}, 1, {FACET_LENGTH})"
+def _has_number(number: int, wanted: int | float, values: dict[str, Any], shape: Shape) -> list[str]:
+    """Equal numbers find each other: 1 finds 1.0."""
+    forms = _forms_of(wanted)
+    names = [f"value_{number}_{index}" for index in range(len(forms))]
+    values.update(zip(names, forms, strict=True))
+    conditions = [_has_facet(number, shape, f"IN ({', '.join(f'json_quote(:{name})' for name in names)})")]
+    if any(isinstance(form, float) for form in forms):
+        # A facet has 15 digits, and SQLite reads some decimal numbers as their neighbours: their texts are compared.
+        # It finds no text by a path with a quote in it.
+        texts = {f"text_{number}_{index}": to_json(form).decode() for index, form in enumerate(forms)}
+        values |= texts
+        listed = ", ".join(f":{name}" for name in texts)
+        text = f"{shape.prefix}document -> pair.fullkey"
+        values_listed = ", ".join(f":{name}" for name in names)
+        equal = f"({text} IN ({listed}) OR {text} IS NULL AND pair.value IN ({values_listed}))"
+        conditions.append(_has_pair(number, shape, f"{equal} AND pair.type IN ('integer', 'real')"))
+    return conditions
+
+
+def _forms_of(wanted: int | float) -> list[int | float]:
+    """The numbers that are equal to one, and are written differently in JSON."""
+    if wanted == 0:
+        return [0, 0.0, -0.0]
+    is_whole = isinstance(wanted, int) or (wanted.is_integer() and abs(wanted) < 2**63)
+    same: list[int | float] = [int(wanted)] if is_whole else []
+    try:
+        return [*same, float(wanted)] if float(wanted) == wanted else same
+    except OverflowError:
+        return same
+
+
+def _has_facet(number: int, shape: Shape, value: str) -> str:
+    facet = f"{_FACETS}'metadata.' || :key_{number} AND value {value}"
     if shape.by_row:
         return f"EXISTS (SELECT 1 {facet} AND owner_seq = {shape.prefix}seq)"
     return f"{shape.prefix}seq IN (SELECT owner_seq {facet})"
 
 
-def _has_exactly(number: int, shape: Shape) -> str:
-    # The facet of a long text says only how it begins, that of a float has only 15 digits.
+def _has_pair(number: int, shape: Shape, condition: str) -> str:
     return (
         f"EXISTS (SELECT 1 FROM json_each({shape.prefix}document, '$.metadata') AS pair"
-        f" WHERE pair.key = :key_{number} AND pair.value = :value_{number} AND pair.type IN ('text', 'real'))"
+        f" WHERE pair.key = :key_{number} AND {condition})"
     )
 
 

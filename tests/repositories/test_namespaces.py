@@ -292,7 +292,7 @@ def _outcome_of(call: Callable[[ms.MemoryStorage, Ids], Any], memory: ms.MemoryS
     except (ms.NotFoundError, ms.ConflictError) as error:
         return error
     except ms.ValidationError as error:
-        if "it was forgotten" not in str(error):  # what retention has let go does not come back
+        if "it was erased" not in str(error):  # what retention has removed does not come back
             raise
         return error
 

@@ -324,7 +324,7 @@ _WITHIN = re.compile(
 _ALLOWED = re.compile(
     r"""SCAN\ (
         CONSTANT\ ROW
-        | (page | given | next | \(subquery-\d+\))$  # rows that were found by an index, or given
+        | (page | given | next | listed | sized | \(subquery-\d+\))$  # rows that were found by an index, or given
         | sqlite_sequence$  # a row for each model
         | (draws | drawn | way | candidates | near | compared | passing | far | similar | matched | worded
             | places | p | w | parts | found | query)$  # what a search has found so far
