@@ -16,8 +16,10 @@ from . import _embedding_sql as embedding_sql
 from ._session import Session
 
 _COLUMNS = Step("""
-SELECT m.name, c.name FROM sqlite_master AS m CROSS JOIN pragma_table_info(m.name) AS c
-WHERE m.type = 'table' AND m.name LIKE 'quarantined!_%' ESCAPE '!' ORDER BY m.name, c.cid
+SELECT schema_tables.name, schema_columns.name FROM sqlite_master AS schema_tables
+    CROSS JOIN pragma_table_info(schema_tables.name) AS schema_columns
+WHERE schema_tables.type = 'table' AND schema_tables.name LIKE 'quarantined!_%' ESCAPE '!'
+ORDER BY schema_tables.name, schema_columns.cid
 """)
 _STEPS = "SELECT id FROM steps WHERE namespace = ? AND episode_id = ?"
 _OF_NAMESPACE = "CAST(namespace AS TEXT) = ?"
