@@ -281,7 +281,7 @@ class Stream:
         if origin.tls and not directed.tls:
             raise OperationalError("the server asks to go on without TLS: refused", INSECURE)
         if directed.host != origin.host:
-            refused = f"the server asks to go on at {directed.host}: refused, the token is for {origin.host} alone"
+            refused = f"the server redirects to {directed.host}: refused, the token is for {origin.host} alone"
             raise OperationalError(refused, INSECURE)
         return directed, urlsplit(url).path.rstrip("/") or path
 

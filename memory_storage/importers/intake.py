@@ -51,7 +51,7 @@ class ImportNote(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """What became of the records of a file.
+    """The outcome of importing a file.
 
     Attributes:
         imported: how many are new.
