@@ -104,7 +104,7 @@ class Raw:
 
 def decoded(rows: Rows) -> list[Any]:
     """Every document of the rows as Python values: the least that a caller needs to use them."""
-    return [json.loads(row[-1]) for some in rows for row in some]
+    return [json.loads(row[-2]) for some in rows for row in some]  # the last column has the words of other scripts
 
 
 def _insert(table: str, columns: list[str]) -> str:

@@ -28,7 +28,9 @@ def finish(process: subprocess.Popen[bytes], stdin: bytes = b"") -> tuple[int, b
 def test_the_airline_runs_go_in_once_and_come_out_whole(database, tmp_path):
     path = REAL if REAL.exists() else write_airline(tmp_path / "runs.jsonl")
     code, out, err = finish(start("import", path, "--format", "openai-chat", "-d", database, "--json"))
-    assert (code, json.loads(out), err) == (0, {"imported": 200, "unchanged": 0, "failed": []}, b"")
+    report = {"imported": 200, "unchanged": 0, "failed": [], "updated": 0, "erased": 0, "undated": 200, "notes": []}
+    assert (code, json.loads(out)) == (0, report)
+    assert err == b"200 without times: they start at the time of the import (--started-at)\n"
     before = exported(database)
     code, out, _ = finish(start("import", path, "-d", database))
     assert (code, out.strip()) == (0, b"0 imported, 200 there already, 0 broken")

@@ -76,6 +76,8 @@ Call = Callable[[ms.MemoryStorage, Any], object]
 READS: dict[str, Call] = {
     "episodes.get": lambda s, have: s.episodes.get(have.id),
     "episodes.get without steps": lambda s, have: s.episodes.get(have.id, steps=False),
+    "episodes.erased_among": lambda s, have: s.episodes.erased_among([have.id]),
+    "patterns.erased_among": lambda s, have: s.patterns.erased_among([have.pattern.id]),
     "episodes.find": lambda s, have: s.episodes.find(have.id),
     "episodes.query": lambda s, have: s.episodes.query(tags_all=["tag"], text="number", metadata={"n": 1}),
     "episodes.count": lambda s, have: s.episodes.count(outcome="success"),
@@ -148,17 +150,17 @@ WRITES: dict[str, tuple[int, Call]] = {
     "episodes.archive": (2, lambda s, have: s.episodes.archive(have.id)),
     "episodes.restore": (2, lambda s, have: s.episodes.restore(have.id)),
     "episodes.delete": (1, lambda s, have: s.episodes.delete(have.id)),
-    "steps.delete": (1, lambda s, have: s.steps.delete(have.step)),
-    "patterns.save a new one": (2, lambda s, have: s.patterns.save(_pattern())),
+    "steps.delete": (2, lambda s, have: s.steps.delete(have.step)),
+    "patterns.save a new one": (3, lambda s, have: s.patterns.save(_pattern())),
     "patterns.save a changed one": (2, lambda s, have: s.patterns.save(have.pattern)),
-    "patterns.save_many": (2, lambda s, have: s.patterns.save_many([_pattern() for _ in range(50)])),
+    "patterns.save_many": (3, lambda s, have: s.patterns.save_many([_pattern() for _ in range(50)])),
     "patterns.record_retrieval": (1, lambda s, have: s.patterns.record_retrieval(have.pattern_ids)),
     "patterns.record_application": (1, lambda s, have: s.patterns.record_application(have.pattern.id, success=True)),
     "patterns.merge": (3, lambda s, have: s.patterns.merge(*have.pattern_ids)),
     "patterns.delete": (1, lambda s, have: s.patterns.delete(have.pattern.id)),
-    "embeddings.put": (4, lambda s, have: s.embeddings.put("episode", have.other.id, VECTOR, model=MODEL)),
+    "embeddings.put": (5, lambda s, have: s.embeddings.put("episode", have.other.id, VECTOR, model=MODEL)),
     "embeddings.put_many": (
-        4,
+        5,
         lambda s, have: s.embeddings.put_many(
             [("episode", one.id, VECTOR) for one in (have.episode, have.other)], model=MODEL
         ),
@@ -178,7 +180,7 @@ WRITES: dict[str, tuple[int, Call]] = {
 IMPORTS: dict[str, tuple[int, Call]] = {
     "episodes.import_many": (4, lambda s, have: s.episodes.import_many([_episode() for _ in range(50)])),
     "patterns.import_many": (3, lambda s, have: s.patterns.import_many([_pattern() for _ in range(50)])),
-    "embeddings.import_many": (2, lambda s, have: s.embeddings.import_many([_embedding(have)])),
+    "embeddings.import_many": (3, lambda s, have: s.embeddings.import_many([_embedding(have)])),
     "spatiotemporal.import_many": (1, lambda s, have: s.spatiotemporal.import_many([_place(have.other)])),
 }
 
