@@ -59,7 +59,7 @@ def test_a_stream_is_not_led_from_tls_to_no_tls():
     stream = Stream(SimpleNamespace(server=SimpleNamespace(origin=origin, path="/db")))
     assert stream._directed(None) == (origin, "/db")
     assert stream._directed("https://example.com:8443/below/") == (Origin.parse("https://example.com:8443"), "/below")
-    with pytest.raises(dbapi.OperationalError, match="the token is for example.com alone") as caught:
+    with pytest.raises(dbapi.OperationalError, match=r"the token is for example\.com alone") as caught:
         stream._directed("https://other.example.com/below/")
     assert caught.value.code == "INSECURE"
     with pytest.raises(dbapi.OperationalError, match="without TLS") as caught:
