@@ -89,7 +89,9 @@ def test_what_is_written_meanwhile_neither_repeats_nor_hides_one(storage, stored
             storage.episodes.delete(stored[3].id)
             storage.episodes.archive(stored[4].id)
             moved = storage.episodes.get(stored[5].id)
-            storage.episodes.save(moved.model_copy(update={"started_at": START + timedelta(days=9)}))
+            later = START + timedelta(days=9)
+            end = moved.completed_at and max(moved.completed_at, later)
+            storage.episodes.save(moved.model_copy(update={"started_at": later, "completed_at": end}))
     assert len(found) == len(set(found))
     assert {one.id for one in stored} - set(found) == {stored[3].id, stored[4].id}
     assert set(found) <= {one.id for one in stored}

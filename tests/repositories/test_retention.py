@@ -63,9 +63,9 @@ def _bytes_of(memory: ms.MemoryStorage) -> dict[str, int]:
     sizes: dict[str, int] = {}
     tables = dump(memory.engine, namespace=memory.namespace)
     for row in tables["episodes"]:
-        sizes[row[2]] = len(row[-1].encode())
+        sizes[row[2]] = len(row[-2].encode())  # the last column has the words of other scripts
     for row in tables["steps"]:
-        sizes[row[2]] += len(row[-1].encode()) + len((row[-2] or "").encode())
+        sizes[row[2]] += len(row[-2].encode()) + len((row[-3] or "").encode())
     return sizes
 
 
