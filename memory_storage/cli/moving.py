@@ -23,11 +23,12 @@ from memory_storage.importers import (
     is_gzip,
     read_transcript,
 )
+from memory_storage.settings import Settings
 from memory_storage.storage import MemoryStorage
 
 from . import exits
 from .app import app
-from .opening import open_existing, open_or_create, settings_for
+from .opening import open_existing, settings_for
 from .options import AsJson, Database, Namespace, moment
 from .output import progress, say, talk, write_json, write_line
 
@@ -77,9 +78,9 @@ def import_(
         restore_forgotten=restore_forgotten,
         replace_invalid=replace_invalid,
     )
-    settings_for(database, namespace)  # an error of the options comes before one of the file
+    settings = settings_for(database, namespace)  # an error of the options comes before one of the file
     with _opened(file) as stream:
-        report = _import(stream, options, _size(file, stream), database, namespace)
+        report = _import(stream, options, _size(file, stream), settings)
     _show_report(report, strict=strict, as_json=as_json)
     if report.failed:
         raise typer.Exit(exits.BROKEN_RECORDS)
@@ -121,14 +122,12 @@ def _opened(file: str) -> AbstractContextManager[BinaryIO]:
         raise ConfigurationError(f"{file}: cannot be read: {error.strerror}") from error
 
 
-def _import(
-    stream: BinaryIO, options: ImportOptions, size: int | None, database: str | None, namespace: str | None
-) -> ImportReport:
+def _import(stream: BinaryIO, options: ImportOptions, size: int | None, settings: Settings) -> ImportReport:
     """Import; no database is made for a file that has nothing to import."""
     transcript = read_transcript(stream, options)
     if transcript.is_empty:
         return transcript.problems()
-    with open_or_create(database, namespace) as storage, progress("import", size) as on_progress:
+    with MemoryStorage.open(settings) as storage, progress("import", size) as on_progress:
         return import_transcript(storage, transcript, replace(options, on_progress=on_progress))
 
 

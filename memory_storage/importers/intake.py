@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from itertools import chain
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, TypedDict, get_args
 from uuid import UUID
@@ -24,7 +25,7 @@ from . import jsonl
 from .detection import looks_like
 from .growth import grown
 from .jsonl import Kind, Value
-from .openai_chat import NOT_DATED, RunOptions, digest_of, episode_from
+from .openai_chat import NOT_DATED, RunOptions, canonical_json, episode_from
 from .records import Record, read_records
 
 Format = Literal["openai-chat", "export"]
@@ -157,7 +158,7 @@ def read_transcript(stream: BinaryIO, options: ImportOptions | None = None) -> T
         format_ = _format_of(record)
     is_empty = format_ is None and len(lead) < _LEAD
     _check_format(options.format, format_, lead)
-    return Transcript(options.format or format_ or "openai-chat", chain(lead, records), is_empty)
+    return Transcript(options.format or format_ or "openai-chat", itertools.chain(lead, records), is_empty)
 
 
 def import_file(
@@ -335,17 +336,21 @@ def _identity(value: Value) -> object:
 def _runs(
     records: Iterable[Record], options: RunOptions, started_at: datetime
 ) -> Iterator[_Item | ImportProblem | ImportNote]:
-    occurrences: Counter[str] = Counter()
-    for number, record in enumerate(_grouped(records)):
+    occurrences: Counter[bytes] = Counter()
+    positions = itertools.count()
+
+    def read(content: dict[str, Any]) -> tuple[Kind, Value]:
+        canonical = canonical_json(content)
+        digest = sha256(canonical.encode()).digest()
+        occurrences[digest] += 1
+        default = started_at + timedelta(microseconds=next(positions))  # in the order of the file
+        occurrence = 1 if options.id_field else occurrences[digest]
+        return "episode", episode_from(content, options, started_at=default, occurrence=occurrence, canonical=canonical)
+
+    for record in _grouped(records):
         if record.content.get("kind") == "header":
             raise ValidationError("file", "a transcript; this is an export: use --format export", record.content)
-        digest = "" if record.problem or options.id_field else digest_of(record.content)
-        occurrences[digest] += 1
-        occurrence = occurrences[digest] if digest else 1
-        default = started_at + timedelta(microseconds=number)  # in the order of the file
-        item = _item(record, lambda content, default=default, occurrence=occurrence: (  # type: ignore[misc]
-            "episode", episode_from(content, options, started_at=default, occurrence=occurrence)
-        ))  # fmt: skip
+        item = _item(record, read)
         yield item
         if isinstance(item, _Item) and isinstance(item.value, Episode):
             notes = item.value.metadata.get("import_notes")

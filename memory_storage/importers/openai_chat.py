@@ -120,6 +120,7 @@ def episode_from(
     *,
     started_at: datetime | None = None,
     occurrence: int = 1,
+    canonical: str | None = None,
 ) -> Episode:
     """The episode of one run.
 
@@ -128,6 +129,7 @@ def episode_from(
         options: how it is read.
         started_at: when a run without any time started; now by default.
         occurrence: 2 for the second run of a file that is equal to another one in it, and so on.
+        canonical: the record's `canonical_json`, if the caller has it already.
 
     Raises:
         ValidationError: it is no run in this format; `field` is where, like `messages.3.tool_calls`.
@@ -137,7 +139,7 @@ def episode_from(
     run = _Run(options)
     for index, message in enumerate(messages):
         _read(run, message, f"{name}.{index}")
-    canonical = _canonical(record)
+    canonical = canonical_json(record) if canonical is None else canonical
     episode_id = _episode_id(record, canonical, options.id_field, occurrence)
     start, end = _span(run, record, started_at)
     reward = _reward(record.get("reward"))
@@ -155,9 +157,9 @@ def episode_from(
     )
 
 
-def digest_of(record: Mapping[str, Any]) -> str:
-    """What equal records have in common, and others have not."""
-    return hashlib.sha256(_canonical(record).encode()).hexdigest()
+def canonical_json(record: Mapping[str, Any]) -> str:
+    """The JSON that equal records have in common: keys in order, no spaces."""
+    return json.dumps(record, sort_keys=True, separators=(",", ":"))
 
 
 def _messages(record: Mapping[str, Any]) -> tuple[str, list[object]]:
@@ -462,10 +464,6 @@ def _episode_id(record: Mapping[str, Any], canonical: str, id_field: str | None,
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise ValidationError(id_field, "the field that --id-field names: a text or a whole number", value)
     return _id("openai-chat/session", f"{id_field} {value}")
-
-
-def _canonical(record: Mapping[str, Any]) -> str:
-    return json.dumps(record, sort_keys=True, separators=(",", ":"))
 
 
 def _id(kind: str, content: str) -> UUID:
