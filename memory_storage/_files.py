@@ -64,7 +64,7 @@ class MaintenanceLock:
 
     @contextmanager
     def shared(self) -> Iterator[bool]:
-        """Whether nobody maintains the file; then maintenance waits until the block ends."""
+        """Whether no process maintains the file; then maintenance waits until the block ends."""
         try:
             held = self._acquire(exclusive=False)
         except OSError:  # a directory that cannot be written to: whether others maintain the file is unknown

@@ -82,7 +82,7 @@ class CountingPool(Unpicklable, QueuePool):
             )
 
     def fill(self, connections: int) -> None:
-        """Have at least so many connections open, none of which is in use; as far as there is room for them."""
+        """Open idle connections up to the number given, as far as the pool has room for them."""
         taken = [self.connect() for _ in range(min(connections, self.size()))]
         for connection in taken:
             connection.close()
@@ -126,7 +126,7 @@ def stats(engine: Engine) -> PoolStats:
 
 
 def fill(engine: Engine, connections: int) -> None:
-    """Open connections ahead, so that so many are there, and idle; never more than the pool may have."""
+    """Open idle connections ahead, up to the number given; never more than the pool may have."""
     pool: Any = engine.pool
     if isinstance(pool, CountingPool):
         pool.fill(connections)
@@ -226,7 +226,7 @@ class _Sweeper:
         self.start_over()
 
     def sweep_after(self, books: _Books, seconds: float) -> None:
-        """Have these books swept in so many seconds, unless that is to be sooner anyway."""
+        """Have these books swept after the seconds given, unless a sweep is due sooner."""
         with self._lock:
             if books in self._due:
                 return

@@ -143,7 +143,7 @@ class Search:
         return f"found.similarity, by_vector, by_text, by_recency, by_reward, found.plan, {snippet}, {state}, {last}"
 
     def own_space(self, columns: int) -> str:
-        """SQL for one more row, with so many columns after the facts: NULL, but for the space of the namespace.
+        """SQL for one more row, with `columns` columns after the facts: NULL, but for the space of the namespace.
 
         It is there whatever is found, and is told by its score, which is NULL.
         """

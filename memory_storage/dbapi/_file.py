@@ -1,4 +1,4 @@
-"""What can be told of a database file from outside: its key, its header, and what an error of the engine means for it.
+"""What a database file shows from outside: its key, its header, and what an error of the engine means for it.
 
 Opens no database.
 """

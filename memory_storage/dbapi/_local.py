@@ -253,7 +253,7 @@ class LocalTransport:
         """Raise for a wrong key before the engine sees the file.
 
         With a wrong key it takes the log that a killed process has left for its own: it would write that into the file
-        when it closes it, through the wrong cipher, and nobody could read the file any more.
+        when it closes it, through the wrong cipher, and no key would open the file again.
         """
         header = header_of(path, descriptor)
         refuse_by_header(self._path, header, self._key)

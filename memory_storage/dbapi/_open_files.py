@@ -32,7 +32,7 @@ _HEADER_BYTES = 32
 class File:
     """A file that this process has open, for all the connections to it, whatever name each was opened by.
 
-    A file that is removed or replaced while it is open goes on to take what is written, and that is lost; so it is
+    A file that is removed or replaced while it is open still accepts writes, which are lost; so it is
     with its log. So every use looks whether the names still lead to the files that were opened.
     """
 
@@ -130,7 +130,7 @@ class _Registry:
         self._lock.acquire()
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
+        """Release the lock."""
         self._lock.release()
 
     def after_fork_in_child(self) -> None:
@@ -150,7 +150,7 @@ class _Registry:
         self._close_what_waits(waits=True)
 
     def _close_what_waits(self, *, waits: bool) -> None:
-        # Whoever cannot get the lock leaves it to the thread that has it, which looks again after letting go of it.
+        # A thread that cannot get the lock leaves the work to its owner, which looks again after the release.
         while self._closing and self._lock.acquire(blocking=waits):
             try:
                 if self._is_opening:  # it is this thread, interrupted by the garbage collector

@@ -60,7 +60,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """The mean of so many values; `low` and `high` are None if there were fewer than two.
+    """The mean of `of` values; `low` and `high` are None if there were fewer than two.
 
     None also stands for a figure that is too large for a float, as the squares of values from 1e154 on are.
     """

@@ -1,4 +1,4 @@
-"""What there is to embed, a page at a time: so it can be interrupted anywhere, and goes on. Calls no model.
+"""What there is to embed, a page at a time: so it can be interrupted anywhere, and resumed. Calls no model.
 
 Whether an owner may have changed is told by its version, or that of a step's episode, which is beside the vector:
 only then its text is read, and compared with what was embedded by a digest.

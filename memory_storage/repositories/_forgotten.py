@@ -57,7 +57,7 @@ def space_of(namespace: str) -> str:
 
 
 def guard(session: Session, ids: Sequence[UUID]) -> list[Step]:
-    """What a write begins with that may bring a row anew: it is undone if one of these was erased."""
+    """What a write that may insert a row begins with: the write is undone if one of these was erased."""
     return [_GUARD.step(0, digests=json.dumps(list(_tombstones(session, ids))))] if ids else []
 
 

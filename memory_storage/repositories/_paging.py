@@ -135,7 +135,7 @@ def filled_page(read: Callable[[int, Cursor | None], Page[T]], size: int, place:
     """Return the page of `read`, and more until it has `size` items: a row that cannot be decoded does not count.
 
     Args:
-        read: Reads a page of up to so many rows from a place on.
+        read: Reads a page: the most rows, and the cursor after which it begins.
         size: How many items the page has, if there are that many.
         place: Where the page begins.
     """

@@ -23,7 +23,7 @@ _MOST_BYTES = 32_000_000  # of its JSON: some ten million hits
 
 @dataclass(frozen=True, slots=True)
 class SearchCursor:
-    """Go on after the hits `shown`, among the rows up to `last_seq`, as they were ranked at `now` (microseconds)."""
+    """Continue after the hits `shown`, among the rows up to `last_seq`, as they were ranked at `now` (microseconds)."""
 
     now: int
     last_seq: int

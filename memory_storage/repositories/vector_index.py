@@ -127,7 +127,7 @@ class VectorIndex(Repository):
     def rebuild(self, model: str, *, preset: IndexPreset | None = None, progress: Progress | None = None) -> int:
         """Rebuild a model's index, with another preset if one is given; how many vectors are in it.
 
-        Searches go on meanwhile, without it. If it is interrupted, `catch_up` finishes it. If the model has several
+        Searches continue meanwhile, without it. If it is interrupted, `catch_up` finishes it. If the model has several
         dimensions, that is done for each.
 
         Raises:

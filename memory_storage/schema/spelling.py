@@ -1,4 +1,4 @@
-"""How text is spelled in the full-text indexes, and in what is asked of them. Knows no table, and no SQL.
+"""How text is spelled in the full-text indexes, and in queries. Knows no table, and no SQL.
 
 FTS5's tokenizer (unicode61) ends a word at each character that is no letter, digit or mark. It folds case and drops the
 accents of Latin letters, but it makes one word of a sentence without spaces, and sees composed and decomposed letters
@@ -8,7 +8,7 @@ indexed, and a question in the same way:
 - letters are composed (NFC), and full-width, half-width, ligature and mathematical forms are the plain ones;
 - marks that many writers leave out (Arabic and Hebrew vowels, marks around a letter) are dropped;
 - in scripts that set no space between words each character, with its marks, is a word: `SEPARATOR` stands around it.
-  What is asked for in such a script is a phrase of its characters, so it is found wherever it is in a sentence.
+  A query in such a script is a phrase of its characters, so it is found wherever it is in a sentence.
 
 Text in ASCII is spelled as it is, and so is most other text.
 """

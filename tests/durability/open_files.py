@@ -26,7 +26,7 @@ def make_spellings(directory: Path) -> None:
 
 
 def spelled(directory: Path, spelling: str) -> str:
-    """A name of the file `there/memory.db`. The hard link is made when it is asked for."""
+    """A name of the file `there/memory.db`. The hard link is made on first use."""
     path = directory / "there" / "memory.db"
     if spelling == "hard link" and path.exists():
         with suppress(FileExistsError):
@@ -63,7 +63,7 @@ class Worker:
         return answer
 
     def enter(self, directory: Path) -> None:
-        """Close everything, and go on with the file of this directory."""
+        """Close everything, and continue with the file of this directory."""
         assert self.ask("enter", directory) == ""
         self.open.clear()
 
@@ -86,7 +86,7 @@ class Worker:
 
 @contextmanager
 def workers(directory: Path, number: int) -> Iterator[list[Worker]]:
-    """So many of them, which are gone after the block."""
+    """A number of them, which end with the block."""
     started = [Worker(directory) for _ in range(number)]
     try:
         yield started

@@ -21,7 +21,7 @@ from tests.durability.processes import PROCESSES, killed, together
 ROUNDS = int(os.environ.get("STRESS_SCRUB_ROUNDS", "1"))
 KILLS = int(os.environ.get("STRESS_SCRUB_KILLS", "2"))
 DIMENSION = 16
-FEW = 60  # vectors: over so many the workers have an index
+FEW = 60  # vectors: with more, the workers have an index
 
 
 def _settings(database: Path, **fields: Any) -> ms.Settings:
