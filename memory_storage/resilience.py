@@ -142,7 +142,7 @@ class CircuitBreaker(Unpicklable):
         """Call it no more. ValueError if it is none."""
         self._listeners.remove(listener)
 
-    def bridge(self, pauses: Sequence[float], *, at_most: float = float("inf")) -> None:
+    def _bridge(self, pauses: Sequence[float], *, at_most: float = float("inf")) -> None:
         """Bridge outages as long as these pauses together, those between the attempts of one call.
 
         Args:
@@ -372,7 +372,7 @@ class Guard:
         self.retry = retry
         self._clock = clock
         self._here = _Limit()
-        breaker.bridge(list(_pauses(retry)), at_most=min(patience, retry.deadline))
+        breaker._bridge(list(_pauses(retry)), at_most=min(patience, retry.deadline))
 
     @property
     def is_calm(self) -> bool:

@@ -150,7 +150,7 @@ class EpisodeRepository(Repository):
             The number of new ones.
         """
         prepared = self._prepare(episodes)
-        write = partial(self._import, restore=restore_forgotten)
+        write = partial(self._import, restore=flag("restore_forgotten", restore_forgotten))
         return keep_writing(
             write, prepared, lambda _, error: self._without_known(prepared, error), "importing these episodes"
         )
@@ -212,21 +212,22 @@ class EpisodeRepository(Repository):
             outcome=outcome,
             reward=RewardScore(total=reward) if isinstance(reward, int | float) else reward,
             reflection=reflection,
-            completed_at=completed_at or now,
+            completed_at=now if completed_at is None else completed_at,
         )
         if ended.outcome is None:
             raise ValidationError("outcome", "how did it end? Success, PartialSuccess, Failure or Abstained", None)
         document, ended = encode(Episode, ended)
         check_document("", document, self._session.limits)
         check_value("", document, self._session.value_bytes)
-        values = ending(ended, ended.completed_at or now)
+        end = ended.completed_at or now
+        values = ending(ended, end)
         try:
             return self._change(
                 episode_id, sql.COMPLETE, now=to_micros(now), is_now=int(completed_at is None), **values
             )
         except NotFoundError:
             if completed_at is not None and (stored := self.find(episode_id, steps=False)):
-                raise _ends_before_start("completed_at", stored.started_at, completed_at) from None
+                raise _ends_before_start("completed_at", stored.started_at, end) from None
             raise
 
     def archive(self, episode_id: UUID | str) -> Episode:
@@ -321,6 +322,7 @@ class EpisodeRepository(Repository):
         """
         check_on_corrupt(on_corrupt)
         descending = is_descending(direction)
+        flag("steps", steps)
         asked = EpisodeFilter(**filters)
         is_walked = in_use(asked).keys() <= _WALKED
         where, values = conditions(asked, "episode")

@@ -32,6 +32,7 @@ from . import _analytics_sql as analytics_sql
 from . import _pattern_sql as sql
 from ._analytics_checks import check_lengths, finite_or_none
 from ._arguments import embedder as as_embedder
+from ._arguments import flag
 from ._codec import (
     OnCorrupt,
     check_document,
@@ -122,7 +123,7 @@ class PatternRepository(Repository):
             The number of new ones.
         """
         prepared = self._prepare(patterns)
-        write = partial(self._import, restore=restore_forgotten)
+        write = partial(self._import, restore=flag("restore_forgotten", restore_forgotten))
         return keep_writing(
             write, prepared, lambda _, error: self._without_known(prepared, error), "importing these patterns"
         )

@@ -59,6 +59,7 @@ def right() -> Iterator[dict[str, Any]]:
             "entry_id": uuid4(),
             "episode": episode,
             "episode_id": episode.id,
+            "episode_ids": [episode.id],
             "episodes": [],
             "registered": storage.embeddings.index._named(embedder.model)[0],
             "interval": ms.Interval(),

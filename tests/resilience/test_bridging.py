@@ -18,7 +18,7 @@ PAUSES = [0.1, 0.2, 0.4, 0.8, 1.6]
 
 def bridging(pauses: list[float] = PAUSES, **settings: object) -> Circuit:
     circuit = Circuit(**settings)
-    circuit.breaker.bridge(pauses)
+    circuit.breaker._bridge(pauses)
     return circuit
 
 
