@@ -417,7 +417,9 @@ _thread = threading.local()
 
 def _writing() -> _Marks:
     """The transactions that this thread has open, by the id of the engine: no engine is kept by it."""
-    marks: _Marks = _thread.__dict__.setdefault("marks", WeakValueDictionary())
+    marks: _Marks | None = getattr(_thread, "marks", None)  # every write looks here
+    if marks is None:
+        marks = _thread.marks = WeakValueDictionary()
     return marks
 
 

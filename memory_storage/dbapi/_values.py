@@ -71,7 +71,7 @@ def _all_plain(values: tuple[object, ...]) -> TypeGuard[tuple[Value, ...]]:
     for value in values:
         kind = type(value)
         if kind is int:
-            if not -0x8000_0000 <= value <= 0x7FFF_FFFF:  # type: ignore[operator] # mypy does not narrow by `kind`
+            if not -(2**63) <= value < 2**63:  # type: ignore[operator] # mypy does not narrow by `kind`
                 return False
         elif kind is str:
             if not value.isascii() or "\0" in value:  # type: ignore[attr-defined, operator]

@@ -28,6 +28,7 @@ from ._codec import (
 from ._paging import Cursor, page
 from ._session import Row
 
+_NO_NUMBER = '"step_number":null'  # its first place in a document is that of the field: only the id stands before it
 _NUMBER = 2 + FACTS  # where a row of a search begins to be that of an episode, or of a step
 
 
@@ -87,9 +88,10 @@ def just_saved(episode: Episode, state: Row | None, now: int) -> Row:
 
 
 def appended(step: Step) -> dict[str, Any]:
-    """The values of a step's row."""
+    """The values of a step's row; its document in two parts, for the number to stand between."""
     bare, output = without_output(step)
     document = bare.model_dump_json()
+    before, _, after = document.partition(_NO_NUMBER)
     return {
         "id": str(step.id),
         "tool": step.tool,
@@ -98,7 +100,8 @@ def appended(step: Step) -> dict[str, Any]:
         "tokens_used": step.tokens_used,
         "started_at": to_micros(step.started_at),
         "output": output,
-        "document": document,
+        "before_number": before + _NO_NUMBER.removesuffix("null"),
+        "after_number": after,
         "words": words_of_step(document, output),
     }
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 from uuid import UUID
 
 from typing_extensions import TypedDict, Unpack
@@ -178,14 +178,15 @@ class EpisodeRepository(Repository):
         limit = self._session.limits.steps_per_episode
         key = {"namespace": self._session.namespace, "episode_id": as_id(episode_id, "episode_id")}
         values = {**key, **appended(step)}
-        again = _step_sql.APPENDED.step(**values)
-        rows = self._session.write([_step_sql.APPEND.step(limit=limit, **values)], again=again)
-        if not rows:
-            self._explain_no_append(key["episode_id"], limit)
-        number, is_this_one = rows[0]
-        if not is_this_one:
-            raise ConflictError("step", step.id, expected=0, actual=None, detail="another step has this id")
-        return step.model_copy(update={"step_number": number})
+        change, again = _step_sql.APPEND.step(limit=limit, **values), _step_sql.NUMBER.step(**values)
+        refusal = None
+        try:
+            rows = self._session.write([change], again=again)
+        except ConflictError as error:
+            rows, refusal = (), error
+        number = rows[0][0] if rows else self._number_of_appended(step, values, limit, refusal)
+        step.__dict__["step_number"] = number  # it was just decoded: only this call has it
+        return step
 
     def complete(
         self,
@@ -579,9 +580,18 @@ class EpisodeRepository(Repository):
             raise NotFoundError("episode", episode_id)
         return whole(rows)
 
-    def _explain_no_append(self, episode_id: str, limit: int) -> NoReturn:
-        if self.find(episode_id, steps=False) is None:
-            raise NotFoundError("episode", episode_id)
+    def _number_of_appended(self, step: Step, values: dict[str, Any], limit: int, refusal: ConflictError | None) -> int:
+        """Return the number of a step that is there already. Raises what kept any other from being appended."""
+        rows = self._session.read(_step_sql.APPENDED.step(**values))
+        if rows:
+            number, is_this_one = rows[0]
+            if not is_this_one:
+                raise ConflictError("step", step.id, expected=0, actual=None, detail="another step has this id")
+            return int(number)
+        if self.find(values["episode_id"], steps=False) is None:
+            raise NotFoundError("episode", values["episode_id"])
+        if refusal is not None:  # the step, or the lack of an episode, is gone since
+            raise refusal
         raise ValidationError("steps", f"at most {limit:,} steps", limit + 1, setting="limits.steps_per_episode")
 
 
