@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from memory_storage._wording import counted
 from memory_storage.backup import BackupReport, back_up
 from memory_storage.backup import restore as restore_from
 
@@ -64,6 +65,7 @@ def _show(report: BackupReport, made: Path, *, as_json: bool) -> None:
         counts = {name: table.rows for name, table in report.tables.items()}
         write_json({"file": str(made), "rows": counts, "set_aside": report.set_aside and str(report.set_aside)})
         return
-    say(f"{made}: {report.rows:,} rows of {len(report.tables)} tables, read back and the same")
+    what = f"{counted(report.rows, 'row')} of {counted(len(report.tables), 'table')}"
+    say(f"{made}: {what}, read back and the same")
     if report.set_aside:
         say(f"what was there before is in {report.set_aside}: delete it when you do not need it any more")

@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from memory_storage._wording import counted
 from memory_storage.errors import NotFoundError
 from memory_storage.models import Episode
 
 from . import exits
 from .app import app
+from .identifying import EpisodeId, as_whole_id
 from .opening import open_existing
 from .options import AsJson, Database, Namespace
 from .output import say, talk, write_json
@@ -19,7 +21,7 @@ from .output import say, talk, write_json
 
 @app.command()
 def delete(
-    episode_id: Annotated[str, typer.Argument(metavar="ID")],
+    episode_id: EpisodeId,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     database: Database = None,
     namespace: Namespace = None,
@@ -27,7 +29,7 @@ def delete(
 ) -> None:
     """Delete an episode with its steps, embeddings and places."""
     with open_existing(database, namespace) as storage:
-        episode = storage.episodes.get(episode_id, steps=False)
+        episode = storage.episodes.get(as_whole_id(storage, episode_id), steps=False)
         if not yes:
             _ask(episode, storage.steps.count(episode.id))
         if not storage.episodes.delete(episode.id):
@@ -40,10 +42,10 @@ def delete(
 
 def _ask(episode: Episode, steps: int) -> None:
     if not sys.stdin.isatty():
-        talk("error: nobody is there to be asked; give --yes to delete")
+        talk("error: there is no terminal to ask at; nothing was deleted; give --yes to delete")
         raise typer.Exit(exits.USAGE)
     # Not typer.confirm(): it writes to stdout, which is for data.
-    talk(f"Delete {episode.task_description[:60]!r} with its {steps:,} steps? [y/N]")
+    talk(f"Delete {episode.id} {episode.task_description[:60]!r} with its {counted(steps, 'step')}? [y/N]")
     if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
         talk("nothing was deleted")
         raise typer.Exit(exits.OTHER)

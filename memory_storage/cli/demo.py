@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from memory_storage._wording import counted
 from memory_storage.models import (
     Episode,
     PartialSuccess,
@@ -70,7 +71,7 @@ def record(storage: MemoryStorage) -> Episode:
     steps = [storage.episodes.append_step(started.id, _done(action)) for action in _actions()]
     failed = [step.action for step in steps if not isinstance(step.result, StepOk)]
     completed = [step.action for step in steps if isinstance(step.result, StepOk)]
-    verdict = f"{len(completed)} of {len(steps)} actions worked"
+    verdict = f"{len(completed)} of {counted(len(steps), 'action')} worked"
     outcome = (
         PartialSuccess(verdict=verdict, completed=completed, failed=failed) if failed else Success(verdict=verdict)
     )
@@ -120,11 +121,11 @@ def _run(command: list[str]) -> StepResult:
 def _list(path: Path) -> StepResult:
     names = sorted(entry.name.encode(errors="replace").decode() for entry in path.iterdir())
     more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
-    return StepOk(output=f"{len(names)} entries: {', '.join(names[:_SHOWN_NAMES])}{more}")
+    return StepOk(output=f"{counted(len(names), 'entry', 'entries')}: {', '.join(names[:_SHOWN_NAMES])}{more}")
 
 
 def _count_lines(path: Path) -> StepResult:
-    return StepOk(output=f"{len(path.read_bytes().splitlines())} lines")
+    return StepOk(output=f"{counted(len(path.read_bytes().splitlines()), 'line')}")
 
 
 def _tell(path: str, episode: Episode, *, found: int) -> None:
@@ -132,7 +133,8 @@ def _tell(path: str, episode: Episode, *, found: int) -> None:
     show_steps(episode.steps)
     if episode.outcome and episode.reward:
         say(f"\nIt ended as {episode.outcome.kind} with reward {episode.reward.total:g}.")
-    say(f'Asked for the words "python version" and the tag "demo", the memory gave back {found} episode(s).')
+    answer = counted(found, "episode")
+    say(f'Asked for the words "python version" and the tag "demo", the memory gave back {answer}.')
     say(f"The memory is in {path}. Look into it:\n")
     say(f"  {_command()} show {episode.id} --database {shlex.quote(path)}")
     say(f"  {_command()} query --tag demo --database {shlex.quote(path)}")

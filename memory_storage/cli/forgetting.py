@@ -6,20 +6,24 @@ import re
 import sys
 from datetime import timedelta
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 
+from memory_storage._wording import counted
 from memory_storage.errors import ConfigurationError, UnavailableError, ValidationError
 from memory_storage.models import Forgotten, Retained, RetentionPlan, RetentionPolicy
 from memory_storage.storage import MemoryStorage
 
 from . import exits
 from .app import app
+from .identifying import HELP, as_shown, as_whole_id
 from .opening import open_existing
 from .options import AsJson, Database, Namespace
 from .output import progress, say, show_table, talk, write_json
 
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)")
+_NOTHING_TO_DO = "nothing to do: the policy keeps every episode"
 _SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -58,11 +62,11 @@ def retain(
     with open_existing(database, namespace) as storage:
         plan = storage.retention.plan(policy)
         if dry_run:
-            _show_plan(plan, as_json=as_json)
+            _show_plan(storage, plan, as_json=as_json)
             return
         verb = "archive" if archive else "delete"
         if plan and not yes:
-            _ask(f"{verb.capitalize()} {len(plan):,} episodes with {plan.bytes:,} bytes?", verb)
+            _ask(f"{verb.capitalize()} {_sized(len(plan), plan.bytes)}?", verb)
         with progress(verb, len(plan)) as on_progress:
             done = storage.retention.apply(plan, progress=lambda count, _: on_progress(count))
     _show_done(done, f"{verb}d", as_json=as_json)
@@ -70,7 +74,10 @@ def retain(
 
 @app.command()
 def forget(
-    episode_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="An episode. Default: all.")] = None,
+    episode_id: Annotated[
+        str | None,
+        typer.Argument(metavar="[ID]", help=f"{HELP} Without one, --namespace names what is erased as a whole."),
+    ] = None,
     scrub: Annotated[
         bool, typer.Option("--scrub/--no-scrub", help="Leave no byte in the file; no: do it later.")
     ] = True,
@@ -83,9 +90,13 @@ def forget(
     if episode_id is None and namespace is None:
         raise ConfigurationError("nothing to forget: give an episode's ID, or a --namespace to erase all of it")
     with open_existing(database, namespace) as storage:
+        whole_id = None if episode_id is None else as_whole_id(storage, episode_id)
+        what = _named(storage, whole_id)
         if not yes:
-            _ask(_question(storage, episode_id), "forget")
-        of = {"namespace": storage.namespace} if episode_id is None else {"episode": episode_id}
+            _ask(f"Erase {what} for good?", "forget")
+        elif episode_id is not None and str(whole_id) != episode_id:
+            talk(f"{episode_id} is {what}")
+        of: dict[str, Any] = {"namespace": storage.namespace} if whole_id is None else {"episode": whole_id}
         found = storage.forget(**of, scrub=scrub)
     if as_json:
         write_json(found)
@@ -128,18 +139,21 @@ def _measure(option: str, text: str, units: dict[str, int]) -> float:
     return float(found[1]) * units[found[2].lower()]
 
 
-def _question(storage: MemoryStorage, episode_id: str | None) -> str:
+def _named(storage: MemoryStorage, episode_id: UUID | None) -> str:
     if episode_id is None:
         count = storage.episodes.count(archived=None)
-        return f"Erase all of the namespace {storage.namespace!r}, {count:,} episodes, for good?"
+        return f"all of the namespace {storage.namespace!r}, {counted(count, 'episode')},"
     found = storage.episodes.find(episode_id, steps=False)
-    what = repr(found.task_description[:60]) if found else "what is left of it"
-    return f"Erase {what} for good?"
+    return f"{episode_id} {found.task_description[:60]!r}" if found else f"what is left of {episode_id}"
+
+
+def _sized(episodes: int, size: int) -> str:
+    return f"{counted(episodes, 'episode')} with {counted(size, 'byte')}"
 
 
 def _ask(question: str, verb: str) -> None:
     if not sys.stdin.isatty():
-        talk(f"error: nobody is there to be asked; give --yes to {verb}")
+        talk(f"error: there is no terminal to ask at; nothing was changed; give --yes to {verb}")
         raise typer.Exit(exits.USAGE)
     # Not typer.confirm(): it writes to stdout, which is for data.
     talk(f"{question} [y/N]")
@@ -148,22 +162,29 @@ def _ask(question: str, verb: str) -> None:
         raise typer.Exit(exits.OTHER)
 
 
-def _show_plan(plan: RetentionPlan, *, as_json: bool) -> None:
+def _show_plan(storage: MemoryStorage, plan: RetentionPlan, *, as_json: bool) -> None:
     if as_json:
         items = [{"id": one.id, "reason": one.reason, "bytes": one.bytes, "steps": one.steps} for one in plan]
         write_json({"now": plan.now, "bytes": plan.bytes, "items": items})
         return
-    rows = [(one.id, one.reason, one.steps, f"{one.bytes:,}") for one in plan]
-    show_table(["id", "reason", "steps", "bytes"], rows, whole=["id", "reason"])
-    talk(f"{len(plan):,} episodes with {plan.bytes:,} bytes would go")
+    if not plan:
+        talk(_NOTHING_TO_DO)
+        return
+    ids = as_shown(storage, [one.id for one in plan])
+    rows = [(ids[one.id], one.reason, one.steps, f"{one.bytes:,}") for one in plan]
+    show_table(["id", "reason", "steps", "bytes"], rows, whole=["id", "reason", "steps", "bytes"])
+    talk(f"{_sized(len(plan), plan.bytes)} would go")
 
 
 def _show_done(done: Retained, what: str, *, as_json: bool) -> None:
     if as_json:
         write_json(_facts(done))
         return
+    if not done.removed and not done.spared:
+        say(_NOTHING_TO_DO)
+        return
     spared = f"; {len(done.spared):,} had changed, and stay" if done.spared else ""
-    say(f"{what} {done.removed:,} episodes with {done.bytes:,} bytes{spared}")
+    say(f"{what} {_sized(done.removed, done.bytes)}{spared}")
 
 
 def _facts(done: Retained) -> dict[str, Any]:
@@ -172,4 +193,4 @@ def _facts(done: Retained) -> dict[str, Any]:
 
 def _said(found: Forgotten) -> str:
     where = "nothing is left of them in the file" if found.scrubbed else "gone from every table and index"
-    return f"forgot {found.episodes:,} episodes and {found.patterns:,} patterns; {where}"
+    return f"forgot {counted(found.episodes, 'episode')} and {counted(found.patterns, 'pattern')}; {where}"

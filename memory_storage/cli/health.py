@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from memory_storage import migrate
+from memory_storage._wording import counted
 from memory_storage.engine import make_engine
 from memory_storage.models import Health
 from memory_storage.settings import MEMORY
@@ -58,8 +59,8 @@ def _fields(found: Health) -> Iterator[tuple[str, object]]:
     yield "latency", None if found.latency is None else f"{found.latency * 1000:.1f} ms"
     yield "circuit breaker", found.circuit_breaker.state
     if found.disk is not None:
-        yield "file", f"{found.disk.database_bytes:,} bytes, and {found.disk.log_bytes:,} in its log"
-        yield "free", f"{found.disk.free_bytes:,} bytes"
+        yield "file", f"{counted(found.disk.database_bytes, 'byte')}, and {found.disk.log_bytes:,} in its log"
+        yield "free", counted(found.disk.free_bytes, "byte")
     for check in found.checks:
         yield check.name, check.problem or "as it should be"
     for table, count in (found.rows or {}).items():

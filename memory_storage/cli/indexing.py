@@ -8,6 +8,7 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
+from memory_storage._wording import counted
 from memory_storage.errors import CorruptDataError, ValidationError
 from memory_storage.models import EmbeddingModel, IndexHealth, IndexPreset, IndexSource
 from memory_storage.storage import MemoryStorage
@@ -16,6 +17,8 @@ from .app import app
 from .opening import open_existing
 from .options import AsJson, Database
 from .output import progress, say, show_table, talk, write_json
+
+_NO_VECTORS = "there are no vectors: storage.embeddings.embed(...) makes some, from Python"
 
 index = typer.Typer(
     help="Look after the vector indexes. Searches are right whatever state they are in: this is about speed.",
@@ -36,8 +39,8 @@ def status(database: Database = None, as_json: AsJson = False) -> None:
     if as_json:
         write_json([_as_json(model) for model in models])
         return
-    columns = ["model", "dimension", "source", "preset", "vectors", "indexed", "pending", "removed"]
-    show_table(columns, [[getattr(model, "name" if name == "model" else name) for name in columns] for model in models])
+    columns = ["model", "dimension", "source", "preset", "vectors", "indexed", "pending", "removed", "index"]
+    show_table(columns, [_cells(model) for model in models], nothing=_NO_VECTORS)
     for model in models:
         if model.is_worn:
             talk(f"{model.name}: much was removed; `memory-storage index rebuild` makes searches fast again")
@@ -52,7 +55,7 @@ def verify(model: Model = None, database: Database = None, as_json: AsJson = Fal
         write_json([_health(one) for one in found])
     else:
         rows = [(one.model.name, one.model.indexed, one.nodes, one.recall, _verdict(one)) for one in found]
-        show_table(["model", "indexed", "in the index", "recall@10", "verdict"], rows)
+        show_table(["model", "indexed", "in the index", "recall@10", "verdict"], rows, nothing=_NO_VECTORS)
     if not all(one.is_sound for one in found):
         raise CorruptDataError(
             "`memory-storage index rebuild` makes it anew, with another --preset if it finds too few; no vector is lost"
@@ -73,8 +76,11 @@ def rebuild(
     if as_json:
         write_json(counts)
         return
+    if not counts:
+        talk(_NO_VECTORS)
     for name, count in counts.items():
-        say(f"{name}: {count:,} vectors in the index" if count else f"{name}: few vectors; it needs no index")
+        said = f"{counted(count, 'vector')} in the index" if count else "few vectors; it needs no index"
+        say(f"{name}: {said}")
 
 
 @index.command()
@@ -94,8 +100,10 @@ def use(
         counts = {name: _use(storage, name, chosen) for name in _named(storage, model)}
     if as_json:
         write_json(counts)
+    if not counts:
+        talk(_NO_VECTORS)
     for name, count in counts.items() if not as_json else ():
-        say(f"{name}: {count:,} vectors have entered the index ({source})")
+        say(f"{name}: {counted(count, 'vector')} entered the index ({source})")
     talk(f"set MEMORY_STORAGE_VECTOR_INDEX={source} where it is used, or vector_index of the Settings")
 
 
@@ -124,6 +132,17 @@ def _named(storage: MemoryStorage, model: str | None) -> Iterable[str]:
     return dict.fromkeys(name for name, _ in _spaces(storage, model))
 
 
+def _cells(model: EmbeddingModel) -> list[object]:
+    counters = (model.vectors, model.indexed, model.pending, model.removed)
+    return [model.name, model.dimension, model.source, model.preset, *counters, _state(model)]
+
+
+def _state(model: EmbeddingModel) -> str:
+    if not model.needs_index:
+        return "not needed"
+    return "worn" if model.is_worn else "pending" if model.pending else "complete"
+
+
 def _verdict(health: IndexHealth) -> str:
     if not health.is_sound:
         return "finds too few" if health.nodes == health.model.indexed else "damaged"
@@ -133,7 +152,8 @@ def _verdict(health: IndexHealth) -> str:
 
 
 def _as_json(model: EmbeddingModel) -> dict[str, Any]:
-    return {**asdict(model), "pending": model.pending, "is_worn": model.is_worn}
+    facts = {"pending": model.pending, "needs_index": model.needs_index, "is_worn": model.is_worn}
+    return {**asdict(model), **facts}
 
 
 def _health(health: IndexHealth) -> dict[str, Any]:

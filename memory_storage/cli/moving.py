@@ -12,6 +12,7 @@ from typing import Annotated, BinaryIO
 import typer
 
 from memory_storage._files import mode_of, replacing
+from memory_storage._wording import counted
 from memory_storage.errors import ConfigurationError
 from memory_storage.importers import (
     ImportNote,
@@ -109,7 +110,7 @@ def export(
     if as_json:
         write_json({"file": str(output), "values": count})
     else:
-        say(f"{output}: {count:,} values")
+        say(f"{output}: {counted(count, 'value')}")
 
 
 def _opened(file: str) -> AbstractContextManager[BinaryIO]:
@@ -136,7 +137,7 @@ def _show_report(report: ImportReport, *, strict: bool, as_json: bool) -> None:
     if report.failed and strict:
         talk("nothing was imported: --strict")
     for message, count in report.totals().items():
-        talk(f"{count:,} {'run' if count == 1 else 'runs'}: {message}")
+        talk(f"{counted(count, 'run')}: {message}")
     if report.undated:
         talk(f"{report.undated:,} without times: they start at the time of the import (--started-at)")
     if report.erased:

@@ -7,9 +7,12 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from memory_storage._wording import counted
 from memory_storage.models import Dimension, Episode, OutcomeKind, Page, Step, StepError, StepOk, StepResult
+from memory_storage.storage import MemoryStorage
 
 from .app import app
+from .identifying import EpisodeId, as_shown, as_whole_id
 from .opening import open_existing
 from .options import AsJson, Database, Namespace, moment, pairs
 from .output import say, show_fields, show_table, talk, write_json
@@ -60,15 +63,15 @@ def query(
             cursor=cursor,
             steps=steps,
         )
-    if as_json:
-        write_json({"items": [_as_json(episode, steps=steps) for episode in page], "next_cursor": page.next_cursor})
-    else:
-        _show_page(page)
+        if not as_json:
+            _show_page(storage, page)
+            return
+    write_json({"items": [_as_json(episode, steps=steps) for episode in page], "next_cursor": page.next_cursor})
 
 
 @app.command()
 def show(
-    episode_id: Annotated[str, typer.Argument(metavar="ID")],
+    episode_id: EpisodeId,
     steps: Annotated[bool, typer.Option("--steps/--no-steps", help="With its steps.")] = True,
     database: Database = None,
     namespace: Namespace = None,
@@ -76,13 +79,13 @@ def show(
 ) -> None:
     """Show an episode with its steps."""
     with open_existing(database, namespace) as storage:
-        episode = storage.episodes.get(episode_id, steps=steps)
+        episode = storage.episodes.get(as_whole_id(storage, episode_id), steps=steps)
     if as_json:
         write_json(_as_json(episode, steps=steps))
         return
     show_fields(_fields(episode))
-    if episode.steps:
-        say("")
+    if steps:
+        say("" if episode.steps else "\nno steps")
         show_steps(episode.steps)
 
 
@@ -106,6 +109,8 @@ def stats(
         write_json(summary)
         return
     show_table(["rows", "number"], list(summary.rows.items()))
+    if not any(summary.rows.values()):
+        talk(_empty(storage.namespace))
     outcomes = [(name, found.episodes, _number(found.mean_reward)) for name, found in summary.outcomes.items()]
     tools = [(name, found.steps, _number(found.ok_rate)) for name, found in summary.tools.items()]
     for columns, rows in ((["outcome", "episodes", "mean reward"], outcomes), (["tool", "steps", "part ok"], tools)):
@@ -124,18 +129,47 @@ def _show_groups(by: str, database: str | None, namespace: str | None, *, as_jso
         (row.group, row.episodes, _percent(row.success.rate), _percent(row.success.low), _percent(row.success.high))
         for row in table
     ]
-    show_table([by, "episodes", "success", "from", "to"], rows)
+    show_table(
+        [by, "episodes", "success", "from", "to"],
+        rows,
+        nothing=f"no episode has a {by}: `memory-storage query` lists all episodes",
+    )
+
+
+def why_no_episode(storage: MemoryStorage) -> str:
+    """Return a sentence for a result without episodes: what is there, and what to do next."""
+    stored, archived = storage.episodes.count(archived=None), storage.episodes.count(archived=True)
+    if not stored:
+        return _empty(storage.namespace)
+    kept = f", {archived:,} of them in the archive (--all)" if archived else ""
+    return (
+        f"no episode is found: the namespace {storage.namespace!r} has {counted(stored, 'episode')}{kept}; "
+        "leave out a condition to find more"
+    )
+
+
+def _empty(namespace: str) -> str:
+    return (
+        f"there are no episodes in the namespace {namespace!r}: `memory-storage import FILE` brings some in, and "
+        "--namespace chooses another one"
+    )
 
 
 def show_steps(steps: Sequence[Step]) -> None:
-    """The steps, one a row."""
+    """Show the steps, one a row."""
+    if not steps:
+        return
     rows = [(step.step_number, step.tool, step.action, _result(step.result), step.latency_ms) for step in steps]
     show_table(["#", "tool", "action", "result", "ms"], rows, whole=["#", "ms"])
 
 
-def _show_page(page: Page[Episode]) -> None:
+def _show_page(storage: MemoryStorage, page: Page[Episode]) -> None:
+    if not page:
+        talk(why_no_episode(storage))
+        return
+    ids = as_shown(storage, [episode.id for episode in page])
     rows = [
-        (episode.id, episode.started_at.date(), _ending(episode), _short(episode.task_description, 60))
+        (ids[episode.id], episode.started_at.date(), _ending(episode), _short(episode.task_description, 60))
         for episode in page
     ]
     show_table(["id", "started", "outcome", "task"], rows, whole=["id", "started"])

@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from memory_storage._wording import counted
 from memory_storage.repositories.episodes import EpisodeFilters
 
 from .app import app
 from .opening import open_existing
 from .options import AsJson, Database, Namespace, moment
-from .output import say, show_table, talk, write_json
+from .output import has_wide_output, say, show_table, talk, write_json
 
 TaskType = Annotated[str | None, typer.Option(help="Only these, like debugging or testing.")]
 Domain = Annotated[str | None, typer.Option(help="Only those of this domain.")]
@@ -50,7 +51,7 @@ def report(
     if as_json:
         write_json({**found.tables(), "file": None if html is None else str(written)})
     elif html is not None:
-        say(f"{written}: {found.all.episodes:,} episodes")
+        say(f"{written}: {counted(found.all.episodes, 'episode')}")
     else:
         for number, section in enumerate(sections(found)):
             say(f"{chr(10) * bool(number)}{section.title}: {section.summary}")
@@ -82,12 +83,22 @@ def learn(
     if as_json:
         write_json([pattern.model_dump(mode="json") for pattern in found])
         return
+    if not found:
+        talk("nothing was learned: too few episodes went well in the same way; try --least-episodes 2 or --min-lift 1")
+        return
     rows = [
-        (one.id, one.kind, one.description, f"{one.success_rate:.0%}", one.occurrence_count, one.version)
+        (
+            one.id if has_wide_output() else str(one.id)[:8],
+            one.kind,
+            one.description,
+            f"{one.success_rate:.0%}",
+            one.occurrence_count,
+            one.version,
+        )
         for one in found
     ]
     show_table(["id", "kind", "pattern", "success", "episodes", "version"], rows, whole=["id"])
-    talk(f"{len(found):,} patterns")
+    talk(counted(len(found), "pattern"))
 
 
 def _filters(

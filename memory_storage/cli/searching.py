@@ -11,15 +11,20 @@ from memory_storage.models import Episode, Hits, OutcomeKind
 from memory_storage.storage import MemoryStorage
 
 from .app import app
+from .identifying import as_shown, as_whole_id
 from .opening import open_existing
 from .options import AsJson, Database, Namespace
 from .output import show_table, talk, write_json
+from .reading import why_no_episode
 
 
 @app.command()
 def search(
     text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="Has some of these words.")] = None,
-    like: Annotated[str | None, typer.Option(metavar="ID", help="Is similar to this episode, by its vector.")] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Is similar to this episode (its id, or the first digits), by its vector."),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="With --like: the vectors' model. Default: the only one.")] = None,
     task_type: Annotated[str | None, typer.Option(help="Like debugging or testing.")] = None,
     domain: Annotated[str | None, typer.Option(help="The domain of its context.")] = None,
@@ -43,10 +48,10 @@ def search(
     with open_existing(database, namespace) as storage:
         vector = None if like is None else _vector(storage, like, model)
         hits = _search(storage, text, vector, {"k": k, "cursor": cursor, "steps": False, "explain": True, **filters})
-    if as_json:
-        write_json({"items": [_as_json(hit) for hit in hits], "next_cursor": hits.next_cursor, "plan": hits.plan})
-    else:
-        _show(hits)
+        if not as_json:
+            _show(storage, hits)
+            return
+    write_json({"items": [_as_json(hit) for hit in hits], "next_cursor": hits.next_cursor, "plan": hits.plan})
 
 
 def _search(
@@ -60,11 +65,12 @@ def _search(
 
 
 def _vector(storage: MemoryStorage, episode_id: str, model: str | None) -> dict[str, Any]:
-    models = storage.embeddings.models()
+    whole_id, models = as_whole_id(storage, episode_id), storage.embeddings.models()
     if model is None and len(models) != 1:
         raise ConfigurationError(f"give --model: {', '.join(models) or 'there are no embeddings yet'}")
     chosen = model or next(iter(models))
-    return {"vector": storage.embeddings.get("episode", episode_id, model=chosen).vector, "model": chosen}
+    embedding = storage.embeddings.get("episode", whole_id, model=chosen)
+    return {"vector": embedding.vector, "model": chosen}
 
 
 def _as_json(hit: Any) -> dict[str, Any]:
@@ -72,10 +78,14 @@ def _as_json(hit: Any) -> dict[str, Any]:
     return {**found, "episode": hit.item.model_dump(mode="json", exclude={"steps"})}
 
 
-def _show(hits: Hits[Episode]) -> None:
+def _show(storage: MemoryStorage, hits: Hits[Episode]) -> None:
+    if not hits:
+        talk(why_no_episode(storage))
+        return
+    ids = as_shown(storage, [hit.item.id for hit in hits])
     rows = [
         (
-            hit.item.id,
+            ids[hit.item.id],
             f"{hit.score:.3f}",
             hit.item.outcome.kind if hit.item.outcome else "open",
             " ".join((hit.snippet or hit.item.task_description[:120]).split()),

@@ -15,6 +15,9 @@ OwnerType = Literal["episode", "step", "pattern"]
 IndexPreset = Literal["compact", "balanced", "accurate"]
 IndexSource = Literal["memory", "diskann"]
 
+FEW = 2_000
+"""So many vectors are compared one by one, without an index: a search by an index would take longer."""
+
 WORN = 0.5
 """So many vectors removed from an index, by those that are in it, and it finds too few of the others."""
 
@@ -54,9 +57,14 @@ class EmbeddingModel:
     source: IndexSource = "diskann"
 
     @property
+    def needs_index(self) -> bool:
+        """Whether there are so many vectors that an index makes searches faster."""
+        return self.vectors > FEW
+
+    @property
     def pending(self) -> int:
-        """How many vectors are not in the index: a search compares them one by one."""
-        return self.vectors - self.indexed
+        """How many vectors the index still lacks: a search compares them one by one. 0 if there are few in all."""
+        return max(0, self.vectors - self.indexed) if self.needs_index else 0
 
     @property
     def is_worn(self) -> bool:

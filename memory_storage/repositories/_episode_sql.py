@@ -55,6 +55,19 @@ _STEPS = {
     "words": "step.value -> '$.words'",
 }
 
+# Hexadecimal digits and hyphens are ASCII: all ids with a prefix are one range of the index.
+OF_PREFIX = Prepared("""
+SELECT id FROM episodes WHERE namespace = :namespace AND id >= :first AND id < :after ORDER BY id LIMIT :limit
+""")
+
+# The ids beside each one in the index: what it shares with them does not identify it.
+NEIGHBOURS = Prepared("""
+SELECT ids.value,
+    (SELECT max(e.id) FROM episodes AS e WHERE e.namespace = :namespace AND e.id < ids.value),
+    (SELECT min(e.id) FROM episodes AS e WHERE e.namespace = :namespace AND e.id > ids.value)
+FROM json_each(:ids) AS ids
+""")
+
 # A row is an episode (number 0) or one of its steps: so both come with one statement, and each text as it is stored.
 HEAD_ROW = "0, e.id, e.document, e.version, e.created_at, e.updated_at, e.archived_at"
 _ROW = 7  # columns

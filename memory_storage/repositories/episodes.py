@@ -65,6 +65,7 @@ from ._paging import (
     parse_cursor,
 )
 from ._portions import of_episodes
+from ._prefixes import LEAST, SHOWN, as_prefix, identifying, only_one, range_end
 from ._search import Asked, Weights, as_text, filled, planned, run
 from ._session import Repository, Row, Session, as_id, as_list, json_ids, keep_writing, write_and_read
 from ._statement import Prepared
@@ -267,6 +268,33 @@ class EpisodeRepository(Repository):
         statement = sql.GET if steps else sql.GET_HEAD
         rows = self._session.read(statement.step(namespace=self._session.namespace, id=as_id(episode_id)))
         return whole(rows) if rows else None
+
+    def resolve_id(self, prefix: UUID | str) -> UUID:
+        """Return the id of the one episode whose id begins with a prefix: what `short_ids` gives, or more.
+
+        Args:
+            prefix: an id, or at least its first 4 hexadecimal digits, with or without hyphens.
+
+        Raises:
+            NotFoundError: no id in this namespace begins so.
+            ValidationError: it is no beginning of an id; or several ids begin so, and the message lists them.
+        """
+        text = as_prefix(prefix)
+        step = sql.OF_PREFIX.step(namespace=self._session.namespace, first=text, after=range_end(text), limit=SHOWN + 1)
+        return only_one("episode", text, [row[0] for row in self._session.read(step)])
+
+    def short_ids(self, episode_ids: Iterable[UUID | str], *, least: int = 8) -> dict[UUID, str]:
+        """Return for each id its shortest prefix that identifies it among the episodes stored now, for people to read.
+
+        Args:
+            episode_ids: the ids.
+            least: the fewest characters of a prefix, from 4 to 36.
+        """
+        if type(least) is not int or not LEAST <= least <= 36:
+            raise ValidationError("least", f"a whole number from {LEAST} to 36", least)
+        texts = [as_id(one, "episode_ids") for one in as_list(episode_ids, "episode_ids")]
+        step = sql.NEIGHBOURS.step(namespace=self._session.namespace, ids=json_ids(texts))
+        return {UUID(text): identifying(text, others, least) for text, *others in self._session.read(step)}
 
     def query(
         self,

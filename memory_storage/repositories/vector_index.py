@@ -21,7 +21,7 @@ from memory_storage.errors import (
     ValidationError,
 )
 from memory_storage.models import EmbeddingModel, IndexHealth, IndexPreset, IndexSource
-from memory_storage.schema.spaces import FEW, PRESETS, Preset, Space, with_search
+from memory_storage.schema.spaces import PRESETS, Preset, Space, with_search
 from memory_storage.sources import SOURCES, Cost
 
 from . import _embedding_sql as sql
@@ -177,7 +177,7 @@ class VectorIndex(Repository):
         if found.is_worn and self._empty(space, preset_of(found.preset)):
             found = self._again(space).model
         start, total = found.indexed, found.pending
-        while found.pending and found.vectors > FEW:
+        while found.pending:
             after = self._more(space)
             if after.indexed <= found.indexed:
                 if not self._is_restored(Registered(space, after)):

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 
+from memory_storage.models.embedding import FEW as FEW
+
 from .constructs import CreateTrigger, CreateVectorIndex
 from .vectors import MAX_DIMENSION
 
@@ -50,9 +52,6 @@ PRESETS = {
 
 _SEARCH_L = 9
 _ALPHA = 1.1  # with the engine's own, 1.2, a search has to keep a third more candidates for the same recall
-
-FEW = 2_000
-"""So many vectors are searched one by one, without an index: it would take longer."""
 
 
 @dataclass(frozen=True)

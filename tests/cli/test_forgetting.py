@@ -48,7 +48,7 @@ def test_a_dry_run_shows_a_table(command, database, episodes):
     assert result.exit_code == 0
     assert "max_episodes" in result.stdout
     assert str(episodes[9].id) in result.stdout
-    assert "1 episodes with" in result.stderr
+    assert "1 episode with" in result.stderr
 
 
 def test_retain_does_what_the_dry_run_listed(answered, database, episodes):

@@ -133,6 +133,7 @@ def test_delete_asks_at_a_terminal(database, make_episode, said, code, left):
     os.close(ours)
     os.close(theirs)
     assert process.returncode == code
+    assert f"Delete {episode.id} ".encode() in err
     assert b"with its 2 steps?" in err
     assert out == (b"" if left else f"deleted {episode.id}\n".encode())
     assert episodes_in(database) == left

@@ -60,7 +60,7 @@ def test_search_goes_on_with_a_cursor(answered, command, database, episodes):
     ("arguments", "code", "says"),
     [
         ([], 3, "give a TEXT"),
-        (["--like", "x"], 4, "owner_id"),
+        (["--like", "x"], 4, "prefix: an id, or at least its first 4"),
         (["words", "-k", "0"], 4, "k: a whole number from 1 to 1,000"),
         (["words", "--outcome", "great"], 4, "outcome"),
         (["--like", "00000000-0000-0000-0000-000000000000"], 5, "no embedding"),
@@ -125,7 +125,7 @@ class TestIndex:
 
     def test_going_over_to_the_other_kind_and_back(self, answered, command, database, many):
         result = command("index", "use", "memory", "-d", database)
-        assert "2,100 vectors have entered the index (memory)" in result.stdout
+        assert "2,100 vectors entered the index (memory)" in result.stdout
         assert "MEMORY_STORAGE_VECTOR_INDEX=memory" in result.stderr
         assert answered("index", "status")[0]["indexed"] == 0
         assert list(database.parent.glob("*.usearch"))

@@ -243,6 +243,8 @@ def _own_names(method: str) -> tuple[str, ...]:
 def _add_ids() -> None:
     for name, call in {
         "episodes.get.episode_id": lambda m, text: m.episodes.get(text),
+        "episodes.resolve_id.prefix": lambda m, text: m.episodes.resolve_id(text),
+        "episodes.short_ids.episode_ids": lambda m, text: m.episodes.short_ids([text]),
         "episodes.erased_among.episode_ids": lambda m, text: m.episodes.erased_among([text]),
         "patterns.erased_among.pattern_ids": lambda m, text: m.patterns.erased_among([text]),
         "episodes.find.episode_id": lambda m, text: m.episodes.find(text),

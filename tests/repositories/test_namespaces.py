@@ -123,6 +123,8 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
     "episodes.complete": [lambda m, i: m.episodes.complete(i.episode, ms.Success(verdict="mine"), reward=2.0)],
     "episodes.archive": [lambda m, i: m.episodes.archive(i.episode)],
     "episodes.restore": [lambda m, i: m.episodes.restore(i.episode)],
+    "episodes.resolve_id": [lambda m, i: m.episodes.resolve_id(i.episode)],
+    "episodes.short_ids": [lambda m, i: set(m.episodes.short_ids([i.episode]).values())],
     "episodes.erased_among": [lambda m, i: m.episodes.erased_among([i.episode])],
     "patterns.erased_among": [lambda m, i: m.patterns.erased_among([i.pattern])],
     "episodes.delete": [lambda m, i: m.episodes.delete(i.episode)],

@@ -78,6 +78,7 @@ def right() -> Iterator[dict[str, Any]]:
             "pattern_ids": [pattern.id],
             "patterns": [],
             "plan": ms.RetentionPolicy(max_episodes=10),
+            "prefix": str(episode.id)[:8],
             "point": ms.Point(latitude=1, longitude=2),
             "policy": ms.RetentionPolicy(max_episodes=10),
             "radius_m": 10.0,

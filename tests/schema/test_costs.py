@@ -76,6 +76,8 @@ Call = Callable[[ms.MemoryStorage, Any], object]
 READS: dict[str, Call] = {
     "episodes.get": lambda s, have: s.episodes.get(have.id),
     "episodes.get without steps": lambda s, have: s.episodes.get(have.id, steps=False),
+    "episodes.resolve_id": lambda s, have: s.episodes.resolve_id(have.id),
+    "episodes.short_ids": lambda s, have: s.episodes.short_ids([have.id]),
     "episodes.erased_among": lambda s, have: s.episodes.erased_among([have.id]),
     "patterns.erased_among": lambda s, have: s.patterns.erased_among([have.pattern.id]),
     "episodes.find": lambda s, have: s.episodes.find(have.id),

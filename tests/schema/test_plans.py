@@ -183,6 +183,7 @@ def _backwards(page: ms.Page[Any], storage: ms.MemoryStorage) -> str:
 
 OTHERS: dict[str, Callable[[ms.MemoryStorage, ms.Episode, Any], object]] = {
     "episodes by id": lambda s, e, p: (s.episodes.get(e.id), s.episodes.get(e.id, steps=False)),
+    "episodes by prefix": lambda s, e, p: (s.episodes.resolve_id(e.id), s.episodes.short_ids([e.id])),
     "steps by id": lambda s, e, p: s.steps.get(e.steps[0].id),
     "steps of an episode": lambda s, e, p: (s.steps.range(e.id), s.steps.latest(e.id), list(s.steps.iterate(e.id))),
     "steps counted": lambda s, e, p: (s.steps.count(), s.steps.count(e.id)),

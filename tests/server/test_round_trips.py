@@ -74,6 +74,8 @@ CASES: dict[str, list[Case]] = {
     "episodes.complete": [lambda m, k: m.episodes.complete(k.episode.id, ms.Success(verdict="v"), reward=1.0)],
     "episodes.archive": [lambda m, k: m.episodes.archive(k.episode.id)],
     "episodes.restore": [lambda m, k: m.episodes.restore(k.episode.id)],
+    "episodes.resolve_id": [lambda m, k: m.episodes.resolve_id(k.episode.id)],
+    "episodes.short_ids": [lambda m, k: m.episodes.short_ids([k.episode.id, k.other.id])],
     "episodes.erased_among": [lambda m, k: m.episodes.erased_among([k.episode.id])],
     "patterns.erased_among": [lambda m, k: m.patterns.erased_among([one.id for one in k.patterns])],
     "episodes.delete": [lambda m, k: m.episodes.delete(k.other.id)],

@@ -1,0 +1,60 @@
+"""Beginnings of ids, as people type and read them. Runs no statement."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
+from uuid import UUID
+
+from memory_storage.errors import NotFoundError, ValidationError
+
+LEAST = 4
+SHOWN = 10
+_AFTER_ALL_DIGITS = "g"  # sorts after every hexadecimal digit and after the hyphen
+_HYPHENS = (8, 12, 16, 20)  # digits before each
+
+
+def as_prefix(value: UUID | str, field: str = "prefix") -> str:
+    """Return the beginning of an id as ids are stored: lower case, with hyphens.
+
+    Raises:
+        ValidationError: it is no beginning of a UUID, or has fewer than 4 digits.
+    """
+    digits = str(value).strip().lower().replace("-", "") if isinstance(value, UUID | str) else ""
+    if not re.fullmatch(f"[0-9a-f]{{{LEAST},32}}", digits):
+        raise ValidationError(field, f"an id, or at least its first {LEAST} hexadecimal digits", value)
+    parts = [digits[start:end] for start, end in zip((0, *_HYPHENS), (*_HYPHENS, 32), strict=True)]
+    return "-".join(filter(None, parts))
+
+
+def range_end(prefix: str) -> str:
+    """Return the end of the range of ids that begin so."""
+    return prefix + _AFTER_ALL_DIGITS
+
+
+def only_one(kind: str, prefix: str, ids: Sequence[str]) -> UUID:
+    """Return the one id that begins so.
+
+    Raises:
+        NotFoundError: there is none.
+        ValidationError: there are several; the message lists the first 10.
+    """
+    if not ids:
+        raise NotFoundError(kind, f"whose id begins with {prefix}" if len(prefix) < len(str(UUID(int=0))) else prefix)
+    if len(ids) > 1:
+        more = ", ..." if len(ids) > SHOWN else ""
+        begin = f"ambiguous: {', '.join(ids[:SHOWN])}{more} begin so; give more digits"
+        raise ValidationError("prefix", begin, prefix)
+    return UUID(ids[0])
+
+
+def identifying(text: str, others: Iterable[str | None], least: int) -> str:
+    """Return the shortest prefix, of `least` characters or more, that no other one begins with."""
+    shared = max((_shared(text, other) for other in others if other), default=0)
+    return text[: max(least, shared + 1)].rstrip("-")
+
+
+def _shared(text: str, other: str) -> int:
+    """How many characters both begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(text, other, strict=False)))

@@ -1,0 +1,188 @@
+"""Tables at the widths of terminals: whole headers, ids that can be typed, no line too long, nothing that commands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from uuid import UUID
+
+import pytest
+from rich.cells import cell_len
+
+import memory_storage as ms
+
+WIDTHS = (40, 60, 80, 120)
+TASK = "Fix the flaky token refresh"
+HOSTILE = "\x1b]0;gone\x07 \x9b2J \u202egnp.exe\nid  started"
+TASKS = [TASK, "\u6f22\u5b57" * 40, "x" * 300, HOSTILE]
+IDS = [UUID(int=number << 64) for number in (0xABCD1234_0000_7000, 0xABCD1234_0001_7000, 0xABCD9999_0000_7000)]
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory) -> Iterator[ms.MemoryStorage]:
+    with ms.MemoryStorage.open(tmp_path_factory.mktemp("tables") / "memory.db") as storage:
+        for number, task in enumerate(TASKS):
+            steps = [
+                ms.Step(tool="mcp__server__a_long_tool_name", action=task, result=ms.StepError(message=task)),
+                ms.Step(tool="pytest", result=ms.StepOk(output="fine " * 50), latency_ms=1_200),
+            ]
+            ended = ms.PartialSuccess(verdict=task, completed=[], failed=[]) if number % 2 else ms.Success(verdict=task)
+            episode = ms.Episode(task_description=task, outcome=ended, reward=ms.RewardScore(total=0.75), steps=steps)
+            storage.episodes.save(episode)
+            storage.embeddings.put("episode", episode.id, [1.0, number], model="m")
+        yield storage
+
+
+@pytest.fixture
+def numbered(database) -> list[ms.Episode]:
+    """Three whose ids begin alike: two for 8 digits, all for 4."""
+    with ms.MemoryStorage.open(database) as storage:
+        return storage.episodes.save_many([ms.Episode(id=one, task_description=TASK) for one in IDS])
+
+
+COMMANDS = [
+    (["query"], ["started", "outcome", "task"]),
+    (["search", "flaky"], ["score", "outcome", "where"]),
+    (["stats"], ["episodes", "mean reward", "part ok"]),
+    (["stats", "--by", "tool"], ["episodes", "success", "from", "to"]),
+    (["report"], ["95 % interval", "mean duration", "errors and timeouts", "p99", "support", "lift"]),
+    (["learn", "--least-episodes", "1", "--min-lift", "0"], ["kind", "pattern", "success", "version"]),
+    (["retain", "--max-episodes", "1", "--dry-run"], ["reason", "steps", "bytes"]),
+    (["index", "status"], ["dimension", "preset", "indexed", "pending", "index"]),
+    (["index", "verify"], ["in the index", "verdict"]),
+    (["show", "ID"], ["started", "task", "version", "action", "result"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "columns"), COMMANDS, ids=lambda value: value[0])
+def test_a_table_fits_its_terminal_and_cuts_no_header(command, storage, monkeypatch, arguments, columns):
+    newest = storage.episodes.query(limit=1).items[0]
+    given = [str(newest.id) if one == "ID" else one for one in arguments]
+    for width in WIDTHS:
+        monkeypatch.setenv("COLUMNS", str(width))
+        result = command(*given, "-d", storage.settings.database)
+        assert result.exit_code == 0, result.stderr
+        rows = [line for line in result.stdout.splitlines() if arguments[0] != "report" or ": " not in line]
+        assert max(map(cell_len, rows)) <= width
+        assert [name for name in columns if name not in result.stdout] == []
+        assert not set(result.stdout) & set("\x1b\x07\x9b\u202e")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_page_shows_each_task_and_ids_that_can_be_typed(command, storage, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    shown = command("query", "-d", storage.settings.database).stdout
+    assert set(TASK.split()) <= set(shown.split())
+    assert "x" * 16 in shown
+    short_ids = storage.episodes.short_ids(episode.id for episode in storage.episodes.query())
+    assert set(short_ids.values()) <= set(shown.split())
+    assert [one for one in short_ids if str(one) in shown] == []
+    assert [storage.episodes.resolve_id(short) for short in short_ids.values()] == list(short_ids)
+
+
+def test_a_line_end_in_a_text_makes_no_row_of_its_own(command, storage, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    shown = command("query", "-d", storage.settings.database).stdout
+    assert [line for line in shown.splitlines() if line.startswith("id ")] == shown.splitlines()[:1]
+
+
+def test_a_file_gets_whole_ids(command, storage):
+    shown = command("query", "-d", storage.settings.database).stdout
+    assert all(str(episode.id) in shown for episode in storage.episodes.query())
+
+
+def test_a_short_id_is_as_long_as_it_must_be(command, database, numbered, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = command("query", "--limit", "1", "-d", database).stdout + command("query", "-d", database).stdout
+    assert {line.split()[0] for line in shown.splitlines()} == {"id", "abcd1234-0000", "abcd1234-0001", "abcd9999"}
+
+
+@pytest.mark.parametrize("typed", ["abcd1234-0000", "ABCD123400007", IDS[0].hex])
+def test_a_prefix_is_enough_where_an_id_is_asked_for(command, answered, database, numbered, typed):
+    assert answered("show", typed)["id"] == str(IDS[0])
+    with ms.MemoryStorage.open(database) as storage:
+        storage.embeddings.put("episode", IDS[0], [1.0], model="m")
+    found = answered("search", "--like", typed)
+    assert [item["episode"]["id"] for item in found["items"]] == [str(IDS[0])]
+    assert answered("delete", typed, "--yes") == {"deleted": str(IDS[0])}
+
+
+def test_an_ambiguous_prefix_lists_the_candidates_and_changes_nothing(command, answered, database, numbered):
+    for arguments in (["show"], ["delete", "--yes"], ["forget", "--yes"], ["search", "--like"]):
+        result = command(*arguments, "abcd1234", "-d", database)
+        assert (result.exit_code, result.stdout) == (4, ""), arguments
+        assert f"prefix: ambiguous: {IDS[0]}, {IDS[1]} begin so; give more digits" in result.stderr
+        assert str(IDS[2]) not in result.stderr
+    assert answered("stats")["rows"]["episodes"] == 3
+
+
+def test_a_prefix_of_nothing_is_not_found(command, answered, database, numbered):
+    for arguments in (["show"], ["delete", "--yes"], ["forget", "--yes"], ["search", "--like"]):
+        result = command(*arguments, "abcd5", "-d", database)
+        assert (result.exit_code, result.stdout) == (5, ""), arguments
+        assert "no episode whose id begins with abcd5" in result.stderr
+
+
+def test_what_is_no_beginning_of_an_id_is_refused(command, database, numbered):
+    for typed in ("abc", "seven", "abcd%", "abcd_", "abcd*", " ", "", f"{IDS[0]}0"):
+        result = command("show", typed, "-d", database)
+        assert (result.exit_code, result.stdout) == (4, ""), typed
+        assert "prefix: an id, or at least its first 4 hexadecimal digits" in result.stderr
+
+
+def test_forget_says_what_a_prefix_stands_for_before_it_erases(command, answered, database, numbered):
+    result = command("forget", "abcd9", "-d", database)
+    assert (result.exit_code, answered("stats")["rows"]["episodes"]) == (2, 3)
+    result = command("forget", "abcd9", "--yes", "-d", database)
+    assert result.exit_code == 0
+    assert result.stderr.startswith(f"abcd9 is {IDS[2]} {TASK!r}")
+    assert [item["id"] for item in answered("query")["items"]] == [str(IDS[1]), str(IDS[0])]
+
+
+def test_a_prefix_belongs_to_its_namespace(command, database, numbered):
+    assert command("show", "abcd9", "-n", "another", "-d", database).exit_code == 5
+
+
+NOTHING = [
+    (["query"], "there are no episodes in the namespace 'default': `memory-storage import FILE`"),
+    (["search", "word"], "there are no episodes in the namespace 'default'"),
+    (["stats", "--by", "tool"], "no episode has a tool"),
+    (["learn"], "nothing was learned: too few episodes went well"),
+    (["retain", "--max-episodes", "1", "--dry-run"], "nothing to do: the policy keeps every episode"),
+    (["index", "status"], "there are no vectors: storage.embeddings.embed(...) makes some"),
+    (["index", "verify"], "there are no vectors"),
+    (["index", "rebuild"], "there are no vectors"),
+]
+
+
+def test_an_empty_result_says_so_and_prints_no_table(command, database):
+    command("init", "-d", database)
+    for arguments, sentence in NOTHING:
+        result = command(*arguments, "-d", database)
+        assert (result.exit_code, result.stdout) == (0, ""), arguments
+        assert sentence in result.stderr
+        machines = command(*arguments, "--json", "-d", database)
+        assert machines.exit_code == 0
+        assert not (found := json.loads(machines.stdout)) or not found["items"], arguments
+
+
+def test_filters_that_leave_nothing_say_how_many_there_are(command, database, numbered):
+    with ms.MemoryStorage.open(database) as storage:
+        storage.episodes.archive(IDS[0])
+    for arguments in (["query", "--tag", "none"], ["search", "word", "--tag", "none"]):
+        result = command(*arguments, "-d", database)
+        assert result.stdout == ""
+        assert "has 3 episodes, 1 of them in the archive (--all); leave out a condition" in result.stderr
+
+
+def test_few_vectors_are_not_pending(command, storage):
+    found = command("index", "status", "-d", storage.settings.database, "--json")
+    (model,) = json.loads(found.stdout)
+    assert (model["vectors"], model["indexed"], model["pending"], model["needs_index"]) == (4, 0, 0, False)
+    assert "not needed" in command("index", "status", "-d", storage.settings.database).stdout
+
+
+def test_help_of_forget_does_not_promise_to_erase_all(command):
+    shown = " ".join(command("forget", "--help").stdout.split())
+    assert "Default: all" not in shown
+    assert "Without one, --namespace names what is erased as a whole." in shown
