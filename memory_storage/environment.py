@@ -31,6 +31,7 @@ OTHERS = frozenset(
         "SQLD",
         "TEST_CUTS",
         "TEST_ITERATED",
+        "TEST_LARGE_EPISODES",
         "TEST_RACES",
         "TEST_RESTARTS",
     )

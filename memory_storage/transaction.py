@@ -49,6 +49,7 @@ _log = logging.getLogger(__name__)
 
 _SETTLING_SECONDS = 7.0  # a server takes five until it takes a lock from a stream that was left alone
 _FIRST_PAUSE = 0.05  # seconds until it is asked again what became of a write
+_SHRINK = dbapi.Step("PRAGMA shrink_memory")
 _SERVER_VALUE_BYTES = 4_900_000  # sqld takes 5,000,000, which a row's other columns are part of
 
 
@@ -100,9 +101,9 @@ class Scope(dbapi.Unpicklable):
         """See `Session`."""
         return self._maintenance.shared()
 
-    def read(self, step: dbapi.Step) -> Sequence[Row]:
-        """The rows of one SELECT. It is done again if the line broke."""
-        batch = dbapi.Batch([step], reads_only=True)
+    def read(self, step: dbapi.Step, *, shrinks: bool = False) -> Sequence[Row]:
+        """The rows of one SELECT. It is done again if the line broke. `shrinks`: see `Session`."""
+        batch = dbapi.Batch([_SHRINK, step] if shrinks and not self._is_remote else [step], reads_only=True)
         try:
             return self._run(batch)
         except UnavailableError as error:

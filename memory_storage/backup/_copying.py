@@ -18,6 +18,7 @@ from memory_storage.dbapi._local import LocalTransport
 from memory_storage.errors import CorruptDataError
 from memory_storage.translation import translated
 
+from ._spelling import spelled
 from ._tables import MANIFEST, Layout, Row, Table, layout, quoted
 
 Progress = Callable[[str, int, int], None]
@@ -61,7 +62,8 @@ class _Tally:
     def add(self, rows: list[Row]) -> None:
         self.rows += len(rows)
         for row in rows:
-            self._digest.update(repr(row).encode())
+            for text in spelled(row):
+                self._digest.update(text.encode())
 
     def report(self) -> TableReport:
         return TableReport(self.rows, self._digest.hexdigest())
@@ -76,15 +78,21 @@ def copied(
     check_manifest: bool = False,
 ) -> BackupReport:
     """Copy a database as it is at this moment into a new file, and read it back."""
+    progress = progress or _nobody
     with translated(engine):
         target = engine_of(path, key, is_new=True)
-        with _reading(engine) as source, target.connect().execution_options(libsql_begin="IMMEDIATE") as made:
-            known = _manifest(source) if check_manifest else {}
-            report = _copy(source, made, progress or _nobody)
+        with target.connect().execution_options(libsql_begin="IMMEDIATE") as made:
+            # A server ends a snapshot that is idle for ten seconds: it is left before the indexes are made.
+            with _reading(engine) as source:
+                known = _manifest(source) if check_manifest else {}
+                found = layout(source)
+                report = _copy_rows(source, made, found, progress)
             _compare(report.tables, known or report.tables, "the backup is not what it was when it was made")
+            _complete(made, found)
+            _write_manifest(made, report)
             made.commit()
         target.dispose()
-        _verify(path, key, report, progress or _nobody)
+        _verify(path, key, report, progress)
     return report
 
 
@@ -108,22 +116,31 @@ def _reading(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def _copy(source: Connection, made: Connection, progress: Progress) -> BackupReport:
-    found = layout(source)
+def _copy_rows(source: Connection, made: Connection, found: Layout, progress: Progress) -> BackupReport:
+    """All that the source has to say: the rows of its tables, and those of the virtual tables that have their own."""
     total, done, tables = _total(source, found), 0, {}
     for table in found.tables:
         made.exec_driver_sql(table.sql)
         tally = _Tally()
         for page in table.pages(source):
-            _insert(made, table, page)
             tally.add(page)
             done += len(page)
+            _insert(made, table, page)
+            del page  # it may be large: it is not held while the next one is read
             progress("copied", done, total)
         tables[table.name] = tally.report()
-    _complete(source, made, found)
-    report = BackupReport(tables)
-    _write_manifest(made, report)
-    return report
+    _run(made, found.made("view"))
+    _run(made, found.made("table"))
+    for name in found.copied:
+        _copy_virtual(source, made, name)
+    return BackupReport(tables)
+
+
+def _copy_virtual(source: Connection, made: Connection, name: str) -> None:
+    rows = source.exec_driver_sql(f"SELECT * FROM {quoted(name)}")
+    steps = [dbapi.Step(f"INSERT INTO {quoted(name)} VALUES ({', '.join('?' * len(row))})", tuple(row)) for row in rows]
+    if steps:
+        made.exec_driver_sql(dbapi.Batch(steps))
 
 
 def _insert(made: Connection, table: Table, page: list[Row]) -> None:
@@ -137,16 +154,11 @@ def _bound(kind: str, value: object) -> object:
     return str(value) if kind == "INTEGER" and type(value) is int and not -_WIDE <= value < _WIDE else value
 
 
-def _complete(source: Connection, made: Connection, found: Layout) -> None:
-    """What is made from the rows."""
+def _complete(made: Connection, found: Layout) -> None:
+    """Make from the rows what is made from them. It may take long, and needs no source."""
     _run(made, found.made("index"))
-    _run(made, found.made("view"))
-    _run(made, found.made("table"))
-    _run(made, (f"INSERT INTO {quoted(name)} ({quoted(name)}) VALUES ('rebuild')" for name in found.full_text))
-    for name in found.copied:
-        rows = [tuple(row) for row in source.exec_driver_sql(f"SELECT * FROM {quoted(name)}")]
-        for row in rows:
-            made.exec_driver_sql(f"INSERT INTO {quoted(name)} VALUES ({', '.join('?' * len(row))})", row)
+    for index in found.full_text:
+        index.fill(made)
     for name, number in found.sequences:
         made.exec_driver_sql("DELETE FROM sqlite_sequence WHERE name = ?", (name,))
         made.exec_driver_sql("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (name, number))
@@ -162,6 +174,7 @@ def _verify(path: Path, key: EncryptionKey | None, report: BackupReport, progres
             for page in table.pages(made):
                 tally.add(page)
                 done += len(page)
+                del page
                 progress("verified", done, report.rows)
             read[table.name] = tally.report()
         _compare(read, report.tables, "what was written is not what was read")

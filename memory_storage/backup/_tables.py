@@ -5,7 +5,8 @@ A text is read as bytes: one with a NUL, or one that is no UTF-8, would else be 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,8 @@ Row = tuple[Any, ...]
 
 MANIFEST = "backup_manifest"
 _PAGE = 500
+_PAGE_BYTES = 4_000_000
+_LAST_FROM = re.compile(r"\bFROM\s+(\w+)\s*$")  # of a view without conditions
 _ENGINES_OWN = "libsql_vector_meta_shadow"
 
 _TABLES = """SELECT m.name, m.sql, t.wr FROM sqlite_master AS m JOIN pragma_table_list AS t ON t.name = m.name
@@ -66,21 +69,51 @@ class Table:
         values = ", ".join(column.written for column in self.columns)
         return f"INSERT INTO {quoted(self.name)} ({names}) VALUES ({values})"
 
+    @property
+    def rowid_column(self) -> str:
+        """The column that is another name of the rowid; "" if there is none."""
+        key = self._key
+        return key[0].name if self.has_rowid and len(key) == 1 and key[0].kind == "INTEGER" else ""
+
     def pages(self, connection: Connection) -> Iterator[list[Row]]:
-        """Its rows in the order of their key, in pages."""
-        keys = ["rowid"] if self.has_rowid else [quoted(column.name) for column in self._key]
+        """Iterate over the rows in the order of their key, in pages that end by number and by bytes.
+
+        A page has at most 500 rows and 4 MB, or one row that is larger. The pages are the caller's: none is held here
+        while the caller has it, or while the next one is read.
+        """
         read = ", ".join([*self._key_as_read, *map(self._as_read, self.columns)])
-        order = ", ".join(keys)
-        after: Sequence[Any] = ()
+        width, after = len(self._key_as_read), ()
         while True:
-            where = f"WHERE ({order}) > ({', '.join(self._marks)})" if after else ""
-            sql = f"SELECT {read} FROM {quoted(self.name)} {where} ORDER BY {order} LIMIT {_PAGE}"
-            rows = [tuple(row) for row in connection.exec_driver_sql(sql, tuple(after))]
-            if rows:
-                yield [row[len(keys) :] for row in rows]
-            if len(rows) < _PAGE:
+            sql = self._page(read, continues=bool(after))
+            rows = [tuple(row) for row in connection.exec_driver_sql(sql, (*after, *after))]
+            if not rows:
                 return
-            after = rows[-1][: len(keys)]
+            after = rows[-1][:width]
+            page = [[row[width:] for row in rows]]
+            del rows
+            yield page.pop()
+
+    def spans(self, connection: Connection) -> Iterator[tuple[int, int]]:
+        """Iterate over the first and the last rowid of each page that `pages` would return, without reading it."""
+        after: tuple[int, ...] = ()
+        while seqs := connection.exec_driver_sql(self._page("rowid", continues=bool(after)), (*after, *after)).all():
+            after = (seqs[-1][0],)
+            yield seqs[0][0], seqs[-1][0]
+
+    def _page(self, read: str, *, continues: bool) -> str:
+        """Return SQL for the next page. With `continues` it takes the last key, twice."""
+        keys = ["rowid"] if self.has_rowid else [quoted(column.name) for column in self._key]
+        order, marks = ", ".join(keys), ", ".join(self._marks)
+        size = " + ".join(f"coalesce(octet_length({quoted(column.name)}), 0)" for column in self.columns)
+        listed = ", ".join(f"{key} AS key_{number}" for number, key in enumerate(keys))
+        listed_order = ", ".join(f"key_{number}" for number in range(len(keys)))
+        following = quoted(self.name) + (f" WHERE ({order}) > ({marks})" if continues else "")
+        # The sizes come first, from the heads of the rows: a sum over the rows themselves would copy their values.
+        return f"""WITH sized AS MATERIALIZED (
+    SELECT {listed}, {size} AS bytes FROM {following} ORDER BY {order} LIMIT {_PAGE}),
+summed AS (SELECT sum(bytes) OVER (ORDER BY {listed_order} ROWS UNBOUNDED PRECEDING) AS total FROM sized)
+SELECT {read} FROM {following} ORDER BY {order}
+LIMIT (SELECT max(1, count(*)) FROM summed WHERE total <= {_PAGE_BYTES})"""
 
     @property
     def _key(self) -> list[Column]:
@@ -100,6 +133,32 @@ class Table:
 
 
 @dataclass(frozen=True)
+class FullText:
+    """A full-text index of the texts that a view makes of a table; `table` is None where that is not how it is made."""
+
+    name: str
+    view: str
+    table: Table | None
+
+    def fill(self, connection: Connection) -> None:
+        """Index all texts. The table is full-text indexed for the first time.
+
+        A statement parses the JSON of each row, and the engine keeps the last four until the statement ends: a page of
+        large rows is a statement of its own.
+        """
+        name = quoted(self.name)
+        if self.table is None:
+            connection.exec_driver_sql(f"INSERT INTO {name} ({name}) VALUES ('rebuild')")
+            return
+        columns = connection.exec_driver_sql("SELECT name FROM pragma_table_info(?)", (self.name,)).scalars()
+        texts, key = ", ".join(map(quoted, columns)), quoted(self.table.rowid_column)
+        index = f"""INSERT INTO {name} (rowid, {texts})
+            SELECT {key}, {texts} FROM {quoted(self.view)} WHERE {key} BETWEEN ? AND ?"""
+        for span in self.table.spans(connection):
+            connection.exec_driver_sql(index, span)
+
+
+@dataclass(frozen=True)
 class Layout:
     """All of a database: tables of rows, and what is made from them."""
 
@@ -108,15 +167,24 @@ class Layout:
     sequences: list[Row]
 
     @property
-    def full_text(self) -> list[str]:
+    def full_text(self) -> list[FullText]:
         """The full-text tables whose content is another table's."""
-        return [name for kind, name, sql in self.others if kind == "table" and "fts5" in sql and "content=" in sql]
+        tables = [(name, sql) for kind, name, sql in self.others if kind == "table"]
+        return [self._full_text(name, sql) for name, sql in tables if "fts5" in sql and "content=" in sql]
+
+    def _full_text(self, name: str, sql: str) -> FullText:
+        content, key = (_after(option, sql) for option in ("content", "content_rowid"))
+        views = {view: of for kind, view, of in self.others if kind == "view"}
+        source = _LAST_FROM.search(views.get(content, ""))
+        found = [table for table in self.tables if source and table.name == source.group(1)]
+        return FullText(name, content, found[0] if found and found[0].rowid_column == key else None)
 
     @property
     def copied(self) -> list[str]:
         """The other virtual tables, whose rows are to be copied."""
         virtual = [name for kind, name, _ in self.others if kind == "table"]
-        return [name for name in virtual if name not in self.full_text]
+        full_text = {index.name for index in self.full_text}
+        return [name for name in virtual if name not in full_text]
 
     def made(self, kind: str) -> list[str]:
         """The statements that make what is of that kind: index, view, table (a virtual one) or trigger."""
@@ -135,6 +203,12 @@ def layout(connection: Connection) -> Layout:
     names = "SELECT name, seq FROM sqlite_sequence ORDER BY name"
     sequences = [tuple(row) for row in connection.exec_driver_sql(names)] if counted else []
     return Layout(tables, others, sequences)
+
+
+def _after(option: str, sql: str) -> str:
+    """The value of an option of a full-text table; "" if it has none."""
+    found = re.search(rf"\b{option}='(\w+)'", sql)
+    return found.group(1) if found else ""
 
 
 def quoted(name: str) -> str:

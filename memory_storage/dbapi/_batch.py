@@ -47,6 +47,10 @@ class Result(NamedTuple):
     rowcount: int
     lastrowid: int | None
 
+    def without_rows(self) -> Result:
+        """Return the same without the rows."""
+        return self._replace(rows=[]) if self.rows else self
+
 
 class RowCountError(IntegrityError):
     """A step of a batch changed another number of rows than it had to; the batch was undone."""

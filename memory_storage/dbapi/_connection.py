@@ -213,7 +213,7 @@ class Cursor:
         """Run one statement, or a `Batch`; as in `sqlite3` the cursor itself is given back."""
         self._check_open()
         self._show(_NOTHING)
-        self.connection.last_statement = sql
+        self.connection.last_statement = str(sql)  # of a batch the text, and not the values
         if isinstance(sql, Batch):
             self.results = results = self.connection._execute_batch(sql)
             self._show(next((r for r in reversed(results) if r.columns is not None), results[-1]))
@@ -259,7 +259,9 @@ class Cursor:
     def close(self) -> None:
         """Forget the rows; the cursor cannot run anything again. `rowcount` and `lastrowid` stay, as in `sqlite3`."""
         self._closed = True
-        self._rows = iter(())
+        # SQLAlchemy's results are in cycles, and keep a cursor until the garbage is collected: its rows may be large.
+        self._show(self._result.without_rows())
+        self.results = [result.without_rows() for result in self.results]
 
     def setinputsizes(self, sizes: Sequence[object]) -> None:
         """Nothing to do (PEP 249)."""

@@ -59,28 +59,34 @@ def export_lines(storage: MemoryStorage) -> Iterator[str]:
         for kind, values in _ALL.items():
             for value in values(view):
                 count += 1
-                line = _line(kind, value)
+                parts = _parts(kind, value)
                 del value  # it may be large: neither it nor its line is held while the next one is read
-                yield line
-                del line
+                yield "".join(parts)
     yield json.dumps({"kind": "end", "count": count})
 
 
-def _line(kind: Kind, value: Value) -> str:
-    return "".join((f'{{"kind": "{kind}", "value": ', *_json_parts(value), "}"))
+def _parts(kind: Kind, value: Value) -> Iterator[str]:
+    """Iterate over the parts of the value's line.
 
-
-def _json_parts(value: Value) -> Iterator[str]:
-    """The value's JSON; the steps of an episode one by one, since all in one text need their room twice."""
+    The steps of an episode come one by one, and each is released when it is written: all of them may be large.
+    """
+    yield f'{{"kind": "{kind}", "value": '
     if not isinstance(value, Episode):
-        yield value.model_dump_json()
+        yield value.model_dump_json() + "}"
         return
+    steps = list(value.steps)[::-1]
     # The last one of this text is the field: only times come after it.
-    before, mark, after = value.model_copy(update={"steps": []}).model_dump_json().rpartition('"steps":[]')
+    bare = value.model_copy(update={"steps": []}).model_dump_json()
+    del value
+    before, mark, after = bare.rpartition('"steps":[]')
+    del bare
     yield before + mark[:-1]
-    for number, step in enumerate(value.steps):
-        yield f",{step.model_dump_json()}" if number else step.model_dump_json()
-    yield "]" + after
+    del before
+    separator = ""
+    while steps:
+        yield separator + steps.pop().model_dump_json()
+        separator = ","
+    yield f"]{after}}}"
 
 
 def check_header(content: Mapping[str, Any]) -> None:

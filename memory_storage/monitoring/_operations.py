@@ -304,7 +304,7 @@ def _timed(meter: Meter, name: str, items: Iterator[Any]) -> Iterator[Any]:
             outer, here.call = here.call, call
             call.since = perf_counter()
             try:
-                item = next(items)
+                item = [next(items)]
             except StopIteration:
                 return
             except BaseException as error:
@@ -313,6 +313,6 @@ def _timed(meter: Meter, name: str, items: Iterator[Any]) -> Iterator[Any]:
             finally:
                 here.call = outer
                 seconds += perf_counter() - call.since
-            yield item
+            yield item.pop()  # it may be large: it is not held here while the caller has it
     finally:
         meter.end(name, call, seconds, failure)

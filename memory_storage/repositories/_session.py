@@ -70,8 +70,14 @@ class Session(Protocol):
         """
         ...
 
-    def read(self, step: Step) -> Sequence[Row]:
-        """The rows of one SELECT."""
+    def read(self, step: Step, *, shrinks: bool = False) -> Sequence[Row]:
+        """Return the rows of one SELECT.
+
+        Args:
+            step: The SELECT.
+            shrinks: Empty the engine's cache of file pages first: the last read has filled it with large rows, which
+                are not read again. It has up to 32 MB.
+        """
         ...
 
     def write(self, steps: Sequence[Step], *, again: Step | None = None) -> Sequence[Row]:

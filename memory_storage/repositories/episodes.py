@@ -358,12 +358,14 @@ class EpisodeRepository(Repository):
         size = min(ITERATE_PAGE, self._session.limits.query_maximum)
         values |= {"namespace": self._session.namespace, "limit": size + 1, "page_bytes": PAGE_BYTES}
         cursor: str | None = None
+        was_large = False
         while True:
             place = parse_cursor(cursor)
             order, after, place_values = order_and_place("started_at", place, descending=descending)
             statement = sql.next_ones((*where, *after), order, with_steps=steps)
-            rows = self._session.read(statement.step(**values, **place_values))
+            rows = self._session.read(statement.step(**values, **place_values), shrinks=was_large)
             found = page_of(rows, size, place, descending=descending, on_corrupt=on_corrupt)
+            was_large = found.next_cursor is not None and len(found) < size
             items, cursor = handed_over(found.items), found.next_cursor
             del rows, found
             yield from items
@@ -386,10 +388,12 @@ class EpisodeRepository(Repository):
         still, values = conditions(asked.model_copy(update={"text": None}), "episode", Shape("e.", by_row=True))
         statement = sql.among(still, with_steps=steps)
         values |= {"namespace": namespace, "limit": size + 1, "page_bytes": PAGE_BYTES}
+        was_large = True  # the page before this list may have been
         while ids:
-            rows = self._session.read(statement.step(ids=json_ids(ids[:size]), **values))
+            rows = self._session.read(statement.step(ids=json_ids(ids[:size]), **values), shrinks=was_large)
             # Those that did not fit, by their place among the ids, are on the next page.
-            ids = ids[min((row[0] for row in rows if row[2] == 0 and row[3] is None), default=size) :]
+            fitting = min((row[0] for row in rows if row[2] == 0 and row[3] is None), default=size)
+            ids, was_large = ids[fitting:], fitting < size
             episodes = handed_over(page_of(rows, size, None, descending=False, on_corrupt=on_corrupt).items)
             del rows
             yield from episodes

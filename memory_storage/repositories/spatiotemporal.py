@@ -178,8 +178,9 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
         while rows := self._session.read(_place_sql.NEXT.step(namespace=namespace, after=after, **values)):
             fitting = [row for row in rows if row[1] is not None]
             after, is_last = fitting[-1][0], len(fitting) == len(rows)
-            del rows
-            yield from map(_entry, handed_over(fitting))
+            entries = map(_entry, handed_over(fitting))
+            del rows, fitting
+            yield from entries
             if is_last:
                 return
 

@@ -61,11 +61,15 @@ class StepRepository(Repository):
         """Iterate over the steps of an episode in order, a page at a time: 100 of them, or about 4 MB."""
         first, size = 1, check_limit(None, self._session.limits)
         key = {"namespace": self._session.namespace, "episode_id": as_id(episode_id, "episode_id")}
+        was_large = False
         while True:
-            rows = self._session.read(sql.NEXT.step(first=first, limit=size + 1, page_bytes=PAGE_BYTES, **key))
+            step = sql.NEXT.step(first=first, limit=size + 1, page_bytes=PAGE_BYTES, **key)
+            rows = self._session.read(step, shrinks=was_large)
             rest = next((row[3] for row in rows if row[0] is None), None)
-            steps = handed_over(decode_steps([row[:3] for row in rows if row[0] is not None]))
-            del rows
+            fitting = [row[:3] for row in rows if row[0] is not None]
+            was_large = len(fitting) < size
+            steps = handed_over(decode_steps(fitting))
+            del rows, fitting
             yield from steps
             if rest is None:
                 return
