@@ -138,17 +138,24 @@ SELECT id, version, created_at, updated_at, archived_at FROM episodes
 WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
 
-# The caller's clock may be behind the one that set the start, but the caller's own moment may not be before it.
+TIMES = Prepared("""
+SELECT id, started_at, completed_at FROM episodes
+WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
+""")
+
+# The caller's clock may be behind the one that set the start, but the caller's own moment may not be before it, unless
+# it is stored already: an older version took it.
 COMPLETE = Prepared("""
 UPDATE episodes SET
     version = version + 1, updated_at = :now, outcome = :kind, reward = coalesce(:total, reward),
-    completed_at = max(:completed_at, started_at),
+    completed_at = CASE WHEN :is_now THEN max(:completed_at, started_at) ELSE :completed_at END,
     document = json_set(document, '$.outcome', json(:outcome), '$.completed_at',
-        CASE WHEN :completed_at < started_at THEN document ->> '$.started_at' ELSE :completed_iso END,
+        CASE WHEN :is_now AND :completed_at < started_at THEN document ->> '$.started_at' ELSE :completed_iso END,
         '$.reward', json(coalesce(:reward, document -> '$.reward')),
         '$.reflection', json(coalesce(:reflection, document -> '$.reflection'))),
     words = nullif(json_patch(coalesce(words, '{}'), :words), '{}')
-WHERE namespace = :namespace AND id = :id AND (:is_now OR :completed_at >= started_at)
+WHERE namespace = :namespace AND id = :id
+    AND (:is_now OR :completed_at >= started_at OR :completed_at = completed_at)
 """)
 
 ARCHIVE = Prepared("""

@@ -121,17 +121,14 @@ class EpisodeRepository(Repository):
                 stored under the id after this one was deleted; or a step that it does not carry has the id or number of
                 one that it does.
             ValidationError: a limit is broken, something would not be read back equal, two steps have one id or number,
-                it ends before it starts, or it is new and was erased.
+                it ends before it starts (unless it is stored with these times), or it is new and was erased.
         """
         return self.save_many([episode])[0]
 
     def save_many(self, episodes: Sequence[Episode]) -> list[Episode]:
         """Save all of them or none, as `save` does."""
         prepared = self._prepare(episodes)
-        for index, (_, episode) in enumerate(prepared):
-            if episode.completed_at is not None and episode.completed_at < episode.started_at:
-                field = f"episodes.{index}.completed_at" if len(prepared) > 1 else "completed_at"
-                raise _ends_before_start(field, episode.started_at, episode.completed_at)
+        self._refuse_reversed_times([episode for _, episode in prepared])
         saved = keep_writing(
             self._save, prepared, lambda _, error: self._without_repeats(prepared, error), "changing these episodes"
         )
@@ -205,8 +202,8 @@ class EpisodeRepository(Repository):
 
         Raises:
             NotFoundError: there is no such episode.
-            ValidationError: there is no outcome, `completed_at` is before the start, a limit is broken, or something
-                would not be read back equal.
+            ValidationError: there is no outcome, `completed_at` is before the start and not what is stored, a limit is
+                broken, or something would not be read back equal.
         """
         now = self._session.now()
         ended = Episode(
@@ -513,6 +510,24 @@ class EpisodeRepository(Repository):
             raise ValidationError("episodes", "each id once", [str(episode.id) for episode in given])
         _refuse_shared_steps([episode for _, episode in prepared])
         return prepared
+
+    def _refuse_reversed_times(self, episodes: Sequence[Episode]) -> None:
+        """Refuse an end before the start, unless both times are stored: an older version took them."""
+        reversed_ = [
+            (index, episode)
+            for index, episode in enumerate(episodes)
+            if episode.completed_at is not None and episode.completed_at < episode.started_at
+        ]
+        if not reversed_:
+            return
+        ids = json_ids([str(episode.id) for _, episode in reversed_])
+        rows = self._session.read(sql.TIMES.step(namespace=self._session.namespace, ids=ids))
+        stored = {row[0]: tuple(row[1:]) for row in rows}
+        for index, episode in reversed_:
+            end = episode.completed_at or episode.started_at
+            if stored.get(str(episode.id)) != (to_micros(episode.started_at), to_micros(end)):
+                field = f"episodes.{index}.completed_at" if len(episodes) > 1 else "completed_at"
+                raise _ends_before_start(field, episode.started_at, end)
 
     def _save(self, prepared: list[tuple[str, Episode]]) -> list[Episode]:
         if not prepared:

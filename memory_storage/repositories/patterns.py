@@ -96,14 +96,14 @@ class PatternRepository(Repository):
             ConflictError: the stored version is another than `pattern.version`, or is of another pattern, which was
                 stored under the id after this one was deleted.
             ValidationError: a limit is broken, something would not be read back equal, an episode is named twice in the
-                evidence, or the pattern is new and was erased.
+                evidence (unless it is stored with this evidence), or the pattern is new and was erased.
         """
         return self.save_many([pattern])[0]
 
     def save_many(self, patterns: Sequence[P]) -> list[P]:
         """Save all of them or none, as `save` does."""
         prepared = self._prepare(patterns)
-        _refuse_repeated_evidence([pattern for _, pattern in prepared])
+        self._refuse_repeated_evidence([pattern for _, pattern in prepared])
         saved = keep_writing(
             self._save, prepared, lambda _, error: self._without_repeats(prepared, error), "changing these patterns"
         )
@@ -378,6 +378,19 @@ class PatternRepository(Repository):
             raise ValidationError("patterns", "each id once", [str(pattern.id) for pattern in given])
         return prepared
 
+    def _refuse_repeated_evidence(self, patterns: Sequence[AnyPattern]) -> None:
+        """Refuse an episode that is named twice, unless this evidence is stored: an older version took it."""
+        repeated = [
+            (index, pattern)
+            for index, pattern in enumerate(patterns)
+            if len(set(pattern.evidence)) != len(pattern.evidence)
+        ]
+        stored = {pattern.id: pattern.evidence for pattern in self._get_many([pattern.id for _, pattern in repeated])}
+        for index, pattern in repeated:
+            if stored.get(pattern.id) != pattern.evidence:
+                field = f"patterns.{index}.evidence" if len(patterns) > 1 else "evidence"
+                raise ValidationError(field, "each episode once", [str(one) for one in pattern.evidence])
+
     def _save(self, prepared: list[tuple[str, P]]) -> list[P]:
         if not prepared:
             return []
@@ -471,13 +484,6 @@ class PatternRepository(Repository):
 
     def _now(self) -> int:
         return to_micros(self._session.now())
-
-
-def _refuse_repeated_evidence(patterns: Sequence[AnyPattern]) -> None:
-    for index, pattern in enumerate(patterns):
-        if len(set(pattern.evidence)) != len(pattern.evidence):
-            field = f"patterns.{index}.evidence" if len(patterns) > 1 else "evidence"
-            raise ValidationError(field, "each episode once", [str(one) for one in pattern.evidence])
 
 
 def as_pattern(row: Sequence[Any]) -> AnyPattern:
