@@ -148,7 +148,9 @@ def read_transcript(stream: BinaryIO, options: ImportOptions | None = None) -> T
         ValidationError: the format is not known, or not the one that was given. The message says what it looks like.
     """
     options = options or ImportOptions()
-    records = read_records(stream, replace_invalid=options.replace_invalid)
+    records = read_records(
+        stream, replace_invalid=options.replace_invalid, is_header=lambda record: _format_of(record) == "export"
+    )
     if options.format not in (None, *FORMATS):
         raise ValidationError("format", f"one of {', '.join(FORMATS)}", options.format)
     lead: list[Record] = []

@@ -8,14 +8,17 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from json import JSONDecodeError
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from memory_storage.errors import ValidationError
 
 LINE_BYTES = 80_000_000
-"""A longer line is reported without being held: what is in it would not fit into a document of 10 MB."""
+"""A longer line is reported without being held: what is in it would not fit into a document of 10 MB.
+
+The lines of an export are read whatever their length: each is one value, which was in memory when it was written.
+"""
 
 DOCUMENT_BYTES = 1_000_000_000
 """The largest file that is held as a whole: an array, or objects over several lines."""
@@ -44,7 +47,7 @@ class Record(NamedTuple):
 class _Reader(NamedTuple):
     """How the text of a record is read."""
 
-    line_bytes: int
+    line_bytes: int | None
     replace_invalid: bool
 
     def decode(self, data: bytes) -> str:
@@ -67,7 +70,7 @@ class _Reader(NamedTuple):
         return Record(line, content, "", size, array)
 
     def line_record(self, number: int, line: bytes) -> Record:
-        if len(line) > self.line_bytes:
+        if self.line_bytes is not None and len(line) > self.line_bytes:
             return Record(number, {}, f"the line has more than {self.line_bytes:,} bytes", len(line))
         try:
             return self.record(number, self.decode(line), len(line))
@@ -76,7 +79,13 @@ class _Reader(NamedTuple):
             return Record(number, {}, problem, len(line))
 
 
-def read_records(stream: BinaryIO, *, line_bytes: int = LINE_BYTES, replace_invalid: bool = False) -> Iterator[Record]:
+def read_records(
+    stream: BinaryIO,
+    *,
+    line_bytes: int | None = None,
+    replace_invalid: bool = False,
+    is_header: Callable[[Record], bool] = lambda _: False,
+) -> Iterator[Record]:
     """Read the objects of JSON lines, of JSON arrays, or objects over several lines, one after the other.
 
     UTF-8, with or without a byte order mark, and gzip of that. JSON lines are read one by one, and a broken one does
@@ -85,14 +94,17 @@ def read_records(stream: BinaryIO, *, line_bytes: int = LINE_BYTES, replace_inva
 
     Args:
         stream: bytes.
-        line_bytes: a longer line is a problem.
+        line_bytes: a longer line is a problem; by default `LINE_BYTES`.
         replace_invalid: put U+FFFD in place of each NUL, lone surrogate and byte that is not UTF-8.
+        is_header: says of the first record whether the lines after it have no limit.
 
     Raises:
         ValidationError: it is in another encoding, or too large to be held as a whole.
     """
-    reader = _Reader(line_bytes, replace_invalid)
-    lines = _lines(_decompressed(stream), line_bytes)
+    most = LINE_BYTES if line_bytes is None else line_bytes
+    reader = _Reader(most, replace_invalid)
+    source = _decompressed(stream)
+    lines = _lines(source, most)
     number = 0
     try:
         for number, line in enumerate(lines, 1):
@@ -102,6 +114,8 @@ def read_records(stream: BinaryIO, *, line_bytes: int = LINE_BYTES, replace_inva
             first = reader.line_record(number, content)
             if _is_complete(content, first):
                 yield first
+                if is_header(first):
+                    reader, lines = _Reader(None, replace_invalid), iter(source.readline, b"")
                 rest = enumerate(lines, number + 1)
                 yield from (reader.line_record(number, line) for number, line in rest if line.strip())
             else:

@@ -15,7 +15,7 @@ from memory_storage.errors import CorruptDataError, ValidationError
 from memory_storage.models import Episode, Step, StepError, StepOk, as_validation_error, numbered
 from memory_storage.settings import Limits
 
-from ._portions import head, size
+from ._portions import size
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -27,6 +27,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
 _DEEP = 100
 _STEPS = TypeAdapter(list[Step], config=ConfigDict(defer_build=True))
+_BESIDE = {"steps", "version", "created_at", "updated_at", "archived_at", "effectiveness"}
+"""The fields that a stored document lacks: they are columns, or rows of their own."""
 
 
 _NAMES = {"SpatiotemporalEntry": "entry"}  # of arguments, where that is not the model's
@@ -148,8 +150,10 @@ def stored(model: M, version: int, created_at: int, updated_at: int, **others: A
     return model
 
 
-def check_episode(episode: Episode, document: str, limits: Limits, field: str = "") -> None:
-    """ValidationError for what is over a limit; `document` is its JSON."""
+def check_episode(
+    episode: Episode, document: str, limits: Limits, value_bytes: int | None = None, field: str = ""
+) -> None:
+    """ValidationError for what is over a limit, or larger than the database takes; `document` is its JSON."""
     check_text(_join(field, "task_description"), episode.task_description, "task_description", limits.task_description)
     check_tags(_join(field, "tags"), episode.tags, limits)
     check_tags(_join(field, "context.tags"), episode.context.tags, limits)
@@ -160,30 +164,57 @@ def check_episode(episode: Episode, document: str, limits: Limits, field: str = 
     if _may_be_large(document, limits):
         for number, step in enumerate(episode.steps):
             check_step(step, document, limits, _join(field, f"steps.{number}"))
-    if size(document) > limits.document_bytes:
-        check_document(field, head(episode), limits)  # steps come one by one too, and have limits of their own
+    check_document(field, episode, document, limits, value_bytes)
+    if value_bytes is not None and size(document) > value_bytes:
+        for number, step in enumerate(episode.steps):
+            # Without its number, as `append_step` measures it.
+            as_appended = step.model_copy(update={"step_number": None}).model_dump_json()
+            check_value(_join(field, f"steps.{number}"), as_appended, value_bytes)
 
 
-def check_document(field: str, document: str, limits: Limits) -> None:
-    """ValidationError if a document has too many bytes."""
-    found = size(document)
-    if found > limits.document_bytes:
-        raise over(field or "document", "bytes of JSON", limits.document_bytes, found, "document_bytes")
+def check_document(field: str, model: BaseModel, document: str, limits: Limits, value_bytes: int | None) -> None:
+    """Refuse a document that has too many bytes in the form in which it is stored.
+
+    Args:
+        field: what the error names; "document" if it is empty.
+        model: an episode, a pattern or a place.
+        document: its JSON, with what is stored beside the document.
+        limits: `document_bytes`.
+        value_bytes: what the database takes, see `Session`.
+
+    Raises:
+        ValidationError: it is over the limit, or larger than the database takes.
+    """
+    most = most_bytes(limits, value_bytes)
+    if size(document) > most and (found := stored_bytes(model)) > most:
+        raise too_large(field, found, limits, value_bytes)
+
+
+def stored_bytes(model: BaseModel) -> int:
+    """How many bytes the stored document of an episode, a pattern or a place has."""
+    return size(model.model_dump_json(exclude=_BESIDE))
+
+
+def most_bytes(limits: Limits, value_bytes: int | None) -> int:
+    """How many bytes a stored document may have."""
+    return limits.document_bytes if value_bytes is None else min(limits.document_bytes, value_bytes)
+
+
+def too_large(field: str, found: int, limits: Limits, value_bytes: int | None) -> ValidationError:
+    """The error for a document of more than `most_bytes`."""
+    if value_bytes is None or found > limits.document_bytes:
+        return over(field or "document", "bytes of JSON", limits.document_bytes, found, "document_bytes")
+    return _too_large_for_a_server(field, found, value_bytes)
 
 
 def check_value(field: str, document: str, limit: int | None) -> None:
     """ValidationError if a document is larger than the database takes."""
     if limit is not None and size(document) > limit:
-        raise ValidationError(field or "document", f"at most {limit:,} bytes of JSON on a server", size(document))
+        raise _too_large_for_a_server(field, size(document), limit)
 
 
-def check_values(field: str, document: str, episode: Episode, limit: int | None) -> None:
-    """ValidationError if the episode's head, or one of its steps, is larger than the database takes."""
-    if limit is None or size(document) <= limit:
-        return
-    check_value(field, head(episode), limit)
-    for number, step in enumerate(episode.steps):
-        check_value(_join(field, f"steps.{number}"), step.model_dump_json(), limit)
+def _too_large_for_a_server(field: str, found: int, limit: int) -> ValidationError:
+    return ValidationError(field or "document", f"at most {limit:,} bytes of JSON on a server", found)
 
 
 def check_step(step: Step, document: str, limits: Limits, field: str = "") -> None:

@@ -9,6 +9,8 @@ from itertools import zip_longest
 from operator import itemgetter
 from typing import Any
 
+from pydantic_core import to_json
+
 from memory_storage.models import Episode, LazyList, Page, Step
 from memory_storage.retrieval import FACTS
 from memory_storage.schema.words import words_of_ending, words_of_step
@@ -26,6 +28,7 @@ from ._codec import (
     without_output,
 )
 from ._paging import Cursor, page
+from ._portions import size
 from ._session import Row
 
 _NO_NUMBER = '"step_number":null'  # its first place in a document is that of the field: only the id stands before it
@@ -114,12 +117,17 @@ def ending(ended: Episode, completed_at: datetime) -> dict[str, Any]:
         "kind": ended.outcome and ended.outcome.kind,
         "total": ended.reward and ended.reward.total,
         "completed_at": to_micros(completed_at),
-        "completed_iso": completed_at.isoformat(),
+        "completed_json": to_json(completed_at).decode(),
         "outcome": outcome,
         "reward": ended.reward and ended.reward.model_dump_json(),
         "reflection": reflection,
         "words": words_of_ending(outcome, reflection),
     }
+
+
+def bytes_of_ending(ended: Episode) -> int:
+    """How many bytes the document of the episode has at least, once it is completed."""
+    return size(ended.model_dump_json(include={"outcome", "reward", "reflection"}))
 
 
 def same_content(given: Episode, present: Episode) -> bool:

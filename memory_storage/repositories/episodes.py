@@ -40,17 +40,27 @@ from ._arguments import flag
 from ._capacity import no_room, room_for
 from ._codec import (
     OnCorrupt,
-    check_document,
     check_episode,
     check_on_corrupt,
     check_step,
     check_value,
-    check_values,
     encode,
+    most_bytes,
     to_micros,
+    too_large,
     with_numbers,
 )
-from ._episode_rows import appended, ending, found_in, just_saved, page_of, same_content, whole, with_state
+from ._episode_rows import (
+    appended,
+    bytes_of_ending,
+    ending,
+    found_in,
+    just_saved,
+    page_of,
+    same_content,
+    whole,
+    with_state,
+)
 from ._filters import Shape, conditions, in_use
 from ._forgotten import forgotten_among, guard, refuse_forgotten, restored, stale
 from ._paging import (
@@ -215,19 +225,24 @@ class EpisodeRepository(Repository):
         )
         if ended.outcome is None:
             raise ValidationError("outcome", "how did it end? Success, PartialSuccess, Failure or Abstained", None)
-        document, ended = encode(Episode, ended)
-        check_document("", document, self._session.limits)
-        check_value("", document, self._session.value_bytes)
+        _, ended = encode(Episode, ended)
+        limits, value_bytes = self._session.limits, self._session.value_bytes
+        most = most_bytes(limits, value_bytes)
+        if (least := bytes_of_ending(ended)) > most:  # before it is sent
+            raise too_large("", least, limits, value_bytes)
         end = ended.completed_at or now
-        values = ending(ended, end)
+        key = {"namespace": self._session.namespace, "id": as_id(episode_id)}
+        values = {**ending(ended, end), "now": to_micros(now), "is_now": int(completed_at is None)}
         try:
-            return self._change(
-                episode_id, sql.COMPLETE, now=to_micros(now), is_now=int(completed_at is None), **values
-            )
+            return self._change(episode_id, sql.COMPLETE, sql.TOO_LARGE.step(0, most=most, **key), **values)
         except NotFoundError:
             if completed_at is not None and (stored := self.find(episode_id, steps=False)):
                 raise _ends_before_start("completed_at", stored.started_at, end) from None
             raise
+        except RowCountError as error:
+            rows = self._session.read(sql.COMPLETED_BYTES.step(**key, **values))
+            found = max([most + 1, *(row[0] for row in rows)])  # unless another writer has changed it since
+            raise too_large("", found, limits, value_bytes) from error
 
     def archive(self, episode_id: UUID | str) -> Episode:
         """Put it away: queries leave it out unless they ask. To archive again changes nothing.
@@ -503,8 +518,7 @@ class EpisodeRepository(Repository):
         for index, episode in enumerate(given):
             field = f"episodes.{index}" if len(given) > 1 else ""
             document, checked = encode(Episode, with_numbers(episode), field)
-            check_episode(checked, document, limits, field)
-            check_values(field, document, checked, self._session.value_bytes)
+            check_episode(checked, document, limits, self._session.value_bytes, field)
             prepared.append((document, checked))
         if len({episode.id for episode in given}) != len(given):
             raise ValidationError("episodes", "each id once", [str(episode.id) for episode in given])
@@ -616,12 +630,14 @@ class EpisodeRepository(Repository):
                 raise stale(self._session, "episode", episode.id, episode.version, version)
         return remaining
 
-    def _change(self, episode_id: UUID | str, statement: Prepared, **values: Any) -> Episode:
+    def _change(self, episode_id: UUID | str, statement: Prepared, *checks: dbapi.Step, **values: Any) -> Episode:
         key = {"namespace": self._session.namespace, "id": as_id(episode_id)}
         change = statement.step(1, **key, **values)
         try:
-            rows = write_and_read(self._session, [change], sql.GET.step(**key))
+            rows = write_and_read(self._session, [change, *checks], sql.GET.step(**key))
         except RowCountError as error:
+            if error.step > 1:
+                raise
             raise NotFoundError("episode", episode_id) from error
         if not rows:  # the answer was lost, and before it was read again, another writer has deleted it
             raise NotFoundError("episode", episode_id)

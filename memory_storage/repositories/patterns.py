@@ -38,14 +38,17 @@ from ._codec import (
     check_document,
     check_on_corrupt,
     check_tags,
-    check_value,
     corrupt,
     decode,
     encode,
     from_micros,
+    most_bytes,
     or_none,
+    over,
     stored,
+    stored_bytes,
     to_micros,
+    too_large,
 )
 from ._filters import conditions
 from ._forgotten import forgotten_among, guard, refuse_forgotten, restored, stale
@@ -67,6 +70,8 @@ from ._session import Repository, Session, as_id, as_list, json_ids, keep_writin
 from .episodes import EpisodeFilters
 
 P = TypeVar("P", bound=AnyPattern)
+
+_OF_LIMITS = 2  # the number of the statement in `merge` that checks them
 
 
 class PatternFilters(TypedDict, total=False):
@@ -171,21 +176,24 @@ class PatternRepository(Repository):
 
         Raises:
             NotFoundError: one of them does not exist.
-            ValidationError: they are the same, or of two kinds.
+            ValidationError: they are the same, or of two kinds; or together they are over a limit.
         """
         key, other = as_id(pattern_id), as_id(other_id, "other_id")
         if key == other:
             raise ValidationError("other_id", "must be another pattern", other)
-        namespace = self._session.namespace
+        namespace, most, tags = self._session.namespace, self._most_bytes, self._session.limits.tags
         try:
             rows = self._session.write(
                 [
                     sql.MERGE.step(1, namespace=namespace, id=key, other=other, now=self._now()),
+                    sql.OVER_LIMIT.step(0, namespace=namespace, id=key, most=most, tags=tags),
                     sql.REMOVE.step(1, namespace=namespace, id=other),
                     sql.GET.step(namespace=namespace, id=key),
                 ]
             )
-        except RowCountError:
+        except RowCountError as error:
+            if error.step == _OF_LIMITS:
+                raise self._merged_over_limit(key, other) from error
             kinds = self.get(key).kind, self.get(other).kind
             raise ValidationError("other_id", f"must be a {kinds[0]} too", kinds[1]) from None
         if not rows:  # as in `_save`
@@ -371,8 +379,7 @@ class PatternRepository(Repository):
             document, checked = encode(_kind_of(pattern, field), pattern, field)
             for name, tags in (("tags", checked.tags), ("context.tags", checked.context.tags)):
                 check_tags(f"{field}.{name}".lstrip("."), tags, self._session.limits)
-            check_document(field, document, self._session.limits)
-            check_value(field, document, self._session.value_bytes)
+            check_document(field, checked, document, self._session.limits, self._session.value_bytes)
             prepared.append((document, checked))
         if len({pattern.id for pattern in given}) != len(given):
             raise ValidationError("patterns", "each id once", [str(pattern.id) for pattern in given])
@@ -400,11 +407,40 @@ class PatternRepository(Repository):
             raise ConflictError("pattern", gone[0].id, expected=gone[0].version + 1, actual=None)
         return [saved[str(pattern.id)] for _, pattern in prepared]  # type: ignore[misc]
 
+    @property
+    def _most_bytes(self) -> int:
+        return most_bytes(self._session.limits, self._session.value_bytes)
+
+    def _merged_over_limit(self, key: str, other: str) -> ValidationError:
+        limits = self._session.limits
+        rows = self._session.read(sql.MERGED_SIZES.step(namespace=self._session.namespace, id=key, other=other))
+        found, tags = rows[0] if rows else (0, 0)
+        if tags > limits.tags:
+            return over("tags", "tags", limits.tags, tags, "tags")
+        # Unless another writer has changed them since.
+        return too_large("", max(found, self._most_bytes + 1), limits, self._session.value_bytes)
+
     def _learned(self, found: Sequence[AnyPattern]) -> list[AnyPattern]:
         if not found:
             return []
-        stored = {row[0]: as_pattern(row) for row in self._write(sql.LEARN, self._prepare(found))}
+        try:
+            rows = self._write(sql.LEARN, self._prepare(found))
+        except RowCountError as error:
+            raise self._learned_over_limit(found) from error
+        stored = {row[0]: as_pattern(row) for row in rows}
         return [stored[str(pattern.id)] for pattern in found if str(pattern.id) in stored]
+
+    def _learned_over_limit(self, found: Sequence[AnyPattern]) -> ValidationError:
+        """The error for the largest of them: what people wrote in it, with its new figures, is over the limit."""
+        stored = {pattern.id: pattern for pattern in self._get_many([pattern.id for pattern in found])}
+        figures = ("occurrence_count", "success_rate", "evidence")
+        sizes = [
+            (stored_bytes(stored[one.id].model_copy(update={name: getattr(one, name) for name in figures})), one.id)
+            for one in found
+            if one.id in stored
+        ]
+        bytes_, key = max(sizes, default=(self._most_bytes + 1, found[0].id))
+        return too_large(f"patterns.{key}", bytes_, self._session.limits, self._session.value_bytes)
 
     def _import(self, new: list[tuple[str, AnyPattern]], *, restore: bool) -> int:
         if new:
@@ -418,8 +454,9 @@ class PatternRepository(Repository):
         opening: Callable[[Session, Sequence[UUID]], list[Step]] = guard,
     ) -> Sequence[tuple[Any, ...]]:
         ids = json_ids([str(pattern.id) for _, pattern in prepared])
-        namespace = self._session.namespace
+        namespace, now = self._session.namespace, self._now()
         new = [pattern for _, pattern in prepared if pattern.version == 0 or statement is sql.IMPORT]
+        check = sql.LEARNED_OVER_LIMIT.step(0, namespace=namespace, ids=ids, now=now, most=self._most_bytes)
         changes = [
             # A copy of one that was forgotten stays away; but it may be learned again, from others.
             *opening(self._session, [] if statement is sql.LEARN else [pattern.id for pattern in new]),
@@ -428,13 +465,14 @@ class PatternRepository(Repository):
                     None if statement is sql.LEARN else portion.documents,
                     namespace=namespace,
                     documents=portion.text,
-                    now=self._now(),
+                    now=now,
                 )
                 for portion in of_documents(
                     with_words(document, words_of_pattern(document)) for document, _ in prepared
                 )
             ),
             *self._exact_means(new),
+            *([check] if statement is sql.LEARN else []),
         ]
         written = sql.GET_MANY.step(namespace=namespace, ids=ids)
         return write_and_read(self._session, changes, written)

@@ -15,7 +15,7 @@ from memory_storage.models import SpatiotemporalEntry as Entry
 
 from . import _place_sql, _region_sql
 from ._arguments import flag
-from ._codec import check_document, check_value, decode, encode, from_micros, to_micros
+from ._codec import check_document, decode, encode, from_micros, to_micros
 from ._episode_rows import by_seq
 from ._hierarchy import diverse, hierarchy
 from ._paging import ITERATE_PAGE, PAGE_BYTES, handed_over
@@ -223,8 +223,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
 
     def _encoded(self, entry: Entry, field: str = "") -> _Encoded:
         document, stored = encode(Entry, entry, field)
-        check_document(field, document, self._session.limits)
-        check_value(field, document, self._session.value_bytes)
+        check_document(field, stored, document, self._session.limits, self._session.value_bytes)
         return document, stored
 
     def _encoded_list(self, entries: Sequence[Entry]) -> list[_Encoded]:
