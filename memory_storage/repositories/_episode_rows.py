@@ -130,6 +130,18 @@ def bytes_of_ending(ended: Episode) -> int:
     return size(ended.model_dump_json(include={"outcome", "reward", "reflection"}))
 
 
+def with_ending(stored: Episode, ended: Episode) -> Episode:
+    """Return the stored episode as it is once it is completed."""
+    return stored.model_copy(
+        update={
+            "outcome": ended.outcome,
+            "completed_at": ended.completed_at,
+            "reward": ended.reward or stored.reward,
+            "reflection": ended.reflection or stored.reflection,
+        }
+    )
+
+
 def same_content(given: Episode, present: Episode) -> bool:
     """Whether the episode that is stored has all that the given one carries."""
     steps = {step.id: step for step in present.steps}

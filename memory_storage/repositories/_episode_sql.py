@@ -145,16 +145,15 @@ WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 
 # The caller's clock may be behind the one that set the start, but the caller's own moment may not be before it, unless
 # it is stored already: an older version took it.
-_COMPLETED = """json_set(document, '$.outcome', json(:outcome), '$.completed_at',
-        CASE WHEN :is_now AND :completed_at < started_at THEN document -> '$.started_at' ELSE json(:completed_json) END,
-        '$.reward', json(coalesce(:reward, document -> '$.reward')),
-        '$.reflection', json(coalesce(:reflection, document -> '$.reflection')))"""
-COMPLETE = Prepared(f"""
+COMPLETE = Prepared("""
 UPDATE episodes SET
     version = version + 1, updated_at = :now, outcome = :kind, reward = coalesce(:total, reward),
     completed_at = CASE WHEN :is_now THEN max(:completed_at, started_at) ELSE :completed_at END,
-    document = {_COMPLETED},
-    words = nullif(json_patch(coalesce(words, '{{}}'), :words), '{{}}')
+    document = json_set(document, '$.outcome', json(:outcome), '$.completed_at',
+        CASE WHEN :is_now AND :completed_at < started_at THEN document -> '$.started_at' ELSE json(:completed_json) END,
+        '$.reward', json(coalesce(:reward, document -> '$.reward')),
+        '$.reflection', json(coalesce(:reflection, document -> '$.reflection'))),
+    words = nullif(json_patch(coalesce(words, '{}'), :words), '{}')
 WHERE namespace = :namespace AND id = :id
     AND (:is_now OR :completed_at >= started_at OR :completed_at = completed_at)
 """)
@@ -163,8 +162,6 @@ WHERE namespace = :namespace AND id = :id
 TOO_LARGE = Prepared("""
 UPDATE episodes SET version = version WHERE namespace = :namespace AND id = :id AND octet_length(document) > :most
 """)
-
-COMPLETED_BYTES = Prepared(f"SELECT octet_length({_COMPLETED}) FROM episodes WHERE namespace = :namespace AND id = :id")
 
 ARCHIVE = Prepared("""
 UPDATE episodes SET archived_at = coalesce(archived_at, :now) WHERE namespace = :namespace AND id = :id

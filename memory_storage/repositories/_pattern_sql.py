@@ -125,13 +125,6 @@ _MERGED_RATE = """min(1.0,
 _APPLICATIONS = "(1.0 * patterns.times_applied + other.times_applied)"
 
 # A float that is handed to json_set() keeps only 15 of its digits.
-_MERGED = f"""json_set(patterns.document,
-        '$.occurrence_count', {_SUM.format(name="occurrence_count")},
-        '$.success_rate', json(printf('%!.17g', {_MERGED_RATE})),
-        '$.evidence', json({_UNION.format(field="evidence")}),
-        '$.tags', json({_UNION.format(field="tags")}))"""
-_BOTH = """FROM (SELECT * FROM patterns WHERE namespace = :namespace AND id = :other) AS other
-WHERE patterns.namespace = :namespace AND patterns.id = :id AND patterns.kind = other.kind"""
 MERGE = Prepared(f"""
 UPDATE patterns SET
     version = patterns.version + 1, updated_at = :now,
@@ -143,15 +136,15 @@ UPDATE patterns SET
         + other.avg_reward_delta * (other.times_applied / {_APPLICATIONS}) END,
     last_used_at = max(coalesce(patterns.last_used_at, other.last_used_at),
         coalesce(other.last_used_at, patterns.last_used_at)),
-    document = {_MERGED},
+    document = json_set(patterns.document,
+        '$.occurrence_count', {_SUM.format(name="occurrence_count")},
+        '$.success_rate', json(printf('%!.17g', {_MERGED_RATE})),
+        '$.evidence', json({_UNION.format(field="evidence")}),
+        '$.tags', json({_UNION.format(field="tags")})),
     words = CASE WHEN coalesce(patterns.words -> '$.tags', other.words -> '$.tags') IS NULL THEN patterns.words
         ELSE json_set(coalesce(patterns.words, '{{}}'), '$.tags', json({_UNION_OF_WORDS})) END
-{_BOTH}
-""")
-
-MERGED_SIZES = Prepared(f"""
-SELECT octet_length(document), json_array_length(document, '$.tags') FROM (
-    SELECT {_MERGED} AS document {_BOTH.replace("FROM ", "FROM patterns, ", 1)})
+FROM (SELECT * FROM patterns WHERE namespace = :namespace AND id = :other) AS other
+WHERE patterns.namespace = :namespace AND patterns.id = :id AND patterns.kind = other.kind
 """)
 
 # They change nothing, but one row where a document has become too large, or has too many tags: the change is undone.

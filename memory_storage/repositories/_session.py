@@ -145,6 +145,20 @@ def write_and_read(session: Session, changes: Sequence[Step], read: Step) -> Seq
     return session.read(read)
 
 
+def is_over_limit(error: RowCountError | ValidationError, check: int) -> bool:
+    """Whether a batch was undone by its check of a limit, or by the database itself: a value was too large for it.
+
+    Args:
+        error: what the batch has raised.
+        check: the number of the statement that checks.
+    """
+    return error.step == check if isinstance(error, RowCountError) else _code_of(error) == "SQLITE_TOOBIG"
+
+
 def _is_too_large_an_answer(error: ValidationError) -> bool:
+    return _code_of(error) == "RESPONSE_TOO_LARGE"
+
+
+def _code_of(error: ValidationError) -> str:
     cause: Any = error.__cause__
-    return getattr(getattr(cause, "orig", cause), "code", "") == "RESPONSE_TOO_LARGE"
+    return str(getattr(getattr(cause, "orig", cause), "code", ""))

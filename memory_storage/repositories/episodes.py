@@ -46,6 +46,7 @@ from ._codec import (
     check_value,
     encode,
     most_bytes,
+    stored_bytes,
     to_micros,
     too_large,
     with_numbers,
@@ -59,6 +60,7 @@ from ._episode_rows import (
     page_of,
     same_content,
     whole,
+    with_ending,
     with_state,
 )
 from ._filters import Shape, conditions, in_use
@@ -77,7 +79,7 @@ from ._paging import (
 from ._portions import of_episodes
 from ._prefixes import LEAST, SHOWN, as_prefix, identifying, only_one, range_end
 from ._search import Asked, Weights, as_text, filled, planned, run
-from ._session import Repository, Row, Session, as_id, as_list, json_ids, keep_writing, write_and_read
+from ._session import Repository, Row, Session, as_id, as_list, is_over_limit, json_ids, keep_writing, write_and_read
 from ._statement import Prepared
 
 # Filters whose index has the episodes in the order of a page: the next page begins where the last one ended.
@@ -85,6 +87,8 @@ _WALKED = {
     *("task_type", "domain", "language", "framework", "complexity", "outcome"),
     *("since", "until", "archived"),
 }
+
+_CHECK_OF_COMPLETION = 2  # the number of the statement that checks the limit
 
 
 class SearchFilters(TypedDict, total=False):
@@ -239,10 +243,13 @@ class EpisodeRepository(Repository):
             if completed_at is not None and (stored := self.find(episode_id, steps=False)):
                 raise _ends_before_start("completed_at", stored.started_at, end) from None
             raise
-        except RowCountError as error:
-            rows = self._session.read(sql.COMPLETED_BYTES.step(**key, **values))
-            found = max([most + 1, *(row[0] for row in rows)])  # unless another writer has changed it since
-            raise too_large("", found, limits, value_bytes) from error
+        except (RowCountError, ValidationError) as error:
+            if not is_over_limit(error, _CHECK_OF_COMPLETION):
+                raise
+            stored_one = self.find(episode_id, steps=False)
+            found = stored_bytes(with_ending(stored_one, ended)) if stored_one else 0
+            # Unless another writer has changed it since.
+            raise too_large("", max(found, most + 1), limits, value_bytes) from error
 
     def archive(self, episode_id: UUID | str) -> Episode:
         """Put it away: queries leave it out unless they ask. To archive again changes nothing.
@@ -636,7 +643,7 @@ class EpisodeRepository(Repository):
         try:
             rows = write_and_read(self._session, [change, *checks], sql.GET.step(**key))
         except RowCountError as error:
-            if error.step > 1:
+            if error.step != 1:
                 raise
             raise NotFoundError("episode", episode_id) from error
         if not rows:  # the answer was lost, and before it was read again, another writer has deleted it

@@ -66,12 +66,12 @@ from ._paging import (
 )
 from ._portions import of_documents
 from ._search import Asked, Weights, as_text, filled, planned, run
-from ._session import Repository, Session, as_id, as_list, json_ids, keep_writing, write_and_read
+from ._session import Repository, Session, as_id, as_list, is_over_limit, json_ids, keep_writing, write_and_read
 from .episodes import EpisodeFilters
 
 P = TypeVar("P", bound=AnyPattern)
 
-_OF_LIMITS = 2  # the number of the statement in `merge` that checks them
+_CHECK_OF_MERGE = 2  # the number of the statement that checks the limits
 
 
 class PatternFilters(TypedDict, total=False):
@@ -191,9 +191,11 @@ class PatternRepository(Repository):
                     sql.GET.step(namespace=namespace, id=key),
                 ]
             )
-        except RowCountError as error:
-            if error.step == _OF_LIMITS:
+        except (RowCountError, ValidationError) as error:
+            if is_over_limit(error, _CHECK_OF_MERGE):
                 raise self._merged_over_limit(key, other) from error
+            if isinstance(error, ValidationError):
+                raise
             kinds = self.get(key).kind, self.get(other).kind
             raise ValidationError("other_id", f"must be a {kinds[0]} too", kinds[1]) from None
         if not rows:  # as in `_save`
@@ -412,20 +414,27 @@ class PatternRepository(Repository):
         return most_bytes(self._session.limits, self._session.value_bytes)
 
     def _merged_over_limit(self, key: str, other: str) -> ValidationError:
-        limits = self._session.limits
-        rows = self._session.read(sql.MERGED_SIZES.step(namespace=self._session.namespace, id=key, other=other))
-        found, tags = rows[0] if rows else (0, 0)
-        if tags > limits.tags:
-            return over("tags", "tags", limits.tags, tags, "tags")
-        # Unless another writer has changed them since.
-        return too_large("", max(found, self._most_bytes + 1), limits, self._session.value_bytes)
+        limits, both = self._session.limits, (self.get(key), self.get(other))
+        tags, evidence = ({one for pattern in both for one in getattr(pattern, name)} for name in ("tags", "evidence"))
+        if len(tags) > limits.tags:
+            return over("tags", "tags", limits.tags, len(tags), "tags")
+        update = {
+            "tags": list(tags),
+            "evidence": list(evidence),
+            "occurrence_count": sum(pattern.occurrence_count for pattern in both),
+        }
+        # A few digits of the rate are missing; and another writer may have changed them since.
+        found = max(stored_bytes(both[0].model_copy(update=update)), self._most_bytes + 1)
+        return too_large("", found, limits, self._session.value_bytes)
 
     def _learned(self, found: Sequence[AnyPattern]) -> list[AnyPattern]:
         if not found:
             return []
         try:
             rows = self._write(sql.LEARN, self._prepare(found))
-        except RowCountError as error:
+        except (RowCountError, ValidationError) as error:
+            if isinstance(error, ValidationError) and not is_over_limit(error, 0):
+                raise
             raise self._learned_over_limit(found) from error
         stored = {row[0]: as_pattern(row) for row in rows}
         return [stored[str(pattern.id)] for pattern in found if str(pattern.id) in stored]

@@ -148,7 +148,7 @@ WRITES: dict[str, tuple[int, Call]] = {
     "episodes.save a changed one": (3, lambda s, have: s.episodes.save(have.episode)),
     "episodes.save_many": (4, lambda s, have: s.episodes.save_many([_episode() for _ in range(50)])),
     "episodes.append_step": (1, lambda s, have: s.episodes.append_step(have.id, ms.Step(tool="t"))),
-    "episodes.complete": (2, lambda s, have: s.episodes.complete(have.id, ms.Success(verdict="done"))),
+    "episodes.complete": (3, lambda s, have: s.episodes.complete(have.id, ms.Success(verdict="done"))),
     "episodes.archive": (2, lambda s, have: s.episodes.archive(have.id)),
     "episodes.restore": (2, lambda s, have: s.episodes.restore(have.id)),
     "episodes.delete": (1, lambda s, have: s.episodes.delete(have.id)),
@@ -158,7 +158,7 @@ WRITES: dict[str, tuple[int, Call]] = {
     "patterns.save_many": (3, lambda s, have: s.patterns.save_many([_pattern() for _ in range(50)])),
     "patterns.record_retrieval": (1, lambda s, have: s.patterns.record_retrieval(have.pattern_ids)),
     "patterns.record_application": (1, lambda s, have: s.patterns.record_application(have.pattern.id, success=True)),
-    "patterns.merge": (3, lambda s, have: s.patterns.merge(*have.pattern_ids)),
+    "patterns.merge": (4, lambda s, have: s.patterns.merge(*have.pattern_ids)),
     "patterns.delete": (1, lambda s, have: s.patterns.delete(have.pattern.id)),
     "embeddings.put": (5, lambda s, have: s.embeddings.put("episode", have.other.id, VECTOR, model=MODEL)),
     "embeddings.put_many": (

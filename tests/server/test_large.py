@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from uuid import UUID
 
 import pytest
 
 import memory_storage as ms
+from memory_storage.models import new_id
 from memory_storage.testing import Sqld
 
 MB = 1_000_000
@@ -64,6 +66,33 @@ def test_a_value_that_a_server_does_not_take_is_refused_naming_its_field_and_siz
         assert caught.value.field == field
         assert caught.value.value >= 5 * MB
     assert list(remote.episodes.iterate()) == [episode]
+
+
+def test_what_grows_beyond_what_a_server_takes_is_refused(remote):
+    episode = remote.episodes.save(_with_metadata(3 * MB))
+    source = remote.episodes.save(ms.Episode(task_description="source"))
+    one, some, many = remote.patterns.save_many(
+        [
+            ms.Heuristic(condition="x" * size, action="a", evidence=_ids(count, source.id))
+            for size, count in ((4_870_000, 0), (1, 1_600), (1, 30_000))
+        ]
+    )
+    for size, write in (
+        (1_950_000, lambda: remote.episodes.complete(episode.id, ms.Failure(reason="x" * 1_950_000))),
+        (3 * MB, lambda: remote.episodes.complete(episode.id, ms.Failure(reason="x" * 3 * MB))),
+        (1_900_000, lambda: remote.patterns.merge(one.id, some.id)),
+        (3 * MB, lambda: remote.patterns.merge(one.id, many.id)),
+    ):
+        with pytest.raises(ms.ValidationError, match="4,900,000 bytes") as caught:
+            write()
+        assert caught.value.field == "document"
+        assert caught.value.value >= 3 * MB + size
+    assert remote.episodes.get(episode.id) == episode
+    assert [remote.patterns.get(kept.id) for kept in (one, some, many)] == [one, some, many]
+
+
+def _ids(count: int, *more: UUID) -> list[UUID]:
+    return [*(new_id() for _ in range(count)), *more]
 
 
 def _with_metadata(size: int) -> ms.Episode:
