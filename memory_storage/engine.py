@@ -65,4 +65,6 @@ def _remote(settings: Settings) -> dict[str, Any]:
         "auth_token": settings.credentials,
         "ca_file": settings.tls_ca_file and str(settings.tls_ca_file),
         "timeout": settings.request_timeout,
+        "max_response_bytes": settings.max_response_bytes,
+        "base_url_hosts": settings.base_url_hosts,
     }

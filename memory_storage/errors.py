@@ -12,6 +12,7 @@ MemoryStorageError
  |    +-- CircuitOpenError
  |    +-- PoolTimeoutError
  |    +-- RequestTimeoutError
+ |    +-- ResponseTooLargeError
  +-- CommitUnknownError          the line broke after COMMIT: it may be stored, or not
  +-- SchemaError                 the database's schema is not this version's
  +-- CorruptDataError            a row, or the file, cannot be read
@@ -127,6 +128,20 @@ class PoolTimeoutError(UnavailableError):
 
 class RequestTimeoutError(UnavailableError):
     """A request took longer than it may."""
+
+
+class ResponseTooLargeError(UnavailableError):
+    """A server's response exceeds `limit` bytes, decompressed. The rest was not read, and the call is not repeated.
+
+    `value` is the size that the server announced, or None; `setting` names the setting that holds the limit, where it
+    is one. A write whose response is too large may be stored: its receipt decides.
+    """
+
+    def __init__(
+        self, message: str, *, code: str = "", limit: int = 0, value: int | None = None, setting: str | None = None
+    ) -> None:
+        super().__init__(message, code=code)
+        self.limit, self.value, self.setting = limit, value, setting
 
 
 class CommitUnknownError(MemoryStorageError):

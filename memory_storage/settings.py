@@ -23,7 +23,17 @@ from pydantic import (
 from typing_extensions import Self
 
 from . import environment
-from .dbapi import LOCAL_URL, Credentials, EncryptionKey, OperationalError, ProgrammingError, Server, redacted
+from .dbapi import (
+    LOCAL_URL,
+    RESPONSE_BYTES,
+    Credentials,
+    EncryptionKey,
+    OperationalError,
+    ProgrammingError,
+    Server,
+    checked_authority,
+    redacted,
+)
 from .errors import ConfigurationError, CredentialError, InsecureConnectionError, TokenExpiredError
 from .suggestions import explanation, first_problem
 
@@ -184,9 +194,12 @@ class Settings(_Section):
     `auth_token` is a token, or what to call for one: at the first request, and again when the server refuses that.
     `encryption_key` (1 to 32 bytes) is that of a local file: a new file is encrypted with it, one that is there needs
     the same again.
-    `tls_ca_file` has the certificates (PEM) to trust in place of the system's. `vector_index` is where searches get
-    their candidates: "memory" is an index in this process, of at most `vector_index_memory` bytes (the extra `ann`),
-    "diskann" one in the database, "exact" none; "auto" is memory for a file if it is installed, else diskann.
+    `tls_ca_file` has the certificates (PEM) to trust in place of the system's. `max_response_bytes` is the largest
+    response of a server, decompressed. `base_url_hosts` are addresses (`host`, or `host:port`) besides that of
+    `database` to which the server may direct the rest of a transaction; the token is sent there too. `vector_index` is
+    where searches get their candidates: "memory" is an index in this process, of at most `vector_index_memory` bytes
+    (the extra `ann`), "diskann" one in the database, "exact" none; "auto" is memory for a file if it is installed, else
+    diskann.
 
     Raises ConfigurationError, naming the setting, for a value that cannot work.
     """
@@ -200,6 +213,8 @@ class Settings(_Section):
     namespace: Annotated[str, Field(min_length=1, max_length=200)] = "default"
     durability: Literal["full", "normal"] = "full"
     request_timeout: Seconds = 30.0
+    max_response_bytes: Count = RESPONSE_BYTES
+    base_url_hosts: tuple[str, ...] = ()
     vector_index: Literal["auto", "memory", "diskann", "exact"] = "auto"
     vector_index_memory: Annotated[int, Field(ge=0)] = 1_000_000_000
     pool: PoolSettings = Field(default_factory=PoolSettings)
@@ -221,6 +236,11 @@ class Settings(_Section):
         except ProgrammingError as error:
             raise ConfigurationError(str(error)) from None
         return key
+
+    @field_validator("base_url_hosts")
+    @classmethod
+    def _are_addresses(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(_checked_authority, hosts))
 
     @model_validator(mode="after")
     def _may_enter(self) -> Self:
@@ -292,6 +312,13 @@ def _checked_database(database: str) -> str:
     except ProgrammingError as error:
         kind = InsecureConnectionError if error.code == "INSECURE" else ConfigurationError
         raise kind(f"database: {error}") from error
+
+
+def _checked_authority(text: str) -> str:
+    try:
+        return checked_authority(text)
+    except ProgrammingError as error:
+        raise ConfigurationError(f"base_url_hosts: {error}") from None
 
 
 def _check(credentials: Credentials) -> None:

@@ -17,6 +17,7 @@ from .errors import (
     MemoryStorageError,
     PoolTimeoutError,
     RequestTimeoutError,
+    ResponseTooLargeError,
     SchemaError,
     TokenExpiredError,
     UnavailableError,
@@ -77,6 +78,8 @@ def as_storage_error(error: BaseException | None) -> MemoryStorageError:
     code = getattr(error, "code", "")
     if isinstance(error, dbapi.OutcomeUnknownError):
         return CommitUnknownError(str(error))
+    if isinstance(error, dbapi.ResponseTooLargeError):
+        return _located(_too_large(error), error)
     if code in _BY_CODE:
         return _located(_BY_CODE[code](str(error), code), error)
     if isinstance(error, dbapi.IntegrityError):
@@ -94,6 +97,12 @@ def _located(ours: MemoryStorageError, error: BaseException | None) -> MemorySto
     if isinstance(ours, UnavailableError) and isinstance(error, dbapi.LineError):
         ours.host, ours.port, ours.cause = error.host, error.port, error.cause
     return ours
+
+
+def _too_large(error: dbapi.ResponseTooLargeError) -> ResponseTooLargeError:
+    return ResponseTooLargeError(
+        str(error), code=error.code, limit=error.limit, value=error.value, setting=error.setting or None
+    )
 
 
 def _conflict(message: str) -> ConflictError:
@@ -142,6 +151,7 @@ _BY_CODE: dict[str, Callable[[str, str], MemoryStorageError]] = {
     "CONNECTION_LOST": _unavailable("the line broke"),
     "SERVER_BUSY": _unavailable("the server has too many requests; nothing was done"),
     "SERVER_ERROR": _unavailable("the server failed"),
+    "PROTOCOL": _unavailable("check the URL, and what answers there in place of a libSQL server"),
     "BLOCKED": _unavailable("the server blocks this database"),
     "REQUEST_TIMEOUT": lambda message, code: RequestTimeoutError(f"{message} (setting: request_timeout)", code=code),
     "INSECURE": lambda message, _: InsecureConnectionError(message),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ._batch import Batch, Result, RowCountError, Step, portions
 from ._connection import Connection, Cursor
 from ._credentials import Credentials, Secret, TokenProvider
@@ -18,18 +20,20 @@ from ._errors import (
     OperationalError,
     OutcomeUnknownError,
     ProgrammingError,
+    ResponseTooLargeError,
     Warning,  # noqa: A004 - the name is PEP 249's
 )
 from ._file import EncryptionKey
 from ._fork import Unpicklable, tell_in_child
 from ._local import LocalTransport, MemoryDatabase
 from ._open_files import is_open_here
-from ._server import LOCAL_URL, Server, redacted
+from ._server import LOCAL_URL, RESPONSE_BYTES, Limits, Server, checked_authority, redacted
 from ._sql import reads_only, tables_written
 
 __all__ = [
     "BUSY_CODES",
     "LOCAL_URL",
+    "RESPONSE_BYTES",
     "Batch",
     "Binary",
     "Connection",
@@ -48,6 +52,7 @@ __all__ = [
     "OperationalError",
     "OutcomeUnknownError",
     "ProgrammingError",
+    "ResponseTooLargeError",
     "Result",
     "RowCountError",
     "Server",
@@ -56,6 +61,7 @@ __all__ = [
     "Unpicklable",
     "Warning",
     "apilevel",
+    "checked_authority",
     "connect",
     "is_open_here",
     "paramstyle",
@@ -94,6 +100,8 @@ def connect(
     auth_token: str | TokenProvider | Credentials | None = None,
     ca_file: str | None = None,
     timeout: float = 30.0,
+    max_response_bytes: int = RESPONSE_BYTES,
+    base_url_hosts: Iterable[str] = (),
 ) -> Connection:
     """Open a local database (a path, ":memory:", or what several connections share) or one on a server (`libsql://`).
 
@@ -103,7 +111,8 @@ def connect(
 
     On a server, nothing is sent before the first statement. `auth_token`: a token, or what to call for one, and again
     when the server refuses that. `ca_file`: certificates to trust in place of the system's. `timeout`: seconds for a
-    request with its answer.
+    request with its answer. `max_response_bytes`: the largest response, decompressed. `base_url_hosts`: `host` or
+    `host:port` to which the server may direct the rest of a stream; the token is sent there too.
     """
     auth_token, database = Credentials.of(auth_token), redacted(database)  # a traceback may show this frame
     encryption_key = EncryptionKey.of(encryption_key)
@@ -112,7 +121,8 @@ def connect(
     if isinstance(database, Server):
         from ._hrana import HranaTransport  # and with it urllib3, which files do without
 
-        return Connection(HranaTransport(database.client(auth_token, ca_file, timeout)))
+        limits = Limits.checked(ca_file, timeout, max_response_bytes, base_url_hosts)
+        return Connection(HranaTransport(database.client(auth_token, limits)))
     if durability not in _SYNCHRONOUS:
         raise ProgrammingError(f"durability must be 'full' or 'normal', not {durability!r}")
     return _open_local(database, durability, busy_timeout, encryption_key)

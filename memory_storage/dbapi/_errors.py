@@ -7,6 +7,8 @@ Error
       +-- DataError          a value that cannot be stored and read back whole
       +-- OperationalError   locked, full, read-only, no such table, cannot open, cannot be reached
       |    +-- OutcomeUnknownError   the line broke after a commit was sent
+      |    +-- LineError             the way to the server failed
+      |         +-- ResponseTooLargeError   the response exceeds a limit
       +-- IntegrityError     a constraint said no
       +-- InternalError      the engine contradicts itself
       +-- ProgrammingError   wrong number of parameters, two statements at once, closed
@@ -58,6 +60,22 @@ class LineError(OperationalError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (str(self), self.code, self.host, self.port, self.cause)
+
+
+class ResponseTooLargeError(LineError):
+    """The server's response exceeds a limit; what is beyond the limit was not read.
+
+    `limit` and `value` are bytes; `value` is the size that the server announced, or None where it announced none.
+    `setting` is the option of `connect` that holds the limit, or "" where it is fixed.
+    """
+
+    limit: int = 0
+    value: int | None = None
+    setting: str = ""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        rebuild, arguments = super().__reduce__()
+        return rebuild, arguments, {"limit": self.limit, "value": self.value, "setting": self.setting}
 
 
 class OutcomeUnknownError(OperationalError):

@@ -20,10 +20,11 @@ from ._batch import Result, Step, portions
 from ._errors import DataError, InterfaceError, OperationalError
 from ._fork import tell_in_child
 from ._http import Deadline
+from ._json import GARBLED
 from ._messages import CLOSE, GET_AUTOCOMMIT, BatchMessage, Json, as_error
 from ._server import Client
 from ._sql import Kind, Statement, parse
-from ._stream import GARBLED, Risk, Stream, StreamGone, garbled
+from ._stream import Risk, Stream, StreamGone, garbled
 from ._values import Value, checked
 from ._window import HELD_UP
 

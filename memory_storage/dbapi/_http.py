@@ -5,31 +5,28 @@ No frame of the HTTP libraries stays in a traceback: their locals hold the token
 
 from __future__ import annotations
 
-import http.client
 import io
 import re
 import ssl
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse, LineTooLong
 from socket import gaierror, socket
 from typing import Any, NamedTuple
 
-from urllib3 import HTTPResponse
-from urllib3.exceptions import HTTPError
-from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 from urllib3.util.wait import wait_for_read
 
-from ._errors import LineError, forget_frames
+from ._body import BrokenOff, TooLarge, lines, refuse_larger, whole
+from ._errors import LineError, ResponseTooLargeError, forget_frames
 from ._resolver import NameServerTimeout, connected_socket
 from ._server import INSECURE, Client, Origin, distrust
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,12})\r\n", re.IGNORECASE)
 _NOT_PLAIN = re.compile(rb"\r\n(transfer-encoding|content-encoding|connection)\b", re.IGNORECASE)
-_MOST_BYTES = 256_000_000  # of one body, or one line of it, decompressed; sqld sends at most 10 MB
-_FAILURES = (OSError, HTTPError, HTTPException)
-_TOO_LARGE = f"the response is larger than {_MOST_BYTES:,} bytes: this is no libSQL server"
+_HEAD_BYTES = 262_144  # of a response's head, and of what frames the pieces of its body
+_AT_ONCE = 1_000_000  # bytes for which memory is taken before they are there
+_FAILURES = (OSError, HTTPException, TooLarge)
 _CUT = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 
@@ -39,6 +36,10 @@ class NotSent(LineError):  # noqa: N818 - what happened, for the transport alone
 
 class NoAnswer(LineError):  # noqa: N818
     """The request was sent, and no whole answer came: it may have been done."""
+
+
+class AnswerTooLarge(NoAnswer, ResponseTooLargeError):  # noqa: N818
+    """The request was sent, and its answer exceeds a limit. It is not sent again: the next one would be as large."""
 
 
 class Answer(NamedTuple):
@@ -83,6 +84,7 @@ class Channel:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._line: _DeadlineSocket | None = None
+        self._limit = client.limits.response_bytes
         self._origin = client.server.origin
         self._fixed = ""
         self.was_kept = False
@@ -94,11 +96,12 @@ class Channel:
         try:
             line = self._connected(origin, deadline, progress)
             sent = progress.sent = self._send(line, path, body)
-            plain = line.plain_answer() if sent else None
+            plain = line.plain_answer(self._limit) if sent else None
             if plain is not None:
                 return Answer(200, plain)
-            response, lasts = _response(line)
-            body = _whole(response)
+            response = _response(line, self._limit)
+            lasts = not response.will_close
+            body = whole(response, self._limit)
             body = body if response.status == 200 else self._client.credentials.redact(body)
             answer = Answer(response.status, body)
         except BaseException as error:  # noqa: BLE001 - it goes on, without its frames
@@ -117,9 +120,8 @@ class Channel:
         try:
             line = self._connected(origin, deadline, progress)
             progress.sent = self._send(line, path, body)
-            response, _ = _response(line)
-            with closing(response):  # else it is closed by whoever collects it, too late
-                yield response.status, _lines(response)
+            with closing(_response(line, self._limit)) as response:  # else the garbage collector closes it, too late
+                yield response.status, lines(response, self._limit)
         except BaseException as error:  # noqa: BLE001 - as above
             raise _failure(error, origin, progress)  # noqa: B904 - as above
         finally:
@@ -155,6 +157,7 @@ class Channel:
             self._origin, self._fixed = origin, _fixed_headers(origin)
         progress.connected = True
         line.deadline = deadline
+        line.allowance = _HEAD_BYTES
         return line
 
     def _open(self, origin: Origin, deadline: Deadline, progress: _Progress) -> _DeadlineSocket:
@@ -187,6 +190,8 @@ class _DeadlineSocket:
 
     def __init__(self, wrapped: Any, deadline: Deadline) -> None:
         self.deadline = deadline
+        self.allowance = _HEAD_BYTES
+        """How many bytes more may come, whatever they are: http.client and zlib do not count what they throw away."""
         self._socket: socket = wrapped
         self._reader: io.BufferedReader | None = None
 
@@ -202,7 +207,7 @@ class _DeadlineSocket:
         reader, self._reader = self._reader or io.BufferedReader(_Reader(self), 65536), None
         return reader
 
-    def plain_answer(self) -> bytes | None:
+    def plain_answer(self, limit: int) -> bytes | None:
         """The body of the next answer, if that is as plain as nearly all are; or None, and nothing of it is taken."""
         reader = self._reader = self._reader or io.BufferedReader(_Reader(self), 65536)
         start = reader.peek()
@@ -210,12 +215,13 @@ class _DeadlineSocket:
         length = _LENGTH.search(start, 0, end)
         if length is None or not start.startswith(b"HTTP/1.1 200 ") or _NOT_PLAIN.search(start, 0, end):
             return None
-        if (size := int(length[1])) > _MOST_BYTES:
-            raise HTTPException(_TOO_LARGE)
+        if (size := int(length[1])) > limit:
+            refuse_larger(limit, size)
+        self.allowance += size
         reader.read(end + 2)
-        body = reader.read(size)
+        body = reader.read(size) if size <= _AT_ONCE else _in_pieces(reader, size)
         if len(body) != size:
-            raise HTTPException("the answer broke off")
+            raise BrokenOff("the answer broke off")
         if len(start) != end + 2 + size:  # bytes of another answer would be taken for that of the next request
             self._reader = None
         return body
@@ -223,7 +229,11 @@ class _DeadlineSocket:
     def recv_into(self, buffer: Any) -> int:
         """Receive what there is, at most as much as fits."""
         self._socket.settimeout(self.deadline.left())
-        return self._socket.recv_into(buffer)
+        size = self._socket.recv_into(buffer)
+        self.allowance -= size
+        if self.allowance < 0:
+            raise TooLarge(_HEAD_BYTES, what="framing of the response")
+        return size
 
     @property
     def is_quiet(self) -> bool:
@@ -242,30 +252,12 @@ class _DeadlineSocket:
         return self._socket.fileno()
 
 
-def _whole(response: HTTPResponse) -> bytes:
-    """The body, decompressed piece by piece: a small one may become a huge one."""
-    pieces, size = [], 0
-    for piece in response.stream(65536):
-        size += len(piece)
-        if size > _MOST_BYTES:
-            raise HTTPException(_TOO_LARGE)
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
-def _lines(response: HTTPResponse) -> Iterator[bytes]:
-    """Its lines. (To read them with a BufferedReader fails at the end of a body whose length was told.)"""
-    parts: list[bytes] = []
-    while piece := response.read1(65536):
-        first, *others = piece.split(b"\n")
-        parts.append(first)
-        if not others and sum(map(len, parts)) > _MOST_BYTES:
-            raise HTTPException(_TOO_LARGE)
-        for other in others:
-            yield b"".join(parts)
-            parts = [other]
-    if rest := b"".join(parts):
-        yield rest
+def _in_pieces(reader: io.BufferedReader, size: int) -> bytes:
+    """Read `size` bytes, or as many as come. Memory is taken as they come: `read` would take all of it before."""
+    body = io.BytesIO()
+    while (left := size - body.tell()) and (piece := reader.read(min(left, _AT_ONCE))):
+        body.write(piece)
+    return body.getvalue()
 
 
 class _Reader(io.RawIOBase):
@@ -279,21 +271,19 @@ class _Reader(io.RawIOBase):
         return self._source.recv_into(buffer)
 
 
-def _response(connected: Any) -> tuple[HTTPResponse, bool]:
-    """The next answer, whatever it looks like, and whether the connection lasts beyond it."""
-    raw = http.client.HTTPResponse(connected, method="POST")
-    raw.begin()
-    if raw.status == 200 and raw.length is None and not raw.chunked:
-        raise HTTPException("the answer broke off in its head")  # which http.client takes for a whole one
-    response = HTTPResponse(
-        raw,
-        headers=dict(raw.headers),
-        status=raw.status,
-        preload_content=False,
-        request_method="POST",
-        original_response=raw,
-    )
-    return response, not raw.will_close
+def _response(line: _DeadlineSocket, limit: int) -> HTTPResponse:
+    """The next answer, whatever it looks like; its body is not read yet."""
+    response = HTTPResponse(line, method="POST")  # type: ignore[arg-type] # it needs makefile() alone
+    try:
+        response.begin()
+    except HTTPException as error:
+        if type(error) in {HTTPException, LineTooLong}:  # a line, or too many of them
+            raise TooLarge(_HEAD_BYTES, what="head of the response") from None
+        raise
+    if response.status == 200 and response.length is None and not response.chunked:
+        raise BrokenOff("the answer broke off in its head")  # which http.client takes for a whole one
+    line.allowance += limit
+    return response
 
 
 def _fixed_headers(origin: Origin) -> str:
@@ -309,7 +299,11 @@ def _failure(error: BaseException, origin: Origin, progress: _Progress) -> BaseE
         return error
     kind = NoAnswer if progress.sent else NotSent
     cause, code = _what_happened(error, progress)
-    failure = kind(f"{origin.address}: {cause}", code, origin.host, origin.port, cause)
+    if isinstance(error, TooLarge):
+        failure: LineError = AnswerTooLarge(f"{origin.address}: {cause}", code, origin.host, origin.port, cause)
+        vars(failure).update(limit=error.limit, value=error.value, setting=error.setting)
+    else:
+        failure = kind(f"{origin.address}: {cause}", code, origin.host, origin.port, cause)
     failure.__cause__ = error
     return failure
 
@@ -320,7 +314,9 @@ def _what_happened(error: BaseException, progress: _Progress) -> tuple[str, str]
         return f"no trusted TLS connection: {distrust(error)}", INSECURE
     if not progress.connected and not isinstance(error, DeadlinePassed):
         return _no_connection(error, progress.seconds), "CONNECTION_FAILED"
-    if isinstance(error, TimeoutError | HTTPTimeoutError):
+    if isinstance(error, TooLarge):
+        return str(error), "RESPONSE_LIMIT"
+    if isinstance(error, TimeoutError):
         return "no answer in time", "REQUEST_TIMEOUT"
     return str(error) or type(error).__name__, "CONNECTION_LOST" if progress.sent else "CONNECTION_FAILED"
 

@@ -11,10 +11,14 @@ from typing import Any
 
 from ._batch import Result, RowCountError
 from ._errors import DataError, Error, OperationalError, from_server
+from ._json import integer, number, typed, unsigned
 from ._sql import Kind, Statement
 from ._values import Value
 
 Json = dict[str, Any]
+
+_MESSAGE_LENGTH = 5_000  # characters of an error's text: it may quote a statement
+_CODE_LENGTH = 100
 
 IN_TRANSACTION: Json = {"type": "not", "cond": {"type": "is_autocommit"}}
 """The condition of every step within a transaction: the server may have ended it, and must not go on without."""
@@ -103,8 +107,11 @@ class BatchMessage:
 
     def results(self, reply: Json) -> list[Result]:
         """The results of the caller's steps. Raises the first error, or that the transaction was lost meanwhile."""
-        answers: list[Json | None] = reply["step_results"]
-        for place, error in enumerate(reply["step_errors"]):
+        answers: list[Json | None] = typed(reply["step_results"], list)
+        errors: list[Json | None] = typed(reply["step_errors"], list)
+        if not len(answers) == len(errors) == len(self._steps):
+            raise ValueError("results of other steps than were sent")
+        for place, error in enumerate(errors):
             if error is not None:
                 raise self._error(place, error, answers)
         if any(answers[place] is None for place in self._chained):
@@ -115,7 +122,7 @@ class BatchMessage:
         if place in self._checks:
             number, expected = self._checks[place]
             changed = answers[place - 1] or {}
-            return RowCountError(number, expected, int(changed.get("affected_row_count", 0)))
+            return RowCountError(number, expected, unsigned(changed.get("affected_row_count", 0)))
         return as_error(error)
 
     def _chain(self, statement: Json) -> int:
@@ -133,7 +140,12 @@ class BatchMessage:
 
 def as_error(error: Json) -> Error:
     """The exception for an error of the protocol (spec: "Errors")."""
-    return from_server(str(error.get("message", "")), str(error.get("code") or ""))
+    return from_server(shortened(str(error.get("message", ""))), str(error.get("code") or "")[:_CODE_LENGTH])
+
+
+def shortened(text: str, most: int = _MESSAGE_LENGTH) -> str:
+    """Return a server's text as an error shows it: the first `most` characters, and how many there are."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 
 def transaction_lost() -> OperationalError:
@@ -170,27 +182,30 @@ def _blob(value: Json) -> bytes:
 def _float(value: Json) -> float:
     if value["value"] is None:
         raise DataError("the server sent an infinite number without its sign: it cannot be read back equal")
-    return float(value["value"])
+    return number(value["value"])
 
 
 _DECODERS: dict[str, Callable[[Json], Value]] = {
     "null": lambda value: None,  # noqa: ARG005 - as the others
-    "integer": lambda value: int(value["value"]),
+    "integer": lambda value: integer(value["value"]),
     "float": _float,
-    "text": lambda value: value["value"],
+    "text": lambda value: typed(value["value"], str),
     "blob": _blob,
 }
 
 
-def rows_of(rows: list[list[Json]]) -> list[tuple[Value, ...]]:
-    """Rows as tuples."""
+def rows_of(rows: list[list[Json]], width: int) -> list[tuple[Value, ...]]:
+    """Rows as tuples of `width` values. ValueError if one has another number of them."""
     decoders = _DECODERS
-    return [tuple([decoders[value["type"]](value) for value in row]) for row in rows]
+    decoded = [tuple([decoders[value["type"]](value) for value in row]) for row in rows]
+    if any(len(row) != width for row in decoded):
+        raise ValueError("a row has another number of values than there are columns")
+    return decoded
 
 
 def _result(answer: Json, kind: Kind) -> Result:
-    columns = tuple([column["name"] for column in answer["cols"]])
-    rows = rows_of(answer["rows"])
-    changed = (len(rows) if columns else int(answer["affected_row_count"])) if kind is Kind.WRITE else -1
+    columns = tuple([typed(column["name"] or "", str) for column in typed(answer["cols"], list)])
+    rows = rows_of(typed(answer["rows"], list), len(columns))
+    changed = (len(rows) if columns else unsigned(answer["affected_row_count"])) if kind is Kind.WRITE else -1
     rowid = answer.get("last_insert_rowid")
-    return Result(columns or None, rows, changed, None if rowid is None else int(rowid))
+    return Result(columns or None, rows, changed, None if rowid is None else integer(rowid))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from ._credentials import Credentials, Turn
-from ._errors import OperationalError, ProgrammingError
+from ._errors import InternalError, OperationalError, ProgrammingError
+from ._json import unsigned
 from ._resolver import is_ip_address
 from ._window import WriteWindow
 
@@ -26,6 +28,9 @@ _SHAPE = "a server's URL is libsql://host[:port]"
 _NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?")  # RFC 1123
 _AUTHORITY = re.compile(r"(\[[\da-f:.]+\]|[^][@:]+)(:\d*)?", re.ASCII | re.IGNORECASE)
 _PATH = re.compile(r"[\w.~%/-]*", re.ASCII)
+_URL_LENGTH = 2_000
+RESPONSE_BYTES = 100_000_000
+"""The largest response that is read. sqld sends 10 MB of values at once, which JSON may spell six times as long."""
 LOCAL_URL = "libsql:///"  # and the path of a file
 
 
@@ -93,7 +98,7 @@ class Server:
 
     origin: Origin
     path: str = ""
-    _clients: dict[tuple[Credentials, str | None, float], Client] = field(
+    _clients: dict[tuple[Credentials, Limits], Client] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -131,10 +136,10 @@ class Server:
         port = _checked_port(port, 443 if tls == "1" else 8080)
         return cls(Origin(_checked_host(host), port, tls == "1"), f"/{path}" if path else "")
 
-    def client(self, credentials: Credentials, ca_file: str | None, timeout: float) -> Client:
-        """What the connections to it share: the same for the same options."""
-        client = Client(self, credentials, ca_file, timeout)
-        return self._clients.setdefault((credentials, ca_file, timeout), client)
+    def client(self, credentials: Credentials, limits: Limits) -> Client:
+        """Return what the connections to it share: the same for the same options."""
+        client = Client(self, credentials, limits)
+        return self._clients.setdefault((credentials, limits), client)
 
     def __str__(self) -> str:
         return f"libsql://{self.origin.address}{self.path}{'' if self.origin.tls else '?tls=0'}"
@@ -157,11 +162,14 @@ class LatestWrite:
         """As the server wants it, or None."""
         return None if self._index is None else str(self._index)
 
-    def saw(self, index: str | None) -> None:
+    def saw(self, index: object) -> None:
         """A reply has named this state."""
-        if index is not None and (self._index is None or int(index) > self._index):
+        if index is None:
+            return
+        number = unsigned(index)
+        if self._index is None or number > self._index:
             with self._changing:
-                self._index = max(int(index), self._index or 0)
+                self._index = max(number, self._index or 0)
 
     def forget(self) -> None:
         """Wait for nothing any more, until the next reply."""
@@ -169,13 +177,36 @@ class LatestWrite:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What is accepted of a server.
+
+    Attributes:
+        ca_file: The file of the authorities to trust in place of the system's (PEM).
+        timeout: Seconds for one request, its response included.
+        response_bytes: The largest response, decompressed.
+        base_url_hosts: Where a server may direct the rest of a stream besides its own address, and the token with it:
+            `host`, with the port of the server's own address, or `host:port`.
+    """
+
+    ca_file: str | None = None
+    timeout: float = 30.0
+    response_bytes: int = RESPONSE_BYTES
+    base_url_hosts: frozenset[str] = frozenset()
+
+    @classmethod
+    def checked(cls, ca_file: str | None, timeout: float, response_bytes: int, base_url_hosts: Iterable[str]) -> Limits:
+        """Return the limits. ProgrammingError if a host is none."""
+        hosts = (base_url_hosts,) if isinstance(base_url_hosts, str) else base_url_hosts
+        return cls(ca_file, timeout, response_bytes, frozenset(map(checked_authority, hosts)))
+
+
+@dataclass(frozen=True)
 class Client:
-    """A server and all that the connections to it share. `timeout`: seconds for one request, its answer included."""
+    """A server and all that the connections to it share."""
 
     server: Server
     credentials: Credentials
-    ca_file: str | None
-    timeout: float
+    limits: Limits
     connect_timeout: float = 10.0
     seen: LatestWrite = field(default_factory=LatestWrite, compare=False)
     writes: WriteWindow = field(default_factory=WriteWindow, compare=False)
@@ -186,13 +217,38 @@ class Client:
         import ssl
 
         try:
-            context = ssl.create_default_context(cafile=self.ca_file)
+            context = ssl.create_default_context(cafile=self.limits.ca_file)
         except (OSError, ssl.SSLError) as error:
-            problem = f"the CA file {self.ca_file!r} is no file of certificates (PEM): {error}"
+            problem = f"the CA file {self.limits.ca_file!r} is no file of certificates (PEM): {error}"
             raise OperationalError(problem, "BAD_CA") from error
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
         return context
+
+    def directed(self, url: object) -> tuple[Origin, str]:
+        """Return where the server wants the rest of a stream, and the path there (spec: "base_url").
+
+        The token goes with the requests. So only the server's own scheme, host and port are accepted, and the hosts
+        that the caller trusts; TLS is never given up.
+
+        Raises:
+            InternalError: it is no URL of a server.
+            OperationalError: the address is none of those.
+        """
+        origin, path = self.server.origin, self.server.path
+        if url is None or url == "":
+            return origin, path
+        directed, below = _base_url(url)
+        if origin.tls and not directed.tls:
+            raise OperationalError("the server asks to go on without TLS: refused", INSECURE)
+        if directed != origin and not self._trusts(directed):
+            refused = f"the server redirects to {directed.address}: refused, the token is for {origin.address} alone"
+            raise OperationalError(f"{refused} (setting: base_url_hosts)", INSECURE)
+        return directed, below or path
+
+    def _trusts(self, directed: Origin) -> bool:
+        hosts = self.limits.base_url_hosts
+        return directed.address in hosts or (directed.host in hosts and directed.port == self.server.origin.port)
 
 
 def distrust(error: ssl.SSLError) -> str:
@@ -227,6 +283,29 @@ def _split(url: str) -> SplitResult | None:
     except ValueError:
         return None
     return parts if _AUTHORITY.fullmatch(parts.netloc) else None
+
+
+def _base_url(url: object) -> tuple[Origin, str]:
+    """Return the origin and the path of a server's base_url."""
+    try:
+        if isinstance(url, str) and len(url) <= _URL_LENGTH and _PATH.fullmatch(path := urlsplit(url).path):
+            return Origin.parse(url), path.rstrip("/")
+    except ProgrammingError as error:
+        if error.code == INSECURE:
+            raise
+    except ValueError:  # of urlsplit
+        pass
+    raise InternalError("the server's base_url is no URL of a server", "PROTOCOL")
+
+
+def checked_authority(text: object) -> str:
+    """Return `host` or `host:port`, as an address is compared with it. ProgrammingError if it is neither."""
+    parts = _split(f"//{text}") if isinstance(text, str) else None
+    if parts is None or parts.path or parts.query or parts.netloc != text:
+        raise ProgrammingError(f"{text!r}: must be host or host:port", "BAD_URL")
+    host = _checked_host(parts.hostname)
+    shown = f"[{host}]" if ":" in host else host
+    return host if parts.port is None else f"{shown}:{_checked_port(parts.port, 0)}"
 
 
 def _plain_advice(scheme: str, url: str) -> str:

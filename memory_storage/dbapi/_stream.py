@@ -11,14 +11,15 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from ._errors import DataError, Error, InternalError, OperationalError, OutcomeUnknownError
 from ._http import Answer, Channel, Deadline, NoAnswer, NotSent
-from ._messages import CLOSE, GET_AUTOCOMMIT, Json, transaction_lost
-from ._server import INSECURE, Client, Origin
+from ._json import GARBLED, parsed, typed, unsigned
+from ._messages import CLOSE, GET_AUTOCOMMIT, Json, shortened, transaction_lost
+from ._server import Client, Origin
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ _WAIT_FOR_REPLICA = 2.0  # seconds
 _IN_DEMAND = 0.1  # seconds between two requests
 _USABLE = 5.0  # seconds; the server lets a stream expire after ten
 _COURTESY = 2.0  # seconds to tell the server that a stream is not needed any more
+_BATON_LENGTH = 10_000  # characters; sqld's have some fifty
 _GONE = ("STREAM_EXPIRED", "baton", "Stream for this")  # what the server says of a stream it does not have
 _LARGE = "RESPONSE_TOO_LARGE"
 _BY_STATUS = {403: "FORBIDDEN", 404: "NO_SUCH_DATABASE", 429: "SERVER_BUSY"}
@@ -42,10 +44,6 @@ class Risk:
     def writes_for_good(self) -> bool:
         """Whether it may leave something behind that was not there."""
         return self.commits and not self.reads_only
-
-
-GARBLED = (LookupError, TypeError, ValueError, AttributeError, RecursionError)
-"""What it raises to read an answer that is not of the protocol."""
 
 
 def garbled(error: Exception, risk: Risk) -> Error:
@@ -115,8 +113,8 @@ class Stream:
                 )
             if status != 200:
                 raise self._refusal(Answer(status, b"".join(lines)))
-            first = json.loads(next(lines, b""))
-            result = _collect(map(json.loads, lines), len(batch["steps"]))
+            first = typed(parsed(next(lines, b"")), dict)
+            result = _collect(map(parsed, lines), len(batch["steps"]))
         self._open = self._next(first, in_transaction=opened is not None and opened.in_transaction)
         if self.in_transaction:
             self._send([GET_AUTOCOMMIT], _HARMLESS)
@@ -147,7 +145,7 @@ class Stream:
         answer = self._posted(opened, requests, risk)
         if answer.status != 200:
             raise self._explained(answer, opened, risk)
-        reply = _parsed(answer)
+        reply = typed(parsed(answer.body), dict)
         in_transaction = False
         for result in reply["results"]:
             response = result.get("response") or {}
@@ -190,7 +188,7 @@ class Stream:
             return self._sent(opened, body, deadline)
         except NoAnswer as error:
             # Over a new line, who asked is the one to say whether to ask again: nobody may be there.
-            if error.code == "REQUEST_TIMEOUT" or not (opened or risk.reads_only) or not self._channel.was_kept:
+            if error.code != "CONNECTION_LOST" or not (opened or risk.reads_only) or not self._channel.was_kept:
                 raise self._unanswered(error, risk) from error
         return self._again(opened, body, deadline, risk)
 
@@ -255,49 +253,43 @@ class Stream:
     def new_deadline(self, seconds: float = math.inf) -> Deadline:
         """The deadline of what begins now, which may take `seconds` at most."""
         left = math.inf if self.deadline is None else self.deadline - time.monotonic()
-        return Deadline(min(seconds, self._client.timeout, left))
+        return Deadline(min(seconds, self._client.limits.timeout, left))
 
     def _place(self, opened: _Open | None) -> tuple[Origin, str]:
         server = self._client.server
         return (opened.origin, opened.path) if opened else (server.origin, server.path)
 
     def _next(self, reply: Json, *, in_transaction: bool) -> _Open | None:
-        if reply.get("baton") is None:
+        baton = reply.get("baton")
+        if baton is None:
             return None
         try:
-            origin, path = self._directed(reply.get("base_url"))
+            baton = _checked_baton(baton)
+            origin, path = self._client.directed(reply.get("base_url"))
         except Error:
             if in_transaction:
+                self._roll_back(baton)
                 raise
             return None  # what was asked is done; the stream is not needed
-        return _Open(str(reply["baton"]), origin, path, in_transaction)
+        return _Open(baton, origin, path, in_transaction)
 
-    def _directed(self, url: str | None) -> tuple[Origin, str]:
-        """Where the server wants the rest of a stream."""
-        origin, path = self._place(None)
-        if not url:
-            return origin, path
-        directed = Origin.parse(url)
-        if origin.tls and not directed.tls:
-            raise OperationalError("the server asks to go on without TLS: refused", INSECURE)
-        if directed.host != origin.host:
-            refused = f"the server redirects to {directed.host}: refused, the token is for {origin.host} alone"
-            raise OperationalError(refused, INSECURE)
-        return directed, urlsplit(url).path.rstrip("/") or path
+    def _roll_back(self, baton: object) -> None:
+        """Close a stream that will not be followed elsewhere: until it expires, its transaction holds the lock."""
+        with suppress(InternalError):
+            self._open = _Open(_checked_baton(baton), *self._place(None), in_transaction=True)
+            self._used_at = time.monotonic()
+            self.abandon()
 
 
 class StreamGone(OperationalError):  # noqa: N818 - for the transport alone
     """The server has no such stream any more, and no transaction was open in it: nothing was done, or lost."""
 
 
-def _parsed(answer: Answer) -> Json:
-    try:
-        parsed: Json = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        parsed = {}  # json's own error holds the whole text, which is not to be shown
-    if not parsed:
-        raise ValueError("the answer is no JSON object")
-    return parsed
+def _checked_baton(baton: object) -> str:
+    """InternalError unless it is a text that can be sent back."""
+    if not isinstance(baton, str) or len(baton) > _BATON_LENGTH:
+        raise InternalError(f"the server's baton is no text of at most {_BATON_LENGTH:,} characters", "PROTOCOL")
+    return baton
 
 
 def _unknown(why: str, code: str = "") -> OutcomeUnknownError:
@@ -308,10 +300,11 @@ def _explanation(body: bytes) -> tuple[str, str]:
     """The text and the code in the body of a refusal, which is JSON of one of two shapes, or plain text."""
     text = body.decode("utf-8", "replace")
     try:
-        found = json.loads(text)
-        return str(found.get("message") or found["error"])[:500], str(found.get("code") or "")
+        found = parsed(body)
+        text, code = str(found.get("message") or found["error"]), str(found.get("code") or "")[:100]
     except GARBLED:
-        return text[:500], ""
+        code = ""
+    return shortened(text, 500), code
 
 
 def _collect(entries: Iterator[Json], steps: int) -> Json:
@@ -322,18 +315,26 @@ def _collect(entries: Iterator[Json], steps: int) -> Json:
     for entry in entries:
         match entry["type"]:
             case "step_begin":
-                current = results[entry["step"]] = {"cols": entry["cols"], "rows": [], "affected_row_count": 0}
+                current = results[_place(entry, steps)] = {"cols": entry["cols"], "rows": [], "affected_row_count": 0}
             case "row":
                 current["rows"].append(entry["row"])
             case "step_end":
                 current.update(entry, rows=current["rows"])
             case "step_error":
-                errors[entry["step"]] = entry["error"]
+                errors[_place(entry, steps)] = entry["error"]
             case "error":
-                raise OperationalError(str(entry["error"].get("message")), str(entry["error"].get("code") or ""))
+                error = entry["error"]
+                raise OperationalError(shortened(str(error.get("message"))), str(error.get("code") or "")[:100])
             case "replication_index":
                 return {"step_results": results, "step_errors": errors}
     raise OperationalError("the answer broke off", "CONNECTION_LOST")
+
+
+def _place(entry: Json, steps: int) -> int:
+    place = unsigned(entry["step"])
+    if place >= steps:
+        raise ValueError("the result of a step that was not sent")
+    return place
 
 
 def _dump(message: Json) -> bytes:

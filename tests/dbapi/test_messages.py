@@ -9,11 +9,13 @@ from types import SimpleNamespace
 import pytest
 
 from memory_storage import dbapi
-from memory_storage.dbapi._http import Channel, Deadline, _lines
+from memory_storage.dbapi import Credentials
+from memory_storage.dbapi._body import lines
+from memory_storage.dbapi._http import Channel, Deadline
 from memory_storage.dbapi._messages import BatchMessage
-from memory_storage.dbapi._server import Origin, Server
+from memory_storage.dbapi._server import Client, Limits, Origin, Server
 from memory_storage.dbapi._sql import parse
-from memory_storage.dbapi._stream import Stream, _collect
+from memory_storage.dbapi._stream import _collect
 
 BEGIN = {"type": "step_begin", "step": 0, "cols": [{"name": "x"}]}
 ROW = {"type": "row", "row": [{"type": "integer", "value": "1"}]}
@@ -54,17 +56,55 @@ def test_a_cursor_that_fails_or_breaks_off_is_an_error():
     assert caught.value.code == "CONNECTION_LOST"
 
 
-def test_a_stream_is_not_led_from_tls_to_no_tls():
-    origin = Origin.parse("https://example.com")
-    stream = Stream(SimpleNamespace(server=SimpleNamespace(origin=origin, path="/db")))
-    assert stream._directed(None) == (origin, "/db")
-    assert stream._directed("https://example.com:8443/below/") == (Origin.parse("https://example.com:8443"), "/below")
-    with pytest.raises(dbapi.OperationalError, match=r"the token is for example\.com alone") as caught:
-        stream._directed("https://other.example.com/below/")
-    assert caught.value.code == "INSECURE"
-    with pytest.raises(dbapi.OperationalError, match="without TLS") as caught:
-        stream._directed("http://127.0.0.1:8080")
-    assert caught.value.code == "INSECURE"
+def _client(url: str, *hosts: str) -> Client:
+    return Server.parse(url).client(Credentials(), Limits(base_url_hosts=frozenset(hosts)))
+
+
+class TestABaseUrl:
+    def test_that_is_none_is_the_address_of_the_server(self):
+        for url in (None, ""):
+            assert _client("libsql://example.com/db").directed(url) == (Origin.parse("https://example.com"), "/db")
+
+    def test_may_name_another_path_of_the_server(self):
+        directed = _client("libsql://example.com/db").directed("https://EXAMPLE.com:443/below/")
+        assert directed == (Origin.parse("https://example.com"), "/below")
+
+    @pytest.mark.parametrize(
+        "url", ["https://other.example.com/", "https://example.com:8443", "https://example.com.", "https://192.0.2.1"]
+    )
+    def test_of_another_host_or_port_is_refused(self, url: str):
+        client = _client("libsql://example.com", "third.example.com", "other.example.com:1", "example.com:8444")
+        with pytest.raises(dbapi.OperationalError, match=r"for example\.com:443 alone \(setting: base_url") as caught:
+            client.directed(url)
+        assert caught.value.code == "INSECURE"
+
+    @pytest.mark.parametrize(
+        "url", ["https://a.example.com", "https://b.example.com:8443/x", "https://[2001:db8::1]:9"]
+    )
+    def test_of_a_trusted_host_is_followed(self, url: str):
+        limits = Limits.checked(None, 1.0, 1, ["A.example.com", "b.example.com:8443", "[2001:db8::1]:9"])
+        client = Server.parse("libsql://example.com").client(Credentials(), limits)
+        assert client.directed(url)[0] == Origin.parse(url)
+
+    def test_never_leads_from_tls_to_no_tls(self):
+        with pytest.raises(dbapi.OperationalError, match="without TLS") as caught:
+            _client("libsql://example.com", "127.0.0.1:8080").directed("http://127.0.0.1:8080")
+        assert caught.value.code == "INSECURE"
+
+    @pytest.mark.parametrize(
+        "url",
+        [7, True, [], {}, "nonsense", "https://", "https://[", "https://example.com/\u00e9", "https://e/" + "x" * 2000],
+    )
+    def test_that_is_no_url_is_not_of_the_protocol(self, url: object):
+        with pytest.raises(dbapi.InternalError, match="base_url") as caught:
+            _client("libsql://example.com").directed(url)
+        assert caught.value.code == "PROTOCOL"
+
+    @pytest.mark.parametrize("host", ["https://a.example.com", "a b", "", "a/b", "a:99999", "u@a", 7])
+    def test_host_that_is_none_is_refused(self, host: object):
+        with pytest.raises(dbapi.ProgrammingError) as caught:
+            dbapi.connect("libsql://example.com", base_url_hosts=[host])
+        assert caught.value.code == "BAD_URL"
 
 
 @pytest.mark.parametrize("tls", ["2", "yes", ""])
@@ -78,7 +118,12 @@ def test_tls_in_a_url_is_one_or_zero(tls):
 @pytest.mark.parametrize("most", [1, 3, 65536])
 def test_the_lines_of_an_answer_are_those_of_its_text(text, most):
     source = io.BytesIO(text)
-    found = list(_lines(SimpleNamespace(read1=lambda size: source.read1(min(size, most)))))
+    response = SimpleNamespace(
+        read1=lambda size: source.read1(min(size, most)),
+        length=None,
+        headers=SimpleNamespace(get_all=lambda _, one: one),
+    )
+    found = list(lines(response, 1_000_000))
     assert found == [line.removesuffix(b"\n") for line in text.splitlines(keepends=True)]
 
 
@@ -87,7 +132,8 @@ def test_a_request_that_could_not_be_sent_whole_is_known_as_that():
         raise BrokenPipeError
 
     credentials = SimpleNamespace(header=dict)
-    channel = Channel(SimpleNamespace(credentials=credentials, server=Server.at("127.0.0.1", 1, "", {"tls": "0"})))
+    server = Server.at("127.0.0.1", 1, "", {"tls": "0"})
+    channel = Channel(SimpleNamespace(credentials=credentials, server=server, limits=Limits()))
     assert channel._send(SimpleNamespace(sendall=lambda _: None), "/v3/pipeline", b"{}")
     assert not channel._send(SimpleNamespace(sendall=refuse), "/v3/pipeline", b"{}")
 

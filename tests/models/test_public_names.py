@@ -30,6 +30,7 @@ EXAMPLES = [
     ms.CircuitOpenError("m", code="c", retry_after=1.5),
     ms.PoolTimeoutError("m"),
     ms.RequestTimeoutError("m"),
+    ms.ResponseTooLargeError("m", code="RESPONSE_LIMIT", limit=5, value=6, setting="max_response_bytes"),
     ms.CommitUnknownError("m"),
     ms.SchemaError("m", found="0001", expected="0002"),
     ms.CorruptDataError("m", table="episodes", id="x"),
@@ -41,6 +42,7 @@ FACTS = {
     ms.UnavailableError: {"code"},
     ms.CircuitOpenError: {"retry_after"},
     ms.PoolTimeoutError: {"holders"},
+    ms.ResponseTooLargeError: {"limit", "value", "setting"},
     ms.SchemaError: {"found", "expected"},
     ms.CorruptDataError: {"table", "id"},
 }

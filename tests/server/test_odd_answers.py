@@ -7,13 +7,13 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from memory_storage import dbapi
-from memory_storage.dbapi import _http
 from memory_storage.testing import Proxy, Sqld
 
 from .raw import Client
@@ -72,10 +72,14 @@ def gateway(server: Sqld) -> Iterator[Gateway]:
 
 
 @pytest.fixture
-def connection(gateway: Gateway) -> Iterator[dbapi.Connection]:
-    opened = dbapi.connect(gateway.url, timeout=3.0)
-    yield opened
-    opened.close()
+def connect(gateway: Gateway) -> Iterator[Callable[..., dbapi.Connection]]:
+    with ExitStack() as opened:
+        yield lambda **options: opened.enter_context(closing(dbapi.connect(gateway.url, timeout=3.0, **options)))
+
+
+@pytest.fixture
+def connection(connect: Callable[..., dbapi.Connection]) -> dbapi.Connection:
+    return connect()
 
 
 def always(status: int, content: bytes, **headers: str) -> Callable[[Reply], Reply]:
@@ -117,7 +121,7 @@ ODD: dict[str, tuple[Callable[[Reply], Reply], type[dbapi.Error], str]] = {
         "CONNECTION_LOST",
     ),
     "no gzip": (always(200, b"not gzip", Content_Encoding="gzip"), dbapi.OperationalError, "CONNECTION_LOST"),
-    "a head without end": (always(200, b"", X="x" * 70_000), dbapi.OperationalError, "CONNECTION_LOST"),
+    "a head without end": (always(200, b"", X="x" * 70_000), dbapi.ResponseTooLargeError, "RESPONSE_LIMIT"),
 }
 
 
@@ -187,10 +191,14 @@ def _with_base_url(url: str) -> Callable[[Reply], Reply]:
     return lambda reply: (200, {}, json.dumps({**json.loads(reply[2]), "base_url": url}).encode())
 
 
-def test_the_rest_of_a_stream_goes_where_the_server_says_and_the_next_one_to_the_old_address(
-    gateway: Gateway, connection: dbapi.Connection, proxy: Callable[..., Proxy]
+def test_the_rest_of_a_stream_goes_to_a_trusted_address_and_the_next_one_to_the_old_address(
+    gateway: Gateway,
+    connection: dbapi.Connection,
+    connect: Callable[..., dbapi.Connection],
+    proxy: Callable[..., Proxy],
 ):
     elsewhere = proxy(gateway.server_port)
+    connection = connect(base_url_hosts=[f"127.0.0.1:{elsewhere.port}"])
     gateway.change = _with_base_url(f"http://127.0.0.1:{elsewhere.port}/below/")
     for _ in range(2):
         connection.execute("INSERT INTO t VALUES (1)")
@@ -200,6 +208,19 @@ def test_the_rest_of_a_stream_goes_where_the_server_says_and_the_next_one_to_the
     first, other = f"127.0.0.1:{gateway.server_port}/v3/pipeline", f"127.0.0.1:{elsewhere.port}/below/v3/pipeline"
     assert gateway.hosts == [first, other, other] * 2
     assert gateway.client.run("SELECT count(*) FROM t") == [["4"]]
+
+
+def test_another_port_is_not_followed_and_the_transaction_is_rolled_back_at_once(
+    gateway: Gateway, connection: dbapi.Connection, proxy: Callable[..., Proxy]
+):
+    elsewhere = proxy(gateway.server_port)
+    gateway.change = _with_base_url(f"http://127.0.0.1:{elsewhere.port}/below/")
+    with pytest.raises(dbapi.OperationalError, match="base_url_hosts") as caught:
+        connection.execute("INSERT INTO t VALUES (1)")
+    assert (caught.value.code, elsewhere.connections) == ("INSECURE", 0)
+    assert (len(gateway.hosts), connection.in_transaction) == (2, False)
+    gateway.client.run("INSERT INTO t VALUES (2)")  # the lock is free
+    assert gateway.client.run("SELECT x FROM t") == [["2"]]
 
 
 @pytest.mark.parametrize("url", ["http://example.com/", "ftp://127.0.0.1", "nonsense", "http://127.0.0.1:x/"])
@@ -246,7 +267,7 @@ def test_a_write_that_the_server_could_not_begin_in_time_is_tried_again(gateway:
 @pytest.mark.parametrize("url", ["https://other.example.com/", "https://127.0.0.2:8080"])
 def test_the_token_goes_to_no_other_host(gateway: Gateway, connection: dbapi.Connection, url: str):
     gateway.change = _with_base_url(url)
-    with pytest.raises(dbapi.OperationalError, match=r"the token is for 127\.0\.0\.1 alone") as caught:
+    with pytest.raises(dbapi.OperationalError, match=r"the token is for 127\.0\.0\.1:\d+ alone") as caught:
         connection.execute("INSERT INTO t VALUES (1)")
     assert caught.value.code == "INSECURE"
 
@@ -256,16 +277,25 @@ def _compressed(reply: Reply) -> Reply:
 
 
 @pytest.mark.parametrize(
-    "change",
-    [_compressed, lambda reply: (200, {}, reply[2] + b" " * 5_000_000)],
+    ("change", "announced"),
+    [(_compressed, False), (lambda reply: (200, {}, reply[2] + b" " * 5_000_000), True)],
     ids=["compressed", "plain"],
 )
 def test_a_response_that_is_too_large_is_refused(
-    gateway: Gateway, connection: dbapi.Connection, change: Callable[[Reply], Reply], monkeypatch: pytest.MonkeyPatch
+    gateway: Gateway, connect: Callable[..., dbapi.Connection], change: Callable[[Reply], Reply], announced: bool
 ):
-    monkeypatch.setattr(_http, "_MOST_BYTES", 1_000_000)
+    connection = connect(max_response_bytes=1_000_000)
     connection.autocommit = True
+    connection.execute("SELECT 1")  # so that its line is one that was used before
+    gateway.hosts.clear()
     gateway.change = change
-    with pytest.raises(dbapi.LineError, match="larger than") as caught:
+    with pytest.raises(dbapi.ResponseTooLargeError, match=r"larger than 1,000,000 bytes.*max_response_bytes") as caught:
         connection.execute("SELECT 1")
-    assert (caught.value.code, caught.value.host) == ("CONNECTION_LOST", "127.0.0.1")
+    error = caught.value
+    assert (error.code, error.host, error.limit) == ("RESPONSE_LIMIT", "127.0.0.1", 1_000_000)
+    assert (error.setting, (error.value or 0) > 5_000_000) == ("max_response_bytes", announced)
+    assert len(gateway.hosts) == 1, "it was not sent again"
+    with pytest.raises(dbapi.OutcomeUnknownError) as unknown:
+        connection.execute("INSERT INTO t VALUES (1)")
+    assert unknown.value.code == "RESPONSE_LIMIT"
+    assert gateway.client.run("SELECT count(*) FROM t") == [["1"]]
