@@ -30,6 +30,7 @@ OTHERS = frozenset(
         "SCRUB_ROUNDS",
         "SQLD",
         "TEST_CUTS",
+        "TEST_DECIMALS",
         "TEST_ITERATED",
         "TEST_LARGE_EPISODES",
         "TEST_RACES",

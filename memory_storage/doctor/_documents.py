@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
 
+from memory_storage.dbapi import Batch
+from memory_storage.dbapi import Step as BatchStep
 from memory_storage.models import PATTERN, Episode, SpatiotemporalEntry, Step
 from memory_storage.repositories import _episode_sql, _pattern_sql, _place_sql
 
@@ -47,8 +50,13 @@ def _repeated(expressions: dict[str, str], value: str, *others: str) -> dict[str
     return {name: sql for name, sql in found.items() if "document" in sql}
 
 
+def _path(sql: str) -> str:
+    """The path in the document that an expression reads first."""
+    return "$." + sql.partition("'$.")[2].partition("'")[0]
+
+
 # As the repositories write them: so this cannot say anything else.
-_COLUMNS = {
+_EXPRESSIONS = {
     "episodes": _repeated(_episode_sql._HEAD, "given.value"),
     "steps": _repeated(_episode_sql._STEPS, "step.value", "episode_id", "output"),
     "patterns": _repeated(_pattern_sql._CONTENT, "given.value"),
@@ -58,6 +66,16 @@ _COLUMNS = {
         "owner_id": "document ->> '$.owner_id'",
     },
 }
+_COLUMNS = {
+    table: {name: sql for name, sql in columns.items() if name not in _REAL} for table, columns in _EXPRESSIONS.items()
+}
+_NUMBERS = [
+    (table, name, _path(sql))
+    for table, columns in _EXPRESSIONS.items()
+    for name, sql in columns.items()
+    if name in _REAL
+]
+_Correction = tuple[str, float | None, int, str | None]  # SQL and its values: the number, the row, the number's text
 
 
 def undecodable_rows(connection: Connection) -> list[Finding]:
@@ -93,36 +111,57 @@ def _wrong_kind(connection: Connection, table: str, condition: str) -> list[int]
 
 
 def columns_that_disagree(connection: Connection) -> list[Finding]:
-    """Rows whose columns another program has changed, or did not change with the document."""
+    """Rows whose columns another program has changed, or did not change with the document.
+
+    An older version of this package let the engine read numbers from JSON, and it reads some as their neighbours.
+    """
     found: list[Finding] = []
     for table, columns in _COLUMNS.items():
-        differ = " OR ".join(_differs(name, sql) for name, sql in columns.items())
+        differ = " OR ".join(f"({name} IS NOT {_taken(name, sql)})" for name, sql in columns.items())
         condition = f"CASE WHEN json_valid(document) THEN {differ} ELSE false END"
-        seqs = seqs_of(connection, f"SELECT seq FROM {table} WHERE {condition} ORDER BY seq")
+        corrections = list(_wrong_numbers(connection, table))
+        others = seqs_of(connection, f"SELECT seq FROM {table} WHERE {condition}")
         change = ", ".join(f"{name} = {_taken(name, sql)}" for name, sql in columns.items())
-        repair = partial(_run, sql=f"UPDATE {table} SET {change} WHERE {condition}")
-        problem = "rows whose columns are not what their document says: another program has written them"
+        repair = partial(_take, sql=f"UPDATE {table} SET {change} WHERE {condition}", corrections=corrections)
+        problem = "rows whose columns are not what their document says: another program or an older version wrote them"
+        seqs = sorted({*others, *(seq for _, _, seq, _ in corrections)})
         found += about_rows(f"columns.{table}", table, seqs, problem, "take them from the document", repair)
     return found
 
 
-def _differs(name: str, sql: str) -> str:
-    if name not in _REAL:
-        return f"({name} IS NOT {_taken(name, sql)})"
-    # A number in JSON may be read as its neighbour.
-    far = f"abs({name} - ({sql})) > 1e-9 * abs({name}) + 1e-300"
-    return (
-        f"(({name} IS NULL) IS NOT (({sql}) IS NULL) OR typeof({name}) IN ('text', 'blob') OR coalesce({far}, false))"
-    )
+def _wrong_numbers(connection: Connection, table: str) -> Iterator[_Correction]:
+    """Give the correction of each number that is another one in its document.
+
+    The texts in the documents are read here: the engine would misread them again.
+    """
+    for name, path in (found[1:] for found in _NUMBERS if found[0] == table):
+        text_of = f"iif(json_type(document, '{path}') IN ('integer', 'real'), document -> '{path}', NULL)"
+        change = f"UPDATE {table} SET {name} = ? WHERE seq = ? AND {text_of} IS ?"
+        page = f"""SELECT seq, iif(typeof({name}) IN ('text', 'blob'), 'no number', {name}), {text_of} FROM {table}
+        WHERE seq > ? AND iif(json_valid(document), json_type(document, '{_field(path)}') IS NOT NULL, false)
+        ORDER BY seq LIMIT {_PAGE}"""
+        last = -(2**63)
+        while rows := connection.exec_driver_sql(page, (last,)).all():
+            last = rows[-1][0]
+            for seq, stored, text in rows:
+                number = None if text is None else float(text)
+                if stored != number and (number is None or math.isfinite(number)):
+                    yield change, number, seq, text
 
 
 def _taken(name: str, sql: str) -> str:
     if name in _COMPUTED:
         return sql
     # A document that was written before there was such a field has none, and the column keeps what it has.
-    field = sql.partition("'$.")[2].partition("'")[0].partition(".")[0]
-    return f"iif(json_type(document, '$.{field}') IS NULL, {name}, {sql})"
+    return f"iif(json_type(document, '{_field(_path(sql))}') IS NULL, {name}, {sql})"
 
 
-def _run(connection: Connection, *, sql: str) -> None:
+def _field(path: str) -> str:
+    """The path of the field of the model that a path leads into."""
+    return ".".join(path.split(".")[:2])
+
+
+def _take(connection: Connection, *, sql: str, corrections: Sequence[_Correction]) -> None:
     connection.exec_driver_sql(sql)
+    if corrections:
+        connection.exec_driver_sql(Batch([BatchStep(change, values) for change, *values in corrections]))

@@ -27,6 +27,7 @@ from ._codec import (
     to_micros,
     without_output,
 )
+from ._numbers import Row as NumberRow
 from ._paging import Cursor, page
 from ._portions import size
 from ._session import Row
@@ -140,6 +141,11 @@ def with_ending(stored: Episode, ended: Episode) -> Episode:
             "reflection": ended.reflection or stored.reflection,
         }
     )
+
+
+def rewards_of(episodes: Sequence[Episode]) -> list[NumberRow]:
+    """The rewards that the column has to hold, by the ids of their episodes."""
+    return [((str(one.id),), (one.reward.total,)) for one in episodes if one.reward is not None]
 
 
 def same_content(given: Episode, present: Episode) -> bool:

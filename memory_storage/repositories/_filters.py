@@ -13,6 +13,7 @@ from memory_storage.errors import ValidationError
 from memory_storage.models import EpisodeFilter, PatternFilter
 
 from ._codec import refuse_unstorable, to_micros
+from ._numbers import is_exact_in_json
 from ._text import match_expression
 
 FACET_LENGTH = 256
@@ -20,6 +21,8 @@ FACET_LENGTH = 256
 
 MOST_KEYS = 100
 """How many metadata keys one filter may name: each is a condition, and the engine takes 1,000 in all."""
+
+_RENAMED = "the key that the filter names"
 
 Conditions = tuple[str, ...]
 """SQL with `:names`. They depend on which filters are in use, never on their values."""
@@ -133,20 +136,36 @@ def _metadata(name: str, value: dict[str, Any], values: dict[str, Any], shape: S
 def _has_number(number: int, wanted: int | float, values: dict[str, Any], shape: Shape) -> list[str]:
     """Equal numbers find each other: 1 finds 1.0."""
     forms = _forms_of(wanted)
-    names = [f"value_{number}_{index}" for index in range(len(forms))]
-    values.update(zip(names, forms, strict=True))
+    # A facet has 15 digits of what SQLite read, and it reads some decimals as their neighbours: these are looked for
+    # too, and then the texts in the document are compared.
+    read_as = [*forms, *(near for form in forms for near in _neighbours(form))]
+    names = [f"value_{number}_{index}" for index in range(len(read_as))]
+    values.update(zip(names, read_as, strict=True))
     conditions = [_has_facet(number, shape, f"IN ({', '.join(f'json_quote(:{name})' for name in names)})")]
     if any(isinstance(form, float) for form in forms):
-        # A facet has 15 digits, and SQLite reads some decimal numbers as their neighbours: their texts are compared.
-        # It finds no text by a path with a quote in it.
         texts = {f"text_{number}_{index}": to_json(form).decode() for index, form in enumerate(forms)}
         values |= texts
         listed = ", ".join(f":{name}" for name in texts)
-        text = f"{shape.prefix}document -> pair.fullkey"
-        values_listed = ", ".join(f":{name}" for name in names)
-        equal = f"({text} IN ({listed}) OR {text} IS NULL AND pair.value IN ({values_listed}))"
-        conditions.append(_has_pair(number, shape, f"{equal} AND pair.type IN ('integer', 'real')"))
+        text = _text_of_pair(number, values, shape)
+        conditions.append(_has_pair(number, shape, f"{text} IN ({listed}) AND pair.type IN ('integer', 'real')"))
     return conditions
+
+
+def _neighbours(form: int | float) -> list[float]:
+    """The floats that SQLite may read in place of a number."""
+    if isinstance(form, int) or is_exact_in_json(form):
+        return []
+    return [near for end in (-math.inf, math.inf) if math.isfinite(near := math.nextafter(form, end))]
+
+
+def _text_of_pair(number: int, values: dict[str, Any], shape: Shape) -> str:
+    """SQL for the JSON text of the value of a pair."""
+    if '"' not in values[f"key_{number}"]:
+        return f"{shape.prefix}document -> pair.fullkey"
+    # No path leads to a key with a quote in it: it gets another name. As JSON such a key has an escape, so that its
+    # text is nowhere but where it is a key.
+    values[f"member_{number}"] = f"{to_json(values[f'key_{number}']).decode()}:"
+    return f"""replace({shape.prefix}document -> '$.metadata', :member_{number}, '"{_RENAMED}":') -> '$."{_RENAMED}"'"""
 
 
 def _forms_of(wanted: int | float) -> list[int | float]:

@@ -85,8 +85,6 @@ ON CONFLICT (namespace, id) DO UPDATE SET
 WHERE patterns.kind = excluded.kind AND patterns.document IS NOT {_FIGURES}
 """)
 
-EXACT_MEAN = Prepared("UPDATE patterns SET avg_reward_delta = :mean WHERE namespace = :namespace AND id = :id")
-
 GET = Prepared(f"SELECT {_WHOLE} FROM patterns WHERE namespace = :namespace AND id = :id")
 
 GET_MANY = Prepared(f"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -28,11 +29,12 @@ _CHORD = "((p.x - :x) * (p.x - :x) + (p.y - :y) * (p.y - :y) + (p.z - :z) * (p.z
 
 @dataclass(frozen=True)
 class Branch:
-    """Some rows: `tables` has `p`, a place, and `e`, its episode."""
+    """Some rows: `tables` has `p`, a place, and `e`, its episode; `before` has the common tables that it reads."""
 
     tables: str
     conditions: Conditions
     key: str
+    before: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,19 +61,32 @@ class Asked:
         return "key DESC, seq DESC" if self.down else "key, seq"
 
 
-IN_BOXES = """boxes (south, north, west, east) AS MATERIALIZED (
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(:boxes)),"""
+_CORNERS = ("south", "north", "west", "east")
 
 
-def in_boxes(*, in_time: bool) -> tuple[Branch, ...]:
-    """Places in one of the boxes. The R*Tree has rounded positions: the columns decide."""
+def corner_values(corners: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Return the values of the boxes, bound as numbers: as JSON, some would be read as their neighbours."""
+    return {
+        f"{name}_{number}": value
+        for number, box in enumerate(corners)
+        for name, value in zip(_CORNERS, box, strict=True)
+    }
+
+
+def _boxes(count: int) -> str:
+    rows = (f"({', '.join(f':{name}_{number}' for name in _CORNERS)})" for number in range(count))
+    return f"boxes ({', '.join(_CORNERS)}) AS MATERIALIZED (VALUES {', '.join(rows)}),"
+
+
+def in_boxes(count: int, *, in_time: bool) -> tuple[Branch, ...]:
+    """Places in one of `count` boxes. The R*Tree has rounded positions: the columns decide."""
     tables = f"""boxes AS b CROSS JOIN spatiotemporal_rtree AS r
         ON r.min_latitude <= b.north + {_HAIR} AND r.max_latitude >= b.south - {_HAIR}
         AND r.min_longitude <= b.east + {_HAIR} AND r.max_longitude >= b.west - {_HAIR}
         AND {_OF_KEY}{_and(_TREE_IN_TIME, in_time)}
     CROSS JOIN spatiotemporal_index AS p ON p.seq = r.seq {_EPISODE}"""
     exact = ("p.latitude BETWEEN b.south AND b.north", "p.longitude BETWEEN b.west AND b.east")
-    return (Branch(tables, (*exact, *((_IN_TIME,) if in_time else ())), _ANYTIME),)
+    return (Branch(tables, (*exact, *((_IN_TIME,) if in_time else ())), _ANYTIME, _boxes(count)),)
 
 
 def beginning_in() -> tuple[Branch, ...]:
@@ -108,7 +123,6 @@ def of_episode() -> tuple[Branch, ...]:
 @lru_cache(maxsize=256)
 def ordered(branches: tuple[Branch, ...], asked: Asked) -> Prepared:
     """A page by time: the key and `seq` of each row, then the row, in any order."""
-    boxes = IN_BOXES if any("boxes AS b" in branch.tables for branch in branches) else ""
     if asked.of_episodes:
         found = " UNION ALL ".join(
             f"SELECT p.episode_seq AS seq, {branch.key} AS at FROM {branch.tables} WHERE {_where(branch, asked)}"
@@ -122,7 +136,8 @@ def ordered(branches: tuple[Branch, ...], asked: Asked) -> Prepared:
             f" WHERE {_where(branch, asked, *asked.after(branch.key, 'p.seq'))}"
             for branch in branches
         )
-    ctes = f"{boxes} page AS MATERIALIZED ({page} ORDER BY {asked.order()} LIMIT :limit)"
+    before = "".join(branch.before for branch in branches)
+    ctes = f"{before} page AS MATERIALIZED ({page} ORDER BY {asked.order()} LIMIT :limit)"
     return Prepared(f"WITH {ctes} {_rows(asked)}")
 
 

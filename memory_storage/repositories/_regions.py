@@ -55,8 +55,8 @@ class FindsByRegion(Repository, Generic[T]):
             ValidationError: the box, the interval, a filter, the limit, the cursor or the direction cannot be.
         """
         corners = corners_of(_checked(Box, box, "box"))
-        values = {"boxes": str([list(one) for one in corners]), **times_of(between)}
-        branches = sql.in_boxes(in_time=between is not None)
+        values = {**sql.corner_values(corners), **times_of(between)}
+        branches = sql.in_boxes(len(corners), in_time=between is not None)
         return self._by_time(branches, values, limit, cursor, direction, filters)
 
     def near(

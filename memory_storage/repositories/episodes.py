@@ -58,6 +58,7 @@ from ._episode_rows import (
     found_in,
     just_saved,
     page_of,
+    rewards_of,
     same_content,
     whole,
     with_ending,
@@ -65,6 +66,7 @@ from ._episode_rows import (
 )
 from ._filters import Shape, conditions, in_use
 from ._forgotten import forgotten_among, guard, refuse_forgotten, restored, stale
+from ._numbers import REWARDS
 from ._paging import (
     ITERATE_PAGE,
     PAGE_BYTES,
@@ -591,6 +593,7 @@ class EpisodeRepository(Repository):
         changes = [
             *opening(self._session, new),
             *(heads.step(portion.documents, documents=portion.text, **values) for portion in of_heads),
+            *REWARDS.steps(self._session.namespace, rewards_of([episode for _, episode in prepared])),
             *(step.step(documents=portion.text, **values) for step in steps for portion in of_steps),
             *room,
         ]

@@ -53,6 +53,7 @@ from ._codec import (
 from ._filters import conditions
 from ._forgotten import forgotten_among, guard, refuse_forgotten, restored, stale
 from ._learning import LONGEST_RECOVERY, as_wanted, context_of, learned_recoveries, learned_sequences
+from ._numbers import REWARD_DELTAS, SUCCESS_RATES
 from ._paging import (
     ITERATE_PAGE,
     PAGE_BYTES,
@@ -480,19 +481,11 @@ class PatternRepository(Repository):
                     with_words(document, words_of_pattern(document)) for document, _ in prepared
                 )
             ),
-            *self._exact_means(new),
+            *_exact_numbers(namespace, [pattern for _, pattern in prepared], new),
             *([check] if statement is sql.LEARN else []),
         ]
         written = sql.GET_MANY.step(namespace=namespace, ids=ids)
         return write_and_read(self._session, changes, written)
-
-    def _exact_means(self, new: Sequence[AnyPattern]) -> list[Step]:
-        # SQLite takes some of the numbers in a JSON text for their neighbours.
-        return [
-            sql.EXACT_MEAN.step(1, namespace=self._session.namespace, id=str(pattern.id), mean=mean)
-            for pattern in new
-            if (mean := pattern.effectiveness.avg_reward_delta)
-        ]
 
     def _without_known(
         self, prepared: list[tuple[str, AnyPattern]], error: RowCountError
@@ -531,6 +524,12 @@ class PatternRepository(Repository):
 
     def _now(self) -> int:
         return to_micros(self._session.now())
+
+
+def _exact_numbers(namespace: str, patterns: Sequence[AnyPattern], new: Sequence[AnyPattern]) -> list[Step]:
+    rates = (((str(one.id), one.kind), (one.success_rate,)) for one in patterns)
+    deltas = (((str(one.id), one.kind), (one.effectiveness.avg_reward_delta,)) for one in new)
+    return [*SUCCESS_RATES.steps(namespace, rates), *REWARD_DELTAS.steps(namespace, deltas)]
 
 
 def as_pattern(row: Sequence[Any]) -> AnyPattern:

@@ -18,6 +18,8 @@ from ._arguments import flag
 from ._codec import check_document, decode, encode, from_micros, to_micros
 from ._episode_rows import by_seq
 from ._hierarchy import diverse, hierarchy
+from ._numbers import POSITIONS
+from ._numbers import Row as NumberRow
 from ._paging import ITERATE_PAGE, PAGE_BYTES, handed_over
 from ._portions import of_documents
 from ._regions import FindsByRegion, checked_k, times_of
@@ -215,11 +217,12 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
 
     def _writes(self, statements: dict[str, Prepared], prepared: Sequence[_Encoded]) -> list[Step]:
         values = {"namespace": self._session.namespace, "now": to_micros(self._session.now())}
-        return [
+        writes = [
             statement.step(portion.documents, entries=portion.text, **values)
             for owner_type, statement in statements.items()
             for portion in of_documents(map(_with_point, (one for one in prepared if one[1].owner_type == owner_type)))
         ]
+        return [*writes, *POSITIONS.steps(self._session.namespace, map(_position, (entry for _, entry in prepared)))]
 
     def _encoded(self, entry: Entry, field: str = "") -> _Encoded:
         document, stored = encode(Entry, entry, field)
@@ -275,10 +278,18 @@ def _owner(entry: Entry) -> tuple[str, str]:
 
 def _with_point(encoded: _Encoded) -> str:
     document, entry = encoded
+    return f"[{','.join([document, *map(repr, _point(entry))])}]"
+
+
+def _position(entry: Entry) -> NumberRow:
+    return (str(entry.id),), (entry.latitude, entry.longitude, *_point(entry))
+
+
+def _point(entry: Entry) -> tuple[float, ...]:
+    """The point on the sphere; nothing if there is no position."""
     if entry.latitude is None or entry.longitude is None:
-        return f"[{document}]"
-    x, y, z = on_sphere(entry.latitude, entry.longitude)
-    return f"[{document},{x!r},{y!r},{z!r}]"
+        return ()
+    return on_sphere(entry.latitude, entry.longitude)
 
 
 def _with_created_at(entry: Entry, created: dict[str, int]) -> Entry:

@@ -192,6 +192,29 @@ def test_the_quarantine_takes_more_at_another_time(settings):
     assert len(_kept(settings, "patterns")) == 2
 
 
+def test_numbers_that_an_older_version_misread_are_corrected(settings):
+    with ms.MemoryStorage.open(settings) as storage:
+        owner = storage.episodes.save(ms.Episode(task_description="t", reward=ms.RewardScore(total=-48.80190682023213)))
+        storage.patterns.save(ms.Heuristic(condition="c", action="a", success_rate=0.90131))
+        storage.spatiotemporal.put(
+            ms.SpatiotemporalEntry(
+                owner_type="episode", owner_id=owner.id, latitude=51.01530496001185, longitude=1.80262
+            )
+        )
+    before = _rows(settings)
+    assert examine(settings) == Report([])
+    # As it was written: with what the engine reads in the document.
+    sql(
+        "UPDATE episodes SET reward = document ->> '$.reward.total'",
+        "UPDATE patterns SET success_rate = document ->> '$.success_rate'",
+        "UPDATE spatiotemporal_index SET latitude = document ->> '$.latitude', longitude = document ->> '$.longitude'",
+    )(Path(settings.database))
+    found = {finding.code: finding.rows for finding in examine(settings).findings}
+    assert found == {"columns.episodes": 1, "columns.patterns": 1, "columns.spatiotemporal_index": 1}
+    assert mend(settings).is_sound
+    assert _rows(settings) == before
+
+
 def test_an_older_schema_is_found_and_upgraded(database):
     settings = ms.Settings(database=str(database))
     engine = make_engine(settings)
