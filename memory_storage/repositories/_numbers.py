@@ -42,7 +42,7 @@ class ExactColumns:
 REWARDS = ExactColumns("episodes", ("reward",))
 SUCCESS_RATES = ExactColumns("patterns", ("success_rate",), ("id", "kind"))
 REWARD_DELTAS = ExactColumns("patterns", ("avg_reward_delta",), ("id", "kind"))
-POSITIONS = ExactColumns("spatiotemporal_index", ("latitude", "longitude", "x", "y", "z"))
+POSITIONS = ExactColumns("spatiotemporal_index", ("latitude", "longitude"))
 
 
 def is_exact_in_json(number: float | None) -> bool:
@@ -54,9 +54,9 @@ def is_exact_in_json(number: float | None) -> bool:
 def _correction(exact: ExactColumns, rows: int) -> str:
     table, columns, keys = exact.table, exact.columns, exact.keys
     row = f"({', '.join('?' * (len(keys) + len(columns)))})"
-    change = ", ".join(f"{column} = n.{column}" for column in columns)
-    same_key = " AND ".join(f"{table}.{key} = n.{key}" for key in keys)
-    stored, bound = (", ".join(f"{name}.{column}" for column in columns) for name in (table, "n"))
-    return f"""WITH n ({", ".join(keys + columns)}) AS (VALUES {", ".join([row] * rows)})
-UPDATE {table} SET {change} FROM n
+    change = ", ".join(f"{column} = given.{column}" for column in columns)
+    same_key = " AND ".join(f"{table}.{key} = given.{key}" for key in keys)
+    stored, bound = (", ".join(f"{name}.{column}" for column in columns) for name in (table, "given"))
+    return f"""WITH given ({", ".join(keys + columns)}) AS (VALUES {", ".join([row] * rows)})
+UPDATE {table} SET {change} FROM given
 WHERE {table}.namespace = ? AND {same_key} AND ({stored}) IS NOT ({bound})"""

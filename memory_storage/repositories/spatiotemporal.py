@@ -278,18 +278,15 @@ def _owner(entry: Entry) -> tuple[str, str]:
 
 def _with_point(encoded: _Encoded) -> str:
     document, entry = encoded
-    return f"[{','.join([document, *map(repr, _point(entry))])}]"
+    if entry.latitude is None or entry.longitude is None:
+        return f"[{document}]"
+    # 18 digits are so near to the number that the engine does not take them for its neighbour.
+    x, y, z = (f"{side:.18g}" for side in on_sphere(entry.latitude, entry.longitude))
+    return f"[{document},{x},{y},{z}]"
 
 
 def _position(entry: Entry) -> NumberRow:
-    return (str(entry.id),), (entry.latitude, entry.longitude, *_point(entry))
-
-
-def _point(entry: Entry) -> tuple[float, ...]:
-    """The point on the sphere; nothing if there is no position."""
-    if entry.latitude is None or entry.longitude is None:
-        return ()
-    return on_sphere(entry.latitude, entry.longitude)
+    return (str(entry.id),), (entry.latitude, entry.longitude)
 
 
 def _with_created_at(entry: Entry, created: dict[str, int]) -> Entry:

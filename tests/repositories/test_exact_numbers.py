@@ -10,7 +10,6 @@ import json
 import os
 import struct
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from hypothesis import strategies as st
 import memory_storage as ms
 from memory_storage import dbapi
 from memory_storage.repositories._numbers import EXACT_IN_JSON
+from memory_storage.repositories._sphere import on_sphere
 from tests.checks import assert_consistent
 from tests.strategies import floats, ratios
 
@@ -189,6 +189,17 @@ def test_a_place_on_the_edge_of_a_box_is_in_it(storage):
     assert_consistent(storage.engine)
 
 
+@given(st.lists(st.tuples(st.floats(-90, 90), st.floats(-180, 180)), min_size=1, max_size=20))
+@settings(max_examples=25)
+def test_points_on_the_sphere_are_exact(storage, positions):
+    owner = storage.episodes.save(_episode(1.0))
+    storage.spatiotemporal.put_many([_place(owner, *position) for position in positions])
+    for number, column in enumerate(("x", "y", "z")):
+        stored = _column(storage, "spatiotemporal_index", column)
+        assert stored == [on_sphere(*position)[number] for position in positions]
+    storage.episodes.delete(owner.id)
+
+
 def test_pages_of_patterns_have_each_rate_once(storage):
     storage.patterns.save_many([_heuristic(rate) for rate in (*RATIOS, *RATIOS)])
 
@@ -237,18 +248,3 @@ def test_metadata_finds_a_number_and_not_its_neighbour(storage, key):
     storage.episodes.save_many([_episode(0.0, metadata={key: one}) for one in (*MISREAD, *read)])
     for one in (*MISREAD, *read):
         assert [episode.metadata[key] for episode in storage.episodes.query(metadata={key: one})] == [one]
-
-
-def test_common_numbers_need_no_statement_of_their_own(storage, monkeypatch):
-    batches: list[int] = []
-    original = type(storage.episodes._session).write
-
-    def counted(self: Any, steps: Any, *rest: Any, **more: Any) -> Any:
-        batches.append(len(steps))
-        return original(self, steps, *rest, **more)
-
-    monkeypatch.setattr(type(storage.episodes._session), "write", counted)
-    for reward in (0.125, 1.0, RATIOS[0]):
-        storage.episodes.save(_episode(reward))
-    storage.episodes.save_many([_episode(one) for one in RATIOS])
-    assert [after - before for before, after in pairwise(batches)] == [0, 1, 0]

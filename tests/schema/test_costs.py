@@ -52,18 +52,24 @@ def have(storage: ms.MemoryStorage) -> SimpleNamespace:
     )
 
 
-def _episode(number: int = 0) -> ms.Episode:
-    steps = [ms.Step(tool="a tool") for _ in range(3)]
-    return ms.Episode(task_description=f"number {number}", tags=["tag"], metadata={"n": number}, steps=steps)
+def _episode(number: int = 0, reward: float | None = None) -> ms.Episode:
+    return ms.Episode(
+        task_description=f"number {number}",
+        tags=["tag"],
+        metadata={"n": number},
+        steps=[ms.Step(tool="a tool") for _ in range(3)],
+        reward=None if reward is None else ms.RewardScore(total=reward),
+    )
 
 
-def _pattern() -> ms.ToolSequence:
-    return ms.ToolSequence(tools=["a", "b"], tags=["tag"])
+def _pattern(number: float = 0.0) -> ms.ToolSequence:
+    effectiveness = ms.Effectiveness(avg_reward_delta=number)
+    return ms.ToolSequence(tools=["a", "b"], tags=["tag"], success_rate=number, effectiveness=effectiveness)
 
 
-def _place(episode: ms.Episode, owner_type: ms.PlaceOwner = "episode") -> ms.SpatiotemporalEntry:
+def _place(episode: ms.Episode, owner_type: ms.PlaceOwner = "episode", latitude: float = 1) -> ms.SpatiotemporalEntry:
     owner_id = episode.id if owner_type == "episode" else episode.steps[0].id
-    return ms.SpatiotemporalEntry(owner_type=owner_type, owner_id=owner_id, latitude=1, longitude=2)
+    return ms.SpatiotemporalEntry(owner_type=owner_type, owner_id=owner_id, latitude=latitude, longitude=2)
 
 
 def _embedding(have: Any) -> Embedding:
@@ -147,6 +153,11 @@ WRITES: dict[str, tuple[int, Call]] = {
     "episodes.save a new one": (4, lambda s, have: s.episodes.save(_episode())),
     "episodes.save a changed one": (3, lambda s, have: s.episodes.save(have.episode)),
     "episodes.save_many": (4, lambda s, have: s.episodes.save_many([_episode() for _ in range(50)])),
+    # What the engine may misread in JSON is bound, in one more statement for 50 of them.
+    "episodes.save_many with long decimals": (
+        5,
+        lambda s, have: s.episodes.save_many([_episode(reward=n / 7) for n in range(50)]),
+    ),
     "episodes.append_step": (1, lambda s, have: s.episodes.append_step(have.id, ms.Step(tool="t"))),
     "episodes.complete": (3, lambda s, have: s.episodes.complete(have.id, ms.Success(verdict="done"))),
     "episodes.archive": (2, lambda s, have: s.episodes.archive(have.id)),
@@ -156,6 +167,10 @@ WRITES: dict[str, tuple[int, Call]] = {
     "patterns.save a new one": (3, lambda s, have: s.patterns.save(_pattern())),
     "patterns.save a changed one": (2, lambda s, have: s.patterns.save(have.pattern)),
     "patterns.save_many": (3, lambda s, have: s.patterns.save_many([_pattern() for _ in range(50)])),
+    "patterns.save a new one with long decimals": (
+        5,
+        lambda s, have: s.patterns.save(_pattern(1 / 3)),
+    ),
     "patterns.record_retrieval": (1, lambda s, have: s.patterns.record_retrieval(have.pattern_ids)),
     "patterns.record_application": (1, lambda s, have: s.patterns.record_application(have.pattern.id, success=True)),
     "patterns.merge": (4, lambda s, have: s.patterns.merge(*have.pattern_ids)),
@@ -174,6 +189,10 @@ WRITES: dict[str, tuple[int, Call]] = {
         lambda s, have: s.spatiotemporal.put_many(
             [_place(have.other), *(_place(have.other, owner_type="step") for _ in range(50))]
         ),
+    ),
+    "spatiotemporal.put_many with long decimals": (
+        3,
+        lambda s, have: s.spatiotemporal.put_many([_place(have.other, latitude=n / 7) for n in range(50)]),
     ),
     "spatiotemporal.delete": (1, lambda s, have: s.spatiotemporal.delete(have.place.id)),
 }

@@ -245,9 +245,13 @@ OTHERS: dict[str, Callable[[ms.MemoryStorage, ms.Episode, Any], object]] = {
         s.episodes.restore(e.id),
         s.embeddings.put("episode", e.id, VECTOR, model="m"),
         s.spatiotemporal.put(ms.SpatiotemporalEntry(owner_type="episode", owner_id=e.id, latitude=1, longitude=2)),
+        s.spatiotemporal.put(ms.SpatiotemporalEntry(owner_type="episode", owner_id=e.id, latitude=1 / 3, longitude=2)),
         s.embeddings.delete("episode", e.id, model="m"),
         s.steps.delete(e.steps[0].id),
         s.episodes.save(s.episodes.get(e.id)),
+        s.episodes.save_many(
+            [_episode(n).model_copy(update={"reward": ms.RewardScore(total=1 / 3)}) for n in range(3)]
+        ),
         s.episodes.import_many([e.model_copy(update={"id": ms.Episode(task_description="").id, "steps": []})]),
         s.episodes.delete(e.id),
     ),
@@ -256,6 +260,7 @@ OTHERS: dict[str, Callable[[ms.MemoryStorage, ms.Episode, Any], object]] = {
         s.patterns.record_application(p.id, success=True),
         s.patterns.merge(p.id, s.patterns.save(_pattern(1)).id),
         s.patterns.learn(lengths=(1, 1), min_lift=0.0),
+        s.patterns.save(_pattern(1).model_copy(update={"success_rate": 1 / 3})),
         s.patterns.save(s.patterns.get(p.id)),
         s.patterns.delete(p.id),
     ),
@@ -324,7 +329,7 @@ _WITHIN = re.compile(
 
 _ALLOWED = re.compile(
     r"""SCAN\ (
-        CONSTANT\ ROW
+        (\d+\ )?CONSTANT\ ROWS?  # values that were given
         | (page | given | next | listed | sized | \(subquery-\d+\))$  # rows that were found by an index, or given
         | sqlite_sequence$  # a row for each model
         | (sqlite_master | schema_tables)$ | schema_columns\ VIRTUAL  # the schema, which no episode makes larger
