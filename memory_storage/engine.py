@@ -1,14 +1,17 @@
-"""From settings to a SQLAlchemy engine with its pool. Opens nothing by itself."""
+"""From settings to a SQLAlchemy engine with its pool, and the circuit breaker before it. Opens nothing by itself."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import URL, Engine, create_engine, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 
+from . import dbapi
 from .errors import ConfigurationError
 from .pool import CountingPool, watch
+from .resilience import Guard
 from .settings import MEMORY, Settings
+from .translation import as_storage_error
 
 
 def make_engine(settings: Settings) -> Engine:
@@ -26,6 +29,50 @@ def make_engine(settings: Settings) -> Engine:
     if settings.database != MEMORY:  # which would be gone with its connections
         watch(engine, idle_timeout=settings.pool.idle_timeout, min_idle=settings.pool.min_idle)
     return engine
+
+
+def guard_engine(engine: Engine, guard: Guard) -> None:
+    """Have the circuit breaker guard what a caller does with the engine: Connections, sessions, raw connections.
+
+    While the circuit is open, `engine.connect()` and statements outside of a transaction are a CircuitOpenError, and
+    nothing is sent; outages that a caller's statements and commits meet are counted. Nothing is repeated. A call of a
+    repository has asked the breaker before it takes a connection, and is not counted twice.
+    """
+    gate = _Gate(guard)
+    event.listen(engine, "checkout", gate.taken)
+    event.listen(engine, "engine_connect", gate.connected)
+
+
+class _Gate:
+    """What the connections of callers ask before they ask the database."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard, self._breaker = guard, guard.breaker
+
+    def taken(self, connection: dbapi.Connection, record: Any, proxy: Any) -> None:  # noqa: ARG002 - SQLAlchemy's signature
+        connection.gate = None if self._guard.was_admitted else self
+
+    def connected(self, connection: Connection) -> None:
+        if self._guard.was_admitted:
+            return
+        try:
+            self._breaker.refuse_if_open()
+        except BaseException:
+            connection.close()
+            raise
+
+    def enter(self, *, in_transaction: bool) -> tuple[int, bool]:
+        """See `dbapi.Gate`. A transaction that has begun is not refused in its middle."""
+        epoch = self._breaker.epoch
+        if in_transaction or self._breaker.quiet:
+            return epoch, False
+        return self._breaker.enter(patience=0), True
+
+    def leave(self, ticket: Any, error: BaseException | None) -> None:
+        """See `dbapi.Gate`."""
+        epoch, admitted = ticket
+        ours = as_storage_error(error) if isinstance(error, dbapi.Error) else error
+        self._breaker.leave(epoch, ours, admitted=admitted)
 
 
 def make_directory(settings: Settings) -> None:

@@ -186,8 +186,21 @@ class CircuitBreaker(Unpicklable):
         if ticket != self.epoch and self._state != "closed":
             raise self._refusal()
 
-    def leave(self, ticket: int, error: BaseException | None = None, *, asked: bool = True) -> None:
-        """Say how it went. Unless the database was `asked`, or with an error that says nothing of it, only that."""
+    def refuse_if_open(self) -> None:
+        """Raise CircuitOpenError if the circuit is open and its time is not over. Admits no call."""
+        if self.quiet:
+            return
+        with self._lock:
+            if self._retry_after() > 0:
+                raise self._refusal()
+
+    def leave(
+        self, ticket: int, error: BaseException | None = None, *, asked: bool = True, admitted: bool = True
+    ) -> None:
+        """Say how it went. Unless the database was `asked`, or with an error that says nothing of it, only that.
+
+        `admitted`: whether `enter` gave the ticket; else it is the epoch in which a call began that needed none.
+        """
         failed = error is not None and is_outage(error)
         if self.quiet and not failed:
             return
@@ -196,10 +209,12 @@ class CircuitBreaker(Unpicklable):
             if ticket == self.epoch and self._settings.enabled:
                 if answered or self._state != "open":
                     self._half_open(early=True)  # if it is still open
-                    self._trials = max(0, self._trials - (self._state == "half_open"))  # a probe is not one of them
+                    if admitted:
+                        self._trials = max(0, self._trials - (self._state == "half_open"))  # a probe is not one of them
                     if failed or answered:
                         self._count(error if failed else None)
-                self._is_probing = False
+                if admitted:
+                    self._is_probing = False
                 self._changed.notify_all()
         self._tell()
 
@@ -389,6 +404,20 @@ class Guard:
             self.budget.refund()
         self.breaker.leave(ticket, error, asked=asked)
 
+    @contextmanager
+    def taking_connection(self) -> Iterator[None]:
+        """Mark the connection that this thread takes in the block as one for a call that was admitted already."""
+        self._here.was_admitted = True
+        try:
+            yield
+        finally:
+            self._here.was_admitted = False
+
+    @property
+    def was_admitted(self) -> bool:
+        """Whether this thread is in such a block."""
+        return self._here.was_admitted
+
     def run(
         self, work: Callable[[], T], *, is_safe: Callable[[UnavailableError], bool], on_repeat: Callable[[], None]
     ) -> T:
@@ -476,6 +505,7 @@ class Guard:
 class _Limit(threading.local):
     until = float("inf")
     """By when the attempt that this thread makes has to begin."""
+    was_admitted = False
 
 
 def _pauses(retry: RetrySettings) -> Iterator[float]:

@@ -21,7 +21,7 @@ from . import health, migrate, models, pool
 from ._calls import explained
 from ._files import MaintenanceLock
 from .dbapi import redacted
-from .engine import make_directory, make_engine
+from .engine import guard_engine, make_directory, make_engine
 from .errors import CommitUnknownError, ConfigurationError, UnavailableError, ValidationError
 from .forgetting import Forgetting
 from .monitoring import Meter
@@ -91,6 +91,7 @@ class MemoryStorage(Repositories):
         try:
             storage = cls(engine, settings, now=now)
             storage._ensure_schema()
+            guard_engine(engine, storage._ground.guard)
         except BaseException:
             engine.dispose()
             raise

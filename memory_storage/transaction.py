@@ -189,7 +189,9 @@ class Scope(dbapi.Unpicklable):
         return rows
 
     def _sent(self, batch: dbapi.Batch, ticket: int) -> _Answer:
-        with self._engine.connect().execution_options(libsql_begin="") as connection:
+        with self._guard.taking_connection():
+            connection = self._engine.connect()
+        with connection.execution_options(libsql_begin=""):
             self._guard.confirm(ticket)
             return _answer(connection, batch)
 
@@ -263,7 +265,7 @@ class Transaction(Repositories, Scope):
         self._ticket, self._asked, self._entries = self._guard.enter(), False, []
         begin = "DEFERRED" if self._read_only else "IMMEDIATE"
         try:
-            with translated(self._engine):
+            with translated(self._engine), self._guard.taking_connection():
                 connection = self._engine.connect().execution_options(libsql_begin=begin)
             self._connection = connection
             _refuse_autocommit(connection)
@@ -456,6 +458,7 @@ def _straight(
     # From the pool to the driver: SQLAlchemy's Connection takes as long as a small read itself, and is for listeners.
     connection = engine.raw_connection()
     driver: Any = connection.dbapi_connection
+    driver.gate = None  # the call was admitted before it took the connection
     try:
         if guard is not None and guard.breaker.epoch != ticket:
             guard.confirm(ticket)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Protocol
 
 from . import _errors
@@ -48,6 +48,18 @@ class Transport(Protocol):
         ...
 
 
+class Gate(Protocol):
+    """What a connection asks before it asks the database, and tells how that went."""
+
+    def enter(self, *, in_transaction: bool) -> object:
+        """Admit a call, and return what `leave` is told. It raises an error of its own where it refuses."""
+        ...
+
+    def leave(self, ticket: object, error: BaseException | None) -> None:
+        """Learn how the call ended."""
+        ...
+
+
 class Connection(Unpicklable):
     """A connection. A transaction begins with its first statement: deferred if that reads, immediate if it writes.
 
@@ -74,6 +86,8 @@ class Connection(Unpicklable):
         self.autocommit = False
         self.begin_mode = ""
         self.last_statement = ""
+        self.gate: Gate | None = None
+        """What admits the statements and commits of this connection; a rollback and `close` always pass."""
         # A connection that is dropped without close() must not keep an in-memory database's turn.
         self._finalizer = weakref.finalize(self, transport.discard)
         self._finalizer.atexit = False
@@ -160,11 +174,30 @@ class Connection(Unpicklable):
             # Some errors undo all of it. To go on would commit the second half without the first.
             raise OperationalError("the transaction was undone by an error in it: roll back", "TRANSACTION_LOST")
         try:
-            results = self._transport.run(steps, begin=begin, savepoint=savepoint, commit=commit)
+            run = self._transport.run if self.gate is None else partial(self._run_admitted, self.gate)
+            results = run(steps, begin=begin, savepoint=savepoint, commit=commit)
         except _errors.Error:
             self._began = self._began or self._transport.in_transaction
             raise
         self._began = self._transport.in_transaction
+        return results
+
+    def _run_admitted(
+        self,
+        gate: Gate,
+        steps: Sequence[Step],
+        *,
+        begin: str | None = None,
+        savepoint: bool = False,
+        commit: bool = False,
+    ) -> list[Result]:
+        ticket = gate.enter(in_transaction=self._transport.in_transaction)
+        try:
+            results = self._transport.run(steps, begin=begin, savepoint=savepoint, commit=commit)
+        except BaseException as error:
+            gate.leave(ticket, error)
+            raise
+        gate.leave(ticket, None)
         return results
 
     def _begin_for(self, sql: str) -> str | None:
