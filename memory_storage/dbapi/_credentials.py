@@ -1,5 +1,9 @@
 """The token of a server: where it comes from, and when it is over. It is shown to nobody.
 
+Whether a token has expired is looked at before each request. This machine's clock may be wrong, and the server's alone
+decides; so the clock is read once, when a token is new, and its time is counted from there by the monotonic clock: to
+set this machine's clock while a token is in use neither ends nor prolongs it.
+
 A traceback may show the locals of its frames, so here no frame that raises has a local that holds a token.
 """
 
@@ -7,13 +11,20 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Protocol
 
 from ._errors import OperationalError, forget_frames
 from ._fork import tell_in_child
+
+
+def utc_now() -> datetime:
+    """This machine's clock."""
+    return datetime.now(timezone.utc)
 
 
 class Secret(Protocol):
@@ -29,11 +40,19 @@ Token = str | Secret | TokenProvider
 class Credentials:
     """The token that is in force. A provider is asked for the first one, and again when the server refuses that."""
 
-    def __init__(self, token: Token | None = None) -> None:
+    def __init__(
+        self,
+        token: Token | None = None,
+        *,
+        now: Callable[[], datetime] = utc_now,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._provider = token if callable(token) else None
         self._token = None if callable(token) else _plain(token) or None
         self._key = id(token) if callable(token) else self._token  # not every provider has a hash
-        self._checked = False
+        self._now, self._clock = now, clock
+        self._known: str | None = None  # the token whose end is known
+        self._ends_at = math.inf  # of the monotonic clock
         self._renewing = Turn()
 
     @classmethod
@@ -49,21 +68,34 @@ class Credentials:
 
     def check(self) -> None:
         """OperationalError if there is a token that cannot work: malformed, or over. Asks nobody."""
-        problem = None if self._token is None else problem_of(self._token)
-        if problem:
-            raise OperationalError(*problem)
-        self._checked = True
+        if self._token is not None and self._is_over():
+            over, now = expires_at(self._token), self._now().isoformat(timespec="seconds")
+            expired = f"by this machine's clock ({now}) the auth token expired at {over and over.isoformat()}"
+            raise OperationalError(expired, "TOKEN_EXPIRED")
 
     def ready(self) -> int:
         """See that there is a token that may work, and say which generation. Raises as `check`.
 
-        A token is checked once, when it is new: after that the server's clock decides whether it is over.
+        A provider is asked for another one in place of one that is over.
         """
-        if self._token is None:
+        if self._token is None or (self._provider is not None and self._is_over()):
             self.renew(self.generation)
-        elif not self._checked:
+        else:
             self.check()
         return self.generation
+
+    def _is_over(self) -> bool:
+        """Whether the token in force is over. OperationalError if it is malformed."""
+        if self._known is not self._token:
+            self._look_at_it()
+        return self._clock() >= self._ends_at
+
+    def _look_at_it(self) -> None:
+        if self._token is None or not is_well_formed(self._token):
+            raise OperationalError("the auth token is malformed: it has characters that no token has", "BAD_TOKEN")
+        over = expires_at(self._token)
+        self._ends_at = math.inf if over is None else self._clock() + (over - self._now()).total_seconds()
+        self._known = self._token
 
     def header(self) -> dict[str, str]:
         """What goes with a request. Do not bind it to a name."""
@@ -88,11 +120,14 @@ class Credentials:
             return False
         with self._renewing:  # whoever needs the new token has to wait for it
             if refused == self.generation:
-                self._token, self._checked = self._asked(), True
+                self._token = self._asked()
+                self._look_at_it()
         return refused != self.generation
 
     def _asked(self) -> str:
-        fresh = Credentials(self._answer())  # it shows nothing, so that it may be a local
+        fresh = Credentials(
+            self._answer(), now=self._now, clock=self._clock
+        )  # it shows nothing, so that it may be a local
         if fresh._token is None:
             raise OperationalError("the token provider gave no token", "BAD_TOKEN")
         fresh.check()
@@ -125,14 +160,9 @@ class Turn:
         self._lock = threading.Lock()
 
 
-def problem_of(token: object) -> tuple[str, str] | None:
-    """Why a token cannot work, and the code for that; None if it may."""
-    if not isinstance(token, str) or not token.isascii() or not token.isprintable() or " " in token:
-        return "the auth token is malformed: it has characters that no token has", "BAD_TOKEN"
-    over = expires_at(token)
-    if over is not None and over <= datetime.now(timezone.utc):
-        return f"the auth token expired at {over.isoformat()}", "TOKEN_EXPIRED"
-    return None
+def is_well_formed(token: object) -> bool:
+    """Whether it has only characters that a token may have."""
+    return isinstance(token, str) and token.isascii() and token.isprintable() and " " not in token
 
 
 def expires_at(token: str) -> datetime | None:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
@@ -18,6 +19,7 @@ from sqlalchemy import create_engine, exc, inspect
 
 import memory_storage as ms
 from memory_storage import dbapi
+from memory_storage.dbapi._credentials import expires_at
 from memory_storage.testing import Proxy, Sqld
 
 from .tokens import Key, signed, token
@@ -36,6 +38,7 @@ class Provider:
 
     def __init__(self, *tokens: object) -> None:
         self._tokens = list(tokens)
+        self.given = tokens
         self.asked = 0
 
     def __call__(self) -> object:
@@ -152,11 +155,83 @@ class TestAnExpiredToken:
             connection.exec_driver_sql("SELECT 1")
         assert front.connections == 0
 
-    def test_that_was_good_at_the_start_is_told_by_the_server(self, front: Proxy, key: Key, over: str, own: str):
-        with ms.MemoryStorage.open(front.url, auth_token=token(key=key), namespace=own) as storage:
-            _credentials(storage)._token = over  # as if an hour had gone by: the server allows for a minute
-            with pytest.raises(ms.TokenExpiredError, match="JWT has expired`: get a new token"):
-                storage.episodes.count()
+    def test_that_was_good_at_the_start_is_told_before_the_network(self, front: Proxy, key: Key, own: str):
+        given = token(key=key, expires_in=2)
+        with ms.MemoryStorage.open(front.url, auth_token=given, namespace=own) as storage:
+            assert storage.episodes.count() == 0
+            _wait_for_the_end_of(given)
+            front.reset_counts()
+            for call in (storage.episodes.count, storage.transaction().__enter__().episodes.count):
+                with pytest.raises(ms.TokenExpiredError, match=r"auth token expired at .*: get a new token"):
+                    call()
+            assert front.round_trips == 0
+
+    def test_that_this_machine_takes_for_good_is_told_by_the_server(self, front: Proxy, over: str):
+        behind = dbapi.Credentials(over, now=lambda: datetime.now(timezone.utc) - timedelta(days=1))
+        with (
+            closing(dbapi.connect(front.url, auth_token=behind)) as connection,
+            pytest.raises(dbapi.OperationalError, match="JWT has expired") as caught,
+        ):
+            connection.execute("SELECT 1")
+        assert caught.value.code == "TOKEN_EXPIRED"
+
+    def test_of_a_provider_is_replaced_before_the_network(self, front: Proxy, key: Key, own: str):
+        provider = Provider(token(key=key, expires_in=2), token(key=key))
+        with ms.MemoryStorage.open(front.url, auth_token=provider, namespace=own) as storage:
+            _wait_for_the_end_of(provider.given[0])
+            front.reset_counts()
+            assert storage.episodes.count() == 0
+            assert (provider.asked, front.round_trips) == (2, 1)
+
+
+class TestTheEndOfAToken:
+    """Seconds of a clock that is set by hand."""
+
+    @pytest.fixture
+    def at(self) -> SimpleNamespace:
+        return SimpleNamespace(now=datetime.now(timezone.utc), clock=1000.0)
+
+    def _credentials(self, at: SimpleNamespace, given: object) -> dbapi.Credentials:
+        return dbapi.Credentials(given, now=lambda: at.now, clock=lambda: at.clock)
+
+    def test_is_looked_at_before_each_request(self, at: SimpleNamespace, key: Key):
+        credentials = self._credentials(at, token(key=key, expires_in=3600))
+        assert credentials.header()
+        at.clock += 3590
+        assert credentials.header()
+        at.clock += 20
+        for ask in (credentials.ready, credentials.header, credentials.check):
+            with pytest.raises(dbapi.OperationalError, match="by this machine's clock") as caught:
+                ask()
+            assert caught.value.code == "TOKEN_EXPIRED"
+
+    @pytest.mark.parametrize("jump", [timedelta(days=1), timedelta(days=-1)])
+    def test_is_not_moved_by_setting_this_machines_clock(self, at: SimpleNamespace, key: Key, jump: timedelta):
+        credentials = self._credentials(at, token(key=key, expires_in=3600))
+        credentials.ready()
+        at.now += jump
+        at.clock += 3590
+        credentials.ready()
+        at.clock += 20
+        with pytest.raises(dbapi.OperationalError) as caught:
+            credentials.ready()
+        assert caught.value.code == "TOKEN_EXPIRED"
+
+    def test_is_that_of_the_token_which_is_in_force(self, at: SimpleNamespace, key: Key):
+        provider = Provider(token(key=key, expires_in=60), token(key=key, expires_in=3600))
+        credentials = self._credentials(at, provider)
+        credentials.ready()
+        at.clock += 120
+        credentials.ready()
+        assert provider.asked == 2
+        at.clock += 3000
+        credentials.ready()
+        assert provider.asked == 2
+
+
+def _wait_for_the_end_of(given: str) -> None:
+    end = expires_at(given)
+    time.sleep(max(0.0, (end - datetime.now(timezone.utc)).total_seconds()) + 0.05)
 
 
 class TestARotatedToken:
