@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, settings
 import memory_storage as ms
 from memory_storage.testing import Sqld
 
+from .shared_server import MARKER, SharedServer, settings_of_environment
+
 # Time limits fail on a busy machine for no fault of the code; a fixture may serve all the examples of one test.
 settings.register_profile(
     "default",
@@ -27,15 +29,35 @@ _FROM_OUTSIDE = ("TURSO_DATABASE_URL", "TURSO_AUTH_TOKEN", "LIBSQL_DATABASE_PATH
 _IGNORED = pytest.StashKey[list[str]]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Offer `--server`."""
+    parser.addoption(
+        "--server",
+        action="store_true",
+        help="run the repository and the conformance tests on the server of TURSO_DATABASE_URL and TURSO_AUTH_TOKEN, "
+        "each in a namespace of its own; rows of other namespaces are left alone",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Forget a database that the environment names, before any fixture: tests write, and delete."""
-    config.stash[_IGNORED] = [name for name in _FROM_OUTSIDE if os.environ.pop(name, None) is not None]
+    """Forget a database that the environment names, before any fixture: tests write, and delete.
+
+    With `--server` it is what the tests run on; workers read it too, so the variables stay for them.
+    """
+    config.addinivalue_line("markers", f"{MARKER}: it reads or writes more than a namespace; left out with --server")
+    config.stash[_IGNORED] = []
+    if config.getoption("--server"):
+        worker = getattr(config, "workerinput", None)
+        run = worker["shared_server_run"] if worker else None
+        config.pluginmanager.register(SharedServer(settings_of_environment(), run=run, is_worker=worker is not None))
+    else:
+        config.stash[_IGNORED] += [name for name in _FROM_OUTSIDE if os.environ.pop(name, None) is not None]
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say what is ignored; in the main process, which the workers inherit from."""
     names = config.stash[_IGNORED]
-    return [f"ignored: {', '.join(names)} (the tests start servers of their own)"] if names else []
+    return [f"ignored: {', '.join(names)} (the tests start servers of their own; or use --server)"] if names else []
 
 
 @pytest.hookimpl(wrapper=True)
@@ -88,12 +110,23 @@ def migrated_server_url(sqld: Sqld, _template: str) -> Iterator[str]:
     sqld.delete_namespace(name)
 
 
+@pytest.fixture
+def server_target(request: pytest.FixtureRequest) -> str | ms.Settings:
+    """What a storage on a server is opened with: the URL of a database of this test's own, or, with `--server`,
+    settings with a namespace of its own.
+    """
+    with_option = request.config.getoption("--server")
+    return request.getfixturevalue("own_namespace" if with_option else "migrated_server_url")
+
+
 @pytest.fixture(params=["memory", "file", "server"])
-def target(request: pytest.FixtureRequest) -> str:
+def target(request: pytest.FixtureRequest) -> str | ms.Settings:
     """What a storage is opened with, on each backend: a database of this test's own."""
     if request.param == "memory":
         return ":memory:"
-    return str(request.getfixturevalue("database" if request.param == "file" else "migrated_server_url"))
+    if request.param == "file":
+        return str(request.getfixturevalue("database"))
+    return request.getfixturevalue("server_target")
 
 
 @pytest.fixture

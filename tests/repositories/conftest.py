@@ -15,4 +15,6 @@ def target(request: pytest.FixtureRequest) -> str | ms.Settings:
     if request.param == "encrypted":
         path = str(request.getfixturevalue("database"))
         return ms.Settings(database=path, encryption_key="the key of these tests")
-    return str(request.getfixturevalue("database" if request.param == "file" else "migrated_server_url"))
+    if request.param == "file":
+        return str(request.getfixturevalue("database"))
+    return request.getfixturevalue("server_target")

@@ -158,6 +158,7 @@ def small(storage: ms.MemoryStorage) -> ms.MemoryStorage:
     return ms.MemoryStorage(storage.engine, storage.settings.model_copy(update={"limits": SMALL}))
 
 
+@pytest.mark.whole_database
 def test_what_is_over_a_limit_is_refused_naming_the_limit_the_value_and_the_setting(storage, small, known):
     saved = small.episodes.save(ms.Episode(task_description="short", steps=[ms.Step(tool="t"), ms.Step(tool="t")]))
     known = Known(saved, known.pattern, small.spatiotemporal.put(known.place))
@@ -626,6 +627,7 @@ def _complete(storage: ms.MemoryStorage, known: Known, **fields: Any) -> ms.Epis
     return storage.episodes.complete(known.episode.id, ms.Success(verdict="v"), **fields)
 
 
+@pytest.mark.whole_database
 def test_garbage_is_refused_naming_the_field_and_nothing_is_stored(storage, known):
     for number, (call, field) in enumerate(GARBAGE):
         try:
@@ -638,6 +640,7 @@ def test_garbage_is_refused_naming_the_field_and_nothing_is_stored(storage, know
     assert_consistent(storage.engine)
 
 
+@pytest.mark.whole_database
 def test_what_is_no_uuid_is_refused_by_every_method_that_takes_one(storage, known):
     for method in BY_ID:
         for key in NO_IDS:

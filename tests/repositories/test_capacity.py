@@ -35,6 +35,7 @@ def _episodes(count: int, first: int = 0) -> list[ms.Episode]:
     ]
 
 
+@pytest.mark.whole_database
 def test_a_full_namespace_refuses_a_new_episode_and_names_the_setting(limited):
     storage = limited(max_episodes=3)
     saved = storage.episodes.save_many(_episodes(3))
@@ -55,6 +56,7 @@ def test_a_full_namespace_refuses_a_new_episode_and_names_the_setting(limited):
     assert_consistent(storage.engine)
 
 
+@pytest.mark.whole_database
 def test_with_evict_the_oldest_goes_that_no_pattern_was_learned_from(limited):
     storage = limited(max_episodes=3, when_full="evict")
     a, b, c = storage.episodes.save_many(_episodes(3))

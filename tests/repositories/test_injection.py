@@ -589,6 +589,7 @@ def test_there_are_enough_of_them():
     assert len(set(HOSTILE)) == len(HOSTILE) >= 200
 
 
+@pytest.mark.whole_database
 @pytest.mark.parametrize(
     ("target", "part"),
     [*(("memory", part) for part in range(PARTS)), *(("server", part) for part in range(0, PARTS, 4))],

@@ -30,8 +30,8 @@ FILTERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(params=["memory", "server"])
-def target(request: pytest.FixtureRequest) -> str:
-    return ":memory:" if request.param == "memory" else str(request.getfixturevalue("migrated_server_url"))
+def target(request: pytest.FixtureRequest) -> str | ms.Settings:
+    return ":memory:" if request.param == "memory" else request.getfixturevalue("server_target")
 
 
 def _episode(number: int, *, steps: int = 1) -> ms.Episode:

@@ -50,6 +50,7 @@ def test_what_leads_to_success_is_learned_and_nothing_else(storage):
     assert storage.patterns.count(tags_all=["learned"]) == len(learned)
 
 
+@pytest.mark.whole_database
 def test_to_learn_again_changes_nothing(storage):
     _fill(storage)
     learned = storage.patterns.learn(least_episodes=3)
@@ -76,6 +77,7 @@ def test_one_plan_is_learned_once_and_a_part_with_more_episodes_too(storage):
     assert learned == {("look", "edit", "test", "push"): 19, ("look", "edit"): 22}
 
 
+@pytest.mark.whole_database
 def test_figures_are_brought_up_to_date_and_what_was_counted_and_written_stays(storage):
     _fill(storage)
     before = storage.patterns.learn(least_episodes=3)[0]

@@ -305,6 +305,7 @@ def test_every_repository_and_every_public_method_has_a_case_here(storage):
     assert set(_public_methods(storage)) == set(CALLS)
 
 
+@pytest.mark.whole_database
 def test_an_empty_namespace_stays_empty_beside_a_full_one(storage):
     ids = Ids()
     _fill(storage, ids, "theirs")
@@ -319,6 +320,7 @@ def test_an_empty_namespace_stays_empty_beside_a_full_one(storage):
     assert_consistent(storage.engine)
 
 
+@pytest.mark.whole_database
 @settings(max_examples=40)
 @example(
     names=["default", "Default"], calls=[*CALLS["episodes.save"], *CALLS["retention.apply"], *CALLS["episodes.save"]]
@@ -344,6 +346,7 @@ def test_what_one_namespace_does_never_changes_or_shows_a_byte_of_another(storag
     assert not any(dump(storage.engine).values())
 
 
+@pytest.mark.whole_database
 def test_rows_are_counted_for_each_of_many_hostile_names(storage):
     ids = Ids()
     for name in NAMES:
@@ -361,6 +364,7 @@ def test_rows_are_counted_for_each_of_many_hostile_names(storage):
     assert_consistent(storage.engine)
 
 
+@pytest.mark.whole_database
 def test_a_transaction_and_a_snapshot_stay_in_their_namespace(storage):
     ids = Ids()
     _fill(storage, ids, "theirs")

@@ -124,6 +124,7 @@ def _weighted(one: float, two: float, weight: int, other_weight: int) -> float:
     return (one * weight + two * other_weight) / (weight + other_weight) if weight + other_weight else 0.0
 
 
+@pytest.mark.whole_database
 @settings(max_examples=40)
 @given(one=mergeable, two=mergeable, shared=st.lists(st.uuids(), max_size=2, unique=True))
 def test_merging_adds_up_what_both_have_seen(storage, one, two, shared):
@@ -153,6 +154,7 @@ def test_merging_adds_up_what_both_have_seen(storage, one, two, shared):
     assert_consistent(storage.engine)
 
 
+@pytest.mark.whole_database
 def test_a_merged_rate_is_still_a_rate(storage):
     for rates in ((1.0, 1.0), (0.0, 0.0), (0.1 + 0.2, 0.1 + 0.2), (1.0, 1 - 2**-53)):
         for counts in ((1, 2), (3, 7), (2**53 + 1, 3), (2**53 + 3, 2**53 + 3), (2**62, 2**61)):
@@ -169,6 +171,7 @@ def test_a_merged_rate_is_still_a_rate(storage):
     assert_consistent(storage.engine)
 
 
+@pytest.mark.whole_database
 def test_counters_at_the_end_of_64_bits_stay_there_and_can_be_read(storage):
     most = 2**63 - 1
     names = ("times_retrieved", "times_applied", "success_when_applied", "failure_when_applied")
@@ -194,6 +197,7 @@ def test_a_mean_of_the_largest_floats_is_finite(storage):
     assert storage.patterns.save(merged).effectiveness == merged.effectiveness
 
 
+@pytest.mark.whole_database
 @pytest.mark.parametrize("kind", ["tool_sequence", "decision_point", "error_recovery", "context_pattern"])
 def test_patterns_of_two_kinds_are_not_merged(storage, kind):
     fields = {
@@ -211,6 +215,7 @@ def test_patterns_of_two_kinds_are_not_merged(storage, kind):
     assert dump(storage.engine) == before
 
 
+@pytest.mark.whole_database
 def test_merging_with_itself_or_with_nothing_is_refused(storage):
     one = storage.patterns.save(_pattern())
     before = dump(storage.engine)
@@ -222,6 +227,7 @@ def test_merging_with_itself_or_with_nothing_is_refused(storage):
     assert dump(storage.engine) == before
 
 
+@pytest.mark.whole_database
 def test_merging_takes_the_other_ones_vectors_along_into_nothing(storage):
     one, two = storage.patterns.save_many([_pattern(), _pattern()])
     for pattern in (one, two):

@@ -336,6 +336,7 @@ def test_what_is_put_again_is_found_where_it_is_now_and_what_is_deleted_nowhere(
     assert {one.id for one in lasting} == {one.id for one in left if one.starts_at is not None}
 
 
+@pytest.mark.whole_database
 def test_what_the_tests_of_this_module_store_is_consistent(storage):
     @settings(max_examples=20)
     @given(data=st.data())

@@ -102,6 +102,7 @@ def _expected(
     return [(one.id, gone[one.id]) for one in stored if one.id in gone]
 
 
+@pytest.mark.whole_database
 @settings(max_examples=120)
 @given(given=st.lists(episodes, max_size=9), policy=policies)
 def test_a_plan_is_that_of_plain_python_and_what_then_happens_is_the_plan(storage, given, policy):
@@ -134,6 +135,7 @@ def test_a_plan_is_that_of_plain_python_and_what_then_happens_is_the_plan(storag
     assert len(memory.retention.plan(policy, now=NOW)) == 0
 
 
+@pytest.mark.whole_database
 def test_what_the_test_above_leaves_is_consistent(storage, make_episode):
     saved = storage.episodes.save_many([make_episode(tags=["shared"]) for _ in range(30)])
     for one in saved:
@@ -164,6 +166,7 @@ def test_what_came_to_be_protected_after_the_plan_stays_and_is_named(storage, ma
     assert storage.episodes.save(again.model_copy(update={"version": 0, "tags": again.tags})) == again
 
 
+@pytest.mark.whole_database
 def test_a_source_of_a_pattern_can_go_when_the_pattern_does_not_name_it_any_more(storage, make_episode):
     source = storage.episodes.save(make_episode())
     policy = ms.RetentionPolicy(max_episodes=0)
@@ -217,6 +220,7 @@ def _long(steps: int = 400) -> ms.Episode:
     )
 
 
+@pytest.mark.whole_database
 def test_a_large_episode_goes_in_portions_and_is_gone_in_the_end(storage, make_episode):
     _, other = storage.episodes.save_many([_long(), make_episode(started_at=NOW + DAY)])
     pauses: list[float] = []
@@ -231,6 +235,7 @@ class _Killed(BaseException):
     pass
 
 
+@pytest.mark.whole_database
 def test_a_large_episode_that_is_gone_in_part_is_out_of_the_way_and_the_next_run_finishes_it(storage):
     long = storage.episodes.save(_long())
     policy = ms.RetentionPolicy(max_bytes=1_000)

@@ -202,6 +202,7 @@ def test_a_vector_is_read_back_equal_as_32_bit_floats(storage, make_episode, dat
     assert memory.embeddings.count() == 2
 
 
+@pytest.mark.whole_database
 @settings(max_examples=20)
 @given(episode=made.episodes(), odd=made.odd_moments, field=st.sampled_from(["started_at", "completed_at"]))
 def test_an_odd_moment_is_stored_as_it_is_or_refused_before_anything_is_written(storage, episode, odd, field):
@@ -217,6 +218,7 @@ def test_an_odd_moment_is_stored_as_it_is_or_refused_before_anything_is_written(
         assert memory.episodes.get(episode.id) == saved
 
 
+@pytest.mark.whole_database
 @settings(max_examples=20)
 @given(when=made.odd_moments)
 def test_an_odd_moment_is_stored_or_refused_wherever_it_stands(storage, make_episode, when):
@@ -260,6 +262,7 @@ def test_an_odd_moment_is_stored_or_refused_wherever_it_stands(storage, make_epi
             assert read() == when
 
 
+@pytest.mark.whole_database
 def test_what_the_tests_of_this_module_store_is_consistent(storage, make_episode):
     @settings(max_examples=20)
     @given(episode=made.episodes(), pattern=made.patterns, data=st.data())

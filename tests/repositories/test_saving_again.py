@@ -24,6 +24,7 @@ def rich(storage: ms.MemoryStorage, make_episode) -> ms.Episode:
     return storage.episodes.archive(episode.id)
 
 
+@pytest.mark.whole_database
 def test_what_belongs_to_an_episode_stays_when_it_is_saved_again(storage, rich):
     before = dump(storage.engine)
     saved = storage.episodes.save(rich.model_copy(update={"task_description": "changed"}))
@@ -59,6 +60,7 @@ def test_a_step_changed_in_the_episode_is_changed_in_the_store(storage, rich):
     assert storage.episodes.count(text="another", archived=True) == 1
 
 
+@pytest.mark.whole_database
 @pytest.mark.parametrize("stale", [1, 3])
 def test_a_stale_version_raises_a_conflict_with_both_versions(storage, make_episode, stale):
     episode = storage.episodes.save(storage.episodes.save(make_episode()))
@@ -73,6 +75,7 @@ def test_a_stale_version_raises_a_conflict_with_both_versions(storage, make_epis
     assert dump(storage.engine) == before
 
 
+@pytest.mark.whole_database
 def test_a_stale_version_of_a_pattern_raises_a_conflict_with_both_versions(storage):
     pattern = storage.patterns.save(storage.patterns.save(ms.Heuristic(condition="c", action="a")))
     wrong = pattern.model_copy(update={"version": 1, "action": "lost"})
@@ -85,6 +88,7 @@ def test_a_stale_version_of_a_pattern_raises_a_conflict_with_both_versions(stora
     assert dump(storage.engine) == before
 
 
+@pytest.mark.whole_database
 def test_a_new_episode_saved_twice_is_there_once(storage, make_episode):
     episode, other = make_episode(), make_episode()
     saved = storage.episodes.save(episode)
@@ -114,6 +118,7 @@ def test_a_new_pattern_saved_twice_is_there_once(storage):
         storage.patterns.save(pattern.model_copy(update={"tools": ["c"]}))
 
 
+@pytest.mark.whole_database
 def test_a_deleted_episode_does_not_come_back_by_a_stale_save(storage, rich):
     assert storage.episodes.delete(rich.id)
     before = dump(storage.engine)
@@ -124,6 +129,7 @@ def test_a_deleted_episode_does_not_come_back_by_a_stale_save(storage, rich):
     assert dump(storage.engine) == before
 
 
+@pytest.mark.whole_database
 def test_a_deleted_pattern_does_not_come_back_by_a_stale_save(storage):
     pattern = storage.patterns.save(ms.Heuristic(condition="c", action="a"))
     assert storage.patterns.delete(pattern.id)
@@ -133,6 +139,7 @@ def test_a_deleted_pattern_does_not_come_back_by_a_stale_save(storage):
     assert row_counts(storage.engine)["patterns"] == 0
 
 
+@pytest.mark.whole_database
 def test_deleting_takes_along_what_is_owned_and_nothing_else(storage, rich, make_episode):
     other = storage.episodes.save(make_episode(metadata={"kept": 1}))
     storage.embeddings.put("step", other.steps[0].id, VECTOR, model="m")
@@ -145,6 +152,7 @@ def test_deleting_takes_along_what_is_owned_and_nothing_else(storage, rich, make
     assert_consistent(storage.engine)
 
 
+@pytest.mark.whole_database
 def test_two_episodes_cannot_have_one_step(storage, make_episode):
     one, two = storage.episodes.save(make_episode()), storage.episodes.save(make_episode(steps=0))
     taken = one.steps[0]
@@ -161,6 +169,7 @@ def test_two_episodes_cannot_have_one_step(storage, make_episode):
     assert dump(storage.engine) == before
 
 
+@pytest.mark.whole_database
 def test_two_steps_of_an_episode_cannot_have_one_number_or_one_id(storage, make_episode):
     episode = storage.episodes.save(make_episode(steps=2))
     before = dump(storage.engine)
@@ -273,6 +282,7 @@ def test_a_step_that_is_added_to_a_copy_gets_the_next_number(storage, make_episo
     assert storage.episodes.get(found.id).steps[-1].tool == "added"
 
 
+@pytest.mark.whole_database
 def test_steps_that_take_the_numbers_of_others_are_a_conflict(storage, make_episode):
     saved = storage.episodes.save(make_episode(2))
     before = dump(storage.engine)

@@ -29,6 +29,7 @@ def _refused(error: type[ms.MemoryStorageError], save, *arguments):
     return caught.value
 
 
+@pytest.mark.whole_database
 def test_a_deleted_step_does_not_come_back(storage, make_episode):
     copy = storage.episodes.save(make_episode(steps=3))
     assert storage.steps.delete(copy.steps[1].id) is True
@@ -42,6 +43,7 @@ def test_a_deleted_step_does_not_come_back(storage, make_episode):
     assert storage.episodes.save(found).version == 3
 
 
+@pytest.mark.whole_database
 def test_deleting_an_absent_step_changes_no_version(storage, make_episode):
     saved = storage.episodes.save(make_episode(steps=1))
     storage.steps.delete(saved.steps[0].id)
@@ -51,6 +53,7 @@ def test_deleting_an_absent_step_changes_no_version(storage, make_episode):
     assert dump(storage.engine) == before
 
 
+@pytest.mark.whole_database
 @pytest.mark.parametrize("stale", [1, 2])
 def test_a_copy_of_a_deleted_episode_is_not_the_new_one(storage, make_episode, stale):
     draft = make_episode()
@@ -67,6 +70,7 @@ def test_a_copy_of_a_deleted_episode_is_not_the_new_one(storage, make_episode, s
     assert storage.episodes.save(new).version == 3
 
 
+@pytest.mark.whole_database
 def test_a_copy_of_a_deleted_pattern_is_not_the_new_one(storage):
     draft = ms.Heuristic(**HEURISTIC)
     copy = storage.patterns.save(draft)
@@ -80,6 +84,7 @@ def test_a_copy_of_a_deleted_pattern_is_not_the_new_one(storage):
     assert storage.patterns.save(new).version == 2
 
 
+@pytest.mark.whole_database
 def test_a_forgotten_pattern_does_not_come_back(storage, make_episode):
     source = storage.episodes.save(make_episode())
     drafts = [ms.Heuristic(evidence=evidence, **HEURISTIC) for evidence in ([], [source.id])]
@@ -97,6 +102,7 @@ def test_a_forgotten_pattern_does_not_come_back(storage, make_episode):
     assert storage.patterns.count() == 0
 
 
+@pytest.mark.whole_database
 def test_an_evicted_episode_does_not_come_back(one_left, make_episode):
     draft = make_episode(started_at=utc_now() - timedelta(days=1))
     copy = one_left.episodes.save(draft)
@@ -112,6 +118,7 @@ def test_an_evicted_episode_does_not_come_back(one_left, make_episode):
     assert_consistent(one_left.engine)
 
 
+@pytest.mark.whole_database
 @pytest.mark.parametrize("whole_namespace", [False, True])
 def test_forgetting_leaves_no_id_of_an_evicted_episode(one_left, make_episode, whole_namespace):
     draft = make_episode(started_at=utc_now() - timedelta(days=1))
@@ -136,6 +143,7 @@ def test_what_retention_deleted_does_not_come_back(storage, make_episode):
     assert _refused(ms.ConflictError, storage.episodes.save, copy).actual is None
 
 
+@pytest.mark.whole_database
 def test_the_error_says_that_an_erased_one_needs_a_new_id(storage, make_episode):
     copy, pattern = storage.episodes.save(make_episode()), storage.patterns.save(ms.Heuristic(**HEURISTIC))
     storage.forget(namespace=storage.namespace)
@@ -161,6 +169,7 @@ def test_the_error_says_how_to_store_a_deleted_one_again(storage, make_episode):
         assert save(stale.model_copy(update={"version": 0})).version == 1
 
 
+@pytest.mark.whole_database
 def test_steps_change_places_in_one_save(storage, make_episode):
     saved = storage.episodes.save(make_episode(steps=4))
     first, second, third, fourth = saved.steps
@@ -172,6 +181,7 @@ def test_steps_change_places_in_one_save(storage, make_episode):
     assert_consistent(storage.engine)
 
 
+@pytest.mark.whole_database
 def test_a_step_is_put_between_others_in_one_save(storage, make_episode):
     saved = storage.episodes.save(make_episode(steps=2))
     first, second = saved.steps
@@ -183,6 +193,7 @@ def test_a_step_is_put_between_others_in_one_save(storage, make_episode):
     assert_consistent(storage.engine)
 
 
+@pytest.mark.whole_database
 def test_a_number_of_a_step_left_out_is_refused_with_advice(storage, make_episode):
     saved = storage.episodes.save(make_episode(steps=2))
     taken = saved.steps[0].model_copy(update={"step_number": 2})
@@ -193,6 +204,7 @@ def test_a_number_of_a_step_left_out_is_refused_with_advice(storage, make_episod
     assert dump(storage.engine) == before
 
 
+@pytest.mark.whole_database
 @pytest.mark.parametrize("is_new", [True, False])
 def test_two_steps_with_one_id_are_refused(storage, make_episode, is_new):
     episode = make_episode(steps=2)

@@ -128,6 +128,7 @@ def test_a_text_without_words_finds_nothing(storage, remembered, text):
     assert storage.episodes.count(text=text) == 0
 
 
+@pytest.mark.whole_database
 def test_what_was_replaced_or_deleted_is_not_found_any_more(storage, remembered):
     for place, episode in remembered.items():
         if episode.steps:
@@ -153,6 +154,7 @@ def test_whole_words_are_found_as_a_loop_would(storage, rows, asked):
     assert found == [episode for episode, words in zip(saved, rows, strict=True) if set(asked) <= set(words)]
 
 
+@pytest.mark.whole_database
 def test_nothing_typed_is_an_operator_or_does_harm(storage):
     saved = storage.episodes.save(ms.Episode(task_description="alpha bravo"))
     others = [

@@ -29,6 +29,7 @@ def _do_one_of_everything(memory, episode: ms.Episode) -> None:
     )
 
 
+@pytest.mark.whole_database
 def test_a_clean_exit_keeps_all_of_its_writes(storage, make_episode):
     with storage.transaction() as tx:
         _do_one_of_everything(tx, make_episode())
@@ -43,6 +44,7 @@ def test_a_clean_exit_keeps_all_of_its_writes(storage, make_episode):
     assert_consistent(storage.engine)
 
 
+@pytest.mark.whole_database
 @pytest.mark.parametrize("error", [RuntimeError("mine"), KeyboardInterrupt(), SystemExit(1), ms.NotFoundError("x", 1)])
 def test_an_error_in_the_block_discards_its_writes_and_comes_out_unchanged(storage, make_episode, error):
     storage.episodes.save(make_episode())
@@ -60,6 +62,7 @@ def test_an_error_in_the_block_discards_its_writes_and_comes_out_unchanged(stora
     assert_consistent(storage.engine)
 
 
+@pytest.mark.whole_database
 def test_a_caught_conflict_leaves_the_rest_of_the_block_usable_and_the_failed_call_wholly_absent(storage, make_episode):
     episode = storage.episodes.save(storage.episodes.save(make_episode()))
     stale = episode.model_copy(update={"version": 1, "task_description": "lost"})
@@ -177,6 +180,7 @@ def _save_in_vain(storage: ms.MemoryStorage, episode: ms.Episode) -> None:
         raise RuntimeError
 
 
+@pytest.mark.whole_database
 def test_sixteen_threads_share_a_storage_and_nothing_is_lost(storage, make_episode):
     shared = storage.episodes.save(make_episode(steps=0))
     pattern = storage.patterns.save(ms.Heuristic(condition="c", action="a"))

@@ -44,8 +44,8 @@ FORMS = ("NFC", "NFD")
 
 
 @pytest.fixture(params=["memory", "server"])
-def target(request: pytest.FixtureRequest) -> str:
-    return ":memory:" if request.param == "memory" else str(request.getfixturevalue("migrated_server_url"))
+def target(request: pytest.FixtureRequest) -> str | ms.Settings:
+    return ":memory:" if request.param == "memory" else request.getfixturevalue("server_target")
 
 
 def _episode(text: str) -> ms.Episode:
@@ -174,6 +174,7 @@ def test_a_phrase_of_several_words_stands_together(storage):
     ]
 
 
+@pytest.mark.whole_database
 def test_text_in_ascii_has_no_other_spelling(storage):
     storage.episodes.save(ms.Episode(task_description="plain", steps=[_output("plain — “too” → ™ ✓ é")]))
     storage.patterns.save(ms.Heuristic(condition="plain", action="a"))

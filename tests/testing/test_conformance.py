@@ -47,6 +47,7 @@ class TestASharedDatabase(Conformance):
         return crowded_storage
 
 
+@pytest.mark.whole_database
 def test_a_failing_test_leaves_no_row_behind(storage):
     def fail() -> None:
         with own_namespace(storage) as (_, view):
