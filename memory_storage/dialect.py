@@ -47,6 +47,25 @@ class BeginCharacteristic(ConnectionCharacteristic):
         return mode
 
 
+class KeepAliveCharacteristic(ConnectionCharacteristic):
+    """`execution_options(libsql_keep_alive=True)`: a server does not end an idle transaction of this connection."""
+
+    transactional = True
+
+    def reset_characteristic(self, dialect: Any, dbapi_connection: Any) -> None:  # noqa: ARG002 - SQLAlchemy's signature
+        """Back to: the server ends it after ten seconds."""
+        dbapi_connection.keep_alive = False
+
+    def set_characteristic(self, dialect: Any, dbapi_connection: Any, value: bool) -> None:  # noqa: ARG002 - also
+        """Keep it alive, or not."""
+        dbapi_connection.keep_alive = value
+
+    def get_characteristic(self, dialect: Any, dbapi_connection: Any) -> bool:  # noqa: ARG002 - also
+        """Whether it is kept alive."""
+        value: bool = dbapi_connection.keep_alive
+        return value
+
+
 class LibSQLDialect(SQLiteDialect_libsql):  # type: ignore[misc] # sqlalchemy-libsql is not annotated
     """`libsql:///file.db`, `libsql://` (in memory) and `libsql://host[:port]`.
 
@@ -62,7 +81,7 @@ class LibSQLDialect(SQLiteDialect_libsql):  # type: ignore[misc] # sqlalchemy-li
         **dict.fromkeys(_VECTOR_TYPES, LargeBinary),
     }
     connection_characteristics = SQLiteDialect_libsql.connection_characteristics.union(
-        {"libsql_begin": BeginCharacteristic()}
+        {"libsql_begin": BeginCharacteristic(), "libsql_keep_alive": KeepAliveCharacteristic()}
     )
 
     @classmethod

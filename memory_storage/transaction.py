@@ -209,6 +209,10 @@ class Transaction(Repositories, Scope):
 
     It takes the write lock at its first statement, so that what it reads cannot change before it writes. With
     `read_only` it takes none: it sees the database as it was at its first statement, while others go on writing.
+
+    On a server it is kept alive until the block ends: a thread sends a request when it was idle for five seconds, since
+    the server ends one after ten. But the server takes the write lock from one that has had it for five seconds when
+    another writer waits: then all of it is undone, and the next call raises UnavailableError.
     """
 
     is_transaction = True
@@ -265,8 +269,9 @@ class Transaction(Repositories, Scope):
         self._ticket, self._asked, self._entries = self._guard.enter(), False, []
         begin = "DEFERRED" if self._read_only else "IMMEDIATE"
         try:
+            options = {"libsql_begin": begin} | ({"libsql_keep_alive": True} if self._is_remote else {})
             with translated(self._engine), self._guard.taking_connection():
-                connection = self._engine.connect().execution_options(libsql_begin=begin)
+                connection = self._engine.connect().execution_options(**options)
             self._connection = connection
             _refuse_autocommit(connection)
             self._guard.confirm(self._ticket)

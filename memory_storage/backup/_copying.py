@@ -112,7 +112,8 @@ def engine_of(path: Path, key: EncryptionKey | None, *, is_new: bool = False) ->
 
 @contextmanager
 def _reading(engine: Engine) -> Iterator[Connection]:
-    with engine.connect().execution_options(libsql_begin="DEFERRED") as connection:
+    options = {"libsql_begin": "DEFERRED"} | ({"libsql_keep_alive": True} if engine.url.host else {})
+    with engine.connect().execution_options(**options) as connection:
         yield connection
 
 

@@ -31,6 +31,8 @@ class Transport(Protocol):
     is_remote: bool
     deadline: float | None
     """The moment (of `time.monotonic`) by which a request has to be over, if that is before its own timeout."""
+    keep_alive: bool
+    """Whether an open transaction is kept from expiring at the server while it is idle, from another thread."""
 
     @property
     def usable(self) -> bool: ...
@@ -105,6 +107,18 @@ class Connection(Unpicklable):
     @deadline.setter
     def deadline(self, moment: float | None) -> None:
         self._transport.deadline = moment
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether a transaction on a server is kept open by a request every few seconds while it is idle.
+
+        A server ends one that had no request for ten seconds, and that is so by default.
+        """
+        return self._transport.keep_alive
+
+    @keep_alive.setter
+    def keep_alive(self, value: bool) -> None:
+        self._transport.keep_alive = value
 
     @property
     def is_remote(self) -> bool:

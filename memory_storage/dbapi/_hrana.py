@@ -8,8 +8,10 @@ is still open.
 
 from __future__ import annotations
 
+import logging
 import random
 import re
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -17,16 +19,19 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ._batch import Result, Step, portions
-from ._errors import DataError, InterfaceError, OperationalError
+from ._errors import DataError, Error, InterfaceError, OperationalError
 from ._fork import tell_in_child
 from ._http import Deadline
 from ._json import GARBLED
 from ._messages import CLOSE, GET_AUTOCOMMIT, BatchMessage, Json, as_error
+from ._pulse import PULSE
 from ._server import Client
 from ._sql import Kind, Statement, parse
 from ._stream import Risk, Stream, StreamGone, garbled
 from ._values import Value, checked
 from ._window import HELD_UP
+
+_log = logging.getLogger(__name__)
 
 _STEPS_AT_ONCE = 1_000
 _BYTES_AT_ONCE = 16_000_000
@@ -76,6 +81,8 @@ class HranaTransport:
         self._foreign_keys: str | None = None  # a new stream has to be told
         self._keeps = False  # whether the stream is to stay open for the next statement
         self._broken = ""
+        self._turn = threading.RLock()  # of the thread that uses the connection, or of the one that keeps it alive
+        self._keep_alive = False
         tell_in_child(self)
 
     @property
@@ -95,7 +102,35 @@ class HranaTransport:
     @property
     def in_transaction(self) -> bool:
         """Whether the server has a transaction open for this connection, as far as it has told."""
-        return self._stream.in_transaction
+        with self._turn:  # while a request is on its way it is not known
+            return self._stream.in_transaction
+
+    @property
+    def keep_alive(self) -> bool:
+        """See `Transport`."""
+        return self._keep_alive
+
+    @keep_alive.setter
+    def keep_alive(self, value: bool) -> None:
+        if value != self._keep_alive:
+            self._keep_alive = value
+            (PULSE.watch if value else PULSE.forget)(self)
+
+    def expires_soon(self) -> bool:
+        """Whether a transaction is open that the server may soon end."""
+        return self._stream.expires_soon()
+
+    def refresh(self) -> None:
+        """Send a request, so that the transaction does not expire. If that fails, its next statement says so."""
+        if not self._turn.acquire(blocking=False):
+            return
+        try:
+            if self._keep_alive and self._stream.expires_soon():
+                self._run_batch([_prepare(1, Step("SELECT 1"))], _Scope())
+        except (Error, *GARBLED) as error:
+            _log.info("a transaction could not be kept alive: %s", error)
+        finally:
+            self._turn.release()
 
     def run(
         self, steps: Sequence[Step], *, begin: str | None = None, savepoint: bool = False, commit: bool = False
@@ -104,12 +139,16 @@ class HranaTransport:
         if self._broken:
             raise InterfaceError(self._broken)
         prepared = [_prepare(number, step) for number, step in enumerate(steps, 1)]
+        with self._turn:
+            return self._run_in_turn(prepared, _Scope(begin, savepoint, release=savepoint, commit=commit))
+
+    def _run_in_turn(self, prepared: list[_Prepared], scope: _Scope) -> list[Result]:
         if self._stream.is_open and _is(_ROLLBACK, prepared):
             self._stream.abandon()
             return [Result(None, [], -1, None)]
         self._keeps = self._stream.is_in_demand()
         try:
-            return self._run_prepared(prepared, _Scope(begin, savepoint, release=savepoint, commit=commit))
+            return self._run_prepared(prepared, scope)
         finally:
             if not (self._keeps or self.in_transaction):
                 self._stream.abandon()
@@ -122,17 +161,20 @@ class HranaTransport:
 
     def close(self) -> None:
         """See `Transport`."""
-        if not self._broken:
-            self._stream.abandon()
-        self.discard()
+        with self._turn:
+            if not self._broken:
+                self._stream.abandon()
+            self.discard()
 
     def discard(self) -> None:
         """See `Transport`. The server undoes what was not committed when the stream expires."""
+        self.keep_alive = False
         self._stream.disconnect()
         self._broken = self._broken or "the connection is closed"
 
     def after_fork_in_child(self) -> None:
         """Let go of the parent's line and stream."""
+        self._turn = threading.RLock()
         self._broken = "the connection belongs to the parent process: open another one after fork"
         self._stream.disconnect()
 

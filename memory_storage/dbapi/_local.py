@@ -76,6 +76,7 @@ class LocalTransport:
 
     is_remote = False
     deadline: float | None = None  # no request goes out
+    keep_alive: bool = False  # nothing expires
 
     def __init__(
         self, database: str | MemoryDatabase, *, busy_timeout: float, encryption_key: EncryptionKey | None = None

@@ -89,6 +89,10 @@ class Stream:
             self._open = None
         return time.monotonic() - self._used_at < _IN_DEMAND
 
+    def expires_soon(self) -> bool:
+        """Whether a transaction is open in it, and had no request for so long that the server may soon end it."""
+        return self.in_transaction and time.monotonic() - self._used_at > _USABLE
+
     def _may_have_expired(self) -> bool:
         return not self.in_transaction and time.monotonic() - self._used_at > _USABLE
 

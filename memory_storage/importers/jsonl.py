@@ -51,7 +51,10 @@ _ALL: dict[Kind, Callable[[Repositories], Iterator[Value]]] = {
 
 
 def export_lines(storage: MemoryStorage) -> Iterator[str]:
-    """The lines of an export, without line ends: one moment's memory, though others go on writing meanwhile."""
+    """The lines of an export, without line ends: one moment's memory, though others go on writing meanwhile.
+
+    The caller may take its time between two lines: the snapshot is kept alive until the last one.
+    """
     header = {"format": FORMAT, "format_version": FORMAT_VERSION, "namespace": storage.namespace}
     yield json.dumps({"kind": "header", **header}, ensure_ascii=False)
     count = 0

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, exc, text
 
+import memory_storage as ms
 from memory_storage import dbapi
+from memory_storage.backup import back_up
+from memory_storage.importers import export_lines
 from memory_storage.testing import Proxy, Sqld
 
 from .raw import client
 
 IDLE = 12.0
+PAUSE = 11.5
 OLD = 6.0
 
 
@@ -198,6 +203,83 @@ def test_a_transaction_that_is_old_when_another_writer_waits_fails_whole(sqld: S
     for name in names:
         with client(sqld.port, path=f"/dev/{name}") as raw:
             assert raw.run("SELECT v FROM t ORDER BY v") == [["another"], ["kept"]], name
+        sqld.delete_namespace(name)
+
+
+def export_slowly(url: str, _: Path) -> None:
+    with ms.MemoryStorage.open(url) as storage:
+        lines = export_lines(storage)
+        first = [next(lines) for _ in range(50)]
+        storage.in_namespace("default").episodes.save(ms.Episode(task_description="after the snapshot"))
+        time.sleep(PAUSE)
+        assert len([*first, *lines]) == COUNT + 2  # and the header and the end
+
+
+def iterate_slowly_in_a_transaction(url: str, _: Path) -> None:
+    with ms.MemoryStorage.open(url) as storage:
+        with storage.transaction() as tx:
+            for number, _episode in enumerate(tx.episodes.iterate()):
+                if number == 0:
+                    time.sleep(PAUSE)
+            tx.episodes.save(ms.Episode(task_description="the last statement"))
+        assert storage.episodes.count() == COUNT + 1
+
+
+def iterate_slowly_without_one(url: str, _: Path) -> None:
+    with ms.MemoryStorage.open(url) as storage:
+        found = 0
+        for _episode in storage.episodes.iterate():
+            if found == 0:
+                time.sleep(PAUSE)
+            found += 1
+        assert found == COUNT
+
+
+def back_up_slowly(url: str, target: Path) -> None:
+    pauses = iter([PAUSE])  # before the rest of the tables is read
+
+    with ms.MemoryStorage.open(url) as storage:
+        report = back_up(storage, target, progress=lambda what, done, total: time.sleep(next(pauses, 0)))
+        assert report.tables["episodes"].rows == COUNT
+
+
+def lose_the_lock_to_another_writer(url: str, _: Path) -> None:
+    def work(tx: ms.Transaction) -> None:
+        tx.episodes.save(ms.Episode(task_description="lost"))
+        others.append(threads.submit(storage.episodes.save, ms.Episode(task_description="another")))
+        time.sleep(PAUSE)
+        tx.episodes.save(ms.Episode(task_description="lost too"))
+
+    others: list[Future[ms.Episode]] = []
+    with ms.MemoryStorage.open(url) as storage, ThreadPoolExecutor(1) as threads:
+        with pytest.raises(ms.UnavailableError) as caught, storage.transaction() as tx:
+            work(tx)
+        assert caught.value.code == "TRANSACTION_LOST"
+        others[0].result()
+        assert {one.task_description for one in storage.episodes.iterate()} == {"", "another"}
+
+
+SLOW = [
+    export_slowly,
+    iterate_slowly_in_a_transaction,
+    iterate_slowly_without_one,
+    back_up_slowly,
+    lose_the_lock_to_another_writer,
+]
+COUNT = 120  # pages of a hundred
+
+
+def test_a_pause_of_the_caller_ends_no_transaction_of_a_storage(sqld: Sqld, tmp_path: Path):
+    names = [f"slow-{number}" for number in range(len(SLOW))]
+    for name in names:
+        sqld.create_namespace(name)
+        with ms.MemoryStorage.open(sqld.url_of(name)) as storage:
+            storage.episodes.save_many([ms.Episode(task_description="") for _ in range(COUNT)])
+    with ThreadPoolExecutor(len(SLOW)) as threads:
+        jobs = [threads.submit(one, sqld.url_of(name), tmp_path / name) for one, name in zip(SLOW, names, strict=True)]
+        for job in jobs:
+            job.result()
+    for name in names:
         sqld.delete_namespace(name)
 
 
