@@ -15,9 +15,10 @@ from memory_storage.models import PATTERN, Episode, SpatiotemporalEntry, Step
 from memory_storage.repositories import _episode_sql, _pattern_sql, _place_sql
 
 from ._findings import Finding, about_rows, seqs_of
+from ._pages import pages
 from ._quarantine import set_aside
 
-_PAGE = 500
+_PAGE = 500  # numbers, not documents
 _MOMENTS = "BETWEEN -62135596800000000 AND 253402300799999999"  # the years that datetime knows
 
 # The columns that are not in the document: what they have to be for a row to be read.
@@ -90,12 +91,7 @@ def undecodable_rows(connection: Connection) -> list[Finding]:
 
 
 def _unreadable(connection: Connection, table: str, read: Callable[[bytes], Any]) -> Iterator[int]:
-    # As bytes: the driver would stumble over a text that is no UTF-8.
-    page = f"SELECT seq, CAST(document AS BLOB) FROM {table} WHERE seq > ? ORDER BY seq LIMIT {_PAGE}"
-    last = -(2**63)
-    while rows := connection.exec_driver_sql(page, (last,)).all():
-        last = rows[-1][0]
-        yield from (seq for seq, document in rows if not _can(read, document))
+    return (seq for seq, (document,) in pages(connection, table, ["document"]) if not _can(read, document))
 
 
 def _can(read: Callable[[bytes], Any], document: bytes) -> bool:

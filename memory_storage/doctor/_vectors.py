@@ -12,7 +12,7 @@ from ._findings import Finding, about_rows, has_table, seqs_of
 from ._quarantine import set_aside
 
 _META = "libsql_vector_meta_shadow"
-_PAGE = 200
+_PAGE = 64  # of 64 KB at most
 _MODELS = "SELECT token, name, dimension, preset FROM vector_models ORDER BY name, dimension"
 
 

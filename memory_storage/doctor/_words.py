@@ -10,8 +10,8 @@ from sqlalchemy import Connection
 from memory_storage.schema.words import words_of_episode, words_of_pattern, words_of_step
 
 from ._findings import Finding, about_rows
+from ._pages import pages
 
-_PAGE = 500
 _Difference = tuple[int, str | None]
 
 _SPELLED: dict[str, tuple[tuple[str, ...], Callable[..., str | None]]] = {
@@ -39,18 +39,11 @@ def _spell(connection: Connection, *, table: str) -> None:
 def _differences(connection: Connection, table: str) -> Iterator[_Difference]:
     """Rows by number, and what their words have to be. A row that cannot be read is another check's."""
     texts, words_of = _SPELLED[table]
-    # As bytes: the driver would stumble over a text that is no UTF-8.
-    read = ", ".join(f"CAST({name} AS BLOB)" for name in ("words", *texts))
     others = " OR ".join(f"length({name}) < length(CAST({name} AS BLOB))" for name in texts)
-    where = f"seq > ? AND (words IS NOT NULL OR {others})"
-    page = f"SELECT seq, {read} FROM {table} WHERE {where} ORDER BY seq LIMIT {_PAGE}"
-    last = -(2**63)
-    while rows := connection.exec_driver_sql(page, (last,)).all():
-        last = rows[-1][0]
-        for seq, words, *written in rows:
-            try:
-                wanted = words_of(*(text and text.decode() for text in written))
-            except ValueError:
-                continue
-            if wanted != (words and words.decode(errors="replace")):
-                yield seq, wanted
+    for seq, (words, *written) in pages(connection, table, ["words", *texts], f"words IS NOT NULL OR {others}"):
+        try:
+            wanted = words_of(*(text and text.decode() for text in written))
+        except ValueError:
+            continue
+        if wanted != (words and words.decode(errors="replace")):
+            yield seq, wanted

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from memory_storage.dbapi import portions
 from memory_storage.models import AnyPattern, Episode, OwnerType, Step
 
 from . import _episode_sql, _pattern_sql, _step_sql
 from ._codec import decode_steps
 from ._embedding_sql import TABLES
 from ._episode_rows import whole
-from ._session import Session, json_ids
-from ._statement import Prepared
+from ._paging import PAGE_BYTES
+from ._session import Row, Session, json_ids
+from ._statement import Prepared, bytes_of_step
 from .patterns import as_pattern
 
 Thing = Episode | Step | AnyPattern
@@ -32,8 +34,13 @@ _NEW = f"(m.seq IS NULL OR {_CHANGED})"
 _ALSO_NEW = f"""{_NEW} AND EXISTS (SELECT 1 FROM embeddings AS old WHERE old.namespace = o.namespace
     AND old.owner_type = '{{owner}}' AND old.owner_id = o.id AND old.model = :old)"""
 _UNKNOWN = "m.seq IS NOT NULL AND (m.text_digest IS NULL OR m.text_version IS NOT {version})"
+_BYTES = {
+    "episode": "octet_length(o.document)",
+    "step": bytes_of_step("o"),
+    "pattern": "octet_length(o.document)",
+}
 _PAGE = """
-SELECT o.id, {version}, m.text_digest
+SELECT o.id, {version}, m.text_digest, {bytes}
 FROM {table} AS o LEFT JOIN embeddings AS m ON m.namespace = o.namespace AND m.owner_type = '{owner}'
     AND m.owner_id = o.id AND m.model = :model
 WHERE o.namespace = :namespace AND o.id > :after AND {condition} ORDER BY o.id LIMIT :limit
@@ -46,7 +53,6 @@ class Work(NamedTuple):
     owner_id: str
     version: int
     digest: str | None
-    thing: Thing
 
 
 def _pages(condition: str) -> dict[str, Prepared]:
@@ -56,6 +62,7 @@ def _pages(condition: str) -> dict[str, Prepared]:
                 table=table,
                 owner=owner,
                 version=_VERSIONS[owner],
+                bytes=_BYTES[owner],
                 condition=condition.format(owner=owner, version=_VERSIONS[owner]),
             )
         )
@@ -67,19 +74,35 @@ _PAGES = {"new": _pages(_NEW), "also": _pages(_ALSO_NEW), "unknown": _pages(_UNK
 
 
 def to_embed(
-    session: Session, owner_type: OwnerType, model: str, *, old: str | None, size: int
-) -> Iterator[list[Work]]:
-    """Pages of those that have no vector by `model`, or may have changed since they were embedded, by their ids.
+    session: Session,
+    owner_type: OwnerType,
+    model: str,
+    text_of: Callable[[Thing], str],
+    *,
+    old: str | None,
+    size: int,
+) -> Iterator[list[tuple[Work, str]]]:
+    """Pages of those that have no vector by `model`, or may have changed since they were embedded, and their texts.
 
-    If `old` is given, of those that have a vector by that; if that is `model` itself, also of those whose text is not
-    known. A version is read before its text, so that a text may be of a later version, and never of an earlier one.
+    They are in the order of their ids. A page has at most `size` texts, and 4 MB of them, or one that is larger; 4 MB
+    of owners are read at a time. If `old` is given, of those that have a vector by that; if that is `model` itself,
+    also of those whose text is not known. A version is read before its text, so that a text may be of a later version,
+    and never of an earlier one.
     """
     pages = _PAGES["new" if old is None else "unknown" if old == model else "also"][owner_type]
     values, after = {"namespace": session.namespace, "model": model, "old": old, "limit": size}, ""
     while rows := session.read(pages.step(after=after, **values)):
-        things = dict(_READERS[owner_type](session, [row[0] for row in rows]))
-        yield [Work(key, version, known, things[key]) for key, version, known in rows if key in things]
         after = rows[-1][0]
+        parts = portions(rows, lambda row: int(row[3]), most_bytes=PAGE_BYTES)
+        texts = (pair for part in parts for pair in _texts(session, owner_type, part, text_of))
+        yield from portions(texts, lambda pair: len(pair[1]), most_bytes=PAGE_BYTES)
+
+
+def _texts(
+    session: Session, owner_type: OwnerType, rows: Sequence[Row], text_of: Callable[[Thing], str]
+) -> list[tuple[Work, str]]:
+    things = dict(_READERS[owner_type](session, [row[0] for row in rows]))
+    return [(Work(*row[:3]), text_of(things[row[0]])) for row in rows if row[0] in things]
 
 
 def _episodes(session: Session, ids: Sequence[str]) -> list[tuple[str, Thing]]:

@@ -21,6 +21,7 @@ from ._arguments import embedder as as_embedder
 from ._arguments import function
 from ._codec import from_micros, to_micros
 from ._embedding_work import Work, to_embed
+from ._paging import ITERATE_PAGE, PAGE_BYTES, handed_over
 from ._session import SAVE_ATTEMPTS, Repository, Row, Session, as_id, as_list, json_ids, keep_writing
 from ._spaces import Choice, as_model_name, choose_space, own_space, wrong_dimension
 from ._vectors import packed
@@ -29,7 +30,6 @@ from .vector_index import Progress, Registered, VectorIndex, as_registered, pres
 Item = tuple[OwnerType, UUID | str, Sequence[float]]
 _PORTION_BYTES = 4_000_000  # a server takes no value over five megabytes
 _TRANSACTION_BYTES = 16_000_000  # what is sent in one piece
-_ITERATE_PAGE = 100
 _MOST_AT_ONCE = 1_000
 _WITH_EACH = 2
 
@@ -110,10 +110,10 @@ class EmbeddingRepository(Repository):
     ) -> int:
         """Embed all episodes, steps or patterns that have no vector by this embedder's model, or have changed since.
 
-        The texts are embedded in pages of `batch_size`, and each page is stored before the next is embedded: after an
-        interruption, call it again. An owner is embedded again when its text is another than the one that was embedded;
-        one that did not change costs no call of the embedder. A vector that was stored by `put` stays as it is. An
-        owner that is deleted meanwhile is left out.
+        The texts are embedded in pages of `batch_size`, or of 4 MB if they are large, and each page is stored before
+        the next is embedded: after an interruption, call it again. An owner is embedded again when its text is another
+        than the one that was embedded; one that did not change costs no call of the embedder. A vector that was stored
+        by `put` stays as it is. An owner that is deleted meanwhile is left out.
 
         Args:
             embedder: What makes the vectors, and the name of their model.
@@ -183,8 +183,12 @@ class EmbeddingRepository(Repository):
             function("progress", progress, "lambda what, done, total: print(what, done)")
         model, done = as_model_name(as_embedder("embedder", embedder).model), 0
         put: _Put = "replace" if old == model else "refresh"
-        for page in to_embed(self._session, owner_type, model, old=old, size=batch_size):
-            pending = self._changed(owner_type, model, [(work, _text(text_of(work.thing))) for work in page])
+
+        def checked_text_of(thing: Any) -> str:
+            return _text(text_of(thing))
+
+        for page in to_embed(self._session, owner_type, model, checked_text_of, old=old, size=batch_size):
+            pending = self._changed(owner_type, model, page)
             if not pending:
                 continue
             vectors = embedder.embed([text for _, text in pending])
@@ -252,15 +256,17 @@ class EmbeddingRepository(Repository):
         raise UnavailableError("other writers keep changing the dimension of this model: repeat it")
 
     def iterate(self) -> Iterator[Embedding]:
-        """All of them by model and owner, a page at a time."""
+        """All of them by model and owner, a page at a time: 100 of them, or 4 MB."""
         for model, dimension, token in self._session.read(sql.USED.step(namespace=self._session.namespace)):
             space, place = Space.of(token, model, dimension), {"owner_type": "", "owner_id": ""}
-            rows: Sequence[Any] = [None] * _ITERATE_PAGE
-            while len(rows) == _ITERATE_PAGE:
-                step = sql.of(space).page.step(limit=_ITERATE_PAGE, **place, **self._key(space))
-                rows = self._read(space, step)
-                yield from map(_embedding, rows)
-                place = dict(zip(place, rows[-1], strict=False)) if rows else place
+            size = max(1, min(ITERATE_PAGE, PAGE_BYTES // (4 * dimension)))
+            is_last = False
+            while not is_last:
+                rows = self._read(space, sql.of(space).page.step(limit=size, **place, **self._key(space)))
+                place, is_last = dict(zip(place, rows[-1], strict=False)) if rows else place, len(rows) < size
+                embeddings = map(_embedding, handed_over(rows))
+                del rows
+                yield from embeddings
 
     def import_many(self, embeddings: Sequence[Embedding]) -> int:
         """Insert copies with the times they have; leave alone those that are there already.

@@ -16,9 +16,11 @@ import memory_storage as ms
 from memory_storage import migrate
 from memory_storage.cli import app
 from memory_storage.doctor import Report, examine, mend
+from memory_storage.doctor._pages import pages
 from memory_storage.engine import make_engine
 from tests.backup.test_backup import save_in_0001
 from tests.checks import assert_consistent, dump
+from tests.schema.spy import spied
 
 from .damages import DAMAGES, MODEL, SECRET, sql
 
@@ -99,6 +101,19 @@ def test_nothing_is_wrong_with_what_was_only_used(storage):
     _fill(storage)
     if storage.settings.database != ":memory:":  # which is another one for whoever else opens it
         assert examine(storage.settings) == mend(storage.settings) == Report([])
+
+
+def test_large_rows_are_examined_a_few_at_a_time(settings):
+    with ms.MemoryStorage.open(settings) as storage:
+        for number in range(6):
+            storage.episodes.save(ms.Episode(task_description=f"{number}", metadata={"x": "x" * 1_500_000}))
+        with storage.engine.connect() as connection, spied(storage.engine) as batches:
+            large = [seq for seq, (text,) in pages(connection, "episodes", ["document"]) if len(text) > 1_500_000]
+        assert (len(large), large) == (6, sorted(set(large)))
+        assert len(batches) == 4  # two, two and two, and the end
+        with storage.engine.connect() as connection:
+            odd = [seq for seq, _ in pages(connection, "episodes", ["document"], "seq % 2") if seq in large]
+        assert odd == [seq for seq in large if seq % 2]
 
 
 def test_examining_changes_nothing(settings):

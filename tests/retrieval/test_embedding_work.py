@@ -11,6 +11,7 @@ import memory_storage as ms
 from memory_storage.embedders import FunctionEmbedder, HashingEmbedder, text_of
 from tests.checks import assert_consistent
 from tests.durability.processes import killed
+from tests.schema.spy import spied
 
 from . import work
 
@@ -49,6 +50,24 @@ def test_what_has_no_vector_gets_one_and_then_nothing_is_left_to_do(storage, epi
     assert storage.embeddings.get("episode", new.id, model=embedder.model).dimension == 16
     assert storage.in_namespace("elsewhere").embeddings.embed(embedder) == 0
     assert_consistent(storage.engine)
+
+
+def test_large_texts_are_embedded_a_few_at_a_time(storage):
+    storage.episodes.save_many([ms.Episode(task_description="x" * 1_500) for _ in range(6)])
+    embedder = Watched()
+    large = {"text_of": lambda episode: 1_000 * episode.task_description}
+    assert storage.embeddings.embed(embedder, **large) == 6
+    assert embedder.batches == [2, 2, 2]
+
+
+def test_large_owners_are_read_a_few_at_a_time(storage):
+    for number in range(6):
+        storage.episodes.save(ms.Episode(task_description=f"{number}", metadata={"x": "x" * 1_500_000}))
+    embedder = Watched()
+    with spied(storage.engine) as batches:
+        assert storage.embeddings.embed(embedder) == 6
+    assert embedder.batches == [6]
+    assert sum("json_each" in batch and "e.document" in batch for batch in map(str, batches)) == 3
 
 
 def test_steps_and_patterns_too(storage, episodes):
