@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from html import escape
 
+from memory_storage._wording import counted, in_one_line, width_of
+
 _LONGEST = 60  # characters of a cell
 _MOST_ROWS = 50
 
@@ -13,8 +15,8 @@ _MOST_ROWS = 50
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return the rows under their columns, aligned; a last line says how many are not shown."""
     cells = [list(columns), *([_cell(value) for value in row] for row in rows[:_MOST_ROWS])]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    widths = [max(map(width_of, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(map(_padded, row, widths)).rstrip() for row in cells]
     return "\n".join([*lines, *_rest(rows)])
 
 
@@ -29,8 +31,8 @@ def html_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def shortened(text: str, length: int = _LONGEST) -> str:
-    """Return the text in one line, and its beginning if it is longer than `length`."""
-    line = " ".join(text[: 2 * length].split())
+    """Return the printable text in one line, and its beginning if it is longer than `length`."""
+    line = in_one_line(text[: 2 * length])
     return line if len(line) <= length and len(text) <= 2 * length else f"{line[: length - 3]}..."
 
 
@@ -49,6 +51,10 @@ def table_of(items: Sequence[object]) -> tuple[list[str], list[list[str]]]:
     return columns, [[fields.get(name, "") for name in columns] for fields in found]
 
 
+def _padded(cell: str, width: int) -> str:
+    return cell + " " * (width - width_of(cell))
+
+
 def _cell(value: object) -> str:
     if value is None:
         return ""
@@ -60,4 +66,5 @@ def _cell(value: object) -> str:
 
 
 def _rest(rows: Sequence[object]) -> list[str]:
-    return [f"... and {len(rows) - _MOST_ROWS:,} more rows"] if len(rows) > _MOST_ROWS else []
+    more = len(rows) - _MOST_ROWS
+    return [f"... and {counted(more, 'more row')}"] if more > 0 else []

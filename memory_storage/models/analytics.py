@@ -11,6 +11,7 @@ from uuid import UUID
 
 from pydantic_core import to_json
 
+from memory_storage._wording import counted
 from memory_storage.errors import ConfigurationError
 
 from ._display import html_table, text_table
@@ -251,7 +252,7 @@ class Table(Sequence[R], Generic[R]):
         return [dict(zip(self.columns, _cells(row), strict=True)) for row in self.rows]
 
     def __repr__(self) -> str:
-        return f"Table({len(self.rows)} rows of {self.row_type.__name__})"
+        return f"Table({counted(len(self.rows), 'row')} of {self.row_type.__name__})"
 
     def __str__(self) -> str:
         return text_table(self.columns, [_cells(row) for row in self.rows])

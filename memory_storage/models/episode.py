@@ -162,6 +162,17 @@ class Step(Model):
     tokens_used: Int64 | None = None
     metadata: JsonObject = Field(default_factory=dict)
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """What its short repr shows; `model_dump()` has everything."""
+        values = self.__dict__
+        yield "id", values.get("id")
+        yield "step_number", values.get("step_number")
+        yield "tool", shortened(str(values.get("tool")))
+        if values.get("action"):
+            yield "action", shortened(str(values["action"]))
+        yield "status", getattr(values.get("result"), "status", None)
+        yield "latency_ms", values.get("latency_ms")
+
 
 class Episode(Model):
     """One task from start to end. `version`, `created_at`, `updated_at` and `archived_at` are the store's to set.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
+from ._display import shortened
 from ._model import Finite, Int64, JsonObject, Model, Moment, Ratio, Version, new_id
 from .episode import TaskContext
 
@@ -39,6 +41,15 @@ class _Pattern(Model):
     effectiveness: Effectiveness = Field(default_factory=Effectiveness)
     created_at: Moment | None = None
     updated_at: Moment | None = None
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """What its short repr shows; `model_dump()` has everything."""
+        values = self.__dict__
+        yield "id", values.get("id")
+        yield "kind", values.get("kind")
+        yield "description", shortened(str(values.get("description")))
+        for name in ("success_rate", "occurrence_count", "version"):
+            yield name, values.get(name)
 
 
 class ToolSequence(_Pattern):

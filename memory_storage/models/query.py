@@ -8,6 +8,8 @@ from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import Field, StrictBool
 
+from memory_storage._wording import counted
+
 from ._display import html_table, table_of, text_table
 from ._model import Finite, Int64, Model, Moment, Ratio
 from .episode import Complexity, OutcomeKind, TaskType
@@ -71,7 +73,7 @@ class Page(Generic[T]):
 
     def __repr__(self) -> str:
         more = ", next_cursor=..." if self.next_cursor else ""
-        return f"Page({len(self.items)} items{more})"
+        return f"Page({counted(len(self.items), 'item')}{more})"
 
     def __str__(self) -> str:
         return f"{self!r}\n{text_table(*table_of(self.items))}" if self.items else repr(self)

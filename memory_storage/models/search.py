@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
+
+from memory_storage._wording import counted
+
+from ._display import html_table, table_of, text_table
 
 T = TypeVar("T")
 
@@ -29,6 +33,12 @@ class Hit(Generic[T]):
     snippet: str | None = None
     parts: Mapping[str, float] | None = field(default=None, compare=False)
 
+    def __str__(self) -> str:
+        return text_table(*_table([self]))
+
+    def _repr_html_(self) -> str:
+        return html_table(*_table([self]))
+
 
 class Hits(list[Hit[T]], Generic[T]):
     """Hits, the best first, and how they were found.
@@ -42,3 +52,20 @@ class Hits(list[Hit[T]], Generic[T]):
         super().__init__(hits)
         self.next_cursor = next_cursor
         self.plan = plan
+
+    def __repr__(self) -> str:
+        plan = f", plan={self.plan!r}" if self.plan else ""
+        more = ", next_cursor=..." if self.next_cursor else ""
+        return f"Hits({counted(len(self), 'hit')}{plan}{more})"
+
+    def __str__(self) -> str:
+        return f"{self!r}\n{text_table(*_table(self))}" if self else repr(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(*_table(self))
+
+
+def _table(hits: Sequence[Hit[T]]) -> tuple[list[str], list[list[object]]]:
+    """Return the columns and rows of some hits: how good each is, and what identifies its item."""
+    columns, rows = table_of([hit.item for hit in hits])
+    return ["score", *columns], [[hit.score, *row] for hit, row in zip(hits, rows, strict=True)]

@@ -85,21 +85,29 @@ FROM placed GROUP BY tool
 """)
 
 
+_CONTEXT = ("domain", "language", "framework")
+
+
 def _windows(where: Conditions, judged: str, longest: int) -> str:
     leads = "".join(f", lead(s.tool, {n}) OVER of_episode AS tool_{n}" for n in range(1, longest))
     spent = "".join(f", lead(s.latency_ms, {n}) OVER of_episode AS ms_{n}" for n in range(1, longest))
     return f"""{_picked(where, judged)},
 windows AS MATERIALIZED (
-    SELECT picked.seq, picked.id, picked.success, picked.started_at,
+    SELECT picked.seq, picked.id, picked.success, picked.started_at, {", ".join(f"picked.{name}" for name in _CONTEXT)},
         s.tool AS tool_0, s.latency_ms AS ms_0{leads}{spent}
     FROM {_OF_STEPS} WHERE picked.success IS NOT NULL
     WINDOW of_episode AS (PARTITION BY picked.seq ORDER BY s.step_number))"""
 
 
-def _of_length(length: int) -> str:
+def _shared(name: str) -> str:
+    """SQL for the value that all rows of a group have, or NULL."""
+    return f"CASE WHEN count({name}) = count(*) AND min({name}) = max({name}) THEN min({name}) END"
+
+
+def _of_length(length: int, columns: str) -> str:
     names = ", ".join(f"tool_{n}" for n in range(length))
     spent = " + ".join(f"1.0 * ms_{n}" for n in range(length))
-    return f"""SELECT seq, id, success, started_at, json_array({names}), {spent}
+    return f"""SELECT {columns}, json_array({names}), {spent}
         FROM windows WHERE tool_{length - 1} IS NOT NULL"""
 
 
@@ -108,16 +116,19 @@ def sequences(where: Conditions, judged: str, shortest: int, longest: int, *, wi
     """For each sequence that enough episodes have: its tools as JSON, how many have it, how many of them went well.
 
     Then how long it took in the mean, ids of some that went well, and of all episodes how many were judged, went well.
+    With evidence, then the domain, language and framework that all of those that have it share.
     """
-    union = "\n    UNION ALL ".join(_of_length(length) for length in range(shortest, longest + 1))
+    columns = f"seq, id, success, started_at{', ' + ', '.join(_CONTEXT) if with_evidence else ''}"
+    union = "\n    UNION ALL ".join(_of_length(length, columns) for length in range(shortest, longest + 1))
+    context = "".join(f", {_shared(name)}" for name in _CONTEXT) if with_evidence else ""
     place = "row_number() OVER (PARTITION BY tools ORDER BY success DESC, started_at, seq)" if with_evidence else "1"
     ids = "json_group_array(id) FILTER (WHERE success AND place <= :evidence)" if with_evidence else "'[]'"
     return Prepared(f"""{_windows(where, judged, longest)},
 everything AS (SELECT count(success) AS judged, sum(success) AS successes FROM picked),
-found (seq, id, success, started_at, tools, ms) AS ({union}),
-once AS (SELECT seq, id, success, started_at, tools, avg(ms) AS ms FROM found GROUP BY tools, seq),
+found ({columns}, tools, ms) AS ({union}),
+once AS (SELECT {columns}, tools, avg(ms) AS ms FROM found GROUP BY tools, seq),
 placed AS (SELECT *, {place} AS place FROM once)
-SELECT tools, count(*), sum(success), avg(ms), {ids}, max(everything.judged), max(everything.successes)
+SELECT tools, count(*), sum(success), avg(ms), {ids}, max(everything.judged), max(everything.successes){context}
 FROM placed CROSS JOIN everything GROUP BY tools HAVING count(*) >= :least
 """)
 
@@ -134,17 +145,19 @@ FROM {_OF_STEPS} WHERE s.status IN ('error', 'timeout') GROUP BY 1, 2, 3, 4
 
 @lru_cache(maxsize=256)
 def recoveries(where: Conditions, judged: str, longest: int) -> Prepared:
-    """Each step that failed: how, the tools and the statuses of those after it, and the episode with its success."""
+    """Each step that failed: how, tools and statuses of those after it; the episode, its success and context."""
     after = range(1, longest + 1)
     tools = ", ".join(f"lead(s.tool, {n}) OVER of_episode" for n in after)
     statuses = ", ".join(f"lead(s.status, {n}) OVER of_episode" for n in after)
     return Prepared(f"""{_picked(where, judged)},
 followed AS (
     SELECT s.tool, s.status, substr(coalesce(s.output, ''), 1, {MESSAGE_LENGTH}) AS message,
-        json_array({tools}) AS tools, json_array({statuses}) AS statuses, picked.id, picked.success
+        json_array({tools}) AS tools, json_array({statuses}) AS statuses, picked.id, picked.success,
+        {", ".join(f"picked.{name}" for name in _CONTEXT)}
     FROM {_OF_STEPS} WHERE picked.success IS NOT NULL
     WINDOW of_episode AS (PARTITION BY picked.seq ORDER BY s.step_number))
-SELECT tool, status, message, tools, statuses, id, success FROM followed WHERE status IN ('error', 'timeout')
+SELECT tool, status, message, tools, statuses, id, success, {", ".join(_CONTEXT)}
+FROM followed WHERE status IN ('error', 'timeout')
 """)
 
 

@@ -133,6 +133,12 @@ WHERE namespace = :namespace AND (episode_id, id) IN (
     SELECT given.id, step.value ->> '$.id' FROM given, json_each(given.steps) AS step)
 """)
 
+# The beginning is enough to tell what a task is about.
+TASKS = Prepared("""
+SELECT id, substr(document ->> '$.task_description', 1, 1000) FROM episodes
+WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
+""")
+
 STATE = Prepared("""
 SELECT id, version, created_at, updated_at, archived_at FROM episodes
 WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))

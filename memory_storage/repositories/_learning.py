@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID, uuid5
 
 from memory_storage.errors import ValidationError
-from memory_storage.models import EpisodeFilter, ErrorRecovery, TaskContext, ToolSequence
+from memory_storage.models import AnyPattern, ErrorRecovery, TaskContext, ToolSequence
 
 from ._analytics_checks import whole
 from ._arguments import finite
 from ._error_class import error_class
 from ._session import Row
+from ._task_words import shared_words
 
 _NAMESPACE = UUID("5f0c7c1e-6a0b-5c8e-9b57-3f1f4f7d2a10")
 LONGEST_RECOVERY = 5
@@ -22,8 +23,12 @@ _MOST_EVIDENCE = 1_000
 _MOST_LATENCY = 2**63 - 1
 _TAG = "learned"
 
-Seen = dict[str, bool]
-"""Episodes, and whether each went well."""
+
+class Seen(NamedTuple):
+    """How an episode went, and its domain, language and framework."""
+
+    success: bool
+    context: tuple[str | None, ...]
 
 
 class Wanted(NamedTuple):
@@ -44,7 +49,7 @@ def as_wanted(least_episodes: int, min_lift: float, most: int, evidence: int) ->
     return Wanted(whole("least_episodes", least_episodes), finite("min_lift", min_lift), most, evidence)
 
 
-def learned_sequences(rows: Iterable[Row], wanted: Wanted, context: TaskContext) -> list[ToolSequence]:
+def learned_sequences(rows: Iterable[Row], wanted: Wanted) -> list[ToolSequence]:
     """The sequences whose episodes go well more often than all do, the highest lift first.
 
     Closed ones: a part of a longer sequence with the same episodes and successes says nothing of its own.
@@ -52,7 +57,7 @@ def learned_sequences(rows: Iterable[Row], wanted: Wanted, context: TaskContext)
     found = [(_lift(row), row) for row in _closed(list(rows))]
     kept = [(lift, row) for lift, row in found if lift is not None and lift >= wanted.min_lift]
     kept.sort(key=lambda pair: (-pair[0], -pair[1][1], pair[1][0]))
-    return [_sequence(row, context) for _, row in kept[: wanted.most]]
+    return [_sequence(row) for _, row in kept[: wanted.most]]
 
 
 def _closed(rows: list[Row]) -> list[Row]:
@@ -72,17 +77,21 @@ def _contains(tools: tuple[str, ...], part: tuple[str, ...]) -> bool:
     return any(tools[at : at + len(part)] == part for at in range(len(tools) - len(part) + 1))
 
 
-def learned_recoveries(rows: Iterable[Row], wanted: Wanted, context: TaskContext) -> list[ErrorRecovery]:
+def learned_recoveries(rows: Iterable[Row], wanted: Wanted) -> list[ErrorRecovery]:
     """What was done after an error until its tool was ok again, in enough episodes, the most frequent first."""
-    found: dict[tuple[str, str, tuple[str, ...]], Seen] = {}
-    for tool, status, message, tools, statuses, episode, success in rows:
+    found: dict[tuple[str, str, tuple[str, ...]], dict[str, Seen]] = {}
+    for tool, status, message, tools, statuses, episode, success, *context in rows:
         steps = _until_ok_again(tool, json.loads(tools), json.loads(statuses))
         if steps:
             key = tool, error_class(status, message), steps
-            found.setdefault(key, {})[episode] = bool(success)
-    kept = [(key, seen) for key, seen in found.items() if len(seen) >= wanted.least_episodes and any(seen.values())]
+            found.setdefault(key, {})[episode] = Seen(bool(success), tuple(context))
+    kept = [
+        (key, seen)
+        for key, seen in found.items()
+        if len(seen) >= wanted.least_episodes and any(one.success for one in seen.values())
+    ]
     kept.sort(key=lambda pair: (-len(pair[1]), pair[0]))
-    return [_recovery(*key, seen, wanted, context) for key, seen in kept[: wanted.most]]
+    return [_recovery(*key, seen, wanted) for key, seen in kept[: wanted.most]]
 
 
 def _until_ok_again(tool: str, tools: Sequence[str | None], statuses: Sequence[str | None]) -> tuple[str, ...]:
@@ -93,13 +102,13 @@ def _until_ok_again(tool: str, tools: Sequence[str | None], statuses: Sequence[s
 
 
 def _lift(row: Row) -> float | None:
-    _, episodes, successes, _, _, judged, all_successes = row
+    _, episodes, successes, _, _, judged, all_successes, *_ = row
     return (successes * judged) / (episodes * all_successes) if all_successes else None
 
 
-def _sequence(row: Row, context: TaskContext) -> ToolSequence:
-    tools, episodes, successes, spent, ids, *_ = row
-    names = json.loads(tools)
+def _sequence(row: Row) -> ToolSequence:
+    tools, episodes, successes, spent, ids, _, _, *shared = row
+    names, context = json.loads(tools), _context(shared)
     return ToolSequence(
         id=_id("tool_sequence", context, names),
         description=" → ".join(names),
@@ -113,10 +122,9 @@ def _sequence(row: Row, context: TaskContext) -> ToolSequence:
     )
 
 
-def _recovery(
-    tool: str, kind: str, steps: tuple[str, ...], found: Seen, wanted: Wanted, context: TaskContext
-) -> ErrorRecovery:
-    well = sorted(episode for episode, success in found.items() if success)
+def _recovery(tool: str, kind: str, steps: tuple[str, ...], found: dict[str, Seen], wanted: Wanted) -> ErrorRecovery:
+    well = sorted(episode for episode, one in found.items() if one.success)
+    context = _context([_only(values) for values in zip(*(one.context for one in found.values()), strict=True)])
     return ErrorRecovery(
         id=_id("error_recovery", context, [tool, kind, *steps]),
         description=f"after “{kind}” of {tool}: {' → '.join(steps)}",
@@ -136,7 +144,21 @@ def _id(kind: str, context: TaskContext, content: Sequence[str]) -> UUID:
     return uuid5(_NAMESPACE, json.dumps([kind, where, *content], ensure_ascii=True))
 
 
-def context_of(asked: EpisodeFilter) -> TaskContext:
-    """The surroundings that the filters ask for: what is learned there is learned for there."""
-    given = {name: getattr(asked, name) for name in ("domain", "language", "framework")}
+def _context(shared: Sequence[str | None]) -> TaskContext:
+    """The domain, language and framework that all episodes share; what they do not share stays open."""
+    given = dict(zip(("domain", "language", "framework"), shared, strict=True))
     return TaskContext(**{name: value for name, value in given.items() if value is not None})
+
+
+def _only(values: Sequence[str | None]) -> str | None:
+    return values[0] if len(set(values)) == 1 else None
+
+
+def with_tasks(patterns: Iterable[AnyPattern], tasks: Mapping[UUID, str]) -> list[AnyPattern]:
+    """Return the patterns with the words that the tasks of their evidence share, in their descriptions."""
+    told = []
+    for pattern in patterns:
+        words = shared_words([tasks[one] for one in pattern.evidence if one in tasks])
+        about = f" (tasks: {', '.join(words)})" if words else ""
+        told.append(pattern.model_copy(update={"description": pattern.description + about}))
+    return told

@@ -50,9 +50,10 @@ from ._codec import (
     to_micros,
     too_large,
 )
+from ._episode_sql import TASKS
 from ._filters import conditions
 from ._forgotten import forgotten_among, guard, refuse_forgotten, restored, stale
-from ._learning import LONGEST_RECOVERY, as_wanted, context_of, learned_recoveries, learned_sequences
+from ._learning import LONGEST_RECOVERY, as_wanted, learned_recoveries, learned_sequences, with_tasks
 from ._numbers import REWARD_DELTAS, SUCCESS_RATES
 from ._paging import (
     ITERATE_PAGE,
@@ -223,9 +224,13 @@ class PatternRepository(Repository):
         well. At most `most` of each; `evidence` are the first so many that went well. See `AnalyticsRepository` for
         what success is.
 
-        Ids are of the content: to learn again brings the figures of a pattern up to date, and leaves its counters and
-        what people wrote. What is not found any more stays. A domain, language or framework that was asked for is the
-        context of what is learned, and part of its id.
+        The context of a pattern is the domain, language and framework that all the episodes with it share, of those
+        that were judged; what they do not share stays open: a sequence of two domains is `general`, and a filter by
+        domain learns it for that domain. Its description ends with the words that several tasks of its evidence share,
+        so that `search` finds it for such a task.
+
+        Ids are of the content and the context: to learn again brings the figures of a pattern up to date, and leaves
+        its counters and what people wrote, its description among it. What is not found any more stays.
         """
         lengths = check_lengths(lengths)
         wanted = as_wanted(least_episodes, min_lift, most, evidence)
@@ -238,14 +243,13 @@ class PatternRepository(Repository):
         }
         sequences = analytics_sql.sequences(where, judged, *lengths, with_evidence=True)
         recoveries = analytics_sql.recoveries(where, judged, LONGEST_RECOVERY)
-        context = context_of(asked)
         found: list[AnyPattern] = [
             *learned_sequences(
-                self._session.read(sequences.step(**values, least=least_episodes, evidence=evidence)), wanted, context
+                self._session.read(sequences.step(**values, least=least_episodes, evidence=evidence)), wanted
             ),
-            *learned_recoveries(self._session.read(recoveries.step(**values)), wanted, context),
+            *learned_recoveries(self._session.read(recoveries.step(**values)), wanted),
         ]
-        return self._learned(found)
+        return self._learned(with_tasks(found, self._tasks_of(found)))
 
     def get(self, pattern_id: UUID | str) -> AnyPattern:
         """The pattern.
@@ -427,6 +431,13 @@ class PatternRepository(Repository):
         # A few digits of the rate are missing; and another writer may have changed them since.
         found = max(stored_bytes(both[0].model_copy(update=update)), self._most_bytes + 1)
         return too_large("", found, limits, self._session.value_bytes)
+
+    def _tasks_of(self, patterns: Sequence[AnyPattern]) -> dict[UUID, str]:
+        ids = {str(one) for pattern in patterns for one in pattern.evidence}
+        if not ids:
+            return {}
+        rows = self._session.read(TASKS.step(namespace=self._session.namespace, ids=json_ids(sorted(ids))))
+        return {UUID(key): task for key, task in rows}
 
     def _learned(self, found: Sequence[AnyPattern]) -> list[AnyPattern]:
         if not found:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 import memory_storage as ms
 
@@ -46,13 +47,63 @@ def test_a_table_prints_aligned_columns(filled: ms.MemoryStorage):
     assert head.split()[:2] == ["tool", "steps"]
     assert row.split()[:2] == ["pytest", "10"]
     assert head.index("steps") == row.index("10")
-    assert repr(table) == "Table(1 rows of ToolUse)"
+    assert repr(table) == "Table(1 row of ToolUse)"
 
 
 def test_html_is_escaped(filled: ms.MemoryStorage):
     assert "&lt;b&gt;0&lt;/b&gt;" in filled.episodes.query()._repr_html_()
     assert "<b>" not in filled.episodes.query()._repr_html_()
     assert "<td>pytest</td>" in filled.analytics.tools()._repr_html_()
+
+
+def test_hits_print_a_short_table(filled: ms.MemoryStorage):
+    hits = filled.episodes.search("long", k=1)
+    assert repr(hits) == "Hits(1 hit, next_cursor=...)"
+    assert len(str(hits).splitlines()) == 3
+    assert len(str(hits)) < 600
+    assert str(hits).splitlines()[1].split()[:2] == ["score", "id"]
+    assert str(hits[0].item.id) in str(hits)
+    assert str(hits[0].item.id) in str(hits[0])
+    assert "1.000" not in repr(hits)
+    assert repr(filled.episodes.search("nothing")) == str(filled.episodes.search("nothing")) == "Hits(0 hits)"
+
+
+def test_hits_are_escaped_html(filled: ms.MemoryStorage):
+    hits = filled.episodes.search("long")
+    for shown in (hits._repr_html_(), hits[0]._repr_html_()):
+        assert "<th>score</th>" in shown
+        assert "&lt;b&gt;" in shown
+        assert "<b>" not in shown
+
+
+def test_steps_and_patterns_print_briefly(filled: ms.MemoryStorage):
+    step = filled.steps.latest(filled.episodes.query().items[0].id, 1)[0]
+    assert len(repr(step)) < 200
+    assert "tool='pytest', action='run', status='ok'" in repr(step)
+    evidence = [one.id for one in filled.episodes.query()] * 1
+    filled.patterns.save(ms.Heuristic(condition="c" * 900, action="a" * 900, description="d" * 900, evidence=evidence))
+    page = filled.patterns.query()
+    assert len(repr(page.items[0])) < 250
+    assert len(str(page)) < 400
+    assert str(filled.patterns.search("d" * 900)).startswith("Hits(1 hit)")
+
+
+def test_what_is_printed_cannot_command_the_terminal(storage: ms.MemoryStorage):
+    text = "\x1b]0;gone\x07 \x9b2J \u202egnp.exe\nword"
+    steps = [ms.Step(tool=text, result=ms.StepError(message=text))]
+    storage.episodes.save(ms.Episode(task_description=text, steps=steps))
+    page, hits = storage.episodes.query(), storage.episodes.search("word")
+    for shown in (page, hits, hits[0], storage.analytics.tools(), page.items[0], page.items[0].steps[0]):
+        for printed in (str(shown), repr(shown)):
+            assert not set(printed) & set("\x1b\x07\x9b\u202e"), printed
+    assert len(str(page).splitlines()) == 3
+
+
+def test_wide_characters_stay_in_their_columns(storage: ms.MemoryStorage):
+    for tool in ("\u6f22\u5b57", "e\u0301", "pytest"):
+        storage.episodes.save(ms.Episode(task_description="t", steps=[ms.Step(tool=tool)]))
+    rows = str(storage.analytics.tools()).splitlines()[1:]
+    assert {cell_len(row[: row.index("1 ")]) for row in rows} == {cell_len("pytest  ")}
 
 
 def test_a_type_checker_sees_a_misspelled_filter(tmp_path: Path):

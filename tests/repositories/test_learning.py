@@ -108,14 +108,61 @@ def test_what_is_not_found_any_more_stays(storage):
     assert storage.patterns.count() == len(learned)
 
 
-def test_what_is_learned_of_a_domain_is_learned_for_it(storage):
-    web = ms.TaskContext(domain="web", language="python")
+def test_a_context_that_all_episodes_share_is_the_patterns(storage):
+    web = ms.TaskContext(domain="web-api", language="python")
     storage.episodes.save_many([_episode("look edit", context=web) for _ in range(5)])
-    storage.episodes.save_many([_episode("look edit", BAD) for _ in range(5)])
-    assert storage.patterns.learn(domain="web", min_lift=1.0)[0].context == ms.TaskContext(domain="web")
-    assert storage.patterns.learn(domain="web", language="python", min_lift=1.0)[0].context == web
-    assert storage.patterns.learn(min_lift=1.0)[0].context == ms.TaskContext()
-    assert storage.patterns.count() == 3
+    storage.episodes.save_many([_episode("book! sum book", context=web) for _ in range(5)])
+    storage.episodes.save_many([_episode("guess", BAD) for _ in range(5)])
+    learned = storage.patterns.learn()
+    assert {one.kind for one in learned} == {"tool_sequence", "error_recovery"}
+    assert [one.context for one in learned] == [web] * len(learned)
+    found = storage.patterns.query(domain="web-api", language="python")
+    assert {one.id for one in found} == {one.id for one in learned}
+    assert storage.patterns.learn(domain="web-api", min_lift=1.0)
+    assert storage.patterns.count() == len(learned)  # a filter that all of them pass makes no second ones
+
+
+def test_a_context_that_episodes_do_not_share_stays_open(storage):
+    web, data = ms.TaskContext(domain="web", language="python"), ms.TaskContext(domain="data", language="python")
+    storage.episodes.save_many([_episode("look edit", context=web) for _ in range(5)])
+    storage.episodes.save_many([_episode("look edit", BAD, context=data), _episode("look edit", context=data)])
+    assert [one.context for one in storage.patterns.learn(min_lift=1.0)] == [ms.TaskContext(language="python")]
+    assert [one.context for one in storage.patterns.learn(domain="web", min_lift=1.0)] == [web]
+    storage.episodes.save(_episode("look edit"))  # without a language
+    assert [one.context for one in storage.patterns.learn(min_lift=1.0)] == [ms.TaskContext()]
+
+
+TASKS = [f"Fix the flaky token refresh of service {name}" for name in ("a1", "b2", "zqcanary", "c3", "d4", "e5")]
+
+
+def test_a_pattern_is_found_by_the_words_of_its_tasks(storage):
+    for task in TASKS:
+        storage.episodes.save(_episode("look edit").model_copy(update={"task_description": task}))
+    storage.episodes.save_many([_episode("guess", BAD) for _ in range(5)])
+    (learned,) = storage.patterns.learn()
+    assert learned.description == "look \u2192 edit (tasks: fix, flaky, token, refresh, service)"
+    for words in ("flaky tokens", "a token that needs a refresh", "Fix it"):
+        assert [hit.item for hit in storage.patterns.search(words)] == [learned]
+    assert not storage.patterns.search("zqcanary")  # of one task alone
+    assert storage.patterns.learn() == [learned]
+
+
+def test_tasks_in_a_script_without_spaces_are_found_too(storage):
+    for place in ("\u6771\u4eac", "\u5927\u962a", "\u4eac\u90fd", "\u798f\u5ca1", "\u5948\u826f"):
+        task = f"{place}\u306e\u5929\u6c17\u3092\u8abf\u3079\u308b"
+        storage.episodes.save(_episode("look edit").model_copy(update={"task_description": task}))
+    storage.episodes.save_many([_episode("guess", BAD) for _ in range(5)])
+    (learned,) = storage.patterns.learn()
+    assert [hit.item for hit in storage.patterns.search("\u5929\u6c17")] == [learned]
+
+
+def test_what_a_person_wrote_about_the_tasks_stays(storage):
+    for task in TASKS:
+        storage.episodes.save(_episode("look edit").model_copy(update={"task_description": task}))
+    storage.episodes.save_many([_episode("guess", BAD) for _ in range(5)])
+    (learned,) = storage.patterns.learn()
+    storage.patterns.save(learned.model_copy(update={"description": "look \u2192 edit (tasks: mine)"}))
+    assert storage.patterns.learn()[0].description == "look \u2192 edit (tasks: mine)"
 
 
 def test_success_may_be_a_reward(storage):

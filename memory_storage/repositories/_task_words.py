@@ -1,0 +1,42 @@
+"""What several tasks are about: the words that they share, so that a search for such a task finds what it taught."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from memory_storage.schema.spelling import readable, words_in
+
+_MOST = 10
+_SHORTEST, _LONGEST = 3, 30
+_PART = 4
+_EMPTY = frozenset(
+    """
+    all and any are but can for from has have her his how into its must not our please should than that the their then
+    there these this those use using was were what when where which who why will with would you your
+    """.split()  # noqa: SIM905 - words in lines are read at a glance
+)
+
+
+def shared_words(tasks: Sequence[str]) -> list[str]:
+    """Return the words that at least two of the tasks have, and a quarter of them: the most frequent first, at most 10.
+
+    A word of one task alone says nothing of the others, and is not repeated where that task may be forgotten.
+    """
+    counts: Counter[str] = Counter()
+    for task in tasks:
+        counts.update(word for one in words_in(task) if _says_something(word := readable(one).lower()))
+    least = max(2, len(tasks) / _PART)
+    shared: list[str] = []
+    for word, count in counts.most_common():
+        if count < least or len(shared) == _MOST:
+            break
+        if not any(word in longer for longer in shared if not longer.isascii()):  # a pair of characters of a run
+            shared.append(word)
+    return shared
+
+
+def _says_something(word: str) -> bool:
+    if word.isascii():
+        return _SHORTEST <= len(word) <= _LONGEST and not word.isdigit() and word not in _EMPTY
+    return 1 < len(word) <= _LONGEST
