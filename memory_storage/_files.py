@@ -6,6 +6,7 @@ permissions before it has content, is synced, and takes its final name by one re
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -80,8 +81,8 @@ class MaintenanceLock:
             return self._acquire(exclusive=True)
         except OSError as error:
             raise ConfigurationError(
-                f"{self._path}: the lock cannot be created ({error.strerror}); nothing was changed; make its directory "
-                "writable"
+                f"{self._database}: the lock beside it cannot be created ({error.strerror}); nothing was changed; make "
+                "its directory writable"
             ) from error
 
     def _acquire(self, *, exclusive: bool) -> _Held | None:
@@ -163,7 +164,9 @@ def mode_of(path: str | os.PathLike[str] | None) -> int:
 
 
 def scratch_beside(path: Path, suffix: str = "part") -> Path:
-    """A random name beside `path`."""
+    """A random name beside `path`. IsADirectoryError if it names no file."""
+    if not path.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     return path.with_name(f"{path.name}.{token_hex(8)}.{suffix}")
 
 

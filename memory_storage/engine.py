@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 
 from . import dbapi
+from ._paths import why_unwritable
 from .errors import ConfigurationError
 from .pool import CountingPool, watch
 from .resilience import Guard
@@ -87,9 +88,7 @@ def make_directory(settings: Settings) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError(
-            f"database: the directory {str(directory)!r} cannot be made: {error.strerror}"
-        ) from error
+        raise ConfigurationError(f"database: {why_unwritable(settings.path, error)}") from error
 
 
 def url_of(settings: Settings) -> URL:

@@ -133,7 +133,7 @@ _BY_CODE: dict[str, Callable[[str, str], MemoryStorageError]] = {
     "SQLITE_FULL": _unavailable("make room on the disk; nothing of this call was stored"),
     "SQLITE_READONLY": _unavailable("make the file and its directory writable"),
     "SQLITE_IOERR": _unavailable("the disk failed; nothing of this call was stored"),
-    "SQLITE_CANTOPEN": lambda message, _: ConfigurationError(f"{message}: check the path and its permissions"),
+    "SQLITE_CANTOPEN": lambda message, _: ConfigurationError(message),
     "SQLITE_CORRUPT": _corrupt,
     "SQLITE_NOTADB": _corrupt,
     "WRONG_KEY": lambda message, _: CredentialError(f"{message}: give the right one (setting: encryption_key)"),

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from memory_storage._files import MaintenanceLock
+from memory_storage._paths import why_unwritable
 from memory_storage.dbapi import EncryptionKey
 from memory_storage.dbapi._credentials import Secret
 from memory_storage.errors import ConfigurationError
@@ -80,7 +81,8 @@ def restore(
     if target is None:
         raise ConfigurationError("a backup is restored into a local file; for a server, `export` and `import`")
     if not source.is_file():
-        raise ConfigurationError(f"{source}: there is no such backup")
+        what = "it is a directory: name a file in it" if source.is_dir() else "there is no such backup"
+        raise ConfigurationError(f"{source}: {what}")
     _refuse_itself(settings, source)
     _refuse_present(target, allowed=force, advice="say --force to replace it; it will be kept beside the new one")
     engine = engine_of(source, EncryptionKey.of(encryption_key) or settings.key)
@@ -112,9 +114,7 @@ def _refuse_itself(settings: Settings, other: Path) -> None:
 
 
 def _refuse_present(target: Path, *, allowed: bool, advice: str) -> None:
-    if not target.parent.is_dir():
-        raise ConfigurationError(f"{target}: there is no such directory: make it first")
-    if target.is_dir():
-        raise ConfigurationError(f"{target}: that is a directory")
+    if not target.parent.is_dir() or target.is_dir():
+        raise ConfigurationError(why_unwritable(target))
     if target.exists() and not allowed:
         raise ConfigurationError(f"{target} is there already: {advice}")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from memory_storage import dbapi
 from memory_storage._files import create, mode_of, replacing, scratch_beside, sweep, sync, sync_directory
+from memory_storage._paths import why_unwritable
 from memory_storage.dbapi import EncryptionKey
 from memory_storage.dbapi._local import LocalTransport
 from memory_storage.errors import ConfigurationError, UnavailableError
@@ -114,9 +115,7 @@ def replacement(path: Path, key: EncryptionKey | None, *, keeps_old: bool) -> It
         create(partial, mode_of(path)).close()
         yield Replacement(path, partial, key, keeps_old)
     except OSError as error:
-        raise ConfigurationError(
-            f"{path}: cannot be written: {error.strerror}; it is what it was before; check its directory"
-        ) from error
+        raise ConfigurationError(f"{why_unwritable(path, error)}; what is there is what it was before") from error
     finally:
         for suffix in ("", *_LOGS):
             Path(f"{partial}{suffix}").unlink(missing_ok=True)

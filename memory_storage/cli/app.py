@@ -33,7 +33,7 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt as error:
             _leave(exits.INTERRUPTED, "interrupted", error)
         except OSError as error:
-            _leave(exits.OTHER, f"error: {error}", error)
+            _leave(exits.OTHER, f"error: {_described(error)}", error)
 
 
 app = typer.Typer(
@@ -61,6 +61,13 @@ def _options(
     ] = False,
 ) -> None:
     pass
+
+
+def _described(error: OSError) -> str:
+    """What failed: a file, or, where there is none, the output."""
+    if error.filename is not None:
+        return f"{error.filename}: {error.strerror or error}"
+    return f"the output cannot be written: {error.strerror or error}; not all of it is there"
 
 
 def _leave(code: int, message: str, cause: BaseException) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,6 +13,7 @@ from typing import Annotated, BinaryIO
 import typer
 
 from memory_storage._files import mode_of, replacing
+from memory_storage._paths import why_unreadable, why_unwritable
 from memory_storage._wording import counted
 from memory_storage.errors import ConfigurationError
 from memory_storage.importers import (
@@ -100,7 +102,9 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Give everything in the namespace as JSON lines; `import` makes the same of it elsewhere."""
-    if output is not None and output.exists():
+    if output is not None and output.is_dir():
+        raise ConfigurationError(why_unwritable(output))
+    if output is not None and os.path.lexists(output):
         raise ConfigurationError(f"{output} is there already: choose another file, or delete it")
     with open_existing(database, namespace) as storage, progress("export", _values_in(storage)) as on_progress:
         if output is None:
@@ -120,7 +124,7 @@ def _opened(file: str) -> AbstractContextManager[BinaryIO]:
     try:
         return Path(file).open("rb")
     except OSError as error:
-        raise ConfigurationError(f"{file}: cannot be read: {error.strerror}") from error
+        raise ConfigurationError(why_unreadable(file, error)) from error
 
 
 def _import(stream: BinaryIO, options: ImportOptions, size: int | None, settings: Settings) -> ImportReport:
@@ -190,4 +194,4 @@ def _write_file(path: Path, lines: Iterable[str], on_progress: Callable[[int], N
         with replacing(path, mode_of(None)) as file:
             return _write(lines, lambda line: file.write(line + b"\n"), on_progress)
     except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be written: {error.strerror}") from error
+        raise ConfigurationError(why_unwritable(path, error)) from error

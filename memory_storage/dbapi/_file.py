@@ -8,6 +8,8 @@ from __future__ import annotations
 import hmac
 from typing import Any
 
+from memory_storage._paths import why_not_opened
+
 from ._credentials import Secret
 from ._errors import DatabaseError, Error, ProgrammingError, from_message
 
@@ -63,6 +65,8 @@ def native_options(key: EncryptionKey | None) -> dict[str, Any]:
 def error_of(path: str, message: str) -> Error:
     """The exception for an engine's message, with the file's name where the file is at fault."""
     error = from_message(message)
+    if error.code == "SQLITE_CANTOPEN":
+        return type(error)(f"{path}: the database cannot be opened: {why_not_opened(path)}", error.code)
     if error.code in _NAMED and path not in message:
         return type(error)(f"{path}: {message}", error.code)
     return error

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from typing_extensions import Unpack
 
+from memory_storage._paths import why_unreadable
 from memory_storage.dbapi import is_open_here
 from memory_storage.errors import ConfigurationError, ConflictError, NotFoundError, ValidationError
 from memory_storage.models import Episode, utc_now
@@ -176,7 +177,7 @@ def import_file(
     try:
         stream = Path(path).open("rb")  # noqa: SIM115 - only an error of opening it is about the path
     except OSError as error:
-        raise ConfigurationError(f"{os.fspath(path)}: cannot be read: {error.strerror}") from error
+        raise ConfigurationError(why_unreadable(path, error)) from error
     with stream:
         return import_stream(storage, stream, **options)
 

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from memory_storage._files import mode_of, replacing
+from memory_storage._paths import why_unwritable
 from memory_storage.dbapi import is_open_here
 from memory_storage.errors import ConfigurationError
 from memory_storage.models import Episode, Step, StepError, StepOk
@@ -102,7 +103,7 @@ def write_page(report: Report, path: str | os.PathLike[str]) -> Path:
         with replacing(target, mode_of(target)) as file:
             file.write(text.encode("utf-8", errors="replace"))
     except OSError as error:
-        raise ConfigurationError(f"{target}: cannot be written: {error.strerror}") from error
+        raise ConfigurationError(why_unwritable(target, error)) from error
     return target
 
 

@@ -47,9 +47,8 @@ def start(*arguments: object, **options: Any) -> subprocess.Popen[bytes]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(names)}
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-m", "memory_storage", *map(str, arguments)],
-        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        **{"env": environment, "stdin": subprocess.PIPE, **options},
+        **{"env": environment, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE, **options},
     )
 
 
