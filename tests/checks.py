@@ -142,7 +142,7 @@ def _facets(connection: Connection, document: Any) -> set[tuple[str, str]]:
     scalars = {key: value for key, value in document["metadata"].items() if not isinstance(value, dict | list)}
     evidence = {("evidence", episode) for episode in document.get("evidence", [])}
     return (
-        {("tag", tag) for tag in document["tags"]}
+        {("tag", tag) for tags in (document["tags"], document["context"]["tags"]) for tag in tags}
         | evidence
         | {(f"metadata.{key}", _facet_value(connection, value)[:256]) for key, value in scalars.items()}
     )

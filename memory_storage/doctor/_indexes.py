@@ -13,6 +13,7 @@ from ._objects import schema_sql
 _FTS = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%fts5%' ORDER BY name"
 _NAMES = "namespace, owner_type, name, value, owner_seq"
 _TREES = re.compile(r"INSERT INTO (\w+)\s+SELECT (.+?)\s+WHERE (.+?);", re.DOTALL)
+_READS_JSON = re.compile(r"FROM (json_(?:each|tree)\()")
 _PLACES = "spatiotemporal_index AS p"
 
 
@@ -41,7 +42,7 @@ def _facets_of(table: str) -> str:
     # What the trigger does for one row, for all of them: so it is the same.
     body = schema_sql(f"{table}_facets_insert")
     select = body[body.index("SELECT") : body.rindex(";")]
-    return select.replace("NEW.", "t.").replace("FROM json_each(", f"FROM {table} AS t, json_each(")
+    return _READS_JSON.sub(rf"FROM {table} AS t, \1", select.replace("NEW.", "t."))
 
 
 def wrong_full_text(connection: Connection) -> list[Finding]:

@@ -57,7 +57,7 @@ class _Is:
 
 
 class TaskContext(Model):
-    """The surroundings of a task."""
+    """The surroundings of a task. Filters find its tags like those of the episode or pattern itself."""
 
     language: str | None = None
     framework: str | None = None

@@ -5,7 +5,7 @@ Neither is imported here: only Alembic, and whoever writes SQL of their own, nee
 
 from .vectors import pack_vector, unpack_vector
 
-HEAD = "0007"
+HEAD = "0008"
 """The revision that this code reads and writes."""
 
 __all__ = ["HEAD", "pack_vector", "unpack_vector"]

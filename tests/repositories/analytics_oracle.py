@@ -37,7 +37,7 @@ def _names(episode: ms.Episode, dimension: str) -> list[Any]:
     if dimension == "tool":
         return sorted({step.tool for step in episode.steps})
     if dimension == "tag":
-        return list(episode.tags)
+        return sorted({*episode.tags, *episode.context.tags})
     return [str(episode.task_type) if dimension == "task_type" else getattr(episode.context, dimension)]
 
 

@@ -21,6 +21,11 @@ def same_json(one: Any, other: Any) -> bool:
     return (are_numbers or type(one) is type(other)) and one == other
 
 
+def tags_of(thing: Any) -> set[str]:
+    """The tags that a filter finds: its own, and those of its context."""
+    return {*thing.tags, *thing.context.tags}
+
+
 def words_of(*texts: Any) -> set[str]:
     return {word for text in texts if text for word in re.findall(r"[a-z0-9]+", str(text).lower())}
 
@@ -51,8 +56,8 @@ _EPISODE: dict[str, Callable[[ms.Episode, Any], bool]] = {
     "complexity": lambda e, v: e.context.complexity == v,
     "outcome": lambda e, v: e.outcome is not None and e.outcome.kind == v,
     "completed": lambda e, v: e.is_complete == v,
-    "tags_any": lambda e, v: bool(set(v) & set(e.tags)),
-    "tags_all": lambda e, v: set(v) <= set(e.tags),
+    "tags_any": lambda e, v: bool(set(v) & tags_of(e)),
+    "tags_all": lambda e, v: set(v) <= tags_of(e),
     "metadata": lambda e, v: all(key in e.metadata and same_json(e.metadata[key], one) for key, one in v.items()),
     "min_reward": lambda e, v: e.reward is not None and e.reward.total >= v,
     "max_reward": lambda e, v: e.reward is not None and e.reward.total <= v,
@@ -68,8 +73,8 @@ _PATTERN: dict[str, Callable[[Any, Any], bool]] = {
     "kind": lambda p, v: p.kind == v,
     "domain": lambda p, v: p.context.domain == v,
     "language": lambda p, v: p.context.language == v,
-    "tags_any": lambda p, v: bool(set(v) & set(p.tags)),
-    "tags_all": lambda p, v: set(v) <= set(p.tags),
+    "tags_any": lambda p, v: bool(set(v) & tags_of(p)),
+    "tags_all": lambda p, v: set(v) <= tags_of(p),
     "min_success_rate": lambda p, v: p.success_rate >= v,
     "min_occurrences": lambda p, v: p.occurrence_count >= v,
 }

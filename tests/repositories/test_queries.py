@@ -97,7 +97,7 @@ def _episode(rng: random.Random) -> ms.Episode:
             language=rng.choice(LANGUAGES),
             framework=rng.choice(LANGUAGES),
             complexity=rng.choice(list(ms.Complexity)),
-            tags=["auth"],
+            tags=rng.choice(([], ["auth"])),
         ),
         started_at=rng.choice(MOMENTS),
         completed_at=rng.choice((None, *MOMENTS)),
@@ -126,7 +126,9 @@ def _pattern(rng: random.Random) -> Any:
     )
     return kind(
         **fields,
-        context=ms.TaskContext(domain=rng.choice(DOMAINS), language=rng.choice(LANGUAGES)),
+        context=ms.TaskContext(
+            domain=rng.choice(DOMAINS), language=rng.choice(LANGUAGES), tags=rng.choice(([], ["db"]))
+        ),
         success_rate=rng.choice([0.0, 0.1 + 0.2, 0.3, 1.0]),
         occurrence_count=rng.choice([1, 2, 2**33, 2**63 - 1]),
         tags=rng.sample(TAGS, rng.randint(0, 3)),
