@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -74,7 +74,7 @@ def import_(
 ) -> None:
     """Import transcripts of chat messages, or an export. Importing again changes nothing."""
     options = ImportOptions(
-        format=format,  # type: ignore[arg-type] # the importer checks it
+        format=format,  # type: ignore[typeddict-item] # the importer checks it
         strict=strict,
         started_at=moment("--started-at", started_at),
         id_field=id_field,
@@ -133,7 +133,7 @@ def _import(stream: BinaryIO, options: ImportOptions, size: int | None, settings
     if transcript.is_empty:
         return transcript.problems()
     with MemoryStorage.open(settings) as storage, progress("import", size) as on_progress:
-        return import_transcript(storage, transcript, replace(options, on_progress=on_progress))
+        return import_transcript(storage, transcript, {**options, "on_progress": on_progress})
 
 
 def _show_report(report: ImportReport, *, strict: bool, as_json: bool) -> None:

@@ -24,7 +24,7 @@ from memory_storage.transaction import Repositories
 
 from . import jsonl
 from .detection import looks_like
-from .growth import grown
+from .growth import AnotherRunError, grown
 from .jsonl import Kind, Value
 from .openai_chat import NOT_DATED, RunOptions, canonical_json, episode_from
 from .records import Record, read_records
@@ -78,9 +78,8 @@ class ImportReport:
         return dict(Counter(note.message for note in self.notes))
 
 
-@dataclass(frozen=True)
-class ImportOptions:
-    """How a file is imported.
+class ImportOptions(TypedDict, total=False):
+    """How a file is imported: the keywords of `import_file` and `import_stream`. Each may be left out.
 
     Args:
         format: "openai-chat" (runs of chat messages) or "export"; None to decide by the first record.
@@ -92,18 +91,6 @@ class ImportOptions:
         replace_invalid: put U+FFFD in place of what cannot be stored: NUL, lone surrogates, bytes that are not UTF-8.
         on_progress: called with the number of bytes that have been read.
     """
-
-    format: Format | None = None
-    strict: bool = False
-    started_at: datetime | None = None
-    id_field: str | None = None
-    restore_forgotten: bool = False
-    replace_invalid: bool = False
-    on_progress: Callable[[int], None] | None = None
-
-
-class ImportKeywords(TypedDict, total=False):
-    """The keywords of `import_file` and `import_stream`: the fields of `ImportOptions`."""
 
     format: Format | None
     strict: bool
@@ -119,6 +106,14 @@ class _Item(NamedTuple):
     kind: Kind
     value: Value
     size: int
+
+
+class _Known(NamedTuple):
+    """How many of a batch, that were not new, were updated, were erased before, and are other runs than stored."""
+
+    updated: int = 0
+    erased: int = 0
+    others: int = 0
 
 
 class _Refused(Exception):  # noqa: N818 - it only undoes the transaction, and is caught here
@@ -149,24 +144,24 @@ def read_transcript(stream: BinaryIO, options: ImportOptions | None = None) -> T
         ValidationError: the format is not known, or not the one that was given. The message says what it looks like.
     """
     options = options or ImportOptions()
+    _check_options(options)
     records = read_records(
-        stream, replace_invalid=options.replace_invalid, is_header=lambda record: _format_of(record) == "export"
+        stream,
+        replace_invalid=options.get("replace_invalid", False),
+        is_header=lambda record: _format_of(record) == "export",
     )
-    if options.format not in (None, *FORMATS):
-        raise ValidationError("format", f"one of {', '.join(FORMATS)}", options.format)
+    wanted = options.get("format")
     lead: list[Record] = []
     format_: Format | None = None
     while format_ is None and len(lead) < _LEAD and (record := next(records, None)):
         lead.append(record)
         format_ = _format_of(record)
     is_empty = format_ is None and len(lead) < _LEAD
-    _check_format(options.format, format_, lead)
-    return Transcript(options.format or format_ or "openai-chat", itertools.chain(lead, records), is_empty)
+    _check_format(wanted, format_, lead)
+    return Transcript(wanted or format_ or "openai-chat", itertools.chain(lead, records), is_empty)
 
 
-def import_file(
-    storage: MemoryStorage, path: str | os.PathLike[str], **options: Unpack[ImportKeywords]
-) -> ImportReport:
+def import_file(storage: MemoryStorage, path: str | os.PathLike[str], **options: Unpack[ImportOptions]) -> ImportReport:
     """Import the records of a file; see `import_stream`.
 
     Raises:
@@ -182,7 +177,7 @@ def import_file(
         return import_stream(storage, stream, **options)
 
 
-def import_stream(storage: MemoryStorage, stream: BinaryIO, **options: Unpack[ImportKeywords]) -> ImportReport:
+def import_stream(storage: MemoryStorage, stream: BinaryIO, **options: Unpack[ImportOptions]) -> ImportReport:
     """Import records. What is stored already (by its id) stays as it is, so that doing it again changes nothing.
 
     A broken record is reported, and the others go in, about 100 in a transaction.
@@ -195,17 +190,16 @@ def import_stream(storage: MemoryStorage, stream: BinaryIO, **options: Unpack[Im
     Raises:
         ValidationError: the file as a whole is not of this format, or an option is not one. Nothing was stored.
     """
-    chosen = ImportOptions(**options)
-    return import_transcript(storage, read_transcript(stream, chosen), chosen)
+    return import_transcript(storage, read_transcript(stream, options), options)
 
 
 def import_transcript(storage: MemoryStorage, transcript: Transcript, options: ImportOptions) -> ImportReport:
     """Import a file that `read_transcript` has read the beginning of."""
-    records = _observed(transcript.records, options.on_progress or _ignore)
-    run_options = RunOptions(storage.settings.limits, options.id_field, options.replace_invalid)
-    started_at = _aware(options.started_at) or utc_now()
+    records = _observed(transcript.records, options.get("on_progress") or _ignore)
+    run_options = RunOptions(storage.settings.limits, options.get("id_field"), options.get("replace_invalid", False))
+    started_at = _aware(options.get("started_at")) or utc_now()
     items = _exported(records) if transcript.format == "export" else _runs(records, run_options, started_at)
-    if not options.strict:
+    if not options.get("strict"):
         return _Intake(storage, options).take(items)
     try:
         with storage.transaction() as tx:
@@ -215,6 +209,13 @@ def import_transcript(storage: MemoryStorage, transcript: Transcript, options: I
     except _Refused:
         return ImportReport(0, 0, report.failed)
     return report
+
+
+def _check_options(options: ImportOptions) -> None:
+    for name in options.keys() - ImportOptions.__annotations__.keys():
+        raise ValidationError(name, f"an option of an import: {', '.join(ImportOptions.__annotations__)}", name)
+    if options.get("format") not in (None, *FORMATS):
+        raise ValidationError("format", f"one of {', '.join(FORMATS)}", options.get("format"))
 
 
 def _aware(time: datetime | None) -> datetime | None:
@@ -248,7 +249,7 @@ class _Intake:
     def __init__(self, target: Repositories, options: ImportOptions) -> None:
         self._target = target
         self._options = options
-        restore = options.restore_forgotten
+        restore = options.get("restore_forgotten", False)
         self._write: dict[Kind, Callable[[list[Any]], int]] = {
             "episode": lambda values: target.episodes.import_many(values, restore_forgotten=restore),
             "pattern": lambda values: target.patterns.import_many(values, restore_forgotten=restore),
@@ -289,7 +290,7 @@ class _Intake:
             return
         try:
             imported = self._write[batch[0].kind]([item.value for item in batch])
-            updated, erased = (0, 0) if imported == len(batch) else self._look_at_known(batch)
+            known = _Known() if imported == len(batch) else self._look_at_known(batch)
         except (ValidationError, ConflictError, NotFoundError) as error:
             if len(batch) == 1:
                 self._report.failed.append(ImportProblem(batch[0].line, str(error)))
@@ -298,31 +299,39 @@ class _Intake:
             self._put(batch[:middle])
             self._put(batch[middle:])
         else:
-            self._count(len(batch), imported, updated, erased)
+            self._count(len(batch), imported, known)
 
-    def _count(self, size: int, imported: int, updated: int, erased: int) -> None:
+    def _count(self, size: int, imported: int, known: _Known) -> None:
         report = self._report
         self._report = replace(
             report,
             imported=report.imported + imported,
-            unchanged=report.unchanged + size - imported - updated - erased,
-            updated=report.updated + updated,
-            erased=report.erased + erased,
+            unchanged=report.unchanged + size - imported - known.updated - known.erased - known.others,
+            updated=report.updated + known.updated,
+            erased=report.erased + known.erased,
         )
 
-    def _look_at_known(self, batch: list[_Item]) -> tuple[int, int]:
-        """How many of a batch were updated, and how many were erased."""
+    def _look_at_known(self, batch: list[_Item]) -> _Known:
+        """Update what has grown. Of a session that is stored as another run nothing is written: it is a problem."""
         find_erased: dict[Kind, Callable[[list[UUID]], set[UUID]]] = {
             "episode": self._target.episodes.erased_among,
             "pattern": self._target.patterns.erased_among,
         }
         if batch[0].kind not in find_erased:
-            return 0, 0
+            return _Known()
         ids = [item.value.id for item in batch]  # type: ignore[union-attr] # those of episodes and patterns
         erased = find_erased[batch[0].kind](ids)
-        episodes = [item.value for item in batch if isinstance(item.value, Episode) and item.value.id not in erased]
-        updated = sum(self._grow(episode) for episode in episodes) if self._options.id_field else 0
-        return updated, len(erased)
+        if not self._options.get("id_field"):
+            return _Known(erased=len(erased))
+        updated = others = 0
+        for item in batch:
+            if isinstance(item.value, Episode) and item.value.id not in erased:
+                try:
+                    updated += self._grow(item.value)
+                except AnotherRunError as error:
+                    others += 1
+                    self._report.failed.append(ImportProblem(item.line, f"{self._options.get('id_field')}: {error}"))
+        return _Known(updated, len(erased), others)
 
     def _grow(self, episode: Episode) -> bool:
         stored = self._target.episodes.find(episode.id)

@@ -13,7 +13,8 @@ What becomes of a record's parts:
     metadata                its keys are keys of metadata, unless one of them is a key of the record itself
     everything else         metadata, under its own name
 
-Whether a result is an error: `results.py`. Images and other parts without text stay in the conversation, once.
+Whether a result is an error: `results.py`. Images and other parts without text stay in the conversation,
+once: where one comes again, a reference to the first stands there (`media.py`).
 
 Times are the record's (`started_at`, `created_at`, `created` or `timestamp`; the end: `completed_at`, `finished_at` or
 `ended_at`), or those of its messages, which also date the steps; a latency is the time from a call to its result. How
@@ -50,10 +51,12 @@ from memory_storage.models import (
     Success,
     utc_now,
 )
+from memory_storage.models._storable import replaced, unstorable
 from memory_storage.settings import Limits
 
+from .media import Media, without_data
 from .messages import Message, ReadMessage, ToolCall, ToolResult, read_message, text_of
-from .records import parse_json, replaced, unstorable
+from .records import parse_json
 from .results import status_of
 from .times import find_time
 
@@ -317,7 +320,7 @@ def _parameters(run: _Run, call: _Call) -> dict[str, Any]:
         parsed = parse_json(arguments) if isinstance(arguments, str) else arguments
     except ValueError:
         parsed = arguments
-    if unstorable(parsed):
+    if unstorable("", parsed):
         parsed = replaced(parsed) if run.options.replace_invalid else arguments
     if _is_deep(parsed):
         arguments = parsed = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
@@ -400,9 +403,7 @@ def _metadata(run: _Run, record: Mapping[str, Any], size: int, occurrence: int) 
             raise ValidationError(name, "the importer needs this name; rename it", others[name])
     if occurrence > 1:
         others["occurrence"] = occurrence
-    if size > run.options.limits.document_bytes - 100 * _MARGIN:
-        _make_room(run)
-    others, conversation = _flat(run, others), [_flat(run, message) for message in run.conversation]
+    others, conversation = _flat(run, others), [_flat(run, message) for message in _conversation(run, size)]
     notes = notes_of(run.notes)
     named = {"import_notes": notes} if notes else {}
     return {"source": SOURCE, **others, **named, "conversation": conversation}
@@ -434,24 +435,23 @@ def _is_deep(value: object) -> bool:
     return True
 
 
-def _make_room(run: _Run) -> None:
-    """Put digests in place of data that is no text, and of results that a step has an excerpt of."""
+def _conversation(run: _Run, size: int) -> list[Message]:
+    """Return the messages, with each image once; where that is too large, without the data and excerpted results."""
+    conversation, saved = _each_once(run.conversation)
+    if size - saved <= run.options.limits.document_bytes - 100 * _MARGIN:
+        return conversation
     for message in run.excerpted:
         run.notes["the whole of a result is left out: the document would be too large"] += 1
         del message["content"]
-    run.conversation = [_without_data(run, message) for message in run.conversation]
+    without = [without_data(message) for message in _each_once(run.conversation)[0]]
+    if count := sum(count for _, count in without):
+        run.notes["the data of an image or a file is left out: the document would be too large"] += count
+    return [message for message, _ in without]
 
 
-def _without_data(run: _Run, value: Any, key: str = "") -> Any:
-    if isinstance(value, dict):
-        return {name: _without_data(run, inner, name) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_data(run, inner) for inner in value]
-    is_data = isinstance(value, str) and (value.startswith("data:") or (key == "data" and len(value) > _MARGIN))
-    if not is_data:
-        return value
-    run.notes["the data of an image or a file is left out: the document would be too large"] += 1
-    return f"{value[:40]}... ({len(value):,} characters, SHA-256 {hashlib.sha256(value.encode()).hexdigest()})"
+def _each_once(messages: list[Message]) -> tuple[list[Message], int]:
+    media = Media()
+    return [media.once(number, message) for number, message in enumerate(messages, 1)], media.saved
 
 
 def _episode_id(record: Mapping[str, Any], canonical: str, id_field: str | None, occurrence: int) -> UUID:

@@ -13,6 +13,7 @@ from json import JSONDecodeError
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from memory_storage.errors import ValidationError
+from memory_storage.models._storable import replaced, unstorable
 
 LINE_BYTES = 80_000_000
 """A longer line is reported without being held: what is in it would not fit into a document of 10 MB.
@@ -28,7 +29,6 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _GZIP = b"\x1f\x8b"
 # A NUL or a surrogate in JSON: an emoji is two surrogates too, so this only says where it is worth looking.
 _UNSTORABLE_ESCAPE = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 class Record(NamedTuple):
@@ -65,7 +65,8 @@ class _Reader(NamedTuple):
         if _UNSTORABLE_ESCAPE.search(text):
             if self.replace_invalid:
                 content = replaced(content)
-            elif problem := unstorable(content):
+            elif refusal := unstorable("", content):
+                problem = f"{refusal.field}: {refusal.limit}; --replace-invalid puts U+FFFD there"
                 return Record(line, {}, problem, size)
         return Record(line, content, "", size, array)
 
@@ -131,31 +132,6 @@ def parse_json(text: str) -> Any:
         return _STRICT.decode(text)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
-
-
-def unstorable(value: Any) -> str:
-    """What is wrong with the first string in `value` that the database cannot hold, and where it is; "" if none is."""
-    pending: list[tuple[str, Any]] = [("", value)]
-    while pending:
-        path, item = pending.pop()
-        if isinstance(item, str) and (found := _UNSTORABLE.search(item)):
-            what = "the NUL character" if found[0] == "\0" else f"the lone surrogate U+{ord(found[0]):04X}"
-            return f"{path}: text cannot hold {what}; --replace-invalid puts U+FFFD there"
-        if isinstance(item, dict):
-            pending += reversed([(f"{path}.{key}".lstrip("."), inner) for key, inner in item.items()])
-            pending += [(f"a key of {path or 'the record'}", key) for key in item]
-        elif isinstance(item, list):
-            pending += reversed([(f"{path}.{index}".lstrip("."), inner) for index, inner in enumerate(item)])
-    return ""
-
-
-def replaced(value: Any) -> Any:
-    """The value with U+FFFD in place of each character that the database cannot hold, in keys and strings."""
-    if isinstance(value, str):
-        return _UNSTORABLE.sub("\ufffd", value)
-    if isinstance(value, dict):
-        return {_UNSTORABLE.sub("\ufffd", key): replaced(inner) for key, inner in value.items()}
-    return [replaced(inner) for inner in value] if isinstance(value, list) else value
 
 
 def is_gzip(stream: BinaryIO) -> bool:

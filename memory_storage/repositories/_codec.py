@@ -13,6 +13,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from memory_storage.errors import CorruptDataError, ValidationError
 from memory_storage.models import Episode, Step, StepError, StepOk, as_validation_error, numbered
+from memory_storage.models._storable import join_field, parts_of, unstorable
 from memory_storage.settings import Limits
 
 from ._portions import size
@@ -154,22 +155,26 @@ def check_episode(
     episode: Episode, document: str, limits: Limits, value_bytes: int | None = None, field: str = ""
 ) -> None:
     """ValidationError for what is over a limit, or larger than the database takes; `document` is its JSON."""
-    check_text(_join(field, "task_description"), episode.task_description, "task_description", limits.task_description)
-    check_tags(_join(field, "tags"), episode.tags, limits)
-    check_tags(_join(field, "context.tags"), episode.context.tags, limits)
+    check_text(
+        join_field(field, "task_description"), episode.task_description, "task_description", limits.task_description
+    )
+    check_tags(join_field(field, "tags"), episode.tags, limits)
+    check_tags(join_field(field, "context.tags"), episode.context.tags, limits)
     if len(episode.steps) > limits.steps_per_episode:
-        raise over(_join(field, "steps"), "steps", limits.steps_per_episode, len(episode.steps), "steps_per_episode")
+        raise over(
+            join_field(field, "steps"), "steps", limits.steps_per_episode, len(episode.steps), "steps_per_episode"
+        )
     for step in episode.steps[-1:]:  # their numbers grow
-        _check_number(step, limits, _join(field, f"steps.{len(episode.steps) - 1}"))
+        _check_number(step, limits, join_field(field, f"steps.{len(episode.steps) - 1}"))
     if _may_be_large(document, limits):
         for number, step in enumerate(episode.steps):
-            check_step(step, document, limits, _join(field, f"steps.{number}"))
+            check_step(step, document, limits, join_field(field, f"steps.{number}"))
     check_document(field, episode, document, limits, value_bytes)
     if value_bytes is not None and size(document) > value_bytes:
         for number, step in enumerate(episode.steps):
             # Without its number, as `append_step` measures it.
             as_appended = step.model_copy(update={"step_number": None}).model_dump_json()
-            check_value(_join(field, f"steps.{number}"), as_appended, value_bytes)
+            check_value(join_field(field, f"steps.{number}"), as_appended, value_bytes)
 
 
 def check_document(field: str, model: BaseModel, document: str, limits: Limits, value_bytes: int | None) -> None:
@@ -224,7 +229,7 @@ def check_step(step: Step, document: str, limits: Limits, field: str = "") -> No
     for name in ("parameters", "result", "metadata"):
         found = len(to_json(getattr(step, name)))
         if found > limits.step_bytes:
-            raise over(_join(field, name), "bytes of JSON", limits.step_bytes, found, "step_bytes")
+            raise over(join_field(field, name), "bytes of JSON", limits.step_bytes, found, "step_bytes")
 
 
 def _may_be_large(document: str, limits: Limits) -> bool:
@@ -234,7 +239,7 @@ def _may_be_large(document: str, limits: Limits) -> bool:
 def _check_number(step: Step, limits: Limits, field: str) -> None:
     number, limit = step.step_number or 0, limits.steps_per_episode
     if number > limit:
-        raise over(_join(field, "step_number"), "steps", limit, number, "steps_per_episode")
+        raise over(join_field(field, "step_number"), "steps", limit, number, "steps_per_episode")
 
 
 def check_tags(field: str, tags: Sequence[str], limits: Limits) -> None:
@@ -257,7 +262,7 @@ def check_text(field: str, text: str, setting: str, limit: int) -> None:
 
 def refuse_unstorable(field: str, value: Any) -> None:
     """ValidationError for a text, at any place in `value`, that the database cannot hold."""
-    error = _unstorable(field, value)
+    error = unstorable(field, value)
     if error:
         raise error
 
@@ -270,12 +275,12 @@ def over(field: str, unit: str, limit: int, actual: int, setting: str) -> Valida
 def _refusal(field: str, model: BaseModel, error: Exception) -> ValidationError:
     if isinstance(error, pydantic.ValidationError) and error.errors()[0]["type"] != "json_invalid":
         return _under(field, as_validation_error(error, type(model)))
-    found = _unstorable(field, model)
+    found = unstorable(field, model)
     name = max(type(model).model_fields, key=lambda name: _depth(getattr(model, name, None)))
     if not found and (depth := _depth(getattr(model, name, None))) > _DEEP:
-        return ValidationError(_join(field, name), "nested too deep: at most about 120 levels", f"{depth} levels")
+        return ValidationError(join_field(field, name), "nested too deep: at most about 120 levels", f"{depth} levels")
     problem = f"cannot be written as JSON ({error})"
-    return found or ValidationError(_join(field, _unwritable(model)), problem, type(model).__name__)
+    return found or ValidationError(join_field(field, _unwritable(model)), problem, type(model).__name__)
 
 
 def _unwritable(model: BaseModel) -> str:
@@ -291,7 +296,7 @@ def _depth(value: Any) -> int:
     """Return how deep containers are nested in a value that may hold itself: not recursive, and nothing twice."""
     level, depth, seen = [value], 0, set()
     while level:
-        inner = [part for one in level for _, part in _parts(one) if id(part) not in seen]
+        inner = [part for one in level for _, part in parts_of(one) if id(part) not in seen]
         seen |= {id(part) for part in inner}
         depth, level = depth + bool(inner), inner
     return depth
@@ -300,44 +305,9 @@ def _depth(value: Any) -> int:
 def _difference(field: str, given: BaseModel, read: BaseModel) -> ValidationError:
     for name in type(given).model_fields:
         if getattr(given, name) != getattr(read, name):
-            return ValidationError(_join(field, name), "would not be read back equal", getattr(given, name))
+            return ValidationError(join_field(field, name), "would not be read back equal", getattr(given, name))
     return ValidationError(field, "would not be read back equal", given)
 
 
-def _unstorable(field: str, value: Any) -> ValidationError | None:
-    # Not recursive, and nothing twice: the value may be as deep as it likes, and hold itself.
-    pending, seen = [(field, value)], set()
-    while pending:
-        field, value = pending.pop()
-        if isinstance(value, str) and (problem := _problem_of(value)):
-            return ValidationError(field, problem, value)
-        if id(value) not in seen:
-            seen.add(id(value))
-            pending += [(_join(field, name), inner) for name, inner in _parts(value)]
-    return None
-
-
-def _problem_of(text: str) -> str:
-    if "\0" in text:
-        return "text cannot hold the NUL character"
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        return "text cannot hold a lone surrogate"
-    return ""
-
-
-def _parts(value: Any) -> list[tuple[str, Any]]:
-    if isinstance(value, BaseModel):
-        return list(value.__dict__.items())
-    if isinstance(value, dict):
-        return [("a key", key) for key in value] + [(str(key), inner) for key, inner in value.items()]
-    if isinstance(value, list | tuple):
-        return [(str(index), inner) for index, inner in enumerate(value)]
-    return []
-
-
 def _under(field: str, error: ValidationError) -> ValidationError:
-    return ValidationError(_join(field, error.field), error.limit, error.value) if field else error
-
-
-def _join(field: str, name: str) -> str:
-    return f"{field}.{name}" if field and name else field or name
+    return ValidationError(join_field(field, error.field), error.limit, error.value) if field else error

@@ -122,8 +122,9 @@ def test_an_image_is_kept_once_and_is_no_text(storage):
     assert episode.task_description == "What is this?"
     assert episode.steps[0].result == ms.StepOk(output="Here.\n[image]")
     document = episode.model_dump_json()
-    assert document.count(IMAGE) == 1
-    assert document.count(IMAGE[22:]) == 2
+    assert document.count(IMAGE) == document.count(IMAGE[22:]) == 1
+    (shown,) = episode.metadata["conversation"][2]["content"]
+    assert shown["content"][1]["source"]["data"].startswith("the same data as in message 1 (22,000 characters, SHA")
     assert storage.episodes.count(text="iVBORw0KGgo*") == 0
 
 

@@ -1,0 +1,66 @@
+"""Characters that the database cannot hold, NUL and lone surrogates: where a value has one, and what replaces it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydantic import BaseModel
+
+from memory_storage.errors import ValidationError
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+REPLACEMENT = "\ufffd"
+
+
+def unstorable(field: str, value: Any) -> ValidationError | None:
+    """Find the first text that the database cannot hold: in a text, a model, or containers, and in their keys.
+
+    Args:
+        field: where the value is; the error's `field` begins with it.
+        value: anything. It may be nested at any depth, and contain itself.
+
+    Returns:
+        The error that names the place and the character, or None.
+    """
+    pending, seen = [(field, value)], set()
+    while pending:
+        field, value = pending.pop()
+        if isinstance(value, str) and (match := _UNSTORABLE.search(value)):
+            what = "the NUL character" if match[0] == "\0" else f"the lone surrogate U+{ord(match[0]):04X}"
+            return ValidationError(field, f"text cannot hold {what}", value)
+        if id(value) not in seen:
+            seen.add(id(value))
+            pending += [(join_field(field, name), part) for name, part in reversed(parts_of(value))]
+    return None
+
+
+def replaced(value: Any) -> Any:
+    """Return the value with U+FFFD in place of each character that the database cannot hold, in keys and strings."""
+    if isinstance(value, str):
+        return _UNSTORABLE.sub(REPLACEMENT, value)
+    if isinstance(value, dict):
+        content: dict[str, Any] = {}
+        for key, inner in value.items():
+            name = _UNSTORABLE.sub(REPLACEMENT, key)
+            while name != key and (name in value or name in content):  # no other key's value is lost
+                name += REPLACEMENT
+            content[name] = replaced(inner)
+        return content
+    return [replaced(inner) for inner in value] if isinstance(value, list) else value
+
+
+def parts_of(value: Any) -> list[tuple[str, Any]]:
+    """Return what a model or a container holds, with the name of its place."""
+    if isinstance(value, BaseModel):
+        return list(value.__dict__.items())
+    if isinstance(value, dict):
+        return [("a key", key) for key in value] + [(str(key), inner) for key, inner in value.items()]
+    if isinstance(value, list | tuple):
+        return [(str(index), inner) for index, inner in enumerate(value)]
+    return []
+
+
+def join_field(field: str, name: str) -> str:
+    """Return the path of a field inside of another one."""
+    return f"{field}.{name}" if field and name else field or name
