@@ -7,7 +7,8 @@ import re
 from typing import Any
 
 _LARGE = 1_000  # characters
-_BASE64 = re.compile(r"[A-Za-z0-9+/_=\-\s]{100,}")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_=\-\r\n]+")
+_SHORTEST = 100  # characters of base64 that is no URL, and so may be a word
 _DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[\w=.+-]+)*;base64,")
 _SHOWN = re.compile(r"(?s:(?P<head>.{0,40}))\.\.\. \((?P<count>[\d,]+) characters, SHA-256 (?P<digest>[0-9a-f]{64})\)")
 _DEEPEST = 200
@@ -42,9 +43,10 @@ class Media:
 
     def _reference(self, number: int, text: str, key: str) -> str:
         url = _DATA_URL.match(text)
-        if not url and not (key == "data" and _BASE64.fullmatch(text)):
-            return text
         payload = text[url.end() :] if url else text  # one program writes the URL, another one the payload alone
+        is_data = url or (key == "data" and len(text) >= _SHORTEST)
+        if not is_data or not _BASE64.fullmatch(payload):
+            return text
         digest = hashlib.sha256(payload.encode(errors="replace"))
         if digest.digest() not in self._first:
             self._first[digest.digest()] = number

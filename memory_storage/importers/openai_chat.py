@@ -70,6 +70,7 @@ _USED = {"messages", "traj", "reward", "success", "tags", "metadata"}
 _DEPTH = 100  # nesting that every reader of the stored JSON can follow
 _MARGIN = 1_000  # bytes beside a cut value
 _MICROSECOND = timedelta(microseconds=1)
+_AHEAD = timedelta(days=1)  # a clock may be ahead, or in another zone than it says
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,9 @@ def _number_parts(read: ReadMessage, calls: list[_Call]) -> list[int]:
 
 def _answer(run: _Run, read: ReadMessage, result: ToolResult, said_at: datetime | None, numbers: list[int]) -> None:
     part = next((part for of, part in read.parts if of is result), None)
-    call = next((call for call in run.waiting if _answers(result, call.call)), None)
+    waiting = [call for call in run.waiting if _answers(result, call.call)]
+    # An id may be given twice: the name decides, then the order of the calls.
+    call = next((call for call in waiting if result.name == call.call.name), waiting[0] if waiting else None)
     if call is None:
         run.notes["a tool result answers no call, and is kept in the conversation alone"] += 1
         _put_back(read, part, result.content)
@@ -257,7 +260,7 @@ def _judge(run: _Run, call: _Call, result: ToolResult) -> bool:
 
 def _answers(result: ToolResult, call: ToolCall) -> bool:
     if call.call_id is not None and result.call_id is not None:
-        return bool(call.call_id == result.call_id)
+        return str(call.call_id) == str(result.call_id)
     return result.name is None or result.name == call.name
 
 
@@ -273,11 +276,15 @@ def _span(run: _Run, record: Mapping[str, Any], default: datetime | None) -> tup
     if start is None and end is None:
         run.notes[NOT_DATED] += 1
         return default or utc_now(), None
-    start = start or end
-    if end is not None and start is not None and end < start:
+    if start is None:
+        run.notes["only its end is known: it starts there, and no duration is counted"] += 1
+        return end or utc_now(), None
+    if start > utc_now() + _AHEAD:
+        run.notes[f"it is dated in the future: {start.isoformat()}"] += 1
+    if end is not None and end < start:
         run.notes["it ends before it starts: the end is left out"] += 1
         end = None
-    return start or utc_now(), end
+    return start, end
 
 
 def _steps(run: _Run, episode_id: UUID, start: datetime) -> list[Step]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import itertools
 import json
 import re
 import zlib
@@ -24,9 +25,20 @@ The lines of an export are read whatever their length: each is one value, which 
 DOCUMENT_BYTES = 1_000_000_000
 """The largest file that is held as a whole: an array, or objects over several lines."""
 
+_BLANK = b" \t\r\n"
 _SPACE = re.compile(r"[ \t\r\n\x1e]*")  # U+001E stands before each object of a JSON text sequence (RFC 7464)
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _GZIP = b"\x1f\x8b"
+_NO_TEXT = {
+    _GZIP: "gzip inside of gzip: decompress it once (gunzip)",
+    b"\x28\xb5\x2f\xfd": "Zstandard data: decompress it first (zstd -d)",
+    b"BZh": "bzip2 data: decompress it first (bunzip2)",
+    b"\xfd7zXZ\0": "xz data: decompress it first (unxz)",
+    b"PK\x03\x04": "a zip archive: unpack it first",
+    b"SQLite format 3\0": "a SQLite database: export it, and import that",
+    b"PAR1": "a Parquet file: write it as JSON lines first",
+}
+_NESTED_ARRAYS = 8
 # A NUL or a surrogate in JSON: an emoji is two surrogates too, so this only says where it is worth looking.
 _UNSTORABLE_ESCAPE = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 
@@ -74,7 +86,8 @@ class _Reader(NamedTuple):
         if self.line_bytes is not None and len(line) > self.line_bytes:
             return Record(number, {}, f"the line has more than {self.line_bytes:,} bytes", len(line))
         try:
-            return self.record(number, self.decode(line), len(line))
+            stripped = line.rstrip(_BLANK)
+            return self.record(number, self.decode(stripped[:-1] if stripped.endswith(b",") else line), len(line))
         except UnicodeDecodeError as error:
             problem = f"not UTF-8: byte {error.start + 1} of the line; --replace-invalid reads U+FFFD there"
             return Record(number, {}, problem, len(line))
@@ -157,6 +170,9 @@ def _lines(stream: BinaryIO, maximum: int) -> Iterator[bytes]:
 
 
 def _without_bom(beginning: bytes) -> bytes:
+    for magic, what in _NO_TEXT.items():
+        if beginning.startswith(magic):
+            raise ValidationError("file", f"must be UTF-8 text, or gzip of it; this is {what}", beginning[:16])
     if beginning.startswith(_UTF16) or b"\0" in beginning[:4]:
         raise ValidationError("file", "must be UTF-8 text, or gzip of it", beginning[:4])
     return beginning.removeprefix(codecs.BOM_UTF8)
@@ -222,23 +238,33 @@ def _decoded(data: bytes, reader: _Reader) -> str:
 
 
 def _elements(text: str) -> Iterator[tuple[int, int, int]]:
-    """Where objects begin and end, and the number of the array that they are in; values one after the other."""
-    position, arrays = _skip(text, 0), 0
+    """Where objects begin and end, and the number of the array that they are in; values one after the other.
+
+    An array in an array is one of its own. Between values there may be a comma.
+    """
+    position, arrays = _skip(text, 0), itertools.count(1)
     while position < len(text):
         if text[position] != "[":
             end = _end_of_value(text, position)
             yield position, end, 0
         else:
-            arrays += 1
             end = yield from _elements_of_array(text, position + 1, arrays)
         position = _skip(text, end)
+        if text.startswith(",", position):
+            position = _skip(text, position + 1)
 
 
-def _elements_of_array(text: str, position: int, array: int) -> Generator[tuple[int, int, int], None, int]:
+def _elements_of_array(
+    text: str, position: int, arrays: Iterator[int], depth: int = 1
+) -> Generator[tuple[int, int, int], None, int]:
+    array = next(arrays)
     position = _skip(text, position)
     while not text.startswith("]", position):
-        end = _end_of_value(text, position)
-        yield position, end, array
+        if text.startswith("[", position) and depth < _NESTED_ARRAYS:
+            end = yield from _elements_of_array(text, position + 1, arrays, depth + 1)
+        else:
+            end = _end_of_value(text, position)
+            yield position, end, array
         position = _skip(text, end)
         if text.startswith(",", position):
             position = _skip(text, position + 1)

@@ -41,6 +41,57 @@ def test_an_older_copy_of_a_session_changes_nothing(storage):
     assert storage.episodes.query().items == before
 
 
+ANOTHER = {
+    "another task": {"messages": [{"role": "user", "content": "Something else"}]},
+    "another reply": run({"role": "assistant", "content": "No"}),
+    "another reply, longer": run({"role": "assistant", "content": "No"}, *[{"role": "user", "content": "y"}] * 9),
+    "another call": run({"role": "assistant", "content": "Yes"}, call("b"), answer("one")),
+    "other arguments": run({"role": "assistant", "content": "Yes"}, call("a", '{"x": 1}'), answer("one")),
+    "another result": run({"role": "assistant", "content": "Yes"}, call("a"), answer("two")),
+}
+
+
+@pytest.mark.parametrize("name", ANOTHER)
+def test_another_run_of_the_same_session_is_broken(storage, name):
+    known = run({"role": "assistant", "content": "Yes"}, call("a"), answer("one"), **SESSION)
+    import_records(storage, [known], id_field="session_id")
+    (before,) = storage.episodes.query()
+    records = [run(session_id="s-2"), {**ANOTHER[name], **SESSION}, run(session_id="s-3")]
+    report = import_records(storage, records, id_field="session_id")
+    assert (report.imported, report.updated, report.unchanged) == (2, 0, 0)
+    ((line, message),) = report.failed
+    assert line == 2
+    assert message.startswith(f"session_id: another run is stored as this session (episode {before.id})")
+    assert "nothing was overwritten" in message
+    assert storage.episodes.get(before.id) == before
+
+
+def test_strict_stores_nothing_beside_another_run_of_a_session(storage):
+    import_records(storage, [run(**SESSION)], id_field="session_id")
+    records = [run(session_id="s-2"), {**ANOTHER["another task"], **SESSION}]
+    report = import_records(storage, records, id_field="session_id", strict=True)
+    assert (report.imported, [problem.line for problem in report.failed]) == (0, [2])
+    assert storage.episodes.count() == 1
+
+
+def test_a_session_grows_by_the_result_that_it_waited_for(storage):
+    import_records(storage, [run(call("a"), **SESSION)], id_field="session_id")
+    report = import_records(storage, [run(call("a"), answer("one"), **SESSION)], id_field="session_id")
+    assert (report.updated, report.failed) == (1, [])
+    assert storage.episodes.query().items[0].steps[0].result == ms.StepOk(output="one")
+
+
+def test_a_session_grows_beyond_the_room_for_its_images(storage):
+    image = "data:image/png;base64," + "iVBORw0KGgo" * 100_000
+    first = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": image}}]}
+    long = [{"role": "assistant", "content": "x" * 900_000}] * 10
+    for messages in ([first, first], [first, first, *long]):
+        report = import_records(storage, [run(*messages, **SESSION)], id_field="session_id")
+        assert report.failed == []
+    assert report.updated == 1
+    assert any("the data of an image" in note.message for note in report.notes)
+
+
 def test_the_field_of_an_id_may_be_inside_of_another(storage):
     records = [run(info={"run": number}) for number in (1, 2, 1)]
     report = import_records(storage, records, id_field="info.run")
@@ -69,12 +120,40 @@ def test_erased_runs_are_counted_and_can_be_brought_back(target, way):
     assert storage.episodes.erased_among([episode.id]) == {episode.id}
     report = import_records(storage, [run(trial=1, created=1700000000)])
     assert (report.imported, report.unchanged, report.erased) == (0, 0, 1)
-    if way != "evict":  # there is no room for it
-        report = import_records(storage, [run(trial=1, created=1700000000)], restore_forgotten=True)
-        assert (report.imported, report.erased) == (1, 0)
-        assert storage.episodes.get(episode.id).task_description == episode.task_description
-        assert storage.episodes.erased_among([episode.id]) == set()
+    if way == "evict":
+        storage.episodes.delete(storage.episodes.query().items[0].id)  # so that there is room
+    report = import_records(storage, [run(trial=1, created=1700000000)], restore_forgotten=True)
+    assert (report.imported, report.erased) == (1, 0)
+    assert storage.episodes.get(episode.id).task_description == episode.task_description
+    assert storage.episodes.erased_among([episode.id]) == set()
     storage.close()
+
+
+@pytest.mark.parametrize("has_room", [True, False])
+@pytest.mark.parametrize("is_forgotten", [False, True])
+def test_an_evicted_run_is_brought_back_by_either_tombstone(database, is_forgotten, has_room):
+    small = ms.Settings(database=str(database), limits=ms.Limits(max_episodes=1, when_full="evict"))
+    records = [run(trial=1, created=1700000000)]
+    with ms.MemoryStorage.open(small) as storage:
+        import_records(storage, records)
+        (episode,) = storage.episodes.query()
+        storage.episodes.save(ms.Episode(task_description="newer"))
+        if is_forgotten:  # its tombstone, which has the id in it, is replaced by a digest
+            storage.forget(episode=episode.id)
+        sizes = _sizes_of_tombstones(storage)
+        assert (min(sizes), max(sizes)) == ((16, 16) if is_forgotten else (44, 44))
+    with ms.MemoryStorage.open(ms.Settings(database=str(database)) if has_room else small) as storage:
+        assert import_records(storage, records).erased == 1
+        assert import_records(storage, records, restore_forgotten=True).imported == 1
+        assert storage.episodes.get(episode.id).metadata["trial"] == 1
+        assert storage.episodes.count() == (2 if has_room else 1)
+        assert import_records(storage, records, restore_forgotten=True).unchanged == 1
+        assert storage.episodes.erased_among([episode.id]) == set()
+
+
+def _sizes_of_tombstones(storage: ms.MemoryStorage) -> list[int]:
+    with storage.engine.connect() as connection:
+        return list(connection.exec_driver_sql("SELECT length(digest) FROM forgotten").scalars())
 
 
 def test_erased_patterns_can_be_brought_back(storage):

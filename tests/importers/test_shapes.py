@@ -128,6 +128,31 @@ def test_an_image_is_kept_once_and_is_no_text(storage):
     assert storage.episodes.count(text="iVBORw0KGgo*") == 0
 
 
+@pytest.mark.parametrize("size", [3, 2000])
+def test_an_image_that_comes_again_is_stored_once(size):
+    payload = "qVBORw0K" * size
+    shown = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{payload}"}}
+    other = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,AAAA{payload[:8]}"}}
+    record = anthropic(
+        [TEXT, shown, shown], [tool_use("shot", "a")], [tool_result("a", [shown])], [{**shown, "detail": "low"}, other]
+    )
+    before = json.dumps(record)
+    conversation = episode_from(record).metadata["conversation"]
+    assert json.dumps(conversation).count(payload) == 1
+    assert conversation[0]["content"][1] == shown
+    again = [conversation[0]["content"][2], conversation[2]["content"][0]["content"][0], conversation[3]["content"][0]]
+    assert {part["image_url"]["url"][:31] for part in again} == {"the same data as in message 1 ("}
+    assert again[2]["detail"] == "low"
+    assert conversation[3]["content"][1] == other
+    assert json.dumps(record) == before
+
+
+@pytest.mark.parametrize("text", ["data: 1\n\n", "data:image/png;base64, is how it begins", "data:,x"])
+def test_a_text_that_is_no_image_may_come_again(text):
+    said = [{"role": "assistant", "content": text}] * 2
+    assert episode_from(run(*said)).metadata["conversation"][1:] == said
+
+
 def test_images_that_do_not_fit_are_left_out_and_named():
     parts = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": IMAGE}}]
     limits = ms.Limits(document_bytes=120_000)
