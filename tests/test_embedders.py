@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import memory_storage as ms
+from tests.raising import raises
 
 any_text = st.text(st.characters(), max_size=60) | st.sampled_from(
     ["", " ", "\0", "\ud800", "a\udfffb", "👩‍🚀", "漢字", "İstanbul", "e\u0301", "_", "x" * 5_000]
@@ -39,7 +40,7 @@ def test_a_query_may_be_embedded_in_another_way():
 
 @pytest.mark.parametrize("given_back", [[], [[1.0]], [[1.0]] * 3])
 def test_as_many_vectors_come_as_texts_went(given_back):
-    with pytest.raises(ms.ValidationError, match="vectors: one for each of 2 texts"):
+    with raises(ms.ValidationError, field="vectors", match="vectors: one for each of 2 texts"):
         ms.FunctionEmbedder(lambda _: given_back, model="m").embed(["a", "b"])
 
 
@@ -122,9 +123,13 @@ def test_the_text_of_an_item_says_what_was_tried_and_how_it_ended():
 
 
 @pytest.mark.parametrize(
-    "kind", [ms.HashingEmbedder, lambda size: ms.FunctionEmbedder(lengths, model="m", batch_size=size)]
+    ("kind", "field"),
+    [
+        (ms.HashingEmbedder, "dimension"),
+        (lambda size: ms.FunctionEmbedder(lengths, model="m", batch_size=size), "batch_size"),
+    ],
 )
 @pytest.mark.parametrize("size", [0, -1, 1.5, True, None])
-def test_a_size_that_cannot_be_is_refused(kind, size):
-    with pytest.raises(ms.ValidationError):
+def test_a_size_that_cannot_be_is_refused(kind, field, size):
+    with raises(ms.ValidationError, field=field):
         kind(size)

@@ -17,6 +17,7 @@ import memory_storage as ms
 from memory_storage.importers import export_lines, import_stream
 from memory_storage.schema.spaces import FEW
 from tests.checks import assert_consistent, dump, row_counts
+from tests.raising import raises
 
 CANARY = "zqcanary"
 DIMENSION = 16
@@ -187,9 +188,9 @@ def test_a_stale_copy_of_what_was_forgotten_does_not_come_back(storage):
     storage.forget(episode=found.episode.id)
     with pytest.raises(ms.ConflictError):
         storage.episodes.save(found.episode)
-    with pytest.raises(ms.ValidationError, match="forgotten"):
+    with raises(ms.ValidationError, field="id", match="forgotten"):
         storage.episodes.save(found.episode.model_copy(update={"version": 0}))
-    with pytest.raises(ms.NotFoundError):
+    with raises(ms.NotFoundError, kind="episode"):
         storage.episodes.append_step(found.episode.id, ms.Step(tool="t"))
     assert storage.episodes.import_many([found.episode]) == 0
     with pytest.raises(ms.ConflictError):
@@ -294,7 +295,7 @@ def test_a_writer_that_holds_the_lock_for_too_long_is_named_and_nothing_is_lost(
         thread = threading.Thread(target=hold)
         thread.start()
         taken.wait(30)
-        with pytest.raises(ms.UnavailableError):
+        with raises(ms.UnavailableError, code="SQLITE_BUSY"):
             storage.scrub()
         release.set()
         thread.join()
@@ -355,10 +356,15 @@ def test_on_a_server_the_result_says_what_is_out_of_reach(migrated_server_url):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{}, {"episode": "01a21382-4a81-7a49-bf73-f99184401087", "namespace": "n"}, {"episode": "no id"}]
+    ("arguments", "field"),
+    [
+        ({}, "episode"),
+        ({"episode": "01a21382-4a81-7a49-bf73-f99184401087", "namespace": "n"}, "episode"),
+        ({"episode": "no id"}, "id"),
+    ],
 )
-def test_it_has_to_be_said_what_is_to_be_forgotten(storage, arguments):
-    with pytest.raises(ms.ValidationError):
+def test_it_has_to_be_said_what_is_to_be_forgotten(storage, arguments, field):
+    with raises(ms.ValidationError, field=field):
         storage.forget(**arguments)
     assert not any(row_counts(storage.engine).values())
 

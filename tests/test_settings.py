@@ -11,15 +11,15 @@ import pytest
 import memory_storage as ms
 from memory_storage import environment
 from memory_storage.settings import Limits, LoggingSettings
+from tests.raising import raises
 
 ROOT = Path(__file__).parents[1]
 SECTIONS = (ms.PoolSettings, ms.CircuitBreakerSettings, ms.RetrySettings, LoggingSettings, Limits, ms.Settings)
 
 
 def _refusal(call: Any) -> str:
-    with pytest.raises(ms.MemoryStorageError) as caught:
+    with raises(ms.ConfigurationError) as caught:
         call()
-    assert type(caught.value) is ms.ConfigurationError
     return str(caught.value)
 
 

@@ -21,6 +21,7 @@ from memory_storage.engine import make_engine
 from tests.checks import assert_consistent, dump
 from tests.durability.processes import PROCESSES
 from tests.durability.work import hold_the_lock
+from tests.raising import raises
 
 KEY = "the key of these tests"
 ODD = "\u2028 \U0001f469\u200d\U0001f680 '; DROP TABLE episodes; -- \\"
@@ -205,7 +206,7 @@ def test_a_restoration_over_a_database_keeps_that_one_aside(database, backup):
         storage.episodes.save(ms.Episode(task_description="newer"))
         with pytest.raises(ms.ConfigurationError, match="say --force to replace it"):
             restore(backup, database)
-        with pytest.raises(ms.UnavailableError, match="it is in use"):
+        with raises(ms.UnavailableError, code="SQLITE_BUSY", match="it is in use"):
             restore(backup, database, force=True)
         assert storage.episodes.count() == 2
     report = restore(backup, database, force=True)
@@ -224,7 +225,7 @@ def test_a_database_that_another_process_uses_is_not_replaced(database, backup):
     child.start()
     try:
         assert receiver.recv_bytes() == b"locked"
-        with pytest.raises(ms.UnavailableError, match="end the programs that use it first"):
+        with raises(ms.UnavailableError, code="SQLITE_BUSY", match="end the programs that use it first"):
             restore(backup, database, force=True)
     finally:
         child.kill()

@@ -4,6 +4,7 @@ import pytest
 
 from memory_storage import dbapi
 from memory_storage.dbapi import Batch, Step
+from tests.raising import raises
 
 INSERT = "INSERT INTO t VALUES (?, ?)"
 
@@ -20,7 +21,7 @@ def test_a_batch_is_a_transaction_of_its_own(connection):
 
 
 def test_a_batch_that_fails_leaves_nothing(connection):
-    with pytest.raises(dbapi.IntegrityError):
+    with raises(dbapi.IntegrityError, code="SQLITE_CONSTRAINT_UNIQUE"):
         connection.execute(Batch([Step(INSERT, (1, "a")), Step(INSERT, (1, "b"))]))
     assert not connection.in_transaction
     assert rows(connection) == []
@@ -48,7 +49,7 @@ def test_a_batch_is_text_without_values(connection):
 def test_another_number_of_rows_than_expected_undoes_the_batch(connection, inside):
     if inside:
         connection.execute(INSERT, (1, "kept"))
-    with pytest.raises(dbapi.RowCountError) as caught:
+    with raises(dbapi.RowCountError, code="ROW_COUNT") as caught:
         connection.execute(Batch([Step(INSERT, (2, "a"), rows=1), Step("DELETE FROM t WHERE id = 99", rows=1)]))
     error = caught.value
     assert (error.step, error.expected, error.actual, error.code) == (2, 1, 0, "ROW_COUNT")
@@ -64,7 +65,7 @@ def test_the_expected_number_of_rows_may_come_from_returning(connection):
 def test_within_a_transaction_a_batch_is_a_savepoint(connection):
     connection.execute(INSERT, (1, "before"))
     connection.execute(Batch([Step(INSERT, (2, "in")), Step(INSERT, (3, "in"))]))
-    with pytest.raises(dbapi.IntegrityError):
+    with raises(dbapi.IntegrityError, code="SQLITE_CONSTRAINT_UNIQUE"):
         connection.execute(Batch([Step(INSERT, (4, "undone")), Step(INSERT, (1, "taken"))]))
     assert connection.in_transaction
     connection.execute(INSERT, (5, "after"))
@@ -74,7 +75,7 @@ def test_within_a_transaction_a_batch_is_a_savepoint(connection):
 
 def test_an_error_that_ends_the_transaction_ends_the_savepoint_too(connection):
     connection.execute(INSERT, (1, "lost"))
-    with pytest.raises(dbapi.IntegrityError):
+    with raises(dbapi.IntegrityError, code="SQLITE_CONSTRAINT_UNIQUE"):
         connection.execute(Batch([Step("INSERT OR ROLLBACK INTO t VALUES (1, 'x')")]))
     assert not connection.in_transaction
     connection.rollback()
@@ -107,7 +108,7 @@ def test_a_reading_batch_sees_the_transaction_it_is_in(connection):
 def test_a_batch_whose_commit_is_refused_is_undone(connection):
     connection.execute("CREATE TABLE child (t REFERENCES t DEFERRABLE INITIALLY DEFERRED)")
     connection.commit()
-    with pytest.raises(dbapi.IntegrityError):
+    with raises(dbapi.IntegrityError, code="SQLITE_CONSTRAINT_FOREIGNKEY"):
         connection.execute(Batch([Step("INSERT INTO child VALUES (7)")]))
     assert not connection.in_transaction
     assert connection.execute("SELECT * FROM child").fetchall() == []

@@ -3,6 +3,7 @@
 import pytest
 
 from memory_storage import dbapi
+from tests.raising import raises
 
 
 def test_rows_are_fetched_one_by_one_in_pieces_or_all(cursor):
@@ -79,7 +80,7 @@ def test_executemany_is_not_for_reading(cursor):
 def test_executemany_without_transactions_is_all_or_nothing(connection):
     connection.autocommit = True
     cursor = connection.cursor()
-    with pytest.raises(dbapi.IntegrityError):
+    with raises(dbapi.IntegrityError, code="SQLITE_CONSTRAINT_UNIQUE"):
         cursor.executemany("INSERT INTO t VALUES (?, 0)", [(1,), (2,), (1,)])
     assert cursor.execute("SELECT * FROM t").fetchall() == []
     cursor.executemany("INSERT INTO t VALUES (?, 0)", [(1,), (2,)])
@@ -108,7 +109,7 @@ def test_a_returning_insert_runs_once_however_often_it_is_fetched(cursor):
 
 def test_a_returning_insert_that_nobody_fetches_fails_at_once_and_commits(connection):
     connection.execute("INSERT INTO t VALUES (1, 'x') RETURNING id")
-    with pytest.raises(dbapi.IntegrityError):
+    with raises(dbapi.IntegrityError, code="SQLITE_CONSTRAINT_UNIQUE"):
         connection.execute("INSERT INTO t VALUES (1, 'y') RETURNING id")
     connection.commit()
     assert connection.execute("SELECT * FROM t").fetchall() == [(1, "x")]
@@ -116,7 +117,7 @@ def test_a_returning_insert_that_nobody_fetches_fails_at_once_and_commits(connec
 
 def test_a_failed_statement_leaves_no_old_rows_behind(cursor):
     cursor.execute("VALUES (1), (2)")
-    with pytest.raises(dbapi.OperationalError):
+    with raises(dbapi.OperationalError, code="SQLITE_ERROR"):
         cursor.execute("SELECT * FROM nowhere")
     assert (cursor.description, cursor.rowcount) == (None, -1)
     assert cursor.fetchall() == []

@@ -24,6 +24,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from memory_storage import dbapi
 from memory_storage.dbapi import Batch, Step
+from tests.raising import raises
 
 metadata = MetaData()
 t = Table("t", metadata, Column("id", Integer, primary_key=True), Column("v", String, unique=True))
@@ -108,7 +109,7 @@ def test_a_memory_engine_is_one_database_for_all_threads_and_each_engine_has_its
 def test_a_block_commits_and_an_error_undoes_it(engine):
     with engine.begin() as connection:
         connection.execute(t.insert(), {"v": "kept"})
-    with pytest.raises(exc.IntegrityError), engine.begin() as connection:  # noqa: PT012 - the block is the subject
+    with raises(exc.IntegrityError, code="SQLITE_CONSTRAINT_UNIQUE"), engine.begin() as connection:
         connection.execute(t.insert(), {"v": "lost"})
         connection.execute(t.insert(), {"v": "lost"})
     assert rows(engine) == [(1, "kept")]
@@ -124,7 +125,7 @@ def test_the_schema_is_part_of_the_transaction(engine):
 def test_nested_blocks_are_savepoints(engine):
     with engine.begin() as connection:
         connection.execute(t.insert(), {"v": "outer"})
-        with pytest.raises(exc.IntegrityError), connection.begin_nested():
+        with raises(exc.IntegrityError, code="SQLITE_CONSTRAINT_UNIQUE"), connection.begin_nested():
             connection.execute(t.insert(), [{"v": "inner"}, {"v": "outer"}])
         connection.execute(t.insert(), {"v": "after"})
     assert [v for _, v in rows(engine)] == ["outer", "after"]
@@ -132,10 +133,10 @@ def test_nested_blocks_are_savepoints(engine):
 
 def test_errors_are_sqlalchemys_over_the_drivers(engine):
     with engine.connect() as connection:
-        with pytest.raises(exc.IntegrityError) as caught:
+        with raises(exc.IntegrityError, code="SQLITE_CONSTRAINT_FOREIGNKEY") as caught:
             connection.execute(child.insert(), {"t": 7})
         assert caught.value.orig.code == "SQLITE_CONSTRAINT_FOREIGNKEY"
-        with pytest.raises(exc.OperationalError, match="no such table"):
+        with raises(exc.OperationalError, code="SQLITE_ERROR", match="no such table"):
             connection.execute(text("SELECT * FROM nowhere"))
         with pytest.raises(exc.DataError):
             connection.execute(child.insert(), {"big": 2**63})
@@ -156,7 +157,7 @@ def test_libsql_begin_locks_before_reading(file_engine):
         reader = reader.execution_options(libsql_begin="IMMEDIATE")
         assert reader.get_execution_options()["libsql_begin"] == "IMMEDIATE"
         reader.execute(select(t))
-        with pytest.raises(exc.OperationalError, match="locked"):
+        with raises(exc.OperationalError, code="SQLITE_BUSY", match="locked"):
             writer.execute(t.insert(), {"v": "x"})
 
 

@@ -1,12 +1,14 @@
 """Which failure is which exception, and what the exception can be asked."""
 
 import pickle
+from contextlib import closing
 
 import pytest
 
 from memory_storage import dbapi
 from memory_storage.dbapi._errors import _BY_TEXT, from_message
 from memory_storage.dbapi._file import error_of
+from tests.raising import raises
 
 SCHEMA = """
 CREATE TABLE parent (id INTEGER PRIMARY KEY);
@@ -66,6 +68,19 @@ def test_the_engines_refusals_are_pep_249_exceptions_with_a_code(cursor, sql, ki
 def test_what_cannot_be_right_is_refused_before_it_runs(cursor, sql, parameters, kind, message):
     with pytest.raises(kind, match=message):
         cursor.execute(sql, parameters)
+
+
+def test_a_damaged_page_is_a_database_error_with_its_code(tmp_path):
+    path = tmp_path / "damaged.db"
+    with closing(dbapi.connect(str(path))) as connection:
+        connection.execute("CREATE TABLE t (v)")
+        connection.execute("INSERT INTO t VALUES (1)")
+        connection.commit()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+    with closing(dbapi.connect(str(path))) as connection, raises(dbapi.DatabaseError, code="SQLITE_CORRUPT"):
+        connection.execute("SELECT * FROM t")
 
 
 def test_a_refused_parameter_is_counted_from_one(cursor):

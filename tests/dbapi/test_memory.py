@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from memory_storage import dbapi
+from tests.raising import raises
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def in_thread(work):
 
 def test_connections_to_one_memory_share_it_and_others_do_not(memory):
     assert dbapi.connect(memory).execute("SELECT * FROM t").fetchall() == []
-    with pytest.raises(dbapi.OperationalError, match="no such table"):
+    with raises(dbapi.OperationalError, code="SQLITE_ERROR", match="no such table"):
         dbapi.connect(":memory:").execute("SELECT * FROM t")
 
 

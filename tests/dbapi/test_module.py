@@ -5,6 +5,7 @@ from contextlib import closing
 import pytest
 
 from memory_storage import dbapi
+from tests.raising import raises
 
 
 def test_the_module_says_what_pep_249_asks():
@@ -63,7 +64,7 @@ def test_an_encrypted_file_needs_its_key(path):
     with closing(dbapi.connect(path, encryption_key="secret")) as connection:
         connection.execute("CREATE TABLE t (x)")
         connection.commit()
-    with pytest.raises(dbapi.DatabaseError):
+    with raises(dbapi.DatabaseError, code="WRONG_KEY"):
         dbapi.connect(path)
     with closing(dbapi.connect(path, encryption_key="secret")) as connection:
         assert connection.execute("SELECT count(*) FROM t").fetchone() == (0,)

@@ -10,6 +10,7 @@ import pytest
 
 from memory_storage.dbapi import OperationalError
 from memory_storage.dbapi._window import WriteWindow
+from tests.raising import raises
 
 
 def _run(window: WriteWindow, threads: int, rounds: int, work) -> int:
@@ -51,7 +52,7 @@ def test_the_window_closes_where_writes_wait_for_each_other():
 def test_a_write_that_was_held_up_halves_the_window_but_never_to_nothing():
     window = WriteWindow()
     for _ in range(10):
-        with pytest.raises(OperationalError), window.place(1):
+        with raises(OperationalError, code="SQLITE_BUSY"), window.place(1):
             raise OperationalError("database is locked", "SQLITE_BUSY")
     assert _run(window, 2, 2, lambda: time.sleep(0.01)) == 1
 
@@ -80,6 +81,6 @@ def test_an_error_in_the_block_gives_the_place_back():
 def test_writes_that_fail_at_once_do_not_make_the_others_look_slow():
     window = WriteWindow()
     for _ in range(20):
-        with pytest.raises(OperationalError), window.place(1):
+        with raises(OperationalError, code="CONNECTION_FAILED"), window.place(1):
             raise OperationalError("connection refused", "CONNECTION_FAILED")
     assert _run(window, 12, 400, lambda: time.sleep(0.02)) == 12

@@ -20,6 +20,7 @@ from memory_storage.doctor._pages import pages
 from memory_storage.engine import make_engine
 from tests.backup.test_backup import save_in_0001
 from tests.checks import assert_consistent, dump
+from tests.raising import raises
 from tests.schema.spy import spied
 
 from .damages import DAMAGES, MODEL, SECRET, sql
@@ -347,7 +348,7 @@ def test_a_database_that_is_locked_is_not_called_damaged(settings):
     with ms.MemoryStorage.open(settings) as storage, storage.transaction() as tx:
         tx.episodes.count()
         for look in (examine, mend):
-            with pytest.raises(ms.UnavailableError, match="database is locked"):
+            with raises(ms.UnavailableError, code="SQLITE_BUSY", match="database is locked"):
                 look(impatient)
     assert mend(settings).is_sound
 

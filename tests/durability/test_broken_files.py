@@ -15,6 +15,7 @@ import pytest
 import memory_storage as ms
 from memory_storage.doctor import examine
 from tests.checks import assert_consistent
+from tests.raising import raises
 
 from .processes import PROCESSES, together
 from .test_full_disk import _no_room
@@ -31,8 +32,8 @@ def _store(path: Path, number: int = 3) -> None:
             storage.episodes.save(_episode())
 
 
-def _error(call: Callable[[], Any]) -> ms.MemoryStorageError:
-    with pytest.raises(ms.MemoryStorageError) as caught:
+def _error(kind: type[BaseException], call: Callable[[], Any], **facts: str) -> BaseException:
+    with raises(kind, **facts) as caught:
         call()
     return caught.value
 
@@ -51,8 +52,7 @@ def test_a_file_that_is_removed_while_it_is_open_takes_nothing_more(database, ca
         kept = database.with_name("kept.db")
         database.rename(kept)
         for _ in range(3):
-            error = _error(lambda: call(storage))
-            assert isinstance(error, ms.UnavailableError)
+            error = _error(ms.UnavailableError, lambda: call(storage), code="FILE_GONE")
             assert str(error).startswith(f"{database}: the file was removed while it was open: nothing of this call")
             assert "close the storage, and open it again" in str(error)
             assert not database.exists()
@@ -72,9 +72,10 @@ def test_a_file_that_is_replaced_while_it_is_open_takes_nothing_of_the_old_ones_
             Path(f"{database}{suffix}").unlink()
         other.replace(database)
         before = database.read_bytes()
-        error = _error(lambda: call(storage))
+        error = _error(ms.UnavailableError, lambda: call(storage), code="FILE_GONE")
         assert str(error).startswith(f"{database}: the file was replaced by another one while it was open")
-        assert "replaced" in str(_error(lambda: ms.MemoryStorage.open(database)))
+        error = _error(ms.UnavailableError, lambda: ms.MemoryStorage.open(database), code="FILE_GONE")
+        assert "replaced" in str(error)
     assert database.read_bytes() == before
     with ms.MemoryStorage.open(database) as again:
         assert again.episodes.count() == 5
@@ -89,7 +90,7 @@ def test_a_transaction_on_a_file_that_goes_away_is_not_committed(database):
                 tx.episodes.save(_episode())
                 database.rename(database.with_name("gone.db"))
 
-        assert "the file was removed" in str(_error(work))
+        assert "the file was removed" in str(_error(ms.UnavailableError, work, code="FILE_GONE"))
     shutil.copy(database.with_name("gone.db"), database)
     with ms.MemoryStorage.open(database) as again:
         assert again.episodes.count() == 0
@@ -133,8 +134,7 @@ def test_a_file_that_another_process_keeps_locked_is_named_and_free_afterwards(d
         assert receiver.recv_bytes() == b"locked"
         settings = ms.Settings(database=str(database), request_timeout=0.3, retry=ms.RetrySettings(max_attempts=1))
         with ms.MemoryStorage.open(settings) as impatient:
-            error = _error(lambda: impatient.episodes.save(_episode()))
-            assert isinstance(error, ms.UnavailableError)
+            error = _error(ms.UnavailableError, lambda: impatient.episodes.save(_episode()), code="SQLITE_BUSY")
             assert str(error).startswith(f"{database}: database is locked")
             assert "request_timeout" in str(error)
             assert impatient.episodes.count() == 3  # readers do not wait
@@ -151,7 +151,8 @@ def test_a_full_disk_is_named(database):
     with ms.MemoryStorage.open(database) as storage:
         storage.episodes.save(_episode())
         with _no_room(storage):
-            error = _error(lambda: storage.episodes.save_many([_episode() for _ in range(50)]))
+            episodes = [_episode() for _ in range(50)]
+            error = _error(ms.UnavailableError, lambda: storage.episodes.save_many(episodes), code="SQLITE_FULL")
         assert str(error).startswith(f"{database}: ")
         assert "make room on the disk" in str(error)
         assert storage.episodes.count() == 1
@@ -160,8 +161,7 @@ def test_a_full_disk_is_named(database):
 
 
 def test_a_directory_is_named(tmp_path):
-    error = _error(lambda: ms.MemoryStorage.open(tmp_path))
-    assert isinstance(error, ms.ConfigurationError)
+    error = _error(ms.ConfigurationError, lambda: ms.MemoryStorage.open(tmp_path))
     assert str(tmp_path) in str(error)
     assert "check the path" in str(error)
     assert os.listdir(tmp_path) == []
@@ -172,8 +172,7 @@ def test_another_programs_file_is_named(database):
     other.execute("CREATE TABLE users (name TEXT)")
     other.close()
     before = database.read_bytes()
-    error = _error(lambda: ms.MemoryStorage.open(database))
-    assert isinstance(error, ms.SchemaError)
+    error = _error(ms.SchemaError, lambda: ms.MemoryStorage.open(database))
     assert str(error).startswith(f"{database}: ")
     assert "choose another one" in str(error)
     assert database.read_bytes() == before

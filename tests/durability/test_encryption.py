@@ -15,6 +15,7 @@ from pydantic import SecretStr
 import memory_storage as ms
 from memory_storage import dbapi
 from tests.checks import assert_consistent
+from tests.raising import raises
 
 CANARY = "canary-in-the-mine"
 KEY = "sesame-key-of-the-tests"
@@ -103,7 +104,7 @@ def test_a_wrong_key_beside_an_open_storage_takes_none_of_its_locks(database):
 def test_a_key_of_which_the_cipher_would_take_nothing_or_a_part_is_refused(database, key):
     with pytest.raises(ms.ConfigurationError, match="encryption_key must have 1 to 32 bytes"):
         ms.Settings(database=str(database), encryption_key=key)
-    with pytest.raises(dbapi.ProgrammingError, match="1 to 32 bytes"):
+    with raises(dbapi.ProgrammingError, code="BAD_KEY", match="1 to 32 bytes"):
         dbapi.connect(str(database), encryption_key=key)
     assert not database.exists()
 
@@ -138,7 +139,7 @@ def test_the_key_is_in_no_repr_log_error_url_or_traceback(database, caplog):
     for key in (KEY + "-wrong", None):
         settings = _settings(database, key)
         shown += [repr(settings), str(settings), settings.model_dump_json(), repr(settings.key)]
-        with pytest.raises(ms.MemoryStorageError) as caught:
+        with pytest.raises(ms.CredentialError) as caught:
             ms.MemoryStorage.open(settings)
         shown += traceback.TracebackException.from_exception(caught.value, capture_locals=True).format()
     storage = ms.MemoryStorage.open(_settings(database))

@@ -14,6 +14,7 @@ from sqlalchemy import event
 
 import memory_storage as ms
 from tests.checks import assert_consistent, dump
+from tests.raising import raises
 
 from .processes import together
 
@@ -63,7 +64,7 @@ def test_a_block_that_goes_on_after_a_full_disk_stores_both_halves_or_none(stora
     storage.episodes.save(_big())
     with _no_room(storage), suppress(ms.UnavailableError), storage.transaction() as tx:
         tx.episodes.save(ms.Episode(task_description="first half"))
-        with pytest.raises(ms.UnavailableError):
+        with raises(ms.UnavailableError, code="SQLITE_FULL"):
             tx.episodes.save_many([_big(number) for number in range(5)])
         tx.episodes.save(ms.Episode(task_description="second half"))
     stored = {found.task_description for found in storage.episodes.iterate()} - {"episode 0"}

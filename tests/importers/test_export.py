@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import memory_storage as ms
 from memory_storage.importers import ImportReport, export_lines, import_file, import_stream
 from tests import strategies
+from tests.raising import raises
 
 from .transcripts import REAL, write_airline
 
@@ -209,18 +210,18 @@ def test_a_broken_line_of_an_export_is_reported(full, other, line, problem):
 
 def test_a_later_version_of_the_format_is_refused(other):
     header = '{"kind": "header", "format": "memory-storage", "format_version": 2}'
-    with pytest.raises(ms.ValidationError, match="upgrade it"):
+    with raises(ms.ValidationError, field="format_version", match="upgrade it"):
         import_lines(other, [header])
 
 
 @pytest.mark.parametrize("first", ["", "oops", '{"kind": "episode", "value": {}}', '{"kind": "header"}'])
 def test_what_has_no_header_is_no_export(other, first):
-    with pytest.raises(ms.ValidationError, match="begins with a header line"):
+    with raises(ms.ValidationError, field="file", match="begins with a header line"):
         import_lines(other, [first], format="export")
 
 
 def test_an_export_is_no_transcript(full, other):
-    with pytest.raises(ms.ValidationError, match="use --format export"):
+    with raises(ms.ValidationError, field="file", match="use --format export"):
         import_lines(other, lines_of(full), format="openai-chat")
 
 
@@ -239,15 +240,15 @@ def test_embeddings_and_places_are_iterated_over_pages(storage, make_episode):
 
 def test_the_same_embedding_or_place_twice_is_refused(full, other):
     embedding, place = next(full.embeddings.iterate()), next(full.spatiotemporal.iterate())
-    with pytest.raises(ms.ValidationError, match="each owner and model once"):
+    with raises(ms.ValidationError, field="embeddings", match="each owner and model once"):
         other.embeddings.import_many([embedding, embedding])
-    with pytest.raises(ms.ValidationError, match="each id once"):
+    with raises(ms.ValidationError, field="places", match="each id once"):
         other.spatiotemporal.import_many([place, place])
 
 
 def test_an_embedding_or_place_without_its_owner_is_refused(full, other):
-    with pytest.raises(ms.NotFoundError):
+    with raises(ms.NotFoundError, kind="episode"):
         other.embeddings.import_many(list(full.embeddings.iterate()))
-    with pytest.raises(ms.NotFoundError):
+    with raises(ms.NotFoundError, kind="episode"):
         other.spatiotemporal.import_many(list(full.spatiotemporal.iterate()))
     assert (other.embeddings.count(), other.spatiotemporal.count()) == (0, 0)

@@ -10,6 +10,7 @@ import pytest
 
 import memory_storage as ms
 from memory_storage.importers import ImportProblem, ImportReport, import_file, import_stream
+from tests.raising import raises
 
 from .transcripts import REAL, answer, call, run, write_airline, write_lines
 
@@ -141,12 +142,12 @@ def test_a_directory_is_a_configuration_error(storage, tmp_path):
 
 
 def test_a_binary_file_is_refused(storage):
-    with pytest.raises(ms.ValidationError, match="UTF-8"):
+    with raises(ms.ValidationError, field="file", match="UTF-8"):
         import_stream(storage, io.BytesIO(b"\0\0\0\1"))
 
 
 def test_an_unknown_format_is_refused(storage):
-    with pytest.raises(ms.ValidationError, match="openai-chat, export"):
+    with raises(ms.ValidationError, field="format", match="openai-chat, export"):
         import_stream(storage, io.BytesIO(b"{}"), format="xml")
 
 

@@ -12,6 +12,7 @@ import pytest
 
 import memory_storage as ms
 from memory_storage.importers import Record, read_records
+from tests.raising import raises
 
 
 def read(data: bytes | str, **options: int) -> list[Record]:
@@ -112,12 +113,12 @@ def test_a_broken_element_of_an_array_does_not_touch_the_others():
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_another_encoding_is_refused_as_a_whole(encoding):
-    with pytest.raises(ms.ValidationError, match="must be UTF-8"):
+    with raises(ms.ValidationError, field="file", match="must be UTF-8"):
         read('{"n": 1}\n'.encode(encoding))
 
 
 def test_an_array_that_is_not_utf_8_is_refused_with_its_line():
-    with pytest.raises(ms.ValidationError, match="line 2 is not"):
+    with raises(ms.ValidationError, field="file", match="line 2 is not"):
         read(b'[{"n": 1},\n{"n": "caf\xe9"}]')
 
 

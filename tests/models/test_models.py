@@ -17,6 +17,7 @@ import memory_storage as ms
 from memory_storage import models
 from memory_storage.models import new_id
 from tests import strategies as made
+from tests.raising import raises
 
 NOW = datetime(2024, 5, 1, tzinfo=timezone.utc)
 KEY = uuid4()
@@ -58,7 +59,7 @@ def _id(value: object) -> str:
 
 
 def _refusal(kind: type[models.Model], /, **fields: Any) -> ms.ValidationError:
-    with pytest.raises(ms.ValidationError) as caught:
+    with raises(ms.ValidationError, field="colour") as caught:
         kind(**{**NEEDED[kind], **fields})
     error = caught.value
     copy = pickle.loads(pickle.dumps(error))
@@ -245,6 +246,6 @@ def test_a_moment_in_a_repeated_hour_of_a_zone_is_kept_in_utc(storage, fold):
 
 
 def test_an_error_with_a_value_that_cannot_travel_is_pickled_with_its_repr():
-    with pytest.raises(ms.ValidationError) as caught:
+    with raises(ms.ValidationError, field="tool") as caught:
         ms.Step(tool=lambda: 0)  # type: ignore[arg-type]
     assert "lambda" in pickle.loads(pickle.dumps(caught.value)).value

@@ -12,6 +12,7 @@ from memory_storage.models import new_id
 from memory_storage.monitoring import shown
 from memory_storage.testing import Proxy, Sqld
 from tests.checks import assert_consistent
+from tests.raising import raises
 
 CANARY = "canary-7f3a"
 
@@ -199,7 +200,7 @@ def test_what_was_refused_or_found_nothing_to_do_is_told_as_it_is(open_with, lin
     storage.episodes.save(saved)
     with pytest.raises(ms.ConflictError):
         storage.episodes.save(saved)
-    with pytest.raises(ms.ValidationError):
+    with raises(ms.ValidationError, field="id"):
         storage.episodes.delete("no id")
     assert [record.operation for record in lines("audit")] == ["episodes.save", "episodes.save"]
     storage.episodes.delete(new_id())

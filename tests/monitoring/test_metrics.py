@@ -13,6 +13,7 @@ import memory_storage as ms
 from memory_storage.models import new_id
 from memory_storage.monitoring import Histogram, here, metered
 from memory_storage.repositories import EpisodeRepository
+from tests.raising import raises
 from tests.resilience.work import at_once
 
 
@@ -40,7 +41,7 @@ def test_what_a_method_calls_of_others_is_a_part_of_it(storage: ms.MemoryStorage
 
 def test_errors_are_counted_by_class_and_as_calls(storage: ms.MemoryStorage):
     for _ in range(2):
-        with pytest.raises(ms.NotFoundError):
+        with raises(ms.NotFoundError, kind="episode"):
             storage.episodes.get(new_id())
     with pytest.raises(TypeError):
         storage.episodes.get()  # type: ignore[call-arg]
@@ -68,7 +69,7 @@ def test_to_stop_iterating_ends_it(storage: ms.MemoryStorage, make_episode):
     next(items)
     items.close()
     assert storage.metrics()["episodes.iterate"].count == 1
-    with pytest.raises(ms.ValidationError):
+    with raises(ms.ValidationError, field="domain"):
         next(storage.episodes.iterate(domain=3))
     assert storage.metrics()["episodes.iterate"].errors == {"ValidationError": 1}
 

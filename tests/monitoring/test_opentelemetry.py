@@ -16,6 +16,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 import memory_storage as ms
 from memory_storage.models import new_id
 from memory_storage.monitoring import opentelemetry
+from tests.raising import raises
 
 CANARY = "canary-7f3a"
 
@@ -69,11 +70,11 @@ def test_an_operation_is_a_span_with_its_sql_and_no_value(storage: ms.MemoryStor
 
 
 def test_an_error_is_its_class_and_not_its_message(storage: ms.MemoryStorage, spans):
-    with pytest.raises(ms.NotFoundError):
+    with raises(ms.NotFoundError, kind="episode"):
         storage.episodes.get(missing := new_id())
-    with pytest.raises(ms.ValidationError):
+    with raises(ms.ValidationError, field="limit"):
         storage.episodes.query(domain=CANARY * 1000, limit=0)
-    with pytest.raises(ms.MemoryStorageError), storage.transaction() as tx:
+    with raises(ms.MemoryStorageError, match="SELEKT"), storage.transaction() as tx:
         tx.execute([(f"SELEKT '{CANARY}'", ())])
     found = spans()
     assert [span.attributes["error.type"] for span in found[:2]] == ["NotFoundError", "ValidationError"]
@@ -106,7 +107,7 @@ def test_durations_connections_and_the_breaker_are_measured(
 ):
     storage.episodes.count()
     storage.in_namespace("other").episodes.count()
-    with pytest.raises(ms.NotFoundError):
+    with raises(ms.NotFoundError, kind="episode"):
         storage.episodes.get(new_id())
     found = {
         metric.name: list(metric.data.data_points)

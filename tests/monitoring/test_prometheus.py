@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import memory_storage as ms
 from memory_storage.models import new_id
 from memory_storage.monitoring import prometheus
+from tests.raising import raises
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def test_the_text_parses_and_says_what_metrics_says(storage: ms.MemoryStorage, r
     saved = storage.episodes.save(make_episode())
     for _ in range(3):
         storage.episodes.get(saved.id)
-    with pytest.raises(ms.NotFoundError):
+    with raises(ms.NotFoundError, kind="episode"):
         storage.episodes.get(new_id())
     text = generate_latest(registry).decode()
     families = {family.name: family for family in text_string_to_metric_families(text)}

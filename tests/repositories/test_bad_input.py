@@ -16,6 +16,7 @@ import memory_storage as ms
 from memory_storage import dbapi
 from memory_storage.models import new_id
 from tests.checks import assert_consistent, dump
+from tests.raising import raises
 
 NOW = datetime(2024, 5, 1, tzinfo=timezone.utc)
 NAIVE = datetime(2024, 5, 1)  # noqa: DTZ001 - that is the point
@@ -216,7 +217,7 @@ def test_the_step_that_is_one_too_many_is_not_appended(small, make_episode):
     saved = small.episodes.save(ms.Episode(task_description="", steps=[ms.Step(tool="t"), ms.Step(tool="t")]))
     step = ms.Step(tool="t")
     assert small.episodes.append_step(saved.id, step).step_number == 3
-    with pytest.raises(ms.ValidationError) as caught:
+    with raises(ms.ValidationError, field="steps") as caught:
         small.episodes.append_step(saved.id, ms.Step(tool="t"))
     assert (caught.value.field, caught.value.value, caught.value.setting) == ("steps", 4, "limits.steps_per_episode")
     assert small.episodes.append_step(saved.id, step).step_number == 3
@@ -650,15 +651,15 @@ def test_what_is_no_uuid_is_refused_by_every_method_that_takes_one(storage, know
 
 
 def test_an_error_has_its_cause(storage, known):
-    for call, cause in [
-        (lambda: ms.Step(tool=5), pydantic.ValidationError),
-        (lambda: storage.episodes.query(colour="red"), pydantic.ValidationError),
-        (lambda: _changed(metadata={"a": object()})(storage, known), Exception),
-        (lambda: storage.episodes.get("x"), ValueError),
-        (lambda: storage.episodes.query(cursor="x"), ValueError),
-        (lambda: storage.episodes.archive(new_id()), dbapi.RowCountError),
-        (lambda: storage.embeddings.put("step", new_id(), VECTOR, model="m"), dbapi.RowCountError),
+    for call, cause, kind in [
+        (lambda: ms.Step(tool=5), pydantic.ValidationError, ms.ValidationError),
+        (lambda: storage.episodes.query(colour="red"), pydantic.ValidationError, ms.ValidationError),
+        (lambda: _changed(metadata={"a": object()})(storage, known), Exception, ms.ValidationError),
+        (lambda: storage.episodes.get("x"), ValueError, ms.ValidationError),
+        (lambda: storage.episodes.query(cursor="x"), ValueError, ms.ValidationError),
+        (lambda: storage.episodes.archive(new_id()), dbapi.RowCountError, ms.NotFoundError),
+        (lambda: storage.embeddings.put("step", new_id(), VECTOR, model="m"), dbapi.RowCountError, ms.NotFoundError),
     ]:
-        with pytest.raises(ms.MemoryStorageError) as caught:
+        with raises(kind) as caught:
             call()
         assert isinstance(caught.value.__cause__, cause)

@@ -9,6 +9,7 @@ import pytest
 
 import memory_storage as ms
 from tests.checks import assert_consistent
+from tests.raising import raises
 from tests.schema.spy import spied
 
 START = datetime(2025, 1, 1, tzinfo=timezone.utc)
@@ -44,7 +45,7 @@ def test_a_full_namespace_refuses_a_new_episode_and_names_the_setting(limited):
         lambda: storage.episodes.import_many(_episodes(2)),
         lambda: storage.episodes.save_many([saved[0], *_episodes(1)]),
     ):
-        with pytest.raises(ms.ValidationError, match="at most 3 in a namespace") as caught:
+        with raises(ms.ValidationError, field="episodes", match="at most 3 in a namespace") as caught:
             refused()
         assert (caught.value.field, caught.value.setting) == ("episodes", "limits.max_episodes")
     assert [one.id for one in storage.episodes.iterate(direction="oldest_first")] == [one.id for one in saved]
@@ -73,9 +74,9 @@ def test_where_nothing_may_be_evicted_a_new_one_is_refused(limited):
     storage = limited(max_episodes=2, when_full="evict")
     saved = storage.episodes.save_many(_episodes(2))
     storage.patterns.save(ms.Heuristic(condition="c", action="a", evidence=[one.id for one in saved]))
-    with pytest.raises(ms.ValidationError, match="at most 2 in a namespace"):
+    with raises(ms.ValidationError, field="episodes", match="at most 2 in a namespace"):
         storage.episodes.save(_episodes(1)[0])
-    with pytest.raises(ms.ValidationError, match="at most 2 in a namespace"):
+    with raises(ms.ValidationError, field="episodes", match="at most 2 in a namespace"):
         limited(max_episodes=2, when_full="evict").in_namespace("new").episodes.save_many(_episodes(3))
     assert storage.episodes.count() == 2
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import memory_storage as ms
+from tests.raising import raises
 
 VECTOR = [1.0, 0.5, 0.25]
 
@@ -104,5 +105,5 @@ def test_one_episode_that_is_asked_for_by_its_id_is_never_left_out(storage, fill
 
 def test_what_can_be_told_nothing_is_refused(storage, fill):
     for read in READ.values():
-        with pytest.raises(ms.ValidationError, match="on_corrupt: None, or what to call"):
+        with raises(ms.ValidationError, field="on_corrupt", match="on_corrupt: None, or what to call"):
             read(storage, on_corrupt="skip")

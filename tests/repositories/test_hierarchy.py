@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import memory_storage as ms
+from tests.raising import raises
 from tests.strategies import FIRST, LAST
 
 from . import oracle
@@ -186,13 +187,13 @@ def test_an_hour_that_comes_twice_is_two(storage):
     "zone", ["Nowhere/City", "", "../etc/passwd", "/etc/passwd", "Europe", None, 5, "\0", "a" * 999]
 )
 def test_what_is_no_time_zone_is_refused(storage, zone):
-    with pytest.raises(ms.ValidationError) as caught:
+    with raises(ms.ValidationError, field="zone") as caught:
         storage.spatiotemporal.hierarchy(zone=zone)
     assert (caught.value.field, caught.value.value) == ("zone", zone)
 
 
 @pytest.mark.parametrize("by", ["year", "", None, 5, ["day"]])
 def test_what_is_no_granularity_is_refused(storage, by):
-    with pytest.raises(ms.ValidationError) as caught:
+    with raises(ms.ValidationError, field="by") as caught:
         storage.spatiotemporal.diverse(by=by)
     assert (caught.value.field, caught.value.value) == ("by", by)

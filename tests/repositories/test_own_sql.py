@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import memory_storage as ms
+from tests.raising import raises
 
 
 def test_statements_of_ones_own_run_together_and_each_gives_its_rows(storage, make_episode):
@@ -36,7 +37,7 @@ def test_a_snapshot_runs_statements_that_read_and_refuses_others(storage, make_e
     storage.episodes.save(make_episode())
     with storage.snapshot() as view:
         assert view.execute([("SELECT 1", ()), ("SELECT ?", ("a",))]) == [[(1,)], [("a",)]]
-        with pytest.raises(ms.MemoryStorageError, match="only reads"):
+        with raises(ms.MemoryStorageError, match="only reads"):
             view.execute([("DELETE FROM episodes", ())])
     assert storage.episodes.count() == 1
 

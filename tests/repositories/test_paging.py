@@ -8,11 +8,11 @@ import itertools
 import json
 from datetime import datetime, timedelta, timezone
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import memory_storage as ms
+from tests.raising import raises
 
 _number = itertools.count()
 
@@ -175,7 +175,7 @@ def test_a_cursor_of_somebody_elses_making_is_refused(storage):
     for cursor, query in itertools.product(
         [*HOSTILE_CURSORS, 5, b"W10", ["W10"], True, 1.5, {}], (storage.episodes.query, storage.patterns.query)
     ):
-        with pytest.raises(ms.ValidationError) as caught:
+        with raises(ms.ValidationError, field="cursor") as caught:
             query(cursor=cursor)
         assert (caught.value.field, caught.value.value) == ("cursor", cursor)
 

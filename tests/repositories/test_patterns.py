@@ -14,6 +14,7 @@ import memory_storage as ms
 from memory_storage.models import new_id
 from tests import strategies as made
 from tests.checks import assert_consistent, dump
+from tests.raising import raises
 
 _number = itertools.count()
 
@@ -41,7 +42,7 @@ def test_a_retrieval_is_counted_once_for_each_pattern_that_is_named(storage):
 def test_a_retrieval_of_a_pattern_that_is_not_there_counts_for_none(storage):
     one = storage.patterns.save(_pattern())
     absent = new_id()
-    with pytest.raises(ms.NotFoundError, match=str(absent)):
+    with raises(ms.NotFoundError, kind="pattern", match=str(absent)):
         storage.patterns.record_retrieval([one.id, absent])
     assert storage.patterns.get(one.id) == one
 
@@ -66,7 +67,7 @@ def test_applications_are_counted_and_their_reward_is_averaged(storage, applied)
 
 
 def test_an_application_of_a_pattern_that_is_not_there_is_not_found(storage):
-    with pytest.raises(ms.NotFoundError):
+    with raises(ms.NotFoundError, kind="pattern"):
         storage.patterns.record_application(new_id(), success=True)
 
 
@@ -209,7 +210,7 @@ def test_patterns_of_two_kinds_are_not_merged(storage, kind):
     other_kind, values = fields[kind]
     one, other = storage.patterns.save(_pattern()), storage.patterns.save(other_kind(**values))
     before = dump(storage.engine)
-    with pytest.raises(ms.ValidationError) as caught:
+    with raises(ms.ValidationError, field="other_id") as caught:
         storage.patterns.merge(one.id, other.id)
     assert (caught.value.field, caught.value.value) == ("other_id", kind)
     assert dump(storage.engine) == before
@@ -219,10 +220,10 @@ def test_patterns_of_two_kinds_are_not_merged(storage, kind):
 def test_merging_with_itself_or_with_nothing_is_refused(storage):
     one = storage.patterns.save(_pattern())
     before = dump(storage.engine)
-    with pytest.raises(ms.ValidationError):
+    with raises(ms.ValidationError, field="other_id"):
         storage.patterns.merge(one.id, str(one.id).upper())
     for pair in ((one.id, new_id()), (new_id(), one.id)):
-        with pytest.raises(ms.NotFoundError):
+        with raises(ms.NotFoundError, kind="pattern"):
             storage.patterns.merge(*pair)
     assert dump(storage.engine) == before
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import memory_storage as ms
 from memory_storage.repositories._periods import periods
+from tests.raising import raises
 
 UTC = timezone.utc
 ZONES = ["UTC", "Europe/Berlin", "America/Sao_Paulo", "Australia/Lord_Howe", "America/Havana", "Asia/Kathmandu"]
@@ -100,7 +101,7 @@ def test_the_last_day_of_all_ends_with_time_itself(storage, make_episode):
 
 def test_too_many_periods_are_refused(storage):
     since = datetime(2026, 1, 1, tzinfo=UTC)
-    with pytest.raises(ms.ValidationError, match="at most 10,000 periods"):
+    with raises(ms.ValidationError, field="since", match="at most 10,000 periods"):
         storage.analytics.over_time("hour", since=since, until=since + 10_001 * HOUR)
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import memory_storage as ms
 from tests.checks import assert_consistent, dump, row_counts
+from tests.raising import raises
 
 NOW = datetime(2025, 6, 1, tzinfo=timezone.utc)
 DAY = timedelta(days=1)
@@ -186,9 +187,9 @@ def test_what_expired_does_not_come_back_by_a_stale_copy(storage, make_episode):
     storage.retention.apply(ms.RetentionPolicy(max_episodes=0))
     with pytest.raises(ms.ConflictError):
         storage.episodes.save(saved)
-    with pytest.raises(ms.ValidationError, match="forgotten"):
+    with raises(ms.ValidationError, field="id", match="forgotten"):
         storage.episodes.save(saved.model_copy(update={"version": 0}))
-    with pytest.raises(ms.ValidationError, match="forgotten"):
+    with raises(ms.ValidationError, field="id", match="forgotten"):
         storage.episodes.save_many([make_episode(), saved.model_copy(update={"version": 0})])
     other = make_episode(version=3)
     assert storage.episodes.import_many([saved, other, saved.model_copy(update={"id": make_episode().id, "steps": []})])
@@ -301,7 +302,7 @@ def test_an_interrupted_run_and_another_have_the_same_end_as_one_run(storage, ma
 
 def test_in_a_transaction_it_is_refused_since_it_would_hold_the_lock_for_long(storage):
     with storage.transaction() as tx:
-        with pytest.raises(ms.MemoryStorageError, match="call it on the storage"):
+        with raises(ms.MemoryStorageError, match="call it on the storage"):
             tx.retention.apply(ms.RetentionPolicy(max_episodes=0))
         assert len(tx.retention.plan(ms.RetentionPolicy(max_episodes=0))) == 0
 

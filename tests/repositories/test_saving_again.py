@@ -7,6 +7,7 @@ import pytest
 import memory_storage as ms
 from memory_storage.models import new_id
 from tests.checks import assert_consistent, dump, row_counts
+from tests.raising import raises
 
 VECTOR = [0.5] * 384
 
@@ -177,9 +178,9 @@ def test_two_steps_of_an_episode_cannot_have_one_number_or_one_id(storage, make_
         with pytest.raises(ms.ConflictError):
             storage.episodes.save(episode.model_copy(update={"steps": steps}))
     same = ms.Step(tool="t")
-    with pytest.raises(ms.MemoryStorageError):
+    with raises(ms.ValidationError, field="steps.1.id"):
         storage.episodes.save(make_episode(steps=0).model_copy(update={"steps": [same, same]}))
-    with pytest.raises(ms.ValidationError):
+    with raises(ms.ValidationError, field="steps.1.id"):
         make_episode(steps=0, version=0).__class__(task_description="", steps=[ms.Step(tool="t", step_number=2)] * 2)
     assert dump(storage.engine) == before
 
@@ -245,7 +246,7 @@ def test_the_same_ids_in_two_namespaces_are_two_things(storage, make_episode):
 def test_what_is_not_there_is_not_found(storage, method):
     absent = new_id()
     more = {"complete": [ms.Success(verdict="v")], "append_step": [ms.Step(tool="t")]}.get(method, [])
-    with pytest.raises(ms.NotFoundError) as caught:
+    with raises(ms.NotFoundError, kind="episode") as caught:
         getattr(storage.episodes, method)(absent, *more)
     assert (caught.value.kind, str(caught.value.id)) == ("episode", str(absent))
     assert storage.episodes.find(absent) is None
@@ -260,7 +261,7 @@ def test_an_owner_that_is_not_there_can_own_nothing(storage, make_episode):
             storage.embeddings.put_many([("episode", episode.id, VECTOR), (owner_type, absent, VECTOR)], model="m")
         assert (caught.value.kind, caught.value.id) == (owner_type, absent)
     for owner_type in ("episode", "step"):
-        with pytest.raises(ms.NotFoundError):
+        with raises(ms.NotFoundError, kind=owner_type):
             storage.spatiotemporal.put(ms.SpatiotemporalEntry(owner_type=owner_type, owner_id=absent, place_name="x"))
     assert storage.embeddings.count() == storage.spatiotemporal.count() == 0
 

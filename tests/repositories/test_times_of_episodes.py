@@ -7,6 +7,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 import memory_storage as ms
+from tests.raising import raises
 
 START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=timezone.utc)
 EARLIER = START - timedelta(microseconds=1)
@@ -53,7 +54,7 @@ def test_a_clock_behind_the_start_ends_an_episode_at_its_start(target):
 
 
 def test_an_absent_episode_is_not_found_whatever_its_end(storage):
-    with pytest.raises(ms.NotFoundError):
+    with raises(ms.NotFoundError, kind="episode"):
         storage.episodes.complete(ms.Episode(task_description="x").id, ms.Success(verdict="x"), completed_at=START)
 
 

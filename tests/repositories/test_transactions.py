@@ -13,6 +13,7 @@ import sqlalchemy
 import memory_storage as ms
 from memory_storage.models import new_id
 from tests.checks import assert_consistent, dump, row_counts
+from tests.raising import raises
 
 VECTOR = [0.5] * 384
 
@@ -73,9 +74,9 @@ def test_a_caught_conflict_leaves_the_rest_of_the_block_usable_and_the_failed_ca
             tx.episodes.save_many([absent, stale])
         with pytest.raises(ms.ConflictError):
             tx.episodes.save(absent.model_copy(update={"steps": [*absent.steps, *_taken(episode)]}))
-        with pytest.raises(ms.NotFoundError):
+        with raises(ms.NotFoundError, kind="episode"):
             tx.embeddings.put_many([("episode", kept.id, VECTOR), ("episode", new_id(), VECTOR)], model="m")
-        with pytest.raises(ms.ValidationError):
+        with raises(ms.ValidationError, field="tags.0"):
             tx.episodes.save(absent.model_copy(update={"tags": ["x" * 101]}))
         assert tx.episodes.find(absent.id) is None
         tx.episodes.save(late)
@@ -92,12 +93,12 @@ def _taken(episode: ms.Episode) -> list[ms.Step]:
 
 def test_the_methods_of_a_transaction_are_refused_before_and_after_its_block(storage, make_episode):
     tx = storage.transaction()
-    with pytest.raises(ms.MemoryStorageError, match="not open"):
+    with raises(ms.MemoryStorageError, match="not open"):
         tx.episodes.count()
     with tx:
         tx.episodes.save(make_episode())
     for call in (tx.episodes.count, lambda: tx.episodes.save(make_episode()), tx.analytics.summary):
-        with pytest.raises(ms.MemoryStorageError, match="not open"):
+        with raises(ms.MemoryStorageError, match="not open"):
             call()
     assert storage.episodes.count() == 1
 
@@ -253,7 +254,7 @@ def test_threads_that_save_the_same_new_things_at_once_all_succeed(storage, make
 
 
 def test_a_snapshot_refuses_to_write(storage, make_episode):
-    with storage.snapshot() as view, pytest.raises(ms.MemoryStorageError, match="only reads"):
+    with storage.snapshot() as view, raises(ms.MemoryStorageError, match="only reads"):
         view.episodes.save(make_episode())
     assert storage.episodes.count() == 0
 
@@ -261,7 +262,7 @@ def test_a_snapshot_refuses_to_write(storage, make_episode):
 def test_a_transaction_cannot_be_entered_twice(storage, make_episode):
     with storage.transaction() as tx:
         tx.episodes.save(make_episode())
-        with pytest.raises(ms.MemoryStorageError, match="open already"):
+        with raises(ms.MemoryStorageError, match="open already"):
             tx.__enter__()
     assert storage.episodes.count() == 1
 

@@ -13,6 +13,7 @@ import pytest
 
 import memory_storage as ms
 from memory_storage.resilience import CircuitBreaker, is_outage
+from tests.raising import raises
 
 from .work import BUSY, CANCELLED, CONFLICT, OUTAGE, THREADS, Circuit, Clock, at_once
 
@@ -162,10 +163,10 @@ def test_who_waited_for_a_connection_while_it_opened_is_refused():
     old = circuit.admitted(2)
     circuit.breaker.confirm(old[0])
     circuit.opened()
-    with pytest.raises(ms.CircuitOpenError):
+    with raises(ms.CircuitOpenError, code="CIRCUIT_OPEN"):
         circuit.breaker.confirm(old[0])
     trying = circuit.half_open()
-    with pytest.raises(ms.CircuitOpenError):
+    with raises(ms.CircuitOpenError, code="CIRCUIT_OPEN"):
         circuit.breaker.confirm(old[1])
     circuit.breaker.confirm(trying[0])
     circuit.leave(trying)
@@ -194,7 +195,7 @@ def test_a_short_timeout_is_also_how_long_to_wait_for_those_who_try():
     circuit = Circuit(timeout=0.25, half_open_max_calls=1).opened()
     circuit.clock.advance(0.25)
     circuit.breaker.enter()
-    with pytest.raises(ms.CircuitOpenError) as caught:
+    with raises(ms.CircuitOpenError, code="CIRCUIT_OPEN") as caught:
         circuit.breaker.enter()
     assert caught.value.retry_after == 0.25
 

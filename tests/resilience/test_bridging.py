@@ -10,6 +10,7 @@ import pytest
 
 import memory_storage as ms
 from memory_storage.resilience import CircuitBreaker, Guard, nothing_happened
+from tests.raising import raises
 
 from .work import BUSY, OUTAGE, Circuit
 
@@ -158,7 +159,7 @@ def test_an_outage_that_lasts_is_refused_when_it_is_not_young_any_more():
     while guarded.breaker.is_bridging:
         time.sleep(0.001)
     seen = server.seen
-    with pytest.raises(ms.CircuitOpenError) as caught:
+    with raises(ms.CircuitOpenError, code="CIRCUIT_OPEN") as caught:
         called(guarded, server)
     assert caught.value.attempts == 1
     assert server.seen == seen
@@ -168,7 +169,7 @@ def test_no_caller_waits_beyond_the_time_of_its_call():
     retry = ms.RetrySettings(max_attempts=10, initial_backoff=100, max_backoff=100)
     guarded = Guard(CircuitBreaker(ms.CircuitBreakerSettings(failure_threshold=1)), retry, patience=0.1)
     guarded.leave(guarded.enter(), OUTAGE)
-    with pytest.raises(ms.CircuitOpenError) as caught:
+    with raises(ms.CircuitOpenError, code="CIRCUIT_OPEN") as caught:
         guarded.enter()
     assert caught.value.retry_after < 60
     assert not guarded.breaker.is_bridging

@@ -14,6 +14,7 @@ from sqlalchemy import event, text
 import memory_storage as ms
 from memory_storage import dbapi, transaction
 from memory_storage.repositories import EpisodeRepository
+from tests.raising import raises
 
 from .work import OUTAGE
 
@@ -39,7 +40,7 @@ def _opening_meanwhile(storage: ms.MemoryStorage) -> Iterator[None]:
 
 @pytest.mark.parametrize("read_only", [False, True])
 def test_a_block_is_refused_if_the_circuit_opens_while_it_waits_for_a_connection(storage, read_only):
-    with _opening_meanwhile(storage), pytest.raises(ms.CircuitOpenError):
+    with _opening_meanwhile(storage), raises(ms.CircuitOpenError, code="CIRCUIT_OPEN"):
         (storage.snapshot() if read_only else storage.transaction()).__enter__()
     assert storage.engine.pool.checkedout() == 0
     storage.circuit_breaker.reset()
@@ -62,7 +63,7 @@ def test_a_connection_that_breaks_in_a_call_is_not_used_again(storage, make_epis
     with storage.engine.begin() as connection:
         connection.execute(text("CREATE TABLE kept AS SELECT seq, output FROM steps"))
         connection.execute(text("UPDATE steps SET output = CAST(x'ff' AS TEXT)"))
-    with pytest.raises(ms.MemoryStorageError, match="panicked"):
+    with pytest.raises(ms.UnavailableError, match="panicked"):
         storage.episodes.get(episode.id)
     with storage.engine.begin() as connection:
         connection.execute(text("UPDATE steps SET output = (SELECT output FROM kept WHERE kept.seq = steps.seq)"))
@@ -92,7 +93,7 @@ def test_a_rollback_that_fails_does_not_hide_the_error_of_the_block(storage, mak
 
 
 def test_a_call_is_refused_if_the_circuit_opens_while_it_waits_for_a_connection(storage):
-    with _opening_meanwhile(storage), pytest.raises(ms.CircuitOpenError):
+    with _opening_meanwhile(storage), raises(ms.CircuitOpenError, code="CIRCUIT_OPEN"):
         storage.episodes.count()
 
 
@@ -119,7 +120,7 @@ def test_a_read_goes_on_after_an_error_of_the_server_and_a_write_does_not(storag
         assert view.episodes.count() == 0
         assert failures == []
         failures.append(ms.UnavailableError("broken", code="SERVER_ERROR"))
-        with pytest.raises(ms.UnavailableError, match="broken"):
+        with raises(ms.UnavailableError, code="SERVER_ERROR", match="broken"):
             view.episodes.save(make_episode())
         assert view.episodes.count() == 0
 

@@ -15,6 +15,7 @@ from memory_storage.models import new_id
 from memory_storage.repositories import EpisodeRepository
 from memory_storage.testing import Proxy, Sqld
 from memory_storage.transaction import Scope
+from tests.raising import raises
 
 from .work import at_once
 
@@ -45,7 +46,7 @@ def fails(storage: ms.MemoryStorage, times: int = 1) -> list[ms.MemoryStorageErr
     """The errors of so many reads."""
     errors = []
     for _ in range(times):
-        with pytest.raises(ms.UnavailableError) as caught:
+        with raises(ms.UnavailableError, code="CONNECTION_FAILED") as caught:
             storage.episodes.count()
         errors.append(caught.value)
     return errors
@@ -72,7 +73,7 @@ def test_an_open_circuit_answers_without_the_pool_and_the_network(url: str, line
             storage.acting_as("somebody").patterns.count,
         ]
         for one in work:
-            with pytest.raises(ms.CircuitOpenError, match="come back in") as caught:
+            with raises(ms.CircuitOpenError, code="CIRCUIT_OPEN", match="come back in") as caught:
                 one()
             assert 0 < caught.value.retry_after <= 60
         assert (line.connections, line.round_trips) == (0, 0)
@@ -139,7 +140,7 @@ def test_a_unit_of_work_is_done_again_as_a_whole(url: str, line: Proxy, make_epi
 
 def test_a_block_is_never_done_again(url: str, line: Proxy, make_episode):
     with open_storage(url) as storage:
-        with pytest.raises(ms.UnavailableError), storage.transaction() as tx:  # noqa: PT012
+        with raises(ms.UnavailableError, code="CONNECTION_LOST"), storage.transaction() as tx:
             tx.episodes.save(make_episode())
             line.cut_request_after(0, times=2)
             tx.episodes.save(make_episode())
@@ -157,11 +158,11 @@ def test_conflicts_bad_input_and_missing_rows_never_open_it(storage: ms.MemorySt
     for _ in range(10):
         with pytest.raises(ms.ConflictError):
             storage.episodes.save(saved)
-        with pytest.raises(ms.NotFoundError):
+        with raises(ms.NotFoundError, kind="episode"):
             storage.episodes.get(new_id())
-        with pytest.raises(ms.ValidationError):
+        with raises(ms.ValidationError, field="id"):
             storage.episodes.get("no id")
-        with pytest.raises(ms.ValidationError):
+        with raises(ms.ValidationError, field="limit"):
             storage.episodes.query(limit=0)
     assert storage.circuit_breaker_status() == ms.CircuitBreakerStatus("closed")
     found = storage.metrics()
@@ -180,7 +181,7 @@ def test_busy_locks_and_a_pool_without_connections_never_open_it(database, make_
     ):
         tx.episodes.save(make_episode())
         for _ in range(3):
-            with pytest.raises(ms.UnavailableError, match="another writer"):
+            with raises(ms.UnavailableError, code="SQLITE_BUSY", match="another writer"):
                 other.episodes.save(make_episode())
         with other.snapshot() as view:
             view.episodes.count()
@@ -316,7 +317,7 @@ def test_an_outage_in_a_block_counts_at_once_and_a_conflict_does_not(url: str, l
         assert storage.circuit_breaker_status().failure_count == 0
         line.refuse()
         line.cut_all()
-        with pytest.raises(ms.UnavailableError):
+        with raises(ms.UnavailableError, code="CONNECTION_FAILED"):
             tx.episodes.count()
         assert storage.circuit_breaker_status().failure_count == 1
         tx.__exit__(ZeroDivisionError, ZeroDivisionError(), None)

@@ -8,6 +8,7 @@ import pytest
 
 import memory_storage as ms
 from memory_storage.resilience import Budget, CircuitBreaker, Guard, nothing_happened, only_read
+from tests.raising import raises
 
 from .work import BUSY, CANCELLED, OUTAGE, Clock
 
@@ -48,7 +49,7 @@ def test_what_goes_well_is_done_once():
 @pytest.mark.parametrize("attempts", [1, 2, 3, 8])
 def test_it_is_done_at_most_so_often(attempts: int):
     work = Work(*[OUTAGE] * attempts)
-    with pytest.raises(ms.UnavailableError) as caught:
+    with raises(ms.UnavailableError, code="CONNECTION_FAILED") as caught:
         run(guard(max_attempts=attempts), work)
     assert caught.value is OUTAGE
     assert work.calls == attempts
@@ -57,7 +58,7 @@ def test_it_is_done_at_most_so_often(attempts: int):
 
 def test_what_it_ends_with_is_the_last_error():
     last = ms.UnavailableError("last", code="SERVER_BUSY")
-    with pytest.raises(ms.UnavailableError, match="last") as caught:
+    with raises(ms.UnavailableError, code="SERVER_BUSY", match="last") as caught:
         run(guard(max_attempts=2), Work(OUTAGE, last))
     assert caught.value is last
 
@@ -108,7 +109,7 @@ def test_a_read_is_done_again_after_a_servers_failure_too():
 def test_no_attempt_begins_after_the_deadline(taken: float, calls: int):
     clock = Clock()
     work = Work(*[BUSY] * 100, meanwhile=lambda: clock.advance(taken))
-    with pytest.raises(ms.UnavailableError):
+    with raises(ms.UnavailableError, code="SQLITE_BUSY"):
         run(guard(clock, max_attempts=10, deadline=5.0), work)
     assert work.calls == calls
 
@@ -119,7 +120,7 @@ def test_a_callers_own_time_counts_too_if_it_is_shorter():
     for seconds, calls in ((2.0, 1), (7.0, 4)):
         work = Work(*[BUSY] * 100, meanwhile=lambda: clock.advance(1.0))
         since, _ = clock.at, clock.advance(1.0)
-        with pytest.raises(ms.UnavailableError):
+        with raises(ms.UnavailableError, code="SQLITE_BUSY"):
             guarded.again(BUSY, work, since=since, seconds=seconds, is_safe=nothing_happened, on_repeat=lambda: None)
         assert work.calls == calls
 
@@ -143,7 +144,7 @@ def test_when_the_budget_is_spent_outages_are_not_repeated():
     attempts = 0
     for _ in range(10):
         work = Work(*[OUTAGE] * 3)
-        with pytest.raises(ms.UnavailableError):
+        with raises(ms.UnavailableError, code="CONNECTION_FAILED"):
             run(guarded, work)
         attempts += work.calls
     assert attempts == 10 + 4
@@ -152,7 +153,7 @@ def test_when_the_budget_is_spent_outages_are_not_repeated():
 def test_without_a_budget_nothing_but_locks_is_repeated():
     guarded = guard(budget=0)
     assert run(guarded, Work(BUSY, BUSY)) == ("done", 2)
-    with pytest.raises(ms.UnavailableError):
+    with raises(ms.UnavailableError, code="CONNECTION_FAILED"):
         run(guarded, Work(OUTAGE))
 
 
@@ -168,7 +169,7 @@ def test_ten_successes_give_one_repeat_back():
         run(guarded, Work(OUTAGE))
     assert guarded.budget.left == 0
     for _ in range(10):
-        with pytest.raises(ms.UnavailableError):
+        with raises(ms.UnavailableError, code="CONNECTION_FAILED"):
             run(guarded, Work(OUTAGE))
         guarded.leave(guarded.enter())
     assert run(guarded, Work(OUTAGE)) == ("done", 1)

@@ -11,6 +11,7 @@ import memory_storage as ms
 from memory_storage.embedders import FunctionEmbedder, HashingEmbedder, text_of
 from tests.checks import assert_consistent
 from tests.durability.processes import killed
+from tests.raising import raises
 from tests.schema.spy import spied
 
 from . import work
@@ -119,7 +120,7 @@ def test_an_embedder_that_gives_nonsense_is_named_and_nothing_is_stored(storage,
 
 @pytest.mark.parametrize("size", [0, -1, 1_001, None, 1.5, True])
 def test_the_size_of_a_batch_is_bounded(storage, size):
-    with pytest.raises(ms.ValidationError, match="batch_size"):
+    with raises(ms.ValidationError, field="batch_size", match="batch_size"):
         storage.embeddings.embed(Watched(), batch_size=size)
 
 
@@ -286,7 +287,7 @@ class TestDeletions:
 
     def test_the_callers_own_vectors_are_all_or_none(self, storage, episodes):
         storage.episodes.delete(episodes[7].id)
-        with pytest.raises(ms.NotFoundError) as caught:
+        with raises(ms.NotFoundError, kind="episode") as caught:
             storage.embeddings.put_many([("episode", one.id, [1.0, 2.0]) for one in episodes], model="m")
         assert (caught.value.kind, caught.value.id) == ("episode", episodes[7].id)
         assert storage.embeddings.count() == 0

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import memory_storage as ms
+from tests.raising import raises
 from tests.repositories import oracle as queries
 from tests.repositories.test_queries import FILTERS, PATTERN_FILTERS, _episode, _pattern
 
@@ -162,5 +163,5 @@ def test_the_only_model_need_not_be_named(stored):
     named = stored.storage.episodes.similar_to([1.0, 0.0, 0.0], model="m")
     assert stored.storage.episodes.similar_to([1.0, 0.0, 0.0]) == named
     stored.storage.embeddings.put("episode", stored.episodes[0].id, [1.0], model="another")
-    with pytest.raises(ms.ValidationError, match="one of 'another', 'm'"):
+    with raises(ms.ValidationError, field="model", match="one of 'another', 'm'"):
         stored.storage.episodes.similar_to([1.0, 0.0, 0.0])

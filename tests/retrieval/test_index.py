@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import exc
 
 import memory_storage as ms
 from memory_storage.schema.spaces import PRESETS, Space
 from tests.checks import assert_consistent
 from tests.durability.processes import killed, together
+from tests.raising import raises
 
 from . import oracle, work
 from .conftest import COUNT, DIMENSION, MODEL, Indexed, at
@@ -200,7 +202,8 @@ class TestDamage:
 
     def test_a_failed_creation(self, indexed, table):
         _execute(indexed.storage, f"DROP INDEX {table}_ann")
-        with pytest.raises(Exception, match="vector"):  # outside of a transaction: it leaves an empty index behind
+        # Outside of a transaction: it leaves an empty index behind.
+        with raises(exc.OperationalError, code="SQLITE_ERROR", match="vector"):
             self._create_in_vain(indexed.storage, table)
         assert indexed.recall(plan=None) == 1.0
         self._is_rebuilt(indexed)
@@ -210,7 +213,7 @@ class TestDamage:
         assert indexed.recall(plan="exact") == 1.0
         health = indexed.storage.embeddings.index.verify(MODEL)
         assert (health.recall, health.is_sound) == (None, False)
-        with pytest.raises(ms.MemoryStorageError):
+        with raises(ms.MemoryStorageError, match="the database refused"):
             indexed.storage.embeddings.put("episode", indexed.episodes[5].id, indexed.queries[0], model=MODEL)
         self._is_rebuilt(indexed)
 
@@ -300,9 +303,9 @@ class TestRebuilding:
     def test_no_such_model_or_preset(self, indexed):
         index = indexed.storage.embeddings.index
         for call in (index.verify, index.rebuild, index.catch_up, index.dimension):
-            with pytest.raises(ms.NotFoundError, match="none"):
+            with raises(ms.NotFoundError, kind="embedding model", match="none"):
                 call("none")
-        with pytest.raises(ms.ValidationError, match="compact"):
+        with raises(ms.ValidationError, field="preset", match="compact"):
             index.rebuild(MODEL, preset="best")
 
     def test_an_interrupted_one_is_finished_later(self, on_file, database):

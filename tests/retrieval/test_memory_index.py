@@ -19,6 +19,7 @@ from memory_storage.nearby import Graph
 from memory_storage.repositories import memory_index
 from memory_storage.schema.spaces import FEW, Space
 from memory_storage.sources import SOURCES
+from tests.raising import raises
 from tests.schema.spy import spied
 
 from . import oracle
@@ -337,7 +338,7 @@ class TestBuilding:
             assert indexed.recall(plan=None) >= PROMISED
             indexed.settle()
             assert indexed.recall() >= PROMISED
-        with ms.MemoryStorage.open(at(bare, "diskann")) as storage, pytest.raises(ms.ValidationError):
+        with ms.MemoryStorage.open(at(bare, "diskann")) as storage, raises(ms.ValidationError, field="background"):
             storage.embeddings.index.catch_up(MODEL, background=True)
 
     def test_over_the_limit_searches_do_without_and_say_so(self, bare):
@@ -380,9 +381,9 @@ class TestBuilding:
             assert told[-1] == ("indexed", COUNT, COUNT)
             assert Indexed(storage, COUNT).recall() >= PROMISED
             assert _nothing_is_put_into_diskann(storage)
-            with pytest.raises(ms.NotFoundError):
+            with raises(ms.NotFoundError, kind="embedding model"):
                 storage.embeddings.index.use("memory", model="none")
-            with pytest.raises(ms.ValidationError):
+            with raises(ms.ValidationError, field="source"):
                 storage.embeddings.index.use("nothing")  # type: ignore[arg-type]
 
 

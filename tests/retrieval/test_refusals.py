@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import memory_storage as ms
 from tests.checks import assert_consistent, dump
+from tests.raising import raises
 
 NAN, INF = math.nan, math.inf
 
@@ -57,12 +58,12 @@ def test_a_bad_vector_is_neither_stored_nor_looked_for(storage, known, vector):
     before = dump(storage.engine)
     for repository in (storage.episodes, storage.patterns):
         for mode in ("auto", "exact", "index"):
-            with pytest.raises(ms.ValidationError):
+            with raises(ms.ValidationError, field="vector"):
                 repository.similar_to(vector, model="m", mode=mode)
     if vector is not None:
-        with pytest.raises(ms.ValidationError):
+        with raises(ms.ValidationError, field="vector"):
             storage.episodes.search("words", vector=vector, model="m")
-    with pytest.raises(ms.ValidationError):
+    with raises(ms.ValidationError, field="vector"):
         storage.embeddings.put("episode", known.id, vector, model="m")
     assert dump(storage.engine) == before
     assert len(storage.episodes.similar_to([1.0, 0.0, 0.5], model="m")) == 1
@@ -73,7 +74,7 @@ def test_a_wrong_dimension_is_named_with_the_right_one(storage, known):
         lambda: storage.episodes.similar_to([1.0], model="m"),
         lambda: storage.embeddings.put("episode", known.id, [1.0], model="m"),
     ):
-        with pytest.raises(ms.ValidationError) as caught:
+        with raises(ms.ValidationError, field="vector") as caught:
             call()
         assert (caught.value.field, caught.value.value) == ("vector", 1)
         assert "3 numbers, as all vectors of 'm' have" in str(caught.value)
@@ -86,7 +87,7 @@ def test_k_is_bounded(storage, known, k):
         lambda: storage.patterns.similar_to([1.0, 0.0, 0.5], model="m", k=k, mode="index"),
         lambda: storage.episodes.search("words", k=k),
     ):
-        with pytest.raises(ms.ValidationError) as caught:
+        with raises(ms.ValidationError, field="k") as caught:
             search()
         assert (caught.value.field, "1 to 1,000" in str(caught.value)) == ("k", True)
     assert len(storage.episodes.similar_to([1.0, 0.0, 0.5], model="m")) == 1
@@ -154,7 +155,7 @@ def test_all_of_a_batch_is_refused_for_one_bad_vector(storage, known, make_episo
 
 
 def test_an_owner_that_is_not_there_leaves_no_model_behind(storage):
-    with pytest.raises(ms.NotFoundError) as caught:
+    with raises(ms.NotFoundError, kind="pattern") as caught:
         storage.embeddings.put("pattern", uuid4(), [1.0], model="new")
     assert "pattern" in str(caught.value)
     assert storage.embeddings.models() == {}

@@ -18,6 +18,7 @@ from memory_storage.embedders import HashingEmbedder
 from memory_storage.repositories.memory_index import MemoryIndex
 from memory_storage.schema.spaces import Space
 from tests.checks import assert_consistent, dump
+from tests.raising import raises
 
 from . import work
 from .conftest import at
@@ -146,7 +147,7 @@ class TestDimensions:
                     partial(memory.episodes.search, "nothing", vector=vector, model="m"),
                     partial(memory.embeddings.put, "episode", key, vector, model="m"),
                 ):
-                    with pytest.raises(ms.ValidationError, match=f"{size} numbers") as caught:
+                    with raises(ms.ValidationError, field="vector", match=f"{size} numbers") as caught:
                         call()
                     assert (caught.value.field, caught.value.value) == ("vector", wrong)
         assert {(one.name, one.dimension, one.vectors) for one in storage.embeddings.index.status()} == {
@@ -158,13 +159,13 @@ class TestDimensions:
 
     def test_a_refused_vector_decides_nothing(self, storage, episode):
         before = dump(storage.engine)
-        with pytest.raises(ms.NotFoundError):
+        with raises(ms.NotFoundError, kind="episode"):
             storage.embeddings.put("episode", uuid4(), [1.0, 2.0], model="m")
         items: list[Any] = [("episode", episode.id, [1.0, 2.0]), ("step", uuid4(), [1.0, 2.0])]
-        with pytest.raises(ms.NotFoundError):
+        with raises(ms.NotFoundError, kind="step"):
             storage.embeddings.put_many(items, model="m")
         orphan = ms.Embedding(owner_type="episode", owner_id=uuid4(), model="m", vector=[1.0, 2.0])
-        with pytest.raises(ms.NotFoundError):
+        with raises(ms.NotFoundError, kind="episode"):
             storage.embeddings.import_many([orphan])
         assert dump(storage.engine) == before
         storage.embeddings.put("episode", episode.id, [1.0, 2.0, 3.0], model="m")
@@ -257,7 +258,7 @@ class TestDimensions:
             with pytest.raises(ms.ValidationError, match="2, 3") as caught:
                 storage.in_namespace("c").embeddings.index.verify("m")
             assert caught.value.field == "dimension"
-            with pytest.raises(ms.NotFoundError, match="4"):
+            with raises(ms.NotFoundError, kind="embedding model 'm' of dimension", match="4"):
                 index.verify("m", dimension=4)
             assert (index.catch_up("m"), index.rebuild("m"), index.use("memory", model="m")) == (0, 0, 0)
 

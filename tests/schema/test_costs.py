@@ -13,6 +13,7 @@ import pytest
 import memory_storage as ms
 from memory_storage.models import Embedding
 from tests.checks import assert_consistent, row_counts
+from tests.raising import raises
 
 from .spy import spied
 
@@ -274,7 +275,7 @@ def test_appending_step_10_000_costs_what_step_2_costs(fresh: ms.MemoryStorage):
     second, ten_thousandth = _cost_of_appending(fresh, short, 2), _cost_of_appending(fresh, long, 10_000)
     assert second == ten_thousandth
 
-    with pytest.raises(ms.ValidationError, match="10,000 steps") as caught:
+    with raises(ms.ValidationError, field="steps", match="10,000 steps") as caught:
         fresh.episodes.append_step(long.id, ms.Step(tool="one too many"))
     assert caught.value.setting == "limits.steps_per_episode"
     assert fresh.steps.count(long.id) == 10_000

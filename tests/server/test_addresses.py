@@ -19,6 +19,7 @@ from memory_storage.cli import app
 from memory_storage.dbapi._server import Origin
 from memory_storage.testing import Sqld
 from tests.cli.conftest import start
+from tests.raising import raises
 
 SECRET = "s3cret-in-the-url"
 
@@ -109,7 +110,7 @@ class TestWhatIsNotEncrypted:
 
     def test_is_refused_by_the_driver(self):
         with listening() as listener:
-            with pytest.raises(dbapi.ProgrammingError, match="not encrypted") as caught:
+            with raises(dbapi.ProgrammingError, code="INSECURE", match="not encrypted") as caught:
                 by_dbapi(f"ws://127.0.0.1:{listener.port}")
             assert (caught.value.code, listener.connections) == ("INSECURE", 0)
 
@@ -173,7 +174,7 @@ class TestEncrypted:
 
     def test_a_plain_server_gets_no_request(self):
         with listening() as listener:
-            with pytest.raises(ms.MemoryStorageError):
+            with raises(ms.UnavailableError, code="CONNECTION_FAILED"):
                 by_open(f"libsql://127.0.0.1:{listener.port}")
             assert all(b"HTTP" not in request for request in listener.requests)
 
@@ -234,7 +235,7 @@ class TestSecretsInAURL:
         "url", [one for one in SECRETIVE if one.startswith("libsql") and not re.search(r"\[|m\?s", one)]
     )
     def test_are_refused_by_sqlalchemy_and_not_repeated_in_the_message(self, url: str):
-        with pytest.raises((exc.ArgumentError, ms.ConfigurationError)) as caught:
+        with raises(exc.ArgumentError) as caught:
             create_engine(url)
         assert SECRET not in "".join(traceback.format_exception(caught.value)).replace(url, "")
 
@@ -289,7 +290,7 @@ class TestOddURLs:
         for opens in (ms.MemoryStorage.open, by_settings):
             with pytest.raises(ms.ConfigurationError):
                 opens(url)
-        with pytest.raises(dbapi.ProgrammingError):
+        with raises(dbapi.ProgrammingError, code="BAD_URL"):
             by_dbapi(url)
 
     @pytest.mark.parametrize(
@@ -308,7 +309,7 @@ class TestOddURLs:
 
     @pytest.mark.parametrize("url", ["http://[", "https://host:x", "https://ho st", "ftp://host", "", "https://"])
     def test_no_server_can_send_us_there(self, url: str):
-        with pytest.raises(dbapi.ProgrammingError):
+        with raises(dbapi.ProgrammingError, code="BAD_URL"):
             Origin.parse(url)
 
 
@@ -317,7 +318,7 @@ class TestWhereAServerSendsUs:
     def test_redirects_are_not_followed(self, status: str):
         with listening(answer("200 OK", "{}")) as other:
             reply = answer(status, "", f"Location: http://127.0.0.1:{other.port}/v3/pipeline")
-            with listening(reply) as first, pytest.raises(ms.MemoryStorageError, match=status[:3]):
+            with listening(reply) as first, raises(ms.MemoryStorageError, match=status[:3]):
                 by_open(f"libsql://127.0.0.1:{first.port}?tls=0")
             assert (first.connections, other.connections) == (1, 0)
 
@@ -328,7 +329,10 @@ class TestWhereAServerSendsUs:
         body = f'{{"baton":"b","base_url":"http://192.0.2.1:8080","results":[{batch},{ok}]}}'
         with listening(answer("200 OK", body)) as listener:
             engine = create_engine(f"libsql://127.0.0.1:{listener.port}?tls=0", connect_args={"auth_token": "t"})
-            with pytest.raises(exc.DBAPIError, match="only for this machine") as caught, engine.begin() as connection:
+            with (
+                raises(exc.ProgrammingError, code="INSECURE", match="only for this machine") as caught,
+                engine.begin() as connection,
+            ):
                 connection.execute(text("CREATE TABLE t (x)"))
             assert caught.value.orig.code == "INSECURE"
             engine.dispose()

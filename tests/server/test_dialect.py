@@ -28,6 +28,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 
 from memory_storage import migrate
 from memory_storage.testing import Proxy, Sqld
+from tests.raising import raises
 
 from .tokens import Key, token
 
@@ -139,7 +140,7 @@ class TestTransactions:
             connection.execute(insert(t), {"v": "outer"})
             with connection.begin_nested():
                 connection.execute(insert(t), {"v": "kept"})
-            with pytest.raises(exc.IntegrityError), connection.begin_nested():  # noqa: PT012 - the block is the subject
+            with raises(exc.IntegrityError, code="SQLITE_CONSTRAINT_UNIQUE"), connection.begin_nested():
                 connection.execute(insert(t), {"v": "undone"})
                 connection.execute(insert(t), {"v": "outer"})
             undone = connection.begin_nested()
@@ -158,7 +159,7 @@ class TestTransactions:
         assert values(engine) == ["first"]
 
     def test_an_error_undoes_the_block(self, engine: Engine):
-        with pytest.raises(exc.IntegrityError), engine.begin() as connection:  # noqa: PT012 - also
+        with raises(exc.IntegrityError, code="SQLITE_CONSTRAINT_FOREIGNKEY"), engine.begin() as connection:
             connection.execute(insert(t), {"v": "lost"})
             connection.execute(insert(child), {"t": 77})
         assert values(engine) == []
@@ -200,11 +201,11 @@ class TestLoss:
             bystander, lost = other.connection.dbapi_connection, losing.connection.dbapi_connection
             losing.execute(insert(t), {"v": "lost"})
             server.restart()
-            with pytest.raises(exc.OperationalError, match="lost") as caught:
+            with raises(exc.OperationalError, code="TRANSACTION_LOST", match="lost") as caught:
                 losing.execute(insert(t), {"v": "lost too"})
             assert caught.value.connection_invalidated
             assert not other.invalidated
-            with pytest.raises(exc.PendingRollbackError):
+            with raises(exc.PendingRollbackError, code="8s2b"):
                 losing.execute(select(t))
             losing.rollback()
             assert losing.execute(select(t)).all() == []
@@ -228,7 +229,7 @@ class TestLoss:
             session.flush()
             server.restart()
             session.add(Thing(v="lost too"))
-            with pytest.raises(exc.OperationalError):
+            with raises(exc.OperationalError, code="TRANSACTION_LOST"):
                 session.flush()
             session.rollback()
             session.add(Thing(v="kept"))
@@ -239,7 +240,7 @@ class TestLoss:
         with engine.connect() as connection:
             connection.execute(insert(t), {"v": "unknown"})
             line.cut_reply_after(0, times=2)
-            with pytest.raises(exc.OperationalError) as caught:
+            with raises(exc.OperationalError, code="CONNECTION_LOST") as caught:
                 connection.commit()
             assert caught.value.connection_invalidated
             connection.rollback()
@@ -254,7 +255,7 @@ class TestLoss:
 
     def test_an_error_of_a_statement_invalidates_nothing(self, engine: Engine):
         with engine.connect() as connection:
-            with pytest.raises(exc.OperationalError, match="no such table") as caught:
+            with raises(exc.OperationalError, code="SQLITE_ERROR", match="no such table") as caught:
                 connection.execute(text("SELECT * FROM nowhere"))
             assert not caught.value.connection_invalidated
             connection.execute(insert(t), {"v": "goes on"})
@@ -264,7 +265,7 @@ class TestLoss:
     def test_nothing_stays_checked_out(self, server: Sqld, own_engine: Engine):
         server.kill()
         for _ in range(3):
-            with pytest.raises(exc.OperationalError), own_engine.connect() as connection:
+            with raises(exc.OperationalError, code="CONNECTION_FAILED"), own_engine.connect() as connection:
                 connection.execute(select(t))
         assert own_engine.pool.checkedout() == 0  # type: ignore[attr-defined]
         server.start()
@@ -396,7 +397,7 @@ class TestReflection:
 )
 def test_what_keeps_the_compliance_suite_from_running_whole_is_the_servers_refusal(engine: Engine, sql: str):
     """See tests/compliance/exceptions.py."""
-    with engine.connect() as connection, pytest.raises((exc.NotSupportedError, exc.OperationalError)) as caught:
+    with engine.connect() as connection, raises(exc.NotSupportedError, code="SQL_PARSE_ERROR") as caught:
         connection.exec_driver_sql(sql)
     refusal: Any = caught.value.orig
     assert "unsupported" in str(refusal) or "not authorized" in str(refusal) or refusal.code == "FORBIDDEN", refusal

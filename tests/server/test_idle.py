@@ -18,6 +18,7 @@ from memory_storage import dbapi
 from memory_storage.backup import back_up
 from memory_storage.importers import export_lines
 from memory_storage.testing import Proxy, Sqld
+from tests.raising import raises
 
 from .raw import client
 
@@ -74,7 +75,7 @@ def refused_until_rolled_back(connection: dbapi.Connection, table: str) -> None:
         lambda: connection.cursor().executemany(f"INSERT INTO {table} VALUES (?)", [("refused",)]),
         connection.commit,
     ):
-        with pytest.raises(dbapi.OperationalError, match="roll back"):
+        with raises(dbapi.OperationalError, code="TRANSACTION_LOST", match="roll back"):
             refused()
     connection.rollback()
     for value in ("kept", "kept"):
@@ -136,12 +137,11 @@ def robbed_through_the_driver(url: str) -> None:
     connection = dbapi.connect(url)
     connection.execute("INSERT INTO t VALUES ('lost 1')")
     time.sleep(OLD)
-    with pytest.raises(dbapi.OperationalError) as caught:
+    with raises(dbapi.OperationalError, code="TRANSACTION_TIMEOUT"):
         connection.execute(dbapi.Batch([dbapi.Step("INSERT INTO t VALUES ('lost 2')")]))
-    assert caught.value.code in {"TRANSACTION_TIMEOUT", "TRANSACTION_LOST"}
-    with pytest.raises(dbapi.OperationalError, match="roll back"):
+    with raises(dbapi.OperationalError, code="TRANSACTION_LOST", match="roll back"):
         connection.execute("INSERT INTO t VALUES ('lost 3')")
-    with pytest.raises(dbapi.OperationalError, match="roll back"):
+    with raises(dbapi.OperationalError, code="TRANSACTION_LOST", match="roll back"):
         connection.commit()
     connection.rollback()
     connection.execute("INSERT INTO t VALUES ('kept')")
@@ -172,10 +172,10 @@ def robbed_through_core(url: str) -> None:
             try:
                 connection.execute(text("INSERT INTO t VALUES ('lost 2')"))
             finally:
-                with pytest.raises(exc.SQLAlchemyError):
+                with raises(exc.PendingRollbackError):
                     connection.execute(text("INSERT INTO t VALUES ('lost 3')"))
 
-    with pytest.raises(exc.OperationalError):
+    with raises(exc.OperationalError, code="TRANSACTION_TIMEOUT"):
         insert_slowly()
     assert engine.pool.checkedout() == 0
     with engine.begin() as connection:

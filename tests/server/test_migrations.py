@@ -17,6 +17,7 @@ import memory_storage as ms
 from memory_storage import migrate, schema
 from memory_storage.testing import Proxy, Sqld
 from tests.checks import assert_consistent, dump, row_counts
+from tests.raising import raises
 
 from .tokens import Key, token
 
@@ -122,7 +123,7 @@ class TestUpAndDown:
         episode = _fill(engine)
         before = dump(engine)
         migrate.downgrade(engine, "0001")
-        with pytest.raises(exc.OperationalError, match="receipts"), engine.connect() as connection:
+        with raises(exc.OperationalError, code="SQLITE_ERROR", match="receipts"), engine.connect() as connection:
             connection.exec_driver_sql("SELECT * FROM receipts")
         with ms.MemoryStorage.open(url) as storage:
             assert migrate.current(storage.engine) == schema.HEAD
@@ -195,7 +196,7 @@ class TestAllOrNothing:
         """Also when the server still holds the lock of the attempt that was cut off: it ends that after 5 seconds."""
         behind = create_engine(_through(line, url))
         line.cut_reply_after(10_000, times=2)
-        with pytest.raises(exc.OperationalError):
+        with raises(exc.OperationalError, code="TRANSACTION_LOST"):
             migrate.ensure(behind)
         line.cut_reply_after(None)
         migrate.ensure(behind)
@@ -268,7 +269,10 @@ class TestForeignKeys:
 
     def test_and_they_are_enforced_again(self, engine: Engine, revise: Callable[[str], None]):
         revise(RECREATE)
-        with pytest.raises(exc.IntegrityError, match="FOREIGN KEY"), engine.begin() as connection:
+        with (
+            raises(exc.IntegrityError, code="SQLITE_CONSTRAINT_FOREIGNKEY", match="FOREIGN KEY"),
+            engine.begin() as connection,
+        ):
             connection.exec_driver_sql("UPDATE steps SET namespace = 'none'")
         with engine.begin() as connection:
             connection.exec_driver_sql("DELETE FROM episodes WHERE seq = 1")
@@ -282,7 +286,10 @@ class TestForeignKeys:
         with pytest.raises(error, match=r"steps refer to rows|no such table"):
             revise(body)
         assert (dump(engine), _schema(engine), migrate.current(engine)) == (before, tables, schema.HEAD)
-        with pytest.raises(exc.IntegrityError, match="FOREIGN KEY"), engine.begin() as connection:
+        with (
+            raises(exc.IntegrityError, code="SQLITE_CONSTRAINT_FOREIGNKEY", match="FOREIGN KEY"),
+            engine.begin() as connection,
+        ):
             connection.exec_driver_sql("UPDATE steps SET namespace = 'none'")
 
     def test_without_this_care_they_would_be_gone(self, engine: Engine):

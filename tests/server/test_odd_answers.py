@@ -15,6 +15,7 @@ import pytest
 
 from memory_storage import dbapi
 from memory_storage.testing import Proxy, Sqld
+from tests.raising import raises
 
 from .raw import Client
 
@@ -101,6 +102,7 @@ ODD: dict[str, tuple[Callable[[Reply], Reply], type[dbapi.Error], str]] = {
     "502 in HTML": (always(502, b"<html>Bad Gateway</html>"), dbapi.OperationalError, "SERVER_ERROR"),
     "302": (always(302, b"", Location="http://127.0.0.1:1/"), dbapi.InternalError, "PROTOCOL"),
     "400": (always(400, b"what?"), dbapi.InternalError, "PROTOCOL"),
+    "401": (always(401, b'{"error":"no"}'), dbapi.OperationalError, "UNAUTHORIZED"),
     "403": (always(403, b'{"error":["list"]}'), dbapi.OperationalError, "FORBIDDEN"),
     "404 with JSON of another kind": (always(404, b'["x"]'), dbapi.OperationalError, "NO_SUCH_DATABASE"),
     "HTML": (always(200, b"<html>hello</html>"), dbapi.InternalError, "PROTOCOL"),
@@ -138,7 +140,7 @@ def test_an_odd_answer_to_a_read_is_an_error_of_the_driver_and_the_next_one_is_r
     assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
-REFUSED = {"429", "302", "400", "403", "404 with JSON of another kind"}
+REFUSED = {"401", "429", "302", "400", "403", "404 with JSON of another kind"}
 
 
 @pytest.mark.parametrize("odd", ODD)
@@ -149,7 +151,7 @@ def test_an_odd_answer_to_a_write_says_that_it_may_be_done_unless_it_was_refused
     gateway.change = ODD[odd][0]
     with pytest.raises(dbapi.Error) as caught:
         connection.execute("INSERT INTO t VALUES (1)")
-    assert isinstance(caught.value, dbapi.OutcomeUnknownError) == (odd not in REFUSED)
+    assert (caught.type is dbapi.OutcomeUnknownError) == (odd not in REFUSED)
 
 
 @pytest.mark.parametrize("odd", ODD)
@@ -157,9 +159,10 @@ def test_an_odd_answer_within_a_transaction_takes_all_of_it_back(
     gateway: Gateway, connection: dbapi.Connection, odd: str
 ):
     connection.execute("INSERT INTO t VALUES (1)")
-    gateway.change = ODD[odd][0]
-    with pytest.raises(dbapi.Error):
+    gateway.change, kind, code = ODD[odd]
+    with pytest.raises(kind) as caught:
         connection.execute("INSERT INTO t VALUES (2)")
+    assert caught.value.code == code
     gateway.change = lambda reply: reply
     connection.rollback()
     assert connection.execute("SELECT count(*) FROM t").fetchone() == (0,)
@@ -223,10 +226,20 @@ def test_another_port_is_not_followed_and_the_transaction_is_rolled_back_at_once
     assert gateway.client.run("SELECT x FROM t") == [["2"]]
 
 
-@pytest.mark.parametrize("url", ["http://example.com/", "ftp://127.0.0.1", "nonsense", "http://127.0.0.1:x/"])
-def test_an_address_that_is_none_or_not_encrypted_is_refused(gateway: Gateway, connection: dbapi.Connection, url: str):
+@pytest.mark.parametrize(
+    ("url", "kind", "code"),
+    [
+        ("http://example.com/", dbapi.ProgrammingError, "INSECURE"),
+        ("ftp://127.0.0.1", dbapi.InternalError, "PROTOCOL"),
+        ("nonsense", dbapi.InternalError, "PROTOCOL"),
+        ("http://127.0.0.1:x/", dbapi.InternalError, "PROTOCOL"),
+    ],
+)
+def test_an_address_that_is_none_or_not_encrypted_is_refused(
+    gateway: Gateway, connection: dbapi.Connection, url: str, kind: type[dbapi.Error], code: str
+):
     gateway.change = _with_base_url(url)
-    with pytest.raises(dbapi.Error):
+    with raises(kind, code=code):
         connection.execute("INSERT INTO t VALUES (1)")
     assert not connection.in_transaction
 

@@ -19,6 +19,7 @@ import memory_storage as ms
 from memory_storage import dbapi
 from memory_storage.testing import Proxy, Sqld
 from tests.cli.conftest import start
+from tests.raising import raises
 
 from . import tls
 
@@ -114,7 +115,7 @@ class TestABadCertificate:
             with pytest.raises(ms.InsecureConnectionError, match=f"no trusted TLS connection: .*{message}"):
                 opened(url, tls_ca_file=ca_file, auth_token="t")
             engine = create_engine(url, connect_args={"ca_file": str(ca_file)})
-            with pytest.raises(exc.OperationalError, match=message) as caught, engine.connect() as connection:
+            with raises(exc.OperationalError, code="INSECURE", match=message) as caught, engine.connect() as connection:
                 connection.exec_driver_sql("SELECT 1")
             assert caught.value.orig.code == "INSECURE"
             engine.dispose()
@@ -165,14 +166,14 @@ class TestAFileOfAuthorities:
     def test_that_is_gone_is_told_by_the_driver(self, url: str):
         with (
             closing(dbapi.connect(url, ca_file="/no/such.pem")) as connection,
-            pytest.raises(dbapi.OperationalError, match=r"such\.pem"),
+            raises(dbapi.OperationalError, code="BAD_CA", match=r"such\.pem"),
         ):
             connection.execute("SELECT 1")
 
 
 class TestNoTLS:
     def test_a_plain_server_on_the_port_is_refused(self, server: Sqld, ca_file: Path):
-        with pytest.raises((ms.InsecureConnectionError, ms.UnavailableError), match="TLS"):
+        with raises(ms.InsecureConnectionError, match="TLS"):
             opened(f"libsql://127.0.0.1:{server.port}", tls_ca_file=ca_file, auth_token="t")
 
     def test_a_plain_server_that_answers_is_refused(self, ca_file: Path):
@@ -197,7 +198,7 @@ class TestNoTLS:
     def test_a_server_that_is_deaf_or_slow_in_the_handshake_is_left_in_time(self, ca_file: Path, drip: bytes):
         with _dripping(drip) as port:
             before = time.monotonic()
-            with pytest.raises(ms.RequestTimeoutError, match="request_timeout"):
+            with raises(ms.RequestTimeoutError, code="REQUEST_TIMEOUT", match="request_timeout"):
                 opened(f"libsql://localhost:{port}", tls_ca_file=ca_file, request_timeout=0.5)
             assert time.monotonic() - before < 3
 
@@ -205,7 +206,7 @@ class TestNoTLS:
         with opened(url, tls_ca_file=ca_file, request_timeout=5) as storage:
             front.refuse()
             front.cut_all()
-            with pytest.raises(ms.UnavailableError):
+            with raises(ms.UnavailableError, code="CONNECTION_FAILED"):
                 storage.episodes.count()
             front.accept()
             assert storage.episodes.count() == 0

@@ -21,6 +21,7 @@ import memory_storage as ms
 from memory_storage import dbapi
 from memory_storage.dbapi._credentials import expires_at
 from memory_storage.testing import Proxy, Sqld
+from tests.raising import raises
 
 from .tokens import Key, signed, token
 
@@ -151,7 +152,7 @@ class TestAnExpiredToken:
 
     def test_is_told_by_an_engine(self, front: Proxy, over: str):
         engine = create_engine(front.url, connect_args={"auth_token": over})
-        with pytest.raises(exc.OperationalError, match="expired at"), engine.connect() as connection:
+        with raises(exc.OperationalError, code="TOKEN_EXPIRED", match="expired at"), engine.connect() as connection:
             connection.exec_driver_sql("SELECT 1")
         assert front.connections == 0
 
@@ -320,8 +321,8 @@ class TestARotatedToken:
     def test_is_asked_for_again_after_the_provider_has_failed(self, front: Proxy, key: Key):
         provider = Provider(RuntimeError("no vault"), None, token(key=key, **EXPIRED), token(key=key))
         engine = create_engine(front.url, connect_args={"auth_token": provider})
-        for _ in range(3):
-            with pytest.raises(exc.OperationalError), engine.connect() as connection:
+        for code in ("BAD_TOKEN", "BAD_TOKEN", "TOKEN_EXPIRED"):
+            with raises(exc.OperationalError, code=code), engine.connect() as connection:
                 connection.exec_driver_sql("SELECT 1")
         with engine.connect() as connection:
             assert connection.exec_driver_sql("SELECT 1").scalar() == 1

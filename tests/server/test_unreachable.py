@@ -18,6 +18,7 @@ import memory_storage as ms
 from memory_storage import dbapi, migrate
 from memory_storage.dbapi._resolver import connected_socket
 from memory_storage.testing import Proxy, Sqld
+from tests.raising import raises
 
 from . import tls
 from .raw import eventually
@@ -151,7 +152,10 @@ class TestOpen:
 
     def test_a_response_without_a_byte_is_a_lost_connection(self):
         seen: list[bytes] = []
-        with _port(lambda line: seen.append(line.recv(65536))) as port, pytest.raises(ms.UnavailableError) as caught:
+        with (
+            _port(lambda line: seen.append(line.recv(65536))) as port,
+            raises(ms.UnavailableError, code="CONNECTION_LOST") as caught,
+        ):
             opened(f"libsql://127.0.0.1:{port}?tls=0")
         assert (type(caught.value), caught.value.code) == (ms.UnavailableError, "CONNECTION_LOST")
         assert (caught.value.host, caught.value.port, caught.value.attempts) == ("127.0.0.1", port, ATTEMPTS)
@@ -236,7 +240,7 @@ class TestCalls:
         with pytest.raises(ms.UnavailableError):  # the fifth failure opens it, and for a moment its calls wait
             cut_off.episodes.count()
         eventually(lambda: not cut_off.circuit_breaker.is_bridging)
-        with pytest.raises(ms.CircuitOpenError) as caught:
+        with raises(ms.CircuitOpenError, code="CIRCUIT_OPEN") as caught:
             cut_off.episodes.count()
         assert (caught.value.host, caught.value.cause) == ("127.0.0.1", "Connection refused")
 
