@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from memory_storage._wording import counted
 from memory_storage.models import Rate
 
 from .drawing import BY_OUTCOME, Spec, kind_of
@@ -16,6 +17,7 @@ _MOST_BARS = 15
 _MOST_NUMBERS = 30
 _ROW = 26
 
+_ENOUGH = 5  # episodes that can be judged, for a rate that a line goes through
 _ROOM = 20  # that a number needs in its cell
 _NUMBERS: Spec = {
     "mark": {"type": "text", "fill": "var(--ink)", "fontSize": 11},
@@ -54,14 +56,23 @@ def _course(report: Report) -> Callable[[int], Spec] | None:
         x = {"field": "x", "type": "ordinal", "axis": {**axis, "labelAngle": 0, "title": "stage"}}
     y: Spec = {"field": "rate", **_RATE, "title": None}
     low: Spec = {**y, "field": "low"}
+    # A line through the rate of one or two episodes would jump from 0 to 100 %: those are points with their intervals.
+    dense = [row for row in rows if row["of"] >= _ENOUGH]
+    dense = dense if len(dense) > 1 else []
+    sparse = [row for row in rows if row not in dense]
+    band: Spec = {"x": x, "y": low, "y2": {"field": "high"}}
+    line: Spec = {"mark": {"type": "line", "color": "var(--accent)", "strokeWidth": 2}, "encoding": {"x": x, "y": y}}
+    area: Spec = {"mark": {"type": "area", "color": "var(--band)"}}
+    whiskers: Spec = {"mark": {"type": "rule", "strokeWidth": 6, "color": "var(--band)", "strokeCap": "round"}}
     return lambda width: {
         "width": width,
         "height": 240,
         "data": {"values": rows},
         "layer": [
-            {"mark": {"type": "area", "color": "var(--band)"}, "encoding": {"x": x, "y": low, "y2": {"field": "high"}}},
+            *([{"data": {"values": dense}, **area, "encoding": band}] * bool(dense)),
+            *([{"data": {"values": sparse}, **whiskers, "encoding": band}] * bool(sparse)),
             _line_of_all(report, "y"),
-            {"mark": {"type": "line", "color": "var(--accent)", "strokeWidth": 2}, "encoding": {"x": x, "y": y}},
+            *([{"data": {"values": dense}, **line}] * bool(dense)),
             {
                 "mark": {"type": "point", "filled": True, "color": "var(--accent)", "size": 55, "opacity": 1},
                 "encoding": {"x": x, "y": y, "description": {"field": "told"}},
@@ -178,7 +189,7 @@ def _failures(report: Report) -> Callable[[int], Spec] | None:
             "step": step,
             "tool": tool,
             "n": n,
-            "told": f"step {step}, {tool}: {n} times an error, in {failed} episodes that failed",
+            "told": f"step {step}, {tool}: an error {counted(n, 'time')}, in {counted(failed, 'episode')} that failed",
         }
         for (step, tool), (n, failed) in sorted(found.items())
         if step <= _MOST_NUMBERS
@@ -254,7 +265,7 @@ def _line_of_all(report: Report, channel: str) -> Spec:
 def _rated(rate: Rate, *, verb: str = "went well", **others: Any) -> dict[str, Any]:
     name = others.get("name", others.get("x"))
     told = f"{name}: {percent(rate.rate)} of {rate.of:,} {verb} ({between(rate)})"
-    return {"rate": rate.rate, "low": rate.low, "high": rate.high, "told": told, **others}
+    return {"rate": rate.rate, "low": rate.low, "high": rate.high, "of": rate.of, "told": told, **others}
 
 
 def _fitted(y: Spec, width: int) -> Spec:

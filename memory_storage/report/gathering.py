@@ -10,6 +10,7 @@ from uuid import UUID
 
 from typing_extensions import Unpack
 
+from memory_storage._wording import counted
 from memory_storage.models import (
     Bucket,
     Episode,
@@ -202,7 +203,8 @@ def _points(view: Transaction, summary: Summary, heads: Mapping[UUID, Episode]) 
     owners = [heads[one] for one in vectors]
     pairs = zip(found.places, owners, strict=True)
     points = [Point(x, y, owner.task_description, _ending(owner)) for (x, y), owner in pairs]
-    return points, f"{len(points):,} episodes by the model {model}: the plane has {found.kept:.0%} of the variance."
+    told = f"{counted(len(points), 'episode')} by the model {model}: the plane has {found.kept:.0%} of the variance."
+    return points, told
 
 
 def _shown(view: Transaction, number: int, filters: EpisodeFilters) -> list[Episode]:

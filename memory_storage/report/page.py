@@ -17,6 +17,7 @@ from pydantic_core import to_json
 
 from memory_storage._files import mode_of, replacing
 from memory_storage._paths import why_unwritable
+from memory_storage._wording import counted
 from memory_storage.dbapi import is_open_here
 from memory_storage.errors import ConfigurationError
 from memory_storage.models import Episode, Step, StepError, StepOk
@@ -136,7 +137,7 @@ def _cards(report: Report) -> list[tuple[str, str, str]]:
         ("went well", percent(success.rate), f"{between(success)} (95 %), {success.count:,} of {success.of:,}"),
         ("mean reward", number(reward.mean), f"of {reward.of:,} with a reward"),
         ("mean duration", seconds(report.all.duration_s.mean), f"of {report.all.duration_s.of:,} that ended"),
-        ("steps", f"{steps:,}", f"with {len(report.tools):,} tool{'s' * (len(report.tools) != 1)}"),
+        ("steps", f"{steps:,}", f"with {counted(len(report.tools), 'tool')}"),
         ("failed steps", percent(errors / ended if ended else None), f"{errors:,} of {ended:,} with a result"),
     ]
 
@@ -198,7 +199,7 @@ def _step(step: Step, longest: int) -> _ShownStep:
 
 def _clean(text: str, length: int) -> str:
     shown = clean(text[:length])
-    return shown if len(text) <= length else f"{shown}… ({len(text) - length:,} more characters)"
+    return shown if len(text) <= length else f"{shown}… ({counted(len(text) - length, 'more character')})"
 
 
 def _environment() -> Any:
@@ -213,6 +214,7 @@ def _environment() -> Any:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["counted"] = counted
     environment.filters["clean"] = lambda value: clean(str(value))
     return environment
 

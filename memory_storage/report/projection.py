@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from memory_storage._wording import counted
+
 _LEAST = 3
 
 
@@ -19,7 +21,7 @@ class Projection:
 def projected(vectors: Sequence[Sequence[float]]) -> Projection | str:
     """The plane in which they differ most, or a sentence that says why there is none."""
     if len(vectors) < _LEAST:
-        return f"Only {len(vectors)} episodes have vectors of one model: too few for a picture."
+        return f"Only {counted(len(vectors), 'episode')} with vectors of one model: too few for a picture."
     try:
         import numpy
     except ImportError:

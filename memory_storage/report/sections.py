@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from memory_storage._wording import counted
 from memory_storage.models import FailurePoint, GroupFigures, Mean, PeriodFigures, Rate, StageFigures
 
 from .gathering import Report
 
 Cell = str | int
 NOTHING = "-"
+_MOST_PATTERNS, _MOST_ROWS = 20, 200  # of a table
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,8 @@ def _course(report: Report) -> Section:
             "stage",
             "All episodes start at about the same time: they are shown in the order of their first save.",
         )
-    return Section("course", "Success over time", f"{told} {_trend(report)}".strip(), (first, *_FIGURES), rows)
+    told = _no("episodes", rows) or f"{told} {_trend(report)}".strip()
+    return Section("course", "Success over time", told, (first, *_FIGURES), rows)
 
 
 def is_spread(report: Report) -> bool:
@@ -82,7 +85,7 @@ def _trend(report: Report) -> str:
 
 
 def _task_types(report: Report) -> Section:
-    told = "How each kind of task goes."
+    told = _no("episodes", report.task_types) or "How each kind of task goes."
     return Section("tasks", "Kinds of task", told, ("task type", *_FIGURES), _groups(report.task_types))
 
 
@@ -95,8 +98,12 @@ def _by_tool(report: Report) -> Section:
 def _best_and_worst(rows: Sequence[GroupFigures]) -> str:
     best = max(rows, key=lambda row: row.success.low or 0.0)
     worst = min(rows, key=lambda row: row.success.high or 0.0)
-    if best is worst:
+    if len(rows) == 1:
         return f"Episodes that use {best.group} go well {percent(best.success.rate)} of the time."
+    if (best.success.low or 0.0) <= (worst.success.high or 0.0):  # the intervals overlap: it may be chance
+        rates = sorted(row.success.rate or 0.0 for row in rows)
+        span = percent(rates[0]) if rates[0] == rates[-1] else f"{percent(rates[0])} to {percent(rates[-1])}"
+        return f"No tool makes a clear difference: {counted(len(rows), 'tool')}, {span}, within the noise."
     return (
         f"Episodes that use {best.group} go well most surely ({percent(best.success.rate)} of {best.success.of}); "
         f"those that use {worst.group} least ({percent(worst.success.rate)} of {worst.success.of})."
@@ -108,10 +115,13 @@ def _errors(report: Report) -> Section:
         (row.tool, row.steps, percent(row.error.rate), between(row.error), row.error.count, row.timeouts)
         for row in report.tools
     ]
-    failing = max(report.tools, key=lambda row: (row.error.count, row.error.rate or 0.0), default=None)
+    most = max((row.error.count for row in report.tools), default=0)
+    failing = [row for row in report.tools if row.error.count == most]
     told = _no("steps", rows) or "No step failed."
-    if failing is not None and failing.error.count:
-        told = f"{failing.tool} fails most often: {failing.error.count:,} of {failing.error.of:,} times."
+    if most and len(failing) > 1:
+        told = f"{counted(len(failing), 'tool')} fail most often: {counted(most, 'time')} each."
+    elif most:
+        told = f"{failing[0].tool} fails most often: {most:,} of {counted(failing[0].error.of, 'time')}."
     columns = ("tool", "steps", "failed", "95 % interval", "errors and timeouts", "timeouts")
     return Section("errors", "Errors by tool", told, columns, rows)
 
@@ -124,8 +134,12 @@ def _latency(report: Report) -> Section:
     ]
     told = "No step has a latency."
     if measured:
-        slowest = max(measured, key=lambda row: row.p95_ms or 0)
-        told = f"The slowest is {slowest.tool}: one step in twenty takes {milliseconds(slowest.p95_ms)} or more."
+        longest = max(row.p95_ms or 0 for row in measured)
+        slowest = [row.tool for row in measured if (row.p95_ms or 0) == longest]
+        who = (
+            f"The slowest is {slowest[0]}" if len(slowest) == 1 else f"{counted(len(slowest), 'tool')} are the slowest"
+        )
+        told = f"{who}: one step in twenty takes {milliseconds(longest)} or more."
     return Section("latency", "Latency by tool", told, ("tool", "measured", "p50", "p95", "p99"), rows)
 
 
@@ -157,8 +171,11 @@ def _failures(report: Report) -> Section:
     rows = [(row.step_number, row.tool, row.error_class, row.episodes, row.failed_episodes) for row in report.failures]
     told = "No step failed."
     if report.failures:
-        worst = max(_by_class(report.failures).items(), key=lambda pair: (pair[1], pair[0]))
-        told = f"Most often: “{worst[0][1]}” in {worst[0][0]}, {worst[1]} times."
+        counts = _by_class(report.failures)
+        most = max(counts.values())
+        worst = sorted(pair for pair, count in counts.items() if count == most)
+        named = f"“{worst[0][1]}” in {worst[0][0]}" if len(worst) == 1 else f"{counted(len(worst), 'kind')} of error"
+        told = f"Most often: {named}, {counted(most, 'time')}{' each' * (len(worst) > 1)}."
     columns = ("step", "tool", "error", "episodes", "of them failed")
     return Section("failures", "Where steps fail", told, columns, rows)
 
@@ -182,10 +199,13 @@ def _patterns(report: Report) -> Section:
             f"{row.score:.2f}",
             row.last_used_at.date().isoformat() if row.last_used_at else "never",
         )
-        for row in report.patterns[:20]
+        for row in report.patterns[:_MOST_PATTERNS]
     ]
     unused = sum(row.last_used_at is None for row in report.patterns)
-    told = _no("patterns", rows) or f"{len(report.patterns):,} patterns, of which {unused:,} were never used."
+    told = _no("patterns", rows) or (
+        f"{counted(len(report.patterns), 'pattern')}, never used: {unused:,}."
+        f"{_cut(len(report.patterns), _MOST_PATTERNS)}"
+    )
     columns = ("pattern", "kind", "retrieved", "applied", "success", "score", "last used")
     return Section("patterns", "Patterns", told, columns, rows)
 
@@ -202,13 +222,14 @@ def _places(report: Report) -> Section:
         )
         for entry, outcome in entries
     ]
-    told = _no("places with a position", rows) or f"{len(rows):,} places."
-    return Section("places", "Places", told, ("name", "latitude", "longitude", "when", "outcome"), rows[:200])
+    told = _no("places with a position", rows) or f"{counted(len(rows), 'place')}.{_cut(len(rows), _MOST_ROWS)}"
+    return Section("places", "Places", told, ("name", "latitude", "longitude", "when", "outcome"), rows[:_MOST_ROWS])
 
 
 def _vectors(report: Report) -> Section:
     rows = [(point.task[:120], point.outcome, f"{point.x:.3f}", f"{point.y:.3f}") for point in report.points]
-    return Section("vectors", "Vector space", report.vectors, ("task", "outcome", "x", "y"), rows[:200])
+    told = f"{report.vectors}{_cut(len(rows), _MOST_ROWS)}"
+    return Section("vectors", "Vector space", told, ("task", "outcome", "x", "y"), rows[:_MOST_ROWS])
 
 
 _FIGURES = ("episodes", "success", "95 % interval", "mean reward", "mean duration")
@@ -231,6 +252,10 @@ def _moment(row: PeriodFigures, report: Report) -> str:
     if report.bucket == "hour":
         return row.starts_at.isoformat(sep=" ", timespec="minutes")
     return row.starts_at.date().isoformat()
+
+
+def _cut(rows: int, most: int) -> str:
+    return f" The table shows the first {most}." if rows > most else ""
 
 
 def _no(what: str, rows: Sequence[object]) -> str:

@@ -12,11 +12,12 @@ import pytest
 
 import memory_storage as ms
 from memory_storage.report import gather, page, sections, write_page
+from memory_storage.report.charts import charts
 from memory_storage.report.drawing import drawn
 from memory_storage.report.projection import projected
 from memory_storage.report.sections import percent, seconds
 
-from .conftest import everything, harm
+from .conftest import START, everything, harm
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +169,64 @@ def test_numbers_are_written_as_people_read_them():
     assert [seconds(value) for value in (None, 0.0, 1e-6, 0.02, 90.0, 7200.0)] == [
         "-", "0 s", "under 1 ms", "20 ms", "1.5 min", "2 h",
     ]  # fmt: skip
+
+
+def _told(report, key: str) -> str:
+    return next(one.summary for one in sections(report) if one.key == key)
+
+
+def _episodes(tools: str, *, well: int, failed: int = 0, at: datetime = START) -> list[ms.Episode]:
+    return [
+        ms.Episode(
+            task_description="t",
+            started_at=at,
+            steps=[ms.Step(tool=tool, result=ms.StepError(message="m"), latency_ms=5) for tool in tools.split()],
+            outcome=ms.Success(verdict="v") if number < well else ms.Failure(reason="r"),
+        )
+        for number in range(well + failed)
+    ]
+
+
+def test_a_tie_and_what_may_be_chance_are_not_the_best(storage):
+    storage.episodes.save_many(_episodes("edit look test", well=12, failed=7))
+    report = gather(storage)
+    assert _told(report, "tools") == "No tool makes a clear difference: 3 tools, 63.2%, within the noise."
+    assert _told(report, "errors") == "3 tools fail most often: 19 times each."
+    assert _told(report, "latency").startswith("3 tools are the slowest: ")
+    assert _told(report, "failures") == "Most often: 3 kinds of error, 19 times each."
+    storage.episodes.save_many(_episodes("guess", well=8, failed=8))
+    assert "50.0% to 63.2%, within the noise" in _told(gather(storage), "tools")
+
+
+def test_what_is_surely_better_is_named(storage):
+    storage.episodes.save_many([*_episodes("edit", well=40), *_episodes("guess", well=1, failed=30)])
+    assert _told(gather(storage), "tools").startswith("Episodes that use edit go well most surely (100% of 40)")
+
+
+def test_no_line_goes_through_a_period_of_few_episodes(storage):
+    for day, (well, failed) in enumerate([(6, 2), (1, 0), (0, 1), (5, 3)]):
+        storage.episodes.save_many(_episodes("t", well=well, failed=failed, at=START + timedelta(days=2 * day)))
+    layers = charts(gather(storage))["course"](646)["layer"]
+    line = next(one for one in layers if isinstance(one["mark"], dict) and one["mark"]["type"] == "line")
+    assert [row["of"] for row in line["data"]["values"]] == [8, 8]
+    whiskers = next(one for one in layers if one["mark"].get("strokeWidth") == 6)
+    assert [row["of"] for row in whiskers["data"]["values"]] == [1, 1]
+
+
+def test_one_is_singular_in_the_report(storage):
+    storage.episodes.save_many(_episodes("look edit", well=1))
+    storage.patterns.save(ms.Heuristic(condition="c", action="a"))
+    report = gather(storage)
+    told = " ".join(one.summary for one in sections(report)) + page(report)
+    for wrong in ("1 episodes", "1 patterns", "1 steps", "1 rows", "1 times", "1 tools", "1 places"):
+        assert not re.search(rf"\b{wrong}", told), wrong
+    assert "1 pattern, never used: 1." in told
+
+
+def test_a_table_that_is_cut_says_so(storage):
+    storage.patterns.save_many([ms.Heuristic(condition=f"c{number}", action="a") for number in range(21)])
+    assert _told(gather(storage), "patterns").endswith("The table shows the first 20.")
+    assert "max-height: 26rem" not in page(gather(storage))
 
 
 def test_json_has_every_table(memory):
