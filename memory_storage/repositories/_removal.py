@@ -85,7 +85,7 @@ class Remover:
         self._pace.begin()
         rows = self._session.write([step])
         weight = sum(int(row[0]) for row in rows if row)
-        self._pace.ended(weight, rows[0][1] if rows and rows[0] else None)
+        self._pace.ended(weight, self._locked_at(rows))
         return weight
 
     def _run(self, portion: Sequence[Item], steps: Sequence[Step]) -> set[str]:
@@ -98,8 +98,12 @@ class Remover:
     def _rows(self, weight: int, steps: Sequence[Step]) -> Sequence[Row]:
         self._pace.begin()
         rows = self._session.write(steps)
-        self._pace.ended(weight, rows[0][1] if rows and rows[0] else None)
+        self._pace.ended(weight, self._locked_at(rows))
         return rows
+
+    def _locked_at(self, rows: Sequence[Row]) -> float | None:
+        """When the database had the lock; None for a server, whose clock is not this machine's."""
+        return rows[0][1] if self._session.value_bytes is None and rows and rows[0] else None
 
     def _given(self, portion: Sequence[Item]) -> dict[str, Any]:
         namespace = self._session.namespace

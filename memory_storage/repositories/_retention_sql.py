@@ -15,6 +15,7 @@ SOURCE = """EXISTS (SELECT 1 FROM facets AS f WHERE f.namespace = e.namespace AN
     AND f.name = 'evidence' AND f.value = e.id)"""
 _TAGGED = """EXISTS (SELECT 1 FROM facets AS f WHERE f.namespace = e.namespace AND f.owner_type = 'episode'
     AND f.name = 'tag' AND f.value IN (SELECT value FROM json_each(:tags)) AND f.owner_seq = e.seq)"""
+_DATABASE_NOW = "CAST(unixepoch('subsec') * 1000000 AS INTEGER)"
 _OTHERS_OLDEST_FIRST = "OVER (PARTITION BY reason IS NULL AND NOT kept ORDER BY started_at, id"
 _BEFORE = "ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING"
 
@@ -33,10 +34,14 @@ def kept(policy: RetentionPolicy) -> str:
     return " OR ".join(filter(None, conditions)) or "false"
 
 
-def too_old_or_poor(policy: RetentionPolicy) -> str:
+# By the earlier of two clocks: this machine's may be ahead by a day, and would let a day too much go.
+_BEFORE_BY_DATABASE = f"CASE WHEN :age IS NULL THEN :before ELSE min(:before, {_DATABASE_NOW} - :age) END"
+
+
+def too_old_or_poor(policy: RetentionPolicy, before: str = ":before") -> str:
     """The rules about an episode alone: the branches of a CASE, which gives their names."""
     rules = [
-        "WHEN started_at < :before THEN 'max_age'" if policy.max_age is not None else "",
+        f"WHEN started_at < {before} THEN 'max_age'" if policy.max_age is not None else "",
         "WHEN reward < :min_reward THEN 'min_reward'" if policy.min_reward is not None else "",
     ]
     return " ".join(filter(None, rules))
@@ -61,7 +66,8 @@ weighed AS (
         WHEN NOT kept AND coalesce(sum(bytes) {_OTHERS_OLDEST_FIRST} {_BEFORE}), 0)
             < sum(bytes) FILTER (WHERE reason IS NULL) OVER () - :max_bytes THEN 'max_bytes' END AS reason
     FROM counted)
-SELECT e.id, w.reason, {_BYTES}, {_STEPS} FROM weighed AS w CROSS JOIN episodes AS e ON e.seq = w.seq
+SELECT e.id, w.reason, {_BYTES}, {_STEPS}, {_DATABASE_NOW}
+FROM weighed AS w CROSS JOIN episodes AS e ON e.seq = w.seq
 WHERE w.reason IS NOT NULL ORDER BY w.reason IS NOT 'unfinished', w.started_at, e.id
 """)
 
@@ -69,7 +75,8 @@ WHERE w.reason IS NOT NULL ORDER BY w.reason IS NOT 'unfinished', w.started_at, 
 def plan(policy: RetentionPolicy) -> Prepared:
     """The episodes that go: id, reason, bytes and steps, in the order in which they go."""
     weigh = policy.max_bytes is not None
-    return _plan(kept(policy), too_old_or_poor(policy), archive=policy.archive, weigh=weigh)
+    rules = too_old_or_poor(policy, _BEFORE_BY_DATABASE)
+    return _plan(kept(policy), rules, archive=policy.archive, weigh=weigh)
 
 
 class Removal:

@@ -14,7 +14,7 @@ from memory_storage.models import Retained, RetentionCandidate, RetentionPlan, R
 
 from . import _retention_sql as sql
 from ._arguments import checked_moment, function, instance
-from ._codec import to_micros
+from ._codec import from_micros, to_micros
 from ._pace import Pace
 from ._removal import Item, Remover
 from ._session import Repository
@@ -26,15 +26,21 @@ class RetentionRepository(Repository):
     """Retention in one namespace. Nothing goes by itself: call it when you like, or let a scheduler."""
 
     def plan(self, policy: RetentionPolicy, *, now: datetime | None = None) -> RetentionPlan:
-        """What would go, and why, in order; the dry run. `now` is the storage's clock by default.
+        """What would go, and why, in order; the dry run. The same memory and the same `now` give the same plan.
 
-        The same memory and the same `now` give the same plan.
+        `now` is the storage's clock by default; on a server the earlier of that and the server's, so that a machine
+        whose clock is ahead lets nothing go too early. An age is counted from the episode's own `started_at`.
         """
         instance("policy", policy, RetentionPolicy, "RetentionPolicy(max_age=timedelta(days=90))")
         moment = self._session.now() if now is None else checked_moment("now", now)
-        step = sql.plan(policy).step(namespace=self._session.namespace, **_values(policy, moment))
-        rows = self._session.read(step)
-        return RetentionPlan(policy, moment, [RetentionCandidate(UUID(row[0]), *row[1:]) for row in rows])
+        is_limited = now is None and self._session.value_bytes is not None  # on a server
+        age = min(policy.max_age // _MICROSECOND, 2**62) if is_limited and policy.max_age is not None else None
+        rows = self._session.read(
+            sql.plan(policy).step(namespace=self._session.namespace, age=age, **_values(policy, moment))
+        )
+        if rows and age is not None:
+            moment = min(moment, from_micros(rows[0][-1]) or moment)
+        return RetentionPlan(policy, moment, [RetentionCandidate(UUID(row[0]), *row[1:-1]) for row in rows])
 
     def apply(
         self,
