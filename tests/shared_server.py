@@ -9,6 +9,7 @@ marked `whole_database`, and is left out.
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -75,6 +76,7 @@ class SharedServer:
         except ms.MemoryStorageError as error:
             raise pytest.UsageError(f"--server: {error}") from None
         self._opened = True
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as by Ctrl-C, which cleans up
 
     def pytest_unconfigure(self) -> None:
         """Delete what an interrupted test has left; by now the workers are gone."""

@@ -30,7 +30,7 @@ def _open(engine: Engine) -> int:
 
 
 def _eventually(condition) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -80,7 +80,7 @@ def test_a_transaction_that_read_cannot_write_after_another_did(pair):
     started = time.monotonic()
     with raises(dbapi.OperationalError, code="SQLITE_BUSY", match="locked"):
         one.execute("INSERT INTO t VALUES (2, 1)")
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 4
     one.rollback()
 
 
@@ -159,7 +159,7 @@ def test_waiting_for_a_lock_ends_when_the_lock_does(connect):
     threading.Timer(0.2, holder.commit).start()
     started = time.monotonic()
     waiter.execute("INSERT INTO t VALUES (1)")
-    assert 0.1 < time.monotonic() - started < 5
+    assert 0.1 < time.monotonic() - started < 60
 
 
 def test_waiting_for_a_lock_ends_with_the_timeout(connect):
@@ -168,7 +168,7 @@ def test_waiting_for_a_lock_ends_with_the_timeout(connect):
     started = time.monotonic()
     with raises(dbapi.OperationalError, code="SQLITE_BUSY", match="locked"):
         waiter.execute("CREATE TABLE t (x)")
-    assert 0.1 < time.monotonic() - started < 5
+    assert 0.1 < time.monotonic() - started < 60
 
 
 def test_autocommitted_writes_wait_too(connect):
@@ -186,15 +186,11 @@ def test_a_thread_that_waits_for_a_lock_does_not_stop_the_others(connect):
     holder.execute("CREATE TABLE t (x)")
     thread = threading.Thread(target=waiter.execute, args=("INSERT INTO t VALUES (1)",))
     thread.start()
-    ticks = 0
-    started = time.monotonic()
-    while time.monotonic() - started < 0.3:
+    for _ in range(20):  # each would last as long as the thread waits, if that kept the interpreter's lock
         time.sleep(0.005)
-        ticks += 1
     assert thread.is_alive()
-    assert ticks > 20
     holder.commit()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
 
 

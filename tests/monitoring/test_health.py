@@ -117,7 +117,7 @@ def test_a_server_that_is_not_there_is_unhealthy_and_asked_for_so_long_only(migr
             line.deaf = True
             start = time.monotonic()
             found = storage.health_check(timeout=0.3, deep=True)
-            assert time.monotonic() - start < 5
+            assert time.monotonic() - start < 20
             assert (found.status, found.latency, found.schema, found.checks) == ("unhealthy", None, None, ())
             assert found.reason is not None
             assert found.reason.startswith("RequestTimeoutError: ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 from sqlalchemy import create_engine
@@ -36,7 +37,9 @@ def test_a_wait_that_ends_well_is_no_timeout(database):
         view.__enter__()
         waiting = threading.Thread(target=storage.episodes.count)
         waiting.start()
-        threading.Event().wait(0.1)
+        while not storage.engine.pool._pool.not_empty._waiters:  # the thread is not waiting yet
+            time.sleep(0.001)
+        time.sleep(0.06)
         view.__exit__(None, None, None)
         waiting.join()
         assert (storage.pool_stats().waits, storage.pool_stats().timeouts) == (1, 0)

@@ -56,7 +56,7 @@ def test_latency_delays_connections_side_by_side(server: Sqld, proxy: ProxyMaker
     with client(slow.port, maxsize=10) as sql, ThreadPoolExecutor(10) as threads:
         began = time.monotonic()
         assert list(threads.map(sql.run, ["SELECT 1"] * 40)) == [[["1"]]] * 40
-        assert 0.4 <= time.monotonic() - began < 2  # one after another: 4 s
+        assert 0.4 <= time.monotonic() - began < 4  # one after another they take at least that
 
 
 def test_a_request_that_was_cut_off_never_ran(any_proxy: Proxy, server: Sqld):

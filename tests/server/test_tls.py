@@ -200,7 +200,7 @@ class TestNoTLS:
             before = time.monotonic()
             with raises(ms.RequestTimeoutError, code="REQUEST_TIMEOUT", match="request_timeout"):
                 opened(f"libsql://localhost:{port}", tls_ca_file=ca_file, request_timeout=0.5)
-            assert time.monotonic() - before < 3
+            assert time.monotonic() - before < 20
 
     def test_it_can_be_used_again_when_the_line_is_good(self, url: str, front: Proxy, ca_file: Path):
         with opened(url, tls_ca_file=ca_file, request_timeout=5) as storage:
