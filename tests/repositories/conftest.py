@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 import memory_storage as ms
+
+KEY = "the key of these tests"
+
+
+@pytest.fixture(scope="session")
+def _encrypted_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encrypted file that has the schema, and nothing else."""
+    path = tmp_path_factory.mktemp("template") / "memory.db"
+    ms.MemoryStorage.open(ms.Settings(database=str(path), encryption_key=KEY)).close()
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+    return path
 
 
 @pytest.fixture(params=["memory", "file", "encrypted", "server"])
@@ -13,8 +27,8 @@ def target(request: pytest.FixtureRequest) -> str | ms.Settings:
     if request.param == "memory":
         return ":memory:"
     if request.param == "encrypted":
-        path = str(request.getfixturevalue("database"))
-        return ms.Settings(database=path, encryption_key="the key of these tests")
+        path = shutil.copyfile(request.getfixturevalue("_encrypted_template"), request.getfixturevalue("database"))
+        return ms.Settings(database=str(path), encryption_key=KEY)
     if request.param == "file":
-        return str(request.getfixturevalue("database"))
+        return str(request.getfixturevalue("migrated_file"))
     return request.getfixturevalue("server_target")
