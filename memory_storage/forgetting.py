@@ -19,6 +19,7 @@ from ._files import MaintenanceLock, sweep
 from .errors import ConfigurationError, UnavailableError
 from .models import Forgotten, Scrubbed
 from .monitoring import counted
+from .nearby import delete_sidecars
 from .repositories import EmbeddingRepository, Session
 from .repositories._erasure import MERGE_WORDS, Erased, erase_episode, erase_namespace
 from .repositories._pace import Pace
@@ -99,6 +100,8 @@ class Forgetting:
 
     def _write_anew(self, path: Path) -> Scrubbed:
         sweep(path)
+        if self._settings.key is not None:  # it has none: one is from before, or of another program
+            delete_sidecars(path)
         self._index.take_away()
         try:
             with translated(self._engine), self._outside_of_transactions() as connection:

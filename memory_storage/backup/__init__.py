@@ -8,22 +8,26 @@ indexes are left empty until it is restored. It is a database itself, and can be
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from uuid import UUID
 
 from memory_storage._files import MaintenanceLock
 from memory_storage._paths import why_unwritable
 from memory_storage.dbapi import EncryptionKey
 from memory_storage.dbapi._credentials import Secret
-from memory_storage.errors import ConfigurationError
+from memory_storage.errors import ConfigurationError, ValidationError
+from memory_storage.repositories._erasure import Erased
 from memory_storage.settings import Settings
 from memory_storage.storage import MemoryStorage
 
 from ._copying import BackupReport, Progress, copied, engine_of
+from ._erasing import ErasedBackup, checked_backups, erase_from
 from ._places import replacement
 
 _LOCK_TIMEOUT = 1.0  # seconds
 
-__all__ = ["BackupReport", "back_up", "restore"]
+__all__ = ["BackupReport", "ErasedBackup", "back_up", "checked_backups", "forget_in_backups", "restore"]
 
 
 def back_up(
@@ -94,6 +98,49 @@ def restore(
         _index(settings.model_copy(update={"database": str(new.partial)}), progress)
         new.exchange()
     return report.with_aside(new.old_path)
+
+
+def forget_in_backups(
+    storage: MemoryStorage,
+    backups: Sequence[str | os.PathLike[str]],
+    *,
+    episode: UUID | str | None = None,
+    namespace: str | None = None,
+    progress: Progress | None = None,
+) -> list[ErasedBackup]:
+    """Erase from backups what was forgotten, or removed by retention, since they were made. Idempotent.
+
+    Each file is written anew without it, read back, and replaced by one rename, with its permissions and new digests:
+    so `restore` accepts it. One of an older schema is brought up to date. A backup of another database loses nothing.
+
+    Args:
+        storage: the database. Its tombstones say what goes; those of evictions do not count.
+        backups: the files; encrypted ones have the database's key.
+        episode: an episode of this namespace that goes too, though the database never had it.
+        namespace: a namespace of which all goes.
+        progress: called with what is done, how many rows are done, and of how many; anew for each copy.
+
+    Returns:
+        What was erased from each file. Where one could not be replaced, it is what it was, and `why` says what to do.
+
+    Raises:
+        ValidationError: these are no paths, or both an episode and a namespace are given.
+        ConfigurationError: there is no such file, it is no backup, or it is the database itself. Nothing was changed.
+        CredentialError: it is encrypted with another key. Nothing was changed.
+    """
+    if episode is not None and namespace is not None:
+        raise ValidationError("episode", "an episode or a namespace, not both", (episode, namespace))
+
+    def erase(draft: MemoryStorage) -> Erased:
+        if namespace is None and episode is None:
+            return Erased()
+        if namespace is not None:
+            forgotten = draft.forget(namespace=namespace, scrub=False)
+        else:
+            forgotten = draft.in_namespace(storage.namespace).forget(episode=episode, scrub=False)
+        return Erased(forgotten.episodes, forgotten.patterns)
+
+    return erase_from(storage, checked_backups(storage, backups), erase, progress)
 
 
 def _index(settings: Settings, progress: Progress | None) -> None:

@@ -96,6 +96,13 @@ def copied(
     return report
 
 
+def is_backup(path: Path, key: EncryptionKey | None) -> bool:
+    """Whether a file has the digests that only a backup has."""
+    engine = engine_of(path, key)
+    with translated(engine), _reading(engine) as connection:
+        return bool(_manifest(connection))
+
+
 def engine_of(path: Path, key: EncryptionKey | None, *, is_new: bool = False) -> Engine:
     """An engine on a file that nobody else uses, without a log beside it."""
 

@@ -23,7 +23,7 @@ from memory_storage.nearby import delete_sidecars, sidecar_names
 
 _log = logging.getLogger(__name__)
 
-_LOGS = ("-wal", "-shm", "-journal")
+LOGS = ("-wal", "-shm", "-journal")
 
 
 @dataclass
@@ -67,11 +67,11 @@ class Replacement:
 
     def _free_name(self) -> Path:
         names = (self.path.with_name(f"{self.path.name}.old-{number}") for number in range(1, 10_000))
-        return next(name for name in names if not any(os.path.lexists(f"{name}{suffix}") for suffix in ("", *_LOGS)))
+        return next(name for name in names if not any(os.path.lexists(f"{name}{suffix}") for suffix in ("", *LOGS)))
 
     def _move_logs(self, aside: Path) -> None:
         """There are logs only of a database that cannot be opened, or was deleted without its log."""
-        for suffix in _LOGS:
+        for suffix in LOGS:
             log, name = Path(f"{self.path}{suffix}"), Path(f"{aside}{suffix}")
             with suppress(FileNotFoundError):
                 log.rename(name)
@@ -117,7 +117,7 @@ def replacement(path: Path, key: EncryptionKey | None, *, keeps_old: bool) -> It
     except OSError as error:
         raise ConfigurationError(f"{why_unwritable(path, error)}; what is there is what it was before") from error
     finally:
-        for suffix in ("", *_LOGS):
+        for suffix in ("", *LOGS):
             Path(f"{partial}{suffix}").unlink(missing_ok=True)
         if partial.parent.is_dir():
             delete_sidecars(partial)
@@ -128,7 +128,7 @@ def _remove_half_done(path: Path) -> None:
     for other in path.parent.glob(f"{path.name}.old-*"):
         with suppress(FileNotFoundError):
             if other.samefile(path) and not other.is_symlink():
-                for suffix in _LOGS:  # there is none but beside a damaged database
+                for suffix in LOGS:  # there is none but beside a damaged database
                     if os.path.lexists(f"{other}{suffix}") and not os.path.lexists(f"{path}{suffix}"):
                         Path(f"{other}{suffix}").rename(f"{path}{suffix}")
                 other.unlink()

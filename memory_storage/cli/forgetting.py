@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import asdict
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
 import typer
 
 from memory_storage._wording import counted
+from memory_storage.backup import ErasedBackup, checked_backups, forget_in_backups
 from memory_storage.errors import ConfigurationError, UnavailableError, ValidationError
 from memory_storage.models import Forgotten, Retained, RetentionPlan, RetentionPolicy
 from memory_storage.storage import MemoryStorage
@@ -27,6 +30,10 @@ _NOTHING_TO_DO = "nothing to do: the policy keeps every episode"
 _SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
+Backups = Annotated[
+    list[Path] | None,
+    typer.Option("--backup", metavar="PATH", help="Erase from this backup too what was forgotten; repeat it."),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
@@ -81,6 +88,7 @@ def forget(
     scrub: Annotated[
         bool, typer.Option("--scrub/--no-scrub", help="Leave no byte in the file; no: do it later.")
     ] = True,
+    backup: Backups = None,
     yes: Yes = False,
     database: Database = None,
     namespace: Namespace = None,
@@ -90,6 +98,7 @@ def forget(
     if episode_id is None and namespace is None:
         raise ConfigurationError("nothing to forget: give an episode's ID, or a --namespace to erase all of it")
     with open_existing(database, namespace) as storage:
+        checked_backups(storage, backup or [])  # before anything is erased
         whole_id = None if episode_id is None else as_whole_id(storage, episode_id)
         what = _named(storage, whole_id)
         if not yes:
@@ -98,24 +107,50 @@ def forget(
             talk(f"{episode_id} is {what}")
         of: dict[str, Any] = {"namespace": storage.namespace} if whole_id is None else {"episode": whole_id}
         found = storage.forget(**of, scrub=scrub)
+        erased = _erase_from(storage, backup, **of)
     if as_json:
-        write_json(found)
+        write_json({**asdict(found), **_listed(erased)})
     else:
         say(_said(found))
+    _tell_about_backups(erased, as_json=as_json)
     if scrub:
         _tell_whether_scrubbed(storage, found.why)
 
 
 @app.command()
-def scrub(database: Database = None, as_json: AsJson = False) -> None:
+def scrub(backup: Backups = None, database: Database = None, as_json: AsJson = False) -> None:
     """Write the file anew, so that nothing that was deleted is left in it. Leaves with 7 if that was not possible."""
     with open_existing(database, None) as storage:
+        checked_backups(storage, backup or [])
         done = storage.scrub()
+        erased = _erase_from(storage, backup)
     if as_json:
-        write_json(done)
+        write_json({**asdict(done), **_listed(erased)})
     elif done.complete:
         say("nothing that was deleted is left in the file")
+    _tell_about_backups(erased, as_json=as_json)
     _tell_whether_scrubbed(storage, done.why)
+
+
+def _erase_from(storage: MemoryStorage, backups: list[Path] | None, **of: Any) -> list[ErasedBackup]:
+    if not backups:
+        return []
+    with progress("backups", 100) as on_progress:
+        return forget_in_backups(
+            storage, backups, **of, progress=lambda _, done, total: on_progress(100 * done // max(total, 1))
+        )
+
+
+def _listed(erased: list[ErasedBackup]) -> dict[str, Any]:
+    return {"backups": [asdict(one) for one in erased]} if erased else {}
+
+
+def _tell_about_backups(erased: list[ErasedBackup], *, as_json: bool) -> None:
+    for one in erased:
+        if not as_json and one.complete:
+            say(f"{one.path}: forgot {counted(one.episodes, 'episode')} and {counted(one.patterns, 'pattern')}")
+    if whys := [one.why for one in erased if not one.complete]:
+        raise UnavailableError(f"bytes may be left: {'; '.join(whys)}")
 
 
 def _tell_whether_scrubbed(storage: MemoryStorage, why: str) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
+from uuid import UUID
 
-from memory_storage.dbapi import RowCountError
+from memory_storage.dbapi import RowCountError, Step
 from memory_storage.errors import UnavailableError
 from memory_storage.monitoring import touched
 
 from . import _retention_sql as sql
 from ._codec import to_micros
-from ._forgotten import REMEMBER, digests_of, forget_all_evictions, forget_evictions
+from ._forgotten import KNOWN, REMEMBER, digest_of, digests_of, forget_all_evictions, forget_evictions
 from ._pace import Pace
 from ._quarantined import Quarantine
 from ._removal import Item, Remover
@@ -36,6 +39,22 @@ _SOME_PATTERNS = Prepared("SELECT id FROM patterns WHERE namespace = :namespace 
 _DELETE_PATTERNS = Prepared("""
 DELETE FROM patterns WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
+_NAMED_PATTERNS = Prepared("""
+SELECT id FROM patterns WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
+""")
+_PAGE = 500
+_HOLDERS = [
+    "SELECT namespace, id FROM episodes",
+    "SELECT namespace, id FROM patterns",
+    "SELECT namespace, value FROM facets WHERE owner_type = 'pattern' AND name = 'evidence'",
+]
+_QUARANTINED = Step("SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'quarantined!_%' ESCAPE '!'", ())
+_QUARANTINED_HOLDERS = {
+    "quarantined_episodes": "SELECT CAST(namespace AS TEXT), CAST(id AS TEXT) FROM quarantined_episodes",
+    "quarantined_patterns": "SELECT CAST(namespace AS TEXT), CAST(id AS TEXT) FROM quarantined_patterns",
+    "quarantined_steps": "SELECT CAST(namespace AS TEXT), CAST(episode_id AS TEXT) FROM quarantined_steps",
+    "quarantined_embeddings": "SELECT CAST(namespace AS TEXT), CAST(owner_id AS TEXT) FROM quarantined_embeddings",
+}
 # They go with their owners. What another program has written there may have none.
 _OWNERLESS = [
     Prepared(f"DELETE FROM {table} WHERE namespace = :namespace")
@@ -87,6 +106,46 @@ def erase_namespace(session: Session, pace: Pace) -> Erased:
     Quarantine(session).erase_namespace()
     forget_all_evictions(session)
     return Erased(episodes, patterns)
+
+
+def rows_of(session: Session) -> Iterator[list[tuple[str, UUID]]]:
+    """The namespace and id of each episode and pattern, of quarantined ones too, and of evidence, in pages."""
+    quarantined = {row[0] for row in session.read(_QUARANTINED)}
+    selects = [*_HOLDERS, *(sql for table, sql in _QUARANTINED_HOLDERS.items() if table in quarantined)]
+    rows = iter(session.read(Step(" UNION ".join(selects), ())))
+    while page := [(str(namespace), row_id) for namespace, row_id in islice(rows, _PAGE)]:
+        yield [(namespace, UUID(str(row_id))) for namespace, row_id in page if _is_uuid(row_id)]
+
+
+def tombstoned(session: Session, rows: Sequence[tuple[str, UUID]]) -> list[tuple[str, UUID]]:
+    """Those of the rows, of any namespace, that were forgotten or removed by retention: not the evicted ones."""
+    by_digest = {digest_of(*row): row for row in rows}
+    found = session.read(KNOWN.step(digests=json.dumps(list(by_digest))))
+    return [by_digest[row[0].lower()] for row in found]
+
+
+def erase_tombstoned(session: Session, ids: Sequence[UUID]) -> Erased:
+    """Erase the episodes and patterns of these ids from a file that no other process uses."""
+    episodes = patterns = 0
+    for row_id in ids:
+        erased = erase_episode(session, row_id, Pace(sleep=_no_pause))
+        episodes, patterns = episodes + erased.episodes, patterns + erased.patterns
+    for start in range(0, len(ids), _PATTERNS):
+        page = json_ids([str(row_id) for row_id in ids[start : start + _PATTERNS]])
+        patterns += len(session.read(_NAMED_PATTERNS.step(namespace=session.namespace, ids=page)))
+        session.write([_DELETE_PATTERNS.step(namespace=session.namespace, ids=page)])
+    return Erased(episodes, patterns)
+
+
+def _no_pause(seconds: float) -> None:
+    """Go on at once."""
+
+
+def _is_uuid(text: object) -> bool:
+    try:
+        return bool(UUID(str(text)))
+    except ValueError:  # what another program has written
+        return False
 
 
 def _pages_of_patterns(session: Session) -> Iterator[Sequence[str]]:

@@ -30,7 +30,7 @@ INSERT INTO forgotten (digest) SELECT unhex(value) FROM json_each(:digests) WHER
 """)
 # It changes nothing, and tells by the number of rows.
 _GUARD = Prepared(f"UPDATE forgotten SET digest = digest WHERE {_GIVEN}")
-_KNOWN = Prepared(f"SELECT hex(digest) FROM forgotten WHERE {_GIVEN}")
+KNOWN = Prepared(f"SELECT hex(digest) FROM forgotten WHERE {_GIVEN}")
 _REMOVE = Prepared(f"DELETE FROM forgotten WHERE {_GIVEN}")
 _EVICTED = Prepared("""
 SELECT CAST(substr(digest, 9) AS TEXT) FROM forgotten
@@ -69,7 +69,7 @@ def restored(session: Session, ids: Sequence[UUID]) -> list[Step]:
 def forgotten_among(session: Session, ids: Iterable[UUID]) -> set[UUID]:
     """Those that were erased."""
     tombstones = _tombstones(session, ids)
-    rows = session.read(_KNOWN.step(digests=json.dumps(list(tombstones))))
+    rows = session.read(KNOWN.step(digests=json.dumps(list(tombstones))))
     return {tombstones[row[0].lower()] for row in rows}
 
 
@@ -106,6 +106,12 @@ def forget_all_evictions(session: Session) -> None:
     page = _EVICTED.step(space=space_of(session.namespace), limit=_PAGE)
     while ids := [row[0] for row in session.read(page)]:
         session.write(forget_evictions(session, ids))
+
+
+def evicted_from(session: Session) -> list[UUID]:
+    """The ids of the namespace's episodes that were evicted, and not forgotten."""
+    rows = session.read(_EVICTED.step(space=space_of(session.namespace), limit=2**62))
+    return [UUID(row[0]) for row in rows]
 
 
 def _tombstones(session: Session, ids: Iterable[UUID]) -> dict[str, UUID]:

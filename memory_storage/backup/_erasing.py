@@ -1,0 +1,142 @@
+"""From backups, what their database has forgotten since. A backup is written anew, and replaced by one rename.
+
+A draft beside the backup gets all of its rows, is brought up to date, and has erased in it what has a tombstone in the
+database. What is left is copied into the new file, which therefore never had a byte of the rest, with new digests.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from memory_storage._files import MaintenanceLock, create, mode_of, scratch_beside
+from memory_storage.errors import ConfigurationError, CorruptDataError, MemoryStorageError, ValidationError
+from memory_storage.nearby import delete_sidecars
+from memory_storage.repositories._erasure import Erased, erase_tombstoned, rows_of, tombstoned
+from memory_storage.repositories._forgotten import evicted_from
+from memory_storage.settings import Settings
+from memory_storage.storage import MemoryStorage
+
+from ._copying import Progress, copied, engine_of, is_backup
+from ._places import LOGS, replacement
+
+_LOCK_TIMEOUT = 1.0  # seconds
+_LINKED = "it has other names (hard links: {}), which still lead to the old file: delete those"
+
+Erase = Callable[[MemoryStorage], Erased]
+
+
+@dataclass(frozen=True, slots=True)
+class ErasedBackup:
+    """What was erased from a backup. `complete` is False where the file still has it: `why` says what to do."""
+
+    path: str
+    episodes: int = 0
+    patterns: int = 0
+    complete: bool = True
+    why: str = ""
+
+
+def checked_backups(storage: MemoryStorage, paths: object) -> list[Path]:
+    """Look at backups before anything is erased. A file of two spellings, or behind a link, is one.
+
+    Raises:
+        ValidationError: these are no paths; `field` is which, like `backups.1`.
+        ConfigurationError: there is no such file, it is no backup, or it is the database itself.
+        CredentialError: it is encrypted with another key than the database.
+    """
+    if isinstance(paths, str | bytes | os.PathLike) or not isinstance(paths, Sequence):
+        raise ValidationError("backups", "a list of paths", paths)
+    checked: dict[str, Path] = {}
+    for index, path in enumerate(paths):
+        if not isinstance(path, str | Path):
+            raise ValidationError(f"backups.{index}", "a path", path)
+        checked.setdefault(os.path.realpath(path), Path(path))
+    for real, path in checked.items():
+        _check(storage.settings, Path(real), path)
+    return list(checked.values())
+
+
+def erase_from(
+    storage: MemoryStorage, paths: Sequence[Path], erase: Erase | None, progress: Progress | None
+) -> list[ErasedBackup]:
+    """Erase from each of the backups what has a tombstone in the database, and what `erase` erases of its draft."""
+    before = [path.stat() for path in paths]  # of all, before any is replaced
+    erased = []
+    for path, found in zip(paths, before, strict=True):
+        others = found.st_nlink - sum(os.path.samestat(found, other) for other in before)
+        why = f"{path}: {_LINKED.format(others)}" if others > 0 else ""
+        try:
+            counts = _erase_from(storage, Path(os.path.realpath(path)), erase, progress)
+        except MemoryStorageError as error:
+            erased.append(ErasedBackup(str(path), complete=False, why=f"{path}: it is what it was: {error}"))
+        else:
+            erased.append(ErasedBackup(str(path), counts.episodes, counts.patterns, complete=not why, why=why))
+    return erased
+
+
+def _check(settings: Settings, real: Path, path: Path) -> None:
+    if settings.path is not None and os.path.realpath(settings.path) == str(real):
+        raise ConfigurationError(f"{path}: that is the database itself; nothing was changed")
+    if not real.is_file():
+        raise ConfigurationError(f"{path}: there is no such backup; nothing was changed")
+    try:
+        found = is_backup(real, settings.key)
+    except CorruptDataError as error:
+        raise ConfigurationError(f"{path}: this is no backup ({error}); nothing was changed") from error
+    if not found:
+        raise ConfigurationError(f"{path}: this is no backup: it has no digests of its rows; nothing was changed")
+
+
+def _erase_from(storage: MemoryStorage, path: Path, erase: Erase | None, progress: Progress | None) -> Erased:
+    key = storage.settings.key
+    with (
+        MaintenanceLock(path).exclusive(_LOCK_TIMEOUT),
+        replacement(path, key, keeps_old=False) as new,
+        _draft_beside(path) as draft,
+    ):
+        copied(engine_of(path, key), draft, key, progress, check_manifest=True)
+        with MemoryStorage.open(_settings_of(storage.settings, draft)) as view:
+            erased = erase(view) if erase else Erased()
+            more = _erase_tombstoned(storage, view)
+        copied(engine_of(draft, key), new.partial, key, progress)
+        new.exchange()
+    return Erased(erased.episodes + more.episodes, erased.patterns + more.patterns)
+
+
+def _settings_of(settings: Settings, draft: Path) -> Settings:
+    """Those of a file that has no other user, and is deleted."""
+    key = settings.encryption_key
+    return Settings(database=str(draft), encryption_key=key, vector_index="exact", durability="normal")
+
+
+def _erase_tombstoned(storage: MemoryStorage, draft: MemoryStorage) -> Erased:
+    """Also the ids in tombstones of evictions, of each namespace that the backup or the storage has."""
+    found: dict[str, list[UUID]] = {}
+    pages = list(rows_of(draft._session))
+    for name in {storage.namespace, *(namespace for page in pages for namespace, _ in page)}:
+        pages.append([(name, row_id) for row_id in evicted_from(draft.in_namespace(name)._session)])
+    for page in pages:
+        for namespace, row_id in tombstoned(storage._session, page):
+            found.setdefault(namespace, []).append(row_id)
+    episodes = patterns = 0
+    for namespace, ids in found.items():
+        erased = erase_tombstoned(draft.in_namespace(namespace)._session, ids)
+        episodes, patterns = episodes + erased.episodes, patterns + erased.patterns
+    return Erased(episodes, patterns)
+
+
+@contextmanager
+def _draft_beside(path: Path) -> Iterator[Path]:
+    draft = scratch_beside(path)
+    try:
+        create(draft, mode_of(path)).close()
+        yield draft
+    finally:
+        for suffix in ("", *LOGS):
+            Path(f"{draft}{suffix}").unlink(missing_ok=True)
+        delete_sidecars(draft)
