@@ -43,6 +43,9 @@ def embed(database: str, _: str) -> int:
         def embed(self, texts: list[str]) -> list[list[float]]:
             return [[1.0, float(number)] for number in range(len(texts))]
 
+        def embed_query(self, text: str) -> list[float]:
+            return self.embed([text])[0]
+
     with ms.MemoryStorage.open(database) as storage:
         return storage.embeddings.embed(Embedder())
 

@@ -83,11 +83,15 @@ class Table:
         """
         read = ", ".join([*self._key_as_read, *map(self._as_read, self.columns)])
         width, after = len(self._key_as_read), ()
+        was_large = False
         while True:
+            if was_large and not connection.engine.url.host:  # its cache is full of rows that are not read again
+                connection.exec_driver_sql("PRAGMA shrink_memory")
             sql = self._page(read, continues=bool(after))
             rows = [tuple(row) for row in connection.exec_driver_sql(sql, (*after, *after))]
             if not rows:
                 return
+            was_large = len(rows) < _PAGE
             after = rows[-1][:width]
             page = [[row[width:] for row in rows]]
             del rows

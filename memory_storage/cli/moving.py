@@ -182,9 +182,11 @@ def _values_in(storage: MemoryStorage) -> int:
 
 def _write(lines: Iterable[str], write: Callable[[bytes], object], on_progress: Callable[[int], None]) -> int:
     """Write the lines; how many there are besides the first and the last."""
-    number = 0
-    for number, line in enumerate(lines):
+    number = -1
+    for line in lines:
         write(line.encode())
+        del line  # it may be large: it is not held while the next one is read
+        number += 1
         on_progress(number)
     return number - 1
 
@@ -192,6 +194,6 @@ def _write(lines: Iterable[str], write: Callable[[bytes], object], on_progress: 
 def _write_file(path: Path, lines: Iterable[str], on_progress: Callable[[int], None]) -> int:
     try:
         with replacing(path, mode_of(None)) as file:
-            return _write(lines, lambda line: file.write(line + b"\n"), on_progress)
+            return _write(lines, lambda line: file.writelines((line, b"\n")), on_progress)
     except OSError as error:
         raise ConfigurationError(why_unwritable(path, error)) from error

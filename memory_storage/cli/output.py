@@ -38,10 +38,10 @@ def write_json(value: Any) -> None:
 
 def write_line(line: bytes) -> None:
     """One line of data."""
-    rest = memoryview(line + b"\n")
-    while rest:
-        # With PYTHONUNBUFFERED set this is the bare file, which may take only a part.
-        rest = rest[sys.stdout.buffer.write(rest) :]
+    for rest in (memoryview(line), memoryview(b"\n")):  # not joined: a line may be large
+        while rest:
+            # With PYTHONUNBUFFERED set this is the bare file, which may take only a part.
+            rest = rest[sys.stdout.buffer.write(rest) :]
 
 
 def talk(message: str) -> None:
