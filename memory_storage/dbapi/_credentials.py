@@ -106,6 +106,11 @@ class Credentials:
         """What came from outside, without the token."""
         return body.replace(self._token.encode(), b"***") if self._token else body
 
+    def redact_error(self, error: Exception) -> None:
+        """Take the token out of an error's text: a server may repeat what it was sent."""
+        if self._token and error.args and isinstance(error.args[0], str):
+            error.args = (error.args[0].replace(self._token, "***"), *error.args[1:])
+
     @property
     def generation(self) -> int:
         """Stands for the token in force."""

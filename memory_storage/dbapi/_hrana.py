@@ -78,6 +78,7 @@ class HranaTransport:
     def __init__(self, client: Client) -> None:
         self._stream = Stream(client)
         self._writes = client.writes
+        self._credentials = client.credentials
         self._foreign_keys: str | None = None  # a new stream has to be told
         self._keeps = False  # whether the stream is to stay open for the next statement
         self._broken = ""
@@ -220,6 +221,9 @@ class HranaTransport:
         risk = Risk(reads_only=kinds <= {Kind.READ}, commits=ends or Kind.CONTROL in kinds)
         try:
             results = self._exchanged(steps, scope, CLOSE if ends and not self._keeps else GET_AUTOCOMMIT, risk)
+        except Error as error:
+            self._credentials.redact_error(error)
+            raise
         except GARBLED as error:
             raise garbled(error, risk) from error
         finally:

@@ -316,6 +316,18 @@ def test_a_text_of_a_server_is_shown_up_to_a_length():
         assert len(error.code) <= 100
 
 
+@pytest.mark.parametrize("code", ["", "SQLITE_BUSY", "RESPONSE_TOO_LARGE"])
+def test_a_token_that_a_server_repeats_is_not_shown(code: str):
+    told = {"message": "you sent t0ken", "code": code}
+    step_error = whole(as_json(reply(None, errors=(told,))))
+    batch_error = whole(as_json({"baton": None, "results": [{"type": "error", "error": told}] * 2}))
+    in_cursor = [b'{"baton":null}\n', as_json({"type": "error", "error": told}) + b"\n"]
+    for answer in (step_error, batch_error):
+        with hostile(lambda answer=answer: [answer], lambda: chunked(in_cursor)) as server:
+            error = _refused(server.url, timeout=0.2)
+        assert ("t0ken" in str(error), "you sent ***" in str(error)) == (False, True)
+
+
 class TestAStorage:
     SETTINGS: ClassVar = {"max_response_bytes": LIMIT, "retry": {"initial_backoff": 0.01}, "auth_token": "t0ken"}
 
