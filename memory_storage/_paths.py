@@ -17,7 +17,9 @@ def why_unwritable(path: str | os.PathLike[str], error: OSError | None = None) -
         path: the file that was to be there, not the one beside it that was begun.
         error: what the system said, if it was asked.
     """
-    return f"{os.fspath(path)}: cannot be written: {_place_problem(Path(path)) or _said(error, Path(path).parent)}"
+    is_of_the_place = error is None or error.errno not in _NO_RIGHT | _NO_ROOM
+    problem = _place_problem(Path(path)) if is_of_the_place else ""
+    return f"{os.fspath(path)}: cannot be written: {problem or _said(error, Path(path).parent)}"
 
 
 def why_unreadable(path: str | os.PathLike[str], error: OSError) -> str:
@@ -33,15 +35,15 @@ def why_unreadable(path: str | os.PathLike[str], error: OSError) -> str:
 
 def why_not_opened(path: str) -> str:
     """Return why a database could not be opened, as far as its path shows it."""
-    return _place_problem(Path(path)) or "no right to read and write it, or to write in its directory"
+    return _place_problem(Path(path)) or "check the path and its permissions, and those of its directory"
 
 
 def _place_problem(path: Path) -> str:
     """Return what is wrong with the place of a file; nothing if a file may be there."""
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - unlike Path's, it raises nothing where it may not look
         return "it is a directory: name a file in it"
     missing = next((one for one in (path.parent, *path.parent.parents) if os.path.lexists(one)), path.parent)
-    if missing.is_dir():
+    if os.path.isdir(missing):  # noqa: PTH112
         return "" if missing == path.parent else f"there is no directory {path.parent}: create it first"
     return f"{missing} is a file, not a directory"
 

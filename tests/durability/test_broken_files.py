@@ -163,7 +163,7 @@ def test_a_full_disk_is_named(database):
 def test_a_directory_is_named(tmp_path):
     error = _error(ms.ConfigurationError, lambda: ms.MemoryStorage.open(tmp_path))
     assert str(tmp_path) in str(error)
-    assert "check the path" in str(error)
+    assert "it is a directory: name a file in it" in str(error)
     assert os.listdir(tmp_path) == []
 
 

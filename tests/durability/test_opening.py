@@ -119,7 +119,7 @@ def test_an_empty_file_becomes_a_store(database: Path):
 
 
 def test_a_directory_is_no_database(tmp_path: Path):
-    with pytest.raises(ms.ConfigurationError, match="check the path"):
+    with pytest.raises(ms.ConfigurationError, match="it is a directory: name a file in it"):
         ms.MemoryStorage.open(tmp_path)
 
 
@@ -129,7 +129,7 @@ def test_directories_that_are_missing_are_made(tmp_path: Path):
 
 def test_a_path_below_a_file_is_refused(tmp_path: Path):
     (tmp_path / "file").touch()
-    with pytest.raises(ms.ConfigurationError, match=r"the directory .*/file. cannot be made"):
+    with pytest.raises(ms.ConfigurationError, match=r"cannot be written: .*/file is a file, not a directory"):
         ms.MemoryStorage.open(tmp_path / "file" / "memory.db")
 
 
@@ -165,7 +165,7 @@ def test_a_directory_that_may_not_be_made_is_refused(public: Path):
     public.chmod(0o555)
     ((error, message),) = together(open_as_nobody, [(public / "below" / "memory.db",)])
     assert error == "ConfigurationError"
-    assert "cannot be made: Permission denied" in message
+    assert "cannot be written: Permission denied" in message
 
 
 def test_a_file_that_may_not_be_read_is_refused_untouched(public: Path):

@@ -327,7 +327,7 @@ def test_alembic_says_in_one_line_what_is_wrong_with_a_file(checkout: Path):
     for name, message in [
         ("theirs.db", "belongs to another program"),
         ("noise.db", "file is not a database"),
-        ("noise.db/memory.db", "the directory 'noise.db' cannot be made"),
+        ("noise.db/memory.db", "noise.db is a file, not a directory"),
         ("ftp://example.org/x", "database: "),
     ]:
         done = _run_alembic("upgrade", "head", cwd=checkout, LIBSQL_DATABASE_PATH=name)
