@@ -19,11 +19,11 @@ from memory_storage.models._storable import replaced, unstorable
 LINE_BYTES = 80_000_000
 """A longer line is reported without being held: what is in it would not fit into a document of 10 MB.
 
-The lines of an export are read whatever their length: each is one value, which was in memory when it was written.
+A line of an export is one value with all of its steps, and has `DOCUMENT_BYTES`.
 """
 
 DOCUMENT_BYTES = 1_000_000_000
-"""The largest file that is held as a whole: an array, or objects over several lines."""
+"""The largest file that is held (an array, objects over several lines), and the longest line of an export."""
 
 _BLANK = b" \t\r\n"
 _SPACE = re.compile(r"[ \t\r\n\x1e]*")  # U+001E stands before each object of a JSON text sequence (RFC 7464)
@@ -59,7 +59,7 @@ class Record(NamedTuple):
 class _Reader(NamedTuple):
     """How the text of a record is read."""
 
-    line_bytes: int | None
+    line_bytes: int
     replace_invalid: bool
 
     def decode(self, data: bytes) -> str:
@@ -83,7 +83,7 @@ class _Reader(NamedTuple):
         return Record(line, content, "", size, array)
 
     def line_record(self, number: int, line: bytes) -> Record:
-        if self.line_bytes is not None and len(line) > self.line_bytes:
+        if len(line) > self.line_bytes:
             return Record(number, {}, f"the line has more than {self.line_bytes:,} bytes", len(line))
         try:
             stripped = line.rstrip(_BLANK)
@@ -110,7 +110,7 @@ def read_records(
         stream: bytes.
         line_bytes: a longer line is a problem; by default `LINE_BYTES`.
         replace_invalid: put U+FFFD in place of each NUL, lone surrogate and byte that is not UTF-8.
-        is_header: says of the first record whether the lines after it have no limit.
+        is_header: says of the first record whether those after it may have `DOCUMENT_BYTES`.
 
     Raises:
         ValidationError: it is in another encoding, or too large to be held as a whole.
@@ -129,7 +129,7 @@ def read_records(
             if _is_complete(content, first):
                 yield first
                 if is_header(first):
-                    reader, lines = _Reader(None, replace_invalid), iter(source.readline, b"")
+                    reader, lines = _Reader(DOCUMENT_BYTES, replace_invalid), _lines(source, DOCUMENT_BYTES)
                 rest = enumerate(lines, number + 1)
                 yield from (reader.line_record(number, line) for number, line in rest if line.strip())
             else:

@@ -11,7 +11,7 @@ import time
 import pytest
 
 import memory_storage as ms
-from memory_storage.importers import Record, read_records
+from memory_storage.importers import Record, read_records, records
 from tests.raising import raises
 
 
@@ -86,6 +86,15 @@ def test_a_line_that_is_too_long_is_skipped_and_not_held():
     found = read(b'{"n": 1}\n{"text": "' + b"x" * 5000 + b'"}\n{"n": 2}\n', line_bytes=1000)
     assert [(record.line, record.content) for record in found] == [(1, {"n": 1}), (2, {}), (3, {"n": 2})]
     assert found[1].problem == "the line has more than 1,000 bytes"
+
+
+def test_a_line_of_an_export_is_bounded_too(monkeypatch):
+    monkeypatch.setattr(records, "DOCUMENT_BYTES", 2_000)
+    lines = b'{"kind": "header"}\n{"text": "' + b"x" * 1_900 + b'"}\n{"text": "' + b"x" * 2_000 + b'"}\n{"n": 3}\n'
+    _, long, longer, last = read_records(io.BytesIO(lines), line_bytes=1_000, is_header=lambda record: True)
+    assert (len(long.content["text"]), long.problem) == (1_900, "")
+    assert (longer.line, longer.problem) == (3, "the line has more than 2,000 bytes")
+    assert last.content == {"n": 3}
 
 
 @pytest.mark.parametrize(
