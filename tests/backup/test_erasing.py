@@ -83,9 +83,8 @@ def test_no_place_has_a_byte_of_what_was_forgotten(tmp_path, monkeypatch, is_enc
         assert storage.episodes.count() == 20
         assert storage.episodes.erased_among([found.episode.id]) == {found.episode.id}
         with storage.engine.connect() as connection:
-            tables = connection.exec_driver_sql(
-                "SELECT name FROM sqlite_master WHERE name LIKE 'quarantined%'"
-            ).scalars()
+            names = "SELECT name FROM sqlite_master WHERE name LIKE 'quarantined%'"
+            tables = connection.exec_driver_sql(names).scalars().all()
             counts = [connection.exec_driver_sql(f'SELECT count(*) FROM "{name}"').scalar_one() for name in tables]
         assert (len(tables) > 3, sum(counts)) == (True, 0)
         assert where(tmp_path, needles) == []
