@@ -115,7 +115,7 @@ def replacement(path: Path, key: EncryptionKey | None, *, keeps_old: bool) -> It
         create(partial, mode_of(path)).close()
         yield Replacement(path, partial, key, keeps_old)
     except OSError as error:
-        raise ConfigurationError(f"{why_unwritable(path, error)}; what is there is what it was before") from error
+        raise ConfigurationError(f"{why_unwritable(path, error)}; it is what it was before") from error
     finally:
         for suffix in ("", *LOGS):
             Path(f"{partial}{suffix}").unlink(missing_ok=True)
