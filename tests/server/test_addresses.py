@@ -318,7 +318,7 @@ class TestWhereAServerSendsUs:
     def test_redirects_are_not_followed(self, status: str):
         with listening(answer("200 OK", "{}")) as other:
             reply = answer(status, "", f"Location: http://127.0.0.1:{other.port}/v3/pipeline")
-            with listening(reply) as first, raises(ms.MemoryStorageError, match=status[:3]):
+            with listening(reply) as first, raises(ms.UnavailableError, code="PROTOCOL", match=status[:3]):
                 by_open(f"libsql://127.0.0.1:{first.port}?tls=0")
             assert (first.connections, other.connections) == (1, 0)
 
