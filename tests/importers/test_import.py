@@ -132,12 +132,12 @@ def test_an_empty_file_imports_nothing(storage):
 
 
 def test_a_file_that_is_not_there_is_a_configuration_error(storage, tmp_path):
-    with pytest.raises(ms.ConfigurationError, match="No such file"):
+    with pytest.raises(ms.ConfigurationError, match="there is no such file"):
         import_file(storage, tmp_path / "none.jsonl")
 
 
 def test_a_directory_is_a_configuration_error(storage, tmp_path):
-    with pytest.raises(ms.ConfigurationError, match="Is a directory"):
+    with pytest.raises(ms.ConfigurationError, match="it is a directory"):
         import_file(storage, tmp_path)
 
 
