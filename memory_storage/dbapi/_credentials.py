@@ -21,6 +21,8 @@ from typing import Protocol
 from ._errors import OperationalError, forget_frames
 from ._fork import tell_in_child
 
+_SHORTEST_SECRET = 4  # characters
+
 
 def utc_now() -> datetime:
     """This machine's clock."""
@@ -104,12 +106,16 @@ class Credentials:
 
     def redact(self, body: bytes) -> bytes:
         """What came from outside, without the token."""
-        return body.replace(self._token.encode(), b"***") if self._token else body
+        return body.replace(self._token.encode(), b"***") if self._token and self._is_secret() else body
 
     def redact_error(self, error: Exception) -> None:
         """Take the token out of an error's text: a server may repeat what it was sent."""
-        if self._token and error.args and isinstance(error.args[0], str):
+        if self._token and self._is_secret() and error.args and isinstance(error.args[0], str):
             error.args = (error.args[0].replace(self._token, "***"), *error.args[1:])
+
+    def _is_secret(self) -> bool:
+        """Whether the token is more than a word of any text, which would be cut out of it."""
+        return len(self._token or "") >= _SHORTEST_SECRET
 
     @property
     def generation(self) -> int:

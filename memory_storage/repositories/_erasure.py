@@ -11,10 +11,12 @@ from uuid import UUID
 from memory_storage.dbapi import RowCountError, Step
 from memory_storage.errors import UnavailableError
 from memory_storage.monitoring import touched
+from memory_storage.schema.words import words_of_pattern
 
 from . import _retention_sql as sql
 from ._codec import to_micros
 from ._forgotten import KNOWN, REMEMBER, digest_of, digests_of, forget_all_evictions, forget_evictions
+from ._learning import ABOUT_TASKS, LEARNED, without_tasks
 from ._pace import Pace
 from ._quarantined import Quarantine
 from ._removal import Item, Remover
@@ -26,7 +28,12 @@ _PATTERNS = 200
 _NAMED = """SELECT owner_seq FROM facets WHERE namespace = :namespace AND owner_type = 'pattern'
     AND name = 'evidence' AND value = :id"""
 _OTHERS = "(SELECT value FROM json_each(p.document, '$.evidence') WHERE value <> :id)"
-_LEARNED = Prepared(f"SELECT p.id, EXISTS {_OTHERS} FROM patterns AS p WHERE p.seq IN ({_NAMED})")
+_TELLS_OF_TASKS = f"""instr(p.document ->> '$.description', '{ABOUT_TASKS}')
+    AND EXISTS (SELECT 1 FROM json_each(p.document, '$.tags') WHERE value = '{LEARNED}')"""
+_LEARNED = Prepared(f"""
+SELECT p.id, EXISTS {_OTHERS}, p.version, CASE WHEN {_TELLS_OF_TASKS} THEN p.document END
+FROM patterns AS p WHERE p.seq IN ({_NAMED})
+""")
 _ONLY_FROM_IT = f"""FROM patterns AS p WHERE p.namespace = :namespace AND p.seq IN ({_NAMED})
     AND NOT EXISTS {_OTHERS}"""
 _UNLEARN = Prepared(f"DELETE {_ONLY_FROM_IT}")
@@ -34,6 +41,10 @@ _CLEAR = Prepared(f"""
 UPDATE patterns AS p SET version = p.version + 1, updated_at = :now, document = json_set(p.document, '$.evidence',
     json((SELECT json_group_array(value) FROM {_OTHERS})))
 WHERE p.seq IN ({_NAMED})
+""")
+_RETELL = Prepared("""
+UPDATE patterns SET document = json_set(document, '$.description', :description), words = :words
+WHERE namespace = :namespace AND id = :id AND version = :version
 """)
 _SOME_PATTERNS = Prepared("SELECT id FROM patterns WHERE namespace = :namespace ORDER BY id LIMIT :limit")
 _DELETE_PATTERNS = Prepared("""
@@ -159,13 +170,17 @@ def _pages_of_patterns(session: Session) -> Iterator[Sequence[str]]:
 
 
 def _unlearn(session: Session, episode_id: str) -> tuple[int, int]:
-    """Delete the patterns that were learned from an episode alone, and take it out of the others' evidence."""
+    """Delete the patterns that were learned from an episode alone, and take it out of the others' evidence.
+
+    What the others tell of the tasks of their evidence goes too: it may be words of this one.
+    """
     values = {"namespace": session.namespace, "id": episode_id}
     for _ in range(SAVE_ATTEMPTS):
         learned = session.read(_LEARNED.step(**values))
         alone = [row[0] for row in learned if not row[1]]
         steps = [
             REMEMBER.step(digests=digests_of(session.namespace, alone)),
+            *(step for row in learned if row[1] and row[3] for step in _retold(session.namespace, *row)),
             _UNLEARN.step(len(alone), **values),
             _CLEAR.step(len(learned) - len(alone), now=to_micros(session.now()), **values),
         ]
@@ -177,6 +192,15 @@ def _unlearn(session: Session, episode_id: str) -> tuple[int, int]:
         touched(row[0] for row in learned)
         return len(alone), len(learned) - len(alone)
     raise UnavailableError("other writers keep changing the patterns of this episode: forget it again")
+
+
+def _retold(namespace: str, pattern_id: str, _: object, version: int, document: str) -> Iterator[Step]:
+    pattern = json.loads(document)
+    description = without_tasks(pattern["description"])
+    if description != pattern["description"]:
+        words = words_of_pattern(json.dumps({**pattern, "description": description}, ensure_ascii=False))
+        values = {"description": description, "words": words}
+        yield _RETELL.step(1, namespace=namespace, id=pattern_id, version=version, **values)
 
 
 def _items(rows: Sequence[Row]) -> list[Item]:

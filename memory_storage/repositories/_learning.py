@@ -21,7 +21,10 @@ LONGEST_RECOVERY = 5
 _MOST = 500
 _MOST_EVIDENCE = 1_000
 _MOST_LATENCY = 2**63 - 1
-_TAG = "learned"
+LEARNED = "learned"
+"""The tag of each pattern that is learned."""
+ABOUT_TASKS = " (tasks: "
+"""What stands before the words of tasks in a description."""
 
 
 class Seen(NamedTuple):
@@ -118,7 +121,7 @@ def _sequence(row: Row) -> ToolSequence:
         occurrence_count=episodes,
         avg_latency_ms=min(round(spent), _MOST_LATENCY),
         evidence=sorted(map(UUID, json.loads(ids))),
-        tags=[_TAG],
+        tags=[LEARNED],
     )
 
 
@@ -134,7 +137,7 @@ def _recovery(tool: str, kind: str, steps: tuple[str, ...], found: dict[str, See
         success_rate=len(well) / len(found),
         occurrence_count=len(found),
         evidence=[UUID(episode) for episode in well[: wanted.evidence]],
-        tags=[_TAG],
+        tags=[LEARNED],
         metadata={"tool": tool},
     )
 
@@ -159,6 +162,12 @@ def with_tasks(patterns: Iterable[AnyPattern], tasks: Mapping[UUID, str]) -> lis
     told = []
     for pattern in patterns:
         words = shared_words([tasks[one] for one in pattern.evidence if one in tasks])
-        about = f" (tasks: {', '.join(words)})" if words else ""
+        about = f"{ABOUT_TASKS}{', '.join(words)})" if words else ""
         told.append(pattern.model_copy(update={"description": pattern.description + about}))
     return told
+
+
+def without_tasks(description: str) -> str:
+    """Return the description of a learned pattern without the words of tasks, unless they were edited since."""
+    before, mark, words = description.rpartition(ABOUT_TASKS)
+    return before if mark and words.find(")") == len(words) - 1 else description

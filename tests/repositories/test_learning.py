@@ -147,6 +147,20 @@ def test_a_pattern_is_found_by_the_words_of_its_tasks(storage):
     assert storage.patterns.learn() == [learned]
 
 
+def test_words_of_tasks_go_with_an_episode_that_is_forgotten(storage):
+    for task in ("fix zqsecret", "check zqsecret", "fix it", "fix them", "check it", "check them"):
+        storage.episodes.save(_episode("look edit").model_copy(update={"task_description": task}))
+    storage.episodes.save_many([_episode("guess", BAD) for _ in range(5)])
+    (learned,) = storage.patterns.learn()
+    assert "zqsecret" in learned.description
+    for episode in storage.episodes.query(text="zqsecret"):
+        storage.forget(episode=episode.id, scrub=False)
+    left = storage.patterns.get(learned.id)
+    assert left.description == "look \u2192 edit"
+    assert len(left.evidence) == 4
+    assert not storage.patterns.search("zqsecret")
+
+
 def test_tasks_in_a_script_without_spaces_are_found_too(storage):
     for place in ("\u6771\u4eac", "\u5927\u962a", "\u4eac\u90fd", "\u798f\u5ca1", "\u5948\u826f"):
         task = f"{place}\u306e\u5929\u6c17\u3092\u8abf\u3079\u308b"
