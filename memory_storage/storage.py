@@ -178,7 +178,7 @@ class MemoryStorage(Repositories):
     def snapshot(self) -> Transaction:
         """The memory as it is now, for reading: `with storage.snapshot() as view: view.episodes.iterate()`.
 
-        Others go on writing; this view does not see it. On a server it is kept alive until the block ends, however
+        Other clients may write; this view does not see it. On a server it is kept alive until the block ends, however
         long the caller pauses between two calls.
         """
         return Transaction(self._ground, self.namespace, self._actor, read_only=True)

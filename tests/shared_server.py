@@ -27,7 +27,7 @@ from . import checks
 
 PREFIX = "test-"
 MARKER = "whole_database"
-_AFTER = "\U0010ffff"  # no name goes on with it
+_AFTER = "\U0010ffff"  # no name contains it
 _TABLES = ("patterns", "episodes", "embeddings", "spatiotemporal_index", "facets")  # the other rows go with these
 _UNERASE = "DELETE FROM forgotten WHERE digest IN (SELECT unhex(value) FROM json_each(?))"
 _PAGE = 500

@@ -110,7 +110,7 @@ def forget_in_backups(
 ) -> list[ErasedBackup]:
     """Erase from backups what was forgotten, or removed by retention, since they were made. Idempotent.
 
-    Each file is written anew without it, read back, and replaced by one rename, with its permissions and new digests:
+    Each file is rewritten without it, read back, and replaced by one rename, with its permissions and new digests:
     so `restore` accepts it. One of an older schema is brought up to date. A backup of another database loses nothing.
 
     Args:
@@ -118,7 +118,7 @@ def forget_in_backups(
         backups: the files; encrypted ones have the database's key.
         episode: an episode of this namespace that goes too, though the database never had it.
         namespace: a namespace of which all goes.
-        progress: called with what is done, how many rows are done, and of how many; anew for each copy.
+        progress: called with what is done, how many rows are done, and of how many; for each copy from the start.
 
     Returns:
         What was erased from each file. Where one could not be replaced, it is what it was, and `why` says what to do.

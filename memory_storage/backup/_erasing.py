@@ -1,4 +1,4 @@
-"""From backups, what their database has forgotten since. A backup is written anew, and replaced by one rename.
+"""Removes from backups what their database has forgotten since: rewrites each backup, and replaces it by one rename.
 
 A draft beside the backup gets all of its rows, is brought up to date, and has erased in it what has a tombstone in the
 database. What is left is copied into the new file, which therefore never had a byte of the rest, with new digests.

@@ -78,7 +78,7 @@ class Credentials:
     def ready(self) -> int:
         """See that there is a token that may work, and say which generation. Raises as `check`.
 
-        A provider is asked for another one in place of one that is over.
+        Asks a provider for another token in place of an expired one.
         """
         if self._token is None or (self._provider is not None and self._is_over()):
             self.renew(self.generation)

@@ -51,7 +51,7 @@ _ALL: dict[Kind, Callable[[Repositories], Iterator[Value]]] = {
 
 
 def export_lines(storage: MemoryStorage) -> Iterator[str]:
-    """The lines of an export, without line ends: one moment's memory, though others go on writing meanwhile.
+    """The lines of an export, without line ends: one moment's memory, though other clients write meanwhile.
 
     The caller may take its time between two lines: the snapshot is kept alive until the last one.
     """

@@ -16,7 +16,7 @@ IndexPreset = Literal["compact", "balanced", "accurate"]
 IndexSource = Literal["memory", "diskann"]
 
 FEW = 2_000
-"""So many vectors are compared one by one, without an index: a search by an index would take longer."""
+"""Up to this number, vectors are compared one by one: a search by an index would take longer."""
 
 WORN = 0.5
 """So many vectors removed from an index, by those that are in it, and it finds too few of the others."""
@@ -58,7 +58,7 @@ class EmbeddingModel:
 
     @property
     def needs_index(self) -> bool:
-        """Whether there are so many vectors that an index makes searches faster."""
+        """Whether there are enough vectors for an index to make searches faster."""
         return self.vectors > FEW
 
     @property

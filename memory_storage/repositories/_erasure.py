@@ -149,7 +149,7 @@ def erase_tombstoned(session: Session, ids: Sequence[UUID]) -> Erased:
 
 
 def _no_pause(seconds: float) -> None:
-    """Go on at once."""
+    """Continue at once."""
 
 
 def _is_uuid(text: object) -> bool:

@@ -110,7 +110,7 @@ def zipped(body: bytes) -> bytes:
 
 
 def bomb(megabytes: int) -> bytes:
-    """A file of gzip that expands to so many megabytes of spaces."""
+    """A file of gzip that expands to that number of megabytes of spaces."""
     compressing = zlib.compressobj(9, wbits=31)
     return b"".join(compressing.compress(b" " * 1_000_000) for _ in range(megabytes)) + compressing.flush()
 
