@@ -19,6 +19,8 @@ from memory_storage._paths import why_unreadable
 from memory_storage.dbapi import is_open_here
 from memory_storage.errors import ConfigurationError, ConflictError, NotFoundError, ValidationError
 from memory_storage.models import Episode, utc_now
+from memory_storage.repositories._codec import most_bytes
+from memory_storage.settings import Limits
 from memory_storage.storage import MemoryStorage
 from memory_storage.transaction import Repositories
 
@@ -196,7 +198,7 @@ def import_stream(storage: MemoryStorage, stream: BinaryIO, **options: Unpack[Im
 def import_transcript(storage: MemoryStorage, transcript: Transcript, options: ImportOptions) -> ImportReport:
     """Import a file that `read_transcript` has read the beginning of."""
     records = _observed(transcript.records, options.get("on_progress") or _ignore)
-    run_options = RunOptions(storage.settings.limits, options.get("id_field"), options.get("replace_invalid", False))
+    run_options = RunOptions(_limits_of(storage), options.get("id_field"), options.get("replace_invalid", False))
     started_at = _aware(options.get("started_at")) or utc_now()
     items = _exported(records) if transcript.format == "export" else _runs(records, run_options, started_at)
     if not options.get("strict"):
@@ -209,6 +211,12 @@ def import_transcript(storage: MemoryStorage, transcript: Transcript, options: I
     except _Refused:
         return ImportReport(0, 0, report.failed)
     return report
+
+
+def _limits_of(storage: MemoryStorage) -> Limits:
+    """The limits that a run has to fit in: on a server a document has less room."""
+    limits = storage.settings.limits
+    return limits.model_copy(update={"document_bytes": most_bytes(limits, storage._session.value_bytes)})
 
 
 def _check_options(options: ImportOptions) -> None:

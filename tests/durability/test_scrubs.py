@@ -34,9 +34,10 @@ def _vector() -> list[float]:
 
 def _with_small_indexes() -> None:
     """Have a model's vectors indexed from `FEW` on, in this process."""
-    from memory_storage.repositories import _embedding_sql, vector_index
+    from memory_storage.models import embedding
+    from memory_storage.repositories import _embedding_sql
 
-    _embedding_sql.FEW = vector_index.FEW = FEW
+    _embedding_sql.FEW = embedding.FEW = FEW
 
 
 def _put(storage: ms.MemoryStorage, count: int, model: str = "m") -> list[ms.Episode]:

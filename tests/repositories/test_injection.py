@@ -607,6 +607,8 @@ def test_a_hostile_string_is_stored_and_found_as_data_or_refused(storage, part):
             except ms.ValidationError:
                 continue
             except Exception as error:
+                if name == "episodes.resolve_id.prefix" and type(error) is ms.NotFoundError:
+                    continue  # it may be the first digits of an id
                 raise AssertionError(f"{name} with {text[:60]!r}: {error!r}") from error
             accepted[name] += 1
         for decoy, repository in zip(ground.decoys, (ground.memory.episodes, ground.memory.patterns), strict=True):

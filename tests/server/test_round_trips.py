@@ -233,12 +233,12 @@ def test_what_may_take_more_says_so(counted):
         "to find out that the model is new, to register it, and to store": lambda m, k: m.embeddings.put(
             "episode", k.episode.id, VECTOR, model="new"
         ),
-        "the sequences, the recoveries, and to store": lambda m, k: m.patterns.learn(
+        "the sequences, the recoveries, their tasks, and to store": lambda m, k: m.patterns.learn(
             least_episodes=1, min_lift=0.0, reward_at_least=0.0
         ),
         "the same, and nothing to store": lambda m, k: m.patterns.learn(),
     }
-    assert [_count(proxy, storage, call, what) for what, call in calls.items()] == [2, 2, 3, 3, 2]
+    assert [_count(proxy, storage, call, what) for what, call in calls.items()] == [2, 2, 3, 4, 2]
 
 
 def test_every_public_method_has_a_case_here(counted):
