@@ -23,8 +23,13 @@ def iterate(database: str, _: str) -> int:
 
 
 def export(database: str, target: str) -> int:
+    found = 0
     with ms.MemoryStorage.open(database) as storage, Path(target).open("w") as file:
-        return sum(file.write(f"{line}\n") > BYTES for line in export_lines(storage))
+        for line in export_lines(storage):
+            found += file.write(line) > BYTES  # with the line end, it would be copied
+            file.write("\n")
+            del line
+    return found
 
 
 def back_up_to(database: str, target: str) -> int:
