@@ -11,6 +11,8 @@ import memory_storage as ms
 from memory_storage.importers import import_stream
 from tests.checks import assert_consistent
 
+pytestmark = pytest.mark.whole_database  # the rows are written by SQL
+
 START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=timezone.utc)
 EARLIER = START - timedelta(hours=1)
 HEURISTIC = {"condition": "c", "action": "a"}
