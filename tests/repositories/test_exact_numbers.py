@@ -23,6 +23,8 @@ from memory_storage.repositories._sphere import on_sphere
 from tests.checks import assert_consistent
 from tests.strategies import floats, ratios
 
+pytestmark = pytest.mark.whole_database  # the columns are read by SQL
+
 # Each of these, as text, is read by SQLite 3.45 as the float next to it.
 RATIOS = (0.90131, 0.23314, 0.853311930582, 0.3648274178912915, 0.4330960743506235)
 LATITUDES = (-48.80190682023213, 60.58694726747893, 51.01530496001185)

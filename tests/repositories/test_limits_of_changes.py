@@ -18,6 +18,8 @@ from memory_storage.models import new_id
 from tests import strategies as made
 from tests.checks import assert_consistent, dump
 
+pytestmark = pytest.mark.whole_database  # the columns are read by SQL
+
 HEURISTIC = {"condition": "c", "action": "a"}
 GOOD = ms.Success(verdict="v" * 500, artifacts=["é", '"quoted"'])
 
