@@ -9,6 +9,8 @@ import pytest
 import memory_storage as ms
 from tests.checks import assert_consistent
 
+pytestmark = pytest.mark.whole_database  # all rows are compared
+
 HEURISTIC = {"condition": "c", "action": "a"}
 
 
