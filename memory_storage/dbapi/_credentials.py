@@ -106,16 +106,17 @@ class Credentials:
 
     def redact(self, body: bytes) -> bytes:
         """What came from outside, without the token."""
-        return body.replace(self._token.encode(), b"***") if self._token and self._is_secret() else body
+        return body.replace(self._secret.encode(), b"***") if self._secret else body
 
     def redact_error(self, error: Exception) -> None:
         """Take the token out of an error's text: a server may repeat what it was sent."""
-        if self._token and self._is_secret() and error.args and isinstance(error.args[0], str):
-            error.args = (error.args[0].replace(self._token, "***"), *error.args[1:])
+        if self._secret and error.args and isinstance(error.args[0], str):
+            error.args = (error.args[0].replace(self._secret, "***"), *error.args[1:])
 
-    def _is_secret(self) -> bool:
-        """Whether the token is more than a word of any text, which would be cut out of it."""
-        return len(self._token or "") >= _SHORTEST_SECRET
+    @property
+    def _secret(self) -> str:
+        """The token; "" if it is so short that it is a part of other words, which would be cut. Do not bind it."""
+        return self._token if self._token and len(self._token) >= _SHORTEST_SECRET else ""
 
     @property
     def generation(self) -> int:

@@ -240,7 +240,7 @@ class Client:
             return origin, path
         directed, below = _base_url(url)
         if origin.tls and not directed.tls:
-            raise OperationalError("the server asks to go on without TLS: refused", INSECURE)
+            raise OperationalError("the server directs the stream to an address without TLS: refused", INSECURE)
         if directed != origin and not self._trusts(directed):
             refused = f"the server redirects to {directed.address}: refused, the token is for {origin.address} alone"
             raise OperationalError(f"{refused} (setting: base_url_hosts)", INSECURE)

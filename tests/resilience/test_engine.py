@@ -171,14 +171,16 @@ def test_an_answer_ends_the_count_and_an_error_of_sql_is_no_outage(storage: ms.M
     assert _failures(storage) == 0
 
 
+def _open_circuit(storage: ms.MemoryStorage) -> None:
+    for _ in range(THRESHOLD):
+        storage.circuit_breaker.leave(storage.circuit_breaker.enter(), ms.UnavailableError("x", code="SERVER_ERROR"))
+
+
 def test_a_transaction_that_has_begun_ends_by_its_own_rules(storage: ms.MemoryStorage, line: Proxy, make_episode):
     saved = storage.episodes.save(make_episode())
     with storage.engine.connect() as connection:
         connection.execute(text("UPDATE episodes SET version = 7"))
-        for _ in range(THRESHOLD):
-            storage.circuit_breaker.leave(
-                storage.circuit_breaker.enter(), ms.UnavailableError("x", code="SERVER_ERROR")
-            )
+        _open_circuit(storage)
         assert storage.circuit_breaker.state == "open"
         connection.execute(text("UPDATE episodes SET version = 8"))
         connection.commit()
@@ -190,10 +192,7 @@ def test_a_rollback_passes_an_open_circuit(storage: ms.MemoryStorage, line: Prox
     saved = storage.episodes.save(make_episode())
     with storage.engine.connect() as connection:
         connection.execute(text("UPDATE episodes SET version = 7"))
-        for _ in range(THRESHOLD):
-            storage.circuit_breaker.leave(
-                storage.circuit_breaker.enter(), ms.UnavailableError("x", code="SERVER_ERROR")
-            )
+        _open_circuit(storage)
         connection.rollback()
         with pytest.raises(ms.CircuitOpenError):
             connection.execute(ONE)
