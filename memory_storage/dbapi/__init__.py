@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ._address import LOCAL_URL, RESPONSE_BYTES, Limits, Server, checked_authority, redacted
 from ._batch import Batch, Result, RowCountError, Step, portions
 from ._connection import Connection, Cursor
 from ._credentials import Credentials, Secret, TokenProvider
+from ._encryption import EncryptionKey
 from ._errors import (
     BUSY_CODES,
     DatabaseError,
@@ -23,11 +25,9 @@ from ._errors import (
     ResponseTooLargeError,
     Warning,  # noqa: A004 - the name is PEP 249's
 )
-from ._file import EncryptionKey
 from ._fork import Unpicklable, tell_in_child
 from ._local import LocalTransport, MemoryDatabase
 from ._open_files import is_open_here
-from ._server import LOCAL_URL, RESPONSE_BYTES, Limits, Server, checked_authority, redacted
 from ._sql import reads_only, tables_written
 
 __all__ = [

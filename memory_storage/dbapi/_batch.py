@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 from ._errors import IntegrityError
-from ._values import Value
+from ._parameters import Value
 
 T = TypeVar("T")
 

@@ -11,8 +11,8 @@ from . import _errors
 from ._batch import Batch, Result, Step
 from ._errors import InterfaceError, OperationalError, ProgrammingError
 from ._fork import Unpicklable
+from ._parameters import Value
 from ._sql import Kind, parse, split_script
-from ._values import Value
 
 Row = tuple[Value, ...]
 Description = tuple[tuple[str, None, None, None, None, None, None], ...]

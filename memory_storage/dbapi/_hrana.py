@@ -18,18 +18,18 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from ._address import Client
 from ._batch import Result, Step, portions
 from ._errors import DataError, Error, InterfaceError, OperationalError
 from ._fork import tell_in_child
+from ._hrana_messages import CLOSE, GET_AUTOCOMMIT, BatchMessage, Json, as_error
+from ._hrana_stream import Risk, Stream, StreamGone, garbled
 from ._http import Deadline
 from ._json import GARBLED
-from ._messages import CLOSE, GET_AUTOCOMMIT, BatchMessage, Json, as_error
-from ._pulse import PULSE
-from ._server import Client
+from ._keep_alive import PULSE
+from ._parameters import Value, checked
 from ._sql import Kind, Statement, parse
-from ._stream import Risk, Stream, StreamGone, garbled
-from ._values import Value, checked
-from ._window import HELD_UP
+from ._write_limiter import HELD_UP
 
 _log = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 from urllib3.util.wait import wait_for_read
 
-from ._body import BrokenOff, TooLarge, lines, refuse_larger, whole
+from ._address import INSECURE, Client, Origin, distrust
 from ._errors import LineError, ResponseTooLargeError, forget_frames
 from ._resolver import NameServerTimeout, connected_socket
-from ._server import INSECURE, Client, Origin, distrust
+from ._response_body import BrokenOff, TooLarge, lines, refuse_larger, whole
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,12})\r\n", re.IGNORECASE)
 _NOT_PLAIN = re.compile(rb"\r\n(transfer-encoding|content-encoding|connection)\b", re.IGNORECASE)

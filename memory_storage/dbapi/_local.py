@@ -16,12 +16,12 @@ from urllib.parse import quote
 import libsql_experimental
 
 from ._batch import Result, RowCountError, Step
+from ._encryption import EncryptionKey, error_of, native_options, needs_proof, page_size, refuse_by_header, wrong_key
 from ._errors import BUSY_CODES, Error, InterfaceError, OperationalError, from_message
-from ._file import EncryptionKey, error_of, native_options, needs_proof, page_size, refuse_by_header, wrong_key
 from ._fork import tell_in_child
 from ._open_files import File, files, header_of
+from ._parameters import Value, bind
 from ._sql import Kind, parse
-from ._values import Value, bind
 
 _Prepared = tuple[Kind, str, tuple[Value, ...], int | None]  # with the number of rows it has to change
 _Fetched = tuple[Any, list[tuple[Value, ...]], int, int | None]  # the description, rows, rowcount and lastrowid

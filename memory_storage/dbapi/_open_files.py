@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from ._encryption import EncryptionKey, refuse_other_key
 from ._errors import OperationalError
-from ._file import EncryptionKey, refuse_other_key
 from ._fork import tell_in_child
 
 Identity = tuple[int, int]

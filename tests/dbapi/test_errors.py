@@ -6,8 +6,8 @@ from contextlib import closing
 import pytest
 
 from memory_storage import dbapi
+from memory_storage.dbapi._encryption import error_of
 from memory_storage.dbapi._errors import _BY_TEXT, from_message
-from memory_storage.dbapi._file import error_of
 from tests.raising import raises
 
 SCHEMA = """

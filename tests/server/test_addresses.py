@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import memory_storage as ms
 from memory_storage import dbapi
 from memory_storage.cli import app
-from memory_storage.dbapi._server import Origin
+from memory_storage.dbapi._address import Origin
 from memory_storage.testing import Sqld
 from tests.cli.conftest import start
 from tests.raising import raises

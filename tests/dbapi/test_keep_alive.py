@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from memory_storage.dbapi._pulse import Pulse
+from memory_storage.dbapi._keep_alive import Pulse
 from tests.durability.processes import PROCESSES
 
 

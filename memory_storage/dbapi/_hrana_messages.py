@@ -12,8 +12,8 @@ from typing import Any
 from ._batch import Result, RowCountError
 from ._errors import DataError, Error, OperationalError, from_server
 from ._json import integer, number, typed, unsigned
+from ._parameters import Value
 from ._sql import Kind, Statement
-from ._values import Value
 
 Json = dict[str, Any]
 

@@ -14,7 +14,7 @@ from ._credentials import Credentials, Turn
 from ._errors import InternalError, OperationalError, ProgrammingError
 from ._json import unsigned
 from ._resolver import is_ip_address
-from ._window import WriteWindow
+from ._write_limiter import WriteWindow
 
 if TYPE_CHECKING:
     import ssl

@@ -10,12 +10,12 @@ import pytest
 
 from memory_storage import dbapi
 from memory_storage.dbapi import Credentials
-from memory_storage.dbapi._body import lines
+from memory_storage.dbapi._address import Client, Limits, Origin, Server
+from memory_storage.dbapi._hrana_messages import BatchMessage
+from memory_storage.dbapi._hrana_stream import _collect
 from memory_storage.dbapi._http import Channel, Deadline
-from memory_storage.dbapi._messages import BatchMessage
-from memory_storage.dbapi._server import Client, Limits, Origin, Server
+from memory_storage.dbapi._response_body import lines
 from memory_storage.dbapi._sql import parse
-from memory_storage.dbapi._stream import _collect
 
 BEGIN = {"type": "step_begin", "step": 0, "cols": [{"name": "x"}]}
 ROW = {"type": "row", "row": [{"type": "integer", "value": "1"}]}

@@ -14,9 +14,10 @@ from sqlalchemy.engine.characteristics import ConnectionCharacteristic
 from sqlalchemy.engine.interfaces import DBAPIConnection, IsolationLevel
 from sqlalchemy_libsql.libsql import SQLiteDialect_libsql
 
-from . import dbapi
-from ._catalogue import CatalogueInspector, catalogue_of, known_catalogue_of
-from .errors import InsecureConnectionError
+from memory_storage import dbapi
+from memory_storage.errors import InsecureConnectionError
+
+from .reflection import CatalogueInspector, catalogue_of, known_catalogue_of
 
 _BEGIN_MODES = {"", "DEFERRED", "IMMEDIATE"}
 _VECTOR_TABLE = "libsql_vector_meta_shadow"  # the engine's list of vector indexes
@@ -255,6 +256,3 @@ def _keep_the_others(context: Any) -> None:
 def _refuse_unusable(dbapi_connection: Any, record: Any, proxy: Any) -> None:  # noqa: ARG001 - SQLAlchemy's signature
     if not dbapi_connection.usable:
         raise exc.DisconnectionError("the connection belongs to another process or is broken")
-
-
-dialect = LibSQLDialect

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from memory_storage.dbapi import OperationalError
-from memory_storage.dbapi._window import WriteWindow
+from memory_storage.dbapi._write_limiter import WriteWindow
 from tests.raising import raises
 
 

@@ -15,11 +15,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ._address import Client, Origin
 from ._errors import DataError, Error, InternalError, OperationalError, OutcomeUnknownError
+from ._hrana_messages import CLOSE, GET_AUTOCOMMIT, Json, shortened, transaction_lost
 from ._http import Answer, Channel, Deadline, NoAnswer, NotSent
 from ._json import GARBLED, parsed, typed, unsigned
-from ._messages import CLOSE, GET_AUTOCOMMIT, Json, shortened, transaction_lost
-from ._server import Client, Origin
 
 _log = logging.getLogger(__name__)
 
