@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ._address import LOCAL_URL, RESPONSE_BYTES, Limits, Server, checked_authority, redacted
+from ._address import LOCAL_URL, Server, checked_authority, redacted
 from ._batch import Batch, Result, RowCountError, Step, portions
+from ._client import RESPONSE_BYTES, Client, Limits
 from ._connection import Connection, Cursor
 from ._credentials import Credentials, Secret, TokenProvider
 from ._encryption import EncryptionKey
@@ -122,7 +123,7 @@ def connect(
         from ._hrana import HranaTransport  # and with it urllib3, which files do without
 
         limits = Limits.checked(ca_file, timeout, max_response_bytes, base_url_hosts)
-        return Connection(HranaTransport(database.client(auth_token, limits)))
+        return Connection(HranaTransport(Client.of(database, auth_token, limits)))
     if durability not in _SYNCHRONOUS:
         raise ProgrammingError(f"durability must be 'full' or 'normal', not {durability!r}")
     return _open_local(database, durability, busy_timeout, encryption_key)

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
-from ._credentials import Credentials, Turn
-from ._errors import InternalError, OperationalError, ProgrammingError
-from ._json import unsigned
+from ._errors import ProgrammingError
 from ._resolver import is_ip_address
-from ._write_limiter import WriteWindow
-
-if TYPE_CHECKING:
-    import ssl
 
 INSECURE = "INSECURE"
 
@@ -27,10 +19,7 @@ _SCHEMES = {"libsql": True, "https": True, "wss": True, "http": False, "ws": Fal
 _SHAPE = "a server's URL is libsql://host[:port]"
 _NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?")  # RFC 1123
 _AUTHORITY = re.compile(r"(\[[\da-f:.]+\]|[^][@:]+)(:\d*)?", re.ASCII | re.IGNORECASE)
-_PATH = re.compile(r"[\w.~%/-]*", re.ASCII)
-_URL_LENGTH = 2_000
-RESPONSE_BYTES = 100_000_000
-"""The largest response that is read. sqld sends 10 MB of values at once, which JSON may spell six times as long."""
+PATH = re.compile(r"[\w.~%/-]*", re.ASCII)
 LOCAL_URL = "libsql:///"  # and the path of a file
 
 
@@ -98,9 +87,8 @@ class Server:
 
     origin: Origin
     path: str = ""
-    _clients: dict[tuple[Credentials, Limits], Client] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
+    clients: dict[object, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What the connections share, by their options; `Client.of` fills it."""
 
     @classmethod
     def parse(cls, url: str) -> Server:
@@ -131,146 +119,13 @@ class Server:
         if tls not in {"0", "1"}:
             raise ProgrammingError("tls in the URL is 1, or 0 for a server on this machine", "BAD_URL")
         path = path.strip("/")
-        if not _PATH.fullmatch(path):
+        if not PATH.fullmatch(path):
             raise ProgrammingError("the path in the URL has characters that no such path has", "BAD_URL")
         port = _checked_port(port, 443 if tls == "1" else 8080)
         return cls(Origin(_checked_host(host), port, tls == "1"), f"/{path}" if path else "")
 
-    def client(self, credentials: Credentials, limits: Limits) -> Client:
-        """Return what the connections to it share: the same for the same options."""
-        client = Client(self, credentials, limits)
-        return self._clients.setdefault((credentials, limits), client)
-
     def __str__(self) -> str:
         return f"libsql://{self.origin.address}{self.path}{'' if self.origin.tls else '?tls=0'}"
-
-
-class LatestWrite:
-    """The newest state of the database that these connections have seen: a replica's reads wait for it.
-
-    Only for a moment: the counter starts anew, lower, when a primary has crashed, and a replica would wait for ever.
-    """
-
-    def __init__(self) -> None:
-        self._index: int | None = None
-        self.is_primary = False
-        """Whether the server is known to do its writes itself, so that its reads wait for nothing."""
-        self._changing = Turn()
-
-    @property
-    def index(self) -> str | None:
-        """As the server wants it, or None."""
-        return None if self._index is None else str(self._index)
-
-    def saw(self, index: object) -> None:
-        """A reply has named this state."""
-        if index is None:
-            return
-        number = unsigned(index)
-        if self._index is None or number > self._index:
-            with self._changing:
-                self._index = max(number, self._index or 0)
-
-    def forget(self) -> None:
-        """Wait for nothing any more, until the next reply."""
-        self._index = None
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What is accepted of a server.
-
-    Attributes:
-        ca_file: The file of the authorities to trust in place of the system's (PEM).
-        timeout: Seconds for one request, its response included.
-        response_bytes: The largest response, decompressed.
-        base_url_hosts: Where a server may direct the rest of a stream besides its own address, and the token with it:
-            `host`, with the port of the server's own address, or `host:port`.
-    """
-
-    ca_file: str | None = None
-    timeout: float = 30.0
-    response_bytes: int = RESPONSE_BYTES
-    base_url_hosts: frozenset[str] = frozenset()
-
-    @classmethod
-    def checked(cls, ca_file: str | None, timeout: float, response_bytes: int, base_url_hosts: Iterable[str]) -> Limits:
-        """Return the limits. ProgrammingError if a host is none."""
-        hosts = (base_url_hosts,) if isinstance(base_url_hosts, str) else base_url_hosts
-        return cls(ca_file, timeout, response_bytes, frozenset(map(checked_authority, hosts)))
-
-
-@dataclass(frozen=True)
-class Client:
-    """A server and all that the connections to it share."""
-
-    server: Server
-    credentials: Credentials
-    limits: Limits
-    connect_timeout: float = 10.0
-    seen: LatestWrite = field(default_factory=LatestWrite, compare=False)
-    writes: WriteWindow = field(default_factory=WriteWindow, compare=False)
-
-    @cached_property
-    def tls(self) -> ssl.SSLContext:
-        """Certificates are verified, by the authorities of `ca_file` or the system's; TLS 1.2 at least."""
-        import ssl
-
-        try:
-            context = ssl.create_default_context(cafile=self.limits.ca_file)
-        except (OSError, ssl.SSLError) as error:
-            problem = f"the CA file {self.limits.ca_file!r} is no file of certificates (PEM): {error}"
-            raise OperationalError(problem, "BAD_CA") from error
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
-        return context
-
-    def directed(self, url: object) -> tuple[Origin, str]:
-        """Return where the server wants the rest of a stream, and the path there (spec: "base_url").
-
-        The token goes with the requests. So only the server's own scheme, host and port are accepted, and the hosts
-        that the caller trusts; TLS is never given up.
-
-        Raises:
-            InternalError: it is no URL of a server.
-            OperationalError: the address is none of those.
-        """
-        origin, path = self.server.origin, self.server.path
-        if url is None or url == "":
-            return origin, path
-        directed, below = _base_url(url)
-        if origin.tls and not directed.tls:
-            raise OperationalError("the server directs the stream to an address without TLS: refused", INSECURE)
-        if directed != origin and not self._trusts(directed):
-            refused = f"the server redirects to {directed.address}: refused, the token is for {origin.address} alone"
-            raise OperationalError(f"{refused} (setting: base_url_hosts)", INSECURE)
-        return directed, below or path
-
-    def _trusts(self, directed: Origin) -> bool:
-        hosts = self.limits.base_url_hosts
-        return directed.address in hosts or (directed.host in hosts and directed.port == self.server.origin.port)
-
-
-def distrust(error: ssl.SSLError) -> str:
-    """Why there is no TLS connection, and what to do about it."""
-    import ssl
-
-    if isinstance(error, ssl.SSLCertVerificationError):
-        why, advice = error.verify_message, _ADVICE.get(error.verify_code, "the server needs another certificate")
-        return f"{why}: {advice}"
-    return f"{error.reason or error}: the server does not speak TLS on this port, or only a version before 1.2"
-
-
-_TRUST = "if it is to be trusted, name the file of its authority (setting: tls_ca_file; of the driver: ca_file)"
-_ADVICE = {  # by OpenSSL's X509_V_ERR_*
-    10: "the server's certificate has to be renewed",
-    18: _TRUST,
-    19: _TRUST,
-    20: _TRUST,
-    21: _TRUST,
-    62: "the certificate is another host's: check the URL",
-    64: "the certificate is another address's: check the URL",
-}
 
 
 def _split(url: str) -> SplitResult | None:
@@ -283,19 +138,6 @@ def _split(url: str) -> SplitResult | None:
     except ValueError:
         return None
     return parts if _AUTHORITY.fullmatch(parts.netloc) else None
-
-
-def _base_url(url: object) -> tuple[Origin, str]:
-    """Return the origin and the path of a server's base_url."""
-    try:
-        if isinstance(url, str) and len(url) <= _URL_LENGTH and _PATH.fullmatch(path := urlsplit(url).path):
-            return Origin.parse(url), path.rstrip("/")
-    except ProgrammingError as error:
-        if error.code == INSECURE:
-            raise
-    except ValueError:  # of urlsplit
-        pass
-    raise InternalError("the server's base_url is no URL of a server", "PROTOCOL")
 
 
 def checked_authority(text: object) -> str:

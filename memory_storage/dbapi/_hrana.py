@@ -18,8 +18,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from ._address import Client
 from ._batch import Result, Step, portions
+from ._client import Client
 from ._errors import DataError, Error, InterfaceError, OperationalError
 from ._fork import tell_in_child
 from ._hrana_messages import CLOSE, GET_AUTOCOMMIT, BatchMessage, Json, as_error

@@ -15,7 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ._address import Client, Origin
+from ._address import Origin
+from ._client import Client
 from ._errors import DataError, Error, InternalError, OperationalError, OutcomeUnknownError
 from ._hrana_messages import CLOSE, GET_AUTOCOMMIT, Json, shortened, transaction_lost
 from ._http import Answer, Channel, Deadline, NoAnswer, NotSent

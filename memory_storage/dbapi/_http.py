@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 from urllib3.util.wait import wait_for_read
 
-from ._address import INSECURE, Client, Origin, distrust
+from ._address import INSECURE, Origin
+from ._client import Client, distrust
 from ._errors import LineError, ResponseTooLargeError, forget_frames
 from ._resolver import NameServerTimeout, connected_socket
 from ._response_body import BrokenOff, TooLarge, lines, refuse_larger, whole

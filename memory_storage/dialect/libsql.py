@@ -10,61 +10,20 @@ from typing import Any, ClassVar
 from sqlalchemy import LargeBinary, event, exc, pool
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 from sqlalchemy.engine import URL, Engine, reflection
-from sqlalchemy.engine.characteristics import ConnectionCharacteristic
 from sqlalchemy.engine.interfaces import DBAPIConnection, IsolationLevel
 from sqlalchemy_libsql.libsql import SQLiteDialect_libsql
 
 from memory_storage import dbapi
 from memory_storage.errors import InsecureConnectionError
 
+from .characteristics import BeginCharacteristic, KeepAliveCharacteristic
 from .reflection import CatalogueInspector, catalogue_of, known_catalogue_of
 
-_BEGIN_MODES = {"", "DEFERRED", "IMMEDIATE"}
 _VECTOR_TABLE = "libsql_vector_meta_shadow"  # the engine's list of vector indexes
 _VECTOR_TYPES = ("F64_BLOB", "F32_BLOB", "F16_BLOB", "FB16_BLOB", "F8_BLOB", "F1BIT_BLOB")
 _MAIN = {None, "main"}
 _OPTIONS: dict[str, type] = {"durability": str, "busy_timeout": float}
 _LOST = {"TRANSACTION_LOST", "TRANSACTION_TIMEOUT", "STREAM_EXPIRED", "CONNECTION_LOST", "COMMIT_UNKNOWN"}
-
-
-class BeginCharacteristic(ConnectionCharacteristic):
-    """`execution_options(libsql_begin="IMMEDIATE")`: how the transactions of this connection begin."""
-
-    transactional = True
-
-    def reset_characteristic(self, dialect: Any, dbapi_connection: Any) -> None:  # noqa: ARG002 - SQLAlchemy's signature
-        """Back to: the first statement decides."""
-        dbapi_connection.begin_mode = ""
-
-    def set_characteristic(self, dialect: Any, dbapi_connection: Any, value: str) -> None:  # noqa: ARG002 - also
-        """ArgumentError where `value` is neither "", "DEFERRED" nor "IMMEDIATE"."""
-        if value not in _BEGIN_MODES:
-            raise exc.ArgumentError(f"libsql_begin must be one of {sorted(_BEGIN_MODES)}, not {value!r}")
-        dbapi_connection.begin_mode = value
-
-    def get_characteristic(self, dialect: Any, dbapi_connection: Any) -> str:  # noqa: ARG002 - also
-        """The mode in force."""
-        mode: str = dbapi_connection.begin_mode
-        return mode
-
-
-class KeepAliveCharacteristic(ConnectionCharacteristic):
-    """`execution_options(libsql_keep_alive=True)`: a server does not end an idle transaction of this connection."""
-
-    transactional = True
-
-    def reset_characteristic(self, dialect: Any, dbapi_connection: Any) -> None:  # noqa: ARG002 - SQLAlchemy's signature
-        """Back to: the server ends it after ten seconds."""
-        dbapi_connection.keep_alive = False
-
-    def set_characteristic(self, dialect: Any, dbapi_connection: Any, value: bool) -> None:  # noqa: ARG002 - also
-        """Keep it alive, or not."""
-        dbapi_connection.keep_alive = value
-
-    def get_characteristic(self, dialect: Any, dbapi_connection: Any) -> bool:  # noqa: ARG002 - also
-        """Whether it is kept alive."""
-        value: bool = dbapi_connection.keep_alive
-        return value
 
 
 class LibSQLDialect(SQLiteDialect_libsql):  # type: ignore[misc] # sqlalchemy-libsql is not annotated

@@ -10,7 +10,8 @@ import pytest
 
 from memory_storage import dbapi
 from memory_storage.dbapi import Credentials
-from memory_storage.dbapi._address import Client, Limits, Origin, Server
+from memory_storage.dbapi._address import Origin, Server
+from memory_storage.dbapi._client import Client, Limits
 from memory_storage.dbapi._hrana_messages import BatchMessage
 from memory_storage.dbapi._hrana_stream import _collect
 from memory_storage.dbapi._http import Channel, Deadline
@@ -57,7 +58,7 @@ def test_a_cursor_that_fails_or_breaks_off_is_an_error():
 
 
 def _client(url: str, *hosts: str) -> Client:
-    return Server.parse(url).client(Credentials(), Limits(base_url_hosts=frozenset(hosts)))
+    return Client.of(Server.parse(url), Credentials(), Limits(base_url_hosts=frozenset(hosts)))
 
 
 class TestABaseUrl:
@@ -83,7 +84,7 @@ class TestABaseUrl:
     )
     def test_of_a_trusted_host_is_followed(self, url: str):
         limits = Limits.checked(None, 1.0, 1, ["A.example.com", "b.example.com:8443", "[2001:db8::1]:9"])
-        client = Server.parse("libsql://example.com").client(Credentials(), limits)
+        client = Client.of(Server.parse("libsql://example.com"), Credentials(), limits)
         assert client.directed(url)[0] == Origin.parse(url)
 
     def test_never_leads_from_tls_to_no_tls(self):
