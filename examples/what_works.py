@@ -14,7 +14,7 @@ from pathlib import Path
 
 import memory_storage as ms
 from memory_storage.importers import import_file
-from memory_storage.report import gather, write_page
+from memory_storage_report import gather, write_page
 
 
 def main() -> None:

@@ -348,7 +348,7 @@ def test_an_export_and_a_report_are_for_their_owner_and_follow_no_link(tmp_path,
 
     from memory_storage import _files
     from memory_storage.cli import app
-    from memory_storage.report import gather, write_page
+    from memory_storage_report import gather, write_page
 
     database, precious = tmp_path / "memory.db", tmp_path / "precious"
     with ms.MemoryStorage.open(database) as storage:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from memory_storage._wording import counted
+from memory_storage.errors import ConfigurationError
 from memory_storage.repositories.episodes import EpisodeFilters
 
 from .app import app
@@ -41,7 +42,12 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Show what works and what fails: over time, by tool, in sequence; as tables, or as a page with --html."""
-    from memory_storage.report import gather, sections, write_page
+    try:
+        from memory_storage_report import gather, sections, write_page
+    except ModuleNotFoundError as error:
+        if error.name != "memory_storage_report":
+            raise
+        raise ConfigurationError("the report is not installed; pip install 'memory-storage[report]'") from error
 
     filters = _filters(task_type, domain, tag, since, until)
     with open_existing(database, namespace) as storage:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import memory_storage as ms
 from memory_storage import dbapi
 from memory_storage.importers import import_file
-from memory_storage.report import gather, write_page
+from memory_storage_report import gather, write_page
 
 from .open_files import SPELLINGS, Worker, make_spellings, spelled, use, workers
 

@@ -10,7 +10,7 @@ import pytest
 
 import memory_storage as ms
 from memory_storage.importers import import_file
-from memory_storage.report import gather, write_page
+from memory_storage_report import gather, write_page
 from tests.importers.transcripts import REAL, write_airline
 
 START = datetime(2026, 9, 1, 8, tzinfo=timezone.utc)

@@ -11,11 +11,11 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 import memory_storage as ms
-from memory_storage.report import gather, page, sections, write_page
-from memory_storage.report.charts import charts
-from memory_storage.report.drawing import drawn
-from memory_storage.report.projection import projected
-from memory_storage.report.sections import percent, seconds
+from memory_storage_report import gather, page, sections, write_page
+from memory_storage_report.charts import charts
+from memory_storage_report.drawing import drawn
+from memory_storage_report.projection import projected
+from memory_storage_report.sections import percent, seconds
 
 from .conftest import START, everything, harm
 
@@ -139,7 +139,7 @@ import sys
 for name in sys.argv[1:]:
     sys.modules[name] = None
 import memory_storage as ms
-from memory_storage.report import gather, page, sections
+from memory_storage_report import gather, page, sections
 with ms.MemoryStorage.open(":memory:") as storage:
     for number in range(4):
         episode = storage.episodes.save(ms.Episode(task_description=f"t{number}", steps=[ms.Step(tool="t")],
