@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-from memory_storage import dbapi, transaction
+from memory_storage import _execution, dbapi, session
 from memory_storage.repositories import EpisodeRepository
 from memory_storage.translation import translated
 
@@ -31,13 +31,13 @@ _NOTES = (
 _QUANTILES = (0.05, 0.1, 0.25)
 
 
-class Bare(transaction.Scope):
+class Bare(session.Scope):
     """A session without a guard, that counts nothing."""
 
     def _run(self, batch: dbapi.Batch, *, deadline: float | None = None) -> Sequence[tuple[object, ...]]:
         with translated(self._engine):
-            assert not transaction._is_watched(self._engine)
-            return transaction._straight(self._engine, batch, deadline=deadline)[0]
+            assert not _execution._is_watched(self._engine)
+            return _execution._straight(self._engine, batch, deadline=deadline)[0]
 
 
 def run(*, short: bool) -> Report:

@@ -21,8 +21,9 @@ from .repositories._embedding_sql import of
 from .repositories.vector_index import registered
 from .schema import HEAD
 from .schema.spaces import Space
+from .session import Ground, Scope
 from .settings import Settings
-from .transaction import Ground, Repositories, Scope
+from .transaction import Repositories
 from .translation import translated
 
 _LITTLE = 64 * 2**20  # bytes that are free

@@ -29,8 +29,9 @@ from .nearby import is_installed
 from .repositories._arguments import aware
 from .repositories.memory_index import MemoryIndexes
 from .resilience import CircuitBreaker, Guard, nothing_happened, only_read
+from .session import Ground, Scope
 from .settings import Settings, hidden_token
-from .transaction import Ground, Repositories, Scope, Transaction
+from .transaction import Repositories, Transaction
 from .translation import translated
 
 T = TypeVar("T")

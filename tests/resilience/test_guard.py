@@ -13,8 +13,8 @@ import pytest
 import memory_storage as ms
 from memory_storage.models import new_id
 from memory_storage.repositories import EpisodeRepository
+from memory_storage.session import Scope
 from memory_storage.testing import Proxy, Sqld
-from memory_storage.transaction import Scope
 from tests.raising import raises
 
 from .work import at_once

@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 import pytest
 
 import memory_storage as ms
-from memory_storage import dbapi, migrate, transaction
+from memory_storage import _commit_status, dbapi, migrate, session
 from memory_storage.testing import Proxy, Sqld
 from tests.raising import raises
 
@@ -467,7 +467,7 @@ def test_a_block_leaves_one_receipt_however_much_it_writes(pair: Pair):
 
 
 def test_the_rows_of_a_write_whose_answer_was_lost_are_those_of_its_last_step(pair: Pair):
-    scope = transaction.Scope(pair.faulty._ground, pair.faulty.namespace)
+    scope = session.Scope(pair.faulty._ground, pair.faulty.namespace)
     insert = "INSERT INTO forgotten (digest) VALUES (?)"
     steps = [dbapi.Step(insert, (bytes([n]) * 16,)) for n in range(3)]
     pair.proxy.cut_reply_after(0, times=2)
@@ -509,15 +509,15 @@ def test_a_transaction_that_only_read_has_nothing_to_lose_either(pair: Pair):
 
 def test_a_save_whose_answer_was_lost_does_not_take_anothers_version_for_its_own(pair: Pair, monkeypatch):
     episode = pair.direct.episodes.save(an_episode(0))
-    about = transaction._Asking.about
+    about = _commit_status._Asking.about
 
-    def and_then_another_writes(asking: transaction._Asking, receipt: object) -> int:
+    def and_then_another_writes(asking: _commit_status._Asking, receipt: object) -> int:
         found = about(asking, receipt)
         theirs = pair.direct.episodes.get(episode.id)
         pair.direct.episodes.save(theirs.model_copy(update={"tags": ["theirs"]}))
         return found
 
-    monkeypatch.setattr(transaction._Asking, "about", and_then_another_writes)
+    monkeypatch.setattr(_commit_status._Asking, "about", and_then_another_writes)
     pair.proxy.cut_reply_after(0)
     mine = pair.faulty.episodes.save(episode.model_copy(update={"tags": ["mine"]}))
     if mine.version == 2 and pair.direct.episodes.get(episode.id).tags == ["theirs"]:

@@ -1,0 +1,201 @@
+"""Sessions: each call of a repository as one transaction, through the guard, on a connection of the pool."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from time import perf_counter
+from typing import Any
+from weakref import WeakValueDictionary
+
+from sqlalchemy import Engine
+
+from . import dbapi
+from ._commit_status import NEVER_DONE, Receipt, _Asking
+from ._execution import _Answer, _answer, _is_watched, _straight
+from ._files import MaintenanceLock
+from .errors import CommitUnknownError, UnavailableError
+from .monitoring import Call, Entry, Meter, explain, here
+from .repositories._session import Row
+from .repositories._spaces import KnownSpaces
+from .repositories.memory_index import MemoryIndexes
+from .resilience import NOT_STORED, Guard, nothing_happened, only_read
+from .settings import Limits
+from .translation import translated
+
+_log = logging.getLogger(__name__)
+
+_SHRINK = dbapi.Step("PRAGMA shrink_memory")
+_SERVER_VALUE_BYTES = 4_900_000  # sqld takes 5,000,000, which a row's other columns are part of
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all scopes on one database share."""
+
+    engine: Engine
+    limits: Limits
+    request_timeout: float
+    now: Callable[[], datetime]
+    guard: Guard
+    meter: Meter
+    vector_index: str = "diskann"
+    memory: MemoryIndexes | None = None
+    spaces: KnownSpaces = field(default_factory=KnownSpaces)
+    maintenance: MaintenanceLock = field(default_factory=partial(MaintenanceLock, None))
+
+
+class Scope(dbapi.Unpicklable):
+    """A session in which every call is a transaction of its own, on a connection of the pool."""
+
+    is_transaction = False
+    began: float | None = None
+
+    def __init__(self, ground: Ground, namespace: str, actor: str = "") -> None:
+        self._engine, self._guard, self._patience = ground.engine, ground.guard, ground.request_timeout
+        self._is_remote = bool(self._engine.url.host)
+        self.value_bytes = _SERVER_VALUE_BYTES if self._is_remote else None
+        self.namespace, self.actor = namespace, actor
+        self.limits, self.now, self.meter = ground.limits, ground.now, ground.meter
+        self.vector_index, self.memory, self.spaces = ground.vector_index, ground.memory, ground.spaces
+        self._maintenance = ground.maintenance
+
+    def indexing(self) -> AbstractContextManager[bool]:
+        """See `Session`."""
+        return self._maintenance.shared()
+
+    def read(self, step: dbapi.Step, *, shrinks: bool = False) -> Sequence[Row]:
+        """The rows of one SELECT. It is done again if the line broke. `shrinks`: see `Session`."""
+        batch = dbapi.Batch([_SHRINK, step] if shrinks and not self._is_remote else [step], reads_only=True)
+        try:
+            return self._run(batch)
+        except UnavailableError as error:
+            return self._again(batch, error)
+
+    def write(self, steps: Sequence[dbapi.Step], *, again: dbapi.Step | None = None) -> Sequence[Row]:
+        """Run all or nothing; the rows of the last step that has any. `again`: reads those rows, if they were lost."""
+        _refuse_to_wait_for_itself(self._engine)
+        if not self._is_remote:
+            return self._run_again(dbapi.Batch(steps))
+        return self._write_for_certain(steps, again)
+
+    def _write_for_certain(self, steps: Sequence[dbapi.Step], again: dbapi.Step | None) -> Sequence[Row]:
+        since = perf_counter()
+        for attempt in range(max(2, self._guard.retry.max_attempts)):
+            if attempt > 1 and perf_counter() - since > self._guard.retry.deadline:
+                break
+            receipt = Receipt()
+            try:
+                return self._run_again(dbapi.Batch([*steps, *receipt.steps()]))
+            except CommitUnknownError as error:
+                ask = _Asking(self._engine, self._guard, error)
+                found = ask.about(receipt)
+            if found != NEVER_DONE:
+                again = again or (steps[-1] if dbapi.reads_only(steps[-1].sql) else None)
+                return ask.rows(dbapi.Batch([again], reads_only=True)) if again else [()] * found
+            _log.info("a write was lost on its way (attempt %d)", attempt + 1)
+        raise UnavailableError("the line broke before the write was done: nothing was stored", code=NOT_STORED)
+
+    def look(self, batch: dbapi.Batch, *, deadline: float) -> Sequence[Row]:
+        """The rows of a reading batch; once, and by that moment (of `time.monotonic`) if it goes over a network."""
+        return self._run(batch, deadline=deadline)
+
+    def audit(self, name: str, call: Call, things: object, *, is_known: bool) -> None:
+        """Log at once what a call has written: it is a transaction of its own."""
+        self._entry(name, call, things).write("stored" if is_known else "unknown")
+
+    def _entry(self, name: str, call: Call, things: object) -> Entry:
+        sql = (step.sql for batch in call.batches or () for step in batch.steps)
+        return Entry.of(self.actor, self.namespace, name, sql, call.changed, things)
+
+    def _run_again(self, batch: dbapi.Batch) -> Sequence[Row]:
+        try:
+            return self._run(batch)
+        except UnavailableError as error:
+            return self._again(batch, error)
+
+    def _again(self, batch: dbapi.Batch, error: UnavailableError) -> Sequence[Row]:
+        return self._guard.again(
+            error,
+            partial(self._run, batch),
+            since=here.call.since if here.call is not None else perf_counter(),
+            seconds=self._patience,  # a lock, or a server, may have been waited for that long already
+            is_safe=only_read if batch.reads_only else nothing_happened,
+            on_repeat=_count_repeat,
+        )
+
+    def _run(self, batch: dbapi.Batch, *, deadline: float | None = None) -> Sequence[Row]:
+        # Every microsecond here is one of every call: where nothing is wrong, the guard is only looked at.
+        guard, call = self._guard, here.call
+        breaker = guard.breaker
+        ticket = breaker.epoch  # first: as in `CircuitBreaker.enter`
+        if not breaker.quiet:
+            ticket = guard.enter() if deadline is None else breaker.enter(probes=False, patience=0)
+        since = perf_counter() if self.meter.times_queries else 0.0
+        try:
+            with translated(self._engine):
+                if _is_watched(self._engine):
+                    rows, results = self._sent(batch, ticket)
+                else:
+                    rows, results = _straight(self._engine, batch, guard, ticket, deadline=deadline)
+        except BaseException as error:
+            if call is not None:
+                call.sent(batch)
+            guard.leave(ticket, error)
+            raise
+        if not breaker.quiet or guard.budget.is_spent:
+            guard.leave(ticket)
+        if call is not None:
+            call.received(batch, results, len(rows))
+        if since:
+            self._look_at(batch, perf_counter() - since, len(rows))
+        return rows
+
+    def _sent(self, batch: dbapi.Batch, ticket: int) -> _Answer:
+        with self._guard.taking_connection():
+            connection = self._engine.connect()
+        with connection.execution_options(libsql_begin=""):
+            self._guard.confirm(ticket)
+            return _answer(connection, batch)
+
+    def _look_at(self, batch: dbapi.Batch, seconds: float, rows: int) -> None:
+        if seconds >= self.meter.slow_after:
+            explain(batch, self._asked_for_a_plan, seconds=seconds, rows=rows)
+
+    def _asked_for_a_plan(self, batch: dbapi.Batch) -> Sequence[Row]:
+        with translated(self._engine):
+            return _straight(self._engine, batch)[0]
+
+
+_Marks = WeakValueDictionary[int, Any]
+_thread = threading.local()
+
+
+def _writing() -> _Marks:
+    """The transactions that this thread has open, by the id of the engine: no engine is kept by it."""
+    marks: _Marks | None = getattr(_thread, "marks", None)  # every write looks here
+    if marks is None:
+        marks = _thread.marks = WeakValueDictionary()
+    return marks
+
+
+def _refuse_to_wait_for_itself(engine: Engine) -> None:
+    if id(engine) not in _writing():
+        return
+    gc.collect()  # a transaction that was abandoned is rolled back by this: it is in a cycle with its repositories
+    if id(engine) in _writing():
+        raise UnavailableError(
+            "this thread has a transaction open on this database, and would wait for itself: "
+            "write with the transaction's own repositories, or end it first"
+        )
+
+
+def _count_repeat() -> None:
+    if here.call is not None:
+        here.call.retries += 1
