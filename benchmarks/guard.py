@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import median
 
 from memory_storage import _execution, dbapi, session
+from memory_storage._exception_mapping import translated
 from memory_storage.repositories import EpisodeRepository
-from memory_storage.translation import translated
 
 from . import _workload
 from ._measure import Times, Work, interleaved

@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from sqlalchemy import Engine
 
 from . import dbapi
+from ._exception_mapping import translated
 from ._execution import _straight
 from .dbapi import Step
 from .errors import CircuitOpenError, CommitUnknownError, MemoryStorageError, UnavailableError
 from .repositories._session import Row
 from .resilience import Guard
-from .translation import translated
 
 _SETTLING_SECONDS = 7.0  # a server takes five until it takes a lock from a stream that was left alone
 _FIRST_PAUSE = 0.05  # seconds until it is asked again what became of a write

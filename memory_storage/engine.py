@@ -7,12 +7,12 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 
 from . import dbapi
+from ._exception_mapping import as_storage_error
 from ._paths import why_unwritable
 from .errors import ConfigurationError
 from .pool import CountingPool, watch
 from .resilience import Guard
 from .settings import MEMORY, Settings
-from .translation import as_storage_error
 
 
 def make_engine(settings: Settings) -> Engine:

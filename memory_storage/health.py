@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from . import pool
+from ._exception_mapping import translated
 from .dbapi import Batch, Step, redacted
 from .errors import MemoryStorageError, ValidationError
 from .models import DiskSpace, EmbeddingModel, Health, HealthCheck, HealthStatus
@@ -24,7 +25,6 @@ from .schema.spaces import Space
 from .session import Ground, Scope
 from .settings import Settings
 from .transaction import Repositories
-from .translation import translated
 
 _LITTLE = 64 * 2**20  # bytes that are free
 _REVISION = Step("SELECT version_num FROM alembic_version")

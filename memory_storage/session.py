@@ -18,6 +18,7 @@ from sqlalchemy import Engine
 
 from . import dbapi
 from ._commit_status import NEVER_DONE, Receipt, _Asking
+from ._exception_mapping import translated
 from ._execution import _Answer, _answer, _is_watched, _straight
 from ._files import MaintenanceLock
 from .errors import CommitUnknownError, UnavailableError
@@ -27,7 +28,6 @@ from .repositories._spaces import KnownSpaces
 from .repositories.memory_index import MemoryIndexes
 from .resilience import NOT_STORED, Guard, nothing_happened, only_read
 from .settings import Limits
-from .translation import translated
 
 _log = logging.getLogger(__name__)
 

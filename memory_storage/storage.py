@@ -19,11 +19,12 @@ from typing_extensions import Self
 
 from . import health, migrate, models, pool
 from ._calls import explained
+from ._exception_mapping import translated
 from ._files import MaintenanceLock
 from .dbapi import redacted
 from .engine import guard_engine, make_directory, make_engine
+from .erasure import Forgetting
 from .errors import CommitUnknownError, ConfigurationError, UnavailableError, ValidationError
-from .forgetting import Forgetting
 from .monitoring import Meter
 from .nearby import is_installed
 from .repositories._arguments import aware
@@ -32,7 +33,6 @@ from .resilience import CircuitBreaker, Guard, nothing_happened, only_read
 from .session import Ground, Scope
 from .settings import Settings, hidden_token
 from .transaction import Repositories, Transaction
-from .translation import translated
 
 T = TypeVar("T")
 

@@ -19,6 +19,7 @@ from typing_extensions import Self
 
 from . import dbapi
 from ._commit_status import NEVER_DONE, Receipt, _Asking
+from ._exception_mapping import translated
 from ._execution import _Answer, _answer
 from .errors import CommitUnknownError, ConfigurationError, MemoryStorageError, UnavailableError
 from .monitoring import Call, Entry, counted, here, metered
@@ -34,7 +35,6 @@ from .repositories import (
 from .repositories._session import Row
 from .resilience import NOT_STORED, is_outage
 from .session import Ground, Scope, _Marks, _refuse_to_wait_for_itself, _writing
-from .translation import translated
 
 _log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from uuid import uuid4
 import pytest
 
 import memory_storage as ms
-from memory_storage import dbapi, forgetting, storage
+from memory_storage import dbapi, erasure, storage
 from memory_storage.engine import make_engine
 from memory_storage.repositories import _forgotten, _removal
 
@@ -168,7 +168,7 @@ def _keep_below(name: str, tombstones: set[str], patch: pytest.MonkeyPatch) -> N
     patch.setattr(storage, "_checked_namespace", below)
     patch.setattr(_forgotten, "digest_of", recorded)
     patch.setattr(_removal, "digest_of", recorded)
-    patch.setattr(forgetting.Forgetting, "scrub", refuse)
+    patch.setattr(erasure.Forgetting, "scrub", refuse)
 
 
 def _refuse_own_writes(patch: pytest.MonkeyPatch) -> None:

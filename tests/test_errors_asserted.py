@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from memory_storage import translation
+from memory_storage import _exception_mapping
 
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "memory_storage"
@@ -78,7 +78,7 @@ def _texts(module: ast.Module) -> Iterator[str]:
 
 
 def test_every_code_of_the_package_is_asserted_by_a_test():
-    given = {code for _, module, _ in _modules(PACKAGE) for code in _codes(module)} | translation._BY_CODE.keys()
+    given = {code for _, module, _ in _modules(PACKAGE) for code in _codes(module)} | _exception_mapping._BY_CODE.keys()
     asserted = {text for path, module, _ in _modules(TESTS) if path != Path(__file__) for text in _texts(module)}
     assert {"CONNECTION_FAILED", "TRANSACTION_LOST", "MAINTENANCE"} <= given
     assert sorted(given - asserted) == []

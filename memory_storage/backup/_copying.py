@@ -13,10 +13,10 @@ from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.pool import NullPool
 
 from memory_storage import dbapi
+from memory_storage._exception_mapping import translated
 from memory_storage.dbapi import EncryptionKey
 from memory_storage.dbapi._local import LocalTransport
 from memory_storage.errors import CorruptDataError
-from memory_storage.translation import translated
 
 from ._spelling import spelled
 from ._tables import MANIFEST, Layout, Row, Table, layout, quoted

@@ -9,12 +9,12 @@ from typing import Annotated
 import typer
 
 from memory_storage import migrate
+from memory_storage._exception_mapping import translated
 from memory_storage._wording import counted
 from memory_storage.engine import make_engine
 from memory_storage.models import Health
 from memory_storage.settings import MEMORY
 from memory_storage.storage import MemoryStorage
-from memory_storage.translation import translated
 
 from . import exits
 from .app import app

@@ -8,11 +8,11 @@ from typing import Any
 from sqlalchemy import Engine
 
 from memory_storage import migrate
+from memory_storage._exception_mapping import translated
 from memory_storage.engine import make_engine
 from memory_storage.errors import ConfigurationError
 from memory_storage.settings import MEMORY, Settings
 from memory_storage.storage import MemoryStorage
-from memory_storage.translation import translated
 
 
 def settings_for(database: str | None, namespace: str | None, vector_index: str | None = None) -> Settings:

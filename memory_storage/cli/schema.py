@@ -10,11 +10,11 @@ import typer
 from sqlalchemy import Engine
 
 from memory_storage import migrate
+from memory_storage._exception_mapping import translated
 from memory_storage.engine import make_directory, make_engine
 from memory_storage.errors import ValidationError
 from memory_storage.schema import HEAD
 from memory_storage.settings import Settings
-from memory_storage.translation import translated
 
 from .app import app
 from .opening import open_existing, open_or_create, refuse_missing, settings_for

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from sqlalchemy import Connection, Engine, exc
 
 from memory_storage import dbapi, migrate
+from memory_storage._exception_mapping import translated
 from memory_storage._files import MaintenanceLock
 from memory_storage.engine import make_engine
 from memory_storage.errors import ConfigurationError, MemoryStorageError, SchemaError, UnavailableError
 from memory_storage.schema import HEAD
 from memory_storage.settings import Settings
 from memory_storage.storage import MemoryStorage
-from memory_storage.translation import translated
 
 from . import _documents, _file, _indexes, _objects, _owners, _places, _vectors, _words
 from ._findings import Finding, Report

@@ -10,6 +10,7 @@ from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import Connection
 
+from memory_storage._exception_mapping import translated
 from memory_storage.engine import make_directory, make_engine
 from memory_storage.errors import ConfigurationError, MemoryStorageError
 from memory_storage.migrate import check_foreign_keys, check_ours, writing
@@ -17,7 +18,6 @@ from memory_storage.schema import HEAD
 from memory_storage.schema.constructs import F32Blob
 from memory_storage.schema.tables import metadata
 from memory_storage.settings import Settings
-from memory_storage.translation import translated
 
 _log = logging.getLogger("memory_storage.migrations")
 

@@ -5,8 +5,8 @@
 
 from ._audit import Entry
 from ._histogram import Histogram
-from ._operations import Call, Meter, Observer, counted, here, metered, touched
-from ._slow import explain, shown
+from ._metrics import Call, Meter, Observer, counted, here, metered, touched
+from ._slow_query_log import explain, shown
 
 __all__ = [
     "Call",

@@ -20,8 +20,8 @@ from memory_storage.dbapi import Server, redacted
 from memory_storage.models.health import CircuitBreakerStatus, PoolStats
 from memory_storage.settings import Settings
 
-from ._operations import Call, Meter
-from ._slow import shown
+from ._metrics import Call, Meter
+from ._slow_query_log import shown
 
 _NAME = "memory_storage"
 _STATES = {"closed": 0, "half_open": 1, "open": 2}

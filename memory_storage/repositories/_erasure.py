@@ -1,4 +1,4 @@
-"""Erasing an episode, or all of a namespace: the rows. The bytes that are left of them are `forgetting`'s affair."""
+"""Erasing an episode, or all of a namespace: the rows. The bytes that are left of them are `erasure`'s affair."""
 
 from __future__ import annotations
 

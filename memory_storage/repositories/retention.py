@@ -1,4 +1,4 @@
-"""The repository that lets episodes go by a policy: first a plan, then the work. Erases nobody: see `forgetting`."""
+"""The repository that lets episodes go by a policy: first a plan, then the work. Erases nobody: see `erasure`."""
 
 from __future__ import annotations
 

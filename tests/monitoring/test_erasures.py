@@ -64,12 +64,12 @@ def test_retention_names_what_it_removed(memory, lines):
 
 def test_a_forget_that_fails_later_says_what_it_removed(memory, lines, monkeypatch):
     (key,) = _save(memory, 1)
-    from memory_storage import forgetting
+    from memory_storage import erasure
 
     def fail(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(forgetting.Forgetting, "_result", fail)
+    monkeypatch.setattr(erasure.Forgetting, "_result", fail)
     with pytest.raises(KeyboardInterrupt):
         memory.forget(episode=key)
     (line,) = lines("forget")

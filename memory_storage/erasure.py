@@ -15,6 +15,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
+from ._exception_mapping import translated
 from ._files import MaintenanceLock, sweep
 from .errors import ConfigurationError, UnavailableError
 from .models import Forgotten, Scrubbed
@@ -24,7 +25,6 @@ from .repositories import EmbeddingRepository, Session
 from .repositories._erasure import MERGE_WORDS, Erased, erase_episode, erase_namespace
 from .repositories._pace import Pace
 from .settings import Settings
-from .translation import translated
 
 _PAUSE = 0.02
 _ON_A_SERVER = (
