@@ -1,0 +1,1 @@
+"""Files that earlier commits stored, and what their code read from them."""
