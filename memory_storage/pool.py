@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Engine, event, exc
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
-from .dbapi import Unpicklable, tell_in_child
+from .dbapi import Unpicklable, register_after_fork
 from .models.health import PoolStats
 
 _STATEMENT_LENGTH = 60
@@ -50,7 +50,7 @@ class CountingPool(Unpicklable, QueuePool):
         super().__init__(*args, **options)
         self._counts = _Counts()
         self.after_fork_in_child()
-        tell_in_child(self)
+        register_after_fork(self)
 
     def connect(self) -> PoolProxiedConnection:
         """See `Pool.connect`."""

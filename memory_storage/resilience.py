@@ -12,7 +12,7 @@ from datetime import datetime
 from itertools import accumulate, chain, repeat, takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .dbapi import Unpicklable, tell_in_child
+from .dbapi import Unpicklable, register_after_fork
 from .errors import CircuitOpenError, CommitUnknownError, ConflictError, UnavailableError
 from .models import CircuitBreakerStatus, CircuitState, utc_now
 from .settings import CircuitBreakerSettings, RetrySettings
@@ -106,7 +106,7 @@ class CircuitBreaker(Unpicklable):
         self.epoch = 0
         """Grows with every change of state."""
         self.after_fork_in_child()
-        tell_in_child(self)
+        register_after_fork(self)
 
     @property
     def state(self) -> CircuitState:

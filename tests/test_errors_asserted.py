@@ -69,7 +69,7 @@ def _codes(module: ast.Module) -> Iterator[str]:
         if isinstance(node, ast.Call):
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
             values = [keyword.value for keyword in node.keywords if keyword.arg == "code"]
-            values += node.args[1:2] if name.endswith(("Error", "NoAnswer", "NotSent")) else []
+            values += node.args[1:2] if name.endswith(("Error", "ResponseMissing", "RequestNotSent")) else []
             yield from (value.value for value in values if isinstance(value, ast.Constant) and _is_code(value))
 
 

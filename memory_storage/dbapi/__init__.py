@@ -26,7 +26,7 @@ from ._errors import (
     ResponseTooLargeError,
     Warning,  # noqa: A004 - the name is PEP 249's
 )
-from ._fork import Unpicklable, tell_in_child
+from ._fork import Unpicklable, register_after_fork
 from ._local import LocalTransport, MemoryDatabase
 from ._open_files import is_open_here
 from ._sql import reads_only, tables_written
@@ -70,9 +70,9 @@ __all__ = [
     "reads_only",
     "tables_written",
     "redacted",
+    "register_after_fork",
     "sqlite_version",
     "sqlite_version_info",
-    "tell_in_child",
     "threadsafety",
 ]
 
@@ -83,6 +83,19 @@ sqlite_version_info = (3, 45, 1)  # of the engine in the native driver; a test a
 sqlite_version = ".".join(map(str, sqlite_version_info))
 
 Binary = bytes
+
+_RENAMED = {"tell_in_child": "register_after_fork"}
+
+
+def __getattr__(name: str) -> object:
+    """Give what had another name before 0.1.0, with a DeprecationWarning."""
+    if name not in _RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import warnings
+
+    warnings.warn(f"{__name__}.{name} is now {_RENAMED[name]}", DeprecationWarning, stacklevel=2)
+    return globals()[_RENAMED[name]]
+
 
 _PRAGMAS = (
     "journal_mode = WAL",

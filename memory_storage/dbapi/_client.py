@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ._address import INSECURE, PATH, Origin, Server, checked_authority
-from ._credentials import Credentials, Turn
+from ._credentials import Credentials, ForkSafeLock
 from ._errors import InternalError, OperationalError, ProgrammingError
 from ._json import unsigned
 from ._write_limiter import WriteWindow
@@ -22,7 +22,7 @@ RESPONSE_BYTES = 100_000_000
 """The largest response that is read. sqld sends 10 MB of values at once, which JSON may spell six times as long."""
 
 
-class LatestWrite:
+class ReplicationState:
     """The newest state of the database that these connections have seen: a replica's reads wait for it.
 
     Only for a moment: the counter starts anew, lower, when a primary has crashed, and a replica would wait for ever.
@@ -32,23 +32,23 @@ class LatestWrite:
         self._index: int | None = None
         self.is_primary = False
         """Whether the server is known to do its writes itself, so that its reads wait for nothing."""
-        self._changing = Turn()
+        self._lock = ForkSafeLock()
 
     @property
     def index(self) -> str | None:
         """As the server wants it, or None."""
         return None if self._index is None else str(self._index)
 
-    def saw(self, index: object) -> None:
+    def advance(self, index: object) -> None:
         """A reply has named this state."""
         if index is None:
             return
         number = unsigned(index)
         if self._index is None or number > self._index:
-            with self._changing:
+            with self._lock:
                 self._index = max(number, self._index or 0)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Wait for nothing any more, until the next reply."""
         self._index = None
 
@@ -85,7 +85,7 @@ class Client:
     credentials: Credentials
     limits: Limits
     connect_timeout: float = 10.0
-    seen: LatestWrite = field(default_factory=LatestWrite, compare=False)
+    replication: ReplicationState = field(default_factory=ReplicationState, compare=False)
     writes: WriteWindow = field(default_factory=WriteWindow, compare=False)
 
     @classmethod
@@ -108,7 +108,7 @@ class Client:
         context.set_alpn_protocols(["http/1.1"])
         return context
 
-    def directed(self, url: object) -> tuple[Origin, str]:
+    def redirect_target(self, url: object) -> tuple[Origin, str]:
         """Return where the server wants the rest of a stream, and the path there (spec: "base_url").
 
         The token goes with the requests. So only the server's own scheme, host and port are accepted, and the hosts
@@ -121,20 +121,20 @@ class Client:
         origin, path = self.server.origin, self.server.path
         if url is None or url == "":
             return origin, path
-        directed, below = _base_url(url)
-        if origin.tls and not directed.tls:
+        target, below = _base_url(url)
+        if origin.tls and not target.tls:
             raise OperationalError("the server directs the stream to an address without TLS: refused", INSECURE)
-        if directed != origin and not self._trusts(directed):
-            refused = f"the server redirects to {directed.address}: refused, the token is for {origin.address} alone"
+        if target != origin and not self._is_trusted(target):
+            refused = f"the server redirects to {target.address}: refused, the token is for {origin.address} alone"
             raise OperationalError(f"{refused} (setting: base_url_hosts)", INSECURE)
-        return directed, below or path
+        return target, below or path
 
-    def _trusts(self, directed: Origin) -> bool:
+    def _is_trusted(self, target: Origin) -> bool:
         hosts = self.limits.base_url_hosts
-        return directed.address in hosts or (directed.host in hosts and directed.port == self.server.origin.port)
+        return target.address in hosts or (target.host in hosts and target.port == self.server.origin.port)
 
 
-def distrust(error: ssl.SSLError) -> str:
+def tls_failure_reason(error: ssl.SSLError) -> str:
     """Why there is no TLS connection, and what to do about it."""
     import ssl
 

@@ -17,7 +17,7 @@ from ._sql import Kind, parse, split_script
 Row = tuple[Value, ...]
 Description = tuple[tuple[str, None, None, None, None, None, None], ...]
 
-_NOTHING = Result(None, [], -1, None)
+_NO_RESULT = Result(None, [], -1, None)
 
 
 class Transport(Protocol):
@@ -84,7 +84,7 @@ class Connection(Unpicklable):
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._closed = False
-        self._began = False  # whether a transaction was begun, and not ended by us
+        self._has_begun = False  # whether a transaction was begun, and not ended by us
         self.autocommit = False
         self.begin_mode = ""
         self.last_statement = ""
@@ -142,13 +142,13 @@ class Connection(Unpicklable):
     def commit(self) -> None:
         """Commit the open transaction. Without one it does nothing, and costs nothing."""
         self._check_open()
-        if self._began or not self._transport.usable:  # one that was lost is no success
+        if self._has_begun or not self._transport.usable:  # one that was lost is no success
             self._run([Step("COMMIT")])
 
     def rollback(self) -> None:
         """Undo the open transaction. Without one it does nothing, and costs nothing."""
         self._check_open()
-        self._began = False
+        self._has_begun = False
         if self._transport.in_transaction:
             self._transport.run([Step("ROLLBACK")])
 
@@ -184,16 +184,16 @@ class Connection(Unpicklable):
     def _run(
         self, steps: Sequence[Step], *, begin: str | None = None, savepoint: bool = False, commit: bool = False
     ) -> list[Result]:
-        if self._began and not self._transport.in_transaction and self._transport.usable:
+        if self._has_begun and not self._transport.in_transaction and self._transport.usable:
             # Some errors undo all of it. To go on would commit the second half without the first.
             raise OperationalError("the transaction was undone by an error in it: roll back", "TRANSACTION_LOST")
         try:
             run = self._transport.run if self.gate is None else partial(self._run_admitted, self.gate)
             results = run(steps, begin=begin, savepoint=savepoint, commit=commit)
         except _errors.Error:
-            self._began = self._began or self._transport.in_transaction
+            self._has_begun = self._has_begun or self._transport.in_transaction
             raise
-        self._began = self._transport.in_transaction
+        self._has_begun = self._transport.in_transaction
         return results
 
     def _run_admitted(
@@ -235,7 +235,7 @@ class Cursor:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self._closed = False
-        self._result = _NOTHING
+        self._result = _NO_RESULT
         self._rows: Iterator[Row] = iter(())
         self.results: list[Result] = []
         """Of the last `Batch`: what each of its steps gave."""
@@ -259,25 +259,25 @@ class Cursor:
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> Cursor:
         """Run one statement, or a `Batch`; as in `sqlite3` the cursor itself is given back."""
         self._check_open()
-        self._show(_NOTHING)
+        self._set_result(_NO_RESULT)
         self.connection.last_statement = str(sql)  # of a batch the text, and not the values
         if isinstance(sql, Batch):
             self.results = results = self.connection._execute_batch(sql)
-            self._show(next((r for r in reversed(results) if r.columns is not None), results[-1]))
+            self._set_result(next((r for r in reversed(results) if r.columns is not None), results[-1]))
         else:
-            self._show(self.connection._execute(Step(sql, parameters)))
+            self._set_result(self.connection._execute(Step(sql, parameters)))
         return self
 
     def executemany(self, sql: str, parameters: Iterable[Sequence[object]]) -> Cursor:
         """Run one statement with each set of parameters, together; `rowcount` is the sum."""
         self._check_open()
-        self._show(_NOTHING)
+        self._set_result(_NO_RESULT)
         if parse(sql).kind is not Kind.WRITE:
             raise ProgrammingError("executemany() is for statements that change rows")
         steps = [Step(sql, values) for values in parameters]
         if steps:
             results = self.connection._execute_many(steps)
-            self._show(Result(None, [], sum(r.rowcount for r in results), results[-1].lastrowid))
+            self._set_result(Result(None, [], sum(r.rowcount for r in results), results[-1].lastrowid))
         return self
 
     def executescript(self, script: str) -> Cursor:
@@ -307,7 +307,7 @@ class Cursor:
         """Forget the rows; the cursor cannot run anything again. `rowcount` and `lastrowid` stay, as in `sqlite3`."""
         self._closed = True
         # SQLAlchemy's results are in cycles, and keep a cursor until the garbage is collected: its rows may be large.
-        self._show(self._result.without_rows())
+        self._set_result(self._result.without_rows())
         self.results = [result.without_rows() for result in self.results]
 
     def setinputsizes(self, sizes: Sequence[object]) -> None:
@@ -316,7 +316,7 @@ class Cursor:
     def setoutputsize(self, size: int, column: int | None = None) -> None:
         """Nothing to do (PEP 249)."""
 
-    def _show(self, result: Result) -> None:
+    def _set_result(self, result: Result) -> None:
         self._result = result
         self._rows = iter(result.rows)
 

@@ -19,7 +19,7 @@ from datetime import datetime, timezone
 from typing import Protocol
 
 from ._errors import OperationalError, forget_frames
-from ._fork import tell_in_child
+from ._fork import register_after_fork
 
 _SHORTEST_SECRET = 4  # characters
 
@@ -50,12 +50,12 @@ class Credentials:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._provider = token if callable(token) else None
-        self._token = None if callable(token) else _plain(token) or None
+        self._token = None if callable(token) else _plain_text(token) or None
         self._key = id(token) if callable(token) else self._token  # not every provider has a hash
         self._now, self._clock = now, clock
-        self._known: str | None = None  # the token whose end is known
-        self._ends_at = math.inf  # of the monotonic clock
-        self._renewing = Turn()
+        self._inspected_token: str | None = None  # the token whose end is known
+        self._expires_at = math.inf  # of the monotonic clock
+        self._refresh_lock = ForkSafeLock()
 
     @classmethod
     def of(cls, token: Token | Credentials | None) -> Credentials:
@@ -70,38 +70,38 @@ class Credentials:
 
     def check(self) -> None:
         """OperationalError if there is a token that cannot work: malformed, or over. Asks nobody."""
-        if self._token is not None and self._is_over():
+        if self._token is not None and self._is_expired():
             over, now = expires_at(self._token), self._now().isoformat(timespec="seconds")
             expired = f"by this machine's clock ({now}) the auth token expired at {over and over.isoformat()}"
             raise OperationalError(expired, "TOKEN_EXPIRED")
 
-    def ready(self) -> int:
+    def ensure_token(self) -> int:
         """See that there is a token that may work, and say which generation. Raises as `check`.
 
         Asks a provider for another token in place of an expired one.
         """
-        if self._token is None or (self._provider is not None and self._is_over()):
-            self.renew(self.generation)
+        if self._token is None or (self._provider is not None and self._is_expired()):
+            self.refresh(self.generation)
         else:
             self.check()
         return self.generation
 
-    def _is_over(self) -> bool:
+    def _is_expired(self) -> bool:
         """Whether the token in force is over. OperationalError if it is malformed."""
-        if self._known is not self._token:
-            self._look_at_it()
-        return self._clock() >= self._ends_at
+        if self._inspected_token is not self._token:
+            self._read_expiry()
+        return self._clock() >= self._expires_at
 
-    def _look_at_it(self) -> None:
+    def _read_expiry(self) -> None:
         if self._token is None or not is_well_formed(self._token):
             raise OperationalError("the auth token is malformed: it has characters that no token has", "BAD_TOKEN")
         over = expires_at(self._token)
-        self._ends_at = math.inf if over is None else self._clock() + (over - self._now()).total_seconds()
-        self._known = self._token
+        self._expires_at = math.inf if over is None else self._clock() + (over - self._now()).total_seconds()
+        self._inspected_token = self._token
 
     def header(self) -> dict[str, str]:
         """What goes with a request. Do not bind it to a name."""
-        self.ready()
+        self.ensure_token()
         return {"Authorization": f"Bearer {self._token}"} if self._token else {}
 
     def redact(self, body: bytes) -> bytes:
@@ -123,43 +123,43 @@ class Credentials:
         """Stands for the token in force."""
         return hash(self._token)
 
-    def renew(self, refused: int) -> bool:
+    def refresh(self, rejected_generation: int) -> bool:
         """Get another token than the `refused` generation, unless another thread just has. Whether there is one.
 
         Raises OperationalError where the provider has none that can work; it is asked again by the next request.
         """
         if self._provider is None:
             return False
-        with self._renewing:  # whoever needs the new token has to wait for it
-            if refused == self.generation:
-                self._token = self._asked()
-                self._look_at_it()
-        return refused != self.generation
+        with self._refresh_lock:  # whoever needs the new token has to wait for it
+            if rejected_generation == self.generation:
+                self._token = self._token_from_provider()
+                self._read_expiry()
+        return rejected_generation != self.generation
 
-    def _asked(self) -> str:
+    def _token_from_provider(self) -> str:
         fresh = Credentials(
-            self._answer(), now=self._now, clock=self._clock
+            self._call_provider(), now=self._now, clock=self._clock
         )  # it shows nothing, so that it may be a local
         if fresh._token is None:
             raise OperationalError("the token provider gave no token", "BAD_TOKEN")
         fresh.check()
         return fresh._token
 
-    def _answer(self) -> str | Secret | None:
+    def _call_provider(self) -> str | Secret | None:
         try:
-            answer = self._provider and self._provider()
+            token = self._provider and self._provider()
         except Exception as error:
             forget_frames(error)
             raise OperationalError(f"the token provider failed: {type(error).__name__}", "BAD_TOKEN") from error
-        return None if callable(answer) else answer
+        return None if callable(token) else token
 
 
-class Turn:
+class ForkSafeLock:
     """A lock, which is free again in a child process: the thread that had it is not there."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        tell_in_child(self)
+        register_after_fork(self)
 
     def __enter__(self) -> None:
         self._lock.acquire()
@@ -187,5 +187,5 @@ def expires_at(token: str) -> datetime | None:
         return None
 
 
-def _plain(token: str | Secret | None) -> str | None:
+def _plain_text(token: str | Secret | None) -> str | None:
     return token if token is None or not hasattr(token, "get_secret_value") else token.get_secret_value()

@@ -14,10 +14,10 @@ from ._credentials import Secret
 from ._errors import DatabaseError, Error, ProgrammingError, from_message
 
 _MAGIC = b"SQLite format 3\0"
-_FRACTIONS = bytes((64, 32, 32))  # bytes 21 to 23 of every database; the cipher leaves 16 to 23 as they are
+_PAYLOAD_FRACTIONS = bytes((64, 32, 32))  # bytes 21 to 23 of every database; the cipher leaves 16 to 23 as they are
 _LARGEST_PAGE = 65536
 KEY_BYTES = 32
-_NAMED = {
+_FILE_ERROR_CODES = {
     "SQLITE_BUSY",
     "SQLITE_FULL",
     "SQLITE_READONLY",
@@ -62,17 +62,17 @@ def native_options(key: EncryptionKey | None) -> dict[str, Any]:
     return {} if key is None else dict(key.as_option())
 
 
-def error_of(path: str, message: str) -> Error:
+def file_error(path: str, message: str) -> Error:
     """The exception for an engine's message, with the file's name where the file is at fault."""
     error = from_message(message)
     if error.code == "SQLITE_CANTOPEN":
         return type(error)(f"{path}: the database cannot be opened: {why_not_opened(path)}", error.code)
-    if error.code in _NAMED and path not in message:
+    if error.code in _FILE_ERROR_CODES and path not in message:
         return type(error)(f"{path}: {message}", error.code)
     return error
 
 
-def refuse_other_key(path: str, known: EncryptionKey | None, key: EncryptionKey | None) -> None:
+def check_same_key(path: str, known: EncryptionKey | None, key: EncryptionKey | None) -> None:
     """DatabaseError unless `key` is the one with which this process has the file open, or neither is there."""
     if known is None and key is None:
         return
@@ -85,25 +85,25 @@ def refuse_other_key(path: str, known: EncryptionKey | None, key: EncryptionKey 
     raise DatabaseError(f"{path}: {problem}", "OTHER_KEY")
 
 
-def refuse_by_header(path: str, header: bytes, key: EncryptionKey | None) -> None:
+def check_header(path: str, header: bytes, key: EncryptionKey | None) -> None:
     """DatabaseError if the first bytes of a file tell that it is no database, or not encrypted as `key` says."""
     is_plain = header.startswith(_MAGIC)
     if not header or is_plain is (key is None):
         return
     if is_plain:
         raise DatabaseError(f"{path}: this file is not encrypted, but a key was given", "NOT_ENCRYPTED")
-    if header[21:24] != _FRACTIONS:
-        raise error_of(path, "file is not a database")
+    if header[21:24] != _PAYLOAD_FRACTIONS:
+        raise file_error(path, "file is not a database")
     if key is None:
         raise DatabaseError(f"{path}: it is encrypted, and no key was given", "WRONG_KEY")
 
 
-def needs_proof(header: bytes, key: EncryptionKey | None) -> bool:
+def needs_decryption_check(header: bytes, key: EncryptionKey | None) -> bool:
     """Whether only the engine can tell if `key` is that of the file: it is encrypted, and not empty."""
     return key is not None and bool(header)
 
 
-def wrong_key(path: str) -> Error:
+def wrong_key_error(path: str) -> Error:
     """The error for a file that is encrypted with another key than the one given."""
     return DatabaseError(f"{path}: it is encrypted with another key", "WRONG_KEY")
 

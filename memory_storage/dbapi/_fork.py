@@ -7,7 +7,7 @@ import weakref
 from typing import Any, Protocol
 
 
-class Inherited(Protocol):
+class ForkAware(Protocol):
     """Something of which a child process gets a copy that it must not go on with as it is."""
 
     def after_fork_in_child(self) -> None: ...
@@ -25,17 +25,17 @@ class Unpicklable:
         )
 
 
-def tell_in_child(inherited: Inherited) -> None:
+def register_after_fork(target: ForkAware) -> None:
     """Have it told in every child process, as long as it lives."""
-    _inherited.add(inherited)
+    _registered.add(target)
 
 
-_inherited: weakref.WeakSet[Inherited] = weakref.WeakSet()
+_registered: weakref.WeakSet[ForkAware] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    for one in list(_inherited):
-        one.after_fork_in_child()
+    for target in list(_registered):
+        target.after_fork_in_child()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

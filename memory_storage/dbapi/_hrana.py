@@ -21,20 +21,20 @@ from typing import NamedTuple
 from ._batch import Result, Step, portions
 from ._client import Client
 from ._errors import DataError, Error, InterfaceError, OperationalError
-from ._fork import tell_in_child
+from ._fork import register_after_fork
 from ._hrana_messages import CLOSE, GET_AUTOCOMMIT, BatchMessage, Json, as_error
-from ._hrana_stream import Risk, Stream, StreamGone, garbled
+from ._hrana_stream import RequestEffect, Stream, StreamExpired, malformed_response
 from ._http import Deadline
-from ._json import GARBLED
-from ._keep_alive import PULSE
-from ._parameters import Value, checked
+from ._json import MALFORMED_RESPONSE
+from ._keep_alive import KEEP_ALIVE
+from ._parameters import Value, check_parameters
 from ._sql import Kind, Statement, parse
 from ._write_limiter import HELD_UP
 
 _log = logging.getLogger(__name__)
 
-_STEPS_AT_ONCE = 1_000
-_BYTES_AT_ONCE = 16_000_000
+_MAX_STEPS = 1_000
+_MAX_BYTES = 16_000_000
 _FOREIGN_KEYS = re.compile(r"\s*PRAGMA\s+foreign_keys\s*[=(]\s*'?(\w+)", re.IGNORECASE)
 _ON = {"1", "on", "true", "yes"}  # as every new stream has them
 _COMMIT = re.compile(r"\s*(COMMIT|END)\b", re.IGNORECASE)
@@ -42,7 +42,7 @@ _ROLLBACK = re.compile(r"\s*ROLLBACK\b(?!.*\bTO\b)", re.IGNORECASE | re.DOTALL)
 _RETURNING = re.compile(r"\bRETURNING\b", re.IGNORECASE)
 
 
-class _Prepared(NamedTuple):
+class _BoundStatement(NamedTuple):
     """A step that was checked: only the server can still find something wrong with it."""
 
     number: int
@@ -52,7 +52,7 @@ class _Prepared(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Scope:
+class _Framing:
     """What a batch opens before its steps, and closes after them."""
 
     begin: str | None = None
@@ -60,9 +60,9 @@ class _Scope:
     release: bool = False
     commit: bool = False
 
-    def of_part(self, *, is_first: bool, is_last: bool) -> _Scope:
+    def for_part(self, *, is_first: bool, is_last: bool) -> _Framing:
         """What the first part opens, and the last one closes."""
-        return _Scope(
+        return _Framing(
             begin=self.begin if is_first else None,
             savepoint=self.savepoint and is_first,
             release=self.release and is_last,
@@ -80,11 +80,11 @@ class HranaTransport:
         self._writes = client.writes
         self._credentials = client.credentials
         self._foreign_keys: str | None = None  # a new stream has to be told
-        self._keeps = False  # whether the stream is to stay open for the next statement
+        self._keep_stream_open = False  # whether the stream is to stay open for the next statement
         self._broken = ""
-        self._turn = threading.RLock()  # of the thread that uses the connection, or of the one that keeps it alive
+        self._lock = threading.RLock()  # of the thread that uses the connection, or of the one that keeps it alive
         self._keep_alive = False
-        tell_in_child(self)
+        register_after_fork(self)
 
     @property
     def deadline(self) -> float | None:
@@ -103,7 +103,7 @@ class HranaTransport:
     @property
     def in_transaction(self) -> bool:
         """Whether the server has a transaction open for this connection, as far as it has told."""
-        with self._turn:  # while a request is on its way it is not known
+        with self._lock:  # while a request is on its way it is not known
             return self._stream.in_transaction
 
     @property
@@ -115,7 +115,7 @@ class HranaTransport:
     def keep_alive(self, value: bool) -> None:
         if value != self._keep_alive:
             self._keep_alive = value
-            (PULSE.watch if value else PULSE.forget)(self)
+            (KEEP_ALIVE.add if value else KEEP_ALIVE.remove)(self)
 
     def expires_soon(self) -> bool:
         """Whether a transaction is open that the server may soon end."""
@@ -123,15 +123,15 @@ class HranaTransport:
 
     def refresh(self) -> None:
         """Send a request, so that the transaction does not expire. If that fails, its next statement says so."""
-        if not self._turn.acquire(blocking=False):
+        if not self._lock.acquire(blocking=False):
             return
         try:
             if self._keep_alive and self._stream.expires_soon():
-                self._run_batch([_prepare(1, Step("SELECT 1"))], _Scope())
-        except (Error, *GARBLED) as error:
+                self._run_batch([_bind_step(1, Step("SELECT 1"))], _Framing())
+        except (Error, *MALFORMED_RESPONSE) as error:
             _log.info("a transaction could not be kept alive: %s", error)
         finally:
-            self._turn.release()
+            self._lock.release()
 
     def run(
         self, steps: Sequence[Step], *, begin: str | None = None, savepoint: bool = False, commit: bool = False
@@ -139,30 +139,30 @@ class HranaTransport:
         """See `Transport`. Beyond a thousand steps, or 16 megabytes, it takes several round trips."""
         if self._broken:
             raise InterfaceError(self._broken)
-        prepared = [_prepare(number, step) for number, step in enumerate(steps, 1)]
-        with self._turn:
-            return self._run_in_turn(prepared, _Scope(begin, savepoint, release=savepoint, commit=commit))
+        statements = [_bind_step(number, step) for number, step in enumerate(steps, 1)]
+        with self._lock:
+            return self._run_locked(statements, _Framing(begin, savepoint, release=savepoint, commit=commit))
 
-    def _run_in_turn(self, prepared: list[_Prepared], scope: _Scope) -> list[Result]:
-        if self._stream.is_open and _is(_ROLLBACK, prepared):
+    def _run_locked(self, statements: list[_BoundStatement], framing: _Framing) -> list[Result]:
+        if self._stream.is_open and _is_single(_ROLLBACK, statements):
             self._stream.abandon()
             return [Result(None, [], -1, None)]
-        self._keeps = self._stream.is_in_demand()
+        self._keep_stream_open = self._stream.was_just_used()
         try:
-            return self._run_prepared(prepared, scope)
+            return self._run_prepared(statements, framing)
         finally:
-            if not (self._keeps or self.in_transaction):
+            if not (self._keep_stream_open or self.in_transaction):
                 self._stream.abandon()
 
-    def _run_prepared(self, prepared: list[_Prepared], scope: _Scope) -> list[Result]:
-        if not (scope.begin or self.in_transaction) and any(map(_returns_what_it_writes, prepared)):
-            scope = replace(scope, begin="IMMEDIATE", commit=True)  # if it is too much to send, it must not stay
-        parts = list(portions(prepared, _size, most_bytes=_BYTES_AT_ONCE, most=_STEPS_AT_ONCE)) or [[]]
-        return self._run_in_parts(parts, scope) if self.in_transaction else self._patiently(parts, scope)
+    def _run_prepared(self, statements: list[_BoundStatement], framing: _Framing) -> list[Result]:
+        if not (framing.begin or self.in_transaction) and any(map(_is_write_returning, statements)):
+            framing = replace(framing, begin="IMMEDIATE", commit=True)  # if it is too much to send, it must not stay
+        parts = list(portions(statements, _encoded_size, most_bytes=_MAX_BYTES, most=_MAX_STEPS)) or [[]]
+        return self._run_in_parts(parts, framing) if self.in_transaction else self._run_within_deadline(parts, framing)
 
     def close(self) -> None:
         """See `Transport`."""
-        with self._turn:
+        with self._lock:
             if not self._broken:
                 self._stream.abandon()
             self.discard()
@@ -175,129 +175,135 @@ class HranaTransport:
 
     def after_fork_in_child(self) -> None:
         """Let go of the parent's line and stream."""
-        self._turn = threading.RLock()
+        self._lock = threading.RLock()
         self._broken = "the connection belongs to the parent process: open another one after fork"
         self._stream.disconnect()
 
-    def _patiently(self, parts: list[list[_Prepared]], scope: _Scope) -> list[Result]:
+    def _run_within_deadline(self, parts: list[list[_BoundStatement]], framing: _Framing) -> list[Result]:
         """Run them, again while another writer holds the lock: the server itself waits for a tenth of a second only."""
         deadline = self._stream.new_deadline()
         limit = self._stream.deadline
         if len(parts) == 1:  # to wait for a place and for the answer: each within what is left
             self._stream.deadline = time.monotonic() + deadline.remaining()
         try:
-            return self._in_turn(parts, scope, deadline)
+            return self._retry_while_busy(parts, framing, deadline)
         finally:
             self._stream.deadline = limit
 
-    def _in_turn(self, parts: list[list[_Prepared]], scope: _Scope, deadline: Deadline) -> list[Result]:
+    def _retry_while_busy(
+        self, parts: list[list[_BoundStatement]], framing: _Framing, deadline: Deadline
+    ) -> list[Result]:
         pause = 0.005
-        reads_only = scope.begin != "IMMEDIATE" and all(step.statement.kind is Kind.READ for step in parts[0])
+        reads_only = framing.begin != "IMMEDIATE" and all(step.statement.kind is Kind.READ for step in parts[0])
         while True:
             try:
                 with nullcontext() if reads_only else self._writes.place(deadline.remaining()):
-                    return self._run_in_parts(parts, scope)
+                    return self._run_in_parts(parts, framing)
             except OperationalError as error:  # nothing of it was done
                 if error.code not in HELD_UP or self.in_transaction or not deadline.allows(pause):
                     raise
             time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
             pause = min(pause * 1.5, 0.1)
 
-    def _run_in_parts(self, parts: list[list[_Prepared]], scope: _Scope) -> list[Result]:
+    def _run_in_parts(self, parts: list[list[_BoundStatement]], framing: _Framing) -> list[Result]:
         results: list[Result] = []
         try:
-            for place, part in enumerate(parts):
-                results += self._run_batch(part, scope.of_part(is_first=not place, is_last=place == len(parts) - 1))
+            for index, part in enumerate(parts):
+                results += self._run_batch(part, framing.for_part(is_first=not index, is_last=index == len(parts) - 1))
         except BaseException:
-            if len(parts) > 1 and scope.release | scope.commit:
+            if len(parts) > 1 and framing.release | framing.commit:
                 self._stream.abandon()  # some of it is done, and must not stay
             raise
         return results
 
-    def _run_batch(self, steps: list[_Prepared], scope: _Scope) -> list[Result]:
+    def _run_batch(self, steps: list[_BoundStatement], framing: _Framing) -> list[Result]:
         kinds = {step.statement.kind for step in steps}
-        opens = bool(scope.begin or kinds & {Kind.CONTROL, Kind.SAVEPOINT})
-        ends = scope.commit or not (self.in_transaction or opens) or _is(_COMMIT, steps)
-        risk = Risk(reads_only=kinds <= {Kind.READ}, commits=ends or Kind.CONTROL in kinds)
+        opens = bool(framing.begin or kinds & {Kind.CONTROL, Kind.SAVEPOINT})
+        ends = framing.commit or not (self.in_transaction or opens) or _is_single(_COMMIT, steps)
+        effect = RequestEffect(reads_only=kinds <= {Kind.READ}, commits=ends or Kind.CONTROL in kinds)
         try:
-            results = self._exchanged(steps, scope, CLOSE if ends and not self._keeps else GET_AUTOCOMMIT, risk)
+            results = self._exchange(
+                steps, framing, CLOSE if ends and not self._keep_stream_open else GET_AUTOCOMMIT, effect
+            )
         except Error as error:
             self._credentials.redact_error(error)
             raise
-        except GARBLED as error:
-            raise garbled(error, risk) from error
+        except MALFORMED_RESPONSE as error:
+            raise malformed_response(error, effect) from error
         finally:
             if ends and self.in_transaction:  # what was to end it has failed
                 self._stream.abandon()
-        self._remember(steps)
+        self._track_foreign_keys(steps)
         return results
 
-    def _exchanged(self, steps: list[_Prepared], scope: _Scope, after: Json, risk: Risk) -> list[Result]:
-        message = self._message(steps, scope)
+    def _exchange(
+        self, steps: list[_BoundStatement], framing: _Framing, after: Json, effect: RequestEffect
+    ) -> list[Result]:
+        message = self._message(steps, framing)
         try:
-            outcome = self._stream.exchange(message.as_json(), after, risk)
-        except StreamGone:
-            message = self._message(steps, scope)  # a new stream has to be told more
-            outcome = self._stream.exchange(message.as_json(), after, risk)
+            outcome = self._stream.exchange(message.as_json(), after, effect)
+        except StreamExpired:
+            message = self._message(steps, framing)  # a new stream has to be told more
+            outcome = self._stream.exchange(message.as_json(), after, effect)
         if outcome["type"] == "ok":
             return message.results(outcome["response"]["result"])
-        self._explain(outcome, risk, scope)
+        self._raise_unless_too_large(outcome, effect, framing)
         if self.in_transaction:  # it was begun, and only the rest is to be done again
-            message = self._message(steps, replace(scope, begin=None))
+            message = self._message(steps, replace(framing, begin=None))
         return message.results(self._stream.read_large(message.as_json()))
 
-    def _message(self, steps: list[_Prepared], scope: _Scope) -> BatchMessage:
+    def _message(self, steps: list[_BoundStatement], framing: _Framing) -> BatchMessage:
         message = BatchMessage(in_transaction=self.in_transaction)
         if self._foreign_keys and not self._stream.is_open:
-            message.go_on(self._foreign_keys)
-        if scope.begin:
-            message.begin(scope.begin)
-        if scope.savepoint:
+            message.chain(self._foreign_keys)
+        if framing.begin:
+            message.begin(framing.begin)
+        if framing.savepoint:
             message.savepoint()
         for step in steps:
-            message.ask(*step)
-        if scope.release:
+            message.add_statement(*step)
+        if framing.release:
             message.release()
-        if scope.commit:
+        if framing.commit:
             message.commit()
         return message
 
-    def _explain(self, outcome: Json, risk: Risk, scope: _Scope) -> None:
+    def _raise_unless_too_large(self, outcome: Json, effect: RequestEffect, framing: _Framing) -> None:
         """Raise the error that a batch as a whole gave, unless its results can be read in another way."""
         error = as_error(outcome["error"])
         if error.code != "RESPONSE_TOO_LARGE":
             raise error
-        if risk.reads_only:
+        if effect.reads_only:
             return
         # The server has left the rest undone, and what closes the batch is in the rest.
-        if self.in_transaction and scope.savepoint:
-            undoing = BatchMessage(in_transaction=True)
-            undoing.undo()
-            self._stream.exchange(undoing.as_json(), GET_AUTOCOMMIT, risk)
+        if self.in_transaction and framing.savepoint:
+            rollback = BatchMessage(in_transaction=True)
+            rollback.rollback_to_savepoint()
+            self._stream.exchange(rollback.as_json(), GET_AUTOCOMMIT, effect)
         else:
             self._stream.abandon()
         raise DataError(f"{error}; nothing of it was stored: return fewer rows", error.code)
 
-    def _remember(self, steps: list[_Prepared]) -> None:
+    def _track_foreign_keys(self, steps: list[_BoundStatement]) -> None:
         # It belongs to the stream, as to a connection, but a stream does not last as long as one.
         for step in steps:
             if not self.in_transaction and (found := _FOREIGN_KEYS.match(step.statement.sql)):
                 self._foreign_keys = None if found.group(1).lower() in _ON else step.statement.sql
 
 
-def _prepare(number: int, step: Step) -> _Prepared:
+def _bind_step(number: int, step: Step) -> _BoundStatement:
     statement = parse(step.sql)
-    return _Prepared(number, statement, checked(statement, step.parameters), step.rows)
+    return _BoundStatement(number, statement, check_parameters(statement, step.parameters), step.rows)
 
 
-def _size(step: _Prepared) -> int:
+def _encoded_size(step: _BoundStatement) -> int:
     """About how many bytes it takes on the line."""
     return 200 + len(step.statement.sql) + sum(len(v) for v in step.values if isinstance(v, str | bytes))
 
 
-def _is(pattern: re.Pattern[str], steps: list[_Prepared]) -> bool:
+def _is_single(pattern: re.Pattern[str], steps: list[_BoundStatement]) -> bool:
     return len(steps) == 1 and steps[0].statement.kind is Kind.CONTROL and bool(pattern.match(steps[0].statement.sql))
 
 
-def _returns_what_it_writes(step: _Prepared) -> bool:
+def _is_write_returning(step: _BoundStatement) -> bool:
     return step.statement.kind is Kind.WRITE and bool(_RETURNING.search(step.statement.sql))

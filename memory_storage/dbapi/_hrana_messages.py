@@ -11,7 +11,7 @@ from typing import Any
 
 from ._batch import Result, RowCountError
 from ._errors import DataError, Error, OperationalError, from_server
-from ._json import integer, number, typed, unsigned
+from ._json import expect, integer, number, unsigned
 from ._parameters import Value
 from ._sql import Kind, Statement
 
@@ -30,12 +30,12 @@ GET_AUTOCOMMIT: Json = {"type": "get_autocommit"}
 _CHECK_ROWS = "SELECT CASE WHEN changes() = ? THEN 1 ELSE json('ROW_COUNT') END"
 
 
-def succeeded(step: int) -> Json:
+def step_succeeded(step: int) -> Json:
     """The condition that a step of the batch ran, and did not fail (spec: "Conditions")."""
     return {"type": "ok", "step": step}
 
 
-def opposite(condition: Json) -> Json:
+def negate(condition: Json) -> Json:
     """The condition that another does not hold."""
     return {"type": "not", "cond": condition}
 
@@ -54,52 +54,52 @@ class BatchMessage:
     def __init__(self, *, in_transaction: bool) -> None:
         self._in_transaction = in_transaction
         self._steps: list[Json] = []
-        self._chained: list[int] = []  # the places of the steps that must have run
-        self._asked: list[tuple[int, Kind]] = []  # the places of the caller's steps
-        self._checks: dict[int, tuple[int, int]] = {}  # the place of a check: the number of the step, its rows
+        self._chained_indexes: list[int] = []  # the places of the steps that must have run
+        self._statement_indexes: list[tuple[int, Kind]] = []  # the places of the caller's steps
+        self._row_checks: dict[int, tuple[int, int]] = {}  # the place of a check: the number of the step, its rows
 
-    def go_on(self, sql: str) -> int:
+    def chain(self, sql: str) -> int:
         """A step without values that runs if the one before it did; its place."""
-        return self._chain({"sql": sql, "want_rows": False})
+        return self._append_chained({"sql": sql, "want_rows": False})
 
-    def finally_(self, sql: str, *conditions: Json) -> int:
+    def always(self, sql: str, *conditions: Json) -> int:
         """A step that runs, whatever happened before, if the transaction is still open and `conditions` hold."""
-        return self._add({"sql": sql, "want_rows": False}, [IN_TRANSACTION, *conditions])
+        return self._append({"sql": sql, "want_rows": False}, [IN_TRANSACTION, *conditions])
 
     def begin(self, mode: str) -> None:
         """Open a transaction."""
-        self.go_on(f"BEGIN {mode}")
+        self.chain(f"BEGIN {mode}")
         self._in_transaction = True
 
     def commit(self) -> None:
         """Commit it, or roll it back if a step failed."""
-        self.go_on("COMMIT")
-        self.finally_("ROLLBACK")
+        self.chain("COMMIT")
+        self.always("ROLLBACK")
 
-    def ask(self, number: int, statement: Statement, values: Sequence[Value], rows: int | None) -> None:
+    def add_statement(self, number: int, statement: Statement, values: Sequence[Value], rows: int | None) -> None:
         """A step of the caller's, that has to change `rows` rows if that is given; `number` is for its error."""
         sql: Json = {"sql": statement.sql, "want_rows": True}
         if values:
             sql["args"] = [encode(value) for value in values]
-        self._asked.append((self._chain(sql), statement.kind))
+        self._statement_indexes.append((self._append_chained(sql), statement.kind))
         if rows is not None:
             check = {"sql": _CHECK_ROWS, "args": [encode(rows)], "want_rows": False}
-            self._checks[self._chain(check)] = (number, rows)
+            self._row_checks[self._append_chained(check)] = (number, rows)
 
     def savepoint(self) -> None:
         """Open a savepoint, for `release` or `undo`."""
-        self.go_on("SAVEPOINT batch")
+        self.chain("SAVEPOINT batch")
 
-    def undo(self) -> None:
+    def rollback_to_savepoint(self) -> None:
         """Undo what was done since the savepoint, and close it."""
-        self.go_on("ROLLBACK TO batch")
-        self.go_on("RELEASE batch")
+        self.chain("ROLLBACK TO batch")
+        self.chain("RELEASE batch")
 
     def release(self) -> None:
         """Keep what was done since the savepoint, or undo it, if a step failed."""
-        released = self.go_on("RELEASE batch")
-        undone = self.finally_("ROLLBACK TO batch", opposite(succeeded(released)))
-        self.finally_("RELEASE batch", succeeded(undone))
+        released = self.chain("RELEASE batch")
+        undone = self.always("ROLLBACK TO batch", negate(step_succeeded(released)))
+        self.always("RELEASE batch", step_succeeded(undone))
 
     def as_json(self) -> Json:
         """The batch as the protocol has it (spec: "Batch")."""
@@ -107,30 +107,32 @@ class BatchMessage:
 
     def results(self, reply: Json) -> list[Result]:
         """The results of the caller's steps. Raises the first error, or that the transaction was lost meanwhile."""
-        answers: list[Json | None] = typed(reply["step_results"], list)
-        errors: list[Json | None] = typed(reply["step_errors"], list)
+        answers: list[Json | None] = expect(reply["step_results"], list)
+        errors: list[Json | None] = expect(reply["step_errors"], list)
         if not len(answers) == len(errors) == len(self._steps):
             raise ValueError("results of other steps than were sent")
-        for place, error in enumerate(errors):
+        for index, error in enumerate(errors):
             if error is not None:
-                raise self._error(place, error, answers)
-        if any(answers[place] is None for place in self._chained):
+                raise self._error(index, error, answers)
+        if any(answers[index] is None for index in self._chained_indexes):
             raise transaction_lost()
-        return [_result(answers[place] or {}, kind) for place, kind in self._asked]
+        return [_result(answers[index] or {}, kind) for index, kind in self._statement_indexes]
 
-    def _error(self, place: int, error: Json, answers: list[Json | None]) -> Error:
-        if place in self._checks:
-            number, expected = self._checks[place]
-            changed = answers[place - 1] or {}
+    def _error(self, index: int, error: Json, answers: list[Json | None]) -> Error:
+        if index in self._row_checks:
+            number, expected = self._row_checks[index]
+            changed = answers[index - 1] or {}
             return RowCountError(number, expected, unsigned(changed.get("affected_row_count", 0)))
         return as_error(error)
 
-    def _chain(self, statement: Json) -> int:
-        before = [succeeded(len(self._steps) - 1)] if self._steps else []
-        self._chained.append(self._add(statement, [*before, IN_TRANSACTION] if self._in_transaction else before))
-        return self._chained[-1]
+    def _append_chained(self, statement: Json) -> int:
+        before = [step_succeeded(len(self._steps) - 1)] if self._steps else []
+        self._chained_indexes.append(
+            self._append(statement, [*before, IN_TRANSACTION] if self._in_transaction else before)
+        )
+        return self._chained_indexes[-1]
 
-    def _add(self, statement: Json, conditions: list[Json]) -> int:
+    def _append(self, statement: Json, conditions: list[Json]) -> int:
         step: Json = {"stmt": statement}
         if conditions:
             step["condition"] = all_of(*conditions)
@@ -140,10 +142,10 @@ class BatchMessage:
 
 def as_error(error: Json) -> Error:
     """The exception for an error of the protocol (spec: "Errors")."""
-    return from_server(shortened(str(error.get("message", ""))), str(error.get("code") or "")[:_CODE_LENGTH])
+    return from_server(truncate(str(error.get("message", ""))), str(error.get("code") or "")[:_CODE_LENGTH])
 
 
-def shortened(text: str, most: int = _MESSAGE_LENGTH) -> str:
+def truncate(text: str, most: int = _MESSAGE_LENGTH) -> str:
     """Return a server's text as an error shows it: the first `most` characters, and how many there are."""
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
@@ -189,7 +191,7 @@ _DECODERS: dict[str, Callable[[Json], Value]] = {
     "null": lambda value: None,  # noqa: ARG005 - as the others
     "integer": lambda value: integer(value["value"]),
     "float": _float,
-    "text": lambda value: typed(value["value"], str),
+    "text": lambda value: expect(value["value"], str),
     "blob": _blob,
 }
 
@@ -204,8 +206,8 @@ def rows_of(rows: list[list[Json]], width: int) -> list[tuple[Value, ...]]:
 
 
 def _result(answer: Json, kind: Kind) -> Result:
-    columns = tuple([typed(column["name"] or "", str) for column in typed(answer["cols"], list)])
-    rows = rows_of(typed(answer["rows"], list), len(columns))
+    columns = tuple([expect(column["name"] or "", str) for column in expect(answer["cols"], list)])
+    rows = rows_of(expect(answer["rows"], list), len(columns))
     changed = (len(rows) if columns else unsigned(answer["affected_row_count"])) if kind is Kind.WRITE else -1
     rowid = answer.get("last_insert_rowid")
     return Result(columns or None, rows, changed, None if rowid is None else integer(rowid))

@@ -18,32 +18,32 @@ from typing import Any, NamedTuple
 from urllib3.util.wait import wait_for_read
 
 from ._address import INSECURE, Origin
-from ._client import Client, distrust
+from ._client import Client, tls_failure_reason
 from ._errors import LineError, ResponseTooLargeError, forget_frames
 from ._resolver import NameServerTimeout, connected_socket
-from ._response_body import BrokenOff, TooLarge, lines, refuse_larger, whole
+from ._response_body import LimitExceeded, TruncatedResponse, lines, raise_too_large, read_body
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,12})\r\n", re.IGNORECASE)
-_NOT_PLAIN = re.compile(rb"\r\n(transfer-encoding|content-encoding|connection)\b", re.IGNORECASE)
+_NEEDS_HTTP_CLIENT = re.compile(rb"\r\n(transfer-encoding|content-encoding|connection)\b", re.IGNORECASE)
 _HEAD_BYTES = 262_144  # of a response's head, and of what frames the pieces of its body
-_AT_ONCE = 1_000_000  # bytes for which memory is taken before they are there
-_FAILURES = (OSError, HTTPException, TooLarge)
-_CUT = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+_READ_CHUNK = 1_000_000  # bytes for which memory is taken before they are there
+_FAILURES = (OSError, HTTPException, LimitExceeded)
+_TLS_CLOSED = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 
-class NotSent(LineError):  # noqa: N818 - what happened, for the transport alone
+class RequestNotSent(LineError):  # noqa: N818 - what happened, for the transport alone
     """The server has not got the request, or only a part of it: nothing of it was done."""
 
 
-class NoAnswer(LineError):  # noqa: N818
+class ResponseMissing(LineError):  # noqa: N818
     """The request was sent, and no whole answer came: it may have been done."""
 
 
-class AnswerTooLarge(NoAnswer, ResponseTooLargeError):  # noqa: N818
+class ResponseOversized(ResponseMissing, ResponseTooLargeError):  # noqa: N818
     """The request was sent, and its answer exceeds a limit. It is not sent again: the next one would be as large."""
 
 
-class Answer(NamedTuple):
+class ServerResponse(NamedTuple):
     """What the server answered."""
 
     status: int
@@ -84,33 +84,33 @@ class Channel:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._line: _DeadlineSocket | None = None
+        self._connection: _DeadlineSocket | None = None
         self._limit = client.limits.response_bytes
         self._origin = client.server.origin
-        self._fixed = ""
-        self.was_kept = False
+        self._fixed_head = ""
+        self.was_reused = False
         """Whether the last request went over a connection that had been used before."""
 
-    def post(self, origin: Origin, path: str, body: bytes, deadline: Deadline) -> Answer:
-        """Send one request, and read its answer. Raises NotSent or NoAnswer."""
+    def post(self, origin: Origin, path: str, body: bytes, deadline: Deadline) -> ServerResponse:
+        """Send one request, and read its answer. Raises RequestNotSent or ResponseMissing."""
         progress = _Progress()
         try:
-            line = self._connected(origin, deadline, progress)
-            sent = progress.sent = self._send(line, path, body)
-            plain = line.plain_answer(self._limit) if sent else None
+            connection = self._connect(origin, deadline, progress)
+            sent = progress.sent = self._send(connection, path, body)
+            plain = connection.read_plain_response(self._limit) if sent else None
             if plain is not None:
-                return Answer(200, plain)
-            response = _response(line, self._limit)
-            lasts = not response.will_close
-            body = whole(response, self._limit)
-            body = body if response.status == 200 else self._client.credentials.redact(body)
-            answer = Answer(response.status, body)
+                return ServerResponse(200, plain)
+            head = _read_head(connection, self._limit)
+            keeps_alive = not head.will_close
+            body = read_body(head, self._limit)
+            body = body if head.status == 200 else self._client.credentials.redact(body)
+            response = ServerResponse(head.status, body)
         except BaseException as error:  # noqa: BLE001 - it goes on, without its frames
             self.close()
-            raise _failure(error, origin, progress)  # noqa: B904 - the cause is set, without its frames
-        if answer.status != 200 or not (sent and lasts):
+            raise _transport_error(error, origin, progress)  # noqa: B904 - the cause is set, without its frames
+        if response.status != 200 or not (sent and keeps_alive):
             self.close()  # the server may have left some of the request unread, and would read it as the next one
-        return answer
+        return response
 
     @contextmanager
     def lines(
@@ -119,49 +119,51 @@ class Channel:
         """Send one request, and hand out the status and the lines of its answer, as they come."""
         progress = _Progress()
         try:
-            line = self._connected(origin, deadline, progress)
-            progress.sent = self._send(line, path, body)
-            with closing(_response(line, self._limit)) as response:  # else the garbage collector closes it, too late
+            connection = self._connect(origin, deadline, progress)
+            progress.sent = self._send(connection, path, body)
+            with closing(
+                _read_head(connection, self._limit)
+            ) as response:  # else the garbage collector closes it, too late
                 yield response.status, lines(response, self._limit)
         except BaseException as error:  # noqa: BLE001 - as above
-            raise _failure(error, origin, progress)  # noqa: B904 - as above
+            raise _transport_error(error, origin, progress)  # noqa: B904 - as above
         finally:
             self.close()
 
     def close(self) -> None:
         """Close the connection. The next request opens another one."""
-        line, self._line = self._line, None
-        if line is not None:
-            line.close()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
-    def _send(self, line: _DeadlineSocket, path: str, body: bytes) -> bool:
+    def _send(self, connection: _DeadlineSocket, path: str, body: bytes) -> bool:
         """Whether all of it was sent. If not, the server may still have said why."""
         try:
             # In one piece: the server is woken once, and not twice.
-            line.sendall(self._head(path, len(body)) + body)
+            connection.sendall(self._head(path, len(body)) + body)
         except (ConnectionError, ssl.SSLEOFError):
             return False
         return True
 
     def _head(self, path: str, size: int) -> bytes:
         # As http.client and urllib3 would write it, who take a tenth of a whole round trip on loopback for that.
-        lines = [f"POST {path} HTTP/1.1", self._fixed, f"Content-Length: {size}"]
+        lines = [f"POST {path} HTTP/1.1", self._fixed_head, f"Content-Length: {size}"]
         lines += [f"{name}: {value}" for name, value in self._client.credentials.header().items()]
         return "\r\n".join((*lines, "", "")).encode("ascii")
 
-    def _connected(self, origin: Origin, deadline: Deadline, progress: _Progress) -> _DeadlineSocket:
-        line = self._line
-        self.was_kept = line is not None and origin == self._origin and line.is_quiet
-        if line is None or not self.was_kept:
+    def _connect(self, origin: Origin, deadline: Deadline, progress: _Progress) -> _DeadlineSocket:
+        connection = self._connection
+        self.was_reused = connection is not None and origin == self._origin and connection.is_idle
+        if connection is None or not self.was_reused:
             self.close()
-            line = self._line = self._open(origin, deadline, progress)
-            self._origin, self._fixed = origin, _fixed_headers(origin)
+            connection = self._connection = self._open_socket(origin, deadline, progress)
+            self._origin, self._fixed_head = origin, _fixed_headers(origin)
         progress.connected = True
-        line.deadline = deadline
-        line.allowance = _HEAD_BYTES
-        return line
+        connection.deadline = deadline
+        connection.allowance = _HEAD_BYTES
+        return connection
 
-    def _open(self, origin: Origin, deadline: Deadline, progress: _Progress) -> _DeadlineSocket:
+    def _open_socket(self, origin: Origin, deadline: Deadline, progress: _Progress) -> _DeadlineSocket:
         context = self._client.tls if origin.tls else None  # first: its file of authorities may be none
         timeout = min(self._client.connect_timeout, deadline.left())
         limit = Deadline(timeout)
@@ -208,21 +210,21 @@ class _DeadlineSocket:
         reader, self._reader = self._reader or io.BufferedReader(_Reader(self), 65536), None
         return reader
 
-    def plain_answer(self, limit: int) -> bytes | None:
+    def read_plain_response(self, limit: int) -> bytes | None:
         """The body of the next answer, if that is as plain as nearly all are; or None, and nothing of it is taken."""
         reader = self._reader = self._reader or io.BufferedReader(_Reader(self), 65536)
         start = reader.peek()
         end = start.find(b"\r\n\r\n") + 2
         length = _LENGTH.search(start, 0, end)
-        if length is None or not start.startswith(b"HTTP/1.1 200 ") or _NOT_PLAIN.search(start, 0, end):
+        if length is None or not start.startswith(b"HTTP/1.1 200 ") or _NEEDS_HTTP_CLIENT.search(start, 0, end):
             return None
         if (size := int(length[1])) > limit:
-            refuse_larger(limit, size)
+            raise_too_large(limit, size)
         self.allowance += size
         reader.read(end + 2)
-        body = reader.read(size) if size <= _AT_ONCE else _in_pieces(reader, size)
+        body = reader.read(size) if size <= _READ_CHUNK else _read_in_chunks(reader, size)
         if len(body) != size:
-            raise BrokenOff("the answer broke off")
+            raise TruncatedResponse("the answer broke off")
         if len(start) != end + 2 + size:  # bytes of another answer would be taken for that of the next request
             self._reader = None
         return body
@@ -233,11 +235,11 @@ class _DeadlineSocket:
         size = self._socket.recv_into(buffer)
         self.allowance -= size
         if self.allowance < 0:
-            raise TooLarge(_HEAD_BYTES, what="framing of the response")
+            raise LimitExceeded(_HEAD_BYTES, what="framing of the response")
         return size
 
     @property
-    def is_quiet(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether nothing came that was not asked for: bytes between two answers are the end of the connection."""
         return not wait_for_read(self._socket, timeout=0.0)
 
@@ -253,10 +255,10 @@ class _DeadlineSocket:
         return self._socket.fileno()
 
 
-def _in_pieces(reader: io.BufferedReader, size: int) -> bytes:
+def _read_in_chunks(reader: io.BufferedReader, size: int) -> bytes:
     """Read `size` bytes, or as many as come. Memory is taken as they come: `read` would take all of it before."""
     body = io.BytesIO()
-    while (left := size - body.tell()) and (piece := reader.read(min(left, _AT_ONCE))):
+    while (left := size - body.tell()) and (piece := reader.read(min(left, _READ_CHUNK))):
         body.write(piece)
     return body.getvalue()
 
@@ -272,18 +274,18 @@ class _Reader(io.RawIOBase):
         return self._source.recv_into(buffer)
 
 
-def _response(line: _DeadlineSocket, limit: int) -> HTTPResponse:
+def _read_head(connection: _DeadlineSocket, limit: int) -> HTTPResponse:
     """The next answer, whatever it looks like; its body is not read yet."""
-    response = HTTPResponse(line, method="POST")  # type: ignore[arg-type] # it needs makefile() alone
+    response = HTTPResponse(connection, method="POST")  # type: ignore[arg-type] # it needs makefile() alone
     try:
         response.begin()
     except HTTPException as error:
         if type(error) in {HTTPException, LineTooLong}:  # a line, or too many of them
-            raise TooLarge(_HEAD_BYTES, what="head of the response") from None
+            raise LimitExceeded(_HEAD_BYTES, what="head of the response") from None
         raise
     if response.status == 200 and response.length is None and not response.chunked:
-        raise BrokenOff("the answer broke off in its head")  # which http.client takes for a whole one
-    line.allowance += limit
+        raise TruncatedResponse("the answer broke off in its head")  # which http.client takes for a whole one
+    connection.allowance += limit
     return response
 
 
@@ -293,15 +295,15 @@ def _fixed_headers(origin: Origin) -> str:
     return "\r\n".join(lines if origin.is_local else [*lines, "Accept-Encoding: gzip"])
 
 
-def _failure(error: BaseException, origin: Origin, progress: _Progress) -> BaseException:
+def _transport_error(error: BaseException, origin: Origin, progress: _Progress) -> BaseException:
     """What to raise for an error on the way. It carries no frames, and neither do its causes."""
     forget_frames(error)
     if not isinstance(error, _FAILURES):
         return error
-    kind = NoAnswer if progress.sent else NotSent
-    cause, code = _what_happened(error, progress)
-    if isinstance(error, TooLarge):
-        failure: LineError = AnswerTooLarge(f"{origin.address}: {cause}", code, origin.host, origin.port, cause)
+    kind = ResponseMissing if progress.sent else RequestNotSent
+    cause, code = _cause_and_code(error, progress)
+    if isinstance(error, LimitExceeded):
+        failure: LineError = ResponseOversized(f"{origin.address}: {cause}", code, origin.host, origin.port, cause)
         vars(failure).update(limit=error.limit, value=error.value, setting=error.setting)
     else:
         failure = kind(f"{origin.address}: {cause}", code, origin.host, origin.port, cause)
@@ -309,20 +311,20 @@ def _failure(error: BaseException, origin: Origin, progress: _Progress) -> BaseE
     return failure
 
 
-def _what_happened(error: BaseException, progress: _Progress) -> tuple[str, str]:
+def _cause_and_code(error: BaseException, progress: _Progress) -> tuple[str, str]:
     """The cause, in words, and the code. What decides is how far the request has come, and then the error's class."""
-    if isinstance(error, ssl.SSLError) and not isinstance(error, _CUT) and not progress.sent:
-        return f"no trusted TLS connection: {distrust(error)}", INSECURE
+    if isinstance(error, ssl.SSLError) and not isinstance(error, _TLS_CLOSED) and not progress.sent:
+        return f"no trusted TLS connection: {tls_failure_reason(error)}", INSECURE
     if not progress.connected and not isinstance(error, DeadlinePassed):
-        return _no_connection(error, progress.seconds), "CONNECTION_FAILED"
-    if isinstance(error, TooLarge):
+        return _connect_failure(error, progress.seconds), "CONNECTION_FAILED"
+    if isinstance(error, LimitExceeded):
         return str(error), "RESPONSE_LIMIT"
     if isinstance(error, TimeoutError):
         return "no answer in time", "REQUEST_TIMEOUT"
     return str(error) or type(error).__name__, "CONNECTION_LOST" if progress.sent else "CONNECTION_FAILED"
 
 
-def _no_connection(error: BaseException, seconds: float) -> str:
+def _connect_failure(error: BaseException, seconds: float) -> str:
     if isinstance(error, gaierror):
         return f"the host's name cannot be resolved ({error.strerror})"
     if isinstance(error, TimeoutError) and not isinstance(error, NameServerTimeout):

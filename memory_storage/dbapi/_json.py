@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 
-GARBLED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+MALFORMED_RESPONSE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 """What it raises to read an answer that is not of the protocol."""
 
 _INTEGER_LENGTH = 20  # characters of -2**63, and of 2**64 - 1
@@ -24,7 +24,7 @@ def _refuse(constant: str) -> NoReturn:
 _decoder = json.JSONDecoder(parse_constant=_refuse)
 
 
-def parsed(body: bytes) -> Any:
+def parse_json(body: bytes) -> Any:
     """Return what a JSON text says. Of a key that is there twice the last one counts. ValueError if it is no JSON."""
     try:
         return _decoder.decode(body.decode("utf-8", "surrogatepass"))
@@ -59,7 +59,7 @@ def number(value: object) -> float:
     return result
 
 
-def typed(value: object, kind: type[T]) -> T:
+def expect(value: object, kind: type[T]) -> T:
     """Return the value if it is of that type. TypeError if it is not."""
     if not isinstance(value, kind):
         raise TypeError(f"no {kind.__name__}")

@@ -12,12 +12,12 @@ import time
 from typing import Protocol
 from weakref import WeakSet
 
-from ._fork import tell_in_child
+from ._fork import register_after_fork
 
 _TICK = 1.0  # seconds
 
 
-class Kept(Protocol):
+class Refreshable(Protocol):
     """A connection to a server that may have a transaction open."""
 
     def expires_soon(self) -> bool:
@@ -29,47 +29,47 @@ class Kept(Protocol):
         ...
 
 
-class Pulse:
+class KeepAlive:
     """The connections that are kept alive, and the thread that looks after them while there are any."""
 
     def __init__(self, tick: float = _TICK) -> None:
         self._tick = tick
         self._lock = threading.RLock()  # a finalizer may run in a thread that holds it
-        self._kept: WeakSet[Kept] = WeakSet()
+        self._connections: WeakSet[Refreshable] = WeakSet()
         self._thread: threading.Thread | None = None
-        tell_in_child(self)
+        register_after_fork(self)
 
-    def watch(self, kept: Kept) -> None:
+    def add(self, connection: Refreshable) -> None:
         """Keep its transactions alive from now on."""
         with self._lock:
-            self._kept.add(kept)
+            self._connections.add(connection)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="memory-storage-pulse", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="memory-storage-keep-alive", daemon=True)
                 self._thread.start()
 
-    def forget(self, kept: Kept) -> None:
+    def remove(self, connection: Refreshable) -> None:
         """Let its transactions expire."""
         with self._lock:
-            self._kept.discard(kept)
+            self._connections.discard(connection)
 
     def after_fork_in_child(self) -> None:
         """Start with none: the thread stayed in the parent, and so did the connections."""
-        self._lock, self._kept, self._thread = threading.RLock(), WeakSet(), None
+        self._lock, self._connections, self._thread = threading.RLock(), WeakSet(), None
 
     def _run(self) -> None:
-        while self._beat():
+        while self._refresh_due():
             time.sleep(self._tick)
 
-    def _beat(self) -> bool:
+    def _refresh_due(self) -> bool:
         """Refresh what expires soon, each in a thread of its own: one server may be slow. Whether there are any."""
         with self._lock:
-            due = [one for one in self._kept if one.expires_soon()]
-            if not self._kept:
+            due = [connection for connection in self._connections if connection.expires_soon()]
+            if not self._connections:
                 self._thread = None
                 return False
-        for one in due:
-            threading.Thread(target=one.refresh, name="memory-storage-refresh", daemon=True).start()
+        for connection in due:
+            threading.Thread(target=connection.refresh, name="memory-storage-refresh", daemon=True).start()
         return True
 
 
-PULSE = Pulse()
+KEEP_ALIVE = KeepAlive()

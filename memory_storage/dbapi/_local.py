@@ -16,14 +16,22 @@ from urllib.parse import quote
 import libsql_experimental
 
 from ._batch import Result, RowCountError, Step
-from ._encryption import EncryptionKey, error_of, native_options, needs_proof, page_size, refuse_by_header, wrong_key
+from ._encryption import (
+    EncryptionKey,
+    check_header,
+    file_error,
+    native_options,
+    needs_decryption_check,
+    page_size,
+    wrong_key_error,
+)
 from ._errors import BUSY_CODES, Error, InterfaceError, OperationalError, from_message
-from ._fork import tell_in_child
-from ._open_files import File, files, header_of
+from ._fork import register_after_fork
+from ._open_files import File, header_of, open_files
 from ._parameters import Value, bind
 from ._sql import Kind, parse
 
-_Prepared = tuple[Kind, str, tuple[Value, ...], int | None]  # with the number of rows it has to change
+_BoundStatement = tuple[Kind, str, tuple[Value, ...], int | None]  # with the number of rows it has to change
 _Fetched = tuple[Any, list[tuple[Value, ...]], int, int | None]  # the description, rows, rowcount and lastrowid
 
 
@@ -32,11 +40,11 @@ class MemoryDatabase:
 
     def __init__(self) -> None:
         self.native = _open(":memory:")
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._holder: tuple[LocalTransport, int] | None = None  # whose turn it is, and the thread that took it
-        tell_in_child(self)
+        register_after_fork(self)
 
-    def enter(self, transport: LocalTransport, timeout: float) -> None:
+    def acquire(self, transport: LocalTransport, timeout: float) -> None:
         """Take the turn, unless `transport` has it already. OperationalError once `timeout` seconds have passed."""
         holder, thread = self._holder or (None, None)
         if holder is transport:
@@ -50,14 +58,14 @@ class MemoryDatabase:
                 "do this work inside of it, or end it first",
                 "THREAD_BUSY",
             )
-        if not self._turn.acquire(timeout=timeout):
+        if not self._lock.acquire(timeout=timeout):
             raise OperationalError("database is locked", "SQLITE_BUSY")
         self._holder = (transport, threading.get_ident())
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Give the turn, which the caller has, to the next transaction."""
         self._holder = None
-        self._turn.release()
+        self._lock.release()
 
     def is_held_by(self, transport: LocalTransport) -> bool:
         """Whether it is the turn of `transport`."""
@@ -66,7 +74,7 @@ class MemoryDatabase:
 
     def after_fork_in_child(self) -> None:
         """Start over: the copy may hold a transaction and a lock of threads that do not exist here."""
-        self._turn, self._holder = threading.Lock(), None
+        self._lock, self._holder = threading.Lock(), None
         if self.native.in_transaction:
             self.native.execute("ROLLBACK")
 
@@ -88,13 +96,15 @@ class LocalTransport:
         self._key = encryption_key
         self._busy_timeout = busy_timeout
         self._broken = ""
-        self._writes = False  # whether the transaction that is open, if one is, may have written
+        self._may_have_written = False  # whether the transaction that is open, if one is, may have written
         if isinstance(database, MemoryDatabase):
             self._memory, self._native = database, database.native
         else:
-            tell_in_child(self)
+            register_after_fork(self)
             self._path = os.path.abspath(database)  # noqa: PTH100 - as the engine does, without following links
-            self._native, self._file = files.open(self._path, encryption_key, probe=self._probe, connect=self._connect)
+            self._native, self._file = open_files.open(
+                self._path, encryption_key, probe=self._probe, connect=self._connect
+            )
 
     @property
     def usable(self) -> bool:
@@ -119,20 +129,20 @@ class LocalTransport:
             if self._file is not None and not (steps and steps[0].sql == "ROLLBACK"):
                 self._file.check(self._path)
             return self._run(steps, begin, savepoint, commit)
-        self._memory.enter(self, self._busy_timeout)
+        self._memory.acquire(self, self._busy_timeout)
         try:
             return self._run(steps, begin, savepoint, commit)
         finally:
             if not self._native.in_transaction:
-                self._memory.leave()
+                self._memory.release()
 
     def close(self) -> None:
         """Release the file, or the turn. An open transaction is rolled back."""
-        self._close(waits=True)
+        self._close(blocking=True)
 
     def discard(self) -> None:
         """See `Transport`."""
-        self._close(waits=False)
+        self._close(blocking=False)
 
     def after_fork_in_child(self) -> None:
         """Let go of the parent's file.
@@ -141,36 +151,41 @@ class LocalTransport:
         connection would write without any: the parent could then remove the log with this process's commits in it. To
         close one is harmless, unless it is writing; that one is kept, and keeps this process from writing.
         """
-        if self._native is not None and self._writes and self.in_transaction:
-            _inherited.append(self._native)
+        if self._native is not None and self._may_have_written and self.in_transaction:
+            _inherited_writers.append(self._native)
         self._native, self._broken = None, "the connection belongs to the parent process: open another one after fork"
         self._file = None
 
     def _run(self, steps: Sequence[Step], begin: str | None, savepoint: bool, commit: bool) -> list[Result]:
         # All is checked before anything is locked.
-        prepared = [_prepare(step) for step in steps]
-        if begin is None and len(prepared) == 1 and prepared[0][0] is Kind.SCHEMA and not self._native.in_transaction:
+        statements = [_bind_step(step) for step in steps]
+        if (
+            begin is None
+            and len(statements) == 1
+            and statements[0][0] is Kind.SCHEMA
+            and not self._native.in_transaction
+        ):
             begin, commit = "IMMEDIATE", True  # what the engine does while it prepares is undone with the rest
         # Only what holds no lock yet may wait for one: two that hold one would wait for each other.
         first = begin == "DEFERRED" or (begin is None and not self._native.in_transaction)
         rest = first and begin is None
         if begin:
             self._begin(f"BEGIN {begin}")
-            self._writes = begin != "DEFERRED"
+            self._may_have_written = begin != "DEFERRED"
         try:
             if savepoint:
                 self._native_execute("SAVEPOINT batch")
-            results = [self._step(n, step, rest if n > 1 else first) for n, step in enumerate(prepared, 1)]
+            results = [self._execute_step(n, step, rest if n > 1 else first) for n, step in enumerate(statements, 1)]
             if savepoint:
                 self._native_execute("RELEASE batch")
             if commit:
-                self._patiently("COMMIT")
+                self._retry_while_busy("COMMIT")
             return results
         except BaseException:
-            self._undo(_undoing(savepoint=savepoint, commit=commit))
+            self._roll_back_statement_scope(_rollback_statements(savepoint=savepoint, commit=commit))
             raise
 
-    def _undo(self, statements: Sequence[str]) -> None:
+    def _roll_back_statement_scope(self, statements: Sequence[str]) -> None:
         # Some errors have undone the whole transaction already.
         # An interrupt may have come when the scope was closed already: then there is nothing to undo.
         if not self._broken and self._native.in_transaction:
@@ -182,13 +197,13 @@ class LocalTransport:
         if self._native.in_transaction:
             self._native.execute("ROLLBACK")
 
-    def _step(self, number: int, step: _Prepared, patient: bool) -> Result:
+    def _execute_step(self, number: int, step: _BoundStatement, retries: bool) -> Result:
         kind, sql, values, expected = step
         if kind is not Kind.READ:
-            self._writes = True
+            self._may_have_written = True
         if kind is Kind.SCHEMA and self._memory is None:
             self._load_schema()
-        execute = self._patiently if patient else self._native_execute
+        execute = self._retry_while_busy if retries else self._native_execute
         description, rows, rowcount, lastrowid = execute(sql, values)
         counts = kind is Kind.WRITE
         if not description:
@@ -217,7 +232,7 @@ class LocalTransport:
             description = cursor.description
             return description, cursor.fetchall() if description else [], cursor.rowcount, cursor.lastrowid
         except ValueError as error:
-            raise self._error(str(error)) from error
+            raise self._engine_error(str(error)) from error
         except BaseException as error:
             if type(error).__name__ != "PanicException":  # it has no importable class, and is no Exception
                 raise
@@ -227,27 +242,27 @@ class LocalTransport:
         finally:
             cursor = None  # a traceback would keep the file open
 
-    def _close(self, *, waits: bool) -> None:
+    def _close(self, *, blocking: bool) -> None:
         if self._memory and self._memory.is_held_by(self):
             self._roll_back()
-            self._memory.leave()
+            self._memory.release()
         elif self._memory is None and not self._broken:
             self._roll_back()  # a traceback may keep the native connection, and with it the lock, for a while
         native, self._native = [self._native], None
         self._broken = self._broken or "the connection is closed"
         file, self._file = self._file, None
         if file is not None:
-            files.close(file, self._path, native, waits=waits)
+            open_files.close(file, self._path, native, blocking=blocking)
 
     def _connect(self, path: str) -> Any:
         try:
             native = _open(path, self._key)
         except ValueError as error:
-            raise self._error(str(error)) from error
-        problem = _problem_of(native)
+            raise self._engine_error(str(error)) from error
+        problem = _open_error(native)
         if problem:
             native = None  # a traceback would keep the file open
-            raise self._error(problem)
+            raise self._engine_error(problem)
         return native
 
     def _probe(self, path: str, descriptor: int | None) -> None:
@@ -257,22 +272,22 @@ class LocalTransport:
         when it closes it, through the wrong cipher, and no key would open the file again.
         """
         header = header_of(path, descriptor)
-        refuse_by_header(self._path, header, self._key)
-        if not needs_proof(header, self._key):
+        check_header(self._path, header, self._key)
+        if not needs_decryption_check(header, self._key):
             return
         if descriptor is None:
-            opens = _opens(path, self._key)
+            opens = _key_decrypts(path, self._key)
         else:  # to open it without locks, and to close it, would drop those that this process may have on it
             with tempfile.TemporaryDirectory() as directory:
                 copy = os.path.join(directory, "page")  # noqa: PTH118
                 with open(copy, "xb") as page:  # noqa: PTH123 - as encrypted as the file is
                     page.write(header_of(path, descriptor, page_size(header)))
-                opens = _opens(copy, self._key)
+                opens = _key_decrypts(copy, self._key)
         if not opens:
-            raise wrong_key(self._path)
+            raise wrong_key_error(self._path)
 
-    def _error(self, message: str) -> Error:
-        return error_of(self._path, message) if self._path else from_message(message)
+    def _engine_error(self, message: str) -> Error:
+        return file_error(self._path, message) if self._path else from_message(message)
 
     def _begin(self, sql: str) -> None:
         """Begin, in turn: of the threads of a process one asks for the lock, the others wait for that one."""
@@ -280,15 +295,15 @@ class LocalTransport:
             self._native_execute(sql)
         except OperationalError as error:
             deadline = time.monotonic() + self._busy_timeout
-            turn = self._file.turn if self._file is not None else threading.Lock()
-            if error.code not in BUSY_CODES or not turn.acquire(timeout=self._busy_timeout):
+            begin_lock = self._file.begin_lock if self._file is not None else threading.Lock()
+            if error.code not in BUSY_CODES or not begin_lock.acquire(timeout=self._busy_timeout):
                 raise
             try:
-                self._patiently(sql, deadline=deadline)
+                self._retry_while_busy(sql, deadline=deadline)
             finally:
-                turn.release()
+                begin_lock.release()
 
-    def _patiently(self, sql: str, values: tuple[Value, ...] = (), *, deadline: float = 0.0) -> _Fetched:
+    def _retry_while_busy(self, sql: str, values: tuple[Value, ...] = (), *, deadline: float = 0.0) -> _Fetched:
         """`_native_execute`, again and again for `busy_timeout` seconds while another connection has the lock."""
         pause = 0.0005
         while True:
@@ -302,13 +317,13 @@ class LocalTransport:
             pause = min(pause * 1.5, 0.005)
 
 
-def _undoing(*, savepoint: bool, commit: bool) -> Sequence[str]:
+def _rollback_statements(*, savepoint: bool, commit: bool) -> Sequence[str]:
     if commit:
         return ("ROLLBACK",)
     return ("ROLLBACK TO batch", "RELEASE batch") if savepoint else ()
 
 
-def _prepare(step: Step) -> _Prepared:
+def _bind_step(step: Step) -> _BoundStatement:
     statement = parse(step.sql)
     return statement.kind, *bind(statement, step.parameters), step.rows
 
@@ -323,7 +338,7 @@ def _open(database: str, key: EncryptionKey | None = None) -> Any:
     return native
 
 
-def _opens(path: str, key: EncryptionKey | None) -> bool:
+def _key_decrypts(path: str, key: EncryptionKey | None) -> bool:
     """Whether the key decrypts the first page. Looks at no log, takes no lock, and writes nothing."""
     try:
         _open(f"file:{quote(path)}?immutable=1", key).execute("PRAGMA schema_version").fetchall()
@@ -332,7 +347,7 @@ def _opens(path: str, key: EncryptionKey | None) -> bool:
     return True
 
 
-def _problem_of(native: Any) -> str:
+def _open_error(native: Any) -> str:
     """What the engine says of a file that is no database, or encrypted with another key. One that is locked may be."""
     try:
         native.execute("PRAGMA schema_version").fetchall()
@@ -342,4 +357,4 @@ def _problem_of(native: Any) -> str:
     return ""
 
 
-_inherited: list[object] = []  # native connections that were writing when this process was forked off
+_inherited_writers: list[object] = []  # native connections that were writing when this process was forked off

@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from ._encryption import EncryptionKey, refuse_other_key
+from ._encryption import EncryptionKey, check_same_key
 from ._errors import OperationalError
-from ._fork import tell_in_child
+from ._fork import register_after_fork
 
 Identity = tuple[int, int]
 """Device and inode."""
@@ -40,7 +40,7 @@ class File:
         self.identity = identity
         self.path = path  # no link is in it: the engine keeps the log beside it
         self.key = key
-        self.turn = threading.Lock()
+        self.begin_lock = threading.Lock()
         self.names: Counter[str] = Counter()  # of the connections that are open
         self._log_path = f"{path}-wal"
         self._log: Identity | None = None
@@ -49,15 +49,15 @@ class File:
         """OperationalError if the file, or the log that is open here, is not where it was opened."""
         found = identity_of(name)
         if found != self.identity:
-            raise _gone(name, found)
+            raise _file_gone(name, found)
         if name != self.path and (found := identity_of(self.path)) != self.identity:
-            raise _gone(self.path, found)
+            raise _file_gone(self.path, found)
         log = identity_of(self._log_path)
         if log == self._log:
             return
         # The engine removes its log itself when nothing needs it, and makes another one; but it closes it before that.
         if self._log is not None and _descriptor_of(self._log) is not None:
-            raise _gone(name, log, "its log")
+            raise _file_gone(name, log, "its log")
         self._log = log
 
     def add(self, name: str) -> None:
@@ -78,7 +78,7 @@ class _Registry:
         self._files: dict[Identity, File] = {}
         self._closing: deque[tuple[File, str, list[Any]]] = deque()
         self._is_opening = False
-        tell_in_child(self)
+        register_after_fork(self)
 
     def open(
         self,
@@ -97,29 +97,29 @@ class _Registry:
             DatabaseError: this process has the file open with another key (code OTHER_KEY).
             OperationalError: the file was removed or replaced while this process has it open (code FILE_GONE).
         """
-        with self._alone():
+        with self._exclusive():
             path = os.path.realpath(name)
-            self._refuse_exchanged(name, path)
-            identity = identity_of(path) or _created(path)
+            self._check_not_replaced(name, path)
+            identity = identity_of(path) or _create_empty(path)
             file = self._entry(identity, name, path, key, probe)
             native = connect(file.path)
             found = identity_of(file.path)
             if identity is not None and found != identity:
                 native = None  # a traceback would keep the file open
-                raise _gone(name, found)
+                raise _file_gone(name, found)
             if found is not None:
                 file.identity = found
                 self._files[found] = file
             file.add(name)
             return native, file
 
-    def close(self, file: File, name: str, native: list[Any], *, waits: bool) -> None:
+    def close(self, file: File, name: str, native: list[Any], *, blocking: bool) -> None:
         """Drop the native connection that is in the list, which has to be the only reference to it.
 
         Without `waits`, which is for the garbage collector, a thread that has the lock does it when it is done.
         """
         self._closing.append((file, name, native))
-        self._close_what_waits(waits=waits)
+        self._drain_closing(blocking=blocking)
 
     def identities(self) -> set[Identity]:
         """Which files are open."""
@@ -140,18 +140,18 @@ class _Registry:
         self._closing.clear()
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _exclusive(self) -> Iterator[None]:
         with self._lock:
             was_opening, self._is_opening = self._is_opening, True
             try:
                 yield
             finally:
                 self._is_opening = was_opening
-        self._close_what_waits(waits=True)
+        self._drain_closing(blocking=True)
 
-    def _close_what_waits(self, *, waits: bool) -> None:
+    def _drain_closing(self, *, blocking: bool) -> None:
         # A thread that cannot get the lock leaves the work to its owner, which looks again after the release.
-        while self._closing and self._lock.acquire(blocking=waits):
+        while self._closing and self._lock.acquire(blocking=blocking):
             try:
                 if self._is_opening:  # it is this thread, interrupted by the garbage collector
                     return
@@ -178,19 +178,19 @@ class _Registry:
         file = self._files.get(identity) if identity is not None else None
         descriptor = None if identity is None or (file and file.names) else _descriptor_of(identity)
         if file is not None and (file.names or descriptor is not None):
-            refuse_other_key(name, file.key, key)
+            check_same_key(name, file.key, key)
             if (found := identity_of(file.path)) != file.identity:
-                raise _gone(file.path, found)
+                raise _file_gone(file.path, found)
             return file
         probe(path, descriptor)
         return File(identity or (0, 0), path, key)
 
-    def _refuse_exchanged(self, name: str, path: str) -> None:
+    def _check_not_replaced(self, name: str, path: str) -> None:
         # A new file would be made where the old one was, or another one would get the old one's log.
         for file in list(self._files.values()):
             for one in (name, path):
                 if (one in file.names or (file.names and one == file.path)) and identity_of(one) != file.identity:
-                    raise _gone(one, identity_of(one))
+                    raise _file_gone(one, identity_of(one))
 
 
 def identity_of(path: str) -> Identity | None:
@@ -206,7 +206,7 @@ def is_open_here(path: str | os.PathLike[str]) -> bool:
     """Whether this process has a database open that is this file, or that this file is the log of."""
     name = os.fspath(path)
     plain = next((name.removesuffix(suffix) for suffix in ("-wal", "-shm") if name.endswith(suffix)), name)
-    return any(identity_of(one) in files.identities() for one in {name, plain})
+    return any(identity_of(one) in open_files.identities() for one in {name, plain})
 
 
 def header_of(path: str, descriptor: int | None, size: int = _HEADER_BYTES) -> bytes:
@@ -220,7 +220,7 @@ def header_of(path: str, descriptor: int | None, size: int = _HEADER_BYTES) -> b
         return b""
 
 
-def _created(path: str) -> Identity | None:
+def _create_empty(path: str) -> Identity | None:
     """Make an empty file, so that it is known which one the engine opens. None where that cannot be done."""
     with suppress(OSError):
         # To close it drops no lock: no other descriptor of it can be open in this process yet.
@@ -243,10 +243,10 @@ def _descriptor_of(identity: Identity) -> int | None:
     return None
 
 
-def _gone(name: str, found: Identity | None, what: str = "the file") -> OperationalError:
+def _file_gone(name: str, found: Identity | None, what: str = "the file") -> OperationalError:
     happened = "replaced by another one" if found else "removed"
     return OperationalError(f"{name}: {what} was {happened} while it was open", "FILE_GONE")
 
 
-files = _Registry()
-os.register_at_fork(before=files.before_fork, after_in_parent=files.after_fork_in_parent)
+open_files = _Registry()
+os.register_at_fork(before=open_files.before_fork, after_in_parent=open_files.after_fork_in_parent)

@@ -11,13 +11,13 @@ from ._sql import Statement
 Value = None | int | float | str | bytes
 
 
-def bindable(value: object, index: int) -> Value:
+def to_engine_value(value: object, index: int) -> Value:
     """The value as one of the engine's five types. DataError or ProgrammingError names the parameter (from 1)."""
     match value:
         case None | bytes():
             return value
         case str():
-            return _text(value, index)
+            return _check_text(value, index)
         case int():
             if not -(2**63) <= value < 2**63:  # a range() would search one by one for a subclass of int
                 raise DataError(f"parameter {index}: {value} does not fit in 64 bits")
@@ -31,7 +31,7 @@ def bindable(value: object, index: int) -> Value:
     raise ProgrammingError(f"parameter {index}: type {type(value).__name__!r} is not supported")
 
 
-def _text(value: str, index: int) -> str:
+def _check_text(value: str, index: int) -> str:
     if "\0" in value:
         raise DataError(f"parameter {index}: text with a NUL character would be read back cut")
     if not value.isascii():
@@ -42,7 +42,7 @@ def _text(value: str, index: int) -> str:
     return str.__str__(value)
 
 
-def checked(statement: Statement, parameters: Sequence[object]) -> tuple[Value, ...]:
+def check_parameters(statement: Statement, parameters: Sequence[object]) -> tuple[Value, ...]:
     """The values to send; DataError or ProgrammingError if the engine must not have them."""
     if type(parameters) is not tuple:
         parameters = _as_tuple(parameters)
@@ -52,12 +52,12 @@ def checked(statement: Statement, parameters: Sequence[object]) -> tuple[Value, 
         )
     if _all_plain(parameters):
         return parameters
-    return tuple(bindable(value, index) for index, value in enumerate(parameters, 1))
+    return tuple(to_engine_value(value, index) for index, value in enumerate(parameters, 1))
 
 
 def bind(statement: Statement, parameters: Sequence[object]) -> tuple[str, tuple[Value, ...]]:
     """The SQL and the values to hand to the native driver; errors as those of `checked`."""
-    return _inline_wide_integers(statement, checked(statement, parameters))
+    return _inline_wide_integers(statement, check_parameters(statement, parameters))
 
 
 def _as_tuple(parameters: Sequence[object]) -> tuple[object, ...]:
@@ -89,15 +89,15 @@ def _inline_wide_integers(statement: Statement, values: tuple[Value, ...]) -> tu
     else:
         return statement.sql, values
     text = [statement.pieces[0]]
-    kept: list[Value] = []
+    bound: list[Value] = []
     for index, piece in zip(statement.order, statement.pieces[1:], strict=True):
         value = values[index]
         if _is_wide(value):
             text += (_literal(value), piece)
         else:
-            kept.append(value)
+            bound.append(value)
             text += ("?", piece)
-    return "".join(text), tuple(kept)
+    return "".join(text), tuple(bound)
 
 
 def _is_wide(value: Value) -> TypeGuard[int]:

@@ -12,7 +12,7 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 
-from ._fork import tell_in_child
+from ._fork import register_after_fork
 
 
 class NameServerTimeout(TimeoutError):  # noqa: N818 - a TimeoutError by another name
@@ -36,28 +36,28 @@ def connected_socket(host: str, port: int, remaining: Callable[[], float]) -> so
         OSError: the last address refused.
     """
     problem: OSError = TimeoutError()
-    for address in _LOOKUPS.addresses(host, port, remaining):
+    for address in _lookups.addresses(host, port, remaining):
         seconds = remaining()
         if seconds <= 0:
             raise TimeoutError
         try:
-            return _connected(address, seconds)
+            return _connect(address, seconds)
         except OSError as error:
             problem = error
     raise problem
 
 
-def _connected(address: _Address, seconds: float) -> socket.socket:
+def _connect(address: _Address, seconds: float) -> socket.socket:
     family, kind, protocol, _, where = address
-    made = socket.socket(family, kind, protocol)
+    connection = socket.socket(family, kind, protocol)
     try:
-        made.settimeout(seconds)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        made.connect(where)
+        connection.settimeout(seconds)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.connect(where)
     except BaseException:
-        made.close()
+        connection.close()
         raise
-    return made
+    return connection
 
 
 def _resolve(host: str, port: int) -> Sequence[_Address]:
@@ -69,18 +69,18 @@ class _Lookup:
     """One question to the system's resolver, in a thread of its own."""
 
     def __init__(self, host: str, port: int) -> None:
-        self._place = (host, port)
-        self._over = threading.Event()
+        self._target = (host, port)
+        self._done = threading.Event()
         self._addresses: Sequence[_Address] = ()
         self._problem: OSError | UnicodeError | None = None
 
-    def start(self, at_end: Callable[[], object]) -> None:
+    def start(self, on_done: Callable[[], object]) -> None:
         """Ask. `at_end` is called, in the thread, when there is an answer."""
-        threading.Thread(target=self._ask, args=(at_end,), name="memory-storage-resolver", daemon=True).start()
+        threading.Thread(target=self._run, args=(on_done,), name="memory-storage-resolver", daemon=True).start()
 
-    def answer(self, seconds: float) -> Sequence[_Address]:
+    def result(self, seconds: float) -> Sequence[_Address]:
         """The addresses, within `seconds`."""
-        if not self._over.wait(max(0.0, seconds)):
+        if not self._done.wait(max(0.0, seconds)):
             raise NameServerTimeout(f"the name server did not answer within {seconds:.3g} s")
         if isinstance(self._problem, UnicodeError):  # a label of more than 63 characters
             raise socket.gaierror(socket.EAI_NONAME, str(self._problem))
@@ -88,14 +88,14 @@ class _Lookup:
             raise type(self._problem)(*self._problem.args)
         return self._addresses
 
-    def _ask(self, at_end: Callable[[], object]) -> None:
+    def _run(self, on_done: Callable[[], object]) -> None:
         try:
-            self._addresses = _resolve(*self._place)
+            self._addresses = _resolve(*self._target)
         except (OSError, UnicodeError) as error:
             self._problem = error.with_traceback(None)
         finally:
-            at_end()
-            self._over.set()
+            on_done()
+            self._done.set()
 
 
 class _Lookups:
@@ -103,30 +103,30 @@ class _Lookups:
 
     def __init__(self) -> None:
         self.after_fork_in_child()
-        tell_in_child(self)
+        register_after_fork(self)
 
     def after_fork_in_child(self) -> None:
         """The threads are not there."""
         self._lock = threading.Lock()
-        self._under_way: dict[tuple[str, int], _Lookup] = {}
+        self._running: dict[tuple[str, int], _Lookup] = {}
 
     def addresses(self, host: str, port: int, remaining: Callable[[], float]) -> Sequence[_Address]:
         """See `connected_socket`."""
         if is_ip_address(host):
             return _resolve(host, port)
-        place = (host, port)
+        target = (host, port)
         with self._lock:
-            lookup = self._under_way.get(place)
+            lookup = self._running.get(target)
             if lookup is None:
                 lookup = _Lookup(host, port)
-                lookup.start(lambda: self._end(place, lookup))
-                self._under_way[place] = lookup
-        return lookup.answer(remaining())
+                lookup.start(lambda: self._end(target, lookup))
+                self._running[target] = lookup
+        return lookup.result(remaining())
 
-    def _end(self, place: tuple[str, int], lookup: _Lookup | None) -> None:
+    def _end(self, target: tuple[str, int], lookup: _Lookup | None) -> None:
         with self._lock:  # which the thread that started it lets go of when the lookup is listed
-            if self._under_way.get(place) is lookup:
-                del self._under_way[place]
+            if self._running.get(target) is lookup:
+                del self._running[target]
 
 
 def is_ip_address(host: str) -> bool:
@@ -138,4 +138,4 @@ def is_ip_address(host: str) -> bool:
     return True
 
 
-_LOOKUPS = _Lookups()
+_lookups = _Lookups()

@@ -12,11 +12,11 @@ from http.client import HTTPException, HTTPResponse, LineTooLong
 from io import BytesIO
 from typing import NoReturn
 
-_PIECE = 65_536  # bytes
+_CHUNK_BYTES = 65_536  # bytes
 _GZIP = 16 + zlib.MAX_WBITS
 
 
-class TooLarge(Exception):  # noqa: N818 - for the transport alone
+class LimitExceeded(Exception):  # noqa: N818 - for the transport alone
     """The response exceeds `limit` bytes, that of the option `setting` if it is one. `value`: as announced, or None."""
 
     def __init__(self, limit: int, value: int | None = None, *, what: str = "response", setting: str = "") -> None:
@@ -28,16 +28,16 @@ class TooLarge(Exception):  # noqa: N818 - for the transport alone
         self.limit, self.value, self.setting = limit, value, setting
 
 
-class BrokenOff(HTTPException):
+class TruncatedResponse(HTTPException):
     """The response ended before its end."""
 
 
-def refuse_larger(limit: int, value: int | None = None) -> NoReturn:
+def raise_too_large(limit: int, value: int | None = None) -> NoReturn:
     """Raise TooLarge for a body."""
-    raise TooLarge(limit, value, setting="max_response_bytes")
+    raise LimitExceeded(limit, value, setting="max_response_bytes")
 
 
-def whole(response: HTTPResponse, limit: int) -> bytes:
+def read_body(response: HTTPResponse, limit: int) -> bytes:
     """Return the body, decompressed.
 
     Args:
@@ -49,16 +49,16 @@ def whole(response: HTTPResponse, limit: int) -> bytes:
         HTTPException: its encoding is unknown, or it is not in that encoding.
     """
     body = BytesIO()
-    for piece in _decoded(response, limit):
-        body.write(piece)
+    for chunk in _limited_chunks(response, limit):
+        body.write(chunk)
     return body.getvalue()
 
 
 def lines(response: HTTPResponse, limit: int) -> Iterator[bytes]:
     """Yield the lines of the body, decompressed, as they come. Raises as `whole`."""
     parts: list[bytes] = []
-    for piece in _decoded(response, limit):
-        first, *others = piece.split(b"\n")
+    for chunk in _limited_chunks(response, limit):
+        first, *others = chunk.split(b"\n")
         parts.append(first)
         for other in others:
             yield b"".join(parts)
@@ -67,54 +67,54 @@ def lines(response: HTTPResponse, limit: int) -> Iterator[bytes]:
         yield rest
 
 
-def _decoded(response: HTTPResponse, limit: int) -> Iterator[bytes]:
+def _limited_chunks(response: HTTPResponse, limit: int) -> Iterator[bytes]:
     """Yield pieces whose sum is within the limit."""
     if response.length is not None and response.length > limit:
-        refuse_larger(limit, response.length)
+        raise_too_large(limit, response.length)
     size = 0
-    for piece in _decompressed(response):
-        size += len(piece)
+    for chunk in _decoded_chunks(response):
+        size += len(chunk)
         if size > limit:
-            refuse_larger(limit)
-        yield piece
+            raise_too_large(limit)
+        yield chunk
 
 
-def _decompressed(response: HTTPResponse) -> Iterator[bytes]:
-    raw = _raw(response)
+def _decoded_chunks(response: HTTPResponse) -> Iterator[bytes]:
+    raw = _raw_chunks(response)
     encoding = ", ".join(response.headers.get_all("content-encoding", ["identity"])).strip().lower()
     if encoding == "identity":
         yield from raw
     elif encoding in {"gzip", "x-gzip"}:
-        yield from _gunzipped(raw)
+        yield from _gunzip(raw)
     else:  # also gzip within gzip, which was not asked for: it multiplies twice
         raise HTTPException("the response has a content encoding that was not asked for")
 
 
-def _raw(response: HTTPResponse) -> Iterator[bytes]:
+def _raw_chunks(response: HTTPResponse) -> Iterator[bytes]:
     try:
-        while piece := response.read1(_PIECE):
-            yield piece
+        while chunk := response.read1(_CHUNK_BYTES):
+            yield chunk
     except LineTooLong:
-        raise TooLarge(_PIECE, what="size of a chunk, or a trailer,") from None
+        raise LimitExceeded(_CHUNK_BYTES, what="size of a chunk, or a trailer,") from None
     if response.length:  # http.client takes what it got for all of it
-        raise BrokenOff("the response broke off")
+        raise TruncatedResponse("the response broke off")
 
 
-def _gunzipped(raw: Iterator[bytes]) -> Iterator[bytes]:
+def _gunzip(raw: Iterator[bytes]) -> Iterator[bytes]:
     """Yield pieces of at most `_PIECE` bytes, however much one of `raw` expands to."""
-    unpacking = zlib.decompressobj(_GZIP)
+    decompressor = zlib.decompressobj(_GZIP)
     try:
         for data in raw:
             rest = data
             while rest:
-                if unpacking.eof:  # a file of gzip may have several members
-                    unpacking = zlib.decompressobj(_GZIP)
-                if piece := unpacking.decompress(rest, _PIECE):
-                    yield piece
-                rest = unpacking.unused_data if unpacking.eof else unpacking.unconsumed_tail
-        while piece := unpacking.decompress(unpacking.unconsumed_tail, _PIECE):
-            yield piece
+                if decompressor.eof:  # a file of gzip may have several members
+                    decompressor = zlib.decompressobj(_GZIP)
+                if chunk := decompressor.decompress(rest, _CHUNK_BYTES):
+                    yield chunk
+                rest = decompressor.unused_data if decompressor.eof else decompressor.unconsumed_tail
+        while chunk := decompressor.decompress(decompressor.unconsumed_tail, _CHUNK_BYTES):
+            yield chunk
     except zlib.error:
         raise HTTPException("the response is not in gzip, as it says") from None
-    if not unpacking.eof:
-        raise BrokenOff("the response broke off")
+    if not decompressor.eof:
+        raise TruncatedResponse("the response broke off")

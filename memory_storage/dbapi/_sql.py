@@ -59,13 +59,13 @@ _AFTER_WITH = frozenset({"SELECT", "VALUES", "INSERT", "REPLACE", "UPDATE", "DEL
 def parse(sql: str) -> Statement:
     """Parse one statement; ProgrammingError where it is empty, several, or has named placeholders."""
     words: list[tuple[str, int]] = []  # upper-cased, with their parenthesis depth; ";" stands for itself
-    holes: list[tuple[int, int, str]] = []
+    placeholders: list[tuple[int, int, str]] = []
     depth = 0
     for token in _TOKEN.finditer(sql):
         text = token.group()
         match token.lastgroup:
             case "question":
-                holes.append((token.start(), token.end(), text[1:]))
+                placeholders.append((token.start(), token.end(), text[1:]))
             case "named":
                 raise ProgrammingError(f"named placeholder {text!r}: this driver's paramstyle is qmark, write ?")
             case "word":
@@ -75,8 +75,8 @@ def parse(sql: str) -> Statement:
                 words.append((text, depth))
             case "quoted" | "number":
                 words.append(("", depth))
-    _refuse_several(words)
-    pieces, order = _cut(sql, holes)
+    _check_single_statement(words)
+    pieces, order = _split_at_placeholders(sql, placeholders)
     return Statement(sql, _kind([w for w in words if w[0] != ";"]), pieces, order, max(order, default=-1) + 1)
 
 
@@ -91,17 +91,17 @@ def tables_written(sql: str) -> tuple[str, ...]:
 
     What a trigger's body will change is not said of the statement that creates it.
     """
-    names = _names(sql)
+    names = _name_tokens(sql)
     words = [text.upper() if is_word else "" for text, is_word, _ in names]
     start = 0
     if words and words[0] == "WITH":
         verbs = [n for n, (_, _, depth) in enumerate(names) if depth == 0 and n and words[n] in _AFTER_WITH]
         start = verbs[0] if verbs else len(names)
-    at = _place_of_table(words, start)
+    at = _table_index(words, start)
     return () if at is None or at >= len(names) else (_last_of_dotted(names, at),)
 
 
-def _names(sql: str) -> list[tuple[str, bool, int]]:
+def _name_tokens(sql: str) -> list[tuple[str, bool, int]]:
     """Words, quoted names and marks of a statement: the text, whether it is a bare word, and its depth."""
     found: list[tuple[str, bool, int]] = []
     depth, end = 0, -1
@@ -119,7 +119,7 @@ def _names(sql: str) -> list[tuple[str, bool, int]]:
     return found
 
 
-def _place_of_table(words: list[str], start: int) -> int | None:
+def _table_index(words: list[str], start: int) -> int | None:
     """Where the name of the table stands, in a statement whose verb is at `start`."""
     verb = words[start] if start < len(words) else ""
     if verb in {"INSERT", "REPLACE"}:
@@ -128,10 +128,10 @@ def _place_of_table(words: list[str], start: int) -> int | None:
         return start + 2
     if verb == "UPDATE":
         return start + 3 if words[start + 1 : start + 2] == ["OR"] else start + 1
-    return _place_in_ddl(words[start:], verb)
+    return _table_index_in_ddl(words[start:], verb)
 
 
-def _place_in_ddl(words: list[str], verb: str) -> int | None:
+def _table_index_in_ddl(words: list[str], verb: str) -> int | None:
     if verb not in {"CREATE", "DROP", "ALTER"}:
         return None
     kind = next((n for n, word in enumerate(words[:4]) if word in {"TABLE", "VIEW", "INDEX", "TRIGGER"}), None)
@@ -151,7 +151,7 @@ def _last_of_dotted(names: list[tuple[str, bool, int]], at: int) -> str:
     return names[at][0]
 
 
-def _refuse_several(words: list[tuple[str, int]]) -> None:
+def _check_single_statement(words: list[tuple[str, int]]) -> None:
     texts = [text for text, _ in words]
     while texts and texts[-1] == ";":
         texts.pop()
@@ -159,7 +159,7 @@ def _refuse_several(words: list[tuple[str, int]]) -> None:
         raise ProgrammingError("the statement is empty")
     if ";" in texts and not _is_trigger(texts):
         raise ProgrammingError("one statement at a time: found another after ';' (executescript runs several)")
-    if _is_trigger(texts) and _runs_on(texts):
+    if _is_trigger(texts) and _continues_after_trigger(texts):
         raise ProgrammingError("one statement at a time: found another after the trigger's END")
 
 
@@ -168,7 +168,7 @@ def _is_trigger(texts: list[str]) -> bool:
     return head[:2] == ["CREATE", "TRIGGER"]
 
 
-def _runs_on(texts: list[str]) -> bool:
+def _continues_after_trigger(texts: list[str]) -> bool:
     # A trigger's body ends at "; END ;" - "CASE ... END;" has no semicolon before its END.
     return any(texts[i : i + 3] == [";", "END", ";"] for i in range(len(texts)))
 
@@ -180,11 +180,13 @@ def _kind(words: list[tuple[str, int]]) -> Kind:
     return _KINDS.get(verb, Kind.SCHEMA)
 
 
-def _cut(sql: str, holes: list[tuple[int, int, str]]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _split_at_placeholders(
+    sql: str, placeholders: list[tuple[int, int, str]]
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
     pieces: list[str] = []
     order: list[int] = []
     end_of_last, highest = 0, 0
-    for start, end, number in holes:
+    for start, end, number in placeholders:
         highest = max(highest, int(number)) if number else highest + 1
         order.append(int(number or highest) - 1)
         pieces.append(sql[end_of_last:start])

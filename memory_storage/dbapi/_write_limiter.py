@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ._errors import BUSY_CODES, OperationalError
-from ._fork import tell_in_child
+from ._fork import register_after_fork
 
 _AT_FIRST = 3.0
 _AT_MOST = 64.0
@@ -29,7 +29,7 @@ class WriteWindow:
         self._quickest = float("inf")
         self._shrunk_at = float("-inf")
         self.after_fork_in_child()
-        tell_in_child(self)
+        register_after_fork(self)
 
     @contextmanager
     def place(self, seconds: float) -> Iterator[None]:

@@ -12,7 +12,7 @@ from time import perf_counter
 from types import FunctionType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from memory_storage.dbapi import Batch, Result, Unpicklable, tell_in_child
+from memory_storage.dbapi import Batch, Result, Unpicklable, register_after_fork
 from memory_storage.errors import CommitUnknownError
 from memory_storage.models.health import OperationMetrics
 from memory_storage.settings import LoggingSettings
@@ -125,7 +125,7 @@ class Meter(Unpicklable):
         self._observer: Observer | None = None
         self._tallies: dict[str, _Tally] = {}
         self.after_fork_in_child()
-        tell_in_child(self)
+        register_after_fork(self)
 
     def after_fork_in_child(self) -> None:
         """The lock may be a thread's that is not there."""

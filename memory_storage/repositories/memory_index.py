@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from memory_storage._files import MaintenanceLock, mode_of
-from memory_storage.dbapi import Step, tell_in_child
+from memory_storage.dbapi import Step, register_after_fork
 from memory_storage.errors import ConfigurationError, MemoryStorageError, NotFoundError, SchemaError
 from memory_storage.models.embedding import WORN
 from memory_storage.nearby import Graph, Kept, Sidecar, delete_sidecars
@@ -94,7 +94,7 @@ class MemoryIndexes:
         self._models: weakref.WeakValueDictionary[str, MemoryIndex] = weakref.WeakValueDictionary()
         self._kept: set[MemoryIndex] = set()
         self._lock = threading.Lock()
-        tell_in_child(self)
+        register_after_fork(self)
         _open.add(self)
 
     def of(self, space: Space) -> MemoryIndex:

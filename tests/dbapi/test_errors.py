@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 
 from memory_storage import dbapi
-from memory_storage.dbapi._encryption import error_of
+from memory_storage.dbapi._encryption import file_error
 from memory_storage.dbapi._errors import _BY_TEXT, from_message
 from tests.raising import raises
 
@@ -176,6 +176,6 @@ def test_an_interrupt_in_the_native_driver_is_handed_on_and_breaks_nothing(conne
 
 
 def test_an_error_that_is_the_files_fault_names_the_file(tmp_path):
-    error = error_of(str(tmp_path / "gone.db"), "file is not a database")
+    error = file_error(str(tmp_path / "gone.db"), "file is not a database")
     assert error.code == "SQLITE_NOTADB"
     assert "gone.db" in str(error)

@@ -26,7 +26,7 @@ LAST = {"type": "replication_index", "replication_index": "7"}
 
 def test_a_step_that_did_not_run_without_an_error_is_a_lost_transaction():
     message = BatchMessage(in_transaction=True)
-    message.ask(1, parse("SELECT 1"), (), None)
+    message.add_statement(1, parse("SELECT 1"), (), None)
     with pytest.raises(dbapi.OperationalError) as caught:
         message.results({"step_results": [None], "step_errors": [None]})
     assert caught.value.code == "TRANSACTION_LOST"
@@ -34,7 +34,7 @@ def test_a_step_that_did_not_run_without_an_error_is_a_lost_transaction():
 
 def test_to_undo_is_to_go_back_to_the_savepoint_and_to_close_it():
     message = BatchMessage(in_transaction=True)
-    message.undo()
+    message.rollback_to_savepoint()
     steps = message.as_json()["steps"]
     assert [step["stmt"]["sql"] for step in steps] == ["ROLLBACK TO batch", "RELEASE batch"]
 
@@ -64,11 +64,14 @@ def _client(url: str, *hosts: str) -> Client:
 class TestABaseUrl:
     def test_that_is_none_is_the_address_of_the_server(self):
         for url in (None, ""):
-            assert _client("libsql://example.com/db").directed(url) == (Origin.parse("https://example.com"), "/db")
+            assert _client("libsql://example.com/db").redirect_target(url) == (
+                Origin.parse("https://example.com"),
+                "/db",
+            )
 
     def test_may_name_another_path_of_the_server(self):
-        directed = _client("libsql://example.com/db").directed("https://EXAMPLE.com:443/below/")
-        assert directed == (Origin.parse("https://example.com"), "/below")
+        redirect_target = _client("libsql://example.com/db").redirect_target("https://EXAMPLE.com:443/below/")
+        assert redirect_target == (Origin.parse("https://example.com"), "/below")
 
     @pytest.mark.parametrize(
         "url", ["https://other.example.com/", "https://example.com:8443", "https://example.com.", "https://192.0.2.1"]
@@ -76,7 +79,7 @@ class TestABaseUrl:
     def test_of_another_host_or_port_is_refused(self, url: str):
         client = _client("libsql://example.com", "third.example.com", "other.example.com:1", "example.com:8444")
         with pytest.raises(dbapi.OperationalError, match=r"for example\.com:443 alone \(setting: base_url") as caught:
-            client.directed(url)
+            client.redirect_target(url)
         assert caught.value.code == "INSECURE"
 
     @pytest.mark.parametrize(
@@ -85,11 +88,11 @@ class TestABaseUrl:
     def test_of_a_trusted_host_is_followed(self, url: str):
         limits = Limits.checked(None, 1.0, 1, ["A.example.com", "b.example.com:8443", "[2001:db8::1]:9"])
         client = Client.of(Server.parse("libsql://example.com"), Credentials(), limits)
-        assert client.directed(url)[0] == Origin.parse(url)
+        assert client.redirect_target(url)[0] == Origin.parse(url)
 
     def test_never_leads_from_tls_to_no_tls(self):
         with pytest.raises(dbapi.OperationalError, match="without TLS") as caught:
-            _client("libsql://example.com", "127.0.0.1:8080").directed("http://127.0.0.1:8080")
+            _client("libsql://example.com", "127.0.0.1:8080").redirect_target("http://127.0.0.1:8080")
         assert caught.value.code == "INSECURE"
 
     @pytest.mark.parametrize(
@@ -98,7 +101,7 @@ class TestABaseUrl:
     )
     def test_that_is_no_url_is_not_of_the_protocol(self, url: object):
         with pytest.raises(dbapi.InternalError, match="base_url") as caught:
-            _client("libsql://example.com").directed(url)
+            _client("libsql://example.com").redirect_target(url)
         assert caught.value.code == "PROTOCOL"
 
     @pytest.mark.parametrize("host", ["https://a.example.com", "a b", "", "a/b", "a:99999", "u@a", 7])

@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import Callable
 
-from memory_storage.dbapi._keep_alive import Pulse
+from memory_storage.dbapi._keep_alive import KeepAlive
 from tests.durability.processes import PROCESSES
 
 
-class Kept:
+class Connection:
     def __init__(self) -> None:
         self.is_due = True
         self.refreshed = threading.Event()
@@ -34,37 +34,37 @@ def eventually(condition: Callable[[], bool]) -> None:
 
 
 def test_only_what_expires_soon_is_refreshed():
-    pulse, due, fresh = Pulse(tick=0.01), Kept(), Kept()
+    keep_alive, due, fresh = KeepAlive(tick=0.01), Connection(), Connection()
     fresh.is_due = False
-    pulse.watch(fresh)
-    pulse.watch(due)
+    keep_alive.add(fresh)
+    keep_alive.add(due)
     assert due.refreshed.wait(30)
     assert not fresh.refreshed.is_set()
 
 
 def test_one_slow_server_holds_up_no_other():
-    pulse, slow, other = Pulse(tick=0.01), Kept(), Kept()
+    keep_alive, slow, other = KeepAlive(tick=0.01), Connection(), Connection()
     slow.waits_for = threading.Event()
-    pulse.watch(slow)
+    keep_alive.add(slow)
     assert slow.refreshed.wait(30)
-    pulse.watch(other)
+    keep_alive.add(other)
     assert other.refreshed.wait(30)
     slow.waits_for.set()
 
 
 def test_the_thread_ends_with_the_last_and_comes_back():
-    pulse = Pulse(tick=0.01)
+    keep_alive = KeepAlive(tick=0.01)
     for _ in range(2):
-        forgotten, abandoned = Kept(), Kept()
-        pulse.watch(forgotten)
-        pulse.watch(abandoned)
-        assert pulse._thread is not None
-        pulse.forget(forgotten)
+        forgotten, abandoned = Connection(), Connection()
+        keep_alive.add(forgotten)
+        keep_alive.add(abandoned)
+        assert keep_alive._thread is not None
+        keep_alive.remove(forgotten)
         del abandoned
         gc.collect()
-        eventually(lambda: pulse._thread is None)
+        eventually(lambda: keep_alive._thread is None)
     forgotten.refreshed.clear()
-    pulse.watch(forgotten)
+    keep_alive.add(forgotten)
     assert forgotten.refreshed.wait(30)
 
 
@@ -78,12 +78,12 @@ def test_a_child_process_starts_a_thread_of_its_own():
 def _fork_and_watch() -> None:
     import os
 
-    pulse, parents = Pulse(tick=0.01), Kept()
-    pulse.watch(parents)
+    keep_alive, parents = KeepAlive(tick=0.01), Connection()
+    keep_alive.add(parents)
     assert parents.refreshed.wait(30)
     pid = os.fork()
     if pid == 0:
-        own = Kept()
-        pulse.watch(own)
+        own = Connection()
+        keep_alive.add(own)
         os._exit(0 if own.refreshed.wait(30) else 1)
     raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))

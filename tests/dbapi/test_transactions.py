@@ -249,8 +249,8 @@ def test_who_waits_behind_another_thread_waits_no_longer_than_its_own_timeout(co
     holder.execute("CREATE TABLE t (x)")  # it has the lock
     waiting = threading.Thread(target=patient.execute, args=("CREATE TABLE IF NOT EXISTS t (x)",))
     waiting.start()
-    turn = holder._transport._file.turn
-    while not turn.locked():
+    begin_lock = holder._transport._file.begin_lock
+    while not begin_lock.locked():
         time.sleep(0.001)
     with raises(dbapi.OperationalError, code="SQLITE_BUSY", match="locked"):
         hasty.execute("CREATE TABLE u (x)")

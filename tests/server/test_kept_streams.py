@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from memory_storage import dbapi
-from memory_storage.dbapi._http import NotSent
+from memory_storage.dbapi._http import RequestNotSent
 from memory_storage.testing import Proxy, Sqld
 
 PAUSE = 0.2  # seconds; a stream is kept for the next 0.1
@@ -135,11 +135,11 @@ def test_what_could_not_be_sent_over_a_line_that_was_cut_goes_over_a_new_one(
     def cut(*arguments: object) -> object:
         if fails:
             fails.clear()
-            raise NotSent("the line was cut", "CONNECTION_FAILED")
+            raise RequestNotSent("the line was cut", "CONNECTION_FAILED")
         return post(*arguments)
 
     monkeypatch.setattr(channel, "post", cut)
-    assert channel.was_kept
+    assert channel.was_reused
     connection.execute(sql)
     assert not fails
     assert count(connection) == 1 + sql.startswith("INSERT")
