@@ -43,7 +43,7 @@ MODULES = (
     "memory_storage.importers",
     "memory_storage.backup",
     "memory_storage.doctor",
-    "memory_storage.report",
+    "memory_storage_report",
     "memory_storage.testing",
     "memory_storage.testing.fixtures",
     "memory_storage.testing.conformance",
