@@ -343,33 +343,21 @@ def test_quarantined_rows_of_a_forgotten_episode_are_erased(database):
     assert examine(settings).findings == []
 
 
-def test_an_export_and_a_report_are_for_their_owner_and_follow_no_link(tmp_path, monkeypatch):
+def test_an_export_is_for_its_owner_and_follows_no_link(tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
     from memory_storage import _files
     from memory_storage.cli import app
-    from memory_storage_report import gather, write_page
 
-    database, precious = tmp_path / "memory.db", tmp_path / "precious"
+    database, precious, exported = tmp_path / "memory.db", tmp_path / "precious", tmp_path / "export.jsonl"
     with ms.MemoryStorage.open(database) as storage:
         storage.episodes.save(ms.Episode(task_description="private"))
-        page = write_page(gather(storage), tmp_path / "page.html")
-    exported = tmp_path / "export.jsonl"
-    command = ["export", "-o", str(exported), "--database", str(database)]
-    assert CliRunner().invoke(app, command).exit_code == 0
-    assert [stat.S_IMODE(path.stat().st_mode) for path in (page, exported)] == [0o600, 0o600]
+    command = ["export", "--database", str(database), "-o"]
+    assert CliRunner().invoke(app, [*command, str(exported)]).exit_code == 0
+    assert stat.S_IMODE(exported.stat().st_mode) == 0o600
 
-    page.chmod(0o644)  # by its owner: it stays so
     precious.write_text("precious")
     monkeypatch.setattr(_files, "token_hex", lambda _: "guessed")
-    for path in (page, tmp_path / "second.jsonl"):
-        path.with_name(f"{path.name}.guessed.part").symlink_to(precious)
-    with ms.MemoryStorage.open(database) as storage, pytest.raises(ms.ConfigurationError, match="cannot be written"):
-        write_page(gather(storage), page)
-    refused = CliRunner().invoke(app, ["export", "-o", str(tmp_path / "second.jsonl"), "--database", str(database)])
-    assert refused.exit_code == 3
+    (tmp_path / "second.jsonl.guessed.part").symlink_to(precious)
+    assert CliRunner().invoke(app, [*command, str(tmp_path / "second.jsonl")]).exit_code == 3
     assert precious.read_text() == "precious"
-    monkeypatch.undo()
-    with ms.MemoryStorage.open(database) as storage:
-        write_page(gather(storage), page)
-    assert stat.S_IMODE(page.stat().st_mode) == 0o644

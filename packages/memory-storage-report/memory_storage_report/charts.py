@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from memory_storage._wording import counted
 from memory_storage.models import Rate
 
 from .drawing import BY_OUTCOME, Spec, kind_of
+from .formatting import between, counted, percent
 from .gathering import Report
 from .globe import map_of
-from .sections import between, is_spread, percent
+from .sections import is_spread
 
 _MOST_BARS = 15
 _MOST_NUMBERS = 30

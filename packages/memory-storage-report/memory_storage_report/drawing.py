@@ -11,8 +11,6 @@ import re
 import xml.etree.ElementTree as ET
 from typing import Any
 
-from memory_storage.errors import ConfigurationError
-
 Spec = dict[str, Any]
 
 _SVG = "http://www.w3.org/2000/svg"
@@ -82,15 +80,9 @@ def _cleaned(value: Any) -> Any:
 
 
 def drawn(spec: Spec, said: str) -> str:
-    """The chart as an <svg> element; `said` is what it is for those who do not see it.
+    """The chart as an <svg> element; `said` is what it is for those who do not see it."""
+    import vl_convert  # 84 MB with its JavaScript engine: loaded with the first chart
 
-    Raises:
-        ConfigurationError: the extra `report` is not installed.
-    """
-    try:
-        import vl_convert
-    except ImportError as error:
-        raise ConfigurationError("a report needs charts: pip install 'memory-storage[report]'") from error
     svg: str = vl_convert.vegalite_to_svg(_cleaned({"config": _CONFIG, **spec}))
     return _without_noise(svg, said)
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from typing_extensions import Unpack
 
-from memory_storage._wording import counted
+from memory_storage import MemoryStorage, Transaction
 from memory_storage.models import (
     Bucket,
     Episode,
@@ -31,9 +31,8 @@ from memory_storage.models import (
     Trend,
 )
 from memory_storage.repositories.episodes import EpisodeFilters
-from memory_storage.storage import MemoryStorage
-from memory_storage.transaction import Transaction
 
+from .formatting import counted
 from .projection import projected
 
 _STAGES = 10

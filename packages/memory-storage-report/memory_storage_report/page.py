@@ -7,6 +7,7 @@ does, and the page's own policy lets no script run and nothing be fetched.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -15,17 +16,15 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from memory_storage._files import mode_of, replacing
-from memory_storage._paths import why_unwritable
-from memory_storage._wording import counted
+from memory_storage import ConfigurationError
 from memory_storage.dbapi import is_open_here
-from memory_storage.errors import ConfigurationError
 from memory_storage.models import Episode, Step, StepError, StepOk
 
 from .charts import charts
 from .drawing import Spec, clean, drawn
+from .formatting import between, counted, number, percent, seconds
 from .gathering import Report
-from .sections import Section, between, number, percent, seconds, sections
+from .sections import Section, sections
 
 WIDE, NARROW = 646, 326
 _TEXT = 2_000
@@ -64,11 +63,7 @@ class _ShownEpisode:
 
 
 def page(report: Report) -> str:
-    """The page.
-
-    Raises:
-        ConfigurationError: the extra `report` is not installed.
-    """
+    """The page."""
     pictures = {key: _picture(chart, _said(report, key)) for key, chart in charts(report).items()}
     text: str = (
         _environment()
@@ -93,19 +88,38 @@ def write_page(report: Report, path: str | os.PathLike[str]) -> Path:
     A new file has the permissions 0600; one that is replaced keeps its own.
 
     Raises:
-        ConfigurationError: it cannot be written, or is a database that is open here; or the extra `report` is not
-            installed.
+        ConfigurationError: it cannot be written, or is a database that is open here.
     """
     target = Path(path)
     if is_open_here(target):
         raise ConfigurationError(f"{target}: this is a database that is open here: choose another file for the report")
     text = page(report)
     try:
-        with replacing(target, mode_of(target)) as file:
-            file.write(text.encode("utf-8", errors="replace"))
+        _replace(target, text.encode("utf-8", errors="replace"))
     except OSError as error:
-        raise ConfigurationError(why_unwritable(target, error)) from error
+        reason = error.strerror or error
+        raise ConfigurationError(
+            f"{target}: cannot be written: {reason}; nothing was changed; choose a directory that can be written to"
+        ) from error
     return target
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write to a new file next to `path`, which then takes its name: readers see the old page or the new one."""
+    # mkstemp opens a random name with O_EXCL, mode 0600, and follows no link that was planted in the directory.
+    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent)
+    scratch = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if path.exists():
+                scratch.chmod(path.stat().st_mode & 0o666)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,10 +217,8 @@ def _clean(text: str, length: int) -> str:
 
 
 def _environment() -> Any:
-    try:
-        import jinja2
-    except ImportError as error:
-        raise ConfigurationError("a report needs a template: pip install 'memory-storage[report]'") from error
+    import jinja2  # only a page needs it, and tables do not
+
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_file),
         autoescape=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from memory_storage._wording import counted
+from .formatting import counted
 
 _LEAST = 3
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from memory_storage._wording import counted
-from memory_storage.models import FailurePoint, GroupFigures, Mean, PeriodFigures, Rate, StageFigures
+from memory_storage.models import FailurePoint, GroupFigures, Mean, PeriodFigures, StageFigures
 
+from .formatting import NOTHING, between, counted, milliseconds, number, percent, seconds
 from .gathering import Report
 
 Cell = str | int
-NOTHING = "-"
 _MOST_PATTERNS, _MOST_ROWS = 20, 200  # of a table
 
 
@@ -29,31 +28,6 @@ class Section:
 def sections(report: Report) -> list[Section]:
     """All of them, in the order of reading. One without rows has a sentence that says why."""
     return [make(report) for make in _ALL]
-
-
-def percent(value: float | None) -> str:
-    """A share as people read it."""
-    return NOTHING if value is None else f"{value:.0%}" if value in (0, 1) else f"{value:.1%}"
-
-
-def between(rate: Rate) -> str:
-    """The interval of a rate."""
-    return NOTHING if rate.low is None or rate.high is None else f"{rate.low:.0%} to {rate.high:.0%}"
-
-
-def number(value: float | None) -> str:
-    """A mean as people read it."""
-    return NOTHING if value is None else f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-
-
-def seconds(value: float | None) -> str:
-    """A time as people read it."""
-    if value is None:
-        return NOTHING
-    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"), (0.001, "ms")):
-        if abs(value) >= size:
-            return f"{value / size:.3g} {unit}"
-    return "0 s" if value == 0 else "under 1 ms"
 
 
 def _course(report: Report) -> Section:
@@ -141,11 +115,6 @@ def _latency(report: Report) -> Section:
         )
         told = f"{who}: one step in twenty takes {milliseconds(longest)} or more."
     return Section("latency", "Latency by tool", told, ("tool", "measured", "p50", "p95", "p99"), rows)
-
-
-def milliseconds(value: int | None) -> str:
-    """A latency as people read it."""
-    return NOTHING if value is None else f"{value:,} ms" if value < 10_000 else f"{value / 1000:,.1f} s"
 
 
 def _sequences(report: Report) -> Section:

@@ -1,0 +1,43 @@
+"""Numbers as text: counted nouns, shares, intervals, means, durations."""
+
+from __future__ import annotations
+
+from memory_storage.models import Rate
+
+NOTHING = "-"
+"""The text of a number that does not exist."""
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: "1 episode", "2,000 episodes"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def percent(value: float | None) -> str:
+    """A share as people read it."""
+    return NOTHING if value is None else f"{value:.0%}" if value in (0, 1) else f"{value:.1%}"
+
+
+def between(rate: Rate) -> str:
+    """The interval of a rate."""
+    return NOTHING if rate.low is None or rate.high is None else f"{rate.low:.0%} to {rate.high:.0%}"
+
+
+def number(value: float | None) -> str:
+    """A mean as people read it."""
+    return NOTHING if value is None else f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def seconds(value: float | None) -> str:
+    """A time as people read it."""
+    if value is None:
+        return NOTHING
+    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"), (0.001, "ms")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {unit}"
+    return "0 s" if value == 0 else "under 1 ms"
+
+
+def milliseconds(value: int | None) -> str:
+    """A latency as people read it."""
+    return NOTHING if value is None else f"{value:,} ms" if value < 10_000 else f"{value / 1000:,.1f} s"
