@@ -21,7 +21,8 @@ from sqlalchemy import create_engine, text
 
 import memory_storage as ms
 from memory_storage import dbapi
-from memory_storage.testing import Proxy, Sqld
+from memory_storage.testing import Sqld
+from tests.proxy import Proxy
 
 from . import _workload
 from ._measure import Work, interleaved, ratios

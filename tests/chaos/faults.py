@@ -11,10 +11,11 @@ from pathlib import Path
 import urllib3
 
 import memory_storage as ms
-from memory_storage.testing import Proxy, Sqld
+from memory_storage.testing import Sqld
 from memory_storage.testing._ports import free_port
 from tests.durability.processes import PROCESSES
 from tests.durability.work import hold_the_lock
+from tests.proxy import Proxy
 from tests.server.tokens import Key, token
 
 from .crowd import Crowd

@@ -13,7 +13,8 @@ import memory_storage as ms
 from memory_storage import health, migrate
 from memory_storage.embedders import HashingEmbedder
 from memory_storage.schema import HEAD
-from memory_storage.testing import Proxy, Sqld
+from memory_storage.testing import Sqld
+from tests.proxy import Proxy
 
 
 def test_a_sound_storage_is_healthy(storage: ms.MemoryStorage, make_episode):

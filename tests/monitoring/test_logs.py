@@ -10,8 +10,9 @@ import pytest
 import memory_storage as ms
 from memory_storage.models import new_id
 from memory_storage.monitoring import shown
-from memory_storage.testing import Proxy, Sqld
+from memory_storage.testing import Sqld
 from tests.checks import assert_consistent
+from tests.proxy import Proxy
 from tests.raising import raises
 
 CANARY = "canary-7f3a"

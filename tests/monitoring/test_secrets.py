@@ -17,7 +17,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 import memory_storage as ms
 from memory_storage.monitoring import opentelemetry, prometheus
-from memory_storage.testing import Proxy, Sqld
+from memory_storage.testing import Sqld
+from tests.proxy import Proxy
 from tests.server.tokens import Key, token
 
 VALUE = "canary-9c41e7"

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 
 import memory_storage as ms
 from memory_storage import migrate
-from memory_storage.testing import Proxy, Sqld
+from memory_storage.testing import Sqld
+from tests.proxy import Proxy
 
 THRESHOLD = 3
 ONE = text("SELECT 1")

@@ -14,7 +14,8 @@ import memory_storage as ms
 from memory_storage.models import new_id
 from memory_storage.repositories import EpisodeRepository
 from memory_storage.session import Scope
-from memory_storage.testing import Proxy, Sqld
+from memory_storage.testing import Sqld
+from tests.proxy import Proxy
 from tests.raising import raises
 
 from .work import at_once

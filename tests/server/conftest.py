@@ -11,7 +11,8 @@ import pytest
 import trustme
 
 import memory_storage as ms
-from memory_storage.testing import Proxy, Sqld
+from memory_storage.testing import Sqld
+from tests.proxy import Proxy
 
 from .tokens import Key, token
 

@@ -19,7 +19,8 @@ import pytest
 
 import memory_storage as ms
 from memory_storage import _commit_status, dbapi, migrate, session
-from memory_storage.testing import Proxy, Sqld
+from memory_storage.testing import Sqld
+from tests.proxy import Proxy
 from tests.raising import raises
 
 from .raw import client, eventually

@@ -17,7 +17,8 @@ import memory_storage as ms
 from memory_storage import dbapi
 from memory_storage.backup import back_up
 from memory_storage.importers import export_lines
-from memory_storage.testing import Proxy, Sqld
+from memory_storage.testing import Sqld
+from tests.proxy import Proxy
 from tests.raising import raises
 
 from .raw import client

@@ -10,7 +10,8 @@ import pytest
 
 from memory_storage import dbapi
 from memory_storage.dbapi._http import RequestNotSent
-from memory_storage.testing import Proxy, Sqld
+from memory_storage.testing import Sqld
+from tests.proxy import Proxy
 
 PAUSE = 0.2  # seconds; a stream is kept for the next 0.1
 

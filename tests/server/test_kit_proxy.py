@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from urllib3.exceptions import NewConnectionError, ProtocolError, ReadTimeoutError
 
-from memory_storage.testing import Proxy, Sqld
-from memory_storage.testing._requests import RequestReader
+from memory_storage.testing import Sqld
+from tests.proxy import Proxy
+from tests.proxy.requests import RequestReader
 from tests.raising import raises
 
 from .raw import client, eventually

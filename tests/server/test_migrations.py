@@ -15,8 +15,9 @@ from sqlalchemy import Engine, create_engine, exc, make_url
 
 import memory_storage as ms
 from memory_storage import migrate, schema
-from memory_storage.testing import Proxy, Sqld
+from memory_storage.testing import Sqld
 from tests.checks import assert_consistent, dump, row_counts
+from tests.proxy import Proxy
 from tests.raising import raises
 
 from .tokens import Key, token

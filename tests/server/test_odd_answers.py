@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from memory_storage import dbapi
-from memory_storage.testing import Proxy, Sqld
+from memory_storage.testing import Sqld
+from tests.proxy import Proxy
 from tests.raising import raises
 
 from .raw import Client

@@ -8,7 +8,8 @@ import time
 import pytest
 
 import memory_storage as ms
-from memory_storage.testing import Proxy, Sqld
+from memory_storage.testing import Sqld
+from tests.proxy import Proxy
 
 HOUR = 3600.0
 

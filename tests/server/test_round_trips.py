@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import memory_storage as ms
-from memory_storage.testing import Proxy, Sqld
+from memory_storage.testing import Sqld
+from tests.proxy import Proxy
 from tests.repositories.test_namespaces import ALL_TIME, REPOSITORIES, _public_methods
 
 README = (Path(__file__).parents[2] / "README.md").read_text()

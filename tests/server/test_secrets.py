@@ -24,8 +24,9 @@ from sqlalchemy import create_engine
 
 import memory_storage as ms
 from memory_storage import dbapi
-from memory_storage.testing import Proxy, Sqld
+from memory_storage.testing import Sqld
 from tests.cli.conftest import start
+from tests.proxy import Proxy
 
 from . import tls
 from .test_addresses import answer, listening

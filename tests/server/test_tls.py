@@ -17,8 +17,9 @@ from sqlalchemy import create_engine, exc
 
 import memory_storage as ms
 from memory_storage import dbapi
-from memory_storage.testing import Proxy, Sqld
+from memory_storage.testing import Sqld
 from tests.cli.conftest import start
+from tests.proxy import Proxy
 from tests.raising import raises
 
 from . import tls

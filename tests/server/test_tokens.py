@@ -20,7 +20,8 @@ from sqlalchemy import create_engine, exc, inspect
 import memory_storage as ms
 from memory_storage import dbapi
 from memory_storage.dbapi._credentials import expires_at
-from memory_storage.testing import Proxy, Sqld
+from memory_storage.testing import Sqld
+from tests.proxy import Proxy
 from tests.raising import raises
 
 from .tokens import Key, signed, token

@@ -11,7 +11,8 @@ import pytest
 
 from memory_storage import dbapi
 from memory_storage.dbapi import Batch, Step
-from memory_storage.testing import Proxy, Sqld
+from memory_storage.testing import Sqld
+from tests.proxy import Proxy
 from tests.raising import raises
 
 from .raw import client

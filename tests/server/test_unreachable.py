@@ -17,7 +17,8 @@ import trustme
 import memory_storage as ms
 from memory_storage import dbapi, migrate
 from memory_storage.dbapi._resolver import connected_socket
-from memory_storage.testing import Proxy, Sqld
+from memory_storage.testing import Sqld
+from tests.proxy import Proxy
 from tests.raising import raises
 
 from . import tls

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from memory_storage.testing import Proxy
+from tests.proxy import Proxy
 
 HOSTS = ("127.0.0.1", "localhost")
 

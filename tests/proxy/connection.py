@@ -9,11 +9,11 @@ import struct
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
-from ._requests import RequestReader
-from ._tls import ServerTLS
+from .requests import RequestReader
+from .tls import ServerTLS
 
 if TYPE_CHECKING:
-    from ._relay import Relay
+    from .relay import Relay
 
 REQUESTS, REPLIES = "requests", "replies"
 
@@ -141,7 +141,7 @@ class _End(asyncio.Protocol):
         self._connection.ended(self)
         return True  # keep the other direction
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio names it
+    def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._connection.lost(self)
 

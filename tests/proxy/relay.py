@@ -9,9 +9,10 @@ import asyncio
 import ssl
 from collections import deque
 
-from ._connection import REPLIES, REQUESTS, Connection
-from ._ports import listen
-from ._requests import RequestReader
+from memory_storage.testing._ports import listen
+
+from .connection import REPLIES, REQUESTS, Connection
+from .requests import RequestReader
 
 
 class Relay:

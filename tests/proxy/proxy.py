@@ -8,8 +8,8 @@ from typing import Any
 
 from typing_extensions import Self
 
-from ._connection import REPLIES, REQUESTS
-from ._links import Link, ProcessLink, ThreadLink
+from .connection import REPLIES, REQUESTS
+from .links import Link, ProcessLink, ThreadLink
 
 
 class Proxy:

@@ -13,12 +13,14 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, Protocol
 
-from ._relay import Relay
+from .relay import Relay
 
 _ANSWER_SECONDS = 30.0
 _MAIN = f"from {__name__} import main; main()"
+_ROOT = Path(__file__).parents[2]  # where the child finds the package `tests`, whatever a test made its directory
 
 
 class Link(Protocol):
@@ -94,11 +96,12 @@ class ProcessLink:
 
     def __init__(self, target_port: int, *, record: bool) -> None:
         self._lock = threading.Lock()
-        self._process = subprocess.Popen(  # noqa: S603 - this package, by this Python
+        self._process = subprocess.Popen(
             [sys.executable, "-c", _MAIN, str(target_port), "record" if record else ""],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            cwd=_ROOT,
         )
 
     def get(self, name: str) -> Any:
@@ -147,7 +150,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who asks, and whose end is the end
     link = ThreadLink(int(sys.argv[1]), record=sys.argv[2] == "record")
     for line in sys.stdin:
-        print(json.dumps(_answer(link, *json.loads(line)), default=_text), flush=True)  # noqa: T201 - the answer
+        print(json.dumps(_answer(link, *json.loads(line)), default=_text), flush=True)
     link.close()
 
 
