@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import memory_storage as ms
-from memory_storage.schema.spaces import Space
+from memory_storage.schema.vector_tables import Space
 
 from ._measure import Times
 from ._report import Line, Report, milliseconds

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median, quantiles
 
 import memory_storage as ms
-from memory_storage.repositories._sphere import FARTHEST_M, chord_of, on_sphere
+from memory_storage.repositories.spatiotemporal.geo import FARTHEST_M, chord_of, on_sphere
 
 from . import _workload
 from ._report import Line, Report, milliseconds

@@ -23,7 +23,7 @@ import libsql_experimental
 import numpy as np
 
 import memory_storage as ms
-from memory_storage.schema.spaces import Space
+from memory_storage.schema.vector_tables import Space
 
 from . import _nearby, _workload
 from ._measure import Times

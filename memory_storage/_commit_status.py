@@ -22,8 +22,8 @@ from ._exception_mapping import translated
 from ._execution import _straight
 from .dbapi import Step
 from .errors import CircuitOpenError, CommitUnknownError, MemoryStorageError, UnavailableError
-from .repositories._session import Row
 from .resilience import Guard
+from .sql.session import Row
 
 _SETTLING_SECONDS = 7.0  # a server takes five until it takes a lock from a stream that was left alone
 _FIRST_PAUSE = 0.05  # seconds until it is asked again what became of a write

@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from . import dbapi
-from .repositories._session import Row
 from .resilience import Guard
+from .sql.session import Row
 
 _Answer = tuple[Sequence[Row], Sequence[dbapi.Result]]  # the rows that count, and what each step gave
 

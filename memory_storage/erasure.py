@@ -20,10 +20,10 @@ from ._files import MaintenanceLock, sweep
 from .errors import ConfigurationError, UnavailableError
 from .models import Forgotten, Scrubbed
 from .monitoring import counted
-from .nearby import delete_sidecars
 from .repositories import EmbeddingRepository, Session
-from .repositories._erasure import MERGE_WORDS, Erased, erase_episode, erase_namespace
-from .repositories._pace import Pace
+from .repositories.retention.erasure import MERGE_WORDS, Erased, erase_episode, erase_namespace
+from .repositories.retention.pacing import Pace
+from .search.hnsw import delete_sidecars
 from .settings import Settings
 
 _PAUSE = 0.02

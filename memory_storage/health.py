@@ -17,13 +17,13 @@ from ._exception_mapping import translated
 from .dbapi import Batch, Step, redacted
 from .errors import MemoryStorageError, ValidationError
 from .models import DiskSpace, EmbeddingModel, Health, HealthCheck, HealthStatus
-from .repositories._arguments import finite
-from .repositories._embedding_sql import of
-from .repositories.vector_index import registered
 from .schema import HEAD
-from .schema.spaces import Space
+from .schema.vector_tables import Space
+from .search.vector_index import registered
+from .search.vector_sql import of
 from .session import Ground, Scope
 from .settings import Settings
+from .sql.arguments import finite
 from .transaction import Repositories
 
 _LITTLE = 64 * 2**20  # bytes that are free

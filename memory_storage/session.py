@@ -23,11 +23,11 @@ from ._execution import _Answer, _answer, _is_watched, _straight
 from ._files import MaintenanceLock
 from .errors import CommitUnknownError, UnavailableError
 from .monitoring import Call, Entry, Meter, explain, here
-from .repositories._session import Row
-from .repositories._spaces import KnownSpaces
-from .repositories.memory_index import MemoryIndexes
 from .resilience import NOT_STORED, Guard, nothing_happened, only_read
+from .search.hnsw.index import MemoryIndexes
+from .search.vector_spaces import KnownSpaces
 from .settings import Limits
+from .sql.session import Row
 
 _log = logging.getLogger(__name__)
 

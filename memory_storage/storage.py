@@ -26,12 +26,12 @@ from .engine import guard_engine, make_directory, make_engine
 from .erasure import Forgetting
 from .errors import CommitUnknownError, ConfigurationError, UnavailableError, ValidationError
 from .monitoring import Meter
-from .nearby import is_installed
-from .repositories._arguments import aware
-from .repositories.memory_index import MemoryIndexes
 from .resilience import CircuitBreaker, Guard, nothing_happened, only_read
+from .search.hnsw import is_installed
+from .search.hnsw.index import MemoryIndexes
 from .session import Ground, Scope
 from .settings import Settings, hidden_token
+from .sql.arguments import aware
 from .transaction import Repositories, Transaction
 
 T = TypeVar("T")

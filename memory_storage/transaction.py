@@ -32,9 +32,9 @@ from .repositories import (
     SpatiotemporalRepository,
     StepRepository,
 )
-from .repositories._session import Row
 from .resilience import NOT_STORED, is_outage
 from .session import Ground, Scope, _Marks, _refuse_to_wait_for_itself, _writing
+from .sql.session import Row
 
 _log = logging.getLogger(__name__)
 

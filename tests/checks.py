@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlalchemy import Connection, Engine
 
-from memory_storage.schema.spaces import Space, digest
+from memory_storage.schema.vector_tables import Space, digest
 
 TABLES = ("episodes", "steps", "patterns", "embeddings", "spatiotemporal_index", "facets")
 

@@ -21,7 +21,7 @@ import pytest
 import memory_storage as ms
 from memory_storage import dbapi, erasure, storage
 from memory_storage.engine import make_engine
-from memory_storage.repositories import _forgotten, _removal
+from memory_storage.repositories.retention import deletion
 
 from . import checks
 
@@ -151,7 +151,7 @@ def _number(count: int) -> str:
 
 def _keep_below(name: str, tombstones: set[str], patch: pytest.MonkeyPatch) -> None:
     """Move each namespace that a storage is given below `name`, and collect the tombstones that may be left there."""
-    checked, digest_of, space_of = storage._checked_namespace, _forgotten.digest_of, _forgotten.space_of
+    checked, digest_of, space_of = storage._checked_namespace, tombstones.digest_of, tombstones.space_of
 
     def below(namespace: str) -> str:
         checked(namespace)
@@ -166,8 +166,8 @@ def _keep_below(name: str, tombstones: set[str], patch: pytest.MonkeyPatch) -> N
         raise AssertionError(f"a scrub reaches the whole database: mark this test {MARKER}, or give it scrub=False")
 
     patch.setattr(storage, "_checked_namespace", below)
-    patch.setattr(_forgotten, "digest_of", recorded)
-    patch.setattr(_removal, "digest_of", recorded)
+    patch.setattr(tombstones, "digest_of", recorded)
+    patch.setattr(deletion, "digest_of", recorded)
     patch.setattr(erasure.Forgetting, "scrub", refuse)
 
 

@@ -18,7 +18,7 @@ import pytest
 import memory_storage as ms
 from memory_storage.doctor import examine, mend
 from memory_storage.models import new_id
-from memory_storage.nearby import sidecar_names
+from memory_storage.search.hnsw import sidecar_names
 
 DIMENSION = 16
 SIGNS = [(-1.0) ** (n * n // 3) for n in range(DIMENSION)]

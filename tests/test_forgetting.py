@@ -15,7 +15,7 @@ import pytest
 
 import memory_storage as ms
 from memory_storage.importers import export_lines, import_stream
-from memory_storage.schema.spaces import FEW
+from memory_storage.schema.vector_tables import FEW
 from tests.checks import assert_consistent, dump, row_counts
 from tests.raising import raises
 

@@ -17,13 +17,13 @@ from memory_storage._paths import why_unwritable
 from memory_storage.dbapi import EncryptionKey
 from memory_storage.dbapi._credentials import Secret
 from memory_storage.errors import ConfigurationError, ValidationError
-from memory_storage.repositories._erasure import Erased
+from memory_storage.repositories.retention.erasure import Erased
 from memory_storage.settings import Settings
 from memory_storage.storage import MemoryStorage
 
-from ._copying import BackupReport, Progress, copied, engine_of
+from ._copy import BackupReport, Progress, copied, engine_of
 from ._erasing import ErasedBackup, checked_backups, erase_from
-from ._places import replacement
+from ._paths import replacement
 
 _LOCK_TIMEOUT = 1.0  # seconds
 

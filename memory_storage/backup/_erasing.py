@@ -15,14 +15,14 @@ from uuid import UUID
 
 from memory_storage._files import MaintenanceLock, create, mode_of, scratch_beside
 from memory_storage.errors import ConfigurationError, CorruptDataError, MemoryStorageError, ValidationError
-from memory_storage.nearby import delete_sidecars
-from memory_storage.repositories._erasure import Erased, erase_tombstoned, rows_of, tombstoned
-from memory_storage.repositories._forgotten import evicted_from
+from memory_storage.repositories.retention.erasure import Erased, erase_tombstoned, rows_of, tombstoned
+from memory_storage.repositories.retention.tombstones import evicted_from
+from memory_storage.search.hnsw import delete_sidecars
 from memory_storage.settings import Settings
 from memory_storage.storage import MemoryStorage
 
-from ._copying import Progress, copied, engine_of, is_backup
-from ._places import LOGS, replacement
+from ._copy import Progress, copied, engine_of, is_backup
+from ._paths import LOGS, replacement
 
 _LOCK_TIMEOUT = 1.0  # seconds
 _LINKED = "it has other names (hard links: {}), which still lead to the old file: delete those"

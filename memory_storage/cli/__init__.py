@@ -5,37 +5,24 @@ from __future__ import annotations
 import io
 import sys
 
-from . import (
-    copying,
-    deleting,
-    demo,
-    doctoring,
-    forgetting,
-    health,
-    indexing,
-    moving,
-    reading,
-    reporting,
-    schema,
-    searching,
-)
+from . import backup, delete, demo, doctor, health, import_export, index, query, report, retention, schema, search
 from .app import app
 
 __all__ = [
     "app",
-    "copying",
-    "deleting",
+    "backup",
+    "delete",
     "demo",
-    "doctoring",
-    "forgetting",
+    "doctor",
     "health",
-    "indexing",
+    "import_export",
+    "index",
     "main",
-    "moving",
-    "reading",
-    "reporting",
+    "query",
+    "report",
+    "retention",
     "schema",
-    "searching",
+    "search",
 ]
 
 

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from memory_storage.errors import MemoryStorageError
 
-from . import exits
+from . import exit_codes
 from .output import drop_stdout, talk
 
 
@@ -26,20 +26,20 @@ class _Commands(TyperGroup):
             super().invoke(ctx)
             sys.stdout.flush()
         except MemoryStorageError as error:
-            _leave(exits.code_of(error), f"error: {error}", error)
+            _leave(exit_codes.code_of(error), f"error: {error}", error)
         except BrokenPipeError as error:
             drop_stdout()
-            raise typer.Exit(exits.BROKEN_PIPE) from error
+            raise typer.Exit(exit_codes.BROKEN_PIPE) from error
         except KeyboardInterrupt as error:
-            _leave(exits.INTERRUPTED, "interrupted", error)
+            _leave(exit_codes.INTERRUPTED, "interrupted", error)
         except OSError as error:
-            _leave(exits.OTHER, f"error: {_described(error)}", error)
+            _leave(exit_codes.OTHER, f"error: {_described(error)}", error)
 
 
 app = typer.Typer(
     cls=_Commands,
     help="An agent's episodic memory on libSQL: data on stdout, talk on stderr.",
-    epilog=exits.EPILOG,
+    epilog=exit_codes.EPILOG,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -29,10 +29,10 @@ from memory_storage.models import (
 from memory_storage.storage import MemoryStorage
 
 from .app import app
-from .opening import open_or_create
+from .database import open_or_create
 from .options import AsJson, Database, Namespace
 from .output import say, write_json
-from .reading import show_steps
+from .query import show_steps
 
 _TIMEOUT = 10.0
 _SHOWN_NAMES = 10

@@ -16,9 +16,9 @@ from memory_storage.models import Health
 from memory_storage.settings import MEMORY
 from memory_storage.storage import MemoryStorage
 
-from . import exits
+from . import exit_codes
 from .app import app
-from .opening import refuse_missing, settings_for
+from .database import refuse_missing, settings_for
 from .options import AsJson, Database, Namespace
 from .output import show_fields, write_json
 
@@ -48,7 +48,7 @@ def health(
     else:
         show_fields(dict(_fields(found)))
     if not found.is_healthy:
-        raise typer.Exit(exits.UNAVAILABLE if found.status == "unhealthy" else exits.DAMAGED)
+        raise typer.Exit(exit_codes.UNAVAILABLE if found.status == "unhealthy" else exit_codes.DAMAGED)
 
 
 def _fields(found: Health) -> Iterator[tuple[str, object]]:

@@ -17,7 +17,7 @@ from memory_storage.schema import HEAD
 from memory_storage.settings import Settings
 
 from .app import app
-from .opening import open_existing, open_or_create, refuse_missing, settings_for
+from .database import open_existing, open_or_create, refuse_missing, settings_for
 from .options import AsJson, Database
 from .output import say, write_json
 

@@ -20,8 +20,8 @@ from memory_storage.schema import HEAD
 from memory_storage.settings import Settings
 from memory_storage.storage import MemoryStorage
 
-from . import _documents, _file, _indexes, _objects, _owners, _places, _vectors, _words
-from ._findings import Finding, Report
+from .checks import derived_indexes, documents, file, geo, orphans, schema, vectors, words
+from .findings import Finding, Report
 
 __all__ = ["Finding", "Report", "examine", "mend"]
 
@@ -32,21 +32,21 @@ _ROUNDS = 6
 
 # In this order they are also mended: an index can be made when its table is whole, and its rows can be read.
 _CHECKS: tuple[_Check, ...] = (
-    _file.damaged_pages,
-    _vectors.stale_metadata,
-    _objects.missing_objects,
-    _documents.undecodable_rows,
-    _owners.orphans,
-    _documents.columns_that_disagree,
-    _owners.lost_items,
-    _places.misplaced,
-    _vectors.unowned_vectors,
-    _words.wrong_words,
-    _indexes.wrong_facets,
-    _indexes.wrong_full_text,
-    _indexes.wrong_positions,
-    _vectors.wrong_counters,
-    _vectors.wrong_index,
+    file.damaged_pages,
+    vectors.stale_metadata,
+    schema.missing_objects,
+    documents.undecodable_rows,
+    orphans.orphans,
+    documents.columns_that_disagree,
+    orphans.lost_items,
+    geo.misplaced,
+    vectors.unowned_vectors,
+    words.wrong_words,
+    derived_indexes.wrong_facets,
+    derived_indexes.wrong_full_text,
+    derived_indexes.wrong_positions,
+    vectors.wrong_counters,
+    vectors.wrong_index,
 )
 
 

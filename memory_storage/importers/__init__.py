@@ -1,6 +1,6 @@
 """Agent transcripts and exports into a storage, and a storage into an export."""
 
-from .intake import (
+from .importer import (
     FORMATS,
     Format,
     ImportNote,
@@ -13,9 +13,9 @@ from .intake import (
     import_transcript,
     read_transcript,
 )
+from .json_records import Record, is_gzip, read_records
 from .jsonl import export_lines
 from .openai_chat import RunOptions, episode_from
-from .records import Record, is_gzip, read_records
 
 __all__ = [
     "FORMATS",

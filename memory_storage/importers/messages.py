@@ -13,7 +13,7 @@ from typing import Any
 
 from memory_storage.errors import ValidationError
 
-from .records import parse_json
+from .json_records import parse_json
 
 Message = dict[str, Any]
 

@@ -54,11 +54,11 @@ from memory_storage.models import (
 from memory_storage.models._storable import replaced, unstorable
 from memory_storage.settings import Limits
 
+from .json_records import parse_json
 from .media import Media, without_data
 from .messages import Message, ReadMessage, ToolCall, ToolResult, read_message, text_of
-from .records import parse_json
 from .results import status_of
-from .times import find_time
+from .timestamps import find_time
 
 SOURCE = "openai-chat"
 NOT_DATED = "it has no times: it starts at the time of the import"

@@ -15,7 +15,7 @@ from memory_storage.engine import make_directory, make_engine
 from memory_storage.errors import ConfigurationError, MemoryStorageError
 from memory_storage.migrate import check_foreign_keys, check_ours, writing
 from memory_storage.schema import HEAD
-from memory_storage.schema.constructs import F32Blob
+from memory_storage.schema.ddl import F32Blob
 from memory_storage.schema.tables import metadata
 from memory_storage.settings import Settings
 

@@ -205,7 +205,7 @@ def metered(kind: Callable[[S], R]) -> Callable[[S], R]:
 
 @cache
 def _metered(kind: Any) -> Any:
-    room = kind.__module__.rpartition(".")[2]
+    room = kind.__module__.removesuffix(".repository").rpartition(".")[2]
     methods = {
         name: (_pages if isgeneratorfunction(method) else _once)(f"{room}.{name}", method)
         for ancestor in reversed(kind.__mro__)

@@ -1,15 +1,16 @@
 """The repositories: every statement that reads or writes the five tables, run in a session they are handed."""
 
-from ._search import Weights
-from ._session import Session
-from .analytics import AnalyticsRepository
-from .embeddings import EmbeddingRepository
-from .episodes import EpisodeRepository
-from .patterns import PatternRepository
-from .retention import RetentionRepository
-from .spatiotemporal import EpisodesByPlace, SpatiotemporalRepository
-from .steps import StepRepository
-from .vector_index import VectorIndex
+from memory_storage.search.planner import Weights
+from memory_storage.search.vector_index import VectorIndex
+from memory_storage.sql.session import Session
+
+from .analytics.repository import AnalyticsRepository
+from .embeddings.repository import EmbeddingRepository
+from .episodes.repository import EpisodeRepository
+from .patterns.repository import PatternRepository
+from .retention.repository import RetentionRepository
+from .spatiotemporal.repository import EpisodesByPlace, SpatiotemporalRepository
+from .steps.repository import StepRepository
 
 __all__ = [
     "AnalyticsRepository",

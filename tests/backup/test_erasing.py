@@ -11,7 +11,7 @@ import pytest
 import memory_storage as ms
 from memory_storage.backup import ErasedBackup, back_up, forget_in_backups, restore
 from memory_storage.doctor import mend
-from memory_storage.nearby import sidecar_names
+from memory_storage.search.hnsw import sidecar_names
 from tests.checks import assert_consistent
 from tests.raising import raises
 from tests.test_erasure import _damaged

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 import memory_storage as ms
-from memory_storage.backup import _places, back_up, restore
+from memory_storage.backup import _paths, back_up, restore
 from memory_storage.doctor import examine
-from memory_storage.nearby import sidecar_names
-from memory_storage.schema.spaces import FEW
+from memory_storage.schema.vector_tables import FEW
+from memory_storage.search.hnsw import sidecar_names
 from tests.durability.processes import PROCESSES, killed
 
 KILLS = int(os.environ.get("STRESS_RESTORE_KILLS", "4"))
@@ -84,7 +84,7 @@ def test_a_failed_restore_leaves_everything_as_it_was(backup, database, monkeypa
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_places, function, fail)
+    monkeypatch.setattr(_paths, function, fail)
     with pytest.raises(ms.ConfigurationError, match="; it is what it was before"):
         restore(backup, database, force=True)
     assert _names(database) == {"memory.db"}
@@ -97,7 +97,7 @@ def test_the_path_always_leads_to_a_database(backup, database, monkeypatch):
     def look(path: Path) -> None:
         seen.append(database.stat().st_size > 0 and not list(database.parent.glob("memory.db-*l")))
 
-    monkeypatch.setattr(_places, "sync_directory", look)
+    monkeypatch.setattr(_paths, "sync_directory", look)
     restore(backup, database, force=True)
     assert seen == [True, True]
 

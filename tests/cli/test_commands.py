@@ -9,7 +9,7 @@ import pytest
 
 import memory_storage as ms
 from memory_storage import schema
-from memory_storage.cli import app, exits
+from memory_storage.cli import app, exit_codes
 
 
 @pytest.fixture
@@ -320,20 +320,20 @@ def test_every_command_takes_json_and_a_database(command):
 
 def test_help_tells_the_exit_codes(command):
     shown = " ".join(command("--help").stdout.split())
-    for code, meaning in exits.MEANINGS.items():
+    for code, meaning in exit_codes.MEANINGS.items():
         assert f"{code} {meaning}" in shown
 
 
 def test_every_error_has_an_exit_code_that_is_explained():
-    codes = [exits.CODES[kind] for kind in ms.MemoryStorageError.__subclasses__()]
-    assert len(set(codes)) == len(codes) == len(exits.CODES)
-    assert set(codes) < exits.MEANINGS.keys()
+    codes = [exit_codes.CODES[kind] for kind in ms.MemoryStorageError.__subclasses__()]
+    assert len(set(codes)) == len(codes) == len(exit_codes.CODES)
+    assert set(codes) < exit_codes.MEANINGS.keys()
 
 
 def test_a_kind_of_error_has_the_code_of_the_kind_above_it():
-    assert exits.code_of(ms.TokenExpiredError("x")) == exits.CODES[ms.ConfigurationError]
-    assert exits.code_of(ms.CircuitOpenError("x")) == exits.CODES[ms.UnavailableError]
-    assert exits.code_of(ms.MemoryStorageError("x")) == exits.OTHER
+    assert exit_codes.code_of(ms.TokenExpiredError("x")) == exit_codes.CODES[ms.ConfigurationError]
+    assert exit_codes.code_of(ms.CircuitOpenError("x")) == exit_codes.CODES[ms.UnavailableError]
+    assert exit_codes.code_of(ms.MemoryStorageError("x")) == exit_codes.OTHER
 
 
 def test_the_version_is_that_of_the_package(command):

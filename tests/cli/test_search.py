@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import memory_storage as ms
-from memory_storage.schema.spaces import Space
+from memory_storage.schema.vector_tables import Space
 from tests.retrieval import oracle
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from memory_storage import dbapi
-from memory_storage.schema.spaces import Space
+from memory_storage.schema.vector_tables import Space
 
 MODEL = "model"
 TABLE = Space(MODEL).table

@@ -16,7 +16,7 @@ import memory_storage as ms
 from memory_storage import migrate
 from memory_storage.cli import app
 from memory_storage.doctor import Report, examine, mend
-from memory_storage.doctor._pages import pages
+from memory_storage.doctor.pages import pages
 from memory_storage.engine import make_engine
 from tests.backup.test_backup import save_in_0001
 from tests.checks import assert_consistent, dump

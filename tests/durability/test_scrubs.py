@@ -15,7 +15,7 @@ import pytest
 import memory_storage as ms
 from memory_storage._files import MaintenanceLock
 from memory_storage.doctor import examine
-from memory_storage.schema.spaces import PRESETS, Space
+from memory_storage.schema.vector_tables import PRESETS, Space
 from tests.durability.processes import PROCESSES, killed, together
 
 ROUNDS = int(os.environ.get("STRESS_SCRUB_ROUNDS", "1"))
@@ -35,9 +35,9 @@ def _vector() -> list[float]:
 def _with_small_indexes() -> None:
     """Have a model's vectors indexed from `FEW` on, in this process."""
     from memory_storage.models import embedding
-    from memory_storage.repositories import _embedding_sql
+    from memory_storage.search import vector_sql
 
-    _embedding_sql.FEW = embedding.FEW = FEW
+    vector_sql.FEW = embedding.FEW = FEW
 
 
 def _put(storage: ms.MemoryStorage, count: int, model: str = "m") -> list[ms.Episode]:

@@ -1,4 +1,4 @@
-"""How a stream of bytes becomes records, each with its line."""
+"""How a stream of bytes becomes json_records, each with its line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 import pytest
 
 import memory_storage as ms
-from memory_storage.importers import Record, read_records, records
+from memory_storage.importers import Record, json_records, read_records
 from tests.raising import raises
 
 
@@ -89,7 +89,7 @@ def test_a_line_that_is_too_long_is_skipped_and_not_held():
 
 
 def test_a_line_of_an_export_is_bounded_too(monkeypatch):
-    monkeypatch.setattr(records, "DOCUMENT_BYTES", 2_000)
+    monkeypatch.setattr(json_records, "DOCUMENT_BYTES", 2_000)
     lines = b'{"kind": "header"}\n{"text": "' + b"x" * 1_900 + b'"}\n{"text": "' + b"x" * 2_000 + b'"}\n{"n": 3}\n'
     _, long, longer, last = read_records(io.BytesIO(lines), line_bytes=1_000, is_header=lambda record: True)
     assert (len(long.content["text"]), long.problem) == (1_900, "")
@@ -168,7 +168,7 @@ def test_gzip_is_read():
 def test_gzip_that_is_damaged_is_a_problem_after_what_can_be_read(rest):
     lines = b"".join(b'{"n": %d, "text": "%s"}\n' % (n, os.urandom(500).hex().encode()) for n in range(100))
     records = read(gzip.compress(lines)[:-2000] + rest)
-    assert [record.content["n"] for record in records[:-1]] == list(range(len(records) - 1))
+    assert [record.content["n"] for record in records[:-1]] == list(range(len(json_records) - 1))
     assert "the gzip data is damaged" in records[-1].problem
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import memory_storage as ms
 from memory_storage.importers import episode_from
-from memory_storage.importers.times import read_time
+from memory_storage.importers.timestamps import read_time
 
 from .test_import import import_records
 from .transcripts import answer, call, run

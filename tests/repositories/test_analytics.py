@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import memory_storage as ms
-from memory_storage.repositories._error_class import error_class
+from memory_storage.repositories.analytics.error_signature import error_class
 from tests.repositories import analytics_oracle as oracle
 from tests.schema.spy import spied
 
@@ -474,7 +474,7 @@ def test_messages_of_one_fault_are_of_one_class(message, expected):
 @settings(max_examples=30)
 @given(confidence=st.floats(0.5, 0.999), count=st.integers(0, 40), more=st.integers(0, 40))
 def test_a_wider_confidence_gives_a_wider_interval(confidence, count, more):
-    from memory_storage.repositories._intervals import wilson
+    from memory_storage.repositories.analytics.confidence import wilson
 
     narrow, wide = wilson(count, count + more, confidence), wilson(count, count + more, confidence + 0.0005)
     if count + more:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 
 import memory_storage as ms
 from memory_storage.importers import export_lines, import_stream
-from memory_storage.importers import records as importer_records
+from memory_storage.importers import json_records as importer_records
 from memory_storage.models import new_id
 from tests import strategies as made
 from tests.checks import assert_consistent, dump

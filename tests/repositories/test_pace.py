@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from memory_storage.repositories._pace import Pace
+from memory_storage.repositories.retention.pacing import Pace
 
 
 class Clock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import memory_storage as ms
-from memory_storage.repositories import _paging
+from memory_storage.sql import paging
 from tests.schema.spy import spied
 
 LARGE = "x" * 1_500_000
@@ -60,5 +60,5 @@ def test_small_rows_take_one_round_trip_a_hundred(memory):
 
 
 def test_an_item_is_let_go_as_it_is_handed_over():
-    items = _paging.handed_over([1, 2, 3])
+    items = paging.handed_over([1, 2, 3])
     assert [next(items), next(items), next(items), next(items, None)] == [1, 2, 3, None]

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import memory_storage as ms
-from memory_storage.repositories._periods import periods
+from memory_storage.sql.time_buckets import periods
 from tests.raising import raises
 
 UTC = timezone.utc

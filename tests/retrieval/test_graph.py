@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from memory_storage.nearby import Graph, Kept, Sidecar
+from memory_storage.search.hnsw import Graph, Kept, Sidecar
 
 from . import oracle
 

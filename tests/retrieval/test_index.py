@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import exc
 
 import memory_storage as ms
-from memory_storage.schema.spaces import PRESETS, Space
+from memory_storage.schema.vector_tables import PRESETS, Space
 from tests.checks import assert_consistent
 from tests.durability.processes import killed, together
 from tests.raising import raises

@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 
 import memory_storage as ms
-from memory_storage.nearby import Graph
-from memory_storage.repositories import memory_index
-from memory_storage.schema.spaces import FEW, Space
-from memory_storage.sources import SOURCES
+from memory_storage.schema.vector_tables import FEW, Space
+from memory_storage.search.candidates import SOURCES
+from memory_storage.search.hnsw import Graph, index
 from tests.raising import raises
 from tests.schema.spy import spied
 
@@ -161,7 +160,7 @@ class TestTheNearestFew:
         other.embeddings.put_many([("episode", one.id, it) for one, it in zip(saved, noise, strict=True)], model=MODEL)
         in_memory.settle()
         clock = [time.monotonic()]
-        monkeypatch.setattr(memory_index, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+        monkeypatch.setattr(index, "time", SimpleNamespace(monotonic=lambda: clock[0]))
         assert [self._statements(in_memory) for _ in range(3)] == [2, 1, 1]
         assert in_memory.recall() >= PROMISED
         clock[0] += 61
@@ -206,13 +205,13 @@ class TestTheNearestFew:
             assert (hits.plan, len(batches), len(asked)) == (plan, statements, times)
 
     def test_an_index_that_is_gone_meanwhile_is_no_error(self, in_memory, monkeypatch):
-        candidates = memory_index.MemoryIndex.candidates
+        candidates = index.MemoryIndex.candidates
 
         def gone(index: Any, *args: Any, look: bool = True, **kwargs: Any) -> Any:
             return None if look else candidates(index, *args, look=False, **kwargs)
 
         _best(in_memory.storage)
-        monkeypatch.setattr(memory_index.MemoryIndex, "candidates", gone)
+        monkeypatch.setattr(index.MemoryIndex, "candidates", gone)
         hits = in_memory.storage.episodes.similar_to(in_memory.queries[0], model=MODEL, task_type="testing")
         assert (len(hits), hits.plan) == (10, "exact")
 

@@ -15,8 +15,8 @@ import pytest
 
 import memory_storage as ms
 from memory_storage.embedders import HashingEmbedder
-from memory_storage.repositories.memory_index import MemoryIndex
-from memory_storage.schema.spaces import Space
+from memory_storage.schema.vector_tables import Space
+from memory_storage.search.hnsw.index import MemoryIndex
 from tests.checks import assert_consistent, dump
 from tests.raising import raises
 

@@ -6,7 +6,13 @@ The tables are written out: a revision must do tomorrow what it did when it was 
 from __future__ import annotations
 
 from memory_storage.migrations import together
-from memory_storage.schema.constructs import CreateFullText, CreateRTree, CreateTrigger, CreateVectorIndex, CreateView
+from memory_storage.schema.ddl import (
+    CreateFullText,
+    CreateRTree,
+    CreateTrigger,
+    CreateVectorIndex,
+    CreateView,
+)
 
 revision = "0001"
 down_revision = None

@@ -11,7 +11,7 @@ from alembic import op
 from memory_storage.dbapi import Batch, Step
 from memory_storage.errors import SchemaError
 from memory_storage.migrations import together
-from memory_storage.schema.constructs import CreateFullText, CreateTrigger, CreateVectorIndex, CreateView
+from memory_storage.schema.ddl import CreateFullText, CreateTrigger, CreateVectorIndex, CreateView
 
 revision = "0003"
 down_revision = "0002"

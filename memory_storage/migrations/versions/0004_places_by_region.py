@@ -9,7 +9,7 @@ from alembic import op
 
 from memory_storage.dbapi import Batch, Step
 from memory_storage.migrations import together
-from memory_storage.schema.constructs import CreateRTree, CreateTrigger
+from memory_storage.schema.ddl import CreateRTree, CreateTrigger
 
 revision = "0004"
 down_revision = "0003"

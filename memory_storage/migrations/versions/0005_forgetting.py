@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from memory_storage.migrations import together
-from memory_storage.schema.constructs import CreateTrigger
+from memory_storage.schema.ddl import CreateTrigger
 
 revision = "0005"
 down_revision = "0004"

@@ -12,7 +12,7 @@ from alembic import op
 
 from memory_storage.dbapi import Batch, Step
 from memory_storage.migrations import together
-from memory_storage.schema.constructs import CreateFullText, CreateTrigger, CreateView
+from memory_storage.schema.ddl import CreateFullText, CreateTrigger, CreateView
 from memory_storage.schema.words import words_of_episode, words_of_pattern, words_of_step
 
 revision = "0007"

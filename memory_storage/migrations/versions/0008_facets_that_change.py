@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memory_storage.migrations import together
-from memory_storage.schema.constructs import CreateTrigger
+from memory_storage.schema.ddl import CreateTrigger
 
 revision = "0008"
 down_revision = "0007"

@@ -1,0 +1,71 @@
+"""The commands that copy a whole database: backup, and restore from one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memory_storage._wording import counted
+from memory_storage.backup import BackupReport, back_up
+from memory_storage.backup import restore as restore_from
+
+from .app import app
+from .database import open_any_revision, settings_for
+from .options import AsJson, Database
+from .output import progress, say, write_json
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The new file.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    database: Database = None,
+    as_json: AsJson = False,
+) -> None:
+    """Copy the whole database, all namespaces, into a new file, and read that back. Others may go on writing.
+
+    The backup of an encrypted database has the same key (MEMORY_STORAGE_ENCRYPTION_KEY).
+    """
+    with open_any_revision(database) as storage, _bar("backup") as on_progress:
+        try:
+            report = back_up(storage, file, overwrite=force, progress=on_progress)
+        finally:
+            storage.engine.dispose()
+    _show(report, file, as_json=as_json)
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The backup.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the database that is there; it is kept beside the new one.")
+    ] = False,
+    database: Database = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make the database, a local file, from a backup, and read it back."""
+    settings = settings_for(database, None)
+    with _bar("restore") as on_progress:
+        report = restore_from(file, settings, force=force, progress=on_progress)
+    _show(report, Path(settings.database), as_json=as_json)
+
+
+@contextmanager
+def _bar(label: str) -> Iterator[Callable[[str, int, int], None]]:
+    with progress(label, 100) as on_progress:
+        yield lambda _what, done, total: on_progress(100 * done // max(total, 1))
+
+
+def _show(report: BackupReport, made: Path, *, as_json: bool) -> None:
+    if as_json:
+        counts = {name: table.rows for name, table in report.tables.items()}
+        write_json({"file": str(made), "rows": counts, "set_aside": report.set_aside and str(report.set_aside)})
+        return
+    what = f"{counted(report.rows, 'row')} of {counted(len(report.tables), 'table')}"
+    say(f"{made}: {what}, read back and the same")
+    if report.set_aside:
+        say(f"what was there before is in {report.set_aside}: delete it when you do not need it any more")

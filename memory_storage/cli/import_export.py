@@ -1,0 +1,199 @@
+"""The commands that carry memory in and out: import and export."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+
+from memory_storage._files import mode_of, replacing
+from memory_storage._paths import why_unreadable, why_unwritable
+from memory_storage._wording import counted
+from memory_storage.errors import ConfigurationError
+from memory_storage.importers import (
+    ImportNote,
+    ImportOptions,
+    ImportProblem,
+    ImportReport,
+    export_lines,
+    import_transcript,
+    is_gzip,
+    read_transcript,
+)
+from memory_storage.settings import Settings
+from memory_storage.storage import MemoryStorage
+
+from . import exit_codes
+from .app import app
+from .database import open_existing, settings_for
+from .options import AsJson, Database, Namespace, moment
+from .output import progress, say, talk, write_json, write_line
+
+_SHOWN_PROBLEMS = 20
+_STDIN = "-"
+
+
+@app.command("import")
+def import_(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="JSON lines, a JSON array or JSON objects, or gzip of it; - is stdin.")
+    ],
+    format: Annotated[  # noqa: A002 - the option's name
+        str | None,
+        typer.Option(help="openai-chat or export. Default: found out from the first record.", show_default=False),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Nothing goes in if any record is broken.")] = False,
+    started_at: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="When runs without a time started. Default: now.", show_default=False),
+    ] = None,
+    id_field: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The field that names a run's session (a.b is inside of a): a session that has grown is updated.",
+            show_default=False,
+        ),
+    ] = None,
+    restore_forgotten: Annotated[
+        bool, typer.Option("--restore-forgotten", help="Bring back what was forgotten, retained away or evicted.")
+    ] = False,
+    replace_invalid: Annotated[
+        bool,
+        typer.Option("--replace-invalid", help="Put U+FFFD for what cannot be stored: NUL, surrogates, no UTF-8."),
+    ] = False,
+    database: Database = None,
+    namespace: Namespace = None,
+    as_json: AsJson = False,
+) -> None:
+    """Import transcripts of chat messages, or an export. Importing again changes nothing."""
+    options = ImportOptions(
+        format=format,  # type: ignore[typeddict-item] # the importer checks it
+        strict=strict,
+        started_at=moment("--started-at", started_at),
+        id_field=id_field,
+        restore_forgotten=restore_forgotten,
+        replace_invalid=replace_invalid,
+    )
+    settings = settings_for(database, namespace)  # an error of the options comes before one of the file
+    with _opened(file) as stream:
+        report = _import(stream, options, _size(file, stream), settings)
+    _show_report(report, strict=strict, as_json=as_json)
+    if report.failed:
+        raise typer.Exit(exit_codes.BROKEN_RECORDS)
+
+
+@app.command()
+def export(
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="A new file, for its owner only (0600); complete or not there. Default: stdout."
+        ),
+    ] = None,
+    database: Database = None,
+    namespace: Namespace = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give everything in the namespace as JSON lines; `import` makes the same of it elsewhere."""
+    if output is not None and output.is_dir():
+        raise ConfigurationError(why_unwritable(output))
+    if output is not None and os.path.lexists(output):
+        raise ConfigurationError(f"{output} is there already: choose another file, or delete it")
+    with open_existing(database, namespace) as storage, progress("export", _values_in(storage)) as on_progress:
+        if output is None:
+            _write(export_lines(storage), write_line, on_progress)
+            return
+        count = _write_file(output, export_lines(storage), on_progress)
+    if as_json:
+        write_json({"file": str(output), "values": count})
+    else:
+        say(f"{output}: {counted(count, 'value')}")
+
+
+def _opened(file: str) -> AbstractContextManager[BinaryIO]:
+    """The file, or stdin. ConfigurationError if there is no such file."""
+    if file == _STDIN:
+        return nullcontext(sys.stdin.buffer)
+    try:
+        return Path(file).open("rb")
+    except OSError as error:
+        raise ConfigurationError(why_unreadable(file, error)) from error
+
+
+def _import(stream: BinaryIO, options: ImportOptions, size: int | None, settings: Settings) -> ImportReport:
+    """Import; no database is made for a file that has nothing to import."""
+    transcript = read_transcript(stream, options)
+    if transcript.is_empty:
+        return transcript.problems()
+    with MemoryStorage.open(settings) as storage, progress("import", size) as on_progress:
+        return import_transcript(storage, transcript, {**options, "on_progress": on_progress})
+
+
+def _show_report(report: ImportReport, *, strict: bool, as_json: bool) -> None:
+    _show_problems(report.failed)
+    if report.failed and strict:
+        talk("nothing was imported: --strict")
+    for message, count in report.totals().items():
+        talk(f"{counted(count, 'run')}: {message}")
+    if report.undated:
+        talk(f"{report.undated:,} without times: they start at the time of the import (--started-at)")
+    if report.erased:
+        talk(f"{report.erased:,} were forgotten and stay away: --restore-forgotten brings them back")
+    if as_json:
+        write_json(asdict(report) | {"failed": _as_dicts(report.failed), "notes": _as_dicts(report.notes)})
+    else:
+        say(_summary(report))
+
+
+def _show_problems(problems: Sequence[ImportProblem]) -> None:
+    for problem in problems[:_SHOWN_PROBLEMS]:
+        talk(f"line {problem.line}: {problem.message}")
+    if len(problems) > _SHOWN_PROBLEMS:
+        talk(f"... and {len(problems) - _SHOWN_PROBLEMS:,} more (--json has all)")
+
+
+def _as_dicts(items: Sequence[ImportProblem | ImportNote]) -> list[dict[str, object]]:
+    return [item._asdict() for item in items]
+
+
+def _summary(report: ImportReport) -> str:
+    updated = f", {report.updated:,} updated" if report.updated else ""
+    erased = f", {report.erased:,} left out: forgotten" if report.erased else ""
+    known = f"{report.unchanged:,} there already"
+    return f"{report.imported:,} imported{updated}, {known}{erased}, {len(report.failed):,} broken"
+
+
+def _size(file: str, stream: BinaryIO) -> int | None:
+    """The bytes that will be read, where they are known."""
+    return None if file == _STDIN or is_gzip(stream) else Path(file).stat().st_size or None
+
+
+def _values_in(storage: MemoryStorage) -> int:
+    rows = storage.analytics.summary().rows
+    return sum(number for name, number in rows.items() if name != "steps")
+
+
+def _write(lines: Iterable[str], write: Callable[[bytes], object], on_progress: Callable[[int], None]) -> int:
+    """Write the lines; how many there are besides the first and the last."""
+    number = -1
+    for line in lines:
+        write(line.encode())
+        del line  # it may be large: it is not held while the next one is read
+        number += 1
+        on_progress(number)
+    return number - 1
+
+
+def _write_file(path: Path, lines: Iterable[str], on_progress: Callable[[int], None]) -> int:
+    try:
+        with replacing(path, mode_of(None)) as file:
+            return _write(lines, lambda line: file.writelines((line, b"\n")), on_progress)
+    except OSError as error:
+        raise ConfigurationError(why_unwritable(path, error)) from error

@@ -1,0 +1,165 @@
+"""The commands that look after vector indexes: index status, index verify, index rebuild, index use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Annotated, Any, cast, get_args
+
+import typer
+
+from memory_storage._wording import counted
+from memory_storage.errors import CorruptDataError, ValidationError
+from memory_storage.models import EmbeddingModel, IndexHealth, IndexPreset, IndexSource
+from memory_storage.storage import MemoryStorage
+
+from .app import app
+from .database import open_existing
+from .options import AsJson, Database
+from .output import progress, say, show_table, talk, write_json
+
+_NO_VECTORS = "there are no vectors: storage.embeddings.embed(...) makes some, from Python"
+
+index = typer.Typer(
+    help="Look after the vector indexes. Searches are right whatever state they are in: this is about speed.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(index, name="index")
+
+Model = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="One embedding model. Default: all.")]
+
+
+@index.command()
+def status(database: Database = None, as_json: AsJson = False) -> None:
+    """List the models: their vectors, and how many of them are in the index."""
+    with open_existing(database, None) as storage:
+        models = storage.embeddings.index.status()
+    if as_json:
+        write_json([_as_json(model) for model in models])
+        return
+    columns = ["model", "dimension", "source", "preset", "vectors", "indexed", "pending", "removed", "index"]
+    show_table(columns, [_cells(model) for model in models], nothing=_NO_VECTORS)
+    for model in models:
+        if model.is_worn:
+            talk(f"{model.name}: much was removed; `memory-storage index rebuild` makes searches fast again")
+
+
+@index.command()
+def verify(model: Model = None, database: Database = None, as_json: AsJson = False) -> None:
+    """Compare the index with its table, and measure its recall. Leaves with 9 if it is damaged."""
+    with open_existing(database, None) as storage:
+        found = [storage.embeddings.index.verify(name, dimension=size) for name, size in _spaces(storage, model)]
+    if as_json:
+        write_json([_health(one) for one in found])
+    else:
+        rows = [(one.model.name, one.model.indexed, one.nodes, one.recall, _verdict(one)) for one in found]
+        show_table(["model", "indexed", "in the index", "recall@10", "verdict"], rows, nothing=_NO_VECTORS)
+    if not all(one.is_sound for one in found):
+        raise CorruptDataError(
+            "`memory-storage index rebuild` makes it anew, with another --preset if it finds too few; no vector is lost"
+        )
+
+
+@index.command()
+def rebuild(
+    model: Model = None,
+    preset: Annotated[str | None, typer.Option(help="compact, balanced or accurate. Default: as it was.")] = None,
+    database: Database = None,
+    as_json: AsJson = False,
+) -> None:
+    """Build the index anew. Searches go on meanwhile. If it is interrupted, do it again."""
+    chosen = cast("IndexPreset | None", preset)  # it is checked
+    with open_existing(database, None) as storage:
+        counts = {name: _rebuild(storage, name, chosen) for name in _named(storage, model)}
+    if as_json:
+        write_json(counts)
+        return
+    if not counts:
+        talk(_NO_VECTORS)
+    for name, count in counts.items():
+        said = f"{counted(count, 'vector')} in the index" if count else "few vectors; it needs no index"
+        say(f"{name}: {said}")
+
+
+@index.command()
+def use(
+    source: Annotated[
+        str, typer.Argument(metavar="memory|diskann", help="In the process that searches, or in the file.")
+    ],
+    model: Model = None,
+    database: Database = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go over to the other kind of index, and empty the one that is left. If it is interrupted, do it again."""
+    chosen = cast("IndexSource", source)  # it is checked
+    if source not in get_args(IndexSource):
+        raise ValidationError("source", f"one of {', '.join(get_args(IndexSource))}", source)
+    with open_existing(database, None, source) as storage:
+        counts = {name: _use(storage, name, chosen) for name in _named(storage, model)}
+    if as_json:
+        write_json(counts)
+    if not counts:
+        talk(_NO_VECTORS)
+    for name, count in counts.items() if not as_json else ():
+        say(f"{name}: {counted(count, 'vector')} entered the index ({source})")
+    talk(f"set MEMORY_STORAGE_VECTOR_INDEX={source} where it is used, or vector_index of the Settings")
+
+
+def _use(storage: MemoryStorage, model: str, source: IndexSource) -> int:
+    total = sum(one.pending for one in storage.embeddings.index.status() if one.name == model) or None
+    with progress(f"{source} index {model}", total) as on_progress:
+        return storage.embeddings.index.use(source, model=model, progress=lambda _what, done, _total: on_progress(done))
+
+
+def _rebuild(storage: MemoryStorage, model: str, preset: IndexPreset | None) -> int:
+    total = sum(one.vectors for one in storage.embeddings.index.status() if one.name == model) or None
+    with progress(f"index {model}", total) as on_progress:
+        return storage.embeddings.index.rebuild(
+            model, preset=preset, progress=lambda _what, done, _total: on_progress(done)
+        )
+
+
+def _spaces(storage: MemoryStorage, model: str | None) -> Iterable[tuple[str, int | None]]:
+    """Each model with its dimensions; one without, which is refused, if there is none of that name."""
+    models = storage.embeddings.index.status()
+    found = [(one.name, one.dimension) for one in models if model in (None, one.name)]
+    return found or ([] if model is None else [(model, None)])
+
+
+def _named(storage: MemoryStorage, model: str | None) -> Iterable[str]:
+    return dict.fromkeys(name for name, _ in _spaces(storage, model))
+
+
+def _cells(model: EmbeddingModel) -> list[object]:
+    counters = (model.vectors, model.indexed, model.pending, model.removed)
+    return [model.name, model.dimension, model.source, model.preset, *counters, _state(model)]
+
+
+def _state(model: EmbeddingModel) -> str:
+    if not model.needs_index:
+        return "not needed"
+    return "worn" if model.is_worn else "pending" if model.pending else "complete"
+
+
+def _verdict(health: IndexHealth) -> str:
+    if not health.is_sound:
+        return "finds too few" if health.nodes == health.model.indexed else "damaged"
+    if health.model.is_worn:
+        return "worn"
+    return "sound" if health.nodes else "empty: few vectors need no index"
+
+
+def _as_json(model: EmbeddingModel) -> dict[str, Any]:
+    facts = {"pending": model.pending, "needs_index": model.needs_index, "is_worn": model.is_worn}
+    return {**asdict(model), **facts}
+
+
+def _health(health: IndexHealth) -> dict[str, Any]:
+    return {
+        **_as_json(health.model),
+        "nodes": health.nodes,
+        "recall": health.recall,
+        "is_sound": health.is_sound,
+    }

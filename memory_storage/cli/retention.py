@@ -1,0 +1,231 @@
+"""The commands that let go: retain (by a policy), forget (for good), scrub (the bytes that deleting has left)."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+
+from memory_storage._wording import counted
+from memory_storage.backup import ErasedBackup, checked_backups, forget_in_backups
+from memory_storage.errors import ConfigurationError, UnavailableError, ValidationError
+from memory_storage.models import Forgotten, Retained, RetentionPlan, RetentionPolicy
+from memory_storage.storage import MemoryStorage
+
+from . import exit_codes
+from .app import app
+from .database import open_existing
+from .ids import HELP, as_shown, as_whole_id
+from .options import AsJson, Database, Namespace
+from .output import progress, say, show_table, talk, write_json
+
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)")
+_NOTHING_TO_DO = "nothing to do: the policy keeps every episode"
+_SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+Backups = Annotated[
+    list[Path] | None,
+    typer.Option("--backup", metavar="PATH", help="Erase from this backup too what was forgotten; repeat it."),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@app.command()
+def retain(
+    max_age: Annotated[str | None, typer.Option(metavar="SPAN", help="Started longer ago goes: 90d, 12h, 2w.")] = None,
+    min_reward: Annotated[float | None, typer.Option(help="A reward of less than this goes.")] = None,
+    max_episodes: Annotated[int | None, typer.Option(help="The oldest go, until so many are left.")] = None,
+    max_bytes: Annotated[str | None, typer.Option(metavar="SIZE", help="The oldest go, until 500MB are left.")] = None,
+    only_failed: Annotated[bool, typer.Option("--only-failed", help="Keep what did not fail.")] = False,
+    keep_tag: Annotated[list[str] | None, typer.Option(help="Keep what has this tag; repeat it.")] = None,
+    sources: Annotated[
+        bool, typer.Option("--keep-sources/--drop-sources", help="Keep the evidence of patterns.")
+    ] = True,
+    archive: Annotated[bool, typer.Option("--archive", help="Archive them in place of deleting them.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go, and why.")] = False,
+    yes: Yes = False,
+    database: Database = None,
+    namespace: Namespace = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let episodes go that a policy does not keep. Others go on writing. To do it again goes on where it was ended."""
+    policy = RetentionPolicy(
+        max_age=None if max_age is None else _span(max_age),
+        min_reward=min_reward,
+        max_episodes=max_episodes,
+        max_bytes=None if max_bytes is None else int(_measure("max_bytes", max_bytes, _SIZES)),
+        only_failed=only_failed,
+        keep_tagged=keep_tag or [],
+        keep_pattern_sources=sources,
+        archive=archive,
+    )
+    with open_existing(database, namespace) as storage:
+        plan = storage.retention.plan(policy)
+        if dry_run:
+            _show_plan(storage, plan, as_json=as_json)
+            return
+        verb = "archive" if archive else "delete"
+        if plan and not yes:
+            _ask(f"{verb.capitalize()} {_sized(len(plan), plan.bytes)}?", verb)
+        with progress(verb, len(plan)) as on_progress:
+            done = storage.retention.apply(plan, progress=lambda count, _: on_progress(count))
+    _show_done(done, f"{verb}d", as_json=as_json)
+
+
+@app.command()
+def forget(
+    episode_id: Annotated[
+        str | None,
+        typer.Argument(metavar="[ID]", help=f"{HELP} Without one, --namespace names what is erased as a whole."),
+    ] = None,
+    scrub: Annotated[
+        bool, typer.Option("--scrub/--no-scrub", help="Leave no byte in the file; no: do it later.")
+    ] = True,
+    backup: Backups = None,
+    yes: Yes = False,
+    database: Database = None,
+    namespace: Namespace = None,
+    as_json: AsJson = False,
+) -> None:
+    """Erase an episode, or all of a --namespace, for good. Leaves with 7 if bytes may be left in the file."""
+    if episode_id is None and namespace is None:
+        raise ConfigurationError("nothing to forget: give an episode's ID, or a --namespace to erase all of it")
+    with open_existing(database, namespace) as storage:
+        checked_backups(storage, backup or [])  # before anything is erased
+        whole_id = None if episode_id is None else as_whole_id(storage, episode_id)
+        what = _named(storage, whole_id)
+        if not yes:
+            _ask(f"Erase {what} for good?", "forget")
+        elif episode_id is not None and str(whole_id) != episode_id:
+            talk(f"{episode_id} is {what}")
+        of: dict[str, Any] = {"namespace": storage.namespace} if whole_id is None else {"episode": whole_id}
+        found = storage.forget(**of, scrub=scrub)
+        erased = _erase_from(storage, backup, **of)
+    if as_json:
+        write_json({**asdict(found), **_listed(erased)})
+    else:
+        say(_said(found))
+    _tell_about_backups(erased, as_json=as_json)
+    if scrub:
+        _tell_whether_scrubbed(storage, found.why)
+
+
+@app.command()
+def scrub(backup: Backups = None, database: Database = None, as_json: AsJson = False) -> None:
+    """Write the file anew, so that nothing that was deleted is left in it. Leaves with 7 if that was not possible."""
+    with open_existing(database, None) as storage:
+        checked_backups(storage, backup or [])
+        done = storage.scrub()
+        erased = _erase_from(storage, backup)
+    if as_json:
+        write_json({**asdict(done), **_listed(erased)})
+    elif done.complete:
+        say("nothing that was deleted is left in the file")
+    _tell_about_backups(erased, as_json=as_json)
+    _tell_whether_scrubbed(storage, done.why)
+
+
+def _erase_from(storage: MemoryStorage, backups: list[Path] | None, **of: Any) -> list[ErasedBackup]:
+    if not backups:
+        return []
+    with progress("backups", 100) as on_progress:
+        return forget_in_backups(
+            storage, backups, **of, progress=lambda _, done, total: on_progress(100 * done // max(total, 1))
+        )
+
+
+def _listed(erased: list[ErasedBackup]) -> dict[str, Any]:
+    return {"backups": [asdict(one) for one in erased]} if erased else {}
+
+
+def _tell_about_backups(erased: list[ErasedBackup], *, as_json: bool) -> None:
+    for one in erased:
+        if not as_json and one.complete:
+            say(f"{one.path}: forgot {counted(one.episodes, 'episode')} and {counted(one.patterns, 'pattern')}")
+    if whys := [one.why for one in erased if not one.complete]:
+        raise UnavailableError(f"bytes may be left: {'; '.join(whys)}")
+
+
+def _tell_whether_scrubbed(storage: MemoryStorage, why: str) -> None:
+    if why and storage.settings.server:
+        talk(why)  # nothing can be done about it here
+    elif why:
+        raise UnavailableError(f"bytes may be left: {why}")
+
+
+def _span(text: str) -> timedelta:
+    seconds = _measure("max_age", text, _SPANS)
+    if seconds > timedelta.max.total_seconds():
+        raise ValidationError("max_age", "at most some million years", text)
+    return timedelta(seconds=seconds)
+
+
+def _measure(option: str, text: str, units: dict[str, int]) -> float:
+    found = _NUMBER.fullmatch(text.strip())
+    if found is None or found[2].lower() not in units:
+        raise ValidationError(option, f"a number and one of {', '.join(filter(None, units))}", text)
+    return float(found[1]) * units[found[2].lower()]
+
+
+def _named(storage: MemoryStorage, episode_id: UUID | None) -> str:
+    if episode_id is None:
+        count = storage.episodes.count(archived=None)
+        return f"all of the namespace {storage.namespace!r}, {counted(count, 'episode')},"
+    found = storage.episodes.find(episode_id, steps=False)
+    return f"{episode_id} {found.task_description[:60]!r}" if found else f"what is left of {episode_id}"
+
+
+def _sized(episodes: int, size: int) -> str:
+    return f"{counted(episodes, 'episode')} with {counted(size, 'byte')}"
+
+
+def _ask(question: str, verb: str) -> None:
+    if not sys.stdin.isatty():
+        talk(f"error: there is no terminal to ask at; nothing was changed; give --yes to {verb}")
+        raise typer.Exit(exit_codes.USAGE)
+    # Not typer.confirm(): it writes to stdout, which is for data.
+    talk(f"{question} [y/N]")
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        talk("nothing was changed")
+        raise typer.Exit(exit_codes.OTHER)
+
+
+def _show_plan(storage: MemoryStorage, plan: RetentionPlan, *, as_json: bool) -> None:
+    if as_json:
+        items = [{"id": one.id, "reason": one.reason, "bytes": one.bytes, "steps": one.steps} for one in plan]
+        write_json({"now": plan.now, "bytes": plan.bytes, "items": items})
+        return
+    if not plan:
+        talk(_NOTHING_TO_DO)
+        return
+    ids = as_shown(storage, [one.id for one in plan])
+    rows = [(ids[one.id], one.reason, one.steps, f"{one.bytes:,}") for one in plan]
+    show_table(["id", "reason", "steps", "bytes"], rows, whole=["id", "reason", "steps", "bytes"])
+    talk(f"{_sized(len(plan), plan.bytes)} would go")
+
+
+def _show_done(done: Retained, what: str, *, as_json: bool) -> None:
+    if as_json:
+        write_json(_facts(done))
+        return
+    if not done.removed and not done.spared:
+        say(_NOTHING_TO_DO)
+        return
+    spared = f"; {len(done.spared):,} had changed, and stay" if done.spared else ""
+    say(f"{what} {_sized(done.removed, done.bytes)}{spared}")
+
+
+def _facts(done: Retained) -> dict[str, Any]:
+    return {"removed": done.removed, "bytes": done.bytes, "spared": done.spared}
+
+
+def _said(found: Forgotten) -> str:
+    where = "nothing is left of them in the file" if found.scrubbed else "gone from every table and index"
+    return f"forgot {counted(found.episodes, 'episode')} and {counted(found.patterns, 'pattern')}; {where}"

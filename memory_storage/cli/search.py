@@ -1,0 +1,97 @@
+"""The command that searches: by words, by the vector of an episode, or by both."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, cast
+
+import typer
+
+from memory_storage.errors import ConfigurationError
+from memory_storage.models import Episode, Hits, OutcomeKind
+from memory_storage.storage import MemoryStorage
+
+from .app import app
+from .database import open_existing
+from .ids import as_shown, as_whole_id
+from .options import AsJson, Database, Namespace
+from .output import show_table, talk, write_json
+from .query import why_no_episode
+
+
+@app.command()
+def search(
+    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="Has some of these words.")] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Is similar to this episode (its id, or the first digits), by its vector."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="With --like: the vectors' model. Default: the only one.")] = None,
+    task_type: Annotated[str | None, typer.Option(help="Like debugging or testing.")] = None,
+    domain: Annotated[str | None, typer.Option(help="The domain of its context.")] = None,
+    outcome: Annotated[str | None, typer.Option(help="success, partial_success, failure or abstained.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="Has this tag; repeat it for all of several.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Those in the archive too.")] = False,
+    k: Annotated[int, typer.Option("-k", help="At most so many, from 1 to 1000.")] = 10,
+    cursor: Annotated[str | None, typer.Option(help="Go on where the last page ended.")] = None,
+    database: Database = None,
+    namespace: Namespace = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the episodes that help most: by words, by likeness to an episode, or by both."""
+    filters: dict[str, Any] = {
+        "task_type": task_type,
+        "domain": domain,
+        "outcome": cast("OutcomeKind | None", outcome),  # the filter checks it
+        "tags_all": tag or [],
+        "archived": None if everything else False,
+    }
+    with open_existing(database, namespace) as storage:
+        vector = None if like is None else _vector(storage, like, model)
+        hits = _search(storage, text, vector, {"k": k, "cursor": cursor, "steps": False, "explain": True, **filters})
+        if not as_json:
+            _show(storage, hits)
+            return
+    write_json({"items": [_as_json(hit) for hit in hits], "next_cursor": hits.next_cursor, "plan": hits.plan})
+
+
+def _search(
+    storage: MemoryStorage, text: str | None, vector: dict[str, Any] | None, options: dict[str, Any]
+) -> Hits[Episode]:
+    if text is not None:
+        return storage.episodes.search(text, **(vector or {}), **options)
+    if vector is None:
+        raise ConfigurationError("nothing to search for: give a TEXT, or --like ID")
+    return storage.episodes.similar_to(**vector, **options)
+
+
+def _vector(storage: MemoryStorage, episode_id: str, model: str | None) -> dict[str, Any]:
+    whole_id, models = as_whole_id(storage, episode_id), storage.embeddings.models()
+    if model is None and len(models) != 1:
+        raise ConfigurationError(f"give --model: {', '.join(models) or 'there are no embeddings yet'}")
+    chosen = model or next(iter(models))
+    embedding = storage.embeddings.get("episode", whole_id, model=chosen)
+    return {"vector": embedding.vector, "model": chosen}
+
+
+def _as_json(hit: Any) -> dict[str, Any]:
+    found = {name: getattr(hit, name) for name in ("score", "similarity", "method", "snippet", "parts")}
+    return {**found, "episode": hit.item.model_dump(mode="json", exclude={"steps"})}
+
+
+def _show(storage: MemoryStorage, hits: Hits[Episode]) -> None:
+    if not hits:
+        talk(why_no_episode(storage))
+        return
+    ids = as_shown(storage, [hit.item.id for hit in hits])
+    rows = [
+        (
+            ids[hit.item.id],
+            f"{hit.score:.3f}",
+            hit.item.outcome.kind if hit.item.outcome else "open",
+            " ".join((hit.snippet or hit.item.task_description[:120]).split()),
+        )
+        for hit in hits
+    ]
+    show_table(["id", "score", "outcome", "where"], rows, whole=["id", "score"])
+    if hits.next_cursor:
+        talk(f"more follow: --cursor {hits.next_cursor}")

@@ -1,0 +1,103 @@
+"""What is made from rows by triggers: facets, full text, the R*Tree of positions. It is made from them anew."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+
+from sqlalchemy import Connection, exc
+
+from memory_storage.doctor.findings import Finding, about_rows, seqs_of
+
+from .schema import schema_sql
+
+_FTS = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%fts5%' ORDER BY name"
+_NAMES = "namespace, owner_type, name, value, owner_seq"
+_TREES = re.compile(r"INSERT INTO (\w+)\s+SELECT (.+?)\s+WHERE (.+?);", re.DOTALL)
+_READS_JSON = re.compile(r"FROM (json_(?:each|tree)\()")
+_PLACES = "spatiotemporal_index AS p"
+
+
+def wrong_facets(connection: Connection) -> list[Finding]:
+    """Facets that no document has, or that are missing."""
+    surplus, missing = _facets()
+    seqs = [row[4] for sql in (surplus, missing) for row in connection.exec_driver_sql(sql)]
+    problem = "tags and metadata that are not those of the documents"
+    return about_rows("indexes.facets", "facets", seqs, problem, "make them anew", _make_facets)
+
+
+def _make_facets(connection: Connection) -> None:
+    surplus, missing = _facets()
+    connection.exec_driver_sql(f"DELETE FROM facets WHERE ({_NAMES}) IN ({surplus})")
+    connection.exec_driver_sql(f"INSERT OR IGNORE INTO facets ({_NAMES}) {missing}")
+
+
+def _facets() -> tuple[str, str]:
+    """SQL for those that are too many, and for those that are too few."""
+    wanted = " UNION ALL ".join(f"SELECT * FROM ({_facets_of(table)})" for table in ("episodes", "patterns"))
+    surplus = f"SELECT {_NAMES} FROM facets EXCEPT SELECT * FROM ({wanted})"
+    return surplus, f"SELECT * FROM ({wanted}) EXCEPT SELECT {_NAMES} FROM facets"
+
+
+def _facets_of(table: str) -> str:
+    # What the trigger does for one row, for all of them: so it is the same.
+    body = schema_sql(f"{table}_facets_insert")
+    select = body[body.index("SELECT") : body.rindex(";")]
+    return _READS_JSON.sub(rf"FROM {table} AS t, \1", select.replace("NEW.", "t."))
+
+
+def wrong_full_text(connection: Connection) -> list[Finding]:
+    """Full-text indexes that do not have the words of their table."""
+    found: list[Finding] = []
+    for table in map(str, seqs_of(connection, _FTS)):
+        try:
+            with connection.begin_nested():
+                connection.exec_driver_sql(f"INSERT INTO {table} ({table}, rank) VALUES ('integrity-check', 1)")
+        except exc.DatabaseError as error:
+            if getattr(error.orig, "code", "") not in {"SQLITE_CORRUPT", "SQLITE_ERROR"}:
+                raise
+            problem = "the full-text index does not have the words of its rows"
+            repair = partial(_make_text, table=table)
+            found.append(Finding("indexes.text", table, 1, problem, "make it anew", repair=repair))
+    return found
+
+
+def _make_text(connection: Connection, *, table: str) -> None:
+    # Its pages may be damaged so much that it cannot even be dropped: it has to be an empty one first.
+    connection.exec_driver_sql(f"DELETE FROM {table}_data")
+    connection.exec_driver_sql(f"INSERT INTO {table}_data (id, block) VALUES (1, x''), (10, x'00000000000000')")
+    connection.exec_driver_sql(f"DROP TABLE {table}")
+    connection.exec_driver_sql(schema_sql(table))
+    connection.exec_driver_sql(f"INSERT INTO {table} ({table}) VALUES ('rebuild')")
+
+
+def wrong_positions(connection: Connection) -> list[Finding]:
+    """Positions and intervals that are missing in their R*Tree, or are others there."""
+    found: list[Finding] = []
+    for tree, sides, condition in _TREES.findall(schema_sql("spatiotemporal_insert")):
+        rows = f"SELECT {sides} FROM {_PLACES} WHERE {condition}".replace("NEW.", "p.")
+        repair = partial(_make_tree, tree=tree, rows=rows)
+        seqs = _others_there(connection, tree, rows)
+        problem = "positions and times that are not those of the places"
+        found += about_rows("indexes.positions", tree, seqs, problem, "make the R*Tree anew", repair)
+    return found
+
+
+def _others_there(connection: Connection, tree: str, rows: str) -> list[int]:
+    if connection.exec_driver_sql(f"SELECT rtreecheck('{tree}')").scalar() != "ok":
+        return [0]
+    columns = [str(row[0]) for row in connection.exec_driver_sql("SELECT name FROM pragma_table_info(?)", (tree,))]
+    # Rounded outwards to 32 bits.
+    same = " AND ".join(f"abs(r.{name} - e.{name}) <= 1e-6 * abs(e.{name}) + 1e-30" for name in columns[1:])
+    return seqs_of(
+        connection,
+        f"""WITH e ({", ".join(columns)}) AS MATERIALIZED ({rows})
+        SELECT seq FROM e WHERE NOT EXISTS (SELECT 1 FROM {tree} AS r WHERE r.seq = e.seq AND {same})
+        UNION SELECT seq FROM {tree} WHERE seq NOT IN (SELECT seq FROM e) ORDER BY 1""",
+    )
+
+
+def _make_tree(connection: Connection, *, tree: str, rows: str) -> None:
+    connection.exec_driver_sql(f"DROP TABLE {tree}")
+    connection.exec_driver_sql(schema_sql(tree))
+    connection.exec_driver_sql(f"INSERT INTO {tree} {rows}")

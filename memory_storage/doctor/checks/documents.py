@@ -1,0 +1,164 @@
+"""Documents that cannot be read, and columns that say something else than their document."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Connection
+
+from memory_storage.dbapi import Batch
+from memory_storage.dbapi import Step as BatchStep
+from memory_storage.doctor.findings import Finding, about_rows, seqs_of
+from memory_storage.doctor.pages import pages
+from memory_storage.doctor.quarantine import set_aside
+from memory_storage.models import PATTERN, Episode, SpatiotemporalEntry, Step
+from memory_storage.repositories.episodes import sql as episodes_sql
+from memory_storage.repositories.patterns import sql as patterns_sql
+from memory_storage.repositories.spatiotemporal import entry_sql
+
+_PAGE = 500  # numbers, not documents
+_MOMENTS = "BETWEEN -62135596800000000 AND 253402300799999999"  # the years that datetime knows
+
+# The columns that are not in the document: what they have to be for a row to be read.
+_READ: dict[str, tuple[Callable[[bytes], Any], str]] = {
+    "episodes": (
+        Episode.model_validate_json,
+        f"""typeof(version) = 'integer' AND created_at {_MOMENTS} AND typeof(created_at) = 'integer'
+        AND updated_at {_MOMENTS} AND typeof(updated_at) = 'integer'
+        AND (archived_at IS NULL OR (archived_at {_MOMENTS} AND typeof(archived_at) = 'integer'))""",
+    ),
+    "steps": (Step.model_validate_json, "(output IS NULL OR typeof(output) = 'text')"),
+    "patterns": (
+        PATTERN.validate_json,
+        f"""typeof(version) = 'integer' AND created_at {_MOMENTS} AND typeof(created_at) = 'integer'
+        AND updated_at {_MOMENTS} AND typeof(updated_at) = 'integer'
+        AND (last_used_at IS NULL OR (last_used_at {_MOMENTS} AND typeof(last_used_at) = 'integer'))""",
+    ),
+    "spatiotemporal_index": (
+        SpatiotemporalEntry.model_validate_json,
+        f"created_at {_MOMENTS} AND typeof(created_at) = 'integer'",
+    ),
+}
+_COMPUTED = {"until_at"}  # from several fields
+_REAL = {"reward", "success_rate", "latitude", "longitude"}
+
+
+def _repeated(expressions: dict[str, str], value: str, *others: str) -> dict[str, str]:
+    left_out = {"namespace", "document", "created_at", "updated_at", "version", *others}
+    found = {name: sql.replace(value, "document") for name, sql in expressions.items() if name not in left_out}
+    return {name: sql for name, sql in found.items() if "document" in sql}
+
+
+def _path(sql: str) -> str:
+    """The path in the document that an expression reads first."""
+    return "$." + sql.partition("'$.")[2].partition("'")[0]
+
+
+# As the repositories write them: so this cannot say anything else.
+_EXPRESSIONS = {
+    "episodes": _repeated(episodes_sql._HEAD, "given.value"),
+    "steps": _repeated(episodes_sql._STEPS, "step.value", "episode_id", "output"),
+    "patterns": _repeated(patterns_sql._CONTENT, "given.value"),
+    "spatiotemporal_index": {
+        **_repeated(entry_sql._columns("episode"), entry_sql._DOCUMENT),
+        "owner_type": "document ->> '$.owner_type'",
+        "owner_id": "document ->> '$.owner_id'",
+    },
+}
+_COLUMNS = {
+    table: {name: sql for name, sql in columns.items() if name not in _REAL} for table, columns in _EXPRESSIONS.items()
+}
+_NUMBERS = [
+    (table, name, _path(sql))
+    for table, columns in _EXPRESSIONS.items()
+    for name, sql in columns.items()
+    if name in _REAL
+]
+_Correction = tuple[str, float | None, int, str | None]  # SQL and its values: the number, the row, the number's text
+
+
+def undecodable_rows(connection: Connection) -> list[Finding]:
+    """Rows that the models cannot be made of."""
+    found: list[Finding] = []
+    for table, (read, condition) in _READ.items():
+        seqs = sorted({*_unreadable(connection, table, read), *_wrong_kind(connection, table, condition)})
+        problem, remedy = "rows that cannot be decoded", f"move them, and what is theirs, to quarantined_{table}"
+        repair = partial(set_aside, table=table, seqs=seqs, reason="it cannot be decoded")
+        found += about_rows(f"undecodable.{table}", table, seqs, problem, remedy, repair)
+    return found
+
+
+def _unreadable(connection: Connection, table: str, read: Callable[[bytes], Any]) -> Iterator[int]:
+    return (seq for seq, (document,) in pages(connection, table, ["document"]) if not _can(read, document))
+
+
+def _can(read: Callable[[bytes], Any], document: bytes) -> bool:
+    try:
+        read(document)
+    except ValueError:
+        return False
+    return b"\0" not in document
+
+
+def _wrong_kind(connection: Connection, table: str, condition: str) -> list[int]:
+    return seqs_of(connection, f"SELECT seq FROM {table} WHERE NOT ({condition})")
+
+
+def columns_that_disagree(connection: Connection) -> list[Finding]:
+    """Rows whose columns another program has changed, or did not change with the document.
+
+    An older version of this package let the engine read numbers from JSON, and it reads some as their neighbours.
+    """
+    found: list[Finding] = []
+    for table, columns in _COLUMNS.items():
+        differ = " OR ".join(f"({name} IS NOT {_taken(name, sql)})" for name, sql in columns.items())
+        condition = f"CASE WHEN json_valid(document) THEN {differ} ELSE false END"
+        corrections = list(_wrong_numbers(connection, table))
+        others = seqs_of(connection, f"SELECT seq FROM {table} WHERE {condition}")
+        change = ", ".join(f"{name} = {_taken(name, sql)}" for name, sql in columns.items())
+        repair = partial(_take, sql=f"UPDATE {table} SET {change} WHERE {condition}", corrections=corrections)
+        problem = "rows whose columns are not what their document says: another program or an older version wrote them"
+        seqs = sorted({*others, *(seq for _, _, seq, _ in corrections)})
+        found += about_rows(f"columns.{table}", table, seqs, problem, "take them from the document", repair)
+    return found
+
+
+def _wrong_numbers(connection: Connection, table: str) -> Iterator[_Correction]:
+    """Give the correction of each number that is another one in its document.
+
+    The texts in the documents are read here: the engine would misread them again.
+    """
+    for name, path in (found[1:] for found in _NUMBERS if found[0] == table):
+        text_of = f"iif(json_type(document, '{path}') IN ('integer', 'real'), document -> '{path}', NULL)"
+        change = f"UPDATE {table} SET {name} = ? WHERE seq = ? AND {text_of} IS ?"
+        page = f"""SELECT seq, iif(typeof({name}) IN ('text', 'blob'), 'no number', {name}), {text_of} FROM {table}
+        WHERE seq > ? AND iif(json_valid(document), json_type(document, '{_field(path)}') IS NOT NULL, false)
+        ORDER BY seq LIMIT {_PAGE}"""
+        last = -(2**63)
+        while rows := connection.exec_driver_sql(page, (last,)).all():
+            last = rows[-1][0]
+            for seq, stored, text in rows:
+                number = None if text is None else float(text)
+                if stored != number and (number is None or math.isfinite(number)):
+                    yield change, number, seq, text
+
+
+def _taken(name: str, sql: str) -> str:
+    if name in _COMPUTED:
+        return sql
+    # A document that was written before there was such a field has none, and the column keeps what it has.
+    return f"iif(json_type(document, '{_field(_path(sql))}') IS NULL, {name}, {sql})"
+
+
+def _field(path: str) -> str:
+    """The path of the field of the model that a path leads into."""
+    return ".".join(path.split(".")[:2])
+
+
+def _take(connection: Connection, *, sql: str, corrections: Sequence[_Correction]) -> None:
+    connection.exec_driver_sql(sql)
+    if corrections:
+        connection.exec_driver_sql(Batch([BatchStep(change, values) for change, *values in corrections]))

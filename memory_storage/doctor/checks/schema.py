@@ -1,0 +1,103 @@
+"""Tables, indexes, views and triggers: those that a database of this schema has. Looks at no row."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache, partial
+
+from sqlalchemy import Connection
+
+from memory_storage import migrate
+from memory_storage.doctor.findings import Finding, has_table
+from memory_storage.engine import make_engine
+from memory_storage.schema.vector_tables import PRESETS, Space
+from memory_storage.settings import MEMORY, Settings
+
+_OBJECTS = """SELECT m.name, m.type, m.sql FROM sqlite_master AS m LEFT JOIN pragma_table_list AS t ON t.name = m.name
+WHERE m.sql IS NOT NULL AND coalesce(t.type, '') <> 'shadow' AND m.name NOT LIKE 'libsql%' ORDER BY m.rowid"""
+_MADE = re.compile(r"CREATE (TABLE|INDEX|TRIGGER|VIEW|VIRTUAL TABLE) (\w+)")
+_ORDER = ("TABLE", "VIEW", "VIRTUAL TABLE", "INDEX", "TRIGGER")
+
+
+def missing_objects(connection: Connection) -> list[Finding]:
+    """What is missing, and what is another than it should be."""
+    wanted = {**_of_the_schema(), **_of_the_models(connection)}
+    present = {name: sql for name, _, sql in connection.exec_driver_sql(_OBJECTS)}
+    missing = [name for name in wanted if name not in present]
+    others = [name for name in wanted if name in present and _plain(present[name]) != _plain(wanted[name])]
+    changed = [name for name in others if _kind(wanted[name]) in {"VIEW", "INDEX", "TRIGGER"}]
+    return _absent(missing, wanted) + _changed(changed, wanted) + _unlike(sorted(set(others) - set(changed)))
+
+
+def _absent(names: list[str], wanted: dict[str, str]) -> list[Finding]:
+    if not names:
+        return []
+    tables = [name for name in names if _kind(wanted[name]) == "TABLE"]
+    lost = f"; with the tables {', '.join(tables)} their rows are gone" if tables else ""
+    problem = f"missing: {', '.join(names)}{lost}"
+    repair = partial(_make, statements=_in_order([wanted[name] for name in names]))
+    return [Finding("schema.missing", "sqlite_master", len(names), problem, "make them anew", repair=repair)]
+
+
+def _changed(names: list[str], wanted: dict[str, str]) -> list[Finding]:
+    if not names:
+        return []
+    drops = [f"DROP {_kind(wanted[name])} {name}" for name in names]
+    repair = partial(_make, statements=[*reversed(drops), *_in_order([wanted[name] for name in names])])
+    problem = f"another program has changed: {', '.join(names)}"
+    return [Finding("schema.changed", "sqlite_master", len(names), problem, "make them anew", repair=repair)]
+
+
+def _unlike(names: list[str]) -> list[Finding]:
+    if not names:
+        return []
+    problem, advice = f"the tables {', '.join(names)} have other columns or constraints", "restore them by hand"
+    return [Finding("schema.unlike", "sqlite_master", len(names), problem, advice)]
+
+
+def _make(connection: Connection, *, statements: list[str]) -> None:
+    for sql in statements:
+        connection.exec_driver_sql(sql)
+
+
+@lru_cache(maxsize=1)
+def _of_the_schema() -> dict[str, str]:
+    engine = make_engine(Settings(database=MEMORY))
+    migrate.upgrade(engine)
+    with engine.connect() as connection:
+        found = {name: sql for name, _, sql in connection.exec_driver_sql(_OBJECTS) if name != "alembic_version"}
+    engine.dispose()
+    return found
+
+
+def schema_sql(name: str) -> str:
+    """The statement that makes something of the schema."""
+    return _of_the_schema()[name]
+
+
+def _of_the_models(connection: Connection) -> dict[str, str]:
+    """What each model has: but for its index, which `_vectors` looks after."""
+    if not has_table(connection, "vector_models"):
+        return {}
+    models = connection.exec_driver_sql("SELECT token, name, dimension, preset FROM vector_models").all()
+    spaces = [(Space.of(token, name, size), size, PRESETS[preset]) for token, name, size, preset in models]
+    made = [sql for space, size, preset in spaces for sql in space.create(size, preset)]
+    return {_name(sql): sql for sql in made if "libsql_vector_idx" not in sql}
+
+
+def _in_order(statements: list[str]) -> list[str]:
+    return sorted(statements, key=lambda sql: _ORDER.index(_kind(sql)))
+
+
+def _kind(sql: str) -> str:
+    found = _MADE.match(sql)
+    return found[1] if found else "TABLE"
+
+
+def _name(sql: str) -> str:
+    found = _MADE.match(sql)
+    return found[2] if found else ""
+
+
+def _plain(sql: str) -> str:
+    return " ".join(sql.split())

@@ -1,0 +1,48 @@
+"""The spelling of words for the full-text indexes (`schema.words`) that is not that of the documents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from sqlalchemy import Connection
+
+from memory_storage.doctor.findings import Finding, about_rows
+from memory_storage.doctor.pages import pages
+from memory_storage.schema.words import words_of_episode, words_of_pattern, words_of_step
+
+_Difference = tuple[int, str | None]
+
+_SPELLED: dict[str, tuple[tuple[str, ...], Callable[..., str | None]]] = {
+    "episodes": (("document",), words_of_episode),
+    "steps": (("document", "output"), words_of_step),
+    "patterns": (("document",), words_of_pattern),
+}
+
+
+def wrong_words(connection: Connection) -> list[Finding]:
+    """Rows whose words are spelled for another text: another program has written them."""
+    found: list[Finding] = []
+    for table in _SPELLED:
+        seqs = [seq for seq, _ in _differences(connection, table)]
+        problem, remedy = "words in the index's spelling that are not those of the text", "spell them again"
+        found += about_rows(f"words.{table}", table, seqs, problem, remedy, partial(_spell, table=table))
+    return found
+
+
+def _spell(connection: Connection, *, table: str) -> None:
+    for seq, words in list(_differences(connection, table)):
+        connection.exec_driver_sql(f"UPDATE {table} SET words = ? WHERE seq = ?", (words, seq))
+
+
+def _differences(connection: Connection, table: str) -> Iterator[_Difference]:
+    """Rows by number, and what their words have to be. A row that cannot be read is another check's."""
+    texts, words_of = _SPELLED[table]
+    others = " OR ".join(f"length({name}) < length(CAST({name} AS BLOB))" for name in texts)
+    for seq, (words, *written) in pages(connection, table, ["words", *texts], f"words IS NOT NULL OR {others}"):
+        try:
+            wanted = words_of(*(text and text.decode() for text in written))
+        except ValueError:
+            continue
+        if wanted != (words and words.decode(errors="replace")):
+            yield seq, wanted

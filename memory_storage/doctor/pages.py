@@ -1,0 +1,44 @@
+"""All rows of a table, a page at a time, each of which ends by bytes too. Judges none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+
+from memory_storage.dbapi import Batch
+from memory_storage.sql.paging import PAGE_BYTES, cut_by_bytes
+from memory_storage.sql.statement import Prepared
+
+_ROWS = 500
+
+
+def pages(
+    connection: Connection, table: str, columns: Sequence[str], where: str = "true"
+) -> Iterator[tuple[int, list[Any]]]:
+    """Iterate over the rows by `seq`: that, and the columns as bytes.
+
+    The driver would stumble over a text that is not UTF-8, and cut one that has a NUL.
+
+    Args:
+        connection: Where the table is.
+        table: Its name.
+        columns: The names of the columns, of texts.
+        where: SQL for the rows that are read.
+    """
+    listed = f"SELECT seq FROM {table} WHERE seq > :after AND ({where}) ORDER BY seq LIMIT :limit"
+    size = " + ".join(f"coalesce(octet_length(t.{name}), 0)" for name in columns)
+    read = ", ".join(f"CAST(t.{name} AS BLOB)" for name in columns)
+    page = Prepared(f"""{cut_by_bytes(listed, table, size, "seq")}
+SELECT page.seq, {read} FROM page CROSS JOIN {table} AS t ON t.seq = page.seq WHERE page.fits ORDER BY page.seq""")
+    after = -(2**63)
+    while True:
+        step = page.step(after=after, limit=_ROWS + 1, page_bytes=PAGE_BYTES)
+        rows = [tuple(row) for row in connection.exec_driver_sql(Batch([step], reads_only=True))][::-1]
+        if not rows:
+            return
+        after = rows[0][0]
+        while rows:
+            seq, *texts = rows.pop()
+            yield seq, texts

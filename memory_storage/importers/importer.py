@@ -1,0 +1,442 @@
+"""From a file into a storage, in batches, with a report. What a record means is the formats' affair."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple, TypedDict, get_args
+from uuid import UUID
+
+from typing_extensions import Unpack
+
+from memory_storage._paths import why_unreadable
+from memory_storage.dbapi import is_open_here
+from memory_storage.errors import ConfigurationError, ConflictError, NotFoundError, ValidationError
+from memory_storage.models import Episode, utc_now
+from memory_storage.settings import Limits
+from memory_storage.sql.documents import most_bytes
+from memory_storage.storage import MemoryStorage
+from memory_storage.transaction import Repositories
+
+from . import jsonl
+from .continuation import AnotherRunError, grown
+from .detection import looks_like
+from .json_records import Record, read_records
+from .jsonl import Kind, Value
+from .openai_chat import NOT_DATED, RunOptions, canonical_json, episode_from
+
+Format = Literal["openai-chat", "export"]
+FORMATS: tuple[str, ...] = get_args(Format)
+
+_BATCH = 100
+_BATCH_BYTES = 8_000_000
+_LEAD = 1_000  # records that are looked at for one that says what the file is
+
+
+class ImportProblem(NamedTuple):
+    """What is wrong with the record that begins at `line`."""
+
+    line: int
+    message: str
+
+
+class ImportNote(NamedTuple):
+    """What was not understood of the record that begins at `line`, or not kept whole. The rest is imported."""
+
+    line: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """The outcome of importing a file.
+
+    Attributes:
+        imported: how many are new.
+        unchanged: how many were stored already, and stayed as they were.
+        failed: those that could not be read or stored.
+        updated: how many were stored already, and have grown (`id_field`).
+        erased: how many are left out because they were erased: `restore_forgotten` brings them back.
+        undated: how many of the file have no times.
+        notes: what of the others was not understood, or not kept whole.
+    """
+
+    imported: int
+    unchanged: int
+    failed: list[ImportProblem] = field(default_factory=list)
+    updated: int = 0
+    erased: int = 0
+    undated: int = 0
+    notes: list[ImportNote] = field(default_factory=list)
+
+    def totals(self) -> dict[str, int]:
+        """How many records each note is about."""
+        return dict(Counter(note.message for note in self.notes))
+
+
+class ImportOptions(TypedDict, total=False):
+    """How a file is imported: the keywords of `import_file` and `import_stream`. Each may be left out.
+
+    Args:
+        format: "openai-chat" (runs of chat messages) or "export"; None to decide by the first record.
+        strict: all is one transaction, and nothing goes in if any record is broken.
+        started_at: when a run without any time started; the time of the import by default.
+        id_field: the field of a run, `a.b` for one inside of another, that says which session it is of: a session that
+            has grown since its last import is updated. Without it a run is known by its content.
+        restore_forgotten: bring back what was erased by `forget`, retention or eviction.
+        replace_invalid: put U+FFFD in place of what cannot be stored: NUL, lone surrogates, bytes that are not UTF-8.
+        on_progress: called with the number of bytes that have been read.
+    """
+
+    format: Format | None
+    strict: bool
+    started_at: datetime | None
+    id_field: str | None
+    restore_forgotten: bool
+    replace_invalid: bool
+    on_progress: Callable[[int], None] | None
+
+
+class _Item(NamedTuple):
+    line: int
+    kind: Kind
+    value: Value
+    size: int
+
+
+class _Known(NamedTuple):
+    """How many of a batch, that were not new, were updated, were erased before, and are other runs than stored."""
+
+    updated: int = 0
+    erased: int = 0
+    others: int = 0
+
+
+class _Refused(Exception):  # noqa: N818 - it only undoes the transaction, and is caught here
+    pass
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """A file whose beginning was read, so that its format is known; it is read on while it is imported.
+
+    `is_empty` says that there is nothing in it that could be imported: `problems` says why.
+    """
+
+    format: Format
+    records: Iterator[Record]
+    is_empty: bool
+
+    def problems(self) -> ImportReport:
+        """The report of a file that has nothing to import."""
+        items = _runs(self.records, RunOptions(), utc_now())
+        return ImportReport(0, 0, [item for item in items if isinstance(item, ImportProblem)])
+
+
+def read_transcript(stream: BinaryIO, options: ImportOptions | None = None) -> Transcript:
+    """Read the beginning of a file, as far as it takes to know its format.
+
+    Raises:
+        ValidationError: the format is not known, or not the one that was given. The message says what it looks like.
+    """
+    options = options or ImportOptions()
+    _check_options(options)
+    records = read_records(
+        stream,
+        replace_invalid=options.get("replace_invalid", False),
+        is_header=lambda record: _format_of(record) == "export",
+    )
+    wanted = options.get("format")
+    lead: list[Record] = []
+    format_: Format | None = None
+    while format_ is None and len(lead) < _LEAD and (record := next(records, None)):
+        lead.append(record)
+        format_ = _format_of(record)
+    is_empty = format_ is None and len(lead) < _LEAD
+    _check_format(wanted, format_, lead)
+    return Transcript(wanted or format_ or "openai-chat", itertools.chain(lead, records), is_empty)
+
+
+def import_file(storage: MemoryStorage, path: str | os.PathLike[str], **options: Unpack[ImportOptions]) -> ImportReport:
+    """Import the records of a file; see `import_stream`.
+
+    Raises:
+        ConfigurationError: the file cannot be opened, or it is a database that this process has open.
+    """
+    if is_open_here(path):  # to close it after reading would drop the locks of this process on it
+        raise ConfigurationError(f"{os.fspath(path)}: this is a database that is open here: export it, and import that")
+    try:
+        stream = Path(path).open("rb")  # noqa: SIM115 - only an error of opening it is about the path
+    except OSError as error:
+        raise ConfigurationError(why_unreadable(path, error)) from error
+    with stream:
+        return import_stream(storage, stream, **options)
+
+
+def import_stream(storage: MemoryStorage, stream: BinaryIO, **options: Unpack[ImportOptions]) -> ImportReport:
+    """Import records. What is stored already (by its id) stays as it is, so that doing it again changes nothing.
+
+    A broken record is reported, and the others go in, about 100 in a transaction.
+
+    Args:
+        storage: where to.
+        stream: JSON lines, a JSON array, or JSON objects one after the other; UTF-8, or gzip of that.
+        **options: the fields of `ImportOptions`.
+
+    Raises:
+        ValidationError: the file as a whole is not of this format, or an option is not one. Nothing was stored.
+    """
+    return import_transcript(storage, read_transcript(stream, options), options)
+
+
+def import_transcript(storage: MemoryStorage, transcript: Transcript, options: ImportOptions) -> ImportReport:
+    """Import a file that `read_transcript` has read the beginning of."""
+    records = _observed(transcript.records, options.get("on_progress") or _ignore)
+    run_options = RunOptions(_limits_of(storage), options.get("id_field"), options.get("replace_invalid", False))
+    started_at = _aware(options.get("started_at")) or utc_now()
+    items = _exported(records) if transcript.format == "export" else _runs(records, run_options, started_at)
+    if not options.get("strict"):
+        return _Intake(storage, options).take(items)
+    try:
+        with storage.transaction() as tx:
+            report = _Intake(tx, options).take(items)
+            if report.failed:
+                raise _Refused
+    except _Refused:
+        return ImportReport(0, 0, report.failed)
+    return report
+
+
+def _limits_of(storage: MemoryStorage) -> Limits:
+    """The limits that a run has to fit in: on a server a document has less room."""
+    limits = storage.settings.limits
+    return limits.model_copy(update={"document_bytes": most_bytes(limits, storage._session.value_bytes)})
+
+
+def _check_options(options: ImportOptions) -> None:
+    for name in options.keys() - ImportOptions.__annotations__.keys():
+        raise ValidationError(name, f"an option of an import: {', '.join(ImportOptions.__annotations__)}", name)
+    if options.get("format") not in (None, *FORMATS):
+        raise ValidationError("format", f"one of {', '.join(FORMATS)}", options.get("format"))
+
+
+def _aware(time: datetime | None) -> datetime | None:
+    if time is not None and (not isinstance(time, datetime) or time.tzinfo is None):
+        raise ValidationError("started_at", "an aware datetime", time)
+    return time
+
+
+def _format_of(record: Record) -> Format | None:
+    content = record.content
+    if content.get("kind") == "header":
+        return "export"
+    return "openai-chat" if "messages" in content or "traj" in content or _is_message(record) else None
+
+
+def _check_format(wanted: Format | None, found: Format | None, lead: list[Record]) -> None:
+    readable = [record.content for record in lead if not record.problem]
+    if wanted == "export" and found != "export":
+        jsonl.check_header(readable[0] if readable else {})
+    if wanted == "openai-chat" and found == "export":
+        raise ValidationError("file", "a transcript; this is an export: use --format export", readable[-1])
+    likely = looks_like(readable[0]) if readable else ""
+    if likely and found is None:
+        limit = f"runs with `messages` or `traj`, or an export; this looks like {likely}, which cannot be imported yet"
+        raise ValidationError("file", limit, sorted(readable[0]))
+
+
+class _Intake:
+    """Collects values into batches and writes them."""
+
+    def __init__(self, target: Repositories, options: ImportOptions) -> None:
+        self._target = target
+        self._options = options
+        restore = options.get("restore_forgotten", False)
+        self._write: dict[Kind, Callable[[list[Any]], int]] = {
+            "episode": lambda values: target.episodes.import_many(values, restore_forgotten=restore),
+            "pattern": lambda values: target.patterns.import_many(values, restore_forgotten=restore),
+            "embedding": target.embeddings.import_many,
+            "place": target.spatiotemporal.import_many,
+        }
+        self._batch: dict[object, _Item] = {}
+        self._report = ImportReport(0, 0)
+
+    def take(self, items: Iterable[_Item | ImportProblem | ImportNote]) -> ImportReport:
+        for item in items:
+            if isinstance(item, ImportProblem):
+                self._report.failed.append(item)
+            elif isinstance(item, ImportNote):
+                self._report.notes.append(item)
+            else:
+                self._add(item)
+        self._flush()
+        report = self._report
+        notes = [note for note in report.notes if note.message != NOT_DATED]
+        return replace(report, failed=sorted(report.failed), notes=notes, undated=len(report.notes) - len(notes))
+
+    def _add(self, item: _Item) -> None:
+        identity = _identity(item.value)
+        if identity in self._batch or any(other.kind != item.kind for other in self._batch.values()):
+            self._flush()
+        self._batch[identity] = item
+        if len(self._batch) >= _BATCH or sum(other.size for other in self._batch.values()) >= _BATCH_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._put(list(self._batch.values()))
+        self._batch.clear()
+
+    def _put(self, batch: list[_Item]) -> None:
+        """Write a batch; if one of it is refused, its halves, down to the one: the others go in."""
+        if not batch:
+            return
+        try:
+            imported = self._write[batch[0].kind]([item.value for item in batch])
+            known = _Known() if imported == len(batch) else self._look_at_known(batch)
+        except (ValidationError, ConflictError, NotFoundError) as error:
+            if len(batch) == 1:
+                self._report.failed.append(ImportProblem(batch[0].line, str(error)))
+                return
+            middle = len(batch) // 2
+            self._put(batch[:middle])
+            self._put(batch[middle:])
+        else:
+            self._count(len(batch), imported, known)
+
+    def _count(self, size: int, imported: int, known: _Known) -> None:
+        report = self._report
+        self._report = replace(
+            report,
+            imported=report.imported + imported,
+            unchanged=report.unchanged + size - imported - known.updated - known.erased - known.others,
+            updated=report.updated + known.updated,
+            erased=report.erased + known.erased,
+        )
+
+    def _look_at_known(self, batch: list[_Item]) -> _Known:
+        """Update what has grown. Of a session that is stored as another run nothing is written: it is a problem."""
+        find_erased: dict[Kind, Callable[[list[UUID]], set[UUID]]] = {
+            "episode": self._target.episodes.erased_among,
+            "pattern": self._target.patterns.erased_among,
+        }
+        if batch[0].kind not in find_erased:
+            return _Known()
+        ids = [item.value.id for item in batch]  # type: ignore[union-attr] # those of episodes and patterns
+        erased = find_erased[batch[0].kind](ids)
+        if not self._options.get("id_field"):
+            return _Known(erased=len(erased))
+        updated = others = 0
+        for item in batch:
+            if isinstance(item.value, Episode) and item.value.id not in erased:
+                try:
+                    updated += self._grow(item.value)
+                except AnotherRunError as error:
+                    others += 1
+                    self._report.failed.append(ImportProblem(item.line, f"{self._options.get('id_field')}: {error}"))
+        return _Known(updated, len(erased), others)
+
+    def _grow(self, episode: Episode) -> bool:
+        stored = self._target.episodes.find(episode.id)
+        longer = stored and grown(stored, episode)
+        if longer:
+            self._target.episodes.save(longer)
+        return longer is not None
+
+
+def _identity(value: Value) -> object:
+    return getattr(value, "id", None) or (value.owner_type, value.owner_id, value.model)  # type: ignore[union-attr]
+
+
+def _runs(
+    records: Iterable[Record], options: RunOptions, started_at: datetime
+) -> Iterator[_Item | ImportProblem | ImportNote]:
+    occurrences: Counter[bytes] = Counter()
+    positions = itertools.count()
+
+    def read(content: dict[str, Any]) -> tuple[Kind, Value]:
+        canonical = canonical_json(content)
+        digest = sha256(canonical.encode()).digest()
+        occurrences[digest] += 1
+        default = started_at + timedelta(microseconds=next(positions))  # in the order of the file
+        occurrence = 1 if options.id_field else occurrences[digest]
+        return "episode", episode_from(content, options, started_at=default, occurrence=occurrence, canonical=canonical)
+
+    for record in _grouped(records):
+        if record.content.get("kind") == "header":
+            raise ValidationError("file", "a transcript; this is an export: use --format export", record.content)
+        item = _item(record, read)
+        yield item
+        if isinstance(item, _Item) and isinstance(item.value, Episode):
+            notes = item.value.metadata.get("import_notes")
+            yield from (ImportNote(record.line, str(note)) for note in (notes if isinstance(notes, list) else []))
+
+
+def _grouped(records: Iterable[Record]) -> Iterator[Record]:
+    """The records, with one run in place of messages that follow each other."""
+    group: list[Record] = []
+    for record in records:
+        if group and not record.problem and not (_is_message(record) and record.array == group[0].array):
+            yield _run_of(group)
+            group = []
+        if _is_message(record):
+            group.append(record)
+        else:
+            yield record
+    if group:
+        yield _run_of(group)
+
+
+def _is_message(record: Record) -> bool:
+    content = record.content
+    is_run = "messages" in content or "traj" in content
+    return not is_run and isinstance(content.get("role"), str) and bool(content.keys() & {"content", "tool_calls"})
+
+
+def _run_of(messages: list[Record]) -> Record:
+    content = {"messages": [record.content for record in messages]}
+    return Record(messages[0].line, content, "", sum(record.size for record in messages))
+
+
+def _exported(records: Iterable[Record]) -> Iterator[_Item | ImportProblem]:
+    lines = iter(records)
+    header = next(lines, None)
+    jsonl.check_header(header.content if header else {})
+    line = 1
+    for count, record in enumerate(lines):
+        line = record.line
+        if record.content.get("kind") == "end":
+            if record.content.get("count") != count:
+                yield ImportProblem(line, f"the end counts {record.content.get('count')} values; there are {count}")
+            return
+        yield _item(record, jsonl.value_from)
+    yield ImportProblem(line + 1, "the export has no end line: it was cut off")
+
+
+def _item(record: Record, read: Callable[[dict[str, Any]], tuple[Kind, Value]]) -> _Item | ImportProblem:
+    if record.problem:
+        return ImportProblem(record.line, record.problem)
+    try:
+        return _Item(record.line, *read(record.content), record.size)
+    except ValidationError as error:
+        likely = looks_like(record.content)
+        return ImportProblem(record.line, f"{error}; this looks like {likely}" if likely else str(error))
+    except RecursionError:
+        return ImportProblem(record.line, "it is nested too deep")
+
+
+def _observed(records: Iterable[Record], on_progress: Callable[[int], None]) -> Iterator[Record]:
+    done = 0
+    for record in records:
+        yield record
+        done += record.size
+        on_progress(done)
+
+
+def _ignore(done: int) -> None:
+    """Report no progress."""

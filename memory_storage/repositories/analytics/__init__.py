@@ -1,0 +1,1 @@
+"""Analytics: the repository, its statements, and confidence intervals."""

@@ -1,0 +1,51 @@
+"""What analytics can be asked for: ValidationErrors for the rest. Computes nothing."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import get_args
+
+from memory_storage.errors import ValidationError
+from memory_storage.models.analytics import Dimension
+from memory_storage.sql.arguments import choice, finite
+
+LONGEST_SEQUENCE = 10
+
+
+def check_dimension(dimension: Dimension, field: str = "dimension") -> None:
+    """ValidationError if there is no such dimension."""
+    choice(field, dimension, get_args(Dimension))
+
+
+def check_period(field: str, period: tuple[datetime, datetime]) -> tuple[datetime, datetime]:
+    """The period; ValidationError if it is none."""
+    try:
+        since, until = period
+        is_empty = since >= until
+    except (TypeError, ValueError) as error:
+        raise ValidationError(field, "(since, until), two aware moments", period) from error
+    if is_empty:
+        raise ValidationError(field, "since comes before until", period)
+    return since, until
+
+
+def check_lengths(length: int | tuple[int, int]) -> tuple[int, int]:
+    """The shortest and the longest."""
+    lengths = length if isinstance(length, tuple) else (length, length)
+    if not (len(lengths) == 2 and all(type(one) is int for one in lengths) and 1 <= lengths[0] <= lengths[1]):
+        raise ValidationError("length", "a whole number, or two: the shortest and the longest", length)
+    if lengths[1] > LONGEST_SEQUENCE:
+        raise ValidationError("length", f"at most {LONGEST_SEQUENCE} tools", length)
+    return lengths
+
+
+def whole(field: str, value: int) -> int:
+    """A whole number from 1."""
+    if type(value) is not int or not 1 <= value < 2**31:
+        raise ValidationError(field, "a whole number from 1", value)
+    return value
+
+
+def finite_or_none(field: str, value: float | None) -> float | None:
+    """None, or a finite number."""
+    return None if value is None else finite(field, value)

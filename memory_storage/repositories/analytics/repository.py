@@ -1,0 +1,298 @@
+"""The repository of figures over the whole memory. Each answer is one statement."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any, get_args
+from uuid import UUID
+
+from typing_extensions import Unpack
+
+from memory_storage.errors import ValidationError
+from memory_storage.models import EpisodeFilter, PatternFilter
+from memory_storage.models.analytics import (
+    Bucket,
+    Change,
+    Dimension,
+    FailurePoint,
+    GroupFigures,
+    OutcomeFigures,
+    PatternFigures,
+    PeriodFigures,
+    SequenceFigures,
+    Span,
+    StageFigures,
+    Summary,
+    Table,
+    ToolFigures,
+    ToolUse,
+    Trend,
+)
+from memory_storage.repositories.episodes.repository import EpisodeFilters
+from memory_storage.repositories.patterns.repository import PatternFilters
+from memory_storage.sql.arguments import checked_moment, choice
+from memory_storage.sql.documents import from_micros, to_micros
+from memory_storage.sql.filters import conditions
+from memory_storage.sql.session import Repository, Row
+from memory_storage.sql.statement import Prepared
+from memory_storage.sql.time_buckets import USUAL, Period, as_json, as_zone, periods
+
+from . import sql
+from .arguments import check_dimension, check_lengths, check_period, finite_or_none, whole
+from .confidence import finite_part, quantile, wilson
+from .error_signature import error_class
+from .rows import NONE, Counted, as_change, as_sequence, counted
+
+_SUMMARY = Prepared(f"""
+SELECT 'rows', 'episodes', count(*), NULL FROM episodes WHERE namespace = :namespace
+UNION ALL SELECT 'rows', 'steps', count(*), NULL FROM steps WHERE namespace = :namespace
+UNION ALL SELECT 'rows', 'patterns', count(*), NULL FROM patterns WHERE namespace = :namespace
+UNION ALL SELECT 'rows', 'embeddings', count(*), NULL FROM embeddings WHERE namespace = :namespace
+UNION ALL SELECT 'rows', 'places', count(*), NULL FROM spatiotemporal_index WHERE namespace = :namespace
+UNION ALL SELECT 'outcome', coalesce(outcome, 'open'), count(*), {sql.finite("avg(reward)")} FROM episodes
+    WHERE namespace = :namespace GROUP BY outcome
+UNION ALL SELECT 'tool', tool, count(*), avg(status = 'ok') FROM steps WHERE namespace = :namespace GROUP BY tool
+""")
+
+_MOST_STAGES = 1_000
+_FIRST = datetime.min.replace(tzinfo=timezone.utc)
+
+
+class AnalyticsRepository(Repository):
+    """Figures over one namespace: over the episodes for which the filters of `episodes.query` hold.
+
+    Success: an episode is judged when it has an outcome, and went well if that is a `Success`. With `reward_at_least`
+    it is judged when it has a reward, and went well if that is at least so much. Rates are of those that were judged.
+
+    Intervals are for a `confidence` of 0.95, unless you say otherwise: Wilson's for rates; for means, the standard
+    error times the normal quantile, which is too narrow for a handful of values.
+    """
+
+    def summary(self) -> Summary:
+        """What the namespace holds."""
+        rows = self._session.read(_SUMMARY.step(namespace=self._session.namespace))
+        return Summary(
+            rows={name: count for kind, name, count, _ in rows if kind == "rows"},
+            outcomes={name: OutcomeFigures(count, mean) for kind, name, count, mean in rows if kind == "outcome"},
+            tools={name: ToolFigures(count, rate) for kind, name, count, rate in rows if kind == "tool"},
+        )
+
+    def span(self, **filters: Unpack[EpisodeFilters]) -> Span:
+        """How many episodes there are, and when the first and the last of them started."""
+        where, values = conditions(EpisodeFilter(**filters), "episode")
+        ((episodes, first, last),) = self._read(sql.span(where), values)
+        return Span(episodes, from_micros(first), from_micros(last))
+
+    def by(
+        self,
+        dimension: Dimension,
+        *,
+        reward_at_least: float | None = None,
+        confidence: float = 0.95,
+        **filters: Unpack[EpisodeFilters],
+    ) -> Table[GroupFigures]:
+        """Success, reward and duration by task type, domain, language, framework, complexity, tool or tag.
+
+        The group with the most episodes is first. An episode is in the group of each tool that it used and of each of
+        its tags.
+        """
+        check_dimension(dimension)
+        found = self._figures(dimension, reward_at_least, confidence, filters)
+        rows = [GroupFigures(name, *group.parts(confidence)) for (_, name), group in found.items()]
+        return Table(GroupFigures, tuple(sorted(rows, key=lambda row: (-row.episodes, row.group or ""))))
+
+    def over_time(
+        self,
+        bucket: Bucket = "day",
+        *,
+        zone: str = "UTC",
+        reward_at_least: float | None = None,
+        confidence: float = 0.95,
+        **filters: Unpack[EpisodeFilters],
+    ) -> Table[PeriodFigures]:
+        """Success, reward and duration by hour, day, week (from Monday) or month in an IANA time zone, without gaps.
+
+        From `since` until `until`, which is now, or where it ends if not given: 2 days of hours, 30 days, 26 weeks, or
+        730 days of months. Days have 23 or 25 hours where clocks change.
+
+        Raises:
+            ValidationError: that are more than 10,000 periods, or there is no such zone.
+        """
+        choice("bucket", bucket, get_args(Bucket))
+        asked = EpisodeFilter(**filters)
+        until = asked.until or self._session.now()
+        usual = USUAL.get(bucket, timedelta())
+        since = asked.since or max(until, _FIRST + usual) - usual
+        bounds: Any = {"since": since, "until": until}
+        found = periods(bucket, since, until, as_zone(zone))
+        known = self._figures(None, reward_at_least, confidence, {**filters, **bounds}, found)
+        figures = [known.get((number, None), NONE).parts(confidence) for number in range(len(found))]
+        rows = [PeriodFigures(start, end, *parts) for (start, end), parts in zip(found, figures, strict=True)]
+        return Table(PeriodFigures, tuple(rows))
+
+    def by_stage(
+        self,
+        stages: int = 10,
+        *,
+        reward_at_least: float | None = None,
+        confidence: float = 0.95,
+        **filters: Unpack[EpisodeFilters],
+    ) -> Table[StageFigures]:
+        """Success, reward and duration in the order in which the episodes started, cut into stages of equal size.
+
+        What started at once is in the order of its first save. It shows learning where times say little.
+        """
+        if type(stages) is not int or not 1 <= stages <= _MOST_STAGES:
+            raise ValidationError("stages", f"a whole number from 1 to {_MOST_STAGES:,}", stages)
+        found = self._figures("stage", reward_at_least, confidence, filters, stages=stages)
+        rows = [StageFigures(stage, *found[0, stage].parts(confidence)) for _, stage in sorted(found)]
+        return Table(StageFigures, tuple(rows))
+
+    def trend(self, *, confidence: float = 0.95, **filters: Unpack[EpisodeFilters]) -> Trend:
+        """Whether rewards grow: the slope of the line through them, in reward a day."""
+        z = quantile(confidence)
+        where, values = conditions(EpisodeFilter(**filters), "episode")
+        ((count, *sums),) = self._read(sql.trend(where), values)
+        average, squares, products, others = sums
+        if not squares or products is None:
+            return Trend(count, average, None, None, None)
+        slope = products / squares
+        if count < 3 or others is None:
+            return Trend(count, average, slope, None, None)
+        reach = z * math.sqrt(max(0.0, others - slope * products) / (count - 2) / squares)
+        return Trend(count, average, slope, finite_part(slope - reach), finite_part(slope + reach))
+
+    def tools(self, *, confidence: float = 0.95, **filters: Unpack[EpisodeFilters]) -> Table[ToolUse]:
+        """How each tool answered, and how fast: error rates and latency percentiles, the most used one first."""
+        quantile(confidence)
+        where, values = conditions(EpisodeFilter(**filters), "episode")
+        rows = []
+        for tool, steps, ended, errors, timeouts, *times in self._read(sql.tools(where), values):
+            rows.append(ToolUse(tool, steps, wilson(errors + timeouts, ended, confidence), timeouts, *times))
+        return Table(ToolUse, tuple(sorted(rows, key=lambda row: (-row.steps, row.tool))))
+
+    def sequences(
+        self,
+        length: int | tuple[int, int] = 2,
+        *,
+        least_episodes: int = 5,
+        limit: int = 10,
+        reward_at_least: float | None = None,
+        confidence: float = 0.95,
+        **filters: Unpack[EpisodeFilters],
+    ) -> Table[SequenceFigures]:
+        """The tool sequences of this length, or of these lengths, with the highest lift towards success.
+
+        Steps are taken by their numbers; those of other episodes do not count, nor do episodes that are not judged.
+        Of equal lift, what more episodes have is first.
+        """
+        shortest, longest = check_lengths(length)
+        most, _ = whole("limit", limit), quantile(confidence)
+        where, values, judged = self._asked(reward_at_least, filters)
+        values["least"] = whole("least_episodes", least_episodes)
+        statement = sql.sequences(where, judged, shortest, longest, with_evidence=False)
+        rows = [as_sequence(row, confidence) for row in self._read(statement, values)]
+        rows.sort(key=lambda row: (-(row.lift or 0.0), -row.episodes, row.tools))
+        return Table(SequenceFigures, tuple(rows[:most]))
+
+    def failures(
+        self, *, reward_at_least: float | None = None, limit: int = 100, **filters: Unpack[EpisodeFilters]
+    ) -> Table[FailurePoint]:
+        """Where steps failed: by step number, tool and class of error, what most failed episodes have first.
+
+        The class is the name of an exception if the message begins with one, else its first line without particulars.
+        """
+        most = whole("limit", limit)
+        where, values, judged = self._asked(reward_at_least, filters)
+        found: dict[tuple[int, str, str], tuple[int, int]] = {}
+        for number, tool, status, message, episodes, failed in self._read(sql.failures(where, judged), values):
+            key = (number, tool, error_class(status, message))
+            known = found.get(key, (0, 0))
+            found[key] = known[0] + episodes, known[1] + failed
+        rows = [FailurePoint(*key, *counts) for key, counts in found.items()]
+        rows.sort(key=lambda row: (-row.failed_episodes, -row.episodes, row.step_number, row.tool, row.error_class))
+        return Table(FailurePoint, tuple(rows[:most]))
+
+    def compare(
+        self,
+        before: Period,
+        after: Period,
+        *,
+        by: Dimension | None = None,
+        reward_at_least: float | None = None,
+        confidence: float = 0.95,
+        **filters: Unpack[EpisodeFilters],
+    ) -> Table[Change]:
+        """What changed between two periods, as a whole or by a dimension: the largest change of success is first.
+
+        A period is `(since, until)`, half open, by when the episodes started.
+        """
+        if by is not None:
+            check_dimension(by, "by")
+        spans = [check_period("before", before), check_period("after", after)]
+        found = self._figures(by, reward_at_least, confidence, filters, spans)
+        names = dict.fromkeys(name for _, name in found) if by else {None: None}
+        rows = [as_change(n, found.get((0, n), NONE), found.get((1, n), NONE), confidence) for n in names]
+        rows.sort(key=lambda row: (-abs(row.success.difference or 0.0), row.group or ""))
+        return Table(Change, tuple(rows))
+
+    def effectiveness(
+        self, *, half_life: timedelta = timedelta(days=30), confidence: float = 0.95, **filters: Unpack[PatternFilters]
+    ) -> Table[PatternFigures]:
+        """How the patterns have served, the best score first: surely good, and lately used."""
+        where, values = conditions(PatternFilter(**filters), "pattern")
+        return self._patterns(where, values, half_life, confidence)
+
+    def unused(
+        self, *, since: datetime, confidence: float = 0.95, **filters: Unpack[PatternFilters]
+    ) -> Table[PatternFigures]:
+        """The patterns that nobody has retrieved or applied since then, and that were there already."""
+        where, values = conditions(PatternFilter(**filters), "pattern")
+        values["unused_since"] = to_micros(checked_moment("since", since))
+        return self._patterns((*where, sql.UNUSED), values, timedelta(days=30), confidence)
+
+    def _read(self, statement: Prepared, values: dict[str, Any]) -> Sequence[Row]:
+        return self._session.read(statement.step(namespace=self._session.namespace, **values))
+
+    def _asked(self, least: float | None, filters: Any) -> tuple[tuple[str, ...], dict[str, Any], str]:
+        where, values = conditions(EpisodeFilter(**filters), "episode")
+        return (
+            where,
+            {**values, "reward_at_least": finite_or_none("reward_at_least", least)},
+            sql.BY_OUTCOME if least is None else sql.BY_REWARD,
+        )
+
+    def _figures(
+        self,
+        by: str | None,
+        least: float | None,
+        confidence: float,
+        filters: Any,
+        within: Sequence[Period] | None = None,
+        *,
+        stages: int | None = None,
+    ) -> dict[tuple[int, Any], Counted]:
+        quantile(confidence)  # so that a wrong one is refused before anything is read
+        where, values, judged = self._asked(least, filters)
+        statement = sql.figures(where, judged, by, in_periods=within is not None)
+        rows = self._read(statement, {**values, "periods": as_json(within or ()), "stages": stages})
+        return {(row[0], row[1]): counted(row) for row in rows}
+
+    def _patterns(
+        self, where: tuple[str, ...], values: dict[str, Any], half_life: timedelta, confidence: float
+    ) -> Table[PatternFigures]:
+        if not isinstance(half_life, timedelta) or half_life <= timedelta():
+            raise ValidationError("half_life", "a timedelta above 0", half_life)
+        quantile(confidence)
+        now = to_micros(self._session.now())
+        rows = []
+        for key, kind, text, retrieved, applied, well, delta, used, since in self._read(sql.patterns(where), values):
+            success = wilson(well, applied, confidence)
+            halved = max(0, now - since) / (half_life / timedelta(microseconds=1))
+            score = (success.low or 0.0) * 0.5**halved
+            used_at = from_micros(used)
+            rows.append(PatternFigures(UUID(key), kind, text, retrieved, applied, success, delta, used_at, score))
+        rows.sort(key=lambda row: (-row.score, -row.times_applied, -row.times_retrieved, row.id))
+        return Table(PatternFigures, tuple(rows))

@@ -1,0 +1,1 @@
+"""Embeddings: the repository, and the backfill of missing vectors."""

@@ -1,0 +1,128 @@
+"""What there is to embed, a page at a time: so it can be interrupted anywhere, and resumed. Calls no model.
+
+Whether an owner may have changed is told by its version, or that of a step's episode, which is beside the vector:
+only then its text is read, and compared with what was embedded by a digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from memory_storage.dbapi import portions
+from memory_storage.models import AnyPattern, Episode, OwnerType, Step
+from memory_storage.repositories.episodes import sql as episodes_sql
+from memory_storage.repositories.episodes.rows import whole
+from memory_storage.repositories.patterns import sql as patterns_sql
+from memory_storage.repositories.patterns.repository import as_pattern
+from memory_storage.repositories.steps import sql as steps_sql
+from memory_storage.search.vector_sql import TABLES
+from memory_storage.sql.documents import decode_steps
+from memory_storage.sql.paging import PAGE_BYTES
+from memory_storage.sql.session import Row, Session, json_ids
+from memory_storage.sql.statement import Prepared, bytes_of_step
+
+Thing = Episode | Step | AnyPattern
+
+_VERSIONS = {
+    "episode": "o.version",
+    "step": "(SELECT e.version FROM episodes AS e WHERE e.namespace = o.namespace AND e.id = o.episode_id)",
+    "pattern": "o.version",
+}
+# A vector that the caller stored has no digest, and stays.
+_CHANGED = "(m.text_digest IS NOT NULL AND m.text_version IS NOT {version})"
+_NEW = f"(m.seq IS NULL OR {_CHANGED})"
+_ALSO_NEW = f"""{_NEW} AND EXISTS (SELECT 1 FROM embeddings AS old WHERE old.namespace = o.namespace
+    AND old.owner_type = '{{owner}}' AND old.owner_id = o.id AND old.model = :old)"""
+_UNKNOWN = "m.seq IS NOT NULL AND (m.text_digest IS NULL OR m.text_version IS NOT {version})"
+_BYTES = {
+    "episode": "octet_length(o.document)",
+    "step": bytes_of_step("o"),
+    "pattern": "octet_length(o.document)",
+}
+_PAGE = """
+SELECT o.id, {version}, m.text_digest, {bytes}
+FROM {table} AS o LEFT JOIN embeddings AS m ON m.namespace = o.namespace AND m.owner_type = '{owner}'
+    AND m.owner_id = o.id AND m.model = :model
+WHERE o.namespace = :namespace AND o.id > :after AND {condition} ORDER BY o.id LIMIT :limit
+"""
+
+
+class Work(NamedTuple):
+    """An owner to embed, the version that it has at least, and the digest of what was embedded of it before."""
+
+    owner_id: str
+    version: int
+    digest: str | None
+
+
+def _pages(condition: str) -> dict[str, Prepared]:
+    return {
+        owner: Prepared(
+            _PAGE.format(
+                table=table,
+                owner=owner,
+                version=_VERSIONS[owner],
+                bytes=_BYTES[owner],
+                condition=condition.format(owner=owner, version=_VERSIONS[owner]),
+            )
+        )
+        for owner, table in TABLES.items()
+    }
+
+
+_PAGES = {"new": _pages(_NEW), "also": _pages(_ALSO_NEW), "unknown": _pages(_UNKNOWN)}
+
+
+def to_embed(
+    session: Session,
+    owner_type: OwnerType,
+    model: str,
+    text_of: Callable[[Thing], str],
+    *,
+    old: str | None,
+    size: int,
+) -> Iterator[list[tuple[Work, str]]]:
+    """Pages of those that have no vector by `model`, or may have changed since they were embedded, and their texts.
+
+    They are in the order of their ids. A page has at most `size` texts, and 4 MB of them, or one that is larger; 4 MB
+    of owners are read at a time. If `old` is given, of those that have a vector by that; if that is `model` itself,
+    also of those whose text is not known. A version is read before its text, so that a text may be of a later version,
+    and never of an earlier one.
+    """
+    pages = _PAGES["new" if old is None else "unknown" if old == model else "also"][owner_type]
+    values, after = {"namespace": session.namespace, "model": model, "old": old, "limit": size}, ""
+    while rows := session.read(pages.step(after=after, **values)):
+        after = rows[-1][0]
+        parts = portions(rows, lambda row: int(row[3]), most_bytes=PAGE_BYTES)
+        texts = (pair for part in parts for pair in _texts(session, owner_type, part, text_of))
+        yield from portions(texts, lambda pair: len(pair[1]), most_bytes=PAGE_BYTES)
+
+
+def _texts(
+    session: Session, owner_type: OwnerType, rows: Sequence[Row], text_of: Callable[[Thing], str]
+) -> list[tuple[Work, str]]:
+    things = dict(_READERS[owner_type](session, [row[0] for row in rows]))
+    return [(Work(*row[:3]), text_of(things[row[0]])) for row in rows if row[0] in things]
+
+
+def _episodes(session: Session, ids: Sequence[str]) -> list[tuple[str, Thing]]:
+    values = {"namespace": session.namespace, "ids": json_ids(ids)}
+    return [(row[1], whole([row])) for row in session.read(episodes_sql.HEADS.step(**values))]
+
+
+def _steps(session: Session, ids: Sequence[str]) -> list[tuple[str, Thing]]:
+    rows = session.read(steps_sql.GET_MANY.step(namespace=session.namespace, ids=json_ids(ids)))
+    return [(str(step.id), step) for step in decode_steps(rows)]
+
+
+def _patterns(session: Session, ids: Sequence[str]) -> list[tuple[str, Thing]]:
+    rows = session.read(patterns_sql.GET_MANY.step(namespace=session.namespace, ids=json_ids(ids)))
+    return [(row[0], as_pattern(row)) for row in rows]
+
+
+_READERS: dict[str, Callable[[Session, Sequence[str]], list[tuple[str, Any]]]] = {
+    "episode": _episodes,
+    "step": _steps,
+    "pattern": _patterns,
+}

@@ -1,0 +1,543 @@
+"""The repository of embeddings: vectors by owner and model. Searching among them is retrieval's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from typing import Any, Literal
+from uuid import UUID
+
+from memory_storage.dbapi import RowCountError, Step, portions
+from memory_storage.embedders import Embedder, text_of
+from memory_storage.errors import NotFoundError, SchemaError, UnavailableError, ValidationError
+from memory_storage.models import Embedding, IndexPreset, OwnerType
+from memory_storage.schema import unpack_vector
+from memory_storage.schema.vector_tables import Space, digest
+from memory_storage.search import vector_sql as sql
+from memory_storage.search.vector_index import Progress, Registered, VectorIndex, as_registered, preset_of
+from memory_storage.search.vector_spaces import (
+    Choice,
+    as_model_name,
+    choose_space,
+    own_space,
+    wrong_dimension,
+)
+from memory_storage.search.vectors import packed
+from memory_storage.sql.arguments import embedder as as_embedder
+from memory_storage.sql.arguments import function
+from memory_storage.sql.documents import from_micros, to_micros
+from memory_storage.sql.paging import ITERATE_PAGE, PAGE_BYTES, handed_over
+from memory_storage.sql.session import (
+    SAVE_ATTEMPTS,
+    Repository,
+    Row,
+    Session,
+    as_id,
+    as_list,
+    json_ids,
+    keep_writing,
+)
+
+from .backfill import Work, to_embed
+
+Item = tuple[OwnerType, UUID | str, Sequence[float]]
+_PORTION_BYTES = 4_000_000  # a server takes no value over five megabytes
+_TRANSACTION_BYTES = 16_000_000  # what is sent in one piece
+_MOST_AT_ONCE = 1_000
+_WITH_EACH = 2
+
+_Put = Literal["put", "copy", "refresh", "replace"]
+"""How vectors are stored. "put": all of them, in place of those that are there; "copy": all of them, where none is;
+those that were embedded, of the owners that still exist, "refresh": but for the vectors that the caller stored."""
+
+
+class EmbeddingRepository(Repository):
+    """The embeddings of one namespace."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self.index = VectorIndex(session)
+        """The models' indexes: how they are, and what repairs them."""
+
+    def put(
+        self,
+        owner_type: OwnerType,
+        owner_id: UUID | str,
+        vector: Sequence[float],
+        *,
+        model: str,
+        preset: IndexPreset = "balanced",
+    ) -> None:
+        """Store the vector of an owner by a model, in place of the one it had. Stored as 32-bit floats.
+
+        The first vector that a namespace stores by a model decides the model's dimension in this namespace, until none
+        of its vectors is left. The first one of a model and dimension in the database decides the preset of the index.
+        `embed` leaves this vector alone, whatever becomes of its owner's text.
+
+        Raises:
+            NotFoundError: there is no such owner.
+            ValidationError: the vector has another dimension than the model, no length, NaN or infinity.
+        """
+        self.put_many([(owner_type, owner_id, vector)], model=model, preset=preset)
+
+    def put_many(
+        self,
+        items: Iterable[Item],
+        *,
+        model: str,
+        preset: IndexPreset = "balanced",
+        index: bool = True,
+        progress: Progress | None = None,
+    ) -> None:
+        """Store the vectors of several owners by one model: all or none of each 16 megabytes (10,000 of dimension 384).
+
+        They can be searched at once. Then they enter the index in portions, if it is in the database, unless `index` is
+        False (a bulk load of several calls) or a transaction is open: `storage.embeddings.index.catch_up()` does that
+        later. An index in memory catches up when it is searched.
+
+        Raises: see `put`.
+        """
+        entries = _entries(as_model_name(model), items, self._now())
+        done, found = 0, None
+        for part in _parts(entries):
+            found = as_registered(self._store(part, "put", preset)[0])
+            done += len(part)
+            if progress:
+                progress("stored", done, len(entries))
+        if index and found and len(entries) > 1:
+            self._catch_up(found, progress)
+
+    def _catch_up(self, found: Registered, progress: Progress | None) -> None:
+        if self._session.vector_index == "diskann" and not self._session.is_transaction:
+            self.index.go_on(found, progress=progress)
+
+    def embed(
+        self,
+        embedder: Embedder,
+        *,
+        owner_type: OwnerType = "episode",
+        text_of: Callable[[Any], str] = text_of,
+        batch_size: int = 256,
+        preset: IndexPreset = "balanced",
+        progress: Progress | None = None,
+    ) -> int:
+        """Embed all episodes, steps or patterns that have no vector by this embedder's model, or have changed since.
+
+        The texts are embedded in pages of `batch_size`, or of 4 MB if they are large, and each page is stored before
+        the next is embedded: after an interruption, call it again. An owner is embedded again when its text is another
+        than the one that was embedded; one that did not change costs no call of the embedder. A vector that was stored
+        by `put` stays as it is. An owner that is deleted meanwhile is left out.
+
+        Args:
+            embedder: What makes the vectors, and the name of their model.
+            owner_type: What to embed: "episode", "step" or "pattern".
+            text_of: The text of an owner. Another function does not embed again what has not changed: see `reembed`.
+            batch_size: The number of texts in a page, from 1 to 1,000.
+            preset: The preset of the index, if these are the first vectors of their model and dimension.
+            progress: Called with "embedded", and twice the number of vectors that are stored by now.
+
+        Returns:
+            The number of vectors that were stored.
+
+        Raises:
+            ValidationError: a vector has another dimension than this namespace's vectors by the model, or cannot be
+                stored; or the embedder returned more or fewer vectors than texts.
+        """
+        return self._embed(_owner_type(owner_type), embedder, None, text_of, batch_size, preset, progress)
+
+    def reembed(
+        self,
+        model: str,
+        embedder: Embedder,
+        *,
+        text_of: Callable[[Any], str] = text_of,
+        batch_size: int = 256,
+        preset: IndexPreset = "balanced",
+        progress: Progress | None = None,
+    ) -> int:
+        """Embed all that have a vector by `model` by this embedder's model too.
+
+        The old vectors stay, and are found, until they are deleted. With the model's own name the vectors whose text
+        is not known are replaced: those that were stored by `put`, or before this was noted. After an interruption,
+        call it again.
+
+        Args:
+            model: The model whose owners are embedded.
+            embedder: What makes the new vectors, and the name of their model.
+            text_of: The text of an owner.
+            batch_size: The number of texts in a page, from 1 to 1,000.
+            preset: The preset of the index, if these are the first vectors of their model and dimension.
+            progress: Called with "embedded", and twice the number of vectors that are stored by now.
+
+        Returns:
+            The number of vectors that were stored.
+
+        Raises:
+            ValidationError: see `embed`.
+        """
+        old = as_model_name(model)
+        owners = sql.TABLES
+        return sum(self._embed(one, embedder, old, text_of, batch_size, preset, progress) for one in owners)
+
+    def _embed(
+        self,
+        owner_type: Any,
+        embedder: Embedder,
+        old: str | None,
+        text_of: Callable[[Any], str],
+        batch_size: int,
+        preset: IndexPreset,
+        progress: Progress | None,
+    ) -> int:
+        if type(batch_size) is not int or not 1 <= batch_size <= _MOST_AT_ONCE:
+            raise ValidationError("batch_size", f"a whole number from 1 to {_MOST_AT_ONCE:,}", batch_size)
+        function("text_of", text_of, "lambda episode: episode.task_description")
+        if progress is not None:
+            function("progress", progress, "lambda what, done, total: print(what, done)")
+        model, done = as_model_name(as_embedder("embedder", embedder).model), 0
+        put: _Put = "replace" if old == model else "refresh"
+
+        def checked_text_of(thing: Any) -> str:
+            return _text(text_of(thing))
+
+        for page in to_embed(self._session, owner_type, model, checked_text_of, old=old, size=batch_size):
+            pending = self._changed(owner_type, model, page)
+            if not pending:
+                continue
+            vectors = embedder.embed([text for _, text in pending])
+            if len(vectors) != len(pending):
+                raise ValidationError("vectors", f"one for each of {len(pending)} texts", len(vectors))
+            items = [(owner_type, work.owner_id, vector) for (work, _), vector in zip(pending, vectors, strict=True)]
+            entries = [
+                replace(entry, text_digest=_digest_of(text), text_version=work.version)
+                for entry, (work, text) in zip(_entries(model, items, self._now()), pending, strict=True)
+            ]
+            done += self._store_embedded(entries, put, preset)
+            if progress:
+                progress("embedded", done, done)
+        return done
+
+    def _changed(self, owner_type: str, model: str, texts: list[tuple[Work, str]]) -> list[tuple[Work, str]]:
+        """Those whose text is another than the one that was embedded; it is noted which version the others have."""
+        same = [[work.owner_id, work.digest, work.version] for work, text in texts if work.digest == _digest_of(text)]
+        if same:
+            values = {"namespace": self._session.namespace, "owner_type": owner_type, "model": model}
+            self._session.write([sql.UNCHANGED.step(rows=json.dumps(same), **values)])
+        return [(work, text) for work, text in texts if work.digest != _digest_of(text)]
+
+    def _store_embedded(self, entries: list[_Entry], put: _Put, preset: IndexPreset) -> int:
+        """Store the vectors of the owners that are still there; how many those are."""
+        done, found = 0, None
+        for (part,) in map(_groups, _parts(entries, most_bytes=_PORTION_BYTES)):
+            *model, stored = self._store(part, put, preset)[0]
+            done, found = done + stored, as_registered(model)
+        if found and len(entries) > 1:
+            self._catch_up(found, None)
+        return done
+
+    def get(self, owner_type: OwnerType, owner_id: UUID | str, *, model: str) -> Embedding:
+        """The vector of an owner by a model.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        found = self.find(owner_type, owner_id, model=model)
+        if found is None:
+            raise NotFoundError(f"embedding by {model!r} of {owner_type}", owner_id)
+        return found
+
+    def find(self, owner_type: OwnerType, owner_id: UUID | str, *, model: str) -> Embedding | None:
+        """The vector of an owner by a model, or None."""
+        found = self.get_many(owner_type, [owner_id], model=model)
+        return next(iter(found.values()), None)
+
+    def get_many(self, owner_type: OwnerType, owner_ids: Iterable[UUID | str], *, model: str) -> dict[UUID, Embedding]:
+        """The vectors of those of the owners that have one by this model."""
+        name = as_model_name(model)
+        owners = json_ids([as_id(one, "owner_id") for one in as_list(owner_ids, "owner_ids")])
+        values = {"owner_type": _owner_type(owner_type), "owners": owners}
+        space: Space | None = self._session.spaces.guess(self._session.namespace, name)
+        for _ in range(SAVE_ATTEMPTS):
+            if space is None:
+                return {}
+            rows = self._read(space, sql.of(space).get.step(**values, **self._key(space)))
+            stored = next((row[0] for row in rows if row[1] is None), None)
+            if rows and stored in (None, space.token):
+                return {found.owner_id: found for found in map(_embedding, (row for row in rows if row[1] is not None))}
+            own = own_space(self._session, name)
+            space = own.space if own else None
+        raise UnavailableError("other writers keep changing the dimension of this model: repeat it")
+
+    def iterate(self) -> Iterator[Embedding]:
+        """All of them by model and owner, a page at a time: 100 of them, or 4 MB."""
+        for model, dimension, token in self._session.read(sql.USED.step(namespace=self._session.namespace)):
+            space, place = Space.of(token, model, dimension), {"owner_type": "", "owner_id": ""}
+            size = max(1, min(ITERATE_PAGE, PAGE_BYTES // (4 * dimension)))
+            is_last = False
+            while not is_last:
+                rows = self._read(space, sql.of(space).page.step(limit=size, **place, **self._key(space)))
+                place, is_last = dict(zip(place, rows[-1], strict=False)) if rows else place, len(rows) < size
+                embeddings = map(_embedding, handed_over(rows))
+                del rows
+                yield from embeddings
+
+    def import_many(self, embeddings: Sequence[Embedding]) -> int:
+        """Insert copies with the times they have; leave alone those that are there already.
+
+        Gives the number of new ones. To do it again changes nothing.
+
+        Raises:
+            NotFoundError: one of them has no owner here. None of its portion is stored.
+            ValidationError: a vector has another dimension than its model.
+        """
+        checked = [_checked(embedding) for embedding in as_list(embeddings, "embeddings")]
+        keys = [_identity(embedding) for embedding in checked]
+        if len(set(keys)) != len(keys):
+            raise ValidationError("embeddings", "each owner and model once", keys)
+        dimensions: dict[str, int] = {}
+        for embedding in checked:
+            wanted = dimensions.setdefault(embedding.model, embedding.dimension)
+            if embedding.dimension != wanted:
+                raise wrong_dimension(embedding.model, wanted, embedding.dimension)
+        return keep_writing(self._import, checked, self._without_known, "importing these embeddings")
+
+    def delete(self, owner_type: OwnerType, owner_id: UUID | str, *, model: str) -> bool:
+        """Delete the vector of an owner by a model. Whether it was there."""
+        key = {"owner_type": _owner_type(owner_type), "owner_id": as_id(owner_id, "owner_id")}
+        values = {"namespace": self._session.namespace, "model": as_model_name(model)}
+        return bool(self._session.write([sql.DELETE.step(**key, **values)]))
+
+    def count(self, *, model: str | None = None) -> int:
+        """How many there are, or are there by one model."""
+        values = {"namespace": self._session.namespace, "model": None if model is None else as_model_name(model)}
+        statement = sql.COUNT if model is None else sql.COUNT_OF
+        return int(self._session.read(statement.step(**values))[0][0])
+
+    def models(self) -> dict[str, int]:
+        """The models by which this namespace has vectors, and their dimensions."""
+        rows = self._session.read(sql.USED.step(namespace=self._session.namespace))
+        return {name: dimension for name, dimension, _ in rows}
+
+    def _store(self, entries: list[_Entry], put: _Put, preset: str) -> Sequence[Row]:
+        """Store vectors, and create the spaces that are missing, all or nothing; the rows of the last step.
+
+        The namespace's first vector by a model decides the dimension: a step before the vectors checks that under the
+        write lock.
+        """
+        groups, namespace = _groups(entries), self._session.namespace
+        dimensions = {entry.model: len(entry.vector) // 4 for entry in entries}
+        choices = {model: Choice(self._session.spaces.guess(namespace, model)) for model in dimensions}
+        for _ in range(SAVE_ATTEMPTS):
+            opening = [pair for name, size in dimensions.items() for pair in self._opening(choices[name], size, preset)]
+            storing = [pair for group in groups for pair in self._storing(group, choices[group[0].model].space, put)]
+            steps = [*opening, *storing]
+            try:
+                rows = self._written(steps, creates=any(choice.is_new for choice in choices.values()))
+            except SchemaError as error:
+                missing = next((name for name, choice in choices.items() if choice.space.table in str(error)), None)
+                if missing is None:
+                    raise
+                model = missing
+            except RowCountError as error:
+                cause = steps[error.step - 1][0]
+                if isinstance(cause, list):
+                    raise self._ownerless(cause) if put == "put" else error from error
+                model = cause
+            else:
+                for choice in choices.values():
+                    self._session.spaces.learn(namespace, choice.space)
+                return rows
+            choices[model] = choose_space(self._session, model, dimensions[model])
+        raise UnavailableError("other writers keep storing their first vectors by these models: repeat it")
+
+    def _written(self, steps: list[_Caused], *, creates: bool) -> Sequence[Row]:
+        """Write them. While the file is maintained, a new space gets its index at the end of that."""
+        if not creates:
+            return self._session.write([step for _, step in steps])
+        with self._session.indexing() as may_index:
+            rows = self._session.write([step if may_index else _without_index(step) for _, step in steps])
+        if not may_index and not self._session.is_transaction:
+            self.index.mend()  # the maintenance may have ended before the space was there
+        return rows
+
+    def _opening(self, choice: Choice, dimension: int, preset: str) -> list[_Caused]:
+        """Create the space, if it is new; and have no vector stored if the namespace has those of another dimension."""
+        space = choice.space
+        values = {"model": space.model, "space": space.token, "dimension": dimension}
+        admit = sql.ADMIT.step(1, namespace=self._session.namespace, **values)
+        created: list[Step] = []
+        chosen = preset_of(preset)
+        if choice.is_new:
+            register = sql.REGISTER.step(1, preset=chosen.name, now=self._now(), **values)
+            created = [register, *(Step(text) for text in space.create(dimension, chosen))]
+        return [(space.model, step) for step in (*created, admit)]
+
+    def _storing(self, group: list[_Entry], space: Space, put: _Put) -> list[_Caused]:
+        """The vectors that are not there yet, whose they are, and what follows from `put`.
+
+        Two vectors that are not in the index yet enter it with each call: so it catches up.
+        """
+        owner_type, statements, rows = group[0].owner_type, sql.of(space), _rows(group)
+        digests = b"".join(digest(entry.vector) for entry in group)
+        vectors, size = b"".join(entry.vector for entry in group), len(group[0].vector)
+        values = {"rows": rows, "digests": digests, **self._key(space)}
+        is_strict = put in ("put", "copy")
+        steps = [
+            statements.add.step(rows=rows, digests=digests, vectors=vectors, size=size),
+            getattr(statements, put)[owner_type].step(len(group) if is_strict else None, **values),
+        ]
+        if not is_strict:
+            steps.append(statements.discard.step(**values))
+        if put != "copy":
+            limit = _WITH_EACH if self._session.vector_index == "diskann" else 0
+            steps.append(statements.index_some.step(space=space.token, limit=limit))
+            last = (
+                sql.MODEL.step(space=space.token)
+                if is_strict
+                else statements.stored.step(owner_type=owner_type, **values)
+            )
+            steps.append(last)
+        return [(group, step) for step in steps]
+
+    def _import(self, embeddings: list[Embedding]) -> int:
+        entries = [_entry(embedding, self._now()) for embedding in embeddings]
+        for part in _parts(entries):
+            self._store(part, "copy", "balanced")
+        return len(entries)
+
+    def _ownerless(self, group: list[_Entry]) -> NotFoundError:
+        owner_type = group[0].owner_type
+        statement = sql.ABSENT[owner_type]
+        rows = self._session.read(statement.step(rows=_rows(group), namespace=self._session.namespace))
+        return NotFoundError(owner_type, UUID(rows[0][0] if rows else group[0].owner_id))
+
+    def _without_known(self, embeddings: list[Embedding], *_: object) -> list[Embedding]:
+        keys = json.dumps([_identity(embedding) for embedding in embeddings])
+        rows = self._session.read(sql.KNOWN.step(namespace=self._session.namespace, keys=keys))
+        known = {tuple(row) for row in rows}
+        remaining = [embedding for embedding in embeddings if _identity(embedding) not in known]
+        for group in _groups([_entry(one, 0) for one in remaining]):
+            statement = sql.ABSENT[group[0].owner_type]
+            if self._session.read(statement.step(rows=_rows(group), namespace=self._session.namespace)):
+                raise self._ownerless(group)
+        return remaining
+
+    def _read(self, space: Space, step: Step) -> Sequence[tuple[Any, ...]]:
+        try:
+            return self._session.read(step)
+        except SchemaError as error:
+            if space.table not in str(error):
+                raise
+            return []  # no vector was ever stored by this model
+
+    def _key(self, space: Space) -> dict[str, Any]:
+        return {"namespace": self._session.namespace, "model": space.model, "space": space.token}
+
+    def _now(self) -> int:
+        return to_micros(self._session.now())
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One vector on its way in."""
+
+    model: str
+    owner_type: str
+    owner_id: str
+    vector: bytes = field(repr=False)
+    created_at: int
+    updated_at: int
+    text_digest: str | None = None
+    text_version: int | None = None
+
+
+_Caused = tuple[str | list[_Entry], Step]
+"""A step, and what is wrong if it changes another number of rows: the space of a model, or the owners of a group."""
+
+
+def _digest_of(text: str) -> str:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _text(text: Any) -> str:
+    if not isinstance(text, str):
+        raise ValidationError("text_of", "a function that returns a text", text)
+    return text
+
+
+def _without_index(step: Step) -> Step:
+    return Step("SELECT 1") if step.sql.startswith("CREATE INDEX") and "libsql_vector_idx" in step.sql else step
+
+
+def _entries(model: str, items: Iterable[Item], now: int) -> list[_Entry]:
+    entries = []
+    for number, item in enumerate(as_list(items, "items")):
+        if not isinstance(item, tuple | list) or len(item) != 3:
+            raise ValidationError("items", "must be (owner_type, owner_id, vector)", item)
+        owner_type, owner_id, vector = item
+        field = "vector" if number == 0 else f"items.{number}.vector"
+        owner = _owner_type(owner_type), as_id(owner_id, "owner_id")
+        entries.append(_Entry(model, *owner, packed(vector, field), now, now))
+        if len(entries[0].vector) != len(entries[-1].vector):
+            raise ValidationError(
+                field, f"{len(entries[0].vector) // 4:,} numbers, as the first one has", len(entries[-1].vector) // 4
+            )
+    return entries
+
+
+def _entry(embedding: Embedding, now: int) -> _Entry:
+    created_at, updated_at = (to_micros(at) if at else now for at in (embedding.created_at, embedding.updated_at))
+    owner = embedding.owner_type, str(embedding.owner_id)
+    return _Entry(embedding.model, *owner, packed(embedding.vector), created_at, updated_at)
+
+
+def _parts(entries: list[_Entry], most_bytes: int = _TRANSACTION_BYTES) -> Iterator[list[_Entry]]:
+    return portions(entries, lambda entry: len(entry.vector), most_bytes=most_bytes)
+
+
+def _groups(entries: Iterable[_Entry]) -> list[list[_Entry]]:
+    """Those of one model and one type of owner together, as many as one value may hold."""
+    kinds: dict[tuple[str, str], list[_Entry]] = {}
+    for entry in entries:
+        kinds.setdefault((entry.model, entry.owner_type), []).append(entry)
+    return [
+        part
+        for group in kinds.values()
+        for part in portions(group, lambda entry: len(entry.vector), most_bytes=_PORTION_BYTES)
+    ]
+
+
+def _rows(group: list[_Entry]) -> str:
+    return json.dumps(
+        [[one.owner_id, one.created_at, one.updated_at, one.text_digest, one.text_version] for one in group]
+    )
+
+
+def _owner_type(owner_type: Any) -> str:
+    if not isinstance(owner_type, str) or owner_type not in sql.TABLES:
+        raise ValidationError("owner_type", f"one of {', '.join(sql.TABLES)}", owner_type)
+    return owner_type
+
+
+def _embedding(row: Sequence[Any]) -> Embedding:
+    owner_type, owner_id, model, vector, created_at, updated_at = row
+    return Embedding(
+        owner_type=owner_type,
+        owner_id=owner_id,
+        model=model,
+        vector=unpack_vector(vector),
+        created_at=from_micros(created_at),
+        updated_at=from_micros(updated_at),
+    )
+
+
+def _checked(embedding: Embedding) -> Embedding:
+    if type(embedding) is not Embedding:
+        raise ValidationError("embeddings", "must be an Embedding", embedding)
+    return Embedding(**embedding.__dict__)  # it can be made or changed past its validation
+
+
+def _identity(embedding: Embedding) -> tuple[str, str, str]:
+    return embedding.owner_type, str(embedding.owner_id), embedding.model

@@ -1,0 +1,1 @@
+"""Episodes: the repository, its statements, rows and quota."""

@@ -1,0 +1,53 @@
+"""How many episodes a namespace may have, where a setting says it: statements that a save ends with. Runs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from memory_storage.dbapi import Step
+from memory_storage.errors import ValidationError
+from memory_storage.repositories.retention.sql import SOURCE
+from memory_storage.repositories.retention.tombstones import EVICTED_KEY, space_of
+from memory_storage.sql.session import Session, json_ids
+from memory_storage.sql.statement import Prepared
+
+# First their tombstones, so that a stale copy of one is not saved as a new episode, and evicts another one.
+_CHOOSE = Prepared(f"""
+INSERT INTO forgotten (digest, episode_seq)
+SELECT {EVICTED_KEY.format(id="e.id")}, e.seq FROM episodes AS e
+WHERE e.namespace = :namespace AND e.id NOT IN (SELECT value FROM json_each(:ids)) AND NOT {SOURCE}
+ORDER BY e.started_at, e.id
+LIMIT max(0, (SELECT count(*) FROM episodes WHERE namespace = :namespace) - :most)
+ON CONFLICT (digest) DO UPDATE SET episode_seq = excluded.episode_seq
+""")
+# A trigger takes the row's number out of the tombstone.
+_EVICT = Prepared("""
+DELETE FROM episodes WHERE namespace = :namespace AND seq IN (
+    SELECT episode_seq FROM forgotten WHERE episode_seq IS NOT NULL AND length(digest) > 16)
+""")
+# Changes nothing, but one row where there are too many: so the save is undone.
+_CHECK = Prepared("""
+UPDATE episodes SET version = version WHERE seq = (
+    SELECT seq FROM episodes WHERE namespace = :namespace ORDER BY started_at LIMIT 1 OFFSET :most)
+""")
+
+
+def room_for(session: Session, ids: Sequence[UUID]) -> list[Step]:
+    """What follows the writing of new episodes: the last of them must change no row."""
+    limits, namespace = session.limits, session.namespace
+    if limits.max_episodes is None or not ids:
+        return []
+    check = _CHECK.step(0, namespace=namespace, most=limits.max_episodes)
+    if limits.when_full == "refuse":
+        return [check]
+    saved = json_ids([str(one) for one in ids])
+    chosen = _CHOOSE.step(namespace=namespace, space=space_of(namespace), ids=saved, most=limits.max_episodes)
+    return [chosen, _EVICT.step(namespace=namespace), check]
+
+
+def no_room(session: Session, new: int) -> ValidationError:
+    """Why a save was undone by its last statement."""
+    advice = "delete some, by storage.retention or one by one"
+    limit = f"at most {session.limits.max_episodes:,} in a namespace: {advice}"
+    return ValidationError("episodes", limit, f"{new:,} more", setting="limits.max_episodes")

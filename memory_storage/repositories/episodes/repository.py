@@ -1,0 +1,704 @@
+"""The repository of episodes. Each of its methods is one round trip; a write is all or nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from typing_extensions import TypedDict, Unpack
+
+from memory_storage import dbapi
+from memory_storage.dbapi import RowCountError
+from memory_storage.embedders import Embedder
+from memory_storage.errors import ConflictError, NotFoundError, ValidationError
+from memory_storage.models import (
+    Complexity,
+    Direction,
+    Episode,
+    EpisodeFilter,
+    Hits,
+    Outcome,
+    OutcomeKind,
+    Page,
+    Reflection,
+    RewardScore,
+    SearchMode,
+    Step,
+    TaskType,
+)
+from memory_storage.models.episode import ComplexityName, TaskTypeName
+from memory_storage.repositories.retention.tombstones import (
+    forgotten_among,
+    guard,
+    refuse_forgotten,
+    restored,
+    stale,
+)
+from memory_storage.repositories.steps import sql as steps_sql
+from memory_storage.search.planner import Asked, Weights, as_text, filled, planned, run
+from memory_storage.search.statement import EPISODES
+from memory_storage.sql.arguments import embedder as as_embedder
+from memory_storage.sql.arguments import flag
+from memory_storage.sql.chunks import of_episodes
+from memory_storage.sql.documents import (
+    OnCorrupt,
+    check_episode,
+    check_on_corrupt,
+    check_step,
+    check_value,
+    encode,
+    most_bytes,
+    stored_bytes,
+    to_micros,
+    too_large,
+    with_numbers,
+)
+from memory_storage.sql.exact_numbers import REWARDS
+from memory_storage.sql.filters import Shape, conditions, in_use
+from memory_storage.sql.id_prefixes import LEAST, SHOWN, as_prefix, identifying, only_one, range_end
+from memory_storage.sql.paging import (
+    ITERATE_PAGE,
+    PAGE_BYTES,
+    Cursor,
+    check_limit,
+    filled_page,
+    handed_over,
+    is_descending,
+    order_and_place,
+    parse_cursor,
+)
+from memory_storage.sql.session import (
+    Repository,
+    Row,
+    Session,
+    as_id,
+    as_list,
+    is_over_limit,
+    json_ids,
+    keep_writing,
+    write_and_read,
+)
+from memory_storage.sql.statement import Prepared
+
+from . import sql
+from .quota import no_room, room_for
+from .rows import (
+    appended,
+    bytes_of_ending,
+    ending,
+    found_in,
+    just_saved,
+    page_of,
+    rewards_of,
+    same_content,
+    whole,
+    with_ending,
+    with_state,
+)
+
+# Filters whose index has the episodes in the order of a page: the next page begins where the last one ended.
+_WALKED = {
+    *("task_type", "domain", "language", "framework", "complexity", "outcome"),
+    *("since", "until", "archived"),
+}
+
+_CHECK_OF_COMPLETION = 2  # the number of the statement that checks the limit
+
+
+class SearchFilters(TypedDict, total=False):
+    """The keywords of `search`: the fields of `models.EpisodeFilter` but the text, which is what it looks for."""
+
+    task_type: TaskType | TaskTypeName | None
+    domain: str | None
+    language: str | None
+    framework: str | None
+    complexity: Complexity | ComplexityName | None
+    outcome: OutcomeKind | None
+    completed: bool | None
+    tags_any: Sequence[str]
+    tags_all: Sequence[str]
+    metadata: Mapping[str, str | int | float | bool | None]
+    min_reward: float | None
+    max_reward: float | None
+    since: datetime | None
+    until: datetime | None
+    completed_since: datetime | None
+    completed_until: datetime | None
+    archived: bool | None
+
+
+class EpisodeFilters(SearchFilters, total=False):
+    """The keywords of `query`, `iterate`, `count` and `similar_to`: the fields of `models.EpisodeFilter`."""
+
+    text: str | None
+
+
+class EpisodeRepository(Repository):
+    """The episodes of one namespace."""
+
+    def save(self, episode: Episode) -> Episode:
+        """Insert or update by id, and give back what is stored, with its new version.
+
+        The steps that the episode carries are written, and none is removed: a step is removed by `steps.delete`. Steps
+        that the episode carries may change places. `created_at` and `archived_at` stay. To save a new episode (version
+        0) again is harmless if it is stored as it is; it stores again one that was deleted by `delete`, but none that
+        was erased by `forget`, retention or eviction.
+
+        Raises:
+            ConflictError: the stored version is another than `episode.version`; it is of another episode, which was
+                stored under the id after this one was deleted; or a step that it does not carry has the id or number of
+                one that it does.
+            ValidationError: a limit is broken, something would not be read back equal, two steps have one id or number,
+                it ends before it starts (unless it is stored with these times), or it is new and was erased.
+        """
+        return self.save_many([episode])[0]
+
+    def save_many(self, episodes: Sequence[Episode]) -> list[Episode]:
+        """Save all of them or none, as `save` does."""
+        prepared = self._prepare(episodes)
+        self._refuse_reversed_times([episode for _, episode in prepared])
+        saved = keep_writing(
+            self._save, prepared, lambda _, error: self._without_repeats(prepared, error), "changing these episodes"
+        )
+        by_id = {episode.id: episode for episode in saved}
+        return [by_id.get(episode.id) or self.get(episode.id) for _, episode in prepared]
+
+    def import_many(self, episodes: Sequence[Episode], *, restore_forgotten: bool = False) -> int:
+        """Insert copies as they are, with their version and times. Idempotent.
+
+        Those whose id is stored already stay as they are. Those that were erased stay away: `erased_among` names them.
+
+        Args:
+            episodes: the copies.
+            restore_forgotten: bring back what was erased by `forget`, retention or eviction.
+
+        Returns:
+            The number of new ones.
+        """
+        prepared = self._prepare(episodes)
+        write = partial(self._import, restore=flag("restore_forgotten", restore_forgotten))
+        return keep_writing(
+            write, prepared, lambda _, error: self._without_known(prepared, error), "importing these episodes"
+        )
+
+    def erased_among(self, episode_ids: Iterable[UUID | str]) -> set[UUID]:
+        """Those that were erased by `forget`, retention or eviction, so that no copy of them is stored again."""
+        ids = [UUID(as_id(one, "episode_ids")) for one in as_list(episode_ids, "episode_ids")]
+        return forgotten_among(self._session, ids)
+
+    def append_step(self, episode_id: UUID | str, step: Step) -> Step:
+        """Append a step; the store gives it the next number. The episode's version does not change.
+
+        To append the same step (by its id) again is harmless: it is there once.
+
+        Raises:
+            NotFoundError: there is no such episode.
+            ConflictError: another step has this id.
+            ValidationError: the step has a number already, or a limit is broken.
+        """
+        document, step = encode(Step, step)
+        if step.step_number is not None:
+            raise ValidationError("step_number", "is given by the store; leave it out", step.step_number)
+        check_step(step, document, self._session.limits)
+        check_value("", document, self._session.value_bytes)
+        limit = self._session.limits.steps_per_episode
+        key = {"namespace": self._session.namespace, "episode_id": as_id(episode_id, "episode_id")}
+        values = {**key, **appended(step)}
+        change, again = steps_sql.APPEND.step(limit=limit, **values), steps_sql.NUMBER.step(**values)
+        refusal = None
+        try:
+            rows = self._session.write([change], again=again)
+        except ConflictError as error:
+            rows, refusal = (), error
+        number = rows[0][0] if rows else self._number_of_appended(step, values, limit, refusal)
+        step.__dict__["step_number"] = number  # it was just decoded: only this call has it
+        return step
+
+    def complete(
+        self,
+        episode_id: UUID | str,
+        outcome: Outcome,
+        *,
+        reward: RewardScore | float | None = None,
+        reflection: Reflection | None = None,
+        completed_at: datetime | None = None,
+    ) -> Episode:
+        """Record how it ended, and give back the whole episode. `completed_at` is now by default.
+
+        To complete it again replaces the outcome, whoever wrote it; an earlier reward or reflection stays unless
+        another is given. The version grows by one.
+
+        Raises:
+            NotFoundError: there is no such episode.
+            ValidationError: there is no outcome, `completed_at` is before the start and not what is stored, a limit is
+                broken, or something would not be read back equal.
+        """
+        now = self._session.now()
+        ended = Episode(
+            task_description="",
+            outcome=outcome,
+            reward=RewardScore(total=reward) if isinstance(reward, int | float) else reward,
+            reflection=reflection,
+            completed_at=now if completed_at is None else completed_at,
+        )
+        if ended.outcome is None:
+            raise ValidationError("outcome", "how did it end? Success, PartialSuccess, Failure or Abstained", None)
+        _, ended = encode(Episode, ended)
+        limits, value_bytes = self._session.limits, self._session.value_bytes
+        most = most_bytes(limits, value_bytes)
+        if (least := bytes_of_ending(ended)) > most:  # before it is sent
+            raise too_large("", least, limits, value_bytes)
+        end = ended.completed_at or now
+        key = {"namespace": self._session.namespace, "id": as_id(episode_id)}
+        values = {**ending(ended, end), "now": to_micros(now), "is_now": int(completed_at is None)}
+        try:
+            return self._change(episode_id, sql.COMPLETE, sql.TOO_LARGE.step(0, most=most, **key), **values)
+        except NotFoundError:
+            if completed_at is not None and (stored := self.find(episode_id, steps=False)):
+                raise _ends_before_start("completed_at", stored.started_at, end) from None
+            raise
+        except (RowCountError, ValidationError) as error:
+            if not is_over_limit(error, _CHECK_OF_COMPLETION):
+                raise
+            stored_one = self.find(episode_id, steps=False)
+            found = stored_bytes(with_ending(stored_one, ended)) if stored_one else 0
+            # Unless another writer has changed it since.
+            raise too_large("", max(found, most + 1), limits, value_bytes) from error
+
+    def archive(self, episode_id: UUID | str) -> Episode:
+        """Put it away: queries leave it out unless they ask. To archive again changes nothing.
+
+        Raises:
+            NotFoundError: there is no such episode.
+        """
+        return self._change(episode_id, sql.ARCHIVE, now=to_micros(self._session.now()))
+
+    def restore(self, episode_id: UUID | str) -> Episode:
+        """Take it back from the archive.
+
+        Raises:
+            NotFoundError: there is no such episode.
+        """
+        return self._change(episode_id, sql.RESTORE)
+
+    def delete(self, episode_id: UUID | str) -> bool:
+        """Delete it with its steps, embeddings and places. Whether it was there."""
+        return bool(self._session.write([sql.DELETE.step(namespace=self._session.namespace, id=as_id(episode_id))]))
+
+    def get(self, episode_id: UUID | str, *, steps: bool = True) -> Episode:
+        """The episode; without its steps if `steps` is False.
+
+        Raises:
+            NotFoundError: there is no such episode.
+        """
+        found = self.find(episode_id, steps=steps)
+        if found is None:
+            raise NotFoundError("episode", episode_id)
+        return found
+
+    def find(self, episode_id: UUID | str, *, steps: bool = True) -> Episode | None:
+        """The episode, or None."""
+        statement = sql.GET if steps else sql.GET_HEAD
+        rows = self._session.read(statement.step(namespace=self._session.namespace, id=as_id(episode_id)))
+        return whole(rows) if rows else None
+
+    def resolve_id(self, prefix: UUID | str) -> UUID:
+        """Return the id of the one episode whose id begins with a prefix: what `short_ids` gives, or more.
+
+        Args:
+            prefix: an id, or at least its first 4 hexadecimal digits, with or without hyphens.
+
+        Raises:
+            NotFoundError: no id in this namespace begins so.
+            ValidationError: it is no beginning of an id; or several ids begin so, and the message lists them.
+        """
+        text = as_prefix(prefix)
+        step = sql.OF_PREFIX.step(namespace=self._session.namespace, first=text, after=range_end(text), limit=SHOWN + 1)
+        return only_one("episode", text, [row[0] for row in self._session.read(step)])
+
+    def short_ids(self, episode_ids: Iterable[UUID | str], *, least: int = 8) -> dict[UUID, str]:
+        """Return for each id its shortest prefix that identifies it among the episodes stored now, for people to read.
+
+        Args:
+            episode_ids: the ids.
+            least: the fewest characters of a prefix, from 4 to 36.
+        """
+        if type(least) is not int or not LEAST <= least <= 36:
+            raise ValidationError("least", f"a whole number from {LEAST} to 36", least)
+        texts = [as_id(one, "episode_ids") for one in as_list(episode_ids, "episode_ids")]
+        step = sql.NEIGHBOURS.step(namespace=self._session.namespace, ids=json_ids(texts))
+        return {UUID(text): identifying(text, others, least) for text, *others in self._session.read(step)}
+
+    def query(
+        self,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        direction: Direction = "newest_first",
+        steps: bool = True,
+        on_corrupt: OnCorrupt = None,
+        **filters: Unpack[EpisodeFilters],
+    ) -> Page[Episode]:
+        """A page of the episodes for which all filters hold, by `started_at`.
+
+        `limit` is 100 by default and 1,000 at most (`limits.query_default`, `query_maximum`). `cursor` is a page's
+        `next_cursor` or `previous_cursor`: it holds only a place, so give the same filters and direction again.
+        Archived ones are left out unless `archived` is True (only those) or None (all). `text` finds words, "phrases"
+        or a pre*: all of them in the description, outcome, reflection and tags together, or all of them in one step.
+        `on_corrupt` is called with the CorruptDataError of each row that cannot be decoded, an episode or a step, and
+        the others are given: they do not count in `limit`. Without it the error is raised.
+
+        Raises:
+            ValidationError: a filter, the limit, the cursor or the direction cannot be.
+        """
+        check_on_corrupt(on_corrupt)
+        descending = is_descending(direction)
+        flag("steps", steps)
+        where, values = conditions(EpisodeFilter(**filters), "episode")
+
+        def read(size: int, place: Cursor | None) -> Page[Episode]:
+            order, after, place_values = order_and_place("started_at", place, descending=descending)
+            statement = sql.query((*where, *after), order, with_steps=steps)
+            step = statement.step(namespace=self._session.namespace, limit=size + 1, **values, **place_values)
+            backwards = place is not None and place.backwards
+            rows = self._session.read(step)
+            return page_of(rows, size, place, descending=descending != backwards, on_corrupt=on_corrupt)
+
+        return filled_page(read, check_limit(limit, self._session.limits), parse_cursor(cursor))
+
+    def iterate(
+        self,
+        *,
+        direction: Direction = "newest_first",
+        steps: bool = True,
+        on_corrupt: OnCorrupt = None,
+        **filters: Unpack[EpisodeFilters],
+    ) -> Iterator[Episode]:
+        """Iterate over all of them, a page at a time; no connection is held between the pages.
+
+        A page has 100 episodes, or fewer if they are large: 4 MB of them, or one that is larger, are read at a time.
+        Where no index has the episodes in order (filters by text, tags, metadata, reward or completion), all that
+        follow the first page are listed once, which takes one more round trip: which ones and in what order is decided
+        then. Those that are deleted or no longer pass a filter when their page is read are left out, but a change of
+        their text is not looked at. `on_corrupt` as for `query`.
+        """
+        check_on_corrupt(on_corrupt)
+        descending = is_descending(direction)
+        flag("steps", steps)
+        asked = EpisodeFilter(**filters)
+        is_walked = in_use(asked).keys() <= _WALKED
+        where, values = conditions(asked, "episode")
+        size = min(ITERATE_PAGE, self._session.limits.query_maximum)
+        values |= {"namespace": self._session.namespace, "limit": size + 1, "page_bytes": PAGE_BYTES}
+        cursor: str | None = None
+        was_large = False
+        while True:
+            place = parse_cursor(cursor)
+            order, after, place_values = order_and_place("started_at", place, descending=descending)
+            statement = sql.next_ones((*where, *after), order, with_steps=steps)
+            rows = self._session.read(statement.step(**values, **place_values), shrinks=was_large)
+            found = page_of(rows, size, place, descending=descending, on_corrupt=on_corrupt)
+            was_large = found.next_cursor is not None and len(found) < size
+            items, cursor = handed_over(found.items), found.next_cursor
+            del rows, found
+            yield from items
+            if cursor is None:
+                return
+            if not is_walked:
+                yield from self._listed(asked, cursor, size, direction=direction, steps=steps, on_corrupt=on_corrupt)
+                return
+
+    def _listed(
+        self, asked: EpisodeFilter, cursor: str, size: int, *, direction: Direction, steps: bool, on_corrupt: OnCorrupt
+    ) -> Iterator[Episode]:
+        """Those after a place, by a list of their ids: to find them again for each page would cost a page's square."""
+        namespace = self._session.namespace
+        order, after, place = order_and_place("started_at", parse_cursor(cursor), descending=is_descending(direction))
+        where, values = conditions(asked, "episode")
+        rows = self._session.read(sql.ids((*where, *after), order).step(namespace=namespace, **values, **place))
+        ids = [row[0] for row in rows]
+        del rows
+        still, values = conditions(asked.model_copy(update={"text": None}), "episode", Shape("e.", by_row=True))
+        statement = sql.among(still, with_steps=steps)
+        values |= {"namespace": namespace, "limit": size + 1, "page_bytes": PAGE_BYTES}
+        was_large = True  # the page before this list may have been
+        while ids:
+            rows = self._session.read(statement.step(ids=json_ids(ids[:size]), **values), shrinks=was_large)
+            # Those that did not fit, by their place among the ids, are on the next page.
+            fitting = min((row[0] for row in rows if row[2] == 0 and row[3] is None), default=size)
+            ids, was_large = ids[fitting:], fitting < size
+            episodes = handed_over(page_of(rows, size, None, descending=False, on_corrupt=on_corrupt).items)
+            del rows
+            yield from episodes
+
+    def count(self, **filters: Unpack[EpisodeFilters]) -> int:
+        """How many episodes there are for which all filters hold."""
+        where, values = conditions(EpisodeFilter(**filters), "episode")
+        rows = self._session.read(sql.count(where).step(namespace=self._session.namespace, **values))
+        return int(rows[0][0])
+
+    def similar_to(
+        self,
+        vector: Sequence[float],
+        *,
+        model: str | None = None,
+        k: int = 10,
+        min_similarity: float | None = None,
+        mode: SearchMode = "auto",
+        cursor: str | None = None,
+        steps: bool = True,
+        explain: bool = False,
+        on_corrupt: OnCorrupt = None,
+        **filters: Unpack[EpisodeFilters],
+    ) -> Hits[Episode]:
+        """The `k` episodes nearest to a vector for which all filters hold: as many as there are, if that is fewer.
+
+        An episode is as near as the nearest of its own vector and those of its steps, by the cosine: from -1 to 1.
+        `min_similarity` leaves out the others. `model` may be left out where there is only one. Filters are those of
+        `query`. `cursor` is the `next_cursor` of the hits before: pages have each match once, of those that were stored
+        when the first page was read, whatever is written between them. One round trip, two if `model` has to be looked
+        up.
+
+        `mode`: "auto" decides between the model's index and comparing all vectors for which the filters hold; "exact"
+        compares them all. `Hits.plan` says what was done. `on_corrupt` as for `query`.
+
+        A namespace that has no vectors by `model` has none to find: there are no hits, whether or not another namespace
+        has some. (A misspelt name has no vectors either; that is logged as information.)
+
+        Raises:
+            ValidationError: the vector, `k` (1 to 1,000), a filter or the cursor cannot be; or the vector has another
+                dimension than this namespace's vectors by `model`.
+        """
+        return self._hits(
+            Asked(EpisodeFilter(**filters), k, None, vector, model, mode, min_similarity, cursor, None, explain),
+            steps=steps,
+            on_corrupt=on_corrupt,
+        )
+
+    def search(
+        self,
+        text: str,
+        *,
+        vector: Sequence[float] | None = None,
+        model: str | None = None,
+        embedder: Embedder | None = None,
+        k: int = 10,
+        weights: Weights | None = None,
+        min_similarity: float | None = None,
+        mode: SearchMode = "auto",
+        cursor: str | None = None,
+        steps: bool = True,
+        explain: bool = False,
+        on_corrupt: OnCorrupt = None,
+        **filters: Unpack[SearchFilters],
+    ) -> Hits[Episode]:
+        """The `k` best episodes by the words of a text, or by words and a vector, for which all filters hold.
+
+        Any of the words may be in the description, outcome, reflection, tags or a step; rare ones count more (BM25).
+        With a `vector`, or an `embedder` that makes one of the text, the places in both orders are fused (reciprocal
+        ranks, from the best 4 k of each). `weights` adds recency and reward; with `explain` every hit has the parts
+        that sum to its score. Where no vectors are stored yet, words alone decide. The rest is as in `similar_to`.
+
+        Raises: see `similar_to`.
+        """
+        if embedder is not None and vector is None:
+            known = as_embedder("embedder", embedder)
+            vector, model = known.embed_query(as_text(text)), model or known.model
+        return self._hits(
+            Asked(
+                EpisodeFilter(**filters),
+                k,
+                as_text(text),
+                vector,
+                model,
+                mode,
+                min_similarity,
+                cursor,
+                weights,
+                explain,
+            ),
+            steps=steps,
+            on_corrupt=on_corrupt,
+        )
+
+    def _hits(self, asked: Asked, *, steps: bool, on_corrupt: OnCorrupt) -> Hits[Episode]:
+        check_on_corrupt(on_corrupt)
+        flag("steps", steps)
+
+        def search(asked: Asked) -> Hits[Episode]:
+            plan = planned(self._session, EPISODES, asked)
+            rows = run(self._session, partial(sql.search, with_steps=steps), plan)
+            return plan.hits(found_in(rows, plan.k, on_corrupt))
+
+        return filled(search, asked)
+
+    def _prepare(self, episodes: Sequence[Episode]) -> list[tuple[str, Episode]]:
+        limits = self._session.limits
+        prepared = []
+        given = as_list(episodes, "episodes")
+        for index, episode in enumerate(given):
+            field = f"episodes.{index}" if len(given) > 1 else ""
+            document, checked = encode(Episode, with_numbers(episode), field)
+            check_episode(checked, document, limits, self._session.value_bytes, field)
+            prepared.append((document, checked))
+        if len({episode.id for episode in given}) != len(given):
+            raise ValidationError("episodes", "each id once", [str(episode.id) for episode in given])
+        _refuse_shared_steps([episode for _, episode in prepared])
+        return prepared
+
+    def _refuse_reversed_times(self, episodes: Sequence[Episode]) -> None:
+        """Refuse an end before the start, unless both times are stored: an older version took them."""
+        reversed_ = [
+            (index, episode)
+            for index, episode in enumerate(episodes)
+            if episode.completed_at is not None and episode.completed_at < episode.started_at
+        ]
+        if not reversed_:
+            return
+        ids = json_ids([str(episode.id) for _, episode in reversed_])
+        rows = self._session.read(sql.TIMES.step(namespace=self._session.namespace, ids=ids))
+        stored = {row[0]: tuple(row[1:]) for row in rows}
+        for index, episode in reversed_:
+            end = episode.completed_at or episode.started_at
+            if stored.get(str(episode.id)) != (to_micros(episode.started_at), to_micros(end)):
+                field = f"episodes.{index}.completed_at" if len(episodes) > 1 else "completed_at"
+                raise _ends_before_start(field, episode.started_at, end)
+
+    def _save(self, prepared: list[tuple[str, Episode]]) -> list[Episode]:
+        if not prepared:
+            return []
+        new = _new_in(prepared)
+        all_new = len(new) == len(prepared)
+        statements = (sql.SAVE_NEW, (sql.SAVE_NEW_STEPS,)) if all_new else (sql.SAVE, (sql.SAVE_STEPS,))
+        try:
+            rows = self._write(*statements, prepared, new)
+        except ConflictError:
+            if all_new or not self._only_moves_steps([episode for _, episode in prepared]):
+                raise
+            rows = self._write(sql.SAVE, (sql.PARK_STEPS, sql.SAVE_STEPS), prepared, new)
+        states = {row[0]: row[1:] for row in rows}
+        now = to_micros(self._session.now())
+        return [with_state(episode, just_saved(episode, states.get(str(episode.id)), now)) for _, episode in prepared]
+
+    def _import(self, new: list[tuple[str, Episode]], *, restore: bool) -> int:
+        if new:
+            self._write(
+                sql.IMPORT,
+                (sql.SAVE_NEW_STEPS,),
+                new,
+                [episode.id for _, episode in new],
+                restored if restore else guard,
+            )
+        return len(new)
+
+    def _write(
+        self,
+        heads: Prepared,
+        steps: Sequence[Prepared],
+        prepared: list[tuple[str, Episode]],
+        new: list[UUID],
+        opening: Callable[[Session, Sequence[UUID]], list[dbapi.Step]] = guard,
+    ) -> Sequence[Row]:
+        values = {"namespace": self._session.namespace, "now": to_micros(self._session.now())}
+        of_heads, of_steps = of_episodes(prepared)
+        room = room_for(self._session, new)
+        changes = [
+            *opening(self._session, new),
+            *(heads.step(portion.documents, documents=portion.text, **values) for portion in of_heads),
+            *REWARDS.steps(self._session.namespace, rewards_of([episode for _, episode in prepared])),
+            *(step.step(documents=portion.text, **values) for step in steps for portion in of_steps),
+            *room,
+        ]
+        try:
+            return self._session.write([*changes, self._state_step([episode for _, episode in prepared])])
+        except RowCountError as error:
+            if room and error.step == len(changes):
+                raise no_room(self._session, len(new)) from error
+            raise
+
+    def _only_moves_steps(self, episodes: Sequence[Episode]) -> bool:
+        """Whether the steps that the episodes carry clash only with each other: they change places."""
+        carried = {str(step.id): (str(episode.id), step.step_number) for episode in episodes for step in episode.steps}
+        numbers = json.dumps(list(carried.values()))
+        values = {"namespace": self._session.namespace, "ids": json_ids(list(carried)), "numbers": numbers}
+        rows = self._session.read(steps_sql.IN_THE_WAY.step(**values))
+        return all(carried.get(step_id, ("",))[0] == episode_id for step_id, episode_id in rows)
+
+    def _states(self, episodes: Sequence[Episode]) -> Sequence[Row]:
+        return self._session.read(self._state_step(episodes)) if episodes else []
+
+    def _state_step(self, episodes: Sequence[Episode]) -> dbapi.Step:
+        ids = json_ids([str(episode.id) for episode in episodes])
+        return sql.STATE.step(namespace=self._session.namespace, ids=ids)
+
+    def _without_known(self, prepared: list[tuple[str, Episode]], error: RowCountError) -> list[tuple[str, Episode]]:
+        known = {row[0] for row in self._states([episode for _, episode in prepared])}
+        if error.step == 1:
+            known |= {str(one) for one in forgotten_among(self._session, [episode.id for _, episode in prepared])}
+        return [pair for pair in prepared if str(pair[1].id) not in known]
+
+    def _without_repeats(self, prepared: list[tuple[str, Episode]], error: RowCountError) -> list[tuple[str, Episode]]:
+        """Those that are not stored yet. ConflictError if one is stored in another version, or with another content."""
+        if error.step == 1:
+            refuse_forgotten(self._session, _new_in(prepared))
+        states = {row[0]: row[1:3] for row in self._states([episode for _, episode in prepared])}
+        remaining = []
+        for document, episode in prepared:
+            version, created_at = states.get(str(episode.id), (None, None))
+            is_same = episode.created_at is None or created_at == to_micros(episode.created_at)
+            if (version or 0) == episode.version and (is_same or not version):
+                remaining.append((document, episode))
+            elif version is None or episode.version or not same_content(episode, self.get(episode.id)):
+                raise stale(self._session, "episode", episode.id, episode.version, version)
+        return remaining
+
+    def _change(self, episode_id: UUID | str, statement: Prepared, *checks: dbapi.Step, **values: Any) -> Episode:
+        key = {"namespace": self._session.namespace, "id": as_id(episode_id)}
+        change = statement.step(1, **key, **values)
+        try:
+            rows = write_and_read(self._session, [change, *checks], sql.GET.step(**key))
+        except RowCountError as error:
+            if error.step != 1:
+                raise
+            raise NotFoundError("episode", episode_id) from error
+        if not rows:  # the answer was lost, and before it was read again, another writer has deleted it
+            raise NotFoundError("episode", episode_id)
+        return whole(rows)
+
+    def _number_of_appended(self, step: Step, values: dict[str, Any], limit: int, refusal: ConflictError | None) -> int:
+        """Return the number of a step that is there already. Raises what kept any other from being appended."""
+        rows = self._session.read(steps_sql.APPENDED.step(**values))
+        if rows:
+            number, is_this_one = rows[0]
+            if not is_this_one:
+                raise ConflictError("step", step.id, expected=0, actual=None, detail="another step has this id")
+            return int(number)
+        if self.find(values["episode_id"], steps=False) is None:
+            raise NotFoundError("episode", values["episode_id"])
+        if refusal is not None:  # the step, or the lack of an episode, is gone since
+            raise refusal
+        raise ValidationError("steps", f"at most {limit:,} steps", limit + 1, setting="limits.steps_per_episode")
+
+
+def _ends_before_start(field: str, started_at: datetime, completed_at: datetime) -> ValidationError:
+    limit = f"not before started_at, {started_at.isoformat()}"
+    return ValidationError(field, limit, completed_at.isoformat())
+
+
+def _refuse_shared_steps(episodes: Sequence[Episode]) -> None:
+    seen: set[UUID] = set()
+    for index, episode in enumerate(episodes):
+        ids = [step.id for step in episode.steps]
+        for number, step_id in enumerate(ids):
+            if step_id in seen:
+                field = f"episodes.{index}.steps.{number}.id"
+                raise ValidationError(field, "each step once: another of these episodes has it", str(step_id))
+        seen.update(ids)
+
+
+def _new_in(prepared: list[tuple[str, Episode]]) -> list[UUID]:
+    return [episode.id for _, episode in prepared if episode.version == 0]

@@ -1,0 +1,280 @@
+"""The statements of the episode repository. `documents` is a JSON array of whole episodes, steps and all."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from memory_storage.search.statement import Search
+from memory_storage.sql.filters import Conditions
+from memory_storage.sql.paging import cut_by_bytes
+from memory_storage.sql.statement import (
+    Prepared,
+    bytes_of_episode,
+    columns,
+    excluded,
+    micros,
+    values,
+    was_saved_before,
+)
+
+_HEAD = {
+    "id": "given.value ->> '$.id'",
+    "task_type": "given.value ->> '$.task_type'",
+    "domain": "given.value ->> '$.context.domain'",
+    "language": "given.value ->> '$.context.language'",
+    "framework": "given.value ->> '$.context.framework'",
+    "complexity": "given.value ->> '$.context.complexity'",
+    "outcome": "given.value ->> '$.outcome.kind'",
+    "reward": "given.value ->> '$.reward.total'",
+    "started_at": micros("(given.value ->> '$.started_at')"),
+    "completed_at": micros("(given.value ->> '$.completed_at')"),
+    "document": """json_remove(given.value, '$.version', '$.created_at', '$.updated_at', '$.archived_at', '$.steps',
+        '$.words')""",
+    "words": "given.value -> '$.words'",
+}
+_SAVED = {
+    "namespace": ":namespace",
+    "version": "(given.value ->> '$.version') + 1",
+    "created_at": ":now",
+    "updated_at": ":now",
+    **_HEAD,
+}
+_IMPORTED = {
+    "namespace": ":namespace",
+    "version": "max(given.value ->> '$.version', 1)",
+    "created_at": "coalesce(" + micros("(given.value ->> '$.created_at')") + ", :now)",
+    "updated_at": "coalesce(" + micros("(given.value ->> '$.updated_at')") + ", :now)",
+    "archived_at": micros("(given.value ->> '$.archived_at')"),
+    **_HEAD,
+}
+_STEPS = {
+    "namespace": ":namespace",
+    "episode_id": "given.id",
+    "step_number": "step.value ->> '$.step_number'",
+    "id": "step.value ->> '$.id'",
+    "tool": "step.value ->> '$.tool'",
+    "status": "step.value ->> '$.result.status'",
+    "latency_ms": "step.value ->> '$.latency_ms'",
+    "tokens_used": "step.value ->> '$.tokens_used'",
+    "started_at": micros("(step.value ->> '$.started_at')"),
+    "output": "coalesce(step.value ->> '$.result.output', step.value ->> '$.result.message')",
+    "document": "json_remove(json_replace(step.value, '$.result.output', '', '$.result.message', ''), '$.words')",
+    "words": "step.value -> '$.words'",
+}
+
+# Hexadecimal digits and hyphens are ASCII: all ids with a prefix are one range of the index.
+OF_PREFIX = Prepared("""
+SELECT id FROM episodes WHERE namespace = :namespace AND id >= :first AND id < :after ORDER BY id LIMIT :limit
+""")
+
+# The ids beside each one in the index: what it shares with them does not identify it.
+NEIGHBOURS = Prepared("""
+SELECT ids.value,
+    (SELECT max(e.id) FROM episodes AS e WHERE e.namespace = :namespace AND e.id < ids.value),
+    (SELECT min(e.id) FROM episodes AS e WHERE e.namespace = :namespace AND e.id > ids.value)
+FROM json_each(:ids) AS ids
+""")
+
+# A row is an episode (number 0) or one of its steps: so both come with one statement, and each text as it is stored.
+HEAD_ROW = "0, e.id, e.document, e.version, e.created_at, e.updated_at, e.archived_at"
+_ROW = 7  # columns
+STEP_ROW = "s.step_number, s.id, s.document, s.output, NULL, NULL, NULL"
+
+# A new episode that is there already is not written: the number of rows tells.
+SAVE_NEW = Prepared(f"""
+INSERT INTO episodes ({columns(_SAVED)})
+SELECT {values(_SAVED)}
+FROM json_each(:documents) AS given
+WHERE true
+ON CONFLICT (namespace, id) DO NOTHING
+""")
+
+# An episode that says it was saved before must still be there: without that, a deleted one would come back.
+SAVE = Prepared(f"""
+INSERT INTO episodes ({columns(_SAVED)})
+SELECT {values(_SAVED)}
+FROM json_each(:documents) AS given
+WHERE given.value ->> '$.version' = 0
+    OR {was_saved_before("episodes")}
+ON CONFLICT (namespace, id) DO UPDATE SET {excluded(_SAVED, "namespace", "id", "created_at")}
+WHERE episodes.version = excluded.version - 1
+""")
+
+IMPORT = Prepared(f"""
+INSERT INTO episodes ({columns(_IMPORTED)})
+SELECT {values(_IMPORTED)}
+FROM json_each(:documents) AS given
+WHERE true
+ON CONFLICT (namespace, id) DO NOTHING
+""")
+
+# Materialized: else every step would parse its whole episode again, for the id.
+_GIVEN = """WITH given (id, steps) AS MATERIALIZED (
+    SELECT value ->> '$.id', value -> '$.steps' FROM json_each(:documents))"""
+
+
+SAVE_NEW_STEPS = Prepared(f"""
+{_GIVEN}
+INSERT INTO steps ({columns(_STEPS)})
+SELECT {values(_STEPS)}
+FROM given, json_each(given.steps) AS step
+""")
+
+# A step that is as it was is not written again. One that moved to another episode is refused by a trigger.
+SAVE_STEPS = Prepared(f"""
+{_GIVEN}
+INSERT INTO steps ({columns(_STEPS)})
+SELECT {values(_STEPS)}
+FROM given, json_each(given.steps) AS step
+WHERE true
+ON CONFLICT (namespace, id) DO UPDATE SET {excluded(_STEPS, "namespace", "id")}
+WHERE steps.document IS NOT excluded.document OR steps.output IS NOT excluded.output
+    OR steps.episode_id IS NOT excluded.episode_id OR steps.step_number IS NOT excluded.step_number
+""")
+
+# Steps that change places: each number is taken until the other step has left it. Negative numbers are free.
+PARK_STEPS = Prepared(f"""
+{_GIVEN}
+UPDATE steps SET step_number = -step_number
+WHERE namespace = :namespace AND (episode_id, id) IN (
+    SELECT given.id, step.value ->> '$.id' FROM given, json_each(given.steps) AS step)
+""")
+
+# The beginning is enough to tell what a task is about.
+TASKS = Prepared("""
+SELECT id, substr(document ->> '$.task_description', 1, 1000) FROM episodes
+WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
+""")
+
+STATE = Prepared("""
+SELECT id, version, created_at, updated_at, archived_at FROM episodes
+WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
+""")
+
+TIMES = Prepared("""
+SELECT id, started_at, completed_at FROM episodes
+WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
+""")
+
+# The caller's clock may be behind the one that set the start, but the caller's own moment may not be before it, unless
+# it is stored already: an older version took it.
+COMPLETE = Prepared("""
+UPDATE episodes SET
+    version = version + 1, updated_at = :now, outcome = :kind, reward = coalesce(:total, reward),
+    completed_at = CASE WHEN :is_now THEN max(:completed_at, started_at) ELSE :completed_at END,
+    document = json_set(document, '$.outcome', json(:outcome), '$.completed_at',
+        CASE WHEN :is_now AND :completed_at < started_at THEN document -> '$.started_at' ELSE json(:completed_json) END,
+        '$.reward', json(coalesce(:reward, document -> '$.reward')),
+        '$.reflection', json(coalesce(:reflection, document -> '$.reflection'))),
+    words = nullif(json_patch(coalesce(words, '{}'), :words), '{}')
+WHERE namespace = :namespace AND id = :id
+    AND (:is_now OR :completed_at >= started_at OR :completed_at = completed_at)
+""")
+
+# Changes nothing, but one row where the document has become too large: so the change is undone.
+TOO_LARGE = Prepared("""
+UPDATE episodes SET version = version WHERE namespace = :namespace AND id = :id AND octet_length(document) > :most
+""")
+
+ARCHIVE = Prepared("""
+UPDATE episodes SET archived_at = coalesce(archived_at, :now) WHERE namespace = :namespace AND id = :id
+""")
+
+RESTORE = Prepared("UPDATE episodes SET archived_at = NULL WHERE namespace = :namespace AND id = :id")
+
+DELETE = Prepared("DELETE FROM episodes WHERE namespace = :namespace AND id = :id RETURNING id")
+
+GET_HEAD = Prepared(f"SELECT {HEAD_ROW} FROM episodes AS e WHERE e.namespace = :namespace AND e.id = :id")
+HEADS = Prepared(f"""
+SELECT {HEAD_ROW} FROM episodes AS e WHERE e.namespace = :namespace
+    AND e.id IN (SELECT value FROM json_each(:ids))
+""")
+GET = Prepared(f"""
+SELECT {HEAD_ROW} FROM episodes AS e WHERE e.namespace = :namespace AND e.id = :id
+UNION ALL
+SELECT {STEP_ROW} FROM steps AS s WHERE s.namespace = :namespace AND s.episode_id = :id
+""")
+
+_STEPS_OF_PAGE = f"""
+UNION ALL
+SELECT page.place, page.seq, {STEP_ROW} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq
+    CROSS JOIN steps AS s ON s.namespace = e.namespace AND s.episode_id = e.id"""
+
+
+@lru_cache(maxsize=256)
+def query(conditions: Conditions, order: str, *, with_steps: bool) -> Prepared:
+    """A page: the sort key and `seq` of each episode, then its row and those of its steps, in any order."""
+    return Prepared(f"""
+WITH page AS MATERIALIZED (
+    SELECT seq, started_at AS place FROM episodes WHERE {" AND ".join(("namespace = :namespace", *conditions))}
+    ORDER BY {order} LIMIT :limit)
+{_head_of_page(with_steps=with_steps)}
+""")
+
+
+@lru_cache(maxsize=256)
+def ids(conditions: Conditions, order: str) -> Prepared:
+    """The ids of all of them, in order."""
+    where = " AND ".join(("namespace = :namespace", *conditions))
+    return Prepared(f"SELECT id FROM episodes WHERE {where} ORDER BY {order}")
+
+
+@lru_cache(maxsize=256)
+def among(conditions: Conditions, *, with_steps: bool) -> Prepared:
+    """Those of `ids` for which the conditions hold: the place among them and `seq`, then as for `next_ones`."""
+    where = " AND ".join(("true", *conditions))
+    listed = f"""SELECT e.seq, ids.key AS place
+    FROM json_each(:ids) AS ids CROSS JOIN episodes AS e ON e.namespace = :namespace AND e.id = ids.value
+    WHERE {where} ORDER BY ids.key LIMIT :limit"""
+    return Prepared(f"{_cut(listed, 'place', with_steps=with_steps)}\n{_what_fits(with_steps=with_steps)}")
+
+
+@lru_cache(maxsize=256)
+def next_ones(conditions: Conditions, order: str, *, with_steps: bool) -> Prepared:
+    """As `query`, but a page ends by bytes too: an episode that does not fit has no id."""
+    listed = f"""SELECT seq, started_at, started_at AS place
+    FROM episodes WHERE {" AND ".join(("namespace = :namespace", *conditions))} ORDER BY {order} LIMIT :limit"""
+    return Prepared(f"{_cut(listed, order, with_steps=with_steps)}\n{_what_fits(with_steps=with_steps)}")
+
+
+def _cut(listed: str, order: str, *, with_steps: bool) -> str:
+    size = bytes_of_episode("t") if with_steps else "octet_length(t.document)"
+    return cut_by_bytes(listed, "episodes", size, order)
+
+
+def _head_of_page(*, with_steps: bool) -> str:
+    return f"""SELECT page.place, page.seq, {HEAD_ROW} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq
+{_STEPS_OF_PAGE if with_steps else ""}"""
+
+
+def _what_fits(*, with_steps: bool) -> str:
+    return f"""SELECT page.place, page.seq, {HEAD_ROW}
+FROM page LEFT JOIN episodes AS e ON page.fits AND e.seq = page.seq
+{f"{_STEPS_OF_PAGE} WHERE page.fits" if with_steps else ""}"""
+
+
+@lru_cache(maxsize=256)
+def search(asked: Search, *, with_steps: bool) -> Prepared:
+    """The hits: score, `seq` and the facts of each, then its row and those of its steps, in any order."""
+    if not with_steps:
+        return Prepared(f"""
+{asked.common_tables()}
+SELECT found.score, found.seq, {asked.facts()}, {HEAD_ROW} FROM found CROSS JOIN episodes AS e ON e.seq = found.seq
+{asked.own_space(_ROW)}
+""")
+    return Prepared(f"""
+{asked.common_tables()}
+SELECT found.score, found.seq, {asked.facts("NOT of_step")}, iif(of_step, s.step_number, 0), iif(of_step, s.id, e.id),
+    iif(of_step, s.document, e.document), iif(of_step, s.output, e.version), e.created_at, e.updated_at, e.archived_at
+FROM found CROSS JOIN episodes AS e ON e.seq = found.seq
+CROSS JOIN (SELECT false AS of_step UNION ALL SELECT true)
+LEFT JOIN steps AS s ON of_step AND s.namespace = e.namespace AND s.episode_id = e.id
+WHERE NOT of_step OR s.id IS NOT NULL
+{asked.own_space(_ROW)}
+""")
+
+
+@lru_cache(maxsize=256)
+def count(conditions: Conditions) -> Prepared:
+    """How many there are."""
+    return Prepared(f"SELECT count(*) FROM episodes WHERE {' AND '.join(('namespace = :namespace', *conditions))}")

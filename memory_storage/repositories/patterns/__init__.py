@@ -1,0 +1,1 @@
+"""Patterns: the repository, its statements, and mining."""

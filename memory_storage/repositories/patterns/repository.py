@@ -1,0 +1,596 @@
+"""The repository of patterns. Their counters are counted by SQL, so no count is lost between two callers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import zip_longest
+from typing import Any, TypeVar, get_args
+from uuid import UUID
+
+from typing_extensions import TypedDict, Unpack
+
+from memory_storage.dbapi import RowCountError, Step, portions
+from memory_storage.embedders import Embedder
+from memory_storage.errors import ConflictError, NotFoundError, ValidationError
+from memory_storage.models import (
+    PATTERN,
+    AnyPattern,
+    Effectiveness,
+    EpisodeFilter,
+    Hits,
+    Page,
+    PatternFilter,
+    PatternKind,
+    SearchMode,
+)
+from memory_storage.repositories.analytics import sql as analytics_sql
+from memory_storage.repositories.analytics.arguments import check_lengths, finite_or_none
+from memory_storage.repositories.episodes.repository import EpisodeFilters
+from memory_storage.repositories.episodes.sql import TASKS
+from memory_storage.repositories.retention.tombstones import (
+    forgotten_among,
+    guard,
+    refuse_forgotten,
+    restored,
+    stale,
+)
+from memory_storage.schema.words import with_words, words_of_pattern
+from memory_storage.search.planner import Asked, Weights, as_text, filled, planned, run
+from memory_storage.search.statement import FACTS, PATTERNS
+from memory_storage.sql.arguments import embedder as as_embedder
+from memory_storage.sql.arguments import flag
+from memory_storage.sql.chunks import of_documents
+from memory_storage.sql.documents import (
+    OnCorrupt,
+    check_document,
+    check_on_corrupt,
+    check_tags,
+    corrupt,
+    decode,
+    encode,
+    from_micros,
+    most_bytes,
+    or_none,
+    over,
+    stored,
+    stored_bytes,
+    to_micros,
+    too_large,
+)
+from memory_storage.sql.exact_numbers import REWARD_DELTAS, SUCCESS_RATES
+from memory_storage.sql.filters import conditions
+from memory_storage.sql.paging import (
+    ITERATE_PAGE,
+    PAGE_BYTES,
+    Cursor,
+    check_limit,
+    filled_page,
+    handed_over,
+    order_and_place,
+    page,
+    parse_cursor,
+)
+from memory_storage.sql.session import (
+    Repository,
+    Session,
+    as_id,
+    as_list,
+    is_over_limit,
+    json_ids,
+    keep_writing,
+    write_and_read,
+)
+
+from . import sql
+from .mining import LONGEST_RECOVERY, as_wanted, learned_recoveries, learned_sequences, with_tasks
+
+P = TypeVar("P", bound=AnyPattern)
+
+_CHECK_OF_MERGE = 2  # the number of the statement that checks the limits
+
+
+class PatternFilters(TypedDict, total=False):
+    """The keywords of `query`, `iterate` and `count`: the fields of `models.PatternFilter`."""
+
+    kind: PatternKind | None
+    domain: str | None
+    language: str | None
+    tags_any: Sequence[str]
+    tags_all: Sequence[str]
+    min_success_rate: float | None
+    min_occurrences: int | None
+
+
+class PatternRepository(Repository):
+    """The patterns of one namespace."""
+
+    def save(self, pattern: P) -> P:
+        """Insert or update by id, and give back what is stored, with its new version.
+
+        `effectiveness` is written once, with a new pattern; from then on only `record_*` and `merge` change it.
+
+        A new pattern (version 0) may have the id of one that was deleted by `delete`, but of none that was erased by
+        `forget`.
+
+        Raises:
+            ConflictError: the stored version is another than `pattern.version`, or is of another pattern, which was
+                stored under the id after this one was deleted.
+            ValidationError: a limit is broken, something would not be read back equal, an episode is named twice in the
+                evidence (unless it is stored with this evidence), or the pattern is new and was erased.
+        """
+        return self.save_many([pattern])[0]
+
+    def save_many(self, patterns: Sequence[P]) -> list[P]:
+        """Save all of them or none, as `save` does."""
+        prepared = self._prepare(patterns)
+        self._refuse_repeated_evidence([pattern for _, pattern in prepared])
+        saved = keep_writing(
+            self._save, prepared, lambda _, error: self._without_repeats(prepared, error), "changing these patterns"
+        )
+        by_id = {pattern.id: pattern for pattern in saved}
+        return [by_id.get(pattern.id) or self.get(pattern.id) for _, pattern in prepared]  # type: ignore[misc]
+
+    def import_many(self, patterns: Sequence[AnyPattern], *, restore_forgotten: bool = False) -> int:
+        """Insert copies as they are, with version, times and counters. Idempotent.
+
+        Those whose id is stored already stay as they are. Those that were erased stay away: `erased_among` names them.
+
+        Args:
+            patterns: the copies.
+            restore_forgotten: bring back what was erased by `forget`.
+
+        Returns:
+            The number of new ones.
+        """
+        prepared = self._prepare(patterns)
+        write = partial(self._import, restore=flag("restore_forgotten", restore_forgotten))
+        return keep_writing(
+            write, prepared, lambda _, error: self._without_known(prepared, error), "importing these patterns"
+        )
+
+    def erased_among(self, pattern_ids: Iterable[UUID | str]) -> set[UUID]:
+        """Those that were erased by `forget`, so that no copy of them is stored again."""
+        ids = [UUID(as_id(one, "pattern_ids")) for one in as_list(pattern_ids, "pattern_ids")]
+        return forgotten_among(self._session, ids)
+
+    def record_retrieval(self, pattern_ids: UUID | str | Iterable[UUID | str]) -> None:
+        """Count that these patterns were looked up, each once.
+
+        Raises:
+            NotFoundError: one of them does not exist; none is counted.
+        """
+        ids = [pattern_ids] if isinstance(pattern_ids, UUID | str) else as_list(pattern_ids, "pattern_ids")
+        texts = sorted({as_id(one, "pattern_ids") for one in ids})
+        values = {"namespace": self._session.namespace, "ids": json_ids(texts), "now": self._now()}
+        try:
+            self._session.write([sql.RETRIEVED.step(len(texts), **values)])
+        except RowCountError as error:
+            raise NotFoundError("pattern", ", ".join(texts)) from error
+
+    def record_application(self, pattern_id: UUID | str, *, success: bool, reward_delta: float = 0.0) -> None:
+        """Count that this pattern was applied, whether it helped, and by how much the reward differed.
+
+        Raises:
+            NotFoundError: there is no such pattern.
+        """
+        if not isinstance(success, bool):
+            raise ValidationError("success", "True or False", success)
+        if isinstance(reward_delta, bool) or not isinstance(reward_delta, int | float):
+            raise ValidationError("reward_delta", "a finite number", reward_delta)
+        if not abs(reward_delta) <= sys.float_info.max:
+            raise ValidationError("reward_delta", "a finite number", reward_delta)
+        values = {"success": int(success), "reward_delta": float(reward_delta), "now": self._now()}
+        step = sql.APPLIED.step(1, namespace=self._session.namespace, id=as_id(pattern_id), **values)
+        try:
+            self._session.write([step])
+        except RowCountError as error:
+            raise NotFoundError("pattern", pattern_id) from error
+
+    def merge(self, pattern_id: UUID | str, other_id: UUID | str) -> AnyPattern:
+        """Add the other one's occurrences, counters, evidence and tags to this one, and delete the other one.
+
+        Raises:
+            NotFoundError: one of them does not exist.
+            ValidationError: they are the same, or of two kinds; or together they are over a limit.
+        """
+        key, other = as_id(pattern_id), as_id(other_id, "other_id")
+        if key == other:
+            raise ValidationError("other_id", "must be another pattern", other)
+        namespace, most, tags = self._session.namespace, self._most_bytes, self._session.limits.tags
+        try:
+            rows = self._session.write(
+                [
+                    sql.MERGE.step(1, namespace=namespace, id=key, other=other, now=self._now()),
+                    sql.OVER_LIMIT.step(0, namespace=namespace, id=key, most=most, tags=tags),
+                    sql.REMOVE.step(1, namespace=namespace, id=other),
+                    sql.GET.step(namespace=namespace, id=key),
+                ]
+            )
+        except (RowCountError, ValidationError) as error:
+            if is_over_limit(error, _CHECK_OF_MERGE):
+                raise self._merged_over_limit(key, other) from error
+            if isinstance(error, ValidationError):
+                raise
+            kinds = self.get(key).kind, self.get(other).kind
+            raise ValidationError("other_id", f"must be a {kinds[0]} too", kinds[1]) from None
+        if not rows:  # as in `_save`
+            raise NotFoundError("pattern", key)
+        return as_pattern(rows[0])
+
+    def learn(
+        self,
+        *,
+        lengths: tuple[int, int] = (2, 4),
+        least_episodes: int = 5,
+        min_lift: float = 1.2,
+        most: int = 50,
+        evidence: int = 20,
+        reward_at_least: float | None = None,
+        **filters: Unpack[EpisodeFilters],
+    ) -> list[AnyPattern]:
+        """Make patterns of the episodes for which the filters hold, and give them back as they are stored.
+
+        Tool sequences: of these lengths, in at least so many episodes that were judged, whose success rate is at least
+        `min_lift` times that of all; those with the highest lift first, and no part of a longer one with the same
+        episodes. Error recoveries: what was done after a step
+        that failed until its tool was ok again, at most 5 steps later, in at least so many episodes, of which one went
+        well. At most `most` of each; `evidence` are the first so many that went well. See `AnalyticsRepository` for
+        what success is.
+
+        The context of a pattern is the domain, language and framework that all the episodes with it share, of those
+        that were judged; what they do not share stays open: a sequence of two domains is `general`, and a filter by
+        domain learns it for that domain. Its description ends with the words that several tasks of its evidence share,
+        so that `search` finds it for such a task.
+
+        Ids are of the content and the context: to learn again brings the figures of a pattern up to date, and leaves
+        its counters and what people wrote, its description among it. What is not found any more stays.
+        """
+        lengths = check_lengths(lengths)
+        wanted = as_wanted(least_episodes, min_lift, most, evidence)
+        asked = EpisodeFilter(**filters)
+        where, values = conditions(asked, "episode")
+        judged = analytics_sql.BY_OUTCOME if reward_at_least is None else analytics_sql.BY_REWARD
+        values |= {
+            "namespace": self._session.namespace,
+            "reward_at_least": finite_or_none("reward_at_least", reward_at_least),
+        }
+        sequences = analytics_sql.sequences(where, judged, *lengths, with_evidence=True)
+        recoveries = analytics_sql.recoveries(where, judged, LONGEST_RECOVERY)
+        found: list[AnyPattern] = [
+            *learned_sequences(
+                self._session.read(sequences.step(**values, least=least_episodes, evidence=evidence)), wanted
+            ),
+            *learned_recoveries(self._session.read(recoveries.step(**values)), wanted),
+        ]
+        return self._learned(with_tasks(found, self._tasks_of(found)))
+
+    def get(self, pattern_id: UUID | str) -> AnyPattern:
+        """The pattern.
+
+        Raises:
+            NotFoundError: there is no such pattern.
+        """
+        found = self.find(pattern_id)
+        if found is None:
+            raise NotFoundError("pattern", pattern_id)
+        return found
+
+    def find(self, pattern_id: UUID | str) -> AnyPattern | None:
+        """The pattern, or None."""
+        rows = self._session.read(sql.GET.step(namespace=self._session.namespace, id=as_id(pattern_id)))
+        return as_pattern(rows[0]) if rows else None
+
+    def query(
+        self,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        on_corrupt: OnCorrupt = None,
+        **filters: Unpack[PatternFilters],
+    ) -> Page[AnyPattern]:
+        """A page of the patterns for which all filters hold, the best success rate first.
+
+        `on_corrupt` is called with the CorruptDataError of each row that cannot be decoded, and the others are given:
+        they do not count in `limit`. Without it the error is raised.
+        """
+        check_on_corrupt(on_corrupt)
+        where, values = conditions(PatternFilter(**filters), "pattern")
+
+        def read(size: int, place: Cursor | None) -> Page[AnyPattern]:
+            order, after, place_values = order_and_place("success_rate", place, descending=True)
+            statement = sql.query((*where, *after), order)
+            step = statement.step(namespace=self._session.namespace, limit=size + 1, **values, **place_values)
+            rows = self._session.read(step)
+            found = [_readable(row[2:], on_corrupt) for row in rows[:size]]
+            return page(found, [(row[0], row[1]) for row in rows], size, place)
+
+        return filled_page(read, check_limit(limit, self._session.limits), parse_cursor(cursor))
+
+    def iterate(self, *, on_corrupt: OnCorrupt = None, **filters: Unpack[PatternFilters]) -> Iterator[AnyPattern]:
+        """Iterate over all of them, the best success rate first, a page at a time: 100 of them, or 4 MB.
+
+        Which ones, and in what order, is decided at the start: one whose rate changes meanwhile comes once, as it is
+        when its page is read. Those that are deleted meanwhile are left out. `on_corrupt` as for `query`.
+        """
+        check_on_corrupt(on_corrupt)
+        size = min(ITERATE_PAGE, self._session.limits.query_maximum)
+        where, values = conditions(PatternFilter(**filters), "pattern")
+        values |= {"namespace": self._session.namespace, "limit": size + 1, "page_bytes": PAGE_BYTES}
+        listed = self._session.read(sql.listed(where).step(**values))
+        rows: Sequence[Sequence[Any]] = [row[2:] for row in listed if row[2] is not None]
+        sizes = [(row[0], row[1]) for row in listed[len(rows) :]]
+        del listed
+        yield from _readable_ones(handed_over(rows), on_corrupt)
+        del rows
+        for part in portions(sizes, lambda one: int(one[1]), most_bytes=PAGE_BYTES, most=size):
+            yield from _readable_ones(handed_over(self._rows_of([key for key, _ in part])), on_corrupt)
+
+    def count(self, **filters: Unpack[PatternFilters]) -> int:
+        """How many patterns there are for which all filters hold."""
+        where, values = conditions(PatternFilter(**filters), "pattern")
+        rows = self._session.read(sql.count(where).step(namespace=self._session.namespace, **values))
+        return int(rows[0][0])
+
+    def delete(self, pattern_id: UUID | str) -> bool:
+        """Delete it with its embeddings. Whether it was there."""
+        return bool(self._session.write([sql.DELETE.step(namespace=self._session.namespace, id=as_id(pattern_id))]))
+
+    def similar_to(
+        self,
+        vector: Sequence[float],
+        *,
+        model: str | None = None,
+        k: int = 10,
+        min_similarity: float | None = None,
+        mode: SearchMode = "auto",
+        cursor: str | None = None,
+        explain: bool = False,
+        on_corrupt: OnCorrupt = None,
+        **filters: Unpack[PatternFilters],
+    ) -> Hits[AnyPattern]:
+        """The `k` patterns nearest to a vector for which all filters hold; see `EpisodeRepository.similar_to`."""
+        asked = Asked(PatternFilter(**filters), k, None, vector, model, mode, min_similarity, cursor, None, explain)
+        return self._hits(asked, on_corrupt)
+
+    def search(
+        self,
+        text: str,
+        *,
+        vector: Sequence[float] | None = None,
+        model: str | None = None,
+        embedder: Embedder | None = None,
+        k: int = 10,
+        weights: Weights | None = None,
+        min_similarity: float | None = None,
+        mode: SearchMode = "auto",
+        cursor: str | None = None,
+        explain: bool = False,
+        on_corrupt: OnCorrupt = None,
+        **filters: Unpack[PatternFilters],
+    ) -> Hits[AnyPattern]:
+        """The `k` best patterns by words, or by words and a vector; see `EpisodeRepository.search`.
+
+        The reward of a pattern is its success rate, and its age is counted from its last change.
+        """
+        if embedder is not None and vector is None:
+            known = as_embedder("embedder", embedder)
+            vector, model = known.embed_query(as_text(text)), model or known.model
+        asked = Asked(
+            PatternFilter(**filters), k, as_text(text), vector, model, mode, min_similarity, cursor, weights, explain
+        )
+        return self._hits(asked, on_corrupt)
+
+    def _hits(self, asked: Asked, on_corrupt: OnCorrupt) -> Hits[AnyPattern]:
+        check_on_corrupt(on_corrupt)
+
+        def search(asked: Asked) -> Hits[AnyPattern]:
+            plan = planned(self._session, PATTERNS, asked)
+            rows = sorted(run(self._session, sql.search, plan), key=lambda row: (-row[0], row[1]))
+            found = [_readable(row[2 + FACTS :], on_corrupt) for row in rows[: plan.k]]
+            return plan.hits(list(zip_longest((row[: 2 + FACTS] for row in rows), found)))
+
+        return filled(search, asked)
+
+    def _prepare(self, patterns: Sequence[P]) -> list[tuple[str, P]]:
+        prepared = []
+        given = as_list(patterns, "patterns")
+        for index, pattern in enumerate(given):
+            field = f"patterns.{index}" if len(given) > 1 else ""
+            document, checked = encode(_kind_of(pattern, field), pattern, field)
+            for name, tags in (("tags", checked.tags), ("context.tags", checked.context.tags)):
+                check_tags(f"{field}.{name}".lstrip("."), tags, self._session.limits)
+            check_document(field, checked, document, self._session.limits, self._session.value_bytes)
+            prepared.append((document, checked))
+        if len({pattern.id for pattern in given}) != len(given):
+            raise ValidationError("patterns", "each id once", [str(pattern.id) for pattern in given])
+        return prepared
+
+    def _refuse_repeated_evidence(self, patterns: Sequence[AnyPattern]) -> None:
+        """Refuse an episode that is named twice, unless this evidence is stored: an older version took it."""
+        repeated = [
+            (index, pattern)
+            for index, pattern in enumerate(patterns)
+            if len(set(pattern.evidence)) != len(pattern.evidence)
+        ]
+        stored = {pattern.id: pattern.evidence for pattern in self._get_many([pattern.id for _, pattern in repeated])}
+        for index, pattern in repeated:
+            if stored.get(pattern.id) != pattern.evidence:
+                field = f"patterns.{index}.evidence" if len(patterns) > 1 else "evidence"
+                raise ValidationError(field, "each episode once", [str(one) for one in pattern.evidence])
+
+    def _save(self, prepared: list[tuple[str, P]]) -> list[P]:
+        if not prepared:
+            return []
+        saved = {row[0]: as_pattern(row) for row in self._write(sql.SAVE, prepared)}
+        gone = [pattern for _, pattern in prepared if str(pattern.id) not in saved]
+        if gone:  # the answer was lost, and before it was read again, another writer has deleted it
+            raise ConflictError("pattern", gone[0].id, expected=gone[0].version + 1, actual=None)
+        return [saved[str(pattern.id)] for _, pattern in prepared]  # type: ignore[misc]
+
+    @property
+    def _most_bytes(self) -> int:
+        return most_bytes(self._session.limits, self._session.value_bytes)
+
+    def _merged_over_limit(self, key: str, other: str) -> ValidationError:
+        limits, both = self._session.limits, (self.get(key), self.get(other))
+        tags, evidence = ({one for pattern in both for one in getattr(pattern, name)} for name in ("tags", "evidence"))
+        if len(tags) > limits.tags:
+            return over("tags", "tags", limits.tags, len(tags), "tags")
+        update = {
+            "tags": list(tags),
+            "evidence": list(evidence),
+            "occurrence_count": sum(pattern.occurrence_count for pattern in both),
+        }
+        # A few digits of the rate are missing; and another writer may have changed them since.
+        found = max(stored_bytes(both[0].model_copy(update=update)), self._most_bytes + 1)
+        return too_large("", found, limits, self._session.value_bytes)
+
+    def _tasks_of(self, patterns: Sequence[AnyPattern]) -> dict[UUID, str]:
+        ids = {str(one) for pattern in patterns for one in pattern.evidence}
+        if not ids:
+            return {}
+        rows = self._session.read(TASKS.step(namespace=self._session.namespace, ids=json_ids(sorted(ids))))
+        return {UUID(key): task for key, task in rows}
+
+    def _learned(self, found: Sequence[AnyPattern]) -> list[AnyPattern]:
+        if not found:
+            return []
+        try:
+            rows = self._write(sql.LEARN, self._prepare(found))
+        except (RowCountError, ValidationError) as error:
+            if isinstance(error, ValidationError) and not is_over_limit(error, 0):
+                raise
+            raise self._learned_over_limit(found) from error
+        stored = {row[0]: as_pattern(row) for row in rows}
+        return [stored[str(pattern.id)] for pattern in found if str(pattern.id) in stored]
+
+    def _learned_over_limit(self, found: Sequence[AnyPattern]) -> ValidationError:
+        """The error for the largest of them: what people wrote in it, with its new figures, is over the limit."""
+        stored = {pattern.id: pattern for pattern in self._get_many([pattern.id for pattern in found])}
+        figures = ("occurrence_count", "success_rate", "evidence")
+        sizes = [
+            (stored_bytes(stored[one.id].model_copy(update={name: getattr(one, name) for name in figures})), one.id)
+            for one in found
+            if one.id in stored
+        ]
+        bytes_, key = max(sizes, default=(self._most_bytes + 1, found[0].id))
+        return too_large(f"patterns.{key}", bytes_, self._session.limits, self._session.value_bytes)
+
+    def _import(self, new: list[tuple[str, AnyPattern]], *, restore: bool) -> int:
+        if new:
+            self._write(sql.IMPORT, new, restored if restore else guard)
+        return len(new)
+
+    def _write(
+        self,
+        statement: Any,
+        prepared: Sequence[tuple[str, AnyPattern]],
+        opening: Callable[[Session, Sequence[UUID]], list[Step]] = guard,
+    ) -> Sequence[tuple[Any, ...]]:
+        ids = json_ids([str(pattern.id) for _, pattern in prepared])
+        namespace, now = self._session.namespace, self._now()
+        new = [pattern for _, pattern in prepared if pattern.version == 0 or statement is sql.IMPORT]
+        check = sql.LEARNED_OVER_LIMIT.step(0, namespace=namespace, ids=ids, now=now, most=self._most_bytes)
+        changes = [
+            # A copy of one that was forgotten stays away; but it may be learned again, from others.
+            *opening(self._session, [] if statement is sql.LEARN else [pattern.id for pattern in new]),
+            *(
+                statement.step(
+                    None if statement is sql.LEARN else portion.documents,
+                    namespace=namespace,
+                    documents=portion.text,
+                    now=now,
+                )
+                for portion in of_documents(
+                    with_words(document, words_of_pattern(document)) for document, _ in prepared
+                )
+            ),
+            *_exact_numbers(namespace, [pattern for _, pattern in prepared], new),
+            *([check] if statement is sql.LEARN else []),
+        ]
+        written = sql.GET_MANY.step(namespace=namespace, ids=ids)
+        return write_and_read(self._session, changes, written)
+
+    def _without_known(
+        self, prepared: list[tuple[str, AnyPattern]], error: RowCountError
+    ) -> list[tuple[str, AnyPattern]]:
+        ids = [pattern.id for _, pattern in prepared]
+        known = {pattern.id for pattern in self._get_many(ids)}
+        if error.step == 1:
+            known |= forgotten_among(self._session, ids)
+        return [pair for pair in prepared if pair[1].id not in known]
+
+    def _without_repeats(self, prepared: list[tuple[str, P]], error: RowCountError) -> list[tuple[str, P]]:
+        """Those that are not stored yet. ConflictError if one is stored in another version, or with another content."""
+        if error.step == 1:
+            refuse_forgotten(self._session, [pattern.id for _, pattern in prepared if pattern.version == 0])
+        present = {pattern.id: pattern for pattern in self._get_many([pattern.id for _, pattern in prepared])}
+        remaining = []
+        for document, pattern in prepared:
+            found = present.get(pattern.id)
+            version = found.version if found else None
+            is_same = pattern.created_at is None or found is None or pattern.created_at == found.created_at
+            if (version or 0) == pattern.version and is_same:
+                remaining.append((document, pattern))
+            elif found is None or pattern.version or not _same_content(pattern, found):
+                raise stale(self._session, "pattern", pattern.id, pattern.version, version)
+        return remaining
+
+    def _rows_of(self, ids: Sequence[str]) -> list[Sequence[Any]]:
+        """The rows that are there, in the order of the ids."""
+        rows = self._session.read(sql.GET_MANY.step(namespace=self._session.namespace, ids=json_ids(ids)))
+        by_id = {row[0]: row for row in rows}
+        return [by_id[one] for one in ids if one in by_id]
+
+    def _get_many(self, ids: Sequence[UUID]) -> list[AnyPattern]:
+        values = {"namespace": self._session.namespace, "ids": json_ids([str(one) for one in ids])}
+        return [as_pattern(row) for row in self._session.read(sql.GET_MANY.step(**values))] if ids else []
+
+    def _now(self) -> int:
+        return to_micros(self._session.now())
+
+
+def _exact_numbers(namespace: str, patterns: Sequence[AnyPattern], new: Sequence[AnyPattern]) -> list[Step]:
+    rates = (((str(one.id), one.kind), (one.success_rate,)) for one in patterns)
+    deltas = (((str(one.id), one.kind), (one.effectiveness.avg_reward_delta,)) for one in new)
+    return [*SUCCESS_RATES.steps(namespace, rates), *REWARD_DELTAS.steps(namespace, deltas)]
+
+
+def as_pattern(row: Sequence[Any]) -> AnyPattern:
+    """The pattern in its row."""
+    key, document, version, created_at, updated_at, *counters, last_used_at = row
+    found: AnyPattern = decode(PATTERN.validate_json, document, "patterns", key)
+    try:
+        effectiveness = Effectiveness.model_construct(
+            **dict(zip(sql.COUNTERS, counters, strict=True)), last_used_at=from_micros(last_used_at)
+        )
+        return stored(found, version, created_at, updated_at, effectiveness=effectiveness)
+    except (TypeError, OverflowError) as error:  # a column that another program has written
+        raise corrupt("patterns", key) from error
+
+
+def _readable_ones(rows: Iterable[Sequence[Any]], on_corrupt: OnCorrupt) -> Iterator[AnyPattern]:
+    for row in rows:
+        pattern = _readable(row, on_corrupt)
+        del row
+        if pattern is not None:
+            yield pattern
+
+
+def _readable(row: Sequence[Any], on_corrupt: OnCorrupt) -> AnyPattern | None:
+    return as_pattern(row) if on_corrupt is None else or_none(partial(as_pattern, row), on_corrupt)
+
+
+def _kind_of(pattern: P, field: str) -> type[P]:
+    if type(pattern) not in get_args(AnyPattern):
+        raise ValidationError(
+            field or "pattern", "must be one of the five kinds of pattern, like Heuristic(...)", pattern
+        )
+    return type(pattern)
+
+
+def _same_content(given: AnyPattern, stored: AnyPattern) -> bool:
+    names = ("version", "created_at", "updated_at", "effectiveness")
+    return given.model_copy(update={name: getattr(stored, name) for name in names}) == stored

@@ -1,0 +1,198 @@
+"""The statements of the pattern repository. `documents` is a JSON array of whole patterns."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from memory_storage.search.statement import Search
+from memory_storage.sql.filters import Conditions
+from memory_storage.sql.paging import cut_by_bytes
+from memory_storage.sql.statement import Prepared, columns, excluded, micros, values, was_saved_before
+
+_COUNTED = ("times_retrieved", "times_applied", "success_when_applied", "failure_when_applied")
+COUNTERS = (*_COUNTED, "avg_reward_delta")
+"""The columns of `Effectiveness` that are numbers, in the order in which they are read."""
+
+_CONTENT = {
+    "namespace": ":namespace",
+    "id": "given.value ->> '$.id'",
+    "kind": "given.value ->> '$.kind'",
+    "domain": "given.value ->> '$.context.domain'",
+    "language": "given.value ->> '$.context.language'",
+    "success_rate": "given.value ->> '$.success_rate'",
+    "occurrence_count": "given.value ->> '$.occurrence_count'",
+    "document": "json_remove(given.value, '$.version', '$.created_at', '$.updated_at', '$.effectiveness', '$.words')",
+    "words": "given.value -> '$.words'",
+}
+_FIRST = {
+    **{name: f"given.value ->> '$.effectiveness.{name}'" for name in COUNTERS},
+    "last_used_at": micros("(given.value ->> '$.effectiveness.last_used_at')"),
+}
+_SAVED = {
+    "version": "(given.value ->> '$.version') + 1",
+    "created_at": ":now",
+    "updated_at": ":now",
+    **_CONTENT,
+    **_FIRST,
+}
+_IMPORTED = {
+    "version": "max(given.value ->> '$.version', 1)",
+    "created_at": "coalesce(" + micros("(given.value ->> '$.created_at')") + ", :now)",
+    "updated_at": "coalesce(" + micros("(given.value ->> '$.updated_at')") + ", :now)",
+    **_CONTENT,
+    **_FIRST,
+}
+_WHOLE = f"id, document, version, created_at, updated_at, {columns(_FIRST)}"
+
+SAVE = Prepared(f"""
+INSERT INTO patterns ({columns(_SAVED)})
+SELECT {values(_SAVED)}
+FROM json_each(:documents) AS given
+WHERE given.value ->> '$.version' = 0
+    OR {was_saved_before("patterns")}
+ON CONFLICT (namespace, id) DO UPDATE SET {excluded(_SAVED, "namespace", "id", "created_at", *_FIRST)}
+WHERE patterns.version = excluded.version - 1
+""")
+
+IMPORT = Prepared(f"""
+INSERT INTO patterns ({columns(_IMPORTED)})
+SELECT {values(_IMPORTED)}
+FROM json_each(:documents) AS given
+WHERE true
+ON CONFLICT (namespace, id) DO NOTHING
+""")
+
+# What was found again: the figures are those of now. Its counters, and what people wrote, stay.
+# `->` and not `->>`: the digits of a number stay as they are written.
+_FOUND_AGAIN = """json_set(patterns.document, {})""".format(
+    ", ".join(
+        f"'$.{name}', json(excluded.document -> '$.{name}')"
+        for name in ("occurrence_count", "success_rate", "evidence")
+    )
+)
+_LATENCY = "json_set({0}, '$.avg_latency_ms', json(excluded.document -> '$.avg_latency_ms'))"
+_FIGURES = f"""CASE patterns.kind WHEN 'tool_sequence' THEN {_LATENCY.format(_FOUND_AGAIN)} ELSE {_FOUND_AGAIN} END"""
+
+LEARN = Prepared(f"""
+INSERT INTO patterns ({columns(_SAVED)})
+SELECT {values(_SAVED)}
+FROM json_each(:documents) AS given
+WHERE true
+ON CONFLICT (namespace, id) DO UPDATE SET
+    version = patterns.version + 1, updated_at = excluded.updated_at, success_rate = excluded.success_rate,
+    occurrence_count = excluded.occurrence_count, document = {_FIGURES}
+WHERE patterns.kind = excluded.kind AND patterns.document IS NOT {_FIGURES}
+""")
+
+GET = Prepared(f"SELECT {_WHOLE} FROM patterns WHERE namespace = :namespace AND id = :id")
+
+GET_MANY = Prepared(f"""
+SELECT {_WHOLE} FROM patterns WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
+""")
+
+RETRIEVED = Prepared("""
+UPDATE patterns SET times_retrieved = CAST(times_retrieved + 1 AS INTEGER), last_used_at = :now
+WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
+""")
+
+# The mean of the deltas, brought forward: no application has to be kept for it. Its parts cannot overflow.
+APPLIED = Prepared("""
+UPDATE patterns SET
+    times_applied = CAST(times_applied + 1 AS INTEGER),
+    success_when_applied = CAST(success_when_applied + :success AS INTEGER),
+    failure_when_applied = CAST(failure_when_applied + 1 - :success AS INTEGER),
+    avg_reward_delta = avg_reward_delta * (1.0 * times_applied / (times_applied + 1))
+        + :reward_delta / (times_applied + 1),
+    last_used_at = :now
+WHERE namespace = :namespace AND id = :id
+""")
+
+# Beyond 64 bits a sum would become a float, and its row unreadable: it stays at the largest integer.
+_SUM = "CAST(patterns.{name} + other.{name} AS INTEGER)"
+_UNION = """(SELECT json_group_array(value) FROM (
+        SELECT value FROM json_each(patterns.document, '$.{field}')
+        UNION SELECT value FROM json_each(other.document, '$.{field}')))"""
+_UNION_OF_WORDS = """(SELECT json_group_array(value) FROM (
+        SELECT value FROM json_each(coalesce(patterns.words -> '$.tags', patterns.document -> '$.tags'))
+        UNION SELECT value FROM json_each(coalesce(other.words -> '$.tags', other.document -> '$.tags'))))"""
+# No more than 1, whatever the rounding of counts beyond 53 bits adds.
+_MERGED_RATE = """min(1.0,
+        (patterns.success_rate * patterns.occurrence_count + other.success_rate * other.occurrence_count)
+        / (patterns.occurrence_count + other.occurrence_count))"""
+_APPLICATIONS = "(1.0 * patterns.times_applied + other.times_applied)"
+
+# A float that is handed to json_set() keeps only 15 of its digits.
+MERGE = Prepared(f"""
+UPDATE patterns SET
+    version = patterns.version + 1, updated_at = :now,
+    occurrence_count = {_SUM.format(name="occurrence_count")},
+    success_rate = {_MERGED_RATE},
+    {", ".join(f"{name} = {_SUM.format(name=name)}" for name in _COUNTED)},
+    avg_reward_delta = CASE {_APPLICATIONS} WHEN 0 THEN 0.0 ELSE
+        patterns.avg_reward_delta * (patterns.times_applied / {_APPLICATIONS})
+        + other.avg_reward_delta * (other.times_applied / {_APPLICATIONS}) END,
+    last_used_at = max(coalesce(patterns.last_used_at, other.last_used_at),
+        coalesce(other.last_used_at, patterns.last_used_at)),
+    document = json_set(patterns.document,
+        '$.occurrence_count', {_SUM.format(name="occurrence_count")},
+        '$.success_rate', json(printf('%!.17g', {_MERGED_RATE})),
+        '$.evidence', json({_UNION.format(field="evidence")}),
+        '$.tags', json({_UNION.format(field="tags")})),
+    words = CASE WHEN coalesce(patterns.words -> '$.tags', other.words -> '$.tags') IS NULL THEN patterns.words
+        ELSE json_set(coalesce(patterns.words, '{{}}'), '$.tags', json({_UNION_OF_WORDS})) END
+FROM (SELECT * FROM patterns WHERE namespace = :namespace AND id = :other) AS other
+WHERE patterns.namespace = :namespace AND patterns.id = :id AND patterns.kind = other.kind
+""")
+
+# They change nothing, but one row where a document has become too large, or has too many tags: the change is undone.
+_TOO_LARGE = "UPDATE patterns SET version = version WHERE namespace = :namespace AND {of} AND ({too_large})"
+OVER_LIMIT = Prepared(
+    _TOO_LARGE.format(
+        of="id = :id", too_large="octet_length(document) > :most OR json_array_length(document, '$.tags') > :tags"
+    )
+)
+LEARNED_OVER_LIMIT = Prepared(
+    _TOO_LARGE.format(
+        of="updated_at = :now AND id IN (SELECT value FROM json_each(:ids))", too_large="octet_length(document) > :most"
+    )
+)
+
+DELETE = Prepared("DELETE FROM patterns WHERE namespace = :namespace AND id = :id RETURNING id")
+REMOVE = Prepared("DELETE FROM patterns WHERE namespace = :namespace AND id = :id")
+
+
+@lru_cache(maxsize=256)
+def query(conditions: Conditions, order: str) -> Prepared:
+    """A page: the sort key and `seq` of each, then its columns."""
+    return Prepared(f"""
+SELECT success_rate, seq, {_WHOLE} FROM patterns
+WHERE {" AND ".join(("namespace = :namespace", *conditions))} ORDER BY {order} LIMIT :limit
+""")
+
+
+@lru_cache(maxsize=256)
+def listed(conditions: Conditions) -> Prepared:
+    """The id and the bytes of each of them, the best first; beside them the columns of those on the first page."""
+    rows = f"""SELECT seq, id AS key, success_rate FROM patterns
+    WHERE {" AND ".join(("namespace = :namespace", *conditions))}"""
+    return Prepared(f"""
+{cut_by_bytes(rows, "patterns", "octet_length(t.document)", "success_rate DESC, seq DESC")}
+SELECT page.key, page.bytes, {_WHOLE} FROM page LEFT JOIN patterns ON page.fits AND patterns.seq = page.seq
+ORDER BY page.number
+""")
+
+
+@lru_cache(maxsize=256)
+def search(asked: Search) -> Prepared:
+    """The hits: score, `seq` and the facts of each, then its columns."""
+    return Prepared(f"""
+{asked.common_tables()}
+SELECT found.score, found.seq, {asked.facts()}, {_WHOLE} FROM found CROSS JOIN patterns ON patterns.seq = found.seq
+{asked.own_space(_WHOLE.count(",") + 1)}
+""")
+
+
+@lru_cache(maxsize=256)
+def count(conditions: Conditions) -> Prepared:
+    """How many there are."""
+    return Prepared(f"SELECT count(*) FROM patterns WHERE {' AND '.join(('namespace = :namespace', *conditions))}")

@@ -1,0 +1,1 @@
+"""Retention and erasure: the repository, batched deletion, and tombstones."""

@@ -1,0 +1,99 @@
+"""The repository that lets episodes go by a policy: first a plan, then the work. Erases nobody: see `erasure`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from memory_storage.errors import MemoryStorageError
+from memory_storage.models import Retained, RetentionCandidate, RetentionPlan, RetentionPolicy
+from memory_storage.sql.arguments import checked_moment, function, instance
+from memory_storage.sql.documents import from_micros, to_micros
+from memory_storage.sql.session import Repository
+
+from . import sql
+from .deletion import Item, Remover
+from .pacing import Pace
+
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class RetentionRepository(Repository):
+    """Retention in one namespace. Nothing goes by itself: call it when you like, or let a scheduler."""
+
+    def plan(self, policy: RetentionPolicy, *, now: datetime | None = None) -> RetentionPlan:
+        """What would go, and why, in order; the dry run. The same memory and the same `now` give the same plan.
+
+        `now` is the storage's clock by default; on a server the earlier of that and the server's, so that a machine
+        whose clock is ahead lets nothing go too early. An age is counted from the episode's own `started_at`.
+        """
+        instance("policy", policy, RetentionPolicy, "RetentionPolicy(max_age=timedelta(days=90))")
+        moment = self._session.now() if now is None else checked_moment("now", now)
+        is_limited = now is None and self._session.value_bytes is not None  # on a server
+        age = min(policy.max_age // _MICROSECOND, 2**62) if is_limited and policy.max_age is not None else None
+        rows = self._session.read(
+            sql.plan(policy).step(namespace=self._session.namespace, age=age, **_values(policy, moment))
+        )
+        if rows and age is not None:
+            moment = min(moment, from_micros(rows[0][-1]) or moment)
+        return RetentionPlan(policy, moment, [RetentionCandidate(UUID(row[0]), *row[1:-1]) for row in rows])
+
+    def apply(
+        self,
+        plan: RetentionPlan | RetentionPolicy,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> Retained:
+        """Do what a plan says, or what the plan of a policy says now.
+
+        In portions of about 15 ms, with pauses in which other writers get in; a large episode goes in several, and is
+        in the archive meanwhile. Each is looked at again when it goes: one that came to be protected stays. If it is
+        interrupted, plan with the same policy and `now` again: the end is the same. `progress` is told how many are
+        done, and how many there are. What is deleted does not come back: see `MemoryStorage.forget`.
+
+        Raises:
+            MemoryStorageError: it is called in a transaction, which would hold the lock all the time.
+        """
+        if self._session.is_transaction:
+            raise MemoryStorageError("retention has short transactions of its own: call it on the storage")
+        if progress is not None:
+            function("progress", progress, "lambda done, total: print(done, total)")
+        asked = plan if isinstance(plan, RetentionPlan) else self.plan(_policy(plan))
+        gone: set[str] = set()
+        done = 0
+        for portion, went in self._portions(asked, Pace(sleep=sleep)):
+            gone |= went
+            done += len(portion)
+            if progress:
+                progress(done, len(asked))
+        return _done(asked, gone)
+
+    def _portions(self, plan: RetentionPlan, pace: Pace) -> Iterator[tuple[list[Item], set[str]]]:
+        policy, values = plan.policy, _values(plan.policy, plan.now)
+        items = [Item(str(one.id), one.reason, one.bytes, one.steps) for one in plan]
+        begun = [item for item in items if item.reason == "unfinished"]
+        remover = Remover(self._session, pace, sql.removal(policy), **values)
+        if policy.archive:
+            yield from remover.archive(items, to_micros(plan.now))
+            return
+        yield from Remover(self._session, pace).delete(begun)
+        yield from remover.delete(items[len(begun) :])
+
+
+def _policy(plan: object) -> RetentionPolicy:
+    return instance("plan", plan, RetentionPolicy, "plan(policy), or RetentionPolicy(max_age=timedelta(days=90))")
+
+
+def _values(policy: RetentionPolicy, now: datetime) -> dict[str, Any]:
+    age = 0 if policy.max_age is None else policy.max_age // _MICROSECOND
+    return sql.values(policy, max(to_micros(now) - age, -(2**62)), json.dumps(policy.keep_tagged))
+
+
+def _done(plan: RetentionPlan, gone: set[str]) -> Retained:
+    went = [item.bytes for item in plan if str(item.id) in gone]
+    return Retained(len(went), sum(went), [item.id for item in plan if str(item.id) not in gone])

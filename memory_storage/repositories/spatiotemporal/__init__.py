@@ -1,0 +1,1 @@
+"""Where and when episodes happened: the repository, its statements, and geometry on the sphere."""

@@ -1,0 +1,145 @@
+"""Episodes by domain, task type and time: counted, and some of each. Each answer is one statement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import groupby
+from operator import attrgetter, itemgetter
+from typing import Any
+
+from memory_storage.errors import ValidationError
+from memory_storage.models import DomainNode, Episode, EpisodeFilter, Granularity, TaskType, TaskTypeNode
+from memory_storage.repositories.episodes.rows import by_seq
+from memory_storage.repositories.episodes.sql import HEAD_ROW, STEP_ROW
+from memory_storage.sql.calendar_periods import (
+    END,
+    FIRST,
+    GRANULARITIES,
+    KNOWN_UNTIL,
+    UNITS,
+    Period,
+    bucket,
+    periods,
+)
+from memory_storage.sql.filters import Conditions, Shape, conditions
+from memory_storage.sql.session import Row, Session
+from memory_storage.sql.statement import Prepared
+
+_OF_EPISODE = Shape("e.")
+_LOCAL = f"(min(max(e.started_at + z.shift, {FIRST}), {END - 1}) - {FIRST})"
+_SECONDS = f"{_LOCAL} / 1000000 + {FIRST // 1_000_000}, 'unixepoch'"
+_LABELS = {
+    **{by: f"{_LOCAL} / {unit}" for by, unit in UNITS.items()},
+    "month": f"strftime('%Y', {_SECONDS}) * 12 + strftime('%m', {_SECONDS}) - 1",
+}
+_PERIODS = """periods (since, until, shift) AS MATERIALIZED (
+    SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(:periods))"""
+_EPISODES = """periods AS z CROSS JOIN episodes AS e
+        ON e.namespace = :namespace AND e.started_at >= z.since AND e.started_at < z.until"""
+_IS_BEYOND = f"EXISTS (SELECT 1 FROM episodes WHERE namespace = :namespace AND started_at >= {KNOWN_UNTIL})"
+
+
+def hierarchy(session: Session, by: Granularity, zone: str, asked: EpisodeFilter) -> list[DomainNode]:
+    """The tree; see `SpatiotemporalRepository.hierarchy`."""
+    where, values = conditions(asked, "episode", _OF_EPISODE)
+    known, rows = _read(session, zone, _counts(_checked(by), where), values)
+    return [
+        DomainNode(domain, sum(row[4] for row in some), _task_types(some, by, known))
+        for domain, some in _grouped(sorted(rows, key=itemgetter(0, 1, 2)), 0)
+    ]
+
+
+def diverse(
+    session: Session, k: int, by: Granularity, zone: str, asked: EpisodeFilter, *, steps: bool
+) -> list[Episode]:
+    """Some of each; see `SpatiotemporalRepository.diverse`."""
+    where, values = conditions(asked, "episode", _OF_EPISODE)
+    _, rows = _read(session, zone, _sample(_checked(by), where, with_steps=steps), {**values, "limit": k})
+    episodes = by_seq(rows)
+    return [episodes[seq] for _, seq in sorted({(row[0], row[1]) for row in rows})]
+
+
+def _read(
+    session: Session, zone: str, statement: Prepared, values: dict[str, Any]
+) -> tuple[Sequence[Period], Sequence[Row]]:
+    """The rows, whose last column says whether some are later than the zone is usually computed for."""
+    if not isinstance(zone, str):
+        raise ValidationError("zone", "a time zone's name, like 'Europe/Berlin'", zone)
+    known = periods(zone)
+    rows = session.read(statement.step(namespace=session.namespace, periods=_as_json(known), **values))
+    if rows and rows[0][-1]:
+        known = periods(zone, for_ever=True)
+        rows = session.read(statement.step(namespace=session.namespace, periods=_as_json(known), **values))
+    return known, rows
+
+
+def _as_json(known: Sequence[Period]) -> str:
+    return str([list(period) for period in known])
+
+
+def _checked(by: str) -> str:
+    if not isinstance(by, str) or by not in GRANULARITIES:
+        raise ValidationError("by", f"one of {', '.join(GRANULARITIES)}", by)
+    return by
+
+
+@lru_cache(maxsize=256)
+def _counts(by: str, where: Conditions) -> Prepared:
+    shift = "z.shift" if by == "hour" else "0"
+    return Prepared(f"""
+WITH {_PERIODS}
+SELECT e.domain, e.task_type, {_LABELS[by]} AS label, {shift} AS shift, count(*), {_IS_BEYOND}
+FROM {_EPISODES} {_where(where)} GROUP BY 1, 2, 3, 4
+""")
+
+
+@lru_cache(maxsize=256)
+def _sample(by: str, where: Conditions, *, with_steps: bool) -> Prepared:
+    shift = "z.shift" if by == "hour" else "0"
+    rows = f"SELECT page.key, page.seq, {HEAD_ROW}, {_IS_BEYOND} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq"
+    if with_steps:
+        rows += f"""
+UNION ALL
+SELECT page.key, page.seq, {STEP_ROW}, {_IS_BEYOND} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq
+    CROSS JOIN steps AS s ON s.namespace = e.namespace AND s.episode_id = e.id"""
+    return Prepared(f"""
+WITH {_PERIODS},
+found AS (
+    SELECT e.seq, e.domain, e.task_type, e.reward, e.started_at, {_LABELS[by]} AS label, {shift} AS shift
+    FROM {_EPISODES} {_where(where)}),
+in_buckets AS (
+    SELECT *, row_number() OVER (
+        PARTITION BY domain, task_type, label, shift ORDER BY reward DESC, started_at DESC, seq DESC) AS in_bucket
+    FROM found),
+in_types AS (
+    SELECT *, row_number() OVER (
+        PARTITION BY domain, task_type ORDER BY in_bucket, label DESC, shift) AS in_type
+    FROM in_buckets),
+in_domains AS (
+    SELECT seq, domain, row_number() OVER (PARTITION BY domain ORDER BY in_type, task_type) AS in_domain
+    FROM in_types),
+page AS MATERIALIZED (
+    SELECT seq, row_number() OVER (ORDER BY in_domain, domain) AS key FROM in_domains
+    ORDER BY in_domain, domain LIMIT :limit)
+{rows}""")
+
+
+def _where(where: Conditions) -> str:
+    return f"WHERE {' AND '.join(where)}" if where else ""
+
+
+def _task_types(rows: Sequence[Row], by: Granularity, known: Sequence[Period]) -> list[TaskTypeNode]:
+    return [
+        TaskTypeNode(TaskType(task_type), sum(row[4] for row in some), _buckets(some, by, known))
+        for task_type, some in _grouped(rows, 1)
+    ]
+
+
+def _buckets(rows: Sequence[Row], by: Granularity, known: Sequence[Period]) -> list[Any]:
+    found = [bucket(label, by, shift, known, count) for _, _, label, shift, count, _ in rows]
+    return sorted(found, key=attrgetter("starts_at"))
+
+
+def _grouped(rows: Sequence[Row], column: int) -> list[tuple[Any, list[Row]]]:
+    return [(value, list(some)) for value, some in groupby(rows, itemgetter(column))]

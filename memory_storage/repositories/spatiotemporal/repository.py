@@ -1,0 +1,307 @@
+"""The repository of places and times: where and when an episode or a step happened. How they are found is inherited."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from uuid import UUID
+
+from typing_extensions import Unpack
+
+from memory_storage.dbapi import RowCountError, Step
+from memory_storage.errors import ConflictError, NotFoundError, ValidationError
+from memory_storage.models import Direction, DomainNode, Episode, EpisodeFilter, Granularity, Interval, Page, PlaceOwner
+from memory_storage.models import SpatiotemporalEntry as Entry
+from memory_storage.repositories.episodes.repository import EpisodeFilters
+from memory_storage.repositories.episodes.rows import by_seq
+from memory_storage.sql.arguments import flag
+from memory_storage.sql.chunks import of_documents
+from memory_storage.sql.documents import check_document, decode, encode, from_micros, to_micros
+from memory_storage.sql.exact_numbers import POSITIONS
+from memory_storage.sql.exact_numbers import Row as NumberRow
+from memory_storage.sql.paging import ITERATE_PAGE, PAGE_BYTES, handed_over
+from memory_storage.sql.session import Row, as_id, as_list, json_ids, keep_writing
+from memory_storage.sql.statement import Prepared
+
+from . import entry_sql, query_sql
+from .geo import on_sphere
+from .hierarchy import diverse, hierarchy
+from .queries import FindsByRegion, checked_k, times_of
+
+_Encoded = tuple[str, Entry]
+
+
+class SpatiotemporalRepository(FindsByRegion[Entry]):
+    """The places and times of one namespace. `episodes` finds the episodes that they are of, in the same ways."""
+
+    _of_episodes = False
+
+    @cached_property
+    def episodes(self) -> EpisodesByPlace:
+        """The episodes of what is found, each once, at its nearest, or newest, place: `episodes.near(...)`."""
+        return EpisodesByPlace(self._session)
+
+    def put(self, entry: Entry) -> Entry:
+        """Insert or replace by id, and give back what is stored.
+
+        Raises:
+            NotFoundError: there is no such owner.
+            ConflictError: the id is another owner's.
+        """
+        return self._put([self._encoded(entry)])[0]
+
+    def put_many(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Put all of them or none, as `put` does, in one round trip.
+
+        Raises: see `put`; ValidationError if an id is given twice.
+        """
+        prepared = self._encoded_list(entries)
+        return self._put(prepared) if prepared else []
+
+    def import_many(self, entries: Sequence[Entry]) -> int:
+        """Insert copies with the `created_at` they have; leave alone those whose id is there already.
+
+        Gives the number of new ones. To do it again changes nothing.
+
+        Raises:
+            NotFoundError: one of them has no owner here. None is stored.
+        """
+        prepared = self._encoded_list(entries)
+
+        def write(new: list[_Encoded]) -> int:
+            if new:
+                self._session.write(self._writes(entry_sql.IMPORT, new))
+            return len(new)
+
+        def rest(new: list[_Encoded], error: RowCountError) -> list[_Encoded]:
+            known = self._known([entry for _, entry in new])
+            unknown = [pair for pair in new if str(pair[1].id) not in known]
+            self._refuse_orphans([entry for _, entry in unknown], error)
+            return unknown
+
+        return keep_writing(write, prepared, rest, "importing these places")
+
+    def get(self, entry_id: UUID | str) -> Entry:
+        """The entry.
+
+        Raises:
+            NotFoundError: there is no such entry.
+        """
+        found = self.find(entry_id)
+        if found is None:
+            raise NotFoundError("place", entry_id)
+        return found
+
+    def find(self, entry_id: UUID | str) -> Entry | None:
+        """The entry, or None."""
+        rows = self._session.read(entry_sql.GET.step(namespace=self._session.namespace, id=as_id(entry_id)))
+        return _entry(rows[0]) if rows else None
+
+    def of(self, owner_type: PlaceOwner, owner_id: UUID | str) -> list[Entry]:
+        """All the entries of one owner, by time."""
+        values = {"owner_type": _checked_owner(owner_type), "owner_id": as_id(owner_id, "owner_id")}
+        step = entry_sql.OF_OWNER.step(namespace=self._session.namespace, **values)
+        return [_entry(row) for row in self._session.read(step)]
+
+    def timeline(
+        self,
+        owner_type: PlaceOwner,
+        owner_id: UUID | str,
+        *,
+        between: Interval | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        direction: Direction = "oldest_first",
+    ) -> Page[Entry]:
+        """A page of the entries of one owner, in the order of time; one without a moment comes before all others.
+
+        `between`: only what overlaps this interval.
+
+        Raises:
+            ValidationError: the owner, the interval, the limit, the cursor or the direction cannot be.
+        """
+        owner = {"kind": _checked_owner(owner_type), "owner_id": as_id(owner_id, "owner_id")}
+        branches = query_sql.of_owner(in_time=between is not None)
+        return self._by_time(branches, {**owner, **times_of(between)}, limit, cursor, direction, None)
+
+    def trajectory(
+        self,
+        episode_id: UUID | str,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        direction: Direction = "oldest_first",
+    ) -> Page[Entry]:
+        """A page of where an episode went: its own entries and those of its steps, in the order of time.
+
+        Raises:
+            ValidationError: the id, the limit, the cursor or the direction cannot be.
+        """
+        values = {"episode_id": as_id(episode_id, "episode_id")}
+        return self._by_time(query_sql.of_episode(), values, limit, cursor, direction, None)
+
+    def hierarchy(
+        self, *, by: Granularity = "day", zone: str = "UTC", **filters: Unpack[EpisodeFilters]
+    ) -> list[DomainNode]:
+        """The episodes by domain, task type and the time at which they began, with counts at each level.
+
+        `by` is "hour", "day", "week" or "month", in the IANA time zone `zone`: a day has 23 or 25 hours where clocks
+        are changed, and an hour that comes twice is two. The filters are those of `episodes.query`. One statement; a
+        second one only if some episode is later than 2037.
+
+        Raises:
+            ValidationError: there is no such granularity, no such zone, or a filter cannot be.
+        """
+        return hierarchy(self._session, by, zone, EpisodeFilter(**filters))
+
+    def diverse(
+        self,
+        k: int = 10,
+        *,
+        by: Granularity = "day",
+        zone: str = "UTC",
+        steps: bool = True,
+        **filters: Unpack[EpisodeFilters],
+    ) -> list[Episode]:
+        """`k` episodes (1 to 1,000) that differ: domains take turns, in them the task types, and in those the buckets.
+
+        Of a bucket the one with the highest reward comes first, of equal ones the newest; the newest buckets come
+        first. The buckets and filters are those of `hierarchy`.
+
+        Raises:
+            ValidationError: see `hierarchy`; `k` cannot be.
+        """
+        return diverse(self._session, checked_k(k), by, zone, EpisodeFilter(**filters), steps=flag("steps", steps))
+
+    def iterate(self) -> Iterator[Entry]:
+        """Iterate over all of them by id, a page at a time: 100 of them, or about 4 MB."""
+        after, namespace = "", self._session.namespace
+        values = {"limit": ITERATE_PAGE + 1, "page_bytes": PAGE_BYTES}
+        while rows := self._session.read(entry_sql.NEXT.step(namespace=namespace, after=after, **values)):
+            fitting = [row for row in rows if row[1] is not None]
+            after, is_last = fitting[-1][0], len(fitting) == len(rows)
+            entries = map(_entry, handed_over(fitting))
+            del rows, fitting
+            yield from entries
+            if is_last:
+                return
+
+    def delete(self, entry_id: UUID | str) -> bool:
+        """Delete it. Whether it was there."""
+        return bool(self._session.write([entry_sql.DELETE.step(namespace=self._session.namespace, id=as_id(entry_id))]))
+
+    def count(self) -> int:
+        """How many there are."""
+        return int(self._session.read(entry_sql.COUNT.step(namespace=self._session.namespace))[0][0])
+
+    def _by_seq(self, rows: Sequence[Row]) -> dict[int, Entry]:
+        return {row[1]: _entry(row[2:5]) for row in rows}
+
+    def _put(self, prepared: list[_Encoded]) -> list[Entry]:
+        ids = json_ids([str(entry.id) for _, entry in prepared])
+        read = entry_sql.CREATED.step(namespace=self._session.namespace, ids=ids)
+
+        def write(new: list[_Encoded]) -> dict[str, int]:
+            return dict(self._session.write([*self._writes(entry_sql.PUT, new), read]))
+
+        def rest(new: list[_Encoded], error: RowCountError) -> list[_Encoded]:
+            entries = [entry for _, entry in new]
+            self._refuse_moves(entries, error)
+            self._refuse_orphans(entries, error)
+            return new  # by now, another writer has removed what was in the way
+
+        created = keep_writing(write, prepared, rest, "changing these places")
+        return [_with_created_at(entry, created) for _, entry in prepared]
+
+    def _writes(self, statements: dict[str, Prepared], prepared: Sequence[_Encoded]) -> list[Step]:
+        values = {"namespace": self._session.namespace, "now": to_micros(self._session.now())}
+        writes = [
+            statement.step(portion.documents, entries=portion.text, **values)
+            for owner_type, statement in statements.items()
+            for portion in of_documents(map(_with_point, (one for one in prepared if one[1].owner_type == owner_type)))
+        ]
+        return [*writes, *POSITIONS.steps(self._session.namespace, map(_position, (entry for _, entry in prepared)))]
+
+    def _encoded(self, entry: Entry, field: str = "") -> _Encoded:
+        document, stored = encode(Entry, entry, field)
+        check_document(field, stored, document, self._session.limits, self._session.value_bytes)
+        return document, stored
+
+    def _encoded_list(self, entries: Sequence[Entry]) -> list[_Encoded]:
+        given = as_list(entries, "places")
+        fields = [f"places.{number}" if len(given) > 1 else "" for number in range(len(given))]
+        prepared = [self._encoded(entry, field) for entry, field in zip(given, fields, strict=True)]
+        ids = [str(entry.id) for _, entry in prepared]
+        if len(set(ids)) != len(ids):
+            raise ValidationError("places", "each id once", ids)
+        return prepared
+
+    def _known(self, entries: Sequence[Entry]) -> dict[str, tuple[str, str]]:
+        ids = json_ids([str(entry.id) for entry in entries])
+        rows = self._session.read(entry_sql.KNOWN.step(namespace=self._session.namespace, ids=ids))
+        return {row[0]: (row[1], row[2]) for row in rows}
+
+    def _refuse_moves(self, entries: Sequence[Entry], error: RowCountError) -> None:
+        known = self._known(entries)
+        for entry in entries:
+            if known.get(str(entry.id), _owner(entry)) != _owner(entry):
+                detail = "it is the place of another owner"
+                raise ConflictError("place", entry.id, expected=0, actual=None, detail=detail) from error
+
+    def _refuse_orphans(self, entries: Sequence[Entry], error: RowCountError) -> None:
+        ids = json_ids(sorted({str(entry.owner_id) for entry in entries}))
+        rows = self._session.read(entry_sql.OWNERS.step(namespace=self._session.namespace, ids=ids))
+        owners = {(row[0], row[1]) for row in rows}
+        for entry in entries:
+            if _owner(entry) not in owners:
+                raise NotFoundError(entry.owner_type, entry.owner_id) from error
+
+
+class EpisodesByPlace(FindsByRegion[Episode]):
+    """The episodes of one namespace by where and when they, or their steps, happened. Each is found once.
+
+    An episode is as near as its nearest place; in the order of time it stands at its newest place, or at its oldest
+    one if the oldest come first.
+    """
+
+    _of_episodes = True
+
+    def _by_seq(self, rows: Sequence[Row]) -> dict[int, Episode]:
+        return by_seq(rows)
+
+
+def _owner(entry: Entry) -> tuple[str, str]:
+    return entry.owner_type, str(entry.owner_id)
+
+
+def _with_point(encoded: _Encoded) -> str:
+    document, entry = encoded
+    if entry.latitude is None or entry.longitude is None:
+        return f"[{document}]"
+    # 18 digits are so near to the number that the engine does not take them for its neighbour.
+    x, y, z = (f"{side:.18g}" for side in on_sphere(entry.latitude, entry.longitude))
+    return f"[{document},{x},{y},{z}]"
+
+
+def _position(entry: Entry) -> NumberRow:
+    return (str(entry.id),), (entry.latitude, entry.longitude)
+
+
+def _with_created_at(entry: Entry, created: dict[str, int]) -> Entry:
+    if str(entry.id) not in created:  # the answer was lost, and before it was read again, another writer deleted it
+        raise NotFoundError("place", entry.id)
+    entry.__dict__["created_at"] = from_micros(created[str(entry.id)])
+    return entry
+
+
+def _checked_owner(owner_type: str) -> str:
+    if not isinstance(owner_type, str) or owner_type not in entry_sql.TABLES:
+        raise ValidationError("owner_type", f"one of {', '.join(entry_sql.TABLES)}", owner_type)
+    return owner_type
+
+
+def _entry(row: Row) -> Entry:
+    key, document, created_at = row
+    found = decode(Entry.model_validate_json, document, "spatiotemporal_index", key)
+    found.__dict__["created_at"] = from_micros(created_at)
+    return found

@@ -1,0 +1,1 @@
+"""Steps: the repository and its statements."""

@@ -1,0 +1,103 @@
+"""The repository of steps: parts of an episode, without loading the rest. Appending is the episode repository's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from uuid import UUID
+
+from memory_storage.errors import NotFoundError, ValidationError
+from memory_storage.models import Step
+from memory_storage.sql.documents import decode_steps, to_micros
+from memory_storage.sql.paging import PAGE_BYTES, check_limit, handed_over
+from memory_storage.sql.session import Repository, as_id
+
+from . import sql
+
+_LAST = 2**31
+
+
+class StepRepository(Repository):
+    """The steps of one namespace's episodes."""
+
+    def get(self, step_id: UUID | str) -> Step:
+        """The step.
+
+        Raises:
+            NotFoundError: there is no such step.
+        """
+        found = self.find(step_id)
+        if found is None:
+            raise NotFoundError("step", step_id)
+        return found
+
+    def find(self, step_id: UUID | str) -> Step | None:
+        """The step, or None."""
+        rows = self._session.read(sql.GET.step(namespace=self._session.namespace, id=as_id(step_id)))
+        return decode_steps(rows)[0] if rows else None
+
+    def range(
+        self, episode_id: UUID | str, first: int = 1, last: int | None = None, *, limit: int | None = None
+    ) -> list[Step]:
+        """The steps from number `first` to number `last`, both included, in order; at most `limit` (default 100)."""
+        step = sql.RANGE.step(
+            namespace=self._session.namespace,
+            episode_id=as_id(episode_id, "episode_id"),
+            first=_number("first", first),
+            last=_LAST if last is None else _number("last", last),
+            limit=check_limit(limit, self._session.limits),
+        )
+        return decode_steps(self._session.read(step))
+
+    def latest(self, episode_id: UUID | str, limit: int | None = None) -> list[Step]:
+        """The last steps of an episode, in order; at most `limit` (default 100)."""
+        step = sql.LATEST.step(
+            namespace=self._session.namespace,
+            episode_id=as_id(episode_id, "episode_id"),
+            limit=check_limit(limit, self._session.limits),
+        )
+        return decode_steps(self._session.read(step)[::-1])
+
+    def iterate(self, episode_id: UUID | str) -> Iterator[Step]:
+        """Iterate over the steps of an episode in order, a page at a time: 100 of them, or about 4 MB."""
+        first, size = 1, check_limit(None, self._session.limits)
+        key = {"namespace": self._session.namespace, "episode_id": as_id(episode_id, "episode_id")}
+        was_large = False
+        while True:
+            step = sql.NEXT.step(first=first, limit=size + 1, page_bytes=PAGE_BYTES, **key)
+            rows = self._session.read(step, shrinks=was_large)
+            rest = next((row[3] for row in rows if row[0] is None), None)
+            fitting = [row[:3] for row in rows if row[0] is not None]
+            was_large = len(fitting) < size
+            steps = handed_over(decode_steps(fitting))
+            del rows, fitting
+            yield from steps
+            if rest is None:
+                return
+            first = rest
+
+    def count(self, episode_id: UUID | str | None = None) -> int:
+        """How many steps an episode has; without one, how many the namespace has."""
+        namespace = self._session.namespace
+        if episode_id is None:
+            statement = sql.COUNT_ALL.step(namespace=namespace)
+        else:
+            statement = sql.COUNT.step(namespace=namespace, episode_id=as_id(episode_id, "episode_id"))
+        return int(self._session.read(statement)[0][0])
+
+    def delete(self, step_id: UUID | str) -> bool:
+        """Delete the step with its embeddings and places. The numbers of the other steps stay.
+
+        The version of the episode grows by one, so that a copy that still has the step is refused by `save`.
+
+        Returns:
+            Whether the step was there.
+        """
+        key = {"namespace": self._session.namespace, "id": as_id(step_id)}
+        now = to_micros(self._session.now())
+        return bool(self._session.write([sql.OUTDATE.step(now=now, **key), sql.DELETE.step(**key)]))
+
+
+def _number(field: str, value: int) -> int:
+    if type(value) is not int or not 1 <= value <= _LAST:
+        raise ValidationError(field, f"a step number, from 1 to {_LAST:,}", value)
+    return value

@@ -1,0 +1,359 @@
+"""The models' vector indexes: kept up, checked against their tables, and rebuilt. Searches nothing for a caller.
+
+They are in the database (DiskANN) or in this process (see `memory_index`), as the setting `vector_index` says.
+
+A search is right whatever state an index is in (see `schema.spaces`): this is about speed, and about finding out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, get_args
+
+from memory_storage.dbapi import Step
+from memory_storage.errors import (
+    ConfigurationError,
+    CorruptDataError,
+    NotFoundError,
+    SchemaError,
+    UnavailableError,
+    ValidationError,
+)
+from memory_storage.models import EmbeddingModel, IndexHealth, IndexPreset, IndexSource
+from memory_storage.repositories.analytics.arguments import whole
+from memory_storage.schema.vector_tables import PRESETS, Preset, Space, with_search
+from memory_storage.sql.arguments import choice, instance
+from memory_storage.sql.documents import EPOCH, from_micros
+from memory_storage.sql.session import Repository, Session
+
+from . import vector_sql as sql
+from .candidates import SOURCES, Cost
+from .hnsw.index import MemoryIndex
+from .vector_spaces import as_model_name, own_space
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done ("stored" or "indexed"), how many are done, and how many there are."""
+
+_VECTOR_INDEXES = Step("SELECT name FROM sqlite_master WHERE type = 'index' AND sql LIKE '%libsql_vector_idx%'")
+# All of it: VACUUM leaves rows there that are out of order, and cannot be found one by one.
+_NO_METADATA = Step("DELETE FROM libsql_vector_meta_shadow")
+_MAINTAINED = (
+    "the file is being scrubbed or repaired, which rebuilds its vector indexes: the index is as it was; "
+    "call it again when that has ended"
+)
+_AT_ONCE = 100  # vectors: a server ends a transaction after five seconds if others wait
+_SAMPLE = 32  # vectors that are searched for, to measure recall
+_DOUBTFUL = 0.96  # what so few say of an index is off by 0.03, now and then: under this, eight times as many are
+_NEAREST = 10
+
+
+class Registered(NamedTuple):
+    """A row of `vector_models`: a vector space, and what is known of it."""
+
+    space: Space
+    model: EmbeddingModel
+
+
+class VectorIndex(Repository):
+    """The vector indexes of a database: one for each model and dimension, whatever the namespace."""
+
+    def status(self) -> list[EmbeddingModel]:
+        """Each model with its counters: how many vectors it has, are in its index, and were removed from there.
+
+        A model that namespaces use with several dimensions is there once for each dimension.
+        """
+        return [self._as_seen(found) for found in registered(self._session)]
+
+    def costs(self, model: str, *, dimension: int | None = None) -> dict[str, Cost]:
+        """The bytes that each source of candidates takes for a vector, on disk and in memory, by its name.
+
+        Args:
+            model: The name of the model.
+            dimension: One of the model's dimensions. Default: that of this namespace, or the only one.
+
+        Raises:
+            NotFoundError: there is no such model, or it has no such dimension.
+            ValidationError: `dimension` is missing, and the model has several, none of them in this namespace.
+        """
+        found = self._get(model, dimension).model
+        return {name: source.cost(found.dimension, found.preset) for name, source in SOURCES.items()}
+
+    def use(self, source: IndexSource, *, model: str | None = None, progress: Progress | None = None) -> int:
+        """Go over to an index in the database ("diskann") or in this process ("memory"), of one model or of all.
+
+        The one that is left is emptied. How many vectors have entered the other. If it is interrupted, do it again.
+        The setting `vector_index` has to say the same, or the one that it says is built again.
+
+        Raises:
+            ConfigurationError: the setting says otherwise.
+            NotFoundError: there is no such model.
+            ValidationError: there is no such source.
+        """
+        choice("source", source, get_args(IndexSource))
+        if source != self._session.vector_index:
+            raise ConfigurationError(
+                f"vector_index: it is {self._session.vector_index}: set it to {source} (MEMORY_STORAGE_VECTOR_INDEX)"
+            )
+        found = registered(self._session) if model is None else self._named(model)
+        return sum(self._use(one, progress) for one in found)
+
+    def verify(self, model: str, *, dimension: int | None = None) -> IndexHealth:
+        """Compare a model's index with its table, and measure its recall on a sample of what is in it.
+
+        Reads all of its vectors 32 times, or 288 times if it finds less than it should.
+
+        Args:
+            model: The name of the model.
+            dimension: One of the model's dimensions. Default: that of this namespace, or the only one.
+
+        Raises:
+            NotFoundError: there is no such model, or it has no such dimension.
+            ValidationError: `dimension` is missing, and the model has several, none of them in this namespace.
+        """
+        registered = self._get(model, dimension)
+        space, found = registered.space, self._as_seen(registered)
+        memory = self._memory(space)
+        if memory:
+            rows, nodes = memory.present()
+            return IndexHealth(replace(found, indexed=rows), nodes, memory.recall(_SAMPLE, _NEAREST) if nodes else None)
+        try:
+            nodes = self._session.read(sql.of(space).nodes.step())[0][0]
+            recall = self._recall(space) if nodes else None
+        except (SchemaError, CorruptDataError):
+            return IndexHealth(model=found, nodes=None, recall=None)
+        return IndexHealth(model=found, nodes=nodes, recall=recall)
+
+    def rebuild(self, model: str, *, preset: IndexPreset | None = None, progress: Progress | None = None) -> int:
+        """Rebuild a model's index, with another preset if one is given; how many vectors are in it.
+
+        Searches continue meanwhile, without it. If it is interrupted, `catch_up` finishes it. If the model has several
+        dimensions, that is done for each.
+
+        Raises:
+            NotFoundError: there is no such model.
+            UnavailableError: the file is being scrubbed or repaired.
+            ValidationError: there is no such preset, or the index is in memory, which has none.
+        """
+        return sum(self._rebuild(found, preset, progress) for found in self._named(model))
+
+    def _rebuild(self, found: Registered, preset: IndexPreset | None, progress: Progress | None) -> int:
+        memory = self._memory(found.space)
+        if memory and preset is None:
+            return memory.catch_up(anew=True, progress=progress)
+        if memory:
+            raise ValidationError("preset", "none: it is of diskann, and vector_index is memory", preset)
+        if not self._empty(found.space, preset_of(found.model.preset if preset is None else preset)):
+            raise UnavailableError(_MAINTAINED, code="MAINTENANCE")
+        return self.go_on(self._again(found.space), progress=progress)
+
+    def catch_up(self, model: str, *, progress: Progress | None = None, background: bool = False) -> int:
+        """Put the vectors of a model that are not in its index there, in portions; how many that were.
+
+        An index in memory is kept in its file then. `background` leaves it to a thread, and returns 0: only for memory.
+
+        Up to 2,000 vectors have no index: to compare each of them is faster. An index from which many vectors were
+        removed is rebuilt. If the model has several dimensions, that is done for each.
+
+        Raises:
+            ConfigurationError: an index in memory would be over its limit.
+            NotFoundError: there is no such model.
+            ValidationError: `background` is for an index in memory.
+        """
+        return sum(self._catch_up(found, progress, is_background=background) for found in self._named(model))
+
+    def _catch_up(self, found: Registered, progress: Progress | None, *, is_background: bool) -> int:
+        memory = self._memory(found.space)
+        if memory:
+            return memory.catch_up(progress=progress, background=is_background)
+        if is_background:
+            raise ValidationError("background", "False: vector_index is not memory", is_background)
+        return self.go_on(found, progress=progress)
+
+    def go_on(self, registered: Registered, *, progress: Progress | None = None) -> int:
+        """Catch up from a known state."""
+        instance("registered", registered, Registered, "one of those that the repository registers")
+        space, found = registered
+        if found.is_worn and self._empty(space, preset_of(found.preset)):
+            found = self._again(space).model
+        start, total = found.indexed, found.pending
+        while found.pending:
+            after = self._more(space)
+            if after.indexed <= found.indexed:
+                if not self._is_restored(Registered(space, after)):
+                    break
+                after = self._again(space).model
+                start, total = after.indexed, after.pending
+            found = after
+            if progress:
+                progress("indexed", found.indexed - start, max(total, found.indexed - start))
+        if found.indexed > start:
+            self._tune(space, found)
+        return found.indexed - start
+
+    def mend(self) -> list[str]:
+        """Put an empty index in place of each that is missing or has lost all it had; whose those are.
+
+        Looks at no vector, so a storage does it when it opens a file. Searches compare exactly until `catch_up`.
+        Changes nothing while the file is maintained.
+        """
+        lost = [found for found in registered(self._session) if not self._is_whole(found)]
+        return [found.name for space, found in lost if self._empty(space, preset_of(found.preset))]
+
+    def take_away(self) -> None:
+        """Drop all of them: VACUUM would damage them. Searches compare exactly until `put_back` and `catch_up`.
+
+        Those in memory go too, with their files: they have what was removed. For who holds the lock for maintenance.
+        """
+        spaces = [one.space for one in registered(self._session)]
+        if self._session.memory:
+            for space in spaces:
+                self._session.memory.of(space).drop()
+            self._session.memory.delete_files()
+        if spaces:
+            self._session.write([Step(text) for space in spaces for text in space.drop_index()])
+
+    def put_back(self) -> None:
+        """An empty index for each model, whatever VACUUM has made of one that came to be in between.
+
+        For who holds the lock for maintenance.
+        """
+        found = registered(self._session)
+        dropped = [Step(text) for one in found for text in one.space.drop_index()]
+        made = [Step(one.space.create_index(preset_of(one.model.preset))) for one in found]
+        emptied = [sql.EMPTIED.step(space=one.space.token, preset=one.model.preset) for one in found]
+        if found:
+            self._session.write([*dropped, _NO_METADATA, *made, *emptied])
+
+    def strangers(self) -> list[str]:
+        """The vector indexes of the database that are no model's."""
+        ours = {one.space.index for one in registered(self._session)}
+        return [row[0] for row in self._session.read(_VECTOR_INDEXES) if row[0] not in ours]
+
+    def dimension(self, model: str) -> int:
+        """How many numbers each vector of a model has in this namespace; or anywhere, if this namespace has none.
+
+        Raises:
+            NotFoundError: there is no such model.
+            ValidationError: this namespace has no vectors by it, and others have several dimensions.
+        """
+        return self._get(model).model.dimension
+
+    def _named(self, model: str) -> list[Registered]:
+        found = [as_registered(row) for row in self._session.read(sql.MODELS_NAMED.step(model=as_model_name(model)))]
+        if not found:
+            raise NotFoundError("embedding model", model)
+        return found
+
+    def _get(self, model: str, dimension: int | None = None) -> Registered:
+        """The one of a dimension; else that of the namespace, or the only one."""
+        found = self._named(model)
+        if dimension is not None:
+            whole("dimension", dimension)
+            found = [one for one in found if one.model.dimension == dimension]
+        elif len(found) > 1:
+            own = own_space(self._session, model)
+            found = [one for one in found if own is None or one.space == own.space]
+        if not found:
+            raise NotFoundError(f"embedding model {model!r} of dimension", dimension)
+        if len(found) > 1:
+            sizes = ", ".join(f"{one.model.dimension:,}" for one in found)
+            raise ValidationError("dimension", f"one of {sizes}: {model!r} has several", dimension)
+        return found[0]
+
+    def _again(self, space: Space) -> Registered:
+        rows = self._session.read(sql.MODEL.step(space=space.token))
+        if not rows:
+            raise NotFoundError("embedding model", space.model)
+        return as_registered(rows[0])
+
+    def _memory(self, space: Space) -> MemoryIndex | None:
+        indexes = self._session.memory
+        return indexes.of(space) if indexes and self._session.vector_index == "memory" else None
+
+    def _as_seen(self, registered: Registered) -> EmbeddingModel:
+        """With the counters of the index in this process, if that is what searches use."""
+        space, found = registered
+        memory = self._memory(space)
+        if memory is None:
+            return found
+        entries, mark = memory.entries()
+        rows = self._session.read(sql.of(space).behind.step(mark=mark))
+        indexed = found.vectors - rows[0][0] if entries else 0
+        return replace(found, source="memory", indexed=indexed, removed=entries - indexed)
+
+    def _use(self, found: Registered, progress: Progress | None) -> int:
+        memory = self._memory(found.space)
+        if memory is None:
+            added = self.go_on(found, progress=progress)
+            if self._session.memory:
+                self._session.memory.of(found.space).drop()
+            return added
+        added = memory.catch_up(progress=progress)
+        if found.model.indexed:
+            self._empty(found.space, preset_of(found.model.preset))
+        return added
+
+    def _is_restored(self, found: Registered) -> bool:
+        """Whether the index was lost (by a scrub that was killed), and there is an empty one now."""
+        return not self._is_whole(found) and self._empty(found.space, preset_of(found.model.preset))
+
+    def _more(self, space: Space) -> EmbeddingModel:
+        some = sql.of(space).index_some.step(limit=_AT_ONCE, space=space.token)
+        rows = self._session.write([some, sql.MODEL.step(space=space.token)])
+        return as_registered(rows[0]).model
+
+    def _is_whole(self, found: Registered) -> bool:
+        values = {"index": found.space.index, "indexed": found.model.indexed}
+        try:
+            return bool(self._session.read(sql.of(found.space).is_whole.step(**values))[0][0])
+        except SchemaError:  # its shadow is gone
+            return False
+
+    def _empty(self, space: Space, preset: Preset) -> bool:
+        """Put an empty index in its place; False if the file is maintained, and nothing was changed."""
+        emptied = [Step(text) for text in space.empty_index(preset)]
+        with self._session.indexing() as may_index:
+            if may_index:
+                self._session.write([*emptied, sql.EMPTIED.step(space=space.token, preset=preset.name)])
+            return may_index
+
+    def _tune(self, space: Space, found: EmbeddingModel) -> None:
+        """Have a search keep as many candidates as the number of vectors asks for."""
+        index, wanted = space.index, preset_of(found.preset).search_among(found.indexed)
+        for (metadata,) in self._session.read(sql.METADATA.step(index=index)):
+            changed = with_search(metadata, wanted)
+            if changed != metadata:
+                self._session.write([sql.SET_METADATA.step(index=index, metadata=changed)])
+
+    def _recall(self, space: Space) -> float | None:
+        """Of the nearest ten of some stored vectors, how many the index finds."""
+        recall = self._recall_of(space, _SAMPLE)
+        return recall if recall is None or recall >= _DOUBTFUL else self._recall_of(space, 8 * _SAMPLE)
+
+    def _recall_of(self, space: Space, count: int) -> float | None:
+        statements = sql.of(space)
+        sample = [row[0] for row in self._session.read(statements.sample.step(limit=count))]
+        values = {"index": space.index, "limit": _NEAREST}
+        found = [self._session.read(statements.found.step(seq=seq, **values))[0] for seq in sample]
+        possible = sum(row[1] for row in found)
+        return sum(row[0] for row in found) / possible if possible else None
+
+
+def registered(session: Session) -> list[Registered]:
+    """The vector spaces, with the counters of the index in the database."""
+    return [as_registered(row) for row in session.read(sql.MODELS.step())]
+
+
+def preset_of(name: str) -> Preset:
+    """The preset of that name; ValidationError if there is none."""
+    choice("preset", name, tuple(PRESETS))
+    return PRESETS[name]
+
+
+def as_registered(row: Sequence[Any]) -> Registered:
+    """A space and what is known of it, from its row."""
+    token, *facts, created_at = row
+    values: dict[str, Any] = dict(zip(sql.MODEL_FACTS, facts, strict=True))
+    model = EmbeddingModel(**values, created_at=from_micros(created_at) or EPOCH)
+    return Registered(Space.of(token, model.name, model.dimension), model)

@@ -1,0 +1,243 @@
+"""The statements of the embedding repository. Each vector space is a table of its own, and needs its own.
+
+`rows` is a JSON array of [owner's id, created_at, updated_at, text_digest, text_version]; `digests` and `vectors` are
+what belongs to each, end to end: so a thousand vectors are two statements and no text.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property, lru_cache
+
+from memory_storage.schema.vector_tables import FEW, Space
+from memory_storage.sql.statement import Prepared
+
+from .candidates import OWN_SPACE, last_seq
+
+# The rows of an owner, and the row that is found by its vector: the episode of a step.
+_OWNERS = {
+    "episode": ("episodes AS o ON o.namespace = :namespace AND o.id = given.id", "o.seq"),
+    "step": (
+        "steps AS o ON o.namespace = :namespace AND o.id = given.id"
+        " CROSS JOIN episodes AS e ON e.namespace = o.namespace AND e.id = o.episode_id",
+        "e.seq",
+    ),
+    "pattern": ("patterns AS o ON o.namespace = :namespace AND o.id = given.id", "o.seq"),
+}
+_ONE = "namespace = :namespace AND owner_type = :owner_type AND owner_id = :owner_id AND model = :model"
+_DO_UPDATE = """UPDATE SET vector_seq = excluded.vector_seq, item_seq = excluded.item_seq,
+    updated_at = excluded.updated_at, space = excluded.space, text_digest = excluded.text_digest,
+    text_version = excluded.text_version"""
+# Another writer may have stored the vector of a later text, or one of the caller's own.
+_DO_REFRESH = f"""{_DO_UPDATE}
+    WHERE embeddings.text_digest IS NOT NULL AND embeddings.text_version <= excluded.text_version"""
+_DO_REPLACE = f"""{_DO_UPDATE}
+    WHERE embeddings.text_digest IS NULL OR embeddings.text_version <= excluded.text_version"""
+
+TABLES = {"episode": "episodes", "step": "steps", "pattern": "patterns"}
+
+REGISTER = Prepared("""
+INSERT INTO vector_models (token, name, dimension, metric, preset, created_at)
+VALUES (:space, :model, :dimension, 'cosine', :preset, :now) ON CONFLICT DO NOTHING
+""")
+# A row is changed if the space may take vectors of the namespace: those that it has by the model are there.
+ADMIT = Prepared(f"""
+UPDATE vector_models SET dimension = dimension
+WHERE token = :space AND dimension = :dimension AND coalesce({OWN_SPACE}, token) = token
+""")
+MODEL_FACTS = ("name", "dimension", "metric", "preset", "vectors", "indexed", "removed")
+_MODEL = f"SELECT token, {', '.join(MODEL_FACTS)}, created_at FROM vector_models"
+MODELS = Prepared(f"{_MODEL} ORDER BY name, dimension")
+MODELS_NAMED = Prepared(f"{_MODEL} WHERE name = :model ORDER BY dimension")
+MODEL = Prepared(f"{_MODEL} WHERE token = :space")
+SPACES = Prepared(f"SELECT token, name, dimension, token IS {OWN_SPACE} FROM vector_models WHERE name = :model")
+USED = Prepared("""
+SELECT name, dimension, token FROM vector_models
+WHERE EXISTS (SELECT 1 FROM embeddings WHERE namespace = :namespace AND model = name AND space = token)
+ORDER BY name
+""")
+EMPTIED = Prepared("UPDATE vector_models SET removed = 0, preset = :preset WHERE token = :space")
+METADATA = Prepared("SELECT metadata FROM libsql_vector_meta_shadow WHERE name = :index")
+SET_METADATA = Prepared("UPDATE libsql_vector_meta_shadow SET metadata = :metadata WHERE name = :index")
+DELETE = Prepared(f"DELETE FROM embeddings WHERE {_ONE} RETURNING model")
+COUNT = Prepared("SELECT count(*) FROM embeddings WHERE namespace = :namespace")
+COUNT_OF = Prepared("SELECT count(*) FROM embeddings WHERE namespace = :namespace AND model = :model")
+KNOWN = Prepared("""
+SELECT owner_type, owner_id, model FROM embeddings
+WHERE namespace = :namespace AND (owner_type, owner_id, model) IN (
+    SELECT value ->> '$[0]', value ->> '$[1]', value ->> '$[2]' FROM json_each(:keys))
+""")
+ABSENT = {
+    owner: Prepared(f"""
+SELECT value ->> 0 FROM json_each(:rows) WHERE NOT EXISTS (
+    SELECT 1 FROM {table} WHERE namespace = :namespace AND id = value ->> 0) LIMIT 1
+""")
+    for owner, table in TABLES.items()
+}
+UNCHANGED = Prepared("""
+UPDATE embeddings AS m SET text_version = given.value ->> 2 FROM json_each(:rows) AS given
+WHERE m.namespace = :namespace AND m.owner_type = :owner_type AND m.owner_id = given.value ->> 0 AND m.model = :model
+    AND m.text_digest = given.value ->> 1 AND m.text_version < given.value ->> 2
+""")
+"""Note that the text of a later version is the same: `rows` is a JSON array of [owner's id, digest, version]."""
+
+
+class Statements:
+    """Those of one vector space."""
+
+    def __init__(self, space: Space) -> None:
+        self._space, self._table, self._index = space, space.table, space.index
+        self.add = Prepared(f"""
+INSERT INTO {space.table} (digest, vector)
+SELECT substr(:digests, key * 16 + 1, 16), substr(:vectors, key * :size + 1, :size) FROM json_each(:rows)
+WHERE true ON CONFLICT (digest) DO NOTHING
+""")
+        self.put = {owner: self._put(owner, _DO_UPDATE) for owner in _OWNERS}
+        self.copy = {owner: self._put(owner, "NOTHING") for owner in _OWNERS}
+        self.refresh = {owner: self._put(owner, _DO_REFRESH) for owner in _OWNERS}
+        self.replace = {owner: self._put(owner, _DO_REPLACE) for owner in _OWNERS}
+
+    @cached_property
+    def discard(self) -> Prepared:
+        """Delete those of the vectors that no embedding leads to: their owners were deleted meanwhile."""
+        return Prepared(f"""
+DELETE FROM {self._table} AS v
+WHERE v.digest IN (SELECT substr(:digests, key * 16 + 1, 16) FROM json_each(:rows)) AND NOT EXISTS (
+    SELECT 1 FROM embeddings WHERE model = :model AND vector_seq = v.seq AND space = :space)
+""")
+
+    @cached_property
+    def stored(self) -> Prepared:
+        """The model, and how many of the owners have the vector that was given."""
+        return Prepared(f"""
+SELECT token, {", ".join(MODEL_FACTS)}, created_at, (
+    SELECT count(*) FROM (SELECT key, value ->> 0 AS id FROM json_each(:rows)) AS given
+    CROSS JOIN embeddings AS m ON m.namespace = :namespace AND m.owner_type = :owner_type AND m.owner_id = given.id
+        AND m.model = :model AND m.space = :space
+    CROSS JOIN {self._table} AS v ON v.seq = m.vector_seq AND v.digest = substr(:digests, given.key * 16 + 1, 16))
+FROM vector_models WHERE token = :space
+""")
+
+    @cached_property
+    def index_some(self) -> Prepared:
+        """Put up to `limit` more vectors into the index, the oldest first, unless they are few or there is no index."""
+        return Prepared(f"""
+UPDATE {self._table} SET indexed = 1 WHERE seq IN (SELECT seq FROM {self._table} WHERE indexed = 0 ORDER BY seq
+    LIMIT CASE WHEN (SELECT vectors FROM vector_models WHERE token = :space) > {FEW}
+        AND EXISTS (SELECT 1 FROM sqlite_master WHERE name = '{self._index}') THEN :limit ELSE 0 END)
+""")
+
+    @cached_property
+    def get(self) -> Prepared:
+        """The vectors of some owners; and one more row, with the space of the namespace in place of a type."""
+        return Prepared(f"""
+SELECT m.owner_type, m.owner_id, m.model, v.vector, m.created_at, m.updated_at
+FROM json_each(:owners) AS given CROSS JOIN embeddings AS m ON m.namespace = :namespace
+    AND m.owner_type = :owner_type AND m.owner_id = given.value AND m.model = :model AND m.space = :space
+CROSS JOIN {self._table} AS v ON v.seq = m.vector_seq
+UNION ALL SELECT {OWN_SPACE}, NULL, NULL, NULL, NULL, NULL
+""")
+
+    @cached_property
+    def page(self) -> Prepared:
+        """The next ones, by owner."""
+        return Prepared(f"""
+SELECT m.owner_type, m.owner_id, m.model, v.vector, m.created_at, m.updated_at
+FROM embeddings AS m CROSS JOIN {self._table} AS v ON v.seq = m.vector_seq
+WHERE m.namespace = :namespace AND m.model = :model AND m.space = :space
+    AND (m.owner_type, m.owner_id) > (:owner_type, :owner_id)
+ORDER BY m.owner_type, m.owner_id LIMIT :limit
+""")
+
+    @cached_property
+    def nodes(self) -> Prepared:
+        """How many vectors are in the index, by its own account."""
+        return Prepared(f"SELECT count(*) FROM {self._index}_shadow")
+
+    @cached_property
+    def is_whole(self) -> Prepared:
+        """Whether there is an index, and it is empty only if none of the vectors is `indexed`."""
+        return Prepared(f"""
+SELECT (EXISTS (SELECT 1 FROM {self._index}_shadow) OR NOT :indexed)
+    AND EXISTS (SELECT 1 FROM sqlite_master WHERE name = :index)
+    AND EXISTS (SELECT 1 FROM libsql_vector_meta_shadow WHERE name = :index)
+""")
+
+    @cached_property
+    def sample(self) -> Prepared:
+        """Some of the vectors in the index."""
+        return Prepared(f"SELECT seq FROM {self._table} WHERE indexed = 1 ORDER BY random() LIMIT :limit")
+
+    @cached_property
+    def found(self) -> Prepared:
+        """How many of the nearest to one of them the index finds, and how many there are."""
+        vector = f"(SELECT vector FROM {self._table} WHERE seq = :seq)"
+        return Prepared(f"""
+WITH nearest AS MATERIALIZED (SELECT seq FROM {self._table} WHERE indexed = 1
+    ORDER BY vector_distance_cos(vector, {vector}) LIMIT :limit)
+SELECT count(*), (SELECT count(*) FROM nearest) FROM vector_top_k(:index, {vector}, :limit)
+WHERE id IN (SELECT seq FROM nearest)
+""")
+
+    @cached_property
+    def state(self) -> Prepared:
+        """The dimension and number of vectors, and the last number that a row was given."""
+        last = last_seq(self._space)
+        return Prepared(f"SELECT dimension, vectors, coalesce({last}, 0) FROM vector_models WHERE token = :space")
+
+    @cached_property
+    def behind(self) -> Prepared:
+        """How many vectors there are after a number."""
+        return Prepared(f"SELECT count(*) FROM {self._table} NOT INDEXED WHERE seq > :mark")
+
+    @cached_property
+    def after(self) -> Prepared:
+        """The vectors after a number."""
+        return Prepared(f"SELECT seq, vector FROM {self._table} WHERE seq > :mark ORDER BY seq LIMIT :limit")
+
+    @cached_property
+    def digests(self) -> Prepared:
+        """What identifies some of the vectors."""
+        return Prepared(f"""
+SELECT seq, lower(hex(digest)) FROM json_each(:seqs) AS given CROSS JOIN {self._table} ON seq = given.value
+""")
+
+    @cached_property
+    def some(self) -> Prepared:
+        """Some of the vectors up to a number."""
+        return Prepared(f"SELECT vector FROM {self._table} WHERE seq <= :mark ORDER BY random() LIMIT :limit")
+
+    @cached_property
+    def nearest(self) -> Prepared:
+        """The nearest vectors up to a number."""
+        return Prepared(f"""
+SELECT seq FROM {self._table} WHERE seq <= :mark ORDER BY vector_distance_cos(vector, :vector) LIMIT :limit
+""")
+
+    @cached_property
+    def present(self) -> Prepared:
+        """How many rows there are up to a number, and how many of those that are given."""
+        return Prepared(f"""
+SELECT (SELECT count(*) FROM {self._table} NOT INDEXED WHERE seq <= :mark),
+    (SELECT count(*) FROM json_each(:seqs) AS given CROSS JOIN {self._table} ON seq = given.value)
+""")
+
+    def _put(self, owner: str, conflict: str) -> Prepared:
+        owners, item = _OWNERS[owner]
+        return Prepared(f"""
+INSERT INTO embeddings (namespace, owner_type, owner_id, model, vector_seq, item_seq, created_at, updated_at,
+    space, text_digest, text_version)
+SELECT o.namespace, '{owner}', o.id, :model, v.seq, {item}, given.created_at, given.updated_at,
+    :space, given.text_digest, given.text_version
+FROM (SELECT key, value ->> 0 AS id, value ->> 1 AS created_at, value ->> 2 AS updated_at,
+        value ->> 3 AS text_digest, value ->> 4 AS text_version
+    FROM json_each(:rows)) AS given
+CROSS JOIN {owners}
+CROSS JOIN {self._table} AS v ON v.digest = substr(:digests, given.key * 16 + 1, 16)
+WHERE true ON CONFLICT (namespace, owner_type, owner_id, model) DO {conflict}
+""")
+
+
+@lru_cache(maxsize=64)
+def of(space: Space) -> Statements:
+    """The statements of a vector space."""
+    return Statements(space)

@@ -1,0 +1,1 @@
+"""How rows and models meet: the session protocol, statements, filters, paging, documents and limits."""

@@ -1,0 +1,313 @@
+"""Models to JSON documents and back, and the limits they must keep. What is written here is what will be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from typing import Any, TypeVar
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic_core import PydanticSerializationError, from_json, to_json
+
+from memory_storage.errors import CorruptDataError, ValidationError
+from memory_storage.models import Episode, Step, StepError, StepOk, as_validation_error, numbered
+from memory_storage.models._storable import join_field, parts_of, unstorable
+from memory_storage.settings import Limits
+
+from .chunks import size
+
+M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
+
+OnCorrupt = Callable[[CorruptDataError], object] | None
+"""What to call with the error of each row that cannot be decoded, and is left out; None to raise it."""
+
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
+_DEEP = 100
+_STEPS = TypeAdapter(list[Step], config=ConfigDict(defer_build=True))
+_BESIDE = {"steps", "version", "created_at", "updated_at", "archived_at", "effectiveness"}
+"""The fields that a stored document lacks: they are columns, or rows of their own."""
+
+
+_NAMES = {"SpatiotemporalEntry": "entry"}  # of arguments, where that is not the model's
+
+
+def to_micros(moment: datetime) -> int:
+    """Microseconds since the epoch, exact. ValidationError for one that is not aware: a model has none, a clock may."""
+    try:
+        return (moment - EPOCH) // _MICROSECOND
+    except TypeError as error:
+        raise ValidationError("now", "the clock must give aware moments", moment) from error
+
+
+def from_micros(micros: int | None) -> datetime | None:
+    """The moment, aware, in UTC."""
+    return None if micros is None else EPOCH + timedelta(microseconds=micros)
+
+
+def encode(kind: type[M], model: M, field: str = "") -> tuple[str, M]:
+    """The model's JSON, and the model as it will be read from it.
+
+    ValidationError if the two differ: a model can be made or changed past its validation, and JSON has no NaN.
+    """
+    if type(model) is not kind:
+        name = _NAMES.get(kind.__name__, kind.__name__.lower())
+        raise ValidationError(field or name, f"must be {'an' if name[0] in 'aeiou' else 'a'} {kind.__name__}", model)
+    try:
+        document = model.model_dump_json(warnings=False)
+        read = kind.model_validate_json(document)
+    except (PydanticSerializationError, ValueError, RecursionError) as error:
+        raise _refusal(field, model, error) from error
+    if read != model:
+        raise _difference(field, model, read)
+    if "\\u0000" in document:
+        refuse_unstorable(field, from_json(document))
+    return document, read
+
+
+def with_numbers(episode: Episode) -> Episode:
+    """The episode with all of its steps numbered: one that was put together by `model_copy` has not been validated."""
+    steps = getattr(episode, "steps", None)
+    if not isinstance(steps, list) or not all(isinstance(step, Step) for step in steps):
+        return episode  # as it was read, or something that encode() will refuse
+    if all(step.step_number for step in steps):
+        return episode
+    return episode.model_copy(update={"steps": numbered(steps)})
+
+
+def decode(read: Callable[[str], M], document: str, table: str, row_id: str) -> M:
+    """The model in a stored document. CorruptDataError names the row that holds something else."""
+    try:
+        return read(document)
+    except ValueError as error:
+        raise corrupt(table, row_id) from error
+
+
+def corrupt(table: str, row_id: str) -> CorruptDataError:
+    """The error for a row that cannot be decoded."""
+    return CorruptDataError(
+        f"{table}: the row of {row_id} cannot be decoded: pass it over with on_corrupt, or run `memory-storage doctor`",
+        table=table,
+        id=row_id,
+    )
+
+
+def or_none(read: Callable[[], T], on_corrupt: OnCorrupt) -> T | None:
+    """What `read` gives; or None, if it is a row that cannot be decoded and somebody is to be told of it."""
+    try:
+        return read()
+    except CorruptDataError as error:
+        if on_corrupt is None:
+            raise
+        on_corrupt(error)
+        return None
+
+
+def check_on_corrupt(on_corrupt: Any) -> None:
+    """ValidationError if it can be told nothing."""
+    if on_corrupt is not None and not callable(on_corrupt):
+        raise ValidationError("on_corrupt", "None, or what to call with each CorruptDataError", on_corrupt)
+
+
+def readable_steps(rows: Sequence[Sequence[Any]], on_corrupt: OnCorrupt) -> list[Step]:
+    """The steps that can be decoded."""
+    try:
+        return decode_steps(rows)
+    except CorruptDataError:
+        found = [or_none(partial(decode_steps, [row]), on_corrupt) for row in rows]
+        return [steps[0] for steps in found if steps]
+
+
+def decode_steps(rows: Sequence[Sequence[Any]]) -> list[Step]:
+    """The steps in rows of id, document and output, read together: that costs half of reading them one by one."""
+    documents = ",".join([row[1] for row in rows])
+    try:
+        steps = _STEPS.validate_json(f"[{documents}]")
+    except ValueError:
+        steps = [decode(Step.model_validate_json, document, "steps", step_id) for step_id, document, _ in rows]
+    for step, row in zip(steps, rows, strict=True):
+        if row[2] and step.result is not None:
+            step.result.__dict__["output" if step.result.status == "ok" else "message"] = row[2]
+    return steps
+
+
+def without_output(step: Step) -> tuple[Step, str | None]:
+    """The step as its document has it, and the text that stands beside it."""
+    if isinstance(step.result, StepOk):
+        return step.model_copy(update={"result": StepOk()}), step.result.output
+    if isinstance(step.result, StepError):
+        return step.model_copy(update={"result": StepError(message="")}), step.result.message
+    return step, None
+
+
+def stored(model: M, version: int, created_at: int, updated_at: int, **others: Any) -> M:
+    """A model that was just decoded, with the fields that are columns. Nobody else has it yet, so it may be changed."""
+    model.__dict__.update(
+        version=version, created_at=from_micros(created_at), updated_at=from_micros(updated_at), **others
+    )
+    return model
+
+
+def check_episode(
+    episode: Episode, document: str, limits: Limits, value_bytes: int | None = None, field: str = ""
+) -> None:
+    """ValidationError for what is over a limit, or larger than the database takes; `document` is its JSON."""
+    check_text(
+        join_field(field, "task_description"), episode.task_description, "task_description", limits.task_description
+    )
+    check_tags(join_field(field, "tags"), episode.tags, limits)
+    check_tags(join_field(field, "context.tags"), episode.context.tags, limits)
+    if len(episode.steps) > limits.steps_per_episode:
+        raise over(
+            join_field(field, "steps"), "steps", limits.steps_per_episode, len(episode.steps), "steps_per_episode"
+        )
+    for step in episode.steps[-1:]:  # their numbers grow
+        _check_number(step, limits, join_field(field, f"steps.{len(episode.steps) - 1}"))
+    if _may_be_large(document, limits):
+        for number, step in enumerate(episode.steps):
+            check_step(step, document, limits, join_field(field, f"steps.{number}"))
+    check_document(field, episode, document, limits, value_bytes)
+    if value_bytes is not None and size(document) > value_bytes:
+        for number, step in enumerate(episode.steps):
+            # Without its number, as `append_step` measures it.
+            as_appended = step.model_copy(update={"step_number": None}).model_dump_json()
+            check_value(join_field(field, f"steps.{number}"), as_appended, value_bytes)
+
+
+def check_document(field: str, model: BaseModel, document: str, limits: Limits, value_bytes: int | None) -> None:
+    """Refuse a document that has too many bytes in the form in which it is stored.
+
+    Args:
+        field: what the error names; "document" if it is empty.
+        model: an episode, a pattern or a place.
+        document: its JSON, with what is stored beside the document.
+        limits: `document_bytes`.
+        value_bytes: what the database takes, see `Session`.
+
+    Raises:
+        ValidationError: it is over the limit, or larger than the database takes.
+    """
+    most = most_bytes(limits, value_bytes)
+    if size(document) > most and (found := stored_bytes(model)) > most:
+        raise too_large(field, found, limits, value_bytes)
+
+
+def stored_bytes(model: BaseModel) -> int:
+    """How many bytes the stored document of an episode, a pattern or a place has."""
+    return size(model.model_dump_json(exclude=_BESIDE))
+
+
+def most_bytes(limits: Limits, value_bytes: int | None) -> int:
+    """How many bytes a stored document may have."""
+    return limits.document_bytes if value_bytes is None else min(limits.document_bytes, value_bytes)
+
+
+def too_large(field: str, found: int, limits: Limits, value_bytes: int | None) -> ValidationError:
+    """The error for a document of more than `most_bytes`."""
+    if value_bytes is None or found > limits.document_bytes:
+        return over(field or "document", "bytes of JSON", limits.document_bytes, found, "document_bytes")
+    return _too_large_for_a_server(field, found, value_bytes)
+
+
+def check_value(field: str, document: str, limit: int | None) -> None:
+    """ValidationError if a document is larger than the database takes."""
+    if limit is not None and size(document) > limit:
+        raise _too_large_for_a_server(field, size(document), limit)
+
+
+def _too_large_for_a_server(field: str, found: int, limit: int) -> ValidationError:
+    return ValidationError(field or "document", f"at most {limit:,} bytes of JSON on a server", found)
+
+
+def check_step(step: Step, document: str, limits: Limits, field: str = "") -> None:
+    """ValidationError for what is over a limit; `document` is JSON that has the step in it."""
+    if not _may_be_large(document, limits):
+        return
+    for name in ("parameters", "result", "metadata"):
+        found = len(to_json(getattr(step, name)))
+        if found > limits.step_bytes:
+            raise over(join_field(field, name), "bytes of JSON", limits.step_bytes, found, "step_bytes")
+
+
+def _may_be_large(document: str, limits: Limits) -> bool:
+    return 4 * len(document) > limits.step_bytes  # no character has more than four bytes
+
+
+def _check_number(step: Step, limits: Limits, field: str) -> None:
+    number, limit = step.step_number or 0, limits.steps_per_episode
+    if number > limit:
+        raise over(join_field(field, "step_number"), "steps", limit, number, "steps_per_episode")
+
+
+def check_tags(field: str, tags: Sequence[str], limits: Limits) -> None:
+    """ValidationError for too many tags, a tag too short or long, or one given twice."""
+    if len(tags) > limits.tags:
+        raise over(field, "tags", limits.tags, len(tags), "tags")
+    for index, tag in enumerate(tags):
+        if not limits.tag_min_length <= len(tag) <= limits.tag_max_length:
+            limit = f"{limits.tag_min_length} to {limits.tag_max_length} characters"
+            raise ValidationError(f"{field}.{index}", limit, tag, setting="limits.tag_min_length, tag_max_length")
+    if len(set(tags)) != len(tags):
+        raise ValidationError(field, "each tag once", list(tags))
+
+
+def check_text(field: str, text: str, setting: str, limit: int) -> None:
+    """ValidationError for a text over its limit."""
+    if len(text) > limit:
+        raise over(field, "characters", limit, len(text), setting)
+
+
+def refuse_unstorable(field: str, value: Any) -> None:
+    """ValidationError for a text, at any place in `value`, that the database cannot hold."""
+    error = unstorable(field, value)
+    if error:
+        raise error
+
+
+def over(field: str, unit: str, limit: int, actual: int, setting: str) -> ValidationError:
+    """The error for too much of something."""
+    return ValidationError(field, f"at most {limit:,} {unit}", actual, setting=f"limits.{setting}")
+
+
+def _refusal(field: str, model: BaseModel, error: Exception) -> ValidationError:
+    if isinstance(error, pydantic.ValidationError) and error.errors()[0]["type"] != "json_invalid":
+        return _under(field, as_validation_error(error, type(model)))
+    found = unstorable(field, model)
+    name = max(type(model).model_fields, key=lambda name: _depth(getattr(model, name, None)))
+    if not found and (depth := _depth(getattr(model, name, None))) > _DEEP:
+        return ValidationError(join_field(field, name), "nested too deep: at most about 120 levels", f"{depth} levels")
+    problem = f"cannot be written as JSON ({error})"
+    return found or ValidationError(join_field(field, _unwritable(model)), problem, type(model).__name__)
+
+
+def _unwritable(model: BaseModel) -> str:
+    for name, value in model.__dict__.items():
+        try:
+            from_json(to_json(value))
+        except (PydanticSerializationError, ValueError, RecursionError):
+            return name
+    return ""
+
+
+def _depth(value: Any) -> int:
+    """Return how deep containers are nested in a value that may hold itself: not recursive, and nothing twice."""
+    level, depth, seen = [value], 0, set()
+    while level:
+        inner = [part for one in level for _, part in parts_of(one) if id(part) not in seen]
+        seen |= {id(part) for part in inner}
+        depth, level = depth + bool(inner), inner
+    return depth
+
+
+def _difference(field: str, given: BaseModel, read: BaseModel) -> ValidationError:
+    for name in type(given).model_fields:
+        if getattr(given, name) != getattr(read, name):
+            return ValidationError(join_field(field, name), "would not be read back equal", getattr(given, name))
+    return ValidationError(field, "would not be read back equal", given)
+
+
+def _under(field: str, error: ValidationError) -> ValidationError:
+    return ValidationError(join_field(field, error.field), error.limit, error.value) if field else error

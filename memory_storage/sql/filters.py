@@ -1,0 +1,214 @@
+"""Filters to SQL conditions. One set of conditions is compiled once; only its values change from call to call."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from pydantic_core import to_json
+
+from memory_storage.errors import ValidationError
+from memory_storage.models import EpisodeFilter, PatternFilter
+
+from .documents import refuse_unstorable, to_micros
+from .exact_numbers import is_exact_in_json
+from .fulltext import match_expression
+
+FACET_LENGTH = 256
+"""How much of a metadata value, as JSON, the facets hold (see revision 0001)."""
+
+MOST_KEYS = 100
+"""How many metadata keys one filter may name: each is a condition, and the engine takes 1,000 in all."""
+
+_RENAMED = "the key that the filter names"
+
+Conditions = tuple[str, ...]
+"""SQL with `:names`. They depend on which filters are in use, never on their values."""
+
+_PLAIN = {
+    **{name: f"{name} = :{name}" for name in ("task_type", "domain", "language", "framework", "complexity", "kind")},
+    "outcome": "outcome = :outcome",
+    "min_reward": "reward >= :min_reward",
+    "max_reward": "reward <= :max_reward",
+    "since": "started_at >= :since",
+    "until": "started_at < :until",
+    "completed_since": "completed_at >= :completed_since",
+    "completed_until": "completed_at < :completed_until",
+    "min_success_rate": "success_rate >= :min_success_rate",
+    "min_occurrences": "occurrence_count >= :min_occurrences",
+}
+_FLAGS = {
+    ("completed", True): "outcome IS NOT NULL",
+    ("completed", False): "outcome IS NULL",
+    ("archived", True): "archived_at IS NOT NULL",
+    ("archived", False): "archived_at IS NULL",
+}
+_FACETS = "FROM facets WHERE namespace = :namespace AND owner_type = :owner_type AND name = "
+_TAGS_GIVEN = "'tag' AND value IN (SELECT value FROM json_each(:{name}))"
+_TEXT = """seq IN (SELECT rowid FROM episodes_fts WHERE episodes_fts MATCH :text
+    UNION SELECT e.seq FROM steps_fts CROSS JOIN steps AS s ON s.seq = steps_fts.rowid
+        CROSS JOIN episodes AS e ON e.namespace = s.namespace AND e.id = s.episode_id
+        WHERE steps_fts MATCH :text AND s.namespace = :namespace)"""
+
+
+class Shape(NamedTuple):
+    """How conditions are written.
+
+    `prefix` is what names the table, with a dot. `by_row` looks at each row by itself, for a few of many rows; else a
+    condition may first find all rows for which it holds.
+    """
+
+    prefix: str = ""
+    by_row: bool = False
+
+
+PLAIN = Shape()
+
+
+def conditions(
+    asked: EpisodeFilter | PatternFilter, owner_type: str, shape: Shape = PLAIN
+) -> tuple[Conditions, dict[str, Any]]:
+    """The conditions in use, and the values of their names."""
+    found: list[str] = []
+    values: dict[str, Any] = {"owner_type": owner_type}
+    for name, value in in_use(asked).items():
+        refuse_unstorable(name, value)
+        found += _READERS.get(name, _plain)(name, value, values, shape)
+    return tuple(found), values
+
+
+def in_use(asked: EpisodeFilter | PatternFilter) -> dict[str, Any]:
+    """The filters that refuse something."""
+    return {name: value for name, value in asked.__dict__.items() if value is not None and value not in ([], {})}
+
+
+def _plain(name: str, value: Any, values: dict[str, Any], shape: Shape) -> list[str]:
+    values[name] = str(value) if isinstance(value, str) else value
+    return [shape.prefix + _PLAIN[name]]
+
+
+def _moment(name: str, value: Any, values: dict[str, Any], shape: Shape) -> list[str]:
+    values[name] = to_micros(value)
+    return [shape.prefix + _PLAIN[name]]
+
+
+def _flag(name: str, value: bool, values: dict[str, Any], shape: Shape) -> list[str]:  # noqa: ARG001 - one signature
+    return [shape.prefix + _FLAGS[name, value]]
+
+
+def _tags(name: str, value: list[str], values: dict[str, Any], shape: Shape) -> list[str]:
+    wanted = sorted(set(value))
+    values[name] = json.dumps(wanted)
+    values[f"{name}_count"] = len(wanted)
+    found = f"{_FACETS}{_TAGS_GIVEN.format(name=name)}"
+    if shape.by_row:
+        of_row = f"{found} AND owner_seq = {shape.prefix}seq"
+        return [f"EXISTS (SELECT 1 {of_row})" if name == "tags_any" else f"(SELECT count(*) {of_row}) = :{name}_count"]
+    grouped = "" if name == "tags_any" else f" GROUP BY owner_seq HAVING count(*) = :{name}_count"
+    return [f"{shape.prefix}seq IN (SELECT owner_seq {found}{grouped})"]
+
+
+def _metadata(name: str, value: dict[str, Any], values: dict[str, Any], shape: Shape) -> list[str]:
+    if len(value) > MOST_KEYS:
+        raise ValidationError(name, f"at most {MOST_KEYS} keys at once", len(value))
+    found: list[str] = []
+    for number, (key, wanted) in enumerate(sorted(value.items())):
+        if isinstance(wanted, int) and not -(2**63) <= wanted < 2**63:
+            raise ValidationError(f"{name}.{key}", "at most 64 bits", wanted)
+        if isinstance(wanted, float) and not math.isfinite(wanted):
+            raise ValidationError(f"{name}.{key}", "a finite number", wanted)
+        values[f"key_{number}"] = key
+        if isinstance(wanted, int | float) and not isinstance(wanted, bool):
+            found += _has_number(number, wanted, values, shape)
+            continue
+        as_json = wanted is None or isinstance(wanted, bool)
+        values[f"value_{number}"] = json.dumps(wanted) if as_json else wanted
+        quoted = f":value_{number}" if as_json else f"json_quote(:value_{number})"
+        found.append(_has_facet(number, shape, f"= substr({quoted}, 1, {FACET_LENGTH})"))
+        if isinstance(wanted, str) and 6 * len(wanted) + 2 > FACET_LENGTH:
+            # The facet of a long text says only how it begins.
+            found.append(_has_pair(number, shape, f"pair.value = :value_{number} AND pair.type = 'text'"))
+    return found
+
+
+def _has_number(number: int, wanted: int | float, values: dict[str, Any], shape: Shape) -> list[str]:
+    """Equal numbers find each other: 1 finds 1.0."""
+    forms = _forms_of(wanted)
+    # A facet has 15 digits of what SQLite read, and it reads some decimals as their neighbours: these are looked for
+    # too, and then the texts in the document are compared.
+    read_as = [*forms, *(near for form in forms for near in _neighbours(form))]
+    names = [f"value_{number}_{index}" for index in range(len(read_as))]
+    values.update(zip(names, read_as, strict=True))
+    conditions = [_has_facet(number, shape, f"IN ({', '.join(f'json_quote(:{name})' for name in names)})")]
+    if any(isinstance(form, float) for form in forms):
+        texts = {f"text_{number}_{index}": to_json(form).decode() for index, form in enumerate(forms)}
+        values |= texts
+        listed = ", ".join(f":{name}" for name in texts)
+        text = _text_of_pair(number, values, shape)
+        conditions.append(_has_pair(number, shape, f"{text} IN ({listed}) AND pair.type IN ('integer', 'real')"))
+    return conditions
+
+
+def _neighbours(form: int | float) -> list[float]:
+    """The floats that SQLite may read in place of a number."""
+    if isinstance(form, int) or is_exact_in_json(form):
+        return []
+    return [near for end in (-math.inf, math.inf) if math.isfinite(near := math.nextafter(form, end))]
+
+
+def _text_of_pair(number: int, values: dict[str, Any], shape: Shape) -> str:
+    """SQL for the JSON text of the value of a pair."""
+    if '"' not in values[f"key_{number}"]:
+        return f"{shape.prefix}document -> pair.fullkey"
+    # No path leads to a key with a quote in it: it gets another name. As JSON such a key has an escape, so that its
+    # text is nowhere but where it is a key.
+    values[f"member_{number}"] = f"{to_json(values[f'key_{number}']).decode()}:"
+    return f"""replace({shape.prefix}document -> '$.metadata', :member_{number}, '"{_RENAMED}":') -> '$."{_RENAMED}"'"""
+
+
+def _forms_of(wanted: int | float) -> list[int | float]:
+    """The numbers that are equal to one, and are written differently in JSON."""
+    if wanted == 0:
+        return [0, 0.0, -0.0]
+    is_whole = isinstance(wanted, int) or (wanted.is_integer() and abs(wanted) < 2**63)
+    same: list[int | float] = [int(wanted)] if is_whole else []
+    try:
+        return [*same, float(wanted)] if float(wanted) == wanted else same
+    except OverflowError:
+        return same
+
+
+def _has_facet(number: int, shape: Shape, value: str) -> str:
+    facet = f"{_FACETS}'metadata.' || :key_{number} AND value {value}"
+    if shape.by_row:
+        return f"EXISTS (SELECT 1 {facet} AND owner_seq = {shape.prefix}seq)"
+    return f"{shape.prefix}seq IN (SELECT owner_seq {facet})"
+
+
+def _has_pair(number: int, shape: Shape, condition: str) -> str:
+    return (
+        f"EXISTS (SELECT 1 FROM json_each({shape.prefix}document, '$.metadata') AS pair"
+        f" WHERE pair.key = :key_{number} AND {condition})"
+    )
+
+
+def _text(name: str, value: str, values: dict[str, Any], shape: Shape) -> list[str]:  # noqa: ARG001
+    # An empty phrase matches nothing: a text without words finds no row, it does not find all of them.
+    values["text"] = match_expression(value) or '""'
+    return [shape.prefix + _TEXT]
+
+
+_READERS: dict[str, Callable[[str, Any, dict[str, Any], Shape], list[str]]] = {
+    "completed": _flag,
+    "archived": _flag,
+    "since": _moment,
+    "until": _moment,
+    "completed_since": _moment,
+    "completed_until": _moment,
+    "tags_any": _tags,
+    "tags_all": _tags,
+    "metadata": _metadata,
+    "text": _text,
+}
