@@ -20,10 +20,11 @@ from ._files import MaintenanceLock, sweep
 from .errors import ConfigurationError, UnavailableError
 from .models import Forgotten, Scrubbed
 from .monitoring import counted
-from .repositories import EmbeddingRepository, Session
+from .repositories import EmbeddingRepository
 from .repositories.retention.erasure import MERGE_WORDS, Erased, erase_episode, erase_namespace
 from .repositories.retention.pacing import Pace
 from .search.hnsw import delete_sidecars
+from .search.session import SearchSession
 from .settings import Settings
 
 _PAUSE = 0.02
@@ -45,7 +46,7 @@ class Forgetting:
         self,
         engine: Engine,
         settings: Settings,
-        session: Session,
+        session: SearchSession,
         maintenance: MaintenanceLock,
         *,
         sleep: Callable[[float], None] = time.sleep,

@@ -25,7 +25,7 @@ from .errors import CommitUnknownError, UnavailableError
 from .monitoring import Call, Entry, Meter, explain, here
 from .resilience import NOT_STORED, Guard, nothing_happened, only_read
 from .search.hnsw.index import MemoryIndexes
-from .search.vector_spaces import KnownSpaces
+from .search.known_spaces import KnownSpaces
 from .settings import Limits
 from .sql.session import Row
 

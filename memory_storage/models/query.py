@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Generic, Literal, TypeVar
+from datetime import datetime
+from typing import Annotated, Generic, Literal, TypedDict, TypeVar
 
 from pydantic import Field, StrictBool
 
@@ -12,7 +13,7 @@ from memory_storage._wording import counted
 
 from ._display import html_table, table_of, text_table
 from ._model import Finite, Int64, Model, Moment, Ratio
-from .episode import Complexity, OutcomeKind, TaskType
+from .episode import Complexity, ComplexityName, OutcomeKind, TaskType, TaskTypeName
 from .pattern import PatternKind
 
 T = TypeVar("T")
@@ -55,6 +56,46 @@ class PatternFilter(Model):
     tags_all: Tags = Field(default_factory=list)
     min_success_rate: Ratio | None = None
     min_occurrences: Annotated[Int64, Field(ge=1)] | None = None
+
+
+class SearchFilters(TypedDict, total=False):
+    """The keywords of `search`: the fields of `models.EpisodeFilter` but the text, which is what it looks for."""
+
+    task_type: TaskType | TaskTypeName | None
+    domain: str | None
+    language: str | None
+    framework: str | None
+    complexity: Complexity | ComplexityName | None
+    outcome: OutcomeKind | None
+    completed: bool | None
+    tags_any: Sequence[str]
+    tags_all: Sequence[str]
+    metadata: Mapping[str, str | int | float | bool | None]
+    min_reward: float | None
+    max_reward: float | None
+    since: datetime | None
+    until: datetime | None
+    completed_since: datetime | None
+    completed_until: datetime | None
+    archived: bool | None
+
+
+class EpisodeFilters(SearchFilters, total=False):
+    """The keywords of `query`, `iterate`, `count` and `similar_to`: the fields of `models.EpisodeFilter`."""
+
+    text: str | None
+
+
+class PatternFilters(TypedDict, total=False):
+    """The keywords of `query`, `iterate` and `count`: the fields of `models.PatternFilter`."""
+
+    kind: PatternKind | None
+    domain: str | None
+    language: str | None
+    tags_any: Sequence[str]
+    tags_all: Sequence[str]
+    min_success_rate: float | None
+    min_occurrences: int | None
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -16,12 +16,13 @@ from memory_storage.sql.arguments import choice, flag, instance
 from memory_storage.sql.documents import to_micros
 from memory_storage.sql.filters import Shape, conditions, in_use
 from memory_storage.sql.fulltext import any_word
-from memory_storage.sql.session import Row, Session
+from memory_storage.sql.session import Row
 from memory_storage.sql.statement import Prepared
 
 from .candidates import DISKANN, EXACT, MEMORY, Source
 from .cursor import SearchCursor, parse_search_cursor
 from .hnsw.index import MemoryIndex, Near
+from .session import SearchSession
 from .statement import NO_SPACE, Attempt, Filters, Items, Search
 from .vector_spaces import Stored, as_model_name, own_space, wrong_dimension
 from .vector_sql import USED
@@ -93,7 +94,7 @@ class Planned:
     memory: MemoryIndex | None = None
     near: Near | None = None
 
-    def wider(self, session: Session) -> Planned:
+    def wider(self, session: SearchSession) -> Planned:
         """What to try when nothing was found: the index's other candidates, then all vectors."""
         attempt = self.search.attempt
         if attempt == "scout" and self.memory:
@@ -104,7 +105,7 @@ class Planned:
             return self._trying("index", **_values_of(self.near))
         return self._trying("all")
 
-    def _asked(self, memory: MemoryIndex, session: Session) -> Planned:
+    def _asked(self, memory: MemoryIndex, session: SearchSession) -> Planned:
         """With the candidates of an index that was found to be the better way."""
         near = memory.candidates(self.values["vector"], self.values["reach"], are_broad=False, began=session.began)
         if near is None:  # it was there a moment ago
@@ -131,7 +132,7 @@ class Planned:
         return str(cursor.after(row[1] for row in rows[: self.k]))
 
 
-def planned(session: Session, items: Items, asked: Asked) -> Planned:
+def planned(session: SearchSession, items: Items, asked: Asked) -> Planned:
     """Check what was asked for, and plan it. ValidationError names what cannot be."""
     k = _checked_k(asked.k)
     choice("mode", asked.mode, get_args(SearchMode))
@@ -169,7 +170,7 @@ def planned(session: Session, items: Items, asked: Asked) -> Planned:
     return Planned(asked, search, values, k, cursor, asked.explain, given.memory, given.near)
 
 
-def run(session: Session, statement: Callable[[Search], Prepared], plan: Planned) -> Sequence[Row]:
+def run(session: SearchSession, statement: Callable[[Search], Prepared], plan: Planned) -> Sequence[Row]:
     """The rows of a search; if the index has too few or is damaged, once more without it.
 
     A namespace that has no vectors by the model has none to find, whether another one has, and of which dimension.
@@ -183,7 +184,7 @@ def run(session: Session, statement: Callable[[Search], Prepared], plan: Planned
 
 
 def _attempted(
-    session: Session, statement: Callable[[Search], Prepared], plan: Planned
+    session: SearchSession, statement: Callable[[Search], Prepared], plan: Planned
 ) -> tuple[Sequence[Row], Planned | None]:
     """The rows; or what to try instead, if the namespace has its vectors in another space."""
     space = plan.search.space
@@ -205,7 +206,7 @@ def _attempted(
     return [], _in_space(session, plan, own)
 
 
-def _in_space(session: Session, plan: Planned, own: Stored | None) -> Planned:
+def _in_space(session: SearchSession, plan: Planned, own: Stored | None) -> Planned:
     """The same search among the vectors of another space, or among none."""
     dimension = len(plan.values["vector"]) // 4
     if own is not None and own.dimension != dimension:
@@ -217,7 +218,9 @@ def _in_space(session: Session, plan: Planned, own: Stored | None) -> Planned:
     return replace(plan, search=search, memory=None, near=None)
 
 
-def _rows(session: Session, statement: Callable[[Search], Prepared], plan: Planned) -> tuple[Sequence[Row], str | None]:
+def _rows(
+    session: SearchSession, statement: Callable[[Search], Prepared], plan: Planned
+) -> tuple[Sequence[Row], str | None]:
     """The rows of what is found, and the space and dimension of the namespace's own vectors, if it has some."""
     try:
         everything = session.read(statement(plan.search).step(**plan.values))
@@ -239,7 +242,7 @@ def _is_about_space(error: Exception, space: Space) -> bool:
     return "same length" in text or "dimensions are different" in text
 
 
-def _followed(rows: Sequence[Row], session: Session, plan: Planned) -> Sequence[Row]:
+def _followed(rows: Sequence[Row], session: SearchSession, plan: Planned) -> Sequence[Row]:
     """The same rows, when the index in this process has caught up with what they say of the table."""
     if plan.memory and rows and not session.is_transaction:
         plan.memory.follow(*json.loads(rows[0][_STATE]))
@@ -303,7 +306,7 @@ class _Given(NamedTuple):
     attempt: Attempt = "all"
 
 
-def _given(session: Session, space: Space, values: dict[str, Any], *, are_broad: bool, has_words: bool) -> _Given:
+def _given(session: SearchSession, space: Space, values: dict[str, Any], *, are_broad: bool, has_words: bool) -> _Given:
     if space == NO_SPACE:
         return _Given(attempt="none")
     if session.vector_index == "exact":
@@ -348,7 +351,7 @@ def _weights(weights: Weights) -> dict[str, Any]:
     }
 
 
-def _model(session: Session, model: str | None) -> str | None:
+def _model(session: SearchSession, model: str | None) -> str | None:
     """The model's name; if none is given, that of the only one there is, or None if there is none."""
     if model is not None:
         return as_model_name(model)

@@ -21,15 +21,15 @@ from memory_storage.errors import (
     ValidationError,
 )
 from memory_storage.models import EmbeddingModel, IndexHealth, IndexPreset, IndexSource
-from memory_storage.repositories.analytics.arguments import whole
 from memory_storage.schema.vector_tables import PRESETS, Preset, Space, with_search
-from memory_storage.sql.arguments import choice, instance
+from memory_storage.sql.arguments import choice, instance, whole
 from memory_storage.sql.documents import EPOCH, from_micros
-from memory_storage.sql.session import Repository, Session
+from memory_storage.sql.session import Repository
 
 from . import vector_sql as sql
 from .candidates import SOURCES, Cost
 from .hnsw.index import MemoryIndex
+from .session import SearchSession
 from .vector_spaces import as_model_name, own_space
 
 Progress = Callable[[str, int, int], None]
@@ -57,6 +57,8 @@ class Registered(NamedTuple):
 
 class VectorIndex(Repository):
     """The vector indexes of a database: one for each model and dimension, whatever the namespace."""
+
+    _session: SearchSession
 
     def status(self) -> list[EmbeddingModel]:
         """Each model with its counters: how many vectors it has, are in its index, and were removed from there.
@@ -340,7 +342,7 @@ class VectorIndex(Repository):
         return sum(row[0] for row in found) / possible if possible else None
 
 
-def registered(session: Session) -> list[Registered]:
+def registered(session: SearchSession) -> list[Registered]:
     """The vector spaces, with the counters of the index in the database."""
     return [as_registered(row) for row in session.read(sql.MODELS.step())]
 

@@ -2,48 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from memory_storage.errors import ValidationError
 from memory_storage.schema.vector_tables import Space
 from memory_storage.sql.documents import refuse_unstorable
 
 from . import vector_sql as sql
-
-if TYPE_CHECKING:
-    from memory_storage.sql.session import Session
-
-_REMEMBERED = 1_000
-
-
-class KnownSpaces:
-    """The spaces that were seen last, where they are not the first of their model. Threads may share it.
-
-    It is a guess: another process may have deleted a namespace's vectors, and stored others. Every statement that uses
-    a space says whether it is the namespace's.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._variants: OrderedDict[tuple[str, str], Space] = OrderedDict()
-
-    def guess(self, namespace: str, model: str) -> Space:
-        """The space to try first."""
-        return self._variants.get((namespace, model)) or Space(model)
-
-    def learn(self, namespace: str, space: Space) -> None:
-        """Remember the space of a namespace, in place of another of the same model."""
-        key = namespace, space.model
-        if space.variant is None and key not in self._variants:
-            return
-        with self._lock:
-            self._variants.pop(key, None)
-            if space.variant is not None:
-                self._variants[key] = space
-            if len(self._variants) > _REMEMBERED:
-                self._variants.popitem(last=False)
+from .session import SearchSession
 
 
 class Stored(NamedTuple):
@@ -69,13 +35,13 @@ def as_model_name(model: str) -> str:
     return model
 
 
-def stored_spaces(session: Session, model: str) -> list[Stored]:
+def stored_spaces(session: SearchSession, model: str) -> list[Stored]:
     """The spaces of a model, in all namespaces together."""
     rows = session.read(sql.SPACES.step(namespace=session.namespace, model=model))
     return [Stored(Space.of(token, name, size), size, bool(is_own)) for token, name, size, is_own in rows]
 
 
-def own_space(session: Session, model: str) -> Stored | None:
+def own_space(session: SearchSession, model: str) -> Stored | None:
     """The space in which the namespace has its vectors by a model; None if it has none."""
     found = next((one for one in stored_spaces(session, model) if one.is_own), None)
     if found is not None:
@@ -83,7 +49,7 @@ def own_space(session: Session, model: str) -> Stored | None:
     return found
 
 
-def choose_space(session: Session, model: str, dimension: int) -> Choice:
+def choose_space(session: SearchSession, model: str, dimension: int) -> Choice:
     """The space for vectors of a dimension.
 
     ValidationError if the namespace has vectors of another dimension by this model.

@@ -75,3 +75,10 @@ def aware(clock: Callable[[], datetime]) -> datetime:
     if not isinstance(moment, datetime) or moment.tzinfo is None:
         raise ValidationError("now", "the clock must give aware moments, like datetime.now(timezone.utc)", moment)
     return moment
+
+
+def whole(field: str, value: int) -> int:
+    """A whole number from 1."""
+    if type(value) is not int or not 1 <= value < 2**31:
+        raise ValidationError(field, "a whole number from 1", value)
+    return value

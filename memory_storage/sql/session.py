@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from memory_storage.dbapi import RowCountError, Step
 from memory_storage.errors import UnavailableError, ValidationError
 from memory_storage.settings import Limits
-
-if TYPE_CHECKING:
-    from memory_storage.search.hnsw.index import MemoryIndexes
-    from memory_storage.search.vector_spaces import KnownSpaces
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -46,21 +42,6 @@ class Session(Protocol):
     @property
     def is_transaction(self) -> bool:
         """Whether the calls are parts of one transaction, which has to end soon."""
-        ...
-
-    @property
-    def vector_index(self) -> str:
-        """The source of candidates for searches: "memory", "diskann" or "exact"."""
-        ...
-
-    @property
-    def spaces(self) -> KnownSpaces:
-        """The vector spaces of the namespaces, as they were seen last."""
-        ...
-
-    @property
-    def memory(self) -> MemoryIndexes | None:
-        """The vector indexes in this process, which are searched if `vector_index` says so."""
         ...
 
     @property

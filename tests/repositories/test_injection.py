@@ -16,8 +16,7 @@ import pytest
 
 import memory_storage as ms
 from memory_storage.models import new_id
-from memory_storage.repositories.episodes.repository import EpisodeFilters, SearchFilters
-from memory_storage.repositories.patterns.repository import PatternFilters
+from memory_storage.models.query import EpisodeFilters, PatternFilters, SearchFilters
 from tests.checks import assert_consistent
 
 from .hostile import HOSTILE

@@ -39,13 +39,6 @@ def check_lengths(length: int | tuple[int, int]) -> tuple[int, int]:
     return lengths
 
 
-def whole(field: str, value: int) -> int:
-    """A whole number from 1."""
-    if type(value) is not int or not 1 <= value < 2**31:
-        raise ValidationError(field, "a whole number from 1", value)
-    return value
-
-
 def finite_or_none(field: str, value: float | None) -> float | None:
     """None, or a finite number."""
     return None if value is None else finite(field, value)

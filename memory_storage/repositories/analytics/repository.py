@@ -30,9 +30,8 @@ from memory_storage.models.analytics import (
     ToolUse,
     Trend,
 )
-from memory_storage.repositories.episodes.repository import EpisodeFilters
-from memory_storage.repositories.patterns.repository import PatternFilters
-from memory_storage.sql.arguments import checked_moment, choice
+from memory_storage.models.query import EpisodeFilters, PatternFilters
+from memory_storage.sql.arguments import checked_moment, choice, whole
 from memory_storage.sql.documents import from_micros, to_micros
 from memory_storage.sql.filters import conditions
 from memory_storage.sql.session import Repository, Row
@@ -40,7 +39,7 @@ from memory_storage.sql.statement import Prepared
 from memory_storage.sql.time_buckets import USUAL, Period, as_json, as_zone, periods
 
 from . import sql
-from .arguments import check_dimension, check_lengths, check_period, finite_or_none, whole
+from .arguments import check_dimension, check_lengths, check_period, finite_or_none
 from .confidence import finite_part, quantile, wilson
 from .error_signature import error_class
 from .rows import NONE, Counted, as_change, as_sequence, counted

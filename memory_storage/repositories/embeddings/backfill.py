@@ -14,7 +14,7 @@ from memory_storage.models import AnyPattern, Episode, OwnerType, Step
 from memory_storage.repositories.episodes import sql as episodes_sql
 from memory_storage.repositories.episodes.rows import whole
 from memory_storage.repositories.patterns import sql as patterns_sql
-from memory_storage.repositories.patterns.repository import as_pattern
+from memory_storage.repositories.patterns.rows import as_pattern
 from memory_storage.repositories.steps import sql as steps_sql
 from memory_storage.search.vector_sql import TABLES
 from memory_storage.sql.documents import decode_steps

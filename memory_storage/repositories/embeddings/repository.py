@@ -16,6 +16,7 @@ from memory_storage.models import Embedding, IndexPreset, OwnerType
 from memory_storage.schema import unpack_vector
 from memory_storage.schema.vector_tables import Space, digest
 from memory_storage.search import vector_sql as sql
+from memory_storage.search.session import SearchSession
 from memory_storage.search.vector_index import Progress, Registered, VectorIndex, as_registered, preset_of
 from memory_storage.search.vector_spaces import (
     Choice,
@@ -33,7 +34,6 @@ from memory_storage.sql.session import (
     SAVE_ATTEMPTS,
     Repository,
     Row,
-    Session,
     as_id,
     as_list,
     json_ids,
@@ -56,7 +56,9 @@ those that were embedded, of the owners that still exist, "refresh": but for the
 class EmbeddingRepository(Repository):
     """The embeddings of one namespace."""
 
-    def __init__(self, session: Session) -> None:
+    _session: SearchSession
+
+    def __init__(self, session: SearchSession) -> None:
         super().__init__(session)
         self.index = VectorIndex(session)
         """The models' indexes: how they are, and what repairs them."""

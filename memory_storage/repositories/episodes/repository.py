@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
 from uuid import UUID
 
-from typing_extensions import TypedDict, Unpack
+from typing_extensions import Unpack
 
 from memory_storage import dbapi
 from memory_storage.dbapi import RowCountError
 from memory_storage.embedders import Embedder
 from memory_storage.errors import ConflictError, NotFoundError, ValidationError
 from memory_storage.models import (
-    Complexity,
     Direction,
     Episode,
     EpisodeFilter,
     Hits,
     Outcome,
-    OutcomeKind,
     Page,
     Reflection,
     RewardScore,
     SearchMode,
     Step,
-    TaskType,
 )
-from memory_storage.models.episode import ComplexityName, TaskTypeName
+from memory_storage.models.query import EpisodeFilters, SearchFilters
 from memory_storage.repositories.retention.tombstones import (
     forgotten_among,
     guard,
@@ -40,6 +37,7 @@ from memory_storage.repositories.retention.tombstones import (
 )
 from memory_storage.repositories.steps import sql as steps_sql
 from memory_storage.search.planner import Asked, Weights, as_text, filled, planned, run
+from memory_storage.search.session import SearchSession
 from memory_storage.search.statement import EPISODES
 from memory_storage.sql.arguments import embedder as as_embedder
 from memory_storage.sql.arguments import flag
@@ -109,36 +107,10 @@ _WALKED = {
 _CHECK_OF_COMPLETION = 2  # the number of the statement that checks the limit
 
 
-class SearchFilters(TypedDict, total=False):
-    """The keywords of `search`: the fields of `models.EpisodeFilter` but the text, which is what it looks for."""
-
-    task_type: TaskType | TaskTypeName | None
-    domain: str | None
-    language: str | None
-    framework: str | None
-    complexity: Complexity | ComplexityName | None
-    outcome: OutcomeKind | None
-    completed: bool | None
-    tags_any: Sequence[str]
-    tags_all: Sequence[str]
-    metadata: Mapping[str, str | int | float | bool | None]
-    min_reward: float | None
-    max_reward: float | None
-    since: datetime | None
-    until: datetime | None
-    completed_since: datetime | None
-    completed_until: datetime | None
-    archived: bool | None
-
-
-class EpisodeFilters(SearchFilters, total=False):
-    """The keywords of `query`, `iterate`, `count` and `similar_to`: the fields of `models.EpisodeFilter`."""
-
-    text: str | None
-
-
 class EpisodeRepository(Repository):
     """The episodes of one namespace."""
+
+    _session: SearchSession
 
     def save(self, episode: Episode) -> Episode:
         """Insert or update by id, and give back what is stored, with its new version.

@@ -9,9 +9,9 @@ from uuid import UUID, uuid5
 
 from memory_storage.errors import ValidationError
 from memory_storage.models import AnyPattern, ErrorRecovery, TaskContext, ToolSequence
-from memory_storage.repositories.analytics.arguments import whole
 from memory_storage.repositories.analytics.error_signature import error_class
-from memory_storage.sql.arguments import finite
+from memory_storage.repositories.retention.learned import ABOUT_TASKS, LEARNED
+from memory_storage.sql.arguments import finite, whole
 from memory_storage.sql.session import Row
 
 from .task_words import shared_words
@@ -21,10 +21,6 @@ LONGEST_RECOVERY = 5
 _MOST = 500
 _MOST_EVIDENCE = 1_000
 _MOST_LATENCY = 2**63 - 1
-LEARNED = "learned"
-"""The tag of each pattern that is learned."""
-ABOUT_TASKS = " (tasks: "
-"""What stands before the words of tasks in a description."""
 
 
 class Seen(NamedTuple):
@@ -165,9 +161,3 @@ def with_tasks(patterns: Iterable[AnyPattern], tasks: Mapping[UUID, str]) -> lis
         about = f"{ABOUT_TASKS}{', '.join(words)})" if words else ""
         told.append(pattern.model_copy(update={"description": pattern.description + about}))
     return told
-
-
-def without_tasks(description: str) -> str:
-    """Return the description of a learned pattern without the words of tasks, unless they were edited since."""
-    before, mark, words = description.rpartition(ABOUT_TASKS)
-    return before if mark and words.find(")") == len(words) - 1 else description

@@ -9,25 +9,22 @@ from itertools import zip_longest
 from typing import Any, TypeVar, get_args
 from uuid import UUID
 
-from typing_extensions import TypedDict, Unpack
+from typing_extensions import Unpack
 
 from memory_storage.dbapi import RowCountError, Step, portions
 from memory_storage.embedders import Embedder
 from memory_storage.errors import ConflictError, NotFoundError, ValidationError
 from memory_storage.models import (
-    PATTERN,
     AnyPattern,
-    Effectiveness,
     EpisodeFilter,
     Hits,
     Page,
     PatternFilter,
-    PatternKind,
     SearchMode,
 )
+from memory_storage.models.query import EpisodeFilters, PatternFilters
 from memory_storage.repositories.analytics import sql as analytics_sql
 from memory_storage.repositories.analytics.arguments import check_lengths, finite_or_none
-from memory_storage.repositories.episodes.repository import EpisodeFilters
 from memory_storage.repositories.episodes.sql import TASKS
 from memory_storage.repositories.retention.tombstones import (
     forgotten_among,
@@ -38,6 +35,7 @@ from memory_storage.repositories.retention.tombstones import (
 )
 from memory_storage.schema.words import with_words, words_of_pattern
 from memory_storage.search.planner import Asked, Weights, as_text, filled, planned, run
+from memory_storage.search.session import SearchSession
 from memory_storage.search.statement import FACTS, PATTERNS
 from memory_storage.sql.arguments import embedder as as_embedder
 from memory_storage.sql.arguments import flag
@@ -47,14 +45,10 @@ from memory_storage.sql.documents import (
     check_document,
     check_on_corrupt,
     check_tags,
-    corrupt,
-    decode,
     encode,
-    from_micros,
     most_bytes,
     or_none,
     over,
-    stored,
     stored_bytes,
     to_micros,
     too_large,
@@ -85,26 +79,17 @@ from memory_storage.sql.session import (
 
 from . import sql
 from .mining import LONGEST_RECOVERY, as_wanted, learned_recoveries, learned_sequences, with_tasks
+from .rows import as_pattern
 
 P = TypeVar("P", bound=AnyPattern)
 
 _CHECK_OF_MERGE = 2  # the number of the statement that checks the limits
 
 
-class PatternFilters(TypedDict, total=False):
-    """The keywords of `query`, `iterate` and `count`: the fields of `models.PatternFilter`."""
-
-    kind: PatternKind | None
-    domain: str | None
-    language: str | None
-    tags_any: Sequence[str]
-    tags_all: Sequence[str]
-    min_success_rate: float | None
-    min_occurrences: int | None
-
-
 class PatternRepository(Repository):
     """The patterns of one namespace."""
+
+    _session: SearchSession
 
     def save(self, pattern: P) -> P:
         """Insert or update by id, and give back what is stored, with its new version.
@@ -556,19 +541,6 @@ def _exact_numbers(namespace: str, patterns: Sequence[AnyPattern], new: Sequence
     rates = (((str(one.id), one.kind), (one.success_rate,)) for one in patterns)
     deltas = (((str(one.id), one.kind), (one.effectiveness.avg_reward_delta,)) for one in new)
     return [*SUCCESS_RATES.steps(namespace, rates), *REWARD_DELTAS.steps(namespace, deltas)]
-
-
-def as_pattern(row: Sequence[Any]) -> AnyPattern:
-    """The pattern in its row."""
-    key, document, version, created_at, updated_at, *counters, last_used_at = row
-    found: AnyPattern = decode(PATTERN.validate_json, document, "patterns", key)
-    try:
-        effectiveness = Effectiveness.model_construct(
-            **dict(zip(sql.COUNTERS, counters, strict=True)), last_used_at=from_micros(last_used_at)
-        )
-        return stored(found, version, created_at, updated_at, effectiveness=effectiveness)
-    except (TypeError, OverflowError) as error:  # a column that another program has written
-        raise corrupt("patterns", key) from error
 
 
 def _readable_ones(rows: Iterable[Sequence[Any]], on_corrupt: OnCorrupt) -> Iterator[AnyPattern]:

@@ -11,7 +11,6 @@ from uuid import UUID
 from memory_storage.dbapi import RowCountError, Step
 from memory_storage.errors import UnavailableError
 from memory_storage.monitoring import touched
-from memory_storage.repositories.patterns.mining import ABOUT_TASKS, LEARNED, without_tasks
 from memory_storage.schema.words import words_of_pattern
 from memory_storage.sql.documents import to_micros
 from memory_storage.sql.session import SAVE_ATTEMPTS, Row, Session, as_id, json_ids
@@ -19,6 +18,7 @@ from memory_storage.sql.statement import Prepared
 
 from . import sql
 from .deletion import Item, Remover
+from .learned import ABOUT_TASKS, LEARNED, without_tasks
 from .pacing import Pace
 from .quarantined import Quarantine
 from .tombstones import KNOWN, REMEMBER, digest_of, digests_of, forget_all_evictions, forget_evictions

@@ -30,7 +30,7 @@ from memory_storage.models import (
     ToolUse,
     Trend,
 )
-from memory_storage.repositories.episodes.repository import EpisodeFilters
+from memory_storage.models.query import EpisodeFilters
 
 from .formatting import counted
 from .projection import projected

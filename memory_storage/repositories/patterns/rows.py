@@ -1,0 +1,25 @@
+"""Rows to patterns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from memory_storage.models import AnyPattern, Effectiveness
+from memory_storage.models.pattern import PATTERN
+from memory_storage.sql.documents import corrupt, decode, from_micros, stored
+
+from . import sql
+
+
+def as_pattern(row: Sequence[Any]) -> AnyPattern:
+    """The pattern in its row."""
+    key, document, version, created_at, updated_at, *counters, last_used_at = row
+    found: AnyPattern = decode(PATTERN.validate_json, document, "patterns", key)
+    try:
+        effectiveness = Effectiveness.model_construct(
+            **dict(zip(sql.COUNTERS, counters, strict=True)), last_used_at=from_micros(last_used_at)
+        )
+        return stored(found, version, created_at, updated_at, effectiveness=effectiveness)
+    except (TypeError, OverflowError) as error:  # a column that another program has written
+        raise corrupt("patterns", key) from error

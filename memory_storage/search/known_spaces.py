@@ -1,0 +1,38 @@
+"""The vector space in which each namespace was last seen to store its vectors of a model."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+from memory_storage.schema.vector_tables import Space
+
+_REMEMBERED = 1_000
+
+
+class KnownSpaces:
+    """The spaces that were seen last, where they are not the first of their model. Threads may share it.
+
+    It is a guess: another process may have deleted a namespace's vectors, and stored others. Every statement that uses
+    a space says whether it is the namespace's.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._variants: OrderedDict[tuple[str, str], Space] = OrderedDict()
+
+    def guess(self, namespace: str, model: str) -> Space:
+        """The space to try first."""
+        return self._variants.get((namespace, model)) or Space(model)
+
+    def learn(self, namespace: str, space: Space) -> None:
+        """Remember the space of a namespace, in place of another of the same model."""
+        key = namespace, space.model
+        if space.variant is None and key not in self._variants:
+            return
+        with self._lock:
+            self._variants.pop(key, None)
+            if space.variant is not None:
+                self._variants[key] = space
+            if len(self._variants) > _REMEMBERED:
+                self._variants.popitem(last=False)

@@ -1,0 +1,29 @@
+"""The session of a repository that searches: what `sql.session.Session` has, and the vector indexes."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from memory_storage.sql.session import Session
+
+from .hnsw.index import MemoryIndexes
+from .known_spaces import KnownSpaces
+
+
+class SearchSession(Session, Protocol):
+    """A session that knows where a search gets its candidates."""
+
+    @property
+    def vector_index(self) -> str:
+        """The source of candidates for searches: "memory", "diskann" or "exact"."""
+        ...
+
+    @property
+    def spaces(self) -> KnownSpaces:
+        """The vector space in which each namespace was last seen to store its vectors."""
+        ...
+
+    @property
+    def memory(self) -> MemoryIndexes | None:
+        """The in-process vector indexes, searched if `vector_index` is "memory"."""
+        ...
