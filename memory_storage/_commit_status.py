@@ -91,12 +91,12 @@ class _Asking:
 
     def _run(self, batch: dbapi.Batch) -> Sequence[Row]:
         # The breaker may stay open for longer than anybody waits here: so some of those who ask need not wait for it.
-        ticket = self._guard.enter(early=True)
+        ticket = self._guard.acquire(early=True)
         try:
             with translated(self._engine):
                 rows = _straight(self._engine, batch, self._guard, ticket, deadline=self._deadline)[0]
         except BaseException as error:
-            self._guard.leave(ticket, error)
+            self._guard.record(ticket, error)
             raise
-        self._guard.leave(ticket)
+        self._guard.record(ticket)
         return rows

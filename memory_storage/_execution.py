@@ -31,8 +31,8 @@ def _straight(
     driver: Any = connection.dbapi_connection
     driver.gate = None  # the call was admitted before it took the connection
     try:
-        if guard is not None and guard.breaker.epoch != ticket:
-            guard.confirm(ticket)
+        if guard is not None and guard.breaker.generation != ticket:
+            guard.recheck(ticket)
         if deadline is not None:
             driver.deadline = deadline
         cursor: Any = connection.cursor().execute(batch)

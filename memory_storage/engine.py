@@ -10,7 +10,7 @@ from . import dbapi
 from ._exception_mapping import as_storage_error
 from ._paths import why_unwritable
 from .errors import ConfigurationError
-from .pool import CountingPool, watch
+from .pool import CountingPool, track_checkouts
 from .resilience import Guard
 from .settings import MEMORY, Settings
 
@@ -28,7 +28,7 @@ def make_engine(settings: Settings) -> Engine:
         connect_args=_remote(settings) if settings.server else _local(settings),
     )
     if settings.database != MEMORY:  # which would be gone with its connections
-        watch(engine, idle_timeout=settings.pool.idle_timeout, min_idle=settings.pool.min_idle)
+        track_checkouts(engine, idle_timeout=settings.pool.idle_timeout, min_idle=settings.pool.min_idle)
     return engine
 
 
@@ -40,8 +40,8 @@ def guard_engine(engine: Engine, guard: Guard) -> None:
     repository has asked the breaker before it takes a connection, and is not counted twice.
     """
     gate = _Gate(guard)
-    event.listen(engine, "checkout", gate.taken)
-    event.listen(engine, "engine_connect", gate.connected)
+    event.listen(engine, "checkout", gate.on_checkout)
+    event.listen(engine, "engine_connect", gate.on_connect)
 
 
 class _Gate:
@@ -50,11 +50,11 @@ class _Gate:
     def __init__(self, guard: Guard) -> None:
         self._guard, self._breaker = guard, guard.breaker
 
-    def taken(self, connection: dbapi.Connection, record: Any, proxy: Any) -> None:  # noqa: ARG002 - SQLAlchemy's signature
-        connection.gate = None if self._guard.was_admitted else self
+    def on_checkout(self, connection: dbapi.Connection, record: Any, proxy: Any) -> None:  # noqa: ARG002 - SQLAlchemy's signature
+        connection.gate = None if self._guard.is_admitted else self
 
-    def connected(self, connection: Connection) -> None:
-        if self._guard.was_admitted:
+    def on_connect(self, connection: Connection) -> None:
+        if self._guard.is_admitted:
             return
         try:
             self._breaker.refuse_if_open()
@@ -62,18 +62,18 @@ class _Gate:
             connection.close()
             raise
 
-    def enter(self, *, in_transaction: bool) -> tuple[int, bool]:
+    def admit(self, *, in_transaction: bool) -> tuple[int, bool]:
         """See `dbapi.Gate`. A transaction that has begun is not refused in its middle."""
-        epoch = self._breaker.epoch
-        if in_transaction or self._breaker.quiet:
-            return epoch, False
-        return self._breaker.enter(patience=0), True
+        generation = self._breaker.generation
+        if in_transaction or self._breaker.is_idle:
+            return generation, False
+        return self._breaker.acquire(max_wait=0), True
 
-    def leave(self, ticket: Any, error: BaseException | None) -> None:
+    def record(self, ticket: Any, error: BaseException | None) -> None:
         """See `dbapi.Gate`."""
-        epoch, admitted = ticket
+        generation, admitted = ticket
         ours = as_storage_error(error) if isinstance(error, dbapi.Error) else error
-        self._breaker.leave(epoch, ours, admitted=admitted)
+        self._breaker.record(generation, ours, admitted=admitted)
 
 
 def make_directory(settings: Settings) -> None:

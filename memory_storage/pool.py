@@ -83,8 +83,8 @@ class CountingPool(Unpicklable, QueuePool):
 
     def fill(self, connections: int) -> None:
         """Open idle connections up to the number given, as far as the pool has room for them."""
-        taken = [self.connect() for _ in range(min(connections, self.size()))]
-        for connection in taken:
+        opened = [self.connect() for _ in range(min(connections, self.size()))]
+        for connection in opened:
             connection.close()
 
     def after_fork_in_child(self) -> None:
@@ -132,70 +132,70 @@ def fill(engine: Engine, connections: int) -> None:
         pool.fill(connections)
 
 
-def watch(engine: Engine, *, idle_timeout: float, min_idle: int) -> None:
+def track_checkouts(engine: Engine, *, idle_timeout: float, min_idle: int) -> None:
     """Keep the books of an engine's pool, and close what was idle for `idle_timeout` seconds; `min_idle` stay."""
-    books = _Books(idle_timeout, min_idle)
-    _all_books[engine] = books
-    event.listen(engine, "checkout", books.taken)
-    event.listen(engine, "checkin", books.given_back)
-    event.listen(engine, "close", books.closed)
-    event.listen(engine, "detach", books.closed)
+    checkouts = _Checkouts(idle_timeout, min_idle)
+    _all_checkouts[engine] = checkouts
+    event.listen(engine, "checkout", checkouts.on_checkout)
+    event.listen(engine, "checkin", checkouts.on_checkin)
+    event.listen(engine, "close", checkouts.on_close)
+    event.listen(engine, "detach", checkouts.on_close)
 
 
 def holders(engine: Engine) -> list[Holder]:
     """Who has the connections of this engine, the longest first."""
-    books = _all_books.get(engine)
-    return books.holders() if books else []
+    checkouts = _all_checkouts.get(engine)
+    return checkouts.holders() if checkouts else []
 
 
-class _Books:
+class _Checkouts:
     """The connections of a pool that are in use, and those that are idle, the longest idle first."""
 
     def __init__(self, idle_timeout: float, min_idle: int) -> None:
         self._idle_timeout = idle_timeout
         self._min_idle = min_idle
         self._lock = threading.RLock()  # a connection may be given back by the garbage collector, in any line of ours
-        self._taken: dict[Any, tuple[int, float]] = {}
+        self._in_use: dict[Any, tuple[int, float]] = {}
         self._idle: dict[Any, float] = {}
-        weakref.finalize(self, _sweeper.wake).atexit = False
+        weakref.finalize(self, _reaper.wake).atexit = False
 
-    def taken(self, connection: Any, record: Any, proxy: Any) -> None:  # noqa: ARG002 - SQLAlchemy's signature
+    def on_checkout(self, connection: Any, record: Any, proxy: Any) -> None:  # noqa: ARG002 - SQLAlchemy's signature
         with self._lock:
             self._idle.pop(connection, None)
-            self._taken[connection] = (threading.get_ident(), time.monotonic())
+            self._in_use[connection] = (threading.get_ident(), time.monotonic())
         if not connection.usable:  # it was closed between the pool's look and this one
             raise exc.DisconnectionError("the connection was closed while it was idle")
 
-    def given_back(self, connection: Any, record: Any) -> None:  # noqa: ARG002 - also
+    def on_checkin(self, connection: Any, record: Any) -> None:  # noqa: ARG002 - also
         with self._lock:
-            self._taken.pop(connection, None)
+            self._in_use.pop(connection, None)
             if connection is not None:
                 self._idle[connection] = time.monotonic()
                 if len(self._idle) > self._min_idle:
-                    _sweeper.sweep_after(self, self._idle_timeout)
+                    _reaper.schedule(self, self._idle_timeout)
 
-    def closed(self, connection: Any, record: Any) -> None:  # noqa: ARG002 - also
+    def on_close(self, connection: Any, record: Any) -> None:  # noqa: ARG002 - also
         with self._lock:
-            self._taken.pop(connection, None)
+            self._in_use.pop(connection, None)
             self._idle.pop(connection, None)
             if not self._idle:
-                _sweeper.forget(self)
+                _reaper.forget(self)
 
     def holders(self) -> list[Holder]:
         now = time.monotonic()
         names = {thread.ident: thread.name for thread in threading.enumerate()}
         with self._lock:
-            taken = list(self._taken.items())
+            in_use = list(self._in_use.items())
         return [
             Holder(
                 names.get(thread, f"thread {thread}"),
                 now - since,
                 " ".join(connection.last_statement.split())[:_STATEMENT_LENGTH],
             )
-            for connection, (thread, since) in taken
+            for connection, (thread, since) in in_use
         ]
 
-    def sweep(self) -> float | None:
+    def close_idle(self) -> float | None:
         """Close what was idle for too long, and return in how many seconds to look again; None for never.
 
         A pool that gets a closed connection opens another one.
@@ -211,26 +211,26 @@ class _Books:
                 return max(0.01, next(iter(self._idle.values())) - limit)
             return None
 
-    def start_over(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a child process: its threads are gone, and its connections are the parent's."""
         self._lock = threading.RLock()
-        self._taken, self._idle = {}, {}
+        self._in_use, self._idle = {}, {}
 
 
-class _Sweeper:
+class _IdleReaper:
     """The one thread that closes idle connections, of all pools. It ends when there are none; it keeps no pool."""
 
     _thread: threading.Thread | None
 
     def __init__(self) -> None:
-        self.start_over()
+        self.after_fork_in_child()
 
-    def sweep_after(self, books: _Books, seconds: float) -> None:
+    def schedule(self, checkouts: _Checkouts, seconds: float) -> None:
         """Have these books swept after the seconds given, unless a sweep is due sooner."""
         with self._lock:
-            if books in self._due:
+            if checkouts in self._due:
                 return
-            self._due[books] = time.monotonic() + seconds
+            self._due[checkouts] = time.monotonic() + seconds
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="memory-storage pool", daemon=True)
                 with suppress(
@@ -239,34 +239,34 @@ class _Sweeper:
                     thread.start()
                     self._thread = thread
                 if self._thread is None:
-                    del self._due[books]
+                    del self._due[checkouts]
         self.wake()
 
-    def forget(self, books: _Books) -> None:
+    def forget(self, checkouts: _Checkouts) -> None:
         """There is nothing to sweep in these books."""
         with self._lock:
-            known = self._due.pop(books, None)
+            known = self._due.pop(checkouts, None)
         if known is not None:
             self.wake()
 
     def wake(self) -> None:
         """Have the thread look at once what there is to do. Takes no lock: the garbage collector calls it."""
         if self._thread is not None:
-            self._news.put(None)
+            self._wakeups.put(None)
 
-    def start_over(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a child process: the thread is not there."""
         self._lock = threading.RLock()
-        self._news: SimpleQueue[None] = SimpleQueue()
-        self._due: weakref.WeakKeyDictionary[_Books, float] = weakref.WeakKeyDictionary()
+        self._wakeups: SimpleQueue[None] = SimpleQueue()
+        self._due: weakref.WeakKeyDictionary[_Checkouts, float] = weakref.WeakKeyDictionary()
         self._thread = None
 
     def _run(self) -> None:
         while (seconds := self._seconds_to_next()) is not None:
             with suppress(Empty):
-                self._news.get(timeout=seconds)
+                self._wakeups.get(timeout=seconds)
                 continue  # there is news: it may be sooner, or never
-            self._sweep_due()
+            self._close_due()
 
     def _seconds_to_next(self) -> float | None:
         with self._lock:
@@ -276,26 +276,26 @@ class _Sweeper:
                 return None
             return max(0.0, min(moments) - time.monotonic())
 
-    def _sweep_due(self) -> None:
+    def _close_due(self) -> None:
         now = time.monotonic()
         with self._lock:
-            due = [books for books, moment in self._due.items() if moment <= now]
-            for books in due:
-                del self._due[books]
-        for books in due:
-            seconds = books.sweep()
+            due = [checkouts for checkouts, moment in self._due.items() if moment <= now]
+            for checkouts in due:
+                del self._due[checkouts]
+        for checkouts in due:
+            seconds = checkouts.close_idle()
             if seconds is not None:
-                self.sweep_after(books, seconds)
+                self.schedule(checkouts, seconds)
 
 
-_sweeper = _Sweeper()
-_all_books: weakref.WeakKeyDictionary[Engine, _Books] = weakref.WeakKeyDictionary()
+_reaper = _IdleReaper()
+_all_checkouts: weakref.WeakKeyDictionary[Engine, _Checkouts] = weakref.WeakKeyDictionary()
 
 
 def _after_fork_in_child() -> None:
-    _sweeper.start_over()
-    for engine, books in list(_all_books.items()):
-        books.start_over()
+    _reaper.after_fork_in_child()
+    for engine, checkouts in list(_all_checkouts.items()):
+        checkouts.after_fork_in_child()
         engine.dispose(close=False)  # else what the parent's threads had taken would be missing for ever
 
 

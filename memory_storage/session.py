@@ -23,7 +23,7 @@ from ._execution import _Answer, _answer, _is_watched, _straight
 from ._files import MaintenanceLock
 from .errors import CommitUnknownError, UnavailableError
 from .monitoring import Call, Entry, Meter, explain, here
-from .resilience import NOT_STORED, Guard, nothing_happened, only_read
+from .resilience import NOT_STORED, Guard, is_retryable_read, was_not_committed
 from .search.hnsw.index import MemoryIndexes
 from .search.known_spaces import KnownSpaces
 from .settings import Limits
@@ -87,8 +87,8 @@ class Scope(dbapi.Unpicklable):
 
     def _write_for_certain(self, steps: Sequence[dbapi.Step], again: dbapi.Step | None) -> Sequence[Row]:
         since = perf_counter()
-        for attempt in range(max(2, self._guard.retry.max_attempts)):
-            if attempt > 1 and perf_counter() - since > self._guard.retry.deadline:
+        for attempt in range(max(2, self._guard.retry_settings.max_attempts)):
+            if attempt > 1 and perf_counter() - since > self._guard.retry_settings.deadline:
                 break
             receipt = Receipt()
             try:
@@ -121,22 +121,22 @@ class Scope(dbapi.Unpicklable):
             return self._again(batch, error)
 
     def _again(self, batch: dbapi.Batch, error: UnavailableError) -> Sequence[Row]:
-        return self._guard.again(
+        return self._guard.retry(
             error,
             partial(self._run, batch),
             since=here.call.since if here.call is not None else perf_counter(),
             seconds=self._patience,  # a lock, or a server, may have been waited for that long already
-            is_safe=only_read if batch.reads_only else nothing_happened,
-            on_repeat=_count_repeat,
+            is_retryable=is_retryable_read if batch.reads_only else was_not_committed,
+            on_retry=_count_repeat,
         )
 
     def _run(self, batch: dbapi.Batch, *, deadline: float | None = None) -> Sequence[Row]:
         # Every microsecond here is one of every call: where nothing is wrong, the guard is only looked at.
         guard, call = self._guard, here.call
         breaker = guard.breaker
-        ticket = breaker.epoch  # first: as in `CircuitBreaker.enter`
-        if not breaker.quiet:
-            ticket = guard.enter() if deadline is None else breaker.enter(probes=False, patience=0)
+        ticket = breaker.generation  # first: as in `CircuitBreaker.acquire`
+        if not breaker.is_idle:
+            ticket = guard.acquire() if deadline is None else breaker.acquire(may_probe=False, max_wait=0)
         since = perf_counter() if self.meter.times_queries else 0.0
         try:
             with translated(self._engine):
@@ -147,10 +147,10 @@ class Scope(dbapi.Unpicklable):
         except BaseException as error:
             if call is not None:
                 call.sent(batch)
-            guard.leave(ticket, error)
+            guard.record(ticket, error)
             raise
-        if not breaker.quiet or guard.budget.is_spent:
-            guard.leave(ticket)
+        if not breaker.is_idle or guard.budget.is_spent:
+            guard.record(ticket)
         if call is not None:
             call.received(batch, results, len(rows))
         if since:
@@ -158,10 +158,10 @@ class Scope(dbapi.Unpicklable):
         return rows
 
     def _sent(self, batch: dbapi.Batch, ticket: int) -> _Answer:
-        with self._guard.taking_connection():
+        with self._guard.admitted_checkout():
             connection = self._engine.connect()
         with connection.execution_options(libsql_begin=""):
-            self._guard.confirm(ticket)
+            self._guard.recheck(ticket)
             return _answer(connection, batch)
 
     def _look_at(self, batch: dbapi.Batch, seconds: float, rows: int) -> None:

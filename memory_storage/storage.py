@@ -26,7 +26,7 @@ from .engine import guard_engine, make_directory, make_engine
 from .erasure import Forgetting
 from .errors import CommitUnknownError, ConfigurationError, UnavailableError, ValidationError
 from .monitoring import Meter
-from .resilience import CircuitBreaker, Guard, nothing_happened, only_read
+from .resilience import CircuitBreaker, Guard, is_retryable_read, was_not_committed
 from .search.hnsw import is_installed
 from .search.hnsw.index import MemoryIndexes
 from .session import Ground, Scope
@@ -112,16 +112,16 @@ class MemoryStorage(Repositories):
                 migrate.ensure(self.engine, self.settings.path, self.settings.key)
 
         def once() -> None:
-            ticket = guard.enter()
+            ticket = guard.acquire()
             try:
                 try:
                     ensure()
                 except CommitUnknownError:
                     ensure()  # the revisions are one transaction: the schema says whether it was committed
             except BaseException as error:
-                guard.leave(ticket, error)
+                guard.record(ticket, error)
                 raise
-            guard.leave(ticket)
+            guard.record(ticket)
 
         def count() -> None:
             call.retries += 1
@@ -130,14 +130,14 @@ class MemoryStorage(Repositories):
             once()
         except UnavailableError as error:
             patience = self.settings.request_timeout
-            guard.again(error, once, since=since, seconds=patience, is_safe=only_read, on_repeat=count)
+            guard.retry(error, once, since=since, seconds=patience, is_retryable=is_retryable_read, on_retry=count)
             self.meter.end("open", call, perf_counter() - since)
 
     def _make_ground(self, now: Callable[[], datetime]) -> Ground:
         settings = self.settings
         now = partial(aware, now)
         breaker = CircuitBreaker(settings.circuit_breaker, now=now)
-        guard = Guard(breaker, settings.retry, patience=settings.request_timeout)
+        guard = Guard(breaker, settings.retry, max_wait=settings.request_timeout)
         ground = Ground(self.engine, settings.limits, settings.request_timeout, now, guard, Meter(settings.logging))
         reading = Scope(ground, self.namespace).read
         beside = settings.path if settings.encryption_key is None else None  # a file of vectors would not be encrypted
@@ -198,7 +198,7 @@ class MemoryStorage(Repositories):
                 return work(tx)
 
         again = partial(self._ground.meter.repeated, "transaction")
-        return self._ground.guard.run(once, is_safe=nothing_happened, on_repeat=again)
+        return self._ground.guard.run(once, is_retryable=was_not_committed, on_retry=again)
 
     @property
     def circuit_breaker(self) -> CircuitBreaker:

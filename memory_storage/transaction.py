@@ -114,15 +114,15 @@ class Transaction(Repositories, Scope):
         return nullcontext(self._may_index)
 
     def _connect(self) -> None:
-        self._ticket, self._asked, self._entries = self._guard.enter(), False, []
+        self._ticket, self._asked, self._entries = self._guard.acquire(), False, []
         begin = "DEFERRED" if self._read_only else "IMMEDIATE"
         try:
             options = {"libsql_begin": begin} | ({"libsql_keep_alive": True} if self._is_remote else {})
-            with translated(self._engine), self._guard.taking_connection():
+            with translated(self._engine), self._guard.admitted_checkout():
                 connection = self._engine.connect().execution_options(**options)
             self._connection = connection
             _refuse_autocommit(connection)
-            self._guard.confirm(self._ticket)
+            self._guard.recheck(self._ticket)
         except BaseException as error:
             self._leave(error)
             if self._connection is not None:
@@ -150,7 +150,7 @@ class Transaction(Repositories, Scope):
     def _leave(self, error: BaseException | None) -> None:
         ticket, self._ticket = self._ticket, None
         if ticket is not None:
-            self._guard.leave(ticket, error, asked=self._asked)
+            self._guard.record(ticket, error, contacted=self._asked)
 
     def audit(self, name: str, call: Call, things: object, *, is_known: bool) -> None:  # noqa: ARG002 - the commit says
         """Keep for the log what a call has written, until the transaction is committed."""

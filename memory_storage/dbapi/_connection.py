@@ -53,11 +53,11 @@ class Transport(Protocol):
 class Gate(Protocol):
     """What a connection asks before it asks the database, and tells how that went."""
 
-    def enter(self, *, in_transaction: bool) -> object:
-        """Admit a call, and return what `leave` is told. It raises an error of its own where it refuses."""
+    def admit(self, *, in_transaction: bool) -> object:
+        """Admit a call, and return what `record` is told. It raises an error of its own where it refuses."""
         ...
 
-    def leave(self, ticket: object, error: BaseException | None) -> None:
+    def record(self, ticket: object, error: BaseException | None) -> None:
         """Learn how the call ended."""
         ...
 
@@ -205,13 +205,13 @@ class Connection(Unpicklable):
         savepoint: bool = False,
         commit: bool = False,
     ) -> list[Result]:
-        ticket = gate.enter(in_transaction=self._transport.in_transaction)
+        ticket = gate.admit(in_transaction=self._transport.in_transaction)
         try:
             results = self._transport.run(steps, begin=begin, savepoint=savepoint, commit=commit)
         except BaseException as error:
-            gate.leave(ticket, error)
+            gate.record(ticket, error)
             raise
-        gate.leave(ticket, None)
+        gate.record(ticket, None)
         return results
 
     def _begin_for(self, sql: str) -> str | None:

@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 
 import memory_storage as ms
+from memory_storage._deprecation import RenamedAttribute
 from memory_storage.models import EpisodeFilter, PatternFilter
 
 NOW = datetime(2026, 11, 1, tzinfo=timezone.utc)
@@ -31,7 +32,7 @@ WRONG = [
     *({}, {"a": 1}, [], [None], (1, 2), b"x", object(), NAIVE, lambda *_: 1, "\0", DEEP),
 ]
 # What is not called with wrong types: it ends the storage, opens another, or has no arguments of a caller's.
-APART = {"MemoryStorage.open", "MemoryStorage.close", "CircuitBreaker.leave", "CircuitBreaker.confirm"}
+APART = {"MemoryStorage.open", "MemoryStorage.close", "CircuitBreaker.record", "CircuitBreaker.recheck"}
 
 
 @pytest.fixture
@@ -99,8 +100,8 @@ def _public(storage: ms.MemoryStorage) -> Iterator[tuple[str, Callable[..., Any]
     objects += [getattr(storage, name) for name in ("episodes", "steps", "patterns", "embeddings", "spatiotemporal")]
     for owner in [*objects, storage.analytics, storage.retention]:
         for name in dir(type(owner)):
-            is_property = isinstance(inspect.getattr_static(type(owner), name), property)
-            if not name.startswith("_") and not is_property and callable(getattr(owner, name)):
+            is_no_method = isinstance(inspect.getattr_static(type(owner), name), property | RenamedAttribute)
+            if not name.startswith("_") and not is_no_method and callable(getattr(owner, name)):
                 full_name = f"{type(owner).__name__}.{name}"
                 if full_name not in APART:
                     yield full_name, getattr(owner, name)

@@ -43,7 +43,7 @@ def ended(*errors: BaseException | None) -> Event:
         tickets = circuit.half_open()
         circuit.heard.clear()
         for ticket, error in zip(tickets, errors, strict=False):
-            circuit.breaker.leave(ticket, error)
+            circuit.breaker.record(ticket, error)
 
     return event
 
@@ -146,31 +146,31 @@ def test_what_began_before_it_opened_says_nothing_after_that():
     circuit.opened()
     opened_at = circuit.breaker.status().opened_at
     circuit.clock.advance(30)
-    circuit.leave(old[:10], OUTAGE)
+    circuit.record(old[:10], OUTAGE)
     assert circuit.breaker.status().retry_after == 30
     assert circuit.breaker.status().opened_at == opened_at
     trying = circuit.half_open()
-    circuit.leave(old[10:15], OUTAGE)
+    circuit.record(old[10:15], OUTAGE)
     assert circuit.breaker.state == HALF
-    circuit.leave(old[15:])
+    circuit.record(old[15:])
     assert circuit.breaker.state == HALF
-    circuit.leave(trying)
+    circuit.record(trying)
     assert circuit.breaker.state == CLOSED
 
 
 def test_who_waited_for_a_connection_while_it_opened_is_refused():
     circuit = Circuit()
     old = circuit.admitted(2)
-    circuit.breaker.confirm(old[0])
+    circuit.breaker.recheck(old[0])
     circuit.opened()
     with raises(ms.CircuitOpenError, code="CIRCUIT_OPEN"):
-        circuit.breaker.confirm(old[0])
+        circuit.breaker.recheck(old[0])
     trying = circuit.half_open()
     with raises(ms.CircuitOpenError, code="CIRCUIT_OPEN"):
-        circuit.breaker.confirm(old[1])
-    circuit.breaker.confirm(trying[0])
-    circuit.leave(trying)
-    circuit.breaker.confirm(old[0])
+        circuit.breaker.recheck(old[1])
+    circuit.breaker.recheck(trying[0])
+    circuit.record(trying)
+    circuit.breaker.recheck(old[0])
 
 
 def test_a_refusal_says_when_to_come_back():
@@ -179,7 +179,7 @@ def test_a_refusal_says_when_to_come_back():
     with pytest.raises(
         ms.CircuitOpenError, match=r"come back in 10\.0 s \(setting: circuit_breaker\.timeout\)"
     ) as caught:
-        circuit.breaker.enter()
+        circuit.breaker.acquire()
     assert caught.value.retry_after == 10
     assert caught.value.code == "CIRCUIT_OPEN"
     assert "CONNECTION_FAILED" in str(caught.value)
@@ -187,16 +187,16 @@ def test_a_refusal_says_when_to_come_back():
     circuit.clock.advance(10)
     assert len(circuit.admitted(3)) == 3
     with pytest.raises(ms.CircuitOpenError, match="half open") as caught:
-        circuit.breaker.enter()
+        circuit.breaker.acquire()
     assert caught.value.retry_after == 1
 
 
 def test_a_short_timeout_is_also_how_long_to_wait_for_those_who_try():
     circuit = Circuit(timeout=0.25, half_open_max_calls=1).opened()
     circuit.clock.advance(0.25)
-    circuit.breaker.enter()
+    circuit.breaker.acquire()
     with raises(ms.CircuitOpenError, code="CIRCUIT_OPEN") as caught:
-        circuit.breaker.enter()
+        circuit.breaker.acquire()
     assert caught.value.retry_after == 0.25
 
 
@@ -205,10 +205,10 @@ def test_the_status_tells_all():
     clock = Clock()
     breaker = CircuitBreaker(ms.CircuitBreakerSettings(failure_threshold=2), clock=clock, now=lambda: now)
     assert breaker.status() == ms.CircuitBreakerStatus("closed")
-    breaker.leave(breaker.enter(), OUTAGE)
+    breaker.record(breaker.acquire(), OUTAGE)
     error = "UnavailableError CONNECTION_FAILED"
     assert breaker.status() == ms.CircuitBreakerStatus("closed", 1, now, error)
-    breaker.leave(breaker.enter(), ms.CommitUnknownError("lost"))
+    breaker.record(breaker.acquire(), ms.CommitUnknownError("lost"))
     clock.advance(20)
     assert breaker.status() == ms.CircuitBreakerStatus("open", 2, now, "CommitUnknownError", now, 40.0)
     breaker.reset()
@@ -274,7 +274,7 @@ def test_the_errors_of_callers_are_not_touched():
     circuit = Circuit()
     error = ms.UnavailableError("nobody there", code="CONNECTION_FAILED")
     for _ in range(5):
-        circuit.breaker.leave(circuit.breaker.enter(), error)
+        circuit.breaker.record(circuit.breaker.acquire(), error)
     assert (error.__traceback__, error.__context__, error.__cause__) == (None, None, None)
 
 
@@ -282,8 +282,8 @@ def test_a_transaction_that_asked_nothing_says_nothing():
     circuit = Circuit().opened()
     first, *_ = circuit.half_open()
     for _ in range(5):
-        circuit.breaker.leave(first, asked=False)
-        first = circuit.breaker.enter()
+        circuit.breaker.record(first, contacted=False)
+        first = circuit.breaker.acquire()
     assert circuit.breaker.state == HALF
 
 
@@ -293,7 +293,7 @@ def test_a_child_process_waits_for_no_thread_of_its_parent():
     with circuit.breaker._lock:
         child = os.fork()
         if child == 0:
-            os._exit(0 if len([circuit.breaker.enter() for _ in range(3)]) == 3 else 1)
+            os._exit(0 if len([circuit.breaker.acquire() for _ in range(3)]) == 3 else 1)
     assert os.waitpid(child, 0)[1] == 0
 
 
@@ -338,9 +338,9 @@ def test_ten_calls_at_once_take_as_long_as_one():
     circuit.go(OUTAGE, calls=1)  # so that it is not quiet
 
     def call() -> None:
-        ticket = circuit.breaker.enter()
+        ticket = circuit.breaker.acquire()
         time.sleep(0.2)
-        circuit.breaker.leave(ticket)
+        circuit.breaker.record(ticket)
 
     def taken(threads: int) -> float:
         start = time.perf_counter()
@@ -358,12 +358,12 @@ def test_many_threads_that_fail_and_succeed_leave_it_sound():
     def one() -> None:
         for number in range(200):
             try:
-                ticket = circuit.breaker.enter()
+                ticket = circuit.breaker.acquire()
             except ms.CircuitOpenError:
                 continue
             if circuit.breaker.state == HALF:
                 inside.append(circuit.breaker._trials)
-            circuit.breaker.leave(ticket, OUTAGE if number % 7 else None)
+            circuit.breaker.record(ticket, OUTAGE if number % 7 else None)
         going.release()
 
     at_once(16, one)
@@ -402,7 +402,7 @@ def test_half_open_it_still_says_since_when():
 
 def test_changes_are_told_in_their_order():
     circuit = Circuit()
-    circuit.breaker._news += [(CLOSED, OPEN), (OPEN, HALF), (HALF, CLOSED)]
+    circuit.breaker._pending_transitions += [(CLOSED, OPEN), (OPEN, HALF), (HALF, CLOSED)]
     circuit.breaker.reset()
     assert circuit.heard == [(CLOSED, OPEN), (OPEN, HALF), (HALF, CLOSED)]
 
@@ -417,7 +417,7 @@ def test_all_but_one_of_those_who_try_may_do_so_early_and_each_later(most: int, 
         circuit.clock.at = opened_at + moment
         tickets = circuit.admitted(early=True)
         assert len(tickets) == 1
-        circuit.leave(tickets, OUTAGE)
+        circuit.record(tickets, OUTAGE)
     circuit.clock.at = opened_at + 59.9
     assert circuit.admitted(early=True) == circuit.admitted() == []
     assert circuit.heard == []
@@ -429,21 +429,21 @@ def test_all_but_one_of_those_who_try_may_do_so_early_and_each_later(most: int, 
 def test_an_outage_of_one_who_tries_early_changes_nothing_but_an_answer_makes_it_half_open():
     circuit = Circuit(success_threshold=2).opened()
     circuit.clock.advance(1)
-    circuit.leave(circuit.admitted(early=True), OUTAGE)
+    circuit.record(circuit.admitted(early=True), OUTAGE)
     circuit.clock.advance(3)
     assert circuit.breaker.status().retry_after == 56
     assert circuit.heard == []
-    circuit.leave(circuit.admitted(early=True))
+    circuit.record(circuit.admitted(early=True))
     assert circuit.heard == [(OPEN, HALF)]
     assert len(circuit.admitted()) == 2  # one tried early, in vain
-    circuit.breaker.leave(circuit.breaker.epoch)
+    circuit.breaker.record(circuit.breaker.generation)
     assert circuit.heard == [(OPEN, HALF), (HALF, CLOSED)]
 
 
 def test_one_success_is_enough_where_one_is_asked_for_also_early():
     circuit = Circuit(success_threshold=1).opened()
     circuit.clock.advance(1)
-    circuit.leave(circuit.admitted(early=True))
+    circuit.record(circuit.admitted(early=True))
     assert circuit.heard == [(OPEN, HALF), (HALF, CLOSED)]
     assert circuit.go() == THREADS
 
@@ -452,7 +452,7 @@ def test_a_busy_lock_or_a_cancelled_call_of_one_who_tries_early_says_nothing():
     circuit = Circuit().opened()
     for error in (BUSY, CANCELLED):
         circuit.clock.advance(4)
-        circuit.leave(circuit.admitted(early=True), error)
+        circuit.record(circuit.admitted(early=True), error)
         assert (circuit.breaker.state, circuit.heard) == (OPEN, [])
     circuit.clock.advance(60)
     assert len(circuit.admitted()) == 1
@@ -463,20 +463,20 @@ def test_who_tried_early_and_comes_too_late_says_nothing():
     circuit.clock.advance(1)
     tickets = circuit.admitted(early=True)
     assert len(circuit.half_open()) == 2
-    circuit.leave(tickets, OUTAGE)
+    circuit.record(tickets, OUTAGE)
     assert circuit.breaker.state == HALF
 
 
 def test_the_next_time_it_is_open_as_many_may_try_early_again():
     circuit = Circuit().opened()
     circuit.clock.advance(4)
-    circuit.leave(circuit.admitted(early=True), OUTAGE)
+    circuit.record(circuit.admitted(early=True), OUTAGE)
     circuit.clock.advance(56)
     circuit.go(OUTAGE)
     assert circuit.breaker.state == OPEN
     for seconds in (1, 3):
         circuit.clock.advance(seconds)
-        circuit.leave(circuit.admitted(early=True), OUTAGE)
+        circuit.record(circuit.admitted(early=True), OUTAGE)
     circuit.clock.advance(56)
     assert len(circuit.admitted()) == 1
 

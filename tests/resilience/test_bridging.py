@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import memory_storage as ms
-from memory_storage.resilience import CircuitBreaker, Guard, nothing_happened
+from memory_storage.resilience import CircuitBreaker, Guard, was_not_committed
 from tests.raising import raises
 
 from .work import BUSY, OUTAGE, Circuit
@@ -19,17 +19,17 @@ PAUSES = [0.1, 0.2, 0.4, 0.8, 1.6]
 
 def bridging(pauses: list[float] = PAUSES, **settings: object) -> Circuit:
     circuit = Circuit(**settings)
-    circuit.breaker._bridge(pauses)
+    circuit.breaker._set_bridge(pauses)
     return circuit
 
 
 def probes(circuit: Circuit, error: BaseException | None = OUTAGE) -> bool:
     """Whether a caller that does not wait is let through; it ends so at once."""
     try:
-        ticket = circuit.breaker.enter(patience=0)
+        ticket = circuit.breaker.acquire(max_wait=0)
     except ms.CircuitOpenError:
         return False
-    circuit.breaker.leave(ticket, error)
+    circuit.breaker.record(ticket, error)
     return True
 
 
@@ -54,10 +54,10 @@ def test_without_repeats_nothing_is_bridged():
 def test_only_one_caller_probes_at_a_time():
     circuit = bridging().opened()
     circuit.clock.advance(0.1)
-    ticket = circuit.breaker.enter(patience=0)
+    ticket = circuit.breaker.acquire(max_wait=0)
     circuit.clock.advance(1)
     assert not probes(circuit)
-    circuit.breaker.leave(ticket, BUSY)  # which says nothing
+    circuit.breaker.record(ticket, BUSY)  # which says nothing
     assert probes(circuit)
     assert circuit.breaker.state == "open"
 
@@ -68,7 +68,7 @@ def test_a_probe_that_is_answered_lets_the_others_try_and_they_close_it():
     assert probes(circuit, None)
     assert circuit.heard == [("open", "half_open")]
     assert len(circuit.admitted()) == 3
-    circuit.breaker.leave(circuit.breaker.epoch)
+    circuit.breaker.record(circuit.breaker.generation)
     assert circuit.heard[-1] == ("half_open", "closed")
 
 
@@ -76,7 +76,7 @@ def test_a_caller_that_may_not_probe_is_refused():
     circuit = bridging().opened()
     circuit.clock.advance(0.5)
     with pytest.raises(ms.CircuitOpenError) as caught:
-        circuit.breaker.enter(probes=False, patience=0)
+        circuit.breaker.acquire(may_probe=False, max_wait=0)
     assert caught.value.code == "CIRCUIT_OPEN"
     assert probes(circuit)
 
@@ -114,18 +114,18 @@ class Server:
         self._lock = threading.Lock()
 
     def call(self) -> str:
-        ticket = self.guard.enter()
+        ticket = self.guard.acquire()
         with self._lock:
             self.seen += 1
         if time.monotonic() < self.back:
-            self.guard.leave(ticket, OUTAGE)
+            self.guard.record(ticket, OUTAGE)
             raise ms.UnavailableError("nobody there", code="CONNECTION_FAILED")
-        self.guard.leave(ticket)
+        self.guard.record(ticket)
         return "done"
 
 
 def called(guarded: Guard, server: Server) -> str:
-    return guarded.run(server.call, is_safe=nothing_happened, on_repeat=lambda: None)
+    return guarded.run(server.call, is_retryable=was_not_committed, on_retry=lambda: None)
 
 
 def test_calls_of_many_threads_are_bridged_by_few_attempts():
@@ -167,9 +167,9 @@ def test_an_outage_that_lasts_is_refused_when_it_is_not_young_any_more():
 
 def test_no_caller_waits_beyond_the_time_of_its_call():
     retry = ms.RetrySettings(max_attempts=10, initial_backoff=100, max_backoff=100)
-    guarded = Guard(CircuitBreaker(ms.CircuitBreakerSettings(failure_threshold=1)), retry, patience=0.1)
-    guarded.leave(guarded.enter(), OUTAGE)
+    guarded = Guard(CircuitBreaker(ms.CircuitBreakerSettings(failure_threshold=1)), retry, max_wait=0.1)
+    guarded.record(guarded.acquire(), OUTAGE)
     with raises(ms.CircuitOpenError, code="CIRCUIT_OPEN") as caught:
-        guarded.enter()
+        guarded.acquire()
     assert caught.value.retry_after < 60
     assert not guarded.breaker.is_bridging

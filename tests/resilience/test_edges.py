@@ -31,7 +31,7 @@ def _opening_meanwhile(storage: ms.MemoryStorage) -> Iterator[None]:
 
     def open_the_circuit(*_: object) -> None:
         breaker = storage.circuit_breaker
-        breaker.leave(breaker.enter(), OUTAGE)
+        breaker.record(breaker.acquire(), OUTAGE)
 
     event.listen(storage.engine, "checkout", open_the_circuit)
     yield
@@ -163,25 +163,25 @@ def test_a_file_keeps_no_receipts(storage, make_episode):
 
 
 def test_what_became_of_a_write_is_asked_for_seven_seconds(storage, monkeypatch):
-    clock, pauses, asked = [1000.0], [], []
+    clock, pauses, contacted = [1000.0], [], []
 
     def sleep(seconds: float) -> None:
         pauses.append(seconds)
         clock[0] += seconds
 
     def fail(*_: object, deadline: float) -> None:
-        asked.append(deadline)
+        contacted.append(deadline)
         raise ms.UnavailableError("nobody is there", code="CONNECTION_FAILED")
 
     monkeypatch.setattr(_commit_status, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
     monkeypatch.setattr(_commit_status, "_straight", fail)
-    guard = SimpleNamespace(enter=lambda *, early: early, leave=lambda ticket, error: None)
+    guard = SimpleNamespace(acquire=lambda *, early: early, record=lambda ticket, error: None)
     unknown = ms.CommitUnknownError("it may be stored, or not")
     with pytest.raises(ms.CommitUnknownError) as caught:
         _commit_status._Asking(storage.engine, guard, unknown).rows(dbapi.Batch([dbapi.Step("SELECT 1")]))
     assert caught.value is unknown
     assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2])
-    assert asked == [1007.0] * 7
+    assert contacted == [1007.0] * 7
 
 
 def test_who_may_not_ask_yet_looks_again_soon_and_who_has_asked_in_vain_later(storage, monkeypatch):

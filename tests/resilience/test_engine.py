@@ -174,7 +174,7 @@ def test_an_answer_ends_the_count_and_an_error_of_sql_is_no_outage(storage: ms.M
 
 def _open_circuit(storage: ms.MemoryStorage) -> None:
     for _ in range(THRESHOLD):
-        storage.circuit_breaker.leave(storage.circuit_breaker.enter(), ms.UnavailableError("x", code="SERVER_ERROR"))
+        storage.circuit_breaker.record(storage.circuit_breaker.acquire(), ms.UnavailableError("x", code="SERVER_ERROR"))
 
 
 def test_a_transaction_that_has_begun_ends_by_its_own_rules(storage: ms.MemoryStorage, line: Proxy, make_episode):

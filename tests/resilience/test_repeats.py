@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 import memory_storage as ms
-from memory_storage.resilience import Budget, CircuitBreaker, Guard, nothing_happened, only_read
+from memory_storage.resilience import Budget, CircuitBreaker, Guard, is_retryable_read, was_not_committed
 from tests.raising import raises
 
 from .work import BUSY, CANCELLED, OUTAGE, Clock
@@ -33,11 +33,11 @@ def guard(clock: Clock | None = None, **settings: object) -> Guard:
 
 
 def run(
-    guarded: Guard, work: Work, is_safe: Callable[[ms.UnavailableError], bool] = nothing_happened
+    guarded: Guard, work: Work, is_retryable: Callable[[ms.UnavailableError], bool] = was_not_committed
 ) -> tuple[str, int]:
     """What it gives, and how often it was repeated."""
     repeats: list[None] = []
-    result = guarded.run(work, is_safe=is_safe, on_repeat=lambda: repeats.append(None))
+    result = guarded.run(work, is_retryable=is_retryable, on_retry=lambda: repeats.append(None))
     return result, len(repeats)
 
 
@@ -95,14 +95,14 @@ def test_what_may_have_happened_is_not_done_again(error: BaseException, first: l
 )  # fmt: skip
 def test_what_did_not_happen_is_done_again(code: str):
     error = ms.UnavailableError("nothing happened", code=code)
-    assert nothing_happened(error)
+    assert was_not_committed(error)
     assert run(guard(), Work(error)) == ("done", 1)
-    assert run(guard(), Work(error), only_read) == ("done", 1)
+    assert run(guard(), Work(error), is_retryable_read) == ("done", 1)
 
 
 def test_a_read_is_done_again_after_a_servers_failure_too():
-    assert run(guard(), Work(ms.UnavailableError("500", code="SERVER_ERROR")), only_read) == ("done", 1)
-    assert not only_read(ms.RequestTimeoutError("slow", code="REQUEST_TIMEOUT"))
+    assert run(guard(), Work(ms.UnavailableError("500", code="SERVER_ERROR")), is_retryable_read) == ("done", 1)
+    assert not is_retryable_read(ms.RequestTimeoutError("slow", code="REQUEST_TIMEOUT"))
 
 
 @pytest.mark.parametrize(("taken", "calls"), [(3.0, 2), (2.4, 3), (5.0, 1), (0.0, 10)])
@@ -121,7 +121,9 @@ def test_a_callers_own_time_counts_too_if_it_is_shorter():
         work = Work(*[BUSY] * 100, meanwhile=lambda: clock.advance(1.0))
         since, _ = clock.at, clock.advance(1.0)
         with raises(ms.UnavailableError, code="SQLITE_BUSY"):
-            guarded.again(BUSY, work, since=since, seconds=seconds, is_safe=nothing_happened, on_repeat=lambda: None)
+            guarded.retry(
+                BUSY, work, since=since, seconds=seconds, is_retryable=was_not_committed, on_retry=lambda: None
+            )
         assert work.calls == calls
 
 
@@ -171,7 +173,7 @@ def test_ten_successes_give_one_repeat_back():
     for _ in range(10):
         with raises(ms.UnavailableError, code="CONNECTION_FAILED"):
             run(guarded, Work(OUTAGE))
-        guarded.leave(guarded.enter())
+        guarded.record(guarded.acquire())
     assert run(guarded, Work(OUTAGE)) == ("done", 1)
 
 
@@ -188,18 +190,18 @@ def test_a_budget_is_never_more_than_full():
 
 def test_a_guard_is_calm_until_something_goes_wrong_and_after_all_is_well_again():
     guarded = guard()
-    assert guarded.is_calm
-    guarded.leave(guarded.enter(), OUTAGE)
-    assert not guarded.is_calm
-    guarded.leave(guarded.enter())
-    assert guarded.is_calm
+    assert guarded.is_idle
+    guarded.record(guarded.acquire(), OUTAGE)
+    assert not guarded.is_idle
+    guarded.record(guarded.acquire())
+    assert guarded.is_idle
     guarded.budget.spend()
-    guarded.leave(guarded.enter(), BUSY)
-    assert not guarded.is_calm
+    guarded.record(guarded.acquire(), BUSY)
+    assert not guarded.is_idle
     for _ in range(10):
-        assert not guarded.is_calm
-        guarded.leave(guarded.enter())
-    assert guarded.is_calm
+        assert not guarded.is_idle
+        guarded.record(guarded.acquire())
+    assert guarded.is_idle
 
 
 def test_what_is_left_is_whole_repeats():
@@ -211,4 +213,4 @@ def test_what_is_left_is_whole_repeats():
 
 @pytest.mark.parametrize("code", ["SQLITE_FULL", "TOO_LATE", "", "ANY"])
 def test_a_read_that_failed_in_another_way_is_not_repeated(code: str):
-    assert not only_read(ms.UnavailableError("no", code=code))
+    assert not is_retryable_read(ms.UnavailableError("no", code=code))

@@ -47,15 +47,15 @@ class Circuit:
         """The tickets of those calls, of so many at once, that were let through."""
         return [ticket for ticket in at_once(calls, partial(self._ticket, early=early)) if ticket is not None]
 
-    def leave(self, tickets: list[int], error: BaseException | None = None) -> None:
+    def record(self, tickets: list[int], error: BaseException | None = None) -> None:
         """They end, all at once."""
         waiting = list(tickets)
-        at_once(len(tickets), lambda: self.breaker.leave(waiting.pop(), error))
+        at_once(len(tickets), lambda: self.breaker.record(waiting.pop(), error))
 
     def go(self, error: BaseException | None = None, *, calls: int = THREADS) -> int:
         """So many calls at once, which all end so; how many were let through."""
         tickets = self.admitted(calls)
-        self.leave(tickets, error)
+        self.record(tickets, error)
         return len(tickets)
 
     def opened(self) -> Circuit:
@@ -72,7 +72,7 @@ class Circuit:
 
     def _ticket(self, *, early: bool) -> int | None:
         try:
-            return self.breaker.enter(early=early, patience=0)  # its clock stands still
+            return self.breaker.acquire(early=early, max_wait=0)  # its clock stands still
         except ms.CircuitOpenError:
             return None
 

@@ -477,13 +477,13 @@ def test_the_rows_of_a_write_whose_answer_was_lost_are_those_of_its_last_step(pa
 
 def test_who_asks_what_became_of_a_write_tells_the_breaker_how_it_went(pair: Pair, monkeypatch):
     guard, heard = pair.faulty._ground.guard, []
-    leave = guard.leave
+    record = guard.record
 
     def listen(ticket: int, error: BaseException | None = None, **options: bool) -> None:
         heard.append(type(error).__name__)
-        leave(ticket, error, **options)
+        record(ticket, error, **options)
 
-    monkeypatch.setattr(guard, "leave", listen)
+    monkeypatch.setattr(guard, "record", listen)
     pair.proxy.cut_reply_after(0, times=4)
     pair.faulty.episodes.save(an_episode(0))
     assert heard == ["CommitUnknownError"] * 4 + ["NoneType"] * 2  # what became of it, and its row

@@ -25,17 +25,17 @@ def test_a_lost_response_is_settled_whatever_the_clocks_say(migrated_server_url:
         with ms.MemoryStorage.open(url) as faulty:
             pattern = direct.patterns.save(ms.Heuristic(condition="if", action="then")).id
             guard = faulty._ground.guard
-            enter = guard.enter
+            acquire = guard.acquire
 
             def another_client_sweeps_first(*, early: bool = False) -> int:
                 clocks["skew"] = hours
                 monkeypatch.setattr(random, "randrange", lambda _: 0)
                 direct.episodes.save(ms.Episode(task_description="with another clock"))
                 monkeypatch.undo()
-                return enter(early=early)
+                return acquire(early=early)
 
             line.cut_reply_after(0, times=2)
-            monkeypatch.setattr(guard, "enter", another_client_sweeps_first)
+            monkeypatch.setattr(guard, "acquire", another_client_sweeps_first)
             faulty.patterns.record_application(pattern, success=True)
         assert line.cuts >= 1
         assert direct.patterns.get(pattern).effectiveness.success_when_applied == 1
