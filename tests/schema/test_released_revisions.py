@@ -1,0 +1,104 @@
+"""A released revision does what it did when it was released: its id and its statements never change."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic import command
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, create_engine, event
+
+from memory_storage import migrate
+
+OFFLINE: dict[str, tuple[str, str]] = {
+    "0001": ("964c238cbfee255d340701378f593117", "d02410af5b9bc6e526c4dc1f082e7f75"),
+    "0002": ("24dcdc39833a65c4777c4217b0aa004e", "10175c8f2111d1bc04c47b4a3e7655b9"),
+    "0003": ("6f12be81dbe15a97aa466d3761a573c1", "bafb7a95805e25ae20d0f8d759497152"),
+    "0004": ("f8f243214729081b394e9a9ad29b48a0", "ef244fbe504b506b109e110b8d61bb1d"),
+    "0005": ("b7b2924a840c268e2aaa8ebc62f0800f", "9e66e175ade8007bfcc4ba69e223d76a"),
+    "0006": ("9f0f5dee61822310ec77492ae6ee73c4", "4f3f68f45959765d86df8e8ec21948b8"),
+    "0007": ("8396bed19e7bc2aae183f9f17fac2fd7", "576c31705a9abecd570f35c48b08af24"),
+    "0008": ("756adb5d7e81b90a6b662e342ac736e7", "5a2640f7a717646685c47730561da4d1"),
+}
+"""For each revision, the digests of the SQL that `alembic upgrade --sql` and `alembic downgrade --sql` print."""
+
+ONLINE: dict[str, tuple[str, str]] = {
+    "0001": ("2ebb41293423a48737f0a03675c07d8e", "486ed6b0f774e1e3cafab9b333c03dcf"),
+    "0002": ("33e731423913edf3db2f98f539bddcfc", "2b42ce737ed4bc3a573631ebca9f4bbf"),
+    "0003": ("2e1b0b1f79b13974bb9989c3249f7bc7", "50fecef52b24c412d255587cbaadc46e"),
+    "0004": ("0f8170e0adda96e70fffffd7ea3d740e", "ad4438d361996b4987d81fe8f7d36d38"),
+    "0005": ("6af992bccf5ee0a2fd41fe22bb56bd8f", "5fce41c8f7cfe4cbc5d2bb987e24ff7d"),
+    "0006": ("ba4c171fde85e086ac50b8d6119e1904", "aa67d63a32e62b90b3432a960654871f"),
+    "0007": ("05d1a9e1c7b6a8631a87103ad4b0f54b", "f913a8a394d4a8abc10854e24012d832"),
+    "0008": ("cfde4130c58621c83a101f7cf865afbe", "962f3428d8c22a7dcaf4721c829c1d32"),
+}
+"""For each revision, the digests of the statements that an upgrade and a downgrade run on a file without rows."""
+
+
+def digest(statements: Iterable[str]) -> str:
+    """The digest of the revision's own statements, but for white space: what Alembic adds may change with it."""
+    own = (one for one in statements if not any(word in one for word in ("alembic_version", "PRAGMA")))
+    return blake2b(" ".join(" ".join(one.split()) for one in own).encode(), digest_size=16).hexdigest()
+
+
+def revisions() -> list[Any]:
+    return list(reversed(list(ScriptDirectory.from_config(migrate.config()).walk_revisions())))
+
+
+def printed(go: Any, steps: str) -> str:
+    settings = migrate.config()
+    settings.output_buffer = io.StringIO()
+    go(settings, steps, sql=True)
+    return digest(re.sub("-- Running .*", "", settings.output_buffer.getvalue()).split(";\n"))
+
+
+def test_the_sql_that_alembic_prints_is_as_released():
+    found = {}
+    for script in revisions():
+        before, after = script.down_revision or "base", script.revision
+        found[after] = (
+            printed(command.upgrade, f"{before}:{after}"),
+            printed(command.downgrade, f"{after}:{before}"),
+        )
+    assert {key: found[key] for key in OFFLINE} == OFFLINE
+
+
+@pytest.fixture
+def engine(database: Path) -> Any:
+    engine = create_engine(f"libsql:///{database}")
+    yield engine
+    engine.dispose()
+
+
+def run(engine: Engine, go: Any, revision: str) -> str:
+    statements: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: Any, *_: object) -> None:
+        statements.append(str(statement))  # a batch is the text of its statements
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        go(engine, revision)
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    return digest(statements)
+
+
+def test_the_statements_that_run_are_as_released(engine: Engine):
+    ups, downs = {}, {}
+    for script in revisions():
+        ups[script.revision] = run(engine, migrate.upgrade, script.revision)
+    for script in reversed(revisions()):
+        downs[script.revision] = run(engine, migrate.downgrade, script.down_revision or "base")
+    found = {revision: (ups[revision], downs[revision]) for revision in ups}
+    assert {key: found[key] for key in ONLINE} == ONLINE
+
+
+def test_every_revision_has_its_digest():
+    assert OFFLINE.keys() == ONLINE.keys() == {script.revision for script in revisions()}
