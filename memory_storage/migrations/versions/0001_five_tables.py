@@ -5,7 +5,7 @@ The tables are written out: a revision must do tomorrow what it did when it was 
 
 from __future__ import annotations
 
-from memory_storage.migrations import together
+from memory_storage.schema import batch
 from memory_storage.schema.ddl import (
     CreateFullText,
     CreateRTree,
@@ -285,12 +285,12 @@ TRIGGERS = (
 
 def upgrade() -> None:
     """Make everything."""
-    together.execute((*TABLES, *INDEXES, *VECTOR_INDEXES, *VIEWS, *VIRTUAL_TABLES, *TRIGGERS))
+    batch.execute((*TABLES, *INDEXES, *VECTOR_INDEXES, *VIEWS, *VIRTUAL_TABLES, *TRIGGERS))
 
 
 def downgrade() -> None:
     """Remove everything, rows too. A table takes its triggers along; an index has to go first, with its shadow."""
-    together.execute(
+    batch.execute(
         (
             *(f"DROP INDEX {index.name}" for index in VECTOR_INDEXES),
             *(f"DROP TABLE {virtual.name}" for virtual in VIRTUAL_TABLES),

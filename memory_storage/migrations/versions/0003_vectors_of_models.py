@@ -10,7 +10,7 @@ from alembic import op
 
 from memory_storage.dbapi import Batch, Step
 from memory_storage.errors import SchemaError
-from memory_storage.migrations import together
+from memory_storage.schema import batch
 from memory_storage.schema.ddl import CreateFullText, CreateTrigger, CreateVectorIndex, CreateView
 
 revision = "0003"
@@ -167,7 +167,7 @@ def upgrade() -> None:
     """Move the vectors, and make the full-text index of patterns."""
     refuse_offline_with_rows()
     models = [] if op.get_context().as_sql else _dimensions()
-    together.execute(
+    batch.execute(
         (
             *(f"DROP INDEX {index.name}" for index in OLD_INDEXES),
             # Not renamed: the triggers that delete from it would go with it.
@@ -181,7 +181,7 @@ def upgrade() -> None:
     )
     for model, dimension in models:
         _move(model, dimension)
-    together.execute(
+    batch.execute(
         (
             "DROP TABLE old_embeddings",
             PATTERN_VIEW,
@@ -202,7 +202,7 @@ def downgrade() -> None:
             raise SchemaError(
                 f"revision 0002 has no column for vectors of dimension {dimension}: delete those of {model!r} first"
             )
-    together.execute(
+    batch.execute(
         (
             "DROP TABLE patterns_fts",
             *(f"DROP TRIGGER {trigger.name}" for trigger in text_triggers()),

@@ -8,7 +8,7 @@ from typing import Any
 from alembic import op
 
 from memory_storage.dbapi import Batch, Step
-from memory_storage.migrations import together
+from memory_storage.schema import batch
 from memory_storage.schema.ddl import CreateRTree, CreateTrigger
 
 revision = "0004"
@@ -155,7 +155,7 @@ OLD_TRIGGERS = (
 def upgrade() -> None:
     """Make the table anew with more columns, and the R*Trees."""
     refuse_offline_with_rows()
-    together.execute(
+    batch.execute(
         (
             # Not renamed: the triggers that delete from it would go with it.
             f"CREATE TABLE old_places AS SELECT * FROM {PLACE}",
@@ -177,7 +177,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Make the older table, with what it has columns for: what is ongoing becomes a moment."""
-    together.execute(
+    batch.execute(
         (
             f"CREATE TABLE new_places AS SELECT * FROM {PLACE}",
             *(f"DROP TABLE {tree.name}" for tree in TREES),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memory_storage.migrations import together
+from memory_storage.schema import batch
 from memory_storage.schema.ddl import CreateTrigger
 
 revision = "0005"
@@ -48,7 +48,7 @@ def pattern_triggers(*evidence: str) -> tuple[CreateTrigger, ...]:
 def upgrade() -> None:
     """Create the table, and index the evidence."""
     triggers = pattern_triggers("evidence")
-    together.execute(
+    batch.execute(
         (
             *FORGOTTEN,
             FORGET,
@@ -63,7 +63,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop it all. Digests are lost: what was forgotten can come back by an import."""
     triggers = pattern_triggers()
-    together.execute(
+    batch.execute(
         (
             "DROP TRIGGER episodes_forgotten_delete",
             "DROP TABLE forgotten",

@@ -10,7 +10,7 @@ from alembic import op
 
 from memory_storage.dbapi import Batch, Step
 from memory_storage.errors import SchemaError
-from memory_storage.migrations import together
+from memory_storage.schema import batch
 from memory_storage.schema.ddl import CreateTrigger
 
 revision = "0006"
@@ -85,7 +85,7 @@ def upgrade() -> None:
     if op.get_context().as_sql:
         op.execute("SELECT json('upgrade with a connection: there are vector models to convert') FROM vector_models")
     models = [] if op.get_context().as_sql else [row[0] for row in _rows("SELECT name FROM vector_models")]
-    together.execute(
+    batch.execute(
         (
             *_without_triggers(map(token_of, models)),
             "ALTER TABLE vector_models RENAME TO old_models",
@@ -98,7 +98,7 @@ def upgrade() -> None:
     if models:
         steps = [Step(sql, (token_of(model), model)) for model in models for sql in (copy, mark)]
         op.get_bind().exec_driver_sql(Batch(steps))
-    together.execute(("DROP TABLE old_models", *(trigger for model in models for trigger in triggers(token_of(model)))))
+    batch.execute(("DROP TABLE old_models", *(trigger for model in models for trigger in triggers(token_of(model)))))
 
 
 def downgrade() -> None:
@@ -113,7 +113,7 @@ def downgrade() -> None:
                 f"dimension {dimension} first"
             )
     models = [name for token, name, *_ in spaces if token == token_of(name)]
-    together.execute(
+    batch.execute(
         (
             *_without_triggers(row[0] for row in spaces),
             *(sql for token, *_ in variants for sql in _drop(token)),
@@ -124,7 +124,7 @@ def downgrade() -> None:
     copy = f"INSERT INTO vector_models ({COLUMNS}) SELECT {COLUMNS} FROM new_models WHERE token = ?"
     if models:
         op.get_bind().exec_driver_sql(Batch([Step(copy, (token_of(model),)) for model in models]))
-    together.execute(
+    batch.execute(
         (
             "DROP TABLE new_models",
             *(f"ALTER TABLE embeddings DROP COLUMN {column.split()[0]}" for column in ADDED),

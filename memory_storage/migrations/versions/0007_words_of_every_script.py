@@ -11,7 +11,7 @@ from typing import Any
 from alembic import op
 
 from memory_storage.dbapi import Batch, Step
-from memory_storage.migrations import together
+from memory_storage.schema import batch
 from memory_storage.schema.ddl import CreateFullText, CreateTrigger, CreateView
 from memory_storage.schema.words import words_of_episode, words_of_pattern, words_of_step
 
@@ -126,18 +126,18 @@ def triggers(table: str, *more: str) -> tuple[CreateTrigger, ...]:
 def upgrade() -> None:
     """Add the column, fill it, and index all text again."""
     refuse_offline_with_words()
-    together.execute((*drop(), *(f"ALTER TABLE {table} ADD COLUMN words TEXT" for table in TEXTS)))
+    batch.execute((*drop(), *(f"ALTER TABLE {table} ADD COLUMN words TEXT" for table in TEXTS)))
     if not op.get_context().as_sql:
         fill("episodes", "document", words_of_episode)
         fill("steps", "document, output", words_of_step)
         fill("patterns", "document", words_of_pattern)
-    together.execute(create(VIEWS, "words", tokenize=TOKENIZER))
+    batch.execute(create(VIEWS, "words", tokenize=TOKENIZER))
 
 
 def downgrade() -> None:
     """Drop the column: words of scripts without spaces are not found then."""
     columns = (f"ALTER TABLE {table} DROP COLUMN words" for table in TEXTS)
-    together.execute((*drop(), *columns, *create(OLD_VIEWS)))
+    batch.execute((*drop(), *columns, *create(OLD_VIEWS)))
 
 
 def drop() -> Iterator[str]:

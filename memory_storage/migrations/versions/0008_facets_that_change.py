@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memory_storage.migrations import together
+from memory_storage.schema import batch
 from memory_storage.schema.ddl import CreateTrigger
 
 revision = "0008"
@@ -118,7 +118,7 @@ def readable(row: str) -> str:
 
 def upgrade() -> None:
     """Replace the triggers, and index the tags of the contexts."""
-    together.execute(
+    batch.execute(
         statement
         for table, owner in OWNERS.items()
         for statement in (
@@ -132,7 +132,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Bring the triggers back, and remove the facets of tags that are only in a context."""
-    together.execute(
+    batch.execute(
         statement
         for table, owner in OWNERS.items()
         for statement in (
