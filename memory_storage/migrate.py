@@ -95,12 +95,19 @@ def downgrade(engine: Engine, revision: str) -> None:
 
 
 def config() -> Config:
-    """Alembic's configuration for the revisions in this package."""
+    """Alembic's configuration for the revisions of this package."""
     from alembic.config import Config
 
     found = Config(stdout=sys.stdout)  # its default is what stdout was when Alembic was imported
-    found.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    found.set_main_option("script_location", str(_script_directory()).replace("%", "%%"))
     return found
+
+
+def _script_directory() -> Path:
+    """Where the revisions are: in the package if it was installed from a wheel, else beside it, in the checkout."""
+    package = Path(__file__).parent
+    installed = package / "migrations"
+    return installed if installed.is_dir() else package.parent / "migrations"
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The revisions: up and down and up again, from code, from a checkout's command line, and from a wheel alone."""
+"""The revisions: up and down and up again, from code and from a checkout's command line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -239,7 +238,7 @@ def test_every_revision_says_what_it_does_and_can_be_undone():
         assert inspect.getdoc(script.module), script.path
         assert inspect.getdoc(script.module.upgrade), script.path
         assert inspect.getdoc(script.module.downgrade), script.path
-        assert script.path.startswith(str(Path(migrate.__file__).parent / "migrations" / "versions" / script.revision))
+        assert script.path.startswith(str(CHECKOUT / "migrations" / "versions" / script.revision))
 
 
 def _revisions() -> list[Any]:
@@ -263,7 +262,7 @@ def _alembic(*arguments: str, cwd: Path = CHECKOUT, **environment: str) -> str:
 def checkout(tmp_path: Path) -> Path:
     """A fresh checkout: what Alembic finds there, and no directory for data."""
     directory = tmp_path / "checkout"
-    directory.mkdir()
+    shutil.copytree(CHECKOUT / "migrations", directory / "migrations", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(CHECKOUT / "alembic.ini", directory)
     return directory
 
@@ -336,16 +335,6 @@ def test_alembic_says_in_one_line_what_is_wrong_with_a_file(checkout: Path):
         assert message in done.stderr.splitlines()[-1]
 
 
-def test_an_ini_of_two_lines_is_enough_for_alembic(checkout: Path, expected: list[tuple[Any, ...]]):
-    (checkout / "alembic.ini").write_text("[alembic]\nscript_location = memory_storage:migrations\n")
-    command = [sys.executable, "-m", "alembic", "upgrade", "head"]  # without -W error: Alembic wants path_separator
-    environment = {**os.environ, "LIBSQL_DATABASE_PATH": "./data/memory.db"}
-    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert _schema_of(checkout / "data" / "memory.db") == expected
-    assert f"Running upgrade  -> {_revisions()[-1].revision}" in done.stderr
-
-
 def test_alembic_of_an_application_leaves_its_logging_alone(database: Path):
     settings = migrate.config()
     settings.config_file_name = str(CHECKOUT / "alembic.ini")
@@ -379,45 +368,3 @@ def test_alembic_prints_sql_that_makes_the_same_schema(database: Path, expected:
         connection.connection.cursor().executescript(script)
     assert _schema(engine) == expected
     engine.dispose()
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel that `python -m build` makes of this checkout."""
-    directory = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(directory), str(CHECKOUT)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (built,) = directory.glob("*.whl")
-    return built
-
-
-def test_the_wheel_has_all_that_it_needs_and_nothing_else(wheel: Path):
-    with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
-    revisions = {f"memory_storage/migrations/versions/{Path(script.path).name}" for script in _revisions()}
-    assert names > revisions | {
-        "memory_storage/py.typed",
-        "memory_storage/migrations/env.py",
-        "memory_storage/migrations/script.py.mako",
-    }
-    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
-    assert {name.split("/")[0].partition("-")[0] for name in names} == {"memory_storage"}
-
-
-def test_a_wheel_migrates_a_file_without_the_checkout(
-    wheel: Path, tmp_path: Path, database: Path, expected: list[tuple[Any, ...]]
-):
-    unpacked = tmp_path / "unpacked"
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(unpacked)
-    code = (
-        "import sys, memory_storage as ms\n"
-        "assert ms.__file__.startswith(sys.argv[1]), ms.__file__\n"
-        "ms.MemoryStorage.open(sys.argv[2]).close()"
-    )
-    command = [sys.executable, "-W", "error", "-c", code, str(unpacked), str(database)]
-    environment = {**os.environ, "PYTHONPATH": str(unpacked)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert _schema_of(database) == expected

@@ -245,7 +245,7 @@ class TestForeignKeys:
             (tmp_path / "test_revision.py").write_text(head + body)
             settings = migrate.config()
             settings.set_main_option("path_separator", "newline")
-            released = Path(migrate.__file__).parent / "migrations" / "versions"
+            released = Path(__file__).parents[2] / "migrations" / "versions"
             settings.set_main_option("version_locations", f"{released}\n{tmp_path}")
             with migrate.writing(engine) as connection:
                 settings.attributes["connection"] = connection

@@ -1,1 +1,0 @@
-"""Alembic's room: how revisions run, and the revisions."""

@@ -1,1 +1,0 @@
-"""The revisions, in order. One that was released is never edited."""
