@@ -17,7 +17,7 @@ from memory_storage.doctor.quarantine import set_aside
 from memory_storage.models import PATTERN, Episode, SpatiotemporalEntry, Step
 from memory_storage.repositories.episodes import sql as episodes_sql
 from memory_storage.repositories.patterns import sql as patterns_sql
-from memory_storage.repositories.spatiotemporal import entry_sql
+from memory_storage.repositories.spatiotemporal import sql as spatiotemporal_sql
 
 _PAGE = 500  # numbers, not documents
 _MOMENTS = "BETWEEN -62135596800000000 AND 253402300799999999"  # the years that datetime knows
@@ -63,7 +63,7 @@ _EXPRESSIONS = {
     "steps": _repeated(episodes_sql._STEPS, "step.value", "episode_id", "output"),
     "patterns": _repeated(patterns_sql._CONTENT, "given.value"),
     "spatiotemporal_index": {
-        **_repeated(entry_sql._columns("episode"), entry_sql._DOCUMENT),
+        **_repeated(spatiotemporal_sql._columns("episode"), spatiotemporal_sql._DOCUMENT),
         "owner_type": "document ->> '$.owner_type'",
         "owner_id": "document ->> '$.owner_id'",
     },

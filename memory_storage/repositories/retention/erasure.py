@@ -18,9 +18,9 @@ from memory_storage.sql.statement import Prepared
 
 from . import sql
 from .deletion import Item, Remover
-from .learned import ABOUT_TASKS, LEARNED, without_tasks
 from .pacing import Pace
-from .quarantined import Quarantine
+from .quarantine import Quarantine
+from .task_quotes import ABOUT_TASKS, LEARNED, without_tasks
 from .tombstones import KNOWN, REMEMBER, digest_of, digests_of, forget_all_evictions, forget_evictions
 
 _PATTERNS = 200

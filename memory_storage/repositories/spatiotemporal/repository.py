@@ -23,10 +23,10 @@ from memory_storage.sql.paging import ITERATE_PAGE, PAGE_BYTES, handed_over
 from memory_storage.sql.session import Row, as_id, as_list, json_ids, keep_writing
 from memory_storage.sql.statement import Prepared
 
-from . import entry_sql, query_sql
+from . import spatial_sql, sql
 from .geo import on_sphere
 from .hierarchy import diverse, hierarchy
-from .queries import FindsByRegion, checked_k, times_of
+from .spatial_queries import FindsByRegion, checked_k, times_of
 
 _Encoded = tuple[str, Entry]
 
@@ -70,7 +70,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
 
         def write(new: list[_Encoded]) -> int:
             if new:
-                self._session.write(self._writes(entry_sql.IMPORT, new))
+                self._session.write(self._writes(sql.IMPORT, new))
             return len(new)
 
         def rest(new: list[_Encoded], error: RowCountError) -> list[_Encoded]:
@@ -94,13 +94,13 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
 
     def find(self, entry_id: UUID | str) -> Entry | None:
         """The entry, or None."""
-        rows = self._session.read(entry_sql.GET.step(namespace=self._session.namespace, id=as_id(entry_id)))
+        rows = self._session.read(sql.GET.step(namespace=self._session.namespace, id=as_id(entry_id)))
         return _entry(rows[0]) if rows else None
 
     def of(self, owner_type: PlaceOwner, owner_id: UUID | str) -> list[Entry]:
         """All the entries of one owner, by time."""
         values = {"owner_type": _checked_owner(owner_type), "owner_id": as_id(owner_id, "owner_id")}
-        step = entry_sql.OF_OWNER.step(namespace=self._session.namespace, **values)
+        step = sql.OF_OWNER.step(namespace=self._session.namespace, **values)
         return [_entry(row) for row in self._session.read(step)]
 
     def timeline(
@@ -121,7 +121,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
             ValidationError: the owner, the interval, the limit, the cursor or the direction cannot be.
         """
         owner = {"kind": _checked_owner(owner_type), "owner_id": as_id(owner_id, "owner_id")}
-        branches = query_sql.of_owner(in_time=between is not None)
+        branches = spatial_sql.of_owner(in_time=between is not None)
         return self._by_time(branches, {**owner, **times_of(between)}, limit, cursor, direction, None)
 
     def trajectory(
@@ -138,7 +138,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
             ValidationError: the id, the limit, the cursor or the direction cannot be.
         """
         values = {"episode_id": as_id(episode_id, "episode_id")}
-        return self._by_time(query_sql.of_episode(), values, limit, cursor, direction, None)
+        return self._by_time(spatial_sql.of_episode(), values, limit, cursor, direction, None)
 
     def hierarchy(
         self, *, by: Granularity = "day", zone: str = "UTC", **filters: Unpack[EpisodeFilters]
@@ -177,7 +177,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
         """Iterate over all of them by id, a page at a time: 100 of them, or about 4 MB."""
         after, namespace = "", self._session.namespace
         values = {"limit": ITERATE_PAGE + 1, "page_bytes": PAGE_BYTES}
-        while rows := self._session.read(entry_sql.NEXT.step(namespace=namespace, after=after, **values)):
+        while rows := self._session.read(sql.NEXT.step(namespace=namespace, after=after, **values)):
             fitting = [row for row in rows if row[1] is not None]
             after, is_last = fitting[-1][0], len(fitting) == len(rows)
             entries = map(_entry, handed_over(fitting))
@@ -188,21 +188,21 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
 
     def delete(self, entry_id: UUID | str) -> bool:
         """Delete it. Whether it was there."""
-        return bool(self._session.write([entry_sql.DELETE.step(namespace=self._session.namespace, id=as_id(entry_id))]))
+        return bool(self._session.write([sql.DELETE.step(namespace=self._session.namespace, id=as_id(entry_id))]))
 
     def count(self) -> int:
         """How many there are."""
-        return int(self._session.read(entry_sql.COUNT.step(namespace=self._session.namespace))[0][0])
+        return int(self._session.read(sql.COUNT.step(namespace=self._session.namespace))[0][0])
 
     def _by_seq(self, rows: Sequence[Row]) -> dict[int, Entry]:
         return {row[1]: _entry(row[2:5]) for row in rows}
 
     def _put(self, prepared: list[_Encoded]) -> list[Entry]:
         ids = json_ids([str(entry.id) for _, entry in prepared])
-        read = entry_sql.CREATED.step(namespace=self._session.namespace, ids=ids)
+        read = sql.CREATED.step(namespace=self._session.namespace, ids=ids)
 
         def write(new: list[_Encoded]) -> dict[str, int]:
-            return dict(self._session.write([*self._writes(entry_sql.PUT, new), read]))
+            return dict(self._session.write([*self._writes(sql.PUT, new), read]))
 
         def rest(new: list[_Encoded], error: RowCountError) -> list[_Encoded]:
             entries = [entry for _, entry in new]
@@ -238,7 +238,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
 
     def _known(self, entries: Sequence[Entry]) -> dict[str, tuple[str, str]]:
         ids = json_ids([str(entry.id) for entry in entries])
-        rows = self._session.read(entry_sql.KNOWN.step(namespace=self._session.namespace, ids=ids))
+        rows = self._session.read(sql.KNOWN.step(namespace=self._session.namespace, ids=ids))
         return {row[0]: (row[1], row[2]) for row in rows}
 
     def _refuse_moves(self, entries: Sequence[Entry], error: RowCountError) -> None:
@@ -250,7 +250,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
 
     def _refuse_orphans(self, entries: Sequence[Entry], error: RowCountError) -> None:
         ids = json_ids(sorted({str(entry.owner_id) for entry in entries}))
-        rows = self._session.read(entry_sql.OWNERS.step(namespace=self._session.namespace, ids=ids))
+        rows = self._session.read(sql.OWNERS.step(namespace=self._session.namespace, ids=ids))
         owners = {(row[0], row[1]) for row in rows}
         for entry in entries:
             if _owner(entry) not in owners:
@@ -295,8 +295,8 @@ def _with_created_at(entry: Entry, created: dict[str, int]) -> Entry:
 
 
 def _checked_owner(owner_type: str) -> str:
-    if not isinstance(owner_type, str) or owner_type not in entry_sql.TABLES:
-        raise ValidationError("owner_type", f"one of {', '.join(entry_sql.TABLES)}", owner_type)
+    if not isinstance(owner_type, str) or owner_type not in sql.TABLES:
+        raise ValidationError("owner_type", f"one of {', '.join(sql.TABLES)}", owner_type)
     return owner_type
 
 

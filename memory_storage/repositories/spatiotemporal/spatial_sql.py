@@ -11,7 +11,7 @@ from memory_storage.schema.rtree import FOREVER, beginning, ending, scaled
 from memory_storage.sql.filters import Conditions
 from memory_storage.sql.statement import Prepared
 
-from .entry_sql import ROW
+from .sql import ROW
 
 TIMELESS = -FOREVER - 1
 """The key of what has no moment: it comes before all that has one."""

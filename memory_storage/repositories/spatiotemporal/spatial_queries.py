@@ -21,7 +21,7 @@ from memory_storage.sql.filters import Conditions, Shape, conditions
 from memory_storage.sql.paging import Cursor, check_limit, is_descending, page, parse_cursor
 from memory_storage.sql.session import Repository, Row
 
-from . import query_sql as sql
+from . import spatial_sql as sql
 from .geo import FARTHEST_M, corners_of, distance_m, level_within, levels, metres_of, on_sphere
 
 T = TypeVar("T")
