@@ -14,7 +14,7 @@ from pathlib import Path
 
 import memory_storage as ms
 from memory_storage.importers import import_file
-from memory_storage_report import gather, write_page
+from memory_storage_report import collect, write_page
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
         for pattern in storage.patterns.learn(reward_at_least=1.0)[:3]:
             print("learned:", pattern.description)
         if asked.html:
-            print(write_page(gather(storage, reward_at_least=1.0), asked.html))
+            print(write_page(collect(storage, reward_at_least=1.0), asked.html))
 
 
 def show_tools(storage: ms.MemoryStorage) -> None:

@@ -43,7 +43,7 @@ def report(
 ) -> None:
     """Show what works and what fails: over time, by tool, in sequence; as tables, or as a page with --html."""
     try:
-        from memory_storage_report import gather, sections, write_page
+        from memory_storage_report import collect, sections, write_page
     except ModuleNotFoundError as error:
         if error.name != "memory_storage_report":
             raise
@@ -51,7 +51,7 @@ def report(
 
     filters = _filters(task_type, domain, tag, since, until)
     with open_existing(database, namespace) as storage:
-        found = gather(storage, zone=zone, reward_at_least=reward_at_least, episodes=episodes, **filters)
+        found = collect(storage, zone=zone, reward_at_least=reward_at_least, episodes=episodes, **filters)
     if html is not None:
         written = write_page(found, html)
     if as_json:

@@ -70,7 +70,7 @@ from .pattern import (
     ToolSequence,
 )
 from .place import Box, Interval, Nearby, PlaceOwner, Point, SpatiotemporalEntry
-from .query import Direction, EpisodeFilter, Page, PatternFilter
+from .query import Direction, EpisodeFilter, EpisodeFilters, Page, PatternFilter
 from .retention import (
     Forgotten,
     Retained,
@@ -104,6 +104,7 @@ __all__ = [
     "EmbeddingModel",
     "Episode",
     "EpisodeFilter",
+    "EpisodeFilters",
     "ErrorRecovery",
     "Failure",
     "Health",

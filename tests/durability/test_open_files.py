@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import memory_storage as ms
 from memory_storage import dbapi
 from memory_storage.importers import import_file
-from memory_storage_report import gather, write_page
+from memory_storage_report import collect, write_page
 
 from .open_files import SPELLINGS, Worker, make_spellings, spelled, use, workers
 
@@ -186,7 +186,7 @@ def test_importing_the_open_database_itself_takes_no_lock(directory, path):
 def test_a_report_is_not_written_over_the_open_database(path):
     with ms.MemoryStorage.open(path) as storage:
         with pytest.raises(ms.ConfigurationError, match="a database that is open here"):
-            write_page(gather(storage), path)
+            write_page(collect(storage), path)
         assert storage.episodes.count() == 0
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import memory_storage as ms
 from memory_storage.importers import import_file
-from memory_storage_report import gather, write_page
+from memory_storage_report import collect, write_page
 from tests.importers.transcripts import REAL, write_airline
 
 START = datetime(2026, 9, 1, 8, tzinfo=timezone.utc)
@@ -122,5 +122,5 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, fill in fillers.items():
         with ms.MemoryStorage.open(":memory:", namespace=HOSTILE[1] if name == "harm" else "default") as storage:
             fill(storage)
-            written[name] = write_page(gather(storage), directory / f"{name}.html")
+            written[name] = write_page(collect(storage), directory / f"{name}.html")
     return written

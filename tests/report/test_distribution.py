@@ -96,7 +96,7 @@ def test_the_old_import_path_warns_and_gives_the_same_names():
     import memory_storage_report as new
 
     assert old.write_page is new.write_page
-    assert old.gather is new.gather
+    assert old.gather is new.collect
 
 
 def _make(database: Path) -> None:

@@ -13,11 +13,11 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 import memory_storage as ms
-from memory_storage_report import gather, page, sections, write_page
+from memory_storage_report import collect, page, sections, write_page
 from memory_storage_report.charts import charts
-from memory_storage_report.drawing import drawn
 from memory_storage_report.formatting import percent, seconds
-from memory_storage_report.projection import projected
+from memory_storage_report.projection import project
+from memory_storage_report.svg import render_svg
 
 from .conftest import START, everything, harm
 
@@ -30,7 +30,7 @@ def memory():
 
 
 def test_the_figures_are_those_of_analytics(memory):
-    report = gather(memory, zone="Europe/Berlin")
+    report = collect(memory, zone="Europe/Berlin")
     assert report.by_tool == memory.analytics.by("tool")
     assert report.tools == memory.analytics.tools()
     assert report.sequences == memory.analytics.sequences((2, 4), least_episodes=4)
@@ -43,24 +43,24 @@ def test_the_figures_are_those_of_analytics(memory):
 
 
 def test_filters_hold_for_all_of_it(memory):
-    report = gather(memory, domain="data", since=datetime(2026, 10, 1, tzinfo=timezone.utc), episodes=3)
+    report = collect(memory, domain="data", since=datetime(2026, 10, 1, tzinfo=timezone.utc), episodes=3)
     expected = memory.episodes.count(domain="data", since=datetime(2026, 10, 1, tzinfo=timezone.utc))
     assert report.all.episodes == expected == sum(row.episodes for row in report.periods)
     assert {one.context.domain for one in report.episodes} == {"data"}
     assert len(report.points) == expected
     assert len(report.places) < 40
-    assert gather(memory, episodes=0).episodes == []
-    assert {one.outcome.kind for one in gather(memory, outcome="failure").episodes} == {"failure"}
+    assert collect(memory, episodes=0).episodes == []
+    assert {one.outcome.kind for one in collect(memory, outcome="failure").episodes} == {"failure"}
 
 
 def test_success_may_be_a_reward(memory):
-    report = gather(memory, reward_at_least=0.99)
+    report = collect(memory, reward_at_least=0.99)
     assert report.all.success.count == memory.episodes.count(min_reward=0.99)
     assert "their reward is at least 0.99" in page(report)
 
 
 def test_every_section_has_a_sentence_and_rows_under_its_columns(memory):
-    for section in sections(gather(memory)):
+    for section in sections(collect(memory)):
         assert section.summary
         assert section.rows
         assert {len(row) for row in section.rows} == {len(section.columns)}
@@ -68,7 +68,7 @@ def test_every_section_has_a_sentence_and_rows_under_its_columns(memory):
 
 def test_a_report_is_of_one_moment_and_changes_nothing(memory):
     before = memory.analytics.summary()
-    gather(memory)
+    collect(memory)
     assert memory.analytics.summary() == before
 
 
@@ -76,20 +76,20 @@ def test_a_report_is_of_one_moment_and_changes_nothing(memory):
 def test_the_ends_of_time_can_be_reported(storage, make_episode, years):
     first = datetime(years, 1 if years == 1 else 12, 1, tzinfo=timezone.utc)
     storage.episodes.save_many([make_episode(started_at=first), make_episode(started_at=first + timedelta(days=30))])
-    report = gather(storage)
+    report = collect(storage)
     assert sum(row.episodes for row in report.periods) == 2
 
 
 def test_all_of_time_is_shown_from_its_end(storage, make_episode):
     for year in (1, 2026):
         storage.episodes.save(make_episode(started_at=datetime(year, 6, 1, tzinfo=timezone.utc)))
-    report = gather(storage)
+    report = collect(storage)
     assert report.all.episodes == 2
     assert sum(row.episodes for row in report.periods) == 1
 
 
 def test_the_page_names_no_other_and_holds_no_script(memory, tmp_path):
-    text = write_page(gather(memory), tmp_path / "report.html").read_text(encoding="utf-8")
+    text = write_page(collect(memory), tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<script" not in text
     assert set(re.findall(r"https?://[^\"' )]*", text)) <= {"http://www.w3.org/2000/svg"}
     assert "default-src 'none'" in text
@@ -99,7 +99,7 @@ def test_the_page_names_no_other_and_holds_no_script(memory, tmp_path):
 def test_hostile_text_never_becomes_markup():
     with ms.MemoryStorage.open(":memory:") as storage:
         harm(storage)
-        text = page(gather(storage, episodes=50))
+        text = page(collect(storage, episodes=50))
     assert "<script" not in text
     assert "<img" not in text
     assert "onload=alert" not in text.replace("&gt;&lt;svg onload=alert", "")
@@ -113,11 +113,11 @@ def test_text_that_vega_would_abort_on_is_drawn(memory):
         "mark": "text",
         "encoding": {"text": {"field": "a"}},
     }
-    assert "x\ufffd\ufffd\ufffd\ufffdy" in drawn(spec, "said \x00")
+    assert "x\ufffd\ufffd\ufffd\ufffdy" in render_svg(spec, "said \x00")
 
 
 def test_a_page_is_replaced_as_a_whole_or_stays(memory, tmp_path):
-    report = gather(memory, episodes=0)
+    report = collect(memory, episodes=0)
     file = write_page(report, tmp_path / "report.html")
     file.write_text("old", encoding="utf-8")
     write_page(report, file)
@@ -128,7 +128,7 @@ def test_a_page_is_replaced_as_a_whole_or_stays(memory, tmp_path):
 
 
 def test_a_page_is_for_its_owner_and_follows_no_link(memory, tmp_path, monkeypatch):
-    report = gather(memory, episodes=0)
+    report = collect(memory, episodes=0)
     path = write_page(report, tmp_path / "page.html")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.chmod(0o644)  # by its owner: it stays so
@@ -142,12 +142,12 @@ def test_a_page_is_for_its_owner_and_follows_no_link(memory, tmp_path, monkeypat
 
 
 def test_two_principal_components_keep_what_differs_most():
-    flat = projected([[1.0, 0.0, 5.0], [-1.0, 0.0, 5.0], [0.0, 2.0, 5.0], [0.0, -2.0, 5.0]])
-    assert flat.kept == pytest.approx(1.0)
-    assert [abs(round(x, 6)) for x, _ in flat.places] == [0, 0, 2, 2]
-    assert projected([[1.0, 2.0]] * 2).startswith("Only 2")
-    assert projected([[1.0, 2.0]] * 5).startswith("All vectors are the same")
-    assert projected([[1.0], [2.0], [3.0]]).startswith("All vectors are the same")
+    flat = project([[1.0, 0.0, 5.0], [-1.0, 0.0, 5.0], [0.0, 2.0, 5.0], [0.0, -2.0, 5.0]])
+    assert flat.variance_ratio == pytest.approx(1.0)
+    assert [abs(round(x, 6)) for x, _ in flat.coordinates] == [0, 0, 2, 2]
+    assert project([[1.0, 2.0]] * 2).startswith("Only 2")
+    assert project([[1.0, 2.0]] * 5).startswith("All vectors are the same")
+    assert project([[1.0], [2.0], [3.0]]).startswith("All vectors are the same")
 
 
 WITHOUT = """
@@ -155,13 +155,13 @@ import sys
 for name in sys.argv[1:]:
     sys.modules[name] = None
 import memory_storage as ms
-from memory_storage_report import gather, page, sections
+from memory_storage_report import collect, page, sections
 with ms.MemoryStorage.open(":memory:") as storage:
     for number in range(4):
         episode = storage.episodes.save(ms.Episode(task_description=f"t{number}", steps=[ms.Step(tool="t")],
             outcome=ms.Success(verdict="v")))
         storage.embeddings.put("episode", episode.id, [1.0, number, 0.5], model="m")
-    report = gather(storage)
+    report = collect(storage)
 print(report.vectors)
 print(len(sections(report)))
 print(len(page(report)) > 1000)
@@ -188,7 +188,7 @@ def test_numbers_are_written_as_people_read_them():
     ]  # fmt: skip
 
 
-def _told(report, key: str) -> str:
+def _summary(report, key: str) -> str:
     return next(one.summary for one in sections(report) if one.key == key)
 
 
@@ -206,24 +206,24 @@ def _episodes(tools: str, *, well: int, failed: int = 0, at: datetime = START) -
 
 def test_a_tie_and_what_may_be_chance_are_not_the_best(storage):
     storage.episodes.save_many(_episodes("edit look test", well=12, failed=7))
-    report = gather(storage)
-    assert _told(report, "tools") == "No tool makes a clear difference: 3 tools, 63.2%, within the noise."
-    assert _told(report, "errors") == "3 tools fail most often: 19 times each."
-    assert _told(report, "latency").startswith("3 tools are the slowest: ")
-    assert _told(report, "failures") == "Most often: 3 kinds of error, 19 times each."
+    report = collect(storage)
+    assert _summary(report, "tools") == "No tool makes a clear difference: 3 tools, 63.2%, within the noise."
+    assert _summary(report, "errors") == "3 tools fail most often: 19 times each."
+    assert _summary(report, "latency").startswith("3 tools are the slowest: ")
+    assert _summary(report, "failures") == "Most often: 3 kinds of error, 19 times each."
     storage.episodes.save_many(_episodes("guess", well=8, failed=8))
-    assert "50.0% to 63.2%, within the noise" in _told(gather(storage), "tools")
+    assert "50.0% to 63.2%, within the noise" in _summary(collect(storage), "tools")
 
 
 def test_what_is_surely_better_is_named(storage):
     storage.episodes.save_many([*_episodes("edit", well=40), *_episodes("guess", well=1, failed=30)])
-    assert _told(gather(storage), "tools").startswith("Episodes that use edit go well most surely (100% of 40)")
+    assert _summary(collect(storage), "tools").startswith("Episodes that use edit go well most surely (100% of 40)")
 
 
 def test_no_line_goes_through_a_period_of_few_episodes(storage):
     for day, (well, failed) in enumerate([(6, 2), (1, 0), (0, 1), (5, 3)]):
         storage.episodes.save_many(_episodes("t", well=well, failed=failed, at=START + timedelta(days=2 * day)))
-    layers = charts(gather(storage))["course"](646)["layer"]
+    layers = charts(collect(storage))["timeline"](646)["layer"]
     line = next(one for one in layers if isinstance(one["mark"], dict) and one["mark"]["type"] == "line")
     assert [row["of"] for row in line["data"]["values"]] == [8, 8]
     whiskers = next(one for one in layers if one["mark"].get("strokeWidth") == 6)
@@ -233,20 +233,20 @@ def test_no_line_goes_through_a_period_of_few_episodes(storage):
 def test_one_is_singular_in_the_report(storage):
     storage.episodes.save_many(_episodes("look edit", well=1))
     storage.patterns.save(ms.Heuristic(condition="c", action="a"))
-    report = gather(storage)
-    told = " ".join(one.summary for one in sections(report)) + page(report)
+    report = collect(storage)
+    text = " ".join(one.summary for one in sections(report)) + page(report)
     for wrong in ("1 episodes", "1 patterns", "1 steps", "1 rows", "1 times", "1 tools", "1 places"):
-        assert not re.search(rf"\b{wrong}", told), wrong
-    assert "1 pattern, never used: 1." in told
+        assert not re.search(rf"\b{wrong}", text), wrong
+    assert "1 pattern, never used: 1." in text
 
 
 def test_a_table_that_is_cut_says_so(storage):
     storage.patterns.save_many([ms.Heuristic(condition=f"c{number}", action="a") for number in range(21)])
-    assert _told(gather(storage), "patterns").endswith("The table shows the first 20.")
-    assert "max-height: 26rem" not in page(gather(storage))
+    assert _summary(collect(storage), "patterns").endswith("The table shows the first 20.")
+    assert "max-height: 26rem" not in page(collect(storage))
 
 
 def test_json_has_every_table(memory):
-    found = gather(memory).tables()
+    found = collect(memory).tables()
     assert found["by_tool"] == memory.analytics.by("tool").to_rows()
     assert dataclasses.is_dataclass(found["summary"])

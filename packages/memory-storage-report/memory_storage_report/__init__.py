@@ -3,8 +3,8 @@
 The numbers come from the repositories; nothing here knows SQL.
 """
 
-from .gathering import Report, gather
-from .page import page, write_page
-from .sections import Section, sections
+from .collection import Report, collect
+from .html import page, write_page
+from .section import Section, sections
 
-__all__ = ["Report", "Section", "gather", "page", "sections", "write_page"]
+__all__ = ["Report", "Section", "collect", "page", "sections", "write_page"]

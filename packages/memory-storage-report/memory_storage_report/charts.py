@@ -7,19 +7,19 @@ from typing import Any
 
 from memory_storage.models import Rate
 
-from .drawing import BY_OUTCOME, Spec, kind_of
+from .collection import Report
 from .formatting import between, counted, percent
-from .gathering import Report
-from .globe import map_of
-from .sections import is_spread
+from .section import has_timeline
+from .svg import BY_OUTCOME, Spec, outcome_kind
+from .world_map import map_chart
 
-_MOST_BARS = 15
-_MOST_NUMBERS = 30
-_ROW = 26
+_MAX_BARS = 15
+_MAX_STEP_NUMBER = 30
+_ROW_HEIGHT = 26
 
-_ENOUGH = 5  # episodes that can be judged, for a rate that a line goes through
-_ROOM = 20  # that a number needs in its cell
-_NUMBERS: Spec = {
+_MIN_EPISODES = 5  # episodes that can be judged, for a rate that a line goes through
+_MIN_CELL_WIDTH = 20  # that a number needs in its cell
+_CELL_NUMBERS: Spec = {
     "mark": {"type": "text", "fill": "var(--ink)", "fontSize": 11},
     "encoding": {"text": {"field": "n"}},
 }
@@ -28,25 +28,25 @@ _RATE: Spec = {"type": "quantitative", "scale": {"domain": [0, 1]}, "axis": {"fo
 
 def charts(report: Report) -> dict[str, Callable[[int], Spec]]:
     """For each section that has something to draw, its chart in a given width."""
-    made: dict[str, Callable[[int], Spec] | None] = {
-        "course": _course(report),
+    chart_by_section: dict[str, Callable[[int], Spec] | None] = {
+        "timeline": _timeline(report),
         "tools": _success_by_tool(report),
         "errors": _errors_by_tool(report),
         "latency": _latency(report),
         "failures": _failures(report),
-        "places": map_of(report),
+        "places": map_chart(report),
         "vectors": _vectors(report),
     }
-    return {key: chart for key, chart in made.items() if chart is not None}
+    return {key: chart for key, chart in chart_by_section.items() if chart is not None}
 
 
-def _course(report: Report) -> Callable[[int], Spec] | None:
-    timed = is_spread(report)
+def _timeline(report: Report) -> Callable[[int], Spec] | None:
+    timed = has_timeline(report)
     rows = [
-        _rated(row.success, x=row.starts_at.replace(tzinfo=None).isoformat(), n=row.episodes)
+        _rate_row(row.success, x=row.starts_at.replace(tzinfo=None).isoformat(), n=row.episodes)
         for row in (report.periods if timed else ())
         if row.success.of
-    ] or [_rated(row.success, x=row.stage, n=row.episodes) for row in report.stages if row.success.of]
+    ] or [_rate_row(row.success, x=row.stage, n=row.episodes) for row in report.stages if row.success.of]
     if len(rows) < 2:
         return None
     axis: Spec = {"title": None, "grid": False, "labelOverlap": True}
@@ -57,7 +57,7 @@ def _course(report: Report) -> Callable[[int], Spec] | None:
     y: Spec = {"field": "rate", **_RATE, "title": None}
     low: Spec = {**y, "field": "low"}
     # A line through the rate of one or two episodes would jump from 0 to 100 %: those are points with their intervals.
-    dense = [row for row in rows if row["of"] >= _ENOUGH]
+    dense = [row for row in rows if row["of"] >= _MIN_EPISODES]
     dense = dense if len(dense) > 1 else []
     sparse = [row for row in rows if row not in dense]
     band: Spec = {"x": x, "y": low, "y2": {"field": "high"}}
@@ -71,29 +71,29 @@ def _course(report: Report) -> Callable[[int], Spec] | None:
         "layer": [
             *([{"data": {"values": dense}, **area, "encoding": band}] * bool(dense)),
             *([{"data": {"values": sparse}, **whiskers, "encoding": band}] * bool(sparse)),
-            _line_of_all(report, "y"),
+            _overall_rate_line(report, "y"),
             *([{"data": {"values": dense}, **line}] * bool(dense)),
             {
                 "mark": {"type": "point", "filled": True, "color": "var(--accent)", "size": 55, "opacity": 1},
-                "encoding": {"x": x, "y": y, "description": {"field": "told"}},
+                "encoding": {"x": x, "y": y, "description": {"field": "label"}},
             },
         ],
     }
 
 
 def _success_by_tool(report: Report) -> Callable[[int], Spec] | None:
-    shown = [row for row in report.by_tool if row.success.of][:_MOST_BARS]
-    rows = [_rated(row.success, name=row.group) for row in shown]
-    return _intervals(rows, "var(--accent)", "var(--band)", [_line_of_all(report, "x")])
+    tools = [row for row in report.by_tool if row.success.of][:_MAX_BARS]
+    rows = [_rate_row(row.success, name=row.group) for row in tools]
+    return _interval_chart(rows, "var(--accent)", "var(--band)", [_overall_rate_line(report, "x")])
 
 
 def _errors_by_tool(report: Report) -> Callable[[int], Spec] | None:
-    shown = [row for row in report.tools if row.error.count][:_MOST_BARS]
-    rows = [_rated(row.error, name=row.tool, verb="failed") for row in shown]
-    return _intervals(rows, "var(--bad)", "var(--bad-band)", [])
+    tools = [row for row in report.tools if row.error.count][:_MAX_BARS]
+    rows = [_rate_row(row.error, name=row.tool, verb="failed") for row in tools]
+    return _interval_chart(rows, "var(--bad)", "var(--bad-band)", [])
 
 
-def _intervals(
+def _interval_chart(
     rows: Sequence[dict[str, Any]], color: str, band: str, others: list[Spec]
 ) -> Callable[[int], Spec] | None:
     """A dot for each rate, on the bar of its interval."""
@@ -103,20 +103,20 @@ def _intervals(
     x: Spec = {**_RATE, "title": None}
     return lambda width: {
         "width": width,
-        "height": {"step": _ROW},
+        "height": {"step": _ROW_HEIGHT},
         "data": {"values": rows},
         "layer": [
             {
                 "mark": {"type": "rule", "strokeWidth": 6, "color": band, "strokeCap": "round"},
-                "encoding": {"y": _fitted(y, width), "x": {"field": "low", **x}, "x2": {"field": "high"}},
+                "encoding": {"y": _fit_labels(y, width), "x": {"field": "low", **x}, "x2": {"field": "high"}},
             },
             *others,
             {
                 "mark": {"type": "point", "filled": True, "size": 90, "color": color, "opacity": 1},
                 "encoding": {
-                    "y": _fitted(y, width),
+                    "y": _fit_labels(y, width),
                     "x": {"field": "rate", **x},
-                    "description": {"field": "told"},
+                    "description": {"field": "label"},
                 },
             },
         ],
@@ -124,7 +124,7 @@ def _intervals(
 
 
 def _latency(report: Report) -> Callable[[int], Spec] | None:
-    shown = [row for row in report.tools if row.measured][:_MOST_BARS]
+    tools = [row for row in report.tools if row.measured][:_MAX_BARS]
     rows = [
         {
             "tool": row.tool,
@@ -132,9 +132,9 @@ def _latency(report: Report) -> Callable[[int], Spec] | None:
             "ms": value,
             "low": row.p50_ms,
             "high": row.p99_ms,
-            "told": f"{row.tool}: {name} {value:,} ms",
+            "label": f"{row.tool}: {name} {value:,} ms",
         }
-        for row in shown
+        for row in tools
         for name, value in (("p50", row.p50_ms), ("p95", row.p95_ms), ("p99", row.p99_ms))
     ]
     if not rows:
@@ -150,18 +150,18 @@ def _latency(report: Report) -> Callable[[int], Spec] | None:
     domain = ["p50", "p95", "p99"]
     return lambda width: {
         "width": width,
-        "height": {"step": _ROW},
+        "height": {"step": _ROW_HEIGHT},
         "data": {"values": rows},
-        "encoding": {"y": _fitted(y, width)},
+        "encoding": {"y": _fit_labels(y, width)},
         "layer": [
             {
                 "mark": {"type": "rule", "strokeWidth": 6, "color": "var(--band)", "strokeCap": "round"},
-                "encoding": {"y": _fitted(y, width), "x": {"field": "low", **x}, "x2": {"field": "high"}},
+                "encoding": {"y": _fit_labels(y, width), "x": {"field": "low", **x}, "x2": {"field": "high"}},
             },
             {
                 "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1},
                 "encoding": {
-                    "y": _fitted(y, width),
+                    "y": _fit_labels(y, width),
                     "x": {"field": "ms", **x},
                     "color": {
                         "field": "percentile",
@@ -171,7 +171,7 @@ def _latency(report: Report) -> Callable[[int], Spec] | None:
                         "field": "percentile",
                         "scale": {"domain": domain, "range": ["circle", "diamond", "cross"]},
                     },
-                    "description": {"field": "told"},
+                    "description": {"field": "label"},
                 },
             },
         ],
@@ -179,9 +179,9 @@ def _latency(report: Report) -> Callable[[int], Spec] | None:
 
 
 def _failures(report: Report) -> Callable[[int], Spec] | None:
-    found: dict[tuple[int, str], list[int]] = {}
+    counts_by_cell: dict[tuple[int, str], list[int]] = {}
     for row in report.failures:
-        counts = found.setdefault((row.step_number, row.tool), [0, 0])
+        counts = counts_by_cell.setdefault((row.step_number, row.tool), [0, 0])
         counts[0] += row.episodes
         counts[1] += row.failed_episodes
     rows: list[dict[str, Any]] = [
@@ -189,10 +189,10 @@ def _failures(report: Report) -> Callable[[int], Spec] | None:
             "step": step,
             "tool": tool,
             "n": n,
-            "told": f"step {step}, {tool}: an error {counted(n, 'time')}, in {counted(failed, 'episode')} that failed",
+            "label": f"step {step}, {tool}: an error {counted(n, 'time')}, in {counted(failed, 'episode')} that failed",
         }
-        for (step, tool), (n, failed) in sorted(found.items())
-        if step <= _MOST_NUMBERS
+        for (step, tool), (n, failed) in sorted(counts_by_cell.items())
+        if step <= _MAX_STEP_NUMBER
     ]
     if not rows:
         return None
@@ -204,12 +204,12 @@ def _failures(report: Report) -> Callable[[int], Spec] | None:
         "scale": {"domain": list(range(1, last + 1))},
         "axis": {"title": "step number", "labelAngle": 0, "grid": False, "labelOverlap": True},
     }
-    most = max(row["n"] for row in rows)
+    max_count = max(row["n"] for row in rows)
     return lambda width: {
         "width": width,
-        "height": {"step": _ROW},
+        "height": {"step": _ROW_HEIGHT},
         "data": {"values": rows},
-        "encoding": {"x": x, "y": _fitted(y, width)},
+        "encoding": {"x": x, "y": _fit_labels(y, width)},
         "layer": [
             {
                 "mark": {"type": "rect", "color": "var(--bad)", "cornerRadius": 3},
@@ -217,13 +217,13 @@ def _failures(report: Report) -> Callable[[int], Spec] | None:
                     "opacity": {
                         "field": "n",
                         "type": "quantitative",
-                        "scale": {"domain": [0, most], "range": [0.12, 0.65]},
+                        "scale": {"domain": [0, max_count], "range": [0.12, 0.65]},
                         "legend": None,
                     },
-                    "description": {"field": "told"},
+                    "description": {"field": "label"},
                 },
             },
-            *([] if width < _ROOM * last else [_NUMBERS]),
+            *([] if width < _MIN_CELL_WIDTH * last else [_CELL_NUMBERS]),
         ],
     }
 
@@ -232,7 +232,12 @@ def _vectors(report: Report) -> Callable[[int], Spec] | None:
     if not report.points:
         return None
     rows = [
-        {"x": point.x, "y": point.y, "outcome": kind_of(point.outcome), "told": f"{point.outcome}: {point.task[:200]}"}
+        {
+            "x": point.x,
+            "y": point.y,
+            "outcome": outcome_kind(point.outcome),
+            "label": f"{point.outcome}: {point.task[:200]}",
+        }
         for point in report.points
     ]
     hidden: Spec = {"axis": {"labels": False, "title": None}, "scale": {"zero": False, "nice": True}}
@@ -245,12 +250,12 @@ def _vectors(report: Report) -> Callable[[int], Spec] | None:
             "x": {"field": "x", "type": "quantitative", **hidden},
             "y": {"field": "y", "type": "quantitative", **hidden},
             **BY_OUTCOME,
-            "description": {"field": "told"},
+            "description": {"field": "label"},
         },
     }
 
 
-def _line_of_all(report: Report, channel: str) -> Spec:
+def _overall_rate_line(report: Report, channel: str) -> Spec:
     rate = report.all.success.rate
     return {
         "data": {"values": [{"all": rate}] if rate is not None else []},
@@ -262,12 +267,12 @@ def _line_of_all(report: Report, channel: str) -> Spec:
     }
 
 
-def _rated(rate: Rate, *, verb: str = "went well", **others: Any) -> dict[str, Any]:
+def _rate_row(rate: Rate, *, verb: str = "went well", **others: Any) -> dict[str, Any]:
     name = others.get("name", others.get("x"))
-    told = f"{name}: {percent(rate.rate)} of {rate.of:,} {verb} ({between(rate)})"
-    return {"rate": rate.rate, "low": rate.low, "high": rate.high, "of": rate.of, "told": told, **others}
+    label = f"{name}: {percent(rate.rate)} of {rate.of:,} {verb} ({between(rate)})"
+    return {"rate": rate.rate, "low": rate.low, "high": rate.high, "of": rate.of, "label": label, **others}
 
 
-def _fitted(y: Spec, width: int) -> Spec:
+def _fit_labels(y: Spec, width: int) -> Spec:
     """The axis of names, which may take only so much of a narrow page."""
     return {**y, "axis": {**y["axis"], "labelLimit": 220 if width > 400 else 130}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from memory_storage.models import Rate
 
-NOTHING = "-"
+MISSING = "-"
 """The text of a number that does not exist."""
 
 
@@ -15,23 +15,23 @@ def counted(number: int, noun: str) -> str:
 
 def percent(value: float | None) -> str:
     """A share as people read it."""
-    return NOTHING if value is None else f"{value:.0%}" if value in (0, 1) else f"{value:.1%}"
+    return MISSING if value is None else f"{value:.0%}" if value in (0, 1) else f"{value:.1%}"
 
 
 def between(rate: Rate) -> str:
     """The interval of a rate."""
-    return NOTHING if rate.low is None or rate.high is None else f"{rate.low:.0%} to {rate.high:.0%}"
+    return MISSING if rate.low is None or rate.high is None else f"{rate.low:.0%} to {rate.high:.0%}"
 
 
 def number(value: float | None) -> str:
     """A mean as people read it."""
-    return NOTHING if value is None else f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return MISSING if value is None else f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def seconds(value: float | None) -> str:
     """A time as people read it."""
     if value is None:
-        return NOTHING
+        return MISSING
     for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"), (0.001, "ms")):
         if abs(value) >= size:
             return f"{value / size:.3g} {unit}"
@@ -40,4 +40,4 @@ def seconds(value: float | None) -> str:
 
 def milliseconds(value: int | None) -> str:
     """A latency as people read it."""
-    return NOTHING if value is None else f"{value:,} ms" if value < 10_000 else f"{value / 1000:,.1f} s"
+    return MISSING if value is None else f"{value:,} ms" if value < 10_000 else f"{value / 1000:,.1f} s"

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 
 from .formatting import counted
 
-_LEAST = 3
+_MIN_VECTORS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """A place for each vector, and which part of the variance the plane keeps."""
+    """A point of the plane for each vector, and the share of the variance that the plane keeps."""
 
-    places: list[tuple[float, float]]
-    kept: float
+    coordinates: list[tuple[float, float]]
+    variance_ratio: float
 
 
-def projected(vectors: Sequence[Sequence[float]]) -> Projection | str:
+def project(vectors: Sequence[Sequence[float]]) -> Projection | str:
     """The plane in which they differ most, or a sentence that says why there is none."""
-    if len(vectors) < _LEAST:
+    if len(vectors) < _MIN_VECTORS:
         return f"Only {counted(len(vectors), 'episode')} with vectors of one model: too few for a picture."
     try:
         import numpy
@@ -29,10 +29,12 @@ def projected(vectors: Sequence[Sequence[float]]) -> Projection | str:
     points = numpy.asarray(vectors, dtype=numpy.float64)
     points = points - points.mean(axis=0)
     _, strengths, axes = numpy.linalg.svd(points, full_matrices=False)
-    all_of_it = float((strengths**2).sum())
-    if not all_of_it or len(axes) < 2:
+    total_variance = float((strengths**2).sum())
+    if not total_variance or len(axes) < 2:
         return "All vectors are the same, or of one dimension: there is no picture of them."
     # An axis may point either way: the sign of its largest part is made positive, so that a report is repeatable.
     signs = numpy.sign(axes[[0, 1], numpy.abs(axes[:2]).argmax(axis=1)])
-    places = points @ (axes[:2] * signs[:, None]).T
-    return Projection([(float(x), float(y)) for x, y in places], float((strengths[:2] ** 2).sum()) / all_of_it)
+    coordinates = points @ (axes[:2] * signs[:, None]).T
+    return Projection(
+        [(float(x), float(y)) for x, y in coordinates], float((strengths[:2] ** 2).sum()) / total_variance
+    )

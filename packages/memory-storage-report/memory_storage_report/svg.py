@@ -14,7 +14,7 @@ from typing import Any
 Spec = dict[str, Any]
 
 _SVG = "http://www.w3.org/2000/svg"
-_DROPPED = ("role", "aria-roledescription", "aria-label", "aria-hidden", "font-family")
+_REMOVED_ATTRIBUTES = ("role", "aria-roledescription", "aria-label", "aria-hidden", "font-family")
 _CONFIG: Spec = {
     "background": "transparent",
     "autosize": {"type": "fit-x", "contains": "padding"},
@@ -45,25 +45,25 @@ _CONFIG: Spec = {
 }
 
 
-_KINDS = ["success", "failure", "other"]
+_OUTCOME_KINDS = ["success", "failure", "other"]
 BY_OUTCOME: Spec = {
     "color": {
         "field": "outcome",
-        "scale": {"domain": _KINDS, "range": ["var(--good)", "var(--bad)", "var(--other)"]},
+        "scale": {"domain": _OUTCOME_KINDS, "range": ["var(--good)", "var(--bad)", "var(--other)"]},
     },
-    "shape": {"field": "outcome", "scale": {"domain": _KINDS, "range": ["circle", "cross", "triangle-up"]}},
+    "shape": {"field": "outcome", "scale": {"domain": _OUTCOME_KINDS, "range": ["circle", "cross", "triangle-up"]}},
 }
 """A colour and a shape for each kind of outcome: who cannot tell the colours can tell the shapes."""
 
 
-def kind_of(outcome: str) -> str:
+def outcome_kind(outcome: str) -> str:
     """One of the kinds that have a colour and a shape."""
-    return outcome if outcome in _KINDS else "other"
+    return outcome if outcome in _OUTCOME_KINDS else "other"
 
 
 # XML has no place for these. Vega's text measure aborts the whole process when it meets one, so none may reach it.
 _NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-_LONGEST_TEXT = 300
+_MAX_TEXT = 300
 
 
 def clean(text: str) -> str:
@@ -71,34 +71,34 @@ def clean(text: str) -> str:
     return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def _cleaned(value: Any) -> Any:
+def _clean_values(value: Any) -> Any:
     if isinstance(value, str):
-        return clean(value[:_LONGEST_TEXT])
+        return clean(value[:_MAX_TEXT])
     if isinstance(value, dict):
-        return {key: _cleaned(inner) for key, inner in value.items()}
-    return [_cleaned(inner) for inner in value] if isinstance(value, list) else value
+        return {key: _clean_values(inner) for key, inner in value.items()}
+    return [_clean_values(inner) for inner in value] if isinstance(value, list) else value
 
 
-def drawn(spec: Spec, said: str) -> str:
-    """The chart as an <svg> element; `said` is what it is for those who do not see it."""
+def render_svg(spec: Spec, description: str) -> str:
+    """The chart as an <svg> element; `description` replaces it for readers who do not see it."""
     import vl_convert  # 84 MB with its JavaScript engine: loaded with the first chart
 
-    svg: str = vl_convert.vegalite_to_svg(_cleaned({"config": _CONFIG, **spec}))
-    return _without_noise(svg, said)
+    svg: str = vl_convert.vegalite_to_svg(_clean_values({"config": _CONFIG, **spec}))
+    return _simplified(svg, description)
 
 
-def _without_noise(svg: str, said: str) -> str:
+def _simplified(svg: str, description: str) -> str:
     ET.register_namespace("", _SVG)
     # It is Vega's own output, and ElementTree expands no entity that a document does not define.
     root = ET.fromstring(svg)  # noqa: S314
     for element in root.iter():
         label = element.get("aria-label", "")
-        for name in _DROPPED:
+        for name in _REMOVED_ATTRIBUTES:
             element.attrib.pop(name, None)
         if label and element.tag in {f"{{{_SVG}}}path", f"{{{_SVG}}}text"}:
             title = ET.Element(f"{{{_SVG}}}title")
             title.text = label
             element.insert(0, title)
     root.set("role", "img")
-    root.set("aria-label", clean(said))
+    root.set("aria-label", clean(description))
     return ET.tostring(root, encoding="unicode")

@@ -12,16 +12,16 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
-from .drawing import BY_OUTCOME, Spec, kind_of
-from .gathering import Report
+from .collection import Report
+from .svg import BY_OUTCOME, Spec, outcome_kind
 
-_LEAST_DEGREES = 12.0
+_MIN_DEGREES = 12.0
 _WORLD_DEGREES = 120.0
 _FAR_NORTH = 80.0
-_SHAPE = 0.56
+_ASPECT_RATIO = 0.56
 
 
-def map_of(report: Report) -> Callable[[int], Spec] | None:
+def map_chart(report: Report) -> Callable[[int], Spec] | None:
     """A dot for each place: of the world, or of the part that they are in."""
     if not report.places:
         return None
@@ -29,17 +29,17 @@ def map_of(report: Report) -> Callable[[int], Spec] | None:
         {
             "latitude": place.entry.latitude,
             "longitude": place.entry.longitude,
-            "outcome": kind_of(place.outcome),
-            "told": f"{place.entry.place_name or 'a place'}: {place.outcome or 'of a step'}",
+            "outcome": outcome_kind(place.outcome),
+            "label": f"{place.entry.place_name or 'a place'}: {place.outcome or 'of a step'}",
         }
         for place in report.places
     ]
     bounds = _bounds([(place.entry.longitude or 0.0, place.entry.latitude or 0.0) for place in report.places])
-    return lambda width: _map(rows, bounds, width)
+    return lambda width: _world_map(rows, bounds, width)
 
 
-def _map(rows: list[dict[str, Any]], bounds: tuple[float, float, float] | None, width: int) -> Spec:
-    height = round(width * _SHAPE)
+def _world_map(rows: list[dict[str, Any]], bounds: tuple[float, float, float] | None, width: int) -> Spec:
+    height = round(width * _ASPECT_RATIO)
     step = 30 if bounds is None else 10 if bounds[2] > 50 else 5 if bounds[2] > 25 else 2
     return {
         "width": width,
@@ -63,7 +63,7 @@ def _map(rows: list[dict[str, Any]], bounds: tuple[float, float, float] | None, 
                     "longitude": {"field": "longitude", "type": "quantitative"},
                     "latitude": {"field": "latitude", "type": "quantitative"},
                     **BY_OUTCOME,
-                    "description": {"field": "told"},
+                    "description": {"field": "label"},
                 },
             },
         ],
@@ -72,15 +72,15 @@ def _map(rows: list[dict[str, Any]], bounds: tuple[float, float, float] | None, 
 
 def _bounds(places: list[tuple[float, float]]) -> tuple[float, float, float] | None:
     """The middle of the places, and how many degrees of longitude to show; None for the whole world."""
-    longitudes, ups = [place[0] for place in places], [_up(place[1]) for place in places]
+    longitudes, ups = [place[0] for place in places], [_mercator_degrees(place[1]) for place in places]
     across, up = max(longitudes) - min(longitudes), max(ups) - min(ups)
-    degrees = max(across * 1.25, up * 1.25 / _SHAPE, _LEAST_DEGREES)
+    degrees = max(across * 1.25, up * 1.25 / _ASPECT_RATIO, _MIN_DEGREES)
     if degrees > _WORLD_DEGREES or max(abs(place[1]) for place in places) > _FAR_NORTH:
         return None
     return (max(longitudes) + min(longitudes)) / 2, (max(ups) + min(ups)) / 2, degrees
 
 
-def _up(latitude: float) -> float:
+def _mercator_degrees(latitude: float) -> float:
     """How far up a latitude is on a map of Mercator's, in degrees of longitude. The poles are endlessly far."""
     bounded = math.radians(max(-_FAR_NORTH, min(_FAR_NORTH, latitude)))
     return math.degrees(math.asinh(math.tan(bounded)))

@@ -21,14 +21,14 @@ from memory_storage.dbapi import is_open_here
 from memory_storage.models import Episode, Step, StepError, StepOk
 
 from .charts import charts
-from .drawing import Spec, clean, drawn
+from .collection import Report
 from .formatting import between, counted, number, percent, seconds
-from .gathering import Report
-from .sections import Section, sections
+from .section import Section, sections
+from .svg import Spec, clean, render_svg
 
 WIDE, NARROW = 646, 326
-_TEXT = 2_000
-_STEPS = 200
+_MAX_TEXT_LENGTH = 2_000
+_MAX_STEPS = 200
 _MARKS = {"ok": "ok", "error": "error", "timeout": "timeout", "": "no result"}
 
 
@@ -39,7 +39,7 @@ class _Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class _ShownStep:
+class _StepView:
     number: int
     tool: str
     action: str
@@ -52,30 +52,30 @@ class _ShownStep:
 
 
 @dataclass(frozen=True, slots=True)
-class _ShownEpisode:
+class _EpisodeView:
     id: str
     task: str
     outcome: str
-    told: str
+    verdict: str
     facts: Sequence[str]
-    steps: Sequence[_ShownStep]
+    steps: Sequence[_StepView]
     more: int
 
 
 def page(report: Report) -> str:
     """The page."""
-    pictures = {key: _picture(chart, _said(report, key)) for key, chart in charts(report).items()}
+    pictures = {key: _picture(chart, _description(report, key)) for key, chart in charts(report).items()}
     text: str = (
         _environment()
         .get_template("page.html")
         .render(
             report=report,
-            style=_file("page.css"),
+            style=_asset("page.css"),
             sections=sections(report),
             pictures=pictures,
             cards=_cards(report),
             episodes=[_episode(one) for one in report.episodes],
-            sequences=[_Sequence.of(row) for row in report.sequences],
+            sequences=[_SequenceView.of(row) for row in report.sequences],
             all_rate=report.all.success.rate,
         )
     )
@@ -123,7 +123,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sequence:
+class _SequenceView:
     tools: Sequence[str]
     episodes: int
     success: str
@@ -134,11 +134,13 @@ class _Sequence:
     high: float
 
     @classmethod
-    def of(cls, row: Any) -> _Sequence:
-        found = row.success
+    def of(cls, row: Any) -> _SequenceView:
+        success = row.success
         lift = "-" if row.lift is None else f"{row.lift:.2f}"
-        ends = (found.low or 0.0, found.rate or 0.0, found.high or 0.0)
-        return cls(row.tools, row.episodes, percent(found.rate), between(found), lift, *(100 * end for end in ends))
+        bounds = (success.low or 0.0, success.rate or 0.0, success.high or 0.0)
+        return cls(
+            row.tools, row.episodes, percent(success.rate), between(success), lift, *(100 * bound for bound in bounds)
+        )
 
 
 def _cards(report: Report) -> list[tuple[str, str, str]]:
@@ -163,16 +165,16 @@ def _span(report: Report) -> str:
     return f"{first.date()}" if first.date() == last.date() else f"{first.date()} to {last.date()}"
 
 
-def _said(report: Report, key: str) -> str:
+def _description(report: Report, key: str) -> str:
     section: Section = next(one for one in sections(report) if one.key == key)
     return f"{section.title}. {section.summary} The numbers are in the table below."
 
 
-def _picture(chart: Callable[[int], Spec], said: str) -> _Picture:
-    return _Picture(drawn(chart(WIDE), said), drawn(chart(NARROW), said))
+def _picture(chart: Callable[[int], Spec], description: str) -> _Picture:
+    return _Picture(render_svg(chart(WIDE), description), render_svg(chart(NARROW), description))
 
 
-def _episode(episode: Episode) -> _ShownEpisode:
+def _episode(episode: Episode) -> _EpisodeView:
     longest = max((step.latency_ms for step in episode.steps), default=0)
     outcome, reward = episode.outcome, episode.reward
     parts = outcome.model_dump(exclude={"kind"}, exclude_defaults=True).values() if outcome else ()
@@ -183,22 +185,22 @@ def _episode(episode: Episode) -> _ShownEpisode:
         f"reward {number(reward.total)}" if reward else "",
         ", ".join(episode.tags),
     ]
-    return _ShownEpisode(
+    return _EpisodeView(
         str(episode.id),
         _clean(episode.task_description, 600),
         outcome.kind if outcome else "open",
         _clean("; ".join(map(str, parts)), 600),
         [fact for fact in facts if fact],
-        [_step(step, longest) for step in episode.steps[:_STEPS]],
-        max(0, len(episode.steps) - _STEPS),
+        [_step(step, longest) for step in episode.steps[:_MAX_STEPS]],
+        max(0, len(episode.steps) - _MAX_STEPS),
     )
 
 
-def _step(step: Step, longest: int) -> _ShownStep:
+def _step(step: Step, longest: int) -> _StepView:
     result = step.result
-    said = result.output if isinstance(result, StepOk) else result.message if isinstance(result, StepError) else ""
+    output = result.output if isinstance(result, StepOk) else result.message if isinstance(result, StepError) else ""
     status = result.status if result else ""
-    return _ShownStep(
+    return _StepView(
         step.step_number or 0,
         step.tool,
         _clean(step.action, 300),
@@ -206,8 +208,8 @@ def _step(step: Step, longest: int) -> _ShownStep:
         _MARKS[status],
         f"{step.latency_ms:,} ms" if step.latency_ms else "",
         100 * step.latency_ms / longest if longest else 0.0,
-        _clean(to_json(step.parameters, indent=2).decode(), _TEXT) if step.parameters else "",
-        _clean(said, _TEXT),
+        _clean(to_json(step.parameters, indent=2).decode(), _MAX_TEXT_LENGTH) if step.parameters else "",
+        _clean(output, _MAX_TEXT_LENGTH),
     )
 
 
@@ -220,7 +222,7 @@ def _environment() -> Any:
     import jinja2  # only a page needs it, and tables do not
 
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_file),
+        loader=jinja2.FunctionLoader(_asset),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -231,5 +233,5 @@ def _environment() -> Any:
     return environment
 
 
-def _file(name: str) -> str:
+def _asset(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from memory_storage.models import FailurePoint, GroupFigures, Mean, PeriodFigures, StageFigures
 
-from .formatting import NOTHING, between, counted, milliseconds, number, percent, seconds
-from .gathering import Report
+from .collection import Report
+from .formatting import MISSING, between, counted, milliseconds, number, percent, seconds
 
 Cell = str | int
-_MOST_PATTERNS, _MOST_ROWS = 20, 200  # of a table
+_MAX_PATTERNS, _MAX_ROWS = 20, 200  # of a table
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,25 +27,25 @@ class Section:
 
 def sections(report: Report) -> list[Section]:
     """All of them, in the order of reading. One without rows has a sentence that says why."""
-    return [make(report) for make in _ALL]
+    return [make(report) for make in _SECTIONS]
 
 
-def _course(report: Report) -> Section:
-    timed = is_spread(report)
+def _timeline(report: Report) -> Section:
+    timed = has_timeline(report)
     if timed:
-        rows = [(_moment(row, report), *_figures(row)) for row in report.periods if row.episodes]
-        first, told = str(report.bucket), f"By {report.bucket}, in {report.zone}."
+        rows = [(_period_start(row, report), *_figures(row)) for row in report.periods if row.episodes]
+        first, summary = str(report.bucket), f"By {report.bucket}, in {report.zone}."
     else:
         rows = [(row.stage, *_figures(row)) for row in report.stages]
-        first, told = (
+        first, summary = (
             "stage",
             "All episodes start at about the same time: they are shown in the order of their first save.",
         )
-    told = _no("episodes", rows) or f"{told} {_trend(report)}".strip()
-    return Section("course", "Success over time", told, (first, *_FIGURES), rows)
+    summary = _absence("episodes", rows) or f"{summary} {_trend(report)}".strip()
+    return Section("timeline", "Success over time", summary, (first, *_COLUMNS), rows)
 
 
-def is_spread(report: Report) -> bool:
+def has_timeline(report: Report) -> bool:
     """Whether the episodes are in more than one period, so that there is a course of time to see."""
     return sum(row.episodes > 0 for row in report.periods) > 1
 
@@ -54,19 +54,21 @@ def _trend(report: Report) -> str:
     trend = report.trend
     if trend.slope_per_day is None or trend.low is None or trend.high is None:
         return ""
-    way = "no clear trend" if trend.low <= 0 <= trend.high else "growing" if trend.slope_per_day > 0 else "falling"
-    return f"Rewards: {way} ({trend.slope_per_day:+.3g} a day, {trend.low:+.3g} to {trend.high:+.3g})."
+    direction = (
+        "no clear trend" if trend.low <= 0 <= trend.high else "growing" if trend.slope_per_day > 0 else "falling"
+    )
+    return f"Rewards: {direction} ({trend.slope_per_day:+.3g} a day, {trend.low:+.3g} to {trend.high:+.3g})."
 
 
 def _task_types(report: Report) -> Section:
-    told = _no("episodes", report.task_types) or "How each kind of task goes."
-    return Section("tasks", "Kinds of task", told, ("task type", *_FIGURES), _groups(report.task_types))
+    summary = _absence("episodes", report.task_types) or "How each kind of task goes."
+    return Section("tasks", "Kinds of task", summary, ("task type", *_COLUMNS), _groups(report.task_types))
 
 
 def _by_tool(report: Report) -> Section:
     rated = [row for row in report.by_tool if row.success.rate is not None]
-    told = _no("tools", rated) or _best_and_worst(rated)
-    return Section("tools", "Success by tool", told, ("tool", *_FIGURES), _groups(report.by_tool))
+    summary = _absence("tools", rated) or _best_and_worst(rated)
+    return Section("tools", "Success by tool", summary, ("tool", *_COLUMNS), _groups(report.by_tool))
 
 
 def _best_and_worst(rows: Sequence[GroupFigures]) -> str:
@@ -91,13 +93,13 @@ def _errors(report: Report) -> Section:
     ]
     most = max((row.error.count for row in report.tools), default=0)
     failing = [row for row in report.tools if row.error.count == most]
-    told = _no("steps", rows) or "No step failed."
+    summary = _absence("steps", rows) or "No step failed."
     if most and len(failing) > 1:
-        told = f"{counted(len(failing), 'tool')} fail most often: {counted(most, 'time')} each."
+        summary = f"{counted(len(failing), 'tool')} fail most often: {counted(most, 'time')} each."
     elif most:
-        told = f"{failing[0].tool} fails most often: {most:,} of {counted(failing[0].error.of, 'time')}."
+        summary = f"{failing[0].tool} fails most often: {most:,} of {counted(failing[0].error.of, 'time')}."
     columns = ("tool", "steps", "failed", "95 % interval", "errors and timeouts", "timeouts")
-    return Section("errors", "Errors by tool", told, columns, rows)
+    return Section("errors", "Errors by tool", summary, columns, rows)
 
 
 def _latency(report: Report) -> Section:
@@ -106,15 +108,15 @@ def _latency(report: Report) -> Section:
         (row.tool, row.measured, milliseconds(row.p50_ms), milliseconds(row.p95_ms), milliseconds(row.p99_ms))
         for row in measured
     ]
-    told = "No step has a latency."
+    summary = "No step has a latency."
     if measured:
         longest = max(row.p95_ms or 0 for row in measured)
         slowest = [row.tool for row in measured if (row.p95_ms or 0) == longest]
-        who = (
+        subject = (
             f"The slowest is {slowest[0]}" if len(slowest) == 1 else f"{counted(len(slowest), 'tool')} are the slowest"
         )
-        told = f"{who}: one step in twenty takes {milliseconds(longest)} or more."
-    return Section("latency", "Latency by tool", told, ("tool", "measured", "p50", "p95", "p99"), rows)
+        summary = f"{subject}: one step in twenty takes {milliseconds(longest)} or more."
+    return Section("latency", "Latency by tool", summary, ("tool", "measured", "p50", "p95", "p99"), rows)
 
 
 def _sequences(report: Report) -> Section:
@@ -125,36 +127,36 @@ def _sequences(report: Report) -> Section:
             percent(row.support),
             percent(row.success.rate),
             between(row.success),
-            NOTHING if row.lift is None else f"{row.lift:.2f}",
+            MISSING if row.lift is None else f"{row.lift:.2f}",
         )
         for row in report.sequences
     ]
-    told = _no("sequences", rows) or (
+    summary = _absence("sequences", rows) or (
         "Two to four tools in a row, by how much more often the episodes with them go well than all do (the lift)."
     )
     columns = ("sequence", "episodes", "support", "success", "95 % interval", "lift")
-    return Section("sequences", "Sequences that lead to success", told, columns, rows)
+    return Section("sequences", "Sequences that lead to success", summary, columns, rows)
 
 
 def _failures(report: Report) -> Section:
     rows = [(row.step_number, row.tool, row.error_class, row.episodes, row.failed_episodes) for row in report.failures]
-    told = "No step failed."
+    summary = "No step failed."
     if report.failures:
         counts = _by_class(report.failures)
         most = max(counts.values())
         worst = sorted(pair for pair, count in counts.items() if count == most)
         named = f"“{worst[0][1]}” in {worst[0][0]}" if len(worst) == 1 else f"{counted(len(worst), 'kind')} of error"
-        told = f"Most often: {named}, {counted(most, 'time')}{' each' * (len(worst) > 1)}."
+        summary = f"Most often: {named}, {counted(most, 'time')}{' each' * (len(worst) > 1)}."
     columns = ("step", "tool", "error", "episodes", "of them failed")
-    return Section("failures", "Where steps fail", told, columns, rows)
+    return Section("failures", "Where steps fail", summary, columns, rows)
 
 
 def _by_class(rows: Sequence[FailurePoint]) -> dict[tuple[str, str], int]:
-    found: dict[tuple[str, str], int] = {}
+    counts: dict[tuple[str, str], int] = {}
     for row in rows:
         key = row.tool, row.error_class
-        found[key] = found.get(key, 0) + row.episodes
-    return found
+        counts[key] = counts.get(key, 0) + row.episodes
+    return counts
 
 
 def _patterns(report: Report) -> Section:
@@ -168,15 +170,15 @@ def _patterns(report: Report) -> Section:
             f"{row.score:.2f}",
             row.last_used_at.date().isoformat() if row.last_used_at else "never",
         )
-        for row in report.patterns[:_MOST_PATTERNS]
+        for row in report.patterns[:_MAX_PATTERNS]
     ]
     unused = sum(row.last_used_at is None for row in report.patterns)
-    told = _no("patterns", rows) or (
+    summary = _absence("patterns", rows) or (
         f"{counted(len(report.patterns), 'pattern')}, never used: {unused:,}."
-        f"{_cut(len(report.patterns), _MOST_PATTERNS)}"
+        f"{_truncation(len(report.patterns), _MAX_PATTERNS)}"
     )
     columns = ("pattern", "kind", "retrieved", "applied", "success", "score", "last used")
-    return Section("patterns", "Patterns", told, columns, rows)
+    return Section("patterns", "Patterns", summary, columns, rows)
 
 
 def _places(report: Report) -> Section:
@@ -186,22 +188,24 @@ def _places(report: Report) -> Section:
             entry.place_name or "",
             f"{entry.latitude:.4f}",
             f"{entry.longitude:.4f}",
-            entry.starts_at.isoformat(sep=" ", timespec="minutes") if entry.starts_at else NOTHING,
-            outcome or NOTHING,
+            entry.starts_at.isoformat(sep=" ", timespec="minutes") if entry.starts_at else MISSING,
+            outcome or MISSING,
         )
         for entry, outcome in entries
     ]
-    told = _no("places with a position", rows) or f"{counted(len(rows), 'place')}.{_cut(len(rows), _MOST_ROWS)}"
-    return Section("places", "Places", told, ("name", "latitude", "longitude", "when", "outcome"), rows[:_MOST_ROWS])
+    summary = (
+        _absence("places with a position", rows) or f"{counted(len(rows), 'place')}.{_truncation(len(rows), _MAX_ROWS)}"
+    )
+    return Section("places", "Places", summary, ("name", "latitude", "longitude", "when", "outcome"), rows[:_MAX_ROWS])
 
 
 def _vectors(report: Report) -> Section:
     rows = [(point.task[:120], point.outcome, f"{point.x:.3f}", f"{point.y:.3f}") for point in report.points]
-    told = f"{report.vectors}{_cut(len(rows), _MOST_ROWS)}"
-    return Section("vectors", "Vector space", told, ("task", "outcome", "x", "y"), rows[:_MOST_ROWS])
+    summary = f"{report.vectors}{_truncation(len(rows), _MAX_ROWS)}"
+    return Section("vectors", "Vector space", summary, ("task", "outcome", "x", "y"), rows[:_MAX_ROWS])
 
 
-_FIGURES = ("episodes", "success", "95 % interval", "mean reward", "mean duration")
+_COLUMNS = ("episodes", "success", "95 % interval", "mean reward", "mean duration")
 
 
 def _figures(row: GroupFigures | PeriodFigures | StageFigures) -> tuple[Cell, ...]:
@@ -214,25 +218,25 @@ def _mean(mean: Mean) -> str:
 
 
 def _groups(rows: Sequence[GroupFigures]) -> list[tuple[Cell, ...]]:
-    return [(NOTHING if row.group is None else row.group, *_figures(row)) for row in rows]
+    return [(MISSING if row.group is None else row.group, *_figures(row)) for row in rows]
 
 
-def _moment(row: PeriodFigures, report: Report) -> str:
+def _period_start(row: PeriodFigures, report: Report) -> str:
     if report.bucket == "hour":
         return row.starts_at.isoformat(sep=" ", timespec="minutes")
     return row.starts_at.date().isoformat()
 
 
-def _cut(rows: int, most: int) -> str:
+def _truncation(rows: int, most: int) -> str:
     return f" The table shows the first {most}." if rows > most else ""
 
 
-def _no(what: str, rows: Sequence[object]) -> str:
+def _absence(what: str, rows: Sequence[object]) -> str:
     return "" if rows else f"There are no {what} yet."
 
 
-_ALL: list[Callable[[Report], Section]] = [
-    _course,
+_SECTIONS: list[Callable[[Report], Section]] = [
+    _timeline,
     _by_tool,
     _errors,
     _latency,

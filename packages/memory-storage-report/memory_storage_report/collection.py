@@ -1,0 +1,230 @@
+"""Everything that a report shows, read once, of one moment. Draws nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from itertools import islice
+from uuid import UUID
+
+from typing_extensions import Unpack
+
+from memory_storage import MemoryStorage, Transaction
+from memory_storage.models import (
+    Bucket,
+    Episode,
+    EpisodeFilters,
+    FailurePoint,
+    Figures,
+    GroupFigures,
+    Mean,
+    PatternFigures,
+    PeriodFigures,
+    Rate,
+    SequenceFigures,
+    Span,
+    SpatiotemporalEntry,
+    StageFigures,
+    Summary,
+    Table,
+    ToolUse,
+    Trend,
+)
+
+from .formatting import counted
+from .projection import project
+
+_N_STAGES = 10
+_MAX_PLACES = 2_000
+_MAX_EPISODES = 2_000
+_BUCKETS: list[tuple[timedelta, Bucket]] = [
+    (timedelta(days=3), "hour"),
+    (timedelta(days=60), "day"),
+    (timedelta(days=400), "week"),
+    (timedelta(days=365 * 800), "month"),
+]
+_LONGEST_RANGE = timedelta(days=365 * 800)
+_END_OF_TIME = datetime.max.replace(tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
+_MAX_EXAMPLES = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an episode, or a step of one, happened, and how the episode ended ("" if that is not known)."""
+
+    entry: SpatiotemporalEntry
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """An episode in the plane of the vectors."""
+
+    x: float
+    y: float
+    task: str
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The figures of one namespace at one moment; `vectors` is a sentence where there is no picture of them."""
+
+    namespace: str
+    made_at: datetime
+    zone: str
+    success_is: str
+    summary: Summary
+    span: Span
+    all: Figures
+    trend: Trend
+    bucket: Bucket
+    periods: Table[PeriodFigures]
+    stages: Table[StageFigures]
+    task_types: Table[GroupFigures]
+    tools: Table[ToolUse]
+    by_tool: Table[GroupFigures]
+    sequences: Table[SequenceFigures]
+    failures: Table[FailurePoint]
+    patterns: Table[PatternFigures]
+    places: Sequence[Place]
+    points: Sequence[Point]
+    vectors: str
+    episodes: Sequence[Episode]
+
+    def tables(self) -> dict[str, object]:
+        """The figures as they go into JSON: every table as a list of flat rows."""
+        tables = ("periods", "stages", "task_types", "tools", "by_tool", "sequences", "failures", "patterns")
+        return {
+            "namespace": self.namespace,
+            "made_at": self.made_at,
+            "summary": self.summary,
+            "all": self.all,
+            "trend": self.trend,
+            **{name: getattr(self, name).to_rows() for name in tables},
+        }
+
+
+def collect(
+    storage: MemoryStorage,
+    *,
+    zone: str = "UTC",
+    reward_at_least: float | None = None,
+    episodes: int = 8,
+    **filters: Unpack[EpisodeFilters],
+) -> Report:
+    """Read all of it in one snapshot: others may go on writing.
+
+    `reward_at_least` says what success is, as in `AnalyticsRepository`. So many `episodes` are shown step by step: of
+    those that failed and of those that went well the newest half each.
+    """
+    with storage.snapshot() as view:
+        return _collect(view, zone, reward_at_least, episodes, filters)
+
+
+def _collect(view: Transaction, zone: str, threshold: float | None, n_examples: int, filters: EpisodeFilters) -> Report:
+    analytics = view.analytics
+    summary, span = analytics.summary(), analytics.span(**filters)
+    bucket, bounds = _timeline_of(span)
+    episodes_by_id = _episodes_without_steps(view, summary, filters)
+    points, caption = _points(view, summary, episodes_by_id)
+    timed: EpisodeFilters = {**filters, **bounds}
+    return Report(
+        namespace=view.namespace,
+        made_at=view.now(),
+        zone=zone,
+        success_is="their outcome is success" if threshold is None else f"their reward is at least {threshold:g}",
+        summary=summary,
+        span=span,
+        all=_totals(analytics.by_stage(1, reward_at_least=threshold, **filters)),
+        trend=analytics.trend(**filters),
+        bucket=bucket,
+        periods=analytics.over_time(bucket, zone=zone, reward_at_least=threshold, **timed),
+        stages=analytics.by_stage(min(_N_STAGES, max(1, span.episodes // 5)), reward_at_least=threshold, **filters),
+        task_types=analytics.by("task_type", reward_at_least=threshold, **filters),
+        tools=analytics.tools(**filters),
+        by_tool=analytics.by("tool", reward_at_least=threshold, **filters),
+        sequences=analytics.sequences(
+            (2, 4), least_episodes=max(2, span.episodes // 40), reward_at_least=threshold, **filters
+        ),
+        failures=analytics.failures(reward_at_least=threshold, **filters),
+        patterns=analytics.effectiveness(),
+        places=[
+            Place(entry, _outcome_name(episodes_by_id.get(entry.owner_id))) for entry in _entries(view, episodes_by_id)
+        ],
+        points=points,
+        vectors=caption,
+        episodes=_example_episodes(view, n_examples, filters),
+    )
+
+
+def _timeline_of(span: Span) -> tuple[Bucket, EpisodeFilters]:
+    if span.first is None or span.last is None:
+        return "day", {}
+    duration = span.last - span.first
+    bucket = next((bucket for limit, bucket in _BUCKETS if duration <= limit), None)
+    until = span.last + _MICROSECOND if span.last < _END_OF_TIME else span.last
+    # What lasts longer than months can be counted in is shown from its end.
+    return bucket or "month", {
+        "since": span.first if bucket else max(span.first, span.last - _LONGEST_RANGE),
+        "until": until,
+    }
+
+
+def _totals(stages: Table[StageFigures]) -> Figures:
+    if not stages:
+        return Figures(0, Rate(None, None, None, 0, 0), Mean(None, None, None, 0), Mean(None, None, None, 0))
+    (row,) = stages
+    return Figures(row.episodes, row.success, row.reward, row.duration_s)
+
+
+def _episodes_without_steps(view: Transaction, summary: Summary, filters: EpisodeFilters) -> dict[UUID, Episode]:
+    """The newest episodes without their steps, if there is something that belongs to them."""
+    if not summary.rows["places"] and not summary.rows["embeddings"]:
+        return {}
+    return {one.id: one for one in islice(view.episodes.iterate(steps=False, **filters), _MAX_EPISODES)}
+
+
+def _entries(view: Transaction, episodes_by_id: Mapping[UUID, Episode]) -> Iterator[SpatiotemporalEntry]:
+    entries = islice(view.spatiotemporal.iterate() if episodes_by_id else (), 10 * _MAX_PLACES)
+    located = (one for one in entries if one.latitude is not None and _belongs_to(one, episodes_by_id))
+    yield from islice(located, _MAX_PLACES)
+
+
+def _belongs_to(entry: SpatiotemporalEntry, episodes_by_id: Mapping[UUID, Episode]) -> bool:
+    return entry.owner_type == "step" or entry.owner_id in episodes_by_id
+
+
+def _points(view: Transaction, summary: Summary, episodes_by_id: Mapping[UUID, Episode]) -> tuple[list[Point], str]:
+    if not summary.rows["embeddings"]:
+        return [], "There are no embeddings yet."
+    models = view.embeddings.models()
+    model = max(models, key=lambda name: (models[name], name))
+    vectors = view.embeddings.get_many("episode", episodes_by_id, model=model)
+    projection = project([vectors[one].vector for one in vectors])
+    if isinstance(projection, str):
+        return [], projection
+    owners = [episodes_by_id[one] for one in vectors]
+    pairs = zip(projection.coordinates, owners, strict=True)
+    points = [Point(x, y, owner.task_description, _outcome_name(owner)) for (x, y), owner in pairs]
+    share = f"{projection.variance_ratio:.0%}"
+    caption = f"{counted(len(points), 'episode')} by the model {model}: the plane has {share} of the variance."
+    return points, caption
+
+
+def _example_episodes(view: Transaction, number: int, filters: EpisodeFilters) -> list[Episode]:
+    size = min(number, _MAX_EXAMPLES)
+    if size < 1:
+        return []
+    if filters.get("outcome") is not None:
+        return view.episodes.query(limit=size, **filters).items
+    by_outcome: list[EpisodeFilters] = [{**filters, "outcome": "failure"}, {**filters, "outcome": "success"}]
+    failures, successes = (view.episodes.query(limit=size, **outcome_filters).items for outcome_filters in by_outcome)
+    examples = [*failures[: max(size - size // 2, size - len(successes))], *successes][:size]
+    return examples or view.episodes.query(limit=size, **filters).items
+
+
+def _outcome_name(episode: Episode | None) -> str:
+    return "" if episode is None else episode.outcome.kind if episode.outcome else "open"
