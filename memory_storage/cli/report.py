@@ -47,7 +47,9 @@ def report(
     except ModuleNotFoundError as error:
         if error.name != "memory_storage_report":
             raise
-        raise ConfigurationError("the report is not installed; pip install 'memory-storage[report]'") from error
+        raise ConfigurationError(
+            "the report is not installed; nothing was read; run: pip install 'memory-storage[report]'"
+        ) from error
 
     filters = _filters(task_type, domain, tag, since, until)
     with open_existing(database, namespace) as storage:

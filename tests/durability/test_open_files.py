@@ -185,7 +185,7 @@ def test_importing_the_open_database_itself_takes_no_lock(directory, path):
 
 def test_a_report_is_not_written_over_the_open_database(path):
     with ms.MemoryStorage.open(path) as storage:
-        with pytest.raises(ms.ConfigurationError, match="a database that is open here"):
+        with pytest.raises(ms.ConfigurationError, match="this process has it open as a database"):
             write_page(collect(storage), path)
         assert storage.episodes.count() == 0
 

@@ -86,7 +86,10 @@ def test_the_command_without_the_report_says_what_to_install(installed, database
     _make(database)
     done = installed("memory_storage", database=database)
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr == "error: the report is not installed; pip install 'memory-storage[report]'\n"
+    assert (
+        done.stderr
+        == "error: the report is not installed; nothing was read; run: pip install 'memory-storage[report]'\n"
+    )
 
 
 def test_the_old_import_path_warns_and_gives_the_same_names():

@@ -1,6 +1,7 @@
-"""A report that people look at: figures gathered once, shown as a page or as tables. `report` is an extra.
+"""Reports on a memory: metrics collected in one snapshot, shown as tables or as one page of HTML.
 
-The numbers come from the repositories; nothing here knows SQL.
+`collect(storage)` reads a `Report` through the public repositories; `sections(report)` are its tables with a sentence
+each, `page(report)` is the HTML, and `write_page(report, path)` writes it to a file.
 """
 
 from .collection import Report, collect

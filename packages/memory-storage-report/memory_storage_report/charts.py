@@ -1,4 +1,4 @@
-"""The charts of a report as Vega-Lite specifications. Draws nothing, and says nothing in words."""
+"""The charts of a report as Vega-Lite specifications."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _MAX_BARS = 15
 _MAX_STEP_NUMBER = 30
 _ROW_HEIGHT = 26
 
-_MIN_EPISODES = 5  # episodes that can be judged, for a rate that a line goes through
-_MIN_CELL_WIDTH = 20  # that a number needs in its cell
+_MIN_EPISODES = 5  # rated episodes that a point of a line needs
+_MIN_CELL_WIDTH = 20  # pixels that a number in a cell needs
 _CELL_NUMBERS: Spec = {
     "mark": {"type": "text", "fill": "var(--ink)", "fontSize": 11},
     "encoding": {"text": {"field": "n"}},
@@ -27,7 +27,7 @@ _RATE: Spec = {"type": "quantitative", "scale": {"domain": [0, 1]}, "axis": {"fo
 
 
 def charts(report: Report) -> dict[str, Callable[[int], Spec]]:
-    """For each section that has something to draw, its chart in a given width."""
+    """Return a function from a width in pixels to a chart, for each section that has data to draw."""
     chart_by_section: dict[str, Callable[[int], Spec] | None] = {
         "timeline": _timeline(report),
         "tools": _success_by_tool(report),
@@ -96,7 +96,7 @@ def _errors_by_tool(report: Report) -> Callable[[int], Spec] | None:
 def _interval_chart(
     rows: Sequence[dict[str, Any]], color: str, band: str, others: list[Spec]
 ) -> Callable[[int], Spec] | None:
-    """A dot for each rate, on the bar of its interval."""
+    """Return a chart with a dot for each rate, on a bar for its confidence interval."""
     if not rows:
         return None
     y: Spec = {"field": "name", "type": "nominal", "sort": None, "axis": {"title": None, "grid": False}}
@@ -274,5 +274,5 @@ def _rate_row(rate: Rate, *, verb: str = "went well", **others: Any) -> dict[str
 
 
 def _fit_labels(y: Spec, width: int) -> Spec:
-    """The axis of names, which may take only so much of a narrow page."""
+    """Return the axis of names with labels that leave room for the chart on a narrow page."""
     return {**y, "axis": {**y["axis"], "labelLimit": 220 if width > 400 else 130}}

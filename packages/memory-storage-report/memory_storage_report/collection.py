@@ -1,4 +1,4 @@
-"""Everything that a report shows, read once, of one moment. Draws nothing."""
+"""Collects the metrics of a report in one snapshot."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _MAX_EXAMPLES = 50
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an episode, or a step of one, happened, and how the episode ended ("" if that is not known)."""
+    """The place of an episode or step, and the outcome of the episode ("" if unknown)."""
 
     entry: SpatiotemporalEntry
     outcome: str
@@ -60,7 +60,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """An episode in the plane of the vectors."""
+    """An episode in the plane of the two principal components of the vectors."""
 
     x: float
     y: float
@@ -70,7 +70,10 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The figures of one namespace at one moment; `vectors` is a sentence where there is no picture of them."""
+    """The metrics of one namespace at one time.
+
+    `vectors` is the caption of the vector space, or the reason why there is no picture of it.
+    """
 
     namespace: str
     made_at: datetime
@@ -95,7 +98,7 @@ class Report:
     episodes: Sequence[Episode]
 
     def tables(self) -> dict[str, object]:
-        """The figures as they go into JSON: every table as a list of flat rows."""
+        """Return the metrics for JSON: each table as a list of flat rows."""
         tables = ("periods", "stages", "task_types", "tools", "by_tool", "sequences", "failures", "patterns")
         return {
             "namespace": self.namespace,
@@ -115,10 +118,21 @@ def collect(
     episodes: int = 8,
     **filters: Unpack[EpisodeFilters],
 ) -> Report:
-    """Read all of it in one snapshot: others may go on writing.
+    """Read the metrics in one snapshot. Concurrent writers are not blocked.
 
-    `reward_at_least` says what success is, as in `AnalyticsRepository`. So many `episodes` are shown step by step: of
-    those that failed and of those that went well the newest half each.
+    Args:
+        storage: the memory to report on.
+        zone: the IANA time zone of days, weeks and months.
+        reward_at_least: a success is an episode with at least this reward; default: one with the outcome `success`.
+        episodes: the number of episodes to show step by step, at most 50: half failures and half successes, the newest
+            of each.
+        filters: as in `storage.episodes.query`.
+
+    Returns:
+        The report.
+
+    Raises:
+        ValidationError: the zone does not exist, or a filter is not valid.
     """
     with storage.snapshot() as view:
         return _collect(view, zone, reward_at_least, episodes, filters)
@@ -166,7 +180,7 @@ def _timeline_of(span: Span) -> tuple[Bucket, EpisodeFilters]:
     duration = span.last - span.first
     bucket = next((bucket for limit, bucket in _BUCKETS if duration <= limit), None)
     until = span.last + _MICROSECOND if span.last < _END_OF_TIME else span.last
-    # What lasts longer than months can be counted in is shown from its end.
+    # A range with more than 10,000 months is cut at its beginning.
     return bucket or "month", {
         "since": span.first if bucket else max(span.first, span.last - _LONGEST_RANGE),
         "until": until,
@@ -181,7 +195,7 @@ def _totals(stages: Table[StageFigures]) -> Figures:
 
 
 def _episodes_without_steps(view: Transaction, summary: Summary, filters: EpisodeFilters) -> dict[UUID, Episode]:
-    """The newest episodes without their steps, if there is something that belongs to them."""
+    """Return the newest episodes without their steps, or none if the storage has neither places nor vectors."""
     if not summary.rows["places"] and not summary.rows["embeddings"]:
         return {}
     return {one.id: one for one in islice(view.episodes.iterate(steps=False, **filters), _MAX_EPISODES)}

@@ -5,31 +5,31 @@ from __future__ import annotations
 from memory_storage.models import Rate
 
 MISSING = "-"
-"""The text of a number that does not exist."""
+"""The text of a missing number."""
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun: "1 episode", "2,000 episodes"."""
+    """Return a number with its noun: "1 episode", "2,000 episodes"."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def percent(value: float | None) -> str:
-    """A share as people read it."""
+    """Return a ratio as a percentage."""
     return MISSING if value is None else f"{value:.0%}" if value in (0, 1) else f"{value:.1%}"
 
 
 def between(rate: Rate) -> str:
-    """The interval of a rate."""
+    """Return the confidence interval of a rate."""
     return MISSING if rate.low is None or rate.high is None else f"{rate.low:.0%} to {rate.high:.0%}"
 
 
 def number(value: float | None) -> str:
-    """A mean as people read it."""
+    """Return a mean with three significant digits, or as a whole number from 1,000 on."""
     return MISSING if value is None else f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def seconds(value: float | None) -> str:
-    """A time as people read it."""
+    """Return a duration in its largest unit: "90 s" is "1.5 min"."""
     if value is None:
         return MISSING
     for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"), (0.001, "ms")):
@@ -39,5 +39,5 @@ def seconds(value: float | None) -> str:
 
 
 def milliseconds(value: int | None) -> str:
-    """A latency as people read it."""
+    """Return a latency in milliseconds, or in seconds from 10 s on."""
     return MISSING if value is None else f"{value:,} ms" if value < 10_000 else f"{value / 1000:,.1f} s"

@@ -1,7 +1,7 @@
-"""The report as one page of HTML that needs nothing else: no script, no network, no font. Gathers nothing.
+"""The report as one self-contained page of HTML, without script, network or fonts.
 
-Whatever stands in an episode is text here: the template escapes all of it, pictures are drawn of it by a library that
-does, and the page's own policy lets no script run and nothing be fetched.
+All content of episodes is untrusted. The template escapes it, the chart library escapes it in SVG, and the page's
+Content-Security-Policy blocks scripts and requests.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class _EpisodeView:
 
 
 def page(report: Report) -> str:
-    """The page."""
+    """Return the HTML of the page."""
     pictures = {key: _picture(chart, _description(report, key)) for key, chart in charts(report).items()}
     text: str = (
         _environment()
@@ -83,16 +83,25 @@ def page(report: Report) -> str:
 
 
 def write_page(report: Report, path: str | os.PathLike[str]) -> Path:
-    """Write the page to a file; one that is there is replaced as a whole, or stays as it was.
+    """Write the page to a file atomically: an existing file is replaced, or unchanged if writing fails.
 
-    A new file has the permissions 0600; one that is replaced keeps its own.
+    A new file has the permissions 0600; an existing one keeps its permissions.
+
+    Args:
+        report: the report to show.
+        path: the file, in an existing directory.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        ConfigurationError: it cannot be written, or is a database that is open here.
+        ConfigurationError: the file cannot be written, or is a database that this process has open.
     """
     target = Path(path)
     if is_open_here(target):
-        raise ConfigurationError(f"{target}: this is a database that is open here: choose another file for the report")
+        raise ConfigurationError(
+            f"{target}: this process has it open as a database; nothing was changed; choose another file for the report"
+        )
     text = page(report)
     try:
         _replace(target, text.encode("utf-8", errors="replace"))
@@ -105,7 +114,7 @@ def write_page(report: Report, path: str | os.PathLike[str]) -> Path:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write to a new file next to `path`, which then takes its name: readers see the old page or the new one."""
+    """Write to a temporary file next to `path`, and rename it: readers see the old page or the new one."""
     # mkstemp opens a random name with O_EXCL, mode 0600, and follows no link that was planted in the directory.
     descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent)
     scratch = Path(name)
@@ -219,7 +228,7 @@ def _clean(text: str, length: int) -> str:
 
 
 def _environment() -> Any:
-    import jinja2  # only a page needs it, and tables do not
+    import jinja2  # only the page needs it
 
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset),

@@ -1,4 +1,4 @@
-"""Vectors of many dimensions in the plane: their two principal components. Needs numpy, and says so."""
+"""Projects vectors onto their first two principal components, by numpy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Projection:
 
 
 def project(vectors: Sequence[Sequence[float]]) -> Projection | str:
-    """The plane in which they differ most, or a sentence that says why there is none."""
+    """Return the projection, or a sentence with the reason why there is none."""
     if len(vectors) < _MIN_VECTORS:
         return f"Only {counted(len(vectors), 'episode')} with vectors of one model: too few for a picture."
     try:
@@ -32,7 +32,7 @@ def project(vectors: Sequence[Sequence[float]]) -> Projection | str:
     total_variance = float((strengths**2).sum())
     if not total_variance or len(axes) < 2:
         return "All vectors are the same, or of one dimension: there is no picture of them."
-    # An axis may point either way: the sign of its largest part is made positive, so that a report is repeatable.
+    # The sign of a principal axis is arbitrary: make its largest component positive, so that reports are repeatable.
     signs = numpy.sign(axes[[0, 1], numpy.abs(axes[:2]).argmax(axis=1)])
     coordinates = points @ (axes[:2] * signs[:, None]).T
     return Projection(

@@ -1,4 +1,4 @@
-"""What a report says, in words and tables: the same for the page and for the terminal. Draws nothing."""
+"""The sections of a report: a title, a summary and a table each, for the page and for the terminal."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .collection import Report
 from .formatting import MISSING, between, counted, milliseconds, number, percent, seconds
 
 Cell = str | int
-_MAX_PATTERNS, _MAX_ROWS = 20, 200  # of a table
+_MAX_PATTERNS, _MAX_ROWS = 20, 200  # rows of a table
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading, what there is to see in a sentence or two, and the numbers. `key` is its name in links."""
+    """A title, a summary of one or two sentences, and a table. `key` identifies it in links."""
 
     key: str
     title: str
@@ -26,7 +26,7 @@ class Section:
 
 
 def sections(report: Report) -> list[Section]:
-    """All of them, in the order of reading. One without rows has a sentence that says why."""
+    """Return all sections in reading order. The summary of an empty one says why it is empty."""
     return [make(report) for make in _SECTIONS]
 
 
@@ -46,7 +46,7 @@ def _timeline(report: Report) -> Section:
 
 
 def has_timeline(report: Report) -> bool:
-    """Whether the episodes are in more than one period, so that there is a course of time to see."""
+    """Return whether episodes started in more than one period."""
     return sum(row.episodes > 0 for row in report.periods) > 1
 
 
@@ -76,7 +76,7 @@ def _best_and_worst(rows: Sequence[GroupFigures]) -> str:
     worst = min(rows, key=lambda row: row.success.high or 0.0)
     if len(rows) == 1:
         return f"Episodes that use {best.group} go well {percent(best.success.rate)} of the time."
-    if (best.success.low or 0.0) <= (worst.success.high or 0.0):  # the intervals overlap: it may be chance
+    if (best.success.low or 0.0) <= (worst.success.high or 0.0):  # overlapping intervals: no significant difference
         rates = sorted(row.success.rate or 0.0 for row in rows)
         span = percent(rates[0]) if rates[0] == rates[-1] else f"{percent(rates[0])} to {percent(rates[-1])}"
         return f"No tool makes a clear difference: {counted(len(rows), 'tool')}, {span}, within the noise."

@@ -1,8 +1,7 @@
-"""A chart's specification becomes a picture: SVG by Vega-Lite, without a script. Knows no figures.
+"""Renders chart specifications to static SVG, by Vega-Lite.
 
-Colours are CSS variables of the page, so that one picture is right in light and in dark. What Vega says of a mark to
-screen readers becomes its title, which shows under the pointer: as a whole a picture has one sentence, and its numbers
-are in the table beside it.
+Colours are CSS variables of the page, so that one picture serves light and dark mode. The ARIA label of a mark becomes
+its <title>, a tooltip; the picture has one label as a whole, because its numbers are in the table next to it.
 """
 
 from __future__ import annotations
@@ -53,21 +52,21 @@ BY_OUTCOME: Spec = {
     },
     "shape": {"field": "outcome", "scale": {"domain": _OUTCOME_KINDS, "range": ["circle", "cross", "triangle-up"]}},
 }
-"""A colour and a shape for each kind of outcome: who cannot tell the colours can tell the shapes."""
+"""A colour and a shape for each kind of outcome, for readers who cannot distinguish the colours."""
 
 
 def outcome_kind(outcome: str) -> str:
-    """One of the kinds that have a colour and a shape."""
+    """Return the outcome if it has a colour and a shape, else "other"."""
     return outcome if outcome in _OUTCOME_KINDS else "other"
 
 
-# XML has no place for these. Vega's text measure aborts the whole process when it meets one, so none may reach it.
+# XML does not allow these. Vega's text measurement aborts the process when it meets one, so they are replaced.
 _NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _MAX_TEXT = 300
 
 
 def clean(text: str) -> str:
-    """The text with a replacement for every character that a page cannot hold."""
+    """Return the text with U+FFFD for each character that XML does not allow."""
     return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
@@ -80,8 +79,13 @@ def _clean_values(value: Any) -> Any:
 
 
 def render_svg(spec: Spec, description: str) -> str:
-    """The chart as an <svg> element; `description` replaces it for readers who do not see it."""
-    import vl_convert  # 84 MB with its JavaScript engine: loaded with the first chart
+    """Return the chart as an <svg> element.
+
+    Args:
+        spec: the chart, in Vega-Lite.
+        description: the text alternative, for screen readers.
+    """
+    import vl_convert  # 84 MB with its JavaScript engine: loaded by the first chart
 
     svg: str = vl_convert.vegalite_to_svg(_clean_values({"config": _CONFIG, **spec}))
     return _simplified(svg, description)
@@ -89,7 +93,7 @@ def render_svg(spec: Spec, description: str) -> str:
 
 def _simplified(svg: str, description: str) -> str:
     ET.register_namespace("", _SVG)
-    # It is Vega's own output, and ElementTree expands no entity that a document does not define.
+    # The input is Vega's own output, and ElementTree expands only entities that a document defines.
     root = ET.fromstring(svg)  # noqa: S314
     for element in root.iter():
         label = element.get("aria-label", "")

@@ -1,4 +1,4 @@
-"""The map of a report, without the network: the outlines of the land are a file of this package.
+"""The map of a report. The outlines of the land are a file of this package: no tiles, no network.
 
 `land.json` is Natural Earth's (public domain), at 1:110 million, as TopoJSON by world-atlas 2.0.2; see `land.LICENSE`.
 """
@@ -22,7 +22,7 @@ _ASPECT_RATIO = 0.56
 
 
 def map_chart(report: Report) -> Callable[[int], Spec] | None:
-    """A dot for each place: of the world, or of the part that they are in."""
+    """Return a map with a dot for each place, of the world or of the region that contains all places."""
     if not report.places:
         return None
     rows = [
@@ -71,7 +71,7 @@ def _world_map(rows: list[dict[str, Any]], bounds: tuple[float, float, float] | 
 
 
 def _bounds(places: list[tuple[float, float]]) -> tuple[float, float, float] | None:
-    """The middle of the places, and how many degrees of longitude to show; None for the whole world."""
+    """Return the centre of the places and the degrees of longitude to show, or None for the whole world."""
     longitudes, ups = [place[0] for place in places], [_mercator_degrees(place[1]) for place in places]
     across, up = max(longitudes) - min(longitudes), max(ups) - min(ups)
     degrees = max(across * 1.25, up * 1.25 / _ASPECT_RATIO, _MIN_DEGREES)
@@ -81,7 +81,7 @@ def _bounds(places: list[tuple[float, float]]) -> tuple[float, float, float] | N
 
 
 def _mercator_degrees(latitude: float) -> float:
-    """How far up a latitude is on a map of Mercator's, in degrees of longitude. The poles are endlessly far."""
+    """Return the height of a latitude on a Mercator map, in degrees of longitude; latitudes are clipped at 80."""
     bounded = math.radians(max(-_FAR_NORTH, min(_FAR_NORTH, latitude)))
     return math.degrees(math.asinh(math.tan(bounded)))
 
