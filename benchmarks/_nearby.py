@@ -120,7 +120,7 @@ class Ours:
 
     def candidates(self, query: Array) -> set[int]:
         """Of the index alone: how many rows, as their numbers are not those of episodes."""
-        indexes = self.storage._ground.memory
+        indexes = self.storage._context.memory
         near = indexes and indexes.of(Space(MODEL)).candidates(query.tobytes(), K + 1, are_broad=True, began=None)
         return set(near.seqs) if near else set()
 

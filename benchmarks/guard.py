@@ -31,13 +31,13 @@ _NOTES = (
 _QUANTILES = (0.05, 0.1, 0.25)
 
 
-class Bare(session.Scope):
+class Bare(session.Session):
     """A session without a guard, that counts nothing."""
 
     def _run(self, batch: dbapi.Batch, *, deadline: float | None = None) -> Sequence[tuple[object, ...]]:
         with translated(self._engine):
-            assert not _execution._is_watched(self._engine)
-            return _execution._straight(self._engine, batch, deadline=deadline)[0]
+            assert not _execution.has_listeners(self._engine)
+            return _execution.execute_raw(self._engine, batch, deadline=deadline)[0]
 
 
 def run(*, short: bool) -> Report:
@@ -51,7 +51,7 @@ def run(*, short: bool) -> Report:
 def measured(files: Files, *, rounds: int) -> Line:
     """The ratio of many rounds."""
     with facade(files.stored) as storage:
-        bare = EpisodeRepository(Bare(storage._ground, storage.namespace))
+        bare = EpisodeRepository(Bare(storage._context, storage.namespace))
         assert bare.get(_workload.episode_id(0)) == storage.episodes.get(_workload.episode_id(0))
 
         def prepare(number: int) -> Mapping[str, Work]:

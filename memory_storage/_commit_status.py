@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 
 from . import dbapi
 from ._exception_mapping import translated
-from ._execution import _straight
+from ._execution import execute_raw
 from .dbapi import Step
 from .errors import CircuitOpenError, CommitUnknownError, MemoryStorageError, UnavailableError
 from .resilience import Guard
@@ -63,7 +63,7 @@ def changed(rows: Sequence[tuple[object, ...]]) -> int:
     return int(str(rows[0][0]))
 
 
-class _Asking:
+class CommitResolver:
     """Asks, for some seconds, what became of a write whose answer was lost. If that is in vain, its error is raised."""
 
     def __init__(self, engine: Engine, guard: Guard, unknown: CommitUnknownError) -> None:
@@ -71,11 +71,11 @@ class _Asking:
         self._unknown = unknown
         self._deadline = time.monotonic() + _SETTLING_SECONDS
 
-    def about(self, receipt: Receipt) -> int:
+    def resolve(self, receipt: Receipt) -> int:
         """How many rows the write has changed; NEVER_DONE if it was not done, and now never will be."""
-        return changed(self.rows(dbapi.Batch(receipt.fence())))
+        return changed(self.reread(dbapi.Batch(receipt.fence())))
 
-    def rows(self, batch: dbapi.Batch) -> Sequence[Row]:
+    def reread(self, batch: dbapi.Batch) -> Sequence[Row]:
         """The rows of a batch that does no harm when it is run twice."""
         pause = _FIRST_PAUSE
         while True:
@@ -94,7 +94,7 @@ class _Asking:
         ticket = self._guard.acquire(early=True)
         try:
             with translated(self._engine):
-                rows = _straight(self._engine, batch, self._guard, ticket, deadline=self._deadline)[0]
+                rows = execute_raw(self._engine, batch, self._guard, ticket, deadline=self._deadline)[0]
         except BaseException as error:
             self._guard.record(ticket, error)
             raise

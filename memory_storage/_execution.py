@@ -11,21 +11,21 @@ from . import dbapi
 from .resilience import Guard
 from .sql.session import Row
 
-_Answer = tuple[Sequence[Row], Sequence[dbapi.Result]]  # the rows that count, and what each step gave
+Response = tuple[Sequence[Row], Sequence[dbapi.Result]]  # the rows that count, and what each step gave
 
 
-def _is_watched(engine: Engine) -> bool:
+def has_listeners(engine: Engine) -> bool:
     return bool(engine.echo or engine.dispatch.before_cursor_execute or engine.dispatch.after_cursor_execute)
 
 
-def _straight(
+def execute_raw(
     engine: Engine,
     batch: dbapi.Batch,
     guard: Guard | None = None,
     ticket: int = 0,
     *,
     deadline: float | None = None,
-) -> _Answer:
+) -> Response:
     # From the pool to the driver: SQLAlchemy's Connection takes as long as a small read itself, and is for listeners.
     connection = engine.raw_connection()
     driver: Any = connection.dbapi_connection
@@ -46,7 +46,7 @@ def _straight(
         connection.close()
 
 
-def _answer(connection: Connection, batch: dbapi.Batch) -> _Answer:
+def execute_with_events(connection: Connection, batch: dbapi.Batch) -> Response:
     result = connection.exec_driver_sql(batch)
     results = result.context.cursor.results
     return (result.fetchall() if result.returns_rows else []), results

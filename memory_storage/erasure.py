@@ -19,7 +19,7 @@ from ._exception_mapping import translated
 from ._files import MaintenanceLock, sweep
 from .errors import ConfigurationError, UnavailableError
 from .models import Forgotten, Scrubbed
-from .monitoring import counted
+from .monitoring import operation
 from .repositories import EmbeddingRepository
 from .repositories.retention.erasure import MERGE_WORDS, Erased, erase_episode, erase_namespace
 from .repositories.retention.pacing import Pace
@@ -58,17 +58,17 @@ class Forgetting:
         self._index = EmbeddingRepository(session).index
         self._sleep = sleep
 
-    @counted("forget")
+    @operation("forget")
     def episode(self, episode_id: UUID | str, *, scrub: bool) -> Forgotten:
         """See `MemoryStorage.forget`."""
         return self._result(erase_episode(self._session, episode_id, Pace(sleep=self._sleep)), scrub=scrub)
 
-    @counted("forget")
+    @operation("forget")
     def everything(self, *, scrub: bool) -> Forgotten:
         """See `MemoryStorage.forget`."""
         return self._result(erase_namespace(self._session, Pace(sleep=self._sleep)), scrub=scrub)
 
-    @counted("scrub")
+    @operation("scrub")
     def scrub(self) -> Scrubbed:
         """See `MemoryStorage.scrub`."""
         for merge in MERGE_WORDS:

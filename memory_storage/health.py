@@ -21,7 +21,7 @@ from .schema import HEAD
 from .schema.vector_tables import Space
 from .search.vector_index import registered
 from .search.vector_sql import of
-from .session import Ground, Scope
+from .session import Session, StorageContext
 from .settings import Settings
 from .sql.arguments import finite
 from .transaction import Repositories
@@ -46,39 +46,41 @@ SELECT rtreecheck('main', 'spatiotemporal_rtree'),
 """)
 
 
-def check(ground: Ground, settings: Settings, repositories: Repositories, *, deep: bool, timeout: float) -> Health:
+def check(
+    context: StorageContext, settings: Settings, repositories: Repositories, *, deep: bool, timeout: float
+) -> Health:
     """See `MemoryStorage.health_check`."""
     if finite("timeout", timeout) < 0:
         raise ValidationError("timeout", "seconds, not below 0", timeout)
-    scope = Scope(ground, settings.namespace)
-    schema, latency, problem = _reached(scope, timeout)
+    session = Session(context, settings.namespace)
+    schema, latency, problem = _reached(session, timeout)
     disk = _disk(settings.path)
     if problem is None and settings.path is not None and disk is None:
         problem = f"the file {str(settings.path)!r} is not there any more: what is written now is lost"
-    checks = tuple(_checks(scope, ground, settings)) if deep and problem is None else ()
+    checks = tuple(_checks(session, context, settings)) if deep and problem is None else ()
     rows = _rows(repositories) if deep and problem is None else None
     status, reason = _verdict(problem, disk, checks)
     return Health(
         status=status,
         reason=reason,
         endpoint=redacted(settings.database),
-        checked_at=ground.now(),
+        checked_at=context.now(),
         latency=latency,
         schema=schema,
         expected_schema=HEAD,
-        circuit_breaker=ground.guard.breaker.status(),
-        pool=pool.stats(ground.engine),
+        circuit_breaker=context.guard.breaker.status(),
+        pool=pool.stats(context.engine),
         disk=disk,
         checks=checks,
         rows=rows,
     )
 
 
-def _reached(scope: Scope, timeout: float) -> tuple[str | None, float | None, str | None]:
+def _reached(session: Session, timeout: float) -> tuple[str | None, float | None, str | None]:
     """The revision, the seconds it took to read it, and what is wrong."""
     since = time.perf_counter()
     try:
-        rows = scope.look(Batch([_REVISION], reads_only=True), deadline=time.monotonic() + timeout)
+        rows = session.probe(Batch([_REVISION], reads_only=True), deadline=time.monotonic() + timeout)
     except MemoryStorageError as error:
         return None, None, _said(error)
     seconds, found = time.perf_counter() - since, str(rows[0][0]) if rows else None
@@ -100,15 +102,15 @@ def _disk(path: Path | None) -> DiskSpace | None:
         return None
 
 
-def _checks(scope: Scope, ground: Ground, settings: Settings) -> Iterator[HealthCheck]:
+def _checks(session: Session, context: StorageContext, settings: Settings) -> Iterator[HealthCheck]:
     try:
-        for name, sql in scope.read(_FULL_TEXTS):
+        for name, sql in session.read(_FULL_TEXTS):
             if not _NAME.fullmatch(name):
                 continue  # it is of another program
-            yield _checked(name, partial(_full_text, scope, ground.engine, settings, name, sql))
-        yield _checked("spatiotemporal_rtree", partial(_places, scope))
-        for space, model in registered(scope):
-            yield _checked(f"vectors of {model.name!r}", partial(_vectors, scope, space, model))
+            yield _checked(name, partial(_full_text, session, context.engine, settings, name, sql))
+        yield _checked("spatiotemporal_rtree", partial(_places, session))
+        for space, model in registered(session):
+            yield _checked(f"vectors of {model.name!r}", partial(_vectors, session, space, model))
     except MemoryStorageError as error:
         yield HealthCheck("deep", _said(error))
 
@@ -127,14 +129,14 @@ def _checked(name: str, problem: Callable[[], str | None]) -> HealthCheck:
         return HealthCheck(name, _said(error))
 
 
-def _full_text(scope: Scope, engine: Engine, settings: Settings, name: str, sql: str) -> str | None:
+def _full_text(session: Session, engine: Engine, settings: Settings, name: str, sql: str) -> str | None:
     """Compare a full-text index with its table, and let others write meanwhile."""
     content = _CONTENT.search(sql)
     if content is None or (settings.path is None and not settings.server):
-        scope.write([Step(_COMPARE.format(schema="main", table=name))])
+        session.write([Step(_COMPARE.format(schema="main", table=name))])
         return None
     if settings.server:
-        return _full_text_on_server(scope, name, content[1])
+        return _full_text_on_server(session, name, content[1])
     with translated(engine), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         _compare_copy(connection, name, sql, content[1])
     return None
@@ -164,24 +166,24 @@ def _compare_copy(connection: Connection, name: str, sql: str, content: str) -> 
         run(f"PRAGMA temp_store = {store}")
 
 
-def _full_text_on_server(scope: Scope, name: str, content: str) -> str | None:
+def _full_text_on_server(session: Session, name: str, content: str) -> str | None:
     """Check an index by itself, and that it has the rows of its table. A server has no temporary copies."""
-    said = scope.read(Step("SELECT * FROM pragma_integrity_check(?)", (name,)))[0][0]
+    said = session.read(Step("SELECT * FROM pragma_integrity_check(?)", (name,)))[0][0]
     if said != "ok":
         return str(said)
-    rows, indexed = scope.read(Step(_ROWS.format(content=content, table=name)))[0]
+    rows, indexed = session.read(Step(_ROWS.format(content=content, table=name)))[0]
     return None if (rows, indexed) == (0, 0) else f"{rows} rows are not in the index, {indexed} are too many"
 
 
-def _places(scope: Scope) -> str | None:
-    said, rows, indexed = scope.read(_PLACES)[0]
+def _places(session: Session) -> str | None:
+    said, rows, indexed = session.read(_PLACES)[0]
     if said != "ok":
         return str(said)
     return None if rows == indexed else f"{rows} places, of which {indexed} are in the index"
 
 
-def _vectors(scope: Scope, space: Space, model: EmbeddingModel) -> str | None:
-    found = scope.read(of(space).nodes.step())[0][0]
+def _vectors(session: Session, space: Space, model: EmbeddingModel) -> str | None:
+    found = session.read(of(space).nodes.step())[0][0]
     if found == model.indexed:
         return None
     return f"{model.indexed} vectors should be in the index, {found} are: `memory-storage index rebuild`"

@@ -29,7 +29,7 @@ from .monitoring import Meter
 from .resilience import CircuitBreaker, Guard, is_retryable_read, was_not_committed
 from .search.hnsw import is_installed
 from .search.hnsw.index import MemoryIndexes
-from .session import Ground, Scope
+from .session import Session, StorageContext
 from .settings import Settings, hidden_token
 from .sql.arguments import aware
 from .transaction import Repositories, Transaction
@@ -55,10 +55,10 @@ class MemoryStorage(Repositories):
         self._owns_engine = False
         self.vector_index = _vector_index(settings)
         """Where searches get their candidates: "memory", "diskann" or "exact"."""
-        self._ground = self._make_ground(now)
+        self._context = self._make_context(now)
         self._owns_memory = True
         self._actor = ""
-        self._session = Scope(self._ground, self.namespace)
+        self._session = Session(self._context, self.namespace)
         super().__init__(self._session)
 
     @classmethod
@@ -92,7 +92,7 @@ class MemoryStorage(Repositories):
         try:
             storage = cls(engine, settings, now=now)
             storage._ensure_schema()
-            guard_engine(engine, storage._ground.guard)
+            guard_engine(engine, storage._context.guard)
         except BaseException:
             engine.dispose()
             raise
@@ -105,7 +105,7 @@ class MemoryStorage(Repositories):
 
     def _ensure_schema(self) -> None:
         """Bring the schema up to date; again, as a call is done again, while the server cannot be reached."""
-        guard, call, since = self._ground.guard, self.meter.begin("open"), perf_counter()
+        guard, call, since = self._context.guard, self.meter.begin("open"), perf_counter()
 
         def ensure() -> None:
             with translated(self.engine):
@@ -133,17 +133,19 @@ class MemoryStorage(Repositories):
             guard.retry(error, once, since=since, seconds=patience, is_retryable=is_retryable_read, on_retry=count)
             self.meter.end("open", call, perf_counter() - since)
 
-    def _make_ground(self, now: Callable[[], datetime]) -> Ground:
+    def _make_context(self, now: Callable[[], datetime]) -> StorageContext:
         settings = self.settings
         now = partial(aware, now)
         breaker = CircuitBreaker(settings.circuit_breaker, now=now)
         guard = Guard(breaker, settings.retry, max_wait=settings.request_timeout)
-        ground = Ground(self.engine, settings.limits, settings.request_timeout, now, guard, Meter(settings.logging))
-        reading = Scope(ground, self.namespace).read
+        context = StorageContext(
+            self.engine, settings.limits, settings.request_timeout, now, guard, Meter(settings.logging)
+        )
+        reading = Session(context, self.namespace).read
         beside = settings.path if settings.encryption_key is None else None  # a file of vectors would not be encrypted
         maintenance = MaintenanceLock(settings.path)
         memory = MemoryIndexes(reading, beside, settings.vector_index_memory, maintenance)
-        return replace(ground, vector_index=self.vector_index, memory=memory, maintenance=maintenance)
+        return replace(context, vector_index=self.vector_index, memory=memory, maintenance=maintenance)
 
     def _mend_indexes(self) -> None:
         try:
@@ -168,13 +170,13 @@ class MemoryStorage(Repositories):
         view.settings = self.settings.model_copy(update={"namespace": namespace})
         view.namespace, view._actor, view._owns_engine = namespace, actor, False
         view._owns_memory = False
-        view._session = Scope(self._ground, namespace, actor)
+        view._session = Session(self._context, namespace, actor)
         Repositories.__init__(view, view._session)
         return view
 
     def transaction(self) -> Transaction:
         """A unit of work: `with storage.transaction() as tx: tx.episodes.save(...)`. All or nothing."""
-        return Transaction(self._ground, self.namespace, self._actor)
+        return Transaction(self._context, self.namespace, self._actor)
 
     def snapshot(self) -> Transaction:
         """The memory as it is now, for reading: `with storage.snapshot() as view: view.episodes.iterate()`.
@@ -182,7 +184,7 @@ class MemoryStorage(Repositories):
         Other clients may write; this view does not see it. On a server it is kept alive until the block ends, however
         long the caller pauses between two calls.
         """
-        return Transaction(self._ground, self.namespace, self._actor, read_only=True)
+        return Transaction(self._context, self.namespace, self._actor, read_only=True)
 
     def run(self, work: Callable[[Transaction], T]) -> T:
         """Do `work(tx)` in a transaction, and again from its start where a lock or the line took it back as a whole.
@@ -197,18 +199,18 @@ class MemoryStorage(Repositories):
             with self.transaction() as tx:
                 return work(tx)
 
-        again = partial(self._ground.meter.repeated, "transaction")
-        return self._ground.guard.run(once, is_retryable=was_not_committed, on_retry=again)
+        again = partial(self._context.meter.repeated, "transaction")
+        return self._context.guard.run(once, is_retryable=was_not_committed, on_retry=again)
 
     @property
     def circuit_breaker(self) -> CircuitBreaker:
         """The circuit breaker of this database, which all namespaces share: its state, `reset`, and listeners."""
-        return self._ground.guard.breaker
+        return self._context.guard.breaker
 
     @property
     def meter(self) -> Meter:
         """What counts and times the operations, of all namespaces; `memory_storage.monitoring` shows it to others."""
-        return self._ground.meter
+        return self._context.meter
 
     def circuit_breaker_status(self) -> models.CircuitBreakerStatus:
         """How the circuit breaker is now."""
@@ -220,7 +222,7 @@ class MemoryStorage(Repositories):
 
     def metrics(self) -> dict[str, models.OperationMetrics]:
         """What each operation, like "episodes.save", has done since the storage was made, in all its namespaces."""
-        return self._ground.meter.metrics()
+        return self._context.meter.metrics()
 
     def health_check(self, *, deep: bool = False, timeout: float = 5.0) -> models.Health:
         """Whether the database answers within `timeout` seconds, has the right schema, and room on its disk.
@@ -230,7 +232,7 @@ class MemoryStorage(Repositories):
         full-text index is copied into memory for that; on a server only its rows are compared with those of the table,
         and its words with each other.
         """
-        return health.check(self._ground, self.settings, self, deep=deep, timeout=timeout)
+        return health.check(self._context, self.settings, self, deep=deep, timeout=timeout)
 
     def forget(
         self, *, episode: UUID | str | None = None, namespace: str | None = None, scrub: bool = True
@@ -271,15 +273,15 @@ class MemoryStorage(Repositories):
         return self._forgetting().scrub()
 
     def _forgetting(self) -> Forgetting:
-        return Forgetting(self.engine, self.settings, self._session, self._ground.maintenance)
+        return Forgetting(self.engine, self.settings, self._session, self._context.maintenance)
 
     def close(self) -> None:
         """Close what `open` has opened, for all namespaces; using it then is an UnavailableError.
 
         An in-memory database is gone with it.
         """
-        if self._owns_memory and self._ground.memory:
-            self._ground.memory.close()
+        if self._owns_memory and self._context.memory:
+            self._context.memory.close()
         if self._owns_engine:
             event.listen(self.engine, "do_connect", _refuse_to_connect)
             self.engine.dispose()

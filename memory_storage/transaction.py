@@ -18,11 +18,11 @@ from sqlalchemy import Connection
 from typing_extensions import Self
 
 from . import dbapi
-from ._commit_status import NEVER_DONE, Receipt, _Asking
+from ._commit_status import NEVER_DONE, CommitResolver, Receipt
 from ._exception_mapping import translated
-from ._execution import _Answer, _answer
+from ._execution import Response, execute_with_events
 from .errors import CommitUnknownError, ConfigurationError, MemoryStorageError, UnavailableError
-from .monitoring import Call, Entry, counted, here, metered
+from .monitoring import AuditRecord, Operation, current, instrument_class, operation
 from .repositories import (
     AnalyticsRepository,
     EmbeddingRepository,
@@ -33,7 +33,7 @@ from .repositories import (
     StepRepository,
 )
 from .resilience import NOT_STORED, is_outage
-from .session import Ground, Scope, _Marks, _refuse_to_wait_for_itself, _writing
+from .session import OpenTransactions, Session, StorageContext, open_write_transactions, refuse_nested_write
 from .sql.session import Row
 
 _log = logging.getLogger(__name__)
@@ -42,17 +42,17 @@ _log = logging.getLogger(__name__)
 class Repositories(dbapi.Unpicklable):
     """The repositories of one namespace, over one session."""
 
-    def __init__(self, session: Scope) -> None:
-        self.episodes = metered(EpisodeRepository)(session)
-        self.steps = metered(StepRepository)(session)
-        self.patterns = metered(PatternRepository)(session)
-        self.embeddings = metered(EmbeddingRepository)(session)
-        self.spatiotemporal = metered(SpatiotemporalRepository)(session)
-        self.analytics = metered(AnalyticsRepository)(session)
-        self.retention = metered(RetentionRepository)(session)
+    def __init__(self, session: Session) -> None:
+        self.episodes = instrument_class(EpisodeRepository)(session)
+        self.steps = instrument_class(StepRepository)(session)
+        self.patterns = instrument_class(PatternRepository)(session)
+        self.embeddings = instrument_class(EmbeddingRepository)(session)
+        self.spatiotemporal = instrument_class(SpatiotemporalRepository)(session)
+        self.analytics = instrument_class(AnalyticsRepository)(session)
+        self.retention = instrument_class(RetentionRepository)(session)
 
 
-class Transaction(Repositories, Scope):
+class Transaction(Repositories, Session):
     """All or nothing: a clean exit of the block commits, an exception rolls back. Not for several threads.
 
     It takes the write lock at its first statement, so that what it reads cannot change before it writes. With
@@ -65,16 +65,16 @@ class Transaction(Repositories, Scope):
 
     is_transaction = True
 
-    def __init__(self, ground: Ground, namespace: str, actor: str = "", *, read_only: bool = False) -> None:
-        Scope.__init__(self, ground, namespace, actor)
+    def __init__(self, context: StorageContext, namespace: str, actor: str = "", *, read_only: bool = False) -> None:
+        Session.__init__(self, context, namespace, actor)
         Repositories.__init__(self, self)
         self._read_only, self._name = read_only, "snapshot" if read_only else "transaction"
         self._connection: Connection | None = None
         self._receipt: Receipt | None = None
         self._ticket: int | None = None  # until the guard was told how it went
-        self._asked = False  # whether the database has answered anything
-        self._entries: list[Entry] = []  # for the log, once it is certain
-        self._marks: _Marks = WeakValueDictionary()  # of the thread that opened it
+        self._contacted = False  # whether the database has answered anything
+        self._records: list[AuditRecord] = []  # for the log, once it is certain
+        self._registered: OpenTransactions = WeakValueDictionary()  # of the thread that opened it
         self._held = ExitStack()  # the lock against maintenance, if the transaction changes vector indexes
         self._may_index: bool | None = None
 
@@ -82,20 +82,20 @@ class Transaction(Repositories, Scope):
         if self._connection is not None:
             raise MemoryStorageError("this transaction is open already")
         if not self._read_only:
-            _refuse_to_wait_for_itself(self._engine)
-        self.began = time.monotonic()
+            refuse_nested_write(self._engine)
+        self.started_at_monotonic = time.monotonic()
         self._connect()
         if not self._read_only:
-            self._marks = _writing()
-            self._marks[id(self._engine)] = self
-        self._since, self._whole = perf_counter(), self.meter.begin(self._name)
+            self._registered = open_write_transactions()
+            self._registered[id(self._engine)] = self
+        self._since, self._operation = perf_counter(), self.meter.begin(self._name)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         connection, self._connection = self._open_connection(), None
-        self._marks.pop(id(self._engine), None)
+        self._registered.pop(id(self._engine), None)
         try:
             if error is None:
                 self._commit(connection)
@@ -107,14 +107,14 @@ class Transaction(Repositories, Scope):
         self._end(error)
 
     def indexing(self) -> AbstractContextManager[bool]:
-        """See `Session`."""
+        """See `SessionProtocol`."""
         if self._may_index is None:
             self._may_index = self._held.enter_context(self._maintenance.shared())
             finalize(self, self._held.close).atexit = False  # if it is abandoned
         return nullcontext(self._may_index)
 
     def _connect(self) -> None:
-        self._ticket, self._asked, self._entries = self._guard.acquire(), False, []
+        self._ticket, self._contacted, self._records = self._guard.acquire(), False, []
         begin = "DEFERRED" if self._read_only else "IMMEDIATE"
         try:
             options = {"libsql_begin": begin} | ({"libsql_keep_alive": True} if self._is_remote else {})
@@ -131,39 +131,39 @@ class Transaction(Repositories, Scope):
             raise
 
     def _commit(self, connection: Connection) -> None:
-        self._whole.round_trips += self._asked
+        self._operation.round_trips += self._contacted
         try:
             with translated(self._engine), connection:
                 connection.commit()
         except CommitUnknownError as unknown:
-            self._settle(unknown)
+            self._resolve_commit(unknown)
 
     def _end(self, error: BaseException | None) -> None:
         self._held.close()
         self._may_index = None
         self._leave(error)
-        self.meter.end(self._name, self._whole, perf_counter() - self._since, error)
+        self.meter.end(self._name, self._operation, perf_counter() - self._since, error)
         if error is None or isinstance(error, CommitUnknownError):
-            for entry in self._entries:
-                entry.write("unknown" if error else "stored")
+            for record in self._records:
+                record.log("unknown" if error else "stored")
 
     def _leave(self, error: BaseException | None) -> None:
         ticket, self._ticket = self._ticket, None
         if ticket is not None:
-            self._guard.record(ticket, error, contacted=self._asked)
+            self._guard.record(ticket, error, contacted=self._contacted)
 
-    def audit(self, name: str, call: Call, things: object, *, is_known: bool) -> None:  # noqa: ARG002 - the commit says
+    def audit(self, name: str, call: Operation, things: object, *, is_known: bool) -> None:  # noqa: ARG002 - the commit says
         """Keep for the log what a call has written, until the transaction is committed."""
-        self._entries.append(self._entry(name, call, things))
+        self._records.append(self._audit_record(name, call, things))
 
     def write(self, steps: Sequence[dbapi.Step], *, again: dbapi.Step | None = None) -> Sequence[Row]:  # noqa: ARG002
         """Run all or nothing, within the transaction; the rows of the last step that has any."""
-        batch, receipt = self._writing_batch(steps)
+        batch, receipt = self._write_batch(steps)
         rows = self._run(batch)
         self._receipt = receipt
         return rows
 
-    @counted("transaction.execute")
+    @operation("transaction.execute")
     def execute(self, statements: Sequence[tuple[str, Sequence[object]]]) -> list[list[Row]]:
         """Run SQL of your own, all of it in one round trip, and all or nothing: the rows of each statement.
 
@@ -174,13 +174,13 @@ class Transaction(Repositories, Scope):
             return []
         reads_only = all(dbapi.reads_only(step.sql) for step in steps)
         batch, receipt = (
-            (dbapi.Batch(steps, reads_only=True), self._receipt) if reads_only else self._writing_batch(steps)
+            (dbapi.Batch(steps, reads_only=True), self._receipt) if reads_only else self._write_batch(steps)
         )
-        _, results = self._exchanged(batch)
+        _, results = self._execute(batch)
         self._receipt = receipt
         return [one.rows for one in results[: len(steps)]]
 
-    def _writing_batch(self, steps: Sequence[dbapi.Step]) -> tuple[dbapi.Batch, Receipt | None]:
+    def _write_batch(self, steps: Sequence[dbapi.Step]) -> tuple[dbapi.Batch, Receipt | None]:
         if self._read_only:
             raise MemoryStorageError("this is a snapshot, it only reads: write with the storage, or in a transaction")
         if not self._is_remote or self._receipt is not None:
@@ -189,36 +189,36 @@ class Transaction(Repositories, Scope):
         return dbapi.Batch([*steps, *receipt.steps()]), receipt
 
     def _run(self, batch: dbapi.Batch, *, deadline: float | None = None) -> Sequence[Row]:  # noqa: ARG002 - its own
-        return self._exchanged(batch)[0]
+        return self._execute(batch)[0]
 
     def _again(self, batch: dbapi.Batch, error: UnavailableError) -> Sequence[Row]:  # noqa: ARG002
         raise error  # a part of a transaction is not repeated: it may be gone
 
-    def _exchanged(self, batch: dbapi.Batch) -> _Answer:
-        connection, call, since = self._open_connection(), here.call, perf_counter()
+    def _execute(self, batch: dbapi.Batch) -> Response:
+        connection, call, since = self._open_connection(), current.operation, perf_counter()
         try:
             with translated(self._engine):
-                rows, results = _answer(connection, batch)
+                rows, results = execute_with_events(connection, batch)
         except BaseException as error:
             if call is not None:
-                call.sent(batch)
+                call.record_sent(batch)
             if is_outage(error):  # at once: who comes next need not wait for the end of this one
                 self._leave(error)
             raise
-        self._asked = True
+        self._contacted = True
         if call is not None:
-            call.received(batch, results, len(rows))
-        self._look_at(batch, perf_counter() - since, len(rows))
+            call.record_response(batch, results, len(rows))
+        self._log_if_slow(batch, perf_counter() - since, len(rows))
         return rows, results
 
-    def _asked_for_a_plan(self, batch: dbapi.Batch) -> Sequence[Row]:
+    def _query_plan(self, batch: dbapi.Batch) -> Sequence[Row]:
         with translated(self._engine):
-            return _answer(self._open_connection(), batch)[0]
+            return execute_with_events(self._open_connection(), batch)[0]
 
-    def _settle(self, unknown: CommitUnknownError) -> None:
+    def _resolve_commit(self, unknown: CommitUnknownError) -> None:
         if self._receipt is None:
             return  # it wrote nothing
-        if _Asking(self._engine, self._guard, unknown).about(self._receipt) == NEVER_DONE:
+        if CommitResolver(self._engine, self._guard, unknown).resolve(self._receipt) == NEVER_DONE:
             lost = "the line broke before the commit was done: nothing of the transaction was stored"
             raise UnavailableError(lost, code=NOT_STORED) from unknown
 

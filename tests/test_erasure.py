@@ -27,7 +27,7 @@ QUANTIZED = [bytes(int(scale * sign) % 256 for sign in SIGNS) for scale in (31, 
 
 def _storage(database: Path, **fields: Any) -> ms.MemoryStorage:
     storage = ms.MemoryStorage.open(ms.Settings(database=str(database), vector_index="memory", **fields))
-    storage._ground.memory.few = 50
+    storage._context.memory.few = 50
     return storage
 
 

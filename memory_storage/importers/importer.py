@@ -216,7 +216,7 @@ def import_transcript(storage: MemoryStorage, transcript: Transcript, options: I
 def _limits_of(storage: MemoryStorage) -> Limits:
     """The limits that a run has to fit in: on a server a document has less room."""
     limits = storage.settings.limits
-    return limits.model_copy(update={"document_bytes": most_bytes(limits, storage._session.value_bytes)})
+    return limits.model_copy(update={"document_bytes": most_bytes(limits, storage._session.max_value_bytes)})
 
 
 def _check_options(options: ImportOptions) -> None:

@@ -3,21 +3,21 @@
 `memory_storage.monitoring.prometheus` and `.opentelemetry` need the extras of these names, and are imported when used.
 """
 
-from ._audit import Entry
+from ._audit import AuditRecord
 from ._histogram import Histogram
-from ._metrics import Call, Meter, Observer, counted, here, metered, touched
-from ._slow_query_log import explain, shown
+from ._metrics import Meter, Observer, Operation, current, instrument_class, note_removed, operation
+from ._slow_query_log import log_slow_query, without_literals
 
 __all__ = [
-    "Call",
-    "Entry",
+    "Operation",
+    "AuditRecord",
     "Histogram",
     "Meter",
     "Observer",
-    "counted",
-    "explain",
-    "here",
-    "metered",
-    "shown",
-    "touched",
+    "operation",
+    "log_slow_query",
+    "current",
+    "instrument_class",
+    "without_literals",
+    "note_removed",
 ]

@@ -15,11 +15,11 @@ _log = logging.getLogger("memory_storage.audit")
 
 _IDS = 100  # that are named; the others are only counted
 _DEPTH = 3
-_OWN_BOOKS = {"receipts", "forgotten"}
+INTERNAL_TABLES = {"receipts", "forgotten"}
 
 
 @dataclass(frozen=True)
-class Entry:
+class AuditRecord:
     """One write: by whom (as the caller has said), in which namespace, by what operation, on which tables and rows.
 
     `ids` are those that it was given, or gave back: the first hundred of `id_count`. `rows` is how many rows its
@@ -37,13 +37,13 @@ class Entry:
     """Where there are more ids than are named: the BLAKE2b-128 of all of them, sorted, with a newline after each."""
 
     @classmethod
-    def of(cls, actor: str, namespace: str, operation: str, sql: Iterable[str], rows: int, things: Any) -> Entry:
-        """The entry of an operation that ran these statements, about these things: models, ids, or lists of them."""
+    def of(cls, actor: str, namespace: str, operation: str, sql: Iterable[str], rows: int, things: Any) -> AuditRecord:
+        """The record of an operation that ran these statements, about these things: models, ids, or lists of them."""
         ids = list(dict.fromkeys(_ids(things, _DEPTH)))
         shown, digest = tuple(ids[:_IDS]), digest_of_ids(ids) if len(ids) > _IDS else ""
         return cls(actor, namespace, operation, tables_of(sql), shown, len(ids), rows, digest)
 
-    def write(self, result: str) -> None:
+    def log(self, result: str) -> None:
         """Put it into the log. `result` is "stored", or "unknown" where the answer was lost for good."""
         _log.info(
             "%s %s by %r in %r: %d rows of %s, ids %s",
@@ -81,7 +81,7 @@ def digest_of_ids(ids: Iterable[str]) -> str:
 def tables_of(sql: Iterable[str]) -> tuple[str, ...]:
     """The tables that statements write to, but for those that only serve ourselves."""
     found = dict.fromkeys(name for text in sql for name in tables_written(text))
-    return tuple(name for name in found if name not in _OWN_BOOKS)
+    return tuple(name for name in found if name not in INTERNAL_TABLES)
 
 
 def _ids(thing: Any, depth: int) -> Iterator[str]:

@@ -24,7 +24,7 @@ R = TypeVar("R")
 S = TypeVar("S")
 
 
-class Call:
+class Operation:
     """One operation that is going on, and what it has cost so far."""
 
     # Not slots: most calls change three of these, and what is not changed costs nothing.
@@ -32,21 +32,21 @@ class Call:
     wrote = False
     batches: list[Batch] | None = None
     """What it has sent; None if nobody wants to know."""
-    touched: list[str] | None = None
+    removed_ids: list[str] | None = None
     """The ids of what it has removed, where neither its arguments nor its result name them; None as for `batches`."""
     token: Any = None
     """What an observer gave when it began."""
     since = 0.0
     """When it began, or was gone on with."""
 
-    def sent(self, batch: Batch) -> None:
+    def record_sent(self, batch: Batch) -> None:
         """One round trip more."""
         self.round_trips += 1
         self.statements += len(batch.steps)
         if self.batches is not None:
             self.batches.append(batch)
 
-    def received(self, batch: Batch, results: Sequence[Result], rows: int) -> None:
+    def record_response(self, batch: Batch, results: Sequence[Result], rows: int) -> None:
         """One round trip more, with what came back."""
         self.round_trips += 1
         self.statements += len(batch.steps)
@@ -54,24 +54,24 @@ class Call:
         if self.batches is not None:
             self.batches.append(batch)
             if not batch.reads_only:
-                self._wrote(batch, results)
+                self._record_write(batch, results)
 
-    def _wrote(self, batch: Batch, results: Sequence[Result]) -> None:
+    def _record_write(self, batch: Batch, results: Sequence[Result]) -> None:
         self.wrote = True
         pairs = zip(batch.steps, results, strict=False)
         self.changed += sum(max(0, one.rowcount) for step, one in pairs if " receipts " not in step.sql)
 
 
-_Finished = tuple[str, float, int, int, int, int, str | None]  # name, seconds, what it cost, and its error's class
+_Pending = tuple[str, float, int, int, int, int, str | None]  # name, seconds, what it cost, and its error's class
 _AT_ONCE = 200
 
 
-class _Here(threading.local):
-    call: Call | None = None
+class _Current(threading.local):
+    operation: Operation | None = None
 
 
-here = _Here()
-"""`here.call` is the operation that this thread is in. One within it is a part of it."""
+current = _Current()
+"""`current.operation` is the operation that this thread is in. One within it is a part of it."""
 
 
 class Observer(Protocol):
@@ -81,13 +81,13 @@ class Observer(Protocol):
         """An operation begins. If it `is_current`, this thread is in it until it ends."""
         ...
 
-    def ended(self, token: Any, name: str, call: Call, seconds: float, error: BaseException | None) -> None:
-        """It has ended. `call.batches` are what it has sent."""
+    def ended(self, token: Any, name: str, operation: Operation, seconds: float, error: BaseException | None) -> None:
+        """It has ended. `operation.batches` are what it has sent."""
         ...
 
 
 @dataclass(slots=True)
-class _Tally:
+class _OperationStats:
     histogram: Histogram = field(default_factory=Histogram)
     errors: dict[str, int] = field(default_factory=dict)
     rows: int = 0
@@ -120,10 +120,10 @@ class Meter(Unpicklable):
         self.times_queries = settings.slow_query is not None
         self.is_watched = self.audits
         """Whether somebody wants to know more of a call than its figures."""
-        self.finished: deque[_Finished] = deque()
+        self.pending: deque[_Pending] = deque()
         """What is not counted yet: to append takes no lock, and many at once are counted faster."""
         self._observer: Observer | None = None
-        self._tallies: dict[str, _Tally] = {}
+        self._stats: dict[str, _OperationStats] = {}
         self.after_fork_in_child()
         register_after_fork(self)
 
@@ -136,51 +136,52 @@ class Meter(Unpicklable):
         self._observer = observer
         self.is_watched = self.audits or observer is not None
 
-    def begin(self, name: str, *, is_current: bool = True) -> Call:
+    def begin(self, name: str, *, is_current: bool = True) -> Operation:
         """An operation begins, in this thread."""
-        call = Call()
+        call = Operation()
         if self.is_watched:
-            call.batches, call.touched = [], []
+            call.batches, call.removed_ids = [], []
             if self._observer is not None:
                 call.token = self._observer.began(name, is_current=is_current)
         return call
 
-    def end(self, name: str, call: Call, seconds: float, error: BaseException | None = None) -> None:
+    def end(self, name: str, operation: Operation, seconds: float, error: BaseException | None = None) -> None:
         """It has ended, and has taken so long."""
         kind = None if error is None else type(error).__name__
-        self.finished.append((name, seconds, call.rows, call.round_trips, call.statements, call.retries, kind))
-        if len(self.finished) >= _AT_ONCE:
+        costs = operation.rows, operation.round_trips, operation.statements, operation.retries
+        self.pending.append((name, seconds, *costs, kind))
+        if len(self.pending) >= _AT_ONCE:
             self.count()
-        if call.token is not None and self._observer is not None:
-            self._observer.ended(call.token, name, call, seconds, error)
+        if operation.token is not None and self._observer is not None:
+            self._observer.ended(operation.token, name, operation, seconds, error)
 
     def repeated(self, name: str) -> None:
         """A unit of work is done again."""
         with self._lock:
-            self._tally(name).retries += 1
+            self._stats_of(name).retries += 1
 
     def count(self) -> None:
         """Count what has finished."""
         with self._lock:
-            while self.finished:
-                name, seconds, rows, round_trips, statements, retries, kind = self.finished.popleft()
-                tally = self._tallies.get(name) or self._tally(name)
-                tally.histogram.add(seconds)
-                tally.rows += rows
-                tally.round_trips += round_trips
-                tally.statements += statements
+            while self.pending:
+                name, seconds, rows, round_trips, statements, retries, kind = self.pending.popleft()
+                stats = self._stats.get(name) or self._stats_of(name)
+                stats.histogram.add(seconds)
+                stats.rows += rows
+                stats.round_trips += round_trips
+                stats.statements += statements
                 if retries or kind is not None:
-                    tally.retries += retries
-                    tally.failed(kind)
+                    stats.retries += retries
+                    stats.failed(kind)
 
     def metrics(self) -> dict[str, OperationMetrics]:
         """The figures of each operation that there was, by its name."""
         self.count()
         with self._lock:
-            return {name: tally.as_metrics() for name, tally in sorted(self._tallies.items())}
+            return {name: stats.as_metrics() for name, stats in sorted(self._stats.items())}
 
-    def _tally(self, name: str) -> _Tally:
-        return self._tallies.setdefault(name, _Tally())
+    def _stats_of(self, name: str) -> _OperationStats:
+        return self._stats.setdefault(name, _OperationStats())
 
 
 @runtime_checkable
@@ -191,20 +192,20 @@ class _Repository(Protocol):
 class _Session(Protocol):
     @property
     def meter(self) -> Meter: ...
-    def audit(self, name: str, call: Call, things: Any, *, is_known: bool) -> None: ...
+    def audit(self, name: str, operation: Operation, things: Any, *, is_known: bool) -> None: ...
 
 
-def metered(kind: Callable[[S], R]) -> Callable[[S], R]:
+def instrument_class(kind: Callable[[S], R]) -> Callable[[S], R]:
     """A class like `kind`, a repository's, whose public methods are operations, named "module.method".
 
     What one of them calls of the others is a part of it, and not counted by itself: they are run on a plain instance.
     """
-    made: Callable[[S], R] = _metered(kind)
+    made: Callable[[S], R] = _instrumented(kind)
     return made
 
 
 @cache
-def _metered(kind: Any) -> Any:
+def _instrumented(kind: Any) -> Any:
     room = kind.__module__.removesuffix(".repository").rpartition(".")[2]
     methods = {
         name: (_pages if isgeneratorfunction(method) else _once)(f"{room}.{name}", method)
@@ -218,19 +219,19 @@ def _metered(kind: Any) -> Any:
         self._plain = kind(session)
         for name, part in list(vars(self).items()):
             if isinstance(part, _Repository) and part is not self._plain:
-                setattr(self, name, _metered(type(part))(session))
+                setattr(self, name, _instrumented(type(part))(session))
 
     facts = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
     return type(kind.__name__, (kind, Unpicklable), {**facts, "__init__": __init__, **methods})
 
 
-def touched(ids: Iterable[str]) -> None:
+def note_removed(ids: Iterable[str]) -> None:
     """Note for the audit log which rows the operation of this thread has removed."""
-    if here.call is not None and here.call.touched is not None:
-        here.call.touched += ids
+    if current.operation is not None and current.operation.removed_ids is not None:
+        current.operation.removed_ids += ids
 
 
-def counted(name: str) -> Callable[[F], F]:
+def operation(name: str) -> Callable[[F], F]:
     """Have one method counted: of a session, or of what has one as its `_session`."""
 
     def decorate(method: F) -> F:
@@ -250,20 +251,20 @@ def _once(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         meter: Meter = self._session.meter
         if meter.is_watched:
             return _watched(name, method, self._plain, self._session, args, kwargs)
-        outer, here.call = here.call, (going_on := Call())
+        outer, current.operation = current.operation, (going_on := Operation())
         going_on.since = since = perf_counter()
         try:
             result = method(self._plain, *args, **kwargs)
         except BaseException as error:
-            here.call = outer
+            current.operation = outer
             meter.end(name, going_on, perf_counter() - since, error)
             raise
         seconds = perf_counter() - since
-        here.call = outer
-        meter.finished.append(
+        current.operation = outer
+        meter.pending.append(
             (name, seconds, going_on.rows, going_on.round_trips, going_on.statements, going_on.retries, None)
         )
-        if len(meter.finished) >= _AT_ONCE:
+        if len(meter.pending) >= _AT_ONCE:
             meter.count()
         return result
 
@@ -272,7 +273,7 @@ def _once(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
 
 def _watched(name: str, method: Callable[..., Any], owner: object, session: _Session, args: Any, kwargs: Any) -> Any:
     meter = session.meter
-    outer, here.call = here.call, (call := meter.begin(name))
+    outer, current.operation = current.operation, (call := meter.begin(name))
     call.since, failure, result = perf_counter(), None, None
     try:
         result = method(owner, *args, **kwargs)
@@ -281,11 +282,11 @@ def _watched(name: str, method: Callable[..., Any], owner: object, session: _Ses
         failure = error
         raise
     finally:
-        here.call = outer
+        current.operation = outer
         meter.end(name, call, perf_counter() - call.since, failure)
         is_known = not isinstance(failure, CommitUnknownError)
         if meter.audits and (call.wrote or not is_known):
-            session.audit(name, call, (args, kwargs, result, call.touched or []), is_known=is_known)
+            session.audit(name, call, (args, kwargs, result, call.removed_ids or []), is_known=is_known)
 
 
 def _pages(name: str, method: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
@@ -301,7 +302,7 @@ def _timed(meter: Meter, name: str, items: Iterator[Any]) -> Iterator[Any]:
     call, seconds, failure = meter.begin(name, is_current=False), 0.0, None
     try:
         while True:
-            outer, here.call = here.call, call
+            outer, current.operation = current.operation, call
             call.since = perf_counter()
             try:
                 item = [next(items)]
@@ -311,7 +312,7 @@ def _timed(meter: Meter, name: str, items: Iterator[Any]) -> Iterator[Any]:
                 failure = error
                 raise
             finally:
-                here.call = outer
+                current.operation = outer
                 seconds += perf_counter() - call.since
             yield item.pop()  # it may be large: it is not held here while the caller has it
     finally:

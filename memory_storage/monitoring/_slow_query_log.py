@@ -20,15 +20,17 @@ _LITERAL = re.compile(
 _EXPLAINED = re.compile(r"\s*(SELECT|VALUES|INSERT|REPLACE|UPDATE|DELETE|WITH)\b", re.IGNORECASE)
 
 
-def shown(sql: str) -> str:
+def without_literals(sql: str) -> str:
     """The SQL on one line, with a `?` for each literal: a program's own may hold anything."""
     without = _LITERAL.sub(lambda found: " " if _is_comment(found) else (found["kept"] or "?"), sql)
     return " ".join(without.split())
 
 
-def explain(batch: Batch, run: Callable[[Batch], Sequence[tuple[Any, ...]]], *, seconds: float, rows: int) -> None:
+def log_slow_query(
+    batch: Batch, run: Callable[[Batch], Sequence[tuple[Any, ...]]], *, seconds: float, rows: int
+) -> None:
     """Log a batch that was slow. `run` runs another one, to ask for the plans."""
-    text = "; ".join(shown(step.sql) for step in batch.steps)
+    text = "; ".join(without_literals(step.sql) for step in batch.steps)
     plan = " / ".join(_plans(batch, run))
     _log.warning(
         "a query took %.3f s for %d rows: %s | plan: %s",

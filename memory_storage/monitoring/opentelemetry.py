@@ -20,8 +20,8 @@ from memory_storage.dbapi import Server, redacted
 from memory_storage.models.health import CircuitBreakerStatus, PoolStats
 from memory_storage.settings import Settings
 
-from ._metrics import Call, Meter
-from ._slow_query_log import shown
+from ._metrics import Meter, Operation
+from ._slow_query_log import without_literals
 
 _NAME = "memory_storage"
 _STATES = {"closed": 0, "half_open": 1, "open": 2}
@@ -78,7 +78,7 @@ class _Spans:
         return span, context.attach(trace.set_span_in_context(span)) if is_current else None
 
     def ended(
-        self, token: tuple[Span, Any], name: str, call: Call, seconds: float, error: BaseException | None
+        self, token: tuple[Span, Any], name: str, call: Operation, seconds: float, error: BaseException | None
     ) -> None:
         span, attached = token
         facts: dict[str, str | int] = {**self._facts, "db.operation.name": name}
@@ -92,7 +92,7 @@ class _Spans:
             context.detach(attached)
 
 
-def _sent(call: Call) -> dict[str, str | int]:
+def _sent(call: Operation) -> dict[str, str | int]:
     found: dict[str, str | int] = {"db.response.returned_rows": call.rows}
     if call.retries:
         found["memory_storage.retries"] = call.retries
@@ -101,7 +101,7 @@ def _sent(call: Call) -> dict[str, str | int]:
     if call.statements > 1:
         found["db.operation.batch.size"] = call.statements
     if call.batches:
-        found["db.query.text"] = "; ".join(shown(step.sql) for batch in call.batches for step in batch.steps)
+        found["db.query.text"] = "; ".join(without_literals(step.sql) for batch in call.batches for step in batch.steps)
     return found
 
 

@@ -2,7 +2,7 @@
 
 from memory_storage.search.planner import Weights
 from memory_storage.search.vector_index import VectorIndex
-from memory_storage.sql.session import Session
+from memory_storage.sql.session import SessionProtocol
 
 from .analytics.repository import AnalyticsRepository
 from .embeddings.repository import EmbeddingRepository
@@ -19,7 +19,7 @@ __all__ = [
     "EpisodesByPlace",
     "PatternRepository",
     "RetentionRepository",
-    "Session",
+    "SessionProtocol",
     "SpatiotemporalRepository",
     "StepRepository",
     "VectorIndex",

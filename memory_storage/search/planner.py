@@ -107,7 +107,9 @@ class Planned:
 
     def _asked(self, memory: MemoryIndex, session: SearchSession) -> Planned:
         """With the candidates of an index that was found to be the better way."""
-        near = memory.candidates(self.values["vector"], self.values["reach"], are_broad=False, began=session.began)
+        near = memory.candidates(
+            self.values["vector"], self.values["reach"], are_broad=False, began=session.started_at_monotonic
+        )
         if near is None:  # it was there a moment ago
             return replace(self, search=replace(self.search, attempt="all", source=DISKANN))
         return replace(self._trying("index", **_values_of(near), mode="index"), near=near)
@@ -319,7 +321,11 @@ def _given(session: SearchSession, space: Space, values: dict[str, Any], *, are_
         return _Given(memory)
     attempt: Attempt = "all" if has_words else _attempt(values, are_broad, memory.is_crowded(session.namespace))
     near = memory.candidates(
-        values["vector"], values["reach"], are_broad=are_broad, began=session.began, look=attempt != "scout"
+        values["vector"],
+        values["reach"],
+        are_broad=are_broad,
+        began=session.started_at_monotonic,
+        look=attempt != "scout",
     )
     if near is None:
         return _Given(memory)

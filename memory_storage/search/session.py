@@ -1,16 +1,16 @@
-"""The session of a repository that searches: what `sql.session.Session` has, and the vector indexes."""
+"""The session of a repository that searches: what `sql.session.SessionProtocol` has, and the vector indexes."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from memory_storage.sql.session import Session
+from memory_storage.sql.session import SessionProtocol
 
 from .hnsw.index import MemoryIndexes
 from .known_spaces import KnownSpaces
 
 
-class SearchSession(Session, Protocol):
+class SearchSession(SessionProtocol, Protocol):
     """A session that knows where a search gets its candidates."""
 
     @property

@@ -152,7 +152,7 @@ def stored(model: M, version: int, created_at: int, updated_at: int, **others: A
 
 
 def check_episode(
-    episode: Episode, document: str, limits: Limits, value_bytes: int | None = None, field: str = ""
+    episode: Episode, document: str, limits: Limits, max_value_bytes: int | None = None, field: str = ""
 ) -> None:
     """ValidationError for what is over a limit, or larger than the database takes; `document` is its JSON."""
     check_text(
@@ -169,15 +169,15 @@ def check_episode(
     if _may_be_large(document, limits):
         for number, step in enumerate(episode.steps):
             check_step(step, document, limits, join_field(field, f"steps.{number}"))
-    check_document(field, episode, document, limits, value_bytes)
-    if value_bytes is not None and size(document) > value_bytes:
+    check_document(field, episode, document, limits, max_value_bytes)
+    if max_value_bytes is not None and size(document) > max_value_bytes:
         for number, step in enumerate(episode.steps):
             # Without its number, as `append_step` measures it.
             as_appended = step.model_copy(update={"step_number": None}).model_dump_json()
-            check_value(join_field(field, f"steps.{number}"), as_appended, value_bytes)
+            check_value(join_field(field, f"steps.{number}"), as_appended, max_value_bytes)
 
 
-def check_document(field: str, model: BaseModel, document: str, limits: Limits, value_bytes: int | None) -> None:
+def check_document(field: str, model: BaseModel, document: str, limits: Limits, max_value_bytes: int | None) -> None:
     """Refuse a document that has too many bytes in the form in which it is stored.
 
     Args:
@@ -185,14 +185,14 @@ def check_document(field: str, model: BaseModel, document: str, limits: Limits, 
         model: an episode, a pattern or a place.
         document: its JSON, with what is stored beside the document.
         limits: `document_bytes`.
-        value_bytes: what the database takes, see `Session`.
+        max_value_bytes: what the database takes, see `SessionProtocol`.
 
     Raises:
         ValidationError: it is over the limit, or larger than the database takes.
     """
-    most = most_bytes(limits, value_bytes)
+    most = most_bytes(limits, max_value_bytes)
     if size(document) > most and (found := stored_bytes(model)) > most:
-        raise too_large(field, found, limits, value_bytes)
+        raise too_large(field, found, limits, max_value_bytes)
 
 
 def stored_bytes(model: BaseModel) -> int:
@@ -200,16 +200,16 @@ def stored_bytes(model: BaseModel) -> int:
     return size(model.model_dump_json(exclude=_BESIDE))
 
 
-def most_bytes(limits: Limits, value_bytes: int | None) -> int:
+def most_bytes(limits: Limits, max_value_bytes: int | None) -> int:
     """How many bytes a stored document may have."""
-    return limits.document_bytes if value_bytes is None else min(limits.document_bytes, value_bytes)
+    return limits.document_bytes if max_value_bytes is None else min(limits.document_bytes, max_value_bytes)
 
 
-def too_large(field: str, found: int, limits: Limits, value_bytes: int | None) -> ValidationError:
+def too_large(field: str, found: int, limits: Limits, max_value_bytes: int | None) -> ValidationError:
     """The error for a document of more than `most_bytes`."""
-    if value_bytes is None or found > limits.document_bytes:
+    if max_value_bytes is None or found > limits.document_bytes:
         return over(field or "document", "bytes of JSON", limits.document_bytes, found, "document_bytes")
-    return _too_large_for_a_server(field, found, value_bytes)
+    return _too_large_for_a_server(field, found, max_value_bytes)
 
 
 def check_value(field: str, document: str, limit: int | None) -> None:

@@ -21,7 +21,7 @@ SAVE_ATTEMPTS = 10
 """How often a save looks again at what is stored, when others write the same rows at the same moment."""
 
 
-class Session(Protocol):
+class SessionProtocol(Protocol):
     """Runs statements for one namespace. Every call is one round trip, and raises only this package's errors."""
 
     @property
@@ -35,7 +35,7 @@ class Session(Protocol):
         ...
 
     @property
-    def value_bytes(self) -> int | None:
+    def max_value_bytes(self) -> int | None:
         """How large a value, and a row, the database takes; None where that is more than any limit allows."""
         ...
 
@@ -45,7 +45,7 @@ class Session(Protocol):
         ...
 
     @property
-    def began(self) -> float | None:
+    def started_at_monotonic(self) -> float | None:
         """When its transaction began, by the monotonic clock; None if every call is one."""
         ...
 
@@ -82,7 +82,7 @@ class Session(Protocol):
 class Repository:
     """What all repositories have: the session they run in."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: SessionProtocol) -> None:
         self._session = session
 
 
@@ -124,7 +124,7 @@ def keep_writing(
     raise UnavailableError(f"other writers keep {what}")
 
 
-def write_and_read(session: Session, changes: Sequence[Step], read: Step) -> Sequence[Row]:
+def write_and_read(session: SessionProtocol, changes: Sequence[Step], read: Step) -> Sequence[Row]:
     """The rows of `read` after the changes, in one round trip; in two if they are more than a server gives back."""
     try:
         return session.write([*changes, read])

@@ -9,7 +9,7 @@ import pytest
 
 import memory_storage as ms
 from memory_storage.models import new_id
-from memory_storage.monitoring import shown
+from memory_storage.monitoring import without_literals
 from memory_storage.testing import Sqld
 from tests.checks import assert_consistent
 from tests.proxy import Proxy
@@ -255,4 +255,4 @@ def test_a_write_whose_answer_is_lost_for_good_is_unknown(migrated_server_url: s
     ],
 )
 def test_literals_are_not_shown(sql: str, expected: str):
-    assert shown(sql) == expected
+    assert without_literals(sql) == expected

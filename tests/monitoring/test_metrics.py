@@ -11,7 +11,7 @@ import pytest
 
 import memory_storage as ms
 from memory_storage.models import new_id
-from memory_storage.monitoring import Histogram, here, metered
+from memory_storage.monitoring import Histogram, current, instrument_class
 from memory_storage.repositories import EpisodeRepository
 from tests.raising import raises
 from tests.resilience.work import at_once
@@ -36,7 +36,7 @@ def test_each_operation_has_its_name_calls_rows_and_round_trips(storage: ms.Memo
 def test_what_a_method_calls_of_others_is_a_part_of_it(storage: ms.MemoryStorage, make_episode):
     storage.episodes.save(make_episode())
     assert set(storage.metrics()) <= {"episodes.save", "vector_index.mend"}
-    assert here.call is None
+    assert current.operation is None
 
 
 def test_errors_are_counted_by_class_and_as_calls(storage: ms.MemoryStorage):
@@ -47,7 +47,7 @@ def test_errors_are_counted_by_class_and_as_calls(storage: ms.MemoryStorage):
         storage.episodes.get()  # type: ignore[call-arg]
     found = storage.metrics()["episodes.get"]
     assert (found.count, found.errors) == (3, {"NotFoundError": 2, "TypeError": 1})
-    assert here.call is None
+    assert current.operation is None
 
 
 def test_to_iterate_is_one_operation_and_takes_as_long_as_is_waited_for_it(storage: ms.MemoryStorage, make_episode):
@@ -125,8 +125,8 @@ def test_a_repository_that_somebody_makes_himself_works_and_is_not_counted(stora
 
 
 def test_a_counted_repository_is_one_to_everybody():
-    kind = metered(EpisodeRepository)
-    assert kind is metered(EpisodeRepository)
+    kind = instrument_class(EpisodeRepository)
+    assert kind is instrument_class(EpisodeRepository)
     assert issubclass(kind, EpisodeRepository)
     assert (kind.__name__, kind.__module__, kind.__doc__) == (
         EpisodeRepository.__name__,

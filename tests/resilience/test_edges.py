@@ -106,14 +106,14 @@ def test_listeners_of_either_kind_hear_of_statements(storage, name):
 
 
 def test_a_read_goes_on_after_an_error_of_the_server_and_a_write_does_not(storage, make_episode, monkeypatch):
-    straight, failures = _execution._straight, []
+    straight, failures = _execution.execute_raw, []
 
     def fail(*arguments: object, **options: object) -> object:
         if failures:
             raise failures.pop()
         return straight(*arguments, **options)
 
-    monkeypatch.setattr(session, "_straight", fail)
+    monkeypatch.setattr(session, "execute_raw", fail)
     failures.append(ms.UnavailableError("broken", code="SERVER_ERROR"))
     with storage.in_namespace("other") as view:
         view.circuit_breaker._settings = ms.CircuitBreakerSettings(enabled=False)
@@ -127,7 +127,7 @@ def test_a_read_goes_on_after_an_error_of_the_server_and_a_write_does_not(storag
 
 def test_a_deadline_is_that_of_one_request(storage):
     batch = dbapi.Batch([dbapi.Step("SELECT 1")], reads_only=True)
-    assert _execution._straight(storage.engine, batch, deadline=time.monotonic() + 5)[0] == [(1,)]
+    assert _execution.execute_raw(storage.engine, batch, deadline=time.monotonic() + 5)[0] == [(1,)]
     connection = storage.engine.raw_connection()
     assert connection.dbapi_connection.deadline is None
     connection.close()
@@ -174,11 +174,11 @@ def test_what_became_of_a_write_is_asked_for_seven_seconds(storage, monkeypatch)
         raise ms.UnavailableError("nobody is there", code="CONNECTION_FAILED")
 
     monkeypatch.setattr(_commit_status, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
-    monkeypatch.setattr(_commit_status, "_straight", fail)
+    monkeypatch.setattr(_commit_status, "execute_raw", fail)
     guard = SimpleNamespace(acquire=lambda *, early: early, record=lambda ticket, error: None)
     unknown = ms.CommitUnknownError("it may be stored, or not")
     with pytest.raises(ms.CommitUnknownError) as caught:
-        _commit_status._Asking(storage.engine, guard, unknown).rows(dbapi.Batch([dbapi.Step("SELECT 1")]))
+        _commit_status.CommitResolver(storage.engine, guard, unknown).reread(dbapi.Batch([dbapi.Step("SELECT 1")]))
     assert caught.value is unknown
     assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2])
     assert contacted == [1007.0] * 7
@@ -189,8 +189,8 @@ def test_who_may_not_ask_yet_looks_again_soon_and_who_has_asked_in_vain_later(st
     answers = iter([refused, refused, ms.UnavailableError("nobody is there"), refused, ms.CommitUnknownError("x")])
     pauses: list[float] = []
     monkeypatch.setattr(_commit_status, "time", SimpleNamespace(monotonic=lambda: 1000.0, sleep=pauses.append))
-    ask = _commit_status._Asking(
-        storage.engine, storage._ground.guard, ms.CommitUnknownError("it may be stored, or not")
+    resolver = _commit_status.CommitResolver(
+        storage.engine, storage._context.guard, ms.CommitUnknownError("it may be stored, or not")
     )
 
     def run(batch: dbapi.Batch) -> list[tuple[int]]:
@@ -198,6 +198,6 @@ def test_who_may_not_ask_yet_looks_again_soon_and_who_has_asked_in_vain_later(st
             raise error
         return [(1,)]
 
-    monkeypatch.setattr(ask, "_run", run)
-    assert ask.rows(dbapi.Batch([dbapi.Step("SELECT 1")])) == [(1,)]
+    monkeypatch.setattr(resolver, "_run", run)
+    assert resolver.reread(dbapi.Batch([dbapi.Step("SELECT 1")])) == [(1,)]
     assert pauses == pytest.approx([0.05, 0.05, 0.1, 0.1, 0.2])

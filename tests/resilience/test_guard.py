@@ -13,7 +13,7 @@ import pytest
 import memory_storage as ms
 from memory_storage.models import new_id
 from memory_storage.repositories import EpisodeRepository
-from memory_storage.session import Scope
+from memory_storage.session import Session
 from memory_storage.testing import Sqld
 from tests.proxy import Proxy
 from tests.raising import raises
@@ -303,7 +303,7 @@ def test_while_the_circuit_is_open_who_asks_what_became_of_a_write_finds_out_bef
 
 def test_what_is_not_counted_is_repeated_too(url: str, line: Proxy):
     with open_storage(url) as storage:
-        bare = EpisodeRepository(Scope(storage._ground, storage.namespace))
+        bare = EpisodeRepository(Session(storage._context, storage.namespace))
         line.cut_reply_after(0, times=2)
         assert bare.count() == 0
         assert storage.metrics() == {}

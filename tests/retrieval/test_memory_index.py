@@ -167,7 +167,7 @@ class TestTheNearestFew:
         assert [self._statements(in_memory) for _ in range(2)] == [2, 1]
 
     def test_what_is_remembered_of_namespaces_does_not_grow_for_ever(self, in_memory):
-        index = in_memory.storage._ground.memory.of(Space(MODEL))
+        index = in_memory.storage._context.memory.of(Space(MODEL))
         for number in range(1_001):
             index.had_too_few(f"n{number}")
         assert index.is_crowded("n1000")
@@ -175,7 +175,7 @@ class TestTheNearestFew:
 
     def test_are_not_believed_where_the_index_is_far_behind(self, bare, in_memory):
         _best(in_memory.storage)
-        in_memory.storage._ground.memory.stop.set()  # no thread catches up
+        in_memory.storage._context.memory.stop.set()  # no thread catches up
         turned = oracle.clustered(FEW + 100, DIMENSION, 34)
         with ms.MemoryStorage.open(at(bare, "exact")) as other:
             Indexed(other, COUNT).put(range(FEW + 100), turned)

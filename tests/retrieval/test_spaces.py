@@ -117,7 +117,7 @@ class TestWithoutVectors:
                 storage.embeddings.find("episode", uuid4(), model=f"unknown {number}")
             gc.collect()
             left = [one for one in gc.get_objects() if type(one) is MemoryIndex]
-            assert not [one for one in left if one._indexes is storage._ground.memory]
+            assert not [one for one in left if one._indexes is storage._context.memory]
 
 
 class TestDimensions:

@@ -40,7 +40,7 @@ def test_versions_decide_which_save_is_first(pair: list[ms.MemoryStorage], make_
 
 def test_an_episode_is_completed_archived_and_restored(pair: list[ms.MemoryStorage]):
     one, other = pair
-    started = one.episodes.save(ms.Episode(task_description="t", started_at=one._ground.now()))
+    started = one.episodes.save(ms.Episode(task_description="t", started_at=one._context.now()))
     other.episodes.append_step(started.id, ms.Step(tool="t"))
     done = other.episodes.complete(started.id, ms.Success(verdict="done"))
     assert done.completed_at is not None

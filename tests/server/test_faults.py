@@ -42,7 +42,7 @@ NEAR = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(its_session="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sqld]:
     """A server with the schema, for the tests of this module that do not kill it."""
     with Sqld(directory=tmp_path_factory.mktemp("faults")) as server:
@@ -468,15 +468,15 @@ def test_a_block_leaves_one_receipt_however_much_it_writes(pair: Pair):
 
 
 def test_the_rows_of_a_write_whose_answer_was_lost_are_those_of_its_last_step(pair: Pair):
-    scope = session.Scope(pair.faulty._ground, pair.faulty.namespace)
+    its_session = session.Session(pair.faulty._context, pair.faulty.namespace)
     insert = "INSERT INTO forgotten (digest) VALUES (?)"
     steps = [dbapi.Step(insert, (bytes([n]) * 16,)) for n in range(3)]
     pair.proxy.cut_reply_after(0, times=2)
-    assert scope.write([*steps, dbapi.Step("SELECT count(*) FROM forgotten")]) == [(3,)]
+    assert its_session.write([*steps, dbapi.Step("SELECT count(*) FROM forgotten")]) == [(3,)]
 
 
 def test_who_asks_what_became_of_a_write_tells_the_breaker_how_it_went(pair: Pair, monkeypatch):
-    guard, heard = pair.faulty._ground.guard, []
+    guard, heard = pair.faulty._context.guard, []
     record = guard.record
 
     def listen(ticket: int, error: BaseException | None = None, **options: bool) -> None:
@@ -510,15 +510,15 @@ def test_a_transaction_that_only_read_has_nothing_to_lose_either(pair: Pair):
 
 def test_a_save_whose_answer_was_lost_does_not_take_anothers_version_for_its_own(pair: Pair, monkeypatch):
     episode = pair.direct.episodes.save(an_episode(0))
-    about = _commit_status._Asking.about
+    resolve = _commit_status.CommitResolver.resolve
 
-    def and_then_another_writes(asking: _commit_status._Asking, receipt: object) -> int:
-        found = about(asking, receipt)
+    def and_then_another_writes(resolver: _commit_status.CommitResolver, receipt: object) -> int:
+        found = resolve(resolver, receipt)
         theirs = pair.direct.episodes.get(episode.id)
         pair.direct.episodes.save(theirs.model_copy(update={"tags": ["theirs"]}))
         return found
 
-    monkeypatch.setattr(_commit_status._Asking, "about", and_then_another_writes)
+    monkeypatch.setattr(_commit_status.CommitResolver, "resolve", and_then_another_writes)
     pair.proxy.cut_reply_after(0)
     mine = pair.faulty.episodes.save(episode.model_copy(update={"tags": ["mine"]}))
     if mine.version == 2 and pair.direct.episodes.get(episode.id).tags == ["theirs"]:

@@ -24,7 +24,7 @@ def test_a_lost_response_is_settled_whatever_the_clocks_say(migrated_server_url:
         url = migrated_server_url.replace(str(sqld.port), str(line.port))
         with ms.MemoryStorage.open(url) as faulty:
             pattern = direct.patterns.save(ms.Heuristic(condition="if", action="then")).id
-            guard = faulty._ground.guard
+            guard = faulty._context.guard
             acquire = guard.acquire
 
             def another_client_sweeps_first(*, early: bool = False) -> int:

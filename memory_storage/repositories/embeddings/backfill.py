@@ -19,7 +19,7 @@ from memory_storage.repositories.steps import sql as steps_sql
 from memory_storage.search.vector_sql import TABLES
 from memory_storage.sql.documents import decode_steps
 from memory_storage.sql.paging import PAGE_BYTES
-from memory_storage.sql.session import Row, Session, json_ids
+from memory_storage.sql.session import Row, SessionProtocol, json_ids
 from memory_storage.sql.statement import Prepared, bytes_of_step
 
 Thing = Episode | Step | AnyPattern
@@ -75,7 +75,7 @@ _PAGES = {"new": _pages(_NEW), "also": _pages(_ALSO_NEW), "unknown": _pages(_UNK
 
 
 def to_embed(
-    session: Session,
+    session: SessionProtocol,
     owner_type: OwnerType,
     model: str,
     text_of: Callable[[Thing], str],
@@ -100,28 +100,28 @@ def to_embed(
 
 
 def _texts(
-    session: Session, owner_type: OwnerType, rows: Sequence[Row], text_of: Callable[[Thing], str]
+    session: SessionProtocol, owner_type: OwnerType, rows: Sequence[Row], text_of: Callable[[Thing], str]
 ) -> list[tuple[Work, str]]:
     things = dict(_READERS[owner_type](session, [row[0] for row in rows]))
     return [(Work(*row[:3]), text_of(things[row[0]])) for row in rows if row[0] in things]
 
 
-def _episodes(session: Session, ids: Sequence[str]) -> list[tuple[str, Thing]]:
+def _episodes(session: SessionProtocol, ids: Sequence[str]) -> list[tuple[str, Thing]]:
     values = {"namespace": session.namespace, "ids": json_ids(ids)}
     return [(row[1], whole([row])) for row in session.read(episodes_sql.HEADS.step(**values))]
 
 
-def _steps(session: Session, ids: Sequence[str]) -> list[tuple[str, Thing]]:
+def _steps(session: SessionProtocol, ids: Sequence[str]) -> list[tuple[str, Thing]]:
     rows = session.read(steps_sql.GET_MANY.step(namespace=session.namespace, ids=json_ids(ids)))
     return [(str(step.id), step) for step in decode_steps(rows)]
 
 
-def _patterns(session: Session, ids: Sequence[str]) -> list[tuple[str, Thing]]:
+def _patterns(session: SessionProtocol, ids: Sequence[str]) -> list[tuple[str, Thing]]:
     rows = session.read(patterns_sql.GET_MANY.step(namespace=session.namespace, ids=json_ids(ids)))
     return [(row[0], as_pattern(row)) for row in rows]
 
 
-_READERS: dict[str, Callable[[Session, Sequence[str]], list[tuple[str, Any]]]] = {
+_READERS: dict[str, Callable[[SessionProtocol, Sequence[str]], list[tuple[str, Any]]]] = {
     "episode": _episodes,
     "step": _steps,
     "pattern": _patterns,

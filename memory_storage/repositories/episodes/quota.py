@@ -9,7 +9,7 @@ from memory_storage.dbapi import Step
 from memory_storage.errors import ValidationError
 from memory_storage.repositories.retention.sql import SOURCE
 from memory_storage.repositories.retention.tombstones import EVICTED_KEY, space_of
-from memory_storage.sql.session import Session, json_ids
+from memory_storage.sql.session import SessionProtocol, json_ids
 from memory_storage.sql.statement import Prepared
 
 # First their tombstones, so that a stale copy of one is not saved as a new episode, and evicts another one.
@@ -33,7 +33,7 @@ UPDATE episodes SET version = version WHERE seq = (
 """)
 
 
-def room_for(session: Session, ids: Sequence[UUID]) -> list[Step]:
+def room_for(session: SessionProtocol, ids: Sequence[UUID]) -> list[Step]:
     """What follows the writing of new episodes: the last of them must change no row."""
     limits, namespace = session.limits, session.namespace
     if limits.max_episodes is None or not ids:
@@ -46,7 +46,7 @@ def room_for(session: Session, ids: Sequence[UUID]) -> list[Step]:
     return [chosen, _EVICT.step(namespace=namespace), check]
 
 
-def no_room(session: Session, new: int) -> ValidationError:
+def no_room(session: SessionProtocol, new: int) -> ValidationError:
     """Why a save was undone by its last statement."""
     advice = "delete some, by storage.retention or one by one"
     limit = f"at most {session.limits.max_episodes:,} in a namespace: {advice}"

@@ -72,7 +72,7 @@ from memory_storage.sql.paging import (
 from memory_storage.sql.session import (
     Repository,
     Row,
-    Session,
+    SessionProtocol,
     as_id,
     as_list,
     is_over_limit,
@@ -176,7 +176,7 @@ class EpisodeRepository(Repository):
         if step.step_number is not None:
             raise ValidationError("step_number", "is given by the store; leave it out", step.step_number)
         check_step(step, document, self._session.limits)
-        check_value("", document, self._session.value_bytes)
+        check_value("", document, self._session.max_value_bytes)
         limit = self._session.limits.steps_per_episode
         key = {"namespace": self._session.namespace, "episode_id": as_id(episode_id, "episode_id")}
         values = {**key, **appended(step)}
@@ -220,10 +220,10 @@ class EpisodeRepository(Repository):
         if ended.outcome is None:
             raise ValidationError("outcome", "how did it end? Success, PartialSuccess, Failure or Abstained", None)
         _, ended = encode(Episode, ended)
-        limits, value_bytes = self._session.limits, self._session.value_bytes
-        most = most_bytes(limits, value_bytes)
+        limits, max_value_bytes = self._session.limits, self._session.max_value_bytes
+        most = most_bytes(limits, max_value_bytes)
         if (least := bytes_of_ending(ended)) > most:  # before it is sent
-            raise too_large("", least, limits, value_bytes)
+            raise too_large("", least, limits, max_value_bytes)
         end = ended.completed_at or now
         key = {"namespace": self._session.namespace, "id": as_id(episode_id)}
         values = {**ending(ended, end), "now": to_micros(now), "is_now": int(completed_at is None)}
@@ -239,7 +239,7 @@ class EpisodeRepository(Repository):
             stored_one = self.find(episode_id, steps=False)
             found = stored_bytes(with_ending(stored_one, ended)) if stored_one else 0
             # Unless another writer has changed it since.
-            raise too_large("", max(found, most + 1), limits, value_bytes) from error
+            raise too_large("", max(found, most + 1), limits, max_value_bytes) from error
 
     def archive(self, episode_id: UUID | str) -> Episode:
         """Put it away: queries leave it out unless they ask. To archive again changes nothing.
@@ -515,7 +515,7 @@ class EpisodeRepository(Repository):
         for index, episode in enumerate(given):
             field = f"episodes.{index}" if len(given) > 1 else ""
             document, checked = encode(Episode, with_numbers(episode), field)
-            check_episode(checked, document, limits, self._session.value_bytes, field)
+            check_episode(checked, document, limits, self._session.max_value_bytes, field)
             prepared.append((document, checked))
         if len({episode.id for episode in given}) != len(given):
             raise ValidationError("episodes", "each id once", [str(episode.id) for episode in given])
@@ -573,7 +573,7 @@ class EpisodeRepository(Repository):
         steps: Sequence[Prepared],
         prepared: list[tuple[str, Episode]],
         new: list[UUID],
-        opening: Callable[[Session, Sequence[UUID]], list[dbapi.Step]] = guard,
+        opening: Callable[[SessionProtocol, Sequence[UUID]], list[dbapi.Step]] = guard,
     ) -> Sequence[Row]:
         values = {"namespace": self._session.namespace, "now": to_micros(self._session.now())}
         of_heads, of_steps = of_episodes(prepared)

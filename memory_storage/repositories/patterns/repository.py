@@ -68,7 +68,7 @@ from memory_storage.sql.paging import (
 )
 from memory_storage.sql.session import (
     Repository,
-    Session,
+    SessionProtocol,
     as_id,
     as_list,
     is_over_limit,
@@ -386,7 +386,7 @@ class PatternRepository(Repository):
             document, checked = encode(_kind_of(pattern, field), pattern, field)
             for name, tags in (("tags", checked.tags), ("context.tags", checked.context.tags)):
                 check_tags(f"{field}.{name}".lstrip("."), tags, self._session.limits)
-            check_document(field, checked, document, self._session.limits, self._session.value_bytes)
+            check_document(field, checked, document, self._session.limits, self._session.max_value_bytes)
             prepared.append((document, checked))
         if len({pattern.id for pattern in given}) != len(given):
             raise ValidationError("patterns", "each id once", [str(pattern.id) for pattern in given])
@@ -416,7 +416,7 @@ class PatternRepository(Repository):
 
     @property
     def _most_bytes(self) -> int:
-        return most_bytes(self._session.limits, self._session.value_bytes)
+        return most_bytes(self._session.limits, self._session.max_value_bytes)
 
     def _merged_over_limit(self, key: str, other: str) -> ValidationError:
         limits, both = self._session.limits, (self.get(key), self.get(other))
@@ -430,7 +430,7 @@ class PatternRepository(Repository):
         }
         # A few digits of the rate are missing; and another writer may have changed them since.
         found = max(stored_bytes(both[0].model_copy(update=update)), self._most_bytes + 1)
-        return too_large("", found, limits, self._session.value_bytes)
+        return too_large("", found, limits, self._session.max_value_bytes)
 
     def _tasks_of(self, patterns: Sequence[AnyPattern]) -> dict[UUID, str]:
         ids = {str(one) for pattern in patterns for one in pattern.evidence}
@@ -461,7 +461,7 @@ class PatternRepository(Repository):
             if one.id in stored
         ]
         bytes_, key = max(sizes, default=(self._most_bytes + 1, found[0].id))
-        return too_large(f"patterns.{key}", bytes_, self._session.limits, self._session.value_bytes)
+        return too_large(f"patterns.{key}", bytes_, self._session.limits, self._session.max_value_bytes)
 
     def _import(self, new: list[tuple[str, AnyPattern]], *, restore: bool) -> int:
         if new:
@@ -472,7 +472,7 @@ class PatternRepository(Repository):
         self,
         statement: Any,
         prepared: Sequence[tuple[str, AnyPattern]],
-        opening: Callable[[Session, Sequence[UUID]], list[Step]] = guard,
+        opening: Callable[[SessionProtocol, Sequence[UUID]], list[Step]] = guard,
     ) -> Sequence[tuple[Any, ...]]:
         ids = json_ids([str(pattern.id) for _, pattern in prepared])
         namespace, now = self._session.namespace, self._now()

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from memory_storage.dbapi import Step
-from memory_storage.monitoring import touched
+from memory_storage.monitoring import note_removed
 from memory_storage.sql.documents import to_micros
-from memory_storage.sql.session import Row, Session
+from memory_storage.sql.session import Row, SessionProtocol
 
 from . import sql
 from .pacing import Pace
@@ -39,7 +39,7 @@ class Item(NamedTuple):
 class Remover:
     """Removes them, a portion at a time, by the statements of a `Removal`, filled with `values`."""
 
-    def __init__(self, session: Session, pace: Pace, removal: sql.Removal = sql.ALWAYS, **values: Any) -> None:
+    def __init__(self, session: SessionProtocol, pace: Pace, removal: sql.Removal = sql.ALWAYS, **values: Any) -> None:
         self._session = session
         self._pace = pace
         self._removal = removal
@@ -92,7 +92,7 @@ class Remover:
         rows = self._rows(sum(item.weight for item in portion), steps)
         # Rows without values: the answer was lost, and the write was done.
         removed = {row[0] for row in rows} if all(rows) else {item.id for item in portion}
-        touched(removed)
+        note_removed(removed)
         return removed
 
     def _rows(self, weight: int, steps: Sequence[Step]) -> Sequence[Row]:
@@ -103,7 +103,7 @@ class Remover:
 
     def _locked_at(self, rows: Sequence[Row]) -> float | None:
         """When the database had the lock; None for a server, whose clock is not this machine's."""
-        return rows[0][1] if self._session.value_bytes is None and rows and rows[0] else None
+        return rows[0][1] if self._session.max_value_bytes is None and rows and rows[0] else None
 
     def _given(self, portion: Sequence[Item]) -> dict[str, Any]:
         namespace = self._session.namespace

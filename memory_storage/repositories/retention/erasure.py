@@ -10,10 +10,10 @@ from uuid import UUID
 
 from memory_storage.dbapi import RowCountError, Step
 from memory_storage.errors import UnavailableError
-from memory_storage.monitoring import touched
+from memory_storage.monitoring import note_removed
 from memory_storage.schema.words import words_of_pattern
 from memory_storage.sql.documents import to_micros
-from memory_storage.sql.session import SAVE_ATTEMPTS, Row, Session, as_id, json_ids
+from memory_storage.sql.session import SAVE_ATTEMPTS, Row, SessionProtocol, as_id, json_ids
 from memory_storage.sql.statement import Prepared
 
 from . import sql
@@ -87,7 +87,7 @@ class Erased(NamedTuple):
     patterns_changed: int = 0
 
 
-def erase_episode(session: Session, episode_id: object, pace: Pace) -> Erased:
+def erase_episode(session: SessionProtocol, episode_id: object, pace: Pace) -> Erased:
     """An episode with all that is its own; and what was learned from it alone. It need not be there any more."""
     key = as_id(episode_id)  # type: ignore[arg-type] # it is checked
     learned = session.read(_LEARNED.step(namespace=session.namespace, id=key))
@@ -98,7 +98,7 @@ def erase_episode(session: Session, episode_id: object, pace: Pace) -> Erased:
     return Erased(gone, *_unlearn(session, key))
 
 
-def erase_namespace(session: Session, pace: Pace) -> Erased:
+def erase_namespace(session: SessionProtocol, pace: Pace) -> Erased:
     """All of a namespace's rows.
 
     UnavailableError if others keep writing there.
@@ -119,7 +119,7 @@ def erase_namespace(session: Session, pace: Pace) -> Erased:
     return Erased(episodes, patterns)
 
 
-def rows_of(session: Session) -> Iterator[list[tuple[str, UUID]]]:
+def rows_of(session: SessionProtocol) -> Iterator[list[tuple[str, UUID]]]:
     """The namespace and id of each episode and pattern, of quarantined ones too, and of evidence, in pages."""
     quarantined = {row[0] for row in session.read(_QUARANTINED)}
     selects = [*_HOLDERS, *(sql for table, sql in _QUARANTINED_HOLDERS.items() if table in quarantined)]
@@ -128,14 +128,14 @@ def rows_of(session: Session) -> Iterator[list[tuple[str, UUID]]]:
         yield [(namespace, UUID(str(row_id))) for namespace, row_id in page if _is_uuid(row_id)]
 
 
-def tombstoned(session: Session, rows: Sequence[tuple[str, UUID]]) -> list[tuple[str, UUID]]:
+def tombstoned(session: SessionProtocol, rows: Sequence[tuple[str, UUID]]) -> list[tuple[str, UUID]]:
     """Those of the rows, of any namespace, that were forgotten or removed by retention: not the evicted ones."""
     by_digest = {digest_of(*row): row for row in rows}
     found = session.read(KNOWN.step(digests=json.dumps(list(by_digest))))
     return [by_digest[row[0].lower()] for row in found]
 
 
-def erase_tombstoned(session: Session, ids: Sequence[UUID]) -> Erased:
+def erase_tombstoned(session: SessionProtocol, ids: Sequence[UUID]) -> Erased:
     """Erase the episodes and patterns of these ids from a file that no other process uses."""
     episodes = patterns = 0
     for row_id in ids:
@@ -159,17 +159,17 @@ def _is_uuid(text: object) -> bool:
         return False
 
 
-def _pages_of_patterns(session: Session) -> Iterator[Sequence[str]]:
+def _pages_of_patterns(session: SessionProtocol) -> Iterator[Sequence[str]]:
     namespace = session.namespace
     page = _SOME_PATTERNS.step(namespace=namespace, limit=_PATTERNS)
     while ids := [row[0] for row in session.read(page)]:
         remember = REMEMBER.step(digests=digests_of(namespace, ids))
         session.write([remember, _DELETE_PATTERNS.step(namespace=namespace, ids=json_ids(ids))])
-        touched(ids)
+        note_removed(ids)
         yield ids
 
 
-def _unlearn(session: Session, episode_id: str) -> tuple[int, int]:
+def _unlearn(session: SessionProtocol, episode_id: str) -> tuple[int, int]:
     """Delete the patterns that were learned from an episode alone, and take it out of the others' evidence.
 
     What the others tell of the tasks of their evidence goes too: it may be words of this one.
@@ -189,7 +189,7 @@ def _unlearn(session: Session, episode_id: str) -> tuple[int, int]:
                 session.write(steps)
         except RowCountError:
             continue  # another writer came between
-        touched(row[0] for row in learned)
+        note_removed(row[0] for row in learned)
         return len(alone), len(learned) - len(alone)
     raise UnavailableError("other writers keep changing the patterns of this episode: forget it again")
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from memory_storage.dbapi import Step
 from memory_storage.schema.vector_tables import Space
 from memory_storage.search import vector_sql as embedding_sql
-from memory_storage.sql.session import Session
+from memory_storage.sql.session import SessionProtocol
 
 _COLUMNS = Step("""
 SELECT schema_tables.name, schema_columns.name FROM sqlite_master AS schema_tables
@@ -29,7 +29,7 @@ _Condition = tuple[str, tuple[str, ...]]  # SQL and what it binds
 class Quarantine:
     """The tables of quarantined rows in a database, of one namespace."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: SessionProtocol) -> None:
         self._session = session
         self._tables: dict[str, set[str]] = {}
         for table, column in session.read(_COLUMNS):

@@ -33,7 +33,7 @@ class RetentionRepository(Repository):
         """
         instance("policy", policy, RetentionPolicy, "RetentionPolicy(max_age=timedelta(days=90))")
         moment = self._session.now() if now is None else checked_moment("now", now)
-        is_limited = now is None and self._session.value_bytes is not None  # on a server
+        is_limited = now is None and self._session.max_value_bytes is not None  # on a server
         age = min(policy.max_age // _MICROSECOND, 2**62) if is_limited and policy.max_age is not None else None
         rows = self._session.read(
             sql.plan(policy).step(namespace=self._session.namespace, age=age, **_values(policy, moment))

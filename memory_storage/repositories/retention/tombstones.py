@@ -17,7 +17,7 @@ from uuid import UUID
 
 from memory_storage.dbapi import Step
 from memory_storage.errors import ConflictError, ValidationError
-from memory_storage.sql.session import Session
+from memory_storage.sql.session import SessionProtocol
 from memory_storage.sql.statement import Prepared
 
 _GIVEN = "digest IN (SELECT unhex(value) FROM json_each(:digests))"
@@ -55,30 +55,30 @@ def space_of(namespace: str) -> str:
     return blake2b(namespace.encode(), digest_size=8).hexdigest()
 
 
-def guard(session: Session, ids: Sequence[UUID]) -> list[Step]:
+def guard(session: SessionProtocol, ids: Sequence[UUID]) -> list[Step]:
     """What a write that may insert a row begins with: the write is undone if one of these was erased."""
     return [_GUARD.step(0, digests=json.dumps(list(_tombstones(session, ids))))] if ids else []
 
 
-def restored(session: Session, ids: Sequence[UUID]) -> list[Step]:
+def restored(session: SessionProtocol, ids: Sequence[UUID]) -> list[Step]:
     """What an import begins with that brings back what was erased: it removes the tombstones of these."""
     return [_REMOVE.step(digests=json.dumps(list(_tombstones(session, ids))))] if ids else []
 
 
-def forgotten_among(session: Session, ids: Iterable[UUID]) -> set[UUID]:
+def forgotten_among(session: SessionProtocol, ids: Iterable[UUID]) -> set[UUID]:
     """Those that were erased."""
     tombstones = _tombstones(session, ids)
     rows = session.read(KNOWN.step(digests=json.dumps(list(tombstones))))
     return {tombstones[row[0].lower()] for row in rows}
 
 
-def refuse_forgotten(session: Session, ids: Sequence[UUID]) -> None:
+def refuse_forgotten(session: SessionProtocol, ids: Sequence[UUID]) -> None:
     """ValidationError if one of these was erased."""
     for one in forgotten_among(session, ids):
         raise ValidationError("id", f"{_ERASED}, and does not come back: give it a new id", str(one))
 
 
-def stale(session: Session, kind: str, row_id: UUID, version: int, stored: int | None) -> ConflictError:
+def stale(session: SessionProtocol, kind: str, row_id: UUID, version: int, stored: int | None) -> ConflictError:
     """The error for a copy of `version`, where `stored` is the version in the database, and None if there is none."""
     if stored == version:
         detail = f"it was deleted and made again since this copy was read: version {version} is another one"
@@ -94,30 +94,30 @@ def stale(session: Session, kind: str, row_id: UUID, version: int, stored: int |
     return ConflictError(kind, row_id, expected=version, actual=None, detail=detail, advice=advice)
 
 
-def forget_evictions(session: Session, ids: Sequence[str]) -> list[Step]:
+def forget_evictions(session: SessionProtocol, ids: Sequence[str]) -> list[Step]:
     """Replace what may be left of these by an eviction: its key has the id in it."""
     keys = [_evicted_key(session, one) for one in ids]
     return [REMEMBER.step(digests=digests_of(session.namespace, ids)), _REMOVE.step(digests=json.dumps(keys))]
 
 
-def forget_all_evictions(session: Session) -> None:
+def forget_all_evictions(session: SessionProtocol) -> None:
     """Replace all eviction keys of the namespace by digests."""
     page = _EVICTED.step(space=space_of(session.namespace), limit=_PAGE)
     while ids := [row[0] for row in session.read(page)]:
         session.write(forget_evictions(session, ids))
 
 
-def evicted_from(session: Session) -> list[UUID]:
+def evicted_from(session: SessionProtocol) -> list[UUID]:
     """The ids of the namespace's episodes that were evicted, and not forgotten."""
     rows = session.read(_EVICTED.step(space=space_of(session.namespace), limit=2**62))
     return [UUID(row[0]) for row in rows]
 
 
-def _tombstones(session: Session, ids: Iterable[UUID]) -> dict[str, UUID]:
+def _tombstones(session: SessionProtocol, ids: Iterable[UUID]) -> dict[str, UUID]:
     """Both forms of each, in hexadecimal."""
     forms = [(one, (digest_of(session.namespace, one), _evicted_key(session, one))) for one in ids]
     return {form: one for one, both in forms for form in both}
 
 
-def _evicted_key(session: Session, row_id: UUID | str) -> str:
+def _evicted_key(session: SessionProtocol, row_id: UUID | str) -> str:
     return space_of(session.namespace) + str(row_id).encode().hex()

@@ -23,7 +23,7 @@ from memory_storage.sql.calendar_periods import (
     periods,
 )
 from memory_storage.sql.filters import Conditions, Shape, conditions
-from memory_storage.sql.session import Row, Session
+from memory_storage.sql.session import Row, SessionProtocol
 from memory_storage.sql.statement import Prepared
 
 _OF_EPISODE = Shape("e.")
@@ -40,7 +40,7 @@ _EPISODES = """periods AS z CROSS JOIN episodes AS e
 _IS_BEYOND = f"EXISTS (SELECT 1 FROM episodes WHERE namespace = :namespace AND started_at >= {KNOWN_UNTIL})"
 
 
-def hierarchy(session: Session, by: Granularity, zone: str, asked: EpisodeFilter) -> list[DomainNode]:
+def hierarchy(session: SessionProtocol, by: Granularity, zone: str, asked: EpisodeFilter) -> list[DomainNode]:
     """The tree; see `SpatiotemporalRepository.hierarchy`."""
     where, values = conditions(asked, "episode", _OF_EPISODE)
     known, rows = _read(session, zone, _counts(_checked(by), where), values)
@@ -51,7 +51,7 @@ def hierarchy(session: Session, by: Granularity, zone: str, asked: EpisodeFilter
 
 
 def diverse(
-    session: Session, k: int, by: Granularity, zone: str, asked: EpisodeFilter, *, steps: bool
+    session: SessionProtocol, k: int, by: Granularity, zone: str, asked: EpisodeFilter, *, steps: bool
 ) -> list[Episode]:
     """Some of each; see `SpatiotemporalRepository.diverse`."""
     where, values = conditions(asked, "episode", _OF_EPISODE)
@@ -61,7 +61,7 @@ def diverse(
 
 
 def _read(
-    session: Session, zone: str, statement: Prepared, values: dict[str, Any]
+    session: SessionProtocol, zone: str, statement: Prepared, values: dict[str, Any]
 ) -> tuple[Sequence[Period], Sequence[Row]]:
     """The rows, whose last column says whether some are later than the zone is usually computed for."""
     if not isinstance(zone, str):

@@ -224,7 +224,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
 
     def _encoded(self, entry: Entry, field: str = "") -> _Encoded:
         document, stored = encode(Entry, entry, field)
-        check_document(field, stored, document, self._session.limits, self._session.value_bytes)
+        check_document(field, stored, document, self._session.limits, self._session.max_value_bytes)
         return document, stored
 
     def _encoded_list(self, entries: Sequence[Entry]) -> list[_Encoded]:
