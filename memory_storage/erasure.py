@@ -72,7 +72,7 @@ class Forgetting:
     def scrub(self) -> Scrubbed:
         """See `MemoryStorage.scrub`."""
         for merge in MERGE_WORDS:
-            self._session.write([merge.step()])
+            self._session.write([merge.bind()])
         if self._settings.path is None:
             self._renew_worn_indexes()
             return Scrubbed(complete=False, why=_ON_A_SERVER) if self._settings.server else Scrubbed(complete=True)

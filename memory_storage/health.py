@@ -183,7 +183,7 @@ def _places(session: Session) -> str | None:
 
 
 def _vectors(session: Session, space: Space, model: EmbeddingModel) -> str | None:
-    found = session.read(of(space).nodes.step())[0][0]
+    found = session.read(of(space).nodes.bind())[0][0]
     if found == model.indexed:
         return None
     return f"{model.indexed} vectors should be in the index, {found} are: `memory-storage index rebuild`"

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from memory_storage.dbapi import Batch
 from memory_storage.sql.paging import PAGE_BYTES, cut_by_bytes
-from memory_storage.sql.statement import Prepared
+from memory_storage.sql.statement import SqlTemplate
 
 _ROWS = 500
 
@@ -30,11 +30,11 @@ def pages(
     listed = f"SELECT seq FROM {table} WHERE seq > :after AND ({where}) ORDER BY seq LIMIT :limit"
     size = " + ".join(f"coalesce(octet_length(t.{name}), 0)" for name in columns)
     read = ", ".join(f"CAST(t.{name} AS BLOB)" for name in columns)
-    page = Prepared(f"""{cut_by_bytes(listed, table, size, "seq")}
+    page = SqlTemplate(f"""{cut_by_bytes(listed, table, size, "seq")}
 SELECT page.seq, {read} FROM page CROSS JOIN {table} AS t ON t.seq = page.seq WHERE page.fits ORDER BY page.seq""")
     after = -(2**63)
     while True:
-        step = page.step(after=after, limit=_ROWS + 1, page_bytes=PAGE_BYTES)
+        step = page.bind(after=after, limit=_ROWS + 1, page_bytes=PAGE_BYTES)
         rows = [tuple(row) for row in connection.exec_driver_sql(Batch([step], reads_only=True))][::-1]
         if not rows:
             return

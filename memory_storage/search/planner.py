@@ -17,7 +17,7 @@ from memory_storage.sql.documents import to_micros
 from memory_storage.sql.filters import Shape, conditions, in_use
 from memory_storage.sql.fulltext import any_word
 from memory_storage.sql.session import Row
-from memory_storage.sql.statement import Prepared
+from memory_storage.sql.statement import SqlTemplate
 
 from .candidates import DISKANN, EXACT, MEMORY, Source
 from .cursor import SearchCursor, parse_search_cursor
@@ -172,7 +172,7 @@ def planned(session: SearchSession, items: Items, asked: Asked) -> Planned:
     return Planned(asked, search, values, k, cursor, asked.explain, given.memory, given.near)
 
 
-def run(session: SearchSession, statement: Callable[[Search], Prepared], plan: Planned) -> Sequence[Row]:
+def run(session: SearchSession, statement: Callable[[Search], SqlTemplate], plan: Planned) -> Sequence[Row]:
     """The rows of a search; if the index has too few or is damaged, once more without it.
 
     A namespace that has no vectors by the model has none to find, whether another one has, and of which dimension.
@@ -186,7 +186,7 @@ def run(session: SearchSession, statement: Callable[[Search], Prepared], plan: P
 
 
 def _attempted(
-    session: SearchSession, statement: Callable[[Search], Prepared], plan: Planned
+    session: SearchSession, statement: Callable[[Search], SqlTemplate], plan: Planned
 ) -> tuple[Sequence[Row], Planned | None]:
     """The rows; or what to try instead, if the namespace has its vectors in another space."""
     space = plan.search.space
@@ -221,11 +221,11 @@ def _in_space(session: SearchSession, plan: Planned, own: Stored | None) -> Plan
 
 
 def _rows(
-    session: SearchSession, statement: Callable[[Search], Prepared], plan: Planned
+    session: SearchSession, statement: Callable[[Search], SqlTemplate], plan: Planned
 ) -> tuple[Sequence[Row], str | None]:
     """The rows of what is found, and the space and dimension of the namespace's own vectors, if it has some."""
     try:
-        everything = session.read(statement(plan.search).step(**plan.values))
+        everything = session.read(statement(plan.search).bind(**plan.values))
     except CorruptDataError:
         if plan.values.get("mode", "exact") == "exact":
             raise
@@ -361,7 +361,7 @@ def _model(session: SearchSession, model: str | None) -> str | None:
     """The model's name; if none is given, that of the only one there is, or None if there is none."""
     if model is not None:
         return as_model_name(model)
-    names = [row[0] for row in session.read(USED.step(namespace=session.namespace))]
+    names = [row[0] for row in session.read(USED.bind(namespace=session.namespace))]
     if len(names) > 1:
         raise ValidationError("model", f"one of {', '.join(map(repr, names))}", None)
     return names[0] if names else None

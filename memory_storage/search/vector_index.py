@@ -120,7 +120,7 @@ class VectorIndex(Repository):
             rows, nodes = memory.present()
             return IndexHealth(replace(found, indexed=rows), nodes, memory.recall(_SAMPLE, _NEAREST) if nodes else None)
         try:
-            nodes = self._session.read(sql.of(space).nodes.step())[0][0]
+            nodes = self._session.read(sql.of(space).nodes.bind())[0][0]
             recall = self._recall(space) if nodes else None
         except (SchemaError, CorruptDataError):
             return IndexHealth(model=found, nodes=None, recall=None)
@@ -223,7 +223,7 @@ class VectorIndex(Repository):
         found = registered(self._session)
         dropped = [Step(text) for one in found for text in one.space.drop_index()]
         made = [Step(one.space.create_index(preset_of(one.model.preset))) for one in found]
-        emptied = [sql.EMPTIED.step(space=one.space.token, preset=one.model.preset) for one in found]
+        emptied = [sql.EMPTIED.bind(space=one.space.token, preset=one.model.preset) for one in found]
         if found:
             self._session.write([*dropped, _NO_METADATA, *made, *emptied])
 
@@ -242,7 +242,7 @@ class VectorIndex(Repository):
         return self._get(model).model.dimension
 
     def _named(self, model: str) -> list[Registered]:
-        found = [as_registered(row) for row in self._session.read(sql.MODELS_NAMED.step(model=as_model_name(model)))]
+        found = [as_registered(row) for row in self._session.read(sql.MODELS_NAMED.bind(model=as_model_name(model)))]
         if not found:
             raise NotFoundError("embedding model", model)
         return found
@@ -264,7 +264,7 @@ class VectorIndex(Repository):
         return found[0]
 
     def _again(self, space: Space) -> Registered:
-        rows = self._session.read(sql.MODEL.step(space=space.token))
+        rows = self._session.read(sql.MODEL.bind(space=space.token))
         if not rows:
             raise NotFoundError("embedding model", space.model)
         return as_registered(rows[0])
@@ -280,7 +280,7 @@ class VectorIndex(Repository):
         if memory is None:
             return found
         entries, mark = memory.entries()
-        rows = self._session.read(sql.of(space).behind.step(mark=mark))
+        rows = self._session.read(sql.of(space).behind.bind(mark=mark))
         indexed = found.vectors - rows[0][0] if entries else 0
         return replace(found, source="memory", indexed=indexed, removed=entries - indexed)
 
@@ -301,14 +301,14 @@ class VectorIndex(Repository):
         return not self._is_whole(found) and self._empty(found.space, preset_of(found.model.preset))
 
     def _more(self, space: Space) -> EmbeddingModel:
-        some = sql.of(space).index_some.step(limit=_AT_ONCE, space=space.token)
-        rows = self._session.write([some, sql.MODEL.step(space=space.token)])
+        some = sql.of(space).index_some.bind(limit=_AT_ONCE, space=space.token)
+        rows = self._session.write([some, sql.MODEL.bind(space=space.token)])
         return as_registered(rows[0]).model
 
     def _is_whole(self, found: Registered) -> bool:
         values = {"index": found.space.index, "indexed": found.model.indexed}
         try:
-            return bool(self._session.read(sql.of(found.space).is_whole.step(**values))[0][0])
+            return bool(self._session.read(sql.of(found.space).is_whole.bind(**values))[0][0])
         except SchemaError:  # its shadow is gone
             return False
 
@@ -317,16 +317,16 @@ class VectorIndex(Repository):
         emptied = [Step(text) for text in space.empty_index(preset)]
         with self._session.indexing() as may_index:
             if may_index:
-                self._session.write([*emptied, sql.EMPTIED.step(space=space.token, preset=preset.name)])
+                self._session.write([*emptied, sql.EMPTIED.bind(space=space.token, preset=preset.name)])
             return may_index
 
     def _tune(self, space: Space, found: EmbeddingModel) -> None:
         """Have a search keep as many candidates as the number of vectors asks for."""
         index, wanted = space.index, preset_of(found.preset).search_among(found.indexed)
-        for (metadata,) in self._session.read(sql.METADATA.step(index=index)):
+        for (metadata,) in self._session.read(sql.METADATA.bind(index=index)):
             changed = with_search(metadata, wanted)
             if changed != metadata:
-                self._session.write([sql.SET_METADATA.step(index=index, metadata=changed)])
+                self._session.write([sql.SET_METADATA.bind(index=index, metadata=changed)])
 
     def _recall(self, space: Space) -> float | None:
         """Of the nearest ten of some stored vectors, how many the index finds."""
@@ -335,16 +335,16 @@ class VectorIndex(Repository):
 
     def _recall_of(self, space: Space, count: int) -> float | None:
         statements = sql.of(space)
-        sample = [row[0] for row in self._session.read(statements.sample.step(limit=count))]
+        sample = [row[0] for row in self._session.read(statements.sample.bind(limit=count))]
         values = {"index": space.index, "limit": _NEAREST}
-        found = [self._session.read(statements.found.step(seq=seq, **values))[0] for seq in sample]
+        found = [self._session.read(statements.found.bind(seq=seq, **values))[0] for seq in sample]
         possible = sum(row[1] for row in found)
         return sum(row[0] for row in found) / possible if possible else None
 
 
 def registered(session: SearchSession) -> list[Registered]:
     """The vector spaces, with the counters of the index in the database."""
-    return [as_registered(row) for row in session.read(sql.MODELS.step())]
+    return [as_registered(row) for row in session.read(sql.MODELS.bind())]
 
 
 def preset_of(name: str) -> Preset:

@@ -37,7 +37,7 @@ def as_model_name(model: str) -> str:
 
 def stored_spaces(session: SearchSession, model: str) -> list[Stored]:
     """The spaces of a model, in all namespaces together."""
-    rows = session.read(sql.SPACES.step(namespace=session.namespace, model=model))
+    rows = session.read(sql.SPACES.bind(namespace=session.namespace, model=model))
     return [Stored(Space.of(token, name, size), size, bool(is_own)) for token, name, size, is_own in rows]
 
 

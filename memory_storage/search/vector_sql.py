@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cached_property, lru_cache
 
 from memory_storage.schema.vector_tables import FEW, Space
-from memory_storage.sql.statement import Prepared
+from memory_storage.sql.statement import SqlTemplate
 
 from .candidates import OWN_SPACE, last_seq
 
@@ -35,45 +35,45 @@ _DO_REPLACE = f"""{_DO_UPDATE}
 
 TABLES = {"episode": "episodes", "step": "steps", "pattern": "patterns"}
 
-REGISTER = Prepared("""
+REGISTER = SqlTemplate("""
 INSERT INTO vector_models (token, name, dimension, metric, preset, created_at)
 VALUES (:space, :model, :dimension, 'cosine', :preset, :now) ON CONFLICT DO NOTHING
 """)
 # A row is changed if the space may take vectors of the namespace: those that it has by the model are there.
-ADMIT = Prepared(f"""
+ADMIT = SqlTemplate(f"""
 UPDATE vector_models SET dimension = dimension
 WHERE token = :space AND dimension = :dimension AND coalesce({OWN_SPACE}, token) = token
 """)
 MODEL_FACTS = ("name", "dimension", "metric", "preset", "vectors", "indexed", "removed")
 _MODEL = f"SELECT token, {', '.join(MODEL_FACTS)}, created_at FROM vector_models"
-MODELS = Prepared(f"{_MODEL} ORDER BY name, dimension")
-MODELS_NAMED = Prepared(f"{_MODEL} WHERE name = :model ORDER BY dimension")
-MODEL = Prepared(f"{_MODEL} WHERE token = :space")
-SPACES = Prepared(f"SELECT token, name, dimension, token IS {OWN_SPACE} FROM vector_models WHERE name = :model")
-USED = Prepared("""
+MODELS = SqlTemplate(f"{_MODEL} ORDER BY name, dimension")
+MODELS_NAMED = SqlTemplate(f"{_MODEL} WHERE name = :model ORDER BY dimension")
+MODEL = SqlTemplate(f"{_MODEL} WHERE token = :space")
+SPACES = SqlTemplate(f"SELECT token, name, dimension, token IS {OWN_SPACE} FROM vector_models WHERE name = :model")
+USED = SqlTemplate("""
 SELECT name, dimension, token FROM vector_models
 WHERE EXISTS (SELECT 1 FROM embeddings WHERE namespace = :namespace AND model = name AND space = token)
 ORDER BY name
 """)
-EMPTIED = Prepared("UPDATE vector_models SET removed = 0, preset = :preset WHERE token = :space")
-METADATA = Prepared("SELECT metadata FROM libsql_vector_meta_shadow WHERE name = :index")
-SET_METADATA = Prepared("UPDATE libsql_vector_meta_shadow SET metadata = :metadata WHERE name = :index")
-DELETE = Prepared(f"DELETE FROM embeddings WHERE {_ONE} RETURNING model")
-COUNT = Prepared("SELECT count(*) FROM embeddings WHERE namespace = :namespace")
-COUNT_OF = Prepared("SELECT count(*) FROM embeddings WHERE namespace = :namespace AND model = :model")
-KNOWN = Prepared("""
+EMPTIED = SqlTemplate("UPDATE vector_models SET removed = 0, preset = :preset WHERE token = :space")
+METADATA = SqlTemplate("SELECT metadata FROM libsql_vector_meta_shadow WHERE name = :index")
+SET_METADATA = SqlTemplate("UPDATE libsql_vector_meta_shadow SET metadata = :metadata WHERE name = :index")
+DELETE = SqlTemplate(f"DELETE FROM embeddings WHERE {_ONE} RETURNING model")
+COUNT = SqlTemplate("SELECT count(*) FROM embeddings WHERE namespace = :namespace")
+COUNT_OF = SqlTemplate("SELECT count(*) FROM embeddings WHERE namespace = :namespace AND model = :model")
+KNOWN = SqlTemplate("""
 SELECT owner_type, owner_id, model FROM embeddings
 WHERE namespace = :namespace AND (owner_type, owner_id, model) IN (
     SELECT value ->> '$[0]', value ->> '$[1]', value ->> '$[2]' FROM json_each(:keys))
 """)
 ABSENT = {
-    owner: Prepared(f"""
+    owner: SqlTemplate(f"""
 SELECT value ->> 0 FROM json_each(:rows) WHERE NOT EXISTS (
     SELECT 1 FROM {table} WHERE namespace = :namespace AND id = value ->> 0) LIMIT 1
 """)
     for owner, table in TABLES.items()
 }
-UNCHANGED = Prepared("""
+UNCHANGED = SqlTemplate("""
 UPDATE embeddings AS m SET text_version = given.value ->> 2 FROM json_each(:rows) AS given
 WHERE m.namespace = :namespace AND m.owner_type = :owner_type AND m.owner_id = given.value ->> 0 AND m.model = :model
     AND m.text_digest = given.value ->> 1 AND m.text_version < given.value ->> 2
@@ -86,7 +86,7 @@ class Statements:
 
     def __init__(self, space: Space) -> None:
         self._space, self._table, self._index = space, space.table, space.index
-        self.add = Prepared(f"""
+        self.add = SqlTemplate(f"""
 INSERT INTO {space.table} (digest, vector)
 SELECT substr(:digests, key * 16 + 1, 16), substr(:vectors, key * :size + 1, :size) FROM json_each(:rows)
 WHERE true ON CONFLICT (digest) DO NOTHING
@@ -97,18 +97,18 @@ WHERE true ON CONFLICT (digest) DO NOTHING
         self.replace = {owner: self._put(owner, _DO_REPLACE) for owner in _OWNERS}
 
     @cached_property
-    def discard(self) -> Prepared:
+    def discard(self) -> SqlTemplate:
         """Delete those of the vectors that no embedding leads to: their owners were deleted meanwhile."""
-        return Prepared(f"""
+        return SqlTemplate(f"""
 DELETE FROM {self._table} AS v
 WHERE v.digest IN (SELECT substr(:digests, key * 16 + 1, 16) FROM json_each(:rows)) AND NOT EXISTS (
     SELECT 1 FROM embeddings WHERE model = :model AND vector_seq = v.seq AND space = :space)
 """)
 
     @cached_property
-    def stored(self) -> Prepared:
+    def stored(self) -> SqlTemplate:
         """The model, and how many of the owners have the vector that was given."""
-        return Prepared(f"""
+        return SqlTemplate(f"""
 SELECT token, {", ".join(MODEL_FACTS)}, created_at, (
     SELECT count(*) FROM (SELECT key, value ->> 0 AS id FROM json_each(:rows)) AS given
     CROSS JOIN embeddings AS m ON m.namespace = :namespace AND m.owner_type = :owner_type AND m.owner_id = given.id
@@ -118,18 +118,18 @@ FROM vector_models WHERE token = :space
 """)
 
     @cached_property
-    def index_some(self) -> Prepared:
+    def index_some(self) -> SqlTemplate:
         """Put up to `limit` more vectors into the index, the oldest first, unless they are few or there is no index."""
-        return Prepared(f"""
+        return SqlTemplate(f"""
 UPDATE {self._table} SET indexed = 1 WHERE seq IN (SELECT seq FROM {self._table} WHERE indexed = 0 ORDER BY seq
     LIMIT CASE WHEN (SELECT vectors FROM vector_models WHERE token = :space) > {FEW}
         AND EXISTS (SELECT 1 FROM sqlite_master WHERE name = '{self._index}') THEN :limit ELSE 0 END)
 """)
 
     @cached_property
-    def get(self) -> Prepared:
+    def get(self) -> SqlTemplate:
         """The vectors of some owners; and one more row, with the space of the namespace in place of a type."""
-        return Prepared(f"""
+        return SqlTemplate(f"""
 SELECT m.owner_type, m.owner_id, m.model, v.vector, m.created_at, m.updated_at
 FROM json_each(:owners) AS given CROSS JOIN embeddings AS m ON m.namespace = :namespace
     AND m.owner_type = :owner_type AND m.owner_id = given.value AND m.model = :model AND m.space = :space
@@ -138,9 +138,9 @@ UNION ALL SELECT {OWN_SPACE}, NULL, NULL, NULL, NULL, NULL
 """)
 
     @cached_property
-    def page(self) -> Prepared:
+    def page(self) -> SqlTemplate:
         """The next ones, by owner."""
-        return Prepared(f"""
+        return SqlTemplate(f"""
 SELECT m.owner_type, m.owner_id, m.model, v.vector, m.created_at, m.updated_at
 FROM embeddings AS m CROSS JOIN {self._table} AS v ON v.seq = m.vector_seq
 WHERE m.namespace = :namespace AND m.model = :model AND m.space = :space
@@ -149,29 +149,29 @@ ORDER BY m.owner_type, m.owner_id LIMIT :limit
 """)
 
     @cached_property
-    def nodes(self) -> Prepared:
+    def nodes(self) -> SqlTemplate:
         """How many vectors are in the index, by its own account."""
-        return Prepared(f"SELECT count(*) FROM {self._index}_shadow")
+        return SqlTemplate(f"SELECT count(*) FROM {self._index}_shadow")
 
     @cached_property
-    def is_whole(self) -> Prepared:
+    def is_whole(self) -> SqlTemplate:
         """Whether there is an index, and it is empty only if none of the vectors is `indexed`."""
-        return Prepared(f"""
+        return SqlTemplate(f"""
 SELECT (EXISTS (SELECT 1 FROM {self._index}_shadow) OR NOT :indexed)
     AND EXISTS (SELECT 1 FROM sqlite_master WHERE name = :index)
     AND EXISTS (SELECT 1 FROM libsql_vector_meta_shadow WHERE name = :index)
 """)
 
     @cached_property
-    def sample(self) -> Prepared:
+    def sample(self) -> SqlTemplate:
         """Some of the vectors in the index."""
-        return Prepared(f"SELECT seq FROM {self._table} WHERE indexed = 1 ORDER BY random() LIMIT :limit")
+        return SqlTemplate(f"SELECT seq FROM {self._table} WHERE indexed = 1 ORDER BY random() LIMIT :limit")
 
     @cached_property
-    def found(self) -> Prepared:
+    def found(self) -> SqlTemplate:
         """How many of the nearest to one of them the index finds, and how many there are."""
         vector = f"(SELECT vector FROM {self._table} WHERE seq = :seq)"
-        return Prepared(f"""
+        return SqlTemplate(f"""
 WITH nearest AS MATERIALIZED (SELECT seq FROM {self._table} WHERE indexed = 1
     ORDER BY vector_distance_cos(vector, {vector}) LIMIT :limit)
 SELECT count(*), (SELECT count(*) FROM nearest) FROM vector_top_k(:index, {vector}, :limit)
@@ -179,51 +179,51 @@ WHERE id IN (SELECT seq FROM nearest)
 """)
 
     @cached_property
-    def state(self) -> Prepared:
+    def state(self) -> SqlTemplate:
         """The dimension and number of vectors, and the last number that a row was given."""
         last = last_seq(self._space)
-        return Prepared(f"SELECT dimension, vectors, coalesce({last}, 0) FROM vector_models WHERE token = :space")
+        return SqlTemplate(f"SELECT dimension, vectors, coalesce({last}, 0) FROM vector_models WHERE token = :space")
 
     @cached_property
-    def behind(self) -> Prepared:
+    def behind(self) -> SqlTemplate:
         """How many vectors there are after a number."""
-        return Prepared(f"SELECT count(*) FROM {self._table} NOT INDEXED WHERE seq > :mark")
+        return SqlTemplate(f"SELECT count(*) FROM {self._table} NOT INDEXED WHERE seq > :mark")
 
     @cached_property
-    def after(self) -> Prepared:
+    def after(self) -> SqlTemplate:
         """The vectors after a number."""
-        return Prepared(f"SELECT seq, vector FROM {self._table} WHERE seq > :mark ORDER BY seq LIMIT :limit")
+        return SqlTemplate(f"SELECT seq, vector FROM {self._table} WHERE seq > :mark ORDER BY seq LIMIT :limit")
 
     @cached_property
-    def digests(self) -> Prepared:
+    def digests(self) -> SqlTemplate:
         """What identifies some of the vectors."""
-        return Prepared(f"""
+        return SqlTemplate(f"""
 SELECT seq, lower(hex(digest)) FROM json_each(:seqs) AS given CROSS JOIN {self._table} ON seq = given.value
 """)
 
     @cached_property
-    def some(self) -> Prepared:
+    def some(self) -> SqlTemplate:
         """Some of the vectors up to a number."""
-        return Prepared(f"SELECT vector FROM {self._table} WHERE seq <= :mark ORDER BY random() LIMIT :limit")
+        return SqlTemplate(f"SELECT vector FROM {self._table} WHERE seq <= :mark ORDER BY random() LIMIT :limit")
 
     @cached_property
-    def nearest(self) -> Prepared:
+    def nearest(self) -> SqlTemplate:
         """The nearest vectors up to a number."""
-        return Prepared(f"""
+        return SqlTemplate(f"""
 SELECT seq FROM {self._table} WHERE seq <= :mark ORDER BY vector_distance_cos(vector, :vector) LIMIT :limit
 """)
 
     @cached_property
-    def present(self) -> Prepared:
+    def present(self) -> SqlTemplate:
         """How many rows there are up to a number, and how many of those that are given."""
-        return Prepared(f"""
+        return SqlTemplate(f"""
 SELECT (SELECT count(*) FROM {self._table} NOT INDEXED WHERE seq <= :mark),
     (SELECT count(*) FROM json_each(:seqs) AS given CROSS JOIN {self._table} ON seq = given.value)
 """)
 
-    def _put(self, owner: str, conflict: str) -> Prepared:
+    def _put(self, owner: str, conflict: str) -> SqlTemplate:
         owners, item = _OWNERS[owner]
-        return Prepared(f"""
+        return SqlTemplate(f"""
 INSERT INTO embeddings (namespace, owner_type, owner_id, model, vector_seq, item_seq, created_at, updated_at,
     space, text_digest, text_version)
 SELECT o.namespace, '{owner}', o.id, :model, v.seq, {item}, given.created_at, given.updated_at,

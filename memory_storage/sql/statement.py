@@ -12,13 +12,13 @@ from typing import Any
 from memory_storage.dbapi import Step
 
 
-class Prepared:
-    """A statement that is compiled at its first use; `step` fills in its `:names`."""
+class SqlTemplate:
+    """A statement that is compiled at its first use; `bind` fills in its `:names`."""
 
     def __init__(self, sql: str) -> None:
         self._text = sql
 
-    def step(self, rows: int | None = None, /, **values: Any) -> Step:
+    def bind(self, rows: int | None = None, /, **values: Any) -> Step:
         """One execution of it, that has to change `rows` rows if that is given."""
         sql, names = self._compiled
         return Step(sql, tuple(values[name] for name in names), rows)

@@ -35,7 +35,7 @@ from memory_storage.sql.arguments import checked_moment, choice, whole
 from memory_storage.sql.documents import from_micros, to_micros
 from memory_storage.sql.filters import conditions
 from memory_storage.sql.session import Repository, Row
-from memory_storage.sql.statement import Prepared
+from memory_storage.sql.statement import SqlTemplate
 from memory_storage.sql.time_buckets import USUAL, Period, as_json, as_zone, periods
 
 from . import sql
@@ -44,7 +44,7 @@ from .confidence import finite_part, quantile, wilson
 from .error_signature import error_class
 from .rows import NONE, Counted, as_change, as_sequence, counted
 
-_SUMMARY = Prepared(f"""
+_SUMMARY = SqlTemplate(f"""
 SELECT 'rows', 'episodes', count(*), NULL FROM episodes WHERE namespace = :namespace
 UNION ALL SELECT 'rows', 'steps', count(*), NULL FROM steps WHERE namespace = :namespace
 UNION ALL SELECT 'rows', 'patterns', count(*), NULL FROM patterns WHERE namespace = :namespace
@@ -71,7 +71,7 @@ class AnalyticsRepository(Repository):
 
     def summary(self) -> Summary:
         """What the namespace holds."""
-        rows = self._session.read(_SUMMARY.step(namespace=self._session.namespace))
+        rows = self._session.read(_SUMMARY.bind(namespace=self._session.namespace))
         return Summary(
             rows={name: count for kind, name, count, _ in rows if kind == "rows"},
             outcomes={name: OutcomeFigures(count, mean) for kind, name, count, mean in rows if kind == "outcome"},
@@ -252,8 +252,8 @@ class AnalyticsRepository(Repository):
         values["unused_since"] = to_micros(checked_moment("since", since))
         return self._patterns((*where, sql.UNUSED), values, timedelta(days=30), confidence)
 
-    def _read(self, statement: Prepared, values: dict[str, Any]) -> Sequence[Row]:
-        return self._session.read(statement.step(namespace=self._session.namespace, **values))
+    def _read(self, statement: SqlTemplate, values: dict[str, Any]) -> Sequence[Row]:
+        return self._session.read(statement.bind(namespace=self._session.namespace, **values))
 
     def _asked(self, least: float | None, filters: Any) -> tuple[tuple[str, ...], dict[str, Any], str]:
         where, values = conditions(EpisodeFilter(**filters), "episode")

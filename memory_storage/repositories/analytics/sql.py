@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from memory_storage.sql.filters import Conditions
-from memory_storage.sql.statement import Prepared
+from memory_storage.sql.statement import SqlTemplate
 
 from .error_signature import MESSAGE_LENGTH
 
@@ -49,9 +49,9 @@ def finite(number: str) -> str:
 
 # Squares are of the differences from the mean: sums of large numbers would lose what matters.
 @lru_cache(maxsize=256)
-def figures(where: Conditions, judged: str, by: str | None, *, in_periods: bool) -> Prepared:
+def figures(where: Conditions, judged: str, by: str | None, *, in_periods: bool) -> SqlTemplate:
     """For each period and group: episodes, judged, successes, then of rewards and durations how many, mean, squares."""
-    return Prepared(f"""{_picked(where, judged, in_periods=in_periods)},
+    return SqlTemplate(f"""{_picked(where, judged, in_periods=in_periods)},
 grouped (name, {_FACTS}) AS ({_GROUPED[by]}),
 measured AS (
     SELECT *, avg(reward) OVER of_group AS mean_reward, avg(duration) OVER of_group AS mean_duration
@@ -64,7 +64,7 @@ FROM measured GROUP BY number, name
 
 
 @lru_cache(maxsize=256)
-def tools(where: Conditions) -> Prepared:
+def tools(where: Conditions) -> SqlTemplate:
     """For each tool: steps, with a result, errors, timeouts, then of the measured steps how many and how long.
 
     A percentile is the nearest rank: the smallest latency that so many are not longer than.
@@ -73,7 +73,7 @@ def tools(where: Conditions) -> Prepared:
     def percentile(percent: int) -> str:
         return f"max(CASE WHEN place = (measured * {percent} + 99) / 100 THEN latency_ms END)"
 
-    return Prepared(f"""{_picked(where, BY_OUTCOME)},
+    return SqlTemplate(f"""{_picked(where, BY_OUTCOME)},
 used AS (
     SELECT s.tool, s.status, nullif(s.latency_ms, 0) AS latency_ms,
         row_number() OVER (PARTITION BY s.tool ORDER BY s.latency_ms DESC) AS from_above,
@@ -113,7 +113,7 @@ def _of_length(length: int, columns: str) -> str:
 
 
 @lru_cache(maxsize=256)
-def sequences(where: Conditions, judged: str, shortest: int, longest: int, *, with_evidence: bool) -> Prepared:
+def sequences(where: Conditions, judged: str, shortest: int, longest: int, *, with_evidence: bool) -> SqlTemplate:
     """For each sequence that enough episodes have: its tools as JSON, how many have it, how many of them went well.
 
     Then how long it took in the mean, ids of some that went well, and of all episodes how many were judged, went well.
@@ -124,7 +124,7 @@ def sequences(where: Conditions, judged: str, shortest: int, longest: int, *, wi
     context = "".join(f", {_shared(name)}" for name in _CONTEXT) if with_evidence else ""
     place = "row_number() OVER (PARTITION BY tools ORDER BY success DESC, started_at, seq)" if with_evidence else "1"
     ids = "json_group_array(id) FILTER (WHERE success AND place <= :evidence)" if with_evidence else "'[]'"
-    return Prepared(f"""{_windows(where, judged, longest)},
+    return SqlTemplate(f"""{_windows(where, judged, longest)},
 everything AS (SELECT count(success) AS judged, sum(success) AS successes FROM picked),
 found ({columns}, tools, ms) AS ({union}),
 once AS (SELECT {columns}, tools, avg(ms) AS ms FROM found GROUP BY tools, seq),
@@ -135,9 +135,9 @@ FROM placed CROSS JOIN everything GROUP BY tools HAVING count(*) >= :least
 
 
 @lru_cache(maxsize=256)
-def failures(where: Conditions, judged: str) -> Prepared:
+def failures(where: Conditions, judged: str) -> SqlTemplate:
     """For each number, tool and message of a step that failed: how many episodes, and how many of them failed."""
-    return Prepared(f"""{_picked(where, judged)}
+    return SqlTemplate(f"""{_picked(where, judged)}
 SELECT s.step_number, s.tool, s.status, substr(coalesce(s.output, ''), 1, {MESSAGE_LENGTH}),
     count(*), count(CASE WHEN picked.success = 0 THEN 1 END)
 FROM {_OF_STEPS} WHERE s.status IN ('error', 'timeout') GROUP BY 1, 2, 3, 4
@@ -145,12 +145,12 @@ FROM {_OF_STEPS} WHERE s.status IN ('error', 'timeout') GROUP BY 1, 2, 3, 4
 
 
 @lru_cache(maxsize=256)
-def recoveries(where: Conditions, judged: str, longest: int) -> Prepared:
+def recoveries(where: Conditions, judged: str, longest: int) -> SqlTemplate:
     """Each step that failed: how, tools and statuses of those after it; the episode, its success and context."""
     after = range(1, longest + 1)
     tools = ", ".join(f"lead(s.tool, {n}) OVER of_episode" for n in after)
     statuses = ", ".join(f"lead(s.status, {n}) OVER of_episode" for n in after)
-    return Prepared(f"""{_picked(where, judged)},
+    return SqlTemplate(f"""{_picked(where, judged)},
 followed AS (
     SELECT s.tool, s.status, substr(coalesce(s.output, ''), 1, {MESSAGE_LENGTH}) AS message,
         json_array({tools}) AS tools, json_array({statuses}) AS statuses, picked.id, picked.success,
@@ -163,9 +163,9 @@ FROM followed WHERE status IN ('error', 'timeout')
 
 
 @lru_cache(maxsize=256)
-def trend(where: Conditions) -> Prepared:
+def trend(where: Conditions) -> SqlTemplate:
     """How many rewards, their mean, and the sums of squares and products around it; times in days."""
-    return Prepared(f"""{_picked(where, BY_OUTCOME)},
+    return SqlTemplate(f"""{_picked(where, BY_OUTCOME)},
 centred AS (
     SELECT reward, (started_at - avg(started_at) OVER ()) / 86400000000.0 AS day, reward - avg(reward) OVER () AS above
     FROM picked WHERE reward IS NOT NULL)
@@ -175,17 +175,17 @@ FROM centred
 
 
 @lru_cache(maxsize=256)
-def span(where: Conditions) -> Prepared:
+def span(where: Conditions) -> SqlTemplate:
     """How many, the first and the last moment."""
-    return Prepared(f"""
+    return SqlTemplate(f"""
 SELECT count(*), min(started_at), max(started_at) FROM episodes WHERE {" AND ".join(("namespace = :namespace", *where))}
 """)
 
 
 @lru_cache(maxsize=256)
-def patterns(where: Conditions) -> Prepared:
+def patterns(where: Conditions) -> SqlTemplate:
     """The patterns' counters."""
-    return Prepared(f"""
+    return SqlTemplate(f"""
 SELECT id, kind, document ->> '$.description', times_retrieved, times_applied, success_when_applied, avg_reward_delta,
     last_used_at, coalesce(last_used_at, created_at)
 FROM patterns WHERE {" AND ".join(("namespace = :namespace", *where))}

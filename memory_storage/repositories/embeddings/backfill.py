@@ -20,7 +20,7 @@ from memory_storage.search.vector_sql import TABLES
 from memory_storage.sql.documents import decode_steps
 from memory_storage.sql.paging import PAGE_BYTES
 from memory_storage.sql.session import Row, SessionProtocol, json_ids
-from memory_storage.sql.statement import Prepared, bytes_of_step
+from memory_storage.sql.statement import SqlTemplate, bytes_of_step
 
 Thing = Episode | Step | AnyPattern
 
@@ -56,9 +56,9 @@ class Work(NamedTuple):
     digest: str | None
 
 
-def _pages(condition: str) -> dict[str, Prepared]:
+def _pages(condition: str) -> dict[str, SqlTemplate]:
     return {
-        owner: Prepared(
+        owner: SqlTemplate(
             _PAGE.format(
                 table=table,
                 owner=owner,
@@ -92,7 +92,7 @@ def to_embed(
     """
     pages = _PAGES["new" if old is None else "unknown" if old == model else "also"][owner_type]
     values, after = {"namespace": session.namespace, "model": model, "old": old, "limit": size}, ""
-    while rows := session.read(pages.step(after=after, **values)):
+    while rows := session.read(pages.bind(after=after, **values)):
         after = rows[-1][0]
         parts = portions(rows, lambda row: int(row[3]), most_bytes=PAGE_BYTES)
         texts = (pair for part in parts for pair in _texts(session, owner_type, part, text_of))
@@ -108,16 +108,16 @@ def _texts(
 
 def _episodes(session: SessionProtocol, ids: Sequence[str]) -> list[tuple[str, Thing]]:
     values = {"namespace": session.namespace, "ids": json_ids(ids)}
-    return [(row[1], whole([row])) for row in session.read(episodes_sql.HEADS.step(**values))]
+    return [(row[1], whole([row])) for row in session.read(episodes_sql.HEADS.bind(**values))]
 
 
 def _steps(session: SessionProtocol, ids: Sequence[str]) -> list[tuple[str, Thing]]:
-    rows = session.read(steps_sql.GET_MANY.step(namespace=session.namespace, ids=json_ids(ids)))
+    rows = session.read(steps_sql.GET_MANY.bind(namespace=session.namespace, ids=json_ids(ids)))
     return [(str(step.id), step) for step in decode_steps(rows)]
 
 
 def _patterns(session: SessionProtocol, ids: Sequence[str]) -> list[tuple[str, Thing]]:
-    rows = session.read(patterns_sql.GET_MANY.step(namespace=session.namespace, ids=json_ids(ids)))
+    rows = session.read(patterns_sql.GET_MANY.bind(namespace=session.namespace, ids=json_ids(ids)))
     return [(row[0], as_pattern(row)) for row in rows]
 
 

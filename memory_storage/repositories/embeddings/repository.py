@@ -226,7 +226,7 @@ class EmbeddingRepository(Repository):
         same = [[work.owner_id, work.digest, work.version] for work, text in texts if work.digest == _digest_of(text)]
         if same:
             values = {"namespace": self._session.namespace, "owner_type": owner_type, "model": model}
-            self._session.write([sql.UNCHANGED.step(rows=json.dumps(same), **values)])
+            self._session.write([sql.UNCHANGED.bind(rows=json.dumps(same), **values)])
         return [(work, text) for work, text in texts if work.digest != _digest_of(text)]
 
     def _store_embedded(self, entries: list[_Entry], put: _Put, preset: IndexPreset) -> int:
@@ -264,7 +264,7 @@ class EmbeddingRepository(Repository):
         for _ in range(SAVE_ATTEMPTS):
             if space is None:
                 return {}
-            rows = self._read(space, sql.of(space).get.step(**values, **self._key(space)))
+            rows = self._read(space, sql.of(space).get.bind(**values, **self._key(space)))
             stored = next((row[0] for row in rows if row[1] is None), None)
             if rows and stored in (None, space.token):
                 return {found.owner_id: found for found in map(_embedding, (row for row in rows if row[1] is not None))}
@@ -274,12 +274,12 @@ class EmbeddingRepository(Repository):
 
     def iterate(self) -> Iterator[Embedding]:
         """All of them by model and owner, a page at a time: 100 of them, or 4 MB."""
-        for model, dimension, token in self._session.read(sql.USED.step(namespace=self._session.namespace)):
+        for model, dimension, token in self._session.read(sql.USED.bind(namespace=self._session.namespace)):
             space, place = Space.of(token, model, dimension), {"owner_type": "", "owner_id": ""}
             size = max(1, min(ITERATE_PAGE, PAGE_BYTES // (4 * dimension)))
             is_last = False
             while not is_last:
-                rows = self._read(space, sql.of(space).page.step(limit=size, **place, **self._key(space)))
+                rows = self._read(space, sql.of(space).page.bind(limit=size, **place, **self._key(space)))
                 place, is_last = dict(zip(place, rows[-1], strict=False)) if rows else place, len(rows) < size
                 embeddings = map(_embedding, handed_over(rows))
                 del rows
@@ -309,17 +309,17 @@ class EmbeddingRepository(Repository):
         """Delete the vector of an owner by a model. Whether it was there."""
         key = {"owner_type": _owner_type(owner_type), "owner_id": as_id(owner_id, "owner_id")}
         values = {"namespace": self._session.namespace, "model": as_model_name(model)}
-        return bool(self._session.write([sql.DELETE.step(**key, **values)]))
+        return bool(self._session.write([sql.DELETE.bind(**key, **values)]))
 
     def count(self, *, model: str | None = None) -> int:
         """How many there are, or are there by one model."""
         values = {"namespace": self._session.namespace, "model": None if model is None else as_model_name(model)}
         statement = sql.COUNT if model is None else sql.COUNT_OF
-        return int(self._session.read(statement.step(**values))[0][0])
+        return int(self._session.read(statement.bind(**values))[0][0])
 
     def models(self) -> dict[str, int]:
         """The models by which this namespace has vectors, and their dimensions."""
-        rows = self._session.read(sql.USED.step(namespace=self._session.namespace))
+        rows = self._session.read(sql.USED.bind(namespace=self._session.namespace))
         return {name: dimension for name, dimension, _ in rows}
 
     def _store(self, entries: list[_Entry], put: _Put, preset: str) -> Sequence[Row]:
@@ -368,11 +368,11 @@ class EmbeddingRepository(Repository):
         """Create the space, if it is new; and have no vector stored if the namespace has those of another dimension."""
         space = choice.space
         values = {"model": space.model, "space": space.token, "dimension": dimension}
-        admit = sql.ADMIT.step(1, namespace=self._session.namespace, **values)
+        admit = sql.ADMIT.bind(1, namespace=self._session.namespace, **values)
         created: list[Step] = []
         chosen = preset_of(preset)
         if choice.is_new:
-            register = sql.REGISTER.step(1, preset=chosen.name, now=self._now(), **values)
+            register = sql.REGISTER.bind(1, preset=chosen.name, now=self._now(), **values)
             created = [register, *(Step(text) for text in space.create(dimension, chosen))]
         return [(space.model, step) for step in (*created, admit)]
 
@@ -387,18 +387,18 @@ class EmbeddingRepository(Repository):
         values = {"rows": rows, "digests": digests, **self._key(space)}
         is_strict = put in ("put", "copy")
         steps = [
-            statements.add.step(rows=rows, digests=digests, vectors=vectors, size=size),
-            getattr(statements, put)[owner_type].step(len(group) if is_strict else None, **values),
+            statements.add.bind(rows=rows, digests=digests, vectors=vectors, size=size),
+            getattr(statements, put)[owner_type].bind(len(group) if is_strict else None, **values),
         ]
         if not is_strict:
-            steps.append(statements.discard.step(**values))
+            steps.append(statements.discard.bind(**values))
         if put != "copy":
             limit = _WITH_EACH if self._session.vector_index == "diskann" else 0
-            steps.append(statements.index_some.step(space=space.token, limit=limit))
+            steps.append(statements.index_some.bind(space=space.token, limit=limit))
             last = (
-                sql.MODEL.step(space=space.token)
+                sql.MODEL.bind(space=space.token)
                 if is_strict
-                else statements.stored.step(owner_type=owner_type, **values)
+                else statements.stored.bind(owner_type=owner_type, **values)
             )
             steps.append(last)
         return [(group, step) for step in steps]
@@ -412,17 +412,17 @@ class EmbeddingRepository(Repository):
     def _ownerless(self, group: list[_Entry]) -> NotFoundError:
         owner_type = group[0].owner_type
         statement = sql.ABSENT[owner_type]
-        rows = self._session.read(statement.step(rows=_rows(group), namespace=self._session.namespace))
+        rows = self._session.read(statement.bind(rows=_rows(group), namespace=self._session.namespace))
         return NotFoundError(owner_type, UUID(rows[0][0] if rows else group[0].owner_id))
 
     def _without_known(self, embeddings: list[Embedding], *_: object) -> list[Embedding]:
         keys = json.dumps([_identity(embedding) for embedding in embeddings])
-        rows = self._session.read(sql.KNOWN.step(namespace=self._session.namespace, keys=keys))
+        rows = self._session.read(sql.KNOWN.bind(namespace=self._session.namespace, keys=keys))
         known = {tuple(row) for row in rows}
         remaining = [embedding for embedding in embeddings if _identity(embedding) not in known]
         for group in _groups([_entry(one, 0) for one in remaining]):
             statement = sql.ABSENT[group[0].owner_type]
-            if self._session.read(statement.step(rows=_rows(group), namespace=self._session.namespace)):
+            if self._session.read(statement.bind(rows=_rows(group), namespace=self._session.namespace)):
                 raise self._ownerless(group)
         return remaining
 

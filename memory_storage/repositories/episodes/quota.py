@@ -10,10 +10,10 @@ from memory_storage.errors import ValidationError
 from memory_storage.repositories.retention.sql import SOURCE
 from memory_storage.repositories.retention.tombstones import EVICTED_KEY, space_of
 from memory_storage.sql.session import SessionProtocol, json_ids
-from memory_storage.sql.statement import Prepared
+from memory_storage.sql.statement import SqlTemplate
 
 # First their tombstones, so that a stale copy of one is not saved as a new episode, and evicts another one.
-_CHOOSE = Prepared(f"""
+_CHOOSE = SqlTemplate(f"""
 INSERT INTO forgotten (digest, episode_seq)
 SELECT {EVICTED_KEY.format(id="e.id")}, e.seq FROM episodes AS e
 WHERE e.namespace = :namespace AND e.id NOT IN (SELECT value FROM json_each(:ids)) AND NOT {SOURCE}
@@ -22,12 +22,12 @@ LIMIT max(0, (SELECT count(*) FROM episodes WHERE namespace = :namespace) - :mos
 ON CONFLICT (digest) DO UPDATE SET episode_seq = excluded.episode_seq
 """)
 # A trigger takes the row's number out of the tombstone.
-_EVICT = Prepared("""
+_EVICT = SqlTemplate("""
 DELETE FROM episodes WHERE namespace = :namespace AND seq IN (
     SELECT episode_seq FROM forgotten WHERE episode_seq IS NOT NULL AND length(digest) > 16)
 """)
 # Changes nothing, but one row where there are too many: so the save is undone.
-_CHECK = Prepared("""
+_CHECK = SqlTemplate("""
 UPDATE episodes SET version = version WHERE seq = (
     SELECT seq FROM episodes WHERE namespace = :namespace ORDER BY started_at LIMIT 1 OFFSET :most)
 """)
@@ -38,12 +38,12 @@ def room_for(session: SessionProtocol, ids: Sequence[UUID]) -> list[Step]:
     limits, namespace = session.limits, session.namespace
     if limits.max_episodes is None or not ids:
         return []
-    check = _CHECK.step(0, namespace=namespace, most=limits.max_episodes)
+    check = _CHECK.bind(0, namespace=namespace, most=limits.max_episodes)
     if limits.when_full == "refuse":
         return [check]
     saved = json_ids([str(one) for one in ids])
-    chosen = _CHOOSE.step(namespace=namespace, space=space_of(namespace), ids=saved, most=limits.max_episodes)
-    return [chosen, _EVICT.step(namespace=namespace), check]
+    chosen = _CHOOSE.bind(namespace=namespace, space=space_of(namespace), ids=saved, most=limits.max_episodes)
+    return [chosen, _EVICT.bind(namespace=namespace), check]
 
 
 def no_room(session: SessionProtocol, new: int) -> ValidationError:

@@ -80,7 +80,7 @@ from memory_storage.sql.session import (
     keep_writing,
     write_and_read,
 )
-from memory_storage.sql.statement import Prepared
+from memory_storage.sql.statement import SqlTemplate
 
 from . import sql
 from .quota import no_room, room_for
@@ -180,7 +180,7 @@ class EpisodeRepository(Repository):
         limit = self._session.limits.steps_per_episode
         key = {"namespace": self._session.namespace, "episode_id": as_id(episode_id, "episode_id")}
         values = {**key, **appended(step)}
-        change, again = steps_sql.APPEND.step(limit=limit, **values), steps_sql.NUMBER.step(**values)
+        change, again = steps_sql.APPEND.bind(limit=limit, **values), steps_sql.NUMBER.bind(**values)
         refusal = None
         try:
             rows = self._session.write([change], again=again)
@@ -228,7 +228,7 @@ class EpisodeRepository(Repository):
         key = {"namespace": self._session.namespace, "id": as_id(episode_id)}
         values = {**ending(ended, end), "now": to_micros(now), "is_now": int(completed_at is None)}
         try:
-            return self._change(episode_id, sql.COMPLETE, sql.TOO_LARGE.step(0, most=most, **key), **values)
+            return self._change(episode_id, sql.COMPLETE, sql.TOO_LARGE.bind(0, most=most, **key), **values)
         except NotFoundError:
             if completed_at is not None and (stored := self.find(episode_id, steps=False)):
                 raise _ends_before_start("completed_at", stored.started_at, end) from None
@@ -259,7 +259,7 @@ class EpisodeRepository(Repository):
 
     def delete(self, episode_id: UUID | str) -> bool:
         """Delete it with its steps, embeddings and places. Whether it was there."""
-        return bool(self._session.write([sql.DELETE.step(namespace=self._session.namespace, id=as_id(episode_id))]))
+        return bool(self._session.write([sql.DELETE.bind(namespace=self._session.namespace, id=as_id(episode_id))]))
 
     def get(self, episode_id: UUID | str, *, steps: bool = True) -> Episode:
         """The episode; without its steps if `steps` is False.
@@ -275,7 +275,7 @@ class EpisodeRepository(Repository):
     def find(self, episode_id: UUID | str, *, steps: bool = True) -> Episode | None:
         """The episode, or None."""
         statement = sql.GET if steps else sql.GET_HEAD
-        rows = self._session.read(statement.step(namespace=self._session.namespace, id=as_id(episode_id)))
+        rows = self._session.read(statement.bind(namespace=self._session.namespace, id=as_id(episode_id)))
         return whole(rows) if rows else None
 
     def resolve_id(self, prefix: UUID | str) -> UUID:
@@ -289,7 +289,7 @@ class EpisodeRepository(Repository):
             ValidationError: it is no beginning of an id; or several ids begin so, and the message lists them.
         """
         text = as_prefix(prefix)
-        step = sql.OF_PREFIX.step(namespace=self._session.namespace, first=text, after=range_end(text), limit=SHOWN + 1)
+        step = sql.OF_PREFIX.bind(namespace=self._session.namespace, first=text, after=range_end(text), limit=SHOWN + 1)
         return only_one("episode", text, [row[0] for row in self._session.read(step)])
 
     def short_ids(self, episode_ids: Iterable[UUID | str], *, least: int = 8) -> dict[UUID, str]:
@@ -302,7 +302,7 @@ class EpisodeRepository(Repository):
         if type(least) is not int or not LEAST <= least <= 36:
             raise ValidationError("least", f"a whole number from {LEAST} to 36", least)
         texts = [as_id(one, "episode_ids") for one in as_list(episode_ids, "episode_ids")]
-        step = sql.NEIGHBOURS.step(namespace=self._session.namespace, ids=json_ids(texts))
+        step = sql.NEIGHBOURS.bind(namespace=self._session.namespace, ids=json_ids(texts))
         return {UUID(text): identifying(text, others, least) for text, *others in self._session.read(step)}
 
     def query(
@@ -335,7 +335,7 @@ class EpisodeRepository(Repository):
         def read(size: int, place: Cursor | None) -> Page[Episode]:
             order, after, place_values = order_and_place("started_at", place, descending=descending)
             statement = sql.query((*where, *after), order, with_steps=steps)
-            step = statement.step(namespace=self._session.namespace, limit=size + 1, **values, **place_values)
+            step = statement.bind(namespace=self._session.namespace, limit=size + 1, **values, **place_values)
             backwards = place is not None and place.backwards
             rows = self._session.read(step)
             return page_of(rows, size, place, descending=descending != backwards, on_corrupt=on_corrupt)
@@ -372,7 +372,7 @@ class EpisodeRepository(Repository):
             place = parse_cursor(cursor)
             order, after, place_values = order_and_place("started_at", place, descending=descending)
             statement = sql.next_ones((*where, *after), order, with_steps=steps)
-            rows = self._session.read(statement.step(**values, **place_values), shrinks=was_large)
+            rows = self._session.read(statement.bind(**values, **place_values), shrinks=was_large)
             found = page_of(rows, size, place, descending=descending, on_corrupt=on_corrupt)
             was_large = found.next_cursor is not None and len(found) < size
             items, cursor = handed_over(found.items), found.next_cursor
@@ -391,7 +391,7 @@ class EpisodeRepository(Repository):
         namespace = self._session.namespace
         order, after, place = order_and_place("started_at", parse_cursor(cursor), descending=is_descending(direction))
         where, values = conditions(asked, "episode")
-        rows = self._session.read(sql.ids((*where, *after), order).step(namespace=namespace, **values, **place))
+        rows = self._session.read(sql.ids((*where, *after), order).bind(namespace=namespace, **values, **place))
         ids = [row[0] for row in rows]
         del rows
         still, values = conditions(asked.model_copy(update={"text": None}), "episode", Shape("e.", by_row=True))
@@ -399,7 +399,7 @@ class EpisodeRepository(Repository):
         values |= {"namespace": namespace, "limit": size + 1, "page_bytes": PAGE_BYTES}
         was_large = True  # the page before this list may have been
         while ids:
-            rows = self._session.read(statement.step(ids=json_ids(ids[:size]), **values), shrinks=was_large)
+            rows = self._session.read(statement.bind(ids=json_ids(ids[:size]), **values), shrinks=was_large)
             # Those that did not fit, by their place among the ids, are on the next page.
             fitting = min((row[0] for row in rows if row[2] == 0 and row[3] is None), default=size)
             ids, was_large = ids[fitting:], fitting < size
@@ -410,7 +410,7 @@ class EpisodeRepository(Repository):
     def count(self, **filters: Unpack[EpisodeFilters]) -> int:
         """How many episodes there are for which all filters hold."""
         where, values = conditions(EpisodeFilter(**filters), "episode")
-        rows = self._session.read(sql.count(where).step(namespace=self._session.namespace, **values))
+        rows = self._session.read(sql.count(where).bind(namespace=self._session.namespace, **values))
         return int(rows[0][0])
 
     def similar_to(
@@ -532,7 +532,7 @@ class EpisodeRepository(Repository):
         if not reversed_:
             return
         ids = json_ids([str(episode.id) for _, episode in reversed_])
-        rows = self._session.read(sql.TIMES.step(namespace=self._session.namespace, ids=ids))
+        rows = self._session.read(sql.TIMES.bind(namespace=self._session.namespace, ids=ids))
         stored = {row[0]: tuple(row[1:]) for row in rows}
         for index, episode in reversed_:
             end = episode.completed_at or episode.started_at
@@ -569,8 +569,8 @@ class EpisodeRepository(Repository):
 
     def _write(
         self,
-        heads: Prepared,
-        steps: Sequence[Prepared],
+        heads: SqlTemplate,
+        steps: Sequence[SqlTemplate],
         prepared: list[tuple[str, Episode]],
         new: list[UUID],
         opening: Callable[[SessionProtocol, Sequence[UUID]], list[dbapi.Step]] = guard,
@@ -580,9 +580,9 @@ class EpisodeRepository(Repository):
         room = room_for(self._session, new)
         changes = [
             *opening(self._session, new),
-            *(heads.step(portion.documents, documents=portion.text, **values) for portion in of_heads),
+            *(heads.bind(portion.documents, documents=portion.text, **values) for portion in of_heads),
             *REWARDS.steps(self._session.namespace, rewards_of([episode for _, episode in prepared])),
-            *(step.step(documents=portion.text, **values) for step in steps for portion in of_steps),
+            *(step.bind(documents=portion.text, **values) for step in steps for portion in of_steps),
             *room,
         ]
         try:
@@ -597,7 +597,7 @@ class EpisodeRepository(Repository):
         carried = {str(step.id): (str(episode.id), step.step_number) for episode in episodes for step in episode.steps}
         numbers = json.dumps(list(carried.values()))
         values = {"namespace": self._session.namespace, "ids": json_ids(list(carried)), "numbers": numbers}
-        rows = self._session.read(steps_sql.IN_THE_WAY.step(**values))
+        rows = self._session.read(steps_sql.IN_THE_WAY.bind(**values))
         return all(carried.get(step_id, ("",))[0] == episode_id for step_id, episode_id in rows)
 
     def _states(self, episodes: Sequence[Episode]) -> Sequence[Row]:
@@ -605,7 +605,7 @@ class EpisodeRepository(Repository):
 
     def _state_step(self, episodes: Sequence[Episode]) -> dbapi.Step:
         ids = json_ids([str(episode.id) for episode in episodes])
-        return sql.STATE.step(namespace=self._session.namespace, ids=ids)
+        return sql.STATE.bind(namespace=self._session.namespace, ids=ids)
 
     def _without_known(self, prepared: list[tuple[str, Episode]], error: RowCountError) -> list[tuple[str, Episode]]:
         known = {row[0] for row in self._states([episode for _, episode in prepared])}
@@ -628,11 +628,11 @@ class EpisodeRepository(Repository):
                 raise stale(self._session, "episode", episode.id, episode.version, version)
         return remaining
 
-    def _change(self, episode_id: UUID | str, statement: Prepared, *checks: dbapi.Step, **values: Any) -> Episode:
+    def _change(self, episode_id: UUID | str, statement: SqlTemplate, *checks: dbapi.Step, **values: Any) -> Episode:
         key = {"namespace": self._session.namespace, "id": as_id(episode_id)}
-        change = statement.step(1, **key, **values)
+        change = statement.bind(1, **key, **values)
         try:
-            rows = write_and_read(self._session, [change, *checks], sql.GET.step(**key))
+            rows = write_and_read(self._session, [change, *checks], sql.GET.bind(**key))
         except RowCountError as error:
             if error.step != 1:
                 raise
@@ -643,7 +643,7 @@ class EpisodeRepository(Repository):
 
     def _number_of_appended(self, step: Step, values: dict[str, Any], limit: int, refusal: ConflictError | None) -> int:
         """Return the number of a step that is there already. Raises what kept any other from being appended."""
-        rows = self._session.read(steps_sql.APPENDED.step(**values))
+        rows = self._session.read(steps_sql.APPENDED.bind(**values))
         if rows:
             number, is_this_one = rows[0]
             if not is_this_one:

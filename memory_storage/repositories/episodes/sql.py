@@ -8,7 +8,7 @@ from memory_storage.search.statement import Search
 from memory_storage.sql.filters import Conditions
 from memory_storage.sql.paging import cut_by_bytes
 from memory_storage.sql.statement import (
-    Prepared,
+    SqlTemplate,
     bytes_of_episode,
     columns,
     excluded,
@@ -63,12 +63,12 @@ _STEPS = {
 }
 
 # Hexadecimal digits and hyphens are ASCII: all ids with a prefix are one range of the index.
-OF_PREFIX = Prepared("""
+OF_PREFIX = SqlTemplate("""
 SELECT id FROM episodes WHERE namespace = :namespace AND id >= :first AND id < :after ORDER BY id LIMIT :limit
 """)
 
 # The ids beside each one in the index: what it shares with them does not identify it.
-NEIGHBOURS = Prepared("""
+NEIGHBOURS = SqlTemplate("""
 SELECT ids.value,
     (SELECT max(e.id) FROM episodes AS e WHERE e.namespace = :namespace AND e.id < ids.value),
     (SELECT min(e.id) FROM episodes AS e WHERE e.namespace = :namespace AND e.id > ids.value)
@@ -81,7 +81,7 @@ _ROW = 7  # columns
 STEP_ROW = "s.step_number, s.id, s.document, s.output, NULL, NULL, NULL"
 
 # A new episode that is there already is not written: the number of rows tells.
-SAVE_NEW = Prepared(f"""
+SAVE_NEW = SqlTemplate(f"""
 INSERT INTO episodes ({columns(_SAVED)})
 SELECT {values(_SAVED)}
 FROM json_each(:documents) AS given
@@ -90,7 +90,7 @@ ON CONFLICT (namespace, id) DO NOTHING
 """)
 
 # An episode that says it was saved before must still be there: without that, a deleted one would come back.
-SAVE = Prepared(f"""
+SAVE = SqlTemplate(f"""
 INSERT INTO episodes ({columns(_SAVED)})
 SELECT {values(_SAVED)}
 FROM json_each(:documents) AS given
@@ -100,7 +100,7 @@ ON CONFLICT (namespace, id) DO UPDATE SET {excluded(_SAVED, "namespace", "id", "
 WHERE episodes.version = excluded.version - 1
 """)
 
-IMPORT = Prepared(f"""
+IMPORT = SqlTemplate(f"""
 INSERT INTO episodes ({columns(_IMPORTED)})
 SELECT {values(_IMPORTED)}
 FROM json_each(:documents) AS given
@@ -113,7 +113,7 @@ _GIVEN = """WITH given (id, steps) AS MATERIALIZED (
     SELECT value ->> '$.id', value -> '$.steps' FROM json_each(:documents))"""
 
 
-SAVE_NEW_STEPS = Prepared(f"""
+SAVE_NEW_STEPS = SqlTemplate(f"""
 {_GIVEN}
 INSERT INTO steps ({columns(_STEPS)})
 SELECT {values(_STEPS)}
@@ -121,7 +121,7 @@ FROM given, json_each(given.steps) AS step
 """)
 
 # A step that is as it was is not written again. One that moved to another episode is refused by a trigger.
-SAVE_STEPS = Prepared(f"""
+SAVE_STEPS = SqlTemplate(f"""
 {_GIVEN}
 INSERT INTO steps ({columns(_STEPS)})
 SELECT {values(_STEPS)}
@@ -133,7 +133,7 @@ WHERE steps.document IS NOT excluded.document OR steps.output IS NOT excluded.ou
 """)
 
 # Steps that change places: each number is taken until the other step has left it. Negative numbers are free.
-PARK_STEPS = Prepared(f"""
+PARK_STEPS = SqlTemplate(f"""
 {_GIVEN}
 UPDATE steps SET step_number = -step_number
 WHERE namespace = :namespace AND (episode_id, id) IN (
@@ -141,24 +141,24 @@ WHERE namespace = :namespace AND (episode_id, id) IN (
 """)
 
 # The beginning is enough to tell what a task is about.
-TASKS = Prepared("""
+TASKS = SqlTemplate("""
 SELECT id, substr(document ->> '$.task_description', 1, 1000) FROM episodes
 WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
 
-STATE = Prepared("""
+STATE = SqlTemplate("""
 SELECT id, version, created_at, updated_at, archived_at FROM episodes
 WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
 
-TIMES = Prepared("""
+TIMES = SqlTemplate("""
 SELECT id, started_at, completed_at FROM episodes
 WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
 
 # The caller's clock may be behind the one that set the start, but the caller's own moment may not be before it, unless
 # it is stored already: an older version took it.
-COMPLETE = Prepared("""
+COMPLETE = SqlTemplate("""
 UPDATE episodes SET
     version = version + 1, updated_at = :now, outcome = :kind, reward = coalesce(:total, reward),
     completed_at = CASE WHEN :is_now THEN max(:completed_at, started_at) ELSE :completed_at END,
@@ -172,24 +172,24 @@ WHERE namespace = :namespace AND id = :id
 """)
 
 # Changes nothing, but one row where the document has become too large: so the change is undone.
-TOO_LARGE = Prepared("""
+TOO_LARGE = SqlTemplate("""
 UPDATE episodes SET version = version WHERE namespace = :namespace AND id = :id AND octet_length(document) > :most
 """)
 
-ARCHIVE = Prepared("""
+ARCHIVE = SqlTemplate("""
 UPDATE episodes SET archived_at = coalesce(archived_at, :now) WHERE namespace = :namespace AND id = :id
 """)
 
-RESTORE = Prepared("UPDATE episodes SET archived_at = NULL WHERE namespace = :namespace AND id = :id")
+RESTORE = SqlTemplate("UPDATE episodes SET archived_at = NULL WHERE namespace = :namespace AND id = :id")
 
-DELETE = Prepared("DELETE FROM episodes WHERE namespace = :namespace AND id = :id RETURNING id")
+DELETE = SqlTemplate("DELETE FROM episodes WHERE namespace = :namespace AND id = :id RETURNING id")
 
-GET_HEAD = Prepared(f"SELECT {HEAD_ROW} FROM episodes AS e WHERE e.namespace = :namespace AND e.id = :id")
-HEADS = Prepared(f"""
+GET_HEAD = SqlTemplate(f"SELECT {HEAD_ROW} FROM episodes AS e WHERE e.namespace = :namespace AND e.id = :id")
+HEADS = SqlTemplate(f"""
 SELECT {HEAD_ROW} FROM episodes AS e WHERE e.namespace = :namespace
     AND e.id IN (SELECT value FROM json_each(:ids))
 """)
-GET = Prepared(f"""
+GET = SqlTemplate(f"""
 SELECT {HEAD_ROW} FROM episodes AS e WHERE e.namespace = :namespace AND e.id = :id
 UNION ALL
 SELECT {STEP_ROW} FROM steps AS s WHERE s.namespace = :namespace AND s.episode_id = :id
@@ -202,9 +202,9 @@ SELECT page.place, page.seq, {STEP_ROW} FROM page CROSS JOIN episodes AS e ON e.
 
 
 @lru_cache(maxsize=256)
-def query(conditions: Conditions, order: str, *, with_steps: bool) -> Prepared:
+def query(conditions: Conditions, order: str, *, with_steps: bool) -> SqlTemplate:
     """A page: the sort key and `seq` of each episode, then its row and those of its steps, in any order."""
-    return Prepared(f"""
+    return SqlTemplate(f"""
 WITH page AS MATERIALIZED (
     SELECT seq, started_at AS place FROM episodes WHERE {" AND ".join(("namespace = :namespace", *conditions))}
     ORDER BY {order} LIMIT :limit)
@@ -213,28 +213,28 @@ WITH page AS MATERIALIZED (
 
 
 @lru_cache(maxsize=256)
-def ids(conditions: Conditions, order: str) -> Prepared:
+def ids(conditions: Conditions, order: str) -> SqlTemplate:
     """The ids of all of them, in order."""
     where = " AND ".join(("namespace = :namespace", *conditions))
-    return Prepared(f"SELECT id FROM episodes WHERE {where} ORDER BY {order}")
+    return SqlTemplate(f"SELECT id FROM episodes WHERE {where} ORDER BY {order}")
 
 
 @lru_cache(maxsize=256)
-def among(conditions: Conditions, *, with_steps: bool) -> Prepared:
+def among(conditions: Conditions, *, with_steps: bool) -> SqlTemplate:
     """Those of `ids` for which the conditions hold: the place among them and `seq`, then as for `next_ones`."""
     where = " AND ".join(("true", *conditions))
     listed = f"""SELECT e.seq, ids.key AS place
     FROM json_each(:ids) AS ids CROSS JOIN episodes AS e ON e.namespace = :namespace AND e.id = ids.value
     WHERE {where} ORDER BY ids.key LIMIT :limit"""
-    return Prepared(f"{_cut(listed, 'place', with_steps=with_steps)}\n{_what_fits(with_steps=with_steps)}")
+    return SqlTemplate(f"{_cut(listed, 'place', with_steps=with_steps)}\n{_what_fits(with_steps=with_steps)}")
 
 
 @lru_cache(maxsize=256)
-def next_ones(conditions: Conditions, order: str, *, with_steps: bool) -> Prepared:
+def next_ones(conditions: Conditions, order: str, *, with_steps: bool) -> SqlTemplate:
     """As `query`, but a page ends by bytes too: an episode that does not fit has no id."""
     listed = f"""SELECT seq, started_at, started_at AS place
     FROM episodes WHERE {" AND ".join(("namespace = :namespace", *conditions))} ORDER BY {order} LIMIT :limit"""
-    return Prepared(f"{_cut(listed, order, with_steps=with_steps)}\n{_what_fits(with_steps=with_steps)}")
+    return SqlTemplate(f"{_cut(listed, order, with_steps=with_steps)}\n{_what_fits(with_steps=with_steps)}")
 
 
 def _cut(listed: str, order: str, *, with_steps: bool) -> str:
@@ -254,15 +254,15 @@ FROM page LEFT JOIN episodes AS e ON page.fits AND e.seq = page.seq
 
 
 @lru_cache(maxsize=256)
-def search(asked: Search, *, with_steps: bool) -> Prepared:
+def search(asked: Search, *, with_steps: bool) -> SqlTemplate:
     """The hits: score, `seq` and the facts of each, then its row and those of its steps, in any order."""
     if not with_steps:
-        return Prepared(f"""
+        return SqlTemplate(f"""
 {asked.common_tables()}
 SELECT found.score, found.seq, {asked.facts()}, {HEAD_ROW} FROM found CROSS JOIN episodes AS e ON e.seq = found.seq
 {asked.own_space(_ROW)}
 """)
-    return Prepared(f"""
+    return SqlTemplate(f"""
 {asked.common_tables()}
 SELECT found.score, found.seq, {asked.facts("NOT of_step")}, iif(of_step, s.step_number, 0), iif(of_step, s.id, e.id),
     iif(of_step, s.document, e.document), iif(of_step, s.output, e.version), e.created_at, e.updated_at, e.archived_at
@@ -275,6 +275,6 @@ WHERE NOT of_step OR s.id IS NOT NULL
 
 
 @lru_cache(maxsize=256)
-def count(conditions: Conditions) -> Prepared:
+def count(conditions: Conditions) -> SqlTemplate:
     """How many there are."""
-    return Prepared(f"SELECT count(*) FROM episodes WHERE {' AND '.join(('namespace = :namespace', *conditions))}")
+    return SqlTemplate(f"SELECT count(*) FROM episodes WHERE {' AND '.join(('namespace = :namespace', *conditions))}")

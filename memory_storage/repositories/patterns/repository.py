@@ -150,7 +150,7 @@ class PatternRepository(Repository):
         texts = sorted({as_id(one, "pattern_ids") for one in ids})
         values = {"namespace": self._session.namespace, "ids": json_ids(texts), "now": self._now()}
         try:
-            self._session.write([sql.RETRIEVED.step(len(texts), **values)])
+            self._session.write([sql.RETRIEVED.bind(len(texts), **values)])
         except RowCountError as error:
             raise NotFoundError("pattern", ", ".join(texts)) from error
 
@@ -167,7 +167,7 @@ class PatternRepository(Repository):
         if not abs(reward_delta) <= sys.float_info.max:
             raise ValidationError("reward_delta", "a finite number", reward_delta)
         values = {"success": int(success), "reward_delta": float(reward_delta), "now": self._now()}
-        step = sql.APPLIED.step(1, namespace=self._session.namespace, id=as_id(pattern_id), **values)
+        step = sql.APPLIED.bind(1, namespace=self._session.namespace, id=as_id(pattern_id), **values)
         try:
             self._session.write([step])
         except RowCountError as error:
@@ -187,10 +187,10 @@ class PatternRepository(Repository):
         try:
             rows = self._session.write(
                 [
-                    sql.MERGE.step(1, namespace=namespace, id=key, other=other, now=self._now()),
-                    sql.OVER_LIMIT.step(0, namespace=namespace, id=key, most=most, tags=tags),
-                    sql.REMOVE.step(1, namespace=namespace, id=other),
-                    sql.GET.step(namespace=namespace, id=key),
+                    sql.MERGE.bind(1, namespace=namespace, id=key, other=other, now=self._now()),
+                    sql.OVER_LIMIT.bind(0, namespace=namespace, id=key, most=most, tags=tags),
+                    sql.REMOVE.bind(1, namespace=namespace, id=other),
+                    sql.GET.bind(namespace=namespace, id=key),
                 ]
             )
         except (RowCountError, ValidationError) as error:
@@ -245,9 +245,9 @@ class PatternRepository(Repository):
         recoveries = analytics_sql.recoveries(where, judged, LONGEST_RECOVERY)
         found: list[AnyPattern] = [
             *learned_sequences(
-                self._session.read(sequences.step(**values, least=least_episodes, evidence=evidence)), wanted
+                self._session.read(sequences.bind(**values, least=least_episodes, evidence=evidence)), wanted
             ),
-            *learned_recoveries(self._session.read(recoveries.step(**values)), wanted),
+            *learned_recoveries(self._session.read(recoveries.bind(**values)), wanted),
         ]
         return self._learned(with_tasks(found, self._tasks_of(found)))
 
@@ -264,7 +264,7 @@ class PatternRepository(Repository):
 
     def find(self, pattern_id: UUID | str) -> AnyPattern | None:
         """The pattern, or None."""
-        rows = self._session.read(sql.GET.step(namespace=self._session.namespace, id=as_id(pattern_id)))
+        rows = self._session.read(sql.GET.bind(namespace=self._session.namespace, id=as_id(pattern_id)))
         return as_pattern(rows[0]) if rows else None
 
     def query(
@@ -286,7 +286,7 @@ class PatternRepository(Repository):
         def read(size: int, place: Cursor | None) -> Page[AnyPattern]:
             order, after, place_values = order_and_place("success_rate", place, descending=True)
             statement = sql.query((*where, *after), order)
-            step = statement.step(namespace=self._session.namespace, limit=size + 1, **values, **place_values)
+            step = statement.bind(namespace=self._session.namespace, limit=size + 1, **values, **place_values)
             rows = self._session.read(step)
             found = [_readable(row[2:], on_corrupt) for row in rows[:size]]
             return page(found, [(row[0], row[1]) for row in rows], size, place)
@@ -303,7 +303,7 @@ class PatternRepository(Repository):
         size = min(ITERATE_PAGE, self._session.limits.query_maximum)
         where, values = conditions(PatternFilter(**filters), "pattern")
         values |= {"namespace": self._session.namespace, "limit": size + 1, "page_bytes": PAGE_BYTES}
-        listed = self._session.read(sql.listed(where).step(**values))
+        listed = self._session.read(sql.listed(where).bind(**values))
         rows: Sequence[Sequence[Any]] = [row[2:] for row in listed if row[2] is not None]
         sizes = [(row[0], row[1]) for row in listed[len(rows) :]]
         del listed
@@ -315,12 +315,12 @@ class PatternRepository(Repository):
     def count(self, **filters: Unpack[PatternFilters]) -> int:
         """How many patterns there are for which all filters hold."""
         where, values = conditions(PatternFilter(**filters), "pattern")
-        rows = self._session.read(sql.count(where).step(namespace=self._session.namespace, **values))
+        rows = self._session.read(sql.count(where).bind(namespace=self._session.namespace, **values))
         return int(rows[0][0])
 
     def delete(self, pattern_id: UUID | str) -> bool:
         """Delete it with its embeddings. Whether it was there."""
-        return bool(self._session.write([sql.DELETE.step(namespace=self._session.namespace, id=as_id(pattern_id))]))
+        return bool(self._session.write([sql.DELETE.bind(namespace=self._session.namespace, id=as_id(pattern_id))]))
 
     def similar_to(
         self,
@@ -436,7 +436,7 @@ class PatternRepository(Repository):
         ids = {str(one) for pattern in patterns for one in pattern.evidence}
         if not ids:
             return {}
-        rows = self._session.read(TASKS.step(namespace=self._session.namespace, ids=json_ids(sorted(ids))))
+        rows = self._session.read(TASKS.bind(namespace=self._session.namespace, ids=json_ids(sorted(ids))))
         return {UUID(key): task for key, task in rows}
 
     def _learned(self, found: Sequence[AnyPattern]) -> list[AnyPattern]:
@@ -477,12 +477,12 @@ class PatternRepository(Repository):
         ids = json_ids([str(pattern.id) for _, pattern in prepared])
         namespace, now = self._session.namespace, self._now()
         new = [pattern for _, pattern in prepared if pattern.version == 0 or statement is sql.IMPORT]
-        check = sql.LEARNED_OVER_LIMIT.step(0, namespace=namespace, ids=ids, now=now, most=self._most_bytes)
+        check = sql.LEARNED_OVER_LIMIT.bind(0, namespace=namespace, ids=ids, now=now, most=self._most_bytes)
         changes = [
             # A copy of one that was forgotten stays away; but it may be learned again, from others.
             *opening(self._session, [] if statement is sql.LEARN else [pattern.id for pattern in new]),
             *(
-                statement.step(
+                statement.bind(
                     None if statement is sql.LEARN else portion.documents,
                     namespace=namespace,
                     documents=portion.text,
@@ -495,7 +495,7 @@ class PatternRepository(Repository):
             *_exact_numbers(namespace, [pattern for _, pattern in prepared], new),
             *([check] if statement is sql.LEARN else []),
         ]
-        written = sql.GET_MANY.step(namespace=namespace, ids=ids)
+        written = sql.GET_MANY.bind(namespace=namespace, ids=ids)
         return write_and_read(self._session, changes, written)
 
     def _without_known(
@@ -525,13 +525,13 @@ class PatternRepository(Repository):
 
     def _rows_of(self, ids: Sequence[str]) -> list[Sequence[Any]]:
         """The rows that are there, in the order of the ids."""
-        rows = self._session.read(sql.GET_MANY.step(namespace=self._session.namespace, ids=json_ids(ids)))
+        rows = self._session.read(sql.GET_MANY.bind(namespace=self._session.namespace, ids=json_ids(ids)))
         by_id = {row[0]: row for row in rows}
         return [by_id[one] for one in ids if one in by_id]
 
     def _get_many(self, ids: Sequence[UUID]) -> list[AnyPattern]:
         values = {"namespace": self._session.namespace, "ids": json_ids([str(one) for one in ids])}
-        return [as_pattern(row) for row in self._session.read(sql.GET_MANY.step(**values))] if ids else []
+        return [as_pattern(row) for row in self._session.read(sql.GET_MANY.bind(**values))] if ids else []
 
     def _now(self) -> int:
         return to_micros(self._session.now())

@@ -7,7 +7,7 @@ from functools import lru_cache
 from memory_storage.search.statement import Search
 from memory_storage.sql.filters import Conditions
 from memory_storage.sql.paging import cut_by_bytes
-from memory_storage.sql.statement import Prepared, columns, excluded, micros, values, was_saved_before
+from memory_storage.sql.statement import SqlTemplate, columns, excluded, micros, values, was_saved_before
 
 _COUNTED = ("times_retrieved", "times_applied", "success_when_applied", "failure_when_applied")
 COUNTERS = (*_COUNTED, "avg_reward_delta")
@@ -44,7 +44,7 @@ _IMPORTED = {
 }
 _WHOLE = f"id, document, version, created_at, updated_at, {columns(_FIRST)}"
 
-SAVE = Prepared(f"""
+SAVE = SqlTemplate(f"""
 INSERT INTO patterns ({columns(_SAVED)})
 SELECT {values(_SAVED)}
 FROM json_each(:documents) AS given
@@ -54,7 +54,7 @@ ON CONFLICT (namespace, id) DO UPDATE SET {excluded(_SAVED, "namespace", "id", "
 WHERE patterns.version = excluded.version - 1
 """)
 
-IMPORT = Prepared(f"""
+IMPORT = SqlTemplate(f"""
 INSERT INTO patterns ({columns(_IMPORTED)})
 SELECT {values(_IMPORTED)}
 FROM json_each(:documents) AS given
@@ -73,7 +73,7 @@ _FOUND_AGAIN = """json_set(patterns.document, {})""".format(
 _LATENCY = "json_set({0}, '$.avg_latency_ms', json(excluded.document -> '$.avg_latency_ms'))"
 _FIGURES = f"""CASE patterns.kind WHEN 'tool_sequence' THEN {_LATENCY.format(_FOUND_AGAIN)} ELSE {_FOUND_AGAIN} END"""
 
-LEARN = Prepared(f"""
+LEARN = SqlTemplate(f"""
 INSERT INTO patterns ({columns(_SAVED)})
 SELECT {values(_SAVED)}
 FROM json_each(:documents) AS given
@@ -84,19 +84,19 @@ ON CONFLICT (namespace, id) DO UPDATE SET
 WHERE patterns.kind = excluded.kind AND patterns.document IS NOT {_FIGURES}
 """)
 
-GET = Prepared(f"SELECT {_WHOLE} FROM patterns WHERE namespace = :namespace AND id = :id")
+GET = SqlTemplate(f"SELECT {_WHOLE} FROM patterns WHERE namespace = :namespace AND id = :id")
 
-GET_MANY = Prepared(f"""
+GET_MANY = SqlTemplate(f"""
 SELECT {_WHOLE} FROM patterns WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
 
-RETRIEVED = Prepared("""
+RETRIEVED = SqlTemplate("""
 UPDATE patterns SET times_retrieved = CAST(times_retrieved + 1 AS INTEGER), last_used_at = :now
 WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
 
 # The mean of the deltas, brought forward: no application has to be kept for it. Its parts cannot overflow.
-APPLIED = Prepared("""
+APPLIED = SqlTemplate("""
 UPDATE patterns SET
     times_applied = CAST(times_applied + 1 AS INTEGER),
     success_when_applied = CAST(success_when_applied + :success AS INTEGER),
@@ -122,7 +122,7 @@ _MERGED_RATE = """min(1.0,
 _APPLICATIONS = "(1.0 * patterns.times_applied + other.times_applied)"
 
 # A float that is handed to json_set() keeps only 15 of its digits.
-MERGE = Prepared(f"""
+MERGE = SqlTemplate(f"""
 UPDATE patterns SET
     version = patterns.version + 1, updated_at = :now,
     occurrence_count = {_SUM.format(name="occurrence_count")},
@@ -146,36 +146,36 @@ WHERE patterns.namespace = :namespace AND patterns.id = :id AND patterns.kind = 
 
 # They change nothing, but one row where a document has become too large, or has too many tags: the change is undone.
 _TOO_LARGE = "UPDATE patterns SET version = version WHERE namespace = :namespace AND {of} AND ({too_large})"
-OVER_LIMIT = Prepared(
+OVER_LIMIT = SqlTemplate(
     _TOO_LARGE.format(
         of="id = :id", too_large="octet_length(document) > :most OR json_array_length(document, '$.tags') > :tags"
     )
 )
-LEARNED_OVER_LIMIT = Prepared(
+LEARNED_OVER_LIMIT = SqlTemplate(
     _TOO_LARGE.format(
         of="updated_at = :now AND id IN (SELECT value FROM json_each(:ids))", too_large="octet_length(document) > :most"
     )
 )
 
-DELETE = Prepared("DELETE FROM patterns WHERE namespace = :namespace AND id = :id RETURNING id")
-REMOVE = Prepared("DELETE FROM patterns WHERE namespace = :namespace AND id = :id")
+DELETE = SqlTemplate("DELETE FROM patterns WHERE namespace = :namespace AND id = :id RETURNING id")
+REMOVE = SqlTemplate("DELETE FROM patterns WHERE namespace = :namespace AND id = :id")
 
 
 @lru_cache(maxsize=256)
-def query(conditions: Conditions, order: str) -> Prepared:
+def query(conditions: Conditions, order: str) -> SqlTemplate:
     """A page: the sort key and `seq` of each, then its columns."""
-    return Prepared(f"""
+    return SqlTemplate(f"""
 SELECT success_rate, seq, {_WHOLE} FROM patterns
 WHERE {" AND ".join(("namespace = :namespace", *conditions))} ORDER BY {order} LIMIT :limit
 """)
 
 
 @lru_cache(maxsize=256)
-def listed(conditions: Conditions) -> Prepared:
+def listed(conditions: Conditions) -> SqlTemplate:
     """The id and the bytes of each of them, the best first; beside them the columns of those on the first page."""
     rows = f"""SELECT seq, id AS key, success_rate FROM patterns
     WHERE {" AND ".join(("namespace = :namespace", *conditions))}"""
-    return Prepared(f"""
+    return SqlTemplate(f"""
 {cut_by_bytes(rows, "patterns", "octet_length(t.document)", "success_rate DESC, seq DESC")}
 SELECT page.key, page.bytes, {_WHOLE} FROM page LEFT JOIN patterns ON page.fits AND patterns.seq = page.seq
 ORDER BY page.number
@@ -183,9 +183,9 @@ ORDER BY page.number
 
 
 @lru_cache(maxsize=256)
-def search(asked: Search) -> Prepared:
+def search(asked: Search) -> SqlTemplate:
     """The hits: score, `seq` and the facts of each, then its columns."""
-    return Prepared(f"""
+    return SqlTemplate(f"""
 {asked.common_tables()}
 SELECT found.score, found.seq, {asked.facts()}, {_WHOLE} FROM found CROSS JOIN patterns ON patterns.seq = found.seq
 {asked.own_space(_WHOLE.count(",") + 1)}
@@ -193,6 +193,6 @@ SELECT found.score, found.seq, {asked.facts()}, {_WHOLE} FROM found CROSS JOIN p
 
 
 @lru_cache(maxsize=256)
-def count(conditions: Conditions) -> Prepared:
+def count(conditions: Conditions) -> SqlTemplate:
     """How many there are."""
-    return Prepared(f"SELECT count(*) FROM patterns WHERE {' AND '.join(('namespace = :namespace', *conditions))}")
+    return SqlTemplate(f"SELECT count(*) FROM patterns WHERE {' AND '.join(('namespace = :namespace', *conditions))}")

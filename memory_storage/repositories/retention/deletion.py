@@ -54,14 +54,14 @@ class Remover:
                 yield [item], self._in_parts(item)
             else:
                 portion = self._next(waiting)
-                yield portion, self._run(portion, [one.step(**self._given(portion)) for one in self._removal.deletion])
+                yield portion, self._run(portion, [one.bind(**self._given(portion)) for one in self._removal.deletion])
 
     def archive(self, items: Iterable[Item], now: int) -> Iterator[tuple[list[Item], set[str]]]:
         """The same, but into the archive."""
         waiting = [item._replace(bytes=0, steps=0) for item in items][::-1]  # no work is done for these
         while waiting:
             portion = self._next(waiting)
-            yield portion, self._run(portion, [self._removal.archive.step(now=now, **self._given(portion))])
+            yield portion, self._run(portion, [self._removal.archive.bind(now=now, **self._given(portion))])
 
     def _next(self, waiting: list[Item]) -> list[Item]:
         portion, weight = [waiting.pop()], 0
@@ -73,15 +73,15 @@ class Remover:
         """An episode that is too large to go at once: its last steps first."""
         namespace = self._session.namespace
         given, digest = self._given([item]), digest_of(namespace, item.id)
-        put_away = sql.PUT_AWAY.step(digest=digest, now=to_micros(self._session.now()))
-        if not self._rows(1, [self._removal.begin.step(**given), put_away]):
+        put_away = sql.PUT_AWAY.bind(digest=digest, now=to_micros(self._session.now()))
+        if not self._rows(1, [self._removal.begin.bind(**given), put_away]):
             return set()
         while self._some_steps(item.id):
             pass
-        return self._run([item._replace(bytes=0, steps=0)], [sql.ALWAYS.delete.step(**given)])
+        return self._run([item._replace(bytes=0, steps=0)], [sql.ALWAYS.delete.bind(**given)])
 
     def _some_steps(self, episode_id: str) -> int:
-        step = sql.SOME_STEPS.step(namespace=self._session.namespace, id=episode_id, portion=self._pace.portion)
+        step = sql.SOME_STEPS.bind(namespace=self._session.namespace, id=episode_id, portion=self._pace.portion)
         self._pace.begin()
         rows = self._session.write([step])
         weight = sum(int(row[0]) for row in rows if row)

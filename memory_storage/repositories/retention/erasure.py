@@ -14,7 +14,7 @@ from memory_storage.monitoring import note_removed
 from memory_storage.schema.words import words_of_pattern
 from memory_storage.sql.documents import to_micros
 from memory_storage.sql.session import SAVE_ATTEMPTS, Row, SessionProtocol, as_id, json_ids
-from memory_storage.sql.statement import Prepared
+from memory_storage.sql.statement import SqlTemplate
 
 from . import sql
 from .deletion import Item, Remover
@@ -30,27 +30,27 @@ _NAMED = """SELECT owner_seq FROM facets WHERE namespace = :namespace AND owner_
 _OTHERS = "(SELECT value FROM json_each(p.document, '$.evidence') WHERE value <> :id)"
 _TELLS_OF_TASKS = f"""instr(p.document ->> '$.description', '{ABOUT_TASKS}')
     AND EXISTS (SELECT 1 FROM json_each(p.document, '$.tags') WHERE value = '{LEARNED}')"""
-_LEARNED = Prepared(f"""
+_LEARNED = SqlTemplate(f"""
 SELECT p.id, EXISTS {_OTHERS}, p.version, CASE WHEN {_TELLS_OF_TASKS} THEN p.document END
 FROM patterns AS p WHERE p.seq IN ({_NAMED})
 """)
 _ONLY_FROM_IT = f"""FROM patterns AS p WHERE p.namespace = :namespace AND p.seq IN ({_NAMED})
     AND NOT EXISTS {_OTHERS}"""
-_UNLEARN = Prepared(f"DELETE {_ONLY_FROM_IT}")
-_CLEAR = Prepared(f"""
+_UNLEARN = SqlTemplate(f"DELETE {_ONLY_FROM_IT}")
+_CLEAR = SqlTemplate(f"""
 UPDATE patterns AS p SET version = p.version + 1, updated_at = :now, document = json_set(p.document, '$.evidence',
     json((SELECT json_group_array(value) FROM {_OTHERS})))
 WHERE p.seq IN ({_NAMED})
 """)
-_RETELL = Prepared("""
+_RETELL = SqlTemplate("""
 UPDATE patterns SET document = json_set(document, '$.description', :description), words = :words
 WHERE namespace = :namespace AND id = :id AND version = :version
 """)
-_SOME_PATTERNS = Prepared("SELECT id FROM patterns WHERE namespace = :namespace ORDER BY id LIMIT :limit")
-_DELETE_PATTERNS = Prepared("""
+_SOME_PATTERNS = SqlTemplate("SELECT id FROM patterns WHERE namespace = :namespace ORDER BY id LIMIT :limit")
+_DELETE_PATTERNS = SqlTemplate("""
 DELETE FROM patterns WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
-_NAMED_PATTERNS = Prepared("""
+_NAMED_PATTERNS = SqlTemplate("""
 SELECT id FROM patterns WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
 _PAGE = 500
@@ -68,12 +68,12 @@ _QUARANTINED_HOLDERS = {
 }
 # They go with their owners. What another program has written there may have none.
 _OWNERLESS = [
-    Prepared(f"DELETE FROM {table} WHERE namespace = :namespace")
+    SqlTemplate(f"DELETE FROM {table} WHERE namespace = :namespace")
     for table in ("embeddings", "spatiotemporal_index", "facets")
 ]
 
 MERGE_WORDS = [
-    Prepared(f"INSERT INTO {table} ({table}) VALUES ('optimize')")
+    SqlTemplate(f"INSERT INTO {table} ({table}) VALUES ('optimize')")
     for table in ("episodes_fts", "steps_fts", "patterns_fts")
 ]
 """What makes the full-text indexes forget the words of rows that are gone: each segment of them is merged."""
@@ -90,9 +90,9 @@ class Erased(NamedTuple):
 def erase_episode(session: SessionProtocol, episode_id: object, pace: Pace) -> Erased:
     """An episode with all that is its own; and what was learned from it alone. It need not be there any more."""
     key = as_id(episode_id)  # type: ignore[arg-type] # it is checked
-    learned = session.read(_LEARNED.step(namespace=session.namespace, id=key))
+    learned = session.read(_LEARNED.bind(namespace=session.namespace, id=key))
     Quarantine(session).erase_episode(key, [row[0] for row in learned if not row[1]])
-    found = _items(session.read(sql.ONE.step(namespace=session.namespace, id=key)))
+    found = _items(session.read(sql.ONE.bind(namespace=session.namespace, id=key)))
     gone = sum(len(went) for _, went in Remover(session, pace).delete(found))
     session.write(forget_evictions(session, [key]))
     return Erased(gone, *_unlearn(session, key))
@@ -105,7 +105,7 @@ def erase_namespace(session: SessionProtocol, pace: Pace) -> Erased:
     """
     episodes = patterns = 0
     for _ in range(SAVE_ATTEMPTS):
-        found = _items(session.read(sql.EVERYTHING.step(namespace=session.namespace)))
+        found = _items(session.read(sql.EVERYTHING.bind(namespace=session.namespace)))
         episodes += sum(len(went) for _, went in Remover(session, pace).delete(found))
         for ids in _pages_of_patterns(session):
             patterns += len(ids)
@@ -113,7 +113,7 @@ def erase_namespace(session: SessionProtocol, pace: Pace) -> Erased:
             break
     else:
         raise UnavailableError("others keep writing to this namespace: stop them, and forget it again")
-    session.write([statement.step(namespace=session.namespace) for statement in _OWNERLESS])
+    session.write([statement.bind(namespace=session.namespace) for statement in _OWNERLESS])
     Quarantine(session).erase_namespace()
     forget_all_evictions(session)
     return Erased(episodes, patterns)
@@ -131,7 +131,7 @@ def rows_of(session: SessionProtocol) -> Iterator[list[tuple[str, UUID]]]:
 def tombstoned(session: SessionProtocol, rows: Sequence[tuple[str, UUID]]) -> list[tuple[str, UUID]]:
     """Those of the rows, of any namespace, that were forgotten or removed by retention: not the evicted ones."""
     by_digest = {digest_of(*row): row for row in rows}
-    found = session.read(KNOWN.step(digests=json.dumps(list(by_digest))))
+    found = session.read(KNOWN.bind(digests=json.dumps(list(by_digest))))
     return [by_digest[row[0].lower()] for row in found]
 
 
@@ -143,8 +143,8 @@ def erase_tombstoned(session: SessionProtocol, ids: Sequence[UUID]) -> Erased:
         episodes, patterns = episodes + erased.episodes, patterns + erased.patterns
     for start in range(0, len(ids), _PATTERNS):
         page = json_ids([str(row_id) for row_id in ids[start : start + _PATTERNS]])
-        patterns += len(session.read(_NAMED_PATTERNS.step(namespace=session.namespace, ids=page)))
-        session.write([_DELETE_PATTERNS.step(namespace=session.namespace, ids=page)])
+        patterns += len(session.read(_NAMED_PATTERNS.bind(namespace=session.namespace, ids=page)))
+        session.write([_DELETE_PATTERNS.bind(namespace=session.namespace, ids=page)])
     return Erased(episodes, patterns)
 
 
@@ -161,10 +161,10 @@ def _is_uuid(text: object) -> bool:
 
 def _pages_of_patterns(session: SessionProtocol) -> Iterator[Sequence[str]]:
     namespace = session.namespace
-    page = _SOME_PATTERNS.step(namespace=namespace, limit=_PATTERNS)
+    page = _SOME_PATTERNS.bind(namespace=namespace, limit=_PATTERNS)
     while ids := [row[0] for row in session.read(page)]:
-        remember = REMEMBER.step(digests=digests_of(namespace, ids))
-        session.write([remember, _DELETE_PATTERNS.step(namespace=namespace, ids=json_ids(ids))])
+        remember = REMEMBER.bind(digests=digests_of(namespace, ids))
+        session.write([remember, _DELETE_PATTERNS.bind(namespace=namespace, ids=json_ids(ids))])
         note_removed(ids)
         yield ids
 
@@ -176,13 +176,13 @@ def _unlearn(session: SessionProtocol, episode_id: str) -> tuple[int, int]:
     """
     values = {"namespace": session.namespace, "id": episode_id}
     for _ in range(SAVE_ATTEMPTS):
-        learned = session.read(_LEARNED.step(**values))
+        learned = session.read(_LEARNED.bind(**values))
         alone = [row[0] for row in learned if not row[1]]
         steps = [
-            REMEMBER.step(digests=digests_of(session.namespace, alone)),
+            REMEMBER.bind(digests=digests_of(session.namespace, alone)),
             *(step for row in learned if row[1] and row[3] for step in _retold(session.namespace, *row)),
-            _UNLEARN.step(len(alone), **values),
-            _CLEAR.step(len(learned) - len(alone), now=to_micros(session.now()), **values),
+            _UNLEARN.bind(len(alone), **values),
+            _CLEAR.bind(len(learned) - len(alone), now=to_micros(session.now()), **values),
         ]
         try:
             if learned:
@@ -200,7 +200,7 @@ def _retold(namespace: str, pattern_id: str, _: object, version: int, document: 
     if description != pattern["description"]:
         words = words_of_pattern(json.dumps({**pattern, "description": description}, ensure_ascii=False))
         values = {"description": description, "words": words}
-        yield _RETELL.step(1, namespace=namespace, id=pattern_id, version=version, **values)
+        yield _RETELL.bind(1, namespace=namespace, id=pattern_id, version=version, **values)
 
 
 def _items(rows: Sequence[Row]) -> list[Item]:

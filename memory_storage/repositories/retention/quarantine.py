@@ -82,7 +82,7 @@ class Quarantine:
         condition, values = conditions[table]
         space = "space" if "space" in self._tables[table] else "''"
         rows = self._read(f"SELECT coalesce({space}, ''), model, vector_seq FROM {table} WHERE {condition}", *values)
-        known = {row[0] for row in self._session.read(embedding_sql.MODELS.step())}
+        known = {row[0] for row in self._session.read(embedding_sql.MODELS.bind())}
         found = [(str(token), str(model), seq) for token, model, seq in rows if isinstance(seq, int)]
         return [one for one in found if (one[0] or Space(one[1]).token) in known]
 

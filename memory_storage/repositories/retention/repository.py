@@ -36,7 +36,7 @@ class RetentionRepository(Repository):
         is_limited = now is None and self._session.max_value_bytes is not None  # on a server
         age = min(policy.max_age // _MICROSECOND, 2**62) if is_limited and policy.max_age is not None else None
         rows = self._session.read(
-            sql.plan(policy).step(namespace=self._session.namespace, age=age, **_values(policy, moment))
+            sql.plan(policy).bind(namespace=self._session.namespace, age=age, **_values(policy, moment))
         )
         if rows and age is not None:
             moment = min(moment, from_micros(rows[0][-1]) or moment)

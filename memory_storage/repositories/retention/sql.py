@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from memory_storage.models import RetentionPolicy
-from memory_storage.sql.statement import Prepared, bytes_of_episode
+from memory_storage.sql.statement import SqlTemplate, bytes_of_episode
 
 _BYTES = bytes_of_episode("e")
 _STEPS = "(SELECT count(*) FROM steps AS s WHERE s.namespace = e.namespace AND s.episode_id = e.id)"
@@ -19,8 +19,8 @@ _OTHERS_OLDEST_FIRST = "OVER (PARTITION BY reason IS NULL AND NOT kept ORDER BY 
 _BEFORE = "ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING"
 
 _WHOLE = f"SELECT e.id, 'forgotten', {_BYTES}, {_STEPS} FROM episodes AS e WHERE e.namespace = :namespace"
-EVERYTHING = Prepared(f"{_WHOLE} ORDER BY e.started_at, e.id")
-ONE = Prepared(f"{_WHOLE} AND e.id = :id")
+EVERYTHING = SqlTemplate(f"{_WHOLE} ORDER BY e.started_at, e.id")
+ONE = SqlTemplate(f"{_WHOLE} AND e.id = :id")
 
 
 def kept(policy: RetentionPolicy) -> str:
@@ -47,8 +47,8 @@ def too_old_or_poor(policy: RetentionPolicy, before: str = ":before") -> str:
 
 
 @lru_cache(maxsize=64)
-def _plan(kept: str, rules: str, *, archive: bool, weigh: bool) -> Prepared:
-    return Prepared(f"""
+def _plan(kept: str, rules: str, *, archive: bool, weigh: bool) -> SqlTemplate:
+    return SqlTemplate(f"""
 WITH looked AS MATERIALIZED (
     SELECT e.seq, e.id, e.started_at, e.reward, {_BYTES if weigh else "NULL"} AS bytes, {kept} AS kept
     FROM episodes AS e WHERE e.namespace = :namespace {"AND e.archived_at IS NULL" if archive else ""}),
@@ -71,7 +71,7 @@ WHERE w.reason IS NOT NULL ORDER BY w.reason IS NOT 'unfinished', w.started_at, 
 """)
 
 
-def plan(policy: RetentionPolicy) -> Prepared:
+def plan(policy: RetentionPolicy) -> SqlTemplate:
     """The episodes that go: id, reason, bytes and steps, in the order in which they go."""
     weigh = policy.max_bytes is not None
     rules = too_old_or_poor(policy, _BEFORE_BY_DATABASE)
@@ -86,31 +86,31 @@ class Removal:
 
     def __init__(self, still: str) -> None:
         given = f"e.namespace = :namespace AND e.id = given.value ->> 0 AND {still}"
-        remember = Prepared(f"""
+        remember = SqlTemplate(f"""
 INSERT INTO forgotten (digest) SELECT unhex(given.value ->> 1) FROM json_each(:items) AS given
 CROSS JOIN episodes AS e ON {given} WHERE true ON CONFLICT DO NOTHING
 """)
         which = f"e.namespace = :namespace AND e.id IN (SELECT value ->> 0 FROM json_each(:items)) AND {still}"
-        self.delete = Prepared(f"DELETE FROM episodes AS e WHERE {which} RETURNING id, unixepoch('subsec')")
+        self.delete = SqlTemplate(f"DELETE FROM episodes AS e WHERE {which} RETURNING id, unixepoch('subsec')")
         self.deletion = (remember, self.delete)
-        self.archive = Prepared(f"""
+        self.archive = SqlTemplate(f"""
 UPDATE episodes AS e SET archived_at = :now WHERE {which} AND e.archived_at IS NULL RETURNING id, unixepoch('subsec')
 """)
         # One that is too large goes in parts. From here on it is out of the way, and will go, whatever comes between.
-        self.begin = Prepared(f"""
+        self.begin = SqlTemplate(f"""
 INSERT INTO forgotten (digest, episode_seq) SELECT unhex(given.value ->> 1), e.seq FROM json_each(:items) AS given
 CROSS JOIN episodes AS e ON {given} WHERE true ON CONFLICT (digest) DO UPDATE SET episode_seq = excluded.episode_seq
 """)
 
 
 ALWAYS = Removal("true")
-PUT_AWAY = Prepared("""
+PUT_AWAY = SqlTemplate("""
 UPDATE episodes SET archived_at = coalesce(archived_at, :now)
 WHERE seq = (SELECT episode_seq FROM forgotten WHERE digest = unhex(:digest)) RETURNING id, unixepoch('subsec')
 """)
 _WEIGHT = "1 + (octet_length(document) + coalesce(octet_length(output), 0)) / 2048"
 # The last steps that weigh no more than :portion together, and one at least.
-SOME_STEPS = Prepared(f"""
+SOME_STEPS = SqlTemplate(f"""
 DELETE FROM steps WHERE seq IN (
     SELECT seq FROM (
         SELECT seq, row_number() OVER last AS place, sum(weight) OVER last AS total

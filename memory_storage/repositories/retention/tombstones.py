@@ -18,20 +18,20 @@ from uuid import UUID
 from memory_storage.dbapi import Step
 from memory_storage.errors import ConflictError, ValidationError
 from memory_storage.sql.session import SessionProtocol
-from memory_storage.sql.statement import Prepared
+from memory_storage.sql.statement import SqlTemplate
 
 _GIVEN = "digest IN (SELECT unhex(value) FROM json_each(:digests))"
 _PAGE = 200
 _ERASED = "it was erased (forgotten, or removed by retention or eviction)"
 
-REMEMBER = Prepared("""
+REMEMBER = SqlTemplate("""
 INSERT INTO forgotten (digest) SELECT unhex(value) FROM json_each(:digests) WHERE true ON CONFLICT DO NOTHING
 """)
 # It changes nothing, and tells by the number of rows.
-_GUARD = Prepared(f"UPDATE forgotten SET digest = digest WHERE {_GIVEN}")
-KNOWN = Prepared(f"SELECT hex(digest) FROM forgotten WHERE {_GIVEN}")
-_REMOVE = Prepared(f"DELETE FROM forgotten WHERE {_GIVEN}")
-_EVICTED = Prepared("""
+_GUARD = SqlTemplate(f"UPDATE forgotten SET digest = digest WHERE {_GIVEN}")
+KNOWN = SqlTemplate(f"SELECT hex(digest) FROM forgotten WHERE {_GIVEN}")
+_REMOVE = SqlTemplate(f"DELETE FROM forgotten WHERE {_GIVEN}")
+_EVICTED = SqlTemplate("""
 SELECT CAST(substr(digest, 9) AS TEXT) FROM forgotten
 WHERE digest > unhex(:space) AND digest < unhex(:space || 'ff') AND length(digest) > 16 LIMIT :limit
 """)
@@ -57,18 +57,18 @@ def space_of(namespace: str) -> str:
 
 def guard(session: SessionProtocol, ids: Sequence[UUID]) -> list[Step]:
     """What a write that may insert a row begins with: the write is undone if one of these was erased."""
-    return [_GUARD.step(0, digests=json.dumps(list(_tombstones(session, ids))))] if ids else []
+    return [_GUARD.bind(0, digests=json.dumps(list(_tombstones(session, ids))))] if ids else []
 
 
 def restored(session: SessionProtocol, ids: Sequence[UUID]) -> list[Step]:
     """What an import begins with that brings back what was erased: it removes the tombstones of these."""
-    return [_REMOVE.step(digests=json.dumps(list(_tombstones(session, ids))))] if ids else []
+    return [_REMOVE.bind(digests=json.dumps(list(_tombstones(session, ids))))] if ids else []
 
 
 def forgotten_among(session: SessionProtocol, ids: Iterable[UUID]) -> set[UUID]:
     """Those that were erased."""
     tombstones = _tombstones(session, ids)
-    rows = session.read(KNOWN.step(digests=json.dumps(list(tombstones))))
+    rows = session.read(KNOWN.bind(digests=json.dumps(list(tombstones))))
     return {tombstones[row[0].lower()] for row in rows}
 
 
@@ -97,19 +97,19 @@ def stale(session: SessionProtocol, kind: str, row_id: UUID, version: int, store
 def forget_evictions(session: SessionProtocol, ids: Sequence[str]) -> list[Step]:
     """Replace what may be left of these by an eviction: its key has the id in it."""
     keys = [_evicted_key(session, one) for one in ids]
-    return [REMEMBER.step(digests=digests_of(session.namespace, ids)), _REMOVE.step(digests=json.dumps(keys))]
+    return [REMEMBER.bind(digests=digests_of(session.namespace, ids)), _REMOVE.bind(digests=json.dumps(keys))]
 
 
 def forget_all_evictions(session: SessionProtocol) -> None:
     """Replace all eviction keys of the namespace by digests."""
-    page = _EVICTED.step(space=space_of(session.namespace), limit=_PAGE)
+    page = _EVICTED.bind(space=space_of(session.namespace), limit=_PAGE)
     while ids := [row[0] for row in session.read(page)]:
         session.write(forget_evictions(session, ids))
 
 
 def evicted_from(session: SessionProtocol) -> list[UUID]:
     """The ids of the namespace's episodes that were evicted, and not forgotten."""
-    rows = session.read(_EVICTED.step(space=space_of(session.namespace), limit=2**62))
+    rows = session.read(_EVICTED.bind(space=space_of(session.namespace), limit=2**62))
     return [UUID(row[0]) for row in rows]
 
 

@@ -24,7 +24,7 @@ from memory_storage.sql.calendar_periods import (
 )
 from memory_storage.sql.filters import Conditions, Shape, conditions
 from memory_storage.sql.session import Row, SessionProtocol
-from memory_storage.sql.statement import Prepared
+from memory_storage.sql.statement import SqlTemplate
 
 _OF_EPISODE = Shape("e.")
 _LOCAL = f"(min(max(e.started_at + z.shift, {FIRST}), {END - 1}) - {FIRST})"
@@ -61,16 +61,16 @@ def diverse(
 
 
 def _read(
-    session: SessionProtocol, zone: str, statement: Prepared, values: dict[str, Any]
+    session: SessionProtocol, zone: str, statement: SqlTemplate, values: dict[str, Any]
 ) -> tuple[Sequence[Period], Sequence[Row]]:
     """The rows, whose last column says whether some are later than the zone is usually computed for."""
     if not isinstance(zone, str):
         raise ValidationError("zone", "a time zone's name, like 'Europe/Berlin'", zone)
     known = periods(zone)
-    rows = session.read(statement.step(namespace=session.namespace, periods=_as_json(known), **values))
+    rows = session.read(statement.bind(namespace=session.namespace, periods=_as_json(known), **values))
     if rows and rows[0][-1]:
         known = periods(zone, for_ever=True)
-        rows = session.read(statement.step(namespace=session.namespace, periods=_as_json(known), **values))
+        rows = session.read(statement.bind(namespace=session.namespace, periods=_as_json(known), **values))
     return known, rows
 
 
@@ -85,9 +85,9 @@ def _checked(by: str) -> str:
 
 
 @lru_cache(maxsize=256)
-def _counts(by: str, where: Conditions) -> Prepared:
+def _counts(by: str, where: Conditions) -> SqlTemplate:
     shift = "z.shift" if by == "hour" else "0"
-    return Prepared(f"""
+    return SqlTemplate(f"""
 WITH {_PERIODS}
 SELECT e.domain, e.task_type, {_LABELS[by]} AS label, {shift} AS shift, count(*), {_IS_BEYOND}
 FROM {_EPISODES} {_where(where)} GROUP BY 1, 2, 3, 4
@@ -95,7 +95,7 @@ FROM {_EPISODES} {_where(where)} GROUP BY 1, 2, 3, 4
 
 
 @lru_cache(maxsize=256)
-def _sample(by: str, where: Conditions, *, with_steps: bool) -> Prepared:
+def _sample(by: str, where: Conditions, *, with_steps: bool) -> SqlTemplate:
     shift = "z.shift" if by == "hour" else "0"
     rows = f"SELECT page.key, page.seq, {HEAD_ROW}, {_IS_BEYOND} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq"
     if with_steps:
@@ -103,7 +103,7 @@ def _sample(by: str, where: Conditions, *, with_steps: bool) -> Prepared:
 UNION ALL
 SELECT page.key, page.seq, {STEP_ROW}, {_IS_BEYOND} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq
     CROSS JOIN steps AS s ON s.namespace = e.namespace AND s.episode_id = e.id"""
-    return Prepared(f"""
+    return SqlTemplate(f"""
 WITH {_PERIODS},
 found AS (
     SELECT e.seq, e.domain, e.task_type, e.reward, e.started_at, {_LABELS[by]} AS label, {shift} AS shift

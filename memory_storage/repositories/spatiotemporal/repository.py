@@ -21,7 +21,7 @@ from memory_storage.sql.exact_numbers import POSITIONS
 from memory_storage.sql.exact_numbers import Row as NumberRow
 from memory_storage.sql.paging import ITERATE_PAGE, PAGE_BYTES, handed_over
 from memory_storage.sql.session import Row, as_id, as_list, json_ids, keep_writing
-from memory_storage.sql.statement import Prepared
+from memory_storage.sql.statement import SqlTemplate
 
 from . import spatial_sql, sql
 from .geo import on_sphere
@@ -94,13 +94,13 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
 
     def find(self, entry_id: UUID | str) -> Entry | None:
         """The entry, or None."""
-        rows = self._session.read(sql.GET.step(namespace=self._session.namespace, id=as_id(entry_id)))
+        rows = self._session.read(sql.GET.bind(namespace=self._session.namespace, id=as_id(entry_id)))
         return _entry(rows[0]) if rows else None
 
     def of(self, owner_type: PlaceOwner, owner_id: UUID | str) -> list[Entry]:
         """All the entries of one owner, by time."""
         values = {"owner_type": _checked_owner(owner_type), "owner_id": as_id(owner_id, "owner_id")}
-        step = sql.OF_OWNER.step(namespace=self._session.namespace, **values)
+        step = sql.OF_OWNER.bind(namespace=self._session.namespace, **values)
         return [_entry(row) for row in self._session.read(step)]
 
     def timeline(
@@ -177,7 +177,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
         """Iterate over all of them by id, a page at a time: 100 of them, or about 4 MB."""
         after, namespace = "", self._session.namespace
         values = {"limit": ITERATE_PAGE + 1, "page_bytes": PAGE_BYTES}
-        while rows := self._session.read(sql.NEXT.step(namespace=namespace, after=after, **values)):
+        while rows := self._session.read(sql.NEXT.bind(namespace=namespace, after=after, **values)):
             fitting = [row for row in rows if row[1] is not None]
             after, is_last = fitting[-1][0], len(fitting) == len(rows)
             entries = map(_entry, handed_over(fitting))
@@ -188,18 +188,18 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
 
     def delete(self, entry_id: UUID | str) -> bool:
         """Delete it. Whether it was there."""
-        return bool(self._session.write([sql.DELETE.step(namespace=self._session.namespace, id=as_id(entry_id))]))
+        return bool(self._session.write([sql.DELETE.bind(namespace=self._session.namespace, id=as_id(entry_id))]))
 
     def count(self) -> int:
         """How many there are."""
-        return int(self._session.read(sql.COUNT.step(namespace=self._session.namespace))[0][0])
+        return int(self._session.read(sql.COUNT.bind(namespace=self._session.namespace))[0][0])
 
     def _by_seq(self, rows: Sequence[Row]) -> dict[int, Entry]:
         return {row[1]: _entry(row[2:5]) for row in rows}
 
     def _put(self, prepared: list[_Encoded]) -> list[Entry]:
         ids = json_ids([str(entry.id) for _, entry in prepared])
-        read = sql.CREATED.step(namespace=self._session.namespace, ids=ids)
+        read = sql.CREATED.bind(namespace=self._session.namespace, ids=ids)
 
         def write(new: list[_Encoded]) -> dict[str, int]:
             return dict(self._session.write([*self._writes(sql.PUT, new), read]))
@@ -213,10 +213,10 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
         created = keep_writing(write, prepared, rest, "changing these places")
         return [_with_created_at(entry, created) for _, entry in prepared]
 
-    def _writes(self, statements: dict[str, Prepared], prepared: Sequence[_Encoded]) -> list[Step]:
+    def _writes(self, statements: dict[str, SqlTemplate], prepared: Sequence[_Encoded]) -> list[Step]:
         values = {"namespace": self._session.namespace, "now": to_micros(self._session.now())}
         writes = [
-            statement.step(portion.documents, entries=portion.text, **values)
+            statement.bind(portion.documents, entries=portion.text, **values)
             for owner_type, statement in statements.items()
             for portion in of_documents(map(_with_point, (one for one in prepared if one[1].owner_type == owner_type)))
         ]
@@ -238,7 +238,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
 
     def _known(self, entries: Sequence[Entry]) -> dict[str, tuple[str, str]]:
         ids = json_ids([str(entry.id) for entry in entries])
-        rows = self._session.read(sql.KNOWN.step(namespace=self._session.namespace, ids=ids))
+        rows = self._session.read(sql.KNOWN.bind(namespace=self._session.namespace, ids=ids))
         return {row[0]: (row[1], row[2]) for row in rows}
 
     def _refuse_moves(self, entries: Sequence[Entry], error: RowCountError) -> None:
@@ -250,7 +250,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
 
     def _refuse_orphans(self, entries: Sequence[Entry], error: RowCountError) -> None:
         ids = json_ids(sorted({str(entry.owner_id) for entry in entries}))
-        rows = self._session.read(sql.OWNERS.step(namespace=self._session.namespace, ids=ids))
+        rows = self._session.read(sql.OWNERS.bind(namespace=self._session.namespace, ids=ids))
         owners = {(row[0], row[1]) for row in rows}
         for entry in entries:
             if _owner(entry) not in owners:

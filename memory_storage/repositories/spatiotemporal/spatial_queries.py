@@ -162,7 +162,7 @@ class FindsByRegion(Repository, Generic[T]):
         size, place = check_limit(limit, self._session.limits), parse_cursor(cursor)
         asked, more = self._asked(filters, place, descending=is_descending(direction))
         statement = sql.ordered(branches, asked)
-        rows = self._session.read(statement.step(limit=size + 1, **values, **more))
+        rows = self._session.read(statement.bind(limit=size + 1, **values, **more))
         items, read = self._by_seq(rows), self._in_order(rows, down=asked.down)
         return page([items[row[1]] for row in read[:size]], [_place(row) for row in read], size, place)
 
@@ -184,7 +184,7 @@ class FindsByRegion(Repository, Generic[T]):
         low = min(level_within(circles, chord), len(circles) - 1) if place else 0
         statement = sql.around(asked, in_time=between is not None)
         return self._session.read(
-            statement.step(
+            statement.bind(
                 levels=str([list(level) for level in circles]),
                 low=low,
                 last=len(circles) - 1,

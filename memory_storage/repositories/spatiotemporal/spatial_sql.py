@@ -9,7 +9,7 @@ from functools import lru_cache
 from memory_storage.repositories.episodes.sql import HEAD_ROW, STEP_ROW
 from memory_storage.schema.rtree import FOREVER, beginning, ending, scaled
 from memory_storage.sql.filters import Conditions
-from memory_storage.sql.statement import Prepared
+from memory_storage.sql.statement import SqlTemplate
 
 from .sql import ROW
 
@@ -121,7 +121,7 @@ def of_episode() -> tuple[Branch, ...]:
 
 
 @lru_cache(maxsize=256)
-def ordered(branches: tuple[Branch, ...], asked: Asked) -> Prepared:
+def ordered(branches: tuple[Branch, ...], asked: Asked) -> SqlTemplate:
     """A page by time: the key and `seq` of each row, then the row, in any order."""
     if asked.of_episodes:
         found = " UNION ALL ".join(
@@ -138,11 +138,11 @@ def ordered(branches: tuple[Branch, ...], asked: Asked) -> Prepared:
         )
     before = "".join(branch.before for branch in branches)
     ctes = f"{before} page AS MATERIALIZED ({page} ORDER BY {asked.order()} LIMIT :limit)"
-    return Prepared(f"WITH {ctes} {_rows(asked)}")
+    return SqlTemplate(f"WITH {ctes} {_rows(asked)}")
 
 
 @lru_cache(maxsize=256)
-def around(asked: Asked, *, in_time: bool) -> Prepared:
+def around(asked: Asked, *, in_time: bool) -> SqlTemplate:
     """A page by the distance from a point: as `ordered`, with the position that is nearest.
 
     It looks for a circle that has enough, by halving, and reads no place that is farther: `levels` are circles, and
@@ -153,7 +153,7 @@ def around(asked: Asked, *, in_time: bool) -> Prepared:
     select = "SELECT p.episode_seq AS seq, min" if asked.of_episodes else "SELECT p.seq AS seq, "
     grouped = f" GROUP BY p.episode_seq{_having(asked, f'min({_CHORD})', 'p.episode_seq')}" if asked.of_episodes else ""
     reached = "(SELECT s FROM reach)"
-    return Prepared(f"""
+    return SqlTemplate(f"""
 WITH RECURSIVE levels (n, chord, height, width) AS MATERIALIZED (
     SELECT key, value ->> 0, value ->> 1, value ->> 2 FROM json_each(:levels)),
 {_search(asked, inside)},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from memory_storage.schema.rtree import FOREVER
 from memory_storage.sql.paging import cut_by_bytes
-from memory_storage.sql.statement import Prepared, columns, excluded, micros, values
+from memory_storage.sql.statement import SqlTemplate, columns, excluded, micros, values
 
 TABLES = {"episode": "episodes", "step": "steps"}
 _EPISODE_SEQ = {
@@ -37,8 +37,8 @@ def _columns(owner_type: str) -> dict[str, str]:
     }
 
 
-def _insert(owner_type: str, expressions: dict[str, str], conflict: str) -> Prepared:
-    return Prepared(f"""
+def _insert(owner_type: str, expressions: dict[str, str], conflict: str) -> SqlTemplate:
+    return SqlTemplate(f"""
 INSERT INTO spatiotemporal_index ({columns(expressions)})
 SELECT {values(expressions)}
 FROM json_each(:entries) AS given CROSS JOIN {TABLES[owner_type]} AS owner
@@ -48,7 +48,7 @@ ON CONFLICT (namespace, id) DO {conflict}
 """)
 
 
-def _put(owner_type: str) -> Prepared:
+def _put(owner_type: str) -> SqlTemplate:
     expressions = _columns(owner_type)
     kept = ("namespace", "id", "owner_type", "owner_id", "episode_seq", "created_at")
     return _insert(
@@ -60,37 +60,37 @@ def _put(owner_type: str) -> Prepared:
     )
 
 
-def _import(owner_type: str) -> Prepared:
+def _import(owner_type: str) -> SqlTemplate:
     created_at = "coalesce(" + micros(f"({_DOCUMENT} ->> '$.created_at')") + ", :now)"
     return _insert(owner_type, {**_columns(owner_type), "created_at": created_at}, "NOTHING")
 
 
 PUT = {owner_type: _put(owner_type) for owner_type in TABLES}
 IMPORT = {owner_type: _import(owner_type) for owner_type in TABLES}
-CREATED = Prepared("""
+CREATED = SqlTemplate("""
 SELECT id, created_at FROM spatiotemporal_index
 WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
-KNOWN = Prepared("""
+KNOWN = SqlTemplate("""
 SELECT id, owner_type, owner_id FROM spatiotemporal_index
 WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
-OWNERS = Prepared("""
+OWNERS = SqlTemplate("""
 SELECT 'episode', id FROM episodes WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 UNION ALL SELECT 'step', id FROM steps WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
 ROW = "p.id, p.document, p.created_at"
-GET = Prepared(f"SELECT {ROW} FROM spatiotemporal_index AS p WHERE namespace = :namespace AND id = :id")
-OF_OWNER = Prepared(f"""
+GET = SqlTemplate(f"SELECT {ROW} FROM spatiotemporal_index AS p WHERE namespace = :namespace AND id = :id")
+OF_OWNER = SqlTemplate(f"""
 SELECT {ROW} FROM spatiotemporal_index AS p
 WHERE namespace = :namespace AND owner_type = :owner_type AND owner_id = :owner_id ORDER BY starts_at, seq
 """)
-DELETE = Prepared("DELETE FROM spatiotemporal_index WHERE namespace = :namespace AND id = :id RETURNING id")
-COUNT = Prepared("SELECT count(*) FROM spatiotemporal_index WHERE namespace = :namespace")
+DELETE = SqlTemplate("DELETE FROM spatiotemporal_index WHERE namespace = :namespace AND id = :id RETURNING id")
+COUNT = SqlTemplate("SELECT count(*) FROM spatiotemporal_index WHERE namespace = :namespace")
 # A page ends by bytes too: an entry that does not fit has no document.
 _LISTED = """SELECT seq, id FROM spatiotemporal_index
     WHERE namespace = :namespace AND id > :after ORDER BY id LIMIT :limit"""
-NEXT = Prepared(f"""
+NEXT = SqlTemplate(f"""
 {cut_by_bytes(_LISTED, "spatiotemporal_index", "octet_length(t.document)", "id")}
 SELECT page.id, p.document, p.created_at FROM page LEFT JOIN spatiotemporal_index AS p
     ON page.fits AND p.seq = page.seq ORDER BY page.id

@@ -32,14 +32,14 @@ class StepRepository(Repository):
 
     def find(self, step_id: UUID | str) -> Step | None:
         """The step, or None."""
-        rows = self._session.read(sql.GET.step(namespace=self._session.namespace, id=as_id(step_id)))
+        rows = self._session.read(sql.GET.bind(namespace=self._session.namespace, id=as_id(step_id)))
         return decode_steps(rows)[0] if rows else None
 
     def range(
         self, episode_id: UUID | str, first: int = 1, last: int | None = None, *, limit: int | None = None
     ) -> list[Step]:
         """The steps from number `first` to number `last`, both included, in order; at most `limit` (default 100)."""
-        step = sql.RANGE.step(
+        step = sql.RANGE.bind(
             namespace=self._session.namespace,
             episode_id=as_id(episode_id, "episode_id"),
             first=_number("first", first),
@@ -50,7 +50,7 @@ class StepRepository(Repository):
 
     def latest(self, episode_id: UUID | str, limit: int | None = None) -> list[Step]:
         """The last steps of an episode, in order; at most `limit` (default 100)."""
-        step = sql.LATEST.step(
+        step = sql.LATEST.bind(
             namespace=self._session.namespace,
             episode_id=as_id(episode_id, "episode_id"),
             limit=check_limit(limit, self._session.limits),
@@ -63,7 +63,7 @@ class StepRepository(Repository):
         key = {"namespace": self._session.namespace, "episode_id": as_id(episode_id, "episode_id")}
         was_large = False
         while True:
-            step = sql.NEXT.step(first=first, limit=size + 1, page_bytes=PAGE_BYTES, **key)
+            step = sql.NEXT.bind(first=first, limit=size + 1, page_bytes=PAGE_BYTES, **key)
             rows = self._session.read(step, shrinks=was_large)
             rest = next((row[3] for row in rows if row[0] is None), None)
             fitting = [row[:3] for row in rows if row[0] is not None]
@@ -79,9 +79,9 @@ class StepRepository(Repository):
         """How many steps an episode has; without one, how many the namespace has."""
         namespace = self._session.namespace
         if episode_id is None:
-            statement = sql.COUNT_ALL.step(namespace=namespace)
+            statement = sql.COUNT_ALL.bind(namespace=namespace)
         else:
-            statement = sql.COUNT.step(namespace=namespace, episode_id=as_id(episode_id, "episode_id"))
+            statement = sql.COUNT.bind(namespace=namespace, episode_id=as_id(episode_id, "episode_id"))
         return int(self._session.read(statement)[0][0])
 
     def delete(self, step_id: UUID | str) -> bool:
@@ -94,7 +94,7 @@ class StepRepository(Repository):
         """
         key = {"namespace": self._session.namespace, "id": as_id(step_id)}
         now = to_micros(self._session.now())
-        return bool(self._session.write([sql.OUTDATE.step(now=now, **key), sql.DELETE.step(**key)]))
+        return bool(self._session.write([sql.OUTDATE.bind(now=now, **key), sql.DELETE.bind(**key)]))
 
 
 def _number(field: str, value: int) -> int:

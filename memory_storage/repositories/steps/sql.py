@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from memory_storage.sql.paging import cut_by_bytes
-from memory_storage.sql.statement import Prepared, bytes_of_step, columns, values
+from memory_storage.sql.statement import SqlTemplate, bytes_of_step, columns, values
 
 _APPENDED = {
     "namespace": ":namespace",
@@ -22,7 +22,7 @@ _APPENDED = {
 
 # The number is found by the index and given under the write lock: it costs the same for every step.
 # Constraints refuse an id that is taken and an episode that is missing: to look for both first costs a third more.
-APPEND = Prepared(f"""
+APPEND = SqlTemplate(f"""
 INSERT INTO steps ({columns(_APPENDED)})
 SELECT {values(_APPENDED)}
 FROM (SELECT coalesce(max(step_number), 0) + 1 AS number FROM steps
@@ -32,23 +32,23 @@ RETURNING step_number
 """)
 
 # Why a step could not be appended: whether its id is taken, and by the same step.
-APPENDED = Prepared("""
+APPENDED = SqlTemplate("""
 SELECT step_number, episode_id = :episode_id AND output IS :output
     AND document = :before_number || step_number || :after_number
 FROM steps WHERE namespace = :namespace AND id = :id
 """)
 
-NUMBER = Prepared("SELECT step_number FROM steps WHERE namespace = :namespace AND id = :id")
+NUMBER = SqlTemplate("SELECT step_number FROM steps WHERE namespace = :namespace AND id = :id")
 
 _ROW = "id, document, output"
 
-GET = Prepared(f"SELECT {_ROW} FROM steps WHERE namespace = :namespace AND id = :id")
+GET = SqlTemplate(f"SELECT {_ROW} FROM steps WHERE namespace = :namespace AND id = :id")
 
-GET_MANY = Prepared(f"""
+GET_MANY = SqlTemplate(f"""
 SELECT {_ROW} FROM steps WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
 
-RANGE = Prepared(f"""
+RANGE = SqlTemplate(f"""
 SELECT {_ROW} FROM steps
 WHERE namespace = :namespace AND episode_id = :episode_id AND step_number BETWEEN :first AND :last
 ORDER BY step_number LIMIT :limit
@@ -58,33 +58,33 @@ ORDER BY step_number LIMIT :limit
 _LISTED = """SELECT seq, step_number FROM steps
     WHERE namespace = :namespace AND episode_id = :episode_id AND step_number >= :first
     ORDER BY step_number LIMIT :limit"""
-NEXT = Prepared(f"""
+NEXT = SqlTemplate(f"""
 {cut_by_bytes(_LISTED, "steps", bytes_of_step("t"), "step_number")}
 SELECT s.id, s.document, s.output, page.step_number FROM page LEFT JOIN steps AS s ON page.fits AND s.seq = page.seq
 ORDER BY page.step_number
 """)
 
-LATEST = Prepared(f"""
+LATEST = SqlTemplate(f"""
 SELECT {_ROW} FROM steps WHERE namespace = :namespace AND episode_id = :episode_id
 ORDER BY step_number DESC LIMIT :limit
 """)
 
-COUNT = Prepared("SELECT count(*) FROM steps WHERE namespace = :namespace AND episode_id = :episode_id")
+COUNT = SqlTemplate("SELECT count(*) FROM steps WHERE namespace = :namespace AND episode_id = :episode_id")
 
-COUNT_ALL = Prepared("SELECT count(*) FROM steps WHERE namespace = :namespace")
+COUNT_ALL = SqlTemplate("SELECT count(*) FROM steps WHERE namespace = :namespace")
 
 # The steps that have one of these ids, or one of these numbers in their episode.
-IN_THE_WAY = Prepared("""
+IN_THE_WAY = SqlTemplate("""
 SELECT id, episode_id FROM steps WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 UNION SELECT id, episode_id FROM steps WHERE namespace = :namespace
     AND (episode_id, step_number) IN (SELECT value ->> 0, value ->> 1 FROM json_each(:numbers))
 """)
 
 # Before the step is deleted: a copy of the episode that still has the step is stale from here on.
-OUTDATE = Prepared("""
+OUTDATE = SqlTemplate("""
 UPDATE episodes SET version = version + 1, updated_at = :now
 WHERE namespace = :namespace
     AND id = (SELECT episode_id FROM steps WHERE steps.namespace = :namespace AND steps.id = :id)
 """)
 
-DELETE = Prepared("DELETE FROM steps WHERE namespace = :namespace AND id = :id RETURNING id")
+DELETE = SqlTemplate("DELETE FROM steps WHERE namespace = :namespace AND id = :id RETURNING id")

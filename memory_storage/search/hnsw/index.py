@@ -276,16 +276,16 @@ class MemoryIndex:
         self._open()
         with self._lock:
             numbers, mark = (self._graph.numbers() if self._graph else []), self._mark
-        rows = self._read(self._sql.present.step(mark=mark, seqs=json.dumps(numbers)))
+        rows = self._read(self._sql.present.bind(mark=mark, seqs=json.dumps(numbers)))
         return rows[0][0], rows[0][1]
 
     def recall(self, sample: int, count: int) -> float | None:
         """Of the nearest to some stored vectors, how many are among the candidates that a search compares."""
         found = possible = 0
-        for (vector,) in self._read(self._sql.some.step(mark=self._mark, limit=sample)):
+        for (vector,) in self._read(self._sql.some.bind(mark=self._mark, limit=sample)):
             near = self.candidates(vector, count, are_broad=True, began=None)
             values = {"vector": vector, "mark": near.mark if near else 0, "limit": count}
-            wanted = {row[0] for row in self._read(self._sql.nearest.step(**values))}
+            wanted = {row[0] for row in self._read(self._sql.nearest.bind(**values))}
             found += len(wanted & set(near.seqs[: near.few])) if near else 0
             possible += len(wanted)
         return found / possible if possible else None
@@ -375,7 +375,7 @@ class MemoryIndex:
         size, added, kept = _SHORT if waiting else _PORTION, 0, 0
         total = max(0, state.vectors - (len(graph) if waiting else 0))
         while not self._indexes.stop.is_set():
-            rows = self._read(self._sql.after.step(mark=mark, limit=size))
+            rows = self._read(self._sql.after.bind(mark=mark, limit=size))
             ended = len(rows) < size
             mark = max(state.last, mark) if ended else mark
             mark = max(mark, rows[-1][0]) if rows else mark
@@ -425,7 +425,7 @@ class MemoryIndex:
 
     def _state(self) -> State | None:
         try:
-            rows = self._read(self._sql.state.step(space=self._space.token))
+            rows = self._read(self._sql.state.bind(space=self._space.token))
         except SchemaError:  # no model was ever registered: there is no table that numbers its rows
             return None
         return State(*rows[0]) if rows else None
@@ -465,7 +465,7 @@ class MemoryIndex:
         if version == self._schema_version:
             return False
         numbers = graph.numbers()
-        if self._read(self._sql.present.step(mark=0, seqs=json.dumps(numbers)))[0][1] < len(numbers):
+        if self._read(self._sql.present.bind(mark=0, seqs=json.dumps(numbers)))[0][1] < len(numbers):
             return True
         self._schema_version = version
         return False
@@ -487,7 +487,7 @@ class MemoryIndex:
         return state
 
     def _digests(self, seqs: Sequence[int]) -> dict[int, str]:
-        rows = self._read(self._sql.digests.step(seqs=json.dumps(seqs)))
+        rows = self._read(self._sql.digests.bind(seqs=json.dumps(seqs)))
         return {seq: digest for seq, digest in rows}  # noqa: C416 - rows are untyped
 
     def _keep(self, *, is_wanted: bool) -> None:
