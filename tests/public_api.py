@@ -16,6 +16,7 @@ import enum
 import functools
 import importlib
 import inspect
+import sys
 import textwrap
 import types
 import typing
@@ -27,7 +28,10 @@ import pydantic
 import typing_extensions
 from pydantic_core import PydanticUndefined
 
+from memory_storage._deprecation import RenamedAttribute
+
 SNAPSHOT = Path(__file__).with_name("api_snapshot.txt")
+_REPORT = Path(__file__).parents[1] / "packages" / "memory-storage-report"
 
 # A name is described where it is met first: the package itself, whose names come from the modules, is the last.
 MODULES = (
@@ -90,7 +94,7 @@ def _is_described(value: object) -> TypeGuard[Any]:
 
 
 def _described(name: str, value: Any) -> list[str]:
-    if inspect.isclass(value):
+    if inspect.isclass(value) and typing.get_origin(value) is None:
         return [f"class {name}{_bases(value)}", *(f"    {line}" for line in _members(value))]
     if inspect.isroutine(value):
         return [f"def {name}{_signature(value)}"]
@@ -178,6 +182,8 @@ def _attributes(kind: type) -> dict[str, str]:
 
 
 def _attribute(name: str, value: Any, annotation: Any) -> str:
+    if isinstance(value, RenamedAttribute):
+        return f"{name}: deprecated, see {value.new}"
     if isinstance(value, property):
         return f"{name}: property{_result(value.fget)}"
     if isinstance(value, functools.cached_property):
@@ -276,6 +282,7 @@ def _value(value: Any) -> str:
 def main() -> None:
     """Print the description, or write the snapshot."""
     parser = argparse.ArgumentParser(description=describe.__doc__)
+    sys.path.append(str(_REPORT))  # pytest adds it by itself
     parser.add_argument("--write", action="store_true", help=f"rewrite {SNAPSHOT.name}")
     if parser.parse_args().write:
         SNAPSHOT.write_text(describe(), encoding="utf-8")
