@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
-from memory_storage import IndexPreset
+from memory_storage.models import IndexPreset
 
 from ._report import Report, as_json, show
 

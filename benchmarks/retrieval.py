@@ -57,7 +57,7 @@ _NOTES = (
 
 
 def run(
-    *, short: bool, data: Path | None = None, vectors: int | None = None, preset: ms.IndexPreset | None = None
+    *, short: bool, data: Path | None = None, vectors: int | None = None, preset: ms.models.IndexPreset | None = None
 ) -> Report:
     """Measure all of it; in short, one preset among fewer vectors.
 
@@ -70,11 +70,11 @@ def run(
         return _presets(found, [preset], short=short, is_grown=bool(vectors))
     if short:
         return _presets(found.first(4_000), ["balanced"], short=True)
-    return _presets(found, get_args(ms.IndexPreset))
+    return _presets(found, get_args(ms.models.IndexPreset))
 
 
 def _presets(
-    vectors: Data, presets: Sequence[ms.IndexPreset], *, short: bool = False, is_grown: bool = False
+    vectors: Data, presets: Sequence[ms.models.IndexPreset], *, short: bool = False, is_grown: bool = False
 ) -> Report:
     rounds, lines, rows = 1 if short or is_grown else 3, [], []
     gc.freeze()  # the vectors and texts are this benchmark's own: to collect among them is not a cost of a search
@@ -115,7 +115,7 @@ class Stored:
 
 
 @contextmanager
-def _stored(path: Path, data: Data, preset: ms.IndexPreset, each: int = 1) -> Iterator[Stored]:
+def _stored(path: Path, data: Data, preset: ms.models.IndexPreset, each: int = 1) -> Iterator[Stored]:
     with ms.MemoryStorage.open(ms.Settings(database=str(path), vector_index="diskann")) as storage:
         numbers: dict[Any, int] = {}
         owners: list[tuple[Any, Any]] = []

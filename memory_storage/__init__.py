@@ -1,4 +1,4 @@
-"""How Python agents remember: episodes with their steps and outcomes, patterns, vectors, places, on libSQL.
+"""Episodic memory for AI agents, stored in libSQL: episodes with steps and outcomes, patterns, vectors, places.
 
 The public names are listed in `__init__.pyi`; each is loaded when it is first used.
 """
@@ -13,6 +13,12 @@ _load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 def __getattr__(name: str) -> object:
     if name in __all__ or name.startswith("_"):
         return _load(name)
+    from ._former_names import FORMER_NAMES
+
+    if name in FORMER_NAMES:
+        from ._deprecation import renamed_names
+
+        return renamed_names(__name__, FORMER_NAMES)(name)
     from ._crate import WRITE
     from .suggestions import nearest
 

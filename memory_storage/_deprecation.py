@@ -59,6 +59,7 @@ def renamed_names(module: str, new_names: Mapping[str, str]) -> Callable[[str], 
         warn_renamed(f"{module}.{name}", f"{path}.{attribute}")
         return getattr(import_module(path), attribute)
 
+    get.new_names = dict(new_names)  # type: ignore[attr-defined]  # the snapshot of the public API lists them
     return get
 
 

@@ -75,31 +75,35 @@ class Forgetting:
             self._session.write([merge.bind()])
         if self._settings.path is None:
             self._renew_worn_indexes()
-            return Scrubbed(complete=False, why=_ON_A_SERVER) if self._settings.server else Scrubbed(complete=True)
+            return (
+                ScrubResult(complete=False, why=_ON_A_SERVER) if self._settings.server else ScrubResult(complete=True)
+            )
         with self._maintenance.exclusive(self._settings.request_timeout, sleep=self._sleep):
             if strangers := self._index.strangers():
-                return Scrubbed(complete=False, why=_STRANGER.format(", ".join(strangers)))
+                return ScrubResult(complete=False, why=_STRANGER.format(", ".join(strangers)))
             done = self._write_anew(self._settings.path)
         self._index.mend()  # a space that another process has created meanwhile has no index
         for model in self._index.status():
             self._index.catch_up(model.name)
         return done
 
-    def _result(self, erased: Erased, *, scrub: bool) -> Forgotten:
+    def _result(self, erased: Erased, *, scrub: bool) -> ErasureResult:
         if not scrub:
-            return Forgotten(*erased, scrubbed=False, why="it was not asked for: call `scrub` later, for all at once")
+            return ErasureResult(
+                *erased, scrubbed=False, why="it was not asked for: call `scrub` later, for all at once"
+            )
         try:
             scrubbed = self.scrub()
         except (UnavailableError, ConfigurationError) as error:  # the rows are gone, and the caller has to be told so
-            scrubbed = Scrubbed(complete=False, why=f"{error}; then call `scrub` again")
-        return Forgotten(*erased, scrubbed=scrubbed.complete, why=scrubbed.why)
+            scrubbed = ScrubResult(complete=False, why=f"{error}; then call `scrub` again")
+        return ErasureResult(*erased, scrubbed=scrubbed.complete, why=scrubbed.why)
 
     def _renew_worn_indexes(self) -> None:
         for model in self._index.status():
             if model.removed:
                 self._index.rebuild(model.name)
 
-    def _write_anew(self, path: Path) -> Scrubbed:
+    def _write_anew(self, path: Path) -> ScrubResult:
         sweep(path)
         if self._settings.key is not None:  # it has none: one is from before, or of another program
             delete_sidecars(path)
@@ -116,7 +120,7 @@ class Forgetting:
         finally:
             self._index.put_back()
         with translated(self._engine), self._outside_of_transactions() as connection:
-            return Scrubbed(complete=True) if self._cut_log(connection) else Scrubbed(complete=False, why=_READER)
+            return ScrubResult(complete=True) if self._cut_log(connection) else ScrubResult(complete=False, why=_READER)
 
     def _outside_of_transactions(self) -> Connection:
         return self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")

@@ -236,7 +236,7 @@ class MemoryStorage(Repositories):
 
     def forget(
         self, *, episode: UUID | str | None = None, namespace: str | None = None, scrub: bool = True
-    ) -> models.Forgotten:
+    ) -> models.ErasureResult:
         """Erase an episode of this namespace, or all of a namespace (this one's view or another's), for good.
 
         It is gone from every table and index at once, with steps, vectors and places. Patterns that have the episode
@@ -245,7 +245,7 @@ class MemoryStorage(Repositories):
         an interruption.
 
         What the doctor has quarantined of it is erased too. With `scrub` nothing of it is left in the file, its log and
-        its sidecars either: see `scrub`, and `Forgotten.scrubbed`. Backups and exports are outside.
+        its sidecars either: see `scrub`, and `ErasureResult.scrubbed`. Backups and exports are outside.
 
         Raises:
             UnavailableError: a transaction of this thread is open, or others keep writing there.
@@ -257,13 +257,13 @@ class MemoryStorage(Repositories):
             return self.in_namespace(namespace)._forgetting().everything(scrub=scrub)
         return self._forgetting().episode(episode or "", scrub=scrub)
 
-    def scrub(self) -> models.Scrubbed:
+    def scrub(self) -> models.ScrubResult:
         """See to it that nothing that was deleted, in any namespace, is left in the file and its log.
 
         It writes the file anew, without free space: others can read meanwhile, but not write, and the disk needs room
         for two more of it. Vector indexes are built anew after that; searches are right without them. On a server this
-        can be done for its indexes only: `Scrubbed.why` says so. One scrub of a file runs at a time, across processes.
-        Of an encrypted file the copy is in memory, and no temporary file is written.
+        can be done for its indexes only: `ScrubResult.why` says so. One scrub of a file runs at a time, across
+        processes. Of an encrypted file the copy is in memory, and no temporary file is written.
 
         Raises:
             UnavailableError: the disk is full, another writer has held the lock for too long, or another scrub, restore

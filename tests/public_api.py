@@ -29,6 +29,7 @@ import typing_extensions
 from pydantic_core import PydanticUndefined
 
 from memory_storage._deprecation import RenamedAttribute
+from memory_storage._former_names import FORMER_NAMES
 
 SNAPSHOT = Path(__file__).with_name("api_snapshot.txt")
 _REPORT = Path(__file__).parents[1] / "packages" / "memory-storage-report"
@@ -39,6 +40,7 @@ MODULES = (
     "memory_storage.models",
     "memory_storage.embedders",
     "memory_storage.repositories",
+    "memory_storage.resilience",
     "memory_storage.engine",
     "memory_storage.migrate",
     "memory_storage.monitoring",
@@ -54,6 +56,7 @@ MODULES = (
     "memory_storage.dbapi",
     "memory_storage",
 )
+_PARTS = {"memory_storage.resilience": ["CircuitBreaker"]}  # of modules that also have what is not public
 _PACKAGE = "memory_storage"
 _NOT_SHOWN = ("_", "test_", "model_")  # private; a suite's tests; pydantic's
 
@@ -66,7 +69,7 @@ def describe() -> str:
 
 def public_names(module: types.ModuleType) -> list[str]:
     """Return what `__all__` lists; without one, what the module defines itself."""
-    listed = getattr(module, "__all__", None)
+    listed = _PARTS.get(module.__name__) or getattr(module, "__all__", None)
     if listed is not None:
         return sorted(listed)
     return sorted(
@@ -86,7 +89,13 @@ def _module(name: str, seen: dict[int, str]) -> str:
             lines.append(f"{public} = {seen[id(value)]}")
         else:
             lines += _described(public, value)
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"{old}: deprecated, see {new}" for old, new in _old_names(module).items())])
+
+
+def _old_names(module: types.ModuleType) -> dict[str, str]:
+    if module.__name__ == _PACKAGE:
+        return dict(sorted(FORMER_NAMES.items()))
+    return dict(sorted(getattr(vars(module).get("__getattr__"), "new_names", {}).items()))
 
 
 def _is_described(value: object) -> TypeGuard[Any]:

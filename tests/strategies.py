@@ -185,7 +185,7 @@ def stored_episodes() -> st.SearchStrategy[ms.Episode]:
 
 
 effectivenesses = st.builds(
-    ms.Effectiveness,
+    ms.models.Effectiveness,
     times_retrieved=counts,
     times_applied=counts,
     success_when_applied=counts,

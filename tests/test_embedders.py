@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import memory_storage as ms
+from memory_storage.embedders import text_of
 from tests.raising import raises
 
 any_text = st.text(st.characters(), max_size=60) | st.sampled_from(
@@ -116,10 +117,10 @@ def test_the_text_of_an_item_says_what_was_tried_and_how_it_ended():
         outcome=ms.Failure(reason="no time", error_details="at all"),
         reflection=ms.Reflection(insights=["plan more"]),
     )
-    assert ms.text_of(episode) == "Fix it\nweb python tag\nno time\nat all\nplan more"
+    assert text_of(episode) == "Fix it\nweb python tag\nno time\nat all\nplan more"
     step = ms.Step(tool="pytest", action="run", parameters={"path": "ü"}, result=ms.StepOk(output="fine"))
-    assert ms.text_of(step) == 'pytest run\n{"path": "ü"}\nfine'
-    assert ms.text_of(ms.Heuristic(description="d", condition="if", action="then", tags=["x"])) == "d\nx\nif\nthen"
+    assert text_of(step) == 'pytest run\n{"path": "ü"}\nfine'
+    assert text_of(ms.Heuristic(description="d", condition="if", action="then", tags=["x"])) == "d\nx\nif\nthen"
 
 
 @pytest.mark.parametrize(

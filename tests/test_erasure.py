@@ -86,7 +86,7 @@ def test_a_graph_with_erased_vectors_is_built_again_by_catch_up(database):
         second.embeddings.index.catch_up("m")
         status = second.embeddings.index.status()[0]
         assert (status.indexed, status.removed) == (200, 0)
-        assert second.embeddings.index.verify("m").is_sound
+        assert second.embeddings.index.verify("m").is_healthy
 
 
 def test_a_graph_with_deleted_vectors_is_kept_until_a_scrub(database):

@@ -138,10 +138,10 @@ def test_not_one_byte_of_a_forgotten_episode_is_left_in_the_file_or_beside_it(ca
 
     done = found.storage.forget(episode=found.episode.id)
 
-    assert done == ms.Forgotten(episodes=1, patterns=1, patterns_changed=1, scrubbed=True)
+    assert done == ms.models.ErasureResult(episodes=1, patterns=1, patterns_changed=1, scrubbed=True)
     assert left_in(database, found.needles()) == set()
     assert_consistent(found.storage.engine)
-    assert found.storage.embeddings.index.verify("m").is_sound
+    assert found.storage.embeddings.index.verify("m").is_healthy
     assert found.storage.embeddings.index.status()[0].indexed == FEW + 50
 
 
@@ -241,7 +241,7 @@ def test_what_was_deleted_before_is_left_in_the_file_until_it_is_scrubbed(canary
     found.storage.patterns.delete(found.learned.id)
     found.storage.patterns.delete(found.shared.id)
     assert left_in(database, found.needles())
-    assert found.storage.scrub() == ms.Scrubbed(complete=True)
+    assert found.storage.scrub() == ms.models.ScrubResult(complete=True)
     assert left_in(database, found.needles()) == set()
     assert_consistent(found.storage.engine)
 
@@ -259,9 +259,9 @@ def test_without_scrub_the_rows_are_gone_and_the_result_says_that_bytes_are_left
 def test_to_forget_again_is_harmless_and_finishes_what_was_interrupted(canary, database):
     found = canary()
     found.storage.episodes.delete(found.episode.id)  # as far as it may have come
-    assert found.storage.forget(episode=found.episode.id) == ms.Forgotten(0, 1, 1, scrubbed=True)
+    assert found.storage.forget(episode=found.episode.id) == ms.models.ErasureResult(0, 1, 1, scrubbed=True)
     assert left_in(database, found.needles()) == set()
-    assert found.storage.forget(episode=found.episode.id) == ms.Forgotten(0, 0, 0, scrubbed=True)
+    assert found.storage.forget(episode=found.episode.id) == ms.models.ErasureResult(0, 0, 0, scrubbed=True)
     assert found.storage.episodes.import_many([found.episode]) == 0
 
 
@@ -337,7 +337,7 @@ def test_a_storage_without_indexes_since_it_was_killed_then_searches_and_gets_th
     with ms.MemoryStorage.open(database) as storage:
         assert len(storage.episodes.similar_to(found.vectors[0], model="m", k=5)) == 5
         assert storage.scrub().complete
-        assert storage.embeddings.index.verify("m").is_sound
+        assert storage.embeddings.index.verify("m").is_healthy
         assert_consistent(storage.engine)
 
 

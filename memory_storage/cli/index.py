@@ -42,7 +42,7 @@ def status(database: Database = None, as_json: AsJson = False) -> None:
     columns = ["model", "dimension", "source", "preset", "vectors", "indexed", "pending", "removed", "index"]
     show_table(columns, [_cells(model) for model in models], nothing=_NO_VECTORS)
     for model in models:
-        if model.is_worn:
+        if model.is_fragmented:
             talk(f"{model.name}: much was removed; `memory-storage index rebuild` makes searches fast again")
 
 
@@ -56,7 +56,7 @@ def verify(model: Model = None, database: Database = None, as_json: AsJson = Fal
     else:
         rows = [(one.model.name, one.model.indexed, one.nodes, one.recall, _verdict(one)) for one in found]
         show_table(["model", "indexed", "in the index", "recall@10", "verdict"], rows, nothing=_NO_VECTORS)
-    if not all(one.is_sound for one in found):
+    if not all(one.is_healthy for one in found):
         raise CorruptDataError(
             "`memory-storage index rebuild` makes it anew, with another --preset if it finds too few; no vector is lost"
         )
@@ -140,19 +140,19 @@ def _cells(model: EmbeddingModel) -> list[object]:
 def _state(model: EmbeddingModel) -> str:
     if not model.needs_index:
         return "not needed"
-    return "worn" if model.is_worn else "pending" if model.pending else "complete"
+    return "worn" if model.is_fragmented else "pending" if model.pending else "complete"
 
 
 def _verdict(health: IndexHealth) -> str:
-    if not health.is_sound:
+    if not health.is_healthy:
         return "finds too few" if health.nodes == health.model.indexed else "damaged"
-    if health.model.is_worn:
+    if health.model.is_fragmented:
         return "worn"
     return "sound" if health.nodes else "empty: few vectors need no index"
 
 
 def _as_json(model: EmbeddingModel) -> dict[str, Any]:
-    facts = {"pending": model.pending, "needs_index": model.needs_index, "is_worn": model.is_worn}
+    facts = {"pending": model.pending, "needs_index": model.needs_index, "is_worn": model.is_fragmented}
     return {**asdict(model), **facts}
 
 
@@ -161,5 +161,5 @@ def _health(health: IndexHealth) -> dict[str, Any]:
         **_as_json(health.model),
         "nodes": health.nodes,
         "recall": health.recall,
-        "is_sound": health.is_sound,
+        "is_sound": health.is_healthy,
     }

@@ -15,7 +15,7 @@ import typer
 from memory_storage._wording import counted
 from memory_storage.backup import ErasedBackup, checked_backups, forget_in_backups
 from memory_storage.errors import ConfigurationError, UnavailableError, ValidationError
-from memory_storage.models import Forgotten, Retained, RetentionPlan, RetentionPolicy
+from memory_storage.models import ErasureResult, RetentionPlan, RetentionPolicy, RetentionResult
 from memory_storage.storage import MemoryStorage
 
 from . import exit_codes
@@ -211,21 +211,21 @@ def _show_plan(storage: MemoryStorage, plan: RetentionPlan, *, as_json: bool) ->
     talk(f"{_sized(len(plan), plan.bytes)} would go")
 
 
-def _show_done(done: Retained, what: str, *, as_json: bool) -> None:
+def _show_done(done: RetentionResult, what: str, *, as_json: bool) -> None:
     if as_json:
         write_json(_facts(done))
         return
-    if not done.removed and not done.spared:
+    if not done.removed and not done.skipped:
         say(_NOTHING_TO_DO)
         return
-    spared = f"; {len(done.spared):,} had changed, and stay" if done.spared else ""
+    spared = f"; {len(done.skipped):,} had changed, and stay" if done.skipped else ""
     say(f"{what} {_sized(done.removed, done.bytes)}{spared}")
 
 
-def _facts(done: Retained) -> dict[str, Any]:
-    return {"removed": done.removed, "bytes": done.bytes, "spared": done.spared}
+def _facts(done: RetentionResult) -> dict[str, Any]:
+    return {"removed": done.removed, "bytes": done.bytes, "spared": done.skipped}
 
 
-def _said(found: Forgotten) -> str:
+def _said(found: ErasureResult) -> str:
     where = "nothing is left of them in the file" if found.scrubbed else "gone from every table and index"
     return f"forgot {counted(found.episodes, 'episode')} and {counted(found.patterns, 'pattern')}; {where}"

@@ -68,11 +68,11 @@ __all__ = [
     "paramstyle",
     "portions",
     "reads_only",
-    "tables_written",
     "redacted",
     "register_after_fork",
     "sqlite_version",
     "sqlite_version_info",
+    "tables_written",
     "threadsafety",
 ]
 

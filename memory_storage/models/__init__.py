@@ -1,5 +1,7 @@
 """What goes in and comes out, as frozen pydantic models. Knows nothing of databases."""
 
+from memory_storage._deprecation import renamed_names
+
 from ._lazy import LazyList
 from ._model import Model, as_validation_error, new_id, utc_now
 from .analytics import (
@@ -72,13 +74,13 @@ from .pattern import (
 from .place import Box, Interval, Nearby, PlaceOwner, Point, SpatiotemporalEntry
 from .query import Direction, EpisodeFilter, EpisodeFilters, Page, PatternFilter
 from .retention import (
-    Forgotten,
-    Retained,
+    ErasureResult,
     RetentionCandidate,
     RetentionPlan,
     RetentionPolicy,
     RetentionReason,
-    Scrubbed,
+    RetentionResult,
+    ScrubResult,
 )
 from .search import Hit, Hits, Method, SearchMode
 
@@ -86,11 +88,11 @@ __all__ = [
     "PATTERN",
     "Abstained",
     "AnyPattern",
-    "CircuitBreakerStatus",
-    "CircuitState",
     "Box",
     "Bucket",
     "Change",
+    "CircuitBreakerStatus",
+    "CircuitState",
     "Complexity",
     "ContextPattern",
     "DecisionPoint",
@@ -107,28 +109,27 @@ __all__ = [
     "EpisodeFilters",
     "ErrorRecovery",
     "Failure",
+    "FailurePoint",
+    "Figures",
+    "Granularity",
+    "GroupFigures",
     "Health",
     "HealthCheck",
     "HealthStatus",
-    "Granularity",
-    "Forgotten",
-    "FailurePoint",
-    "Figures",
-    "GroupFigures",
     "Heuristic",
     "Hit",
     "Hits",
     "IndexHealth",
     "IndexPreset",
-    "Latency",
     "IndexSource",
+    "Interval",
+    "Latency",
     "LazyList",
     "Mean",
     "Method",
     "Model",
-    "OperationMetrics",
-    "Interval",
     "Nearby",
+    "OperationMetrics",
     "Outcome",
     "OutcomeFigures",
     "OutcomeKind",
@@ -141,17 +142,17 @@ __all__ = [
     "PatternKind",
     "PeriodFigures",
     "PlaceOwner",
-    "PoolStats",
     "Point",
+    "PoolStats",
     "Rate",
     "Reflection",
-    "Retained",
     "RetentionCandidate",
     "RetentionPlan",
     "RetentionPolicy",
     "RetentionReason",
+    "RetentionResult",
     "RewardScore",
-    "Scrubbed",
+    "ScrubResult",
     "SearchMode",
     "SequenceFigures",
     "Span",
@@ -178,3 +179,12 @@ __all__ = [
     "numbered",
     "utc_now",
 ]
+
+__getattr__ = renamed_names(
+    __name__,
+    {
+        "Forgotten": "ErasureResult",
+        "Retained": "RetentionResult",
+        "Scrubbed": "ScrubResult",
+    },
+)

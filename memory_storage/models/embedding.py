@@ -9,6 +9,8 @@ from uuid import UUID
 
 from pydantic import Field
 
+from memory_storage._deprecation import renamed_attributes
+
 from ._model import Finite, Model, Moment
 
 OwnerType = Literal["episode", "step", "pattern"]
@@ -38,6 +40,7 @@ class Embedding(Model):
         return len(self.vector)
 
 
+@renamed_attributes(is_worn="is_fragmented")
 @dataclass(frozen=True)
 class EmbeddingModel:
     """A model with its dimension, and the counters of its distinct vectors, in all namespaces together.
@@ -67,11 +70,12 @@ class EmbeddingModel:
         return max(0, self.vectors - self.indexed) if self.needs_index else 0
 
     @property
-    def is_worn(self) -> bool:
+    def is_fragmented(self) -> bool:
         """Whether so much was removed that searches do without the index until it is built anew."""
         return self.removed > WORN * self.indexed
 
 
+@renamed_attributes(is_sound="is_healthy")
 @dataclass(frozen=True)
 class IndexHealth:
     """A model's index, as it was found.
@@ -85,6 +89,6 @@ class IndexHealth:
     recall: float | None
 
     @property
-    def is_sound(self) -> bool:
+    def is_healthy(self) -> bool:
         """Whether the index is what its table says, and finds nine in ten of what it should."""
         return self.nodes == self.model.indexed and (self.recall is None or self.recall >= 0.9)

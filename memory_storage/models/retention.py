@@ -11,6 +11,8 @@ from uuid import UUID
 from pydantic import Field, StrictBool, model_validator
 from typing_extensions import Self
 
+from memory_storage._deprecation import renamed_attributes
+
 from ._model import Finite, Int64, Model
 
 RetentionReason = Literal["max_age", "min_reward", "max_episodes", "max_bytes", "unfinished"]
@@ -84,20 +86,21 @@ class RetentionPlan:
         return len(self.items)
 
 
+@renamed_attributes(spared="skipped")
 @dataclass(frozen=True, slots=True)
-class Retained:
+class RetentionResult:
     """What was done: how many episodes went (or into the archive), and how many bytes those were.
 
-    `spared` are those of the plan that stayed: meanwhile they had gone, or been changed so that the policy keeps them.
+    `skipped` are those of the plan that stayed: meanwhile they had gone, or been changed so that the policy keeps them.
     """
 
     removed: int
     bytes: int
-    spared: list[UUID]
+    skipped: list[UUID]
 
 
 @dataclass(frozen=True, slots=True)
-class Scrubbed:
+class ScrubResult:
     """Whether nothing that was ever deleted is left in the file and its log; if not, `why`, and what to do."""
 
     complete: bool
@@ -105,7 +108,7 @@ class Scrubbed:
 
 
 @dataclass(frozen=True, slots=True)
-class Forgotten:
+class ErasureResult:
     """What was erased: so many episodes and patterns, with all that belongs to them; and what is known of the bytes.
 
     `patterns_changed` named an erased episode in their evidence, and now do not. `scrubbed` is False where bytes may

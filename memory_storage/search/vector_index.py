@@ -176,7 +176,7 @@ class VectorIndex(Repository):
         """Catch up from a known state."""
         instance("registered", registered, Registered, "one of those that the repository registers")
         space, found = registered
-        if found.is_worn and self._empty(space, preset_of(found.preset)):
+        if found.is_fragmented and self._empty(space, preset_of(found.preset)):
             found = self._again(space).model
         start, total = found.indexed, found.pending
         while found.pending:

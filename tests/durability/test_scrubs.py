@@ -212,7 +212,7 @@ def _write_without_an_index(database: Path) -> None:
         storage.embeddings.index.take_away()  # by another process, which is then killed
         _put(storage, 3)
         assert storage.embeddings.index.status()[0].pending == 0
-        assert storage.embeddings.index.verify("m").is_sound
+        assert storage.embeddings.index.verify("m").is_healthy
 
 
 def test_the_lock_is_free_when_its_holder_is_killed(database):

@@ -127,7 +127,7 @@ def retain_and_say_so(barrier: Any, path: Path, policy: ms.RetentionPolicy, done
         barrier.wait()
         try:
             plan = storage.retention.plan(policy)
-            assert storage.retention.apply(plan).spared == []
+            assert storage.retention.apply(plan).skipped == []
         finally:
             done.touch()
     return [str(item.id) for item in plan]

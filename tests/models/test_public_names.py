@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import inspect
 import pickle
 import subprocess
 import sys
+from datetime import datetime, timezone
+from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from uuid import UUID
 
 import pytest
 
 import memory_storage as ms
-from memory_storage import errors
+from memory_storage import errors, models
+from memory_storage._former_names import FORMER_NAMES
 
 ERRORS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if kind.__module__ == errors.__name__]
 EXAMPLES = [
@@ -57,6 +62,52 @@ def test_all_lists_the_public_names_once_and_each_is_there():
     assert {name for name in ms.__all__ if getattr(ms, name, None) is None} == set()
     assert _public(vars(ms)) - {"annotations", "TYPE_CHECKING"} <= set(ms.__all__)
     assert set(ms.__all__) <= set(dir(ms))
+
+
+def test_the_stub_lists_what_it_imports():
+    stub = ast.parse(Path(ms.__file__).with_suffix(".pyi").read_text())
+    imports = [alias.name for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    listed = next(ast.literal_eval(node.value) for node in stub.body if isinstance(node, ast.Assign))
+    assert sorted(imports) == sorted(listed) == sorted(ms.__all__)
+
+
+def test_a_former_name_is_what_it_was_and_warns():
+    for name, path in FORMER_NAMES.items():
+        module, _, now = path.rpartition(".")
+        with pytest.warns(DeprecationWarning, match=name) as seen:
+            value = getattr(ms, name)
+        assert value is getattr(import_module(module), now), name
+        assert [str(one.message) for one in seen] == [f"memory_storage.{name} is deprecated since 0.1: use {path}"]
+
+
+def test_former_names_are_not_listed():
+    assert not FORMER_NAMES.keys() & {*dir(ms), *ms.__all__, *dir(models)} - set(models.__all__)
+
+
+def test_a_former_name_can_be_imported():
+    with pytest.warns(DeprecationWarning, match="memory_storage.Retained .* memory_storage.models.RetentionResult"):
+        from memory_storage import Retained
+    with pytest.warns(
+        DeprecationWarning, match="memory_storage.models.Forgotten .* memory_storage.models.ErasureResult"
+    ):
+        from memory_storage.models import Forgotten
+    with pytest.warns(DeprecationWarning, match="memory_storage.models.Scrubbed .* memory_storage.models.ScrubResult"):
+        from memory_storage.models import Scrubbed
+    assert (Retained, Forgotten, Scrubbed) == (models.RetentionResult, models.ErasureResult, models.ScrubResult)
+
+
+def test_former_attributes_are_what_they_were_and_warn():
+    retention = models.RetentionResult(removed=1, bytes=2, skipped=[])
+    model = models.EmbeddingModel("m", 3, "cosine", "compact", 4, 2, 2, datetime.now(timezone.utc))
+    health = models.IndexHealth(model, nodes=2, recall=None)
+    for value, old, new in (
+        (retention, "spared", "skipped"),
+        (model, "is_worn", "is_fragmented"),
+        (health, "is_sound", "is_healthy"),
+    ):
+        with pytest.warns(DeprecationWarning, match=rf"\.{old} is deprecated since 0\.1: use \w+\.{new}"):
+            assert getattr(value, old) == getattr(value, new)
+        assert old not in dir(value)
 
 
 def test_a_star_import_gives_all_of_them():

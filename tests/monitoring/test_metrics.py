@@ -154,7 +154,7 @@ def test_percentiles_are_within_five_percent(count: int):
 
 
 def test_no_call_and_no_time_are_zero():
-    assert Histogram().latency() == ms.Latency()
+    assert Histogram().latency() == ms.models.Latency()
     histogram = Histogram()
     histogram.add(0.0)
     assert histogram.latency().p99 == 0

@@ -63,4 +63,4 @@ def test_a_pool_of_the_callers_own_tells_what_it_knows(database):
     assert (storage.pool_stats().active, storage.pool_stats().idle, storage.pool_stats().total_acquired) == (0, 1, 0)
     engine.dispose()
     engine = create_engine(f"libsql:///{database}", poolclass=NullPool)
-    assert pool.stats(engine) == ms.PoolStats(size=0, active=0, idle=0)
+    assert pool.stats(engine) == ms.models.PoolStats(size=0, active=0, idle=0)

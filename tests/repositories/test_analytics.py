@@ -112,7 +112,7 @@ def _assert_close(found: Any, expected: Any) -> None:
     assert others[0] == others[1]
 
 
-@given(made=episodes, asked=filters, least=leasts, dimension=st.sampled_from(get_args(ms.Dimension)))
+@given(made=episodes, asked=filters, least=leasts, dimension=st.sampled_from(get_args(ms.models.Dimension)))
 def test_groups_of_every_dimension_equal_plain_python(storage, made, asked, least, dimension):
     filled = _filled(storage, made, asked)
     found = filled.analytics.by(dimension, reward_at_least=least, **asked)
@@ -127,7 +127,7 @@ def test_groups_of_every_dimension_equal_plain_python(storage, made, asked, leas
 @given(
     made=episodes,
     least=leasts,
-    bucket=st.sampled_from(get_args(ms.Bucket)),
+    bucket=st.sampled_from(get_args(ms.models.Bucket)),
     zone=st.sampled_from(["UTC", "Europe/Berlin", "America/St_Johns", "Australia/Lord_Howe"]),
 )
 def test_periods_equal_plain_python_and_have_no_gaps(storage, made, least, bucket, zone):
@@ -203,7 +203,7 @@ def test_failures_equal_plain_python(storage, made, asked, least):
     assert [row.failed_episodes for row in found] == sorted((row.failed_episodes for row in found), reverse=True)
 
 
-@given(made=episodes, least=leasts, by=st.sampled_from([None, *get_args(ms.Dimension)]))
+@given(made=episodes, least=leasts, by=st.sampled_from([None, *get_args(ms.models.Dimension)]))
 def test_a_comparison_is_the_figures_of_both_periods_and_their_difference(storage, made, least, by):
     filled = _filled(storage, made, {})
     before, after = (NOON, NOON + timedelta(hours=20)), (NOON + timedelta(hours=13), NOON + timedelta(days=4))
@@ -219,8 +219,8 @@ def test_a_comparison_is_the_figures_of_both_periods_and_their_difference(storag
             _assert_is_the_difference(getattr(row, name), getattr(row.before, name), getattr(row.after, name))
 
 
-def _assert_is_the_difference(found: ms.Difference, before: Any, after: Any) -> None:
-    old, new = (one.rate if isinstance(one, ms.Rate) else one.mean for one in (before, after))
+def _assert_is_the_difference(found: ms.models.Difference, before: Any, after: Any) -> None:
+    old, new = (one.rate if isinstance(one, ms.models.Rate) else one.mean for one in (before, after))
     assert found.difference == (None if None in (old, new) else new - old)
     assert (found.low is None) == (None in (before.low, after.low))
     if found.low is not None:
@@ -241,14 +241,16 @@ def test_the_trend_is_the_line_of_least_squares(storage, made, asked):
 
 def test_a_trend_of_one_moment_has_no_slope(storage, make_episode):
     storage.episodes.save_many([make_episode(started_at=NOON, reward=ms.RewardScore(total=1.0)) for _ in range(4)])
-    assert storage.analytics.trend() == ms.Trend(4, 1.0, None, None, None)
+    assert storage.analytics.trend() == ms.models.Trend(4, 1.0, None, None, None)
 
 
 @given(made=episodes, asked=filters)
 def test_the_span_is_from_the_first_to_the_last(storage, made, asked):
     filled = _filled(storage, made, asked)
     starts = [episode.started_at for episode in filled.kept]
-    assert filled.analytics.span(**asked) == ms.Span(len(starts), min(starts, default=None), max(starts, default=None))
+    assert filled.analytics.span(**asked) == ms.models.Span(
+        len(starts), min(starts, default=None), max(starts, default=None)
+    )
 
 
 @given(made=episodes, archived=st.integers(0, 3))
@@ -333,7 +335,7 @@ def _has_tags(own: list[str], tags_any: list[str] | None = None, tags_all: list[
 
 
 EACH = {
-    "by": lambda a: [a.by(dimension) for dimension in get_args(ms.Dimension)],
+    "by": lambda a: [a.by(dimension) for dimension in get_args(ms.models.Dimension)],
     "over_time": lambda a: [a.over_time("month")],
     "by_stage": lambda a: [a.by_stage()],
     "tools": lambda a: [a.tools()],
@@ -359,7 +361,7 @@ def test_each_is_one_statement(storage, make_episode, name):
 @pytest.mark.parametrize("name", EACH)
 def test_each_has_an_answer_for_an_empty_memory(storage, name):
     for answer in EACH[name](storage.analytics):
-        if isinstance(answer, ms.Table) and name not in {"over_time", "compare"}:
+        if isinstance(answer, ms.models.Table) and name not in {"over_time", "compare"}:
             assert list(answer) == []
 
 

@@ -321,7 +321,7 @@ GARBAGE: list[tuple[Call, str]] = [
     (_pattern(kind="nothing"), ""),
     (_pattern(tags=["aa", "aa"]), "tags"),
     (_pattern(effectiveness=None), "effectiveness"),
-    (_pattern(effectiveness=ms.Effectiveness().model_copy(update={"times_applied": -1})), "effectiveness"),
+    (_pattern(effectiveness=ms.models.Effectiveness().model_copy(update={"times_applied": -1})), "effectiveness"),
     (_place(latitude=90.5), "latitude"),
     (_place(latitude=NAN), ""),
     (_place(latitude=None), ""),
@@ -400,7 +400,7 @@ GARBAGE: list[tuple[Call, str]] = [
     (lambda s, k: s.patterns.save(ms.Heuristic.model_construct()), ""),
     (lambda s, k: s.spatiotemporal.put(ms.SpatiotemporalEntry.model_construct()), ""),
     (lambda s, k: s.spatiotemporal.import_many([ms.SpatiotemporalEntry.model_construct()]), ""),
-    (lambda s, k: s.embeddings.import_many([ms.Embedding.model_construct()]), ""),
+    (lambda s, k: s.embeddings.import_many([ms.models.Embedding.model_construct()]), ""),
     (lambda s, k: s.episodes.append_step(k.episode.id, ms.Step.model_construct()), ""),
     *(
         (lambda s, k, step=step: s.episodes.append_step(k.episode.id, step), "")
@@ -619,8 +619,8 @@ BY_ID: list[Callable[[ms.MemoryStorage], Callable[[Any], Any]]] = [
 ]
 
 
-def _embedding(known: Known, **fields: Any) -> ms.Embedding:
-    given = ms.Embedding(owner_type="episode", owner_id=known.episode.id, model="m", vector=VECTOR)
+def _embedding(known: Known, **fields: Any) -> ms.models.Embedding:
+    given = ms.models.Embedding(owner_type="episode", owner_id=known.episode.id, model="m", vector=VECTOR)
     return given.model_copy(update=fields)
 
 

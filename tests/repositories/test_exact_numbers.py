@@ -45,7 +45,7 @@ def _episode(reward: float, **fields: Any) -> ms.Episode:
 
 
 def _heuristic(rate: float, delta: float = 0.0, **fields: Any) -> ms.Heuristic:
-    effectiveness = ms.Effectiveness(times_applied=1, avg_reward_delta=delta)
+    effectiveness = ms.models.Effectiveness(times_applied=1, avg_reward_delta=delta)
     return ms.Heuristic(condition="c", action="a", success_rate=rate, effectiveness=effectiveness, **fields)
 
 

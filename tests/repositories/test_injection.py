@@ -17,6 +17,7 @@ import pytest
 import memory_storage as ms
 from memory_storage.models import new_id
 from memory_storage.models.query import EpisodeFilters, PatternFilters, SearchFilters
+from memory_storage.repositories import VectorIndex
 from tests.checks import assert_consistent
 
 from .hostile import HOSTILE
@@ -550,7 +551,7 @@ OF_STATEMENTS = {
 
 def _methods(storage: ms.MemoryStorage) -> Iterator[tuple[str, Callable[..., Any]]]:
     kinds = {name: type(getattr(storage, name)) for name in REPOSITORIES}
-    kinds |= {"index": ms.VectorIndex, "storage": ms.MemoryStorage, "transaction": ms.Transaction}
+    kinds |= {"index": VectorIndex, "storage": ms.MemoryStorage, "transaction": ms.Transaction}
     for kind, cls in kinds.items():
         for name, method in inspect.getmembers(cls, callable):
             if not name.startswith("_") and not inspect.isclass(method):

@@ -181,7 +181,7 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
     "embeddings.put_many": [lambda m, i: m.embeddings.put_many([("pattern", i.pattern, [0.25] * 384)], model="m")],
     "embeddings.import_many": [
         lambda m, i: m.embeddings.import_many(
-            [ms.Embedding(owner_type="step", owner_id=i.step, model="m", vector=[0.25] * 384)]
+            [ms.models.Embedding(owner_type="step", owner_id=i.step, model="m", vector=[0.25] * 384)]
         )
     ],
     "embeddings.get_many": [lambda m, i: m.embeddings.get_many("episode", [i.episode], model="m")],

@@ -72,7 +72,7 @@ def test_an_application_of_a_pattern_that_is_not_there_is_not_found(storage):
 
 
 def test_what_was_counted_survives_saving_again(storage):
-    pattern = storage.patterns.save(_pattern(effectiveness=ms.Effectiveness(times_retrieved=5)))
+    pattern = storage.patterns.save(_pattern(effectiveness=ms.models.Effectiveness(times_retrieved=5)))
     storage.patterns.record_retrieval(pattern.id)
     storage.patterns.record_application(pattern.id, success=True, reward_delta=0.5)
     counted = storage.patterns.get(pattern.id).effectiveness
@@ -80,7 +80,7 @@ def test_what_was_counted_survives_saving_again(storage):
     assert saved == storage.patterns.get(pattern.id)
     assert (saved.effectiveness, saved.action, saved.version) == (counted, "another", 2)
     assert (counted.times_retrieved, counted.times_applied) == (6, 1)
-    again = storage.patterns.save(saved.model_copy(update={"effectiveness": ms.Effectiveness()}))
+    again = storage.patterns.save(saved.model_copy(update={"effectiveness": ms.models.Effectiveness()}))
     assert again.effectiveness == counted
 
 
@@ -102,7 +102,7 @@ def test_no_count_is_lost_between_threads(storage):
 
 
 effects = st.builds(
-    ms.Effectiveness,
+    ms.models.Effectiveness,
     times_retrieved=small,
     times_applied=small,
     success_when_applied=small,
@@ -176,7 +176,7 @@ def test_a_merged_rate_is_still_a_rate(storage):
 def test_counters_at_the_end_of_64_bits_stay_there_and_can_be_read(storage):
     most = 2**63 - 1
     names = ("times_retrieved", "times_applied", "success_when_applied", "failure_when_applied")
-    full = ms.Effectiveness(**dict.fromkeys(names, most), avg_reward_delta=1e308)
+    full = ms.models.Effectiveness(**dict.fromkeys(names, most), avg_reward_delta=1e308)
     one, two = storage.patterns.save_many([_pattern(occurrence_count=most, effectiveness=full) for _ in range(2)])
     storage.patterns.record_retrieval(one.id)
     storage.patterns.record_application(one.id, success=True, reward_delta=1e308)

@@ -20,7 +20,7 @@ ZONES = ["UTC", "Europe/Berlin", "America/Sao_Paulo", "Australia/Lord_Howe", "Am
 HOUR = timedelta(hours=1)
 
 
-def _hours(bucket: ms.Bucket, since: datetime, until: datetime, zone: str) -> list[float]:
+def _hours(bucket: ms.models.Bucket, since: datetime, until: datetime, zone: str) -> list[float]:
     found = periods(bucket, since, until, ZoneInfo(zone))
     return [(end.astimezone(UTC) - start.astimezone(UTC)) / HOUR for start, end in found]
 
@@ -63,7 +63,7 @@ def _is_shown(moment: datetime) -> bool:
     bucket="day", zone="America/Sao_Paulo", since=datetime(2000, 10, 6, tzinfo=UTC), lasts=timedelta(days=3)
 )
 @given(
-    bucket=st.sampled_from(get_args(ms.Bucket)),
+    bucket=st.sampled_from(get_args(ms.models.Bucket)),
     zone=st.sampled_from(ZONES),
     since=st.datetimes(datetime(1970, 1, 1), datetime(2037, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
     lasts=st.timedeltas(timedelta(microseconds=1), timedelta(days=40)),

@@ -252,7 +252,9 @@ def _tolerance(distance: float) -> float:
     return 1e-6 if distance < 0.99 * math.pi * EARTH_M else 1.0  # there the loop's own rounding shows
 
 
-def _assert_nearest(found: list[ms.Nearby[Any]], expected: list[tuple[float, Any]], most: float, key: Callable) -> None:
+def _assert_nearest(
+    found: list[ms.models.Nearby[Any]], expected: list[tuple[float, Any]], most: float, key: Callable
+) -> None:
     """The same things at the same distances, in their order; at the edge, what is a hair from it may be in or out."""
     distances = [one.distance_m for one in found]
     for one, other in pairwise(distances):

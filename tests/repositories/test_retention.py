@@ -126,7 +126,7 @@ def test_a_plan_is_that_of_plain_python_and_what_then_happens_is_the_plan(storag
     assert dump(memory.engine, namespace=memory.namespace) == before
 
     done = memory.retention.apply(plan, sleep=lambda _: None)
-    assert done == ms.Retained(len(plan), plan.bytes, [])
+    assert done == ms.models.RetentionResult(len(plan), plan.bytes, [])
     planned = {item.id for item in plan}
     if policy.archive:
         archived = {one.id for one in memory.episodes.iterate(archived=True)}
@@ -161,7 +161,7 @@ def test_what_came_to_be_protected_after_the_plan_stays_and_is_named(storage, ma
     storage.episodes.complete(c.id, ms.Success(verdict="v"), reward=0.9)
     storage.episodes.delete(d.id)
     done = storage.retention.apply(plan)
-    assert (done.removed, set(done.spared)) == (1, {a.id, b.id, c.id, d.id})
+    assert (done.removed, set(done.skipped)) == (1, {a.id, b.id, c.id, d.id})
     assert storage.episodes.find(e.id) is None
     again = storage.episodes.get(a.id)
     assert storage.episodes.save(again.model_copy(update={"version": 0, "tags": again.tags})) == again
@@ -226,7 +226,7 @@ def test_a_large_episode_goes_in_portions_and_is_gone_in_the_end(storage, make_e
     _, other = storage.episodes.save_many([_long(), make_episode(started_at=NOW + DAY)])
     pauses: list[float] = []
     done = storage.retention.apply(ms.RetentionPolicy(max_episodes=1), sleep=pauses.append)
-    assert (done.removed, done.spared) == (1, [])
+    assert (done.removed, done.skipped) == (1, [])
     assert len(pauses) >= 4
     assert [one.id for one in storage.episodes.iterate(archived=None)] == [other.id]
     assert_consistent(storage.engine)

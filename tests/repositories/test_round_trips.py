@@ -234,7 +234,7 @@ def test_an_odd_moment_is_stored_or_refused_wherever_it_stands(storage, make_epi
         ),
         (
             lambda: memory.patterns.save(
-                pattern.model_copy(update={"effectiveness": ms.Effectiveness(last_used_at=when)})
+                pattern.model_copy(update={"effectiveness": ms.models.Effectiveness(last_used_at=when)})
             ),
             lambda: memory.patterns.get(pattern.id).effectiveness.last_used_at,
         ),

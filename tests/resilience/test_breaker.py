@@ -210,9 +210,9 @@ def test_the_status_tells_all():
     assert breaker.status() == ms.CircuitBreakerStatus("closed", 1, now, error)
     breaker.record(breaker.acquire(), ms.CommitUnknownError("lost"))
     clock.advance(20)
-    assert breaker.status() == ms.CircuitBreakerStatus("open", 2, now, "CommitUnknownError", now, 40.0)
+    assert breaker.status() == ms.models.CircuitBreakerStatus("open", 2, now, "CommitUnknownError", now, 40.0)
     breaker.reset()
-    assert breaker.status() == ms.CircuitBreakerStatus("closed", 0, now, "CommitUnknownError")
+    assert breaker.status() == ms.models.CircuitBreakerStatus("closed", 0, now, "CommitUnknownError")
 
 
 def test_reset_closes_it_and_forgets():
@@ -231,7 +231,7 @@ def test_switched_off_it_lets_all_through_and_counts_nothing():
     circuit = Circuit(enabled=False)
     assert circuit.go(OUTAGE) == THREADS
     assert circuit.go() == THREADS
-    assert circuit.breaker.status() == ms.CircuitBreakerStatus("closed", enabled=False)
+    assert circuit.breaker.status() == ms.models.CircuitBreakerStatus("closed", enabled=False)
 
 
 def test_listeners_hear_each_change_once_and_may_ask_and_reset_and_go(caplog: pytest.LogCaptureFixture):

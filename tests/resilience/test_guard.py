@@ -165,7 +165,7 @@ def test_conflicts_bad_input_and_missing_rows_never_open_it(storage: ms.MemorySt
             storage.episodes.get("no id")
         with raises(ms.ValidationError, field="limit"):
             storage.episodes.query(limit=0)
-    assert storage.circuit_breaker_status() == ms.CircuitBreakerStatus("closed")
+    assert storage.circuit_breaker_status() == ms.models.CircuitBreakerStatus("closed")
     found = storage.metrics()
     assert found["episodes.save"].errors == {"ConflictError": 10}
     assert found["episodes.get"].errors == {"NotFoundError": 10, "ValidationError": 10}
@@ -188,7 +188,7 @@ def test_busy_locks_and_a_pool_without_connections_never_open_it(database, make_
             view.episodes.count()
             with pytest.raises(ms.PoolTimeoutError):
                 other.episodes.count()
-        assert other.circuit_breaker_status() == ms.CircuitBreakerStatus("closed")
+        assert other.circuit_breaker_status() == ms.models.CircuitBreakerStatus("closed")
         assert other.pool_stats().timeouts == 1
 
 

@@ -72,7 +72,7 @@ class Indexed:
         if self.plan != "exact":
             self.storage.embeddings.index.catch_up(MODEL)
 
-    def status(self) -> ms.EmbeddingModel:
+    def status(self) -> ms.models.EmbeddingModel:
         """The counters of the model."""
         return self.storage.embeddings.index.status()[0]
 

@@ -29,7 +29,7 @@ def _execute(storage: ms.MemoryStorage, *statements: str) -> None:
 
 def test_many_vectors_are_indexed_as_they_come_and_found_by_the_index(indexed):
     assert indexed.recall() >= PROMISED
-    assert (indexed.status().vectors, indexed.status().pending, indexed.status().is_worn) == (COUNT, 0, False)
+    assert (indexed.status().vectors, indexed.status().pending, indexed.status().is_fragmented) == (COUNT, 0, False)
     assert indexed.recall(mode="exact", plan="exact") == 1.0
     assert_consistent(indexed.storage.engine)
 
@@ -138,11 +138,11 @@ class TestAfterChanges:
             for number in range(COUNT):
                 if number % 10:
                     tx.embeddings.delete("episode", searched.episodes[number].id, model=MODEL)
-        assert searched.plan == "exact" or searched.status().is_worn
+        assert searched.plan == "exact" or searched.status().is_fragmented
         kept = range(0, COUNT, 10)
         assert searched.recall(kept, plan=None) == 1.0
         searched.settle()
-        assert not searched.status().is_worn
+        assert not searched.status().is_fragmented
         assert searched.recall(kept, plan="exact") == 1.0
         assert_consistent(searched.storage.engine)
 
@@ -151,7 +151,7 @@ class TestAfterChanges:
             searched.storage.embeddings.delete("episode", episode.id, model=MODEL)
         searched.put(range(2200), oracle.clustered(2200, DIMENSION, 4))
         searched.settle()
-        assert not searched.status().is_worn
+        assert not searched.status().is_fragmented
         assert searched.recall() >= PROMISED
 
     @pytest.mark.parametrize("count", [50, 2300])
@@ -183,20 +183,20 @@ class TestDamage:
     def test_a_missing_index(self, indexed, table):
         _execute(indexed.storage, f"DROP INDEX {table}_ann")
         health = indexed.storage.embeddings.index.verify(MODEL)
-        assert (health.nodes, health.is_sound) == (None, False)
+        assert (health.nodes, health.is_healthy) == (None, False)
         assert indexed.recall(plan="exact") == 1.0
         indexed.put([5], indexed.vectors[5:6])
         self._is_rebuilt(indexed)
 
     def test_an_index_that_lost_what_was_in_it(self, indexed, table):
         _execute(indexed.storage, f"DELETE FROM {table}_ann_shadow WHERE index_key % 3 = 0")
-        assert not indexed.storage.embeddings.index.verify(MODEL).is_sound
+        assert not indexed.storage.embeddings.index.verify(MODEL).is_healthy
         self._is_rebuilt(indexed)
 
     def test_an_empty_index(self, indexed, table):
         _execute(indexed.storage, f"DELETE FROM {table}_ann_shadow")
         health = indexed.storage.embeddings.index.verify(MODEL)
-        assert (health.nodes, health.recall, health.is_sound) == (0, None, False)
+        assert (health.nodes, health.recall, health.is_healthy) == (0, None, False)
         assert indexed.recall(plan=None) == 1.0
         self._is_rebuilt(indexed)
 
@@ -212,7 +212,7 @@ class TestDamage:
         _execute(indexed.storage, f"DELETE FROM libsql_vector_meta_shadow WHERE name = '{table}_ann'")
         assert indexed.recall(plan="exact") == 1.0
         health = indexed.storage.embeddings.index.verify(MODEL)
-        assert (health.recall, health.is_sound) == (None, False)
+        assert (health.recall, health.is_healthy) == (None, False)
         with raises(ms.MemoryStorageError, match="the database refused"):
             indexed.storage.embeddings.put("episode", indexed.episodes[5].id, indexed.queries[0], model=MODEL)
         self._is_rebuilt(indexed)
@@ -281,7 +281,7 @@ class TestDamage:
     def _is_rebuilt(self, indexed: Indexed) -> None:
         index = indexed.storage.embeddings.index
         assert index.rebuild(MODEL) == indexed.status().vectors
-        assert index.verify(MODEL).is_sound
+        assert index.verify(MODEL).is_healthy
         assert indexed.recall() >= PROMISED
         assert_consistent(indexed.storage.engine)
 
@@ -292,7 +292,7 @@ class TestRebuilding:
             indexed.storage.embeddings.index.rebuild(MODEL, preset=preset)
             assert indexed.status().preset == preset
             assert indexed.recall() >= 0.93
-            assert indexed.storage.embeddings.index.verify(MODEL).is_sound
+            assert indexed.storage.embeddings.index.verify(MODEL).is_healthy
 
     def test_says_how_far_it_is(self, indexed):
         told: list[tuple[str, int, int]] = []
@@ -355,7 +355,7 @@ def test_nothing_is_lost_when_a_bulk_load_is_killed(database):
     with ms.MemoryStorage.open(at(database)) as storage:
         items = [("episode", one, vector) for one, vector in zip(ids, work.vectors(4000, 0), strict=True)]
         storage.embeddings.put_many(items, model=MODEL)
-        assert storage.embeddings.index.verify(MODEL).is_sound
+        assert storage.embeddings.index.verify(MODEL).is_healthy
         assert storage.embeddings.index.status()[0].pending == 0
 
 

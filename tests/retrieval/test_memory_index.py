@@ -363,7 +363,7 @@ class TestBuilding:
 
     def test_verify_compares_it_with_the_table(self, in_memory):
         health = in_memory.storage.embeddings.index.verify(MODEL)
-        assert (health.is_sound, health.nodes, health.model.source) == (True, COUNT, "memory")
+        assert (health.is_healthy, health.nodes, health.model.source) == (True, COUNT, "memory")
         assert (health.recall or 0) >= PROMISED
 
     def test_there_and_back(self, in_memory, bare):

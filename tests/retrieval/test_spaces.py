@@ -164,7 +164,7 @@ class TestDimensions:
         items: list[Any] = [("episode", episode.id, [1.0, 2.0]), ("step", uuid4(), [1.0, 2.0])]
         with raises(ms.NotFoundError, kind="step"):
             storage.embeddings.put_many(items, model="m")
-        orphan = ms.Embedding(owner_type="episode", owner_id=uuid4(), model="m", vector=[1.0, 2.0])
+        orphan = ms.models.Embedding(owner_type="episode", owner_id=uuid4(), model="m", vector=[1.0, 2.0])
         with raises(ms.NotFoundError, kind="episode"):
             storage.embeddings.import_many([orphan])
         assert dump(storage.engine) == before

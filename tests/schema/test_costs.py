@@ -64,11 +64,13 @@ def _episode(number: int = 0, reward: float | None = None) -> ms.Episode:
 
 
 def _pattern(number: float = 0.0) -> ms.ToolSequence:
-    effectiveness = ms.Effectiveness(avg_reward_delta=number)
+    effectiveness = ms.models.Effectiveness(avg_reward_delta=number)
     return ms.ToolSequence(tools=["a", "b"], tags=["tag"], success_rate=number, effectiveness=effectiveness)
 
 
-def _place(episode: ms.Episode, owner_type: ms.PlaceOwner = "episode", latitude: float = 1) -> ms.SpatiotemporalEntry:
+def _place(
+    episode: ms.Episode, owner_type: ms.models.PlaceOwner = "episode", latitude: float = 1
+) -> ms.SpatiotemporalEntry:
     owner_id = episode.id if owner_type == "episode" else episode.steps[0].id
     return ms.SpatiotemporalEntry(owner_type=owner_type, owner_id=owner_id, latitude=latitude, longitude=2)
 

@@ -225,7 +225,7 @@ OTHERS: dict[str, Callable[[ms.MemoryStorage, ms.Episode, Any], object]] = {
     "figures": lambda s, e, p: (
         s.analytics.summary(),
         s.analytics.span(),
-        *(s.analytics.by(dimension) for dimension in get_args(ms.Dimension)),
+        *(s.analytics.by(dimension) for dimension in get_args(ms.models.Dimension)),
         s.analytics.by("tool", domain="domain-1", tags_any=["tag-1"], metadata={"even": True}, text="flaky"),
         s.analytics.over_time("day"),
         s.analytics.over_time("hour", outcome="success", min_reward=0.5),

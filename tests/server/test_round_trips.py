@@ -26,7 +26,7 @@ def _episode(steps: int = 20, **fields: Any) -> ms.Episode:
 
 
 def _heuristic() -> ms.Heuristic:
-    return ms.Heuristic(condition="c", action="a", effectiveness=ms.Effectiveness(avg_reward_delta=0.1))
+    return ms.Heuristic(condition="c", action="a", effectiveness=ms.models.Effectiveness(avg_reward_delta=0.1))
 
 
 def _episodes(count: int = 100) -> list[ms.Episode]:
@@ -51,9 +51,10 @@ class Known:
     def vectors(self) -> list[tuple[str, Any, list[float]]]:
         return [("step", step.id, VECTOR) for step in self.episode.steps]
 
-    def embeddings(self) -> list[ms.Embedding]:
+    def embeddings(self) -> list[ms.models.Embedding]:
         return [
-            ms.Embedding(owner_type="step", owner_id=step.id, model="m", vector=VECTOR) for step in self.episode.steps
+            ms.models.Embedding(owner_type="step", owner_id=step.id, model="m", vector=VECTOR)
+            for step in self.episode.steps
         ]
 
 

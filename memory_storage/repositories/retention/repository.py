@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from memory_storage.errors import MemoryStorageError
-from memory_storage.models import Retained, RetentionCandidate, RetentionPlan, RetentionPolicy
+from memory_storage.models import RetentionCandidate, RetentionPlan, RetentionPolicy, RetentionResult
 from memory_storage.sql.arguments import checked_moment, function, instance
 from memory_storage.sql.documents import from_micros, to_micros
 from memory_storage.sql.session import Repository
@@ -48,7 +48,7 @@ class RetentionRepository(Repository):
         *,
         progress: Callable[[int, int], None] | None = None,
         sleep: Callable[[float], None] = time.sleep,
-    ) -> Retained:
+    ) -> RetentionResult:
         """Do what a plan says, or what the plan of a policy says now.
 
         In portions of about 15 ms, with pauses in which other writers get in; a large episode goes in several, and is
@@ -94,6 +94,6 @@ def _values(policy: RetentionPolicy, now: datetime) -> dict[str, Any]:
     return sql.values(policy, max(to_micros(now) - age, -(2**62)), json.dumps(policy.keep_tagged))
 
 
-def _done(plan: RetentionPlan, gone: set[str]) -> Retained:
+def _done(plan: RetentionPlan, gone: set[str]) -> RetentionResult:
     went = [item.bytes for item in plan if str(item.id) in gone]
-    return Retained(len(went), sum(went), [item.id for item in plan if str(item.id) not in gone])
+    return RetentionResult(len(went), sum(went), [item.id for item in plan if str(item.id) not in gone])
