@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine
 from ._exception_mapping import translated
 from ._files import MaintenanceLock, sweep
 from .errors import ConfigurationError, UnavailableError
-from .models import Forgotten, Scrubbed
+from .models import ErasureResult, ScrubResult
 from .monitoring import operation
 from .repositories import EmbeddingRepository
 from .repositories.retention.erasure import MERGE_WORDS, Erased, erase_episode, erase_namespace
@@ -59,17 +59,17 @@ class Forgetting:
         self._sleep = sleep
 
     @operation("forget")
-    def episode(self, episode_id: UUID | str, *, scrub: bool) -> Forgotten:
+    def episode(self, episode_id: UUID | str, *, scrub: bool) -> ErasureResult:
         """See `MemoryStorage.forget`."""
         return self._result(erase_episode(self._session, episode_id, Pace(sleep=self._sleep)), scrub=scrub)
 
     @operation("forget")
-    def everything(self, *, scrub: bool) -> Forgotten:
+    def everything(self, *, scrub: bool) -> ErasureResult:
         """See `MemoryStorage.forget`."""
         return self._result(erase_namespace(self._session, Pace(sleep=self._sleep)), scrub=scrub)
 
     @operation("scrub")
-    def scrub(self) -> Scrubbed:
+    def scrub(self) -> ScrubResult:
         """See `MemoryStorage.scrub`."""
         for merge in MERGE_WORDS:
             self._session.write([merge.bind()])

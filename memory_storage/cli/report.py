@@ -9,7 +9,7 @@ import typer
 
 from memory_storage._wording import counted
 from memory_storage.errors import ConfigurationError
-from memory_storage.models.query import EpisodeFilters
+from memory_storage.models import EpisodeFilters
 
 from .app import app
 from .database import open_existing

@@ -72,7 +72,7 @@ from .pattern import (
     ToolSequence,
 )
 from .place import Box, Interval, Nearby, PlaceOwner, Point, SpatiotemporalEntry
-from .query import Direction, EpisodeFilter, EpisodeFilters, Page, PatternFilter
+from .query import Direction, EpisodeFilter, EpisodeFilters, Page, PatternFilter, PatternFilters, SearchFilters
 from .retention import (
     ErasureResult,
     RetentionCandidate,
@@ -107,6 +107,7 @@ __all__ = [
     "Episode",
     "EpisodeFilter",
     "EpisodeFilters",
+    "ErasureResult",
     "ErrorRecovery",
     "Failure",
     "FailurePoint",
@@ -139,6 +140,7 @@ __all__ = [
     "Pattern",
     "PatternFigures",
     "PatternFilter",
+    "PatternFilters",
     "PatternKind",
     "PeriodFigures",
     "PlaceOwner",
@@ -153,6 +155,7 @@ __all__ = [
     "RetentionResult",
     "RewardScore",
     "ScrubResult",
+    "SearchFilters",
     "SearchMode",
     "SequenceFigures",
     "Span",

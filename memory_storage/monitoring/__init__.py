@@ -9,15 +9,15 @@ from ._metrics import Meter, Observer, Operation, current, instrument_class, not
 from ._slow_query_log import log_slow_query, without_literals
 
 __all__ = [
-    "Operation",
     "AuditRecord",
     "Histogram",
     "Meter",
     "Observer",
-    "operation",
-    "log_slow_query",
+    "Operation",
     "current",
     "instrument_class",
-    "without_literals",
+    "log_slow_query",
     "note_removed",
+    "operation",
+    "without_literals",
 ]

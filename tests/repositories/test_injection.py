@@ -15,8 +15,7 @@ from typing import Any, get_type_hints
 import pytest
 
 import memory_storage as ms
-from memory_storage.models import new_id
-from memory_storage.models.query import EpisodeFilters, PatternFilters, SearchFilters
+from memory_storage.models import EpisodeFilters, PatternFilters, SearchFilters, new_id
 from memory_storage.repositories import VectorIndex
 from tests.checks import assert_consistent
 

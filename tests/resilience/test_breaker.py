@@ -204,10 +204,10 @@ def test_the_status_tells_all():
     now = datetime(2026, 1, 2, tzinfo=timezone.utc)
     clock = Clock()
     breaker = CircuitBreaker(ms.CircuitBreakerSettings(failure_threshold=2), clock=clock, now=lambda: now)
-    assert breaker.status() == ms.CircuitBreakerStatus("closed")
+    assert breaker.status() == ms.models.CircuitBreakerStatus("closed")
     breaker.record(breaker.acquire(), OUTAGE)
     error = "UnavailableError CONNECTION_FAILED"
-    assert breaker.status() == ms.CircuitBreakerStatus("closed", 1, now, error)
+    assert breaker.status() == ms.models.CircuitBreakerStatus("closed", 1, now, error)
     breaker.record(breaker.acquire(), ms.CommitUnknownError("lost"))
     clock.advance(20)
     assert breaker.status() == ms.models.CircuitBreakerStatus("open", 2, now, "CommitUnknownError", now, 40.0)

@@ -11,7 +11,7 @@ from uuid import UUID
 from typing_extensions import Unpack
 
 from memory_storage.errors import ValidationError
-from memory_storage.models import EpisodeFilter, PatternFilter
+from memory_storage.models import EpisodeFilter, EpisodeFilters, PatternFilter, PatternFilters
 from memory_storage.models.analytics import (
     Bucket,
     Change,
@@ -30,7 +30,6 @@ from memory_storage.models.analytics import (
     ToolUse,
     Trend,
 )
-from memory_storage.models.query import EpisodeFilters, PatternFilters
 from memory_storage.sql.arguments import checked_moment, choice, whole
 from memory_storage.sql.documents import from_micros, to_micros
 from memory_storage.sql.filters import conditions

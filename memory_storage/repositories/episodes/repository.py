@@ -19,15 +19,16 @@ from memory_storage.models import (
     Direction,
     Episode,
     EpisodeFilter,
+    EpisodeFilters,
     Hits,
     Outcome,
     Page,
     Reflection,
     RewardScore,
+    SearchFilters,
     SearchMode,
     Step,
 )
-from memory_storage.models.query import EpisodeFilters, SearchFilters
 from memory_storage.repositories.retention.tombstones import (
     forgotten_among,
     guard,

@@ -17,12 +17,13 @@ from memory_storage.errors import ConflictError, NotFoundError, ValidationError
 from memory_storage.models import (
     AnyPattern,
     EpisodeFilter,
+    EpisodeFilters,
     Hits,
     Page,
     PatternFilter,
+    PatternFilters,
     SearchMode,
 )
-from memory_storage.models.query import EpisodeFilters, PatternFilters
 from memory_storage.repositories.analytics import sql as analytics_sql
 from memory_storage.repositories.analytics.arguments import check_lengths, finite_or_none
 from memory_storage.repositories.episodes.sql import TASKS

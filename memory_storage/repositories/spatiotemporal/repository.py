@@ -10,9 +10,18 @@ from typing_extensions import Unpack
 
 from memory_storage.dbapi import RowCountError, Step
 from memory_storage.errors import ConflictError, NotFoundError, ValidationError
-from memory_storage.models import Direction, DomainNode, Episode, EpisodeFilter, Granularity, Interval, Page, PlaceOwner
+from memory_storage.models import (
+    Direction,
+    DomainNode,
+    Episode,
+    EpisodeFilter,
+    EpisodeFilters,
+    Granularity,
+    Interval,
+    Page,
+    PlaceOwner,
+)
 from memory_storage.models import SpatiotemporalEntry as Entry
-from memory_storage.models.query import EpisodeFilters
 from memory_storage.repositories.episodes.rows import by_seq
 from memory_storage.sql.arguments import flag
 from memory_storage.sql.chunks import of_documents

@@ -12,8 +12,7 @@ from typing import Any, Generic, TypeVar
 from typing_extensions import Unpack
 
 from memory_storage.errors import ValidationError
-from memory_storage.models import Box, Direction, EpisodeFilter, Interval, Nearby, Page, Point
-from memory_storage.models.query import EpisodeFilters
+from memory_storage.models import Box, Direction, EpisodeFilter, EpisodeFilters, Interval, Nearby, Page, Point
 from memory_storage.schema.rtree import FOREVER, number
 from memory_storage.sql.arguments import checked_moment
 from memory_storage.sql.documents import to_micros
