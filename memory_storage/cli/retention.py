@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -18,8 +17,8 @@ from memory_storage.errors import ConfigurationError, UnavailableError, Validati
 from memory_storage.models import ErasureResult, RetentionPlan, RetentionPolicy, RetentionResult
 from memory_storage.storage import MemoryStorage
 
-from . import exit_codes
 from .app import app
+from .confirmation import confirm
 from .database import open_existing
 from .ids import HELP, as_shown, as_whole_id
 from .options import AsJson, Database, Namespace
@@ -73,7 +72,7 @@ def retain(
             return
         verb = "archive" if archive else "delete"
         if plan and not yes:
-            _ask(f"{verb.capitalize()} {_sized(len(plan), plan.bytes)}?", verb)
+            confirm(f"{verb.capitalize()} {_sized(len(plan), plan.bytes)}?", verb)
         with progress(verb, len(plan)) as on_progress:
             done = storage.retention.apply(plan, progress=lambda count, _: on_progress(count))
     _show_done(done, f"{verb}d", as_json=as_json)
@@ -102,7 +101,7 @@ def forget(
         whole_id = None if episode_id is None else as_whole_id(storage, episode_id)
         what = _named(storage, whole_id)
         if not yes:
-            _ask(f"Erase {what} for good?", "forget")
+            confirm(f"Erase {what} for good?", "forget")
         elif episode_id is not None and str(whole_id) != episode_id:
             talk(f"{episode_id} is {what}")
         of: dict[str, Any] = {"namespace": storage.namespace} if whole_id is None else {"episode": whole_id}
@@ -184,17 +183,6 @@ def _named(storage: MemoryStorage, episode_id: UUID | None) -> str:
 
 def _sized(episodes: int, size: int) -> str:
     return f"{counted(episodes, 'episode')} with {counted(size, 'byte')}"
-
-
-def _ask(question: str, verb: str) -> None:
-    if not sys.stdin.isatty():
-        talk(f"error: there is no terminal to ask at; nothing was changed; give --yes to {verb}")
-        raise typer.Exit(exit_codes.USAGE)
-    # Not typer.confirm(): it writes to stdout, which is for data.
-    talk(f"{question} [y/N]")
-    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
-        talk("nothing was changed")
-        raise typer.Exit(exit_codes.OTHER)
 
 
 def _show_plan(storage: MemoryStorage, plan: RetentionPlan, *, as_json: bool) -> None:

@@ -66,7 +66,7 @@ def test_retain_and_forget_ask_nobody_who_is_not_there(command, database, episod
     for arguments in (("retain", "--max-episodes", 1), ("forget", episodes[0].id), ("forget", "-n", "default")):
         result = command(*arguments, "-d", database)
         assert result.exit_code == 2
-        assert "give --yes" in result.stderr
+        assert "pass --yes" in result.stderr
     assert len(_left(database)) == 10
 
 
