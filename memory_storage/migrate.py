@@ -88,10 +88,40 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
 
 
 def downgrade(engine: Engine, revision: str) -> None:
-    """Go back to `revision` ("base": to nothing). What the later revisions stored is lost."""
+    """Undo the revisions after `revision`, in one transaction. What they store is lost: see `schema.revisions`.
+
+    Args:
+        engine: the database. `MemoryStorage.open` by this version of the package upgrades it again.
+        revision: the one to go back to, like "0005"; "base" for none, which drops every table.
+
+    Raises:
+        SchemaError: there are rows that the older schema has no place for. Nothing was changed.
+        ValidationError: there is no such revision, or it is not an earlier one.
+    """
     with writing(engine) as connection:
         _refuse_unknown(_current(connection))
         _run(connection, "downgrade", revision)
+
+
+def undone_by_downgrade(stored: str, revision: str) -> list[str]:
+    """Return the revisions that a downgrade from `stored` to `revision` undoes, the newest first.
+
+    Args:
+        stored: the revision of the database.
+        revision: an earlier one, or "base" for none.
+
+    Raises:
+        ValidationError: there is no such revision, or it is not an earlier one.
+    """
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory.from_config(config()).iterate_revisions(stored, "base")
+    ids = [script.revision for script in scripts]
+    if revision == "base":
+        return ids
+    if revision not in ids[1:]:
+        raise ValidationError("revision", f"must be one before {stored}, which is stored, or base", revision)
+    return ids[: ids.index(revision)]
 
 
 def config() -> Config:

@@ -1,4 +1,4 @@
-"""The commands about the database itself: init, upgrade, current, check."""
+"""The commands on the schema of a database: init, upgrade, downgrade, current, check."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from memory_storage._exception_mapping import translated
 from memory_storage.engine import make_directory, make_engine
 from memory_storage.errors import ValidationError
 from memory_storage.schema import HEAD
+from memory_storage.schema.revisions import REVISIONS
 from memory_storage.settings import Settings
 
 from .app import app
+from .confirmation import confirm
 from .database import open_existing, open_or_create, refuse_missing, settings_for
 from .options import AsJson, Database
-from .output import say, write_json
+from .output import say, talk, write_json
 
 
 @app.command()
@@ -48,6 +50,32 @@ def upgrade(
 
 
 @app.command()
+def downgrade(
+    revision: Annotated[str, typer.Argument(help="The revision to go back to, like 0005; base drops every table.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    database: Database = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring the schema back to an earlier revision, for an older version of this package.
+
+    Says what that loses, and asks. Make a backup before (`memory-storage backup FILE`): an upgrade brings back the
+    tables, but not what was lost.
+    """
+    settings = settings_for(database, None)
+    refuse_missing(settings)
+    with _engine(settings) as engine:
+        before = migrate.current(engine)
+        undone = _undone(before, revision)
+        if undone and not yes:
+            _tell_losses(settings, undone)
+            confirm(f"Downgrade {settings.database} from {before} to {revision}?", "downgrade")
+        migrate.downgrade(engine, revision)
+        after = migrate.current(engine)
+    said = f"{settings.database}: " + (f"{after} already" if not undone else f"{before} -> {after or 'empty'}")
+    _report(settings, after, said, as_json=as_json)
+
+
+@app.command()
 def current(database: Database = None, as_json: AsJson = False) -> None:
     """Show the schema's revision."""
     settings = settings_for(database, None)
@@ -68,9 +96,27 @@ def _refuse_going_back(current_revision: str | None, revision: str) -> None:
     if current_revision and revision.isdigit() and revision < current_revision:
         raise ValidationError(
             "revision",
-            f"not before {current_revision}, which is stored; `alembic downgrade` goes back",
+            f"not before {current_revision}, which is stored; `memory-storage downgrade` goes back",
             revision,
         )
+
+
+def _undone(before: str | None, revision: str) -> list[str]:
+    if before is None:
+        raise ValidationError("revision", "there is no schema to go back from", revision)
+    if revision == before:
+        return []
+    return migrate.undone_by_downgrade(before, revision)
+
+
+def _tell_losses(settings: Settings, undone: list[str]) -> None:
+    talk(f"a downgrade of {settings.database} loses:")
+    for one in undone:
+        described = REVISIONS[one]
+        talk(f"  {one}: {described.loses}")
+        if described.blocker:
+            talk(f"        (refused while there are {described.blocker})")
+    talk("a backup keeps it: `memory-storage backup FILE`")
 
 
 def _report(settings: Settings, revision: str | None, said: str, *, as_json: bool) -> None:

@@ -350,4 +350,4 @@ def test_upgrade_does_not_go_back_and_says_what_does(command, database):
     result = command("upgrade", "0001", "--database", database)
     assert result.exit_code == 4
     assert "revision: not before" in result.stderr
-    assert "`alembic downgrade` goes back" in result.stderr
+    assert "`memory-storage downgrade` goes back" in result.stderr

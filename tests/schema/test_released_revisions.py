@@ -15,6 +15,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, event
 
 from memory_storage import migrate
+from memory_storage.schema import HEAD
+from memory_storage.schema.revisions import REVISIONS
 
 OFFLINE: dict[str, tuple[str, str]] = {
     "0001": ("964c238cbfee255d340701378f593117", "d02410af5b9bc6e526c4dc1f082e7f75"),
@@ -100,5 +102,7 @@ def test_the_statements_that_run_are_as_released(engine: Engine):
     assert {key: found[key] for key in ONLINE} == ONLINE
 
 
-def test_every_revision_has_its_digest():
-    assert OFFLINE.keys() == ONLINE.keys() == {script.revision for script in revisions()}
+def test_every_revision_has_its_digests_and_is_described():
+    ids = [script.revision for script in revisions()]
+    assert list(OFFLINE) == list(ONLINE) == list(REVISIONS) == ids
+    assert ids[-1] == HEAD

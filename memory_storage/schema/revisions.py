@@ -1,0 +1,61 @@
+"""What each revision of the schema brings, and what going back before it loses: for people, not for Alembic."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Revision(NamedTuple):
+    """One revision, described.
+
+    Attributes:
+        brings: what an upgrade adds, and what it does to rows that are there.
+        loses: what a downgrade to the revision before it removes for good, or stops from working.
+        blocker: the rows that a downgrade refuses to drop; delete them first. Empty if there are none.
+    """
+
+    brings: str
+    loses: str
+    blocker: str = ""
+
+
+REVISIONS = {
+    "0001": Revision(
+        "the tables `episodes`, `steps`, `patterns`, `embeddings`, `spatiotemporal_index` and `facets`, with their "
+        "indexes, views and triggers",
+        "every row of every namespace: episodes, steps, patterns, embeddings and places",
+    ),
+    "0002": Revision(
+        "the table `receipts`, which resolves the outcome of a write whose acknowledgement is lost",
+        "the receipts of the last day: a write that is under way meanwhile may end with its outcome unknown",
+    ),
+    "0003": Revision(
+        "a table of distinct vectors and a DiskANN index for each embedding model, and full-text search of patterns; "
+        "moves the vectors out of the columns of `embeddings`",
+        "full-text search of patterns, and the preset of each vector index; vectors move back into `embeddings`",
+        "vectors of another dimension than 384, 768, 1024, 1536 and 3072",
+    ),
+    "0004": Revision(
+        "R*Trees of positions and of time intervals, points on the unit sphere, and places that are ongoing; computes "
+        "them for the places that are there",
+        "that a place is ongoing: it becomes a moment, when it started",
+    ),
+    "0005": Revision(
+        "the table `forgotten` (tombstones of what was erased), and the evidence of patterns as facets",
+        "the tombstones: an import or a save can bring back what was erased",
+    ),
+    "0006": Revision(
+        "a vector table for each model and dimension, and in `embeddings` which text a vector was made from",
+        "which text each vector was made from: `embeddings.embed` does not notice then that a text has changed",
+        "vectors of a model's second dimension",
+    ),
+    "0007": Revision(
+        "full-text search in every script; respells the text of rows that are not in ASCII, and indexes all text again",
+        "full-text search of scripts without spaces between words, and of letters in another Unicode form",
+    ),
+    "0008": Revision(
+        "tags of an episode's or a pattern's context as facets, and triggers that write only the facets that change",
+        "that filters by tag find the tags of a context",
+    ),
+}
+"""By its id, in the order of the ids. The newest is `HEAD`."""
