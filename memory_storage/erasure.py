@@ -21,8 +21,8 @@ from .errors import ConfigurationError, UnavailableError
 from .models import ErasureResult, ScrubResult
 from .monitoring import operation
 from .repositories import EmbeddingRepository
-from .repositories.retention.erasure import MERGE_WORDS, Erased, erase_episode, erase_namespace
-from .repositories.retention.pacing import Pace
+from .repositories.retention.erasure import MERGE_WORDS, ErasedRows, erase_episode, erase_namespace
+from .repositories.retention.pacing import BatchSizer
 from .search.hnsw import delete_sidecars
 from .search.session import SearchSession
 from .settings import Settings
@@ -61,12 +61,12 @@ class Forgetting:
     @operation("forget")
     def episode(self, episode_id: UUID | str, *, scrub: bool) -> ErasureResult:
         """See `MemoryStorage.forget`."""
-        return self._result(erase_episode(self._session, episode_id, Pace(sleep=self._sleep)), scrub=scrub)
+        return self._result(erase_episode(self._session, episode_id, BatchSizer(sleep=self._sleep)), scrub=scrub)
 
     @operation("forget")
     def everything(self, *, scrub: bool) -> ErasureResult:
         """See `MemoryStorage.forget`."""
-        return self._result(erase_namespace(self._session, Pace(sleep=self._sleep)), scrub=scrub)
+        return self._result(erase_namespace(self._session, BatchSizer(sleep=self._sleep)), scrub=scrub)
 
     @operation("scrub")
     def scrub(self) -> ScrubResult:
@@ -87,7 +87,7 @@ class Forgetting:
             self._index.catch_up(model.name)
         return done
 
-    def _result(self, erased: Erased, *, scrub: bool) -> ErasureResult:
+    def _result(self, erased: ErasedRows, *, scrub: bool) -> ErasureResult:
         if not scrub:
             return ErasureResult(
                 *erased, scrubbed=False, why="it was not asked for: call `scrub` later, for all at once"

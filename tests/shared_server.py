@@ -151,7 +151,7 @@ def _number(count: int) -> str:
 
 def _keep_below(name: str, tombstones: set[str], patch: pytest.MonkeyPatch) -> None:
     """Move each namespace that a storage is given below `name`, and collect the tombstones that may be left there."""
-    checked, digest_of, space_of = storage._checked_namespace, tombstones.digest_of, tombstones.space_of
+    checked, digest_of, eviction_prefix = storage._checked_namespace, tombstones.digest_of, tombstones.eviction_prefix
 
     def below(namespace: str) -> str:
         checked(namespace)
@@ -159,7 +159,7 @@ def _keep_below(name: str, tombstones: set[str], patch: pytest.MonkeyPatch) -> N
 
     def recorded(namespace: str, row_id: Any) -> str:
         digest = digest_of(namespace, row_id)
-        tombstones.update((digest, space_of(namespace) + str(row_id).encode().hex()))
+        tombstones.update((digest, eviction_prefix(namespace) + str(row_id).encode().hex()))
         return digest
 
     def refuse(*_: Any) -> None:

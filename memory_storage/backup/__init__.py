@@ -17,7 +17,7 @@ from memory_storage._paths import why_unwritable
 from memory_storage.dbapi import EncryptionKey
 from memory_storage.dbapi._credentials import Secret
 from memory_storage.errors import ConfigurationError, ValidationError
-from memory_storage.repositories.retention.erasure import Erased
+from memory_storage.repositories.retention.erasure import ErasedRows
 from memory_storage.settings import Settings
 from memory_storage.storage import MemoryStorage
 
@@ -131,14 +131,14 @@ def forget_in_backups(
     if episode is not None and namespace is not None:
         raise ValidationError("episode", "an episode or a namespace, not both", (episode, namespace))
 
-    def erase(draft: MemoryStorage) -> Erased:
+    def erase(draft: MemoryStorage) -> ErasedRows:
         if namespace is None and episode is None:
-            return Erased()
+            return ErasedRows()
         if namespace is not None:
             forgotten = draft.forget(namespace=namespace, scrub=False)
         else:
             forgotten = draft.in_namespace(storage.namespace).forget(episode=episode, scrub=False)
-        return Erased(forgotten.episodes, forgotten.patterns)
+        return ErasedRows(forgotten.episodes, forgotten.patterns)
 
     return erase_from(storage, checked_backups(storage, backups), erase, progress)
 

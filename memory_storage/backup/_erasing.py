@@ -15,8 +15,8 @@ from uuid import UUID
 
 from memory_storage._files import MaintenanceLock, create, mode_of, scratch_beside
 from memory_storage.errors import ConfigurationError, CorruptDataError, MemoryStorageError, ValidationError
-from memory_storage.repositories.retention.erasure import Erased, erase_tombstoned, rows_of, tombstoned
-from memory_storage.repositories.retention.tombstones import evicted_from
+from memory_storage.repositories.retention.erasure import ErasedRows, erase_tombstoned, rows_of, tombstoned
+from memory_storage.repositories.retention.tombstones import evicted_ids
 from memory_storage.search.hnsw import delete_sidecars
 from memory_storage.settings import Settings
 from memory_storage.storage import MemoryStorage
@@ -27,7 +27,7 @@ from ._paths import LOGS, replacement
 _LOCK_TIMEOUT = 1.0  # seconds
 _LINKED = "it has other names (hard links: {}), which still lead to the old file: delete those"
 
-Erase = Callable[[MemoryStorage], Erased]
+Erase = Callable[[MemoryStorage], ErasedRows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def _check(settings: Settings, real: Path, path: Path) -> None:
         raise ConfigurationError(f"{path}: this is no backup: it has no digests of its rows; nothing was changed")
 
 
-def _erase_from(storage: MemoryStorage, path: Path, erase: Erase | None, progress: Progress | None) -> Erased:
+def _erase_from(storage: MemoryStorage, path: Path, erase: Erase | None, progress: Progress | None) -> ErasedRows:
     key = storage.settings.key
     with (
         MaintenanceLock(path).exclusive(_LOCK_TIMEOUT),
@@ -101,11 +101,11 @@ def _erase_from(storage: MemoryStorage, path: Path, erase: Erase | None, progres
     ):
         copied(engine_of(path, key), draft, key, progress, check_manifest=True)
         with MemoryStorage.open(_settings_of(storage.settings, draft)) as view:
-            erased = erase(view) if erase else Erased()
+            erased = erase(view) if erase else ErasedRows()
             more = _erase_tombstoned(storage, view)
         copied(engine_of(draft, key), new.partial, key, progress)
         new.exchange()
-    return Erased(erased.episodes + more.episodes, erased.patterns + more.patterns)
+    return ErasedRows(erased.episodes + more.episodes, erased.patterns + more.patterns)
 
 
 def _settings_of(settings: Settings, draft: Path) -> Settings:
@@ -114,12 +114,12 @@ def _settings_of(settings: Settings, draft: Path) -> Settings:
     return Settings(database=str(draft), encryption_key=key, vector_index="exact", durability="normal")
 
 
-def _erase_tombstoned(storage: MemoryStorage, draft: MemoryStorage) -> Erased:
+def _erase_tombstoned(storage: MemoryStorage, draft: MemoryStorage) -> ErasedRows:
     """Also the ids in tombstones of evictions, of each namespace that the backup or the storage has."""
     found: dict[str, list[UUID]] = {}
     pages = list(rows_of(draft._session))
     for name in {storage.namespace, *(namespace for page in pages for namespace, _ in page)}:
-        pages.append([(name, row_id) for row_id in evicted_from(draft.in_namespace(name)._session)])
+        pages.append([(name, row_id) for row_id in evicted_ids(draft.in_namespace(name)._session)])
     for page in pages:
         for namespace, row_id in tombstoned(storage._session, page):
             found.setdefault(namespace, []).append(row_id)
@@ -127,7 +127,7 @@ def _erase_tombstoned(storage: MemoryStorage, draft: MemoryStorage) -> Erased:
     for namespace, ids in found.items():
         erased = erase_tombstoned(draft.in_namespace(namespace)._session, ids)
         episodes, patterns = episodes + erased.episodes, patterns + erased.patterns
-    return Erased(episodes, patterns)
+    return ErasedRows(episodes, patterns)
 
 
 @contextmanager

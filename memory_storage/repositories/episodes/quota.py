@@ -7,8 +7,8 @@ from uuid import UUID
 
 from memory_storage.dbapi import Step
 from memory_storage.errors import ValidationError
-from memory_storage.repositories.retention.sql import SOURCE
-from memory_storage.repositories.retention.tombstones import EVICTED_KEY, space_of
+from memory_storage.repositories.retention.sql import IS_PATTERN_SOURCE
+from memory_storage.repositories.retention.tombstones import EVICTED_KEY, eviction_prefix
 from memory_storage.sql.session import SessionProtocol, json_ids
 from memory_storage.sql.statement import SqlTemplate
 
@@ -16,9 +16,9 @@ from memory_storage.sql.statement import SqlTemplate
 _CHOOSE = SqlTemplate(f"""
 INSERT INTO forgotten (digest, episode_seq)
 SELECT {EVICTED_KEY.format(id="e.id")}, e.seq FROM episodes AS e
-WHERE e.namespace = :namespace AND e.id NOT IN (SELECT value FROM json_each(:ids)) AND NOT {SOURCE}
+WHERE e.namespace = :namespace AND e.id NOT IN (SELECT value FROM json_each(:ids)) AND NOT {IS_PATTERN_SOURCE}
 ORDER BY e.started_at, e.id
-LIMIT max(0, (SELECT count(*) FROM episodes WHERE namespace = :namespace) - :most)
+LIMIT max(0, (SELECT count(*) FROM episodes WHERE namespace = :namespace) - :max_episodes)
 ON CONFLICT (digest) DO UPDATE SET episode_seq = excluded.episode_seq
 """)
 # A trigger takes the row's number out of the tombstone.
@@ -29,7 +29,7 @@ DELETE FROM episodes WHERE namespace = :namespace AND seq IN (
 # Changes nothing, but one row where there are too many: so the save is undone.
 _CHECK = SqlTemplate("""
 UPDATE episodes SET version = version WHERE seq = (
-    SELECT seq FROM episodes WHERE namespace = :namespace ORDER BY started_at LIMIT 1 OFFSET :most)
+    SELECT seq FROM episodes WHERE namespace = :namespace ORDER BY started_at LIMIT 1 OFFSET :max_episodes)
 """)
 
 
@@ -38,11 +38,13 @@ def room_for(session: SessionProtocol, ids: Sequence[UUID]) -> list[Step]:
     limits, namespace = session.limits, session.namespace
     if limits.max_episodes is None or not ids:
         return []
-    check = _CHECK.bind(0, namespace=namespace, most=limits.max_episodes)
+    check = _CHECK.bind(0, namespace=namespace, max_episodes=limits.max_episodes)
     if limits.when_full == "refuse":
         return [check]
     saved = json_ids([str(one) for one in ids])
-    chosen = _CHOOSE.bind(namespace=namespace, space=space_of(namespace), ids=saved, most=limits.max_episodes)
+    chosen = _CHOOSE.bind(
+        namespace=namespace, prefix=eviction_prefix(namespace), ids=saved, max_episodes=limits.max_episodes
+    )
     return [chosen, _EVICT.bind(namespace=namespace), check]
 
 

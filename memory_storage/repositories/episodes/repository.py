@@ -30,11 +30,11 @@ from memory_storage.models import (
     Step,
 )
 from memory_storage.repositories.retention.tombstones import (
-    forgotten_among,
-    guard,
-    refuse_forgotten,
-    restored,
-    stale,
+    assert_not_tombstoned,
+    reject_tombstoned,
+    remove_tombstones,
+    stale_copy_error,
+    tombstoned_among,
 )
 from memory_storage.repositories.steps import sql as steps_sql
 from memory_storage.search.planner import Asked, Weights, as_text, filled, planned, run
@@ -161,7 +161,7 @@ class EpisodeRepository(Repository):
     def erased_among(self, episode_ids: Iterable[UUID | str]) -> set[UUID]:
         """Those that were erased by `forget`, retention or eviction, so that no copy of them is stored again."""
         ids = [UUID(as_id(one, "episode_ids")) for one in as_list(episode_ids, "episode_ids")]
-        return forgotten_among(self._session, ids)
+        return tombstoned_among(self._session, ids)
 
     def append_step(self, episode_id: UUID | str, step: Step) -> Step:
         """Append a step; the store gives it the next number. The episode's version does not change.
@@ -564,7 +564,7 @@ class EpisodeRepository(Repository):
                 (sql.SAVE_NEW_STEPS,),
                 new,
                 [episode.id for _, episode in new],
-                restored if restore else guard,
+                remove_tombstones if restore else assert_not_tombstoned,
             )
         return len(new)
 
@@ -574,7 +574,7 @@ class EpisodeRepository(Repository):
         steps: Sequence[SqlTemplate],
         prepared: list[tuple[str, Episode]],
         new: list[UUID],
-        opening: Callable[[SessionProtocol, Sequence[UUID]], list[dbapi.Step]] = guard,
+        opening: Callable[[SessionProtocol, Sequence[UUID]], list[dbapi.Step]] = assert_not_tombstoned,
     ) -> Sequence[Row]:
         values = {"namespace": self._session.namespace, "now": to_micros(self._session.now())}
         of_heads, of_steps = of_episodes(prepared)
@@ -611,13 +611,13 @@ class EpisodeRepository(Repository):
     def _without_known(self, prepared: list[tuple[str, Episode]], error: RowCountError) -> list[tuple[str, Episode]]:
         known = {row[0] for row in self._states([episode for _, episode in prepared])}
         if error.step == 1:
-            known |= {str(one) for one in forgotten_among(self._session, [episode.id for _, episode in prepared])}
+            known |= {str(one) for one in tombstoned_among(self._session, [episode.id for _, episode in prepared])}
         return [pair for pair in prepared if str(pair[1].id) not in known]
 
     def _without_repeats(self, prepared: list[tuple[str, Episode]], error: RowCountError) -> list[tuple[str, Episode]]:
         """Those that are not stored yet. ConflictError if one is stored in another version, or with another content."""
         if error.step == 1:
-            refuse_forgotten(self._session, _new_in(prepared))
+            reject_tombstoned(self._session, _new_in(prepared))
         states = {row[0]: row[1:3] for row in self._states([episode for _, episode in prepared])}
         remaining = []
         for document, episode in prepared:
@@ -626,7 +626,7 @@ class EpisodeRepository(Repository):
             if (version or 0) == episode.version and (is_same or not version):
                 remaining.append((document, episode))
             elif version is None or episode.version or not same_content(episode, self.get(episode.id)):
-                raise stale(self._session, "episode", episode.id, episode.version, version)
+                raise stale_copy_error(self._session, "episode", episode.id, episode.version, version)
         return remaining
 
     def _change(self, episode_id: UUID | str, statement: SqlTemplate, *checks: dbapi.Step, **values: Any) -> Episode:

@@ -10,7 +10,7 @@ from uuid import UUID, uuid5
 from memory_storage.errors import ValidationError
 from memory_storage.models import AnyPattern, ErrorRecovery, TaskContext, ToolSequence
 from memory_storage.repositories.analytics.error_signature import error_class
-from memory_storage.repositories.retention.task_quotes import ABOUT_TASKS, LEARNED
+from memory_storage.repositories.retention.task_quotes import MINED_TAG, TASK_QUOTE
 from memory_storage.sql.arguments import finite, whole
 from memory_storage.sql.session import Row
 
@@ -117,7 +117,7 @@ def _sequence(row: Row) -> ToolSequence:
         occurrence_count=episodes,
         avg_latency_ms=min(round(spent), _MOST_LATENCY),
         evidence=sorted(map(UUID, json.loads(ids))),
-        tags=[LEARNED],
+        tags=[MINED_TAG],
     )
 
 
@@ -133,7 +133,7 @@ def _recovery(tool: str, kind: str, steps: tuple[str, ...], found: dict[str, See
         success_rate=len(well) / len(found),
         occurrence_count=len(found),
         evidence=[UUID(episode) for episode in well[: wanted.evidence]],
-        tags=[LEARNED],
+        tags=[MINED_TAG],
         metadata={"tool": tool},
     )
 
@@ -158,6 +158,6 @@ def with_tasks(patterns: Iterable[AnyPattern], tasks: Mapping[UUID, str]) -> lis
     told = []
     for pattern in patterns:
         words = shared_words([tasks[one] for one in pattern.evidence if one in tasks])
-        about = f"{ABOUT_TASKS}{', '.join(words)})" if words else ""
+        about = f"{TASK_QUOTE}{', '.join(words)})" if words else ""
         told.append(pattern.model_copy(update={"description": pattern.description + about}))
     return told

@@ -28,11 +28,11 @@ from memory_storage.repositories.analytics import sql as analytics_sql
 from memory_storage.repositories.analytics.arguments import check_lengths, finite_or_none
 from memory_storage.repositories.episodes.sql import TASKS
 from memory_storage.repositories.retention.tombstones import (
-    forgotten_among,
-    guard,
-    refuse_forgotten,
-    restored,
-    stale,
+    assert_not_tombstoned,
+    reject_tombstoned,
+    remove_tombstones,
+    stale_copy_error,
+    tombstoned_among,
 )
 from memory_storage.schema.words import with_words, words_of_pattern
 from memory_storage.search.planner import Asked, Weights, as_text, filled, planned, run
@@ -139,7 +139,7 @@ class PatternRepository(Repository):
     def erased_among(self, pattern_ids: Iterable[UUID | str]) -> set[UUID]:
         """Those that were erased by `forget`, so that no copy of them is stored again."""
         ids = [UUID(as_id(one, "pattern_ids")) for one in as_list(pattern_ids, "pattern_ids")]
-        return forgotten_among(self._session, ids)
+        return tombstoned_among(self._session, ids)
 
     def record_retrieval(self, pattern_ids: UUID | str | Iterable[UUID | str]) -> None:
         """Count that these patterns were looked up, each once.
@@ -466,14 +466,14 @@ class PatternRepository(Repository):
 
     def _import(self, new: list[tuple[str, AnyPattern]], *, restore: bool) -> int:
         if new:
-            self._write(sql.IMPORT, new, restored if restore else guard)
+            self._write(sql.IMPORT, new, remove_tombstones if restore else assert_not_tombstoned)
         return len(new)
 
     def _write(
         self,
         statement: Any,
         prepared: Sequence[tuple[str, AnyPattern]],
-        opening: Callable[[SessionProtocol, Sequence[UUID]], list[Step]] = guard,
+        opening: Callable[[SessionProtocol, Sequence[UUID]], list[Step]] = assert_not_tombstoned,
     ) -> Sequence[tuple[Any, ...]]:
         ids = json_ids([str(pattern.id) for _, pattern in prepared])
         namespace, now = self._session.namespace, self._now()
@@ -505,13 +505,13 @@ class PatternRepository(Repository):
         ids = [pattern.id for _, pattern in prepared]
         known = {pattern.id for pattern in self._get_many(ids)}
         if error.step == 1:
-            known |= forgotten_among(self._session, ids)
+            known |= tombstoned_among(self._session, ids)
         return [pair for pair in prepared if pair[1].id not in known]
 
     def _without_repeats(self, prepared: list[tuple[str, P]], error: RowCountError) -> list[tuple[str, P]]:
         """Those that are not stored yet. ConflictError if one is stored in another version, or with another content."""
         if error.step == 1:
-            refuse_forgotten(self._session, [pattern.id for _, pattern in prepared if pattern.version == 0])
+            reject_tombstoned(self._session, [pattern.id for _, pattern in prepared if pattern.version == 0])
         present = {pattern.id: pattern for pattern in self._get_many([pattern.id for _, pattern in prepared])}
         remaining = []
         for document, pattern in prepared:
@@ -521,7 +521,7 @@ class PatternRepository(Repository):
             if (version or 0) == pattern.version and is_same:
                 remaining.append((document, pattern))
             elif found is None or pattern.version or not _same_content(pattern, found):
-                raise stale(self._session, "pattern", pattern.id, pattern.version, version)
+                raise stale_copy_error(self._session, "pattern", pattern.id, pattern.version, version)
         return remaining
 
     def _rows_of(self, ids: Sequence[str]) -> list[Sequence[Any]]:

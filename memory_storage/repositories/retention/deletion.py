@@ -16,10 +16,10 @@ from memory_storage.sql.documents import to_micros
 from memory_storage.sql.session import Row, SessionProtocol
 
 from . import sql
-from .pacing import Pace
+from .pacing import BatchSizer
 from .tombstones import digest_of
 
-_SMALL = 100  # is removed at once, whatever it takes
+_SMALL_WEIGHT = 100  # is removed at once, whatever it takes
 
 
 class Item(NamedTuple):
@@ -36,77 +36,88 @@ class Item(NamedTuple):
         return sql.weight(self.bytes, self.steps)
 
 
-class Remover:
+class BatchDeleter:
     """Removes them, a portion at a time, by the statements of a `Removal`, filled with `values`."""
 
-    def __init__(self, session: SessionProtocol, pace: Pace, removal: sql.Removal = sql.ALWAYS, **values: Any) -> None:
+    def __init__(
+        self,
+        session: SessionProtocol,
+        batch_sizer: BatchSizer,
+        deletion_statements: sql.DeletionStatements = sql.UNCONDITIONAL,
+        **values: Any,
+    ) -> None:
         self._session = session
-        self._pace = pace
-        self._removal = removal
+        self._batch_sizer = batch_sizer
+        self._statements = deletion_statements
         self._values = values
 
     def delete(self, items: Iterable[Item]) -> Iterator[tuple[list[Item], set[str]]]:
         """Delete them: each portion, and the ids of those that went."""
-        waiting = list(items)[::-1]
-        while waiting:
-            if waiting[-1].weight > max(2 * self._pace.portion, _SMALL) and waiting[-1].steps > 1:
-                item = waiting.pop()
-                yield [item], self._in_parts(item)
+        pending = list(items)[::-1]
+        while pending:
+            if pending[-1].weight > max(2 * self._batch_sizer.batch_size, _SMALL_WEIGHT) and pending[-1].steps > 1:
+                item = pending.pop()
+                yield [item], self._delete_incrementally(item)
             else:
-                portion = self._next(waiting)
-                yield portion, self._run(portion, [one.bind(**self._given(portion)) for one in self._removal.deletion])
+                batch = self._next_batch(pending)
+                yield (
+                    batch,
+                    self._run_batch(batch, [one.bind(**self._values_of(batch)) for one in self._statements.deletion]),
+                )
 
     def archive(self, items: Iterable[Item], now: int) -> Iterator[tuple[list[Item], set[str]]]:
         """The same, but into the archive."""
-        waiting = [item._replace(bytes=0, steps=0) for item in items][::-1]  # no work is done for these
-        while waiting:
-            portion = self._next(waiting)
-            yield portion, self._run(portion, [self._removal.archive.bind(now=now, **self._given(portion))])
+        pending = [item._replace(bytes=0, steps=0) for item in items][::-1]  # no work is done for these
+        while pending:
+            batch = self._next_batch(pending)
+            yield batch, self._run_batch(batch, [self._statements.archive.bind(now=now, **self._values_of(batch))])
 
-    def _next(self, waiting: list[Item]) -> list[Item]:
-        portion, weight = [waiting.pop()], 0
-        while waiting and (weight := weight + portion[-1].weight) + waiting[-1].weight <= self._pace.portion:
-            portion.append(waiting.pop())
-        return portion
+    def _next_batch(self, pending: list[Item]) -> list[Item]:
+        batch, weight = [pending.pop()], 0
+        while pending and (weight := weight + batch[-1].weight) + pending[-1].weight <= self._batch_sizer.batch_size:
+            batch.append(pending.pop())
+        return batch
 
-    def _in_parts(self, item: Item) -> set[str]:
+    def _delete_incrementally(self, item: Item) -> set[str]:
         """An episode that is too large to go at once: its last steps first."""
         namespace = self._session.namespace
-        given, digest = self._given([item]), digest_of(namespace, item.id)
-        put_away = sql.PUT_AWAY.bind(digest=digest, now=to_micros(self._session.now()))
-        if not self._rows(1, [self._removal.begin.bind(**given), put_away]):
+        values, digest = self._values_of([item]), digest_of(namespace, item.id)
+        archive = sql.ARCHIVE_TOMBSTONED.bind(digest=digest, now=to_micros(self._session.now()))
+        if not self._write_measured(1, [self._statements.mark_unfinished.bind(**values), archive]):
             return set()
-        while self._some_steps(item.id):
+        while self._delete_step_batch(item.id):
             pass
-        return self._run([item._replace(bytes=0, steps=0)], [sql.ALWAYS.delete.bind(**given)])
+        return self._run_batch([item._replace(bytes=0, steps=0)], [sql.UNCONDITIONAL.delete.bind(**values)])
 
-    def _some_steps(self, episode_id: str) -> int:
-        step = sql.SOME_STEPS.bind(namespace=self._session.namespace, id=episode_id, portion=self._pace.portion)
-        self._pace.begin()
+    def _delete_step_batch(self, episode_id: str) -> int:
+        step = sql.DELETE_LAST_STEPS.bind(
+            namespace=self._session.namespace, id=episode_id, batch_weight=self._batch_sizer.batch_size
+        )
+        self._batch_sizer.start()
         rows = self._session.write([step])
         weight = sum(int(row[0]) for row in rows if row)
-        self._pace.ended(weight, self._locked_at(rows))
+        self._batch_sizer.finish(weight, self._locked_at(rows))
         return weight
 
-    def _run(self, portion: Sequence[Item], steps: Sequence[Step]) -> set[str]:
-        rows = self._rows(sum(item.weight for item in portion), steps)
+    def _run_batch(self, batch: Sequence[Item], steps: Sequence[Step]) -> set[str]:
+        rows = self._write_measured(sum(item.weight for item in batch), steps)
         # Rows without values: the answer was lost, and the write was done.
-        removed = {row[0] for row in rows} if all(rows) else {item.id for item in portion}
+        removed = {row[0] for row in rows} if all(rows) else {item.id for item in batch}
         note_removed(removed)
         return removed
 
-    def _rows(self, weight: int, steps: Sequence[Step]) -> Sequence[Row]:
-        self._pace.begin()
+    def _write_measured(self, weight: int, steps: Sequence[Step]) -> Sequence[Row]:
+        self._batch_sizer.start()
         rows = self._session.write(steps)
-        self._pace.ended(weight, self._locked_at(rows))
+        self._batch_sizer.finish(weight, self._locked_at(rows))
         return rows
 
     def _locked_at(self, rows: Sequence[Row]) -> float | None:
         """When the database had the lock; None for a server, whose clock is not this machine's."""
         return rows[0][1] if self._session.max_value_bytes is None and rows and rows[0] else None
 
-    def _given(self, portion: Sequence[Item]) -> dict[str, Any]:
+    def _values_of(self, batch: Sequence[Item]) -> dict[str, Any]:
         namespace = self._session.namespace
-        items = json.dumps([(item.id, digest_of(namespace, item.id)) for item in portion])
-        surplus = json.dumps([item.id for item in portion if item.reason in ("max_episodes", "max_bytes")])
+        items = json.dumps([(item.id, digest_of(namespace, item.id)) for item in batch])
+        surplus = json.dumps([item.id for item in batch if item.reason in ("max_episodes", "max_bytes")])
         return {"namespace": namespace, "items": items, "surplus": surplus, **self._values}

@@ -6,35 +6,35 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-_TARGET = 0.015  # seconds that a portion should hold the lock; the promise is 0.05
-_PAUSE = 0.012  # others look every 5 ms at most whether the lock is free
-_FIRST = 40
-_LEAST = 24  # less would save no time: to begin and to commit takes as long, and a busy machine is not faster for it
-_MOST = 4_000
-_REMEMBERED = 4  # portions: what was slow once may be so again
+_TARGET_SECONDS = 0.015  # seconds that a portion should hold the lock; the promise is 0.05
+_PAUSE_SECONDS = 0.012  # others look every 5 ms at most whether the lock is free
+_INITIAL = 40
+_MIN = 24  # less would save no time: to begin and to commit takes as long, and a busy machine is not faster for it
+_MAX = 4_000
+_WINDOW = 4  # portions: what was slow once may be so again
 
 
-class Pace:
+class BatchSizer:
     """Measures the portions, and says how large the next one may be, in the unit that the caller weighs with."""
 
     def __init__(self, *, sleep: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.time) -> None:
-        self.portion = _FIRST
-        self._possible = deque([_FIRST], maxlen=_REMEMBERED)
+        self.batch_size = _INITIAL
+        self._estimates = deque([_INITIAL], maxlen=_WINDOW)
         self._sleep = sleep
         self._clock = clock
-        self._began = 0.0
+        self._started_at = 0.0
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """A portion begins."""
-        self._began = self._clock()
+        self._started_at = self._clock()
 
-    def ended(self, weight: int, locked_at: float | None) -> None:
+    def finish(self, weight: int, locked_at: float | None) -> None:
         """It is done, and had the lock since `locked_at`, by the database's clock. Let others have it for a while."""
-        whole = self._clock() - self._began
+        whole = self._clock() - self._started_at
         held = whole if locked_at is None else self._clock() - locked_at
         if not 0 <= held <= whole:  # a server has a clock of its own
             held = whole
         if weight:
-            self._possible.append(int(weight * _TARGET / max(held, 0.0005)))
-            self.portion = max(_LEAST, min(*self._possible, 2 * self.portion, _MOST))
-        self._sleep(max(_PAUSE, held / 2))
+            self._estimates.append(int(weight * _TARGET_SECONDS / max(held, 0.0005)))
+            self.batch_size = max(_MIN, min(*self._estimates, 2 * self.batch_size, _MAX))
+        self._sleep(max(_PAUSE_SECONDS, held / 2))

@@ -23,7 +23,7 @@ ORDER BY schema_tables.name, schema_columns.cid
 _STEPS = "SELECT id FROM steps WHERE namespace = ? AND episode_id = ?"
 _OF_NAMESPACE = "CAST(namespace AS TEXT) = ?"
 _PREFIX = "quarantined_"
-_Condition = tuple[str, tuple[str, ...]]  # SQL and what it binds
+_BoundCondition = tuple[str, tuple[str, ...]]  # SQL and what it binds
 
 
 class Quarantine:
@@ -49,7 +49,7 @@ class Quarantine:
         owners.update(self._ids("quarantined_steps", "CAST(episode_id AS TEXT) = ?", episode_id))
         owners.update(self._ids("quarantined_patterns", "instr(CAST(document AS TEXT), ?)", episode_id))
         ids = json.dumps(sorted(owners))  # what another program has written may be no UUID
-        conditions: dict[str, _Condition] = {}
+        conditions: dict[str, _BoundCondition] = {}
         for table, columns in self._tables.items():
             named = sorted(columns & {"id", "episode_id", "owner_id"})
             if "namespace" in columns and named:
@@ -63,18 +63,21 @@ class Quarantine:
         condition = _OF_NAMESPACE, (self._session.namespace,)
         self._erase({table: condition for table, columns in self._tables.items() if "namespace" in columns})
 
-    def _erase(self, conditions: dict[str, _Condition]) -> None:
+    def _erase(self, conditions: dict[str, _BoundCondition]) -> None:
         vectors = self._vectors(conditions)
         steps = [
             Step(f"DELETE FROM {_quoted(table)} WHERE {condition}", values)
             for table, (condition, values) in conditions.items()
         ]
-        steps += [self._free(Space(model) if not token else None, str(token), seq) for token, model, seq in vectors]
-        steps += [self._unowned(table) for table in self._tables if table.startswith(f"{_PREFIX}vectors_")]
+        steps += [
+            self._delete_orphaned_vector(Space(model) if not token else None, str(token), seq)
+            for token, model, seq in vectors
+        ]
+        steps += [self._delete_unreferenced(table) for table in self._tables if table.startswith(f"{_PREFIX}vectors_")]
         if steps:
             self._session.write(steps)
 
-    def _vectors(self, conditions: dict[str, _Condition]) -> list[tuple[str, str, int]]:
+    def _vectors(self, conditions: dict[str, _BoundCondition]) -> list[tuple[str, str, int]]:
         """The space (its token, or none), model and number of the vectors that the embeddings led to."""
         table = "quarantined_embeddings"
         if table not in conditions:
@@ -86,7 +89,7 @@ class Quarantine:
         found = [(str(token), str(model), seq) for token, model, seq in rows if isinstance(seq, int)]
         return [one for one in found if (one[0] or Space(one[1]).token) in known]
 
-    def _free(self, space: Space | None, token: str, seq: int) -> Step:
+    def _delete_orphaned_vector(self, space: Space | None, token: str, seq: int) -> Step:
         """Delete a vector to which no embedding leads any more."""
         token = space.token if space else token
         return Step(
@@ -95,7 +98,7 @@ class Quarantine:
             (seq, seq, token),
         )
 
-    def _unowned(self, table: str) -> Step:
+    def _delete_unreferenced(self, table: str) -> Step:
         if "quarantined_embeddings" not in self._tables:
             return Step(f"DELETE FROM {_quoted(table)}")
         return Step(

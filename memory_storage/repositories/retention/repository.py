@@ -16,8 +16,8 @@ from memory_storage.sql.documents import from_micros, to_micros
 from memory_storage.sql.session import Repository
 
 from . import sql
-from .deletion import Item, Remover
-from .pacing import Pace
+from .deletion import BatchDeleter, Item
+from .pacing import BatchSizer
 
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -63,26 +63,26 @@ class RetentionRepository(Repository):
             raise MemoryStorageError("retention has short transactions of its own: call it on the storage")
         if progress is not None:
             function("progress", progress, "lambda done, total: print(done, total)")
-        asked = plan if isinstance(plan, RetentionPlan) else self.plan(_policy(plan))
-        gone: set[str] = set()
+        to_apply = plan if isinstance(plan, RetentionPlan) else self.plan(_policy(plan))
+        removed: set[str] = set()
         done = 0
-        for portion, went in self._portions(asked, Pace(sleep=sleep)):
-            gone |= went
-            done += len(portion)
+        for batch, batch_removed in self._run(to_apply, BatchSizer(sleep=sleep)):
+            removed |= batch_removed
+            done += len(batch)
             if progress:
-                progress(done, len(asked))
-        return _done(asked, gone)
+                progress(done, len(to_apply))
+        return _result(to_apply, removed)
 
-    def _portions(self, plan: RetentionPlan, pace: Pace) -> Iterator[tuple[list[Item], set[str]]]:
+    def _run(self, plan: RetentionPlan, batch_sizer: BatchSizer) -> Iterator[tuple[list[Item], set[str]]]:
         policy, values = plan.policy, _values(plan.policy, plan.now)
         items = [Item(str(one.id), one.reason, one.bytes, one.steps) for one in plan]
-        begun = [item for item in items if item.reason == "unfinished"]
-        remover = Remover(self._session, pace, sql.removal(policy), **values)
+        unfinished = [item for item in items if item.reason == "unfinished"]
+        deleter = BatchDeleter(self._session, batch_sizer, sql.deletion_statements(policy), **values)
         if policy.archive:
-            yield from remover.archive(items, to_micros(plan.now))
+            yield from deleter.archive(items, to_micros(plan.now))
             return
-        yield from Remover(self._session, pace).delete(begun)
-        yield from remover.delete(items[len(begun) :])
+        yield from BatchDeleter(self._session, batch_sizer).delete(unfinished)
+        yield from deleter.delete(items[len(unfinished) :])
 
 
 def _policy(plan: object) -> RetentionPolicy:
@@ -94,6 +94,8 @@ def _values(policy: RetentionPolicy, now: datetime) -> dict[str, Any]:
     return sql.values(policy, max(to_micros(now) - age, -(2**62)), json.dumps(policy.keep_tagged))
 
 
-def _done(plan: RetentionPlan, gone: set[str]) -> RetentionResult:
-    went = [item.bytes for item in plan if str(item.id) in gone]
-    return RetentionResult(len(went), sum(went), [item.id for item in plan if str(item.id) not in gone])
+def _result(plan: RetentionPlan, removed: set[str]) -> RetentionResult:
+    batch_removed = [item.bytes for item in plan if str(item.id) in removed]
+    return RetentionResult(
+        len(batch_removed), sum(batch_removed), [item.id for item in plan if str(item.id) not in removed]
+    )

@@ -10,34 +10,34 @@ from memory_storage.sql.statement import SqlTemplate, bytes_of_episode
 
 _BYTES = bytes_of_episode("e")
 _STEPS = "(SELECT count(*) FROM steps AS s WHERE s.namespace = e.namespace AND s.episode_id = e.id)"
-SOURCE = """EXISTS (SELECT 1 FROM facets AS f WHERE f.namespace = e.namespace AND f.owner_type = 'pattern'
+IS_PATTERN_SOURCE = """EXISTS (SELECT 1 FROM facets AS f WHERE f.namespace = e.namespace AND f.owner_type = 'pattern'
     AND f.name = 'evidence' AND f.value = e.id)"""
-_TAGGED = """EXISTS (SELECT 1 FROM facets AS f WHERE f.namespace = e.namespace AND f.owner_type = 'episode'
+_HAS_PROTECTED_TAG = """EXISTS (SELECT 1 FROM facets AS f WHERE f.namespace = e.namespace AND f.owner_type = 'episode'
     AND f.name = 'tag' AND f.value IN (SELECT value FROM json_each(:tags)) AND f.owner_seq = e.seq)"""
 _DATABASE_NOW = "CAST(unixepoch('subsec') * 1000000 AS INTEGER)"
-_OTHERS_OLDEST_FIRST = "OVER (PARTITION BY reason IS NULL AND NOT kept ORDER BY started_at, id"
-_BEFORE = "ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING"
+_OLDEST_FIRST = "OVER (PARTITION BY reason IS NULL AND NOT kept ORDER BY started_at, id"
+_ROWS_BEFORE = "ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING"
 
-_WHOLE = f"SELECT e.id, 'forgotten', {_BYTES}, {_STEPS} FROM episodes AS e WHERE e.namespace = :namespace"
-EVERYTHING = SqlTemplate(f"{_WHOLE} ORDER BY e.started_at, e.id")
-ONE = SqlTemplate(f"{_WHOLE} AND e.id = :id")
+_ERASABLE = f"SELECT e.id, 'forgotten', {_BYTES}, {_STEPS} FROM episodes AS e WHERE e.namespace = :namespace"
+ALL_EPISODES = SqlTemplate(f"{_ERASABLE} ORDER BY e.started_at, e.id")
+ONE_EPISODE = SqlTemplate(f"{_ERASABLE} AND e.id = :id")
 
 
-def kept(policy: RetentionPolicy) -> str:
+def protected_sql(policy: RetentionPolicy) -> str:
     """What protects an episode `e`."""
     conditions = [
         "e.outcome IS NOT 'failure'" if policy.only_failed else "",
-        SOURCE if policy.keep_pattern_sources else "",
-        _TAGGED if policy.keep_tagged else "",
+        IS_PATTERN_SOURCE if policy.keep_pattern_sources else "",
+        _HAS_PROTECTED_TAG if policy.keep_tagged else "",
     ]
     return " OR ".join(filter(None, conditions)) or "false"
 
 
 # By the earlier of two clocks: this machine's may be ahead by a day, and would let a day too much go.
-_BEFORE_BY_DATABASE = f"CASE WHEN :age IS NULL THEN :before ELSE min(:before, {_DATABASE_NOW} - :age) END"
+_EARLIER_CLOCK = f"CASE WHEN :age IS NULL THEN :before ELSE min(:before, {_DATABASE_NOW} - :age) END"
 
 
-def too_old_or_poor(policy: RetentionPolicy, before: str = ":before") -> str:
+def expiry_rules_sql(policy: RetentionPolicy, before: str = ":before") -> str:
     """The rules about an episode alone: the branches of a CASE, which gives their names."""
     rules = [
         f"WHEN started_at < {before} THEN 'max_age'" if policy.max_age is not None else "",
@@ -47,22 +47,22 @@ def too_old_or_poor(policy: RetentionPolicy, before: str = ":before") -> str:
 
 
 @lru_cache(maxsize=64)
-def _plan(kept: str, rules: str, *, archive: bool, weigh: bool) -> SqlTemplate:
+def _plan(protected_sql: str, rules: str, *, archive: bool, weigh: bool) -> SqlTemplate:
     return SqlTemplate(f"""
 WITH looked AS MATERIALIZED (
-    SELECT e.seq, e.id, e.started_at, e.reward, {_BYTES if weigh else "NULL"} AS bytes, {kept} AS kept
+    SELECT e.seq, e.id, e.started_at, e.reward, {_BYTES if weigh else "NULL"} AS bytes, {protected_sql} AS kept
     FROM episodes AS e WHERE e.namespace = :namespace {"AND e.archived_at IS NULL" if archive else ""}),
 judged AS MATERIALIZED (
     SELECT *, CASE WHEN seq IN (SELECT episode_seq FROM forgotten WHERE episode_seq IS NOT NULL) THEN 'unfinished'
         WHEN kept THEN NULL {rules} END AS reason FROM looked),
 counted AS MATERIALIZED (
     SELECT seq, id, started_at, bytes, kept, CASE WHEN reason IS NOT NULL THEN reason
-        WHEN NOT kept AND row_number() {_OTHERS_OLDEST_FIRST})
+        WHEN NOT kept AND row_number() {_OLDEST_FIRST})
             <= count(*) FILTER (WHERE reason IS NULL) OVER () - :max_episodes THEN 'max_episodes' END AS reason
     FROM judged),
 weighed AS (
     SELECT seq, started_at, CASE WHEN reason IS NOT NULL THEN reason
-        WHEN NOT kept AND coalesce(sum(bytes) {_OTHERS_OLDEST_FIRST} {_BEFORE}), 0)
+        WHEN NOT kept AND coalesce(sum(bytes) {_OLDEST_FIRST} {_ROWS_BEFORE}), 0)
             < sum(bytes) FILTER (WHERE reason IS NULL) OVER () - :max_bytes THEN 'max_bytes' END AS reason
     FROM counted)
 SELECT e.id, w.reason, {_BYTES}, {_STEPS}, {_DATABASE_NOW}
@@ -74,65 +74,65 @@ WHERE w.reason IS NOT NULL ORDER BY w.reason IS NOT 'unfinished', w.started_at, 
 def plan(policy: RetentionPolicy) -> SqlTemplate:
     """The episodes that go: id, reason, bytes and steps, in the order in which they go."""
     weigh = policy.max_bytes is not None
-    rules = too_old_or_poor(policy, _BEFORE_BY_DATABASE)
-    return _plan(kept(policy), rules, archive=policy.archive, weigh=weigh)
+    rules = expiry_rules_sql(policy, _EARLIER_CLOCK)
+    return _plan(protected_sql(policy), rules, archive=policy.archive, weigh=weigh)
 
 
-class Removal:
+class DeletionStatements:
     """The statements for the episodes for which a condition `still` holds, when it comes to it.
 
     `items` is a JSON array of [id, digest]. What is removed gives its id, and when the lock was there to remove it.
     """
 
-    def __init__(self, still: str) -> None:
-        given = f"e.namespace = :namespace AND e.id = given.value ->> 0 AND {still}"
+    def __init__(self, condition: str) -> None:
+        matches = f"e.namespace = :namespace AND e.id = given.value ->> 0 AND {condition}"
         remember = SqlTemplate(f"""
 INSERT INTO forgotten (digest) SELECT unhex(given.value ->> 1) FROM json_each(:items) AS given
-CROSS JOIN episodes AS e ON {given} WHERE true ON CONFLICT DO NOTHING
+CROSS JOIN episodes AS e ON {matches} WHERE true ON CONFLICT DO NOTHING
 """)
-        which = f"e.namespace = :namespace AND e.id IN (SELECT value ->> 0 FROM json_each(:items)) AND {still}"
+        which = f"e.namespace = :namespace AND e.id IN (SELECT value ->> 0 FROM json_each(:items)) AND {condition}"
         self.delete = SqlTemplate(f"DELETE FROM episodes AS e WHERE {which} RETURNING id, unixepoch('subsec')")
         self.deletion = (remember, self.delete)
         self.archive = SqlTemplate(f"""
 UPDATE episodes AS e SET archived_at = :now WHERE {which} AND e.archived_at IS NULL RETURNING id, unixepoch('subsec')
 """)
         # One that is too large goes in parts. From here on it is out of the way, and will go, whatever comes between.
-        self.begin = SqlTemplate(f"""
+        self.mark_unfinished = SqlTemplate(f"""
 INSERT INTO forgotten (digest, episode_seq) SELECT unhex(given.value ->> 1), e.seq FROM json_each(:items) AS given
-CROSS JOIN episodes AS e ON {given} WHERE true ON CONFLICT (digest) DO UPDATE SET episode_seq = excluded.episode_seq
+CROSS JOIN episodes AS e ON {matches} WHERE true ON CONFLICT (digest) DO UPDATE SET episode_seq = excluded.episode_seq
 """)
 
 
-ALWAYS = Removal("true")
-PUT_AWAY = SqlTemplate("""
+UNCONDITIONAL = DeletionStatements("true")
+ARCHIVE_TOMBSTONED = SqlTemplate("""
 UPDATE episodes SET archived_at = coalesce(archived_at, :now)
 WHERE seq = (SELECT episode_seq FROM forgotten WHERE digest = unhex(:digest)) RETURNING id, unixepoch('subsec')
 """)
 _WEIGHT = "1 + (octet_length(document) + coalesce(octet_length(output), 0)) / 2048"
-# The last steps that weigh no more than :portion together, and one at least.
-SOME_STEPS = SqlTemplate(f"""
+# The last steps that weigh no more than :batch_weight together, and one at least.
+DELETE_LAST_STEPS = SqlTemplate(f"""
 DELETE FROM steps WHERE seq IN (
     SELECT seq FROM (
         SELECT seq, row_number() OVER last AS place, sum(weight) OVER last AS total
         FROM (SELECT seq, step_number, {_WEIGHT} AS weight FROM steps
             WHERE namespace = :namespace AND episode_id = :id ORDER BY step_number DESC LIMIT 1000)
         WINDOW last AS (ORDER BY step_number DESC ROWS UNBOUNDED PRECEDING))
-    WHERE total <= :portion OR place = 1)
+    WHERE total <= :batch_weight OR place = 1)
 RETURNING {_WEIGHT}, unixepoch('subsec')
 """)
 
 
 @lru_cache(maxsize=64)
-def _removal(still: str) -> Removal:
-    return Removal(still)
+def _statements_where(condition: str) -> DeletionStatements:
+    return DeletionStatements(condition)
 
 
-def removal(policy: RetentionPolicy) -> Removal:
+def deletion_statements(policy: RetentionPolicy) -> DeletionStatements:
     """Those of a policy: what has come to be protected is kept, and what is no surplus still has to be a candidate."""
-    rules = too_old_or_poor(policy)
+    rules = expiry_rules_sql(policy)
     surplus = "e.id IN (SELECT value FROM json_each(:surplus))"
     is_one = f"(CASE {rules} END IS NOT NULL OR {surplus})" if rules else surplus
-    return _removal(f"NOT ({kept(policy)}) AND {is_one}")
+    return _statements_where(f"NOT ({protected_sql(policy)}) AND {is_one}")
 
 
 def weight(size: int, steps: int) -> int:

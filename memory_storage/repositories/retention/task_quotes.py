@@ -1,12 +1,12 @@
 """What the description of a learned pattern quotes of its episodes' tasks, so that erasure finds and removes it."""
 
-LEARNED = "learned"
+MINED_TAG = "learned"
 """The tag of each pattern that is learned."""
-ABOUT_TASKS = " (tasks: "
+TASK_QUOTE = " (tasks: "
 """What stands before the words of tasks in a description."""
 
 
-def without_tasks(description: str) -> str:
+def without_task_quote(description: str) -> str:
     """Return the description of a learned pattern without the words of tasks, unless they were edited since."""
-    before, mark, words = description.rpartition(ABOUT_TASKS)
+    before, mark, words = description.rpartition(TASK_QUOTE)
     return before if mark and words.find(")") == len(words) - 1 else description
