@@ -28,7 +28,7 @@ def main() -> None:
         import_file(storage, asked.transcripts)
         show_tools(storage)
         show_sequences(storage)
-        for pattern in storage.patterns.learn(reward_at_least=1.0)[:3]:
+        for pattern in storage.patterns.learn(success_reward=1.0)[:3]:
             print("learned:", pattern.description)
         if asked.html:
             print(write_page(collect(storage, reward_at_least=1.0), asked.html))
@@ -36,7 +36,7 @@ def main() -> None:
 
 def show_tools(storage: ms.MemoryStorage) -> None:
     """How often the episodes that use a tool go well, with the interval of 95 %."""
-    for row in storage.analytics.by("tool", reward_at_least=1.0):
+    for row in storage.analytics.by("tool", success_reward=1.0):
         success = row.success
         if success.rate is not None:
             print(f"{success.rate:4.0%} ({success.low:4.0%} to {success.high:4.0%}) of {success.of:3}  {row.group}")
@@ -44,7 +44,7 @@ def show_tools(storage: ms.MemoryStorage) -> None:
 
 def show_sequences(storage: ms.MemoryStorage) -> None:
     """The ten sequences with the highest lift: how many times more often episodes with them go well than all do."""
-    for row in storage.analytics.sequences((2, 4), reward_at_least=1.0):
+    for row in storage.analytics.sequences((2, 4), success_reward=1.0):
         print(f"{row.lift or 0:.2f} in {row.episodes:3} episodes  {' -> '.join(row.tools)}")
 
 

@@ -55,12 +55,13 @@ _MODULES = {
         "ToolUse",
         "Trend",
     ],
-    "memory_storage.repositories": ["EpisodesByPlace", "VectorIndex"],
+    "memory_storage.repositories": ["VectorIndex"],
     "memory_storage.resilience": ["CircuitBreaker"],
 }
 
 FORMER_NAMES: dict[str, str] = {
     **{name: f"{module}.{name}" for module, names in _MODULES.items() for name in names},
+    "EpisodesByPlace": "memory_storage.repositories.EpisodesByLocation",
     "Forgotten": "memory_storage.models.ErasureResult",
     "Retained": "memory_storage.models.RetentionResult",
     "Scrubbed": "memory_storage.models.ScrubResult",

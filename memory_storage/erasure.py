@@ -79,10 +79,10 @@ class Forgetting:
                 ScrubResult(complete=False, why=_ON_A_SERVER) if self._settings.server else ScrubResult(complete=True)
             )
         with self._maintenance.exclusive(self._settings.request_timeout, sleep=self._sleep):
-            if strangers := self._index.strangers():
+            if strangers := self._index.foreign_indexes():
                 return ScrubResult(complete=False, why=_STRANGER.format(", ".join(strangers)))
             done = self._write_anew(self._settings.path)
-        self._index.mend()  # a space that another process has created meanwhile has no index
+        self._index.repair_missing()  # a space that another process has created meanwhile has no index
         for model in self._index.status():
             self._index.catch_up(model.name)
         return done
@@ -107,7 +107,7 @@ class Forgetting:
         sweep(path)
         if self._settings.key is not None:  # it has none: one is from before, or of another program
             delete_sidecars(path)
-        self._index.take_away()
+        self._index.drop_all()
         try:
             with translated(self._engine), self._outside_of_transactions() as connection:
                 if self._settings.key is None:  # its copy has the size of the file; of an encrypted one it is in clear
@@ -118,7 +118,7 @@ class Forgetting:
                     if self._settings.key is None:
                         connection.exec_driver_sql("PRAGMA temp_store = DEFAULT")
         finally:
-            self._index.put_back()
+            self._index.recreate_all()
         with translated(self._engine), self._outside_of_transactions() as connection:
             return ScrubResult(complete=True) if self._cut_log(connection) else ScrubResult(complete=False, why=_READER)
 

@@ -149,7 +149,7 @@ class MemoryStorage(Repositories):
 
     def _mend_indexes(self) -> None:
         try:
-            for model in self.embeddings.index.mend():
+            for model in self.embeddings.index.repair_missing():
                 _log.warning("the vector index of %r was lost: searches are slow until it is rebuilt", model)
         except UnavailableError as error:  # read-only, locked or full: searches are right without it
             _log.warning("a vector index was lost, and cannot be made now: %s", error)

@@ -319,13 +319,13 @@ def test_indexes_that_came_to_be_while_the_file_was_written_anew_are_mended(data
     with ms.MemoryStorage.open(database) as storage:
         Canary(storage, 5)
         index = storage.embeddings.index
-        index.take_away()
+        index.drop_all()
         with storage.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             other = storage.episodes.save(ms.Episode(task_description="another process makes an index"))
             storage.embeddings.put("episode", other.id, [1.0, 2.0], model="new")
             for _ in range(2):
                 connection.exec_driver_sql("VACUUM")
-        index.put_back()
+        index.recreate_all()
         assert_consistent(storage.engine)
         assert len(storage.episodes.similar_to([1.0, 2.0], model="new")) == 1
 
@@ -333,7 +333,7 @@ def test_indexes_that_came_to_be_while_the_file_was_written_anew_are_mended(data
 def test_a_storage_without_indexes_since_it_was_killed_then_searches_and_gets_them_back(database):
     with ms.MemoryStorage.open(database) as storage:
         found = Canary(storage, FEW + 50)
-        storage.embeddings.index.take_away()
+        storage.embeddings.index.drop_all()
     with ms.MemoryStorage.open(database) as storage:
         assert len(storage.episodes.similar_to(found.vectors[0], model="m", k=5)) == 5
         assert storage.scrub().complete

@@ -110,7 +110,9 @@ def use(
 def _use(storage: MemoryStorage, model: str, source: IndexSource) -> int:
     total = sum(one.pending for one in storage.embeddings.index.status() if one.name == model) or None
     with progress(f"{source} index {model}", total) as on_progress:
-        return storage.embeddings.index.use(source, model=model, progress=lambda _what, done, _total: on_progress(done))
+        return storage.embeddings.index.switch_to(
+            source, model=model, progress=lambda _what, done, _total: on_progress(done)
+        )
 
 
 def _rebuild(storage: MemoryStorage, model: str, preset: IndexPreset | None) -> int:

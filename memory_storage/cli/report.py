@@ -86,7 +86,7 @@ def learn(
     filters = _filters(task_type, domain, tag, since, until)
     with open_existing(database, namespace) as storage:
         found = storage.patterns.learn(
-            least_episodes=least_episodes, min_lift=min_lift, most=most, reward_at_least=reward_at_least, **filters
+            min_episodes=least_episodes, min_lift=min_lift, max_patterns=most, success_reward=reward_at_least, **filters
         )
     if as_json:
         write_json([pattern.model_dump(mode="json") for pattern in found])

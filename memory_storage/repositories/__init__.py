@@ -1,5 +1,6 @@
 """The repositories: every statement that reads or writes the five tables, run in a session they are handed."""
 
+from memory_storage._deprecation import renamed_names
 from memory_storage.search.planner import Weights
 from memory_storage.search.vector_index import VectorIndex
 from memory_storage.sql.session import SessionProtocol
@@ -9,14 +10,14 @@ from .embeddings.repository import EmbeddingRepository
 from .episodes.repository import EpisodeRepository
 from .patterns.repository import PatternRepository
 from .retention.repository import RetentionRepository
-from .spatiotemporal.repository import EpisodesByPlace, SpatiotemporalRepository
+from .spatiotemporal.repository import EpisodesByLocation, SpatiotemporalRepository
 from .steps.repository import StepRepository
 
 __all__ = [
     "AnalyticsRepository",
     "EmbeddingRepository",
     "EpisodeRepository",
-    "EpisodesByPlace",
+    "EpisodesByLocation",
     "PatternRepository",
     "RetentionRepository",
     "SessionProtocol",
@@ -25,3 +26,5 @@ __all__ = [
     "VectorIndex",
     "Weights",
 ]
+
+__getattr__ = renamed_names(__name__, {"EpisodesByPlace": "EpisodesByLocation"})

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, get_args
 
+from memory_storage._deprecation import renamed_attributes
 from memory_storage.dbapi import Step
 from memory_storage.errors import (
     ConfigurationError,
@@ -55,6 +56,14 @@ class Registered(NamedTuple):
     model: EmbeddingModel
 
 
+@renamed_attributes(
+    mend="repair_missing",
+    strangers="foreign_indexes",
+    take_away="drop_all",
+    put_back="recreate_all",
+    go_on="resume",
+    use="switch_to",
+)
 class VectorIndex(Repository):
     """The vector indexes of a database: one for each model and dimension, whatever the namespace."""
 
@@ -81,7 +90,7 @@ class VectorIndex(Repository):
         found = self._get(model, dimension).model
         return {name: source.cost(found.dimension, found.preset) for name, source in SOURCES.items()}
 
-    def use(self, source: IndexSource, *, model: str | None = None, progress: Progress | None = None) -> int:
+    def switch_to(self, source: IndexSource, *, model: str | None = None, progress: Progress | None = None) -> int:
         """Go over to an index in the database ("diskann") or in this process ("memory"), of one model or of all.
 
         The one that is left is emptied. How many vectors have entered the other. If it is interrupted, do it again.
@@ -147,7 +156,7 @@ class VectorIndex(Repository):
             raise ValidationError("preset", "none: it is of diskann, and vector_index is memory", preset)
         if not self._empty(found.space, preset_of(found.model.preset if preset is None else preset)):
             raise UnavailableError(_MAINTAINED, code="MAINTENANCE")
-        return self.go_on(self._again(found.space), progress=progress)
+        return self.resume(self._again(found.space), progress=progress)
 
     def catch_up(self, model: str, *, progress: Progress | None = None, background: bool = False) -> int:
         """Put the vectors of a model that are not in its index there, in portions; how many that were.
@@ -170,9 +179,9 @@ class VectorIndex(Repository):
             return memory.catch_up(progress=progress, background=is_background)
         if is_background:
             raise ValidationError("background", "False: vector_index is not memory", is_background)
-        return self.go_on(found, progress=progress)
+        return self.resume(found, progress=progress)
 
-    def go_on(self, registered: Registered, *, progress: Progress | None = None) -> int:
+    def resume(self, registered: Registered, *, progress: Progress | None = None) -> int:
         """Catch up from a known state."""
         instance("registered", registered, Registered, "one of those that the repository registers")
         space, found = registered
@@ -193,7 +202,7 @@ class VectorIndex(Repository):
             self._tune(space, found)
         return found.indexed - start
 
-    def mend(self) -> list[str]:
+    def repair_missing(self) -> list[str]:
         """Put an empty index in place of each that is missing or has lost all it had; whose those are.
 
         Looks at no vector, so a storage does it when it opens a file. Searches compare exactly until `catch_up`.
@@ -202,8 +211,8 @@ class VectorIndex(Repository):
         lost = [found for found in registered(self._session) if not self._is_whole(found)]
         return [found.name for space, found in lost if self._empty(space, preset_of(found.preset))]
 
-    def take_away(self) -> None:
-        """Drop all of them: VACUUM would damage them. Searches compare exactly until `put_back` and `catch_up`.
+    def drop_all(self) -> None:
+        """Drop all of them: VACUUM would damage them. Searches compare exactly until `recreate_all` and `catch_up`.
 
         Those in memory go too, with their files: they have what was removed. For who holds the lock for maintenance.
         """
@@ -215,7 +224,7 @@ class VectorIndex(Repository):
         if spaces:
             self._session.write([Step(text) for space in spaces for text in space.drop_index()])
 
-    def put_back(self) -> None:
+    def recreate_all(self) -> None:
         """An empty index for each model, whatever VACUUM has made of one that came to be in between.
 
         For who holds the lock for maintenance.
@@ -227,7 +236,7 @@ class VectorIndex(Repository):
         if found:
             self._session.write([*dropped, _NO_METADATA, *made, *emptied])
 
-    def strangers(self) -> list[str]:
+    def foreign_indexes(self) -> list[str]:
         """The vector indexes of the database that are no model's."""
         ours = {one.space.index for one in registered(self._session)}
         return [row[0] for row in self._session.read(_VECTOR_INDEXES) if row[0] not in ours]
@@ -287,7 +296,7 @@ class VectorIndex(Repository):
     def _use(self, found: Registered, progress: Progress | None) -> int:
         memory = self._memory(found.space)
         if memory is None:
-            added = self.go_on(found, progress=progress)
+            added = self.resume(found, progress=progress)
             if self._session.memory:
                 self._session.memory.of(found.space).drop()
             return added

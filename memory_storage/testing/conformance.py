@@ -244,7 +244,7 @@ class Conformance:
             SpatiotemporalEntry(owner_type="episode", owner_id=episode.id, latitude=52.5, longitude=13.4, starts_at=_AT)
         )
         assert isolated.spatiotemporal.get(place.id) == place
-        assert isolated.spatiotemporal.of("episode", episode.id) == [place]
+        assert isolated.spatiotemporal.for_owner("episode", episode.id) == [place]
         assert isolated.episodes.delete(episode.id) is True
         assert not any(isolated.analytics.summary().rows.values())
 

@@ -144,13 +144,13 @@ def test_while_a_file_is_scrubbed_nobody_else_makes_indexes(database):
         _put(storage, 3)
         index = storage.embeddings.index
         with MaintenanceLock(database).exclusive(1):
-            index.take_away()
+            index.drop_all()
             with ms.MemoryStorage.open(_settings(database)) as other:  # repairs what is missing, but now
                 _put(other, 3, model="new")
                 with other.transaction() as tx:
                     _put(tx, 3, model="newer")
             assert _vector_indexes(storage) == 0
-            index.put_back()
+            index.recreate_all()
         assert _vector_indexes(storage) == 3
         assert examine(_settings(database)).findings == []
 
@@ -209,7 +209,7 @@ def test_an_index_lost_by_a_killed_scrub_is_made_by_the_next_write(database):
 def _write_without_an_index(database: Path) -> None:
     _with_small_indexes()
     with ms.MemoryStorage.open(_settings(database)) as storage:
-        storage.embeddings.index.take_away()  # by another process, which is then killed
+        storage.embeddings.index.drop_all()  # by another process, which is then killed
         _put(storage, 3)
         assert storage.embeddings.index.status()[0].pending == 0
         assert storage.embeddings.index.verify("m").is_healthy

@@ -110,6 +110,24 @@ def test_former_attributes_are_what_they_were_and_warn():
         assert old not in dir(value)
 
 
+def test_former_methods_are_what_they_were_and_warn():
+    with ms.MemoryStorage.open(":memory:") as storage:
+        index, places = storage.embeddings.index, storage.spatiotemporal
+        for value, old, new in (
+            (index, "mend", "repair_missing"),
+            (index, "strangers", "foreign_indexes"),
+            (index, "take_away", "drop_all"),
+            (index, "put_back", "recreate_all"),
+            (index, "go_on", "resume"),
+            (index, "use", "switch_to"),
+            (places, "of", "for_owner"),
+        ):
+            with pytest.warns(DeprecationWarning, match=rf"\w+\.{old} is deprecated since 0\.1: use \w+\.{new}"):
+                assert getattr(value, old) == getattr(value, new)
+            assert old not in dir(value)
+            assert new in dir(value)
+
+
 def test_a_star_import_gives_all_of_them():
     code = "from memory_storage import *; import memory_storage as ms; assert set(ms.__all__) <= set(globals())"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

@@ -113,8 +113,8 @@ def test_to_explain_ddl_would_harm_an_index_so_it_is_not(open_with, lines):
     storage = open_with(slow_query=0.0)
     owner = storage.episodes.save(ms.Episode(task_description="x"))
     storage.embeddings.put("episode", owner.id, [1.0, 2.0], model="m")
-    storage.embeddings.index.take_away()
-    storage.embeddings.index.put_back()
+    storage.embeddings.index.drop_all()
+    storage.embeddings.index.recreate_all()
     assert_consistent(storage.engine)
     assert any("DROP INDEX" in record.sql for record in lines("slow"))
     with storage.transaction() as tx:

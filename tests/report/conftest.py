@@ -48,7 +48,7 @@ def everything(storage: ms.MemoryStorage) -> None:
             )
         )
     storage.embeddings.embed(ms.HashingEmbedder())
-    for pattern in storage.patterns.learn(least_episodes=3)[:6]:
+    for pattern in storage.patterns.learn(min_episodes=3)[:6]:
         storage.patterns.record_application(pattern.id, success=chosen.random() < 0.7, reward_delta=0.1)
 
 

@@ -115,7 +115,7 @@ def _assert_close(found: Any, expected: Any) -> None:
 @given(made=episodes, asked=filters, least=leasts, dimension=st.sampled_from(get_args(ms.models.Dimension)))
 def test_groups_of_every_dimension_equal_plain_python(storage, made, asked, least, dimension):
     filled = _filled(storage, made, asked)
-    found = filled.analytics.by(dimension, reward_at_least=least, **asked)
+    found = filled.analytics.by(dimension, success_reward=least, **asked)
     expected = {
         name: oracle.figures(group, _judge(least)) for name, group in oracle.groups(filled.kept, dimension).items()
     }
@@ -133,7 +133,7 @@ def test_groups_of_every_dimension_equal_plain_python(storage, made, asked, leas
 def test_periods_equal_plain_python_and_have_no_gaps(storage, made, least, bucket, zone):
     filled = _filled(storage, made, {})
     since, until = NOON, NOON + timedelta(days=2)
-    found = filled.analytics.over_time(bucket, zone=zone, reward_at_least=least, since=since, until=until)
+    found = filled.analytics.over_time(bucket, zone=zone, success_reward=least, since=since, until=until)
     assert [row.ends_at for row in found[:-1]] == [row.starts_at for row in found[1:]]
     assert found[0].starts_at <= since < found[0].ends_at
     assert found[-1].starts_at < until <= found[-1].ends_at
@@ -171,15 +171,15 @@ def test_tools_equal_plain_python(storage, made, asked):
     asked=filters,
     least=leasts,
     lengths=st.tuples(st.integers(1, 4), st.integers(0, 3)),
-    least_episodes=st.integers(1, 3),
+    min_episodes=st.integers(1, 3),
 )
-def test_sequences_equal_plain_python(storage, made, asked, least, lengths, least_episodes):
+def test_sequences_equal_plain_python(storage, made, asked, least, lengths, min_episodes):
     filled = _filled(storage, made, asked)
     shortest, longest = lengths[0], sum(lengths)
     found = filled.analytics.sequences(
-        (shortest, longest), least_episodes=least_episodes, limit=10_000, reward_at_least=least, **asked
+        (shortest, longest), min_episodes=min_episodes, limit=10_000, success_reward=least, **asked
     )
-    expected = oracle.sequences(filled.kept, _judge(least), shortest, longest, least_episodes)
+    expected = oracle.sequences(filled.kept, _judge(least), shortest, longest, min_episodes)
     assert [row.tools for row in found] == [row[0] for row in expected]
     for row, (tools, number, support, well, lift) in zip(found, expected, strict=True):
         _assert_close(row, [tools, number, support, oracle.rate(well, number), lift])
@@ -196,7 +196,7 @@ def test_failures_equal_plain_python(storage, made, asked, least):
                 counts = expected.setdefault((step.step_number, step.tool, kind), [0, 0])
                 counts[0] += 1
                 counts[1] += _judge(least)(episode) is False
-    found = filled.analytics.failures(reward_at_least=least, limit=10_000, **asked)
+    found = filled.analytics.failures(success_reward=least, limit=10_000, **asked)
     assert {(row.step_number, row.tool, row.error_class): [row.episodes, row.failed_episodes] for row in found} == (
         expected
     )
@@ -209,7 +209,7 @@ def test_a_comparison_is_the_figures_of_both_periods_and_their_difference(storag
     before, after = (NOON, NOON + timedelta(hours=20)), (NOON + timedelta(hours=13), NOON + timedelta(days=4))
     sides = [oracle.within(filled.kept, *period) for period in (before, after)]
     split = [oracle.groups(side, by) if by else {None: side} for side in sides]
-    found = filled.analytics.compare(before, after, by=by, reward_at_least=least)
+    found = filled.analytics.compare(before, after, by=by, success_reward=least)
     assert {row.group for row in found} == set(split[0]) | set(split[1])
     assert len(found) == len({row.group for row in found})
     for row in found:
@@ -339,7 +339,7 @@ EACH = {
     "over_time": lambda a: [a.over_time("month")],
     "by_stage": lambda a: [a.by_stage()],
     "tools": lambda a: [a.tools()],
-    "sequences": lambda a: [a.sequences((1, 10), least_episodes=1)],
+    "sequences": lambda a: [a.sequences((1, 10), min_episodes=1)],
     "failures": lambda a: [a.failures()],
     "compare": lambda a: [a.compare((NOON, NOON + timedelta(1)), (NOON, NOON + timedelta(1)))],
     "effectiveness": lambda a: [a.effectiveness()],
@@ -398,8 +398,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("by", {"dimension": "colour"}, "dimension"),
     ("by", {"dimension": "tool", "confidence": 1.0}, "confidence"),
     ("by", {"dimension": "tool", "confidence": True}, "confidence"),
-    ("by", {"dimension": "tool", "reward_at_least": float("nan")}, "reward_at_least"),
-    ("by", {"dimension": "tool", "reward_at_least": "1"}, "reward_at_least"),
+    ("by", {"dimension": "tool", "success_reward": float("nan")}, "success_reward"),
+    ("by", {"dimension": "tool", "success_reward": "1"}, "success_reward"),
     ("over_time", {"bucket": "fortnight"}, "bucket"),
     ("over_time", {"zone": "Mars/Olympus"}, "zone"),
     ("over_time", {"zone": "../etc/passwd"}, "zone"),
@@ -412,7 +412,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("sequences", {"length": 11}, "length"),
     ("sequences", {"length": (3, 2)}, "length"),
     ("sequences", {"length": True}, "length"),
-    ("sequences", {"least_episodes": 0}, "least_episodes"),
+    ("sequences", {"min_episodes": 0}, "min_episodes"),
     ("sequences", {"limit": 0}, "limit"),
     ("failures", {"limit": 2.0}, "limit"),
     ("compare", {"before": (NOON, NOON), "after": (NOON, NOON)}, "before"),

@@ -48,7 +48,7 @@ def test_the_success_rate_by_tool_is_that_of_the_raw_file(analytics, raw):
         for name in set(names):
             expected[name][0] += reward == 1.0
             expected[name][1] += 1
-    for found in (analytics.by("tool"), analytics.by("tool", reward_at_least=1.0)):
+    for found in (analytics.by("tool"), analytics.by("tool", success_reward=1.0)):
         assert {row.group: [row.success.count, row.success.of] for row in found} == expected
 
 
@@ -60,14 +60,14 @@ def test_the_ten_sequences_with_the_highest_lift_are_those_of_the_raw_file(analy
     share = sum(reward for reward, _ in raw) / len(raw)
     lifts = {one: sum(ends) / len(ends) / share for one, ends in having.items() if len(ends) >= LEAST}
     best = sorted(lifts, key=lambda one: (-round(lifts[one], 9), -len(having[one]), one))[:10]
-    found = analytics.sequences(LENGTH, least_episodes=LEAST, reward_at_least=1.0)
+    found = analytics.sequences(LENGTH, min_episodes=LEAST, success_reward=1.0)
     assert [row.tools for row in found] == best
     assert [row.lift for row in found] == pytest.approx([lifts[one] for one in best])
     assert [row.support for row in found] == pytest.approx([len(having[one]) / len(raw) for one in best])
 
 
 def test_two_hundred_runs_that_start_at_once_are_still_in_the_order_of_the_file(analytics, raw):
-    stages = analytics.by_stage(10, reward_at_least=1.0)
+    stages = analytics.by_stage(10, success_reward=1.0)
     assert [row.success.count for row in stages] == [
         sum(reward for reward, _ in raw[first : first + 20]) for first in range(0, 200, 20)
     ]

@@ -504,7 +504,7 @@ GARBAGE: list[tuple[Call, str]] = [
     (lambda s, k: s.patterns.merge(k.pattern.id, k.pattern.id), "other_id"),
     (lambda s, k: s.patterns.merge(k.pattern.id, "x"), "other_id"),
     *(
-        (lambda s, k, value=value: s.spatiotemporal.of(value, k.episode.id), "owner_type")
+        (lambda s, k, value=value: s.spatiotemporal.for_owner(value, k.episode.id), "owner_type")
         for value in ("pattern", "planet", None, ["episode"])
     ),
     *(
@@ -613,7 +613,7 @@ BY_ID: list[Callable[[ms.MemoryStorage], Callable[[Any], Any]]] = [
     lambda s: s.spatiotemporal.get,
     lambda s: s.spatiotemporal.find,
     lambda s: s.spatiotemporal.delete,
-    lambda s: lambda key: s.spatiotemporal.of("episode", key),
+    lambda s: lambda key: s.spatiotemporal.for_owner("episode", key),
     lambda s: lambda key: s.spatiotemporal.timeline("episode", key),
     lambda s: s.spatiotemporal.trajectory,
 ]

@@ -285,8 +285,8 @@ def _add_ids() -> None:
         "spatiotemporal.get.entry_id": lambda m, text: m.spatiotemporal.get(text),
         "spatiotemporal.find.entry_id": lambda m, text: m.spatiotemporal.find(text),
         "spatiotemporal.delete.entry_id": lambda m, text: m.spatiotemporal.delete(text),
-        "spatiotemporal.of.owner_type": lambda m, text: m.spatiotemporal.of(text, new_id()),
-        "spatiotemporal.of.owner_id": lambda m, text: m.spatiotemporal.of("episode", text),
+        "spatiotemporal.for_owner.owner_type": lambda m, text: m.spatiotemporal.for_owner(text, new_id()),
+        "spatiotemporal.for_owner.owner_id": lambda m, text: m.spatiotemporal.for_owner("episode", text),
         "index.rebuild.preset": lambda m, text: m.embeddings.index.rebuild("decoy", preset=text),
     }.items():
         REFUSED.add(name)
@@ -365,7 +365,7 @@ def _put_place(name: str, g: Ground) -> None:
     else:
         assert g.memory.spatiotemporal.import_many([entry]) == 1
     assert g.memory.spatiotemporal.get(entry.id).place_name == g.text
-    assert g.text in {one.place_name for one in g.memory.spatiotemporal.of("episode", owner)}
+    assert g.text in {one.place_name for one in g.memory.spatiotemporal.for_owner("episode", owner)}
     g.memory.spatiotemporal.delete(entry.id)
 
 
@@ -396,7 +396,7 @@ def _by_model(g: Ground) -> None:
     assert index.catch_up(text) == 0
     assert index.rebuild(text) == 0
     assert index.costs(text)
-    assert index.use("diskann", model=text) == 0
+    assert index.switch_to("diskann", model=text) == 0
     assert memory.embeddings.import_many([found]) == 0
     assert memory.embeddings.delete("episode", episode.id, model=text) is True
     assert memory.embeddings.import_many([found]) == 1
@@ -466,14 +466,14 @@ def _add_writes() -> None:
             "storage.forget.namespace": lambda g: _forget_namespace(g),
             "spatiotemporal.put_many.entries": partial(_put_place, "put_many"),
             "storage.forget.episode": lambda g: g.memory.forget(episode=g.text, scrub=False),
-            "index.use.source": lambda g: g.memory.embeddings.index.use(g.text),  # type: ignore[arg-type]
+            "index.switch_to.source": lambda g: g.memory.embeddings.index.switch_to(g.text),  # type: ignore[arg-type]
             "storage.open.namespace": _namespace,
             "transaction.execute.statements": _own_sql,
             **dict.fromkeys(_MODEL_CASES, _by_model),
             **dict.fromkeys(_EMBEDDER_CASES, _by_embedder),
         }
     )
-    REFUSED.update({"patterns.query.cursor", "storage.forget.episode", "index.use.source"})
+    REFUSED.update({"patterns.query.cursor", "storage.forget.episode", "index.switch_to.source"})
 
 
 # These give figures, or places: a filter is the same condition as that of a query, so here it has to be answered.

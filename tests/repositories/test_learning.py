@@ -36,7 +36,7 @@ def _fill(storage: ms.MemoryStorage) -> None:
 
 def test_what_leads_to_success_is_learned_and_nothing_else(storage):
     _fill(storage)
-    learned = storage.patterns.learn(lengths=(2, 3), least_episodes=3)
+    learned = storage.patterns.learn(lengths=(2, 3), min_episodes=3)
     sequences = {tuple(one.tools): one for one in learned if isinstance(one, ms.ToolSequence)}
     assert set(sequences) == {("look", "edit", "test")}  # its parts have the same episodes
     best = sequences["look", "edit", "test"]
@@ -53,18 +53,18 @@ def test_what_leads_to_success_is_learned_and_nothing_else(storage):
 @pytest.mark.whole_database
 def test_to_learn_again_changes_nothing(storage):
     _fill(storage)
-    learned = storage.patterns.learn(least_episodes=3)
-    assert storage.patterns.learn(least_episodes=3) == learned
+    learned = storage.patterns.learn(min_episodes=3)
+    assert storage.patterns.learn(min_episodes=3) == learned
     assert storage.patterns.count() == len(learned)
     assert_consistent(storage.engine)
 
 
 def test_ids_are_of_the_content_in_every_database(storage):
     _fill(storage)
-    first = storage.patterns.learn(lengths=(2, 2), least_episodes=3)
+    first = storage.patterns.learn(lengths=(2, 2), min_episodes=3)
     with ms.MemoryStorage.open(":memory:") as other:
         _fill(other)
-        assert [one.id for one in other.patterns.learn(lengths=(2, 2), least_episodes=3)] == [one.id for one in first]
+        assert [one.id for one in other.patterns.learn(lengths=(2, 2), min_episodes=3)] == [one.id for one in first]
     ids = {tuple(one.tools): one.id for one in first if isinstance(one, ms.ToolSequence)}
     assert ids["look", "edit"] == UUID("65528e4d-9a15-5ab9-97bf-5ae68ecc9a30")
 
@@ -80,7 +80,7 @@ def test_one_plan_is_learned_once_and_a_part_with_more_episodes_too(storage):
 @pytest.mark.whole_database
 def test_figures_are_brought_up_to_date_and_what_was_counted_and_written_stays(storage):
     _fill(storage)
-    before = storage.patterns.learn(least_episodes=3)[0]
+    before = storage.patterns.learn(min_episodes=3)[0]
     storage.patterns.record_application(before.id, success=True, reward_delta=0.1 + 0.2)
     storage.patterns.record_retrieval(before.id)
     known = storage.patterns.get(before.id)
@@ -88,7 +88,7 @@ def test_figures_are_brought_up_to_date_and_what_was_counted_and_written_stays(s
         known.model_copy(update={"description": "mine", "tags": ["mine"], "metadata": {"a": 1}})
     )
     storage.episodes.save_many([_episode(" ".join(before.tools), BAD), _episode(" ".join(before.tools))])
-    (after,) = [one for one in storage.patterns.learn(least_episodes=3) if one.id == before.id]
+    (after,) = [one for one in storage.patterns.learn(min_episodes=3) if one.id == before.id]
     assert after == storage.patterns.get(before.id)
     assert (after.occurrence_count, after.success_rate) == (8, 7 / 8)
     assert (after.description, after.tags, after.metadata) == ("mine", ["mine"], {"a": 1})
@@ -101,10 +101,10 @@ def test_figures_are_brought_up_to_date_and_what_was_counted_and_written_stays(s
 
 def test_what_is_not_found_any_more_stays(storage):
     _fill(storage)
-    learned = storage.patterns.learn(least_episodes=3)
+    learned = storage.patterns.learn(min_episodes=3)
     for episode in list(storage.episodes.iterate()):
         storage.episodes.delete(episode.id)
-    assert storage.patterns.learn(least_episodes=3) == []
+    assert storage.patterns.learn(min_episodes=3) == []
     assert storage.patterns.count() == len(learned)
 
 
@@ -184,13 +184,13 @@ def test_success_may_be_a_reward(storage):
         reward = ms.RewardScore(total=total)
         storage.episodes.save_many([_episode(f"tool{total} then", None, reward=reward) for _ in range(5)])
     assert storage.patterns.learn() == []
-    assert [one.tools for one in storage.patterns.learn(reward_at_least=0.5)] == [["tool0.9", "then"]]
+    assert [one.tools for one in storage.patterns.learn(success_reward=0.5)] == [["tool0.9", "then"]]
 
 
 def test_a_recovery_ends_where_the_tool_is_ok_again_and_not_later_than_five_steps(storage):
     for tools in ("a! b a! c a d", "x! 1 2 3 4 5 x", "y! y! y!", "z! a"):
         storage.episodes.save(_episode(tools))
-    learned = storage.patterns.learn(least_episodes=1, min_lift=99.0)
+    learned = storage.patterns.learn(min_episodes=1, min_lift=99.0)
     assert sorted(one.recovery_steps for one in learned) == [["b", "a", "c", "a"], ["c", "a"]]
 
 
@@ -201,10 +201,10 @@ def test_a_recovery_ends_where_the_tool_is_ok_again_and_not_later_than_five_step
 def test_whatever_was_done_is_learned_alike_twice_and_stored_whole(storage, runs, most):
     memory = storage.in_namespace(f"example {ms.Episode(task_description='').id}")
     memory.episodes.save_many([_episode(" ".join(tools), GOOD if well else BAD) for tools, well in runs])
-    learned = memory.patterns.learn(least_episodes=2, min_lift=1.0, most=most)
-    assert learned == memory.patterns.learn(least_episodes=2, min_lift=1.0, most=most)
+    learned = memory.patterns.learn(min_episodes=2, min_lift=1.0, max_patterns=most)
+    assert learned == memory.patterns.learn(min_episodes=2, min_lift=1.0, max_patterns=most)
     assert sorted(one.id for one in memory.patterns.iterate()) == sorted(one.id for one in learned)
-    rates = {row.tools: row for row in memory.analytics.sequences((2, 4), least_episodes=2, limit=1000)}
+    rates = {row.tools: row for row in memory.analytics.sequences((2, 4), min_episodes=2, limit=1000)}
     for one in learned:
         if isinstance(one, ms.ToolSequence):
             figures = rates[tuple(one.tools)]
@@ -215,9 +215,23 @@ def test_whatever_was_done_is_learned_alike_twice_and_stored_whole(storage, runs
 @pytest.mark.parametrize("runs", ["made", "real"] if REAL.exists() else ["made"])
 def test_transcripts_teach_something_twice_the_same(storage, tmp_path, runs):
     import_file(storage, REAL if runs == "real" else write_airline(tmp_path / "runs.jsonl"))
-    learned = storage.patterns.learn(lengths=(1, 4), least_episodes=3, min_lift=1.0)
+    learned = storage.patterns.learn(lengths=(1, 4), min_episodes=3, min_lift=1.0)
     assert learned
-    assert {one.version for one in storage.patterns.learn(lengths=(1, 4), least_episodes=3, min_lift=1.0)} == {1}
+    assert {one.version for one in storage.patterns.learn(lengths=(1, 4), min_episodes=3, min_lift=1.0)} == {1}
+
+
+def test_former_names_of_arguments_work_and_warn():
+    former = r"(least_episodes|most|reward_at_least)=\.\.\.\) is deprecated"
+    with ms.MemoryStorage.open(":memory:") as memory:
+        with pytest.warns(DeprecationWarning, match=former) as seen:
+            memory.patterns.learn(least_episodes=1, most=2, reward_at_least=0.5)
+        assert [one.filename for one in seen] == [__file__] * 3
+        with pytest.warns(DeprecationWarning, match=former):
+            memory.analytics.sequences(least_episodes=1, reward_at_least=0.5)
+        with pytest.warns(DeprecationWarning, match=former):
+            memory.analytics.by("tool", reward_at_least=0.5)
+        with pytest.raises(TypeError, match="both 'min_episodes' and its old name 'least_episodes'"):
+            memory.patterns.learn(min_episodes=1, least_episodes=1)
 
 
 @pytest.mark.parametrize(
@@ -225,12 +239,12 @@ def test_transcripts_teach_something_twice_the_same(storage, tmp_path, runs):
     [
         ({"lengths": (0, 2)}, "length"),
         ({"lengths": 3.5}, "length"),
-        ({"least_episodes": 0}, "least_episodes"),
+        ({"min_episodes": 0}, "min_episodes"),
         ({"min_lift": float("nan")}, "min_lift"),
         ({"min_lift": None}, "min_lift"),
-        ({"most": 501}, "most"),
+        ({"max_patterns": 501}, "max_patterns"),
         ({"evidence": 0}, "evidence"),
-        ({"reward_at_least": True}, "reward_at_least"),
+        ({"success_reward": True}, "success_reward"),
         ({"task_type": "no such"}, "task_type"),
     ],
 )

@@ -165,7 +165,7 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
         ),
     ],
     "patterns.learn": [
-        lambda m, i: m.patterns.learn(lengths=(1, 1), least_episodes=1, min_lift=0.0, reward_at_least=0.0),
+        lambda m, i: m.patterns.learn(lengths=(1, 1), min_episodes=1, min_lift=0.0, success_reward=0.0),
         lambda m, i: m.patterns.learn(tags_any=["shared"]),
     ],
     "patterns.get": [lambda m, i: m.patterns.get(i.pattern)],
@@ -249,7 +249,7 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
     ],
     "spatiotemporal.get": [lambda m, i: m.spatiotemporal.get(i.place)],
     "spatiotemporal.find": [lambda m, i: m.spatiotemporal.find(i.place)],
-    "spatiotemporal.of": [lambda m, i: m.spatiotemporal.of("episode", i.episode)],
+    "spatiotemporal.for_owner": [lambda m, i: m.spatiotemporal.for_owner("episode", i.episode)],
     "spatiotemporal.iterate": [lambda m, i: list(m.spatiotemporal.iterate())],
     "spatiotemporal.count": [lambda m, i: m.spatiotemporal.count()],
     "spatiotemporal.delete": [lambda m, i: m.spatiotemporal.delete(i.place)],
@@ -260,7 +260,7 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
     "analytics.by": [
         lambda m, i: m.analytics.by("tool"),
         lambda m, i: m.analytics.by("tag", archived=None, text="words"),
-        lambda m, i: m.analytics.by("domain", reward_at_least=0.0),
+        lambda m, i: m.analytics.by("domain", success_reward=0.0),
     ],
     "analytics.over_time": [
         lambda m, i: m.analytics.over_time("week"),
@@ -269,7 +269,7 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
     "analytics.by_stage": [lambda m, i: m.analytics.by_stage()],
     "analytics.trend": [lambda m, i: m.analytics.trend()],
     "analytics.tools": [lambda m, i: m.analytics.tools()],
-    "analytics.sequences": [lambda m, i: m.analytics.sequences(1, least_episodes=1, reward_at_least=0.0)],
+    "analytics.sequences": [lambda m, i: m.analytics.sequences(1, min_episodes=1, success_reward=0.0)],
     "analytics.failures": [lambda m, i: m.analytics.failures()],
     "analytics.compare": [lambda m, i: m.analytics.compare(ALL_TIME, ALL_TIME, by="tool")],
     "analytics.effectiveness": [lambda m, i: m.analytics.effectiveness()],

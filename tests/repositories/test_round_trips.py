@@ -179,7 +179,7 @@ def test_a_place_is_read_back_equal_from_every_method(storage, make_episode, dat
     stored = memory.spatiotemporal.put(entry)
     _assert_same(entry, stored)
     again = memory.spatiotemporal.put(stored)
-    assert [memory.spatiotemporal.get(entry.id), *memory.spatiotemporal.of(owner_type, owner_id)] == [stored] * 2
+    assert [memory.spatiotemporal.get(entry.id), *memory.spatiotemporal.for_owner(owner_type, owner_id)] == [stored] * 2
     assert again == stored
 
 

@@ -244,7 +244,7 @@ def test_rewards_at_the_edge_of_floats_have_figures_that_json_can_write(storage:
         analytics.over_time(since=NOW, until=NOW + day),
         analytics.compare((NOW - day, NOW), (NOW, NOW + day)),
         analytics.compare((NOW, NOW + day / 12), (NOW + day / 12, NOW + day)),
-        analytics.sequences(1, least_episodes=1),
+        analytics.sequences(1, min_episodes=1),
     ]
     for table in tables:
         assert "Infinity" not in table.to_json()

@@ -369,21 +369,21 @@ class TestBuilding:
     def test_there_and_back(self, in_memory, bare):
         in_memory.storage.close()
         with ms.MemoryStorage.open(at(bare, "diskann")) as storage:
-            assert storage.embeddings.index.use("diskann") == COUNT
+            assert storage.embeddings.index.switch_to("diskann") == COUNT
             assert Indexed(storage, COUNT).recall() >= PROMISED
             assert not _sidecar(bare).exists()
             with pytest.raises(ms.ConfigurationError, match="set it to memory"):
-                storage.embeddings.index.use("memory")
+                storage.embeddings.index.switch_to("memory")
         with ms.MemoryStorage.open(at(bare, "memory")) as storage:
             told: list[tuple[str, int, int]] = []
-            assert storage.embeddings.index.use("memory", progress=lambda *facts: told.append(facts)) == COUNT
+            assert storage.embeddings.index.switch_to("memory", progress=lambda *facts: told.append(facts)) == COUNT
             assert told[-1] == ("indexed", COUNT, COUNT)
             assert Indexed(storage, COUNT).recall() >= PROMISED
             assert _nothing_is_put_into_diskann(storage)
             with raises(ms.NotFoundError, kind="embedding model"):
-                storage.embeddings.index.use("memory", model="none")
+                storage.embeddings.index.switch_to("memory", model="none")
             with raises(ms.ValidationError, field="source"):
-                storage.embeddings.index.use("nothing")  # type: ignore[arg-type]
+                storage.embeddings.index.switch_to("nothing")  # type: ignore[arg-type]
 
 
 class TestSettings:

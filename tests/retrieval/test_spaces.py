@@ -260,7 +260,7 @@ class TestDimensions:
             assert caught.value.field == "dimension"
             with raises(ms.NotFoundError, kind="embedding model 'm' of dimension", match="4"):
                 index.verify("m", dimension=4)
-            assert (index.catch_up("m"), index.rebuild("m"), index.use("memory", model="m")) == (0, 0, 0)
+            assert (index.catch_up("m"), index.rebuild("m"), index.switch_to("memory", model="m")) == (0, 0, 0)
 
 
 def _put_first(barrier: Any, errors: dict[int, Any], model: str, memory: Any, owner: Any, size: int) -> None:

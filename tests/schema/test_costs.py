@@ -113,7 +113,7 @@ READS: dict[str, Call] = {
     "embeddings.count": lambda s, have: s.embeddings.count(),
     "spatiotemporal.get": lambda s, have: s.spatiotemporal.get(have.place.id),
     "spatiotemporal.find": lambda s, have: s.spatiotemporal.find(have.place.id),
-    "spatiotemporal.of": lambda s, have: s.spatiotemporal.of("episode", have.id),
+    "spatiotemporal.for_owner": lambda s, have: s.spatiotemporal.for_owner("episode", have.id),
     "spatiotemporal.count": lambda s, have: s.spatiotemporal.count(),
     "spatiotemporal.within": lambda s, have: s.spatiotemporal.within(BOX, between=ms.Interval()),
     "spatiotemporal.within episodes": lambda s, have: s.spatiotemporal.episodes.within(BOX),

@@ -206,7 +206,7 @@ OTHERS: dict[str, Callable[[ms.MemoryStorage, ms.Episode, Any], object]] = {
     ),
     "places": lambda s, e, p: (
         s.spatiotemporal.find(e.id),
-        s.spatiotemporal.of("episode", e.id),
+        s.spatiotemporal.for_owner("episode", e.id),
         list(s.spatiotemporal.iterate()),
         s.spatiotemporal.count(),
     ),
@@ -232,7 +232,7 @@ OTHERS: dict[str, Callable[[ms.MemoryStorage, ms.Episode, Any], object]] = {
         s.analytics.by_stage(),
         s.analytics.trend(language="python"),
         s.analytics.tools(),
-        s.analytics.sequences((1, 3), reward_at_least=0.5),
+        s.analytics.sequences((1, 3), success_reward=0.5),
         s.analytics.failures(),
         s.analytics.compare((NOW - timedelta(hours=9), NOW), (NOW, NOW + timedelta(hours=9)), by="tool"),
         s.analytics.effectiveness(),

@@ -154,7 +154,7 @@ CASES: dict[str, list[Case]] = {
     "spatiotemporal.import_many": [lambda m, k: m.spatiotemporal.import_many([k.new_place() for _ in range(100)])],
     "spatiotemporal.get": [lambda m, k: m.spatiotemporal.get(k.place.id)],
     "spatiotemporal.find": [lambda m, k: m.spatiotemporal.find(k.place.id)],
-    "spatiotemporal.of": [lambda m, k: m.spatiotemporal.of("episode", k.episode.id)],
+    "spatiotemporal.for_owner": [lambda m, k: m.spatiotemporal.for_owner("episode", k.episode.id)],
     "spatiotemporal.iterate": [lambda m, k: next(m.spatiotemporal.iterate())],
     "spatiotemporal.count": [lambda m, k: m.spatiotemporal.count()],
     "spatiotemporal.delete": [lambda m, k: m.spatiotemporal.delete(k.place.id)],
@@ -166,7 +166,7 @@ CASES: dict[str, list[Case]] = {
     "analytics.by_stage": [lambda m, k: m.analytics.by_stage()],
     "analytics.trend": [lambda m, k: m.analytics.trend()],
     "analytics.tools": [lambda m, k: m.analytics.tools()],
-    "analytics.sequences": [lambda m, k: m.analytics.sequences((1, 10), least_episodes=1, reward_at_least=0.5)],
+    "analytics.sequences": [lambda m, k: m.analytics.sequences((1, 10), min_episodes=1, success_reward=0.5)],
     "analytics.failures": [lambda m, k: m.analytics.failures()],
     "analytics.compare": [lambda m, k: m.analytics.compare(ALL_TIME, ALL_TIME, by="tool")],
     "analytics.effectiveness": [lambda m, k: m.analytics.effectiveness()],
@@ -236,7 +236,7 @@ def test_what_may_take_more_says_so(counted):
             "episode", k.episode.id, VECTOR, model="new"
         ),
         "the sequences, the recoveries, their tasks, and to store": lambda m, k: m.patterns.learn(
-            least_episodes=1, min_lift=0.0, reward_at_least=0.0
+            min_episodes=1, min_lift=0.0, success_reward=0.0
         ),
         "the same, and nothing to store": lambda m, k: m.patterns.learn(),
     }

@@ -182,7 +182,7 @@ def _of_analytics(storage: ms.MemoryStorage) -> Iterator[tuple[str, Any]]:
     yield "analytics.by_stage", analytics.by_stage(4)
     yield "analytics.trend", analytics.trend()
     yield "analytics.tools", analytics.tools()
-    yield "analytics.sequences", analytics.sequences(2, least_episodes=2)
+    yield "analytics.sequences", analytics.sequences(2, min_episodes=2)
     yield "analytics.failures", analytics.failures()
     half = START + timedelta(days=6)
     yield "analytics.compare", analytics.compare((START, half), (half, half + timedelta(days=6)), by="domain")

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from typing_extensions import Unpack
 
+from memory_storage._deprecation import renamed_arguments
 from memory_storage.errors import ValidationError
 from memory_storage.models import EpisodeFilter, EpisodeFilters, PatternFilter, PatternFilters
 from memory_storage.models.analytics import (
@@ -61,7 +62,7 @@ _FIRST = datetime.min.replace(tzinfo=timezone.utc)
 class AnalyticsRepository(Repository):
     """Figures over one namespace: over the episodes for which the filters of `episodes.query` hold.
 
-    Success: an episode is judged when it has an outcome, and went well if that is a `Success`. With `reward_at_least`
+    Success: an episode is judged when it has an outcome, and went well if that is a `Success`. With `success_reward`
     it is judged when it has a reward, and went well if that is at least so much. Rates are of those that were judged.
 
     Intervals are for a `confidence` of 0.95, unless you say otherwise: Wilson's for rates; for means, the standard
@@ -83,11 +84,12 @@ class AnalyticsRepository(Repository):
         ((episodes, first, last),) = self._read(sql.span(where), values)
         return Span(episodes, from_micros(first), from_micros(last))
 
+    @renamed_arguments(reward_at_least="success_reward")
     def by(
         self,
         dimension: Dimension,
         *,
-        reward_at_least: float | None = None,
+        success_reward: float | None = None,
         confidence: float = 0.95,
         **filters: Unpack[EpisodeFilters],
     ) -> Table[GroupFigures]:
@@ -97,16 +99,17 @@ class AnalyticsRepository(Repository):
         its tags.
         """
         check_dimension(dimension)
-        found = self._figures(dimension, reward_at_least, confidence, filters)
+        found = self._figures(dimension, success_reward, confidence, filters)
         rows = [GroupFigures(name, *group.parts(confidence)) for (_, name), group in found.items()]
         return Table(GroupFigures, tuple(sorted(rows, key=lambda row: (-row.episodes, row.group or ""))))
 
+    @renamed_arguments(reward_at_least="success_reward")
     def over_time(
         self,
         bucket: Bucket = "day",
         *,
         zone: str = "UTC",
-        reward_at_least: float | None = None,
+        success_reward: float | None = None,
         confidence: float = 0.95,
         **filters: Unpack[EpisodeFilters],
     ) -> Table[PeriodFigures]:
@@ -125,16 +128,17 @@ class AnalyticsRepository(Repository):
         since = asked.since or max(until, _FIRST + usual) - usual
         bounds: Any = {"since": since, "until": until}
         found = periods(bucket, since, until, as_zone(zone))
-        known = self._figures(None, reward_at_least, confidence, {**filters, **bounds}, found)
+        known = self._figures(None, success_reward, confidence, {**filters, **bounds}, found)
         figures = [known.get((number, None), NONE).parts(confidence) for number in range(len(found))]
         rows = [PeriodFigures(start, end, *parts) for (start, end), parts in zip(found, figures, strict=True)]
         return Table(PeriodFigures, tuple(rows))
 
+    @renamed_arguments(reward_at_least="success_reward")
     def by_stage(
         self,
         stages: int = 10,
         *,
-        reward_at_least: float | None = None,
+        success_reward: float | None = None,
         confidence: float = 0.95,
         **filters: Unpack[EpisodeFilters],
     ) -> Table[StageFigures]:
@@ -144,7 +148,7 @@ class AnalyticsRepository(Repository):
         """
         if type(stages) is not int or not 1 <= stages <= _MOST_STAGES:
             raise ValidationError("stages", f"a whole number from 1 to {_MOST_STAGES:,}", stages)
-        found = self._figures("stage", reward_at_least, confidence, filters, stages=stages)
+        found = self._figures("stage", success_reward, confidence, filters, stages=stages)
         rows = [StageFigures(stage, *found[0, stage].parts(confidence)) for _, stage in sorted(found)]
         return Table(StageFigures, tuple(rows))
 
@@ -171,13 +175,14 @@ class AnalyticsRepository(Repository):
             rows.append(ToolUse(tool, steps, wilson(errors + timeouts, ended, confidence), timeouts, *times))
         return Table(ToolUse, tuple(sorted(rows, key=lambda row: (-row.steps, row.tool))))
 
+    @renamed_arguments(least_episodes="min_episodes", reward_at_least="success_reward")
     def sequences(
         self,
         length: int | tuple[int, int] = 2,
         *,
-        least_episodes: int = 5,
+        min_episodes: int = 5,
         limit: int = 10,
-        reward_at_least: float | None = None,
+        success_reward: float | None = None,
         confidence: float = 0.95,
         **filters: Unpack[EpisodeFilters],
     ) -> Table[SequenceFigures]:
@@ -188,22 +193,23 @@ class AnalyticsRepository(Repository):
         """
         shortest, longest = check_lengths(length)
         most, _ = whole("limit", limit), quantile(confidence)
-        where, values, judged = self._asked(reward_at_least, filters)
-        values["least"] = whole("least_episodes", least_episodes)
+        where, values, judged = self._asked(success_reward, filters)
+        values["least"] = whole("min_episodes", min_episodes)
         statement = sql.sequences(where, judged, shortest, longest, with_evidence=False)
         rows = [as_sequence(row, confidence) for row in self._read(statement, values)]
         rows.sort(key=lambda row: (-(row.lift or 0.0), -row.episodes, row.tools))
         return Table(SequenceFigures, tuple(rows[:most]))
 
+    @renamed_arguments(reward_at_least="success_reward")
     def failures(
-        self, *, reward_at_least: float | None = None, limit: int = 100, **filters: Unpack[EpisodeFilters]
+        self, *, success_reward: float | None = None, limit: int = 100, **filters: Unpack[EpisodeFilters]
     ) -> Table[FailurePoint]:
         """Where steps failed: by step number, tool and class of error, what most failed episodes have first.
 
         The class is the name of an exception if the message begins with one, else its first line without particulars.
         """
         most = whole("limit", limit)
-        where, values, judged = self._asked(reward_at_least, filters)
+        where, values, judged = self._asked(success_reward, filters)
         found: dict[tuple[int, str, str], tuple[int, int]] = {}
         for number, tool, status, message, episodes, failed in self._read(sql.failures(where, judged), values):
             key = (number, tool, error_class(status, message))
@@ -213,13 +219,14 @@ class AnalyticsRepository(Repository):
         rows.sort(key=lambda row: (-row.failed_episodes, -row.episodes, row.step_number, row.tool, row.error_class))
         return Table(FailurePoint, tuple(rows[:most]))
 
+    @renamed_arguments(reward_at_least="success_reward")
     def compare(
         self,
         before: Period,
         after: Period,
         *,
         by: Dimension | None = None,
-        reward_at_least: float | None = None,
+        success_reward: float | None = None,
         confidence: float = 0.95,
         **filters: Unpack[EpisodeFilters],
     ) -> Table[Change]:
@@ -230,7 +237,7 @@ class AnalyticsRepository(Repository):
         if by is not None:
             check_dimension(by, "by")
         spans = [check_period("before", before), check_period("after", after)]
-        found = self._figures(by, reward_at_least, confidence, filters, spans)
+        found = self._figures(by, success_reward, confidence, filters, spans)
         names = dict.fromkeys(name for _, name in found) if by else {None: None}
         rows = [as_change(n, found.get((0, n), NONE), found.get((1, n), NONE), confidence) for n in names]
         rows.sort(key=lambda row: (-abs(row.success.difference or 0.0), row.group or ""))
@@ -258,7 +265,7 @@ class AnalyticsRepository(Repository):
         where, values = conditions(EpisodeFilter(**filters), "episode")
         return (
             where,
-            {**values, "reward_at_least": finite_or_none("reward_at_least", least)},
+            {**values, "success_reward": finite_or_none("success_reward", least)},
             sql.BY_OUTCOME if least is None else sql.BY_REWARD,
         )
 

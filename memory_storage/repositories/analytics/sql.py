@@ -13,7 +13,7 @@ from memory_storage.sql.statement import SqlTemplate
 from .error_signature import MESSAGE_LENGTH
 
 BY_OUTCOME = "CASE WHEN outcome IS NOT NULL THEN outcome = 'success' END"
-BY_REWARD = "reward >= :reward_at_least"
+BY_REWARD = "reward >= :success_reward"
 
 _ALL_TIME = "SELECT 0, NULL, NULL"
 _GIVEN = "SELECT key, value ->> '$[0]', value ->> '$[1]' FROM json_each(:periods)"

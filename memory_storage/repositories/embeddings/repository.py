@@ -113,7 +113,7 @@ class EmbeddingRepository(Repository):
 
     def _catch_up(self, found: Registered, progress: Progress | None) -> None:
         if self._session.vector_index == "diskann" and not self._session.is_transaction:
-            self.index.go_on(found, progress=progress)
+            self.index.resume(found, progress=progress)
 
     def embed(
         self,
@@ -361,7 +361,7 @@ class EmbeddingRepository(Repository):
         with self._session.indexing() as may_index:
             rows = self._session.write([step if may_index else _without_index(step) for _, step in steps])
         if not may_index and not self._session.is_transaction:
-            self.index.mend()  # the maintenance may have ended before the space was there
+            self.index.repair_missing()  # the maintenance may have ended before the space was there
         return rows
 
     def _opening(self, choice: Choice, dimension: int, preset: str) -> list[_Caused]:

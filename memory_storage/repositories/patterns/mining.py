@@ -33,19 +33,19 @@ class Seen(NamedTuple):
 class Wanted(NamedTuple):
     """What is worth a pattern, and how many there may be."""
 
-    least_episodes: int
+    min_episodes: int
     min_lift: float
-    most: int
+    max_patterns: int
     evidence: int
 
 
-def as_wanted(least_episodes: int, min_lift: float, most: int, evidence: int) -> Wanted:
+def as_wanted(min_episodes: int, min_lift: float, max_patterns: int, evidence: int) -> Wanted:
     """The same, if it can be; else ValidationError."""
-    if type(most) is not int or not 1 <= most <= _MOST:
-        raise ValidationError("most", f"a whole number from 1 to {_MOST:,}", most)
+    if type(max_patterns) is not int or not 1 <= max_patterns <= _MOST:
+        raise ValidationError("max_patterns", f"a whole number from 1 to {_MOST:,}", max_patterns)
     if type(evidence) is not int or not 1 <= evidence <= _MOST_EVIDENCE:
         raise ValidationError("evidence", f"a whole number from 1 to {_MOST_EVIDENCE:,}", evidence)
-    return Wanted(whole("least_episodes", least_episodes), finite("min_lift", min_lift), most, evidence)
+    return Wanted(whole("min_episodes", min_episodes), finite("min_lift", min_lift), max_patterns, evidence)
 
 
 def learned_sequences(rows: Iterable[Row], wanted: Wanted) -> list[ToolSequence]:
@@ -56,7 +56,7 @@ def learned_sequences(rows: Iterable[Row], wanted: Wanted) -> list[ToolSequence]
     found = [(_lift(row), row) for row in _closed(list(rows))]
     kept = [(lift, row) for lift, row in found if lift is not None and lift >= wanted.min_lift]
     kept.sort(key=lambda pair: (-pair[0], -pair[1][1], pair[1][0]))
-    return [_sequence(row) for _, row in kept[: wanted.most]]
+    return [_sequence(row) for _, row in kept[: wanted.max_patterns]]
 
 
 def _closed(rows: list[Row]) -> list[Row]:
@@ -87,10 +87,10 @@ def learned_recoveries(rows: Iterable[Row], wanted: Wanted) -> list[ErrorRecover
     kept = [
         (key, seen)
         for key, seen in found.items()
-        if len(seen) >= wanted.least_episodes and any(one.success for one in seen.values())
+        if len(seen) >= wanted.min_episodes and any(one.success for one in seen.values())
     ]
     kept.sort(key=lambda pair: (-len(pair[1]), pair[0]))
-    return [_recovery(*key, seen, wanted) for key, seen in kept[: wanted.most]]
+    return [_recovery(*key, seen, wanted) for key, seen in kept[: wanted.max_patterns]]
 
 
 def _until_ok_again(tool: str, tools: Sequence[str | None], statuses: Sequence[str | None]) -> tuple[str, ...]:

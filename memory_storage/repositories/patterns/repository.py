@@ -11,6 +11,7 @@ from uuid import UUID
 
 from typing_extensions import Unpack
 
+from memory_storage._deprecation import renamed_arguments
 from memory_storage.dbapi import RowCountError, Step, portions
 from memory_storage.embedders import Embedder
 from memory_storage.errors import ConflictError, NotFoundError, ValidationError
@@ -205,25 +206,25 @@ class PatternRepository(Repository):
             raise NotFoundError("pattern", key)
         return as_pattern(rows[0])
 
+    @renamed_arguments(least_episodes="min_episodes", most="max_patterns", reward_at_least="success_reward")
     def learn(
         self,
         *,
         lengths: tuple[int, int] = (2, 4),
-        least_episodes: int = 5,
+        min_episodes: int = 5,
         min_lift: float = 1.2,
-        most: int = 50,
+        max_patterns: int = 50,
         evidence: int = 20,
-        reward_at_least: float | None = None,
+        success_reward: float | None = None,
         **filters: Unpack[EpisodeFilters],
     ) -> list[AnyPattern]:
         """Make patterns of the episodes for which the filters hold, and give them back as they are stored.
 
         Tool sequences: of these lengths, in at least so many episodes that were judged, whose success rate is at least
         `min_lift` times that of all; those with the highest lift first, and no part of a longer one with the same
-        episodes. Error recoveries: what was done after a step
-        that failed until its tool was ok again, at most 5 steps later, in at least so many episodes, of which one went
-        well. At most `most` of each; `evidence` are the first so many that went well. See `AnalyticsRepository` for
-        what success is.
+        episodes. Error recoveries: what was done after a step that failed until its tool was ok again, at most 5 steps
+        later, in at least so many episodes, of which one went well. At most `max_patterns` of each; `evidence` are the
+        first so many that went well. See `AnalyticsRepository` for what success is.
 
         The context of a pattern is the domain, language and framework that all the episodes with it share, of those
         that were judged; what they do not share stays open: a sequence of two domains is `general`, and a filter by
@@ -234,19 +235,19 @@ class PatternRepository(Repository):
         its counters and what people wrote, its description among it. What is not found any more stays.
         """
         lengths = check_lengths(lengths)
-        wanted = as_wanted(least_episodes, min_lift, most, evidence)
+        wanted = as_wanted(min_episodes, min_lift, max_patterns, evidence)
         asked = EpisodeFilter(**filters)
         where, values = conditions(asked, "episode")
-        judged = analytics_sql.BY_OUTCOME if reward_at_least is None else analytics_sql.BY_REWARD
+        judged = analytics_sql.BY_OUTCOME if success_reward is None else analytics_sql.BY_REWARD
         values |= {
             "namespace": self._session.namespace,
-            "reward_at_least": finite_or_none("reward_at_least", reward_at_least),
+            "success_reward": finite_or_none("success_reward", success_reward),
         }
         sequences = analytics_sql.sequences(where, judged, *lengths, with_evidence=True)
         recoveries = analytics_sql.recoveries(where, judged, LONGEST_RECOVERY)
         found: list[AnyPattern] = [
             *learned_sequences(
-                self._session.read(sequences.bind(**values, least=least_episodes, evidence=evidence)), wanted
+                self._session.read(sequences.bind(**values, least=min_episodes, evidence=evidence)), wanted
             ),
             *learned_recoveries(self._session.read(recoveries.bind(**values)), wanted),
         ]

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from typing_extensions import Unpack
 
+from memory_storage._deprecation import renamed_attributes
 from memory_storage.dbapi import RowCountError, Step
 from memory_storage.errors import ConflictError, NotFoundError, ValidationError
 from memory_storage.models import (
@@ -40,15 +41,16 @@ from .spatial_queries import FindsByRegion, checked_k, times_of
 _Encoded = tuple[str, Entry]
 
 
+@renamed_attributes(of="for_owner")
 class SpatiotemporalRepository(FindsByRegion[Entry]):
     """The places and times of one namespace. `episodes` finds the episodes that they are of, in the same ways."""
 
     _of_episodes = False
 
     @cached_property
-    def episodes(self) -> EpisodesByPlace:
+    def episodes(self) -> EpisodesByLocation:
         """The episodes of what is found, each once, at its nearest, or newest, place: `episodes.near(...)`."""
-        return EpisodesByPlace(self._session)
+        return EpisodesByLocation(self._session)
 
     def put(self, entry: Entry) -> Entry:
         """Insert or replace by id, and give back what is stored.
@@ -106,7 +108,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
         rows = self._session.read(sql.GET.bind(namespace=self._session.namespace, id=as_id(entry_id)))
         return _entry(rows[0]) if rows else None
 
-    def of(self, owner_type: PlaceOwner, owner_id: UUID | str) -> list[Entry]:
+    def for_owner(self, owner_type: PlaceOwner, owner_id: UUID | str) -> list[Entry]:
         """All the entries of one owner, by time."""
         values = {"owner_type": _checked_owner(owner_type), "owner_id": as_id(owner_id, "owner_id")}
         step = sql.OF_OWNER.bind(namespace=self._session.namespace, **values)
@@ -266,7 +268,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
                 raise NotFoundError(entry.owner_type, entry.owner_id) from error
 
 
-class EpisodesByPlace(FindsByRegion[Episode]):
+class EpisodesByLocation(FindsByRegion[Episode]):
     """The episodes of one namespace by where and when they, or their steps, happened. Each is found once.
 
     An episode is as near as its nearest place; in the order of time it stands at its newest place, or at its oldest

@@ -152,18 +152,18 @@ def _collect(view: Transaction, zone: str, threshold: float | None, n_examples: 
         success_is="their outcome is success" if threshold is None else f"their reward is at least {threshold:g}",
         summary=summary,
         span=span,
-        all=_totals(analytics.by_stage(1, reward_at_least=threshold, **filters)),
+        all=_totals(analytics.by_stage(1, success_reward=threshold, **filters)),
         trend=analytics.trend(**filters),
         bucket=bucket,
-        periods=analytics.over_time(bucket, zone=zone, reward_at_least=threshold, **timed),
-        stages=analytics.by_stage(min(_N_STAGES, max(1, span.episodes // 5)), reward_at_least=threshold, **filters),
-        task_types=analytics.by("task_type", reward_at_least=threshold, **filters),
+        periods=analytics.over_time(bucket, zone=zone, success_reward=threshold, **timed),
+        stages=analytics.by_stage(min(_N_STAGES, max(1, span.episodes // 5)), success_reward=threshold, **filters),
+        task_types=analytics.by("task_type", success_reward=threshold, **filters),
         tools=analytics.tools(**filters),
-        by_tool=analytics.by("tool", reward_at_least=threshold, **filters),
+        by_tool=analytics.by("tool", success_reward=threshold, **filters),
         sequences=analytics.sequences(
-            (2, 4), least_episodes=max(2, span.episodes // 40), reward_at_least=threshold, **filters
+            (2, 4), min_episodes=max(2, span.episodes // 40), success_reward=threshold, **filters
         ),
-        failures=analytics.failures(reward_at_least=threshold, **filters),
+        failures=analytics.failures(success_reward=threshold, **filters),
         patterns=analytics.effectiveness(),
         places=[
             Place(entry, _outcome_name(episodes_by_id.get(entry.owner_id))) for entry in _entries(view, episodes_by_id)
