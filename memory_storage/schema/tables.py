@@ -1,9 +1,9 @@
-"""The five tables and the table of facets, as SQLAlchemy Core. How they come to be is told by the migrations.
+"""The tables, as SQLAlchemy Core; the revisions in `migrations/` make them, with what Core cannot describe.
 
-Every row of a user is one JSON `document`, written and read by pydantic, beside columns for what is filtered, sorted
+Every row of a user is one JSON `document`, written and read by pydantic, next to columns for what is filtered, sorted
 or counted. Times are integer microseconds since the epoch, UTC. `seq` is the local row number that the indexes use;
-`(namespace, id)` is the name that the outside knows. A step's output or error message is a column and not in its
-document: it is long, and JSON would have it escaped.
+`(namespace, id)` is the name that clients know. The comments are the reference of the schema: see
+`tests/schema/reference.py`.
 """
 
 from __future__ import annotations
@@ -27,24 +27,44 @@ metadata = MetaData()
 episodes = Table(
     "episodes",
     metadata,
-    Column("seq", Integer, primary_key=True),
-    Column("namespace", Text, nullable=False),
-    Column("id", Text, nullable=False),
-    Column("version", Integer, nullable=False),
-    Column("task_type", Text, nullable=False),
-    Column("domain", Text, nullable=False),
-    Column("language", Text),
-    Column("framework", Text),
-    Column("complexity", Text, nullable=False),
-    Column("outcome", Text),
-    Column("reward", Float),
-    Column("started_at", Integer, nullable=False),
-    Column("completed_at", Integer),
-    Column("created_at", Integer, nullable=False),
-    Column("updated_at", Integer, nullable=False),
-    Column("archived_at", Integer),
-    Column("document", Text, nullable=False),
-    Column("words", Text),  # what the full-text index has in another spelling, see `words`
+    Column("seq", Integer, primary_key=True, comment="Local row number, which the indexes use"),
+    Column("namespace", Text, nullable=False, comment="Tenant, agent or project that owns the row"),
+    Column("id", Text, nullable=False, comment="UUID, chosen by the client"),
+    Column(
+        "version", Integer, nullable=False, comment="Version for optimistic locking; each save and completion adds 1"
+    ),
+    Column(
+        "task_type",
+        Text,
+        nullable=False,
+        comment="`code_generation`, `debugging`, `refactoring`, `testing`, `analysis`, `documentation` or `other`",
+    ),
+    Column("domain", Text, nullable=False, comment="Domain of the task's context"),
+    Column("language", Text, comment="Programming language of the context"),
+    Column("framework", Text, comment="Framework of the context"),
+    Column("complexity", Text, nullable=False, comment="`simple`, `moderate` or `complex`"),
+    Column(
+        "outcome",
+        Text,
+        comment="Kind of outcome: `success`, `partial_success`, `failure` or `abstained`; NULL while it is open",
+    ),
+    Column("reward", Float, comment="Total reward"),
+    Column("started_at", Integer, nullable=False, comment="Start of the task"),
+    Column("completed_at", Integer, comment="End of the task"),
+    Column("created_at", Integer, nullable=False, comment="First save"),
+    Column("updated_at", Integer, nullable=False, comment="Latest save or completion"),
+    Column("archived_at", Integer, comment="When it was archived; NULL if it is not"),
+    Column(
+        "document",
+        Text,
+        nullable=False,
+        comment="JSON of the `Episode`, but for `steps`, `version` and the three times of the store",
+    ),
+    Column(
+        "words",
+        Text,
+        comment="JSON of the texts that the full-text index has in another spelling; NULL where it has them as written",
+    ),
     UniqueConstraint("namespace", "id"),
     # What is archived is left out of nearly every answer: with its column an index answers alone.
     Index("ix_episodes_started", "namespace", "started_at", "archived_at"),
@@ -57,156 +77,217 @@ episodes = Table(
     Index("ix_episodes_reward", "namespace", "reward", "archived_at"),
     Index("ix_episodes_completed", "namespace", "completed_at", "archived_at"),
     Index("ix_episodes_archived", "namespace", "started_at", sqlite_where=text("archived_at IS NOT NULL")),
+    comment="One task of an agent, from its start to its end.",
 )
 
 steps = Table(
     "steps",
     metadata,
-    Column("seq", Integer, primary_key=True),
-    Column("namespace", Text, nullable=False),
-    Column("episode_id", Text, nullable=False),
-    Column("step_number", Integer, nullable=False),
-    Column("id", Text, nullable=False),
-    Column("tool", Text, nullable=False),
-    Column("status", Text),
-    Column("latency_ms", Integer, nullable=False),
-    Column("tokens_used", Integer),
-    Column("started_at", Integer, nullable=False),
-    Column("output", Text),
-    Column("document", Text, nullable=False),
-    Column("words", Text),
+    Column("seq", Integer, primary_key=True, comment="Local row number"),
+    Column("namespace", Text, nullable=False, comment="Namespace of the episode"),
+    Column("episode_id", Text, nullable=False, comment="Episode that the step belongs to"),
+    Column("step_number", Integer, nullable=False, comment="Position in the episode, from 1"),
+    Column("id", Text, nullable=False, comment="UUID, chosen by the client"),
+    Column("tool", Text, nullable=False, comment="Name of the tool"),
+    Column("status", Text, comment="`ok`, `error` or `timeout`; NULL without a result"),
+    Column("latency_ms", Integer, nullable=False, comment="Duration in milliseconds"),
+    Column("tokens_used", Integer, comment="Tokens that the step used"),
+    Column("started_at", Integer, nullable=False, comment="Start of the step"),
+    Column(
+        "output",
+        Text,
+        comment="Output of an `ok` result, or message of an `error`; not in `document`, where JSON would escape it",
+    ),
+    Column("document", Text, nullable=False, comment="JSON of the `Step`, but for the text in `output`"),
+    Column("words", Text, comment="As in `episodes`"),
     UniqueConstraint("namespace", "episode_id", "step_number"),
     UniqueConstraint("namespace", "id"),
     ForeignKeyConstraint(["namespace", "episode_id"], ["episodes.namespace", "episodes.id"], ondelete="CASCADE"),
     Index("ix_steps_tool", "namespace", "tool", "status"),
+    comment="One tool call or action of an episode.",
 )
 
 patterns = Table(
     "patterns",
     metadata,
-    Column("seq", Integer, primary_key=True),
-    Column("namespace", Text, nullable=False),
-    Column("id", Text, nullable=False),
-    Column("version", Integer, nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("domain", Text, nullable=False),
-    Column("language", Text),
-    Column("success_rate", Float, nullable=False),
-    Column("occurrence_count", Integer, nullable=False),
-    Column("times_retrieved", Integer, nullable=False),
-    Column("times_applied", Integer, nullable=False),
-    Column("success_when_applied", Integer, nullable=False),
-    Column("failure_when_applied", Integer, nullable=False),
-    Column("avg_reward_delta", Float, nullable=False),
-    Column("last_used_at", Integer),
-    Column("created_at", Integer, nullable=False),
-    Column("updated_at", Integer, nullable=False),
-    Column("document", Text, nullable=False),
-    Column("words", Text),
+    Column("seq", Integer, primary_key=True, comment="Local row number"),
+    Column("namespace", Text, nullable=False, comment="Tenant, agent or project that owns the row"),
+    Column("id", Text, nullable=False, comment="UUID, chosen by the client; of mined patterns a UUIDv5 of the content"),
+    Column("version", Integer, nullable=False, comment="Version for optimistic locking"),
+    Column(
+        "kind",
+        Text,
+        nullable=False,
+        comment="`tool_sequence`, `decision_point`, `error_recovery`, `context_pattern` or `heuristic`",
+    ),
+    Column("domain", Text, nullable=False, comment="Domain of the context"),
+    Column("language", Text, comment="Programming language of the context"),
+    Column("success_rate", Float, nullable=False, comment="Share of successes, from 0 to 1"),
+    Column("occurrence_count", Integer, nullable=False, comment="Number of observations"),
+    Column("times_retrieved", Integer, nullable=False, comment="Number of retrievals"),
+    Column("times_applied", Integer, nullable=False, comment="Number of applications"),
+    Column("success_when_applied", Integer, nullable=False, comment="Applications that succeeded"),
+    Column("failure_when_applied", Integer, nullable=False, comment="Applications that failed"),
+    Column("avg_reward_delta", Float, nullable=False, comment="Mean change of the reward, over the applications"),
+    Column("last_used_at", Integer, comment="Latest retrieval or application"),
+    Column("created_at", Integer, nullable=False, comment="First save"),
+    Column("updated_at", Integer, nullable=False, comment="Latest save or merge"),
+    Column(
+        "document",
+        Text,
+        nullable=False,
+        comment="JSON of the pattern, but for `version`, `effectiveness` (the counters) and the times of the store",
+    ),
+    Column("words", Text, comment="As in `episodes`"),
     UniqueConstraint("namespace", "id"),
     Index("ix_patterns_success_rate", "namespace", "success_rate"),
     Index("ix_patterns_kind", "namespace", "kind", "success_rate"),
     Index("ix_patterns_domain", "namespace", "domain", "success_rate"),
     Index("ix_patterns_language", "namespace", "language", "success_rate"),
     Index("ix_patterns_occurrences", "namespace", "occurrence_count"),
+    comment="One thing learned from episodes.",
 )
 
 embeddings = Table(
     "embeddings",
     metadata,
-    Column("seq", Integer, primary_key=True),
-    Column("namespace", Text, nullable=False),
-    Column("owner_type", Text, nullable=False),
-    Column("owner_id", Text, nullable=False),
-    Column("model", Text, nullable=False),
-    Column("vector_seq", Integer, nullable=False),  # in the table of the vector space
-    Column("item_seq", Integer, nullable=False),  # of the episode or pattern that is found by it
-    Column("created_at", Integer, nullable=False),
-    Column("updated_at", Integer, nullable=False),
-    # The token of the vector space. All embeddings of a namespace by one model are in one space.
-    Column("space", Text, nullable=False, server_default=""),
-    # What was embedded: a digest of the text, and the version that the episode or pattern had. NULL: not known, since
-    # the caller stored the vector.
-    Column("text_digest", Text),
-    Column("text_version", Integer),
+    Column("seq", Integer, primary_key=True, comment="Local row number"),
+    Column("namespace", Text, nullable=False, comment="Namespace of the owner"),
+    Column("owner_type", Text, nullable=False, comment="`episode`, `step` or `pattern`"),
+    Column("owner_id", Text, nullable=False, comment="Episode, step or pattern"),
+    Column("model", Text, nullable=False, comment="Name of the embedding model"),
+    Column("vector_seq", Integer, nullable=False, comment="Row of the vector in the table of its vector space"),
+    Column(
+        "item_seq",
+        Integer,
+        nullable=False,
+        comment="`seq` of the episode or pattern that a search finds by it: of a step, its episode",
+    ),
+    Column("created_at", Integer, nullable=False, comment="First time that the owner got a vector by the model"),
+    Column("updated_at", Integer, nullable=False, comment="Latest change of the vector"),
+    Column(
+        "space",
+        Text,
+        nullable=False,
+        server_default="",
+        comment="`token` of the vector space; all embeddings of a namespace by one model are in one space",
+    ),
+    Column("text_digest", Text, comment="Digest of the text that was embedded; NULL if the caller stored the vector"),
+    Column("text_version", Integer, comment="Version that the episode or pattern had then"),
     UniqueConstraint("namespace", "owner_type", "owner_id", "model"),
     Index("ix_embeddings_item", "item_seq", "model", "owner_type", "vector_seq"),
     Index("ix_embeddings_model", "namespace", "model", "owner_type"),
     Index("ix_embeddings_vector", "model", "vector_seq", "namespace", "owner_type", "item_seq"),
+    comment="One vector of one episode, step or pattern, by one model; its floats are in the table of the space.",
 )
 
 vector_models = Table(
     "vector_models",
     metadata,
-    Column("token", Text, primary_key=True, nullable=False),
-    Column("name", Text, nullable=False),
-    Column("dimension", Integer, nullable=False),
-    Column("metric", Text, nullable=False),
-    Column("preset", Text, nullable=False),
-    Column("vectors", Integer, nullable=False, server_default="0"),
-    Column("indexed", Integer, nullable=False, server_default="0"),
-    Column("removed", Integer, nullable=False, server_default="0"),
-    Column("created_at", Integer, nullable=False),
+    Column(
+        "token",
+        Text,
+        primary_key=True,
+        nullable=False,
+        comment="Digest of the model's name, which the names of the space's table, indexes and triggers have in common",
+    ),
+    Column("name", Text, nullable=False, comment="Name of the embedding model"),
+    Column("dimension", Integer, nullable=False, comment="Number of floats of each vector"),
+    Column("metric", Text, nullable=False, comment="`cosine`"),
+    Column(
+        "preset", Text, nullable=False, comment="Settings of the DiskANN index: `compact`, `balanced` or `accurate`"
+    ),
+    Column(
+        "vectors", Integer, nullable=False, server_default="0", comment="Number of distinct vectors, in all namespaces"
+    ),
+    Column("indexed", Integer, nullable=False, server_default="0", comment="How many of them are in the DiskANN index"),
+    Column(
+        "removed",
+        Integer,
+        nullable=False,
+        server_default="0",
+        comment="How many were removed from the DiskANN index since it was built",
+    ),
+    Column("created_at", Integer, nullable=False, comment="First vector of the space"),
     UniqueConstraint("name", "dimension"),
+    comment="The vector spaces, one for each model and dimension. The table of a space is made with its first vector.",
 )
-"""The vector spaces, one for each model and dimension: each has a table, which is made with its first vector."""
 
 spatiotemporal_index = Table(
     "spatiotemporal_index",
     metadata,
-    Column("seq", Integer, primary_key=True),
-    Column("namespace", Text, nullable=False),
-    Column("id", Text, nullable=False),
-    Column("owner_type", Text, nullable=False),
-    Column("owner_id", Text, nullable=False),
-    Column("episode_seq", Integer, nullable=False),  # the owner, or the episode of the step
-    Column("latitude", Float),
-    Column("longitude", Float),
-    # The same point on a sphere of radius 1: distances are compared in SQL, which has no sine.
-    Column("x", Float),
-    Column("y", Float),
-    Column("z", Float),
-    Column("place_name", Text),
-    Column("starts_at", Integer),
-    Column("ends_at", Integer),
-    Column("until_at", Integer),  # where it has ended: a microsecond after a moment, for ever after what goes on
-    Column("created_at", Integer, nullable=False),
-    Column("document", Text, nullable=False),
+    Column("seq", Integer, primary_key=True, comment="Local row number"),
+    Column("namespace", Text, nullable=False, comment="Namespace of the owner"),
+    Column("id", Text, nullable=False, comment="UUID, chosen by the client"),
+    Column("owner_type", Text, nullable=False, comment="`episode` or `step`"),
+    Column("owner_id", Text, nullable=False, comment="Episode or step"),
+    Column("episode_seq", Integer, nullable=False, comment="`seq` of the owner, or of the step's episode"),
+    Column("latitude", Float, comment="Degrees north (WGS 84)"),
+    Column("longitude", Float, comment="Degrees east"),
+    Column("x", Float, comment="Position on the unit sphere: SQL compares distances by it, without a sine"),
+    Column("y", Float, comment="Position on the unit sphere"),
+    Column("z", Float, comment="Position on the unit sphere"),
+    Column("place_name", Text, comment="Name of the place"),
+    Column("starts_at", Integer, comment="Start of the interval"),
+    Column("ends_at", Integer, comment="End of the interval, exclusive; NULL for a moment, and while it is ongoing"),
+    Column(
+        "until_at",
+        Integer,
+        comment="End for comparisons: a microsecond after a moment, beyond the year 9999 while it is ongoing",
+    ),
+    Column("created_at", Integer, nullable=False, comment="First save"),
+    Column("document", Text, nullable=False, comment="JSON of the `SpatiotemporalEntry`"),
     UniqueConstraint("namespace", "id"),
     Index("ix_spatiotemporal_owner", "namespace", "owner_type", "owner_id"),
     Index("ix_spatiotemporal_starts", "namespace", "starts_at"),
     Index("ix_spatiotemporal_place", "namespace", "place_name"),
     Index("ix_spatiotemporal_episode", "episode_seq", "starts_at"),
+    comment="One where-and-when of an episode or a step.",
 )
 
 facets = Table(
     "facets",
     metadata,
-    Column("namespace", Text, primary_key=True, nullable=False),
-    Column("owner_type", Text, primary_key=True, nullable=False),
-    Column("name", Text, primary_key=True, nullable=False),
-    Column("value", Text, primary_key=True, nullable=False),
-    Column("owner_seq", Integer, primary_key=True, nullable=False),
+    Column("namespace", Text, primary_key=True, nullable=False, comment="Namespace of the owner"),
+    Column("owner_type", Text, primary_key=True, nullable=False, comment="`episode` or `pattern`"),
+    Column("name", Text, primary_key=True, nullable=False, comment="`tag`, `evidence`, or `metadata.` and a key"),
+    Column(
+        "value",
+        Text,
+        primary_key=True,
+        nullable=False,
+        comment="Tag, episode id, or metadata as JSON, of which the first 256 characters",
+    ),
+    Column("owner_seq", Integer, primary_key=True, nullable=False, comment="`seq` of the episode or pattern"),
     Index("ix_facets_owner", "owner_seq", "owner_type"),
     sqlite_with_rowid=False,
+    comment="Tags and scalar metadata of episodes and patterns, and evidence of patterns. Triggers keep it.",
 )
-"""Tags and scalar metadata of episodes and patterns, and evidence of patterns, one row for each: triggers keep it."""
 
 receipts = Table(
     "receipts",
     metadata,
-    Column("id", LargeBinary, primary_key=True, nullable=False),
-    Column("changed", Integer, nullable=False),
+    Column("id", LargeBinary, primary_key=True, nullable=False, comment="Time and random bytes, chosen by the client"),
+    Column(
+        "changed",
+        Integer,
+        nullable=False,
+        comment="Number of rows that the write changed; -1 is a fence: the write must fail",
+    ),
     sqlite_with_rowid=False,
+    comment="Writes over a network of the last day: they resolve the outcome of one whose acknowledgement was lost.",
 )
-"""The writes over a network of the last day, to find out whether one was committed when its answer was lost."""
 
 forgotten = Table(
     "forgotten",
     metadata,
-    Column("digest", LargeBinary, primary_key=True, nullable=False),
-    Column("episode_seq", Integer),
+    Column("digest", LargeBinary, primary_key=True, nullable=False, comment="Digest of namespace and id"),
+    Column(
+        "episode_seq",
+        Integer,
+        comment="`seq` of an episode that is removed in part only, so that a later run resumes; else NULL",
+    ),
     Index("ix_forgotten_unfinished", "episode_seq", sqlite_where=text("episode_seq IS NOT NULL")),
     sqlite_with_rowid=False,
+    comment="Tombstones of episodes and patterns that were erased or removed by retention: they cannot come back.",
 )
-"""What must not come back: a digest of its namespace and id; and, as long as it is there in part, its row."""
