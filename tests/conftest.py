@@ -12,8 +12,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import memory_storage as ms
+from memory_storage import migrate
 from memory_storage.testing import Sqld
 
+from . import schema_template
 from .shared_server import MARKER, SharedServer, settings_of_environment
 
 # Time limits fail on a busy machine for no fault of the code; a fixture may serve all the examples of one test.
@@ -79,6 +81,12 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TURSO_DATABASE_URL", "TURSO_AUTH_TOKEN", "LIBSQL_DATABASE_PATH", "COLUMNS"):  # xdist sets the last
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def schema_by_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make schemas in this process by `schema_template`. Tests about revisions override this fixture."""
+    monkeypatch.setattr(migrate, "upgrade", schema_template.upgrade)
 
 
 @pytest.fixture

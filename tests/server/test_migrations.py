@@ -25,6 +25,11 @@ from .tokens import Key, token
 CHECKOUT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def schema_by_template() -> None:
+    """Leave `migrate.upgrade` as it is: these tests are about the revisions."""
+
+
 @pytest.fixture
 def url(request: pytest.FixtureRequest, database: Path) -> str:
     """An empty database, in a file or on the server."""
