@@ -18,6 +18,8 @@ from memory_storage.testing import Sqld
 from . import schema_template
 from .shared_server import MARKER, SharedServer, settings_of_environment
 
+pytest_plugins = ["tests.server.fixtures"]
+
 # Time limits fail on a busy machine for no fault of the code; a fixture may serve all the examples of one test.
 settings.register_profile(
     "default",

@@ -1,7 +1,7 @@
 """The newest schema from its final statements instead of the revisions, for a local database that a test finds empty.
 
 The revisions take 60 ms, which a thousand tests would wait for; the final statements take 8 ms. The test
-`tests/schema/test_schema_template.py` compares what both make.
+`tests/migrations/test_schema_template.py` compares what both make.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ _AFTER = "\U0010ffff"  # no name contains it
 _TABLES = ("patterns", "episodes", "embeddings", "spatiotemporal_index", "facets")  # the other rows go with these
 _UNERASE = "DELETE FROM forgotten WHERE digest IN (SELECT unhex(value) FROM json_each(?))"
 _PAGE = 500
-_SUITES = ("tests/repositories/", "tests/testing/test_conformance.py")
+_SUITES = ("tests/repositories/", "tests/sql/", "tests/test_transaction", "tests/testing/test_conformance.py")
 _READS = ("SELECT", "PRAGMA", "EXPLAIN")
 _VARIABLE = "TURSO_DATABASE_URL"
 

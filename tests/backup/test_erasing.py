@@ -15,7 +15,7 @@ from memory_storage.search.hnsw import sidecar_names
 from tests.checks import assert_consistent
 from tests.raising import raises
 from tests.test_erasure import _damaged
-from tests.test_forgetting import Canary
+from tests.test_forget import Canary
 
 KEY = "the key of these tests"
 NEEDLE = b"canary"

@@ -7,7 +7,7 @@ import pytest
 
 import memory_storage as ms
 from memory_storage.schema.vector_tables import Space
-from tests.retrieval import oracle
+from tests.search import oracle
 
 
 @pytest.fixture

@@ -105,7 +105,7 @@ def started(*arguments: object, cwd: Path = ROOT, **environment: str) -> subproc
 
 def test_two_runs_at_once_leave_other_rows_alone(shared_url):
     before = rows_of(shared_url)
-    chosen = ["tests/testing/test_conformance.py", "tests/repositories/test_equal_numbers.py", "-k", "server"]
+    chosen = ["tests/testing/test_conformance.py", "tests/sql/test_metadata_numbers.py", "-k", "server"]
     # One with workers, one without: the processes of a run share what their namespaces begin with.
     runs = [started("--server", "-n", n, *chosen, TURSO_DATABASE_URL=shared_url) for n in (0, 2)]
     for run in runs:

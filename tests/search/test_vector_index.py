@@ -1,0 +1,378 @@
+"""The index is found useful, and never trusted: whatever happens to it, searches keep their promises."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import exc
+
+import memory_storage as ms
+from memory_storage.schema.vector_tables import PRESETS, Space
+from tests.checks import assert_consistent
+from tests.durability.processes import killed, together
+from tests.raising import raises
+from tests.search import oracle, work
+from tests.search.conftest import COUNT, DIMENSION, MODEL, Indexed, at
+
+PROMISED = 0.97
+
+
+def _execute(storage: ms.MemoryStorage, *statements: str) -> None:
+    with storage.engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
+def test_many_vectors_are_indexed_as_they_come_and_found_by_the_index(indexed):
+    assert indexed.recall() >= PROMISED
+    assert (indexed.status().vectors, indexed.status().pending, indexed.status().is_fragmented) == (COUNT, 0, False)
+    assert indexed.recall(mode="exact", plan="exact") == 1.0
+    assert_consistent(indexed.storage.engine)
+
+
+def test_few_vectors_have_no_index(storage):
+    few = Indexed(storage, 500).store()
+    assert few.recall(plan="exact") == 1.0
+    assert few.status().indexed == 0
+
+
+@pytest.mark.parametrize(
+    ("filters", "keep"),
+    [
+        ({"archived": None}, lambda n: True),
+        ({"task_type": "debugging"}, lambda n: n % 2 == 1),
+        ({"domain": "d3"}, lambda n: n % 10 == 3),
+        ({"tags_any": ["t7"]}, lambda n: n % 100 == 7),
+        ({"tags_all": ["t7"], "task_type": "debugging", "domain": "d7"}, lambda n: n % 100 == 7),
+        ({"metadata": {"number": 77}}, lambda n: n == 77),
+        ({"metadata": {"number": -1}}, lambda n: False),
+        ({"text": "77"}, lambda n: n == 77),
+    ],
+)
+def test_a_filter_leaves_as_many_as_there_are(searched, filters, keep):
+    kept = [number for number in range(COUNT) if keep(number)]
+    assert searched.recall(kept, plan=None, **filters) >= PROMISED
+
+
+@pytest.mark.parametrize("k", [1, 7, 40, 41, 300, 1000])
+def test_any_k_is_answered_in_full(searched, k):
+    hits = searched.storage.episodes.similar_to(searched.queries[0], model=MODEL, k=k, steps=False)
+    assert len({hit.item.id for hit in hits}) == k
+    nearest = oracle.nearest(searched.queries[:1], searched.vectors, k)[0]
+    assert len({searched.numbers[hit.item.id] for hit in hits} & nearest) >= 0.9 * k
+
+
+def test_pages_have_no_gaps_and_no_repeats(searched):
+    found: list[Any] = []
+    cursor: str | None = None
+    plans = set()
+    for _ in range(12):
+        hits = searched.storage.episodes.similar_to(searched.queries[1], model=MODEL, k=10, cursor=cursor, steps=False)
+        found += [hit.item.id for hit in hits]
+        plans.add(hits.plan)
+        cursor = hits.next_cursor
+    assert len(set(found)) == len(found) == 120
+    assert plans <= {searched.plan, "exact"}  # deep pages are compared one by one
+    nearest = oracle.nearest(searched.queries[1:2], searched.vectors, 120)[0]
+    assert len({searched.numbers[one] for one in found} & nearest) >= 0.98 * 120
+
+
+def test_what_is_put_away_or_of_another_namespace_takes_no_place(searched):
+    storage = searched.storage
+    for episode in searched.episodes[: COUNT // 2 : 2]:
+        storage.episodes.archive(episode.id)
+    kept = [number for number in range(COUNT) if number >= COUNT // 2 or number % 2]
+    assert searched.recall(kept, plan=None) >= PROMISED
+    other = storage.in_namespace("other")
+    copies = other.episodes.save_many([ms.Episode(task_description="copy") for _ in range(20)])
+    near = [("episode", one.id, query) for one, query in zip(copies, searched.queries, strict=False)]
+    other.embeddings.put_many(near, model=MODEL)
+    assert searched.recall(kept, plan=None) >= PROMISED
+    assert len(other.episodes.similar_to(searched.queries[0], model=MODEL, k=50)) == 20
+
+
+def test_steps_count_for_their_episode_once(storage):
+    indexed = Indexed(storage, 600).store()
+    storage, noise = indexed.storage, oracle.clustered(2400, DIMENSION, 8)
+    items = []
+    for number, episode in enumerate(indexed.episodes):
+        for place in range(4):
+            step = storage.episodes.append_step(episode.id, ms.Step(tool="t")) if number < 500 else None
+            near = indexed.vectors[number] + 0.05 * noise[4 * number + place]
+            if step:
+                items.append(("step", step.id, near))
+    storage.embeddings.put_many(items, model=MODEL)
+    indexed.settle()
+    assert indexed.status().indexed == 2600
+    for query in indexed.queries[:10]:
+        hits = storage.episodes.similar_to(query, model=MODEL)
+        assert (len({hit.item.id for hit in hits}), hits.plan) == (10, indexed.plan)
+
+
+class TestAfterChanges:
+    """Recall is back at its promise, at once."""
+
+    def test_of_every_vector(self, searched):
+        for _ in range(2):
+            turned = np.roll(searched.vectors, 7, axis=1)[::-1].copy()
+            searched.put(range(COUNT), turned)
+            searched.queries = np.roll(searched.queries, 7, axis=1)
+            assert searched.recall(plan=None) >= PROMISED
+        assert_consistent(searched.storage.engine)
+
+    def test_one_by_one(self, searched):
+        changed = oracle.clustered(300, DIMENSION, 12)
+        for number in range(300):
+            searched.put([number], changed[number : number + 1])
+        searched.settle()
+        assert searched.recall() >= PROMISED
+        assert searched.plan == "exact" or searched.status().pending <= 2
+        assert_consistent(searched.storage.engine)
+
+    def test_when_nine_in_ten_are_deleted(self, searched):
+        with searched.storage.transaction() as tx:
+            for number in range(COUNT):
+                if number % 10:
+                    tx.embeddings.delete("episode", searched.episodes[number].id, model=MODEL)
+        assert searched.plan == "exact" or searched.status().is_fragmented
+        kept = range(0, COUNT, 10)
+        assert searched.recall(kept, plan=None) == 1.0
+        searched.settle()
+        assert not searched.status().is_fragmented
+        assert searched.recall(kept, plan="exact") == 1.0
+        assert_consistent(searched.storage.engine)
+
+    def test_when_most_are_deleted_and_others_come(self, searched):
+        for episode in searched.episodes[: COUNT * 9 // 10]:
+            searched.storage.embeddings.delete("episode", episode.id, model=MODEL)
+        searched.put(range(2200), oracle.clustered(2200, DIMENSION, 4))
+        searched.settle()
+        assert not searched.status().is_fragmented
+        assert searched.recall() >= PROMISED
+
+    @pytest.mark.parametrize("count", [50, 2300])
+    def test_of_many_to_the_same_vector(self, searched, count):
+        searched.put(range(count), np.repeat(searched.vectors[:1], count, axis=0))
+        assert searched.status().vectors == COUNT - count + 1
+        assert searched.recall(plan=None) >= PROMISED
+        same = searched.storage.episodes.similar_to(searched.vectors[0], model=MODEL, k=min(count, 1000))
+        assert len(same) == min(count, 1000)
+        assert same[-1].similarity > 0.99999
+        assert_consistent(searched.storage.engine)
+
+    def test_of_their_owners(self, searched):
+        storage = searched.storage
+        for episode in searched.episodes[:400]:
+            storage.episodes.delete(episode.id)
+        assert (storage.embeddings.count(), searched.status().vectors) == (COUNT - 400,) * 2
+        assert searched.recall(range(400, COUNT), plan=None) >= PROMISED
+        assert_consistent(storage.engine)
+
+
+class TestDamage:
+    """An index that is missing, half made or wrong costs speed, never results; and it is found out and repaired."""
+
+    @pytest.fixture
+    def table(self) -> str:
+        return Space(MODEL).table
+
+    def test_a_missing_index(self, indexed, table):
+        _execute(indexed.storage, f"DROP INDEX {table}_ann")
+        health = indexed.storage.embeddings.index.verify(MODEL)
+        assert (health.nodes, health.is_healthy) == (None, False)
+        assert indexed.recall(plan="exact") == 1.0
+        indexed.put([5], indexed.vectors[5:6])
+        self._is_rebuilt(indexed)
+
+    def test_an_index_that_lost_what_was_in_it(self, indexed, table):
+        _execute(indexed.storage, f"DELETE FROM {table}_ann_shadow WHERE index_key % 3 = 0")
+        assert not indexed.storage.embeddings.index.verify(MODEL).is_healthy
+        self._is_rebuilt(indexed)
+
+    def test_an_empty_index(self, indexed, table):
+        _execute(indexed.storage, f"DELETE FROM {table}_ann_shadow")
+        health = indexed.storage.embeddings.index.verify(MODEL)
+        assert (health.nodes, health.recall, health.is_healthy) == (0, None, False)
+        assert indexed.recall(plan=None) == 1.0
+        self._is_rebuilt(indexed)
+
+    def test_a_failed_creation(self, indexed, table):
+        _execute(indexed.storage, f"DROP INDEX {table}_ann")
+        # Outside of a transaction: it leaves an empty index behind.
+        with raises(exc.OperationalError, code="SQLITE_ERROR", match="vector"):
+            self._create_in_vain(indexed.storage, table)
+        assert indexed.recall(plan=None) == 1.0
+        self._is_rebuilt(indexed)
+
+    def test_lost_metadata(self, indexed, table):
+        _execute(indexed.storage, f"DELETE FROM libsql_vector_meta_shadow WHERE name = '{table}_ann'")
+        assert indexed.recall(plan="exact") == 1.0
+        health = indexed.storage.embeddings.index.verify(MODEL)
+        assert (health.recall, health.is_healthy) == (None, False)
+        with raises(ms.MemoryStorageError, match="the database refused"):
+            indexed.storage.embeddings.put("episode", indexed.episodes[5].id, indexed.queries[0], model=MODEL)
+        self._is_rebuilt(indexed)
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            "DROP INDEX {table}_ann",
+            "DELETE FROM {table}_ann_shadow",
+            "DROP TABLE {table}_ann_shadow",
+            "DELETE FROM libsql_vector_meta_shadow",
+        ],
+    )
+    def test_one_that_is_lost_is_made_anew_when_the_file_is_opened(self, on_file, database, table, damage, caplog):
+        _execute(on_file.storage, damage.format(table=table))
+        on_file.storage.close()
+        with ms.MemoryStorage.open(at(database)) as storage:
+            assert f"the vector index of '{MODEL}' was lost" in caplog.text
+            on_file.storage = storage
+            assert (on_file.status().indexed, on_file.status().pending) == (0, COUNT)
+            assert on_file.recall(plan="exact") == 1.0
+            assert storage.embeddings.index.catch_up(MODEL) == COUNT
+            assert on_file.recall() >= PROMISED
+            assert_consistent(storage.engine)
+        caplog.clear()
+        ms.MemoryStorage.open(at(database)).close()
+        assert caplog.text == ""
+
+    @pytest.mark.parametrize("is_empty", [False, True], ids=["nothing was in it", "nothing is left"])
+    def test_an_empty_one_that_is_lost_is_made_anew_too(self, database, caplog, is_empty):
+        # As a process leaves it that is killed while it writes the file anew.
+        with ms.MemoryStorage.open(at(database)) as storage:
+            indexed = Indexed(storage, 50)
+            storage.episodes.save_many(indexed.episodes)
+            indexed.put(range(50), indexed.vectors, index=is_empty)
+            for episode in indexed.episodes if is_empty else ():
+                storage.episodes.delete(episode.id)
+            table = Space(MODEL).table
+            for text in Space(MODEL).drop_index():
+                _execute(storage, text)
+        with ms.MemoryStorage.open(at(database)) as storage:
+            assert f"the vector index of '{MODEL}' was lost" in caplog.text
+            assert_consistent(storage.engine)
+            with storage.engine.connect() as connection:
+                assert connection.exec_driver_sql(f"SELECT count(*) FROM {table}_ann_shadow").scalar() == 0
+
+    def test_one_that_cannot_be_made_now_does_not_keep_a_file_from_being_opened(self, on_file, database, table, caplog):
+        _execute(on_file.storage, f"DELETE FROM {table}_ann_shadow")
+        settings = ms.Settings(database=str(database), request_timeout=0.2, vector_index="diskann")
+        with on_file.storage.transaction() as tx:
+            tx.episodes.archive(on_file.episodes[0].id)  # it has the lock
+            with ms.MemoryStorage.open(settings) as storage:
+                assert "cannot be made now" in caplog.text
+                assert len(storage.episodes.similar_to(on_file.queries[0], model=MODEL)) == 10
+
+    def test_a_vacuum(self, on_file):
+        with on_file.storage.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM")
+        assert on_file.recall(plan=None) >= PROMISED
+        self._is_rebuilt(on_file)
+
+    def _create_in_vain(self, storage: ms.MemoryStorage, table: str) -> None:
+        with storage.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql(f"CREATE INDEX {table}_ann ON {table} (libsql_vector_idx(digest))")
+
+    def _is_rebuilt(self, indexed: Indexed) -> None:
+        index = indexed.storage.embeddings.index
+        assert index.rebuild(MODEL) == indexed.status().vectors
+        assert index.verify(MODEL).is_healthy
+        assert indexed.recall() >= PROMISED
+        assert_consistent(indexed.storage.engine)
+
+
+class TestRebuilding:
+    def test_with_another_preset(self, indexed):
+        for preset in ("compact", "accurate"):
+            indexed.storage.embeddings.index.rebuild(MODEL, preset=preset)
+            assert indexed.status().preset == preset
+            assert indexed.recall() >= 0.93
+            assert indexed.storage.embeddings.index.verify(MODEL).is_healthy
+
+    def test_says_how_far_it_is(self, indexed):
+        told: list[tuple[str, int, int]] = []
+        indexed.storage.embeddings.index.rebuild(MODEL, progress=lambda *facts: told.append(facts))
+        assert told[-1] == ("indexed", COUNT, COUNT)
+        assert [done for _, done, _ in told] == sorted({done for _, done, _ in told})
+
+    def test_no_such_model_or_preset(self, indexed):
+        index = indexed.storage.embeddings.index
+        for call in (index.verify, index.rebuild, index.catch_up, index.dimension):
+            with raises(ms.NotFoundError, kind="embedding model", match="none"):
+                call("none")
+        with raises(ms.ValidationError, field="preset", match="compact"):
+            index.rebuild(MODEL, preset="best")
+
+    def test_an_interrupted_one_is_finished_later(self, on_file, database):
+        def interrupt(what: str, done: int, total: int) -> None:
+            if done >= 500:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            on_file.storage.embeddings.index.rebuild(MODEL, progress=interrupt)
+        assert 500 <= on_file.status().indexed < 1000
+        assert on_file.recall(plan="exact") == 1.0
+        with ms.MemoryStorage.open(at(database)) as other:
+            assert other.embeddings.index.catch_up(MODEL) > 1000
+        assert on_file.status().pending == 0
+        assert on_file.recall() >= PROMISED
+
+
+def test_vectors_that_are_not_indexed_yet_are_found(searched):
+    late = oracle.clustered(400, DIMENSION, 21)
+    searched.put(range(400), late, index=False)
+    assert searched.plan == "exact" or 398 <= searched.status().pending <= 400
+    searched.queries = oracle.unit(late[:60] + 0.1 * oracle.clustered(60, DIMENSION, 22))
+    assert searched.recall() >= PROMISED
+
+
+def test_a_search_looks_among_more_candidates_as_the_index_grows():
+    for preset in PRESETS.values():
+        assert preset.search_among(2_000) < preset.search_among(20_000) == preset.search
+        assert preset.search_among(100_000) > 1.5 * preset.search
+        assert preset.search_among(10**9) == 4 * preset.search
+
+
+def test_nothing_is_lost_when_a_bulk_load_is_killed(database):
+    with ms.MemoryStorage.open(at(database)) as storage:
+        episodes = storage.episodes.save_many([ms.Episode(task_description="e") for _ in range(4000)])
+        ids = [episode.id for episode in episodes]
+    for attempt in range(4):
+        written = killed(work.load, database, ids, attempt, after=0.3 + 0.4 * attempt, from_first_byte=True)
+        acknowledged = {int(line) for line in written.split() if line}
+        with ms.MemoryStorage.open(at(database)) as storage:
+            stored = storage.embeddings.get_many("episode", ids, model=MODEL)
+            assert all(ids[number] in stored for number in acknowledged)
+            assert_consistent(storage.engine)
+            for number in list(acknowledged)[::50]:
+                best = storage.episodes.similar_to(stored[ids[number]].vector, model=MODEL, k=1)
+                assert best[0].similarity > 0.9999
+    with ms.MemoryStorage.open(at(database)) as storage:
+        items = [("episode", one, vector) for one, vector in zip(ids, work.vectors(4000, 0), strict=True)]
+        storage.embeddings.put_many(items, model=MODEL)
+        assert storage.embeddings.index.verify(MODEL).is_healthy
+        assert storage.embeddings.index.status()[0].pending == 0
+
+
+def test_processes_that_make_a_model_at_once_make_one(database):
+    with ms.MemoryStorage.open(at(database)) as storage:
+        ids = [one.id for one in storage.episodes.save_many([ms.Episode(task_description="e") for _ in range(400)])]
+    together(work.register, [(database, ids[part::4]) for part in range(4)])
+    with ms.MemoryStorage.open(at(database)) as storage:
+        assert storage.embeddings.models() == {MODEL: 16, "another": 8}
+        assert storage.embeddings.count() == 800
+        assert_consistent(storage.engine)
+
+
+def test_threads_search_while_others_write_and_rebuild(on_file):
+    busy = work.Busy(on_file.storage, [one.id for one in on_file.episodes], on_file.queries, seconds=3)
+    with ThreadPoolExecutor(7) as pool:
+        searches = [pool.submit(busy.search, thread) for thread in range(4)]
+        changes = [pool.submit(busy.write, thread) for thread in range(2)] + [pool.submit(busy.rebuild)]
+    assert sum(task.result() for task in searches) > 20
+    assert [task.result() for task in changes] == [None] * 3
+    assert_consistent(on_file.storage.engine)
