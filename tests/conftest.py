@@ -88,7 +88,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def schema_by_template(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make schemas in this process by `schema_template`. Tests about revisions override this fixture."""
-    monkeypatch.setattr(migrate, "upgrade", schema_template.upgrade)
+    monkeypatch.setattr(migrate, "_run", schema_template.run)
 
 
 @pytest.fixture

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from functools import cache
 
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Connection, create_engine
 from sqlalchemy.pool import StaticPool
 
 from memory_storage import migrate
 
-_upgrade_by_revisions = migrate.upgrade
+_by_revisions = migrate._run
 
+_HAS_OBJECTS = "SELECT EXISTS (SELECT 1 FROM sqlite_master)"
 # The shadow tables of full-text indexes and R*Trees come with their virtual tables.
 _STATEMENTS = """
     SELECT sql FROM sqlite_master AS object WHERE sql IS NOT NULL AND NOT (type = 'table' AND EXISTS (
@@ -24,29 +25,29 @@ _STATEMENTS = """
 """
 
 
-def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Do what `migrate.upgrade` does, but run no revisions when the database is local and empty.
+def run(connection: Connection, command: str, revision: str) -> None:
+    """Do what `migrate._run` does, but run no revisions when the database is local and empty.
 
     Args:
-        engine: The engine of the database.
+        connection: A connection whose transaction may change the schema.
+        command: "upgrade" or "downgrade".
         revision: The revision that the database is to have.
     """
-    if revision == "head" and not engine.url.host:
-        with migrate.writing(engine) as connection:
-            if connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar() == 0:
-                for statement in _final_statements():
-                    connection.exec_driver_sql(statement)
-                connection.commit()
-                return
-    _upgrade_by_revisions(engine, revision)
+    is_remote = connection.connection.dbapi_connection.is_remote
+    if is_remote or (command, revision) != ("upgrade", "head") or connection.exec_driver_sql(_HAS_OBJECTS).scalar():
+        _by_revisions(connection, command, revision)
+        return
+    for statement in _final_statements():
+        connection.exec_driver_sql(statement)
+    connection.commit()
 
 
 @cache
 def _final_statements() -> tuple[str, ...]:
     """Read the statements from a schema that the revisions made, and the row that says which revision it is."""
     engine = create_engine("libsql://", poolclass=StaticPool)
-    _upgrade_by_revisions(engine)
-    with engine.connect() as connection:
+    with migrate.writing(engine) as connection:
+        _by_revisions(connection, "upgrade", "head")
         statements = connection.exec_driver_sql(_STATEMENTS).scalars().all()
         (revision,) = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars()
     engine.dispose()

@@ -7,4 +7,4 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def schema_by_template() -> None:
-    """Leave `migrate.upgrade` as it is."""
+    """Leave `migrate` as it is."""

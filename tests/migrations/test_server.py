@@ -26,7 +26,7 @@ CHECKOUT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def schema_by_template() -> None:
-    """Leave `migrate.upgrade` as it is: these tests are about the revisions."""
+    """Leave `migrate` as it is: these tests are about the revisions."""
 
 
 @pytest.fixture
