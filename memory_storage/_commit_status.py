@@ -20,7 +20,7 @@ from sqlalchemy import Engine
 from . import dbapi
 from ._exception_mapping import translated
 from ._execution import execute_raw
-from .dbapi import Step
+from .dbapi import BatchStep
 from .errors import CircuitOpenError, CommitUnknownError, MemoryStorageError, UnavailableError
 from .resilience import Guard
 from .sql.session import Row
@@ -46,16 +46,16 @@ class Receipt:
     def __init__(self) -> None:
         self._id = b"\xff" + secrets.token_bytes(_ID_BYTES - 1)
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[BatchStep]:
         """What a write runs after its own statements: `changed` keeps how many rows the last one changed."""
-        leave = Step(_LEAVE, (self._id,))
+        leave = BatchStep(_LEAVE, (self._id,))
         if random.randrange(_SWEEP_ONE_IN):  # noqa: S311 - it only spreads the work
             return [leave]
-        return [leave, Step(_SWEEP, (_KEPT_SECONDS,))]
+        return [leave, BatchStep(_SWEEP, (_KEPT_SECONDS,))]
 
-    def fence(self) -> list[Step]:
+    def fence(self) -> list[BatchStep]:
         """What finds it, or takes its place. The last one gives `changed`, which is `NEVER_DONE` for a fence."""
-        return [Step(_FENCE, (self._id,)), Step(_LOOK, (self._id,))]
+        return [BatchStep(_FENCE, (self._id,)), BatchStep(_LOOK, (self._id,))]
 
 
 def changed(rows: Sequence[tuple[object, ...]]) -> int:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine
 
 from . import pool
 from ._exception_mapping import translated
-from .dbapi import Batch, Step, redacted
+from .dbapi import Batch, BatchStep, redacted
 from .errors import MemoryStorageError, ValidationError
 from .models import DiskSpace, EmbeddingModel, Health, HealthCheck, HealthStatus
 from .schema import HEAD
@@ -27,8 +27,10 @@ from .sql.arguments import finite
 from .transaction import Repositories
 
 _LITTLE = 64 * 2**20  # bytes that are free
-_REVISION = Step("SELECT version_num FROM alembic_version")
-_FULL_TEXTS = Step("SELECT name, sql FROM sqlite_master WHERE type = 'table' AND sql LIKE '%USING fts5%' ORDER BY name")
+_REVISION = BatchStep("SELECT version_num FROM alembic_version")
+_FULL_TEXTS = BatchStep(
+    "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND sql LIKE '%USING fts5%' ORDER BY name"
+)
 _NAME = re.compile(r"\w+", re.ASCII)
 _CONTENT = re.compile(r"content='(\w+)'")
 _PARTS = ("data", "idx", "docsize", "config")  # of a full-text index: the tables that it consists of
@@ -40,7 +42,7 @@ _ROWS = """
 SELECT (SELECT count(*) FROM {content} WHERE seq NOT IN (SELECT id FROM {table}_docsize)),
     (SELECT count(*) FROM {table}_docsize WHERE id NOT IN (SELECT seq FROM {content}))
 """
-_PLACES = Step("""
+_PLACES = BatchStep("""
 SELECT rtreecheck('main', 'spatiotemporal_rtree'),
     (SELECT count(*) FROM spatiotemporal_index), (SELECT count(*) FROM spatiotemporal_rtree)
 """)
@@ -133,7 +135,7 @@ def _full_text(session: Session, engine: Engine, settings: Settings, name: str, 
     """Compare a full-text index with its table, and let others write meanwhile."""
     content = _CONTENT.search(sql)
     if content is None or (settings.path is None and not settings.server):
-        session.write([Step(_COMPARE.format(schema="main", table=name))])
+        session.write([BatchStep(_COMPARE.format(schema="main", table=name))])
         return None
     if settings.server:
         return _full_text_on_server(session, name, content[1])
@@ -168,10 +170,10 @@ def _compare_copy(connection: Connection, name: str, sql: str, content: str) -> 
 
 def _full_text_on_server(session: Session, name: str, content: str) -> str | None:
     """Check an index by itself, and that it has the rows of its table. A server has no temporary copies."""
-    said = session.read(Step("SELECT * FROM pragma_integrity_check(?)", (name,)))[0][0]
+    said = session.read(BatchStep("SELECT * FROM pragma_integrity_check(?)", (name,)))[0][0]
     if said != "ok":
         return str(said)
-    rows, indexed = session.read(Step(_ROWS.format(content=content, table=name)))[0]
+    rows, indexed = session.read(BatchStep(_ROWS.format(content=content, table=name)))[0]
     return None if (rows, indexed) == (0, 0) else f"{rows} rows are not in the index, {indexed} are too many"
 
 

@@ -31,7 +31,7 @@ from .sql.session import Row
 
 _log = logging.getLogger(__name__)
 
-_SHRINK = dbapi.Step("PRAGMA shrink_memory")
+_SHRINK = dbapi.BatchStep("PRAGMA shrink_memory")
 _SERVER_VALUE_BYTES = 4_900_000  # sqld takes 5,000,000, which a row's other columns are part of
 
 
@@ -70,7 +70,7 @@ class Session(dbapi.Unpicklable):
         """See `SessionProtocol`."""
         return self._maintenance.shared()
 
-    def read(self, step: dbapi.Step, *, shrinks: bool = False) -> Sequence[Row]:
+    def read(self, step: dbapi.BatchStep, *, shrinks: bool = False) -> Sequence[Row]:
         """The rows of one SELECT. It is done again if the line broke. `shrinks`: see `SessionProtocol`."""
         batch = dbapi.Batch([_SHRINK, step] if shrinks and not self._is_remote else [step], reads_only=True)
         try:
@@ -78,14 +78,14 @@ class Session(dbapi.Unpicklable):
         except UnavailableError as error:
             return self._again(batch, error)
 
-    def write(self, steps: Sequence[dbapi.Step], *, again: dbapi.Step | None = None) -> Sequence[Row]:
+    def write(self, steps: Sequence[dbapi.BatchStep], *, again: dbapi.BatchStep | None = None) -> Sequence[Row]:
         """Run all or nothing; the rows of the last step that has any. `again`: reads those rows, if they were lost."""
         refuse_nested_write(self._engine)
         if not self._is_remote:
             return self._run_again(dbapi.Batch(steps))
         return self._write_with_receipt(steps, again)
 
-    def _write_with_receipt(self, steps: Sequence[dbapi.Step], again: dbapi.Step | None) -> Sequence[Row]:
+    def _write_with_receipt(self, steps: Sequence[dbapi.BatchStep], again: dbapi.BatchStep | None) -> Sequence[Row]:
         since = perf_counter()
         for attempt in range(max(2, self._guard.retry_settings.max_attempts)):
             if attempt > 1 and perf_counter() - since > self._guard.retry_settings.deadline:

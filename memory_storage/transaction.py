@@ -156,7 +156,7 @@ class Transaction(Repositories, Session):
         """Keep for the log what a call has written, until the transaction is committed."""
         self._records.append(self._audit_record(name, call, things))
 
-    def write(self, steps: Sequence[dbapi.Step], *, again: dbapi.Step | None = None) -> Sequence[Row]:  # noqa: ARG002
+    def write(self, steps: Sequence[dbapi.BatchStep], *, again: dbapi.BatchStep | None = None) -> Sequence[Row]:  # noqa: ARG002
         """Run all or nothing, within the transaction; the rows of the last step that has any."""
         batch, receipt = self._write_batch(steps)
         rows = self._run(batch)
@@ -169,7 +169,7 @@ class Transaction(Repositories, Session):
 
         A statement is its text, with `?` for each value, and the values. The namespace is for you to mind.
         """
-        steps = [dbapi.Step(sql, parameters) for sql, parameters in statements]
+        steps = [dbapi.BatchStep(sql, parameters) for sql, parameters in statements]
         if not steps:
             return []
         reads_only = all(dbapi.reads_only(step.sql) for step in steps)
@@ -180,7 +180,7 @@ class Transaction(Repositories, Session):
         self._receipt = receipt
         return [one.rows for one in results[: len(steps)]]
 
-    def _write_batch(self, steps: Sequence[dbapi.Step]) -> tuple[dbapi.Batch, Receipt | None]:
+    def _write_batch(self, steps: Sequence[dbapi.BatchStep]) -> tuple[dbapi.Batch, Receipt | None]:
         if self._read_only:
             raise MemoryStorageError("this is a snapshot, it only reads: write with the storage, or in a transaction")
         if not self._is_remote or self._receipt is not None:

@@ -109,9 +109,9 @@ def engine_of(path: Path, key: EncryptionKey | None, *, is_new: bool = False) ->
     def connect() -> dbapi.Connection:
         transport = LocalTransport(str(path.absolute()), busy_timeout=5, encryption_key=key)
         if is_new:  # it is thrown away if anything fails, and synced as a whole in the end
-            transport.run([dbapi.Step("PRAGMA synchronous = OFF")])
-            transport.run([dbapi.Step("PRAGMA journal_mode = MEMORY")])
-        transport.run([dbapi.Step("PRAGMA foreign_keys = OFF")])
+            transport.run([dbapi.BatchStep("PRAGMA synchronous = OFF")])
+            transport.run([dbapi.BatchStep("PRAGMA journal_mode = MEMORY")])
+        transport.run([dbapi.BatchStep("PRAGMA foreign_keys = OFF")])
         return dbapi.Connection(transport)
 
     return create_engine("libsql://", creator=connect, poolclass=NullPool, hide_parameters=True)
@@ -146,14 +146,16 @@ def _copy_rows(source: Connection, made: Connection, found: Layout, progress: Pr
 
 def _copy_virtual(source: Connection, made: Connection, name: str) -> None:
     rows = source.exec_driver_sql(f"SELECT * FROM {quoted(name)}")
-    steps = [dbapi.Step(f"INSERT INTO {quoted(name)} VALUES ({', '.join('?' * len(row))})", tuple(row)) for row in rows]
+    steps = [
+        dbapi.BatchStep(f"INSERT INTO {quoted(name)} VALUES ({', '.join('?' * len(row))})", tuple(row)) for row in rows
+    ]
     if steps:
         made.exec_driver_sql(dbapi.Batch(steps))
 
 
 def _insert(made: Connection, table: Table, page: list[Row]) -> None:
     statement, kinds = table.insert, [column.kind for column in table.columns]
-    steps = [dbapi.Step(statement, [_bound(*pair) for pair in zip(kinds, row, strict=True)]) for row in page]
+    steps = [dbapi.BatchStep(statement, [_bound(*pair) for pair in zip(kinds, row, strict=True)]) for row in page]
     made.exec_driver_sql(dbapi.Batch(steps))
 
 

@@ -168,8 +168,8 @@ def _lock(path: Path, transport: LocalTransport) -> None:
     # the lock keeps out all others.
     problem = f"{path}: it is in use; it is what it was before: end the programs that use it first"
     try:
-        mode = transport.run([dbapi.Step("PRAGMA journal_mode = DELETE")])[0].rows[0][0]
-        transport.run([dbapi.Step("BEGIN EXCLUSIVE")])
+        mode = transport.run([dbapi.BatchStep("PRAGMA journal_mode = DELETE")])[0].rows[0][0]
+        transport.run([dbapi.BatchStep("BEGIN EXCLUSIVE")])
     except dbapi.OperationalError as error:
         if error.code in dbapi.BUSY_CODES:
             raise UnavailableError(problem, code=error.code) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ._address import LOCAL_URL, Server, checked_authority, redacted
-from ._batch import Batch, Result, RowCountError, Step, portions
+from ._batch import Batch, BatchStep, Result, RowCountError, portions
 from ._client import RESPONSE_BYTES, Client, Limits
 from ._connection import Connection, Cursor
 from ._credentials import Credentials, Secret, TokenProvider
@@ -36,6 +36,7 @@ __all__ = [
     "LOCAL_URL",
     "RESPONSE_BYTES",
     "Batch",
+    "BatchStep",
     "Binary",
     "Connection",
     "Credentials",
@@ -57,7 +58,6 @@ __all__ = [
     "Result",
     "RowCountError",
     "Server",
-    "Step",
     "TokenProvider",
     "Unpicklable",
     "Warning",
@@ -84,7 +84,7 @@ sqlite_version = ".".join(map(str, sqlite_version_info))
 
 Binary = bytes
 
-_RENAMED = {"tell_in_child": "register_after_fork"}
+_RENAMED = {"Step": "BatchStep", "tell_in_child": "register_after_fork"}
 
 
 def __getattr__(name: str) -> object:
@@ -93,7 +93,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import warnings
 
-    warnings.warn(f"{__name__}.{name} is now {_RENAMED[name]}", DeprecationWarning, stacklevel=2)
+    warnings.warn(f"{__name__}.{name} is deprecated: use {_RENAMED[name]}", DeprecationWarning, stacklevel=2)
     return globals()[_RENAMED[name]]
 
 
@@ -152,7 +152,7 @@ def _open_local(
     )
     try:
         for pragma in (*_PRAGMAS, f"synchronous = {_SYNCHRONOUS[durability]}"):
-            transport.run([Step(f"PRAGMA {pragma}")])
+            transport.run([BatchStep(f"PRAGMA {pragma}")])
     except BaseException:
         transport.close()
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -12,7 +13,7 @@ from ._parameters import Value
 T = TypeVar("T")
 
 
-class Step(NamedTuple):
+class BatchStep(NamedTuple):
     """One statement of a batch. `rows`: how many rows it has to change; any other number undoes the batch."""
 
     sql: str
@@ -29,10 +30,10 @@ class Batch(str):
     """
 
     __slots__ = ("reads_only", "steps")
-    steps: tuple[Step, ...]
+    steps: tuple[BatchStep, ...]
     reads_only: bool
 
-    def __new__(cls, steps: Sequence[Step], *, reads_only: bool = False) -> Batch:
+    def __new__(cls, steps: Sequence[BatchStep], *, reads_only: bool = False) -> Batch:
         self = super().__new__(cls, ";\n".join(step.sql for step in steps))
         self.steps = tuple(steps)
         self.reads_only = reads_only
@@ -55,12 +56,18 @@ class Result(NamedTuple):
 class RowCountError(IntegrityError):
     """A step of a batch changed another number of rows than it had to; the batch was undone."""
 
-    def __init__(self, step: int, expected: int, actual: int) -> None:
-        super().__init__(f"step {step} of the batch changed {actual} rows, not {expected}", "ROW_COUNT")
-        self.step, self.expected, self.actual = step, expected, actual
+    def __init__(self, index: int, expected: int, actual: int) -> None:
+        super().__init__(f"step {index} of the batch changed {actual} rows, not {expected}", "ROW_COUNT")
+        self.index, self.expected, self.actual = index, expected, actual
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.step, self.expected, self.actual)
+        return type(self), (self.index, self.expected, self.actual)
+
+    @property
+    def step(self) -> int:
+        """The old name of `index`."""
+        warnings.warn("RowCountError.step is deprecated: use RowCountError.index", DeprecationWarning, stacklevel=2)
+        return self.index
 
 
 def portions(

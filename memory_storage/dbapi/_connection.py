@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from typing import Protocol
 
 from . import _errors
-from ._batch import Batch, Result, Step
+from ._batch import Batch, BatchStep, Result
 from ._errors import InterfaceError, OperationalError, ProgrammingError
 from ._fork import Unpicklable
 from ._parameters import Value
@@ -39,7 +39,7 @@ class Transport(Protocol):
     @property
     def in_transaction(self) -> bool: ...
     def run(
-        self, steps: Sequence[Step], *, begin: str | None = None, savepoint: bool = False, commit: bool = False
+        self, steps: Sequence[BatchStep], *, begin: str | None = None, savepoint: bool = False, commit: bool = False
     ) -> list[Result]: ...
     def close(self) -> None:
         """Undo what is open, and release everything. Never raises."""
@@ -143,14 +143,14 @@ class Connection(Unpicklable):
         """Commit the open transaction. Without one it does nothing, and costs nothing."""
         self._check_open()
         if self._has_begun or not self._transport.usable:  # one that was lost is no success
-            self._run([Step("COMMIT")])
+            self._run([BatchStep("COMMIT")])
 
     def rollback(self) -> None:
         """Undo the open transaction. Without one it does nothing, and costs nothing."""
         self._check_open()
         self._has_begun = False
         if self._transport.in_transaction:
-            self._transport.run([Step("ROLLBACK")])
+            self._transport.run([BatchStep("ROLLBACK")])
 
     def close(self) -> None:
         """Close, and undo what was not committed. Closing twice is harmless."""
@@ -165,10 +165,10 @@ class Connection(Unpicklable):
             self._closed = True
             self._finalizer()
 
-    def _execute(self, step: Step) -> Result:
+    def _execute(self, step: BatchStep) -> Result:
         return self._run([step], begin=self._begin_for(step.sql))[0]
 
-    def _execute_many(self, steps: Sequence[Step]) -> list[Result]:
+    def _execute_many(self, steps: Sequence[BatchStep]) -> list[Result]:
         if self.autocommit and not self._transport.in_transaction:
             return self._run(steps, begin="IMMEDIATE", commit=True)
         return self._run(steps, begin=self._begin_for(steps[0].sql))
@@ -182,7 +182,7 @@ class Connection(Unpicklable):
         return self._run(batch.steps, begin="DEFERRED" if batch.reads_only else "IMMEDIATE", commit=True)
 
     def _run(
-        self, steps: Sequence[Step], *, begin: str | None = None, savepoint: bool = False, commit: bool = False
+        self, steps: Sequence[BatchStep], *, begin: str | None = None, savepoint: bool = False, commit: bool = False
     ) -> list[Result]:
         if self._has_begun and not self._transport.in_transaction and self._transport.usable:
             # Some errors undo all of it. To go on would commit the second half without the first.
@@ -199,7 +199,7 @@ class Connection(Unpicklable):
     def _run_admitted(
         self,
         gate: Gate,
-        steps: Sequence[Step],
+        steps: Sequence[BatchStep],
         *,
         begin: str | None = None,
         savepoint: bool = False,
@@ -265,7 +265,7 @@ class Cursor:
             self.results = results = self.connection._execute_batch(sql)
             self._set_result(next((r for r in reversed(results) if r.columns is not None), results[-1]))
         else:
-            self._set_result(self.connection._execute(Step(sql, parameters)))
+            self._set_result(self.connection._execute(BatchStep(sql, parameters)))
         return self
 
     def executemany(self, sql: str, parameters: Iterable[Sequence[object]]) -> Cursor:
@@ -274,7 +274,7 @@ class Cursor:
         self._set_result(_NO_RESULT)
         if parse(sql).kind is not Kind.WRITE:
             raise ProgrammingError("executemany() is for statements that change rows")
-        steps = [Step(sql, values) for values in parameters]
+        steps = [BatchStep(sql, values) for values in parameters]
         if steps:
             results = self.connection._execute_many(steps)
             self._set_result(Result(None, [], sum(r.rowcount for r in results), results[-1].lastrowid))

@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from ._batch import Result, Step, portions
+from ._batch import BatchStep, Result, portions
 from ._client import Client
 from ._errors import DataError, Error, InterfaceError, OperationalError
 from ._fork import register_after_fork
@@ -127,14 +127,14 @@ class HranaTransport:
             return
         try:
             if self._keep_alive and self._stream.expires_soon():
-                self._run_batch([_bind_step(1, Step("SELECT 1"))], _Framing())
+                self._run_batch([_bind_step(1, BatchStep("SELECT 1"))], _Framing())
         except (Error, *MALFORMED_RESPONSE) as error:
             _log.info("a transaction could not be kept alive: %s", error)
         finally:
             self._lock.release()
 
     def run(
-        self, steps: Sequence[Step], *, begin: str | None = None, savepoint: bool = False, commit: bool = False
+        self, steps: Sequence[BatchStep], *, begin: str | None = None, savepoint: bool = False, commit: bool = False
     ) -> list[Result]:
         """See `Transport`. Beyond a thousand steps, or 16 megabytes, it takes several round trips."""
         if self._broken:
@@ -291,7 +291,7 @@ class HranaTransport:
                 self._foreign_keys = None if found.group(1).lower() in _ON else step.statement.sql
 
 
-def _bind_step(number: int, step: Step) -> _BoundStatement:
+def _bind_step(number: int, step: BatchStep) -> _BoundStatement:
     statement = parse(step.sql)
     return _BoundStatement(number, statement, check_parameters(statement, step.parameters), step.rows)
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import libsql_experimental
 
-from ._batch import Result, RowCountError, Step
+from ._batch import BatchStep, Result, RowCountError
 from ._encryption import (
     EncryptionKey,
     check_header,
@@ -120,7 +120,7 @@ class LocalTransport:
         return in_transaction
 
     def run(
-        self, steps: Sequence[Step], *, begin: str | None = None, savepoint: bool = False, commit: bool = False
+        self, steps: Sequence[BatchStep], *, begin: str | None = None, savepoint: bool = False, commit: bool = False
     ) -> list[Result]:
         """See `Transport`."""
         if self._broken:
@@ -156,7 +156,7 @@ class LocalTransport:
         self._native, self._broken = None, "the connection belongs to the parent process: open another one after fork"
         self._file = None
 
-    def _run(self, steps: Sequence[Step], begin: str | None, savepoint: bool, commit: bool) -> list[Result]:
+    def _run(self, steps: Sequence[BatchStep], begin: str | None, savepoint: bool, commit: bool) -> list[Result]:
         # All is checked before anything is locked.
         statements = [_bind_step(step) for step in steps]
         if (
@@ -323,7 +323,7 @@ def _rollback_statements(*, savepoint: bool, commit: bool) -> Sequence[str]:
     return ("ROLLBACK TO batch", "RELEASE batch") if savepoint else ()
 
 
-def _bind_step(step: Step) -> _BoundStatement:
+def _bind_step(step: BatchStep) -> _BoundStatement:
     statement = parse(step.sql)
     return statement.kind, *bind(statement, step.parameters), step.rows
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from memory_storage.dbapi import Batch, Step
+from memory_storage.dbapi import Batch, BatchStep
 from memory_storage.errors import MemoryStorageError
 
 _log = logging.getLogger("memory_storage.slow")
@@ -48,7 +48,7 @@ def _plans(batch: Batch, run: Callable[[Batch], Sequence[tuple[Any, ...]]]) -> I
         if not _EXPLAINED.match(step.sql):
             continue
         try:
-            rows = run(Batch([Step(f"EXPLAIN QUERY PLAN {step.sql}", step.parameters)], reads_only=True))
+            rows = run(Batch([BatchStep(f"EXPLAIN QUERY PLAN {step.sql}", step.parameters)], reads_only=True))
         except MemoryStorageError as error:
             yield f"none ({type(error).__name__})"
         else:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from alembic import op
 
-from memory_storage.dbapi import Batch, Step
+from memory_storage.dbapi import Batch, BatchStep
 
 
 def execute(statements: Iterable[object]) -> None:
@@ -19,4 +19,4 @@ def execute(statements: Iterable[object]) -> None:
         for text in texts:
             op.execute(text)
     else:
-        op.get_bind().exec_driver_sql(Batch([Step(text) for text in texts]))
+        op.get_bind().exec_driver_sql(Batch([BatchStep(text) for text in texts]))

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, get_args
 
 from memory_storage._deprecation import renamed_attributes
-from memory_storage.dbapi import Step
+from memory_storage.dbapi import BatchStep
 from memory_storage.errors import (
     ConfigurationError,
     CorruptDataError,
@@ -36,9 +36,9 @@ from .vector_spaces import as_model_name, own_space
 Progress = Callable[[str, int, int], None]
 """Called with what is being done ("stored" or "indexed"), how many are done, and how many there are."""
 
-_VECTOR_INDEXES = Step("SELECT name FROM sqlite_master WHERE type = 'index' AND sql LIKE '%libsql_vector_idx%'")
+_VECTOR_INDEXES = BatchStep("SELECT name FROM sqlite_master WHERE type = 'index' AND sql LIKE '%libsql_vector_idx%'")
 # All of it: VACUUM leaves rows there that are out of order, and cannot be found one by one.
-_NO_METADATA = Step("DELETE FROM libsql_vector_meta_shadow")
+_NO_METADATA = BatchStep("DELETE FROM libsql_vector_meta_shadow")
 _MAINTAINED = (
     "the file is being scrubbed or repaired, which rebuilds its vector indexes: the index is as it was; "
     "call it again when that has ended"
@@ -222,7 +222,7 @@ class VectorIndex(Repository):
                 self._session.memory.of(space).drop()
             self._session.memory.delete_files()
         if spaces:
-            self._session.write([Step(text) for space in spaces for text in space.drop_index()])
+            self._session.write([BatchStep(text) for space in spaces for text in space.drop_index()])
 
     def recreate_all(self) -> None:
         """An empty index for each model, whatever VACUUM has made of one that came to be in between.
@@ -230,8 +230,8 @@ class VectorIndex(Repository):
         For who holds the lock for maintenance.
         """
         found = registered(self._session)
-        dropped = [Step(text) for one in found for text in one.space.drop_index()]
-        made = [Step(one.space.create_index(preset_of(one.model.preset))) for one in found]
+        dropped = [BatchStep(text) for one in found for text in one.space.drop_index()]
+        made = [BatchStep(one.space.create_index(preset_of(one.model.preset))) for one in found]
         emptied = [sql.EMPTIED.bind(space=one.space.token, preset=one.model.preset) for one in found]
         if found:
             self._session.write([*dropped, _NO_METADATA, *made, *emptied])
@@ -323,7 +323,7 @@ class VectorIndex(Repository):
 
     def _empty(self, space: Space, preset: Preset) -> bool:
         """Put an empty index in its place; False if the file is maintained, and nothing was changed."""
-        emptied = [Step(text) for text in space.empty_index(preset)]
+        emptied = [BatchStep(text) for text in space.empty_index(preset)]
         with self._session.indexing() as may_index:
             if may_index:
                 self._session.write([*emptied, sql.EMPTIED.bind(space=space.token, preset=preset.name)])

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from memory_storage.dbapi import Step
+from memory_storage.dbapi import BatchStep
 
 EXACT_IN_JSON = 1_000
 """A number of at most three decimals and of this magnitude is read exactly: the tests try each of them."""
@@ -30,12 +30,13 @@ class ExactColumns:
     columns: tuple[str, ...]
     keys: tuple[str, ...] = ("id",)
 
-    def steps(self, namespace: str, rows: Iterable[Row]) -> list[Step]:
+    def steps(self, namespace: str, rows: Iterable[Row]) -> list[BatchStep]:
         """Return the statements that correct what was misread. They change no row whose columns are right."""
         inexact = [(*key, *numbers) for key, numbers in rows if not all(map(is_exact_in_json, numbers))]
         parts = [inexact[first : first + _MOST_ROWS] for first in range(0, len(inexact), _MOST_ROWS)]
         return [
-            Step(_correction(self, len(part)), (*(value for row in part for value in row), namespace)) for part in parts
+            BatchStep(_correction(self, len(part)), (*(value for row in part for value in row), namespace))
+            for part in parts
         ]
 
 

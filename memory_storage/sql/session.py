@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
-from memory_storage.dbapi import RowCountError, Step
+from memory_storage.dbapi import BatchStep, RowCountError
 from memory_storage.errors import UnavailableError, ValidationError
 from memory_storage.settings import Limits
 
@@ -60,7 +60,7 @@ class SessionProtocol(Protocol):
         """
         ...
 
-    def read(self, step: Step, *, shrinks: bool = False) -> Sequence[Row]:
+    def read(self, step: BatchStep, *, shrinks: bool = False) -> Sequence[Row]:
         """Return the rows of one SELECT.
 
         Args:
@@ -70,7 +70,7 @@ class SessionProtocol(Protocol):
         """
         ...
 
-    def write(self, steps: Sequence[Step], *, again: Step | None = None) -> Sequence[Row]:
+    def write(self, steps: Sequence[BatchStep], *, again: BatchStep | None = None) -> Sequence[Row]:
         """Run all or nothing; the rows of the last step that has any. `dbapi.RowCountError` as `Step.rows` says.
 
         If the answer is lost, but the write was done, the rows are read by `again`, or by the last step if that reads;
@@ -124,7 +124,7 @@ def keep_writing(
     raise UnavailableError(f"other writers keep {what}")
 
 
-def write_and_read(session: SessionProtocol, changes: Sequence[Step], read: Step) -> Sequence[Row]:
+def write_and_read(session: SessionProtocol, changes: Sequence[BatchStep], read: BatchStep) -> Sequence[Row]:
     """The rows of `read` after the changes, in one round trip; in two if they are more than a server gives back."""
     try:
         return session.write([*changes, read])
@@ -142,7 +142,7 @@ def is_over_limit(error: RowCountError | ValidationError, check: int) -> bool:
         error: what the batch has raised.
         check: the number of the statement that checks.
     """
-    return error.step == check if isinstance(error, RowCountError) else _code_of(error) == "SQLITE_TOOBIG"
+    return error.index == check if isinstance(error, RowCountError) else _code_of(error) == "SQLITE_TOOBIG"
 
 
 def _is_too_large_an_answer(error: ValidationError) -> bool:

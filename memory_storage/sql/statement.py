@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from memory_storage.dbapi import Step
+from memory_storage.dbapi import BatchStep
 
 
 class SqlTemplate:
@@ -18,10 +18,10 @@ class SqlTemplate:
     def __init__(self, sql: str) -> None:
         self._text = sql
 
-    def bind(self, rows: int | None = None, /, **values: Any) -> Step:
+    def bind(self, rows: int | None = None, /, **values: Any) -> BatchStep:
         """One execution of it, that has to change `rows` rows if that is given."""
         sql, names = self._compiled
-        return Step(sql, tuple(values[name] for name in names), rows)
+        return BatchStep(sql, tuple(values[name] for name in names), rows)
 
     @cached_property
     def _compiled(self) -> tuple[str, list[str]]:

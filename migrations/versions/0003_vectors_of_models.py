@@ -8,7 +8,7 @@ from typing import Any
 
 from alembic import op
 
-from memory_storage.dbapi import Batch, Step
+from memory_storage.dbapi import Batch, BatchStep
 from memory_storage.errors import SchemaError
 from memory_storage.schema import batch
 from memory_storage.schema.ddl import CreateFullText, CreateTrigger, CreateVectorIndex, CreateView
@@ -247,11 +247,11 @@ def _move(model: str, dimension: int) -> None:
         last = rows[-1][0]
         digests = [blake2b(vector, digest_size=16).digest() for _, vector in rows]
         _steps(
-            Step(f"INSERT INTO {table} (digest, vector) VALUES (?, ?) ON CONFLICT DO NOTHING", pair)
+            BatchStep(f"INSERT INTO {table} (digest, vector) VALUES (?, ?) ON CONFLICT DO NOTHING", pair)
             for pair in zip(digests, (vector for _, vector in rows), strict=True)
         )
         _steps(
-            Step(
+            BatchStep(
                 f"INSERT INTO embeddings SELECT m.seq, m.namespace, m.owner_type, m.owner_id, m.model,"
                 f" (SELECT seq FROM {table} WHERE digest = ?), {ITEM_SEQ}, m.created_at, m.updated_at"
                 " FROM old_embeddings AS m WHERE m.seq = ?",
@@ -279,5 +279,5 @@ def _run(sql: str, values: Sequence[Any]) -> None:
     op.get_bind().exec_driver_sql(sql, tuple(values))
 
 
-def _steps(steps: Iterator[Step]) -> None:
+def _steps(steps: Iterator[BatchStep]) -> None:
     op.get_bind().exec_driver_sql(Batch(list(steps)))

@@ -7,7 +7,7 @@ from typing import Any
 
 from alembic import op
 
-from memory_storage.dbapi import Batch, Step
+from memory_storage.dbapi import Batch, BatchStep
 from memory_storage.schema import batch
 from memory_storage.schema.ddl import CreateRTree, CreateTrigger
 
@@ -205,7 +205,7 @@ def _onto_the_sphere() -> None:
     while rows := _rows(page, (last, PAGE)):
         last = rows[-1][0]
         change = f"UPDATE {PLACE} SET x = ?, y = ?, z = ? WHERE seq = ?"
-        op.get_bind().exec_driver_sql(Batch([Step(change, (*_on_sphere(*place), seq)) for seq, *place in rows]))
+        op.get_bind().exec_driver_sql(Batch([BatchStep(change, (*_on_sphere(*place), seq)) for seq, *place in rows]))
 
 
 def _on_sphere(latitude: float, longitude: float) -> tuple[float, float, float]:

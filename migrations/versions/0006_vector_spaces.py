@@ -8,7 +8,7 @@ from typing import Any
 
 from alembic import op
 
-from memory_storage.dbapi import Batch, Step
+from memory_storage.dbapi import Batch, BatchStep
 from memory_storage.errors import SchemaError
 from memory_storage.schema import batch
 from memory_storage.schema.ddl import CreateTrigger
@@ -96,7 +96,7 @@ def upgrade() -> None:
     copy = f"INSERT INTO vector_models (token, {COLUMNS}) SELECT ?, {COLUMNS} FROM old_models WHERE name = ?"
     mark = "UPDATE embeddings SET space = ? WHERE model = ?"
     if models:
-        steps = [Step(sql, (token_of(model), model)) for model in models for sql in (copy, mark)]
+        steps = [BatchStep(sql, (token_of(model), model)) for model in models for sql in (copy, mark)]
         op.get_bind().exec_driver_sql(Batch(steps))
     batch.execute(("DROP TABLE old_models", *(trigger for model in models for trigger in triggers(token_of(model)))))
 
@@ -123,7 +123,7 @@ def downgrade() -> None:
     )
     copy = f"INSERT INTO vector_models ({COLUMNS}) SELECT {COLUMNS} FROM new_models WHERE token = ?"
     if models:
-        op.get_bind().exec_driver_sql(Batch([Step(copy, (token_of(model),)) for model in models]))
+        op.get_bind().exec_driver_sql(Batch([BatchStep(copy, (token_of(model),)) for model in models]))
     batch.execute(
         (
             "DROP TABLE new_models",

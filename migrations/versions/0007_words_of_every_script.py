@@ -10,7 +10,7 @@ from typing import Any
 
 from alembic import op
 
-from memory_storage.dbapi import Batch, Step
+from memory_storage.dbapi import Batch, BatchStep
 from memory_storage.schema import batch
 from memory_storage.schema.ddl import CreateFullText, CreateTrigger, CreateView
 from memory_storage.schema.words import words_of_episode, words_of_pattern, words_of_step
@@ -183,7 +183,7 @@ def fill(table: str, columns: str, words_of: Callable[..., str | None]) -> None:
         last = rows[-1][0]
         spelled = [(spelled_or_none(words_of, texts), seq) for seq, *texts in rows]
         put = f"UPDATE {table} SET words = ? WHERE seq = ?"
-        steps = [Step(put, (text, seq)) for text, seq in spelled if text is not None]
+        steps = [BatchStep(put, (text, seq)) for text, seq in spelled if text is not None]
         if steps:
             op.get_bind().exec_driver_sql(Batch(steps))
 

@@ -3,7 +3,7 @@
 import pytest
 
 from memory_storage import dbapi
-from memory_storage.dbapi import Batch, Step
+from memory_storage.dbapi import Batch, BatchStep
 from tests.raising import raises
 
 INSERT = "INSERT INTO t VALUES (?, ?)"
@@ -14,7 +14,7 @@ def rows(connection):
 
 
 def test_a_batch_is_a_transaction_of_its_own(connection):
-    connection.execute(Batch([Step(INSERT, (1, "a")), Step(INSERT, (2, "b"))]))
+    connection.execute(Batch([BatchStep(INSERT, (1, "a")), BatchStep(INSERT, (2, "b"))]))
     assert not connection.in_transaction
     connection.rollback()
     assert rows(connection) == [(1, "a"), (2, "b")]
@@ -22,25 +22,29 @@ def test_a_batch_is_a_transaction_of_its_own(connection):
 
 def test_a_batch_that_fails_leaves_nothing(connection):
     with raises(dbapi.IntegrityError, code="SQLITE_CONSTRAINT_UNIQUE"):
-        connection.execute(Batch([Step(INSERT, (1, "a")), Step(INSERT, (1, "b"))]))
+        connection.execute(Batch([BatchStep(INSERT, (1, "a")), BatchStep(INSERT, (1, "b"))]))
     assert not connection.in_transaction
     assert rows(connection) == []
 
 
 def test_the_cursor_has_the_rows_of_the_last_step_that_has_any(connection):
-    steps = [Step("SELECT 'first'"), Step("SELECT id FROM t WHERE v = ?", ("a",)), Step(INSERT, (9, "z"))]
+    steps = [
+        BatchStep("SELECT 'first'"),
+        BatchStep("SELECT id FROM t WHERE v = ?", ("a",)),
+        BatchStep(INSERT, (9, "z")),
+    ]
     connection.execute(INSERT, (1, "a"))
     cursor = connection.execute(Batch(steps))
     assert (cursor.description[0][0], cursor.fetchall()) == ("id", [(1,)])
 
 
 def test_a_batch_without_rows_has_the_count_of_its_last_step(connection):
-    cursor = connection.execute(Batch([Step(INSERT, (1, "a")), Step("UPDATE t SET v = 'b'")]))
+    cursor = connection.execute(Batch([BatchStep(INSERT, (1, "a")), BatchStep("UPDATE t SET v = 'b'")]))
     assert (cursor.description, cursor.rowcount, cursor.fetchall()) == (None, 1, [])
 
 
 def test_a_batch_is_text_without_values(connection):
-    batch = Batch([Step(INSERT, (1, "secret")), Step("DELETE FROM t")])
+    batch = Batch([BatchStep(INSERT, (1, "secret")), BatchStep("DELETE FROM t")])
     assert batch == f"{INSERT};\nDELETE FROM t"
     assert not batch.reads_only
 
@@ -50,23 +54,25 @@ def test_another_number_of_rows_than_expected_undoes_the_batch(connection, insid
     if inside:
         connection.execute(INSERT, (1, "kept"))
     with raises(dbapi.RowCountError, code="ROW_COUNT") as caught:
-        connection.execute(Batch([Step(INSERT, (2, "a"), rows=1), Step("DELETE FROM t WHERE id = 99", rows=1)]))
+        connection.execute(
+            Batch([BatchStep(INSERT, (2, "a"), rows=1), BatchStep("DELETE FROM t WHERE id = 99", rows=1)])
+        )
     error = caught.value
-    assert (error.step, error.expected, error.actual, error.code) == (2, 1, 0, "ROW_COUNT")
+    assert (error.index, error.expected, error.actual, error.code) == (2, 1, 0, "ROW_COUNT")
     assert isinstance(error, dbapi.IntegrityError)
     assert rows(connection) == ([(1, "kept")] if inside else [])
 
 
 def test_the_expected_number_of_rows_may_come_from_returning(connection):
-    connection.execute(Batch([Step(f"{INSERT} RETURNING id", (1, "a"), rows=1)]))
+    connection.execute(Batch([BatchStep(f"{INSERT} RETURNING id", (1, "a"), rows=1)]))
     assert rows(connection) == [(1, "a")]
 
 
 def test_within_a_transaction_a_batch_is_a_savepoint(connection):
     connection.execute(INSERT, (1, "before"))
-    connection.execute(Batch([Step(INSERT, (2, "in")), Step(INSERT, (3, "in"))]))
+    connection.execute(Batch([BatchStep(INSERT, (2, "in")), BatchStep(INSERT, (3, "in"))]))
     with raises(dbapi.IntegrityError, code="SQLITE_CONSTRAINT_UNIQUE"):
-        connection.execute(Batch([Step(INSERT, (4, "undone")), Step(INSERT, (1, "taken"))]))
+        connection.execute(Batch([BatchStep(INSERT, (4, "undone")), BatchStep(INSERT, (1, "taken"))]))
     assert connection.in_transaction
     connection.execute(INSERT, (5, "after"))
     connection.commit()
@@ -76,7 +82,7 @@ def test_within_a_transaction_a_batch_is_a_savepoint(connection):
 def test_an_error_that_ends_the_transaction_ends_the_savepoint_too(connection):
     connection.execute(INSERT, (1, "lost"))
     with raises(dbapi.IntegrityError, code="SQLITE_CONSTRAINT_UNIQUE"):
-        connection.execute(Batch([Step("INSERT OR ROLLBACK INTO t VALUES (1, 'x')")]))
+        connection.execute(Batch([BatchStep("INSERT OR ROLLBACK INTO t VALUES (1, 'x')")]))
     assert not connection.in_transaction
     connection.rollback()
     assert rows(connection) == []
@@ -84,11 +90,11 @@ def test_an_error_that_ends_the_transaction_ends_the_savepoint_too(connection):
 
 def test_a_batch_is_checked_whole_before_it_runs(connection):
     with pytest.raises(dbapi.DataError):
-        connection.execute(Batch([Step(INSERT, (1, "a")), Step(INSERT, (2, float("nan")))]))
+        connection.execute(Batch([BatchStep(INSERT, (1, "a")), BatchStep(INSERT, (2, float("nan")))]))
     assert rows(connection) == []
 
 
-@pytest.mark.parametrize("steps", [[Step("SELECT 1")], [Step("SELECT 1"), Step("SELECT v FROM t")]])
+@pytest.mark.parametrize("steps", [[BatchStep("SELECT 1")], [BatchStep("SELECT 1"), BatchStep("SELECT v FROM t")]])
 def test_a_reading_batch_leaves_no_transaction_and_takes_no_lock(connect, steps):
     writer, reader = connect(), connect(busy_timeout=0)
     writer.execute("CREATE TABLE t (v)")
@@ -100,7 +106,7 @@ def test_a_reading_batch_leaves_no_transaction_and_takes_no_lock(connect, steps)
 
 def test_a_reading_batch_sees_the_transaction_it_is_in(connection):
     connection.execute(INSERT, (1, "a"))
-    batch = Batch([Step("SELECT 1"), Step("SELECT v FROM t")], reads_only=True)
+    batch = Batch([BatchStep("SELECT 1"), BatchStep("SELECT v FROM t")], reads_only=True)
     assert connection.execute(batch).fetchall() == [("a",)]
     assert connection.in_transaction
 
@@ -109,22 +115,31 @@ def test_a_batch_whose_commit_is_refused_is_undone(connection):
     connection.execute("CREATE TABLE child (t REFERENCES t DEFERRABLE INITIALLY DEFERRED)")
     connection.commit()
     with raises(dbapi.IntegrityError, code="SQLITE_CONSTRAINT_FOREIGNKEY"):
-        connection.execute(Batch([Step("INSERT INTO child VALUES (7)")]))
+        connection.execute(Batch([BatchStep("INSERT INTO child VALUES (7)")]))
     assert not connection.in_transaction
     assert connection.execute("SELECT * FROM child").fetchall() == []
 
 
 def test_a_batch_that_panics_breaks_the_connection(connection):
     with pytest.raises(dbapi.InterfaceError, match="panicked"):
-        connection.execute(Batch([Step(INSERT, (1, "a")), Step("SELECT CAST(x'ff' AS TEXT)")]))
+        connection.execute(Batch([BatchStep(INSERT, (1, "a")), BatchStep("SELECT CAST(x'ff' AS TEXT)")]))
     assert not connection.usable
 
 
 @pytest.mark.parametrize("reads_only", [False, True])
 def test_with_a_begin_mode_a_batch_is_the_first_part_of_a_transaction(connection, reads_only):
     connection.begin_mode = "IMMEDIATE"
-    steps = [Step("SELECT 1")] if reads_only else [Step(INSERT, (1, "a"))]
+    steps = [BatchStep("SELECT 1")] if reads_only else [BatchStep(INSERT, (1, "a"))]
     connection.execute(Batch(steps, reads_only=reads_only))
     assert connection.in_transaction
     connection.rollback()
     assert rows(connection) == []
+
+
+def test_the_old_names_work_with_a_deprecation_warning():
+    with pytest.warns(DeprecationWarning, match="BatchStep"):
+        assert dbapi.Step is BatchStep
+    with pytest.warns(DeprecationWarning, match="index"):
+        assert dbapi.RowCountError(2, 1, 0).step == 2
+    with pytest.raises(AttributeError):
+        _ = dbapi.Stepp

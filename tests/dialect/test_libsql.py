@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite import insert
 
 from memory_storage import dbapi
-from memory_storage.dbapi import Batch, Step
+from memory_storage.dbapi import Batch, BatchStep
 from tests.raising import raises
 
 metadata = MetaData()
@@ -195,7 +195,7 @@ def test_autocommit_commits_each_statement_and_is_forgotten_afterwards(engine):
 
 def test_a_batch_goes_through_sqlalchemy(engine):
     with engine.connect() as connection:
-        batch = Batch([Step("INSERT INTO t (v) VALUES (?)", ("x",), rows=1), Step("SELECT count(*) FROM t")])
+        batch = Batch([BatchStep("INSERT INTO t (v) VALUES (?)", ("x",), rows=1), BatchStep("SELECT count(*) FROM t")])
         assert connection.exec_driver_sql(batch).scalar() == 1
     assert rows(engine) == [(1, "x")]
 

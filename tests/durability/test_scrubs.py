@@ -112,13 +112,13 @@ def test_vector_ddl_after_another_vacuum_sees_the_new_schema(database):
 
 
 def _empty_after_a_vacuum(database: Path) -> None:
-    from memory_storage.dbapi import Step
+    from memory_storage.dbapi import BatchStep
 
     with ms.MemoryStorage.open(_settings(database)) as storage:
         storage.embeddings.index.status()
         program = "import sys, memory_storage as ms; ms.MemoryStorage.open(sys.argv[1]).scrub()"
         subprocess.run([sys.executable, "-c", program, database], check=True, timeout=120)
-        steps = [Step(sql) for sql in Space("m").empty_index(PRESETS["balanced"])]
+        steps = [BatchStep(sql) for sql in Space("m").empty_index(PRESETS["balanced"])]
         storage._session.write(steps)
 
 

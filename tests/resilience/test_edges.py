@@ -126,7 +126,7 @@ def test_a_read_goes_on_after_an_error_of_the_server_and_a_write_does_not(storag
 
 
 def test_a_deadline_is_that_of_one_request(storage):
-    batch = dbapi.Batch([dbapi.Step("SELECT 1")], reads_only=True)
+    batch = dbapi.Batch([dbapi.BatchStep("SELECT 1")], reads_only=True)
     assert _execution.execute_raw(storage.engine, batch, deadline=time.monotonic() + 5)[0] == [(1,)]
     connection = storage.engine.raw_connection()
     assert connection.dbapi_connection.deadline is None
@@ -178,7 +178,7 @@ def test_what_became_of_a_write_is_asked_for_seven_seconds(storage, monkeypatch)
     guard = SimpleNamespace(acquire=lambda *, early: early, record=lambda ticket, error: None)
     unknown = ms.CommitUnknownError("it may be stored, or not")
     with pytest.raises(ms.CommitUnknownError) as caught:
-        _commit_status.CommitResolver(storage.engine, guard, unknown).reread(dbapi.Batch([dbapi.Step("SELECT 1")]))
+        _commit_status.CommitResolver(storage.engine, guard, unknown).reread(dbapi.Batch([dbapi.BatchStep("SELECT 1")]))
     assert caught.value is unknown
     assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2])
     assert contacted == [1007.0] * 7
@@ -199,5 +199,5 @@ def test_who_may_not_ask_yet_looks_again_soon_and_who_has_asked_in_vain_later(st
         return [(1,)]
 
     monkeypatch.setattr(resolver, "_run", run)
-    assert resolver.reread(dbapi.Batch([dbapi.Step("SELECT 1")])) == [(1,)]
+    assert resolver.reread(dbapi.Batch([dbapi.BatchStep("SELECT 1")])) == [(1,)]
     assert pauses == pytest.approx([0.05, 0.05, 0.1, 0.1, 0.2])

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import pytest
 
 import memory_storage as ms
-from memory_storage.dbapi import Step
+from memory_storage.dbapi import BatchStep
 from memory_storage.models import EpisodeFilter, PatternFilter
 
 from .spy import spied
@@ -290,7 +290,7 @@ def test_the_other_statements_scan_no_table(filled: ms.MemoryStorage, name: str)
     _assert_no_scans(filled, (step for batch in batches for step in batch.steps))
 
 
-def _assert_no_scans(storage: ms.MemoryStorage, steps: Iterable[Step]) -> None:
+def _assert_no_scans(storage: ms.MemoryStorage, steps: Iterable[BatchStep]) -> None:
     asked = {step.sql: step for step in steps}
     assert asked
     for sql, step in asked.items():
@@ -299,7 +299,7 @@ def _assert_no_scans(storage: ms.MemoryStorage, steps: Iterable[Step]) -> None:
         assert not scans, f"{scans} in\n{sql}\nwhose plan is\n" + "\n".join(plan)
 
 
-def _plan(storage: ms.MemoryStorage, step: Step) -> list[str]:
+def _plan(storage: ms.MemoryStorage, step: BatchStep) -> list[str]:
     with storage.engine.connect() as connection:
         rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {step.sql}", tuple(step.parameters))
         return [detail for *_, detail in rows]

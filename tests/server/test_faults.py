@@ -470,9 +470,9 @@ def test_a_block_leaves_one_receipt_however_much_it_writes(pair: Pair):
 def test_the_rows_of_a_write_whose_answer_was_lost_are_those_of_its_last_step(pair: Pair):
     its_session = session.Session(pair.faulty._context, pair.faulty.namespace)
     insert = "INSERT INTO forgotten (digest) VALUES (?)"
-    steps = [dbapi.Step(insert, (bytes([n]) * 16,)) for n in range(3)]
+    steps = [dbapi.BatchStep(insert, (bytes([n]) * 16,)) for n in range(3)]
     pair.proxy.cut_reply_after(0, times=2)
-    assert its_session.write([*steps, dbapi.Step("SELECT count(*) FROM forgotten")]) == [(3,)]
+    assert its_session.write([*steps, dbapi.BatchStep("SELECT count(*) FROM forgotten")]) == [(3,)]
 
 
 def test_who_asks_what_became_of_a_write_tells_the_breaker_how_it_went(pair: Pair, monkeypatch):

@@ -72,7 +72,7 @@ def refused_until_rolled_back(connection: dbapi.Connection, table: str) -> None:
     for refused in (
         lambda: connection.execute(f"INSERT INTO {table} VALUES ('refused')"),
         lambda: connection.execute("SELECT 1"),
-        lambda: connection.execute(dbapi.Batch([dbapi.Step(f"INSERT INTO {table} VALUES ('refused')")])),
+        lambda: connection.execute(dbapi.Batch([dbapi.BatchStep(f"INSERT INTO {table} VALUES ('refused')")])),
         lambda: connection.cursor().executemany(f"INSERT INTO {table} VALUES (?)", [("refused",)]),
         connection.commit,
     ):
@@ -139,7 +139,7 @@ def robbed_through_the_driver(url: str) -> None:
     connection.execute("INSERT INTO t VALUES ('lost 1')")
     time.sleep(OLD)
     with raises(dbapi.OperationalError, code="TRANSACTION_TIMEOUT"):
-        connection.execute(dbapi.Batch([dbapi.Step("INSERT INTO t VALUES ('lost 2')")]))
+        connection.execute(dbapi.Batch([dbapi.BatchStep("INSERT INTO t VALUES ('lost 2')")]))
     with raises(dbapi.OperationalError, code="TRANSACTION_LOST", match="roll back"):
         connection.execute("INSERT INTO t VALUES ('lost 3')")
     with raises(dbapi.OperationalError, code="TRANSACTION_LOST", match="roll back"):

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from memory_storage import dbapi
-from memory_storage.dbapi import Batch, Step
+from memory_storage.dbapi import Batch, BatchStep
 from memory_storage.testing import Sqld
 from tests.proxy import Proxy
 from tests.raising import raises
@@ -186,9 +186,9 @@ class TestMuch:
         self, connection: dbapi.Connection, line: Proxy, shared: Sqld, autocommit: bool
     ):
         connection.autocommit = autocommit
-        much = [Step("INSERT INTO t VALUES (?, ?)", (n, f"{n}" + "x" * 3_000_000)) for n in range(7)]
+        much = [BatchStep("INSERT INTO t VALUES (?, ?)", (n, f"{n}" + "x" * 3_000_000)) for n in range(7)]
         with raises(dbapi.IntegrityError, code="SQLITE_CONSTRAINT_UNIQUE"):
-            connection.execute(Batch([*much, Step("INSERT INTO t VALUES (?, 'twice')", (6,))]))
+            connection.execute(Batch([*much, BatchStep("INSERT INTO t VALUES (?, 'twice')", (6,))]))
         connection.rollback()
         assert rows_of(shared) == "0"
         line.reset_counts()
@@ -201,9 +201,9 @@ class TestMuch:
         self, connection: dbapi.Connection, shared: Sqld
     ):
         connection.execute("INSERT INTO t VALUES (100, 100)")
-        much = [Step("INSERT INTO t VALUES (?, ?)", (n, f"{n}" + "x" * 3_000_000)) for n in range(7)]
+        much = [BatchStep("INSERT INTO t VALUES (?, ?)", (n, f"{n}" + "x" * 3_000_000)) for n in range(7)]
         with raises(dbapi.IntegrityError, code="SQLITE_CONSTRAINT_UNIQUE"):
-            connection.execute(Batch([*much, Step("INSERT INTO t VALUES (?, 'twice')", (6,))]))
+            connection.execute(Batch([*much, BatchStep("INSERT INTO t VALUES (?, 'twice')", (6,))]))
         with raises(dbapi.OperationalError, code="TRANSACTION_LOST", match="roll back"):
             connection.commit()
         connection.rollback()
@@ -221,7 +221,7 @@ class TestMuch:
         if begin == "later":
             connection.execute("INSERT INTO t VALUES (9, 9)")
         query = "SELECT id, length(v), v, x'0102', NULL, 1.5 FROM t WHERE id < 5 ORDER BY id"
-        steps = [Step("SELECT 1"), Step(query)]
+        steps = [BatchStep("SELECT 1"), BatchStep(query)]
         found = connection.execute(Batch(steps, reads_only=True) if begin == "batch" else query).fetchall()
         assert [(row[0], row[1], len(row[2]), *row[3:]) for row in found] == [
             (n, 4_800_001, 4_800_001, b"\1\2", None, 1.5) for n in range(3)
@@ -273,7 +273,9 @@ class TestRoundTrips:
                 lambda: connection.execute("INSERT INTO t VALUES (1, 1)"),
                 lambda: connection.execute("SELECT * FROM t"),
                 lambda: connection.cursor().executemany("INSERT INTO t VALUES (?, ?)", [(n, n) for n in range(2, 99)]),
-                lambda: connection.execute(Batch([Step("DELETE FROM t WHERE id = 2", rows=1), Step("SELECT 1")])),
+                lambda: connection.execute(
+                    Batch([BatchStep("DELETE FROM t WHERE id = 2", rows=1), BatchStep("SELECT 1")])
+                ),
                 connection.commit,
             ),
             start=1,
@@ -289,7 +291,9 @@ class TestRoundTrips:
                 lambda: autocommitting.execute("INSERT INTO t VALUES (2, 2) RETURNING v"),
                 lambda: autocommitting.execute("SELECT * FROM t"),
                 lambda: autocommitting.cursor().executemany("DELETE FROM t WHERE id = ?", [(1,), (2,)]),
-                lambda: autocommitting.execute(Batch([Step("INSERT INTO t VALUES (7, 7)", rows=1), Step("SELECT 1")])),
+                lambda: autocommitting.execute(
+                    Batch([BatchStep("INSERT INTO t VALUES (7, 7)", rows=1), BatchStep("SELECT 1")])
+                ),
             ),
             start=1,
         ):
@@ -301,7 +305,7 @@ class TestRoundTrips:
         self, connection: dbapi.Connection, line: Proxy, shared: Sqld, mode: str
     ):
         connection.begin_mode = mode
-        connection.execute(Batch([Step("INSERT INTO t VALUES (1, 1)"), Step("INSERT INTO t VALUES (2, 2)")]))
+        connection.execute(Batch([BatchStep("INSERT INTO t VALUES (1, 1)"), BatchStep("INSERT INTO t VALUES (2, 2)")]))
         assert (line.round_trips, connection.in_transaction) == (1, bool(mode))
         connection.rollback()
         assert rows_of(shared) == ("0" if mode else "2")
@@ -367,7 +371,7 @@ def test_a_deadline_is_what_was_set_and_what_is_closed_stays_so(connection: dbap
     transport.close()
     transport.discard()
     with pytest.raises(dbapi.InterfaceError, match="closed"):
-        transport.run([Step("SELECT 1")])
+        transport.run([BatchStep("SELECT 1")])
 
 
 def test_a_child_process_lets_go_of_the_line_of_its_parent(connection: dbapi.Connection):
@@ -375,7 +379,7 @@ def test_a_child_process_lets_go_of_the_line_of_its_parent(connection: dbapi.Con
     transport = connection._transport
     transport.after_fork_in_child()
     with pytest.raises(dbapi.InterfaceError, match="belongs to the parent"):
-        transport.run([Step("SELECT 1")])
+        transport.run([BatchStep("SELECT 1")])
     transport.close()  # without a word to the server
 
 
@@ -397,7 +401,7 @@ def test_rows_that_are_too_much_to_send_leave_nothing_and_the_transaction_goes_o
     connection.execute("INSERT INTO t VALUES (1, 'mine')")
     large = "INSERT INTO t VALUES (?, zeroblob(4000000) || ?) RETURNING v"
     with pytest.raises(dbapi.DataError, match="nothing of it was stored") as caught:
-        connection.execute(Batch([Step(large, (number, number)) for number in range(2, 8)]))
+        connection.execute(Batch([BatchStep(large, (number, number)) for number in range(2, 8)]))
     assert caught.value.code == "RESPONSE_TOO_LARGE"
     connection.execute("INSERT INTO t VALUES (9, 'mine too')")
     connection.commit()

@@ -9,8 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from memory_storage.dbapi import Batch
-from memory_storage.dbapi import Step as BatchStep
+from memory_storage.dbapi import Batch, BatchStep
 from memory_storage.doctor.findings import Finding, about_rows, seqs_of
 from memory_storage.doctor.pages import pages
 from memory_storage.doctor.quarantine import set_aside

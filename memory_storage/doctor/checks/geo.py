@@ -6,7 +6,7 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from memory_storage.dbapi import Batch, Step
+from memory_storage.dbapi import Batch, BatchStep
 from memory_storage.doctor.findings import Finding, about_rows
 from memory_storage.repositories.spatiotemporal.geo import on_sphere
 
@@ -52,4 +52,4 @@ def _is_near(point: list[object], right: _Point) -> bool:
 
 
 def _move(connection: Connection, *, points: dict[int, _Point]) -> None:
-    connection.exec_driver_sql(Batch([Step(_MOVE, (*point, seq)) for seq, point in points.items()]))
+    connection.exec_driver_sql(Batch([BatchStep(_MOVE, (*point, seq)) for seq, point in points.items()]))

@@ -9,7 +9,7 @@ from hashlib import blake2b
 from typing import Any, Literal
 from uuid import UUID
 
-from memory_storage.dbapi import RowCountError, Step, portions
+from memory_storage.dbapi import BatchStep, RowCountError, portions
 from memory_storage.embedders import Embedder, text_of
 from memory_storage.errors import NotFoundError, SchemaError, UnavailableError, ValidationError
 from memory_storage.models import Embedding, IndexPreset, OwnerType
@@ -343,7 +343,7 @@ class EmbeddingRepository(Repository):
                     raise
                 model = missing
             except RowCountError as error:
-                cause = steps[error.step - 1][0]
+                cause = steps[error.index - 1][0]
                 if isinstance(cause, list):
                     raise self._ownerless(cause) if put == "put" else error from error
                 model = cause
@@ -369,11 +369,11 @@ class EmbeddingRepository(Repository):
         space = choice.space
         values = {"model": space.model, "space": space.token, "dimension": dimension}
         admit = sql.ADMIT.bind(1, namespace=self._session.namespace, **values)
-        created: list[Step] = []
+        created: list[BatchStep] = []
         chosen = preset_of(preset)
         if choice.is_new:
             register = sql.REGISTER.bind(1, preset=chosen.name, now=self._now(), **values)
-            created = [register, *(Step(text) for text in space.create(dimension, chosen))]
+            created = [register, *(BatchStep(text) for text in space.create(dimension, chosen))]
         return [(space.model, step) for step in (*created, admit)]
 
     def _storing(self, group: list[_Entry], space: Space, put: _Put) -> list[_Caused]:
@@ -426,7 +426,7 @@ class EmbeddingRepository(Repository):
                 raise self._ownerless(group)
         return remaining
 
-    def _read(self, space: Space, step: Step) -> Sequence[tuple[Any, ...]]:
+    def _read(self, space: Space, step: BatchStep) -> Sequence[tuple[Any, ...]]:
         try:
             return self._session.read(step)
         except SchemaError as error:
@@ -455,7 +455,7 @@ class _Entry:
     text_version: int | None = None
 
 
-_Caused = tuple[str | list[_Entry], Step]
+_Caused = tuple[str | list[_Entry], BatchStep]
 """A step, and what is wrong if it changes another number of rows: the space of a model, or the owners of a group."""
 
 
@@ -469,8 +469,8 @@ def _text(text: Any) -> str:
     return text
 
 
-def _without_index(step: Step) -> Step:
-    return Step("SELECT 1") if step.sql.startswith("CREATE INDEX") and "libsql_vector_idx" in step.sql else step
+def _without_index(step: BatchStep) -> BatchStep:
+    return BatchStep("SELECT 1") if step.sql.startswith("CREATE INDEX") and "libsql_vector_idx" in step.sql else step
 
 
 def _entries(model: str, items: Iterable[Item], now: int) -> list[_Entry]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from memory_storage.dbapi import Step
+from memory_storage.dbapi import BatchStep
 from memory_storage.errors import ValidationError
 from memory_storage.repositories.retention.sql import IS_PATTERN_SOURCE
 from memory_storage.repositories.retention.tombstones import EVICTED_KEY, eviction_prefix
@@ -33,7 +33,7 @@ UPDATE episodes SET version = version WHERE seq = (
 """)
 
 
-def room_for(session: SessionProtocol, ids: Sequence[UUID]) -> list[Step]:
+def room_for(session: SessionProtocol, ids: Sequence[UUID]) -> list[BatchStep]:
     """What follows the writing of new episodes: the last of them must change no row."""
     limits, namespace = session.limits, session.namespace
     if limits.max_episodes is None or not ids:

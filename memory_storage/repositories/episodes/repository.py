@@ -574,7 +574,7 @@ class EpisodeRepository(Repository):
         steps: Sequence[SqlTemplate],
         prepared: list[tuple[str, Episode]],
         new: list[UUID],
-        opening: Callable[[SessionProtocol, Sequence[UUID]], list[dbapi.Step]] = assert_not_tombstoned,
+        opening: Callable[[SessionProtocol, Sequence[UUID]], list[dbapi.BatchStep]] = assert_not_tombstoned,
     ) -> Sequence[Row]:
         values = {"namespace": self._session.namespace, "now": to_micros(self._session.now())}
         of_heads, of_steps = of_episodes(prepared)
@@ -589,7 +589,7 @@ class EpisodeRepository(Repository):
         try:
             return self._session.write([*changes, self._state_step([episode for _, episode in prepared])])
         except RowCountError as error:
-            if room and error.step == len(changes):
+            if room and error.index == len(changes):
                 raise no_room(self._session, len(new)) from error
             raise
 
@@ -604,19 +604,19 @@ class EpisodeRepository(Repository):
     def _states(self, episodes: Sequence[Episode]) -> Sequence[Row]:
         return self._session.read(self._state_step(episodes)) if episodes else []
 
-    def _state_step(self, episodes: Sequence[Episode]) -> dbapi.Step:
+    def _state_step(self, episodes: Sequence[Episode]) -> dbapi.BatchStep:
         ids = json_ids([str(episode.id) for episode in episodes])
         return sql.STATE.bind(namespace=self._session.namespace, ids=ids)
 
     def _without_known(self, prepared: list[tuple[str, Episode]], error: RowCountError) -> list[tuple[str, Episode]]:
         known = {row[0] for row in self._states([episode for _, episode in prepared])}
-        if error.step == 1:
+        if error.index == 1:
             known |= {str(one) for one in tombstoned_among(self._session, [episode.id for _, episode in prepared])}
         return [pair for pair in prepared if str(pair[1].id) not in known]
 
     def _without_repeats(self, prepared: list[tuple[str, Episode]], error: RowCountError) -> list[tuple[str, Episode]]:
         """Those that are not stored yet. ConflictError if one is stored in another version, or with another content."""
-        if error.step == 1:
+        if error.index == 1:
             reject_tombstoned(self._session, _new_in(prepared))
         states = {row[0]: row[1:3] for row in self._states([episode for _, episode in prepared])}
         remaining = []
@@ -629,13 +629,15 @@ class EpisodeRepository(Repository):
                 raise stale_copy_error(self._session, "episode", episode.id, episode.version, version)
         return remaining
 
-    def _change(self, episode_id: UUID | str, statement: SqlTemplate, *checks: dbapi.Step, **values: Any) -> Episode:
+    def _change(
+        self, episode_id: UUID | str, statement: SqlTemplate, *checks: dbapi.BatchStep, **values: Any
+    ) -> Episode:
         key = {"namespace": self._session.namespace, "id": as_id(episode_id)}
         change = statement.bind(1, **key, **values)
         try:
             rows = write_and_read(self._session, [change, *checks], sql.GET.bind(**key))
         except RowCountError as error:
-            if error.step != 1:
+            if error.index != 1:
                 raise
             raise NotFoundError("episode", episode_id) from error
         if not rows:  # the answer was lost, and before it was read again, another writer has deleted it

@@ -12,7 +12,7 @@ from uuid import UUID
 from typing_extensions import Unpack
 
 from memory_storage._deprecation import renamed_arguments
-from memory_storage.dbapi import RowCountError, Step, portions
+from memory_storage.dbapi import BatchStep, RowCountError, portions
 from memory_storage.embedders import Embedder
 from memory_storage.errors import ConflictError, NotFoundError, ValidationError
 from memory_storage.models import (
@@ -474,7 +474,7 @@ class PatternRepository(Repository):
         self,
         statement: Any,
         prepared: Sequence[tuple[str, AnyPattern]],
-        opening: Callable[[SessionProtocol, Sequence[UUID]], list[Step]] = assert_not_tombstoned,
+        opening: Callable[[SessionProtocol, Sequence[UUID]], list[BatchStep]] = assert_not_tombstoned,
     ) -> Sequence[tuple[Any, ...]]:
         ids = json_ids([str(pattern.id) for _, pattern in prepared])
         namespace, now = self._session.namespace, self._now()
@@ -505,13 +505,13 @@ class PatternRepository(Repository):
     ) -> list[tuple[str, AnyPattern]]:
         ids = [pattern.id for _, pattern in prepared]
         known = {pattern.id for pattern in self._get_many(ids)}
-        if error.step == 1:
+        if error.index == 1:
             known |= tombstoned_among(self._session, ids)
         return [pair for pair in prepared if pair[1].id not in known]
 
     def _without_repeats(self, prepared: list[tuple[str, P]], error: RowCountError) -> list[tuple[str, P]]:
         """Those that are not stored yet. ConflictError if one is stored in another version, or with another content."""
-        if error.step == 1:
+        if error.index == 1:
             reject_tombstoned(self._session, [pattern.id for _, pattern in prepared if pattern.version == 0])
         present = {pattern.id: pattern for pattern in self._get_many([pattern.id for _, pattern in prepared])}
         remaining = []
@@ -539,7 +539,7 @@ class PatternRepository(Repository):
         return to_micros(self._session.now())
 
 
-def _exact_numbers(namespace: str, patterns: Sequence[AnyPattern], new: Sequence[AnyPattern]) -> list[Step]:
+def _exact_numbers(namespace: str, patterns: Sequence[AnyPattern], new: Sequence[AnyPattern]) -> list[BatchStep]:
     rates = (((str(one.id), one.kind), (one.success_rate,)) for one in patterns)
     deltas = (((str(one.id), one.kind), (one.effectiveness.avg_reward_delta,)) for one in new)
     return [*SUCCESS_RATES.steps(namespace, rates), *REWARD_DELTAS.steps(namespace, deltas)]

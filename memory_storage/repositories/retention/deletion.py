@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from memory_storage.dbapi import Step
+from memory_storage.dbapi import BatchStep
 from memory_storage.monitoring import note_removed
 from memory_storage.sql.documents import to_micros
 from memory_storage.sql.session import Row, SessionProtocol
@@ -99,14 +99,14 @@ class BatchDeleter:
         self._batch_sizer.finish(weight, self._locked_at(rows))
         return weight
 
-    def _run_batch(self, batch: Sequence[Item], steps: Sequence[Step]) -> set[str]:
+    def _run_batch(self, batch: Sequence[Item], steps: Sequence[BatchStep]) -> set[str]:
         rows = self._write_measured(sum(item.weight for item in batch), steps)
         # Rows without values: the answer was lost, and the write was done.
         removed = {row[0] for row in rows} if all(rows) else {item.id for item in batch}
         note_removed(removed)
         return removed
 
-    def _write_measured(self, weight: int, steps: Sequence[Step]) -> Sequence[Row]:
+    def _write_measured(self, weight: int, steps: Sequence[BatchStep]) -> Sequence[Row]:
         self._batch_sizer.start()
         rows = self._session.write(steps)
         self._batch_sizer.finish(weight, self._locked_at(rows))

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import NamedTuple
 from uuid import UUID
 
-from memory_storage.dbapi import RowCountError, Step
+from memory_storage.dbapi import BatchStep, RowCountError
 from memory_storage.errors import UnavailableError
 from memory_storage.monitoring import note_removed
 from memory_storage.schema.words import words_of_pattern
@@ -66,7 +66,7 @@ _HOLDERS = [
     "SELECT namespace, id FROM patterns",
     "SELECT namespace, value FROM facets WHERE owner_type = 'pattern' AND name = 'evidence'",
 ]
-_QUARANTINE_TABLES = Step(
+_QUARANTINE_TABLES = BatchStep(
     "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'quarantined!_%' ESCAPE '!'", ()
 )
 _QUARANTINED_HOLDERS = {
@@ -132,7 +132,7 @@ def rows_of(session: SessionProtocol) -> Iterator[list[tuple[str, UUID]]]:
     """The namespace and id of each episode and pattern, of quarantined ones too, and of evidence, in pages."""
     quarantined = {row[0] for row in session.read(_QUARANTINE_TABLES)}
     selects = [*_HOLDERS, *(sql for table, sql in _QUARANTINED_HOLDERS.items() if table in quarantined)]
-    rows = iter(session.read(Step(" UNION ".join(selects), ())))
+    rows = iter(session.read(BatchStep(" UNION ".join(selects), ())))
     while page := [(str(namespace), row_id) for namespace, row_id in islice(rows, _ROWS_PER_PAGE)]:
         yield [(namespace, UUID(str(row_id))) for namespace, row_id in page if _is_uuid(row_id)]
 
@@ -203,7 +203,9 @@ def _remove_from_patterns(session: SessionProtocol, episode_id: str) -> tuple[in
     raise UnavailableError("other writers keep changing the patterns of this episode: forget it again")
 
 
-def _without_task_quotes(namespace: str, pattern_id: str, _: object, version: int, document: str) -> Iterator[Step]:
+def _without_task_quotes(
+    namespace: str, pattern_id: str, _: object, version: int, document: str
+) -> Iterator[BatchStep]:
     pattern = json.loads(document)
     description = without_task_quote(pattern["description"])
     if description != pattern["description"]:

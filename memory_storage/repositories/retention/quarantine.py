@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from memory_storage.dbapi import Step
+from memory_storage.dbapi import BatchStep
 from memory_storage.schema.vector_tables import Space
 from memory_storage.search import vector_sql as embedding_sql
 from memory_storage.sql.session import SessionProtocol
 
-_COLUMNS = Step("""
+_COLUMNS = BatchStep("""
 SELECT schema_tables.name, schema_columns.name FROM sqlite_master AS schema_tables
     CROSS JOIN pragma_table_info(schema_tables.name) AS schema_columns
 WHERE schema_tables.type = 'table' AND schema_tables.name LIKE 'quarantined!_%' ESCAPE '!'
@@ -66,7 +66,7 @@ class Quarantine:
     def _erase(self, conditions: dict[str, _BoundCondition]) -> None:
         vectors = self._vectors(conditions)
         steps = [
-            Step(f"DELETE FROM {_quoted(table)} WHERE {condition}", values)
+            BatchStep(f"DELETE FROM {_quoted(table)} WHERE {condition}", values)
             for table, (condition, values) in conditions.items()
         ]
         steps += [
@@ -89,19 +89,19 @@ class Quarantine:
         found = [(str(token), str(model), seq) for token, model, seq in rows if isinstance(seq, int)]
         return [one for one in found if (one[0] or Space(one[1]).token) in known]
 
-    def _delete_orphaned_vector(self, space: Space | None, token: str, seq: int) -> Step:
+    def _delete_orphaned_vector(self, space: Space | None, token: str, seq: int) -> BatchStep:
         """Delete a vector to which no embedding leads any more."""
         token = space.token if space else token
-        return Step(
+        return BatchStep(
             f"""DELETE FROM vectors_{token} WHERE seq = ? AND NOT EXISTS (
                 SELECT 1 FROM embeddings WHERE vector_seq = ? AND space = ?)""",
             (seq, seq, token),
         )
 
-    def _delete_unreferenced(self, table: str) -> Step:
+    def _delete_unreferenced(self, table: str) -> BatchStep:
         if "quarantined_embeddings" not in self._tables:
-            return Step(f"DELETE FROM {_quoted(table)}")
-        return Step(
+            return BatchStep(f"DELETE FROM {_quoted(table)}")
+        return BatchStep(
             f"""DELETE FROM {_quoted(table)} AS v WHERE NOT EXISTS (
                 SELECT 1 FROM quarantined_embeddings WHERE vector_seq = v.seq)"""
         )
@@ -113,7 +113,7 @@ class Quarantine:
         return [str(row[0]) for row in self._read(sql, self._session.namespace, value)]
 
     def _read(self, sql: str, *values: str) -> Sequence[tuple[object, ...]]:
-        return self._session.read(Step(sql, values))
+        return self._session.read(BatchStep(sql, values))
 
 
 def _quoted(name: str) -> str:

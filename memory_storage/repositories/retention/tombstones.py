@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from uuid import UUID
 
-from memory_storage.dbapi import Step
+from memory_storage.dbapi import BatchStep
 from memory_storage.errors import ConflictError, ValidationError
 from memory_storage.sql.session import SessionProtocol
 from memory_storage.sql.statement import SqlTemplate
@@ -55,12 +55,12 @@ def eviction_prefix(namespace: str) -> str:
     return blake2b(namespace.encode(), digest_size=8).hexdigest()
 
 
-def assert_not_tombstoned(session: SessionProtocol, ids: Sequence[UUID]) -> list[Step]:
+def assert_not_tombstoned(session: SessionProtocol, ids: Sequence[UUID]) -> list[BatchStep]:
     """What a write that may insert a row begins with: the write is undone if one of these was erased."""
     return [_REJECT_TOMBSTONED.bind(0, digests=json.dumps(list(_tombstone_forms(session, ids))))] if ids else []
 
 
-def remove_tombstones(session: SessionProtocol, ids: Sequence[UUID]) -> list[Step]:
+def remove_tombstones(session: SessionProtocol, ids: Sequence[UUID]) -> list[BatchStep]:
     """What an import begins with that brings back what was erased: it removes the tombstones of these."""
     return [_REMOVE_TOMBSTONES.bind(digests=json.dumps(list(_tombstone_forms(session, ids))))] if ids else []
 
@@ -96,7 +96,7 @@ def stale_copy_error(
     return ConflictError(kind, row_id, expected=version, actual=None, detail=detail, advice=advice)
 
 
-def replace_eviction_keys(session: SessionProtocol, ids: Sequence[str]) -> list[Step]:
+def replace_eviction_keys(session: SessionProtocol, ids: Sequence[str]) -> list[BatchStep]:
     """Replace what may be left of these by an eviction: its key has the id in it."""
     keys = [_eviction_key(session, one) for one in ids]
     return [

@@ -9,7 +9,7 @@ from uuid import UUID
 from typing_extensions import Unpack
 
 from memory_storage._deprecation import renamed_attributes
-from memory_storage.dbapi import RowCountError, Step
+from memory_storage.dbapi import BatchStep, RowCountError
 from memory_storage.errors import ConflictError, NotFoundError, ValidationError
 from memory_storage.models import (
     Direction,
@@ -224,7 +224,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
         created = keep_writing(write, prepared, rest, "changing these places")
         return [_with_created_at(entry, created) for _, entry in prepared]
 
-    def _writes(self, statements: dict[str, SqlTemplate], prepared: Sequence[_Encoded]) -> list[Step]:
+    def _writes(self, statements: dict[str, SqlTemplate], prepared: Sequence[_Encoded]) -> list[BatchStep]:
         values = {"namespace": self._session.namespace, "now": to_micros(self._session.now())}
         writes = [
             statement.bind(portion.documents, entries=portion.text, **values)

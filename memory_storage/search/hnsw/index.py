@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from memory_storage._files import MaintenanceLock, mode_of
-from memory_storage.dbapi import Step, register_after_fork
+from memory_storage.dbapi import BatchStep, register_after_fork
 from memory_storage.errors import ConfigurationError, MemoryStorageError, NotFoundError, SchemaError
 from memory_storage.models.embedding import WORN
 from memory_storage.schema.vector_tables import FEW, Space
@@ -53,7 +53,7 @@ More are among more, by this power of the number, or recall would fall.
 
 Progress = Callable[[str, int, int], None]
 
-SCHEMA_VERSION = Step("SELECT schema_version FROM pragma_schema_version")
+SCHEMA_VERSION = BatchStep("SELECT schema_version FROM pragma_schema_version")
 
 
 class Near(NamedTuple):
@@ -80,7 +80,7 @@ class MemoryIndexes:
     """Those of one database: one for each model, for all namespaces. Threads may share them."""
 
     def __init__(
-        self, read: Callable[[Step], Sequence[Row]], path: Path | None, limit: int, maintenance: MaintenanceLock
+        self, read: Callable[[BatchStep], Sequence[Row]], path: Path | None, limit: int, maintenance: MaintenanceLock
     ) -> None:
         """Indexes that read by `read`, take `limit` bytes at most, and are kept beside the database at `path`."""
         self.read = read
@@ -430,7 +430,7 @@ class MemoryIndex:
             return None
         return State(*rows[0]) if rows else None
 
-    def _read(self, step: Step) -> Sequence[Row]:
+    def _read(self, step: BatchStep) -> Sequence[Row]:
         return self._indexes.read(step)
 
     def _open(self) -> None:
