@@ -19,7 +19,7 @@ from ._exception_mapping import translated
 from ._files import MaintenanceLock, sweep
 from .errors import ConfigurationError, UnavailableError
 from .models import ErasureResult, ScrubResult
-from .monitoring import operation
+from .monitoring import named_operation
 from .repositories import EmbeddingRepository
 from .repositories.retention.erasure import MERGE_WORDS, ErasedRows, erase_episode, erase_namespace
 from .repositories.retention.pacing import BatchSizer
@@ -58,17 +58,17 @@ class Forgetting:
         self._index = EmbeddingRepository(session).index
         self._sleep = sleep
 
-    @operation("forget")
+    @named_operation("forget")
     def episode(self, episode_id: UUID | str, *, scrub: bool) -> ErasureResult:
         """See `MemoryStorage.forget`."""
         return self._result(erase_episode(self._session, episode_id, BatchSizer(sleep=self._sleep)), scrub=scrub)
 
-    @operation("forget")
+    @named_operation("forget")
     def everything(self, *, scrub: bool) -> ErasureResult:
         """See `MemoryStorage.forget`."""
         return self._result(erase_namespace(self._session, BatchSizer(sleep=self._sleep)), scrub=scrub)
 
-    @operation("scrub")
+    @named_operation("scrub")
     def scrub(self) -> ScrubResult:
         """See `MemoryStorage.scrub`."""
         for merge in MERGE_WORDS:

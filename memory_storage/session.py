@@ -106,13 +106,13 @@ class Session(dbapi.Unpicklable):
         """The rows of a reading batch; once, and by that moment (of `time.monotonic`) if it goes over a network."""
         return self._run(batch, deadline=deadline)
 
-    def audit(self, name: str, call: Operation, things: object, *, is_known: bool) -> None:
+    def audit(self, name: str, operation: Operation, subjects: object, *, is_known: bool) -> None:
         """Log at once what a call has written: it is a transaction of its own."""
-        self._audit_record(name, call, things).log("stored" if is_known else "unknown")
+        self._audit_record(name, operation, subjects).log("stored" if is_known else "unknown")
 
-    def _audit_record(self, name: str, call: Operation, things: object) -> AuditRecord:
-        sql = (step.sql for batch in call.batches or () for step in batch.steps)
-        return AuditRecord.of(self.actor, self.namespace, name, sql, call.changed, things)
+    def _audit_record(self, name: str, operation: Operation, subjects: object) -> AuditRecord:
+        sql = (step.sql for batch in operation.batches or () for step in batch.steps)
+        return AuditRecord.of(self.actor, self.namespace, name, sql, operation.changed, subjects)
 
     def _run_again(self, batch: dbapi.Batch) -> Sequence[Row]:
         try:

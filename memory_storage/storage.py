@@ -199,7 +199,7 @@ class MemoryStorage(Repositories):
             with self.transaction() as tx:
                 return work(tx)
 
-        again = partial(self._context.meter.repeated, "transaction")
+        again = partial(self._context.meter.record_retry, "transaction")
         return self._context.guard.run(once, is_retryable=was_not_committed, on_retry=again)
 
     @property

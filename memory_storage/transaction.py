@@ -22,7 +22,7 @@ from ._commit_status import NEVER_DONE, CommitResolver, Receipt
 from ._exception_mapping import translated
 from ._execution import Response, execute_with_events
 from .errors import CommitUnknownError, ConfigurationError, MemoryStorageError, UnavailableError
-from .monitoring import AuditRecord, Operation, current, instrument_class, operation
+from .monitoring import AuditRecord, Operation, current, named_operation
 from .repositories import (
     AnalyticsRepository,
     EmbeddingRepository,
@@ -43,13 +43,14 @@ class Repositories(dbapi.Unpicklable):
     """The repositories of one namespace, over one session."""
 
     def __init__(self, session: Session) -> None:
-        self.episodes = instrument_class(EpisodeRepository)(session)
-        self.steps = instrument_class(StepRepository)(session)
-        self.patterns = instrument_class(PatternRepository)(session)
-        self.embeddings = instrument_class(EmbeddingRepository)(session)
-        self.spatiotemporal = instrument_class(SpatiotemporalRepository)(session)
-        self.analytics = instrument_class(AnalyticsRepository)(session)
-        self.retention = instrument_class(RetentionRepository)(session)
+        self._session = session
+        self.episodes = EpisodeRepository(session)
+        self.steps = StepRepository(session)
+        self.patterns = PatternRepository(session)
+        self.embeddings = EmbeddingRepository(session)
+        self.spatiotemporal = SpatiotemporalRepository(session)
+        self.analytics = AnalyticsRepository(session)
+        self.retention = RetentionRepository(session)
 
 
 class Transaction(Repositories, Session):
@@ -152,9 +153,9 @@ class Transaction(Repositories, Session):
         if ticket is not None:
             self._guard.record(ticket, error, contacted=self._contacted)
 
-    def audit(self, name: str, call: Operation, things: object, *, is_known: bool) -> None:  # noqa: ARG002 - the commit says
+    def audit(self, name: str, operation: Operation, subjects: object, *, is_known: bool) -> None:  # noqa: ARG002 - the commit says
         """Keep for the log what a call has written, until the transaction is committed."""
-        self._records.append(self._audit_record(name, call, things))
+        self._records.append(self._audit_record(name, operation, subjects))
 
     def write(self, steps: Sequence[dbapi.BatchStep], *, again: dbapi.BatchStep | None = None) -> Sequence[Row]:  # noqa: ARG002
         """Run all or nothing, within the transaction; the rows of the last step that has any."""
@@ -163,7 +164,7 @@ class Transaction(Repositories, Session):
         self._receipt = receipt
         return rows
 
-    @operation("transaction.execute")
+    @named_operation("transaction.execute")
     def execute(self, statements: Sequence[tuple[str, Sequence[object]]]) -> list[list[Row]]:
         """Run SQL of your own, all of it in one round trip, and all or nothing: the rows of each statement.
 

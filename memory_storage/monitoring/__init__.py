@@ -5,7 +5,7 @@
 
 from ._audit import AuditRecord
 from ._histogram import Histogram
-from ._metrics import Meter, Observer, Operation, current, instrument_class, note_removed, operation
+from ._metrics import Meter, Observer, Operation, current, named_operation, note_removed, operation
 from ._slow_query_log import log_slow_query, without_literals
 
 __all__ = [
@@ -15,8 +15,8 @@ __all__ = [
     "Observer",
     "Operation",
     "current",
-    "instrument_class",
     "log_slow_query",
+    "named_operation",
     "note_removed",
     "operation",
     "without_literals",

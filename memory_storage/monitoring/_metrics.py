@@ -6,11 +6,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache, wraps
+from functools import wraps
 from inspect import isgeneratorfunction
 from time import perf_counter
-from types import FunctionType
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast
 
 from memory_storage.dbapi import Batch, Result, Unpicklable, register_after_fork
 from memory_storage.errors import CommitUnknownError
@@ -20,8 +19,6 @@ from memory_storage.settings import LoggingSettings
 from ._histogram import Histogram
 
 F = TypeVar("F", bound=Callable[..., Any])
-R = TypeVar("R")
-S = TypeVar("S")
 
 
 class Operation:
@@ -38,6 +35,8 @@ class Operation:
     """What an observer gave when it began."""
     since = 0.0
     """When it began, or was gone on with."""
+    session: Any = None
+    """The session that it runs in: calls in the same session are parts of it."""
 
     def record_sent(self, batch: Batch) -> None:
         """One round trip more."""
@@ -63,7 +62,7 @@ class Operation:
 
 
 _Pending = tuple[str, float, int, int, int, int, str | None]  # name, seconds, what it cost, and its error's class
-_AT_ONCE = 200
+_BATCH = 200
 
 
 class _Current(threading.local):
@@ -118,7 +117,7 @@ class Meter(Unpicklable):
         self.audits = settings.audit
         self.slow_after = float("inf") if settings.slow_query is None else settings.slow_query
         self.times_queries = settings.slow_query is not None
-        self.is_watched = self.audits
+        self.is_observed = self.audits
         """Whether somebody wants to know more of a call than its figures."""
         self.pending: deque[_Pending] = deque()
         """What is not counted yet: to append takes no lock, and many at once are counted faster."""
@@ -134,12 +133,12 @@ class Meter(Unpicklable):
     def observe(self, observer: Observer | None) -> None:
         """Tell an observer of all that begins from now on, in place of the one before; None for nobody."""
         self._observer = observer
-        self.is_watched = self.audits or observer is not None
+        self.is_observed = self.audits or observer is not None
 
     def begin(self, name: str, *, is_current: bool = True) -> Operation:
         """An operation begins, in this thread."""
         call = Operation()
-        if self.is_watched:
+        if self.is_observed:
             call.batches, call.removed_ids = [], []
             if self._observer is not None:
                 call.token = self._observer.began(name, is_current=is_current)
@@ -150,17 +149,17 @@ class Meter(Unpicklable):
         kind = None if error is None else type(error).__name__
         costs = operation.rows, operation.round_trips, operation.statements, operation.retries
         self.pending.append((name, seconds, *costs, kind))
-        if len(self.pending) >= _AT_ONCE:
-            self.count()
+        if len(self.pending) >= _BATCH:
+            self.aggregate()
         if operation.token is not None and self._observer is not None:
             self._observer.ended(operation.token, name, operation, seconds, error)
 
-    def repeated(self, name: str) -> None:
+    def record_retry(self, name: str) -> None:
         """A unit of work is done again."""
         with self._lock:
             self._stats_of(name).retries += 1
 
-    def count(self) -> None:
+    def aggregate(self) -> None:
         """Count what has finished."""
         with self._lock:
             while self.pending:
@@ -176,7 +175,7 @@ class Meter(Unpicklable):
 
     def metrics(self) -> dict[str, OperationMetrics]:
         """The figures of each operation that there was, by its name."""
-        self.count()
+        self.aggregate()
         with self._lock:
             return {name: stats.as_metrics() for name, stats in sorted(self._stats.items())}
 
@@ -184,97 +183,82 @@ class Meter(Unpicklable):
         return self._stats.setdefault(name, _OperationStats())
 
 
-@runtime_checkable
-class _Repository(Protocol):
-    _session: Any
-
-
 class _Session(Protocol):
     @property
     def meter(self) -> Meter: ...
-    def audit(self, name: str, operation: Operation, things: Any, *, is_known: bool) -> None: ...
-
-
-def instrument_class(kind: Callable[[S], R]) -> Callable[[S], R]:
-    """A class like `kind`, a repository's, whose public methods are operations, named "module.method".
-
-    What one of them calls of the others is a part of it, and not counted by itself: they are run on a plain instance.
-    """
-    made: Callable[[S], R] = _instrumented(kind)
-    return made
-
-
-@cache
-def _instrumented(kind: Any) -> Any:
-    room = kind.__module__.removesuffix(".repository").rpartition(".")[2]
-    methods = {
-        name: (_pages if isgeneratorfunction(method) else _once)(f"{room}.{name}", method)
-        for ancestor in reversed(kind.__mro__)
-        for name, method in vars(ancestor).items()
-        if isinstance(method, FunctionType) and not name.startswith("_")
-    }
-
-    def __init__(self: Any, session: Any) -> None:  # noqa: N807 - it becomes one
-        kind.__init__(self, session)
-        self._plain = kind(session)
-        for name, part in list(vars(self).items()):
-            if isinstance(part, _Repository) and part is not self._plain:
-                setattr(self, name, _instrumented(type(part))(session))
-
-    facts = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
-    return type(kind.__name__, (kind, Unpicklable), {**facts, "__init__": __init__, **methods})
+    def audit(self, name: str, operation: Operation, subjects: Any, *, is_known: bool) -> None: ...
 
 
 def note_removed(ids: Iterable[str]) -> None:
-    """Note for the audit log which rows the operation of this thread has removed."""
+    """Add ids of removed rows to the audit record of this thread's operation."""
     if current.operation is not None and current.operation.removed_ids is not None:
         current.operation.removed_ids += ids
 
 
-def operation(name: str) -> Callable[[F], F]:
-    """Have one method counted: of a session, or of what has one as its `_session`."""
+def operation(method: F) -> F:
+    """Measure a public method of a repository as the operation "<repository>.<method>".
+
+    A repository's own calls of its other methods, and of other repositories in the same session, are parts of the
+    outer operation, and are not measured by themselves. A generator is one operation from its first item to its end.
+    """
+    measured = _measured_pages(method) if isgeneratorfunction(method) else _measured_call(method)
+    measured.__dict__["is_operation"] = True
+    return cast("F", measured)
+
+
+def named_operation(name: str) -> Callable[[F], F]:
+    """Measure a method as an operation of this name, also within another one."""
 
     def decorate(method: F) -> F:
         @wraps(method)
         def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-            return _watched(name, method, self, getattr(self, "_session", self), args, kwargs)
+            return _observed(name, method, self, args, kwargs)
 
-        return call  # type: ignore[return-value]  # it takes and gives the same
+        return cast("F", call)
 
     return decorate
 
 
-def _once(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+def _measured_call(method: Callable[..., Any]) -> Callable[..., Any]:
+    suffix = f".{method.__name__}"
+
     @wraps(method)
     def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        # Every microsecond here is one of every call: what only some need is elsewhere.
-        meter: Meter = self._session.meter
-        if meter.is_watched:
-            return _watched(name, method, self._plain, self._session, args, kwargs)
-        outer, current.operation = current.operation, (going_on := Operation())
-        going_on.since = since = perf_counter()
+        # Every call of a storage passes here, and each microsecond counts: rare cases are in functions of their own.
+        session = self._session
+        outer = current.operation
+        if outer is not None and outer.session is session:
+            return method(self, *args, **kwargs)
+        meter: Meter = session.meter
+        if meter.is_observed:
+            return _observed(self._operations + suffix, method, self, args, kwargs)
+        current.operation = running = Operation()
+        running.session = session
+        running.since = since = perf_counter()
         try:
-            result = method(self._plain, *args, **kwargs)
+            result = method(self, *args, **kwargs)
         except BaseException as error:
             current.operation = outer
-            meter.end(name, going_on, perf_counter() - since, error)
+            meter.end(self._operations + suffix, running, perf_counter() - since, error)
             raise
         seconds = perf_counter() - since
         current.operation = outer
-        meter.pending.append(
-            (name, seconds, going_on.rows, going_on.round_trips, going_on.statements, going_on.retries, None)
-        )
-        if len(meter.pending) >= _AT_ONCE:
-            meter.count()
+        name = self._operations + suffix
+        costs = running.rows, running.round_trips, running.statements, running.retries
+        meter.pending.append((name, seconds, *costs, None))
+        if len(meter.pending) >= _BATCH:
+            meter.aggregate()
         return result
 
     return call
 
 
-def _watched(name: str, method: Callable[..., Any], owner: object, session: _Session, args: Any, kwargs: Any) -> Any:
+def _observed(name: str, method: Callable[..., Any], owner: Any, args: Any, kwargs: Any) -> Any:
+    session: _Session = owner._session
     meter = session.meter
-    outer, current.operation = current.operation, (call := meter.begin(name))
-    call.since, failure, result = perf_counter(), None, None
+    outer, current.operation = current.operation, (running := meter.begin(name))
+    running.session = session
+    running.since, failure, result = perf_counter(), None, None
     try:
         result = method(owner, *args, **kwargs)
         return result
@@ -283,27 +267,39 @@ def _watched(name: str, method: Callable[..., Any], owner: object, session: _Ses
         raise
     finally:
         current.operation = outer
-        meter.end(name, call, perf_counter() - call.since, failure)
-        is_known = not isinstance(failure, CommitUnknownError)
-        if meter.audits and (call.wrote or not is_known):
-            session.audit(name, call, (args, kwargs, result, call.removed_ids or []), is_known=is_known)
+        meter.end(name, running, perf_counter() - running.since, failure)
+        _audit(session, name, running, (args, kwargs, result), failure)
 
 
-def _pages(name: str, method: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+def _audit(session: _Session, name: str, running: Operation, subjects: Any, failure: BaseException | None) -> None:
+    is_known = not isinstance(failure, CommitUnknownError)
+    if session.meter.audits and (running.wrote or not is_known):
+        session.audit(name, running, (subjects, running.removed_ids or []), is_known=is_known)
+
+
+def _measured_pages(method: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    suffix = f".{method.__name__}"
+
     @wraps(method)
     def call(self: Any, /, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        return _timed(self._session.meter, name, method(self._plain, *args, **kwargs))
+        session, outer = self._session, current.operation
+        items = method(self, *args, **kwargs)
+        if outer is not None and outer.session is session:
+            return items
+        return _measured_items(session, self._operations + suffix, items)
 
     return call
 
 
-def _timed(meter: Meter, name: str, items: Iterator[Any]) -> Iterator[Any]:
-    """The items; the operation has taken as long as was waited for them."""
-    call, seconds, failure = meter.begin(name, is_current=False), 0.0, None
+def _measured_items(session: _Session, name: str, items: Iterator[Any]) -> Iterator[Any]:
+    """Yield the items. The duration of the operation is the time that the caller waited for them."""
+    meter = session.meter
+    running, seconds, failure = meter.begin(name, is_current=False), 0.0, None
+    running.session = session
     try:
         while True:
-            outer, current.operation = current.operation, call
-            call.since = perf_counter()
+            outer, current.operation = current.operation, running
+            running.since = perf_counter()
             try:
                 item = [next(items)]
             except StopIteration:
@@ -313,7 +309,8 @@ def _timed(meter: Meter, name: str, items: Iterator[Any]) -> Iterator[Any]:
                 raise
             finally:
                 current.operation = outer
-                seconds += perf_counter() - call.since
+                seconds += perf_counter() - running.since
             yield item.pop()  # it may be large: it is not held here while the caller has it
     finally:
-        meter.end(name, call, seconds, failure)
+        meter.end(name, running, seconds, failure)
+        _audit(session, name, running, (), failure)  # a callback of the caller's, like `on_corrupt`, may have written

@@ -22,6 +22,7 @@ from memory_storage.errors import (
     ValidationError,
 )
 from memory_storage.models import EmbeddingModel, IndexHealth, IndexPreset, IndexSource
+from memory_storage.monitoring import operation
 from memory_storage.schema.vector_tables import PRESETS, Preset, Space, with_search
 from memory_storage.sql.arguments import choice, instance, whole
 from memory_storage.sql.documents import EPOCH, from_micros
@@ -67,8 +68,11 @@ class Registered(NamedTuple):
 class VectorIndex(Repository):
     """The vector indexes of a database: one for each model and dimension, whatever the namespace."""
 
+    _operations = "vector_index"
+
     _session: SearchSession
 
+    @operation
     def status(self) -> list[EmbeddingModel]:
         """Each model with its counters: how many vectors it has, are in its index, and were removed from there.
 
@@ -76,6 +80,7 @@ class VectorIndex(Repository):
         """
         return [self._as_seen(found) for found in registered(self._session)]
 
+    @operation
     def costs(self, model: str, *, dimension: int | None = None) -> dict[str, Cost]:
         """The bytes that each source of candidates takes for a vector, on disk and in memory, by its name.
 
@@ -90,6 +95,7 @@ class VectorIndex(Repository):
         found = self._get(model, dimension).model
         return {name: source.cost(found.dimension, found.preset) for name, source in SOURCES.items()}
 
+    @operation
     def switch_to(self, source: IndexSource, *, model: str | None = None, progress: Progress | None = None) -> int:
         """Go over to an index in the database ("diskann") or in this process ("memory"), of one model or of all.
 
@@ -109,6 +115,7 @@ class VectorIndex(Repository):
         found = registered(self._session) if model is None else self._named(model)
         return sum(self._use(one, progress) for one in found)
 
+    @operation
     def verify(self, model: str, *, dimension: int | None = None) -> IndexHealth:
         """Compare a model's index with its table, and measure its recall on a sample of what is in it.
 
@@ -135,6 +142,7 @@ class VectorIndex(Repository):
             return IndexHealth(model=found, nodes=None, recall=None)
         return IndexHealth(model=found, nodes=nodes, recall=recall)
 
+    @operation
     def rebuild(self, model: str, *, preset: IndexPreset | None = None, progress: Progress | None = None) -> int:
         """Rebuild a model's index, with another preset if one is given; how many vectors are in it.
 
@@ -158,6 +166,7 @@ class VectorIndex(Repository):
             raise UnavailableError(_MAINTAINED, code="MAINTENANCE")
         return self.resume(self._again(found.space), progress=progress)
 
+    @operation
     def catch_up(self, model: str, *, progress: Progress | None = None, background: bool = False) -> int:
         """Put the vectors of a model that are not in its index there, in portions; how many that were.
 
@@ -181,6 +190,7 @@ class VectorIndex(Repository):
             raise ValidationError("background", "False: vector_index is not memory", is_background)
         return self.resume(found, progress=progress)
 
+    @operation
     def resume(self, registered: Registered, *, progress: Progress | None = None) -> int:
         """Catch up from a known state."""
         instance("registered", registered, Registered, "one of those that the repository registers")
@@ -202,6 +212,7 @@ class VectorIndex(Repository):
             self._tune(space, found)
         return found.indexed - start
 
+    @operation
     def repair_missing(self) -> list[str]:
         """Put an empty index in place of each that is missing or has lost all it had; whose those are.
 
@@ -211,6 +222,7 @@ class VectorIndex(Repository):
         lost = [found for found in registered(self._session) if not self._is_whole(found)]
         return [found.name for space, found in lost if self._empty(space, preset_of(found.preset))]
 
+    @operation
     def drop_all(self) -> None:
         """Drop all of them: VACUUM would damage them. Searches compare exactly until `recreate_all` and `catch_up`.
 
@@ -224,6 +236,7 @@ class VectorIndex(Repository):
         if spaces:
             self._session.write([BatchStep(text) for space in spaces for text in space.drop_index()])
 
+    @operation
     def recreate_all(self) -> None:
         """An empty index for each model, whatever VACUUM has made of one that came to be in between.
 
@@ -236,11 +249,13 @@ class VectorIndex(Repository):
         if found:
             self._session.write([*dropped, _NO_METADATA, *made, *emptied])
 
+    @operation
     def foreign_indexes(self) -> list[str]:
         """The vector indexes of the database that are no model's."""
         ours = {one.space.index for one in registered(self._session)}
         return [row[0] for row in self._session.read(_VECTOR_INDEXES) if row[0] not in ours]
 
+    @operation
     def dimension(self, model: str) -> int:
         """How many numbers each vector of a model has in this namespace; or anywhere, if this namespace has none.
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 from uuid import UUID
 
-from memory_storage.dbapi import BatchStep, RowCountError
+from memory_storage.dbapi import BatchStep, RowCountError, Unpicklable
 from memory_storage.errors import UnavailableError, ValidationError
+from memory_storage.monitoring import Meter, Operation
 from memory_storage.settings import Limits
 
 T = TypeVar("T")
@@ -53,6 +54,15 @@ class SessionProtocol(Protocol):
         """Return the current time, aware."""
         ...
 
+    @property
+    def meter(self) -> Meter:
+        """Measures the operations of the repositories."""
+        ...
+
+    def audit(self, name: str, operation: Operation, subjects: object, *, is_known: bool) -> None:
+        """Log what an operation has written: at once, or when its transaction is committed."""
+        ...
+
     def indexing(self) -> AbstractContextManager[bool]:
         """Whether vector indexes may be created and dropped now. Maintenance waits until the call's transaction ends.
 
@@ -79,8 +89,10 @@ class SessionProtocol(Protocol):
         ...
 
 
-class Repository:
-    """What all repositories have: the session they run in."""
+class Repository(Unpicklable):
+    """Base of the repositories: a session, and the name under which their operations are measured."""
+
+    _operations: ClassVar[str]
 
     def __init__(self, session: SessionProtocol) -> None:
         self._session = session

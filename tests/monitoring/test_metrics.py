@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import random
@@ -10,9 +11,11 @@ import threading
 import pytest
 
 import memory_storage as ms
+from memory_storage import repositories
 from memory_storage.models import new_id
-from memory_storage.monitoring import Histogram, current, instrument_class
+from memory_storage.monitoring import Histogram, current
 from memory_storage.repositories import EpisodeRepository
+from memory_storage.sql.session import Repository
 from tests.raising import raises
 from tests.resilience.work import at_once
 
@@ -118,22 +121,51 @@ def test_a_child_process_waits_for_no_thread_of_its_parent(database):
         assert os.waitpid(child, 0)[1] == 0
 
 
-def test_a_repository_that_somebody_makes_himself_works_and_is_not_counted(storage: ms.MemoryStorage):
-    plain = EpisodeRepository(storage.episodes._session)
-    assert plain.count() == 0
-    assert "episodes.count" not in storage.metrics()
+REPOSITORIES = {
+    name: kind for name, kind in vars(repositories).items() if inspect.isclass(kind) and issubclass(kind, Repository)
+}
 
 
-def test_a_counted_repository_is_one_to_everybody():
-    kind = instrument_class(EpisodeRepository)
-    assert kind is instrument_class(EpisodeRepository)
-    assert issubclass(kind, EpisodeRepository)
-    assert (kind.__name__, kind.__module__, kind.__doc__) == (
-        EpisodeRepository.__name__,
-        EpisodeRepository.__module__,
-        EpisodeRepository.__doc__,
-    )
-    assert kind.get.__doc__ == EpisodeRepository.get.__doc__
+@pytest.mark.parametrize("name", sorted(REPOSITORIES))
+def test_public_methods_are_operations(name: str):
+    inherited = {key: value for kind in reversed(REPOSITORIES[name].__mro__) for key, value in vars(kind).items()}
+    public = {key: value for key, value in inherited.items() if inspect.isfunction(value) and not key.startswith("_")}
+    assert public
+    assert [method for method, function in public.items() if not hasattr(function, "is_operation")] == []
+
+
+def test_repositories_are_of_their_own_class(storage: ms.MemoryStorage):
+    assert type(storage.episodes) is EpisodeRepository
+    with storage.snapshot() as view:
+        assert type(view.episodes) is EpisodeRepository
+
+
+def test_only_calls_in_the_same_session_are_a_part(storage: ms.MemoryStorage, make_episode):
+    storage.episodes.save(make_episode())
+    other = storage.in_namespace("other")
+
+    def save_elsewhere(episode: ms.Episode) -> str:
+        other.episodes.save(make_episode())
+        assert storage.episodes.count() == 1
+        return episode.task_description
+
+    assert storage.embeddings.embed(ms.HashingEmbedder(), text_of=save_elsewhere) == 1
+    counts = {name: one.count for name, one in storage.metrics().items()}
+    assert (counts["episodes.save"], counts["embeddings.embed"]) == (2, 1)
+    assert "episodes.count" not in counts
+
+
+def test_a_write_of_a_callback_of_iterate_is_audited(database, make_episode, caplog):
+    caplog.set_level("INFO", "memory_storage.audit")
+    with ms.MemoryStorage.open(ms.Settings(database=str(database), logging={"audit": True})) as storage:
+        storage.episodes.save(make_episode())
+        with storage.transaction() as tx:
+            tx.execute([("UPDATE episodes SET document = '{}'", ())])
+        caplog.clear()
+        list(storage.episodes.iterate(on_corrupt=lambda _: storage.episodes.save(make_episode())))
+    assert [record.operation for record in caplog.records if record.name == "memory_storage.audit"] == [
+        "episodes.iterate"
+    ]
 
 
 @pytest.mark.parametrize("count", [1, 2, 10, 1000])

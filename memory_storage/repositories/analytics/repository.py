@@ -31,6 +31,7 @@ from memory_storage.models.analytics import (
     ToolUse,
     Trend,
 )
+from memory_storage.monitoring import operation
 from memory_storage.sql.arguments import checked_moment, choice, whole
 from memory_storage.sql.documents import from_micros, to_micros
 from memory_storage.sql.filters import conditions
@@ -69,6 +70,9 @@ class AnalyticsRepository(Repository):
     error times the normal quantile, which is too narrow for a handful of values.
     """
 
+    _operations = "analytics"
+
+    @operation
     def summary(self) -> Summary:
         """What the namespace holds."""
         rows = self._session.read(_SUMMARY.bind(namespace=self._session.namespace))
@@ -78,6 +82,7 @@ class AnalyticsRepository(Repository):
             tools={name: ToolFigures(count, rate) for kind, name, count, rate in rows if kind == "tool"},
         )
 
+    @operation
     def span(self, **filters: Unpack[EpisodeFilters]) -> Span:
         """How many episodes there are, and when the first and the last of them started."""
         where, values = conditions(EpisodeFilter(**filters), "episode")
@@ -85,6 +90,7 @@ class AnalyticsRepository(Repository):
         return Span(episodes, from_micros(first), from_micros(last))
 
     @renamed_arguments(reward_at_least="success_reward")
+    @operation
     def by(
         self,
         dimension: Dimension,
@@ -104,6 +110,7 @@ class AnalyticsRepository(Repository):
         return Table(GroupFigures, tuple(sorted(rows, key=lambda row: (-row.episodes, row.group or ""))))
 
     @renamed_arguments(reward_at_least="success_reward")
+    @operation
     def over_time(
         self,
         bucket: Bucket = "day",
@@ -134,6 +141,7 @@ class AnalyticsRepository(Repository):
         return Table(PeriodFigures, tuple(rows))
 
     @renamed_arguments(reward_at_least="success_reward")
+    @operation
     def by_stage(
         self,
         stages: int = 10,
@@ -152,6 +160,7 @@ class AnalyticsRepository(Repository):
         rows = [StageFigures(stage, *found[0, stage].parts(confidence)) for _, stage in sorted(found)]
         return Table(StageFigures, tuple(rows))
 
+    @operation
     def trend(self, *, confidence: float = 0.95, **filters: Unpack[EpisodeFilters]) -> Trend:
         """Whether rewards grow: the slope of the line through them, in reward a day."""
         z = quantile(confidence)
@@ -166,6 +175,7 @@ class AnalyticsRepository(Repository):
         reach = z * math.sqrt(max(0.0, others - slope * products) / (count - 2) / squares)
         return Trend(count, average, slope, finite_part(slope - reach), finite_part(slope + reach))
 
+    @operation
     def tools(self, *, confidence: float = 0.95, **filters: Unpack[EpisodeFilters]) -> Table[ToolUse]:
         """How each tool answered, and how fast: error rates and latency percentiles, the most used one first."""
         quantile(confidence)
@@ -176,6 +186,7 @@ class AnalyticsRepository(Repository):
         return Table(ToolUse, tuple(sorted(rows, key=lambda row: (-row.steps, row.tool))))
 
     @renamed_arguments(least_episodes="min_episodes", reward_at_least="success_reward")
+    @operation
     def sequences(
         self,
         length: int | tuple[int, int] = 2,
@@ -201,6 +212,7 @@ class AnalyticsRepository(Repository):
         return Table(SequenceFigures, tuple(rows[:most]))
 
     @renamed_arguments(reward_at_least="success_reward")
+    @operation
     def failures(
         self, *, success_reward: float | None = None, limit: int = 100, **filters: Unpack[EpisodeFilters]
     ) -> Table[FailurePoint]:
@@ -220,6 +232,7 @@ class AnalyticsRepository(Repository):
         return Table(FailurePoint, tuple(rows[:most]))
 
     @renamed_arguments(reward_at_least="success_reward")
+    @operation
     def compare(
         self,
         before: Period,
@@ -243,6 +256,7 @@ class AnalyticsRepository(Repository):
         rows.sort(key=lambda row: (-abs(row.success.difference or 0.0), row.group or ""))
         return Table(Change, tuple(rows))
 
+    @operation
     def effectiveness(
         self, *, half_life: timedelta = timedelta(days=30), confidence: float = 0.95, **filters: Unpack[PatternFilters]
     ) -> Table[PatternFigures]:
@@ -250,6 +264,7 @@ class AnalyticsRepository(Repository):
         where, values = conditions(PatternFilter(**filters), "pattern")
         return self._patterns(where, values, half_life, confidence)
 
+    @operation
     def unused(
         self, *, since: datetime, confidence: float = 0.95, **filters: Unpack[PatternFilters]
     ) -> Table[PatternFigures]:

@@ -13,6 +13,7 @@ from memory_storage.dbapi import BatchStep, RowCountError, portions
 from memory_storage.embedders import Embedder, text_of
 from memory_storage.errors import NotFoundError, SchemaError, UnavailableError, ValidationError
 from memory_storage.models import Embedding, IndexPreset, OwnerType
+from memory_storage.monitoring import operation
 from memory_storage.schema import unpack_vector
 from memory_storage.schema.vector_tables import Space, digest
 from memory_storage.search import vector_sql as sql
@@ -56,6 +57,8 @@ those that were embedded, of the owners that still exist, "refresh": but for the
 class EmbeddingRepository(Repository):
     """The embeddings of one namespace."""
 
+    _operations = "embeddings"
+
     _session: SearchSession
 
     def __init__(self, session: SearchSession) -> None:
@@ -63,6 +66,7 @@ class EmbeddingRepository(Repository):
         self.index = VectorIndex(session)
         """The models' indexes: how they are, and what repairs them."""
 
+    @operation
     def put(
         self,
         owner_type: OwnerType,
@@ -84,6 +88,7 @@ class EmbeddingRepository(Repository):
         """
         self.put_many([(owner_type, owner_id, vector)], model=model, preset=preset)
 
+    @operation
     def put_many(
         self,
         items: Iterable[Item],
@@ -115,6 +120,7 @@ class EmbeddingRepository(Repository):
         if self._session.vector_index == "diskann" and not self._session.is_transaction:
             self.index.resume(found, progress=progress)
 
+    @operation
     def embed(
         self,
         embedder: Embedder,
@@ -149,6 +155,7 @@ class EmbeddingRepository(Repository):
         """
         return self._embed(_owner_type(owner_type), embedder, None, text_of, batch_size, preset, progress)
 
+    @operation
     def reembed(
         self,
         model: str,
@@ -239,6 +246,7 @@ class EmbeddingRepository(Repository):
             self._catch_up(found, None)
         return done
 
+    @operation
     def get(self, owner_type: OwnerType, owner_id: UUID | str, *, model: str) -> Embedding:
         """The vector of an owner by a model.
 
@@ -250,11 +258,13 @@ class EmbeddingRepository(Repository):
             raise NotFoundError(f"embedding by {model!r} of {owner_type}", owner_id)
         return found
 
+    @operation
     def find(self, owner_type: OwnerType, owner_id: UUID | str, *, model: str) -> Embedding | None:
         """The vector of an owner by a model, or None."""
         found = self.get_many(owner_type, [owner_id], model=model)
         return next(iter(found.values()), None)
 
+    @operation
     def get_many(self, owner_type: OwnerType, owner_ids: Iterable[UUID | str], *, model: str) -> dict[UUID, Embedding]:
         """The vectors of those of the owners that have one by this model."""
         name = as_model_name(model)
@@ -272,6 +282,7 @@ class EmbeddingRepository(Repository):
             space = own.space if own else None
         raise UnavailableError("other writers keep changing the dimension of this model: repeat it")
 
+    @operation
     def iterate(self) -> Iterator[Embedding]:
         """All of them by model and owner, a page at a time: 100 of them, or 4 MB."""
         for model, dimension, token in self._session.read(sql.USED.bind(namespace=self._session.namespace)):
@@ -285,6 +296,7 @@ class EmbeddingRepository(Repository):
                 del rows
                 yield from embeddings
 
+    @operation
     def import_many(self, embeddings: Sequence[Embedding]) -> int:
         """Insert copies with the times they have; leave alone those that are there already.
 
@@ -305,18 +317,21 @@ class EmbeddingRepository(Repository):
                 raise wrong_dimension(embedding.model, wanted, embedding.dimension)
         return keep_writing(self._import, checked, self._without_known, "importing these embeddings")
 
+    @operation
     def delete(self, owner_type: OwnerType, owner_id: UUID | str, *, model: str) -> bool:
         """Delete the vector of an owner by a model. Whether it was there."""
         key = {"owner_type": _owner_type(owner_type), "owner_id": as_id(owner_id, "owner_id")}
         values = {"namespace": self._session.namespace, "model": as_model_name(model)}
         return bool(self._session.write([sql.DELETE.bind(**key, **values)]))
 
+    @operation
     def count(self, *, model: str | None = None) -> int:
         """How many there are, or are there by one model."""
         values = {"namespace": self._session.namespace, "model": None if model is None else as_model_name(model)}
         statement = sql.COUNT if model is None else sql.COUNT_OF
         return int(self._session.read(statement.bind(**values))[0][0])
 
+    @operation
     def models(self) -> dict[str, int]:
         """The models by which this namespace has vectors, and their dimensions."""
         rows = self._session.read(sql.USED.bind(namespace=self._session.namespace))

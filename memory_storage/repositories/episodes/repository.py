@@ -29,6 +29,7 @@ from memory_storage.models import (
     SearchMode,
     Step,
 )
+from memory_storage.monitoring import operation
 from memory_storage.repositories.retention.tombstones import (
     assert_not_tombstoned,
     reject_tombstoned,
@@ -111,8 +112,11 @@ _CHECK_OF_COMPLETION = 2  # the number of the statement that checks the limit
 class EpisodeRepository(Repository):
     """The episodes of one namespace."""
 
+    _operations = "episodes"
+
     _session: SearchSession
 
+    @operation
     def save(self, episode: Episode) -> Episode:
         """Insert or update by id, and give back what is stored, with its new version.
 
@@ -130,6 +134,7 @@ class EpisodeRepository(Repository):
         """
         return self.save_many([episode])[0]
 
+    @operation
     def save_many(self, episodes: Sequence[Episode]) -> list[Episode]:
         """Save all of them or none, as `save` does."""
         prepared = self._prepare(episodes)
@@ -140,6 +145,7 @@ class EpisodeRepository(Repository):
         by_id = {episode.id: episode for episode in saved}
         return [by_id.get(episode.id) or self.get(episode.id) for _, episode in prepared]
 
+    @operation
     def import_many(self, episodes: Sequence[Episode], *, restore_forgotten: bool = False) -> int:
         """Insert copies as they are, with their version and times. Idempotent.
 
@@ -158,11 +164,13 @@ class EpisodeRepository(Repository):
             write, prepared, lambda _, error: self._without_known(prepared, error), "importing these episodes"
         )
 
+    @operation
     def erased_among(self, episode_ids: Iterable[UUID | str]) -> set[UUID]:
         """Those that were erased by `forget`, retention or eviction, so that no copy of them is stored again."""
         ids = [UUID(as_id(one, "episode_ids")) for one in as_list(episode_ids, "episode_ids")]
         return tombstoned_among(self._session, ids)
 
+    @operation
     def append_step(self, episode_id: UUID | str, step: Step) -> Step:
         """Append a step; the store gives it the next number. The episode's version does not change.
 
@@ -191,6 +199,7 @@ class EpisodeRepository(Repository):
         step.__dict__["step_number"] = number  # it was just decoded: only this call has it
         return step
 
+    @operation
     def complete(
         self,
         episode_id: UUID | str,
@@ -242,6 +251,7 @@ class EpisodeRepository(Repository):
             # Unless another writer has changed it since.
             raise too_large("", max(found, most + 1), limits, max_value_bytes) from error
 
+    @operation
     def archive(self, episode_id: UUID | str) -> Episode:
         """Put it away: queries leave it out unless they ask. To archive again changes nothing.
 
@@ -250,6 +260,7 @@ class EpisodeRepository(Repository):
         """
         return self._change(episode_id, sql.ARCHIVE, now=to_micros(self._session.now()))
 
+    @operation
     def restore(self, episode_id: UUID | str) -> Episode:
         """Take it back from the archive.
 
@@ -258,10 +269,12 @@ class EpisodeRepository(Repository):
         """
         return self._change(episode_id, sql.RESTORE)
 
+    @operation
     def delete(self, episode_id: UUID | str) -> bool:
         """Delete it with its steps, embeddings and places. Whether it was there."""
         return bool(self._session.write([sql.DELETE.bind(namespace=self._session.namespace, id=as_id(episode_id))]))
 
+    @operation
     def get(self, episode_id: UUID | str, *, steps: bool = True) -> Episode:
         """The episode; without its steps if `steps` is False.
 
@@ -273,12 +286,14 @@ class EpisodeRepository(Repository):
             raise NotFoundError("episode", episode_id)
         return found
 
+    @operation
     def find(self, episode_id: UUID | str, *, steps: bool = True) -> Episode | None:
         """The episode, or None."""
         statement = sql.GET if steps else sql.GET_HEAD
         rows = self._session.read(statement.bind(namespace=self._session.namespace, id=as_id(episode_id)))
         return whole(rows) if rows else None
 
+    @operation
     def resolve_id(self, prefix: UUID | str) -> UUID:
         """Return the id of the one episode whose id begins with a prefix: what `short_ids` gives, or more.
 
@@ -293,6 +308,7 @@ class EpisodeRepository(Repository):
         step = sql.OF_PREFIX.bind(namespace=self._session.namespace, first=text, after=range_end(text), limit=SHOWN + 1)
         return only_one("episode", text, [row[0] for row in self._session.read(step)])
 
+    @operation
     def short_ids(self, episode_ids: Iterable[UUID | str], *, least: int = 8) -> dict[UUID, str]:
         """Return for each id its shortest prefix that identifies it among the episodes stored now, for people to read.
 
@@ -306,6 +322,7 @@ class EpisodeRepository(Repository):
         step = sql.NEIGHBOURS.bind(namespace=self._session.namespace, ids=json_ids(texts))
         return {UUID(text): identifying(text, others, least) for text, *others in self._session.read(step)}
 
+    @operation
     def query(
         self,
         *,
@@ -343,6 +360,7 @@ class EpisodeRepository(Repository):
 
         return filled_page(read, check_limit(limit, self._session.limits), parse_cursor(cursor))
 
+    @operation
     def iterate(
         self,
         *,
@@ -408,12 +426,14 @@ class EpisodeRepository(Repository):
             del rows
             yield from episodes
 
+    @operation
     def count(self, **filters: Unpack[EpisodeFilters]) -> int:
         """How many episodes there are for which all filters hold."""
         where, values = conditions(EpisodeFilter(**filters), "episode")
         rows = self._session.read(sql.count(where).bind(namespace=self._session.namespace, **values))
         return int(rows[0][0])
 
+    @operation
     def similar_to(
         self,
         vector: Sequence[float],
@@ -452,6 +472,7 @@ class EpisodeRepository(Repository):
             on_corrupt=on_corrupt,
         )
 
+    @operation
     def search(
         self,
         text: str,

@@ -25,6 +25,7 @@ from memory_storage.models import (
     PatternFilters,
     SearchMode,
 )
+from memory_storage.monitoring import operation
 from memory_storage.repositories.analytics import sql as analytics_sql
 from memory_storage.repositories.analytics.arguments import check_lengths, finite_or_none
 from memory_storage.repositories.episodes.sql import TASKS
@@ -91,8 +92,11 @@ _CHECK_OF_MERGE = 2  # the number of the statement that checks the limits
 class PatternRepository(Repository):
     """The patterns of one namespace."""
 
+    _operations = "patterns"
+
     _session: SearchSession
 
+    @operation
     def save(self, pattern: P) -> P:
         """Insert or update by id, and give back what is stored, with its new version.
 
@@ -109,6 +113,7 @@ class PatternRepository(Repository):
         """
         return self.save_many([pattern])[0]
 
+    @operation
     def save_many(self, patterns: Sequence[P]) -> list[P]:
         """Save all of them or none, as `save` does."""
         prepared = self._prepare(patterns)
@@ -119,6 +124,7 @@ class PatternRepository(Repository):
         by_id = {pattern.id: pattern for pattern in saved}
         return [by_id.get(pattern.id) or self.get(pattern.id) for _, pattern in prepared]  # type: ignore[misc]
 
+    @operation
     def import_many(self, patterns: Sequence[AnyPattern], *, restore_forgotten: bool = False) -> int:
         """Insert copies as they are, with version, times and counters. Idempotent.
 
@@ -137,11 +143,13 @@ class PatternRepository(Repository):
             write, prepared, lambda _, error: self._without_known(prepared, error), "importing these patterns"
         )
 
+    @operation
     def erased_among(self, pattern_ids: Iterable[UUID | str]) -> set[UUID]:
         """Those that were erased by `forget`, so that no copy of them is stored again."""
         ids = [UUID(as_id(one, "pattern_ids")) for one in as_list(pattern_ids, "pattern_ids")]
         return tombstoned_among(self._session, ids)
 
+    @operation
     def record_retrieval(self, pattern_ids: UUID | str | Iterable[UUID | str]) -> None:
         """Count that these patterns were looked up, each once.
 
@@ -156,6 +164,7 @@ class PatternRepository(Repository):
         except RowCountError as error:
             raise NotFoundError("pattern", ", ".join(texts)) from error
 
+    @operation
     def record_application(self, pattern_id: UUID | str, *, success: bool, reward_delta: float = 0.0) -> None:
         """Count that this pattern was applied, whether it helped, and by how much the reward differed.
 
@@ -175,6 +184,7 @@ class PatternRepository(Repository):
         except RowCountError as error:
             raise NotFoundError("pattern", pattern_id) from error
 
+    @operation
     def merge(self, pattern_id: UUID | str, other_id: UUID | str) -> AnyPattern:
         """Add the other one's occurrences, counters, evidence and tags to this one, and delete the other one.
 
@@ -207,6 +217,7 @@ class PatternRepository(Repository):
         return as_pattern(rows[0])
 
     @renamed_arguments(least_episodes="min_episodes", most="max_patterns", reward_at_least="success_reward")
+    @operation
     def learn(
         self,
         *,
@@ -253,6 +264,7 @@ class PatternRepository(Repository):
         ]
         return self._learned(with_tasks(found, self._tasks_of(found)))
 
+    @operation
     def get(self, pattern_id: UUID | str) -> AnyPattern:
         """The pattern.
 
@@ -264,11 +276,13 @@ class PatternRepository(Repository):
             raise NotFoundError("pattern", pattern_id)
         return found
 
+    @operation
     def find(self, pattern_id: UUID | str) -> AnyPattern | None:
         """The pattern, or None."""
         rows = self._session.read(sql.GET.bind(namespace=self._session.namespace, id=as_id(pattern_id)))
         return as_pattern(rows[0]) if rows else None
 
+    @operation
     def query(
         self,
         *,
@@ -295,6 +309,7 @@ class PatternRepository(Repository):
 
         return filled_page(read, check_limit(limit, self._session.limits), parse_cursor(cursor))
 
+    @operation
     def iterate(self, *, on_corrupt: OnCorrupt = None, **filters: Unpack[PatternFilters]) -> Iterator[AnyPattern]:
         """Iterate over all of them, the best success rate first, a page at a time: 100 of them, or 4 MB.
 
@@ -314,16 +329,19 @@ class PatternRepository(Repository):
         for part in portions(sizes, lambda one: int(one[1]), most_bytes=PAGE_BYTES, most=size):
             yield from _readable_ones(handed_over(self._rows_of([key for key, _ in part])), on_corrupt)
 
+    @operation
     def count(self, **filters: Unpack[PatternFilters]) -> int:
         """How many patterns there are for which all filters hold."""
         where, values = conditions(PatternFilter(**filters), "pattern")
         rows = self._session.read(sql.count(where).bind(namespace=self._session.namespace, **values))
         return int(rows[0][0])
 
+    @operation
     def delete(self, pattern_id: UUID | str) -> bool:
         """Delete it with its embeddings. Whether it was there."""
         return bool(self._session.write([sql.DELETE.bind(namespace=self._session.namespace, id=as_id(pattern_id))]))
 
+    @operation
     def similar_to(
         self,
         vector: Sequence[float],
@@ -341,6 +359,7 @@ class PatternRepository(Repository):
         asked = Asked(PatternFilter(**filters), k, None, vector, model, mode, min_similarity, cursor, None, explain)
         return self._hits(asked, on_corrupt)
 
+    @operation
     def search(
         self,
         text: str,

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from memory_storage.errors import MemoryStorageError
 from memory_storage.models import RetentionCandidate, RetentionPlan, RetentionPolicy, RetentionResult
+from memory_storage.monitoring import operation
 from memory_storage.sql.arguments import checked_moment, function, instance
 from memory_storage.sql.documents import from_micros, to_micros
 from memory_storage.sql.session import Repository
@@ -25,6 +26,9 @@ _MICROSECOND = timedelta(microseconds=1)
 class RetentionRepository(Repository):
     """Retention in one namespace. Nothing goes by itself: call it when you like, or let a scheduler."""
 
+    _operations = "retention"
+
+    @operation
     def plan(self, policy: RetentionPolicy, *, now: datetime | None = None) -> RetentionPlan:
         """What would go, and why, in order; the dry run. The same memory and the same `now` give the same plan.
 
@@ -42,6 +46,7 @@ class RetentionRepository(Repository):
             moment = min(moment, from_micros(rows[0][-1]) or moment)
         return RetentionPlan(policy, moment, [RetentionCandidate(UUID(row[0]), *row[1:-1]) for row in rows])
 
+    @operation
     def apply(
         self,
         plan: RetentionPlan | RetentionPolicy,

@@ -23,6 +23,7 @@ from memory_storage.models import (
     PlaceOwner,
 )
 from memory_storage.models import SpatiotemporalEntry as Entry
+from memory_storage.monitoring import operation
 from memory_storage.repositories.episodes.rows import by_seq
 from memory_storage.sql.arguments import flag
 from memory_storage.sql.chunks import of_documents
@@ -45,6 +46,7 @@ _Encoded = tuple[str, Entry]
 class SpatiotemporalRepository(FindsByRegion[Entry]):
     """The places and times of one namespace. `episodes` finds the episodes that they are of, in the same ways."""
 
+    _operations = "spatiotemporal"
     _of_episodes = False
 
     @cached_property
@@ -52,6 +54,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
         """The episodes of what is found, each once, at its nearest, or newest, place: `episodes.near(...)`."""
         return EpisodesByLocation(self._session)
 
+    @operation
     def put(self, entry: Entry) -> Entry:
         """Insert or replace by id, and give back what is stored.
 
@@ -61,6 +64,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
         """
         return self._put([self._encoded(entry)])[0]
 
+    @operation
     def put_many(self, entries: Sequence[Entry]) -> list[Entry]:
         """Put all of them or none, as `put` does, in one round trip.
 
@@ -69,6 +73,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
         prepared = self._encoded_list(entries)
         return self._put(prepared) if prepared else []
 
+    @operation
     def import_many(self, entries: Sequence[Entry]) -> int:
         """Insert copies with the `created_at` they have; leave alone those whose id is there already.
 
@@ -92,6 +97,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
 
         return keep_writing(write, prepared, rest, "importing these places")
 
+    @operation
     def get(self, entry_id: UUID | str) -> Entry:
         """The entry.
 
@@ -103,17 +109,20 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
             raise NotFoundError("place", entry_id)
         return found
 
+    @operation
     def find(self, entry_id: UUID | str) -> Entry | None:
         """The entry, or None."""
         rows = self._session.read(sql.GET.bind(namespace=self._session.namespace, id=as_id(entry_id)))
         return _entry(rows[0]) if rows else None
 
+    @operation
     def for_owner(self, owner_type: PlaceOwner, owner_id: UUID | str) -> list[Entry]:
         """All the entries of one owner, by time."""
         values = {"owner_type": _checked_owner(owner_type), "owner_id": as_id(owner_id, "owner_id")}
         step = sql.OF_OWNER.bind(namespace=self._session.namespace, **values)
         return [_entry(row) for row in self._session.read(step)]
 
+    @operation
     def timeline(
         self,
         owner_type: PlaceOwner,
@@ -135,6 +144,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
         branches = spatial_sql.of_owner(in_time=between is not None)
         return self._by_time(branches, {**owner, **times_of(between)}, limit, cursor, direction, None)
 
+    @operation
     def trajectory(
         self,
         episode_id: UUID | str,
@@ -151,6 +161,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
         values = {"episode_id": as_id(episode_id, "episode_id")}
         return self._by_time(spatial_sql.of_episode(), values, limit, cursor, direction, None)
 
+    @operation
     def hierarchy(
         self, *, by: Granularity = "day", zone: str = "UTC", **filters: Unpack[EpisodeFilters]
     ) -> list[DomainNode]:
@@ -165,6 +176,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
         """
         return hierarchy(self._session, by, zone, EpisodeFilter(**filters))
 
+    @operation
     def diverse(
         self,
         k: int = 10,
@@ -184,6 +196,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
         """
         return diverse(self._session, checked_k(k), by, zone, EpisodeFilter(**filters), steps=flag("steps", steps))
 
+    @operation
     def iterate(self) -> Iterator[Entry]:
         """Iterate over all of them by id, a page at a time: 100 of them, or about 4 MB."""
         after, namespace = "", self._session.namespace
@@ -197,10 +210,12 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
             if is_last:
                 return
 
+    @operation
     def delete(self, entry_id: UUID | str) -> bool:
         """Delete it. Whether it was there."""
         return bool(self._session.write([sql.DELETE.bind(namespace=self._session.namespace, id=as_id(entry_id))]))
 
+    @operation
     def count(self) -> int:
         """How many there are."""
         return int(self._session.read(sql.COUNT.bind(namespace=self._session.namespace))[0][0])
@@ -275,6 +290,7 @@ class EpisodesByLocation(FindsByRegion[Episode]):
     one if the oldest come first.
     """
 
+    _operations = "spatiotemporal.episodes"
     _of_episodes = True
 
     def _by_seq(self, rows: Sequence[Row]) -> dict[int, Episode]:

@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 
 from memory_storage.errors import ValidationError
 from memory_storage.models import Box, Direction, EpisodeFilter, EpisodeFilters, Interval, Nearby, Page, Point
+from memory_storage.monitoring import operation
 from memory_storage.schema.rtree import FOREVER, number
 from memory_storage.sql.arguments import checked_moment
 from memory_storage.sql.documents import to_micros
@@ -34,6 +35,7 @@ _OF_EPISODE = Shape("e.", by_row=True)
 class FindsByRegion(Repository, Generic[T]):
     """What both kinds of answers have in common."""
 
+    @operation
     def within(
         self,
         box: Box,
@@ -58,6 +60,7 @@ class FindsByRegion(Repository, Generic[T]):
         branches = sql.in_boxes(len(corners), in_time=between is not None)
         return self._by_time(branches, values, limit, cursor, direction, filters)
 
+    @operation
     def near(
         self,
         point: Point,
@@ -85,6 +88,7 @@ class FindsByRegion(Repository, Generic[T]):
         inside = [(near, _place(row)) for near, row in zip(found, read, strict=True) if near.distance_m <= radius_m]
         return page([near for near, _ in inside[:size]], [where for _, where in inside], size, place)
 
+    @operation
     def nearest(
         self,
         point: Point,
@@ -103,6 +107,7 @@ class FindsByRegion(Repository, Generic[T]):
         found = self._nearby(centre, self._in_order(rows, down=False), rows)
         return sorted(found, key=lambda near: near.distance_m)
 
+    @operation
     def during(
         self,
         interval: Interval,
@@ -116,6 +121,7 @@ class FindsByRegion(Repository, Generic[T]):
         values = times_of(interval, "interval")
         return self._by_time(sql.beginning_in(), values, limit, cursor, direction, filters)
 
+    @operation
     def overlapping(
         self,
         interval: Interval,
@@ -129,6 +135,7 @@ class FindsByRegion(Repository, Generic[T]):
         values = times_of(interval, "interval")
         return self._by_time(sql.overlapping(), values, limit, cursor, direction, filters)
 
+    @operation
     def as_of(
         self,
         moment: datetime,

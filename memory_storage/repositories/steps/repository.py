@@ -7,6 +7,7 @@ from uuid import UUID
 
 from memory_storage.errors import NotFoundError, ValidationError
 from memory_storage.models import Step
+from memory_storage.monitoring import operation
 from memory_storage.sql.documents import decode_steps, to_micros
 from memory_storage.sql.paging import PAGE_BYTES, check_limit, handed_over
 from memory_storage.sql.session import Repository, as_id
@@ -19,6 +20,9 @@ _LAST = 2**31
 class StepRepository(Repository):
     """The steps of one namespace's episodes."""
 
+    _operations = "steps"
+
+    @operation
     def get(self, step_id: UUID | str) -> Step:
         """The step.
 
@@ -30,11 +34,13 @@ class StepRepository(Repository):
             raise NotFoundError("step", step_id)
         return found
 
+    @operation
     def find(self, step_id: UUID | str) -> Step | None:
         """The step, or None."""
         rows = self._session.read(sql.GET.bind(namespace=self._session.namespace, id=as_id(step_id)))
         return decode_steps(rows)[0] if rows else None
 
+    @operation
     def range(
         self, episode_id: UUID | str, first: int = 1, last: int | None = None, *, limit: int | None = None
     ) -> list[Step]:
@@ -48,6 +54,7 @@ class StepRepository(Repository):
         )
         return decode_steps(self._session.read(step))
 
+    @operation
     def latest(self, episode_id: UUID | str, limit: int | None = None) -> list[Step]:
         """The last steps of an episode, in order; at most `limit` (default 100)."""
         step = sql.LATEST.bind(
@@ -57,6 +64,7 @@ class StepRepository(Repository):
         )
         return decode_steps(self._session.read(step)[::-1])
 
+    @operation
     def iterate(self, episode_id: UUID | str) -> Iterator[Step]:
         """Iterate over the steps of an episode in order, a page at a time: 100 of them, or about 4 MB."""
         first, size = 1, check_limit(None, self._session.limits)
@@ -75,6 +83,7 @@ class StepRepository(Repository):
                 return
             first = rest
 
+    @operation
     def count(self, episode_id: UUID | str | None = None) -> int:
         """How many steps an episode has; without one, how many the namespace has."""
         namespace = self._session.namespace
@@ -84,6 +93,7 @@ class StepRepository(Repository):
             statement = sql.COUNT.bind(namespace=namespace, episode_id=as_id(episode_id, "episode_id"))
         return int(self._session.read(statement)[0][0])
 
+    @operation
     def delete(self, step_id: UUID | str) -> bool:
         """Delete the step with its embeddings and places. The numbers of the other steps stay.
 
