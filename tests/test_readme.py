@@ -13,8 +13,8 @@ import memory_storage as ms
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-GUIDES = sorted((ROOT / "docs").glob("*.md"))
-SILENT = {("operations", 2), ("testing", 0)}  # registers exporters; defines a test
+GUIDES = sorted((ROOT / "docs").rglob("*.md"))
+SILENT = {("resilience-and-observability", 2), ("testing", 0)}  # registers exporters; defines a test
 ELSEWHERE = "db.example.io"  # what shows a server that is nowhere is not run
 
 
@@ -87,7 +87,7 @@ def test_what_a_guide_shows_runs_as_written_after_the_tour(
             printed = capsys.readouterr().out
             assert bool(printed.strip()) is ((guide.stem, number) not in SILENT), code
             shown += printed
-    if guide.stem == "figures":
+    if guide.stem == "analytics":
         assert "tool_sequence pytest → edit" in shown
         assert "pytest 1 1.0" in shown
         assert "('pytest', 'edit')" in shown
@@ -102,4 +102,4 @@ def test_every_file_that_is_linked_exists(page: Path) -> None:
 
 
 def test_the_readme_links_every_guide() -> None:
-    assert {path.name for path in GUIDES} <= set(re.findall(r"\]\(docs/([\w-]+\.md)", README))
+    assert {path.name for path in GUIDES} <= set(re.findall(r"\]\(docs/how-to/([\w-]+\.md)", README))

@@ -12,7 +12,7 @@ import pytest
 import memory_storage as ms
 from memory_storage._crate import WRITE
 
-GUIDE = (Path(__file__).parents[2] / "docs" / "from-the-crate.md").read_text()
+GUIDE = (Path(__file__).parents[2] / "docs" / "how-to" / "rust-crate-names.md").read_text()
 OPEN = 'MemoryStorage.open("memory.db")'
 
 
