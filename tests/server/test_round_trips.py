@@ -1,4 +1,4 @@
-"""How often each call goes to the server and back, counted by a proxy; and that the README says the same."""
+"""How often each call goes to the server and back, counted by a proxy; and that the reference says the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from memory_storage.testing import Sqld
 from tests.proxy import Proxy
 from tests.repositories.test_namespaces import ALL_TIME, REPOSITORIES, _public_methods
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+REFERENCE = (Path(__file__).parents[2] / "docs" / "reference" / "round-trips.md").read_text()
 VECTOR = [0.5] * 384
 ALWAYS = ms.Interval()
 HERE = ms.Point(latitude=1.0, longitude=1.0)
@@ -196,8 +196,8 @@ def _nothing(block: ms.Transaction) -> None:
 BLOCKS: dict[str, Case] = {
     "a `transaction()` of 3 statements": lambda m, k: _of_three_writes(m.transaction(), k),
     "a `snapshot()` of 3 statements": lambda m, k: _of_three_statements(m.snapshot(), k),
-    "a `transaction()` of nothing": lambda m, k: _nothing(m.transaction()),
-    "`MemoryStorage.open` of a database that is up to date": lambda m, k: ms.MemoryStorage.open(m.settings).close(),
+    "an empty `transaction()`": lambda m, k: _nothing(m.transaction()),
+    "`MemoryStorage.open` of a database with the newest schema": lambda m, k: ms.MemoryStorage.open(m.settings).close(),
 }
 
 
@@ -249,16 +249,16 @@ def test_every_public_method_has_a_case_here(counted):
     assert set(_public_methods(storage)) - OTHERS == set(CASES)
 
 
-def test_blocks_and_opening_cost_what_the_readme_says(counted):
+def test_blocks_and_opening_cost_what_the_reference_says(counted):
     proxy, storage = counted
     found = {what: _count(proxy, storage, call, what) for what, call in BLOCKS.items()}
-    assert found == {what: int(figure) for what, figure in _rows_of_the_readme() if what in BLOCKS}
+    assert found == {what: int(figure) for what, figure in _rows_of_the_reference() if what in BLOCKS}
 
 
-def test_the_readme_names_every_method_and_its_round_trips():
+def test_the_reference_names_every_method_and_its_round_trips():
     named = {
         f"{repository}.{method}": int(figure)
-        for what, figure in _rows_of_the_readme()
+        for what, figure in _rows_of_the_reference()
         for repository, methods in re.findall(r"`(\w+)`: ([^;]*)", what)
         for method in re.findall(r"`(\w+)`", methods)
     }
@@ -287,6 +287,5 @@ def test_a_page_of_an_iteration_is_one_round_trip(counted):
     assert proxy.round_trips == 3
 
 
-def _rows_of_the_readme() -> list[tuple[str, str]]:
-    section = README.split("#### Round trips")[1].split("\n###")[0].split("\n## ")[0]
-    return re.findall(r"^\| (.+?) \| (\d+)", section, re.MULTILINE)
+def _rows_of_the_reference() -> list[tuple[str, str]]:
+    return re.findall(r"^\| (.+?) \| (\d+)", REFERENCE, re.MULTILINE)

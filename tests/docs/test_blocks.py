@@ -1,0 +1,51 @@
+"""The code on every page runs as it stands there, in the order in which a reader meets it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from .blocks import LANGUAGES, PAGES, README, ROOT, blocks_of, links_of, run_page
+
+RUN = [page for page in PAGES if any(block.language in {"python", "sh"} for block in blocks_of(page))]
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT).with_suffix(""))
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", RUN, ids=name_of)
+def test_the_blocks_of_a_page_run_as_written(page: Path, directory: Path) -> None:
+    assert run_page(page, directory) or all(block.is_skipped for block in blocks_of(page))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_block_names_a_known_language(page: Path) -> None:
+    assert {block.language for block in blocks_of(page)} <= LANGUAGES
+    fences = len(re.findall(r"^ *```", page.read_text(), re.MULTILINE))
+    assert fences == 2 * len(blocks_of(page)), "a fence without a language, or one that is not closed"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_linked_file_exists(page: Path) -> None:
+    for path, _ in links_of(page):
+        assert not path or (page.parent / path).exists(), path
+
+
+def test_the_readme_has_at_most_seven_kilobytes() -> None:
+    assert README.stat().st_size <= 7 * 1024
+
+
+def test_the_tour_of_the_readme_has_at_most_25_lines() -> None:
+    tour = next(block for block in blocks_of(README) if block.language == "python")
+    assert len(tour.code.splitlines()) <= 25
+    assert tour.expected
