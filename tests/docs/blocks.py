@@ -21,6 +21,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,8 @@ class Block:
 def blocks_of(page: Path) -> list[Block]:
     """Read the blocks of `page`, in order."""
     source = page.read_text(encoding="utf-8")
-    fences = list(_FENCE.finditer(source))
-    return [
-        _block(page, source, fence, following) for fence, following in zip(fences, [*fences[1:], None], strict=True)
-    ]
+    fences: list[Any] = list(_FENCE.finditer(source))
+    return [_block(page, source, fence, following) for fence, following in pairwise([*fences, None])]
 
 
 def _block(page: Path, source: str, fence: re.Match[str], following: re.Match[str] | None) -> Block:
