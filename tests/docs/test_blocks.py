@@ -51,3 +51,9 @@ def test_the_tour_of_the_readme_has_at_most_25_lines() -> None:
     tour = next(block for block in blocks_of(README) if block.language == "python")
     assert len(tour.code.splitlines()) <= 25
     assert tour.expected
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_named_file_of_the_repository_exists(page: Path) -> None:
+    for path in re.findall(r"`((?:tests|examples|memory_storage|migrations|docs)/[\w/.-]+?)/?`", page.read_text()):
+        assert (ROOT / path).exists(), path
