@@ -69,9 +69,9 @@ class Found:
 def run(data: Data) -> Report:
     """Measure all of it."""
     with tempfile.TemporaryDirectory() as directory:
-        memory = Ours(Path(directory, "memory.db"), data, "memory")
+        memory = Ours(Path(directory, "memory.db"), data, "hnsw")
         lines = memory.costs(Ours(Path(directory, "diskann.db"), data.first(_FEW), "diskann"))
-        ways: dict[str, Way] = {"memory": (memory.search, memory.numbers_of)}
+        ways: dict[str, Way] = {"hnsw": (memory.search, memory.numbers_of)}
         if find_spec("chromadb"):
             chroma = Chroma(Path(directory, "chroma"), data)
             ways["chromadb"] = (chroma.search, chroma.numbers_of)
@@ -239,12 +239,12 @@ def _filtered(ways: dict[str, Way], data: Data, name: str) -> list[Line]:
                 hits = search(query, name=name)
                 found[way].seconds.append(time.perf_counter() - start)
                 found[way].recalls.append(len(numbers_of(hits) & wanted) / K)
-    lines = [_line(f"{name}: recall@10", found["memory"].recall, found["memory"].told(), at_least=0.98)]
+    lines = [_line(f"{name}: recall@10", found["hnsw"].recall, found["hnsw"].told(), at_least=0.98)]
     if "chromadb" in found:
-        other, ids, own = found["chromadb"], found["ids alone"], median(found["memory"].seconds)
+        other, ids, own = found["chromadb"], found["ids alone"], median(found["hnsw"].seconds)
         lines.append(_line(f"{name}: faster than chromadb", median(other.seconds) / own, other.told(), at_least=1))
         lines.append(_line(f"{name}: than its ids alone", median(ids.seconds) / own, ids.told()))
-        lines.append(_line(f"{name}: recall above chromadb's", found["memory"].recall - other.recall, at_least=0))
+        lines.append(_line(f"{name}: recall above chromadb's", found["hnsw"].recall - other.recall, at_least=0))
     return lines
 
 

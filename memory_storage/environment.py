@@ -42,6 +42,7 @@ _DATABASES = "LIBSQL_DATABASE_PATH or TURSO_DATABASE_URL"
 _ELSEWHERE = {"DATABASE": _DATABASES, "DATABASE_PATH": _DATABASES, "DATABASE_URL": _DATABASES, "DB": _DATABASES}
 _ELSEWHERE |= {"PATH": _DATABASES, "URL": _DATABASES, "AUTH_TOKEN": "TURSO_AUTH_TOKEN", "TOKEN": "TURSO_AUTH_TOKEN"}
 _VENDORS = ("TURSO_", "LIBSQL_")
+_FORMER = {PREFIX + "VECTOR_INDEX_MEMORY": "vector_index_memory"}  # the settings accept it, with a warning
 
 
 def read(settings: type[BaseModel]) -> dict[str, Any]:
@@ -62,17 +63,21 @@ def read(settings: type[BaseModel]) -> dict[str, Any]:
         Environment.model_fields[name] = field
     refuse_unknown(settings)
     try:
-        return dict(EnvSettingsSource(Environment)())
+        return {**dict(EnvSettingsSource(Environment)()), **_former()}
     except SettingsError as error:
         problem = str(error)
     raise ConfigurationError(problem)  # not in the block above: the error's frames have the whole environment
+
+
+def _former() -> dict[str, str]:
+    return {_FORMER[name.upper()]: value for name, value in os.environ.items() if value and name.upper() in _FORMER}
 
 
 def refuse_unknown(settings: type[BaseModel]) -> None:
     """Raise a ConfigurationError that suggests a name, if a variable with the prefix is no setting."""
     known = variables(settings)
     for name in sorted(os.environ):
-        if name.upper().startswith(PREFIX) and os.environ[name] and name.upper() not in known | OTHERS:
+        if name.upper().startswith(PREFIX) and os.environ[name] and name.upper() not in known | OTHERS | _FORMER.keys():
             raise ConfigurationError(f"the environment variable {name} is no setting{_advice(name.upper(), known)}")
 
 

@@ -23,6 +23,7 @@ from pydantic import (
 from typing_extensions import Self
 
 from . import environment
+from ._deprecation import renamed_attributes, warn_renamed
 from .dbapi import (
     LOCAL_URL,
     RESPONSE_BYTES,
@@ -188,6 +189,7 @@ class Limits(_Section):
     when_full: Literal["refuse", "evict"] = "refuse"
 
 
+@renamed_attributes(vector_index_memory="hnsw_max_bytes")
 class Settings(_Section):
     """All of it. `database` is a path, ":memory:", or a URL; `Settings.from_environment()` reads the environment too.
 
@@ -197,8 +199,8 @@ class Settings(_Section):
     `tls_ca_file` has the certificates (PEM) to trust in place of the system's. `max_response_bytes` is the largest
     response of a server, decompressed. `base_url_hosts` are addresses (`host`, or `host:port`) besides that of
     `database` to which the server may direct the rest of a transaction; the token is sent there too. `vector_index` is
-    where searches get their candidates: "memory" is an index in this process, of at most `vector_index_memory` bytes
-    (the extra `ann`), "diskann" one in the database, "exact" none; "auto" is memory for a file if it is installed, else
+    where searches get their candidates: "hnsw" is an index in this process, of at most `hnsw_max_bytes` bytes
+    (the extra `ann`), "diskann" one in the database, "exact" none; "auto" is hnsw for a file if it is installed, else
     diskann.
 
     Raises ConfigurationError, naming the setting, for a value that cannot work.
@@ -215,13 +217,27 @@ class Settings(_Section):
     request_timeout: Seconds = 30.0
     max_response_bytes: Count = RESPONSE_BYTES
     base_url_hosts: tuple[str, ...] = ()
-    vector_index: Literal["auto", "memory", "diskann", "exact"] = "auto"
-    vector_index_memory: Annotated[int, Field(ge=0)] = 1_000_000_000
+    vector_index: Literal["auto", "hnsw", "diskann", "exact"] = "auto"
+    hnsw_max_bytes: Annotated[int, Field(ge=0)] = 1_000_000_000
     pool: PoolSettings = Field(default_factory=PoolSettings)
     circuit_breaker: CircuitBreakerSettings = Field(default_factory=CircuitBreakerSettings)
     retry: RetrySettings = Field(default_factory=RetrySettings)
     logging: LoggingSettings = Field(default_factory=LoggingSettings)
     limits: Limits = Field(default_factory=Limits)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_former_names(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        if "vector_index_memory" in values and "hnsw_max_bytes" not in values:
+            warn_renamed("the setting vector_index_memory", "hnsw_max_bytes")
+            values = {**values, "hnsw_max_bytes": values["vector_index_memory"]}
+            del values["vector_index_memory"]
+        if values.get("vector_index") == "memory":
+            warn_renamed("vector_index='memory'", "vector_index='hnsw'")
+            values = {**values, "vector_index": "hnsw"}
+        return values
 
     @field_validator("database")
     @classmethod
@@ -252,8 +268,8 @@ class Settings(_Section):
 
     @model_validator(mode="after")
     def _has_its_index(self) -> Self:
-        if self.server and self.vector_index == "memory":
-            raise ValueError("vector_index: memory is for files: a server has diskann")
+        if self.server and self.vector_index == "hnsw":
+            raise ValueError("vector_index: hnsw is for files: a server has diskann")
         return self
 
     @property

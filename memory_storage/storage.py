@@ -54,7 +54,7 @@ class MemoryStorage(Repositories):
         self.namespace = _checked_namespace(settings.namespace)
         self._owns_engine = False
         self.vector_index = _vector_index(settings)
-        """Where searches get their candidates: "memory", "diskann" or "exact"."""
+        """Where searches get their candidates: "hnsw", "diskann" or "exact"."""
         self._context = self._make_context(now)
         self._owns_memory = True
         self._actor = ""
@@ -144,7 +144,7 @@ class MemoryStorage(Repositories):
         reading = Session(context, self.namespace).read
         beside = settings.path if settings.encryption_key is None else None  # a file of vectors would not be encrypted
         maintenance = MaintenanceLock(settings.path)
-        memory = MemoryIndexes(reading, beside, settings.vector_index_memory, maintenance)
+        memory = MemoryIndexes(reading, beside, settings.hnsw_max_bytes, maintenance)
         return replace(context, vector_index=self.vector_index, memory=memory, maintenance=maintenance)
 
     def _mend_indexes(self) -> None:
@@ -347,11 +347,9 @@ def _check_engine(engine: Engine) -> None:
 def _vector_index(settings: Settings) -> str:
     """The source of candidates."""
     if settings.vector_index == "auto":
-        return "memory" if settings.path is not None and is_installed() else "diskann"
-    if settings.vector_index == "memory" and not is_installed():
-        raise ConfigurationError(
-            "vector_index: memory needs usearch: pip install 'memory-storage[ann]', or use diskann"
-        )
+        return "hnsw" if settings.path is not None and is_installed() else "diskann"
+    if settings.vector_index == "hnsw" and not is_installed():
+        raise ConfigurationError("vector_index: hnsw needs usearch: pip install 'memory-storage[ann]', or use diskann")
     return settings.vector_index
 
 

@@ -67,7 +67,7 @@ def test_connections_that_a_listener_puts_in_autocommit_open_no_transaction(path
 
 REFUSED = {
     "a namespace with a NUL": (ms.ValidationError, {"namespace": "a\0b"}),
-    "an index that is not installed": (ms.ConfigurationError, {"vector_index": "memory"}),
+    "an index that is not installed": (ms.ConfigurationError, {"vector_index": "hnsw"}),
 }
 
 

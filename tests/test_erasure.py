@@ -26,7 +26,7 @@ QUANTIZED = [bytes(int(scale * sign) % 256 for sign in SIGNS) for scale in (31, 
 
 
 def _storage(database: Path, **fields: Any) -> ms.MemoryStorage:
-    storage = ms.MemoryStorage.open(ms.Settings(database=str(database), vector_index="memory", **fields))
+    storage = ms.MemoryStorage.open(ms.Settings(database=str(database), vector_index="hnsw", **fields))
     storage._context.memory.few = 50
     return storage
 
@@ -108,7 +108,7 @@ def _more_vectors(storage: ms.MemoryStorage) -> None:
     storage.embeddings.index.catch_up("m")
 
 
-@pytest.mark.parametrize("source", ["memory", "diskann", "exact"])
+@pytest.mark.parametrize("source", ["hnsw", "diskann", "exact"])
 def test_sidecars_of_killed_processes_and_other_models_go(database, source):
     with _storage(database) as storage:
         person = _fill(storage)

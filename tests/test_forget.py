@@ -386,7 +386,7 @@ def test_the_file_of_an_index_in_memory_forgets_too(database):
         assert beside
         return any(one in data for one in quantized for data in beside)
 
-    with ms.MemoryStorage.open(ms.Settings(database=str(database), vector_index="memory")) as storage:
+    with ms.MemoryStorage.open(ms.Settings(database=str(database), vector_index="hnsw")) as storage:
         episodes = storage.episodes.save_many([ms.Episode(task_description="other") for _ in others])
         person = storage.episodes.save(ms.Episode(task_description=CANARY))
         owned = [("episode", one.id, vector) for one, vector in zip(episodes, others, strict=True)]

@@ -118,3 +118,32 @@ class TestFields:
     def test_a_secret_in_a_misspelled_one_is_not_shown(self):
         message = _refusal(lambda: ms.Settings(database=":memory:", encryption_kee="sesame"))
         assert message == "encryption_kee: there is no such field; did you mean 'encryption_key'?"
+
+
+class TestFormerNames:
+    def test_the_former_value_of_the_vector_index_works_and_warns(self):
+        with pytest.warns(
+            DeprecationWarning, match="vector_index='memory' is deprecated .* vector_index='hnsw'"
+        ) as seen:
+            settings = ms.Settings(database="memory.db", vector_index="memory")  # type: ignore[arg-type]
+        assert settings.vector_index == "hnsw"
+        assert seen[0].filename == __file__
+
+    def test_the_former_name_of_the_limit_works_and_warns(self):
+        with pytest.warns(DeprecationWarning, match="vector_index_memory is deprecated .* hnsw_max_bytes"):
+            settings = ms.Settings(database="memory.db", vector_index_memory=5)
+        assert settings.hnsw_max_bytes == 5
+        with pytest.warns(DeprecationWarning, match="vector_index_memory is deprecated"):
+            assert settings.vector_index_memory == 5
+        assert "vector_index_memory" not in dir(settings)
+
+    def test_the_former_variables_work_and_warn(self, monkeypatch):
+        monkeypatch.setenv("MEMORY_STORAGE_VECTOR_INDEX_MEMORY", "7")
+        monkeypatch.setenv("MEMORY_STORAGE_VECTOR_INDEX", "memory")
+        with pytest.warns(DeprecationWarning) as seen:  # noqa: PT030 - both
+            settings = ms.Settings.from_environment(database="memory.db")
+        assert (settings.hnsw_max_bytes, settings.vector_index, len(seen)) == (7, "hnsw", 2)
+
+    def test_both_names_of_the_limit_are_refused(self):
+        with pytest.raises(ms.ConfigurationError, match="vector_index_memory"):
+            ms.Settings(database="memory.db", vector_index_memory=5, hnsw_max_bytes=6)

@@ -86,13 +86,14 @@ def rebuild(
 @index.command()
 def use(
     source: Annotated[
-        str, typer.Argument(metavar="memory|diskann", help="In the process that searches, or in the file.")
+        str, typer.Argument(metavar="hnsw|diskann", help="In the process that searches, or in the file.")
     ],
     model: Model = None,
     database: Database = None,
     as_json: AsJson = False,
 ) -> None:
     """Go over to the other kind of index, and empty the one that is left. If it is interrupted, do it again."""
+    source = "hnsw" if source == "memory" else source  # its name before 0.1
     chosen = cast("IndexSource", source)  # it is checked
     if source not in get_args(IndexSource):
         raise ValidationError("source", f"one of {', '.join(get_args(IndexSource))}", source)

@@ -15,7 +15,7 @@ from ._model import Finite, Model, Moment
 
 OwnerType = Literal["episode", "step", "pattern"]
 IndexPreset = Literal["compact", "balanced", "accurate"]
-IndexSource = Literal["memory", "diskann"]
+IndexSource = Literal["hnsw", "diskann"]
 
 FEW = 2_000
 """Up to this number, vectors are compared one by one: a search by an index would take longer."""
@@ -46,7 +46,7 @@ class EmbeddingModel:
     """A model with its dimension, and the counters of its distinct vectors, in all namespaces together.
 
     `indexed` of its `vectors` are in its index, and `removed` were removed from there since it was built. `source` says
-    where that is: in the process ("memory") or in the database.
+    where that is: in the process ("hnsw") or in the database.
     """
 
     name: str

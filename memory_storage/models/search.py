@@ -45,7 +45,7 @@ class Hits(list[Hit[T]], Generic[T]):
 
     `next_cursor` asks for those after them, None at the end. `plan` says how vectors were compared: "index", "exact",
     or "index, then exact" if the index had too few for which the filters hold; "" if there was no vector. With the
-    index in this process it is "memory" in place of "index"; why that was not used stands after it, in parentheses.
+    index in this process it is "hnsw" in place of "index"; why that was not used stands after it, in parentheses.
     """
 
     def __init__(self, hits: Iterable[Hit[T]] = (), *, next_cursor: str | None = None, plan: str = "") -> None:

@@ -128,7 +128,7 @@ class DiskANN:
 class Memory:
     """An index in this process: `near` has its candidates, the nearest first, `mark` the last row it knows of."""
 
-    plan: str = "memory"
+    plan: str = "hnsw"
     asked: str = ":asked"
     over: float = 1.6  # its vectors are of 8 bits a number: its nearest 14 have 0.995 of the nearest ten that it knows
     most: int = 1_500
@@ -156,7 +156,7 @@ GRAPH_BYTES = 220
 """So many bytes has a vector's place in a graph of connectivity 24, measured."""
 
 EXACT, DISKANN, MEMORY = Exact(), DiskANN(), Memory()
-SOURCES: dict[str, Source] = {"exact": EXACT, "diskann": DISKANN, "memory": MEMORY}
+SOURCES: dict[str, Source] = {"exact": EXACT, "diskann": DISKANN, "hnsw": MEMORY}
 
 
 OWN_SPACE = "(SELECT space FROM embeddings WHERE namespace = :namespace AND model = :model LIMIT 1)"

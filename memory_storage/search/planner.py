@@ -314,7 +314,7 @@ def _given(session: SearchSession, space: Space, values: dict[str, Any], *, are_
     if session.vector_index == "exact":
         values["mode"] = "exact"
         return _Given(source=EXACT)
-    if session.memory is None or session.vector_index != "memory":
+    if session.memory is None or session.vector_index != "hnsw":
         return _Given()
     memory = session.memory.of(space)
     if values["mode"] == "exact":

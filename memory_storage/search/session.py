@@ -15,7 +15,7 @@ class SearchSession(SessionProtocol, Protocol):
 
     @property
     def vector_index(self) -> str:
-        """The source of candidates for searches: "memory", "diskann" or "exact"."""
+        """The source of candidates for searches: "hnsw", "diskann" or "exact"."""
         ...
 
     @property
@@ -25,5 +25,5 @@ class SearchSession(SessionProtocol, Protocol):
 
     @property
     def memory(self) -> MemoryIndexes | None:
-        """The in-process vector indexes, searched if `vector_index` is "memory"."""
+        """The in-process vector indexes, searched if `vector_index` is "hnsw"."""
         ...

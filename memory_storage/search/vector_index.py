@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, get_args
 
-from memory_storage._deprecation import renamed_attributes
+from memory_storage._deprecation import renamed_attributes, warn_renamed
 from memory_storage.dbapi import BatchStep
 from memory_storage.errors import (
     ConfigurationError,
@@ -97,7 +97,7 @@ class VectorIndex(Repository):
 
     @operation
     def switch_to(self, source: IndexSource, *, model: str | None = None, progress: Progress | None = None) -> int:
-        """Go over to an index in the database ("diskann") or in this process ("memory"), of one model or of all.
+        """Go over to an index in the database ("diskann") or in this process ("hnsw"), of one model or of all.
 
         The one that is left is emptied. How many vectors have entered the other. If it is interrupted, do it again.
         The setting `vector_index` has to say the same, or the one that it says is built again.
@@ -107,6 +107,9 @@ class VectorIndex(Repository):
             NotFoundError: there is no such model.
             ValidationError: there is no such source.
         """
+        if source == "memory":  # type: ignore[comparison-overlap]  # a former value
+            warn_renamed("switch_to('memory')", "switch_to('hnsw')")
+            source = "hnsw"
         choice("source", source, get_args(IndexSource))
         if source != self._session.vector_index:
             raise ConfigurationError(
@@ -295,7 +298,7 @@ class VectorIndex(Repository):
 
     def _memory(self, space: Space) -> MemoryIndex | None:
         indexes = self._session.memory
-        return indexes.of(space) if indexes and self._session.vector_index == "memory" else None
+        return indexes.of(space) if indexes and self._session.vector_index == "hnsw" else None
 
     def _as_seen(self, registered: Registered) -> EmbeddingModel:
         """With the counters of the index in this process, if that is what searches use."""
@@ -306,7 +309,7 @@ class VectorIndex(Repository):
         entries, mark = memory.entries()
         rows = self._session.read(sql.of(space).behind.bind(mark=mark))
         indexed = found.vectors - rows[0][0] if entries else 0
-        return replace(found, source="memory", indexed=indexed, removed=entries - indexed)
+        return replace(found, source="hnsw", indexed=indexed, removed=entries - indexed)
 
     def _use(self, found: Registered, progress: Progress | None) -> int:
         memory = self._memory(found.space)

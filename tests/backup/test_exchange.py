@@ -150,7 +150,7 @@ def test_a_link_to_a_database_stays_a_link(backup, database, tmp_path):
 
 
 def test_sidecars_move_along_with_a_restored_database(database, tmp_path):
-    settings = ms.Settings(database=str(database), vector_index="memory")
+    settings = ms.Settings(database=str(database), vector_index="hnsw")
     with ms.MemoryStorage.open(settings) as storage:
         episodes = storage.episodes.save_many([ms.Episode(task_description="t") for _ in range(FEW + 10)])
         vectors = [[random.gauss(0, 1) for _ in range(4)] for _ in episodes]

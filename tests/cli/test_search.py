@@ -124,9 +124,9 @@ class TestIndex:
         assert command("index", "rebuild", *arguments, "-d", database).exit_code == code
 
     def test_going_over_to_the_other_kind_and_back(self, answered, command, database, many):
-        result = command("index", "use", "memory", "-d", database)
-        assert "2,100 vectors entered the index (memory)" in result.stdout
-        assert "MEMORY_STORAGE_VECTOR_INDEX=memory" in result.stderr
+        result = command("index", "use", "hnsw", "-d", database)
+        assert "2,100 vectors entered the index (hnsw)" in result.stdout
+        assert "MEMORY_STORAGE_VECTOR_INDEX=hnsw" in result.stderr
         assert answered("index", "status")[0]["indexed"] == 0
         assert list(database.parent.glob("*.usearch"))
         assert answered("index", "use", "diskann", "m") == {"m": 2100}

@@ -19,7 +19,7 @@ from tests.search import oracle
 MODEL = "m"
 COUNT = 2_400
 DIMENSION = 24
-PLANS = {"diskann": "index", "memory": "memory", "exact": "exact"}
+PLANS = {"diskann": "index", "hnsw": "hnsw", "exact": "exact"}
 
 
 def at(database: object, source: Any = "diskann") -> ms.Settings:
@@ -111,7 +111,7 @@ def _namespace(sqld: Sqld, _template: str) -> str:
 def _bare_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same without an index in it, and with a sidecar."""
     path = tmp_path_factory.mktemp("bare") / "memory.db"
-    with ms.MemoryStorage.open(at(path, "memory")) as storage:
+    with ms.MemoryStorage.open(at(path, "hnsw")) as storage:
         Indexed(storage, COUNT).store().settle()
     return path
 
@@ -135,7 +135,7 @@ def bare(database: Path, _bare_file: Path) -> Path:
 @pytest.fixture
 def in_memory(bare: Path) -> Iterator[Indexed]:
     """The same with the index in this process."""
-    with ms.MemoryStorage.open(at(bare, "memory")) as storage:
+    with ms.MemoryStorage.open(at(bare, "hnsw")) as storage:
         yield Indexed(storage, COUNT)
 
 

@@ -76,7 +76,7 @@ def storage(request: pytest.FixtureRequest) -> Iterator[ms.MemoryStorage]:
 @pytest.fixture
 def stored(storage: ms.MemoryStorage) -> Stored:
     found = Stored(storage)
-    if storage.vector_index == "memory":
+    if storage.vector_index == "hnsw":
         storage.embeddings.index.catch_up("m")
     return found
 
@@ -86,7 +86,7 @@ def test_the_index_in_memory_is_used_among_few(database):
         stored = Stored(storage)
         assert storage.embeddings.index.catch_up("m") > 0
         hits = stored.storage.episodes.similar_to([1.0, 1.0, 1.0], model="m", k=3, mode="index")
-        assert hits.plan == "memory"
+        assert hits.plan == "hnsw"
 
 
 def _pages(search: Any, k: int) -> list[ms.Hit[Any]]:

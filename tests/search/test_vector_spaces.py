@@ -86,7 +86,7 @@ class TestWithoutVectors:
         own.embeddings.delete("episode", owner, model="m")
         assert _seen(own, model="m") == before
 
-    @pytest.mark.parametrize("source", ["memory", "diskann", "exact"])
+    @pytest.mark.parametrize("source", ["hnsw", "diskann", "exact"])
     def test_each_kind_of_index_finds_by_words(self, database, source):
         with ms.MemoryStorage.open(at(database, source)) as storage:
             own = _fill(storage)
@@ -109,7 +109,7 @@ class TestWithoutVectors:
         assert [len(row[2]) for row in _seen(empty, model="m", mode="index")] == [1, 0, 1, 0]
 
     def test_unknown_models_leave_nothing_behind(self, database):
-        with ms.MemoryStorage.open(at(database, "memory")) as storage:
+        with ms.MemoryStorage.open(at(database, "hnsw")) as storage:
             for number in range(300):
                 storage.episodes.similar_to([1.0, 2.0], model=f"unknown {number}")
                 storage.episodes.search(WORDS, vector=[1.0, 2.0], model=f"unknown {number}")
@@ -246,20 +246,20 @@ class TestDimensions:
             assert_consistent(storage.engine)
 
     def test_indexes_are_kept_for_each_dimension(self, database):
-        with ms.MemoryStorage.open(at(database, "memory")) as storage:
+        with ms.MemoryStorage.open(at(database, "hnsw")) as storage:
             for name, size in (("a", 2), ("b", 3)):
                 memory = _fill(storage.in_namespace(name))
                 memory.embeddings.put("episode", next(memory.episodes.iterate()).id, [1.0] * size, model="m")
             index = storage.in_namespace("b").embeddings.index
             assert index.verify("m").model.dimension == 3
             assert index.verify("m", dimension=2).model.dimension == 2
-            assert index.costs("m", dimension=2)["memory"].memory < index.costs("m")["memory"].memory
+            assert index.costs("m", dimension=2)["hnsw"].memory < index.costs("m")["hnsw"].memory
             with pytest.raises(ms.ValidationError, match="2, 3") as caught:
                 storage.in_namespace("c").embeddings.index.verify("m")
             assert caught.value.field == "dimension"
             with raises(ms.NotFoundError, kind="embedding model 'm' of dimension", match="4"):
                 index.verify("m", dimension=4)
-            assert (index.catch_up("m"), index.rebuild("m"), index.switch_to("memory", model="m")) == (0, 0, 0)
+            assert (index.catch_up("m"), index.rebuild("m"), index.switch_to("hnsw", model="m")) == (0, 0, 0)
 
 
 def _put_first(barrier: Any, errors: dict[int, Any], model: str, memory: Any, owner: Any, size: int) -> None:

@@ -52,7 +52,7 @@ def register(barrier: Any, path: Path, ids: list[UUID]) -> None:
 
 def opened(path: Path) -> ms.MemoryStorage:
     """A file with the index in this process, however few vectors there are."""
-    storage = ms.MemoryStorage.open(ms.Settings(database=str(path), vector_index="memory", durability="normal"))
+    storage = ms.MemoryStorage.open(ms.Settings(database=str(path), vector_index="hnsw", durability="normal"))
     storage._context.memory.few = 0
     return storage
 
@@ -110,7 +110,7 @@ _ASKED: dict[str, Any] = {
 def write_and_tell(barrier: Any, path: Path, ids: list[UUID], board: Any, seconds: float) -> int:
     """Give one episode after the other a vector of its own, and tell each that is committed; how many."""
     made = oracle.unit(np.random.default_rng(ids[0].int % 2**32).normal(size=(len(ids), 16))).astype(np.float32)
-    with ms.MemoryStorage.open(ms.Settings(database=str(path), vector_index="memory", durability="normal")) as storage:
+    with ms.MemoryStorage.open(ms.Settings(database=str(path), vector_index="hnsw", durability="normal")) as storage:
         barrier.wait()
         stop = time.monotonic() + seconds
         for number, (owner, vector) in enumerate(zip(ids, made, strict=True)):
@@ -124,7 +124,7 @@ def write_and_tell(barrier: Any, path: Path, ids: list[UUID], board: Any, second
 def search_what_is_told(barrier: Any, path: Path, board: Any, seconds: float) -> tuple[int, set[str]]:
     """Search for what was committed before the search began; how often, and by which plans. Each must be found."""
     plans: set[str] = set()
-    with ms.MemoryStorage.open(ms.Settings(database=str(path), vector_index="memory")) as storage:
+    with ms.MemoryStorage.open(ms.Settings(database=str(path), vector_index="hnsw")) as storage:
         barrier.wait()
         stop = time.monotonic() + seconds
         for done in count():

@@ -36,7 +36,7 @@ class Stored:
         settings = {
             "plain": {"vector_index": "diskann"},
             "encrypted": {"vector_index": "diskann", "encryption_key": KEY},
-            "indexed": {"vector_index": "memory"},
+            "indexed": {"vector_index": "hnsw"},
         }[name]
         path = self.directory / f"{name}.db"
         return ms.MemoryStorage.open(ms.Settings(database=str(path), **settings), now=lambda: NOW)

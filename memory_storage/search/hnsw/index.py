@@ -200,8 +200,8 @@ class MemoryIndex:
     def note(self) -> str:
         """Why it gives no candidates, if a caller should know; else nothing."""
         if self._is_over:
-            return "memory index over its limit"
-        return "memory index being built" if self._thread and self._thread.is_alive() else ""
+            return "hnsw index over its limit"
+        return "hnsw index being built" if self._thread and self._thread.is_alive() else ""
 
     def candidates(
         self, vector: bytes, reach: int, *, are_broad: bool, began: float | None, look: bool = True
@@ -259,7 +259,7 @@ class MemoryIndex:
             added = self._catch_up(anew=anew, progress=progress)
         if self._is_over:
             raise ConfigurationError(
-                f"vector_index_memory: {self._indexes.limit:,} bytes are too few for {state.vectors:,} vectors of "
+                f"hnsw_max_bytes: {self._indexes.limit:,} bytes are too few for {state.vectors:,} vectors of "
                 f"{self._space.model!r}: give it more, or use diskann"
             )
         self._keep(is_wanted=bool(self._unkept or anew))
@@ -418,9 +418,7 @@ class MemoryIndex:
         expected = state.vectors * MEMORY.cost(state.dimension, "").memory
         self._is_over = expected + self._indexes.taken(self) > self._indexes.limit
         if self._is_over:
-            _log.warning(
-                "vector_index_memory is too little for %r: its vectors are compared exactly", self._space.model
-            )
+            _log.warning("hnsw_max_bytes is too little for %r: its vectors are compared exactly", self._space.model)
         return not self._is_over
 
     def _state(self) -> State | None:

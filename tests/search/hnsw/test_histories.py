@@ -82,7 +82,7 @@ class Histories(RuleBasedStateMachine):
         self._ask(which, how)
         plan, found = self._ask(which, "search", vector, 5)
         self._is_nearest(found, vector, self.vectors, 5)
-        assert plan in {"memory", "memory, then exact"} or not self.vectors
+        assert plan in {"hnsw", "hnsw, then exact"} or not self.vectors
 
     @rule(which=WHICH, how=HOWS)
     def look_after(self, which: int, how: str) -> None:
@@ -150,7 +150,7 @@ TestHistories.settings = settings(max_examples=10, stateful_step_count=25)
 
 
 def test_what_was_committed_before_a_search_began_is_found_by_it_in_eight_processes(database):
-    with ms.MemoryStorage.open(ms.Settings(database=str(database), vector_index="memory")) as storage:
+    with ms.MemoryStorage.open(ms.Settings(database=str(database), vector_index="hnsw")) as storage:
         saved = storage.episodes.save_many([ms.Episode(task_description="e") for _ in range(12_000)])
         ids = [episode.id for episode in saved]
         filled = oracle.clustered(4_000, 16)
@@ -163,7 +163,7 @@ def test_what_was_committed_before_a_search_began_is_found_by_it_in_eight_proces
         tasks = [(database, ids[4_000 + part :: 4], board, seconds) for part in range(4)]
         found = together(_do, [*tasks, *[(database, [], board, seconds)] * 4], timeout=180)
     assert all(found[:4])
-    assert all(done and "memory" in plans for done, plans in found[4:]), found
+    assert all(done and "hnsw" in plans for done, plans in found[4:]), found
 
 
 def _do(barrier: Any, path: Path, ids: list[Any], board: Any, seconds: float) -> Any:

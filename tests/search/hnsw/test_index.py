@@ -56,13 +56,13 @@ class TestFollowing:
             vector = oracle.clustered(1, DIMENSION, 1000 + row)[0]
             assert _best(in_memory.storage, vector)[1] < 0.9999
             assert _best(in_memory.storage, vector)[0] != _put(in_memory.storage, in_memory, row, vector)
-            assert _best(in_memory.storage, vector) == (str(in_memory.episodes[row].id), 1.0, "memory")
+            assert _best(in_memory.storage, vector) == (str(in_memory.episodes[row].id), 1.0, "hnsw")
 
     def test_a_transaction_sees_its_own_rows_and_a_rollback_leaves_none(self, in_memory):
         before = _best(in_memory.storage)
         with suppress(KeyboardInterrupt), in_memory.storage.transaction() as tx:
             changed = _put(tx, in_memory, 7)
-            assert _best(tx) == (changed, 1.0, "memory")
+            assert _best(tx) == (changed, 1.0, "hnsw")
             raise KeyboardInterrupt
         assert _best(in_memory.storage) == before
         other = oracle.clustered(1, DIMENSION, 77)[0]
@@ -74,7 +74,7 @@ class TestFollowing:
         _best(in_memory.storage)
         with ms.MemoryStorage.open(at(bare, "diskann")) as other:
             changed = _put(other, in_memory, 3)
-            assert _best(in_memory.storage) == (changed, 1.0, "memory")
+            assert _best(in_memory.storage) == (changed, 1.0, "hnsw")
             other.episodes.delete(in_memory.episodes[3].id)
             assert _best(in_memory.storage)[1] < 1.0
 
@@ -141,7 +141,7 @@ class TestTheNearestFew:
         query = in_memory.queries[0]
         _best(in_memory.storage)  # its file is opened
         with spied(in_memory.storage.engine) as batches:
-            assert in_memory.storage.episodes.similar_to(query, model=MODEL, steps=False).plan == "memory"
+            assert in_memory.storage.episodes.similar_to(query, model=MODEL, steps=False).plan == "hnsw"
         (step,) = (step for batch in batches for step in batch.steps)
         assert "far" not in step.sql
         with in_memory.storage.engine.connect() as connection:
@@ -196,7 +196,7 @@ class TestTheNearestFew:
 
         _best(in_memory.storage)
         monkeypatch.setattr(Graph, "nearest", counted)
-        ways = {"memory": ({"task_type": "testing"}, 2, 1), "exact": ({"metadata": {"number": 7}}, 1, 0)}
+        ways = {"hnsw": ({"task_type": "testing"}, 2, 1), "exact": ({"metadata": {"number": 7}}, 1, 0)}
         for plan, (filters, statements, times) in ways.items():
             asked.clear()
             with spied(in_memory.storage.engine) as batches:
@@ -244,8 +244,8 @@ class TestTheFile:
     def test_that_is_stale_is_caught_up_with(self, bare):
         with ms.MemoryStorage.open(at(bare, "exact")) as other:
             changed = _put(other, Indexed(other, COUNT), 5)
-        with ms.MemoryStorage.open(at(bare, "memory")) as storage:
-            assert _best(storage) == (changed, 1.0, "memory")
+        with ms.MemoryStorage.open(at(bare, "hnsw")) as storage:
+            assert _best(storage) == (changed, 1.0, "hnsw")
 
     @pytest.mark.parametrize(
         "damage",
@@ -262,33 +262,33 @@ class TestTheFile:
     def test_that_is_damaged_is_not_believed_and_built_anew(self, bare, damage, caplog):
         path = _sidecar(bare)
         path.write_bytes(damage(path.read_bytes()))
-        with ms.MemoryStorage.open(at(bare, "memory")) as storage:
+        with ms.MemoryStorage.open(at(bare, "hnsw")) as storage:
             indexed = Indexed(storage, COUNT)
             assert indexed.recall(plan=None) >= PROMISED
             assert "is not used and will be built anew" in caplog.text
             indexed.settle()
             assert indexed.recall() >= PROMISED
         caplog.clear()
-        with ms.MemoryStorage.open(at(bare, "memory")) as storage:
+        with ms.MemoryStorage.open(at(bare, "hnsw")) as storage:
             assert Indexed(storage, COUNT).recall() >= PROMISED
         assert caplog.text == ""
 
     def test_of_another_database_is_not_believed(self, bare, tmp_path, caplog):
         other = tmp_path / "other.db"
-        with ms.MemoryStorage.open(at(other, "memory")) as storage:
+        with ms.MemoryStorage.open(at(other, "hnsw")) as storage:
             indexed = Indexed(storage, COUNT)
             indexed.storage.episodes.save_many(indexed.episodes)
             indexed.put(range(COUNT), oracle.clustered(COUNT, DIMENSION, 50))
             indexed.settle()
         shutil.copy(_sidecar(other), _sidecar(bare))
-        with ms.MemoryStorage.open(at(bare, "memory")) as storage:
+        with ms.MemoryStorage.open(at(bare, "hnsw")) as storage:
             assert Indexed(storage, COUNT).recall(plan=None) >= PROMISED
         assert "other vectors than the table" in caplog.text
 
     def test_from_after_a_backup_that_was_restored_is_not_believed(self, bare, database, caplog):
         backup = database.with_name("backup.db")
         shutil.copy(bare, backup)
-        with ms.MemoryStorage.open(at(bare, "memory")) as storage:
+        with ms.MemoryStorage.open(at(bare, "hnsw")) as storage:
             Indexed(storage, COUNT).put(range(300), oracle.clustered(300, DIMENSION, 51))
             storage.embeddings.index.catch_up(MODEL)
         for name in ("-wal", "-shm"):
@@ -297,7 +297,7 @@ class TestTheFile:
         with ms.MemoryStorage.open(at(bare, "exact")) as storage:  # rows get the numbers that are in the file
             restored = Indexed(storage, COUNT)
             restored.put(range(400), oracle.clustered(400, DIMENSION, 52))
-        with ms.MemoryStorage.open(at(bare, "memory")) as storage:
+        with ms.MemoryStorage.open(at(bare, "hnsw")) as storage:
             restored.storage = storage
             assert restored.recall(plan=None) >= PROMISED
         assert "other vectors than the table" in caplog.text
@@ -305,7 +305,7 @@ class TestTheFile:
     def test_that_cannot_be_written_costs_nothing_but_the_next_start(self, bare, monkeypatch, caplog):
         _sidecar(bare).unlink()
         _sidecar(bare).mkdir()  # not even root can replace a directory by a file
-        with ms.MemoryStorage.open(at(bare, "memory")) as storage:
+        with ms.MemoryStorage.open(at(bare, "hnsw")) as storage:
             indexed = Indexed(storage, COUNT)
             indexed.settle()
             assert indexed.recall() >= PROMISED
@@ -314,7 +314,7 @@ class TestTheFile:
     def test_of_one_that_knows_more_is_left_alone(self, bare, in_memory):
         _best(in_memory.storage)
         in_memory.put(range(100), oracle.clustered(100, DIMENSION, 53))
-        with ms.MemoryStorage.open(at(bare, "memory")) as other:
+        with ms.MemoryStorage.open(at(bare, "hnsw")) as other:
             other.embeddings.index.catch_up(MODEL)
         written = _sidecar(bare).read_bytes()
         in_memory.storage.embeddings.index.catch_up(MODEL)
@@ -330,7 +330,7 @@ class TestBuilding:
 
     def test_goes_on_by_a_thread_if_asked(self, bare):
         _sidecar(bare).unlink()
-        with ms.MemoryStorage.open(at(bare, "memory")) as storage:
+        with ms.MemoryStorage.open(at(bare, "hnsw")) as storage:
             indexed = Indexed(storage, COUNT)
             assert storage.embeddings.index.catch_up(MODEL, background=True) == 0
             assert indexed.recall(plan=None) >= PROMISED
@@ -340,29 +340,29 @@ class TestBuilding:
             storage.embeddings.index.catch_up(MODEL, background=True)
 
     def test_over_the_limit_searches_do_without_and_say_so(self, bare):
-        small = at(bare, "memory").model_copy(update={"vector_index_memory": 100_000})
+        small = at(bare, "hnsw").model_copy(update={"hnsw_max_bytes": 100_000})
         with ms.MemoryStorage.open(small) as storage:
             indexed = Indexed(storage, COUNT)
-            assert indexed.recall(plan="exact (memory index over its limit)") == 1.0
-            with pytest.raises(ms.ConfigurationError, match="vector_index_memory: 100,000 bytes"):
+            assert indexed.recall(plan="exact (hnsw index over its limit)") == 1.0
+            with pytest.raises(ms.ConfigurationError, match="hnsw_max_bytes: 100,000 bytes"):
                 indexed.settle()
 
     def test_few_vectors_have_none(self, database):
-        with ms.MemoryStorage.open(at(database, "memory")) as storage:
+        with ms.MemoryStorage.open(at(database, "hnsw")) as storage:
             few = Indexed(storage, 300).store()
             assert storage.embeddings.index.catch_up(MODEL) == 0
             assert few.recall(plan="exact") == 1.0
         assert not _sidecar(database).exists()
 
     def test_a_database_in_memory_has_one_if_asked(self):
-        with ms.MemoryStorage.open(at(":memory:", "memory")) as storage:
+        with ms.MemoryStorage.open(at(":memory:", "hnsw")) as storage:
             indexed = Indexed(storage, FEW + 10).store()
             indexed.settle()
             assert indexed.recall() >= PROMISED
 
     def test_verify_compares_it_with_the_table(self, in_memory):
         health = in_memory.storage.embeddings.index.verify(MODEL)
-        assert (health.is_healthy, health.nodes, health.model.source) == (True, COUNT, "memory")
+        assert (health.is_healthy, health.nodes, health.model.source) == (True, COUNT, "hnsw")
         assert (health.recall or 0) >= PROMISED
 
     def test_there_and_back(self, in_memory, bare):
@@ -371,23 +371,25 @@ class TestBuilding:
             assert storage.embeddings.index.switch_to("diskann") == COUNT
             assert Indexed(storage, COUNT).recall() >= PROMISED
             assert not _sidecar(bare).exists()
-            with pytest.raises(ms.ConfigurationError, match="set it to memory"):
-                storage.embeddings.index.switch_to("memory")
-        with ms.MemoryStorage.open(at(bare, "memory")) as storage:
+            with pytest.raises(ms.ConfigurationError, match="set it to hnsw"):
+                storage.embeddings.index.switch_to("hnsw")
+        with ms.MemoryStorage.open(at(bare, "hnsw")) as storage:
             told: list[tuple[str, int, int]] = []
-            assert storage.embeddings.index.switch_to("memory", progress=lambda *facts: told.append(facts)) == COUNT
+            assert storage.embeddings.index.switch_to("hnsw", progress=lambda *facts: told.append(facts)) == COUNT
+            with pytest.warns(DeprecationWarning, match=r"switch_to\('memory'\) is deprecated .* switch_to\('hnsw'\)"):
+                assert storage.embeddings.index.switch_to("memory") == 0  # type: ignore[arg-type]
             assert told[-1] == ("indexed", COUNT, COUNT)
             assert Indexed(storage, COUNT).recall() >= PROMISED
             assert _nothing_is_put_into_diskann(storage)
             with raises(ms.NotFoundError, kind="embedding model"):
-                storage.embeddings.index.switch_to("memory", model="none")
+                storage.embeddings.index.switch_to("hnsw", model="none")
             with raises(ms.ValidationError, field="source"):
                 storage.embeddings.index.switch_to("nothing")  # type: ignore[arg-type]
 
 
 class TestSettings:
     def test_auto_is_memory_for_files_where_the_library_is(self, database, migrated_server_url, monkeypatch):
-        assert self._source_of(database) == "memory"
+        assert self._source_of(database) == "hnsw"
         assert self._source_of(":memory:") == self._source_of(migrated_server_url) == "diskann"
         monkeypatch.setattr("memory_storage.storage.is_installed", lambda: False)
         assert self._source_of(database) == "diskann"
@@ -396,8 +398,8 @@ class TestSettings:
         with ms.MemoryStorage.open(ms.Settings(database=str(database))) as storage:
             on_file.storage = storage
             assert on_file.recall(plan=None) >= PROMISED
-            assert storage.episodes.similar_to(FAR, model=MODEL).plan.split(" (")[0] in {"index", "memory"}
-            on_file.plan = "memory"
+            assert storage.episodes.similar_to(FAR, model=MODEL).plan.split(" (")[0] in {"index", "hnsw"}
+            on_file.plan = "hnsw"
             on_file.settle()
             assert on_file.recall() >= PROMISED
             _put(storage, on_file, 5)
@@ -409,16 +411,16 @@ class TestSettings:
             return storage.vector_index
 
     def test_a_server_has_none(self):
-        with pytest.raises(ms.ConfigurationError, match="memory is for files"):
-            ms.Settings(database="libsql://127.0.0.1:1?tls=0", vector_index="memory")
+        with pytest.raises(ms.ConfigurationError, match="hnsw is for files"):
+            ms.Settings(database="libsql://127.0.0.1:1?tls=0", vector_index="hnsw")
 
     def test_without_the_library_memory_is_an_error(self, database, monkeypatch):
         monkeypatch.setattr("memory_storage.storage.is_installed", lambda: False)
         with pytest.raises(ms.ConfigurationError, match=r"memory-storage\[ann\]"):
-            ms.MemoryStorage.open(at(database, "memory"))
+            ms.MemoryStorage.open(at(database, "hnsw"))
 
     def test_each_source_says_what_it_costs(self, in_memory):
         costs = in_memory.storage.embeddings.index.costs(MODEL)
         assert list(costs) == list(SOURCES)
-        assert costs["exact"].disk == 0 < costs["memory"].disk < costs["diskann"].disk
-        assert costs["diskann"].memory == 0 < costs["memory"].memory
+        assert costs["exact"].disk == 0 < costs["hnsw"].disk < costs["diskann"].disk
+        assert costs["diskann"].memory == 0 < costs["hnsw"].memory
