@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,6 @@ from sqlalchemy.pool import NullPool
 
 from . import dbapi
 from .dbapi import EncryptionKey
-from .dbapi._local import LocalTransport
 from .errors import SchemaError, ValidationError
 from .schema import HEAD
 
@@ -69,11 +69,8 @@ def look(path: Path, key: EncryptionKey | None = None) -> str | None:
     Not a byte of it is changed.
     """
     # The engine's connections turn on write-ahead logging, which is written into the file: it may be a stranger's.
-    looking = create_engine(
-        "libsql://",
-        creator=lambda: dbapi.Connection(LocalTransport(str(path.absolute()), busy_timeout=30, encryption_key=key)),
-        poolclass=NullPool,
-    )
+    connect = partial(dbapi.connect, str(path.absolute()), encryption_key=key, configure=False)
+    looking = create_engine("libsql://", creator=connect, poolclass=NullPool)
     try:
         return check_ours(looking)
     except SchemaError as error:

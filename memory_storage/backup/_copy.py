@@ -15,7 +15,6 @@ from sqlalchemy.pool import NullPool
 from memory_storage import dbapi
 from memory_storage._exception_mapping import translated
 from memory_storage.dbapi import EncryptionKey
-from memory_storage.dbapi._local import LocalTransport
 from memory_storage.errors import CorruptDataError
 
 from ._spelling import spelled
@@ -107,12 +106,12 @@ def engine_of(path: Path, key: EncryptionKey | None, *, is_new: bool = False) ->
     """An engine on a file that nobody else uses, without a log beside it."""
 
     def connect() -> dbapi.Connection:
-        transport = LocalTransport(str(path.absolute()), busy_timeout=5, encryption_key=key)
+        connection = dbapi.connect(str(path.absolute()), busy_timeout=5, encryption_key=key, configure=False)
         if is_new:  # it is thrown away if anything fails, and synced as a whole in the end
-            transport.run([dbapi.BatchStep("PRAGMA synchronous = OFF")])
-            transport.run([dbapi.BatchStep("PRAGMA journal_mode = MEMORY")])
-        transport.run([dbapi.BatchStep("PRAGMA foreign_keys = OFF")])
-        return dbapi.Connection(transport)
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("PRAGMA journal_mode = MEMORY")
+        connection.execute("PRAGMA foreign_keys = OFF")
+        return connection
 
     return create_engine("libsql://", creator=connect, poolclass=NullPool, hide_parameters=True)
 

@@ -17,7 +17,6 @@ from memory_storage import dbapi
 from memory_storage._files import create, mode_of, replacing, scratch_beside, sweep, sync, sync_directory
 from memory_storage._paths import why_unwritable
 from memory_storage.dbapi import EncryptionKey
-from memory_storage.dbapi._local import LocalTransport
 from memory_storage.errors import ConfigurationError, UnavailableError
 from memory_storage.search.hnsw import delete_sidecars, sidecar_names
 
@@ -141,21 +140,21 @@ def _alone(path: Path, key: EncryptionKey | None) -> Iterator[None]:
     Raises:
         UnavailableError: it is in use.
     """
-    transport = _opened(path, key)
+    connection = _opened(path, key)
     try:
-        if transport is not None:
-            _lock(path, transport)
+        if connection is not None:
+            _lock(path, connection)
         yield
     finally:
-        if transport is not None:
-            transport.close()
+        if connection is not None:
+            connection.close()
 
 
-def _opened(path: Path, key: EncryptionKey | None) -> LocalTransport | None:
+def _opened(path: Path, key: EncryptionKey | None) -> dbapi.Connection | None:
     if not path.exists():
         return None
     try:
-        return LocalTransport(str(path), busy_timeout=1, encryption_key=key)
+        return dbapi.connect(str(path), busy_timeout=1, encryption_key=key, configure=False)
     except dbapi.Error as error:
         if error.code == "OTHER_KEY":
             problem = f"{path}: it is in use by this process: close the storage that has it open first"
@@ -163,13 +162,13 @@ def _opened(path: Path, key: EncryptionKey | None) -> LocalTransport | None:
         return None
 
 
-def _lock(path: Path, transport: LocalTransport) -> None:
+def _lock(path: Path, connection: dbapi.Connection) -> None:
     # To leave write-ahead logging, a connection has to be the only one; and its log is in the file then. After that
     # the lock keeps out all others.
     problem = f"{path}: it is in use; it is what it was before: end the programs that use it first"
     try:
-        mode = transport.run([dbapi.BatchStep("PRAGMA journal_mode = DELETE")])[0].rows[0][0]
-        transport.run([dbapi.BatchStep("BEGIN EXCLUSIVE")])
+        mode = connection.execute("PRAGMA journal_mode = DELETE").fetchall()[0][0]
+        connection.execute("BEGIN EXCLUSIVE")
     except dbapi.OperationalError as error:
         if error.code in dbapi.BUSY_CODES:
             raise UnavailableError(problem, code=error.code) from error

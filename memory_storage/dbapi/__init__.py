@@ -111,6 +111,7 @@ def connect(
     durability: str = "full",
     busy_timeout: float = 30.0,
     encryption_key: str | Secret | EncryptionKey | None = None,
+    configure: bool = True,
     auth_token: str | TokenProvider | Credentials | None = None,
     ca_file: str | None = None,
     timeout: float = 30.0,
@@ -121,7 +122,8 @@ def connect(
 
     Local: `durability` "full" survives a power cut after every commit, "normal" may lose the last commits then (never
     the file). `busy_timeout`: seconds to wait for another writer. `encryption_key`: that of an encrypted file; a new
-    file becomes one. Files get write-ahead logging; foreign keys are enforced.
+    file becomes one. Files get write-ahead logging; foreign keys are enforced. `configure`: False does neither, and
+    leaves a file as it is until a statement changes it: it may be another program's.
 
     On a server, nothing is sent before the first statement. `auth_token`: a token, or what to call for one, and again
     when the server refuses that. `ca_file`: certificates to trust in place of the system's. `timeout`: seconds for a
@@ -139,11 +141,15 @@ def connect(
         return Connection(HranaTransport(Client.of(database, auth_token, limits)))
     if durability not in _SYNCHRONOUS:
         raise ProgrammingError(f"durability must be 'full' or 'normal', not {durability!r}")
-    return _open_local(database, durability, busy_timeout, encryption_key)
+    pragmas = (*_PRAGMAS, f"synchronous = {_SYNCHRONOUS[durability]}") if configure else ()
+    return _open_local(database, busy_timeout, encryption_key, pragmas)
 
 
 def _open_local(
-    database: str | MemoryDatabase, durability: str, busy_timeout: float, encryption_key: EncryptionKey | None
+    database: str | MemoryDatabase,
+    busy_timeout: float,
+    encryption_key: EncryptionKey | None,
+    pragmas: Iterable[str],
 ) -> Connection:
     transport = LocalTransport(
         MemoryDatabase() if database == ":memory:" else database,
@@ -151,7 +157,7 @@ def _open_local(
         encryption_key=encryption_key,
     )
     try:
-        for pragma in (*_PRAGMAS, f"synchronous = {_SYNCHRONOUS[durability]}"):
+        for pragma in pragmas:
             transport.run([BatchStep(f"PRAGMA {pragma}")])
     except BaseException:
         transport.close()
