@@ -24,7 +24,7 @@ from ._files import MaintenanceLock
 from .errors import CommitUnknownError, UnavailableError
 from .monitoring import AuditRecord, Meter, Operation, current, log_slow_query
 from .resilience import NOT_STORED, Guard, is_retryable_read, was_not_committed
-from .search.hnsw.index import MemoryIndexes
+from .search.hnsw.index import HnswIndexes
 from .search.known_spaces import KnownSpaces
 from .settings import Limits
 from .sql.session import Row
@@ -46,7 +46,7 @@ class StorageContext:
     guard: Guard
     meter: Meter
     vector_index: str = "diskann"
-    memory: MemoryIndexes | None = None
+    memory: HnswIndexes | None = None
     spaces: KnownSpaces = field(default_factory=KnownSpaces)
     maintenance: MaintenanceLock = field(default_factory=partial(MaintenanceLock, None))
 

@@ -28,7 +28,7 @@ from .errors import CommitUnknownError, ConfigurationError, UnavailableError, Va
 from .monitoring import Meter
 from .resilience import CircuitBreaker, Guard, is_retryable_read, was_not_committed
 from .search.hnsw import is_installed
-from .search.hnsw.index import MemoryIndexes
+from .search.hnsw.index import HnswIndexes
 from .session import Session, StorageContext
 from .settings import Settings, hidden_token
 from .sql.arguments import aware
@@ -144,7 +144,7 @@ class MemoryStorage(Repositories):
         reading = Session(context, self.namespace).read
         beside = settings.path if settings.encryption_key is None else None  # a file of vectors would not be encrypted
         maintenance = MaintenanceLock(settings.path)
-        memory = MemoryIndexes(reading, beside, settings.hnsw_max_bytes, maintenance)
+        memory = HnswIndexes(reading, beside, settings.hnsw_max_bytes, maintenance)
         return replace(context, vector_index=self.vector_index, memory=memory, maintenance=maintenance)
 
     def _mend_indexes(self) -> None:

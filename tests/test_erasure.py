@@ -27,7 +27,7 @@ QUANTIZED = [bytes(int(scale * sign) % 256 for sign in SIGNS) for scale in (31, 
 
 def _storage(database: Path, **fields: Any) -> ms.MemoryStorage:
     storage = ms.MemoryStorage.open(ms.Settings(database=str(database), vector_index="hnsw", **fields))
-    storage._context.memory.few = 50
+    storage._context.memory.exact_scan_max = 50
     return storage
 
 

@@ -35,32 +35,32 @@ class Source(Protocol):
         """SELECTs of (seq, known): up to `depth` that are likely to be near, with 1, and the tail, with 0."""
         ...
 
-    def is_useful(self, space: Space) -> str:
+    def is_fresh(self, space: Space) -> str:
         """SQL for whether it has most vectors, in the row of the model."""
         ...
 
     @property
-    def asked(self) -> str:
+    def max_candidates_sql(self) -> str:
         """SQL for how many candidates there can be."""
         ...
 
     @property
-    def over(self) -> float:
+    def oversampling(self) -> float:
         """So many candidates are compared for each item that is wanted, where nearly all pass."""
         ...
 
     @property
-    def most(self) -> int:
+    def max_candidates(self) -> int:
         """It never has more candidates."""
         ...
 
     @property
-    def sample(self) -> int:
+    def sample_size(self) -> int:
         """So many vectors are drawn to see how many pass the filters."""
         ...
 
     @property
-    def deepest(self) -> int:
+    def max_k(self) -> int:
         """So many items can be asked of it; for more, all vectors are compared."""
         ...
 
@@ -74,17 +74,17 @@ class Exact:
     """No index: all vectors for which the filters hold are compared."""
 
     plan: str = "exact"
-    asked: str = "0"
-    over: float = 0
-    sample: int = 1
-    most: int = 0
-    deepest: int = 0
+    max_candidates_sql: str = "0"
+    oversampling: float = 0
+    sample_size: int = 1
+    max_candidates: int = 0
+    max_k: int = 0
 
     def candidates(self, space: Space, depth: str) -> str:  # noqa: ARG002 - there are none
         """None."""
-        return "SELECT 0, 0 FROM way WHERE false"
+        return "SELECT 0, 0 FROM strategy WHERE false"
 
-    def is_useful(self, space: Space) -> str:  # noqa: ARG002
+    def is_fresh(self, space: Space) -> str:  # noqa: ARG002
         """Never."""
         return "false"
 
@@ -98,22 +98,22 @@ class DiskANN:
     """The engine's index, in the database."""
 
     plan: str = "index"
-    asked: str = "100"
-    over: float = 2
-    sample: int = 40
-    most: int = 1_000  # to ask for far more would overflow in the engine
-    deepest: int = 40  # its list of candidates is short
+    max_candidates_sql: str = "100"
+    oversampling: float = 2
+    sample_size: int = 40
+    max_candidates: int = 1_000  # to ask for far more would overflow in the engine
+    max_k: int = 40  # its list of candidates is short
 
     def candidates(self, space: Space, depth: str) -> str:
         """Those of the index, and the rows that have not entered it."""
         return f"""
-    SELECT t.id, 1 FROM way CROSS JOIN vector_top_k('{space.index}', {VECTOR}, {depth}) AS t
-    WHERE way.way = 'index'
+    SELECT t.id, 1 FROM strategy CROSS JOIN vector_top_k('{space.index}', {VECTOR}, {depth}) AS t
+    WHERE strategy.strategy = 'index'
     UNION ALL
-    SELECT v.seq, 0 FROM way CROSS JOIN {space.table} AS v INDEXED BY {space.table}_tail
-    WHERE way.way = 'index' AND v.indexed = 0"""
+    SELECT v.seq, 0 FROM strategy CROSS JOIN {space.table} AS v INDEXED BY {space.table}_tail
+    WHERE strategy.strategy = 'index' AND v.indexed = 0"""
 
-    def is_useful(self, space: Space) -> str:  # noqa: ARG002 - its counters are in the row
+    def is_fresh(self, space: Space) -> str:  # noqa: ARG002 - its counters are in the row
         """It has more than half, and little was removed from it."""
         return f"indexed > vectors / 2 AND removed <= {WORN} * indexed"
 
@@ -125,25 +125,27 @@ class DiskANN:
 
 
 @dataclass(frozen=True)
-class Memory:
+class Hnsw:
     """An index in this process: `near` has its candidates, the nearest first, `mark` the last row it knows of."""
 
     plan: str = "hnsw"
-    asked: str = ":asked"
-    over: float = 1.6  # its vectors are of 8 bits a number: its nearest 14 have 0.995 of the nearest ten that it knows
-    most: int = 1_500
-    sample: int = 80  # to ask it in vain takes ten times as long
-    deepest: int = 250
+    max_candidates_sql: str = ":candidate_count"
+    oversampling: float = (
+        1.6  # its vectors are of 8 bits a number: its nearest 14 have 0.995 of the nearest ten that it knows
+    )
+    max_candidates: int = 1_500
+    sample_size: int = 80  # to ask it in vain takes ten times as long
+    max_k: int = 250
 
     def candidates(self, space: Space, depth: str) -> str:
         """Those that were handed in, and the rows after its mark. Rows that are gone are not joined by anything."""
         return f"""
-    SELECT near.value, 1 FROM way CROSS JOIN json_each(:near) AS near
-    WHERE way.way = 'index' AND near.key < {depth}
+    SELECT neighbor.value, 1 FROM strategy CROSS JOIN json_each(:neighbors) AS neighbor
+    WHERE strategy.strategy = 'index' AND neighbor.key < {depth}
     UNION ALL
-    SELECT v.seq, 0 FROM way CROSS JOIN {space.table} AS v WHERE way.way = 'index' AND v.seq > :mark"""
+    SELECT v.seq, 0 FROM strategy CROSS JOIN {space.table} AS v WHERE strategy.strategy = 'index' AND v.seq > :mark"""
 
-    def is_useful(self, space: Space) -> str:
+    def is_fresh(self, space: Space) -> str:
         """Its tail is short."""
         return f"{last_seq(space)} - :mark <= max({FEW}, vectors / 4)"
 
@@ -155,8 +157,8 @@ class Memory:
 GRAPH_BYTES = 220
 """So many bytes has a vector's place in a graph of connectivity 24, measured."""
 
-EXACT, DISKANN, MEMORY = Exact(), DiskANN(), Memory()
-SOURCES: dict[str, Source] = {"exact": EXACT, "diskann": DISKANN, "hnsw": MEMORY}
+EXACT, DISKANN, HNSW = Exact(), DiskANN(), Hnsw()
+SOURCES: dict[str, Source] = {"exact": EXACT, "diskann": DISKANN, "hnsw": HNSW}
 
 
 OWN_SPACE = "(SELECT space FROM embeddings WHERE namespace = :namespace AND model = :model LIMIT 1)"

@@ -19,11 +19,11 @@ from memory_storage.sql.fulltext import any_word
 from memory_storage.sql.session import Row
 from memory_storage.sql.statement import SqlTemplate
 
-from .candidates import DISKANN, EXACT, MEMORY, Source
+from .candidates import DISKANN, EXACT, HNSW, Source
 from .cursor import SearchCursor, parse_search_cursor
-from .hnsw.index import MemoryIndex, Near
+from .hnsw.index import HnswIndex, Neighbors
 from .session import SearchSession
-from .statement import NO_SPACE, Attempt, Filters, Items, Search
+from .statement import NO_SPACE, Attempt, Filters, Search, SearchTarget
 from .vector_spaces import Stored, as_model_name, own_space, wrong_dimension
 from .vector_sql import USED
 from .vectors import packed
@@ -38,9 +38,9 @@ DAY = 86_400.0
 # the space of the namespace in the last place.
 _PLAN, _STATE, _LAST = 7, 9, 10
 _REPEATS = 3  # of a search, while other writers change the dimension of the namespace's vectors
-_HEAVIEST = 1_000_000_000  # a weight above that leaves no digits for the others
-_HALF_FUSED = 4  # so many times k go into the fusion from each side
-_ALWAYS = {"archived"}  # filters that nearly all rows pass
+_MAX_WEIGHT = 1_000_000_000  # a weight above that leaves no digits for the others
+_DEPTH_PER_RESULT = 4  # so many times k go into the fusion from each side
+_BROAD_FILTERS = {"archived"}  # filters that nearly all rows pass
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class Weights:
         for name in ("text", "vector", "recency", "reward", "half_life"):
             value = getattr(self, name)
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not 0 <= value <= _HEAVIEST or (name == "half_life" and value <= 0):
+            if not number or not 0 <= value <= _MAX_WEIGHT or (name == "half_life" and value <= 0):
                 above = "above 0" if name == "half_life" else "from 0"
-                raise ValidationError(f"weights.{name}", f"a number {above} to {_HEAVIEST:,}", value)
+                raise ValidationError(f"weights.{name}", f"a number {above} to {_MAX_WEIGHT:,}", value)
 
 
 @dataclass(frozen=True)
-class Asked:
+class SearchRequest:
     """A search as a caller asked for it."""
 
     filter: EpisodeFilter | PatternFilter
@@ -82,39 +82,39 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Planned:
+class SearchPlan:
     """A search that is ready: its SQL, and the values of its names."""
 
-    asked: Asked
+    request: SearchRequest
     search: Search
     values: dict[str, Any]
     k: int
     cursor: SearchCursor | None
     explain: bool
-    memory: MemoryIndex | None = None
-    near: Near | None = None
+    memory: HnswIndex | None = None
+    neighbors: Neighbors | None = None
 
-    def wider(self, session: SearchSession) -> Planned:
+    def broaden(self, session: SearchSession) -> SearchPlan:
         """What to try when nothing was found: the index's other candidates, then all vectors."""
         attempt = self.search.attempt
-        if attempt == "scout" and self.memory:
-            return self._asked(self.memory, session)
-        if attempt == "few" and self.memory and self.near:
+        if attempt == "probe_exact" and self.memory:
+            return self._with_index(self.memory, session)
+        if attempt == "shortlist" and self.memory and self.neighbors:
             if not (self.search.has_floor or self.search.is_continued):
-                self.memory.had_too_few(session.namespace)
-            return self._trying("index", **_values_of(self.near))
-        return self._trying("all")
+                self.memory.record_shortlist_failure(session.namespace)
+            return self._with_attempt("index_only", **_values_of(self.neighbors))
+        return self._with_attempt("full")
 
-    def _asked(self, memory: MemoryIndex, session: SearchSession) -> Planned:
+    def _with_index(self, memory: HnswIndex, session: SearchSession) -> SearchPlan:
         """With the candidates of an index that was found to be the better way."""
-        near = memory.candidates(
+        neighbors = memory.candidates(
             self.values["vector"], self.values["reach"], are_broad=False, began=session.started_at_monotonic
         )
-        if near is None:  # it was there a moment ago
-            return replace(self, search=replace(self.search, attempt="all", source=DISKANN))
-        return replace(self._trying("index", **_values_of(near), mode="index"), near=near)
+        if neighbors is None:  # it was there a moment ago
+            return replace(self, search=replace(self.search, attempt="full", source=DISKANN))
+        return replace(self._with_attempt("index_only", **_values_of(neighbors), mode="index"), neighbors=neighbors)
 
-    def _trying(self, attempt: Attempt, **values: Any) -> Planned:
+    def _with_attempt(self, attempt: Attempt, **values: Any) -> SearchPlan:
         return replace(self, search=replace(self.search, attempt=attempt), values={**self.values, **values})
 
     def hits(self, rows: Sequence[tuple[Any, T | None]]) -> Hits[T]:
@@ -123,7 +123,7 @@ class Planned:
         readable = [(row, item) for row, item in rows[: self.k] if item is not None]
         hits = [_hit(row, item, has_vector=has_vector, explain=self.explain) for row, item in readable]
         plan = rows[0][0][_PLAN] if rows else ""
-        if self.memory and self.values["mode"] == "auto" and self.search.source is not MEMORY and self.memory.note:
+        if self.memory and self.values["mode"] == "auto" and self.search.source is not HNSW and self.memory.note:
             plan += f" ({self.memory.note})"
         return Hits(hits, next_cursor=self._next([row for row, _ in rows]), plan=plan)
 
@@ -134,45 +134,45 @@ class Planned:
         return str(cursor.after(row[1] for row in rows[: self.k]))
 
 
-def planned(session: SearchSession, items: Items, asked: Asked) -> Planned:
+def plan_search(session: SearchSession, target: SearchTarget, request: SearchRequest) -> SearchPlan:
     """Check what was asked for, and plan it. ValidationError names what cannot be."""
-    k = _checked_k(asked.k)
-    choice("mode", asked.mode, get_args(SearchMode))
-    flag("explain", asked.explain)
-    if asked.weights is not None:
-        instance("weights", asked.weights, Weights, "Weights(text=1.0, vector=1.0, recency=0.5)")
-    cursor = parse_search_cursor(asked.cursor)
+    k = _checked_k(request.k)
+    choice("mode", request.mode, get_args(SearchMode))
+    flag("explain", request.explain)
+    if request.weights is not None:
+        instance("weights", request.weights, Weights, "Weights(text=1.0, vector=1.0, recency=0.5)")
+    cursor = parse_search_cursor(request.cursor)
     shown = cursor.shown if cursor else ()
-    text, has_words = asked.text, asked.text is not None
-    filters, values = _filters(asked.filter, items)
+    text, has_words = request.text, request.text is not None
+    filters, values = _filters(request.filter, target)
     values |= {"namespace": session.namespace, "limit": k + 1, "shown": json.dumps(shown)}
     values |= {"now": cursor.now if cursor else to_micros(session.now()), "last_seq": cursor and cursor.last_seq}
-    space, given = None, _Given()
-    if asked.vector is not None or not has_words:
-        depth = _HALF_FUSED * k + len(shown)
-        values |= {"vector": packed(asked.vector), "mode": asked.mode, "depth": depth}
-        values |= {"reach": depth if has_words else len(shown) + k + 1, "floor": _floor(asked.min_similarity)}
-        model = _model(session, asked.model)
+    space, initial = None, InitialCandidates()
+    if request.vector is not None or not has_words:
+        depth = _DEPTH_PER_RESULT * k + len(shown)
+        values |= {"vector": packed(request.vector), "mode": request.mode, "depth": depth}
+        values |= {"reach": depth if has_words else len(shown) + k + 1, "floor": _floor(request.min_similarity)}
+        model = _model(session, request.model)
         space = NO_SPACE if model is None else session.spaces.guess(session.namespace, model)
         values |= {"model": model, "space": space.token}
-        given = _given(session, space, values, are_broad=filters.are_broad, has_words=has_words)
+        initial = _initial_candidates(session, space, values, are_broad=filters.are_broad, has_words=has_words)
     if text is not None:
-        values |= {"words": any_word(text) or '""', **_weights(asked.weights or Weights())}
+        values |= {"words": any_word(text) or '""', **_weights(request.weights or Weights())}
     search = Search(
-        items,
+        target,
         filters,
         space,
-        given.source,
-        given.attempt,
+        initial.source,
+        initial.attempt,
         has_words=has_words,
-        has_floor=asked.min_similarity is not None,
+        has_floor=request.min_similarity is not None,
         is_continued=cursor is not None,
-        is_followed=given.memory is not None,
+        reports_state=initial.memory is not None,
     )
-    return Planned(asked, search, values, k, cursor, asked.explain, given.memory, given.near)
+    return SearchPlan(request, search, values, k, cursor, request.explain, initial.memory, initial.neighbors)
 
 
-def run(session: SearchSession, statement: Callable[[Search], SqlTemplate], plan: Planned) -> Sequence[Row]:
+def run(session: SearchSession, statement: Callable[[Search], SqlTemplate], plan: SearchPlan) -> Sequence[Row]:
     """The rows of a search; if the index has too few or is damaged, once more without it.
 
     A namespace that has no vectors by the model has none to find, whether another one has, and of which dimension.
@@ -186,8 +186,8 @@ def run(session: SearchSession, statement: Callable[[Search], SqlTemplate], plan
 
 
 def _attempted(
-    session: SearchSession, statement: Callable[[Search], SqlTemplate], plan: Planned
-) -> tuple[Sequence[Row], Planned | None]:
+    session: SearchSession, statement: Callable[[Search], SqlTemplate], plan: SearchPlan
+) -> tuple[Sequence[Row], SearchPlan | None]:
     """The rows; or what to try instead, if the namespace has its vectors in another space."""
     space = plan.search.space
     try:
@@ -208,20 +208,20 @@ def _attempted(
     return [], _in_space(session, plan, own)
 
 
-def _in_space(session: SearchSession, plan: Planned, own: Stored | None) -> Planned:
+def _in_space(session: SearchSession, plan: SearchPlan, own: Stored | None) -> SearchPlan:
     """The same search among the vectors of another space, or among none."""
     dimension = len(plan.values["vector"]) // 4
     if own is not None and own.dimension != dimension:
         raise wrong_dimension(plan.values["model"], own.dimension, dimension)
     if own is not None:
-        return planned(session, plan.search.items, plan.asked)
+        return plan_search(session, plan.search.target, plan.request)
     _log.info("namespace %r has no vectors by %r: none is found", session.namespace, plan.values["model"])
-    search = replace(plan.search, space=NO_SPACE, attempt="none", source=DISKANN, is_followed=False)
-    return replace(plan, search=search, memory=None, near=None)
+    search = replace(plan.search, space=NO_SPACE, attempt="none", source=DISKANN, reports_state=False)
+    return replace(plan, search=search, memory=None, neighbors=None)
 
 
 def _rows(
-    session: SearchSession, statement: Callable[[Search], SqlTemplate], plan: Planned
+    session: SearchSession, statement: Callable[[Search], SqlTemplate], plan: SearchPlan
 ) -> tuple[Sequence[Row], str | None]:
     """The rows of what is found, and the space and dimension of the namespace's own vectors, if it has some."""
     try:
@@ -230,10 +230,10 @@ def _rows(
         if plan.values.get("mode", "exact") == "exact":
             raise
         return _rows(session, statement, replace(plan, values={**plan.values, "mode": "exact"}))
-    rows = _followed([row for row in everything if row[0] is not None], session, plan)
+    rows = _notify_index([row for row in everything if row[0] is not None], session, plan)
     stored = next((row[_LAST] for row in everything if row[0] is None), None)
-    is_last = rows or plan.search.attempt in ("all", "none")
-    return (rows, stored) if is_last else _rows(session, statement, plan.wider(session))
+    is_last = rows or plan.search.attempt in ("full", "none")
+    return (rows, stored) if is_last else _rows(session, statement, plan.broaden(session))
 
 
 def _is_about_space(error: Exception, space: Space) -> bool:
@@ -244,23 +244,23 @@ def _is_about_space(error: Exception, space: Space) -> bool:
     return "same length" in text or "dimensions are different" in text
 
 
-def _followed(rows: Sequence[Row], session: SearchSession, plan: Planned) -> Sequence[Row]:
+def _notify_index(rows: Sequence[Row], session: SearchSession, plan: SearchPlan) -> Sequence[Row]:
     """The same rows, when the index in this process has caught up with what they say of the table."""
     if plan.memory and rows and not session.is_transaction:
-        plan.memory.follow(*json.loads(rows[0][_STATE]))
+        plan.memory.notify(*json.loads(rows[0][_STATE]))
     return rows
 
 
-def filled(search: Callable[[Asked], Hits[T]], asked: Asked) -> Hits[T]:
+def fill_hits(search: Callable[[SearchRequest], Hits[T]], request: SearchRequest) -> Hits[T]:
     """Return the hits of a search, and more until there are `k`: one that cannot be read does not count."""
-    hits = search(asked)
-    while len(hits) < asked.k and hits.next_cursor:
-        more = search(replace(asked, k=asked.k - len(hits), cursor=hits.next_cursor))
+    hits = search(request)
+    while len(hits) < request.k and hits.next_cursor:
+        more = search(replace(request, k=request.k - len(hits), cursor=hits.next_cursor))
         hits = Hits([*hits, *more], next_cursor=more.next_cursor, plan=hits.plan)
     return hits
 
 
-def as_text(text: Any) -> str:
+def check_query_text(text: Any) -> str:
     """What is looked for; ValidationError if that is no text."""
     if not isinstance(text, str):
         raise ValidationError("text", "a text", text)
@@ -271,7 +271,7 @@ def _hit(row: Sequence[Any], item: T, *, has_vector: bool, explain: bool) -> Hit
     score, _, similarity, vector, text, recency, reward, plan, snippet, *_ = row
     named = {"text": text, "vector": vector, "recency": recency, "reward": reward}
     parts = {"similarity": score} if text is None else {name: part for name, part in named.items() if part}
-    compared = "index" if plan in (DISKANN.plan, MEMORY.plan) else "exact"
+    compared = "index" if plan in (DISKANN.plan, HNSW.plan) else "exact"
     method: Any = compared if text is None else ("hybrid" if has_vector else "text")
     return Hit(item, score, similarity, method, snippet and readable(snippet), parts if explain else None)
 
@@ -290,61 +290,67 @@ def _floor(similarity: Any) -> float | None:
     return float(similarity)
 
 
-def _filters(asked: EpisodeFilter | PatternFilter, items: Items) -> tuple[Filters, dict[str, Any]]:
-    owner_type = items.table.removesuffix("s")
-    at_hand, values = conditions(asked, owner_type, Shape("i.", by_row=True))
-    finding, _ = conditions(asked, owner_type, Shape("i."))
+def _filters(filters: EpisodeFilter | PatternFilter, target: SearchTarget) -> tuple[Filters, dict[str, Any]]:
+    owner_type = target.table.removesuffix("s")
+    at_hand, values = conditions(filters, owner_type, Shape("i.", by_row=True))
+    finding, _ = conditions(filters, owner_type, Shape("i."))
     find_rows = any("seq IN" in condition for condition in finding)
-    are_broad = in_use(asked).keys() <= _ALWAYS and getattr(asked, "archived", None) is not True
+    are_broad = in_use(filters).keys() <= _BROAD_FILTERS and getattr(filters, "archived", None) is not True
     return Filters(at_hand, finding, are_broad=are_broad, find_rows=find_rows), values
 
 
-class _Given(NamedTuple):
+class InitialCandidates(NamedTuple):
     """What a search begins with: the index in this process, what that has found, and what is tried first."""
 
-    memory: MemoryIndex | None = None
-    near: Near | None = None
+    memory: HnswIndex | None = None
+    neighbors: Neighbors | None = None
     source: Source = DISKANN
-    attempt: Attempt = "all"
+    attempt: Attempt = "full"
 
 
-def _given(session: SearchSession, space: Space, values: dict[str, Any], *, are_broad: bool, has_words: bool) -> _Given:
+def _initial_candidates(
+    session: SearchSession, space: Space, values: dict[str, Any], *, are_broad: bool, has_words: bool
+) -> InitialCandidates:
     if space == NO_SPACE:
-        return _Given(attempt="none")
+        return InitialCandidates(attempt="none")
     if session.vector_index == "exact":
         values["mode"] = "exact"
-        return _Given(source=EXACT)
+        return InitialCandidates(source=EXACT)
     if session.memory is None or session.vector_index != "hnsw":
-        return _Given()
+        return InitialCandidates()
     memory = session.memory.of(space)
     if values["mode"] == "exact":
-        return _Given(memory)
-    attempt: Attempt = "all" if has_words else _attempt(values, are_broad, memory.is_crowded(session.namespace))
-    near = memory.candidates(
+        return InitialCandidates(memory)
+    attempt: Attempt = "full" if has_words else _attempt(values, are_broad, memory.shortlist_failed(session.namespace))
+    neighbors = memory.candidates(
         values["vector"],
         values["reach"],
         are_broad=are_broad,
         began=session.started_at_monotonic,
-        look=attempt != "scout",
+        search=attempt != "probe_exact",
     )
-    if near is None:
-        return _Given(memory)
-    values |= _values_of(near, near.few if attempt == "few" else None)
-    return _Given(memory, near, MEMORY, attempt)
+    if neighbors is None:
+        return InitialCandidates(memory)
+    values |= _values_of(neighbors, neighbors.shortlist if attempt == "shortlist" else None)
+    return InitialCandidates(memory, neighbors, HNSW, attempt)
 
 
-def _attempt(values: dict[str, Any], are_broad: bool, is_crowded: bool) -> Attempt:
-    """What to try first with an index in this process: the less that is likely to do, the sooner it is planned."""
-    is_deep, is_auto = values["reach"] > MEMORY.deepest, values["mode"] == "auto"
+def _attempt(values: dict[str, Any], are_broad: bool, shortlist_failed: bool) -> Attempt:
+    """What to try first with an index in this process: the less that is likely to do, the sooner it is plan_search."""
+    is_deep, is_auto = values["reach"] > HNSW.max_k, values["mode"] == "auto"
     if is_auto and is_deep:
-        return "all"
+        return "full"
     if are_broad:
-        return "index" if is_deep or is_crowded else "few"
-    return "scout" if is_auto else "index"
+        return "index_only" if is_deep or shortlist_failed else "shortlist"
+    return "probe_exact" if is_auto else "index_only"
 
 
-def _values_of(near: Near, few: int | None = None) -> dict[str, Any]:
-    return {"mark": near.mark, "asked": near.asked, "near": json.dumps(near.seqs[:few])}
+def _values_of(neighbors: Neighbors, shortlist: int | None = None) -> dict[str, Any]:
+    return {
+        "mark": neighbors.mark,
+        "candidate_count": neighbors.candidate_count,
+        "neighbors": json.dumps(neighbors.seqs[:shortlist]),
+    }
 
 
 def _weights(weights: Weights) -> dict[str, Any]:
@@ -358,7 +364,7 @@ def _weights(weights: Weights) -> dict[str, Any]:
 
 
 def _model(session: SearchSession, model: str | None) -> str | None:
-    """The model's name; if none is given, that of the only one there is, or None if there is none."""
+    """The model's name; if none is initial, that of the only one there is, or None if there is none."""
     if model is not None:
         return as_model_name(model)
     names = [row[0] for row in session.read(USED.bind(namespace=session.namespace))]

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from memory_storage.sql.session import SessionProtocol
 
-from .hnsw.index import MemoryIndexes
+from .hnsw.index import HnswIndexes
 from .known_spaces import KnownSpaces
 
 
@@ -24,6 +24,6 @@ class SearchSession(SessionProtocol, Protocol):
         ...
 
     @property
-    def memory(self) -> MemoryIndexes | None:
+    def memory(self) -> HnswIndexes | None:
         """The in-process vector indexes, searched if `vector_index` is "hnsw"."""
         ...

@@ -30,7 +30,7 @@ from memory_storage.sql.session import Repository
 
 from . import vector_sql as sql
 from .candidates import SOURCES, Cost
-from .hnsw.index import MemoryIndex
+from .hnsw.index import HnswIndex
 from .session import SearchSession
 from .vector_spaces import as_model_name, own_space
 
@@ -44,9 +44,11 @@ _MAINTAINED = (
     "the file is being scrubbed or repaired, which rebuilds its vector indexes: the index is as it was; "
     "call it again when that has ended"
 )
-_AT_ONCE = 100  # vectors: a server ends a transaction after five seconds if others wait
+_BATCH = 100  # vectors: a server ends a transaction after five seconds if others wait
 _SAMPLE = 32  # vectors that are searched for, to measure recall
-_DOUBTFUL = 0.96  # what so few say of an index is off by 0.03, now and then: under this, eight times as many are
+_RECALL_TO_CONFIRM = (
+    0.96  # what so few say of an index is off by 0.03, now and then: under this, eight times as many are
+)
 _NEAREST = 10
 
 
@@ -78,7 +80,7 @@ class VectorIndex(Repository):
 
         A model that namespaces use with several dimensions is there once for each dimension.
         """
-        return [self._as_seen(found) for found in registered(self._session)]
+        return [self._with_hnsw_counters(found) for found in registered(self._session)]
 
     @operation
     def costs(self, model: str, *, dimension: int | None = None) -> dict[str, Cost]:
@@ -116,7 +118,7 @@ class VectorIndex(Repository):
                 f"vector_index: it is {self._session.vector_index}: set it to {source} (MEMORY_STORAGE_VECTOR_INDEX)"
             )
         found = registered(self._session) if model is None else self._named(model)
-        return sum(self._use(one, progress) for one in found)
+        return sum(self._switch(one, progress) for one in found)
 
     @operation
     def verify(self, model: str, *, dimension: int | None = None) -> IndexHealth:
@@ -133,8 +135,8 @@ class VectorIndex(Repository):
             ValidationError: `dimension` is missing, and the model has several, none of them in this namespace.
         """
         registered = self._get(model, dimension)
-        space, found = registered.space, self._as_seen(registered)
-        memory = self._memory(space)
+        space, found = registered.space, self._with_hnsw_counters(registered)
+        memory = self._hnsw_index(space)
         if memory:
             rows, nodes = memory.present()
             return IndexHealth(replace(found, indexed=rows), nodes, memory.recall(_SAMPLE, _NEAREST) if nodes else None)
@@ -160,14 +162,14 @@ class VectorIndex(Repository):
         return sum(self._rebuild(found, preset, progress) for found in self._named(model))
 
     def _rebuild(self, found: Registered, preset: IndexPreset | None, progress: Progress | None) -> int:
-        memory = self._memory(found.space)
+        memory = self._hnsw_index(found.space)
         if memory and preset is None:
-            return memory.catch_up(anew=True, progress=progress)
+            return memory.catch_up(rebuild=True, progress=progress)
         if memory:
             raise ValidationError("preset", "none: it is of diskann, and vector_index is memory", preset)
         if not self._empty(found.space, preset_of(found.model.preset if preset is None else preset)):
             raise UnavailableError(_MAINTAINED, code="MAINTENANCE")
-        return self.resume(self._again(found.space), progress=progress)
+        return self.resume(self._reload(found.space), progress=progress)
 
     @operation
     def catch_up(self, model: str, *, progress: Progress | None = None, background: bool = False) -> int:
@@ -186,7 +188,7 @@ class VectorIndex(Repository):
         return sum(self._catch_up(found, progress, is_background=background) for found in self._named(model))
 
     def _catch_up(self, found: Registered, progress: Progress | None, *, is_background: bool) -> int:
-        memory = self._memory(found.space)
+        memory = self._hnsw_index(found.space)
         if memory:
             return memory.catch_up(progress=progress, background=is_background)
         if is_background:
@@ -199,14 +201,14 @@ class VectorIndex(Repository):
         instance("registered", registered, Registered, "one of those that the repository registers")
         space, found = registered
         if found.is_fragmented and self._empty(space, preset_of(found.preset)):
-            found = self._again(space).model
+            found = self._reload(space).model
         start, total = found.indexed, found.pending
         while found.pending:
             after = self._more(space)
             if after.indexed <= found.indexed:
                 if not self._is_restored(Registered(space, after)):
                     break
-                after = self._again(space).model
+                after = self._reload(space).model
                 start, total = after.indexed, after.pending
             found = after
             if progress:
@@ -222,7 +224,7 @@ class VectorIndex(Repository):
         Looks at no vector, so a storage does it when it opens a file. Searches compare exactly until `catch_up`.
         Changes nothing while the file is maintained.
         """
-        lost = [found for found in registered(self._session) if not self._is_whole(found)]
+        lost = [found for found in registered(self._session) if not self._is_complete(found)]
         return [found.name for space, found in lost if self._empty(space, preset_of(found.preset))]
 
     @operation
@@ -290,20 +292,20 @@ class VectorIndex(Repository):
             raise ValidationError("dimension", f"one of {sizes}: {model!r} has several", dimension)
         return found[0]
 
-    def _again(self, space: Space) -> Registered:
+    def _reload(self, space: Space) -> Registered:
         rows = self._session.read(sql.MODEL.bind(space=space.token))
         if not rows:
             raise NotFoundError("embedding model", space.model)
         return as_registered(rows[0])
 
-    def _memory(self, space: Space) -> MemoryIndex | None:
+    def _hnsw_index(self, space: Space) -> HnswIndex | None:
         indexes = self._session.memory
         return indexes.of(space) if indexes and self._session.vector_index == "hnsw" else None
 
-    def _as_seen(self, registered: Registered) -> EmbeddingModel:
+    def _with_hnsw_counters(self, registered: Registered) -> EmbeddingModel:
         """With the counters of the index in this process, if that is what searches use."""
         space, found = registered
-        memory = self._memory(space)
+        memory = self._hnsw_index(space)
         if memory is None:
             return found
         entries, mark = memory.entries()
@@ -311,8 +313,8 @@ class VectorIndex(Repository):
         indexed = found.vectors - rows[0][0] if entries else 0
         return replace(found, source="hnsw", indexed=indexed, removed=entries - indexed)
 
-    def _use(self, found: Registered, progress: Progress | None) -> int:
-        memory = self._memory(found.space)
+    def _switch(self, found: Registered, progress: Progress | None) -> int:
+        memory = self._hnsw_index(found.space)
         if memory is None:
             added = self.resume(found, progress=progress)
             if self._session.memory:
@@ -325,14 +327,14 @@ class VectorIndex(Repository):
 
     def _is_restored(self, found: Registered) -> bool:
         """Whether the index was lost (by a scrub that was killed), and there is an empty one now."""
-        return not self._is_whole(found) and self._empty(found.space, preset_of(found.model.preset))
+        return not self._is_complete(found) and self._empty(found.space, preset_of(found.model.preset))
 
     def _more(self, space: Space) -> EmbeddingModel:
-        some = sql.of(space).index_some.bind(limit=_AT_ONCE, space=space.token)
+        some = sql.of(space).index_some.bind(limit=_BATCH, space=space.token)
         rows = self._session.write([some, sql.MODEL.bind(space=space.token)])
         return as_registered(rows[0]).model
 
-    def _is_whole(self, found: Registered) -> bool:
+    def _is_complete(self, found: Registered) -> bool:
         values = {"index": found.space.index, "indexed": found.model.indexed}
         try:
             return bool(self._session.read(sql.of(found.space).is_whole.bind(**values))[0][0])
@@ -358,7 +360,7 @@ class VectorIndex(Repository):
     def _recall(self, space: Space) -> float | None:
         """Of the nearest ten of some stored vectors, how many the index finds."""
         recall = self._recall_of(space, _SAMPLE)
-        return recall if recall is None or recall >= _DOUBTFUL else self._recall_of(space, 8 * _SAMPLE)
+        return recall if recall is None or recall >= _RECALL_TO_CONFIRM else self._recall_of(space, 8 * _SAMPLE)
 
     def _recall_of(self, space: Space, count: int) -> float | None:
         statements = sql.of(space)

@@ -16,7 +16,7 @@ import pytest
 import memory_storage as ms
 from memory_storage.embedders import HashingEmbedder
 from memory_storage.schema.vector_tables import Space
-from memory_storage.search.hnsw.index import MemoryIndex
+from memory_storage.search.hnsw.index import HnswIndex
 from tests.checks import assert_consistent, dump
 from tests.raising import raises
 from tests.search import work
@@ -115,7 +115,7 @@ class TestWithoutVectors:
                 storage.episodes.search(WORDS, vector=[1.0, 2.0], model=f"unknown {number}")
                 storage.embeddings.find("episode", uuid4(), model=f"unknown {number}")
             gc.collect()
-            left = [one for one in gc.get_objects() if type(one) is MemoryIndex]
+            left = [one for one in gc.get_objects() if type(one) is HnswIndex]
             assert not [one for one in left if one._indexes is storage._context.memory]
 
 

@@ -53,7 +53,7 @@ def register(barrier: Any, path: Path, ids: list[UUID]) -> None:
 def opened(path: Path) -> ms.MemoryStorage:
     """A file with the index in this process, however few vectors there are."""
     storage = ms.MemoryStorage.open(ms.Settings(database=str(path), vector_index="hnsw", durability="normal"))
-    storage._context.memory.few = 0
+    storage._context.memory.exact_scan_max = 0
     return storage
 
 

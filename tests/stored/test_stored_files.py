@@ -113,7 +113,7 @@ def test_a_sidecar_of_vectors_is_used_as_it_is(stored: Stored):
     files = {path: path.read_bytes() for path in stored.directory.glob("indexed.db.*.usearch")}
     assert len(files) == 2
     with stored.open("indexed") as storage:
-        storage._context.memory.few = 0
+        storage._context.memory.exact_scan_max = 0
         hits = storage.episodes.similar_to(QUERY[SMALL], model=SMALL, k=5, mode="index")
         assert "exact" not in hits.plan
         assert [str(hit.item.id) for hit in hits] == [

@@ -38,7 +38,7 @@ from memory_storage.repositories.retention.tombstones import (
     tombstoned_among,
 )
 from memory_storage.repositories.steps import sql as steps_sql
-from memory_storage.search.planner import Asked, Weights, as_text, filled, planned, run
+from memory_storage.search.planner import SearchRequest, Weights, check_query_text, fill_hits, plan_search, run
 from memory_storage.search.session import SearchSession
 from memory_storage.search.statement import EPISODES
 from memory_storage.sql.arguments import embedder as as_embedder
@@ -467,7 +467,9 @@ class EpisodeRepository(Repository):
                 dimension than this namespace's vectors by `model`.
         """
         return self._hits(
-            Asked(EpisodeFilter(**filters), k, None, vector, model, mode, min_similarity, cursor, None, explain),
+            SearchRequest(
+                EpisodeFilter(**filters), k, None, vector, model, mode, min_similarity, cursor, None, explain
+            ),
             steps=steps,
             on_corrupt=on_corrupt,
         )
@@ -501,12 +503,12 @@ class EpisodeRepository(Repository):
         """
         if embedder is not None and vector is None:
             known = as_embedder("embedder", embedder)
-            vector, model = known.embed_query(as_text(text)), model or known.model
+            vector, model = known.embed_query(check_query_text(text)), model or known.model
         return self._hits(
-            Asked(
+            SearchRequest(
                 EpisodeFilter(**filters),
                 k,
-                as_text(text),
+                check_query_text(text),
                 vector,
                 model,
                 mode,
@@ -519,16 +521,16 @@ class EpisodeRepository(Repository):
             on_corrupt=on_corrupt,
         )
 
-    def _hits(self, asked: Asked, *, steps: bool, on_corrupt: OnCorrupt) -> Hits[Episode]:
+    def _hits(self, asked: SearchRequest, *, steps: bool, on_corrupt: OnCorrupt) -> Hits[Episode]:
         check_on_corrupt(on_corrupt)
         flag("steps", steps)
 
-        def search(asked: Asked) -> Hits[Episode]:
-            plan = planned(self._session, EPISODES, asked)
+        def search(asked: SearchRequest) -> Hits[Episode]:
+            plan = plan_search(self._session, EPISODES, asked)
             rows = run(self._session, partial(sql.search, with_steps=steps), plan)
             return plan.hits(found_in(rows, plan.k, on_corrupt))
 
-        return filled(search, asked)
+        return fill_hits(search, asked)
 
     def _prepare(self, episodes: Sequence[Episode]) -> list[tuple[str, Episode]]:
         limits = self._session.limits

@@ -254,23 +254,23 @@ FROM page LEFT JOIN episodes AS e ON page.fits AND e.seq = page.seq
 
 
 @lru_cache(maxsize=256)
-def search(asked: Search, *, with_steps: bool) -> SqlTemplate:
+def search(query: Search, *, with_steps: bool) -> SqlTemplate:
     """The hits: score, `seq` and the facts of each, then its row and those of its steps, in any order."""
     if not with_steps:
         return SqlTemplate(f"""
-{asked.common_tables()}
-SELECT found.score, found.seq, {asked.facts()}, {HEAD_ROW} FROM found CROSS JOIN episodes AS e ON e.seq = found.seq
-{asked.own_space(_ROW)}
+{query.common_tables()}
+SELECT found.score, found.seq, {query.facts()}, {HEAD_ROW} FROM found CROSS JOIN episodes AS e ON e.seq = found.seq
+{query.own_space(_ROW)}
 """)
     return SqlTemplate(f"""
-{asked.common_tables()}
-SELECT found.score, found.seq, {asked.facts("NOT of_step")}, iif(of_step, s.step_number, 0), iif(of_step, s.id, e.id),
+{query.common_tables()}
+SELECT found.score, found.seq, {query.facts("NOT of_step")}, iif(of_step, s.step_number, 0), iif(of_step, s.id, e.id),
     iif(of_step, s.document, e.document), iif(of_step, s.output, e.version), e.created_at, e.updated_at, e.archived_at
 FROM found CROSS JOIN episodes AS e ON e.seq = found.seq
 CROSS JOIN (SELECT false AS of_step UNION ALL SELECT true)
 LEFT JOIN steps AS s ON of_step AND s.namespace = e.namespace AND s.episode_id = e.id
 WHERE NOT of_step OR s.id IS NOT NULL
-{asked.own_space(_ROW)}
+{query.own_space(_ROW)}
 """)
 
 

@@ -37,9 +37,9 @@ from memory_storage.repositories.retention.tombstones import (
     tombstoned_among,
 )
 from memory_storage.schema.words import with_words, words_of_pattern
-from memory_storage.search.planner import Asked, Weights, as_text, filled, planned, run
+from memory_storage.search.planner import SearchRequest, Weights, check_query_text, fill_hits, plan_search, run
 from memory_storage.search.session import SearchSession
-from memory_storage.search.statement import FACTS, PATTERNS
+from memory_storage.search.statement import N_FACT_COLUMNS, PATTERNS
 from memory_storage.sql.arguments import embedder as as_embedder
 from memory_storage.sql.arguments import flag
 from memory_storage.sql.chunks import of_documents
@@ -356,7 +356,9 @@ class PatternRepository(Repository):
         **filters: Unpack[PatternFilters],
     ) -> Hits[AnyPattern]:
         """The `k` patterns nearest to a vector for which all filters hold; see `EpisodeRepository.similar_to`."""
-        asked = Asked(PatternFilter(**filters), k, None, vector, model, mode, min_similarity, cursor, None, explain)
+        asked = SearchRequest(
+            PatternFilter(**filters), k, None, vector, model, mode, min_similarity, cursor, None, explain
+        )
         return self._hits(asked, on_corrupt)
 
     @operation
@@ -382,22 +384,31 @@ class PatternRepository(Repository):
         """
         if embedder is not None and vector is None:
             known = as_embedder("embedder", embedder)
-            vector, model = known.embed_query(as_text(text)), model or known.model
-        asked = Asked(
-            PatternFilter(**filters), k, as_text(text), vector, model, mode, min_similarity, cursor, weights, explain
+            vector, model = known.embed_query(check_query_text(text)), model or known.model
+        asked = SearchRequest(
+            PatternFilter(**filters),
+            k,
+            check_query_text(text),
+            vector,
+            model,
+            mode,
+            min_similarity,
+            cursor,
+            weights,
+            explain,
         )
         return self._hits(asked, on_corrupt)
 
-    def _hits(self, asked: Asked, on_corrupt: OnCorrupt) -> Hits[AnyPattern]:
+    def _hits(self, asked: SearchRequest, on_corrupt: OnCorrupt) -> Hits[AnyPattern]:
         check_on_corrupt(on_corrupt)
 
-        def search(asked: Asked) -> Hits[AnyPattern]:
-            plan = planned(self._session, PATTERNS, asked)
+        def search(asked: SearchRequest) -> Hits[AnyPattern]:
+            plan = plan_search(self._session, PATTERNS, asked)
             rows = sorted(run(self._session, sql.search, plan), key=lambda row: (-row[0], row[1]))
-            found = [_readable(row[2 + FACTS :], on_corrupt) for row in rows[: plan.k]]
-            return plan.hits(list(zip_longest((row[: 2 + FACTS] for row in rows), found)))
+            found = [_readable(row[2 + N_FACT_COLUMNS :], on_corrupt) for row in rows[: plan.k]]
+            return plan.hits(list(zip_longest((row[: 2 + N_FACT_COLUMNS] for row in rows), found)))
 
-        return filled(search, asked)
+        return fill_hits(search, asked)
 
     def _prepare(self, patterns: Sequence[P]) -> list[tuple[str, P]]:
         prepared = []

@@ -183,12 +183,12 @@ ORDER BY page.number
 
 
 @lru_cache(maxsize=256)
-def search(asked: Search) -> SqlTemplate:
+def search(query: Search) -> SqlTemplate:
     """The hits: score, `seq` and the facts of each, then its columns."""
     return SqlTemplate(f"""
-{asked.common_tables()}
-SELECT found.score, found.seq, {asked.facts()}, {_WHOLE} FROM found CROSS JOIN patterns ON patterns.seq = found.seq
-{asked.own_space(_WHOLE.count(",") + 1)}
+{query.common_tables()}
+SELECT found.score, found.seq, {query.facts()}, {_WHOLE} FROM found CROSS JOIN patterns ON patterns.seq = found.seq
+{query.own_space(_WHOLE.count(",") + 1)}
 """)
 
 

@@ -3,7 +3,7 @@
 Both need the extra `ann`, which is imported when a graph is made.
 """
 
-from .file import Kept, Sidecar, delete_sidecars, sidecar_names
+from .file import IndexHeader, Sidecar, delete_sidecars, sidecar_names
 from .graph import Graph, is_installed
 
-__all__ = ["Graph", "Kept", "Sidecar", "delete_sidecars", "is_installed", "sidecar_names"]
+__all__ = ["Graph", "IndexHeader", "Sidecar", "delete_sidecars", "is_installed", "sidecar_names"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from memory_storage.search.hnsw import Graph, Kept, Sidecar
+from memory_storage.search.hnsw import Graph, IndexHeader, Sidecar
 from tests.search import oracle
 
 COUNT, DIMENSION = 600, 24
@@ -50,7 +50,7 @@ def test_what_is_lost_is_added_once_more_and_counts_once(monkeypatch, vectors):
     _losing(monkeypatch, [3, 5])
     graph = Graph(DIMENSION)
     graph.add(range(1, COUNT + 1), vectors.tobytes())
-    assert (graph.doubled, graph.unreached) == (2, set())
+    assert (graph.duplicates, graph.unreachable) == (2, set())
     assert len(graph) == COUNT
     assert graph.numbers() == list(range(1, COUNT + 1))
     found = graph.nearest(vectors[2].tobytes(), 50)
@@ -62,7 +62,7 @@ def test_what_stays_lost_is_found_where_it_belongs(monkeypatch, vectors):
     _losing(monkeypatch, range(1, 101), range(1, 101))
     graph = Graph(DIMENSION)
     graph.add(range(1, COUNT + 1), vectors.tobytes())
-    assert graph.unreached == set(range(1, 101))
+    assert graph.unreachable == set(range(1, 101))
     found = [[number - 1 for number in graph.nearest(vector.tobytes(), 30)] for vector in vectors[:200]]
     assert all(set(one) >= set(range(100)) for one in found)
     assert oracle.recall([set(one[:30]) for one in found], oracle.nearest(vectors[:200], vectors, 10)) >= 0.97
@@ -74,9 +74,9 @@ def test_a_sidecar_keeps_both(monkeypatch, vectors, tmp_path):
     graph = Graph(DIMENSION)
     graph.add(range(1, COUNT + 1), vectors.tobytes())
     sidecar = Sidecar(tmp_path / "graph")
-    sidecar.write(graph, Kept("m", DIMENSION, COUNT, 1, [], graph.doubled, sorted(graph.unreached)))
+    sidecar.write(graph, IndexHeader("m", DIMENSION, COUNT, 1, [], graph.duplicates, sorted(graph.unreachable)))
     _, again = sidecar.read("m")
-    assert (len(again), again.doubled, again.unreached) == (COUNT, 2, {5})
+    assert (len(again), again.duplicates, again.unreachable) == (COUNT, 2, {5})
     for vector in vectors[:9]:
         assert again.nearest(vector.tobytes(), 20) == graph.nearest(vector.tobytes(), 20)
 

@@ -168,9 +168,9 @@ class TestTheNearestFew:
     def test_what_is_remembered_of_namespaces_does_not_grow_for_ever(self, in_memory):
         index = in_memory.storage._context.memory.of(Space(MODEL))
         for number in range(1_001):
-            index.had_too_few(f"n{number}")
-        assert index.is_crowded("n1000")
-        assert not index.is_crowded("n999")
+            index.record_shortlist_failure(f"n{number}")
+        assert index.shortlist_failed("n1000")
+        assert not index.shortlist_failed("n999")
 
     def test_are_not_believed_where_the_index_is_far_behind(self, bare, in_memory):
         _best(in_memory.storage)
@@ -204,13 +204,13 @@ class TestTheNearestFew:
             assert (hits.plan, len(batches), len(asked)) == (plan, statements, times)
 
     def test_an_index_that_is_gone_meanwhile_is_no_error(self, in_memory, monkeypatch):
-        candidates = index.MemoryIndex.candidates
+        candidates = index.HnswIndex.candidates
 
-        def gone(index: Any, *args: Any, look: bool = True, **kwargs: Any) -> Any:
-            return None if look else candidates(index, *args, look=False, **kwargs)
+        def gone(index: Any, *args: Any, search: bool = True, **kwargs: Any) -> Any:
+            return None if search else candidates(index, *args, search=False, **kwargs)
 
         _best(in_memory.storage)
-        monkeypatch.setattr(index.MemoryIndex, "candidates", gone)
+        monkeypatch.setattr(index.HnswIndex, "candidates", gone)
         hits = in_memory.storage.episodes.similar_to(in_memory.queries[0], model=MODEL, task_type="testing")
         assert (len(hits), hits.plan) == (10, "exact")
 
