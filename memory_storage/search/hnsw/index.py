@@ -418,9 +418,7 @@ class HnswIndex:
         expected = state.vectors * HNSW.cost(state.dimension, "").memory
         self._over_budget = expected + self._indexes.memory_used(self) > self._indexes.limit
         if self._over_budget:
-            _log.warning(
-                "hnsw_max_bytes is too little for %r: its vectors are compared exactly", self._space.model
-            )
+            _log.warning("hnsw_max_bytes is too little for %r: its vectors are compared exactly", self._space.model)
         return not self._over_budget
 
     def _state(self) -> TableState | None:
