@@ -5,7 +5,6 @@ from __future__ import annotations
 _MODULES = {
     "memory_storage.embedders": ["text_of"],
     "memory_storage.models": [
-        "Bucket",
         "Change",
         "CircuitBreakerStatus",
         "CircuitState",
@@ -19,7 +18,6 @@ _MODULES = {
         "EmbeddingModel",
         "FailurePoint",
         "Figures",
-        "Granularity",
         "GroupFigures",
         "Health",
         "HealthCheck",
@@ -61,8 +59,10 @@ _MODULES = {
 
 FORMER_NAMES: dict[str, str] = {
     **{name: f"{module}.{name}" for module, names in _MODULES.items() for name in names},
+    "Bucket": "memory_storage.models.TimeUnit",
     "EpisodesByPlace": "memory_storage.repositories.EpisodesByLocation",
     "Forgotten": "memory_storage.models.ErasureResult",
+    "Granularity": "memory_storage.models.TimeUnit",
     "Retained": "memory_storage.models.RetentionResult",
     "Scrubbed": "memory_storage.models.ScrubResult",
 }

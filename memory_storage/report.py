@@ -1,12 +1,10 @@
 """Deprecated: the report is a distribution of its own, `memory-storage-report`; import `memory_storage_report`."""
 
-import warnings
+from memory_storage_report import Report, Section, collect, page, sections, write_page
 
-from memory_storage_report import Report, Section, page, sections, write_page
-from memory_storage_report import collect as gather
+from ._deprecation import renamed_arguments, warn_renamed
 
-warnings.warn(
-    "memory_storage.report is deprecated: import memory_storage_report instead", DeprecationWarning, stacklevel=2
-)
+warn_renamed("memory_storage.report", "memory_storage_report")
+gather = renamed_arguments(zone="tz")(collect)
 
 __all__ = ["Report", "Section", "gather", "page", "sections", "write_page"]

@@ -29,7 +29,7 @@ RewardAtLeast = Annotated[
 @app.command()
 def report(
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page that needs no network.")] = None,
-    zone: Annotated[str, typer.Option(help="The IANA time zone of days and weeks.")] = "UTC",
+    tz: Annotated[str, typer.Option("--tz", "--zone", help="The IANA time zone of days and weeks.")] = "UTC",
     reward_at_least: RewardAtLeast = None,
     episodes: Annotated[int, typer.Option(help="With --html: show so many step by step, at most 50.")] = 8,
     task_type: TaskType = None,
@@ -53,7 +53,7 @@ def report(
 
     filters = _filters(task_type, domain, tag, since, until)
     with open_existing(database, namespace) as storage:
-        found = collect(storage, zone=zone, reward_at_least=reward_at_least, episodes=episodes, **filters)
+        found = collect(storage, tz=tz, reward_at_least=reward_at_least, episodes=episodes, **filters)
     if html is not None:
         written = write_page(found, html)
     if as_json:

@@ -5,7 +5,6 @@ from memory_storage._deprecation import renamed_names
 from ._lazy import LazyList
 from ._model import Model, as_validation_error, new_id, utc_now
 from .analytics import (
-    Bucket,
     Change,
     Difference,
     Dimension,
@@ -58,7 +57,7 @@ from .health import (
     OperationMetrics,
     PoolStats,
 )
-from .hierarchy import DomainNode, Granularity, TaskTypeNode, TimeBucket
+from .hierarchy import DomainNode, TaskTypeNode, TimeBucket, TimeUnit
 from .pattern import (
     PATTERN,
     AnyPattern,
@@ -89,7 +88,6 @@ __all__ = [
     "Abstained",
     "AnyPattern",
     "Box",
-    "Bucket",
     "Change",
     "CircuitBreakerStatus",
     "CircuitState",
@@ -112,7 +110,6 @@ __all__ = [
     "Failure",
     "FailurePoint",
     "Figures",
-    "Granularity",
     "GroupFigures",
     "Health",
     "HealthCheck",
@@ -173,6 +170,7 @@ __all__ = [
     "TaskType",
     "TaskTypeNode",
     "TimeBucket",
+    "TimeUnit",
     "ToolFigures",
     "ToolSequence",
     "ToolUse",
@@ -186,7 +184,9 @@ __all__ = [
 __getattr__ = renamed_names(
     __name__,
     {
+        "Bucket": "TimeUnit",
         "Forgotten": "ErasureResult",
+        "Granularity": "TimeUnit",
         "Retained": "RetentionResult",
         "Scrubbed": "ScrubResult",
     },

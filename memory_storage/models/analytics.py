@@ -20,7 +20,6 @@ from .pattern import PatternKind
 R = TypeVar("R")
 
 Dimension = Literal["task_type", "domain", "language", "framework", "complexity", "tool", "tag"]
-Bucket = Literal["hour", "day", "week", "month"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from typing import Literal
 
 from .episode import TaskType
 
-Granularity = Literal["hour", "day", "week", "month"]
+TimeUnit = Literal["hour", "day", "week", "month"]
+"""The size of the buckets of `hierarchy` and the periods of `over_time`, in a time zone."""
 
 
 @dataclass(frozen=True, slots=True)

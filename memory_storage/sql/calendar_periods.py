@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from memory_storage.errors import ValidationError
-from memory_storage.models import Granularity, TimeBucket
+from memory_storage.models import TimeBucket, TimeUnit
 from memory_storage.schema.rtree import FOREVER
 
 from .documents import EPOCH, to_micros
@@ -63,7 +63,7 @@ def periods(zone: str, *, for_ever: bool = False) -> tuple[Period, ...]:
     return tuple(Period(since, until, shift) for (since, shift), until in zip(changes, [*ends, FOREVER], strict=True))
 
 
-def bucket(label: int, by: Granularity, shift: int, zone: Sequence[Period], count: int) -> TimeBucket:
+def bucket(label: int, by: TimeUnit, shift: int, zone: Sequence[Period], count: int) -> TimeBucket:
     """The bucket of a number that SQL gave: `shift` is that of an hour, which a clock may show twice."""
     first, end = _local(label, by)
     only = shift if by == "hour" else None
@@ -84,7 +84,7 @@ def _instants(first: int, end: int, zone: Sequence[Period], only: int | None) ->
         at += 1
 
 
-def _local(label: int, by: Granularity) -> tuple[int, int]:
+def _local(label: int, by: TimeUnit) -> tuple[int, int]:
     if by != "month":
         return FIRST + label * UNITS[by], FIRST + (label + 1) * UNITS[by]
     (year, month), (next_year, next_month) = divmod(label, 12), divmod(label + 1, 12)
@@ -95,7 +95,7 @@ def _midnight(year: int, month: int) -> int:
     return END if year > 9999 else to_micros(datetime(year, month, 1, tzinfo=timezone.utc))
 
 
-def _text(local: int, by: Granularity, shift: int) -> str:
+def _text(local: int, by: TimeUnit, shift: int) -> str:
     shown = EPOCH + timedelta(microseconds=local)
     if by == "hour":
         return shown.replace(tzinfo=timezone(timedelta(microseconds=shift))).isoformat(timespec="hours")
@@ -115,7 +115,7 @@ def _zone(name: str) -> zoneinfo.ZoneInfo:
         return zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, TypeError, AttributeError, OSError) as error:
         limit = "a time zone's name, like 'Europe/Berlin' (where the system has none, install tzdata)"
-        raise ValidationError("zone", limit, name) from error
+        raise ValidationError("tz", limit, name) from error
 
 
 def _shift(moment: datetime, zone: zoneinfo.ZoneInfo) -> int:

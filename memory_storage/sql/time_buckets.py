@@ -9,7 +9,7 @@ from typing import get_args
 from zoneinfo import ZoneInfo
 
 from memory_storage.errors import ValidationError
-from memory_storage.models.analytics import Bucket
+from memory_storage.models import TimeUnit
 
 from .arguments import choice
 from .documents import to_micros
@@ -36,10 +36,10 @@ def as_zone(name: str) -> tzinfo:
     try:
         return ZoneInfo(name) if isinstance(name, str) else ZoneInfo("")
     except (ValueError, LookupError, OSError, TypeError, AttributeError) as error:
-        raise ValidationError("zone", "an IANA time zone, like Europe/Berlin (pip install tzdata?)", name) from error
+        raise ValidationError("tz", "an IANA time zone, like Europe/Berlin (pip install tzdata?)", name) from error
 
 
-def periods(bucket: Bucket, since: datetime, until: datetime, zone: tzinfo) -> list[Period]:
+def periods(bucket: TimeUnit, since: datetime, until: datetime, zone: tzinfo) -> list[Period]:
     """Those that meet `since <= moment < until`, without gaps, in the zone's time.
 
     A day is from midnight to midnight there: 23 or 25 hours when clocks change, and two hours of one name are two.
@@ -47,14 +47,14 @@ def periods(bucket: Bucket, since: datetime, until: datetime, zone: tzinfo) -> l
     Raises:
         ValidationError: there are more than 10,000, or the first would begin before year 1 in the zone.
     """
-    choice("bucket", bucket, get_args(Bucket))
+    choice("unit", bucket, get_args(TimeUnit))
     found: list[Period] = []
     try:
         for period in _from(bucket, since, zone):
             if period[0] >= until:
                 return found
             if len(found) == MOST_PERIODS:
-                raise ValidationError("since", f"at most {MOST_PERIODS:,} periods: choose a larger bucket", since)
+                raise ValidationError("since", f"at most {MOST_PERIODS:,} periods: choose a larger unit", since)
             found.append(period)
     except OverflowError as error:
         raise ValidationError("since", "from year 1, in the zone too", since) from error

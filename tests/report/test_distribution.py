@@ -7,7 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -92,14 +92,22 @@ def test_the_command_without_the_report_says_what_to_install(installed, database
     )
 
 
-def test_the_old_import_path_warns_and_gives_the_same_names():
+def test_the_old_import_path_and_its_keywords_warn(memory):
     sys.modules.pop("memory_storage.report", None)
-    with pytest.warns(DeprecationWarning, match="import memory_storage_report instead"):
+    with pytest.warns(DeprecationWarning, match="use memory_storage_report") as seen:
         import memory_storage.report as old
     import memory_storage_report as new
 
+    assert Path(seen[0].filename) == Path(__file__)
     assert old.write_page is new.write_page
-    assert old.gather is new.collect
+    with pytest.warns(DeprecationWarning, match="use tz="):
+        assert old.gather(memory, zone="Asia/Tokyo", episodes=0).tz == "Asia/Tokyo"
+
+
+@pytest.fixture
+def memory() -> Iterator[ms.MemoryStorage]:
+    with ms.MemoryStorage.open(":memory:") as storage:
+        yield storage
 
 
 def _make(database: Path) -> None:

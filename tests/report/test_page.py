@@ -30,13 +30,13 @@ def memory():
 
 
 def test_the_figures_are_those_of_analytics(memory):
-    report = collect(memory, zone="Europe/Berlin")
+    report = collect(memory, tz="Europe/Berlin")
     assert report.by_tool == memory.analytics.by("tool")
     assert report.tools == memory.analytics.tools()
     assert report.sequences == memory.analytics.sequences((2, 4), min_episodes=4)
     assert report.all.episodes == memory.episodes.count() == sum(row.episodes for row in report.periods)
     assert report.all.success.count == memory.episodes.count(outcome="success")
-    assert report.bucket == "week"
+    assert report.unit == "week"
     assert [one.outcome.kind for one in report.episodes] == ["failure"] * 4 + ["success"] * 4
     assert len(report.places) == 40
     assert len(report.points) == 160

@@ -503,7 +503,7 @@ ANSWERS: dict[str, Callable[..., Any]] = {
     "analytics.trend": lambda m, **on: m.analytics.trend(**on),
     "analytics.unused": lambda m, **on: m.analytics.unused(since=ALL_TIME[1], **on),
 }
-OF_ONE_KIND = {"task_type", "complexity", "outcome", "kind", "cursor", "direction", "zone", "by", "bucket", "dimension"}
+OF_ONE_KIND = {"task_type", "complexity", "outcome", "kind", "cursor", "direction", "tz", "by", "unit", "dimension"}
 OF_ONE_KIND |= {"owner_type", "owner_id", "episode_id"}
 
 

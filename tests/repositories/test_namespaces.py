@@ -264,7 +264,7 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
     ],
     "analytics.over_time": [
         lambda m, i: m.analytics.over_time("week"),
-        lambda m, i: m.analytics.over_time("day", zone="Europe/Berlin", tags_any=["shared"]),
+        lambda m, i: m.analytics.over_time("day", tz="Europe/Berlin", tags_any=["shared"]),
     ],
     "analytics.by_stage": [lambda m, i: m.analytics.by_stage()],
     "analytics.trend": [lambda m, i: m.analytics.trend()],

@@ -217,9 +217,9 @@ OTHERS: dict[str, Callable[[ms.MemoryStorage, ms.Episode, Any], object]] = {
         s.spatiotemporal.put_many([ms.SpatiotemporalEntry(owner_type="episode", owner_id=e.id, place_name="here")]),
     ),
     "episodes by time": lambda s, e, p: (
-        *(s.spatiotemporal.hierarchy(by=by, zone="Europe/Berlin") for by in ("hour", "day", "week", "month")),
+        *(s.spatiotemporal.hierarchy(unit=by, tz="Europe/Berlin") for by in ("hour", "day", "week", "month")),
         s.spatiotemporal.hierarchy(domain="domain-1", tags_any=["tag-1"], text="refresh", since=NOW),
-        s.spatiotemporal.diverse(3, by="week", outcome="success", metadata={"number": 3}),
+        s.spatiotemporal.diverse(3, unit="week", outcome="success", metadata={"number": 3}),
         s.spatiotemporal.diverse(3, steps=False),
     ),
     "figures": lambda s, e, p: (

@@ -20,7 +20,7 @@ ZONES = ["UTC", "Europe/Berlin", "America/Sao_Paulo", "Australia/Lord_Howe", "Am
 HOUR = timedelta(hours=1)
 
 
-def _hours(bucket: ms.models.Bucket, since: datetime, until: datetime, zone: str) -> list[float]:
+def _hours(bucket: ms.models.TimeUnit, since: datetime, until: datetime, zone: str) -> list[float]:
     found = periods(bucket, since, until, ZoneInfo(zone))
     return [(end.astimezone(UTC) - start.astimezone(UTC)) / HOUR for start, end in found]
 
@@ -63,7 +63,7 @@ def _is_shown(moment: datetime) -> bool:
     bucket="day", zone="America/Sao_Paulo", since=datetime(2000, 10, 6, tzinfo=UTC), lasts=timedelta(days=3)
 )
 @given(
-    bucket=st.sampled_from(get_args(ms.models.Bucket)),
+    bucket=st.sampled_from(get_args(ms.models.TimeUnit)),
     zone=st.sampled_from(ZONES),
     since=st.datetimes(datetime(1970, 1, 1), datetime(2037, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
     lasts=st.timedeltas(timedelta(microseconds=1), timedelta(days=40)),
@@ -87,7 +87,7 @@ def test_episodes_around_a_change_of_clocks_are_counted_in_their_own_day(storage
     moments = [last_of_sunday, last_of_sunday + timedelta(microseconds=1), datetime(2026, 3, 28, 23, tzinfo=UTC)]
     storage.episodes.save_many([make_episode(started_at=moment) for moment in moments])
     found = storage.analytics.over_time(
-        zone="Europe/Berlin", since=datetime(2026, 3, 28, 12, tzinfo=UTC), until=datetime(2026, 3, 30, 12, tzinfo=UTC)
+        tz="Europe/Berlin", since=datetime(2026, 3, 28, 12, tzinfo=UTC), until=datetime(2026, 3, 30, 12, tzinfo=UTC)
     )
     assert [(row.starts_at.day, row.episodes) for row in found] == [(28, 0), (29, 2), (30, 1)]
 

@@ -167,8 +167,8 @@ def _of_places(storage: ms.MemoryStorage) -> Iterator[tuple[str, Any]]:
         yield f"{name}.during", pages(view.during, interval=MARCH, limit=2)
         yield f"{name}.overlapping", pages(view.overlapping, interval=MARCH, limit=3)
         yield f"{name}.as_of", view.as_of(START + timedelta(days=10))
-    yield "places.hierarchy", places.hierarchy(by="week", zone="Europe/Berlin")
-    yield "places.diverse", places.diverse(4, by="day", steps=False)
+    yield "places.hierarchy", places.hierarchy(unit="week", tz="Europe/Berlin")
+    yield "places.diverse", places.diverse(4, unit="day", steps=False)
 
 
 def _of_analytics(storage: ms.MemoryStorage) -> Iterator[tuple[str, Any]]:
@@ -178,7 +178,7 @@ def _of_analytics(storage: ms.MemoryStorage) -> Iterator[tuple[str, Any]]:
     for dimension in ("task_type", "domain", "language", "framework", "complexity", "tool"):
         yield f"analytics.by {dimension}", analytics.by(dimension)  # type: ignore[arg-type]
     bounds: dict[str, Any] = {"since": START, "until": START + timedelta(days=21)}
-    yield "analytics.over_time", analytics.over_time("week", zone="Asia/Tokyo", **bounds)
+    yield "analytics.over_time", analytics.over_time("week", tz="Asia/Tokyo", **bounds)
     yield "analytics.by_stage", analytics.by_stage(4)
     yield "analytics.trend", analytics.trend()
     yield "analytics.tools", analytics.tools()

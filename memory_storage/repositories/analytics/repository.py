@@ -12,9 +12,8 @@ from typing_extensions import Unpack
 
 from memory_storage._deprecation import renamed_arguments
 from memory_storage.errors import ValidationError
-from memory_storage.models import EpisodeFilter, EpisodeFilters, PatternFilter, PatternFilters
+from memory_storage.models import EpisodeFilter, EpisodeFilters, PatternFilter, PatternFilters, TimeUnit
 from memory_storage.models.analytics import (
-    Bucket,
     Change,
     Dimension,
     FailurePoint,
@@ -109,13 +108,13 @@ class AnalyticsRepository(Repository):
         rows = [GroupFigures(name, *group.parts(confidence)) for (_, name), group in found.items()]
         return Table(GroupFigures, tuple(sorted(rows, key=lambda row: (-row.episodes, row.group or ""))))
 
-    @renamed_arguments(reward_at_least="success_reward")
+    @renamed_arguments(bucket="unit", zone="tz", reward_at_least="success_reward")
     @operation
     def over_time(
         self,
-        bucket: Bucket = "day",
+        unit: TimeUnit = "day",
         *,
-        zone: str = "UTC",
+        tz: str = "UTC",
         success_reward: float | None = None,
         confidence: float = 0.95,
         **filters: Unpack[EpisodeFilters],
@@ -126,15 +125,15 @@ class AnalyticsRepository(Repository):
         730 days of months. Days have 23 or 25 hours where clocks change.
 
         Raises:
-            ValidationError: that are more than 10,000 periods, or there is no such zone.
+            ValidationError: that are more than 10,000 periods, or there is no such time zone.
         """
-        choice("bucket", bucket, get_args(Bucket))
+        choice("unit", unit, get_args(TimeUnit))
         asked = EpisodeFilter(**filters)
         until = asked.until or self._session.now()
-        usual = USUAL.get(bucket, timedelta())
+        usual = USUAL.get(unit, timedelta())
         since = asked.since or max(until, _FIRST + usual) - usual
         bounds: Any = {"since": since, "until": until}
-        found = periods(bucket, since, until, as_zone(zone))
+        found = periods(unit, since, until, as_zone(tz))
         known = self._figures(None, success_reward, confidence, {**filters, **bounds}, found)
         figures = [known.get((number, None), NONE).parts(confidence) for number in range(len(found))]
         rows = [PeriodFigures(start, end, *parts) for (start, end), parts in zip(found, figures, strict=True)]

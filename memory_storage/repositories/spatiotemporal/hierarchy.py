@@ -9,7 +9,7 @@ from operator import attrgetter, itemgetter
 from typing import Any
 
 from memory_storage.errors import ValidationError
-from memory_storage.models import DomainNode, Episode, EpisodeFilter, Granularity, TaskType, TaskTypeNode
+from memory_storage.models import DomainNode, Episode, EpisodeFilter, TaskType, TaskTypeNode, TimeUnit
 from memory_storage.repositories.episodes.rows import by_seq
 from memory_storage.repositories.episodes.sql import HEAD_ROW, STEP_ROW
 from memory_storage.sql.calendar_periods import (
@@ -30,7 +30,7 @@ _OF_EPISODE = Shape("e.")
 _LOCAL = f"(min(max(e.started_at + z.shift, {FIRST}), {END - 1}) - {FIRST})"
 _SECONDS = f"{_LOCAL} / 1000000 + {FIRST // 1_000_000}, 'unixepoch'"
 _LABELS = {
-    **{by: f"{_LOCAL} / {unit}" for by, unit in UNITS.items()},
+    **{unit: f"{_LOCAL} / {size}" for unit, size in UNITS.items()},
     "month": f"strftime('%Y', {_SECONDS}) * 12 + strftime('%m', {_SECONDS}) - 1",
 }
 _PERIODS = """periods (since, until, shift) AS MATERIALIZED (
@@ -40,36 +40,36 @@ _EPISODES = """periods AS z CROSS JOIN episodes AS e
 _IS_BEYOND = f"EXISTS (SELECT 1 FROM episodes WHERE namespace = :namespace AND started_at >= {KNOWN_UNTIL})"
 
 
-def hierarchy(session: SessionProtocol, by: Granularity, zone: str, asked: EpisodeFilter) -> list[DomainNode]:
+def hierarchy(session: SessionProtocol, unit: TimeUnit, tz: str, asked: EpisodeFilter) -> list[DomainNode]:
     """The tree; see `SpatiotemporalRepository.hierarchy`."""
     where, values = conditions(asked, "episode", _OF_EPISODE)
-    known, rows = _read(session, zone, _counts(_checked(by), where), values)
+    known, rows = _read(session, tz, _counts(_checked(unit), where), values)
     return [
-        DomainNode(domain, sum(row[4] for row in some), _task_types(some, by, known))
+        DomainNode(domain, sum(row[4] for row in some), _task_types(some, unit, known))
         for domain, some in _grouped(sorted(rows, key=itemgetter(0, 1, 2)), 0)
     ]
 
 
 def diverse(
-    session: SessionProtocol, k: int, by: Granularity, zone: str, asked: EpisodeFilter, *, steps: bool
+    session: SessionProtocol, k: int, unit: TimeUnit, tz: str, asked: EpisodeFilter, *, steps: bool
 ) -> list[Episode]:
     """Some of each; see `SpatiotemporalRepository.diverse`."""
     where, values = conditions(asked, "episode", _OF_EPISODE)
-    _, rows = _read(session, zone, _sample(_checked(by), where, with_steps=steps), {**values, "limit": k})
+    _, rows = _read(session, tz, _sample(_checked(unit), where, with_steps=steps), {**values, "limit": k})
     episodes = by_seq(rows)
     return [episodes[seq] for _, seq in sorted({(row[0], row[1]) for row in rows})]
 
 
 def _read(
-    session: SessionProtocol, zone: str, statement: SqlTemplate, values: dict[str, Any]
+    session: SessionProtocol, tz: str, statement: SqlTemplate, values: dict[str, Any]
 ) -> tuple[Sequence[Period], Sequence[Row]]:
     """The rows, whose last column says whether some are later than the zone is usually computed for."""
-    if not isinstance(zone, str):
-        raise ValidationError("zone", "a time zone's name, like 'Europe/Berlin'", zone)
-    known = periods(zone)
+    if not isinstance(tz, str):
+        raise ValidationError("tz", "a time zone's name, like 'Europe/Berlin'", tz)
+    known = periods(tz)
     rows = session.read(statement.bind(namespace=session.namespace, periods=_as_json(known), **values))
     if rows and rows[0][-1]:
-        known = periods(zone, for_ever=True)
+        known = periods(tz, for_ever=True)
         rows = session.read(statement.bind(namespace=session.namespace, periods=_as_json(known), **values))
     return known, rows
 
@@ -78,25 +78,25 @@ def _as_json(known: Sequence[Period]) -> str:
     return str([list(period) for period in known])
 
 
-def _checked(by: str) -> str:
-    if not isinstance(by, str) or by not in GRANULARITIES:
-        raise ValidationError("by", f"one of {', '.join(GRANULARITIES)}", by)
-    return by
+def _checked(unit: str) -> str:
+    if not isinstance(unit, str) or unit not in GRANULARITIES:
+        raise ValidationError("unit", f"one of {', '.join(GRANULARITIES)}", unit)
+    return unit
 
 
 @lru_cache(maxsize=256)
-def _counts(by: str, where: Conditions) -> SqlTemplate:
-    shift = "z.shift" if by == "hour" else "0"
+def _counts(unit: str, where: Conditions) -> SqlTemplate:
+    shift = "z.shift" if unit == "hour" else "0"
     return SqlTemplate(f"""
 WITH {_PERIODS}
-SELECT e.domain, e.task_type, {_LABELS[by]} AS label, {shift} AS shift, count(*), {_IS_BEYOND}
+SELECT e.domain, e.task_type, {_LABELS[unit]} AS label, {shift} AS shift, count(*), {_IS_BEYOND}
 FROM {_EPISODES} {_where(where)} GROUP BY 1, 2, 3, 4
 """)
 
 
 @lru_cache(maxsize=256)
-def _sample(by: str, where: Conditions, *, with_steps: bool) -> SqlTemplate:
-    shift = "z.shift" if by == "hour" else "0"
+def _sample(unit: str, where: Conditions, *, with_steps: bool) -> SqlTemplate:
+    shift = "z.shift" if unit == "hour" else "0"
     rows = f"SELECT page.key, page.seq, {HEAD_ROW}, {_IS_BEYOND} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq"
     if with_steps:
         rows += f"""
@@ -106,7 +106,7 @@ SELECT page.key, page.seq, {STEP_ROW}, {_IS_BEYOND} FROM page CROSS JOIN episode
     return SqlTemplate(f"""
 WITH {_PERIODS},
 found AS (
-    SELECT e.seq, e.domain, e.task_type, e.reward, e.started_at, {_LABELS[by]} AS label, {shift} AS shift
+    SELECT e.seq, e.domain, e.task_type, e.reward, e.started_at, {_LABELS[unit]} AS label, {shift} AS shift
     FROM {_EPISODES} {_where(where)}),
 in_buckets AS (
     SELECT *, row_number() OVER (
@@ -129,15 +129,15 @@ def _where(where: Conditions) -> str:
     return f"WHERE {' AND '.join(where)}" if where else ""
 
 
-def _task_types(rows: Sequence[Row], by: Granularity, known: Sequence[Period]) -> list[TaskTypeNode]:
+def _task_types(rows: Sequence[Row], unit: TimeUnit, known: Sequence[Period]) -> list[TaskTypeNode]:
     return [
-        TaskTypeNode(TaskType(task_type), sum(row[4] for row in some), _buckets(some, by, known))
+        TaskTypeNode(TaskType(task_type), sum(row[4] for row in some), _buckets(some, unit, known))
         for task_type, some in _grouped(rows, 1)
     ]
 
 
-def _buckets(rows: Sequence[Row], by: Granularity, known: Sequence[Period]) -> list[Any]:
-    found = [bucket(label, by, shift, known, count) for _, _, label, shift, count, _ in rows]
+def _buckets(rows: Sequence[Row], unit: TimeUnit, known: Sequence[Period]) -> list[Any]:
+    found = [bucket(label, unit, shift, known, count) for _, _, label, shift, count, _ in rows]
     return sorted(found, key=attrgetter("starts_at"))
 
 

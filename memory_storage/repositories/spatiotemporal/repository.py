@@ -8,7 +8,7 @@ from uuid import UUID
 
 from typing_extensions import Unpack
 
-from memory_storage._deprecation import renamed_attributes
+from memory_storage._deprecation import renamed_arguments, renamed_attributes
 from memory_storage.dbapi import BatchStep, RowCountError
 from memory_storage.errors import ConflictError, NotFoundError, ValidationError
 from memory_storage.models import (
@@ -17,10 +17,10 @@ from memory_storage.models import (
     Episode,
     EpisodeFilter,
     EpisodeFilters,
-    Granularity,
     Interval,
     Page,
     PlaceOwner,
+    TimeUnit,
 )
 from memory_storage.models import SpatiotemporalEntry as Entry
 from memory_storage.monitoring import operation
@@ -161,28 +161,30 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
         values = {"episode_id": as_id(episode_id, "episode_id")}
         return self._by_time(spatial_sql.of_episode(), values, limit, cursor, direction, None)
 
+    @renamed_arguments(by="unit", zone="tz")
     @operation
     def hierarchy(
-        self, *, by: Granularity = "day", zone: str = "UTC", **filters: Unpack[EpisodeFilters]
+        self, *, unit: TimeUnit = "day", tz: str = "UTC", **filters: Unpack[EpisodeFilters]
     ) -> list[DomainNode]:
         """The episodes by domain, task type and the time at which they began, with counts at each level.
 
-        `by` is "hour", "day", "week" or "month", in the IANA time zone `zone`: a day has 23 or 25 hours where clocks
+        `unit` is "hour", "day", "week" or "month", in the IANA time zone `tz`: a day has 23 or 25 hours where clocks
         are changed, and an hour that comes twice is two. The filters are those of `episodes.query`. One statement; a
         second one only if some episode is later than 2037.
 
         Raises:
-            ValidationError: there is no such granularity, no such zone, or a filter cannot be.
+            ValidationError: there is no such unit, no such time zone, or a filter cannot be.
         """
-        return hierarchy(self._session, by, zone, EpisodeFilter(**filters))
+        return hierarchy(self._session, unit, tz, EpisodeFilter(**filters))
 
+    @renamed_arguments(by="unit", zone="tz")
     @operation
     def diverse(
         self,
         k: int = 10,
         *,
-        by: Granularity = "day",
-        zone: str = "UTC",
+        unit: TimeUnit = "day",
+        tz: str = "UTC",
         steps: bool = True,
         **filters: Unpack[EpisodeFilters],
     ) -> list[Episode]:
@@ -194,7 +196,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
         Raises:
             ValidationError: see `hierarchy`; `k` cannot be.
         """
-        return diverse(self._session, checked_k(k), by, zone, EpisodeFilter(**filters), steps=flag("steps", steps))
+        return diverse(self._session, checked_k(k), unit, tz, EpisodeFilter(**filters), steps=flag("steps", steps))
 
     @operation
     def iterate(self) -> Iterator[Entry]:

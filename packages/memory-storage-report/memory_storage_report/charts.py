@@ -50,7 +50,7 @@ def _timeline(report: Report) -> Callable[[int], Spec] | None:
     if len(rows) < 2:
         return None
     axis: Spec = {"title": None, "grid": False, "labelOverlap": True}
-    format_ = {"hour": "%b %d, %H:%M", "month": "%b %Y"}.get(report.bucket, "%b %d")
+    format_ = {"hour": "%b %d, %H:%M", "month": "%b %Y"}.get(report.unit, "%b %d")
     x: Spec = {"field": "x", "type": "temporal", "axis": {**axis, "tickCount": 5, "format": format_}}
     if not timed:
         x = {"field": "x", "type": "ordinal", "axis": {**axis, "labelAngle": 0, "title": "stage"}}

@@ -12,7 +12,6 @@ from typing_extensions import Unpack
 
 from memory_storage import MemoryStorage, Transaction
 from memory_storage.models import (
-    Bucket,
     Episode,
     EpisodeFilters,
     FailurePoint,
@@ -28,6 +27,7 @@ from memory_storage.models import (
     StageFigures,
     Summary,
     Table,
+    TimeUnit,
     ToolUse,
     Trend,
 )
@@ -38,7 +38,7 @@ from .projection import project
 _N_STAGES = 10
 _MAX_PLACES = 2_000
 _MAX_EPISODES = 2_000
-_BUCKETS: list[tuple[timedelta, Bucket]] = [
+_UNITS: list[tuple[timedelta, TimeUnit]] = [
     (timedelta(days=3), "hour"),
     (timedelta(days=60), "day"),
     (timedelta(days=400), "week"),
@@ -77,13 +77,13 @@ class Report:
 
     namespace: str
     made_at: datetime
-    zone: str
+    tz: str
     success_is: str
     summary: Summary
     span: Span
     all: Figures
     trend: Trend
-    bucket: Bucket
+    unit: TimeUnit
     periods: Table[PeriodFigures]
     stages: Table[StageFigures]
     task_types: Table[GroupFigures]
@@ -113,7 +113,7 @@ class Report:
 def collect(
     storage: MemoryStorage,
     *,
-    zone: str = "UTC",
+    tz: str = "UTC",
     reward_at_least: float | None = None,
     episodes: int = 8,
     **filters: Unpack[EpisodeFilters],
@@ -122,7 +122,7 @@ def collect(
 
     Args:
         storage: the memory to report on.
-        zone: the IANA time zone of days, weeks and months.
+        tz: the IANA time zone of days, weeks and months.
         reward_at_least: a success is an episode with at least this reward; default: one with the outcome `success`.
         episodes: the number of episodes to show step by step, at most 50: half failures and half successes, the newest
             of each.
@@ -135,27 +135,27 @@ def collect(
         ValidationError: the zone does not exist, or a filter is not valid.
     """
     with storage.snapshot() as view:
-        return _collect(view, zone, reward_at_least, episodes, filters)
+        return _collect(view, tz, reward_at_least, episodes, filters)
 
 
-def _collect(view: Transaction, zone: str, threshold: float | None, n_examples: int, filters: EpisodeFilters) -> Report:
+def _collect(view: Transaction, tz: str, threshold: float | None, n_examples: int, filters: EpisodeFilters) -> Report:
     analytics = view.analytics
     summary, span = analytics.summary(), analytics.span(**filters)
-    bucket, bounds = _timeline_of(span)
+    unit, bounds = _timeline_of(span)
     episodes_by_id = _episodes_without_steps(view, summary, filters)
     points, caption = _points(view, summary, episodes_by_id)
     timed: EpisodeFilters = {**filters, **bounds}
     return Report(
         namespace=view.namespace,
         made_at=view.now(),
-        zone=zone,
+        tz=tz,
         success_is="their outcome is success" if threshold is None else f"their reward is at least {threshold:g}",
         summary=summary,
         span=span,
         all=_totals(analytics.by_stage(1, success_reward=threshold, **filters)),
         trend=analytics.trend(**filters),
-        bucket=bucket,
-        periods=analytics.over_time(bucket, zone=zone, success_reward=threshold, **timed),
+        unit=unit,
+        periods=analytics.over_time(unit, tz=tz, success_reward=threshold, **timed),
         stages=analytics.by_stage(min(_N_STAGES, max(1, span.episodes // 5)), success_reward=threshold, **filters),
         task_types=analytics.by("task_type", success_reward=threshold, **filters),
         tools=analytics.tools(**filters),
@@ -174,15 +174,15 @@ def _collect(view: Transaction, zone: str, threshold: float | None, n_examples: 
     )
 
 
-def _timeline_of(span: Span) -> tuple[Bucket, EpisodeFilters]:
+def _timeline_of(span: Span) -> tuple[TimeUnit, EpisodeFilters]:
     if span.first is None or span.last is None:
         return "day", {}
     duration = span.last - span.first
-    bucket = next((bucket for limit, bucket in _BUCKETS if duration <= limit), None)
+    unit = next((unit for limit, unit in _UNITS if duration <= limit), None)
     until = span.last + _MICROSECOND if span.last < _END_OF_TIME else span.last
     # A range with more than 10,000 months is cut at its beginning.
-    return bucket or "month", {
-        "since": span.first if bucket else max(span.first, span.last - _LONGEST_RANGE),
+    return unit or "month", {
+        "since": span.first if unit else max(span.first, span.last - _LONGEST_RANGE),
         "until": until,
     }
 

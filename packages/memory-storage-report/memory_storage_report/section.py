@@ -34,7 +34,7 @@ def _timeline(report: Report) -> Section:
     timed = has_timeline(report)
     if timed:
         rows = [(_period_start(row, report), *_figures(row)) for row in report.periods if row.episodes]
-        first, summary = str(report.bucket), f"By {report.bucket}, in {report.zone}."
+        first, summary = str(report.unit), f"By {report.unit}, in {report.tz}."
     else:
         rows = [(row.stage, *_figures(row)) for row in report.stages]
         first, summary = (
@@ -222,7 +222,7 @@ def _groups(rows: Sequence[GroupFigures]) -> list[tuple[Cell, ...]]:
 
 
 def _period_start(row: PeriodFigures, report: Report) -> str:
-    if report.bucket == "hour":
+    if report.unit == "hour":
         return row.starts_at.isoformat(sep=" ", timespec="minutes")
     return row.starts_at.date().isoformat()
 

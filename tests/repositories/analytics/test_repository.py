@@ -127,13 +127,13 @@ def test_groups_of_every_dimension_equal_plain_python(storage, made, asked, leas
 @given(
     made=episodes,
     least=leasts,
-    bucket=st.sampled_from(get_args(ms.models.Bucket)),
+    bucket=st.sampled_from(get_args(ms.models.TimeUnit)),
     zone=st.sampled_from(["UTC", "Europe/Berlin", "America/St_Johns", "Australia/Lord_Howe"]),
 )
 def test_periods_equal_plain_python_and_have_no_gaps(storage, made, least, bucket, zone):
     filled = _filled(storage, made, {})
     since, until = NOON, NOON + timedelta(days=2)
-    found = filled.analytics.over_time(bucket, zone=zone, success_reward=least, since=since, until=until)
+    found = filled.analytics.over_time(bucket, tz=zone, success_reward=least, since=since, until=until)
     assert [row.ends_at for row in found[:-1]] == [row.starts_at for row in found[1:]]
     assert found[0].starts_at <= since < found[0].ends_at
     assert found[-1].starts_at < until <= found[-1].ends_at
@@ -400,12 +400,12 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("by", {"dimension": "tool", "confidence": True}, "confidence"),
     ("by", {"dimension": "tool", "success_reward": float("nan")}, "success_reward"),
     ("by", {"dimension": "tool", "success_reward": "1"}, "success_reward"),
-    ("over_time", {"bucket": "fortnight"}, "bucket"),
-    ("over_time", {"zone": "Mars/Olympus"}, "zone"),
-    ("over_time", {"zone": "../etc/passwd"}, "zone"),
-    ("over_time", {"zone": 3}, "zone"),
+    ("over_time", {"unit": "fortnight"}, "unit"),
+    ("over_time", {"tz": "Mars/Olympus"}, "tz"),
+    ("over_time", {"tz": "../etc/passwd"}, "tz"),
+    ("over_time", {"tz": 3}, "tz"),
     ("over_time", {"since": datetime.min.replace(tzinfo=timezone.utc)}, "since"),
-    ("over_time", {"zone": "America/New_York", "since": datetime.min.replace(tzinfo=timezone.utc)}, "since"),
+    ("over_time", {"tz": "America/New_York", "since": datetime.min.replace(tzinfo=timezone.utc)}, "since"),
     ("by_stage", {"stages": 0}, "stages"),
     ("by_stage", {"stages": 1001}, "stages"),
     ("sequences", {"length": 0}, "length"),

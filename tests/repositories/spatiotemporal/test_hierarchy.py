@@ -111,7 +111,7 @@ def test_the_hierarchy_equals_counting_in_a_loop(storage, rows, by, name, some):
         (one.context.domain, one.task_type, label_of(one.started_at, by, zone))
         for one in oracle.episodes(episodes, **some)
     )
-    tree = memory.spatiotemporal.hierarchy(by=by, zone=name, **some)
+    tree = memory.spatiotemporal.hierarchy(unit=by, tz=name, **some)
     found = {
         (domain.domain, kind.task_type, bucket.label): bucket
         for domain in tree
@@ -147,10 +147,10 @@ def test_a_diverse_sample_takes_turns_as_a_loop_would(storage, rows, name, k, so
         in_turns([in_turns([days[day] for day in sorted(days, reverse=True)]) for _, days in sorted(kinds.items())])
         for _, kinds in sorted(tree.items())
     ]
-    found = memory.spatiotemporal.diverse(k, zone=name, **some)
+    found = memory.spatiotemporal.diverse(k, tz=name, **some)
     assert [one.id for one in found] == [one.id for one in in_turns(in_domains)[:k]]
     assert all(one in episodes for one in found)
-    bare = memory.spatiotemporal.diverse(k, zone=name, steps=False, **some)
+    bare = memory.spatiotemporal.diverse(k, tz=name, steps=False, **some)
     assert [one.id for one in bare] == [one.id for one in found]
 
 
@@ -163,7 +163,7 @@ def test_days_have_23_and_25_hours_where_clocks_change(storage):
     for month, day, hours in ((3, 29, 23), (10, 25, 25), (10, 26, 24)):
         noon = datetime(2026, month, day, 11, tzinfo=timezone.utc)
         storage.episodes.save(ms.Episode(task_description=f"{days}", started_at=noon))
-        buckets = storage.spatiotemporal.hierarchy(zone="Europe/Berlin", since=noon)[0].task_types[0].buckets
+        buckets = storage.spatiotemporal.hierarchy(tz="Europe/Berlin", since=noon)[0].task_types[0].buckets
         assert buckets[0].ends_at - buckets[0].starts_at == timedelta(hours=hours)
 
 
@@ -172,7 +172,7 @@ def test_an_hour_that_comes_twice_is_two(storage):
     storage.episodes.save_many(
         [ms.Episode(task_description="", started_at=before + timedelta(hours=hours)) for hours in (0, 1, 1, 2)]
     )
-    (domain,) = storage.spatiotemporal.hierarchy(by="hour", zone="Europe/Berlin")
+    (domain,) = storage.spatiotemporal.hierarchy(unit="hour", tz="Europe/Berlin")
     buckets = domain.task_types[0].buckets
     assert [(one.label, one.episodes) for one in buckets] == [
         ("2026-10-25T02+02:00", 1),
@@ -186,13 +186,27 @@ def test_an_hour_that_comes_twice_is_two(storage):
     "zone", ["Nowhere/City", "", "../etc/passwd", "/etc/passwd", "Europe", None, 5, "\0", "a" * 999]
 )
 def test_what_is_no_time_zone_is_refused(storage, zone):
-    with raises(ms.ValidationError, field="zone") as caught:
-        storage.spatiotemporal.hierarchy(zone=zone)
-    assert (caught.value.field, caught.value.value) == ("zone", zone)
+    with raises(ms.ValidationError, field="tz") as caught:
+        storage.spatiotemporal.hierarchy(tz=zone)
+    assert (caught.value.field, caught.value.value) == ("tz", zone)
 
 
-@pytest.mark.parametrize("by", ["year", "", None, 5, ["day"]])
-def test_what_is_no_granularity_is_refused(storage, by):
-    with raises(ms.ValidationError, field="by") as caught:
-        storage.spatiotemporal.diverse(by=by)
-    assert (caught.value.field, caught.value.value) == ("by", by)
+@pytest.mark.parametrize("unit", ["year", "", None, 5, ["day"]])
+def test_an_unknown_unit_is_refused(storage, unit):
+    with raises(ms.ValidationError, field="unit") as caught:
+        storage.spatiotemporal.diverse(unit=unit)
+    assert (caught.value.field, caught.value.value) == ("unit", unit)
+
+
+def test_old_keywords_of_the_calendar_warn(storage):
+    storage.episodes.save(ms.Episode(task_description="t"))
+    with pytest.warns(DeprecationWarning, match=r"use (unit|tz)="):
+        assert storage.spatiotemporal.hierarchy(by="week", zone="Asia/Tokyo") == storage.spatiotemporal.hierarchy(
+            unit="week", tz="Asia/Tokyo"
+        )
+    with pytest.warns(DeprecationWarning, match=r"use (unit|tz)="):
+        assert len(storage.spatiotemporal.diverse(1, by="week", zone="Asia/Tokyo")) == 1
+    with pytest.warns(DeprecationWarning, match=r"use (unit|tz)="):
+        assert storage.analytics.over_time(bucket="week", zone="Asia/Tokyo")[-1].episodes == 1
+    with pytest.warns(DeprecationWarning, match=r"use memory_storage\.models\.TimeUnit"):
+        assert ms.models.Bucket is ms.models.TimeUnit
