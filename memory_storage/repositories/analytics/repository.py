@@ -36,7 +36,7 @@ from memory_storage.sql.documents import from_micros, to_micros
 from memory_storage.sql.filters import conditions
 from memory_storage.sql.session import Repository, Row
 from memory_storage.sql.statement import SqlTemplate
-from memory_storage.sql.time_buckets import USUAL, Period, as_json, as_zone, periods
+from memory_storage.sql.time_buckets import DEFAULT_RANGES, Period, as_json, periods, time_zone
 
 from . import sql
 from .arguments import check_dimension, check_lengths, check_period, finite_or_none
@@ -130,10 +130,10 @@ class AnalyticsRepository(Repository):
         choice("unit", unit, get_args(TimeUnit))
         asked = EpisodeFilter(**filters)
         until = asked.until or self._session.now()
-        usual = USUAL.get(unit, timedelta())
+        usual = DEFAULT_RANGES.get(unit, timedelta())
         since = asked.since or max(until, _FIRST + usual) - usual
         bounds: Any = {"since": since, "until": until}
-        found = periods(unit, since, until, as_zone(tz))
+        found = periods(unit, since, until, time_zone(tz))
         known = self._figures(None, success_reward, confidence, {**filters, **bounds}, found)
         figures = [known.get((number, None), NONE).parts(confidence) for number in range(len(found))]
         rows = [PeriodFigures(start, end, *parts) for (start, end), parts in zip(found, figures, strict=True)]

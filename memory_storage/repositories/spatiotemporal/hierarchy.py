@@ -3,37 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import tzinfo
 from functools import lru_cache
 from itertools import groupby
 from operator import attrgetter, itemgetter
-from typing import Any
+from typing import Any, get_args
 
-from memory_storage.errors import ValidationError
+from memory_storage.dbapi import BatchStep
 from memory_storage.models import DomainNode, Episode, EpisodeFilter, TaskType, TaskTypeNode, TimeUnit
 from memory_storage.repositories.episodes.rows import by_seq
 from memory_storage.repositories.episodes.sql import HEAD_ROW, STEP_ROW
-from memory_storage.sql.calendar_periods import (
-    END,
-    FIRST,
-    GRANULARITIES,
-    KNOWN_UNTIL,
-    UNITS,
-    Period,
-    bucket,
-    periods,
-)
+from memory_storage.sql.arguments import choice
 from memory_storage.sql.filters import Conditions, Shape, conditions
 from memory_storage.sql.session import Row, SessionProtocol
 from memory_storage.sql.statement import SqlTemplate
+from memory_storage.sql.time_buckets import (
+    END,
+    FIRST,
+    KNOWN_UNTIL,
+    UNIT_SIZES,
+    OffsetPeriod,
+    bucket,
+    offset_periods,
+    time_zone,
+)
 
 _OF_EPISODE = Shape("e.")
-_LOCAL = f"(min(max(e.started_at + z.shift, {FIRST}), {END - 1}) - {FIRST})"
+_LOCAL = f"(min(max(e.started_at + z.utc_offset, {FIRST}), {END - 1}) - {FIRST})"
 _SECONDS = f"{_LOCAL} / 1000000 + {FIRST // 1_000_000}, 'unixepoch'"
 _LABELS = {
-    **{unit: f"{_LOCAL} / {size}" for unit, size in UNITS.items()},
+    **{unit: f"{_LOCAL} / {size}" for unit, size in UNIT_SIZES.items()},
     "month": f"strftime('%Y', {_SECONDS}) * 12 + strftime('%m', {_SECONDS}) - 1",
 }
-_PERIODS = """periods (since, until, shift) AS MATERIALIZED (
+_PERIODS = """periods (since, until, utc_offset) AS MATERIALIZED (
     SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(:periods))"""
 _EPISODES = """periods AS z CROSS JOIN episodes AS e
         ON e.namespace = :namespace AND e.started_at >= z.since AND e.started_at < z.until"""
@@ -43,9 +45,11 @@ _IS_BEYOND = f"EXISTS (SELECT 1 FROM episodes WHERE namespace = :namespace AND s
 def hierarchy(session: SessionProtocol, unit: TimeUnit, tz: str, asked: EpisodeFilter) -> list[DomainNode]:
     """The tree; see `SpatiotemporalRepository.hierarchy`."""
     where, values = conditions(asked, "episode", _OF_EPISODE)
-    known, rows = _read(session, tz, _counts(_checked(unit), where), values)
+    choice("unit", unit, get_args(TimeUnit))
+    zone = time_zone(tz)
+    rows = _read(session, zone, _counts(unit, where), values)
     return [
-        DomainNode(domain, sum(row[4] for row in some), _task_types(some, unit, known))
+        DomainNode(domain, sum(row[4] for row in some), _task_types(some, unit, zone))
         for domain, some in _grouped(sorted(rows, key=itemgetter(0, 1, 2)), 0)
     ]
 
@@ -55,48 +59,42 @@ def diverse(
 ) -> list[Episode]:
     """Some of each; see `SpatiotemporalRepository.diverse`."""
     where, values = conditions(asked, "episode", _OF_EPISODE)
-    _, rows = _read(session, tz, _sample(_checked(unit), where, with_steps=steps), {**values, "limit": k})
+    choice("unit", unit, get_args(TimeUnit))
+    rows = _read(session, time_zone(tz), _sample(unit, where, with_steps=steps), {**values, "limit": k})
     episodes = by_seq(rows)
     return [episodes[seq] for _, seq in sorted({(row[0], row[1]) for row in rows})]
 
 
-def _read(
-    session: SessionProtocol, tz: str, statement: SqlTemplate, values: dict[str, Any]
-) -> tuple[Sequence[Period], Sequence[Row]]:
-    """The rows, whose last column says whether some are later than the zone is usually computed for."""
-    if not isinstance(tz, str):
-        raise ValidationError("tz", "a time zone's name, like 'Europe/Berlin'", tz)
-    known = periods(tz)
-    rows = session.read(statement.bind(namespace=session.namespace, periods=_as_json(known), **values))
+def _read(session: SessionProtocol, zone: tzinfo, statement: SqlTemplate, values: dict[str, Any]) -> Sequence[Row]:
+    """Read the rows. Their last column says whether an episode is later than the offsets that are usually listed."""
+    rows = session.read(_bind(session, offset_periods(zone), statement, values))
     if rows and rows[0][-1]:
-        known = periods(tz, for_ever=True)
-        rows = session.read(statement.bind(namespace=session.namespace, periods=_as_json(known), **values))
-    return known, rows
+        rows = session.read(_bind(session, offset_periods(zone, all_time=True), statement, values))
+    return rows
 
 
-def _as_json(known: Sequence[Period]) -> str:
-    return str([list(period) for period in known])
-
-
-def _checked(unit: str) -> str:
-    if not isinstance(unit, str) or unit not in GRANULARITIES:
-        raise ValidationError("unit", f"one of {', '.join(GRANULARITIES)}", unit)
-    return unit
+def _bind(
+    session: SessionProtocol, offsets: Sequence[OffsetPeriod], statement: SqlTemplate, values: dict[str, Any]
+) -> BatchStep:
+    as_json = str([list(period) for period in offsets])
+    return statement.bind(namespace=session.namespace, periods=as_json, **values)
 
 
 @lru_cache(maxsize=256)
 def _counts(unit: str, where: Conditions) -> SqlTemplate:
-    shift = "z.shift" if unit == "hour" else "0"
+    # The two hours of one label differ in their offset; of other units the parts before and after a change are one.
+    offset = "z.utc_offset" if unit == "hour" else "0"
     return SqlTemplate(f"""
 WITH {_PERIODS}
-SELECT e.domain, e.task_type, {_LABELS[unit]} AS label, {shift} AS shift, count(*), {_IS_BEYOND}
+SELECT e.domain, e.task_type, {_LABELS[unit]} AS label, {offset} AS utc_offset, count(*), {_IS_BEYOND}
 FROM {_EPISODES} {_where(where)} GROUP BY 1, 2, 3, 4
 """)
 
 
 @lru_cache(maxsize=256)
 def _sample(unit: str, where: Conditions, *, with_steps: bool) -> SqlTemplate:
-    shift = "z.shift" if unit == "hour" else "0"
+    # The two hours of one label differ in their offset; of other units the parts before and after a change are one.
+    offset = "z.utc_offset" if unit == "hour" else "0"
     rows = f"SELECT page.key, page.seq, {HEAD_ROW}, {_IS_BEYOND} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq"
     if with_steps:
         rows += f"""
@@ -106,15 +104,15 @@ SELECT page.key, page.seq, {STEP_ROW}, {_IS_BEYOND} FROM page CROSS JOIN episode
     return SqlTemplate(f"""
 WITH {_PERIODS},
 found AS (
-    SELECT e.seq, e.domain, e.task_type, e.reward, e.started_at, {_LABELS[unit]} AS label, {shift} AS shift
+    SELECT e.seq, e.domain, e.task_type, e.reward, e.started_at, {_LABELS[unit]} AS label, {offset} AS utc_offset
     FROM {_EPISODES} {_where(where)}),
 in_buckets AS (
     SELECT *, row_number() OVER (
-        PARTITION BY domain, task_type, label, shift ORDER BY reward DESC, started_at DESC, seq DESC) AS in_bucket
+        PARTITION BY domain, task_type, label, utc_offset ORDER BY reward DESC, started_at DESC, seq DESC) AS in_bucket
     FROM found),
 in_types AS (
     SELECT *, row_number() OVER (
-        PARTITION BY domain, task_type ORDER BY in_bucket, label DESC, shift) AS in_type
+        PARTITION BY domain, task_type ORDER BY in_bucket, label DESC, utc_offset) AS in_type
     FROM in_buckets),
 in_domains AS (
     SELECT seq, domain, row_number() OVER (PARTITION BY domain ORDER BY in_type, task_type) AS in_domain
@@ -129,15 +127,15 @@ def _where(where: Conditions) -> str:
     return f"WHERE {' AND '.join(where)}" if where else ""
 
 
-def _task_types(rows: Sequence[Row], unit: TimeUnit, known: Sequence[Period]) -> list[TaskTypeNode]:
+def _task_types(rows: Sequence[Row], unit: TimeUnit, zone: tzinfo) -> list[TaskTypeNode]:
     return [
-        TaskTypeNode(TaskType(task_type), sum(row[4] for row in some), _buckets(some, unit, known))
+        TaskTypeNode(TaskType(task_type), sum(row[4] for row in some), _buckets(some, unit, zone))
         for task_type, some in _grouped(rows, 1)
     ]
 
 
-def _buckets(rows: Sequence[Row], unit: TimeUnit, known: Sequence[Period]) -> list[Any]:
-    found = [bucket(label, unit, shift, known, count) for _, _, label, shift, count, _ in rows]
+def _buckets(rows: Sequence[Row], unit: TimeUnit, zone: tzinfo) -> list[Any]:
+    found = [bucket(label, unit, offset, zone, count) for _, _, label, offset, count, _ in rows]
     return sorted(found, key=attrgetter("starts_at"))
 
 

@@ -12,7 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import memory_storage as ms
-from memory_storage.sql.time_buckets import periods
+from memory_storage.sql.documents import to_micros
+from memory_storage.sql.time_buckets import FIRST, UNIT_SIZES, bucket, periods
 from tests.raising import raises
 
 UTC = timezone.utc
@@ -80,6 +81,33 @@ def test_periods_cover_all_without_gaps_and_begin_where_clocks_say(bucket, zone,
             assert earlier.astimezone(UTC) < start.astimezone(UTC) or not _is_shown(earlier)
             before = (start.astimezone(UTC) - timedelta(microseconds=1)).astimezone(start.tzinfo)
             assert before.date() < start.date() or zone == "America/Havana"
+
+
+@pytest.mark.parametrize("unit", get_args(ms.models.TimeUnit))
+@pytest.mark.parametrize("zone", ["America/St_Johns", "Australia/Lord_Howe", "Pacific/Apia", "America/Toronto"])
+@pytest.mark.parametrize("since", [datetime(1919, 3, 30, tzinfo=UTC), datetime(2011, 11, 5, 20, tzinfo=UTC)])
+def test_the_first_period_contains_the_start(zone, unit, since):
+    for hours in range(72):  # clocks skip 23:30 to 00:30, show 23:01 to 24:00 twice
+        at = since + hours * HOUR / 2
+        first, *_ = periods(unit, at, at + HOUR, ZoneInfo(zone))
+        assert first[0] <= at < first[1]
+
+
+@example(at=datetime(2011, 12, 31, tzinfo=UTC), zone="Pacific/Apia", unit="day")
+@given(
+    at=st.datetimes(datetime(1900, 1, 1), datetime(2037, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
+    zone=st.sampled_from([*ZONES, "Pacific/Apia", "Asia/Beirut", "Europe/Amsterdam"]),
+    unit=st.sampled_from(["day", "week", "month"]),
+)
+def test_a_bucket_is_the_period_of_the_same_name(at, zone, unit):
+    tz = ZoneInfo(zone)
+    ((starts_at, ends_at),) = periods(unit, at, at + timedelta(microseconds=1), tz)
+    local = starts_at.replace(tzinfo=UTC)
+    label = (to_micros(local) - FIRST) // UNIT_SIZES.get(unit, 1)
+    if unit == "month":
+        label = local.year * 12 + local.month - 1
+    found = bucket(label, unit, 0, tz, 1)
+    assert (found.starts_at, found.ends_at) == (starts_at, ends_at)
 
 
 def test_episodes_around_a_change_of_clocks_are_counted_in_their_own_day(storage, make_episode):
