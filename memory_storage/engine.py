@@ -10,7 +10,7 @@ from . import dbapi
 from ._exception_mapping import as_storage_error
 from ._paths import why_unwritable
 from .errors import ConfigurationError
-from .pool import CountingPool, track_checkouts
+from .pool import CountingPool, set_gate, track_checkouts
 from .resilience import Guard
 from .settings import MEMORY, Settings
 
@@ -27,8 +27,9 @@ def make_engine(settings: Settings) -> Engine:
         hide_parameters=True,
         connect_args=_remote(settings) if settings.server else _local(settings),
     )
-    if settings.database != MEMORY:  # which would be gone with its connections
-        track_checkouts(engine, idle_timeout=settings.pool.idle_timeout, min_idle=settings.pool.min_idle)
+    # A database in memory would be gone with its connections: they stay open.
+    idle_timeout = None if settings.database == MEMORY else settings.pool.idle_timeout
+    track_checkouts(engine, idle_timeout=idle_timeout, min_idle=settings.pool.min_idle)
     return engine
 
 
@@ -40,7 +41,7 @@ def guard_engine(engine: Engine, guard: Guard) -> None:
     repository has asked the breaker before it takes a connection, and is not counted twice.
     """
     gate = _Gate(guard)
-    event.listen(engine, "checkout", gate.on_checkout)
+    set_gate(engine, gate)
     event.listen(engine, "engine_connect", gate.on_connect)
 
 
@@ -48,13 +49,10 @@ class _Gate:
     """What the connections of callers ask before they ask the database."""
 
     def __init__(self, guard: Guard) -> None:
-        self._guard, self._breaker = guard, guard.breaker
-
-    def on_checkout(self, connection: dbapi.Connection, record: Any, proxy: Any) -> None:  # noqa: ARG002 - SQLAlchemy's signature
-        connection.gate = None if self._guard.is_admitted else self
+        self._breaker, self.thread = guard.breaker, guard.thread
 
     def on_connect(self, connection: Connection) -> None:
-        if self._guard.is_admitted:
+        if self.thread.is_admitted:
             return
         try:
             self._breaker.refuse_if_open()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -9,12 +10,12 @@ import weakref
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Engine, event, exc
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
-from .dbapi import Unpicklable, register_after_fork
+from .dbapi import Gate, Unpicklable, register_after_fork
 from .models.health import PoolStats
 
 _STATEMENT_LENGTH = 60
@@ -45,6 +46,7 @@ class CountingPool(Unpicklable, QueuePool):
     """SQLAlchemy's pool, which also counts what it was asked for; on, after it was disposed of and made anew."""
 
     _sqla_logger_namespace = "sqlalchemy.pool.impl.QueuePool"  # where its log is looked for
+    checks_liveness = True  # by the listener of `track_checkouts`; the dialect then adds none of its own
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -132,14 +134,38 @@ def fill(engine: Engine, connections: int) -> None:
         pool.fill(connections)
 
 
-def track_checkouts(engine: Engine, *, idle_timeout: float, min_idle: int) -> None:
-    """Keep the books of an engine's pool, and close what was idle for `idle_timeout` seconds; `min_idle` stay."""
+class CallerGate(Gate, Protocol):
+    """A gate for the connections of callers. Calls that passed the circuit breaker already need none."""
+
+    @property
+    def thread(self) -> AdmittedThread: ...
+
+
+class AdmittedThread(Protocol):
+    """Of the current thread: whether the connection that it takes is for a call that was admitted already."""
+
+    is_admitted: bool
+
+
+def track_checkouts(engine: Engine, *, idle_timeout: float | None, min_idle: int) -> None:
+    """Record who holds the connections of an engine's pool, and close idle ones.
+
+    Args:
+        engine: An engine on a `CountingPool`.
+        idle_timeout: Seconds after which an idle connection is closed; None for never.
+        min_idle: How many idle connections stay open.
+    """
     checkouts = _Checkouts(idle_timeout, min_idle)
     _all_checkouts[engine] = checkouts
     event.listen(engine, "checkout", checkouts.on_checkout)
     event.listen(engine, "checkin", checkouts.on_checkin)
     event.listen(engine, "close", checkouts.on_close)
     event.listen(engine, "detach", checkouts.on_close)
+
+
+def set_gate(engine: Engine, gate: CallerGate) -> None:
+    """Put a gate before the connections that are checked out from now on, unless their call was admitted already."""
+    _all_checkouts[engine].gate = gate
 
 
 def holders(engine: Engine) -> list[Holder]:
@@ -151,8 +177,9 @@ def holders(engine: Engine) -> list[Holder]:
 class _Checkouts:
     """The connections of a pool that are in use, and those that are idle, the longest idle first."""
 
-    def __init__(self, idle_timeout: float, min_idle: int) -> None:
-        self._idle_timeout = idle_timeout
+    def __init__(self, idle_timeout: float | None, min_idle: int) -> None:
+        self._idle_timeout = math.inf if idle_timeout is None else idle_timeout
+        self.gate: CallerGate | None = None
         self._min_idle = min_idle
         self._lock = threading.RLock()  # a connection may be given back by the garbage collector, in any line of ours
         self._in_use: dict[Any, tuple[int, float]] = {}
@@ -163,15 +190,19 @@ class _Checkouts:
         with self._lock:
             self._idle.pop(connection, None)
             self._in_use[connection] = (threading.get_ident(), time.monotonic())
-        if not connection.usable:  # it was closed between the pool's look and this one
-            raise exc.DisconnectionError("the connection was closed while it was idle")
+        # The one check of a checkout. It comes after the connection is marked as in use: an idle one may be closed at
+        # any moment. SQLAlchemy then replaces it.
+        if not connection.usable:
+            raise exc.DisconnectionError("the connection was closed while it was idle, or is another process's")
+        if self.gate is not None:
+            connection.gate = None if self.gate.thread.is_admitted else self.gate
 
     def on_checkin(self, connection: Any, record: Any) -> None:  # noqa: ARG002 - also
         with self._lock:
             self._in_use.pop(connection, None)
             if connection is not None:
                 self._idle[connection] = time.monotonic()
-                if len(self._idle) > self._min_idle:
+                if len(self._idle) > self._min_idle and self._idle_timeout < math.inf:
                     _reaper.schedule(self, self._idle_timeout)
 
     def on_close(self, connection: Any, record: Any) -> None:  # noqa: ARG002 - also

@@ -392,7 +392,7 @@ class Guard:
         self.budget = Budget(retry.budget)
         self.retry_settings = retry
         self._clock = clock
-        self._thread = _Limit()
+        self.thread = _Thread()
         breaker._set_bridge(list(_max_pauses(retry)), at_most=min(max_wait, retry.deadline))
 
     @property
@@ -402,7 +402,7 @@ class Guard:
 
     def acquire(self, *, early: bool = False) -> int:
         """Ask the circuit breaker to be let through, and wait until this call's time is over at most."""
-        return self.breaker.acquire(early=early, max_wait=max(0.0, self._thread.until - self._clock()))
+        return self.breaker.acquire(early=early, max_wait=max(0.0, self.thread.until - self._clock()))
 
     def record(self, ticket: int, error: BaseException | None = None, *, contacted: bool = True) -> None:
         """Say how a call went; see `CircuitBreaker.leave`."""
@@ -413,16 +413,11 @@ class Guard:
     @contextmanager
     def admitted_checkout(self) -> Iterator[None]:
         """Mark the connection that this thread takes in the block as one for a call that was admitted already."""
-        self._thread.is_admitted = True
+        self.thread.is_admitted = True
         try:
             yield
         finally:
-            self._thread.is_admitted = False
-
-    @property
-    def is_admitted(self) -> bool:
-        """Whether this thread is in such a block."""
-        return self._thread.is_admitted
+            self.thread.is_admitted = False
 
     def run(
         self, work: Callable[[], T], *, is_retryable: Callable[[UnavailableError], bool], on_retry: Callable[[], None]
@@ -496,11 +491,11 @@ class Guard:
 
     @contextmanager
     def _limit_start(self, until: float) -> Iterator[None]:
-        before, self._thread.until = self._thread.until, min(until, self._thread.until)
+        before, self.thread.until = self.thread.until, min(until, self.thread.until)
         try:
             yield
         finally:
-            self._thread.until = before
+            self.thread.until = before
 
     def _may_retry(self, error: UnavailableError, is_retryable: Callable[[UnavailableError], bool]) -> bool:
         if isinstance(error, CircuitOpenError):  # it opened while this call waited for a connection
@@ -508,7 +503,7 @@ class Guard:
         return is_retryable(error) and (not _adds_load(error) or self.budget.left >= 1 or self.breaker.is_bridging)
 
 
-class _Limit(threading.local):
+class _Thread(threading.local):
     until = float("inf")
     """By when the attempt that this thread makes has to begin."""
     is_admitted = False

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ._address import LOCAL_URL, Server, checked_authority, redacted
 from ._batch import Batch, BatchStep, Result, RowCountError, portions
 from ._client import RESPONSE_BYTES, Client, Limits
-from ._connection import Connection, Cursor
+from ._connection import Connection, Cursor, Gate
 from ._credentials import Credentials, Secret, TokenProvider
 from ._encryption import EncryptionKey
 from ._errors import (
@@ -45,6 +45,7 @@ __all__ = [
     "DatabaseError",
     "EncryptionKey",
     "Error",
+    "Gate",
     "IntegrityError",
     "InterfaceError",
     "InternalError",

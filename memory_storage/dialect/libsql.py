@@ -57,7 +57,8 @@ class LibSQLDialect(SQLiteDialect_libsql):  # type: ignore[misc] # sqlalchemy-li
     @classmethod
     def engine_created(cls, engine: Engine) -> None:
         """A process that was forked off opens its own connections; an engine that hides values hides those it reads."""
-        event.listen(engine, "checkout", _refuse_unusable)
+        if not getattr(engine.pool, "checks_liveness", False):  # once a checkout is enough
+            event.listen(engine, "checkout", _refuse_unusable)
         event.listen(engine, "handle_error", _keep_the_others)
         event.listen(engine, "do_connect", _hide_secrets)
         if engine.hide_parameters:  # SQLAlchemy hides what is sent, and logs what comes back at DEBUG
