@@ -111,4 +111,5 @@ def _remote(settings: Settings) -> dict[str, Any]:
         "timeout": settings.request_timeout,
         "max_response_bytes": settings.max_response_bytes,
         "base_url_hosts": settings.base_url_hosts,
+        "max_concurrent_writes": settings.max_concurrent_writes,
     }

@@ -138,7 +138,9 @@ class CallerGate(Gate, Protocol):
     """A gate for the connections of callers. Calls that passed the circuit breaker already need none."""
 
     @property
-    def thread(self) -> AdmittedThread: ...
+    def thread(self) -> AdmittedThread:
+        """The state of the current thread."""
+        ...
 
 
 class AdmittedThread(Protocol):

@@ -25,6 +25,7 @@ from typing_extensions import Self
 from . import environment
 from ._deprecation import renamed_attributes, warn_renamed
 from .dbapi import (
+    CONCURRENT_WRITES,
     LOCAL_URL,
     RESPONSE_BYTES,
     Credentials,
@@ -198,7 +199,8 @@ class Settings(_Section):
     the same again.
     `tls_ca_file` has the certificates (PEM) to trust in place of the system's. `max_response_bytes` is the largest
     response of a server, decompressed. `base_url_hosts` are addresses (`host`, or `host:port`) besides that of
-    `database` to which the server may direct the rest of a transaction; the token is sent there too. `vector_index` is
+    `database` to which the server may direct the rest of a transaction; the token is sent there too.
+    `max_concurrent_writes` is how many writes are in flight to a server at a time. `vector_index` is
     where searches get their candidates: "hnsw" is an index in this process, of at most `hnsw_max_bytes` bytes
     (the extra `ann`), "diskann" one in the database, "exact" none; "auto" is hnsw for a file if it is installed, else
     diskann.
@@ -217,6 +219,7 @@ class Settings(_Section):
     request_timeout: Seconds = 30.0
     max_response_bytes: Count = RESPONSE_BYTES
     base_url_hosts: tuple[str, ...] = ()
+    max_concurrent_writes: Count = CONCURRENT_WRITES
     vector_index: Literal["auto", "hnsw", "diskann", "exact"] = "auto"
     hnsw_max_bytes: Annotated[int, Field(ge=0)] = 1_000_000_000
     pool: PoolSettings = Field(default_factory=PoolSettings)

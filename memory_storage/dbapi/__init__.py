@@ -30,9 +30,11 @@ from ._fork import Unpicklable, register_after_fork
 from ._local import LocalTransport, MemoryDatabase
 from ._open_files import is_open_here
 from ._sql import reads_only, tables_written
+from ._write_limiter import CONCURRENT_WRITES
 
 __all__ = [
     "BUSY_CODES",
+    "CONCURRENT_WRITES",
     "LOCAL_URL",
     "RESPONSE_BYTES",
     "Batch",
@@ -118,6 +120,7 @@ def connect(
     timeout: float = 30.0,
     max_response_bytes: int = RESPONSE_BYTES,
     base_url_hosts: Iterable[str] = (),
+    max_concurrent_writes: int = CONCURRENT_WRITES,
 ) -> Connection:
     """Open a local database (a path, ":memory:", or what several connections share) or one on a server (`libsql://`).
 
@@ -130,6 +133,7 @@ def connect(
     when the server refuses that. `ca_file`: certificates to trust in place of the system's. `timeout`: seconds for a
     request with its answer. `max_response_bytes`: the largest response, decompressed. `base_url_hosts`: `host` or
     `host:port` to which the server may direct the rest of a stream; the token is sent there too.
+    `max_concurrent_writes`: writes in flight to a server at a time, for all connections of one engine or `Server`.
     """
     auth_token, database = Credentials.of(auth_token), redacted(database)  # a traceback may show this frame
     encryption_key = EncryptionKey.of(encryption_key)
@@ -138,7 +142,7 @@ def connect(
     if isinstance(database, Server):
         from ._hrana import HranaTransport  # and with it urllib3, which files do without
 
-        limits = Limits.checked(ca_file, timeout, max_response_bytes, base_url_hosts)
+        limits = Limits.checked(ca_file, timeout, max_response_bytes, base_url_hosts, max_concurrent_writes)
         return Connection(HranaTransport(Client.of(database, auth_token, limits)))
     if durability not in _SYNCHRONOUS:
         raise ProgrammingError(f"durability must be 'full' or 'normal', not {durability!r}")

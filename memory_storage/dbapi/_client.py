@@ -12,7 +12,7 @@ from ._address import INSECURE, PATH, Origin, Server, checked_authority
 from ._credentials import Credentials, ForkSafeLock
 from ._errors import InternalError, OperationalError, ProgrammingError
 from ._json import unsigned
-from ._write_limiter import WriteWindow
+from ._write_limiter import CONCURRENT_WRITES, WriteLimiter
 
 if TYPE_CHECKING:
     import ssl
@@ -63,18 +63,29 @@ class Limits:
         response_bytes: The largest response, decompressed.
         base_url_hosts: Where a server may direct the rest of a stream besides its own address, and the token with it:
             `host`, with the port of the server's own address, or `host:port`.
+        concurrent_writes: How many writes may be in flight at a time.
     """
 
     ca_file: str | None = None
     timeout: float = 30.0
     response_bytes: int = RESPONSE_BYTES
     base_url_hosts: frozenset[str] = frozenset()
+    concurrent_writes: int = CONCURRENT_WRITES
 
     @classmethod
-    def checked(cls, ca_file: str | None, timeout: float, response_bytes: int, base_url_hosts: Iterable[str]) -> Limits:
-        """Return the limits. ProgrammingError if a host is none."""
+    def checked(
+        cls,
+        ca_file: str | None,
+        timeout: float,
+        response_bytes: int,
+        base_url_hosts: Iterable[str],
+        concurrent_writes: int = CONCURRENT_WRITES,
+    ) -> Limits:
+        """Return the limits. ProgrammingError if a host is none, or no write could ever be sent."""
+        if concurrent_writes < 1:
+            raise ProgrammingError(f"max_concurrent_writes must be at least 1, not {concurrent_writes!r}")
         hosts = (base_url_hosts,) if isinstance(base_url_hosts, str) else base_url_hosts
-        return cls(ca_file, timeout, response_bytes, frozenset(map(checked_authority, hosts)))
+        return cls(ca_file, timeout, response_bytes, frozenset(map(checked_authority, hosts)), concurrent_writes)
 
 
 @dataclass(frozen=True)
@@ -86,12 +97,13 @@ class Client:
     limits: Limits
     connect_timeout: float = 10.0
     replication: ReplicationState = field(default_factory=ReplicationState, compare=False)
-    writes: WriteWindow = field(default_factory=WriteWindow, compare=False)
+    writes: WriteLimiter = field(default_factory=WriteLimiter, compare=False)
 
     @classmethod
     def of(cls, server: Server, credentials: Credentials, limits: Limits) -> Client:
         """Return what the connections to a server share: the same for the same options."""
-        client: Client = server.clients.setdefault((credentials, limits), cls(server, credentials, limits))
+        new = cls(server, credentials, limits, writes=WriteLimiter(limits.concurrent_writes))
+        client: Client = server.clients.setdefault((credentials, limits), new)
         return client
 
     @cached_property

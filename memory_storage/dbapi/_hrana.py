@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from ._batch import BatchStep, Result, portions
 from ._client import Client
-from ._errors import DataError, Error, InterfaceError, OperationalError
+from ._errors import BUSY_CODES, DataError, Error, InterfaceError, OperationalError
 from ._fork import register_after_fork
 from ._hrana_messages import CLOSE, GET_AUTOCOMMIT, BatchMessage, Json, as_error
 from ._hrana_stream import RequestEffect, Stream, StreamExpired, malformed_response
@@ -29,12 +29,15 @@ from ._json import MALFORMED_RESPONSE
 from ._keep_alive import KEEP_ALIVE
 from ._parameters import Value, check_parameters
 from ._sql import Kind, Statement, parse
-from ._write_limiter import HELD_UP
 
 _log = logging.getLogger(__name__)
 
 _MAX_STEPS = 1_000
 _MAX_BYTES = 16_000_000
+_CONTENTION_CODES = BUSY_CODES | {
+    "TRANSACTION_TIMEOUT",
+    "TRANSACTION_BUSY",
+}  # another writer was first; nothing was done
 _FOREIGN_KEYS = re.compile(r"\s*PRAGMA\s+foreign_keys\s*[=(]\s*'?(\w+)", re.IGNORECASE)
 _ON = {"1", "on", "true", "yes"}  # as every new stream has them
 _COMMIT = re.compile(r"\s*(COMMIT|END)\b", re.IGNORECASE)
@@ -197,10 +200,10 @@ class HranaTransport:
         reads_only = framing.begin != "IMMEDIATE" and all(step.statement.kind is Kind.READ for step in parts[0])
         while True:
             try:
-                with nullcontext() if reads_only else self._writes.place(deadline.remaining()):
+                with nullcontext() if reads_only else self._writes.slot(deadline.remaining()):
                     return self._run_in_parts(parts, framing)
             except OperationalError as error:  # nothing of it was done
-                if error.code not in HELD_UP or self.in_transaction or not deadline.allows(pause):
+                if error.code not in _CONTENTION_CODES or self.in_transaction or not deadline.allows(pause):
                     raise
             time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
             pause = min(pause * 1.5, 0.1)

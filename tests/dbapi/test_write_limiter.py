@@ -1,4 +1,4 @@
-"""The window of writes: how many may be on their way to a server at once."""
+"""The write limiter: how many writes may be in flight to a server at a time."""
 
 from __future__ import annotations
 
@@ -9,78 +9,54 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from memory_storage.dbapi import OperationalError
-from memory_storage.dbapi._write_limiter import WriteWindow
+from memory_storage.dbapi._write_limiter import WriteLimiter
 from tests.raising import raises
 
 
-def _run(window: WriteWindow, threads: int, rounds: int, work) -> int:
-    """Have threads do `work` in places of the window; the most that were there at once."""
-    inside, most, lock = 0, 0, threading.Lock()
+def test_no_more_writes_than_slots_are_in_flight():
+    limiter, in_flight, highest, lock = WriteLimiter(3), 0, 0, threading.Lock()
 
-    def one(_: int) -> None:
-        nonlocal inside, most
-        with window.place(10):
+    def write(_: int) -> None:
+        nonlocal in_flight, highest
+        with limiter.slot(10):
             with lock:
-                inside += 1
-                most = max(most, inside)
-            work()
+                in_flight += 1
+                highest = max(highest, in_flight)
+            time.sleep(0.005)
             with lock:
-                inside -= 1
+                in_flight -= 1
 
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(one, range(rounds)))
-    return most
-
-
-def test_the_window_opens_while_answers_come_as_quickly_as_ever():
-    window = WriteWindow()
-    assert _run(window, 12, 400, lambda: time.sleep(0.02)) == 12
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(write, range(60)))
+    assert highest == 3
 
 
-def test_the_window_closes_where_writes_wait_for_each_other():
-    window = WriteWindow()
-    turn = threading.Lock()
-
-    def work() -> None:
-        with turn:
-            time.sleep(0.002)
-
-    _run(window, 12, 300, work)
-    assert _run(window, 12, 100, work) <= 4
-
-
-def test_a_write_that_was_held_up_halves_the_window_but_never_to_nothing():
-    window = WriteWindow()
-    for _ in range(10):
-        with raises(OperationalError, code="SQLITE_BUSY"), window.place(1):
-            raise OperationalError("database is locked", "SQLITE_BUSY")
-    assert _run(window, 2, 2, lambda: time.sleep(0.01)) == 1
-
-
-def test_who_gets_no_place_in_time_is_told_so_and_takes_none():
-    window = WriteWindow()
-    for _ in range(10):
-        with pytest.raises(OperationalError), window.place(1):
-            raise OperationalError("database is locked", "SQLITE_BUSY")
-    with window.place(1), pytest.raises(OperationalError, match="too many writes") as caught, window.place(0.01):
-        pass
-    assert caught.value.code == "SQLITE_BUSY"
-    with window.place(1):
+def test_a_write_without_a_slot_in_time_is_busy_and_sent_nothing():
+    limiter = WriteLimiter(1)
+    with (
+        limiter.slot(1),
+        raises(OperationalError, code="SQLITE_BUSY", match="max_concurrent_writes"),
+        limiter.slot(0.01),
+    ):
+        pytest.fail("there was a second slot")
+    with limiter.slot(1):
         pass
 
 
-def test_an_error_in_the_block_gives_the_place_back():
-    window = WriteWindow()
-    for _ in range(20):
-        with pytest.raises(KeyError), window.place(0.1):
+def test_an_error_in_the_block_releases_the_slot():
+    limiter = WriteLimiter(1)
+    for _ in range(5):
+        with pytest.raises(KeyError), limiter.slot(0.1):
             raise KeyError
-    with window.place(0.1):
+    with limiter.slot(0.1):
         pass
 
 
-def test_writes_that_fail_at_once_do_not_make_the_others_look_slow():
-    window = WriteWindow()
-    for _ in range(20):
-        with raises(OperationalError, code="CONNECTION_FAILED"), window.place(1):
-            raise OperationalError("connection refused", "CONNECTION_FAILED")
-    assert _run(window, 12, 400, lambda: time.sleep(0.02)) == 12
+def test_a_child_process_has_all_slots():
+    limiter = WriteLimiter(1)
+    with limiter.slot(1):
+        limiter.after_fork_in_child()
+        with limiter.slot(0.1):
+            pass
+    with limiter.slot(0.1):
+        pass
