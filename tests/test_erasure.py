@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import memory_storage as ms
-from memory_storage.doctor import examine, mend
+from memory_storage.doctor import check, repair
 from memory_storage.models import new_id
 from memory_storage.search.hnsw import sidecar_names
 
@@ -169,7 +169,7 @@ import sys
 from pathlib import Path
 import memory_storage as ms
 from memory_storage.backup import back_up, restore
-from memory_storage.doctor import examine, mend
+from memory_storage.doctor import check, repair
 from memory_storage.engine import make_engine
 from sqlalchemy import Engine, event
 
@@ -195,8 +195,8 @@ else:
         back_up(storage, path.with_name("copy"))
     restore(path.with_name("copy"), settings.model_copy(update={"database": str(path.with_name("again.db"))}))
     restore(path.with_name("copy"), settings, force=True)
-    mend(settings)
-    examine(settings)
+    repair(settings)
+    check(settings)
 """
 
 
@@ -319,7 +319,7 @@ def test_quarantined_rows_of_a_forgotten_episode_are_erased(database):
     with ms.MemoryStorage.open(settings) as storage:
         mine, theirs = _damaged(storage, "zqmine"), _damaged(storage, "zqtheirs")
         elsewhere = _damaged(storage.in_namespace("elsewhere"), "zqelsewhere")
-    mend(settings)
+    repair(settings)
     before = _quarantined(database)
     assert {"quarantined_episodes", "quarantined_steps", "quarantined_embeddings", "quarantined_patterns"} <= {*before}
     assert _has(database, "zqmine")
@@ -340,7 +340,7 @@ def test_quarantined_rows_of_a_forgotten_episode_are_erased(database):
     assert not any(_quarantined(database).values())
     for canary in ("zqtheirs", "zqelsewhere", str(theirs.id), str(elsewhere.id)):
         assert not _has(database, canary)
-    assert examine(settings).findings == []
+    assert check(settings).findings == []
 
 
 def test_an_export_is_for_its_owner_and_follows_no_link(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The command that finds out what is wrong with a database, and mends it."""
+"""The command that checks a database, and repairs it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from memory_storage.doctor import Finding, Report, examine, mend
+from memory_storage import doctor as checks
+from memory_storage.doctor import Finding, Report
 from memory_storage.errors import CorruptDataError
 
 from .app import app
@@ -17,32 +18,34 @@ from .output import say, show_table, write_json
 
 @app.command()
 def doctor(
-    fix: Annotated[bool, typer.Option("--fix", help="Mend what can be. Make a backup before.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Repair what can be repaired. Make a backup first.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", hidden=True)] = False,
     database: Database = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find out what is wrong with the database, and mend it. Leaves with 9 if it is not sound. Shows no stored value.
+    """Check the database, and repair it. Exits with 9 if it is damaged. Shows no stored value.
 
-    With --fix, indexes and counters are made anew, and columns are taken from their documents. No row is deleted: one
-    that cannot be used is moved to a table quarantined_..., as it is.
+    With --repair, indexes and counters are rebuilt, and columns are restored from their documents. No row is deleted:
+    one that cannot be used is moved to a table quarantined_..., unchanged.
     """
+    repair = repair or fix  # its name before 0.1
     settings = settings_for(database, None)
-    report = mend(settings) if fix else examine(settings)
+    report = checks.repair(settings) if repair else checks.check(settings)
     if as_json:
-        write_json({"findings": _as_json(report.findings), "mended": _as_json(report.mended)})
+        write_json({"findings": _as_json(report.findings), "mended": _as_json(report.repaired)})
     else:
         _show(report)
-    if not report.is_sound:
-        can = any(finding.can_mend for finding in report.findings)
-        raise CorruptDataError("it is not sound" + (": --fix mends what can be" if can and not fix else ""))
+    if not report.is_healthy:
+        can = any(finding.can_repair for finding in report.findings)
+        raise CorruptDataError("the database is damaged" + ("; --repair repairs it" if can and not repair else ""))
 
 
 def _show(report: Report) -> None:
-    if report.mended:
-        say("mended:")
-        show_table(*_table(report.mended), whole=["what"])
-    if report.is_sound:
-        say("nothing is wrong" + (" any more" if report.mended else ""))
+    if report.repaired:
+        say("repaired:")
+        show_table(*_table(report.repaired), whole=["what"])
+    if report.is_healthy:
+        say("nothing is wrong" + (" any more" if report.repaired else ""))
     else:
         show_table(*_table(report.findings), whole=["what"])
 
@@ -53,5 +56,7 @@ def _table(findings: list[Finding]) -> tuple[list[str], list[tuple[object, ...]]
 
 
 def _as_json(findings: list[Finding]) -> list[dict[str, Any]]:
-    names = ("code", "table", "rows", "problem", "remedy", "seqs", "can_mend")
-    return [{name: getattr(finding, name) for name in names} for finding in findings]
+    names = ("code", "table", "rows", "problem", "remedy", "seqs")
+    return [
+        {**{name: getattr(finding, name) for name in names}, "can_mend": finding.can_repair} for finding in findings
+    ]

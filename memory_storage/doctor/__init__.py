@@ -1,6 +1,6 @@
 """Finds out what is wrong with a database, says it, and mends it without losing a row. Shows no stored value.
 
-`examine` only looks. `mend` repairs what it can: what can be made anew is made anew, what repeats a document is taken
+`check` only looks. `repair` repairs what it can: what can be made anew is made anew, what repeats a document is taken
 from the document, and a row that cannot be used is moved to a table of its own, `quarantined_...`, as it is.
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from sqlalchemy import Connection, Engine, exc
 
 from memory_storage import dbapi, migrate
+from memory_storage._deprecation import renamed_names
 from memory_storage._exception_mapping import translated
 from memory_storage._files import MaintenanceLock
 from memory_storage.engine import make_engine
@@ -23,14 +24,16 @@ from memory_storage.storage import MemoryStorage
 from .checks import derived_indexes, documents, file, geo, orphans, schema, vectors, words
 from .findings import Finding, Report
 
-__all__ = ["Finding", "Report", "examine", "mend"]
+__all__ = ["Finding", "Report", "check", "repair"]
+
+__getattr__ = renamed_names(__name__, {"examine": "check", "mend": "repair"})
 
 _log = logging.getLogger(__name__)
 
 _Check = Callable[[Connection], list[Finding]]
 _ROUNDS = 6
 
-# In this order they are also mended: an index can be made when its table is whole, and its rows can be read.
+# In this order they are also repaired: an index can be made when its table is whole, and its rows can be read.
 _CHECKS: tuple[_Check, ...] = (
     file.damaged_pages,
     vectors.stale_metadata,
@@ -50,7 +53,7 @@ _CHECKS: tuple[_Check, ...] = (
 )
 
 
-def examine(settings: Settings) -> Report:
+def check(settings: Settings) -> Report:
     """What is wrong with a database. Nothing is changed.
 
     Raises:
@@ -67,38 +70,38 @@ def examine(settings: Settings) -> Report:
             engine.dispose()
 
 
-def mend(settings: Settings) -> Report:
-    """Repair what can be, and look again: `Report.mended` says what was done, `Report.findings` what is left.
+def repair(settings: Settings) -> Report:
+    """Repair what can be, and look again: `Report.repaired` says what was done, `Report.findings` what is left.
 
-    Raises: as `examine`, and UnavailableError where the database cannot be written, or is scrubbed or restored.
+    Raises: as `check`, and UnavailableError where the database cannot be written, or is scrubbed or restored.
     """
     with translated():
         engine, found = _opened(settings)
         try:
             with MaintenanceLock(settings.path).exclusive(settings.request_timeout):
-                report = _mended(engine, found)
-            if any(finding.code.startswith("vectors.") for finding in report.mended):
+                report = _repair_all(engine, found)
+            if any(finding.code.startswith("vectors.") for finding in report.repaired):
                 _index(engine, settings)
-                return Report(_findings(engine), mended=report.mended)
+                return Report(_findings(engine), repaired=report.repaired)
             return report
         finally:
             engine.dispose()
 
 
-def _mended(engine: Engine, found: str | None) -> Report:
-    mended = [finding for finding in _schema(found) if finding.can_mend]
-    if mended:
+def _repair_all(engine: Engine, found: str | None) -> Report:
+    repaired = [finding for finding in _schema(found) if finding.can_repair]
+    if repaired:
         migrate.upgrade(engine)
     elif found != HEAD:
         return Report(_schema(found))
     left: list[Finding] = []
     for _ in range(_ROUNDS):
         left = _findings(engine)
-        done = [finding for finding in left if finding.repair is not None and _repair(engine, finding)]
-        mended += done
+        done = [finding for finding in left if finding.repair is not None and _run_repair(engine, finding)]
+        repaired += done
         if not done:
             break
-    return Report(left, mended=mended)
+    return Report(left, repaired=repaired)
 
 
 def _opened(settings: Settings) -> tuple[Engine, str | None]:
@@ -148,7 +151,7 @@ def _checked(engine: Engine, check: _Check) -> list[Finding]:
             connection.rollback()
 
 
-def _repair(engine: Engine, finding: Finding) -> bool:
+def _run_repair(engine: Engine, finding: Finding) -> bool:
     """Whether it was done. One that fails is left, as it is found again in the next round."""
     if finding.repair is None:
         return False
@@ -157,9 +160,9 @@ def _repair(engine: Engine, finding: Finding) -> bool:
             finding.repair(connection)
             connection.commit()
     except UnavailableError:
-        raise  # locked, full or read-only: nothing can be mended now
+        raise  # locked, full or read-only: nothing can be repaired now
     except MemoryStorageError as error:
-        _log.warning("%s could not be mended: %s", finding.code, error)
+        _log.warning("%s could not be repaired: %s", finding.code, error)
         return False
     return True
 

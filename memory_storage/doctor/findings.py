@@ -7,14 +7,17 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection
 
+from memory_storage._deprecation import renamed_attributes
+
 _SHOWN = 5
 
 
+@renamed_attributes(can_mend="can_repair")
 @dataclass(frozen=True)
 class Finding:
     """Something that is wrong. `code` is its kind, like "orphans.steps"; `seqs` are the first of the rows it is about.
 
-    `remedy` says what `mend` does, or what somebody has to do where it can do nothing.
+    `remedy` says what `repair` does, or what somebody has to do where it can do nothing.
     """
 
     code: str
@@ -26,20 +29,21 @@ class Finding:
     repair: Callable[[Connection], None] | None = field(default=None, repr=False, compare=False)
 
     @property
-    def can_mend(self) -> bool:
-        """Whether `mend` can repair it."""
+    def can_repair(self) -> bool:
+        """Whether `repair` can repair it."""
         return self.repair is not None
 
 
+@renamed_attributes(is_sound="is_healthy", mended="repaired")
 @dataclass(frozen=True)
 class Report:
-    """What is wrong, and what was mended."""
+    """What is wrong, and what was repaired."""
 
     findings: list[Finding]
-    mended: list[Finding] = field(default_factory=list)
+    repaired: list[Finding] = field(default_factory=list)
 
     @property
-    def is_sound(self) -> bool:
+    def is_healthy(self) -> bool:
         """Whether nothing is wrong (any more)."""
         return not self.findings
 

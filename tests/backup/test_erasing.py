@@ -10,7 +10,7 @@ import pytest
 
 import memory_storage as ms
 from memory_storage.backup import ErasedBackup, back_up, forget_in_backups, restore
-from memory_storage.doctor import mend
+from memory_storage.doctor import repair
 from memory_storage.search.hnsw import sidecar_names
 from tests.checks import assert_consistent
 from tests.raising import raises
@@ -57,7 +57,7 @@ def test_no_place_has_a_byte_of_what_was_forgotten(tmp_path, monkeypatch, is_enc
             gone = small.episodes.save(ms.Episode(task_description="zqcanary"))
             small.episodes.save(ms.Episode(task_description="stays"))
         needles += [b"zqhurt", *(str(one).encode() for one in (quarantined.id, spoken.id, gone.id))]
-    mend(settings)
+    repair(settings)
     with ms.MemoryStorage.open(settings) as storage, ms.MemoryStorage.open(settings) as other:
         assert other.episodes.count()  # another user of the file, and of its log
         back_up(storage, copy)

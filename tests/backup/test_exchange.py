@@ -13,7 +13,7 @@ import pytest
 
 import memory_storage as ms
 from memory_storage.backup import _paths, back_up, restore
-from memory_storage.doctor import examine
+from memory_storage.doctor import check
 from memory_storage.schema.vector_tables import FEW
 from memory_storage.search.hnsw import sidecar_names
 from tests.durability.processes import PROCESSES, killed
@@ -60,7 +60,7 @@ def test_a_restore_killed_at_any_moment_leaves_the_old_or_the_new(backup, databa
         for old in database.parent.glob("memory.db.old-*"):
             old.unlink()
         killed(_restore, backup, database, after=random.uniform(0, 0.25), from_first_byte=True)
-        assert examine(ms.Settings(database=str(database))).findings == []
+        assert check(ms.Settings(database=str(database))).findings == []
         tasks = _tasks(database)
         assert tasks in (OLD, NEW)
         if tasks == NEW:
@@ -114,7 +114,7 @@ def test_a_log_without_its_database_is_not_applied_to_the_new_one(backup, databa
     database.with_name(f"memory.db{suffix}").write_bytes(log)
     restore(backup, database)
     assert _tasks(database) == NEW
-    assert examine(ms.Settings(database=str(database))).findings == []
+    assert check(ms.Settings(database=str(database))).findings == []
     assert database.with_name(f"memory.db.old-1{suffix}").read_bytes() == log
 
 

@@ -1,4 +1,4 @@
-"""The doctor finds what is wrong, mends it, and loses no row; and what it says shows no stored value."""
+"""The doctor reports damage, repairs it without losing a row, and shows no stored value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import memory_storage as ms
 from memory_storage import migrate
 from memory_storage.cli import app
-from memory_storage.doctor import Report, examine, mend
+from memory_storage.doctor import Finding, Report, check, repair
 from memory_storage.doctor.pages import pages
 from memory_storage.engine import make_engine
 from tests.backup.test_backup import save_in_0001
@@ -101,7 +101,7 @@ def _kept(settings: ms.Settings, table: str) -> set[Any]:
 def test_nothing_is_wrong_with_what_was_only_used(storage):
     _fill(storage)
     if storage.settings.database != ":memory:":  # which is another one for whoever else opens it
-        assert examine(storage.settings) == mend(storage.settings) == Report([])
+        assert check(storage.settings) == repair(storage.settings) == Report([])
 
 
 def test_large_rows_are_examined_a_few_at_a_time(settings):
@@ -122,23 +122,23 @@ def test_examining_changes_nothing(settings):
     for _, damage in list(DAMAGES.values())[:3]:
         damage(Path(settings.database))
     content = Path(settings.database).read_bytes()
-    examine(settings)
+    check(settings)
     assert Path(settings.database).read_bytes() == content
     assert _rows(settings) == before
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_each_damage_is_found_and_mended_and_no_row_is_lost(settings, name):
+def test_each_damage_is_repaired_and_no_row_is_lost(settings, name):
     code, damage = DAMAGES[name]
     before = _rows(settings)
     damage(Path(settings.database))
     damaged = _rows_by_id(settings)
-    found = examine(settings)
+    found = check(settings)
     assert code in {finding.code for finding in found.findings}
-    assert all(finding.can_mend for finding in found.findings if finding.code != "unchecked"), found
-    report = mend(settings)
-    assert report.is_sound, report.findings
-    assert code in {finding.code for finding in report.mended}
+    assert all(finding.can_repair for finding in found.findings if finding.code != "unchecked"), found
+    report = repair(settings)
+    assert report.is_healthy, report.findings
+    assert code in {finding.code for finding in report.repaired}
     assert SECRET not in repr((found, report))
     with ms.MemoryStorage.open(settings) as storage:
         assert_consistent(storage.engine)
@@ -153,7 +153,7 @@ def test_each_damage_is_found_and_mended_and_no_row_is_lost(settings, name):
         assert after["steps"] == before["steps"]
         assert after["patterns"] == before["patterns"]
         assert after["facets"] == before["facets"]
-    assert examine(settings) == Report([])
+    assert check(settings) == Report([])
 
 
 def _rows_by_id(settings: ms.Settings) -> dict[str, set[Any]]:
@@ -169,15 +169,15 @@ def _rows_by_id(settings: ms.Settings) -> dict[str, set[Any]]:
     return found
 
 
-def test_all_damages_together_are_mended(settings):
+def test_all_damages_together_are_repaired(settings):
     for _, damage in DAMAGES.values():
         try:
             damage(Path(settings.database))
         except Exception as error:  # noqa: BLE001 - one damage may stand in the way of another
             print(error)
     damaged = _rows_by_id(settings)
-    report = mend(settings)
-    assert report.is_sound, report.findings
+    report = repair(settings)
+    assert report.is_healthy, report.findings
     after = _rows(settings)
     for table in damaged:
         assert damaged[table] == _ids(after, table) | _kept(settings, table), table
@@ -188,7 +188,7 @@ def test_all_damages_together_are_mended(settings):
 def test_what_is_in_quarantine_is_as_it_was(settings):
     before = {row[2]: row for row in _rows(settings)["episodes"]}
     DAMAGES["documents are no JSON"][1](Path(settings.database))
-    mend(settings)
+    repair(settings)
     with ms.MemoryStorage.open(settings) as storage, storage.snapshot() as view:
         ((at, reason, *row),) = view.execute([("SELECT * FROM quarantined_episodes", [])])[0]
         steps = view.execute([("SELECT reason, hex(document) FROM quarantined_steps ORDER BY reason", [])])[0]
@@ -204,7 +204,7 @@ def test_the_quarantine_takes_more_at_another_time(settings):
     damage = "UPDATE patterns SET document = '{}' WHERE seq = {}"
     for seq in (1, 2):
         sql(damage.replace("{}'", "{}'").replace("seq = {}", f"seq = {seq}"))(Path(settings.database))
-        mend(settings)
+        repair(settings)
     assert len(_kept(settings, "patterns")) == 2
 
 
@@ -218,16 +218,16 @@ def test_numbers_that_an_older_version_misread_are_corrected(settings):
             )
         )
     before = _rows(settings)
-    assert examine(settings) == Report([])
+    assert check(settings) == Report([])
     # As it was written: with what the engine reads in the document.
     sql(
         "UPDATE episodes SET reward = document ->> '$.reward.total'",
         "UPDATE patterns SET success_rate = document ->> '$.success_rate'",
         "UPDATE spatiotemporal_index SET latitude = document ->> '$.latitude', longitude = document ->> '$.longitude'",
     )(Path(settings.database))
-    found = {finding.code: finding.rows for finding in examine(settings).findings}
+    found = {finding.code: finding.rows for finding in check(settings).findings}
     assert found == {"columns.episodes": 1, "columns.patterns": 1, "columns.spatiotemporal_index": 1}
-    assert mend(settings).is_sound
+    assert repair(settings).is_healthy
     assert _rows(settings) == before
 
 
@@ -237,19 +237,19 @@ def test_an_older_schema_is_found_and_upgraded(database):
     migrate.upgrade(engine, "0001")
     save_in_0001(engine)
     engine.dispose()
-    (finding,) = examine(settings).findings
-    assert (finding.code, finding.can_mend) == ("schema.older", True)
-    report = mend(settings)
-    assert report.is_sound
-    assert [done.code for done in report.mended] == ["schema.older"]
+    (finding,) = check(settings).findings
+    assert (finding.code, finding.can_repair) == ("schema.older", True)
+    report = repair(settings)
+    assert report.is_healthy
+    assert [done.code for done in report.repaired] == ["schema.older"]
     with ms.MemoryStorage.open(settings) as storage:
         assert storage.episodes.count() == 1
 
 
 def test_a_newer_schema_is_found_and_left_alone(settings):
     sql("UPDATE alembic_version SET version_num = '9999'")(Path(settings.database))
-    for report in (examine(settings), mend(settings)):
-        assert [(one.code, one.can_mend) for one in report.findings] == [("schema.newer", False)]
+    for report in (check(settings), repair(settings)):
+        assert [(one.code, one.can_repair) for one in report.findings] == [("schema.newer", False)]
 
 
 def test_another_programs_file_is_not_looked_into(database):
@@ -257,7 +257,7 @@ def test_another_programs_file_is_not_looked_into(database):
     other.execute("CREATE TABLE users (name TEXT)")
     other.close()
     before = database.read_bytes()
-    for look in (examine, mend):
+    for look in (check, repair):
         with pytest.raises(ms.SchemaError, match=r"memory\.db: .*another program"):
             look(ms.Settings(database=str(database)))
     assert database.read_bytes() == before
@@ -270,9 +270,9 @@ def test_pages_that_are_noise_are_found_and_not_made_worse(settings):
     content[(root - 1) * 4096 : root * 4096] = b"\xaa" * 4096
     path.write_bytes(content)
     before = path.read_bytes()
-    assert "file.damaged" in {finding.code for finding in examine(settings).findings}
+    assert "file.damaged" in {finding.code for finding in check(settings).findings}
     assert path.read_bytes() == before
-    left = {finding.code for finding in mend(settings).findings}
+    left = {finding.code for finding in repair(settings).findings}
     assert "file.damaged" in left
 
 
@@ -286,7 +286,7 @@ def _root_page(settings: ms.Settings, table: str) -> int:
 
 
 @pytest.mark.parametrize("target", ["server"], indirect=True)
-def test_a_server_is_mended_too(storage):
+def test_a_server_is_repaired_too(storage):
     _fill(storage)
     with storage.transaction() as tx:
         tx.execute(
@@ -299,9 +299,9 @@ def test_a_server_is_mended_too(storage):
                 ("DELETE FROM spatiotemporal_rtree", []),
             ]
         )
-    codes = {finding.code for finding in examine(storage.settings).findings}
+    codes = {finding.code for finding in check(storage.settings).findings}
     assert codes >= {"counters", "indexes.facets", "columns.episodes", "undecodable.patterns", "indexes.text"}
-    assert mend(storage.settings).is_sound
+    assert repair(storage.settings).is_healthy
     assert_consistent(storage.engine)
     assert storage.patterns.count() == 2
 
@@ -315,16 +315,16 @@ def test_nothing_that_the_doctor_says_shows_a_stored_value(settings, caplog):
             damage(Path(settings.database))
         except Exception as error:  # noqa: BLE001 - as above
             print(name, error)
-    for command in (["doctor"], ["doctor", "--json"], ["doctor", "--fix"], ["doctor", "--fix", "--json"]):
+    for command in (["doctor"], ["doctor", "--json"], ["doctor", "--repair"], ["doctor", "--repair", "--json"]):
         result = CliRunner().invoke(app, [*command, "--database", settings.database])
         said += [result.stdout, result.stderr]
-    said += [repr(examine(settings)), caplog.text]
+    said += [repr(check(settings)), caplog.text]
     assert "indexes.text" in said[0]
     assert "indexes.text" in said[2]
     assert SECRET not in "".join(said)
 
 
-def test_the_command_says_what_is_wrong_and_mends_it_when_told_to(settings):
+def test_the_command_reports_and_with_repair_repairs(settings):
     def command(*arguments: str) -> Any:
         return CliRunner().invoke(app, ["doctor", *arguments, "--database", settings.database])
 
@@ -334,11 +334,11 @@ def test_the_command_says_what_is_wrong_and_mends_it_when_told_to(settings):
     assert found.exit_code == 9
     assert [one["code"] for one in json.loads(found.stdout)["findings"]] == ["counters", "vectors.index"][:1]
     told = command()
-    assert (told.exit_code, "--fix" in told.stderr) == (9, True)
-    mended = command("--fix", "--json")
-    assert mended.exit_code == 0
-    assert json.loads(mended.stdout)["findings"] == []
-    assert [one["code"] for one in json.loads(mended.stdout)["mended"]] == ["counters"]
+    assert (told.exit_code, "--repair" in told.stderr) == (9, True)
+    repaired = command("--repair", "--json")
+    assert repaired.exit_code == 0
+    assert json.loads(repaired.stdout)["findings"] == []
+    assert [one["code"] for one in json.loads(repaired.stdout)["mended"]] == ["counters"]
     assert command().exit_code == 0
 
 
@@ -347,12 +347,27 @@ def test_a_database_that_is_locked_is_not_called_damaged(settings):
     impatient = settings.model_copy(update={"request_timeout": 0.2})
     with ms.MemoryStorage.open(settings) as storage, storage.transaction() as tx:
         tx.episodes.count()
-        for look in (examine, mend):
+        for look in (check, repair):
             with raises(ms.UnavailableError, code="SQLITE_BUSY", match="database is locked"):
                 look(impatient)
-    assert mend(settings).is_sound
+    assert repair(settings).is_healthy
 
 
 def test_what_is_not_there_is_not_made(database):
     result = CliRunner().invoke(app, ["doctor", "--fix", "--database", str(database)])
     assert (result.exit_code, database.exists()) == (3, False)
+
+
+def test_former_names_work_and_warn(settings):
+    with pytest.warns(DeprecationWarning, match=r"doctor\.examine is deprecated since 0\.1: use .*doctor\.check"):
+        from memory_storage.doctor import examine
+    with pytest.warns(DeprecationWarning, match=r"doctor\.mend .*doctor\.repair"):
+        from memory_storage.doctor import mend
+    assert (examine, mend) == (check, repair)
+    report = check(settings)
+    with pytest.warns(DeprecationWarning, match=r"Report\.is_sound .* Report\.is_healthy"):
+        assert report.is_sound == report.is_healthy
+    with pytest.warns(DeprecationWarning, match=r"Report\.mended .* Report\.repaired"):
+        assert report.mended == []
+    with pytest.warns(DeprecationWarning, match=r"Finding\.can_mend .* Finding\.can_repair"):
+        assert Finding("code", "table", 1, "problem", "remedy").can_mend is False

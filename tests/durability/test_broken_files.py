@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import memory_storage as ms
-from memory_storage.doctor import examine
+from memory_storage.doctor import check
 from tests.checks import assert_consistent
 from tests.raising import raises
 
@@ -157,7 +157,7 @@ def test_a_full_disk_is_named(database):
         assert "make room on the disk" in str(error)
         assert storage.episodes.count() == 1
         assert_consistent(storage.engine)
-    assert examine(storage.settings).is_sound
+    assert check(storage.settings).is_healthy
 
 
 def test_a_directory_is_named(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 
 import memory_storage as ms
 from memory_storage._files import MaintenanceLock
-from memory_storage.doctor import examine
+from memory_storage.doctor import check
 from memory_storage.schema.vector_tables import PRESETS, Space
 from tests.durability.processes import PROCESSES, killed, together
 
@@ -88,7 +88,7 @@ def test_four_processes_scrub_while_two_write(database, number):
 
     together(_work, [(database, _scrub)] * 4 + [(database, _write)] * 2, timeout=300)
 
-    report = examine(_settings(database))
+    report = check(_settings(database))
     assert report.findings == []
     assert _schema(database) >= before
     wanted, present = _indexed_models(database)
@@ -108,7 +108,7 @@ def test_vector_ddl_after_another_vacuum_sees_the_new_schema(database):
     child.start()
     child.join(120)
     assert child.exitcode == 0
-    assert examine(_settings(database)).findings == []
+    assert check(_settings(database)).findings == []
 
 
 def _empty_after_a_vacuum(database: Path) -> None:
@@ -152,7 +152,7 @@ def test_while_a_file_is_scrubbed_nobody_else_makes_indexes(database):
             assert _vector_indexes(storage) == 0
             index.recreate_all()
         assert _vector_indexes(storage) == 3
-        assert examine(_settings(database)).findings == []
+        assert check(_settings(database)).findings == []
 
 
 def test_a_transaction_that_adds_a_model_delays_a_scrub(database):
@@ -191,7 +191,7 @@ def test_a_scrub_that_is_killed_loses_no_index(database):
         assert _schema(database) >= before
         wanted, present = _indexed_models(database)
         assert present == wanted
-        assert examine(_settings(database)).findings == []
+        assert check(_settings(database)).findings == []
     with ms.MemoryStorage.open(_settings(database)) as storage:
         assert storage.scrub().complete
     assert not list(database.parent.glob("*-lock"))

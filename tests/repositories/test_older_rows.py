@@ -73,9 +73,9 @@ def test_reversed_times_are_saved_as_they_are(storage, reversed_one):
 
 
 def test_reversed_times_are_mended_by_a_save(storage, reversed_one):
-    mended = storage.episodes.save(reversed_one.model_copy(update={"completed_at": START}))
-    assert mended.completed_at == START
-    assert refused_field(storage.episodes.save, mended.model_copy(update={"completed_at": EARLIER})) == "completed_at"
+    repaired = storage.episodes.save(reversed_one.model_copy(update={"completed_at": START}))
+    assert repaired.completed_at == START
+    assert refused_field(storage.episodes.save, repaired.model_copy(update={"completed_at": EARLIER})) == "completed_at"
 
 
 @pytest.mark.parametrize(
@@ -147,6 +147,8 @@ def test_evidence_that_changed_and_is_doubled_is_refused(storage, doubled):
     worse = doubled.model_copy(update={"evidence": [*doubled.evidence, doubled.evidence[0]]})
     assert refused_field(storage.patterns.save, worse) == "evidence"
     assert refused_field(storage.patterns.save_many, [ms.Heuristic(**HEURISTIC), worse]) == "patterns.1.evidence"
-    mended = storage.patterns.save(doubled.model_copy(update={"evidence": doubled.evidence[:1]}))
-    assert mended.evidence == doubled.evidence[:1]
-    assert refused_field(storage.patterns.save, mended.model_copy(update={"evidence": doubled.evidence})) == "evidence"
+    repaired = storage.patterns.save(doubled.model_copy(update={"evidence": doubled.evidence[:1]}))
+    assert repaired.evidence == doubled.evidence[:1]
+    assert (
+        refused_field(storage.patterns.save, repaired.model_copy(update={"evidence": doubled.evidence})) == "evidence"
+    )

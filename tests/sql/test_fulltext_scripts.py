@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 
 import memory_storage as ms
-from memory_storage.doctor import examine, mend
+from memory_storage.doctor import check, repair
 
 # A sentence, words in it, and words that are not in it.
 SENTENCES: dict[str, tuple[str, Sequence[str], Sequence[str]]] = {
@@ -198,16 +198,16 @@ def written(database) -> list[Any]:
 
 
 def test_the_doctor_finds_nothing_wrong_with_what_was_written(database, written):
-    assert examine(ms.Settings(database=str(database))).findings == []
+    assert check(ms.Settings(database=str(database))).findings == []
 
 
 def test_the_doctor_spells_again_what_another_program_changed(database, written):
     with ms.MemoryStorage.open(str(database)) as storage, storage.transaction() as tx:
         change = "UPDATE episodes SET document = json_set(document, '$.task_description', '新しい説明') WHERE seq = 1"
         tx.execute([(change, []), ("UPDATE steps SET words = NULL", []), ("UPDATE patterns SET words = '{}'", [])])
-    codes = {finding.code for finding in examine(ms.Settings(database=str(database))).findings}
+    codes = {finding.code for finding in check(ms.Settings(database=str(database))).findings}
     assert codes == {"words.episodes", "words.steps", "words.patterns"}
-    assert mend(ms.Settings(database=str(database))).findings == []
+    assert repair(ms.Settings(database=str(database))).findings == []
     with ms.MemoryStorage.open(str(database)) as storage:
         assert [one.id for one in storage.episodes.query(text="新しい")] == [written[0]]
         assert len(_found(storage, "接続")) == len(written) - 1

@@ -91,7 +91,7 @@ def test_a_stored_file_reads_as_it_was_stored(commit: str, name: str, tmp_path: 
         if name == "plain":
             assert_reads(stored, "plain, user:42", storage.in_namespace("user:42"))
         assert_consistent(storage.engine)
-    assert doctor.examine(storage.settings).findings == []
+    assert doctor.check(storage.settings).findings == []
 
 
 def test_tombstones_and_receipts_stay(stored: Stored):
