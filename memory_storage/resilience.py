@@ -167,8 +167,8 @@ class CircuitBreaker(Unpicklable):
 
         Args:
             early: To try before its time, now and then, in place of one who would try later.
-            probes: Whether to find out, in place of all who wait, if an outage that has just begun is over.
-            patience: Seconds to wait at most for the end of such an outage.
+            may_probe: Whether to find out, in place of all who wait, if an outage that has just begun is over.
+            max_wait: Seconds to wait at most for the end of such an outage.
         """
         ticket = self.generation  # before it is looked at: if it changes in between, the ticket is an old one
         if self.is_idle:
