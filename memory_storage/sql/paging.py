@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from memory_storage.models import Page
 from memory_storage.settings import Limits
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 ITERATE_PAGE = 100
 """Rows that an iterator reads in one round trip."""
@@ -101,6 +102,20 @@ sized AS MATERIALIZED (
 page AS MATERIALIZED (SELECT *, number = 1 OR (number < :limit AND total <= :page_bytes) AS fits FROM (
     SELECT *, row_number() OVER ordered AS number, sum(bytes) OVER ordered AS total FROM sized
     WINDOW ordered AS (ORDER BY {order} ROWS UNBOUNDED PRECEDING)))"""
+
+
+def iterate_pages(read: Callable[[C], tuple[Iterable[T], C | None]], start: C) -> Iterator[T]:
+    """Iterate over the items of all pages. A page is read when the items of the one before are used up.
+
+    Args:
+        read: Reads a page from a cursor of any kind; returns its items, and the cursor of the next page or None. Items
+            that release each other (`handed_over`) let a page's memory go while it is used.
+        start: The cursor of the first page.
+    """
+    cursor: C | None = start
+    while cursor is not None:
+        items, cursor = read(cursor)
+        yield from items
 
 
 def handed_over(items: Sequence[T]) -> Iterator[T]:

@@ -30,7 +30,7 @@ from memory_storage.search.vectors import packed
 from memory_storage.sql.arguments import embedder as as_embedder
 from memory_storage.sql.arguments import function
 from memory_storage.sql.documents import from_micros, to_micros
-from memory_storage.sql.paging import ITERATE_PAGE, PAGE_BYTES, handed_over
+from memory_storage.sql.paging import ITERATE_PAGE, PAGE_BYTES, handed_over, iterate_pages
 from memory_storage.sql.session import (
     SAVE_ATTEMPTS,
     Repository,
@@ -286,15 +286,19 @@ class EmbeddingRepository(Repository):
     def iterate(self) -> Iterator[Embedding]:
         """All of them by model and owner, a page at a time: 100 of them, or 4 MB."""
         for model, dimension, token in self._session.read(sql.USED.bind(namespace=self._session.namespace)):
-            space, place = Space.of(token, model, dimension), {"owner_type": "", "owner_id": ""}
-            size = max(1, min(ITERATE_PAGE, PAGE_BYTES // (4 * dimension)))
-            is_last = False
-            while not is_last:
-                rows = self._read(space, sql.of(space).page.bind(limit=size, **place, **self._key(space)))
-                place, is_last = dict(zip(place, rows[-1], strict=False)) if rows else place, len(rows) < size
-                embeddings = map(_embedding, handed_over(rows))
-                del rows
-                yield from embeddings
+            yield from self._of_space(Space.of(token, model, dimension), dimension)
+
+    def _of_space(self, space: Space, dimension: int) -> Iterator[Embedding]:
+        size = max(1, min(ITERATE_PAGE, PAGE_BYTES // (4 * dimension)))
+
+        def read(last: tuple[str, str]) -> tuple[Iterator[Embedding], tuple[str, str] | None]:
+            owner_type, owner_id = last
+            page = sql.of(space).page.bind(limit=size, owner_type=owner_type, owner_id=owner_id, **self._key(space))
+            rows = self._read(space, page)
+            next_last = (rows[-1][0], rows[-1][1]) if len(rows) == size else None
+            return map(_embedding, handed_over(rows)), next_last
+
+        yield from iterate_pages(read, ("", ""))
 
     @operation
     def import_many(self, embeddings: Sequence[Embedding]) -> int:

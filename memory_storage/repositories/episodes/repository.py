@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
@@ -68,6 +69,7 @@ from memory_storage.sql.paging import (
     filled_page,
     handed_over,
     is_descending,
+    iterate_pages,
     order_and_place,
     parse_cursor,
 )
@@ -385,23 +387,20 @@ class EpisodeRepository(Repository):
         where, values = conditions(asked, "episode")
         size = min(ITERATE_PAGE, self._session.limits.query_maximum)
         values |= {"namespace": self._session.namespace, "limit": size + 1, "page_bytes": PAGE_BYTES}
-        cursor: str | None = None
-        was_large = False
-        while True:
-            place = parse_cursor(cursor)
+
+        def read(cursor: tuple[str, bool]) -> tuple[Iterator[Episode], tuple[str, bool] | None]:
+            place, was_large = parse_cursor(cursor[0] or None), cursor[1]
             order, after, place_values = order_and_place("started_at", place, descending=descending)
             statement = sql.next_ones((*where, *after), order, with_steps=steps)
             rows = self._session.read(statement.bind(**values, **place_values), shrinks=was_large)
-            found = page_of(rows, size, place, descending=descending, on_corrupt=on_corrupt)
-            was_large = found.next_cursor is not None and len(found) < size
-            items, cursor = handed_over(found.items), found.next_cursor
-            del rows, found
-            yield from items
-            if cursor is None:
-                return
-            if not is_walked:
-                yield from self._listed(asked, cursor, size, direction=direction, steps=steps, on_corrupt=on_corrupt)
-                return
+            page = page_of(rows, size, place, descending=descending, on_corrupt=on_corrupt)
+            items, rest = handed_over(page.items), page.next_cursor
+            if rest is None or is_walked:
+                return items, None if rest is None else (rest, len(page) < size)
+            listed = self._listed(asked, rest, size, direction=direction, steps=steps, on_corrupt=on_corrupt)
+            return chain(items, listed), None
+
+        yield from iterate_pages(read, ("", False))
 
     def _listed(
         self, asked: EpisodeFilter, cursor: str, size: int, *, direction: Direction, steps: bool, on_corrupt: OnCorrupt

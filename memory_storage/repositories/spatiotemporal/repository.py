@@ -30,7 +30,7 @@ from memory_storage.sql.chunks import of_documents
 from memory_storage.sql.documents import check_document, decode, encode, from_micros, to_micros
 from memory_storage.sql.exact_numbers import POSITIONS
 from memory_storage.sql.exact_numbers import Row as NumberRow
-from memory_storage.sql.paging import ITERATE_PAGE, PAGE_BYTES, handed_over
+from memory_storage.sql.paging import ITERATE_PAGE, PAGE_BYTES, handed_over, iterate_pages
 from memory_storage.sql.session import Row, as_id, as_list, json_ids, keep_writing
 from memory_storage.sql.statement import SqlTemplate
 
@@ -201,16 +201,15 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
     @operation
     def iterate(self) -> Iterator[Entry]:
         """Iterate over all of them by id, a page at a time: 100 of them, or about 4 MB."""
-        after, namespace = "", self._session.namespace
-        values = {"limit": ITERATE_PAGE + 1, "page_bytes": PAGE_BYTES}
-        while rows := self._session.read(sql.NEXT.bind(namespace=namespace, after=after, **values)):
+        values = {"namespace": self._session.namespace, "limit": ITERATE_PAGE + 1, "page_bytes": PAGE_BYTES}
+
+        def read(after: str) -> tuple[Iterator[Entry], str | None]:
+            rows = self._session.read(sql.NEXT.bind(after=after, **values))
             fitting = [row for row in rows if row[1] is not None]
-            after, is_last = fitting[-1][0], len(fitting) == len(rows)
-            entries = map(_entry, handed_over(fitting))
-            del rows, fitting
-            yield from entries
-            if is_last:
-                return
+            last = None if len(fitting) == len(rows) else fitting[-1][0]
+            return map(_entry, handed_over(fitting)), last
+
+        yield from iterate_pages(read, "")
 
     @operation
     def delete(self, entry_id: UUID | str) -> bool:

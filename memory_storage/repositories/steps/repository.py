@@ -9,7 +9,7 @@ from memory_storage.errors import NotFoundError, ValidationError
 from memory_storage.models import Step
 from memory_storage.monitoring import operation
 from memory_storage.sql.documents import decode_steps, to_micros
-from memory_storage.sql.paging import PAGE_BYTES, check_limit, handed_over
+from memory_storage.sql.paging import PAGE_BYTES, check_limit, handed_over, iterate_pages
 from memory_storage.sql.session import Repository, as_id
 
 from . import sql
@@ -67,21 +67,18 @@ class StepRepository(Repository):
     @operation
     def iterate(self, episode_id: UUID | str) -> Iterator[Step]:
         """Iterate over the steps of an episode in order, a page at a time: 100 of them, or about 4 MB."""
-        first, size = 1, check_limit(None, self._session.limits)
+        size = check_limit(None, self._session.limits)
         key = {"namespace": self._session.namespace, "episode_id": as_id(episode_id, "episode_id")}
-        was_large = False
-        while True:
-            step = sql.NEXT.bind(first=first, limit=size + 1, page_bytes=PAGE_BYTES, **key)
-            rows = self._session.read(step, shrinks=was_large)
+
+        def read(cursor: tuple[int, bool]) -> tuple[Iterator[Step], tuple[int, bool] | None]:
+            first, was_large = cursor
+            statement = sql.NEXT.bind(first=first, limit=size + 1, page_bytes=PAGE_BYTES, **key)
+            rows = self._session.read(statement, shrinks=was_large)
             rest = next((row[3] for row in rows if row[0] is None), None)
             fitting = [row[:3] for row in rows if row[0] is not None]
-            was_large = len(fitting) < size
-            steps = handed_over(decode_steps(fitting))
-            del rows, fitting
-            yield from steps
-            if rest is None:
-                return
-            first = rest
+            return handed_over(decode_steps(fitting)), None if rest is None else (rest, len(fitting) < size)
+
+        yield from iterate_pages(read, (1, False))
 
     @operation
     def count(self, episode_id: UUID | str | None = None) -> int:
