@@ -13,9 +13,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from memory_storage import _execution, dbapi, session
+from memory_storage import dbapi
 from memory_storage._exception_mapping import translated
+from memory_storage._execution import Executor, execute_raw, has_listeners
 from memory_storage.repositories import EpisodeRepository
+from memory_storage.session import Session
 
 from . import _workload
 from ._measure import Times, Work, interleaved
@@ -32,13 +34,13 @@ _NOTES = (
 _QUANTILES = (0.05, 0.1, 0.25)
 
 
-class Bare(session.Session):
-    """A session without a guard, that counts nothing."""
+class Bare(Executor):
+    """Runs batches without a guard, and counts nothing."""
 
     def _run(self, batch: dbapi.Batch, *, deadline: float | None = None) -> Sequence[tuple[object, ...]]:
-        with translated(self._engine):
-            assert not _execution.has_listeners(self._engine)
-            return _execution.execute_raw(self._engine, batch, deadline=deadline)[0]
+        with translated(self.engine):
+            assert not has_listeners(self.engine)
+            return execute_raw(self.engine, batch, deadline=deadline)[0]
 
 
 def run(*, short: bool) -> Report:
@@ -52,7 +54,9 @@ def run(*, short: bool) -> Report:
 def measured(files: Files, *, rounds: int) -> Line:
     """The ratio of many rounds."""
     with facade(files.stored) as storage:
-        bare = EpisodeRepository(Bare(storage._context, storage.namespace))
+        context = storage._context
+        executor = Bare(context.engine, context.guard, context.meter, storage.settings.request_timeout)
+        bare = EpisodeRepository(Session(context, storage.namespace, executor=executor))
         get: Any = EpisodeRepository.get.__wrapped__  # type: ignore[attr-defined]  # past the metrics
         assert get(bare, _workload.episode_id(0)) == storage.episodes.get(_workload.episode_id(0))
 

@@ -14,15 +14,11 @@ import random
 import secrets
 import time
 from collections.abc import Sequence
-
-from sqlalchemy import Engine
+from typing import Protocol
 
 from . import dbapi
-from ._exception_mapping import translated
-from ._execution import execute_raw
 from .dbapi import BatchStep
 from .errors import CircuitOpenError, CommitUnknownError, MemoryStorageError, UnavailableError
-from .resilience import Guard
 from .sql.session import Row
 
 _SETTLING_SECONDS = 7.0  # a server takes five until it takes a lock from a stream that was left alone
@@ -63,12 +59,17 @@ def changed(rows: Sequence[tuple[object, ...]]) -> int:
     return int(str(rows[0][0]))
 
 
+class RunEarly(Protocol):
+    """Runs a batch, once; admitted now and then while the circuit is open."""
+
+    def __call__(self, batch: dbapi.Batch, *, deadline: float) -> Sequence[Row]: ...
+
+
 class CommitResolver:
     """Asks, for some seconds, what became of a write whose answer was lost. If that is in vain, its error is raised."""
 
-    def __init__(self, engine: Engine, guard: Guard, unknown: CommitUnknownError) -> None:
-        self._engine, self._guard = engine, guard
-        self._unknown = unknown
+    def __init__(self, unknown: CommitUnknownError, run: RunEarly) -> None:
+        self._unknown, self._run = unknown, run
         self._deadline = time.monotonic() + _SETTLING_SECONDS
 
     def resolve(self, receipt: Receipt) -> int:
@@ -80,7 +81,7 @@ class CommitResolver:
         pause = _FIRST_PAUSE
         while True:
             try:
-                return self._run(batch)
+                return self._run(batch, deadline=self._deadline)
             except MemoryStorageError as error:
                 if not isinstance(error, CircuitOpenError):
                     pause *= 2
@@ -88,15 +89,3 @@ class CommitResolver:
                 if not passes or time.monotonic() + pause > self._deadline:
                     raise self._unknown from error
             time.sleep(pause)
-
-    def _run(self, batch: dbapi.Batch) -> Sequence[Row]:
-        # The breaker may stay open for longer than anybody waits here: so some of those who ask need not wait for it.
-        ticket = self._guard.acquire(early=True)
-        try:
-            with translated(self._engine):
-                rows = execute_raw(self._engine, batch, self._guard, ticket, deadline=self._deadline)[0]
-        except BaseException as error:
-            self._guard.record(ticket, error)
-            raise
-        self._guard.record(ticket)
-        return rows

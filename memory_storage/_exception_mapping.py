@@ -24,6 +24,8 @@ from .errors import (
     ValidationError,
 )
 
+FOREIGN_ERRORS = (dbapi.Error, exc.SQLAlchemyError)
+
 
 def translated(engine: Engine | None = None) -> _Door:
     """For a `with` block: foreign errors become ours on their way out, with the cause chained.
@@ -44,11 +46,12 @@ class _Door:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, dbapi.Error | exc.SQLAlchemyError):
-            _raise_ours(error, self._engine)
+        if isinstance(error, FOREIGN_ERRORS):
+            raise_mapped(error, self._engine)
 
 
-def _raise_ours(error: dbapi.Error | exc.SQLAlchemyError, engine: Engine | None) -> None:
+def raise_mapped(error: dbapi.Error | exc.SQLAlchemyError, engine: Engine | None) -> None:
+    """Raise the error of this package that a foreign one means; return if a repository handles it as it is."""
     if isinstance(error, dbapi.RowCountError):
         return  # what a repository asked to be told: it knows what it means
     if isinstance(error, dbapi.Error):

@@ -1,20 +1,183 @@
-"""Running a batch: past SQLAlchemy straight on the driver, or through it where listeners watch."""
+"""Runs batches of statements: each one a transaction of its own, on a connection of the pool, through the guard."""
 
 from __future__ import annotations
 
+import gc
+import logging
+import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from time import perf_counter
 from typing import Any
+from weakref import WeakValueDictionary
 
 from sqlalchemy import Connection, Engine
 
 from . import dbapi
-from .resilience import Guard
+from ._commit_status import NEVER_DONE, CommitResolver, Receipt
+from ._exception_mapping import FOREIGN_ERRORS, raise_mapped
+from ._files import MaintenanceLock
+from .errors import CommitUnknownError, UnavailableError
+from .monitoring import AuditRecord, Meter, current, log_slow_query
+from .resilience import NOT_STORED, Guard, is_retryable_read, was_not_committed
 from .sql.session import Row
 
-Response = tuple[Sequence[Row], Sequence[dbapi.Result]]  # the rows that count, and what each step gave
+_log = logging.getLogger(__name__)
+
+SHRINK = dbapi.BatchStep("PRAGMA shrink_memory")
+
+Response = tuple[Sequence[Row], Sequence[dbapi.Result]]
+"""The rows of the last statement that returns any, and the result of each statement."""
+
+
+class Executor(dbapi.Unpicklable):
+    """Runs each batch as a transaction of its own, and retries it where that cannot apply a write twice.
+
+    Args:
+        engine: Whose pool the connections are taken from.
+        guard: Its circuit breaker admits each attempt; its settings limit the retries.
+        meter: Where slow batches are logged from.
+        request_timeout: Seconds after which no further attempt of a call begins.
+    """
+
+    is_transaction = False
+    started_at_monotonic: float | None = None
+
+    def __init__(self, engine: Engine, guard: Guard, meter: Meter, request_timeout: float) -> None:
+        self.engine, self.guard, self.meter, self.request_timeout = engine, guard, meter, request_timeout
+        self.is_remote = bool(engine.url.host)
+
+    def read(self, step: dbapi.BatchStep, *, shrinks: bool = False) -> Sequence[Row]:
+        """Return the rows of one SELECT. See `SessionProtocol.read`."""
+        batch = dbapi.Batch([SHRINK, step] if shrinks and not self.is_remote else [step], reads_only=True)
+        try:
+            return self._run(batch)
+        except UnavailableError as error:
+            return self._retry(batch, error)
+
+    def write(self, steps: Sequence[dbapi.BatchStep], *, again: dbapi.BatchStep | None = None) -> Sequence[Row]:
+        """Run all statements or none. See `SessionProtocol.write`."""
+        if id(self.engine) in open_write_transactions():
+            refuse_nested_write(self.engine)
+        if self.is_remote:
+            return self._write_with_receipt(steps, again)
+        batch = dbapi.Batch(steps)
+        try:
+            return self._run(batch)
+        except UnavailableError as error:
+            return self._retry(batch, error)
+
+    def probe(self, batch: dbapi.Batch, *, deadline: float) -> Sequence[Row]:
+        """Return the rows of a reading batch, in one attempt.
+
+        Args:
+            batch: The statements.
+            deadline: When a server has to have answered, by `time.monotonic`.
+        """
+        return self._run(batch, deadline=deadline)
+
+    def indexing(self, maintenance: MaintenanceLock) -> AbstractContextManager[bool]:
+        """See `SessionProtocol.indexing`."""
+        return maintenance.shared()
+
+    def log(self, record: AuditRecord, *, is_known: bool) -> None:
+        """Log a write at once: it is committed, or its outcome is unknown."""
+        record.log("stored" if is_known else "unknown")
+
+    def _write_with_receipt(self, steps: Sequence[dbapi.BatchStep], again: dbapi.BatchStep | None) -> Sequence[Row]:
+        # On a server the acknowledgement of a commit can be lost. The receipt says then whether it was committed.
+        since, retry = perf_counter(), self.guard.retry_settings
+        for attempt in range(max(2, retry.max_attempts)):
+            if attempt > 1 and perf_counter() - since > retry.deadline:
+                break
+            receipt = Receipt()
+            batch = dbapi.Batch([*steps, *receipt.steps()])
+            try:
+                try:
+                    return self._run(batch)
+                except UnavailableError as error:
+                    return self._retry(batch, error)
+            except CommitUnknownError as error:
+                resolver = CommitResolver(error, self.run_early)
+                changed_rows = resolver.resolve(receipt)
+            if changed_rows != NEVER_DONE:
+                again = again or (steps[-1] if dbapi.reads_only(steps[-1].sql) else None)
+                return resolver.reread(dbapi.Batch([again], reads_only=True)) if again else [()] * changed_rows
+            _log.info("a write was lost on its way (attempt %d)", attempt + 1)
+        raise UnavailableError("the line broke before the write was done: nothing was stored", code=NOT_STORED)
+
+    def _retry(self, batch: dbapi.Batch, error: UnavailableError) -> Sequence[Row]:
+        return self.guard.retry(
+            error,
+            partial(self._run, batch),
+            since=current.operation.since if current.operation is not None else perf_counter(),
+            seconds=self.request_timeout,  # a lock, or a server, may have been waited for that long already
+            is_retryable=is_retryable_read if batch.reads_only else was_not_committed,
+            on_retry=_count_retry,
+        )
+
+    def _run(self, batch: dbapi.Batch, *, deadline: float | None = None) -> Sequence[Row]:
+        # Every call of a storage passes here: while nothing is wrong, the guard's attributes are read, and no more.
+        guard, operation = self.guard, current.operation
+        breaker = guard.breaker
+        ticket = breaker.generation  # first: as in `CircuitBreaker.acquire`
+        if not breaker.is_idle:
+            ticket = guard.acquire() if deadline is None else breaker.acquire(may_probe=False, max_wait=0)
+        since = perf_counter() if self.meter.times_queries else 0.0
+        try:
+            rows, results = self._respond(batch, ticket, deadline)
+        except BaseException as error:
+            if operation is not None:
+                operation.record_sent(batch)
+            guard.record(ticket, error)
+            raise
+        if not breaker.is_idle or guard.budget.is_spent:
+            guard.record(ticket)
+        if operation is not None:
+            operation.record_response(batch, results, len(rows))
+        if since and (seconds := perf_counter() - since) >= self.meter.slow_after:
+            log_slow_query(batch, self._query_plan, seconds=seconds, rows=len(rows))
+        return rows
+
+    def run_early(self, batch: dbapi.Batch, *, deadline: float) -> Sequence[Row]:
+        """Run a batch that resolves the outcome of a commit: while the circuit is open, some of these are admitted."""
+        ticket = self.guard.acquire(early=True)
+        try:
+            try:
+                rows, _ = execute_raw(self.engine, batch, self.guard, ticket, deadline=deadline)
+            except FOREIGN_ERRORS as error:
+                raise_mapped(error, self.engine)
+                raise
+        except BaseException as error:
+            self.guard.record(ticket, error)
+            raise
+        self.guard.record(ticket)
+        return rows
+
+    def _respond(self, batch: dbapi.Batch, ticket: int, deadline: float | None) -> Response:
+        try:
+            if not has_listeners(self.engine):
+                return execute_raw(self.engine, batch, self.guard, ticket, deadline=deadline)
+            with self.guard.admitted_checkout():
+                connection = self.engine.connect()
+            with connection.execution_options(libsql_begin=""):
+                self.guard.recheck(ticket)
+                return execute_with_events(connection, batch)
+        except FOREIGN_ERRORS as error:  # no `with translated()`: it would cost each call another frame
+            raise_mapped(error, self.engine)
+            raise
+
+    def _query_plan(self, batch: dbapi.Batch) -> Sequence[Row]:
+        try:
+            return execute_raw(self.engine, batch)[0]
+        except FOREIGN_ERRORS as error:
+            raise_mapped(error, self.engine)
+            raise
 
 
 def has_listeners(engine: Engine) -> bool:
+    """Whether the engine logs statements, or a caller's listeners want to hear of them."""
     return bool(engine.echo or engine.dispatch.before_cursor_execute or engine.dispatch.after_cursor_execute)
 
 
@@ -26,7 +189,15 @@ def execute_raw(
     *,
     deadline: float | None = None,
 ) -> Response:
-    # From the pool to the driver: SQLAlchemy's Connection takes as long as a small read itself, and is for listeners.
+    """Run a batch on a connection of the pool, past SQLAlchemy's Connection, which takes as long as a small read.
+
+    Args:
+        engine: Whose pool it is.
+        batch: The statements.
+        guard: Asked once more if the circuit has changed while the call waited for a connection.
+        ticket: What the guard gave when it admitted the call.
+        deadline: When a server has to have answered, by `time.monotonic`.
+    """
     connection = engine.raw_connection()
     driver: Any = connection.dbapi_connection
     driver.gate = None  # the call was admitted before it took the connection
@@ -47,6 +218,35 @@ def execute_raw(
 
 
 def execute_with_events(connection: Connection, batch: dbapi.Batch) -> Response:
+    """Run a batch through SQLAlchemy's Connection, so that the engine's listeners hear of it."""
     result = connection.exec_driver_sql(batch)
     results = result.context.cursor.results
     return (result.fetchall() if result.returns_rows else []), results
+
+
+_thread = threading.local()
+
+
+def open_write_transactions() -> WeakValueDictionary[int, Any]:
+    """Return the write transactions that this thread has open, by the id of their engine; they keep no engine alive."""
+    open_ones: WeakValueDictionary[int, Any] | None = getattr(_thread, "open_ones", None)
+    if open_ones is None:
+        open_ones = _thread.open_ones = WeakValueDictionary()
+    return open_ones
+
+
+def refuse_nested_write(engine: Engine) -> None:
+    """Raise UnavailableError if this thread has a write transaction open on the same engine."""
+    if id(engine) not in open_write_transactions():
+        return
+    gc.collect()  # a transaction that was abandoned, in a cycle of the caller's, is rolled back by this
+    if id(engine) in open_write_transactions():
+        raise UnavailableError(
+            "this thread has a transaction open on this database, and would wait for itself: "
+            "write with the transaction's own repositories, or end it first"
+        )
+
+
+def _count_retry() -> None:
+    if current.operation is not None:
+        current.operation.retries += 1

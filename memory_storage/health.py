@@ -21,10 +21,9 @@ from .schema import HEAD
 from .schema.vector_tables import Space
 from .search.vector_index import registered
 from .search.vector_sql import of
-from .session import Session, StorageContext
+from .session import Repositories, Session, StorageContext
 from .settings import Settings
 from .sql.arguments import finite
-from .transaction import Repositories
 
 _LITTLE = 64 * 2**20  # bytes that are free
 _REVISION = BatchStep("SELECT version_num FROM alembic_version")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from time import perf_counter
@@ -20,6 +19,7 @@ from typing_extensions import Self
 from . import health, migrate, models, pool
 from ._calls import explained
 from ._exception_mapping import translated
+from ._execution import Executor
 from ._files import MaintenanceLock
 from .dbapi import redacted
 from .engine import guard_engine, make_directory, make_engine
@@ -29,10 +29,10 @@ from .monitoring import Meter
 from .resilience import CircuitBreaker, Guard, is_retryable_read, was_not_committed
 from .search.hnsw import is_installed
 from .search.hnsw.index import HnswIndexes
-from .session import Session, StorageContext
+from .session import Repositories, Session, StorageContext
 from .settings import Settings, hidden_token
 from .sql.arguments import aware
-from .transaction import Repositories, Transaction
+from .transaction import Transaction
 
 T = TypeVar("T")
 
@@ -58,8 +58,7 @@ class MemoryStorage(Repositories):
         self._context = self._make_context(now)
         self._owns_memory = True
         self._actor = ""
-        self._session = Session(self._context, self.namespace)
-        super().__init__(self._session)
+        super().__init__(Session(self._context, self.namespace))
 
     @classmethod
     @explained(f"write {_OPEN}; other settings: MemoryStorage.open(Settings(database=..., ...))")
@@ -138,14 +137,17 @@ class MemoryStorage(Repositories):
         now = partial(aware, now)
         breaker = CircuitBreaker(settings.circuit_breaker, now=now)
         guard = Guard(breaker, settings.retry, max_wait=settings.request_timeout)
-        context = StorageContext(
-            self.engine, settings.limits, settings.request_timeout, now, guard, Meter(settings.logging)
-        )
-        reading = Session(context, self.namespace).read
-        beside = settings.path if settings.encryption_key is None else None  # a file of vectors would not be encrypted
+        executor = Executor(self.engine, guard, Meter(settings.logging), settings.request_timeout)
+        index_path = settings.path if settings.encryption_key is None else None  # a file of vectors is not encrypted
         maintenance = MaintenanceLock(settings.path)
-        memory = HnswIndexes(reading, beside, settings.hnsw_max_bytes, maintenance)
-        return replace(context, vector_index=self.vector_index, memory=memory, maintenance=maintenance)
+        return StorageContext(
+            executor=executor,
+            limits=settings.limits,
+            now=now,
+            vector_index=self.vector_index,
+            memory=HnswIndexes(executor.read, index_path, settings.hnsw_max_bytes, maintenance),
+            maintenance=maintenance,
+        )
 
     def _mend_indexes(self) -> None:
         try:
@@ -170,8 +172,7 @@ class MemoryStorage(Repositories):
         view.settings = self.settings.model_copy(update={"namespace": namespace})
         view.namespace, view._actor, view._owns_engine = namespace, actor, False
         view._owns_memory = False
-        view._session = Session(self._context, namespace, actor)
-        Repositories.__init__(view, view._session)
+        view._use(Session(self._context, namespace, actor))
         return view
 
     def transaction(self) -> Transaction:

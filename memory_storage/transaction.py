@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from datetime import datetime
 from time import perf_counter
 from types import TracebackType
 from typing import Any
@@ -19,41 +20,26 @@ from typing_extensions import Self
 
 from . import dbapi
 from ._commit_status import NEVER_DONE, CommitResolver, Receipt
-from ._exception_mapping import translated
-from ._execution import Response, execute_with_events
-from .errors import CommitUnknownError, ConfigurationError, MemoryStorageError, UnavailableError
-from .monitoring import AuditRecord, Operation, current, named_operation
-from .repositories import (
-    AnalyticsRepository,
-    EmbeddingRepository,
-    EpisodeRepository,
-    PatternRepository,
-    RetentionRepository,
-    SpatiotemporalRepository,
-    StepRepository,
+from ._exception_mapping import FOREIGN_ERRORS, raise_mapped, translated
+from ._execution import (
+    SHRINK,
+    Executor,
+    Response,
+    execute_with_events,
+    open_write_transactions,
+    refuse_nested_write,
 )
+from ._files import MaintenanceLock
+from .errors import CommitUnknownError, ConfigurationError, MemoryStorageError, UnavailableError
+from .monitoring import AuditRecord, current, log_slow_query, named_operation
 from .resilience import NOT_STORED, is_outage
-from .session import OpenTransactions, Session, StorageContext, open_write_transactions, refuse_nested_write
+from .session import Repositories, Session, StorageContext
 from .sql.session import Row
 
 _log = logging.getLogger(__name__)
 
 
-class Repositories(dbapi.Unpicklable):
-    """The repositories of one namespace, over one session."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self.episodes = EpisodeRepository(session)
-        self.steps = StepRepository(session)
-        self.patterns = PatternRepository(session)
-        self.embeddings = EmbeddingRepository(session)
-        self.spatiotemporal = SpatiotemporalRepository(session)
-        self.analytics = AnalyticsRepository(session)
-        self.retention = RetentionRepository(session)
-
-
-class Transaction(Repositories, Session):
+class Transaction(Repositories):
     """All or nothing: a clean exit of the block commits, an exception rolls back. Not for several threads.
 
     It takes the write lock at its first statement, so that what it reads cannot change before it writes. With
@@ -64,22 +50,64 @@ class Transaction(Repositories, Session):
     another writer waits: then all of it is undone, and the next call raises UnavailableError.
     """
 
-    is_transaction = True
-
     def __init__(self, context: StorageContext, namespace: str, actor: str = "", *, read_only: bool = False) -> None:
-        Session.__init__(self, context, namespace, actor)
-        Repositories.__init__(self, self)
+        self._executor = _TransactionExecutor(context.executor, read_only=read_only)
+        super().__init__(Session(context, namespace, actor, self._executor))
+
+    @property
+    def namespace(self) -> str:
+        """The namespace whose rows it reads and writes."""
+        return self._session.namespace
+
+    @property
+    def actor(self) -> str:
+        """Whom the audit log names."""
+        return self._session.actor
+
+    def now(self) -> datetime:
+        """Return the current time by the storage's clock, aware."""
+        return self._session.now()
+
+    def __enter__(self) -> Self:
+        self._executor.begin()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._executor.end(error)
+
+    @named_operation("transaction.execute")
+    def execute(self, statements: Sequence[tuple[str, Sequence[object]]]) -> list[list[Row]]:
+        """Run SQL of your own, all of it in one round trip, and all or nothing: the rows of each statement.
+
+        A statement is its text, with `?` for each value, and the values. The namespace is for you to mind.
+        """
+        return self._executor.execute([dbapi.BatchStep(sql, parameters) for sql, parameters in statements])
+
+
+class _TransactionExecutor(dbapi.Unpicklable):
+    """Runs the statements of one transaction on its connection, and resolves the outcome of its commit."""
+
+    is_transaction = True
+    started_at_monotonic: float | None = None
+
+    def __init__(self, executor: Executor, *, read_only: bool) -> None:
+        self._executor = executor  # for what is run outside of the transaction: it resolves the commit
+        self._engine, self._guard, self._meter = executor.engine, executor.guard, executor.meter
+        self._is_remote = executor.is_remote
         self._read_only, self._name = read_only, "snapshot" if read_only else "transaction"
         self._connection: Connection | None = None
         self._receipt: Receipt | None = None
         self._ticket: int | None = None  # until the guard was told how it went
         self._contacted = False  # whether the database has answered anything
         self._records: list[AuditRecord] = []  # for the log, once it is certain
-        self._registered: OpenTransactions = WeakValueDictionary()  # of the thread that opened it
+        self._registered: WeakValueDictionary[int, Any] = WeakValueDictionary()  # of the thread that opened it
         self._held = ExitStack()  # the lock against maintenance, if the transaction changes vector indexes
         self._may_index: bool | None = None
 
-    def __enter__(self) -> Self:
+    def begin(self) -> None:
+        """Take a connection; the first statement begins the transaction."""
         if self._connection is not None:
             raise MemoryStorageError("this transaction is open already")
         if not self._read_only:
@@ -89,12 +117,10 @@ class Transaction(Repositories, Session):
         if not self._read_only:
             self._registered = open_write_transactions()
             self._registered[id(self._engine)] = self
-        self._since, self._operation = perf_counter(), self.meter.begin(self._name)
-        return self
+        self._since, self._operation = perf_counter(), self._meter.begin(self._name)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def end(self, error: BaseException | None) -> None:
+        """Commit, or roll back after an error of the block, and give the connection back."""
         connection, self._connection = self._open_connection(), None
         self._registered.pop(id(self._engine), None)
         try:
@@ -103,16 +129,52 @@ class Transaction(Repositories, Session):
             else:
                 _discard(connection)
         except BaseException as failure:
-            self._end(failure)
+            self._finish(failure)
             raise
-        self._end(error)
+        self._finish(error)
 
-    def indexing(self) -> AbstractContextManager[bool]:
-        """See `SessionProtocol`."""
+    def read(self, step: dbapi.BatchStep, *, shrinks: bool = False) -> Sequence[Row]:
+        """Return the rows of one SELECT. It is not retried: the transaction may be lost."""
+        return self._run(dbapi.Batch([SHRINK, step] if shrinks and not self._is_remote else [step], reads_only=True))[0]
+
+    def write(
+        self,
+        steps: Sequence[dbapi.BatchStep],
+        *,
+        again: dbapi.BatchStep | None = None,  # noqa: ARG002 - what was lost is lost with the transaction
+    ) -> Sequence[Row]:
+        """Run all statements or none, within the transaction; the rows of the last one that returns any."""
+        batch, receipt = self._write_batch(steps)
+        rows, _ = self._run(batch)
+        self._receipt = receipt
+        return rows
+
+    def probe(self, batch: dbapi.Batch, *, deadline: float) -> Sequence[Row]:  # noqa: ARG002 - the connection has its own
+        """Return the rows of a reading batch."""
+        return self._run(batch)[0]
+
+    def execute(self, steps: Sequence[dbapi.BatchStep]) -> list[list[Row]]:
+        """Return the rows of each statement."""
+        if not steps:
+            return []
+        reads_only = all(dbapi.reads_only(step.sql) for step in steps)
+        batch, receipt = (
+            (dbapi.Batch(steps, reads_only=True), self._receipt) if reads_only else self._write_batch(steps)
+        )
+        _, results = self._run(batch)
+        self._receipt = receipt
+        return [one.rows for one in results[: len(steps)]]
+
+    def indexing(self, maintenance: MaintenanceLock) -> AbstractContextManager[bool]:
+        """See `SessionProtocol.indexing`."""
         if self._may_index is None:
-            self._may_index = self._held.enter_context(self._maintenance.shared())
+            self._may_index = self._held.enter_context(maintenance.shared())
             finalize(self, self._held.close).atexit = False  # if it is abandoned
         return nullcontext(self._may_index)
+
+    def log(self, record: AuditRecord, *, is_known: bool) -> None:  # noqa: ARG002 - the commit decides
+        """Keep a write for the audit log until the transaction is committed."""
+        self._records.append(record)
 
     def _connect(self) -> None:
         self._ticket, self._contacted, self._records = self._guard.acquire(), False, []
@@ -125,7 +187,7 @@ class Transaction(Repositories, Session):
             _refuse_autocommit(connection)
             self._guard.recheck(self._ticket)
         except BaseException as error:
-            self._leave(error)
+            self._record_outcome(error)
             if self._connection is not None:
                 connection, self._connection = self._connection, None
                 connection.close()
@@ -137,49 +199,25 @@ class Transaction(Repositories, Session):
             with translated(self._engine), connection:
                 connection.commit()
         except CommitUnknownError as unknown:
-            self._resolve_commit(unknown)
+            if self._receipt is None:
+                return  # it wrote nothing
+            if CommitResolver(unknown, self._executor.run_early).resolve(self._receipt) == NEVER_DONE:
+                lost = "the line broke before the commit was done: nothing of the transaction was stored"
+                raise UnavailableError(lost, code=NOT_STORED) from unknown
 
-    def _end(self, error: BaseException | None) -> None:
+    def _finish(self, error: BaseException | None) -> None:
         self._held.close()
         self._may_index = None
-        self._leave(error)
-        self.meter.end(self._name, self._operation, perf_counter() - self._since, error)
+        self._record_outcome(error)
+        self._meter.end(self._name, self._operation, perf_counter() - self._since, error)
         if error is None or isinstance(error, CommitUnknownError):
             for record in self._records:
                 record.log("unknown" if error else "stored")
 
-    def _leave(self, error: BaseException | None) -> None:
+    def _record_outcome(self, error: BaseException | None) -> None:
         ticket, self._ticket = self._ticket, None
         if ticket is not None:
             self._guard.record(ticket, error, contacted=self._contacted)
-
-    def audit(self, name: str, operation: Operation, subjects: object, *, is_known: bool) -> None:  # noqa: ARG002 - the commit says
-        """Keep for the log what a call has written, until the transaction is committed."""
-        self._records.append(self._audit_record(name, operation, subjects))
-
-    def write(self, steps: Sequence[dbapi.BatchStep], *, again: dbapi.BatchStep | None = None) -> Sequence[Row]:  # noqa: ARG002
-        """Run all or nothing, within the transaction; the rows of the last step that has any."""
-        batch, receipt = self._write_batch(steps)
-        rows = self._run(batch)
-        self._receipt = receipt
-        return rows
-
-    @named_operation("transaction.execute")
-    def execute(self, statements: Sequence[tuple[str, Sequence[object]]]) -> list[list[Row]]:
-        """Run SQL of your own, all of it in one round trip, and all or nothing: the rows of each statement.
-
-        A statement is its text, with `?` for each value, and the values. The namespace is for you to mind.
-        """
-        steps = [dbapi.BatchStep(sql, parameters) for sql, parameters in statements]
-        if not steps:
-            return []
-        reads_only = all(dbapi.reads_only(step.sql) for step in steps)
-        batch, receipt = (
-            (dbapi.Batch(steps, reads_only=True), self._receipt) if reads_only else self._write_batch(steps)
-        )
-        _, results = self._execute(batch)
-        self._receipt = receipt
-        return [one.rows for one in results[: len(steps)]]
 
     def _write_batch(self, steps: Sequence[dbapi.BatchStep]) -> tuple[dbapi.Batch, Receipt | None]:
         if self._read_only:
@@ -189,39 +227,32 @@ class Transaction(Repositories, Session):
         receipt = Receipt()  # with the first write, since that takes no round trip more; if it fails, with the next
         return dbapi.Batch([*steps, *receipt.steps()]), receipt
 
-    def _run(self, batch: dbapi.Batch, *, deadline: float | None = None) -> Sequence[Row]:  # noqa: ARG002 - its own
-        return self._execute(batch)[0]
-
-    def _again(self, batch: dbapi.Batch, error: UnavailableError) -> Sequence[Row]:  # noqa: ARG002
-        raise error  # a part of a transaction is not repeated: it may be gone
-
-    def _execute(self, batch: dbapi.Batch) -> Response:
-        connection, call, since = self._open_connection(), current.operation, perf_counter()
+    def _run(self, batch: dbapi.Batch) -> Response:
+        connection, operation, since = self._open_connection(), current.operation, perf_counter()
         try:
-            with translated(self._engine):
-                rows, results = execute_with_events(connection, batch)
+            rows, results = self._respond(connection, batch)
         except BaseException as error:
-            if call is not None:
-                call.record_sent(batch)
-            if is_outage(error):  # at once: who comes next need not wait for the end of this one
-                self._leave(error)
+            if operation is not None:
+                operation.record_sent(batch)
+            if is_outage(error):  # at once: the next caller need not wait for the end of this transaction
+                self._record_outcome(error)
             raise
         self._contacted = True
-        if call is not None:
-            call.record_response(batch, results, len(rows))
-        self._log_if_slow(batch, perf_counter() - since, len(rows))
+        if operation is not None:
+            operation.record_response(batch, results, len(rows))
+        if (seconds := perf_counter() - since) >= self._meter.slow_after:
+            log_slow_query(batch, self._query_plan, seconds=seconds, rows=len(rows))
         return rows, results
 
-    def _query_plan(self, batch: dbapi.Batch) -> Sequence[Row]:
-        with translated(self._engine):
-            return execute_with_events(self._open_connection(), batch)[0]
+    def _respond(self, connection: Connection, batch: dbapi.Batch) -> Response:
+        try:
+            return execute_with_events(connection, batch)
+        except FOREIGN_ERRORS as error:
+            raise_mapped(error, self._engine)
+            raise
 
-    def _resolve_commit(self, unknown: CommitUnknownError) -> None:
-        if self._receipt is None:
-            return  # it wrote nothing
-        if CommitResolver(self._engine, self._guard, unknown).resolve(self._receipt) == NEVER_DONE:
-            lost = "the line broke before the commit was done: nothing of the transaction was stored"
-            raise UnavailableError(lost, code=NOT_STORED) from unknown
+    def _query_plan(self, batch: dbapi.Batch) -> Sequence[Row]:
+        return self._respond(self._open_connection(), batch)[0]
 
     def _open_connection(self) -> Connection:
         if self._connection is None:

@@ -19,10 +19,10 @@ from memory_storage._paths import why_unreadable
 from memory_storage.dbapi import is_open_here
 from memory_storage.errors import ConfigurationError, ConflictError, NotFoundError, ValidationError
 from memory_storage.models import Episode, utc_now
+from memory_storage.session import Repositories
 from memory_storage.settings import Limits
 from memory_storage.sql.documents import most_bytes
 from memory_storage.storage import MemoryStorage
-from memory_storage.transaction import Repositories
 
 from . import jsonl
 from .continuation import AnotherRunError, grown

@@ -27,8 +27,8 @@ from memory_storage.models import (
     SpatiotemporalEntry,
     as_validation_error,
 )
+from memory_storage.session import Repositories
 from memory_storage.storage import MemoryStorage
-from memory_storage.transaction import Repositories
 
 FORMAT = "memory-storage"
 FORMAT_VERSION = 1

@@ -66,8 +66,8 @@ def test_what_a_block_has_written_is_stored_or_unknown(open_with, lines, make_ep
 
     with pytest.raises(ms.CommitUnknownError), storage.transaction() as tx:  # noqa: PT012
         tx.episodes.save(make_episode())
-        monkeypatch.setattr(tx, "_commit", lose)
-        held = tx._connection
+        monkeypatch.setattr(tx._executor, "_commit", lose)
+        held = tx._executor._connection
     held.close()
     assert [record.result for record in lines("audit")] == ["stored", "unknown"]
 

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import event, text
 
 import memory_storage as ms
-from memory_storage import _commit_status, _execution, dbapi, session
+from memory_storage import _commit_status, _execution, dbapi
 from memory_storage.repositories import EpisodeRepository
 from tests.raising import raises
 
@@ -49,7 +49,7 @@ def test_a_block_is_refused_if_the_circuit_opens_while_it_waits_for_a_connection
 
 def test_a_repository_that_is_not_counted_fails_as_one_that_is(storage):
     with storage.transaction() as tx:
-        bare = EpisodeRepository(tx)
+        bare = EpisodeRepository(tx._session)
         assert bare.count() == 0
         tx.execute([("ALTER TABLE episodes RENAME TO gone", ())])
         with pytest.raises(ms.SchemaError):
@@ -79,8 +79,8 @@ def test_a_rollback_that_fails_does_not_hide_the_error_of_the_block(storage, mak
     def work() -> None:
         with storage.transaction() as tx:
             tx.episodes.save(make_episode())
-            held.append(tx._connection)
-            monkeypatch.setattr(tx._connection, "close", fail)
+            held.append(tx._executor._connection)
+            monkeypatch.setattr(tx._executor._connection, "close", fail)
             raise RuntimeError("mine")
 
     held: list[object] = []
@@ -113,7 +113,7 @@ def test_a_read_goes_on_after_an_error_of_the_server_and_a_write_does_not(storag
             raise failures.pop()
         return straight(*arguments, **options)
 
-    monkeypatch.setattr(session, "execute_raw", fail)
+    monkeypatch.setattr(_execution, "execute_raw", fail)
     failures.append(ms.UnavailableError("broken", code="SERVER_ERROR"))
     with storage.in_namespace("other") as view:
         view.circuit_breaker._settings = ms.CircuitBreakerSettings(enabled=False)
@@ -135,7 +135,7 @@ def test_a_deadline_is_that_of_one_request(storage):
 
 def test_blocks_are_counted_by_what_they_are(storage):
     with storage.transaction():
-        assert storage.snapshot()._name == "snapshot"
+        assert storage.snapshot()._executor._name == "snapshot"
     with storage.snapshot() as view:
         view.episodes.count()
     assert {name: one.count for name, one in storage.metrics().items() if "." not in name} == {
@@ -174,11 +174,9 @@ def test_what_became_of_a_write_is_asked_for_seven_seconds(storage, monkeypatch)
         raise ms.UnavailableError("nobody is there", code="CONNECTION_FAILED")
 
     monkeypatch.setattr(_commit_status, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
-    monkeypatch.setattr(_commit_status, "execute_raw", fail)
-    guard = SimpleNamespace(acquire=lambda *, early: early, record=lambda ticket, error: None)
     unknown = ms.CommitUnknownError("it may be stored, or not")
     with pytest.raises(ms.CommitUnknownError) as caught:
-        _commit_status.CommitResolver(storage.engine, guard, unknown).reread(dbapi.Batch([dbapi.BatchStep("SELECT 1")]))
+        _commit_status.CommitResolver(unknown, fail).reread(dbapi.Batch([dbapi.BatchStep("SELECT 1")]))
     assert caught.value is unknown
     assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2])
     assert contacted == [1007.0] * 7
@@ -189,15 +187,12 @@ def test_who_may_not_ask_yet_looks_again_soon_and_who_has_asked_in_vain_later(st
     answers = iter([refused, refused, ms.UnavailableError("nobody is there"), refused, ms.CommitUnknownError("x")])
     pauses: list[float] = []
     monkeypatch.setattr(_commit_status, "time", SimpleNamespace(monotonic=lambda: 1000.0, sleep=pauses.append))
-    resolver = _commit_status.CommitResolver(
-        storage.engine, storage._context.guard, ms.CommitUnknownError("it may be stored, or not")
-    )
 
-    def run(batch: dbapi.Batch) -> list[tuple[int]]:
+    def run(batch: dbapi.Batch, *, deadline: float) -> list[tuple[int]]:
         for error in answers:
             raise error
         return [(1,)]
 
-    monkeypatch.setattr(resolver, "_run", run)
+    resolver = _commit_status.CommitResolver(ms.CommitUnknownError("it may be stored, or not"), run)
     assert resolver.reread(dbapi.Batch([dbapi.BatchStep("SELECT 1")])) == [(1,)]
     assert pauses == pytest.approx([0.05, 0.05, 0.1, 0.1, 0.2])
