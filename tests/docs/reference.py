@@ -16,6 +16,8 @@ from typer.core import TyperGroup
 import memory_storage as ms
 from memory_storage.cli.app import app
 
+from . import search_statement
+
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
 _NAME = "memory-storage"
@@ -62,6 +64,7 @@ def pages() -> dict[str, str]:
     found = {f"api/{page}.md": _api(title, names[page]) for page, title in titles.items()}
     found |= {f"api/{_slug(module)}.md": _api(title, [module]) for module, title in _MODULES}
     found["api/index.md"] = _index(titles, names)
+    found["../explanation/search-statement.md"] = search_statement.page()
     return {"command-line.md": command_line(), **found}
 
 

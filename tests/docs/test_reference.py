@@ -8,6 +8,7 @@ import pytest
 
 import memory_storage as ms
 
+from . import search_statement
 from .reference import REFERENCE, pages
 
 _SECTIONS = ("pool", "retry", "circuit_breaker", "logging", "limits")
@@ -17,6 +18,10 @@ _SECTIONS = ("pool", "retry", "circuit_breaker", "logging", "limits")
 def test_a_generated_page_is_up_to_date(name: str) -> None:
     advice = "run `python -m tests.docs.reference`"
     assert (REFERENCE / name).read_text(encoding="utf-8") == pages()[name], advice
+
+
+def test_every_table_of_the_search_statement_is_described() -> None:
+    assert search_statement.undescribed() == set()
 
 
 def test_every_setting_is_described_with_its_default() -> None:
