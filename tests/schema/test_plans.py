@@ -335,8 +335,8 @@ _ALLOWED = re.compile(
         | (sqlite_master | schema_tables)$ | schema_columns\ VIRTUAL  # the schema, which no episode makes larger
         | (draws | drawn | way | candidates | near | compared | passing | far | similar | matched | worded
             | places | p | w | parts | found | query)$  # what a search has found so far
-        | (period | picked | grouped | measured | used | placed | windows | everything | once | centred
-            | followed)$  # the episodes that analytics have found, and what they have
+        | (period | selected | grouped | measured | used | ranked | windows | totals | by_episode | occurrences
+            | centred | with_following)$  # the episodes that analytics have found, and what they have
         | (looked | judged | counted)$  # and a policy
         | \w+\ USING\ COVERING\ INDEX\ vectors_\w+_tail$  # vectors that are not indexed yet
         | vector_models\b  # a row for each model

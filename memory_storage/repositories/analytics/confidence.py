@@ -39,9 +39,9 @@ def wilson(count: int, of: int, confidence: float) -> Rate:
     rate = count / of
     centre = rate + z * z / (2 * of)
     reach = z * math.sqrt(rate * (1 - rate) / of + z * z / (4 * of * of))
-    whole = 1 + z * z / of
-    low = 0.0 if count == 0 else max(0.0, (centre - reach) / whole)
-    high = 1.0 if count == of else min(1.0, (centre + reach) / whole)
+    scale = 1 + z * z / of
+    low = 0.0 if count == 0 else max(0.0, (centre - reach) / scale)
+    high = 1.0 if count == of else min(1.0, (centre + reach) / scale)
     return Rate(rate, low, high, count, of)
 
 
@@ -67,11 +67,11 @@ def difference_of_means(before: Sums, after: Sums, confidence: float) -> Differe
     """By Welch's standard error (1947) times the normal quantile to either side."""
     if before.mean is None or after.mean is None:
         return Difference(None, None, None)
-    found, errors = finite_part(after.mean - before.mean), (_square_error(before), _square_error(after))
-    if found is None or errors[0] is None or errors[1] is None:
-        return Difference(found, None, None)
+    difference, errors = finite_part(after.mean - before.mean), (_square_error(before), _square_error(after))
+    if difference is None or errors[0] is None or errors[1] is None:
+        return Difference(difference, None, None)
     reach = quantile(confidence) * math.sqrt(errors[0] + errors[1])
-    return Difference(found, finite_part(found - reach), finite_part(found + reach))
+    return Difference(difference, finite_part(difference - reach), finite_part(difference + reach))
 
 
 def finite_part(value: float | None) -> float | None:

@@ -42,7 +42,7 @@ from . import sql
 from .arguments import check_dimension, check_lengths, check_period, finite_or_none
 from .confidence import finite_part, quantile, wilson
 from .error_signature import error_class
-from .rows import NONE, Counted, as_change, as_sequence, counted
+from .rows import NO_EPISODES, GroupCounts, change_between, counts_from_row, sequence_from_row
 
 _SUMMARY = SqlTemplate(f"""
 SELECT 'rows', 'episodes', count(*), NULL FROM episodes WHERE namespace = :namespace
@@ -55,8 +55,8 @@ UNION ALL SELECT 'outcome', coalesce(outcome, 'open'), count(*), {sql.finite("av
 UNION ALL SELECT 'tool', tool, count(*), avg(status = 'ok') FROM steps WHERE namespace = :namespace GROUP BY tool
 """)
 
-_MOST_STAGES = 1_000
-_FIRST = datetime.min.replace(tzinfo=timezone.utc)
+_MAX_STAGES = 1_000
+_EARLIEST = datetime.min.replace(tzinfo=timezone.utc)
 
 
 class AnalyticsRepository(Repository):
@@ -104,8 +104,8 @@ class AnalyticsRepository(Repository):
         its tags.
         """
         check_dimension(dimension)
-        found = self._figures(dimension, success_reward, confidence, filters)
-        rows = [GroupFigures(name, *group.parts(confidence)) for (_, name), group in found.items()]
+        groups = self._group_counts(dimension, success_reward, confidence, filters)
+        rows = [GroupFigures(name, *group.as_columns(confidence)) for (_, name), group in groups.items()]
         return Table(GroupFigures, tuple(sorted(rows, key=lambda row: (-row.episodes, row.group or ""))))
 
     @renamed_arguments(bucket="unit", zone="tz", reward_at_least="success_reward")
@@ -128,15 +128,15 @@ class AnalyticsRepository(Repository):
             ValidationError: that are more than 10,000 periods, or there is no such time zone.
         """
         choice("unit", unit, get_args(TimeUnit))
-        asked = EpisodeFilter(**filters)
-        until = asked.until or self._session.now()
+        episode_filter = EpisodeFilter(**filters)
+        until = episode_filter.until or self._session.now()
         usual = DEFAULT_RANGES.get(unit, timedelta())
-        since = asked.since or max(until, _FIRST + usual) - usual
+        since = episode_filter.since or max(until, _EARLIEST + usual) - usual
         bounds: Any = {"since": since, "until": until}
-        found = periods(unit, since, until, time_zone(tz))
-        known = self._figures(None, success_reward, confidence, {**filters, **bounds}, found)
-        figures = [known.get((number, None), NONE).parts(confidence) for number in range(len(found))]
-        rows = [PeriodFigures(start, end, *parts) for (start, end), parts in zip(found, figures, strict=True)]
+        intervals = periods(unit, since, until, time_zone(tz))
+        groups = self._group_counts(None, success_reward, confidence, {**filters, **bounds}, intervals)
+        figures = [groups.get((number, None), NO_EPISODES).as_columns(confidence) for number in range(len(intervals))]
+        rows = [PeriodFigures(start, end, *parts) for (start, end), parts in zip(intervals, figures, strict=True)]
         return Table(PeriodFigures, tuple(rows))
 
     @renamed_arguments(reward_at_least="success_reward")
@@ -153,10 +153,10 @@ class AnalyticsRepository(Repository):
 
         What started at once is in the order of its first save. It shows learning where times say little.
         """
-        if type(stages) is not int or not 1 <= stages <= _MOST_STAGES:
-            raise ValidationError("stages", f"a whole number from 1 to {_MOST_STAGES:,}", stages)
-        found = self._figures("stage", success_reward, confidence, filters, stages=stages)
-        rows = [StageFigures(stage, *found[0, stage].parts(confidence)) for _, stage in sorted(found)]
+        if type(stages) is not int or not 1 <= stages <= _MAX_STAGES:
+            raise ValidationError("stages", f"a whole number from 1 to {_MAX_STAGES:,}", stages)
+        groups = self._group_counts("stage", success_reward, confidence, filters, stages=stages)
+        rows = [StageFigures(stage, *groups[0, stage].as_columns(confidence)) for _, stage in sorted(groups)]
         return Table(StageFigures, tuple(rows))
 
     @operation
@@ -203,10 +203,10 @@ class AnalyticsRepository(Repository):
         """
         shortest, longest = check_lengths(length)
         most, _ = whole("limit", limit), quantile(confidence)
-        where, values, judged = self._asked(success_reward, filters)
+        where, values, success_sql = self._episode_conditions(success_reward, filters)
         values["least"] = whole("min_episodes", min_episodes)
-        statement = sql.sequences(where, judged, shortest, longest, with_evidence=False)
-        rows = [as_sequence(row, confidence) for row in self._read(statement, values)]
+        statement = sql.sequences(where, success_sql, shortest, longest, with_evidence=False)
+        rows = [sequence_from_row(row, confidence) for row in self._read(statement, values)]
         rows.sort(key=lambda row: (-(row.lift or 0.0), -row.episodes, row.tools))
         return Table(SequenceFigures, tuple(rows[:most]))
 
@@ -220,13 +220,13 @@ class AnalyticsRepository(Repository):
         The class is the name of an exception if the message begins with one, else its first line without particulars.
         """
         most = whole("limit", limit)
-        where, values, judged = self._asked(success_reward, filters)
-        found: dict[tuple[int, str, str], tuple[int, int]] = {}
-        for number, tool, status, message, episodes, failed in self._read(sql.failures(where, judged), values):
+        where, values, success_sql = self._episode_conditions(success_reward, filters)
+        failures: dict[tuple[int, str, str], tuple[int, int]] = {}
+        for number, tool, status, message, episodes, failed in self._read(sql.failures(where, success_sql), values):
             key = (number, tool, error_class(status, message))
-            known = found.get(key, (0, 0))
-            found[key] = known[0] + episodes, known[1] + failed
-        rows = [FailurePoint(*key, *counts) for key, counts in found.items()]
+            counts = failures.get(key, (0, 0))
+            failures[key] = counts[0] + episodes, counts[1] + failed
+        rows = [FailurePoint(*key, *counts) for key, counts in failures.items()]
         rows.sort(key=lambda row: (-row.failed_episodes, -row.episodes, row.step_number, row.tool, row.error_class))
         return Table(FailurePoint, tuple(rows[:most]))
 
@@ -249,9 +249,12 @@ class AnalyticsRepository(Repository):
         if by is not None:
             check_dimension(by, "by")
         spans = [check_period("before", before), check_period("after", after)]
-        found = self._figures(by, success_reward, confidence, filters, spans)
-        names = dict.fromkeys(name for _, name in found) if by else {None: None}
-        rows = [as_change(n, found.get((0, n), NONE), found.get((1, n), NONE), confidence) for n in names]
+        groups = self._group_counts(by, success_reward, confidence, filters, spans)
+        names = dict.fromkeys(name for _, name in groups) if by else {None: None}
+        rows = [
+            change_between(n, groups.get((0, n), NO_EPISODES), groups.get((1, n), NO_EPISODES), confidence)
+            for n in names
+        ]
         rows.sort(key=lambda row: (-abs(row.success.difference or 0.0), row.group or ""))
         return Table(Change, tuple(rows))
 
@@ -261,7 +264,7 @@ class AnalyticsRepository(Repository):
     ) -> Table[PatternFigures]:
         """How the patterns have served, the best score first: surely good, and lately used."""
         where, values = conditions(PatternFilter(**filters), "pattern")
-        return self._patterns(where, values, half_life, confidence)
+        return self._pattern_table(where, values, half_life, confidence)
 
     @operation
     def unused(
@@ -270,36 +273,38 @@ class AnalyticsRepository(Repository):
         """The patterns that nobody has retrieved or applied since then, and that were there already."""
         where, values = conditions(PatternFilter(**filters), "pattern")
         values["unused_since"] = to_micros(checked_moment("since", since))
-        return self._patterns((*where, sql.UNUSED), values, timedelta(days=30), confidence)
+        return self._pattern_table((*where, sql.UNUSED), values, timedelta(days=30), confidence)
 
     def _read(self, statement: SqlTemplate, values: dict[str, Any]) -> Sequence[Row]:
         return self._session.read(statement.bind(namespace=self._session.namespace, **values))
 
-    def _asked(self, least: float | None, filters: Any) -> tuple[tuple[str, ...], dict[str, Any], str]:
+    def _episode_conditions(
+        self, success_reward: float | None, filters: Any
+    ) -> tuple[tuple[str, ...], dict[str, Any], str]:
         where, values = conditions(EpisodeFilter(**filters), "episode")
         return (
             where,
-            {**values, "success_reward": finite_or_none("success_reward", least)},
-            sql.BY_OUTCOME if least is None else sql.BY_REWARD,
+            {**values, "success_reward": finite_or_none("success_reward", success_reward)},
+            sql.SUCCESS_BY_OUTCOME if success_reward is None else sql.SUCCESS_BY_REWARD,
         )
 
-    def _figures(
+    def _group_counts(
         self,
         by: str | None,
-        least: float | None,
+        success_reward: float | None,
         confidence: float,
         filters: Any,
         within: Sequence[Period] | None = None,
         *,
         stages: int | None = None,
-    ) -> dict[tuple[int, Any], Counted]:
+    ) -> dict[tuple[int, Any], GroupCounts]:
         quantile(confidence)  # so that a wrong one is refused before anything is read
-        where, values, judged = self._asked(least, filters)
-        statement = sql.figures(where, judged, by, in_periods=within is not None)
+        where, values, success_sql = self._episode_conditions(success_reward, filters)
+        statement = sql.figures(where, success_sql, by, in_periods=within is not None)
         rows = self._read(statement, {**values, "periods": as_json(within or ()), "stages": stages})
-        return {(row[0], row[1]): counted(row) for row in rows}
+        return {(row[0], row[1]): counts_from_row(row) for row in rows}
 
-    def _patterns(
+    def _pattern_table(
         self, where: tuple[str, ...], values: dict[str, Any], half_life: timedelta, confidence: float
     ) -> Table[PatternFigures]:
         if not isinstance(half_life, timedelta) or half_life <= timedelta():

@@ -11,7 +11,7 @@ from memory_storage.sql.session import Row
 from .confidence import Sums, difference_of_means, difference_of_rates, mean, wilson
 
 
-class Counted(NamedTuple):
+class GroupCounts(NamedTuple):
     """A row of `_analytics_sql.figures`."""
 
     episodes: int
@@ -25,21 +25,21 @@ class Counted(NamedTuple):
         success = wilson(self.successes, self.judged, confidence)
         return Figures(self.episodes, success, mean(self.rewards, confidence), mean(self.durations, confidence))
 
-    def parts(self, confidence: float) -> tuple[int, Rate, Mean, Mean]:
+    def as_columns(self, confidence: float) -> tuple[int, Rate, Mean, Mean]:
         """The same, for a row that begins with something else."""
-        found = self.figures(confidence)
-        return found.episodes, found.success, found.reward, found.duration_s
+        figures = self.figures(confidence)
+        return figures.episodes, figures.success, figures.reward, figures.duration_s
 
 
-NONE = Counted(0, 0, 0, Sums(0, None, None), Sums(0, None, None))
+NO_EPISODES = GroupCounts(0, 0, 0, Sums(0, None, None), Sums(0, None, None))
 
 
-def counted(row: Row) -> Counted:
+def counts_from_row(row: Row) -> GroupCounts:
     """Its counts and sums, which come after the period and the name."""
-    return Counted(row[2], row[3], row[4], Sums(*row[5:8]), Sums(*row[8:11]))
+    return GroupCounts(row[2], row[3], row[4], Sums(*row[5:8]), Sums(*row[8:11]))
 
 
-def as_sequence(row: Row, confidence: float) -> SequenceFigures:
+def sequence_from_row(row: Row, confidence: float) -> SequenceFigures:
     """The sequence in a row of `_analytics_sql.sequences`."""
     tools, episodes, successes, _, _, judged, all_successes = row
     success = wilson(successes, episodes, confidence)
@@ -47,7 +47,7 @@ def as_sequence(row: Row, confidence: float) -> SequenceFigures:
     return SequenceFigures(tuple(json.loads(tools)), episodes, episodes / judged, success, lift)
 
 
-def as_change(name: str | None, before: Counted, after: Counted, confidence: float) -> Change:
+def change_between(name: str | None, before: GroupCounts, after: GroupCounts, confidence: float) -> Change:
     """What is different between the two."""
     old, new = before.figures(confidence), after.figures(confidence)
     return Change(

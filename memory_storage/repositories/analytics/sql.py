@@ -12,33 +12,33 @@ from memory_storage.sql.statement import SqlTemplate
 
 from .error_signature import MESSAGE_LENGTH
 
-BY_OUTCOME = "CASE WHEN outcome IS NOT NULL THEN outcome = 'success' END"
-BY_REWARD = "reward >= :success_reward"
+SUCCESS_BY_OUTCOME = "CASE WHEN outcome IS NOT NULL THEN outcome = 'success' END"
+SUCCESS_BY_REWARD = "reward >= :success_reward"
 
 _ALL_TIME = "SELECT 0, NULL, NULL"
-_GIVEN = "SELECT key, value ->> '$[0]', value ->> '$[1]' FROM json_each(:periods)"
+_PERIODS = "SELECT key, value ->> '$[0]', value ->> '$[1]' FROM json_each(:periods)"
 _FACTS = "number, success, reward, duration"
-_OF_STEPS = "picked CROSS JOIN steps AS s ON s.namespace = :namespace AND s.episode_id = picked.id"
+_SELECTED_STEPS = "selected CROSS JOIN steps AS s ON s.namespace = :namespace AND s.episode_id = selected.id"
 _GROUPED: dict[str | None, str] = {
-    None: f"SELECT NULL, {_FACTS} FROM picked",
-    "stage": f"SELECT ntile(:stages) OVER (ORDER BY started_at, seq), {_FACTS} FROM picked",
-    "tool": f"SELECT tool, {_FACTS} FROM (SELECT DISTINCT s.tool, picked.seq, {_FACTS} FROM {_OF_STEPS})",
-    "tag": f"""SELECT value, {_FACTS} FROM picked CROSS JOIN facets ON owner_seq = picked.seq
+    None: f"SELECT NULL, {_FACTS} FROM selected",
+    "stage": f"SELECT ntile(:stages) OVER (ORDER BY started_at, seq), {_FACTS} FROM selected",
+    "tool": f"SELECT tool, {_FACTS} FROM (SELECT DISTINCT s.tool, selected.seq, {_FACTS} FROM {_SELECTED_STEPS})",
+    "tag": f"""SELECT value, {_FACTS} FROM selected CROSS JOIN facets ON owner_seq = selected.seq
         AND facets.owner_type = 'episode' AND facets.namespace = :namespace AND facets.name = 'tag'""",
     **{
-        name: f"SELECT {name}, {_FACTS} FROM picked"
+        name: f"SELECT {name}, {_FACTS} FROM selected"
         for name in ("task_type", "domain", "language", "framework", "complexity")
     },
 }
 
 
-def _picked(where: Conditions, judged: str, *, in_periods: bool = False) -> str:
+def _selected(where: Conditions, success_sql: str, *, in_periods: bool = False) -> str:
     within = ("started_at >= from_at", "started_at < to_at") if in_periods else ()
     return f"""
-WITH period (number, from_at, to_at) AS ({_GIVEN if in_periods else _ALL_TIME}),
-picked AS MATERIALIZED (
+WITH period (number, from_at, to_at) AS ({_PERIODS if in_periods else _ALL_TIME}),
+selected AS MATERIALIZED (
     SELECT number, seq, id, task_type, domain, language, framework, complexity, started_at,
-        {judged} AS success, reward, (completed_at - started_at) / 1000000.0 AS duration
+        {success_sql} AS success, reward, (completed_at - started_at) / 1000000.0 AS duration
     FROM period CROSS JOIN episodes WHERE {" AND ".join(("namespace = :namespace", *within, *where))})"""
 
 
@@ -49,9 +49,9 @@ def finite(number: str) -> str:
 
 # Squares are of the differences from the mean: sums of large numbers would lose what matters.
 @lru_cache(maxsize=256)
-def figures(where: Conditions, judged: str, by: str | None, *, in_periods: bool) -> SqlTemplate:
+def figures(where: Conditions, success_sql: str, by: str | None, *, in_periods: bool) -> SqlTemplate:
     """For each period and group: episodes, judged, successes, then of rewards and durations how many, mean, squares."""
-    return SqlTemplate(f"""{_picked(where, judged, in_periods=in_periods)},
+    return SqlTemplate(f"""{_selected(where, success_sql, in_periods=in_periods)},
 grouped (name, {_FACTS}) AS ({_GROUPED[by]}),
 measured AS (
     SELECT *, avg(reward) OVER of_group AS mean_reward, avg(duration) OVER of_group AS mean_duration
@@ -71,33 +71,34 @@ def tools(where: Conditions) -> SqlTemplate:
     """
 
     def percentile(percent: int) -> str:
-        return f"max(CASE WHEN place = (measured * {percent} + 99) / 100 THEN latency_ms END)"
+        return f"max(CASE WHEN latency_rank = (measured * {percent} + 99) / 100 THEN latency_ms END)"
 
-    return SqlTemplate(f"""{_picked(where, BY_OUTCOME)},
+    return SqlTemplate(f"""{_selected(where, SUCCESS_BY_OUTCOME)},
 used AS (
     SELECT s.tool, s.status, nullif(s.latency_ms, 0) AS latency_ms,
         row_number() OVER (PARTITION BY s.tool ORDER BY s.latency_ms DESC) AS from_above,
         count(nullif(s.latency_ms, 0)) OVER (PARTITION BY s.tool) AS measured
-    FROM {_OF_STEPS}),
-placed AS (SELECT *, measured + 1 - from_above AS place FROM used)
+    FROM {_SELECTED_STEPS}),
+ranked AS (SELECT *, measured + 1 - from_above AS latency_rank FROM used)
 SELECT tool, count(*), count(status), sum(status IS 'error'), sum(status IS 'timeout'), count(latency_ms),
     avg(latency_ms), {percentile(50)}, {percentile(95)}, {percentile(99)}
-FROM placed GROUP BY tool
+FROM ranked GROUP BY tool
 """)
 
 
 _CONTEXT = ("domain", "language", "framework")
 
 
-def _windows(where: Conditions, judged: str, longest: int) -> str:
+def _windows(where: Conditions, success_sql: str, longest: int) -> str:
     leads = "".join(f", lead(s.tool, {n}) OVER of_episode AS tool_{n}" for n in range(1, longest))
     spent = "".join(f", lead(s.latency_ms, {n}) OVER of_episode AS ms_{n}" for n in range(1, longest))
-    return f"""{_picked(where, judged)},
+    return f"""{_selected(where, success_sql)},
 windows AS MATERIALIZED (
-    SELECT picked.seq, picked.id, picked.success, picked.started_at, {", ".join(f"picked.{name}" for name in _CONTEXT)},
+    SELECT selected.seq, selected.id, selected.success, selected.started_at,
+        {", ".join(f"selected.{name}" for name in _CONTEXT)},
         s.tool AS tool_0, s.latency_ms AS ms_0{leads}{spent}
-    FROM {_OF_STEPS} WHERE picked.success IS NOT NULL
-    WINDOW of_episode AS (PARTITION BY picked.seq ORDER BY s.step_number))"""
+    FROM {_SELECTED_STEPS} WHERE selected.success IS NOT NULL
+    WINDOW of_episode AS (PARTITION BY selected.seq ORDER BY s.step_number))"""
 
 
 def _shared(name: str) -> str:
@@ -113,7 +114,7 @@ def _of_length(length: int, columns: str) -> str:
 
 
 @lru_cache(maxsize=256)
-def sequences(where: Conditions, judged: str, shortest: int, longest: int, *, with_evidence: bool) -> SqlTemplate:
+def sequences(where: Conditions, success_sql: str, shortest: int, longest: int, *, with_evidence: bool) -> SqlTemplate:
     """For each sequence that enough episodes have: its tools as JSON, how many have it, how many of them went well.
 
     Then how long it took in the mean, ids of some that went well, and of all episodes how many were judged, went well.
@@ -122,53 +123,55 @@ def sequences(where: Conditions, judged: str, shortest: int, longest: int, *, wi
     columns = f"seq, id, success, started_at{', ' + ', '.join(_CONTEXT) if with_evidence else ''}"
     union = "\n    UNION ALL ".join(_of_length(length, columns) for length in range(shortest, longest + 1))
     context = "".join(f", {_shared(name)}" for name in _CONTEXT) if with_evidence else ""
-    place = "row_number() OVER (PARTITION BY tools ORDER BY success DESC, started_at, seq)" if with_evidence else "1"
-    ids = "json_group_array(id) FILTER (WHERE success AND place <= :evidence)" if with_evidence else "'[]'"
-    return SqlTemplate(f"""{_windows(where, judged, longest)},
-everything AS (SELECT count(success) AS judged, sum(success) AS successes FROM picked),
-found ({columns}, tools, ms) AS ({union}),
-once AS (SELECT {columns}, tools, avg(ms) AS ms FROM found GROUP BY tools, seq),
-placed AS (SELECT *, {place} AS place FROM once)
-SELECT tools, count(*), sum(success), avg(ms), {ids}, max(everything.judged), max(everything.successes){context}
-FROM placed CROSS JOIN everything GROUP BY tools HAVING count(*) >= :least
+    evidence_rank = (
+        "row_number() OVER (PARTITION BY tools ORDER BY success DESC, started_at, seq)" if with_evidence else "1"
+    )
+    ids = "json_group_array(id) FILTER (WHERE success AND evidence_rank <= :evidence)" if with_evidence else "'[]'"
+    return SqlTemplate(f"""{_windows(where, success_sql, longest)},
+totals AS (SELECT count(success) AS judged, sum(success) AS successes FROM selected),
+occurrences ({columns}, tools, ms) AS ({union}),
+by_episode AS (SELECT {columns}, tools, avg(ms) AS ms FROM occurrences GROUP BY tools, seq),
+ranked AS (SELECT *, {evidence_rank} AS evidence_rank FROM by_episode)
+SELECT tools, count(*), sum(success), avg(ms), {ids}, max(totals.judged), max(totals.successes){context}
+FROM ranked CROSS JOIN totals GROUP BY tools HAVING count(*) >= :least
 """)
 
 
 @lru_cache(maxsize=256)
-def failures(where: Conditions, judged: str) -> SqlTemplate:
+def failures(where: Conditions, success_sql: str) -> SqlTemplate:
     """For each number, tool and message of a step that failed: how many episodes, and how many of them failed."""
-    return SqlTemplate(f"""{_picked(where, judged)}
+    return SqlTemplate(f"""{_selected(where, success_sql)}
 SELECT s.step_number, s.tool, s.status, substr(coalesce(s.output, ''), 1, {MESSAGE_LENGTH}),
-    count(*), count(CASE WHEN picked.success = 0 THEN 1 END)
-FROM {_OF_STEPS} WHERE s.status IN ('error', 'timeout') GROUP BY 1, 2, 3, 4
+    count(*), count(CASE WHEN selected.success = 0 THEN 1 END)
+FROM {_SELECTED_STEPS} WHERE s.status IN ('error', 'timeout') GROUP BY 1, 2, 3, 4
 """)
 
 
 @lru_cache(maxsize=256)
-def recoveries(where: Conditions, judged: str, longest: int) -> SqlTemplate:
+def recoveries(where: Conditions, success_sql: str, longest: int) -> SqlTemplate:
     """Each step that failed: how, tools and statuses of those after it; the episode, its success and context."""
     after = range(1, longest + 1)
     tools = ", ".join(f"lead(s.tool, {n}) OVER of_episode" for n in after)
     statuses = ", ".join(f"lead(s.status, {n}) OVER of_episode" for n in after)
-    return SqlTemplate(f"""{_picked(where, judged)},
-followed AS (
+    return SqlTemplate(f"""{_selected(where, success_sql)},
+with_following AS (
     SELECT s.tool, s.status, substr(coalesce(s.output, ''), 1, {MESSAGE_LENGTH}) AS message,
-        json_array({tools}) AS tools, json_array({statuses}) AS statuses, picked.id, picked.success,
-        {", ".join(f"picked.{name}" for name in _CONTEXT)}
-    FROM {_OF_STEPS} WHERE picked.success IS NOT NULL
-    WINDOW of_episode AS (PARTITION BY picked.seq ORDER BY s.step_number))
+        json_array({tools}) AS tools, json_array({statuses}) AS statuses, selected.id, selected.success,
+        {", ".join(f"selected.{name}" for name in _CONTEXT)}
+    FROM {_SELECTED_STEPS} WHERE selected.success IS NOT NULL
+    WINDOW of_episode AS (PARTITION BY selected.seq ORDER BY s.step_number))
 SELECT tool, status, message, tools, statuses, id, success, {", ".join(_CONTEXT)}
-FROM followed WHERE status IN ('error', 'timeout')
+FROM with_following WHERE status IN ('error', 'timeout')
 """)
 
 
 @lru_cache(maxsize=256)
 def trend(where: Conditions) -> SqlTemplate:
     """How many rewards, their mean, and the sums of squares and products around it; times in days."""
-    return SqlTemplate(f"""{_picked(where, BY_OUTCOME)},
+    return SqlTemplate(f"""{_selected(where, SUCCESS_BY_OUTCOME)},
 centred AS (
     SELECT reward, (started_at - avg(started_at) OVER ()) / 86400000000.0 AS day, reward - avg(reward) OVER () AS above
-    FROM picked WHERE reward IS NOT NULL)
+    FROM selected WHERE reward IS NOT NULL)
 SELECT count(*), {finite("avg(reward)")}, sum(day * day), {finite("sum(day * above)")}, {finite("sum(above * above)")}
 FROM centred
 """)

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from memory_storage.dbapi import portions
 from memory_storage.models import AnyPattern, Episode, OwnerType, Step
 from memory_storage.repositories.episodes import sql as episodes_sql
-from memory_storage.repositories.episodes.rows import whole
+from memory_storage.repositories.episodes.rows import episode_from_rows
 from memory_storage.repositories.patterns import sql as patterns_sql
-from memory_storage.repositories.patterns.rows import as_pattern
+from memory_storage.repositories.patterns.rows import pattern_from_row
 from memory_storage.repositories.steps import sql as steps_sql
 from memory_storage.search.vector_sql import TABLES
 from memory_storage.sql.documents import decode_steps
@@ -22,7 +22,7 @@ from memory_storage.sql.paging import PAGE_BYTES
 from memory_storage.sql.session import Row, SessionProtocol, json_ids
 from memory_storage.sql.statement import SqlTemplate, bytes_of_step
 
-Thing = Episode | Step | AnyPattern
+Owner = Episode | Step | AnyPattern
 
 _VERSIONS = {
     "episode": "o.version",
@@ -31,10 +31,10 @@ _VERSIONS = {
 }
 # A vector that the caller stored has no digest, and stays.
 _CHANGED = "(m.text_digest IS NOT NULL AND m.text_version IS NOT {version})"
-_NEW = f"(m.seq IS NULL OR {_CHANGED})"
-_ALSO_NEW = f"""{_NEW} AND EXISTS (SELECT 1 FROM embeddings AS old WHERE old.namespace = o.namespace
-    AND old.owner_type = '{{owner}}' AND old.owner_id = o.id AND old.model = :old)"""
-_UNKNOWN = "m.seq IS NOT NULL AND (m.text_digest IS NULL OR m.text_version IS NOT {version})"
+_MISSING_OR_CHANGED = f"(m.seq IS NULL OR {_CHANGED})"
+_MISSING_BESIDE_OLD = f"""{_MISSING_OR_CHANGED} AND EXISTS (SELECT 1 FROM embeddings AS old
+    WHERE old.namespace = o.namespace AND old.owner_type = '{{owner}}' AND old.owner_id = o.id AND old.model = :old)"""
+_TEXT_UNKNOWN = "m.seq IS NOT NULL AND (m.text_digest IS NULL OR m.text_version IS NOT {version})"
 _BYTES = {
     "episode": "octet_length(o.document)",
     "step": bytes_of_step("o"),
@@ -48,7 +48,7 @@ WHERE o.namespace = :namespace AND o.id > :after AND {condition} ORDER BY o.id L
 """
 
 
-class Work(NamedTuple):
+class BackfillItem(NamedTuple):
     """An owner to embed, the version that it has at least, and the digest of what was embedded of it before."""
 
     owner_id: str
@@ -71,18 +71,22 @@ def _pages(condition: str) -> dict[str, SqlTemplate]:
     }
 
 
-_PAGES = {"new": _pages(_NEW), "also": _pages(_ALSO_NEW), "unknown": _pages(_UNKNOWN)}
+_PAGES = {
+    "new": _pages(_MISSING_OR_CHANGED),
+    "beside_old": _pages(_MISSING_BESIDE_OLD),
+    "unknown": _pages(_TEXT_UNKNOWN),
+}
 
 
-def to_embed(
+def owners_to_embed(
     session: SessionProtocol,
     owner_type: OwnerType,
     model: str,
-    text_of: Callable[[Thing], str],
+    text_of: Callable[[Owner], str],
     *,
     old: str | None,
     size: int,
-) -> Iterator[list[tuple[Work, str]]]:
+) -> Iterator[list[tuple[BackfillItem, str]]]:
     """Pages of those that have no vector by `model`, or may have changed since they were embedded, and their texts.
 
     They are in the order of their ids. A page has at most `size` texts, and 4 MB of them, or one that is larger; 4 MB
@@ -90,7 +94,7 @@ def to_embed(
     also of those whose text is not known. A version is read before its text, so that a text may be of a later version,
     and never of an earlier one.
     """
-    pages = _PAGES["new" if old is None else "unknown" if old == model else "also"][owner_type]
+    pages = _PAGES["new" if old is None else "unknown" if old == model else "beside_old"][owner_type]
     values, after = {"namespace": session.namespace, "model": model, "old": old, "limit": size}, ""
     while rows := session.read(pages.bind(after=after, **values)):
         after = rows[-1][0]
@@ -100,25 +104,25 @@ def to_embed(
 
 
 def _texts(
-    session: SessionProtocol, owner_type: OwnerType, rows: Sequence[Row], text_of: Callable[[Thing], str]
-) -> list[tuple[Work, str]]:
-    things = dict(_READERS[owner_type](session, [row[0] for row in rows]))
-    return [(Work(*row[:3]), text_of(things[row[0]])) for row in rows if row[0] in things]
+    session: SessionProtocol, owner_type: OwnerType, rows: Sequence[Row], text_of: Callable[[Owner], str]
+) -> list[tuple[BackfillItem, str]]:
+    owners = dict(_READERS[owner_type](session, [row[0] for row in rows]))
+    return [(BackfillItem(*row[:3]), text_of(owners[row[0]])) for row in rows if row[0] in owners]
 
 
-def _episodes(session: SessionProtocol, ids: Sequence[str]) -> list[tuple[str, Thing]]:
+def _episodes(session: SessionProtocol, ids: Sequence[str]) -> list[tuple[str, Owner]]:
     values = {"namespace": session.namespace, "ids": json_ids(ids)}
-    return [(row[1], whole([row])) for row in session.read(episodes_sql.HEADS.bind(**values))]
+    return [(row[1], episode_from_rows([row])) for row in session.read(episodes_sql.HEADS.bind(**values))]
 
 
-def _steps(session: SessionProtocol, ids: Sequence[str]) -> list[tuple[str, Thing]]:
+def _steps(session: SessionProtocol, ids: Sequence[str]) -> list[tuple[str, Owner]]:
     rows = session.read(steps_sql.GET_MANY.bind(namespace=session.namespace, ids=json_ids(ids)))
     return [(str(step.id), step) for step in decode_steps(rows)]
 
 
-def _patterns(session: SessionProtocol, ids: Sequence[str]) -> list[tuple[str, Thing]]:
+def _patterns(session: SessionProtocol, ids: Sequence[str]) -> list[tuple[str, Owner]]:
     rows = session.read(patterns_sql.GET_MANY.bind(namespace=session.namespace, ids=json_ids(ids)))
-    return [(row[0], as_pattern(row)) for row in rows]
+    return [(row[0], pattern_from_row(row)) for row in rows]
 
 
 _READERS: dict[str, Callable[[SessionProtocol, Sequence[str]], list[tuple[str, Any]]]] = {

@@ -41,15 +41,15 @@ from memory_storage.sql.session import (
     keep_writing,
 )
 
-from .backfill import Work, to_embed
+from .backfill import BackfillItem, owners_to_embed
 
 Item = tuple[OwnerType, UUID | str, Sequence[float]]
-_PORTION_BYTES = 4_000_000  # a server takes no value over five megabytes
+_BATCH_BYTES = 4_000_000  # a server takes no value over five megabytes
 _TRANSACTION_BYTES = 16_000_000  # what is sent in one piece
-_MOST_AT_ONCE = 1_000
-_WITH_EACH = 2
+_MAX_BATCH_SIZE = 1_000
+_INDEXED_PER_WRITE = 2
 
-_Put = Literal["put", "copy", "refresh", "replace"]
+_WriteMode = Literal["put", "copy", "refresh", "replace"]
 """How vectors are stored. "put": all of them, in place of those that are there; "copy": all of them, where none is;
 those that were embedded, of the owners that still exist, "refresh": but for the vectors that the caller stored."""
 
@@ -106,19 +106,19 @@ class EmbeddingRepository(Repository):
 
         Raises: see `put`.
         """
-        entries = _entries(as_model_name(model), items, self._now())
-        done, found = 0, None
-        for part in _parts(entries):
-            found = as_registered(self._store(part, "put", preset)[0])
+        entries = _new_vectors(as_model_name(model), items, self._now())
+        done, registered = 0, None
+        for part in _transactions(entries):
+            registered = as_registered(self._store(part, "put", preset)[0])
             done += len(part)
             if progress:
                 progress("stored", done, len(entries))
-        if index and found and len(entries) > 1:
-            self._catch_up(found, progress)
+        if index and registered and len(entries) > 1:
+            self._catch_up(registered, progress)
 
-    def _catch_up(self, found: Registered, progress: Progress | None) -> None:
+    def _catch_up(self, registered: Registered, progress: Progress | None) -> None:
         if self._session.vector_index == "diskann" and not self._session.is_transaction:
-            self.index.resume(found, progress=progress)
+            self.index.resume(registered, progress=progress)
 
     @operation
     def embed(
@@ -200,50 +200,52 @@ class EmbeddingRepository(Repository):
         preset: IndexPreset,
         progress: Progress | None,
     ) -> int:
-        if type(batch_size) is not int or not 1 <= batch_size <= _MOST_AT_ONCE:
-            raise ValidationError("batch_size", f"a whole number from 1 to {_MOST_AT_ONCE:,}", batch_size)
+        if type(batch_size) is not int or not 1 <= batch_size <= _MAX_BATCH_SIZE:
+            raise ValidationError("batch_size", f"a whole number from 1 to {_MAX_BATCH_SIZE:,}", batch_size)
         function("text_of", text_of, "lambda episode: episode.task_description")
         if progress is not None:
             function("progress", progress, "lambda what, done, total: print(what, done)")
         model, done = as_model_name(as_embedder("embedder", embedder).model), 0
-        put: _Put = "replace" if old == model else "refresh"
+        mode: _WriteMode = "replace" if old == model else "refresh"
 
-        def checked_text_of(thing: Any) -> str:
-            return _text(text_of(thing))
+        def checked_text_of(owner: Any) -> str:
+            return _text(text_of(owner))
 
-        for page in to_embed(self._session, owner_type, model, checked_text_of, old=old, size=batch_size):
+        for page in owners_to_embed(self._session, owner_type, model, checked_text_of, old=old, size=batch_size):
             pending = self._changed(owner_type, model, page)
             if not pending:
                 continue
             vectors = embedder.embed([text for _, text in pending])
             if len(vectors) != len(pending):
                 raise ValidationError("vectors", f"one for each of {len(pending)} texts", len(vectors))
-            items = [(owner_type, work.owner_id, vector) for (work, _), vector in zip(pending, vectors, strict=True)]
+            items = [(owner_type, item.owner_id, vector) for (item, _), vector in zip(pending, vectors, strict=True)]
             entries = [
-                replace(entry, text_digest=_digest_of(text), text_version=work.version)
-                for entry, (work, text) in zip(_entries(model, items, self._now()), pending, strict=True)
+                replace(entry, text_digest=_digest_of(text), text_version=item.version)
+                for entry, (item, text) in zip(_new_vectors(model, items, self._now()), pending, strict=True)
             ]
-            done += self._store_embedded(entries, put, preset)
+            done += self._store_embedded(entries, mode, preset)
             if progress:
                 progress("embedded", done, done)
         return done
 
-    def _changed(self, owner_type: str, model: str, texts: list[tuple[Work, str]]) -> list[tuple[Work, str]]:
+    def _changed(
+        self, owner_type: str, model: str, texts: list[tuple[BackfillItem, str]]
+    ) -> list[tuple[BackfillItem, str]]:
         """Those whose text is another than the one that was embedded; it is noted which version the others have."""
-        same = [[work.owner_id, work.digest, work.version] for work, text in texts if work.digest == _digest_of(text)]
+        same = [[item.owner_id, item.digest, item.version] for item, text in texts if item.digest == _digest_of(text)]
         if same:
             values = {"namespace": self._session.namespace, "owner_type": owner_type, "model": model}
             self._session.write([sql.UNCHANGED.bind(rows=json.dumps(same), **values)])
-        return [(work, text) for work, text in texts if work.digest != _digest_of(text)]
+        return [(item, text) for item, text in texts if item.digest != _digest_of(text)]
 
-    def _store_embedded(self, entries: list[_Entry], put: _Put, preset: IndexPreset) -> int:
+    def _store_embedded(self, entries: list[_NewVector], mode: _WriteMode, preset: IndexPreset) -> int:
         """Store the vectors of the owners that are still there; how many those are."""
-        done, found = 0, None
-        for (part,) in map(_groups, _parts(entries, most_bytes=_PORTION_BYTES)):
-            *model, stored = self._store(part, put, preset)[0]
-            done, found = done + stored, as_registered(model)
-        if found and len(entries) > 1:
-            self._catch_up(found, None)
+        done, registered = 0, None
+        for (part,) in map(_batches, _transactions(entries, most_bytes=_BATCH_BYTES)):
+            *model, stored = self._store(part, mode, preset)[0]
+            done, registered = done + stored, as_registered(model)
+        if registered and len(entries) > 1:
+            self._catch_up(registered, None)
         return done
 
     @operation
@@ -253,16 +255,16 @@ class EmbeddingRepository(Repository):
         Raises:
             NotFoundError: there is none.
         """
-        found = self.find(owner_type, owner_id, model=model)
-        if found is None:
+        embedding = self.find(owner_type, owner_id, model=model)
+        if embedding is None:
             raise NotFoundError(f"embedding by {model!r} of {owner_type}", owner_id)
-        return found
+        return embedding
 
     @operation
     def find(self, owner_type: OwnerType, owner_id: UUID | str, *, model: str) -> Embedding | None:
         """The vector of an owner by a model, or None."""
-        found = self.get_many(owner_type, [owner_id], model=model)
-        return next(iter(found.values()), None)
+        embeddings = self.get_many(owner_type, [owner_id], model=model)
+        return next(iter(embeddings.values()), None)
 
     @operation
     def get_many(self, owner_type: OwnerType, owner_ids: Iterable[UUID | str], *, model: str) -> dict[UUID, Embedding]:
@@ -277,7 +279,8 @@ class EmbeddingRepository(Repository):
             rows = self._read(space, sql.of(space).get.bind(**values, **self._key(space)))
             stored = next((row[0] for row in rows if row[1] is None), None)
             if rows and stored in (None, space.token):
-                return {found.owner_id: found for found in map(_embedding, (row for row in rows if row[1] is not None))}
+                embeddings = map(_embedding_from_row, (row for row in rows if row[1] is not None))
+                return {embedding.owner_id: embedding for embedding in embeddings}
             own = own_space(self._session, name)
             space = own.space if own else None
         raise UnavailableError("other writers keep changing the dimension of this model: repeat it")
@@ -296,7 +299,7 @@ class EmbeddingRepository(Repository):
             page = sql.of(space).page.bind(limit=size, owner_type=owner_type, owner_id=owner_id, **self._key(space))
             rows = self._read(space, page)
             next_last = (rows[-1][0], rows[-1][1]) if len(rows) == size else None
-            return map(_embedding, handed_over(rows)), next_last
+            return map(_embedding_from_row, handed_over(rows)), next_last
 
         yield from iterate_pages(read, ("", ""))
 
@@ -310,16 +313,16 @@ class EmbeddingRepository(Repository):
             NotFoundError: one of them has no owner here. None of its portion is stored.
             ValidationError: a vector has another dimension than its model.
         """
-        checked = [_checked(embedding) for embedding in as_list(embeddings, "embeddings")]
+        checked = [_revalidated(embedding) for embedding in as_list(embeddings, "embeddings")]
         keys = [_identity(embedding) for embedding in checked]
         if len(set(keys)) != len(keys):
             raise ValidationError("embeddings", "each owner and model once", keys)
         dimensions: dict[str, int] = {}
         for embedding in checked:
-            wanted = dimensions.setdefault(embedding.model, embedding.dimension)
-            if embedding.dimension != wanted:
-                raise wrong_dimension(embedding.model, wanted, embedding.dimension)
-        return keep_writing(self._import, checked, self._without_known, "importing these embeddings")
+            dimension = dimensions.setdefault(embedding.model, embedding.dimension)
+            if embedding.dimension != dimension:
+                raise wrong_dimension(embedding.model, dimension, embedding.dimension)
+        return keep_writing(self._import, checked, self._remaining_to_import, "importing these embeddings")
 
     @operation
     def delete(self, owner_type: OwnerType, owner_id: UUID | str, *, model: str) -> bool:
@@ -341,21 +344,29 @@ class EmbeddingRepository(Repository):
         rows = self._session.read(sql.USED.bind(namespace=self._session.namespace))
         return {name: dimension for name, dimension, _ in rows}
 
-    def _store(self, entries: list[_Entry], put: _Put, preset: str) -> Sequence[Row]:
+    def _store(self, entries: list[_NewVector], mode: _WriteMode, preset: str) -> Sequence[Row]:
         """Store vectors, and create the spaces that are missing, all or nothing; the rows of the last step.
 
         The namespace's first vector by a model decides the dimension: a step before the vectors checks that under the
         write lock.
         """
-        groups, namespace = _groups(entries), self._session.namespace
+        batches, namespace = _batches(entries), self._session.namespace
         dimensions = {entry.model: len(entry.vector) // 4 for entry in entries}
         choices = {model: Choice(self._session.spaces.guess(namespace, model)) for model in dimensions}
         for _ in range(SAVE_ATTEMPTS):
-            opening = [pair for name, size in dimensions.items() for pair in self._opening(choices[name], size, preset)]
-            storing = [pair for group in groups for pair in self._storing(group, choices[group[0].model].space, put)]
-            steps = [*opening, *storing]
+            space_statements = [
+                pair
+                for name, size in dimensions.items()
+                for pair in self._space_statements(choices[name], size, preset)
+            ]
+            vector_statements = [
+                pair
+                for batch in batches
+                for pair in self._vector_statements(batch, choices[batch[0].model].space, mode)
+            ]
+            steps = [*space_statements, *vector_statements]
             try:
-                rows = self._written(steps, creates=any(choice.is_new for choice in choices.values()))
+                rows = self._run(steps, creates=any(choice.is_new for choice in choices.values()))
             except SchemaError as error:
                 missing = next((name for name, choice in choices.items() if choice.space.table in str(error)), None)
                 if missing is None:
@@ -364,7 +375,7 @@ class EmbeddingRepository(Repository):
             except RowCountError as error:
                 cause = steps[error.index - 1][0]
                 if isinstance(cause, list):
-                    raise self._ownerless(cause) if put == "put" else error from error
+                    raise self._missing_owner_error(cause) if mode == "put" else error from error
                 model = cause
             else:
                 for choice in choices.values():
@@ -373,7 +384,7 @@ class EmbeddingRepository(Repository):
             choices[model] = choose_space(self._session, model, dimensions[model])
         raise UnavailableError("other writers keep storing their first vectors by these models: repeat it")
 
-    def _written(self, steps: list[_Caused], *, creates: bool) -> Sequence[Row]:
+    def _run(self, steps: list[_CheckedStatement], *, creates: bool) -> Sequence[Row]:
         """Write them. While the file is maintained, a new space gets its index at the end of that."""
         if not creates:
             return self._session.write([step for _, step in steps])
@@ -383,7 +394,7 @@ class EmbeddingRepository(Repository):
             self.index.repair_missing()  # the maintenance may have ended before the space was there
         return rows
 
-    def _opening(self, choice: Choice, dimension: int, preset: str) -> list[_Caused]:
+    def _space_statements(self, choice: Choice, dimension: int, preset: str) -> list[_CheckedStatement]:
         """Create the space, if it is new; and have no vector stored if the namespace has those of another dimension."""
         space = choice.space
         values = {"model": space.model, "space": space.token, "dimension": dimension}
@@ -395,24 +406,24 @@ class EmbeddingRepository(Repository):
             created = [register, *(BatchStep(text) for text in space.create(dimension, chosen))]
         return [(space.model, step) for step in (*created, admit)]
 
-    def _storing(self, group: list[_Entry], space: Space, put: _Put) -> list[_Caused]:
-        """The vectors that are not there yet, whose they are, and what follows from `put`.
+    def _vector_statements(self, group: list[_NewVector], space: Space, mode: _WriteMode) -> list[_CheckedStatement]:
+        """The vectors that are not there yet, whose they are, and what follows from `mode`.
 
         Two vectors that are not in the index yet enter it with each call: so it catches up.
         """
-        owner_type, statements, rows = group[0].owner_type, sql.of(space), _rows(group)
+        owner_type, statements, rows = group[0].owner_type, sql.of(space), _rows_as_json(group)
         digests = b"".join(digest(entry.vector) for entry in group)
         vectors, size = b"".join(entry.vector for entry in group), len(group[0].vector)
         values = {"rows": rows, "digests": digests, **self._key(space)}
-        is_strict = put in ("put", "copy")
+        is_strict = mode in ("put", "copy")
         steps = [
             statements.add.bind(rows=rows, digests=digests, vectors=vectors, size=size),
-            getattr(statements, put)[owner_type].bind(len(group) if is_strict else None, **values),
+            getattr(statements, mode)[owner_type].bind(len(group) if is_strict else None, **values),
         ]
         if not is_strict:
             steps.append(statements.discard.bind(**values))
-        if put != "copy":
-            limit = _WITH_EACH if self._session.vector_index == "diskann" else 0
+        if mode != "copy":
+            limit = _INDEXED_PER_WRITE if self._session.vector_index == "diskann" else 0
             steps.append(statements.index_some.bind(space=space.token, limit=limit))
             last = (
                 sql.MODEL.bind(space=space.token)
@@ -423,26 +434,26 @@ class EmbeddingRepository(Repository):
         return [(group, step) for step in steps]
 
     def _import(self, embeddings: list[Embedding]) -> int:
-        entries = [_entry(embedding, self._now()) for embedding in embeddings]
-        for part in _parts(entries):
+        entries = [_as_new_vector(embedding, self._now()) for embedding in embeddings]
+        for part in _transactions(entries):
             self._store(part, "copy", "balanced")
         return len(entries)
 
-    def _ownerless(self, group: list[_Entry]) -> NotFoundError:
+    def _missing_owner_error(self, group: list[_NewVector]) -> NotFoundError:
         owner_type = group[0].owner_type
         statement = sql.ABSENT[owner_type]
-        rows = self._session.read(statement.bind(rows=_rows(group), namespace=self._session.namespace))
+        rows = self._session.read(statement.bind(rows=_rows_as_json(group), namespace=self._session.namespace))
         return NotFoundError(owner_type, UUID(rows[0][0] if rows else group[0].owner_id))
 
-    def _without_known(self, embeddings: list[Embedding], *_: object) -> list[Embedding]:
+    def _remaining_to_import(self, embeddings: list[Embedding], *_: object) -> list[Embedding]:
         keys = json.dumps([_identity(embedding) for embedding in embeddings])
         rows = self._session.read(sql.KNOWN.bind(namespace=self._session.namespace, keys=keys))
         known = {tuple(row) for row in rows}
         remaining = [embedding for embedding in embeddings if _identity(embedding) not in known]
-        for group in _groups([_entry(one, 0) for one in remaining]):
+        for group in _batches([_as_new_vector(one, 0) for one in remaining]):
             statement = sql.ABSENT[group[0].owner_type]
-            if self._session.read(statement.bind(rows=_rows(group), namespace=self._session.namespace)):
-                raise self._ownerless(group)
+            if self._session.read(statement.bind(rows=_rows_as_json(group), namespace=self._session.namespace)):
+                raise self._missing_owner_error(group)
         return remaining
 
     def _read(self, space: Space, step: BatchStep) -> Sequence[tuple[Any, ...]]:
@@ -461,7 +472,7 @@ class EmbeddingRepository(Repository):
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _NewVector:
     """One vector on its way in."""
 
     model: str
@@ -474,7 +485,7 @@ class _Entry:
     text_version: int | None = None
 
 
-_Caused = tuple[str | list[_Entry], BatchStep]
+_CheckedStatement = tuple[str | list[_NewVector], BatchStep]
 """A step, and what is wrong if it changes another number of rows: the space of a model, or the owners of a group."""
 
 
@@ -492,7 +503,7 @@ def _without_index(step: BatchStep) -> BatchStep:
     return BatchStep("SELECT 1") if step.sql.startswith("CREATE INDEX") and "libsql_vector_idx" in step.sql else step
 
 
-def _entries(model: str, items: Iterable[Item], now: int) -> list[_Entry]:
+def _new_vectors(model: str, items: Iterable[Item], now: int) -> list[_NewVector]:
     entries = []
     for number, item in enumerate(as_list(items, "items")):
         if not isinstance(item, tuple | list) or len(item) != 3:
@@ -500,7 +511,7 @@ def _entries(model: str, items: Iterable[Item], now: int) -> list[_Entry]:
         owner_type, owner_id, vector = item
         field = "vector" if number == 0 else f"items.{number}.vector"
         owner = _owner_type(owner_type), as_id(owner_id, "owner_id")
-        entries.append(_Entry(model, *owner, packed(vector, field), now, now))
+        entries.append(_NewVector(model, *owner, packed(vector, field), now, now))
         if len(entries[0].vector) != len(entries[-1].vector):
             raise ValidationError(
                 field, f"{len(entries[0].vector) // 4:,} numbers, as the first one has", len(entries[-1].vector) // 4
@@ -508,29 +519,29 @@ def _entries(model: str, items: Iterable[Item], now: int) -> list[_Entry]:
     return entries
 
 
-def _entry(embedding: Embedding, now: int) -> _Entry:
+def _as_new_vector(embedding: Embedding, now: int) -> _NewVector:
     created_at, updated_at = (to_micros(at) if at else now for at in (embedding.created_at, embedding.updated_at))
     owner = embedding.owner_type, str(embedding.owner_id)
-    return _Entry(embedding.model, *owner, packed(embedding.vector), created_at, updated_at)
+    return _NewVector(embedding.model, *owner, packed(embedding.vector), created_at, updated_at)
 
 
-def _parts(entries: list[_Entry], most_bytes: int = _TRANSACTION_BYTES) -> Iterator[list[_Entry]]:
+def _transactions(entries: list[_NewVector], most_bytes: int = _TRANSACTION_BYTES) -> Iterator[list[_NewVector]]:
     return portions(entries, lambda entry: len(entry.vector), most_bytes=most_bytes)
 
 
-def _groups(entries: Iterable[_Entry]) -> list[list[_Entry]]:
+def _batches(entries: Iterable[_NewVector]) -> list[list[_NewVector]]:
     """Those of one model and one type of owner together, as many as one value may hold."""
-    kinds: dict[tuple[str, str], list[_Entry]] = {}
+    kinds: dict[tuple[str, str], list[_NewVector]] = {}
     for entry in entries:
         kinds.setdefault((entry.model, entry.owner_type), []).append(entry)
     return [
         part
         for group in kinds.values()
-        for part in portions(group, lambda entry: len(entry.vector), most_bytes=_PORTION_BYTES)
+        for part in portions(group, lambda entry: len(entry.vector), most_bytes=_BATCH_BYTES)
     ]
 
 
-def _rows(group: list[_Entry]) -> str:
+def _rows_as_json(group: list[_NewVector]) -> str:
     return json.dumps(
         [[one.owner_id, one.created_at, one.updated_at, one.text_digest, one.text_version] for one in group]
     )
@@ -542,7 +553,7 @@ def _owner_type(owner_type: Any) -> str:
     return owner_type
 
 
-def _embedding(row: Sequence[Any]) -> Embedding:
+def _embedding_from_row(row: Sequence[Any]) -> Embedding:
     owner_type, owner_id, model, vector, created_at, updated_at = row
     return Embedding(
         owner_type=owner_type,
@@ -554,7 +565,7 @@ def _embedding(row: Sequence[Any]) -> Embedding:
     )
 
 
-def _checked(embedding: Embedding) -> Embedding:
+def _revalidated(embedding: Embedding) -> Embedding:
     if type(embedding) is not Embedding:
         raise ValidationError("embeddings", "must be an Embedding", embedding)
     return Embedding(**embedding.__dict__)  # it can be made or changed past its validation

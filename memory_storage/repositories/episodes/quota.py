@@ -13,7 +13,7 @@ from memory_storage.sql.session import SessionProtocol, json_ids
 from memory_storage.sql.statement import SqlTemplate
 
 # First their tombstones, so that a stale copy of one is not saved as a new episode, and evicts another one.
-_CHOOSE = SqlTemplate(f"""
+_ADD_EVICTION_KEYS = SqlTemplate(f"""
 INSERT INTO forgotten (digest, episode_seq)
 SELECT {EVICTED_KEY.format(id="e.id")}, e.seq FROM episodes AS e
 WHERE e.namespace = :namespace AND e.id NOT IN (SELECT value FROM json_each(:ids)) AND NOT {IS_PATTERN_SOURCE}
@@ -27,28 +27,28 @@ DELETE FROM episodes WHERE namespace = :namespace AND seq IN (
     SELECT episode_seq FROM forgotten WHERE episode_seq IS NOT NULL AND length(digest) > 16)
 """)
 # Changes nothing, but one row where there are too many: so the save is undone.
-_CHECK = SqlTemplate("""
+_CHECK_QUOTA = SqlTemplate("""
 UPDATE episodes SET version = version WHERE seq = (
     SELECT seq FROM episodes WHERE namespace = :namespace ORDER BY started_at LIMIT 1 OFFSET :max_episodes)
 """)
 
 
-def room_for(session: SessionProtocol, ids: Sequence[UUID]) -> list[BatchStep]:
+def quota_statements(session: SessionProtocol, ids: Sequence[UUID]) -> list[BatchStep]:
     """What follows the writing of new episodes: the last of them must change no row."""
     limits, namespace = session.limits, session.namespace
     if limits.max_episodes is None or not ids:
         return []
-    check = _CHECK.bind(0, namespace=namespace, max_episodes=limits.max_episodes)
+    check = _CHECK_QUOTA.bind(0, namespace=namespace, max_episodes=limits.max_episodes)
     if limits.when_full == "refuse":
         return [check]
     saved = json_ids([str(one) for one in ids])
-    chosen = _CHOOSE.bind(
+    add_eviction_keys = _ADD_EVICTION_KEYS.bind(
         namespace=namespace, prefix=eviction_prefix(namespace), ids=saved, max_episodes=limits.max_episodes
     )
-    return [chosen, _EVICT.bind(namespace=namespace), check]
+    return [add_eviction_keys, _EVICT.bind(namespace=namespace), check]
 
 
-def no_room(session: SessionProtocol, new: int) -> ValidationError:
+def quota_error(session: SessionProtocol, new: int) -> ValidationError:
     """Why a save was undone by its last statement."""
     advice = "delete some, by storage.retention or one by one"
     limit = f"at most {session.limits.max_episodes:,} in a namespace: {advice}"

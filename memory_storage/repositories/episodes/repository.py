@@ -87,28 +87,28 @@ from memory_storage.sql.session import (
 from memory_storage.sql.statement import SqlTemplate
 
 from . import sql
-from .quota import no_room, room_for
+from .quota import quota_error, quota_statements
 from .rows import (
-    appended,
-    bytes_of_ending,
-    ending,
-    found_in,
-    just_saved,
-    page_of,
-    rewards_of,
+    completion_bytes,
+    completion_values,
+    episode_from_rows,
+    hits_from_rows,
+    page_from_rows,
+    reward_rows,
     same_content,
-    whole,
-    with_ending,
-    with_state,
+    state_after_save,
+    step_values,
+    with_completion,
+    with_saved_state,
 )
 
 # Filters whose index has the episodes in the order of a page: the next page begins where the last one ended.
-_WALKED = {
+_INDEX_ORDERED = {
     *("task_type", "domain", "language", "framework", "complexity", "outcome"),
     *("since", "until", "archived"),
 }
 
-_CHECK_OF_COMPLETION = 2  # the number of the statement that checks the limit
+_SIZE_CHECK = 2  # the number of the statement that checks the limit
 
 
 class EpisodeRepository(Repository):
@@ -139,13 +139,13 @@ class EpisodeRepository(Repository):
     @operation
     def save_many(self, episodes: Sequence[Episode]) -> list[Episode]:
         """Save all of them or none, as `save` does."""
-        prepared = self._prepare(episodes)
-        self._refuse_reversed_times([episode for _, episode in prepared])
+        encoded = self._encode_all(episodes)
+        self._reject_reversed_times([episode for _, episode in encoded])
         saved = keep_writing(
-            self._save, prepared, lambda _, error: self._without_repeats(prepared, error), "changing these episodes"
+            self._save, encoded, lambda _, error: self._remaining_to_save(encoded, error), "changing these episodes"
         )
         by_id = {episode.id: episode for episode in saved}
-        return [by_id.get(episode.id) or self.get(episode.id) for _, episode in prepared]
+        return [by_id.get(episode.id) or self.get(episode.id) for _, episode in encoded]
 
     @operation
     def import_many(self, episodes: Sequence[Episode], *, restore_forgotten: bool = False) -> int:
@@ -160,10 +160,10 @@ class EpisodeRepository(Repository):
         Returns:
             The number of new ones.
         """
-        prepared = self._prepare(episodes)
+        encoded = self._encode_all(episodes)
         write = partial(self._import, restore=flag("restore_forgotten", restore_forgotten))
         return keep_writing(
-            write, prepared, lambda _, error: self._without_known(prepared, error), "importing these episodes"
+            write, encoded, lambda _, error: self._remaining_to_import(encoded, error), "importing these episodes"
         )
 
     @operation
@@ -190,14 +190,14 @@ class EpisodeRepository(Repository):
         check_value("", document, self._session.max_value_bytes)
         limit = self._session.limits.steps_per_episode
         key = {"namespace": self._session.namespace, "episode_id": as_id(episode_id, "episode_id")}
-        values = {**key, **appended(step)}
-        change, again = steps_sql.APPEND.bind(limit=limit, **values), steps_sql.NUMBER.bind(**values)
-        refusal = None
+        values = {**key, **step_values(step)}
+        change, again = steps_sql.APPEND.bind(limit=limit, **values), steps_sql.STEP_NUMBER.bind(**values)
+        conflict = None
         try:
             rows = self._session.write([change], again=again)
         except ConflictError as error:
-            rows, refusal = (), error
-        number = rows[0][0] if rows else self._number_of_appended(step, values, limit, refusal)
+            rows, conflict = (), error
+        number = rows[0][0] if rows else self._resolve_append(step, values, limit, conflict)
         step.__dict__["step_number"] = number  # it was just decoded: only this call has it
         return step
 
@@ -222,36 +222,36 @@ class EpisodeRepository(Repository):
                 broken, or something would not be read back equal.
         """
         now = self._session.now()
-        ended = Episode(
+        completion = Episode(
             task_description="",
             outcome=outcome,
             reward=RewardScore(total=reward) if isinstance(reward, int | float) else reward,
             reflection=reflection,
             completed_at=now if completed_at is None else completed_at,
         )
-        if ended.outcome is None:
+        if completion.outcome is None:
             raise ValidationError("outcome", "how did it end? Success, PartialSuccess, Failure or Abstained", None)
-        _, ended = encode(Episode, ended)
+        _, completion = encode(Episode, completion)
         limits, max_value_bytes = self._session.limits, self._session.max_value_bytes
         most = most_bytes(limits, max_value_bytes)
-        if (least := bytes_of_ending(ended)) > most:  # before it is sent
+        if (least := completion_bytes(completion)) > most:  # before it is sent
             raise too_large("", least, limits, max_value_bytes)
-        end = ended.completed_at or now
+        end = completion.completed_at or now
         key = {"namespace": self._session.namespace, "id": as_id(episode_id)}
-        values = {**ending(ended, end), "now": to_micros(now), "is_now": int(completed_at is None)}
+        values = {**completion_values(completion, end), "now": to_micros(now), "is_now": int(completed_at is None)}
         try:
-            return self._change(episode_id, sql.COMPLETE, sql.TOO_LARGE.bind(0, most=most, **key), **values)
+            return self._update(episode_id, sql.COMPLETE, sql.CHECK_SIZE.bind(0, most=most, **key), **values)
         except NotFoundError:
             if completed_at is not None and (stored := self.find(episode_id, steps=False)):
-                raise _ends_before_start("completed_at", stored.started_at, end) from None
+                raise _end_before_start_error("completed_at", stored.started_at, end) from None
             raise
         except (RowCountError, ValidationError) as error:
-            if not is_over_limit(error, _CHECK_OF_COMPLETION):
+            if not is_over_limit(error, _SIZE_CHECK):
                 raise
-            stored_one = self.find(episode_id, steps=False)
-            found = stored_bytes(with_ending(stored_one, ended)) if stored_one else 0
+            stored = self.find(episode_id, steps=False)
+            completed_bytes = stored_bytes(with_completion(stored, completion)) if stored else 0
             # Unless another writer has changed it since.
-            raise too_large("", max(found, most + 1), limits, max_value_bytes) from error
+            raise too_large("", max(completed_bytes, most + 1), limits, max_value_bytes) from error
 
     @operation
     def archive(self, episode_id: UUID | str) -> Episode:
@@ -260,7 +260,7 @@ class EpisodeRepository(Repository):
         Raises:
             NotFoundError: there is no such episode.
         """
-        return self._change(episode_id, sql.ARCHIVE, now=to_micros(self._session.now()))
+        return self._update(episode_id, sql.ARCHIVE, now=to_micros(self._session.now()))
 
     @operation
     def restore(self, episode_id: UUID | str) -> Episode:
@@ -269,7 +269,7 @@ class EpisodeRepository(Repository):
         Raises:
             NotFoundError: there is no such episode.
         """
-        return self._change(episode_id, sql.RESTORE)
+        return self._update(episode_id, sql.RESTORE)
 
     @operation
     def delete(self, episode_id: UUID | str) -> bool:
@@ -283,17 +283,17 @@ class EpisodeRepository(Repository):
         Raises:
             NotFoundError: there is no such episode.
         """
-        found = self.find(episode_id, steps=steps)
-        if found is None:
+        episode = self.find(episode_id, steps=steps)
+        if episode is None:
             raise NotFoundError("episode", episode_id)
-        return found
+        return episode
 
     @operation
     def find(self, episode_id: UUID | str, *, steps: bool = True) -> Episode | None:
         """The episode, or None."""
         statement = sql.GET if steps else sql.GET_HEAD
         rows = self._session.read(statement.bind(namespace=self._session.namespace, id=as_id(episode_id)))
-        return whole(rows) if rows else None
+        return episode_from_rows(rows) if rows else None
 
     @operation
     def resolve_id(self, prefix: UUID | str) -> UUID:
@@ -307,7 +307,9 @@ class EpisodeRepository(Repository):
             ValidationError: it is no beginning of an id; or several ids begin so, and the message lists them.
         """
         text = as_prefix(prefix)
-        step = sql.OF_PREFIX.bind(namespace=self._session.namespace, first=text, after=range_end(text), limit=SHOWN + 1)
+        step = sql.IDS_WITH_PREFIX.bind(
+            namespace=self._session.namespace, first=text, after=range_end(text), limit=SHOWN + 1
+        )
         return only_one("episode", text, [row[0] for row in self._session.read(step)])
 
     @operation
@@ -321,7 +323,7 @@ class EpisodeRepository(Repository):
         if type(least) is not int or not LEAST <= least <= 36:
             raise ValidationError("least", f"a whole number from {LEAST} to 36", least)
         texts = [as_id(one, "episode_ids") for one in as_list(episode_ids, "episode_ids")]
-        step = sql.NEIGHBOURS.bind(namespace=self._session.namespace, ids=json_ids(texts))
+        step = sql.ADJACENT_IDS.bind(namespace=self._session.namespace, ids=json_ids(texts))
         return {UUID(text): identifying(text, others, least) for text, *others in self._session.read(step)}
 
     @operation
@@ -358,7 +360,7 @@ class EpisodeRepository(Repository):
             step = statement.bind(namespace=self._session.namespace, limit=size + 1, **values, **place_values)
             backwards = place is not None and place.backwards
             rows = self._session.read(step)
-            return page_of(rows, size, place, descending=descending != backwards, on_corrupt=on_corrupt)
+            return page_from_rows(rows, size, place, descending=descending != backwards, on_corrupt=on_corrupt)
 
         return filled_page(read, check_limit(limit, self._session.limits), parse_cursor(cursor))
 
@@ -382,38 +384,49 @@ class EpisodeRepository(Repository):
         check_on_corrupt(on_corrupt)
         descending = is_descending(direction)
         flag("steps", steps)
-        asked = EpisodeFilter(**filters)
-        is_walked = in_use(asked).keys() <= _WALKED
-        where, values = conditions(asked, "episode")
+        episode_filter = EpisodeFilter(**filters)
+        is_index_ordered = in_use(episode_filter).keys() <= _INDEX_ORDERED
+        where, values = conditions(episode_filter, "episode")
         size = min(ITERATE_PAGE, self._session.limits.query_maximum)
         values |= {"namespace": self._session.namespace, "limit": size + 1, "page_bytes": PAGE_BYTES}
 
         def read(cursor: tuple[str, bool]) -> tuple[Iterator[Episode], tuple[str, bool] | None]:
             place, was_large = parse_cursor(cursor[0] or None), cursor[1]
             order, after, place_values = order_and_place("started_at", place, descending=descending)
-            statement = sql.next_ones((*where, *after), order, with_steps=steps)
+            statement = sql.page_by_bytes((*where, *after), order, with_steps=steps)
             rows = self._session.read(statement.bind(**values, **place_values), shrinks=was_large)
-            page = page_of(rows, size, place, descending=descending, on_corrupt=on_corrupt)
+            page = page_from_rows(rows, size, place, descending=descending, on_corrupt=on_corrupt)
             items, rest = handed_over(page.items), page.next_cursor
-            if rest is None or is_walked:
+            if rest is None or is_index_ordered:
                 return items, None if rest is None else (rest, len(page) < size)
-            listed = self._listed(asked, rest, size, direction=direction, steps=steps, on_corrupt=on_corrupt)
-            return chain(items, listed), None
+            candidates = self._iterate_listed(
+                episode_filter, rest, size, direction=direction, steps=steps, on_corrupt=on_corrupt
+            )
+            return chain(items, candidates), None
 
         yield from iterate_pages(read, ("", False))
 
-    def _listed(
-        self, asked: EpisodeFilter, cursor: str, size: int, *, direction: Direction, steps: bool, on_corrupt: OnCorrupt
+    def _iterate_listed(
+        self,
+        episode_filter: EpisodeFilter,
+        cursor: str,
+        size: int,
+        *,
+        direction: Direction,
+        steps: bool,
+        on_corrupt: OnCorrupt,
     ) -> Iterator[Episode]:
         """Those after a place, by a list of their ids: to find them again for each page would cost a page's square."""
         namespace = self._session.namespace
         order, after, place = order_and_place("started_at", parse_cursor(cursor), descending=is_descending(direction))
-        where, values = conditions(asked, "episode")
+        where, values = conditions(episode_filter, "episode")
         rows = self._session.read(sql.ids((*where, *after), order).bind(namespace=namespace, **values, **place))
         ids = [row[0] for row in rows]
         del rows
-        still, values = conditions(asked.model_copy(update={"text": None}), "episode", Shape("e.", by_row=True))
-        statement = sql.among(still, with_steps=steps)
+        row_conditions, values = conditions(
+            episode_filter.model_copy(update={"text": None}), "episode", Shape("e.", by_row=True)
+        )
+        statement = sql.page_of_ids(row_conditions, with_steps=steps)
         values |= {"namespace": namespace, "limit": size + 1, "page_bytes": PAGE_BYTES}
         was_large = True  # the page before this list may have been
         while ids:
@@ -421,7 +434,7 @@ class EpisodeRepository(Repository):
             # Those that did not fit, by their place among the ids, are on the next page.
             fitting = min((row[0] for row in rows if row[2] == 0 and row[3] is None), default=size)
             ids, was_large = ids[fitting:], fitting < size
-            episodes = handed_over(page_of(rows, size, None, descending=False, on_corrupt=on_corrupt).items)
+            episodes = handed_over(page_from_rows(rows, size, None, descending=False, on_corrupt=on_corrupt).items)
             del rows
             yield from episodes
 
@@ -520,32 +533,32 @@ class EpisodeRepository(Repository):
             on_corrupt=on_corrupt,
         )
 
-    def _hits(self, asked: SearchRequest, *, steps: bool, on_corrupt: OnCorrupt) -> Hits[Episode]:
+    def _hits(self, request: SearchRequest, *, steps: bool, on_corrupt: OnCorrupt) -> Hits[Episode]:
         check_on_corrupt(on_corrupt)
         flag("steps", steps)
 
-        def search(asked: SearchRequest) -> Hits[Episode]:
-            plan = plan_search(self._session, EPISODES, asked)
+        def search(request: SearchRequest) -> Hits[Episode]:
+            plan = plan_search(self._session, EPISODES, request)
             rows = run(self._session, partial(sql.search, with_steps=steps), plan)
-            return plan.hits(found_in(rows, plan.k, on_corrupt))
+            return plan.hits(hits_from_rows(rows, plan.k, on_corrupt))
 
-        return fill_hits(search, asked)
+        return fill_hits(search, request)
 
-    def _prepare(self, episodes: Sequence[Episode]) -> list[tuple[str, Episode]]:
+    def _encode_all(self, episodes: Sequence[Episode]) -> list[tuple[str, Episode]]:
         limits = self._session.limits
-        prepared = []
-        given = as_list(episodes, "episodes")
-        for index, episode in enumerate(given):
-            field = f"episodes.{index}" if len(given) > 1 else ""
+        encoded = []
+        copies = as_list(episodes, "episodes")
+        for index, episode in enumerate(copies):
+            field = f"episodes.{index}" if len(copies) > 1 else ""
             document, checked = encode(Episode, with_numbers(episode), field)
             check_episode(checked, document, limits, self._session.max_value_bytes, field)
-            prepared.append((document, checked))
-        if len({episode.id for episode in given}) != len(given):
-            raise ValidationError("episodes", "each id once", [str(episode.id) for episode in given])
-        _refuse_shared_steps([episode for _, episode in prepared])
-        return prepared
+            encoded.append((document, checked))
+        if len({episode.id for episode in copies}) != len(copies):
+            raise ValidationError("episodes", "each id once", [str(episode.id) for episode in copies])
+        _reject_shared_steps([episode for _, episode in encoded])
+        return encoded
 
-    def _refuse_reversed_times(self, episodes: Sequence[Episode]) -> None:
+    def _reject_reversed_times(self, episodes: Sequence[Episode]) -> None:
         """Refuse an end before the start, unless both times are stored: an older version took them."""
         reversed_ = [
             (index, episode)
@@ -561,23 +574,26 @@ class EpisodeRepository(Repository):
             end = episode.completed_at or episode.started_at
             if stored.get(str(episode.id)) != (to_micros(episode.started_at), to_micros(end)):
                 field = f"episodes.{index}.completed_at" if len(episodes) > 1 else "completed_at"
-                raise _ends_before_start(field, episode.started_at, end)
+                raise _end_before_start_error(field, episode.started_at, end)
 
-    def _save(self, prepared: list[tuple[str, Episode]]) -> list[Episode]:
-        if not prepared:
+    def _save(self, encoded: list[tuple[str, Episode]]) -> list[Episode]:
+        if not encoded:
             return []
-        new = _new_in(prepared)
-        all_new = len(new) == len(prepared)
+        new = _new_ids(encoded)
+        all_new = len(new) == len(encoded)
         statements = (sql.SAVE_NEW, (sql.SAVE_NEW_STEPS,)) if all_new else (sql.SAVE, (sql.SAVE_STEPS,))
         try:
-            rows = self._write(*statements, prepared, new)
+            rows = self._write(*statements, encoded, new)
         except ConflictError:
-            if all_new or not self._only_moves_steps([episode for _, episode in prepared]):
+            if all_new or not self._only_moves_steps([episode for _, episode in encoded]):
                 raise
-            rows = self._write(sql.SAVE, (sql.PARK_STEPS, sql.SAVE_STEPS), prepared, new)
+            rows = self._write(sql.SAVE, (sql.PARK_STEPS, sql.SAVE_STEPS), encoded, new)
         states = {row[0]: row[1:] for row in rows}
         now = to_micros(self._session.now())
-        return [with_state(episode, just_saved(episode, states.get(str(episode.id)), now)) for _, episode in prepared]
+        return [
+            with_saved_state(episode, state_after_save(episode, states.get(str(episode.id)), now))
+            for _, episode in encoded
+        ]
 
     def _import(self, new: list[tuple[str, Episode]], *, restore: bool) -> int:
         if new:
@@ -594,25 +610,25 @@ class EpisodeRepository(Repository):
         self,
         heads: SqlTemplate,
         steps: Sequence[SqlTemplate],
-        prepared: list[tuple[str, Episode]],
+        encoded: list[tuple[str, Episode]],
         new: list[UUID],
-        opening: Callable[[SessionProtocol, Sequence[UUID]], list[dbapi.BatchStep]] = assert_not_tombstoned,
+        preamble: Callable[[SessionProtocol, Sequence[UUID]], list[dbapi.BatchStep]] = assert_not_tombstoned,
     ) -> Sequence[Row]:
         values = {"namespace": self._session.namespace, "now": to_micros(self._session.now())}
-        of_heads, of_steps = of_episodes(prepared)
-        room = room_for(self._session, new)
+        head_chunks, step_chunks = of_episodes(encoded)
+        quota = quota_statements(self._session, new)
         changes = [
-            *opening(self._session, new),
-            *(heads.bind(portion.documents, documents=portion.text, **values) for portion in of_heads),
-            *REWARDS.steps(self._session.namespace, rewards_of([episode for _, episode in prepared])),
-            *(step.bind(documents=portion.text, **values) for step in steps for portion in of_steps),
-            *room,
+            *preamble(self._session, new),
+            *(heads.bind(portion.documents, documents=portion.text, **values) for portion in head_chunks),
+            *REWARDS.steps(self._session.namespace, reward_rows([episode for _, episode in encoded])),
+            *(step.bind(documents=portion.text, **values) for step in steps for portion in step_chunks),
+            *quota,
         ]
         try:
-            return self._session.write([*changes, self._state_step([episode for _, episode in prepared])])
+            return self._session.write([*changes, self._state_step([episode for _, episode in encoded])])
         except RowCountError as error:
-            if room and error.index == len(changes):
-                raise no_room(self._session, len(new)) from error
+            if quota and error.index == len(changes):
+                raise quota_error(self._session, len(new)) from error
             raise
 
     def _only_moves_steps(self, episodes: Sequence[Episode]) -> bool:
@@ -620,7 +636,7 @@ class EpisodeRepository(Repository):
         carried = {str(step.id): (str(episode.id), step.step_number) for episode in episodes for step in episode.steps}
         numbers = json.dumps(list(carried.values()))
         values = {"namespace": self._session.namespace, "ids": json_ids(list(carried)), "numbers": numbers}
-        rows = self._session.read(steps_sql.IN_THE_WAY.bind(**values))
+        rows = self._session.read(steps_sql.CONFLICTING_STEPS.bind(**values))
         return all(carried.get(step_id, ("",))[0] == episode_id for step_id, episode_id in rows)
 
     def _states(self, episodes: Sequence[Episode]) -> Sequence[Row]:
@@ -630,19 +646,21 @@ class EpisodeRepository(Repository):
         ids = json_ids([str(episode.id) for episode in episodes])
         return sql.STATE.bind(namespace=self._session.namespace, ids=ids)
 
-    def _without_known(self, prepared: list[tuple[str, Episode]], error: RowCountError) -> list[tuple[str, Episode]]:
-        known = {row[0] for row in self._states([episode for _, episode in prepared])}
+    def _remaining_to_import(
+        self, encoded: list[tuple[str, Episode]], error: RowCountError
+    ) -> list[tuple[str, Episode]]:
+        known = {row[0] for row in self._states([episode for _, episode in encoded])}
         if error.index == 1:
-            known |= {str(one) for one in tombstoned_among(self._session, [episode.id for _, episode in prepared])}
-        return [pair for pair in prepared if str(pair[1].id) not in known]
+            known |= {str(one) for one in tombstoned_among(self._session, [episode.id for _, episode in encoded])}
+        return [pair for pair in encoded if str(pair[1].id) not in known]
 
-    def _without_repeats(self, prepared: list[tuple[str, Episode]], error: RowCountError) -> list[tuple[str, Episode]]:
+    def _remaining_to_save(self, encoded: list[tuple[str, Episode]], error: RowCountError) -> list[tuple[str, Episode]]:
         """Those that are not stored yet. ConflictError if one is stored in another version, or with another content."""
         if error.index == 1:
-            reject_tombstoned(self._session, _new_in(prepared))
-        states = {row[0]: row[1:3] for row in self._states([episode for _, episode in prepared])}
+            reject_tombstoned(self._session, _new_ids(encoded))
+        states = {row[0]: row[1:3] for row in self._states([episode for _, episode in encoded])}
         remaining = []
-        for document, episode in prepared:
+        for document, episode in encoded:
             version, created_at = states.get(str(episode.id), (None, None))
             is_same = episode.created_at is None or created_at == to_micros(episode.created_at)
             if (version or 0) == episode.version and (is_same or not version):
@@ -651,7 +669,7 @@ class EpisodeRepository(Repository):
                 raise stale_copy_error(self._session, "episode", episode.id, episode.version, version)
         return remaining
 
-    def _change(
+    def _update(
         self, episode_id: UUID | str, statement: SqlTemplate, *checks: dbapi.BatchStep, **values: Any
     ) -> Episode:
         key = {"namespace": self._session.namespace, "id": as_id(episode_id)}
@@ -664,29 +682,29 @@ class EpisodeRepository(Repository):
             raise NotFoundError("episode", episode_id) from error
         if not rows:  # the answer was lost, and before it was read again, another writer has deleted it
             raise NotFoundError("episode", episode_id)
-        return whole(rows)
+        return episode_from_rows(rows)
 
-    def _number_of_appended(self, step: Step, values: dict[str, Any], limit: int, refusal: ConflictError | None) -> int:
+    def _resolve_append(self, step: Step, values: dict[str, Any], limit: int, conflict: ConflictError | None) -> int:
         """Return the number of a step that is there already. Raises what kept any other from being appended."""
-        rows = self._session.read(steps_sql.APPENDED.bind(**values))
+        rows = self._session.read(steps_sql.STORED_STEP.bind(**values))
         if rows:
-            number, is_this_one = rows[0]
-            if not is_this_one:
+            number, is_same = rows[0]
+            if not is_same:
                 raise ConflictError("step", step.id, expected=0, actual=None, detail="another step has this id")
             return int(number)
         if self.find(values["episode_id"], steps=False) is None:
             raise NotFoundError("episode", values["episode_id"])
-        if refusal is not None:  # the step, or the lack of an episode, is gone since
-            raise refusal
+        if conflict is not None:  # the step, or the lack of an episode, is gone since
+            raise conflict
         raise ValidationError("steps", f"at most {limit:,} steps", limit + 1, setting="limits.steps_per_episode")
 
 
-def _ends_before_start(field: str, started_at: datetime, completed_at: datetime) -> ValidationError:
+def _end_before_start_error(field: str, started_at: datetime, completed_at: datetime) -> ValidationError:
     limit = f"not before started_at, {started_at.isoformat()}"
     return ValidationError(field, limit, completed_at.isoformat())
 
 
-def _refuse_shared_steps(episodes: Sequence[Episode]) -> None:
+def _reject_shared_steps(episodes: Sequence[Episode]) -> None:
     seen: set[UUID] = set()
     for index, episode in enumerate(episodes):
         ids = [step.id for step in episode.steps]
@@ -697,5 +715,5 @@ def _refuse_shared_steps(episodes: Sequence[Episode]) -> None:
         seen.update(ids)
 
 
-def _new_in(prepared: list[tuple[str, Episode]]) -> list[UUID]:
-    return [episode.id for _, episode in prepared if episode.version == 0]
+def _new_ids(encoded: list[tuple[str, Episode]]) -> list[UUID]:
+    return [episode.id for _, episode in encoded if episode.version == 0]

@@ -32,16 +32,16 @@ from memory_storage.sql.paging import Cursor, page
 from memory_storage.sql.session import Row
 
 _NO_NUMBER = '"step_number":null'  # its first place in a document is that of the field: only the id stands before it
-_NUMBER = 2 + N_FACT_COLUMNS  # where a row of a search begins to be that of an episode, or of a step
+_STEP_NUMBER = 2 + N_FACT_COLUMNS  # where a row of a search begins to be that of an episode, or of a step
 
 
-def whole(rows: Sequence[Row]) -> Episode:
+def episode_from_rows(rows: Sequence[Row]) -> Episode:
     """The episode in its row (number 0) and those of its steps."""
     head, *steps = sorted(rows, key=itemgetter(0))
-    return _episode(head[1:], [row[1:4] for row in steps])
+    return _decode_episode(head[1:], [row[1:4] for row in steps])
 
 
-def page_of(
+def page_from_rows(
     rows: Sequence[Row], size: int, cursor: Cursor | None, *, descending: bool, on_corrupt: OnCorrupt = None
 ) -> Page[Episode]:
     """The page in rows that begin with a place. Its order is not that of the rows: they come from two tables."""
@@ -50,39 +50,39 @@ def page_of(
     steps: dict[int, list[Row]] = {}
     for row in sorted((row for row in rows if row[2]), key=itemgetter(2)):
         steps.setdefault(row[1], []).append(row[3:6])
-    episodes = [_readable(row[3:], steps.get(row[1], []), on_corrupt) for row in heads[:size]]
+    episodes = [_episode_or_none(row[3:], steps.get(row[1], []), on_corrupt) for row in heads[:size]]
     return page(episodes, [(row[0], row[1]) for row in heads], size, cursor)
 
 
-def by_seq(rows: Sequence[Row]) -> dict[int, Episode]:
+def episodes_by_seq(rows: Sequence[Row]) -> dict[int, Episode]:
     """The episodes in rows that begin with a key and `seq`, by their `seq`."""
     heads = [row for row in rows if row[2] == 0]
     steps: dict[int, list[Row]] = {}
     for row in sorted((row for row in rows if row[2]), key=itemgetter(2)):
         steps.setdefault(row[1], []).append(row[3:6])
-    return {row[1]: _episode(row[3:9], steps.get(row[1], [])) for row in heads}
+    return {row[1]: _decode_episode(row[3:9], steps.get(row[1], [])) for row in heads}
 
 
-def found_in(rows: Sequence[Row], k: int, on_corrupt: OnCorrupt = None) -> list[tuple[Row, Episode | None]]:
+def hits_from_rows(rows: Sequence[Row], k: int, on_corrupt: OnCorrupt = None) -> list[tuple[Row, Episode | None]]:
     """The hits in rows that begin with score, `seq` and the facts of a search, the best first.
 
     None stands for an episode that cannot be decoded, and for those after the first `k`.
     """
-    heads = sorted((row for row in rows if row[_NUMBER] == 0), key=lambda row: (-row[0], row[1]))
+    heads = sorted((row for row in rows if row[_STEP_NUMBER] == 0), key=lambda row: (-row[0], row[1]))
     steps: dict[int, list[Row]] = {}
-    for row in sorted((row for row in rows if row[_NUMBER]), key=itemgetter(_NUMBER)):
-        steps.setdefault(row[1], []).append(row[_NUMBER + 1 : _NUMBER + 4])
-    found = [_readable(row[_NUMBER + 1 :], steps.get(row[1], []), on_corrupt) for row in heads[:k]]
-    return list(zip_longest((row[:_NUMBER] for row in heads), found))
+    for row in sorted((row for row in rows if row[_STEP_NUMBER]), key=itemgetter(_STEP_NUMBER)):
+        steps.setdefault(row[1], []).append(row[_STEP_NUMBER + 1 : _STEP_NUMBER + 4])
+    episodes = [_episode_or_none(row[_STEP_NUMBER + 1 :], steps.get(row[1], []), on_corrupt) for row in heads[:k]]
+    return list(zip_longest((row[:_STEP_NUMBER] for row in heads), episodes))
 
 
-def with_state(episode: Episode, state: Row) -> Episode:
+def with_saved_state(episode: Episode, state: Row) -> Episode:
     """An episode that was just saved, with what the store has set."""
     version, created_at, updated_at, archived_at = state
     return stored(episode, version, created_at, updated_at, archived_at=from_micros(archived_at))
 
 
-def just_saved(episode: Episode, state: Row | None, now: int) -> Row:
+def state_after_save(episode: Episode, state: Row | None, now: int) -> Row:
     """The state that a save has left; `state` is another's if the answer was lost, and read again after his write."""
     if state is not None and state[0] == episode.version + 1:
         return state
@@ -90,7 +90,7 @@ def just_saved(episode: Episode, state: Row | None, now: int) -> Row:
     return episode.version + 1, created_at, now, state[3] if state else None
 
 
-def appended(step: Step) -> dict[str, Any]:
+def step_values(step: Step) -> dict[str, Any]:
     """The values of a step's row; its document in two parts, for the number to stand between."""
     bare, output = without_output(step)
     document = bare.model_dump_json()
@@ -109,67 +109,67 @@ def appended(step: Step) -> dict[str, Any]:
     }
 
 
-def ending(ended: Episode, completed_at: datetime) -> dict[str, Any]:
+def completion_values(completion: Episode, completed_at: datetime) -> dict[str, Any]:
     """The values that complete an episode."""
-    outcome = ended.outcome.model_dump_json() if ended.outcome else None
-    reflection = ended.reflection.model_dump_json() if ended.reflection else None
+    outcome = completion.outcome.model_dump_json() if completion.outcome else None
+    reflection = completion.reflection.model_dump_json() if completion.reflection else None
     return {
-        "kind": ended.outcome and ended.outcome.kind,
-        "total": ended.reward and ended.reward.total,
+        "kind": completion.outcome and completion.outcome.kind,
+        "total": completion.reward and completion.reward.total,
         "completed_at": to_micros(completed_at),
         "completed_json": to_json(completed_at).decode(),
         "outcome": outcome,
-        "reward": ended.reward and ended.reward.model_dump_json(),
+        "reward": completion.reward and completion.reward.model_dump_json(),
         "reflection": reflection,
         "words": words_of_ending(outcome, reflection),
     }
 
 
-def bytes_of_ending(ended: Episode) -> int:
+def completion_bytes(completion: Episode) -> int:
     """How many bytes the document of the episode has at least, once it is completed."""
-    return size(ended.model_dump_json(include={"outcome", "reward", "reflection"}))
+    return size(completion.model_dump_json(include={"outcome", "reward", "reflection"}))
 
 
-def with_ending(stored: Episode, ended: Episode) -> Episode:
+def with_completion(stored: Episode, completion: Episode) -> Episode:
     """Return the stored episode as it is once it is completed."""
     return stored.model_copy(
         update={
-            "outcome": ended.outcome,
-            "completed_at": ended.completed_at,
-            "reward": ended.reward or stored.reward,
-            "reflection": ended.reflection or stored.reflection,
+            "outcome": completion.outcome,
+            "completed_at": completion.completed_at,
+            "reward": completion.reward or stored.reward,
+            "reflection": completion.reflection or stored.reflection,
         }
     )
 
 
-def rewards_of(episodes: Sequence[Episode]) -> list[NumberRow]:
+def reward_rows(episodes: Sequence[Episode]) -> list[NumberRow]:
     """The rewards that the column has to hold, by the ids of their episodes."""
     return [((str(one.id),), (one.reward.total,)) for one in episodes if one.reward is not None]
 
 
-def same_content(given: Episode, present: Episode) -> bool:
+def same_content(episode: Episode, stored_episode: Episode) -> bool:
     """Whether the episode that is stored has all that the given one carries."""
-    steps = {step.id: step for step in present.steps}
+    steps = {step.id: step for step in stored_episode.steps}
     names = ("version", "created_at", "updated_at", "archived_at", "steps")
-    same_head = given.model_copy(update={name: getattr(present, name) for name in names}) == present
-    return same_head and all(steps.get(step.id) == step for step in given.steps)
+    same_head = episode.model_copy(update={name: getattr(stored_episode, name) for name in names}) == stored_episode
+    return same_head and all(steps.get(step.id) == step for step in episode.steps)
 
 
-def _readable(row: Row, steps: Sequence[Row], on_corrupt: OnCorrupt) -> Episode | None:
+def _episode_or_none(row: Row, steps: Sequence[Row], on_corrupt: OnCorrupt) -> Episode | None:
     if on_corrupt is None:
-        return _episode(row, steps)
-    found = or_none(partial(_episode, row, ()), on_corrupt)
-    if found is not None and steps:
-        found.__dict__["steps"] = readable_steps(steps, on_corrupt)
-    return found
+        return _decode_episode(row, steps)
+    episode = or_none(partial(_decode_episode, row, ()), on_corrupt)
+    if episode is not None and steps:
+        episode.__dict__["steps"] = readable_steps(steps, on_corrupt)
+    return episode
 
 
-def _episode(row: Row, steps: Sequence[Row]) -> Episode:
+def _decode_episode(row: Row, steps: Sequence[Row]) -> Episode:
     key, document, *state = row
     try:
-        found = with_state(decode(Episode.model_validate_json, document, "episodes", key), tuple(state))
+        episode = with_saved_state(decode(Episode.model_validate_json, document, "episodes", key), tuple(state))
     except (TypeError, OverflowError) as error:  # a column that another program has written
         raise corrupt("episodes", key) from error
     if steps:
-        found.__dict__["steps"] = LazyList(partial(decode_steps, steps))
-    return found
+        episode.__dict__["steps"] = LazyList(partial(decode_steps, steps))
+    return episode

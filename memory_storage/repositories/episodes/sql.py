@@ -63,12 +63,12 @@ _STEPS = {
 }
 
 # Hexadecimal digits and hyphens are ASCII: all ids with a prefix are one range of the index.
-OF_PREFIX = SqlTemplate("""
+IDS_WITH_PREFIX = SqlTemplate("""
 SELECT id FROM episodes WHERE namespace = :namespace AND id >= :first AND id < :after ORDER BY id LIMIT :limit
 """)
 
 # The ids beside each one in the index: what it shares with them does not identify it.
-NEIGHBOURS = SqlTemplate("""
+ADJACENT_IDS = SqlTemplate("""
 SELECT ids.value,
     (SELECT max(e.id) FROM episodes AS e WHERE e.namespace = :namespace AND e.id < ids.value),
     (SELECT min(e.id) FROM episodes AS e WHERE e.namespace = :namespace AND e.id > ids.value)
@@ -77,7 +77,7 @@ FROM json_each(:ids) AS ids
 
 # A row is an episode (number 0) or one of its steps: so both come with one statement, and each text as it is stored.
 HEAD_ROW = "0, e.id, e.document, e.version, e.created_at, e.updated_at, e.archived_at"
-_ROW = 7  # columns
+_ROW_COLUMNS = 7  # columns
 STEP_ROW = "s.step_number, s.id, s.document, s.output, NULL, NULL, NULL"
 
 # A new episode that is there already is not written: the number of rows tells.
@@ -109,12 +109,12 @@ ON CONFLICT (namespace, id) DO NOTHING
 """)
 
 # Materialized: else every step would parse its whole episode again, for the id.
-_GIVEN = """WITH given (id, steps) AS MATERIALIZED (
+_DOCUMENTS = """WITH given (id, steps) AS MATERIALIZED (
     SELECT value ->> '$.id', value -> '$.steps' FROM json_each(:documents))"""
 
 
 SAVE_NEW_STEPS = SqlTemplate(f"""
-{_GIVEN}
+{_DOCUMENTS}
 INSERT INTO steps ({columns(_STEPS)})
 SELECT {values(_STEPS)}
 FROM given, json_each(given.steps) AS step
@@ -122,7 +122,7 @@ FROM given, json_each(given.steps) AS step
 
 # A step that is as it was is not written again. One that moved to another episode is refused by a trigger.
 SAVE_STEPS = SqlTemplate(f"""
-{_GIVEN}
+{_DOCUMENTS}
 INSERT INTO steps ({columns(_STEPS)})
 SELECT {values(_STEPS)}
 FROM given, json_each(given.steps) AS step
@@ -134,7 +134,7 @@ WHERE steps.document IS NOT excluded.document OR steps.output IS NOT excluded.ou
 
 # Steps that change places: each number is taken until the other step has left it. Negative numbers are free.
 PARK_STEPS = SqlTemplate(f"""
-{_GIVEN}
+{_DOCUMENTS}
 UPDATE steps SET step_number = -step_number
 WHERE namespace = :namespace AND (episode_id, id) IN (
     SELECT given.id, step.value ->> '$.id' FROM given, json_each(given.steps) AS step)
@@ -172,7 +172,7 @@ WHERE namespace = :namespace AND id = :id
 """)
 
 # Changes nothing, but one row where the document has become too large: so the change is undone.
-TOO_LARGE = SqlTemplate("""
+CHECK_SIZE = SqlTemplate("""
 UPDATE episodes SET version = version WHERE namespace = :namespace AND id = :id AND octet_length(document) > :most
 """)
 
@@ -197,7 +197,7 @@ SELECT {STEP_ROW} FROM steps AS s WHERE s.namespace = :namespace AND s.episode_i
 
 _STEPS_OF_PAGE = f"""
 UNION ALL
-SELECT page.place, page.seq, {STEP_ROW} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq
+SELECT page.sort_key, page.seq, {STEP_ROW} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq
     CROSS JOIN steps AS s ON s.namespace = e.namespace AND s.episode_id = e.id"""
 
 
@@ -206,9 +206,9 @@ def query(conditions: Conditions, order: str, *, with_steps: bool) -> SqlTemplat
     """A page: the sort key and `seq` of each episode, then its row and those of its steps, in any order."""
     return SqlTemplate(f"""
 WITH page AS MATERIALIZED (
-    SELECT seq, started_at AS place FROM episodes WHERE {" AND ".join(("namespace = :namespace", *conditions))}
+    SELECT seq, started_at AS sort_key FROM episodes WHERE {" AND ".join(("namespace = :namespace", *conditions))}
     ORDER BY {order} LIMIT :limit)
-{_head_of_page(with_steps=with_steps)}
+{_rows_of_page(with_steps=with_steps)}
 """)
 
 
@@ -220,35 +220,39 @@ def ids(conditions: Conditions, order: str) -> SqlTemplate:
 
 
 @lru_cache(maxsize=256)
-def among(conditions: Conditions, *, with_steps: bool) -> SqlTemplate:
+def page_of_ids(conditions: Conditions, *, with_steps: bool) -> SqlTemplate:
     """Those of `ids` for which the conditions hold: the place among them and `seq`, then as for `next_ones`."""
     where = " AND ".join(("true", *conditions))
-    listed = f"""SELECT e.seq, ids.key AS place
+    candidates = f"""SELECT e.seq, ids.key AS sort_key
     FROM json_each(:ids) AS ids CROSS JOIN episodes AS e ON e.namespace = :namespace AND e.id = ids.value
     WHERE {where} ORDER BY ids.key LIMIT :limit"""
-    return SqlTemplate(f"{_cut(listed, 'place', with_steps=with_steps)}\n{_what_fits(with_steps=with_steps)}")
+    return SqlTemplate(
+        f"{_page_within_bytes(candidates, 'sort_key', with_steps=with_steps)}\n{_fitting_rows(with_steps=with_steps)}"
+    )
 
 
 @lru_cache(maxsize=256)
-def next_ones(conditions: Conditions, order: str, *, with_steps: bool) -> SqlTemplate:
+def page_by_bytes(conditions: Conditions, order: str, *, with_steps: bool) -> SqlTemplate:
     """As `query`, but a page ends by bytes too: an episode that does not fit has no id."""
-    listed = f"""SELECT seq, started_at, started_at AS place
+    candidates = f"""SELECT seq, started_at, started_at AS sort_key
     FROM episodes WHERE {" AND ".join(("namespace = :namespace", *conditions))} ORDER BY {order} LIMIT :limit"""
-    return SqlTemplate(f"{_cut(listed, order, with_steps=with_steps)}\n{_what_fits(with_steps=with_steps)}")
+    return SqlTemplate(
+        f"{_page_within_bytes(candidates, order, with_steps=with_steps)}\n{_fitting_rows(with_steps=with_steps)}"
+    )
 
 
-def _cut(listed: str, order: str, *, with_steps: bool) -> str:
+def _page_within_bytes(candidates: str, order: str, *, with_steps: bool) -> str:
     size = bytes_of_episode("t") if with_steps else "octet_length(t.document)"
-    return cut_by_bytes(listed, "episodes", size, order)
+    return cut_by_bytes(candidates, "episodes", size, order)
 
 
-def _head_of_page(*, with_steps: bool) -> str:
-    return f"""SELECT page.place, page.seq, {HEAD_ROW} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq
+def _rows_of_page(*, with_steps: bool) -> str:
+    return f"""SELECT page.sort_key, page.seq, {HEAD_ROW} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq
 {_STEPS_OF_PAGE if with_steps else ""}"""
 
 
-def _what_fits(*, with_steps: bool) -> str:
-    return f"""SELECT page.place, page.seq, {HEAD_ROW}
+def _fitting_rows(*, with_steps: bool) -> str:
+    return f"""SELECT page.sort_key, page.seq, {HEAD_ROW}
 FROM page LEFT JOIN episodes AS e ON page.fits AND e.seq = page.seq
 {f"{_STEPS_OF_PAGE} WHERE page.fits" if with_steps else ""}"""
 
@@ -260,7 +264,7 @@ def search(query: Search, *, with_steps: bool) -> SqlTemplate:
         return SqlTemplate(f"""
 {query.common_tables()}
 SELECT found.score, found.seq, {query.facts()}, {HEAD_ROW} FROM found CROSS JOIN episodes AS e ON e.seq = found.seq
-{query.own_space(_ROW)}
+{query.own_space(_ROW_COLUMNS)}
 """)
     return SqlTemplate(f"""
 {query.common_tables()}
@@ -270,7 +274,7 @@ FROM found CROSS JOIN episodes AS e ON e.seq = found.seq
 CROSS JOIN (SELECT false AS of_step UNION ALL SELECT true)
 LEFT JOIN steps AS s ON of_step AND s.namespace = e.namespace AND s.episode_id = e.id
 WHERE NOT of_step OR s.id IS NOT NULL
-{query.own_space(_ROW)}
+{query.own_space(_ROW_COLUMNS)}
 """)
 
 

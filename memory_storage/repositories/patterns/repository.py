@@ -81,12 +81,12 @@ from memory_storage.sql.session import (
 )
 
 from . import sql
-from .mining import LONGEST_RECOVERY, as_wanted, learned_recoveries, learned_sequences, with_tasks
-from .rows import as_pattern
+from .mining import MAX_RECOVERY_STEPS, mine_recoveries, mine_sequences, mining_limits, with_task_words
+from .rows import pattern_from_row
 
 P = TypeVar("P", bound=AnyPattern)
 
-_CHECK_OF_MERGE = 2  # the number of the statement that checks the limits
+_MERGE_CHECK = 2  # the number of the statement that checks the limits
 
 
 class PatternRepository(Repository):
@@ -116,13 +116,13 @@ class PatternRepository(Repository):
     @operation
     def save_many(self, patterns: Sequence[P]) -> list[P]:
         """Save all of them or none, as `save` does."""
-        prepared = self._prepare(patterns)
-        self._refuse_repeated_evidence([pattern for _, pattern in prepared])
+        encoded = self._encode_all(patterns)
+        self._reject_repeated_evidence([pattern for _, pattern in encoded])
         saved = keep_writing(
-            self._save, prepared, lambda _, error: self._without_repeats(prepared, error), "changing these patterns"
+            self._save, encoded, lambda _, error: self._remaining_to_save(encoded, error), "changing these patterns"
         )
         by_id = {pattern.id: pattern for pattern in saved}
-        return [by_id.get(pattern.id) or self.get(pattern.id) for _, pattern in prepared]  # type: ignore[misc]
+        return [by_id.get(pattern.id) or self.get(pattern.id) for _, pattern in encoded]  # type: ignore[misc]
 
     @operation
     def import_many(self, patterns: Sequence[AnyPattern], *, restore_forgotten: bool = False) -> int:
@@ -137,10 +137,10 @@ class PatternRepository(Repository):
         Returns:
             The number of new ones.
         """
-        prepared = self._prepare(patterns)
+        encoded = self._encode_all(patterns)
         write = partial(self._import, restore=flag("restore_forgotten", restore_forgotten))
         return keep_writing(
-            write, prepared, lambda _, error: self._without_known(prepared, error), "importing these patterns"
+            write, encoded, lambda _, error: self._remaining_to_import(encoded, error), "importing these patterns"
         )
 
     @operation
@@ -160,7 +160,7 @@ class PatternRepository(Repository):
         texts = sorted({as_id(one, "pattern_ids") for one in ids})
         values = {"namespace": self._session.namespace, "ids": json_ids(texts), "now": self._now()}
         try:
-            self._session.write([sql.RETRIEVED.bind(len(texts), **values)])
+            self._session.write([sql.RECORD_RETRIEVAL.bind(len(texts), **values)])
         except RowCountError as error:
             raise NotFoundError("pattern", ", ".join(texts)) from error
 
@@ -178,7 +178,7 @@ class PatternRepository(Repository):
         if not abs(reward_delta) <= sys.float_info.max:
             raise ValidationError("reward_delta", "a finite number", reward_delta)
         values = {"success": int(success), "reward_delta": float(reward_delta), "now": self._now()}
-        step = sql.APPLIED.bind(1, namespace=self._session.namespace, id=as_id(pattern_id), **values)
+        step = sql.RECORD_APPLICATION.bind(1, namespace=self._session.namespace, id=as_id(pattern_id), **values)
         try:
             self._session.write([step])
         except RowCountError as error:
@@ -200,21 +200,21 @@ class PatternRepository(Repository):
             rows = self._session.write(
                 [
                     sql.MERGE.bind(1, namespace=namespace, id=key, other=other, now=self._now()),
-                    sql.OVER_LIMIT.bind(0, namespace=namespace, id=key, most=most, tags=tags),
-                    sql.REMOVE.bind(1, namespace=namespace, id=other),
+                    sql.CHECK_MERGED.bind(0, namespace=namespace, id=key, most=most, tags=tags),
+                    sql.DELETE_MERGED.bind(1, namespace=namespace, id=other),
                     sql.GET.bind(namespace=namespace, id=key),
                 ]
             )
         except (RowCountError, ValidationError) as error:
-            if is_over_limit(error, _CHECK_OF_MERGE):
-                raise self._merged_over_limit(key, other) from error
+            if is_over_limit(error, _MERGE_CHECK):
+                raise self._merge_limit_error(key, other) from error
             if isinstance(error, ValidationError):
                 raise
             kinds = self.get(key).kind, self.get(other).kind
             raise ValidationError("other_id", f"must be a {kinds[0]} too", kinds[1]) from None
         if not rows:  # as in `_save`
             raise NotFoundError("pattern", key)
-        return as_pattern(rows[0])
+        return pattern_from_row(rows[0])
 
     @renamed_arguments(least_episodes="min_episodes", most="max_patterns", reward_at_least="success_reward")
     @operation
@@ -246,23 +246,22 @@ class PatternRepository(Repository):
         its counters and what people wrote, its description among it. What is not found any more stays.
         """
         lengths = check_lengths(lengths)
-        wanted = as_wanted(min_episodes, min_lift, max_patterns, evidence)
-        asked = EpisodeFilter(**filters)
-        where, values = conditions(asked, "episode")
-        judged = analytics_sql.BY_OUTCOME if success_reward is None else analytics_sql.BY_REWARD
+        limits = mining_limits(min_episodes, min_lift, max_patterns, evidence)
+        where, values = conditions(EpisodeFilter(**filters), "episode")
+        success_sql = analytics_sql.SUCCESS_BY_OUTCOME if success_reward is None else analytics_sql.SUCCESS_BY_REWARD
         values |= {
             "namespace": self._session.namespace,
             "success_reward": finite_or_none("success_reward", success_reward),
         }
-        sequences = analytics_sql.sequences(where, judged, *lengths, with_evidence=True)
-        recoveries = analytics_sql.recoveries(where, judged, LONGEST_RECOVERY)
-        found: list[AnyPattern] = [
-            *learned_sequences(
-                self._session.read(sequences.bind(**values, least=min_episodes, evidence=evidence)), wanted
+        sequences = analytics_sql.sequences(where, success_sql, *lengths, with_evidence=True)
+        recoveries = analytics_sql.recoveries(where, success_sql, MAX_RECOVERY_STEPS)
+        mined: list[AnyPattern] = [
+            *mine_sequences(
+                self._session.read(sequences.bind(**values, least=min_episodes, evidence=evidence)), limits
             ),
-            *learned_recoveries(self._session.read(recoveries.bind(**values)), wanted),
+            *mine_recoveries(self._session.read(recoveries.bind(**values)), limits),
         ]
-        return self._learned(with_tasks(found, self._tasks_of(found)))
+        return self._store_mined(with_task_words(mined, self._task_descriptions(mined)))
 
     @operation
     def get(self, pattern_id: UUID | str) -> AnyPattern:
@@ -271,16 +270,16 @@ class PatternRepository(Repository):
         Raises:
             NotFoundError: there is no such pattern.
         """
-        found = self.find(pattern_id)
-        if found is None:
+        pattern = self.find(pattern_id)
+        if pattern is None:
             raise NotFoundError("pattern", pattern_id)
-        return found
+        return pattern
 
     @operation
     def find(self, pattern_id: UUID | str) -> AnyPattern | None:
         """The pattern, or None."""
         rows = self._session.read(sql.GET.bind(namespace=self._session.namespace, id=as_id(pattern_id)))
-        return as_pattern(rows[0]) if rows else None
+        return pattern_from_row(rows[0]) if rows else None
 
     @operation
     def query(
@@ -304,8 +303,8 @@ class PatternRepository(Repository):
             statement = sql.query((*where, *after), order)
             step = statement.bind(namespace=self._session.namespace, limit=size + 1, **values, **place_values)
             rows = self._session.read(step)
-            found = [_readable(row[2:], on_corrupt) for row in rows[:size]]
-            return page(found, [(row[0], row[1]) for row in rows], size, place)
+            patterns = [_pattern_or_none(row[2:], on_corrupt) for row in rows[:size]]
+            return page(patterns, [(row[0], row[1]) for row in rows], size, place)
 
         return filled_page(read, check_limit(limit, self._session.limits), parse_cursor(cursor))
 
@@ -320,14 +319,14 @@ class PatternRepository(Repository):
         size = min(ITERATE_PAGE, self._session.limits.query_maximum)
         where, values = conditions(PatternFilter(**filters), "pattern")
         values |= {"namespace": self._session.namespace, "limit": size + 1, "page_bytes": PAGE_BYTES}
-        listed = self._session.read(sql.listed(where).bind(**values))
-        rows: Sequence[Sequence[Any]] = [row[2:] for row in listed if row[2] is not None]
-        sizes = [(row[0], row[1]) for row in listed[len(rows) :]]
-        del listed
-        yield from _readable_ones(handed_over(rows), on_corrupt)
+        page_with_index = self._session.read(sql.page_with_index(where).bind(**values))
+        rows: Sequence[Sequence[Any]] = [row[2:] for row in page_with_index if row[2] is not None]
+        sizes = [(row[0], row[1]) for row in page_with_index[len(rows) :]]
+        del page_with_index
+        yield from _decoded_patterns(handed_over(rows), on_corrupt)
         del rows
         for part in portions(sizes, lambda one: int(one[1]), most_bytes=PAGE_BYTES, most=size):
-            yield from _readable_ones(handed_over(self._rows_of([key for key, _ in part])), on_corrupt)
+            yield from _decoded_patterns(handed_over(self._rows_by_id([key for key, _ in part])), on_corrupt)
 
     @operation
     def count(self, **filters: Unpack[PatternFilters]) -> int:
@@ -356,10 +355,10 @@ class PatternRepository(Repository):
         **filters: Unpack[PatternFilters],
     ) -> Hits[AnyPattern]:
         """The `k` patterns nearest to a vector for which all filters hold; see `EpisodeRepository.similar_to`."""
-        asked = SearchRequest(
+        request = SearchRequest(
             PatternFilter(**filters), k, None, vector, model, mode, min_similarity, cursor, None, explain
         )
-        return self._hits(asked, on_corrupt)
+        return self._hits(request, on_corrupt)
 
     @operation
     def search(
@@ -385,7 +384,7 @@ class PatternRepository(Repository):
         if embedder is not None and vector is None:
             known = as_embedder("embedder", embedder)
             vector, model = known.embed_query(check_query_text(text)), model or known.model
-        asked = SearchRequest(
+        request = SearchRequest(
             PatternFilter(**filters),
             k,
             check_query_text(text),
@@ -397,34 +396,34 @@ class PatternRepository(Repository):
             weights,
             explain,
         )
-        return self._hits(asked, on_corrupt)
+        return self._hits(request, on_corrupt)
 
-    def _hits(self, asked: SearchRequest, on_corrupt: OnCorrupt) -> Hits[AnyPattern]:
+    def _hits(self, request: SearchRequest, on_corrupt: OnCorrupt) -> Hits[AnyPattern]:
         check_on_corrupt(on_corrupt)
 
-        def search(asked: SearchRequest) -> Hits[AnyPattern]:
-            plan = plan_search(self._session, PATTERNS, asked)
+        def search(request: SearchRequest) -> Hits[AnyPattern]:
+            plan = plan_search(self._session, PATTERNS, request)
             rows = sorted(run(self._session, sql.search, plan), key=lambda row: (-row[0], row[1]))
-            found = [_readable(row[2 + N_FACT_COLUMNS :], on_corrupt) for row in rows[: plan.k]]
+            found = [_pattern_or_none(row[2 + N_FACT_COLUMNS :], on_corrupt) for row in rows[: plan.k]]
             return plan.hits(list(zip_longest((row[: 2 + N_FACT_COLUMNS] for row in rows), found)))
 
-        return fill_hits(search, asked)
+        return fill_hits(search, request)
 
-    def _prepare(self, patterns: Sequence[P]) -> list[tuple[str, P]]:
-        prepared = []
-        given = as_list(patterns, "patterns")
-        for index, pattern in enumerate(given):
-            field = f"patterns.{index}" if len(given) > 1 else ""
+    def _encode_all(self, patterns: Sequence[P]) -> list[tuple[str, P]]:
+        encoded = []
+        copies = as_list(patterns, "patterns")
+        for index, pattern in enumerate(copies):
+            field = f"patterns.{index}" if len(copies) > 1 else ""
             document, checked = encode(_kind_of(pattern, field), pattern, field)
             for name, tags in (("tags", checked.tags), ("context.tags", checked.context.tags)):
                 check_tags(f"{field}.{name}".lstrip("."), tags, self._session.limits)
             check_document(field, checked, document, self._session.limits, self._session.max_value_bytes)
-            prepared.append((document, checked))
-        if len({pattern.id for pattern in given}) != len(given):
-            raise ValidationError("patterns", "each id once", [str(pattern.id) for pattern in given])
-        return prepared
+            encoded.append((document, checked))
+        if len({pattern.id for pattern in copies}) != len(copies):
+            raise ValidationError("patterns", "each id once", [str(pattern.id) for pattern in copies])
+        return encoded
 
-    def _refuse_repeated_evidence(self, patterns: Sequence[AnyPattern]) -> None:
+    def _reject_repeated_evidence(self, patterns: Sequence[AnyPattern]) -> None:
         """Refuse an episode that is named twice, unless this evidence is stored: an older version took it."""
         repeated = [
             (index, pattern)
@@ -437,20 +436,20 @@ class PatternRepository(Repository):
                 field = f"patterns.{index}.evidence" if len(patterns) > 1 else "evidence"
                 raise ValidationError(field, "each episode once", [str(one) for one in pattern.evidence])
 
-    def _save(self, prepared: list[tuple[str, P]]) -> list[P]:
-        if not prepared:
+    def _save(self, encoded: list[tuple[str, P]]) -> list[P]:
+        if not encoded:
             return []
-        saved = {row[0]: as_pattern(row) for row in self._write(sql.SAVE, prepared)}
-        gone = [pattern for _, pattern in prepared if str(pattern.id) not in saved]
-        if gone:  # the answer was lost, and before it was read again, another writer has deleted it
-            raise ConflictError("pattern", gone[0].id, expected=gone[0].version + 1, actual=None)
-        return [saved[str(pattern.id)] for _, pattern in prepared]  # type: ignore[misc]
+        saved = {row[0]: pattern_from_row(row) for row in self._write(sql.SAVE, encoded)}
+        missing = [pattern for _, pattern in encoded if str(pattern.id) not in saved]
+        if missing:  # the answer was lost, and before it was read again, another writer has deleted it
+            raise ConflictError("pattern", missing[0].id, expected=missing[0].version + 1, actual=None)
+        return [saved[str(pattern.id)] for _, pattern in encoded]  # type: ignore[misc]
 
     @property
     def _most_bytes(self) -> int:
         return most_bytes(self._session.limits, self._session.max_value_bytes)
 
-    def _merged_over_limit(self, key: str, other: str) -> ValidationError:
+    def _merge_limit_error(self, key: str, other: str) -> ValidationError:
         limits, both = self._session.limits, (self.get(key), self.get(other))
         tags, evidence = ({one for pattern in both for one in getattr(pattern, name)} for name in ("tags", "evidence"))
         if len(tags) > limits.tags:
@@ -461,38 +460,38 @@ class PatternRepository(Repository):
             "occurrence_count": sum(pattern.occurrence_count for pattern in both),
         }
         # A few digits of the rate are missing; and another writer may have changed them since.
-        found = max(stored_bytes(both[0].model_copy(update=update)), self._most_bytes + 1)
-        return too_large("", found, limits, self._session.max_value_bytes)
+        merged_bytes = max(stored_bytes(both[0].model_copy(update=update)), self._most_bytes + 1)
+        return too_large("", merged_bytes, limits, self._session.max_value_bytes)
 
-    def _tasks_of(self, patterns: Sequence[AnyPattern]) -> dict[UUID, str]:
+    def _task_descriptions(self, patterns: Sequence[AnyPattern]) -> dict[UUID, str]:
         ids = {str(one) for pattern in patterns for one in pattern.evidence}
         if not ids:
             return {}
         rows = self._session.read(TASKS.bind(namespace=self._session.namespace, ids=json_ids(sorted(ids))))
         return {UUID(key): task for key, task in rows}
 
-    def _learned(self, found: Sequence[AnyPattern]) -> list[AnyPattern]:
-        if not found:
+    def _store_mined(self, mined: Sequence[AnyPattern]) -> list[AnyPattern]:
+        if not mined:
             return []
         try:
-            rows = self._write(sql.LEARN, self._prepare(found))
+            rows = self._write(sql.UPSERT_MINED, self._encode_all(mined))
         except (RowCountError, ValidationError) as error:
             if isinstance(error, ValidationError) and not is_over_limit(error, 0):
                 raise
-            raise self._learned_over_limit(found) from error
-        stored = {row[0]: as_pattern(row) for row in rows}
-        return [stored[str(pattern.id)] for pattern in found if str(pattern.id) in stored]
+            raise self._mined_limit_error(mined) from error
+        stored = {row[0]: pattern_from_row(row) for row in rows}
+        return [stored[str(pattern.id)] for pattern in mined if str(pattern.id) in stored]
 
-    def _learned_over_limit(self, found: Sequence[AnyPattern]) -> ValidationError:
+    def _mined_limit_error(self, mined: Sequence[AnyPattern]) -> ValidationError:
         """The error for the largest of them: what people wrote in it, with its new figures, is over the limit."""
-        stored = {pattern.id: pattern for pattern in self._get_many([pattern.id for pattern in found])}
+        stored = {pattern.id: pattern for pattern in self._get_many([pattern.id for pattern in mined])}
         figures = ("occurrence_count", "success_rate", "evidence")
         sizes = [
             (stored_bytes(stored[one.id].model_copy(update={name: getattr(one, name) for name in figures})), one.id)
-            for one in found
+            for one in mined
             if one.id in stored
         ]
-        bytes_, key = max(sizes, default=(self._most_bytes + 1, found[0].id))
+        bytes_, key = max(sizes, default=(self._most_bytes + 1, mined[0].id))
         return too_large(f"patterns.{key}", bytes_, self._session.limits, self._session.max_value_bytes)
 
     def _import(self, new: list[tuple[str, AnyPattern]], *, restore: bool) -> int:
@@ -503,59 +502,57 @@ class PatternRepository(Repository):
     def _write(
         self,
         statement: Any,
-        prepared: Sequence[tuple[str, AnyPattern]],
-        opening: Callable[[SessionProtocol, Sequence[UUID]], list[BatchStep]] = assert_not_tombstoned,
+        encoded: Sequence[tuple[str, AnyPattern]],
+        preamble: Callable[[SessionProtocol, Sequence[UUID]], list[BatchStep]] = assert_not_tombstoned,
     ) -> Sequence[tuple[Any, ...]]:
-        ids = json_ids([str(pattern.id) for _, pattern in prepared])
+        ids = json_ids([str(pattern.id) for _, pattern in encoded])
         namespace, now = self._session.namespace, self._now()
-        new = [pattern for _, pattern in prepared if pattern.version == 0 or statement is sql.IMPORT]
-        check = sql.LEARNED_OVER_LIMIT.bind(0, namespace=namespace, ids=ids, now=now, most=self._most_bytes)
+        new = [pattern for _, pattern in encoded if pattern.version == 0 or statement is sql.IMPORT]
+        check = sql.CHECK_MINED.bind(0, namespace=namespace, ids=ids, now=now, most=self._most_bytes)
         changes = [
             # A copy of one that was forgotten stays away; but it may be learned again, from others.
-            *opening(self._session, [] if statement is sql.LEARN else [pattern.id for pattern in new]),
+            *preamble(self._session, [] if statement is sql.UPSERT_MINED else [pattern.id for pattern in new]),
             *(
                 statement.bind(
-                    None if statement is sql.LEARN else portion.documents,
+                    None if statement is sql.UPSERT_MINED else portion.documents,
                     namespace=namespace,
                     documents=portion.text,
                     now=now,
                 )
-                for portion in of_documents(
-                    with_words(document, words_of_pattern(document)) for document, _ in prepared
-                )
+                for portion in of_documents(with_words(document, words_of_pattern(document)) for document, _ in encoded)
             ),
-            *_exact_numbers(namespace, [pattern for _, pattern in prepared], new),
-            *([check] if statement is sql.LEARN else []),
+            *_exact_numbers(namespace, [pattern for _, pattern in encoded], new),
+            *([check] if statement is sql.UPSERT_MINED else []),
         ]
         written = sql.GET_MANY.bind(namespace=namespace, ids=ids)
         return write_and_read(self._session, changes, written)
 
-    def _without_known(
-        self, prepared: list[tuple[str, AnyPattern]], error: RowCountError
+    def _remaining_to_import(
+        self, encoded: list[tuple[str, AnyPattern]], error: RowCountError
     ) -> list[tuple[str, AnyPattern]]:
-        ids = [pattern.id for _, pattern in prepared]
+        ids = [pattern.id for _, pattern in encoded]
         known = {pattern.id for pattern in self._get_many(ids)}
         if error.index == 1:
             known |= tombstoned_among(self._session, ids)
-        return [pair for pair in prepared if pair[1].id not in known]
+        return [pair for pair in encoded if pair[1].id not in known]
 
-    def _without_repeats(self, prepared: list[tuple[str, P]], error: RowCountError) -> list[tuple[str, P]]:
+    def _remaining_to_save(self, encoded: list[tuple[str, P]], error: RowCountError) -> list[tuple[str, P]]:
         """Those that are not stored yet. ConflictError if one is stored in another version, or with another content."""
         if error.index == 1:
-            reject_tombstoned(self._session, [pattern.id for _, pattern in prepared if pattern.version == 0])
-        present = {pattern.id: pattern for pattern in self._get_many([pattern.id for _, pattern in prepared])}
+            reject_tombstoned(self._session, [pattern.id for _, pattern in encoded if pattern.version == 0])
+        stored = {pattern.id: pattern for pattern in self._get_many([pattern.id for _, pattern in encoded])}
         remaining = []
-        for document, pattern in prepared:
-            found = present.get(pattern.id)
-            version = found.version if found else None
-            is_same = pattern.created_at is None or found is None or pattern.created_at == found.created_at
+        for document, pattern in encoded:
+            stored_one = stored.get(pattern.id)
+            version = stored_one.version if stored_one else None
+            is_same = pattern.created_at is None or stored_one is None or pattern.created_at == stored_one.created_at
             if (version or 0) == pattern.version and is_same:
                 remaining.append((document, pattern))
-            elif found is None or pattern.version or not _same_content(pattern, found):
+            elif stored_one is None or pattern.version or not _same_content(pattern, stored_one):
                 raise stale_copy_error(self._session, "pattern", pattern.id, pattern.version, version)
         return remaining
 
-    def _rows_of(self, ids: Sequence[str]) -> list[Sequence[Any]]:
+    def _rows_by_id(self, ids: Sequence[str]) -> list[Sequence[Any]]:
         """The rows that are there, in the order of the ids."""
         rows = self._session.read(sql.GET_MANY.bind(namespace=self._session.namespace, ids=json_ids(ids)))
         by_id = {row[0]: row for row in rows}
@@ -563,7 +560,7 @@ class PatternRepository(Repository):
 
     def _get_many(self, ids: Sequence[UUID]) -> list[AnyPattern]:
         values = {"namespace": self._session.namespace, "ids": json_ids([str(one) for one in ids])}
-        return [as_pattern(row) for row in self._session.read(sql.GET_MANY.bind(**values))] if ids else []
+        return [pattern_from_row(row) for row in self._session.read(sql.GET_MANY.bind(**values))] if ids else []
 
     def _now(self) -> int:
         return to_micros(self._session.now())
@@ -575,16 +572,16 @@ def _exact_numbers(namespace: str, patterns: Sequence[AnyPattern], new: Sequence
     return [*SUCCESS_RATES.steps(namespace, rates), *REWARD_DELTAS.steps(namespace, deltas)]
 
 
-def _readable_ones(rows: Iterable[Sequence[Any]], on_corrupt: OnCorrupt) -> Iterator[AnyPattern]:
+def _decoded_patterns(rows: Iterable[Sequence[Any]], on_corrupt: OnCorrupt) -> Iterator[AnyPattern]:
     for row in rows:
-        pattern = _readable(row, on_corrupt)
+        pattern = _pattern_or_none(row, on_corrupt)
         del row
         if pattern is not None:
             yield pattern
 
 
-def _readable(row: Sequence[Any], on_corrupt: OnCorrupt) -> AnyPattern | None:
-    return as_pattern(row) if on_corrupt is None else or_none(partial(as_pattern, row), on_corrupt)
+def _pattern_or_none(row: Sequence[Any], on_corrupt: OnCorrupt) -> AnyPattern | None:
+    return pattern_from_row(row) if on_corrupt is None else or_none(partial(pattern_from_row, row), on_corrupt)
 
 
 def _kind_of(pattern: P, field: str) -> type[P]:
@@ -595,6 +592,6 @@ def _kind_of(pattern: P, field: str) -> type[P]:
     return type(pattern)
 
 
-def _same_content(given: AnyPattern, stored: AnyPattern) -> bool:
+def _same_content(pattern: AnyPattern, stored: AnyPattern) -> bool:
     names = ("version", "created_at", "updated_at", "effectiveness")
-    return given.model_copy(update={name: getattr(stored, name) for name in names}) == stored
+    return pattern.model_copy(update={name: getattr(stored, name) for name in names}) == stored

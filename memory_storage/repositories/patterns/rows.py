@@ -12,14 +12,14 @@ from memory_storage.sql.documents import corrupt, decode, from_micros, stored
 from . import sql
 
 
-def as_pattern(row: Sequence[Any]) -> AnyPattern:
+def pattern_from_row(row: Sequence[Any]) -> AnyPattern:
     """The pattern in its row."""
     key, document, version, created_at, updated_at, *counters, last_used_at = row
-    found: AnyPattern = decode(PATTERN.validate_json, document, "patterns", key)
+    pattern: AnyPattern = decode(PATTERN.validate_json, document, "patterns", key)
     try:
         effectiveness = Effectiveness.model_construct(
             **dict(zip(sql.COUNTERS, counters, strict=True)), last_used_at=from_micros(last_used_at)
         )
-        return stored(found, version, created_at, updated_at, effectiveness=effectiveness)
+        return stored(pattern, version, created_at, updated_at, effectiveness=effectiveness)
     except (TypeError, OverflowError) as error:  # a column that another program has written
         raise corrupt("patterns", key) from error

@@ -9,8 +9,8 @@ from memory_storage.sql.filters import Conditions
 from memory_storage.sql.paging import cut_by_bytes
 from memory_storage.sql.statement import SqlTemplate, columns, excluded, micros, values, was_saved_before
 
-_COUNTED = ("times_retrieved", "times_applied", "success_when_applied", "failure_when_applied")
-COUNTERS = (*_COUNTED, "avg_reward_delta")
+_COUNTS = ("times_retrieved", "times_applied", "success_when_applied", "failure_when_applied")
+COUNTERS = (*_COUNTS, "avg_reward_delta")
 """The columns of `Effectiveness` that are numbers, in the order in which they are read."""
 
 _CONTENT = {
@@ -24,7 +24,7 @@ _CONTENT = {
     "document": "json_remove(given.value, '$.version', '$.created_at', '$.updated_at', '$.effectiveness', '$.words')",
     "words": "given.value -> '$.words'",
 }
-_FIRST = {
+_COUNTER_COLUMNS = {
     **{name: f"given.value ->> '$.effectiveness.{name}'" for name in COUNTERS},
     "last_used_at": micros("(given.value ->> '$.effectiveness.last_used_at')"),
 }
@@ -33,16 +33,16 @@ _SAVED = {
     "created_at": ":now",
     "updated_at": ":now",
     **_CONTENT,
-    **_FIRST,
+    **_COUNTER_COLUMNS,
 }
 _IMPORTED = {
     "version": "max(given.value ->> '$.version', 1)",
     "created_at": "coalesce(" + micros("(given.value ->> '$.created_at')") + ", :now)",
     "updated_at": "coalesce(" + micros("(given.value ->> '$.updated_at')") + ", :now)",
     **_CONTENT,
-    **_FIRST,
+    **_COUNTER_COLUMNS,
 }
-_WHOLE = f"id, document, version, created_at, updated_at, {columns(_FIRST)}"
+_ROW = f"id, document, version, created_at, updated_at, {columns(_COUNTER_COLUMNS)}"
 
 SAVE = SqlTemplate(f"""
 INSERT INTO patterns ({columns(_SAVED)})
@@ -50,7 +50,7 @@ SELECT {values(_SAVED)}
 FROM json_each(:documents) AS given
 WHERE given.value ->> '$.version' = 0
     OR {was_saved_before("patterns")}
-ON CONFLICT (namespace, id) DO UPDATE SET {excluded(_SAVED, "namespace", "id", "created_at", *_FIRST)}
+ON CONFLICT (namespace, id) DO UPDATE SET {excluded(_SAVED, "namespace", "id", "created_at", *_COUNTER_COLUMNS)}
 WHERE patterns.version = excluded.version - 1
 """)
 
@@ -64,39 +64,41 @@ ON CONFLICT (namespace, id) DO NOTHING
 
 # What was found again: the figures are those of now. Its counters, and what people wrote, stay.
 # `->` and not `->>`: the digits of a number stay as they are written.
-_FOUND_AGAIN = """json_set(patterns.document, {})""".format(
+_WITH_STATISTICS = """json_set(patterns.document, {})""".format(
     ", ".join(
         f"'$.{name}', json(excluded.document -> '$.{name}')"
         for name in ("occurrence_count", "success_rate", "evidence")
     )
 )
 _LATENCY = "json_set({0}, '$.avg_latency_ms', json(excluded.document -> '$.avg_latency_ms'))"
-_FIGURES = f"""CASE patterns.kind WHEN 'tool_sequence' THEN {_LATENCY.format(_FOUND_AGAIN)} ELSE {_FOUND_AGAIN} END"""
+_NEW_DOCUMENT = (
+    f"""CASE patterns.kind WHEN 'tool_sequence' THEN {_LATENCY.format(_WITH_STATISTICS)} ELSE {_WITH_STATISTICS} END"""
+)
 
-LEARN = SqlTemplate(f"""
+UPSERT_MINED = SqlTemplate(f"""
 INSERT INTO patterns ({columns(_SAVED)})
 SELECT {values(_SAVED)}
 FROM json_each(:documents) AS given
 WHERE true
 ON CONFLICT (namespace, id) DO UPDATE SET
     version = patterns.version + 1, updated_at = excluded.updated_at, success_rate = excluded.success_rate,
-    occurrence_count = excluded.occurrence_count, document = {_FIGURES}
-WHERE patterns.kind = excluded.kind AND patterns.document IS NOT {_FIGURES}
+    occurrence_count = excluded.occurrence_count, document = {_NEW_DOCUMENT}
+WHERE patterns.kind = excluded.kind AND patterns.document IS NOT {_NEW_DOCUMENT}
 """)
 
-GET = SqlTemplate(f"SELECT {_WHOLE} FROM patterns WHERE namespace = :namespace AND id = :id")
+GET = SqlTemplate(f"SELECT {_ROW} FROM patterns WHERE namespace = :namespace AND id = :id")
 
 GET_MANY = SqlTemplate(f"""
-SELECT {_WHOLE} FROM patterns WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
+SELECT {_ROW} FROM patterns WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
 
-RETRIEVED = SqlTemplate("""
+RECORD_RETRIEVAL = SqlTemplate("""
 UPDATE patterns SET times_retrieved = CAST(times_retrieved + 1 AS INTEGER), last_used_at = :now
 WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
 
 # The mean of the deltas, brought forward: no application has to be kept for it. Its parts cannot overflow.
-APPLIED = SqlTemplate("""
+RECORD_APPLICATION = SqlTemplate("""
 UPDATE patterns SET
     times_applied = CAST(times_applied + 1 AS INTEGER),
     success_when_applied = CAST(success_when_applied + :success AS INTEGER),
@@ -127,7 +129,7 @@ UPDATE patterns SET
     version = patterns.version + 1, updated_at = :now,
     occurrence_count = {_SUM.format(name="occurrence_count")},
     success_rate = {_MERGED_RATE},
-    {", ".join(f"{name} = {_SUM.format(name=name)}" for name in _COUNTED)},
+    {", ".join(f"{name} = {_SUM.format(name=name)}" for name in _COUNTS)},
     avg_reward_delta = CASE {_APPLICATIONS} WHEN 0 THEN 0.0 ELSE
         patterns.avg_reward_delta * (patterns.times_applied / {_APPLICATIONS})
         + other.avg_reward_delta * (other.times_applied / {_APPLICATIONS}) END,
@@ -145,39 +147,39 @@ WHERE patterns.namespace = :namespace AND patterns.id = :id AND patterns.kind = 
 """)
 
 # They change nothing, but one row where a document has become too large, or has too many tags: the change is undone.
-_TOO_LARGE = "UPDATE patterns SET version = version WHERE namespace = :namespace AND {of} AND ({too_large})"
-OVER_LIMIT = SqlTemplate(
-    _TOO_LARGE.format(
+_CHECK = "UPDATE patterns SET version = version WHERE namespace = :namespace AND {of} AND ({too_large})"
+CHECK_MERGED = SqlTemplate(
+    _CHECK.format(
         of="id = :id", too_large="octet_length(document) > :most OR json_array_length(document, '$.tags') > :tags"
     )
 )
-LEARNED_OVER_LIMIT = SqlTemplate(
-    _TOO_LARGE.format(
+CHECK_MINED = SqlTemplate(
+    _CHECK.format(
         of="updated_at = :now AND id IN (SELECT value FROM json_each(:ids))", too_large="octet_length(document) > :most"
     )
 )
 
 DELETE = SqlTemplate("DELETE FROM patterns WHERE namespace = :namespace AND id = :id RETURNING id")
-REMOVE = SqlTemplate("DELETE FROM patterns WHERE namespace = :namespace AND id = :id")
+DELETE_MERGED = SqlTemplate("DELETE FROM patterns WHERE namespace = :namespace AND id = :id")
 
 
 @lru_cache(maxsize=256)
 def query(conditions: Conditions, order: str) -> SqlTemplate:
     """A page: the sort key and `seq` of each, then its columns."""
     return SqlTemplate(f"""
-SELECT success_rate, seq, {_WHOLE} FROM patterns
+SELECT success_rate, seq, {_ROW} FROM patterns
 WHERE {" AND ".join(("namespace = :namespace", *conditions))} ORDER BY {order} LIMIT :limit
 """)
 
 
 @lru_cache(maxsize=256)
-def listed(conditions: Conditions) -> SqlTemplate:
+def page_with_index(conditions: Conditions) -> SqlTemplate:
     """The id and the bytes of each of them, the best first; beside them the columns of those on the first page."""
     rows = f"""SELECT seq, id AS key, success_rate FROM patterns
     WHERE {" AND ".join(("namespace = :namespace", *conditions))}"""
     return SqlTemplate(f"""
 {cut_by_bytes(rows, "patterns", "octet_length(t.document)", "success_rate DESC, seq DESC")}
-SELECT page.key, page.bytes, {_WHOLE} FROM page LEFT JOIN patterns ON page.fits AND patterns.seq = page.seq
+SELECT page.key, page.bytes, {_ROW} FROM page LEFT JOIN patterns ON page.fits AND patterns.seq = page.seq
 ORDER BY page.number
 """)
 
@@ -187,8 +189,8 @@ def search(query: Search) -> SqlTemplate:
     """The hits: score, `seq` and the facts of each, then its columns."""
     return SqlTemplate(f"""
 {query.common_tables()}
-SELECT found.score, found.seq, {query.facts()}, {_WHOLE} FROM found CROSS JOIN patterns ON patterns.seq = found.seq
-{query.own_space(_WHOLE.count(",") + 1)}
+SELECT found.score, found.seq, {query.facts()}, {_ROW} FROM found CROSS JOIN patterns ON patterns.seq = found.seq
+{query.own_space(_ROW.count(",") + 1)}
 """)
 
 

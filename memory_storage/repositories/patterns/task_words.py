@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from memory_storage.schema.spelling import readable, words_in
 
-_MOST = 10
-_SHORTEST, _LONGEST = 3, 30
-_PART = 4
-_EMPTY = frozenset(
+_MAX_WORDS = 10
+_MIN_LENGTH, _MAX_LENGTH = 3, 30
+_MIN_SHARE_DIVISOR = 4
+_STOP_WORDS = frozenset(
     """
     all and any are but can for from has have her his how into its must not our please should than that the their then
     there these this those use using was were what when where which who why will with would you your
@@ -25,18 +25,18 @@ def shared_words(tasks: Sequence[str]) -> list[str]:
     """
     counts: Counter[str] = Counter()
     for task in tasks:
-        counts.update(word for one in words_in(task) if _says_something(word := readable(one).lower()))
-    least = max(2, len(tasks) / _PART)
+        counts.update(word for one in words_in(task) if _is_significant(word := readable(one).lower()))
+    least = max(2, len(tasks) / _MIN_SHARE_DIVISOR)
     shared: list[str] = []
     for word, count in counts.most_common():
-        if count < least or len(shared) == _MOST:
+        if count < least or len(shared) == _MAX_WORDS:
             break
         if not any(word in longer for longer in shared if not longer.isascii()):  # a pair of characters of a run
             shared.append(word)
     return shared
 
 
-def _says_something(word: str) -> bool:
+def _is_significant(word: str) -> bool:
     if word.isascii():
-        return _SHORTEST <= len(word) <= _LONGEST and not word.isdigit() and word not in _EMPTY
-    return 1 < len(word) <= _LONGEST
+        return _MIN_LENGTH <= len(word) <= _MAX_LENGTH and not word.isdigit() and word not in _STOP_WORDS
+    return 1 < len(word) <= _MAX_LENGTH

@@ -17,7 +17,7 @@ _TINY_CHORD = 1e-14
 Corners = tuple[float, float, float, float]
 """South, north, west, east, in degrees; it does not cross the antimeridian."""
 
-Level = tuple[float, float, float]
+Circle = tuple[float, float, float]
 """A circle: its chord (from its centre, on the sphere of radius 1), half its height, half its width, in degrees."""
 
 
@@ -43,7 +43,7 @@ def chord_of(metres: float) -> float:
     return 2 * math.sin(min(metres / RADIUS_M, math.pi) / 2)
 
 
-def metres_of(chord: float) -> float:
+def distance_of_chord(chord: float) -> float:
     """How far along the surface the end of a chord is."""
     return 2 * math.asin(min(chord / 2, 1.0)) * RADIUS_M
 
@@ -52,9 +52,9 @@ def corners_of(box: Box) -> list[Corners]:
     """The boxes that a box is made of. No point is in two of them."""
     south = math.nextafter(-90, 0) if box.south == -90 else box.south
     north = math.nextafter(90, 0) if box.north == 90 else box.north
-    found = [(south, north, west, east) for west, east in _longitudes(box.west, box.east)] if south <= north else []
+    boxes = [(south, north, west, east) for west, east in _longitudes(box.west, box.east)] if south <= north else []
     poles = {latitude for latitude in (box.south, box.north) if abs(latitude) == 90}
-    return found + [(pole, pole, -180.0, 180.0) for pole in sorted(poles)]  # a pole has all longitudes
+    return boxes + [(pole, pole, -180.0, 180.0) for pole in sorted(poles)]  # a pole has all longitudes
 
 
 def _longitudes(west: float, east: float) -> list[tuple[float, float]]:
@@ -67,19 +67,19 @@ def _longitudes(west: float, east: float) -> list[tuple[float, float]]:
     return ranges
 
 
-def levels(latitude: float, radius_m: float) -> list[Level]:
+def circles_around(latitude: float, radius_m: float) -> list[Circle]:
     """Circles round a point: a dot, one of about a metre, then each of twice the radius, up to `radius_m`."""
     doublings = max(0, math.ceil(math.log2(radius_m))) if radius_m > 1 else 0
     radii = [0.0, *(radius_m / 2**number for number in range(doublings, -1, -1))]
-    return [_level(latitude, radius) for radius in radii]
+    return [_circle(latitude, radius) for radius in radii]
 
 
-def level_within(found: list[Level], chord: float) -> int:
+def largest_circle_within(circles: list[Circle], chord: float) -> int:
     """The greatest of the circles that is not greater than the one of a chord."""
-    return max(number for number, level in enumerate(found) if number == 0 or level[0] <= chord)
+    return max(number for number, circle in enumerate(circles) if number == 0 or circle[0] <= chord)
 
 
-def _level(latitude: float, radius_m: float) -> Level:
+def _circle(latitude: float, radius_m: float) -> Circle:
     angle = min(radius_m / RADIUS_M, math.pi)
     height = math.degrees(angle) + _TINY_DEGREES
     chord = chord_of(radius_m) + _TINY_CHORD

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from memory_storage.dbapi import BatchStep
 from memory_storage.models import DomainNode, Episode, EpisodeFilter, TaskType, TaskTypeNode, TimeUnit
-from memory_storage.repositories.episodes.rows import by_seq
+from memory_storage.repositories.episodes.rows import episodes_by_seq
 from memory_storage.repositories.episodes.sql import HEAD_ROW, STEP_ROW
 from memory_storage.sql.arguments import choice
 from memory_storage.sql.filters import Conditions, Shape, conditions
@@ -42,9 +42,9 @@ _EPISODES = """periods AS z CROSS JOIN episodes AS e
 _IS_BEYOND = f"EXISTS (SELECT 1 FROM episodes WHERE namespace = :namespace AND started_at >= {KNOWN_UNTIL})"
 
 
-def hierarchy(session: SessionProtocol, unit: TimeUnit, tz: str, asked: EpisodeFilter) -> list[DomainNode]:
+def hierarchy(session: SessionProtocol, unit: TimeUnit, tz: str, episode_filter: EpisodeFilter) -> list[DomainNode]:
     """The tree; see `SpatiotemporalRepository.hierarchy`."""
-    where, values = conditions(asked, "episode", _OF_EPISODE)
+    where, values = conditions(episode_filter, "episode", _OF_EPISODE)
     choice("unit", unit, get_args(TimeUnit))
     zone = time_zone(tz)
     rows = _read(session, zone, _counts(unit, where), values)
@@ -55,13 +55,13 @@ def hierarchy(session: SessionProtocol, unit: TimeUnit, tz: str, asked: EpisodeF
 
 
 def diverse(
-    session: SessionProtocol, k: int, unit: TimeUnit, tz: str, asked: EpisodeFilter, *, steps: bool
+    session: SessionProtocol, k: int, unit: TimeUnit, tz: str, episode_filter: EpisodeFilter, *, steps: bool
 ) -> list[Episode]:
     """Some of each; see `SpatiotemporalRepository.diverse`."""
-    where, values = conditions(asked, "episode", _OF_EPISODE)
+    where, values = conditions(episode_filter, "episode", _OF_EPISODE)
     choice("unit", unit, get_args(TimeUnit))
     rows = _read(session, time_zone(tz), _sample(unit, where, with_steps=steps), {**values, "limit": k})
-    episodes = by_seq(rows)
+    episodes = episodes_by_seq(rows)
     return [episodes[seq] for _, seq in sorted({(row[0], row[1]) for row in rows})]
 
 

@@ -24,7 +24,7 @@ from memory_storage.models import (
 )
 from memory_storage.models import SpatiotemporalEntry as Entry
 from memory_storage.monitoring import operation
-from memory_storage.repositories.episodes.rows import by_seq
+from memory_storage.repositories.episodes.rows import episodes_by_seq
 from memory_storage.sql.arguments import flag
 from memory_storage.sql.chunks import of_documents
 from memory_storage.sql.documents import check_document, decode, encode, from_micros, to_micros
@@ -37,17 +37,17 @@ from memory_storage.sql.statement import SqlTemplate
 from . import spatial_sql, sql
 from .geo import on_sphere
 from .hierarchy import diverse, hierarchy
-from .spatial_queries import FindsByRegion, checked_k, times_of
+from .spatial_queries import SpatialQueries, check_k, interval_values
 
 _Encoded = tuple[str, Entry]
 
 
 @renamed_attributes(of="for_owner")
-class SpatiotemporalRepository(FindsByRegion[Entry]):
+class SpatiotemporalRepository(SpatialQueries[Entry]):
     """The places and times of one namespace. `episodes` finds the episodes that they are of, in the same ways."""
 
     _operations = "spatiotemporal"
-    _of_episodes = False
+    _finds_episodes = False
 
     @cached_property
     def episodes(self) -> EpisodesByLocation:
@@ -70,8 +70,8 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
 
         Raises: see `put`; ValidationError if an id is given twice.
         """
-        prepared = self._encoded_list(entries)
-        return self._put(prepared) if prepared else []
+        encoded = self._encoded_list(entries)
+        return self._put(encoded) if encoded else []
 
     @operation
     def import_many(self, entries: Sequence[Entry]) -> int:
@@ -82,7 +82,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
         Raises:
             NotFoundError: one of them has no owner here. None is stored.
         """
-        prepared = self._encoded_list(entries)
+        encoded = self._encoded_list(entries)
 
         def write(new: list[_Encoded]) -> int:
             if new:
@@ -92,10 +92,10 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
         def rest(new: list[_Encoded], error: RowCountError) -> list[_Encoded]:
             known = self._known([entry for _, entry in new])
             unknown = [pair for pair in new if str(pair[1].id) not in known]
-            self._refuse_orphans([entry for _, entry in unknown], error)
+            self._reject_orphans([entry for _, entry in unknown], error)
             return unknown
 
-        return keep_writing(write, prepared, rest, "importing these places")
+        return keep_writing(write, encoded, rest, "importing these places")
 
     @operation
     def get(self, entry_id: UUID | str) -> Entry:
@@ -104,23 +104,23 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
         Raises:
             NotFoundError: there is no such entry.
         """
-        found = self.find(entry_id)
-        if found is None:
+        entry = self.find(entry_id)
+        if entry is None:
             raise NotFoundError("place", entry_id)
-        return found
+        return entry
 
     @operation
     def find(self, entry_id: UUID | str) -> Entry | None:
         """The entry, or None."""
         rows = self._session.read(sql.GET.bind(namespace=self._session.namespace, id=as_id(entry_id)))
-        return _entry(rows[0]) if rows else None
+        return _entry_from_row(rows[0]) if rows else None
 
     @operation
     def for_owner(self, owner_type: PlaceOwner, owner_id: UUID | str) -> list[Entry]:
         """All the entries of one owner, by time."""
-        values = {"owner_type": _checked_owner(owner_type), "owner_id": as_id(owner_id, "owner_id")}
+        values = {"owner_type": _check_owner_type(owner_type), "owner_id": as_id(owner_id, "owner_id")}
         step = sql.OF_OWNER.bind(namespace=self._session.namespace, **values)
-        return [_entry(row) for row in self._session.read(step)]
+        return [_entry_from_row(row) for row in self._session.read(step)]
 
     @operation
     def timeline(
@@ -140,9 +140,9 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
         Raises:
             ValidationError: the owner, the interval, the limit, the cursor or the direction cannot be.
         """
-        owner = {"kind": _checked_owner(owner_type), "owner_id": as_id(owner_id, "owner_id")}
-        branches = spatial_sql.of_owner(in_time=between is not None)
-        return self._by_time(branches, {**owner, **times_of(between)}, limit, cursor, direction, None)
+        owner = {"kind": _check_owner_type(owner_type), "owner_id": as_id(owner_id, "owner_id")}
+        branches = spatial_sql.owned_by(in_time=between is not None)
+        return self._by_time(branches, {**owner, **interval_values(between)}, limit, cursor, direction, None)
 
     @operation
     def trajectory(
@@ -159,7 +159,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
             ValidationError: the id, the limit, the cursor or the direction cannot be.
         """
         values = {"episode_id": as_id(episode_id, "episode_id")}
-        return self._by_time(spatial_sql.of_episode(), values, limit, cursor, direction, None)
+        return self._by_time(spatial_sql.of_trajectory(), values, limit, cursor, direction, None)
 
     @renamed_arguments(by="unit", zone="tz")
     @operation
@@ -196,7 +196,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
         Raises:
             ValidationError: see `hierarchy`; `k` cannot be.
         """
-        return diverse(self._session, checked_k(k), unit, tz, EpisodeFilter(**filters), steps=flag("steps", steps))
+        return diverse(self._session, check_k(k), unit, tz, EpisodeFilter(**filters), steps=flag("steps", steps))
 
     @operation
     def iterate(self) -> Iterator[Entry]:
@@ -204,10 +204,10 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
         values = {"namespace": self._session.namespace, "limit": ITERATE_PAGE + 1, "page_bytes": PAGE_BYTES}
 
         def read(after: str) -> tuple[Iterator[Entry], str | None]:
-            rows = self._session.read(sql.NEXT.bind(after=after, **values))
+            rows = self._session.read(sql.PAGE.bind(after=after, **values))
             fitting = [row for row in rows if row[1] is not None]
             last = None if len(fitting) == len(rows) else fitting[-1][0]
-            return map(_entry, handed_over(fitting)), last
+            return map(_entry_from_row, handed_over(fitting)), last
 
         yield from iterate_pages(read, "")
 
@@ -222,10 +222,10 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
         return int(self._session.read(sql.COUNT.bind(namespace=self._session.namespace))[0][0])
 
     def _by_seq(self, rows: Sequence[Row]) -> dict[int, Entry]:
-        return {row[1]: _entry(row[2:5]) for row in rows}
+        return {row[1]: _entry_from_row(row[2:5]) for row in rows}
 
-    def _put(self, prepared: list[_Encoded]) -> list[Entry]:
-        ids = json_ids([str(entry.id) for _, entry in prepared])
+    def _put(self, encoded: list[_Encoded]) -> list[Entry]:
+        ids = json_ids([str(entry.id) for _, entry in encoded])
         read = sql.CREATED.bind(namespace=self._session.namespace, ids=ids)
 
         def write(new: list[_Encoded]) -> dict[str, int]:
@@ -233,21 +233,21 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
 
         def rest(new: list[_Encoded], error: RowCountError) -> list[_Encoded]:
             entries = [entry for _, entry in new]
-            self._refuse_moves(entries, error)
-            self._refuse_orphans(entries, error)
+            self._reject_changed_owners(entries, error)
+            self._reject_orphans(entries, error)
             return new  # by now, another writer has removed what was in the way
 
-        created = keep_writing(write, prepared, rest, "changing these places")
-        return [_with_created_at(entry, created) for _, entry in prepared]
+        created = keep_writing(write, encoded, rest, "changing these places")
+        return [_with_created_at(entry, created) for _, entry in encoded]
 
-    def _writes(self, statements: dict[str, SqlTemplate], prepared: Sequence[_Encoded]) -> list[BatchStep]:
+    def _writes(self, statements: dict[str, SqlTemplate], encoded: Sequence[_Encoded]) -> list[BatchStep]:
         values = {"namespace": self._session.namespace, "now": to_micros(self._session.now())}
         writes = [
             statement.bind(portion.documents, entries=portion.text, **values)
             for owner_type, statement in statements.items()
-            for portion in of_documents(map(_with_point, (one for one in prepared if one[1].owner_type == owner_type)))
+            for portion in of_documents(map(_with_point, (one for one in encoded if one[1].owner_type == owner_type)))
         ]
-        return [*writes, *POSITIONS.steps(self._session.namespace, map(_position, (entry for _, entry in prepared)))]
+        return [*writes, *POSITIONS.steps(self._session.namespace, map(_position, (entry for _, entry in encoded)))]
 
     def _encoded(self, entry: Entry, field: str = "") -> _Encoded:
         document, stored = encode(Entry, entry, field)
@@ -255,27 +255,27 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
         return document, stored
 
     def _encoded_list(self, entries: Sequence[Entry]) -> list[_Encoded]:
-        given = as_list(entries, "places")
-        fields = [f"places.{number}" if len(given) > 1 else "" for number in range(len(given))]
-        prepared = [self._encoded(entry, field) for entry, field in zip(given, fields, strict=True)]
-        ids = [str(entry.id) for _, entry in prepared]
+        copies = as_list(entries, "places")
+        fields = [f"places.{number}" if len(copies) > 1 else "" for number in range(len(copies))]
+        encoded = [self._encoded(entry, field) for entry, field in zip(copies, fields, strict=True)]
+        ids = [str(entry.id) for _, entry in encoded]
         if len(set(ids)) != len(ids):
             raise ValidationError("places", "each id once", ids)
-        return prepared
+        return encoded
 
     def _known(self, entries: Sequence[Entry]) -> dict[str, tuple[str, str]]:
         ids = json_ids([str(entry.id) for entry in entries])
-        rows = self._session.read(sql.KNOWN.bind(namespace=self._session.namespace, ids=ids))
+        rows = self._session.read(sql.OWNERS_BY_ID.bind(namespace=self._session.namespace, ids=ids))
         return {row[0]: (row[1], row[2]) for row in rows}
 
-    def _refuse_moves(self, entries: Sequence[Entry], error: RowCountError) -> None:
+    def _reject_changed_owners(self, entries: Sequence[Entry], error: RowCountError) -> None:
         known = self._known(entries)
         for entry in entries:
             if known.get(str(entry.id), _owner(entry)) != _owner(entry):
                 detail = "it is the place of another owner"
                 raise ConflictError("place", entry.id, expected=0, actual=None, detail=detail) from error
 
-    def _refuse_orphans(self, entries: Sequence[Entry], error: RowCountError) -> None:
+    def _reject_orphans(self, entries: Sequence[Entry], error: RowCountError) -> None:
         ids = json_ids(sorted({str(entry.owner_id) for entry in entries}))
         rows = self._session.read(sql.OWNERS.bind(namespace=self._session.namespace, ids=ids))
         owners = {(row[0], row[1]) for row in rows}
@@ -284,7 +284,7 @@ class SpatiotemporalRepository(FindsByRegion[Entry]):
                 raise NotFoundError(entry.owner_type, entry.owner_id) from error
 
 
-class EpisodesByLocation(FindsByRegion[Episode]):
+class EpisodesByLocation(SpatialQueries[Episode]):
     """The episodes of one namespace by where and when they, or their steps, happened. Each is found once.
 
     An episode is as near as its nearest place; in the order of time it stands at its newest place, or at its oldest
@@ -292,10 +292,10 @@ class EpisodesByLocation(FindsByRegion[Episode]):
     """
 
     _operations = "spatiotemporal.episodes"
-    _of_episodes = True
+    _finds_episodes = True
 
     def _by_seq(self, rows: Sequence[Row]) -> dict[int, Episode]:
-        return by_seq(rows)
+        return episodes_by_seq(rows)
 
 
 def _owner(entry: Entry) -> tuple[str, str]:
@@ -322,14 +322,14 @@ def _with_created_at(entry: Entry, created: dict[str, int]) -> Entry:
     return entry
 
 
-def _checked_owner(owner_type: str) -> str:
+def _check_owner_type(owner_type: str) -> str:
     if not isinstance(owner_type, str) or owner_type not in sql.TABLES:
         raise ValidationError("owner_type", f"one of {', '.join(sql.TABLES)}", owner_type)
     return owner_type
 
 
-def _entry(row: Row) -> Entry:
+def _entry_from_row(row: Row) -> Entry:
     key, document, created_at = row
-    found = decode(Entry.model_validate_json, document, "spatiotemporal_index", key)
-    found.__dict__["created_at"] = from_micros(created_at)
-    return found
+    entry = decode(Entry.model_validate_json, document, "spatiotemporal_index", key)
+    entry.__dict__["created_at"] = from_micros(created_at)
+    return entry

@@ -22,7 +22,7 @@ from memory_storage.sql.paging import Cursor, check_limit, is_descending, page, 
 from memory_storage.sql.session import Repository, Row
 
 from . import spatial_sql as sql
-from .geo import FARTHEST_M, corners_of, distance_m, level_within, levels, metres_of, on_sphere
+from .geo import FARTHEST_M, circles_around, corners_of, distance_m, distance_of_chord, largest_circle_within, on_sphere
 
 T = TypeVar("T")
 M = TypeVar("M", Box, Interval, Point)
@@ -32,7 +32,7 @@ _ROUNDING_M = 1.0  # more than two ways to compute a distance differ, at the far
 _OF_EPISODE = Shape("e.", by_row=True)
 
 
-class FindsByRegion(Repository, Generic[T]):
+class SpatialQueries(Repository, Generic[T]):
     """What both kinds of answers have in common."""
 
     @operation
@@ -55,8 +55,8 @@ class FindsByRegion(Repository, Generic[T]):
         Raises:
             ValidationError: the box, the interval, a filter, the limit, the cursor or the direction cannot be.
         """
-        corners = corners_of(_checked(Box, box, "box"))
-        values = {**sql.corner_values(corners), **times_of(between)}
+        corners = corners_of(_revalidated(Box, box, "box"))
+        values = {**sql.corner_values(corners), **interval_values(between)}
         branches = sql.in_boxes(len(corners), in_time=between is not None)
         return self._by_time(branches, values, limit, cursor, direction, filters)
 
@@ -79,13 +79,13 @@ class FindsByRegion(Repository, Generic[T]):
         Raises:
             ValidationError: the point, the radius, or what `within` refuses.
         """
-        centre, farthest = _checked(Point, point, "point"), _checked_radius(radius_m)
+        centre, farthest = _revalidated(Point, point, "point"), _check_radius(radius_m)
         size, place = check_limit(limit, self._session.limits), parse_cursor(cursor)
         rows = self._around(centre, farthest, size + 1, place, between, filters)
-        read = self._in_order(rows, down=place is not None and place.backwards)
-        found = self._nearby(centre, read, rows)
+        read = self._in_order(rows, descending=place is not None and place.backwards)
+        nearby = self._nearby(centre, read, rows)
         # SQL looks a hair further than it must.
-        inside = [(near, _place(row)) for near, row in zip(found, read, strict=True) if near.distance_m <= radius_m]
+        inside = [(near, _position(row)) for near, row in zip(nearby, read, strict=True) if near.distance_m <= radius_m]
         return page([near for near, _ in inside[:size]], [where for _, where in inside], size, place)
 
     @operation
@@ -102,10 +102,10 @@ class FindsByRegion(Repository, Generic[T]):
         Raises:
             ValidationError: the point, `k`, the interval or a filter cannot be.
         """
-        centre = _checked(Point, point, "point")
-        rows = self._around(centre, FARTHEST_M, checked_k(k), None, between, filters)
-        found = self._nearby(centre, self._in_order(rows, down=False), rows)
-        return sorted(found, key=lambda near: near.distance_m)
+        centre = _revalidated(Point, point, "point")
+        rows = self._around(centre, FARTHEST_M, check_k(k), None, between, filters)
+        nearby = self._nearby(centre, self._in_order(rows, descending=False), rows)
+        return sorted(nearby, key=lambda near: near.distance_m)
 
     @operation
     def during(
@@ -118,8 +118,8 @@ class FindsByRegion(Repository, Generic[T]):
         **filters: Unpack[EpisodeFilters],
     ) -> Page[T]:
         """A page of what began and ended within an interval, or was a moment in it. See `within` for the rest."""
-        values = times_of(interval, "interval")
-        return self._by_time(sql.beginning_in(), values, limit, cursor, direction, filters)
+        values = interval_values(interval, "interval")
+        return self._by_time(sql.starting_in(), values, limit, cursor, direction, filters)
 
     @operation
     def overlapping(
@@ -132,7 +132,7 @@ class FindsByRegion(Repository, Generic[T]):
         **filters: Unpack[EpisodeFilters],
     ) -> Page[T]:
         """A page of what has any moment in common with an interval. See `within` for the rest."""
-        values = times_of(interval, "interval")
+        values = interval_values(interval, "interval")
         return self._by_time(sql.overlapping(), values, limit, cursor, direction, filters)
 
     @operation
@@ -150,7 +150,7 @@ class FindsByRegion(Repository, Generic[T]):
         values = {"span_from": at, "span_to": at + 1}
         return self._by_time(sql.overlapping(), values, limit, cursor, direction, filters)
 
-    _of_episodes: bool
+    _finds_episodes: bool
 
     @abstractmethod
     def _by_seq(self, rows: Sequence[Row]) -> dict[int, T]:
@@ -166,11 +166,11 @@ class FindsByRegion(Repository, Generic[T]):
         filters: EpisodeFilters | None,
     ) -> Page[T]:
         size, place = check_limit(limit, self._session.limits), parse_cursor(cursor)
-        asked, more = self._asked(filters, place, descending=is_descending(direction))
-        statement = sql.ordered(branches, asked)
+        request, more = self._page_request(filters, place, descending=is_descending(direction))
+        statement = sql.ordered(branches, request)
         rows = self._session.read(statement.bind(limit=size + 1, **values, **more))
-        items, read = self._by_seq(rows), self._in_order(rows, down=asked.down)
-        return page([items[row[1]] for row in read[:size]], [_place(row) for row in read], size, place)
+        items, read = self._by_seq(rows), self._in_order(rows, descending=request.reads_descending)
+        return page([items[row[1]] for row in read[:size]], [_position(row) for row in read], size, place)
 
     def _around(
         self,
@@ -181,14 +181,14 @@ class FindsByRegion(Repository, Generic[T]):
         between: Interval | None,
         filters: EpisodeFilters,
     ) -> Sequence[Row]:
-        asked, more = self._asked(filters, place, descending=False)
+        request, more = self._page_request(filters, place, descending=False)
         chord = math.sqrt(max(place.place[0], 0)) if place else 0.0
-        if asked.backwards:
-            radius_m = min(radius_m, metres_of(chord) + _ROUNDING_M)
-        circles = levels(centre.latitude, radius_m)
+        if request.backwards:
+            radius_m = min(radius_m, distance_of_chord(chord) + _ROUNDING_M)
+        circles = circles_around(centre.latitude, radius_m)
         x, y, z = on_sphere(centre.latitude, centre.longitude)
-        low = min(level_within(circles, chord), len(circles) - 1) if place else 0
-        statement = sql.around(asked, in_time=between is not None)
+        low = min(largest_circle_within(circles, chord), len(circles) - 1) if place else 0
+        statement = sql.around(request, in_time=between is not None)
         return self._session.read(
             statement.bind(
                 levels=str([list(level) for level in circles]),
@@ -199,13 +199,13 @@ class FindsByRegion(Repository, Generic[T]):
                 x=x,
                 y=y,
                 z=z,
-                **{"limit": limit, **times_of(between), **more},
+                **{"limit": limit, **interval_values(between), **more},
             )
         )
 
-    def _asked(
+    def _page_request(
         self, filters: EpisodeFilters | None, place: Cursor | None, *, descending: bool
-    ) -> tuple[sql.Asked, dict[str, Any]]:
+    ) -> tuple[sql.PageRequest, dict[str, Any]]:
         where: Conditions = ()
         values: dict[str, Any] = {"namespace": self._session.namespace, "number": number(self._session.namespace)}
         if filters is not None:
@@ -214,37 +214,37 @@ class FindsByRegion(Repository, Generic[T]):
         if place is not None:
             values |= {"place_key": place.place[0], "place_seq": place.place[1]}
         backwards = place is not None and place.backwards
-        return sql.Asked(where, descending, backwards, place is not None, self._of_episodes), values
+        return sql.PageRequest(where, descending, backwards, place is not None, self._finds_episodes), values
 
-    def _in_order(self, rows: Sequence[Row], *, down: bool) -> list[Row]:
+    def _in_order(self, rows: Sequence[Row], *, descending: bool) -> list[Row]:
         """One row of each that was found, in the order in which they were read."""
-        return sorted({row[1]: row for row in rows}.values(), key=itemgetter(0, 1), reverse=down)
+        return sorted({row[1]: row for row in rows}.values(), key=itemgetter(0, 1), reverse=descending)
 
     def _nearby(self, centre: Point, read: Sequence[Row], rows: Sequence[Row]) -> list[Nearby[T]]:
         items = self._by_seq(rows)
-        return [Nearby(items[row[1]], _metres(centre, row)) for row in read]
+        return [Nearby(items[row[1]], _distance_m(centre, row)) for row in read]
 
 
-def checked_k(k: int) -> int:
+def check_k(k: int) -> int:
     """How many are wanted; ValidationError if that cannot be."""
     if type(k) is not int or not 1 <= k <= MAX_K:
         raise ValidationError("k", f"a whole number from 1 to {MAX_K:,}", k)
     return k
 
 
-def _place(row: Row) -> tuple[Any, int]:
+def _position(row: Row) -> tuple[Any, int]:
     return row[0], row[1]
 
 
-def _metres(centre: Point, row: Row) -> float:
+def _distance_m(centre: Point, row: Row) -> float:
     return distance_m(centre, row[-2], row[-1])
 
 
-def times_of(interval: Interval | None, field: str = "between") -> dict[str, int]:
+def interval_values(interval: Interval | None, field: str = "between") -> dict[str, int]:
     """The values that an interval is in SQL; none if it is not asked for."""
     if interval is None and field == "between":
         return {}
-    checked = _checked(Interval, interval, field)
+    checked = _revalidated(Interval, interval, field)
     since, until = checked.starts_at, checked.ends_at
     return {
         "span_from": -FOREVER if since is None else to_micros(since),
@@ -252,18 +252,18 @@ def times_of(interval: Interval | None, field: str = "between") -> dict[str, int
     }
 
 
-def _checked(kind: type[M], given: object, field: str) -> M:
+def _revalidated(kind: type[M], model: object, field: str) -> M:
     """What was given, validated once more: a model can be made or changed past its validation."""
-    if type(given) is not kind:
-        raise ValidationError(field, f"must be a {kind.__name__}", given)
+    if type(model) is not kind:
+        raise ValidationError(field, f"must be a {kind.__name__}", model)
     try:
-        return kind(**{name: getattr(given, name) for name in kind.model_fields})
+        return kind(**{name: getattr(model, name) for name in kind.model_fields})
     except (ValidationError, AttributeError) as error:
-        inner = error if isinstance(error, ValidationError) else ValidationError("", "is not whole", given)
+        inner = error if isinstance(error, ValidationError) else ValidationError("", "is incomplete", model)
         raise ValidationError(".".join(filter(None, [field, inner.field])), inner.limit, inner.value) from error
 
 
-def _checked_radius(metres: float) -> float:
+def _check_radius(metres: float) -> float:
     is_number = isinstance(metres, int | float) and not isinstance(metres, bool)
     if not is_number or not 0 <= metres < math.inf:
         raise ValidationError("radius_m", "a finite number of metres, not below 0", metres)

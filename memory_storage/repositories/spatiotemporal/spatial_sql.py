@@ -16,14 +16,14 @@ from .sql import ROW
 TIMELESS = -FOREVER - 1
 """The key of what has no moment: it comes before all that has one."""
 
-_STEPS = 11  # of the search for a circle: they tell 2 ** 11 circles apart
+_HALVINGS = 11  # of the search for a circle: they tell 2 ** 11 circles apart
 _EPISODE = "CROSS JOIN episodes AS e ON e.seq = p.episode_seq"
-_HAIR = "1e-9"  # degrees: what is next to nothing the R*Tree rounds to nothing, and not away from it
-_OF_KEY = "r.min_key < :number AND r.max_key > :number"
+_ROUNDING_DEGREES = "1e-9"  # degrees: what is next to nothing the R*Tree rounds to nothing, and not away from it
+_IN_NAMESPACE = "r.min_key < :number AND r.max_key > :number"
 _IN_TIME = "p.starts_at < :span_to AND p.until_at > :span_from"
 _TREE_IN_TIME = f"r.min_at <= {beginning(':span_to')} AND r.max_at >= {ending(':span_from')}"
-_ANYTIME = f"coalesce(p.starts_at, {TIMELESS})"
-_THE_CIRCLE = "(SELECT * FROM circle)"  # stands for one
+_SORT_TIME = f"coalesce(p.starts_at, {TIMELESS})"
+_CIRCLE_PLACEHOLDER = "(SELECT * FROM circle)"  # stands for one
 _CHORD = "((p.x - :x) * (p.x - :x) + (p.y - :y) * (p.y - :y) + (p.z - :z) * (p.z - :z))"  # its square
 
 
@@ -38,27 +38,31 @@ class Branch:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PageRequest:
     """What of the rows is wanted, and in which order of their keys."""
 
     filters: Conditions
     descending: bool  # the order of the answer
     backwards: bool  # it is read against that order
     continued: bool  # from a place on
-    of_episodes: bool = False
+    finds_episodes: bool = False
 
     @property
-    def down(self) -> bool:
+    def reads_descending(self) -> bool:
         """Whether the greatest keys are read first."""
         return self.descending != self.backwards
 
     def after(self, key: str, seq: str) -> tuple[str, ...]:
         """The condition that goes on from a place, if it does."""
-        return (f"({key}, {seq}) {'<' if self.down else '>'} (:place_key, :place_seq)",) if self.continued else ()
+        return (
+            (f"({key}, {seq}) {'<' if self.reads_descending else '>'} (:place_key, :place_seq)",)
+            if self.continued
+            else ()
+        )
 
     def order(self) -> str:
         """The order of reading."""
-        return "key DESC, seq DESC" if self.down else "key, seq"
+        return "key DESC, seq DESC" if self.reads_descending else "key, seq"
 
 
 _CORNERS = ("south", "north", "west", "east")
@@ -81,15 +85,15 @@ def _boxes(count: int) -> str:
 def in_boxes(count: int, *, in_time: bool) -> tuple[Branch, ...]:
     """Places in one of `count` boxes. The R*Tree has rounded positions: the columns decide."""
     tables = f"""boxes AS b CROSS JOIN spatiotemporal_rtree AS r
-        ON r.min_latitude <= b.north + {_HAIR} AND r.max_latitude >= b.south - {_HAIR}
-        AND r.min_longitude <= b.east + {_HAIR} AND r.max_longitude >= b.west - {_HAIR}
-        AND {_OF_KEY}{_and(_TREE_IN_TIME, in_time)}
+        ON r.min_latitude <= b.north + {_ROUNDING_DEGREES} AND r.max_latitude >= b.south - {_ROUNDING_DEGREES}
+        AND r.min_longitude <= b.east + {_ROUNDING_DEGREES} AND r.max_longitude >= b.west - {_ROUNDING_DEGREES}
+        AND {_IN_NAMESPACE}{_and_if(_TREE_IN_TIME, in_time)}
     CROSS JOIN spatiotemporal_index AS p ON p.seq = r.seq {_EPISODE}"""
     exact = ("p.latitude BETWEEN b.south AND b.north", "p.longitude BETWEEN b.west AND b.east")
-    return (Branch(tables, (*exact, *((_IN_TIME,) if in_time else ())), _ANYTIME, _boxes(count)),)
+    return (Branch(tables, (*exact, *((_IN_TIME,) if in_time else ())), _SORT_TIME, _boxes(count)),)
 
 
-def beginning_in() -> tuple[Branch, ...]:
+def starting_in() -> tuple[Branch, ...]:
     """Places whose time begins and ends in the interval."""
     tables = f"spatiotemporal_index AS p {_EPISODE}"
     conditions = ("p.starts_at >= :span_from", "p.starts_at < :span_to", "p.until_at <= :span_to")
@@ -100,92 +104,96 @@ def overlapping() -> tuple[Branch, ...]:
     """Places whose time has a moment in the interval: it begins there, or it began before and went on."""
     begun = ("p.starts_at >= :span_from", "p.starts_at < :span_to")
     tables = f"""spatiotemporal_spans AS r CROSS JOIN spatiotemporal_index AS p ON p.seq = r.seq {_EPISODE}"""
-    tree = f"{_OF_KEY} AND r.min_at <= {scaled(':span_from')} AND r.max_at >= {scaled(':span_from')}"
+    tree = f"{_IN_NAMESPACE} AND r.min_at <= {scaled(':span_from')} AND r.max_at >= {scaled(':span_from')}"
     return (
         Branch(f"spatiotemporal_index AS p {_EPISODE}", begun, "p.starts_at"),
         Branch(tables, (tree, "p.starts_at < :span_from", "p.until_at > :span_from"), "p.starts_at"),
     )
 
 
-def of_owner(*, in_time: bool) -> tuple[Branch, ...]:
+def owned_by(*, in_time: bool) -> tuple[Branch, ...]:
     """The places of one owner."""
     conditions = ("p.owner_type = :kind", "p.owner_id = :owner_id", *((_IN_TIME,) if in_time else ()))
-    return (Branch("spatiotemporal_index AS p", conditions, _ANYTIME),)
+    return (Branch("spatiotemporal_index AS p", conditions, _SORT_TIME),)
 
 
-def of_episode() -> tuple[Branch, ...]:
+def of_trajectory() -> tuple[Branch, ...]:
     """The places of an episode and of its steps."""
     tables = """episodes AS e CROSS JOIN spatiotemporal_index AS p
         ON p.episode_seq = e.seq"""
-    return (Branch(tables, ("e.namespace = :namespace", "e.id = :episode_id"), _ANYTIME),)
+    return (Branch(tables, ("e.namespace = :namespace", "e.id = :episode_id"), _SORT_TIME),)
 
 
 @lru_cache(maxsize=256)
-def ordered(branches: tuple[Branch, ...], asked: Asked) -> SqlTemplate:
+def ordered(branches: tuple[Branch, ...], request: PageRequest) -> SqlTemplate:
     """A page by time: the key and `seq` of each row, then the row, in any order."""
-    if asked.of_episodes:
-        found = " UNION ALL ".join(
-            f"SELECT p.episode_seq AS seq, {branch.key} AS at FROM {branch.tables} WHERE {_where(branch, asked)}"
+    if request.finds_episodes:
+        matches = " UNION ALL ".join(
+            f"SELECT p.episode_seq AS seq, {branch.key} AS at FROM {branch.tables} WHERE {_where(branch, request)}"
             for branch in branches
         )
-        best = f"{'max' if asked.descending else 'min'}(at)"
-        page = f"SELECT seq, {best} AS key FROM ({found}) GROUP BY seq{_having(asked, best)}"
+        best = f"{'max' if request.descending else 'min'}(at)"
+        page = f"SELECT seq, {best} AS key FROM ({matches}) GROUP BY seq{_having(request, best)}"
     else:
         page = " UNION ALL ".join(
             f"SELECT p.seq AS seq, {branch.key} AS key FROM {branch.tables}"
-            f" WHERE {_where(branch, asked, *asked.after(branch.key, 'p.seq'))}"
+            f" WHERE {_where(branch, request, *request.after(branch.key, 'p.seq'))}"
             for branch in branches
         )
     before = "".join(branch.before for branch in branches)
-    ctes = f"{before} page AS MATERIALIZED ({page} ORDER BY {asked.order()} LIMIT :limit)"
-    return SqlTemplate(f"WITH {ctes} {_rows(asked)}")
+    ctes = f"{before} page AS MATERIALIZED ({page} ORDER BY {request.order()} LIMIT :limit)"
+    return SqlTemplate(f"WITH {ctes} {_select_rows(request)}")
 
 
 @lru_cache(maxsize=256)
-def around(asked: Asked, *, in_time: bool) -> SqlTemplate:
+def around(request: PageRequest, *, in_time: bool) -> SqlTemplate:
     """A page by the distance from a point: as `ordered`, with the position that is nearest.
 
     It looks for a circle that has enough, by halving, and reads no place that is farther: `levels` are circles, and
     the numbers between theirs are circles between them. In between, a circle's box grows slower than in proportion, so
     the box that is taken is never too small.
     """
-    inside = _inside(asked, in_time=in_time)
-    select = "SELECT p.episode_seq AS seq, min" if asked.of_episodes else "SELECT p.seq AS seq, "
-    grouped = f" GROUP BY p.episode_seq{_having(asked, f'min({_CHORD})', 'p.episode_seq')}" if asked.of_episodes else ""
+    inside = _candidates(request, in_time=in_time)
+    select = "SELECT p.episode_seq AS seq, min" if request.finds_episodes else "SELECT p.seq AS seq, "
+    grouped = (
+        f" GROUP BY p.episode_seq{_having(request, f'min({_CHORD})', 'p.episode_seq')}"
+        if request.finds_episodes
+        else ""
+    )
     reached = "(SELECT s FROM reach)"
     return SqlTemplate(f"""
 WITH RECURSIVE levels (n, chord, height, width) AS MATERIALIZED (
     SELECT key, value ->> 0, value ->> 1, value ->> 2 FROM json_each(:levels)),
-{_search(asked, inside)},
+{_search(request, inside)},
 page AS MATERIALIZED (
     {select}{_CHORD} AS key, p.latitude AS latitude, p.longitude AS longitude
-    FROM {inside.replace(_THE_CIRCLE, _circle(reached))}{grouped} ORDER BY {asked.order()} LIMIT :limit)
-{_rows(asked, ", page.latitude, page.longitude")}""")
+    FROM {inside.replace(_CIRCLE_PLACEHOLDER, _circle(reached))}{grouped} ORDER BY {request.order()} LIMIT :limit)
+{_select_rows(request, ", page.latitude, page.longitude")}""")
 
 
-def _search(asked: Asked, inside: str) -> str:
-    if asked.backwards:  # what is nearer than a place, the farthest first: all of it
+def _search(request: PageRequest, inside: str) -> str:
+    if request.backwards:  # what is nearer than a place, the farthest first: all of it
         return "reach (s) AS (SELECT CAST(:last AS REAL))"
     low, high = "iif(enough, low, middle)", "iif(enough, middle, high)"
     middle = f"(({low} + {high}) / 2)"
-    whole = "CAST(:last AS REAL)"
+    farthest = "CAST(:last AS REAL)"
     return f"""search (low, high, middle, enough, steps) AS (
-    SELECT CAST(:low AS REAL), {whole}, {whole}, {_enough(asked, inside, whole)}, 0
+    SELECT CAST(:low AS REAL), {farthest}, {farthest}, {_has_enough(request, inside, farthest)}, 0
     UNION ALL
-    SELECT {low}, {high}, {middle}, {_enough(asked, inside, middle)}, steps + 1
-    FROM search WHERE steps < {_STEPS} AND (enough OR steps > 0)),
+    SELECT {low}, {high}, {middle}, {_has_enough(request, inside, middle)}, steps + 1
+    FROM search WHERE steps < {_HALVINGS} AND (enough OR steps > 0)),
 reach (s) AS MATERIALIZED (
     SELECT iif(enough OR steps = 0, middle, high) FROM search ORDER BY steps DESC LIMIT 1)"""
 
 
-def _enough(asked: Asked, inside: str, at: str) -> str:
+def _has_enough(request: PageRequest, inside: str, at: str) -> str:
     one, grouped = "1", ""
-    if asked.of_episodes:
+    if request.finds_episodes:
         one = "p.episode_seq"
-        grouped = f" GROUP BY p.episode_seq{_having(asked, f'min({_CHORD})', 'p.episode_seq')}"
-        if not asked.continued:
+        grouped = f" GROUP BY p.episode_seq{_having(request, f'min({_CHORD})', 'p.episode_seq')}"
+        if not request.continued:
             one, grouped = "DISTINCT p.episode_seq", ""
-    counted = f"SELECT {one} FROM {inside.replace(_THE_CIRCLE, _circle(at))}{grouped} LIMIT :limit"
+    counted = f"SELECT {one} FROM {inside.replace(_CIRCLE_PLACEHOLDER, _circle(at))}{grouped} LIMIT :limit"
     return f"(SELECT count(*) FROM ({counted})) >= :limit"
 
 
@@ -197,38 +205,39 @@ def _circle(at: str) -> str:
     CROSS JOIN levels AS a ON +a.n = at.n CROSS JOIN levels AS b ON +b.n = at.n + 1)"""
 
 
-def _inside(asked: Asked, *, in_time: bool) -> str:
+def _candidates(request: PageRequest, *, in_time: bool) -> str:
     # The box of a circle may go over the antimeridian: it is also looked for a turn further west and further east.
     turned = "SELECT 0.0 AS turn UNION ALL SELECT -360.0 UNION ALL SELECT 360.0"
     here = "(:longitude + turned.turn)"
-    after = () if asked.of_episodes else asked.after(_CHORD, "p.seq")
-    conditions = ("p.namespace = :namespace", f"{_CHORD} <= c.chord * c.chord", *after, *asked.filters)
-    return f"""{_THE_CIRCLE} AS c CROSS JOIN ({turned}) AS turned
+    after = () if request.finds_episodes else request.after(_CHORD, "p.seq")
+    conditions = ("p.namespace = :namespace", f"{_CHORD} <= c.chord * c.chord", *after, *request.filters)
+    return f"""{_CIRCLE_PLACEHOLDER} AS c CROSS JOIN ({turned}) AS turned
         ON iif(c.width >= 180, turned.turn = 0, {here} - c.width <= 180 AND {here} + c.width >= -180)
     CROSS JOIN spatiotemporal_rtree AS r
-        ON r.min_latitude <= :latitude + c.height + {_HAIR} AND r.max_latitude >= :latitude - c.height - {_HAIR}
-        AND r.min_longitude <= iif(c.width >= 180, 180, {here} + c.width) + {_HAIR}
-        AND r.max_longitude >= iif(c.width >= 180, -180, {here} - c.width) - {_HAIR}
-        AND {_OF_KEY}{_and(_TREE_IN_TIME, in_time)}
+        ON r.min_latitude <= :latitude + c.height + {_ROUNDING_DEGREES}
+        AND r.max_latitude >= :latitude - c.height - {_ROUNDING_DEGREES}
+        AND r.min_longitude <= iif(c.width >= 180, 180, {here} + c.width) + {_ROUNDING_DEGREES}
+        AND r.max_longitude >= iif(c.width >= 180, -180, {here} - c.width) - {_ROUNDING_DEGREES}
+        AND {_IN_NAMESPACE}{_and_if(_TREE_IN_TIME, in_time)}
     CROSS JOIN spatiotemporal_index AS p ON p.seq = r.seq {_EPISODE}
-    WHERE {" AND ".join(conditions)}{_and(_IN_TIME, in_time)}"""
+    WHERE {" AND ".join(conditions)}{_and_if(_IN_TIME, in_time)}"""
 
 
-def _where(branch: Branch, asked: Asked, *more: str) -> str:
-    return " AND ".join(("p.namespace = :namespace", *branch.conditions, *more, *asked.filters))
+def _where(branch: Branch, request: PageRequest, *more: str) -> str:
+    return " AND ".join(("p.namespace = :namespace", *branch.conditions, *more, *request.filters))
 
 
-def _having(asked: Asked, best: str, seq: str = "seq") -> str:
-    after = asked.after(best, seq)
+def _having(request: PageRequest, best: str, seq: str = "seq") -> str:
+    after = request.after(best, seq)
     return f" HAVING {after[0]}" if after else ""
 
 
-def _and(condition: str, is_given: bool) -> str:
+def _and_if(condition: str, is_given: bool) -> str:
     return f" AND {condition}" if is_given else ""
 
 
-def _rows(asked: Asked, more: str = "") -> str:
-    if not asked.of_episodes:
+def _select_rows(request: PageRequest, more: str = "") -> str:
+    if not request.finds_episodes:
         return f"""SELECT page.key, page.seq, {ROW}{more}
 FROM page CROSS JOIN spatiotemporal_index AS p ON p.seq = page.seq"""
     return f"""SELECT page.key, page.seq, {HEAD_ROW}{more} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq

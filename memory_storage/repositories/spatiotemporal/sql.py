@@ -71,7 +71,7 @@ CREATED = SqlTemplate("""
 SELECT id, created_at FROM spatiotemporal_index
 WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
-KNOWN = SqlTemplate("""
+OWNERS_BY_ID = SqlTemplate("""
 SELECT id, owner_type, owner_id FROM spatiotemporal_index
 WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
@@ -88,10 +88,10 @@ WHERE namespace = :namespace AND owner_type = :owner_type AND owner_id = :owner_
 DELETE = SqlTemplate("DELETE FROM spatiotemporal_index WHERE namespace = :namespace AND id = :id RETURNING id")
 COUNT = SqlTemplate("SELECT count(*) FROM spatiotemporal_index WHERE namespace = :namespace")
 # A page ends by bytes too: an entry that does not fit has no document.
-_LISTED = """SELECT seq, id FROM spatiotemporal_index
+_PAGE_CANDIDATES = """SELECT seq, id FROM spatiotemporal_index
     WHERE namespace = :namespace AND id > :after ORDER BY id LIMIT :limit"""
-NEXT = SqlTemplate(f"""
-{cut_by_bytes(_LISTED, "spatiotemporal_index", "octet_length(t.document)", "id")}
+PAGE = SqlTemplate(f"""
+{cut_by_bytes(_PAGE_CANDIDATES, "spatiotemporal_index", "octet_length(t.document)", "id")}
 SELECT page.id, p.document, p.created_at FROM page LEFT JOIN spatiotemporal_index AS p
     ON page.fits AND p.seq = page.seq ORDER BY page.id
 """)

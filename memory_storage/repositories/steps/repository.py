@@ -14,7 +14,7 @@ from memory_storage.sql.session import Repository, as_id
 
 from . import sql
 
-_LAST = 2**31
+_MAX_STEP_NUMBER = 2**31
 
 
 class StepRepository(Repository):
@@ -29,10 +29,10 @@ class StepRepository(Repository):
         Raises:
             NotFoundError: there is no such step.
         """
-        found = self.find(step_id)
-        if found is None:
+        step = self.find(step_id)
+        if step is None:
             raise NotFoundError("step", step_id)
-        return found
+        return step
 
     @operation
     def find(self, step_id: UUID | str) -> Step | None:
@@ -48,8 +48,8 @@ class StepRepository(Repository):
         step = sql.RANGE.bind(
             namespace=self._session.namespace,
             episode_id=as_id(episode_id, "episode_id"),
-            first=_number("first", first),
-            last=_LAST if last is None else _number("last", last),
+            first=_check_step_number("first", first),
+            last=_MAX_STEP_NUMBER if last is None else _check_step_number("last", last),
             limit=check_limit(limit, self._session.limits),
         )
         return decode_steps(self._session.read(step))
@@ -72,11 +72,14 @@ class StepRepository(Repository):
 
         def read(cursor: tuple[int, bool]) -> tuple[Iterator[Step], tuple[int, bool] | None]:
             first, was_large = cursor
-            statement = sql.NEXT.bind(first=first, limit=size + 1, page_bytes=PAGE_BYTES, **key)
+            statement = sql.PAGE.bind(first=first, limit=size + 1, page_bytes=PAGE_BYTES, **key)
             rows = self._session.read(statement, shrinks=was_large)
-            rest = next((row[3] for row in rows if row[0] is None), None)
+            next_number = next((row[3] for row in rows if row[0] is None), None)
             fitting = [row[:3] for row in rows if row[0] is not None]
-            return handed_over(decode_steps(fitting)), None if rest is None else (rest, len(fitting) < size)
+            return handed_over(decode_steps(fitting)), None if next_number is None else (
+                next_number,
+                len(fitting) < size,
+            )
 
         yield from iterate_pages(read, (1, False))
 
@@ -101,10 +104,10 @@ class StepRepository(Repository):
         """
         key = {"namespace": self._session.namespace, "id": as_id(step_id)}
         now = to_micros(self._session.now())
-        return bool(self._session.write([sql.OUTDATE.bind(now=now, **key), sql.DELETE.bind(**key)]))
+        return bool(self._session.write([sql.INCREMENT_VERSION.bind(now=now, **key), sql.DELETE.bind(**key)]))
 
 
-def _number(field: str, value: int) -> int:
-    if type(value) is not int or not 1 <= value <= _LAST:
-        raise ValidationError(field, f"a step number, from 1 to {_LAST:,}", value)
+def _check_step_number(field: str, value: int) -> int:
+    if type(value) is not int or not 1 <= value <= _MAX_STEP_NUMBER:
+        raise ValidationError(field, f"a step number, from 1 to {_MAX_STEP_NUMBER:,}", value)
     return value

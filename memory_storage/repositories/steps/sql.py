@@ -5,7 +5,7 @@ from __future__ import annotations
 from memory_storage.sql.paging import cut_by_bytes
 from memory_storage.sql.statement import SqlTemplate, bytes_of_step, columns, values
 
-_APPENDED = {
+_COLUMNS = {
     "namespace": ":namespace",
     "episode_id": ":episode_id",
     "step_number": "next.number",
@@ -23,8 +23,8 @@ _APPENDED = {
 # The number is found by the index and given under the write lock: it costs the same for every step.
 # Constraints refuse an id that is taken and an episode that is missing: to look for both first costs a third more.
 APPEND = SqlTemplate(f"""
-INSERT INTO steps ({columns(_APPENDED)})
-SELECT {values(_APPENDED)}
+INSERT INTO steps ({columns(_COLUMNS)})
+SELECT {values(_COLUMNS)}
 FROM (SELECT coalesce(max(step_number), 0) + 1 AS number FROM steps
     WHERE namespace = :namespace AND episode_id = :episode_id) AS next
 WHERE next.number <= :limit
@@ -32,13 +32,13 @@ RETURNING step_number
 """)
 
 # Why a step could not be appended: whether its id is taken, and by the same step.
-APPENDED = SqlTemplate("""
+STORED_STEP = SqlTemplate("""
 SELECT step_number, episode_id = :episode_id AND output IS :output
     AND document = :before_number || step_number || :after_number
 FROM steps WHERE namespace = :namespace AND id = :id
 """)
 
-NUMBER = SqlTemplate("SELECT step_number FROM steps WHERE namespace = :namespace AND id = :id")
+STEP_NUMBER = SqlTemplate("SELECT step_number FROM steps WHERE namespace = :namespace AND id = :id")
 
 _ROW = "id, document, output"
 
@@ -55,11 +55,11 @@ ORDER BY step_number LIMIT :limit
 """)
 
 # As RANGE from :first on, but a page ends by bytes too: a step that does not fit has no id.
-_LISTED = """SELECT seq, step_number FROM steps
+_CANDIDATES = """SELECT seq, step_number FROM steps
     WHERE namespace = :namespace AND episode_id = :episode_id AND step_number >= :first
     ORDER BY step_number LIMIT :limit"""
-NEXT = SqlTemplate(f"""
-{cut_by_bytes(_LISTED, "steps", bytes_of_step("t"), "step_number")}
+PAGE = SqlTemplate(f"""
+{cut_by_bytes(_CANDIDATES, "steps", bytes_of_step("t"), "step_number")}
 SELECT s.id, s.document, s.output, page.step_number FROM page LEFT JOIN steps AS s ON page.fits AND s.seq = page.seq
 ORDER BY page.step_number
 """)
@@ -74,14 +74,14 @@ COUNT = SqlTemplate("SELECT count(*) FROM steps WHERE namespace = :namespace AND
 COUNT_ALL = SqlTemplate("SELECT count(*) FROM steps WHERE namespace = :namespace")
 
 # The steps that have one of these ids, or one of these numbers in their episode.
-IN_THE_WAY = SqlTemplate("""
+CONFLICTING_STEPS = SqlTemplate("""
 SELECT id, episode_id FROM steps WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 UNION SELECT id, episode_id FROM steps WHERE namespace = :namespace
     AND (episode_id, step_number) IN (SELECT value ->> 0, value ->> 1 FROM json_each(:numbers))
 """)
 
 # Before the step is deleted: a copy of the episode that still has the step is stale from here on.
-OUTDATE = SqlTemplate("""
+INCREMENT_VERSION = SqlTemplate("""
 UPDATE episodes SET version = version + 1, updated_at = :now
 WHERE namespace = :namespace
     AND id = (SELECT episode_id FROM steps WHERE steps.namespace = :namespace AND steps.id = :id)
