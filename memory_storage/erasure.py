@@ -20,11 +20,11 @@ from ._files import MaintenanceLock, sweep
 from .errors import ConfigurationError, UnavailableError
 from .models import ErasureResult, ScrubResult
 from .monitoring import named_operation
-from .repositories import EmbeddingRepository
 from .repositories.retention.erasure import MERGE_WORDS, ErasedRows, erase_episode, erase_namespace
 from .repositories.retention.pacing import BatchSizer
 from .search.hnsw import delete_sidecars
 from .search.session import SearchSession
+from .search.vector_index import VectorIndex
 from .settings import Settings
 
 _PAUSE = 0.02
@@ -55,7 +55,7 @@ class Forgetting:
         self._settings = settings
         self._session = session
         self._maintenance = maintenance
-        self._index = EmbeddingRepository(session).index
+        self._index = VectorIndex(session)
         self._sleep = sleep
 
     @named_operation("forget")

@@ -29,6 +29,7 @@ from .monitoring import Meter
 from .resilience import CircuitBreaker, Guard, is_retryable_read, was_not_committed
 from .search.hnsw import is_installed
 from .search.hnsw.index import HnswIndexes
+from .search.vector_index import VectorIndex
 from .session import Repositories, Session, StorageContext
 from .settings import Settings, hidden_token
 from .sql.arguments import aware
@@ -151,7 +152,7 @@ class MemoryStorage(Repositories):
 
     def _mend_indexes(self) -> None:
         try:
-            for model in self.embeddings.index.repair_missing():
+            for model in VectorIndex(self._session).repair_missing():
                 _log.warning("the vector index of %r was lost: searches are slow until it is rebuilt", model)
         except UnavailableError as error:  # read-only, locked or full: searches are right without it
             _log.warning("a vector index was lost, and cannot be made now: %s", error)

@@ -20,7 +20,7 @@ from typing_extensions import Self
 
 from . import dbapi
 from ._commit_status import NEVER_DONE, CommitResolver, Receipt
-from ._exception_mapping import FOREIGN_ERRORS, raise_mapped, translated
+from ._exception_mapping import FOREIGN_ERRORS, raise_mapped
 from ._execution import (
     SHRINK,
     Executor,
@@ -181,9 +181,7 @@ class _TransactionExecutor(dbapi.Unpicklable):
         begin = "DEFERRED" if self._read_only else "IMMEDIATE"
         try:
             options = {"libsql_begin": begin} | ({"libsql_keep_alive": True} if self._is_remote else {})
-            with translated(self._engine), self._guard.admitted_checkout():
-                connection = self._engine.connect().execution_options(**options)
-            self._connection = connection
+            connection = self._connection = self._checkout(options)
             _refuse_autocommit(connection)
             self._guard.recheck(self._ticket)
         except BaseException as error:
@@ -193,11 +191,23 @@ class _TransactionExecutor(dbapi.Unpicklable):
                 connection.close()
             raise
 
+    def _checkout(self, options: dict[str, Any]) -> Connection:
+        try:
+            with self._guard.admitted_checkout():
+                return self._engine.connect().execution_options(**options)
+        except FOREIGN_ERRORS as error:
+            raise_mapped(error, self._engine)
+            raise
+
     def _commit(self, connection: Connection) -> None:
         self._operation.round_trips += self._contacted
         try:
-            with translated(self._engine), connection:
-                connection.commit()
+            try:
+                with connection:
+                    connection.commit()
+            except FOREIGN_ERRORS as error:
+                raise_mapped(error, self._engine)
+                raise
         except CommitUnknownError as unknown:
             if self._receipt is None:
                 return  # it wrote nothing
