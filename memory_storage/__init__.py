@@ -19,7 +19,7 @@ def __getattr__(name: str) -> object:
         from ._deprecation import renamed_names
 
         return renamed_names(__name__, FORMER_NAMES)(name)
-    from ._crate import WRITE
+    from ._rust_names import WRITE
     from .suggestions import nearest
 
     advice = f": write {WRITE[name]}" if name in WRITE else ""

@@ -17,10 +17,10 @@ from sqlalchemy import Engine, event
 from typing_extensions import Self
 
 from . import health, migrate, models, pool
-from ._calls import explained
 from ._exception_mapping import translated
 from ._execution import Executor
 from ._files import MaintenanceLock
+from ._signature_errors import explained
 from .dbapi import redacted
 from .engine import guard_engine, make_directory, make_engine
 from .erasure import Forgetting

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from memory_storage._wording import counted
+from memory_storage._formatting import counted
 from memory_storage.backup import BackupReport, back_up
 from memory_storage.backup import restore as restore_from
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from memory_storage._wording import counted
+from memory_storage._formatting import counted
 from memory_storage.errors import NotFoundError
 
 from .app import app

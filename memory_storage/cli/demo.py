@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from memory_storage._wording import counted
+from memory_storage._formatting import counted
 from memory_storage.models import (
     Episode,
     PartialSuccess,

@@ -10,7 +10,7 @@ import typer
 
 from memory_storage import migrate
 from memory_storage._exception_mapping import translated
-from memory_storage._wording import counted
+from memory_storage._formatting import counted
 from memory_storage.engine import make_engine
 from memory_storage.models import Health
 from memory_storage.settings import MEMORY

@@ -13,8 +13,8 @@ from typing import Annotated, BinaryIO
 import typer
 
 from memory_storage._files import mode_of, replacing
+from memory_storage._formatting import counted
 from memory_storage._paths import why_unreadable, why_unwritable
-from memory_storage._wording import counted
 from memory_storage.errors import ConfigurationError
 from memory_storage.importers import (
     ImportNote,

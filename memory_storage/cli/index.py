@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from memory_storage._wording import counted
+from memory_storage._formatting import counted
 from memory_storage.errors import CorruptDataError, ValidationError
 from memory_storage.models import EmbeddingModel, IndexHealth, IndexPreset, IndexSource
 from memory_storage.storage import MemoryStorage

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from memory_storage._wording import in_one_line, printable
+from memory_storage._formatting import in_one_line, printable
 
 _WIDTH_OF_A_FILE = 160
 _READABLE = 16  # columns of a terminal that a text needs at least

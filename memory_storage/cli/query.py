@@ -7,7 +7,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from memory_storage._wording import counted
+from memory_storage._formatting import counted
 from memory_storage.models import Dimension, Episode, OutcomeKind, Page, Step, StepError, StepOk, StepResult
 from memory_storage.storage import MemoryStorage
 

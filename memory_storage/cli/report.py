@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from memory_storage._wording import counted
+from memory_storage._formatting import counted
 from memory_storage.errors import ConfigurationError
 from memory_storage.models import EpisodeFilters
 

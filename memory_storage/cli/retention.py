@@ -11,7 +11,7 @@ from uuid import UUID
 
 import typer
 
-from memory_storage._wording import counted
+from memory_storage._formatting import counted
 from memory_storage.backup import ErasedBackup, checked_backups, forget_in_backups
 from memory_storage.errors import ConfigurationError, UnavailableError, ValidationError
 from memory_storage.models import ErasureResult, RetentionPlan, RetentionPolicy, RetentionResult

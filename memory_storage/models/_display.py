@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from html import escape
 
-from memory_storage._wording import counted, in_one_line, width_of
+from memory_storage._formatting import counted, in_one_line, width_of
 
 _LONGEST = 60  # characters of a cell
 _MOST_ROWS = 50

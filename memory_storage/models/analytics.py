@@ -11,7 +11,7 @@ from uuid import UUID
 
 from pydantic_core import to_json
 
-from memory_storage._wording import counted
+from memory_storage._formatting import counted
 from memory_storage.errors import ConfigurationError
 
 from ._display import html_table, text_table

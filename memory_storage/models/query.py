@@ -9,7 +9,7 @@ from typing import Annotated, Generic, Literal, TypedDict, TypeVar
 
 from pydantic import Field, StrictBool
 
-from memory_storage._wording import counted
+from memory_storage._formatting import counted
 
 from ._display import html_table, table_of, text_table
 from ._model import Finite, Int64, Model, Moment, Ratio

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
-from memory_storage._wording import counted
+from memory_storage._formatting import counted
 
 from ._display import html_table, table_of, text_table
 

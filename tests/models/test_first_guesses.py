@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import memory_storage as ms
-from memory_storage._crate import WRITE
+from memory_storage._rust_names import WRITE
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "how-to" / "rust-crate-names.md").read_text()
 OPEN = 'MemoryStorage.open("memory.db")'
