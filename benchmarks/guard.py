@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from memory_storage import dbapi
-from memory_storage._exception_mapping import translated
+from memory_storage._exception_mapping import map_exceptions
 from memory_storage._execution import Executor, execute_raw, has_listeners
 from memory_storage.repositories import EpisodeRepository
 from memory_storage.session import Session
@@ -38,7 +38,7 @@ class Bare(Executor):
     """Runs batches without a guard, and counts nothing."""
 
     def _run(self, batch: dbapi.Batch, *, deadline: float | None = None) -> Sequence[tuple[object, ...]]:
-        with translated(self.engine):
+        with map_exceptions(self.engine):
             assert not has_listeners(self.engine)
             return execute_raw(self.engine, batch, deadline=deadline)[0]
 

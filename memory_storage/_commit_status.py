@@ -25,15 +25,15 @@ _SETTLING_SECONDS = 7.0  # a server takes five until it takes a lock from a stre
 _FIRST_PAUSE = 0.05  # seconds until it is asked again what became of a write
 
 _KEPT_SECONDS = 24 * 3600
-_SWEEP_ONE_IN = 1_000  # it reads them all
+_CLEANUP_ONE_IN = 1_000  # it reads them all
 _ID_BYTES = 16
 
-_LEAVE = "INSERT INTO receipts (id, changed) VALUES (?, (unixepoch() << 28) | changes())"
-_FENCE = "INSERT INTO receipts (id, changed) VALUES (?, -(unixepoch() << 28) - 1) ON CONFLICT (id) DO NOTHING"
-_LOOK = "SELECT CASE WHEN changed < 0 THEN -1 ELSE changed & 268435455 END FROM receipts WHERE id = ?"
-_SWEEP = "DELETE FROM receipts WHERE abs(changed) >> 28 BETWEEN 1 AND unixepoch() - ?"
+_INSERT_RECEIPT = "INSERT INTO receipts (id, changed) VALUES (?, (unixepoch() << 28) | changes())"
+_INSERT_FENCE = "INSERT INTO receipts (id, changed) VALUES (?, -(unixepoch() << 28) - 1) ON CONFLICT (id) DO NOTHING"
+_SELECT_CHANGED = "SELECT CASE WHEN changed < 0 THEN -1 ELSE changed & 268435455 END FROM receipts WHERE id = ?"
+_DELETE_OLD = "DELETE FROM receipts WHERE abs(changed) >> 28 BETWEEN 1 AND unixepoch() - ?"
 
-NEVER_DONE = -1
+NEVER_COMMITTED = -1
 
 
 class Receipt:
@@ -44,17 +44,17 @@ class Receipt:
 
     def steps(self) -> list[BatchStep]:
         """What a write runs after its own statements: `changed` keeps how many rows the last one changed."""
-        leave = BatchStep(_LEAVE, (self._id,))
-        if random.randrange(_SWEEP_ONE_IN):  # noqa: S311 - it only spreads the work
-            return [leave]
-        return [leave, BatchStep(_SWEEP, (_KEPT_SECONDS,))]
+        insert = BatchStep(_INSERT_RECEIPT, (self._id,))
+        if random.randrange(_CLEANUP_ONE_IN):  # noqa: S311 - it only spreads the work
+            return [insert]
+        return [insert, BatchStep(_DELETE_OLD, (_KEPT_SECONDS,))]
 
     def fence(self) -> list[BatchStep]:
-        """What finds it, or takes its place. The last one gives `changed`, which is `NEVER_DONE` for a fence."""
-        return [BatchStep(_FENCE, (self._id,)), BatchStep(_LOOK, (self._id,))]
+        """What finds it, or takes its place. The last one gives `changed`, which is `NEVER_COMMITTED` for a fence."""
+        return [BatchStep(_INSERT_FENCE, (self._id,)), BatchStep(_SELECT_CHANGED, (self._id,))]
 
 
-def changed(rows: Sequence[tuple[object, ...]]) -> int:
+def changed_rows(rows: Sequence[tuple[object, ...]]) -> int:
     """What `fence` has found."""
     return int(str(rows[0][0]))
 
@@ -73,8 +73,8 @@ class CommitResolver:
         self._deadline = time.monotonic() + _SETTLING_SECONDS
 
     def resolve(self, receipt: Receipt) -> int:
-        """How many rows the write has changed; NEVER_DONE if it was not done, and now never will be."""
-        return changed(self.reread(dbapi.Batch(receipt.fence())))
+        """How many rows the write has changed; NEVER_COMMITTED if it was not done, and now never will be."""
+        return changed_rows(self.reread(dbapi.Batch(receipt.fence())))
 
     def reread(self, batch: dbapi.Batch) -> Sequence[Row]:
         """The rows of a batch that does no harm when it is run twice."""

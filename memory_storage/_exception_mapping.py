@@ -27,15 +27,15 @@ from .errors import (
 FOREIGN_ERRORS = (dbapi.Error, exc.SQLAlchemyError)
 
 
-def translated(engine: Engine | None = None) -> _Door:
+def map_exceptions(engine: Engine | None = None) -> _ExceptionMapper:
     """For a `with` block: foreign errors become ours on their way out, with the cause chained.
 
     `engine` is whose pool it is that may have no connection left.
     """
-    return _Door(engine)
+    return _ExceptionMapper(engine)
 
 
-class _Door:
+class _ExceptionMapper:
     # Written out: contextlib's takes three times as long, and every call goes through here.
     __slots__ = ("_engine",)
 
@@ -82,9 +82,9 @@ def as_storage_error(error: BaseException | None) -> MemoryStorageError:
     if isinstance(error, dbapi.OutcomeUnknownError):
         return CommitUnknownError(str(error))
     if isinstance(error, dbapi.ResponseTooLargeError):
-        return _located(_too_large(error), error)
+        return _with_endpoint(_too_large(error), error)
     if code in _BY_CODE:
-        return _located(_BY_CODE[code](str(error), code), error)
+        return _with_endpoint(_BY_CODE[code](str(error), code), error)
     if isinstance(error, dbapi.IntegrityError):
         return _conflict(str(error))
     if isinstance(error, dbapi.DataError):
@@ -96,7 +96,7 @@ def as_storage_error(error: BaseException | None) -> MemoryStorageError:
     return MemoryStorageError(f"the database refused: {error}")
 
 
-def _located(ours: MemoryStorageError, error: BaseException | None) -> MemoryStorageError:
+def _with_endpoint(ours: MemoryStorageError, error: BaseException | None) -> MemoryStorageError:
     if isinstance(ours, UnavailableError) and isinstance(error, dbapi.LineError):
         ours.host, ours.port, ours.cause = error.host, error.port, error.cause
     return ours

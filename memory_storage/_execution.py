@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 from sqlalchemy import Connection, Engine
 
 from . import dbapi
-from ._commit_status import NEVER_DONE, CommitResolver, Receipt
+from ._commit_status import NEVER_COMMITTED, CommitResolver, Receipt
 from ._exception_mapping import FOREIGN_ERRORS, raise_mapped
 from ._files import MaintenanceLock
 from .errors import CommitUnknownError, UnavailableError
@@ -101,7 +101,7 @@ class Executor(dbapi.Unpicklable):
             except CommitUnknownError as error:
                 resolver = CommitResolver(error, self.run_early)
                 changed_rows = resolver.resolve(receipt)
-            if changed_rows != NEVER_DONE:
+            if changed_rows != NEVER_COMMITTED:
                 again = again or (steps[-1] if dbapi.reads_only(steps[-1].sql) else None)
                 return resolver.reread(dbapi.Batch([again], reads_only=True)) if again else [()] * changed_rows
             _log.info("a write was lost on its way (attempt %d)", attempt + 1)
@@ -164,7 +164,7 @@ class Executor(dbapi.Unpicklable):
             with connection.execution_options(libsql_begin=""):
                 self.guard.recheck(ticket)
                 return execute_with_events(connection, batch)
-        except FOREIGN_ERRORS as error:  # no `with translated()`: it would cost each call another frame
+        except FOREIGN_ERRORS as error:  # no `with map_exceptions()`: it would cost each call another frame
             raise_mapped(error, self.engine)
             raise
 

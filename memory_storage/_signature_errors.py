@@ -15,7 +15,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def explained(advice: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+def explain_misuse(advice: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Decorate a method so that arguments which do not fit it are a ConfigurationError that says what to write."""
 
     def decorate(method: Callable[P, T]) -> Callable[P, T]:
@@ -23,7 +23,7 @@ def explained(advice: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
         @functools.wraps(method)
         def call(*args: Any, **kwargs: Any) -> T:
-            problem = _misfit(signature, *args, **kwargs)
+            problem = _signature_problem(signature, *args, **kwargs)
             # Replaced before anything can fail: a traceback may show this frame, and a token may be among them.
             args = tuple(redacted(value) for value in args)
             kwargs = hidden(kwargs)
@@ -37,7 +37,7 @@ def explained(advice: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     return decorate
 
 
-def _misfit(signature: inspect.Signature, *args: object, **kwargs: object) -> str:
+def _signature_problem(signature: inspect.Signature, *args: object, **kwargs: object) -> str:
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
-from ._exception_mapping import translated
+from ._exception_mapping import map_exceptions
 from ._files import MaintenanceLock, sweep
 from .errors import ConfigurationError, UnavailableError
 from .models import ErasureResult, ScrubResult
@@ -32,14 +32,16 @@ _ON_A_SERVER = (
     "the rows are gone from every table and index of the server; its file, its log, its replicas and its backups "
     "are out of reach, and may have old pages for a while: ask who runs it"
 )
-_READER = (
+_OPEN_READER = (
     "somebody reads a state of before, so its log could not be cut off: call `scrub` again when that transaction "
     "has ended (setting: request_timeout)"
 )
-_STRANGER = "the vector index {} is not of this package, and VACUUM would damage it: drop it, and call `scrub` again"
+_FOREIGN_INDEX = (
+    "the vector index {} is not of this package, and VACUUM would damage it: drop it, and call `scrub` again"
+)
 
 
-class Forgetting:
+class Eraser:
     """For one namespace, on an engine."""
 
     def __init__(
@@ -74,14 +76,14 @@ class Forgetting:
         for merge in MERGE_WORDS:
             self._session.write([merge.bind()])
         if self._settings.path is None:
-            self._renew_worn_indexes()
+            self._rebuild_fragmented_indexes()
             return (
                 ScrubResult(complete=False, why=_ON_A_SERVER) if self._settings.server else ScrubResult(complete=True)
             )
         with self._maintenance.exclusive(self._settings.request_timeout, sleep=self._sleep):
-            if strangers := self._index.foreign_indexes():
-                return ScrubResult(complete=False, why=_STRANGER.format(", ".join(strangers)))
-            done = self._write_anew(self._settings.path)
+            if foreign_indexes := self._index.foreign_indexes():
+                return ScrubResult(complete=False, why=_FOREIGN_INDEX.format(", ".join(foreign_indexes)))
+            done = self._vacuum(self._settings.path)
         self._index.repair_missing()  # a space that another process has created meanwhile has no index
         for model in self._index.status():
             self._index.catch_up(model.name)
@@ -98,18 +100,18 @@ class Forgetting:
             scrubbed = ScrubResult(complete=False, why=f"{error}; then call `scrub` again")
         return ErasureResult(*erased, scrubbed=scrubbed.complete, why=scrubbed.why)
 
-    def _renew_worn_indexes(self) -> None:
+    def _rebuild_fragmented_indexes(self) -> None:
         for model in self._index.status():
             if model.removed:
                 self._index.rebuild(model.name)
 
-    def _write_anew(self, path: Path) -> ScrubResult:
+    def _vacuum(self, path: Path) -> ScrubResult:
         sweep(path)
         if self._settings.key is not None:  # it has none: one is from before, or of another program
             delete_sidecars(path)
         self._index.drop_all()
         try:
-            with translated(self._engine), self._outside_of_transactions() as connection:
+            with map_exceptions(self._engine), self._autocommit_connection() as connection:
                 if self._settings.key is None:  # its copy has the size of the file; of an encrypted one it is in clear
                     connection.exec_driver_sql("PRAGMA temp_store = FILE")
                 try:
@@ -119,13 +121,17 @@ class Forgetting:
                         connection.exec_driver_sql("PRAGMA temp_store = DEFAULT")
         finally:
             self._index.recreate_all()
-        with translated(self._engine), self._outside_of_transactions() as connection:
-            return ScrubResult(complete=True) if self._cut_log(connection) else ScrubResult(complete=False, why=_READER)
+        with map_exceptions(self._engine), self._autocommit_connection() as connection:
+            return (
+                ScrubResult(complete=True)
+                if self._truncate_log(connection)
+                else ScrubResult(complete=False, why=_OPEN_READER)
+            )
 
-    def _outside_of_transactions(self) -> Connection:
+    def _autocommit_connection(self) -> Connection:
         return self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
-    def _cut_log(self, connection: Connection) -> bool:
+    def _truncate_log(self, connection: Connection) -> bool:
         deadline = time.monotonic() + self._settings.request_timeout
         while connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]:
             if time.monotonic() > deadline:

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from . import pool
-from ._exception_mapping import translated
+from ._exception_mapping import map_exceptions
 from .dbapi import Batch, BatchStep, redacted
 from .errors import MemoryStorageError, ValidationError
 from .models import DiskSpace, EmbeddingModel, Health, HealthCheck, HealthStatus
@@ -25,7 +25,7 @@ from .session import Repositories, Session, StorageContext
 from .settings import Settings
 from .sql.arguments import finite
 
-_LITTLE = 64 * 2**20  # bytes that are free
+_LOW_DISK_BYTES = 64 * 2**20  # bytes that are free
 _REVISION = BatchStep("SELECT version_num FROM alembic_version")
 _FULL_TEXTS = BatchStep(
     "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND sql LIKE '%USING fts5%' ORDER BY name"
@@ -54,7 +54,7 @@ def check(
     if finite("timeout", timeout) < 0:
         raise ValidationError("timeout", "seconds, not below 0", timeout)
     session = Session(context, settings.namespace)
-    schema, latency, problem = _reached(session, timeout)
+    schema, latency, problem = _probe(session, timeout)
     disk = _disk(settings.path)
     if problem is None and settings.path is not None and disk is None:
         problem = f"the file {str(settings.path)!r} is not there any more: what is written now is lost"
@@ -77,7 +77,7 @@ def check(
     )
 
 
-def _reached(session: Session, timeout: float) -> tuple[str | None, float | None, str | None]:
+def _probe(session: Session, timeout: float) -> tuple[str | None, float | None, str | None]:
     """The revision, the seconds it took to read it, and what is wrong."""
     since = time.perf_counter()
     try:
@@ -138,7 +138,7 @@ def _full_text(session: Session, engine: Engine, settings: Settings, name: str, 
         return None
     if settings.server:
         return _full_text_on_server(session, name, content[1])
-    with translated(engine), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    with map_exceptions(engine), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         _compare_copy(connection, name, sql, content[1])
     return None
 
@@ -196,7 +196,7 @@ def _verdict(
     if problem is not None:
         return "unhealthy", problem
     found = [f"{one.name}: {one.problem}" for one in checks if one.problem is not None]
-    if disk is not None and disk.free_bytes < _LITTLE:
+    if disk is not None and disk.free_bytes < _LOW_DISK_BYTES:
         found.append(f"only {disk.free_bytes:,} bytes are free on the disk: make room")
     return ("degraded", "; ".join(found)) if found else ("healthy", None)
 

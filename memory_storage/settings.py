@@ -128,7 +128,7 @@ class PoolSettings(_Section):
     idle_timeout: Seconds = 600.0
 
     @model_validator(mode="after")
-    def _has_room(self) -> Self:
+    def _check_sizes(self) -> Self:
         if self.min_idle > self.max_connections:
             raise ValueError("min_idle is more than max_connections")
         return self
@@ -230,7 +230,7 @@ class Settings(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _accept_former_names(cls, values: Any) -> Any:
+    def _accept_old_names(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
         if "vector_index_memory" in values and "hnsw_max_bytes" not in values:
@@ -244,12 +244,12 @@ class Settings(_Section):
 
     @field_validator("database")
     @classmethod
-    def _can_be_reached(cls, database: str) -> str:
+    def _check_url(cls, database: str) -> str:
         return _checked_database(database)
 
     @field_validator("encryption_key")
     @classmethod
-    def _is_a_key(cls, key: SecretStr | None) -> SecretStr | None:
+    def _check_encryption_key(cls, key: SecretStr | None) -> SecretStr | None:
         try:
             EncryptionKey.of(key)
         except ProgrammingError as error:
@@ -258,19 +258,19 @@ class Settings(_Section):
 
     @field_validator("base_url_hosts")
     @classmethod
-    def _are_addresses(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(map(_checked_authority, hosts))
 
     @model_validator(mode="after")
-    def _may_enter(self) -> Self:
+    def _check_credentials(self) -> Self:
         if self.server:  # a token that is left over in the environment does a file no harm
-            _check(self.credentials)
+            _check_token(self.credentials)
             if self.encryption_key is not None:  # whoever gives it believes that the data is encrypted with it
                 raise ConfigurationError("encryption_key: a server has to encrypt its own files; leave it out")
         return self
 
     @model_validator(mode="after")
-    def _has_its_index(self) -> Self:
+    def _check_vector_index(self) -> Self:
         if self.server and self.vector_index == "hnsw":
             raise ValueError("vector_index: hnsw is for files: a server has diskann")
         return self
@@ -340,7 +340,7 @@ def _checked_authority(text: str) -> str:
         raise ConfigurationError(f"base_url_hosts: {error}") from None
 
 
-def _check(credentials: Credentials) -> None:
+def _check_token(credentials: Credentials) -> None:
     try:
         credentials.check()
     except OperationalError as error:

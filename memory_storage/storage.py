@@ -17,13 +17,13 @@ from sqlalchemy import Engine, event
 from typing_extensions import Self
 
 from . import health, migrate, models, pool
-from ._exception_mapping import translated
+from ._exception_mapping import map_exceptions
 from ._execution import Executor
 from ._files import MaintenanceLock
-from ._signature_errors import explained
+from ._signature_errors import explain_misuse
 from .dbapi import redacted
 from .engine import guard_engine, make_directory, make_engine
-from .erasure import Forgetting
+from .erasure import Eraser
 from .errors import CommitUnknownError, ConfigurationError, UnavailableError, ValidationError
 from .monitoring import Meter
 from .resilience import CircuitBreaker, Guard, is_retryable_read, was_not_committed
@@ -45,16 +45,16 @@ _OPEN = 'MemoryStorage.open("memory.db"), or MemoryStorage.open("libsql://...", 
 class MemoryStorage(Repositories):
     """An agent's memory in one namespace of one database. Threads may share it."""
 
-    @explained(f"it takes an engine and its settings; most callers write {_OPEN}")
+    @explain_misuse(f"it takes an engine and its settings; most callers write {_OPEN}")
     def __init__(self, engine: Engine, settings: Settings, *, now: Callable[[], datetime] = models.utc_now) -> None:
         """For an engine of your own, which stays yours to dispose of; its schema must be there. Most want `open`."""
         _check_construction(engine, settings, now)
         _check_engine(engine)
         self.engine = engine
         self.settings = settings
-        self.namespace = _checked_namespace(settings.namespace)
+        self.namespace = _check_namespace(settings.namespace)
         self._owns_engine = False
-        self.vector_index = _vector_index(settings)
+        self.vector_index = _candidate_source(settings)
         """Where searches get their candidates: "hnsw", "diskann" or "exact"."""
         self._context = self._make_context(now)
         self._owns_memory = True
@@ -62,7 +62,7 @@ class MemoryStorage(Repositories):
         super().__init__(Session(self._context, self.namespace))
 
     @classmethod
-    @explained(f"write {_OPEN}; other settings: MemoryStorage.open(Settings(database=..., ...))")
+    @explain_misuse(f"write {_OPEN}; other settings: MemoryStorage.open(Settings(database=..., ...))")
     def open(
         cls,
         database: str | os.PathLike[str] | Settings | None = None,
@@ -85,9 +85,9 @@ class MemoryStorage(Repositories):
         settings = _settings(database, auth_token, namespace)
         if not callable(now):
             raise ConfigurationError(f"now: must be a function that returns an aware moment, not {now!r}")
-        _vector_index(settings), _checked_namespace(settings.namespace)  # before there is a file
+        _candidate_source(settings), _check_namespace(settings.namespace)  # before there is a file
         make_directory(settings)
-        with translated():
+        with map_exceptions():
             engine = make_engine(settings)
         try:
             storage = cls(engine, settings, now=now)
@@ -98,8 +98,8 @@ class MemoryStorage(Repositories):
             raise
         storage._owns_engine = True
         if settings.path is not None:
-            storage._mend_indexes()
-        with translated(engine):
+            storage._repair_indexes()
+        with map_exceptions(engine):
             pool.fill(engine, settings.pool.min_idle)
         return storage
 
@@ -108,7 +108,7 @@ class MemoryStorage(Repositories):
         guard, call, since = self._context.guard, self.meter.begin("open"), perf_counter()
 
         def ensure() -> None:
-            with translated(self.engine):
+            with map_exceptions(self.engine):
                 migrate.ensure(self.engine, self.settings.path, self.settings.key)
 
         def once() -> None:
@@ -150,7 +150,7 @@ class MemoryStorage(Repositories):
             maintenance=maintenance,
         )
 
-    def _mend_indexes(self) -> None:
+    def _repair_indexes(self) -> None:
         try:
             for model in VectorIndex(self._session).repair_missing():
                 _log.warning("the vector index of %r was lost: searches are slow until it is rebuilt", model)
@@ -159,7 +159,7 @@ class MemoryStorage(Repositories):
 
     def in_namespace(self, namespace: str) -> Self:
         """Another namespace of the same database, on the same engine; to close it closes nothing."""
-        return self._view(_checked_namespace(namespace), self._actor)
+        return self._view(_check_namespace(namespace), self._actor)
 
     def acting_as(self, actor: str) -> Self:
         """Return a view of the same memory for an actor, whom the audit log names. Closing it closes nothing."""
@@ -256,8 +256,8 @@ class MemoryStorage(Repositories):
         if (episode is None) == (namespace is None):
             raise ValidationError("episode", "either an episode or a namespace", (episode, namespace))
         if namespace is not None:
-            return self.in_namespace(namespace)._forgetting().everything(scrub=scrub)
-        return self._forgetting().episode(episode or "", scrub=scrub)
+            return self.in_namespace(namespace)._eraser().everything(scrub=scrub)
+        return self._eraser().episode(episode or "", scrub=scrub)
 
     def scrub(self) -> models.ScrubResult:
         """See to it that nothing that was deleted, in any namespace, is left in the file and its log.
@@ -272,10 +272,10 @@ class MemoryStorage(Repositories):
                 or repair is running (code MAINTENANCE). Call it again.
             ConfigurationError: the directory of the file cannot be written to.
         """
-        return self._forgetting().scrub()
+        return self._eraser().scrub()
 
-    def _forgetting(self) -> Forgetting:
-        return Forgetting(self.engine, self.settings, self._session, self._context.maintenance)
+    def _eraser(self) -> Eraser:
+        return Eraser(self.engine, self.settings, self._session, self._context.maintenance)
 
     def close(self) -> None:
         """Close what `open` has opened, for all namespaces; using it then is an UnavailableError.
@@ -346,7 +346,7 @@ def _check_engine(engine: Engine) -> None:
         )
 
 
-def _vector_index(settings: Settings) -> str:
+def _candidate_source(settings: Settings) -> str:
     """The source of candidates."""
     if settings.vector_index == "auto":
         return "hnsw" if settings.path is not None and is_installed() else "diskann"
@@ -355,7 +355,7 @@ def _vector_index(settings: Settings) -> str:
     return settings.vector_index
 
 
-def _checked_namespace(namespace: str) -> str:
+def _check_namespace(namespace: str) -> str:
     if not isinstance(namespace, str) or not 1 <= len(namespace) <= _NAMESPACE_LENGTH:
         raise ValidationError("namespace", f"1 to {_NAMESPACE_LENGTH} characters", namespace)
     if "\0" in namespace or any("\ud800" <= character <= "\udfff" for character in namespace):

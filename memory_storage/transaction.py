@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from typing_extensions import Self
 
 from . import dbapi
-from ._commit_status import NEVER_DONE, CommitResolver, Receipt
+from ._commit_status import NEVER_COMMITTED, CommitResolver, Receipt
 from ._exception_mapping import FOREIGN_ERRORS, raise_mapped
 from ._execution import (
     SHRINK,
@@ -211,7 +211,7 @@ class _TransactionExecutor(dbapi.Unpicklable):
         except CommitUnknownError as unknown:
             if self._receipt is None:
                 return  # it wrote nothing
-            if CommitResolver(unknown, self._executor.run_early).resolve(self._receipt) == NEVER_DONE:
+            if CommitResolver(unknown, self._executor.run_early).resolve(self._receipt) == NEVER_COMMITTED:
                 lost = "the line broke before the commit was done: nothing of the transaction was stored"
                 raise UnavailableError(lost, code=NOT_STORED) from unknown
 

@@ -10,7 +10,7 @@ from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import Connection
 
-from memory_storage._exception_mapping import translated
+from memory_storage._exception_mapping import map_exceptions
 from memory_storage.engine import make_directory, make_engine
 from memory_storage.errors import ConfigurationError, MemoryStorageError
 from memory_storage.migrate import check_foreign_keys, check_ours, writing
@@ -67,7 +67,7 @@ def run_online() -> None:
         MemoryStorageError: the settings name none, or it cannot be used.
     """
     settings = settings_of_database()
-    with translated():
+    with map_exceptions():
         if is_command("upgrade", "stamp"):
             make_directory(settings)
         elif settings.path is not None and not settings.path.exists():

@@ -168,7 +168,7 @@ def _keep_below(name: str, tombstones: set[str], patch: pytest.MonkeyPatch) -> N
     patch.setattr(storage, "_checked_namespace", below)
     patch.setattr(tombstones, "digest_of", recorded)
     patch.setattr(deletion, "digest_of", recorded)
-    patch.setattr(erasure.Forgetting, "scrub", refuse)
+    patch.setattr(erasure.Eraser, "scrub", refuse)
 
 
 def _refuse_own_writes(patch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.pool import NullPool
 
 from memory_storage import dbapi
-from memory_storage._exception_mapping import translated
+from memory_storage._exception_mapping import map_exceptions
 from memory_storage.dbapi import EncryptionKey
 from memory_storage.errors import CorruptDataError
 
@@ -78,7 +78,7 @@ def copied(
 ) -> BackupReport:
     """Copy a database as it is at this moment into a new file, and read it back."""
     progress = progress or _nobody
-    with translated(engine):
+    with map_exceptions(engine):
         target = engine_of(path, key, is_new=True)
         with target.connect().execution_options(libsql_begin="IMMEDIATE") as made:
             # A server ends a snapshot that is idle for ten seconds: it is left before the indexes are made.
@@ -98,7 +98,7 @@ def copied(
 def is_backup(path: Path, key: EncryptionKey | None) -> bool:
     """Whether a file has the digests that only a backup has."""
     engine = engine_of(path, key)
-    with translated(engine), _reading(engine) as connection:
+    with map_exceptions(engine), _reading(engine) as connection:
         return bool(_manifest(connection))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from memory_storage import migrate
-from memory_storage._exception_mapping import translated
+from memory_storage._exception_mapping import map_exceptions
 from memory_storage.engine import make_engine
 from memory_storage.errors import ConfigurationError
 from memory_storage.settings import MEMORY, Settings
@@ -49,7 +49,7 @@ def open_any_revision(database: str | None) -> MemoryStorage:
 
 def _opened(settings: Settings, check: Callable[[Engine], object]) -> MemoryStorage:
     refuse_missing(settings)
-    with translated():
+    with map_exceptions():
         if settings.path is not None:
             migrate.look(settings.path, settings.key)
         engine = make_engine(settings)

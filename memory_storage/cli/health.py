@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from memory_storage import migrate
-from memory_storage._exception_mapping import translated
+from memory_storage._exception_mapping import map_exceptions
 from memory_storage._formatting import counted
 from memory_storage.engine import make_engine
 from memory_storage.models import Health
@@ -33,7 +33,7 @@ def health(
     """Say how the database is. Leaves with 7 if it cannot be used, and with 9 if it is not as it should be."""
     settings = settings_for(database, namespace)
     refuse_missing(settings)
-    with translated():
+    with map_exceptions():
         if settings.path is not None:
             migrate.look(settings.path, settings.key)  # a stranger's is not touched
         engine = make_engine(settings)

@@ -10,7 +10,7 @@ import typer
 from sqlalchemy import Engine
 
 from memory_storage import migrate
-from memory_storage._exception_mapping import translated
+from memory_storage._exception_mapping import map_exceptions
 from memory_storage.engine import make_directory, make_engine
 from memory_storage.errors import ValidationError
 from memory_storage.schema import HEAD
@@ -128,7 +128,7 @@ def _report(settings: Settings, revision: str | None, said: str, *, as_json: boo
 
 @contextmanager
 def _engine(settings: Settings) -> Iterator[Engine]:
-    with translated():
+    with map_exceptions():
         if settings.path is not None:
             migrate.look(settings.path, settings.key)
         engine = make_engine(settings)

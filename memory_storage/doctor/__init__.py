@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, exc
 
 from memory_storage import dbapi, migrate
 from memory_storage._deprecation import renamed_names
-from memory_storage._exception_mapping import translated
+from memory_storage._exception_mapping import map_exceptions
 from memory_storage._files import MaintenanceLock
 from memory_storage.engine import make_engine
 from memory_storage.errors import ConfigurationError, MemoryStorageError, SchemaError, UnavailableError
@@ -62,7 +62,7 @@ def check(settings: Settings) -> Report:
         CorruptDataError: the file is no database, or so damaged that nothing can be read.
         UnavailableError: another writer has it for too long: to compare the full text takes the lock for a moment.
     """
-    with translated():
+    with map_exceptions():
         engine, found = _opened(settings)
         try:
             return Report(_schema(found) + (_findings(engine) if found == HEAD else _checked(engine, _CHECKS[0])))
@@ -75,7 +75,7 @@ def repair(settings: Settings) -> Report:
 
     Raises: as `check`, and UnavailableError where the database cannot be written, or is scrubbed or restored.
     """
-    with translated():
+    with map_exceptions():
         engine, found = _opened(settings)
         try:
             with MaintenanceLock(settings.path).exclusive(settings.request_timeout):
@@ -156,7 +156,7 @@ def _run_repair(engine: Engine, finding: Finding) -> bool:
     if finding.repair is None:
         return False
     try:
-        with translated(engine), migrate.writing(engine) as connection:
+        with map_exceptions(engine), migrate.writing(engine) as connection:
             finding.repair(connection)
             connection.commit()
     except UnavailableError:

@@ -37,9 +37,11 @@ class AuditRecord:
     """Where there are more ids than are named: the BLAKE2b-128 of all of them, sorted, with a newline after each."""
 
     @classmethod
-    def of(cls, actor: str, namespace: str, operation: str, sql: Iterable[str], rows: int, things: Any) -> AuditRecord:
-        """The record of an operation that ran these statements, about these things: models, ids, or lists of them."""
-        ids = list(dict.fromkeys(_ids(things, _DEPTH)))
+    def of(
+        cls, actor: str, namespace: str, operation: str, sql: Iterable[str], rows: int, subjects: Any
+    ) -> AuditRecord:
+        """The record of an operation that ran these statements, about these subjects: models, ids, or lists of them."""
+        ids = list(dict.fromkeys(_ids(subjects, _DEPTH)))
         shown, digest = tuple(ids[:_IDS]), digest_of_ids(ids) if len(ids) > _IDS else ""
         return cls(actor, namespace, operation, tables_of(sql), shown, len(ids), rows, digest)
 
@@ -80,22 +82,22 @@ def digest_of_ids(ids: Iterable[str]) -> str:
 
 def tables_of(sql: Iterable[str]) -> tuple[str, ...]:
     """The tables that statements write to, but for those that only serve ourselves."""
-    found = dict.fromkeys(name for text in sql for name in tables_written(text))
-    return tuple(name for name in found if name not in INTERNAL_TABLES)
+    tables = dict.fromkeys(name for text in sql for name in tables_written(text))
+    return tuple(name for name in tables if name not in INTERNAL_TABLES)
 
 
-def _ids(thing: Any, depth: int) -> Iterator[str]:
-    if isinstance(thing, UUID):
-        yield str(thing)
-    elif isinstance(thing, str):
-        if len(thing) == 36 and (found := _as_uuid(thing)):
-            yield found
-    elif isinstance(getattr(thing, "id", None), UUID):
-        yield str(thing.id)
-    elif isinstance(getattr(thing, "owner_id", None), UUID):
-        yield str(thing.owner_id)
-    elif depth and isinstance(thing, Mapping | list | tuple):
-        for one in thing.values() if isinstance(thing, Mapping) else thing:
+def _ids(subject: Any, depth: int) -> Iterator[str]:
+    if isinstance(subject, UUID):
+        yield str(subject)
+    elif isinstance(subject, str):
+        if len(subject) == 36 and (id_ := _as_uuid(subject)):
+            yield id_
+    elif isinstance(getattr(subject, "id", None), UUID):
+        yield str(subject.id)
+    elif isinstance(getattr(subject, "owner_id", None), UUID):
+        yield str(subject.owner_id)
+    elif depth and isinstance(subject, Mapping | list | tuple):
+        for one in subject.values() if isinstance(subject, Mapping) else subject:
             yield from _ids(one, depth - 1)
 
 

@@ -69,7 +69,7 @@ def test_a_forget_that_fails_later_says_what_it_removed(memory, lines, monkeypat
     def fail(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(erasure.Forgetting, "_result", fail)
+    monkeypatch.setattr(erasure.Eraser, "_result", fail)
     with pytest.raises(KeyboardInterrupt):
         memory.forget(episode=key)
     (line,) = lines("forget")
