@@ -1,8 +1,8 @@
-"""The cursor of a search: which hits were shown, and the state in which the first page was ranked. Knows no table.
+"""Search cursors: the hits of earlier pages, and the state in which the first page was ranked.
 
-A score is no stable key: BM25 counts all rows, so each write moves the scores of the others, recency falls with time,
-and reciprocal ranks depend on how deep both orders are read. So the cursor names the hits that were shown, as numbers
-of rows, and a page has the best of the others. Rows that were written after the first page are left out by number.
+A score is not a stable key: BM25 depends on all rows, so each write changes the scores of others; recency decays with
+time; reciprocal ranks depend on the depth of both lists. The cursor therefore holds the row numbers of the returned
+hits, and a page contains the best of the remaining rows. Rows written after the first page are excluded by number.
 """
 
 from __future__ import annotations

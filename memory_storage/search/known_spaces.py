@@ -11,10 +11,10 @@ _REMEMBERED = 1_000
 
 
 class KnownSpaces:
-    """The spaces that were seen last, where they are not the first of their model. Threads may share it.
+    """A cache of the vector space of each namespace and model, where it is not the model's first. Thread-safe.
 
-    It is a guess: another process may have deleted a namespace's vectors, and stored others. Every statement that uses
-    a space says whether it is the namespace's.
+    An entry is a guess: another process may have deleted a namespace's vectors and stored others. Each statement that
+    uses a space reports whether it is the namespace's.
     """
 
     def __init__(self) -> None:
@@ -22,11 +22,11 @@ class KnownSpaces:
         self._variants: OrderedDict[tuple[str, str], Space] = OrderedDict()
 
     def guess(self, namespace: str, model: str) -> Space:
-        """The space to try first."""
+        """Return the space to try first."""
         return self._variants.get((namespace, model)) or Space(model)
 
     def learn(self, namespace: str, space: Space) -> None:
-        """Remember the space of a namespace, in place of another of the same model."""
+        """Store the space of a namespace, replacing that of the same model."""
         key = namespace, space.model
         if space.variant is None and key not in self._variants:
             return

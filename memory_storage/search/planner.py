@@ -1,4 +1,8 @@
-"""What a caller asks a search for, checked, and the values of its statement. Finds nothing itself."""
+"""From a search request to its plan, and from the plan to its rows.
+
+A request is validated once, and becomes a statement (see `statement`) with bound values. The plan is run, and broadened
+if an in-process index turned out to have too few candidates.
+"""
 
 from __future__ import annotations
 
@@ -34,20 +38,28 @@ _log = logging.getLogger(__name__)
 
 MAX_K = 1_000
 DAY = 86_400.0
-# Where a row of a search has the plan, the state of the table, and the last row's number. The row without a score has
-# the space of the namespace in the last place.
+# Columns of a result row: the plan, the state of the vector table, and the last row number. In the row without a score
+# the last one is the vector space of the namespace.
 _PLAN, _STATE, _LAST = 7, 9, 10
-_REPEATS = 3  # of a search, while other writers change the dimension of the namespace's vectors
-_MAX_WEIGHT = 1_000_000_000  # a weight above that leaves no digits for the others
-_DEPTH_PER_RESULT = 4  # so many times k go into the fusion from each side
-_BROAD_FILTERS = {"archived"}  # filters that nearly all rows pass
+_REPEATS = 3  # attempts, while other writers change the dimension of the namespace's vectors
+_MAX_WEIGHT = 1_000_000_000  # a larger weight leaves no floating-point digits for the others
+_DEPTH_PER_RESULT = 4  # rows that enter the fusion from each list, for each requested row
+_BROAD_FILTERS = {"archived"}  # filters that nearly all rows pass by default
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a first place by words or by vector, a fresh item, and a reward of 1 add to a score.
+    """Weights of the parts of a hybrid score.
 
-    An item that is `half_life` days old has half of the weight of recency.
+    Args:
+        text: Added by rank 1 in full text.
+        vector: Added by rank 1 in similarity.
+        recency: Added by an item of age 0; half of it by one that is `half_life` days old.
+        reward: Added by a reward of 1.
+        half_life: Days. Default 30.
+
+    Raises:
+        ValidationError: a weight is negative, not a number, or above 1,000,000,000.
     """
 
     text: float = 1.0
@@ -67,7 +79,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """A search as a caller asked for it."""
+    """A search as the caller requested it."""
 
     filter: EpisodeFilter | PatternFilter
     k: int
@@ -83,7 +95,7 @@ class SearchRequest:
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """A search that is ready: its SQL, and the values of its names."""
+    """A validated search: its SQL, and the values to bind."""
 
     request: SearchRequest
     search: Search
@@ -95,7 +107,7 @@ class SearchPlan:
     neighbors: Neighbors | None = None
 
     def broaden(self, session: SearchSession) -> SearchPlan:
-        """What to try when nothing was found: the index's other candidates, then all vectors."""
+        """Return the next attempt after one without rows: more candidates of the index, then all vectors."""
         attempt = self.search.attempt
         if attempt == "probe_exact" and self.memory:
             return self._with_index(self.memory, session)
@@ -106,11 +118,11 @@ class SearchPlan:
         return self._with_attempt("full")
 
     def _with_index(self, memory: HnswIndex, session: SearchSession) -> SearchPlan:
-        """With the candidates of an index that was found to be the better way."""
+        """Return the plan with the candidates of the index, which the probe has shown to be cheaper."""
         neighbors = memory.candidates(
             self.values["vector"], self.values["reach"], are_broad=False, began=session.started_at_monotonic
         )
-        if neighbors is None:  # it was there a moment ago
+        if neighbors is None:  # dropped since the probe
             return replace(self, search=replace(self.search, attempt="full", source=DISKANN))
         return replace(self._with_attempt("index_only", **_values_of(neighbors), mode="index"), neighbors=neighbors)
 
@@ -118,7 +130,11 @@ class SearchPlan:
         return replace(self, search=replace(self.search, attempt=attempt), values={**self.values, **values})
 
     def hits(self, rows: Sequence[tuple[Any, T | None]]) -> Hits[T]:
-        """Hits from (row, item), the best first; a row is score, seq and the facts. None as an item is left out."""
+        """Return the hits of (row, item) pairs, best first. Items that are None, which could not be read, are left out.
+
+        Args:
+            rows: Result rows (score, seq, facts), each with its item.
+        """
         has_vector = self.search.space is not None
         readable = [(row, item) for row, item in rows[: self.k] if item is not None]
         hits = [_hit(row, item, has_vector=has_vector, explain=self.explain) for row, item in readable]
@@ -135,7 +151,16 @@ class SearchPlan:
 
 
 def plan_search(session: SearchSession, target: SearchTarget, request: SearchRequest) -> SearchPlan:
-    """Check what was asked for, and plan it. ValidationError names what cannot be."""
+    """Validate a request, and plan it.
+
+    Args:
+        session: The session of the searched namespace.
+        target: The searched table.
+        request: The request.
+
+    Raises:
+        ValidationError: a field of the request is invalid; names the field, the limit and the value.
+    """
     k = _checked_k(request.k)
     choice("mode", request.mode, get_args(SearchMode))
     flag("explain", request.explain)
@@ -173,22 +198,30 @@ def plan_search(session: SearchSession, target: SearchTarget, request: SearchReq
 
 
 def run(session: SearchSession, statement: Callable[[Search], SqlTemplate], plan: SearchPlan) -> Sequence[Row]:
-    """The rows of a search; if the index has too few or is damaged, once more without it.
+    """Return the rows of a search; without the index, if that has too few candidates or is damaged.
 
-    A namespace that has no vectors by the model has none to find, whether another one has, and of which dimension.
+    A namespace without vectors of the model has no rows to find, whatever other namespaces have.
+
+    Args:
+        session: The session of the searched namespace.
+        statement: Makes the statement that also reads the items, for each table.
+        plan: The plan.
+
+    Raises:
+        UnavailableError: other writers kept changing the dimension of the model's vectors.
     """
     for _ in range(_REPEATS):
         rows, own = _attempted(session, statement, plan)
         if own is None:
             return rows
         plan = own
-    raise UnavailableError("other writers keep changing the dimension of this model: repeat it")
+    raise UnavailableError("other writers keep changing the dimension of this model; nothing was read; search again")
 
 
 def _attempted(
     session: SearchSession, statement: Callable[[Search], SqlTemplate], plan: SearchPlan
 ) -> tuple[Sequence[Row], SearchPlan | None]:
-    """The rows; or what to try instead, if the namespace has its vectors in another space."""
+    """Return the rows; or the plan to try instead, if the namespace's vectors are in another space."""
     space = plan.search.space
     try:
         rows, stored = _rows(session, statement, plan)
@@ -209,13 +242,17 @@ def _attempted(
 
 
 def _in_space(session: SearchSession, plan: SearchPlan, own: Stored | None) -> SearchPlan:
-    """The same search among the vectors of another space, or among none."""
+    """Return the same search in another vector space, or in none."""
     dimension = len(plan.values["vector"]) // 4
     if own is not None and own.dimension != dimension:
         raise wrong_dimension(plan.values["model"], own.dimension, dimension)
     if own is not None:
         return plan_search(session, plan.search.target, plan.request)
-    _log.info("namespace %r has no vectors by %r: none is found", session.namespace, plan.values["model"])
+    _log.info(
+        "namespace %r has no vectors of model %r: the search by vector returns none",
+        session.namespace,
+        plan.values["model"],
+    )
     search = replace(plan.search, space=NO_SPACE, attempt="none", source=DISKANN, reports_state=False)
     return replace(plan, search=search, memory=None, neighbors=None)
 
@@ -223,7 +260,7 @@ def _in_space(session: SearchSession, plan: SearchPlan, own: Stored | None) -> S
 def _rows(
     session: SearchSession, statement: Callable[[Search], SqlTemplate], plan: SearchPlan
 ) -> tuple[Sequence[Row], str | None]:
-    """The rows of what is found, and the space and dimension of the namespace's own vectors, if it has some."""
+    """Return the rows found, and the space and dimension of the namespace's own vectors, if it has any."""
     try:
         everything = session.read(statement(plan.search).bind(**plan.values))
     except CorruptDataError:
@@ -237,7 +274,7 @@ def _rows(
 
 
 def _is_about_space(error: Exception, space: Space) -> bool:
-    """Whether the engine complains that there is no such space, or that its vectors have another dimension."""
+    """Return whether the engine reports a missing vector table, or vectors of another dimension."""
     text = str(error)
     if isinstance(error, SchemaError):
         return space.table in text
@@ -245,14 +282,14 @@ def _is_about_space(error: Exception, space: Space) -> bool:
 
 
 def _notify_index(rows: Sequence[Row], session: SearchSession, plan: SearchPlan) -> Sequence[Row]:
-    """The same rows, when the index in this process has caught up with what they say of the table."""
+    """Return the rows, after the in-process index was told the state of its table that they report."""
     if plan.memory and rows and not session.is_transaction:
         plan.memory.notify(*json.loads(rows[0][_STATE]))
     return rows
 
 
 def fill_hits(search: Callable[[SearchRequest], Hits[T]], request: SearchRequest) -> Hits[T]:
-    """Return the hits of a search, and more until there are `k`: one that cannot be read does not count."""
+    """Return `k` hits, if there are that many: hits that cannot be decoded are replaced by further ones."""
     hits = search(request)
     while len(hits) < request.k and hits.next_cursor:
         more = search(replace(request, k=request.k - len(hits), cursor=hits.next_cursor))
@@ -261,9 +298,9 @@ def fill_hits(search: Callable[[SearchRequest], Hits[T]], request: SearchRequest
 
 
 def check_query_text(text: Any) -> str:
-    """What is looked for; ValidationError if that is no text."""
+    """Return the query text; ValidationError if it is not a string."""
     if not isinstance(text, str):
-        raise ValidationError("text", "a text", text)
+        raise ValidationError("text", "a string", text)
     return text
 
 
@@ -300,7 +337,7 @@ def _filters(filters: EpisodeFilter | PatternFilter, target: SearchTarget) -> tu
 
 
 class InitialCandidates(NamedTuple):
-    """What a search begins with: the index in this process, what that has found, and what is tried first."""
+    """The first attempt of a search: the in-process index, its candidates, and the source and extent to try."""
 
     memory: HnswIndex | None = None
     neighbors: Neighbors | None = None
@@ -336,7 +373,7 @@ def _initial_candidates(
 
 
 def _attempt(values: dict[str, Any], are_broad: bool, shortlist_failed: bool) -> Attempt:
-    """What to try first with an index in this process: the less that is likely to do, the sooner it is plan_search."""
+    """Return the first attempt with an in-process index: the least that is likely to suffice is planned fastest."""
     is_deep, is_auto = values["reach"] > HNSW.max_k, values["mode"] == "auto"
     if is_auto and is_deep:
         return "full"
@@ -364,7 +401,7 @@ def _weights(weights: Weights) -> dict[str, Any]:
 
 
 def _model(session: SearchSession, model: str | None) -> str | None:
-    """The model's name; if none is initial, that of the only one there is, or None if there is none."""
+    """Return the name of the model; by default that of the only one in use, or None if there is none."""
     if model is not None:
         return as_model_name(model)
     names = [row[0] for row in session.read(USED.bind(namespace=session.namespace))]

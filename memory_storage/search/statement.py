@@ -1,12 +1,13 @@
-"""How a search is plan_search: one statement that finds the best items, whatever the filters. Runs nothing.
+"""The SQL of a search: one statement that returns the best k rows under any filter.
 
-The statement decides by itself, so a search is one round trip. It takes the candidates of an index (see `sources`) if
-that is likely to have enough for which the filters hold: there are many vectors, few of them were removed, and of a
-sample of them enough pass. What is not in the index yet is compared one by one. If the index had too few after all, or
-if it was not taken, all vectors for which the filters hold are compared: what is not in the index counts for nothing
-here, as it says nothing of what the index left out. Every hit's similarity is exact.
+The statement chooses its own plan, so a search costs one round trip. It uses the candidates of an index (see
+`candidates`) if the index is likely to hold enough rows that pass the filters: there are many vectors, few were removed
+from the index, and enough of a random sample pass. Rows that are not in the index yet are compared exactly. If too few
+candidates pass after all, or the index was not used, all vectors whose rows pass the filters are compared (an exact
+scan). Rows outside the index do not count as candidates: they say nothing about what the index missed. The similarity
+of every hit is exact.
 
-An index in this process is beside the statement, and asking twice costs no round trip: see `Attempt`.
+An in-process index lies outside the statement, and a second attempt costs no round trip: see `Attempt`.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from memory_storage.schema.vector_tables import FEW, Space
 from .candidates import DISKANN, OWN_SPACE, VECTOR, Source, last_seq
 
 CANDIDATES_PER_RESULT = 2.5
-"""So many candidates an index must have for each item that is wanted, or its recall falls."""
+"""Candidates that an index must have for each requested row; with fewer, its recall falls."""
 
-_OVERSCAN = 4  # times as many items as are wanted are looked at, where nearly all of them pass
+_OVERSCAN = 4  # rows examined for each requested row, where nearly all rows pass the filters
 
 SHORTLIST_FACTOR = 1.3
-"""So many of the nearest few must be left for each item that is wanted."""
+"""Candidates of the shortlist that must pass the filters for each requested row."""
 
-_MIN_SAMPLE_RATIO = 20  # of so many drawn one must pass at the least: fewer may be an accident
+_MIN_SAMPLE_RATIO = 20  # at least one in 20 sampled vectors must pass; a smaller share may be chance
 
 _OTHERS = """(EXISTS (SELECT 1 FROM embeddings WHERE namespace < :namespace)
         OR EXISTS (SELECT 1 FROM embeddings WHERE namespace > :namespace))"""
@@ -41,7 +42,7 @@ def _similarity(distance: str) -> str:
 _SIMILARITY = _similarity("distance")
 
 N_FACT_COLUMNS = 9
-"""How many columns `Search.facts` is."""
+"""The number of columns of `Search.facts`."""
 
 _VECTORS = "(SELECT vectors FROM vector_models WHERE token = :space)"
 
@@ -51,15 +52,15 @@ RRF_K = 60
 
 @dataclass(frozen=True)
 class SearchTarget:
-    """What is searched: a table, and what belongs to its rows."""
+    """A searched table: whose vectors lead to its rows, and the SQL for its full text."""
 
     table: str
-    owners: str  # whose vectors are found as its rows
-    words: str  # SQL that finds its rows by words: (seq, rank), the lower the better
-    snippet: str  # SQL for where the words are in a row of `found`
+    owners: str  # the owner types whose vectors lead to rows of the table, as an SQL list
+    words: str  # SQL for the rows that match the words: (seq, rank), lower ranks are better
+    snippet: str  # SQL for the matching passage of a row of `found`
     timestamp_column: str
     reward_column: str
-    archived_exists: str = ""  # SQL for whether some of its rows are found only by those who ask for them
+    archived_exists: str = ""  # SQL for whether the namespace has archived rows, which a search leaves out by default
 
 
 EPISODES = SearchTarget(
@@ -98,18 +99,18 @@ PATTERNS = SearchTarget(
 
 @dataclass(frozen=True)
 class Filters:
-    """The same conditions in two shapes: for rows that are at hand, and to find rows."""
+    """The conditions of a search, compiled in two shapes: to test a given row, and to find rows by an index."""
 
     at_hand: tuple[str, ...] = ()
     finding: tuple[str, ...] = ()
-    are_broad: bool = True  # nothing but the namespace, and what is put away
-    find_rows: bool = False  # one of `finding` has the rows' numbers: they are looked up, and no index is walked
+    are_broad: bool = True  # only the namespace and `archived`: nearly all rows pass
+    find_rows: bool = False  # one of `finding` yields row numbers: rows are looked up by them, no index is scanned
 
 
 _OWN_STATE = f"(SELECT token || ':' || dimension FROM vector_models WHERE token = {OWN_SPACE})"
 
 NO_SPACE = Space("")
-"""Of a search by vector in a namespace that has no vectors by the model."""
+"""The vector space of a search in a namespace that has no vectors of the model."""
 
 Attempt = Literal["full", "shortlist", "probe_exact", "index_only", "none"]
 """What one statement tries. Planning the full statement takes longer than running it where an in-process index has
@@ -126,7 +127,7 @@ candidates, so a search may try less first, and more if that returns no row.
 
 @dataclass(frozen=True)
 class Search:
-    """The SQL of one kind of search. `found` is a common table of the best."""
+    """The SQL of one kind of search. Its last common table, `found`, holds the best rows."""
 
     target: SearchTarget
     filters: Filters
@@ -135,27 +136,35 @@ class Search:
     attempt: Attempt = "full"
     has_words: bool = False
     has_floor: bool = False
-    is_continued: bool = False
-    reports_state: bool = False  # an index outside of the database has to know how far behind it is
+    is_continued: bool = False  # it has a cursor: hits of earlier pages are left out
+    reports_state: bool = False  # an in-process index needs to know how many rows it is behind
 
     def facts(self, snippet_if: str = "true") -> str:
-        """SQL for what is known of a row of `found`, beside its score and its place."""
+        """Return SQL for the `N_FACT_COLUMNS` columns that describe a row of `found`, after its score and number.
+
+        Args:
+            snippet_if: SQL condition under which the matching passage is computed.
+        """
         snippet = f"CASE WHEN {snippet_if} THEN {self.target.snippet} END" if self.has_words else "NULL"
         state = f"json_array({last_seq(self.space)}, {_VECTORS})" if self.space and self.reports_state else "NULL"
         last = f"(SELECT max(seq) FROM {self.target.table})"
         return f"found.similarity, by_vector, by_text, by_recency, by_reward, found.plan, {snippet}, {state}, {last}"
 
     def own_space(self, columns: int) -> str:
-        """SQL for one more row, with `columns` columns after the facts: NULL, but for the space of the namespace.
+        """Return SQL for one more row, with a NULL score, that names the namespace's own vector space.
 
-        It is there whatever is found, and is told by its score, which is NULL.
+        The row is present even if nothing is found, so the caller learns that the namespace's vectors are in another
+        space.
+
+        Args:
+            columns: The number of columns after the facts, filled with NULL.
         """
         if self.space is None or self.space == NO_SPACE:
             return ""
         return f"UNION ALL SELECT {'NULL, ' * (N_FACT_COLUMNS + 1)}{_OWN_STATE}{', NULL' * columns}"
 
     def common_tables(self) -> str:
-        """Common table expressions; the last one is `found`. Name it once: the engine plans all of it each time."""
+        """Return the common table expressions, `found` last. Name `found` once: the engine plans it at each mention."""
         parts = [*self._by_vector(), *self._by_text()]
         parts += self._ranked_by_fusion() if self.has_words else self._ranked_by_similarity()
         return "WITH RECURSIVE " + ",\n".join(parts)
@@ -188,7 +197,7 @@ class Search:
         return [*tables, *self._candidates(self.space), *self._similar(self.space)]
 
     def _shortlisted(self, space: Space) -> str:
-        """For an index outside of the database, and no filters to speak of: what is near is likely to pass."""
+        """Return SQL for the shortlist of an in-process index; for broad filters, which nearly all neighbors pass."""
         return f"""similar AS NOT MATERIALIZED (
     SELECT seq, similarity, '{self.source.plan}' AS plan
     FROM (SELECT m.item_seq AS seq, {_similarity("vector_distance_cos(v.vector, :vector)")},
@@ -221,7 +230,7 @@ class Search:
         ]
 
     def _similar(self, space: Space) -> list[str]:
-        """What the index has, if that is enough; else all."""
+        """Return SQL for the index's rows if enough pass, else for those of an exact scan."""
         similar = f"""
     SELECT seq, similarity, '{self.source.plan}' AS plan FROM filtered WHERE are_enough
         {"AND similarity >= :floor" if self.has_floor else ""}"""
@@ -236,7 +245,7 @@ class Search:
         ]
 
     def _exact_scan(self, space: Space, needed: str) -> str:
-        """All for which the filters hold, if that is needed."""
+        """Return SQL for all rows that pass the filters, if `needed` has a row."""
         return f"""exact_scan AS NOT MATERIALIZED (
     SELECT m.item_seq AS seq, {_DISTANCE}, needed.plan
     FROM ({needed}) AS needed
@@ -244,7 +253,7 @@ class Search:
     CROSS JOIN embeddings AS m ON m.item_seq = i.seq AND {self._owner()}
     CROSS JOIN {space.table} AS v ON v.seq = m.vector_seq
     WHERE {" AND ".join(self._conditions(self.filters.finding))}
-    LIMIT -1)"""  # it is not merged into what follows: vectors would be sorted, in place of their distances
+    LIMIT -1)"""  # keeps SQLite from flattening it into its parent, which would sort vectors instead of distances
 
     def _from_exact_scan(self) -> str:
         floor = "HAVING similarity >= :floor" if self.has_floor else ""
@@ -252,7 +261,7 @@ class Search:
     SELECT seq, {_SIMILARITY}, plan FROM exact_scan GROUP BY seq {floor}"""
 
     def _depth(self) -> str:
-        """How many candidates are asked of the index: all it has, unless nearly each one is an item that passes."""
+        """Return SQL for the number of candidates to request: all, unless nearly every one is a row that passes."""
         if not self.filters.are_broad:
             return str(self.source.max_candidates)
         return f"""CASE WHEN {_OTHERS}
@@ -260,7 +269,7 @@ class Search:
         {self.target.archived_exists} THEN {self.source.max_candidates} ELSE :reach * {self.source.oversampling} END"""
 
     def _sample(self) -> list[str]:
-        """How many of the vectors drawn at random have an item that passes the filters."""
+        """Return SQL that counts how many randomly drawn vectors belong to a row that passes the filters."""
         if self.space is None or self.filters.are_broad:
             return []
         table = self.space.table
@@ -295,7 +304,7 @@ class Search:
         if not self.has_words:
             return []
         return [
-            f"matched AS MATERIALIZED ({self.target.words})",  # bm25() works where the words are matched, nowhere else
+            f"matched AS MATERIALIZED ({self.target.words})",  # bm25() is only defined where MATCH is
             f"""text_matches AS MATERIALIZED (
     SELECT w.seq, min(w.rank) AS rank FROM matched AS w
     CROSS JOIN {self.target.table} AS i ON i.seq = w.seq
@@ -311,7 +320,7 @@ class Search:
         ]
 
     def _ranked_by_fusion(self) -> list[str]:
-        """By reciprocal ranks: a first place is worth its weight, a place further down 61 / (60 + place) of it."""
+        """Return SQL for weighted reciprocal rank fusion: rank r scores 61 / (60 + r) of the full weight."""
         ranks = f"""
     SELECT seq, NULL AS similarity, '' AS plan, 0.0 AS by_vector,
         :text_weight * {RRF_K + 1} / ({RRF_K} + row_number() OVER (ORDER BY rank, seq)) AS by_text FROM (
@@ -338,6 +347,7 @@ class Search:
         ]
 
     def _conditions(self, conditions: tuple[str, ...]) -> tuple[str, ...]:
-        # What was written after the first page is left out here, before candidates are counted. `+`: by no index.
+        # Rows written after the first page are excluded before candidates are counted. The `+` keeps SQLite from using
+        # an index for this condition.
         as_at_first = ("+i.seq <= :last_seq",) if self.is_continued else ()
         return ("i.namespace = :namespace", *as_at_first, *conditions)

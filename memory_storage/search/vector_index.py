@@ -1,8 +1,7 @@
-"""The models' vector indexes: kept up, checked against their tables, and rebuilt. Searches nothing for a caller.
+"""Maintenance of vector indexes: status, verification, sync and rebuild.
 
-They are in the database (DiskANN) or in this process (see `memory_index`), as the setting `vector_index` says.
-
-A search is right whatever state an index is in (see `schema.spaces`): this is about speed, and about finding out.
+The setting `vector_index` selects where they are: in the database (DiskANN) or in this process (see `hnsw`). Searches
+return correct results whatever the state of an index; only their speed depends on it.
 """
 
 from __future__ import annotations
@@ -35,25 +34,25 @@ from .session import SearchSession
 from .vector_spaces import as_model_name, own_space
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done ("stored" or "indexed"), how many are done, and how many there are."""
+"""Called with the action ("stored" or "indexed"), the number done, and the total."""
 
 _VECTOR_INDEXES = BatchStep("SELECT name FROM sqlite_master WHERE type = 'index' AND sql LIKE '%libsql_vector_idx%'")
-# All of it: VACUUM leaves rows there that are out of order, and cannot be found one by one.
+# All rows: VACUUM leaves rows there out of order, which cannot be found by key.
 _NO_METADATA = BatchStep("DELETE FROM libsql_vector_meta_shadow")
 _MAINTAINED = (
-    "the file is being scrubbed or repaired, which rebuilds its vector indexes: the index is as it was; "
-    "call it again when that has ended"
+    "the file is being scrubbed or repaired, which rebuilds its vector indexes; the index was not changed; "
+    "try again when the maintenance has ended"
 )
-_BATCH = 100  # vectors: a server ends a transaction after five seconds if others wait
-_SAMPLE = 32  # vectors that are searched for, to measure recall
+_BATCH = 100  # vectors in a transaction; a server aborts one after five seconds if another writer waits
+_SAMPLE = 32  # vectors searched for to measure recall
 _RECALL_TO_CONFIRM = (
-    0.96  # what so few say of an index is off by 0.03, now and then: under this, eight times as many are
+    0.96  # a sample this small can be off by 0.03: below this recall, eight times as many vectors are sampled
 )
 _NEAREST = 10
 
 
 class Registered(NamedTuple):
-    """A row of `vector_models`: a vector space, and what is known of it."""
+    """A row of `vector_models`: a vector space and its model."""
 
     space: Space
     model: EmbeddingModel
@@ -68,7 +67,7 @@ class Registered(NamedTuple):
     use="switch_to",
 )
 class VectorIndex(Repository):
-    """The vector indexes of a database: one for each model and dimension, whatever the namespace."""
+    """The vector indexes of a database: one for each model and dimension, shared by all namespaces."""
 
     _operations = "vector_index"
 
@@ -76,15 +75,15 @@ class VectorIndex(Repository):
 
     @operation
     def status(self) -> list[EmbeddingModel]:
-        """Each model with its counters: how many vectors it has, are in its index, and were removed from there.
+        """Return each model with its counters: vectors stored, indexed, and removed from the index.
 
-        A model that namespaces use with several dimensions is there once for each dimension.
+        A model that is used with several dimensions is listed once for each dimension.
         """
         return [self._with_hnsw_counters(found) for found in registered(self._session)]
 
     @operation
     def costs(self, model: str, *, dimension: int | None = None) -> dict[str, Cost]:
-        """The bytes that each source of candidates takes for a vector, on disk and in memory, by its name.
+        """Return the bytes that each candidate source takes for a vector, on disk and in memory, by source name.
 
         Args:
             model: The name of the model.
@@ -99,10 +98,17 @@ class VectorIndex(Repository):
 
     @operation
     def switch_to(self, source: IndexSource, *, model: str | None = None, progress: Progress | None = None) -> int:
-        """Go over to an index in the database ("diskann") or in this process ("hnsw"), of one model or of all.
+        """Switch to DiskANN indexes in the database, or to in-process HNSW indexes, and empty those of the other kind.
 
-        The one that is left is emptied. How many vectors have entered the other. If it is interrupted, do it again.
-        The setting `vector_index` has to say the same, or the one that it says is built again.
+        The setting `vector_index` must select the same kind. After an interruption, call it again.
+
+        Args:
+            source: "diskann" or "hnsw".
+            model: The name of the model. Default: all models.
+            progress: Called after each batch.
+
+        Returns:
+            The number of vectors added to the new indexes.
 
         Raises:
             ConfigurationError: the setting says otherwise.
@@ -122,9 +128,9 @@ class VectorIndex(Repository):
 
     @operation
     def verify(self, model: str, *, dimension: int | None = None) -> IndexHealth:
-        """Compare a model's index with its table, and measure its recall on a sample of what is in it.
+        """Compare a model's index with its table, and measure its recall on a sample of indexed vectors.
 
-        Reads all of its vectors 32 times, or 288 times if it finds less than it should.
+        Reads all vectors 32 times, or 288 times if the recall is low.
 
         Args:
             model: The name of the model.
@@ -149,15 +155,22 @@ class VectorIndex(Repository):
 
     @operation
     def rebuild(self, model: str, *, preset: IndexPreset | None = None, progress: Progress | None = None) -> int:
-        """Rebuild a model's index, with another preset if one is given; how many vectors are in it.
+        """Rebuild the index of a model, for each of its dimensions.
 
-        Searches continue meanwhile, without it. If it is interrupted, `catch_up` finishes it. If the model has several
-        dimensions, that is done for each.
+        Searches continue meanwhile without the index. After an interruption, `catch_up` finishes the rebuild.
+
+        Args:
+            model: The name of the model.
+            preset: Another preset of a DiskANN index. Default: the present one.
+            progress: Called after each batch.
+
+        Returns:
+            The number of vectors in the index.
 
         Raises:
             NotFoundError: there is no such model.
             UnavailableError: the file is being scrubbed or repaired.
-            ValidationError: there is no such preset, or the index is in memory, which has none.
+            ValidationError: there is no such preset, or the index is in-process, which has none.
         """
         return sum(self._rebuild(found, preset, progress) for found in self._named(model))
 
@@ -166,24 +179,30 @@ class VectorIndex(Repository):
         if memory and preset is None:
             return memory.catch_up(rebuild=True, progress=progress)
         if memory:
-            raise ValidationError("preset", "none: it is of diskann, and vector_index is memory", preset)
+            raise ValidationError("preset", "none: presets are of diskann, and vector_index is hnsw", preset)
         if not self._empty(found.space, preset_of(found.model.preset if preset is None else preset)):
             raise UnavailableError(_MAINTAINED, code="MAINTENANCE")
         return self.resume(self._reload(found.space), progress=progress)
 
     @operation
     def catch_up(self, model: str, *, progress: Progress | None = None, background: bool = False) -> int:
-        """Put the vectors of a model that are not in its index there, in portions; how many that were.
+        """Add the pending vectors of a model to its index, in batches, for each of its dimensions.
 
-        An index in memory is kept in its file then. `background` leaves it to a thread, and returns 0: only for memory.
+        An in-process index is saved to its file. Up to 2,000 vectors are not indexed: comparing each of them is faster.
+        An index from which many vectors were removed is rebuilt.
 
-        Up to 2,000 vectors have no index: to compare each of them is faster. An index from which many vectors were
-        removed is rebuilt. If the model has several dimensions, that is done for each.
+        Args:
+            model: The name of the model.
+            progress: Called after each batch.
+            background: Do it in a thread, and return 0 at once; only for an in-process index.
+
+        Returns:
+            The number of vectors added.
 
         Raises:
-            ConfigurationError: an index in memory would be over its limit.
+            ConfigurationError: an in-process index would exceed its limit.
             NotFoundError: there is no such model.
-            ValidationError: `background` is for an index in memory.
+            ValidationError: `background` needs an in-process index.
         """
         return sum(self._catch_up(found, progress, is_background=background) for found in self._named(model))
 
@@ -192,12 +211,12 @@ class VectorIndex(Repository):
         if memory:
             return memory.catch_up(progress=progress, background=is_background)
         if is_background:
-            raise ValidationError("background", "False: vector_index is not memory", is_background)
+            raise ValidationError("background", "False: vector_index is not hnsw", is_background)
         return self.resume(found, progress=progress)
 
     @operation
     def resume(self, registered: Registered, *, progress: Progress | None = None) -> int:
-        """Catch up from a known state."""
+        """Add the pending vectors of a registered model to its DiskANN index. Returns the number added."""
         instance("registered", registered, Registered, "one of those that the repository registers")
         space, found = registered
         if found.is_fragmented and self._empty(space, preset_of(found.preset)):
@@ -219,19 +238,20 @@ class VectorIndex(Repository):
 
     @operation
     def repair_missing(self) -> list[str]:
-        """Put an empty index in place of each that is missing or has lost all it had; whose those are.
+        """Create an empty index for each model whose index is missing or has lost its nodes. Returns their names.
 
-        Looks at no vector, so a storage does it when it opens a file. Searches compare exactly until `catch_up`.
-        Changes nothing while the file is maintained.
+        Reads no vector, so a storage calls it when it opens a file. Searches compare exactly until `catch_up`. Does
+        nothing while the file is under maintenance.
         """
         lost = [found for found in registered(self._session) if not self._is_complete(found)]
         return [found.name for space, found in lost if self._empty(space, preset_of(found.preset))]
 
     @operation
     def drop_all(self) -> None:
-        """Drop all of them: VACUUM would damage them. Searches compare exactly until `recreate_all` and `catch_up`.
+        """Drop all vector indexes before a VACUUM, which would damage them.
 
-        Those in memory go too, with their files: they have what was removed. For who holds the lock for maintenance.
+        In-process indexes are dropped with their files, which hold removed vectors. Searches compare exactly until
+        `recreate_all` and `catch_up`. The caller must hold the maintenance lock.
         """
         spaces = [one.space for one in registered(self._session)]
         if self._session.memory:
@@ -243,9 +263,9 @@ class VectorIndex(Repository):
 
     @operation
     def recreate_all(self) -> None:
-        """An empty index for each model, whatever VACUUM has made of one that came to be in between.
+        """Create an empty index for each model, replacing any that was created meanwhile and that VACUUM has damaged.
 
-        For who holds the lock for maintenance.
+        The caller must hold the maintenance lock.
         """
         found = registered(self._session)
         dropped = [BatchStep(text) for one in found for text in one.space.drop_index()]
@@ -256,7 +276,7 @@ class VectorIndex(Repository):
 
     @operation
     def foreign_indexes(self) -> list[str]:
-        """The vector indexes of the database that are no model's."""
+        """Return the names of vector indexes that belong to no model."""
         ours = {one.space.index for one in registered(self._session)}
         return [row[0] for row in self._session.read(_VECTOR_INDEXES) if row[0] not in ours]
 
@@ -277,7 +297,7 @@ class VectorIndex(Repository):
         return found
 
     def _get(self, model: str, dimension: int | None = None) -> Registered:
-        """The one of a dimension; else that of the namespace, or the only one."""
+        """Return the one of a dimension; by default that of the namespace, or the only one."""
         found = self._named(model)
         if dimension is not None:
             whole("dimension", dimension)
@@ -303,7 +323,7 @@ class VectorIndex(Repository):
         return indexes.of(space) if indexes and self._session.vector_index == "hnsw" else None
 
     def _with_hnsw_counters(self, registered: Registered) -> EmbeddingModel:
-        """With the counters of the index in this process, if that is what searches use."""
+        """Return the model with the counters of the in-process index, if searches use that."""
         space, found = registered
         memory = self._hnsw_index(space)
         if memory is None:
@@ -326,7 +346,7 @@ class VectorIndex(Repository):
         return added
 
     def _is_restored(self, found: Registered) -> bool:
-        """Whether the index was lost (by a scrub that was killed), and there is an empty one now."""
+        """Return whether the index was lost, by a scrub that was killed, and has been created again, empty."""
         return not self._is_complete(found) and self._empty(found.space, preset_of(found.model.preset))
 
     def _more(self, space: Space) -> EmbeddingModel:
@@ -338,11 +358,11 @@ class VectorIndex(Repository):
         values = {"index": found.space.index, "indexed": found.model.indexed}
         try:
             return bool(self._session.read(sql.of(found.space).is_whole.bind(**values))[0][0])
-        except SchemaError:  # its shadow is gone
+        except SchemaError:  # the shadow table is missing
             return False
 
     def _empty(self, space: Space, preset: Preset) -> bool:
-        """Put an empty index in its place; False if the file is maintained, and nothing was changed."""
+        """Replace the index by an empty one; False if the file is under maintenance and nothing was changed."""
         emptied = [BatchStep(text) for text in space.empty_index(preset)]
         with self._session.indexing() as may_index:
             if may_index:
@@ -350,7 +370,7 @@ class VectorIndex(Repository):
             return may_index
 
     def _tune(self, space: Space, found: EmbeddingModel) -> None:
-        """Have a search keep as many candidates as the number of vectors asks for."""
+        """Set the number of candidates that a search keeps to suit the number of vectors."""
         index, wanted = space.index, preset_of(found.preset).search_among(found.indexed)
         for (metadata,) in self._session.read(sql.METADATA.bind(index=index)):
             changed = with_search(metadata, wanted)
@@ -358,7 +378,7 @@ class VectorIndex(Repository):
                 self._session.write([sql.SET_METADATA.bind(index=index, metadata=changed)])
 
     def _recall(self, space: Space) -> float | None:
-        """Of the nearest ten of some stored vectors, how many the index finds."""
+        """Measure recall@10 of the index on a sample of stored vectors."""
         recall = self._recall_of(space, _SAMPLE)
         return recall if recall is None or recall >= _RECALL_TO_CONFIRM else self._recall_of(space, 8 * _SAMPLE)
 
@@ -372,18 +392,18 @@ class VectorIndex(Repository):
 
 
 def registered(session: SearchSession) -> list[Registered]:
-    """The vector spaces, with the counters of the index in the database."""
+    """Return the vector spaces, with the counters of their DiskANN index."""
     return [as_registered(row) for row in session.read(sql.MODELS.bind())]
 
 
 def preset_of(name: str) -> Preset:
-    """The preset of that name; ValidationError if there is none."""
+    """Return the preset of a name; ValidationError if there is none."""
     choice("preset", name, tuple(PRESETS))
     return PRESETS[name]
 
 
 def as_registered(row: Sequence[Any]) -> Registered:
-    """A space and what is known of it, from its row."""
+    """Return the vector space and model of a row."""
     token, *facts, created_at = row
     values: dict[str, Any] = dict(zip(sql.MODEL_FACTS, facts, strict=True))
     model = EmbeddingModel(**values, created_at=from_micros(created_at) or EPOCH)

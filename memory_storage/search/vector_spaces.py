@@ -1,4 +1,4 @@
-"""The vector space in which a namespace has its vectors by a model: remembered, looked up, chosen. Stores no vector."""
+"""The vector space of a namespace and model: looked up, and chosen for new vectors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .session import SearchSession
 
 
 class Stored(NamedTuple):
-    """A space of a model, its dimension, and whether it is that of the namespace."""
+    """A vector space of a model, its dimension, and whether it holds the namespace's vectors."""
 
     space: Space
     dimension: int
@@ -21,14 +21,14 @@ class Stored(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The space for vectors to be stored in, and whether it is still to be created."""
+    """The vector space for new vectors, and whether it has to be created."""
 
     space: Space
     is_new: bool = False
 
 
 def as_model_name(model: str) -> str:
-    """The name of a model; ValidationError if that is no name."""
+    """Return the name of a model; ValidationError if it is not a string of 1 to 200 characters."""
     if not isinstance(model, str) or not 1 <= len(model) <= 200:
         raise ValidationError("model", "a name of 1 to 200 characters", model)
     refuse_unstorable("model", model)
@@ -36,13 +36,13 @@ def as_model_name(model: str) -> str:
 
 
 def stored_spaces(session: SearchSession, model: str) -> list[Stored]:
-    """The spaces of a model, in all namespaces together."""
+    """Return the spaces of a model, over all namespaces."""
     rows = session.read(sql.SPACES.bind(namespace=session.namespace, model=model))
     return [Stored(Space.of(token, name, size), size, bool(is_own)) for token, name, size, is_own in rows]
 
 
 def own_space(session: SearchSession, model: str) -> Stored | None:
-    """The space in which the namespace has its vectors by a model; None if it has none."""
+    """Return the space of the namespace's vectors of a model; None if it has none."""
     found = next((one for one in stored_spaces(session, model) if one.is_own), None)
     if found is not None:
         session.spaces.learn(session.namespace, found.space)
@@ -50,9 +50,15 @@ def own_space(session: SearchSession, model: str) -> Stored | None:
 
 
 def choose_space(session: SearchSession, model: str, dimension: int) -> Choice:
-    """The space for vectors of a dimension.
+    """Return the space for new vectors of a dimension.
 
-    ValidationError if the namespace has vectors of another dimension by this model.
+    Args:
+        session: The session of the namespace.
+        model: The name of the model.
+        dimension: Numbers in each vector.
+
+    Raises:
+        ValidationError: the namespace has vectors of another dimension of this model.
     """
     spaces = stored_spaces(session, model)
     for one in spaces:
@@ -67,5 +73,5 @@ def choose_space(session: SearchSession, model: str, dimension: int) -> Choice:
 
 
 def wrong_dimension(model: str, dimension: int, value: int) -> ValidationError:
-    """The error about a vector of another dimension than those that are stored."""
+    """Return the error for a vector whose dimension is not that of the stored ones."""
     return ValidationError("vector", f"{dimension:,} numbers, as all vectors of {model!r} have", value)

@@ -1,4 +1,4 @@
-"""The statements of the embedding repository. Each vector space is a table of its own, and needs its own.
+"""The SQL of embeddings and vector tables. Each vector space is a table, with statements of its own.
 
 `rows` is a JSON array of [owner's id, created_at, updated_at, text_digest, text_version]; `digests` and `vectors` are
 what belongs to each, end to end: so a thousand vectors are two statements and no text.
@@ -13,7 +13,7 @@ from memory_storage.sql.statement import SqlTemplate
 
 from .candidates import OWN_SPACE, last_seq
 
-# The rows of an owner, and the row that is found by its vector: the episode of a step.
+# The tables of an owner, and the row that a search returns for its vector: for a step, its episode.
 _OWNERS = {
     "episode": ("episodes AS o ON o.namespace = :namespace AND o.id = given.id", "o.seq"),
     "step": (
@@ -27,7 +27,7 @@ _ONE = "namespace = :namespace AND owner_type = :owner_type AND owner_id = :owne
 _DO_UPDATE = """UPDATE SET vector_seq = excluded.vector_seq, item_seq = excluded.item_seq,
     updated_at = excluded.updated_at, space = excluded.space, text_digest = excluded.text_digest,
     text_version = excluded.text_version"""
-# Another writer may have stored the vector of a later text, or one of the caller's own.
+# Another writer may have stored the vector of a newer text, or a vector supplied by the caller.
 _DO_REFRESH = f"""{_DO_UPDATE}
     WHERE embeddings.text_digest IS NOT NULL AND embeddings.text_version <= excluded.text_version"""
 _DO_REPLACE = f"""{_DO_UPDATE}
@@ -39,7 +39,7 @@ REGISTER = SqlTemplate("""
 INSERT INTO vector_models (token, name, dimension, metric, preset, created_at)
 VALUES (:space, :model, :dimension, 'cosine', :preset, :now) ON CONFLICT DO NOTHING
 """)
-# A row is changed if the space may take vectors of the namespace: those that it has by the model are there.
+# Changes a row if the namespace has no vectors of the model in another space.
 ADMIT = SqlTemplate(f"""
 UPDATE vector_models SET dimension = dimension
 WHERE token = :space AND dimension = :dimension AND coalesce({OWN_SPACE}, token) = token
@@ -78,11 +78,11 @@ UPDATE embeddings AS m SET text_version = given.value ->> 2 FROM json_each(:rows
 WHERE m.namespace = :namespace AND m.owner_type = :owner_type AND m.owner_id = given.value ->> 0 AND m.model = :model
     AND m.text_digest = given.value ->> 1 AND m.text_version < given.value ->> 2
 """)
-"""Note that the text of a later version is the same: `rows` is a JSON array of [owner's id, digest, version]."""
+"""Record that a newer version of the owner has the same text: `rows` is a JSON array of [owner id, digest, version]."""
 
 
 class Statements:
-    """Those of one vector space."""
+    """The statements of one vector space."""
 
     def __init__(self, space: Space) -> None:
         self._space, self._table, self._index = space, space.table, space.index
@@ -98,7 +98,7 @@ WHERE true ON CONFLICT (digest) DO NOTHING
 
     @cached_property
     def discard(self) -> SqlTemplate:
-        """Delete those of the vectors that no embedding leads to: their owners were deleted meanwhile."""
+        """Delete vectors without an embedding: their owners were deleted concurrently."""
         return SqlTemplate(f"""
 DELETE FROM {self._table} AS v
 WHERE v.digest IN (SELECT substr(:digests, key * 16 + 1, 16) FROM json_each(:rows)) AND NOT EXISTS (
@@ -107,7 +107,7 @@ WHERE v.digest IN (SELECT substr(:digests, key * 16 + 1, 16) FROM json_each(:row
 
     @cached_property
     def stored(self) -> SqlTemplate:
-        """The model, and how many of the owners have the vector that was given."""
+        """Read the model, and the number of owners whose stored vector is the bound one."""
         return SqlTemplate(f"""
 SELECT token, {", ".join(MODEL_FACTS)}, created_at, (
     SELECT count(*) FROM (SELECT key, value ->> 0 AS id FROM json_each(:rows)) AS given
@@ -119,7 +119,7 @@ FROM vector_models WHERE token = :space
 
     @cached_property
     def index_some(self) -> SqlTemplate:
-        """Put up to `limit` more vectors into the index, the oldest first, unless they are few or there is no index."""
+        """Index up to `limit` pending vectors, oldest first, unless the table is small or has no index."""
         return SqlTemplate(f"""
 UPDATE {self._table} SET indexed = 1 WHERE seq IN (SELECT seq FROM {self._table} WHERE indexed = 0 ORDER BY seq
     LIMIT CASE WHEN (SELECT vectors FROM vector_models WHERE token = :space) > {FEW}
@@ -128,7 +128,7 @@ UPDATE {self._table} SET indexed = 1 WHERE seq IN (SELECT seq FROM {self._table}
 
     @cached_property
     def get(self) -> SqlTemplate:
-        """The vectors of some owners; and one more row, with the space of the namespace in place of a type."""
+        """Read the vectors of some owners, and one more row with the namespace's space in the first column."""
         return SqlTemplate(f"""
 SELECT m.owner_type, m.owner_id, m.model, v.vector, m.created_at, m.updated_at
 FROM json_each(:owners) AS given CROSS JOIN embeddings AS m ON m.namespace = :namespace
@@ -139,7 +139,7 @@ UNION ALL SELECT {OWN_SPACE}, NULL, NULL, NULL, NULL, NULL
 
     @cached_property
     def page(self) -> SqlTemplate:
-        """The next ones, by owner."""
+        """Read the next page, ordered by owner."""
         return SqlTemplate(f"""
 SELECT m.owner_type, m.owner_id, m.model, v.vector, m.created_at, m.updated_at
 FROM embeddings AS m CROSS JOIN {self._table} AS v ON v.seq = m.vector_seq
@@ -150,12 +150,12 @@ ORDER BY m.owner_type, m.owner_id LIMIT :limit
 
     @cached_property
     def nodes(self) -> SqlTemplate:
-        """How many vectors are in the index, by its own account."""
+        """Count the nodes of the index in its shadow table."""
         return SqlTemplate(f"SELECT count(*) FROM {self._index}_shadow")
 
     @cached_property
     def is_whole(self) -> SqlTemplate:
-        """Whether there is an index, and it is empty only if none of the vectors is `indexed`."""
+        """Check that the index exists, and is empty only if no vector is marked `indexed`."""
         return SqlTemplate(f"""
 SELECT (EXISTS (SELECT 1 FROM {self._index}_shadow) OR NOT :indexed)
     AND EXISTS (SELECT 1 FROM sqlite_master WHERE name = :index)
@@ -164,12 +164,12 @@ SELECT (EXISTS (SELECT 1 FROM {self._index}_shadow) OR NOT :indexed)
 
     @cached_property
     def sample(self) -> SqlTemplate:
-        """Some of the vectors in the index."""
+        """Sample the indexed vectors."""
         return SqlTemplate(f"SELECT seq FROM {self._table} WHERE indexed = 1 ORDER BY random() LIMIT :limit")
 
     @cached_property
     def found(self) -> SqlTemplate:
-        """How many of the nearest to one of them the index finds, and how many there are."""
+        """Count how many of the nearest neighbors of a vector the index finds, and how many exist."""
         vector = f"(SELECT vector FROM {self._table} WHERE seq = :seq)"
         return SqlTemplate(f"""
 WITH nearest AS MATERIALIZED (SELECT seq FROM {self._table} WHERE indexed = 1
@@ -180,42 +180,42 @@ WHERE id IN (SELECT seq FROM nearest)
 
     @cached_property
     def state(self) -> SqlTemplate:
-        """The dimension and number of vectors, and the last number that a row was given."""
+        """Read the dimension, the number of vectors, and the last row number."""
         last = last_seq(self._space)
         return SqlTemplate(f"SELECT dimension, vectors, coalesce({last}, 0) FROM vector_models WHERE token = :space")
 
     @cached_property
     def behind(self) -> SqlTemplate:
-        """How many vectors there are after a number."""
+        """Count the vectors after a row number."""
         return SqlTemplate(f"SELECT count(*) FROM {self._table} NOT INDEXED WHERE seq > :mark")
 
     @cached_property
     def after(self) -> SqlTemplate:
-        """The vectors after a number."""
+        """Read the vectors after a row number."""
         return SqlTemplate(f"SELECT seq, vector FROM {self._table} WHERE seq > :mark ORDER BY seq LIMIT :limit")
 
     @cached_property
     def digests(self) -> SqlTemplate:
-        """What identifies some of the vectors."""
+        """Read the digests of some vectors."""
         return SqlTemplate(f"""
 SELECT seq, lower(hex(digest)) FROM json_each(:seqs) AS given CROSS JOIN {self._table} ON seq = given.value
 """)
 
     @cached_property
     def some(self) -> SqlTemplate:
-        """Some of the vectors up to a number."""
+        """Sample the vectors up to a row number."""
         return SqlTemplate(f"SELECT vector FROM {self._table} WHERE seq <= :mark ORDER BY random() LIMIT :limit")
 
     @cached_property
     def nearest(self) -> SqlTemplate:
-        """The nearest vectors up to a number."""
+        """Read the exact nearest neighbors up to a row number."""
         return SqlTemplate(f"""
 SELECT seq FROM {self._table} WHERE seq <= :mark ORDER BY vector_distance_cos(vector, :vector) LIMIT :limit
 """)
 
     @cached_property
     def present(self) -> SqlTemplate:
-        """How many rows there are up to a number, and how many of those that are given."""
+        """Count the rows up to a row number, and those with one of the bound numbers."""
         return SqlTemplate(f"""
 SELECT (SELECT count(*) FROM {self._table} NOT INDEXED WHERE seq <= :mark),
     (SELECT count(*) FROM json_each(:seqs) AS given CROSS JOIN {self._table} ON seq = given.value)
@@ -239,5 +239,5 @@ WHERE true ON CONFLICT (namespace, owner_type, owner_id, model) DO {conflict}
 
 @lru_cache(maxsize=64)
 def of(space: Space) -> Statements:
-    """The statements of a vector space."""
+    """Return the statements of a vector space, cached."""
     return Statements(space)

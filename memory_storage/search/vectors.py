@@ -1,4 +1,4 @@
-"""Vectors as they come in: checked and packed. Knows no SQL."""
+"""Validate vectors, and pack them as 32-bit floats."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ from memory_storage.schema import pack_vector
 from memory_storage.schema.vectors import MAX_DIMENSION
 
 LONGEST = 1e15
-"""Of a vector; 1 by it is the shortest: the engine squares it as a 32-bit float."""
+"""The largest Euclidean norm of a vector; its inverse is the smallest: the engine squares norms as 32-bit floats."""
 
 
 def packed(vector: Any, field: str = "vector") -> bytes:
-    """The bytes of a sequence of numbers, or of an array of them, as 32-bit floats.
+    """Return a vector as little-endian 32-bit floats.
 
-    ValidationError if it is none, if it is too long or too short, or has NaN or infinity in it.
+    Args:
+        vector: A sequence of numbers, or a one-dimensional array or buffer of 32-bit or 64-bit floats.
+        field: The name that an error gives it.
+
+    Raises:
+        ValidationError: not a sequence of numbers, empty or too long, NaN or infinite, or a norm out of range.
     """
     if isinstance(vector, str | bytes | bytearray | Mapping | Set):
         raise ValidationError(field, "a sequence of numbers", vector)
@@ -37,7 +42,7 @@ def packed(vector: Any, field: str = "vector") -> bytes:
 
 
 def _as_floats(vector: Any) -> bytes:
-    """An array of 32-bit or 64-bit floats is taken as a whole, without a look at each number."""
+    # An array of floats is copied as a whole, without converting each number in Python.
     try:
         view = memoryview(vector)
     except TypeError:

@@ -1,6 +1,6 @@
-"""A vector index in this process: `graph` finds, `sidecar` keeps it in a file. Knows no SQL.
+"""The in-process vector index: an HNSW graph, the file that stores it, and the index that keeps it in sync.
 
-Both need the extra `ann`, which is imported when a graph is made.
+The graph needs the extra `ann`, which is imported when a graph is made.
 """
 
 from .file import IndexHeader, Sidecar, delete_sidecars, sidecar_names

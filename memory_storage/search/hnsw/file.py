@@ -1,4 +1,4 @@
-"""The file beside a database that keeps a graph. It is checked before it is used, and never believed by its name.
+"""The sidecar file of a graph, next to the database. Its content is validated before use, whatever its name says.
 
     magic, 8 bytes │ length of the header, 8 bytes │ digest of what follows, 32 bytes │ header, JSON │ padding │ graph
 
@@ -32,10 +32,10 @@ Fingerprints = list[tuple[int, str]]
 
 @dataclass(frozen=True)
 class IndexHeader:
-    """What a sidecar says of its graph.
+    """The header of a sidecar file.
 
-    `generation` counts how often it was written; `duplicates` and `unreachable` are the graph's; `schema_version` is
-    the database's before the graph's first row was read.
+    `mark` is the last row number that the graph contains; `generation` counts the writes of the file; `duplicates` and
+    `unreachable` are the graph's; `schema_version` is the database's before the graph's first row was read.
     """
 
     model: str
@@ -49,28 +49,39 @@ class IndexHeader:
 
 
 class Sidecar:
-    """The file of one model's graph."""
+    """The file of the graph of one vector table."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self, model: str) -> tuple[IndexHeader, Graph]:
-        """The graph. It is read into memory: a file that is mapped would stay on the disk after it was deleted.
+        """Read the header and the graph, into memory: a mapped file would stay on the disk after its deletion.
 
-        FileNotFoundError if there is none; ValueError, saying why, if it is not whole or not of this model.
+        Args:
+            model: The name of the model that the file must be of.
+
+        Raises:
+            FileNotFoundError: there is no file.
+            ValueError: the file is incomplete, damaged, of another version or of another model; says which.
         """
         with self.path.open("rb") as file:
             data = _contents(file)
         header, start = _verify(data)
         if header.model != model:
-            raise ValueError("it is of another model")
+            raise ValueError("the graph is of another model")
         try:
             return header, Graph.of(header.dimension, data[start:], header.duplicates, header.unreachable)
         except RuntimeError as error:
             raise ValueError(f"the graph cannot be read: {error}") from error
 
     def write(self, graph: Graph, header: IndexHeader, mode: int = 0o600) -> None:
-        """Put a graph in its place, in one step. `mode` are the file's permissions."""
+        """Replace the file atomically.
+
+        Args:
+            graph: The graph.
+            header: Its header.
+            mode: The permissions of the file.
+        """
         encoded = _encode_header(header)
         start = _graph_offset(len(encoded))
         data = graph.dump()
@@ -84,14 +95,14 @@ class Sidecar:
             self._remove_stale_temp_files(os.fstat(file.fileno()).st_mtime)
 
     def _remove_stale_temp_files(self, now: float) -> None:
-        """Remove what processes that were killed have left; no write takes an hour."""
+        """Remove temporary files of killed processes. A write never takes an hour."""
         for other in self.path.parent.glob(f"{glob.escape(self.path.name)}.*.tmp"):
             with suppress(FileNotFoundError):
                 if other.stat().st_mtime < now - 3600:
                     other.unlink()
 
     def read_header(self) -> IndexHeader | None:
-        """What the file says of itself, unchecked; None if that cannot be read. For whether it is worth replacing."""
+        """Return the header without validating the graph, to decide whether to replace the file; None if unreadable."""
         with suppress(OSError, ValueError, struct.error, TypeError), self.path.open("rb") as file:
             _, length, _ = _PREFIX.unpack(file.read(_PREFIX.size))
             if length < 1 << 24:
@@ -99,21 +110,21 @@ class Sidecar:
         return None
 
     def delete(self) -> None:
-        """Remove it, if it is there."""
+        """Delete the file, if it exists."""
         self.path.unlink(missing_ok=True)
 
 
 def delete_sidecars(database: Path) -> None:
-    """Delete the sidecars beside a database, of all its models, and those that were begun.
+    """Delete all sidecar files of a database, and their temporary files.
 
-    For who has made sure that no process writes one.
+    The caller must ensure that no process is writing one.
     """
     for name in sidecar_names(database):
         database.with_name(name).unlink(missing_ok=True)
 
 
 def sidecar_names(database: Path) -> list[str]:
-    """The names of the sidecars beside a database, and of those that were begun."""
+    """Return the names of the sidecar files of a database, and of their temporary files."""
     pattern = re.compile(re.escape(database.name) + r"\.[0-9a-f]{16}\.usearch(\.[0-9a-f]+\.tmp)?")
     return [one.name for one in database.parent.iterdir() if pattern.fullmatch(one.name)]
 
@@ -121,19 +132,19 @@ def sidecar_names(database: Path) -> list[str]:
 def _contents(file: BinaryIO) -> memoryview:
     size = os.fstat(file.fileno()).st_size
     if size < _PREFIX.size:
-        raise ValueError("it is too short")
-    data = memoryview(mmap.mmap(-1, size))  # it begins on a page, as the graph in it does
+        raise ValueError("the file is too short")
+    data = memoryview(mmap.mmap(-1, size))  # page-aligned, as is the graph in it
     if file.readinto(data) != size:  # type: ignore[attr-defined]  # it is a BufferedReader
-        raise ValueError("it was cut while it was read")
+        raise ValueError("the file was truncated while it was read")
     return data
 
 
 def _verify(data: memoryview) -> tuple[IndexHeader, int]:
     magic, length, digest = _PREFIX.unpack(data[: _PREFIX.size])
     if magic != _MAGIC:
-        raise ValueError("it is no index, or of another version")
+        raise ValueError("the file is not an index, or of another version")
     if blake2b(data[_PREFIX.size :], digest_size=32).digest() != digest:
-        raise ValueError("its checksum is wrong")
+        raise ValueError("the checksum does not match")
     return _parse_header(bytes(data[_PREFIX.size : _PREFIX.size + length])), _graph_offset(length)
 
 
@@ -151,9 +162,9 @@ def _parse_header(encoded: bytes) -> IndexHeader:
         values |= {name: values.pop(stored) for name, stored in _STORED_NAMES.items()}
         return IndexHeader(**{**values, "fingerprints": [(seq, digest) for seq, digest in values["fingerprints"]]})
     except (TypeError, KeyError) as error:
-        raise ValueError(f"its header is of another version: {error}") from error
+        raise ValueError(f"the header is of another version: {error}") from error
 
 
 def _graph_offset(header: int) -> int:
-    """Where the graph begins: on a page of its own, as it is mapped."""
+    """Return the offset of the graph: page-aligned, since it was once mapped."""
     return -(-(_PREFIX.size + header) // _PAGE) * _PAGE

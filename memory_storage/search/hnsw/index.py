@@ -1,8 +1,8 @@
-"""The vector indexes in this process: they follow the models' tables, which are the truth. Filters nothing.
+"""In-process HNSW indexes, kept in sync with the vector tables, which are the source of truth.
 
-A row of a model's table never changes, and its number is never given again: so an index that knows all rows up to a
-number, its mark, needs only those after it. Who searches compares the rows after the mark one by one, and joins the
-candidates with the table: a row that was removed is not found, one that was rolled back was never read.
+A row of a vector table never changes and its number is never reused, so an index that contains all rows up to its
+high-water mark needs only the rows after it. A search compares the rows after the mark exactly, and joins the
+candidates with the table: a deleted row drops out of the join, and a rolled-back row was never read.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from .graph import EXPANSION_SEARCH
 _log = logging.getLogger(__name__)
 
 MIN_PENDING = 64
-"""So many rows after its mark do not make an index go on: to compare them takes no time."""
+"""Pending rows up to which an index is not synced: an exact scan of them is cheaper."""
 
 MAX_INLINE = 500
-"""So many rows are added by the search that finds the index behind; more are added by a thread."""
+"""Pending rows that a search adds inline; more are added by a background thread."""
 
-_BUILD_BATCH = 1_000  # rows that are read, and added to a graph that nobody searches yet
-_LIVE_BATCH = 100  # rows that are added while searches wait
-_SAVE_EVERY = 50_000  # rows: a build that is interrupted goes on from there
+_BUILD_BATCH = 1_000  # rows read and added at once, to a graph that is not searched yet
+_LIVE_BATCH = 100  # rows added at once while searches wait
+_SAVE_EVERY = 50_000  # rows; an interrupted build resumes from the last save
 _FINGERPRINTS = 128
 _BACKOFF = 60.0  # seconds
 _MAX_BACKOFFS = 1_000
 _BROAD, _FILTERED = (EXPANSION_SEARCH, 100_000, 0.4), (400, 20_000, 0.8)
-"""So many candidates are enough among so many vectors, where nearly all will pass, and where filters refuse some.
+"""Candidates that keep recall up to this number of vectors, for broad and for narrow filters.
 
-More are among more, by this power of the number, or recall would fall.
+Above it, the number of candidates grows with the number of vectors to this power.
 """
 
 Progress = Callable[[str, int, int], None]
@@ -57,9 +57,13 @@ SCHEMA_VERSION = BatchStep("SELECT schema_version FROM pragma_schema_version")
 
 
 class Neighbors(NamedTuple):
-    """Candidates, the nearest first, how many were asked for, and the last row that the index knows of.
+    """Candidates of an index.
 
-    The first `few` are enough, if nearly all of them pass the filters.
+    Args:
+        mark: The last row number that the index contains.
+        candidate_count: The number of candidates requested.
+        shortlist: The number of nearest candidates that suffice if nearly all pass the filters.
+        seqs: Row numbers, nearest first.
     """
 
     mark: int
@@ -69,7 +73,7 @@ class Neighbors(NamedTuple):
 
 
 class TableState(NamedTuple):
-    """What a model's table has."""
+    """The state of a vector table: dimension, number of vectors, last row number."""
 
     dimension: int
     vectors: int
@@ -77,20 +81,27 @@ class TableState(NamedTuple):
 
 
 class HnswIndexes:
-    """Those of one database: one for each model, for all namespaces. Threads may share them."""
+    """The indexes of one database, one for each vector table, over all namespaces. Thread-safe."""
 
     def __init__(
         self, read: Callable[[BatchStep], Sequence[Row]], path: Path | None, limit: int, maintenance: MaintenanceLock
     ) -> None:
-        """Indexes that read by `read`, take `limit` bytes at most, and are kept beside the database at `path`."""
+        """Create the indexes; none is loaded or built yet.
+
+        Args:
+            read: Runs one SELECT.
+            path: The database file, next to which sidecar files are written; None for no files.
+            limit: The most bytes of memory for all indexes together.
+            maintenance: The lock under which the database file is scrubbed or repaired.
+        """
         self.read = read
         self.maintenance = maintenance
         self.limit = limit
         self.exact_scan_max = FEW
         self.stop = threading.Event()
         self._path = None if path is None else Path(os.path.realpath(path))
-        self._alias = path  # beside a link to the database there may be sidecars of earlier versions
-        # Those that have nothing go with the last search that uses them: any text may be asked for as a model.
+        self._alias = path  # earlier versions wrote sidecars next to a symbolic link to the database
+        # Weak: an empty index is dropped with the last search that uses it, since callers may pass any model name.
         self._models: weakref.WeakValueDictionary[str, HnswIndex] = weakref.WeakValueDictionary()
         self._kept: set[HnswIndex] = set()
         self._lock = threading.Lock()
@@ -98,7 +109,7 @@ class HnswIndexes:
         _open.add(self)
 
     def of(self, space: Space) -> HnswIndex:
-        """The index of a model; it may be empty."""
+        """Return the index of a vector table; it may be empty."""
         with self._lock:
             index = self._models.get(space.token)
             if index is None:
@@ -106,45 +117,45 @@ class HnswIndexes:
             return index
 
     def register(self, index: HnswIndex) -> None:
-        """Hold an index that has something, or that has looked at a file."""
+        """Keep an index alive that has vectors, or has opened its file."""
         self._kept.add(index)
 
     def sidecar(self, space: Space) -> Sidecar | None:
-        """The file that keeps a model's; None for a database in memory."""
+        """Return the sidecar file of a vector table; None for a database in memory."""
         return Sidecar(self._path.with_name(f"{self._path.name}.{space.token}.usearch")) if self._path else None
 
     def delete_files(self) -> None:
-        """Delete the sidecars of all models, also what other processes have written or begun.
+        """Delete all sidecar files, including those and temporary ones of other processes.
 
-        For who holds the lock for maintenance: under it no process writes one.
+        The caller must hold the maintenance lock, under which no process writes one.
         """
         for path in {self._path, self._alias}:
             if path is not None:
                 delete_sidecars(path)
 
     def mode(self) -> int:
-        """The permissions of a sidecar: those of the database."""
+        """Return the permissions for a sidecar: those of the database."""
         return mode_of(self._path)
 
     def memory_used(self, but: HnswIndex) -> int:
-        """The bytes that all but one take."""
+        """Return the memory in bytes of all indexes except one."""
         with self._lock:
             return sum(index.size for index in self._models.values() if index is not but)
 
     def wait(self) -> None:
-        """Have the threads end after the rows that they are at."""
+        """Stop the background threads after their current batch, and wait for them."""
         self.stop.set()
         for index in list(self._models.values()):
             index.wait()
 
     def close(self) -> None:
-        """Wait for the threads, and keep what was added in the files."""
+        """Wait for the threads, and save the indexes."""
         self.wait()
         for index in list(self._models.values()):
             index.close()
 
     def after_fork_in_child(self) -> None:
-        """There are no threads, and a lock may be held for ever."""
+        """Replace the lock, which a thread of the parent process may have held."""
         self._lock = threading.Lock()
         for index in self._models.values():
             index.after_fork_in_child()
@@ -155,20 +166,20 @@ _open: weakref.WeakSet[HnswIndexes] = weakref.WeakSet()
 
 @atexit.register
 def _stop() -> None:
-    """A thread that comes back from native code while the interpreter ends would take the process down."""
+    """Wait for background threads: one that returns from native code during interpreter shutdown would crash it."""
     for indexes in list(_open):
         indexes.wait()
 
 
 class HnswIndex:
-    """The index of one model's vectors in this process."""
+    """The in-process index of one vector table."""
 
     def __init__(self, indexes: HnswIndexes, space: Space) -> None:
         self._indexes, self._space = indexes, space
         self._sql = sql.of(space)
         self._sidecar = indexes.sidecar(space)
-        self._lock = threading.Lock()  # a graph is searched by one thread at a time, or added to
-        self._work = threading.Lock()  # one thread looks after it
+        self._lock = threading.Lock()  # guards the graph: one thread at a time searches it or adds to it
+        self._work = threading.Lock()  # held by the one thread that syncs, builds or saves
         self._reset()
 
     def _reset(self) -> None:
@@ -178,27 +189,27 @@ class HnswIndex:
         self._unsaved = 0  # rows
         self._generation = 0
         self._is_opened = False
-        self._is_rejected = False  # the file: it is not to be spared
+        self._is_rejected = False  # the file was rejected: overwrite it, whatever its mark
         self._over_budget = False
         self._schema_version = 0  # of the database, before the graph's first row was read
-        self._oversampling = 1.0  # candidates to ask for, to have one that is still there
+        self._oversampling = 1.0  # candidates to request for each that still exists
         self._thread: threading.Thread | None = None
-        self._shortlist_failures: dict[str, float] = {}  # namespaces, and when
+        self._shortlist_failures: dict[str, float] = {}  # time of the last failure, by namespace
 
     @property
     def size(self) -> int:
-        """How much memory it takes."""
+        """Memory in bytes."""
         graph = self._graph
         return graph.size if graph is not None else 0
 
     @property
     def mark(self) -> int:
-        """The last row that it knows of."""
+        """The last row number that the index contains."""
         return self._mark
 
     @property
     def note(self) -> str:
-        """Why it gives no candidates, if a caller should know; else nothing."""
+        """Why the index returns no candidates, if a caller should know; else an empty string."""
         if self._over_budget:
             return "hnsw index over its limit"
         return "hnsw index being built" if self._thread and self._thread.is_alive() else ""
@@ -206,10 +217,16 @@ class HnswIndex:
     def candidates(
         self, vector: bytes, reach: int, *, are_broad: bool, began: float | None, search: bool = True
     ) -> Neighbors | None:
-        """Those near to a vector; None if there is no index yet, or none for a transaction that began before it.
+        """Return the nearest neighbors of a vector; None if there is no index, or it is newer than the transaction.
 
-        In a transaction nothing is read for it: what that has written must not get in. Without a `search` there are no
-        numbers yet, only how many there would be.
+        In a transaction the index is not loaded: rows that are not committed must not enter it.
+
+        Args:
+            vector: Little-endian 32-bit floats.
+            reach: The number of requested rows.
+            are_broad: Whether nearly all rows pass the filters.
+            began: When the transaction began, by the monotonic clock; None outside of one.
+            search: False to return only the number of candidates.
         """
         if not self._is_opened and began is None:
             self._open()
@@ -224,17 +241,22 @@ class HnswIndex:
             return Neighbors(mark, count, shortlist, graph.nearest(vector, count) if search else [])
 
     def shortlist_failed(self, namespace: str) -> bool:
-        """Whether of the nearest few too few were of use of late, in this namespace."""
+        """Return whether the shortlist of this namespace had too few rows that pass, in the last 60 seconds."""
         return self._shortlist_failures.get(namespace, -math.inf) > time.monotonic() - _BACKOFF
 
     def record_shortlist_failure(self, namespace: str) -> None:
-        """Remember for a while that of the nearest few too few were of use."""
+        """Skip the shortlist in this namespace for 60 seconds."""
         if len(self._shortlist_failures) >= _MAX_BACKOFFS:
             self._shortlist_failures.clear()
         self._shortlist_failures[namespace] = time.monotonic()
 
     def notify(self, last: int, vectors: int) -> None:
-        """Catch up, if it is behind: a search has seen that so many vectors are there, and the last row's number."""
+        """Sync the index if it is behind the state of the table that a search has seen.
+
+        Args:
+            last: The last row number of the table.
+            vectors: The number of vectors.
+        """
         behind = last - self._mark
         if self._graph is None:
             self._sync_if_needed(vectors, wanted=vectors > self._indexes.exact_scan_max and not self._over_budget)
@@ -244,9 +266,19 @@ class HnswIndex:
             self._sync_if_needed(behind, wanted=behind > MIN_PENDING)
 
     def catch_up(self, *, rebuild: bool = False, progress: Progress | None = None, background: bool = False) -> int:
-        """Add what is missing, and keep it in the file; how many that were. `rebuild`: all of them, to an empty graph.
+        """Add the pending rows, and save the index.
 
-        NotFoundError if there is no such model; ConfigurationError if it would be over the limit.
+        Args:
+            rebuild: Add all rows to an empty graph.
+            progress: Called after each batch.
+            background: Do it in a thread, and return 0 at once.
+
+        Returns:
+            The number of vectors added.
+
+        Raises:
+            NotFoundError: there is no such model.
+            ConfigurationError: the index would exceed the limit.
         """
         state = self._state()
         if state is None:
@@ -266,13 +298,13 @@ class HnswIndex:
         return added
 
     def entries(self) -> tuple[int, int]:
-        """How many vectors are in it, with those that were removed from the table, and its mark."""
+        """Return the number of vectors in the index, removed ones included, and its mark."""
         self._open()
         with self._lock:
             return (len(self._graph) if self._graph else 0), self._mark
 
     def present(self) -> tuple[int, int]:
-        """How many rows there are up to its mark, and how many of them it has. They differ if it is damaged."""
+        """Return the number of rows up to the mark, and how many of them the index contains; unequal if damaged."""
         self._open()
         with self._lock:
             numbers, mark = (self._graph.numbers() if self._graph else []), self._mark
@@ -280,7 +312,12 @@ class HnswIndex:
         return rows[0][0], rows[0][1]
 
     def recall(self, sample: int, count: int) -> float | None:
-        """Of the nearest to some stored vectors, how many are among the candidates that a search compares."""
+        """Return the recall of the shortlist, measured on a random sample of stored vectors; None if there are none.
+
+        Args:
+            sample: The number of vectors searched for.
+            count: The number of nearest neighbors of each.
+        """
         found = possible = 0
         for (vector,) in self._read(self._sql.some.bind(mark=self._mark, limit=sample)):
             near = self.candidates(vector, count, are_broad=True, began=None)
@@ -291,19 +328,19 @@ class HnswIndex:
         return found / possible if possible else None
 
     def drop(self) -> None:
-        """Forget it, and remove the file."""
+        """Drop the index, and delete its file."""
         with self._work, self._lock:
             self._reset()
             if self._sidecar:
                 self._sidecar.delete()
 
     def wait(self) -> None:
-        """Wait for the thread."""
+        """Wait for the background thread."""
         if self._thread:
             self._thread.join()
 
     def close(self) -> None:
-        """Keep what is worth it."""
+        """Save the index if more than 1 % of it is unsaved, and drop it from memory."""
         with self._work:
             graph = self._graph
             self._save(is_wanted=graph is not None and self._unsaved > max(MIN_PENDING, len(graph) // 100))
@@ -311,7 +348,7 @@ class HnswIndex:
                 self._reset()
 
     def after_fork_in_child(self) -> None:
-        """A graph that was being changed is none."""
+        """Replace the locks, and drop a graph that a thread of the parent process was changing."""
         torn = self._lock.locked()
         self._lock, self._work, self._thread = threading.Lock(), threading.Lock(), None
         if torn:
@@ -319,7 +356,7 @@ class HnswIndex:
 
     def _sync_if_needed(self, rows: int, *, wanted: bool) -> None:
         if not wanted or not self._work.acquire(blocking=False):
-            return  # another thread is at it
+            return  # another thread is syncing it
         try:
             if rows <= MAX_INLINE:
                 self._catch_up()
@@ -336,7 +373,7 @@ class HnswIndex:
                     self._catch_up(rebuild=rebuild, progress=progress)
                     self._save(is_wanted=bool(self._unsaved or rebuild))
             except MemoryStorageError as error:
-                _log.warning("the memory index of %r is left behind: %s", self._space.model, error)
+                _log.warning("the hnsw index of %r could not be synced: %s", self._space.model, error)
 
         with self._lock:
             if (self._thread and self._thread.is_alive()) or self._indexes.stop.is_set():
@@ -346,7 +383,7 @@ class HnswIndex:
             self._thread.start()
 
     def _catch_up(self, *, rebuild: bool = False, progress: Progress | None = None) -> int:
-        """With `_work` held."""
+        """Add pending rows, or build the graph. The caller holds `_work`."""
         state = self._state()
         if state is not None:
             self._indexes.register(self)
@@ -357,7 +394,7 @@ class HnswIndex:
         if graph is None:
             return self._build(state, progress)
         if rebuild or state.last < self._mark or self._is_fragmented(state.vectors) or self._has_erased_rows(graph):
-            self._is_rejected = True  # what the file has is no better
+            self._is_rejected = True  # the file is as stale
             return self._build(state, progress)
         added = self._extend(graph, self._mark, state, progress, waiting=True)
         return added + self._build(state, progress) if self._is_fragmented(state.vectors) else added
@@ -371,7 +408,7 @@ class HnswIndex:
         return 0 if self._indexes.stop.is_set() else added
 
     def _extend(self, graph: Graph, mark: int, state: TableState, progress: Progress | None, *, waiting: bool) -> int:
-        """Add all rows after a mark; `waiting`: searches of it wait meanwhile, so it is done by little and little."""
+        """Add all rows after a mark, in small batches if searches of this graph are `waiting`."""
         size, added, kept = _LIVE_BATCH if waiting else _BUILD_BATCH, 0, 0
         total = max(0, state.vectors - (len(graph) if waiting else 0))
         while not self._indexes.stop.is_set():
@@ -407,7 +444,7 @@ class HnswIndex:
             self._graph, self._mark, self._since = graph, mark, time.monotonic()
 
     def _is_fragmented(self, vectors: int) -> bool:
-        """Whether much of it was removed from the table."""
+        """Return whether many of its vectors were deleted from the table."""
         graph = self._graph
         if graph is None:
             return False
@@ -418,13 +455,13 @@ class HnswIndex:
         expected = state.vectors * HNSW.cost(state.dimension, "").memory
         self._over_budget = expected + self._indexes.memory_used(self) > self._indexes.limit
         if self._over_budget:
-            _log.warning("hnsw_max_bytes is too little for %r: its vectors are compared exactly", self._space.model)
+            _log.warning("hnsw_max_bytes is too small for %r: its vectors are compared exactly", self._space.model)
         return not self._over_budget
 
     def _state(self) -> TableState | None:
         try:
             rows = self._read(self._sql.state.bind(space=self._space.token))
-        except SchemaError:  # no model was ever registered: there is no table that numbers its rows
+        except SchemaError:  # no model was ever registered: the sequence table does not exist
             return None
         return TableState(*rows[0]) if rows else None
 
@@ -432,7 +469,7 @@ class HnswIndex:
         return self._indexes.read(step)
 
     def _open(self) -> None:
-        """Take what is in the file, if it is right."""
+        """Load the graph from the file, if the file is valid."""
         with self._work:
             if self._is_opened:
                 return
@@ -447,7 +484,7 @@ class HnswIndex:
                 return
             except (ValueError, OSError) as error:
                 self._is_rejected = True
-                _log.warning("the index %s is not used and will be built rebuild: %s", self._sidecar.path.name, error)
+                _log.warning("the index %s is not used and will be rebuilt: %s", self._sidecar.path.name, error)
                 return
             if self._has_room(state):
                 self._generation = kept.generation
@@ -455,9 +492,9 @@ class HnswIndex:
                 self._is_fragmented(state.vectors)
 
     def _has_erased_rows(self, graph: Graph) -> bool:
-        """Whether the database was scrubbed since the graph was begun, and the graph has vectors that are gone.
+        """Return whether the graph holds vectors that a scrub has erased from the database.
 
-        VACUUM changes the schema's version, and so does whatever changes a table; then it is looked for each vector.
+        VACUUM changes the schema version, as DDL does; only then are the vectors looked up.
         """
         version = self._read_schema_version()
         if version == self._schema_version:
@@ -472,18 +509,18 @@ class HnswIndex:
         return int(self._read(SCHEMA_VERSION)[0][0])
 
     def _validate(self, kept: IndexHeader, graph: Graph) -> TableState:
-        """ValueError if the graph is not of this table."""
+        """Return the state of the table; ValueError if the graph does not belong to it."""
         state = self._state()
         if state is None or state.last < kept.mark or state.dimension != kept.dimension:
-            raise ValueError("it is of another database, or of another time")
+            raise ValueError("the file is of another database, or of another state of it")
         found = self._digests([seq for seq, _ in kept.fingerprints])
         if any(found.get(seq, digest) != digest for seq, digest in kept.fingerprints) or not (
             found or not state.vectors
         ):
-            raise ValueError("it has other vectors than the table")
+            raise ValueError("its vectors are not those of the table")
         self._schema_version = kept.schema_version
         if self._has_erased_rows(graph):
-            raise ValueError("it has vectors that were erased")
+            raise ValueError("it holds vectors that were erased")
         return state
 
     def _digests(self, seqs: Sequence[int]) -> dict[int, str]:
@@ -491,7 +528,7 @@ class HnswIndex:
         return {seq: digest for seq, digest in rows}  # noqa: C416 - rows are untyped
 
     def _save(self, *, is_wanted: bool) -> None:
-        """Write the file, unless another process has written one that knows more. With `_work` held."""
+        """Save the index, unless another process has saved a later one. The caller holds `_work`."""
         with self._lock:
             graph, mark = self._graph, self._mark
         if not is_wanted or graph is None or self._sidecar is None:
@@ -503,7 +540,7 @@ class HnswIndex:
         self._write(graph, mark, spare=True)
 
     def _write(self, graph: Graph, mark: int, *, spare: bool) -> None:
-        """Write the file, unless the database is being scrubbed or the graph has vectors that were erased by that."""
+        """Write the file, unless the database is being scrubbed, or the graph holds vectors that a scrub erased."""
         if self._sidecar is None:
             return
         with self._indexes.maintenance.shared() as may_write:
@@ -512,7 +549,7 @@ class HnswIndex:
             if not self._has_erased_rows(graph):
                 self._write_now(graph, mark, self._sidecar, spare=spare)
                 return
-        _log.info("the index %s is not written: it has vectors that were erased", self._sidecar.path.name)
+        _log.info("the index file %s is not written: it holds vectors that were erased", self._sidecar.path.name)
         if graph is self._graph:
             self._replace_graph(None, 0)
 
@@ -529,4 +566,4 @@ class HnswIndex:
         try:
             sidecar.write(graph, kept, self._indexes.mode())
         except OSError as error:
-            _log.warning("the index %s cannot be kept: %s", sidecar.path.name, error)
+            _log.warning("the index file %s cannot be written: %s", sidecar.path.name, error)

@@ -18,13 +18,13 @@ def vectors():
 
 def _losing(monkeypatch, *losses):
     """Let searches, one after the other, not find these numbers."""
-    real, left = Graph._lost, list(losses)
+    real, left = Graph._find_unreachable, list(losses)
 
     def lost(self, keys, rows, threads):
         found = real(self, keys, rows, threads)
         return np.isin(keys, list(left.pop(0))) if left else found
 
-    monkeypatch.setattr(Graph, "_lost", lost)
+    monkeypatch.setattr(Graph, "_find_unreachable", lost)
 
 
 def _own(graph, vectors):
