@@ -120,10 +120,18 @@ def test_a_last_line_that_was_cut_off_is_reported(storage):
 def test_progress_goes_up_to_the_size_of_the_file(storage, tmp_path):
     path = write_lines(tmp_path / "a.jsonl", [run(trial=trial) for trial in range(5)])
     seen: list[int] = []
-    import_file(storage, path, on_progress=seen.append)
+    import_file(storage, path, progress=lambda what, done, total: seen.append(done))
     assert seen == sorted(seen)
     assert len(seen) == 5
     assert seen[-1] == path.stat().st_size
+
+
+def test_the_former_keyword_for_progress_warns(storage, tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", [run()])
+    seen: list[int] = []
+    with pytest.warns(DeprecationWarning, match="on_progress=.* use progress="):
+        import_file(storage, path, on_progress=seen.append)
+    assert seen == [path.stat().st_size]
 
 
 def test_an_empty_file_imports_nothing(storage):
