@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import memory_storage as ms
-from memory_storage.schema.vector_tables import Space
+from memory_storage.schema.vector_tables import VectorSpace
 
 from ._measure import Times
 from ._report import Line, Report, milliseconds
@@ -121,7 +121,7 @@ class Ours:
     def candidates(self, query: Array) -> set[int]:
         """Of the index alone: how many rows, as their numbers are not those of episodes."""
         indexes = self.storage._context.memory
-        near = indexes and indexes.of(Space(MODEL)).candidates(query.tobytes(), K + 1, are_broad=True, began=None)
+        near = indexes and indexes.of(VectorSpace(MODEL)).candidates(query.tobytes(), K + 1, are_broad=True, began=None)
         return set(near.seqs) if near else set()
 
     def search(self, query: Array, name: str = "all") -> ms.Hits[ms.Episode]:

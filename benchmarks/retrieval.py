@@ -23,7 +23,7 @@ import libsql_experimental
 import numpy as np
 
 import memory_storage as ms
-from memory_storage.schema.vector_tables import Space
+from memory_storage.schema.vector_tables import VectorSpace
 
 from . import _nearby, _workload
 from ._measure import Times
@@ -178,7 +178,7 @@ def _measured(stored: Stored, *, short: bool) -> tuple[tuple[str, ...], list[Lin
 def _against_exact(stored: Stored) -> tuple[float, Times]:
     """Recall, and the seconds of each search: ours and bare SQL by the native driver, some of each at a time."""
     known = iter(stored.data.nearest(K))
-    table = Space(MODEL).table
+    table = VectorSpace(MODEL).table
     index = f"SELECT id FROM vector_top_k('{table}_ann', ?, {K})"
     scan = f"SELECT seq FROM {table} ORDER BY vector_distance_cos(vector, ?) LIMIT {K}"
     times: Times = {"ours": [], "exact": [], "bare index": [], "bare exact": []}

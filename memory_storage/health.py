@@ -18,7 +18,7 @@ from .dbapi import Batch, BatchStep, redacted
 from .errors import MemoryStorageError, ValidationError
 from .models import DiskSpace, EmbeddingModel, Health, HealthCheck, HealthStatus
 from .schema import HEAD
-from .schema.vector_tables import Space
+from .schema.vector_tables import VectorSpace
 from .search.vector_index import registered
 from .search.vector_sql import of
 from .session import Repositories, Session, StorageContext
@@ -183,7 +183,7 @@ def _places(session: Session) -> str | None:
     return None if rows == indexed else f"{rows} places, of which {indexed} are in the index"
 
 
-def _vectors(session: Session, space: Space, model: EmbeddingModel) -> str | None:
+def _vectors(session: Session, space: VectorSpace, model: EmbeddingModel) -> str | None:
     found = session.read(of(space).nodes.bind())[0][0]
     if found == model.indexed:
         return None

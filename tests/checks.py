@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlalchemy import Connection, Engine
 
-from memory_storage.schema.vector_tables import Space, digest
+from memory_storage.schema.vector_tables import VectorSpace, digest
 
 TABLES = ("episodes", "steps", "patterns", "embeddings", "spatiotemporal_index", "facets")
 
@@ -237,7 +237,7 @@ def _what_is_owned_has_its_owner(connection: Connection) -> None:
 def _the_vectors_are_those_of_the_embeddings(connection: Connection) -> None:
     spaces = "SELECT token, name, vectors, indexed, dimension FROM vector_models"
     for token, model, *counters in _rows(connection, spaces):
-        table = Space.of(token, model, counters[2]).table
+        table = VectorSpace.of(token, model, counters[2]).table
         stored = _rows(connection, f"SELECT seq, indexed, length(vector), digest, vector FROM {table}")
         used = _rows(connection, "SELECT vector_seq FROM embeddings WHERE model = ? AND space = ?", model, token)
         _same(table, (row[0] for row in stored), (seq for (seq,) in used))

@@ -55,7 +55,7 @@ _ALPHA = 1.1  # with the engine's own, 1.2, a search has to keep a third more ca
 
 
 @dataclass(frozen=True)
-class Space:
+class VectorSpace:
     """The vectors of one model and dimension.
 
     The first dimension that any namespace stores by a model has no `variant`. Namespaces that use the name of the model
@@ -66,7 +66,7 @@ class Space:
     variant: int | None = None
 
     @classmethod
-    def of(cls, token: str, model: str, dimension: int) -> Space:
+    def of(cls, token: str, model: str, dimension: int) -> VectorSpace:
         """The space of a row of `vector_models`."""
         first = cls(model)
         return first if first.token == token else cls(model, dimension)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from memory_storage.models.embedding import WORN
-from memory_storage.schema.vector_tables import FEW, PRESETS, Space
+from memory_storage.schema.vector_tables import FEW, PRESETS, VectorSpace
 
 VECTOR = "(SELECT vector FROM query)"
 
@@ -32,7 +32,7 @@ class Source(Protocol):
         """The name of the source in `Hits.plan`."""
         ...
 
-    def candidates(self, space: Space, depth: str) -> str:
+    def candidates(self, space: VectorSpace, depth: str) -> str:
         """Return SELECTs of (seq, known): up to `depth` likely neighbors with known = 1, and the tail with 0.
 
         Args:
@@ -41,7 +41,7 @@ class Source(Protocol):
         """
         ...
 
-    def is_fresh(self, space: Space) -> str:
+    def is_fresh(self, space: VectorSpace) -> str:
         """Return SQL, on the model's row of `vector_models`, for whether the source contains most vectors."""
         ...
 
@@ -86,11 +86,11 @@ class Exact:
     max_candidates: int = 0
     max_k: int = 0
 
-    def candidates(self, space: Space, depth: str) -> str:  # noqa: ARG002 - there are none
+    def candidates(self, space: VectorSpace, depth: str) -> str:  # noqa: ARG002 - there are none
         """Return SQL without rows."""
         return "SELECT 0, 0 FROM strategy WHERE false"
 
-    def is_fresh(self, space: Space) -> str:  # noqa: ARG002
+    def is_fresh(self, space: VectorSpace) -> str:  # noqa: ARG002
         """Return SQL for false."""
         return "false"
 
@@ -110,7 +110,7 @@ class DiskANN:
     max_candidates: int = 1_000  # the engine overflows on far larger values
     max_k: int = 40  # its candidate list is short
 
-    def candidates(self, space: Space, depth: str) -> str:
+    def candidates(self, space: VectorSpace, depth: str) -> str:
         """Return the index's candidates, and the rows that are not indexed yet."""
         return f"""
     SELECT t.id, 1 FROM strategy CROSS JOIN vector_top_k('{space.index}', {VECTOR}, {depth}) AS t
@@ -119,7 +119,7 @@ class DiskANN:
     SELECT v.seq, 0 FROM strategy CROSS JOIN {space.table} AS v INDEXED BY {space.table}_tail
     WHERE strategy.strategy = 'index' AND v.indexed = 0"""
 
-    def is_fresh(self, space: Space) -> str:  # noqa: ARG002 - its counters are in the row
+    def is_fresh(self, space: VectorSpace) -> str:  # noqa: ARG002 - its counters are in the row
         """Return SQL for whether more than half of the vectors are indexed, and few indexed ones were removed."""
         return f"indexed > vectors / 2 AND removed <= {WORN} * indexed"
 
@@ -144,7 +144,7 @@ class Hnsw:
     sample_size: int = 80  # a wasted index query costs about ten times a wasted sample
     max_k: int = 250
 
-    def candidates(self, space: Space, depth: str) -> str:
+    def candidates(self, space: VectorSpace, depth: str) -> str:
         """Return the bound neighbors, and the rows after the mark. Deleted rows drop out of the join."""
         return f"""
     SELECT neighbor.value, 1 FROM strategy CROSS JOIN json_each(:neighbors) AS neighbor
@@ -152,7 +152,7 @@ class Hnsw:
     UNION ALL
     SELECT v.seq, 0 FROM strategy CROSS JOIN {space.table} AS v WHERE strategy.strategy = 'index' AND v.seq > :mark"""
 
-    def is_fresh(self, space: Space) -> str:
+    def is_fresh(self, space: VectorSpace) -> str:
         """Return SQL for whether the tail is short."""
         return f"{last_seq(space)} - :mark <= max({FEW}, vectors / 4)"
 
@@ -172,6 +172,6 @@ OWN_SPACE = "(SELECT space FROM embeddings WHERE namespace = :namespace AND mode
 """SQL for the token of the vector space of a namespace and model; NULL if the namespace has no such vectors."""
 
 
-def last_seq(space: Space) -> str:
+def last_seq(space: VectorSpace) -> str:
     """Return SQL for the highest row number ever assigned in a vector table. Numbers are never reused."""
     return f"coalesce((SELECT seq FROM sqlite_sequence WHERE name = '{space.table}'), 0)"

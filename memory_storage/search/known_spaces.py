@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 
-from memory_storage.schema.vector_tables import Space
+from memory_storage.schema.vector_tables import VectorSpace
 
 _REMEMBERED = 1_000
 
@@ -19,13 +19,13 @@ class KnownSpaces:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._variants: OrderedDict[tuple[str, str], Space] = OrderedDict()
+        self._variants: OrderedDict[tuple[str, str], VectorSpace] = OrderedDict()
 
-    def guess(self, namespace: str, model: str) -> Space:
+    def guess(self, namespace: str, model: str) -> VectorSpace:
         """Return the space to try first."""
-        return self._variants.get((namespace, model)) or Space(model)
+        return self._variants.get((namespace, model)) or VectorSpace(model)
 
-    def learn(self, namespace: str, space: Space) -> None:
+    def learn(self, namespace: str, space: VectorSpace) -> None:
         """Store the space of a namespace, replacing that of the same model."""
         key = namespace, space.model
         if space.variant is None and key not in self._variants:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar, get_args
 from memory_storage.errors import CorruptDataError, SchemaError, UnavailableError, ValidationError
 from memory_storage.models import EpisodeFilter, Hit, Hits, PatternFilter, SearchMode
 from memory_storage.schema.spelling import readable
-from memory_storage.schema.vector_tables import Space
+from memory_storage.schema.vector_tables import VectorSpace
 from memory_storage.sql.arguments import choice, flag, instance
 from memory_storage.sql.documents import to_micros
 from memory_storage.sql.filters import Shape, conditions, in_use
@@ -273,7 +273,7 @@ def _rows(
     return (rows, stored) if is_last else _rows(session, statement, plan.broaden(session))
 
 
-def _is_about_space(error: Exception, space: Space) -> bool:
+def _is_about_space(error: Exception, space: VectorSpace) -> bool:
     """Return whether the engine reports a missing vector table, or vectors of another dimension."""
     text = str(error)
     if isinstance(error, SchemaError):
@@ -346,7 +346,7 @@ class InitialCandidates(NamedTuple):
 
 
 def _initial_candidates(
-    session: SearchSession, space: Space, values: dict[str, Any], *, are_broad: bool, has_words: bool
+    session: SearchSession, space: VectorSpace, values: dict[str, Any], *, are_broad: bool, has_words: bool
 ) -> InitialCandidates:
     if space == NO_SPACE:
         return InitialCandidates(attempt="none")

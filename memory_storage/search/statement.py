@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from memory_storage.schema.vector_tables import FEW, Space
+from memory_storage.schema.vector_tables import FEW, VectorSpace
 
 from .candidates import DISKANN, OWN_SPACE, VECTOR, Source, last_seq
 
@@ -109,7 +109,7 @@ class Filters:
 
 _OWN_STATE = f"(SELECT token || ':' || dimension FROM vector_models WHERE token = {OWN_SPACE})"
 
-NO_SPACE = Space("")
+NO_SPACE = VectorSpace("")
 """The vector space of a search in a namespace that has no vectors of the model."""
 
 Attempt = Literal["full", "shortlist", "probe_exact", "index_only", "none"]
@@ -131,7 +131,7 @@ class Search:
 
     target: SearchTarget
     filters: Filters
-    space: Space | None = None  # by vector
+    space: VectorSpace | None = None  # by vector
     source: Source = DISKANN
     attempt: Attempt = "full"
     has_words: bool = False
@@ -196,7 +196,7 @@ class Search:
             ]
         return [*tables, *self._candidates(self.space), *self._similar(self.space)]
 
-    def _shortlisted(self, space: Space) -> str:
+    def _shortlisted(self, space: VectorSpace) -> str:
         """Return SQL for the shortlist of an in-process index; for broad filters, which nearly all neighbors pass."""
         return f"""similar AS NOT MATERIALIZED (
     SELECT seq, similarity, '{self.source.plan}' AS plan
@@ -211,7 +211,7 @@ class Search:
     WHERE passing >= :reach * {SHORTLIST_FACTOR} AND {last_seq(space)} <= :mark + {FEW}
         {"AND similarity >= :floor" if self.has_floor else ""})"""
 
-    def _candidates(self, space: Space) -> list[str]:
+    def _candidates(self, space: VectorSpace) -> list[str]:
         where = " AND ".join(self._conditions(self.filters.at_hand))
         min_candidates = (
             "" if self.filters.are_broad else f"AND sum(candidates) OVER () >= :reach * {CANDIDATES_PER_RESULT}"
@@ -229,7 +229,7 @@ class Search:
     FROM compared CROSS JOIN {self.target.table} AS i ON i.seq = compared.seq WHERE {where})""",
         ]
 
-    def _similar(self, space: Space) -> list[str]:
+    def _similar(self, space: VectorSpace) -> list[str]:
         """Return SQL for the index's rows if enough pass, else for those of an exact scan."""
         similar = f"""
     SELECT seq, similarity, '{self.source.plan}' AS plan FROM filtered WHERE are_enough
@@ -244,7 +244,7 @@ class Search:
             f"similar AS NOT MATERIALIZED ({similar}\n    UNION ALL{self._from_exact_scan()})",
         ]
 
-    def _exact_scan(self, space: Space, needed: str) -> str:
+    def _exact_scan(self, space: VectorSpace, needed: str) -> str:
         """Return SQL for all rows that pass the filters, if `needed` has a row."""
         return f"""exact_scan AS NOT MATERIALIZED (
     SELECT m.item_seq AS seq, {_DISTANCE}, needed.plan

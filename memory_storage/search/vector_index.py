@@ -22,7 +22,7 @@ from memory_storage.errors import (
 )
 from memory_storage.models import EmbeddingModel, IndexHealth, IndexPreset, IndexSource, Progress
 from memory_storage.monitoring import operation
-from memory_storage.schema.vector_tables import PRESETS, Preset, Space, with_search
+from memory_storage.schema.vector_tables import PRESETS, Preset, VectorSpace, with_search
 from memory_storage.sql.arguments import choice, instance, whole
 from memory_storage.sql.documents import EPOCH, from_micros
 from memory_storage.sql.session import Repository
@@ -51,7 +51,7 @@ _NEAREST = 10
 class Registered(NamedTuple):
     """A row of `vector_models`: a vector space and its model."""
 
-    space: Space
+    space: VectorSpace
     model: EmbeddingModel
 
 
@@ -309,13 +309,13 @@ class VectorIndex(Repository):
             raise ValidationError("dimension", f"one of {sizes}: {model!r} has several", dimension)
         return found[0]
 
-    def _reload(self, space: Space) -> Registered:
+    def _reload(self, space: VectorSpace) -> Registered:
         rows = self._session.read(sql.MODEL.bind(space=space.token))
         if not rows:
             raise NotFoundError("embedding model", space.model)
         return as_registered(rows[0])
 
-    def _hnsw_index(self, space: Space) -> HnswIndex | None:
+    def _hnsw_index(self, space: VectorSpace) -> HnswIndex | None:
         indexes = self._session.memory
         return indexes.of(space) if indexes and self._session.vector_index == "hnsw" else None
 
@@ -346,7 +346,7 @@ class VectorIndex(Repository):
         """Return whether the index was lost, by a scrub that was killed, and has been created again, empty."""
         return not self._is_complete(found) and self._empty(found.space, preset_of(found.model.preset))
 
-    def _more(self, space: Space) -> EmbeddingModel:
+    def _more(self, space: VectorSpace) -> EmbeddingModel:
         some = sql.of(space).index_some.bind(limit=_BATCH, space=space.token)
         rows = self._session.write([some, sql.MODEL.bind(space=space.token)])
         return as_registered(rows[0]).model
@@ -358,7 +358,7 @@ class VectorIndex(Repository):
         except SchemaError:  # the shadow table is missing
             return False
 
-    def _empty(self, space: Space, preset: Preset) -> bool:
+    def _empty(self, space: VectorSpace, preset: Preset) -> bool:
         """Replace the index by an empty one; False if the file is under maintenance and nothing was changed."""
         emptied = [BatchStep(text) for text in space.empty_index(preset)]
         with self._session.indexing() as may_index:
@@ -366,7 +366,7 @@ class VectorIndex(Repository):
                 self._session.write([*emptied, sql.EMPTIED.bind(space=space.token, preset=preset.name)])
             return may_index
 
-    def _tune(self, space: Space, found: EmbeddingModel) -> None:
+    def _tune(self, space: VectorSpace, found: EmbeddingModel) -> None:
         """Set the number of candidates that a search keeps to suit the number of vectors."""
         index, wanted = space.index, preset_of(found.preset).search_among(found.indexed)
         for (metadata,) in self._session.read(sql.METADATA.bind(index=index)):
@@ -374,12 +374,12 @@ class VectorIndex(Repository):
             if changed != metadata:
                 self._session.write([sql.SET_METADATA.bind(index=index, metadata=changed)])
 
-    def _recall(self, space: Space) -> float | None:
+    def _recall(self, space: VectorSpace) -> float | None:
         """Measure recall@10 of the index on a sample of stored vectors."""
         recall = self._recall_of(space, _SAMPLE)
         return recall if recall is None or recall >= _RECALL_TO_CONFIRM else self._recall_of(space, 8 * _SAMPLE)
 
-    def _recall_of(self, space: Space, count: int) -> float | None:
+    def _recall_of(self, space: VectorSpace, count: int) -> float | None:
         statements = sql.of(space)
         sample = [row[0] for row in self._session.read(statements.sample.bind(limit=count))]
         values = {"index": space.index, "limit": _NEAREST}
@@ -404,4 +404,4 @@ def as_registered(row: Sequence[Any]) -> Registered:
     token, *facts, created_at = row
     values: dict[str, Any] = dict(zip(sql.MODEL_FACTS, facts, strict=True))
     model = EmbeddingModel(**values, created_at=from_micros(created_at) or EPOCH)
-    return Registered(Space.of(token, model.name, model.dimension), model)
+    return Registered(VectorSpace.of(token, model.name, model.dimension), model)

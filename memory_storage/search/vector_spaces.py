@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from memory_storage.errors import ValidationError
-from memory_storage.schema.vector_tables import Space
+from memory_storage.schema.vector_tables import VectorSpace
 from memory_storage.sql.documents import refuse_unstorable
 
 from . import vector_sql as sql
@@ -15,7 +15,7 @@ from .session import SearchSession
 class Stored(NamedTuple):
     """A vector space of a model, its dimension, and whether it holds the namespace's vectors."""
 
-    space: Space
+    space: VectorSpace
     dimension: int
     is_own: bool
 
@@ -23,7 +23,7 @@ class Stored(NamedTuple):
 class Choice(NamedTuple):
     """The vector space for new vectors, and whether it has to be created."""
 
-    space: Space
+    space: VectorSpace
     is_new: bool = False
 
 
@@ -38,7 +38,7 @@ def as_model_name(model: str) -> str:
 def stored_spaces(session: SearchSession, model: str) -> list[Stored]:
     """Return the spaces of a model, over all namespaces."""
     rows = session.read(sql.SPACES.bind(namespace=session.namespace, model=model))
-    return [Stored(Space.of(token, name, size), size, bool(is_own)) for token, name, size, is_own in rows]
+    return [Stored(VectorSpace.of(token, name, size), size, bool(is_own)) for token, name, size, is_own in rows]
 
 
 def own_space(session: SearchSession, model: str) -> Stored | None:
@@ -67,9 +67,9 @@ def choose_space(session: SearchSession, model: str, dimension: int) -> Choice:
     for one in sorted(spaces, key=lambda one: not one.is_own):
         if one.dimension == dimension:
             return Choice(one.space)
-    first = Space(model)
+    first = VectorSpace(model)
     is_taken = any(one.space == first for one in spaces)
-    return Choice(Space(model, dimension) if is_taken else first, is_new=True)
+    return Choice(VectorSpace(model, dimension) if is_taken else first, is_new=True)
 
 
 def wrong_dimension(model: str, dimension: int, value: int) -> ValidationError:

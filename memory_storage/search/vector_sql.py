@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cached_property, lru_cache
 
-from memory_storage.schema.vector_tables import FEW, Space
+from memory_storage.schema.vector_tables import FEW, VectorSpace
 from memory_storage.sql.statement import SqlTemplate
 
 from .candidates import OWN_SPACE, last_seq
@@ -84,7 +84,7 @@ WHERE m.namespace = :namespace AND m.owner_type = :owner_type AND m.owner_id = g
 class Statements:
     """The statements of one vector space."""
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: VectorSpace) -> None:
         self._space, self._table, self._index = space, space.table, space.index
         self.add = SqlTemplate(f"""
 INSERT INTO {space.table} (digest, vector)
@@ -238,6 +238,6 @@ WHERE true ON CONFLICT (namespace, owner_type, owner_id, model) DO {conflict}
 
 
 @lru_cache(maxsize=64)
-def of(space: Space) -> Statements:
+def of(space: VectorSpace) -> Statements:
     """Return the statements of a vector space, cached."""
     return Statements(space)

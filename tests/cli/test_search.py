@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import memory_storage as ms
-from memory_storage.schema.vector_tables import Space
+from memory_storage.schema.vector_tables import VectorSpace
 from tests.search import oracle
 
 
@@ -103,7 +103,7 @@ class TestIndex:
         (health,) = answered("index", "verify")
         assert (health["is_sound"], health["nodes"]) == (True, 2100)
         with ms.MemoryStorage.open(database) as storage, storage.engine.begin() as connection:
-            connection.exec_driver_sql(f"DELETE FROM {Space('m').table}_ann_shadow WHERE index_key % 2")
+            connection.exec_driver_sql(f"DELETE FROM {VectorSpace('m').table}_ann_shadow WHERE index_key % 2")
         result = command("index", "verify", "m", "-d", database)
         assert (result.exit_code, "damaged" in result.stdout, "index rebuild" in result.stderr) == (9, True, True)
         assert answered("index", "rebuild", "m", "--preset", "accurate") == {"m": 2100}

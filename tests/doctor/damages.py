@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from memory_storage import dbapi
-from memory_storage.schema.vector_tables import Space
+from memory_storage.schema.vector_tables import VectorSpace
 
 MODEL = "model"
-TABLE = Space(MODEL).table
+TABLE = VectorSpace(MODEL).table
 SECRET = "swordfish-canary"
 
 Damage = Callable[[Path], None]

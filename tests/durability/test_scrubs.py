@@ -15,7 +15,7 @@ import pytest
 import memory_storage as ms
 from memory_storage._files import MaintenanceLock
 from memory_storage.doctor import check
-from memory_storage.schema.vector_tables import PRESETS, Space
+from memory_storage.schema.vector_tables import PRESETS, VectorSpace
 from tests.durability.processes import PROCESSES, killed, together
 
 ROUNDS = int(os.environ.get("STRESS_SCRUB_ROUNDS", "1"))
@@ -75,7 +75,7 @@ def _schema(database: Path) -> set[tuple[str, str]]:
 def _indexed_models(database: Path) -> tuple[set[str], set[str]]:
     """The vector indexes that the models ask for, and those that there are."""
     with ms.MemoryStorage.open(_settings(database)) as storage, storage.engine.connect() as connection:
-        wanted = {Space(model.name).index for model in storage.embeddings.index.status()}
+        wanted = {VectorSpace(model.name).index for model in storage.embeddings.index.status()}
         sql = "SELECT name FROM sqlite_master WHERE sql LIKE '%libsql_vector_idx%'"
         return wanted, set(connection.exec_driver_sql(sql).scalars())
 
@@ -118,7 +118,7 @@ def _empty_after_a_vacuum(database: Path) -> None:
         storage.embeddings.index.status()
         program = "import sys, memory_storage as ms; ms.MemoryStorage.open(sys.argv[1]).scrub()"
         subprocess.run([sys.executable, "-c", program, database], check=True, timeout=120)
-        steps = [BatchStep(sql) for sql in Space("m").empty_index(PRESETS["balanced"])]
+        steps = [BatchStep(sql) for sql in VectorSpace("m").empty_index(PRESETS["balanced"])]
         storage._session.write(steps)
 
 

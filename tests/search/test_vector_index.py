@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import exc
 
 import memory_storage as ms
-from memory_storage.schema.vector_tables import PRESETS, Space
+from memory_storage.schema.vector_tables import PRESETS, VectorSpace
 from tests.checks import assert_consistent
 from tests.durability.processes import killed, together
 from tests.raising import raises
@@ -177,7 +177,7 @@ class TestDamage:
 
     @pytest.fixture
     def table(self) -> str:
-        return Space(MODEL).table
+        return VectorSpace(MODEL).table
 
     def test_a_missing_index(self, indexed, table):
         _execute(indexed.storage, f"DROP INDEX {table}_ann")
@@ -249,8 +249,8 @@ class TestDamage:
             indexed.put(range(50), indexed.vectors, index=is_empty)
             for episode in indexed.episodes if is_empty else ():
                 storage.episodes.delete(episode.id)
-            table = Space(MODEL).table
-            for text in Space(MODEL).drop_index():
+            table = VectorSpace(MODEL).table
+            for text in VectorSpace(MODEL).drop_index():
                 _execute(storage, text)
         with ms.MemoryStorage.open(at(database)) as storage:
             assert f"the vector index of '{MODEL}' was lost" in caplog.text

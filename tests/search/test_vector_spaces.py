@@ -15,7 +15,7 @@ import pytest
 
 import memory_storage as ms
 from memory_storage.embedders import HashingEmbedder
-from memory_storage.schema.vector_tables import Space
+from memory_storage.schema.vector_tables import VectorSpace
 from memory_storage.search.hnsw.index import HnswIndex
 from tests.checks import assert_consistent, dump
 from tests.raising import raises
@@ -277,7 +277,7 @@ def test_no_text_of_a_caller_is_in_the_schema(storage, episode):
     with storage.engine.connect() as connection:
         schema = connection.exec_driver_sql("SELECT group_concat(sql) FROM sqlite_master").scalar_one()
     assert "DROP" not in schema
-    assert Space("x'; DROP TABLE episodes;--", 3).table in schema
+    assert VectorSpace("x'; DROP TABLE episodes;--", 3).table in schema
 
 
 @pytest.fixture

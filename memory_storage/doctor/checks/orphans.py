@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from memory_storage.doctor.findings import Finding, about_rows, has_table, seqs_of
 from memory_storage.doctor.quarantine import set_aside
-from memory_storage.schema.vector_tables import Space
+from memory_storage.schema.vector_tables import VectorSpace
 
 _OWNERS = {"episode": "episodes", "step": "steps", "pattern": "patterns"}
 _ITEMS = """CASE m.owner_type
@@ -43,7 +43,7 @@ def _orphaned(table: str, seqs: list[int]) -> list[Finding]:
 
 def _without_a_vector(connection: Connection) -> list[int]:
     spaces = connection.exec_driver_sql("SELECT token, name, dimension FROM vector_models").all()
-    tables = {token: Space.of(token, name, dimension).table for token, name, dimension in spaces}
+    tables = {token: VectorSpace.of(token, name, dimension).table for token, name, dimension in spaces}
     found: list[int] = []
     for token in seqs_of(connection, "SELECT DISTINCT space FROM embeddings"):
         sql, table = "SELECT seq FROM embeddings AS m WHERE space = ?", tables.get(str(token))

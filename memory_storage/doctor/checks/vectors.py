@@ -8,7 +8,7 @@ from sqlalchemy import Connection, exc
 
 from memory_storage.doctor.findings import Finding, about_rows, has_table, seqs_of
 from memory_storage.doctor.quarantine import set_aside
-from memory_storage.schema.vector_tables import PRESETS, Space, digest
+from memory_storage.schema.vector_tables import PRESETS, VectorSpace, digest
 
 _META = "libsql_vector_meta_shadow"
 _PAGE = 64  # of 64 KB at most
@@ -58,7 +58,7 @@ def unowned_vectors(connection: Connection) -> list[Finding]:
     return found
 
 
-def _other_than_their_digest(connection: Connection, space: Space) -> list[int]:
+def _other_than_their_digest(connection: Connection, space: VectorSpace) -> list[int]:
     wrong, last = [], -(2**63)
     page = f"SELECT seq, digest, vector FROM {space.table} WHERE seq > ? ORDER BY seq LIMIT {_PAGE}"
     while rows := connection.exec_driver_sql(page, (last,)).all():
@@ -83,19 +83,19 @@ def wrong_counters(connection: Connection) -> list[Finding]:
     return [Finding("counters", "vector_models", len(wrong), problem, "count anew", repair=repair)]
 
 
-def _counted(connection: Connection, space: Space) -> tuple[int, int]:
+def _counted(connection: Connection, space: VectorSpace) -> tuple[int, int]:
     counts = f"SELECT count(*), coalesce(sum(indexed), 0) FROM {space.table} NOT INDEXED"
     vectors, indexed = connection.exec_driver_sql(counts).one()
     return vectors, indexed
 
 
-def _noted(connection: Connection, space: Space) -> tuple[int, int]:
+def _noted(connection: Connection, space: VectorSpace) -> tuple[int, int]:
     noted = "SELECT vectors, indexed FROM vector_models WHERE token = ?"
     vectors, indexed = connection.exec_driver_sql(noted, (space.token,)).one()
     return vectors, indexed
 
 
-def _count(connection: Connection, *, spaces: list[Space]) -> None:
+def _count(connection: Connection, *, spaces: list[VectorSpace]) -> None:
     for space in spaces:
         counts = "UPDATE vector_models SET vectors = ?, indexed = ?, removed = max(removed, 0) WHERE token = ?"
         connection.exec_driver_sql(counts, (*_counted(connection, space), space.token))
@@ -112,7 +112,7 @@ def wrong_index(connection: Connection) -> list[Finding]:
     return [Finding("vectors.index", "vector_models", len(wrong), problem, "build them anew", repair=repair)]
 
 
-def _is_whole(connection: Connection, space: Space) -> bool:
+def _is_whole(connection: Connection, space: VectorSpace) -> bool:
     if not has_table(connection, space.index):
         return False
     keys = f"SELECT seq FROM {space.table} NOT INDEXED WHERE indexed = 1"
@@ -127,15 +127,15 @@ def _is_whole(connection: Connection, space: Space) -> bool:
         return False
 
 
-def _empty(connection: Connection, *, spaces: list[tuple[Space, str]]) -> None:
+def _empty(connection: Connection, *, spaces: list[tuple[VectorSpace, str]]) -> None:
     for space, preset in spaces:
         for sql in space.empty_index(PRESETS[preset]):
             connection.exec_driver_sql(sql)
         connection.exec_driver_sql("UPDATE vector_models SET removed = 0 WHERE token = ?", (space.token,))
 
 
-def _spaces(connection: Connection) -> list[tuple[Space, str]]:
+def _spaces(connection: Connection) -> list[tuple[VectorSpace, str]]:
     """The models whose table is there, and their presets."""
     models = connection.exec_driver_sql(_MODELS).all() if has_table(connection, "vector_models") else []
-    spaces = [(Space.of(*key), preset if preset in PRESETS else "balanced") for *key, preset in models]
+    spaces = [(VectorSpace.of(*key), preset if preset in PRESETS else "balanced") for *key, preset in models]
     return [(space, preset) for space, preset in spaces if has_table(connection, space.table)]

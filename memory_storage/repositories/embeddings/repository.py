@@ -15,7 +15,7 @@ from memory_storage.errors import NotFoundError, SchemaError, UnavailableError, 
 from memory_storage.models import Embedding, IndexPreset, OwnerType, Progress
 from memory_storage.monitoring import operation
 from memory_storage.schema import unpack_vector
-from memory_storage.schema.vector_tables import Space, digest
+from memory_storage.schema.vector_tables import VectorSpace, digest
 from memory_storage.search import vector_sql as sql
 from memory_storage.search.session import SearchSession
 from memory_storage.search.vector_index import Registered, VectorIndex, as_registered, preset_of
@@ -272,7 +272,7 @@ class EmbeddingRepository(Repository):
         name = as_model_name(model)
         owners = json_ids([as_id(one, "owner_id") for one in as_list(owner_ids, "owner_ids")])
         values = {"owner_type": _owner_type(owner_type), "owners": owners}
-        space: Space | None = self._session.spaces.guess(self._session.namespace, name)
+        space: VectorSpace | None = self._session.spaces.guess(self._session.namespace, name)
         for _ in range(SAVE_ATTEMPTS):
             if space is None:
                 return {}
@@ -289,9 +289,9 @@ class EmbeddingRepository(Repository):
     def iterate(self) -> Iterator[Embedding]:
         """All of them by model and owner, a page at a time: 100 of them, or 4 MB."""
         for model, dimension, token in self._session.read(sql.USED.bind(namespace=self._session.namespace)):
-            yield from self._of_space(Space.of(token, model, dimension), dimension)
+            yield from self._of_space(VectorSpace.of(token, model, dimension), dimension)
 
-    def _of_space(self, space: Space, dimension: int) -> Iterator[Embedding]:
+    def _of_space(self, space: VectorSpace, dimension: int) -> Iterator[Embedding]:
         size = max(1, min(ITERATE_PAGE, PAGE_BYTES // (4 * dimension)))
 
         def read(last: tuple[str, str]) -> tuple[Iterator[Embedding], tuple[str, str] | None]:
@@ -406,7 +406,9 @@ class EmbeddingRepository(Repository):
             created = [register, *(BatchStep(text) for text in space.create(dimension, chosen))]
         return [(space.model, step) for step in (*created, admit)]
 
-    def _vector_statements(self, group: list[_NewVector], space: Space, mode: _WriteMode) -> list[_CheckedStatement]:
+    def _vector_statements(
+        self, group: list[_NewVector], space: VectorSpace, mode: _WriteMode
+    ) -> list[_CheckedStatement]:
         """The vectors that are not there yet, whose they are, and what follows from `mode`.
 
         Two vectors that are not in the index yet enter it with each call: so it catches up.
@@ -456,7 +458,7 @@ class EmbeddingRepository(Repository):
                 raise self._missing_owner_error(group)
         return remaining
 
-    def _read(self, space: Space, step: BatchStep) -> Sequence[tuple[Any, ...]]:
+    def _read(self, space: VectorSpace, step: BatchStep) -> Sequence[tuple[Any, ...]]:
         try:
             return self._session.read(step)
         except SchemaError as error:
@@ -464,7 +466,7 @@ class EmbeddingRepository(Repository):
                 raise
             return []  # no vector was ever stored by this model
 
-    def _key(self, space: Space) -> dict[str, Any]:
+    def _key(self, space: VectorSpace) -> dict[str, Any]:
         return {"namespace": self._session.namespace, "model": space.model, "space": space.token}
 
     def _now(self) -> int:

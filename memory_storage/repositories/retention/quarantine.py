@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 
 from memory_storage.dbapi import BatchStep
-from memory_storage.schema.vector_tables import Space
+from memory_storage.schema.vector_tables import VectorSpace
 from memory_storage.search import vector_sql as embedding_sql
 from memory_storage.sql.session import SessionProtocol
 
@@ -70,7 +70,7 @@ class Quarantine:
             for table, (condition, values) in conditions.items()
         ]
         steps += [
-            self._delete_orphaned_vector(Space(model) if not token else None, str(token), seq)
+            self._delete_orphaned_vector(VectorSpace(model) if not token else None, str(token), seq)
             for token, model, seq in vectors
         ]
         steps += [self._delete_unreferenced(table) for table in self._tables if table.startswith(f"{_PREFIX}vectors_")]
@@ -87,9 +87,9 @@ class Quarantine:
         rows = self._read(f"SELECT coalesce({space}, ''), model, vector_seq FROM {table} WHERE {condition}", *values)
         known = {row[0] for row in self._session.read(embedding_sql.MODELS.bind())}
         found = [(str(token), str(model), seq) for token, model, seq in rows if isinstance(seq, int)]
-        return [one for one in found if (one[0] or Space(one[1]).token) in known]
+        return [one for one in found if (one[0] or VectorSpace(one[1]).token) in known]
 
-    def _delete_orphaned_vector(self, space: Space | None, token: str, seq: int) -> BatchStep:
+    def _delete_orphaned_vector(self, space: VectorSpace | None, token: str, seq: int) -> BatchStep:
         """Delete a vector to which no embedding leads any more."""
         token = space.token if space else token
         return BatchStep(

@@ -24,7 +24,7 @@ from memory_storage.dbapi import BatchStep, register_after_fork
 from memory_storage.errors import ConfigurationError, MemoryStorageError, NotFoundError, SchemaError
 from memory_storage.models import Progress
 from memory_storage.models.embedding import WORN
-from memory_storage.schema.vector_tables import FEW, Space
+from memory_storage.schema.vector_tables import FEW, VectorSpace
 from memory_storage.search import vector_sql as sql
 from memory_storage.search.candidates import HNSW
 from memory_storage.sql.session import Row
@@ -108,7 +108,7 @@ class HnswIndexes:
         register_after_fork(self)
         _open.add(self)
 
-    def of(self, space: Space) -> HnswIndex:
+    def of(self, space: VectorSpace) -> HnswIndex:
         """Return the index of a vector table; it may be empty."""
         with self._lock:
             index = self._models.get(space.token)
@@ -120,7 +120,7 @@ class HnswIndexes:
         """Keep an index alive that has vectors, or has opened its file."""
         self._kept.add(index)
 
-    def sidecar(self, space: Space) -> Sidecar | None:
+    def sidecar(self, space: VectorSpace) -> Sidecar | None:
         """Return the sidecar file of a vector table; None for a database in memory."""
         return Sidecar(self._path.with_name(f"{self._path.name}.{space.token}.usearch")) if self._path else None
 
@@ -174,7 +174,7 @@ def _stop() -> None:
 class HnswIndex:
     """The in-process index of one vector table."""
 
-    def __init__(self, indexes: HnswIndexes, space: Space) -> None:
+    def __init__(self, indexes: HnswIndexes, space: VectorSpace) -> None:
         self._indexes, self._space = indexes, space
         self._sql = sql.of(space)
         self._sidecar = indexes.sidecar(space)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import memory_storage as ms
-from memory_storage.schema.vector_tables import FEW, Space
+from memory_storage.schema.vector_tables import FEW, VectorSpace
 from memory_storage.search.candidates import SOURCES
 from memory_storage.search.hnsw import Graph, index
 from tests.raising import raises
@@ -28,7 +28,7 @@ FAR = np.eye(DIMENSION, dtype=np.float32)[0] * 5
 
 
 def _sidecar(database: Path) -> Path:
-    return database.with_name(f"{database.name}.{Space(MODEL).token}.usearch")
+    return database.with_name(f"{database.name}.{VectorSpace(MODEL).token}.usearch")
 
 
 def _best(storage: ms.MemoryStorage, vector: Any = FAR) -> tuple[str, float, str]:
@@ -43,7 +43,7 @@ def _put(storage: Any, indexed: Indexed, row: int, vector: Any = FAR) -> str:
 
 def _nothing_is_put_into_diskann(storage: ms.MemoryStorage) -> bool:
     with storage.engine.connect() as connection:
-        return connection.exec_driver_sql(f"SELECT count(*) FROM {Space(MODEL).table}_ann_shadow").scalar() == 0
+        return connection.exec_driver_sql(f"SELECT count(*) FROM {VectorSpace(MODEL).table}_ann_shadow").scalar() == 0
 
 
 class TestFollowing:
@@ -166,7 +166,7 @@ class TestTheNearestFew:
         assert [self._statements(in_memory) for _ in range(2)] == [2, 1]
 
     def test_what_is_remembered_of_namespaces_does_not_grow_for_ever(self, in_memory):
-        index = in_memory.storage._context.memory.of(Space(MODEL))
+        index = in_memory.storage._context.memory.of(VectorSpace(MODEL))
         for number in range(1_001):
             index.record_shortlist_failure(f"n{number}")
         assert index.shortlist_failed("n1000")
