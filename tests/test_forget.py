@@ -15,7 +15,7 @@ import pytest
 
 import memory_storage as ms
 from memory_storage.importers import export_lines, import_stream
-from memory_storage.schema.vector_tables import FEW
+from memory_storage.schema.vector_tables import EXACT_SCAN_MAX
 from tests.checks import assert_consistent, dump, row_counts
 from tests.raising import raises
 
@@ -132,8 +132,8 @@ def canary(database) -> Iterator[Callable[..., Canary]]:
 
 
 def test_not_one_byte_of_a_forgotten_episode_is_left_in_the_file_or_beside_it(canary, database):
-    found = canary(FEW + 50)  # there is a vector index
-    assert found.storage.embeddings.index.status()[0].indexed > FEW
+    found = canary(EXACT_SCAN_MAX + 50)  # there is a vector index
+    assert found.storage.embeddings.index.status()[0].indexed > EXACT_SCAN_MAX
     assert {needle for _, needle in left_in(database, found.needles())} == set(found.needles())
 
     done = found.storage.forget(episode=found.episode.id)
@@ -142,7 +142,7 @@ def test_not_one_byte_of_a_forgotten_episode_is_left_in_the_file_or_beside_it(ca
     assert left_in(database, found.needles()) == set()
     assert_consistent(found.storage.engine)
     assert found.storage.embeddings.index.verify("m").is_healthy
-    assert found.storage.embeddings.index.status()[0].indexed == FEW + 50
+    assert found.storage.embeddings.index.status()[0].indexed == EXACT_SCAN_MAX + 50
 
 
 def test_it_is_gone_from_every_way_to_find_it(storage):
@@ -332,7 +332,7 @@ def test_indexes_that_came_to_be_while_the_file_was_written_anew_are_mended(data
 
 def test_a_storage_without_indexes_since_it_was_killed_then_searches_and_gets_them_back(database):
     with ms.MemoryStorage.open(database) as storage:
-        found = Canary(storage, FEW + 50)
+        found = Canary(storage, EXACT_SCAN_MAX + 50)
         storage.embeddings.index.drop_all()
     with ms.MemoryStorage.open(database) as storage:
         assert len(storage.episodes.similar_to(found.vectors[0], model="m", k=5)) == 5
@@ -343,7 +343,7 @@ def test_a_storage_without_indexes_since_it_was_killed_then_searches_and_gets_th
 
 def test_on_a_server_the_result_says_what_is_out_of_reach(migrated_server_url):
     with ms.MemoryStorage.open(migrated_server_url) as storage:
-        found = Canary(storage, FEW + 20)
+        found = Canary(storage, EXACT_SCAN_MAX + 20)
         done = storage.forget(episode=found.episode.id)
         assert (done.episodes, done.scrubbed) == (1, False)
         assert "out of reach" in done.why
@@ -379,7 +379,7 @@ def test_in_a_transaction_of_this_thread_it_is_refused_at_once(storage):
 def test_the_file_of_an_index_in_memory_forgets_too(database):
     signs = [(-1.0) ** (n * n // 3) for n in range(DIMENSION)]
     quantized = [bytes(int(scale * sign) % 256 for sign in signs) for scale in (31, 32)]  # a quarter of 127
-    others = [[random.gauss(0, 1) for _ in range(DIMENSION)] for _ in range(FEW + 100)]
+    others = [[random.gauss(0, 1) for _ in range(DIMENSION)] for _ in range(EXACT_SCAN_MAX + 100)]
 
     def has_canary() -> bool:
         beside = [path.read_bytes() for path in database.parent.glob(f"{database.name}*.usearch")]

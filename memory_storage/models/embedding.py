@@ -17,7 +17,7 @@ OwnerType = Literal["episode", "step", "pattern"]
 IndexPreset = Literal["compact", "balanced", "accurate"]
 IndexSource = Literal["hnsw", "diskann"]
 
-FEW = 2_000
+EXACT_SCAN_MAX = 2_000
 """Up to this number, vectors are compared one by one: a search by an index would take longer."""
 
 WORN = 0.5
@@ -62,7 +62,7 @@ class EmbeddingModel:
     @property
     def needs_index(self) -> bool:
         """Whether there are enough vectors for an index to make searches faster."""
-        return self.vectors > FEW
+        return self.vectors > EXACT_SCAN_MAX
 
     @property
     def pending(self) -> int:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 
-from memory_storage.models.embedding import FEW as FEW
+from memory_storage.models.embedding import EXACT_SCAN_MAX as EXACT_SCAN_MAX
 
 from .ddl import CreateTrigger, CreateVectorIndex
 from .vectors import MAX_DIMENSION
@@ -169,7 +169,7 @@ def digest(packed: bytes) -> bytes:
     return blake2b(packed, digest_size=16).digest()
 
 
-def with_search(metadata: bytes, search: int) -> bytes:
+def patch_search_l(metadata: bytes, search: int) -> bytes:
     """An index's metadata, but for how many candidates a search keeps; unchanged if they look otherwise than expected.
 
     They are entries of nine bytes: a key, and a little-endian value (libsql, vectorIndex.c, "VectorIdxParams").

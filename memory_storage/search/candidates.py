@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from memory_storage.models.embedding import WORN
-from memory_storage.schema.vector_tables import FEW, PRESETS, VectorSpace
+from memory_storage.schema.vector_tables import EXACT_SCAN_MAX, PRESETS, VectorSpace
 
 VECTOR = "(SELECT vector FROM query)"
 
@@ -154,7 +154,7 @@ class Hnsw:
 
     def is_fresh(self, space: VectorSpace) -> str:
         """Return SQL for whether the tail is short."""
-        return f"{last_seq(space)} - :mark <= max({FEW}, vectors / 4)"
+        return f"{last_seq(space)} - :mark <= max({EXACT_SCAN_MAX}, vectors / 4)"
 
     def cost(self, dimension: int, preset: str) -> Cost:  # noqa: ARG002 - it has one setting
         """Return 8 bits for each number and two neighbor lists; in memory, arrays have spare capacity."""

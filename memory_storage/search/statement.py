@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from memory_storage.schema.vector_tables import FEW, VectorSpace
+from memory_storage.schema.vector_tables import EXACT_SCAN_MAX, VectorSpace
 
 from .candidates import DISKANN, OWN_SPACE, VECTOR, Source, last_seq
 
@@ -198,17 +198,18 @@ class Search:
 
     def _shortlisted(self, space: VectorSpace) -> str:
         """Return SQL for the shortlist of an in-process index; for broad filters, which nearly all neighbors pass."""
+        tail = f"seq > :mark AND seq <= :mark + {EXACT_SCAN_MAX}"  # what the index does not have yet
         return f"""similar AS NOT MATERIALIZED (
     SELECT seq, similarity, '{self.source.plan}' AS plan
     FROM (SELECT m.item_seq AS seq, {_similarity("vector_distance_cos(v.vector, :vector)")},
             sum(max(known)) OVER () AS passing
         FROM (SELECT value AS seq, 1 AS known FROM json_each(:neighbors)
-            UNION ALL SELECT seq, 0 FROM {space.table} WHERE seq > :mark AND seq <= :mark + {FEW}) AS candidates
+            UNION ALL SELECT seq, 0 FROM {space.table} WHERE {tail}) AS candidates
         CROSS JOIN {space.table} AS v ON v.seq = candidates.seq
         CROSS JOIN embeddings AS m ON m.vector_seq = v.seq AND m.namespace = :namespace AND {self._owner()}
         CROSS JOIN {self.target.table} AS i ON i.seq = m.item_seq
         WHERE {" AND ".join(self._conditions(self.filters.at_hand))} GROUP BY m.item_seq)
-    WHERE passing >= :reach * {SHORTLIST_FACTOR} AND {last_seq(space)} <= :mark + {FEW}
+    WHERE passing >= :reach * {SHORTLIST_FACTOR} AND {last_seq(space)} <= :mark + {EXACT_SCAN_MAX}
         {"AND similarity >= :floor" if self.has_floor else ""})"""
 
     def _candidates(self, space: VectorSpace) -> list[str]:
@@ -290,10 +291,11 @@ class Search:
         if self.space is None:
             return ""
         source = self.source
-        many = f"EXISTS (SELECT 1 FROM embeddings WHERE namespace = :namespace AND model = :model LIMIT 1 OFFSET {FEW})"
+        of_model = "SELECT 1 FROM embeddings WHERE namespace = :namespace AND model = :model"
+        many = f"EXISTS ({of_model} LIMIT 1 OFFSET {EXACT_SCAN_MAX})"
         share = f"passing * {source.max_candidates_sql} >= :reach * {CANDIDATES_PER_RESULT * source.sample_size}"
         sampled = f"(SELECT passing * {_MIN_SAMPLE_RATIO} >= {source.sample_size} AND {share} FROM sample_matches)"
-        enough = f"(vectors > {FEW} AND NOT {_OTHERS} OR {many})" if self.filters.are_broad else sampled
+        enough = f"(vectors > {EXACT_SCAN_MAX} AND NOT {_OTHERS} OR {many})" if self.filters.are_broad else sampled
         return f"""strategy AS MATERIALIZED (
     SELECT CASE WHEN :mode <> 'auto' THEN :mode
         WHEN :reach <= {source.max_k} AND {source.is_fresh(self.space)} AND {enough} THEN 'index'

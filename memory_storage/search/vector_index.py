@@ -22,7 +22,7 @@ from memory_storage.errors import (
 )
 from memory_storage.models import EmbeddingModel, IndexHealth, IndexPreset, IndexSource, Progress
 from memory_storage.monitoring import operation
-from memory_storage.schema.vector_tables import PRESETS, Preset, VectorSpace, with_search
+from memory_storage.schema.vector_tables import PRESETS, Preset, VectorSpace, patch_search_l
 from memory_storage.sql.arguments import choice, instance, whole
 from memory_storage.sql.documents import EPOCH, from_micros
 from memory_storage.sql.session import Repository
@@ -370,7 +370,7 @@ class VectorIndex(Repository):
         """Set the number of candidates that a search keeps to suit the number of vectors."""
         index, wanted = space.index, preset_of(found.preset).search_among(found.indexed)
         for (metadata,) in self._session.read(sql.METADATA.bind(index=index)):
-            changed = with_search(metadata, wanted)
+            changed = patch_search_l(metadata, wanted)
             if changed != metadata:
                 self._session.write([sql.SET_METADATA.bind(index=index, metadata=changed)])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cached_property, lru_cache
 
-from memory_storage.schema.vector_tables import FEW, VectorSpace
+from memory_storage.schema.vector_tables import EXACT_SCAN_MAX, VectorSpace
 from memory_storage.sql.statement import SqlTemplate
 
 from .candidates import OWN_SPACE, last_seq
@@ -122,7 +122,7 @@ FROM vector_models WHERE token = :space
         """Index up to `limit` pending vectors, oldest first, unless the table is small or has no index."""
         return SqlTemplate(f"""
 UPDATE {self._table} SET indexed = 1 WHERE seq IN (SELECT seq FROM {self._table} WHERE indexed = 0 ORDER BY seq
-    LIMIT CASE WHEN (SELECT vectors FROM vector_models WHERE token = :space) > {FEW}
+    LIMIT CASE WHEN (SELECT vectors FROM vector_models WHERE token = :space) > {EXACT_SCAN_MAX}
         AND EXISTS (SELECT 1 FROM sqlite_master WHERE name = '{self._index}') THEN :limit ELSE 0 END)
 """)
 

@@ -14,7 +14,7 @@ import pytest
 import memory_storage as ms
 from memory_storage.backup import _paths, back_up, restore
 from memory_storage.doctor import check
-from memory_storage.schema.vector_tables import FEW
+from memory_storage.schema.vector_tables import EXACT_SCAN_MAX
 from memory_storage.search.hnsw import sidecar_names
 from tests.durability.processes import PROCESSES, killed
 
@@ -152,7 +152,7 @@ def test_a_link_to_a_database_stays_a_link(backup, database, tmp_path):
 def test_sidecars_move_along_with_a_restored_database(database, tmp_path):
     settings = ms.Settings(database=str(database), vector_index="hnsw")
     with ms.MemoryStorage.open(settings) as storage:
-        episodes = storage.episodes.save_many([ms.Episode(task_description="t") for _ in range(FEW + 10)])
+        episodes = storage.episodes.save_many([ms.Episode(task_description="t") for _ in range(EXACT_SCAN_MAX + 10)])
         vectors = [[random.gauss(0, 1) for _ in range(4)] for _ in episodes]
         rows = [("episode", one.id, vector) for one, vector in zip(episodes, vectors, strict=True)]
         storage.embeddings.put_many(rows, model="m")
@@ -162,7 +162,7 @@ def test_sidecars_move_along_with_a_restored_database(database, tmp_path):
     (sidecar,) = sidecar_names(database)
     assert _names(database) == {"copy", "memory.db", "memory.db.old-1", sidecar}
     with ms.MemoryStorage.open(settings) as storage:
-        assert storage.embeddings.index.status()[0].indexed == FEW + 10
+        assert storage.embeddings.index.status()[0].indexed == EXACT_SCAN_MAX + 10
 
 
 def test_what_a_killed_restore_left_is_deleted_by_the_next(backup, database):

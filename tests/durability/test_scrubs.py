@@ -37,7 +37,7 @@ def _with_small_indexes() -> None:
     from memory_storage.models import embedding
     from memory_storage.search import vector_sql
 
-    vector_sql.FEW = embedding.FEW = FEW
+    vector_sql.EXACT_SCAN_MAX = embedding.EXACT_SCAN_MAX = FEW
 
 
 def _put(storage: ms.MemoryStorage, count: int, model: str = "m") -> list[ms.Episode]:

@@ -24,7 +24,7 @@ from memory_storage.dbapi import BatchStep, register_after_fork
 from memory_storage.errors import ConfigurationError, MemoryStorageError, NotFoundError, SchemaError
 from memory_storage.models import Progress
 from memory_storage.models.embedding import WORN
-from memory_storage.schema.vector_tables import FEW, VectorSpace
+from memory_storage.schema.vector_tables import EXACT_SCAN_MAX, VectorSpace
 from memory_storage.search import vector_sql as sql
 from memory_storage.search.candidates import HNSW
 from memory_storage.sql.session import Row
@@ -97,7 +97,7 @@ class HnswIndexes:
         self.read = read
         self.maintenance = maintenance
         self.limit = limit
-        self.exact_scan_max = FEW
+        self.exact_scan_max = EXACT_SCAN_MAX
         self.stop = threading.Event()
         self._path = None if path is None else Path(os.path.realpath(path))
         self._alias = path  # earlier versions wrote sidecars next to a symbolic link to the database

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import memory_storage as ms
-from memory_storage.schema.vector_tables import FEW, VectorSpace
+from memory_storage.schema.vector_tables import EXACT_SCAN_MAX, VectorSpace
 from memory_storage.search.candidates import SOURCES
 from memory_storage.search.hnsw import Graph, index
 from tests.raising import raises
@@ -175,10 +175,10 @@ class TestTheNearestFew:
     def test_are_not_believed_where_the_index_is_far_behind(self, bare, in_memory):
         _best(in_memory.storage)
         in_memory.storage._context.memory.stop.set()  # no thread catches up
-        turned = oracle.clustered(FEW + 100, DIMENSION, 34)
+        turned = oracle.clustered(EXACT_SCAN_MAX + 100, DIMENSION, 34)
         with ms.MemoryStorage.open(at(bare, "exact")) as other:
-            Indexed(other, COUNT).put(range(FEW + 100), turned)
-        in_memory.vectors[: FEW + 100] = turned
+            Indexed(other, COUNT).put(range(EXACT_SCAN_MAX + 100), turned)
+        in_memory.vectors[: EXACT_SCAN_MAX + 100] = turned
         assert in_memory.recall(plan="exact") == 1.0
 
     @pytest.mark.parametrize("floor", [-1.0, 0.9, 1.0])
@@ -356,7 +356,7 @@ class TestBuilding:
 
     def test_a_database_in_memory_has_one_if_asked(self):
         with ms.MemoryStorage.open(at(":memory:", "hnsw")) as storage:
-            indexed = Indexed(storage, FEW + 10).store()
+            indexed = Indexed(storage, EXACT_SCAN_MAX + 10).store()
             indexed.settle()
             assert indexed.recall() >= PROMISED
 
