@@ -1,4 +1,4 @@
-"""What SQLAlchemy's pool does not keep: who holds its connections, who waited, and how long the others were idle."""
+"""Adds checkout tracking, wait statistics and the closing of idle connections to SQLAlchemy's QueuePool."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STATEMENT_LENGTH = 60
 
 @dataclass(frozen=True)
 class Holder:
-    """Who has a connection: the thread that took it, for how many seconds, and the last statement it ran."""
+    """The holder of a connection: the thread, since how many seconds, and the last statement on the connection."""
 
     thread: str
     seconds: float
@@ -43,9 +43,9 @@ class _Counts:
 
 
 class CountingPool(Unpicklable, QueuePool):
-    """SQLAlchemy's pool, which also counts what it was asked for; on, after it was disposed of and made anew."""
+    """SQLAlchemy's pool with counters of checkouts and waits. The counters survive `Engine.dispose`."""
 
-    _sqla_logger_namespace = "sqlalchemy.pool.impl.QueuePool"  # where its log is looked for
+    _sqla_logger_namespace = "sqlalchemy.pool.impl.QueuePool"  # the logger that users configure
     checks_liveness = True  # by the listener of `track_checkouts`; the dialect then adds none of its own
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -56,7 +56,8 @@ class CountingPool(Unpicklable, QueuePool):
 
     def connect(self) -> PoolProxiedConnection:
         """See `Pool.connect`."""
-        if self.overflow() >= 0 and not self.checkedin():  # all are made, for it may not overflow; and all are out
+        # No overflow is allowed. So without an idle connection, and with all of them created, this call will wait.
+        if self.overflow() >= 0 and not self.checkedin():
             return self._wait()
         connection = super().connect()
         with self._counting:
@@ -70,7 +71,7 @@ class CountingPool(Unpicklable, QueuePool):
         return again  # type: ignore[no-any-return]
 
     def stats(self) -> PoolStats:
-        """All figures, at one moment."""
+        """Return the counters as one consistent snapshot."""
         with self._counting:
             return PoolStats(
                 size=self.size(),
@@ -84,17 +85,18 @@ class CountingPool(Unpicklable, QueuePool):
             )
 
     def fill(self, connections: int) -> None:
-        """Open idle connections up to the number given, as far as the pool has room for them."""
+        """Open idle connections, up to `connections` or the size of the pool."""
         opened = [self.connect() for _ in range(min(connections, self.size()))]
         for connection in opened:
             connection.close()
 
     def after_fork_in_child(self) -> None:
-        """The lock may be a thread's that is not there."""
+        """Create a new lock: the old one may be held by a thread of the parent process."""
         self._counting = threading.Lock()
 
     def _idle(self) -> int:
-        """How many are open and not in use. A place in the pool stays when its connection was closed as idle."""
+        """Return how many connections are open and idle."""
+        # The pool's queue also has the records of connections that were closed as idle.
         records: Any = self._pool
         found = [record.dbapi_connection for record in list(records.queue)]
         return sum(connection is not None and getattr(connection, "usable", True) for connection in found)
@@ -117,7 +119,7 @@ class CountingPool(Unpicklable, QueuePool):
 
 
 def stats(engine: Engine) -> PoolStats:
-    """The figures of an engine's pool. A pool that is not ours knows no more than what it has now."""
+    """Return the statistics of an engine's pool; of another class than `CountingPool`, its current sizes only."""
     pool: Any = engine.pool
     if isinstance(pool, CountingPool):
         return pool.stats()
@@ -128,7 +130,7 @@ def stats(engine: Engine) -> PoolStats:
 
 
 def fill(engine: Engine, connections: int) -> None:
-    """Open idle connections ahead, up to the number given; never more than the pool may have."""
+    """Open idle connections ahead of use, up to `connections` or the size of the pool."""
     pool: Any = engine.pool
     if isinstance(pool, CountingPool):
         pool.fill(connections)
@@ -171,19 +173,19 @@ def set_gate(engine: Engine, gate: CallerGate) -> None:
 
 
 def holders(engine: Engine) -> list[Holder]:
-    """Who has the connections of this engine, the longest first."""
+    """Return the holders of this engine's connections, the longest checkout first."""
     checkouts = _all_checkouts.get(engine)
     return checkouts.holders() if checkouts else []
 
 
 class _Checkouts:
-    """The connections of a pool that are in use, and those that are idle, the longest idle first."""
+    """The connections of one pool that are in use, and those that are idle, the longest idle first."""
 
     def __init__(self, idle_timeout: float | None, min_idle: int) -> None:
         self._idle_timeout = math.inf if idle_timeout is None else idle_timeout
         self.gate: CallerGate | None = None
         self._min_idle = min_idle
-        self._lock = threading.RLock()  # a connection may be given back by the garbage collector, in any line of ours
+        self._lock = threading.RLock()  # re-entrant: the garbage collector may check a connection in at any point
         self._in_use: dict[Any, tuple[int, float]] = {}
         self._idle: dict[Any, float] = {}
         weakref.finalize(self, _reaper.wake).atexit = False
@@ -229,9 +231,10 @@ class _Checkouts:
         ]
 
     def close_idle(self) -> float | None:
-        """Close what was idle for too long, and return in how many seconds to look again; None for never.
+        """Close connections that were idle for `idle_timeout`. The pool replaces a closed one at its next checkout.
 
-        A pool that gets a closed connection opens another one.
+        Returns:
+            Seconds until the next one is due, or None.
         """
         with self._lock:
             limit = time.monotonic() - self._idle_timeout
@@ -245,13 +248,13 @@ class _Checkouts:
             return None
 
     def after_fork_in_child(self) -> None:
-        """In a child process: its threads are gone, and its connections are the parent's."""
+        """Forget all connections: they belong to the parent process."""
         self._lock = threading.RLock()
         self._in_use, self._idle = {}, {}
 
 
 class _IdleReaper:
-    """The one thread that closes idle connections, of all pools. It ends when there are none; it keeps no pool."""
+    """Closes the idle connections of all pools, in one thread that ends when none is due. Holds pools weakly."""
 
     _thread: threading.Thread | None
 
@@ -259,16 +262,15 @@ class _IdleReaper:
         self.after_fork_in_child()
 
     def schedule(self, checkouts: _Checkouts, seconds: float) -> None:
-        """Have these books swept after the seconds given, unless a sweep is due sooner."""
+        """Schedule a pass over these checkouts, unless one is scheduled already."""
         with self._lock:
             if checkouts in self._due:
                 return
             self._due[checkouts] = time.monotonic() + seconds
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="memory-storage pool", daemon=True)
-                with suppress(
-                    RuntimeError
-                ):  # none can be started: then the next connection to be given back tries again
+                # If no thread can be started now, the next checkin tries again.
+                with suppress(RuntimeError):
                     thread.start()
                     self._thread = thread
                 if self._thread is None:
@@ -276,19 +278,19 @@ class _IdleReaper:
         self.wake()
 
     def forget(self, checkouts: _Checkouts) -> None:
-        """There is nothing to sweep in these books."""
+        """Cancel the scheduled pass over these checkouts."""
         with self._lock:
             known = self._due.pop(checkouts, None)
         if known is not None:
             self.wake()
 
     def wake(self) -> None:
-        """Have the thread look at once what there is to do. Takes no lock: the garbage collector calls it."""
+        """Make the thread look at the schedule again. Takes no lock: the garbage collector calls it."""
         if self._thread is not None:
             self._wakeups.put(None)
 
     def after_fork_in_child(self) -> None:
-        """In a child process: the thread is not there."""
+        """Start without a thread and a schedule: both stay in the parent process."""
         self._lock = threading.RLock()
         self._wakeups: SimpleQueue[None] = SimpleQueue()
         self._due: weakref.WeakKeyDictionary[_Checkouts, float] = weakref.WeakKeyDictionary()
@@ -298,7 +300,7 @@ class _IdleReaper:
         while (seconds := self._seconds_to_next()) is not None:
             with suppress(Empty):
                 self._wakeups.get(timeout=seconds)
-                continue  # there is news: it may be sooner, or never
+                continue  # the schedule has changed
             self._close_due()
 
     def _seconds_to_next(self) -> float | None:
@@ -329,7 +331,7 @@ def _after_fork_in_child() -> None:
     _reaper.after_fork_in_child()
     for engine, checkouts in list(_all_checkouts.items()):
         checkouts.after_fork_in_child()
-        engine.dispose(close=False)  # else what the parent's threads had taken would be missing for ever
+        engine.dispose(close=False)  # else the pool would count the parent's checkouts for good
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,4 +1,4 @@
-"""The circuit breaker and repeats around one call to a database. Knows nothing of SQL."""
+"""The circuit breaker and the retries around one call to a database."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Listener = Callable[[CircuitState, CircuitState], None]
 _log = logging.getLogger(__name__)
 
 NOT_STORED = "NOT_STORED"
-"""The code of an error after which it is certain that nothing was stored, and nothing will be."""
+"""The code of an error after which it is certain that nothing was stored, and that nothing will be."""
 
 _OUTAGES = frozenset({"CONNECTION_FAILED", "CONNECTION_LOST", "REQUEST_TIMEOUT", "SERVER_ERROR", NOT_STORED})
 _ROLLED_BACK = frozenset(
@@ -36,17 +36,21 @@ _ROLLED_BACK = frozenset(
 _RETRYABLE = _ROLLED_BACK | {"CONNECTION_FAILED", "CONNECTION_LOST", "SERVER_BUSY", NOT_STORED}
 _TRIAL_RETRY_AFTER = 1.0  # seconds: the hint while all half-open trial slots are taken
 _ABANDONED_AFTER = 60.0  # seconds after which a half-open trial that reported nothing is given up
-_SUCCESSES_PER_RETRY = 10  # that give one repeat back
-_MIN_JITTER = 0.75  # of a pause while a server is away: to spread calls, and still to know how long they bridge
-_MAX_PROBE_INTERVAL = 0.5  # seconds at most between two probes: a server that is up only for a second must be seen
+_SUCCESSES_PER_RETRY = 10  # successes that refund one retry
+# The least share of a pause while a server is unreachable: random enough to spread the calls, and long enough that the
+# duration of the outage that they bridge is known.
+_MIN_JITTER = 0.75
+_MAX_PROBE_INTERVAL = 0.5  # seconds between two probes: a server that is up for a second only must be seen
 _MIN_WAIT = 0.001  # seconds
+# Without early trials, a client that waits for the outcome of a write gives up before the circuit half-opens: after
+# outages of 0.5 and 2 s, 4 of 8 writes without an acknowledgement stayed unknown; with them, none did.
 _EARLY_TRIAL_FACTOR = 4.0  # early trials are admitted 1, 4, 16, ... seconds after the circuit opened
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether an error says that the database is not there. Only these count for the circuit breaker.
+    """Return whether an error means that the database is unreachable. Only outages count for the circuit breaker.
 
-    Nothing that a database has answered is one, and nothing that this process did to itself.
+    An error in a response is no outage, and neither is an error of this process.
     """
     if isinstance(error, UnavailableError):
         return error.code in _OUTAGES
@@ -54,32 +58,36 @@ def is_outage(error: BaseException) -> bool:
 
 
 def was_not_committed(error: UnavailableError) -> bool:
-    """Whether what was begun is certain not to be committed. If it is not, that is a CommitUnknownError."""
+    """Return whether the write is certain not to be committed, so that it can be retried."""
     return error.code in _RETRYABLE
 
 
 def is_retryable_read(error: UnavailableError) -> bool:
-    """Whether a read that failed so may go better next time."""
+    """Return whether a read that failed with this error may succeed when it is retried."""
     return error.code in _RETRYABLE or error.code == "SERVER_ERROR"
 
 
 class _Failed(Exception):  # noqa: N818 - never seen
-    """Stands for any failure: to raise the caller's error once more would change its traceback."""
+    """Stands for any failure: raising the caller's error again would change its traceback."""
 
 
 @renamed_attributes(enter="acquire", leave="record", confirm="recheck", quiet="is_idle", epoch="generation")
 class CircuitBreaker(Unpicklable):
-    """Stops asking a database that does not answer, and finds out when it answers again.
+    """Refuse calls to a database that is unreachable, and detect when it is reachable again.
 
-    Closed, it lets all calls through; `failure_threshold` outages in a row open it. Open, it refuses all for `timeout`
-    seconds. Then it is half open: `half_open_max_calls` calls at a time are let through to try. `success_threshold`
-    of them that go well close it, and an outage opens it again. What began before it changed tells it nothing.
-    All of those but one may try before their time, for a caller who cannot come back later: if there is an answer, it
-    is half open from then on.
+    - Closed: all calls pass. `failure_threshold` outages in a row open the circuit.
+    - Open: all calls are refused for `timeout` seconds.
+    - Half open: `half_open_max_calls` calls at a time pass as trials. `success_threshold` successful trials close the
+      circuit, and an outage opens it again.
 
-    An outage that has just begun may be a restart, which the repeats of one call would bridge (see `bridge`). For that
-    long an open circuit lets callers wait in place of refusing them, and one of them at a time probes, as often as one
-    call would be repeated.
+    The outcome of a call that began before the last change of state is ignored.
+
+    Early trials: all but one of the trial slots may be used before `timeout` is over, by a caller that cannot come back
+    later. A response then half-opens the circuit at once.
+
+    Bridging: an outage that has just begun may be a restart, which the retries of one call would bridge. For that long
+    an open circuit makes callers wait instead of refusing them. One caller at a time probes, as often as one call would
+    be retried.
     """
 
     def __init__(
@@ -90,12 +98,14 @@ class CircuitBreaker(Unpicklable):
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._settings, self._clock, self._now = settings, clock, now
-        self._counter: pybreaker.CircuitBreaker | None = None  # made with the first failure
+        # pybreaker counts outcomes and decides on the state. Admission, waiting, trials and time are decided here: it
+        # knows one call at a time, and would raise errors of its own. It is created with the first failure.
+        self._counter: pybreaker.CircuitBreaker | None = None
         self._state: CircuitState = "closed"
         self._opened_monotonic = self._last_trial_at = 0.0
-        self._early_trials = 0  # of those who may try when it is half open, how many have done so before
-        self._bridge_seconds = 0.0  # seconds
-        self._probe_schedule: Sequence[float] = ()  # seconds after it opened
+        self._early_trials = 0  # trial slots that were used before the circuit half-opened
+        self._bridge_seconds = 0.0
+        self._probe_schedule: Sequence[float] = ()  # seconds after the circuit opened
         self._probes = self._trials = 0
         self._is_probing = self._answered_early = False
         self._bridged_until = float("-inf")
@@ -106,19 +116,19 @@ class CircuitBreaker(Unpicklable):
         self._pending_transitions: list[tuple[CircuitState, CircuitState]] = []
         self._listeners: list[Listener] = []
         self.is_idle = True
-        """Whether it is closed and counts no failure: a call has nothing to ask, and its success tells nothing."""
+        """Whether the circuit is closed and no failure is counted: a call needs no admission, its success no record."""
         self.generation = 0
-        """Grows with every change of state."""
+        """The number of changes of state."""
         self.after_fork_in_child()
         register_after_fork(self)
 
     @property
     def state(self) -> CircuitState:
-        """ "closed", "open" or "half_open". It leaves "open" with the first call after its time."""
+        """ "closed", "open" or "half_open". The first call after `timeout` half-opens an open circuit."""
         return self._state
 
     def status(self) -> CircuitBreakerStatus:
-        """All that it knows, at one moment."""
+        """Return the state and the counters as one consistent snapshot."""
         with self._lock:
             return CircuitBreakerStatus(
                 state=self._state,
@@ -131,7 +141,7 @@ class CircuitBreaker(Unpicklable):
             )
 
     def reset(self) -> None:
-        """Close it by hand, and forget the failures that it counts."""
+        """Close the circuit by hand, and reset the count of failures."""
         with self._lock:
             if self._counter is not None:
                 self._counter.close()
@@ -139,19 +149,19 @@ class CircuitBreaker(Unpicklable):
         self._notify()
 
     def add_listener(self, listener: Listener) -> None:
-        """Call `listener(old_state, new_state)` after each change, in the thread that made it."""
+        """Call `listener(old_state, new_state)` after each change of state, in the thread that caused it."""
         self._listeners.append(listener)
 
     def remove_listener(self, listener: Listener) -> None:
-        """Call it no more. ValueError if it is none."""
+        """Remove a listener. ValueError if it was not added."""
         self._listeners.remove(listener)
 
     def _set_bridge(self, pauses: Sequence[float], *, at_most: float = float("inf")) -> None:
-        """Bridge outages as long as these pauses together, those between the attempts of one call.
+        """Bridge outages that the retries of one call would bridge.
 
         Args:
-            pauses: Seconds, each at its longest.
-            at_most: Seconds that no caller waits longer than.
+            pauses: The longest pauses between the attempts of one call, in seconds.
+            at_most: The longest wait of a caller, in seconds.
         """
         self._bridge_seconds = min(sum(pauses), at_most)
         gaps = (_MIN_JITTER * min(pause, _MAX_PROBE_INTERVAL) for pause in chain(pauses, repeat(_MAX_PROBE_INTERVAL)))
@@ -159,18 +169,24 @@ class CircuitBreaker(Unpicklable):
 
     @property
     def is_bridging(self) -> bool:
-        """Whether it is not closed, and the outage so young that callers wait for its end."""
+        """Whether the circuit is not closed, and the outage so recent that callers wait for its end."""
         return self._state != "closed" and self._clock() < self._bridged_until
 
     def acquire(self, *, early: bool = False, may_probe: bool = True, max_wait: float = float("inf")) -> int:
-        """Ask to be let through. Gives a ticket, for `leave`. CircuitOpenError if the circuit is open.
+        """Admit one call.
 
         Args:
-            early: To try before its time, now and then, in place of one who would try later.
-            may_probe: Whether to find out, in place of all who wait, if an outage that has just begun is over.
-            max_wait: Seconds to wait at most for the end of such an outage.
+            early: Use a trial slot before `timeout` is over, if one is due.
+            may_probe: Probe on behalf of all waiting callers whether a recent outage is over.
+            max_wait: The longest wait for the end of a recent outage, in seconds.
+
+        Returns:
+            A ticket for `record`.
+
+        Raises:
+            CircuitOpenError: the circuit is open; nothing was sent.
         """
-        ticket = self.generation  # before it is looked at: if it changes in between, the ticket is an old one
+        ticket = self.generation  # read first: after a change of state in between, the ticket is an old one
         if self.is_idle:
             return ticket
         until = self._clock() + max_wait
@@ -186,12 +202,12 @@ class CircuitBreaker(Unpicklable):
             self._notify()
 
     def recheck(self, ticket: int) -> None:
-        """Ask once more, after a wait for a connection. CircuitOpenError if the circuit has opened meanwhile."""
+        """Check the admission again after a wait for a connection. CircuitOpenError if the circuit has opened since."""
         if ticket != self.generation and self._state != "closed":
             raise self._circuit_open_error()
 
     def refuse_if_open(self) -> None:
-        """Raise CircuitOpenError if the circuit is open and its time is not over. Admits no call."""
+        """Raise CircuitOpenError if the circuit is open and `timeout` is not over. Admits no call."""
         if self.is_idle:
             return
         with self._lock:
@@ -201,9 +217,13 @@ class CircuitBreaker(Unpicklable):
     def record(
         self, ticket: int, error: BaseException | None = None, *, contacted: bool = True, admitted: bool = True
     ) -> None:
-        """Say how it went. Unless the database was `asked`, or with an error that says nothing of it, only that.
+        """Record the outcome of a call. Only outages count as failures.
 
-        `admitted`: whether `enter` gave the ticket; else it is the epoch in which a call began that needed none.
+        Args:
+            ticket: From `acquire`, or the generation in which a call began that needed no admission.
+            error: The call's error, if it failed.
+            contacted: Whether the database was contacted; if not, the call only releases its slot.
+            admitted: Whether the ticket is from `acquire`.
         """
         failed = error is not None and is_outage(error)
         if self.is_idle and not failed:
@@ -212,9 +232,9 @@ class CircuitBreaker(Unpicklable):
         with self._changed:
             if ticket == self.generation and self._settings.enabled:
                 if answered or self._state != "open":
-                    self._half_open(early=True)  # if it is still open
+                    self._half_open(early=True)  # no effect unless the circuit is still open
                     if admitted:
-                        self._trials = max(0, self._trials - (self._state == "half_open"))  # a probe is not one of them
+                        self._trials = max(0, self._trials - (self._state == "half_open"))  # a probe has no trial slot
                     if failed or answered:
                         self._count_outcome(error if failed else None)
                 if admitted:
@@ -223,7 +243,7 @@ class CircuitBreaker(Unpicklable):
         self._notify()
 
     def after_fork_in_child(self) -> None:
-        """The lock may be a thread's that is not there; and nobody tries."""
+        """Create new locks, and release all trials: their holders are threads of the parent process."""
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._trials = 0
@@ -256,7 +276,7 @@ class CircuitBreaker(Unpicklable):
         return self._opened_monotonic + left[0] if left else float("inf")
 
     def _seconds_to_wait(self, until: float) -> float:
-        """How long to wait until something may have changed; none if there is nothing to wait for."""
+        """Return how many seconds to wait for the next possible change; 0 or less if there is nothing to wait for."""
         now, until = self._clock(), min(until, self._bridged_until)
         if self._state == "open" and not self._is_probing and now < until:
             until = min(until, max(self._next_probe(), now + _MIN_WAIT))
@@ -315,8 +335,8 @@ class CircuitBreaker(Unpicklable):
     def _circuit_open_error(self) -> CircuitOpenError:
         seconds = self._retry_after() or min(_TRIAL_RETRY_AFTER, self._settings.timeout)
         refusal = CircuitOpenError(
-            f"the circuit breaker is {self._state.replace('_', ' ')} after {self._last_error}: the database was not "
-            f"asked; come back in {seconds:.1f} s (setting: circuit_breaker.timeout)",
+            f"the circuit breaker is {self._state.replace('_', ' ')} after {self._last_error}; nothing was sent; retry "
+            f"after {seconds:.1f} s (setting: circuit_breaker.timeout)",
             code="CIRCUIT_OPEN",
             retry_after=seconds,
         )
@@ -324,23 +344,23 @@ class CircuitBreaker(Unpicklable):
         return refusal
 
     def _notify(self) -> None:
-        """Tell the listeners, without the lock: they may ask for the status."""
+        """Notify the listeners of all pending transitions, without the lock: they may call `status`."""
         while True:
             try:
                 old, new = self._pending_transitions.pop(0)
-            except IndexError:  # there are none, or another thread was first
+            except IndexError:  # none is pending, or another thread notifies of it
                 return
             _log.warning("the circuit breaker is %s, it was %s (%s)", new, old, self._last_error)
             for listener in list(self._listeners):
                 try:
                     listener(old, new)
                 except Exception:  # noqa: BLE001 - logged, with its traceback
-                    # Whoever made the call cannot help it, and must not lose his answer.
+                    # The caller is not responsible for it, and must not lose its result.
                     _log.exception("a listener of the circuit breaker failed")
 
 
 def _counter(settings: CircuitBreakerSettings) -> pybreaker.CircuitBreaker:
-    import pybreaker  # when it is needed: an import costs more than most programs ever fail
+    import pybreaker  # with the first failure: most programs never need it
 
     return pybreaker.CircuitBreaker(
         fail_max=settings.failure_threshold,
@@ -350,34 +370,34 @@ def _counter(settings: CircuitBreakerSettings) -> pybreaker.CircuitBreaker:
 
 
 class Budget:
-    """What repeats may cost, so that they cannot multiply the load in an outage; as in gRPC (A6, "throttling").
+    """A token bucket for retries (gRPC A6): retries cannot multiply the load in an outage.
 
-    Each repeat takes one of `most`, and each call that goes well gives a tenth back.
+    Each retry costs one of `capacity` tokens, and each successful call refunds a tenth of one.
     """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = self._left = capacity * _SUCCESSES_PER_RETRY
         self.is_spent = False
-        """Whether some of it is."""
+        """Whether any token is spent."""
 
     @property
     def left(self) -> int:
-        """How many repeats there may be."""
+        """How many retries are allowed now."""
         return self._left // _SUCCESSES_PER_RETRY
 
     def spend(self) -> None:
-        """Take what one repeat costs."""
+        """Take one token."""
         self._left -= _SUCCESSES_PER_RETRY
         self.is_spent = True
 
     def refund(self) -> None:
-        """Give back what one success is worth."""
+        """Refund a tenth of a token."""
         self._left = min(self._capacity, self._left + 1)
         self.is_spent = self._left < self._capacity
 
 
 class Guard:
-    """What stands before one database: its circuit breaker, and how calls are repeated. A repeat passes it too."""
+    """The circuit breaker of one database together with the retries of its calls. A retry needs admission as well."""
 
     def __init__(
         self,
@@ -397,22 +417,22 @@ class Guard:
 
     @property
     def is_idle(self) -> bool:
-        """Whether there is nothing to learn from a success: nothing went wrong of late."""
+        """Whether a success need not be recorded: no recent failure, and no token spent."""
         return self.breaker.is_idle and not self.budget.is_spent
 
     def acquire(self, *, early: bool = False) -> int:
-        """Ask the circuit breaker to be let through, and wait until this call's time is over at most."""
+        """Admit one call. Waits at most until the deadline of this thread's call; see `CircuitBreaker.acquire`."""
         return self.breaker.acquire(early=early, max_wait=max(0.0, self.thread.until - self._clock()))
 
     def record(self, ticket: int, error: BaseException | None = None, *, contacted: bool = True) -> None:
-        """Say how a call went; see `CircuitBreaker.leave`."""
+        """Record the outcome of a call; see `CircuitBreaker.record`."""
         if error is None and self.budget.is_spent:
             self.budget.refund()
         self.breaker.record(ticket, error, contacted=contacted)
 
     @contextmanager
     def admitted_checkout(self) -> Iterator[None]:
-        """Mark the connection that this thread takes in the block as one for a call that was admitted already."""
+        """Mark a connection that this thread takes in the block: its call was admitted already."""
         self.thread.is_admitted = True
         try:
             yield
@@ -422,7 +442,7 @@ class Guard:
     def run(
         self, work: Callable[[], T], *, is_retryable: Callable[[UnavailableError], bool], on_retry: Callable[[], None]
     ) -> T:
-        """Do `work`, and again as `again` does."""
+        """Run `work`, and retry it on errors as `retry` does."""
         since = self._clock()
         try:
             return work()
@@ -439,20 +459,33 @@ class Guard:
         on_retry: Callable[[], None],
         seconds: float = float("inf"),
     ) -> T:
-        """What `work` gives when it is done again after `error`, with jitter between the attempts.
+        """Run `work` again after `error`, with jittered exponential pauses.
 
-        It is done as long as each error `is_safe` to repeat, at most `max_attempts` times in all. No attempt begins
-        `seconds`, or `retry.deadline`, after `since`. When the budget is spent, outages are not repeated, unless the
-        circuit breaker bridges them: then one call's probe is in place of all. What it ends with is the last error.
+        When the budget is spent, outages are not retried, unless the circuit breaker bridges them: then one call probes
+        on behalf of all.
+
+        Args:
+            error: The error of the first attempt.
+            work: The call.
+            since: When the first attempt began, by this guard's clock.
+            is_retryable: Whether the call may be repeated after an error.
+            on_retry: Called before each retry.
+            seconds: No attempt begins later than this after `since`, or than `retry.deadline`.
+
+        Returns:
+            The result of `work`.
+
+        Raises:
+            UnavailableError: the last error, after `max_attempts` attempts or at the deadline. Its `attempts` is set.
         """
-        import backoff
+        import backoff  # computes the pauses and counts attempts; what is retried, and until when, is decided here
 
         settings = self.retry_settings
         until = since + min(seconds, settings.deadline)
         errors, attempts = [error], [1]
 
         def attempt() -> T:
-            if errors:
+            if errors:  # backoff starts with an attempt, but the first one has failed already
                 raise errors[0]
             attempts[0] += 1
             with self._limit_start(until):
@@ -498,19 +531,19 @@ class Guard:
             self.thread.until = before
 
     def _may_retry(self, error: UnavailableError, is_retryable: Callable[[UnavailableError], bool]) -> bool:
-        if isinstance(error, CircuitOpenError):  # it opened while this call waited for a connection
+        if isinstance(error, CircuitOpenError):  # the circuit opened while this call waited for a connection
             return self.breaker.is_bridging
         return is_retryable(error) and (not _adds_load(error) or self.budget.left >= 1 or self.breaker.is_bridging)
 
 
 class _Thread(threading.local):
     until = float("inf")
-    """By when the attempt that this thread makes has to begin."""
+    """When the current attempt of this thread has to begin at the latest, by the guard's clock."""
     is_admitted = False
 
 
 def _max_pauses(retry: RetrySettings) -> Iterator[float]:
-    """Those between the attempts of one call, each at its longest."""
+    """Yield the longest pause between each two attempts of one call, in seconds."""
     for number in range(retry.max_attempts - 1):
         yield min(retry.max_backoff, retry.initial_backoff * retry.multiplier**number)
 
@@ -520,5 +553,5 @@ def _jitter(pause: float) -> float:
 
 
 def _adds_load(error: UnavailableError) -> bool:
-    """Whether to repeat after it is load for a server that has enough: not where only a lock was in the way."""
+    """Return whether a retry adds load to a server in trouble: not where only a lock was in the way."""
     return error.code not in _ROLLED_BACK and not isinstance(error, CircuitOpenError)

@@ -1,4 +1,4 @@
-"""Several statements that travel and take effect together. Only describes them; a transport runs them."""
+"""Batches: statements that are sent together and take effect together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class BatchStep(NamedTuple):
-    """One statement of a batch. `rows`: how many rows it has to change; any other number undoes the batch."""
+    """One statement of a batch. `rows`: how many rows it must change; any other number rolls the batch back."""
 
     sql: str
     parameters: Sequence[object] = ()
@@ -22,12 +22,14 @@ class BatchStep(NamedTuple):
 
 
 class Batch(str):
-    """Statements that run as one unit of work; as a string it is their text, without values.
+    """Statements that run as one unit of work; as a string it is their SQL, without values.
 
-    Give it to `Cursor.execute` in place of SQL. Outside of a transaction a writing batch is a transaction of its own
+    Pass it to `Cursor.execute` instead of SQL. Outside of a transaction a writing batch is a transaction of its own
     (BEGIN IMMEDIATE ... COMMIT); within one it is a savepoint. The cursor then has the rows of the last step that has
     any.
     """
+
+    # A str, since SQLAlchemy passes a statement through `exec_driver_sql` unchanged, and its listeners log it.
 
     __slots__ = ("reads_only", "steps")
     steps: tuple[BatchStep, ...]
@@ -41,7 +43,7 @@ class Batch(str):
 
 
 class Result(NamedTuple):
-    """What one statement gave. `columns` is None where it cannot give rows; `rowcount` is -1 where it changes none."""
+    """The result of one statement. `columns` is None if it returns no rows; `rowcount` is -1 if it changes none."""
 
     columns: tuple[str, ...] | None
     rows: list[tuple[Value, ...]]
@@ -49,12 +51,15 @@ class Result(NamedTuple):
     lastrowid: int | None
 
     def without_rows(self) -> Result:
-        """Return the same without the rows."""
+        """Return a copy without the rows."""
         return self._replace(rows=[]) if self.rows else self
 
 
 class RowCountError(IntegrityError):
-    """A step of a batch changed another number of rows than it had to; the batch was undone."""
+    """A step of a batch changed another number of rows than `BatchStep.rows`; the batch was rolled back.
+
+    `index` is the number of the step, from 1.
+    """
 
     def __init__(self, index: int, expected: int, actual: int) -> None:
         super().__init__(f"step {index} of the batch changed {actual} rows, not {expected}", "ROW_COUNT")
@@ -73,7 +78,14 @@ class RowCountError(IntegrityError):
 def portions(
     things: Iterable[T], size: Callable[[T], int], *, most_bytes: int, most: int = sys.maxsize
 ) -> Iterator[list[T]]:
-    """The things in their order, in portions of at most so many bytes and things; a larger one is one by itself."""
+    """Yield the items in their order, in chunks.
+
+    Args:
+        things: The items.
+        size: Returns the size of an item, in bytes.
+        most_bytes: The largest sum of sizes in a chunk; a larger item is a chunk of its own.
+        most: The largest number of items in a chunk.
+    """
     portion: list[T] = []
     total = 0
     for thing in things:

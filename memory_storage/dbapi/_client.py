@@ -1,4 +1,4 @@
-"""What the connections to a server share: its limits, its token, TLS, and the state that they have seen of it."""
+"""The state that all connections to one server share: limits, credentials, TLS context, and replication state."""
 
 from __future__ import annotations
 
@@ -19,49 +19,50 @@ if TYPE_CHECKING:
 
 _URL_LENGTH = 2_000
 RESPONSE_BYTES = 100_000_000
-"""The largest response that is read. sqld sends 10 MB of values at once, which JSON may spell six times as long."""
+"""The largest response, in bytes. sqld sends up to 10 MB of values at once, which JSON may encode six times as long."""
 
 
 class ReplicationState:
-    """The newest state of the database that these connections have seen: a replica's reads wait for it.
+    """The highest replication index seen by this client; reads on a replica wait for it (read-your-writes).
 
-    Only for a moment: the counter starts anew, lower, when a primary has crashed, and a replica would wait for ever.
+    The wait is limited: after a crash of the primary the index starts again at a lower number, which the replica would
+    never reach.
     """
 
     def __init__(self) -> None:
         self._index: int | None = None
         self.is_primary = False
-        """Whether the server is known to do its writes itself, so that its reads wait for nothing."""
+        """Whether the server is known to execute its writes itself, so that its reads need no wait."""
         self._lock = ForkSafeLock()
 
     @property
     def index(self) -> str | None:
-        """As the server wants it, or None."""
+        """The index as the protocol encodes it; None if none is known."""
         return None if self._index is None else str(self._index)
 
     def advance(self, index: object) -> None:
-        """A reply has named this state."""
+        """Take over the index of a response, if it is higher."""
         if index is None:
             return
         number = unsigned(index)
         if self._index is None or number > self._index:
-            with self._lock:
+            with self._lock:  # another thread may have advanced it since
                 self._index = max(number, self._index or 0)
 
     def reset(self) -> None:
-        """Wait for nothing any more, until the next reply."""
+        """Forget the index: reads wait for nothing until the next response with one."""
         self._index = None
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What is accepted of a server.
+    """Limits for a server's responses, and for what is sent to it.
 
     Attributes:
-        ca_file: The file of the authorities to trust in place of the system's (PEM).
-        timeout: Seconds for one request, its response included.
+        ca_file: A PEM file of the authorities to trust instead of the system's.
+        timeout: Seconds for one request with its response.
         response_bytes: The largest response, decompressed.
-        base_url_hosts: Where a server may direct the rest of a stream besides its own address, and the token with it:
+        base_url_hosts: Further addresses to which a server may redirect the rest of a stream, and the token with it:
             `host`, with the port of the server's own address, or `host:port`.
         concurrent_writes: How many writes may be in flight at a time.
     """
@@ -90,7 +91,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Client:
-    """A server and all that the connections to it share."""
+    """A server and the state that all connections to it share."""
 
     server: Server
     credentials: Credentials
@@ -101,41 +102,45 @@ class Client:
 
     @classmethod
     def of(cls, server: Server, credentials: Credentials, limits: Limits) -> Client:
-        """Return what the connections to a server share: the same for the same options."""
+        """Return the client of a server: the same one for the same options."""
+        # setdefault() is atomic: two threads that open connections at once get one client.
         new = cls(server, credentials, limits, writes=WriteLimiter(limits.concurrent_writes))
         client: Client = server.clients.setdefault((credentials, limits), new)
         return client
 
     @cached_property
     def tls(self) -> ssl.SSLContext:
-        """Certificates are verified, by the authorities of `ca_file` or the system's; TLS 1.2 at least."""
-        import ssl
+        """The TLS context: certificates are verified by `ca_file` or the system's authorities; TLS 1.2 at least."""
+        import ssl  # not needed for a server on this machine
 
         try:
             context = ssl.create_default_context(cafile=self.limits.ca_file)
         except (OSError, ssl.SSLError) as error:
-            problem = f"the CA file {self.limits.ca_file!r} is no file of certificates (PEM): {error}"
+            problem = f"the CA file {self.limits.ca_file!r} is not a PEM file of certificates: {error}"
             raise OperationalError(problem, "BAD_CA") from error
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
         return context
 
     def redirect_target(self, url: object) -> tuple[Origin, str]:
-        """Return where the server wants the rest of a stream, and the path there (spec: "base_url").
+        """Return the origin and the path for the rest of a stream (spec: "base_url").
 
-        The token goes with the requests. So only the server's own scheme, host and port are accepted, and the hosts
-        that the caller trusts; TLS is never given up.
+        The requests carry the token. So only the server's own scheme, host and port are accepted, and hosts that the
+        caller trusts; a redirect never turns TLS off.
+
+        Args:
+            url: `base_url` of a response; None or "" for the server's own address.
 
         Raises:
-            InternalError: it is no URL of a server.
-            OperationalError: the address is none of those.
+            InternalError: it is not the URL of a server.
+            OperationalError: the address is not trusted.
         """
         origin, path = self.server.origin, self.server.path
         if url is None or url == "":
             return origin, path
         target, below = _base_url(url)
         if origin.tls and not target.tls:
-            raise OperationalError("the server directs the stream to an address without TLS: refused", INSECURE)
+            raise OperationalError("the server redirects the stream to an address without TLS: refused", INSECURE)
         if target != origin and not self._is_trusted(target):
             refused = f"the server redirects to {target.address}: refused, the token is for {origin.address} alone"
             raise OperationalError(f"{refused} (setting: base_url_hosts)", INSECURE)
@@ -147,13 +152,13 @@ class Client:
 
 
 def tls_failure_reason(error: ssl.SSLError) -> str:
-    """Why there is no TLS connection, and what to do about it."""
+    """Return why there is no TLS connection, and the remedy."""
     import ssl
 
     if isinstance(error, ssl.SSLCertVerificationError):
         why, advice = error.verify_message, _ADVICE.get(error.verify_code, "the server needs another certificate")
         return f"{why}: {advice}"
-    return f"{error.reason or error}: the server does not speak TLS on this port, or only a version before 1.2"
+    return f"{error.reason or error}: the server does not offer TLS 1.2 or later on this port"
 
 
 _TRUST = "if it is to be trusted, name the file of its authority (setting: tls_ca_file; of the driver: ca_file)"

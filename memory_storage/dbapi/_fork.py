@@ -1,4 +1,4 @@
-"""What belongs to one process. A child has no threads, and nothing of its parent's to use; a pickle has neither."""
+"""Resets locks, connections and threads in forked child processes, and refuses to pickle what has them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any, Protocol
 
 
 class ForkAware(Protocol):
-    """Something of which a child process gets a copy that it must not go on with as it is."""
+    """An object whose copy in a forked child process must be reset before use."""
 
-    def after_fork_in_child(self) -> None: ...
+    def after_fork_in_child(self) -> None:
+        """Reset the object. Called in the child, right after the fork."""
+        ...
 
 
 class Unpicklable:
-    """A mixin for what has connections, threads or locks: to pickle or copy it is a TypeError that says what to do."""
+    """A mixin for objects with connections, threads or locks: pickling or copying one is a TypeError."""
 
     def __reduce__(self) -> Any:
         """Refuse."""
@@ -26,7 +28,7 @@ class Unpicklable:
 
 
 def register_after_fork(target: ForkAware) -> None:
-    """Have it told in every child process, as long as it lives."""
+    """Call `target.after_fork_in_child()` in every forked child process while `target` is alive (held weakly)."""
     _registered.add(target)
 
 
@@ -34,6 +36,7 @@ _registered: weakref.WeakSet[ForkAware] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
+    # Only the forking thread exists in the child, so no lock is needed; a copy, since a reset may register another one.
     for target in list(_registered):
         target.after_fork_in_child()
 

@@ -1,9 +1,9 @@
-"""The transport for servers: statements over Hrana 3 (libsql's docs/HRANA_3_SPEC.md). Knows no cursors, no SQLAlchemy.
+"""The transport for servers: statements over Hrana 3 (libsql's docs/HRANA_3_SPEC.md).
 
-A stream is open while a transaction is, or while one statement follows the other: to open one takes a server as long
-as a read does, but an idle one takes one of its few places until it expires, after ten seconds. The server may also end
-a transaction by itself, so every statement in one says that it must not run without, and every answer says whether it
-is still open.
+A stream stays open during a transaction, and between statements in quick succession: opening one costs the server as
+much as a read, but an idle one occupies one of its few slots until it expires after ten seconds. The server may end a
+transaction by itself. So every statement in one is conditional on the open transaction, and every response says whether
+it is still open.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _CONTENTION_CODES = BUSY_CODES | {
     "TRANSACTION_BUSY",
 }  # another writer was first; nothing was done
 _FOREIGN_KEYS = re.compile(r"\s*PRAGMA\s+foreign_keys\s*[=(]\s*'?(\w+)", re.IGNORECASE)
-_ON = {"1", "on", "true", "yes"}  # as every new stream has them
+_ON = {"1", "on", "true", "yes"}  # the default of a new stream
 _COMMIT = re.compile(r"\s*(COMMIT|END)\b", re.IGNORECASE)
 _ROLLBACK = re.compile(r"\s*ROLLBACK\b(?!.*\bTO\b)", re.IGNORECASE | re.DOTALL)
 _RETURNING = re.compile(r"\bRETURNING\b", re.IGNORECASE)
 
 
 class _BoundStatement(NamedTuple):
-    """A step that was checked: only the server can still find something wrong with it."""
+    """A parsed step with checked values."""
 
     number: int
     statement: Statement
@@ -56,7 +56,7 @@ class _BoundStatement(NamedTuple):
 
 @dataclass(frozen=True)
 class _Framing:
-    """What a batch opens before its steps, and closes after them."""
+    """The transaction and savepoint statements around a batch."""
 
     begin: str | None = None
     savepoint: bool = False
@@ -64,7 +64,7 @@ class _Framing:
     commit: bool = False
 
     def for_part(self, *, is_first: bool, is_last: bool) -> _Framing:
-        """What the first part opens, and the last one closes."""
+        """Return the framing of one part: the first part opens, and the last one closes."""
         return _Framing(
             begin=self.begin if is_first else None,
             savepoint=self.savepoint and is_first,
@@ -74,7 +74,7 @@ class _Framing:
 
 
 class HranaTransport:
-    """One connection to a server. A line that was cut is replaced; only a transaction is lost with it."""
+    """One connection to a server. A broken HTTP connection is replaced; only an open transaction is lost with it."""
 
     is_remote = True
 
@@ -82,10 +82,10 @@ class HranaTransport:
         self._stream = Stream(client)
         self._writes = client.writes
         self._credentials = client.credentials
-        self._foreign_keys: str | None = None  # a new stream has to be told
-        self._keep_stream_open = False  # whether the stream is to stay open for the next statement
+        self._foreign_keys: str | None = None  # the pragma, which each new stream needs again
+        self._keep_stream_open = False  # for the next statement
         self._broken = ""
-        self._lock = threading.RLock()  # of the thread that uses the connection, or of the one that keeps it alive
+        self._lock = threading.RLock()  # held by the thread that uses the connection, or the one that keeps it alive
         self._keep_alive = False
         register_after_fork(self)
 
@@ -100,13 +100,13 @@ class HranaTransport:
 
     @property
     def usable(self) -> bool:
-        """Whether anything can still be run on it, in this process."""
+        """Whether statements can still be run, in this process."""
         return not self._broken
 
     @property
     def in_transaction(self) -> bool:
-        """Whether the server has a transaction open for this connection, as far as it has told."""
-        with self._lock:  # while a request is on its way it is not known
+        """Whether the server has a transaction open for this connection, as of its last response."""
+        with self._lock:  # unknown while a request is in flight
             return self._stream.in_transaction
 
     @property
@@ -121,25 +121,25 @@ class HranaTransport:
             (KEEP_ALIVE.add if value else KEEP_ALIVE.remove)(self)
 
     def expires_soon(self) -> bool:
-        """Whether a transaction is open that the server may soon end."""
+        """Return whether a transaction is open that the server may soon end."""
         return self._stream.expires_soon()
 
     def refresh(self) -> None:
-        """Send a request, so that the transaction does not expire. If that fails, its next statement says so."""
+        """Send a request, so that the transaction does not expire. After a failure, the next statement raises."""
         if not self._lock.acquire(blocking=False):
             return
         try:
             if self._keep_alive and self._stream.expires_soon():
                 self._run_batch([_bind_step(1, BatchStep("SELECT 1"))], _Framing())
         except (Error, *MALFORMED_RESPONSE) as error:
-            _log.info("a transaction could not be kept alive: %s", error)
+            _log.info("cannot keep a transaction alive: %s", error)
         finally:
             self._lock.release()
 
     def run(
         self, steps: Sequence[BatchStep], *, begin: str | None = None, savepoint: bool = False, commit: bool = False
     ) -> list[Result]:
-        """See `Transport`. Beyond a thousand steps, or 16 megabytes, it takes several round trips."""
+        """See `Transport`. More than 1,000 steps or 16 MB take several round trips."""
         if self._broken:
             raise InterfaceError(self._broken)
         statements = [_bind_step(number, step) for number, step in enumerate(steps, 1)]
@@ -159,7 +159,7 @@ class HranaTransport:
 
     def _run_prepared(self, statements: list[_BoundStatement], framing: _Framing) -> list[Result]:
         if not (framing.begin or self.in_transaction) and any(map(_is_write_returning, statements)):
-            framing = replace(framing, begin="IMMEDIATE", commit=True)  # if it is too much to send, it must not stay
+            framing = replace(framing, begin="IMMEDIATE", commit=True)  # as several round trips it would not be atomic
         parts = list(portions(statements, _encoded_size, most_bytes=_MAX_BYTES, most=_MAX_STEPS)) or [[]]
         return self._run_in_parts(parts, framing) if self.in_transaction else self._run_within_deadline(parts, framing)
 
@@ -171,22 +171,22 @@ class HranaTransport:
             self.discard()
 
     def discard(self) -> None:
-        """See `Transport`. The server undoes what was not committed when the stream expires."""
+        """See `Transport`. The server rolls an open transaction back when the stream expires."""
         self.keep_alive = False
         self._stream.disconnect()
         self._broken = self._broken or "the connection is closed"
 
     def after_fork_in_child(self) -> None:
-        """Let go of the parent's line and stream."""
+        """Give up the connection and the stream: they belong to the parent process."""
         self._lock = threading.RLock()
         self._broken = "the connection belongs to the parent process: open another one after fork"
         self._stream.disconnect()
 
     def _run_within_deadline(self, parts: list[list[_BoundStatement]], framing: _Framing) -> list[Result]:
-        """Run them, again while another writer holds the lock: the server itself waits for a tenth of a second only."""
+        """Run the parts within one timeout, waits for a slot and for locks included."""
         deadline = self._stream.new_deadline()
         limit = self._stream.deadline
-        if len(parts) == 1:  # to wait for a place and for the answer: each within what is left
+        if len(parts) == 1:  # several parts have a timeout for each request
             self._stream.deadline = time.monotonic() + deadline.remaining()
         try:
             return self._retry_while_busy(parts, framing, deadline)
@@ -196,13 +196,14 @@ class HranaTransport:
     def _retry_while_busy(
         self, parts: list[list[_BoundStatement]], framing: _Framing, deadline: Deadline
     ) -> list[Result]:
+        # The server itself waits for a lock for 0.1 s only.
         pause = 0.005
         reads_only = framing.begin != "IMMEDIATE" and all(step.statement.kind is Kind.READ for step in parts[0])
         while True:
             try:
                 with nullcontext() if reads_only else self._writes.slot(deadline.remaining()):
                     return self._run_in_parts(parts, framing)
-            except OperationalError as error:  # nothing of it was done
+            except OperationalError as error:
                 if error.code not in _CONTENTION_CODES or self.in_transaction or not deadline.allows(pause):
                     raise
             time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
@@ -215,7 +216,7 @@ class HranaTransport:
                 results += self._run_batch(part, framing.for_part(is_first=not index, is_last=index == len(parts) - 1))
         except BaseException:
             if len(parts) > 1 and framing.release | framing.commit:
-                self._stream.abandon()  # some of it is done, and must not stay
+                self._stream.abandon()  # rolls back the parts that were executed
             raise
         return results
 
@@ -234,7 +235,7 @@ class HranaTransport:
         except MALFORMED_RESPONSE as error:
             raise malformed_response(error, effect) from error
         finally:
-            if ends and self.in_transaction:  # what was to end it has failed
+            if ends and self.in_transaction:  # the statement that should have ended it failed
                 self._stream.abandon()
         self._track_foreign_keys(steps)
         return results
@@ -246,12 +247,12 @@ class HranaTransport:
         try:
             outcome = self._stream.exchange(message.as_json(), after, effect)
         except StreamExpired:
-            message = self._message(steps, framing)  # a new stream has to be told more
+            message = self._message(steps, framing)  # with the pragma for a new stream
             outcome = self._stream.exchange(message.as_json(), after, effect)
         if outcome["type"] == "ok":
             return message.results(outcome["response"]["result"])
         self._raise_unless_too_large(outcome, effect, framing)
-        if self.in_transaction:  # it was begun, and only the rest is to be done again
+        if self.in_transaction:  # BEGIN was executed already
             message = self._message(steps, replace(framing, begin=None))
         return message.results(self._stream.read_large(message.as_json()))
 
@@ -272,13 +273,13 @@ class HranaTransport:
         return message
 
     def _raise_unless_too_large(self, outcome: Json, effect: RequestEffect, framing: _Framing) -> None:
-        """Raise the error that a batch as a whole gave, unless its results can be read in another way."""
+        """Raise the error of a batch, unless it only reads and its result is too large for one response."""
         error = as_error(outcome["error"])
         if error.code != "RESPONSE_TOO_LARGE":
             raise error
         if effect.reads_only:
             return
-        # The server has left the rest undone, and what closes the batch is in the rest.
+        # The server stopped at the large result, so the statements that close the batch did not run.
         if self.in_transaction and framing.savepoint:
             rollback = BatchMessage(in_transaction=True)
             rollback.rollback_to_savepoint()
@@ -288,7 +289,7 @@ class HranaTransport:
         raise DataError(f"{error}; nothing of it was stored: return fewer rows", error.code)
 
     def _track_foreign_keys(self, steps: list[_BoundStatement]) -> None:
-        # It belongs to the stream, as to a connection, but a stream does not last as long as one.
+        # The pragma is a setting of the stream, but callers set it for the connection, which outlives streams.
         for step in steps:
             if not self.in_transaction and (found := _FOREIGN_KEYS.match(step.statement.sql)):
                 self._foreign_keys = None if found.group(1).lower() in _ON else step.statement.sql
@@ -300,7 +301,7 @@ def _bind_step(number: int, step: BatchStep) -> _BoundStatement:
 
 
 def _encoded_size(step: _BoundStatement) -> int:
-    """About how many bytes it takes on the line."""
+    """Estimate the size of a step in a request, in bytes."""
     return 200 + len(step.statement.sql) + sum(len(v) for v in step.values if isinstance(v, str | bytes))
 
 

@@ -1,7 +1,7 @@
-"""A Hrana stream: requests with batons, and what to believe when an answer is missing. Knows no transactions' insides.
+"""A Hrana stream: requests with batons, when to send one again, and how to classify a missing response.
 
-A stream is what the server calls a connection. A baton is good for one request, and its answer has the next one; so a
-request that has a baton is done at most once, however often it is sent.
+A stream is what the server calls a connection. A baton is valid for one request, and its response has the next one. So
+the server executes a request with a baton at most once, however often it is sent.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from ._json import MALFORMED_RESPONSE, expect, parse_json, unsigned
 _log = logging.getLogger(__name__)
 
 _WAIT_FOR_REPLICA = 2.0  # seconds
-_JUST_USED = 0.1  # seconds between two requests
-_ASSUMED_LIFETIME = 5.0  # seconds; the server lets a stream expire after ten
-_CLOSE_TIMEOUT = 2.0  # seconds to tell the server that a stream is not needed any more
-_BATON_LENGTH = 10_000  # characters; sqld's have some fifty
-_EXPIRED_MARKERS = ("STREAM_EXPIRED", "baton", "Stream for this")  # what the server says of a stream it does not have
+_JUST_USED = 0.1  # seconds since the last request
+_ASSUMED_LIFETIME = 5.0  # seconds without a request; the server expires a stream after ten
+_CLOSE_TIMEOUT = 2.0  # seconds for the request that closes a stream
+_BATON_LENGTH = 10_000  # characters; sqld's have about fifty
+_EXPIRED_MARKERS = ("STREAM_EXPIRED", "baton", "Stream for this")  # in the server's error for an unknown stream
 _TOO_LARGE = "RESPONSE_TOO_LARGE"
 _BY_STATUS = {403: "FORBIDDEN", 404: "NO_SUCH_DATABASE", 429: "SERVER_BUSY"}
 
 
 @dataclass(frozen=True)
 class RequestEffect:
-    """What it would mean to send a request twice, or not to know whether it was done."""
+    """The effect of a request: whether it may be sent twice, and whether a missing response matters."""
 
     reads_only: bool
     commits: bool
 
     @property
     def may_store(self) -> bool:
-        """Whether it may leave something behind that was not there."""
+        """Whether it may commit changes."""
         return self.commits and not self.reads_only
 
 
 def malformed_response(error: Exception, effect: RequestEffect) -> Error:
-    """What to raise for an answer that is not of the protocol."""
-    why = f"the server's answer is not of the protocol ({type(error).__name__})"
+    """Return the error for a response that violates the protocol."""
+    why = f"the server's response violates the protocol ({type(error).__name__})"
     return _outcome_unknown(why) if effect.may_store else InternalError(why, "PROTOCOL")
 
 
@@ -58,63 +58,71 @@ _NO_EFFECT = RequestEffect(reads_only=True, commits=False)
 
 class _StreamState(NamedTuple):
     baton: str
-    origin: Origin  # the server may ask for the rest of a stream elsewhere (spec: "base_url")
+    origin: Origin  # the server may redirect the rest of a stream (spec: "base_url")
     path: str
     in_transaction: bool
 
 
 class Stream:
-    """At most one stream at the server at a time; it is opened by the first request, and closed by `CLOSE`."""
+    """At most one stream at the server at a time. The first request opens it, and `CLOSE` closes it."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._channel = Channel(client)
         self._state: _StreamState | None = None
         self.deadline: float | None = None
-        """A moment by which requests have to be over, if that is before their own timeout."""
+        """When requests have to end (of `time.monotonic`), if that is before their own timeout."""
         self._used_at = -math.inf
 
     @property
     def is_open(self) -> bool:
-        """Whether the server has a stream for us."""
+        """Whether the server has an open stream for this connection."""
         return self._state is not None
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction is open in it, as of the last answer."""
+        """Whether a transaction is open in the stream, as of the last response."""
         return self._state is not None and self._state.in_transaction
 
     def was_just_used(self) -> bool:
-        """Whether it was just used, so that it is worth to keep it open. One that may have expired is forgotten."""
+        """Return whether the stream was just used, and is worth keeping open. Forgets one that may have expired."""
         if self._may_have_expired():
             self._state = None
         return time.monotonic() - self._used_at < _JUST_USED
 
     def expires_soon(self) -> bool:
-        """Whether a transaction is open in it, and had no request for so long that the server may soon end it."""
+        """Return whether a transaction is open that the server may soon end, since it had no request for long."""
         return self.in_transaction and time.monotonic() - self._used_at > _ASSUMED_LIFETIME
 
     def _may_have_expired(self) -> bool:
         return not self.in_transaction and time.monotonic() - self._used_at > _ASSUMED_LIFETIME
 
     def exchange(self, batch: Json, after: Json, effect: RequestEffect) -> Json:
-        """Send a batch with the request after it, and give back the batch's outcome (spec: "StreamResult").
+        """Send a batch and one more request, and return the batch's outcome (spec: "StreamResult").
 
-        StreamExpired if the stream that was kept is not there any more, and nothing was done.
+        Args:
+            batch: The batch.
+            after: The request that follows it: CLOSE or GET_AUTOCOMMIT.
+            effect: The effect of the batch.
+
+        Raises:
+            StreamExpired: the stream that was kept open is gone; nothing was executed.
         """
         return self._send([{"type": "batch", "batch": batch}, after], effect)[0]
 
     def read_large(self, batch: Json) -> Json:
-        """Run a reading batch whose result is too large for one answer, and give back its result."""
+        """Run a reading batch whose result is too large for one response, and return its result."""
         deadline = self.new_deadline()
         state, self._state = self._state, None
         body = _dump({"baton": state and state.baton, "batch": batch})
         origin, path = self._endpoint(state)
         with self._channel.lines(origin, f"{path}/v3/cursor", body, deadline) as (status, lines):
-            if status == 404:  # it has just served this database by the other way
+            if status == 404:  # the server has the database, as the request before showed, but no cursors
                 self._state = state
                 raise DataError(
-                    "the result is too large, and the server has no cursors under this URL: read less", _TOO_LARGE
+                    "the result is too large for one response, and the server offers no cursors under this URL: read "
+                    "fewer rows at a time",
+                    _TOO_LARGE,
                 )
             if status != 200:
                 raise self._error_from_body(ServerResponse(status, b"".join(lines)))
@@ -128,7 +136,7 @@ class Stream:
         return result
 
     def abandon(self) -> None:
-        """Close the stream, and undo what is open in it. If the server cannot be told, it does so by itself, later."""
+        """Close the stream, which rolls its transaction back. An unreachable server does so when the stream expires."""
         if self._may_have_expired():
             self._state = None
         if self._state is not None:
@@ -136,17 +144,17 @@ class Stream:
             try:
                 self._send([CLOSE], _NO_EFFECT)
             except (Error, *MALFORMED_RESPONSE) as error:
-                _log.info("a stream could not be closed, and will expire: %s", error)
+                _log.info("cannot close a stream; the server will expire it: %s", error)
             finally:
                 self._state, self.deadline = None, limit
 
     def disconnect(self) -> None:
-        """Close the line, and say nothing to the server."""
+        """Close the connection without a request to the server."""
         self._channel.close()
         self._state = None
 
     def _send(self, requests: list[Json], effect: RequestEffect) -> list[Json]:
-        state, self._state = self._state, None  # until the answer has the next baton
+        state, self._state = self._state, None  # the baton is used up; the response has the next one
         response = self._send_waiting_for_replica(state, requests, effect)
         if response.status != 200:
             raise self._status_error(response, state, effect)
@@ -166,7 +174,9 @@ class Stream:
         replication = self._client.replication
         for step in result["step_results"]:
             if step and step.get("affected_row_count"):
-                replication.is_primary = bool(step.get("rows_written"))  # a replica hands writes on, and counts none
+                replication.is_primary = bool(
+                    step.get("rows_written")
+                )  # a replica forwards writes, and counts none itself
         replication.advance(result.get("replication_index"))
 
     def _send_waiting_for_replica(
@@ -177,7 +187,7 @@ class Stream:
             batch = {**requests[0]["batch"], "replication_index": index}
             waiting = [{**requests[0], "batch": batch}, *requests[1:]]
             try:
-                # A primary does not wait for the index; but what is behind one address may change.
+                # A primary does not wait for the index; but another server may take over the address.
                 limit = math.inf if self._client.replication.is_primary else _WAIT_FOR_REPLICA
                 return self._send_with_retry(state, waiting, effect, self.new_deadline(limit))
             except (RequestNotSent, ResponseMissing) as error:
@@ -185,24 +195,30 @@ class Stream:
                     self._client.replication.reset()
                 if error.code != "REQUEST_TIMEOUT" or limit == math.inf:
                     raise
-                state = None  # that stream still waits
+                state = None  # the old stream still waits for the index
         return self._send_with_retry(state, requests, effect, self.new_deadline())
 
     def _send_with_retry(
         self, state: _StreamState | None, requests: list[Json], effect: RequestEffect, deadline: Deadline
     ) -> ServerResponse:
-        """The answer to a request; it is sent again where that can do nothing twice."""
+        """Return the response to a request. Sends it again where it cannot take effect twice."""
         body = _dump({"baton": state and state.baton, "requests": requests})
         try:
             return self._send_once(state, body, deadline)
         except ResponseMissing as error:
-            # Over a new line, who asked is the one to say whether to ask again: nobody may be there.
+            # Only a reused connection may have been closed by the server while idle. After a failure on a new one
+            # the server is likely to be down, and the caller's retry policy decides.
             if error.code != "CONNECTION_LOST" or not (state or effect.reads_only) or not self._channel.was_reused:
                 raise self._missing_response_error(error, effect) from error
         return self._resend(state, body, deadline, effect)
 
     def _send_once(self, state: _StreamState | None, body: bytes, deadline: Deadline) -> ServerResponse:
-        """The answer, over a new line where the old one was cut before. ResponseMissing, or what was before it."""
+        """Send a request, over a new connection if the reused one was cut before it was sent.
+
+        Raises:
+            ResponseMissing: the request was sent, and may have been executed.
+            OperationalError: the request was not sent; the stream is unchanged.
+        """
         try:
             try:
                 return self._post_authorized(state, body, deadline)
@@ -212,7 +228,7 @@ class Stream:
             return self._post_authorized(state, body, deadline)
         except ResponseMissing:
             raise
-        except OperationalError:  # it was not sent, or there is no token for it: the stream is as it was
+        except OperationalError:  # the request was not sent, so the baton is still valid
             self._state = state
             raise
 
@@ -223,8 +239,8 @@ class Stream:
             response = self._post_authorized(state, body, deadline)
         except OperationalError as error:
             raise self._missing_response_error(error, effect) from error
-        if response.status != 200 and state and effect.may_store:  # that says nothing of the first time it was sent
-            raise _outcome_unknown("the line broke, and the server has no answer to it any more")
+        if response.status != 200 and state and effect.may_store:  # this error is of the second time alone
+            raise _outcome_unknown("the connection broke, and the server does not repeat its response")
         return response
 
     def _post_authorized(self, state: _StreamState | None, body: bytes, deadline: Deadline) -> ServerResponse:
@@ -232,12 +248,12 @@ class Stream:
         credentials = self._client.credentials
         generation = credentials.ensure_token()
         response = self._channel.post(origin, f"{path}/v3/pipeline", body, deadline)
-        if response.status == 401 and credentials.refresh(generation):  # 401 is said before anything is done
+        if response.status == 401 and credentials.refresh(generation):  # with 401 the server has executed nothing
             response = self._channel.post(origin, f"{path}/v3/pipeline", body, deadline)
         return response
 
     def _status_error(self, response: ServerResponse, state: _StreamState | None, effect: RequestEffect) -> Error:
-        """The error for a status. Any but 401 ends the stream, and its transaction."""
+        """Return the error for a status. Any but 401 ends the stream and its transaction."""
         refusal = self._error_from_body(response)
         if response.status == 401:
             self._state = state
@@ -262,7 +278,7 @@ class Stream:
         return OperationalError(f"{text} (HTTP status {response.status})", "SERVER_ERROR")
 
     def new_deadline(self, seconds: float = math.inf) -> Deadline:
-        """The deadline of what begins now, which may take `seconds` at most."""
+        """Return a deadline: at most `seconds`, the timeout of requests, and what is left until `deadline`."""
         left = math.inf if self.deadline is None else self.deadline - time.monotonic()
         return Deadline(min(seconds, self._client.limits.timeout, left))
 
@@ -281,11 +297,11 @@ class Stream:
             if in_transaction:
                 self._roll_back(baton)
                 raise
-            return None  # what was asked is done; the stream is not needed
+            return None  # the request was executed, and no transaction needs the stream
         return _StreamState(baton, origin, path, in_transaction)
 
     def _roll_back(self, baton: object) -> None:
-        """Close a stream that will not be followed elsewhere: until it expires, its transaction holds the lock."""
+        """Close a stream whose redirect is refused: until it expires, its transaction would hold the write lock."""
         with suppress(InternalError):
             self._state = _StreamState(_checked_baton(baton), *self._endpoint(None), in_transaction=True)
             self._used_at = time.monotonic()
@@ -293,13 +309,13 @@ class Stream:
 
 
 class StreamExpired(OperationalError):  # noqa: N818 - for the transport alone
-    """The server has no such stream any more, and no transaction was open in it: nothing was done, or lost."""
+    """The server has expired the stream, in which no transaction was open: nothing was executed, or lost."""
 
 
 def _checked_baton(baton: object) -> str:
-    """InternalError unless it is a text that can be sent back."""
+    """Return the baton. InternalError unless it is a string that can be sent in the next request."""
     if not isinstance(baton, str) or len(baton) > _BATON_LENGTH:
-        raise InternalError(f"the server's baton is no text of at most {_BATON_LENGTH:,} characters", "PROTOCOL")
+        raise InternalError(f"the server's baton is not a string of at most {_BATON_LENGTH:,} characters", "PROTOCOL")
     return baton
 
 
@@ -308,7 +324,7 @@ def _outcome_unknown(why: str, code: str = "") -> OutcomeUnknownError:
 
 
 def _error_text_and_code(body: bytes) -> tuple[str, str]:
-    """The text and the code in the body of a refusal, which is JSON of one of two shapes, or plain text."""
+    """Return the message and the code of an error response: JSON of one of two shapes, or plain text."""
     text = body.decode("utf-8", "replace")
     try:
         found = parse_json(body)
@@ -319,7 +335,7 @@ def _error_text_and_code(body: bytes) -> tuple[str, str]:
 
 
 def _collect(entries: Iterator[Json], steps: int) -> Json:
-    """A batch's result from the entries of a cursor (spec: "Cursor"). OperationalError if it breaks off."""
+    """Return a batch's result from the entries of a cursor (spec: "Cursor"). OperationalError if they are truncated."""
     results: list[Json | None] = [None] * steps
     errors: list[Json | None] = [None] * steps
     current: Json = {}
@@ -342,7 +358,7 @@ def _collect(entries: Iterator[Json], steps: int) -> Json:
                 raise OperationalError(truncate(str(error.get("message"))), str(error.get("code") or "")[:100])
             case "replication_index":
                 return {"step_results": results, "step_errors": errors}
-    raise OperationalError("the answer broke off", "CONNECTION_LOST")
+    raise OperationalError("the response was truncated", "CONNECTION_LOST")
 
 
 def _step_index(entry: Json, steps: int) -> int:

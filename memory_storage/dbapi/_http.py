@@ -1,4 +1,11 @@
-"""HTTP to a server over urllib3: one connection, kept alive, with deadlines. Knows what was sent, but no SQL.
+"""One HTTP/1.1 connection to a server, kept alive, with a deadline for each request.
+
+Why the head of a response is parsed here, and not by urllib3's pool: urllib3 takes a tenth of a whole round trip on
+loopback for writing and parsing heads; its timeouts limit one wait, not a request, so that a server that sends a byte a
+second holds a caller without end; it does not say whether a request was sent before it failed, which decides whether a
+write may be sent again; and it reads a body to its end, whatever its size. So a request is written in one piece, and
+the common response (status 200, Content-Length, no encoding) is cut out of the buffer. Any other response goes to
+`http.client`, which parses it in full. `tests/dbapi/test_http_head_fuzz.py` compares the two.
 
 No frame of the HTTP libraries stays in a traceback: their locals hold the token.
 """
@@ -25,62 +32,62 @@ from ._response_body import LimitExceeded, TruncatedResponse, lines, raise_too_l
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,12})\r\n", re.IGNORECASE)
 _NEEDS_HTTP_CLIENT = re.compile(rb"\r\n(transfer-encoding|content-encoding|connection)\b", re.IGNORECASE)
-_HEAD_BYTES = 262_144  # of a response's head, and of what frames the pieces of its body
-_READ_CHUNK = 1_000_000  # bytes for which memory is taken before they are there
+_HEAD_BYTES = 262_144  # the largest head of a response, with the framing of its chunks
+_READ_CHUNK = 1_000_000  # bytes: the largest buffer that is allocated before its content has arrived
 _FAILURES = (OSError, HTTPException, LimitExceeded)
 _TLS_CLOSED = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 
 class RequestNotSent(LineError):  # noqa: N818 - what happened, for the transport alone
-    """The server has not got the request, or only a part of it: nothing of it was done."""
+    """The request was not sent completely: nothing of it was executed."""
 
 
 class ResponseMissing(LineError):  # noqa: N818
-    """The request was sent, and no whole answer came: it may have been done."""
+    """The request was sent, and no complete response arrived: it may have been executed."""
 
 
 class ResponseOversized(ResponseMissing, ResponseTooLargeError):  # noqa: N818
-    """The request was sent, and its answer exceeds a limit. It is not sent again: the next one would be as large."""
+    """The request was sent, and its response exceeds a limit. It is not retried: the next one would be as large."""
 
 
 class ServerResponse(NamedTuple):
-    """What the server answered."""
+    """The status and the body of a response."""
 
     status: int
     body: bytes
 
-    def __repr__(self) -> str:  # a traceback may show it, and a server may repeat what it was sent
+    def __repr__(self) -> str:  # short: a traceback may show it, and a server may echo the token
         return f"Answer({self.status}, {len(self.body)} bytes)"
 
 
 class DeadlinePassed(TimeoutError):  # noqa: N818 - a TimeoutError by another name
-    """The call's own time is over."""
+    """The deadline of the request has passed."""
 
 
 class Deadline:
-    """The moment by which a call has to be over."""
+    """When a request has to end."""
 
     def __init__(self, seconds: float) -> None:
         self._at = time.monotonic() + seconds
 
     def left(self) -> float:
-        """Seconds until then. DeadlinePassed, a TimeoutError, when it has passed."""
+        """Return the seconds that are left. DeadlinePassed, a TimeoutError, if there are none."""
         left = self._at - time.monotonic()
         if left <= 0:
             raise DeadlinePassed("the request took too long")
         return left
 
     def remaining(self) -> float:
-        """Seconds until then, or none."""
+        """Return the seconds that are left, at least 0."""
         return max(0.0, self._at - time.monotonic())
 
     def allows(self, seconds: float) -> bool:
-        """Whether there is that much time left."""
+        """Return whether more than `seconds` are left."""
         return self._at - time.monotonic() > seconds
 
 
 class Channel:
-    """One HTTP connection, used by one at a time. It is opened when it is needed, and anew after it was cut."""
+    """One HTTP connection for one thread at a time. The first request opens it, and reopens it after a failure."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -89,10 +96,21 @@ class Channel:
         self._origin = client.server.origin
         self._fixed_head = ""
         self.was_reused = False
-        """Whether the last request went over a connection that had been used before."""
+        """Whether the last request went over a connection that an earlier request had opened."""
 
     def post(self, origin: Origin, path: str, body: bytes, deadline: Deadline) -> ServerResponse:
-        """Send one request, and read its answer. Raises RequestNotSent or ResponseMissing."""
+        """Send one request and read its response.
+
+        Args:
+            origin: Where to send it.
+            path: The path of the URL.
+            body: The body, JSON.
+            deadline: When the response has to be complete.
+
+        Raises:
+            RequestNotSent: nothing was executed.
+            ResponseMissing: the request may have been executed.
+        """
         progress = _Progress()
         try:
             connection = self._connect(origin, deadline, progress)
@@ -105,18 +123,18 @@ class Channel:
             body = read_body(head, self._limit)
             body = body if head.status == 200 else self._client.credentials.redact(body)
             response = ServerResponse(head.status, body)
-        except BaseException as error:  # noqa: BLE001 - it goes on, without its frames
+        except BaseException as error:  # noqa: BLE001 - raised again, without its frames
             self.close()
             raise _transport_error(error, origin, progress)  # noqa: B904 - the cause is set, without its frames
         if response.status != 200 or not (sent and keeps_alive):
-            self.close()  # the server may have left some of the request unread, and would read it as the next one
+            self.close()  # the server may read the rest of this request as the next one
         return response
 
     @contextmanager
     def lines(
         self, origin: Origin, path: str, body: bytes, deadline: Deadline
     ) -> Iterator[tuple[int, Iterator[bytes]]]:
-        """Send one request, and hand out the status and the lines of its answer, as they come."""
+        """Send one request, and yield the status and the lines of its response as they arrive; see `post`."""
         progress = _Progress()
         try:
             connection = self._connect(origin, deadline, progress)
@@ -137,16 +155,16 @@ class Channel:
             connection.close()
 
     def _send(self, connection: _DeadlineSocket, path: str, body: bytes) -> bool:
-        """Whether all of it was sent. If not, the server may still have said why."""
+        """Return whether the request was sent completely. If not, the server may still have sent a response."""
         try:
-            # In one piece: the server is woken once, and not twice.
+            # In one piece, so that the server wakes up once.
             connection.sendall(self._head(path, len(body)) + body)
         except (ConnectionError, ssl.SSLEOFError):
             return False
         return True
 
     def _head(self, path: str, size: int) -> bytes:
-        # As http.client and urllib3 would write it, who take a tenth of a whole round trip on loopback for that.
+        # As http.client and urllib3 write it.
         lines = [f"POST {path} HTTP/1.1", self._fixed_head, f"Content-Length: {size}"]
         lines += [f"{name}: {value}" for name, value in self._client.credentials.header().items()]
         return "\r\n".join((*lines, "", "")).encode("ascii")
@@ -164,7 +182,7 @@ class Channel:
         return connection
 
     def _open_socket(self, origin: Origin, deadline: Deadline, progress: _Progress) -> _DeadlineSocket:
-        context = self._client.tls if origin.tls else None  # first: its file of authorities may be none
+        context = self._client.tls if origin.tls else None  # first: the CA file may be invalid
         timeout = min(self._client.connect_timeout, deadline.left())
         limit = Deadline(timeout)
         progress.seconds = timeout
@@ -172,8 +190,8 @@ class Channel:
         try:
             if context is None:
                 return _DeadlineSocket(plain, deadline)
-            progress.connected = True  # the server is there, even if it says nothing from now on
-            plain.settimeout(limit.left())  # which is that of the handshake as a whole
+            progress.connected = True  # from here on, a failure is one of TLS
+            plain.settimeout(limit.left())  # for the whole handshake
             return _DeadlineSocket(context.wrap_socket(plain, server_hostname=origin.tls_name), deadline)
         except BaseException:
             plain.close()
@@ -181,37 +199,41 @@ class Channel:
 
 
 class _Progress:
-    """How far a request has come."""
+    """How far a request got."""
 
     connected = sent = False
     seconds = 0.0
-    """How long may be waited for a connection."""
+    """The timeout of the connection attempt."""
 
 
 class _DeadlineSocket:
-    """A socket, as http.client uses it, on which no wait goes beyond the deadline, however slow the other side is."""
+    """A socket for http.client on which no wait exceeds the deadline, however slowly the server sends."""
 
     def __init__(self, wrapped: Any, deadline: Deadline) -> None:
         self.deadline = deadline
         self.allowance = _HEAD_BYTES
-        """How many bytes more may come, whatever they are: http.client and zlib do not count what they throw away."""
+        """How many more bytes are accepted: http.client and zlib do not count the bytes that they discard."""
         self._socket: socket = wrapped
         self._reader: io.BufferedReader | None = None
 
     def sendall(self, data: bytes) -> None:
-        """Send all of it."""
+        """Send all of `data`."""
         rest = memoryview(data)
         while rest:
             self._socket.settimeout(self.deadline.left())
             rest = rest[self._socket.send(rest) :]
 
     def makefile(self, mode: str, *_: Any, **__: Any) -> io.BufferedReader:  # noqa: ARG002 - always "rb"
-        """A reader, which is the caller's. Its end is not the socket's."""
+        """Return a reader for http.client. Closing it does not close the socket."""
         reader, self._reader = self._reader or io.BufferedReader(_Reader(self), 65536), None
         return reader
 
     def read_plain_response(self, limit: int) -> bytes | None:
-        """The body of the next answer, if that is as plain as nearly all are; or None, and nothing of it is taken."""
+        """Return the body of the next response if it is a plain one; else None, and consume nothing.
+
+        Plain: HTTP/1.1, status 200, a Content-Length, neither chunks nor an encoding, and a head within one read.
+        """
+        # peek() returns what one read of the socket gave. A head that is not complete in it goes to http.client.
         reader = self._reader = self._reader or io.BufferedReader(_Reader(self), 65536)
         start = reader.peek()
         end = start.find(b"\r\n\r\n") + 2
@@ -224,13 +246,15 @@ class _DeadlineSocket:
         reader.read(end + 2)
         body = reader.read(size) if size <= _READ_CHUNK else _read_in_chunks(reader, size)
         if len(body) != size:
-            raise TruncatedResponse("the answer broke off")
-        if len(start) != end + 2 + size:  # bytes of another answer would be taken for that of the next request
+            raise TruncatedResponse("the response was truncated")
+        if (
+            len(start) != end + 2 + size
+        ):  # the buffer has more: drop it, or the next request would read it as its response
             self._reader = None
         return body
 
     def recv_into(self, buffer: Any) -> int:
-        """Receive what there is, at most as much as fits."""
+        """Receive what is available, up to the size of the buffer."""
         self._socket.settimeout(self.deadline.left())
         size = self._socket.recv_into(buffer)
         self.allowance -= size
@@ -240,15 +264,15 @@ class _DeadlineSocket:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing came that was not asked for: bytes between two answers are the end of the connection."""
+        """Whether nothing has arrived. Between two responses it is the end of the connection, or garbage."""
         return not wait_for_read(self._socket, timeout=0.0)
 
     def close(self) -> None:
-        """Close it."""
+        """Close the socket."""
         self._socket.close()
 
     def settimeout(self, seconds: float | None) -> None:
-        """Nothing: the deadline counts."""
+        """Ignore http.client's timeout: the deadline applies."""
 
     def fileno(self) -> int:
         """See `socket`."""
@@ -256,7 +280,7 @@ class _DeadlineSocket:
 
 
 def _read_in_chunks(reader: io.BufferedReader, size: int) -> bytes:
-    """Read `size` bytes, or as many as come. Memory is taken as they come: `read` would take all of it before."""
+    """Read `size` bytes, or fewer at the end. Allocates memory as they arrive, where `read` would do so first."""
     body = io.BytesIO()
     while (left := size - body.tell()) and (piece := reader.read(min(left, _READ_CHUNK))):
         body.write(piece)
@@ -275,28 +299,28 @@ class _Reader(io.RawIOBase):
 
 
 def _read_head(connection: _DeadlineSocket, limit: int) -> HTTPResponse:
-    """The next answer, whatever it looks like; its body is not read yet."""
+    """Read the head of the next response with http.client; its body is not read yet."""
     response = HTTPResponse(connection, method="POST")  # type: ignore[arg-type] # it needs makefile() alone
     try:
         response.begin()
     except HTTPException as error:
-        if type(error) in {HTTPException, LineTooLong}:  # a line, or too many of them
+        if type(error) in {HTTPException, LineTooLong}:  # a header is too long, or there are too many
             raise LimitExceeded(_HEAD_BYTES, what="head of the response") from None
         raise
     if response.status == 200 and response.length is None and not response.chunked:
-        raise TruncatedResponse("the answer broke off in its head")  # which http.client takes for a whole one
+        raise TruncatedResponse("the response was truncated in its head")  # http.client takes it for a complete one
     connection.allowance += limit
     return response
 
 
 def _fixed_headers(origin: Origin) -> str:
     lines = [f"Host: {origin.address}", "Content-Type: application/json"]
-    # On this machine there is no line to save, only time.
+    # Compression costs time, and on this machine saves none.
     return "\r\n".join(lines if origin.is_local else [*lines, "Accept-Encoding: gzip"])
 
 
 def _transport_error(error: BaseException, origin: Origin, progress: _Progress) -> BaseException:
-    """What to raise for an error on the way. It carries no frames, and neither do its causes."""
+    """Return the driver's error for a failure of a request. Neither it nor its causes carry frames."""
     forget_frames(error)
     if not isinstance(error, _FAILURES):
         return error
@@ -312,7 +336,7 @@ def _transport_error(error: BaseException, origin: Origin, progress: _Progress) 
 
 
 def _cause_and_code(error: BaseException, progress: _Progress) -> tuple[str, str]:
-    """The cause, in words, and the code. What decides is how far the request has come, and then the error's class."""
+    """Return the cause in words, and the code. They depend on how far the request got, then on the error's class."""
     if isinstance(error, ssl.SSLError) and not isinstance(error, _TLS_CLOSED) and not progress.sent:
         return f"no trusted TLS connection: {tls_failure_reason(error)}", INSECURE
     if not progress.connected and not isinstance(error, DeadlinePassed):
@@ -320,7 +344,7 @@ def _cause_and_code(error: BaseException, progress: _Progress) -> tuple[str, str
     if isinstance(error, LimitExceeded):
         return str(error), "RESPONSE_LIMIT"
     if isinstance(error, TimeoutError):
-        return "no answer in time", "REQUEST_TIMEOUT"
+        return "no response in time", "REQUEST_TIMEOUT"
     return str(error) or type(error).__name__, "CONNECTION_LOST" if progress.sent else "CONNECTION_FAILED"
 
 

@@ -1,7 +1,7 @@
-"""The body of an HTTP response, decompressed in bounded memory. Opens nothing.
+"""Reads and decompresses the body of an HTTP response in bounded memory.
 
-A server, or what stands in its place, may announce any size, send more than it announced, or send little that expands
-to much. Each of these ends here, before the memory is taken.
+A server, or what stands in its place, may announce any size, send more than it announced, or send a small body that
+expands to a large one. Each of these is refused before the memory is allocated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ _GZIP = 16 + zlib.MAX_WBITS
 
 
 class LimitExceeded(Exception):  # noqa: N818 - for the transport alone
-    """The response exceeds `limit` bytes, that of the option `setting` if it is one. `value`: as announced, or None."""
+    """The response exceeds `limit` bytes.
+
+    `value` is the announced size, or None; `setting` the option that holds the limit, or "" where it is fixed.
+    """
 
     def __init__(self, limit: int, value: int | None = None, *, what: str = "response", setting: str = "") -> None:
         size = "" if value is None else f" (announced: {value:,})"
@@ -29,11 +32,11 @@ class LimitExceeded(Exception):  # noqa: N818 - for the transport alone
 
 
 class TruncatedResponse(HTTPException):
-    """The response ended before its end."""
+    """The response ended early."""
 
 
 def raise_too_large(limit: int, value: int | None = None) -> NoReturn:
-    """Raise TooLarge for a body."""
+    """Raise LimitExceeded for a body of `value` bytes, if that was announced."""
     raise LimitExceeded(limit, value, setting="max_response_bytes")
 
 
@@ -41,12 +44,12 @@ def read_body(response: HTTPResponse, limit: int) -> bytes:
     """Return the body, decompressed.
 
     Args:
-        response: The response, whose body was not read.
+        response: A response whose body was not read.
         limit: The largest size, in bytes.
 
     Raises:
-        TooLarge: the body exceeds the limit.
-        HTTPException: its encoding is unknown, or it is not in that encoding.
+        LimitExceeded: the body exceeds the limit.
+        HTTPException: its encoding is unknown, or its content is not in that encoding.
     """
     body = BytesIO()
     for chunk in _limited_chunks(response, limit):
@@ -55,7 +58,7 @@ def read_body(response: HTTPResponse, limit: int) -> bytes:
 
 
 def lines(response: HTTPResponse, limit: int) -> Iterator[bytes]:
-    """Yield the lines of the body, decompressed, as they come. Raises as `whole`."""
+    """Yield the lines of the body, decompressed, as they arrive. Raises as `read_body`."""
     parts: list[bytes] = []
     for chunk in _limited_chunks(response, limit):
         first, *others = chunk.split(b"\n")
@@ -68,7 +71,7 @@ def lines(response: HTTPResponse, limit: int) -> Iterator[bytes]:
 
 
 def _limited_chunks(response: HTTPResponse, limit: int) -> Iterator[bytes]:
-    """Yield pieces whose sum is within the limit."""
+    """Yield chunks whose total size is within the limit."""
     if response.length is not None and response.length > limit:
         raise_too_large(limit, response.length)
     size = 0
@@ -86,8 +89,8 @@ def _decoded_chunks(response: HTTPResponse) -> Iterator[bytes]:
         yield from raw
     elif encoding in {"gzip", "x-gzip"}:
         yield from _gunzip(raw)
-    else:  # also gzip within gzip, which was not asked for: it multiplies twice
-        raise HTTPException("the response has a content encoding that was not asked for")
+    else:  # also gzip within gzip, which expands twice
+        raise HTTPException("the response has a content encoding that was not requested")
 
 
 def _raw_chunks(response: HTTPResponse) -> Iterator[bytes]:
@@ -96,18 +99,18 @@ def _raw_chunks(response: HTTPResponse) -> Iterator[bytes]:
             yield chunk
     except LineTooLong:
         raise LimitExceeded(_CHUNK_BYTES, what="size of a chunk, or a trailer,") from None
-    if response.length:  # http.client takes what it got for all of it
-        raise TruncatedResponse("the response broke off")
+    if response.length:  # http.client does not check that all of Content-Length arrived
+        raise TruncatedResponse("the response was truncated")
 
 
 def _gunzip(raw: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield pieces of at most `_PIECE` bytes, however much one of `raw` expands to."""
+    """Yield chunks of at most `_CHUNK_BYTES`, however much one of `raw` expands to."""
     decompressor = zlib.decompressobj(_GZIP)
     try:
         for data in raw:
             rest = data
             while rest:
-                if decompressor.eof:  # a file of gzip may have several members
+                if decompressor.eof:  # a gzip body may have several members
                     decompressor = zlib.decompressobj(_GZIP)
                 if chunk := decompressor.decompress(rest, _CHUNK_BYTES):
                     yield chunk
@@ -115,6 +118,6 @@ def _gunzip(raw: Iterator[bytes]) -> Iterator[bytes]:
         while chunk := decompressor.decompress(decompressor.unconsumed_tail, _CHUNK_BYTES):
             yield chunk
     except zlib.error:
-        raise HTTPException("the response is not in gzip, as it says") from None
+        raise HTTPException("the response is not gzip, as its Content-Encoding says") from None
     if not decompressor.eof:
-        raise TruncatedResponse("the response broke off")
+        raise TruncatedResponse("the response was truncated")

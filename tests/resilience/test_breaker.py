@@ -177,7 +177,7 @@ def test_a_refusal_says_when_to_come_back():
     circuit = Circuit(timeout=12).opened()
     circuit.clock.advance(2)
     with pytest.raises(
-        ms.CircuitOpenError, match=r"come back in 10\.0 s \(setting: circuit_breaker\.timeout\)"
+        ms.CircuitOpenError, match=r"retry after 10\.0 s \(setting: circuit_breaker\.timeout\)"
     ) as caught:
         circuit.breaker.acquire()
     assert caught.value.retry_after == 10

@@ -42,7 +42,7 @@ NEAR = {
 }
 
 
-@pytest.fixture(its_session="module")
+@pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sqld]:
     """A server with the schema, for the tests of this module that do not kill it."""
     with Sqld(directory=tmp_path_factory.mktemp("faults")) as server:

@@ -149,7 +149,7 @@ class TestOpen:
                 opened(f"libsql://127.0.0.1:{port}?tls=0", request_timeout=0.3)
             over.set()
         assert caught.value.code == "REQUEST_TIMEOUT"
-        assert (caught.value.host, caught.value.port, caught.value.cause) == ("127.0.0.1", port, "no answer in time")
+        assert (caught.value.host, caught.value.port, caught.value.cause) == ("127.0.0.1", port, "no response in time")
 
     def test_a_response_without_a_byte_is_a_lost_connection(self):
         seen: list[bytes] = []
