@@ -67,7 +67,9 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     import difflib
 
     by_spelling = {candidate.lower(): candidate for candidate in names}
-    spelled = difflib.get_close_matches(name.lower(), by_spelling, n=1, cutoff=0.7)
+    # difflib indexes the whole name. One of twice the length is like none: the share of equal letters is under 0.7.
+    is_comparable = len(name) <= 2 * max(map(len, by_spelling), default=0)
+    spelled = difflib.get_close_matches(name.lower(), by_spelling, n=1, cutoff=0.7) if is_comparable else []
     return by_spelling[spelled[0]] if spelled else _extended(name.lower(), by_spelling)
 
 
