@@ -1,6 +1,6 @@
 """A line that breaks anywhere: nothing is stored by halves or twice, nothing hangs, and no connection is lost.
 
-MEMORY_STORAGE_TEST_CUTS is how many random cuts there are; 500 unless it says otherwise.
+MEMORY_STORAGE_TEST_CUTS is how many random cuts there are; 200 unless it says otherwise.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.raising import raises
 
 from .raw import client, eventually
 
-CUTS = int(os.environ.get("MEMORY_STORAGE_TEST_CUTS", "500"))
+CUTS = int(os.environ.get("MEMORY_STORAGE_TEST_CUTS", "200"))
 TIMEOUT = 3.0
 SETTLING = 7.0
 SLACK = 4.0  # a busy machine
@@ -203,6 +203,7 @@ def cut_at_random(pair: Pair, seed: int, cuts: int) -> Ledger:
     return ledger
 
 
+@pytest.mark.slow
 def test_after_random_cuts_every_write_is_there_once_or_not_at_all(lanes: list[Pair]):
     with ThreadPoolExecutor(len(lanes)) as threads:
         ledgers = list(threads.map(cut_at_random, lanes, range(len(lanes)), [CUTS // len(lanes)] * len(lanes)))
@@ -240,6 +241,7 @@ def break_at_each_statement(pair: Pair, near: str) -> None:
     assert applied(pair.direct, pattern) == pair.direct.episodes.count()
 
 
+@pytest.mark.slow
 def test_a_transaction_whose_line_breaks_at_any_statement_is_whole(lanes: list[Pair]):
     with ThreadPoolExecutor(len(NEAR)) as threads:
         list(threads.map(break_at_each_statement, lanes, NEAR))
@@ -340,6 +342,7 @@ def test_a_write_that_arrives_after_the_client_has_given_up_fails_whole(shared: 
         assert direct.episodes.get(episode.id).version == EXPECTED["complete"] if name == "complete" else True
 
 
+@pytest.mark.slow
 def test_every_call_to_a_server_that_does_not_answer_or_drips_ends_in_time(shared: Sqld):
     def throttled(proxy: Proxy) -> None:
         proxy.throttle = 1
@@ -419,6 +422,7 @@ def test_a_server_that_is_killed_and_started_again_in_the_middle_loses_and_doubl
         assert set(episodes) <= known | maybe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", range(1, 8))
 def test_however_many_answers_are_lost_no_write_that_is_done_is_said_not_to_be(pair: Pair, times: int):
     ledger = Ledger(pair)
