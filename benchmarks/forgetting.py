@@ -256,8 +256,7 @@ def _killed(path: Path, policy: ms.RetentionPolicy, now: Any, *, at: int) -> Non
 
 def _retain(pipe: Connection, path: Path, policy: ms.RetentionPolicy, now: Any) -> None:
     with ms.MemoryStorage.open(path) as storage:
-        plan = storage.retention.plan(policy, now=now)
-        storage.retention.apply(plan, progress=lambda _what, done, _total: pipe.send(done))
+        storage.retention.apply(storage.retention.plan(policy, now=now), progress=lambda done, _: pipe.send(done))
         pipe.send(2**31)
         os.kill(os.getpid(), 9)
 

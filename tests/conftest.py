@@ -16,9 +16,15 @@ from memory_storage import migrate
 from memory_storage.testing import Sqld
 
 from . import schema_template
-from .shared_server import MARKER, SharedServer, settings_of_environment
+from .shared_server import SharedServer, settings_of_environment
 
 pytest_plugins = ["tests.server.fixtures"]
+
+# A test on a file or a server waits for the disk at each commit, 6 ms where there is no cache. No test is about a power
+# cut, so their directories are in memory where Linux offers that, unless TMPDIR or --basetemp names another place.
+_IN_MEMORY, _ROOM = Path("/dev/shm"), 4 * 2**30
+if "TMPDIR" not in os.environ and _IN_MEMORY.is_dir() and shutil.disk_usage(_IN_MEMORY).free > _ROOM:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_IN_MEMORY))
 
 # Time limits fail on a busy machine for no fault of the code; a fixture may serve all the examples of one test.
 settings.register_profile(
@@ -29,6 +35,21 @@ settings.register_profile(
 )
 settings.load_profile("default")
 
+
+_SERVERS = {"sqld", "server", "migrated_server_url", "guarded", "libsql_server", "server_memory", "shared_url"}
+_ON_A_SERVER = {"server", "on_server"}  # parameters of fixtures
+_STRESS = (
+    "tests/chaos/",
+    "tests/compliance/",
+    "tests/durability/",
+    "tests/search/hnsw/test_histories.py",
+    "tests/search/test_vector_index.py",
+    "tests/server/test_faults.py",
+    "tests/server/test_idle.py",
+    "tests/server/test_replica.py",
+    "tests/server/test_restarts.py",
+    "tests/server/test_web_app.py",
+)
 
 _FROM_OUTSIDE = ("TURSO_DATABASE_URL", "TURSO_AUTH_TOKEN", "LIBSQL_DATABASE_PATH")
 _IGNORED = pytest.StashKey[list[str]]()
@@ -49,7 +70,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
     With `--server` it is what the tests run on; workers read it too, so the variables stay for them.
     """
-    config.addinivalue_line("markers", f"{MARKER}: it reads or writes more than a namespace; left out with --server")
     config.stash[_IGNORED] = []
     if config.getoption("--server"):
         worker = getattr(config, "workerinput", None)
@@ -63,6 +83,20 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say what is ignored; in the main process, which the workers inherit from."""
     names = config.stash[_IGNORED]
     return [f"ignored: {', '.join(names)} (the tests start servers of their own; or use --server)"] if names else []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a server or a browser, by its fixtures, and what is slow by where it is."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        parameters = getattr(getattr(item, "callspec", None), "params", {}).values()
+        if fixtures & _SERVERS or any(isinstance(one, str) and one in _ON_A_SERVER for one in parameters):
+            item.add_marker(pytest.mark.server)
+        if "browser" in fixtures:
+            item.add_marker(pytest.mark.browser)
+            item.add_marker(pytest.mark.slow)
+        if item.nodeid.startswith(_STRESS):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.hookimpl(wrapper=True)

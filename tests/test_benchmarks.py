@@ -23,6 +23,7 @@ def report(*lines):
     return Report("A title", list(lines), ["a note"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", local.CASES, ids=lambda case: case.name)
 def test_both_sides_of_a_case_read_or_store_the_same_rows(files, case):
     # The cases check that themselves, in the end.

@@ -17,12 +17,11 @@ from memory_storage._paths import why_unwritable
 from memory_storage.dbapi import EncryptionKey
 from memory_storage.dbapi._credentials import Secret
 from memory_storage.errors import ConfigurationError, ValidationError
-from memory_storage.models import Progress
 from memory_storage.repositories.retention.erasure import ErasedRows
 from memory_storage.settings import Settings
 from memory_storage.storage import MemoryStorage
 
-from ._copy import BackupReport, copied, engine_of
+from ._copy import BackupReport, Progress, copied, engine_of
 from ._erasing import ErasedBackup, checked_backups, erase_from
 from ._paths import replacement
 

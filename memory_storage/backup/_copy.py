@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -16,10 +16,11 @@ from memory_storage import dbapi
 from memory_storage._exception_mapping import map_exceptions
 from memory_storage.dbapi import EncryptionKey
 from memory_storage.errors import CorruptDataError
-from memory_storage.models import Progress
 
 from ._spelling import spelled
 from ._tables import MANIFEST, Layout, Row, Table, layout, quoted
+
+Progress = Callable[[str, int, int], None]
 
 _WIDE = 2**31
 _MAKE_MANIFEST = f"CREATE TABLE {MANIFEST} (table_name TEXT PRIMARY KEY, rows INTEGER, digest BLOB, made_at INTEGER)"

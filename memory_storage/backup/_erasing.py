@@ -15,14 +15,13 @@ from uuid import UUID
 
 from memory_storage._files import MaintenanceLock, create, mode_of, scratch_beside
 from memory_storage.errors import ConfigurationError, CorruptDataError, MemoryStorageError, ValidationError
-from memory_storage.models import Progress
 from memory_storage.repositories.retention.erasure import ErasedRows, erase_tombstoned, rows_of, tombstoned
 from memory_storage.repositories.retention.tombstones import evicted_ids
 from memory_storage.search.hnsw import delete_sidecars
 from memory_storage.settings import Settings
 from memory_storage.storage import MemoryStorage
 
-from ._copy import copied, engine_of, is_backup
+from ._copy import Progress, copied, engine_of, is_backup
 from ._paths import LOGS, replacement
 
 _LOCK_TIMEOUT = 1.0  # seconds

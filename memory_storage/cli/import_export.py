@@ -132,8 +132,8 @@ def _import(stream: BinaryIO, options: ImportOptions, size: int | None, settings
     transcript = read_transcript(stream, options)
     if transcript.is_empty:
         return transcript.problems()
-    with MemoryStorage.open(settings) as storage, progress("import", size) as show:
-        return import_transcript(storage, transcript, {**options, "progress": lambda _what, done, _total: show(done)})
+    with MemoryStorage.open(settings) as storage, progress("import", size) as on_progress:
+        return import_transcript(storage, transcript, {**options, "on_progress": on_progress})
 
 
 def _show_report(report: ImportReport, *, strict: bool, as_json: bool) -> None:

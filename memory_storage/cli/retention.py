@@ -74,7 +74,7 @@ def retain(
         if plan and not yes:
             confirm(f"{verb.capitalize()} {_sized(len(plan), plan.bytes)}?", verb)
         with progress(verb, len(plan)) as on_progress:
-            done = storage.retention.apply(plan, progress=lambda _what, count, _total: on_progress(count))
+            done = storage.retention.apply(plan, progress=lambda count, _: on_progress(count))
     _show_done(done, f"{verb}d", as_json=as_json)
 
 

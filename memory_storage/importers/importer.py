@@ -10,16 +10,15 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, TypedDict, cast, get_args
+from typing import Any, BinaryIO, Literal, NamedTuple, TypedDict, get_args
 from uuid import UUID
 
 from typing_extensions import Unpack
 
-from memory_storage._deprecation import warn_renamed
 from memory_storage._paths import why_unreadable
 from memory_storage.dbapi import is_open_here
 from memory_storage.errors import ConfigurationError, ConflictError, NotFoundError, ValidationError
-from memory_storage.models import Episode, Progress, utc_now
+from memory_storage.models import Episode, utc_now
 from memory_storage.session import Repositories
 from memory_storage.settings import Limits
 from memory_storage.sql.documents import most_bytes
@@ -92,7 +91,7 @@ class ImportOptions(TypedDict, total=False):
             has grown since its last import is updated. Without it a run is known by its content.
         restore_forgotten: bring back what was erased by `forget`, retention or eviction.
         replace_invalid: put U+FFFD in place of what cannot be stored: NUL, lone surrogates, bytes that are not UTF-8.
-        progress: called with "read" and the number of bytes read, twice: the size of a stream is not known.
+        on_progress: called with the number of bytes that have been read.
     """
 
     format: Format | None
@@ -101,7 +100,7 @@ class ImportOptions(TypedDict, total=False):
     id_field: str | None
     restore_forgotten: bool
     replace_invalid: bool
-    progress: Progress | None
+    on_progress: Callable[[int], None] | None
 
 
 class _Item(NamedTuple):
@@ -146,7 +145,7 @@ def read_transcript(stream: BinaryIO, options: ImportOptions | None = None) -> T
     Raises:
         ValidationError: the format is not known, or not the one that was given. The message says what it looks like.
     """
-    options = _without_old_names(options or ImportOptions())
+    options = options or ImportOptions()
     _check_options(options)
     records = read_records(
         stream,
@@ -193,14 +192,12 @@ def import_stream(storage: MemoryStorage, stream: BinaryIO, **options: Unpack[Im
     Raises:
         ValidationError: the file as a whole is not of this format, or an option is not one. Nothing was stored.
     """
-    options = _without_old_names(options)
     return import_transcript(storage, read_transcript(stream, options), options)
 
 
 def import_transcript(storage: MemoryStorage, transcript: Transcript, options: ImportOptions) -> ImportReport:
     """Import a file that `read_transcript` has read the beginning of."""
-    options = _without_old_names(options)
-    records = _observed(transcript.records, options.get("progress"))
+    records = _observed(transcript.records, options.get("on_progress") or _ignore)
     run_options = RunOptions(_limits_of(storage), options.get("id_field"), options.get("replace_invalid", False))
     started_at = _aware(options.get("started_at")) or utc_now()
     items = _exported(records) if transcript.format == "export" else _runs(records, run_options, started_at)
@@ -433,20 +430,13 @@ def _item(record: Record, read: Callable[[dict[str, Any]], tuple[Kind, Value]]) 
         return ImportProblem(record.line, "it is nested too deep")
 
 
-def _observed(records: Iterable[Record], progress: Progress | None) -> Iterator[Record]:
+def _observed(records: Iterable[Record], on_progress: Callable[[int], None]) -> Iterator[Record]:
     done = 0
     for record in records:
         yield record
         done += record.size
-        if progress is not None:
-            progress("read", done, done)
+        on_progress(done)
 
 
-def _without_old_names(options: ImportOptions) -> ImportOptions:
-    if "on_progress" not in options:
-        return options
-    current: dict[str, Any] = dict(options)
-    former: Callable[[int], object] | None = current.pop("on_progress")
-    warn_renamed("on_progress=...", "progress=...")
-    current["progress"] = None if former is None else lambda _what, done, _total: former(done)
-    return cast("ImportOptions", current)
+def _ignore(done: int) -> None:
+    """Report no progress."""

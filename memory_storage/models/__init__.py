@@ -71,7 +71,6 @@ from .pattern import (
     ToolSequence,
 )
 from .place import Box, Interval, Nearby, PlaceOwner, Point, SpatiotemporalEntry
-from .progress import Progress
 from .query import Direction, EpisodeFilter, EpisodeFilters, Page, PatternFilter, PatternFilters, SearchFilters
 from .retention import (
     ErasureResult,
@@ -144,7 +143,6 @@ __all__ = [
     "PlaceOwner",
     "Point",
     "PoolStats",
-    "Progress",
     "Rate",
     "Reflection",
     "RetentionCandidate",

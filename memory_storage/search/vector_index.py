@@ -6,7 +6,7 @@ return correct results whatever the state of an index; only their speed depends 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, get_args
 
@@ -20,7 +20,7 @@ from memory_storage.errors import (
     UnavailableError,
     ValidationError,
 )
-from memory_storage.models import EmbeddingModel, IndexHealth, IndexPreset, IndexSource, Progress
+from memory_storage.models import EmbeddingModel, IndexHealth, IndexPreset, IndexSource
 from memory_storage.monitoring import operation
 from memory_storage.schema.vector_tables import PRESETS, Preset, VectorSpace, patch_search_l
 from memory_storage.sql.arguments import choice, instance, whole
@@ -32,6 +32,9 @@ from .candidates import SOURCES, Cost
 from .hnsw.index import HnswIndex
 from .session import SearchSession
 from .vector_spaces import as_model_name, own_space
+
+Progress = Callable[[str, int, int], None]
+"""Called with the action ("stored" or "indexed"), the number done, and the total."""
 
 _VECTOR_INDEXES = BatchStep("SELECT name FROM sqlite_master WHERE type = 'index' AND sql LIKE '%libsql_vector_idx%'")
 # All rows: VACUUM leaves rows there out of order, which cannot be found by key.

@@ -51,6 +51,7 @@ def _shared(direct: ms.Settings, database: str, token: Path | None) -> Shared:
         return Shared(database, token, episode.id, pattern.id)
 
 
+@pytest.mark.slow
 def test_whatever_goes_wrong_what_was_acknowledged_is_there_once_and_what_was_refused_is_not(
     world: tuple[World, Shared, ms.Settings], tmp_path: Path, capsys: Any
 ):

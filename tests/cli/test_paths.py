@@ -58,6 +58,7 @@ def _cases(place: Path) -> Iterator[tuple[tuple[object, ...], str]]:
     yield ("init", "-d", under_a_file), f"{place / 'file'} is a file, not a directory"
 
 
+@pytest.mark.slow
 def test_a_path_that_cannot_work_is_an_error_that_says_what_to_do(command, place):
     before = _names(place)
     for arguments, message in _cases(place):
@@ -70,6 +71,7 @@ def test_a_path_that_cannot_work_is_an_error_that_says_what_to_do(command, place
     assert (place / "file").read_text() == "precious"
 
 
+@pytest.mark.slow
 def test_a_disk_without_room_leaves_no_file(place):
     new = place / "new.jsonl"
 
@@ -83,6 +85,7 @@ def test_a_disk_without_room_leaves_no_file(place):
     assert not list(place.glob("new*"))
 
 
+@pytest.mark.slow
 def test_an_output_that_takes_no_more_is_one_sentence(place):
     with open("/dev/full", "wb") as full:
         process = start("export", "-d", place / "memory.db", stdout=full, stdin=subprocess.DEVNULL)

@@ -29,6 +29,7 @@ def finish(process: subprocess.Popen[bytes], stdin: bytes = b"") -> tuple[int, b
     return process.returncode, out, err
 
 
+@pytest.mark.slow
 def test_the_airline_runs_go_in_once_and_come_out_whole(database, tmp_path):
     path = REAL if REAL.exists() else write_airline(tmp_path / "runs.jsonl")
     code, out, err = finish(start("import", path, "--format", "openai-chat", "-d", database, "--json"))

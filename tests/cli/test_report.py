@@ -34,6 +34,7 @@ def test_report_is_json_for_machines(answered):
     assert answered("report")["by_tool"][0]["success_rate"] == pytest.approx(8 / 12)
 
 
+@pytest.mark.slow
 def test_report_writes_a_page(command, database, tmp_path):
     result = command("report", "--html", tmp_path / "report.html", "-d", database)
     assert (result.exit_code, result.stdout) == (0, f"{tmp_path / 'report.html'}: 12 episodes\n")

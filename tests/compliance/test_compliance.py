@@ -5,6 +5,7 @@ import pytest
 from .comparison import Session, problems, run
 
 
+@pytest.mark.slow
 def test_libsql_passes_the_suite_wherever_pysqlite_does(tmp_path):
     comparison = run(tmp_path)
     assert len(comparison.pysqlite.passed) > 1000

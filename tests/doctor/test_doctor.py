@@ -169,6 +169,7 @@ def _rows_by_id(settings: ms.Settings) -> dict[str, set[Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_all_damages_together_are_repaired(settings):
     for _, damage in DAMAGES.values():
         try:
@@ -306,6 +307,7 @@ def test_a_server_is_repaired_too(storage):
     assert storage.patterns.count() == 2
 
 
+@pytest.mark.slow
 def test_nothing_that_the_doctor_says_shows_a_stored_value(settings, caplog):
     caplog.set_level(logging.DEBUG)
     caplog.set_level(logging.DEBUG, logger="sqlalchemy")

@@ -125,6 +125,7 @@ def test_a_file_that_was_damaged_is_named_by_whoever_meets_the_damage(database, 
     assert database.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_file_that_another_process_keeps_locked_is_named_and_free_afterwards(database):
     _store(database)
     receiver, sender = PROCESSES.Pipe(duplex=False)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 import memory_storage as ms
 from tests.checks import assert_consistent, dump
@@ -13,9 +16,10 @@ from .processes import killed
 from .work import write_until_killed
 from .writes import Writer, now
 
-KILLS = 100
+KILLS = int(os.environ.get("MEMORY_STORAGE_TEST_KILLS", "40"))
 
 
+@pytest.mark.slow
 def test_after_a_kill_all_that_was_acknowledged_is_there_and_nothing_by_halves(database: Path):
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")

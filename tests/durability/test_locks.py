@@ -76,6 +76,7 @@ def test_run_repeats_the_work_while_the_lock_is_held(database: Path):
         assert len(attempts) > 1
 
 
+@pytest.mark.slow
 def test_other_threads_go_on_while_one_waits_for_a_lock(database: Path):
     with _open(database, 3) as storage, _locked_for(database, 60), ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(storage.episodes.save, ms.Episode(task_description="waits"))

@@ -15,6 +15,7 @@ from .work import THREADS, append_and_apply, open_at_once
 PROCESSES, STEPS, APPLICATIONS = 8, 40, 20
 
 
+@pytest.mark.slow
 def test_eight_processes_of_eight_threads_lose_nothing_and_double_nothing(database: Path):
     with ms.MemoryStorage.open(database) as storage:
         saved = storage.episodes.save_many([ms.Episode(task_description=f"shared {n}") for n in range(4)])
@@ -41,6 +42,7 @@ def test_eight_processes_of_eight_threads_lose_nothing_and_double_nothing(databa
         assert_consistent(storage.engine)
 
 
+@pytest.mark.slow
 def test_eight_processes_that_open_a_new_file_at_once_all_succeed(tmp_path: Path):
     for attempt in range(4):
         path = tmp_path / f"new-{attempt}" / "memory.db"

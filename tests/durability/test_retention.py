@@ -57,6 +57,7 @@ def _rows(storage: ms.MemoryStorage) -> dict[str, list[tuple[Any, ...]]]:
     return dump(storage.engine)
 
 
+@pytest.mark.slow
 def test_retention_that_is_killed_again_and_again_has_the_same_end_as_one_run(template: Path, tmp_path: Path):
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")

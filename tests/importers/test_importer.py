@@ -24,6 +24,7 @@ def import_records(storage: ms.MemoryStorage, records: list, **options) -> Impor
     return import_stream(storage, io.BytesIO(text.encode()), **options)
 
 
+@pytest.mark.slow
 def test_the_airline_runs_are_200_episodes_with_their_steps_and_rewards(storage, airline):
     assert import_file(storage, airline) == ImportReport(200, 0, undated=200)
     summary = storage.analytics.summary()
@@ -33,6 +34,7 @@ def test_the_airline_runs_are_200_episodes_with_their_steps_and_rewards(storage,
     assert storage.episodes.count(metadata={"trial": 0, "source": "openai-chat"}) == 50
 
 
+@pytest.mark.slow
 def test_importing_twice_changes_nothing(storage, airline):
     import_file(storage, airline)
     before = list(storage.episodes.iterate())
@@ -120,18 +122,10 @@ def test_a_last_line_that_was_cut_off_is_reported(storage):
 def test_progress_goes_up_to_the_size_of_the_file(storage, tmp_path):
     path = write_lines(tmp_path / "a.jsonl", [run(trial=trial) for trial in range(5)])
     seen: list[int] = []
-    import_file(storage, path, progress=lambda what, done, total: seen.append(done))
+    import_file(storage, path, on_progress=seen.append)
     assert seen == sorted(seen)
     assert len(seen) == 5
     assert seen[-1] == path.stat().st_size
-
-
-def test_the_former_keyword_for_progress_warns(storage, tmp_path):
-    path = write_lines(tmp_path / "a.jsonl", [run()])
-    seen: list[int] = []
-    with pytest.warns(DeprecationWarning, match="on_progress=.* use progress="):
-        import_file(storage, path, on_progress=seen.append)
-    assert seen == [path.stat().st_size]
 
 
 def test_an_empty_file_imports_nothing(storage):

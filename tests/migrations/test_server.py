@@ -92,6 +92,7 @@ class TestUpAndDown:
         _fill(engine)
         assert_consistent(engine)
 
+    @pytest.mark.slow
     def test_alembics_own_command(self, url: str, engine: Engine, expected: list[tuple[Any, ...]]):
         _run("alembic", "-x", f"database={url}", "upgrade", "head")
         assert _schema(engine) == expected
@@ -197,6 +198,7 @@ class TestAllOrNothing:
             behind.dispose()
         assert _schema(engine) in ([], expected)
 
+    @pytest.mark.slow
     def test_it_can_be_tried_again_at_once(self, url: str, line: Proxy, expected: list[tuple[Any, ...]]):
         """Also when the server still holds the lock of the attempt that was cut off: it ends that after 5 seconds."""
         behind = create_engine(_through(line, url))

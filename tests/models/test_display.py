@@ -106,6 +106,7 @@ def test_wide_characters_stay_in_their_columns(storage: ms.MemoryStorage):
     assert {cell_len(row[: row.index("1 ")]) for row in rows} == {cell_len("pytest  ")}
 
 
+@pytest.mark.slow
 def test_a_type_checker_sees_a_misspelled_filter(tmp_path: Path):
     snippet = tmp_path / "snippet.py"
     snippet.write_text(SNIPPET)

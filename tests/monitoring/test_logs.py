@@ -231,6 +231,7 @@ def test_many_ids_are_counted_and_a_hundred_named(open_with, lines, make_episode
     assert f" and 20 more (digest of all: {record.ids_digest})" in record.getMessage()
 
 
+@pytest.mark.slow
 def test_a_write_whose_answer_is_lost_for_good_is_unknown(migrated_server_url: str, sqld: Sqld, lines, make_episode):
     with Proxy(sqld.port) as line:
         url = migrated_server_url.replace(str(sqld.port), str(line.port))

@@ -47,6 +47,7 @@ def _work(storage: ms.MemoryStorage, *, is_there: bool) -> None:
     assert refused == (3 if is_there else len(calls) - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outage", [False, True], ids=["at work", "in an outage"])
 def test_no_log_no_figure_and_no_span_shows_a_secret(
     sqld_with_tokens: tuple[Sqld, Key], caplog: pytest.LogCaptureFixture, outage: bool

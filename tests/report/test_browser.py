@@ -70,6 +70,7 @@ def test_it_opens_without_a_network_and_says_nothing_on_the_console(opened, page
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("screen", SCREENS)
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_axe_finds_nothing(opened, memory, screen):

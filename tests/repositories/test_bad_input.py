@@ -628,6 +628,7 @@ def _complete(storage: ms.MemoryStorage, known: Known, **fields: Any) -> ms.Epis
     return storage.episodes.complete(known.episode.id, ms.Success(verdict="v"), **fields)
 
 
+@pytest.mark.slow
 @pytest.mark.whole_database
 def test_garbage_is_refused_naming_the_field_and_nothing_is_stored(storage, known):
     for number, (call, field) in enumerate(GARBAGE):
@@ -641,6 +642,7 @@ def test_garbage_is_refused_naming_the_field_and_nothing_is_stored(storage, know
     assert_consistent(storage.engine)
 
 
+@pytest.mark.slow
 @pytest.mark.whole_database
 def test_what_is_no_uuid_is_refused_by_every_method_that_takes_one(storage, known):
     for method in BY_ID:

@@ -244,6 +244,7 @@ class History(RuleBasedStateMachine):
         assert_consistent(self.engine)
 
 
+@pytest.mark.slow
 @pytest.mark.whole_database
 def test_any_history_leaves_the_store_as_it_leaves_a_dictionary(storage):
     run_state_machine_as_test(

@@ -588,6 +588,7 @@ def test_there_are_enough_of_them():
     assert len(set(HOSTILE)) == len(HOSTILE) >= 200
 
 
+@pytest.mark.slow
 @pytest.mark.whole_database
 @pytest.mark.parametrize(
     ("target", "part"),

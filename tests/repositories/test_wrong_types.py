@@ -129,6 +129,7 @@ def _call(method: Callable[..., Any], arguments: dict[str, Any]) -> ms.MemorySto
     return None
 
 
+@pytest.mark.slow
 def test_every_argument_refuses_a_wrong_type_with_an_error_of_ours(right: dict[str, Any]):
     calls = 0
     for name, method in _public(right["storage"]):

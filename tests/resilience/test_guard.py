@@ -121,6 +121,7 @@ def test_a_read_and_a_write_are_done_again_when_the_line_was_cut(url: str, line:
         assert storage.circuit_breaker.state == "closed"
 
 
+@pytest.mark.slow
 def test_a_unit_of_work_is_done_again_as_a_whole(url: str, line: Proxy, make_episode):
     runs = []
     with open_storage(url) as storage:

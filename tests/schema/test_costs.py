@@ -268,6 +268,7 @@ def fresh() -> Iterator[ms.MemoryStorage]:
         yield storage
 
 
+@pytest.mark.slow
 def test_appending_step_10_000_costs_what_step_2_costs(fresh: ms.MemoryStorage):
     short = fresh.episodes.save(_with_steps(1))
     long = fresh.episodes.save(_with_steps(1, 1_000))

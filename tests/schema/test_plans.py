@@ -137,6 +137,7 @@ BOX = ms.Box(south=-1.0, west=170.0, north=90.0, east=-170.0)
 DAY = ms.Interval(starts_at=NOW, ends_at=NOW + timedelta(days=1))
 
 
+@pytest.mark.slow
 def test_searches_by_region_scan_no_table(filled: ms.MemoryStorage):
     with spied(filled.engine) as batches:
         for number, filters in enumerate(combinations(EPISODE_FILTERS)):

@@ -187,6 +187,7 @@ def test_any_text_is_safe(storage, known, text):
     assert len(storage.episodes.search("quoted")) == 1
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(text=st.text(max_size=40) | st.text(alphabet="\"'*^:(){}+- ANDORTa", max_size=30))
 def test_any_text_finds_something_or_nothing(storage, known, text):

@@ -26,6 +26,7 @@ def _execute(storage: ms.MemoryStorage, *statements: str) -> None:
             connection.exec_driver_sql(statement)
 
 
+@pytest.mark.slow
 def test_many_vectors_are_indexed_as_they_come_and_found_by_the_index(indexed):
     assert indexed.recall() >= PROMISED
     assert (indexed.status().vectors, indexed.status().pending, indexed.status().is_fragmented) == (COUNT, 0, False)
@@ -80,6 +81,7 @@ def test_pages_have_no_gaps_and_no_repeats(searched):
     assert len({searched.numbers[one] for one in found} & nearest) >= 0.98 * 120
 
 
+@pytest.mark.slow
 def test_what_is_put_away_or_of_another_namespace_takes_no_place(searched):
     storage = searched.storage
     for episode in searched.episodes[: COUNT // 2 : 2]:
@@ -94,6 +96,7 @@ def test_what_is_put_away_or_of_another_namespace_takes_no_place(searched):
     assert len(other.episodes.similar_to(searched.queries[0], model=MODEL, k=50)) == 20
 
 
+@pytest.mark.slow
 def test_steps_count_for_their_episode_once(storage):
     indexed = Indexed(storage, 600).store()
     storage, noise = indexed.storage, oracle.clustered(2400, DIMENSION, 8)
@@ -115,6 +118,7 @@ def test_steps_count_for_their_episode_once(storage):
 class TestAfterChanges:
     """Recall is back at its promise, at once."""
 
+    @pytest.mark.slow
     def test_of_every_vector(self, searched):
         for _ in range(2):
             turned = np.roll(searched.vectors, 7, axis=1)[::-1].copy()
@@ -123,6 +127,7 @@ class TestAfterChanges:
             assert searched.recall(plan=None) >= PROMISED
         assert_consistent(searched.storage.engine)
 
+    @pytest.mark.slow
     def test_one_by_one(self, searched):
         changed = oracle.clustered(300, DIMENSION, 12)
         for number in range(300):
@@ -132,6 +137,7 @@ class TestAfterChanges:
         assert searched.plan == "exact" or searched.status().pending <= 2
         assert_consistent(searched.storage.engine)
 
+    @pytest.mark.slow
     def test_when_nine_in_ten_are_deleted(self, searched):
         with searched.storage.transaction() as tx:
             for number in range(COUNT):
@@ -145,6 +151,7 @@ class TestAfterChanges:
         assert searched.recall(kept, plan="exact") == 1.0
         assert_consistent(searched.storage.engine)
 
+    @pytest.mark.slow
     def test_when_most_are_deleted_and_others_come(self, searched):
         for episode in searched.episodes[: COUNT * 9 // 10]:
             searched.storage.embeddings.delete("episode", episode.id, model=MODEL)
@@ -163,6 +170,7 @@ class TestAfterChanges:
         assert same[-1].similarity > 0.99999
         assert_consistent(searched.storage.engine)
 
+    @pytest.mark.slow
     def test_of_their_owners(self, searched):
         storage = searched.storage
         for episode in searched.episodes[:400]:
@@ -179,6 +187,7 @@ class TestDamage:
     def table(self) -> str:
         return VectorSpace(MODEL).table
 
+    @pytest.mark.slow
     def test_a_missing_index(self, indexed, table):
         _execute(indexed.storage, f"DROP INDEX {table}_ann")
         health = indexed.storage.embeddings.index.verify(MODEL)
@@ -187,11 +196,13 @@ class TestDamage:
         indexed.put([5], indexed.vectors[5:6])
         self._is_rebuilt(indexed)
 
+    @pytest.mark.slow
     def test_an_index_that_lost_what_was_in_it(self, indexed, table):
         _execute(indexed.storage, f"DELETE FROM {table}_ann_shadow WHERE index_key % 3 = 0")
         assert not indexed.storage.embeddings.index.verify(MODEL).is_healthy
         self._is_rebuilt(indexed)
 
+    @pytest.mark.slow
     def test_an_empty_index(self, indexed, table):
         _execute(indexed.storage, f"DELETE FROM {table}_ann_shadow")
         health = indexed.storage.embeddings.index.verify(MODEL)
@@ -199,6 +210,7 @@ class TestDamage:
         assert indexed.recall(plan=None) == 1.0
         self._is_rebuilt(indexed)
 
+    @pytest.mark.slow
     def test_a_failed_creation(self, indexed, table):
         _execute(indexed.storage, f"DROP INDEX {table}_ann")
         # Outside of a transaction: it leaves an empty index behind.
@@ -207,6 +219,7 @@ class TestDamage:
         assert indexed.recall(plan=None) == 1.0
         self._is_rebuilt(indexed)
 
+    @pytest.mark.slow
     def test_lost_metadata(self, indexed, table):
         _execute(indexed.storage, f"DELETE FROM libsql_vector_meta_shadow WHERE name = '{table}_ann'")
         assert indexed.recall(plan="exact") == 1.0
@@ -216,6 +229,7 @@ class TestDamage:
             indexed.storage.embeddings.put("episode", indexed.episodes[5].id, indexed.queries[0], model=MODEL)
         self._is_rebuilt(indexed)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "damage",
         [
@@ -267,6 +281,7 @@ class TestDamage:
                 assert "cannot be made now" in caplog.text
                 assert len(storage.episodes.similar_to(on_file.queries[0], model=MODEL)) == 10
 
+    @pytest.mark.slow
     def test_a_vacuum(self, on_file):
         with on_file.storage.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("VACUUM")
@@ -286,6 +301,7 @@ class TestDamage:
 
 
 class TestRebuilding:
+    @pytest.mark.slow
     def test_with_another_preset(self, indexed):
         for preset in ("compact", "accurate"):
             indexed.storage.embeddings.index.rebuild(MODEL, preset=preset)
@@ -293,6 +309,7 @@ class TestRebuilding:
             assert indexed.recall() >= 0.93
             assert indexed.storage.embeddings.index.verify(MODEL).is_healthy
 
+    @pytest.mark.slow
     def test_says_how_far_it_is(self, indexed):
         told: list[tuple[str, int, int]] = []
         indexed.storage.embeddings.index.rebuild(MODEL, progress=lambda *facts: told.append(facts))
@@ -307,6 +324,7 @@ class TestRebuilding:
         with raises(ms.ValidationError, field="preset", match="compact"):
             index.rebuild(MODEL, preset="best")
 
+    @pytest.mark.slow
     def test_an_interrupted_one_is_finished_later(self, on_file, database):
         def interrupt(what: str, done: int, total: int) -> None:
             if done >= 500:
@@ -337,6 +355,7 @@ def test_a_search_looks_among_more_candidates_as_the_index_grows():
         assert preset.search_among(10**9) == 4 * preset.search
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_when_a_bulk_load_is_killed(database):
     with ms.MemoryStorage.open(at(database)) as storage:
         episodes = storage.episodes.save_many([ms.Episode(task_description="e") for _ in range(4000)])
@@ -368,6 +387,7 @@ def test_processes_that_make_a_model_at_once_make_one(database):
         assert_consistent(storage.engine)
 
 
+@pytest.mark.slow
 def test_threads_search_while_others_write_and_rebuild(on_file):
     busy = work.Busy(on_file.storage, [one.id for one in on_file.episodes], on_file.queries, seconds=3)
     with ThreadPoolExecutor(7) as pool:

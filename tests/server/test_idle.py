@@ -121,6 +121,7 @@ def databases(sqld: Sqld, prefix: str, count: int) -> list[str]:
     return names
 
 
+@pytest.mark.slow
 def test_an_idle_connection_works_and_an_idle_transaction_fails_whole(sqld: Sqld):
     # At the same time, so each in a database of its own: the lock is one a database.
     names = databases(sqld, "idle", len(WAITING))
@@ -187,6 +188,7 @@ def robbed_through_core(url: str) -> None:
 ROBBED = [robbed_through_the_driver, robbed_before_its_commit_through_the_driver, robbed_through_core]
 
 
+@pytest.mark.slow
 def test_a_transaction_that_is_old_when_another_writer_waits_fails_whole(sqld: Sqld):
     def other_writer(url: str) -> None:
         time.sleep(0.5)
@@ -270,6 +272,7 @@ SLOW = [
 COUNT = 120  # pages of a hundred
 
 
+@pytest.mark.slow
 def test_a_pause_of_the_caller_ends_no_transaction_of_a_storage(sqld: Sqld, tmp_path: Path):
     names = [f"slow-{number}" for number in range(len(SLOW))]
     for name in names:

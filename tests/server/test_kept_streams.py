@@ -62,6 +62,7 @@ def test_the_next_one_after_a_pause_closes_it(connection: dbapi.Connection, line
     assert streams(line) == [(False, True), (False, False), (True, True)]
 
 
+@pytest.mark.slow
 def test_one_that_may_have_expired_is_given_up_without_asking(connection: dbapi.Connection, line: Proxy):
     for pause in (0, 5.5, 0):
         count(connection)

@@ -27,7 +27,7 @@ from memory_storage.testing._ports import free_port
 from .raw import eventually
 
 ROOT = Path(__file__).parents[2]
-SECONDS = float(os.environ.get("MEMORY_STORAGE_LOAD_SECONDS", "15"))
+SECONDS = float(os.environ.get("MEMORY_STORAGE_LOAD_SECONDS", "8"))
 THREADS = 40
 REQUEST_TIMEOUT = 5.0
 # Waiting for a connection, the call, and finding out whether a lost write was done: what a request takes at the most.
@@ -175,6 +175,7 @@ def _kill_and_start(server: Sqld, after: float) -> tuple[float, float]:
     return killed, time.monotonic()
 
 
+@pytest.mark.slow
 def test_forty_threads_and_a_killed_server_lose_nothing_and_hang_nowhere(app: str, server: Sqld, capsys):
     clients = [Client(app, number) for number in range(THREADS)]
     before = threading.active_count()

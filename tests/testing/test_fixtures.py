@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from memory_storage.testing import find_sqld
 
 CONFTEST = 'pytest_plugins = ["memory_storage.testing.fixtures"]\n'
@@ -35,6 +37,7 @@ class TestMine(Conformance):
 """
 
 
+@pytest.mark.slow
 def test_a_project_uses_them(tmp_path: Path):
     find_sqld()  # to install it may take longer than the tests
     (tmp_path / "conftest.py").write_text(CONFTEST)

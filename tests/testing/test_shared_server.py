@@ -103,6 +103,7 @@ def started(*arguments: object, cwd: Path = ROOT, **environment: str) -> subproc
     )
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_leave_other_rows_alone(shared_url):
     before = rows_of(shared_url)
     chosen = ["tests/testing/test_conformance.py", "tests/sql/test_metadata_numbers.py", "-k", "server"]

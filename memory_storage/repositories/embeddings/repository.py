@@ -12,13 +12,13 @@ from uuid import UUID
 from memory_storage.dbapi import BatchStep, RowCountError, portions
 from memory_storage.embedders import Embedder, text_of
 from memory_storage.errors import NotFoundError, SchemaError, UnavailableError, ValidationError
-from memory_storage.models import Embedding, IndexPreset, OwnerType, Progress
+from memory_storage.models import Embedding, IndexPreset, OwnerType
 from memory_storage.monitoring import operation
 from memory_storage.schema import unpack_vector
 from memory_storage.schema.vector_tables import VectorSpace, digest
 from memory_storage.search import vector_sql as sql
 from memory_storage.search.session import SearchSession
-from memory_storage.search.vector_index import Registered, VectorIndex, as_registered, preset_of
+from memory_storage.search.vector_index import Progress, Registered, VectorIndex, as_registered, preset_of
 from memory_storage.search.vector_spaces import (
     Choice,
     as_model_name,

@@ -6,13 +6,11 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from inspect import signature
 from typing import Any
 from uuid import UUID
 
-from memory_storage._deprecation import warn_renamed
 from memory_storage.errors import MemoryStorageError
-from memory_storage.models import Progress, RetentionCandidate, RetentionPlan, RetentionPolicy, RetentionResult
+from memory_storage.models import RetentionCandidate, RetentionPlan, RetentionPolicy, RetentionResult
 from memory_storage.monitoring import operation
 from memory_storage.sql.arguments import checked_moment, function, instance
 from memory_storage.sql.documents import from_micros, to_micros
@@ -53,38 +51,31 @@ class RetentionRepository(Repository):
         self,
         plan: RetentionPlan | RetentionPolicy,
         *,
-        progress: Progress | None = None,
+        progress: Callable[[int, int], None] | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> RetentionResult:
-        """Carry out a plan, or the plan that a policy makes now.
+        """Do what a plan says, or what the plan of a policy says now.
 
-        Deletion runs in batches of about 15 ms, with pauses for other writers. A large episode takes several batches,
-        and is archived until the last one. Each episode is checked again when it is removed: one that has become
-        protected stays. After an interruption, plan with the same policy and `now` again: the result is the same.
-        Deleted episodes do not come back: see `MemoryStorage.forget`.
-
-        Args:
-            plan: The plan, or a policy to plan by.
-            progress: Called after each batch with "deleted" or "archived", how many are done, and how many there are.
-            sleep: Waits between batches, in seconds.
-
-        Returns:
-            How many episodes were removed, their bytes, and which ones were skipped.
+        In portions of about 15 ms, with pauses in which other writers get in; a large episode goes in several, and is
+        in the archive meanwhile. Each is looked at again when it goes: one that came to be protected stays. If it is
+        interrupted, plan with the same policy and `now` again: the end is the same. `progress` is told how many are
+        done, and how many there are. What is deleted does not come back: see `MemoryStorage.forget`.
 
         Raises:
-            MemoryStorageError: it is called in a transaction, which would hold the write lock from start to end.
+            MemoryStorageError: it is called in a transaction, which would hold the lock all the time.
         """
         if self._session.is_transaction:
             raise MemoryStorageError("retention has short transactions of its own: call it on the storage")
-        observer = None if progress is None else _with_verb(progress)
+        if progress is not None:
+            function("progress", progress, "lambda done, total: print(done, total)")
         to_apply = plan if isinstance(plan, RetentionPlan) else self.plan(_policy(plan))
         removed: set[str] = set()
         done = 0
         for batch, batch_removed in self._run(to_apply, BatchSizer(sleep=sleep)):
             removed |= batch_removed
             done += len(batch)
-            if observer is not None:
-                observer("archived" if to_apply.policy.archive else "deleted", done, len(to_apply))
+            if progress:
+                progress(done, len(to_apply))
         return _result(to_apply, removed)
 
     def _run(self, plan: RetentionPlan, batch_sizer: BatchSizer) -> Iterator[tuple[list[Item], set[str]]]:
@@ -97,20 +88,6 @@ class RetentionRepository(Repository):
             return
         yield from BatchDeleter(self._session, batch_sizer).delete(unfinished)
         yield from deleter.delete(items[len(unfinished) :])
-
-
-def _with_verb(progress: Progress) -> Progress:
-    """Return the callback; one of the former signature, (done, total), with an adapter."""
-    function("progress", progress, "lambda what, done, total: print(what, done, total)")
-    try:
-        signature(progress).bind("deleted", 0, 0)
-    except TypeError:
-        former: Callable[[int, int], object] = progress  # type: ignore[assignment]
-        warn_renamed("progress(done, total)", "progress(what, done, total)")
-        return lambda _what, done, total: former(done, total)
-    except ValueError:  # a built-in function without a signature
-        pass
-    return progress
 
 
 def _policy(plan: object) -> RetentionPolicy:

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 from memory_storage._files import MaintenanceLock, mode_of
 from memory_storage.dbapi import BatchStep, register_after_fork
 from memory_storage.errors import ConfigurationError, MemoryStorageError, NotFoundError, SchemaError
-from memory_storage.models import Progress
 from memory_storage.models.embedding import WORN
 from memory_storage.schema.vector_tables import EXACT_SCAN_MAX, VectorSpace
 from memory_storage.search import vector_sql as sql
@@ -52,6 +51,7 @@ _BROAD, _FILTERED = (EXPANSION_SEARCH, 100_000, 0.4), (400, 20_000, 0.8)
 Above it, the number of candidates grows with the number of vectors to this power.
 """
 
+Progress = Callable[[str, int, int], None]
 
 SCHEMA_VERSION = BatchStep("SELECT schema_version FROM pragma_schema_version")
 

@@ -125,6 +125,7 @@ def _weighted(one: float, two: float, weight: int, other_weight: int) -> float:
     return (one * weight + two * other_weight) / (weight + other_weight) if weight + other_weight else 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.whole_database
 @settings(max_examples=40)
 @given(one=mergeable, two=mergeable, shared=st.lists(st.uuids(), max_size=2, unique=True))

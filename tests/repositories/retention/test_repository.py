@@ -273,22 +273,10 @@ def test_an_unfinished_one_that_somebody_deletes_leaves_no_mark_for_the_next_in_
 
 def test_progress_is_told_how_many_of_how_many_are_done(storage, make_episode):
     storage.episodes.save_many([make_episode() for _ in range(60)])
-    calls: list[tuple[str, int, int]] = []
-    storage.retention.apply(ms.RetentionPolicy(max_episodes=10), progress=lambda *call: calls.append(call))
-    assert calls[-1] == ("deleted", 50, 50)
-    assert calls == sorted(calls)
-    storage.retention.apply(ms.RetentionPolicy(max_episodes=9, archive=True), progress=lambda *call: calls.append(call))
-    assert calls[-1] == ("archived", 1, 1)
-
-
-def test_progress_of_the_former_signature_warns(storage, make_episode):
-    storage.episodes.save(make_episode())
-    calls: list[tuple[int, int]] = []
-    with pytest.warns(DeprecationWarning, match=r"use progress\(what, done, total\)"):
-        storage.retention.apply(
-            ms.RetentionPolicy(max_episodes=0), progress=lambda done, total: calls.append((done, total))
-        )
-    assert calls == [(1, 1)]
+    told: list[tuple[int, int]] = []
+    storage.retention.apply(ms.RetentionPolicy(max_episodes=10), progress=lambda *done: told.append(done))
+    assert told[-1] == (50, 50)
+    assert told == sorted(told)
 
 
 def test_an_interrupted_run_and_another_have_the_same_end_as_one_run(storage, make_episode):

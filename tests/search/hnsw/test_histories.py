@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -149,6 +150,7 @@ TestHistories = Histories.TestCase
 TestHistories.settings = settings(max_examples=10, stateful_step_count=25)
 
 
+@pytest.mark.slow
 def test_what_was_committed_before_a_search_began_is_found_by_it_in_eight_processes(database):
     with ms.MemoryStorage.open(ms.Settings(database=str(database), vector_index="hnsw")) as storage:
         saved = storage.episodes.save_many([ms.Episode(task_description="e") for _ in range(12_000)])
@@ -159,7 +161,7 @@ def test_what_was_committed_before_a_search_began_is_found_by_it_in_eight_proces
         storage.embeddings.index.catch_up(work.MODEL)
     with PROCESSES.Manager() as manager:
         board = manager.list()
-        seconds = float(os.environ.get("MEMORY_STORAGE_PROCESSES_SECONDS", "6"))
+        seconds = float(os.environ.get("MEMORY_STORAGE_PROCESSES_SECONDS", "4"))
         tasks = [(database, ids[4_000 + part :: 4], board, seconds) for part in range(4)]
         found = together(_do, [*tasks, *[(database, [], board, seconds)] * 4], timeout=180)
     assert all(found[:4])
