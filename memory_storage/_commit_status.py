@@ -1,11 +1,11 @@
-"""Whether a write was committed, when its answer was lost: it leaves a receipt, in its own transaction.
+"""Resolves the outcome of a write whose commit acknowledgement was lost.
 
-A receipt is also a fence. Who looks for one that is not there puts it there himself; should the write still arrive,
-which a server may have put in a queue, it finds the place taken, and fails as a whole. So either the write is done, or
-it never will be, and may be repeated.
+Each write inserts a receipt in its own transaction. A client that finds no receipt inserts a fencing row with the same
+id; a delayed write, which the server may have queued, then violates the primary key and fails atomically. So the write
+is either committed, or never will be and can be retried safely.
 
-Receipts are dated and swept by one clock, the server's: `changed` is the second in its upper bits, and the number of
-rows in its lower 28; a fence is negative. What an older version left has no second in it, and is left to that version.
+Receipts are dated and removed by one clock, the server's: `changed` has the second in its upper bits and the number of
+changed rows in its lower 28; that of a fence is negative. Receipts of older versions have no second, and stay.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from .dbapi import BatchStep
 from .errors import CircuitOpenError, CommitUnknownError, MemoryStorageError, UnavailableError
 from .sql.session import Row
 
-_SETTLING_SECONDS = 7.0  # a server takes five until it takes a lock from a stream that was left alone
-_FIRST_PAUSE = 0.05  # seconds until it is asked again what became of a write
+_SETTLING_SECONDS = 7.0  # a server takes 5 s to release the lock of an abandoned stream
+_FIRST_PAUSE = 0.05  # seconds before the first retry of the question
 
 _KEPT_SECONDS = 24 * 3600
-_CLEANUP_ONE_IN = 1_000  # it reads them all
+_CLEANUP_ONE_IN = 1_000  # a cleanup scans the table
 _ID_BYTES = 16
 
 _INSERT_RECEIPT = "INSERT INTO receipts (id, changed) VALUES (?, (unixepoch() << 28) | changes())"
@@ -37,47 +37,47 @@ NEVER_COMMITTED = -1
 
 
 class Receipt:
-    """One write's. The first byte of its id is high: older versions sweep by it, and must not sweep this."""
+    """The receipt of one write. Its id begins with 0xFF: older versions clean up by lower ids, and must skip it."""
 
     def __init__(self) -> None:
         self._id = b"\xff" + secrets.token_bytes(_ID_BYTES - 1)
 
     def steps(self) -> list[BatchStep]:
-        """What a write runs after its own statements: `changed` keeps how many rows the last one changed."""
+        """Return the statements that follow those of the write: `changed` stores how many rows the last one changed."""
         insert = BatchStep(_INSERT_RECEIPT, (self._id,))
         if random.randrange(_CLEANUP_ONE_IN):  # noqa: S311 - it only spreads the work
             return [insert]
         return [insert, BatchStep(_DELETE_OLD, (_KEPT_SECONDS,))]
 
     def fence(self) -> list[BatchStep]:
-        """What finds it, or takes its place. The last one gives `changed`, which is `NEVER_COMMITTED` for a fence."""
+        """Return the statements that insert the fence, unless the receipt exists, and read `changed`."""
         return [BatchStep(_INSERT_FENCE, (self._id,)), BatchStep(_SELECT_CHANGED, (self._id,))]
 
 
 def changed_rows(rows: Sequence[tuple[object, ...]]) -> int:
-    """What `fence` has found."""
+    """Return the number that the statements of `Receipt.fence` have read."""
     return int(str(rows[0][0]))
 
 
 class RunEarly(Protocol):
-    """Runs a batch, once; admitted now and then while the circuit is open."""
+    """Runs a batch once; while the circuit is open, some of these calls are admitted."""
 
     def __call__(self, batch: dbapi.Batch, *, deadline: float) -> Sequence[Row]: ...
 
 
 class CommitResolver:
-    """Asks, for some seconds, what became of a write whose answer was lost. If that is in vain, its error is raised."""
+    """Resolves the outcome of a write whose acknowledgement was lost; raises the original error if it cannot."""
 
     def __init__(self, unknown: CommitUnknownError, run: RunEarly) -> None:
         self._unknown, self._run = unknown, run
         self._deadline = time.monotonic() + _SETTLING_SECONDS
 
     def resolve(self, receipt: Receipt) -> int:
-        """How many rows the write has changed; NEVER_COMMITTED if it was not done, and now never will be."""
+        """Return how many rows the write has changed; NEVER_COMMITTED if it is fenced off."""
         return changed_rows(self.reread(dbapi.Batch(receipt.fence())))
 
     def reread(self, batch: dbapi.Batch) -> Sequence[Row]:
-        """The rows of a batch that does no harm when it is run twice."""
+        """Return the rows of an idempotent batch, retrying it for seven seconds."""
         pause = _FIRST_PAUSE
         while True:
             try:

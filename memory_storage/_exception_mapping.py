@@ -1,4 +1,4 @@
-"""The one door for foreign errors: SQLAlchemy's and the driver's become this package's. Repeats and stores nothing."""
+"""Maps SQLAlchemy and driver exceptions to this package's exception hierarchy."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ FOREIGN_ERRORS = (dbapi.Error, exc.SQLAlchemyError)
 
 
 def map_exceptions(engine: Engine | None = None) -> _ExceptionMapper:
-    """For a `with` block: foreign errors become ours on their way out, with the cause chained.
+    """Return a context manager that raises this package's error for a foreign one, chained to its cause.
 
-    `engine` is whose pool it is that may have no connection left.
+    Args:
+        engine: Whose connections are taken in the block; an exhausted pool is reported with their holders.
     """
     return _ExceptionMapper(engine)
 
 
 class _ExceptionMapper:
-    # Written out: contextlib's takes three times as long, and every call goes through here.
+    # A class: a generator with @contextmanager takes three times as long.
     __slots__ = ("_engine",)
 
     def __init__(self, engine: Engine | None) -> None:
@@ -53,7 +54,7 @@ class _ExceptionMapper:
 def raise_mapped(error: dbapi.Error | exc.SQLAlchemyError, engine: Engine | None) -> None:
     """Raise the error of this package that a foreign one means; return if a repository handles it as it is."""
     if isinstance(error, dbapi.RowCountError):
-        return  # what a repository asked to be told: it knows what it means
+        return  # a repository handles it
     if isinstance(error, dbapi.Error):
         raise as_storage_error(error) from error
     if isinstance(error, exc.DBAPIError):
@@ -61,7 +62,7 @@ def raise_mapped(error: dbapi.Error | exc.SQLAlchemyError, engine: Engine | None
             raise error.orig from None
         raise as_storage_error(error.orig) from error
     if isinstance(error, exc.PendingRollbackError):
-        lost = "the transaction was lost with its connection: begin it again"
+        lost = "the connection of the transaction was lost; nothing of it was stored; begin it again"
         raise UnavailableError(lost, code="TRANSACTION_LOST") from error
     if isinstance(error, exc.TimeoutError):
         raise _pool_timeout(error, engine) from error
@@ -73,11 +74,11 @@ def _pool_timeout(error: exc.TimeoutError, engine: Engine | None) -> PoolTimeout
     advice = "end transactions sooner, or raise pool.max_connections or pool.connect_timeout"
     holders = pool.holders(engine) if engine is not None else []
     held = "; ".join(map(str, holders)) or error.args[0]
-    return PoolTimeoutError(f"no connection came free in time: {advice} ({held})", holders=holders)
+    return PoolTimeoutError(f"no connection was free within pool.connect_timeout; {advice} ({held})", holders=holders)
 
 
 def as_storage_error(error: BaseException | None) -> MemoryStorageError:
-    """What a driver's error means to a caller."""
+    """Return the error of this package that a driver's error means."""
     code = getattr(error, "code", "")
     if isinstance(error, dbapi.OutcomeUnknownError):
         return CommitUnknownError(str(error))
@@ -92,8 +93,8 @@ def as_storage_error(error: BaseException | None) -> MemoryStorageError:
     if isinstance(error, dbapi.OperationalError) and str(error).startswith(("no such table", "no such column")):
         return SchemaError(f"the schema is not what this version knows ({error}): run `memory-storage upgrade`")
     if isinstance(error, dbapi.InterfaceError):
-        return UnavailableError(f"the connection is lost: {error}", code=code)
-    return MemoryStorageError(f"the database refused: {error}")
+        return UnavailableError(f"the connection was lost: {error}", code=code)
+    return MemoryStorageError(f"the database reported an error: {error}")
 
 
 def _with_endpoint(ours: MemoryStorageError, error: BaseException | None) -> MemoryStorageError:
@@ -110,7 +111,7 @@ def _too_large(error: dbapi.ResponseTooLargeError) -> ResponseTooLargeError:
 
 def _conflict(message: str) -> ConflictError:
     if "steps." in message:
-        detail = "another step has one of these ids or numbers"
+        detail = "another step has one of these ids or step numbers"
         advice = "load the episode again; to renumber steps, save all of the episode's steps together"
         return ConflictError("step", None, expected=0, actual=None, detail=detail, advice=advice)
     return ConflictError("row", None, expected=0, actual=None, detail=message)
@@ -121,11 +122,13 @@ def _unavailable(advice: str) -> Callable[[str, str], MemoryStorageError]:
 
 
 def _damaged_index(message: str, code: str) -> MemoryStorageError:  # noqa: ARG001
-    return CorruptDataError(f"{message}: the vector index is damaged, not the vectors: `memory-storage index rebuild`")
+    return CorruptDataError(
+        f"{message}: the vector index is damaged, the vectors are not; run `memory-storage index rebuild`"
+    )
 
 
 def _corrupt(message: str, code: str) -> MemoryStorageError:  # noqa: ARG001
-    return CorruptDataError(f"{message}: the file is damaged or no database; restore it from a backup")
+    return CorruptDataError(f"{message}: the file is damaged, or is not a database; restore it from a backup")
 
 
 _BY_CODE: dict[str, Callable[[str, str], MemoryStorageError]] = {
@@ -133,29 +136,31 @@ _BY_CODE: dict[str, Callable[[str, str], MemoryStorageError]] = {
     "SQLITE_LOCKED": _unavailable("another connection is using the table"),
     "THREAD_BUSY": lambda message, code: UnavailableError(message, code=code),
     "TRANSACTION_LOST": lambda message, code: UnavailableError(message, code=code),
-    "SQLITE_FULL": _unavailable("make room on the disk; nothing of this call was stored"),
-    "SQLITE_READONLY": _unavailable("make the file and its directory writable"),
-    "SQLITE_IOERR": _unavailable("the disk failed; nothing of this call was stored"),
+    "SQLITE_FULL": _unavailable("the disk is full; nothing of this call was stored; free some space"),
+    "SQLITE_READONLY": _unavailable("nothing of this call was stored; make the file and its directory writable"),
+    "SQLITE_IOERR": _unavailable("an I/O error of the disk; nothing of this call was stored"),
     "SQLITE_CANTOPEN": lambda message, _: ConfigurationError(message),
     "SQLITE_CORRUPT": _corrupt,
     "SQLITE_NOTADB": _corrupt,
-    "WRONG_KEY": lambda message, _: CredentialError(f"{message}: give the right one (setting: encryption_key)"),
+    "WRONG_KEY": lambda message, _: CredentialError(f"{message}; set the right one (setting: encryption_key)"),
     "OTHER_KEY": lambda message, _: CredentialError(
-        f"{message}: give the same one, or close the storage that has it open (setting: encryption_key)"
+        f"{message}; set the same one, or close the storage that has the file open (setting: encryption_key)"
     ),
     "NOT_ENCRYPTED": lambda message, _: ConfigurationError(
         f"{message}: leave out the setting encryption_key, or make an encrypted copy: back it up, and restore that"
     ),
     "FILE_GONE": _unavailable("nothing of this call was stored; close the storage, and open it again"),
     "VECTOR_INDEX": _damaged_index,
-    "TRANSACTION_TIMEOUT": _unavailable("it was open for too long, and another writer was waiting; nothing is stored"),
-    "TRANSACTION_BUSY": _unavailable("another writer was waiting; nothing of it is stored"),
+    "TRANSACTION_TIMEOUT": _unavailable(
+        "the server rolled it back: it was open for too long while another writer waited; nothing of it was stored"
+    ),
+    "TRANSACTION_BUSY": _unavailable("another writer was waiting; nothing of it was stored"),
     "CONNECTION_FAILED": _unavailable("the server cannot be reached; nothing was sent"),
-    "CONNECTION_LOST": _unavailable("the line broke"),
-    "SERVER_BUSY": _unavailable("the server has too many requests; nothing was done"),
+    "CONNECTION_LOST": _unavailable("the connection failed"),
+    "SERVER_BUSY": _unavailable("the server has too many requests; nothing was stored"),
     "SERVER_ERROR": _unavailable("the server failed"),
-    "PROTOCOL": _unavailable("check the URL, and what answers there in place of a libSQL server"),
-    "BLOCKED": _unavailable("the server blocks this database"),
+    "PROTOCOL": _unavailable("the response is not a libSQL server's; check the URL"),
+    "BLOCKED": _unavailable("the server has blocked this database"),
     "REQUEST_TIMEOUT": lambda message, code: RequestTimeoutError(f"{message} (setting: request_timeout)", code=code),
     "INSECURE": lambda message, _: InsecureConnectionError(message),
     "BAD_CA": lambda message, _: ConfigurationError(message),

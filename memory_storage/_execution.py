@@ -104,8 +104,10 @@ class Executor(dbapi.Unpicklable):
             if changed_rows != NEVER_COMMITTED:
                 again = again or (steps[-1] if dbapi.reads_only(steps[-1].sql) else None)
                 return resolver.reread(dbapi.Batch([again], reads_only=True)) if again else [()] * changed_rows
-            _log.info("a write was lost on its way (attempt %d)", attempt + 1)
-        raise UnavailableError("the line broke before the write was done: nothing was stored", code=NOT_STORED)
+            _log.info("a write did not reach the server (attempt %d)", attempt + 1)
+        raise UnavailableError(
+            "the connection failed before the write was committed; nothing was stored; try again", code=NOT_STORED
+        )
 
     def _retry(self, batch: dbapi.Batch, error: UnavailableError) -> Sequence[Row]:
         return self.guard.retry(
@@ -177,7 +179,7 @@ class Executor(dbapi.Unpicklable):
 
 
 def has_listeners(engine: Engine) -> bool:
-    """Whether the engine logs statements, or a caller's listeners want to hear of them."""
+    """Return whether the engine echoes statements, or has a caller's listeners for them."""
     return bool(engine.echo or engine.dispatch.before_cursor_execute or engine.dispatch.after_cursor_execute)
 
 
@@ -242,8 +244,8 @@ def refuse_nested_write(engine: Engine) -> None:
     gc.collect()  # a transaction that was abandoned, in a cycle of the caller's, is rolled back by this
     if id(engine) in open_write_transactions():
         raise UnavailableError(
-            "this thread has a transaction open on this database, and would wait for itself: "
-            "write with the transaction's own repositories, or end it first"
+            "nested write: this thread already has an open transaction on this database; nothing was stored; "
+            "write with the transaction's repositories, or end it first"
         )
 
 

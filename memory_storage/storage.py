@@ -1,4 +1,4 @@
-"""MemoryStorage: the facade. It opens, migrates and closes, and hands out repositories; the work is theirs."""
+"""`MemoryStorage`, the facade: opens, migrates and closes a database, and gives access to the repositories."""
 
 from __future__ import annotations
 
@@ -43,11 +43,17 @@ _OPEN = 'MemoryStorage.open("memory.db"), or MemoryStorage.open("libsql://...", 
 
 
 class MemoryStorage(Repositories):
-    """An agent's memory in one namespace of one database. Threads may share it."""
+    """An agent's memory in one namespace of one database. Thread-safe."""
 
     @explain_misuse(f"it takes an engine and its settings; most callers write {_OPEN}")
     def __init__(self, engine: Engine, settings: Settings, *, now: Callable[[], datetime] = models.utc_now) -> None:
-        """For an engine of your own, which stays yours to dispose of; its schema must be there. Most want `open`."""
+        """Use an existing engine. Most callers want `open`.
+
+        Args:
+            engine: An engine of this package's dialect, whose database has the schema. The caller disposes of it.
+            settings: Its settings; `database` must be the engine's.
+            now: Returns the current time, aware; the clock of all timestamps.
+        """
         _check_construction(engine, settings, now)
         _check_engine(engine)
         self.engine = engine
@@ -71,15 +77,22 @@ class MemoryStorage(Repositories):
         namespace: str | None = None,
         now: Callable[[], datetime] = models.utc_now,
     ) -> Self:
-        """Open a database, create it if need be, and bring its schema up to date.
+        """Open a database, create it if it does not exist, and upgrade its schema.
 
-        `database` is a path, ":memory:", a URL, or all the settings; without it the environment decides.
+        Args:
+            database: A path, ":memory:", a URL, or all settings; by default the environment's.
+            auth_token: The token of a server, or a callable that returns one.
+            namespace: The tenant, agent or project whose rows are read and written; default: "default".
+            now: Returns the current time, aware; the clock of all timestamps.
+
+        Returns:
+            The storage; close it, or use it in a `with` block.
 
         Raises:
-            ConfigurationError: the path or a setting cannot work; a CredentialError if it is the key of the file.
-            SchemaError: the schema is newer than this package, or another program's. Nothing is touched.
-            UnavailableError: the server cannot be reached, also when it was tried again as the settings under `retry`
-                say. `code` is "CONNECTION_FAILED"; `host`, `port`, `cause` and `attempts` say the rest.
+            ConfigurationError: The path or a setting cannot work; a CredentialError if it is the key of the file.
+            SchemaError: The schema is newer than this package, or another program's. Nothing is changed.
+            UnavailableError: The server cannot be reached, after the retries of the settings. `code` is
+                "CONNECTION_FAILED"; `host`, `port`, `cause` and `attempts` have the details.
         """
         auth_token, database = hidden_token(auth_token), redacted(database)  # a traceback may show this frame
         settings = _settings(database, auth_token, namespace)
@@ -104,7 +117,7 @@ class MemoryStorage(Repositories):
         return storage
 
     def _ensure_schema(self) -> None:
-        """Bring the schema up to date; again, as a call is done again, while the server cannot be reached."""
+        """Upgrade the schema, with the retries of a call while the server cannot be reached."""
         guard, call, since = self._context.guard, self.meter.begin("open"), perf_counter()
 
         def ensure() -> None:
@@ -153,18 +166,21 @@ class MemoryStorage(Repositories):
     def _repair_indexes(self) -> None:
         try:
             for model in VectorIndex(self._session).repair_missing():
-                _log.warning("the vector index of %r was lost: searches are slow until it is rebuilt", model)
+                _log.warning("the vector index of %r is missing: searches are slow until it is rebuilt", model)
         except UnavailableError as error:  # read-only, locked or full: searches are right without it
-            _log.warning("a vector index was lost, and cannot be made now: %s", error)
+            _log.warning("a vector index is missing and cannot be created: %s", error)
 
     def in_namespace(self, namespace: str) -> Self:
-        """Another namespace of the same database, on the same engine; to close it closes nothing."""
+        """Return a view of another namespace of the same database. Closing the view does not close the storage."""
         return self._view(_check_namespace(namespace), self._actor)
 
     def acting_as(self, actor: str) -> Self:
-        """Return a view of the same memory for an actor, whom the audit log names. Closing it closes nothing."""
+        """Return a view of this storage whose writes are attributed to `actor` in the audit log.
+
+        Closing the view does not close the storage.
+        """
         if not isinstance(actor, str):
-            raise ValidationError("actor", "must be a text", actor)
+            raise ValidationError("actor", "must be a string", actor)
         return self._view(self.namespace, actor)
 
     def _view(self, namespace: str, actor: str) -> Self:
@@ -177,22 +193,31 @@ class MemoryStorage(Repositories):
         return view
 
     def transaction(self) -> Transaction:
-        """A unit of work: `with storage.transaction() as tx: tx.episodes.save(...)`. All or nothing."""
+        """Return a transaction: `with storage.transaction() as tx: tx.episodes.save(...)`.
+
+        A clean exit of the block commits; an exception rolls all of it back.
+        """
         return Transaction(self._context, self.namespace, self._actor)
 
     def snapshot(self) -> Transaction:
-        """The memory as it is now, for reading: `with storage.snapshot() as view: view.episodes.iterate()`.
+        """Return a read-only transaction: `with storage.snapshot() as view: view.episodes.iterate()`.
 
-        Other clients may write; this view does not see it. On a server it is kept alive until the block ends, however
-        long the caller pauses between two calls.
+        It sees the database as it was at its first read; concurrent writes of other clients are not visible. On a
+        server it is kept alive until the block ends, also while the caller is idle.
         """
         return Transaction(self._context, self.namespace, self._actor, read_only=True)
 
     def run(self, work: Callable[[Transaction], T]) -> T:
-        """Do `work(tx)` in a transaction, and again from its start where a lock or the line took it back as a whole.
+        """Run `work(tx)` in a transaction, retrying all of it when a lock or connection failure rolled it back.
 
-        The settings under `retry` say how often. It is not done again after it may have been committed
-        (CommitUnknownError), nor while the circuit breaker is open (CircuitOpenError).
+        The settings under `retry` limit the attempts. `work` is not retried when the transaction may have been
+        committed (CommitUnknownError), nor while the circuit breaker is open (CircuitOpenError).
+
+        Args:
+            work: Takes the transaction; may be called several times.
+
+        Returns:
+            What `work` returns.
         """
         if not callable(work):
             raise ValidationError("work", "must be a function that takes the transaction: run(lambda tx: ...)", work)
@@ -206,71 +231,82 @@ class MemoryStorage(Repositories):
 
     @property
     def circuit_breaker(self) -> CircuitBreaker:
-        """The circuit breaker of this database, which all namespaces share: its state, `reset`, and listeners."""
+        """The circuit breaker of this database, shared by all namespaces: state, `reset` and listeners."""
         return self._context.guard.breaker
 
     @property
     def meter(self) -> Meter:
-        """What counts and times the operations, of all namespaces; `memory_storage.monitoring` shows it to others."""
+        """Operation metrics of all namespaces, as exported by `memory_storage.monitoring`."""
         return self._context.meter
 
     def circuit_breaker_status(self) -> models.CircuitBreakerStatus:
-        """How the circuit breaker is now."""
+        """Return the state of the circuit breaker."""
         return self.circuit_breaker.status()
 
     def pool_stats(self) -> models.PoolStats:
-        """Connections in use and idle, and how long was waited for one."""
+        """Return how many connections are in use and idle, and how long callers have waited for one."""
         return pool.stats(self.engine)
 
     def metrics(self) -> dict[str, models.OperationMetrics]:
-        """What each operation, like "episodes.save", has done since the storage was made, in all its namespaces."""
+        """Return the metrics of each operation, like "episodes.save", since the storage was opened."""
         return self._context.meter.metrics()
 
     def health_check(self, *, deep: bool = False, timeout: float = 5.0) -> models.Health:
-        """Whether the database answers within `timeout` seconds, has the right schema, and room on its disk.
+        """Check that the database responds, has the right schema, and has free disk space.
 
-        A database that is not there is an unhealthy one, and no error. `deep` also counts the namespace's rows and
-        compares each index with its table, which reads all of them. Others may write meanwhile. In a file each
-        full-text index is copied into memory for that; on a server only its rows are compared with those of the table,
-        and its words with each other.
+        An unreachable database is reported as unhealthy; it is no error.
+
+        Args:
+            deep: Also count the namespace's rows and compare each index with its table, which reads all rows.
+                Concurrent writes are allowed. In a file each full-text index is copied into memory for that; on a
+                server its rows are compared with those of the table, and its words with each other.
+            timeout: Seconds within which the database has to respond.
+
+        Returns:
+            The health: "healthy", "degraded" or "unhealthy", with each problem.
         """
         return health.check(self._context, self.settings, self, deep=deep, timeout=timeout)
 
     def forget(
         self, *, episode: UUID | str | None = None, namespace: str | None = None, scrub: bool = True
     ) -> models.ErasureResult:
-        """Erase an episode of this namespace, or all of a namespace (this one's view or another's), for good.
+        """Erase an episode of this namespace, or a whole namespace, irreversibly. Idempotent.
 
-        It is gone from every table and index at once, with steps, vectors and places. Patterns that have the episode
-        in their evidence lose that; those that have no other evidence go with it. A digest of each id stays, so that no
-        stale copy is imported or saved again. To forget what is not there is harmless: so it can be done again after
-        an interruption.
+        Steps, vectors and places are erased with it, from every table and index, as is what the doctor has quarantined
+        of it. The episode is removed from the evidence of patterns; a pattern without other evidence is erased too. A
+        digest of each id is kept as a tombstone, so that no stale copy is imported or saved again. Backups and exports
+        are not changed.
 
-        What the doctor has quarantined of it is erased too. With `scrub` nothing of it is left in the file, its log and
-        its sidecars either: see `scrub`, and `ErasureResult.scrubbed`. Backups and exports are outside.
+        Args:
+            episode: The id of an episode of this namespace.
+            namespace: The namespace to erase, this one or another; instead of `episode`.
+            scrub: Also remove every byte of it from the file, its log and its sidecars: see `scrub`.
+
+        Returns:
+            What was erased; `scrubbed` and `why` say whether bytes may be left.
 
         Raises:
-            UnavailableError: a transaction of this thread is open, or others keep writing there.
-            ValidationError: neither an episode nor a namespace is given, or both.
+            UnavailableError: This thread has an open transaction, or concurrent writers keep writing there.
+            ValidationError: Neither an episode nor a namespace is given, or both.
         """
         if (episode is None) == (namespace is None):
-            raise ValidationError("episode", "either an episode or a namespace", (episode, namespace))
+            raise ValidationError("episode", "must be given, or namespace, and not both", (episode, namespace))
         if namespace is not None:
             return self.in_namespace(namespace)._eraser().everything(scrub=scrub)
         return self._eraser().episode(episode or "", scrub=scrub)
 
     def scrub(self) -> models.ScrubResult:
-        """See to it that nothing that was deleted, in any namespace, is left in the file and its log.
+        """Remove what was deleted, in any namespace, from the free space of the file and from its log.
 
-        It writes the file anew, without free space: others can read meanwhile, but not write, and the disk needs room
-        for two more of it. Vector indexes are built anew after that; searches are right without them. On a server this
-        can be done for its indexes only: `ScrubResult.why` says so. One scrub of a file runs at a time, across
-        processes. Of an encrypted file the copy is in memory, and no temporary file is written.
+        The file is rewritten without free space (VACUUM): concurrent reads are allowed, writes wait, and the disk needs
+        free space for two more copies. Vector indexes are rebuilt afterwards; searches are exact without them. On a
+        server only its indexes can be scrubbed: see `ScrubResult.why`. One scrub of a file runs at a time, across
+        processes. For an encrypted file the copy is in memory, and no temporary file is written.
 
         Raises:
-            UnavailableError: the disk is full, another writer has held the lock for too long, or another scrub, restore
+            UnavailableError: The disk is full, another writer has held the lock for too long, or another scrub, restore
                 or repair is running (code MAINTENANCE). Call it again.
-            ConfigurationError: the directory of the file cannot be written to.
+            ConfigurationError: The directory of the file cannot be written to.
         """
         return self._eraser().scrub()
 
@@ -278,9 +314,9 @@ class MemoryStorage(Repositories):
         return Eraser(self.engine, self.settings, self._session, self._context.maintenance)
 
     def close(self) -> None:
-        """Close what `open` has opened, for all namespaces; using it then is an UnavailableError.
+        """Close the connections that `open` has opened, for all namespaces; later calls raise UnavailableError.
 
-        An in-memory database is gone with it.
+        An in-memory database is lost with them.
         """
         if self._owns_memory and self._context.memory:
             self._context.memory.close()
@@ -331,7 +367,7 @@ def _check_construction(engine: object, settings: object, now: object) -> None:
 
 
 def _check_engine(engine: Engine) -> None:
-    """ConfigurationError unless the storage can work with an engine of the caller's."""
+    """Raise ConfigurationError unless the storage can use a caller's engine."""
     from .dialect import LibSQLDialect  # loaded already if the engine is of it
 
     if not isinstance(engine.dialect, LibSQLDialect):
@@ -347,7 +383,7 @@ def _check_engine(engine: Engine) -> None:
 
 
 def _candidate_source(settings: Settings) -> str:
-    """The source of candidates."""
+    """Return where searches get their candidates: "hnsw", "diskann" or "exact"."""
     if settings.vector_index == "auto":
         return "hnsw" if settings.path is not None and is_installed() else "diskann"
     if settings.vector_index == "hnsw" and not is_installed():
@@ -364,4 +400,4 @@ def _check_namespace(namespace: str) -> str:
 
 
 def _refuse_to_connect(*_: Any) -> None:
-    raise UnavailableError("this storage is closed: open it again")
+    raise UnavailableError("the storage is closed; open it again")

@@ -1,6 +1,7 @@
-"""The unit of work: owns the transaction, hands out the repositories, finds out about lost answers.
+"""The unit of work: one transaction on one connection, with the repositories of a namespace.
 
-Each call, or a transaction as a whole, goes through the guard: first the circuit breaker, then the pool.
+A transaction passes the guard once, when it begins: first the circuit breaker, then the pool. If the acknowledgement of
+its commit is lost, its receipt says whether it was committed (`_commit_status.py`).
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ _log = logging.getLogger(__name__)
 
 
 class Transaction(Repositories):
-    """All or nothing: a clean exit of the block commits, an exception rolls back. Not for several threads.
+    """A transaction: a clean exit of the block commits, an exception rolls back. Not thread-safe.
 
-    It takes the write lock at its first statement, so that what it reads cannot change before it writes. With
-    `read_only` it takes none: it sees the database as it was at its first statement, while others go on writing.
+    It takes the write lock at its first statement, so that what it reads cannot change before it writes. A snapshot
+    takes no lock: it sees the database as it was at its first statement, while other clients write.
 
-    On a server it is kept alive until the block ends: a thread sends a request when it was idle for five seconds, since
-    the server ends one after ten. But the server takes the write lock from one that has had it for five seconds when
-    another writer waits: then all of it is undone, and the next call raises UnavailableError.
+    On a server it is kept alive until the block ends: a thread sends a request after five idle seconds, since the
+    server ends an idle transaction after ten. When another writer waits, the server rolls back a transaction that has
+    held the write lock for five seconds; the next call then raises UnavailableError.
     """
 
     def __init__(self, context: StorageContext, namespace: str, actor: str = "", *, read_only: bool = False) -> None:
@@ -79,9 +80,15 @@ class Transaction(Repositories):
 
     @named_operation("transaction.execute")
     def execute(self, statements: Sequence[tuple[str, Sequence[object]]]) -> list[list[Row]]:
-        """Run SQL of your own, all of it in one round trip, and all or nothing: the rows of each statement.
+        """Run your own SQL, all statements or none, in one round trip.
 
-        A statement is its text, with `?` for each value, and the values. The namespace is for you to mind.
+        The statements are not restricted to the namespace.
+
+        Args:
+            statements: Pairs of SQL, with `?` for each value, and the values.
+
+        Returns:
+            The rows of each statement.
         """
         return self._executor.execute([dbapi.BatchStep(sql, parameters) for sql, parameters in statements])
 
@@ -99,17 +106,17 @@ class _TransactionExecutor(dbapi.Unpicklable):
         self._read_only, self._name = read_only, "snapshot" if read_only else "transaction"
         self._connection: Connection | None = None
         self._receipt: Receipt | None = None
-        self._ticket: int | None = None  # until the guard was told how it went
-        self._contacted = False  # whether the database has answered anything
-        self._records: list[AuditRecord] = []  # for the log, once it is certain
-        self._registered: WeakValueDictionary[int, Any] = WeakValueDictionary()  # of the thread that opened it
+        self._ticket: int | None = None  # until its outcome is recorded by the guard
+        self._contacted = False  # whether the database has responded
+        self._records: list[AuditRecord] = []  # logged once the outcome is known
+        self._registered: WeakValueDictionary[int, Any] = WeakValueDictionary()  # those of the thread that opened it
         self._held = ExitStack()  # the lock against maintenance, if the transaction changes vector indexes
         self._may_index: bool | None = None
 
     def begin(self) -> None:
         """Take a connection; the first statement begins the transaction."""
         if self._connection is not None:
-            raise MemoryStorageError("this transaction is open already")
+            raise MemoryStorageError("the transaction is already open; use it in one `with` block at a time")
         if not self._read_only:
             refuse_nested_write(self._engine)
         self.started_at_monotonic = time.monotonic()
@@ -212,7 +219,7 @@ class _TransactionExecutor(dbapi.Unpicklable):
             if self._receipt is None:
                 return  # it wrote nothing
             if CommitResolver(unknown, self._executor.run_early).resolve(self._receipt) == NEVER_COMMITTED:
-                lost = "the line broke before the commit was done: nothing of the transaction was stored"
+                lost = "the connection failed before the commit; nothing of the transaction was stored"
                 raise UnavailableError(lost, code=NOT_STORED) from unknown
 
     def _finish(self, error: BaseException | None) -> None:
@@ -231,7 +238,9 @@ class _TransactionExecutor(dbapi.Unpicklable):
 
     def _write_batch(self, steps: Sequence[dbapi.BatchStep]) -> tuple[dbapi.Batch, Receipt | None]:
         if self._read_only:
-            raise MemoryStorageError("this is a snapshot, it only reads: write with the storage, or in a transaction")
+            raise MemoryStorageError(
+                "a snapshot is read-only; nothing was stored; write with the storage, or in a transaction"
+            )
         if not self._is_remote or self._receipt is not None:
             return dbapi.Batch(steps), self._receipt
         receipt = Receipt()  # with the first write, since that takes no round trip more; if it fails, with the next
@@ -266,14 +275,16 @@ class _TransactionExecutor(dbapi.Unpicklable):
 
     def _open_connection(self) -> Connection:
         if self._connection is None:
-            raise MemoryStorageError("this transaction is not open: use it inside of its `with` block")
+            raise MemoryStorageError("the transaction is not open; use it inside its `with` block")
         return self._connection
 
 
 def _refuse_autocommit(connection: Connection) -> None:
     driver: Any = connection.connection.dbapi_connection
     if driver.autocommit:  # set by a listener of the caller's, so that the engine does not show it
-        raise ConfigurationError("engine: its connections are in AUTOCOMMIT: a transaction could not be rolled back")
+        raise ConfigurationError(
+            "engine: its connections are in AUTOCOMMIT, so a transaction could not be rolled back; leave that out"
+        )
 
 
 def _discard(connection: Connection) -> None:

@@ -38,7 +38,7 @@ def test_a_snapshot_runs_statements_that_read_and_refuses_others(storage, make_e
     storage.episodes.save(make_episode())
     with storage.snapshot() as view:
         assert view.execute([("SELECT 1", ()), ("SELECT ?", ("a",))]) == [[(1,)], [("a",)]]
-        with raises(ms.MemoryStorageError, match="only reads"):
+        with raises(ms.MemoryStorageError, match="read-only"):
             view.execute([("DELETE FROM episodes", ())])
     assert storage.episodes.count() == 1
 

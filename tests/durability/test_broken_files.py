@@ -155,7 +155,7 @@ def test_a_full_disk_is_named(database):
             episodes = [_episode() for _ in range(50)]
             error = _error(ms.UnavailableError, lambda: storage.episodes.save_many(episodes), code="SQLITE_FULL")
         assert str(error).startswith(f"{database}: ")
-        assert "make room on the disk" in str(error)
+        assert "free some space" in str(error)
         assert storage.episodes.count() == 1
         assert_consistent(storage.engine)
     assert check(storage.settings).is_healthy

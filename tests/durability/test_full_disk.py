@@ -49,7 +49,9 @@ def test_a_full_disk_is_unavailable_and_nothing_is_stored_by_halves(storage: ms.
     storage.episodes.save(_big())
     before = dump(storage.engine)
     with _no_room(storage):
-        with pytest.raises(ms.UnavailableError, match="disk is full: make room") as caught:
+        with pytest.raises(
+            ms.UnavailableError, match="the disk is full; nothing of this call was stored; free some space"
+        ) as caught:
             storage.episodes.save_many([_big(number) for number in range(5)])
         assert caught.value.code == "SQLITE_FULL"
         with pytest.raises(ms.UnavailableError), storage.transaction() as tx:  # noqa: PT012 - which call it is, is open

@@ -137,7 +137,7 @@ def test_a_server_that_is_not_there_is_unhealthy_and_asked_for_so_long_only(migr
 def test_a_closed_storage_is_unhealthy(database: Path):
     storage = ms.MemoryStorage.open(database)
     storage.close()
-    assert storage.health_check().reason == "UnavailableError: this storage is closed: open it again"
+    assert storage.health_check().reason == "UnavailableError: the storage is closed; open it again"
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,7 @@ class TestDamage:
         assert indexed.recall(plan="exact") == 1.0
         health = indexed.storage.embeddings.index.verify(MODEL)
         assert (health.recall, health.is_healthy) == (None, False)
-        with raises(ms.MemoryStorageError, match="the database refused"):
+        with raises(ms.MemoryStorageError, match="the database reported an error"):
             indexed.storage.embeddings.put("episode", indexed.episodes[5].id, indexed.queries[0], model=MODEL)
         self._is_rebuilt(indexed)
 
@@ -243,7 +243,7 @@ class TestDamage:
         _execute(on_file.storage, damage.format(table=table))
         on_file.storage.close()
         with ms.MemoryStorage.open(at(database)) as storage:
-            assert f"the vector index of '{MODEL}' was lost" in caplog.text
+            assert f"the vector index of '{MODEL}' is missing" in caplog.text
             on_file.storage = storage
             assert (on_file.status().indexed, on_file.status().pending) == (0, COUNT)
             assert on_file.recall(plan="exact") == 1.0
@@ -267,7 +267,7 @@ class TestDamage:
             for text in VectorSpace(MODEL).drop_index():
                 _execute(storage, text)
         with ms.MemoryStorage.open(at(database)) as storage:
-            assert f"the vector index of '{MODEL}' was lost" in caplog.text
+            assert f"the vector index of '{MODEL}' is missing" in caplog.text
             assert_consistent(storage.engine)
             with storage.engine.connect() as connection:
                 assert connection.exec_driver_sql(f"SELECT count(*) FROM {table}_ann_shadow").scalar() == 0
