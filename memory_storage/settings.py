@@ -112,7 +112,7 @@ class _Section(BaseModel):
         values.clear()
         raise problem  # not in a block above: the frames of pydantic have what it was given
 
-    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # see models/_model.py
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # see models/model.py
 
 
 class PoolSettings(_Section):

@@ -14,7 +14,7 @@ from json import JSONDecodeError
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from memory_storage.errors import ValidationError
-from memory_storage.models._storable import replaced, unstorable
+from memory_storage.models.storable_text import replaced, unstorable
 
 LINE_BYTES = 80_000_000
 """A longer line is reported without being held: what is in it would not fit into a document of 10 MB.

@@ -51,7 +51,7 @@ from memory_storage.models import (
     Success,
     utc_now,
 )
-from memory_storage.models._storable import replaced, unstorable
+from memory_storage.models.storable_text import replaced, unstorable
 from memory_storage.settings import Limits
 
 from .json_records import parse_json

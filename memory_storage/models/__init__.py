@@ -2,8 +2,6 @@
 
 from memory_storage._deprecation import renamed_names
 
-from ._lazy import LazyList
-from ._model import Model, as_validation_error, new_id, utc_now
 from .analytics import (
     Change,
     Difference,
@@ -58,6 +56,8 @@ from .health import (
     PoolStats,
 )
 from .hierarchy import DomainNode, TaskTypeNode, TimeBucket, TimeUnit
+from .lazy_list import LazyList
+from .model import Model, as_validation_error, new_id, utc_now
 from .pattern import (
     PATTERN,
     AnyPattern,
@@ -82,6 +82,7 @@ from .retention import (
     ScrubResult,
 )
 from .search import Hit, Hits, Method, SearchMode
+from .spatiotemporal import Box, Interval, Nearby, PlaceOwner, Point, SpatiotemporalEntry
 
 __all__ = [
     "PATTERN",

@@ -14,7 +14,7 @@ from pydantic_core import to_json
 from memory_storage._formatting import counted
 from memory_storage.errors import ConfigurationError
 
-from ._display import html_table, text_table
+from .display import html_table, text_table
 from .pattern import PatternKind
 
 R = TypeVar("R")

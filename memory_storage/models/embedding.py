@@ -11,7 +11,7 @@ from pydantic import Field
 
 from memory_storage._deprecation import renamed_attributes
 
-from ._model import Finite, Model, Moment
+from .model import Finite, Model, Moment
 
 OwnerType = Literal["episode", "step", "pattern"]
 IndexPreset = Literal["compact", "balanced", "accurate"]

@@ -13,9 +13,9 @@ from typing_extensions import Self
 
 from memory_storage.errors import ValidationError
 
-from ._display import shortened
-from ._lazy import ListOrLazy
-from ._model import Finite, Int64, JsonObject, Model, Moment, Version, new_id, utc_now
+from .display import shortened
+from .lazy_list import ListOrLazy
+from .model import Finite, Int64, JsonObject, Model, Moment, Version, new_id, utc_now
 
 
 class TaskType(str, Enum):

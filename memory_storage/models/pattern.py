@@ -8,9 +8,9 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from ._display import shortened
-from ._model import Finite, Int64, JsonObject, Model, Moment, Ratio, Version, new_id
+from .display import shortened
 from .episode import TaskContext
+from .model import Finite, Int64, JsonObject, Model, Moment, Ratio, Version, new_id
 
 PatternKind = Literal["tool_sequence", "decision_point", "error_recovery", "context_pattern", "heuristic"]
 

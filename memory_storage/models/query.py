@@ -11,9 +11,9 @@ from pydantic import Field, StrictBool
 
 from memory_storage._formatting import counted
 
-from ._display import html_table, table_of, text_table
-from ._model import Finite, Int64, Model, Moment, Ratio
+from .display import html_table, table_of, text_table
 from .episode import Complexity, ComplexityName, OutcomeKind, TaskType, TaskTypeName
+from .model import Finite, Int64, Model, Moment, Ratio
 from .pattern import PatternKind
 
 T = TypeVar("T")

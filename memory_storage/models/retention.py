@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from memory_storage._deprecation import renamed_attributes
 
-from ._model import Finite, Int64, Model
+from .model import Finite, Int64, Model
 
 RetentionReason = Literal["max_age", "min_reward", "max_episodes", "max_bytes", "unfinished"]
 

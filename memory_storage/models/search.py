@@ -8,7 +8,7 @@ from typing import Generic, Literal, TypeVar
 
 from memory_storage._formatting import counted
 
-from ._display import html_table, table_of, text_table
+from .display import html_table, table_of, text_table
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from memory_storage.errors import CorruptDataError, ValidationError
 from memory_storage.models import Episode, Step, StepError, StepOk, as_validation_error, numbered
-from memory_storage.models._storable import join_field, parts_of, unstorable
+from memory_storage.models.storable_text import join_field, parts_of, unstorable
 from memory_storage.settings import Limits
 
 from .chunks import size

@@ -11,7 +11,7 @@ from typing_extensions import Self
 
 from memory_storage.errors import ValidationError
 
-from ._model import JsonObject, Model, Moment, new_id
+from .model import JsonObject, Model, Moment, new_id
 
 T = TypeVar("T")
 
