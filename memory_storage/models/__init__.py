@@ -70,7 +70,6 @@ from .pattern import (
     PatternKind,
     ToolSequence,
 )
-from .place import Box, Interval, Nearby, PlaceOwner, Point, SpatiotemporalEntry
 from .query import Direction, EpisodeFilter, EpisodeFilters, Page, PatternFilter, PatternFilters, SearchFilters
 from .retention import (
     ErasureResult,

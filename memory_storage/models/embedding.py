@@ -11,6 +11,7 @@ from pydantic import Field
 
 from memory_storage._deprecation import renamed_attributes
 
+from .display import short_repr, shortened
 from .model import Finite, Model, Moment
 
 OwnerType = Literal["episode", "step", "pattern"]
@@ -33,6 +34,13 @@ class Embedding(Model):
     vector: Annotated[list[Finite], Field(min_length=1)]
     created_at: Moment | None = None
     updated_at: Moment | None = None
+
+    def __repr__(self) -> str:
+        values = self.__dict__
+        facts = [f"model={shortened(str(values.get('model')), 30)!r}", f"dimension={len(values.get('vector', ()))}"]
+        return short_repr("Embedding", values.get("owner_id"), str(values.get("owner_type")), facts)
+
+    __str__ = __repr__
 
     @property
     def dimension(self) -> int:

@@ -11,10 +11,11 @@ from pydantic import Field, GetCoreSchemaHandler, model_validator
 from pydantic_core import CoreSchema
 from typing_extensions import Self
 
+from memory_storage._formatting import counted
 from memory_storage.errors import ValidationError
 
-from .display import shortened
-from .lazy_list import ListOrLazy
+from .display import html_table, short_repr, shortened, table_of
+from .lazy_list import LazyList, ListOrLazy
 from .model import Finite, Int64, JsonObject, Model, Moment, Version, new_id, utc_now
 
 
@@ -162,8 +163,21 @@ class Step(Model):
     tokens_used: Int64 | None = None
     metadata: JsonObject = Field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        values = self.__dict__
+        facts = [f"tool={shortened(str(values.get('tool')), 16)!r}"]
+        if values.get("action"):
+            facts.append(f"action={shortened(str(values['action']), 20)!r}")
+        if values.get("step_number") is not None:
+            facts.insert(0, f"step_number={values['step_number']}")
+        if values.get("result") is not None:
+            facts.append(f"status={getattr(values['result'], 'status', None)!r}")
+        return short_repr("Step", values.get("id"), "", facts)
+
+    __str__ = __repr__
+
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        """What its short repr shows; `model_dump()` has everything."""
+        """Yield the columns of a table of steps; `model_dump()` has all fields."""
         values = self.__dict__
         yield "id", values.get("id")
         yield "step_number", values.get("step_number")
@@ -201,8 +215,28 @@ class Episode(Model):
     updated_at: Moment | None = None
     archived_at: Moment | None = None
 
+    def __repr__(self) -> str:
+        values = self.__dict__
+        facts = []
+        if values.get("outcome") is not None:
+            facts.append(f"outcome={getattr(values['outcome'], 'kind', None)!r}")
+        if values.get("reward") is not None:
+            facts.append(f"reward={getattr(values['reward'], 'total', 0.0):.4g}")
+        steps = values.get("steps", ())
+        if not isinstance(steps, LazyList) or steps.is_decoded:  # a repr neither decodes anything nor fails
+            facts.append(counted(len(steps), "step"))
+        return short_repr("Episode", values.get("id"), str(values.get("task_description")), facts)
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        facts = [*self.__repr_args__(), ("task_type", self.task_type), ("domain", self.context.domain)]
+        facts += [("started_at", self.started_at), ("completed_at", self.completed_at), ("tags", ", ".join(self.tags))]
+        steps = html_table(*table_of(self.steps)) if self.steps else ""
+        return html_table(["field", "value"], [(name or "", value) for name, value in facts]) + steps
+
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        """What its short repr shows; `model_dump()` has everything."""
+        """Yield the columns of a table of episodes; `model_dump()` has all fields."""
         yield "id", self.__dict__.get("id")
         yield "task_description", shortened(str(self.__dict__.get("task_description")))
         for name in ("outcome", "reward"):

@@ -20,6 +20,11 @@ class LazyList(Sequence[T]):
         self._read: Callable[[], list[T]] | None = read
         self._items: list[T] = []
 
+    @property
+    def is_decoded(self) -> bool:
+        """Whether the items were looked at before."""
+        return self._read is None
+
     def as_list(self) -> list[T]:
         """The decoded items. Two threads may both decode them; they get the same."""
         read = self._read

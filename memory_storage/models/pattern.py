@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from .display import shortened
+from .display import short_repr, shortened
 from .episode import TaskContext
 from .model import Finite, Int64, JsonObject, Model, Moment, Ratio, Version, new_id
 
@@ -42,8 +42,15 @@ class _Pattern(Model):
     created_at: Moment | None = None
     updated_at: Moment | None = None
 
+    def __repr__(self) -> str:
+        values = self.__dict__
+        facts = [f"{name}={values[name]:.4g}" for name in ("success_rate", "occurrence_count") if name in values]
+        return short_repr(type(self).__name__, values.get("id"), str(values.get("description", "")), facts)
+
+    __str__ = __repr__
+
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        """What its short repr shows; `model_dump()` has everything."""
+        """Yield the columns of a table of patterns; `model_dump()` has all fields."""
         values = self.__dict__
         yield "id", values.get("id")
         yield "kind", values.get("kind")

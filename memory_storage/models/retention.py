@@ -12,6 +12,7 @@ from pydantic import Field, StrictBool, model_validator
 from typing_extensions import Self
 
 from memory_storage._deprecation import renamed_attributes
+from memory_storage._formatting import counted
 
 from .model import Finite, Int64, Model
 
@@ -66,7 +67,7 @@ class RetentionCandidate:
     steps: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RetentionPlan:
     """What a policy does with a namespace as it was at `now`, in the order in which it is done."""
 
@@ -78,6 +79,9 @@ class RetentionPlan:
     def bytes(self) -> int:
         """How many bytes go together."""
         return sum(item.bytes for item in self.items)
+
+    def __repr__(self) -> str:
+        return f"RetentionPlan({counted(len(self.items), 'episode')}, {counted(self.bytes, 'byte')})"
 
     def __iter__(self) -> Iterator[RetentionCandidate]:
         return iter(self.items)

@@ -16,7 +16,7 @@ Method = Literal["exact", "index", "text", "hybrid"]
 SearchMode = Literal["auto", "exact", "index"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Hit(Generic[T]):
     """One thing that was found.
 
@@ -32,6 +32,9 @@ class Hit(Generic[T]):
     method: Method = "exact"
     snippet: str | None = None
     parts: Mapping[str, float] | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        return f"Hit(score={self.score:.4g}, {self.item!r})"
 
     def __str__(self) -> str:
         return text_table(*_table([self]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_a_page_of_two_prints_a_short_table(filled: ms.MemoryStorage):
     assert len(str(page).splitlines()) == 4
     for episode in page:
         assert str(episode.id) in str(page)
-        assert len(repr(episode)) < 250
+        assert len(repr(episode)) <= 100
         assert "outcome='success', reward=0.5" in repr(episode)
 
 
@@ -78,12 +79,13 @@ def test_hits_are_escaped_html(filled: ms.MemoryStorage):
 
 def test_steps_and_patterns_print_briefly(filled: ms.MemoryStorage):
     step = filled.steps.latest(filled.episodes.query().items[0].id, 1)[0]
-    assert len(repr(step)) < 200
+    assert len(repr(step)) <= 100
     assert "tool='pytest', action='run', status='ok'" in repr(step)
-    evidence = [one.id for one in filled.episodes.query()] * 1
+    evidence = [one.id for one in filled.episodes.query()]
     filled.patterns.save(ms.Heuristic(condition="c" * 900, action="a" * 900, description="d" * 900, evidence=evidence))
     page = filled.patterns.query()
-    assert len(repr(page.items[0])) < 250
+    assert len(repr(page.items[0])) <= 100
+    assert repr(page.items[0]).startswith(f"Heuristic({str(page.items[0].id)[:13]}…, 'ddd")
     assert len(str(page)) < 400
     assert str(filled.patterns.search("d" * 900)).startswith("Hits(1 hit)")
 
@@ -97,6 +99,46 @@ def test_what_is_printed_cannot_command_the_terminal(storage: ms.MemoryStorage):
         for printed in (str(shown), repr(shown)):
             assert not set(printed) & set("\x1b\x07\x9b\u202e"), printed
     assert len(str(page).splitlines()) == 3
+
+
+def test_a_repr_is_one_short_line_that_identifies_its_object():
+    steps = [ms.Step(tool="tool\n" * 40, action="act " * 40, result=ms.StepTimeout())]
+    outcome, reward = ms.PartialSuccess(verdict="v" * 900), ms.RewardScore(total=1 / 3)
+    episode = ms.Episode(task_description="Fix\nthe login " * 40, steps=steps, outcome=outcome, reward=reward)
+    embedding = ms.models.Embedding(owner_type="episode", owner_id=episode.id, model="m" * 200, vector=[0.5] * 4096)
+    candidate = ms.models.RetentionCandidate(episode.id, "max_age", bytes=1_000, steps=1)
+    now = datetime.now(timezone.utc)
+    plan = ms.models.RetentionPlan(ms.RetentionPolicy(max_episodes=1), now, [candidate] * 500)
+    hit = ms.Hit(item=episode, score=1 / 3)
+    for shown in map(repr, (episode, *episode.steps, embedding, plan, hit, ms.Page([episode] * 9), ms.Hits([hit] * 9))):
+        assert len(shown) <= 110, shown
+        assert "\n" not in shown
+    assert repr(episode).startswith(f"Episode({str(episode.id)[:13]}…, 'Fix the")
+    assert repr(episode).endswith("…', outcome='partial_success', reward=0.3333, 1 step)")
+    assert str(episode) == repr(episode)
+    assert repr(plan) == "RetentionPlan(500 episodes, 500,000 bytes)"
+
+
+def test_a_repr_of_an_episode_decodes_no_steps(filled: ms.MemoryStorage):
+    episode = filled.episodes.query().items[0]
+    assert "step" not in repr(episode)
+    assert len(episode.steps) == 5
+    assert repr(episode).endswith(", 5 steps)")
+
+
+def test_an_episode_shows_its_fields_and_steps_in_a_notebook(filled: ms.MemoryStorage):
+    hostile = "<script>alert('x')</script>\x1b[2J"
+    steps = [ms.Step(tool=hostile, action=hostile, result=ms.StepError(message=hostile))]
+    context = ms.TaskContext(domain=hostile)
+    episode = ms.Episode(task_description=hostile, tags=[hostile], context=context, steps=steps)
+    table = ms.models.Table(ms.models.ToolUse, (filled.analytics.tools()[0],))
+    for shown in (episode, ms.Page([episode]), ms.Hits([ms.Hit(item=episode, score=1.0)])):
+        html = shown._repr_html_()
+        assert "&lt;script&gt;" in html
+        assert "<script" not in html
+        assert "\x1b" not in html
+    assert episode._repr_html_().count("&lt;script&gt;") == 5
+    assert "<th>tool</th>" in table._repr_html_()
 
 
 def test_wide_characters_stay_in_their_columns(storage: ms.MemoryStorage):
