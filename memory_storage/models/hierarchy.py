@@ -1,4 +1,4 @@
-"""Episodes by domain, task type and time, as a tree with counts. Knows no calendar."""
+"""Episodes by domain, task type and time, as a tree with counts."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ TimeUnit = Literal["hour", "day", "week", "month"]
 
 @dataclass(frozen=True, slots=True)
 class TimeBucket:
-    """How many episodes began within one hour, day, week or month of a time zone.
+    """The number of episodes that started within one hour, day, week or month of a time zone.
 
-    `label` is what a calendar and a clock there show: "2025-10-26T02+01:00", "2025-10-26", "2025-W43" (weeks begin on
-    Monday, ISO 8601), "2025-10". The bucket goes from `starts_at` until before `ends_at` (UTC), so days of 23 or 25
-    hours are told by them.
+    `label` is the local time: "2025-10-26T02+01:00", "2025-10-26", "2025-W43" (ISO 8601: weeks start on Monday) or
+    "2025-10". The bucket is from `starts_at` (UTC) until before `ends_at`, which shows days of 23 or 25 hours.
     """
 
     label: str

@@ -1,4 +1,4 @@
-"""Episodes by domain, task type and time: counted, and some of each. Each answer is one statement."""
+"""Episodes grouped by domain, task type and time: counts, and a diverse sample. One statement each."""
 
 from __future__ import annotations
 
@@ -29,21 +29,26 @@ from memory_storage.sql.time_buckets import (
 )
 
 _OF_EPISODE = Shape("e.")
+# What clocks show, in microseconds since year 1: local times of the years 0 and 10000 count as the first and last.
 _LOCAL = f"(min(max(e.started_at + z.utc_offset, {FIRST}), {END - 1}) - {FIRST})"
 _SECONDS = f"{_LOCAL} / 1000000 + {FIRST // 1_000_000}, 'unixepoch'"
+# The number of the unit that contains a local time, as `time_buckets.bucket` reads it.
 _LABELS = {
     **{unit: f"{_LOCAL} / {size}" for unit, size in UNIT_SIZES.items()},
     "month": f"strftime('%Y', {_SECONDS}) * 12 + strftime('%m', {_SECONDS}) - 1",
 }
+# SQLite has no time zones: it gets the ranges in which the zone has one offset from UTC, a few hundred for 200 years.
 _PERIODS = """periods (since, until, utc_offset) AS MATERIALIZED (
     SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(:periods))"""
+# CROSS JOIN fixes the order of the join: for each range, its episodes by the index on (namespace, started_at).
 _EPISODES = """periods AS z CROSS JOIN episodes AS e
         ON e.namespace = :namespace AND e.started_at >= z.since AND e.started_at < z.until"""
+# Offsets are listed until 2037; a later episode makes the caller read again, with those of all time.
 _IS_BEYOND = f"EXISTS (SELECT 1 FROM episodes WHERE namespace = :namespace AND started_at >= {KNOWN_UNTIL})"
 
 
 def hierarchy(session: SessionProtocol, unit: TimeUnit, tz: str, episode_filter: EpisodeFilter) -> list[DomainNode]:
-    """The tree; see `SpatiotemporalRepository.hierarchy`."""
+    """Return the tree; see `SpatiotemporalRepository.hierarchy`."""
     where, values = conditions(episode_filter, "episode", _OF_EPISODE)
     choice("unit", unit, get_args(TimeUnit))
     zone = time_zone(tz)
@@ -57,7 +62,7 @@ def hierarchy(session: SessionProtocol, unit: TimeUnit, tz: str, episode_filter:
 def diverse(
     session: SessionProtocol, k: int, unit: TimeUnit, tz: str, episode_filter: EpisodeFilter, *, steps: bool
 ) -> list[Episode]:
-    """Some of each; see `SpatiotemporalRepository.diverse`."""
+    """Return a sample of all groups; see `SpatiotemporalRepository.diverse`."""
     where, values = conditions(episode_filter, "episode", _OF_EPISODE)
     choice("unit", unit, get_args(TimeUnit))
     rows = _read(session, time_zone(tz), _sample(unit, where, with_steps=steps), {**values, "limit": k})
@@ -101,6 +106,7 @@ def _sample(unit: str, where: Conditions, *, with_steps: bool) -> SqlTemplate:
 UNION ALL
 SELECT page.key, page.seq, {STEP_ROW}, {_IS_BEYOND} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq
     CROSS JOIN steps AS s ON s.namespace = e.namespace AND s.episode_id = e.id"""
+    # Ranks within each bucket, then each task type, then each domain: sorted by the last one, groups alternate.
     return SqlTemplate(f"""
 WITH {_PERIODS},
 found AS (
