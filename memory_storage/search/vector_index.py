@@ -83,14 +83,17 @@ class VectorIndex(Repository):
 
     @operation
     def costs(self, model: str, *, dimension: int | None = None) -> dict[str, Cost]:
-        """Return the bytes that each candidate source takes for a vector, on disk and in memory, by source name.
+        """Return what a vector costs in each kind of index.
 
         Args:
             model: The name of the model.
             dimension: One of the model's dimensions. Default: that of this namespace, or the only one.
 
+        Returns:
+            The bytes for a vector, on disk and in memory, by the name of the source.
+
         Raises:
-            NotFoundError: there is no such model, or it has no such dimension.
+            NotFoundError: The model does not exist, or has no such dimension.
             ValidationError: `dimension` is missing, and the model has several, none of them in this namespace.
         """
         found = self._get(model, dimension).model
@@ -128,16 +131,19 @@ class VectorIndex(Repository):
 
     @operation
     def verify(self, model: str, *, dimension: int | None = None) -> IndexHealth:
-        """Compare a model's index with its table, and measure its recall on a sample of indexed vectors.
+        """Compare a model's index with its table, and measure its recall on a sample of what is in it.
 
-        Reads all vectors 32 times, or 288 times if the recall is low.
+        Reads all of its vectors 32 times, or 288 times if its recall is low.
 
         Args:
             model: The name of the model.
             dimension: One of the model's dimensions. Default: that of this namespace, or the only one.
 
+        Returns:
+            The number of vectors that the index really has, and its recall of the nearest ten.
+
         Raises:
-            NotFoundError: there is no such model, or it has no such dimension.
+            NotFoundError: The model does not exist, or has no such dimension.
             ValidationError: `dimension` is missing, and the model has several, none of them in this namespace.
         """
         registered = self._get(model, dimension)
@@ -216,7 +222,18 @@ class VectorIndex(Repository):
 
     @operation
     def resume(self, registered: Registered, *, progress: Progress | None = None) -> int:
-        """Add the pending vectors of a registered model to its DiskANN index. Returns the number added."""
+        """Catch up an index whose state is known already; see `catch_up`.
+
+        Args:
+            registered: The state of the index, as the database has it.
+            progress: Called with the numbers of vectors done and in all.
+
+        Returns:
+            The number of vectors that entered the index.
+
+        Raises:
+            ConfigurationError: The in-process index would exceed its limit.
+        """
         instance("registered", registered, Registered, "one of those that the repository registers")
         space, found = registered
         if found.is_fragmented and self._empty(space, preset_of(found.preset)):

@@ -98,10 +98,21 @@ class AnalyticsRepository(Repository):
         confidence: float = 0.95,
         **filters: Unpack[EpisodeFilters],
     ) -> Table[GroupFigures]:
-        """Success, reward and duration by task type, domain, language, framework, complexity, tool or tag.
+        """Compute success, reward and duration by task type, domain, language, framework, complexity, tool or tag.
 
-        The group with the most episodes is first. An episode is in the group of each tool that it used and of each of
-        its tags.
+        An episode is in the group of each tool that it used and of each of its tags.
+
+        Args:
+            dimension: What to group by.
+            success_reward: The smallest reward that counts as success; None judges by the outcome.
+            confidence: The level of the intervals, between 0 and 1.
+            **filters: The filters of `episodes.query`.
+
+        Returns:
+            A row for each group, the one with the most episodes first.
+
+        Raises:
+            ValidationError: An argument or a filter is invalid.
         """
         check_dimension(dimension)
         groups = self._group_counts(dimension, success_reward, confidence, filters)
@@ -119,13 +130,23 @@ class AnalyticsRepository(Repository):
         confidence: float = 0.95,
         **filters: Unpack[EpisodeFilters],
     ) -> Table[PeriodFigures]:
-        """Success, reward and duration by hour, day, week (from Monday) or month in an IANA time zone, without gaps.
+        """Compute success, reward and duration by hour, day, week (from Monday) or month, without gaps.
 
-        From `since` until `until`, which is now, or where it ends if not given: 2 days of hours, 30 days, 26 weeks, or
-        730 days of months. Days have 23 or 25 hours where clocks change.
+        The range is from `since` to `until`. By default it ends now and has 48 hours, 30 days, 26 weeks, or the months
+        of 730 days. A day has 23 or 25 hours where clocks change.
+
+        Args:
+            unit: "hour", "day", "week" or "month".
+            tz: The IANA name of the time zone whose clocks count.
+            success_reward: The smallest reward that counts as success; None judges by the outcome.
+            confidence: The level of the intervals, between 0 and 1.
+            **filters: The filters of `episodes.query`.
+
+        Returns:
+            A row for each period, the earliest first.
 
         Raises:
-            ValidationError: that are more than 10,000 periods, or there is no such time zone.
+            ValidationError: The range has more than 10,000 periods, or an argument or a filter is invalid.
         """
         choice("unit", unit, get_args(TimeUnit))
         episode_filter = EpisodeFilter(**filters)
@@ -149,9 +170,22 @@ class AnalyticsRepository(Repository):
         confidence: float = 0.95,
         **filters: Unpack[EpisodeFilters],
     ) -> Table[StageFigures]:
-        """Success, reward and duration in the order in which the episodes started, cut into stages of equal size.
+        """Compute success, reward and duration in the order in which the episodes started, in stages of equal size.
 
-        What started at once is in the order of its first save. It shows learning where times say little.
+        Episodes that started at the same time are ordered by their first save. Shows learning where timestamps say
+        little.
+
+        Args:
+            stages: The number of stages, from 1 to 1,000.
+            success_reward: The smallest reward that counts as success; None judges by the outcome.
+            confidence: The level of the intervals, between 0 and 1.
+            **filters: The filters of `episodes.query`.
+
+        Returns:
+            A row for each stage, the earliest first.
+
+        Raises:
+            ValidationError: An argument or a filter is invalid.
         """
         if type(stages) is not int or not 1 <= stages <= _MAX_STAGES:
             raise ValidationError("stages", f"a whole number from 1 to {_MAX_STAGES:,}", stages)
@@ -161,7 +195,18 @@ class AnalyticsRepository(Repository):
 
     @operation
     def trend(self, *, confidence: float = 0.95, **filters: Unpack[EpisodeFilters]) -> Trend:
-        """Whether rewards grow: the slope of the line through them, in reward a day."""
+        """Fit a line through the rewards over time.
+
+        Args:
+            confidence: The level of the intervals, between 0 and 1.
+            **filters: The filters of `episodes.query`.
+
+        Returns:
+            The slope in reward per day, with its interval.
+
+        Raises:
+            ValidationError: An argument or a filter is invalid.
+        """
         z = quantile(confidence)
         where, values = conditions(EpisodeFilter(**filters), "episode")
         ((count, *sums),) = self._read(sql.trend(where), values)
@@ -176,7 +221,18 @@ class AnalyticsRepository(Repository):
 
     @operation
     def tools(self, *, confidence: float = 0.95, **filters: Unpack[EpisodeFilters]) -> Table[ToolUse]:
-        """How each tool answered, and how fast: error rates and latency percentiles, the most used one first."""
+        """Compute the error rate and latency percentiles of each tool.
+
+        Args:
+            confidence: The level of the intervals, between 0 and 1.
+            **filters: The filters of `episodes.query`.
+
+        Returns:
+            A row for each tool, the most used one first.
+
+        Raises:
+            ValidationError: An argument or a filter is invalid.
+        """
         quantile(confidence)
         where, values = conditions(EpisodeFilter(**filters), "episode")
         rows = []
@@ -196,10 +252,24 @@ class AnalyticsRepository(Repository):
         confidence: float = 0.95,
         **filters: Unpack[EpisodeFilters],
     ) -> Table[SequenceFigures]:
-        """The tool sequences of this length, or of these lengths, with the highest lift towards success.
+        """Find the tool sequences with the highest lift towards success.
 
-        Steps are taken by their numbers; those of other episodes do not count, nor do episodes that are not judged.
-        Of equal lift, what more episodes have is first.
+        Steps are ordered by their numbers. Episodes without an outcome (or without a reward, if `success_reward` is
+        given) do not count.
+
+        Args:
+            length: The number of tools, or the smallest and the largest number.
+            min_episodes: The minimum number of episodes that have the sequence.
+            limit: The maximum number of rows.
+            success_reward: The smallest reward that counts as success; None judges by the outcome.
+            confidence: The level of the intervals, between 0 and 1.
+            **filters: The filters of `episodes.query`.
+
+        Returns:
+            A row for each sequence, the highest lift first, then the one in more episodes.
+
+        Raises:
+            ValidationError: An argument or a filter is invalid.
         """
         shortest, longest = check_lengths(length)
         most, _ = whole("limit", limit), quantile(confidence)
@@ -215,9 +285,20 @@ class AnalyticsRepository(Repository):
     def failures(
         self, *, success_reward: float | None = None, limit: int = 100, **filters: Unpack[EpisodeFilters]
     ) -> Table[FailurePoint]:
-        """Where steps failed: by step number, tool and class of error, what most failed episodes have first.
+        """Count where steps failed, by step number, tool and class of error.
 
-        The class is the name of an exception if the message begins with one, else its first line without particulars.
+        The class is the name of the exception if the message begins with one, else the first line without particulars.
+
+        Args:
+            success_reward: The smallest reward that counts as success; None judges by the outcome.
+            limit: The maximum number of rows.
+            **filters: The filters of `episodes.query`.
+
+        Returns:
+            A row for each failure point, the one in the most failed episodes first.
+
+        Raises:
+            ValidationError: An argument or a filter is invalid.
         """
         most = whole("limit", limit)
         where, values, success_sql = self._episode_conditions(success_reward, filters)
@@ -242,9 +323,21 @@ class AnalyticsRepository(Repository):
         confidence: float = 0.95,
         **filters: Unpack[EpisodeFilters],
     ) -> Table[Change]:
-        """What changed between two periods, as a whole or by a dimension: the largest change of success is first.
+        """Compare two periods, as a whole or by a dimension.
 
-        A period is `(since, until)`, half open, by when the episodes started.
+        Args:
+            before: The first period, `(since, until)`, half-open, by when the episodes started.
+            after: The second period.
+            by: What to group by; None compares the periods as a whole.
+            success_reward: The smallest reward that counts as success; None judges by the outcome.
+            confidence: The level of the intervals, between 0 and 1.
+            **filters: The filters of `episodes.query`.
+
+        Returns:
+            A row for each group, the largest change of the success rate first.
+
+        Raises:
+            ValidationError: An argument or a filter is invalid.
         """
         if by is not None:
             check_dimension(by, "by")
@@ -262,7 +355,21 @@ class AnalyticsRepository(Repository):
     def effectiveness(
         self, *, half_life: timedelta = timedelta(days=30), confidence: float = 0.95, **filters: Unpack[PatternFilters]
     ) -> Table[PatternFigures]:
-        """How the patterns have served, the best score first: surely good, and lately used."""
+        """Rank the patterns by how well they served and how recently they were used.
+
+        The score is the lower bound of the success rate, halved with each half-life since the last use.
+
+        Args:
+            half_life: The time after which an unused pattern has half of its score; above 0.
+            confidence: The level of the intervals, between 0 and 1.
+            **filters: The filters of `patterns.query`.
+
+        Returns:
+            A row for each pattern, the highest score first.
+
+        Raises:
+            ValidationError: An argument or a filter is invalid.
+        """
         where, values = conditions(PatternFilter(**filters), "pattern")
         return self._pattern_table(where, values, half_life, confidence)
 
@@ -270,7 +377,19 @@ class AnalyticsRepository(Repository):
     def unused(
         self, *, since: datetime, confidence: float = 0.95, **filters: Unpack[PatternFilters]
     ) -> Table[PatternFigures]:
-        """The patterns that nobody has retrieved or applied since then, and that were there already."""
+        """List the patterns that existed at `since` and were not retrieved or applied after it.
+
+        Args:
+            since: An aware datetime.
+            confidence: The level of the intervals, between 0 and 1.
+            **filters: The filters of `patterns.query`.
+
+        Returns:
+            A row for each pattern, the highest score first.
+
+        Raises:
+            ValidationError: An argument or a filter is invalid.
+        """
         where, values = conditions(PatternFilter(**filters), "pattern")
         values["unused_since"] = to_micros(checked_moment("since", since))
         return self._pattern_table((*where, sql.UNUSED), values, timedelta(days=30), confidence)

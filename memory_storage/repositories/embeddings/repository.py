@@ -76,15 +76,23 @@ class EmbeddingRepository(Repository):
         model: str,
         preset: IndexPreset = "balanced",
     ) -> None:
-        """Store the vector of an owner by a model, in place of the one it had. Stored as 32-bit floats.
+        """Store the vector of an owner, and replace the one that it had. Vectors are stored as 32-bit floats.
 
-        The first vector that a namespace stores by a model decides the model's dimension in this namespace, until none
-        of its vectors is left. The first one of a model and dimension in the database decides the preset of the index.
-        `embed` leaves this vector alone, whatever becomes of its owner's text.
+        The first stored vector of a model sets the model's dimension for this namespace, until none of its vectors is
+        left. The first one of a model and dimension in the database sets the preset of the index. `embed` does not
+        replace this vector, even if the text of its owner changes.
+
+        Args:
+            owner_type: "episode", "step" or "pattern".
+            owner_id: The ID of the owner.
+            vector: A sequence of floats, of 1 to 65,536 dimensions.
+            model: The name of the embedding model.
+            preset: The preset of the DiskANN index: "compact", "balanced" or "accurate".
 
         Raises:
-            NotFoundError: there is no such owner.
-            ValidationError: the vector has another dimension than the model, no length, NaN or infinity.
+            NotFoundError: The owner does not exist.
+            ValidationError: The vector has another dimension than the model, has length zero, or contains NaN or
+                infinity.
         """
         self.put_many([(owner_type, owner_id, vector)], model=model, preset=preset)
 
@@ -98,13 +106,22 @@ class EmbeddingRepository(Repository):
         index: bool = True,
         progress: Progress | None = None,
     ) -> None:
-        """Store the vectors of several owners by one model: all or none of each 16 megabytes (10,000 of dimension 384).
+        """Store the vectors of several owners: all or none of each 16 MB (10,000 vectors of dimension 384).
 
-        They can be searched at once. Then they enter the index in portions, if it is in the database, unless `index` is
-        False (a bulk load of several calls) or a transaction is open: `storage.embeddings.index.catch_up()` does that
-        later. An index in memory catches up when it is searched.
+        They can be searched immediately. If the index is in the database, they enter it in batches afterwards. The
+        in-process index catches up when it is searched.
 
-        Raises: see `put`.
+        Args:
+            items: Tuples of owner type, owner ID and vector.
+            model: The name of the embedding model.
+            preset: The preset of the DiskANN index: "compact", "balanced" or "accurate".
+            index: Whether they enter the index now. False suits a bulk load of several calls, and an open transaction
+                implies it: call `storage.embeddings.index.catch_up()` afterwards.
+            progress: Called with the numbers of vectors done and in all.
+
+        Raises:
+            NotFoundError: An owner does not exist.
+            ValidationError: A vector is invalid; see `put`.
         """
         entries = _new_vectors(as_model_name(model), items, self._now())
         done, registered = 0, None
@@ -250,10 +267,18 @@ class EmbeddingRepository(Repository):
 
     @operation
     def get(self, owner_type: OwnerType, owner_id: UUID | str, *, model: str) -> Embedding:
-        """The vector of an owner by a model.
+        """Return the vector of an owner.
+
+        Args:
+            owner_type: "episode", "step" or "pattern".
+            owner_id: The ID of the owner.
+            model: The name of the embedding model.
+
+        Returns:
+            The embedding.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: The owner has no vector of this model.
         """
         embedding = self.find(owner_type, owner_id, model=model)
         if embedding is None:
@@ -262,13 +287,37 @@ class EmbeddingRepository(Repository):
 
     @operation
     def find(self, owner_type: OwnerType, owner_id: UUID | str, *, model: str) -> Embedding | None:
-        """The vector of an owner by a model, or None."""
+        """Return the vector of an owner, or None.
+
+        Args:
+            owner_type: "episode", "step" or "pattern".
+            owner_id: The ID of the owner.
+            model: The name of the embedding model.
+
+        Returns:
+            The embedding, or None if the owner has no vector of this model.
+
+        Raises:
+            ValidationError: An argument is invalid.
+        """
         embeddings = self.get_many(owner_type, [owner_id], model=model)
         return next(iter(embeddings.values()), None)
 
     @operation
     def get_many(self, owner_type: OwnerType, owner_ids: Iterable[UUID | str], *, model: str) -> dict[UUID, Embedding]:
-        """The vectors of those of the owners that have one by this model."""
+        """Return the vectors of several owners.
+
+        Args:
+            owner_type: "episode", "step" or "pattern".
+            owner_ids: The IDs of the owners.
+            model: The name of the embedding model.
+
+        Returns:
+            The vectors by the ID of their owner; owners without a vector of this model are missing.
+
+        Raises:
+            ValidationError: An argument is invalid.
+        """
         name = as_model_name(model)
         owners = json_ids([as_id(one, "owner_id") for one in as_list(owner_ids, "owner_ids")])
         values = {"owner_type": _owner_type(owner_type), "owners": owners}
@@ -326,7 +375,19 @@ class EmbeddingRepository(Repository):
 
     @operation
     def delete(self, owner_type: OwnerType, owner_id: UUID | str, *, model: str) -> bool:
-        """Delete the vector of an owner by a model. Whether it was there."""
+        """Delete the vector of an owner.
+
+        Args:
+            owner_type: "episode", "step" or "pattern".
+            owner_id: The ID of the owner.
+            model: The name of the embedding model.
+
+        Returns:
+            Whether it existed.
+
+        Raises:
+            ValidationError: An argument is invalid.
+        """
         key = {"owner_type": _owner_type(owner_type), "owner_id": as_id(owner_id, "owner_id")}
         values = {"namespace": self._session.namespace, "model": as_model_name(model)}
         return bool(self._session.write([sql.DELETE.bind(**key, **values)]))

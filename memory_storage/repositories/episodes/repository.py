@@ -149,16 +149,19 @@ class EpisodeRepository(Repository):
 
     @operation
     def import_many(self, episodes: Sequence[Episode], *, restore_forgotten: bool = False) -> int:
-        """Insert copies as they are, with their version and times. Idempotent.
+        """Insert copies unchanged, with their version and times. Idempotent.
 
-        Those whose id is stored already stay as they are. Those that were erased stay away: `erased_among` names them.
+        Episodes whose ID is stored already are not changed. Erased episodes are skipped; `erased_among` names them.
 
         Args:
-            episodes: the copies.
-            restore_forgotten: bring back what was erased by `forget`, retention or eviction.
+            episodes: The copies.
+            restore_forgotten: Whether to restore what `forget`, retention or eviction erased.
 
         Returns:
-            The number of new ones.
+            The number of new episodes.
+
+        Raises:
+            ValidationError: An episode exceeds a limit, or would not be read back equal.
         """
         encoded = self._encode_all(episodes)
         write = partial(self._import, restore=flag("restore_forgotten", restore_forgotten))
@@ -174,14 +177,21 @@ class EpisodeRepository(Repository):
 
     @operation
     def append_step(self, episode_id: UUID | str, step: Step) -> Step:
-        """Append a step; the store gives it the next number. The episode's version does not change.
+        """Append a step; the storage assigns its number. The version of the episode does not change.
 
-        To append the same step (by its id) again is harmless: it is there once.
+        Appending the same step (by its ID) twice stores it once.
+
+        Args:
+            episode_id: The ID of the episode.
+            step: The step, without a number.
+
+        Returns:
+            The stored step, with its number.
 
         Raises:
-            NotFoundError: there is no such episode.
-            ConflictError: another step has this id.
-            ValidationError: the step has a number already, or a limit is broken.
+            NotFoundError: The episode does not exist.
+            ConflictError: Another step has this ID.
+            ValidationError: The step has a number already, or exceeds a limit.
         """
         document, step = encode(Step, step)
         if step.step_number is not None:
@@ -211,15 +221,24 @@ class EpisodeRepository(Repository):
         reflection: Reflection | None = None,
         completed_at: datetime | None = None,
     ) -> Episode:
-        """Record how it ended, and give back the whole episode. `completed_at` is now by default.
+        """Record the outcome of an episode. The version grows by one.
 
-        To complete it again replaces the outcome, whoever wrote it; an earlier reward or reflection stays unless
-        another is given. The version grows by one.
+        Completing it again replaces the outcome; the stored reward and reflection stay unless new ones are given.
+
+        Args:
+            episode_id: The ID of the episode.
+            outcome: Success, PartialSuccess, Failure or Abstained.
+            reward: The total reward, or a RewardScore with its parts.
+            reflection: What was learned.
+            completed_at: An aware datetime; now by default.
+
+        Returns:
+            The whole episode.
 
         Raises:
-            NotFoundError: there is no such episode.
-            ValidationError: there is no outcome, `completed_at` is before the start and not what is stored, a limit is
-                broken, or something would not be read back equal.
+            NotFoundError: The episode does not exist.
+            ValidationError: There is no outcome, `completed_at` is before the start and is not what is stored, a limit
+                is exceeded, or a value would not be read back equal.
         """
         now = self._session.now()
         completion = Episode(
@@ -278,10 +297,17 @@ class EpisodeRepository(Repository):
 
     @operation
     def get(self, episode_id: UUID | str, *, steps: bool = True) -> Episode:
-        """The episode; without its steps if `steps` is False.
+        """Return the episode.
+
+        Args:
+            episode_id: The ID of the episode.
+            steps: Whether it has its steps.
+
+        Returns:
+            The episode.
 
         Raises:
-            NotFoundError: there is no such episode.
+            NotFoundError: The episode does not exist.
         """
         episode = self.find(episode_id, steps=steps)
         if episode is None:
@@ -290,7 +316,18 @@ class EpisodeRepository(Repository):
 
     @operation
     def find(self, episode_id: UUID | str, *, steps: bool = True) -> Episode | None:
-        """The episode, or None."""
+        """Return the episode, or None.
+
+        Args:
+            episode_id: The ID of the episode.
+            steps: Whether it has its steps.
+
+        Returns:
+            The episode, or None if it does not exist.
+
+        Raises:
+            ValidationError: The ID is invalid.
+        """
         statement = sql.GET if steps else sql.GET_HEAD
         rows = self._session.read(statement.bind(namespace=self._session.namespace, id=as_id(episode_id)))
         return episode_from_rows(rows) if rows else None
@@ -314,11 +351,17 @@ class EpisodeRepository(Repository):
 
     @operation
     def short_ids(self, episode_ids: Iterable[UUID | str], *, least: int = 8) -> dict[UUID, str]:
-        """Return for each id its shortest prefix that identifies it among the episodes stored now, for people to read.
+        """Return for each ID its shortest prefix that identifies it among the stored episodes.
 
         Args:
-            episode_ids: the ids.
-            least: the fewest characters of a prefix, from 4 to 36.
+            episode_ids: The IDs.
+            least: The minimum number of characters of a prefix, from 4 to 36.
+
+        Returns:
+            The prefixes by ID.
+
+        Raises:
+            ValidationError: An ID or `least` is invalid.
         """
         if type(least) is not int or not LEAST <= least <= 36:
             raise ValidationError("least", f"a whole number from {LEAST} to 36", least)
@@ -337,17 +380,27 @@ class EpisodeRepository(Repository):
         on_corrupt: OnCorrupt = None,
         **filters: Unpack[EpisodeFilters],
     ) -> Page[Episode]:
-        """A page of the episodes for which all filters hold, by `started_at`.
+        """Return a page of the episodes that pass all filters, by `started_at`.
 
-        `limit` is 100 by default and 1,000 at most (`limits.query_default`, `query_maximum`). `cursor` is a page's
-        `next_cursor` or `previous_cursor`: it holds only a place, so give the same filters and direction again.
-        Archived ones are left out unless `archived` is True (only those) or None (all). `text` finds words, "phrases"
-        or a pre*: all of them in the description, outcome, reflection and tags together, or all of them in one step.
-        `on_corrupt` is called with the CorruptDataError of each row that cannot be decoded, an episode or a step, and
-        the others are given: they do not count in `limit`. Without it the error is raised.
+        Archived episodes are excluded unless `archived` is True (only those) or None (all). `text` matches words,
+        "phrases" or a prefix*: all of them in the description, outcome, reflection and tags together, or all of them in
+        one step.
+
+        Args:
+            limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
+                `query_maximum`).
+            cursor: `next_cursor` or `previous_cursor` of a page with the same arguments.
+            direction: "newest_first" or "oldest_first".
+            steps: Whether the episodes have their steps.
+            on_corrupt: Called with the CorruptDataError of each row that cannot be decoded, which is then skipped and
+                does not count in `limit`. Without it the error is raised.
+            **filters: Conditions that all have to hold.
+
+        Returns:
+            The page, with cursors of the next and the previous one.
 
         Raises:
-            ValidationError: a filter, the limit, the cursor or the direction cannot be.
+            ValidationError: A filter, the limit, the cursor or the direction is invalid.
         """
         check_on_corrupt(on_corrupt)
         descending = is_descending(direction)
@@ -373,13 +426,25 @@ class EpisodeRepository(Repository):
         on_corrupt: OnCorrupt = None,
         **filters: Unpack[EpisodeFilters],
     ) -> Iterator[Episode]:
-        """Iterate over all of them, a page at a time; no connection is held between the pages.
+        """Iterate over all episodes that pass the filters, page by page. No connection is held between pages.
 
-        A page has 100 episodes, or fewer if they are large: 4 MB of them, or one that is larger, are read at a time.
-        Where no index has the episodes in order (filters by text, tags, metadata, reward or completion), all that
-        follow the first page are listed once, which takes one more round trip: which ones and in what order is decided
-        then. Those that are deleted or no longer pass a filter when their page is read are left out, but a change of
-        their text is not looked at. `on_corrupt` as for `query`.
+        A page has 100 episodes, or fewer if they are large: 4 MB of them, or one larger episode. If no index has the
+        episodes in order (filters by text, tags, metadata, reward or completion), the order of those after the first
+        page is fixed then, by one more round trip. Episodes that are deleted, or no longer pass a filter, when their
+        page is read are skipped; their text is not checked again.
+
+        Args:
+            direction: "newest_first" or "oldest_first", by `started_at`.
+            steps: Whether the episodes have their steps.
+            on_corrupt: Called with the CorruptDataError of each row that cannot be decoded, which is then skipped and
+                does not count in `limit`. Without it the error is raised.
+            **filters: The filters of `episodes.query`.
+
+        Returns:
+            An iterator of episodes.
+
+        Raises:
+            ValidationError: An argument or a filter is invalid.
         """
         check_on_corrupt(on_corrupt)
         descending = is_descending(direction)
@@ -460,23 +525,33 @@ class EpisodeRepository(Repository):
         on_corrupt: OnCorrupt = None,
         **filters: Unpack[EpisodeFilters],
     ) -> Hits[Episode]:
-        """The `k` episodes nearest to a vector for which all filters hold: as many as there are, if that is fewer.
+        """Return the `k` episodes that are most similar to a vector and pass all filters, or all if there are fewer.
 
-        An episode is as near as the nearest of its own vector and those of its steps, by the cosine: from -1 to 1.
-        `min_similarity` leaves out the others. `model` may be left out where there is only one. Filters are those of
-        `query`. `cursor` is the `next_cursor` of the hits before: pages have each match once, of those that were stored
-        when the first page was read, whatever is written between them. One round trip, two if `model` has to be looked
-        up.
+        The similarity is the cosine, from -1 to 1, of the most similar one of the episode's own vector and those of its
+        steps. Pages show each match once, of those that were stored when the first page was read. One round trip; two
+        if `model` has to be looked up. A namespace without vectors of `model` has no hits, which is logged as
+        information.
 
-        `mode`: "auto" decides between the model's index and comparing all vectors for which the filters hold; "exact"
-        compares them all. `Hits.plan` says what was done. `on_corrupt` as for `query`.
+        Args:
+            vector: The query vector.
+            model: The embedding model of the vector. May be omitted if the namespace has one model only.
+            k: The number of hits, from 1 to 1,000.
+            min_similarity: The lowest cosine similarity of a hit, from -1 to 1.
+            mode: "auto" decides between the index and an exact scan; "exact" compares all vectors that pass the
+                filters.
+            cursor: `next_cursor` of the hits before, with the same arguments.
+            steps: Whether the episodes have their steps.
+            explain: Whether each hit has the parts that add up to its score.
+            on_corrupt: Called with the CorruptDataError of each row that cannot be decoded, which is then skipped and
+                does not count in `limit`. Without it the error is raised.
+            **filters: The filters of `query`.
 
-        A namespace that has no vectors by `model` has none to find: there are no hits, whether or not another namespace
-        has some. (A misspelt name has no vectors either; that is logged as information.)
+        Returns:
+            The hits, the most similar first, with the plan and a cursor.
 
         Raises:
-            ValidationError: the vector, `k` (1 to 1,000), a filter or the cursor cannot be; or the vector has another
-                dimension than this namespace's vectors by `model`.
+            ValidationError: The vector, `k`, a filter or the cursor is invalid; or the vector has another dimension
+                than this namespace's vectors of the model.
         """
         return self._hits(
             SearchRequest(
@@ -504,14 +579,35 @@ class EpisodeRepository(Repository):
         on_corrupt: OnCorrupt = None,
         **filters: Unpack[SearchFilters],
     ) -> Hits[Episode]:
-        """The `k` best episodes by the words of a text, or by words and a vector, for which all filters hold.
+        """Return the `k` best episodes by full text, or by full text and a vector, that pass all filters.
 
-        Any of the words may be in the description, outcome, reflection, tags or a step; rare ones count more (BM25).
-        With a `vector`, or an `embedder` that makes one of the text, the places in both orders are fused (reciprocal
-        ranks, from the best 4 k of each). `weights` adds recency and reward; with `explain` every hit has the parts
-        that sum to its score. Where no vectors are stored yet, words alone decide. The rest is as in `similar_to`.
+        Words are ranked by BM25 in the description, outcome, reflection, tags and steps. With a `vector` or an
+        `embedder` the ranks of both are fused (reciprocal ranks, of the best 4 `k` of each). In a namespace without
+        vectors, full text decides alone.
 
-        Raises: see `similar_to`.
+        Args:
+            text: The words to find; any of them may match. Any string is safe.
+            vector: A query vector, for a hybrid search.
+            model: The embedding model of the vector. May be omitted if the namespace has one model only.
+            embedder: Makes the vector of `text`, instead of `vector` and `model`.
+            k: The number of hits, from 1 to 1,000.
+            weights: The weights of text, vector, recency and reward.
+            min_similarity: The lowest cosine similarity of a hit by vector, from -1 to 1.
+            mode: "auto" decides between the index and an exact scan; "exact" compares all vectors that pass the
+                filters.
+            cursor: `next_cursor` of the hits before, with the same arguments.
+            steps: Whether the episodes have their steps.
+            explain: Whether each hit has the parts that add up to its score.
+            on_corrupt: Called with the CorruptDataError of each row that cannot be decoded, which is then skipped and
+                does not count in `limit`. Without it the error is raised.
+            **filters: The filters of `query`, without `text`.
+
+        Returns:
+            The hits, the highest score first, with the plan and a cursor.
+
+        Raises:
+            ValidationError: An argument, a filter or the cursor is invalid; or the vector has another dimension than
+                this namespace's vectors of the model.
         """
         if embedder is not None and vector is None:
             known = as_embedder("embedder", embedder)

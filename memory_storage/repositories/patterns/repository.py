@@ -126,16 +126,19 @@ class PatternRepository(Repository):
 
     @operation
     def import_many(self, patterns: Sequence[AnyPattern], *, restore_forgotten: bool = False) -> int:
-        """Insert copies as they are, with version, times and counters. Idempotent.
+        """Insert copies unchanged, with their version, times and counters. Idempotent.
 
-        Those whose id is stored already stay as they are. Those that were erased stay away: `erased_among` names them.
+        Patterns whose ID is stored already are not changed. Erased patterns are skipped; `erased_among` names them.
 
         Args:
-            patterns: the copies.
-            restore_forgotten: bring back what was erased by `forget`.
+            patterns: The copies.
+            restore_forgotten: Whether to restore what `forget` erased.
 
         Returns:
-            The number of new ones.
+            The number of new patterns.
+
+        Raises:
+            ValidationError: A pattern exceeds a limit, or would not be read back equal.
         """
         encoded = self._encode_all(patterns)
         write = partial(self._import, restore=flag("restore_forgotten", restore_forgotten))
@@ -166,10 +169,15 @@ class PatternRepository(Repository):
 
     @operation
     def record_application(self, pattern_id: UUID | str, *, success: bool, reward_delta: float = 0.0) -> None:
-        """Count that this pattern was applied, whether it helped, and by how much the reward differed.
+        """Count that a pattern was applied. Counted by SQL, so that concurrent calls are all counted.
+
+        Args:
+            pattern_id: The ID of the pattern.
+            success: Whether it helped.
+            reward_delta: By how much the reward differed.
 
         Raises:
-            NotFoundError: there is no such pattern.
+            NotFoundError: The pattern does not exist.
         """
         if not isinstance(success, bool):
             raise ValidationError("success", "True or False", success)
@@ -186,11 +194,18 @@ class PatternRepository(Repository):
 
     @operation
     def merge(self, pattern_id: UUID | str, other_id: UUID | str) -> AnyPattern:
-        """Add the other one's occurrences, counters, evidence and tags to this one, and delete the other one.
+        """Add the occurrences, counters, evidence and tags of another pattern to this one, and delete the other one.
+
+        Args:
+            pattern_id: The ID of the pattern that stays.
+            other_id: The ID of the pattern that is deleted.
+
+        Returns:
+            The merged pattern.
 
         Raises:
-            NotFoundError: one of them does not exist.
-            ValidationError: they are the same, or of two kinds; or together they are over a limit.
+            NotFoundError: One of them does not exist.
+            ValidationError: They are the same, or of different kinds; or together they exceed a limit.
         """
         key, other = as_id(pattern_id), as_id(other_id, "other_id")
         if key == other:
@@ -229,21 +244,32 @@ class PatternRepository(Repository):
         success_reward: float | None = None,
         **filters: Unpack[EpisodeFilters],
     ) -> list[AnyPattern]:
-        """Make patterns of the episodes for which the filters hold, and give them back as they are stored.
+        """Mine tool sequences and error recoveries from the episodes that pass the filters, and store them as patterns.
 
-        Tool sequences: of these lengths, in at least so many episodes that were judged, whose success rate is at least
-        `min_lift` times that of all; those with the highest lift first, and no part of a longer one with the same
-        episodes. Error recoveries: what was done after a step that failed until its tool was ok again, at most 5 steps
-        later, in at least so many episodes, of which one went well. At most `max_patterns` of each; `evidence` are the
-        first so many that went well. See `AnalyticsRepository` for what success is.
+        A tool sequence has a success rate of at least `min_lift` times that of all episodes; parts of a longer sequence
+        in the same episodes are omitted. An error recovery is what was done after a failed step until its tool
+        succeeded, at most 5 steps later, in episodes of which at least one succeeded. See `AnalyticsRepository` for
+        what counts as success.
 
-        The context of a pattern is the domain, language and framework that all the episodes with it share, of those
-        that were judged; what they do not share stays open: a sequence of two domains is `general`, and a filter by
-        domain learns it for that domain. Its description ends with the words that several tasks of its evidence share,
-        so that `search` finds it for such a task.
+        A pattern has the domain, language and framework that all of its episodes share; a sequence of several domains
+        is `general`, and a filter by domain mines it for one. Its description ends with words that several tasks of its
+        evidence share, so that `search` finds it. IDs are derived from the content and the context: mining again
+        updates statistics in place, and keeps usage counters and edits. Patterns that are not found again stay.
 
-        Ids are of the content and the context: to learn again brings the figures of a pattern up to date, and leaves
-        its counters and what people wrote, its description among it. What is not found any more stays.
+        Args:
+            lengths: The smallest and the largest number of tools of a sequence.
+            min_episodes: The minimum number of completed episodes that have the pattern.
+            min_lift: The lowest success rate relative to that of all.
+            max_patterns: The maximum number of patterns of each kind, the highest lift first.
+            evidence: The maximum number of successful episodes that a pattern names.
+            success_reward: The smallest reward that counts as success; None judges by the outcome.
+            **filters: The filters of `episodes.query`.
+
+        Returns:
+            The patterns, as they are stored.
+
+        Raises:
+            ValidationError: An argument or a filter is invalid.
         """
         lengths = check_lengths(lengths)
         limits = mining_limits(min_episodes, min_lift, max_patterns, evidence)
@@ -290,10 +316,21 @@ class PatternRepository(Repository):
         on_corrupt: OnCorrupt = None,
         **filters: Unpack[PatternFilters],
     ) -> Page[AnyPattern]:
-        """A page of the patterns for which all filters hold, the best success rate first.
+        """Return a page of the patterns that pass all filters, the highest success rate first.
 
-        `on_corrupt` is called with the CorruptDataError of each row that cannot be decoded, and the others are given:
-        they do not count in `limit`. Without it the error is raised.
+        Args:
+            limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
+                `query_maximum`).
+            cursor: `next_cursor` or `previous_cursor` of a page with the same arguments.
+            on_corrupt: Called with the CorruptDataError of each row that cannot be decoded, which is then skipped and
+                does not count in `limit`. Without it the error is raised.
+            **filters: Conditions that all have to hold.
+
+        Returns:
+            The page, with a cursor of the next one.
+
+        Raises:
+            ValidationError: An argument or a filter is invalid.
         """
         check_on_corrupt(on_corrupt)
         where, values = conditions(PatternFilter(**filters), "pattern")
@@ -310,10 +347,22 @@ class PatternRepository(Repository):
 
     @operation
     def iterate(self, *, on_corrupt: OnCorrupt = None, **filters: Unpack[PatternFilters]) -> Iterator[AnyPattern]:
-        """Iterate over all of them, the best success rate first, a page at a time: 100 of them, or 4 MB.
+        """Iterate over all patterns that pass the filters, the highest success rate first, in pages of 100 patterns or
+        4 MB.
 
-        Which ones, and in what order, is decided at the start: one whose rate changes meanwhile comes once, as it is
-        when its page is read. Those that are deleted meanwhile are left out. `on_corrupt` as for `query`.
+        The order is fixed at the start: a pattern whose rate changes comes once, as it is when its page is read.
+        Patterns that are deleted in between are skipped.
+
+        Args:
+            on_corrupt: Called with the CorruptDataError of each row that cannot be decoded, which is then skipped and
+                does not count in `limit`. Without it the error is raised.
+            **filters: The filters of `patterns.query`.
+
+        Returns:
+            An iterator of patterns.
+
+        Raises:
+            ValidationError: An argument or a filter is invalid.
         """
         check_on_corrupt(on_corrupt)
         size = min(ITERATE_PAGE, self._session.limits.query_maximum)
@@ -354,7 +403,29 @@ class PatternRepository(Repository):
         on_corrupt: OnCorrupt = None,
         **filters: Unpack[PatternFilters],
     ) -> Hits[AnyPattern]:
-        """The `k` patterns nearest to a vector for which all filters hold; see `EpisodeRepository.similar_to`."""
+        """Return the `k` patterns that are most similar to a vector and pass all filters; see
+        `EpisodeRepository.similar_to`.
+
+        Args:
+            vector: The query vector.
+            model: The embedding model of the vector. May be omitted if the namespace has one model only.
+            k: The number of hits, from 1 to 1,000.
+            min_similarity: The lowest cosine similarity of a hit, from -1 to 1.
+            mode: "auto" decides between the index and an exact scan; "exact" compares all vectors that pass the
+                filters.
+            cursor: `next_cursor` of the hits before, with the same arguments.
+            explain: Whether each hit has the parts that add up to its score.
+            on_corrupt: Called with the CorruptDataError of each row that cannot be decoded, which is then skipped and
+                does not count in `limit`. Without it the error is raised.
+            **filters: The filters of `patterns.query`.
+
+        Returns:
+            The hits, the most similar first, with the plan and a cursor.
+
+        Raises:
+            ValidationError: The vector, `k`, a filter or the cursor is invalid; or the vector has another dimension
+                than this namespace's vectors of the model.
+        """
         request = SearchRequest(
             PatternFilter(**filters), k, None, vector, model, mode, min_similarity, cursor, None, explain
         )
@@ -377,9 +448,32 @@ class PatternRepository(Repository):
         on_corrupt: OnCorrupt = None,
         **filters: Unpack[PatternFilters],
     ) -> Hits[AnyPattern]:
-        """The `k` best patterns by words, or by words and a vector; see `EpisodeRepository.search`.
+        """Return the `k` best patterns by full text, or by full text and a vector; see `EpisodeRepository.search`.
 
         The reward of a pattern is its success rate, and its age is counted from its last change.
+
+        Args:
+            text: The words to find; any of them may match. Any string is safe.
+            vector: A query vector, for a hybrid search.
+            model: The embedding model of the vector. May be omitted if the namespace has one model only.
+            embedder: Makes the vector of `text`, instead of `vector` and `model`.
+            k: The number of hits, from 1 to 1,000.
+            weights: The weights of text, vector, recency and reward.
+            min_similarity: The lowest cosine similarity of a hit by vector, from -1 to 1.
+            mode: "auto" decides between the index and an exact scan; "exact" compares all vectors that pass the
+                filters.
+            cursor: `next_cursor` of the hits before, with the same arguments.
+            explain: Whether each hit has the parts that add up to its score.
+            on_corrupt: Called with the CorruptDataError of each row that cannot be decoded, which is then skipped and
+                does not count in `limit`. Without it the error is raised.
+            **filters: The filters of `patterns.query`.
+
+        Returns:
+            The hits, the highest score first, with the plan and a cursor.
+
+        Raises:
+            ValidationError: An argument, a filter or the cursor is invalid; or the vector has another dimension than
+                this namespace's vectors of the model.
         """
         if embedder is not None and vector is None:
             known = as_embedder("embedder", embedder)

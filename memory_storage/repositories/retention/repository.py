@@ -30,10 +30,20 @@ class RetentionRepository(Repository):
 
     @operation
     def plan(self, policy: RetentionPolicy, *, now: datetime | None = None) -> RetentionPlan:
-        """What would go, and why, in order; the dry run. The same memory and the same `now` give the same plan.
+        """List what a policy would remove, and why: a dry run. The same rows and the same `now` give the same plan.
 
-        `now` is the storage's clock by default; on a server the earlier of that and the server's, so that a machine
-        whose clock is ahead lets nothing go too early. An age is counted from the episode's own `started_at`.
+        The age of an episode is counted from its `started_at`.
+
+        Args:
+            policy: What to keep.
+            now: The time from which ages count back; by default the storage's clock, on a server the earlier of that
+                and the server's, so that a clock that is ahead removes nothing too early.
+
+        Returns:
+            The plan, in the order in which `apply` removes.
+
+        Raises:
+            ValidationError: An argument is invalid.
         """
         instance("policy", policy, RetentionPolicy, "RetentionPolicy(max_age=timedelta(days=90))")
         moment = self._session.now() if now is None else checked_moment("now", now)
@@ -54,15 +64,23 @@ class RetentionRepository(Repository):
         progress: Callable[[int, int], None] | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> RetentionResult:
-        """Do what a plan says, or what the plan of a policy says now.
+        """Remove (or archive) what a plan lists, or what the plan of a policy lists now.
 
-        In portions of about 15 ms, with pauses in which other writers get in; a large episode goes in several, and is
-        in the archive meanwhile. Each is looked at again when it goes: one that came to be protected stays. If it is
-        interrupted, plan with the same policy and `now` again: the end is the same. `progress` is told how many are
-        done, and how many there are. What is deleted does not come back: see `MemoryStorage.forget`.
+        Episodes are removed in batches that hold the write lock for about 15 ms, with pauses for other writers; a large
+        episode takes several batches, and is archived meanwhile. Each episode is checked again before it is removed:
+        one that became protected is skipped. If it is interrupted, plan with the same policy and `now` again; the
+        result is the same. Removed episodes have tombstones: see `MemoryStorage.forget`.
+
+        Args:
+            plan: The plan, or a policy.
+            progress: Called with the numbers of episodes done and in all.
+            sleep: Waits for some seconds between batches; for tests.
+
+        Returns:
+            The numbers of removed episodes and bytes, and the IDs of skipped ones.
 
         Raises:
-            MemoryStorageError: it is called in a transaction, which would hold the lock all the time.
+            MemoryStorageError: It is called in a transaction, which would hold the write lock all the time.
         """
         if self._session.is_transaction:
             raise MemoryStorageError("retention has short transactions of its own: call it on the storage")

@@ -117,7 +117,18 @@ class SpatiotemporalRepository(SpatialQueries[Entry]):
 
     @operation
     def for_owner(self, owner_type: PlaceOwner, owner_id: UUID | str) -> list[Entry]:
-        """All the entries of one owner, by time."""
+        """Return all entries of one owner, by time.
+
+        Args:
+            owner_type: "episode" or "step".
+            owner_id: The ID of the owner.
+
+        Returns:
+            The entries, the earliest first.
+
+        Raises:
+            ValidationError: An argument is invalid.
+        """
         values = {"owner_type": _check_owner_type(owner_type), "owner_id": as_id(owner_id, "owner_id")}
         step = sql.OF_OWNER.bind(namespace=self._session.namespace, **values)
         return [_entry_from_row(row) for row in self._session.read(step)]
@@ -133,12 +144,22 @@ class SpatiotemporalRepository(SpatialQueries[Entry]):
         cursor: str | None = None,
         direction: Direction = "oldest_first",
     ) -> Page[Entry]:
-        """A page of the entries of one owner, in the order of time; one without a moment comes before all others.
+        """Return a page of the entries of one owner, by time; entries without a time come first.
 
-        `between`: only what overlaps this interval.
+        Args:
+            owner_type: "episode" or "step".
+            owner_id: The ID of the owner.
+            between: Only entries that overlap this interval.
+            limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
+                `query_maximum`).
+            cursor: `next_cursor` or `previous_cursor` of a page with the same arguments.
+            direction: "oldest_first" or "newest_first".
+
+        Returns:
+            The page, with cursors of the next and the previous one.
 
         Raises:
-            ValidationError: the owner, the interval, the limit, the cursor or the direction cannot be.
+            ValidationError: An argument is invalid.
         """
         owner = {"kind": _check_owner_type(owner_type), "owner_id": as_id(owner_id, "owner_id")}
         branches = spatial_sql.owned_by(in_time=between is not None)
@@ -153,10 +174,20 @@ class SpatiotemporalRepository(SpatialQueries[Entry]):
         cursor: str | None = None,
         direction: Direction = "oldest_first",
     ) -> Page[Entry]:
-        """A page of where an episode went: its own entries and those of its steps, in the order of time.
+        """Return a page of the entries of an episode and of its steps, by time.
+
+        Args:
+            episode_id: The ID of the episode.
+            limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
+                `query_maximum`).
+            cursor: `next_cursor` or `previous_cursor` of a page with the same arguments.
+            direction: "oldest_first" or "newest_first".
+
+        Returns:
+            The page, with cursors of the next and the previous one.
 
         Raises:
-            ValidationError: the id, the limit, the cursor or the direction cannot be.
+            ValidationError: An argument is invalid.
         """
         values = {"episode_id": as_id(episode_id, "episode_id")}
         return self._by_time(spatial_sql.of_trajectory(), values, limit, cursor, direction, None)
@@ -166,14 +197,21 @@ class SpatiotemporalRepository(SpatialQueries[Entry]):
     def hierarchy(
         self, *, unit: TimeUnit = "day", tz: str = "UTC", **filters: Unpack[EpisodeFilters]
     ) -> list[DomainNode]:
-        """The episodes by domain, task type and the time at which they began, with counts at each level.
+        """Count episodes by domain, task type and the period in which they started.
 
-        `unit` is "hour", "day", "week" or "month", in the IANA time zone `tz`: a day has 23 or 25 hours where clocks
-        are changed, and an hour that comes twice is two. The filters are those of `episodes.query`. One statement; a
-        second one only if some episode is later than 2037.
+        A day has 23 or 25 hours where clocks change, and an hour that occurs twice is two. One statement; a second one
+        only if an episode is later than 2037.
+
+        Args:
+            unit: "hour", "day", "week" or "month".
+            tz: The IANA name of the time zone whose clocks count.
+            **filters: The filters of `episodes.query`.
+
+        Returns:
+            A node for each domain, with its task types and their periods.
 
         Raises:
-            ValidationError: there is no such unit, no such time zone, or a filter cannot be.
+            ValidationError: An argument or a filter is invalid.
         """
         return hierarchy(self._session, unit, tz, EpisodeFilter(**filters))
 
@@ -188,13 +226,22 @@ class SpatiotemporalRepository(SpatialQueries[Entry]):
         steps: bool = True,
         **filters: Unpack[EpisodeFilters],
     ) -> list[Episode]:
-        """`k` episodes (1 to 1,000) that differ: domains take turns, in them the task types, and in those the buckets.
+        """Return `k` episodes that differ: domains alternate, within them task types, and within those periods.
 
-        Of a bucket the one with the highest reward comes first, of equal ones the newest; the newest buckets come
-        first. The buckets and filters are those of `hierarchy`.
+        Of each period the episode with the highest reward comes first, then the newest; the newest periods come first.
+
+        Args:
+            k: The number of episodes, from 1 to 1,000.
+            unit: "hour", "day", "week" or "month".
+            tz: The IANA name of the time zone whose clocks count.
+            steps: Whether the episodes have their steps.
+            **filters: The filters of `episodes.query`.
+
+        Returns:
+            The episodes, or all of them if there are fewer.
 
         Raises:
-            ValidationError: see `hierarchy`; `k` cannot be.
+            ValidationError: An argument or a filter is invalid.
         """
         return diverse(self._session, check_k(k), unit, tz, EpisodeFilter(**filters), steps=flag("steps", steps))
 

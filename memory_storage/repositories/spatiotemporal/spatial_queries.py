@@ -46,14 +46,26 @@ class SpatialQueries(Repository, Generic[T]):
         direction: Direction = "newest_first",
         **filters: Unpack[EpisodeFilters],
     ) -> Page[T]:
-        """A page of what is in a box, by time; what has no moment comes as if before all others.
+        """Return a page of the entries in a box, by time; entries without a time are ordered before all others.
 
-        `between`: only what overlaps this interval. `limit` and `cursor` are those of `episodes.query`, and so are the
-        filters: they must hold for the episode that the place is of, or whose step. The box may cross the antimeridian
-        and touch the poles (see `Box`). The work grows with what is in the box, not with what is stored.
+        The box may cross the antimeridian and touch the poles; see `Box`. The cost grows with the number of entries in
+        the box, not with the number of all.
+
+        Args:
+            box: The box.
+            between: Only entries that overlap this interval.
+            limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
+                `query_maximum`).
+            cursor: `next_cursor` or `previous_cursor` of a page with the same arguments.
+            direction: "newest_first" or "oldest_first".
+            **filters: The filters of `episodes.query`; they apply to the episode that owns the entry, or whose step
+                owns it.
+
+        Returns:
+            The page, with cursors of the next and the previous one.
 
         Raises:
-            ValidationError: the box, the interval, a filter, the limit, the cursor or the direction cannot be.
+            ValidationError: An argument or a filter is invalid.
         """
         corners = corners_of(_revalidated(Box, box, "box"))
         values = {**sql.corner_values(corners), **interval_values(between)}
@@ -71,13 +83,25 @@ class SpatialQueries(Repository, Generic[T]):
         cursor: str | None = None,
         **filters: Unpack[EpisodeFilters],
     ) -> Page[Nearby[T]]:
-        """A page of what is at most `radius_m` metres from a point, the nearest first, with the distances in metres.
+        """Return a page of the entries within a radius of a point, the nearest first.
 
-        Distances are along great circles. Where two of them differ by less than rounding (a nanometre; at the far
-        side of the earth a decimetre), their order may be any. The rest is as in `within`.
+        Distances are metres along great circles. Distances that differ by less than rounding (a nanometre; a decimetre
+        at the antipode) may be in any order.
+
+        Args:
+            point: The centre.
+            radius_m: The radius in metres.
+            between: Only entries that overlap this interval.
+            limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
+                `query_maximum`).
+            cursor: `next_cursor` or `previous_cursor` of a page with the same arguments.
+            **filters: The filters of `episodes.query`.
+
+        Returns:
+            The page; each item has its distance in metres.
 
         Raises:
-            ValidationError: the point, the radius, or what `within` refuses.
+            ValidationError: An argument or a filter is invalid.
         """
         centre, farthest = _revalidated(Point, point, "point"), _check_radius(radius_m)
         size, place = check_limit(limit, self._session.limits), parse_cursor(cursor)
@@ -97,10 +121,19 @@ class SpatialQueries(Repository, Generic[T]):
         between: Interval | None = None,
         **filters: Unpack[EpisodeFilters],
     ) -> list[Nearby[T]]:
-        """The `k` nearest to a point (1 to 1,000), the nearest first, or as many as there are. See `near`.
+        """Return the `k` entries nearest to a point, the nearest first, or all if there are fewer. See `near`.
+
+        Args:
+            point: The centre.
+            k: The number of entries, from 1 to 1,000.
+            between: Only entries that overlap this interval.
+            **filters: The filters of `episodes.query`.
+
+        Returns:
+            The entries, with their distances in metres.
 
         Raises:
-            ValidationError: the point, `k`, the interval or a filter cannot be.
+            ValidationError: An argument or a filter is invalid.
         """
         centre = _revalidated(Point, point, "point")
         rows = self._around(centre, FARTHEST_M, check_k(k), None, between, filters)
@@ -117,7 +150,22 @@ class SpatialQueries(Repository, Generic[T]):
         direction: Direction = "newest_first",
         **filters: Unpack[EpisodeFilters],
     ) -> Page[T]:
-        """A page of what began and ended within an interval, or was a moment in it. See `within` for the rest."""
+        """Return a page of the entries that begin and end within an interval.
+
+        Args:
+            interval: The interval, half-open.
+            limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
+                `query_maximum`).
+            cursor: `next_cursor` or `previous_cursor` of a page with the same arguments.
+            direction: "newest_first" or "oldest_first".
+            **filters: The filters of `episodes.query`.
+
+        Returns:
+            The page, with cursors of the next and the previous one.
+
+        Raises:
+            ValidationError: An argument or a filter is invalid.
+        """
         values = interval_values(interval, "interval")
         return self._by_time(sql.starting_in(), values, limit, cursor, direction, filters)
 
@@ -131,7 +179,22 @@ class SpatialQueries(Repository, Generic[T]):
         direction: Direction = "newest_first",
         **filters: Unpack[EpisodeFilters],
     ) -> Page[T]:
-        """A page of what has any moment in common with an interval. See `within` for the rest."""
+        """Return a page of the entries that overlap an interval.
+
+        Args:
+            interval: The interval, half-open.
+            limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
+                `query_maximum`).
+            cursor: `next_cursor` or `previous_cursor` of a page with the same arguments.
+            direction: "newest_first" or "oldest_first".
+            **filters: The filters of `episodes.query`.
+
+        Returns:
+            The page, with cursors of the next and the previous one.
+
+        Raises:
+            ValidationError: An argument or a filter is invalid.
+        """
         values = interval_values(interval, "interval")
         return self._by_time(sql.overlapping(), values, limit, cursor, direction, filters)
 
@@ -145,7 +208,22 @@ class SpatialQueries(Repository, Generic[T]):
         direction: Direction = "newest_first",
         **filters: Unpack[EpisodeFilters],
     ) -> Page[T]:
-        """A page of what was going on at a moment: it had begun, and had not ended. See `within` for the rest."""
+        """Return a page of the entries that are valid at a time: they have begun and have not ended.
+
+        Args:
+            moment: An aware datetime.
+            limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
+                `query_maximum`).
+            cursor: `next_cursor` or `previous_cursor` of a page with the same arguments.
+            direction: "newest_first" or "oldest_first".
+            **filters: The filters of `episodes.query`.
+
+        Returns:
+            The page, with cursors of the next and the previous one.
+
+        Raises:
+            ValidationError: An argument or a filter is invalid.
+        """
         at = to_micros(checked_moment("moment", moment))
         values = {"span_from": at, "span_to": at + 1}
         return self._by_time(sql.overlapping(), values, limit, cursor, direction, filters)

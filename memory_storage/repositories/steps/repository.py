@@ -44,7 +44,21 @@ class StepRepository(Repository):
     def range(
         self, episode_id: UUID | str, first: int = 1, last: int | None = None, *, limit: int | None = None
     ) -> list[Step]:
-        """The steps from number `first` to number `last`, both included, in order; at most `limit` (default 100)."""
+        """Return the steps from number `first` to number `last`, both included, in order.
+
+        Args:
+            episode_id: The ID of the episode.
+            first: The lowest number.
+            last: The highest number; None has no bound.
+            limit: The maximum number of steps, 100 by default and 1,000 at most (`limits.query_default`,
+                `query_maximum`).
+
+        Returns:
+            The steps, the lowest number first.
+
+        Raises:
+            ValidationError: An argument is invalid.
+        """
         step = sql.RANGE.bind(
             namespace=self._session.namespace,
             episode_id=as_id(episode_id, "episode_id"),
@@ -56,7 +70,19 @@ class StepRepository(Repository):
 
     @operation
     def latest(self, episode_id: UUID | str, limit: int | None = None) -> list[Step]:
-        """The last steps of an episode, in order; at most `limit` (default 100)."""
+        """Return the last steps of an episode, in order.
+
+        Args:
+            episode_id: The ID of the episode.
+            limit: The maximum number of steps, 100 by default and 1,000 at most (`limits.query_default`,
+                `query_maximum`).
+
+        Returns:
+            The steps, the lowest number first.
+
+        Raises:
+            ValidationError: An argument is invalid.
+        """
         step = sql.LATEST.bind(
             namespace=self._session.namespace,
             episode_id=as_id(episode_id, "episode_id"),
