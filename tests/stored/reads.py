@@ -156,7 +156,7 @@ def _of_places(storage: ms.MemoryStorage) -> Iterator[tuple[str, Any]]:
     yield "places.iterate", found
     yield "places.get", [places.get(one.id) for one in found]
     owners = sorted({(one.owner_type, one.owner_id) for one in found})
-    yield "places.for_owner", [places.of(*owner) for owner in owners]
+    yield "places.for_owner", [places.for_owner(*owner) for owner in owners]
     yield "places.timeline", [pages(places.timeline, owner_type=kind, owner_id=key, limit=1) for kind, key in owners]
     yield "places.trajectory", [places.trajectory(key) for kind, key in owners if kind == "episode"]
     yield "places.count", places.count()

@@ -63,6 +63,8 @@ def assert_recorded(recorded: Any, found: Any, where: str) -> None:
         assert len(recorded) == len(found), where
         for index, (value, other) in enumerate(zip(recorded, found, strict=True)):
             assert_recorded(value, other, f"{where}, {index}")
+    elif where.endswith("distance_m") and isinstance(recorded, float):
+        assert found == pytest.approx(recorded, rel=0, abs=1e-8), where  # once of geopy, which rounded otherwise
     else:
         assert recorded == found, where
 
