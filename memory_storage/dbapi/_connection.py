@@ -1,4 +1,4 @@
-"""PEP 249's Connection and Cursor over a transport. How a statement travels is the transport's affair."""
+"""PEP 249's Connection and Cursor over a transport."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _NO_RESULT = Result(None, [], -1, None)
 
 
 class Transport(Protocol):
-    """What carries statements to an engine; `run` is the unit of cost: one call, one round trip.
+    """Sends statements to an engine. One call of `run` is one round trip.
 
-    `run` runs the steps one after another, in the transaction that `begin` opens ("DEFERRED" or "IMMEDIATE"), or in the
-    one that is open. A failing step undoes only itself, and the rest is not run; with `savepoint` it undoes all of the
-    steps, and with `commit`, which closes what `begin` opened, the transaction.
+    `run` executes the steps in order, in the transaction that `begin` opens ("DEFERRED" or "IMMEDIATE"), or in the open
+    one. A failing step rolls back only itself, and the rest is not executed. With `savepoint` all are rolled back;
+    with `commit`, which ends the transaction that `begin` opened, the whole transaction is.
     """
 
     is_remote: bool
     deadline: float | None
-    """The moment (of `time.monotonic`) by which a request has to be over, if that is before its own timeout."""
+    """When a request has to end (of `time.monotonic`), if that is before its own timeout."""
     keep_alive: bool
     """Whether an open transaction is kept from expiring at the server while it is idle, from another thread."""
 
@@ -42,32 +42,33 @@ class Transport(Protocol):
         self, steps: Sequence[BatchStep], *, begin: str | None = None, savepoint: bool = False, commit: bool = False
     ) -> list[Result]: ...
     def close(self) -> None:
-        """Undo what is open, and release everything. Never raises."""
+        """Roll back, and release all resources. Never raises."""
         ...
 
     def discard(self) -> None:
-        """The same for a connection that was forgotten: it may be any thread's turn, so it waits for nobody."""
+        """Close a connection that was garbage collected. May run in any thread at any point, so it never waits."""
         ...
 
 
 class Gate(Protocol):
-    """What a connection asks before it asks the database, and tells how that went."""
+    """Admits the calls of a connection, and records their outcomes."""
 
     def admit(self, *, in_transaction: bool) -> object:
-        """Admit a call, and return what `record` is told. It raises an error of its own where it refuses."""
+        """Admit a call, and return a ticket for `record`; or raise an error of its own."""
         ...
 
     def record(self, ticket: object, error: BaseException | None) -> None:
-        """Learn how the call ended."""
+        """Record the outcome of a call."""
         ...
 
 
 class Connection(Unpicklable):
-    """A connection. A transaction begins with its first statement: deferred if that reads, immediate if it writes.
+    """A connection. The first statement begins a transaction: deferred if it reads, immediate if it writes.
 
-    `autocommit`: every statement is a transaction of its own. `begin_mode`: "" to decide by the first statement, or
-    "DEFERRED" or "IMMEDIATE" for all: a transaction that will read and then write must be immediate from the start,
-    since another writer may come between.
+    Attributes:
+        autocommit: Whether every statement is a transaction of its own.
+        begin_mode: "" to decide by the first statement, or "DEFERRED" or "IMMEDIATE" for all transactions. One that
+            reads and then writes must be immediate from the start: another writer may commit in between.
     """
 
     Warning = _errors.Warning
@@ -84,24 +85,24 @@ class Connection(Unpicklable):
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._closed = False
-        self._has_begun = False  # whether a transaction was begun, and not ended by us
+        self._has_begun = False  # whether a transaction was begun, and not ended by a call
         self.autocommit = False
         self.begin_mode = ""
         self.last_statement = ""
         self.gate: Gate | None = None
-        """What admits the statements and commits of this connection; a rollback and `close` always pass."""
-        # A connection that is dropped without close() must not keep an in-memory database's turn.
+        """Admits the statements and commits of this connection; a rollback and `close` always pass."""
+        # A connection that is garbage collected without close() must release an in-memory database.
         self._finalizer = weakref.finalize(self, transport.discard)
         self._finalizer.atexit = False
 
     @property
     def usable(self) -> bool:
-        """Whether statements can still be run: not closed, not broken, not another process's."""
+        """Whether statements can still be run: not closed, not broken, and not opened by another process."""
         return not self._closed and self._transport.usable
 
     @property
     def deadline(self) -> float | None:
-        """The moment (of `time.monotonic`) by which a request to a server has to be over, if it is set."""
+        """When a request to a server has to end (of `time.monotonic`); None for its own timeout."""
         return self._transport.deadline
 
     @deadline.setter
@@ -110,9 +111,9 @@ class Connection(Unpicklable):
 
     @property
     def keep_alive(self) -> bool:
-        """Whether a transaction on a server is kept open by a request every few seconds while it is idle.
+        """Whether an idle transaction on a server is kept open by a request every few seconds.
 
-        A server ends one that had no request for ten seconds, and that is so by default.
+        By default a server ends a transaction that had no request for ten seconds.
         """
         return self._transport.keep_alive
 
@@ -131,36 +132,36 @@ class Connection(Unpicklable):
         return not self._closed and self._transport.in_transaction
 
     def cursor(self) -> Cursor:
-        """A new cursor. Cursors of one connection share its transaction."""
+        """Return a new cursor. The cursors of one connection share its transaction."""
         self._check_open()
         return Cursor(self)
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> Cursor:
-        """Run one statement with a new cursor, and give that back; as in `sqlite3`."""
+        """Run one statement with a new cursor, and return the cursor; as in `sqlite3`."""
         return self.cursor().execute(sql, parameters)
 
     def commit(self) -> None:
-        """Commit the open transaction. Without one it does nothing, and costs nothing."""
+        """Commit the open transaction. Without one, nothing is sent."""
         self._check_open()
-        if self._has_begun or not self._transport.usable:  # one that was lost is no success
+        if self._has_begun or not self._transport.usable:  # a lost transaction must raise here
             self._run([BatchStep("COMMIT")])
 
     def rollback(self) -> None:
-        """Undo the open transaction. Without one it does nothing, and costs nothing."""
+        """Roll the open transaction back. Without one, nothing is sent."""
         self._check_open()
         self._has_begun = False
         if self._transport.in_transaction:
             self._transport.run([BatchStep("ROLLBACK")])
 
     def close(self) -> None:
-        """Close, and undo what was not committed. Closing twice is harmless."""
+        """Close the connection; an open transaction is rolled back. Closing twice is a no-op."""
         if not self._closed:
             self._closed = True
             self._finalizer.detach()
             self._transport.close()
 
     def discard(self) -> None:
-        """Close without a word to a server, which finds out by itself; for a connection that is idle."""
+        """Close without a request to the server, which expires the stream by itself; for an idle connection."""
         if not self._closed:
             self._closed = True
             self._finalizer()
@@ -175,7 +176,7 @@ class Connection(Unpicklable):
 
     def _execute_batch(self, batch: Batch) -> list[Result]:
         begin = None if self.autocommit or self._transport.in_transaction else self.begin_mode or None
-        if begin or self._transport.in_transaction:  # it is a part of a transaction, not all of it
+        if begin or self._transport.in_transaction:  # the batch is a part of a transaction
             return self._run(batch.steps, begin=begin, savepoint=not batch.reads_only)
         if batch.reads_only and len(batch.steps) == 1:
             return self._run(batch.steps)
@@ -185,8 +186,10 @@ class Connection(Unpicklable):
         self, steps: Sequence[BatchStep], *, begin: str | None = None, savepoint: bool = False, commit: bool = False
     ) -> list[Result]:
         if self._has_begun and not self._transport.in_transaction and self._transport.usable:
-            # Some errors undo all of it. To go on would commit the second half without the first.
-            raise OperationalError("the transaction was undone by an error in it: roll back", "TRANSACTION_LOST")
+            # Some errors roll the whole transaction back. To continue would commit its second half without the first.
+            raise OperationalError(
+                "an error rolled the transaction back; nothing of it is stored; call rollback()", "TRANSACTION_LOST"
+            )
         try:
             run = self._transport.run if self.gate is None else partial(self._run_admitted, self.gate)
             results = run(steps, begin=begin, savepoint=savepoint, commit=commit)
@@ -228,7 +231,7 @@ class Connection(Unpicklable):
 
 
 class Cursor:
-    """A cursor. Every row is fetched before `execute` returns, so that reading it later can run nothing again."""
+    """A cursor. `execute` fetches all rows before it returns, so that reading them executes nothing."""
 
     arraysize = 1
 
@@ -238,11 +241,11 @@ class Cursor:
         self._result = _NO_RESULT
         self._rows: Iterator[Row] = iter(())
         self.results: list[Result] = []
-        """Of the last `Batch`: what each of its steps gave."""
+        """The results of the steps of the last `Batch`."""
 
     @property
     def description(self) -> Description | None:
-        """One 7-tuple a column, of which only the name is known; None for a statement without rows."""
+        """A 7-tuple for each column, of which only the name is known; None for a statement without rows."""
         columns = self._result.columns
         return None if columns is None else _describe(columns)
 
@@ -257,10 +260,23 @@ class Cursor:
         return self._result.lastrowid
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> Cursor:
-        """Run one statement, or a `Batch`; as in `sqlite3` the cursor itself is given back."""
+        """Run one statement, or a `Batch`.
+
+        Args:
+            sql: One statement, with `?` for each value; or a `Batch`.
+            parameters: The values, in order.
+
+        Returns:
+            The cursor itself, as in `sqlite3`.
+
+        Raises:
+            IntegrityError: a constraint was violated, or a step of a batch changed another number of rows.
+            OperationalError: locked, unreachable, or another condition of the database.
+            ProgrammingError: no statement, several, or the wrong number of values.
+        """
         self._check_open()
         self._set_result(_NO_RESULT)
-        self.connection.last_statement = str(sql)  # of a batch the text, and not the values
+        self.connection.last_statement = str(sql)  # of a batch, the SQL without the values
         if isinstance(sql, Batch):
             self.results = results = self.connection._execute_batch(sql)
             self._set_result(next((r for r in reversed(results) if r.columns is not None), results[-1]))
@@ -269,7 +285,15 @@ class Cursor:
         return self
 
     def executemany(self, sql: str, parameters: Iterable[Sequence[object]]) -> Cursor:
-        """Run one statement with each set of parameters, together; `rowcount` is the sum."""
+        """Run one statement with each set of values, in one round trip; `rowcount` is the sum.
+
+        Args:
+            sql: A statement that changes rows.
+            parameters: The sets of values.
+
+        Raises:
+            ProgrammingError: the statement does not change rows.
+        """
         self._check_open()
         self._set_result(_NO_RESULT)
         if parse(sql).kind is not Kind.WRITE:
@@ -281,32 +305,32 @@ class Cursor:
         return self
 
     def executescript(self, script: str) -> Cursor:
-        """Run the statements of a script one after another, in the transaction of this connection."""
+        """Run the statements of a script in order, in the transaction of this connection."""
         self._check_open()
         for sql in split_script(script):
             self.execute(sql)
         return self
 
     def fetchone(self) -> Row | None:
-        """The next row, or None."""
+        """Return the next row, or None."""
         return next(self._remaining(), None)
 
     def fetchmany(self, size: int | None = None) -> list[Row]:
-        """Up to `size` rows (default `arraysize`)."""
+        """Return up to `size` rows (default `arraysize`)."""
         rows = self._remaining()
         return [row for _, row in zip(range(self.arraysize if size is None else size), rows, strict=False)]
 
     def fetchall(self) -> list[Row]:
-        """All the rows that are left."""
+        """Return all remaining rows."""
         return list(self._remaining())
 
     def __iter__(self) -> Iterator[Row]:
         return self._remaining()
 
     def close(self) -> None:
-        """Forget the rows; the cursor cannot run anything again. `rowcount` and `lastrowid` stay, as in `sqlite3`."""
+        """Close the cursor and drop its rows. `rowcount` and `lastrowid` stay, as in `sqlite3`."""
         self._closed = True
-        # SQLAlchemy's results are in cycles, and keep a cursor until the garbage is collected: its rows may be large.
+        # SQLAlchemy's results are reference cycles: they keep the cursor, whose rows may be large, until collected.
         self._set_result(self._result.without_rows())
         self.results = [result.without_rows() for result in self.results]
 

@@ -1,10 +1,10 @@
-"""The token of a server: where it comes from, and when it is over. It is shown to nobody.
+"""The token of a server: its source, its expiry, and its redaction from logs and errors.
 
-Whether a token has expired is looked at before each request. This machine's clock may be wrong, and the server's alone
-decides; so the clock is read once, when a token is new, and its time is counted from there by the monotonic clock: to
-set this machine's clock while a token is in use neither ends nor prolongs it.
+Expiry is checked before each request. This machine's clock may be wrong, and only the server's clock decides. So the
+clock is read once, when a token is new, and its lifetime is measured by the monotonic clock: setting this machine's
+clock while a token is in use neither ends nor extends it.
 
-A traceback may show the locals of its frames, so here no frame that raises has a local that holds a token.
+A traceback may show the locals of its frames, so no frame that raises has a local that holds a token.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ _SHORTEST_SECRET = 4  # characters
 
 
 def utc_now() -> datetime:
-    """This machine's clock."""
+    """Return the time by this machine's clock."""
     return datetime.now(timezone.utc)
 
 
 class Secret(Protocol):
-    """A text that does not show itself, like pydantic's SecretStr."""
+    """A string that its repr does not show, like pydantic's SecretStr."""
 
-    def get_secret_value(self) -> str: ...
+    def get_secret_value(self) -> str:
+        """Return the string."""
+        ...
 
 
 TokenProvider = Callable[[], str | Secret]
@@ -40,7 +42,7 @@ Token = str | Secret | TokenProvider
 
 
 class Credentials:
-    """The token that is in force. A provider is asked for the first one, and again when the server refuses that."""
+    """The current token. A provider is called for the first one, and again when the server rejects it."""
 
     def __init__(
         self,
@@ -53,13 +55,13 @@ class Credentials:
         self._token = None if callable(token) else _plain_text(token) or None
         self._key = id(token) if callable(token) else self._token  # not every provider has a hash
         self._now, self._clock = now, clock
-        self._inspected_token: str | None = None  # the token whose end is known
+        self._inspected_token: str | None = None  # the token whose expiry is known
         self._expires_at = math.inf  # of the monotonic clock
         self._refresh_lock = ForkSafeLock()
 
     @classmethod
     def of(cls, token: Token | Credentials | None) -> Credentials:
-        """These credentials, or those that a token or a provider makes."""
+        """Return credentials for a token or a provider; credentials are returned unchanged."""
         return token if isinstance(token, Credentials) else cls(token)
 
     def __eq__(self, other: object) -> bool:
@@ -69,16 +71,17 @@ class Credentials:
         return hash(self._key)
 
     def check(self) -> None:
-        """OperationalError if there is a token that cannot work: malformed, or over. Asks nobody."""
+        """Raise OperationalError for a malformed or expired token. Calls no provider."""
         if self._token is not None and self._is_expired():
             over, now = expires_at(self._token), self._now().isoformat(timespec="seconds")
             expired = f"by this machine's clock ({now}) the auth token expired at {over and over.isoformat()}"
             raise OperationalError(expired, "TOKEN_EXPIRED")
 
     def ensure_token(self) -> int:
-        """See that there is a token that may work, and say which generation. Raises as `check`.
+        """Get a token from the provider unless there is one that has not expired. Raises as `check`.
 
-        Asks a provider for another token in place of an expired one.
+        Returns:
+            The generation of the token, for `refresh`.
         """
         if self._token is None or (self._provider is not None and self._is_expired()):
             self.refresh(self.generation)
@@ -87,50 +90,59 @@ class Credentials:
         return self.generation
 
     def _is_expired(self) -> bool:
-        """Whether the token in force is over. OperationalError if it is malformed."""
+        """Return whether the current token has expired. OperationalError if it is malformed."""
         if self._inspected_token is not self._token:
             self._read_expiry()
         return self._clock() >= self._expires_at
 
     def _read_expiry(self) -> None:
         if self._token is None or not is_well_formed(self._token):
-            raise OperationalError("the auth token is malformed: it has characters that no token has", "BAD_TOKEN")
+            raise OperationalError(
+                "the auth token is malformed: it contains characters that no token may contain", "BAD_TOKEN"
+            )
         over = expires_at(self._token)
         self._expires_at = math.inf if over is None else self._clock() + (over - self._now()).total_seconds()
         self._inspected_token = self._token
 
     def header(self) -> dict[str, str]:
-        """What goes with a request. Do not bind it to a name."""
+        """Return the header for a request. Do not bind it to a name: a traceback may show that."""
         self.ensure_token()
         return {"Authorization": f"Bearer {self._token}"} if self._token else {}
 
     def redact(self, body: bytes) -> bytes:
-        """What came from outside, without the token."""
+        """Return a response body with the token replaced by `***`."""
         return body.replace(self._secret.encode(), b"***") if self._secret else body
 
     def redact_error(self, error: Exception) -> None:
-        """Take the token out of an error's text: a server may repeat what it was sent."""
+        """Replace the token in an error's message: a server may echo what it received."""
         if self._secret and error.args and isinstance(error.args[0], str):
             error.args = (error.args[0].replace(self._secret, "***"), *error.args[1:])
 
     @property
     def _secret(self) -> str:
-        """The token; "" if it is so short that it is a part of other words, which would be cut. Do not bind it."""
+        """The token; "" if it is so short that it occurs in other words. Do not bind it to a name."""
         return self._token if self._token and len(self._token) >= _SHORTEST_SECRET else ""
 
     @property
     def generation(self) -> int:
-        """Stands for the token in force."""
+        """Identifies the current token without revealing it."""
         return hash(self._token)
 
     def refresh(self, rejected_generation: int) -> bool:
-        """Get another token than the `refused` generation, unless another thread just has. Whether there is one.
+        """Get a new token from the provider, unless another thread has done so already.
 
-        Raises OperationalError where the provider has none that can work; it is asked again by the next request.
+        Args:
+            rejected_generation: The generation of the token that the server rejected.
+
+        Returns:
+            Whether there is another token now.
+
+        Raises:
+            OperationalError: the provider failed, or returned no valid token. The next request calls it again.
         """
         if self._provider is None:
             return False
-        with self._refresh_lock:  # whoever needs the new token has to wait for it
+        with self._refresh_lock:  # other threads wait for the new token
             if rejected_generation == self.generation:
                 self._token = self._token_from_provider()
                 self._read_expiry()
@@ -141,7 +153,7 @@ class Credentials:
             self._call_provider(), now=self._now, clock=self._clock
         )  # it shows nothing, so that it may be a local
         if fresh._token is None:
-            raise OperationalError("the token provider gave no token", "BAD_TOKEN")
+            raise OperationalError("the token provider returned no token", "BAD_TOKEN")
         fresh.check()
         return fresh._token
 
@@ -155,7 +167,7 @@ class Credentials:
 
 
 class ForkSafeLock:
-    """A lock, which is free again in a child process: the thread that had it is not there."""
+    """A lock that is released in a forked child: its holder is a thread of the parent process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -168,17 +180,17 @@ class ForkSafeLock:
         self._lock.release()
 
     def after_fork_in_child(self) -> None:
-        """Free it."""
+        """Release the lock."""
         self._lock = threading.Lock()
 
 
 def is_well_formed(token: object) -> bool:
-    """Whether it has only characters that a token may have."""
+    """Return whether a token consists of printable ASCII without spaces."""
     return isinstance(token, str) and token.isascii() and token.isprintable() and " " not in token
 
 
 def expires_at(token: str) -> datetime | None:
-    """When a JSON Web Token is over (RFC 7519, "exp"); None where it does not say, or is another kind of token."""
+    """Return the expiry of a JSON Web Token (RFC 7519, "exp"); None if it has none, or is another kind of token."""
     try:
         payload = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))

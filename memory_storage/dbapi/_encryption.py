@@ -1,7 +1,4 @@
-"""What a database file shows from outside: its key, its header, and what an error of the engine means for it.
-
-Opens no database.
-"""
+"""Encryption keys, and the checks of a file's header before the engine opens the file."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from ._credentials import Secret
 from ._errors import DatabaseError, Error, ProgrammingError, from_message
 
 _MAGIC = b"SQLite format 3\0"
-_PAYLOAD_FRACTIONS = bytes((64, 32, 32))  # bytes 21 to 23 of every database; the cipher leaves 16 to 23 as they are
+_PAYLOAD_FRACTIONS = bytes((64, 32, 32))  # bytes 21 to 23 of every database; the cipher leaves bytes 16 to 23 in plain
 _LARGEST_PAGE = 65536
 KEY_BYTES = 32
 _FILE_ERROR_CODES = {
@@ -29,14 +26,14 @@ _FILE_ERROR_CODES = {
 
 
 class EncryptionKey:
-    """The key of an encrypted file. Its repr shows nothing."""
+    """The key of an encrypted file. Its repr does not show the key."""
 
     def __init__(self, key: str | Secret) -> None:
         self._key = key
 
     @classmethod
     def of(cls, key: str | Secret | EncryptionKey | None) -> EncryptionKey | None:
-        """This key, hidden. ProgrammingError for an empty one, which the engine takes for none, and one too long."""
+        """Return the key, wrapped. ProgrammingError for one of 0 bytes, or of more than the cipher uses."""
         if key is None or isinstance(key, EncryptionKey):
             return key
         hidden, key = cls(key), None  # a traceback may show this frame
@@ -49,21 +46,21 @@ class EncryptionKey:
         return hidden
 
     def as_option(self) -> dict[str, str]:
-        """What the native driver takes. Do not bind it to a name: a traceback may show that."""
+        """Return the native driver's option. Do not bind it to a name: a traceback may show that."""
         return {"encryption_key": self._key if isinstance(self._key, str) else self._key.get_secret_value()}
 
     def is_same(self, other: EncryptionKey) -> bool:
-        """Whether both are the same key. The time that this takes tells nothing of either."""
+        """Return whether both are the same key, in constant time."""
         return hmac.compare_digest(*(key.as_option()["encryption_key"].encode() for key in (self, other)))
 
 
 def native_options(key: EncryptionKey | None) -> dict[str, Any]:
-    """The options for the native driver. Do not bind them to a name."""
+    """Return the options for the native driver. Do not bind them to a name."""
     return {} if key is None else dict(key.as_option())
 
 
 def file_error(path: str, message: str) -> Error:
-    """The exception for an engine's message, with the file's name where the file is at fault."""
+    """Return the exception for an engine's message, with the file's path where the file is the cause."""
     error = from_message(message)
     if error.code == "SQLITE_CANTOPEN":
         return type(error)(f"{path}: the database cannot be opened: {why_not_opened(path)}", error.code)
@@ -73,7 +70,7 @@ def file_error(path: str, message: str) -> Error:
 
 
 def check_same_key(path: str, known: EncryptionKey | None, key: EncryptionKey | None) -> None:
-    """DatabaseError unless `key` is the one with which this process has the file open, or neither is there."""
+    """Raise DatabaseError unless `key` equals the key with which this process has the file open; both may be None."""
     if known is None and key is None:
         return
     if known is not None and key is not None and known.is_same(key):
@@ -86,7 +83,8 @@ def check_same_key(path: str, known: EncryptionKey | None, key: EncryptionKey | 
 
 
 def check_header(path: str, header: bytes, key: EncryptionKey | None) -> None:
-    """DatabaseError if the first bytes of a file tell that it is no database, or not encrypted as `key` says."""
+    """Raise DatabaseError if a file's header shows that it is not a database, or not encrypted as `key` says."""
+    # An encrypted file starts with random bytes, but its payload fractions are those of every database.
     is_plain = header.startswith(_MAGIC)
     if not header or is_plain is (key is None):
         return
@@ -99,16 +97,16 @@ def check_header(path: str, header: bytes, key: EncryptionKey | None) -> None:
 
 
 def needs_decryption_check(header: bytes, key: EncryptionKey | None) -> bool:
-    """Whether only the engine can tell if `key` is that of the file: it is encrypted, and not empty."""
+    """Return whether only decryption can verify `key`: the file is encrypted and not empty."""
     return key is not None and bool(header)
 
 
 def wrong_key_error(path: str) -> Error:
-    """The error for a file that is encrypted with another key than the one given."""
+    """Return the error for a file that is encrypted with another key."""
     return DatabaseError(f"{path}: it is encrypted with another key", "WRONG_KEY")
 
 
 def page_size(header: bytes) -> int:
-    """The bytes of a page, which an encrypted file tells too."""
+    """Return the size of a page in bytes. It is in plain in an encrypted file too."""
     size = int.from_bytes(header[16:18], "big")
     return _LARGEST_PAGE if size == 1 else size

@@ -1,4 +1,4 @@
-"""The PEP 249 exception tree, and how an engine's message becomes one of them. Raises nothing by itself.
+"""The PEP 249 exception tree, and the mapping of the engine's messages to it.
 
 Warning
 Error
@@ -6,13 +6,13 @@ Error
  +-- DatabaseError           also: the file is damaged or is no database
       +-- DataError          a value that cannot be stored and read back whole
       +-- OperationalError   locked, full, read-only, no such table, cannot open, cannot be reached
-      |    +-- OutcomeUnknownError   the line broke after a commit was sent
-      |    +-- LineError             the way to the server failed
+      |    +-- OutcomeUnknownError   the connection broke after a commit was sent
+      |    +-- LineError             the connection to the server failed
       |         +-- ResponseTooLargeError   the response exceeds a limit
-      +-- IntegrityError     a constraint said no
+      +-- IntegrityError     a constraint was violated
       +-- InternalError      the engine contradicts itself
       +-- ProgrammingError   wrong number of parameters, two statements at once, closed
-      +-- NotSupportedError  the engine knows it, but refuses it
+      +-- NotSupportedError  the engine refuses this kind of statement
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Warning(Exception):  # noqa: A001, N818 - the name is PEP 249's
 
 
 class Error(Exception):
-    """Any failure of the driver. `code` is the engine's symbolic result code, or "" where it gave none."""
+    """The base class of the driver's errors. `code` is a symbolic code of the engine or this driver, or ""."""
 
     def __init__(self, message: str = "", code: str = "") -> None:
         super().__init__(message)
@@ -38,19 +38,19 @@ class InterfaceError(Error):
 
 
 class DatabaseError(Error):
-    """The database itself is at fault: damaged, or not a database."""
+    """The database is damaged, or the file is not a database."""
 
 
 class DataError(DatabaseError):
-    """A value cannot be stored, or could not be read back whole."""
+    """A value cannot be stored, or could not be read back unchanged."""
 
 
 class OperationalError(DatabaseError):
-    """The engine could not do it now or here: locked, full, read-only, missing table."""
+    """A condition of the database or the server: locked, full, read-only, missing table, unreachable."""
 
 
 class LineError(OperationalError):
-    """The way to the server failed: `host`, `port` and `cause`, in words, say where and why."""
+    """The connection to the server failed: at `host` and `port`, for the `cause` in words."""
 
     def __init__(
         self, message: str = "", code: str = "", host: str = "", port: int | None = None, cause: str = ""
@@ -63,7 +63,7 @@ class LineError(OperationalError):
 
 
 class ResponseTooLargeError(LineError):
-    """The server's response exceeds a limit; what is beyond the limit was not read.
+    """The server's response exceeds a limit; the rest of it was not read.
 
     `limit` and `value` are bytes; `value` is the size that the server announced, or None where it announced none.
     `setting` is the option of `connect` that holds the limit, or "" where it is fixed.
@@ -79,19 +79,19 @@ class ResponseTooLargeError(LineError):
 
 
 class OutcomeUnknownError(OperationalError):
-    """What was sent may have been committed, or not, or may still be: the answer never came."""
+    """The acknowledgement is missing: the write may have been committed, or may still be."""
 
 
 class IntegrityError(DatabaseError):
-    """A constraint refused the write."""
+    """A constraint was violated."""
 
 
 class InternalError(DatabaseError):
-    """The engine or the server contradicts itself."""
+    """The engine or the server violated its own protocol."""
 
 
 class ProgrammingError(DatabaseError):
-    """The caller's mistake: parameters, several statements, a closed cursor."""
+    """A mistake of the caller: parameters, several statements, a closed cursor."""
 
 
 class NotSupportedError(DatabaseError):
@@ -99,7 +99,7 @@ class NotSupportedError(DatabaseError):
 
 
 def forget_frames(error: BaseException) -> None:
-    """Take the tracebacks off an error, and off its causes: the locals of their frames hold a token."""
+    """Remove the tracebacks of an error and of its causes: the locals of their frames hold a token."""
     found: list[BaseException | None] = [error]
     seen: set[int] = set()
     while found:
@@ -110,7 +110,8 @@ def forget_frames(error: BaseException) -> None:
             found += (one.__cause__, one.__context__)
 
 
-# The first text found in the message decides; the order matters where one text contains another.
+# The engine reports errors as text only. The first entry found in the message decides: the order matters where one text
+# contains another.
 _BY_TEXT: tuple[tuple[str, type[Error], str], ...] = (
     ("UNIQUE constraint failed", IntegrityError, "SQLITE_CONSTRAINT_UNIQUE"),
     ("FOREIGN KEY constraint failed", IntegrityError, "SQLITE_CONSTRAINT_FOREIGNKEY"),
@@ -145,7 +146,7 @@ _BY_TEXT: tuple[tuple[str, type[Error], str], ...] = (
 
 BUSY_CODES = frozenset({"SQLITE_BUSY", "SQLITE_LOCKED"})
 
-# What a server says instead of, or in addition to, SQLite's text.
+# Codes of a server, for messages without a known text.
 _BY_CODE: dict[str, type[Error]] = {
     "TRANSACTION_TIMEOUT": OperationalError,
     "TRANSACTION_BUSY": OperationalError,
@@ -177,12 +178,12 @@ _PREFIXES = ("error executing a request on the primary: ", "SQLite error: ", "SQ
 
 
 def from_server(message: str, code: str) -> Error:
-    """The exception for an error that a server names by a text and a code, which is often only a general one."""
+    """Return the exception for a server's message and code. The code is often a general one, so the message decides."""
     for prefix in _PREFIXES:
         message = message.removeprefix(prefix)
     if "unsupported statement" in message:
         return NotSupportedError(message, code)
-    if "Transaction timed" in message:  # a replica spells it in another way than its primary
+    if "Transaction timed" in message:  # a replica's message differs from its primary's
         return OperationalError(message, "TRANSACTION_TIMEOUT")
     known = from_message(message)
     if known.code != "SQLITE_ERROR" or code not in _BY_CODE:
@@ -191,7 +192,7 @@ def from_server(message: str, code: str) -> Error:
 
 
 def from_message(message: str) -> Error:
-    """The exception for an engine's bare error text. What is unknown is an OperationalError, as in `sqlite3`."""
+    """Return the exception for an engine's message; OperationalError for an unknown one, as in `sqlite3`."""
     for text, kind, code in _BY_TEXT:
         if text in message:
             return kind(message, code)

@@ -1,6 +1,6 @@
-"""Hrana 3 messages: statements to JSON, and JSON to results. Does no I/O.
+"""Hrana 3 messages: encodes statements as JSON, and decodes JSON to results.
 
-The protocol is written down in libsql's docs/HRANA_3_SPEC.md; "spec" below is that text.
+The protocol is specified in libsql's docs/HRANA_3_SPEC.md, called "spec" below.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ from ._sql import Kind, Statement
 
 Json = dict[str, Any]
 
-_MESSAGE_LENGTH = 5_000  # characters of an error's text: it may quote a statement
+_MESSAGE_LENGTH = 5_000  # characters of an error message, which may quote a statement
 _CODE_LENGTH = 100
 
 IN_TRANSACTION: Json = {"type": "not", "cond": {"type": "is_autocommit"}}
-"""The condition of every step within a transaction: the server may have ended it, and must not go on without."""
+"""The condition of every step in a transaction: if the server has ended it, the step must not run outside of one."""
 
 CLOSE: Json = {"type": "close"}
 GET_AUTOCOMMIT: Json = {"type": "get_autocommit"}
 
-# changes() is that of the step before. The error is one that no other step can give.
+# changes() is that of the preceding step. The error of json() is one that no step of a caller can raise.
 _CHECK_ROWS = "SELECT CASE WHEN changes() = ? THEN 1 ELSE json('ROW_COUNT') END"
 
 
 def step_succeeded(step: int) -> Json:
-    """The condition that a step of the batch ran, and did not fail (spec: "Conditions")."""
+    """Return the condition that a step ran and succeeded (spec: "Conditions")."""
     return {"type": "ok", "step": step}
 
 
 def negate(condition: Json) -> Json:
-    """The condition that another does not hold."""
+    """Return the negation of a condition."""
     return {"type": "not", "cond": condition}
 
 
 def all_of(*conditions: Json) -> Json:
-    """The condition that several hold."""
+    """Return the conjunction of conditions."""
     return {"type": "and", "conds": list(conditions)} if len(conditions) > 1 else conditions[0]
 
 
 class BatchMessage:
-    """A batch of which every step runs only if the one before it did; and within a transaction, only if that is open.
+    """A batch in which each step is conditional on the preceding one, and in a transaction on the open transaction.
 
-    `in_transaction`: whether one is open already.
+    `in_transaction`: whether a transaction is open before the batch.
     """
 
     def __init__(self, *, in_transaction: bool) -> None:
@@ -59,25 +59,32 @@ class BatchMessage:
         self._row_checks: dict[int, tuple[int, int]] = {}  # the place of a check: the number of the step, its rows
 
     def chain(self, sql: str) -> int:
-        """A step without values that runs if the one before it did; its place."""
+        """Add a statement without values that runs if the preceding step succeeded. Returns its index."""
         return self._append_chained({"sql": sql, "want_rows": False})
 
     def always(self, sql: str, *conditions: Json) -> int:
-        """A step that runs, whatever happened before, if the transaction is still open and `conditions` hold."""
+        """Add a statement that runs if the transaction is still open and `conditions` hold, also after a failure."""
         return self._append({"sql": sql, "want_rows": False}, [IN_TRANSACTION, *conditions])
 
     def begin(self, mode: str) -> None:
-        """Open a transaction."""
+        """Begin a transaction."""
         self.chain(f"BEGIN {mode}")
         self._in_transaction = True
 
     def commit(self) -> None:
-        """Commit it, or roll it back if a step failed."""
+        """Commit the transaction, or roll it back if a step failed."""
         self.chain("COMMIT")
         self.always("ROLLBACK")
 
     def add_statement(self, number: int, statement: Statement, values: Sequence[Value], rows: int | None) -> None:
-        """A step of the caller's, that has to change `rows` rows if that is given; `number` is for its error."""
+        """Add a caller's statement.
+
+        Args:
+            number: Its number in the caller's batch, for its error.
+            statement: The parsed SQL.
+            values: Its checked values.
+            rows: How many rows it must change; None for any number.
+        """
         sql: Json = {"sql": statement.sql, "want_rows": True}
         if values:
             sql["args"] = [encode(value) for value in values]
@@ -87,26 +94,26 @@ class BatchMessage:
             self._row_checks[self._append_chained(check)] = (number, rows)
 
     def savepoint(self) -> None:
-        """Open a savepoint, for `release` or `undo`."""
+        """Open a savepoint, for `release` or `rollback_to_savepoint`."""
         self.chain("SAVEPOINT batch")
 
     def rollback_to_savepoint(self) -> None:
-        """Undo what was done since the savepoint, and close it."""
+        """Roll back to the savepoint, and release it."""
         self.chain("ROLLBACK TO batch")
         self.chain("RELEASE batch")
 
     def release(self) -> None:
-        """Keep what was done since the savepoint, or undo it, if a step failed."""
+        """Release the savepoint, or roll back to it if a step failed."""
         released = self.chain("RELEASE batch")
         undone = self.always("ROLLBACK TO batch", negate(step_succeeded(released)))
         self.always("RELEASE batch", step_succeeded(undone))
 
     def as_json(self) -> Json:
-        """The batch as the protocol has it (spec: "Batch")."""
+        """Return the batch as JSON (spec: "Batch")."""
         return {"steps": self._steps}
 
     def results(self, reply: Json) -> list[Result]:
-        """The results of the caller's steps. Raises the first error, or that the transaction was lost meanwhile."""
+        """Return the results of the caller's statements; or raise the first error, or that the transaction was lost."""
         answers: list[Json | None] = expect(reply["step_results"], list)
         errors: list[Json | None] = expect(reply["step_errors"], list)
         if not len(answers) == len(errors) == len(self._steps):
@@ -141,23 +148,23 @@ class BatchMessage:
 
 
 def as_error(error: Json) -> Error:
-    """The exception for an error of the protocol (spec: "Errors")."""
+    """Return the exception for an error object (spec: "Errors")."""
     return from_server(truncate(str(error.get("message", ""))), str(error.get("code") or "")[:_CODE_LENGTH])
 
 
 def truncate(text: str, most: int = _MESSAGE_LENGTH) -> str:
-    """Return a server's text as an error shows it: the first `most` characters, and how many there are."""
+    """Return the first `most` characters of a server's message, with the full length if it is longer."""
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 
 def transaction_lost() -> OperationalError:
-    """What to raise when the server has ended a transaction that we thought was open."""
+    """Return the error for a transaction that the server ended by itself."""
     lost = "the transaction was lost: the server ended it, and nothing of it is stored"
     return OperationalError(lost, "TRANSACTION_LOST")
 
 
 def encode(value: Value) -> Json:
-    """A value (spec: "Values"). An integer goes as text, since a number in JSON is a float to many."""
+    """Encode a value (spec: "Values"). An integer is a string: many JSON readers turn numbers into floats."""
     match value:
         case None:
             return {"type": "null"}
@@ -178,7 +185,7 @@ def _finite(value: float) -> float:
 
 def _blob(value: Json) -> bytes:
     text = value["base64"]
-    return base64.b64decode(text + "=" * (-len(text) % 4))  # the server leaves the padding out
+    return base64.b64decode(text + "=" * (-len(text) % 4))  # the server omits the padding
 
 
 def _float(value: Json) -> float:
@@ -197,7 +204,7 @@ _DECODERS: dict[str, Callable[[Json], Value]] = {
 
 
 def rows_of(rows: list[list[Json]], width: int) -> list[tuple[Value, ...]]:
-    """Rows as tuples of `width` values. ValueError if one has another number of them."""
+    """Decode rows as tuples of `width` values. ValueError if a row has another number of values."""
     decoders = _DECODERS
     decoded = [tuple([decoders[value["type"]](value) for value in row]) for row in rows]
     if any(len(row) != width for row in decoded):

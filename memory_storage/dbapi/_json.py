@@ -1,6 +1,6 @@
-"""JSON as the protocol has it, read strictly: what a number, an integer or a text may be. Does no I/O.
+"""Strict readers for the protocol's JSON: integers, numbers, strings.
 
-What is not of the protocol is a ValueError, or another of the errors that Python gives for a wrong type.
+A value that violates the protocol raises one of the errors in `MALFORMED_RESPONSE`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 T = TypeVar("T")
 
 MALFORMED_RESPONSE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
-"""What it raises to read an answer that is not of the protocol."""
+"""The errors of reading a response that violates the protocol."""
 
 _INTEGER_LENGTH = 20  # characters of -2**63, and of 2**64 - 1
 
@@ -25,16 +25,16 @@ _decoder = json.JSONDecoder(parse_constant=_refuse)
 
 
 def parse_json(body: bytes) -> Any:
-    """Return what a JSON text says. Of a key that is there twice the last one counts. ValueError if it is no JSON."""
+    """Return the value of a JSON document. Of a duplicate key the last value counts. ValueError if it is not JSON."""
     try:
         return _decoder.decode(body.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
         pass
-    raise ValueError("the answer is no JSON")  # json's own error holds the whole text, which is not to be shown
+    raise ValueError("the response is not JSON")  # json's own error contains the whole document, which may be secret
 
 
 def integer(value: object) -> int:
-    """Return a signed integer of 64 bits, which the protocol spells as text."""
+    """Return a signed 64-bit integer, which the protocol encodes as a string."""
     if type(value) is not str or len(value) > _INTEGER_LENGTH:
         raise ValueError("no integer")
     number = int(value)
@@ -44,7 +44,7 @@ def integer(value: object) -> int:
 
 
 def unsigned(value: object) -> int:
-    """Return an unsigned integer of 64 bits, as text or as a number."""
+    """Return an unsigned 64-bit integer, from a string or a number."""
     if isinstance(value, str) and len(value) <= _INTEGER_LENGTH:
         value = int(value)
     if type(value) is not int or not 0 <= value < 2**64:
@@ -60,7 +60,7 @@ def number(value: object) -> float:
 
 
 def expect(value: object, kind: type[T]) -> T:
-    """Return the value if it is of that type. TypeError if it is not."""
+    """Return the value if it is an instance of `kind`; else raise TypeError."""
     if not isinstance(value, kind):
         raise TypeError(f"no {kind.__name__}")
     return value

@@ -1,8 +1,8 @@
-"""Keeps open transactions of servers from expiring while their callers are busy elsewhere. Knows no messages.
+"""Keeps idle transactions on servers from expiring.
 
-A server ends a stream that had no request for ten seconds, and the snapshot or transaction in it is lost: so it is for
-a caller that takes its time between two pages. One thread looks after all connections that are to be kept alive; it
-ends when there are none.
+A server ends a stream that had no request for ten seconds, and with it the snapshot or transaction: for example while a
+caller processes one page of rows before it reads the next. One thread refreshes all connections that are to be kept
+alive; it ends when there are none.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Refreshable(Protocol):
     """A connection to a server that may have a transaction open."""
 
     def expires_soon(self) -> bool:
-        """Whether its transaction has been idle for long. Called from another thread."""
+        """Return whether its transaction has been idle for long. Called from another thread."""
         ...
 
     def refresh(self) -> None:
@@ -30,7 +30,7 @@ class Refreshable(Protocol):
 
 
 class KeepAlive:
-    """The connections that are kept alive, and the thread that looks after them while there are any."""
+    """The connections that are kept alive, held weakly, and the thread that refreshes them."""
 
     def __init__(self, tick: float = _TICK) -> None:
         self._tick = tick
@@ -40,7 +40,7 @@ class KeepAlive:
         register_after_fork(self)
 
     def add(self, connection: Refreshable) -> None:
-        """Keep its transactions alive from now on."""
+        """Keep the transactions of a connection alive from now on."""
         with self._lock:
             self._connections.add(connection)
             if self._thread is None:
@@ -48,12 +48,12 @@ class KeepAlive:
                 self._thread.start()
 
     def remove(self, connection: Refreshable) -> None:
-        """Let its transactions expire."""
+        """Let the transactions of a connection expire."""
         with self._lock:
             self._connections.discard(connection)
 
     def after_fork_in_child(self) -> None:
-        """Start with none: the thread stayed in the parent, and so did the connections."""
+        """Start without a thread and connections: both belong to the parent process."""
         self._lock, self._connections, self._thread = threading.RLock(), WeakSet(), None
 
     def _run(self) -> None:
@@ -61,7 +61,8 @@ class KeepAlive:
             time.sleep(self._tick)
 
     def _refresh_due(self) -> bool:
-        """Refresh what expires soon, each in a thread of its own: one server may be slow. Whether there are any."""
+        """Refresh the connections that expire soon, and return whether there are connections at all."""
+        # Each in a thread of its own: one server may be slow.
         with self._lock:
             due = [connection for connection in self._connections if connection.expires_soon()]
             if not self._connections:

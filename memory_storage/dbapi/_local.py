@@ -1,4 +1,4 @@
-"""The transport for files and memory: statements over the native driver. Knows no cursors, no SQLAlchemy."""
+"""The transport for files and in-memory databases: statements over the native driver."""
 
 from __future__ import annotations
 
@@ -31,26 +31,36 @@ from ._open_files import File, header_of, open_files
 from ._parameters import Value, bind
 from ._sql import Kind, parse
 
-_BoundStatement = tuple[Kind, str, tuple[Value, ...], int | None]  # with the number of rows it has to change
-_Fetched = tuple[Any, list[tuple[Value, ...]], int, int | None]  # the description, rows, rowcount and lastrowid
+_BoundStatement = tuple[
+    Kind, str, tuple[Value, ...], int | None
+]  # kind, SQL, values, and the number of rows it must change
+_Fetched = tuple[Any, list[tuple[Value, ...]], int, int | None]  # description, rows, rowcount, lastrowid
 
 
 class MemoryDatabase:
-    """One in-memory database for all the connections of an engine; their transactions take turns."""
+    """One in-memory database for all connections of an engine. Its transactions run one at a time."""
 
     def __init__(self) -> None:
         self.native = _open(":memory:")
         self._lock = threading.Lock()
-        self._holder: tuple[LocalTransport, int] | None = None  # whose turn it is, and the thread that took it
+        self._holder: tuple[LocalTransport, int] | None = None  # the transport in a transaction, and its thread
         register_after_fork(self)
 
     def acquire(self, transport: LocalTransport, timeout: float) -> None:
-        """Take the turn, unless `transport` has it already. OperationalError once `timeout` seconds have passed."""
+        """Acquire the database for a transaction, unless `transport` holds it already.
+
+        Args:
+            transport: The connection.
+            timeout: The longest wait, in seconds.
+
+        Raises:
+            OperationalError: another transaction holds it (SQLITE_BUSY), or one of this thread does (THREAD_BUSY).
+        """
         holder, thread = self._holder or (None, None)
         if holder is transport:
             return
         if thread == threading.get_ident():
-            gc.collect()  # the connection may have been dropped without a rollback: then this gives its turn back
+            gc.collect()  # the holder may be garbage: its finalizer releases the database
             holder, thread = self._holder or (None, None)
         if thread == threading.get_ident():
             raise OperationalError(
@@ -63,27 +73,27 @@ class MemoryDatabase:
         self._holder = (transport, threading.get_ident())
 
     def release(self) -> None:
-        """Give the turn, which the caller has, to the next transaction."""
+        """Release the database for the next transaction."""
         self._holder = None
         self._lock.release()
 
     def is_held_by(self, transport: LocalTransport) -> bool:
-        """Whether it is the turn of `transport`."""
+        """Return whether `transport` holds the database."""
         holder = self._holder
         return holder is not None and holder[0] is transport
 
     def after_fork_in_child(self) -> None:
-        """Start over: the copy may hold a transaction and a lock of threads that do not exist here."""
+        """Release the lock, and roll back: both may be of threads of the parent process."""
         self._lock, self._holder = threading.Lock(), None
         if self.native.in_transaction:
             self.native.execute("ROLLBACK")
 
 
 class LocalTransport:
-    """One native connection. It waits for locks in Python: the native driver would wait with the GIL held."""
+    """One native connection. Waits for locks in Python: the native driver holds the GIL while it waits."""
 
     is_remote = False
-    deadline: float | None = None  # no request goes out
+    deadline: float | None = None  # sends no requests
     keep_alive: bool = False  # nothing expires
 
     def __init__(
@@ -96,7 +106,7 @@ class LocalTransport:
         self._key = encryption_key
         self._busy_timeout = busy_timeout
         self._broken = ""
-        self._may_have_written = False  # whether the transaction that is open, if one is, may have written
+        self._may_have_written = False  # in the open transaction
         if isinstance(database, MemoryDatabase):
             self._memory, self._native = database, database.native
         else:
@@ -108,7 +118,7 @@ class LocalTransport:
 
     @property
     def usable(self) -> bool:
-        """Whether anything can still be run on it, in this process."""
+        """Whether statements can still be run, in this process."""
         return not self._broken
 
     @property
@@ -137,7 +147,7 @@ class LocalTransport:
                 self._memory.release()
 
     def close(self) -> None:
-        """Release the file, or the turn. An open transaction is rolled back."""
+        """Roll an open transaction back, and release the file or the in-memory database."""
         self._close(blocking=True)
 
     def discard(self) -> None:
@@ -145,11 +155,11 @@ class LocalTransport:
         self._close(blocking=False)
 
     def after_fork_in_child(self) -> None:
-        """Let go of the parent's file.
+        """Give up the parent's file.
 
-        While an inherited connection is open here, SQLite believes that this process has its locks already, and a new
-        connection would write without any: the parent could then remove the log with this process's commits in it. To
-        close one is harmless, unless it is writing; that one is kept, and keeps this process from writing.
+        While an inherited connection is open here, SQLite believes that this process holds its locks, and a new
+        connection would write without any: the parent could then remove the log with this process's commits. Closing
+        the inherited one is harmless, unless it is writing; then it is kept, which prevents this process from writing.
         """
         if self._native is not None and self._may_have_written and self.in_transaction:
             _inherited_writers.append(self._native)
@@ -157,7 +167,7 @@ class LocalTransport:
         self._file = None
 
     def _run(self, steps: Sequence[BatchStep], begin: str | None, savepoint: bool, commit: bool) -> list[Result]:
-        # All is checked before anything is locked.
+        # Check all values before anything is locked.
         statements = [_bind_step(step) for step in steps]
         if (
             begin is None
@@ -165,8 +175,11 @@ class LocalTransport:
             and statements[0][0] is Kind.SCHEMA
             and not self._native.in_transaction
         ):
-            begin, commit = "IMMEDIATE", True  # what the engine does while it prepares is undone with the rest
-        # Only what holds no lock yet may wait for one: two that hold one would wait for each other.
+            begin, commit = (
+                "IMMEDIATE",
+                True,
+            )  # the engine changes things while it prepares, which a rollback must undo too
+        # Wait for a lock only while holding none: else two transactions could wait for each other.
         first = begin == "DEFERRED" or (begin is None and not self._native.in_transaction)
         rest = first and begin is None
         if begin:
@@ -186,8 +199,8 @@ class LocalTransport:
             raise
 
     def _roll_back_statement_scope(self, statements: Sequence[str]) -> None:
-        # Some errors have undone the whole transaction already.
-        # An interrupt may have come when the scope was closed already: then there is nothing to undo.
+        # Some errors roll the whole transaction back by themselves, and an interrupt may arrive after the scope was
+        # closed: then there is nothing to roll back.
         if not self._broken and self._native.in_transaction:
             with suppress(Error):
                 for sql in statements:
@@ -218,14 +231,14 @@ class LocalTransport:
     def _load_schema(self) -> None:
         """Read the schema again if another connection has changed it.
 
-        The engine runs a part of CREATE INDEX and DROP INDEX on vectors while it prepares them. With a schema from
-        before another connection's VACUUM it takes pages of one table for those of another, or crashes.
+        The engine executes a part of CREATE INDEX and DROP INDEX on vectors while it prepares them. With a schema from
+        before another connection's VACUUM it mixes up the pages of tables, or crashes.
         """
         if self._native.in_transaction:
             self._native_execute("SELECT 1 FROM sqlite_master LIMIT 1")
 
     def _native_execute(self, sql: str, values: tuple[Value, ...] = ()) -> _Fetched:
-        """Execute and fetch to the end at once: a native cursor that is read later may run its statement again."""
+        """Execute, and fetch all rows at once: a native cursor that is read later may run its statement again."""
         cursor = None
         try:
             cursor = self._native.execute(sql, values)
@@ -234,20 +247,20 @@ class LocalTransport:
         except ValueError as error:
             raise self._engine_error(str(error)) from error
         except BaseException as error:
-            if type(error).__name__ != "PanicException":  # it has no importable class, and is no Exception
+            if type(error).__name__ != "PanicException":  # it cannot be imported, and is not an Exception
                 raise
             self._roll_back()
             self._broken = f"the native driver panicked: {error}"
             raise InterfaceError(self._broken) from error
         finally:
-            cursor = None  # a traceback would keep the file open
+            cursor = None  # else a traceback would keep the file open
 
     def _close(self, *, blocking: bool) -> None:
         if self._memory and self._memory.is_held_by(self):
             self._roll_back()
             self._memory.release()
         elif self._memory is None and not self._broken:
-            self._roll_back()  # a traceback may keep the native connection, and with it the lock, for a while
+            self._roll_back()  # a traceback may keep the native connection, and its lock, alive
         native, self._native = [self._native], None
         self._broken = self._broken or "the connection is closed"
         file, self._file = self._file, None
@@ -268,8 +281,8 @@ class LocalTransport:
     def _probe(self, path: str, descriptor: int | None) -> None:
         """Raise for a wrong key before the engine sees the file.
 
-        With a wrong key it takes the log that a killed process has left for its own: it would write that into the file
-        when it closes it, through the wrong cipher, and no key would open the file again.
+        With a wrong key the engine takes over the log of a killed process. On close it would write that log into the
+        file through the wrong cipher, and no key would open the file again.
         """
         header = header_of(path, descriptor)
         check_header(self._path, header, self._key)
@@ -277,7 +290,7 @@ class LocalTransport:
             return
         if descriptor is None:
             opens = _key_decrypts(path, self._key)
-        else:  # to open it without locks, and to close it, would drop those that this process may have on it
+        else:  # closing another descriptor of the file would drop the locks of this process
             with tempfile.TemporaryDirectory() as directory:
                 copy = os.path.join(directory, "page")  # noqa: PTH118
                 with open(copy, "xb") as page:  # noqa: PTH123 - as encrypted as the file is
@@ -290,7 +303,7 @@ class LocalTransport:
         return file_error(self._path, message) if self._path else from_message(message)
 
     def _begin(self, sql: str) -> None:
-        """Begin, in turn: of the threads of a process one asks for the lock, the others wait for that one."""
+        """Begin a transaction. Of the threads of a process, one polls for the write lock; the others wait for it."""
         try:
             self._native_execute(sql)
         except OperationalError as error:
@@ -304,7 +317,7 @@ class LocalTransport:
                 begin_lock.release()
 
     def _retry_while_busy(self, sql: str, values: tuple[Value, ...] = (), *, deadline: float = 0.0) -> _Fetched:
-        """`_native_execute`, again and again for `busy_timeout` seconds while another connection has the lock."""
+        """Retry `_native_execute` on SQLITE_BUSY until `busy_timeout` expires."""
         pause = 0.0005
         while True:
             try:
@@ -332,23 +345,23 @@ def _open(database: str, key: EncryptionKey | None = None) -> Any:
     native = libsql_experimental.connect(database, isolation_level=None, check_same_thread=False, **native_options(key))
     native.execute("PRAGMA busy_timeout = 0").fetchall()
     if key is not None:
-        # The engine encrypts the database and its log, and nothing else: what sorting, VACUUM and the undoing of a
-        # statement would put into temporary files stays in memory.
+        # The engine encrypts the database and its log only. Keep in memory what sorting, VACUUM and statement journals
+        # would write to temporary files in plain.
         native.execute("PRAGMA temp_store = MEMORY").fetchall()
     return native
 
 
 def _key_decrypts(path: str, key: EncryptionKey | None) -> bool:
-    """Whether the key decrypts the first page. Looks at no log, takes no lock, and writes nothing."""
+    """Return whether the key decrypts the first page. Reads no log, takes no lock, and writes nothing."""
     try:
         _open(f"file:{quote(path)}?immutable=1", key).execute("PRAGMA schema_version").fetchall()
     except ValueError as error:
-        return from_message(str(error)).code != "SQLITE_NOTADB"  # what else is wrong with it is met later
+        return from_message(str(error)).code != "SQLITE_NOTADB"  # any other problem is reported when the file is opened
     return True
 
 
 def _open_error(native: Any) -> str:
-    """What the engine says of a file that is no database, or encrypted with another key. One that is locked may be."""
+    """Return the engine's message for a file that is not a database, or encrypted with another key; else ""."""
     try:
         native.execute("PRAGMA schema_version").fetchall()
     except ValueError as error:
@@ -357,4 +370,4 @@ def _open_error(native: Any) -> str:
     return ""
 
 
-_inherited_writers: list[object] = []  # native connections that were writing when this process was forked off
+_inherited_writers: list[object] = []  # native connections that were writing at the fork

@@ -202,7 +202,7 @@ class TestTheEndOfAToken:
         at.clock += 3590
         assert credentials.header()
         at.clock += 20
-        for ask in (credentials.ready, credentials.header, credentials.check):
+        for ask in (credentials.ensure_token, credentials.header, credentials.check):
             with pytest.raises(dbapi.OperationalError, match="by this machine's clock") as caught:
                 ask()
             assert caught.value.code == "TOKEN_EXPIRED"
@@ -210,24 +210,24 @@ class TestTheEndOfAToken:
     @pytest.mark.parametrize("jump", [timedelta(days=1), timedelta(days=-1)])
     def test_is_not_moved_by_setting_this_machines_clock(self, at: SimpleNamespace, key: Key, jump: timedelta):
         credentials = self._credentials(at, token(key=key, expires_in=3600))
-        credentials.ready()
+        credentials.ensure_token()
         at.now += jump
         at.clock += 3590
-        credentials.ready()
+        credentials.ensure_token()
         at.clock += 20
         with pytest.raises(dbapi.OperationalError) as caught:
-            credentials.ready()
+            credentials.ensure_token()
         assert caught.value.code == "TOKEN_EXPIRED"
 
     def test_is_that_of_the_token_which_is_in_force(self, at: SimpleNamespace, key: Key):
         provider = Provider(token(key=key, expires_in=60), token(key=key, expires_in=3600))
         credentials = self._credentials(at, provider)
-        credentials.ready()
+        credentials.ensure_token()
         at.clock += 120
-        credentials.ready()
+        credentials.ensure_token()
         assert provider.asked == 2
         at.clock += 3000
-        credentials.ready()
+        credentials.ensure_token()
         assert provider.asked == 2
 
 
@@ -304,12 +304,12 @@ class TestARotatedToken:
     @pytest.mark.parametrize(
         ("given", "message"),
         [
-            (None, "the token provider gave no token"),
-            ("", "the token provider gave no token"),
-            (SecretStr(""), "the token provider gave no token"),
+            (None, "the token provider returned no token"),
+            ("", "the token provider returned no token"),
+            (SecretStr(""), "the token provider returned no token"),
             (b"bytes", "malformed"),
             (7, "malformed"),
-            (print, "the token provider gave no token"),
+            (print, "the token provider returned no token"),
             (RuntimeError("no vault"), "the token provider failed: RuntimeError"),
             (TimeoutError("slow vault"), "the token provider failed: TimeoutError"),
         ],
