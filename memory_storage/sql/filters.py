@@ -12,9 +12,10 @@ from pydantic_core import to_json
 from memory_storage.errors import ValidationError
 from memory_storage.models import EpisodeFilter, PatternFilter
 
-from .documents import refuse_unstorable, to_micros
+from .documents import to_micros
 from .exact_numbers import is_exact_in_json
 from .fulltext import match_expression
+from .limits import refuse_unstorable
 
 FACET_LENGTH = 256
 """How much of a metadata value, as JSON, the facets hold (see revision 0001)."""

@@ -45,22 +45,11 @@ from memory_storage.search.statement import EPISODES
 from memory_storage.sql.arguments import embedder as as_embedder
 from memory_storage.sql.arguments import flag
 from memory_storage.sql.chunks import of_episodes
-from memory_storage.sql.documents import (
-    OnCorrupt,
-    check_episode,
-    check_on_corrupt,
-    check_step,
-    check_value,
-    encode,
-    most_bytes,
-    stored_bytes,
-    to_micros,
-    too_large,
-    with_numbers,
-)
+from memory_storage.sql.documents import OnCorrupt, check_on_corrupt, encode, to_micros, with_numbers
 from memory_storage.sql.exact_numbers import REWARDS
 from memory_storage.sql.filters import Shape, conditions, in_use
 from memory_storage.sql.id_prefixes import LEAST, SHOWN, as_prefix, identifying, only_one, range_end
+from memory_storage.sql.limits import check_episode, check_step, check_value, most_bytes, stored_bytes, too_large
 from memory_storage.sql.paging import (
     ITERATE_PAGE,
     PAGE_BYTES,

@@ -43,21 +43,10 @@ from memory_storage.search.statement import N_FACT_COLUMNS, PATTERNS
 from memory_storage.sql.arguments import embedder as as_embedder
 from memory_storage.sql.arguments import flag
 from memory_storage.sql.chunks import of_documents
-from memory_storage.sql.documents import (
-    OnCorrupt,
-    check_document,
-    check_on_corrupt,
-    check_tags,
-    encode,
-    most_bytes,
-    or_none,
-    over,
-    stored_bytes,
-    to_micros,
-    too_large,
-)
+from memory_storage.sql.documents import OnCorrupt, check_on_corrupt, encode, or_none, to_micros
 from memory_storage.sql.exact_numbers import REWARD_DELTAS, SUCCESS_RATES
 from memory_storage.sql.filters import conditions
+from memory_storage.sql.limits import check_document, check_tags, most_bytes, over, stored_bytes, too_large
 from memory_storage.sql.paging import (
     ITERATE_PAGE,
     PAGE_BYTES,

@@ -27,9 +27,10 @@ from memory_storage.monitoring import operation
 from memory_storage.repositories.episodes.rows import episodes_by_seq
 from memory_storage.sql.arguments import flag
 from memory_storage.sql.chunks import of_documents
-from memory_storage.sql.documents import check_document, decode, encode, from_micros, to_micros
+from memory_storage.sql.documents import decode, encode, from_micros, to_micros
 from memory_storage.sql.exact_numbers import POSITIONS
 from memory_storage.sql.exact_numbers import Row as NumberRow
+from memory_storage.sql.limits import check_document
 from memory_storage.sql.paging import ITERATE_PAGE, PAGE_BYTES, handed_over, iterate_pages
 from memory_storage.sql.session import Row, as_id, as_list, json_ids, keep_writing
 from memory_storage.sql.statement import SqlTemplate
