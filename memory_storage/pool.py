@@ -220,14 +220,14 @@ class _Checkouts:
         now = time.monotonic()
         names = {thread.ident: thread.name for thread in threading.enumerate()}
         with self._lock:
-            in_use = list(self._in_use.items())
+            active_filters = list(self._in_use.items())
         return [
             Holder(
                 names.get(thread, f"thread {thread}"),
                 now - since,
                 " ".join(connection.last_statement.split())[:_STATEMENT_LENGTH],
             )
-            for connection, (thread, since) in in_use
+            for connection, (thread, since) in active_filters
         ]
 
     def close_idle(self) -> float | None:

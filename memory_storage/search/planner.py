@@ -18,7 +18,7 @@ from memory_storage.schema.spelling import readable
 from memory_storage.schema.vector_tables import VectorSpace
 from memory_storage.sql.arguments import choice, flag, instance
 from memory_storage.sql.documents import to_micros
-from memory_storage.sql.filters import Shape, conditions, in_use
+from memory_storage.sql.filters import Shape, active_filters, conditions
 from memory_storage.sql.fulltext import any_word
 from memory_storage.sql.session import Row
 from memory_storage.sql.statement import SqlTemplate
@@ -332,7 +332,7 @@ def _filters(filters: EpisodeFilter | PatternFilter, target: SearchTarget) -> tu
     at_hand, values = conditions(filters, owner_type, Shape("i.", by_row=True))
     finding, _ = conditions(filters, owner_type, Shape("i."))
     find_rows = any("seq IN" in condition for condition in finding)
-    are_broad = in_use(filters).keys() <= _BROAD_FILTERS and getattr(filters, "archived", None) is not True
+    are_broad = active_filters(filters).keys() <= _BROAD_FILTERS and getattr(filters, "archived", None) is not True
     return Filters(at_hand, finding, are_broad=are_broad, find_rows=find_rows), values
 
 

@@ -10,36 +10,36 @@ from memory_storage.models import Episode, Step
 from memory_storage.schema.spelling import is_spelled_otherwise
 from memory_storage.schema.words import with_words, words_of_episode, words_of_step
 
-PORTION_BYTES = 4_000_000
+CHUNK_BYTES = 4_000_000
 
 
-class Portion(NamedTuple):
+class Chunk(NamedTuple):
     """A JSON array of so many documents."""
 
     documents: int
     text: str
 
 
-def of_documents(documents: Iterable[str]) -> list[Portion]:
+def chunk_documents(documents: Iterable[str]) -> list[Chunk]:
     """The documents in their order; one that is larger than a portion is one of its own."""
-    return [Portion(len(group), _array(group)) for group in _groups(documents)]
+    return [Chunk(len(group), _array(group)) for group in _groups(documents)]
 
 
-def of_episodes(prepared: Sequence[tuple[str, Episode]]) -> tuple[list[Portion], list[Portion]]:
+def chunk_episodes(prepared: Sequence[tuple[str, Episode]]) -> tuple[list[Chunk], list[Chunk]]:
     """The portions of the episodes' heads, and those of their steps: the same, unless one has to be taken apart.
 
     That is an episode that is too large, or that has words to be spelled otherwise in the index.
     """
     together = [document for document, _ in prepared if not is_spelled_otherwise(document)]
-    together = [document for document in together if size(document) <= PORTION_BYTES]
+    together = [document for document in together if size(document) <= CHUNK_BYTES]
     if len(together) == len(prepared):
-        whole = of_documents(together)
+        whole = chunk_documents(together)
         return whole, whole
-    apart = [pair for pair in prepared if is_spelled_otherwise(pair[0]) or size(pair[0]) > PORTION_BYTES]
-    heads = of_documents([*together, *(_with_words(head(episode)) for _, episode in apart)])
-    small = [steps for _, episode in apart if size(steps := _steps_of(episode)) <= PORTION_BYTES]
-    large = [episode for _, episode in apart if size(_steps_of(episode)) > PORTION_BYTES]
-    return heads, [*of_documents([*together, *small]), *(portion for one in large for portion in _of_steps(one))]
+    apart = [pair for pair in prepared if is_spelled_otherwise(pair[0]) or size(pair[0]) > CHUNK_BYTES]
+    heads = chunk_documents([*together, *(_with_words(head(episode)) for _, episode in apart)])
+    small = [steps for _, episode in apart if size(steps := _steps_of(episode)) <= CHUNK_BYTES]
+    large = [episode for _, episode in apart if size(_steps_of(episode)) > CHUNK_BYTES]
+    return heads, [*chunk_documents([*together, *small]), *(portion for one in large for portion in _of_steps(one))]
 
 
 def head(episode: Episode) -> str:
@@ -52,9 +52,9 @@ def size(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
 
 
-def _of_steps(episode: Episode) -> Iterator[Portion]:
+def _of_steps(episode: Episode) -> Iterator[Chunk]:
     for group in _groups(map(_step, episode.steps)):
-        yield Portion(1, f"[{_as_steps(episode, group)}]")
+        yield Chunk(1, f"[{_as_steps(episode, group)}]")
 
 
 def _steps_of(episode: Episode) -> str:
@@ -79,4 +79,4 @@ def _array(documents: Sequence[str]) -> str:
 
 
 def _groups(documents: Iterable[str]) -> Iterator[list[str]]:
-    return portions(documents, size, most_bytes=PORTION_BYTES)
+    return portions(documents, size, most_bytes=CHUNK_BYTES)

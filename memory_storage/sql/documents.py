@@ -25,11 +25,11 @@ OnCorrupt = Callable[[CorruptDataError], object] | None
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
-_DEEP = 100
+_MAX_DEPTH = 100
 _STEPS = TypeAdapter(list[Step], config=ConfigDict(defer_build=True))
 
 
-_NAMES = {"SpatiotemporalEntry": "entry"}  # of arguments, where that is not the model's
+_ARGUMENT_NAMES = {"SpatiotemporalEntry": "entry"}  # of arguments, where that is not the model's
 
 
 def to_micros(moment: datetime) -> int:
@@ -51,21 +51,21 @@ def encode(kind: type[M], model: M, field: str = "") -> tuple[str, M]:
     ValidationError if the two differ: a model can be made or changed past its validation, and JSON has no NaN.
     """
     if type(model) is not kind:
-        name = _NAMES.get(kind.__name__, kind.__name__.lower())
+        name = _ARGUMENT_NAMES.get(kind.__name__, kind.__name__.lower())
         raise ValidationError(field or name, f"must be {'an' if name[0] in 'aeiou' else 'a'} {kind.__name__}", model)
     try:
         document = model.model_dump_json(warnings=False)
         read = kind.model_validate_json(document)
     except (PydanticSerializationError, ValueError, RecursionError) as error:
-        raise _refusal(field, model, error) from error
+        raise _encoding_error(field, model, error) from error
     if read != model:
-        raise _difference(field, model, read)
+        raise _round_trip_error(field, model, read)
     if "\\u0000" in document:
         refuse_unstorable(field, from_json(document))
     return document, read
 
 
-def with_numbers(episode: Episode) -> Episode:
+def number_steps(episode: Episode) -> Episode:
     """The episode with all of its steps numbered: one that was put together by `model_copy` has not been validated."""
     steps = getattr(episode, "steps", None)
     if not isinstance(steps, list) or not all(isinstance(step, Step) for step in steps):
@@ -80,10 +80,10 @@ def decode(read: Callable[[str], M], document: str, table: str, row_id: str) -> 
     try:
         return read(document)
     except ValueError as error:
-        raise corrupt(table, row_id) from error
+        raise corrupt_error(table, row_id) from error
 
 
-def corrupt(table: str, row_id: str) -> CorruptDataError:
+def corrupt_error(table: str, row_id: str) -> CorruptDataError:
     """The error for a row that cannot be decoded."""
     return CorruptDataError(
         f"{table}: the row of {row_id} cannot be decoded: pass it over with on_corrupt, or run `memory-storage doctor`",
@@ -92,7 +92,7 @@ def corrupt(table: str, row_id: str) -> CorruptDataError:
     )
 
 
-def or_none(read: Callable[[], T], on_corrupt: OnCorrupt) -> T | None:
+def report_corrupt(read: Callable[[], T], on_corrupt: OnCorrupt) -> T | None:
     """What `read` gives; or None, if it is a row that cannot be decoded and somebody is to be told of it."""
     try:
         return read()
@@ -114,7 +114,7 @@ def readable_steps(rows: Sequence[Sequence[Any]], on_corrupt: OnCorrupt) -> list
     try:
         return decode_steps(rows)
     except CorruptDataError:
-        found = [or_none(partial(decode_steps, [row]), on_corrupt) for row in rows]
+        found = [report_corrupt(partial(decode_steps, [row]), on_corrupt) for row in rows]
         return [steps[0] for steps in found if steps]
 
 
@@ -140,7 +140,7 @@ def without_output(step: Step) -> tuple[Step, str | None]:
     return step, None
 
 
-def stored(model: M, version: int, created_at: int, updated_at: int, **others: Any) -> M:
+def with_columns(model: M, version: int, created_at: int, updated_at: int, **others: Any) -> M:
     """A model that was just decoded, with the fields that are columns. Nobody else has it yet, so it may be changed."""
     model.__dict__.update(
         version=version, created_at=from_micros(created_at), updated_at=from_micros(updated_at), **others
@@ -148,18 +148,18 @@ def stored(model: M, version: int, created_at: int, updated_at: int, **others: A
     return model
 
 
-def _refusal(field: str, model: BaseModel, error: Exception) -> ValidationError:
+def _encoding_error(field: str, model: BaseModel, error: Exception) -> ValidationError:
     if isinstance(error, pydantic.ValidationError) and error.errors()[0]["type"] != "json_invalid":
-        return _under(field, as_validation_error(error, type(model)))
+        return _prefix_field(field, as_validation_error(error, type(model)))
     found = unstorable(field, model)
     name = max(type(model).model_fields, key=lambda name: _depth(getattr(model, name, None)))
-    if not found and (depth := _depth(getattr(model, name, None))) > _DEEP:
+    if not found and (depth := _depth(getattr(model, name, None))) > _MAX_DEPTH:
         return ValidationError(join_field(field, name), "nested too deep: at most about 120 levels", f"{depth} levels")
     problem = f"cannot be written as JSON ({error})"
-    return found or ValidationError(join_field(field, _unwritable(model)), problem, type(model).__name__)
+    return found or ValidationError(join_field(field, _unserializable_field(model)), problem, type(model).__name__)
 
 
-def _unwritable(model: BaseModel) -> str:
+def _unserializable_field(model: BaseModel) -> str:
     for name, value in model.__dict__.items():
         try:
             from_json(to_json(value))
@@ -178,12 +178,12 @@ def _depth(value: Any) -> int:
     return depth
 
 
-def _difference(field: str, given: BaseModel, read: BaseModel) -> ValidationError:
+def _round_trip_error(field: str, given: BaseModel, read: BaseModel) -> ValidationError:
     for name in type(given).model_fields:
         if getattr(given, name) != getattr(read, name):
             return ValidationError(join_field(field, name), "would not be read back equal", getattr(given, name))
     return ValidationError(field, "would not be read back equal", given)
 
 
-def _under(field: str, error: ValidationError) -> ValidationError:
+def _prefix_field(field: str, error: ValidationError) -> ValidationError:
     return ValidationError(join_field(field, error.field), error.limit, error.value) if field else error

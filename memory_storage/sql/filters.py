@@ -74,13 +74,13 @@ def conditions(
     """The conditions in use, and the values of their names."""
     found: list[str] = []
     values: dict[str, Any] = {"owner_type": owner_type}
-    for name, value in in_use(asked).items():
+    for name, value in active_filters(asked).items():
         refuse_unstorable(name, value)
         found += _READERS.get(name, _plain)(name, value, values, shape)
     return tuple(found), values
 
 
-def in_use(asked: EpisodeFilter | PatternFilter) -> dict[str, Any]:
+def active_filters(asked: EpisodeFilter | PatternFilter) -> dict[str, Any]:
     """The filters that refuse something."""
     return {name: value for name, value in asked.__dict__.items() if value is not None and value not in ([], {})}
 

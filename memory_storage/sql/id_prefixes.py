@@ -33,7 +33,7 @@ def range_end(prefix: str) -> str:
     return prefix + _AFTER_ALL_DIGITS
 
 
-def only_one(kind: str, prefix: str, ids: Sequence[str]) -> UUID:
+def sole_match(kind: str, prefix: str, ids: Sequence[str]) -> UUID:
     """Return the one id that begins so.
 
     Raises:
@@ -49,7 +49,7 @@ def only_one(kind: str, prefix: str, ids: Sequence[str]) -> UUID:
     return UUID(ids[0])
 
 
-def identifying(text: str, others: Iterable[str | None], least: int) -> str:
+def shortest_unique_prefix(text: str, others: Iterable[str | None], least: int) -> str:
     """Return the shortest prefix, of `least` characters or more, that no other one begins with."""
     shared = max((_shared(text, other) for other in others if other), default=0)
     return text[: max(least, shared + 1)].rstrip("-")

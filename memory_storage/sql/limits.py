@@ -15,7 +15,7 @@ from memory_storage.settings import Limits
 
 from .chunks import size
 
-_BESIDE = {"steps", "version", "created_at", "updated_at", "archived_at", "effectiveness"}
+_NOT_IN_DOCUMENT = {"steps", "version", "created_at", "updated_at", "archived_at", "effectiveness"}
 """The fields that a stored document lacks: they are columns, or rows of their own."""
 
 
@@ -29,7 +29,7 @@ def check_episode(
     check_tags(join_field(field, "tags"), episode.tags, limits)
     check_tags(join_field(field, "context.tags"), episode.context.tags, limits)
     if len(episode.steps) > limits.steps_per_episode:
-        raise over(
+        raise limit_error(
             join_field(field, "steps"), "steps", limits.steps_per_episode, len(episode.steps), "steps_per_episode"
         )
     for step in episode.steps[-1:]:  # their numbers grow
@@ -65,7 +65,7 @@ def check_document(field: str, model: BaseModel, document: str, limits: Limits, 
 
 def stored_bytes(model: BaseModel) -> int:
     """How many bytes the stored document of an episode, a pattern or a place has."""
-    return size(model.model_dump_json(exclude=_BESIDE))
+    return size(model.model_dump_json(exclude=_NOT_IN_DOCUMENT))
 
 
 def most_bytes(limits: Limits, max_value_bytes: int | None) -> int:
@@ -76,7 +76,7 @@ def most_bytes(limits: Limits, max_value_bytes: int | None) -> int:
 def too_large(field: str, found: int, limits: Limits, max_value_bytes: int | None) -> ValidationError:
     """The error for a document of more than `most_bytes`."""
     if max_value_bytes is None or found > limits.document_bytes:
-        return over(field or "document", "bytes of JSON", limits.document_bytes, found, "document_bytes")
+        return limit_error(field or "document", "bytes of JSON", limits.document_bytes, found, "document_bytes")
     return _too_large_for_a_server(field, found, max_value_bytes)
 
 
@@ -97,7 +97,7 @@ def check_step(step: Step, document: str, limits: Limits, field: str = "") -> No
     for name in ("parameters", "result", "metadata"):
         found = len(to_json(getattr(step, name)))
         if found > limits.step_bytes:
-            raise over(join_field(field, name), "bytes of JSON", limits.step_bytes, found, "step_bytes")
+            raise limit_error(join_field(field, name), "bytes of JSON", limits.step_bytes, found, "step_bytes")
 
 
 def _may_be_large(document: str, limits: Limits) -> bool:
@@ -107,13 +107,13 @@ def _may_be_large(document: str, limits: Limits) -> bool:
 def _check_number(step: Step, limits: Limits, field: str) -> None:
     number, limit = step.step_number or 0, limits.steps_per_episode
     if number > limit:
-        raise over(join_field(field, "step_number"), "steps", limit, number, "steps_per_episode")
+        raise limit_error(join_field(field, "step_number"), "steps", limit, number, "steps_per_episode")
 
 
 def check_tags(field: str, tags: Sequence[str], limits: Limits) -> None:
     """ValidationError for too many tags, a tag too short or long, or one given twice."""
     if len(tags) > limits.tags:
-        raise over(field, "tags", limits.tags, len(tags), "tags")
+        raise limit_error(field, "tags", limits.tags, len(tags), "tags")
     for index, tag in enumerate(tags):
         if not limits.tag_min_length <= len(tag) <= limits.tag_max_length:
             limit = f"{limits.tag_min_length} to {limits.tag_max_length} characters"
@@ -125,7 +125,7 @@ def check_tags(field: str, tags: Sequence[str], limits: Limits) -> None:
 def check_text(field: str, text: str, setting: str, limit: int) -> None:
     """ValidationError for a text over its limit."""
     if len(text) > limit:
-        raise over(field, "characters", limit, len(text), setting)
+        raise limit_error(field, "characters", limit, len(text), setting)
 
 
 def refuse_unstorable(field: str, value: Any) -> None:
@@ -135,6 +135,6 @@ def refuse_unstorable(field: str, value: Any) -> None:
         raise error
 
 
-def over(field: str, unit: str, limit: int, actual: int, setting: str) -> ValidationError:
+def limit_error(field: str, unit: str, limit: int, actual: int, setting: str) -> ValidationError:
     """The error for too much of something."""
     return ValidationError(field, f"at most {limit:,} {unit}", actual, setting=f"limits.{setting}")

@@ -21,7 +21,7 @@ ITERATE_PAGE = 100
 PAGE_BYTES = 4_000_000
 """Bytes after which a page of an iterator ends, whatever the number of its rows; one row may have more."""
 
-Place = tuple[Any, int]
+Position = tuple[Any, int]
 """A row's place in the order: what it is sorted by, and its `seq`."""
 
 
@@ -29,11 +29,11 @@ Place = tuple[Any, int]
 class Cursor:
     """Go on from `place`; `backwards`: with the rows before it."""
 
-    place: Place
+    position: Position
     backwards: bool = False
 
     def __str__(self) -> str:
-        text = json.dumps([*self.place, int(self.backwards)], separators=(",", ":"))
+        text = json.dumps([*self.position, int(self.backwards)], separators=(",", ":"))
         return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
@@ -71,7 +71,7 @@ def is_descending(direction: str) -> bool:
     return direction == "newest_first"
 
 
-def order_and_place(
+def order_and_condition(
     key: str, cursor: Cursor | None, *, descending: bool
 ) -> tuple[str, tuple[str, ...], dict[str, Any]]:
     """SQL for the order of reading, the condition that goes on from the cursor, and its values."""
@@ -79,8 +79,8 @@ def order_and_place(
     order = f"{key} DESC, seq DESC" if down else f"{key}, seq"
     if cursor is None:
         return order, (), {}
-    condition = f"({key}, seq) {'<' if down else '>'} (:place_key, :place_seq)"
-    return order, (condition,), {"place_key": cursor.place[0], "place_seq": cursor.place[1]}
+    condition = f"({key}, seq) {'<' if down else '>'} (:cursor_key, :cursor_seq)"
+    return order, (condition,), {"cursor_key": cursor.position[0], "cursor_seq": cursor.position[1]}
 
 
 def cut_by_bytes(rows: str, table: str, size: str, order: str) -> str:
@@ -109,7 +109,7 @@ def iterate_pages(read: Callable[[C], tuple[Iterable[T], C | None]], start: C) -
 
     Args:
         read: Reads a page from a cursor of any kind; returns its items, and the cursor of the next page or None. Items
-            that release each other (`handed_over`) let a page's memory go while it is used.
+            that release each other (`draining`) let a page's memory go while it is used.
         start: The cursor of the first page.
     """
     cursor: C | None = start
@@ -118,7 +118,7 @@ def iterate_pages(read: Callable[[C], tuple[Iterable[T], C | None]], start: C) -
         yield from items
 
 
-def handed_over(items: Sequence[T]) -> Iterator[T]:
+def draining(items: Sequence[T]) -> Iterator[T]:
     """Iterate over the items, and let go of each as it is handed over: a caller may need the memory for the next."""
     remaining = list(items)[::-1]
     del items
@@ -126,27 +126,27 @@ def handed_over(items: Sequence[T]) -> Iterator[T]:
         yield remaining.pop()
 
 
-def page(items: Sequence[T | None], places: Sequence[Place], limit: int, cursor: Cursor | None) -> Page[T]:
-    """The page from up to `limit + 1` places as they were read: the last one says only that there are more.
+def page(items: Sequence[T | None], positions: Sequence[Position], limit: int, cursor: Cursor | None) -> Page[T]:
+    """The page from up to `limit + 1` positions as they were read: the last one says only that there are more.
 
     None among the items stands for one that is left out: it has its place.
     """
-    shown, shown_places, more = list(items[:limit]), list(places[:limit]), len(places) > limit
+    shown, shown_positions, more = list(items[:limit]), list(positions[:limit]), len(positions) > limit
     backwards = cursor is not None and cursor.backwards
     if backwards:
         shown.reverse()
-        shown_places.reverse()
+        shown_positions.reverse()
     if not shown:
         return Page([])
     has_next, has_previous = (True, more) if backwards else (more, cursor is not None)
     return Page(
         [item for item in shown if item is not None],
-        next_cursor=str(Cursor(shown_places[-1])) if has_next else None,
-        previous_cursor=str(Cursor(shown_places[0], backwards=True)) if has_previous else None,
+        next_cursor=str(Cursor(shown_positions[-1])) if has_next else None,
+        previous_cursor=str(Cursor(shown_positions[0], backwards=True)) if has_previous else None,
     )
 
 
-def filled_page(read: Callable[[int, Cursor | None], Page[T]], size: int, place: Cursor | None) -> Page[T]:
+def fill_page(read: Callable[[int, Cursor | None], Page[T]], size: int, place: Cursor | None) -> Page[T]:
     """Return the page of `read`, and more until it has `size` items: a row that cannot be decoded does not count.
 
     Args:

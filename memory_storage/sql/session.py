@@ -108,7 +108,7 @@ def as_id(value: UUID | str, field: str = "id") -> str:
         raise ValidationError(field, "must be a UUID", value) from error
 
 
-def as_list(things: Iterable[T], field: str) -> list[T]:
+def to_list(things: Iterable[T], field: str) -> list[T]:
     """All of them; ValidationError if that is not a collection."""
     try:
         return list(things)
@@ -116,12 +116,12 @@ def as_list(things: Iterable[T], field: str) -> list[T]:
         raise ValidationError(field, "must be a sequence", things) from error
 
 
-def json_ids(ids: Sequence[str]) -> str:
+def ids_as_json(ids: Sequence[str]) -> str:
     """Ids as the JSON array that a statement reads with json_each; they are UUIDs and need no escapes."""
     return "[" + ",".join(f'"{one}"' for one in ids) + "]"
 
 
-def keep_writing(
+def retry_on_row_conflict(
     write: Callable[[list[T]], R], things: list[T], rest: Callable[[list[T], RowCountError], list[T]], what: str
 ) -> R:
     """What `write(things)` gives. If another writer has changed the same rows, again with the rest that is still to do.
@@ -147,7 +147,7 @@ def write_and_read(session: SessionProtocol, changes: Sequence[BatchStep], read:
     return session.read(read)
 
 
-def is_over_limit(error: RowCountError | ValidationError, check: int) -> bool:
+def exceeds_limit(error: RowCountError | ValidationError, check: int) -> bool:
     """Whether a batch was undone by its check of a limit, or by the database itself: a value was too large for it.
 
     Args:

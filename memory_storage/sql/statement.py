@@ -76,6 +76,6 @@ def values(expressions: dict[str, str]) -> str:
     return ",\n    ".join(expressions.values())
 
 
-def excluded(names: dict[str, str], *kept: str) -> str:
+def upsert_assignments(names: dict[str, str], *kept: str) -> str:
     """The assignments of an upsert: every column but those that are kept."""
     return ", ".join(f"{name} = excluded.{name}" for name in names if name not in kept)

@@ -119,19 +119,19 @@ def test_a_file_in_clear_becomes_an_encrypted_one_by_a_backup_and_its_restoratio
 
 def test_the_source_is_left_before_the_indexes_are_built(storage, backup):
     _fill(storage)
-    in_use: list[int] = []
+    active_filters: list[int] = []
 
     def look(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         if statement.startswith("CREATE INDEX"):
-            in_use.append(storage.engine.pool.checkedout())
+            active_filters.append(storage.engine.pool.checkedout())
 
     event.listen(Engine, "before_cursor_execute", look)
     try:
         back_up(storage, backup)
     finally:
         event.remove(Engine, "before_cursor_execute", look)
-    assert len(in_use) > 10
-    assert set(in_use) == {0}  # a server ends an idle snapshot after ten seconds
+    assert len(active_filters) > 10
+    assert set(active_filters) == {0}  # a server ends an idle snapshot after ten seconds
 
 
 @pytest.mark.parametrize("target", ["file", "encrypted", "server"], indirect=True)

@@ -44,10 +44,10 @@ def test_what_was_written_through_it_is_read_at_once_from_any_connection_of_the_
 
 def test_errors_of_the_primary_have_their_class(replica: Sqld):
     connection = dbapi.connect(replica.url)
-    connection.execute("CREATE TABLE only_one (x UNIQUE)")
-    connection.execute("INSERT INTO only_one VALUES (1)")
+    connection.execute("CREATE TABLE sole_match (x UNIQUE)")
+    connection.execute("INSERT INTO sole_match VALUES (1)")
     with pytest.raises(dbapi.IntegrityError) as caught:
-        connection.execute("INSERT INTO only_one VALUES (1)")
+        connection.execute("INSERT INTO sole_match VALUES (1)")
     assert caught.value.code == "SQLITE_CONSTRAINT_UNIQUE"
     connection.close()
 

@@ -60,5 +60,5 @@ def test_small_rows_take_one_round_trip_a_hundred(memory):
 
 
 def test_an_item_is_let_go_as_it_is_handed_over():
-    items = paging.handed_over([1, 2, 3])
+    items = paging.draining([1, 2, 3])
     assert [next(items), next(items), next(items), next(items, None)] == [1, 2, 3, None]

@@ -19,7 +19,7 @@ from memory_storage.repositories.steps import sql as steps_sql
 from memory_storage.search.vector_sql import TABLES
 from memory_storage.sql.documents import decode_steps
 from memory_storage.sql.paging import PAGE_BYTES
-from memory_storage.sql.session import Row, SessionProtocol, json_ids
+from memory_storage.sql.session import Row, SessionProtocol, ids_as_json
 from memory_storage.sql.statement import SqlTemplate, bytes_of_step
 
 Owner = Episode | Step | AnyPattern
@@ -111,17 +111,17 @@ def _texts(
 
 
 def _episodes(session: SessionProtocol, ids: Sequence[str]) -> list[tuple[str, Owner]]:
-    values = {"namespace": session.namespace, "ids": json_ids(ids)}
+    values = {"namespace": session.namespace, "ids": ids_as_json(ids)}
     return [(row[1], episode_from_rows([row])) for row in session.read(episodes_sql.HEADS.bind(**values))]
 
 
 def _steps(session: SessionProtocol, ids: Sequence[str]) -> list[tuple[str, Owner]]:
-    rows = session.read(steps_sql.GET_MANY.bind(namespace=session.namespace, ids=json_ids(ids)))
+    rows = session.read(steps_sql.GET_MANY.bind(namespace=session.namespace, ids=ids_as_json(ids)))
     return [(str(step.id), step) for step in decode_steps(rows)]
 
 
 def _patterns(session: SessionProtocol, ids: Sequence[str]) -> list[tuple[str, Owner]]:
-    rows = session.read(patterns_sql.GET_MANY.bind(namespace=session.namespace, ids=json_ids(ids)))
+    rows = session.read(patterns_sql.GET_MANY.bind(namespace=session.namespace, ids=ids_as_json(ids)))
     return [(row[0], pattern_from_row(row)) for row in rows]
 
 

@@ -30,15 +30,15 @@ from memory_storage.search.vectors import packed
 from memory_storage.sql.arguments import embedder as as_embedder
 from memory_storage.sql.arguments import function
 from memory_storage.sql.documents import from_micros, to_micros
-from memory_storage.sql.paging import ITERATE_PAGE, PAGE_BYTES, handed_over, iterate_pages
+from memory_storage.sql.paging import ITERATE_PAGE, PAGE_BYTES, draining, iterate_pages
 from memory_storage.sql.session import (
     SAVE_ATTEMPTS,
     Repository,
     Row,
     as_id,
-    as_list,
-    json_ids,
-    keep_writing,
+    ids_as_json,
+    retry_on_row_conflict,
+    to_list,
 )
 
 from .backfill import BackfillItem, owners_to_embed
@@ -319,7 +319,7 @@ class EmbeddingRepository(Repository):
             ValidationError: An argument is invalid.
         """
         name = as_model_name(model)
-        owners = json_ids([as_id(one, "owner_id") for one in as_list(owner_ids, "owner_ids")])
+        owners = ids_as_json([as_id(one, "owner_id") for one in to_list(owner_ids, "owner_ids")])
         values = {"owner_type": _owner_type(owner_type), "owners": owners}
         space: VectorSpace | None = self._session.spaces.guess(self._session.namespace, name)
         for _ in range(SAVE_ATTEMPTS):
@@ -348,7 +348,7 @@ class EmbeddingRepository(Repository):
             page = sql.of(space).page.bind(limit=size, owner_type=owner_type, owner_id=owner_id, **self._key(space))
             rows = self._read(space, page)
             next_last = (rows[-1][0], rows[-1][1]) if len(rows) == size else None
-            return map(_embedding_from_row, handed_over(rows)), next_last
+            return map(_embedding_from_row, draining(rows)), next_last
 
         yield from iterate_pages(read, ("", ""))
 
@@ -362,7 +362,7 @@ class EmbeddingRepository(Repository):
             NotFoundError: one of them has no owner here. None of its portion is stored.
             ValidationError: a vector has another dimension than its model.
         """
-        checked = [_revalidated(embedding) for embedding in as_list(embeddings, "embeddings")]
+        checked = [_revalidated(embedding) for embedding in to_list(embeddings, "embeddings")]
         keys = [_identity(embedding) for embedding in checked]
         if len(set(keys)) != len(keys):
             raise ValidationError("embeddings", "each owner and model once", keys)
@@ -371,7 +371,7 @@ class EmbeddingRepository(Repository):
             dimension = dimensions.setdefault(embedding.model, embedding.dimension)
             if embedding.dimension != dimension:
                 raise wrong_dimension(embedding.model, dimension, embedding.dimension)
-        return keep_writing(self._import, checked, self._remaining_to_import, "importing these embeddings")
+        return retry_on_row_conflict(self._import, checked, self._remaining_to_import, "importing these embeddings")
 
     @operation
     def delete(self, owner_type: OwnerType, owner_id: UUID | str, *, model: str) -> bool:
@@ -568,7 +568,7 @@ def _without_index(step: BatchStep) -> BatchStep:
 
 def _new_vectors(model: str, items: Iterable[Item], now: int) -> list[_NewVector]:
     entries = []
-    for number, item in enumerate(as_list(items, "items")):
+    for number, item in enumerate(to_list(items, "items")):
         if not isinstance(item, tuple | list) or len(item) != 3:
             raise ValidationError("items", "must be (owner_type, owner_id, vector)", item)
         owner_type, owner_id, vector = item

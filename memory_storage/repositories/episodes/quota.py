@@ -9,7 +9,7 @@ from memory_storage.dbapi import BatchStep
 from memory_storage.errors import ValidationError
 from memory_storage.repositories.retention.sql import IS_PATTERN_SOURCE
 from memory_storage.repositories.retention.tombstones import EVICTED_KEY, eviction_prefix
-from memory_storage.sql.session import SessionProtocol, json_ids
+from memory_storage.sql.session import SessionProtocol, ids_as_json
 from memory_storage.sql.statement import SqlTemplate
 
 # First their tombstones, so that a stale copy of one is not saved as a new episode, and evicts another one.
@@ -41,7 +41,7 @@ def quota_statements(session: SessionProtocol, ids: Sequence[UUID]) -> list[Batc
     check = _CHECK_QUOTA.bind(0, namespace=namespace, max_episodes=limits.max_episodes)
     if limits.when_full == "refuse":
         return [check]
-    saved = json_ids([str(one) for one in ids])
+    saved = ids_as_json([str(one) for one in ids])
     add_eviction_keys = _ADD_EVICTION_KEYS.bind(
         namespace=namespace, prefix=eviction_prefix(namespace), ids=saved, max_episodes=limits.max_episodes
     )

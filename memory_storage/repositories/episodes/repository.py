@@ -44,22 +44,22 @@ from memory_storage.search.session import SearchSession
 from memory_storage.search.statement import EPISODES
 from memory_storage.sql.arguments import embedder as as_embedder
 from memory_storage.sql.arguments import flag
-from memory_storage.sql.chunks import of_episodes
-from memory_storage.sql.documents import OnCorrupt, check_on_corrupt, encode, to_micros, with_numbers
+from memory_storage.sql.chunks import chunk_episodes
+from memory_storage.sql.documents import OnCorrupt, check_on_corrupt, encode, number_steps, to_micros
 from memory_storage.sql.exact_numbers import REWARDS
-from memory_storage.sql.filters import Shape, conditions, in_use
-from memory_storage.sql.id_prefixes import LEAST, SHOWN, as_prefix, identifying, only_one, range_end
+from memory_storage.sql.filters import Shape, active_filters, conditions
+from memory_storage.sql.id_prefixes import LEAST, SHOWN, as_prefix, range_end, shortest_unique_prefix, sole_match
 from memory_storage.sql.limits import check_episode, check_step, check_value, most_bytes, stored_bytes, too_large
 from memory_storage.sql.paging import (
     ITERATE_PAGE,
     PAGE_BYTES,
     Cursor,
     check_limit,
-    filled_page,
-    handed_over,
+    draining,
+    fill_page,
     is_descending,
     iterate_pages,
-    order_and_place,
+    order_and_condition,
     parse_cursor,
 )
 from memory_storage.sql.session import (
@@ -67,10 +67,10 @@ from memory_storage.sql.session import (
     Row,
     SessionProtocol,
     as_id,
-    as_list,
-    is_over_limit,
-    json_ids,
-    keep_writing,
+    exceeds_limit,
+    ids_as_json,
+    retry_on_row_conflict,
+    to_list,
     write_and_read,
 )
 from memory_storage.sql.statement import SqlTemplate
@@ -130,7 +130,7 @@ class EpisodeRepository(Repository):
         """Save all of them or none, as `save` does."""
         encoded = self._encode_all(episodes)
         self._reject_reversed_times([episode for _, episode in encoded])
-        saved = keep_writing(
+        saved = retry_on_row_conflict(
             self._save, encoded, lambda _, error: self._remaining_to_save(encoded, error), "changing these episodes"
         )
         by_id = {episode.id: episode for episode in saved}
@@ -154,14 +154,14 @@ class EpisodeRepository(Repository):
         """
         encoded = self._encode_all(episodes)
         write = partial(self._import, restore=flag("restore_forgotten", restore_forgotten))
-        return keep_writing(
+        return retry_on_row_conflict(
             write, encoded, lambda _, error: self._remaining_to_import(encoded, error), "importing these episodes"
         )
 
     @operation
     def erased_among(self, episode_ids: Iterable[UUID | str]) -> set[UUID]:
         """Those that were erased by `forget`, retention or eviction, so that no copy of them is stored again."""
-        ids = [UUID(as_id(one, "episode_ids")) for one in as_list(episode_ids, "episode_ids")]
+        ids = [UUID(as_id(one, "episode_ids")) for one in to_list(episode_ids, "episode_ids")]
         return tombstoned_among(self._session, ids)
 
     @operation
@@ -254,7 +254,7 @@ class EpisodeRepository(Repository):
                 raise _end_before_start_error("completed_at", stored.started_at, end) from None
             raise
         except (RowCountError, ValidationError) as error:
-            if not is_over_limit(error, _SIZE_CHECK):
+            if not exceeds_limit(error, _SIZE_CHECK):
                 raise
             stored = self.find(episode_id, steps=False)
             completed_bytes = stored_bytes(with_completion(stored, completion)) if stored else 0
@@ -336,7 +336,7 @@ class EpisodeRepository(Repository):
         step = sql.IDS_WITH_PREFIX.bind(
             namespace=self._session.namespace, first=text, after=range_end(text), limit=SHOWN + 1
         )
-        return only_one("episode", text, [row[0] for row in self._session.read(step)])
+        return sole_match("episode", text, [row[0] for row in self._session.read(step)])
 
     @operation
     def short_ids(self, episode_ids: Iterable[UUID | str], *, least: int = 8) -> dict[UUID, str]:
@@ -354,9 +354,9 @@ class EpisodeRepository(Repository):
         """
         if type(least) is not int or not LEAST <= least <= 36:
             raise ValidationError("least", f"a whole number from {LEAST} to 36", least)
-        texts = [as_id(one, "episode_ids") for one in as_list(episode_ids, "episode_ids")]
-        step = sql.ADJACENT_IDS.bind(namespace=self._session.namespace, ids=json_ids(texts))
-        return {UUID(text): identifying(text, others, least) for text, *others in self._session.read(step)}
+        texts = [as_id(one, "episode_ids") for one in to_list(episode_ids, "episode_ids")]
+        step = sql.ADJACENT_IDS.bind(namespace=self._session.namespace, ids=ids_as_json(texts))
+        return {UUID(text): shortest_unique_prefix(text, others, least) for text, *others in self._session.read(step)}
 
     @operation
     def query(
@@ -397,14 +397,14 @@ class EpisodeRepository(Repository):
         where, values = conditions(EpisodeFilter(**filters), "episode")
 
         def read(size: int, place: Cursor | None) -> Page[Episode]:
-            order, after, place_values = order_and_place("started_at", place, descending=descending)
+            order, after, place_values = order_and_condition("started_at", place, descending=descending)
             statement = sql.query((*where, *after), order, with_steps=steps)
             step = statement.bind(namespace=self._session.namespace, limit=size + 1, **values, **place_values)
             backwards = place is not None and place.backwards
             rows = self._session.read(step)
             return page_from_rows(rows, size, place, descending=descending != backwards, on_corrupt=on_corrupt)
 
-        return filled_page(read, check_limit(limit, self._session.limits), parse_cursor(cursor))
+        return fill_page(read, check_limit(limit, self._session.limits), parse_cursor(cursor))
 
     @operation
     def iterate(
@@ -439,18 +439,18 @@ class EpisodeRepository(Repository):
         descending = is_descending(direction)
         flag("steps", steps)
         episode_filter = EpisodeFilter(**filters)
-        is_index_ordered = in_use(episode_filter).keys() <= _INDEX_ORDERED
+        is_index_ordered = active_filters(episode_filter).keys() <= _INDEX_ORDERED
         where, values = conditions(episode_filter, "episode")
         size = min(ITERATE_PAGE, self._session.limits.query_maximum)
         values |= {"namespace": self._session.namespace, "limit": size + 1, "page_bytes": PAGE_BYTES}
 
         def read(cursor: tuple[str, bool]) -> tuple[Iterator[Episode], tuple[str, bool] | None]:
             place, was_large = parse_cursor(cursor[0] or None), cursor[1]
-            order, after, place_values = order_and_place("started_at", place, descending=descending)
+            order, after, place_values = order_and_condition("started_at", place, descending=descending)
             statement = sql.page_by_bytes((*where, *after), order, with_steps=steps)
             rows = self._session.read(statement.bind(**values, **place_values), shrinks=was_large)
             page = page_from_rows(rows, size, place, descending=descending, on_corrupt=on_corrupt)
-            items, rest = handed_over(page.items), page.next_cursor
+            items, rest = draining(page.items), page.next_cursor
             if rest is None or is_index_ordered:
                 return items, None if rest is None else (rest, len(page) < size)
             candidates = self._iterate_listed(
@@ -472,7 +472,9 @@ class EpisodeRepository(Repository):
     ) -> Iterator[Episode]:
         """Those after a place, by a list of their ids: to find them again for each page would cost a page's square."""
         namespace = self._session.namespace
-        order, after, place = order_and_place("started_at", parse_cursor(cursor), descending=is_descending(direction))
+        order, after, place = order_and_condition(
+            "started_at", parse_cursor(cursor), descending=is_descending(direction)
+        )
         where, values = conditions(episode_filter, "episode")
         rows = self._session.read(sql.ids((*where, *after), order).bind(namespace=namespace, **values, **place))
         ids = [row[0] for row in rows]
@@ -484,11 +486,11 @@ class EpisodeRepository(Repository):
         values |= {"namespace": namespace, "limit": size + 1, "page_bytes": PAGE_BYTES}
         was_large = True  # the page before this list may have been
         while ids:
-            rows = self._session.read(statement.bind(ids=json_ids(ids[:size]), **values), shrinks=was_large)
+            rows = self._session.read(statement.bind(ids=ids_as_json(ids[:size]), **values), shrinks=was_large)
             # Those that did not fit, by their place among the ids, are on the next page.
             fitting = min((row[0] for row in rows if row[2] == 0 and row[3] is None), default=size)
             ids, was_large = ids[fitting:], fitting < size
-            episodes = handed_over(page_from_rows(rows, size, None, descending=False, on_corrupt=on_corrupt).items)
+            episodes = draining(page_from_rows(rows, size, None, descending=False, on_corrupt=on_corrupt).items)
             del rows
             yield from episodes
 
@@ -632,10 +634,10 @@ class EpisodeRepository(Repository):
     def _encode_all(self, episodes: Sequence[Episode]) -> list[tuple[str, Episode]]:
         limits = self._session.limits
         encoded = []
-        copies = as_list(episodes, "episodes")
+        copies = to_list(episodes, "episodes")
         for index, episode in enumerate(copies):
             field = f"episodes.{index}" if len(copies) > 1 else ""
-            document, checked = encode(Episode, with_numbers(episode), field)
+            document, checked = encode(Episode, number_steps(episode), field)
             check_episode(checked, document, limits, self._session.max_value_bytes, field)
             encoded.append((document, checked))
         if len({episode.id for episode in copies}) != len(copies):
@@ -652,7 +654,7 @@ class EpisodeRepository(Repository):
         ]
         if not reversed_:
             return
-        ids = json_ids([str(episode.id) for _, episode in reversed_])
+        ids = ids_as_json([str(episode.id) for _, episode in reversed_])
         rows = self._session.read(sql.TIMES.bind(namespace=self._session.namespace, ids=ids))
         stored = {row[0]: tuple(row[1:]) for row in rows}
         for index, episode in reversed_:
@@ -700,7 +702,7 @@ class EpisodeRepository(Repository):
         preamble: Callable[[SessionProtocol, Sequence[UUID]], list[dbapi.BatchStep]] = assert_not_tombstoned,
     ) -> Sequence[Row]:
         values = {"namespace": self._session.namespace, "now": to_micros(self._session.now())}
-        head_chunks, step_chunks = of_episodes(encoded)
+        head_chunks, step_chunks = chunk_episodes(encoded)
         quota = quota_statements(self._session, new)
         changes = [
             *preamble(self._session, new),
@@ -720,7 +722,7 @@ class EpisodeRepository(Repository):
         """Whether the steps that the episodes carry clash only with each other: they change places."""
         carried = {str(step.id): (str(episode.id), step.step_number) for episode in episodes for step in episode.steps}
         numbers = json.dumps(list(carried.values()))
-        values = {"namespace": self._session.namespace, "ids": json_ids(list(carried)), "numbers": numbers}
+        values = {"namespace": self._session.namespace, "ids": ids_as_json(list(carried)), "numbers": numbers}
         rows = self._session.read(steps_sql.CONFLICTING_STEPS.bind(**values))
         return all(carried.get(step_id, ("",))[0] == episode_id for step_id, episode_id in rows)
 
@@ -728,7 +730,7 @@ class EpisodeRepository(Repository):
         return self._session.read(self._state_step(episodes)) if episodes else []
 
     def _state_step(self, episodes: Sequence[Episode]) -> dbapi.BatchStep:
-        ids = json_ids([str(episode.id) for episode in episodes])
+        ids = ids_as_json([str(episode.id) for episode in episodes])
         return sql.STATE.bind(namespace=self._session.namespace, ids=ids)
 
     def _remaining_to_import(

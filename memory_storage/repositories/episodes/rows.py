@@ -17,14 +17,14 @@ from memory_storage.search.statement import N_FACT_COLUMNS
 from memory_storage.sql.chunks import size
 from memory_storage.sql.documents import (
     OnCorrupt,
-    corrupt,
+    corrupt_error,
     decode,
     decode_steps,
     from_micros,
-    or_none,
     readable_steps,
-    stored,
+    report_corrupt,
     to_micros,
+    with_columns,
     without_output,
 )
 from memory_storage.sql.exact_numbers import Row as NumberRow
@@ -79,7 +79,7 @@ def hits_from_rows(rows: Sequence[Row], k: int, on_corrupt: OnCorrupt = None) ->
 def with_saved_state(episode: Episode, state: Row) -> Episode:
     """An episode that was just saved, with what the store has set."""
     version, created_at, updated_at, archived_at = state
-    return stored(episode, version, created_at, updated_at, archived_at=from_micros(archived_at))
+    return with_columns(episode, version, created_at, updated_at, archived_at=from_micros(archived_at))
 
 
 def state_after_save(episode: Episode, state: Row | None, now: int) -> Row:
@@ -158,7 +158,7 @@ def same_content(episode: Episode, stored_episode: Episode) -> bool:
 def _episode_or_none(row: Row, steps: Sequence[Row], on_corrupt: OnCorrupt) -> Episode | None:
     if on_corrupt is None:
         return _decode_episode(row, steps)
-    episode = or_none(partial(_decode_episode, row, ()), on_corrupt)
+    episode = report_corrupt(partial(_decode_episode, row, ()), on_corrupt)
     if episode is not None and steps:
         episode.__dict__["steps"] = readable_steps(steps, on_corrupt)
     return episode
@@ -169,7 +169,7 @@ def _decode_episode(row: Row, steps: Sequence[Row]) -> Episode:
     try:
         episode = with_saved_state(decode(Episode.model_validate_json, document, "episodes", key), tuple(state))
     except (TypeError, OverflowError) as error:  # a column that another program has written
-        raise corrupt("episodes", key) from error
+        raise corrupt_error("episodes", key) from error
     if steps:
         episode.__dict__["steps"] = LazyList(partial(decode_steps, steps))
     return episode

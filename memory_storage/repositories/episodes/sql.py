@@ -11,8 +11,8 @@ from memory_storage.sql.statement import (
     SqlTemplate,
     bytes_of_episode,
     columns,
-    excluded,
     micros,
+    upsert_assignments,
     values,
     was_saved_before,
 )
@@ -96,7 +96,7 @@ SELECT {values(_SAVED)}
 FROM json_each(:documents) AS given
 WHERE given.value ->> '$.version' = 0
     OR {was_saved_before("episodes")}
-ON CONFLICT (namespace, id) DO UPDATE SET {excluded(_SAVED, "namespace", "id", "created_at")}
+ON CONFLICT (namespace, id) DO UPDATE SET {upsert_assignments(_SAVED, "namespace", "id", "created_at")}
 WHERE episodes.version = excluded.version - 1
 """)
 
@@ -127,7 +127,7 @@ INSERT INTO steps ({columns(_STEPS)})
 SELECT {values(_STEPS)}
 FROM given, json_each(given.steps) AS step
 WHERE true
-ON CONFLICT (namespace, id) DO UPDATE SET {excluded(_STEPS, "namespace", "id")}
+ON CONFLICT (namespace, id) DO UPDATE SET {upsert_assignments(_STEPS, "namespace", "id")}
 WHERE steps.document IS NOT excluded.document OR steps.output IS NOT excluded.output
     OR steps.episode_id IS NOT excluded.episode_id OR steps.step_number IS NOT excluded.step_number
 """)

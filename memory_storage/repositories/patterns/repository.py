@@ -42,19 +42,19 @@ from memory_storage.search.session import SearchSession
 from memory_storage.search.statement import N_FACT_COLUMNS, PATTERNS
 from memory_storage.sql.arguments import embedder as as_embedder
 from memory_storage.sql.arguments import flag
-from memory_storage.sql.chunks import of_documents
-from memory_storage.sql.documents import OnCorrupt, check_on_corrupt, encode, or_none, to_micros
+from memory_storage.sql.chunks import chunk_documents
+from memory_storage.sql.documents import OnCorrupt, check_on_corrupt, encode, report_corrupt, to_micros
 from memory_storage.sql.exact_numbers import REWARD_DELTAS, SUCCESS_RATES
 from memory_storage.sql.filters import conditions
-from memory_storage.sql.limits import check_document, check_tags, most_bytes, over, stored_bytes, too_large
+from memory_storage.sql.limits import check_document, check_tags, limit_error, most_bytes, stored_bytes, too_large
 from memory_storage.sql.paging import (
     ITERATE_PAGE,
     PAGE_BYTES,
     Cursor,
     check_limit,
-    filled_page,
-    handed_over,
-    order_and_place,
+    draining,
+    fill_page,
+    order_and_condition,
     page,
     parse_cursor,
 )
@@ -62,10 +62,10 @@ from memory_storage.sql.session import (
     Repository,
     SessionProtocol,
     as_id,
-    as_list,
-    is_over_limit,
-    json_ids,
-    keep_writing,
+    exceeds_limit,
+    ids_as_json,
+    retry_on_row_conflict,
+    to_list,
     write_and_read,
 )
 
@@ -107,7 +107,7 @@ class PatternRepository(Repository):
         """Save all of them or none, as `save` does."""
         encoded = self._encode_all(patterns)
         self._reject_repeated_evidence([pattern for _, pattern in encoded])
-        saved = keep_writing(
+        saved = retry_on_row_conflict(
             self._save, encoded, lambda _, error: self._remaining_to_save(encoded, error), "changing these patterns"
         )
         by_id = {pattern.id: pattern for pattern in saved}
@@ -131,14 +131,14 @@ class PatternRepository(Repository):
         """
         encoded = self._encode_all(patterns)
         write = partial(self._import, restore=flag("restore_forgotten", restore_forgotten))
-        return keep_writing(
+        return retry_on_row_conflict(
             write, encoded, lambda _, error: self._remaining_to_import(encoded, error), "importing these patterns"
         )
 
     @operation
     def erased_among(self, pattern_ids: Iterable[UUID | str]) -> set[UUID]:
         """Those that were erased by `forget`, so that no copy of them is stored again."""
-        ids = [UUID(as_id(one, "pattern_ids")) for one in as_list(pattern_ids, "pattern_ids")]
+        ids = [UUID(as_id(one, "pattern_ids")) for one in to_list(pattern_ids, "pattern_ids")]
         return tombstoned_among(self._session, ids)
 
     @operation
@@ -148,9 +148,9 @@ class PatternRepository(Repository):
         Raises:
             NotFoundError: one of them does not exist; none is counted.
         """
-        ids = [pattern_ids] if isinstance(pattern_ids, UUID | str) else as_list(pattern_ids, "pattern_ids")
+        ids = [pattern_ids] if isinstance(pattern_ids, UUID | str) else to_list(pattern_ids, "pattern_ids")
         texts = sorted({as_id(one, "pattern_ids") for one in ids})
-        values = {"namespace": self._session.namespace, "ids": json_ids(texts), "now": self._now()}
+        values = {"namespace": self._session.namespace, "ids": ids_as_json(texts), "now": self._now()}
         try:
             self._session.write([sql.RECORD_RETRIEVAL.bind(len(texts), **values)])
         except RowCountError as error:
@@ -210,7 +210,7 @@ class PatternRepository(Repository):
                 ]
             )
         except (RowCountError, ValidationError) as error:
-            if is_over_limit(error, _MERGE_CHECK):
+            if exceeds_limit(error, _MERGE_CHECK):
                 raise self._merge_limit_error(key, other) from error
             if isinstance(error, ValidationError):
                 raise
@@ -325,14 +325,14 @@ class PatternRepository(Repository):
         where, values = conditions(PatternFilter(**filters), "pattern")
 
         def read(size: int, place: Cursor | None) -> Page[AnyPattern]:
-            order, after, place_values = order_and_place("success_rate", place, descending=True)
+            order, after, place_values = order_and_condition("success_rate", place, descending=True)
             statement = sql.query((*where, *after), order)
             step = statement.bind(namespace=self._session.namespace, limit=size + 1, **values, **place_values)
             rows = self._session.read(step)
             patterns = [_pattern_or_none(row[2:], on_corrupt) for row in rows[:size]]
             return page(patterns, [(row[0], row[1]) for row in rows], size, place)
 
-        return filled_page(read, check_limit(limit, self._session.limits), parse_cursor(cursor))
+        return fill_page(read, check_limit(limit, self._session.limits), parse_cursor(cursor))
 
     @operation
     def iterate(self, *, on_corrupt: OnCorrupt = None, **filters: Unpack[PatternFilters]) -> Iterator[AnyPattern]:
@@ -361,10 +361,10 @@ class PatternRepository(Repository):
         rows: Sequence[Sequence[Any]] = [row[2:] for row in page_with_index if row[2] is not None]
         sizes = [(row[0], row[1]) for row in page_with_index[len(rows) :]]
         del page_with_index
-        yield from _decoded_patterns(handed_over(rows), on_corrupt)
+        yield from _decoded_patterns(draining(rows), on_corrupt)
         del rows
         for part in portions(sizes, lambda one: int(one[1]), most_bytes=PAGE_BYTES, most=size):
-            yield from _decoded_patterns(handed_over(self._rows_by_id([key for key, _ in part])), on_corrupt)
+            yield from _decoded_patterns(draining(self._rows_by_id([key for key, _ in part])), on_corrupt)
 
     @operation
     def count(self, **filters: Unpack[PatternFilters]) -> int:
@@ -494,7 +494,7 @@ class PatternRepository(Repository):
 
     def _encode_all(self, patterns: Sequence[P]) -> list[tuple[str, P]]:
         encoded = []
-        copies = as_list(patterns, "patterns")
+        copies = to_list(patterns, "patterns")
         for index, pattern in enumerate(copies):
             field = f"patterns.{index}" if len(copies) > 1 else ""
             document, checked = encode(_kind_of(pattern, field), pattern, field)
@@ -536,7 +536,7 @@ class PatternRepository(Repository):
         limits, both = self._session.limits, (self.get(key), self.get(other))
         tags, evidence = ({one for pattern in both for one in getattr(pattern, name)} for name in ("tags", "evidence"))
         if len(tags) > limits.tags:
-            return over("tags", "tags", limits.tags, len(tags), "tags")
+            return limit_error("tags", "tags", limits.tags, len(tags), "tags")
         update = {
             "tags": list(tags),
             "evidence": list(evidence),
@@ -550,7 +550,7 @@ class PatternRepository(Repository):
         ids = {str(one) for pattern in patterns for one in pattern.evidence}
         if not ids:
             return {}
-        rows = self._session.read(TASKS.bind(namespace=self._session.namespace, ids=json_ids(sorted(ids))))
+        rows = self._session.read(TASKS.bind(namespace=self._session.namespace, ids=ids_as_json(sorted(ids))))
         return {UUID(key): task for key, task in rows}
 
     def _store_mined(self, mined: Sequence[AnyPattern]) -> list[AnyPattern]:
@@ -559,7 +559,7 @@ class PatternRepository(Repository):
         try:
             rows = self._write(sql.UPSERT_MINED, self._encode_all(mined))
         except (RowCountError, ValidationError) as error:
-            if isinstance(error, ValidationError) and not is_over_limit(error, 0):
+            if isinstance(error, ValidationError) and not exceeds_limit(error, 0):
                 raise
             raise self._mined_limit_error(mined) from error
         stored = {row[0]: pattern_from_row(row) for row in rows}
@@ -588,7 +588,7 @@ class PatternRepository(Repository):
         encoded: Sequence[tuple[str, AnyPattern]],
         preamble: Callable[[SessionProtocol, Sequence[UUID]], list[BatchStep]] = assert_not_tombstoned,
     ) -> Sequence[tuple[Any, ...]]:
-        ids = json_ids([str(pattern.id) for _, pattern in encoded])
+        ids = ids_as_json([str(pattern.id) for _, pattern in encoded])
         namespace, now = self._session.namespace, self._now()
         new = [pattern for _, pattern in encoded if pattern.version == 0 or statement is sql.IMPORT]
         check = sql.CHECK_MINED.bind(0, namespace=namespace, ids=ids, now=now, most=self._most_bytes)
@@ -602,7 +602,9 @@ class PatternRepository(Repository):
                     documents=portion.text,
                     now=now,
                 )
-                for portion in of_documents(with_words(document, words_of_pattern(document)) for document, _ in encoded)
+                for portion in chunk_documents(
+                    with_words(document, words_of_pattern(document)) for document, _ in encoded
+                )
             ),
             *_exact_numbers(namespace, [pattern for _, pattern in encoded], new),
             *([check] if statement is sql.UPSERT_MINED else []),
@@ -637,12 +639,12 @@ class PatternRepository(Repository):
 
     def _rows_by_id(self, ids: Sequence[str]) -> list[Sequence[Any]]:
         """The rows that are there, in the order of the ids."""
-        rows = self._session.read(sql.GET_MANY.bind(namespace=self._session.namespace, ids=json_ids(ids)))
+        rows = self._session.read(sql.GET_MANY.bind(namespace=self._session.namespace, ids=ids_as_json(ids)))
         by_id = {row[0]: row for row in rows}
         return [by_id[one] for one in ids if one in by_id]
 
     def _get_many(self, ids: Sequence[UUID]) -> list[AnyPattern]:
-        values = {"namespace": self._session.namespace, "ids": json_ids([str(one) for one in ids])}
+        values = {"namespace": self._session.namespace, "ids": ids_as_json([str(one) for one in ids])}
         return [pattern_from_row(row) for row in self._session.read(sql.GET_MANY.bind(**values))] if ids else []
 
     def _now(self) -> int:
@@ -664,7 +666,7 @@ def _decoded_patterns(rows: Iterable[Sequence[Any]], on_corrupt: OnCorrupt) -> I
 
 
 def _pattern_or_none(row: Sequence[Any], on_corrupt: OnCorrupt) -> AnyPattern | None:
-    return pattern_from_row(row) if on_corrupt is None else or_none(partial(pattern_from_row, row), on_corrupt)
+    return pattern_from_row(row) if on_corrupt is None else report_corrupt(partial(pattern_from_row, row), on_corrupt)
 
 
 def _kind_of(pattern: P, field: str) -> type[P]:

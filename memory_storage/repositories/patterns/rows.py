@@ -7,7 +7,7 @@ from typing import Any
 
 from memory_storage.models import AnyPattern, Effectiveness
 from memory_storage.models.pattern import PATTERN
-from memory_storage.sql.documents import corrupt, decode, from_micros, stored
+from memory_storage.sql.documents import corrupt_error, decode, from_micros, with_columns
 
 from . import sql
 
@@ -20,6 +20,6 @@ def pattern_from_row(row: Sequence[Any]) -> AnyPattern:
         effectiveness = Effectiveness.model_construct(
             **dict(zip(sql.COUNTERS, counters, strict=True)), last_used_at=from_micros(last_used_at)
         )
-        return stored(pattern, version, created_at, updated_at, effectiveness=effectiveness)
+        return with_columns(pattern, version, created_at, updated_at, effectiveness=effectiveness)
     except (TypeError, OverflowError) as error:  # a column that another program has written
-        raise corrupt("patterns", key) from error
+        raise corrupt_error("patterns", key) from error

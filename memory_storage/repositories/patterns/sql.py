@@ -7,7 +7,7 @@ from functools import lru_cache
 from memory_storage.search.statement import Search
 from memory_storage.sql.filters import Conditions
 from memory_storage.sql.paging import cut_by_bytes
-from memory_storage.sql.statement import SqlTemplate, columns, excluded, micros, values, was_saved_before
+from memory_storage.sql.statement import SqlTemplate, columns, micros, upsert_assignments, values, was_saved_before
 
 _COUNTS = ("times_retrieved", "times_applied", "success_when_applied", "failure_when_applied")
 COUNTERS = (*_COUNTS, "avg_reward_delta")
@@ -50,7 +50,8 @@ SELECT {values(_SAVED)}
 FROM json_each(:documents) AS given
 WHERE given.value ->> '$.version' = 0
     OR {was_saved_before("patterns")}
-ON CONFLICT (namespace, id) DO UPDATE SET {excluded(_SAVED, "namespace", "id", "created_at", *_COUNTER_COLUMNS)}
+ON CONFLICT (namespace, id) DO UPDATE SET
+    {upsert_assignments(_SAVED, "namespace", "id", "created_at", *_COUNTER_COLUMNS)}
 WHERE patterns.version = excluded.version - 1
 """)
 

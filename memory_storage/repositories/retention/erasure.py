@@ -13,7 +13,7 @@ from memory_storage.errors import UnavailableError
 from memory_storage.monitoring import note_removed
 from memory_storage.schema.words import words_of_pattern
 from memory_storage.sql.documents import to_micros
-from memory_storage.sql.session import SAVE_ATTEMPTS, Row, SessionProtocol, as_id, json_ids
+from memory_storage.sql.session import SAVE_ATTEMPTS, Row, SessionProtocol, as_id, ids_as_json
 from memory_storage.sql.statement import SqlTemplate
 
 from . import sql
@@ -151,7 +151,7 @@ def erase_tombstoned(session: SessionProtocol, ids: Sequence[UUID]) -> ErasedRow
         erased = erase_episode(session, row_id, BatchSizer(sleep=_no_pause))
         episodes, patterns = episodes + erased.episodes, patterns + erased.patterns
     for start in range(0, len(ids), _PATTERNS_PER_PAGE):
-        page = json_ids([str(row_id) for row_id in ids[start : start + _PATTERNS_PER_PAGE]])
+        page = ids_as_json([str(row_id) for row_id in ids[start : start + _PATTERNS_PER_PAGE]])
         patterns += len(session.read(_EXISTING_PATTERNS.bind(namespace=session.namespace, ids=page)))
         session.write([_DELETE_PATTERNS.bind(namespace=session.namespace, ids=page)])
     return ErasedRows(episodes, patterns)
@@ -173,7 +173,7 @@ def _pages_of_patterns(session: SessionProtocol) -> Iterator[Sequence[str]]:
     page = _PATTERN_PAGE.bind(namespace=namespace, limit=_PATTERNS_PER_PAGE)
     while ids := [row[0] for row in session.read(page)]:
         remember = ADD_TOMBSTONES.bind(digests=digests_of(namespace, ids))
-        session.write([remember, _DELETE_PATTERNS.bind(namespace=namespace, ids=json_ids(ids))])
+        session.write([remember, _DELETE_PATTERNS.bind(namespace=namespace, ids=ids_as_json(ids))])
         note_removed(ids)
         yield ids
 

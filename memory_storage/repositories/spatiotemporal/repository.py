@@ -26,13 +26,13 @@ from memory_storage.models import SpatiotemporalEntry as Entry
 from memory_storage.monitoring import operation
 from memory_storage.repositories.episodes.rows import episodes_by_seq
 from memory_storage.sql.arguments import flag
-from memory_storage.sql.chunks import of_documents
+from memory_storage.sql.chunks import chunk_documents
 from memory_storage.sql.documents import decode, encode, from_micros, to_micros
 from memory_storage.sql.exact_numbers import POSITIONS
 from memory_storage.sql.exact_numbers import Row as NumberRow
 from memory_storage.sql.limits import check_document
-from memory_storage.sql.paging import ITERATE_PAGE, PAGE_BYTES, handed_over, iterate_pages
-from memory_storage.sql.session import Row, as_id, as_list, json_ids, keep_writing
+from memory_storage.sql.paging import ITERATE_PAGE, PAGE_BYTES, draining, iterate_pages
+from memory_storage.sql.session import Row, as_id, ids_as_json, retry_on_row_conflict, to_list
 from memory_storage.sql.statement import SqlTemplate
 
 from . import spatial_sql, sql
@@ -96,7 +96,7 @@ class SpatiotemporalRepository(SpatialQueries[Entry]):
             self._reject_orphans([entry for _, entry in unknown], error)
             return unknown
 
-        return keep_writing(write, encoded, rest, "importing these places")
+        return retry_on_row_conflict(write, encoded, rest, "importing these places")
 
     @operation
     def get(self, entry_id: UUID | str) -> Entry:
@@ -255,7 +255,7 @@ class SpatiotemporalRepository(SpatialQueries[Entry]):
             rows = self._session.read(sql.PAGE.bind(after=after, **values))
             fitting = [row for row in rows if row[1] is not None]
             last = None if len(fitting) == len(rows) else fitting[-1][0]
-            return map(_entry_from_row, handed_over(fitting)), last
+            return map(_entry_from_row, draining(fitting)), last
 
         yield from iterate_pages(read, "")
 
@@ -273,7 +273,7 @@ class SpatiotemporalRepository(SpatialQueries[Entry]):
         return {row[1]: _entry_from_row(row[2:5]) for row in rows}
 
     def _put(self, encoded: list[_Encoded]) -> list[Entry]:
-        ids = json_ids([str(entry.id) for _, entry in encoded])
+        ids = ids_as_json([str(entry.id) for _, entry in encoded])
         read = sql.CREATED.bind(namespace=self._session.namespace, ids=ids)
 
         def write(new: list[_Encoded]) -> dict[str, int]:
@@ -285,7 +285,7 @@ class SpatiotemporalRepository(SpatialQueries[Entry]):
             self._reject_orphans(entries, error)
             return new  # by now, another writer has removed what was in the way
 
-        created = keep_writing(write, encoded, rest, "changing these places")
+        created = retry_on_row_conflict(write, encoded, rest, "changing these places")
         return [_with_created_at(entry, created) for _, entry in encoded]
 
     def _writes(self, statements: dict[str, SqlTemplate], encoded: Sequence[_Encoded]) -> list[BatchStep]:
@@ -293,7 +293,9 @@ class SpatiotemporalRepository(SpatialQueries[Entry]):
         writes = [
             statement.bind(portion.documents, entries=portion.text, **values)
             for owner_type, statement in statements.items()
-            for portion in of_documents(map(_with_point, (one for one in encoded if one[1].owner_type == owner_type)))
+            for portion in chunk_documents(
+                map(_with_point, (one for one in encoded if one[1].owner_type == owner_type))
+            )
         ]
         return [*writes, *POSITIONS.steps(self._session.namespace, map(_position, (entry for _, entry in encoded)))]
 
@@ -303,7 +305,7 @@ class SpatiotemporalRepository(SpatialQueries[Entry]):
         return document, stored
 
     def _encoded_list(self, entries: Sequence[Entry]) -> list[_Encoded]:
-        copies = as_list(entries, "places")
+        copies = to_list(entries, "places")
         fields = [f"places.{number}" if len(copies) > 1 else "" for number in range(len(copies))]
         encoded = [self._encoded(entry, field) for entry, field in zip(copies, fields, strict=True)]
         ids = [str(entry.id) for _, entry in encoded]
@@ -312,7 +314,7 @@ class SpatiotemporalRepository(SpatialQueries[Entry]):
         return encoded
 
     def _known(self, entries: Sequence[Entry]) -> dict[str, tuple[str, str]]:
-        ids = json_ids([str(entry.id) for entry in entries])
+        ids = ids_as_json([str(entry.id) for entry in entries])
         rows = self._session.read(sql.OWNERS_BY_ID.bind(namespace=self._session.namespace, ids=ids))
         return {row[0]: (row[1], row[2]) for row in rows}
 
@@ -324,7 +326,7 @@ class SpatiotemporalRepository(SpatialQueries[Entry]):
                 raise ConflictError("place", entry.id, expected=0, actual=None, detail=detail) from error
 
     def _reject_orphans(self, entries: Sequence[Entry], error: RowCountError) -> None:
-        ids = json_ids(sorted({str(entry.owner_id) for entry in entries}))
+        ids = ids_as_json(sorted({str(entry.owner_id) for entry in entries}))
         rows = self._session.read(sql.OWNERS.bind(namespace=self._session.namespace, ids=ids))
         owners = {(row[0], row[1]) for row in rows}
         for entry in entries:

@@ -260,7 +260,7 @@ class SpatialQueries(Repository, Generic[T]):
         filters: EpisodeFilters,
     ) -> Sequence[Row]:
         request, more = self._page_request(filters, place, descending=False)
-        chord = math.sqrt(max(place.place[0], 0)) if place else 0.0
+        chord = math.sqrt(max(place.position[0], 0)) if place else 0.0
         if request.backwards:
             radius_m = min(radius_m, distance_of_chord(chord) + _ROUNDING_M)
         circles = circles_around(centre.latitude, radius_m)
@@ -290,7 +290,7 @@ class SpatialQueries(Repository, Generic[T]):
             where, more = conditions(EpisodeFilter(**filters), "episode", _OF_EPISODE)
             values |= more
         if place is not None:
-            values |= {"place_key": place.place[0], "place_seq": place.place[1]}
+            values |= {"cursor_key": place.position[0], "cursor_seq": place.position[1]}
         backwards = place is not None and place.backwards
         return sql.PageRequest(where, descending, backwards, place is not None, self._finds_episodes), values
 

@@ -55,7 +55,7 @@ class PageRequest:
     def after(self, key: str, seq: str) -> tuple[str, ...]:
         """The condition that goes on from a place, if it does."""
         return (
-            (f"({key}, {seq}) {'<' if self.reads_descending else '>'} (:place_key, :place_seq)",)
+            (f"({key}, {seq}) {'<' if self.reads_descending else '>'} (:cursor_key, :cursor_seq)",)
             if self.continued
             else ()
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from memory_storage.schema.rtree import FOREVER
 from memory_storage.sql.paging import cut_by_bytes
-from memory_storage.sql.statement import SqlTemplate, columns, excluded, micros, values
+from memory_storage.sql.statement import SqlTemplate, columns, micros, upsert_assignments, values
 
 TABLES = {"episode": "episodes", "step": "steps"}
 _EPISODE_SEQ = {
@@ -54,7 +54,7 @@ def _put(owner_type: str) -> SqlTemplate:
     return _insert(
         owner_type,
         expressions,
-        f"UPDATE SET {excluded(expressions, *kept)}"
+        f"UPDATE SET {upsert_assignments(expressions, *kept)}"
         " WHERE spatiotemporal_index.owner_type = excluded.owner_type"
         " AND spatiotemporal_index.owner_id = excluded.owner_id",
     )

@@ -9,7 +9,7 @@ from memory_storage.errors import NotFoundError, ValidationError
 from memory_storage.models import Step
 from memory_storage.monitoring import operation
 from memory_storage.sql.documents import decode_steps, to_micros
-from memory_storage.sql.paging import PAGE_BYTES, check_limit, handed_over, iterate_pages
+from memory_storage.sql.paging import PAGE_BYTES, check_limit, draining, iterate_pages
 from memory_storage.sql.session import Repository, as_id
 
 from . import sql
@@ -102,7 +102,7 @@ class StepRepository(Repository):
             rows = self._session.read(statement, shrinks=was_large)
             next_number = next((row[3] for row in rows if row[0] is None), None)
             fitting = [row[:3] for row in rows if row[0] is not None]
-            return handed_over(decode_steps(fitting)), None if next_number is None else (
+            return draining(decode_steps(fitting)), None if next_number is None else (
                 next_number,
                 len(fitting) < size,
             )

@@ -241,8 +241,8 @@ def test_a_search_by_region_or_time_equals_a_loop_over_all(storage, data, method
     expected = in_time(world, world.kept(lambda one: holds(one, asked), **some), newest_first=newest_first)
     ask = _ask(world.memory.spatiotemporal, method, asked)
     assert every_page(lambda **page: ask(**page, **more), limit) == expected
-    of_episodes = _ask(world.memory.spatiotemporal.episodes, method, asked)
-    found = every_page(lambda **page: of_episodes(**page, **more), limit)
+    chunk_episodes = _ask(world.memory.spatiotemporal.episodes, method, asked)
+    found = every_page(lambda **page: chunk_episodes(**page, **more), limit)
     assert [one.id for one in found] == episodes_of(world, expected, newest_first=newest_first)
     assert all(one in world.episodes for one in found)
 
