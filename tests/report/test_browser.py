@@ -62,7 +62,7 @@ def opened(browser: Browser, pages: dict[str, Path]) -> Iterator[Callable[..., t
 
 @pytest.mark.parametrize("screen", SCREENS)
 @pytest.mark.parametrize("memory", MEMORIES)
-def test_it_opens_without_a_network_and_says_nothing_on_the_console(opened, pages, memory, screen):
+def test_it_opens_offline_without_console_messages(opened, pages, memory, screen):
     page, seen = opened(memory, screen)
     assert seen.said == []
     assert seen.asked == [pages[memory].as_uri()]
@@ -83,7 +83,7 @@ def test_axe_finds_nothing(opened, memory, screen):
 
 
 @pytest.mark.parametrize("screen", SCREENS)
-def test_every_picture_has_a_sentence_and_a_table_and_is_shown_in_one_size(opened, screen):
+def test_every_picture_has_a_label_a_table_and_one_size(opened, screen):
     page, _ = opened("everything", screen)
     sections = page.locator("section:has(.picture)")
     assert sections.count() == 7

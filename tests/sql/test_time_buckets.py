@@ -69,7 +69,7 @@ def _is_shown(moment: datetime) -> bool:
     since=st.datetimes(datetime(1970, 1, 1), datetime(2037, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
     lasts=st.timedeltas(timedelta(microseconds=1), timedelta(days=40)),
 )
-def test_periods_cover_all_without_gaps_and_begin_where_clocks_say(bucket, zone, since, lasts):
+def test_periods_have_no_gaps_and_start_at_local_boundaries(bucket, zone, since, lasts):
     found = periods(bucket, since, since + lasts, ZoneInfo(zone))
     assert found[0][0] <= since < found[0][1]
     assert found[-1][0] < since + lasts <= found[-1][1]
@@ -110,7 +110,7 @@ def test_a_bucket_is_the_period_of_the_same_name(at, zone, unit):
     assert (found.starts_at, found.ends_at) == (starts_at, ends_at)
 
 
-def test_episodes_around_a_change_of_clocks_are_counted_in_their_own_day(storage, make_episode):
+def test_episodes_near_a_clock_change_count_in_their_day(storage, make_episode):
     last_of_sunday = datetime(2026, 3, 29, 21, 59, 59, 999_999, tzinfo=UTC)  # in Berlin, in summer time already
     moments = [last_of_sunday, last_of_sunday + timedelta(microseconds=1), datetime(2026, 3, 28, 23, tzinfo=UTC)]
     storage.episodes.save_many([make_episode(started_at=moment) for moment in moments])

@@ -44,7 +44,7 @@ def test_distances_of_neighbours_and_antipodes_are_exact_too(antipodal, one, up,
     assert _distance_m(one, other) == pytest.approx(vincenty_m(one, other), abs=2e-8, rel=0)
 
 
-def test_a_point_is_at_no_distance_from_itself_and_its_antipode_is_farthest():
+def test_a_point_is_nearest_and_its_antipode_farthest():
     assert _distance_m((52.52, 13.4), (52.52, 13.4)) == 0
     assert _distance_m((52.52, 13.4), (-52.52, -166.6)) == pytest.approx(FARTHEST_M, abs=2e-8)
     assert _distance_m((52.52, 13.4), (48.8566, 2.3522)) == pytest.approx(877_153.766, abs=1e-3)
