@@ -1,4 +1,4 @@
-"""From settings to a SQLAlchemy engine with its pool, and the circuit breaker before it. Opens nothing by itself."""
+"""Creates the SQLAlchemy engine of a database from its settings, with its pool and its circuit breaker."""
 
 from __future__ import annotations
 

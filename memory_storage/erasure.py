@@ -1,9 +1,9 @@
-"""Erasing for good: the rows by the repositories, then the bytes that are left of them. Decides not what goes.
+"""Irreversible erasure: of the rows, and then of the bytes that a DELETE leaves behind.
 
-What a database deletes it only unlinks. The words stay in the segments of the full-text index until they are merged,
-compressed copies of vectors in the edges of their neighbours, and texts in pages that are free, in the free parts of
-others, and in the log. So the segments are merged, the vector indexes emptied, the file is written anew (VACUUM), and
-the log cut off.
+A database only unlinks what it deletes. Words stay in the segments of the full-text index until these are merged,
+compressed copies of vectors in the edges of their neighbours, and text in free pages, in free space within pages, and
+in the WAL. So `scrub` merges the segments, drops the vector indexes, rewrites the file (VACUUM), recreates the indexes
+and truncates the WAL.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from .settings import Settings
 
 _PAUSE = 0.02
 _ON_A_SERVER = (
-    "the rows are gone from every table and index of the server; its file, its log, its replicas and its backups "
-    "are out of reach, and may have old pages for a while: ask who runs it"
+    "the rows are erased from every table and index of the server; its file, log, replicas and backups cannot be "
+    "scrubbed by a client, and may keep old pages for a while; ask the server's operator"
 )
 _OPEN_READER = (
-    "somebody reads a state of before, so its log could not be cut off: call `scrub` again when that transaction "
-    "has ended (setting: request_timeout)"
+    "an open read transaction prevents truncating the WAL; the rows are erased; call scrub() again after it ends "
+    "(setting: request_timeout)"
 )
 _FOREIGN_INDEX = (
-    "the vector index {} is not of this package, and VACUUM would damage it: drop it, and call `scrub` again"
+    "the vector index {} is not of this package, and VACUUM would damage it; drop it and call scrub() again"
 )
 
 
 class Eraser:
-    """For one namespace, on an engine."""
+    """Erases rows of one namespace, and scrubs the whole file."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Eraser:
             if foreign_indexes := self._index.foreign_indexes():
                 return ScrubResult(complete=False, why=_FOREIGN_INDEX.format(", ".join(foreign_indexes)))
             done = self._vacuum(self._settings.path)
-        self._index.repair_missing()  # a space that another process has created meanwhile has no index
+        self._index.repair_missing()  # another process may have created a vector table concurrently, without an index
         for model in self._index.status():
             self._index.catch_up(model.name)
         return done
@@ -92,12 +92,12 @@ class Eraser:
     def _result(self, erased: ErasedRows, *, scrub: bool) -> ErasureResult:
         if not scrub:
             return ErasureResult(
-                *erased, scrubbed=False, why="it was not asked for: call `scrub` later, for all at once"
+                *erased, scrubbed=False, why="not requested (scrub=False); call scrub() later, once for all erasures"
             )
         try:
             scrubbed = self.scrub()
-        except (UnavailableError, ConfigurationError) as error:  # the rows are gone, and the caller has to be told so
-            scrubbed = ScrubResult(complete=False, why=f"{error}; then call `scrub` again")
+        except (UnavailableError, ConfigurationError) as error:  # the rows are erased: the result must say so
+            scrubbed = ScrubResult(complete=False, why=f"{error}; then call scrub() again")
         return ErasureResult(*erased, scrubbed=scrubbed.complete, why=scrubbed.why)
 
     def _rebuild_fragmented_indexes(self) -> None:
@@ -107,12 +107,12 @@ class Eraser:
 
     def _vacuum(self, path: Path) -> ScrubResult:
         sweep(path)
-        if self._settings.key is not None:  # it has none: one is from before, or of another program
+        if self._settings.key is not None:  # an encrypted file has none: delete those of before
             delete_sidecars(path)
         self._index.drop_all()
         try:
             with map_exceptions(self._engine), self._autocommit_connection() as connection:
-                if self._settings.key is None:  # its copy has the size of the file; of an encrypted one it is in clear
+                if self._settings.key is None:  # the copy of VACUUM is not encrypted: in memory then
                     connection.exec_driver_sql("PRAGMA temp_store = FILE")
                 try:
                     connection.exec_driver_sql("VACUUM")

@@ -1,19 +1,19 @@
-"""What callers catch. Nothing else leaves the package; the first cause is always chained.
+"""The exception hierarchy. The package raises nothing else; the original cause is always chained.
 
 MemoryStorageError
  +-- ConfigurationError          settings, URLs and paths that cannot work
  |    +-- InsecureConnectionError    the connection would not be encrypted
- |    +-- CredentialError            no token or key, or one that is refused
+ |    +-- CredentialError            a missing or rejected token or key
  |         +-- TokenExpiredError
  +-- ValidationError             bad input; also a ValueError. Nothing was stored
  +-- NotFoundError               no such row in this namespace; also a LookupError
- +-- ConflictError               somebody else changed it first. Nothing was stored
+ +-- ConflictError               version conflict with another writer. Nothing was stored
  +-- UnavailableError            not now: locked, full, unreachable
  |    +-- CircuitOpenError
  |    +-- PoolTimeoutError
  |    +-- RequestTimeoutError
  |    +-- ResponseTooLargeError
- +-- CommitUnknownError          the line broke after COMMIT: it may be stored, or not
+ +-- CommitUnknownError          the connection failed during COMMIT; the outcome is unknown
  +-- SchemaError                 the database's schema is not this version's
  +-- CorruptDataError            a row, or the file, cannot be read
 """
@@ -37,21 +37,22 @@ class ConfigurationError(MemoryStorageError):
 
 
 class InsecureConnectionError(ConfigurationError):
-    """The connection would not be encrypted, so it is not made."""
+    """The connection would not be encrypted; it was not opened."""
 
 
 class CredentialError(ConfigurationError):
-    """A token is missing, or the server refuses it; or it is the key of an encrypted file that is missing or wrong."""
+    """A token is missing or rejected by the server, or the key of an encrypted file is missing or wrong."""
 
 
 class TokenExpiredError(CredentialError):
-    """The token's time is over."""
+    """The token has expired."""
 
 
 class ValidationError(MemoryStorageError, ValueError):
-    """Bad input. `field` is where (like `steps.3.latency_ms`), `limit` what it broke, `value` what was given.
+    """Invalid input; nothing was stored.
 
-    `setting` names the setting that holds the limit, where there is one.
+    `field` is the path of the input (like `steps.3.latency_ms`), `limit` the rule that it broke, `value` the input, and
+    `setting` the name of the setting of the limit, or None.
     """
 
     def __init__(self, field: str, limit: object, value: object, *, setting: str | None = None) -> None:
@@ -73,9 +74,10 @@ class NotFoundError(MemoryStorageError, LookupError):
 
 
 class ConflictError(MemoryStorageError):
-    """Another writer was first. `expected` is the version that was given, `actual` the one that is stored.
+    """Another writer has changed the row; nothing was stored.
 
-    `actual` is None where nothing is stored. The message ends with `advice`: what to do next.
+    `expected` is the caller's version, `actual` the stored one, or None if no row is stored. The message ends with
+    `advice`, the remedy.
     """
 
     def __init__(
@@ -94,10 +96,10 @@ class ConflictError(MemoryStorageError):
 
 
 class UnavailableError(MemoryStorageError):
-    """The database cannot do it now. `code` is the engine's result code where it gave one.
+    """The database is locked, full or unreachable now. `code` is the result code of the engine or the driver.
 
-    Where the way to a server failed, `host` and `port` say which server, and `cause` says why, in words. `attempts` is
-    how many times the call was tried.
+    If the connection to a server failed, `host` and `port` name the server, and `cause` describes why. `attempts` is
+    the number of attempts that were made.
     """
 
     attempts: int = 1
@@ -111,7 +113,7 @@ class UnavailableError(MemoryStorageError):
 
 
 class CircuitOpenError(UnavailableError):
-    """The circuit breaker is open: the database was not asked. Come back in `retry_after` seconds."""
+    """The circuit breaker is open; nothing was sent. Retry after `retry_after` seconds."""
 
     def __init__(self, message: str, *, code: str = "", retry_after: float = 0.0) -> None:
         super().__init__(message, code=code)
@@ -119,7 +121,7 @@ class CircuitOpenError(UnavailableError):
 
 
 class PoolTimeoutError(UnavailableError):
-    """No connection of the pool came free in time. `holders` says who has them: thread, seconds and statement."""
+    """No connection of the pool was free in time. `holders` lists thread, seconds and statement of each one in use."""
 
     def __init__(self, message: str, *, code: str = "", holders: Sequence[object] = ()) -> None:
         super().__init__(message, code=code)
@@ -127,14 +129,14 @@ class PoolTimeoutError(UnavailableError):
 
 
 class RequestTimeoutError(UnavailableError):
-    """A request took longer than it may."""
+    """A request took longer than the setting `request_timeout`."""
 
 
 class ResponseTooLargeError(UnavailableError):
-    """A server's response exceeds `limit` bytes, decompressed. The rest was not read, and the call is not repeated.
+    """A server's response exceeds `limit` bytes, decompressed. The rest was not read, and the call is not retried.
 
-    `value` is the size that the server announced, or None; `setting` names the setting that holds the limit, where it
-    is one. A write whose response is too large may be stored: its receipt decides.
+    `value` is the size that the server announced, or None; `setting` names the setting of the limit, or is None. A
+    write whose response is too large may have been committed: its receipt decides.
     """
 
     def __init__(
@@ -145,11 +147,11 @@ class ResponseTooLargeError(UnavailableError):
 
 
 class CommitUnknownError(MemoryStorageError):
-    """The line broke after a commit was sent: it may have been stored, or not."""
+    """The connection failed after a commit was sent: it may have been committed, or not."""
 
 
 class SchemaError(MemoryStorageError):
-    """The schema is not what this version of the package knows. `found` and `expected` are revisions."""
+    """The schema is not the one of this version of the package. `found` and `expected` are revisions."""
 
     def __init__(self, message: str, *, found: str | None = None, expected: str | None = None) -> None:
         super().__init__(message)
@@ -173,7 +175,7 @@ def _short(value: object) -> str:
 
 
 def _picklable(value: object) -> object:
-    """The value, or its repr where it cannot travel: a caller's value may be anything."""
+    """Return the value, or its repr if it cannot be pickled: a caller's value may be anything."""
     try:
         pickle.dumps(value)
     except Exception:  # noqa: BLE001 - whatever its own __reduce__ raises

@@ -1,4 +1,4 @@
-"""Looks at a storage, and says how it is. Mends nothing, and raises nothing for what it finds."""
+"""The health check of a storage: connection, schema, disk and indexes. Problems are reported, not raised."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def check(
 ) -> Health:
     """See `MemoryStorage.health_check`."""
     if finite("timeout", timeout) < 0:
-        raise ValidationError("timeout", "seconds, not below 0", timeout)
+        raise ValidationError("timeout", "must be at least 0 seconds", timeout)
     session = Session(context, settings.namespace)
     schema, latency, problem = _probe(session, timeout)
     disk = _disk(settings.path)
     if problem is None and settings.path is not None and disk is None:
-        problem = f"the file {str(settings.path)!r} is not there any more: what is written now is lost"
+        problem = f"the file {str(settings.path)!r} was removed; further writes would be lost; close the storage"
     checks = tuple(_checks(session, context, settings)) if deep and problem is None else ()
     rows = _rows(repositories) if deep and problem is None else None
     status, reason = _verdict(problem, disk, checks)
@@ -78,7 +78,7 @@ def check(
 
 
 def _probe(session: Session, timeout: float) -> tuple[str | None, float | None, str | None]:
-    """The revision, the seconds it took to read it, and what is wrong."""
+    """Return the schema revision, the seconds it took to read it, and the problem, if any."""
     since = time.perf_counter()
     try:
         rows = session.probe(Batch([_REVISION], reads_only=True), deadline=time.monotonic() + timeout)
@@ -107,7 +107,7 @@ def _checks(session: Session, context: StorageContext, settings: Settings) -> It
     try:
         for name, sql in session.read(_FULL_TEXTS):
             if not _NAME.fullmatch(name):
-                continue  # it is of another program
+                continue  # another program's table
             yield _checked(name, partial(_full_text, session, context.engine, settings, name, sql))
         yield _checked("spatiotemporal_rtree", partial(_places, session))
         for space, model in registered(session):
@@ -119,7 +119,7 @@ def _checks(session: Session, context: StorageContext, settings: Settings) -> It
 def _rows(repositories: Repositories) -> dict[str, int] | None:
     try:
         return repositories.analytics.summary().rows
-    except MemoryStorageError:  # which the checks have met too, and said
+    except MemoryStorageError:  # the checks report it
         return None
 
 
@@ -173,21 +173,21 @@ def _full_text_on_server(session: Session, name: str, content: str) -> str | Non
     if said != "ok":
         return str(said)
     rows, indexed = session.read(BatchStep(_ROWS.format(content=content, table=name)))[0]
-    return None if (rows, indexed) == (0, 0) else f"{rows} rows are not in the index, {indexed} are too many"
+    return None if (rows, indexed) == (0, 0) else f"{rows} rows are missing from the index, {indexed} are surplus"
 
 
 def _places(session: Session) -> str | None:
     said, rows, indexed = session.read(_PLACES)[0]
     if said != "ok":
         return str(said)
-    return None if rows == indexed else f"{rows} places, of which {indexed} are in the index"
+    return None if rows == indexed else f"{rows} places, {indexed} in the index"
 
 
 def _vectors(session: Session, space: VectorSpace, model: EmbeddingModel) -> str | None:
     found = session.read(of(space).nodes.bind())[0][0]
     if found == model.indexed:
         return None
-    return f"{model.indexed} vectors should be in the index, {found} are: `memory-storage index rebuild`"
+    return f"{model.indexed} vectors should be in the index, {found} are; run `memory-storage index rebuild`"
 
 
 def _verdict(
@@ -197,7 +197,7 @@ def _verdict(
         return "unhealthy", problem
     found = [f"{one.name}: {one.problem}" for one in checks if one.problem is not None]
     if disk is not None and disk.free_bytes < _LOW_DISK_BYTES:
-        found.append(f"only {disk.free_bytes:,} bytes are free on the disk: make room")
+        found.append(f"only {disk.free_bytes:,} bytes are free on the disk; free some space")
     return ("degraded", "; ".join(found)) if found else ("healthy", None)
 
 

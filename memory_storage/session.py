@@ -1,4 +1,4 @@
-"""Sessions: what the repositories of one namespace share, and how their statements are run."""
+"""Sessions: the namespace, limits and clock that repositories share, and the executor of their statements."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Session(dbapi.Unpicklable):
     Args:
         context: What it shares with all sessions on the database.
         namespace: Whose rows it reads and writes.
-        actor: Whom the audit log names.
+        actor: Named in the audit log.
         executor: Runs the statements; by default each call is a transaction of its own.
     """
 

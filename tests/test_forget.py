@@ -273,7 +273,7 @@ def test_a_reader_of_before_is_waited_for_and_then_the_result_says_so(database):
             assert view.episodes.get(found.episode.id)
             done = storage.forget(episode=found.episode.id)
             assert not done.scrubbed
-            assert "call `scrub` again" in done.why
+            assert "call scrub() again" in done.why
             assert view.episodes.get(found.episode.id)  # it sees what it saw
         assert storage.episodes.find(found.episode.id) is None
         assert storage.scrub().complete

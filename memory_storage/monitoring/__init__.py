@@ -1,6 +1,6 @@
-"""Seeing what goes on: each operation is counted and timed here, and handed on to logs, Prometheus and OpenTelemetry.
+"""Operation metrics, the slow-query log, the audit log, and exporters for Prometheus and OpenTelemetry.
 
-`memory_storage.monitoring.prometheus` and `.opentelemetry` need the extras of these names, and are imported when used.
+`memory_storage.monitoring.prometheus` and `.opentelemetry` need the extras of these names; import them explicitly.
 """
 
 from ._audit import AuditRecord

@@ -1,4 +1,4 @@
-"""Who has written what: one line of the log for each write, when it is certain. Holds ids and names, never a value."""
+"""Audit log: one record per committed write, or write of unknown outcome. Contains ids and names, never values."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from memory_storage.dbapi import tables_written
 
 _log = logging.getLogger("memory_storage.audit")
 
-_IDS = 100  # that are named; the others are only counted
+_IDS = 100  # named in a record; further ids are counted and digested
 _DEPTH = 3
 INTERNAL_TABLES = {"receipts", "forgotten"}
 
 
 @dataclass(frozen=True)
 class AuditRecord:
-    """One write: by whom (as the caller has said), in which namespace, by what operation, on which tables and rows.
+    """One write: its actor (as named by the caller), namespace, operation, tables and rows.
 
-    `ids` are those that it was given, or gave back: the first hundred of `id_count`. `rows` is how many rows its
-    statements have changed.
+    `ids` are the first hundred of the `id_count` ids among the arguments and the result. `rows` is the number of rows
+    that its statements have changed.
     """
 
     actor: str
@@ -34,19 +34,28 @@ class AuditRecord:
     id_count: int
     rows: int
     ids_digest: str = ""
-    """Where there are more ids than are named: the BLAKE2b-128 of all of them, sorted, with a newline after each."""
+    """BLAKE2b-128 of all ids, sorted, with a newline after each, if there are more than a hundred; else empty."""
 
     @classmethod
     def of(
         cls, actor: str, namespace: str, operation: str, sql: Iterable[str], rows: int, subjects: Any
     ) -> AuditRecord:
-        """The record of an operation that ran these statements, about these subjects: models, ids, or lists of them."""
+        """Return the record of an operation.
+
+        Args:
+            actor: Who wrote, as named by the caller.
+            namespace: Where.
+            operation: Its name, like "episodes.save".
+            sql: The statements that it ran.
+            rows: How many rows they changed.
+            subjects: Its arguments and result: models, ids, or collections of them.
+        """
         ids = list(dict.fromkeys(_ids(subjects, _DEPTH)))
         shown, digest = tuple(ids[:_IDS]), digest_of_ids(ids) if len(ids) > _IDS else ""
         return cls(actor, namespace, operation, tables_of(sql), shown, len(ids), rows, digest)
 
     def log(self, result: str) -> None:
-        """Put it into the log. `result` is "stored", or "unknown" where the answer was lost for good."""
+        """Write the record to the log. `result` is "stored", or "unknown" if the commit could not be resolved."""
         _log.info(
             "%s %s by %r in %r: %d rows of %s, ids %s",
             self.operation,
@@ -76,12 +85,12 @@ class AuditRecord:
 
 
 def digest_of_ids(ids: Iterable[str]) -> str:
-    """What tells a set of ids from any other, in hexadecimal."""
+    """Return a hexadecimal digest of a set of ids, independent of their order."""
     return blake2b("".join(f"{one}\n" for one in sorted(ids)).encode(), digest_size=16).hexdigest()
 
 
 def tables_of(sql: Iterable[str]) -> tuple[str, ...]:
-    """The tables that statements write to, but for those that only serve ourselves."""
+    """Return the tables that statements write to, except internal ones."""
     tables = dict.fromkeys(name for text in sql for name in tables_written(text))
     return tuple(name for name in tables if name not in INTERNAL_TABLES)
 

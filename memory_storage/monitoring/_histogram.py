@@ -1,4 +1,4 @@
-"""Durations, counted in sixteen buckets for each power of two. Knows no operation."""
+"""A histogram of durations, with sixteen buckets for each power of two."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _frexp = math.frexp
 
 
 class Histogram:
-    """Some seconds, of which only the bucket is kept: a few hundred integers, whatever their number."""
+    """Counts durations in buckets: a few hundred integers, independent of how many durations there are."""
 
     __slots__ = ("_buckets", "count", "longest", "total")
 
@@ -25,7 +25,7 @@ class Histogram:
         self._buckets: dict[int, int] = {}
 
     def add(self, seconds: float) -> None:
-        """Count one."""
+        """Count one duration, in seconds."""
         mantissa, exponent = _frexp(seconds or _LEAST)
         index = exponent * _PARTS + int(mantissa * _TWICE) - _PARTS
         self._buckets[index] = self._buckets.get(index, 0) + 1
@@ -35,7 +35,7 @@ class Histogram:
             self.longest = seconds
 
     def percentile(self, part: float) -> float:
-        """The seconds that `part` of them (0 to 1) took at most; 0 if there are none."""
+        """Return the seconds within which the fraction `part` (0 to 1) of the durations lie; 0 if there are none."""
         rank, seen = math.ceil(part * self.count), 0
         for index in sorted(self._buckets):
             seen += self._buckets[index]
@@ -44,7 +44,7 @@ class Histogram:
         return 0.0
 
     def latency(self) -> Latency:
-        """What is to be told of it."""
+        """Return mean, percentiles, maximum, total and cumulated buckets."""
         return Latency(
             mean=self.total / self.count if self.count else 0.0,
             p50=self.percentile(0.50),
@@ -63,6 +63,6 @@ class Histogram:
 
 
 def _bound(index: int) -> float:
-    """Where a bucket begins."""
+    """Return the lower bound of a bucket, in seconds."""
     exponent, part = divmod(index, _PARTS)
     return math.ldexp(0.5 + part / (_TWICE), exponent)

@@ -1,4 +1,7 @@
-"""Counts and times operations, and tells whoever observes them. Each is one call of a repository's public method."""
+"""Operation metrics (counts, latencies, rows, retries) and the observer hook for tracing.
+
+An operation is one call of a public method of a repository, like "episodes.save", or a transaction.
+"""
 
 from __future__ import annotations
 
@@ -22,31 +25,31 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Operation:
-    """One operation that is going on, and what it has cost so far."""
+    """A running operation, and its cost so far: rows, round trips, statements, retries."""
 
     # Not slots: most calls change three of these, and what is not changed costs nothing.
     rows = round_trips = statements = retries = changed = 0
     wrote = False
     batches: list[Batch] | None = None
-    """What it has sent; None if nobody wants to know."""
+    """The batches it has sent; None unless it is observed or audited."""
     removed_ids: list[str] | None = None
-    """The ids of what it has removed, where neither its arguments nor its result name them; None as for `batches`."""
+    """Ids of removed rows that are neither among its arguments nor its result; None as for `batches`."""
     token: Any = None
-    """What an observer gave when it began."""
+    """What the observer's `began` returned."""
     since = 0.0
-    """When it began, or was gone on with."""
+    """When it began or, for a generator, was last resumed, by `time.perf_counter`."""
     session: Any = None
     """The session that it runs in: calls in the same session are parts of it."""
 
     def record_sent(self, batch: Batch) -> None:
-        """One round trip more."""
+        """Count a round trip that failed."""
         self.round_trips += 1
         self.statements += len(batch.steps)
         if self.batches is not None:
             self.batches.append(batch)
 
     def record_response(self, batch: Batch, results: Sequence[Result], rows: int) -> None:
-        """One round trip more, with what came back."""
+        """Count a round trip and the rows of its response."""
         self.round_trips += 1
         self.statements += len(batch.steps)
         self.rows += rows
@@ -70,18 +73,31 @@ class _Current(threading.local):
 
 
 current = _Current()
-"""`current.operation` is the operation that this thread is in. One within it is a part of it."""
+"""`current.operation` is the running operation of this thread, or None."""
 
 
 class Observer(Protocol):
-    """Whoever wants to be told of each operation. What `began` gives is handed to `ended`."""
+    """Is notified of each operation. What `began` returns is the `token` of `ended`."""
 
     def began(self, name: str, *, is_current: bool) -> Any:
-        """An operation begins. If it `is_current`, this thread is in it until it ends."""
+        """Handle the begin of an operation.
+
+        Args:
+            name: Its name, like "episodes.save".
+            is_current: Whether this thread runs nothing else until it ends: not so for a generator.
+        """
         ...
 
     def ended(self, token: Any, name: str, operation: Operation, seconds: float, error: BaseException | None) -> None:
-        """It has ended. `operation.batches` are what it has sent."""
+        """Handle the end of an operation.
+
+        Args:
+            token: What `began` has returned.
+            name: Its name.
+            operation: Its cost; `operation.batches` are the batches it has sent.
+            seconds: Its duration.
+            error: What it raised, or None.
+        """
         ...
 
 
@@ -111,32 +127,32 @@ class _OperationStats:
 
 
 class Meter(Unpicklable):
-    """The figures of one storage, for all its namespaces; and who is told of each operation."""
+    """The operation metrics of one storage, for all its namespaces, and the observer of its operations."""
 
     def __init__(self, settings: LoggingSettings) -> None:
         self.audits = settings.audit
         self.slow_after = float("inf") if settings.slow_query is None else settings.slow_query
         self.times_queries = settings.slow_query is not None
         self.is_observed = self.audits
-        """Whether somebody wants to know more of a call than its figures."""
+        """Whether operations are audited or have an observer."""
         self.pending: deque[_Pending] = deque()
-        """What is not counted yet: to append takes no lock, and many at once are counted faster."""
+        """Operations that are not aggregated yet: appending takes no lock, and batches aggregate faster."""
         self._observer: Observer | None = None
         self._stats: dict[str, _OperationStats] = {}
         self.after_fork_in_child()
         register_after_fork(self)
 
     def after_fork_in_child(self) -> None:
-        """The lock may be a thread's that is not there."""
+        """Replace the lock: a thread of the parent process may hold it."""
         self._lock = threading.Lock()
 
     def observe(self, observer: Observer | None) -> None:
-        """Tell an observer of all that begins from now on, in place of the one before; None for nobody."""
+        """Set the observer of all operations that begin from now on; None removes it."""
         self._observer = observer
         self.is_observed = self.audits or observer is not None
 
     def begin(self, name: str, *, is_current: bool = True) -> Operation:
-        """An operation begins, in this thread."""
+        """Return a new operation of this thread."""
         call = Operation()
         if self.is_observed:
             call.batches, call.removed_ids = [], []
@@ -145,7 +161,7 @@ class Meter(Unpicklable):
         return call
 
     def end(self, name: str, operation: Operation, seconds: float, error: BaseException | None = None) -> None:
-        """It has ended, and has taken so long."""
+        """Record the end of an operation: its duration in seconds, and the error that it raised."""
         kind = None if error is None else type(error).__name__
         costs = operation.rows, operation.round_trips, operation.statements, operation.retries
         self.pending.append((name, seconds, *costs, kind))
@@ -155,12 +171,12 @@ class Meter(Unpicklable):
             self._observer.ended(operation.token, name, operation, seconds, error)
 
     def record_retry(self, name: str) -> None:
-        """A unit of work is done again."""
+        """Count a retry of a unit of work."""
         with self._lock:
             self._stats_of(name).retries += 1
 
     def aggregate(self) -> None:
-        """Count what has finished."""
+        """Add the pending operations to the metrics."""
         with self._lock:
             while self.pending:
                 name, seconds, rows, round_trips, statements, retries, kind = self.pending.popleft()
@@ -174,7 +190,7 @@ class Meter(Unpicklable):
                     stats.failed(kind)
 
     def metrics(self) -> dict[str, OperationMetrics]:
-        """The figures of each operation that there was, by its name."""
+        """Return the metrics of each operation, by its name."""
         self.aggregate()
         with self._lock:
             return {name: stats.as_metrics() for name, stats in sorted(self._stats.items())}

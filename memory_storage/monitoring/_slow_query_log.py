@@ -1,4 +1,4 @@
-"""The log of slow queries, with their plans. Shows SQL, and never a value."""
+"""The slow-query log: SQL with its query plan, never a value."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EXPLAINED = re.compile(r"\s*(SELECT|VALUES|INSERT|REPLACE|UPDATE|DELETE|WITH)\b
 
 
 def without_literals(sql: str) -> str:
-    """The SQL on one line, with a `?` for each literal: a program's own may hold anything."""
+    """Return the SQL on one line, with `?` for each literal: a caller's own SQL may contain values."""
     without = _LITERAL.sub(lambda found: " " if _is_comment(found) else (found["kept"] or "?"), sql)
     return " ".join(without.split())
 
@@ -29,7 +29,14 @@ def without_literals(sql: str) -> str:
 def log_slow_query(
     batch: Batch, run: Callable[[Batch], Sequence[tuple[Any, ...]]], *, seconds: float, rows: int
 ) -> None:
-    """Log a batch that was slow. `run` runs another one, to ask for the plans."""
+    """Log a slow batch with the query plan of each statement.
+
+    Args:
+        batch: The statements.
+        run: Runs another batch: EXPLAIN QUERY PLAN.
+        seconds: How long the batch took.
+        rows: How many rows it returned.
+    """
     text = "; ".join(without_literals(step.sql) for step in batch.steps)
     plan = " / ".join(_plans(batch, run))
     _log.warning(
@@ -44,7 +51,7 @@ def log_slow_query(
 
 def _plans(batch: Batch, run: Callable[[Batch], Sequence[tuple[Any, ...]]]) -> Iterator[str]:
     for step in batch.steps:
-        # No other statement: to explain a DROP INDEX does away with the shadow of a vector index.
+        # Only these: EXPLAIN of a DROP INDEX deletes the shadow tables of a vector index.
         if not _EXPLAINED.match(step.sql):
             continue
         try:

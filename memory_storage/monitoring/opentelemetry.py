@@ -1,7 +1,7 @@
-"""Spans and metrics of a storage for OpenTelemetry, by its API. Needs the extra `opentelemetry`. Exports nothing.
+"""Spans and metrics of a storage for the OpenTelemetry API. Needs the extra `opentelemetry`.
 
-Names follow OpenTelemetry's semantic conventions for databases. A span has the SQL, with a `?` for each value, and of
-an error only its class: a message may hold what somebody wanted to store.
+Names follow OpenTelemetry's semantic conventions for databases. A span has the SQL, with `?` for each value, and only
+the class of an error: its message may contain a value.
 
     from memory_storage.monitoring import opentelemetry
     opentelemetry.instrument(storage)
@@ -25,12 +25,12 @@ from ._slow_query_log import without_literals
 
 _NAME = "memory_storage"
 _STATES = {"closed": 0, "half_open": 1, "open": 2}
-# From the conventions: what a histogram of durations in seconds is asked for.
+# The bucket boundaries, in seconds, that the conventions ask for.
 _BOUNDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
 
 
 class _Source(Protocol):
-    """What is observed: a MemoryStorage."""
+    """The observed storage: a MemoryStorage."""
 
     @property
     def settings(self) -> Settings: ...
@@ -43,16 +43,19 @@ class _Source(Protocol):
 def instrument(
     storage: _Source, *, tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
 ) -> None:
-    """From now on a span, and a measurement, for each operation, in all namespaces. `uninstrument` ends it.
+    """Create a span and a measurement for each operation of all namespaces, until `uninstrument`.
 
-    Without providers, they are OpenTelemetry's global ones.
+    Args:
+        storage: The storage to observe.
+        tracer_provider: Makes the tracer; by default the global one.
+        meter_provider: Makes the meter; by default the global one.
     """
     facts = _facts(storage.settings)
     figures = metrics.get_meter(_NAME, meter_provider=meter_provider)
     durations = figures.create_histogram(
         "db.client.operation.duration",
         unit="s",
-        description="What an operation took.",
+        description="Duration of operations.",
         explicit_bucket_boundaries_advisory=_BOUNDS,
     )
     _observe_pool(storage, figures, facts)
@@ -106,7 +109,7 @@ def _sent(call: Operation) -> dict[str, str | int]:
 
 
 def _facts(settings: Settings) -> dict[str, str | int]:
-    # The conventions have no name for libSQL, and want that of the system whose dialect is spoken.
+    # The conventions have no name for libSQL: use that of its SQL dialect.
     facts: dict[str, str | int] = {"db.system.name": "sqlite", "db.namespace": redacted(settings.database)}
     server: Server | None = settings.server
     if server is not None:

@@ -1,4 +1,4 @@
-"""A storage's figures for Prometheus, by its own client. Needs the extra `prometheus`. Starts no server.
+"""Metrics of a storage for `prometheus_client`. Needs the extra `prometheus`.
 
 from memory_storage.monitoring import prometheus
 prometheus.register(storage)
@@ -21,7 +21,7 @@ _STATES = ("closed", "open", "half_open")
 
 
 class _Source(Protocol):
-    """What is collected from: a MemoryStorage."""
+    """The storage whose metrics are collected: a MemoryStorage."""
 
     def metrics(self) -> dict[str, OperationMetrics]: ...
     def pool_stats(self) -> PoolStats: ...
@@ -29,9 +29,11 @@ class _Source(Protocol):
 
 
 class StorageCollector(Collector):
-    """All figures of one storage, as they are when they are asked for. Asking touches no database.
+    """Collects the metrics of one storage without querying the database.
 
-    Several storages in one registry need a `prefix` each.
+    Args:
+        storage: A MemoryStorage.
+        prefix: The prefix of the metric names; several storages in one registry need different ones.
     """
 
     def __init__(self, storage: _Source, *, prefix: str = "memory_storage") -> None:
@@ -45,7 +47,7 @@ class StorageCollector(Collector):
 
     def _operations(self, found: Mapping[str, OperationMetrics]) -> Iterator[Metric]:
         seconds = HistogramMetricFamily(
-            f"{self._prefix}_operation_duration_seconds", "What an operation took.", labels=["operation"]
+            f"{self._prefix}_operation_duration_seconds", "Duration of operations.", labels=["operation"]
         )
         errors = self._counter("operation_errors", "Operations that failed.", "operation", "error")
         for name, one in found.items():
@@ -54,10 +56,10 @@ class StorageCollector(Collector):
                 errors.add_metric([name, kind], count)
         yield from (seconds, errors)
         for what, said in (
-            ("rows", "Rows that came back."),
-            ("round_trips", "Batches that were sent."),
-            ("statements", "Statements in them."),
-            ("retries", "Calls that were done again."),
+            ("rows", "Rows returned."),
+            ("round_trips", "Batches sent."),
+            ("statements", "Statements sent."),
+            ("retries", "Retries of calls."),
         ):
             counter = self._counter(f"operation_{what}", said, "operation")
             for name, one in found.items():
@@ -65,24 +67,24 @@ class StorageCollector(Collector):
             yield counter
 
     def _pool(self, found: PoolStats) -> Iterator[Metric]:
-        connections = GaugeMetricFamily(f"{self._prefix}_pool_connections", "Connections now.", labels=["state"])
+        connections = GaugeMetricFamily(
+            f"{self._prefix}_pool_connections", "Connections in each state.", labels=["state"]
+        )
         connections.add_metric(["used"], found.active)
         connections.add_metric(["idle"], found.idle)
         yield connections
         for what, said, value in (
-            ("pool_acquired", "Connections that were handed out.", found.total_acquired),
-            ("pool_waits", "Calls that had to wait for one.", found.waits),
-            ("pool_wait_seconds", "How long they waited.", found.wait_seconds),
-            ("pool_timeouts", "Those that waited in vain.", found.timeouts),
+            ("pool_acquired", "Connections taken from the pool.", found.total_acquired),
+            ("pool_waits", "Calls that waited for a connection.", found.waits),
+            ("pool_wait_seconds", "Seconds that calls waited.", found.wait_seconds),
+            ("pool_timeouts", "Waits that timed out.", found.timeouts),
         ):
             counter = self._counter(what, said)
             counter.add_metric([], value)
             yield counter
 
     def _breaker(self, found: CircuitBreakerStatus) -> Metric:
-        state = GaugeMetricFamily(
-            f"{self._prefix}_circuit_breaker_state", "1 for the state it is in.", labels=["state"]
-        )
+        state = GaugeMetricFamily(f"{self._prefix}_circuit_breaker_state", "1 for the current state.", labels=["state"])
         for name in _STATES:
             state.add_metric([name], found.state == name)
         return state
@@ -94,14 +96,23 @@ class StorageCollector(Collector):
 def register(
     storage: _Source, *, registry: CollectorRegistry = REGISTRY, prefix: str = "memory_storage"
 ) -> StorageCollector:
-    """Have a registry show the figures of a storage; `registry.unregister` of what it gives ends that."""
+    """Register a collector for the metrics of a storage.
+
+    Args:
+        storage: A MemoryStorage.
+        registry: Where to register; by default the client's global registry.
+        prefix: The prefix of the metric names.
+
+    Returns:
+        The collector; `registry.unregister(collector)` removes it.
+    """
     collector = StorageCollector(storage, prefix=prefix)
     registry.register(collector)
     return collector
 
 
 def _cumulated(latency: Latency, count: int) -> list[tuple[str, float]]:
-    """How many took at most as long, for each bound. All of ours are among the finer ones that are kept."""
+    """Return the cumulative count for each bound; each is also a bound of the finer histogram."""
     found = []
     rest, seen = list(latency.buckets), 0
     for bound in _BOUNDS:

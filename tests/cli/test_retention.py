@@ -103,7 +103,7 @@ def test_forget_erases_a_namespace(command, answered, database, episodes):
         "patterns": 0,
         "patterns_changed": 0,
         "scrubbed": False,
-        "why": "it was not asked for: call `scrub` later, for all at once",
+        "why": "not requested (scrub=False); call scrub() later, once for all erasures",
     }
     assert b"zqcanary" in database.read_bytes()
     assert answered("scrub") == {"complete": True, "why": ""}
