@@ -1,7 +1,7 @@
-"""The files that this package writes, and the lock under which a database file is maintained. Knows no SQL.
+"""Private, atomic file creation, and the maintenance lock of a database file.
 
-Every file gets a random name beside its final one, is created by O_EXCL without following links, has its final
-permissions before it has content, is synced, and takes its final name by one rename.
+A file is created under a random name next to its final one, with O_EXCL and without following links; it has its final
+permissions before it has content, is synced, and is renamed once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if sys.platform != "win32":
 _PAUSE = 0.02
 _IN_MAINTENANCE = (
     "another process or thread scrubs, restores or repairs it, or changes its vector indexes; nothing was changed; "
-    "call it again when that has ended"
+    "try again later"
 )
 _OF_A_PART = r"\.[0-9a-f]+\.part(-wal|-shm|-journal|-lock|\.[0-9a-f]{16}\.usearch(\.[0-9a-f]+\.tmp)?)?"
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -33,11 +33,11 @@ _BINARY = getattr(os, "O_BINARY", 0)
 
 
 class MaintenanceLock:
-    """Maintenance of a database file (scrub, restore, repair) excludes other maintenance, and changes of its indexes.
+    """Excludes concurrent maintenance of a database file (scrub, restore, repair) and changes of its vector indexes.
 
-    It is an flock on an empty file beside the database, which is removed when the last holder releases it. The kernel
-    releases it if the process is killed. The database file itself is never opened here: to close a descriptor of it
-    would release the locks that the engine has on it. For a database that is no file every lock is granted.
+    An flock on an empty file next to the database; the last holder removes the file. The kernel releases the lock of a
+    killed process. The database file itself is never opened here: closing a descriptor of it would release the engine's
+    own locks. For a database without a file every lock is granted.
     """
 
     def __init__(self, database: Path | None) -> None:
@@ -47,11 +47,15 @@ class MaintenanceLock:
 
     @contextmanager
     def exclusive(self, timeout: float, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
-        """Hold the lock alone.
+        """Hold the lock exclusively during the block.
+
+        Args:
+            timeout: Seconds to wait for it.
+            sleep: Waits between attempts, given in seconds.
 
         Raises:
-            UnavailableError: others have held it for `timeout` seconds.
-            ConfigurationError: the lock file cannot be created.
+            UnavailableError: The lock was not free within `timeout` seconds.
+            ConfigurationError: The lock file cannot be created.
         """
         deadline = time.monotonic() + timeout
         while (held := self._attempt()) is None:
@@ -65,10 +69,10 @@ class MaintenanceLock:
 
     @contextmanager
     def shared(self) -> Iterator[bool]:
-        """Whether no process maintains the file; then maintenance waits until the block ends."""
+        """Hold the lock shared during the block; yield whether it was granted, that is, no maintenance is running."""
         try:
             held = self._acquire(exclusive=False)
-        except OSError:  # a directory that cannot be written to: whether others maintain the file is unknown
+        except OSError:  # a read-only directory: concurrent maintenance cannot be excluded
             held = None
         try:
             yield held is not None
@@ -86,7 +90,7 @@ class MaintenanceLock:
             ) from error
 
     def _acquire(self, *, exclusive: bool) -> _Held | None:
-        """The lock, or None if others have it."""
+        """Return the lock, or None if it is held elsewhere."""
         if self._path is None or sys.platform == "win32":
             return _Held(None, "")
         while True:
@@ -97,7 +101,7 @@ class MaintenanceLock:
                 return None
             if held.is_in_place():
                 return held
-            held.close()  # the last holder has removed this file: there may be another one by now
+            held.close()  # the last holder has removed this file: another one may exist by now
 
     def _open(self, path: str) -> int:
         flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | _NO_FOLLOW
@@ -119,7 +123,7 @@ class _Held:
             _held.add(self)
 
     def is_in_place(self) -> bool:
-        """Whether the path still leads to the file that is open."""
+        """Return whether the path still names the open file."""
         try:
             found = os.stat(self._path, follow_symlinks=False)  # noqa: PTH116 - with a flag
         except FileNotFoundError:
@@ -127,7 +131,7 @@ class _Held:
         return self._descriptor is not None and os.path.samestat(found, os.fstat(self._descriptor))
 
     def release(self) -> None:
-        """Release the lock, and remove its file if no other process waits for it."""
+        """Release the lock, and remove its file unless another process waits for it."""
         if self._descriptor is None:
             return
         if sys.platform != "win32":
@@ -138,7 +142,7 @@ class _Held:
         self.close()
 
     def close(self) -> None:
-        """Close the file. Its lock is released unless a parent process has it."""
+        """Close the file. The lock is released unless a parent process holds it too."""
         _held.discard(self)
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
@@ -156,7 +160,7 @@ def _flock(descriptor: int, operation: int) -> bool:
 
 
 def mode_of(path: str | os.PathLike[str] | None) -> int:
-    """The permissions of a file; 0600 if there is none."""
+    """Return the permissions of a file; 0600 if it does not exist."""
     try:
         return os.stat(path).st_mode & 0o666 if path is not None else 0o600  # noqa: PTH116
     except OSError:
@@ -164,14 +168,14 @@ def mode_of(path: str | os.PathLike[str] | None) -> int:
 
 
 def scratch_beside(path: Path, suffix: str = "part") -> Path:
-    """A random name beside `path`. IsADirectoryError if it names no file."""
+    """Return a random path next to `path`. Raise IsADirectoryError if it does not name a file."""
     if not path.name:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     return path.with_name(f"{path.name}.{token_hex(8)}.{suffix}")
 
 
 def create(path: Path, mode: int) -> BinaryIO:
-    """Create a file for writing, with exactly these permissions. FileExistsError if there is one, or a link."""
+    """Create a file for writing, with exactly this mode. Raise FileExistsError if the path exists, even as a link."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | _NO_FOLLOW | _BINARY, 0o600)
     with suppress(OSError, AttributeError):  # a file system without permissions; Windows
         os.fchmod(descriptor, mode)
@@ -180,9 +184,15 @@ def create(path: Path, mode: int) -> BinaryIO:
 
 @contextmanager
 def replacing(path: Path, mode: int, suffix: str = "part") -> Iterator[BinaryIO]:
-    """A file to write to, which takes the place of `path` at the end of the block; an error removes it.
+    """Yield a file that atomically replaces `path` at the end of the block, or is removed after an error.
 
-    OSError if it cannot be written; then `path` is what it was.
+    Args:
+        path: The file to replace.
+        mode: The permissions of the new file.
+        suffix: The suffix of its temporary name.
+
+    Raises:
+        OSError: It cannot be written; `path` is unchanged.
     """
     scratch = scratch_beside(path, suffix)
     file = create(scratch, mode)
@@ -199,9 +209,9 @@ def replacing(path: Path, mode: int, suffix: str = "part") -> Iterator[BinaryIO]
 
 
 def sweep(path: Path) -> None:
-    """Delete what was begun to take the place of `path`, a database, and was left by a process that was killed.
+    """Delete temporary files of a database that a killed process has left.
 
-    For who holds the lock for maintenance exclusively: then no process is at it.
+    The caller holds the maintenance lock exclusively, so no running process owns them.
     """
     for database in {path, Path(os.path.realpath(path))}:
         stale = re.compile(re.escape(database.name) + _OF_A_PART)
@@ -211,7 +221,7 @@ def sweep(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have the disk hold what was written to a file."""
+    """Flush a file to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -220,7 +230,7 @@ def sync(path: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Have the disk hold the names in a directory."""
+    """Flush the entries of a directory to disk."""
     if sys.platform != "win32":
         sync(path)
 
@@ -229,7 +239,7 @@ _held: set[_Held] = set()
 
 
 def _after_fork_in_child() -> None:
-    """The locks are the parent's: without its copies of the descriptors this process cannot prolong them."""
+    """Close inherited descriptors: they would keep the locks of the parent process."""
     for held in list(_held):
         held.close()
 

@@ -1,4 +1,4 @@
-"""Text for people: counted nouns, and text that a terminal can show without obeying it. Knows no model."""
+"""Formatting of text for users: counted nouns, and strings without control characters of a terminal."""
 
 from __future__ import annotations
 

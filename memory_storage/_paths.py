@@ -1,4 +1,4 @@
-"""Why a file cannot be read or written, in words that say what to do. Opens nothing."""
+"""Describes why a file cannot be read or written, with a remedy."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def why_unwritable(path: str | os.PathLike[str], error: OSError | None = None) -
     """Return why a file could not be written: "PATH: cannot be written: ...".
 
     Args:
-        path: the file that was to be there, not the one beside it that was begun.
-        error: what the system said, if it was asked.
+        path: The final path, not that of a temporary file.
+        error: The error of the system, if there was one.
     """
     is_of_the_place = error is None or error.errno not in _NO_RIGHT | _NO_ROOM
     problem = _place_problem(Path(path)) if is_of_the_place else ""
@@ -25,7 +25,7 @@ def why_unwritable(path: str | os.PathLike[str], error: OSError | None = None) -
 def why_unreadable(path: str | os.PathLike[str], error: OSError) -> str:
     """Return why a file could not be read: "PATH: cannot be read: ..."."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        reason = "there is no such file"
+        reason = "no such file"
     elif os.path.isdir(path or "."):  # noqa: PTH112 - an empty path is none
         reason = "it is a directory: name a file in it"
     else:

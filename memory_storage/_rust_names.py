@@ -1,4 +1,4 @@
-"""What the Rust crate `memory-storage-turso` calls things, and what to write for them here.
+"""Names of the Rust crate `memory-storage-turso`, and what to write for them in Python.
 
 The package's `__getattr__` says it to a caller who uses such a name; `docs/how-to/rust-crate-names.md` is this table.
 Holds no code, so that it costs a caller nothing who knows the names of this package.

@@ -1,4 +1,4 @@
-"""Calls that Python would refuse with a TypeError, where a caller's first guess at the arguments is likely wrong."""
+"""Explains calls whose arguments do not fit a signature, instead of Python's TypeError."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ T = TypeVar("T")
 
 
 def explain_misuse(advice: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Decorate a method so that arguments which do not fit it are a ConfigurationError that says what to write."""
+    """Decorate a method to raise ConfigurationError with advice if the arguments do not fit its signature.
+
+    Args:
+        advice: What to write instead.
+    """
 
     def decorate(method: Callable[P, T]) -> Callable[P, T]:
         signature = inspect.signature(method)

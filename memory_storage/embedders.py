@@ -1,6 +1,6 @@
-"""Embedders are handed in: what one has to do, and adapters for some that are at hand. Stores nothing.
+"""The `Embedder` protocol and adapters. Embedders are injected; this package loads no model by itself.
 
-An embedder is called outside of transactions, with many texts at once. What it raises goes through as it is.
+An embedder is called outside of transactions, with batches of texts. Its exceptions propagate unchanged.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _WORD = re.compile(r"[^\W_]+")
 
 @runtime_checkable
 class Embedder(Protocol):
-    """Makes vectors of texts."""
+    """Computes vectors of texts."""
 
     @property
     def model(self) -> str:
@@ -32,18 +32,22 @@ class Embedder(Protocol):
         ...
 
     def embed(self, texts: Sequence[str]) -> Sequence[Vector]:
-        """A vector for each text that is to be found, in their order."""
+        """Return a vector for each document, in order."""
         ...
 
     def embed_query(self, text: str) -> Vector:
-        """The vector of a text that is looked for."""
+        """Return the vector of a query."""
         ...
 
 
 class FunctionEmbedder:
-    """Any callable that takes a list of texts and gives a vector for each: lists, or the rows of an array.
+    """Adapts a callable that takes a list of texts and returns a vector for each.
 
-    Texts are handed to it `batch_size` at a time. `embed_query` is for models that treat a query in another way.
+    Args:
+        embed: The callable; its vectors are sequences of floats, or the rows of an array.
+        model: The name under which the vectors are stored.
+        embed_query: For models that embed queries differently; by default `embed` with one text.
+        batch_size: The most texts of one call; default: 64.
     """
 
     def __init__(
@@ -55,11 +59,11 @@ class FunctionEmbedder:
         batch_size: int = 64,
     ) -> None:
         if type(batch_size) is not int or batch_size < 1:
-            raise ValidationError("batch_size", "a whole number from 1", batch_size)
+            raise ValidationError("batch_size", "must be an integer of at least 1", batch_size)
         if not callable(embed) or not (embed_query is None or callable(embed_query)):
             raise ValidationError("embed", "must be a function from texts to vectors", embed)
         if not isinstance(model, str):
-            raise ValidationError("model", "the name of the model, a text", model)
+            raise ValidationError("model", "must be a string: the name of the model", model)
         self.model = model
         self._embed, self._embed_query, self._batch_size = embed, embed_query, batch_size
 
@@ -67,7 +71,7 @@ class FunctionEmbedder:
         return f"{type(self).__name__}(model={self.model!r}, batch_size={self._batch_size})"
 
     def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """See `Embedder`. ValidationError if the callable gives more or fewer vectors than it was given texts."""
+        """See `Embedder`. Raise ValidationError unless the callable returns one vector for each text."""
         size = self._batch_size
         return [vector for at in range(0, len(texts), size) for vector in self._batch(list(texts[at : at + size]))]
 
@@ -86,14 +90,20 @@ class FunctionEmbedder:
 
 
 class SentenceTransformerEmbedder(FunctionEmbedder):
-    """A model of the package sentence-transformers, by its name or loaded already. Vectors have the length 1."""
+    """Adapts a model of the package sentence-transformers. Vectors are normalized.
+
+    Args:
+        model: The name of the model, or a loaded one.
+        name: The name under which the vectors are stored; by default that of the model.
+        batch_size: The most texts of one call; default: 64.
+    """
 
     def __init__(self, model: Any = "all-MiniLM-L6-v2", *, name: str | None = None, batch_size: int = 64) -> None:
         loaded = _load(model) if isinstance(model, str) else model
         given = model if isinstance(model, str) else None
         document, query = (
             getattr(loaded, f"encode_{kind}", loaded.encode) for kind in ("document", "query")
-        )  # these put the prompts of the model before a text, if it has some
+        )  # these prepend the prompts of the model, if it has any
         options = {"normalize_embeddings": True, "show_progress_bar": False}
         super().__init__(
             lambda texts: document(texts, batch_size=batch_size, **options),
@@ -104,14 +114,18 @@ class SentenceTransformerEmbedder(FunctionEmbedder):
 
 
 class HashingEmbedder:
-    """Words, pairs of words and letters hashed into a vector: no model, no download, the same everywhere.
+    """Hashes words, pairs of words and trigrams into a vector: deterministic, without a model or a download.
 
-    It knows spelling, not meaning: for tests, examples and a first try.
+    It compares spelling, not meaning: for tests, examples and first trials.
+
+    Args:
+        dimension: The length of the vectors; default: 384.
+        model: The name under which they are stored; default: "hashing-<dimension>".
     """
 
     def __init__(self, dimension: int = 384, *, model: str | None = None) -> None:
         if type(dimension) is not int or dimension < 1:
-            raise ValidationError("dimension", "a whole number from 1", dimension)
+            raise ValidationError("dimension", "must be an integer of at least 1", dimension)
         self.model = model or f"hashing-{dimension}"
         self._dimension = dimension
 
@@ -119,7 +133,7 @@ class HashingEmbedder:
         return f"{type(self).__name__}({self._dimension}, model={self.model!r})"
 
     def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """See `Embedder`. Every vector has the length 1."""
+        """See `Embedder`. The vectors are normalized."""
         return [self.embed_query(text) for text in texts]
 
     def embed_query(self, text: str) -> Vector:
@@ -129,14 +143,14 @@ class HashingEmbedder:
             counts[feature] = counts.get(feature, 0) + 1
         vector = [0.0] * self._dimension
         for feature, count in counts.items():
-            place, sign = _hashed(feature)
-            vector[place % self._dimension] += sign * (1 + math.log(count))
+            index, sign = _hashed(feature)
+            vector[index % self._dimension] += sign * (1 + math.log(count))
         length = math.hypot(*vector)
         return [number / length for number in vector] if length else [1.0, *vector[1:]]
 
 
 def text_of(item: Episode | Step | AnyPattern) -> str:
-    """What of an item is embedded, unless you say otherwise: what was tried and how it ended; all of it, uncut."""
+    """Return the text of an item that is embedded by default: task and outcome of an episode, untruncated."""
     if isinstance(item, Episode):
         return "\n".join(_of_episode(item))
     if isinstance(item, Step):
@@ -199,5 +213,7 @@ def _load(name: str) -> Any:
 def _card_name(loaded: Any) -> str:
     name = getattr(getattr(loaded, "model_card_data", None), "base_model", None)
     if not name:
-        raise ValidationError("name", "the name under which its vectors are stored", None)
+        raise ValidationError(
+            "name", "must be given: the model has no name under which its vectors could be stored", None
+        )
     return str(name)

@@ -1,4 +1,4 @@
-"""Which environment variables are settings, and what they hold. An empty variable is an unset one."""
+"""Reads settings from environment variables. An empty variable counts as unset."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .suggestions import nearest
 PREFIX = "MEMORY_STORAGE_"
 _NESTED = "__"
 
-# Variables with the prefix that are no settings: those of `memory_storage.testing`, and of this package's own tests.
+# Variables with the prefix that are not settings: those of `memory_storage.testing` and of this package's tests.
 OTHERS = frozenset(
     PREFIX + name
     for name in (
@@ -32,12 +32,13 @@ OTHERS = frozenset(
         "TEST_CUTS",
         "TEST_DECIMALS",
         "TEST_ITERATED",
+        "TEST_KILLS",
         "TEST_LARGE_EPISODES",
         "TEST_RACES",
         "TEST_RESTARTS",
     )
 )
-# What a caller may call a setting that has another variable.
+# Names that callers may guess for settings with another variable.
 _DATABASES = "LIBSQL_DATABASE_PATH or TURSO_DATABASE_URL"
 _ELSEWHERE = {"DATABASE": _DATABASES, "DATABASE_PATH": _DATABASES, "DATABASE_URL": _DATABASES, "DB": _DATABASES}
 _ELSEWHERE |= {"PATH": _DATABASES, "URL": _DATABASES, "AUTH_TOKEN": "TURSO_AUTH_TOKEN", "TOKEN": "TURSO_AUTH_TOKEN"}
@@ -49,9 +50,9 @@ def read(settings: type[BaseModel]) -> dict[str, Any]:
     """Read the variables of `settings`, a model whose sections are models.
 
     Raises:
-        ConfigurationError: a variable has the prefix and is no setting, or is no JSON where a section is to be.
+        ConfigurationError: A variable with the prefix is not a setting, or that of a section is not JSON.
     """
-    # Imported here: it doubles the time that importing this package takes.
+    # Imported here: it would double the import time of this package.
     from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
     class Environment(BaseSettings):
@@ -66,7 +67,7 @@ def read(settings: type[BaseModel]) -> dict[str, Any]:
         return {**dict(EnvSettingsSource(Environment)()), **_former()}
     except SettingsError as error:
         problem = str(error)
-    raise ConfigurationError(problem)  # not in the block above: the error's frames have the whole environment
+    raise ConfigurationError(problem)  # not in the block above: the frames of the error hold the whole environment
 
 
 def _former() -> dict[str, str]:
@@ -74,15 +75,15 @@ def _former() -> dict[str, str]:
 
 
 def refuse_unknown(settings: type[BaseModel]) -> None:
-    """Raise a ConfigurationError that suggests a name, if a variable with the prefix is no setting."""
+    """Raise ConfigurationError, with a suggestion, if a variable with the prefix is not a setting."""
     known = variables(settings)
     for name in sorted(os.environ):
         if name.upper().startswith(PREFIX) and os.environ[name] and name.upper() not in known | OTHERS | _FORMER.keys():
-            raise ConfigurationError(f"the environment variable {name} is no setting{_advice(name.upper(), known)}")
+            raise ConfigurationError(f"the environment variable {name} is not a setting{_advice(name.upper(), known)}")
 
 
 def variables(settings: type[BaseModel]) -> set[str]:
-    """Return the names of all variables that have the prefix, of fields and of the fields of sections."""
+    """Return the variables with the prefix: those of all fields, and of the fields of sections."""
     names = set()
     for name, field in settings.model_fields.items():
         if field.validation_alias is None:
@@ -93,7 +94,7 @@ def variables(settings: type[BaseModel]) -> set[str]:
 
 
 def misspelled(settings: type[BaseModel]) -> str:
-    """Return a hint if a variable like TURSO_DATABSE_URL is set, which is near one that is read; else nothing."""
+    """Return a hint if a misspelled variable like TURSO_DATABSE_URL is set; else an empty string."""
     names = {name for field in settings.model_fields.values() for name in _aliases(field.validation_alias)}
     for name in sorted(os.environ):
         suggestion = nearest(name, names) if name.upper().startswith(_VENDORS) and os.environ[name] else None

@@ -1,4 +1,4 @@
-"""Settings: where the database is, how it is reached, and what is too much. Every rule about them is here."""
+"""Settings: the database, the connection to it, retries, limits and logging; and their validation."""
 
 from __future__ import annotations
 
@@ -47,35 +47,35 @@ _BY_ALIAS = {"TURSO_DATABASE_URL": "database", "LIBSQL_DATABASE_PATH": "database
 
 
 class TokenProvider:
-    """What to call for a token. Its repr shows nothing, unlike that of a partial or of a method of something."""
+    """A callable that returns a token. Its repr is masked; that of a partial or a bound method could show a token."""
 
-    def __init__(self, ask: Callable[[], str | SecretStr]) -> None:
-        self._ask = ask
+    def __init__(self, provide: Callable[[], str | SecretStr]) -> None:
+        self._provide = provide
 
     def __call__(self) -> str | SecretStr:
-        """Ask for a token."""
-        return self._ask()
+        """Return a token."""
+        return self._provide()
 
     def __repr__(self) -> str:
         return "**********"
 
 
 def hidden_token(token: Any) -> Any:
-    """A token, or what to call for one, that a traceback's locals do not show."""
+    """Return a token, or a provider of one, in a form whose repr is masked in tracebacks."""
     if callable(token) and not isinstance(token, TokenProvider):
         return TokenProvider(token)
     if token is None or isinstance(token, SecretStr | TokenProvider):
         return token
-    return SecretStr(token) if isinstance(token, str) else NotImplemented  # which is refused, and shows nothing
+    return SecretStr(token) if isinstance(token, str) else NotImplemented  # rejected later, without being shown
 
 
 def hidden(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings as they were given, but for what may be a secret in them."""
+    """Return the values of settings with every possible secret masked."""
     return {name: _hidden(_BY_ALIAS.get(name, name), value) for name, value in values.items()}
 
 
 def _hidden(name: str, value: Any) -> Any:
-    if "token" in name.lower():  # also in a name that was mistyped, which is refused later
+    if "token" in name.lower():  # also in a misspelled name, which is rejected later
         return hidden_token(value)
     if "key" in name.lower() and isinstance(value, str):
         return SecretStr(value)
@@ -85,7 +85,7 @@ def _hidden(name: str, value: Any) -> Any:
 def _checked_token(token: Any) -> Any:
     token = hidden_token(token)
     if token is NotImplemented:
-        raise ValueError("must be a token or what to call for one")
+        raise ValueError("must be a string, or a callable that returns one")
     return token
 
 
@@ -110,7 +110,7 @@ class _Section(BaseModel):
         else:
             return
         values.clear()
-        raise problem  # not in a block above: the frames of pydantic have what it was given
+        raise problem  # not in a block above: the frames of pydantic hold the values
 
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # see models/model.py
 
@@ -118,8 +118,8 @@ class _Section(BaseModel):
 class PoolSettings(_Section):
     """The connection pool.
 
-    `min_idle` connections are opened by `MemoryStorage.open`, and stay open however long they are idle; others are
-    closed after `idle_timeout` seconds. A connection that breaks is replaced when it is needed.
+    `min_idle` connections are opened by `MemoryStorage.open`, and stay open even when idle; others are closed
+    after `idle_timeout` idle seconds. A broken connection is replaced when one is needed.
     """
 
     max_connections: Count = 10
@@ -135,7 +135,11 @@ class PoolSettings(_Section):
 
 
 class CircuitBreakerSettings(_Section):
-    """When to stop asking a database that does not answer. All namespaces of a storage share one breaker."""
+    """When calls to an unreachable database are refused. All namespaces of a storage share one breaker.
+
+    `failure_threshold` failures in a row open the circuit. After `timeout` seconds it is half open: up to
+    `half_open_max_calls` calls at a time are admitted, and `success_threshold` successes close it.
+    """
 
     enabled: bool = True
     failure_threshold: Count = 5
@@ -145,10 +149,10 @@ class CircuitBreakerSettings(_Section):
 
 
 class RetrySettings(_Section):
-    """How a call, or a unit of work, is repeated when that is safe.
+    """How a call, or a unit of work, is retried when that cannot apply a write twice.
 
-    No attempt begins later than `deadline` seconds after the first. `budget` is how many repeats there may be at a
-    stretch while a server is not there; each success after that gives a tenth of one back.
+    At most `max_attempts` attempts, with full jitter between them; none begins later than `deadline` seconds after the
+    first. `budget` limits the retries during an outage: each retry costs one, each success refunds a tenth.
     """
 
     max_attempts: Count = 3
@@ -160,10 +164,10 @@ class RetrySettings(_Section):
 
 
 class LoggingSettings(_Section):
-    """What is logged by Python's `logging`, beyond warnings. Never a value, only SQL, names and ids.
+    """What is logged in addition to warnings: SQL, names and ids, never values.
 
-    `slow_query`: to `memory_storage.slow`, with its plan, each query that takes so many seconds; None for none.
-    `audit`: to `memory_storage.audit`, who has written which rows by what operation.
+    `slow_query`: seconds from which a query is logged with its plan to `memory_storage.slow`; None for none.
+    `audit`: log the actor, operation and ids of each write to `memory_storage.audit`.
     """
 
     slow_query: Seconds | None = None
@@ -171,10 +175,10 @@ class LoggingSettings(_Section):
 
 
 class Limits(_Section):
-    """What is too much. Over a limit is a ValidationError; nothing is cut.
+    """Limits of stored values and queries. Exceeding one raises ValidationError; nothing is truncated.
 
-    `max_episodes` is how many a namespace may have; None is any number. `when_full` says what a save of a new one then
-    does: "refuse" it, or "evict" the oldest (by `started_at`) of those that are no evidence of a pattern.
+    `max_episodes` is the quota of a namespace; None is unlimited. `when_full` decides about a new episode beyond it:
+    "refuse" raises, "evict" deletes the oldest episodes (by `started_at`) that are no evidence of a pattern.
     """
 
     task_description: Count = 10_000
@@ -192,14 +196,14 @@ class Limits(_Section):
 
 @renamed_attributes(vector_index_memory="hnsw_max_bytes")
 class Settings(_Section):
-    """All of it. `database` is a path, ":memory:", or a URL; `Settings.from_environment()` reads the environment too.
+    """All settings of a storage. `Settings.from_environment()` also reads the environment.
 
-    `auth_token` is a token, or what to call for one: at the first request, and again when the server refuses that.
-    `encryption_key` (1 to 32 bytes) is that of a local file: a new file is encrypted with it, one that is there needs
-    the same again.
-    `tls_ca_file` has the certificates (PEM) to trust in place of the system's. `max_response_bytes` is the largest
-    response of a server, decompressed. `base_url_hosts` are addresses (`host`, or `host:port`) besides that of
-    `database` to which the server may direct the rest of a transaction; the token is sent there too.
+    `database` is a path, ":memory:" or a URL. `auth_token` is a token or a callable that returns one, called at the
+    first request, and again when the server rejects the token. `encryption_key` (1 to 32 bytes) encrypts a new local
+    file, and is required to open it again.
+    `tls_ca_file` has the certificates (PEM) to trust instead of the system's. `max_response_bytes` limits a server's
+    response, decompressed. `base_url_hosts` are further addresses (`host`, or `host:port`) to which the server may
+    direct the rest of a transaction; the token is sent there too.
     `max_concurrent_writes` is how many writes are in flight to a server at a time. `vector_index` is
     where searches get their candidates: "hnsw" is an index in this process, of at most `hnsw_max_bytes` bytes
     (the extra `ann`), "diskann" one in the database, "exact" none; "auto" is hnsw for a file if it is installed, else
@@ -263,44 +267,49 @@ class Settings(_Section):
 
     @model_validator(mode="after")
     def _check_credentials(self) -> Self:
-        if self.server:  # a token that is left over in the environment does a file no harm
+        if self.server:  # for a file a token from the environment is ignored
             _check_token(self.credentials)
-            if self.encryption_key is not None:  # whoever gives it believes that the data is encrypted with it
-                raise ConfigurationError("encryption_key: a server has to encrypt its own files; leave it out")
+            if self.encryption_key is not None:  # the caller expects encryption, which a client cannot give
+                raise ConfigurationError("encryption_key: is for local files; a server encrypts its own; leave it out")
         return self
 
     @model_validator(mode="after")
     def _check_vector_index(self) -> Self:
         if self.server and self.vector_index == "hnsw":
-            raise ValueError("vector_index: hnsw is for files: a server has diskann")
+            raise ValueError("vector_index: hnsw is for local files; use diskann with a server")
         return self
 
     @property
     def path(self) -> Path | None:
-        """The database's file, or None for one in memory or on a server."""
+        """The file of the database, or None for an in-memory database or a server."""
         return None if self.database == MEMORY or self.server else Path(self.database)
 
     @property
     def server(self) -> Server | None:
-        """The server that has the database, or None for a file or memory."""
+        """The server of the database, or None for a file or an in-memory database."""
         return Server.parse(self.database) if self.database.startswith("libsql://") else None
 
     @property
     def key(self) -> EncryptionKey | None:
-        """The key of an encrypted file, for the driver; its repr shows nothing."""
+        """The key of an encrypted file, for the driver; its repr is masked."""
         return EncryptionKey.of(self.encryption_key)
 
     @property
     def credentials(self) -> Credentials:
-        """The token, or where to get it; its repr shows nothing."""
+        """The token or its provider, for the driver; its repr is masked."""
         return Credentials(self.auth_token)
 
     @classmethod
     def from_environment(cls, **overrides: Any) -> Self:
-        """Settings from TURSO_DATABASE_URL, TURSO_AUTH_TOKEN or LIBSQL_DATABASE_PATH, and MEMORY_STORAGE_*.
+        """Return settings from TURSO_DATABASE_URL, TURSO_AUTH_TOKEN, LIBSQL_DATABASE_PATH and MEMORY_STORAGE_*.
 
-        A nested one is written MEMORY_STORAGE_POOL__MAX_CONNECTIONS. An empty variable is an unset one; an unknown
-        one with this prefix is a ConfigurationError. `overrides` win over the environment.
+        A nested setting is written MEMORY_STORAGE_POOL__MAX_CONNECTIONS. An empty variable counts as unset.
+
+        Args:
+            **overrides: Settings that take precedence over the environment.
+
+        Raises:
+            ConfigurationError: A variable with this prefix is unknown, a value is invalid, or no database is given.
         """
         overrides = hidden(overrides)  # before anything can fail: a traceback may show this frame
         values = {**_environment(cls), **overrides}
@@ -345,7 +354,7 @@ def _check_token(credentials: Credentials) -> None:
         credentials.check()
     except OperationalError as error:
         expired = error.code == "TOKEN_EXPIRED"
-        raise (TokenExpiredError if expired else CredentialError)(f"auth_token: {error}: get a new one") from error
+        raise (TokenExpiredError if expired else CredentialError)(f"auth_token: {error}; get a new one") from error
 
 
 def _as_configuration_error(error: pydantic.ValidationError, settings: type[BaseModel]) -> ConfigurationError:

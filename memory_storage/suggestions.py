@@ -1,6 +1,6 @@
-"""What a caller most likely meant by a name or a value that does not exist: a field, a choice, a variable.
+"""Suggestions for error messages: the field, choice or variable that a caller most likely meant.
 
-Only errors use it, so `difflib` is imported when it is needed.
+Only errors need it, so `difflib` is imported when it is used.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-# What other programs, the Rust crate among them, call a field of ours. The first that the model has is meant.
+# Field names of other programs, such as the Rust crate, and ours. The first one that the model has is suggested.
 _FOREIGN: dict[str, tuple[str, ...]] = {
     "acquire_timeout": ("connect_timeout",),
     "base_delay": ("initial_backoff",),
@@ -63,18 +63,18 @@ _MODEL_EXPECTED = {"model_type", "model_attributes_type", "dict_type", "dataclas
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """Return the one of `names` that is spelled most like `name`, whatever its case; None if none is like it."""
+    """Return the one of `names` that is closest to `name` in spelling, ignoring case; None if none is close."""
     import difflib
 
     by_spelling = {candidate.lower(): candidate for candidate in names}
-    # difflib indexes the whole name. One of twice the length is like none: the share of equal letters is under 0.7.
+    # difflib indexes the whole name. One of twice the length is close to none: its ratio is below the cutoff.
     is_comparable = len(name) <= 2 * max(map(len, by_spelling), default=0)
     spelled = difflib.get_close_matches(name.lower(), by_spelling, n=1, cutoff=0.7) if is_comparable else []
     return by_spelling[spelled[0]] if spelled else _extended(name.lower(), by_spelling)
 
 
 def first_problem(problems: list[ErrorDetails]) -> ErrorDetails:
-    """Return the problem to report: the first, but a field of another name before the field that it leaves missing."""
+    """Return the problem to report: the first, except that a misnamed field precedes the field it leaves missing."""
     first = problems[0]
     if first["type"] != "missing":
         return first
@@ -83,11 +83,11 @@ def first_problem(problems: list[ErrorDetails]) -> ErrorDetails:
 
 
 def explanation(problem: ErrorDetails, model: type[BaseModel] | None) -> str:
-    """Return what is wrong by pydantic's first problem with a value of `model`, and what the caller may have meant."""
+    """Return a message for a problem that pydantic reports with a value of `model`, with a suggestion."""
     place, kind = problem["loc"], problem["type"]
     if kind == "extra_forbidden":
         owner = _model_at(model, place[:-1])
-        return f"there is no such field{_of_field(str(place[-1]), owner) if owner else ''}"
+        return f"no such field{_of_field(str(place[-1]), owner) if owner else ''}"
     if kind in DEEP:
         return "nested too deep, or it contains itself"
     message = problem["msg"].removeprefix("Value error, ")
@@ -140,7 +140,7 @@ def _tag(given: object) -> object:
 
 
 def _of_models(given: object, models: list[type[BaseModel]]) -> str:
-    """Return which models are expected, written as calls; the one whose kind was given, if it is one's."""
+    """Return which models are expected, written as calls; only the one that the value names, if it names one."""
     calls = {str(_kind_of(model) or model.__name__): _call(model) for model in models}
     meant = nearest(given, calls) if isinstance(given, str) else None
     if meant:
@@ -166,7 +166,7 @@ def _model_at(model: type[BaseModel] | None, place: tuple[int | str, ...]) -> ty
 
 
 def _annotation_at(model: type[BaseModel] | None, place: tuple[int | str, ...]) -> object:
-    """Return what is expected at the place: `place` goes through fields, items of lists, and kinds of unions."""
+    """Return the annotation at a path of fields, items of lists, and kinds of unions."""
     here: object = model
     for part in place:
         models = list(_models(here))

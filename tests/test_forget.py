@@ -372,7 +372,7 @@ def test_it_has_to_be_said_what_is_to_be_forgotten(storage, arguments, field):
 def test_in_a_transaction_of_this_thread_it_is_refused_at_once(storage):
     with storage.transaction() as tx:
         tx.episodes.count()
-        with pytest.raises(ms.UnavailableError, match="this thread has a transaction open"):
+        with pytest.raises(ms.UnavailableError, match="this thread already has an open transaction"):
             storage.forget(namespace="default")
 
 

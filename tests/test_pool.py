@@ -179,7 +179,7 @@ def test_an_abandoned_transaction_is_rolled_back(storage: ms.MemoryStorage, coll
     abandoned = storage.transaction()
     abandoned.__enter__()
     abandoned.episodes.save(ms.Episode(task_description="never committed"))
-    with pytest.raises(ms.UnavailableError, match="this thread has a transaction open"):
+    with pytest.raises(ms.UnavailableError, match="this thread already has an open transaction"):
         storage.episodes.save(ms.Episode(task_description="while it is open"))
     del abandoned
     if collects:

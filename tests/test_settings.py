@@ -47,7 +47,7 @@ class TestVariables:
             ("MEMORY_STORAGE_NAMESPACE__X", "did you mean MEMORY_STORAGE_NAMESPACE?"),
             ("MEMORY_STORAGE_DATABASE", "set LIBSQL_DATABASE_PATH or TURSO_DATABASE_URL"),
             ("MEMORY_STORAGE_AUTH_TOKEN", "set TURSO_AUTH_TOKEN"),
-            ("MEMORY_STORAGE_ZZZ", "is no setting"),
+            ("MEMORY_STORAGE_ZZZ", "is not a setting"),
         ],
     )
     def test_an_unknown_one_is_refused(self, monkeypatch: pytest.MonkeyPatch, name: str, suggestion: str):
@@ -82,7 +82,7 @@ class TestFields:
         [
             (
                 lambda: ms.RetrySettings(initial_backoff_ms=100),
-                "initial_backoff_ms: there is no such field; did you mean 'initial_backoff', in seconds?",
+                "initial_backoff_ms: no such field; did you mean 'initial_backoff', in seconds?",
             ),
             (lambda: ms.RetrySettings(max_retries=3), "did you mean 'max_attempts'?"),
             (lambda: ms.CircuitBreakerSettings(recovery_timeout_secs=3), "did you mean 'timeout', in seconds?"),
@@ -92,17 +92,17 @@ class TestFields:
             (lambda: LoggingSettings(slow_query_ms=5), "did you mean 'slow_query', in seconds?"),
             (
                 lambda: ms.Settings(database=":memory:", pool={"max_conections": 5}),
-                "pool.max_conections: there is no such field; did you mean 'max_connections'?",
+                "pool.max_conections: no such field; did you mean 'max_connections'?",
             ),
             (
                 lambda: ms.Settings(database=":memory:", max_connections=5),
                 "did you mean pool=PoolSettings(max_connections=...)?",
             ),
-            (lambda: ms.Settings(url=":memory:"), "url: there is no such field; did you mean 'database'?"),
-            (lambda: ms.Settings(path=":memory:"), "path: there is no such field; did you mean 'database'?"),
+            (lambda: ms.Settings(url=":memory:"), "url: no such field; did you mean 'database'?"),
+            (lambda: ms.Settings(path=":memory:"), "path: no such field; did you mean 'database'?"),
             (lambda: ms.Settings(), "database: Field required"),
             (lambda: ms.Settings(database=":memory:", retry=5), "retry: must be RetrySettings(...)"),
-            (lambda: ms.Settings(database=":memory:", zzz=5), "zzz: there is no such field"),
+            (lambda: ms.Settings(database=":memory:", zzz=5), "zzz: no such field"),
         ],
     )
     def test_of_another_name_point_to_ours(self, make: Any, message: str):
@@ -117,7 +117,7 @@ class TestFields:
 
     def test_a_secret_in_a_misspelled_one_is_not_shown(self):
         message = _refusal(lambda: ms.Settings(database=":memory:", encryption_kee="sesame"))
-        assert message == "encryption_kee: there is no such field; did you mean 'encryption_key'?"
+        assert message == "encryption_kee: no such field; did you mean 'encryption_key'?"
 
 
 class TestFormerNames:

@@ -149,7 +149,7 @@ def test_work_beside_an_open_block_raises_at_once_in_memory(make_episode):
         with storage.transaction() as tx:
             tx.episodes.save(make_episode())
             for call in (storage.episodes.count, lambda: storage.episodes.save(make_episode())):
-                with pytest.raises(ms.UnavailableError, match="this thread has a transaction open on this"):
+                with pytest.raises(ms.UnavailableError, match=r"this thread .* transaction"):
                     call()
         assert time.monotonic() - started < 5
         assert storage.episodes.count() == 1

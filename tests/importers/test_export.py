@@ -194,7 +194,7 @@ def test_what_has_lost_its_owner_is_reported_and_the_rest_goes_in(full, other):
     [
         ('{"kind": "wish", "value": {}}', "kind: one of episode"),
         ('{"kind": "episode"}', "kind: one of episode"),
-        ('{"kind": "episode", "value": {"task": "x"}}', "task: there is no such field"),
+        ('{"kind": "episode", "value": {"task": "x"}}', "task: no such field"),
         ('{"kind": "episode", "value": {"task_description": "x", "version": -1}}', "version"),
         ('{"kind": "pattern", "value": []}', "got []"),
         ("oops", "not JSON"),

@@ -133,7 +133,7 @@ def test_an_empty_file_imports_nothing(storage):
 
 
 def test_a_file_that_is_not_there_is_a_configuration_error(storage, tmp_path):
-    with pytest.raises(ms.ConfigurationError, match="there is no such file"):
+    with pytest.raises(ms.ConfigurationError, match="no such file"):
         import_file(storage, tmp_path / "none.jsonl")
 
 

@@ -41,7 +41,7 @@ CASES: list[tuple[Any, str, str]] = [
     (lambda: ms.Failure(message="m"), "message", "did you mean 'reason'?"),
     (lambda: ms.Heuristic(conditions="c", action="a"), "conditions", "did you mean 'condition'?"),
     (lambda: ms.Episode(), "task_description", "Field required"),
-    (lambda: ms.Episode(task_description="d", zzz=1), "zzz", "there is no such field"),
+    (lambda: ms.Episode(task_description="d", zzz=1), "zzz", "no such field"),
 ]
 MODELS = [
     model

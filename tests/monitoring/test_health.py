@@ -169,7 +169,7 @@ def test_a_file_that_was_removed_is_unhealthy(database: Path):
 
 def test_a_disk_that_is_nearly_full_is_degraded(database: Path, monkeypatch: pytest.MonkeyPatch):
     with ms.MemoryStorage.open(database) as storage:
-        monkeypatch.setattr(health, "_LITTLE", 2**62)
+        monkeypatch.setattr(health, "_LOW_DISK_BYTES", 2**62)
         found = storage.health_check()
         assert found.status == "degraded"
         assert "bytes are free on the disk" in found.reason

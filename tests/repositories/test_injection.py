@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import FunctionType
 from typing import Any, get_type_hints
 
 import pytest
@@ -552,9 +553,10 @@ def _methods(storage: ms.MemoryStorage) -> Iterator[tuple[str, Callable[..., Any
     kinds = {name: type(getattr(storage, name)) for name in REPOSITORIES}
     kinds |= {"index": VectorIndex, "storage": ms.MemoryStorage, "transaction": ms.Transaction}
     for kind, cls in kinds.items():
-        for name, method in inspect.getmembers(cls, callable):
-            if not name.startswith("_") and not inspect.isclass(method):
-                yield f"{kind}.{name}", method
+        defined = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
+        for name in sorted(defined):  # not by getmembers: the old names warn
+            if not name.startswith("_") and isinstance(defined[name], FunctionType | classmethod):
+                yield f"{kind}.{name}", getattr(cls, name)
 
 
 def _arguments(method: Callable[..., Any]) -> Iterator[str]:

@@ -306,7 +306,7 @@ def test_what_is_not_counted_is_repeated_too(url: str, line: Proxy):
     with open_storage(url) as storage:
         bare = EpisodeRepository(Session(storage._context, storage.namespace))
         line.cut_reply_after(0, times=2)
-        assert bare.count() == 0
+        assert EpisodeRepository.count.__wrapped__(bare) == 0  # past the metrics
         assert storage.metrics() == {}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import memory_storage as ms
+from memory_storage.sql.session import Repository
 from memory_storage.testing import Sqld
 from tests.proxy import Proxy
 from tests.repositories.test_namespaces import ALL_TIME, REPOSITORIES, _public_methods
@@ -245,7 +246,7 @@ def test_what_may_take_more_says_so(counted):
 
 def test_every_public_method_has_a_case_here(counted):
     _, storage = counted
-    assert {name for name, value in vars(storage).items() if hasattr(value, "_session")} == set(REPOSITORIES)
+    assert {name for name in dir(storage) if isinstance(getattr(storage, name), Repository)} == set(REPOSITORIES)
     assert set(_public_methods(storage)) - OTHERS == set(CASES)
 
 

@@ -93,7 +93,7 @@ class TestAToken:
 
     @pytest.mark.parametrize("given", [7, b"bytes", ["list"], object()])
     def test_that_is_none_is_refused(self, given: object):
-        with pytest.raises(ms.ConfigurationError, match=r"auth_token: .*must be a token or what to call for one"):
+        with pytest.raises(ms.ConfigurationError, match=r"auth_token: .*a string, or a callable that returns one"):
             ms.Settings(database="libsql://db.example.com", auth_token=given)
 
     def test_by_another_key(self, front: Proxy):

@@ -411,7 +411,7 @@ class TestSettings:
             return storage.vector_index
 
     def test_a_server_has_none(self):
-        with pytest.raises(ms.ConfigurationError, match="hnsw is for files"):
+        with pytest.raises(ms.ConfigurationError, match="hnsw is for local files"):
             ms.Settings(database="libsql://127.0.0.1:1?tls=0", vector_index="hnsw")
 
     def test_without_the_library_memory_is_an_error(self, database, monkeypatch):
