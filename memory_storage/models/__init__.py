@@ -1,4 +1,4 @@
-"""What goes in and comes out, as frozen pydantic models. Knows nothing of databases."""
+"""The values that the API takes and returns: frozen pydantic models and dataclasses."""
 
 from memory_storage._deprecation import renamed_names
 

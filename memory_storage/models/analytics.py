@@ -1,4 +1,4 @@
-"""What analytics answer: frozen rows of figures with their intervals, in tables that go elsewhere. Computes nothing."""
+"""Results of analytics: metrics with confidence intervals, in tables that export to JSON, pandas and polars."""
 
 from __future__ import annotations
 
@@ -24,7 +24,12 @@ Dimension = Literal["task_type", "domain", "language", "framework", "complexity"
 
 @dataclass(frozen=True, slots=True)
 class OutcomeFigures:
-    """How many episodes ended so ("open": not yet), and their mean reward."""
+    """The episodes of one outcome.
+
+    Attributes:
+        episodes: how many there are.
+        mean_reward: the mean of their total rewards; None if none has a reward.
+    """
 
     episodes: int
     mean_reward: float | None
@@ -32,7 +37,12 @@ class OutcomeFigures:
 
 @dataclass(frozen=True, slots=True)
 class ToolFigures:
-    """How many steps used a tool, and which part of those with a result were ok."""
+    """The steps of one tool.
+
+    Attributes:
+        steps: how many there are.
+        ok_rate: the share of "ok" among those with a result, from 0 to 1; None if none has a result.
+    """
 
     steps: int
     ok_rate: float | None
@@ -40,7 +50,13 @@ class ToolFigures:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a namespace holds: rows by table, episodes by outcome, steps by tool."""
+    """The contents of a namespace.
+
+    Attributes:
+        rows: the number of rows by table.
+        outcomes: the episodes by outcome; "open" are those without one.
+        tools: the steps by tool.
+    """
 
     rows: dict[str, int]
     outcomes: dict[str, OutcomeFigures]
@@ -49,7 +65,15 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many `of` all: the share, and its interval (Wilson's). All three are None if there were none to count."""
+    """A share with its confidence interval (Wilson score).
+
+    Attributes:
+        rate: `count / of`, from 0 to 1; None, like the bounds, if `of` is 0.
+        low: the lower bound.
+        high: the upper bound.
+        count: how many have the property.
+        of: how many were counted.
+    """
 
     rate: float | None
     low: float | None
@@ -60,9 +84,13 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """The mean of `of` values; `low` and `high` are None if there were fewer than two.
+    """A mean with its confidence interval (the standard error times the normal quantile).
 
-    None also stands for a figure that is too large for a float, as the squares of values from 1e154 on are.
+    Attributes:
+        mean: the mean; None if there are no values, or it is too large for a float.
+        low: the lower bound; None for fewer than two values, or squares too large for a float (from about 1e154 on).
+        high: the upper bound; None as `low`.
+        of: how many values there are.
     """
 
     mean: float | None
@@ -73,7 +101,13 @@ class Mean:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """After minus before; `low` and `high` are None where one of the two has too few values."""
+    """The later value minus the earlier one, with its confidence interval.
+
+    Attributes:
+        difference: the difference; None if one of the two values is missing.
+        low: the lower bound; None if either side has too few values.
+        high: the upper bound; None as `low`.
+    """
 
     difference: float | None
     low: float | None
@@ -82,7 +116,14 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """How some episodes did."""
+    """Metrics of a set of episodes.
+
+    Attributes:
+        episodes: how many there are.
+        success: the share of successes among the judged ones.
+        reward: the mean total reward.
+        duration_s: the mean time from start to completion, in seconds.
+    """
 
     episodes: int
     success: Rate
@@ -92,7 +133,11 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class GroupFigures:
-    """How the episodes of a group did. `group` is None for those that have no value there."""
+    """Metrics of the episodes of one group; the fields are those of `Figures`.
+
+    Attributes:
+        group: the value that the group shares; None for episodes without a value.
+    """
 
     group: str | None
     episodes: int
@@ -103,7 +148,12 @@ class GroupFigures:
 
 @dataclass(frozen=True, slots=True)
 class PeriodFigures:
-    """How the episodes did that started in `starts_at <= started_at < ends_at`."""
+    """Metrics of the episodes that started in one period; the other fields are those of `Figures`.
+
+    Attributes:
+        starts_at: the beginning of the period, inclusive.
+        ends_at: its end, exclusive.
+    """
 
     starts_at: datetime
     ends_at: datetime
@@ -115,7 +165,11 @@ class PeriodFigures:
 
 @dataclass(frozen=True, slots=True)
 class StageFigures:
-    """How the episodes of one stage did: `stage` counts from 1, in the order in which they started."""
+    """Metrics of the episodes of one stage; the other fields are those of `Figures`.
+
+    Attributes:
+        stage: the number of the stage, from 1, in the order in which the episodes started.
+    """
 
     stage: int
     episodes: int
@@ -126,9 +180,18 @@ class StageFigures:
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """How a tool answered. `error` is over the steps with a result, and counts timeouts too.
+    """Metrics of one tool.
 
-    Latencies in milliseconds are those of the `measured` steps: 0 says that nobody measured.
+    Attributes:
+        tool: its name.
+        steps: how many steps used it.
+        error: the share of errors and timeouts among the steps with a result.
+        timeouts: how many steps timed out.
+        measured: how many steps have a latency; one of 0 ms counts as not measured.
+        mean_ms: the mean latency in milliseconds; None, like the percentiles, if no step has one.
+        p50_ms: the median latency in milliseconds.
+        p95_ms: the 95th percentile.
+        p99_ms: the 99th percentile.
     """
 
     tool: str
@@ -144,10 +207,14 @@ class ToolUse:
 
 @dataclass(frozen=True, slots=True)
 class SequenceFigures:
-    """Tools that were used in this order, one right after the other.
+    """Metrics of the episodes that used some tools consecutively.
 
-    `episodes` have it at least once, which is the part `support` of all that were judged. `success` is how those went
-    (its rate is the confidence of "who does this succeeds"), and `lift` is that rate by the rate of all.
+    Attributes:
+        tools: the tools, in order.
+        episodes: how many judged episodes contain the sequence at least once.
+        support: their share of all judged episodes, from 0 to 1.
+        success: the share of successes among them; its rate is the confidence of the rule.
+        lift: that rate divided by the success rate of all judged episodes; None if the latter is 0.
     """
 
     tools: tuple[str, ...]
@@ -159,7 +226,15 @@ class SequenceFigures:
 
 @dataclass(frozen=True, slots=True)
 class FailurePoint:
-    """Where steps failed: at which number, in which tool, how; in so many episodes, of which so many failed."""
+    """A position at which steps failed.
+
+    Attributes:
+        step_number: the number of the step, from 1.
+        tool: its tool.
+        error_class: the kind of error.
+        episodes: how many episodes have such a step.
+        failed_episodes: how many of those failed.
+    """
 
     step_number: int
     tool: str
@@ -170,7 +245,16 @@ class FailurePoint:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What changed from one period to another. Intervals are Newcombe's for rates, and Welch's for means."""
+    """The change of the metrics between two periods. Intervals are Newcombe's for rates and Welch's for means.
+
+    Attributes:
+        group: the value that the group shares; None without grouping, or for episodes without a value.
+        before: the metrics of the earlier period.
+        after: the metrics of the later period.
+        success: the change of the success rate.
+        reward: the change of the mean reward.
+        duration_s: the change of the mean duration, in seconds.
+    """
 
     group: str | None
     before: Figures
@@ -182,7 +266,19 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class PatternFigures:
-    """How a pattern has served. `score` is the lower end of `success`, halved with every half-life since last used."""
+    """Metrics of the use of one pattern.
+
+    Attributes:
+        id: the pattern.
+        kind: its kind.
+        description: its description.
+        times_retrieved: how often it was retrieved.
+        times_applied: how often it was applied.
+        success: the share of successful applications.
+        avg_reward_delta: the mean change of the reward when applied.
+        last_used_at: its last retrieval or application; None if unused.
+        score: the lower bound of `success`, halved for each half-life since `last_used_at`.
+    """
 
     id: UUID
     kind: PatternKind
@@ -197,9 +293,14 @@ class PatternFigures:
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """The line through the rewards by least squares: its slope in reward a day, with an interval.
+    """A least-squares line through the rewards over time.
 
-    None where there are too few: a slope needs two different times, an interval three episodes.
+    Attributes:
+        episodes: how many episodes have a reward.
+        mean_reward: the mean reward; None if there are none.
+        slope_per_day: the change of the reward per day; None for fewer than two different times.
+        low: the lower bound of the slope; None for fewer than three episodes.
+        high: its upper bound; None as `low`.
     """
 
     episodes: int
@@ -211,7 +312,13 @@ class Trend:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """How many episodes there are, and when the first and the last of them started."""
+    """The time range of a set of episodes.
+
+    Attributes:
+        episodes: how many there are.
+        first: the earliest start; None if there are none.
+        last: the latest start; None if there are none.
+    """
 
     episodes: int
     first: datetime | None
@@ -223,7 +330,12 @@ _NESTED: dict[Any, type[Any]] = {kind.__name__: kind for kind in (Rate, Mean, Di
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Table(Sequence[R], Generic[R]):
-    """Rows of one type. A rate or a mean in a row is several columns elsewhere, like `success_rate, success_low`."""
+    """Rows of one type. In exports a nested rate or mean becomes columns of its own, like `success_rate, success_low`.
+
+    Attributes:
+        row_type: the class of the rows.
+        rows: the rows.
+    """
 
     row_type: type[R]
     rows: tuple[R, ...]
@@ -243,11 +355,11 @@ class Table(Sequence[R], Generic[R]):
 
     @property
     def columns(self) -> list[str]:
-        """The names of the columns."""
+        """The names of the columns, in order."""
         return _columns(self.row_type)
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """One dictionary a row, flat."""
+        """Return one flat dictionary for each row."""
         return [dict(zip(self.columns, _cells(row), strict=True)) for row in self.rows]
 
     def __repr__(self) -> str:
@@ -260,11 +372,15 @@ class Table(Sequence[R], Generic[R]):
         return html_table(self.columns, [_cells(row) for row in self.rows])
 
     def to_json(self) -> str:
-        """A JSON array of objects; moments in ISO 8601."""
+        """Return a JSON array of objects; times are ISO 8601."""
         return to_json(self.to_rows()).decode()
 
     def to_pandas(self) -> Any:
-        """A `pandas.DataFrame`. ConfigurationError if pandas is not installed."""
+        """Return a `pandas.DataFrame`.
+
+        Raises:
+            ConfigurationError: pandas is not installed.
+        """
         try:
             import pandas  # type: ignore[import-untyped, unused-ignore]
         except ImportError as error:
@@ -272,7 +388,11 @@ class Table(Sequence[R], Generic[R]):
         return pandas.DataFrame(self.to_rows(), columns=self.columns)
 
     def to_polars(self) -> Any:
-        """A `polars.DataFrame`; ids are texts. ConfigurationError if polars is not installed."""
+        """Return a `polars.DataFrame`; ids become strings.
+
+        Raises:
+            ConfigurationError: polars is not installed.
+        """
         try:
             import polars
         except ImportError as error:

@@ -1,4 +1,4 @@
-"""An embedding: one vector of one owner by one model. And what is known of a model and its index."""
+"""An embedding, and the state of an embedding model and its index."""
 
 from __future__ import annotations
 
@@ -19,14 +19,23 @@ IndexPreset = Literal["compact", "balanced", "accurate"]
 IndexSource = Literal["hnsw", "diskann"]
 
 EXACT_SCAN_MAX = 2_000
-"""Up to this number, vectors are compared one by one: a search by an index would take longer."""
+"""Up to this number, vectors are compared one by one: an index would be slower."""
 
 WORN = 0.5
-"""So many vectors removed from an index, by those that are in it, and it finds too few of the others."""
+"""The ratio of removed to indexed vectors above which the index misses too many of the others."""
 
 
 class Embedding(Model):
-    """A vector as it is stored: 32-bit floats, `dimension` of them."""
+    """A stored vector of 32-bit floats.
+
+    Attributes:
+        owner_type: "episode", "step" or "pattern".
+        owner_id: the id of the owner.
+        model: the name of the embedding model, 1 to 200 characters.
+        vector: the numbers; finite, at least one.
+        created_at: when the store first had a vector of this owner and model; None until stored.
+        updated_at: when the vector was last replaced; None until stored.
+    """
 
     owner_type: OwnerType
     owner_id: UUID
@@ -44,17 +53,25 @@ class Embedding(Model):
 
     @property
     def dimension(self) -> int:
-        """How many numbers the vector has."""
+        """The numbers in the vector."""
         return len(self.vector)
 
 
 @renamed_attributes(is_worn="is_fragmented")
 @dataclass(frozen=True)
 class EmbeddingModel:
-    """A model with its dimension, and the counters of its distinct vectors, in all namespaces together.
+    """An embedding model in the database, with counters of its distinct vectors over all namespaces.
 
-    `indexed` of its `vectors` are in its index, and `removed` were removed from there since it was built. `source` says
-    where that is: in the process ("hnsw") or in the database.
+    Attributes:
+        name: the name of the model.
+        dimension: the numbers in each vector.
+        metric: always "cosine".
+        preset: the size and accuracy of the index: "compact", "balanced" or "accurate".
+        vectors: distinct vectors in the table.
+        indexed: how many of them are in the index.
+        removed: vectors removed from the index since it was built.
+        created_at: when the model was registered.
+        source: where the index is: "hnsw" (in the process) or "diskann" (in the database).
     """
 
     name: str
@@ -74,22 +91,25 @@ class EmbeddingModel:
 
     @property
     def pending(self) -> int:
-        """How many vectors the index still lacks: a search compares them one by one. 0 if there are few in all."""
+        """The number of vectors that are not in the index yet; searches compare them exactly. 0 without an index."""
         return max(0, self.vectors - self.indexed) if self.needs_index else 0
 
     @property
     def is_fragmented(self) -> bool:
-        """Whether so much was removed that searches do without the index until it is built anew."""
+        """Whether so many vectors were removed that searches ignore the index until it is rebuilt."""
         return self.removed > WORN * self.indexed
 
 
 @renamed_attributes(is_sound="is_healthy")
 @dataclass(frozen=True)
 class IndexHealth:
-    """A model's index, as it was found.
+    """The result of verifying a model's index.
 
-    `nodes` is how many vectors are in the index in truth; None if there is no index. `recall` is how many of the
-    nearest ten it finds, from 0 to 1, on a sample; None if it is empty.
+    Attributes:
+        model: the model with its counters.
+        nodes: vectors found in the index itself; None if there is no index.
+        recall: the share of the ten nearest vectors that the index finds, from 0 to 1, over a sample; None if it is
+            empty.
     """
 
     model: EmbeddingModel
@@ -98,5 +118,5 @@ class IndexHealth:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether the index is what its table says, and finds nine in ten of what it should."""
+        """Whether the index has the vectors that its table counts, and a recall of at least 0.9."""
         return self.nodes == self.model.indexed and (self.recall is None or self.recall >= 0.9)

@@ -1,4 +1,4 @@
-"""An episode: one task from start to end, its steps, and how it ended."""
+"""An episode: a task with its steps and outcome."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .model import Finite, Int64, JsonObject, Model, Moment, Version, new_id, ut
 
 
 class TaskType(str, Enum):
-    """What kind of work an episode is."""
+    """The kind of work of an episode."""
 
     CODE_GENERATION = "code_generation"
     DEBUGGING = "debugging"
@@ -34,7 +34,7 @@ class TaskType(str, Enum):
 
 
 class Complexity(str, Enum):
-    """How hard a task is."""
+    """The difficulty of a task."""
 
     SIMPLE = "simple"
     MODERATE = "moderate"
@@ -58,7 +58,15 @@ class _Is:
 
 
 class TaskContext(Model):
-    """The surroundings of a task. Filters find its tags like those of the episode or pattern itself."""
+    """The surroundings of a task. Filters match its tags like those of the episode or pattern itself.
+
+    Attributes:
+        language: the programming language, like "python".
+        framework: the framework, like "django".
+        complexity: simple, moderate (the default) or complex.
+        domain: the field of the task; "general" by default.
+        tags: 100 at most, each once and of 2 to 100 characters, by default (see `Limits`).
+    """
 
     language: str | None = None
     framework: str | None = None
@@ -68,7 +76,12 @@ class TaskContext(Model):
 
 
 class Success(Model):
-    """It worked."""
+    """The task succeeded.
+
+    Attributes:
+        verdict: what was achieved.
+        artifacts: names or addresses of results.
+    """
 
     kind: Literal["success"] = "success"
     verdict: str
@@ -76,7 +89,13 @@ class Success(Model):
 
 
 class PartialSuccess(Model):
-    """Some of it worked."""
+    """Part of the task succeeded.
+
+    Attributes:
+        verdict: what was achieved.
+        completed: the parts that succeeded.
+        failed: the parts that did not.
+    """
 
     kind: Literal["partial_success"] = "partial_success"
     verdict: str
@@ -85,7 +104,12 @@ class PartialSuccess(Model):
 
 
 class Failure(Model):
-    """It did not work."""
+    """The task failed.
+
+    Attributes:
+        reason: why.
+        error_details: a longer explanation, like a traceback.
+    """
 
     kind: Literal["failure"] = "failure"
     reason: str
@@ -93,7 +117,13 @@ class Failure(Model):
 
 
 class Abstained(Model):
-    """The agent decided not to go on."""
+    """The agent decided to stop.
+
+    Attributes:
+        reason: why.
+        stopped_at_step: the number of the last step, from 0; None if unknown.
+        infeasibility_signals: what indicated that the task cannot be done.
+    """
 
     kind: Literal["abstained"] = "abstained"
     reason: str
@@ -106,7 +136,16 @@ OutcomeKind = Literal["success", "partial_success", "failure", "abstained"]
 
 
 class RewardScore(Model):
-    """How good it was: `total`, and the parts it was made of."""
+    """The reward of an episode. Only `total` is required, and only `total` is filtered and averaged.
+
+    Attributes:
+        total: the reward.
+        base: the reward before the other terms; default 0.
+        efficiency: a factor; default 1.
+        complexity_bonus: a factor; default 1.
+        quality_multiplier: a factor; default 1.
+        learning_bonus: a summand; default 0.
+    """
 
     total: Finite
     base: Finite = 0.0
@@ -117,7 +156,14 @@ class RewardScore(Model):
 
 
 class Reflection(Model):
-    """What the agent thinks of it afterwards."""
+    """The agent's assessment of an episode.
+
+    Attributes:
+        successes: what went well.
+        improvements: what to do better.
+        insights: what was learned.
+        generated_at: when it was written; default: now.
+    """
 
     successes: list[str] = Field(default_factory=list)
     improvements: list[str] = Field(default_factory=list)
@@ -126,21 +172,29 @@ class Reflection(Model):
 
 
 class StepOk(Model):
-    """The tool answered."""
+    """The tool returned a result.
+
+    Attributes:
+        output: the result; a result has 1 MB of JSON at most by default (see `Limits.step_bytes`).
+    """
 
     status: Literal["ok"] = "ok"
     output: str = ""
 
 
 class StepError(Model):
-    """The tool said no."""
+    """The tool failed.
+
+    Attributes:
+        message: the error message.
+    """
 
     status: Literal["error"] = "error"
     message: str
 
 
 class StepTimeout(Model):
-    """The tool did not answer in time."""
+    """The tool did not respond in time."""
 
     status: Literal["timeout"] = "timeout"
 
@@ -150,7 +204,20 @@ StepStatus = Literal["ok", "error", "timeout"]
 
 
 class Step(Model):
-    """One tool call or action. `step_number` counts from 1; leave it out, and the next one is given."""
+    """A tool call or another action of the agent.
+
+    Attributes:
+        id: a UUID of version 7 by default.
+        step_number: the position in the episode, from 1; None: the next free one.
+        started_at: when the step started; default: now.
+        tool: the name of the tool.
+        action: what was done with it.
+        parameters: the arguments of the call, a JSON object; 1 MB at most by default.
+        result: the result; None while the step runs.
+        latency_ms: the duration in milliseconds; 0 if it was not measured.
+        tokens_used: tokens of the language model; None if unknown.
+        metadata: further data, a JSON object; 1 MB at most by default.
+    """
 
     id: UUID = Field(default_factory=new_id)
     step_number: Annotated[int, Field(strict=True, ge=1, lt=2**31)] | None = None
@@ -189,12 +256,30 @@ class Step(Model):
 
 
 class Episode(Model):
-    """One task from start to end. `version`, `created_at`, `updated_at` and `archived_at` are the store's to set.
+    """A task from start to end. The store sets `version`, `created_at`, `updated_at` and `archived_at`.
 
-    `version` is 0 until it is first saved, and grows by one with each `save` and `complete`, and when one of its steps
-    is deleted; `append_step`, `archive` and `restore` leave it. A save compares `created_at` too: an episode that was
-    stored under the id of a deleted one is another one. Steps stand in the order of their numbers; those of an episode
-    that was read are decoded when they are first looked at.
+    A save compares `version` and `created_at` with the stored row: an episode that was stored under the id of a deleted
+    one is a different episode. Steps of an episode that was read are decoded on first access.
+
+    Attributes:
+        id: a UUID of version 7 by default.
+        version: 0 until first saved; each `save` and `complete`, and each deletion of a step, adds 1. `append_step`,
+            `archive` and `restore` do not change it.
+        task_description: the task; 10,000 characters at most by default.
+        task_type: the kind of work; "other" by default. A string is converted.
+        context: the surroundings.
+        started_at: when the task started; default: now.
+        completed_at: when it ended; None while it runs.
+        outcome: how it ended; None while it runs.
+        reward: its reward.
+        reflection: the agent's assessment.
+        artifacts: names or addresses of results.
+        tags: 100 at most, each once and of 2 to 100 characters, by default.
+        metadata: further data, a JSON object.
+        steps: the steps, ascending by number.
+        created_at: when it was first saved.
+        updated_at: when it was last saved.
+        archived_at: when it was archived; None if it is not.
     """
 
     id: UUID = Field(default_factory=new_id)

@@ -1,4 +1,4 @@
-"""What is seen of a storage at work: its health, its pool, its circuit breaker, its operations. Measures nothing."""
+"""The state of a storage: health, connection pool, circuit breaker, metrics of operations."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ HealthStatus = Literal["healthy", "degraded", "unhealthy"]
 
 @dataclass(frozen=True)
 class CircuitBreakerStatus:
-    """A circuit breaker as it is now.
+    """The state of a circuit breaker.
 
-    `failure_count` failures came in a row; the last one at `last_failure`, with `last_error` (its class and code).
-    `opened_at` is None unless it is open or half open. After `retry_after` seconds a call is let through to try.
+    Attributes:
+        state: "closed" (calls pass), "open" (calls fail at once) or "half_open" (trial calls pass).
+        failure_count: consecutive failures.
+        last_failure: when the last failure occurred.
+        last_error: the class and code of the last failure.
+        opened_at: when it opened; None while it is closed.
+        retry_after: seconds until the next trial call is let through.
+        enabled: False if the breaker is switched off.
     """
 
     state: CircuitState
@@ -29,10 +35,17 @@ class CircuitBreakerStatus:
 
 @dataclass(frozen=True)
 class PoolStats:
-    """A connection pool: connections in use and idle now; the other figures are since it was made.
+    """The state of a connection pool, and totals since it was created.
 
-    `waits` calls had to wait for a connection, `wait_seconds` in all, and `timeouts` of them in vain. `overflow` is how
-    many connections there are beyond `size`.
+    Attributes:
+        size: the largest number of connections.
+        active: connections in use.
+        idle: connections waiting for use.
+        total_acquired: checkouts.
+        waits: checkouts that had to wait for a connection.
+        wait_seconds: their total waiting time.
+        timeouts: waits that ended without a connection.
+        overflow: connections beyond `size`.
     """
 
     size: int
@@ -47,9 +60,16 @@ class PoolStats:
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds that calls took. The percentiles are within 5 % of the truth; all are 0 if there was no call.
+    """Durations of calls in seconds; percentiles are accurate to 5 %. All are 0 without calls.
 
-    `buckets` are pairs of an upper bound in seconds, and how many calls took at most that.
+    Attributes:
+        mean: the mean.
+        p50: the median.
+        p95: the 95th percentile.
+        p99: the 99th percentile.
+        longest: the longest call.
+        total: the sum.
+        buckets: pairs of an upper bound in seconds and the number of calls within it (cumulative).
     """
 
     mean: float = 0.0
@@ -63,10 +83,16 @@ class Latency:
 
 @dataclass(frozen=True)
 class OperationMetrics:
-    """What the calls of one operation, like "episodes.save", have done and cost.
+    """Totals of one operation, like "episodes.save".
 
-    `errors` counts those that failed, by the class of the error. `rows` came back, by `round_trips` with `statements`;
-    `retries` were done again. A round trip is one batch, whether a network is between or not.
+    Attributes:
+        count: calls.
+        errors: failed calls by class of the error.
+        latency: the durations.
+        rows: rows returned.
+        round_trips: batches sent; a batch counts as one, also to a local file.
+        statements: SQL statements in them.
+        retries: repeated attempts.
     """
 
     count: int = 0
@@ -80,7 +106,13 @@ class OperationMetrics:
 
 @dataclass(frozen=True)
 class DiskSpace:
-    """Bytes of a database's file, of its write-ahead log, and that are free on its disk."""
+    """The disk space of a database file.
+
+    Attributes:
+        database_bytes: the size of the file.
+        log_bytes: the size of its write-ahead log.
+        free_bytes: free bytes on the disk.
+    """
 
     database_bytes: int
     log_bytes: int
@@ -89,7 +121,12 @@ class DiskSpace:
 
 @dataclass(frozen=True)
 class HealthCheck:
-    """One thing that a deep check has looked at. `problem` is None if it is as it should be."""
+    """The result of one check.
+
+    Attributes:
+        name: what was checked.
+        problem: what is wrong; None if nothing is.
+    """
 
     name: str
     problem: str | None = None
@@ -97,11 +134,22 @@ class HealthCheck:
 
 @dataclass(frozen=True)
 class Health:
-    """How a storage is. `reason` says why it is not healthy.
+    """The health of a storage.
 
-    "unhealthy": nothing works now, or the schema is another version's. "degraded": it works, but a deep check has found
-    something, or the disk is nearly full. `latency` is the seconds of one small read; None if there was no answer.
-    `checks` and `rows` (of the namespace, by table) are from a deep check.
+    Attributes:
+        status: "healthy"; "degraded" (works, but a deep check found a problem, or the disk is nearly full); "unhealthy"
+            (does not work, or the schema is of another version).
+        reason: why it is not healthy; None if it is.
+        endpoint: the database, without credentials.
+        checked_at: when it was checked.
+        latency: seconds of one small read; None if there was no response.
+        schema: the revision of the database's schema; None if unknown.
+        expected_schema: the revision that this version needs.
+        circuit_breaker: the state of the circuit breaker.
+        pool: the state of the connection pool.
+        disk: the disk space of a file; None without a file.
+        checks: the results of a deep check.
+        rows: rows of the namespace by table; None without a deep check.
     """
 
     status: HealthStatus
@@ -119,5 +167,5 @@ class Health:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether all is as it should be."""
+        """Whether `status` is "healthy"."""
         return self.status == "healthy"

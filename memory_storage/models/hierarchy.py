@@ -28,7 +28,13 @@ class TimeBucket:
 
 @dataclass(frozen=True, slots=True)
 class TaskTypeNode:
-    """The episodes of one task type within a domain; the buckets by time, without the empty ones."""
+    """The episodes of one task type within a domain.
+
+    Attributes:
+        task_type: the task type.
+        episodes: how many there are.
+        buckets: the periods that have episodes, ascending.
+    """
 
     task_type: TaskType
     episodes: int
@@ -37,7 +43,13 @@ class TaskTypeNode:
 
 @dataclass(frozen=True, slots=True)
 class DomainNode:
-    """The episodes of one domain, by task type."""
+    """The episodes of one domain.
+
+    Attributes:
+        domain: the domain.
+        episodes: how many there are.
+        task_types: its task types.
+    """
 
     domain: str
     episodes: int

@@ -1,4 +1,4 @@
-"""A sequence of models that are decoded when somebody first looks at them. Knows no model itself."""
+"""A list whose items are decoded on first access."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class LazyList(Sequence[T]):
-    """Reads like a list, and is equal to one; `read` makes it at the first look, whatever it raises."""
+    """A sequence that reads and compares like a list, and decodes its items on first access."""
 
     __slots__ = ("_items", "_read")
 
@@ -22,11 +22,11 @@ class LazyList(Sequence[T]):
 
     @property
     def is_decoded(self) -> bool:
-        """Whether the items were looked at before."""
+        """Whether the items are decoded already."""
         return self._read is None
 
     def as_list(self) -> list[T]:
-        """The decoded items. Two threads may both decode them; they get the same."""
+        """Return the decoded items. Concurrent first accesses may both decode; the results are equal."""
         read = self._read
         if read is not None:
             self._items = read()

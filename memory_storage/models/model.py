@@ -1,4 +1,4 @@
-"""The ground that all models stand on: frozen values, strict about names, errors of our own. Holds no model itself."""
+"""The base class of all models, with the types of their fields."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ Moment = Annotated[
     Field(ge=datetime.min.replace(tzinfo=timezone.utc), le=datetime.max.replace(tzinfo=timezone.utc)),
     AfterValidator(_of_fixed_offset),
 ]
-"""An aware moment. One in a named zone is kept as the same moment in UTC."""
+"""An aware time. One with a named time zone is converted to UTC."""
 
 
 class Model(BaseModel):
-    """A frozen value. An unknown or wrong field is a `memory_storage.ValidationError` that names it."""
+    """A frozen value. An unknown or invalid field raises a `memory_storage.ValidationError` that names it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False, defer_build=True)
 
@@ -70,9 +70,14 @@ _SHOWN = 12  # of the parts of a field's path: nested JSON may have hundreds
 
 
 def as_validation_error(error: pydantic.ValidationError, model: type[BaseModel] | None = None) -> ValidationError:
-    """The first problem that pydantic found, as ours: its place, its rule, and the value.
+    """Convert the first problem that pydantic reports.
 
-    `model` is what was to be made, if that is known: the rule then says what may have been meant.
+    Args:
+        error: pydantic's error.
+        model: the model that was validated; if it is known, the message suggests what the caller may have meant.
+
+    Returns:
+        An error with the path of the field, the rule that it breaks, and its value.
     """
     first = first_problem(error.errors(include_url=False))
     if first["type"] in DEEP:
@@ -85,12 +90,12 @@ def as_validation_error(error: pydantic.ValidationError, model: type[BaseModel] 
 
 
 def utc_now() -> datetime:
-    """The time of day, aware, in UTC."""
+    """Return the current time, aware, in UTC."""
     return datetime.now(timezone.utc)
 
 
 def new_id() -> uuid.UUID:
-    """A UUID of version 7 (RFC 9562, 5.7): ids that sort by the millisecond they were made in."""
+    """Return a UUID of version 7 (RFC 9562, 5.7); they sort by the millisecond of their creation."""
     milliseconds = time.time_ns() // 1_000_000
     random = int.from_bytes(os.urandom(10), "big")
     value = milliseconds << 80 | 0x7 << 76 | (random >> 68) << 64 | 0b10 << 62 | random & (2**62 - 1)

@@ -1,4 +1,4 @@
-"""A pattern: one thing learned from episodes, and how well it has served."""
+"""A pattern: something learned from episodes, with its usage counters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,16 @@ PatternKind = Literal["tool_sequence", "decision_point", "error_recovery", "cont
 
 
 class Effectiveness(Model):
-    """How a pattern has served. The store counts; a pattern that is saved again does not change it."""
+    """Usage counters of a pattern. The store counts; saving a pattern again does not change them.
+
+    Attributes:
+        times_retrieved: how often it was retrieved.
+        times_applied: how often it was applied.
+        success_when_applied: successful applications.
+        failure_when_applied: failed applications.
+        avg_reward_delta: the mean change of the reward when applied.
+        last_used_at: the last retrieval or application; None if unused.
+    """
 
     times_retrieved: Int64 = 0
     times_applied: Int64 = 0
@@ -27,7 +36,22 @@ class Effectiveness(Model):
 
 
 class _Pattern(Model):
-    """What all kinds have. `success_rate` is over `occurrence_count` observations; `evidence` are the episodes."""
+    """The fields that all kinds of patterns share.
+
+    Attributes:
+        id: a UUID of version 7 by default.
+        version: 0 until first saved; each save, merge and learned update adds 1.
+        description: what the pattern says; searched by words.
+        context: the context in which it holds.
+        success_rate: from 0 to 1, over `occurrence_count` observations.
+        occurrence_count: observations, at least 1.
+        evidence: ids of the episodes that show it.
+        tags: 100 at most, each once and of 2 to 100 characters, by default.
+        metadata: further data, a JSON object.
+        effectiveness: usage counters, set by the store.
+        created_at: when it was first saved.
+        updated_at: when it was last saved.
+    """
 
     id: UUID = Field(default_factory=new_id)
     version: Version = 0
@@ -60,7 +84,12 @@ class _Pattern(Model):
 
 
 class ToolSequence(_Pattern):
-    """Tools that lead somewhere when they are used in this order."""
+    """Tools that lead to success when used in this order.
+
+    Attributes:
+        tools: the tools, in order.
+        avg_latency_ms: the mean duration of the sequence in milliseconds.
+    """
 
     kind: Literal["tool_sequence"] = "tool_sequence"
     tools: list[str]
@@ -68,7 +97,14 @@ class ToolSequence(_Pattern):
 
 
 class DecisionPoint(_Pattern):
-    """A choice, and what it led to."""
+    """A choice and its results.
+
+    Attributes:
+        condition: the situation.
+        action: what was chosen.
+        success_count: how often that succeeded.
+        failure_count: how often it failed.
+    """
 
     kind: Literal["decision_point"] = "decision_point"
     condition: str
@@ -78,7 +114,12 @@ class DecisionPoint(_Pattern):
 
 
 class ErrorRecovery(_Pattern):
-    """What to do after an error of this type."""
+    """Steps that resolve an error.
+
+    Attributes:
+        error_type: the kind of error.
+        recovery_steps: what to do, in order.
+    """
 
     kind: Literal["error_recovery"] = "error_recovery"
     error_type: str
@@ -86,7 +127,12 @@ class ErrorRecovery(_Pattern):
 
 
 class ContextPattern(_Pattern):
-    """An approach that suits surroundings with these features."""
+    """An approach for a kind of context.
+
+    Attributes:
+        context_features: the features that identify the context.
+        recommended_approach: what to do.
+    """
 
     kind: Literal["context_pattern"] = "context_pattern"
     context_features: list[str]
@@ -94,7 +140,13 @@ class ContextPattern(_Pattern):
 
 
 class Heuristic(_Pattern):
-    """A rule of thumb: when `condition`, do `action`."""
+    """A rule of thumb.
+
+    Attributes:
+        condition: when it applies.
+        action: what to do.
+        confidence: from 0 to 1; default 0.5.
+    """
 
     kind: Literal["heuristic"] = "heuristic"
     condition: str

@@ -1,4 +1,4 @@
-"""What can be asked for, and the page that answers."""
+"""Filters of queries, and a page of results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,28 @@ Direction = Literal["newest_first", "oldest_first"]
 
 
 class EpisodeFilter(Model):
-    """Which episodes: all conditions that are given must hold. Times are half open: `since <= started_at < until`."""
+    """Conditions on episodes; all that are given must hold.
+
+    Attributes:
+        task_type: the task type.
+        domain: the domain of the context.
+        language: the language of the context.
+        framework: the framework of the context.
+        complexity: the complexity of the context.
+        outcome: the kind of outcome.
+        completed: True: has an outcome; False: has none.
+        tags_any: has at least one of these tags.
+        tags_all: has all of these tags.
+        metadata: values of top-level keys.
+        min_reward: the least total reward, inclusive.
+        max_reward: the greatest total reward, inclusive.
+        since: started at or after this time.
+        until: started before this time.
+        completed_since: completed at or after this time.
+        completed_until: completed before this time.
+        archived: False (default): not archived; True: archived; None: both.
+        text: a full-text query.
+    """
 
     task_type: TaskType | None = None
     domain: str | None = None
@@ -47,7 +68,17 @@ class EpisodeFilter(Model):
 
 
 class PatternFilter(Model):
-    """Which patterns: all conditions that are given must hold."""
+    """Conditions on patterns; all that are given must hold.
+
+    Attributes:
+        kind: the kind of pattern.
+        domain: the domain of the context.
+        language: the language of the context.
+        tags_any: has at least one of these tags.
+        tags_all: has all of these tags.
+        min_success_rate: the least success rate, from 0 to 1.
+        min_occurrences: the least number of observations.
+    """
 
     kind: PatternKind | None = None
     domain: str | None = None
@@ -100,7 +131,13 @@ class PatternFilters(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Page(Generic[T]):
-    """Some of the answer. `next_cursor` asks for what follows it, None at the end; `previous_cursor` goes back."""
+    """One page of a query's result.
+
+    Attributes:
+        items: the items.
+        next_cursor: the cursor of the next page; None on the last one.
+        previous_cursor: the cursor of the previous page; None on the first one.
+    """
 
     items: list[T]
     next_cursor: str | None = None

@@ -1,4 +1,4 @@
-"""What may go and what stays: a policy, the plan that it gives, and what was done. Knows nothing of databases."""
+"""A retention policy, its plan, and the results of retention and erasure."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ RetentionReason = Literal["max_age", "min_reward", "max_episodes", "max_bytes", 
 
 
 class RetentionPolicy(Model):
-    """Which episodes of a namespace go. At least one of the first four rules has to be given; any of them suffices.
+    """The rules by which episodes of a namespace are removed. At least one of the first four is required.
 
-    In this order, and the first that applies is the reason:
+    The rules are evaluated in the order of the fields; the first that applies is the reason. Protected episodes (by
+    `only_failed`, `keep_pattern_sources` or `keep_tagged`) are never removed, but count for the last two rules.
 
-    - `max_age`: it started longer ago than this.
-    - `min_reward`: its reward is less. One without a reward is kept.
-    - `max_episodes`: of those that are left, the oldest (by `started_at`, then by id), until so many are left.
-    - `max_bytes`: of those that are left, the oldest, until their documents and steps have so many bytes together. The
-      file is larger than that, by its indexes and vectors.
-
-    What protects an episode from all of them, though it counts for the last two: `only_failed` and an outcome other
-    than failure, or none yet; `keep_pattern_sources` (the default) and being in the `evidence` of a pattern;
-    `keep_tagged` and having one of these tags.
-
-    With `archive` they are archived in place of deleted, and those in the archive neither go nor count.
+    Attributes:
+        max_age: remove episodes that started longer ago.
+        min_reward: remove episodes with a lower total reward; one without a reward stays.
+        max_episodes: remove the oldest (by `started_at`, then id) until this number remains.
+        max_bytes: remove the oldest until documents and steps together have this size. The file is larger, by its
+            indexes and vectors.
+        only_failed: protect episodes whose outcome is not a failure, or that have none; default False.
+        keep_pattern_sources: protect episodes in the `evidence` of a pattern; default True.
+        keep_tagged: protect episodes with one of these tags.
+        archive: archive instead of delete; archived episodes are then neither removed nor counted. Default False.
     """
 
     max_age: Annotated[timedelta, Field(ge=timedelta(0))] | None = None
@@ -56,9 +56,13 @@ class RetentionPolicy(Model):
 
 @dataclass(frozen=True, slots=True)
 class RetentionCandidate:
-    """An episode that is to go, and why. `bytes` are those of its document and of its `steps`.
+    """An episode to be removed.
 
-    "unfinished": to remove it was begun before, and was interrupted.
+    Attributes:
+        id: the episode.
+        reason: the first rule that applies; "unfinished": an earlier removal was interrupted.
+        bytes: the size of its document and steps.
+        steps: how many steps it has.
     """
 
     id: UUID
@@ -69,7 +73,13 @@ class RetentionCandidate:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RetentionPlan:
-    """What a policy does with a namespace as it was at `now`, in the order in which it is done."""
+    """The episodes that a policy removes, in the order of removal.
+
+    Attributes:
+        policy: the policy.
+        now: the time that it was evaluated at.
+        items: the episodes.
+    """
 
     policy: RetentionPolicy
     now: datetime
@@ -93,9 +103,12 @@ class RetentionPlan:
 @renamed_attributes(spared="skipped")
 @dataclass(frozen=True, slots=True)
 class RetentionResult:
-    """What was done: how many episodes went (or into the archive), and how many bytes those were.
+    """The result of applying a policy.
 
-    `skipped` are those of the plan that stayed: meanwhile they had gone, or been changed so that the policy keeps them.
+    Attributes:
+        removed: episodes that were deleted or archived.
+        bytes: the size of their documents and steps.
+        skipped: planned episodes that remain: they were deleted or came under protection after the plan was made.
     """
 
     removed: int
@@ -105,7 +118,12 @@ class RetentionResult:
 
 @dataclass(frozen=True, slots=True)
 class ScrubResult:
-    """Whether nothing that was ever deleted is left in the file and its log; if not, `why`, and what to do."""
+    """The result of a scrub.
+
+    Attributes:
+        complete: True if no deleted byte remains in the file and its log.
+        why: where bytes remain, and what to do; "" if complete.
+    """
 
     complete: bool
     why: str = ""
@@ -113,10 +131,14 @@ class ScrubResult:
 
 @dataclass(frozen=True, slots=True)
 class ErasureResult:
-    """What was erased: so many episodes and patterns, with all that belongs to them; and what is known of the bytes.
+    """The result of an erasure.
 
-    `patterns_changed` named an erased episode in their evidence, and now do not. `scrubbed` is False where bytes may
-    be left: `why` says where, and what to do.
+    Attributes:
+        episodes: erased episodes, with everything they own.
+        patterns: erased patterns.
+        patterns_changed: patterns whose evidence no longer names an erased episode.
+        scrubbed: False if erased bytes may remain in the file.
+        why: where bytes remain, and what to do; "" if scrubbed.
     """
 
     episodes: int

@@ -1,4 +1,4 @@
-"""What a search finds."""
+"""Search results."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ SearchMode = Literal["auto", "exact", "index"]
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Hit(Generic[T]):
-    """One thing that was found.
+    """A search result.
 
-    `similarity` is the cosine between the query's vector and the nearest vector of the item, from -1 to 1; None if it
-    was not among the nearest, or no vector was given. `score` is what the hits are sorted by: the similarity, or, when
-    words are searched, the sum of `parts`. `method` is how the vectors were compared, "text" if there were none, and
-    "hybrid" for both. `snippet` shows where the words are. `parts` is there if the search was asked to explain.
+    Attributes:
+        item: the episode or pattern.
+        score: what the hits are sorted by: the similarity, or, when words are searched, the sum of `parts`.
+        similarity: the cosine of the query's vector and the item's nearest vector, from -1 to 1; None without a vector,
+            or if the item was not among the nearest.
+        method: how vectors were compared ("exact" or "index"), "text" without a vector, "hybrid" for both.
+        snippet: the text around the matched words.
+        parts: the parts of the score, if `explain=True`.
     """
 
     item: T
@@ -44,11 +48,13 @@ class Hit(Generic[T]):
 
 
 class Hits(list[Hit[T]], Generic[T]):
-    """Hits, the best first, and how they were found.
+    """Search results, best first.
 
-    `next_cursor` asks for those after them, None at the end. `plan` says how vectors were compared: "index", "exact",
-    or "index, then exact" if the index had too few for which the filters hold; "" if there was no vector. With the
-    index in this process it is "hnsw" in place of "index"; why that was not used stands after it, in parentheses.
+    Attributes:
+        next_cursor: the cursor of the next page; None on the last one.
+        plan: how vectors were compared: "exact", "index", "hnsw" (the index in this process) or "index, then exact" if
+            the index had too few matches; "" without a vector. The reason for not using
+            "hnsw" follows in parentheses.
     """
 
     def __init__(self, hits: Iterable[Hit[T]] = (), *, next_cursor: str | None = None, plan: str = "") -> None:

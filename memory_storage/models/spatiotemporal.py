@@ -1,4 +1,4 @@
-"""A where-and-when of an episode or a step; and what is asked and answered about places and times."""
+"""The place and time of an episode or step, and the areas and intervals of spatial queries."""
 
 from __future__ import annotations
 
@@ -21,10 +21,20 @@ Longitude = Annotated[float, Field(strict=True, ge=-180, le=180)]
 
 
 class SpatiotemporalEntry(Model):
-    """Where and when something happened: degrees (WGS 84), a half-open interval. Either half may be missing, not both.
+    """The place, the time, or both, of an episode or step.
 
-    Without `ends_at` it is a moment; `ends_at` itself is not part of the interval. `ongoing` says that it began at
-    `starts_at` and still goes on: it has no end yet.
+    Attributes:
+        id: a UUID of version 7 by default.
+        owner_type: "episode" or "step".
+        owner_id: the id of the owner.
+        latitude: degrees (WGS 84), from -90 to 90; together with `longitude`.
+        longitude: degrees (WGS 84), from -180 to 180.
+        place_name: the name of the place.
+        starts_at: the beginning, inclusive; required without a position and a `place_name`.
+        ends_at: the end, exclusive; without it the entry is a point in time, unless it is `ongoing`.
+        ongoing: True if it began at `starts_at` and has not ended; excludes `ends_at`.
+        metadata: further data, a JSON object.
+        created_at: when it was first saved.
     """
 
     id: UUID = Field(default_factory=new_id)
@@ -53,17 +63,28 @@ class SpatiotemporalEntry(Model):
 
 
 class Point(Model):
-    """A point on the earth, in degrees (WGS 84)."""
+    """A point on the earth.
+
+    Attributes:
+        latitude: degrees (WGS 84), from -90 to 90.
+        longitude: degrees (WGS 84), from -180 to 180.
+    """
 
     latitude: Latitude
     longitude: Longitude
 
 
 class Box(Model):
-    """All points from `south` to `north` and from `west` eastwards to `east`, in degrees, the edges too.
+    """An area between two parallels and two meridians, in degrees, the edges included.
 
-    If `west` is greater than `east`, it crosses the antimeridian. The meridians -180 and 180 are the same. A box that
-    touches a pole has the pole in it, whatever longitude is given for that.
+    A box whose `west` is greater than its `east` crosses the antimeridian; the meridians -180 and 180 are the same. A
+    box that touches a pole contains it, at whatever longitude.
+
+    Attributes:
+        south: the southern edge, from -90 to 90.
+        west: the western edge, from -180 to 180.
+        north: the northern edge; not less than `south`.
+        east: the eastern edge.
     """
 
     south: Latitude
@@ -79,7 +100,12 @@ class Box(Model):
 
 
 class Interval(Model):
-    """From `starts_at` on, until before `ends_at`. Without one of them it has no bound on that side."""
+    """A half-open interval of time.
+
+    Attributes:
+        starts_at: the beginning, inclusive; None: unbounded.
+        ends_at: the end, exclusive, after `starts_at`; None: unbounded.
+    """
 
     starts_at: Moment | None = None
     ends_at: Moment | None = None
@@ -93,7 +119,12 @@ class Interval(Model):
 
 @dataclass(frozen=True, slots=True)
 class Nearby(Generic[T]):
-    """Something near a point, and how far from it: metres along a great circle of the mean earth (6,371,009 m)."""
+    """An item with its distance from a point.
+
+    Attributes:
+        item: the item.
+        distance_m: metres along a great circle of the mean earth (radius 6,371,009 m).
+    """
 
     item: T
     distance_m: float

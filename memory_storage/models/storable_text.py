@@ -1,4 +1,4 @@
-"""Characters that the database cannot hold, NUL and lone surrogates: where a value has one, and what replaces it."""
+"""Characters that the database cannot store (NUL and lone surrogates): find or replace them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ REPLACEMENT = "\ufffd"
 
 
 def unstorable(field: str, value: Any) -> ValidationError | None:
-    """Find the first text that the database cannot hold: in a text, a model, or containers, and in their keys.
+    """Find the first string with a character that the database cannot store, in values and keys.
 
     Args:
-        field: where the value is; the error's `field` begins with it.
-        value: anything. It may be nested at any depth, and contain itself.
+        field: the path of the value, with which the error's `field` begins.
+        value: a string, a model or a container; nested at any depth, also in itself.
 
     Returns:
-        The error that names the place and the character, or None.
+        An error with the field and the character; None if there is none.
     """
     pending, seen = [(field, value)], set()
     while pending:
@@ -36,7 +36,7 @@ def unstorable(field: str, value: Any) -> ValidationError | None:
 
 
 def replaced(value: Any) -> Any:
-    """Return the value with U+FFFD in place of each character that the database cannot hold, in keys and strings."""
+    """Return the value with U+FFFD instead of each character that the database cannot store, in values and keys."""
     if isinstance(value, str):
         return _UNSTORABLE.sub(REPLACEMENT, value)
     if isinstance(value, dict):
@@ -51,7 +51,7 @@ def replaced(value: Any) -> Any:
 
 
 def parts_of(value: Any) -> list[tuple[str, Any]]:
-    """Return what a model or a container holds, with the name of its place."""
+    """Return the parts of a model or container, each with its name or index."""
     if isinstance(value, BaseModel):
         return list(value.__dict__.items())
     if isinstance(value, dict):
@@ -62,5 +62,5 @@ def parts_of(value: Any) -> list[tuple[str, Any]]:
 
 
 def join_field(field: str, name: str) -> str:
-    """Return the path of a field inside of another one."""
+    """Return the path of a field within another."""
     return f"{field}.{name}" if field and name else field or name
