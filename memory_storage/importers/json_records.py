@@ -14,7 +14,7 @@ from json import JSONDecodeError
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from memory_storage.errors import ValidationError
-from memory_storage.models.storable_text import replaced, unstorable
+from memory_storage.models.storable_text import replace_unstorable, unstorable_error
 
 LINE_BYTES = 80_000_000
 """A longer line is reported without being held: what is in it would not fit into a document of 10 MB.
@@ -76,8 +76,8 @@ class _Reader(NamedTuple):
             return Record(line, {}, "not a JSON object", size)
         if _UNSTORABLE_ESCAPE.search(text):
             if self.replace_invalid:
-                content = replaced(content)
-            elif refusal := unstorable("", content):
+                content = replace_unstorable(content)
+            elif refusal := unstorable_error("", content):
                 problem = f"{refusal.field}: {refusal.limit}; --replace-invalid puts U+FFFD there"
                 return Record(line, {}, problem, size)
         return Record(line, content, "", size, array)

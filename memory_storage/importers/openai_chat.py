@@ -51,7 +51,7 @@ from memory_storage.models import (
     Success,
     utc_now,
 )
-from memory_storage.models.storable_text import replaced, unstorable
+from memory_storage.models.storable_text import replace_unstorable, unstorable_error
 from memory_storage.settings import Limits
 
 from .json_records import parse_json
@@ -327,8 +327,8 @@ def _parameters(run: _Run, call: _Call) -> dict[str, Any]:
         parsed = parse_json(arguments) if isinstance(arguments, str) else arguments
     except ValueError:
         parsed = arguments
-    if unstorable("", parsed):
-        parsed = replaced(parsed) if run.options.replace_invalid else arguments
+    if unstorable_error("", parsed):
+        parsed = replace_unstorable(parsed) if run.options.replace_invalid else arguments
     if _is_deep(parsed):
         arguments = parsed = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
     parameters = parsed if isinstance(parsed, dict) else {"arguments": arguments}

@@ -42,7 +42,7 @@ from .episode import (
     Success,
     TaskContext,
     TaskType,
-    numbered,
+    number_steps,
 )
 from .health import (
     CircuitBreakerStatus,
@@ -177,7 +177,7 @@ __all__ = [
     "Trend",
     "as_validation_error",
     "new_id",
-    "numbered",
+    "number_steps",
     "utc_now",
 ]
 
@@ -187,6 +187,7 @@ __getattr__ = renamed_names(
         "Bucket": "TimeUnit",
         "Forgotten": "ErasureResult",
         "Granularity": "TimeUnit",
+        "numbered": "number_steps",
         "Retained": "RetentionResult",
         "Scrubbed": "ScrubResult",
     },

@@ -12,7 +12,7 @@ from pydantic import Field
 from memory_storage._deprecation import renamed_attributes
 
 from .display import short_repr, shortened
-from .model import Finite, Model, Moment
+from .model import Finite, Model, Timestamp
 
 OwnerType = Literal["episode", "step", "pattern"]
 IndexPreset = Literal["compact", "balanced", "accurate"]
@@ -21,7 +21,7 @@ IndexSource = Literal["hnsw", "diskann"]
 EXACT_SCAN_MAX = 2_000
 """Up to this number, vectors are compared one by one: an index would be slower."""
 
-WORN = 0.5
+MAX_REMOVED_RATIO = 0.5
 """The ratio of removed to indexed vectors above which the index misses too many of the others."""
 
 
@@ -34,15 +34,15 @@ class Embedding(Model):
         model: the name of the embedding model, 1 to 200 characters.
         vector: the numbers; finite, at least one.
         created_at: when the store first had a vector of this owner and model; None until stored.
-        updated_at: when the vector was last replaced; None until stored.
+        updated_at: when the vector was last replace_unstorable; None until stored.
     """
 
     owner_type: OwnerType
     owner_id: UUID
     model: Annotated[str, Field(min_length=1, max_length=200)]
     vector: Annotated[list[Finite], Field(min_length=1)]
-    created_at: Moment | None = None
-    updated_at: Moment | None = None
+    created_at: Timestamp | None = None
+    updated_at: Timestamp | None = None
 
     def __repr__(self) -> str:
         values = self.__dict__
@@ -97,7 +97,7 @@ class EmbeddingModel:
     @property
     def is_fragmented(self) -> bool:
         """Whether so many vectors were removed that searches ignore the index until it is rebuilt."""
-        return self.removed > WORN * self.indexed
+        return self.removed > MAX_REMOVED_RATIO * self.indexed
 
 
 @renamed_attributes(is_sound="is_healthy")

@@ -15,8 +15,8 @@ from memory_storage._formatting import counted
 from memory_storage.errors import ValidationError
 
 from .display import html_table, short_repr, shortened, table_of
-from .lazy_list import LazyList, ListOrLazy
-from .model import Finite, Int64, JsonObject, Model, Moment, Version, new_id, utc_now
+from .lazy_list import LazyList, ListOrLazyList
+from .model import Finite, Int64, JsonObject, Model, Timestamp, Version, new_id, utc_now
 
 
 class TaskType(str, Enum):
@@ -47,7 +47,7 @@ TaskTypeName = Literal["code_generation", "debugging", "refactoring", "testing",
 ComplexityName = Literal["simple", "moderate", "complex"]
 
 
-class _Is:
+class _EnumOrName:
     """Annotates a field that may be given as an enum's text, and always holds the enum."""
 
     def __init__(self, kind: type[Enum]) -> None:
@@ -70,7 +70,7 @@ class TaskContext(Model):
 
     language: str | None = None
     framework: str | None = None
-    complexity: Annotated[Complexity | ComplexityName, _Is(Complexity)] = Complexity.MODERATE
+    complexity: Annotated[Complexity | ComplexityName, _EnumOrName(Complexity)] = Complexity.MODERATE
     domain: str = "general"
     tags: list[str] = Field(default_factory=list)
 
@@ -168,7 +168,7 @@ class Reflection(Model):
     successes: list[str] = Field(default_factory=list)
     improvements: list[str] = Field(default_factory=list)
     insights: list[str] = Field(default_factory=list)
-    generated_at: Moment = Field(default_factory=utc_now)
+    generated_at: Timestamp = Field(default_factory=utc_now)
 
 
 class StepOk(Model):
@@ -221,7 +221,7 @@ class Step(Model):
 
     id: UUID = Field(default_factory=new_id)
     step_number: Annotated[int, Field(strict=True, ge=1, lt=2**31)] | None = None
-    started_at: Moment = Field(default_factory=utc_now)
+    started_at: Timestamp = Field(default_factory=utc_now)
     tool: str
     action: str = ""
     parameters: JsonObject = Field(default_factory=dict)
@@ -285,20 +285,20 @@ class Episode(Model):
     id: UUID = Field(default_factory=new_id)
     version: Version = 0
     task_description: str
-    task_type: Annotated[TaskType | TaskTypeName, _Is(TaskType)] = TaskType.OTHER
+    task_type: Annotated[TaskType | TaskTypeName, _EnumOrName(TaskType)] = TaskType.OTHER
     context: TaskContext = Field(default_factory=TaskContext)
-    started_at: Moment = Field(default_factory=utc_now)
-    completed_at: Moment | None = None
+    started_at: Timestamp = Field(default_factory=utc_now)
+    completed_at: Timestamp | None = None
     outcome: Outcome | None = None
     reward: RewardScore | None = None
     reflection: Reflection | None = None
     artifacts: list[str] = Field(default_factory=list)
     tags: list[str] = Field(default_factory=list)
     metadata: JsonObject = Field(default_factory=dict)
-    steps: Annotated[Sequence[Step], ListOrLazy(Step)] = Field(default_factory=list)
-    created_at: Moment | None = None
-    updated_at: Moment | None = None
-    archived_at: Moment | None = None
+    steps: Annotated[Sequence[Step], ListOrLazyList(Step)] = Field(default_factory=list)
+    created_at: Timestamp | None = None
+    updated_at: Timestamp | None = None
+    archived_at: Timestamp | None = None
 
     def __repr__(self) -> str:
         values = self.__dict__
@@ -336,12 +336,12 @@ class Episode(Model):
         return self.outcome is not None
 
     @model_validator(mode="after")
-    def _number_the_steps(self) -> Self:
-        self.__dict__["steps"] = numbered(self.steps)
+    def _number_steps(self) -> Self:
+        self.__dict__["steps"] = number_steps(self.steps)
         return self
 
 
-def numbered(steps: Sequence[Step]) -> list[Step]:
+def number_steps(steps: Sequence[Step]) -> list[Step]:
     """Number the steps: one without a number gets the one after the step before it.
 
     Raises:

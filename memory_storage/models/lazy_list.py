@@ -53,7 +53,7 @@ class LazyList(Sequence[T]):
         return [*other, *self.as_list()]
 
     def __eq__(self, other: object) -> bool:
-        return bool(self.as_list() == _listed(other))
+        return bool(self.as_list() == _as_list(other))
 
     __hash__ = None  # type: ignore[assignment]  # as a list's
 
@@ -64,7 +64,7 @@ class LazyList(Sequence[T]):
         return repr(self.as_list())
 
 
-class ListOrLazy:
+class ListOrLazyList:
     """Annotates a `Sequence` field that takes and writes a list, and may hold a `LazyList`."""
 
     def __init__(self, item: type[Any]) -> None:
@@ -74,12 +74,12 @@ class ListOrLazy:
         items = handler.generate_schema(list[self._item])  # type: ignore[name-defined]
         return core_schema.json_or_python_schema(
             json_schema=items,
-            python_schema=core_schema.no_info_before_validator_function(_listed, items),
-            serialization=core_schema.plain_serializer_function_ser_schema(_listed, return_schema=items),
+            python_schema=core_schema.no_info_before_validator_function(_as_list, items),
+            serialization=core_schema.plain_serializer_function_ser_schema(_as_list, return_schema=items),
         )
 
 
-def _listed(items: Any) -> Any:
+def _as_list(items: Any) -> Any:
     return items.as_list() if isinstance(items, LazyList) else items
 
 

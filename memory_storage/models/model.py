@@ -16,7 +16,7 @@ from memory_storage.errors import ValidationError
 from memory_storage.suggestions import DEEP, explanation, first_problem
 
 JsonObject = dict[str, pydantic.JsonValue]
-_FIXED = (timezone, TzInfo)  # Python's, and the one of what pydantic reads
+_FIXED_OFFSETS = (timezone, TzInfo)  # Python's, and the one of what pydantic reads
 
 # Strict: True is not 1, and "5" is not 5.
 Int64 = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
@@ -25,16 +25,16 @@ Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Ratio = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 
 
-def _of_fixed_offset(moment: datetime) -> datetime:
-    # Python calls a moment in a zone's repeated or skipped hour unequal to itself anywhere else (PEP 495).
-    return moment if isinstance(moment.tzinfo, _FIXED) else moment.astimezone(timezone.utc)
+def _with_fixed_offset(timestamp: datetime) -> datetime:
+    # A time in a repeated or skipped hour of a named zone is unequal to the same time in any other zone (PEP 495).
+    return timestamp if isinstance(timestamp.tzinfo, _FIXED_OFFSETS) else timestamp.astimezone(timezone.utc)
 
 
-Moment = Annotated[
+Timestamp = Annotated[
     AwareDatetime,
     # Also in UTC, in which the columns have it: datetime knows no other year.
     Field(ge=datetime.min.replace(tzinfo=timezone.utc), le=datetime.max.replace(tzinfo=timezone.utc)),
-    AfterValidator(_of_fixed_offset),
+    AfterValidator(_with_fixed_offset),
 ]
 """An aware time. One with a named time zone is converted to UTC."""
 
@@ -50,13 +50,13 @@ class Model(BaseModel):
         except pydantic.ValidationError as error:
             raise as_validation_error(error, type(self)) from error
         except RecursionError as error:
-            raise ValidationError(_deepest(fields), "nested too deep", fields) from error
+            raise ValidationError(_deepest_field(fields), "nested too deep", fields) from error
 
     # pydantic looks for this mark to keep its fast path for nested and JSON input; without it __init__ runs for each.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
 
-def _deepest(fields: dict[str, Any]) -> str:
+def _deepest_field(fields: dict[str, Any]) -> str:
     """Return the name of the field whose value cannot even be printed."""
     for name, value in fields.items():
         try:
@@ -66,7 +66,7 @@ def _deepest(fields: dict[str, Any]) -> str:
     return ""
 
 
-_SHOWN = 12  # of the parts of a field's path: nested JSON may have hundreds
+_MAX_PATH_PARTS = 12  # of the parts of a field's path: nested JSON may have hundreds
 
 
 def as_validation_error(error: pydantic.ValidationError, model: type[BaseModel] | None = None) -> ValidationError:
@@ -82,7 +82,7 @@ def as_validation_error(error: pydantic.ValidationError, model: type[BaseModel] 
     first = first_problem(error.errors(include_url=False))
     if first["type"] in DEEP:
         first["loc"] = first["loc"][:1]  # the rest is the same name, hundreds of times
-    field = ".".join(map(str, first["loc"][:_SHOWN])) + ("..." if len(first["loc"]) > _SHOWN else "")
+    field = ".".join(map(str, first["loc"][:_MAX_PATH_PARTS])) + ("..." if len(first["loc"]) > _MAX_PATH_PARTS else "")
     inner = first.get("ctx", {}).get("error")
     if isinstance(inner, ValidationError):
         return ValidationError(".".join(filter(None, [field, inner.field])), inner.limit, inner.value)

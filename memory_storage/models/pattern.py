@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from .display import short_repr, shortened
 from .episode import TaskContext
-from .model import Finite, Int64, JsonObject, Model, Moment, Ratio, Version, new_id
+from .model import Finite, Int64, JsonObject, Model, Ratio, Timestamp, Version, new_id
 
 PatternKind = Literal["tool_sequence", "decision_point", "error_recovery", "context_pattern", "heuristic"]
 
@@ -32,7 +32,7 @@ class Effectiveness(Model):
     success_when_applied: Int64 = 0
     failure_when_applied: Int64 = 0
     avg_reward_delta: Finite = 0.0
-    last_used_at: Moment | None = None
+    last_used_at: Timestamp | None = None
 
 
 class _Pattern(Model):
@@ -63,8 +63,8 @@ class _Pattern(Model):
     tags: list[str] = Field(default_factory=list)
     metadata: JsonObject = Field(default_factory=dict)
     effectiveness: Effectiveness = Field(default_factory=Effectiveness)
-    created_at: Moment | None = None
-    updated_at: Moment | None = None
+    created_at: Timestamp | None = None
+    updated_at: Timestamp | None = None
 
     def __repr__(self) -> str:
         values = self.__dict__

@@ -13,7 +13,7 @@ from memory_storage._formatting import counted
 
 from .display import html_table, table_of, text_table
 from .episode import Complexity, ComplexityName, OutcomeKind, TaskType, TaskTypeName
-from .model import Finite, Int64, Model, Moment, Ratio
+from .model import Finite, Int64, Model, Ratio, Timestamp
 from .pattern import PatternKind
 
 T = TypeVar("T")
@@ -59,10 +59,10 @@ class EpisodeFilter(Model):
     metadata: dict[str, MetadataValue] = Field(default_factory=dict)
     min_reward: Finite | None = None
     max_reward: Finite | None = None
-    since: Moment | None = None
-    until: Moment | None = None
-    completed_since: Moment | None = None
-    completed_until: Moment | None = None
+    since: Timestamp | None = None
+    until: Timestamp | None = None
+    completed_since: Timestamp | None = None
+    completed_until: Timestamp | None = None
     archived: StrictBool | None = False
     text: str | None = None
 

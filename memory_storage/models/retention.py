@@ -47,7 +47,7 @@ class RetentionPolicy(Model):
     archive: StrictBool = False
 
     @model_validator(mode="after")
-    def _has_a_rule(self) -> Self:
+    def _require_rule(self) -> Self:
         rules = ("max_age", "min_reward", "max_episodes", "max_bytes")
         if all(getattr(self, name) is None for name in rules):
             raise ValueError(f"a policy without a rule would do nothing: give at least one of {', '.join(rules)}")

@@ -11,7 +11,7 @@ from typing_extensions import Self
 
 from memory_storage.errors import ValidationError
 
-from .model import JsonObject, Model, Moment, new_id
+from .model import JsonObject, Model, Timestamp, new_id
 
 T = TypeVar("T")
 
@@ -43,14 +43,14 @@ class SpatiotemporalEntry(Model):
     latitude: Latitude | None = None
     longitude: Longitude | None = None
     place_name: str | None = None
-    starts_at: Moment | None = None
-    ends_at: Moment | None = None
+    starts_at: Timestamp | None = None
+    ends_at: Timestamp | None = None
     ongoing: StrictBool = False
     metadata: JsonObject = Field(default_factory=dict)
-    created_at: Moment | None = None
+    created_at: Timestamp | None = None
 
     @model_validator(mode="after")
-    def _is_somewhere_or_sometime(self) -> Self:
+    def _check_completeness(self) -> Self:
         if (self.latitude is None) != (self.longitude is None):
             raise ValueError("latitude and longitude come together")
         if self.latitude is None and self.place_name is None and self.starts_at is None:
@@ -93,7 +93,7 @@ class Box(Model):
     east: Longitude
 
     @model_validator(mode="after")
-    def _is_not_upside_down(self) -> Self:
+    def _check_latitudes(self) -> Self:
         if self.south > self.north:
             raise ValidationError("north", f"from south ({self.south}) to 90", self.north)
         return self
@@ -107,11 +107,11 @@ class Interval(Model):
         ends_at: the end, exclusive, after `starts_at`; None: unbounded.
     """
 
-    starts_at: Moment | None = None
-    ends_at: Moment | None = None
+    starts_at: Timestamp | None = None
+    ends_at: Timestamp | None = None
 
     @model_validator(mode="after")
-    def _has_a_length(self) -> Self:
+    def _check_order(self) -> Self:
         if self.starts_at is not None and self.ends_at is not None and self.ends_at <= self.starts_at:
             raise ValidationError("ends_at", f"after starts_at ({self.starts_at})", self.ends_at)
         return self

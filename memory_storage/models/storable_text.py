@@ -13,7 +13,7 @@ _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 REPLACEMENT = "\ufffd"
 
 
-def unstorable(field: str, value: Any) -> ValidationError | None:
+def unstorable_error(field: str, value: Any) -> ValidationError | None:
     """Find the first string with a character that the database cannot store, in values and keys.
 
     Args:
@@ -35,7 +35,7 @@ def unstorable(field: str, value: Any) -> ValidationError | None:
     return None
 
 
-def replaced(value: Any) -> Any:
+def replace_unstorable(value: Any) -> Any:
     """Return the value with U+FFFD instead of each character that the database cannot store, in values and keys."""
     if isinstance(value, str):
         return _UNSTORABLE.sub(REPLACEMENT, value)
@@ -45,9 +45,9 @@ def replaced(value: Any) -> Any:
             name = _UNSTORABLE.sub(REPLACEMENT, key)
             while name != key and (name in value or name in content):  # no other key's value is lost
                 name += REPLACEMENT
-            content[name] = replaced(inner)
+            content[name] = replace_unstorable(inner)
         return content
-    return [replaced(inner) for inner in value] if isinstance(value, list) else value
+    return [replace_unstorable(inner) for inner in value] if isinstance(value, list) else value
 
 
 def parts_of(value: Any) -> list[tuple[str, Any]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from memory_storage.models.embedding import WORN
+from memory_storage.models.embedding import MAX_REMOVED_RATIO
 from memory_storage.schema.vector_tables import EXACT_SCAN_MAX, PRESETS, VectorSpace
 
 VECTOR = "(SELECT vector FROM query)"
@@ -121,7 +121,7 @@ class DiskANN:
 
     def is_fresh(self, space: VectorSpace) -> str:  # noqa: ARG002 - its counters are in the row
         """Return SQL for whether more than half of the vectors are indexed, and few indexed ones were removed."""
-        return f"indexed > vectors / 2 AND removed <= {WORN} * indexed"
+        return f"indexed > vectors / 2 AND removed <= {MAX_REMOVED_RATIO} * indexed"
 
     def cost(self, dimension: int, preset: str) -> Cost:
         """Return the size of a node: its vector, and an edge with a compressed vector for each neighbor.

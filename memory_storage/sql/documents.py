@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from memory_storage.errors import CorruptDataError, ValidationError
-from memory_storage.models import Episode, Step, StepError, StepOk, as_validation_error, numbered
-from memory_storage.models.storable_text import join_field, parts_of, unstorable
+from memory_storage.models import Episode, Step, StepError, StepOk, as_validation_error
+from memory_storage.models import number_steps as number_each
+from memory_storage.models.storable_text import join_field, parts_of, unstorable_error
 
 from .limits import refuse_unstorable
 
@@ -72,7 +73,7 @@ def number_steps(episode: Episode) -> Episode:
         return episode  # as it was read, or something that encode() will refuse
     if all(step.step_number for step in steps):
         return episode
-    return episode.model_copy(update={"steps": numbered(steps)})
+    return episode.model_copy(update={"steps": number_each(steps)})
 
 
 def decode(read: Callable[[str], M], document: str, table: str, row_id: str) -> M:
@@ -151,7 +152,7 @@ def with_columns(model: M, version: int, created_at: int, updated_at: int, **oth
 def _encoding_error(field: str, model: BaseModel, error: Exception) -> ValidationError:
     if isinstance(error, pydantic.ValidationError) and error.errors()[0]["type"] != "json_invalid":
         return _prefix_field(field, as_validation_error(error, type(model)))
-    found = unstorable(field, model)
+    found = unstorable_error(field, model)
     name = max(type(model).model_fields, key=lambda name: _depth(getattr(model, name, None)))
     if not found and (depth := _depth(getattr(model, name, None))) > _MAX_DEPTH:
         return ValidationError(join_field(field, name), "nested too deep: at most about 120 levels", f"{depth} levels")

@@ -10,7 +10,7 @@ from pydantic_core import to_json
 
 from memory_storage.errors import ValidationError
 from memory_storage.models import Episode, Step
-from memory_storage.models.storable_text import join_field, unstorable
+from memory_storage.models.storable_text import join_field, unstorable_error
 from memory_storage.settings import Limits
 
 from .chunks import size
@@ -130,7 +130,7 @@ def check_text(field: str, text: str, setting: str, limit: int) -> None:
 
 def refuse_unstorable(field: str, value: Any) -> None:
     """ValidationError for a text, at any place in `value`, that the database cannot hold."""
-    error = unstorable(field, value)
+    error = unstorable_error(field, value)
     if error:
         raise error
 

@@ -93,6 +93,8 @@ def test_a_former_name_can_be_imported():
         from memory_storage.models import Forgotten
     with pytest.warns(DeprecationWarning, match="memory_storage.models.Scrubbed .* memory_storage.models.ScrubResult"):
         from memory_storage.models import Scrubbed
+    with pytest.warns(DeprecationWarning, match="memory_storage.models.numbered .* memory_storage.models.number_steps"):
+        assert models.numbered is models.number_steps
     assert (Retained, Forgotten, Scrubbed) == (models.RetentionResult, models.ErasureResult, models.ScrubResult)
 
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from memory_storage._files import MaintenanceLock, mode_of
 from memory_storage.dbapi import BatchStep, register_after_fork
 from memory_storage.errors import ConfigurationError, MemoryStorageError, NotFoundError, SchemaError
-from memory_storage.models.embedding import WORN
+from memory_storage.models.embedding import MAX_REMOVED_RATIO
 from memory_storage.schema.vector_tables import EXACT_SCAN_MAX, VectorSpace
 from memory_storage.search import vector_sql as sql
 from memory_storage.search.candidates import HNSW
@@ -449,7 +449,7 @@ class HnswIndex:
         if graph is None:
             return False
         self._oversampling = max(1.0, len(graph) / max(1, vectors))
-        return len(graph) > (1 + WORN) * vectors
+        return len(graph) > (1 + MAX_REMOVED_RATIO) * vectors
 
     def _has_room(self, state: TableState) -> bool:
         expected = state.vectors * HNSW.cost(state.dimension, "").memory
