@@ -1,4 +1,4 @@
-"""What analytics can be asked for: ValidationErrors for the rest. Computes nothing."""
+"""Validation of the arguments of analytics."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ LONGEST_SEQUENCE = 10
 
 
 def check_dimension(dimension: Dimension, field: str = "dimension") -> None:
-    """ValidationError if there is no such dimension."""
+    """Raise ValidationError if the dimension does not exist."""
     choice(field, dimension, get_args(Dimension))
 
 
 def check_period(field: str, period: tuple[datetime, datetime]) -> tuple[datetime, datetime]:
-    """The period; ValidationError if it is none."""
+    """Return the period; ValidationError if it is none, or empty."""
     try:
         since, until = period
         is_empty = since >= until
@@ -30,7 +30,7 @@ def check_period(field: str, period: tuple[datetime, datetime]) -> tuple[datetim
 
 
 def check_lengths(length: int | tuple[int, int]) -> tuple[int, int]:
-    """The shortest and the longest."""
+    """Return the minimum and the maximum length of a sequence."""
     lengths = length if isinstance(length, tuple) else (length, length)
     if not (len(lengths) == 2 and all(type(one) is int for one in lengths) and 1 <= lengths[0] <= lengths[1]):
         raise ValidationError("length", "a whole number, or two: the shortest and the longest", length)

@@ -1,4 +1,4 @@
-"""Confidence intervals, from counts and sums. Knows no SQL."""
+"""Confidence intervals, from counts and sums."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from memory_storage.models.analytics import Difference, Mean, Rate
 
 
 class Sums(NamedTuple):
-    """Of some values: how many, their mean, and the sum of the squares of what each differs from it by."""
+    """Count, mean, and sum of squared deviations from the mean of some values."""
 
     of: int
     mean: float | None
@@ -20,7 +20,7 @@ class Sums(NamedTuple):
 
 
 def quantile(confidence: float) -> float:
-    """How many standard errors an interval reaches to either side: 1.96 for a confidence of 0.95."""
+    """Return the half width of an interval in standard errors: 1.96 for a confidence of 0.95."""
     if isinstance(confidence, bool) or not isinstance(confidence, int | float) or not 0 < confidence < 1:
         raise ValidationError("confidence", "a number between 0 and 1, like 0.95", confidence)
     return _quantile(confidence)
@@ -32,7 +32,7 @@ def _quantile(confidence: float) -> float:
 
 
 def wilson(count: int, of: int, confidence: float) -> Rate:
-    """The score interval of a share (Wilson 1927): right for small numbers, and never outside of 0 to 1."""
+    """Return the score interval of a proportion (Wilson 1927): valid for small counts, and within 0 to 1."""
     z = quantile(confidence)
     if not of:
         return Rate(None, None, None, 0, 0)
@@ -46,7 +46,7 @@ def wilson(count: int, of: int, confidence: float) -> Rate:
 
 
 def mean(sums: Sums, confidence: float) -> Mean:
-    """A mean, with its standard error times the normal quantile to either side."""
+    """Return a mean; its interval is the standard error times the normal quantile to either side."""
     error = _square_error(sums)
     if sums.mean is None or error is None:
         return Mean(sums.mean, None, None, sums.of)
@@ -55,7 +55,7 @@ def mean(sums: Sums, confidence: float) -> Mean:
 
 
 def difference_of_rates(before: Rate, after: Rate) -> Difference:
-    """By the hybrid of two score intervals (Newcombe 1998, method 10)."""
+    """Return the difference by the hybrid of two score intervals (Newcombe 1998, method 10)."""
     b, b_low, b_high = before.rate, before.low, before.high
     a, a_low, a_high = after.rate, after.low, after.high
     if b is None or b_low is None or b_high is None or a is None or a_low is None or a_high is None:
@@ -64,7 +64,7 @@ def difference_of_rates(before: Rate, after: Rate) -> Difference:
 
 
 def difference_of_means(before: Sums, after: Sums, confidence: float) -> Difference:
-    """By Welch's standard error (1947) times the normal quantile to either side."""
+    """Return the difference; its interval uses Welch's standard error (1947) and the normal quantile."""
     if before.mean is None or after.mean is None:
         return Difference(None, None, None)
     difference, errors = finite_part(after.mean - before.mean), (_square_error(before), _square_error(after))

@@ -1,4 +1,4 @@
-"""What kind of error a message tells of: the same words for the same fault, whatever its numbers and names are."""
+"""The class of an error message: the same words for the same fault, whatever its numbers and names are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The repository of figures over the whole memory. Each answer is one statement."""
+"""The repository of analytics: statistics over the episodes and patterns of a namespace. One statement per method."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of counts and sums to figures with their intervals. Runs nothing."""
+"""Conversion of rows of counts and sums to statistics with their intervals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .confidence import Sums, difference_of_means, difference_of_rates, mean, wi
 
 
 class GroupCounts(NamedTuple):
-    """A row of `_analytics_sql.figures`."""
+    """The counts and sums of a row of `sql.figures`."""
 
     episodes: int
     judged: int
@@ -21,12 +21,12 @@ class GroupCounts(NamedTuple):
     durations: Sums
 
     def figures(self, confidence: float) -> Figures:
-        """With their intervals."""
+        """Return the statistics with their intervals."""
         success = wilson(self.successes, self.judged, confidence)
         return Figures(self.episodes, success, mean(self.rewards, confidence), mean(self.durations, confidence))
 
     def as_columns(self, confidence: float) -> tuple[int, Rate, Mean, Mean]:
-        """The same, for a row that begins with something else."""
+        """Return the statistics as the columns of a row that begins with something else."""
         figures = self.figures(confidence)
         return figures.episodes, figures.success, figures.reward, figures.duration_s
 
@@ -35,12 +35,12 @@ NO_EPISODES = GroupCounts(0, 0, 0, Sums(0, None, None), Sums(0, None, None))
 
 
 def counts_from_row(row: Row) -> GroupCounts:
-    """Its counts and sums, which come after the period and the name."""
+    """Return the counts and sums of a row; they follow the period and the name."""
     return GroupCounts(row[2], row[3], row[4], Sums(*row[5:8]), Sums(*row[8:11]))
 
 
 def sequence_from_row(row: Row, confidence: float) -> SequenceFigures:
-    """The sequence in a row of `_analytics_sql.sequences`."""
+    """Return the sequence in a row of `sql.sequences`."""
     tools, episodes, successes, _, _, judged, all_successes = row
     success = wilson(successes, episodes, confidence)
     lift = (successes * judged) / (episodes * all_successes) if all_successes else None
@@ -48,7 +48,7 @@ def sequence_from_row(row: Row, confidence: float) -> SequenceFigures:
 
 
 def change_between(name: str | None, before: GroupCounts, after: GroupCounts, confidence: float) -> Change:
-    """What is different between the two."""
+    """Return the difference between two periods."""
     old, new = before.figures(confidence), after.figures(confidence)
     return Change(
         name,

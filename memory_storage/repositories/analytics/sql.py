@@ -12,13 +12,16 @@ from memory_storage.sql.statement import SqlTemplate
 
 from .error_signature import MESSAGE_LENGTH
 
+# NULL for an episode that cannot be judged: count() and sum() ignore it.
 SUCCESS_BY_OUTCOME = "CASE WHEN outcome IS NOT NULL THEN outcome = 'success' END"
 SUCCESS_BY_REWARD = "reward >= :success_reward"
 
+# One period without bounds, so that all statements have the same shape.
 _ALL_TIME = "SELECT 0, NULL, NULL"
 _PERIODS = "SELECT key, value ->> '$[0]', value ->> '$[1]' FROM json_each(:periods)"
 _FACTS = "number, success, reward, duration"
 _SELECTED_STEPS = "selected CROSS JOIN steps AS s ON s.namespace = :namespace AND s.episode_id = selected.id"
+# One branch for each dimension. DISTINCT: an episode counts once for a tool, however often it called it.
 _GROUPED: dict[str | None, str] = {
     None: f"SELECT NULL, {_FACTS} FROM selected",
     "stage": f"SELECT ntile(:stages) OVER (ORDER BY started_at, seq), {_FACTS} FROM selected",
@@ -32,6 +35,8 @@ _GROUPED: dict[str | None, str] = {
 }
 
 
+# Materialized: the filters are evaluated once, and each statement reads the result several times. CROSS JOIN makes the
+# periods the outer loop, so that the index on started_at gives each its episodes.
 def _selected(where: Conditions, success_sql: str, *, in_periods: bool = False) -> str:
     within = ("started_at >= from_at", "started_at < to_at") if in_periods else ()
     return f"""
@@ -63,6 +68,7 @@ FROM measured GROUP BY number, name
 """)
 
 
+# Latency 0 means that none was measured. Ranks are counted from above, because NULLs sort first.
 @lru_cache(maxsize=256)
 def tools(where: Conditions) -> SqlTemplate:
     """For each tool: steps, with a result, errors, timeouts, then of the measured steps how many and how long.
@@ -86,9 +92,11 @@ FROM ranked GROUP BY tool
 """)
 
 
+# What the mined patterns of a sequence may be specific to.
 _CONTEXT = ("domain", "language", "framework")
 
 
+# lead() instead of a self-join for each position: one pass over the steps, whatever the length.
 def _windows(where: Conditions, success_sql: str, longest: int) -> str:
     leads = "".join(f", lead(s.tool, {n}) OVER of_episode AS tool_{n}" for n in range(1, longest))
     spent = "".join(f", lead(s.latency_ms, {n}) OVER of_episode AS ms_{n}" for n in range(1, longest))
@@ -113,6 +121,7 @@ def _of_length(length: int, columns: str) -> str:
         FROM windows WHERE tool_{length - 1} IS NOT NULL"""
 
 
+# by_episode: a sequence that occurs several times in an episode counts once, with its mean latency.
 @lru_cache(maxsize=256)
 def sequences(where: Conditions, success_sql: str, shortest: int, longest: int, *, with_evidence: bool) -> SqlTemplate:
     """For each sequence that enough episodes have: its tools as JSON, how many have it, how many of them went well.
@@ -137,6 +146,7 @@ FROM ranked CROSS JOIN totals GROUP BY tools HAVING count(*) >= :least
 """)
 
 
+# Grouped by the beginning of the message here, and by its class in Python: SQL cannot compute the class.
 @lru_cache(maxsize=256)
 def failures(where: Conditions, success_sql: str) -> SqlTemplate:
     """For each number, tool and message of a step that failed: how many episodes, and how many of them failed."""
@@ -165,6 +175,7 @@ FROM with_following WHERE status IN ('error', 'timeout')
 """)
 
 
+# Days from the mean start keep the sums of squares small enough for floats.
 @lru_cache(maxsize=256)
 def trend(where: Conditions) -> SqlTemplate:
     """How many rewards, their mean, and the sums of squares and products around it; times in days."""

@@ -1,7 +1,7 @@
-"""What there is to embed, a page at a time: so it can be interrupted anywhere, and resumed. Calls no model.
+"""Backfill: the owners that have no vector yet, or changed since, one page at a time; it can be resumed anywhere.
 
-Whether an owner may have changed is told by its version, or that of a step's episode, which is beside the vector:
-only then its text is read, and compared with what was embedded by a digest.
+The version of an owner, or of a step's episode, is stored beside the vector: only if it differs, the text is read and
+its digest compared with that of the text that was embedded.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ WHERE o.namespace = :namespace AND o.id > :after AND {condition} ORDER BY o.id L
 
 
 class BackfillItem(NamedTuple):
-    """An owner to embed, the version that it has at least, and the digest of what was embedded of it before."""
+    """An owner to embed, the minimum version of its text, and the digest of the text that was embedded before."""
 
     owner_id: str
     version: int

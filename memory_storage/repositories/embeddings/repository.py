@@ -1,4 +1,4 @@
-"""The repository of embeddings: vectors by owner and model. Searching among them is retrieval's."""
+"""The repository of embeddings: vectors by owner and model. The search package searches them."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ class EmbeddingRepository(Repository):
     def _changed(
         self, owner_type: str, model: str, texts: list[tuple[BackfillItem, str]]
     ) -> list[tuple[BackfillItem, str]]:
-        """Those whose text is another than the one that was embedded; it is noted which version the others have."""
+        """Return the texts that differ from what was embedded; record the version of the others."""
         same = [[item.owner_id, item.digest, item.version] for item, text in texts if item.digest == _digest_of(text)]
         if same:
             values = {"namespace": self._session.namespace, "owner_type": owner_type, "model": model}
@@ -256,7 +256,7 @@ class EmbeddingRepository(Repository):
         return [(item, text) for item, text in texts if item.digest != _digest_of(text)]
 
     def _store_embedded(self, entries: list[_NewVector], mode: _WriteMode, preset: IndexPreset) -> int:
-        """Store the vectors of the owners that are still there; how many those are."""
+        """Store the vectors of the owners that still exist, and return their number."""
         done, registered = 0, None
         for (part,) in map(_batches, _transactions(entries, most_bytes=_BATCH_BYTES)):
             *model, stored = self._store(part, mode, preset)[0]
@@ -536,7 +536,7 @@ class EmbeddingRepository(Repository):
 
 @dataclass(frozen=True)
 class _NewVector:
-    """One vector on its way in."""
+    """A vector to be stored."""
 
     model: str
     owner_type: str
@@ -593,7 +593,7 @@ def _transactions(entries: list[_NewVector], most_bytes: int = _TRANSACTION_BYTE
 
 
 def _batches(entries: Iterable[_NewVector]) -> list[list[_NewVector]]:
-    """Those of one model and one type of owner together, as many as one value may hold."""
+    """Group vectors by model and owner type, as many together as one value may hold."""
     kinds: dict[tuple[str, str], list[_NewVector]] = {}
     for entry in entries:
         kinds.setdefault((entry.model, entry.owner_type), []).append(entry)

@@ -1,4 +1,4 @@
-"""How many episodes a namespace may have, where a setting says it: statements that a save ends with. Runs nothing."""
+"""The limit of episodes in a namespace: statements that end a save, and evict or refuse."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from memory_storage.repositories.retention.tombstones import EVICTED_KEY, evicti
 from memory_storage.sql.session import SessionProtocol, ids_as_json
 from memory_storage.sql.statement import SqlTemplate
 
-# First their tombstones, so that a stale copy of one is not saved as a new episode, and evicts another one.
+# The tombstones come first, so that a stale copy of an evicted episode is not saved as a new one, which would evict
+# another.
 _ADD_EVICTION_KEYS = SqlTemplate(f"""
 INSERT INTO forgotten (digest, episode_seq)
 SELECT {EVICTED_KEY.format(id="e.id")}, e.seq FROM episodes AS e
@@ -21,12 +22,13 @@ ORDER BY e.started_at, e.id
 LIMIT max(0, (SELECT count(*) FROM episodes WHERE namespace = :namespace) - :max_episodes)
 ON CONFLICT (digest) DO UPDATE SET episode_seq = excluded.episode_seq
 """)
-# A trigger takes the row's number out of the tombstone.
+# A trigger then removes the row's number from the tombstone.
 _EVICT = SqlTemplate("""
 DELETE FROM episodes WHERE namespace = :namespace AND seq IN (
     SELECT episode_seq FROM forgotten WHERE episode_seq IS NOT NULL AND length(digest) > 16)
 """)
-# Changes nothing, but one row where there are too many: so the save is undone.
+# Changes no row while the quota is kept. If there are too many episodes, it changes one, and the changed row count
+# rolls the save back.
 _CHECK_QUOTA = SqlTemplate("""
 UPDATE episodes SET version = version WHERE seq = (
     SELECT seq FROM episodes WHERE namespace = :namespace ORDER BY started_at LIMIT 1 OFFSET :max_episodes)
@@ -34,7 +36,7 @@ UPDATE episodes SET version = version WHERE seq = (
 
 
 def quota_statements(session: SessionProtocol, ids: Sequence[UUID]) -> list[BatchStep]:
-    """What follows the writing of new episodes: the last of them must change no row."""
+    """Return the statements that follow the insertion of new episodes; the last of them must change no row."""
     limits, namespace = session.limits, session.namespace
     if limits.max_episodes is None or not ids:
         return []
@@ -49,7 +51,7 @@ def quota_statements(session: SessionProtocol, ids: Sequence[UUID]) -> list[Batc
 
 
 def quota_error(session: SessionProtocol, new: int) -> ValidationError:
-    """Why a save was undone by its last statement."""
+    """Return the error of a save that was rolled back by the last of the quota statements."""
     advice = "delete some, by storage.retention or one by one"
     limit = f"at most {session.limits.max_episodes:,} in a namespace: {advice}"
     return ValidationError("episodes", limit, f"{new:,} more", setting="limits.max_episodes")

@@ -1,4 +1,4 @@
-"""The repository of episodes. Each of its methods is one round trip; a write is all or nothing."""
+"""The repository of episodes. Each method is one round trip unless its docstring says otherwise; a write is atomic."""
 
 from __future__ import annotations
 
@@ -470,7 +470,7 @@ class EpisodeRepository(Repository):
         steps: bool,
         on_corrupt: OnCorrupt,
     ) -> Iterator[Episode]:
-        """Those after a place, by a list of their ids: to find them again for each page would cost a page's square."""
+        """Yield the episodes after a cursor, by a list of ids: searching again for each page would be quadratic."""
         namespace = self._session.namespace
         order, after, place = order_and_condition(
             "started_at", parse_cursor(cursor), descending=is_descending(direction)
@@ -646,7 +646,7 @@ class EpisodeRepository(Repository):
         return encoded
 
     def _reject_reversed_times(self, episodes: Sequence[Episode]) -> None:
-        """Refuse an end before the start, unless both times are stored: an older version took them."""
+        """Reject an end before the start, unless both times are stored: older versions accepted them."""
         reversed_ = [
             (index, episode)
             for index, episode in enumerate(episodes)
@@ -719,7 +719,7 @@ class EpisodeRepository(Repository):
             raise
 
     def _only_moves_steps(self, episodes: Sequence[Episode]) -> bool:
-        """Whether the steps that the episodes carry clash only with each other: they change places."""
+        """Return whether the steps that the episodes carry conflict only with each other: they exchange numbers."""
         carried = {str(step.id): (str(episode.id), step.step_number) for episode in episodes for step in episode.steps}
         numbers = json.dumps(list(carried.values()))
         values = {"namespace": self._session.namespace, "ids": ids_as_json(list(carried)), "numbers": numbers}
@@ -742,7 +742,11 @@ class EpisodeRepository(Repository):
         return [pair for pair in encoded if str(pair[1].id) not in known]
 
     def _remaining_to_save(self, encoded: list[tuple[str, Episode]], error: RowCountError) -> list[tuple[str, Episode]]:
-        """Those that are not stored yet. ConflictError if one is stored in another version, or with another content."""
+        """Return the episodes that are not stored yet.
+
+        Raises:
+            ConflictError: One is stored in another version, or with other content.
+        """
         if error.index == 1:
             reject_tombstoned(self._session, _new_ids(encoded))
         states = {row[0]: row[1:3] for row in self._states([episode for _, episode in encoded])}
@@ -772,7 +776,7 @@ class EpisodeRepository(Repository):
         return episode_from_rows(rows)
 
     def _resolve_append(self, step: Step, values: dict[str, Any], limit: int, conflict: ConflictError | None) -> int:
-        """Return the number of a step that is there already. Raises what kept any other from being appended."""
+        """Return the number of a step that is stored already; else raise the error that prevented the append."""
         rows = self._session.read(steps_sql.STORED_STEP.bind(**values))
         if rows:
             number, is_same = rows[0]

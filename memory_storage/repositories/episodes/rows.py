@@ -1,4 +1,4 @@
-"""Rows to episodes, and episodes to the values of a row. Runs nothing."""
+"""Conversion of rows to episodes, and of episodes to the values of rows."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _STEP_NUMBER = 2 + N_FACT_COLUMNS  # where a row of a search begins to be that o
 
 
 def episode_from_rows(rows: Sequence[Row]) -> Episode:
-    """The episode in its row (number 0) and those of its steps."""
+    """Return the episode in its row (number 0) and those of its steps."""
     head, *steps = sorted(rows, key=itemgetter(0))
     return _decode_episode(head[1:], [row[1:4] for row in steps])
 
@@ -44,7 +44,7 @@ def episode_from_rows(rows: Sequence[Row]) -> Episode:
 def page_from_rows(
     rows: Sequence[Row], size: int, cursor: Cursor | None, *, descending: bool, on_corrupt: OnCorrupt = None
 ) -> Page[Episode]:
-    """The page in rows that begin with a place. Its order is not that of the rows: they come from two tables."""
+    """Return the page in rows that begin with a sort key. They come from two tables, in no particular order."""
     heads = sorted((row for row in rows if row[2] == 0), key=itemgetter(0, 1), reverse=descending)
     size = min(size, sum(row[3] is not None for row in heads))  # those without an id are for the next page
     steps: dict[int, list[Row]] = {}
@@ -55,7 +55,7 @@ def page_from_rows(
 
 
 def episodes_by_seq(rows: Sequence[Row]) -> dict[int, Episode]:
-    """The episodes in rows that begin with a key and `seq`, by their `seq`."""
+    """Return the episodes in rows that begin with a key and `seq`, by their `seq`."""
     heads = [row for row in rows if row[2] == 0]
     steps: dict[int, list[Row]] = {}
     for row in sorted((row for row in rows if row[2]), key=itemgetter(2)):
@@ -64,7 +64,7 @@ def episodes_by_seq(rows: Sequence[Row]) -> dict[int, Episode]:
 
 
 def hits_from_rows(rows: Sequence[Row], k: int, on_corrupt: OnCorrupt = None) -> list[tuple[Row, Episode | None]]:
-    """The hits in rows that begin with score, `seq` and the facts of a search, the best first.
+    """Return the hits in rows that begin with score, `seq` and the facts of a search, the best first.
 
     None stands for an episode that cannot be decoded, and for those after the first `k`.
     """
@@ -77,13 +77,17 @@ def hits_from_rows(rows: Sequence[Row], k: int, on_corrupt: OnCorrupt = None) ->
 
 
 def with_saved_state(episode: Episode, state: Row) -> Episode:
-    """An episode that was just saved, with what the store has set."""
+    """Return an episode that was just saved, with the columns that the database has set."""
     version, created_at, updated_at, archived_at = state
     return with_columns(episode, version, created_at, updated_at, archived_at=from_micros(archived_at))
 
 
 def state_after_save(episode: Episode, state: Row | None, now: int) -> Row:
-    """The state that a save has left; `state` is another's if the answer was lost, and read again after his write."""
+    """Return the version and times that a save has left.
+
+    `state` belongs to another writer if the acknowledgement was lost, and the row was read again after that writer's
+    save.
+    """
     if state is not None and state[0] == episode.version + 1:
         return state
     created_at = state[1] if state else now
@@ -91,7 +95,7 @@ def state_after_save(episode: Episode, state: Row | None, now: int) -> Row:
 
 
 def step_values(step: Step) -> dict[str, Any]:
-    """The values of a step's row; its document in two parts, for the number to stand between."""
+    """Return the values of a step's row; its document in two parts, between which the number is inserted."""
     bare, output = without_output(step)
     document = bare.model_dump_json()
     before, _, after = document.partition(_NO_NUMBER)
@@ -110,7 +114,7 @@ def step_values(step: Step) -> dict[str, Any]:
 
 
 def completion_values(completion: Episode, completed_at: datetime) -> dict[str, Any]:
-    """The values that complete an episode."""
+    """Return the values that complete an episode."""
     outcome = completion.outcome.model_dump_json() if completion.outcome else None
     reflection = completion.reflection.model_dump_json() if completion.reflection else None
     return {
@@ -126,12 +130,12 @@ def completion_values(completion: Episode, completed_at: datetime) -> dict[str, 
 
 
 def completion_bytes(completion: Episode) -> int:
-    """How many bytes the document of the episode has at least, once it is completed."""
+    """Return the minimum size in bytes of the episode's document after completion."""
     return size(completion.model_dump_json(include={"outcome", "reward", "reflection"}))
 
 
 def with_completion(stored: Episode, completion: Episode) -> Episode:
-    """Return the stored episode as it is once it is completed."""
+    """Return the stored episode as it is after completion."""
     return stored.model_copy(
         update={
             "outcome": completion.outcome,
@@ -143,12 +147,12 @@ def with_completion(stored: Episode, completion: Episode) -> Episode:
 
 
 def reward_rows(episodes: Sequence[Episode]) -> list[NumberRow]:
-    """The rewards that the column has to hold, by the ids of their episodes."""
+    """Return the rewards that the column has to hold, with the ids of their episodes."""
     return [((str(one.id),), (one.reward.total,)) for one in episodes if one.reward is not None]
 
 
 def same_content(episode: Episode, stored_episode: Episode) -> bool:
-    """Whether the episode that is stored has all that the given one carries."""
+    """Return whether a stored episode has everything that a copy of it carries."""
     steps = {step.id: step for step in stored_episode.steps}
     names = ("version", "created_at", "updated_at", "archived_at", "steps")
     same_head = episode.model_copy(update={name: getattr(stored_episode, name) for name in names}) == stored_episode

@@ -17,6 +17,8 @@ from memory_storage.sql.statement import (
     was_saved_before,
 )
 
+# One expression for each column that repeats a field of the document: the statement that writes the document fills the
+# columns, so that they cannot differ.
 _HEAD = {
     "id": "given.value ->> '$.id'",
     "task_type": "given.value ->> '$.task_type'",
@@ -32,6 +34,7 @@ _HEAD = {
         '$.words')""",
     "words": "given.value -> '$.words'",
 }
+# A save counts the version up and sets the times itself; a caller's clock must not decide what is newer.
 _SAVED = {
     "namespace": ":namespace",
     "version": "(given.value ->> '$.version') + 1",
@@ -39,6 +42,7 @@ _SAVED = {
     "updated_at": ":now",
     **_HEAD,
 }
+# An import keeps version and times; version 0 would mean that the row was never saved.
 _IMPORTED = {
     "namespace": ":namespace",
     "version": "max(given.value ->> '$.version', 1)",
@@ -47,6 +51,7 @@ _IMPORTED = {
     "archived_at": micros("(given.value ->> '$.archived_at')"),
     **_HEAD,
 }
+# The output stands beside the document: it may be large, and full-text search reads it without parsing JSON.
 _STEPS = {
     "namespace": ":namespace",
     "episode_id": "given.id",
@@ -67,7 +72,7 @@ IDS_WITH_PREFIX = SqlTemplate("""
 SELECT id FROM episodes WHERE namespace = :namespace AND id >= :first AND id < :after ORDER BY id LIMIT :limit
 """)
 
-# The ids beside each one in the index: what it shares with them does not identify it.
+# The longest prefix that an id shares with any other is one that it shares with its neighbours in the index.
 ADJACENT_IDS = SqlTemplate("""
 SELECT ids.value,
     (SELECT max(e.id) FROM episodes AS e WHERE e.namespace = :namespace AND e.id < ids.value),
@@ -75,12 +80,13 @@ SELECT ids.value,
 FROM json_each(:ids) AS ids
 """)
 
-# A row is an episode (number 0) or one of its steps: so both come with one statement, and each text as it is stored.
+# A row is an episode (number 0) or one of its steps: one statement returns both, and each document as it is stored. A
+# join would repeat the episode's document with every step.
 HEAD_ROW = "0, e.id, e.document, e.version, e.created_at, e.updated_at, e.archived_at"
 _ROW_COLUMNS = 7  # columns
 STEP_ROW = "s.step_number, s.id, s.document, s.output, NULL, NULL, NULL"
 
-# A new episode that is there already is not written: the number of rows tells.
+# A new episode that is stored already is not written: the row count tells.
 SAVE_NEW = SqlTemplate(f"""
 INSERT INTO episodes ({columns(_SAVED)})
 SELECT {values(_SAVED)}
@@ -89,7 +95,7 @@ WHERE true
 ON CONFLICT (namespace, id) DO NOTHING
 """)
 
-# An episode that says it was saved before must still be there: without that, a deleted one would come back.
+# An episode that was saved before must still exist: without that, saving a stale copy would restore a deleted one.
 SAVE = SqlTemplate(f"""
 INSERT INTO episodes ({columns(_SAVED)})
 SELECT {values(_SAVED)}
@@ -100,6 +106,7 @@ ON CONFLICT (namespace, id) DO UPDATE SET {upsert_assignments(_SAVED, "namespace
 WHERE episodes.version = excluded.version - 1
 """)
 
+# Rows that exist are left alone; the row count tells how many were skipped, and only then they are looked up.
 IMPORT = SqlTemplate(f"""
 INSERT INTO episodes ({columns(_IMPORTED)})
 SELECT {values(_IMPORTED)}
@@ -113,6 +120,7 @@ _DOCUMENTS = """WITH given (id, steps) AS MATERIALIZED (
     SELECT value ->> '$.id', value -> '$.steps' FROM json_each(:documents))"""
 
 
+# No upsert: a step of a new episode that exists already belongs to another episode, which is a conflict.
 SAVE_NEW_STEPS = SqlTemplate(f"""
 {_DOCUMENTS}
 INSERT INTO steps ({columns(_STEPS)})
@@ -120,7 +128,8 @@ SELECT {values(_STEPS)}
 FROM given, json_each(given.steps) AS step
 """)
 
-# A step that is as it was is not written again. One that moved to another episode is refused by a trigger.
+# An unchanged step is not written again, so its full-text entry stays. A trigger refuses a step that moved to another
+# episode.
 SAVE_STEPS = SqlTemplate(f"""
 {_DOCUMENTS}
 INSERT INTO steps ({columns(_STEPS)})
@@ -132,7 +141,8 @@ WHERE steps.document IS NOT excluded.document OR steps.output IS NOT excluded.ou
     OR steps.episode_id IS NOT excluded.episode_id OR steps.step_number IS NOT excluded.step_number
 """)
 
-# Steps that change places: each number is taken until the other step has left it. Negative numbers are free.
+# Steps that exchange numbers would violate the unique index one by one. Negative numbers are free, so they are parked
+# there first.
 PARK_STEPS = SqlTemplate(f"""
 {_DOCUMENTS}
 UPDATE steps SET step_number = -step_number
@@ -140,24 +150,26 @@ WHERE namespace = :namespace AND (episode_id, id) IN (
     SELECT given.id, step.value ->> '$.id' FROM given, json_each(given.steps) AS step)
 """)
 
-# The beginning is enough to tell what a task is about.
+# The beginning of a description is enough to tell what a task is about.
 TASKS = SqlTemplate("""
 SELECT id, substr(document ->> '$.task_description', 1, 1000) FROM episodes
 WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
 
+# The last statement of a save: the columns that the database has set, in the same round trip.
 STATE = SqlTemplate("""
 SELECT id, version, created_at, updated_at, archived_at FROM episodes
 WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
 
+# Only read for episodes that end before they start, which older versions accepted.
 TIMES = SqlTemplate("""
 SELECT id, started_at, completed_at FROM episodes
 WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
 
-# The caller's clock may be behind the one that set the start, but the caller's own moment may not be before it, unless
-# it is stored already: an older version took it.
+# `completed_at` of the caller may not be before the start, unless it is stored already (an older version accepted it).
+# If it is the current time, the clock may be behind the one that set the start: the end is then the start.
 COMPLETE = SqlTemplate("""
 UPDATE episodes SET
     version = version + 1, updated_at = :now, outcome = :kind, reward = coalesce(:total, reward),
@@ -171,17 +183,20 @@ WHERE namespace = :namespace AND id = :id
     AND (:is_now OR :completed_at >= started_at OR :completed_at = completed_at)
 """)
 
-# Changes nothing, but one row where the document has become too large: so the change is undone.
+# Changes no row while the document is small enough. Else it changes one, and the changed row count rolls the completion
+# back: only the database knows the size of what json_set has made.
 CHECK_SIZE = SqlTemplate("""
 UPDATE episodes SET version = version WHERE namespace = :namespace AND id = :id AND octet_length(document) > :most
 """)
 
+# Archiving again keeps the first time.
 ARCHIVE = SqlTemplate("""
 UPDATE episodes SET archived_at = coalesce(archived_at, :now) WHERE namespace = :namespace AND id = :id
 """)
 
 RESTORE = SqlTemplate("UPDATE episodes SET archived_at = NULL WHERE namespace = :namespace AND id = :id")
 
+# Triggers delete what belongs to the episode.
 DELETE = SqlTemplate("DELETE FROM episodes WHERE namespace = :namespace AND id = :id RETURNING id")
 
 GET_HEAD = SqlTemplate(f"SELECT {HEAD_ROW} FROM episodes AS e WHERE e.namespace = :namespace AND e.id = :id")
@@ -195,6 +210,7 @@ UNION ALL
 SELECT {STEP_ROW} FROM steps AS s WHERE s.namespace = :namespace AND s.episode_id = :id
 """)
 
+# CROSS JOIN fixes the order of the loops: the page is small, the tables are not.
 _STEPS_OF_PAGE = f"""
 UNION ALL
 SELECT page.sort_key, page.seq, {STEP_ROW} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq

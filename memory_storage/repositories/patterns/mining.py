@@ -1,4 +1,4 @@
-"""From the figures of sequences and of steps that failed to patterns, always the same ones. Runs no statement."""
+"""Pattern mining: from the statistics of tool sequences and failed steps to patterns. Deterministic."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _MAX_LATENCY_MS = 2**63 - 1
 
 
 class EpisodeResult(NamedTuple):
-    """How an episode went, and its domain, language and framework."""
+    """Whether an episode succeeded, and its domain, language and framework."""
 
     success: bool
     context: tuple[str | None, ...]
 
 
 class MiningLimits(NamedTuple):
-    """What is worth a pattern, and how many there may be."""
+    """The minimum evidence of a pattern, and the maximum number of patterns."""
 
     min_episodes: int
     min_lift: float
@@ -40,7 +40,7 @@ class MiningLimits(NamedTuple):
 
 
 def mining_limits(min_episodes: int, min_lift: float, max_patterns: int, evidence: int) -> MiningLimits:
-    """The same, if it can be; else ValidationError."""
+    """Return the limits; ValidationError if one is out of range."""
     if type(max_patterns) is not int or not 1 <= max_patterns <= _MAX_PATTERNS:
         raise ValidationError("max_patterns", f"a whole number from 1 to {_MAX_PATTERNS:,}", max_patterns)
     if type(evidence) is not int or not 1 <= evidence <= _MAX_EVIDENCE:
@@ -49,9 +49,9 @@ def mining_limits(min_episodes: int, min_lift: float, max_patterns: int, evidenc
 
 
 def mine_sequences(rows: Iterable[Row], limits: MiningLimits) -> list[ToolSequence]:
-    """The sequences whose episodes go well more often than all do, the highest lift first.
+    """Return the sequences whose episodes succeed more often than all do, the highest lift first.
 
-    Closed ones: a part of a longer sequence with the same episodes and successes says nothing of its own.
+    Closed ones: a part of a longer sequence with the same episodes and successes adds no information.
     """
     with_lift = [(_lift(row), row) for row in _closed(list(rows))]
     selected = [(lift, row) for lift, row in with_lift if lift is not None and lift >= limits.min_lift]
@@ -60,7 +60,7 @@ def mine_sequences(rows: Iterable[Row], limits: MiningLimits) -> list[ToolSequen
 
 
 def _closed(rows: list[Row]) -> list[Row]:
-    """Return the rows without those that a longer one contains, with the same evidence and as many episodes."""
+    """Return the rows without those that a longer sequence with the same evidence contains."""
     tools_by_evidence: dict[object, list[tuple[str, ...]]] = {}
     selected = []
     for row in sorted(rows, key=lambda row: -len(json.loads(row[0]))):
@@ -77,7 +77,7 @@ def _contains(tools: tuple[str, ...], part: tuple[str, ...]) -> bool:
 
 
 def mine_recoveries(rows: Iterable[Row], limits: MiningLimits) -> list[ErrorRecovery]:
-    """What was done after an error until its tool was ok again, in enough episodes, the most frequent first."""
+    """Return the steps after an error until its tool succeeds again, the most frequent first."""
     by_recovery: dict[tuple[str, str, tuple[str, ...]], dict[str, EpisodeResult]] = {}
     for tool, status, message, tools, statuses, episode, success, *context in rows:
         steps = _recovery_path(tool, json.loads(tools), json.loads(statuses))
@@ -147,7 +147,7 @@ def _pattern_id(kind: str, context: TaskContext, content: Sequence[str]) -> UUID
 
 
 def _context(shared: Sequence[str | None]) -> TaskContext:
-    """The domain, language and framework that all episodes share; what they do not share stays open."""
+    """Return the context that all episodes share; fields that they do not share keep their defaults."""
     context = dict(zip(("domain", "language", "framework"), shared, strict=True))
     return TaskContext(**{name: value for name, value in context.items() if value is not None})
 
@@ -157,7 +157,7 @@ def _common_value(values: Sequence[str | None]) -> str | None:
 
 
 def with_task_words(patterns: Iterable[AnyPattern], tasks: Mapping[UUID, str]) -> list[AnyPattern]:
-    """Return the patterns with the words that the tasks of their evidence share, in their descriptions."""
+    """Return the patterns, their descriptions extended by the words that the tasks of their evidence share."""
     described = []
     for pattern in patterns:
         words = shared_words([tasks[one] for one in pattern.evidence if one in tasks])

@@ -1,4 +1,4 @@
-"""The repository of patterns. Their counters are counted by SQL, so no count is lost between two callers."""
+"""The repository of patterns. Counters are incremented by SQL, so that no count is lost between concurrent clients."""
 
 from __future__ import annotations
 
@@ -507,7 +507,7 @@ class PatternRepository(Repository):
         return encoded
 
     def _reject_repeated_evidence(self, patterns: Sequence[AnyPattern]) -> None:
-        """Refuse an episode that is named twice, unless this evidence is stored: an older version took it."""
+        """Reject evidence that names an episode twice, unless it is stored: older versions accepted it."""
         repeated = [
             (index, pattern)
             for index, pattern in enumerate(patterns)
@@ -566,7 +566,7 @@ class PatternRepository(Repository):
         return [stored[str(pattern.id)] for pattern in mined if str(pattern.id) in stored]
 
     def _mined_limit_error(self, mined: Sequence[AnyPattern]) -> ValidationError:
-        """The error for the largest of them: what people wrote in it, with its new figures, is over the limit."""
+        """Return the error for the largest pattern: edited fields and new statistics exceed the limit together."""
         stored = {pattern.id: pattern for pattern in self._get_many([pattern.id for pattern in mined])}
         figures = ("occurrence_count", "success_rate", "evidence")
         sizes = [
@@ -622,7 +622,11 @@ class PatternRepository(Repository):
         return [pair for pair in encoded if pair[1].id not in known]
 
     def _remaining_to_save(self, encoded: list[tuple[str, P]], error: RowCountError) -> list[tuple[str, P]]:
-        """Those that are not stored yet. ConflictError if one is stored in another version, or with another content."""
+        """Return the patterns that are not stored yet.
+
+        Raises:
+            ConflictError: One is stored in another version, or with other content.
+        """
         if error.index == 1:
             reject_tombstoned(self._session, [pattern.id for _, pattern in encoded if pattern.version == 0])
         stored = {pattern.id: pattern for pattern in self._get_many([pattern.id for _, pattern in encoded])}
@@ -638,7 +642,7 @@ class PatternRepository(Repository):
         return remaining
 
     def _rows_by_id(self, ids: Sequence[str]) -> list[Sequence[Any]]:
-        """The rows that are there, in the order of the ids."""
+        """Return the rows that exist, in the order of the ids."""
         rows = self._session.read(sql.GET_MANY.bind(namespace=self._session.namespace, ids=ids_as_json(ids)))
         by_id = {row[0]: row for row in rows}
         return [by_id[one] for one in ids if one in by_id]

@@ -1,4 +1,4 @@
-"""Rows to patterns."""
+"""Conversion of rows to patterns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from . import sql
 
 
 def pattern_from_row(row: Sequence[Any]) -> AnyPattern:
-    """The pattern in its row."""
+    """Return the pattern in its row."""
     key, document, version, created_at, updated_at, *counters, last_used_at = row
     pattern: AnyPattern = decode(PATTERN.validate_json, document, "patterns", key)
     try:

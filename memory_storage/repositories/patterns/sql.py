@@ -9,6 +9,7 @@ from memory_storage.sql.filters import Conditions
 from memory_storage.sql.paging import cut_by_bytes
 from memory_storage.sql.statement import SqlTemplate, columns, micros, upsert_assignments, values, was_saved_before
 
+# Only SQL increments these, so that concurrent clients lose no count.
 _COUNTS = ("times_retrieved", "times_applied", "success_when_applied", "failure_when_applied")
 COUNTERS = (*_COUNTS, "avg_reward_delta")
 """The columns of `Effectiveness` that are numbers, in the order in which they are read."""
@@ -28,6 +29,7 @@ _COUNTER_COLUMNS = {
     **{name: f"given.value ->> '$.effectiveness.{name}'" for name in COUNTERS},
     "last_used_at": micros("(given.value ->> '$.effectiveness.last_used_at')"),
 }
+# A save writes the counters of a new pattern only: the upsert excludes them.
 _SAVED = {
     "version": "(given.value ->> '$.version') + 1",
     "created_at": ":now",
@@ -44,6 +46,7 @@ _IMPORTED = {
 }
 _ROW = f"id, document, version, created_at, updated_at, {columns(_COUNTER_COLUMNS)}"
 
+# A pattern that was saved before must still exist: without that, saving a stale copy would restore a deleted one.
 SAVE = SqlTemplate(f"""
 INSERT INTO patterns ({columns(_SAVED)})
 SELECT {values(_SAVED)}
@@ -55,6 +58,7 @@ ON CONFLICT (namespace, id) DO UPDATE SET
 WHERE patterns.version = excluded.version - 1
 """)
 
+# Rows that exist are left alone; the row count tells how many were skipped.
 IMPORT = SqlTemplate(f"""
 INSERT INTO patterns ({columns(_IMPORTED)})
 SELECT {values(_IMPORTED)}
@@ -63,8 +67,8 @@ WHERE true
 ON CONFLICT (namespace, id) DO NOTHING
 """)
 
-# What was found again: the figures are those of now. Its counters, and what people wrote, stay.
-# `->` and not `->>`: the digits of a number stay as they are written.
+# Mining again replaces the statistics; counters and edited fields stay. `->` instead of `->>`: the digits of a number
+# stay as they are written.
 _WITH_STATISTICS = """json_set(patterns.document, {})""".format(
     ", ".join(
         f"'$.{name}', json(excluded.document -> '$.{name}')"
@@ -76,6 +80,7 @@ _NEW_DOCUMENT = (
     f"""CASE patterns.kind WHEN 'tool_sequence' THEN {_LATENCY.format(_WITH_STATISTICS)} ELSE {_WITH_STATISTICS} END"""
 )
 
+# A pattern whose statistics did not change is not written: its version stays, and so do copies of it.
 UPSERT_MINED = SqlTemplate(f"""
 INSERT INTO patterns ({columns(_SAVED)})
 SELECT {values(_SAVED)}
@@ -93,12 +98,13 @@ GET_MANY = SqlTemplate(f"""
 SELECT {_ROW} FROM patterns WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
 
+# CAST: beyond 64 bits the sum would become a float.
 RECORD_RETRIEVAL = SqlTemplate("""
 UPDATE patterns SET times_retrieved = CAST(times_retrieved + 1 AS INTEGER), last_used_at = :now
 WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
 
-# The mean of the deltas, brought forward: no application has to be kept for it. Its parts cannot overflow.
+# The running mean of the deltas needs no stored applications. Its terms cannot overflow.
 RECORD_APPLICATION = SqlTemplate("""
 UPDATE patterns SET
     times_applied = CAST(times_applied + 1 AS INTEGER),
@@ -115,16 +121,17 @@ _SUM = "CAST(patterns.{name} + other.{name} AS INTEGER)"
 _UNION = """(SELECT json_group_array(value) FROM (
         SELECT value FROM json_each(patterns.document, '$.{field}')
         UNION SELECT value FROM json_each(other.document, '$.{field}')))"""
+# Words that full-text search spells otherwise than the document; where a side has none, its tags are its words.
 _UNION_OF_WORDS = """(SELECT json_group_array(value) FROM (
         SELECT value FROM json_each(coalesce(patterns.words -> '$.tags', patterns.document -> '$.tags'))
         UNION SELECT value FROM json_each(coalesce(other.words -> '$.tags', other.document -> '$.tags'))))"""
-# No more than 1, whatever the rounding of counts beyond 53 bits adds.
+# At most 1, whatever the rounding of counts beyond 53 bits adds.
 _MERGED_RATE = """min(1.0,
         (patterns.success_rate * patterns.occurrence_count + other.success_rate * other.occurrence_count)
         / (patterns.occurrence_count + other.occurrence_count))"""
 _APPLICATIONS = "(1.0 * patterns.times_applied + other.times_applied)"
 
-# A float that is handed to json_set() keeps only 15 of its digits.
+# json(printf()): a float that is passed to json_set() keeps only 15 of its digits.
 MERGE = SqlTemplate(f"""
 UPDATE patterns SET
     version = patterns.version + 1, updated_at = :now,
@@ -147,7 +154,8 @@ FROM (SELECT * FROM patterns WHERE namespace = :namespace AND id = :other) AS ot
 WHERE patterns.namespace = :namespace AND patterns.id = :id AND patterns.kind = other.kind
 """)
 
-# They change nothing, but one row where a document has become too large, or has too many tags: the change is undone.
+# Changes no row while the limits are kept. Else it changes one, and the changed row count rolls the batch back: only
+# the database knows the size of what json_set has made.
 _CHECK = "UPDATE patterns SET version = version WHERE namespace = :namespace AND {of} AND ({too_large})"
 CHECK_MERGED = SqlTemplate(
     _CHECK.format(

@@ -1,4 +1,4 @@
-"""What several tasks are about: the words that they share, so that a search for such a task finds what it taught."""
+"""The words that several tasks share, so that a search for such a task finds the pattern that was mined from them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _STOP_WORDS = frozenset(
 
 
 def shared_words(tasks: Sequence[str]) -> list[str]:
-    """Return the words that at least two of the tasks have, and a quarter of them: the most frequent first, at most 10.
+    """Return the words that at least two tasks, and a quarter of them, have: the most frequent first, at most 10.
 
-    A word of one task alone says nothing of the others, and is not repeated where that task may be forgotten.
+    A word of one task alone says nothing about the others, and must not be repeated where that task may be erased.
     """
     counts: Counter[str] = Counter()
     for task in tasks:

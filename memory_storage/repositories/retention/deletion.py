@@ -1,7 +1,7 @@
-"""Removing episodes in portions that hold the write lock shortly. Decides nothing: who calls it says which.
+"""Batched deletion of episodes: short holds of the write lock.
 
-All that it has to know is in the tables, so it may be interrupted anywhere: what was not removed is found again, and an
-episode that was removed in part is marked.
+All state is in the tables, so it may be interrupted anywhere: the remaining episodes are selected again, and an episode
+that was deleted in part is marked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SMALL_WEIGHT = 100  # is removed at once, whatever it takes
 
 
 class Item(NamedTuple):
-    """One to be removed."""
+    """An episode to delete."""
 
     id: str
     reason: str
@@ -32,12 +32,12 @@ class Item(NamedTuple):
 
     @property
     def weight(self) -> int:
-        """How much work it is."""
+        """The estimated work."""
         return sql.weight(self.bytes, self.steps)
 
 
 class BatchDeleter:
-    """Removes them, a portion at a time, by the statements of a `Removal`, filled with `values`."""
+    """Deletes or archives episodes in batches, by `DeletionStatements` filled with `values`."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class BatchDeleter:
         self._values = values
 
     def delete(self, items: Iterable[Item]) -> Iterator[tuple[list[Item], set[str]]]:
-        """Delete them: each portion, and the ids of those that went."""
+        """Delete the episodes; yield each batch, and the ids that were deleted."""
         pending = list(items)[::-1]
         while pending:
             if pending[-1].weight > max(2 * self._batch_sizer.batch_size, _SMALL_WEIGHT) and pending[-1].steps > 1:
@@ -66,7 +66,7 @@ class BatchDeleter:
                 )
 
     def archive(self, items: Iterable[Item], now: int) -> Iterator[tuple[list[Item], set[str]]]:
-        """The same, but into the archive."""
+        """Archive the episodes; yield each batch, and the ids that were archived."""
         pending = [item._replace(bytes=0, steps=0) for item in items][::-1]  # no work is done for these
         while pending:
             batch = self._next_batch(pending)
@@ -79,7 +79,7 @@ class BatchDeleter:
         return batch
 
     def _delete_incrementally(self, item: Item) -> set[str]:
-        """An episode that is too large to go at once: its last steps first."""
+        """Delete an episode that is too large for one batch: its last steps first."""
         namespace = self._session.namespace
         values, digest = self._values_of([item]), digest_of(namespace, item.id)
         archive = sql.ARCHIVE_TOMBSTONED.bind(digest=digest, now=to_micros(self._session.now()))
@@ -113,7 +113,7 @@ class BatchDeleter:
         return rows
 
     def _locked_at(self, rows: Sequence[Row]) -> float | None:
-        """When the database had the lock; None for a server, whose clock is not this machine's."""
+        """Return when the database took the lock; None for a server, whose clock may differ."""
         return rows[0][1] if self._session.max_value_bytes is None and rows and rows[0] else None
 
     def _values_of(self, batch: Sequence[Item]) -> dict[str, Any]:

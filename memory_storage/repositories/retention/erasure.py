@@ -1,4 +1,4 @@
-"""Erasing an episode, or all of a namespace: the rows. The bytes that are left of them are `erasure`'s affair."""
+"""Erasure of an episode, or of a whole namespace: the rows. The module `memory_storage.erasure` scrubs the file."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from .tombstones import (
     replace_eviction_keys,
 )
 
+# Small pages: each is a transaction that holds the write lock.
 _PATTERNS_PER_PAGE = 200
 
 _MENTIONS_EPISODE = """SELECT owner_seq FROM facets WHERE namespace = :namespace AND owner_type = 'pattern'
@@ -37,6 +38,7 @@ _MENTIONS_EPISODE = """SELECT owner_seq FROM facets WHERE namespace = :namespace
 _OTHER_EVIDENCE = "(SELECT value FROM json_each(p.document, '$.evidence') WHERE value <> :id)"
 _QUOTES_TASKS = f"""instr(p.document ->> '$.description', '{TASK_QUOTE}')
     AND EXISTS (SELECT 1 FROM json_each(p.document, '$.tags') WHERE value = '{MINED_TAG}')"""
+# Patterns that name the episode as evidence: whether they name others too, and the document where it quotes tasks.
 _MENTIONING = SqlTemplate(f"""
 SELECT p.id, EXISTS {_OTHER_EVIDENCE}, p.version, CASE WHEN {_QUOTES_TASKS} THEN p.document END
 FROM patterns AS p WHERE p.seq IN ({_MENTIONS_EPISODE})
@@ -44,11 +46,13 @@ FROM patterns AS p WHERE p.seq IN ({_MENTIONS_EPISODE})
 _WITHOUT_OTHER_EVIDENCE = f"""FROM patterns AS p WHERE p.namespace = :namespace AND p.seq IN ({_MENTIONS_EPISODE})
     AND NOT EXISTS {_OTHER_EVIDENCE}"""
 _DELETE_MINED_FROM_IT_ALONE = SqlTemplate(f"DELETE {_WITHOUT_OTHER_EVIDENCE}")
+# The version grows: a copy that still names the episode is stale from here on.
 _REMOVE_FROM_EVIDENCE = SqlTemplate(f"""
 UPDATE patterns AS p SET version = p.version + 1, updated_at = :now, document = json_set(p.document, '$.evidence',
     json((SELECT json_group_array(value) FROM {_OTHER_EVIDENCE})))
 WHERE p.seq IN ({_MENTIONS_EPISODE})
 """)
+# Guarded by the version that was read: a concurrent edit makes the row count differ.
 _REPLACE_DESCRIPTION = SqlTemplate("""
 UPDATE patterns SET document = json_set(document, '$.description', :description), words = :words
 WHERE namespace = :namespace AND id = :id AND version = :version
@@ -75,7 +79,7 @@ _QUARANTINED_HOLDERS = {
     "quarantined_steps": "SELECT CAST(namespace AS TEXT), CAST(episode_id AS TEXT) FROM quarantined_steps",
     "quarantined_embeddings": "SELECT CAST(namespace AS TEXT), CAST(owner_id AS TEXT) FROM quarantined_embeddings",
 }
-# They go with their owners. What another program has written there may have none.
+# Triggers delete these rows with their owners. Rows that another program has written may have none.
 _DELETE_ORPHANS = [
     SqlTemplate(f"DELETE FROM {table} WHERE namespace = :namespace")
     for table in ("embeddings", "spatiotemporal_index", "facets")
@@ -89,7 +93,7 @@ MERGE_WORDS = [
 
 
 class ErasedRows(NamedTuple):
-    """How many rows."""
+    """The numbers of erased and changed rows."""
 
     episodes: int = 0
     patterns: int = 0
@@ -97,7 +101,7 @@ class ErasedRows(NamedTuple):
 
 
 def erase_episode(session: SessionProtocol, episode_id: object, batch_sizer: BatchSizer) -> ErasedRows:
-    """An episode with all that is its own; and what was learned from it alone. It need not be there any more."""
+    """Erase an episode with everything it owns, and patterns mined from it alone. It need not exist any more."""
     key = as_id(episode_id)  # type: ignore[arg-type] # it is checked
     learned = session.read(_MENTIONING.bind(namespace=session.namespace, id=key))
     Quarantine(session).erase_episode(key, [row[0] for row in learned if not row[1]])
@@ -108,9 +112,10 @@ def erase_episode(session: SessionProtocol, episode_id: object, batch_sizer: Bat
 
 
 def erase_namespace(session: SessionProtocol, batch_sizer: BatchSizer) -> ErasedRows:
-    """All of a namespace's rows.
+    """Erase all rows of a namespace.
 
-    UnavailableError if others keep writing there.
+    Raises:
+        UnavailableError: Other clients keep writing to it.
     """
     episodes = patterns = 0
     for _ in range(SAVE_ATTEMPTS):
@@ -138,7 +143,7 @@ def rows_of(session: SessionProtocol) -> Iterator[list[tuple[str, UUID]]]:
 
 
 def tombstoned(session: SessionProtocol, rows: Sequence[tuple[str, UUID]]) -> list[tuple[str, UUID]]:
-    """Those of the rows, of any namespace, that were forgotten or removed by retention: not the evicted ones."""
+    """Return those rows, of any namespace, that `forget` or retention erased; without the evicted ones."""
     by_digest = {digest_of(*row): row for row in rows}
     found = session.read(FIND_TOMBSTONES.bind(digests=json.dumps(list(by_digest))))
     return [by_digest[row[0].lower()] for row in found]
@@ -179,9 +184,9 @@ def _pages_of_patterns(session: SessionProtocol) -> Iterator[Sequence[str]]:
 
 
 def _remove_from_patterns(session: SessionProtocol, episode_id: str) -> tuple[int, int]:
-    """Delete the patterns that were learned from an episode alone, and take it out of the others' evidence.
+    """Delete the patterns mined from an episode alone, and remove it from the evidence of the others.
 
-    What the others tell of the tasks of their evidence goes too: it may be words of this one.
+    What the others quote of tasks is removed, too: it may be words of this one.
     """
     values = {"namespace": session.namespace, "id": episode_id}
     for _ in range(SAVE_ATTEMPTS):

@@ -1,4 +1,4 @@
-"""How much to do at once, so that the write lock is held shortly, and others get in between. Knows no SQL."""
+"""Adaptive batch size for bulk deletes: keeps each hold of the write lock under about 15 ms."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WINDOW = 4  # portions: what was slow once may be so again
 
 
 class BatchSizer:
-    """Measures the portions, and says how large the next one may be, in the unit that the caller weighs with."""
+    """Measures batches and adapts `batch_size`, in the unit of the caller's weights."""
 
     def __init__(self, *, sleep: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.time) -> None:
         self.batch_size = _INITIAL
@@ -25,11 +25,11 @@ class BatchSizer:
         self._started_at = 0.0
 
     def start(self) -> None:
-        """A portion begins."""
+        """Start timing a batch."""
         self._started_at = self._clock()
 
     def finish(self, weight: int, locked_at: float | None) -> None:
-        """It is done, and had the lock since `locked_at`, by the database's clock. Let others have it for a while."""
+        """Finish a batch that held the lock since `locked_at` (database clock); pause for other writers."""
         whole = self._clock() - self._started_at
         held = whole if locked_at is None else self._clock() - locked_at
         if not 0 <= held <= whole:  # a server has a clock of its own

@@ -1,7 +1,7 @@
-"""Erasing from the tables to which the doctor moved what it could not use. They have what their rows had, of any type.
+"""Erasure from the quarantine: the tables to which the doctor moves unusable rows. Their values may be of any type.
 
-A vector there has no owner of its own: one that no row of `quarantined_embeddings` leads to goes with the next erasure,
-as it may be of any owner.
+A vector there has no owner of its own: one that no row of `quarantined_embeddings` references is deleted by the next
+erasure, as it may belong to any owner.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BoundCondition = tuple[str, tuple[str, ...]]  # SQL and what it binds
 
 
 class Quarantine:
-    """The tables of quarantined rows in a database, of one namespace."""
+    """The quarantine tables of a database, for one namespace."""
 
     def __init__(self, session: SessionProtocol) -> None:
         self._session = session
@@ -36,10 +36,10 @@ class Quarantine:
             self._tables.setdefault(str(table), set()).add(str(column))
 
     def erase_episode(self, episode_id: str, learned: Sequence[str]) -> None:
-        """Erase an episode with all that is its own, and patterns that mention it.
+        """Erase an episode with everything it owns, and patterns that mention it.
 
         Args:
-            episode_id: The episode's id. Its live steps have to be there still: their embeddings are found by them.
+            episode_id: The episode's id. Its live steps must still exist: their embeddings are found through them.
             learned: The ids of live patterns that will be erased with it.
         """
         if not self._tables:
@@ -59,7 +59,7 @@ class Quarantine:
         self._erase(conditions)
 
     def erase_namespace(self) -> None:
-        """Erase all that is of the namespace."""
+        """Erase all rows of the namespace."""
         condition = _OF_NAMESPACE, (self._session.namespace,)
         self._erase({table: condition for table, columns in self._tables.items() if "namespace" in columns})
 
@@ -78,7 +78,7 @@ class Quarantine:
             self._session.write(steps)
 
     def _vectors(self, conditions: dict[str, _BoundCondition]) -> list[tuple[str, str, int]]:
-        """The space (its token, or none), model and number of the vectors that the embeddings led to."""
+        """Return token (or ''), model and number of the vectors that the embeddings reference."""
         table = "quarantined_embeddings"
         if table not in conditions:
             return []
@@ -90,7 +90,7 @@ class Quarantine:
         return [one for one in found if (one[0] or VectorSpace(one[1]).token) in known]
 
     def _delete_orphaned_vector(self, space: VectorSpace | None, token: str, seq: int) -> BatchStep:
-        """Delete a vector to which no embedding leads any more."""
+        """Return the statement that deletes a vector that no embedding references any more."""
         token = space.token if space else token
         return BatchStep(
             f"""DELETE FROM vectors_{token} WHERE seq = ? AND NOT EXISTS (

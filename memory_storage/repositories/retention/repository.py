@@ -1,4 +1,4 @@
-"""The repository that lets episodes go by a policy: first a plan, then the work. Erases nobody: see `erasure`."""
+"""The repository of retention: deletes or archives episodes by a policy. `erasure` erases single ones for good."""
 
 from __future__ import annotations
 

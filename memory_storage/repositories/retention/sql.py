@@ -1,4 +1,4 @@
-"""The statements that find the episodes that go, and remove them. Each is put together once for a kind of policy."""
+"""The statements that select the episodes to delete, and delete them. Composed once per kind of policy."""
 
 from __future__ import annotations
 
@@ -8,23 +8,28 @@ from typing import Any
 from memory_storage.models import RetentionPolicy
 from memory_storage.sql.statement import SqlTemplate, bytes_of_episode
 
+# octet_length of a column does not read the text.
 _BYTES = bytes_of_episode("e")
 _STEPS = "(SELECT count(*) FROM steps AS s WHERE s.namespace = e.namespace AND s.episode_id = e.id)"
+# The facets of evidence are an index from an episode to the patterns that name it.
 IS_PATTERN_SOURCE = """EXISTS (SELECT 1 FROM facets AS f WHERE f.namespace = e.namespace AND f.owner_type = 'pattern'
     AND f.name = 'evidence' AND f.value = e.id)"""
 _HAS_PROTECTED_TAG = """EXISTS (SELECT 1 FROM facets AS f WHERE f.namespace = e.namespace AND f.owner_type = 'episode'
     AND f.name = 'tag' AND f.value IN (SELECT value FROM json_each(:tags)) AND f.owner_seq = e.seq)"""
+# The database's clock; see `_EARLIER_CLOCK`.
 _DATABASE_NOW = "CAST(unixepoch('subsec') * 1000000 AS INTEGER)"
+# Protected and already expired episodes are partitioned away: the surplus is counted among the others.
 _OLDEST_FIRST = "OVER (PARTITION BY reason IS NULL AND NOT kept ORDER BY started_at, id"
 _ROWS_BEFORE = "ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING"
 
+# Erasure asks for no policy: every episode of the namespace, or one.
 _ERASABLE = f"SELECT e.id, 'forgotten', {_BYTES}, {_STEPS} FROM episodes AS e WHERE e.namespace = :namespace"
 ALL_EPISODES = SqlTemplate(f"{_ERASABLE} ORDER BY e.started_at, e.id")
 ONE_EPISODE = SqlTemplate(f"{_ERASABLE} AND e.id = :id")
 
 
 def protected_sql(policy: RetentionPolicy) -> str:
-    """What protects an episode `e`."""
+    """Return the condition that protects an episode `e`."""
     conditions = [
         "e.outcome IS NOT 'failure'" if policy.only_failed else "",
         IS_PATTERN_SOURCE if policy.keep_pattern_sources else "",
@@ -33,12 +38,12 @@ def protected_sql(policy: RetentionPolicy) -> str:
     return " OR ".join(filter(None, conditions)) or "false"
 
 
-# By the earlier of two clocks: this machine's may be ahead by a day, and would let a day too much go.
+# The client's clock may be ahead by a day, which would delete a day too much: the earlier of both decides.
 _EARLIER_CLOCK = f"CASE WHEN :age IS NULL THEN :before ELSE min(:before, {_DATABASE_NOW} - :age) END"
 
 
 def expiry_rules_sql(policy: RetentionPolicy, before: str = ":before") -> str:
-    """The rules about an episode alone: the branches of a CASE, which gives their names."""
+    """Return the rules about single episodes: branches of a CASE that returns their names."""
     rules = [
         f"WHEN started_at < {before} THEN 'max_age'" if policy.max_age is not None else "",
         "WHEN reward < :min_reward THEN 'min_reward'" if policy.min_reward is not None else "",
@@ -72,16 +77,16 @@ WHERE w.reason IS NOT NULL ORDER BY w.reason IS NOT 'unfinished', w.started_at, 
 
 
 def plan(policy: RetentionPolicy) -> SqlTemplate:
-    """The episodes that go: id, reason, bytes and steps, in the order in which they go."""
+    """Return the SELECT of the episodes to delete: id, reason, bytes and steps, in the order of deletion."""
     weigh = policy.max_bytes is not None
     rules = expiry_rules_sql(policy, _EARLIER_CLOCK)
     return _plan(protected_sql(policy), rules, archive=policy.archive, weigh=weigh)
 
 
 class DeletionStatements:
-    """The statements for the episodes for which a condition `still` holds, when it comes to it.
+    """The statements that delete or archive the episodes for which a condition still holds.
 
-    `items` is a JSON array of [id, digest]. What is removed gives its id, and when the lock was there to remove it.
+    `items` is a JSON array of [id, digest]. Each statement returns the ids, and the time at which the lock was taken.
     """
 
     def __init__(self, condition: str) -> None:
@@ -103,13 +108,16 @@ CROSS JOIN episodes AS e ON {matches} WHERE true ON CONFLICT (digest) DO UPDATE 
 """)
 
 
+# For episodes whose deletion has started, and for erasure.
 UNCONDITIONAL = DeletionStatements("true")
+# An episode that is deleted in parts is archived meanwhile, so that no query returns half of it.
 ARCHIVE_TOMBSTONED = SqlTemplate("""
 UPDATE episodes SET archived_at = coalesce(archived_at, :now)
 WHERE seq = (SELECT episode_seq FROM forgotten WHERE digest = unhex(:digest)) RETURNING id, unixepoch('subsec')
 """)
+# A row costs about as much as 2 KB of text.
 _WEIGHT = "1 + (octet_length(document) + coalesce(octet_length(output), 0)) / 2048"
-# The last steps that weigh no more than :batch_weight together, and one at least.
+# The last steps whose total weight is at most :batch_weight, and at least one. LIMIT bounds the window function.
 DELETE_LAST_STEPS = SqlTemplate(f"""
 DELETE FROM steps WHERE seq IN (
     SELECT seq FROM (
@@ -128,7 +136,7 @@ def _statements_where(condition: str) -> DeletionStatements:
 
 
 def deletion_statements(policy: RetentionPolicy) -> DeletionStatements:
-    """Those of a policy: what has come to be protected is kept, and what is no surplus still has to be a candidate."""
+    """Return the statements of a policy. Protected episodes stay, and a candidate must still be one."""
     rules = expiry_rules_sql(policy)
     surplus = "e.id IN (SELECT value FROM json_each(:surplus))"
     is_one = f"(CASE {rules} END IS NOT NULL OR {surplus})" if rules else surplus
@@ -136,12 +144,12 @@ def deletion_statements(policy: RetentionPolicy) -> DeletionStatements:
 
 
 def weight(size: int, steps: int) -> int:
-    """How much work it is to remove an episode, about: in rows, and rows' worth of text."""
+    """Estimate the work to delete an episode, in rows and rows' worth of text."""
     return 1 + steps + size // 2048
 
 
 def values(policy: RetentionPolicy, before: int, tags: str) -> dict[str, Any]:
-    """What the statements of a policy are filled with."""
+    """Return the values of a policy's statements."""
     return {
         "before": before,
         "min_reward": policy.min_reward,

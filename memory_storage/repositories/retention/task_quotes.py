@@ -1,4 +1,4 @@
-"""What the description of a learned pattern quotes of its episodes' tasks, so that erasure finds and removes it."""
+"""How descriptions of mined patterns quote the tasks of their episodes, so that erasure finds and removes it."""
 
 MINED_TAG = "learned"
 """The tag of each pattern that is learned."""
@@ -7,6 +7,6 @@ TASK_QUOTE = " (tasks: "
 
 
 def without_task_quote(description: str) -> str:
-    """Return the description of a learned pattern without the words of tasks, unless they were edited since."""
+    """Return the description of a mined pattern without the words of tasks, unless they were edited."""
     before, mark, words = description.rpartition(TASK_QUOTE)
     return before if mark and words.find(")") == len(words) - 1 else description

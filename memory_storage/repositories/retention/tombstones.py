@@ -1,11 +1,11 @@
-"""What must not come back: a tombstone for each episode and pattern that was erased. Deletes nothing itself.
+"""Tombstones of erased episodes and patterns.
 
-A tombstone keeps a stale copy of a row (an old export, the first save of an episode that is repeated) from being taken
-for a new one. There are two forms:
+A tombstone keeps a stale copy of a row (an old export, or the retried first save of an episode) from being stored as a
+new one. It has one of two forms:
 
-- the digest of the namespace and the id, of what was forgotten or removed by retention. It says nothing of the person.
-- an eviction's key: the digest of the namespace, then the id. `when_full="evict"` chooses its episodes in SQL, which
-  has no digests, so that a save stays one round trip. `forget` replaces the key by the digest.
+- the digest of the namespace and the id, for what `forget` or retention erased. It reveals nothing about the row.
+- an eviction key: the digest of the namespace, then the id. `when_full="evict"` selects its episodes in SQL, which has
+  no digest functions, so that a save stays one round trip. `forget` replaces the key by the digest.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ _BY_DIGEST = "digest IN (SELECT unhex(value) FROM json_each(:digests))"
 _ROWS_PER_PAGE = 200
 _ERASED = "it was erased (forgotten, or removed by retention or eviction)"
 
+# A row that was erased before keeps its tombstone.
 ADD_TOMBSTONES = SqlTemplate("""
 INSERT INTO forgotten (digest) SELECT unhex(value) FROM json_each(:digests) WHERE true ON CONFLICT DO NOTHING
 """)
-# It changes nothing, and tells by the number of rows.
+# Changes nothing: the number of rows that it matches rolls the batch back.
 _REJECT_TOMBSTONED = SqlTemplate(f"UPDATE forgotten SET digest = digest WHERE {_BY_DIGEST}")
 FIND_TOMBSTONES = SqlTemplate(f"SELECT hex(digest) FROM forgotten WHERE {_BY_DIGEST}")
 _REMOVE_TOMBSTONES = SqlTemplate(f"DELETE FROM forgotten WHERE {_BY_DIGEST}")
+# All keys of a namespace are one range of the primary key; a digest alone has 16 bytes.
 _EVICTED_IDS = SqlTemplate("""
 SELECT CAST(substr(digest, 9) AS TEXT) FROM forgotten
 WHERE digest > unhex(:prefix) AND digest < unhex(:prefix || 'ff') AND length(digest) > 16 LIMIT :limit
@@ -41,39 +43,39 @@ EVICTED_KEY = "unhex(:prefix || hex({id}))"
 
 
 def digest_of(namespace: str, row_id: UUID | str) -> str:
-    """What is kept of a row that was forgotten, in hexadecimal."""
+    """Return the tombstone of an erased row, in hexadecimal."""
     return blake2b(f"{namespace}\0{row_id}".encode(), digest_size=16).hexdigest()
 
 
 def digests_of(namespace: str, ids: Iterable[UUID | str]) -> str:
-    """Those of several, as the JSON array that a statement reads."""
+    """Return the tombstones of several rows, as the JSON array that a statement reads."""
     return json.dumps([digest_of(namespace, one) for one in ids])
 
 
 def eviction_prefix(namespace: str) -> str:
-    """What the eviction keys of a namespace begin with, in hexadecimal."""
+    """Return the prefix of a namespace's eviction keys, in hexadecimal."""
     return blake2b(namespace.encode(), digest_size=8).hexdigest()
 
 
 def assert_not_tombstoned(session: SessionProtocol, ids: Sequence[UUID]) -> list[BatchStep]:
-    """What a write that may insert a row begins with: the write is undone if one of these was erased."""
+    """Return the first statement of an insert: it rolls the write back if one of these was erased."""
     return [_REJECT_TOMBSTONED.bind(0, digests=json.dumps(list(_tombstone_forms(session, ids))))] if ids else []
 
 
 def remove_tombstones(session: SessionProtocol, ids: Sequence[UUID]) -> list[BatchStep]:
-    """What an import begins with that brings back what was erased: it removes the tombstones of these."""
+    """Return the first statement of an import that restores erased rows: it removes their tombstones."""
     return [_REMOVE_TOMBSTONES.bind(digests=json.dumps(list(_tombstone_forms(session, ids))))] if ids else []
 
 
 def tombstoned_among(session: SessionProtocol, ids: Iterable[UUID]) -> set[UUID]:
-    """Those that were erased."""
+    """Return the ids that were erased."""
     tombstones = _tombstone_forms(session, ids)
     rows = session.read(FIND_TOMBSTONES.bind(digests=json.dumps(list(tombstones))))
     return {tombstones[row[0].lower()] for row in rows}
 
 
 def reject_tombstoned(session: SessionProtocol, ids: Sequence[UUID]) -> None:
-    """ValidationError if one of these was erased."""
+    """Raise ValidationError if one of these was erased."""
     for one in tombstoned_among(session, ids):
         raise ValidationError("id", f"{_ERASED}, and does not come back: give it a new id", str(one))
 
@@ -81,7 +83,7 @@ def reject_tombstoned(session: SessionProtocol, ids: Sequence[UUID]) -> None:
 def stale_copy_error(
     session: SessionProtocol, kind: str, row_id: UUID, version: int, stored: int | None
 ) -> ConflictError:
-    """The error for a copy of `version`, where `stored` is the version in the database, and None if there is none."""
+    """Return the error for a copy of `version`, where `stored` is the stored version or None."""
     if stored == version:
         detail = f"it was deleted and made again since this copy was read: version {version} is another one"
         return ConflictError(kind, row_id, expected=version, actual=stored, detail=detail)
@@ -97,7 +99,7 @@ def stale_copy_error(
 
 
 def replace_eviction_keys(session: SessionProtocol, ids: Sequence[str]) -> list[BatchStep]:
-    """Replace what may be left of these by an eviction: its key has the id in it."""
+    """Return statements that replace the eviction keys of these episodes, which contain the id, by digests."""
     keys = [_eviction_key(session, one) for one in ids]
     return [
         ADD_TOMBSTONES.bind(digests=digests_of(session.namespace, ids)),
@@ -113,13 +115,13 @@ def replace_all_eviction_keys(session: SessionProtocol) -> None:
 
 
 def evicted_ids(session: SessionProtocol) -> list[UUID]:
-    """The ids of the namespace's episodes that were evicted, and not forgotten."""
+    """Return the ids of the namespace's episodes that were evicted, and not erased by `forget`."""
     rows = session.read(_EVICTED_IDS.bind(prefix=eviction_prefix(session.namespace), limit=2**62))
     return [UUID(row[0]) for row in rows]
 
 
 def _tombstone_forms(session: SessionProtocol, ids: Iterable[UUID]) -> dict[str, UUID]:
-    """Both forms of each, in hexadecimal."""
+    """Return both forms of each tombstone, in hexadecimal."""
     forms = [(one, (digest_of(session.namespace, one), _eviction_key(session, one))) for one in ids]
     return {form: one for one, both in forms for form in both}
 

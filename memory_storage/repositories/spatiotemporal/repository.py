@@ -1,4 +1,4 @@
-"""The repository of places and times: where and when an episode or a step happened. How they are found is inherited."""
+"""The repository of places and times of episodes and steps. The spatial queries are inherited."""
 
 from __future__ import annotations
 

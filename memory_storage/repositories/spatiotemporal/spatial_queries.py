@@ -1,4 +1,4 @@
-"""Finding by region and by time, for whatever is found: places, or their episodes. Writes nothing."""
+"""Queries by region and by time, for places or for their episodes."""
 
 from __future__ import annotations
 
@@ -295,7 +295,7 @@ class SpatialQueries(Repository, Generic[T]):
         return sql.PageRequest(where, descending, backwards, place is not None, self._finds_episodes), values
 
     def _in_order(self, rows: Sequence[Row], *, descending: bool) -> list[Row]:
-        """One row of each that was found, in the order in which they were read."""
+        """Return one row of each result, in the order in which they were read."""
         return sorted({row[1]: row for row in rows}.values(), key=itemgetter(0, 1), reverse=descending)
 
     def _nearby(self, centre: Point, read: Sequence[Row], rows: Sequence[Row]) -> list[Nearby[T]]:
@@ -304,7 +304,7 @@ class SpatialQueries(Repository, Generic[T]):
 
 
 def check_k(k: int) -> int:
-    """How many are wanted; ValidationError if that cannot be."""
+    """Return `k`; ValidationError if it is out of range."""
     if type(k) is not int or not 1 <= k <= MAX_K:
         raise ValidationError("k", f"a whole number from 1 to {MAX_K:,}", k)
     return k
@@ -319,7 +319,7 @@ def _distance_m(centre: Point, row: Row) -> float:
 
 
 def interval_values(interval: Interval | None, field: str = "between") -> dict[str, int]:
-    """The values that an interval is in SQL; none if it is not asked for."""
+    """Return the SQL values of an interval; none if there is no interval."""
     if interval is None and field == "between":
         return {}
     checked = _revalidated(Interval, interval, field)
@@ -331,7 +331,7 @@ def interval_values(interval: Interval | None, field: str = "between") -> dict[s
 
 
 def _revalidated(kind: type[M], model: object, field: str) -> M:
-    """What was given, validated once more: a model can be made or changed past its validation."""
+    """Return the model, validated again: it may have been changed past its validation."""
     if type(model) is not kind:
         raise ValidationError(field, f"must be a {kind.__name__}", model)
     try:

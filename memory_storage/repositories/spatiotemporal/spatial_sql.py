@@ -13,18 +13,24 @@ from memory_storage.sql.statement import SqlTemplate
 
 from .sql import ROW
 
+# Sorts before every stored time.
 TIMELESS = -FOREVER - 1
 """The key of what has no moment: it comes before all that has one."""
 
-_HALVINGS = 11  # of the search for a circle: they tell 2 ** 11 circles apart
+# Of the search for a circle: they distinguish 2 ** 11 circles.
+_HALVINGS = 11
+# CROSS JOIN fixes the order of the loops: the R*Tree first, then the rows that it returns.
 _EPISODE = "CROSS JOIN episodes AS e ON e.seq = p.episode_seq"
-_ROUNDING_DEGREES = "1e-9"  # degrees: what is next to nothing the R*Tree rounds to nothing, and not away from it
+# The R*Tree stores 32-bit floats, rounded outwards, but not next to zero: boxes are widened by this.
+_ROUNDING_DEGREES = "1e-9"
 _IN_NAMESPACE = "r.min_key < :number AND r.max_key > :number"
 _IN_TIME = "p.starts_at < :span_to AND p.until_at > :span_from"
 _TREE_IN_TIME = f"r.min_at <= {beginning(':span_to')} AND r.max_at >= {ending(':span_from')}"
 _SORT_TIME = f"coalesce(p.starts_at, {TIMELESS})"
-_CIRCLE_PLACEHOLDER = "(SELECT * FROM circle)"  # stands for one
-_CHORD = "((p.x - :x) * (p.x - :x) + (p.y - :y) * (p.y - :y) + (p.z - :z) * (p.z - :z))"  # its square
+# The same FROM clause is used with two circles: that of the search step, and the final one.
+_CIRCLE_PLACEHOLDER = "(SELECT * FROM circle)"
+# The square of the chord orders like the distance, and needs no square root or trigonometry.
+_CHORD = "((p.x - :x) * (p.x - :x) + (p.y - :y) * (p.y - :y) + (p.z - :z) * (p.z - :z))"
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ class PageRequest:
         return "key DESC, seq DESC" if self.reads_descending else "key, seq"
 
 
+# Corners are bound one by one: as JSON, some numbers would be read as their neighbours.
 _CORNERS = ("south", "north", "west", "east")
 
 
@@ -82,6 +89,7 @@ def _boxes(count: int) -> str:
     return f"boxes ({', '.join(_CORNERS)}) AS MATERIALIZED (VALUES {', '.join(rows)}),"
 
 
+# The R*Tree has rounded positions: it preselects, and the columns decide.
 def in_boxes(count: int, *, in_time: bool) -> tuple[Branch, ...]:
     """Places in one of `count` boxes. The R*Tree has rounded positions: the columns decide."""
     tables = f"""boxes AS b CROSS JOIN spatiotemporal_rtree AS r
@@ -100,6 +108,7 @@ def starting_in() -> tuple[Branch, ...]:
     return (Branch(tables, conditions, "p.starts_at"),)
 
 
+# Two branches, each a range of an index: what starts in the interval, and what started before and goes on.
 def overlapping() -> tuple[Branch, ...]:
     """Places whose time has a moment in the interval: it begins there, or it began before and went on."""
     begun = ("p.starts_at >= :span_from", "p.starts_at < :span_to")
@@ -124,6 +133,7 @@ def of_trajectory() -> tuple[Branch, ...]:
     return (Branch(tables, ("e.namespace = :namespace", "e.id = :episode_id"), _SORT_TIME),)
 
 
+# The page is cut before rows are read: documents of other candidates are never loaded.
 @lru_cache(maxsize=256)
 def ordered(branches: tuple[Branch, ...], request: PageRequest) -> SqlTemplate:
     """A page by time: the key and `seq` of each row, then the row, in any order."""

@@ -7,6 +7,7 @@ from memory_storage.sql.paging import cut_by_bytes
 from memory_storage.sql.statement import SqlTemplate, columns, micros, upsert_assignments, values
 
 TABLES = {"episode": "episodes", "step": "steps"}
+# The episode of a step is stored with its place, so that queries for episodes need no join with steps.
 _EPISODE_SEQ = {
     "episode": "owner.seq",
     "step": "(SELECT seq FROM episodes WHERE namespace = owner.namespace AND id = owner.episode_id)",
@@ -37,6 +38,7 @@ def _columns(owner_type: str) -> dict[str, str]:
     }
 
 
+# The join with the owner's table makes a missing owner visible: the row count is too small.
 def _insert(owner_type: str, expressions: dict[str, str], conflict: str) -> SqlTemplate:
     return SqlTemplate(f"""
 INSERT INTO spatiotemporal_index ({columns(expressions)})
@@ -67,27 +69,31 @@ def _import(owner_type: str) -> SqlTemplate:
 
 PUT = {owner_type: _put(owner_type) for owner_type in TABLES}
 IMPORT = {owner_type: _import(owner_type) for owner_type in TABLES}
+# Read with the write, in the same round trip: the only value that the database has set.
 CREATED = SqlTemplate("""
 SELECT id, created_at FROM spatiotemporal_index
 WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
+# After a wrong row count: which ids belong to another owner.
 OWNERS_BY_ID = SqlTemplate("""
 SELECT id, owner_type, owner_id FROM spatiotemporal_index
 WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
+# After a wrong row count: which owners do not exist.
 OWNERS = SqlTemplate("""
 SELECT 'episode', id FROM episodes WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 UNION ALL SELECT 'step', id FROM steps WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
 ROW = "p.id, p.document, p.created_at"
 GET = SqlTemplate(f"SELECT {ROW} FROM spatiotemporal_index AS p WHERE namespace = :namespace AND id = :id")
+# NULL sorts first: entries without a time come before all others.
 OF_OWNER = SqlTemplate(f"""
 SELECT {ROW} FROM spatiotemporal_index AS p
 WHERE namespace = :namespace AND owner_type = :owner_type AND owner_id = :owner_id ORDER BY starts_at, seq
 """)
 DELETE = SqlTemplate("DELETE FROM spatiotemporal_index WHERE namespace = :namespace AND id = :id RETURNING id")
 COUNT = SqlTemplate("SELECT count(*) FROM spatiotemporal_index WHERE namespace = :namespace")
-# A page ends by bytes too: an entry that does not fit has no document.
+# A page is also limited by bytes: an entry that does not fit has no document.
 _PAGE_CANDIDATES = """SELECT seq, id FROM spatiotemporal_index
     WHERE namespace = :namespace AND id > :after ORDER BY id LIMIT :limit"""
 PAGE = SqlTemplate(f"""

@@ -1,4 +1,4 @@
-"""The repository of steps: parts of an episode, without loading the rest. Appending is the episode repository's."""
+"""The repository of steps: parts of an episode, without loading the rest. `episodes.append_step` appends them."""
 
 from __future__ import annotations
 

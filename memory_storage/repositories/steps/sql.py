@@ -5,6 +5,8 @@ from __future__ import annotations
 from memory_storage.sql.paging import cut_by_bytes
 from memory_storage.sql.statement import SqlTemplate, bytes_of_step, columns, values
 
+# The document is spliced around the number, which only the database knows: as text, because json_set would rewrite the
+# digits of floats.
 _COLUMNS = {
     "namespace": ":namespace",
     "episode_id": ":episode_id",
@@ -20,8 +22,8 @@ _COLUMNS = {
     "words": ":words",
 }
 
-# The number is found by the index and given under the write lock: it costs the same for every step.
-# Constraints refuse an id that is taken and an episode that is missing: to look for both first costs a third more.
+# The number is read from the index and assigned under the write lock: it costs the same for every step. Constraints
+# refuse an existing id and a missing episode: looking for both first costs a third more.
 APPEND = SqlTemplate(f"""
 INSERT INTO steps ({columns(_COLUMNS)})
 SELECT {values(_COLUMNS)}
@@ -31,13 +33,14 @@ WHERE next.number <= :limit
 RETURNING step_number
 """)
 
-# Why a step could not be appended: whether its id is taken, and by the same step.
+# After a refused append: whether the id is taken, and by the same step.
 STORED_STEP = SqlTemplate("""
 SELECT step_number, episode_id = :episode_id AND output IS :output
     AND document = :before_number || step_number || :after_number
 FROM steps WHERE namespace = :namespace AND id = :id
 """)
 
+# Read again if the acknowledgement of an append was lost.
 STEP_NUMBER = SqlTemplate("SELECT step_number FROM steps WHERE namespace = :namespace AND id = :id")
 
 _ROW = "id, document, output"
@@ -54,7 +57,7 @@ WHERE namespace = :namespace AND episode_id = :episode_id AND step_number BETWEE
 ORDER BY step_number LIMIT :limit
 """)
 
-# As RANGE from :first on, but a page ends by bytes too: a step that does not fit has no id.
+# Like RANGE from :first on, but a page is also limited by bytes: a step that does not fit has no id.
 _CANDIDATES = """SELECT seq, step_number FROM steps
     WHERE namespace = :namespace AND episode_id = :episode_id AND step_number >= :first
     ORDER BY step_number LIMIT :limit"""
@@ -64,6 +67,7 @@ SELECT s.id, s.document, s.output, page.step_number FROM page LEFT JOIN steps AS
 ORDER BY page.step_number
 """)
 
+# In descending order, so that LIMIT stops the scan of the index; the repository reverses the rows.
 LATEST = SqlTemplate(f"""
 SELECT {_ROW} FROM steps WHERE namespace = :namespace AND episode_id = :episode_id
 ORDER BY step_number DESC LIMIT :limit
@@ -73,14 +77,15 @@ COUNT = SqlTemplate("SELECT count(*) FROM steps WHERE namespace = :namespace AND
 
 COUNT_ALL = SqlTemplate("SELECT count(*) FROM steps WHERE namespace = :namespace")
 
-# The steps that have one of these ids, or one of these numbers in their episode.
+# Two lookups by index; OR would scan all steps of the namespace.
 CONFLICTING_STEPS = SqlTemplate("""
 SELECT id, episode_id FROM steps WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 UNION SELECT id, episode_id FROM steps WHERE namespace = :namespace
     AND (episode_id, step_number) IN (SELECT value ->> 0, value ->> 1 FROM json_each(:numbers))
 """)
 
-# Before the step is deleted: a copy of the episode that still has the step is stale from here on.
+# Runs before the step is deleted, because it finds the episode by the step. A copy of the episode that still has the
+# step is stale from here on.
 INCREMENT_VERSION = SqlTemplate("""
 UPDATE episodes SET version = version + 1, updated_at = :now
 WHERE namespace = :namespace
