@@ -12,11 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar, get_args
 
+from memory_storage.embedders import Embedder
 from memory_storage.errors import CorruptDataError, SchemaError, UnavailableError, ValidationError
 from memory_storage.models import EpisodeFilter, Hit, Hits, PatternFilter, SearchMode
 from memory_storage.schema.spelling import readable
 from memory_storage.schema.vector_tables import VectorSpace
 from memory_storage.sql.arguments import choice, flag, instance
+from memory_storage.sql.arguments import embedder as as_embedder
 from memory_storage.sql.documents import to_micros
 from memory_storage.sql.filters import Shape, active_filters, conditions
 from memory_storage.sql.fulltext import any_word
@@ -288,20 +290,41 @@ def _notify_index(rows: Sequence[Row], session: SearchSession, plan: SearchPlan)
     return rows
 
 
-def fill_hits(search: Callable[[SearchRequest], Hits[T]], request: SearchRequest) -> Hits[T]:
-    """Return `k` hits, if there are that many: hits that cannot be decoded are replaced by further ones."""
-    hits = search(request)
+def find_hits(
+    session: SearchSession,
+    target: SearchTarget,
+    request: SearchRequest,
+    statement: Callable[[Search], SqlTemplate],
+    decode: Callable[[Sequence[Row], int], list[tuple[Row, T | None]]],
+) -> Hits[T]:
+    """Run a search, and go on until there are `k` hits: an item that cannot be decoded does not count.
+
+    Args:
+        session: Runs the statements.
+        target: What is searched.
+        request: The search, as the caller asked for it.
+        statement: Composes the statement of a planned search.
+        decode: Returns the hits in rows, the best first, as (row, item); None for an item that was not decoded.
+    """
+    plan = plan_search(session, target, request)
+    hits = plan.hits(decode(run(session, statement, plan), plan.k))
     while len(hits) < request.k and hits.next_cursor:
-        more = search(replace(request, k=request.k - len(hits), cursor=hits.next_cursor))
+        plan = plan_search(session, target, replace(request, k=request.k - len(hits), cursor=hits.next_cursor))
+        more = plan.hits(decode(run(session, statement, plan), plan.k))
         hits = Hits([*hits, *more], next_cursor=more.next_cursor, plan=hits.plan)
     return hits
 
 
-def check_query_text(text: Any) -> str:
-    """Return the query text; ValidationError if it is not a string."""
+def embed_query(
+    text: Any, vector: Any, model: str | None, embedder: Embedder | None
+) -> tuple[str, Sequence[float] | None, str | None]:
+    """Return the text, vector and model of a search; the vector is the embedder's where only that is passed."""
     if not isinstance(text, str):
-        raise ValidationError("text", "a string", text)
-    return text
+        raise ValidationError("text", "a text", text)
+    if embedder is None or vector is not None:
+        return text, vector, model
+    known = as_embedder("embedder", embedder)
+    return text, known.embed_query(text), model or known.model
 
 
 def _hit(row: Sequence[Any], item: T, *, has_vector: bool, explain: bool) -> Hit[T]:

@@ -39,10 +39,9 @@ from memory_storage.repositories.retention.tombstones import (
     tombstoned_among,
 )
 from memory_storage.repositories.steps import sql as steps_sql
-from memory_storage.search.planner import SearchRequest, Weights, check_query_text, fill_hits, plan_search, run
+from memory_storage.search.planner import SearchRequest, Weights, embed_query, find_hits
 from memory_storage.search.session import SearchSession
 from memory_storage.search.statement import EPISODES
-from memory_storage.sql.arguments import embedder as as_embedder
 from memory_storage.sql.arguments import flag
 from memory_storage.sql.chunks import chunk_episodes
 from memory_storage.sql.documents import OnCorrupt, check_on_corrupt, encode, number_steps, to_micros
@@ -600,14 +599,12 @@ class EpisodeRepository(Repository):
             ValidationError: An argument, a filter or the cursor is invalid; or the vector has another dimension than
                 this namespace's vectors of the model.
         """
-        if embedder is not None and vector is None:
-            known = as_embedder("embedder", embedder)
-            vector, model = known.embed_query(check_query_text(text)), model or known.model
+        text, vector, model = embed_query(text, vector, model, embedder)
         return self._hits(
             SearchRequest(
                 EpisodeFilter(**filters),
                 k,
-                check_query_text(text),
+                text,
                 vector,
                 model,
                 mode,
@@ -623,13 +620,8 @@ class EpisodeRepository(Repository):
     def _hits(self, request: SearchRequest, *, steps: bool, on_corrupt: OnCorrupt) -> Hits[Episode]:
         check_on_corrupt(on_corrupt)
         flag("steps", steps)
-
-        def search(request: SearchRequest) -> Hits[Episode]:
-            plan = plan_search(self._session, EPISODES, request)
-            rows = run(self._session, partial(sql.search, with_steps=steps), plan)
-            return plan.hits(hits_from_rows(rows, plan.k, on_corrupt))
-
-        return fill_hits(search, request)
+        statement, decode = partial(sql.search, with_steps=steps), partial(hits_from_rows, on_corrupt=on_corrupt)
+        return find_hits(self._session, EPISODES, request, statement, decode)
 
     def _encode_all(self, episodes: Sequence[Episode]) -> list[tuple[str, Episode]]:
         limits = self._session.limits

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import zip_longest
 from typing import Any, TypeVar, get_args
 from uuid import UUID
 
@@ -37,13 +36,12 @@ from memory_storage.repositories.retention.tombstones import (
     tombstoned_among,
 )
 from memory_storage.schema.words import with_words, words_of_pattern
-from memory_storage.search.planner import SearchRequest, Weights, check_query_text, fill_hits, plan_search, run
+from memory_storage.search.planner import SearchRequest, Weights, embed_query, find_hits
 from memory_storage.search.session import SearchSession
-from memory_storage.search.statement import N_FACT_COLUMNS, PATTERNS
-from memory_storage.sql.arguments import embedder as as_embedder
+from memory_storage.search.statement import PATTERNS
 from memory_storage.sql.arguments import flag
 from memory_storage.sql.chunks import chunk_documents
-from memory_storage.sql.documents import OnCorrupt, check_on_corrupt, encode, report_corrupt, to_micros
+from memory_storage.sql.documents import OnCorrupt, check_on_corrupt, encode, to_micros
 from memory_storage.sql.exact_numbers import REWARD_DELTAS, SUCCESS_RATES
 from memory_storage.sql.filters import conditions
 from memory_storage.sql.limits import check_document, check_tags, limit_error, most_bytes, stored_bytes, too_large
@@ -71,7 +69,7 @@ from memory_storage.sql.session import (
 
 from . import sql
 from .mining import MAX_RECOVERY_STEPS, mine_recoveries, mine_sequences, mining_limits, with_task_words
-from .rows import pattern_from_row
+from .rows import hits_from_rows, pattern_from_row, pattern_or_none
 
 P = TypeVar("P", bound=AnyPattern)
 
@@ -329,7 +327,7 @@ class PatternRepository(Repository):
             statement = sql.query((*where, *after), order)
             step = statement.bind(namespace=self._session.namespace, limit=size + 1, **values, **place_values)
             rows = self._session.read(step)
-            patterns = [_pattern_or_none(row[2:], on_corrupt) for row in rows[:size]]
+            patterns = [pattern_or_none(row[2:], on_corrupt) for row in rows[:size]]
             return page(patterns, [(row[0], row[1]) for row in rows], size, place)
 
         return fill_page(read, check_limit(limit, self._session.limits), parse_cursor(cursor))
@@ -464,13 +462,11 @@ class PatternRepository(Repository):
             ValidationError: An argument, a filter or the cursor is invalid; or the vector has another dimension than
                 this namespace's vectors of the model.
         """
-        if embedder is not None and vector is None:
-            known = as_embedder("embedder", embedder)
-            vector, model = known.embed_query(check_query_text(text)), model or known.model
+        text, vector, model = embed_query(text, vector, model, embedder)
         request = SearchRequest(
             PatternFilter(**filters),
             k,
-            check_query_text(text),
+            text,
             vector,
             model,
             mode,
@@ -483,14 +479,8 @@ class PatternRepository(Repository):
 
     def _hits(self, request: SearchRequest, on_corrupt: OnCorrupt) -> Hits[AnyPattern]:
         check_on_corrupt(on_corrupt)
-
-        def search(request: SearchRequest) -> Hits[AnyPattern]:
-            plan = plan_search(self._session, PATTERNS, request)
-            rows = sorted(run(self._session, sql.search, plan), key=lambda row: (-row[0], row[1]))
-            found = [_pattern_or_none(row[2 + N_FACT_COLUMNS :], on_corrupt) for row in rows[: plan.k]]
-            return plan.hits(list(zip_longest((row[: 2 + N_FACT_COLUMNS] for row in rows), found)))
-
-        return fill_hits(search, request)
+        decode = partial(hits_from_rows, on_corrupt=on_corrupt)
+        return find_hits(self._session, PATTERNS, request, sql.search, decode)
 
     def _encode_all(self, patterns: Sequence[P]) -> list[tuple[str, P]]:
         encoded = []
@@ -663,14 +653,10 @@ def _exact_numbers(namespace: str, patterns: Sequence[AnyPattern], new: Sequence
 
 def _decoded_patterns(rows: Iterable[Sequence[Any]], on_corrupt: OnCorrupt) -> Iterator[AnyPattern]:
     for row in rows:
-        pattern = _pattern_or_none(row, on_corrupt)
+        pattern = pattern_or_none(row, on_corrupt)
         del row
         if pattern is not None:
             yield pattern
-
-
-def _pattern_or_none(row: Sequence[Any], on_corrupt: OnCorrupt) -> AnyPattern | None:
-    return pattern_from_row(row) if on_corrupt is None else report_corrupt(partial(pattern_from_row, row), on_corrupt)
 
 
 def _kind_of(pattern: P, field: str) -> type[P]:

@@ -86,15 +86,17 @@ class RetentionRepository(Repository):
             raise MemoryStorageError("retention has short transactions of its own: call it on the storage")
         if progress is not None:
             function("progress", progress, "lambda done, total: print(done, total)")
-        to_apply = plan if isinstance(plan, RetentionPlan) else self.plan(_policy(plan))
+        if not isinstance(plan, RetentionPlan):
+            advice = "plan(policy), or RetentionPolicy(max_age=timedelta(days=90))"
+            plan = self.plan(instance("plan", plan, RetentionPolicy, advice))
         removed: set[str] = set()
         done = 0
-        for batch, batch_removed in self._run(to_apply, BatchSizer(sleep=sleep)):
+        for batch, batch_removed in self._run(plan, BatchSizer(sleep=sleep)):
             removed |= batch_removed
             done += len(batch)
             if progress:
-                progress(done, len(to_apply))
-        return _result(to_apply, removed)
+                progress(done, len(plan))
+        return _result(plan, removed)
 
     def _run(self, plan: RetentionPlan, batch_sizer: BatchSizer) -> Iterator[tuple[list[Item], set[str]]]:
         policy, values = plan.policy, _values(plan.policy, plan.now)
@@ -106,10 +108,6 @@ class RetentionRepository(Repository):
             return
         yield from BatchDeleter(self._session, batch_sizer).delete(unfinished)
         yield from deleter.delete(items[len(unfinished) :])
-
-
-def _policy(plan: object) -> RetentionPolicy:
-    return instance("plan", plan, RetentionPolicy, "plan(policy), or RetentionPolicy(max_age=timedelta(days=90))")
 
 
 def _values(policy: RetentionPolicy, now: datetime) -> dict[str, Any]:

@@ -300,7 +300,7 @@ class SpatialQueries(Repository, Generic[T]):
 
     def _nearby(self, centre: Point, read: Sequence[Row], rows: Sequence[Row]) -> list[Nearby[T]]:
         items = self._by_seq(rows)
-        return [Nearby(items[row[1]], _distance_m(centre, row)) for row in read]
+        return [Nearby(items[row[1]], distance_m(centre, row[-2], row[-1])) for row in read]
 
 
 def check_k(k: int) -> int:
@@ -312,10 +312,6 @@ def check_k(k: int) -> int:
 
 def _position(row: Row) -> tuple[Any, int]:
     return row[0], row[1]
-
-
-def _distance_m(centre: Point, row: Row) -> float:
-    return distance_m(centre, row[-2], row[-1])
 
 
 def interval_values(interval: Interval | None, field: str = "between") -> dict[str, int]:
