@@ -1,4 +1,4 @@
-"""Arguments of public methods that no model checks: each refusal is a ValidationError that says what to give."""
+"""Validation of arguments that no model checks. Each ValidationError says what to pass."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def flag(field: str, value: object) -> bool:
 
 
 def choice(field: str, value: object, choices: tuple[str, ...]) -> None:
-    """Refuse what is not one of some texts."""
+    """ValidationError if a value is not one of the choices."""
     if not isinstance(value, str) or value not in choices:
         raise ValidationError(field, f"one of {', '.join(choices)}", value)
 
 
 def instance(field: str, value: object, kind: type[T], example: str) -> T:
-    """Return an object of a class as it is; the refusal shows an `example` of how to make one."""
+    """Return an instance of a class; the ValidationError shows an `example` of how to make one."""
     if not isinstance(value, kind):
         raise ValidationError(field, f"must be a {kind.__name__}, like {example}", value)
     return value
 
 
 def function(field: str, value: object, example: str) -> None:
-    """Refuse what cannot be called; the refusal shows an `example`."""
+    """ValidationError, with an `example`, if a value is not callable."""
     if not callable(value):
         raise ValidationError(field, f"must be a function, like {example}", value)
 
@@ -52,7 +52,7 @@ def finite(field: str, value: Any) -> float:
 
 
 def checked_moment(field: str, moment: object) -> datetime:
-    """Return an aware moment, as a model would keep it."""
+    """Return an aware datetime, normalised as models do."""
     if not isinstance(moment, datetime):
         raise ValidationError(field, "must be an aware datetime, like datetime.now(timezone.utc)", moment)
     try:
@@ -62,7 +62,7 @@ def checked_moment(field: str, moment: object) -> datetime:
 
 
 def embedder(field: str, value: object) -> Embedder:
-    """Return an embedder as it is. A bare function is none: it has no model."""
+    """Return an embedder; ValidationError for a bare function, which has no model."""
     if not isinstance(value, Embedder):
         example = "FunctionEmbedder(function, model=...)" if callable(value) else "HashingEmbedder()"
         raise ValidationError(field, f"must be an embedder, with a model, embed and embed_query, like {example}", value)
@@ -70,7 +70,7 @@ def embedder(field: str, value: object) -> Embedder:
 
 
 def aware(clock: Callable[[], datetime]) -> datetime:
-    """Return what the storage's clock says."""
+    """Return the time of the storage's clock; ValidationError if it is naive."""
     moment: object = clock()
     if not isinstance(moment, datetime) or moment.tzinfo is None:
         raise ValidationError("now", "the clock must give aware moments, like datetime.now(timezone.utc)", moment)
@@ -78,7 +78,7 @@ def aware(clock: Callable[[], datetime]) -> datetime:
 
 
 def whole(field: str, value: int) -> int:
-    """A whole number from 1."""
+    """Return an int from 1 to 2**31 - 1."""
     if type(value) is not int or not 1 <= value < 2**31:
         raise ValidationError(field, "a whole number from 1", value)
     return value

@@ -1,4 +1,4 @@
-"""Documents in portions that travel as one value each: a server takes none over five megabytes. Knows no SQL."""
+"""Chunks of documents, each bound as one value: a server accepts no value above five megabytes."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ CHUNK_BYTES = 4_000_000
 
 
 class Chunk(NamedTuple):
-    """A JSON array of so many documents."""
+    """A JSON array, and the number of documents in it."""
 
     documents: int
     text: str
 
 
 def chunk_documents(documents: Iterable[str]) -> list[Chunk]:
-    """The documents in their order; one that is larger than a portion is one of its own."""
+    """Return the documents in chunks, in order; a document larger than a chunk has a chunk of its own."""
     return [Chunk(len(group), _array(group)) for group in _groups(documents)]
 
 
 def chunk_episodes(prepared: Sequence[tuple[str, Episode]]) -> tuple[list[Chunk], list[Chunk]]:
-    """The portions of the episodes' heads, and those of their steps: the same, unless one has to be taken apart.
+    """Return the chunks of the episodes' heads and those of their steps.
 
-    That is an episode that is too large, or that has words to be spelled otherwise in the index.
+    Both are the same chunks, unless an episode has to be split: it is too large, or has words that the full-text index
+    spells differently.
     """
     together = [document for document, _ in prepared if not is_spelled_otherwise(document)]
     together = [document for document in together if size(document) <= CHUNK_BYTES]
@@ -43,12 +44,12 @@ def chunk_episodes(prepared: Sequence[tuple[str, Episode]]) -> tuple[list[Chunk]
 
 
 def head(episode: Episode) -> str:
-    """The JSON of the episode without its steps."""
+    """Return the JSON of an episode without its steps."""
     return episode.model_copy(update={"steps": []}).model_dump_json()
 
 
 def size(text: str) -> int:
-    """How many bytes it has."""
+    """Return the length in bytes, as UTF-8."""
     return len(text) if text.isascii() else len(text.encode())
 
 

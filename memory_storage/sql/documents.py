@@ -1,4 +1,4 @@
-"""Models to JSON documents and back, and the limits they must keep. What is written here is what will be read."""
+"""Models as JSON documents, and back. A document is stored only if it is read back equal to its model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
 OnCorrupt = Callable[[CorruptDataError], object] | None
-"""What to call with the error of each row that cannot be decoded, and is left out; None to raise it."""
+"""Called with the error of each row that cannot be decoded and is left out; None raises the error."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
@@ -30,11 +30,11 @@ _MAX_DEPTH = 100
 _STEPS = TypeAdapter(list[Step], config=ConfigDict(defer_build=True))
 
 
-_ARGUMENT_NAMES = {"SpatiotemporalEntry": "entry"}  # of arguments, where that is not the model's
+_ARGUMENT_NAMES = {"SpatiotemporalEntry": "entry"}  # names of arguments that are not those of the model
 
 
 def to_micros(moment: datetime) -> int:
-    """Microseconds since the epoch, exact. ValidationError for one that is not aware: a model has none, a clock may."""
+    """Return exact microseconds since the epoch; ValidationError for a naive datetime, as a clock may return."""
     try:
         return (moment - EPOCH) // _MICROSECOND
     except TypeError as error:
@@ -42,14 +42,21 @@ def to_micros(moment: datetime) -> int:
 
 
 def from_micros(micros: int | None) -> datetime | None:
-    """The moment, aware, in UTC."""
+    """Return an aware datetime in UTC."""
     return None if micros is None else EPOCH + timedelta(microseconds=micros)
 
 
 def encode(kind: type[M], model: M, field: str = "") -> tuple[str, M]:
-    """The model's JSON, and the model as it will be read from it.
+    """Return a model's JSON, and the model as it will be read back.
 
-    ValidationError if the two differ: a model can be made or changed past its validation, and JSON has no NaN.
+    Args:
+        kind: The class that the model must have.
+        model: The model.
+        field: The path that an error gives it.
+
+    Raises:
+        ValidationError: the model is of another class, cannot be written as JSON, or would not be read back equal:
+            `model_construct` and `model_copy` bypass validation, and JSON has no NaN.
     """
     if type(model) is not kind:
         name = _ARGUMENT_NAMES.get(kind.__name__, kind.__name__.lower())
@@ -67,17 +74,17 @@ def encode(kind: type[M], model: M, field: str = "") -> tuple[str, M]:
 
 
 def number_steps(episode: Episode) -> Episode:
-    """The episode with all of its steps numbered: one that was put together by `model_copy` has not been validated."""
+    """Return the episode with all steps numbered: one made by `model_copy` was not validated."""
     steps = getattr(episode, "steps", None)
     if not isinstance(steps, list) or not all(isinstance(step, Step) for step in steps):
-        return episode  # as it was read, or something that encode() will refuse
+        return episode  # not yet decoded, or invalid: encode() refuses it
     if all(step.step_number for step in steps):
         return episode
     return episode.model_copy(update={"steps": number_each(steps)})
 
 
 def decode(read: Callable[[str], M], document: str, table: str, row_id: str) -> M:
-    """The model in a stored document. CorruptDataError names the row that holds something else."""
+    """Return the model of a stored document; CorruptDataError, with table and id, if it cannot be decoded."""
     try:
         return read(document)
     except ValueError as error:
@@ -85,7 +92,7 @@ def decode(read: Callable[[str], M], document: str, table: str, row_id: str) -> 
 
 
 def corrupt_error(table: str, row_id: str) -> CorruptDataError:
-    """The error for a row that cannot be decoded."""
+    """Return the error for a row that cannot be decoded."""
     return CorruptDataError(
         f"{table}: the row of {row_id} cannot be decoded: pass it over with on_corrupt, or run `memory-storage doctor`",
         table=table,
@@ -94,7 +101,7 @@ def corrupt_error(table: str, row_id: str) -> CorruptDataError:
 
 
 def report_corrupt(read: Callable[[], T], on_corrupt: OnCorrupt) -> T | None:
-    """What `read` gives; or None, if it is a row that cannot be decoded and somebody is to be told of it."""
+    """Return `read()`, or None after reporting its CorruptDataError to `on_corrupt`."""
     try:
         return read()
     except CorruptDataError as error:
@@ -105,13 +112,13 @@ def report_corrupt(read: Callable[[], T], on_corrupt: OnCorrupt) -> T | None:
 
 
 def check_on_corrupt(on_corrupt: Any) -> None:
-    """ValidationError if it can be told nothing."""
+    """ValidationError if `on_corrupt` is neither None nor callable."""
     if on_corrupt is not None and not callable(on_corrupt):
-        raise ValidationError("on_corrupt", "None, or what to call with each CorruptDataError", on_corrupt)
+        raise ValidationError("on_corrupt", "None, or a function that takes each CorruptDataError", on_corrupt)
 
 
 def readable_steps(rows: Sequence[Sequence[Any]], on_corrupt: OnCorrupt) -> list[Step]:
-    """The steps that can be decoded."""
+    """Return the steps that can be decoded."""
     try:
         return decode_steps(rows)
     except CorruptDataError:
@@ -120,7 +127,7 @@ def readable_steps(rows: Sequence[Sequence[Any]], on_corrupt: OnCorrupt) -> list
 
 
 def decode_steps(rows: Sequence[Sequence[Any]]) -> list[Step]:
-    """The steps in rows of id, document and output, read together: that costs half of reading them one by one."""
+    """Return the steps of rows (id, document, output). Parsing them together takes half the time of one by one."""
     documents = ",".join([row[1] for row in rows])
     try:
         steps = _STEPS.validate_json(f"[{documents}]")
@@ -133,7 +140,7 @@ def decode_steps(rows: Sequence[Sequence[Any]]) -> list[Step]:
 
 
 def without_output(step: Step) -> tuple[Step, str | None]:
-    """The step as its document has it, and the text that stands beside it."""
+    """Return the step as its document stores it, and the output or message, which is a column."""
     if isinstance(step.result, StepOk):
         return step.model_copy(update={"result": StepOk()}), step.result.output
     if isinstance(step.result, StepError):
@@ -142,7 +149,7 @@ def without_output(step: Step) -> tuple[Step, str | None]:
 
 
 def with_columns(model: M, version: int, created_at: int, updated_at: int, **others: Any) -> M:
-    """A model that was just decoded, with the fields that are columns. Nobody else has it yet, so it may be changed."""
+    """Set the fields of a freshly decoded model that are columns. The model is not shared yet, so it may be changed."""
     model.__dict__.update(
         version=version, created_at=from_micros(created_at), updated_at=from_micros(updated_at), **others
     )
@@ -170,7 +177,7 @@ def _unserializable_field(model: BaseModel) -> str:
 
 
 def _depth(value: Any) -> int:
-    """Return how deep containers are nested in a value that may hold itself: not recursive, and nothing twice."""
+    """Return the nesting depth of containers; iterative, and safe for a value that contains itself."""
     level, depth, seen = [value], 0, set()
     while level:
         inner = [part for one in level for _, part in parts_of(one) if id(part) not in seen]

@@ -1,8 +1,8 @@
-"""Numbers that a column must hold exactly. Runs nothing.
+"""Exact numbers in columns.
 
-SQLite converts about 2 of 100,000 decimals in a text, and so in JSON, to the float next to the nearest one; a bound
-number is not converted. A row is written with the numbers of its document, in one statement for many rows; then those
-that may have been misread are compared with bound ones, in the same transaction, and corrected.
+SQLite parses about 2 of 100,000 decimals in JSON as a float adjacent to the nearest one; a bound float is stored as it
+is. Rows are written with the numbers of their documents, many in one statement; numbers that may have been misparsed
+are then compared with bound ones, in the same transaction, and corrected.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from functools import lru_cache
 from memory_storage.dbapi import BatchStep
 
 EXACT_IN_JSON = 1_000
-"""A number of at most three decimals and of this magnitude is read exactly: the tests try each of them."""
+"""Numbers up to this magnitude with at most three decimals are parsed exactly; the tests try each of them."""
 
-_MOST_ROWS = 50  # of a statement: on a server it costs a tenth of one statement for each row
+_MOST_ROWS = 50  # rows of a statement; on a server, a tenth of the time of one statement for each row
 
 Row = tuple[tuple[str, ...], tuple[float | None, ...]]
-"""What identifies a row beside its namespace, and its numbers."""
+"""The key of a row within its namespace, and its numbers."""
 
 
 @dataclass(frozen=True)
 class ExactColumns:
-    """Some columns of a table, all of them numbers, and the columns that identify a row of a namespace."""
+    """Numeric columns of a table, and the columns that identify a row within a namespace."""
 
     table: str
     columns: tuple[str, ...]
     keys: tuple[str, ...] = ("id",)
 
     def steps(self, namespace: str, rows: Iterable[Row]) -> list[BatchStep]:
-        """Return the statements that correct what was misread. They change no row whose columns are right."""
+        """Return the statements that correct misparsed numbers. They change no row whose columns are right."""
         inexact = [(*key, *numbers) for key, numbers in rows if not all(map(is_exact_in_json, numbers))]
         parts = [inexact[first : first + _MOST_ROWS] for first in range(0, len(inexact), _MOST_ROWS)]
         return [
@@ -47,7 +47,7 @@ POSITIONS = ExactColumns("spatiotemporal_index", ("latitude", "longitude"))
 
 
 def is_exact_in_json(number: float | None) -> bool:
-    """Return whether the engine is known to read the number exactly from its shortest decimal."""
+    """Return whether the engine parses the number exactly from its shortest decimal."""
     return number is None or (abs(number) <= EXACT_IN_JSON and round(number, 3) == number)
 
 

@@ -1,4 +1,4 @@
-"""Filters to SQL conditions. One set of conditions is compiled once; only its values change from call to call."""
+"""Filters as SQL conditions. The text of the conditions depends only on which filters are set; values are bound."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from .fulltext import match_expression
 from .limits import refuse_unstorable
 
 FACET_LENGTH = 256
-"""How much of a metadata value, as JSON, the facets hold (see revision 0001)."""
+"""Characters of a metadata value, as JSON, that its facet holds (see revision 0001)."""
 
 MOST_KEYS = 100
-"""How many metadata keys one filter may name: each is a condition, and the engine takes 1,000 in all."""
+"""Metadata keys that one filter may name: each is a condition, and the engine accepts 1,000 in a statement."""
 
 _RENAMED = "the key that the filter names"
 
 Conditions = tuple[str, ...]
-"""SQL with `:names`. They depend on which filters are in use, never on their values."""
+"""SQL with `:names`. It depends on which filters are set, never on their values."""
 
 _PLAIN = {
     **{name: f"{name} = :{name}" for name in ("task_type", "domain", "language", "framework", "complexity", "kind")},
@@ -55,10 +55,11 @@ _TEXT = """seq IN (SELECT rowid FROM episodes_fts WHERE episodes_fts MATCH :text
 
 
 class Shape(NamedTuple):
-    """How conditions are written.
+    """The form of the conditions.
 
-    `prefix` is what names the table, with a dot. `by_row` looks at each row by itself, for a few of many rows; else a
-    condition may first find all rows for which it holds.
+    Args:
+        prefix: The name of the table, with a dot.
+        by_row: Test each row by itself, which suits few of many rows; else a condition may find its rows by an index.
     """
 
     prefix: str = ""
@@ -71,7 +72,7 @@ PLAIN = Shape()
 def conditions(
     asked: EpisodeFilter | PatternFilter, owner_type: str, shape: Shape = PLAIN
 ) -> tuple[Conditions, dict[str, Any]]:
-    """The conditions in use, and the values of their names."""
+    """Return the conditions of the filters that are set, and the values to bind."""
     found: list[str] = []
     values: dict[str, Any] = {"owner_type": owner_type}
     for name, value in active_filters(asked).items():
@@ -81,7 +82,7 @@ def conditions(
 
 
 def active_filters(asked: EpisodeFilter | PatternFilter) -> dict[str, Any]:
-    """The filters that refuse something."""
+    """Return the filters that exclude rows."""
     return {name: value for name, value in asked.__dict__.items() if value is not None and value not in ([], {})}
 
 
@@ -129,16 +130,16 @@ def _metadata(name: str, value: dict[str, Any], values: dict[str, Any], shape: S
         quoted = f":value_{number}" if as_json else f"json_quote(:value_{number})"
         found.append(_has_facet(number, shape, f"= substr({quoted}, 1, {FACET_LENGTH})"))
         if isinstance(wanted, str) and 6 * len(wanted) + 2 > FACET_LENGTH:
-            # The facet of a long text says only how it begins.
+            # The facet of a long string holds only its beginning.
             found.append(_has_pair(number, shape, f"pair.value = :value_{number} AND pair.type = 'text'"))
     return found
 
 
 def _has_number(number: int, wanted: int | float, values: dict[str, Any], shape: Shape) -> list[str]:
-    """Equal numbers find each other: 1 finds 1.0."""
+    """Return conditions under which equal numbers match: 1 matches 1.0."""
     forms = _forms_of(wanted)
-    # A facet has 15 digits of what SQLite read, and it reads some decimals as their neighbours: these are looked for
-    # too, and then the texts in the document are compared.
+    # A facet has 15 digits of the number that SQLite parsed, and SQLite parses some decimals as an adjacent float.
+    # The adjacent floats are looked up too, and then the numerals in the documents are compared.
     read_as = [*forms, *(near for form in forms for near in _neighbours(form))]
     names = [f"value_{number}_{index}" for index in range(len(read_as))]
     values.update(zip(names, read_as, strict=True))
@@ -153,24 +154,24 @@ def _has_number(number: int, wanted: int | float, values: dict[str, Any], shape:
 
 
 def _neighbours(form: int | float) -> list[float]:
-    """The floats that SQLite may read in place of a number."""
+    """Return the adjacent floats, as which SQLite may parse a number."""
     if isinstance(form, int) or is_exact_in_json(form):
         return []
     return [near for end in (-math.inf, math.inf) if math.isfinite(near := math.nextafter(form, end))]
 
 
 def _text_of_pair(number: int, values: dict[str, Any], shape: Shape) -> str:
-    """SQL for the JSON text of the value of a pair."""
+    """Return SQL for the JSON text of the value of a pair."""
     if '"' not in values[f"key_{number}"]:
         return f"{shape.prefix}document -> pair.fullkey"
-    # No path leads to a key with a quote in it: it gets another name. As JSON such a key has an escape, so that its
-    # text is nowhere but where it is a key.
+    # A JSON path cannot name a key that contains a quote, so the key is renamed in a copy. Encoded as JSON it has an
+    # escape, so its text occurs only as a key.
     values[f"member_{number}"] = f"{to_json(values[f'key_{number}']).decode()}:"
     return f"""replace({shape.prefix}document -> '$.metadata', :member_{number}, '"{_RENAMED}":') -> '$."{_RENAMED}"'"""
 
 
 def _forms_of(wanted: int | float) -> list[int | float]:
-    """The numbers that are equal to one, and are written differently in JSON."""
+    """Return the equal numbers that JSON writes differently."""
     if wanted == 0:
         return [0, 0.0, -0.0]
     is_whole = isinstance(wanted, int) or (wanted.is_integer() and abs(wanted) < 2**63)
@@ -196,7 +197,7 @@ def _has_pair(number: int, shape: Shape, condition: str) -> str:
 
 
 def _text(name: str, value: str, values: dict[str, Any], shape: Shape) -> list[str]:  # noqa: ARG001
-    # An empty phrase matches nothing: a text without words finds no row, it does not find all of them.
+    # An empty phrase matches no row, so a query without words returns nothing instead of everything.
     values["text"] = match_expression(value) or '""'
     return [shape.prefix + _TEXT]
 

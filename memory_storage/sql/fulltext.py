@@ -1,4 +1,4 @@
-"""User text as an FTS5 query. Whatever is typed is data: no character of it is an operator of FTS5."""
+"""User text as an FTS5 query: all of it is quoted, so no character acts as an FTS5 operator."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ _WORD = re.compile(r"[^\W_]")
 
 
 def match_expression(text: str) -> str | None:
-    """Rows must have every word; "two words" is a phrase, and word* a prefix. None if there is nothing to look for."""
+    """Return an FTS5 expression for rows that contain every word; None if the text has no word.
+
+    Args:
+        text: Words; "two words" is a phrase, and word* a prefix.
+
+    Raises:
+        ValidationError: more than 2,000 characters or 64 words.
+    """
     refuse_unstorable("text", text)
     if len(text) > MAX_CHARACTERS:
         raise ValidationError("text", f"at most {MAX_CHARACTERS:,} characters", text)
@@ -37,9 +44,10 @@ def _quoted(part: str, is_prefix: bool) -> str:
 
 
 def any_word(text: str) -> str | None:
-    """Rows with any of the words, for ranking: the more of them, and the rarer, the better. None if there is no word.
+    """Return an FTS5 expression for rows with any of the words, to be ranked by BM25; None if the text has no word.
 
-    Nothing in it is an operator. ValidationError if it is too long.
+    Raises:
+        ValidationError: more than 2,000 characters.
     """
     refuse_unstorable("text", text)
     if len(text) > MAX_CHARACTERS:

@@ -1,4 +1,4 @@
-"""Beginnings of ids, as people type and read them. Runs no statement."""
+"""Prefixes of ids, as users type and read them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _HYPHENS = (8, 12, 16, 20)  # digits before each
 
 
 def as_prefix(value: UUID | str, field: str = "prefix") -> str:
-    """Return the beginning of an id as ids are stored: lower case, with hyphens.
+    """Return a prefix in the form in which ids are stored: lower case, with hyphens.
 
     Raises:
-        ValidationError: it is no beginning of a UUID, or has fewer than 4 digits.
+        ValidationError: not a prefix of a UUID, or fewer than 4 digits.
     """
     digits = str(value).strip().lower().replace("-", "") if isinstance(value, UUID | str) else ""
     if not re.fullmatch(f"[0-9a-f]{{{LEAST},32}}", digits):
@@ -29,12 +29,12 @@ def as_prefix(value: UUID | str, field: str = "prefix") -> str:
 
 
 def range_end(prefix: str) -> str:
-    """Return the end of the range of ids that begin so."""
+    """Return the end of the range of ids with a prefix."""
     return prefix + _AFTER_ALL_DIGITS
 
 
 def sole_match(kind: str, prefix: str, ids: Sequence[str]) -> UUID:
-    """Return the one id that begins so.
+    """Return the only id that has the prefix.
 
     Raises:
         NotFoundError: there is none.
@@ -44,7 +44,7 @@ def sole_match(kind: str, prefix: str, ids: Sequence[str]) -> UUID:
         raise NotFoundError(kind, f"whose id begins with {prefix}" if len(prefix) < len(str(UUID(int=0))) else prefix)
     if len(ids) > 1:
         more = ", ..." if len(ids) > SHOWN else ""
-        begin = f"ambiguous: {', '.join(ids[:SHOWN])}{more} begin so; give more digits"
+        begin = f"ambiguous: {', '.join(ids[:SHOWN])}{more} have this prefix; give more digits"
         raise ValidationError("prefix", begin, prefix)
     return UUID(ids[0])
 
@@ -56,5 +56,5 @@ def shortest_unique_prefix(text: str, others: Iterable[str | None], least: int) 
 
 
 def _shared(text: str, other: str) -> int:
-    """How many characters both begin with."""
+    """Return the length of the common prefix."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(text, other, strict=False)))

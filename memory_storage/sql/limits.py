@@ -16,13 +16,24 @@ from memory_storage.settings import Limits
 from .chunks import size
 
 _NOT_IN_DOCUMENT = {"steps", "version", "created_at", "updated_at", "archived_at", "effectiveness"}
-"""The fields that a stored document lacks: they are columns, or rows of their own."""
+"""Fields that a stored document omits: they are columns, or rows of other tables."""
 
 
 def check_episode(
     episode: Episode, document: str, limits: Limits, max_value_bytes: int | None = None, field: str = ""
 ) -> None:
-    """ValidationError for what is over a limit, or larger than the database takes; `document` is its JSON."""
+    """Check the limits of an episode.
+
+    Args:
+        episode: The episode.
+        document: Its JSON.
+        limits: The limits of the settings.
+        value_bytes: The most bytes of a value that the database accepts; None for any number.
+        field: The path that an error gives the episode.
+
+    Raises:
+        ValidationError: a limit is exceeded; names the field, the limit, the value and the setting.
+    """
     check_text(
         join_field(field, "task_description"), episode.task_description, "task_description", limits.task_description
     )
@@ -32,7 +43,7 @@ def check_episode(
         raise limit_error(
             join_field(field, "steps"), "steps", limits.steps_per_episode, len(episode.steps), "steps_per_episode"
         )
-    for step in episode.steps[-1:]:  # their numbers grow
+    for step in episode.steps[-1:]:  # numbers ascend: the last one is the highest
         _check_number(step, limits, join_field(field, f"steps.{len(episode.steps) - 1}"))
     if _may_be_large(document, limits):
         for number, step in enumerate(episode.steps):
@@ -46,17 +57,17 @@ def check_episode(
 
 
 def check_document(field: str, model: BaseModel, document: str, limits: Limits, max_value_bytes: int | None) -> None:
-    """Refuse a document that has too many bytes in the form in which it is stored.
+    """Check the size of a document in its stored form.
 
     Args:
-        field: what the error names; "document" if it is empty.
-        model: an episode, a pattern or a place.
-        document: its JSON, with what is stored beside the document.
-        limits: `document_bytes`.
+        field: The path that an error gives it. Default: "document".
+        model: An episode, a pattern or a spatiotemporal entry.
+        document: Its JSON, including fields that the stored document omits.
+        limits: The limits of the settings.
         max_value_bytes: what the database takes, see `SessionProtocol`.
 
     Raises:
-        ValidationError: it is over the limit, or larger than the database takes.
+        ValidationError: it exceeds `document_bytes`, or what the database accepts.
     """
     most = most_bytes(limits, max_value_bytes)
     if size(document) > most and (found := stored_bytes(model)) > most:
@@ -64,24 +75,24 @@ def check_document(field: str, model: BaseModel, document: str, limits: Limits, 
 
 
 def stored_bytes(model: BaseModel) -> int:
-    """How many bytes the stored document of an episode, a pattern or a place has."""
+    """Return the size in bytes of the stored document of an episode, a pattern or an entry."""
     return size(model.model_dump_json(exclude=_NOT_IN_DOCUMENT))
 
 
 def most_bytes(limits: Limits, max_value_bytes: int | None) -> int:
-    """How many bytes a stored document may have."""
+    """Return the largest size in bytes of a stored document."""
     return limits.document_bytes if max_value_bytes is None else min(limits.document_bytes, max_value_bytes)
 
 
 def too_large(field: str, found: int, limits: Limits, max_value_bytes: int | None) -> ValidationError:
-    """The error for a document of more than `most_bytes`."""
+    """Return the error for a document larger than `most_bytes`."""
     if max_value_bytes is None or found > limits.document_bytes:
         return limit_error(field or "document", "bytes of JSON", limits.document_bytes, found, "document_bytes")
     return _too_large_for_a_server(field, found, max_value_bytes)
 
 
 def check_value(field: str, document: str, limit: int | None) -> None:
-    """ValidationError if a document is larger than the database takes."""
+    """ValidationError if a document is larger than the database accepts."""
     if limit is not None and size(document) > limit:
         raise _too_large_for_a_server(field, size(document), limit)
 
@@ -91,7 +102,7 @@ def _too_large_for_a_server(field: str, found: int, limit: int) -> ValidationErr
 
 
 def check_step(step: Step, document: str, limits: Limits, field: str = "") -> None:
-    """ValidationError for what is over a limit; `document` is JSON that has the step in it."""
+    """ValidationError if a part of a step exceeds `step_bytes`; `document` is JSON that contains the step."""
     if not _may_be_large(document, limits):
         return
     for name in ("parameters", "result", "metadata"):
@@ -101,7 +112,7 @@ def check_step(step: Step, document: str, limits: Limits, field: str = "") -> No
 
 
 def _may_be_large(document: str, limits: Limits) -> bool:
-    return 4 * len(document) > limits.step_bytes  # no character has more than four bytes
+    return 4 * len(document) > limits.step_bytes  # a character has at most four bytes
 
 
 def _check_number(step: Step, limits: Limits, field: str) -> None:
@@ -111,7 +122,7 @@ def _check_number(step: Step, limits: Limits, field: str) -> None:
 
 
 def check_tags(field: str, tags: Sequence[str], limits: Limits) -> None:
-    """ValidationError for too many tags, a tag too short or long, or one given twice."""
+    """ValidationError for too many tags, a tag too short or too long, or a duplicate."""
     if len(tags) > limits.tags:
         raise limit_error(field, "tags", limits.tags, len(tags), "tags")
     for index, tag in enumerate(tags):
@@ -123,18 +134,18 @@ def check_tags(field: str, tags: Sequence[str], limits: Limits) -> None:
 
 
 def check_text(field: str, text: str, setting: str, limit: int) -> None:
-    """ValidationError for a text over its limit."""
+    """ValidationError if a string is longer than its limit."""
     if len(text) > limit:
         raise limit_error(field, "characters", limit, len(text), setting)
 
 
 def refuse_unstorable(field: str, value: Any) -> None:
-    """ValidationError for a text, at any place in `value`, that the database cannot hold."""
+    """ValidationError if `value` contains, at any depth, a string that the database cannot store."""
     error = unstorable_error(field, value)
     if error:
         raise error
 
 
 def limit_error(field: str, unit: str, limit: int, actual: int, setting: str) -> ValidationError:
-    """The error for too much of something."""
+    """Return the error for a value above a limit of the settings."""
     return ValidationError(field, f"at most {limit:,} {unit}", actual, setting=f"limits.{setting}")

@@ -1,4 +1,4 @@
-"""Keyset paging: a cursor is the place of the last row that was shown. Knows no table."""
+"""Keyset paging: a cursor is the position of the last row of a page."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ PAGE_BYTES = 4_000_000
 """Bytes after which a page of an iterator ends, whatever the number of its rows; one row may have more."""
 
 Position = tuple[Any, int]
-"""A row's place in the order: what it is sorted by, and its `seq`."""
+"""The position of a row in the order: its sort key and its `seq`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Go on from `place`; `backwards`: with the rows before it."""
+    """Continue after `position`, or, with `backwards`, before it."""
 
     position: Position
     backwards: bool = False
@@ -38,13 +38,13 @@ class Cursor:
 
 
 def parse_cursor(text: str | None) -> Cursor | None:
-    """What `str(cursor)` gave; ValidationError for anything else."""
+    """Parse `str(cursor)`; None stays None; ValidationError for anything else."""
     if text is None:
         return None
     try:
         key, seq, backwards = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
         if not (_is_number(key) and type(seq) is int and _is_number(seq) and backwards in {0, 1}):
-            raise ValueError("not a place")
+            raise ValueError("not a position")
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValidationError("cursor", "must be the next_cursor or previous_cursor of a page", text) from error
     return Cursor((key, seq), bool(backwards))
@@ -55,7 +55,7 @@ def _is_number(value: object) -> bool:
 
 
 def check_limit(limit: int | None, limits: Limits) -> int:
-    """How many rows a page has; ValidationError if it is out of range."""
+    """Return the number of rows of a page; ValidationError if `limit` is out of range."""
     if limit is None:
         return min(limits.query_default, limits.query_maximum)
     if type(limit) is not int or not 1 <= limit <= limits.query_maximum:
@@ -65,7 +65,7 @@ def check_limit(limit: int | None, limits: Limits) -> int:
 
 
 def is_descending(direction: str) -> bool:
-    """Whether the newest come first; ValidationError if it is no direction."""
+    """Return whether the newest rows come first; ValidationError for an unknown direction."""
     if direction not in ("newest_first", "oldest_first"):
         raise ValidationError("direction", "must be 'newest_first' or 'oldest_first'", direction)
     return direction == "newest_first"
@@ -74,7 +74,7 @@ def is_descending(direction: str) -> bool:
 def order_and_condition(
     key: str, cursor: Cursor | None, *, descending: bool
 ) -> tuple[str, tuple[str, ...], dict[str, Any]]:
-    """SQL for the order of reading, the condition that goes on from the cursor, and its values."""
+    """Return the ORDER BY terms, the conditions that continue after the cursor, and their values."""
     down = descending != (cursor is not None and cursor.backwards)
     order = f"{key} DESC, seq DESC" if down else f"{key}, seq"
     if cursor is None:
@@ -119,7 +119,7 @@ def iterate_pages(read: Callable[[C], tuple[Iterable[T], C | None]], start: C) -
 
 
 def draining(items: Sequence[T]) -> Iterator[T]:
-    """Iterate over the items, and let go of each as it is handed over: a caller may need the memory for the next."""
+    """Iterate over the items, releasing each when it is yielded, so that its memory can be reused for the next."""
     remaining = list(items)[::-1]
     del items
     while remaining:
@@ -127,9 +127,13 @@ def draining(items: Sequence[T]) -> Iterator[T]:
 
 
 def page(items: Sequence[T | None], positions: Sequence[Position], limit: int, cursor: Cursor | None) -> Page[T]:
-    """The page from up to `limit + 1` positions as they were read: the last one says only that there are more.
+    """Return the page of up to `limit + 1` rows in the order of reading; the last row only shows that there are more.
 
-    None among the items stands for one that is left out: it has its place.
+    Args:
+        items: The items; None for a row that is left out, but has a position.
+        positions: The position of each row.
+        limit: The most rows of the page.
+        cursor: The cursor after which the page begins.
     """
     shown, shown_positions, more = list(items[:limit]), list(positions[:limit]), len(positions) > limit
     backwards = cursor is not None and cursor.backwards

@@ -1,4 +1,4 @@
-"""What a repository needs of whoever runs its statements. Implemented by the unit of work, not here."""
+"""The session protocol on which repositories run their statements, and helpers for writes that conflict."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ R = TypeVar("R")
 Row = tuple[Any, ...]
 
 SAVE_ATTEMPTS = 10
-"""How often a save looks again at what is stored, when others write the same rows at the same moment."""
+"""Attempts of a save whose rows other writers keep changing."""
 
 
 class SessionProtocol(Protocol):
@@ -37,12 +37,12 @@ class SessionProtocol(Protocol):
 
     @property
     def max_value_bytes(self) -> int | None:
-        """How large a value, and a row, the database takes; None where that is more than any limit allows."""
+        """The most bytes of a value, or of a row, that the database accepts; None if it exceeds all limits."""
         ...
 
     @property
     def is_transaction(self) -> bool:
-        """Whether the calls are parts of one transaction, which has to end soon."""
+        """Whether the calls belong to one open transaction."""
         ...
 
     @property
@@ -64,9 +64,10 @@ class SessionProtocol(Protocol):
         ...
 
     def indexing(self) -> AbstractContextManager[bool]:
-        """Whether vector indexes may be created and dropped now. Maintenance waits until the call's transaction ends.
+        """Yield whether vector indexes may be created and dropped now.
 
-        False while the file is maintained: who does that creates the indexes at its end.
+        While the block, or the transaction it is in, is open, maintenance of the file waits. Yields False during
+        maintenance, which creates the indexes at its end.
         """
         ...
 
@@ -81,10 +82,17 @@ class SessionProtocol(Protocol):
         ...
 
     def write(self, steps: Sequence[BatchStep], *, again: BatchStep | None = None) -> Sequence[Row]:
-        """Run all or nothing; the rows of the last step that has any. `dbapi.RowCountError` as `Step.rows` says.
+        """Run statements atomically, and return the rows of the last one that has any.
 
-        If the answer is lost, but the write was done, the rows are read by `again`, or by the last step if that reads;
-        else there are as many empty ones as the last step has changed.
+        If the acknowledgement is lost but the write was committed, the rows are read by `again`, or by the last
+        statement if that only reads; else there is an empty row for each row that the last statement changed.
+
+        Args:
+            steps: The statements.
+            again: Reads the rows of the result after a lost acknowledgement.
+
+        Raises:
+            RowCountError: a statement changed another number of rows than its `rows`; nothing is stored.
         """
         ...
 
@@ -99,7 +107,7 @@ class Repository(Unpicklable):
 
 
 def as_id(value: UUID | str, field: str = "id") -> str:
-    """The text under which an id is stored; ValidationError if it is none."""
+    """Return an id as stored: a lower-case UUID string; ValidationError if it is not a UUID."""
     if isinstance(value, UUID):
         return str(value)
     try:
@@ -108,51 +116,58 @@ def as_id(value: UUID | str, field: str = "id") -> str:
         raise ValidationError(field, "must be a UUID", value) from error
 
 
-def to_list(things: Iterable[T], field: str) -> list[T]:
-    """All of them; ValidationError if that is not a collection."""
+def to_list(items: Iterable[T], field: str) -> list[T]:
+    """Return the items as a list; ValidationError if they are not iterable."""
     try:
-        return list(things)
+        return list(items)
     except TypeError as error:
-        raise ValidationError(field, "must be a sequence", things) from error
+        raise ValidationError(field, "must be a sequence", items) from error
 
 
 def ids_as_json(ids: Sequence[str]) -> str:
-    """Ids as the JSON array that a statement reads with json_each; they are UUIDs and need no escapes."""
+    """Return ids as a JSON array for json_each(). They are UUIDs and need no escaping."""
     return "[" + ",".join(f'"{one}"' for one in ids) + "]"
 
 
 def retry_on_row_conflict(
-    write: Callable[[list[T]], R], things: list[T], rest: Callable[[list[T], RowCountError], list[T]], what: str
+    write: Callable[[list[T]], R], items: list[T], remaining: Callable[[list[T], RowCountError], list[T]], action: str
 ) -> R:
-    """What `write(things)` gives. If another writer has changed the same rows, again with the rest that is still to do.
+    """Return `write(items)`, retried with the remaining items while other writers change the same rows.
 
-    UnavailableError if others keep at it: `what` says at what.
+    Args:
+        write: Writes all items or none.
+        items: What to write.
+        remaining: Returns the items still to write after a row conflict, or raises the error for the caller.
+        action: What other writers keep doing, for the message of the error.
+
+    Raises:
+        UnavailableError: ten attempts met a conflict; nothing was stored by the last one.
     """
     for _ in range(SAVE_ATTEMPTS):
         try:
-            return write(things)
+            return write(items)
         except RowCountError as error:
-            things = rest(things, error)
-    raise UnavailableError(f"other writers keep {what}")
+            items = remaining(items, error)
+    raise UnavailableError(f"other writers keep {action}; nothing was stored; try again")
 
 
 def write_and_read(session: SessionProtocol, changes: Sequence[BatchStep], read: BatchStep) -> Sequence[Row]:
-    """The rows of `read` after the changes, in one round trip; in two if they are more than a server gives back."""
+    """Return the rows of `read` after the changes, in one round trip; in two if the response is too large."""
     try:
         return session.write([*changes, read])
     except ValidationError as error:
         if not _is_too_large_an_answer(error):
             raise
-    session.write(changes)  # a write is answered with 10 MB at most, and nothing of it was stored; a read with any size
+    session.write(changes)  # the write was rolled back: its response may have 10 MB; that of a read may have any size
     return session.read(read)
 
 
 def exceeds_limit(error: RowCountError | ValidationError, check: int) -> bool:
-    """Whether a batch was undone by its check of a limit, or by the database itself: a value was too large for it.
+    """Return whether a batch was rolled back because a document exceeds a limit of ours or of the database.
 
     Args:
-        error: what the batch has raised.
-        check: the number of the statement that checks.
+        error: The error of the batch.
+        check: The index of the statement that checks the limit.
     """
     return error.index == check if isinstance(error, RowCountError) else _code_of(error) == "SQLITE_TOOBIG"
 

@@ -1,4 +1,4 @@
-"""SQL with named values, compiled once, and the idioms that several repositories share. Runs nothing.
+"""SQL templates with named values, compiled once, and SQL idioms that several repositories share.
 
 The statements are text, not Core expressions: most of what they do (JSON, upserts, splicing) Core can only quote.
 No text here holds anything that came from outside; values are always bound.
@@ -19,7 +19,12 @@ class SqlTemplate:
         self._text = sql
 
     def bind(self, rows: int | None = None, /, **values: Any) -> BatchStep:
-        """One execution of it, that has to change `rows` rows if that is given."""
+        """Return the statement with its values bound.
+
+        Args:
+            rows: The number of rows that it must change; any other number rolls the batch back. Default: any number.
+            values: A value for each `:name`.
+        """
         sql, names = self._compiled
         return BatchStep(sql, tuple(values[name] for name in names), rows)
 
@@ -33,8 +38,8 @@ class SqlTemplate:
 
 
 def micros(iso: str) -> str:
-    """SQL for an ISO 8601 text, as pydantic writes it, in microseconds since the epoch. NULL stays NULL."""
-    # unixepoch() itself knows no offset beyond 14:59, and nothing beyond year 9999 in UTC.
+    """Return SQL that converts an ISO 8601 string, as pydantic writes it, to microseconds since the epoch."""
+    # unixepoch() accepts no offset beyond 14:59 and no time beyond the year 9999 in UTC: the offset is applied here.
     offset = f"substr({iso}, -6, 3) * 3600 + (substr({iso}, -6, 1) || substr({iso}, -2)) * 60"
     seconds = f"unixepoch(substr({iso}, 1, 19)) - CASE WHEN {iso} LIKE '%Z' THEN 0 ELSE {offset} END"
     fraction = f"CASE WHEN substr({iso}, 20, 1) = '.' THEN CAST(substr({iso}, 21, 6) AS INTEGER) ELSE 0 END"
@@ -42,23 +47,23 @@ def micros(iso: str) -> str:
 
 
 def bytes_of_episode(row: str) -> str:
-    """SQL for the bytes of an episode's document and of its steps."""
-    # Without the columns around it: a text's length is read without the text.
+    """Return SQL for the bytes of an episode's document and of its steps."""
+    # octet_length() of a bare column reads the length of a large value from its header, not the value.
     return f"""(octet_length({row}.document) + coalesce((SELECT
     sum({bytes_of_step("s")}) FROM steps AS s
     WHERE s.namespace = {row}.namespace AND s.episode_id = {row}.id), 0))"""
 
 
 def bytes_of_step(row: str) -> str:
-    """SQL for the bytes of a step's document and of its output."""
+    """Return SQL for the bytes of a step's document and of its output."""
     return f"octet_length({row}.document) + coalesce(octet_length({row}.output), 0)"
 
 
 def was_saved_before(table: str) -> str:
-    """SQL for whether the row of `given.value` is in a table, and is not another one that was made under its id later.
+    """Return SQL for whether the row of `given.value` is stored, and is not a later row that reuses its id.
 
-    A version alone does not tell the two apart: both count from 1. Where the caller's copy has no `created_at`, the
-    version has to do.
+    The version does not tell the two apart: both count from 1. If the caller's copy has no `created_at`, only the id is
+    compared.
     """
     created_at = micros("(given.value ->> '$.created_at')")
     return f"""EXISTS (SELECT 1 FROM {table} AS present
@@ -67,15 +72,15 @@ def was_saved_before(table: str) -> str:
 
 
 def columns(expressions: dict[str, str]) -> str:
-    """The column list of an INSERT."""
+    """Return the column list of an INSERT."""
     return ", ".join(expressions)
 
 
 def values(expressions: dict[str, str]) -> str:
-    """The select list that fills it."""
+    """Return the select list of an INSERT ... SELECT."""
     return ",\n    ".join(expressions.values())
 
 
 def upsert_assignments(names: dict[str, str], *kept: str) -> str:
-    """The assignments of an upsert: every column but those that are kept."""
+    """Return the assignments of an upsert for all columns but those to keep."""
     return ", ".join(f"{name} = excluded.{name}" for name in names if name not in kept)

@@ -111,7 +111,7 @@ def test_an_ambiguous_prefix_lists_the_candidates_and_changes_nothing(command, a
     for arguments in (["show"], ["delete", "--yes"], ["forget", "--yes"], ["search", "--like"]):
         result = command(*arguments, "abcd1234", "-d", database)
         assert (result.exit_code, result.stdout) == (4, ""), arguments
-        assert f"prefix: ambiguous: {IDS[0]}, {IDS[1]} begin so; give more digits" in result.stderr
+        assert f"prefix: ambiguous: {IDS[0]}, {IDS[1]} have this prefix; give more digits" in result.stderr
         assert str(IDS[2]) not in result.stderr
     assert answered("stats")["rows"]["episodes"] == 3
 
