@@ -21,7 +21,7 @@ import pytest
 import memory_storage as ms
 from memory_storage import dbapi, erasure, storage
 from memory_storage.engine import make_engine
-from memory_storage.repositories.retention import deletion
+from memory_storage.repositories.retention import deletion, tombstones
 
 from . import checks
 
@@ -114,25 +114,25 @@ class SharedServer:
     def own_namespace(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[ms.Settings]:
         """Settings for a namespace of this test's own. Until it ends no storage in this process leaves that."""
         name = f"{self._run}{uuid4().hex[:8]}"
-        tombstones: set[str] = set()
+        digests: set[str] = set()
         try:
             with monkeypatch.context() as patch:
                 _refuse_own_writes(patch)
                 patch.setattr(checks, "_rows", _refuse_to_compare)
-                _keep_below(name, tombstones, patch)
+                _keep_below(name, digests, patch)
                 yield ms.Settings(**{**dict(self._settings), "namespace": name})
         finally:
-            self._delete(name, tombstones)
+            self._delete(name, digests)
 
-    def _delete(self, prefix: str, tombstones: Iterable[str]) -> None:
-        """Delete the rows of the namespaces whose names begin with `prefix`, and these tombstones."""
+    def _delete(self, prefix: str, digests: Iterable[str]) -> None:
+        """Delete the rows of the namespaces whose names begin with `prefix`, and the tombstones of these digests."""
         engine = make_engine(self._settings)
         try:
             with engine.begin() as connection:
                 for table in _TABLES:
                     condition = "namespace >= ? AND namespace < ?"
                     connection.exec_driver_sql(f"DELETE FROM {table} WHERE {condition}", (prefix, prefix + _AFTER))
-                rest = iter(tombstones)
+                rest = iter(digests)
                 while page := list(islice(rest, _PAGE)):
                     connection.exec_driver_sql(_UNERASE, (json.dumps(page),))
         finally:
@@ -149,9 +149,9 @@ def _number(count: int) -> str:
     return f"server: {count} tests run on it, each in a namespace of its own; those that need a whole database do not"
 
 
-def _keep_below(name: str, tombstones: set[str], patch: pytest.MonkeyPatch) -> None:
-    """Move each namespace that a storage is given below `name`, and collect the tombstones that may be left there."""
-    checked, digest_of, eviction_prefix = storage._checked_namespace, tombstones.digest_of, tombstones.eviction_prefix
+def _keep_below(name: str, digests: set[str], patch: pytest.MonkeyPatch) -> None:
+    """Move each namespace that a storage is given below `name`, and collect the digests of its tombstones."""
+    checked, digest_of, eviction_prefix = storage._check_namespace, tombstones.digest_of, tombstones.eviction_prefix
 
     def below(namespace: str) -> str:
         checked(namespace)
@@ -159,13 +159,13 @@ def _keep_below(name: str, tombstones: set[str], patch: pytest.MonkeyPatch) -> N
 
     def recorded(namespace: str, row_id: Any) -> str:
         digest = digest_of(namespace, row_id)
-        tombstones.update((digest, eviction_prefix(namespace) + str(row_id).encode().hex()))
+        digests.update((digest, eviction_prefix(namespace) + str(row_id).encode().hex()))
         return digest
 
     def refuse(*_: Any) -> None:
         raise AssertionError(f"a scrub reaches the whole database: mark this test {MARKER}, or give it scrub=False")
 
-    patch.setattr(storage, "_checked_namespace", below)
+    patch.setattr(storage, "_check_namespace", below)
     patch.setattr(tombstones, "digest_of", recorded)
     patch.setattr(deletion, "digest_of", recorded)
     patch.setattr(erasure.Eraser, "scrub", refuse)

@@ -60,7 +60,7 @@ def connected(server: Sqld) -> tuple[dbapi.Connection, dbapi.Connection, dbapi.S
 
 def test_a_state_that_never_comes_is_waited_for_once_and_for_two_seconds(replica: Sqld):
     first, second, address = connected(replica)
-    (client,) = address._clients.values()
+    (client,) = address.clients.values()
     for connection in (first, second):
         connection.autocommit = True
     taken, started = 0.0, time.monotonic()
@@ -81,7 +81,7 @@ def test_a_state_that_never_comes_is_waited_for_once_and_for_two_seconds(replica
 
 def test_a_slow_read_on_a_primary_is_not_interrupted_and_begun_again(primary: Sqld):
     first, second, address = connected(primary)
-    (client,) = address._clients.values()
+    (client,) = address.clients.values()
     for connection in (first, second):
         connection.autocommit = True
     first.execute("CREATE TABLE IF NOT EXISTS one (x)")
@@ -101,7 +101,7 @@ def test_a_slow_read_on_a_primary_is_not_interrupted_and_begun_again(primary: Sq
 
 def test_a_replica_is_not_taken_for_a_primary(replica: Sqld):
     first, second, address = connected(replica)
-    (client,) = address._clients.values()
+    (client,) = address.clients.values()
     first.execute("CREATE TABLE IF NOT EXISTS two (x)")
     first.execute("INSERT INTO two VALUES (1)")
     first.commit()
