@@ -1,4 +1,4 @@
-"""Bring a database's schema to the revision that this code knows, by Alembic, which is loaded only for that."""
+"""Check, upgrade and downgrade the schema of a database. Alembic is imported only when revisions are run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .schema import HEAD
 if TYPE_CHECKING:
     from alembic.config import Config
 
-# Other programs have a revision 0001 too: ours comes with our tables.
+# Other programs that use Alembic may have a revision 0001 too: only ours comes with this table.
 _REVISION = text(
     "SELECT version_num, EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'spatiotemporal_index') FROM alembic_version"
 )
@@ -29,56 +29,87 @@ _OURS = {"alembic_version", "spatiotemporal_index"}
 
 
 def current(engine: Engine) -> str | None:
-    """The revision of the database; None if it is empty. SchemaError if it is somebody else's."""
+    """Return the revision of the database; None if the database is empty.
+
+    Raises:
+        SchemaError: the database belongs to another program.
+    """
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         return _current(connection)
 
 
 def check(engine: Engine) -> None:
-    """SchemaError, saying what to do, unless the database has this code's revision. Changes nothing."""
-    found = current(engine)
-    if found != HEAD:
-        raise _mismatch(found)
+    """Require the revision that this version reads and writes. Changes nothing.
+
+    Raises:
+        SchemaError: the database is empty, has another revision, or belongs to another program.
+    """
+    stored = current(engine)
+    if stored != HEAD:
+        raise _mismatch(stored)
 
 
 def ensure(engine: Engine, path: Path | None = None, key: EncryptionKey | None = None) -> None:
-    """Make an empty database ready, and check one that is not. An older one is upgraded; a newer one is refused.
+    """Create the schema in an empty database, or upgrade an older one. Runs one statement if there is nothing to do.
 
-    For one that is ready this is one statement. `path` is the engine's file, if that is where it is, and `key` is what
-    it is encrypted with.
+    Args:
+        engine: the database.
+        path: the file of the engine, if it has one.
+        key: what the file is encrypted with.
+
+    Raises:
+        SchemaError: the schema is newer than this version, or another program's. Nothing was changed.
     """
     if check_ours(engine, path, key) != HEAD:
         upgrade(engine)
 
 
 def check_ours(engine: Engine, path: Path | None = None, key: EncryptionKey | None = None) -> str | None:
-    """The revision of the database; None if it is empty. SchemaError if it is somebody else's, or too new.
+    """Return the revision of the database if this version knows it; None if the database is empty. Changes nothing.
 
-    Nothing is changed. `path` and `key` as for `ensure`.
+    Args: as for `ensure`.
+
+    Raises:
+        SchemaError: the schema is newer than this version, or another program's.
     """
     if path is not None:
         return look(path, key)
-    found = current(engine)
-    _refuse_unknown(found)
-    return found
+    stored = current(engine)
+    _refuse_unknown(stored)
+    return stored
 
 
 def look(path: Path, key: EncryptionKey | None = None) -> str | None:
-    """The revision of a file; None if it is empty. SchemaError if it is somebody else's, or too new.
+    """Return the revision of a file if this version knows it; None if the file is empty. Changes no byte of it.
 
-    Not a byte of it is changed.
+    Args:
+        path: the file.
+        key: what it is encrypted with.
+
+    Raises:
+        SchemaError: the schema is newer than this version, or another program's.
     """
-    # The engine's connections turn on write-ahead logging, which is written into the file: it may be a stranger's.
+    # Not the caller's engine: its connections write into the file to turn on write-ahead logging, and the file may be
+    # another program's.
     connect = partial(dbapi.connect, str(path.absolute()), encryption_key=key, configure=False)
-    looking = create_engine("libsql://", creator=connect, poolclass=NullPool)
+    engine = create_engine("libsql://", creator=connect, poolclass=NullPool)
     try:
-        return check_ours(looking)
+        return check_ours(engine)
     except SchemaError as error:
         raise SchemaError(f"{path}: {error}", found=error.found, expected=error.expected) from None
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Run the revisions up to `revision` in one transaction; other processes that try the same wait for it."""
+    """Run the revisions up to `revision`, in one transaction. Processes that upgrade concurrently wait for it.
+
+    Args:
+        engine: the database.
+        revision: the one to go to, like "0005"; "head" for the newest.
+
+    Raises:
+        SchemaError: the schema is newer than this version, or another program's.
+        ValidationError: there is no such revision.
+    """
     with writing(engine) as connection:
         _refuse_unknown(_current(connection))
         _run(connection, "upgrade", revision)
@@ -122,16 +153,16 @@ def undone_by_downgrade(stored: str, revision: str) -> list[str]:
 
 
 def config() -> Config:
-    """Alembic's configuration for the revisions of this package."""
+    """Return Alembic's configuration for the revisions of this package."""
     from alembic.config import Config
 
-    found = Config(stdout=sys.stdout)  # its default is what stdout was when Alembic was imported
-    found.set_main_option("script_location", str(_script_directory()).replace("%", "%%"))
-    return found
+    config = Config(stdout=sys.stdout)  # its default is what stdout was when Alembic was imported
+    config.set_main_option("script_location", str(_script_directory()).replace("%", "%%"))
+    return config
 
 
 def _script_directory() -> Path:
-    """Where the revisions are: in the package if it was installed from a wheel, else beside it, in the checkout."""
+    """Return the directory of the revisions: in the package of a wheel, next to the package in a checkout."""
     package = Path(__file__).parent
     installed = package / "migrations"
     return installed if installed.is_dir() else package.parent / "migrations"
@@ -139,13 +170,14 @@ def _script_directory() -> Path:
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
-    """A connection whose transaction may change the schema. Foreign keys are off for it, and checked at its end.
+    """Open a connection whose transaction may change the schema. Foreign keys are not enforced until it ends.
 
-    A table that Alembic copies and drops would else take the rows that refer to it along.
+    SQLite changes most tables by copying and dropping them, and a drop would delete the rows that refer to the table.
+    `migrations/env.py` checks the foreign keys before the commit.
     """
     with engine.connect().execution_options(libsql_begin="IMMEDIATE") as connection:
-        connection.exec_driver_sql("PRAGMA foreign_keys = OFF")  # within a transaction it would have no effect
-        connection.rollback()  # nothing is open, but SQLAlchemy takes it for a transaction
+        connection.exec_driver_sql("PRAGMA foreign_keys = OFF")  # has no effect within a transaction
+        connection.rollback()  # the engine has none open, but SQLAlchemy counts from the first statement
         try:
             yield connection
         finally:
@@ -155,14 +187,18 @@ def writing(engine: Engine) -> Iterator[Connection]:
 def _enforce_foreign_keys(connection: Connection) -> None:
     connection.rollback()
     if connection.connection.dbapi_connection.is_remote:  # type: ignore[union-attr]
-        connection.invalidate()  # the next one has them on, and a server that is gone need not be asked
+        connection.invalidate()  # a new connection has them on; this one may have lost its server
     else:
         connection.exec_driver_sql("PRAGMA foreign_keys = ON")
         connection.rollback()
 
 
 def check_foreign_keys(connection: Connection) -> None:
-    """SchemaError if a row refers to one that is not there."""
+    """Check that every foreign key refers to a row.
+
+    Raises:
+        SchemaError: some do not.
+    """
     broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
     if broken:
         tables = sorted({str(row[0]) for row in broken})
@@ -177,12 +213,12 @@ def _current(connection: Connection) -> str | None:
     except exc.OperationalError as error:
         if "no such table" not in str(error.orig):
             raise
-        connection.rollback()  # it read nothing, so it holds nothing: the next statement has to wait for locks again
+        connection.rollback()  # gives up the read lock, so that the next statement waits for a writer
         row = None
     if row is not None and row[1]:
         return str(row[0])
     tables = set(connection.execute(_TABLES).scalars())
-    if row is None and tables >= _OURS:  # another process has just made them
+    if row is None and tables >= _OURS:  # another process has created them since the first statement
         row = connection.execute(_REVISION).one_or_none()
     if row is None or not row[1]:
         _refuse_foreign(tables)
@@ -198,24 +234,24 @@ def _refuse_foreign(tables: set[str]) -> None:
         )
 
 
-def _refuse_unknown(found: str | None) -> None:
-    if found in {None, HEAD}:
+def _refuse_unknown(stored: str | None) -> None:
+    if stored in {None, HEAD}:  # without importing Alembic
         return
     from alembic.script import ScriptDirectory
 
     known = {script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()}
-    if found not in known:
-        raise _mismatch(found)
+    if stored not in known:
+        raise _mismatch(stored)
 
 
-def _mismatch(found: str | None) -> SchemaError:
-    if found is None:
+def _mismatch(stored: str | None) -> SchemaError:
+    if stored is None:
         advice = "it has no schema yet: run `memory-storage upgrade`"
-    elif found < HEAD:
-        advice = f"its schema {found} is older than {HEAD}: run `memory-storage upgrade`"
+    elif stored < HEAD:
+        advice = f"its schema {stored} is older than {HEAD}: run `memory-storage upgrade`"
     else:
-        advice = f"its schema {found} is newer than {HEAD}: upgrade the memory-storage package"
-    return SchemaError(f"this database cannot be used as it is: {advice}", found=found, expected=HEAD)
+        advice = f"its schema {stored} is newer than {HEAD}: upgrade the memory-storage package"
+    return SchemaError(f"this database cannot be used as it is: {advice}", found=stored, expected=HEAD)
 
 
 def _run(connection: Connection, command: str, revision: str) -> None:

@@ -1,4 +1,4 @@
-"""How Alembic runs the revisions: on the connection it is handed, or on the database that the settings name."""
+"""Alembic's environment: runs the revisions on a connection of `memory_storage.migrate`, or on a database by name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _log = logging.getLogger("memory_storage.migrations")
 
 
 def run(connection: Connection) -> None:
-    """Run the revisions in the one transaction of `connection`: all of them, or none."""
+    """Run the revisions in one transaction of `connection`: all of them, or none."""
     context.configure(
         connection=connection,
         target_metadata=metadata,
@@ -37,12 +37,12 @@ def run(connection: Connection) -> None:
 
 
 def is_ours(name: str | None, kind: str, parents: Any) -> Literal[True] | bool:  # noqa: ARG001
-    """Leave out the virtual tables and what they keep for themselves: Core does not describe them."""
+    """Return whether Core describes it: not the virtual tables, nor the tables that they store their data in."""
     return kind != "table" or name in metadata.tables
 
 
 def is_another_type(*compared: Any) -> bool | None:
-    """A vector is reflected as a blob of its length; the others are left to Alembic (None)."""
+    """Compare the types of vectors, which are reflected as blobs with a length; None leaves the others to Alembic."""
     reflected, described = compared[-2:]
     if isinstance(described, F32Blob):
         return bool(getattr(reflected, "length", None) != described.dimension)
@@ -50,7 +50,7 @@ def is_another_type(*compared: Any) -> bool | None:
 
 
 def run_offline() -> None:
-    """Print the SQL instead of running it. No database is needed for that."""
+    """Print the SQL of the revisions. Needs no database."""
     context.configure(url="libsql://", target_metadata=metadata, literal_binds=True, transactional_ddl=True)
     script = context.get_context().impl
     script.static_output("PRAGMA foreign_keys = OFF;\n")
@@ -61,10 +61,10 @@ def run_offline() -> None:
 
 
 def run_online() -> None:
-    """Run the revisions on the database that the settings name.
+    """Run the revisions on the database of the settings.
 
     Raises:
-        MemoryStorageError: the settings name none, or it cannot be used.
+        MemoryStorageError: no database is given, or it cannot be used.
     """
     settings = settings_of_database()
     with map_exceptions():
@@ -75,7 +75,7 @@ def run_online() -> None:
         _log.info("database: %s", settings.database)
         engine = make_engine(settings)
         try:
-            before = check_ours(engine, settings.path, settings.key)  # before anything is written
+            before = check_ours(engine, settings.path, settings.key)  # before anything is written to the file
             with writing(engine) as connection:
                 run(connection)
             if before == HEAD and is_command("upgrade"):
@@ -91,13 +91,13 @@ def settings_of_database() -> Settings:
 
 
 def is_command(*names: str) -> bool:
-    """Whether Alembic runs one of these commands. A program that calls Alembic's functions is taken to upgrade."""
+    """Return whether Alembic runs one of these commands. A program that calls Alembic's functions counts as upgrade."""
     options = context.config.cmd_opts
     return options is None or options.cmd[0].__name__ in names
 
 
 def configure_logging() -> None:
-    """Let the `alembic` command print what it does; a program that calls Alembic has logging of its own."""
+    """Have the `alembic` command print what it does. A program that calls Alembic configures its own logging."""
     config = context.config
     if config.cmd_opts is None:
         return

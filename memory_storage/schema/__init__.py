@@ -1,6 +1,6 @@
-"""What the database looks like: `tables` as SQLAlchemy Core, `constructs` for what Core lacks. Runs nothing.
+"""The schema of the database: `tables` as SQLAlchemy Core, `ddl` for what Core lacks, `revisions` described.
 
-Neither is imported here: only Alembic, and whoever writes SQL of their own, needs them.
+None of them is imported here: opening a database that is up to date needs only `HEAD`.
 """
 
 from .vectors import pack_vector, unpack_vector

@@ -1,4 +1,4 @@
-"""For revisions: many statements in one round trip. Knows no tables."""
+"""Many statements of a revision in one round trip."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from memory_storage.dbapi import Batch, BatchStep
 
 
 def execute(statements: Iterable[object]) -> None:
-    """Run the statements, or print them: all of them, or none.
+    """Run the statements as one batch: all of them, or none. Offline, print them.
 
-    One by one they would take long over a network; a server that others wait for ends a transaction after 5 seconds.
+    One by one they cost a round trip each, and a server ends a transaction that other writers wait for after 5 seconds.
     """
     texts = [str(statement) for statement in statements]
     if op.get_context().as_sql:

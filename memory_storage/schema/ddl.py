@@ -1,4 +1,4 @@
-"""DDL that SQLAlchemy Core lacks: vectors and their index, FTS5, R*Tree, views, triggers. Names no table of ours."""
+"""DDL that SQLAlchemy Core lacks: vectors and their index, FTS5, R*Tree, views, triggers."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ class F32Blob(UserDefinedType[Sequence[float]]):
         self.dimension = dimension
 
     def get_col_spec(self, **_: Any) -> str:
-        """`F32_BLOB(384)`."""
+        """Return the type in DDL, like `F32_BLOB(384)`."""
         return f"F32_BLOB({self.dimension})"
 
     def bind_processor(self, dialect: Any) -> Callable[[Any], bytes | None]:  # noqa: ARG002
-        """Floats to bytes."""
+        """Return the conversion of floats to bytes."""
         return lambda value: None if value is None else pack_vector(value)
 
     def result_processor(self, dialect: Any, coltype: Any) -> Callable[[Any], list[float] | None]:  # noqa: ARG002
-        """Bytes to floats."""
+        """Return the conversion of bytes to floats."""
         return lambda value: None if value is None else unpack_vector(value)
 
 
 class _Statement(ExecutableDDLElement):
-    """DDL whose text is what `str` gives."""
+    """DDL whose SQL is its `str`."""
 
 
 @compiles(_Statement)
@@ -45,10 +45,10 @@ def _text_of(statement: _Statement, compiler: Any, **_: Any) -> str:  # noqa: AR
 
 @dataclass(eq=False)
 class CreateVectorIndex(_Statement):
-    """A DiskANN index. Only inside a transaction: one that fails outside leaves an empty index behind.
+    """A DiskANN index. Create it in a transaction: a failure outside of one leaves an empty index.
 
     `neighbors` and `search` trade recall for bytes and time; a node takes about `neighbors` compressed vectors. The
-    smaller `alpha` (from 1; the engine's own is 1.2), the more of a node's neighbors are kept.
+    smaller `alpha` (from 1; the engine's default is 1.2), the fewer edges of a node are pruned.
     """
 
     name: str
@@ -71,7 +71,7 @@ class CreateVectorIndex(_Statement):
 
 @dataclass(eq=False)
 class CreateFullText(_Statement):
-    """An FTS5 table over the rows of `content`, whose key is `rowid`. Triggers keep it true."""
+    """An FTS5 table over the rows of `content`, whose key is `rowid`. Triggers have to update it."""
 
     name: str
     columns: Sequence[str]

@@ -1,4 +1,4 @@
-"""What each revision of the schema brings, and what going back before it loses: for people, not for Alembic."""
+"""Descriptions of the revisions of the schema, for the command `downgrade` and the reference of the schema."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REVISIONS = {
     ),
     "0002": Revision(
         "the table `receipts`, which resolves the outcome of a write whose acknowledgement is lost",
-        "the receipts of the last day: a write that is under way meanwhile may end with its outcome unknown",
+        "the receipts of the last day: a write that runs concurrently may end with its outcome unknown",
     ),
     "0003": Revision(
         "a table of distinct vectors and a DiskANN index for each embedding model, and full-text search of patterns; "

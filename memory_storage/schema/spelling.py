@@ -1,9 +1,9 @@
-"""How text is spelled in the full-text indexes, and in queries. Knows no table, and no SQL.
+"""How text is spelled in the full-text indexes, and in queries.
 
 FTS5's tokenizer (unicode61) ends a word at each character that is no letter, digit or mark. It folds case and drops the
-accents of Latin letters, but it makes one word of a sentence without spaces, and sees composed and decomposed letters
-as different ones. Neither a local file nor a server takes a tokenizer of ours, so the text is changed before it is
-indexed, and a question in the same way:
+accents of Latin letters, but it takes a sentence without spaces for one word, and composed and decomposed letters for
+different ones. Neither a local file nor a server accepts a custom tokenizer, so text is changed before it is indexed,
+and queries in the same way:
 
 - letters are composed (NFC), and full-width, half-width, ligature and mathematical forms are the plain ones;
 - marks that many writers leave out (Arabic and Hebrew vowels, marks around a letter) are dropped;
@@ -20,7 +20,7 @@ import unicodedata
 from itertools import pairwise
 
 SEPARATOR = "\x7f"
-"""Between characters in the index. It is one byte, needs no escape in JSON, ends a word, and is not used in text."""
+"""Stands between characters in the index: one byte that needs no escape in JSON, ends a word, and is unused in text."""
 
 _VARIANTS = "".join(map(chr, range(0xFE00, 0xFE10)))  # how a sign before it looks: as an emoji, mostly
 
@@ -71,7 +71,7 @@ _REMARKABLE = re.compile(
 
 
 def is_spelled_otherwise(text: str) -> bool:
-    """Return whether some of the text may be spelled in another way than it is written. Cheap."""
+    """Return whether the index may spell the text in another way than it is written. Cheap."""
     if text.isascii():
         return False
     return _REMARKABLE.search(text) is not None or not unicodedata.is_normalized("NFC", text)
@@ -83,14 +83,14 @@ def spelled(text: str) -> str:
 
 
 def readable(text: str) -> str:
-    """Return text from the index as a reader expects it."""
+    """Return text of the index without separators, for snippets."""
     return text.replace(SEPARATOR, "")
 
 
 def words_in(text: str) -> list[str]:
-    """Return the words of a question, spelled, each once: any of them may be looked for.
+    """Return the distinct words of a query, as they are spelled in the index.
 
-    In a script without spaces they are each two neighbouring characters, and all that stand together.
+    Of a script without spaces the words are each pair of neighboring characters, and each run of them.
     """
     found: list[str] = []
     folded, end = _folded(text), 0

@@ -1,10 +1,10 @@
-"""A vector space: the vectors of one model and dimension, their table and DiskANN index. Runs nothing.
+"""Vector spaces: the table and the DiskANN index of the vectors of one model and dimension, as DDL.
 
-Each distinct vector is one row of the table, and `embeddings` says whose it is. A new row is not in the index yet
-(`indexed` = 0): a search compares these one by one, and they enter the index in portions. So the index may be behind,
-be dropped or be rebuilt at any time: no search loses anything by it.
+Each distinct vector is one row of the table, and `embeddings` says which owners have it. A new row is not in the index
+yet (`indexed` = 0): a search compares these rows exactly, and they enter the index in batches. So the index may lag,
+be dropped or be rebuilt at any time without a search missing a vector.
 
-Names in the schema are made of the space's token, a digest in hexadecimal: no text of a caller is part of any SQL.
+Names in the schema contain the space's token, a digest in hexadecimal: no string of a caller is part of any SQL.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ from .vectors import MAX_DIMENSION
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings of a DiskANN index. What they give and cost is measured by `python -m benchmarks retrieval`.
+    """Settings of a DiskANN index. `python -m benchmarks retrieval` measures their recall, size and speed.
 
-    `neighbors` is how many edges a node has, `compress` how the vectors in them are stored, `insert` and `search` how
-    many candidates are kept while a vector is put in and looked for; `search` is that of an index of 20,000 vectors.
+    Attributes:
+        compress: how the vectors of a node's neighbors are stored.
+        neighbors: edges of a node, at most.
+        insert: candidates kept while a vector is inserted (`insert_l`).
+        search: candidates kept by a search (`search_l`) of 20,000 vectors.
     """
 
     name: str
@@ -36,7 +39,7 @@ class Preset:
     search: int
 
     def search_among(self, vectors: int) -> int:
-        """How many candidates to keep among so many vectors: more among more, or recall would fall."""
+        """Return `search_l` for this number of vectors. It grows with the number, so that recall does not fall."""
         grown = self.search * math.pow(vectors / 20_000, 0.4)
         return round(min(max(grown, 0.75 * self.search), 4 * self.search))
 
@@ -58,8 +61,8 @@ _ALPHA = 1.1  # with the engine's own, 1.2, a search has to keep a third more ca
 class VectorSpace:
     """The vectors of one model and dimension.
 
-    The first dimension that any namespace stores by a model has no `variant`. Namespaces that use the name of the model
-    for another dimension share a space of their own, whose `variant` is that dimension.
+    The first dimension that any namespace stores by a model has no `variant`. Namespaces that use the model's name for
+    another dimension share another space, whose `variant` is that dimension.
     """
 
     model: str
@@ -67,29 +70,29 @@ class VectorSpace:
 
     @classmethod
     def of(cls, token: str, model: str, dimension: int) -> VectorSpace:
-        """The space of a row of `vector_models`."""
+        """Return the space of a row of `vector_models`."""
         first = cls(model)
         return first if first.token == token else cls(model, dimension)
 
     @cached_property
     def token(self) -> str:
-        """The digest that its names in the schema have in common; its key in `vector_models`."""
+        """Digest that the names of the space in the schema contain; the primary key of `vector_models`."""
         # No model's name contains NUL, so a variant's name is no other model's.
         name = self.model if self.variant is None else f"{self.model}\0{self.variant}"
         return blake2b(name.encode(), digest_size=8).hexdigest()
 
     @property
     def table(self) -> str:
-        """The table's name."""
+        """Name of the table."""
         return f"vectors_{self.token}"
 
     @property
     def index(self) -> str:
-        """The name of its DiskANN index."""
+        """Name of the DiskANN index."""
         return f"{self.table}_ann"
 
     def create(self, dimension: int, preset: Preset) -> Iterator[str]:
-        """DDL for the table, its indexes, and its triggers."""
+        """Yield the DDL of the table, its indexes and its triggers."""
         table = self.table
         if not 1 <= dimension <= MAX_DIMENSION:
             raise ValueError(f"no such dimension: {dimension}")
@@ -105,7 +108,7 @@ class VectorSpace:
         yield from map(str, self.triggers())
 
     def triggers(self) -> Iterator[CreateTrigger]:
-        """The triggers that count the rows of the table, and delete vectors that no embedding leads to."""
+        """Yield the triggers that count the rows of the table, and delete vectors without an embedding."""
         table, token = self.table, self.token
         counts, one = "UPDATE vector_models SET", f"WHERE token = '{token}'"
         deleted = "vectors = vectors - 1, indexed = indexed - OLD.indexed, removed = removed + OLD.indexed"
@@ -131,7 +134,7 @@ class VectorSpace:
         )
 
     def create_index(self, preset: Preset) -> str:
-        """DDL for the index, which is empty as long as no row is `indexed`."""
+        """Return the DDL of the index, which has the rows that are `indexed`."""
         index = CreateVectorIndex(
             self.index,
             self.table,
@@ -145,19 +148,19 @@ class VectorSpace:
         return f"{index} WHERE indexed = 1"
 
     def empty_index(self, preset: Preset) -> Iterator[str]:
-        """Statements that put an empty index in place of the one there is, however damaged that may be."""
+        """Yield statements that replace the index, even a damaged one, by an empty index."""
         yield from self.drop_index()
         yield self.create_index(preset)
 
     def drop_index(self) -> Iterator[str]:
-        """Statements that take the index away. Searches do without it."""
+        """Yield statements that drop the index. Searches then compare all vectors."""
         yield f"DROP INDEX IF EXISTS {self.index}"
-        yield f"DROP TABLE IF EXISTS {self.index}_shadow"  # what may be left of it would be taken for the new one's
+        yield f"DROP TABLE IF EXISTS {self.index}_shadow"  # a new index of the name would use a shadow that is left
         yield f"DELETE FROM libsql_vector_meta_shadow WHERE name = '{self.index}'"
         yield f"UPDATE {self.table} SET indexed = 0 WHERE indexed = 1"
 
     def drop(self) -> Iterator[str]:
-        """DDL that undoes `create`. The index goes first, with its shadow."""
+        """Yield the DDL that undoes `create`. The index first: its shadow table goes with it."""
         yield f"DROP INDEX IF EXISTS {self.index}"
         yield f"DROP TRIGGER {self.table}_free"
         yield f"DROP TRIGGER {self.table}_swap"
@@ -165,14 +168,18 @@ class VectorSpace:
 
 
 def digest(packed: bytes) -> bytes:
-    """What identifies a vector among those of a model."""
+    """Return the digest that identifies a packed vector within its space."""
     return blake2b(packed, digest_size=16).digest()
 
 
 def patch_search_l(metadata: bytes, search: int) -> bytes:
-    """An index's metadata, but for how many candidates a search keeps; unchanged if they look otherwise than expected.
+    """Return the metadata of a DiskANN index with another `search_l`; unchanged if they have no such entry.
 
-    They are entries of nine bytes: a key, and a little-endian value (libsql, vectorIndex.c, "VectorIdxParams").
+    An entry is nine bytes: a key, and a little-endian value (libsql, vectorIndex.c, "VectorIdxParams").
+
+    Args:
+        metadata: as `libsql_vector_meta_shadow` has them.
+        search: candidates that a search keeps.
     """
     for at in range(0, len(metadata) - 8, 9):
         if metadata[at] == _SEARCH_L:

@@ -1,4 +1,4 @@
-"""Vectors as the database has them. Knows no SQL."""
+"""Vectors in the format of the database: 32-bit floats, little-endian."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_DIMENSION = 65_536
 
 
 def pack_vector(vector: Sequence[float]) -> bytes:
-    """Floats as little-endian float32 bytes, four for each."""
+    """Return the floats as little-endian 32-bit floats, 4 bytes each."""
     packed = array("f", vector)
     if packed.itemsize != 4:  # pragma: no cover - no platform with a native driver has another float
         raise TypeError("this platform's float is not 32 bits wide")
@@ -18,5 +18,5 @@ def pack_vector(vector: Sequence[float]) -> bytes:
 
 
 def unpack_vector(data: bytes) -> list[float]:
-    """The floats of a packed vector."""
+    """Return the floats of a packed vector."""
     return array("f", data).tolist()

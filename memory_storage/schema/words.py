@@ -1,7 +1,7 @@
-"""What the full-text indexes have of a row, where that is spelled otherwise than in its document.
+"""The column `words`: the text of a row as the full-text index has it, where the spelling differs from the document.
 
-It is JSON in the column `words`, with the texts of the columns of the index; a column that is missing there is taken
-from the document by a view. So a row in ASCII has NULL there, and costs nothing. Runs no SQL.
+It is JSON, with the text of each column of the index; a view takes a column that is missing there from the document.
+So a row in ASCII has NULL in `words`, and costs nothing.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _RULE = ("condition", "action", "error_type", "recommended_approach", "recovery_
 
 
 def words_of_episode(document: str) -> str | None:
-    """Return the column `words` of an episode: JSON, or None if all is spelled as it is written."""
+    """Return the column `words` of an episode: JSON, or None if the index has the text as written."""
     return _words(episode_texts(from_json(document))) if is_spelled_otherwise(document) else None
 
 
 def words_of_step(document: str, output: str | None = None) -> str | None:
-    """Return the column `words` of a step. `output` is its result's text, if that is not in the document."""
+    """Return the column `words` of a step. `output` is the text of its result, if the document lacks it."""
     if not is_spelled_otherwise(document) and not is_spelled_otherwise(output or ""):
         return None
     step = _as_mapping(from_json(document))
@@ -49,7 +49,7 @@ def words_of_pattern(document: str) -> str | None:
 
 
 def words_of_ending(outcome: str | None, reflection: str | None) -> str:
-    """Return what an outcome and a reflection change in `words`, for `json_patch`: null takes a text away."""
+    """Return how an outcome and a reflection change `words`, for `json_patch`, where null removes a text."""
     parts = (("outcome", outcome, _OUTCOME), ("reflection", reflection, _REFLECTION))
     texts = {name: _joined(from_json(part), fields) for name, part, fields in parts if part is not None}
     return to_json({name: _respelled(text) for name, text in texts.items()}).decode()
@@ -89,7 +89,7 @@ def _joined(value: object, fields: Iterable[str]) -> str:
 
 
 def _text(value: object) -> str:
-    """The words of a JSON value: without the escapes, which would stick to the words after them."""
+    """Return the text of a JSON value without escapes, which the tokenizer would join to the next word."""
     if value is None or isinstance(value, str):
         return value or ""
     text = to_json(value).decode()
