@@ -77,21 +77,21 @@ class MemoryStorage(Repositories):
         namespace: str | None = None,
         now: Callable[[], datetime] = models.utc_now,
     ) -> Self:
-        """Open a database: create it if it does not exist, and bring its schema up to date.
+        """Open a database, create it if it does not exist, and upgrade its schema.
 
         Args:
-            database: A path, ":memory:", a URL, or all settings. None reads the environment.
-            auth_token: For a server: a token, or a callable that returns one.
-            namespace: The namespace whose rows the storage reads and writes; by default that of the settings.
-            now: The clock, for tests: a callable that returns an aware datetime.
+            database: A path, ":memory:", a URL, or all settings; by default the environment's.
+            auth_token: The token of a server, or a callable that returns one.
+            namespace: The tenant, agent or project whose rows are read and written; default: "default".
+            now: Returns the current time, aware; the clock of all timestamps.
 
         Returns:
-            The storage, which threads may share. Close it, or use it as a context manager.
+            The storage; close it, or use it in a `with` block.
 
         Raises:
             ConfigurationError: The path or a setting cannot work; a CredentialError if it is the key of the file.
-            SchemaError: The schema is newer than this package, or another program's. Nothing was changed.
-            UnavailableError: The server cannot be reached, after the attempts that `retry` allows. `code` is
+            SchemaError: The schema is newer than this package, or another program's. Nothing is changed.
+            UnavailableError: The server cannot be reached, after the retries of the settings. `code` is
                 "CONNECTION_FAILED"; `host`, `port`, `cause` and `attempts` have the details.
         """
         auth_token, database = hidden_token(auth_token), redacted(database)  # a traceback may show this frame
@@ -252,18 +252,18 @@ class MemoryStorage(Repositories):
         return self._context.meter.metrics()
 
     def health_check(self, *, deep: bool = False, timeout: float = 5.0) -> models.Health:
-        """Check that the database responds, has the expected schema, and has free disk space.
+        """Check that the database responds, has the right schema, and has free disk space.
 
-        A database that does not respond is an unhealthy result, and not an exception. A deep check of a file copies
-        each full-text index into memory; on a server it compares only the rows of the index with those of the table.
+        An unreachable database is reported as unhealthy; it is no error.
 
         Args:
-            deep: Whether to count the namespace's rows and compare each index with its table, which reads all of them.
-                Other clients may write meanwhile.
-            timeout: The longest wait in seconds.
+            deep: Also count the namespace's rows and compare each index with its table, which reads all rows.
+                Concurrent writes are allowed. In a file each full-text index is copied into memory for that; on a
+                server its rows are compared with those of the table, and its words with each other.
+            timeout: Seconds within which the database has to respond.
 
         Returns:
-            The status, the latency, the schema revision, the free disk space, and the checks of a deep check.
+            The health: "healthy", "degraded" or "unhealthy", with each problem.
 
         Raises:
             ValidationError: An argument is invalid.
@@ -273,23 +273,24 @@ class MemoryStorage(Repositories):
     def forget(
         self, *, episode: UUID | str | None = None, namespace: str | None = None, scrub: bool = True
     ) -> models.ErasureResult:
-        """Erase an episode of this namespace, or a whole namespace, from every table and index. Idempotent.
+        """Erase an episode of this namespace, or a whole namespace, irreversibly. Idempotent.
 
-        Steps, vectors, places and quarantined rows are erased too. Patterns lose the episode from their evidence; those
-        without other evidence are erased. A digest of each ID stays, so that no stale copy is imported or saved again.
-        Backups and exports are not changed.
+        Steps, vectors and places are erased with it, from every table and index, as is what the doctor has quarantined
+        of it. The episode is removed from the evidence of patterns; a pattern without other evidence is erased too. A
+        digest of each id is kept as a tombstone, so that no stale copy is imported or saved again. Backups and exports
+        are not changed.
 
         Args:
-            episode: The ID of the episode.
-            namespace: The namespace, this one's or another's.
-            scrub: Whether to remove every byte from the file, its log and its index files; see `scrub`.
+            episode: The id of an episode of this namespace.
+            namespace: The namespace to erase, this one or another; instead of `episode`.
+            scrub: Also remove every byte of it from the file, its log and its sidecars: see `scrub`.
 
         Returns:
-            The numbers of erased rows, and whether bytes may remain (`scrubbed`, `why`).
+            What was erased; `scrubbed` and `why` say whether bytes may be left.
 
         Raises:
-            UnavailableError: A transaction of this thread is open, or other clients keep writing to what is erased.
-            ValidationError: Neither an episode nor a namespace is given, or both are.
+            UnavailableError: This thread has an open transaction, or concurrent writers keep writing there.
+            ValidationError: Neither an episode nor a namespace is given, or both.
         """
         if (episode is None) == (namespace is None):
             raise ValidationError("episode", "must be given, or namespace, and not both", (episode, namespace))
