@@ -1,10 +1,10 @@
-"""What helped in cases like these? For failed episodes, the similar ones that went well.
+"""For failed episodes, find the most similar successful ones, and print the tools that they used.
 
     python examples/similar_successes.py runs.jsonl
 
-`runs.jsonl` are transcripts in the OpenAI chat format with a reward (tau-bench writes such). They are imported into a
-file, embedded, and for each of ten failures the most similar successes are shown, with what their agents did.
-With sentence-transformers installed, `--embedder all-MiniLM-L6-v2` knows meaning; the default only knows spelling.
+`runs.jsonl` has transcripts in the OpenAI chat format with a reward, as tau-bench writes them. They are imported into a
+file and embedded; for each of ten failures the three most similar successes are printed.
+With sentence-transformers installed, `--embedder all-MiniLM-L6-v2` compares meaning; the default compares spelling.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ import memory_storage as ms
 from memory_storage.embedders import Embedder, HashingEmbedder, SentenceTransformerEmbedder, text_of
 from memory_storage.importers import import_file
 
-Found = tuple[ms.Episode, ms.Hits[ms.Episode]]
+Match = tuple[ms.Episode, ms.Hits[ms.Episode]]
 
 
 def main() -> None:
-    """Read the arguments, import, embed, and show."""
-    parser = argparse.ArgumentParser(description="For failed episodes, the similar ones that went well.")
+    """Import the transcripts, embed them, and print the similar successes."""
+    parser = argparse.ArgumentParser(description="Find similar successes of failed episodes.")
     parser.add_argument("transcripts", type=Path)
     parser.add_argument("--database", type=Path, default=Path("similar_successes.db"))
-    parser.add_argument("--embedder", help="a model of sentence-transformers")
-    asked = parser.parse_args()
-    embedder = SentenceTransformerEmbedder(asked.embedder) if asked.embedder else HashingEmbedder()
-    with ms.MemoryStorage.open(asked.database) as storage:
-        import_file(storage, asked.transcripts)
+    parser.add_argument("--embedder", help="name of a sentence-transformers model")
+    arguments = parser.parse_args()
+    embedder = SentenceTransformerEmbedder(arguments.embedder) if arguments.embedder else HashingEmbedder()
+    with ms.MemoryStorage.open(arguments.database) as storage:
+        import_file(storage, arguments.transcripts)
         storage.embeddings.embed(embedder, text_of=task_of)
         for failed, hits in similar_successes(storage, embedder):
             show(failed, hits)
 
 
-def similar_successes(storage: ms.MemoryStorage, embedder: Embedder, failures: int = 10) -> Iterator[Found]:
-    """For some of the failures, the three successes most like them: one round trip each, steps and all."""
+def similar_successes(storage: ms.MemoryStorage, embedder: Embedder, failures: int = 10) -> Iterator[Match]:
+    """Yield each failure with the three most similar successes and their steps, in one round trip each."""
     for failed in storage.episodes.query(outcome="failure", limit=failures, steps=False):
         vector = storage.embeddings.get("episode", failed.id, model=embedder.model).vector
         yield failed, storage.episodes.similar_to(vector, model=embedder.model, outcome="success", k=3)
 
 
 def task_of(episode: ms.Episode) -> str:
-    """What was to be done, and not how it ended: a success and a failure of one kind shall be near each other."""
+    """Return the text to embed: the task without its outcome, so that successes and failures of a task are similar."""
     return episode.task_description if isinstance(episode, ms.Episode) else text_of(episode)
 
 
 def show(failed: ms.Episode, hits: ms.Hits[ms.Episode]) -> None:
-    """One failure, and what was done in cases like it."""
+    """Print one failure and the tools that the similar successes used."""
     print(f"\n{_short(failed.task_description)}")
     for hit in hits:
         tools = " > ".join(step.tool for step in hit.item.steps)

@@ -1,9 +1,9 @@
-"""What works? Success by tool, the sequences that lead to it, and patterns of them to go by next time.
+"""Print success rates by tool and the tool sequences that lead to success, and learn patterns from them.
 
     python examples/what_works.py runs.jsonl --html report.html
 
-`runs.jsonl` are transcripts in the OpenAI chat format with a reward (tau-bench writes such). They are imported into a
-file, and success is a reward of 1. To run it again imports and learns nothing twice. The page needs
+`runs.jsonl` has transcripts in the OpenAI chat format with a reward, as tau-bench writes them. They are imported into a
+file, and a reward of 1 counts as success. Running it again imports and learns nothing twice. The report needs
 `pip install 'memory-storage[report]'`.
 """
 
@@ -18,24 +18,24 @@ from memory_storage_report import collect, write_page
 
 
 def main() -> None:
-    """Read the arguments, import, show, learn, and write the page."""
-    parser = argparse.ArgumentParser(description="What works in these runs, and what fails.")
+    """Import the transcripts, print the statistics, learn patterns, and write the report."""
+    parser = argparse.ArgumentParser(description="Success rates by tool and by tool sequence.")
     parser.add_argument("transcripts", type=Path)
     parser.add_argument("--database", type=Path, default=Path("what_works.db"))
-    parser.add_argument("--html", type=Path, help="write a page that needs no network")
-    asked = parser.parse_args()
-    with ms.MemoryStorage.open(asked.database) as storage:
-        import_file(storage, asked.transcripts)
+    parser.add_argument("--html", type=Path, help="write an HTML report")
+    arguments = parser.parse_args()
+    with ms.MemoryStorage.open(arguments.database) as storage:
+        import_file(storage, arguments.transcripts)
         show_tools(storage)
         show_sequences(storage)
         for pattern in storage.patterns.learn(success_reward=1.0)[:3]:
             print("learned:", pattern.description)
-        if asked.html:
-            print(write_page(collect(storage, reward_at_least=1.0), asked.html))
+        if arguments.html:
+            print(write_page(collect(storage, reward_at_least=1.0), arguments.html))
 
 
 def show_tools(storage: ms.MemoryStorage) -> None:
-    """How often the episodes that use a tool go well, with the interval of 95 %."""
+    """Print the success rate of the episodes that use each tool, with its 95 % interval."""
     for row in storage.analytics.by("tool", success_reward=1.0):
         success = row.success
         if success.rate is not None:
@@ -43,7 +43,7 @@ def show_tools(storage: ms.MemoryStorage) -> None:
 
 
 def show_sequences(storage: ms.MemoryStorage) -> None:
-    """The ten sequences with the highest lift: how many times more often episodes with them go well than all do."""
+    """Print the ten sequences with the highest lift: their success rate relative to that of all episodes."""
     for row in storage.analytics.sequences((2, 4), success_reward=1.0):
         print(f"{row.lift or 0:.2f} in {row.episodes:3} episodes  {' -> '.join(row.tools)}")
 
