@@ -167,10 +167,12 @@ def _paragraphs(words: str) -> str:
 
 def main() -> None:
     """Write the generated pages, and remove the ones of the API that have become empty."""
+    written = pages()  # before a page is removed: it may fail
+    (REFERENCE / "api").mkdir(exist_ok=True)
     for page in (REFERENCE / "api").glob("*.md"):
         page.unlink()
-    for name, page in pages().items():
-        (REFERENCE / name).write_text(page, encoding="utf-8")
+    for name, text in written.items():
+        (REFERENCE / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
