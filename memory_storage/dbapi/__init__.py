@@ -1,4 +1,4 @@
-"""PEP 249 for libSQL. Stands on its own: it imports nothing else of this package."""
+"""A PEP 249 driver for libSQL: files, in-memory databases, and servers over Hrana."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ _RENAMED = {"Step": "BatchStep", "tell_in_child": "register_after_fork"}
 
 
 def __getattr__(name: str) -> object:
-    """Give what had another name before 0.1.0, with a DeprecationWarning."""
+    """Resolve names from before 0.1.0, with a DeprecationWarning."""
     if name not in _RENAMED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import warnings
@@ -103,7 +103,7 @@ def __getattr__(name: str) -> object:
 _PRAGMAS = (
     "journal_mode = WAL",
     "foreign_keys = ON",
-    "cache_size = -32000",  # KB at most, taken when used: to compare vectors is to read them
+    "cache_size = -32000",  # KB, allocated on use: comparing vectors reads all of them
 )
 _SYNCHRONOUS = {"full": "FULL", "normal": "NORMAL"}
 
@@ -122,18 +122,31 @@ def connect(
     base_url_hosts: Iterable[str] = (),
     max_concurrent_writes: int = CONCURRENT_WRITES,
 ) -> Connection:
-    """Open a local database (a path, ":memory:", or what several connections share) or one on a server (`libsql://`).
+    """Open a connection to a local database or to a server.
 
-    Local: `durability` "full" survives a power cut after every commit, "normal" may lose the last commits then (never
-    the file). `busy_timeout`: seconds to wait for another writer. `encryption_key`: that of an encrypted file; a new
-    file becomes one. Files get write-ahead logging; foreign keys are enforced. `configure`: False does neither, and
-    leaves a file as it is until a statement changes it: it may be another program's.
+    Files get write-ahead logging; foreign keys are enforced. To a server, nothing is sent before the first statement.
 
-    On a server, nothing is sent before the first statement. `auth_token`: a token, or what to call for one, and again
-    when the server refuses that. `ca_file`: certificates to trust in place of the system's. `timeout`: seconds for a
-    request with its answer. `max_response_bytes`: the largest response, decompressed. `base_url_hosts`: `host` or
-    `host:port` to which the server may direct the rest of a stream; the token is sent there too.
-    `max_concurrent_writes`: writes in flight to a server at a time, for all connections of one engine or `Server`.
+    Args:
+        database: A path, ":memory:", a `MemoryDatabase` for several connections, a `libsql://` URL, or a `Server`.
+        durability: Local: "full" survives a power failure after every commit; "normal" may lose the last commits, never
+            the file.
+        busy_timeout: Local: seconds to wait for another writer.
+        encryption_key: Local: the key of an encrypted file, 1 to 32 bytes; a new file is encrypted with it.
+        auth_token: Server: a token, or a callable that returns one, which is called again when the server rejects one.
+        ca_file: Server: a PEM file of the authorities to trust instead of the system's.
+        timeout: Server: seconds for one request with its response.
+        max_response_bytes: Server: the largest response, decompressed.
+        base_url_hosts: Server: `host` or `host:port` to which the server may redirect the rest of a stream, and the
+            token with it.
+        max_concurrent_writes: Server: writes in flight at a time, for all connections of one engine or `Server`.
+
+    Returns:
+        The connection, for one thread at a time.
+
+    Raises:
+        ProgrammingError: an argument is invalid, or the URL is not encrypted.
+        DatabaseError: the file is not a database, or is encrypted with another key.
+        OperationalError: the file cannot be opened.
     """
     auth_token, database = Credentials.of(auth_token), redacted(database)  # a traceback may show this frame
     encryption_key = EncryptionKey.of(encryption_key)

@@ -1,4 +1,4 @@
-"""Where a server is, and the rules for reaching it: encrypted, or on this machine. Opens nothing."""
+"""Parses and checks the URLs of servers: encrypted, or on this machine."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _SHAPE = "a server's URL is libsql://host[:port]"
 _NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?")  # RFC 1123
 _AUTHORITY = re.compile(r"(\[[\da-f:.]+\]|[^][@:]+)(:\d*)?", re.ASCII | re.IGNORECASE)
 PATH = re.compile(r"[\w.~%/-]*", re.ASCII)
-LOCAL_URL = "libsql:///"  # and the path of a file
+LOCAL_URL = "libsql:///"  # followed by the path of a file
 
 
 def redacted(url: T) -> T | str:
-    """A URL with `***` for what may be a secret in it: a user, a password, unknown options. It is refused as before.
+    """Return a URL with `***` for what may be a secret: a user, a password, unknown options.
 
-    What is no URL is given back.
+    A URL that would be refused still is. Any other value is returned unchanged.
     """
     if not isinstance(url, str) or "://" not in url or url.startswith(LOCAL_URL):
         return url
@@ -40,7 +40,7 @@ def redacted(url: T) -> T | str:
 
 @dataclass(frozen=True)
 class Origin:
-    """A host, a port and whether TLS is spoken there."""
+    """A host, a port, and whether connections use TLS."""
 
     host: str
     port: int
@@ -55,7 +55,7 @@ class Origin:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is this machine: what is sent there passes no network."""
+        """Whether the host is this machine, so that nothing passes a network."""
         if self.host == "localhost":
             return True
         return is_ip_address(self.host) and ipaddress.ip_address(self.host).is_loopback
@@ -68,12 +68,12 @@ class Origin:
 
     @property
     def tls_name(self) -> str:
-        """The name that the server's certificate is for: a host's final dot is of the DNS alone."""
+        """The host name in the server's certificate, which lacks the final dot of the DNS."""
         return self.host.rstrip(".")
 
     @classmethod
     def parse(cls, url: str) -> Origin:
-        """The origin of a URL; ProgrammingError where it is not encrypted, or none."""
+        """Return the origin of a URL. ProgrammingError if it is not a server's URL, or not encrypted."""
         parts = _split(url)
         if parts is None or parts.scheme not in _SCHEMES:
             raise ProgrammingError(_SHAPE, "BAD_URL")
@@ -83,19 +83,19 @@ class Origin:
 
 @dataclass(frozen=True)
 class Server:
-    """The address of a server: where, and under which path its API is."""
+    """The address of a server: its origin, and the path of its API."""
 
     origin: Origin
     path: str = ""
     clients: dict[object, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """What the connections share, by their options; `Client.of` fills it."""
+    """The clients of this server by their options; `Client.of` fills it."""
 
     @classmethod
     def parse(cls, url: str) -> Server:
-        """From `libsql://host[:port][/path]`, or the same with https. `?tls=0` is for a server on this machine only.
+        """Parse `libsql://host[:port][/path]` or an https URL. `?tls=0` is allowed for a server on this machine only.
 
         Raises:
-            ProgrammingError: it is none of these. Neither the message nor a frame has what may be a secret in the URL.
+            ProgrammingError: it is neither. Neither the message nor a frame has what may be a secret in the URL.
         """
         url = redacted(url)  # before anything can fail: a traceback may show this frame
         scheme = url.partition("://")[0].lower()
@@ -112,8 +112,8 @@ class Server:
 
     @classmethod
     def at(cls, host: str | None, port: int | None, path: str, options: dict[str, str]) -> Server:
-        """From the parts of a URL."""
-        if set(options) - {"tls"}:  # not said which: it may be the token
+        """Return the server for the parts of a URL. Raises as `parse`."""
+        if set(options) - {"tls"}:  # the message does not name the option: it may be the token
             raise ProgrammingError("a server's URL has no option but tls; a token is passed as auth_token", "BAD_URL")
         tls = options.get("tls", "1")
         if tls not in {"0", "1"}:
@@ -129,19 +129,19 @@ class Server:
 
 
 def _split(url: str) -> SplitResult | None:
-    """The parts of a URL whose port is a number; None if it is none. The standard library's errors repeat the URL."""
-    if not url.isprintable() or " " in url or "#" in url or "\\" in url:  # urlsplit leaves some of these out
+    """Return the parts of a URL, or None if it is invalid. The standard library's errors would quote the URL."""
+    if not url.isprintable() or " " in url or "#" in url or "\\" in url:  # urlsplit drops some of these
         return None
     try:
         parts = urlsplit(url)
-        _ = parts.port  # it is read only now
+        _ = parts.port  # parsed on access
     except ValueError:
         return None
     return parts if _AUTHORITY.fullmatch(parts.netloc) else None
 
 
 def checked_authority(text: object) -> str:
-    """Return `host` or `host:port`, as an address is compared with it. ProgrammingError if it is neither."""
+    """Return a normalized `host` or `host:port`. ProgrammingError if it is neither."""
     parts = _split(f"//{text}") if isinstance(text, str) else None
     if parts is None or parts.path or parts.query or parts.netloc != text:
         raise ProgrammingError(f"{text!r}: must be host or host:port", "BAD_URL")
@@ -151,7 +151,7 @@ def checked_authority(text: object) -> str:
 
 
 def _plain_advice(scheme: str, url: str) -> str:
-    """What to write in place of a URL without TLS: on this machine that may be meant."""
+    """Return the message for a URL without TLS: with the remedy, which on this machine is `?tls=0`."""
     parts = _split(url)
     host, port = (parts.hostname or "", parts.port) if parts is not None else ("", None)
     shown = f"[{host}]" if ":" in host else host

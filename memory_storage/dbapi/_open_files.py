@@ -1,12 +1,12 @@
 """The database files that this process has open: one entry for each (device, inode), and one lock to open and close.
 
-POSIX drops all the locks that a process has on a file as soon as the process closes any descriptor of it. The engine
-knows that, and keeps its own descriptors. So nothing else may open and close a file that the engine has open here:
-another process would take the file for unused, and delete its log with the commits in it. What has to be read of such
-a file is read from a descriptor that is open anyway.
+POSIX drops all locks of a process on a file when the process closes any descriptor of that file. The engine takes this
+into account for its own descriptors. So nothing else may open and close a file that the engine has open here: another
+process would consider the file unused, and delete its log with the commits in it. Such a file is read from a descriptor
+that is open already.
 
-A file is known by what it is, not by a name: a symbolic link, a hard link, `..` and a path relative to another working
-directory all lead to the same entry.
+An entry is identified by (device, inode), not by a path: a symbolic link, a hard link, `..` and a path relative to
+another working directory all lead to the same entry.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ _HEADER_BYTES = 32
 
 
 class File:
-    """A file that this process has open, for all the connections to it, whatever name each was opened by.
+    """A file that this process has open, shared by all connections to it, under whatever path.
 
-    A file that is removed or replaced while it is open still accepts writes, which are lost; so it is
-    with its log. So every use looks whether the names still lead to the files that were opened.
+    A file that was removed or replaced while it is open still accepts writes, which are lost; and so does its log. So
+    every statement checks that the paths still lead to the files that were opened.
     """
 
     def __init__(self, identity: Identity, path: str, key: EncryptionKey | None) -> None:
         self.identity = identity
-        self.path = path  # no link is in it: the engine keeps the log beside it
+        self.path = path  # without links: the engine keeps the log next to it
         self.key = key
         self.begin_lock = threading.Lock()
-        self.names: Counter[str] = Counter()  # of the connections that are open
+        self.names: Counter[str] = Counter()  # path: number of open connections
         self._log_path = f"{path}-wal"
         self._log: Identity | None = None
 
     def check(self, name: str) -> None:
-        """OperationalError if the file, or the log that is open here, is not where it was opened."""
+        """Raise OperationalError if the file, or its open log, was removed or replaced."""
         found = identity_of(name)
         if found != self.identity:
             raise _file_gone(name, found)
@@ -55,21 +55,21 @@ class File:
         log = identity_of(self._log_path)
         if log == self._log:
             return
-        # The engine removes its log itself when nothing needs it, and makes another one; but it closes it before that.
+        # The engine removes an unneeded log itself, and creates another one later; but it closes the old one first.
         if self._log is not None and _descriptor_of(self._log) is not None:
             raise _file_gone(name, log, "its log")
         self._log = log
 
     def add(self, name: str) -> None:
-        """One more connection, opened by this name."""
+        """Count a connection that was opened by this path."""
         if not self.names:
             self._log = identity_of(self._log_path)
         self.names[name] += 1
 
     def remove(self, name: str) -> None:
-        """One connection less."""
+        """Count a closed connection."""
         self.names[name] -= 1
-        self.names += Counter()  # drops the names that nothing is open by
+        self.names += Counter()  # drops paths without connections
 
 
 class _Registry:
@@ -88,10 +88,17 @@ class _Registry:
         probe: Callable[[str, int | None], None],
         connect: Callable[[str], Any],
     ) -> tuple[Any, File]:
-        """What `connect(path)` gives, and the entry of its file, which is created if there is none.
+        """Open a native connection.
 
-        `probe(path, descriptor)` raises if the file is not to be opened with this key. It is called unless this process
-        has the file open; it must not open the path itself where it gets a descriptor.
+        Args:
+            name: The path; the file is created if there is none.
+            key: The key of an encrypted file.
+            probe: Called as `probe(path, descriptor)` unless this process has the file open. Raises if the key is
+                wrong. Given a descriptor, it must not open the path.
+            connect: Called as `connect(path)`; returns the native connection.
+
+        Returns:
+            The native connection, and the entry of its file.
 
         Raises:
             DatabaseError: this process has the file open with another key (code OTHER_KEY).
@@ -114,19 +121,23 @@ class _Registry:
             return native, file
 
     def close(self, file: File, name: str, native: list[Any], *, blocking: bool) -> None:
-        """Drop the native connection that is in the list, which has to be the only reference to it.
+        """Close a native connection.
 
-        Without `waits`, which is for the garbage collector, a thread that has the lock does it when it is done.
+        Args:
+            file: The entry of its file.
+            name: The path by which it was opened.
+            native: A list with the only reference to the native connection.
+            blocking: Whether to wait for the lock. The garbage collector does not: the lock's holder closes it later.
         """
         self._closing.append((file, name, native))
         self._drain_closing(blocking=blocking)
 
     def identities(self) -> set[Identity]:
-        """Which files are open."""
+        """Return the identities of all open files."""
         return {file.identity for file in list(self._files.values()) if file.names}
 
     def before_fork(self) -> None:
-        """No thread may be in the middle of opening: the child would have its connection, and not know of it."""
+        """Wait until no thread opens a file: the child would inherit its connection without an entry."""
         self._lock.acquire()
 
     def after_fork_in_parent(self) -> None:
@@ -134,7 +145,7 @@ class _Registry:
         self._lock.release()
 
     def after_fork_in_child(self) -> None:
-        """Nothing is open here."""
+        """Start without open files: they belong to the parent process."""
         self._lock, self._is_opening = threading.RLock(), False
         self._files.clear()
         self._closing.clear()
@@ -150,7 +161,7 @@ class _Registry:
         self._drain_closing(blocking=True)
 
     def _drain_closing(self, *, blocking: bool) -> None:
-        # A thread that cannot get the lock leaves the work to its owner, which looks again after the release.
+        # A thread that cannot acquire the lock leaves the work to its holder, which checks again after the release.
         while self._closing and self._lock.acquire(blocking=blocking):
             try:
                 if self._is_opening:  # it is this thread, interrupted by the garbage collector
@@ -186,7 +197,7 @@ class _Registry:
         return File(identity or (0, 0), path, key)
 
     def _check_not_replaced(self, name: str, path: str) -> None:
-        # A new file would be made where the old one was, or another one would get the old one's log.
+        # Else a new file would be created at the path of the old one, or another file would get the old one's log.
         for file in list(self._files.values()):
             for one in (name, path):
                 if (one in file.names or (file.names and one == file.path)) and identity_of(one) != file.identity:
@@ -194,7 +205,7 @@ class _Registry:
 
 
 def identity_of(path: str) -> Identity | None:
-    """Which file a path leads to; None if to none."""
+    """Return the identity of the file at a path; None if there is none."""
     try:
         found = os.stat(path)  # noqa: PTH116 - with every statement: a Path takes three times as long
     except OSError:
@@ -203,14 +214,14 @@ def identity_of(path: str) -> Identity | None:
 
 
 def is_open_here(path: str | os.PathLike[str]) -> bool:
-    """Whether this process has a database open that is this file, or that this file is the log of."""
+    """Return whether this process has a database open that is this file, or whose log is this file."""
     name = os.fspath(path)
     plain = next((name.removesuffix(suffix) for suffix in ("-wal", "-shm") if name.endswith(suffix)), name)
     return any(identity_of(one) in open_files.identities() for one in {name, plain})
 
 
 def header_of(path: str, descriptor: int | None, size: int = _HEADER_BYTES) -> bytes:
-    """The first bytes of a file: from a descriptor of it that is open, or else by its path. b"" if it has none."""
+    """Return the first bytes of a file, from an open descriptor if there is one; b"" for an empty or missing file."""
     try:
         if descriptor is not None:
             return os.pread(descriptor, size, 0)
@@ -221,15 +232,15 @@ def header_of(path: str, descriptor: int | None, size: int = _HEADER_BYTES) -> b
 
 
 def _create_empty(path: str) -> Identity | None:
-    """Make an empty file, so that it is known which one the engine opens. None where that cannot be done."""
+    """Create an empty file, so that its identity is known before the engine opens it. None if that fails."""
     with suppress(OSError):
-        # To close it drops no lock: no other descriptor of it can be open in this process yet.
+        # Closing it drops no lock: this process cannot have another descriptor of it yet.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644))
     return identity_of(path)
 
 
 def _descriptor_of(identity: Identity) -> int | None:
-    """A descriptor that this process has on a file, which must not be closed. None if it has none."""
+    """Return a descriptor that this process has on a file, or None. The caller must not close it."""
     try:
         names = os.listdir(_DESCRIPTORS)  # noqa: PTH208 - numbers, no paths
     except OSError:
@@ -238,7 +249,7 @@ def _descriptor_of(identity: Identity) -> int | None:
         with suppress(OSError):
             found = os.fstat(number)
             if (found.st_dev, found.st_ino) == identity:
-                os.pread(number, 1, 0)  # or it is for writing only
+                os.pread(number, 1, 0)  # fails for a descriptor that is for writing only
                 return number
     return None
 

@@ -1,4 +1,4 @@
-"""Which Python values can be bound, and as what. Whatever could not be read back equal is refused here."""
+"""Converts Python values to bound parameters. Refuses values that could not be read back equal."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Value = None | int | float | str | bytes
 
 
 def to_engine_value(value: object, index: int) -> Value:
-    """The value as one of the engine's five types. DataError or ProgrammingError names the parameter (from 1)."""
+    """Return the value as one of the engine's five types; or raise DataError or ProgrammingError."""
     match value:
         case None | bytes():
             return value
         case str():
             return _check_text(value, index)
         case int():
-            if not -(2**63) <= value < 2**63:  # a range() would search one by one for a subclass of int
+            if not -(2**63) <= value < 2**63:  # `in range()` would search one by one for a subclass of int
                 raise DataError(f"parameter {index}: {value} does not fit in 64 bits")
             return int(value)
         case float():
@@ -43,7 +43,7 @@ def _check_text(value: str, index: int) -> str:
 
 
 def check_parameters(statement: Statement, parameters: Sequence[object]) -> tuple[Value, ...]:
-    """The values to send; DataError or ProgrammingError if the engine must not have them."""
+    """Return the values to send. DataError or ProgrammingError if one cannot be stored, or their number is wrong."""
     if type(parameters) is not tuple:
         parameters = _as_tuple(parameters)
     if len(parameters) != statement.parameter_count:
@@ -56,7 +56,7 @@ def check_parameters(statement: Statement, parameters: Sequence[object]) -> tupl
 
 
 def bind(statement: Statement, parameters: Sequence[object]) -> tuple[str, tuple[Value, ...]]:
-    """The SQL and the values to hand to the native driver; errors as those of `checked`."""
+    """Return the SQL and the values for the native driver; errors as those of `check_parameters`."""
     return _inline_wide_integers(statement, check_parameters(statement, parameters))
 
 
@@ -67,7 +67,7 @@ def _as_tuple(parameters: Sequence[object]) -> tuple[object, ...]:
 
 
 def _all_plain(values: tuple[object, ...]) -> TypeGuard[tuple[Value, ...]]:
-    # Every statement comes through here, so the common values are told by their exact type, without a call for each.
+    # On the path of every statement: so common values are recognized by their exact type, without a call for each.
     for value in values:
         kind = type(value)
         if kind is int:
@@ -82,8 +82,8 @@ def _all_plain(values: tuple[object, ...]) -> TypeGuard[tuple[Value, ...]]:
 
 
 def _inline_wide_integers(statement: Statement, values: tuple[Value, ...]) -> tuple[str, tuple[Value, ...]]:
-    """With integers beyond 32 bits as literals in the SQL: the native driver would bind them as floats."""
-    for value in values:  # every statement comes through here
+    """Write integers beyond 32 bits as literals into the SQL: the native driver would bind them as floats."""
+    for value in values:  # on the path of every statement
         if type(value) is int and not -0x8000_0000 <= value <= 0x7FFF_FFFF:
             break
     else:
@@ -105,5 +105,5 @@ def _is_wide(value: Value) -> TypeGuard[int]:
 
 
 def _literal(value: int) -> str:
-    # -9223372036854775808 is read as minus a float: it has to be written as a difference.
+    # The engine parses -9223372036854775808 as minus a float, so it is written as a difference.
     return "(-9223372036854775807-1)" if value == -(2**63) else f"({value})"

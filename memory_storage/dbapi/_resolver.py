@@ -1,8 +1,7 @@
-"""From a host and a port to a connected socket, in bounded time. Knows no TLS and no HTTP.
+"""Resolves a host name and connects a socket within a deadline.
 
-`socket.getaddrinfo` takes no timeout, and a name server that does not answer holds it up for ten seconds and more. So
-names are resolved in a thread of their own, which the caller leaves behind when its time is over. Callers that want
-the same name at the same time share one thread.
+`socket.getaddrinfo` has no timeout, and waits ten seconds and more for an unreachable name server. So names are
+resolved in a thread of their own, which the caller abandons at its deadline. Concurrent lookups of one name share one.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from ._fork import register_after_fork
 
 
 class NameServerTimeout(TimeoutError):  # noqa: N818 - a TimeoutError by another name
-    """The name server did not answer in time."""
+    """The name server did not respond in time."""
 
 
 _Address = tuple[int, int, int, str, tuple[object, ...]]
@@ -28,12 +27,12 @@ def connected_socket(host: str, port: int, remaining: Callable[[], float]) -> so
     Args:
         host: A name, or an address without brackets.
         port: The TCP port.
-        remaining: How many seconds are left for all of it.
+        remaining: Returns the seconds that are left.
 
     Raises:
         socket.gaierror: the name cannot be resolved.
-        TimeoutError: no connection in time; NameServerTimeout if it is the name server that did not answer.
-        OSError: the last address refused.
+        TimeoutError: no connection in time; NameServerTimeout if the name server did not respond.
+        OSError: the last address refused the connection.
     """
     problem: OSError = TimeoutError()
     for address in _lookups.addresses(host, port, remaining):
@@ -66,7 +65,7 @@ def _resolve(host: str, port: int) -> Sequence[_Address]:
 
 
 class _Lookup:
-    """One question to the system's resolver, in a thread of its own."""
+    """One lookup by the system's resolver, in a thread of its own."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
@@ -75,16 +74,16 @@ class _Lookup:
         self._problem: OSError | UnicodeError | None = None
 
     def start(self, on_done: Callable[[], object]) -> None:
-        """Ask. `at_end` is called, in the thread, when there is an answer."""
+        """Start the lookup. `on_done` is called in its thread when it ends."""
         threading.Thread(target=self._run, args=(on_done,), name="memory-storage-resolver", daemon=True).start()
 
     def result(self, seconds: float) -> Sequence[_Address]:
-        """The addresses, within `seconds`."""
+        """Wait for the addresses for at most `seconds`. Raises as `connected_socket`."""
         if not self._done.wait(max(0.0, seconds)):
-            raise NameServerTimeout(f"the name server did not answer within {seconds:.3g} s")
+            raise NameServerTimeout(f"the name server did not respond within {seconds:.3g} s")
         if isinstance(self._problem, UnicodeError):  # a label of more than 63 characters
             raise socket.gaierror(socket.EAI_NONAME, str(self._problem))
-        if self._problem is not None:  # of the same class, not the same: threads that share it would share its frames
+        if self._problem is not None:  # a copy: threads that share the error would share its traceback
             raise type(self._problem)(*self._problem.args)
         return self._addresses
 
@@ -99,19 +98,19 @@ class _Lookup:
 
 
 class _Lookups:
-    """The lookups that are under way."""
+    """The lookups in progress."""
 
     def __init__(self) -> None:
         self.after_fork_in_child()
         register_after_fork(self)
 
     def after_fork_in_child(self) -> None:
-        """The threads are not there."""
+        """Start without lookups: their threads belong to the parent process."""
         self._lock = threading.Lock()
         self._running: dict[tuple[str, int], _Lookup] = {}
 
     def addresses(self, host: str, port: int, remaining: Callable[[], float]) -> Sequence[_Address]:
-        """See `connected_socket`."""
+        """Return the addresses of a host; see `connected_socket`."""
         if is_ip_address(host):
             return _resolve(host, port)
         target = (host, port)
@@ -124,13 +123,13 @@ class _Lookups:
         return lookup.result(remaining())
 
     def _end(self, target: tuple[str, int], lookup: _Lookup | None) -> None:
-        with self._lock:  # which the thread that started it lets go of when the lookup is listed
+        with self._lock:  # held by `addresses` until the lookup is listed
             if self._running.get(target) is lookup:
                 del self._running[target]
 
 
 def is_ip_address(host: str) -> bool:
-    """Whether it is an address, of IPv4 or IPv6, and no name."""
+    """Return whether a host is an IPv4 or IPv6 address."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

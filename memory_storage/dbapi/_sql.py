@@ -1,4 +1,4 @@
-"""What a driver must know of an SQL text before it runs: its kind and its placeholders. Executes nothing."""
+"""Tokenizes SQL: the kind of a statement, its placeholders, the tables that it writes, and the parts of a script."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from ._errors import ProgrammingError
 
 
 class Kind(Enum):
-    """How a statement takes part in a transaction."""
+    """How a statement relates to transactions."""
 
     READ = "read"  # may begin a deferred transaction
-    WRITE = "write"  # changes rows, and says how many: must begin an immediate one
-    SCHEMA = "schema"  # so must this, but it counts no rows
-    SAVEPOINT = "savepoint"  # and this
+    WRITE = "write"  # changes rows, and reports how many: must begin an immediate one
+    SCHEMA = "schema"  # must begin an immediate one too, but reports no rows
+    SAVEPOINT = "savepoint"  # must begin an immediate one too
     CONTROL = "control"  # begins or ends a transaction itself
-    OUTSIDE = "outside"  # has no effect, or is refused, inside of one
+    OUTSIDE = "outside"  # has no effect or is refused in a transaction
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One parsed SQL text. `pieces` are the texts around its placeholders; the i-th takes parameter `order[i]`."""
+    """A parsed statement. `pieces` is the SQL around its placeholders; the i-th placeholder takes value `order[i]`."""
 
     sql: str
     kind: Kind
@@ -35,7 +35,7 @@ class Statement:
 _TOKEN = re.compile(
     r"""
       (?P<blank>\s+|--[^\n]*|/\*.*?(?:\*/|\Z))
-    | (?P<quoted>'[^']*'|"[^"]*"|`[^`]*`|\[[^\]]*\])  # a doubled quote only makes it two of these
+    | (?P<quoted>'[^']*'|"[^"]*"|`[^`]*`|\[[^\]]*\])  # a doubled quote yields two adjacent tokens
     | (?P<question>\?\d*)
     | (?P<named>[:@$\#]\w+)
     | (?P<word>[^\W\d][\w$]*)
@@ -57,7 +57,7 @@ _AFTER_WITH = frozenset({"SELECT", "VALUES", "INSERT", "REPLACE", "UPDATE", "DEL
 
 @lru_cache(maxsize=1024)
 def parse(sql: str) -> Statement:
-    """Parse one statement; ProgrammingError where it is empty, several, or has named placeholders."""
+    """Parse one statement. ProgrammingError if it is empty, several, or has named placeholders."""
     words: list[tuple[str, int]] = []  # upper-cased, with their parenthesis depth; ";" stands for itself
     placeholders: list[tuple[int, int, str]] = []
     depth = 0
@@ -81,15 +81,15 @@ def parse(sql: str) -> Statement:
 
 
 def reads_only(sql: str) -> bool:
-    """Whether a statement only reads."""
+    """Return whether a statement only reads."""
     return parse(sql).kind is Kind.READ
 
 
 @lru_cache(maxsize=1024)
 def tables_written(sql: str) -> tuple[str, ...]:
-    """The tables that a statement changes: by INSERT, UPDATE and DELETE rows, by DDL the table of what it is about.
+    """Return the tables that a statement changes: their rows by INSERT, UPDATE and DELETE, or their schema by DDL.
 
-    What a trigger's body will change is not said of the statement that creates it.
+    CREATE TRIGGER changes the trigger's table, not those in its body.
     """
     names = _name_tokens(sql)
     words = [text.upper() if is_word else "" for text, is_word, _ in names]
@@ -102,7 +102,7 @@ def tables_written(sql: str) -> tuple[str, ...]:
 
 
 def _name_tokens(sql: str) -> list[tuple[str, bool, int]]:
-    """Words, quoted names and marks of a statement: the text, whether it is a bare word, and its depth."""
+    """Return the words, quoted names and marks of a statement: text, whether it is a bare word, parenthesis depth."""
     found: list[tuple[str, bool, int]] = []
     depth, end = 0, -1
     for token in _TOKEN.finditer(sql):
@@ -120,7 +120,7 @@ def _name_tokens(sql: str) -> list[tuple[str, bool, int]]:
 
 
 def _table_index(words: list[str], start: int) -> int | None:
-    """Where the name of the table stands, in a statement whose verb is at `start`."""
+    """Return the index of the table's name in a statement whose verb is at `start`."""
     verb = words[start] if start < len(words) else ""
     if verb in {"INSERT", "REPLACE"}:
         return words.index("INTO", start) + 1 if "INTO" in words[start:] else None
@@ -169,7 +169,7 @@ def _is_trigger(texts: list[str]) -> bool:
 
 
 def _continues_after_trigger(texts: list[str]) -> bool:
-    # A trigger's body ends at "; END ;" - "CASE ... END;" has no semicolon before its END.
+    # A trigger's body ends with "; END ;". A CASE expression has no semicolon before its END.
     return any(texts[i : i + 3] == [";", "END", ";"] for i in range(len(texts)))
 
 
@@ -195,7 +195,7 @@ def _split_at_placeholders(
 
 
 def split_script(script: str) -> list[str]:
-    """The statements of a semicolon-separated script; a trigger's body stays whole."""
+    """Split a script at its semicolons; the body of a trigger is not split."""
     statements: list[str] = []
     texts: list[str] = []
     start = 0

@@ -11,40 +11,40 @@ _BEGIN_MODES = {"", "DEFERRED", "IMMEDIATE"}
 
 
 class BeginCharacteristic(ConnectionCharacteristic):
-    """`execution_options(libsql_begin="IMMEDIATE")`: how the transactions of this connection begin."""
+    """`execution_options(libsql_begin="IMMEDIATE")`: how transactions of this connection begin."""
 
     transactional = True
 
     def reset_characteristic(self, dialect: Any, dbapi_connection: Any) -> None:  # noqa: ARG002 - SQLAlchemy's signature
-        """Back to: the first statement decides."""
+        """Let the first statement decide again."""
         dbapi_connection.begin_mode = ""
 
     def set_characteristic(self, dialect: Any, dbapi_connection: Any, value: str) -> None:  # noqa: ARG002 - also
-        """ArgumentError where `value` is neither "", "DEFERRED" nor "IMMEDIATE"."""
+        """Set the mode. ArgumentError unless `value` is "", "DEFERRED" or "IMMEDIATE"."""
         if value not in _BEGIN_MODES:
             raise exc.ArgumentError(f"libsql_begin must be one of {sorted(_BEGIN_MODES)}, not {value!r}")
         dbapi_connection.begin_mode = value
 
     def get_characteristic(self, dialect: Any, dbapi_connection: Any) -> str:  # noqa: ARG002 - also
-        """The mode in force."""
+        """Return the current mode."""
         mode: str = dbapi_connection.begin_mode
         return mode
 
 
 class KeepAliveCharacteristic(ConnectionCharacteristic):
-    """`execution_options(libsql_keep_alive=True)`: a server does not end an idle transaction of this connection."""
+    """`execution_options(libsql_keep_alive=True)`: idle transactions of this connection do not expire on a server."""
 
     transactional = True
 
     def reset_characteristic(self, dialect: Any, dbapi_connection: Any) -> None:  # noqa: ARG002 - SQLAlchemy's signature
-        """Back to: the server ends it after ten seconds."""
+        """Let idle transactions expire again, after ten seconds."""
         dbapi_connection.keep_alive = False
 
     def set_characteristic(self, dialect: Any, dbapi_connection: Any, value: bool) -> None:  # noqa: ARG002 - also
-        """Keep it alive, or not."""
+        """Set whether idle transactions are kept alive."""
         dbapi_connection.keep_alive = value
 
     def get_characteristic(self, dialect: Any, dbapi_connection: Any) -> bool:  # noqa: ARG002 - also
-        """Whether it is kept alive."""
+        """Return whether idle transactions are kept alive."""
         value: bool = dbapi_connection.keep_alive
         return value

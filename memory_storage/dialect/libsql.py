@@ -1,4 +1,4 @@
-"""The SQLAlchemy dialect for libSQL: sqlalchemy-libsql's over this package's driver. Knows no tables of ours."""
+"""The SQLAlchemy dialect for libSQL: sqlalchemy-libsql's dialect on this package's driver."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from memory_storage.errors import InsecureConnectionError
 from .characteristics import BeginCharacteristic, KeepAliveCharacteristic
 from .reflection import CatalogueInspector, catalogue_of, known_catalogue_of
 
-_VECTOR_TABLE = "libsql_vector_meta_shadow"  # the engine's list of vector indexes
+_VECTOR_TABLE = "libsql_vector_meta_shadow"  # where the engine lists its vector indexes
 _VECTOR_TYPES = ("F64_BLOB", "F32_BLOB", "F16_BLOB", "FB16_BLOB", "F8_BLOB", "F1BIT_BLOB")
 _MAIN = {None, "main"}
 _OPTIONS: dict[str, type] = {"durability": str, "busy_timeout": float}
@@ -29,7 +29,7 @@ _LOST = {"TRANSACTION_LOST", "TRANSACTION_TIMEOUT", "STREAM_EXPIRED", "CONNECTIO
 class LibSQLDialect(SQLiteDialect_libsql):  # type: ignore[misc] # sqlalchemy-libsql is not annotated
     """`libsql:///file.db`, `libsql://` (in memory) and `libsql://host[:port]`.
 
-    `name` stays "sqlite", so Alembic and upserts know it.
+    `name` stays "sqlite", so that Alembic and upserts support it.
     """
 
     driver = "libsql"
@@ -46,26 +46,26 @@ class LibSQLDialect(SQLiteDialect_libsql):  # type: ignore[misc] # sqlalchemy-li
 
     @classmethod
     def import_dbapi(cls) -> ModuleType:
-        """Ours."""
+        """Return this package's driver."""
         return dbapi
 
     @classmethod
     def get_pool_class(cls, url: URL) -> type[pool.Pool]:  # noqa: ARG003 - SQLAlchemy's signature
-        """A queue, for memory too: `MemoryDatabase` is one database for all of its connections."""
+        """Return QueuePool, for memory too: a `MemoryDatabase` is one database for all of its connections."""
         return pool.QueuePool
 
     @classmethod
     def engine_created(cls, engine: Engine) -> None:
-        """A process that was forked off opens its own connections; an engine that hides values hides those it reads."""
+        """Add the listeners for liveness, disconnects and secrets."""
         if not getattr(engine.pool, "checks_liveness", False):  # once a checkout is enough
             event.listen(engine, "checkout", _refuse_unusable)
         event.listen(engine, "handle_error", _keep_the_others)
         event.listen(engine, "do_connect", _hide_secrets)
-        if engine.hide_parameters:  # SQLAlchemy hides what is sent, and logs what comes back at DEBUG
+        if engine.hide_parameters:  # SQLAlchemy hides parameters, but logs rows at DEBUG
             engine._should_log_debug = lambda: False  # type: ignore[method-assign]
 
     def create_connect_args(self, url: URL) -> tuple[Sequence[str], dict[str, Any]]:
-        """The file's absolute path, a new in-memory database for this engine, or a server; and the URL's options."""
+        """Return the driver's arguments: an absolute path, an in-memory database or a server, and the options."""
         if url.host:
             return [_server(url)], {}  # type: ignore[list-item]
         unknown = sorted(set(url.query) - set(_OPTIONS))
@@ -77,50 +77,50 @@ class LibSQLDialect(SQLiteDialect_libsql):  # type: ignore[misc] # sqlalchemy-li
         return [str(Path(url.database or "").absolute())], options
 
     def on_connect(self) -> Callable[[DBAPIConnection], None] | None:
-        """Nothing: REGEXP and FLOOR are built into the engine."""
+        """Return None: pysqlite's functions REGEXP and FLOOR are built into the engine."""
         return None
 
     def _get_server_version_info(self, connection: Any) -> tuple[int, ...]:  # noqa: ARG002 - SQLAlchemy's signature
-        # Known, like the next one: to ask a server takes a round trip, and some tokens may not ask.
+        # Known without a query, like the next one: it would be a round trip, which some tokens may not make.
         return dbapi.sqlite_version_info
 
     def get_default_isolation_level(self, dbapi_conn: Any) -> IsolationLevel:
-        """The level that the engine was made with."""
+        """Return the current level: that of the engine's options."""
         return self.get_isolation_level(dbapi_conn)
 
     def get_isolation_level_values(self, dbapi_connection: Any) -> Sequence[IsolationLevel]:
-        """A server knows no READ UNCOMMITTED."""
+        """Return the levels; a server has no READ UNCOMMITTED."""
         if dbapi_connection.is_remote:
             return ["SERIALIZABLE", "AUTOCOMMIT"]
         return list(super().get_isolation_level_values(dbapi_connection))
 
     def get_isolation_level(self, dbapi_connection: Any) -> IsolationLevel:
-        """The level that is in force."""
+        """Return the current level."""
         if dbapi_connection.is_remote:
             return "SERIALIZABLE"
         level: IsolationLevel = super().get_isolation_level(dbapi_connection)
         return level
 
     def do_ping(self, dbapi_connection: Any) -> bool:
-        """Whether it can be used. A server is not asked: a line that was cut is replaced when it is needed."""
+        """Return whether the connection is usable. Sends nothing to a server: the driver reconnects."""
         if dbapi_connection.is_remote:
             return bool(dbapi_connection.usable)
         return bool(super().do_ping(dbapi_connection))
 
     def set_isolation_level(self, dbapi_connection: Any, level: IsolationLevel) -> None:
-        """AUTOCOMMIT is the driver's own; the others are the engine's."""
+        """Set the level: AUTOCOMMIT in the driver, others in the engine."""
         dbapi_connection.autocommit = level == "AUTOCOMMIT"
         if level != "AUTOCOMMIT" and not dbapi_connection.is_remote:
-            # Not super(): pysqlite's sets an attribute of the sqlite3 module's connections.
+            # Not super(): pysqlite's implementation sets an attribute of sqlite3's connections.
             SQLiteDialect.set_isolation_level(self, dbapi_connection, level)
 
     def detect_autocommit_setting(self, dbapi_conn: Any) -> bool:
-        """Whether the connection commits by itself."""
+        """Return whether the connection is in autocommit mode."""
         autocommit: bool = dbapi_conn.autocommit
         return autocommit
 
     def is_disconnect(self, e: Exception, connection: Any, cursor: Any) -> bool:  # noqa: ARG002 - SQLAlchemy's signature
-        """Whether a connection has lost its transaction with its line, or is closed, broken or another process's."""
+        """Return whether a connection lost its transaction, or is closed, broken, or opened by another process."""
         lost = isinstance(e, dbapi.Error) and e.code in _LOST and not isinstance(e, dbapi.InterfaceError)
         if lost and connection is not None and connection.is_remote:
             return True
@@ -128,7 +128,7 @@ class LibSQLDialect(SQLiteDialect_libsql):  # type: ignore[misc] # sqlalchemy-li
 
     @reflection.cache
     def get_table_names(self, connection: Any, schema: str | None = None, **kw: Any) -> list[str]:
-        """The tables, without those that the vector indexes keep for themselves."""
+        """Return the tables, without the shadow tables of vector indexes."""
         names: list[str] = super().get_table_names(connection, schema, **kw)
         if _VECTOR_TABLE not in names:
             return names
@@ -137,8 +137,8 @@ class LibSQLDialect(SQLiteDialect_libsql):  # type: ignore[misc] # sqlalchemy-li
 
     @reflection.cache
     def get_view_definition(self, connection: Any, view_name: str, schema: str | None = None, **kw: Any) -> str:
-        """The statement that made a view."""
-        # A server has no temporary views beside those of "main" that would have to be looked through.
+        """Return the statement that created a view."""
+        # A server has no temporary views, so that only "main" is searched.
         schema = schema or ("main" if _is_remote(connection) else None)
         definition: str = super().get_view_definition(connection, view_name, schema, **kw)
         return definition
@@ -157,7 +157,7 @@ class LibSQLDialect(SQLiteDialect_libsql):  # type: ignore[misc] # sqlalchemy-li
         return sql
 
     def _get_table_pragma(self, connection: Any, pragma: str, table_name: str, schema: str | None = None) -> Any:
-        # A vector index is over an expression, which SQLAlchemy leaves out with a warning; this leaves it out without.
+        # SQLAlchemy skips a vector index with a warning, since it is on an expression. Skip it without one.
         rows = self._pragma(connection, pragma, table_name, schema)
         if pragma != "index_list" or not rows:
             return rows
@@ -167,12 +167,12 @@ class LibSQLDialect(SQLiteDialect_libsql):  # type: ignore[misc] # sqlalchemy-li
     def _pragma(self, connection: Any, pragma: str, table_name: str, schema: str | None) -> Any:
         if not _is_remote(connection):
             return super()._get_table_pragma(connection, pragma, table_name, schema)
-        asks_for_one = pragma == "table_info"  # whether a table is there: nobody need read the catalogue for that
+        asks_for_one = pragma == "table_info"  # one table: not worth reading the whole catalogue
         known = (known_catalogue_of if asks_for_one else catalogue_of)(connection) if schema in _MAIN else None
         rows = known and known.pragma("table_xinfo" if asks_for_one else pragma, table_name)
         if rows is not None:
             return rows
-        # As a table it is a read, which every token may do; and a server has no temporary tables to look through.
+        # As a table-valued function the pragma is a read, which every token may do. A server has no temporary tables.
         query = f"SELECT * FROM pragma_{pragma}(?, ?)"  # noqa: S608 - a name of SQLAlchemy's
         return connection.exec_driver_sql(query, (table_name, schema or "main")).fetchall()
 
@@ -201,7 +201,7 @@ def _server(url: URL) -> dbapi.Server:
 
 
 def _hide_secrets(dialect: Any, record: Any, arguments: Any, options: dict[str, Any]) -> None:  # noqa: ARG001 - also
-    # A traceback through SQLAlchemy's frames shows the options.
+    # A traceback through SQLAlchemy's frames may show the options.
     if "auth_token" in options:
         options["auth_token"] = dbapi.Credentials.of(options["auth_token"])
     if "encryption_key" in options:
@@ -209,7 +209,7 @@ def _hide_secrets(dialect: Any, record: Any, arguments: Any, options: dict[str, 
 
 
 def _keep_the_others(context: Any) -> None:
-    # One stream's end says nothing about the other connections.
+    # The end of one stream says nothing about other connections.
     context.invalidate_pool_on_disconnect = False
 
 

@@ -1,4 +1,4 @@
-"""What SQLAlchemy's reflection asks of a server, answered from one query. The dialect decides when."""
+"""Reflects a server's schema with one query, instead of one for each table and pragma."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sqlalchemy.engine.reflection import Inspector
 _INSPECTOR = "libsql_inspector"
 _CATALOGUE = "libsql_catalogue"
 _VIRTUAL = "create virtual"
-_PLAIN = f"m.type = 'table' AND m.sql NOT LIKE '{_VIRTUAL}%'"  # the others may fail, if they are asked for
+_PLAIN = f"m.type = 'table' AND m.sql NOT LIKE '{_VIRTUAL}%'"  # pragmas about virtual tables may fail
 
-# One row a row of a pragma, after the pragma's name and what it is about.
+# Each row is one row of a pragma, preceded by the pragma's name and its argument.
 _QUERY = f"""
     SELECT 'sql', name, sql, NULL, NULL, NULL, NULL, NULL, NULL, NULL
         FROM main.sqlite_master WHERE type = 'table'
@@ -34,7 +34,7 @@ _QUERY = f"""
 
 
 class Catalogue:
-    """The tables and indexes of a database as they were when it was read; what SQLAlchemy can cache, this may."""
+    """A snapshot of a database's tables and indexes, for the lifetime of an inspector's cache."""
 
     def __init__(self, rows: list[Any]) -> None:
         self._rows: dict[tuple[str, str], list[tuple[Any, ...]]] = defaultdict(list)
@@ -44,12 +44,12 @@ class Catalogue:
         self._known = {of for kind, of in self._rows if kind in {"sql", "index_info"}}
 
     def sql(self, table: str) -> str | None:
-        """The statement that made a table; None if there is no table of exactly this name."""
+        """Return the statement that created a table; None if there is no table of exactly this name."""
         rows = self._rows.get(("sql", table))
         return str(rows[0][0]) if rows else None
 
     def pragma(self, pragma: str, name: str) -> list[tuple[Any, ...]] | None:
-        """The rows of a pragma about a table or an index; None if the server has to be asked."""
+        """Return the rows of a pragma about a table or an index; None if they have to be queried."""
         if name not in self._known or (pragma == "table_xinfo" and self._is_virtual(name)):
             return None
         return self._rows.get((pragma, name), [])
@@ -59,11 +59,11 @@ class Catalogue:
 
 
 class CatalogueInspector(Inspector):
-    """An inspector that asks a server once, until `clear_cache`."""
+    """An inspector that queries a server once, until `clear_cache`."""
 
     @contextmanager
     def _operation_context(self) -> Iterator[Connection]:
-        # Not all of the dialect's methods are told which inspector asks: the connection says it.
+        # Not all methods of the dialect receive the inspector's cache, so the connection carries it.
         with super()._operation_context() as connection:
             info = connection.info
             outer = info.get(_INSPECTOR)
@@ -75,7 +75,7 @@ class CatalogueInspector(Inspector):
 
 
 def catalogue_of(connection: Any) -> Catalogue | None:
-    """What the inspector that uses this connection knows of the database; None if there is none, or it is no server."""
+    """Return the catalogue of the inspector on this connection, read on first use; None without one, or locally."""
     cache = _cache_of(connection)
     if cache is None:
         return None
@@ -86,7 +86,7 @@ def catalogue_of(connection: Any) -> Catalogue | None:
 
 
 def known_catalogue_of(connection: Any) -> Catalogue | None:
-    """The same, but it asks nobody."""
+    """Return the catalogue if it was read already."""
     return (_cache_of(connection) or {}).get(_CATALOGUE)
 
 

@@ -132,7 +132,7 @@ class TestOpen:
             assert time.monotonic() - began < 20
         finally:
             over.set()
-        assert error.cause.startswith("the name server did not answer within 0.")
+        assert error.cause.startswith("the name server did not respond within 0.")
         assert (error.host, error.port) == ("db.example.com", 443)
         assert len(asked) == 1
 
