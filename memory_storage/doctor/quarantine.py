@@ -20,7 +20,7 @@ _OWNED = ("embeddings", "spatiotemporal_index")
 _KINDS = {"episodes": "episode", "steps": "step", "patterns": "pattern"}
 
 
-def set_aside(connection: Connection, table: str, seqs: Sequence[int], reason: str) -> None:
+def quarantine_rows(connection: Connection, table: str, seqs: Sequence[int], reason: str) -> None:
     """Move these rows, and all that belongs to them. Indexes are to be made anew afterwards."""
     with _without_triggers(connection):
         _move(connection, table, seqs, reason)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from memory_storage.dbapi import Batch, BatchStep
 from memory_storage.doctor.findings import Finding, about_rows, seqs_of
 from memory_storage.doctor.pages import pages
-from memory_storage.doctor.quarantine import set_aside
+from memory_storage.doctor.quarantine import quarantine_rows
 from memory_storage.models import PATTERN, Episode, SpatiotemporalEntry, Step
 from memory_storage.repositories.episodes import sql as episodes_sql
 from memory_storage.repositories.patterns import sql as patterns_sql
@@ -85,7 +85,7 @@ def undecodable_rows(connection: Connection) -> list[Finding]:
     for table, (read, condition) in _READ.items():
         seqs = sorted({*_unreadable(connection, table, read), *_wrong_kind(connection, table, condition)})
         problem, remedy = "rows that cannot be decoded", f"move them, and what is theirs, to quarantined_{table}"
-        repair = partial(set_aside, table=table, seqs=seqs, reason="it cannot be decoded")
+        repair = partial(quarantine_rows, table=table, seqs=seqs, reason="it cannot be decoded")
         found += about_rows(f"undecodable.{table}", table, seqs, problem, remedy, repair)
     return found
 

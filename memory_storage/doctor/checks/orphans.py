@@ -7,7 +7,7 @@ from functools import partial
 from sqlalchemy import Connection
 
 from memory_storage.doctor.findings import Finding, about_rows, has_table, seqs_of
-from memory_storage.doctor.quarantine import set_aside
+from memory_storage.doctor.quarantine import quarantine_rows
 from memory_storage.schema.vector_tables import VectorSpace
 
 _OWNERS = {"episode": "episodes", "step": "steps", "pattern": "patterns"}
@@ -36,7 +36,7 @@ def orphans(connection: Connection) -> list[Finding]:
 
 
 def _orphaned(table: str, seqs: list[int]) -> list[Finding]:
-    repair = partial(set_aside, table=table, seqs=seqs, reason="what it belongs to is not there")
+    repair = partial(quarantine_rows, table=table, seqs=seqs, reason="what it belongs to is not there")
     remedy = f"move them to quarantined_{table}"
     return about_rows(f"orphans.{table}", table, seqs, "rows that belong to nothing that is there", remedy, repair)
 
@@ -53,7 +53,7 @@ def _without_a_vector(connection: Connection) -> list[int]:
     return found
 
 
-def lost_items(connection: Connection) -> list[Finding]:
+def misattributed_rows(connection: Connection) -> list[Finding]:
     """Embeddings and places that lead to another episode or pattern than their owner."""
     found: list[Finding] = []
     for table, column in (("embeddings", "item_seq"), ("spatiotemporal_index", "episode_seq")):

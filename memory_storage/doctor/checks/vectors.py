@@ -7,7 +7,7 @@ from functools import partial
 from sqlalchemy import Connection, exc
 
 from memory_storage.doctor.findings import Finding, about_rows, has_table, seqs_of
-from memory_storage.doctor.quarantine import set_aside
+from memory_storage.doctor.quarantine import quarantine_rows
 from memory_storage.schema.vector_tables import PRESETS, VectorSpace, digest
 
 _META = "libsql_vector_meta_shadow"
@@ -41,18 +41,18 @@ def _start_over(connection: Connection) -> None:
         connection.exec_driver_sql(space.create_index(PRESETS[preset]))
 
 
-def unowned_vectors(connection: Connection) -> list[Finding]:
+def orphaned_vectors(connection: Connection) -> list[Finding]:
     """Vectors that no embedding leads to, and those that are not what their digest says."""
     found: list[Finding] = []
     for space, _ in _spaces(connection):
         sql = f"""SELECT seq FROM {space.table} AS v WHERE NOT EXISTS (
             SELECT 1 FROM embeddings WHERE model = ? AND vector_seq = v.seq AND space = ?) ORDER BY seq"""
         seqs = seqs_of(connection, sql, space.model, space.token)
-        repair = partial(set_aside, table=space.table, seqs=seqs, reason="no embedding has it")
+        repair = partial(quarantine_rows, table=space.table, seqs=seqs, reason="no embedding has it")
         remedy = f"move them to quarantined_{space.table}"
         found += about_rows("orphans.vectors", space.table, seqs, "vectors that nobody has", remedy, repair)
         wrong = _other_than_their_digest(connection, space)
-        repair = partial(_digest_anew, table=space.table, seqs=wrong)
+        repair = partial(_recompute_digests, table=space.table, seqs=wrong)
         problem = "vectors that are not what their digest says: another program has written them"
         found += about_rows("vectors.digest", space.table, wrong, problem, "take the digest of what is there", repair)
     return found
@@ -67,7 +67,7 @@ def _other_than_their_digest(connection: Connection, space: VectorSpace) -> list
     return wrong
 
 
-def _digest_anew(connection: Connection, *, table: str, seqs: list[int]) -> None:
+def _recompute_digests(connection: Connection, *, table: str, seqs: list[int]) -> None:
     for seq in seqs:
         vector = connection.exec_driver_sql(f"SELECT vector FROM {table} WHERE seq = ?", (seq,)).scalar_one()
         connection.exec_driver_sql(f"UPDATE {table} SET digest = ? WHERE seq = ?", (digest(vector), seq))
