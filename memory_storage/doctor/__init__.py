@@ -1,7 +1,7 @@
-"""Finds out what is wrong with a database, says it, and mends it without losing a row. Shows no stored value.
+"""Checks the integrity of a database, and repairs it without losing a row. No finding shows a stored value.
 
-`check` only looks. `repair` repairs what it can: what can be made anew is made anew, what repeats a document is taken
-from the document, and a row that cannot be used is moved to a table of its own, `quarantined_...`, as it is.
+`check` changes nothing. `repair` rebuilds what is derived, restores columns from their documents, and moves a row that
+cannot be used, unchanged, to a table `quarantined_...`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 _Check = Callable[[Connection], list[Finding]]
 _ROUNDS = 6
 
-# In this order they are also repaired: an index can be made when its table is whole, and its rows can be read.
+# Repairs run in this order: an index can be rebuilt once its table is complete and its rows can be decoded.
 _CHECKS: tuple[_Check, ...] = (
     file.damaged_pages,
     vectors.stale_metadata,
@@ -54,13 +54,19 @@ _CHECKS: tuple[_Check, ...] = (
 
 
 def check(settings: Settings) -> Report:
-    """What is wrong with a database. Nothing is changed.
+    """Check the integrity of a database. Nothing is changed.
+
+    Args:
+        settings: the settings of the database; a file has to exist.
+
+    Returns:
+        The findings; empty for a healthy database.
 
     Raises:
-        ConfigurationError: there is no such file; a CredentialError if it is the key that is missing or wrong.
-        SchemaError: it is another program's.
-        CorruptDataError: the file is no database, or so damaged that nothing can be read.
-        UnavailableError: another writer has it for too long: to compare the full text takes the lock for a moment.
+        ConfigurationError: the file does not exist; a CredentialError if the key is missing or wrong.
+        SchemaError: the database belongs to another program.
+        CorruptDataError: the file is not a database, or too damaged to be read.
+        UnavailableError: another writer holds the lock for too long; comparing the full text needs it briefly.
     """
     with map_exceptions():
         engine, found = _opened(settings)
@@ -71,9 +77,19 @@ def check(settings: Settings) -> Report:
 
 
 def repair(settings: Settings) -> Report:
-    """Repair what can be, and look again: `Report.repaired` says what was done, `Report.findings` what is left.
+    """Repair what can be repaired, and check again. Make a backup first.
 
-    Raises: as `check`, and UnavailableError where the database cannot be written, or is scrubbed or restored.
+    Args:
+        settings: the settings of the database; a file has to exist.
+
+    Returns:
+        What was repaired, and the findings that remain.
+
+    Raises:
+        ConfigurationError: the file does not exist; a CredentialError if the key is missing or wrong.
+        SchemaError: the database belongs to another program.
+        CorruptDataError: the file is not a database, or too damaged to be read.
+        UnavailableError: the database cannot be written, or is being scrubbed or restored.
     """
     with map_exceptions():
         engine, found = _opened(settings)
@@ -146,13 +162,13 @@ def _checked(engine: Engine, check: _Check) -> list[Finding]:
             if isinstance(error.orig, dbapi.OperationalError) and error.orig.code not in {"SQLITE_ERROR", ""}:
                 raise  # locked, full, unreachable: that says nothing about what is stored
             name = check.__name__.replace("_", " ")
-            return [Finding("unchecked", "", 1, f"{name} cannot be looked for: {error.orig}", "mend the rest first")]
+            return [Finding("unchecked", "", 1, f"{name} could not be checked: {error.orig}", "repair the rest first")]
         finally:
             connection.rollback()
 
 
 def _run_repair(engine: Engine, finding: Finding) -> bool:
-    """Whether it was done. One that fails is left, as it is found again in the next round."""
+    """Return whether the repair succeeded. A failed one is found again in the next round."""
     if finding.repair is None:
         return False
     try:
@@ -168,7 +184,7 @@ def _run_repair(engine: Engine, finding: Finding) -> bool:
 
 
 def _index(engine: Engine, settings: Settings) -> None:
-    """Fill the vector indexes that were emptied."""
+    """Fill the vector indexes that the repairs have emptied."""
     storage = MemoryStorage(engine, settings)
     for model in storage.embeddings.index.status():
         storage.embeddings.index.catch_up(model.name)

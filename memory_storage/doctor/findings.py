@@ -1,4 +1,4 @@
-"""What was found: facts without any stored value."""
+"""Findings of a check; they contain no stored value."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ _SHOWN = 5
 @renamed_attributes(can_mend="can_repair")
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong. `code` is its kind, like "orphans.steps"; `seqs` are the first of the rows it is about.
+    """A kind of damage.
 
-    `remedy` says what `repair` does, or what somebody has to do where it can do nothing.
+    Attributes:
+        code: its kind, like "orphans.steps".
+        table: the table.
+        rows: how many rows are damaged.
+        problem: what is wrong.
+        remedy: what `repair` does, or what a person has to do where it can do nothing.
+        seqs: the numbers of the first five damaged rows.
+        repair: the repair; None if there is none.
     """
 
     code: str
@@ -30,21 +37,26 @@ class Finding:
 
     @property
     def can_repair(self) -> bool:
-        """Whether `repair` can repair it."""
+        """Whether `doctor.repair` can repair it."""
         return self.repair is not None
 
 
 @renamed_attributes(is_sound="is_healthy", mended="repaired")
 @dataclass(frozen=True)
 class Report:
-    """What is wrong, and what was repaired."""
+    """The result of a check or repair.
+
+    Attributes:
+        findings: the damage that is there, after a repair: that remains.
+        repaired: the damage that was repaired.
+    """
 
     findings: list[Finding]
     repaired: list[Finding] = field(default_factory=list)
 
     @property
     def is_healthy(self) -> bool:
-        """Whether nothing is wrong (any more)."""
+        """Whether there are no findings."""
         return not self.findings
 
 
@@ -56,17 +68,17 @@ def about_rows(
     remedy: str,
     repair: Callable[[Connection], None] | None,
 ) -> list[Finding]:
-    """One finding about these rows; none if there are none."""
+    """Return one finding about these rows; none without rows."""
     if not seqs:
         return []
     return [Finding(code, table, len(seqs), problem, remedy, tuple(seqs[:_SHOWN]), repair)]
 
 
 def seqs_of(connection: Connection, sql: str, *values: object) -> list[int]:
-    """The first column of a query."""
+    """Return the first column of a query."""
     return [row[0] for row in connection.exec_driver_sql(sql, values)]
 
 
 def has_table(connection: Connection, name: str) -> bool:
-    """Whether there is a table, or a view, of that name."""
+    """Return whether there is a table or view of that name."""
     return bool(seqs_of(connection, "SELECT 1 FROM sqlite_master WHERE name = ?", name))

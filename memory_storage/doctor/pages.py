@@ -1,4 +1,4 @@
-"""All rows of a table, a page at a time, each of which ends by bytes too. Judges none."""
+"""Iterates over the rows of a table by pages that are limited in rows and bytes."""
 
 from __future__ import annotations
 

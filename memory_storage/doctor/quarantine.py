@@ -1,4 +1,4 @@
-"""Rows that cannot be used are moved aside, as they are, into tables that nobody reads. Decides about none.
+"""Moves rows that cannot be used, unchanged, into tables that no query reads.
 
 The table of `steps` is `quarantined_steps`: the same columns, and before them when, and why.
 """
@@ -21,7 +21,7 @@ _KINDS = {"episodes": "episode", "steps": "step", "patterns": "pattern"}
 
 
 def quarantine_rows(connection: Connection, table: str, seqs: Sequence[int], reason: str) -> None:
-    """Move these rows, and all that belongs to them. Indexes are to be made anew afterwards."""
+    """Move rows and everything they own. Indexes have to be rebuilt afterwards."""
     with _without_triggers(connection):
         _move(connection, table, seqs, reason)
 

@@ -1,4 +1,4 @@
-"""What is made from rows by triggers: facets, full text, the R*Tree of positions. It is made from them anew."""
+"""Checks of what triggers derive from rows: facets, full text, the R*Tree of positions. Repairs rebuild it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _PLACES = "spatiotemporal_index AS p"
 
 
 def wrong_facets(connection: Connection) -> list[Finding]:
-    """Facets that no document has, or that are missing."""
+    """Find facets that are missing, or that no document has."""
     surplus, missing = _facets()
     seqs = [row[4] for sql in (surplus, missing) for row in connection.exec_driver_sql(sql)]
     problem = "tags and metadata that are not those of the documents"
-    return about_rows("indexes.facets", "facets", seqs, problem, "make them anew", _make_facets)
+    return about_rows("indexes.facets", "facets", seqs, problem, "rebuild them", _make_facets)
 
 
 def _make_facets(connection: Connection) -> None:
@@ -33,7 +33,7 @@ def _make_facets(connection: Connection) -> None:
 
 
 def _facets() -> tuple[str, str]:
-    """SQL for those that are too many, and for those that are too few."""
+    """Return the SQL for surplus facets and for missing ones."""
     wanted = " UNION ALL ".join(f"SELECT * FROM ({_facets_of(table)})" for table in ("episodes", "patterns"))
     surplus = f"SELECT {_NAMES} FROM facets EXCEPT SELECT * FROM ({wanted})"
     return surplus, f"SELECT * FROM ({wanted}) EXCEPT SELECT {_NAMES} FROM facets"
@@ -47,7 +47,7 @@ def _facets_of(table: str) -> str:
 
 
 def wrong_full_text(connection: Connection) -> list[Finding]:
-    """Full-text indexes that do not have the words of their table."""
+    """Find full-text indexes that differ from the words of their table."""
     found: list[Finding] = []
     for table in map(str, seqs_of(connection, _FTS)):
         try:
@@ -58,7 +58,7 @@ def wrong_full_text(connection: Connection) -> list[Finding]:
                 raise
             problem = "the full-text index does not have the words of its rows"
             repair = partial(_make_text, table=table)
-            found.append(Finding("indexes.text", table, 1, problem, "make it anew", repair=repair))
+            found.append(Finding("indexes.text", table, 1, problem, "rebuild it", repair=repair))
     return found
 
 
@@ -72,14 +72,14 @@ def _make_text(connection: Connection, *, table: str) -> None:
 
 
 def wrong_positions(connection: Connection) -> list[Finding]:
-    """Positions and intervals that are missing in their R*Tree, or are others there."""
+    """Find positions and intervals that are missing in their R*Tree, or differ there."""
     found: list[Finding] = []
     for tree, sides, condition in _TREES.findall(schema_sql("spatiotemporal_insert")):
         rows = f"SELECT {sides} FROM {_PLACES} WHERE {condition}".replace("NEW.", "p.")
         repair = partial(_make_tree, tree=tree, rows=rows)
         seqs = _others_there(connection, tree, rows)
         problem = "positions and times that are not those of the places"
-        found += about_rows("indexes.positions", tree, seqs, problem, "make the R*Tree anew", repair)
+        found += about_rows("indexes.positions", tree, seqs, problem, "rebuild the R*Tree", repair)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Documents that cannot be read, and columns that say something else than their document."""
+"""Checks of documents that cannot be decoded, and of columns that differ from their document."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _repeated(expressions: dict[str, str], value: str, *others: str) -> dict[str
 
 
 def _path(sql: str) -> str:
-    """The path in the document that an expression reads first."""
+    """Return the path in the document that an expression reads first."""
     return "$." + sql.partition("'$.")[2].partition("'")[0]
 
 
@@ -80,7 +80,7 @@ _Correction = tuple[str, float | None, int, str | None]  # SQL and its values: t
 
 
 def undecodable_rows(connection: Connection) -> list[Finding]:
-    """Rows that the models cannot be made of."""
+    """Find rows that cannot be decoded."""
     found: list[Finding] = []
     for table, (read, condition) in _READ.items():
         seqs = sorted({*_unreadable(connection, table, read), *_wrong_kind(connection, table, condition)})

@@ -1,4 +1,4 @@
-"""Pages and secondary indexes: what the engine itself can tell. Knows no table of ours."""
+"""Checks of pages and secondary indexes by the engine's own integrity check."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OTHERS_AFFAIR = ("FTS5 table", "rtree", "libsql_vector_meta_shadow", "RTree")  
 
 
 def damaged_pages(connection: Connection) -> list[Finding]:
-    """What the integrity check finds, but for the virtual tables."""
+    """Find what the integrity check reports, except for virtual tables."""
     found = _complaints(connection)
     lines = [line for line in found if line != "ok" and not any(word in line for word in _OTHERS_AFFAIR)]
     indexes = sorted({match[1] for line in lines if (match := _INDEX.search(line))})
@@ -34,7 +34,7 @@ def _complaints(connection: Connection) -> list[str]:
 
 
 def _complaints_of(connection: Connection, table: str) -> list[str]:
-    """Of one table: a virtual table that is damaged keeps the engine from looking at all of them together."""
+    """Check one table: a damaged virtual table stops the engine from checking all of them at once."""
     try:
         found = connection.exec_driver_sql("SELECT integrity_check FROM pragma_integrity_check(?)", (table,))
         return [str(row[0]) for row in found]
@@ -48,9 +48,7 @@ def _wrong_indexes(indexes: list[str]) -> list[Finding]:
     if not indexes:
         return []
     problem = f"the indexes {', '.join(indexes)} do not have the rows of their tables"
-    return [
-        Finding("file.index", "", len(indexes), problem, "build them anew", repair=partial(_rebuild, indexes=indexes))
-    ]
+    return [Finding("file.index", "", len(indexes), problem, "rebuild them", repair=partial(_rebuild, indexes=indexes))]
 
 
 def _rebuild(connection: Connection, *, indexes: list[str]) -> None:

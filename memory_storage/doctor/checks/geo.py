@@ -1,4 +1,4 @@
-"""The points on the sphere, which SQL cannot compute. Mends no index."""
+"""Checks of points on the sphere, which SQL cannot compute."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _Point = tuple[float | None, float | None, float | None]
 
 
 def misplaced(connection: Connection) -> list[Finding]:
-    """Places whose point on the sphere is not that of their position."""
+    """Find entries whose point on the sphere differs from their position."""
     wrong = _wrong_points(connection)
     problem = "points on the sphere that are not those of the positions"
-    return about_rows("places.point", _TABLE, list(wrong), problem, "compute them anew", partial(_move, points=wrong))
+    return about_rows("places.point", _TABLE, list(wrong), problem, "recompute them", partial(_move, points=wrong))
 
 
 def _wrong_points(connection: Connection) -> dict[int, _Point]:

@@ -1,4 +1,4 @@
-"""Rows that belong to others: steps of no episode, embeddings and places of nobody, vectors that lead nowhere."""
+"""Checks of rows that belong to others: steps, embeddings and places without an owner or with a wrong one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STEPS = """SELECT seq FROM steps AS s WHERE NOT EXISTS (
 
 
 def orphans(connection: Connection) -> list[Finding]:
-    """Rows whose owner is not there."""
+    """Find rows whose owner does not exist."""
     owned = " OR ".join(
         f"(owner_type = '{kind}' AND EXISTS (SELECT 1 FROM {table} AS o WHERE o.namespace = t.namespace"
         " AND o.id = t.owner_id))"
@@ -36,7 +36,7 @@ def orphans(connection: Connection) -> list[Finding]:
 
 
 def _orphaned(table: str, seqs: list[int]) -> list[Finding]:
-    repair = partial(quarantine_rows, table=table, seqs=seqs, reason="what it belongs to is not there")
+    repair = partial(quarantine_rows, table=table, seqs=seqs, reason="its owner does not exist")
     remedy = f"move them to quarantined_{table}"
     return about_rows(f"orphans.{table}", table, seqs, "rows that belong to nothing that is there", remedy, repair)
 
@@ -54,7 +54,7 @@ def _without_a_vector(connection: Connection) -> list[int]:
 
 
 def misattributed_rows(connection: Connection) -> list[Finding]:
-    """Embeddings and places that lead to another episode or pattern than their owner."""
+    """Find embeddings and places that refer to another episode or pattern than their owner."""
     found: list[Finding] = []
     for table, column in (("embeddings", "item_seq"), ("spatiotemporal_index", "episode_seq")):
         condition = f"{column} IS NOT ({_ITEMS})"

@@ -1,4 +1,4 @@
-"""Tables, indexes, views and triggers: those that a database of this schema has. Looks at no row."""
+"""Checks of tables, indexes, views and triggers against the schema."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ORDER = ("TABLE", "VIEW", "VIRTUAL TABLE", "INDEX", "TRIGGER")
 
 
 def missing_objects(connection: Connection) -> list[Finding]:
-    """What is missing, and what is another than it should be."""
+    """Find objects that are missing, or that differ from the schema."""
     wanted = {**_of_the_schema(), **_of_the_models(connection)}
     present = {name: sql for name, _, sql in connection.exec_driver_sql(_OBJECTS)}
     missing = [name for name in wanted if name not in present]
@@ -33,10 +33,10 @@ def _absent(names: list[str], wanted: dict[str, str]) -> list[Finding]:
     if not names:
         return []
     tables = [name for name in names if _kind(wanted[name]) == "TABLE"]
-    lost = f"; with the tables {', '.join(tables)} their rows are gone" if tables else ""
+    lost = f"; with the tables {', '.join(tables)} their rows are lost" if tables else ""
     problem = f"missing: {', '.join(names)}{lost}"
     repair = partial(_make, statements=_in_order([wanted[name] for name in names]))
-    return [Finding("schema.missing", "sqlite_master", len(names), problem, "make them anew", repair=repair)]
+    return [Finding("schema.missing", "sqlite_master", len(names), problem, "create them again", repair=repair)]
 
 
 def _changed(names: list[str], wanted: dict[str, str]) -> list[Finding]:
@@ -45,7 +45,7 @@ def _changed(names: list[str], wanted: dict[str, str]) -> list[Finding]:
     drops = [f"DROP {_kind(wanted[name])} {name}" for name in names]
     repair = partial(_make, statements=[*reversed(drops), *_in_order([wanted[name] for name in names])])
     problem = f"another program has changed: {', '.join(names)}"
-    return [Finding("schema.changed", "sqlite_master", len(names), problem, "make them anew", repair=repair)]
+    return [Finding("schema.changed", "sqlite_master", len(names), problem, "create them again", repair=repair)]
 
 
 def _unlike(names: list[str]) -> list[Finding]:
@@ -71,7 +71,7 @@ def _of_the_schema() -> dict[str, str]:
 
 
 def schema_sql(name: str) -> str:
-    """The statement that makes something of the schema."""
+    """Return the statement that creates an object of the schema."""
     return _of_the_schema()[name]
 
 

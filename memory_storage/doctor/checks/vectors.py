@@ -1,4 +1,4 @@
-"""The vectors of the models: their counters, their index, and what the engine notes down about that."""
+"""Checks of vectors: their counters, their index, and the engine's metadata of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MODELS = "SELECT token, name, dimension, preset FROM vector_models ORDER BY nam
 
 
 def stale_metadata(connection: Connection) -> list[Finding]:
-    """Notes of the engine about indexes that are not there, or several about one: what VACUUM leaves."""
+    """Find the engine's metadata of indexes that do not exist, and duplicates: VACUUM leaves them."""
     if not has_table(connection, _META):
         return []
     names = seqs_of(connection, f"SELECT name FROM {_META} NOT INDEXED")
@@ -26,7 +26,7 @@ def stale_metadata(connection: Connection) -> list[Finding]:
     if not wrong:
         return []
     problem = "the engine's notes about vector indexes are stale: a new index would be left empty"
-    remedy = "delete them, and build the vector indexes anew"
+    remedy = "delete them, and rebuild the vector indexes"
     return [Finding("vectors.metadata", _META, wrong, problem, remedy, repair=_start_over)]
 
 
@@ -42,7 +42,7 @@ def _start_over(connection: Connection) -> None:
 
 
 def orphaned_vectors(connection: Connection) -> list[Finding]:
-    """Vectors that no embedding leads to, and those that are not what their digest says."""
+    """Find vectors without an embedding, and vectors that differ from their digest."""
     found: list[Finding] = []
     for space, _ in _spaces(connection):
         sql = f"""SELECT seq FROM {space.table} AS v WHERE NOT EXISTS (
@@ -50,7 +50,7 @@ def orphaned_vectors(connection: Connection) -> list[Finding]:
         seqs = seqs_of(connection, sql, space.model, space.token)
         repair = partial(quarantine_rows, table=space.table, seqs=seqs, reason="no embedding has it")
         remedy = f"move them to quarantined_{space.table}"
-        found += about_rows("orphans.vectors", space.table, seqs, "vectors that nobody has", remedy, repair)
+        found += about_rows("orphans.vectors", space.table, seqs, "vectors without an embedding", remedy, repair)
         wrong = _other_than_their_digest(connection, space)
         repair = partial(_recompute_digests, table=space.table, seqs=wrong)
         problem = "vectors that are not what their digest says: another program has written them"
@@ -74,13 +74,13 @@ def _recompute_digests(connection: Connection, *, table: str, seqs: list[int]) -
 
 
 def wrong_counters(connection: Connection) -> list[Finding]:
-    """Models whose counters are not the numbers of their vectors."""
+    """Find models whose counters differ from the numbers of their vectors."""
     wrong = [space for space, _ in _spaces(connection) if _counted(connection, space) != _noted(connection, space)]
     if not wrong:
         return []
     problem = "models whose counters are not the numbers of their vectors"
     repair = partial(_count, spaces=wrong)
-    return [Finding("counters", "vector_models", len(wrong), problem, "count anew", repair=repair)]
+    return [Finding("counters", "vector_models", len(wrong), problem, "count again", repair=repair)]
 
 
 def _counted(connection: Connection, space: VectorSpace) -> tuple[int, int]:
@@ -102,14 +102,14 @@ def _count(connection: Connection, *, spaces: list[VectorSpace]) -> None:
 
 
 def wrong_index(connection: Connection) -> list[Finding]:
-    """Vector indexes that are missing, or do not have the vectors that their table says."""
+    """Find vector indexes that are missing, or differ from their table."""
     wrong = [(space, preset) for space, preset in _spaces(connection) if not _is_whole(connection, space)]
     if not wrong:
         return []
     names = ", ".join(space.index for space, _ in wrong)
     problem = f"vector indexes that do not have what their table says ({names}): searches do without"
     repair = partial(_empty, spaces=wrong)
-    return [Finding("vectors.index", "vector_models", len(wrong), problem, "build them anew", repair=repair)]
+    return [Finding("vectors.index", "vector_models", len(wrong), problem, "rebuild them", repair=repair)]
 
 
 def _is_whole(connection: Connection, space: VectorSpace) -> bool:
@@ -135,7 +135,7 @@ def _empty(connection: Connection, *, spaces: list[tuple[VectorSpace, str]]) -> 
 
 
 def _spaces(connection: Connection) -> list[tuple[VectorSpace, str]]:
-    """The models whose table is there, and their presets."""
+    """Return the models whose table exists, with their presets."""
     models = connection.exec_driver_sql(_MODELS).all() if has_table(connection, "vector_models") else []
     spaces = [(VectorSpace.of(*key), preset if preset in PRESETS else "balanced") for *key, preset in models]
     return [(space, preset) for space, preset in spaces if has_table(connection, space.table)]

@@ -1,4 +1,4 @@
-"""The spelling of words for the full-text indexes (`schema.words`) that is not that of the documents."""
+"""Checks of the words for the full-text indexes (`schema.words`) against the documents."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SPELLED: dict[str, tuple[tuple[str, ...], Callable[..., str | None]]] = {
 
 
 def wrong_words(connection: Connection) -> list[Finding]:
-    """Rows whose words are spelled for another text: another program has written them."""
+    """Find rows whose words belong to another text: another program has written them."""
     found: list[Finding] = []
     for table in _SPELLED:
         seqs = [seq for seq, _ in _differences(connection, table)]
