@@ -81,8 +81,8 @@ def current(database: Database = None, as_json: AsJson = False) -> None:
     settings = settings_for(database, None)
     refuse_missing(settings)
     with _engine(settings) as engine:
-        found = migrate.current(engine)
-    _report(settings, found, found or "no schema yet", as_json=as_json)
+        revision = migrate.current(engine)
+    _report(settings, revision, revision or "no schema yet", as_json=as_json)
 
 
 @app.command()

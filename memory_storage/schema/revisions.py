@@ -38,7 +38,7 @@ REVISIONS = {
     "0004": Revision(
         "R*Trees of positions and of time intervals, points on the unit sphere, and places that are ongoing; computes "
         "them for the places that are there",
-        "that a place is ongoing: it becomes a moment, when it started",
+        "that a place is ongoing: it becomes a point in time, its start",
     ),
     "0005": Revision(
         "the table `forgotten` (tombstones of what was erased), and the evidence of patterns as facets",

@@ -92,13 +92,13 @@ def words_in(text: str) -> list[str]:
 
     Of a script without spaces the words are each pair of neighboring characters, and each run of them.
     """
-    found: list[str] = []
+    words: list[str] = []
     folded, end = _folded(text), 0
     for run in _UNSPACED.finditer(folded):
-        found += [*_spaced_words(folded[end : run.start()]), *_pairs(_CHARACTER.findall(run[0]))]
+        words += [*_spaced_words(folded[end : run.start()]), *_pairs(_CHARACTER.findall(run[0]))]
         end = run.end()
-    found += _spaced_words(folded[end:])
-    return list({word.lower(): word for word in found}.values())
+    words += _spaced_words(folded[end:])
+    return list({word.lower(): word for word in words}.values())
 
 
 def _folded(text: str) -> str:

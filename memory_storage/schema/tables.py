@@ -66,7 +66,7 @@ episodes = Table(
         comment="JSON of the texts that the full-text index has in another spelling; NULL where it has them as written",
     ),
     UniqueConstraint("namespace", "id"),
-    # What is archived is left out of nearly every answer: with its column an index answers alone.
+    # Nearly every query leaves out archived rows: with this column the index alone is enough.
     Index("ix_episodes_started", "namespace", "started_at", "archived_at"),
     Index("ix_episodes_task_type", "namespace", "task_type", "started_at", "archived_at"),
     Index("ix_episodes_domain", "namespace", "domain", "started_at", "archived_at"),
@@ -229,11 +229,13 @@ spatiotemporal_index = Table(
     Column("z", Float, comment="Position on the unit sphere"),
     Column("place_name", Text, comment="Name of the place"),
     Column("starts_at", Integer, comment="Start of the interval"),
-    Column("ends_at", Integer, comment="End of the interval, exclusive; NULL for a moment, and while it is ongoing"),
+    Column(
+        "ends_at", Integer, comment="End of the interval, exclusive; NULL for a point in time, and while it is ongoing"
+    ),
     Column(
         "until_at",
         Integer,
-        comment="End for comparisons: a microsecond after a moment, beyond the year 9999 while it is ongoing",
+        comment="End for comparisons: a microsecond after a point in time, beyond the year 9999 while it is ongoing",
     ),
     Column("created_at", Integer, nullable=False, comment="First save"),
     Column("document", Text, nullable=False, comment="JSON of the `SpatiotemporalEntry`"),

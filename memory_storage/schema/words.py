@@ -72,20 +72,20 @@ def episode_texts(document: Any) -> dict[str, str]:
 
 
 def _words(texts: Mapping[str, str], tags: object = None) -> str | None:
-    found: dict[str, Any] = {name: text for name, one in texts.items() if (text := _respelled(one)) is not None}
+    changed: dict[str, Any] = {name: text for name, one in texts.items() if (text := _respelled(one)) is not None}
     if isinstance(tags, list) and _respelled(_text(tags)) is not None:
-        found["tags"] = sorted({spelled(str(tag)) for tag in tags})  # `merge` unites them
-    return to_json(found).decode() if found else None
+        changed["tags"] = sorted({spelled(str(tag)) for tag in tags})  # `merge` unites them
+    return to_json(changed).decode() if changed else None
 
 
 def _respelled(text: str) -> str | None:
-    found = spelled(text)
-    return None if found == text else found
+    respelled = spelled(text)
+    return None if respelled == text else respelled
 
 
 def _joined(value: object, fields: Iterable[str]) -> str:
-    found = _as_mapping(value)
-    return " ".join(text for name in fields if (text := _text(found.get(name))))
+    mapping = _as_mapping(value)
+    return " ".join(text for name in fields if (text := _text(mapping.get(name))))
 
 
 def _text(value: object) -> str:

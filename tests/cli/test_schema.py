@@ -12,7 +12,7 @@ from memory_storage.schema import HEAD
 
 
 class Terminal(io.TextIOWrapper):
-    """A terminal at which somebody types."""
+    """A terminal with input."""
 
     def isatty(self) -> bool:
         return True

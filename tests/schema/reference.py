@@ -60,7 +60,7 @@ VIRTUAL = {
     "steps_fts": "Full-text index (FTS5) of `steps_text`",
     "patterns_fts": "Full-text index (FTS5) of `patterns_text`",
     "spatiotemporal_rtree": "R*Tree of positions and times: boxes of namespace, latitude, longitude and time",
-    "spatiotemporal_spans": "R*Tree of intervals that are longer than a moment: boxes of namespace and time",
+    "spatiotemporal_spans": "R*Tree of intervals longer than a microsecond: boxes of namespace and time",
 }
 TRIGGERS = {
     r"(episodes|patterns)_facets_\w+": "Update `facets`",
