@@ -18,8 +18,8 @@ import memory_storage as ms
 from ._report import Grid, Line, Report
 
 PACKAGE = Path(ms.__file__).parent
-BOUNDS = {"save": 27, "get": 20, "similar_to": 31, "run": 22, "open": 32, "forget": 37}
-"""The most files that each call may enter."""
+BOUNDS = {"save": 24, "get": 16, "similar_to": 29, "run": 22, "open": 32, "forget": 37}
+"""The most files that each call may enter. They only go down; the goals are 15, 12, 16, 13, 18 and 20."""
 
 _DIMENSIONS = 384
 _MODEL = "a-model"

@@ -42,7 +42,6 @@ class Executor(dbapi.Unpicklable):
     """
 
     is_transaction = False
-    started_at_monotonic: float | None = None
 
     def __init__(self, engine: Engine, guard: Guard, meter: Meter, request_timeout: float) -> None:
         self.engine, self.guard, self.meter, self.request_timeout = engine, guard, meter, request_timeout

@@ -69,8 +69,6 @@ class _SessionExecutor(Protocol):
 
     @property
     def is_transaction(self) -> bool: ...
-    @property
-    def started_at_monotonic(self) -> float | None: ...
     def read(self, step: dbapi.BatchStep, *, shrinks: bool = False) -> Sequence[Row]: ...
     def write(self, steps: Sequence[dbapi.BatchStep], *, again: dbapi.BatchStep | None = None) -> Sequence[Row]: ...
     def probe(self, batch: dbapi.Batch, *, deadline: float) -> Sequence[Row]: ...
@@ -98,13 +96,9 @@ class Session(dbapi.Unpicklable):
         self.vector_index, self.memory, self.spaces = context.vector_index, context.memory, context.spaces
         self.max_value_bytes = _SERVER_VALUE_BYTES if context.executor.is_remote else None
         self.is_transaction = executor.is_transaction
+        self.started_at_monotonic: float | None = None  # set when a transaction begins
         # The executor's own methods: a call does not pass through this class.
         self.read, self.write, self.probe = executor.read, executor.write, executor.probe
-
-    @property
-    def started_at_monotonic(self) -> float | None:
-        """See `SessionProtocol`."""
-        return self._executor.started_at_monotonic
 
     def indexing(self) -> AbstractContextManager[bool]:
         """See `SessionProtocol`."""

@@ -70,6 +70,7 @@ class Transaction(Repositories):
         return self._session.now()
 
     def __enter__(self) -> Self:
+        self._session.started_at_monotonic = time.monotonic()
         self._executor.begin()
         return self
 
@@ -97,7 +98,6 @@ class _TransactionExecutor(dbapi.Unpicklable):
     """Runs the statements of one transaction on its connection, and resolves the outcome of its commit."""
 
     is_transaction = True
-    started_at_monotonic: float | None = None
 
     def __init__(self, executor: Executor, *, read_only: bool) -> None:
         self._executor = executor  # for what is run outside of the transaction: it resolves the commit
@@ -119,7 +119,6 @@ class _TransactionExecutor(dbapi.Unpicklable):
             raise MemoryStorageError("the transaction is already open; use it in one `with` block at a time")
         if not self._read_only:
             refuse_nested_write(self._engine)
-        self.started_at_monotonic = time.monotonic()
         self._connect()
         if not self._read_only:
             self._registered = open_write_transactions()

@@ -9,7 +9,7 @@ from statistics import median
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import _workload, local
+from benchmarks import _workload, local, rooms
 from benchmarks._measure import interleaved, ratios
 from benchmarks._report import Line, Report
 
@@ -102,3 +102,8 @@ def test_made_up_texts_have_the_sizes_of_real_ones():
     sizes = [len(call.output) for call in _workload.invented().calls]
     assert 500 < median(sizes) < 800
     assert max(sizes) > 3000
+
+
+def test_calls_enter_no_more_files_than_agreed():
+    entered = rooms.measured()
+    assert {name: files for name, files in entered.items() if len(files) > rooms.BOUNDS[name]} == {}
