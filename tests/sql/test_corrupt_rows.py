@@ -105,5 +105,5 @@ def test_one_episode_that_is_asked_for_by_its_id_is_never_left_out(storage, fill
 
 def test_what_can_be_told_nothing_is_refused(storage, fill):
     for read in READ.values():
-        with raises(ms.ValidationError, field="on_corrupt", match="on_corrupt: None, or what to call"):
+        with raises(ms.ValidationError, field="on_corrupt", match="on_corrupt: None, or a function"):
             read(storage, on_corrupt="skip")
