@@ -182,11 +182,8 @@ class Search:
             return ["similar (seq, similarity, plan) AS NOT MATERIALIZED (SELECT 0, 0.0, '' WHERE false)"]
         if self.attempt == "shortlist":
             return [self._shortlisted(self.space)]
-        tables = [
-            "query (vector) AS MATERIALIZED (SELECT :vector)",
-            *self._sample(),
-            self._strategy(),
-        ]  # it is sent once
+        # The vector is bound once, however often it is compared: it may have 12 kB.
+        tables = ["query (vector) AS MATERIALIZED (SELECT :vector)", *self._sample(), self._strategy()]
         if self.attempt == "probe_exact":
             needed = "SELECT 'exact' AS plan FROM strategy WHERE strategy = 'exact'"
             return [
@@ -198,7 +195,9 @@ class Search:
 
     def _shortlisted(self, space: VectorSpace) -> str:
         """Return SQL for the shortlist of an in-process index; for broad filters, which nearly all neighbors pass."""
-        tail = f"seq > :mark AND seq <= :mark + {EXACT_SCAN_MAX}"  # what the index does not have yet
+        # `passing` counts only rows that the index knows (`known`): those of the tail say nothing about its recall.
+        # A longer tail than an exact scan is worth returns no row, and the next attempt decides.
+        tail = f"seq > :mark AND seq <= :mark + {EXACT_SCAN_MAX}"  # rows after the index's mark
         return f"""similar AS NOT MATERIALIZED (
     SELECT seq, similarity, '{self.source.plan}' AS plan
     FROM (SELECT m.item_seq AS seq, {_similarity("vector_distance_cos(v.vector, :vector)")},
@@ -213,6 +212,9 @@ class Search:
         {"AND similarity >= :floor" if self.has_floor else ""})"""
 
     def _candidates(self, space: VectorSpace) -> list[str]:
+        # Each step is materialized, so that SQLite cannot merge it into the next and run the index query again for each
+        # row. Similarities are computed before the filters are tested: a distance is cheaper than most conditions.
+        # With broad filters only the best rows are filtered at all.
         where = " AND ".join(self._conditions(self.filters.at_hand))
         min_candidates = (
             "" if self.filters.are_broad else f"AND sum(candidates) OVER () >= :reach * {CANDIDATES_PER_RESULT}"
@@ -237,6 +239,7 @@ class Search:
         {"AND similarity >= :floor" if self.has_floor else ""}"""
         if self.attempt == "index_only":
             return [f"similar AS NOT MATERIALIZED ({similar})"]
+        # The exact scan joins `needed`, which is empty if the index had enough: then it reads no row.
         needed = f"""
         SELECT CASE strategy WHEN 'index' THEN '{self.source.plan}, then exact' ELSE 'exact' END AS plan FROM strategy
         WHERE NOT EXISTS (SELECT 1 FROM filtered WHERE are_enough)"""
@@ -247,6 +250,8 @@ class Search:
 
     def _exact_scan(self, space: VectorSpace, needed: str) -> str:
         """Return SQL for all rows that pass the filters, if `needed` has a row."""
+        # CROSS JOIN fixes the order of the joins: rows that pass, their embeddings, their vectors. SQLite's planner
+        # would start from the vectors. NOT INDEXED applies where a condition yields row numbers: they are looked up.
         return f"""exact_scan AS NOT MATERIALIZED (
     SELECT m.item_seq AS seq, {_DISTANCE}, needed.plan
     FROM ({needed}) AS needed
@@ -273,6 +278,9 @@ class Search:
         """Return SQL that counts how many randomly drawn vectors belong to a row that passes the filters."""
         if self.space is None or self.filters.are_broad:
             return []
+        # Row numbers have gaps where vectors were deleted, so a random number leads to the next existing row. A vector
+        # after a gap is drawn more often; that bias is small beside the variance of the sample.
+        # `m.model = :model` without a namespace uses the index on (model, vector_seq); the namespace is a filter.
         table = self.space.table
         drawn = f"1 + abs(random() % (SELECT max(seq) FROM {table}))"
         return [
@@ -288,6 +296,7 @@ class Search:
 
     def _strategy(self) -> str:
         # The candidates pass at the rate of the sample: at least CANDIDATES_PER_RESULT for each item wanted.
+        # Few rows pass in a small namespace of a large table, so there the count of its own embeddings decides.
         if self.space is None:
             return ""
         source = self.source
@@ -306,7 +315,9 @@ class Search:
         if not self.has_words:
             return []
         return [
-            f"matched AS MATERIALIZED ({self.target.words})",  # bm25() is only defined where MATCH is
+            # bm25() is defined only where MATCH is, so ranks are computed before filters and grouping. An episode takes
+            # the best rank of its own text and of its steps.
+            f"matched AS MATERIALIZED ({self.target.words})",
             f"""text_matches AS MATERIALIZED (
     SELECT w.seq, min(w.rank) AS rank FROM matched AS w
     CROSS JOIN {self.target.table} AS i ON i.seq = w.seq
@@ -323,6 +334,8 @@ class Search:
 
     def _ranked_by_fusion(self) -> list[str]:
         """Return SQL for weighted reciprocal rank fusion: rank r scores 61 / (60 + r) of the full weight."""
+        # Both lists are cut at :depth. A row that is only in one of them scores 0 for the other. Ranks are fused rather
+        # than scores: BM25 and cosine similarity have no common scale.
         ranks = f"""
     SELECT seq, NULL AS similarity, '' AS plan, 0.0 AS by_vector,
         :text_weight * {RRF_K + 1} / ({RRF_K} + row_number() OVER (ORDER BY rank, seq)) AS by_text FROM (
@@ -333,6 +346,7 @@ class Search:
     SELECT seq, similarity, plan, :vector_weight * {RRF_K + 1} / ({RRF_K} + row_number() OVER (
             ORDER BY similarity DESC, seq)), 0.0 FROM (
             SELECT seq, similarity, plan FROM similar ORDER BY similarity DESC, seq LIMIT :depth)"""
+        # Recency halves with each half-life of age, hyperbolically; a timestamp in the future counts as age 0.
         age = f"max(0, :now - i.{self.target.timestamp_column}) / 1e6"
         return [
             f"ranks AS MATERIALIZED ({ranks})",

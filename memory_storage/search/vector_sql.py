@@ -35,6 +35,7 @@ _DO_REPLACE = f"""{_DO_UPDATE}
 
 TABLES = {"episode": "episodes", "step": "steps", "pattern": "patterns"}
 
+# Two writers may register a model at once: the first row stays, and the second writer uses it.
 REGISTER = SqlTemplate("""
 INSERT INTO vector_models (token, name, dimension, metric, preset, created_at)
 VALUES (:space, :model, :dimension, 'cosine', :preset, :now) ON CONFLICT DO NOTHING
@@ -44,18 +45,21 @@ ADMIT = SqlTemplate(f"""
 UPDATE vector_models SET dimension = dimension
 WHERE token = :space AND dimension = :dimension AND coalesce({OWN_SPACE}, token) = token
 """)
+# The columns of `vector_models` after the token, in the order of `EmbeddingModel`. Triggers keep the three counters.
 MODEL_FACTS = ("name", "dimension", "metric", "preset", "vectors", "indexed", "removed")
 _MODEL = f"SELECT token, {', '.join(MODEL_FACTS)}, created_at FROM vector_models"
 MODELS = SqlTemplate(f"{_MODEL} ORDER BY name, dimension")
 MODELS_NAMED = SqlTemplate(f"{_MODEL} WHERE name = :model ORDER BY dimension")
 MODEL = SqlTemplate(f"{_MODEL} WHERE token = :space")
 SPACES = SqlTemplate(f"SELECT token, name, dimension, token IS {OWN_SPACE} FROM vector_models WHERE name = :model")
+# One index lookup for each model: `vector_models` has few rows, `embeddings` may have millions.
 USED = SqlTemplate("""
 SELECT name, dimension, token FROM vector_models
 WHERE EXISTS (SELECT 1 FROM embeddings WHERE namespace = :namespace AND model = name AND space = token)
 ORDER BY name
 """)
 EMPTIED = SqlTemplate("UPDATE vector_models SET removed = 0, preset = :preset WHERE token = :space")
+# DiskANN stores the parameters of an index, among them the size of the candidate list, as a blob in a shadow table.
 METADATA = SqlTemplate("SELECT metadata FROM libsql_vector_meta_shadow WHERE name = :index")
 SET_METADATA = SqlTemplate("UPDATE libsql_vector_meta_shadow SET metadata = :metadata WHERE name = :index")
 DELETE = SqlTemplate(f"DELETE FROM embeddings WHERE {_ONE} RETURNING model")
@@ -66,6 +70,7 @@ SELECT owner_type, owner_id, model FROM embeddings
 WHERE namespace = :namespace AND (owner_type, owner_id, model) IN (
     SELECT value ->> '$[0]', value ->> '$[1]', value ->> '$[2]' FROM json_each(:keys))
 """)
+# The first owner that is not stored, for the message of the error.
 ABSENT = {
     owner: SqlTemplate(f"""
 SELECT value ->> 0 FROM json_each(:rows) WHERE NOT EXISTS (
@@ -86,6 +91,8 @@ class Statements:
 
     def __init__(self, space: VectorSpace) -> None:
         self._space, self._table, self._index = space, space.table, space.index
+        # Equal vectors are stored once, by digest. A batch is bound as two blobs, of digests and of vectors, cut by
+        # index: two values in all instead of two for each vector.
         self.add = SqlTemplate(f"""
 INSERT INTO {space.table} (digest, vector)
 SELECT substr(:digests, key * 16 + 1, 16), substr(:vectors, key * :size + 1, :size) FROM json_each(:rows)
@@ -120,6 +127,7 @@ FROM vector_models WHERE token = :space
     @cached_property
     def index_some(self) -> SqlTemplate:
         """Index up to `limit` pending vectors, oldest first, unless the table is small or has no index."""
+        # The DiskANN index is partial, on `indexed = 1`: setting the flag inserts the vector into it.
         return SqlTemplate(f"""
 UPDATE {self._table} SET indexed = 1 WHERE seq IN (SELECT seq FROM {self._table} WHERE indexed = 0 ORDER BY seq
     LIMIT CASE WHEN (SELECT vectors FROM vector_models WHERE token = :space) > {EXACT_SCAN_MAX}
@@ -129,6 +137,7 @@ UPDATE {self._table} SET indexed = 1 WHERE seq IN (SELECT seq FROM {self._table}
     @cached_property
     def get(self) -> SqlTemplate:
         """Read the vectors of some owners, and one more row with the namespace's space in the first column."""
+        # The extra row tells, without a second round trip, whether the guessed space is the namespace's.
         return SqlTemplate(f"""
 SELECT m.owner_type, m.owner_id, m.model, v.vector, m.created_at, m.updated_at
 FROM json_each(:owners) AS given CROSS JOIN embeddings AS m ON m.namespace = :namespace
@@ -156,6 +165,7 @@ ORDER BY m.owner_type, m.owner_id LIMIT :limit
     @cached_property
     def is_whole(self) -> SqlTemplate:
         """Check that the index exists, and is empty only if no vector is marked `indexed`."""
+        # A missing shadow table is an error of the statement, which the caller takes for "no".
         return SqlTemplate(f"""
 SELECT (EXISTS (SELECT 1 FROM {self._index}_shadow) OR NOT :indexed)
     AND EXISTS (SELECT 1 FROM sqlite_master WHERE name = :index)
@@ -170,6 +180,7 @@ SELECT (EXISTS (SELECT 1 FROM {self._index}_shadow) OR NOT :indexed)
     @cached_property
     def found(self) -> SqlTemplate:
         """Count how many of the nearest neighbors of a vector the index finds, and how many exist."""
+        # Compared with an exact scan of the indexed vectors only: pending ones are not the index's fault.
         vector = f"(SELECT vector FROM {self._table} WHERE seq = :seq)"
         return SqlTemplate(f"""
 WITH nearest AS MATERIALIZED (SELECT seq FROM {self._table} WHERE indexed = 1
@@ -187,6 +198,7 @@ WHERE id IN (SELECT seq FROM nearest)
     @cached_property
     def behind(self) -> SqlTemplate:
         """Count the vectors after a row number."""
+        # NOT INDEXED keeps SQLite on the range of row numbers: a count would else read all of the smaller digest index.
         return SqlTemplate(f"SELECT count(*) FROM {self._table} NOT INDEXED WHERE seq > :mark")
 
     @cached_property
@@ -222,6 +234,8 @@ SELECT (SELECT count(*) FROM {self._table} NOT INDEXED WHERE seq <= :mark),
 """)
 
     def _put(self, owner: str, conflict: str) -> SqlTemplate:
+        # Joining the owner makes an embedding of a deleted owner impossible, and gives the row that a search returns.
+        # Joining the vector by digest finds its number, whichever writer inserted it.
         owners, item = _OWNERS[owner]
         return SqlTemplate(f"""
 INSERT INTO embeddings (namespace, owner_type, owner_id, model, vector_seq, item_seq, created_at, updated_at,

@@ -10,6 +10,7 @@ from memory_storage.models import Episode, Step
 from memory_storage.schema.spelling import is_spelled_otherwise
 from memory_storage.schema.words import with_words, words_of_episode, words_of_step
 
+# sqld rejects values above 5,000,000 bytes; a row also has columns beside its document.
 CHUNK_BYTES = 4_000_000
 
 
@@ -31,6 +32,7 @@ def chunk_episodes(prepared: Sequence[tuple[str, Episode]]) -> tuple[list[Chunk]
     Both are the same chunks, unless an episode has to be split: it is too large, or has words that the full-text index
     spells differently.
     """
+    # The usual case binds the same JSON for heads and for steps: taking an episode apart would serialise it again.
     together = [document for document, _ in prepared if not is_spelled_otherwise(document)]
     together = [document for document in together if size(document) <= CHUNK_BYTES]
     if len(together) == len(prepared):

@@ -61,6 +61,8 @@ def encode(kind: type[M], model: M, field: str = "") -> tuple[str, M]:
     if type(model) is not kind:
         name = _ARGUMENT_NAMES.get(kind.__name__, kind.__name__.lower())
         raise ValidationError(field or name, f"must be {'an' if name[0] in 'aeiou' else 'a'} {kind.__name__}", model)
+    # Reading the JSON back takes about as long as writing it. It is the only check that catches every way in which a
+    # document can differ from its model: NaN, a field that `model_copy` set to another type, a lone surrogate.
     try:
         document = model.model_dump_json(warnings=False)
         read = kind.model_validate_json(document)
@@ -68,6 +70,7 @@ def encode(kind: type[M], model: M, field: str = "") -> tuple[str, M]:
         raise _encoding_error(field, model, error) from error
     if read != model:
         raise _round_trip_error(field, model, read)
+    # NUL ends a text for SQLite's functions. In JSON it is escaped, so the text of the document shows whether to look.
     if "\\u0000" in document:
         refuse_unstorable(field, from_json(document))
     return document, read
@@ -128,6 +131,7 @@ def readable_steps(rows: Sequence[Sequence[Any]], on_corrupt: OnCorrupt) -> list
 
 def decode_steps(rows: Sequence[Sequence[Any]]) -> list[Step]:
     """Return the steps of rows (id, document, output). Parsing them together takes half the time of one by one."""
+    # One array for one call of the parser; if it fails, rows are parsed one by one to name the damaged one.
     documents = ",".join([row[1] for row in rows])
     try:
         steps = _STEPS.validate_json(f"[{documents}]")

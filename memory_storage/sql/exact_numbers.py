@@ -56,6 +56,7 @@ def _correction(exact: ExactColumns, rows: int) -> str:
     table, columns, keys = exact.table, exact.columns, exact.keys
     row = f"({', '.join('?' * (len(keys) + len(columns)))})"
     change = ", ".join(f"{column} = given.{column}" for column in columns)
+    # IS NOT compares NULL too; rows whose columns are right are not changed, so their triggers do not fire.
     same_key = " AND ".join(f"{table}.{key} = given.{key}" for key in keys)
     stored, bound = (", ".join(f"{name}.{column}" for column in columns) for name in (table, "given"))
     return f"""WITH given ({", ".join(keys + columns)}) AS (VALUES {", ".join([row] * rows)})

@@ -28,6 +28,7 @@ _RENAMED = "the key that the filter names"
 Conditions = tuple[str, ...]
 """SQL with `:names`. It depends on which filters are set, never on their values."""
 
+# Comparisons of one column with one value. Ranges of time are half-open, so adjacent ranges share no row.
 _PLAIN = {
     **{name: f"{name} = :{name}" for name in ("task_type", "domain", "language", "framework", "complexity", "kind")},
     "outcome": "outcome = :outcome",
@@ -40,6 +41,7 @@ _PLAIN = {
     "min_success_rate": "success_rate >= :min_success_rate",
     "min_occurrences": "occurrence_count >= :min_occurrences",
 }
+# Conditions without a value: partial indexes only match the literal text of their condition.
 _FLAGS = {
     ("completed", True): "outcome IS NOT NULL",
     ("completed", False): "outcome IS NULL",
@@ -47,7 +49,10 @@ _FLAGS = {
     ("archived", False): "archived_at IS NULL",
 }
 _FACETS = "FROM facets WHERE namespace = :namespace AND owner_type = :owner_type AND name = "
+# Tags and metadata are facets: rows (owner, name, value), so each is found by an index whatever its key.
 _TAGS_GIVEN = "'tag' AND value IN (SELECT value FROM json_each(:{name}))"
+# The full-text tables hold no text and no namespace: row numbers lead to the rows, which have both. A match in a step
+# counts for its episode. UNION removes episodes that match twice.
 _TEXT = """seq IN (SELECT rowid FROM episodes_fts WHERE episodes_fts MATCH :text
     UNION SELECT e.seq FROM steps_fts CROSS JOIN steps AS s ON s.seq = steps_fts.rowid
         CROSS JOIN episodes AS e ON e.namespace = s.namespace AND e.id = s.episode_id
@@ -101,6 +106,7 @@ def _flag(name: str, value: bool, values: dict[str, Any], shape: Shape) -> list[
 
 
 def _tags(name: str, value: list[str], values: dict[str, Any], shape: Shape) -> list[str]:
+    # The number of tags is bound, so one statement serves any number of tags and its plan is cached once.
     wanted = sorted(set(value))
     values[name] = json.dumps(wanted)
     values[f"{name}_count"] = len(wanted)
@@ -108,6 +114,7 @@ def _tags(name: str, value: list[str], values: dict[str, Any], shape: Shape) -> 
     if shape.by_row:
         of_row = f"{found} AND owner_seq = {shape.prefix}seq"
         return [f"EXISTS (SELECT 1 {of_row})" if name == "tags_any" else f"(SELECT count(*) {of_row}) = :{name}_count"]
+    # All tags: an owner has each tag once, so the count of its matching facets is the number of distinct tags.
     grouped = "" if name == "tags_any" else f" GROUP BY owner_seq HAVING count(*) = :{name}_count"
     return [f"{shape.prefix}seq IN (SELECT owner_seq {found}{grouped})"]
 
@@ -174,6 +181,7 @@ def _forms_of(wanted: int | float) -> list[int | float]:
     """Return the equal numbers that JSON writes differently."""
     if wanted == 0:
         return [0, 0.0, -0.0]
+    # Up to 2**53 an int and a float may be equal; beyond, a float equals only the ints that it represents exactly.
     is_whole = isinstance(wanted, int) or (wanted.is_integer() and abs(wanted) < 2**63)
     same: list[int | float] = [int(wanted)] if is_whole else []
     try:

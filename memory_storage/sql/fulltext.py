@@ -28,6 +28,7 @@ def match_expression(text: str) -> str | None:
     refuse_unstorable("text", text)
     if len(text) > MAX_CHARACTERS:
         raise ValidationError("text", f"at most {MAX_CHARACTERS:,} characters", text)
+    # Quoted, every character is data for FTS5: operators such as NEAR, OR, ^ and : lose their meaning.
     parts = [
         _quoted(phrase or word, word.endswith("*"))
         for phrase, word in _PART.findall(spelled(text))

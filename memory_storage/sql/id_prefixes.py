@@ -21,6 +21,7 @@ def as_prefix(value: UUID | str, field: str = "prefix") -> str:
     Raises:
         ValidationError: not a prefix of a UUID, or fewer than 4 digits.
     """
+    # Users copy prefixes from tables and logs, with or without hyphens and in any case.
     digits = str(value).strip().lower().replace("-", "") if isinstance(value, UUID | str) else ""
     if not re.fullmatch(f"[0-9a-f]{{{LEAST},32}}", digits):
         raise ValidationError(field, f"an id, or at least its first {LEAST} hexadecimal digits", value)

@@ -45,6 +45,8 @@ def check_episode(
         )
     for step in episode.steps[-1:]:  # numbers ascend: the last one is the highest
         _check_number(step, limits, join_field(field, f"steps.{len(episode.steps) - 1}"))
+    # Measuring each step serialises it again, so it is done only if the whole document is large enough to hold one that
+    # exceeds the limit.
     if _may_be_large(document, limits):
         for number, step in enumerate(episode.steps):
             check_step(step, document, limits, join_field(field, f"steps.{number}"))

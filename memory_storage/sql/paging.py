@@ -75,10 +75,13 @@ def order_and_condition(
     key: str, cursor: Cursor | None, *, descending: bool
 ) -> tuple[str, tuple[str, ...], dict[str, Any]]:
     """Return the ORDER BY terms, the conditions that continue after the cursor, and their values."""
+    # A backwards page reads in the opposite order, from the cursor on, and is reversed afterwards. `seq` breaks ties,
+    # so the order is total and no row is skipped or repeated between pages.
     down = descending != (cursor is not None and cursor.backwards)
     order = f"{key} DESC, seq DESC" if down else f"{key}, seq"
     if cursor is None:
         return order, (), {}
+    # A row-value comparison: SQLite answers it with one range of the index on (key, seq).
     condition = f"({key}, seq) {'<' if down else '>'} (:cursor_key, :cursor_seq)"
     return order, (condition,), {"cursor_key": cursor.position[0], "cursor_seq": cursor.position[1]}
 
@@ -120,6 +123,7 @@ def iterate_pages(read: Callable[[C], tuple[Iterable[T], C | None]], start: C) -
 
 def draining(items: Sequence[T]) -> Iterator[T]:
     """Iterate over the items, releasing each when it is yielded, so that its memory can be reused for the next."""
+    # Reversed, since pop() from the end takes constant time.
     remaining = list(items)[::-1]
     del items
     while remaining:
@@ -135,6 +139,7 @@ def page(items: Sequence[T | None], positions: Sequence[Position], limit: int, c
         limit: The most rows of the page.
         cursor: The cursor after which the page begins.
     """
+    # One row more than the page was read: counting the rows would read all of them.
     shown, shown_positions, more = list(items[:limit]), list(positions[:limit]), len(positions) > limit
     backwards = cursor is not None and cursor.backwards
     if backwards:

@@ -143,6 +143,8 @@ def retry_on_row_conflict(
     Raises:
         UnavailableError: ten attempts met a conflict; nothing was stored by the last one.
     """
+    # Optimistic: a save does not read first. A conflict shows as another number of changed rows, and the batch is
+    # rolled back as a whole, so it can be repeated without the items that another writer has stored.
     for _ in range(SAVE_ATTEMPTS):
         try:
             return write(items)

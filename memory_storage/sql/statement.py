@@ -15,6 +15,8 @@ from memory_storage.dbapi import BatchStep
 class SqlTemplate:
     """A statement that is compiled at its first use; `bind` fills in its `:names`."""
 
+    # Compiled lazily: the modules hold some hundred templates, a process uses few of them, and importing SQLAlchemy's
+    # compiler takes longer than most commands.
     def __init__(self, sql: str) -> None:
         self._text = sql
 
@@ -65,6 +67,7 @@ def was_saved_before(table: str) -> str:
     The version does not tell the two apart: both count from 1. If the caller's copy has no `created_at`, only the id is
     compared.
     """
+    # Ids are chosen by clients: after a delete, another client may have created a new row under the same id.
     created_at = micros("(given.value ->> '$.created_at')")
     return f"""EXISTS (SELECT 1 FROM {table} AS present
         WHERE present.namespace = :namespace AND present.id = given.value ->> '$.id'
