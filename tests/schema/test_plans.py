@@ -334,11 +334,11 @@ _ALLOWED = re.compile(
         | (page | given | next | listed | sized | \(subquery-\d+\))$  # rows that were found by an index, or given
         | sqlite_sequence$  # a row for each model
         | (sqlite_master | schema_tables)$ | schema_columns\ VIRTUAL  # the schema, which no episode makes larger
-        | (draws | drawn | way | candidates | near | compared | passing | far | similar | matched | worded
-            | places | p | w | parts | found | query)$  # what a search has found so far
+        | (draws | sample_matches | strategy | candidates | candidate_rows | compared | filtered | exact_scan | similar
+            | matched | text_matches | places | p | w | parts | found | query)$  # what a search has found so far
         | (period | selected | grouped | measured | used | ranked | windows | totals | by_episode | occurrences
             | centred | with_following)$  # the episodes that analytics have found, and what they have
-        | (looked | judged | counted)$  # and a policy
+        | (judged | counted)$  # and a policy
         | \w+\ USING\ COVERING\ INDEX\ vectors_\w+_tail$  # vectors that are not indexed yet
         | vector_models\b  # a row for each model
         | \w+\ VIRTUAL\ TABLE\ INDEX\ [13]:$  # json_each, with its argument; an index of vectors
