@@ -105,8 +105,8 @@ def erase_episode(session: SessionProtocol, episode_id: object, batch_sizer: Bat
     key = as_id(episode_id)  # type: ignore[arg-type] # it is checked
     learned = session.read(_MENTIONING.bind(namespace=session.namespace, id=key))
     Quarantine(session).erase_episode(key, [row[0] for row in learned if not row[1]])
-    found = _targets(session.read(sql.ONE_EPISODE.bind(namespace=session.namespace, id=key)))
-    removed = sum(len(batch_removed) for _, batch_removed in BatchDeleter(session, batch_sizer).delete(found))
+    targets = _targets(session.read(sql.ONE_EPISODE.bind(namespace=session.namespace, id=key)))
+    removed = sum(len(removed_ids) for _, removed_ids in BatchDeleter(session, batch_sizer).delete(targets))
     session.write(replace_eviction_keys(session, [key]))
     return ErasedRows(removed, *_remove_from_patterns(session, key))
 
@@ -119,11 +119,11 @@ def erase_namespace(session: SessionProtocol, batch_sizer: BatchSizer) -> Erased
     """
     episodes = patterns = 0
     for _ in range(SAVE_ATTEMPTS):
-        found = _targets(session.read(sql.ALL_EPISODES.bind(namespace=session.namespace)))
-        episodes += sum(len(batch_removed) for _, batch_removed in BatchDeleter(session, batch_sizer).delete(found))
+        targets = _targets(session.read(sql.ALL_EPISODES.bind(namespace=session.namespace)))
+        episodes += sum(len(removed_ids) for _, removed_ids in BatchDeleter(session, batch_sizer).delete(targets))
         for ids in _pages_of_patterns(session):
             patterns += len(ids)
-        if not found:
+        if not targets:
             break
     else:
         raise UnavailableError("others keep writing to this namespace: stop them, and forget it again")
@@ -145,8 +145,8 @@ def rows_of(session: SessionProtocol) -> Iterator[list[tuple[str, UUID]]]:
 def tombstoned(session: SessionProtocol, rows: Sequence[tuple[str, UUID]]) -> list[tuple[str, UUID]]:
     """Return those rows, of any namespace, that `forget` or retention erased; without the evicted ones."""
     by_digest = {digest_of(*row): row for row in rows}
-    found = session.read(FIND_TOMBSTONES.bind(digests=json.dumps(list(by_digest))))
-    return [by_digest[row[0].lower()] for row in found]
+    tombstones = session.read(FIND_TOMBSTONES.bind(digests=json.dumps(list(by_digest))))
+    return [by_digest[row[0].lower()] for row in tombstones]
 
 
 def erase_tombstoned(session: SessionProtocol, ids: Sequence[UUID]) -> ErasedRows:

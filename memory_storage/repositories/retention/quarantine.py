@@ -86,8 +86,8 @@ class Quarantine:
         space = "space" if "space" in self._tables[table] else "''"
         rows = self._read(f"SELECT coalesce({space}, ''), model, vector_seq FROM {table} WHERE {condition}", *values)
         known = {row[0] for row in self._session.read(embedding_sql.MODELS.bind())}
-        found = [(str(token), str(model), seq) for token, model, seq in rows if isinstance(seq, int)]
-        return [one for one in found if (one[0] or VectorSpace(one[1]).token) in known]
+        vectors = [(str(token), str(model), seq) for token, model, seq in rows if isinstance(seq, int)]
+        return [vector for vector in vectors if (vector[0] or VectorSpace(vector[1]).token) in known]
 
     def _delete_orphaned_vector(self, space: VectorSpace | None, token: str, seq: int) -> BatchStep:
         """Return the statement that deletes a vector that no embedding references any more."""

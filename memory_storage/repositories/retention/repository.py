@@ -116,7 +116,5 @@ def _values(policy: RetentionPolicy, now: datetime) -> dict[str, Any]:
 
 
 def _result(plan: RetentionPlan, removed: set[str]) -> RetentionResult:
-    batch_removed = [item.bytes for item in plan if str(item.id) in removed]
-    return RetentionResult(
-        len(batch_removed), sum(batch_removed), [item.id for item in plan if str(item.id) not in removed]
-    )
+    sizes = [item.bytes for item in plan if str(item.id) in removed]
+    return RetentionResult(len(sizes), sum(sizes), [item.id for item in plan if str(item.id) not in removed])

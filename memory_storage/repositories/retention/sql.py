@@ -19,7 +19,7 @@ _HAS_PROTECTED_TAG = """EXISTS (SELECT 1 FROM facets AS f WHERE f.namespace = e.
 # The database's clock; see `_EARLIER_CLOCK`.
 _DATABASE_NOW = "CAST(unixepoch('subsec') * 1000000 AS INTEGER)"
 # Protected and already expired episodes are partitioned away: the surplus is counted among the others.
-_OLDEST_FIRST = "OVER (PARTITION BY reason IS NULL AND NOT kept ORDER BY started_at, id"
+_OLDEST_FIRST = "OVER (PARTITION BY reason IS NULL AND NOT protected ORDER BY started_at, id"
 _ROWS_BEFORE = "ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING"
 
 # Erasure asks for no policy: every episode of the namespace, or one.
@@ -54,20 +54,20 @@ def expiry_rules_sql(policy: RetentionPolicy, before: str = ":before") -> str:
 @lru_cache(maxsize=64)
 def _plan(protected_sql: str, rules: str, *, archive: bool, weigh: bool) -> SqlTemplate:
     return SqlTemplate(f"""
-WITH looked AS MATERIALIZED (
-    SELECT e.seq, e.id, e.started_at, e.reward, {_BYTES if weigh else "NULL"} AS bytes, {protected_sql} AS kept
+WITH selected AS MATERIALIZED (
+    SELECT e.seq, e.id, e.started_at, e.reward, {_BYTES if weigh else "NULL"} AS bytes, {protected_sql} AS protected
     FROM episodes AS e WHERE e.namespace = :namespace {"AND e.archived_at IS NULL" if archive else ""}),
 judged AS MATERIALIZED (
     SELECT *, CASE WHEN seq IN (SELECT episode_seq FROM forgotten WHERE episode_seq IS NOT NULL) THEN 'unfinished'
-        WHEN kept THEN NULL {rules} END AS reason FROM looked),
+        WHEN protected THEN NULL {rules} END AS reason FROM selected),
 counted AS MATERIALIZED (
-    SELECT seq, id, started_at, bytes, kept, CASE WHEN reason IS NOT NULL THEN reason
-        WHEN NOT kept AND row_number() {_OLDEST_FIRST})
+    SELECT seq, id, started_at, bytes, protected, CASE WHEN reason IS NOT NULL THEN reason
+        WHEN NOT protected AND row_number() {_OLDEST_FIRST})
             <= count(*) FILTER (WHERE reason IS NULL) OVER () - :max_episodes THEN 'max_episodes' END AS reason
     FROM judged),
 weighed AS (
     SELECT seq, started_at, CASE WHEN reason IS NOT NULL THEN reason
-        WHEN NOT kept AND coalesce(sum(bytes) {_OLDEST_FIRST} {_ROWS_BEFORE}), 0)
+        WHEN NOT protected AND coalesce(sum(bytes) {_OLDEST_FIRST} {_ROWS_BEFORE}), 0)
             < sum(bytes) FILTER (WHERE reason IS NULL) OVER () - :max_bytes THEN 'max_bytes' END AS reason
     FROM counted)
 SELECT e.id, w.reason, {_BYTES}, {_STEPS}, {_DATABASE_NOW}

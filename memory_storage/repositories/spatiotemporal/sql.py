@@ -52,11 +52,11 @@ ON CONFLICT (namespace, id) DO {conflict}
 
 def _put(owner_type: str) -> SqlTemplate:
     expressions = _columns(owner_type)
-    kept = ("namespace", "id", "owner_type", "owner_id", "episode_seq", "created_at")
+    unchanged = ("namespace", "id", "owner_type", "owner_id", "episode_seq", "created_at")
     return _insert(
         owner_type,
         expressions,
-        f"UPDATE SET {upsert_assignments(expressions, *kept)}"
+        f"UPDATE SET {upsert_assignments(expressions, *unchanged)}"
         " WHERE spatiotemporal_index.owner_type = excluded.owner_type"
         " AND spatiotemporal_index.owner_id = excluded.owner_id",
     )
