@@ -36,7 +36,7 @@ def test_all_but_the_warm_appends_have_the_same_floor():
     assert {case.name for case in local.CASES if case.required != 0.5} == {"  ten in a row"}
 
 
-def test_the_sides_take_turns_in_going_first_and_the_first_round_is_not_counted():
+def test_sides_alternate_and_the_warm_up_round_is_not_counted():
     calls = []
     times = interleaved(
         lambda number: {"a": lambda: calls.append((number, "a")), "b": lambda: calls.append((number, "b"))}, 2

@@ -71,7 +71,7 @@ class NewModel(OldModel):
         return [[0.0, 1.0] for _ in texts]
 
 
-def test_a_sentence_transformer_is_asked_for_vectors_of_length_one_and_no_progress():
+def test_a_sentence_transformer_normalizes_and_shows_no_progress():
     loaded = NewModel()
     embedder = ms.SentenceTransformerEmbedder(loaded)
     assert (embedder.model, embedder.embed(["abc"]), embedder.embed_query("a")) == ("a/card", [[3.0, 1.0]], [0.0, 1.0])

@@ -54,7 +54,7 @@ def test_an_engine_in_autocommit_is_refused(path, make):
     engine.dispose()
 
 
-def test_connections_that_a_listener_puts_in_autocommit_open_no_transaction(path):
+def test_autocommit_set_by_a_listener_opens_no_transaction(path):
     engine = create_engine(f"libsql:///{path}")
     event.listen(engine, "connect", lambda connection, record: setattr(connection, "autocommit", True))
     storage = ms.MemoryStorage(engine, ms.Settings(database=str(path)))

@@ -48,7 +48,7 @@ def test_similar_successes_of_ten_failures(example, transcripts, database):
         assert hits[0].similarity >= hits[-1].similarity > 0
 
 
-def test_the_most_similar_success_is_of_the_same_task_where_there_is_one(example, transcripts, database):
+def test_the_most_similar_success_prefers_the_same_task(example, transcripts, database):
     embedder = HashingEmbedder()
     with ms.MemoryStorage.open(database) as storage:
         import_file(storage, transcripts)

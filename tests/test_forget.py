@@ -131,7 +131,7 @@ def canary(database) -> Iterator[Callable[..., Canary]]:
         storage.close()
 
 
-def test_not_one_byte_of_a_forgotten_episode_is_left_in_the_file_or_beside_it(canary, database):
+def test_no_byte_of_an_erased_episode_remains_on_disk(canary, database):
     found = canary(EXACT_SCAN_MAX + 50)  # there is a vector index
     assert found.storage.embeddings.index.status()[0].indexed > EXACT_SCAN_MAX
     assert {needle for _, needle in left_in(database, found.needles())} == set(found.needles())
@@ -235,7 +235,7 @@ def test_a_whole_namespace_is_gone_and_the_others_have_all_they_had(database):
         assert_consistent(storage.engine)
 
 
-def test_what_was_deleted_before_is_left_in_the_file_until_it_is_scrubbed(canary, database):
+def test_deleted_bytes_stay_in_the_file_until_a_scrub(canary, database):
     found = canary()
     found.storage.episodes.delete(found.episode.id)
     found.storage.patterns.delete(found.learned.id)
@@ -246,7 +246,7 @@ def test_what_was_deleted_before_is_left_in_the_file_until_it_is_scrubbed(canary
     assert_consistent(found.storage.engine)
 
 
-def test_without_scrub_the_rows_are_gone_and_the_result_says_that_bytes_are_left(canary, database):
+def test_without_scrub_the_result_reports_remaining_bytes(canary, database):
     found = canary()
     done = found.storage.forget(episode=found.episode.id, scrub=False)
     assert not done.scrubbed
@@ -280,7 +280,7 @@ def test_a_reader_of_before_is_waited_for_and_then_the_result_says_so(database):
         assert left_in(database, found.needles()) == set()
 
 
-def test_a_writer_that_holds_the_lock_for_too_long_is_named_and_nothing_is_lost(database):
+def test_a_writer_holding_the_lock_too_long_is_named(database):
     settings = ms.Settings(database=str(database), request_timeout=0.5)
     with ms.MemoryStorage.open(settings) as storage, ms.MemoryStorage.open(settings) as other:
         Canary(storage, 5)
@@ -315,7 +315,7 @@ def test_a_vector_index_of_somebody_else_is_not_damaged(canary, database):
         assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
 
 
-def test_indexes_that_came_to_be_while_the_file_was_written_anew_are_mended(database):
+def test_indexes_created_during_a_scrub_are_repaired(database):
     with ms.MemoryStorage.open(database) as storage:
         Canary(storage, 5)
         index = storage.embeddings.index
@@ -330,7 +330,7 @@ def test_indexes_that_came_to_be_while_the_file_was_written_anew_are_mended(data
         assert len(storage.episodes.similar_to([1.0, 2.0], model="new")) == 1
 
 
-def test_a_storage_without_indexes_since_it_was_killed_then_searches_and_gets_them_back(database):
+def test_indexes_lost_by_a_kill_are_recreated_on_open(database):
     with ms.MemoryStorage.open(database) as storage:
         found = Canary(storage, EXACT_SCAN_MAX + 50)
         storage.embeddings.index.drop_all()

@@ -58,7 +58,7 @@ def test_opening_an_existing_file_loads_no_alembic(database):
     assert {"alembic", "mako", "typer", "rich", "numpy"}.isdisjoint(loaded)
 
 
-def test_opening_an_up_to_date_file_reads_its_revision_and_its_vector_indexes_and_nothing_else(database):
+def test_opening_reads_only_the_revision_and_vector_indexes(database):
     ms.MemoryStorage.open(database).close()
     statements: list[str] = []
 

@@ -44,7 +44,7 @@ def _used_by(engine: Engine, threads: int) -> None:
         connection.close()
 
 
-def test_a_pool_with_no_connection_left_says_who_has_them_for_how_long_and_for_what(target):
+def test_an_exhausted_pool_lists_holders_durations_and_operations(target):
     with ms.MemoryStorage.open(_settings(target, max_connections=2, connect_timeout=0.2)) as storage:
         ready, release = threading.Barrier(3), threading.Event()
 
@@ -73,7 +73,7 @@ def test_a_pool_with_no_connection_left_says_who_has_them_for_how_long_and_for_w
         assert storage.episodes.count() == 0
 
 
-def test_connections_that_are_idle_for_long_are_closed_and_replaced_when_they_are_needed(target):
+def test_idle_connections_are_closed_and_replaced_on_demand(target):
     engine = make_engine(_settings(target, idle_timeout=0.2))
     _used_by(engine, 3)
     assert _open(engine) == 3
@@ -110,7 +110,7 @@ def test_a_connection_in_use_is_not_closed_however_long_it_takes(target):
     engine.dispose()
 
 
-def test_threads_that_come_just_when_connections_are_closed_never_get_a_closed_one(target):
+def test_no_thread_gets_a_connection_that_is_being_closed(target):
     with ms.MemoryStorage.open(_settings(target, max_connections=4, idle_timeout=0.005)) as storage:
         failures = []
 

@@ -48,7 +48,7 @@ def test_a_clean_exit_keeps_all_of_its_writes(storage, make_episode):
 
 @pytest.mark.whole_database
 @pytest.mark.parametrize("error", [RuntimeError("mine"), KeyboardInterrupt(), SystemExit(1), ms.NotFoundError("x", 1)])
-def test_an_error_in_the_block_discards_its_writes_and_comes_out_unchanged(storage, make_episode, error):
+def test_an_error_in_the_block_rolls_back_and_propagates(storage, make_episode, error):
     storage.episodes.save(make_episode())
     before = dump(storage.engine)
 
@@ -65,7 +65,7 @@ def test_an_error_in_the_block_discards_its_writes_and_comes_out_unchanged(stora
 
 
 @pytest.mark.whole_database
-def test_a_caught_conflict_leaves_the_rest_of_the_block_usable_and_the_failed_call_wholly_absent(storage, make_episode):
+def test_a_caught_conflict_undoes_only_the_failed_call(storage, make_episode):
     episode = storage.episodes.save(storage.episodes.save(make_episode()))
     stale = episode.model_copy(update={"version": 1, "task_description": "lost"})
     absent, kept, late = make_episode(), make_episode(), make_episode()
@@ -92,7 +92,7 @@ def _taken(episode: ms.Episode) -> list[ms.Step]:
     return [episode.steps[0].model_copy(update={"step_number": 3})]
 
 
-def test_the_methods_of_a_transaction_are_refused_before_and_after_its_block(storage, make_episode):
+def test_a_transaction_is_refused_outside_its_block(storage, make_episode):
     tx = storage.transaction()
     with raises(ms.MemoryStorageError, match="not open"):
         tx.episodes.count()
@@ -294,7 +294,7 @@ def test_closing_a_view_closes_nothing(storage, make_episode):
     assert storage.in_namespace("other").episodes.count() == 1
 
 
-def test_a_transaction_within_a_transaction_of_the_thread_is_refused_at_once(storage, make_episode):
+def test_a_nested_transaction_of_a_thread_is_refused(storage, make_episode):
     with storage.transaction() as tx:
         tx.episodes.save(make_episode())
         with pytest.raises(ms.UnavailableError, match="nested write"):
@@ -313,7 +313,7 @@ def test_a_transaction_that_another_thread_ends_leaves_this_one_free(storage, ma
     assert storage.episodes.save(make_episode()).version == 1
 
 
-def test_an_import_that_another_writer_comes_before_leaves_what_is_there(storage, make_episode):
+def test_an_import_leaves_rows_of_a_concurrent_writer(storage, make_episode):
     episode = make_episode()
     session = storage.episodes._session
     write = session.write

@@ -25,7 +25,7 @@ def test_statements_of_ones_own_run_together_and_each_gives_its_rows(storage, ma
 
 
 @pytest.mark.whole_database
-def test_if_one_statement_fails_the_others_are_undone_and_the_transaction_goes_on(storage, make_episode):
+def test_a_failed_statement_undoes_the_batch_only(storage, make_episode):
     with storage.transaction() as tx:
         tx.episodes.save(make_episode())
         with pytest.raises(ms.SchemaError):

@@ -107,7 +107,7 @@ def test_the_backup_of_an_encrypted_file_is_encrypted_with_the_same_key(database
     assert b"canary" in (tmp_path / "in-clear.db").read_bytes()
 
 
-def test_a_file_in_clear_becomes_an_encrypted_one_by_a_backup_and_its_restoration(storage, backup, tmp_path):
+def test_a_plain_file_is_encrypted_by_backup_and_restore(storage, backup, tmp_path):
     storage.episodes.save(ms.Episode(task_description="canary"))
     back_up(storage, backup, encryption_key="another key")
     assert b"canary" not in backup.read_bytes()
@@ -267,7 +267,7 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_backup_that_is_not_what_it_was_is_refused_and_nothing_is_replaced(tmp_path, backup, damage):
+def test_a_changed_backup_is_refused_and_replaces_nothing(tmp_path, backup, damage):
     with ms.MemoryStorage.open(":memory:") as storage:
         storage.episodes.save(ms.Episode(task_description="canary"))
         back_up(storage, backup)

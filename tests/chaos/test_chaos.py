@@ -52,7 +52,7 @@ def _shared(direct: ms.Settings, database: str, token: Path | None) -> Shared:
 
 
 @pytest.mark.slow
-def test_whatever_goes_wrong_what_was_acknowledged_is_there_once_and_what_was_refused_is_not(
+def test_acknowledged_writes_survive_random_faults_exactly_once(
     world: tuple[World, Shared, ms.Settings], tmp_path: Path, capsys: Any
 ):
     faulty, shared, _ = world

@@ -37,9 +37,7 @@ def test_the_demo_says_honestly_how_it_ended(command, database):
 
 
 @pytest.mark.parametrize("name", ["LIBSQL_DATABASE_PATH", "TURSO_DATABASE_URL"])
-def test_the_demo_writes_into_a_new_file_and_not_into_the_memory_of_the_environment(
-    command, database, tmp_path, monkeypatch, name
-):
+def test_the_demo_writes_to_a_new_file_only(command, database, tmp_path, monkeypatch, name):
     monkeypatch.setenv(name, str(database))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     answer = json.loads(command("demo", "--json").stdout)

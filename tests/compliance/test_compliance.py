@@ -13,7 +13,7 @@ def test_libsql_passes_the_suite_wherever_pysqlite_does(tmp_path):
         pytest.fail("\n".join(comparison.problems), pytrace=False)
 
 
-def test_the_comparison_names_what_fell_behind_and_what_is_listed_wrongly():
+def test_the_comparison_names_regressions_and_wrong_exceptions():
     pysqlite = Session({"A": "passed", "B": "passed", "C": "skipped: x", "D": "passed", "E": "passed"})
     libsql = Session({"A": "passed", "B": "no such table", "C": "no such table", "D": "error"})
     found = problems(pysqlite, libsql, {"A": "a reason", "C": "a reason", "D": "a reason"})

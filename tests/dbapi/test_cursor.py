@@ -107,7 +107,7 @@ def test_a_returning_insert_runs_once_however_often_it_is_fetched(cursor):
     assert cursor.execute("SELECT count(*) FROM t").fetchone() == (1,)
 
 
-def test_a_returning_insert_that_nobody_fetches_fails_at_once_and_commits(connection):
+def test_an_unfetched_returning_insert_fails_at_once_and_commits(connection):
     connection.execute("INSERT INTO t VALUES (1, 'x') RETURNING id")
     with raises(dbapi.IntegrityError, code="SQLITE_CONSTRAINT_UNIQUE"):
         connection.execute("INSERT INTO t VALUES (1, 'y') RETURNING id")

@@ -111,7 +111,7 @@ def test_a_closed_connection_is_an_interface_error(connection, cursor):
             use()
 
 
-def test_a_panic_of_the_native_driver_breaks_the_connection_and_undoes_its_transaction(connection):
+def test_a_native_panic_breaks_the_connection_and_rolls_back(connection):
     connection.execute("INSERT INTO t VALUES (1, 'lost')")
     with pytest.raises(dbapi.InterfaceError, match="panicked"):
         connection.execute("SELECT CAST(x'ff' AS TEXT)")
@@ -158,7 +158,7 @@ def test_errors_survive_pickling(error):
     assert (str(copy), copy.code, vars(copy)) == (str(error), error.code, vars(error))
 
 
-def test_an_interrupt_in_the_native_driver_is_handed_on_and_breaks_nothing(connection, monkeypatch):
+def test_an_interrupt_in_the_native_driver_propagates(connection, monkeypatch):
     native = connection._transport._native
 
     class Interrupted:

@@ -113,7 +113,7 @@ def test_a_transaction_that_is_open_at_the_fork_stays_the_parents(script, sql):
     """)
 
 
-def test_a_child_has_its_own_copy_of_a_memory_database_without_the_open_transaction(script):
+def test_a_forked_child_copies_memory_without_the_transaction(script):
     script("""
     memory = dbapi.MemoryDatabase()
     one = dbapi.connect(memory)

@@ -31,7 +31,7 @@ def test_the_connection_carries_the_exceptions(connection):
         assert getattr(connection, name) is getattr(dbapi, name)
 
 
-def test_files_get_the_log_foreign_keys_and_the_durability_that_was_asked_for(connect):
+def test_files_get_wal_foreign_keys_and_the_durability(connect):
     def pragmas(connection):
         return [
             connection.execute(f"PRAGMA {p}").fetchone()[0] for p in ("journal_mode", "foreign_keys", "synchronous")

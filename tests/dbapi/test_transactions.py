@@ -141,7 +141,7 @@ def test_a_failed_statement_undoes_only_itself(connection):
     assert connection.execute("SELECT id FROM t").fetchall() == [(1,)]
 
 
-def test_a_commit_that_a_deferred_foreign_key_refuses_can_be_rolled_back(connection):
+def test_a_commit_refused_by_a_foreign_key_can_be_rolled_back(connection):
     connection.execute("CREATE TABLE child (t REFERENCES t DEFERRABLE INITIALLY DEFERRED)")
     connection.commit()
     connection.execute("INSERT INTO child VALUES (7)")
@@ -234,7 +234,7 @@ def test_after_a_rollback_by_statement_the_next_statement_begins_anew(connection
     assert connection.execute("SELECT id FROM t").fetchall() == [(2,)]
 
 
-def test_closing_gives_up_the_lock_even_while_something_refers_to_the_native_connection(pair):
+def test_close_releases_the_lock_despite_other_references(pair):
     one, other = pair
     one.execute("INSERT INTO t VALUES (1, 'undone')")
     native = one._transport._native  # as the traceback of an interrupt does
@@ -244,7 +244,7 @@ def test_closing_gives_up_the_lock_even_while_something_refers_to_the_native_con
     assert not native.in_transaction
 
 
-def test_who_waits_behind_another_thread_waits_no_longer_than_its_own_timeout(connect, path):
+def test_a_thread_waits_no_longer_than_its_own_timeout(connect, path):
     holder, patient, hasty = connect(), connect(busy_timeout=10), connect(busy_timeout=0.05)
     holder.execute("CREATE TABLE t (x)")  # it has the lock
     waiting = threading.Thread(target=patient.execute, args=("CREATE TABLE IF NOT EXISTS t (x)",))

@@ -89,7 +89,7 @@ def test_a_relative_path_is_taken_from_where_the_engine_was_made(tmp_path, monke
     assert (tmp_path / "here.db").exists()
 
 
-def test_a_memory_engine_is_one_database_for_all_threads_and_each_engine_has_its_own():
+def test_each_memory_engine_is_one_database_for_all_threads():
     one, two = create_engine("libsql://"), create_engine("libsql:///:memory:")
     metadata.create_all(one)
 

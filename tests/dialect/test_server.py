@@ -236,7 +236,7 @@ class TestLoss:
             session.commit()
             assert session.scalars(select(Thing.v)).all() == ["kept"]
 
-    def test_a_commit_whose_answer_is_lost_says_so_and_the_connection_is_replaced(self, engine: Engine, line: Proxy):
+    def test_a_lost_commit_response_is_reported_and_reconnects(self, engine: Engine, line: Proxy):
         with engine.connect() as connection:
             connection.execute(insert(t), {"v": "unknown"})
             line.cut_reply_after(0, times=2)
@@ -395,7 +395,7 @@ class TestReflection:
     "sql",
     ["ATTACH DATABASE 'other.db' AS test_schema", "CREATE TEMPORARY TABLE tt (x)", "CREATE TEMP VIEW tv AS SELECT 1"],
 )
-def test_what_keeps_the_compliance_suite_from_running_whole_is_the_servers_refusal(engine: Engine, sql: str):
+def test_the_server_refuses_what_compliance_exceptions_list(engine: Engine, sql: str):
     """See tests/compliance/exceptions.py."""
     with engine.connect() as connection, raises(exc.NotSupportedError, code="SQL_PARSE_ERROR") as caught:
         connection.exec_driver_sql(sql)

@@ -63,7 +63,7 @@ def test_a_file_that_is_removed_while_it_is_open_takes_nothing_more(database, ca
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_a_file_that_is_replaced_while_it_is_open_takes_nothing_of_the_old_ones_users(database, tmp_path, call):
+def test_a_replaced_file_receives_no_writes_of_the_old_one(database, tmp_path, call):
     other = tmp_path / "other.db"
     _store(other, number=5)
     with ms.MemoryStorage.open(database) as storage:
@@ -126,7 +126,7 @@ def test_a_file_that_was_damaged_is_named_by_whoever_meets_the_damage(database, 
 
 
 @pytest.mark.slow
-def test_a_file_that_another_process_keeps_locked_is_named_and_free_afterwards(database):
+def test_a_file_locked_by_another_process_is_named(database):
     _store(database)
     receiver, sender = PROCESSES.Pipe(duplex=False)
     child = PROCESSES.Process(target=hold_the_lock, args=(sender, database, 10))

@@ -101,7 +101,7 @@ def test_a_wrong_key_beside_an_open_storage_takes_none_of_its_locks(database):
 
 
 @pytest.mark.parametrize("key", ["", SecretStr(""), "x" * 33, "\u00e9" * 17])
-def test_a_key_of_which_the_cipher_would_take_nothing_or_a_part_is_refused(database, key):
+def test_a_key_that_the_cipher_would_truncate_is_refused(database, key):
     with pytest.raises(ms.ConfigurationError, match="encryption_key must have 1 to 32 bytes"):
         ms.Settings(database=str(database), encryption_key=key)
     with raises(dbapi.ProgrammingError, code="BAD_KEY", match="1 to 32 bytes"):

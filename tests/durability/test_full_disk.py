@@ -45,7 +45,7 @@ def _big(number: int = 0) -> ms.Episode:
     return ms.Episode(task_description=f"episode {number}", steps=[ms.Step(tool="t", action="word " * 20_000)])
 
 
-def test_a_full_disk_is_unavailable_and_nothing_is_stored_by_halves(storage: ms.MemoryStorage):
+def test_a_full_disk_is_unavailable_and_stores_nothing(storage: ms.MemoryStorage):
     storage.episodes.save(_big())
     before = dump(storage.engine)
     with _no_room(storage):
@@ -62,7 +62,7 @@ def test_a_full_disk_is_unavailable_and_nothing_is_stored_by_halves(storage: ms.
     assert_consistent(storage.engine)
 
 
-def test_a_block_that_goes_on_after_a_full_disk_stores_both_halves_or_none(storage: ms.MemoryStorage):
+def test_a_block_resumed_after_a_full_disk_is_all_or_nothing(storage: ms.MemoryStorage):
     storage.episodes.save(_big())
     with _no_room(storage), suppress(ms.UnavailableError), storage.transaction() as tx:
         tx.episodes.save(ms.Episode(task_description="first half"))
@@ -74,7 +74,7 @@ def test_a_block_that_goes_on_after_a_full_disk_stores_both_halves_or_none(stora
     assert_consistent(storage.engine)
 
 
-def test_a_disk_that_fails_is_unavailable_and_nothing_is_stored_by_halves(database: Path):
+def test_a_failing_disk_is_unavailable_and_stores_nothing(database: Path):
     (outcome,) = together(write_over_the_size_limit, [(database,)])
     assert outcome == ("SQLITE_IOERR", 1, 2)
     with ms.MemoryStorage.open(database) as storage:

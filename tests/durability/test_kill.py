@@ -20,7 +20,7 @@ KILLS = int(os.environ.get("MEMORY_STORAGE_TEST_KILLS", "40"))
 
 
 @pytest.mark.slow
-def test_after_a_kill_all_that_was_acknowledged_is_there_and_nothing_by_halves(database: Path):
+def test_a_killed_writer_loses_no_acknowledged_write(database: Path):
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     moments = random.Random(seed)

@@ -16,7 +16,7 @@ PROCESSES, STEPS, APPLICATIONS = 8, 40, 20
 
 
 @pytest.mark.slow
-def test_eight_processes_of_eight_threads_lose_nothing_and_double_nothing(database: Path):
+def test_eight_processes_of_eight_threads_write_exactly_once(database: Path):
     with ms.MemoryStorage.open(database) as storage:
         saved = storage.episodes.save_many([ms.Episode(task_description=f"shared {n}") for n in range(4)])
         learned = storage.patterns.save_many([ms.ToolSequence(tools=["a", f"{n}"]) for n in range(3)])

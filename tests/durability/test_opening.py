@@ -180,7 +180,7 @@ def test_a_file_that_may_not_be_read_is_refused_untouched(public: Path):
     assert "check the path and its permissions" in message
 
 
-def test_a_file_and_directory_that_may_not_be_written_are_reported_untouched(public: Path):
+def test_read_only_files_and_directories_are_reported_untouched(public: Path):
     path = public / "memory.db"
     _store(path)
     path.chmod(0o444)

@@ -58,7 +58,7 @@ def _rows(storage: ms.MemoryStorage) -> dict[str, list[tuple[Any, ...]]]:
 
 
 @pytest.mark.slow
-def test_retention_that_is_killed_again_and_again_has_the_same_end_as_one_run(template: Path, tmp_path: Path):
+def test_killed_retention_ends_like_an_uninterrupted_run(template: Path, tmp_path: Path):
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     moments = random.Random(seed)
@@ -83,7 +83,7 @@ def test_retention_that_is_killed_again_and_again_has_the_same_end_as_one_run(te
     assert 50 < len(plan) < EPISODES
 
 
-def test_forgetting_that_is_killed_anywhere_is_finished_by_doing_it_again(template: Path, tmp_path: Path):
+def test_a_killed_erasure_is_finished_by_a_second_run(template: Path, tmp_path: Path):
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     moments = random.Random(seed)
@@ -98,7 +98,7 @@ def test_forgetting_that_is_killed_anywhere_is_finished_by_doing_it_again(templa
         assert_consistent(storage.engine)
 
 
-def test_beside_four_writers_what_happens_is_what_was_planned_and_they_lose_nothing(template: Path, tmp_path: Path):
+def test_retention_among_four_writers_does_only_what_was_planned(template: Path, tmp_path: Path):
     path, done = _copy(template, tmp_path / "memory.db"), tmp_path / "done"
     with ms.MemoryStorage.open(path) as storage:
         before = {str(one.id) for one in storage.episodes.iterate(steps=False)}

@@ -86,7 +86,7 @@ def test_a_broken_record_is_reported_with_its_line_and_the_rest_goes_in(storage,
     assert storage.episodes.count() == 4
 
 
-def test_many_broken_records_are_all_reported_in_the_order_of_their_lines(storage):
+def test_broken_records_are_reported_in_the_order_of_lines(storage):
     records = [run(trial=trial, tags=["x"] if trial % 10 == 5 else []) for trial in range(250)]
     records[17] = "text"
     report = import_records(storage, records)

@@ -112,7 +112,7 @@ def test_vectors_go_down_and_come_up_again_each_whole(storage: ms.MemoryStorage)
     assert len(storage.episodes.similar_to([1.0] * 384, model=f"{MODEL}-384")) == 2
 
 
-def test_vectors_without_a_column_in_the_older_schema_are_not_dropped_in_silence(storage: ms.MemoryStorage):
+def test_a_downgrade_refuses_vectors_that_it_would_drop(storage: ms.MemoryStorage):
     episode = storage.episodes.save(ms.Episode(task_description="b"))
     storage.embeddings.put("episode", episode.id, [1.0, 2.0], model="it's tiny")
     before = dump(storage.engine)
@@ -196,7 +196,7 @@ def test_an_upgrade_of_what_is_up_to_date_touches_no_row(storage: ms.MemoryStora
     assert dump(storage.engine) == before
 
 
-def test_a_store_that_another_process_makes_meanwhile_is_not_taken_for_a_strangers(engine: Engine, database: Path):
+def test_a_schema_created_concurrently_is_not_taken_for_foreign(engine: Engine, database: Path):
     """It looks, finds no revision, and looks once more for what there is: by then it is all there."""
     event.listen(engine, "handle_error", lambda _: ms.MemoryStorage.open(database).close(), once=True)
     assert migrate.current(engine) == schema.HEAD

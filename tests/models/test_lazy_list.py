@@ -74,7 +74,7 @@ def test_the_json_schema_says_that_steps_are_an_array_of_steps():
         assert (steps["type"], steps["items"]) == ("array", {"$ref": "#/$defs/Step"})
 
 
-def test_a_damaged_step_is_named_when_it_is_looked_at_and_the_others_can_be_read(storage, read):
+def test_a_damaged_step_is_named_on_access_only(storage, read):
     damaged = read.steps[1]
     with storage.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE steps SET document = '{\"id\": 1}' WHERE id = ?", (str(damaged.id),))

@@ -230,7 +230,7 @@ def test_new_ids_are_of_version_7_and_never_the_same():
     assert [key.int >> 80 for key in ids] == sorted(key.int >> 80 for key in ids)
 
 
-def test_nothing_of_the_filters_is_true_by_default_but_what_is_not_archived():
+def test_by_default_filters_only_exclude_archived_rows():
     given_nothing = models.EpisodeFilter().model_dump(exclude_defaults=False)
     assert {name: value for name, value in given_nothing.items() if value not in (None, [], {})} == {"archived": False}
     assert all(value in (None, [], {}) for value in models.PatternFilter().model_dump().values())
@@ -248,7 +248,7 @@ def test_a_moment_in_a_repeated_hour_of_a_zone_is_kept_in_utc(storage, fold):
     assert storage.episodes.get(saved.id).started_at.timestamp() == moment.timestamp()
 
 
-def test_an_error_with_a_value_that_cannot_travel_is_pickled_with_its_repr():
+def test_an_unpicklable_value_of_an_error_travels_as_its_repr():
     with raises(ms.ValidationError, field="tool") as caught:
         ms.Step(tool=lambda: 0)  # type: ignore[arg-type]
     assert "lambda" in pickle.loads(pickle.dumps(caught.value)).value

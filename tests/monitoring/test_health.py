@@ -110,7 +110,7 @@ def test_a_table_that_is_gone_is_degraded_and_no_error(database: Path, make_epis
         assert {check.name for check in found.checks if check.problem} == {"spatiotemporal_rtree", "deep"}
 
 
-def test_a_server_that_is_not_there_is_unhealthy_and_asked_for_so_long_only(migrated_server_url: str, sqld: Sqld):
+def test_an_absent_server_is_unhealthy_within_the_timeout(migrated_server_url: str, sqld: Sqld):
     with Proxy(sqld.port) as line:
         url = migrated_server_url.replace(str(sqld.port), str(line.port))
         breaker = {"failure_threshold": 2, "timeout": 30}

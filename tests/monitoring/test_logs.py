@@ -208,7 +208,7 @@ def test_what_was_refused_or_found_nothing_to_do_is_told_as_it_is(open_with, lin
     assert lines("audit")[-1].rows == 0
 
 
-def test_a_transaction_is_logged_when_it_is_committed_and_not_if_it_is_undone(open_with, lines, make_episode):
+def test_a_transaction_is_logged_on_commit_only(open_with, lines, make_episode):
     storage = open_with(audit=True)
     with storage.transaction() as tx:
         tx.episodes.save(make_episode())

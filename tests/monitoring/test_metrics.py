@@ -53,7 +53,7 @@ def test_errors_are_counted_by_class_and_as_calls(storage: ms.MemoryStorage):
     assert current.operation is None
 
 
-def test_to_iterate_is_one_operation_and_takes_as_long_as_is_waited_for_it(storage: ms.MemoryStorage, make_episode):
+def test_iterate_is_one_operation_timed_by_its_waits(storage: ms.MemoryStorage, make_episode):
     storage.episodes.save_many([make_episode(0) for _ in range(150)])
     pause = threading.Event()
     for number, _ in enumerate(storage.episodes.iterate()):

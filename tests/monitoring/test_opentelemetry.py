@@ -84,7 +84,7 @@ def test_an_error_is_its_class_and_not_its_message(storage: ms.MemoryStorage, sp
     assert str(missing) not in shown
 
 
-def test_what_is_done_in_a_transaction_is_below_it_and_it_is_below_the_callers(
+def test_spans_nest_below_the_transaction_and_the_caller(
     storage: ms.MemoryStorage, spans, tracer_provider: TracerProvider, make_episode
 ):
     tracer = tracer_provider.get_tracer("the program")

@@ -90,7 +90,7 @@ def test_no_log_no_figure_and_no_span_shows_a_secret(
     assert ("circuit breaker is open" in shown["logs"]) == outage
 
 
-def test_sqlalchemys_own_log_shows_neither_what_is_sent_nor_what_comes_back(storage, caplog):
+def test_sqlalchemys_log_shows_no_values(storage, caplog):
     caplog.set_level(logging.DEBUG, logger="sqlalchemy")
     storage.episodes.save(ms.Episode(task_description=VALUE, metadata={"key": VALUE}, tags=[VALUE]))
     with storage.transaction() as tx:

@@ -160,7 +160,7 @@ def small(storage: ms.MemoryStorage) -> ms.MemoryStorage:
 
 
 @pytest.mark.whole_database
-def test_what_is_over_a_limit_is_refused_naming_the_limit_the_value_and_the_setting(storage, small, known):
+def test_a_value_over_a_limit_names_limit_value_and_setting(storage, small, known):
     saved = small.episodes.save(ms.Episode(task_description="short", steps=[ms.Step(tool="t"), ms.Step(tool="t")]))
     known = Known(saved, known.pattern, small.spatiotemporal.put(known.place))
     for setting, call, field, value in LIMITS:
@@ -178,7 +178,7 @@ def test_every_limit_has_a_case_here():
     }
 
 
-def test_an_episode_of_many_steps_can_be_saved_however_large_they_are_together(small, make_episode):
+def test_an_episode_of_many_large_steps_can_be_saved(small, make_episode):
     steps = [ms.Step(tool="t", result=ms.StepOk(output="x" * 900), parameters={"a": "x" * 900}) for _ in range(3)]
     episode = small.episodes.save(ms.Episode(task_description="short"))
     for step in steps:

@@ -332,7 +332,7 @@ def test_an_empty_namespace_stays_empty_beside_a_full_one(storage):
     names=st.lists(st.sampled_from(NAMES), min_size=2, max_size=2, unique=True),
     calls=st.lists(st.sampled_from([call for calls in CALLS.values() for call in calls]), min_size=3, max_size=12),
 )
-def test_what_one_namespace_does_never_changes_or_shows_a_byte_of_another(storage, names, calls):
+def test_a_namespace_never_changes_or_shows_another(storage, names, calls):
     mine, other = (storage.in_namespace(name) for name in names)
     ids = Ids()  # the same in both
     _fill(mine, ids, "mine")

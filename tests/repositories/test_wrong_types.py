@@ -178,7 +178,7 @@ def test_a_filter_of_too_many_metadata_keys_is_refused(storage: ms.MemoryStorage
         assert (error.field, error.limit, error.value) == ("metadata", "at most 100 keys at once", 999)
 
 
-def test_a_bare_function_is_no_embedder_and_the_error_says_how_it_becomes_one(right: dict[str, Any]):
+def test_a_bare_function_is_refused_as_an_embedder_with_advice(right: dict[str, Any]):
     storage = right["storage"]
     for call in (
         lambda: storage.embeddings.embed(lambda texts: []),

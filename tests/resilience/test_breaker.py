@@ -426,7 +426,7 @@ def test_all_but_one_of_those_who_try_may_do_so_early_and_each_later(most: int, 
     assert circuit.admitted(early=True) == []
 
 
-def test_an_outage_of_one_who_tries_early_changes_nothing_but_an_answer_makes_it_half_open():
+def test_an_early_trial_half_opens_only_on_a_response():
     circuit = Circuit(success_threshold=2).opened()
     circuit.clock.advance(1)
     circuit.record(circuit.admitted(early=True), OUTAGE)
@@ -448,7 +448,7 @@ def test_one_success_is_enough_where_one_is_asked_for_also_early():
     assert circuit.go() == THREADS
 
 
-def test_a_busy_lock_or_a_cancelled_call_of_one_who_tries_early_says_nothing():
+def test_a_busy_or_cancelled_early_trial_changes_no_state():
     circuit = Circuit().opened()
     for error in (BUSY, CANCELLED):
         circuit.clock.advance(4)

@@ -33,7 +33,7 @@ def probes(circuit: Circuit, error: BaseException | None = OUTAGE) -> bool:
     return True
 
 
-def test_probes_come_as_often_as_one_call_is_repeated_and_half_a_second_apart():
+def test_probes_follow_the_retries_of_one_call():
     circuit, start, moments = bridging().opened(), 1000.0, []
     for hundredth in range(700):
         circuit.clock.at = start + hundredth / 100

@@ -39,7 +39,7 @@ def _opening_meanwhile(storage: ms.MemoryStorage) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("read_only", [False, True])
-def test_a_block_is_refused_if_the_circuit_opens_while_it_waits_for_a_connection(storage, read_only):
+def test_a_block_is_refused_when_the_circuit_opens_while_it_waits(storage, read_only):
     with _opening_meanwhile(storage), raises(ms.CircuitOpenError, code="CIRCUIT_OPEN"):
         (storage.snapshot() if read_only else storage.transaction()).__enter__()
     assert storage.engine.pool.checkedout() == 0
@@ -92,7 +92,7 @@ def test_a_rollback_that_fails_does_not_hide_the_error_of_the_block(storage, mak
     assert storage.episodes.count() == 0
 
 
-def test_a_call_is_refused_if_the_circuit_opens_while_it_waits_for_a_connection(storage):
+def test_a_call_is_refused_when_the_circuit_opens_while_it_waits(storage):
     with _opening_meanwhile(storage), raises(ms.CircuitOpenError, code="CIRCUIT_OPEN"):
         storage.episodes.count()
 
@@ -105,7 +105,7 @@ def test_listeners_of_either_kind_hear_of_statements(storage, name):
     assert len(heard) == 1
 
 
-def test_a_read_goes_on_after_an_error_of_the_server_and_a_write_does_not(storage, make_episode, monkeypatch):
+def test_a_server_error_ends_a_write_transaction_only(storage, make_episode, monkeypatch):
     straight, failures = _execution.execute_raw, []
 
     def fail(*arguments: object, **options: object) -> object:
@@ -182,7 +182,7 @@ def test_what_became_of_a_write_is_asked_for_seven_seconds(storage, monkeypatch)
     assert contacted == [1007.0] * 7
 
 
-def test_who_may_not_ask_yet_looks_again_soon_and_who_has_asked_in_vain_later(storage, monkeypatch):
+def test_a_resolver_polls_soon_and_backs_off_after_a_miss(storage, monkeypatch):
     refused = ms.CircuitOpenError("it is open", code="CIRCUIT_OPEN")
     answers = iter([refused, refused, ms.UnavailableError("nobody is there"), refused, ms.CommitUnknownError("x")])
     pauses: list[float] = []

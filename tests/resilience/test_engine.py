@@ -201,7 +201,7 @@ def test_a_rollback_passes_an_open_circuit(storage: ms.MemoryStorage, line: Prox
     assert storage.episodes.get(saved.id).version == 1
 
 
-def test_after_the_timeout_a_statement_is_a_trial_and_closes_the_circuit(settings: ms.Settings, line: Proxy):
+def test_a_trial_after_the_timeout_closes_the_circuit(settings: ms.Settings, line: Proxy):
     quick = settings.circuit_breaker.model_copy(update={"timeout": 0.2, "half_open_max_calls": 1})
     with ms.MemoryStorage.open(settings.model_copy(update={"circuit_breaker": quick})) as storage:
         _opened(storage, line)

@@ -207,7 +207,7 @@ def test_ten_calls_at_once_wait_for_the_network_side_by_side(url: str, line: Pro
 
 
 @pytest.mark.parametrize("outage", ["deaf", "dead"])
-def test_in_an_outage_the_server_sees_no_more_attempts_than_the_settings_allow(
+def test_an_outage_sees_only_the_attempts_that_settings_allow(
     migrated_server_url: str, sqld: Sqld, outage: str, make_episode
 ):
     # An outage of 30 s against a timeout of 3 s, in a tenth of the time unless MEMORY_STORAGE_OUTAGE_SECONDS says
@@ -291,7 +291,7 @@ def _called_all_the_time(storage: ms.MemoryStorage, threads: int, seconds: float
     return counts[0], counts[1]
 
 
-def test_while_the_circuit_is_open_who_asks_what_became_of_a_write_finds_out_before_its_time(url: str, line: Proxy):
+def test_a_commit_outcome_is_resolved_while_the_circuit_is_open(url: str, line: Proxy):
     with open_storage(url, {"failure_threshold": 3, "success_threshold": 1, "timeout": 60}) as storage:
         heard: list[str] = []
         storage.circuit_breaker.add_listener(lambda _, new: heard.append(new))

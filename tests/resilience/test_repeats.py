@@ -188,7 +188,7 @@ def test_a_budget_is_never_more_than_full():
     assert (budget.left, budget.is_spent) == (3, False)
 
 
-def test_a_guard_is_calm_until_something_goes_wrong_and_after_all_is_well_again():
+def test_a_guard_is_idle_before_a_failure_and_after_recovery():
     guarded = guard()
     assert guarded.is_idle
     guarded.record(guarded.acquire(), OUTAGE)

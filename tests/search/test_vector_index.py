@@ -272,7 +272,7 @@ class TestDamage:
             with storage.engine.connect() as connection:
                 assert connection.exec_driver_sql(f"SELECT count(*) FROM {table}_ann_shadow").scalar() == 0
 
-    def test_one_that_cannot_be_made_now_does_not_keep_a_file_from_being_opened(self, on_file, database, table, caplog):
+    def test_an_index_that_cannot_be_built_does_not_block_open(self, on_file, database, table, caplog):
         _execute(on_file.storage, f"DELETE FROM {table}_ann_shadow")
         settings = ms.Settings(database=str(database), request_timeout=0.2, vector_index="diskann")
         with on_file.storage.transaction() as tx:

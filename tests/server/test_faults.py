@@ -247,7 +247,7 @@ def test_a_transaction_whose_line_breaks_at_any_statement_is_whole(lanes: list[P
         list(threads.map(break_at_each_statement, lanes, NEAR))
 
 
-def test_a_transaction_goes_on_over_a_new_line_when_an_answer_was_lost_that_can_be_asked_for_again(pair: Pair):
+def test_a_transaction_continues_on_a_new_connection(pair: Pair):
     with pair.faulty.transaction() as tx:
         tx.episodes.save(an_episode(1))
         pair.proxy.cut_request_after(10)
@@ -289,9 +289,7 @@ EXPECTED = {
 
 @pytest.mark.parametrize("cut", ["reply", "request"])
 @pytest.mark.parametrize("name", EXPECTED)
-def test_a_write_that_was_lost_on_its_way_or_whose_reply_was_is_done_once_and_tells_the_truth(
-    pair: Pair, name: str, cut: str
-):
+def test_a_lost_request_or_response_writes_once_and_reports_so(pair: Pair, name: str, cut: str):
     episode, pattern = pair.direct.episodes.save(an_episode()), pair.direct.patterns.save(a_pattern())
     pair.faulty.episodes.count()
     if name == "transaction":
@@ -343,7 +341,7 @@ def test_a_write_that_arrives_after_the_client_has_given_up_fails_whole(shared: 
 
 
 @pytest.mark.slow
-def test_every_call_to_a_server_that_does_not_answer_or_drips_ends_in_time(shared: Sqld):
+def test_calls_to_a_silent_or_dripping_server_end_in_time(shared: Sqld):
     def throttled(proxy: Proxy) -> None:
         proxy.throttle = 1
 
@@ -383,7 +381,7 @@ def test_every_call_to_a_server_that_does_not_answer_or_drips_ends_in_time(share
         assert taken < 1 + (0 if call in {"read", "transaction"} else SETTLING) + SLACK
 
 
-def test_a_server_that_is_killed_and_started_again_in_the_middle_loses_and_doubles_nothing(server: Sqld):
+def test_a_server_restart_loses_and_duplicates_no_write(server: Sqld):
     namespace = uuid4().hex
     with opened(server.url, namespace) as storage, ThreadPoolExecutor(4) as threads:
         ledgers = [Ledger(Pair(None, storage, storage)) for _ in range(4)]  # type: ignore[arg-type]
@@ -424,7 +422,7 @@ def test_a_server_that_is_killed_and_started_again_in_the_middle_loses_and_doubl
 
 @pytest.mark.slow
 @pytest.mark.parametrize("times", range(1, 8))
-def test_however_many_answers_are_lost_no_write_that_is_done_is_said_not_to_be(pair: Pair, times: int):
+def test_lost_responses_never_report_a_stored_write_as_failed(pair: Pair, times: int):
     ledger = Ledger(pair)
     for kind in ledger.kinds:
         pair.proxy.cut_reply_after(0, times=times)
@@ -433,7 +431,7 @@ def test_however_many_answers_are_lost_no_write_that_is_done_is_said_not_to_be(p
     ledger.check()
 
 
-def test_a_transaction_that_goes_on_after_an_error_still_leaves_its_receipt(pair: Pair):
+def test_a_transaction_resumed_after_an_error_leaves_its_marker(pair: Pair):
     with pair.faulty.transaction() as tx:
         with raises(ms.NotFoundError, kind="episode"):
             tx.episodes.archive(uuid4())
@@ -471,7 +469,7 @@ def test_a_block_leaves_one_receipt_however_much_it_writes(pair: Pair):
         assert tx.execute([("SELECT count(*) FROM receipts", ())]) == [[(1,)]]
 
 
-def test_the_rows_of_a_write_whose_answer_was_lost_are_those_of_its_last_step(pair: Pair):
+def test_a_resolved_write_returns_the_rows_of_its_last_statement(pair: Pair):
     its_session = session.Session(pair.faulty._context, pair.faulty.namespace)
     insert = "INSERT INTO forgotten (digest) VALUES (?)"
     steps = [dbapi.BatchStep(insert, (bytes([n]) * 16,)) for n in range(3)]
@@ -512,7 +510,7 @@ def test_a_transaction_that_only_read_has_nothing_to_lose_either(pair: Pair):
     assert pair.faulty.engine.pool.checkedout() == 0
 
 
-def test_a_save_whose_answer_was_lost_does_not_take_anothers_version_for_its_own(pair: Pair, monkeypatch):
+def test_a_save_with_a_lost_response_claims_no_other_version(pair: Pair, monkeypatch):
     episode = pair.direct.episodes.save(an_episode(0))
     resolve = _commit_status.CommitResolver.resolve
 
@@ -530,7 +528,7 @@ def test_a_save_whose_answer_was_lost_does_not_take_anothers_version_for_its_own
             pair.faulty.episodes.save(mine)
 
 
-def test_a_cut_line_does_not_turn_foreign_keys_on_in_the_middle_of_a_migration(pair: Pair):
+def test_a_cut_connection_keeps_foreign_keys_off_in_a_migration(pair: Pair):
     episode = pair.direct.episodes.save(an_episode(2))
     # The BEGIN whose answer is lost keeps the lock until the server takes it away, after five seconds.
     with opened(pair.proxy.url, timeout=20.0) as patient:

@@ -189,7 +189,7 @@ ROBBED = [robbed_through_the_driver, robbed_before_its_commit_through_the_driver
 
 
 @pytest.mark.slow
-def test_a_transaction_that_is_old_when_another_writer_waits_fails_whole(sqld: Sqld):
+def test_an_old_transaction_fails_when_another_writer_waits(sqld: Sqld):
     def other_writer(url: str) -> None:
         time.sleep(0.5)
         connection = dbapi.connect(url)
@@ -287,9 +287,7 @@ def test_a_pause_of_the_caller_ends_no_transaction_of_a_storage(sqld: Sqld, tmp_
         sqld.delete_namespace(name)
 
 
-def test_a_stream_whose_line_broke_takes_the_transaction_with_it_and_the_connection_goes_on(
-    server: Sqld, proxy: Callable[..., Proxy]
-):
+def test_a_broken_stream_loses_its_transaction_only(server: Sqld, proxy: Callable[..., Proxy]):
     line = proxy(server.port)
     connection = dbapi.connect(line.url, timeout=3.0)
     connection.execute("CREATE TABLE t (v)")

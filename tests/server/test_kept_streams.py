@@ -87,7 +87,7 @@ def test_a_read_whose_answer_is_lost_is_read_again(connection: dbapi.Connection,
     assert line.cuts == 1
 
 
-def test_a_read_in_a_transaction_whose_answer_is_lost_is_a_lost_transaction(line: Proxy, connection: dbapi.Connection):
+def test_a_lost_response_within_a_transaction_loses_it(line: Proxy, connection: dbapi.Connection):
     connection.autocommit = False
     count(connection)
     line.cut_reply_after(0)
@@ -127,7 +127,7 @@ def test_closing_a_connection_frees_its_stream(connection: dbapi.Connection, lin
 
 
 @pytest.mark.parametrize("sql", ["INSERT INTO t VALUES (1)", "SELECT count(*) FROM t"])
-def test_what_could_not_be_sent_over_a_line_that_was_cut_goes_over_a_new_one(
+def test_an_unsent_request_goes_over_a_new_connection(
     connection: dbapi.Connection, monkeypatch: pytest.MonkeyPatch, sql: str
 ):
     connection.execute("INSERT INTO t VALUES (0)")

@@ -36,7 +36,7 @@ def test_an_episode_larger_than_a_value_is_saved_changed_and_read(remote):
     assert (ended.version, len(ended.steps)) == (3, 14)
 
 
-def test_many_episodes_that_are_large_together_are_saved_together_or_not_at_all(remote):
+def test_many_large_episodes_are_saved_all_or_none(remote):
     episodes = [ms.Episode(task_description=str(n), steps=[_step(700_000)] * 1) for n in range(12)]
     saved = remote.episodes.save_many(episodes)
     assert remote.episodes.get(episodes[-1].id) == saved[-1]
@@ -50,7 +50,7 @@ def test_many_episodes_that_are_large_together_are_saved_together_or_not_at_all(
     assert remote.patterns.save_many(patterns)[4] == remote.patterns.get(patterns[4].id)
 
 
-def test_a_value_that_a_server_does_not_take_is_refused_naming_its_field_and_size(remote):
+def test_a_value_too_large_for_a_server_names_field_and_size(remote):
     episode = remote.episodes.save(ms.Episode(task_description="small", steps=[_step(1)]))
     wide = ms.Step(tool="é" * 2_500_000)
     for field, write in (

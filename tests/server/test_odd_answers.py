@@ -130,9 +130,7 @@ ODD: dict[str, tuple[Callable[[Reply], Reply], type[dbapi.Error], str]] = {
 
 
 @pytest.mark.parametrize("odd", ODD)
-def test_an_odd_answer_to_a_read_is_an_error_of_the_driver_and_the_next_one_is_read(
-    gateway: Gateway, connection: dbapi.Connection, odd: str
-):
+def test_a_malformed_response_to_a_read_is_a_driver_error(gateway: Gateway, connection: dbapi.Connection, odd: str):
     connection.autocommit = True
     gateway.change, kind, code = ODD[odd]
     with pytest.raises(dbapi.Error) as caught:
@@ -146,7 +144,7 @@ REFUSED = {"401", "429", "302", "400", "403", "404 with JSON of another kind"}
 
 
 @pytest.mark.parametrize("odd", ODD)
-def test_an_odd_answer_to_a_write_says_that_it_may_be_done_unless_it_was_refused(
+def test_a_malformed_response_to_a_write_is_an_unknown_outcome(
     gateway: Gateway, connection: dbapi.Connection, odd: str
 ):
     connection.autocommit = True
@@ -196,7 +194,7 @@ def _with_base_url(url: str) -> Callable[[Reply], Reply]:
     return lambda reply: (200, {}, json.dumps({**json.loads(reply[2]), "base_url": url}).encode())
 
 
-def test_the_rest_of_a_stream_goes_to_a_trusted_address_and_the_next_one_to_the_old_address(
+def test_a_redirect_holds_for_the_rest_of_one_stream(
     gateway: Gateway,
     connection: dbapi.Connection,
     connect: Callable[..., dbapi.Connection],
@@ -215,7 +213,7 @@ def test_the_rest_of_a_stream_goes_to_a_trusted_address_and_the_next_one_to_the_
     assert gateway.client.run("SELECT count(*) FROM t") == [["4"]]
 
 
-def test_another_port_is_not_followed_and_the_transaction_is_rolled_back_at_once(
+def test_a_redirect_to_another_port_rolls_back_at_once(
     gateway: Gateway, connection: dbapi.Connection, proxy: Callable[..., Proxy]
 ):
     elsewhere = proxy(gateway.server_port)

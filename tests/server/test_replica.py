@@ -27,7 +27,7 @@ def replica(tmp_path_factory: pytest.TempPathFactory, primary: Sqld) -> Iterator
         yield server
 
 
-def test_what_was_written_through_it_is_read_at_once_from_any_connection_of_the_pool(replica: Sqld):
+def test_writes_through_a_replica_are_read_by_the_whole_pool(replica: Sqld):
     with ms.MemoryStorage.open(replica.url) as storage, ms.MemoryStorage.open(replica.url) as again:
         for number in range(30):
             saved = storage.episodes.save(ms.Episode(task_description="a", steps=[ms.Step(tool="t", action="a")]))
@@ -58,7 +58,7 @@ def connected(server: Sqld) -> tuple[dbapi.Connection, dbapi.Connection, dbapi.S
     return dbapi.connect(address), dbapi.connect(address), address
 
 
-def test_a_state_that_never_comes_is_waited_for_once_and_for_two_seconds(replica: Sqld):
+def test_a_missing_replica_state_is_awaited_once_for_two_seconds(replica: Sqld):
     first, second, address = connected(replica)
     (client,) = address.clients.values()
     for connection in (first, second):

@@ -257,7 +257,7 @@ class TestARotatedToken:
             storage.episodes.count()
         assert provider.asked == 2
 
-    def test_that_is_refused_too_is_an_error_and_nothing_is_sent_a_third_time(self, front: Proxy):
+    def test_a_second_refusal_is_an_error_without_a_third_request(self, front: Proxy):
         provider = Provider(token(key=Key()), token(key=Key()), token(key=Key()))
         with pytest.raises(ms.CredentialError, match="check auth_token"):
             ms.MemoryStorage.open(front.url, auth_token=provider)

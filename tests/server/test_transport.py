@@ -197,9 +197,7 @@ class TestMuch:
         connection.commit()
         assert rows_of(shared) == "7"
 
-    def test_a_batch_in_parts_within_a_transaction_takes_it_along_when_it_fails(
-        self, connection: dbapi.Connection, shared: Sqld
-    ):
+    def test_a_failed_chunked_batch_rolls_back_its_transaction(self, connection: dbapi.Connection, shared: Sqld):
         connection.execute("INSERT INTO t VALUES (100, 100)")
         much = [BatchStep("INSERT INTO t VALUES (?, ?)", (n, f"{n}" + "x" * 3_000_000)) for n in range(7)]
         with raises(dbapi.IntegrityError, code="SQLITE_CONSTRAINT_UNIQUE"):
@@ -232,7 +230,7 @@ class TestMuch:
         connection.commit()
         assert rows_of(shared, "SELECT count(*) FROM t WHERE id > 5") == ("2" if begin == "later" else "1")
 
-    def test_where_a_server_has_no_cursors_it_is_an_error_and_the_transaction_goes_on(self, empty_server_url: str):
+    def test_a_server_without_cursors_is_an_error_within_a_transaction(self, empty_server_url: str):
         connection = dbapi.connect(empty_server_url)
         connection.execute("CREATE TABLE t (x)")
         with pytest.raises(dbapi.DataError, match="read less") as caught:
@@ -310,9 +308,7 @@ class TestRoundTrips:
         connection.rollback()
         assert rows_of(shared) == ("0" if mode else "2")
 
-    def test_a_stream_is_not_left_open_after_an_error_that_ends_its_transaction(
-        self, connection: dbapi.Connection, line: Proxy
-    ):
+    def test_a_stream_is_closed_after_an_error_ends_its_transaction(self, connection: dbapi.Connection, line: Proxy):
         connection.execute("INSERT INTO t VALUES (1, 1)")
         time.sleep(0.2)  # a stream that is in demand stays open
         with raises(dbapi.IntegrityError, code="SQLITE_CONSTRAINT_UNIQUE"):
@@ -383,7 +379,7 @@ def test_a_child_process_lets_go_of_the_line_of_its_parent(connection: dbapi.Con
     transport.close()  # without a word to the server
 
 
-def test_a_write_waits_for_longer_than_the_server_does_until_another_has_done(
+def test_a_write_outwaits_the_server_for_another_writer(
     connect: Callable[..., dbapi.Connection], autocommitting: dbapi.Connection
 ):
     other = connect()
@@ -397,7 +393,7 @@ def test_a_write_waits_for_longer_than_the_server_does_until_another_has_done(
     assert autocommitting.execute("SELECT count(*) FROM t").fetchone() == (2,)
 
 
-def test_rows_that_are_too_much_to_send_leave_nothing_and_the_transaction_goes_on(connection: dbapi.Connection):
+def test_rows_too_large_to_send_leave_the_transaction_usable(connection: dbapi.Connection):
     connection.execute("INSERT INTO t VALUES (1, 'mine')")
     large = "INSERT INTO t VALUES (?, zeroblob(4000000) || ?) RETURNING v"
     with pytest.raises(dbapi.DataError, match="nothing of it was stored") as caught:

@@ -87,7 +87,7 @@ def test_an_appended_step_is_read_back_equal(storage, make_episode, step):
 
 @settings(max_examples=30)
 @given(step=made.steps())
-def test_a_step_that_was_saved_with_its_episode_can_be_appended_again_without_harm(storage, make_episode, step):
+def test_appending_a_saved_step_again_is_a_no_op(storage, make_episode, step):
     memory = _alone(storage)
     episode = memory.episodes.save(make_episode(steps=0).model_copy(update={"steps": [_first(step)]}))
     assert memory.episodes.append_step(episode.id, step) == _first(step)
@@ -205,7 +205,7 @@ def test_a_vector_is_read_back_equal_as_32_bit_floats(storage, make_episode, dat
 @pytest.mark.whole_database
 @settings(max_examples=20)
 @given(episode=made.episodes(), odd=made.odd_moments, field=st.sampled_from(["started_at", "completed_at"]))
-def test_an_odd_moment_is_stored_as_it_is_or_refused_before_anything_is_written(storage, episode, odd, field):
+def test_an_odd_timestamp_is_stored_exactly_or_refused(storage, episode, odd, field):
     memory = _alone(storage)
     before = row_counts(storage.engine)
     given = episode.model_copy(update={field: odd})

@@ -169,7 +169,7 @@ def test_each_filter_alone_answers_as_a_loop_would(storage, episodes):
             _assert_answers(storage, episodes, {name: value})
 
 
-def test_each_metadata_value_is_found_under_its_own_key_by_what_is_equal(storage, episodes):
+def test_each_metadata_value_is_found_by_an_equal_value(storage, episodes):
     for asked in POOLS["metadata"]:
         expected = {episode.id for episode in oracle.episodes(episodes, metadata=asked)}
         assert {episode.id for episode in storage.episodes.query(metadata=asked, steps=False)} == expected

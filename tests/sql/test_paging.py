@@ -152,7 +152,7 @@ def test_pages_of_patterns_have_every_row_once_and_lead_back_again(storage, rate
         assert read(cursor=after.previous_cursor).items == before.items
 
 
-def test_iterating_reads_more_than_one_page_and_holds_no_connection_between_them(storage):
+def test_iterate_holds_no_connection_between_pages(storage):
     saved = storage.episodes.save_many(_episodes([n % 3 for n in range(230)]))
     rows = storage.episodes.iterate(steps=False)
     next(rows)

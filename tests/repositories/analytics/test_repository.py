@@ -204,7 +204,7 @@ def test_failures_equal_plain_python(storage, made, asked, least):
 
 
 @given(made=episodes, least=leasts, by=st.sampled_from([None, *get_args(ms.models.Dimension)]))
-def test_a_comparison_is_the_figures_of_both_periods_and_their_difference(storage, made, least, by):
+def test_a_comparison_has_both_periods_and_their_difference(storage, made, least, by):
     filled = _filled(storage, made, {})
     before, after = (NOON, NOON + timedelta(hours=20)), (NOON + timedelta(hours=13), NOON + timedelta(days=4))
     sides = [oracle.within(filled.kept, *period) for period in (before, after)]

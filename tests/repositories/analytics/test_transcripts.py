@@ -52,7 +52,7 @@ def test_the_success_rate_by_tool_is_that_of_the_raw_file(analytics, raw):
         assert {row.group: [row.success.count, row.success.of] for row in found} == expected
 
 
-def test_the_ten_sequences_with_the_highest_lift_are_those_of_the_raw_file(analytics, raw):
+def test_top_sequences_by_lift_equal_those_of_the_raw_file(analytics, raw):
     having: dict[tuple[str, ...], list[float]] = defaultdict(list)
     for reward, names in raw:
         for one in {tuple(names[start : start + LENGTH]) for start in range(len(names) - LENGTH + 1)}:
@@ -66,7 +66,7 @@ def test_the_ten_sequences_with_the_highest_lift_are_those_of_the_raw_file(analy
     assert [row.support for row in found] == pytest.approx([len(having[one]) / len(raw) for one in best])
 
 
-def test_two_hundred_runs_that_start_at_once_are_still_in_the_order_of_the_file(analytics, raw):
+def test_runs_with_equal_starts_keep_the_order_of_the_file(analytics, raw):
     stages = analytics.by_stage(10, success_reward=1.0)
     assert [row.success.count for row in stages] == [
         sum(reward for reward, _ in raw[first : first + 20]) for first in range(0, 200, 20)

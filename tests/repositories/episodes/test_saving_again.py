@@ -77,7 +77,7 @@ def test_a_stale_version_raises_a_conflict_with_both_versions(storage, make_epis
 
 
 @pytest.mark.whole_database
-def test_a_stale_version_of_a_pattern_raises_a_conflict_with_both_versions(storage):
+def test_a_stale_pattern_conflicts_and_names_both_versions(storage):
     pattern = storage.patterns.save(storage.patterns.save(ms.Heuristic(condition="c", action="a")))
     wrong = pattern.model_copy(update={"version": 1, "action": "lost"})
     new = ms.Heuristic(condition="c", action="a")
@@ -197,7 +197,7 @@ def test_steps_of_one_episode_can_change_places(storage, make_episode):
         assert storage.episodes.get(episode.id).steps == swapped
 
 
-def test_an_append_repeated_is_there_once_and_another_step_of_that_id_is_a_conflict(storage, make_episode):
+def test_a_repeated_append_is_idempotent_and_another_step_conflicts(storage, make_episode):
     episode = storage.episodes.save(make_episode(steps=1))
     step = ms.Step(tool="t")
     appended = storage.episodes.append_step(episode.id, step)
@@ -209,7 +209,7 @@ def test_an_append_repeated_is_there_once_and_another_step_of_that_id_is_a_confl
     assert storage.episodes.get(episode.id).version == episode.version
 
 
-def test_completing_again_is_a_change_of_its_own_and_keeps_what_is_not_given(storage, make_episode):
+def test_completing_again_keeps_omitted_fields(storage, make_episode):
     episode = storage.episodes.save(make_episode())
     reflection = ms.Reflection(insights=["look at the clock first"])
     storage.episodes.complete(episode.id, ms.Failure(reason="r"), reward=0.25, reflection=reflection)

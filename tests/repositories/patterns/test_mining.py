@@ -78,7 +78,7 @@ def test_one_plan_is_learned_once_and_a_part_with_more_episodes_too(storage):
 
 
 @pytest.mark.whole_database
-def test_figures_are_brought_up_to_date_and_what_was_counted_and_written_stays(storage):
+def test_learning_updates_statistics_and_keeps_counters_and_edits(storage):
     _fill(storage)
     before = storage.patterns.learn(min_episodes=3)[0]
     storage.patterns.record_application(before.id, success=True, reward_delta=0.1 + 0.2)
@@ -187,7 +187,7 @@ def test_success_may_be_a_reward(storage):
     assert [one.tools for one in storage.patterns.learn(success_reward=0.5)] == [["tool0.9", "then"]]
 
 
-def test_a_recovery_ends_where_the_tool_is_ok_again_and_not_later_than_five_steps(storage):
+def test_a_recovery_ends_at_success_or_after_five_steps(storage):
     for tools in ("a! b a! c a d", "x! 1 2 3 4 5 x", "y! y! y!", "z! a"):
         storage.episodes.save(_episode(tools))
     learned = storage.patterns.learn(min_episodes=1, min_lift=99.0)

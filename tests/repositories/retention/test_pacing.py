@@ -39,7 +39,7 @@ def _done(batch_sizer: BatchSizer, clock: Clock, weight: int, held: float, times
         batch_sizer.finish(weight, locked_at)
 
 
-def test_a_portion_that_held_the_lock_for_long_is_followed_by_a_smaller_one(batch_sizer, clock):
+def test_a_batch_that_held_the_lock_long_is_followed_by_a_smaller(batch_sizer, clock):
     _done(batch_sizer, clock, 800, held=0.2)
     assert batch_sizer.batch_size == pytest.approx(40, abs=1)
     _done(batch_sizer, clock, 400, held=0.2)
@@ -65,7 +65,7 @@ def test_one_slow_portion_is_remembered_for_a_while(batch_sizer, clock):
     assert batch_sizer.batch_size == pytest.approx(3_000, rel=0.01)
 
 
-def test_a_busy_machine_does_not_make_portions_so_small_that_there_is_no_end(batch_sizer, clock):
+def test_a_busy_machine_keeps_batches_large_enough(batch_sizer, clock):
     _done(batch_sizer, clock, 1, held=5.0, times=9)
     assert batch_sizer.batch_size == 24
 

@@ -106,7 +106,7 @@ def _expected(
 @pytest.mark.whole_database
 @settings(max_examples=120)
 @given(given=st.lists(episodes, max_size=9), policy=policies)
-def test_a_plan_is_that_of_plain_python_and_what_then_happens_is_the_plan(storage, given, policy):
+def test_a_retention_plan_equals_plain_python_and_the_result(storage, given, policy):
     memory = _alone(storage)
     stored = memory.episodes.save_many([one for one, _, _ in given])
     stored = [
@@ -168,7 +168,7 @@ def test_what_came_to_be_protected_after_the_plan_stays_and_is_named(storage, ma
 
 
 @pytest.mark.whole_database
-def test_a_source_of_a_pattern_can_go_when_the_pattern_does_not_name_it_any_more(storage, make_episode):
+def test_evidence_can_be_evicted_once_no_pattern_names_it(storage, make_episode):
     source = storage.episodes.save(make_episode())
     policy = ms.RetentionPolicy(max_episodes=0)
     pattern = storage.patterns.save(ms.Heuristic(condition="c", action="a", evidence=[source.id]))
@@ -204,7 +204,7 @@ def test_what_was_only_deleted_can_be_imported_again(storage, make_episode):
     assert storage.episodes.import_many([saved]) == 1
 
 
-def test_an_archived_episode_stays_archived_whatever_is_saved_or_imported(storage, make_episode):
+def test_saves_and_imports_leave_an_episode_archived(storage, make_episode):
     saved = storage.episodes.save(make_episode(started_at=NOW - DAY))
     assert storage.retention.apply(ms.RetentionPolicy(max_age=timedelta(0), archive=True)).removed == 1
     storage.episodes.import_many([saved])
@@ -237,7 +237,7 @@ class _Killed(BaseException):
 
 
 @pytest.mark.whole_database
-def test_a_large_episode_that_is_gone_in_part_is_out_of_the_way_and_the_next_run_finishes_it(storage):
+def test_a_half_deleted_large_episode_is_finished_by_the_next_run(storage):
     long = storage.episodes.save(_long())
     policy = ms.RetentionPolicy(max_bytes=1_000)
     calls = itertools.count()
@@ -258,7 +258,7 @@ def test_a_large_episode_that_is_gone_in_part_is_out_of_the_way_and_the_next_run
     assert_consistent(storage.engine)
 
 
-def test_an_unfinished_one_that_somebody_deletes_leaves_no_mark_for_the_next_in_its_row(storage, make_episode):
+def test_deleting_an_unfinished_episode_leaves_no_mark(storage, make_episode):
     long = storage.episodes.save(_long())
 
     def killed(_: float) -> None:
@@ -300,7 +300,7 @@ def test_an_interrupted_run_and_another_have_the_same_end_as_one_run(storage, ma
     assert len(left[0]) < 90
 
 
-def test_in_a_transaction_it_is_refused_since_it_would_hold_the_lock_for_long(storage):
+def test_within_a_transaction_it_is_refused(storage):
     with storage.transaction() as tx:
         with raises(ms.MemoryStorageError, match="call it on the storage"):
             tx.retention.apply(ms.RetentionPolicy(max_episodes=0))

@@ -303,7 +303,7 @@ def test_the_k_nearest_equal_those_of_a_loop_over_all(storage, data):
 
 
 @given(data=st.data())
-def test_the_timeline_of_an_owner_and_the_trajectory_of_an_episode_equal_a_loop(storage, data):
+def test_timeline_and_trajectory_equal_a_loop(storage, data):
     world = stored(storage, data.draw(worlds))
     between, newest_first = data.draw(st.none() | intervals()), data.draw(st.booleans())
     more = {"direction": "newest_first" if newest_first else "oldest_first"}
@@ -321,7 +321,7 @@ def test_the_timeline_of_an_owner_and_the_trajectory_of_an_episode_equal_a_loop(
 
 @settings(max_examples=20)
 @given(data=st.data())
-def test_what_is_put_again_is_found_where_it_is_now_and_what_is_deleted_nowhere(storage, data):
+def test_search_finds_the_current_vector_and_no_deleted_one(storage, data):
     world = stored(storage, data.draw(worlds))
     for entry in world.entries[::2]:
         place = data.draw(places())
@@ -370,7 +370,7 @@ def _crowded(chance: random.Random) -> tuple[float, float]:
     return math.copysign(min(abs(up), 180 - abs(up)), up), (around + 540) % 360 - 180
 
 
-def test_among_many_places_the_nearest_and_all_pages_of_the_near_are_those_of_a_loop(storage):
+def test_nearest_and_pages_of_near_equal_a_loop_over_many_places(storage):
     chance = random.Random(5)
     world = stored(
         storage,

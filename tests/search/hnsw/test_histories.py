@@ -151,7 +151,7 @@ TestHistories.settings = settings(max_examples=10, stateful_step_count=25)
 
 
 @pytest.mark.slow
-def test_what_was_committed_before_a_search_began_is_found_by_it_in_eight_processes(database):
+def test_eight_processes_find_what_was_committed_before_a_search(database):
     with ms.MemoryStorage.open(ms.Settings(database=str(database), vector_index="hnsw")) as storage:
         saved = storage.episodes.save_many([ms.Episode(task_description="e") for _ in range(12_000)])
         ids = [episode.id for episode in saved]

@@ -78,7 +78,7 @@ class TestFollowing:
             other.episodes.delete(in_memory.episodes[3].id)
             assert _best(in_memory.storage)[1] < 1.0
 
-    def test_a_snapshot_does_not_see_what_came_after_it_and_sees_what_is_gone(self, in_memory):
+    def test_a_snapshot_ignores_later_writes_and_deletions(self, in_memory):
         changed = _put(in_memory.storage, in_memory, 4)
         with in_memory.storage.snapshot() as view:
             assert _best(view)[0] == changed
@@ -87,7 +87,7 @@ class TestFollowing:
             assert _best(view)[:2] == (changed, 1.0)
         assert _best(in_memory.storage)[0] != changed
 
-    def test_far_behind_it_catches_up_by_a_thread_and_searches_are_right_meanwhile(self, bare, in_memory):
+    def test_searches_are_right_while_a_thread_syncs_the_index(self, bare, in_memory):
         _best(in_memory.storage)
         turned = oracle.clustered(COUNT, DIMENSION, 33)
         with ms.MemoryStorage.open(at(bare, "exact")) as other:
@@ -186,7 +186,7 @@ class TestTheNearestFew:
         for query in in_memory.queries[:10]:
             self._pages_are_the_same(in_memory.storage, query, floor)
 
-    def test_under_a_filter_the_index_is_asked_only_where_it_is_the_better_way(self, in_memory, monkeypatch):
+    def test_a_filter_uses_the_index_only_where_it_is_cheaper(self, in_memory, monkeypatch):
         asked: list[int] = []
         nearest = Graph.nearest
 
