@@ -1,4 +1,4 @@
-"""One connection through a relay: its two ends, and a lane for each direction. Lives in the relay's event loop."""
+"""One connection through a proxy: its two ends, and a lane for each direction. Lives in the relay's event loop."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ import socket
 import ssl
 import struct
 from collections import deque
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable
+from typing import cast
 
 from .requests import RequestReader
 from .tls import ServerTLS
-
-if TYPE_CHECKING:
-    from .relay import Relay
-
-REQUESTS, REPLIES = "requests", "replies"
+from .traffic import REPLIES, REQUESTS, Traffic
 
 _PIECE_SECONDS = 0.02  # a throttled stream trickles in pieces of that long
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close() sends RST and not FIN
@@ -24,28 +21,35 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close() sends RST and not
 class Connection:
     """A client's connection and ours to the target, and a lane for each direction."""
 
-    def __init__(self, relay: Relay) -> None:
-        self.relay = relay
-        self.client = _End(self, relay.tls)
+    def __init__(
+        self,
+        traffic: Traffic,
+        *,
+        on_open: Callable[[Connection], None],
+        on_close: Callable[[Connection], None],
+    ) -> None:
+        self.traffic = traffic
+        self._on_open, self._on_close = on_open, on_close
+        self.client = _End(self, traffic.tls)
         self.server = _End(self, None)
         self._requests = _Lane(self, REQUESTS)
         self._replies = _Lane(self, REPLIES)
-        self._reader = RequestReader(keep_bodies=relay.keeps_requests)
+        self._reader = RequestReader(keep_bodies=traffic.keeps_requests)
         self._connecting: asyncio.Task[None] | None = None
-        self._swallows = relay.deaf
+        self._swallows = traffic.deaf
         self._is_dropped = False
 
     @property
     def swallows(self) -> bool:
-        """Whether what comes is lost. Once deaf, deaf for ever: what comes later would be half of something."""
-        self._swallows = self._swallows or self.relay.deaf
+        """Whether incoming bytes are lost. Stays true once the proxy was deaf: later ones would be half a message."""
+        self._swallows = self._swallows or self.traffic.deaf
         return self._swallows
 
     def made(self, end: _End) -> None:
         if end is self.server:
             self._requests.open(end)
             return
-        self.relay.opened(self)
+        self._on_open(self)
         self._replies.open(end)
         self._connecting = asyncio.create_task(self._connect())
         self._connecting.add_done_callback(lambda _: self._settle())
@@ -76,7 +80,7 @@ class Connection:
     def cut(self, *, reset: bool) -> None:
         """Close both ends at once, by RST or by FIN."""
         if not self._is_dropped:
-            self.relay.cuts += 1
+            self.traffic.cuts += 1
             for end in (self.client, self.server):
                 end.close(reset=reset)
             self.drop()
@@ -97,21 +101,21 @@ class Connection:
     def _look_at(self, data: bytes) -> None:
         before = self._reader.heads
         self._reader.feed(data)
-        self.relay.saw(self._reader, self._reader.heads - before)
+        self.traffic.count_requests(self._reader, self._reader.heads - before)
 
     async def _connect(self) -> None:
         if self.swallows:
             return
         loop = asyncio.get_running_loop()
         try:
-            await loop.create_connection(lambda: self.server, "127.0.0.1", self.relay.target_port)
+            await loop.create_connection(lambda: self.server, "127.0.0.1", self.traffic.target_port)
         except OSError:
             self.client.close(reset=True)
 
     def _settle(self) -> None:
         pending = self._connecting is not None and not self._connecting.done()
         if self.client.is_closed and self.server.is_closed and not pending:
-            self.relay.closed(self)
+            self._on_close(self)
 
 
 class _End(asyncio.Protocol):
@@ -188,7 +192,7 @@ class _Lane:
 
     def __init__(self, connection: Connection, direction: str) -> None:
         self._connection = connection
-        self._relay = connection.relay
+        self._traffic = connection.traffic
         self._direction = direction
         self._waiting: deque[tuple[float, bytes | _Ending]] = deque()
         self._last_due = 0.0
@@ -207,7 +211,7 @@ class _Lane:
         """Let bytes through, as far as a fault allows."""
         if self._is_finished:
             return
-        self._fault = self._fault or self._relay.claim(self._direction)
+        self._fault = self._fault or self._traffic.claim(self._direction)
         if self._fault is None:
             self._send(data)
         else:
@@ -232,14 +236,14 @@ class _Lane:
             self._is_finished = True
 
     def _send(self, data: bytes) -> None:
-        throttle = self._relay.throttle
+        throttle = self._traffic.throttle
         size = max(1, int(throttle * _PIECE_SECONDS)) if throttle else len(data)
         for start in range(0, len(data), size or 1):
             piece = data[start : start + size]
             self._wait(piece, len(piece) / throttle if throttle else 0.0)
 
     def _wait(self, what: bytes | _Ending, seconds: float = 0.0) -> None:
-        latency = self._relay.latency if self._direction == REQUESTS else 0.0
+        latency = self._traffic.latency if self._direction == REQUESTS else 0.0
         # Never before what came earlier, though the latency was lowered since.
         self._last_due = max(self._last_due, asyncio.get_running_loop().time() + latency) + seconds
         self._waiting.append((self._last_due, what))
@@ -258,7 +262,7 @@ class _Lane:
     def _let_go(self, sink: _End, what: bytes | _Ending) -> None:
         if isinstance(what, bytes):
             sink.write(what)
-            self._relay.carried(self._direction, len(what))
+            self._traffic.count_bytes(self._direction, len(what))
         elif what.cut:
             self._connection.cut(reset=what.reset)
         elif what.close:

@@ -1,4 +1,4 @@
-"""Where a relay runs: in a thread of this process, or in a process of its own. Knows no faults."""
+"""Where a relay runs: in a thread of this process, or in a process of its own."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Link(Protocol):
         """Call a method of the relay, and wait until it is done."""
 
     def close(self) -> None:
-        """Close the relay, and end where it runs. Twice does no harm."""
+        """Close the relay, and end its thread or process. Idempotent."""
 
 
 class ThreadLink:
@@ -92,7 +92,7 @@ class ThreadLink:
 
 
 class ProcessLink:
-    """A relay in a process of its own, which is asked in lines of JSON and ends when this one does."""
+    """A relay in a child process, which is called by lines of JSON and ends when this process does."""
 
     def __init__(self, target_port: int, *, record: bool) -> None:
         self._lock = threading.Lock()
@@ -146,8 +146,8 @@ def _unpacked(answer: dict[str, Any]) -> Any:
 
 
 def main() -> None:
-    """What the process of a ProcessLink does: answer until its input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who asks, and whose end is the end
+    """Respond to calls until the input ends, in the process of a ProcessLink."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and the end of its pipe this process
     link = ThreadLink(int(sys.argv[1]), record=sys.argv[2] == "record")
     for line in sys.stdin:
         print(json.dumps(_answer(link, *json.loads(line)), default=_text), flush=True)

@@ -1,4 +1,4 @@
-"""The proxy as tests see it. The work is in `_relay`, the way there in `_links`."""
+"""The proxy as tests see it. `relay` does the work, in the thread or the process of a `links.Link`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ from typing import Any
 
 from typing_extensions import Self
 
-from .connection import REPLIES, REQUESTS
 from .links import Link, ProcessLink, ThreadLink
+from .traffic import REPLIES, REQUESTS
 
 
 class Proxy:
-    """A TCP proxy before 127.0.0.1:`target_port`, which counts, delays, cuts, swallows and refuses.
+    """A TCP proxy in front of 127.0.0.1:`target_port` that counts, delays, cuts, swallows and refuses.
 
-    It listens on a free port as soon as it is made, and until `close` or the end of its block. Faults may be set at
-    any time, from any thread; what is asked of it has happened when the call returns. With `record` it keeps the
-    requests. With `own_process` it runs in a process of its own: a client that holds the GIL while it waits, as the
-    native drivers do, would wait for ever for a proxy in its process. With `tls` it speaks TLS to clients, and plain
-    to the target.
+    It listens on a free port from its construction until `close` or the end of its block. Faults may be set at any
+    time, from any thread; they are in force when the call returns.
+
+    Args:
+        target_port: The port on 127.0.0.1 that connections are forwarded to.
+        latency: Seconds by which requests are delayed.
+        record: Whether to keep the requests.
+        own_process: Whether to run in a process of its own. A client that holds the GIL while it waits, as the native
+            drivers do, would block a proxy in its process.
+        tls: A context to speak TLS to clients with; the target is spoken to in plain text.
     """
 
     def __init__(
@@ -45,7 +50,7 @@ class Proxy:
         self.close()
 
     def close(self) -> None:
-        """Drop every connection and stop listening. Twice does no harm."""
+        """Drop every connection and stop listening. Idempotent."""
         self._link.close()
 
     @property
@@ -55,7 +60,7 @@ class Proxy:
 
     @property
     def target_port(self) -> int:
-        """Where new connections are carried to; may be set."""
+        """The port that new connections are forwarded to; may be set."""
         return int(self._link.get("target_port"))
 
     @target_port.setter
@@ -64,7 +69,7 @@ class Proxy:
 
     @property
     def latency(self) -> float:
-        """Seconds by which what clients send is delayed: what a round trip takes longer. It limits no throughput."""
+        """Seconds by which requests are delayed, and so each round trip. Throughput stays unlimited."""
         return float(self._link.get("latency"))
 
     @latency.setter
@@ -73,7 +78,7 @@ class Proxy:
 
     @property
     def throttle(self) -> float | None:
-        """Bytes a second that each connection carries in each direction; None for as many as there are."""
+        """Bytes per second of each connection in each direction; None for no limit."""
         value: float | None = self._link.get("throttle")
         return value
 
@@ -83,9 +88,9 @@ class Proxy:
 
     @property
     def deaf(self) -> bool:
-        """Whether connections are accepted and whatever comes is swallowed, both ways.
+        """Whether connections are accepted and all bytes swallowed, in both directions.
 
-        A connection that lost something stays deaf; those that are made later are carried again.
+        A connection that lost bytes stays deaf; connections made after `deaf = False` are forwarded again.
         """
         return bool(self._link.get("deaf"))
 
@@ -94,17 +99,23 @@ class Proxy:
         self._link.set("deaf", deaf)
 
     def cut_request_after(self, size: int | None, *, reset: bool = True, times: int = 1) -> None:
-        """Cut the next connection that sends something, when `size` bytes of that have reached the server.
+        """Cut the next connections that send something.
 
-        With 0 the server sees nothing of it. Both sides are closed, by RST, or by FIN if not `reset`. This happens to
-        as many connections as `times` says; None takes back what has not happened yet.
+        Args:
+            size: The number of bytes that still reach the server; None disarms.
+            reset: Whether both sides are closed by RST; else by FIN.
+            times: The number of connections that are cut.
         """
         self._link.call("arm", REQUESTS, size, reset, times)
 
     def cut_reply_after(self, size: int | None, *, reset: bool = True, times: int = 1) -> None:
-        """Cut the next connection that is sent something by the server, when `size` bytes of that have reached it.
+        """Cut the next connections that the server responds on.
 
-        With 0 the server has done what it was asked, and the client hears nothing. The rest as for `cut_request_after`.
+        Args:
+            size: The number of bytes that still reach the client. With 0 the server has executed the request, and the
+                client receives nothing. None disarms.
+            reset: Whether both sides are closed by RST; else by FIN.
+            times: The number of connections that are cut.
         """
         self._link.call("arm", REPLIES, size, reset, times)
 
@@ -113,7 +124,7 @@ class Proxy:
         self._link.call("cut_all", reset)
 
     def refuse(self) -> None:
-        """Stop listening: who connects is refused. Connections that are open stay."""
+        """Stop listening, so that new connections are refused. Open ones stay."""
         self._link.call("refuse")
 
     def accept(self) -> None:
@@ -122,42 +133,42 @@ class Proxy:
 
     @property
     def connections(self) -> int:
-        """How many connections were accepted."""
+        """The number of accepted connections."""
         return int(self._link.get("connections"))
 
     @property
     def open_connections(self) -> int:
-        """How many connections are open now."""
+        """The number of open connections."""
         return int(self._link.get("open_connections"))
 
     @property
     def round_trips(self) -> int:
-        """How many HTTP/1.1 requests clients began to send; 0 for anything else, like TLS that passes through."""
+        """The number of HTTP/1.1 requests that clients began to send; other protocols, like TLS, count as 0."""
         return int(self._link.get("round_trips"))
 
     @property
     def requests(self) -> list[tuple[str, bytes]]:
-        """The whole requests that came in, if they are recorded: each as "METHOD path" and its body."""
+        """The complete requests, if they are recorded: each as "METHOD path" and its body."""
         found: list[Any] = self._link.get("requests")
         return [(head, body) for head, body in found]
 
     @property
     def bytes_sent(self) -> int:
-        """How many bytes went to the server."""
+        """The number of bytes forwarded to the server."""
         return int(self._link.get("bytes_sent"))
 
     @property
     def bytes_received(self) -> int:
-        """How many bytes went to clients."""
+        """The number of bytes forwarded to clients."""
         return int(self._link.get("bytes_received"))
 
     @property
     def cuts(self) -> int:
-        """How many connections were cut on purpose."""
+        """The number of connections that a fault cut."""
         return int(self._link.get("cuts"))
 
     def reset_counts(self) -> None:
-        """Count, and record, anew."""
+        """Set every counter to zero, and drop the recorded requests."""
         self._link.call("reset_counts")
 
 

@@ -1,45 +1,31 @@
-"""Carrying bytes between a client and a server, with faults: the part of a proxy that lives in an event loop.
+"""The part of a proxy that lives in an event loop: it accepts connections and forwards each to the target.
 
-Every method is called in the loop's thread. Who starts that thread, and talks to it, is in `_proxy`.
+Every method is called in the loop's thread. `links` starts that thread, and talks to it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections import deque
 
 from memory_storage.testing._ports import listen
 
-from .connection import REPLIES, REQUESTS, Connection
-from .requests import RequestReader
+from .connection import Connection
+from .traffic import Traffic
 
 
-class Relay:
-    """Accepts connections and carries each to the target. Its public attributes may be set at any time."""
+class Relay(Traffic):
+    """A listening socket, and the connections that came in by it."""
 
     def __init__(self, target_port: int, *, record: bool, tls: ssl.SSLContext | None = None) -> None:
-        self.latency = 0.0
-        self.throttle: float | None = None
-        self.deaf = False
-        self.target_port = target_port
-        self.requests: list[tuple[str, bytes]] = []
-        self.keeps_requests = record
+        super().__init__(target_port, record=record, tls=tls)
         self.port = 0
-        self.tls = tls
         self._server: asyncio.Server | None = None
         self._open: set[Connection] = set()
-        self._faults: dict[str, deque[tuple[int, bool]]] = {REQUESTS: deque(), REPLIES: deque()}
-        self.reset_counts()
-
-    def reset_counts(self) -> None:
-        """Start counting, and recording, anew."""
-        self.connections = self.round_trips = self.bytes_sent = self.bytes_received = self.cuts = 0
-        self.requests.clear()
 
     @property
     def open_connections(self) -> int:
-        """How many clients are connected now."""
+        """The number of clients that are connected now."""
         return len(self._open)
 
     async def accept(self) -> None:
@@ -48,25 +34,13 @@ class Relay:
             listening = listen(self.port or None)
             self.port = listening.getsockname()[1]
             loop = asyncio.get_running_loop()
-            self._server = await loop.create_server(lambda: Connection(self).client, sock=listening)
+            self._server = await loop.create_server(self._connection, sock=listening)
 
     def refuse(self) -> None:
-        """Stop listening: who connects is refused. Connections that are open stay."""
+        """Stop listening, so that new connections are refused. Open ones stay."""
         if self._server is not None:
             self._server.close()
             self._server = None
-
-    def arm(self, direction: str, after: int | None, reset: bool, times: int) -> None:
-        """Let the next connections that carry bytes in a direction be cut; None disarms."""
-        faults = self._faults[direction]
-        faults.clear()
-        if after is not None:
-            faults.extend([(after, reset)] * times)
-
-    def claim(self, direction: str) -> tuple[int, bool] | None:
-        """The fault that the asking connection shall have, if one is armed."""
-        faults = self._faults[direction]
-        return faults.popleft() if faults else None
 
     def cut_all(self, reset: bool) -> None:
         """Cut every open connection now."""
@@ -74,30 +48,16 @@ class Relay:
             connection.cut(reset=reset)
 
     async def close(self) -> None:
-        """Stop listening, drop every connection, and wait until they are gone."""
+        """Stop listening, drop every connection, and wait until all are closed."""
         self.refuse()
         for connection in tuple(self._open):
             connection.drop()
         while self._open:
             await asyncio.sleep(0.001)
 
-    def opened(self, connection: Connection) -> None:
-        """Count a connection that was accepted."""
+    def _connection(self) -> asyncio.Protocol:
+        return Connection(self, on_open=self._opened, on_close=self._open.discard).client
+
+    def _opened(self, connection: Connection) -> None:
         self.connections += 1
         self._open.add(connection)
-
-    def closed(self, connection: Connection) -> None:
-        """Forget a connection whose ends are both closed."""
-        self._open.discard(connection)
-
-    def saw(self, reader: RequestReader, began: int) -> None:
-        """Count, and perhaps keep, requests that came in."""
-        self.round_trips += began
-        self.requests += reader.take()
-
-    def carried(self, direction: str, size: int) -> None:
-        """Count bytes that were handed on."""
-        if direction == REQUESTS:
-            self.bytes_sent += size
-        else:
-            self.bytes_received += size

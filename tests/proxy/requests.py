@@ -1,4 +1,4 @@
-"""Finding the HTTP/1.1 requests in a stream of bytes. Knows nothing of sockets."""
+"""Find the HTTP/1.1 requests in a stream of bytes."""
 
 from __future__ import annotations
 

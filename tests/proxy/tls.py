@@ -1,4 +1,4 @@
-"""The server's half of TLS between two streams of bytes. Knows nothing of sockets."""
+"""The server's half of TLS between two streams of bytes."""
 
 from __future__ import annotations
 
