@@ -1,8 +1,8 @@
-"""A copy of a whole database in a file of its own, and a database from such a copy. The work is in the modules below.
+"""Backup of a whole database into a file, and restore from it.
 
-A backup is made while others write: it is the state at the moment when it began. It is read back before it gets its
-name. It has every row of every namespace; indexes are made anew, so that none brings its damage along, and the vector
-indexes are left empty until it is restored. It is a database itself, and can be looked into.
+A backup is a snapshot of the moment when it began; writers continue meanwhile. It is read back and compared before it
+gets its name. It has every row of every namespace. Indexes are rebuilt, so that damage is not copied; vector indexes
+stay empty until it is restored. A backup is a database, and can be opened as one.
 """
 
 from __future__ import annotations
@@ -38,22 +38,29 @@ def back_up(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> BackupReport:
-    """Copy the whole database, as it is now, into a new file, and read that back. Others go on writing.
+    """Copy the whole database into a file, and verify the copy. Writers continue meanwhile.
 
-    The file that is there is replaced by one rename, when the new one is on the disk: if anything fails before, it is
-    what it was. A new file has the permissions 0600, or those of the one it replaces.
+    An existing file is replaced by one rename after the copy is verified and on the disk; if anything fails before, it
+    is unchanged.
 
-    A file, memory or server will do. The backup of an encrypted file has the same key; `encryption_key` is that of the
-    backup where the database has none. `progress` is called with what is done, how many rows are done, and of how many.
+    Args:
+        storage: the storage of the database: a file, memory or server.
+        path: the file of the backup. A new one has the permissions 0600, an existing one keeps its own.
+        encryption_key: the key of the backup, 1 to 32 bytes; default: that of the database, if it has one.
+        overwrite: replace an existing file; default False.
+        progress: called with the current action, and the numbers of rows done and in total.
+
+    Returns:
+        How many rows were copied, by table.
 
     Raises:
-        ConfigurationError: the file is there already, and may not be overwritten; or it cannot be made.
-        CorruptDataError: what was written is not what was read, or there is a row that cannot be read.
-        UnavailableError: the file that is there is in use.
+        ConfigurationError: the file exists and `overwrite` is False, or it cannot be created.
+        CorruptDataError: the copy differs from the database, or a row cannot be read.
+        UnavailableError: the existing file is in use.
     """
     target, key = Path(path), EncryptionKey.of(encryption_key) or storage.settings.key
     _refuse_itself(storage.settings, target)
-    _refuse_present(target, allowed=overwrite, advice="choose another name, or say that it may be overwritten")
+    _refuse_present(target, allowed=overwrite, advice="choose another name, or allow to overwrite it")
     with MaintenanceLock(target).exclusive(_LOCK_TIMEOUT), replacement(target, key, keeps_old=False) as new:
         report = copied(storage.engine, new.partial, key, progress)
         new.exchange()
@@ -68,17 +75,25 @@ def restore(
     force: bool = False,
     progress: Progress | None = None,
 ) -> BackupReport:
-    """Make the database that the settings name from a backup, and read it back. Its vector indexes are built anew.
+    """Create a database from a backup, verify it, and rebuild its vector indexes.
 
-    With `force` a database that is there is replaced, and kept beside the new one: `BackupReport.set_aside` says where.
-    It is replaced by one rename, when the new one is on the disk: the path always leads to one of them, whole, and if
-    anything fails before, the database is what it was.
-    `encryption_key` is that of the backup, where it is another than that of the settings.
+    An existing database is replaced by one rename after the new one is on the disk: the path always leads to a complete
+    database, and if anything fails before, it is unchanged.
+
+    Args:
+        path: the backup.
+        settings: the settings, path or URL of the database to create; it has to be a local file.
+        encryption_key: the key of the backup; default: that of the settings.
+        force: replace an existing database; it is kept under the name `BackupReport.set_aside`. Default False.
+        progress: called with the current action, and the numbers of rows done and in total.
+
+    Returns:
+        How many rows were restored, by table, and where a replaced database is.
 
     Raises:
-        ConfigurationError: there is no such backup, it is not to become a file, or there is a database already.
-        CorruptDataError: the backup is not what it was when it was made, or what was written is not what was read.
-        UnavailableError: the database that is there is in use.
+        ConfigurationError: the backup does not exist, the target is not a file, or it exists and `force` is False.
+        CorruptDataError: the backup was changed since it was made, or the new database differs from it.
+        UnavailableError: the existing database is in use.
     """
     settings = settings if isinstance(settings, Settings) else Settings.from_environment(database=os.fspath(settings))
     source, target = Path(path), settings.path

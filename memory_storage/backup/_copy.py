@@ -36,7 +36,12 @@ class TableReport:
 
 @dataclass(frozen=True)
 class BackupReport:
-    """What was copied, by table, and read back; `set_aside` is where a database that was replaced is now."""
+    """The result of a backup or restore.
+
+    Attributes:
+        tables: the copied rows and their digests, by table.
+        set_aside: where a replaced database is; None if none was replaced.
+    """
 
     tables: dict[str, TableReport]
     set_aside: Path | None = None
@@ -103,7 +108,7 @@ def is_backup(path: Path, key: EncryptionKey | None) -> bool:
 
 
 def engine_of(path: Path, key: EncryptionKey | None, *, is_new: bool = False) -> Engine:
-    """An engine on a file that nobody else uses, without a log beside it."""
+    """Return an engine on a file that no other process uses, without a write-ahead log."""
 
     def connect() -> dbapi.Connection:
         connection = dbapi.connect(str(path.absolute()), busy_timeout=5, encryption_key=key, configure=False)
@@ -159,7 +164,7 @@ def _insert(made: Connection, table: Table, page: list[Row]) -> None:
 
 
 def _bound(kind: str, value: object) -> object:
-    # The driver would write a wide integer into the SQL, which had to be parsed anew for every row.
+    # The driver would write a wide integer into the SQL, which had to be parsed again for every row.
     return str(value) if kind == "INTEGER" and type(value) is int and not -_WIDE <= value < _WIDE else value
 
 

@@ -27,9 +27,14 @@ LOGS = ("-wal", "-shm", "-journal")
 
 @dataclass
 class Replacement:
-    """A file that is written to take the place of `path`, and what becomes of the one that is there.
+    """The exchange of a file for a new one.
 
-    `keeps_old` keeps that under a name beside the path: `old_path` once it is done, None if there was none.
+    Attributes:
+        path: the file to replace; it may be missing.
+        partial: the new file, until it is exchanged.
+        key: the key of the old file.
+        keeps_old: whether the old file is kept.
+        old_path: where it is kept, after the exchange; None if there was none.
     """
 
     path: Path
