@@ -148,7 +148,8 @@ def connect(
         DatabaseError: the file is not a database, or is encrypted with another key.
         OperationalError: the file cannot be opened.
     """
-    auth_token, database = Credentials.of(auth_token), redacted(database)  # a traceback may show this frame
+    # Wrap the secrets first: a traceback may show this frame.
+    auth_token, database = Credentials.of(auth_token), redacted(database)
     encryption_key = EncryptionKey.of(encryption_key)
     if isinstance(database, str) and "://" in database:
         database = Server.parse(database)

@@ -62,6 +62,7 @@ class RowCountError(IntegrityError):
     """
 
     def __init__(self, index: int, expected: int, actual: int) -> None:
+        # The caller knows the statement by its number; its SQL and values stay out of the message.
         super().__init__(f"step {index} of the batch changed {actual} rows, not {expected}", "ROW_COUNT")
         self.index, self.expected, self.actual = index, expected, actual
 
@@ -86,6 +87,7 @@ def portions(
         most_bytes: The largest sum of sizes in a chunk; a larger item is a chunk of its own.
         most: The largest number of items in a chunk.
     """
+    # A chunk ends before the item that would exceed a limit, so an item above the limit is alone in its chunk.
     portion: list[T] = []
     total = 0
     for thing in things:

@@ -119,6 +119,7 @@ class Client:
             problem = f"the CA file {self.limits.ca_file!r} is not a PEM file of certificates: {error}"
             raise OperationalError(problem, "BAD_CA") from error
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        # The transport speaks HTTP/1.1 only.
         context.set_alpn_protocols(["http/1.1"])
         return context
 

@@ -169,12 +169,14 @@ class Connection(Unpicklable):
     def _execute(self, step: BatchStep) -> Result:
         return self._run([step], begin=self._begin_for(step.sql))[0]
 
+    # An executemany() in autocommit mode is one transaction, so that a failure leaves no part of it behind.
     def _execute_many(self, steps: Sequence[BatchStep]) -> list[Result]:
         if self.autocommit and not self._transport.in_transaction:
             return self._run(steps, begin="IMMEDIATE", commit=True)
         return self._run(steps, begin=self._begin_for(steps[0].sql))
 
     def _execute_batch(self, batch: Batch) -> list[Result]:
+        # With a `begin_mode`, a caller wants a transaction that lasts: the batch begins it, and does not commit.
         begin = None if self.autocommit or self._transport.in_transaction else self.begin_mode or None
         if begin or self._transport.in_transaction:  # the batch is a part of a transaction
             return self._run(batch.steps, begin=begin, savepoint=not batch.reads_only)
@@ -296,6 +298,7 @@ class Cursor:
         """
         self._check_open()
         self._set_result(_NO_RESULT)
+        # PEP 249 leaves executemany() of a statement with rows undefined.
         if parse(sql).kind is not Kind.WRITE:
             raise ProgrammingError("executemany() is for statements that change rows")
         steps = [BatchStep(sql, values) for values in parameters]

@@ -149,6 +149,7 @@ class Credentials:
         return rejected_generation != self.generation
 
     def _token_from_provider(self) -> str:
+        # The token stays inside of `Credentials`, whose repr does not show it: this frame may be in a traceback.
         fresh = Credentials(
             self._call_provider(), now=self._now, clock=self._clock
         )  # it shows nothing, so that it may be a local

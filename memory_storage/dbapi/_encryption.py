@@ -37,6 +37,7 @@ class EncryptionKey:
         if key is None or isinstance(key, EncryptionKey):
             return key
         hidden, key = cls(key), None  # a traceback may show this frame
+        # The engine takes an empty key for none: the file would silently not be encrypted.
         size = len(hidden.as_option()["encryption_key"].encode())
         if not 1 <= size <= KEY_BYTES:
             raise ProgrammingError(

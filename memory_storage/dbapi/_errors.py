@@ -100,6 +100,7 @@ class NotSupportedError(DatabaseError):
 
 def forget_frames(error: BaseException) -> None:
     """Remove the tracebacks of an error and of its causes: the locals of their frames hold a token."""
+    # A worklist with a set of the visited: causes and contexts may form cycles.
     found: list[BaseException | None] = [error]
     seen: set[int] = set()
     while found:

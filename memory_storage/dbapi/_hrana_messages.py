@@ -126,6 +126,7 @@ class BatchMessage:
         return [_result(answers[index] or {}, kind) for index, kind in self._statement_indexes]
 
     def _error(self, index: int, error: Json, answers: list[Json | None]) -> Error:
+        # The check itself failed: the step before it changed another number of rows.
         if index in self._row_checks:
             number, expected = self._row_checks[index]
             changed = answers[index - 1] or {}

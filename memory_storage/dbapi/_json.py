@@ -17,6 +17,7 @@ MALFORMED_RESPONSE = (LookupError, TypeError, ValueError, AttributeError, Arithm
 _INTEGER_LENGTH = 20  # characters of -2**63, and of 2**64 - 1
 
 
+# Python accepts NaN and Infinity, which are not JSON.
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON")
 

@@ -63,6 +63,7 @@ class KeepAlive:
     def _refresh_due(self) -> bool:
         """Refresh the connections that expire soon, and return whether there are connections at all."""
         # Each in a thread of its own: one server may be slow.
+        # The thread ends under the lock: `add` then starts another one, and no connection is left without.
         with self._lock:
             due = [connection for connection in self._connections if connection.expires_soon()]
             if not self._connections:

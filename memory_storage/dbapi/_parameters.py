@@ -32,6 +32,7 @@ def to_engine_value(value: object, index: int) -> Value:
 
 
 def _check_text(value: str, index: int) -> str:
+    # Such a string would be read back up to its first NUL.
     if "\0" in value:
         raise DataError(f"parameter {index}: text with a NUL character would be read back cut")
     if not value.isascii():

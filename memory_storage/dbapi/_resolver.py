@@ -34,6 +34,7 @@ def connected_socket(host: str, port: int, remaining: Callable[[], float]) -> so
         TimeoutError: no connection in time; NameServerTimeout if the name server did not respond.
         OSError: the last address refused the connection.
     """
+    # One address after another: a host may have IPv6 addresses that this machine cannot reach.
     problem: OSError = TimeoutError()
     for address in _lookups.addresses(host, port, remaining):
         seconds = remaining()
@@ -51,6 +52,7 @@ def _connect(address: _Address, seconds: float) -> socket.socket:
     connection = socket.socket(family, kind, protocol)
     try:
         connection.settimeout(seconds)
+        # Nagle's algorithm would hold the last packet of a request back until the server has acknowledged the others.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.connect(where)
     except BaseException:

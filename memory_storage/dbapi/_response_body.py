@@ -72,6 +72,7 @@ def lines(response: HTTPResponse, limit: int) -> Iterator[bytes]:
 
 def _limited_chunks(response: HTTPResponse, limit: int) -> Iterator[bytes]:
     """Yield chunks whose total size is within the limit."""
+    # Refuse an announced size before reading; a compressed or chunked body is counted as it is read.
     if response.length is not None and response.length > limit:
         raise_too_large(limit, response.length)
     size = 0

@@ -152,6 +152,7 @@ def _last_of_dotted(names: list[tuple[str, bool, int]], at: int) -> str:
 
 
 def _check_single_statement(words: list[tuple[str, int]]) -> None:
+    # SQLite compiles the first statement only: the others would be dropped silently.
     texts = [text for text, _ in words]
     while texts and texts[-1] == ";":
         texts.pop()
