@@ -29,8 +29,8 @@ from .settings import Settings
 
 _PAUSE = 0.02
 _ON_A_SERVER = (
-    "the rows are erased from every table and index of the server; its file, log, replicas and backups cannot be "
-    "scrubbed by a client, and may keep old pages for a while; ask the server's operator"
+    "the rows are erased from every table and index of the server; its file, log, replicas and backups "
+    "cannot be scrubbed by a client, and may keep old pages for a while; ask the server's operator"
 )
 _OPEN_READER = (
     "an open read transaction prevents truncating the WAL; the rows are erased; call scrub() again after it ends "

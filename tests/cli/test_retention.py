@@ -116,7 +116,7 @@ def test_on_a_server_forget_says_what_is_out_of_reach_and_is_no_failure(command,
     result = command("forget", saved.id, "--yes", "--json", "-d", migrated_server_url)
     assert result.exit_code == 0
     assert json.loads(result.stdout)["scrubbed"] is False
-    assert "out of reach" in result.stderr
+    assert "cannot be scrubbed by a client" in result.stderr
 
 
 def test_a_file_that_could_not_be_scrubbed_is_an_exit_code_of_its_own(command, database, episodes):
