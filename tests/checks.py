@@ -215,10 +215,10 @@ def _the_derived_columns_of_places_are_right(connection: Connection) -> None:
             up, around = math.radians(up), math.radians(around)
             sphere = (math.cos(up) * math.cos(around), math.cos(up) * math.sin(around), math.sin(up))
             assert all(abs(one - other) < 1e-15 for one, other in zip(point, sphere, strict=True)), seq
-    strangers = """SELECT p.seq FROM spatiotemporal_index AS p WHERE episode_seq IS NOT (
+    foreign = """SELECT p.seq FROM spatiotemporal_index AS p WHERE episode_seq IS NOT (
         SELECT seq FROM episodes WHERE namespace = p.namespace AND id = iif(p.owner_type = 'episode', p.owner_id, (
             SELECT episode_id FROM steps WHERE namespace = p.namespace AND id = p.owner_id)))"""
-    assert _rows(connection, strangers) == []
+    assert _rows(connection, foreign) == []
 
 
 def _what_is_owned_has_its_owner(connection: Connection) -> None:
@@ -230,8 +230,8 @@ def _what_is_owned_has_its_owner(connection: Connection) -> None:
                 f"(SELECT 1 FROM {owners} AS o WHERE o.namespace = t.namespace AND o.id = t.owner_id)",
             )
             assert orphans == [], f"{table}: rows without their {owner}: {orphans[:5]}"
-        strangers = f"SELECT seq FROM {table} WHERE owner_type NOT IN {tuple(_OWNERS)}"
-        assert _rows(connection, strangers) == []
+        foreign = f"SELECT seq FROM {table} WHERE owner_type NOT IN {tuple(_OWNERS)}"
+        assert _rows(connection, foreign) == []
 
 
 def _the_vectors_are_those_of_the_embeddings(connection: Connection) -> None:

@@ -148,7 +148,7 @@ def migrated_file(database: Path, _template_file: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def sqld(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sqld]:
-    """One server for all, with a namespace for whoever wants one. Do not stop it: start another."""
+    """One server for all, with a namespace for each test that wants one. Do not stop it: start another."""
     with Sqld(directory=tmp_path_factory.mktemp("sqld"), namespaces=True) as server:
         yield server
 
@@ -198,7 +198,7 @@ def storage(target: str) -> Iterator[ms.MemoryStorage]:
 
 @pytest.fixture
 def make_episode() -> Callable[..., ms.Episode]:
-    """An episode with some steps, and whatever else is asked for."""
+    """An episode with some steps, and other fields as given."""
 
     def make(steps: int = 2, **fields: object) -> ms.Episode:
         done = [

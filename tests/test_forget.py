@@ -56,7 +56,7 @@ def canary_vector(seed: int = 0) -> list[float]:
 
 
 class Canary:
-    """Somebody's episode among those of others, changed several times, with vectors and places, and learned from."""
+    """A user's episode among those of others, changed several times, with vectors and places, and learned from."""
 
     def __init__(self, storage: ms.MemoryStorage, others: int) -> None:
         self.storage = storage

@@ -37,7 +37,7 @@ def _eventually(condition) -> None:
 
 
 def _used_by(engine: Engine, threads: int) -> None:
-    """Have so many connections in the pool, all of them idle."""
+    """Fill the pool with a number of idle connections."""
     connections = [engine.connect() for _ in range(threads)]
     for connection in connections:
         connection.exec_driver_sql("SELECT 1").all()

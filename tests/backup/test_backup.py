@@ -1,4 +1,4 @@
-"""A backup is the database as it was at one moment, whoever writes meanwhile; and a database comes of it again."""
+"""A backup is the database as it was at one moment, while others write; restoring it yields an equal database."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_what_is_restored_is_what_was_backed_up_in_every_row(storage, backup, tm
         assert_consistent(again.engine)
         first = again.episodes.query(limit=1).items[0]
         assert again.episodes.similar_to(_vector(first), model="m'", k=1)[0].item == first
-        again.episodes.save(ms.Episode(task_description="it goes on"))
+        again.episodes.save(ms.Episode(task_description="it continues"))
         assert_consistent(again.engine)
 
 
@@ -171,7 +171,7 @@ def test_while_four_writers_write_it_is_a_state_that_existed(storage, backup, tm
             assert saved == sorted(int(one.condition) for one in memory.patterns.iterate())
             assert saved == list(range(len(saved)))
             assert before[writer] <= len(saved) <= after[writer] + 1
-    assert sum(after) > sum(before), "nobody wrote while the backup was made"
+    assert sum(after) > sum(before), "no writer wrote while the backup was made"
 
 
 def test_it_never_replaces_a_file_unless_it_is_told_to(storage, backup):

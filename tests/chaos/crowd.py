@@ -24,7 +24,7 @@ class _Member:
 
 
 class Crowd:
-    """Some processes of as many writers and readers; whoever is killed is replaced."""
+    """Some processes of as many writers and readers; a killed one is replaced."""
 
     def __init__(self, shared: Shared, directory: Path, *, processes: int, writers: int, readers: int) -> None:
         self._shared, self._directory = shared, directory

@@ -83,7 +83,7 @@ class OnAServer:
 
     @property
     def direct(self) -> ms.Settings:
-        """The way past the proxy, for whoever looks afterwards."""
+        """The way past the proxy, for the check afterwards."""
         return ms.Settings(database=self._server.url, auth_token=self.token.read_text())
 
     def kinds(self, crowd: Crowd) -> Kinds:
@@ -95,8 +95,8 @@ class OnAServer:
             "replies are cut": lambda fault: self._cut(self.proxy.cut_reply_after, fault),
             "requests are cut": lambda fault: self._cut(self.proxy.cut_request_after, fault),
             "the line is slow": self._delay,
-            "nobody answers": self._deafen,
-            "nobody listens": self._refuse,
+            "no response": self._deafen,
+            "no listener": self._refuse,
             "the server is full": self._fill,
             "the tokens are over": self._expire,
         }
@@ -159,7 +159,7 @@ class OnAServer:
         self.proxy.cut_all()  # a stream that is open keeps the limit it began with
 
     def _expire(self, fault: Fault) -> None:
-        """The server has another key, and whoever gives out tokens has only old ones for a while."""
+        """The server has another key, and the issuer of tokens has only old ones for a while."""
         self._server.kill()
         self._start()
         self._give(expires_in=-10)

@@ -1,4 +1,4 @@
-"""What the clients were told: a file of lines for each process, which outlives it. Decides nothing about the store."""
+"""The responses that clients received: a file of lines for each process, which outlives the process."""
 
 from __future__ import annotations
 

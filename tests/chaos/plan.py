@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong: after so many seconds of peace, and for how long. `size` is what the kind makes of it."""
+    """A fault: after how many seconds, and for how long. `size` is what the kind makes of it."""
 
     kind: str
     peace: float
@@ -18,7 +18,7 @@ class Fault:
 
 
 def plan(seed: int, kinds: Sequence[str], seconds: float) -> Iterator[Fault]:
-    """Faults for so many seconds. Each kind comes once before the first comes again."""
+    """Faults for a number of seconds. Each kind comes once before the first comes again."""
     draw = random.Random(seed)
     spent, turn = 0.0, []
     while spent < seconds:

@@ -1,6 +1,6 @@
-"""Random faults against a server and against a file, while eight writers and four readers go on.
+"""Random faults against a server and against a file, while eight writers and four readers continue.
 
-MEMORY_STORAGE_CHAOS_SECONDS is how long the faults go on for each (20 unless it says otherwise), and
+MEMORY_STORAGE_CHAOS_SECONDS is how long the faults last for each (20 unless it says otherwise), and
 MEMORY_STORAGE_CHAOS_SEED which they are; the seed of a run is printed.
 """
 
@@ -34,7 +34,7 @@ World = OnAServer | OnAFile
 
 @pytest.fixture(params=["file", "server"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[World, Shared, ms.Settings]]:
-    """What can go wrong, what the clients share, and the way for whoever looks afterwards."""
+    """What can go wrong, what the clients share, and the way for the check afterwards."""
     if request.param == "file":
         settings = ms.Settings(database=str(tmp_path / "memory.db"))
         yield OnAFile(tmp_path / "memory.db"), _shared(settings, settings.database, None), settings

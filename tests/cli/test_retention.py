@@ -1,4 +1,4 @@
-"""The commands that let go: retain, forget and scrub."""
+"""The commands retain, forget and scrub."""
 
 from __future__ import annotations
 

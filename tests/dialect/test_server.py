@@ -118,7 +118,7 @@ class TestRoundTrips:
 
     def test_five_tables_are_inspected_with_one_question(self, line: Proxy):
         engine = create_engine(line.url)
-        migrate.ensure(engine)  # in the server's common database, where nobody else wants anything
+        migrate.ensure(engine)  # in the server's common database, which no other test uses
         line.reset_counts()
         with engine.connect() as connection:
             inspector = inspect(connection)
@@ -258,9 +258,9 @@ class TestLoss:
             with raises(exc.OperationalError, code="SQLITE_ERROR", match="no such table") as caught:
                 connection.execute(text("SELECT * FROM nowhere"))
             assert not caught.value.connection_invalidated
-            connection.execute(insert(t), {"v": "goes on"})
+            connection.execute(insert(t), {"v": "continues"})
             connection.commit()
-        assert values(engine) == ["goes on"]
+        assert values(engine) == ["continues"]
 
     def test_nothing_stays_checked_out(self, server: Sqld, own_engine: Engine):
         server.kill()

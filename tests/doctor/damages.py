@@ -1,4 +1,4 @@
-"""Damages, each of which is done to a file that nobody has open. As a script it damages a file in one way, or in all.
+"""Damages, each done to a file that no process has open. As a script it damages a file in one way, or in all.
 
 python -m tests.doctor.damages FILE [NAME ...]
 """
@@ -115,17 +115,17 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
         sql("UPDATE spatiotemporal_index SET until_at = 5"),
     ),
     "evidence is not known by its pattern": ("indexes.facets", sql("DELETE FROM facets WHERE name = 'evidence'")),
-    "tags are missing, and one is nobody's": (
+    "tags are missing, and one has no owner": (
         "indexes.facets",
         sql(
             "DELETE FROM facets WHERE owner_seq % 2 = 0",
-            "INSERT INTO facets VALUES ('default', 'episode', 'tag', 'nobody', 999999)",
+            "INSERT INTO facets VALUES ('default', 'episode', 'tag', 'orphan', 999999)",
         ),
     ),
     "the counters of a model are wrong": ("counters", sql("UPDATE vector_models SET vectors = 7, indexed = 70000")),
     "a vector index has lost its nodes": ("vectors.index", sql(f"DELETE FROM {TABLE}_ann_shadow WHERE index_key > 5")),
     "the shadow of a vector index is gone": ("vectors.index", sql(f"DROP TABLE {TABLE}_ann_shadow")),
-    "somebody has vacuumed": ("vectors.metadata", vacuum),
+    "vacuumed": ("vectors.metadata", vacuum),
     "the engine has notes about an index that is gone": (
         "vectors.metadata",
         sql("INSERT INTO libsql_vector_meta_shadow SELECT 'gone', metadata FROM libsql_vector_meta_shadow LIMIT 1"),
@@ -143,7 +143,9 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     ),
     "the owners of embeddings and places are gone": (
         "orphans.spatiotemporal_index",
-        without_triggers("DELETE FROM patterns", "UPDATE spatiotemporal_index SET owner_type = 'nobody' WHERE seq = 1"),
+        without_triggers(
+            "DELETE FROM patterns", "UPDATE spatiotemporal_index SET owner_type = 'unknown' WHERE seq = 1"
+        ),
     ),
     "the episode of some steps is gone": ("orphans.steps", without_triggers("DELETE FROM episodes WHERE seq = 3")),
     "an episode is of a newer version": (

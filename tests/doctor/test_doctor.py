@@ -100,7 +100,7 @@ def _kept(settings: ms.Settings, table: str) -> set[Any]:
 
 def test_nothing_is_wrong_with_what_was_only_used(storage):
     _fill(storage)
-    if storage.settings.database != ":memory:":  # which is another one for whoever else opens it
+    if storage.settings.database != ":memory:":  # which is another one for each connection
         assert check(storage.settings) == repair(storage.settings) == Report([])
 
 

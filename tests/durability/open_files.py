@@ -42,7 +42,7 @@ def spelled(directory: Path, spelling: str) -> str:
 
 
 class Worker:
-    """A process with connections to the file, which does what it is told."""
+    """A process with connections to the file, which runs the commands that it receives."""
 
     def __init__(self, directory: Path) -> None:
         self._pipe, theirs = PROCESSES.Pipe()

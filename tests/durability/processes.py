@@ -43,7 +43,7 @@ def together(work: Callable[..., Any], arguments: Iterable[tuple[Any, ...]], *, 
 
 
 def killed(work: Callable[..., Any], *arguments: Any, after: float, from_first_byte: bool = False) -> bytes:
-    """Call `work(pipe, *arguments)` in a process, kill it after so many seconds; what it had written to the pipe."""
+    """Call `work(pipe, *arguments)` in a process, kill it after some seconds, and return what it wrote to the pipe."""
     receiver, sender = PROCESSES.Pipe(duplex=False)
     child = PROCESSES.Process(target=work, args=(sender, *arguments))
     child.start()

@@ -56,7 +56,7 @@ def test_a_file_that_is_removed_while_it_is_open_takes_nothing_more(database, ca
             assert str(error).startswith(f"{database}: the file was removed while it was open: nothing of this call")
             assert "close the storage, and open it again" in str(error)
             assert not database.exists()
-        kept.rename(database)  # it was the backup program of somebody
+        kept.rename(database)  # a backup program had moved it
         assert storage.episodes.count() == 1
         storage.episodes.save(_episode())
         assert_consistent(storage.engine)

@@ -1,4 +1,4 @@
-"""A storage that was opened before a fork goes on working on both sides of it."""
+"""A storage that was opened before a fork keeps working on both sides of it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _forked(work: Callable[[], None]) -> int:
         return child
     try:
         work()
-    except BaseException:  # noqa: BLE001 - nothing of this process may go on into pytest
+    except BaseException:  # noqa: BLE001 - nothing of this process may return into pytest
         traceback.print_exc()
         os._exit(1)
     os._exit(0)

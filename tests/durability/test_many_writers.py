@@ -1,4 +1,4 @@
-"""Eight processes of eight threads write to the same rows: nothing is lost, nothing doubled, nobody gives up."""
+"""Eight processes of eight threads write to the same rows: nothing is lost, nothing doubled, no writer gives up."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def _foreign(*script: str) -> Callable[[Path], None]:
 
 
 _ALEMBIC = "CREATE TABLE alembic_version (version_num TEXT)"
-_USERS = "CREATE TABLE users (name TEXT); INSERT INTO users VALUES ('somebody')"
+_USERS = "CREATE TABLE users (name TEXT); INSERT INTO users VALUES ('alice')"
 _FOREIGN = {
     "another program's": _foreign(_USERS),
     "another program's in WAL mode": _foreign("PRAGMA journal_mode = WAL", _USERS),

@@ -41,7 +41,7 @@ def _fill(storage: ms.MemoryStorage) -> None:
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with episodes to let go, closed."""
+    """A file with expired episodes, closed."""
     path = tmp_path_factory.mktemp("letting-go") / "memory.db"
     with ms.MemoryStorage.open(path) as storage:
         _fill(storage)

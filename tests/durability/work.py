@@ -1,4 +1,4 @@
-"""What the processes of these tests do. They are told everything by their arguments."""
+"""What the processes of these tests do. Their arguments decide everything."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def open_as_nobody(barrier: Any, path: Path) -> tuple[str, str]:
     try:
         with ms.MemoryStorage.open(path) as storage:
             read = f"{storage.episodes.count()} episode, then "
-            storage.episodes.save(ms.Episode(task_description="nobody's"))
+            storage.episodes.save(ms.Episode(task_description="unowned"))
     except ms.MemoryStorageError as error:
         return read + type(error).__name__, str(error)
     return read + "no error", ""
@@ -92,7 +92,7 @@ def hold_the_lock(pipe: Any, path: Path, seconds: float) -> None:
 
 
 def retain_until_killed(pipe: Any, path: Path, policy: ms.RetentionPolicy, moment: datetime) -> None:
-    """Let go what a policy does not keep, and say so when the first portion is done."""
+    """Apply a retention policy, and report when the first portion is done."""
     with ms.MemoryStorage.open(path) as storage:
         plan = storage.retention.plan(policy, now=moment)
         storage.retention.apply(plan, progress=lambda *_: os.write(pipe.fileno(), b"."))
@@ -122,7 +122,7 @@ def write_for_a_while(barrier: Any, path: Path, until: Path) -> list[float]:
 
 
 def retain_and_say_so(barrier: Any, path: Path, policy: ms.RetentionPolicy, done: Path) -> list[str]:
-    """Let go what a policy does not keep while others write; the plan's ids, in which none was spared."""
+    """Apply a retention policy while others write; the plan's ids, in which none was spared."""
     with ms.MemoryStorage.open(path) as storage:
         barrier.wait()
         try:

@@ -1,4 +1,4 @@
-"""An endless sequence of writes that is decided by a seed: whoever knows the seed knows what was written, and when.
+"""An endless sequence of writes that is decided by a seed: the seed tells what was written, and when.
 
 Each function is one call that a caller sees return, or not; what it writes is there whole after it, or not at all.
 """
@@ -34,7 +34,7 @@ class Writer:
         self.done = 0
 
     def run(self, writes: int | None = None) -> Iterator[int]:
-        """Do them one after another, or the next so many; after each, the number of all that were done."""
+        """Run the writes one after another, or the next `count`; yield the number of writes after each."""
         while writes is None or self.done < writes:
             if self.done == 0:
                 self._storage.patterns.save(self._pattern)

@@ -23,7 +23,7 @@ PAST = datetime(2020, 2, 3, 4, 5, 6, 789_012, tzinfo=timezone.utc)
 
 
 class Clock:
-    """Every look at it is a second later: whatever is stamped anew differs."""
+    """Every look at it is a second later: a new timestamp differs."""
 
     def __init__(self) -> None:
         self.now = PAST

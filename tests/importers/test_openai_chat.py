@@ -130,7 +130,7 @@ def rebuilt(episode: ms.Episode) -> dict:
 
 
 def test_an_answer_to_no_call_stays_in_the_conversation():
-    stray = answer("A chair.", call_id="nobody")
+    stray = answer("A chair.", call_id="unknown")
     episode = episode_from(run(call("look"), stray))
     assert episode.metadata["conversation"][-1] == stray
 

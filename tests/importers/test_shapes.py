@@ -108,7 +108,7 @@ def test_content_of_an_unknown_type_is_named_and_kept():
 
 
 def test_a_result_to_no_call_is_named_and_kept():
-    record = anthropic("Go", "Yes", [tool_result("nobody", "A chair.")])
+    record = anthropic("Go", "Yes", [tool_result("unknown", "A chair.")])
     episode = episode_from(record)
     assert episode.metadata["conversation"][2]["content"][0]["content"] == "A chair."
     assert "a tool result answers no call, and is kept in the conversation alone" in episode.metadata["import_notes"]

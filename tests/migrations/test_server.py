@@ -134,7 +134,7 @@ class TestUpAndDown:
         with ms.MemoryStorage.open(url) as storage:
             assert migrate.current(storage.engine) == schema.HEAD
             assert storage.episodes.get(episode.id) == episode
-            storage.episodes.save(ms.Episode(task_description="goes on"))
+            storage.episodes.save(ms.Episode(task_description="continues"))
             storage.episodes.delete(storage.episodes.query(limit=1).items[0].id)
         assert dump(engine)["patterns"] == before["patterns"]
 
@@ -188,7 +188,7 @@ class TestAllOrNothing:
     ):
         size = {"request": 30_000, "reply": 21_000}[direction] * percent // 100  # of what it takes
         cut = line.cut_request_after if direction == "request" else line.cut_reply_after
-        cut(size, times=2)  # the second one is the attempt to go on
+        cut(size, times=2)  # the second one is the attempt to continue
         behind = create_engine(_through(line, url))
         try:
             migrate.ensure(behind)
@@ -219,7 +219,7 @@ class TestAllOrNothing:
         assert migrate.current(engine) == schema.HEAD
 
 
-# Alembic makes a table anew with these: a copy, a DROP, and a new name.
+# Alembic recreates a table with these: a copy, a DROP, and a new name.
 RECREATE = """
 def upgrade():
     for view in ("episodes_text",):

@@ -98,7 +98,7 @@ def test_a_transaction_counts_its_own_operations_and_itself(storage: ms.MemorySt
 def test_all_namespaces_are_counted_together(storage: ms.MemoryStorage):
     storage.episodes.count()
     storage.in_namespace("other").episodes.count()
-    storage.acting_as("somebody").in_namespace("third").episodes.count()
+    storage.acting_as("alice").in_namespace("third").episodes.count()
     assert storage.metrics()["episodes.count"].count == 3
     assert storage.in_namespace("other").metrics() == storage.metrics()
 

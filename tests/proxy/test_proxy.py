@@ -139,7 +139,7 @@ def test_all_open_connections_are_cut_at_once(any_proxy: Proxy):
         any_proxy.cut_all()
         eventually(lambda: any_proxy.open_connections == 0)
         assert any_proxy.cuts == 2
-        assert sql.run("SELECT 1") == [["1"]]  # urllib3 sees that it is closed, and connects anew
+        assert sql.run("SELECT 1") == [["1"]]  # urllib3 sees that it is closed, and reconnects
 
 
 def test_throttled_it_carries_so_many_bytes_a_second(server: Sqld, proxy: ProxyMaker):

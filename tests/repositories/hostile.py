@@ -1,4 +1,4 @@
-"""Strings that somebody may have put into a transcript on purpose, or that no program expects. All are only data."""
+"""Strings that an attacker may have put into a transcript, or that no program expects. All are only data."""
 
 from __future__ import annotations
 

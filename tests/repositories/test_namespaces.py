@@ -1,4 +1,4 @@
-"""No method of any repository gives back, or changes, a row of another namespace."""
+"""No method of any repository returns, or changes, a row of another namespace."""
 
 from __future__ import annotations
 
@@ -353,7 +353,7 @@ def test_a_namespace_never_changes_or_shows_another(storage, names, calls):
 def test_rows_are_counted_for_each_of_many_hostile_names(storage):
     ids = Ids()
     for name in NAMES:
-        _fill(storage.in_namespace(name), ids, "somebody")
+        _fill(storage.in_namespace(name), ids, "alice")
     for name in NAMES:
         memory = storage.in_namespace(name)
         assert memory.analytics.summary().rows == {

@@ -36,7 +36,7 @@ def half_opened(circuit: Circuit) -> None:
 
 
 def ended(*errors: BaseException | None) -> Event:
-    """It is half open, and so many of those who try end so, one after the other."""
+    """Half open, a number of trials end so, one after the other."""
 
     def event(circuit: Circuit) -> None:
         circuit.opened()
@@ -79,7 +79,7 @@ TRANSITIONS = {
     ),
     "closed: cancelled calls never open it": ([calls(32, CANCELLED)], CLOSED, [], THREADS),
     "open: it refuses all before its time": ([opened, wait(59.9)], OPEN, [], 0),
-    "open: after its time, so many may try": ([opened, wait(60)], OPEN, [], 3),
+    "open: after its time, trials are admitted": ([opened, wait(60)], OPEN, [], 3),
     "half open: the others wait for those who try": ([half_opened], HALF, [], 0),
     "half open: a success leaves it, and its place is free": ([ended(None)], HALF, [], 1),
     "half open: enough successes close it": ([ended(None, None)], CLOSED, [(HALF, CLOSED)], THREADS),
@@ -272,7 +272,7 @@ def test_a_listener_that_fails_is_logged_and_harms_nobody(caplog: pytest.LogCapt
 
 def test_the_errors_of_callers_are_not_touched():
     circuit = Circuit()
-    error = ms.UnavailableError("nobody there", code="CONNECTION_FAILED")
+    error = ms.UnavailableError("no server", code="CONNECTION_FAILED")
     for _ in range(5):
         circuit.breaker.record(circuit.breaker.acquire(), error)
     assert (error.__traceback__, error.__context__, error.__cause__) == (None, None, None)
@@ -435,7 +435,7 @@ def test_an_early_trial_half_opens_only_on_a_response():
     assert circuit.heard == []
     circuit.record(circuit.admitted(early=True))
     assert circuit.heard == [(OPEN, HALF)]
-    assert len(circuit.admitted()) == 2  # one tried early, in vain
+    assert len(circuit.admitted()) == 2  # one early trial failed
     circuit.breaker.record(circuit.breaker.generation)
     assert circuit.heard == [(OPEN, HALF), (HALF, CLOSED)]
 

@@ -119,7 +119,7 @@ class Server:
             self.seen += 1
         if time.monotonic() < self.back:
             self.guard.record(ticket, OUTAGE)
-            raise ms.UnavailableError("nobody there", code="CONNECTION_FAILED")
+            raise ms.UnavailableError("no server", code="CONNECTION_FAILED")
         self.guard.record(ticket)
         return "done"
 

@@ -27,7 +27,7 @@ def storage(database):
 
 @contextmanager
 def _opening_meanwhile(storage: ms.MemoryStorage) -> Iterator[None]:
-    """The circuit opens while somebody waits for a connection."""
+    """The circuit opens while a thread waits for a connection."""
 
     def open_the_circuit(*_: object) -> None:
         breaker = storage.circuit_breaker
@@ -171,7 +171,7 @@ def test_what_became_of_a_write_is_asked_for_seven_seconds(storage, monkeypatch)
 
     def fail(*_: object, deadline: float) -> None:
         contacted.append(deadline)
-        raise ms.UnavailableError("nobody is there", code="CONNECTION_FAILED")
+        raise ms.UnavailableError("no server", code="CONNECTION_FAILED")
 
     monkeypatch.setattr(_commit_status, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
     unknown = ms.CommitUnknownError("it may be stored, or not")
@@ -184,7 +184,7 @@ def test_what_became_of_a_write_is_asked_for_seven_seconds(storage, monkeypatch)
 
 def test_a_resolver_polls_soon_and_backs_off_after_a_miss(storage, monkeypatch):
     refused = ms.CircuitOpenError("it is open", code="CIRCUIT_OPEN")
-    answers = iter([refused, refused, ms.UnavailableError("nobody is there"), refused, ms.CommitUnknownError("x")])
+    answers = iter([refused, refused, ms.UnavailableError("no server"), refused, ms.CommitUnknownError("x")])
     pauses: list[float] = []
     monkeypatch.setattr(_commit_status, "time", SimpleNamespace(monotonic=lambda: 1000.0, sleep=pauses.append))
 

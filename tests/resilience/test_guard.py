@@ -44,7 +44,7 @@ def open_storage(
 
 
 def fails(storage: ms.MemoryStorage, times: int = 1) -> list[ms.MemoryStorageError]:
-    """The errors of so many reads."""
+    """The errors of a number of reads."""
     errors = []
     for _ in range(times):
         with raises(ms.UnavailableError, code="CONNECTION_FAILED") as caught:
@@ -71,7 +71,7 @@ def test_an_open_circuit_answers_without_the_pool_and_the_network(url: str, line
             lambda: storage.snapshot().__enter__(),
             lambda: storage.run(lambda tx: tx.episodes.count()),
             storage.in_namespace("other").episodes.count,
-            storage.acting_as("somebody").patterns.count,
+            storage.acting_as("alice").patterns.count,
         ]
         for one in work:
             with raises(ms.CircuitOpenError, code="CIRCUIT_OPEN", match="retry after") as caught:

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 THREADS = 32
 
-OUTAGE = ms.UnavailableError("nobody there", code="CONNECTION_FAILED")
+OUTAGE = ms.UnavailableError("no server", code="CONNECTION_FAILED")
 CONFLICT = ms.ConflictError("episode", None, expected=1, actual=2)
 BUSY = ms.UnavailableError("database is locked", code="SQLITE_BUSY")
 CANCELLED = KeyboardInterrupt()
@@ -44,7 +44,7 @@ class Circuit:
         self.breaker.add_listener(lambda old, new: self.heard.append((old, new)))
 
     def admitted(self, calls: int = THREADS, *, early: bool = False) -> list[int]:
-        """The tickets of those calls, of so many at once, that were let through."""
+        """The tickets of the admitted calls among `count` concurrent ones."""
         return [ticket for ticket in at_once(calls, partial(self._ticket, early=early)) if ticket is not None]
 
     def record(self, tickets: list[int], error: BaseException | None = None) -> None:
@@ -53,7 +53,7 @@ class Circuit:
         at_once(len(tickets), lambda: self.breaker.record(waiting.pop(), error))
 
     def go(self, error: BaseException | None = None, *, calls: int = THREADS) -> int:
-        """So many calls at once, which all end so; how many were let through."""
+        """Run concurrent calls that all end so; return how many were admitted."""
         tickets = self.admitted(calls)
         self.record(tickets, error)
         return len(tickets)
@@ -78,7 +78,7 @@ class Circuit:
 
 
 def at_once(threads: int, work: Callable[[], T]) -> list[T]:
-    """What `work` gives to each of so many threads that begin at the same moment."""
+    """Return the results of `work` in threads that start at the same time."""
     if not threads:
         return []
     barrier = threading.Barrier(threads)

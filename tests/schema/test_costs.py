@@ -151,7 +151,7 @@ ITERATIONS: dict[str, Call] = {
     "spatiotemporal.iterate": lambda s, have: list(s.spatiotemporal.iterate()),
 }
 
-# Each write is one batch, of so many statements, and the statements do not become more with the rows.
+# Each write is one batch of a fixed number of statements, whatever the number of rows.
 WRITES: dict[str, tuple[int, Call]] = {
     "episodes.save a new one": (4, lambda s, have: s.episodes.save(_episode())),
     "episodes.save a changed one": (3, lambda s, have: s.episodes.save(have.episode)),
@@ -301,6 +301,6 @@ def _cost_of_appending(storage: ms.MemoryStorage, episode: ms.Episode, number: i
 
 
 def _rows_written(storage: ms.MemoryStorage) -> int:
-    # The pool gives the same connection again: nobody else is here.
+    # The pool gives the same connection again: no other thread uses it.
     with storage.engine.connect() as connection:
         return connection.exec_driver_sql("SELECT total_changes()").scalar_one()

@@ -256,7 +256,7 @@ class TestDamage:
 
     @pytest.mark.parametrize("is_empty", [False, True], ids=["nothing was in it", "nothing is left"])
     def test_an_empty_one_that_is_lost_is_made_anew_too(self, database, caplog, is_empty):
-        # As a process leaves it that is killed while it writes the file anew.
+        # As a process leaves it that is killed while it rewrites the file.
         with ms.MemoryStorage.open(at(database)) as storage:
             indexed = Indexed(storage, 50)
             storage.episodes.save_many(indexed.episodes)

@@ -58,7 +58,7 @@ def opened(path: Path) -> ms.MemoryStorage:
 
 
 def serve(pipe: Any, path: Path) -> None:
-    """Do what is asked, until the end."""
+    """Run the requests, until the end."""
     storage = opened(path)
     while True:
         name, *arguments = pipe.recv()
@@ -142,7 +142,7 @@ def search_what_is_told(barrier: Any, path: Path, board: Any, seconds: float) ->
 
 
 class Busy:
-    """A storage that is searched while it is written to and its index is built anew."""
+    """A storage that is searched while it is written to and its index is rebuilt."""
 
     def __init__(self, storage: ms.MemoryStorage, ids: list[UUID], queries: Any, *, seconds: float) -> None:
         self._storage, self._ids, self._queries = storage, ids, queries
@@ -167,7 +167,7 @@ class Busy:
             )
 
     def rebuild(self) -> None:
-        """Build the index anew, once."""
+        """Rebuild the index, once."""
         self._storage.embeddings.index.rebuild(MODEL)
 
 

@@ -488,14 +488,14 @@ def test_who_asks_what_became_of_a_write_tells_the_breaker_how_it_went(pair: Pai
     monkeypatch.setattr(guard, "record", listen)
     pair.proxy.cut_reply_after(0, times=4)
     pair.faulty.episodes.save(an_episode(0))
-    assert heard == ["CommitUnknownError"] * 4 + ["NoneType"] * 2  # what became of it, and its row
+    assert heard == ["CommitUnknownError"] * 4 + ["NoneType"] * 2  # its outcome, and its row
 
 
 def test_a_commit_that_never_arrives_is_known_not_to_be_done(pair: Pair):
     def work() -> None:
         with pair.faulty.transaction() as tx:
             tx.episodes.save(an_episode(1))
-            pair.proxy.cut_request_after(10, times=2)  # and what asks what became of it gets through
+            pair.proxy.cut_request_after(10, times=2)  # and the query of its outcome gets through
 
     with pytest.raises(ms.UnavailableError) as caught:
         work()

@@ -112,7 +112,7 @@ WAITING = [
 
 
 def databases(sqld: Sqld, prefix: str, count: int) -> list[str]:
-    """The names of so many databases, each with a table."""
+    """The names of new databases, each with a table."""
     names = [f"{prefix}-{number}" for number in range(count)]
     for name in names:
         sqld.create_namespace(name)

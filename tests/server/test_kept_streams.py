@@ -32,7 +32,7 @@ def connection(line: Proxy) -> dbapi.Connection:
 
 
 def streams(line: Proxy) -> list[tuple[bool, bool]]:
-    """Of each request: whether it went on with a stream, and whether it closed it."""
+    """Of each request: whether it continued a stream, and whether it closed it."""
     messages = [json.loads(body) for _, body in line.requests]
     return [(one["baton"] is not None, one["requests"][-1]["type"] == "close") for one in messages]
 

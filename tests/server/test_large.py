@@ -1,4 +1,4 @@
-"""What is larger than a server takes as one value, or gives back at once."""
+"""What is larger than a server takes as one value, or returns at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A replica of a server: it reads there and writes through it, sees its own writes, and never waits for ever."""
+"""A replica of a server: it reads there and writes through it, sees its own writes, and never waits without end."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_missing_replica_state_is_awaited_once_for_two_seconds(replica: Sqld):
         connection.autocommit = True
     taken, started = 0.0, time.monotonic()
     while taken < 1:  # a replica that has just begun hands its reads on to the primary
-        client.seen.saw("999999999")  # as after a crash of the primary, whose log begins anew, with lower numbers
+        client.seen.saw("999999999")  # as after a crash of the primary, whose log restarts, with lower numbers
         began = time.monotonic()
         assert first.execute("SELECT 1").fetchone() == (1,)
         taken = time.monotonic() - began

@@ -34,7 +34,7 @@ from .tokens import Key, token
 
 
 class Canary:
-    """A token that shows itself to nobody but `value`, so that it may be a local of these tests."""
+    """A token that only `value` reveals, so that it may be a local of these tests."""
 
     def __init__(self, text: str) -> None:
         self._text = text

@@ -1,4 +1,4 @@
-"""Tokens: whoever has a good one goes on, and whoever has not is told which way it is bad."""
+"""Tokens: a valid one is accepted; the error of an invalid one says what is wrong with it."""
 
 from __future__ import annotations
 

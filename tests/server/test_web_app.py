@@ -160,7 +160,7 @@ def _wrong_with(told: Told, found: ms.Episode) -> list[str]:
     if not told.steps.items() <= stored.items():
         wrong.append(f"{told.id}: told {told.steps}, stored {stored}")
     if not stored.keys() <= told.steps.keys() | told.perhaps:
-        wrong.append(f"{told.id}: steps that nobody asked for")
+        wrong.append(f"{told.id}: steps that no request asked for")
     if not told.perhaps_complete and told.verdict != (found.outcome and found.outcome.verdict):
         wrong.append(f"{told.id}: told {told.verdict}, stored {found.outcome}")
     return wrong

@@ -35,7 +35,7 @@ def good(authority: trustme.CA) -> trustme.LeafCert:
 
 
 def for_another_host(authority: trustme.CA) -> trustme.LeafCert:
-    """Valid, for a name that nobody here has."""
+    """Valid, for a name that no host here has."""
     return authority.issue_cert("elsewhere.test")
 
 
@@ -46,7 +46,7 @@ def expired(authority: trustme.CA) -> trustme.LeafCert:
 
 
 def from_another_authority() -> trustme.LeafCert:
-    """For this machine's names, by an authority that nobody knows."""
+    """For this machine's names, by an unknown authority."""
     return good(trustme.CA())
 
 

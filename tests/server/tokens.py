@@ -30,7 +30,7 @@ def token(
     access: Literal["rw", "ro"] | None = "rw",
     namespace: str | None = None,
 ) -> str:
-    """A token that is good for so many seconds (None: for ever; negative: no longer), and for one namespace or all."""
+    """A token valid for `seconds` (None: without end; negative: expired), and for one namespace or all."""
     expires_at = None if expires_in is None else int(time.time() + expires_in)
     claims = {"a": access, "id": namespace, "exp": expires_at}
     return signed({name: value for name, value in claims.items() if value is not None}, key=key)

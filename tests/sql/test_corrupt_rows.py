@@ -1,4 +1,4 @@
-"""A row that cannot be decoded is an error that names it; a query goes on past it when asked, and says so."""
+"""A row that cannot be decoded is an error that names it; a query skips it on request, and reports it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fake clock: it stands still, goes on when it is told to, and a storage takes its time from it."""
+"""The fake clock: it stands still, advances on demand, and a storage takes its time from it."""
 
 from __future__ import annotations
 

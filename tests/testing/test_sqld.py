@@ -162,7 +162,7 @@ class TestTokens:
             ({"expires_in": -3600}, 401),
             ({"key": Key()}, 401),
         ],
-        ids=["any", "its own", "another", "for ever", "expired", "another key"],
+        ids=["any", "its own", "another", "unlimited", "expired", "another key"],
     )
     def test_one_opens_what_it_is_for(self, guarded: Sqld, key: Key, options: dict[str, object], status: int):
         with client(guarded.port, token=token(**{"key": key, **options})) as sql:

@@ -17,7 +17,7 @@ from tests.search import work
 
 
 class Watched(HashingEmbedder):
-    """Counts what it is given, and may fail after so many texts."""
+    """Counts the texts it receives, and may fail after a number of them."""
 
     def __init__(
         self, dimension: int = 16, *, fails_after: int = 10**9, storage: ms.MemoryStorage | None = None

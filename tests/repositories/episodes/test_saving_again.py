@@ -1,4 +1,4 @@
-"""Saving again: what belongs to an episode stays, and nobody's change is lost without a ConflictError."""
+"""Saving again: what belongs to an episode stays, and no change is lost without a ConflictError."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a policy lets go, and why: the same as in plain Python. And that it stays away, and that all else stays."""
+"""What a policy removes, and why, equals plain Python; it stays removed, and all else stays."""
 
 from __future__ import annotations
 

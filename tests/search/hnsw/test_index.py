@@ -1,4 +1,4 @@
-"""The index in this process follows the table, whoever changes it; and its file is checked before it is believed."""
+"""The index in this process follows its table, whichever process changes it; its file is validated before use."""
 
 from __future__ import annotations
 
