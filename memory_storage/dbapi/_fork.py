@@ -32,6 +32,7 @@ def register_after_fork(target: ForkAware) -> None:
     _registered.add(target)
 
 
+# Held weakly: registering an object must not keep it, or its connection, alive.
 _registered: weakref.WeakSet[ForkAware] = weakref.WeakSet()
 
 

@@ -74,4 +74,5 @@ class KeepAlive:
         return True
 
 
+# One for the process, so that any number of connections costs one thread.
 KEEP_ALIVE = KeepAlive()

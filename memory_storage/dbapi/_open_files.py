@@ -259,5 +259,6 @@ def _file_gone(name: str, found: Identity | None, what: str = "the file") -> Ope
     return OperationalError(f"{name}: {what} was {happened} while it was open", "FILE_GONE")
 
 
+# One for the process, since POSIX locks belong to the process, not to an engine.
 open_files = _Registry()
 os.register_at_fork(before=open_files.before_fork, after_in_parent=open_files.after_fork_in_parent)

@@ -139,4 +139,5 @@ def is_ip_address(host: str) -> bool:
     return True
 
 
+# One for the process: threads of different engines share the lookups of a name.
 _lookups = _Lookups()
