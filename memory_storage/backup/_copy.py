@@ -1,4 +1,4 @@
-"""From one database into a new file, row by row, and back to see whether it is the same. Knows no names of files."""
+"""Copy a database row by row into a new file, and read the copy back to verify it."""
 
 from __future__ import annotations
 
@@ -233,4 +233,4 @@ def _run(made: Connection, statements: Iterable[str]) -> None:
 
 
 def _nobody(what: str, done: int, total: int) -> None:
-    """Nobody wants to know."""
+    """Ignore progress."""

@@ -1,4 +1,4 @@
-"""Files: a new one that takes the place of an old one when it is whole, by one rename. Knows no tables.
+"""Atomic file creation: a new file replaces the old one by one rename, when it is complete.
 
 At every moment the path leads to the old database, whole, or to the new one, whole. No log of the old one is left
 beside the path at the moment of the exchange: the engine would apply it to the new one.

@@ -1,4 +1,4 @@
-"""A row as `repr` spells it, in pieces: what the digest in a backup's manifest is taken of. Knows no tables.
+"""The canonical text of a row, in pieces, of which the digest in a backup's manifest is computed.
 
 The manifests of all backups depend on it, so it cannot spell otherwise; but a value of nine megabytes has a `repr` of
 up to four times that, and the row's would hold it once more.

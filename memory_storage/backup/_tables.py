@@ -50,7 +50,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of somebody's rows."""
+    """A table of user data."""
 
     name: str
     sql: str

@@ -96,7 +96,7 @@ class EmbeddingModel:
 
     @property
     def is_fragmented(self) -> bool:
-        """Whether so many vectors were removed that searches ignore the index until it is rebuilt."""
+        """Whether enough vectors were removed that searches ignore the index until it is rebuilt."""
         return self.removed > MAX_REMOVED_RATIO * self.indexed
 
 

@@ -32,7 +32,7 @@ def _with_fixed_offset(timestamp: datetime) -> datetime:
 
 Timestamp = Annotated[
     AwareDatetime,
-    # Also in UTC, in which the columns have it: datetime knows no other year.
+    # Also in UTC, in which it is stored: datetime supports only the years 1 to 9999.
     Field(ge=datetime.min.replace(tzinfo=timezone.utc), le=datetime.max.replace(tzinfo=timezone.utc)),
     AfterValidator(_with_fixed_offset),
 ]

@@ -297,7 +297,7 @@ def find_hits(
     statement: Callable[[Search], SqlTemplate],
     decode: Callable[[Sequence[Row], int], list[tuple[Row, T | None]]],
 ) -> Hits[T]:
-    """Run a search, and go on until there are `k` hits: an item that cannot be decoded does not count.
+    """Run a search, and continue until there are `k` hits: an item that cannot be decoded does not count.
 
     Args:
         session: Runs the statements.

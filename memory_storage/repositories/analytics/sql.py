@@ -73,7 +73,7 @@ FROM measured GROUP BY number, name
 def tools(where: Conditions) -> SqlTemplate:
     """For each tool: steps, with a result, errors, timeouts, then of the measured steps how many and how long.
 
-    A percentile is the nearest rank: the smallest latency that so many are not longer than.
+    A percentile is the nearest rank: the smallest latency that at least that share of the steps does not exceed.
     """
 
     def percentile(percent: int) -> str:

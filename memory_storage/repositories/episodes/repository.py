@@ -108,7 +108,7 @@ class EpisodeRepository(Repository):
 
     @operation
     def save(self, episode: Episode) -> Episode:
-        """Insert or update by id, and give back what is stored, with its new version.
+        """Insert or update by id, and return what is stored, with its new version.
 
         The steps that the episode carries are written, and none is removed: a step is removed by `steps.delete`. Steps
         that the episode carries may change places. `created_at` and `archived_at` stay. To save a new episode (version

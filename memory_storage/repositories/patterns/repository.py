@@ -85,7 +85,7 @@ class PatternRepository(Repository):
 
     @operation
     def save(self, pattern: P) -> P:
-        """Insert or update by id, and give back what is stored, with its new version.
+        """Insert or update by id, and return what is stored, with its new version.
 
         `effectiveness` is written once, with a new pattern; from then on only `record_*` and `merge` change it.
 

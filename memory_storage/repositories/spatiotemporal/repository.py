@@ -57,7 +57,7 @@ class SpatiotemporalRepository(SpatialQueries[Entry]):
 
     @operation
     def put(self, entry: Entry) -> Entry:
-        """Insert or replace by id, and give back what is stored.
+        """Insert or replace by id, and return what is stored.
 
         Raises:
             NotFoundError: there is no such owner.

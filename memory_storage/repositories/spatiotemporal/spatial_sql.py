@@ -1,4 +1,4 @@
-"""The statements that find places, or their episodes, by region and by time. Knows no caller."""
+"""The statements that find places, or their episodes, by region and by time."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class PageRequest:
         return self.descending != self.backwards
 
     def after(self, key: str, seq: str) -> tuple[str, ...]:
-        """The condition that goes on from a place, if it does."""
+        """The condition that continues after the cursor, if there is one."""
         return (
             (f"({key}, {seq}) {'<' if self.reads_descending else '>'} (:cursor_key, :cursor_seq)",)
             if self.continued
@@ -108,9 +108,9 @@ def starting_in() -> tuple[Branch, ...]:
     return (Branch(tables, conditions, "p.starts_at"),)
 
 
-# Two branches, each a range of an index: what starts in the interval, and what started before and goes on.
+# Two branches, each a range of an index: what starts in the interval, and what started before it and ends later.
 def overlapping() -> tuple[Branch, ...]:
-    """Places whose time has a moment in the interval: it begins there, or it began before and went on."""
+    """Entries whose time overlaps the interval: it starts within, or it started before and ends later."""
     begun = ("p.starts_at >= :span_from", "p.starts_at < :span_to")
     tables = f"""spatiotemporal_spans AS r CROSS JOIN spatiotemporal_index AS p ON p.seq = r.seq {_EPISODE}"""
     tree = f"{_IN_NAMESPACE} AND r.min_at <= {scaled(':span_from')} AND r.max_at >= {scaled(':span_from')}"
