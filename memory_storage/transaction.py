@@ -123,11 +123,16 @@ class _TransactionExecutor(dbapi.Unpicklable):
         if not self._read_only:
             self._registered = open_write_transactions()
             self._registered[id(self._engine)] = self
+        # Rolls an abandoned transaction back at once: SQLAlchemy's connection lies in a cycle, and would wait for the
+        # garbage collector with the write lock held.
+        self._abandoned = finalize(self, _discard, self._open_connection())
+        self._abandoned.atexit = False
         self._since, self._operation = perf_counter(), self._meter.begin(self._name)
 
     def end(self, error: BaseException | None) -> None:
         """Commit, or roll back after an error of the block, and give the connection back."""
         connection, self._connection = self._open_connection(), None
+        self._abandoned.detach()
         self._registered.pop(id(self._engine), None)
         try:
             if error is None:
