@@ -1,4 +1,4 @@
-"""The command line: thin, one small module per concern. What it can do, the package can do from Python."""
+"""The command line: one small module per group of commands, each a thin layer over the Python API."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ __all__ = [
 
 
 def main() -> None:
-    """Run the command, and leave with its exit code."""
+    """Run the command and exit with its code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A terminal that lacks a character of a transcript shows a question mark; that is no reason to fail.
+            # A character that the terminal's encoding does not have is shown as a question mark instead of failing.
             stream.reconfigure(errors="replace")
     app()

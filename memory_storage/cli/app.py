@@ -1,4 +1,4 @@
-"""The command's frame: its help, its version, and one place where errors become messages and exit codes."""
+"""The Typer application: global options, and the mapping of errors to messages and exit codes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .output import drop_stdout, talk
 
 class _Commands(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
-        """In the order of the alphabet."""
+        """Return the names of the commands, sorted."""
         return sorted(super().list_commands(ctx))
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; an error of ours, or of the output, becomes a sentence and an exit code."""
+        """Run the command; map an error of the package or of the output to a message and an exit code."""
         try:
             super().invoke(ctx)
             sys.stdout.flush()
@@ -38,7 +38,7 @@ class _Commands(TyperGroup):
 
 app = typer.Typer(
     cls=_Commands,
-    help="An agent's episodic memory on libSQL: data on stdout, talk on stderr.",
+    help="An agent's episodic memory on libSQL. Data go to stdout, messages to stderr.",
     epilog=exit_codes.EPILOG,
     no_args_is_help=True,
     add_completion=False,
@@ -64,10 +64,10 @@ def _options(
 
 
 def _described(error: OSError) -> str:
-    """What failed: a file, or, where there is none, the output."""
+    """Return what failed: the named file, or the output if the error names no file."""
     if error.filename is not None:
         return f"{error.filename}: {error.strerror or error}"
-    return f"the output cannot be written: {error.strerror or error}; not all of it is there"
+    return f"cannot write the output: {error.strerror or error}; it is incomplete"
 
 
 def _leave(code: int, message: str, cause: BaseException) -> None:

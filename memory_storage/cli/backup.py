@@ -1,4 +1,4 @@
-"""The commands that copy a whole database: backup, and restore from one."""
+"""The commands that copy a whole database: `backup` and `restore`."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from .output import progress, say, write_json
 @app.command()
 def backup(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The new file.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     database: Database = None,
     as_json: AsJson = False,
 ) -> None:
-    """Copy the whole database, all namespaces, into a new file, and read that back. Others may go on writing.
+    """Copy the database with all namespaces to a new file, and verify the copy. Writers are not blocked.
 
-    The backup of an encrypted database has the same key (MEMORY_STORAGE_ENCRYPTION_KEY).
+    The backup of an encrypted database is encrypted with the same key (MEMORY_STORAGE_ENCRYPTION_KEY).
     """
     with open_any_revision(database) as storage, _bar("backup") as on_progress:
         try:
@@ -42,12 +42,12 @@ def backup(
 def restore(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The backup.")],
     force: Annotated[
-        bool, typer.Option("--force", help="Replace the database that is there; it is kept beside the new one.")
+        bool, typer.Option("--force", help="Replace the existing database; it is kept next to the new one.")
     ] = False,
     database: Database = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make the database, a local file, from a backup, and read it back."""
+    """Restore a local database file from a backup, and verify it."""
     settings = settings_for(database, None)
     with _bar("restore") as on_progress:
         report = restore_from(file, settings, force=force, progress=on_progress)
@@ -66,6 +66,6 @@ def _show(report: BackupReport, made: Path, *, as_json: bool) -> None:
         write_json({"file": str(made), "rows": counts, "set_aside": report.set_aside and str(report.set_aside)})
         return
     what = f"{counted(report.rows, 'row')} of {counted(len(report.tables), 'table')}"
-    say(f"{made}: {what}, read back and the same")
+    say(f"{made}: {what}, verified")
     if report.set_aside:
-        say(f"what was there before is in {report.set_aside}: delete it when you do not need it any more")
+        say(f"the previous database is in {report.set_aside}: delete it when you no longer need it")

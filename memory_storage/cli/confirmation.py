@@ -1,4 +1,4 @@
-"""Asking for confirmation before a command changes what cannot be brought back."""
+"""Confirmation before a command makes a change that cannot be undone."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .output import talk
 
 
 def confirm(question: str, verb: str, otherwise: str = "nothing was changed") -> None:
-    """Ask at the terminal, and leave the command unless the answer is yes.
+    """Ask at the terminal, and exit the command unless the user confirms.
 
     Args:
-        question: what is about to happen; " [y/N]" is added.
-        verb: what `--yes` lets a command without a terminal do, like "delete".
-        otherwise: what is said where the answer is no, or cannot be given.
+        question: the change to confirm; " [y/N]" is appended.
+        verb: the action that needs confirmation, like "delete".
+        otherwise: the state of the data if the user declines or cannot be asked.
 
     Raises:
-        typer.Exit: the answer is no, or standard input is not a terminal.
+        typer.Exit: the user declined, or standard input is not a terminal.
     """
     if not sys.stdin.isatty():
         talk(f"error: refusing to {verb} without confirmation: stdin is not a terminal; {otherwise}; pass --yes")

@@ -1,4 +1,4 @@
-"""Opening the database that a command was given: to read it, or to make it."""
+"""Open or create the database of a command."""
 
 from __future__ import annotations
 
@@ -16,22 +16,26 @@ from memory_storage.storage import MemoryStorage
 
 
 def settings_for(database: str | None, namespace: str | None, vector_index: str | None = None) -> Settings:
-    """The settings of the environment with what was given. ConfigurationError if there is no database."""
+    """Return the settings of the environment, overridden by the options that are not None.
+
+    Raises:
+        ConfigurationError: neither the environment nor the options name a database.
+    """
     given: dict[str, Any] = {"database": database, "namespace": namespace, "vector_index": vector_index}
     return Settings.from_environment(**{name: value for name, value in given.items() if value is not None})
 
 
 def open_or_create(database: str | None, namespace: str | None) -> MemoryStorage:
-    """The storage; created and brought up to date if need be."""
+    """Open the storage; create the database or upgrade its schema if necessary."""
     return MemoryStorage.open(settings_for(database, namespace))
 
 
 def open_existing(database: str | None, namespace: str | None, vector_index: str | None = None) -> MemoryStorage:
-    """The storage as it is. Creates nothing and upgrades nothing.
+    """Open the storage of an existing database without changing its schema.
 
     Raises:
-        ConfigurationError: there is no such file.
-        SchemaError: its schema is not this version's.
+        ConfigurationError: the file does not exist.
+        SchemaError: its schema is of another version.
     """
     settings = settings_for(database, namespace, vector_index)
     if settings.database == MEMORY:
@@ -40,9 +44,13 @@ def open_existing(database: str | None, namespace: str | None, vector_index: str
 
 
 def open_any_revision(database: str | None) -> MemoryStorage:
-    """The storage as it is, though its schema may be an older one: not all of it can be used then.
+    """Open the storage of an existing database, whose schema may be an older one.
 
-    Raises: as `open_existing`, where there is no schema at all or a newer one.
+    With an older schema, only a part of the API works.
+
+    Raises:
+        ConfigurationError: the file does not exist.
+        SchemaError: there is no schema, or a newer one.
     """
     return _opened(settings_for(database, None), migrate.check_ours)
 
@@ -62,6 +70,6 @@ def _opened(settings: Settings, check: Callable[[Engine], object]) -> MemoryStor
 
 
 def refuse_missing(settings: Settings) -> None:
-    """ConfigurationError if the database is a file that is not there."""
+    """Raise ConfigurationError if the database is a file that does not exist."""
     if settings.path is not None and not settings.path.exists():
-        raise ConfigurationError(f"there is no database {settings.database!r}: `memory-storage init` makes one")
+        raise ConfigurationError(f"there is no database {settings.database!r}: create it with `memory-storage init`")

@@ -1,4 +1,4 @@
-"""The command that deletes."""
+"""The command `delete`: delete one episode."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .output import say, write_json
 @app.command()
 def delete(
     episode_id: EpisodeId,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     database: Database = None,
     namespace: Namespace = None,
     as_json: AsJson = False,

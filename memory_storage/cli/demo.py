@@ -1,4 +1,4 @@
-"""The demo: a few real actions on this machine, recorded as an episode, and found again."""
+"""The command `demo`: record four actions on this machine as an episode, and find it again."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class _Action(NamedTuple):
 
 @app.command()
 def demo(database: Database = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
-    """Do four small things on this machine, record them as an episode, and find it again.
+    """Run four small actions on this machine, record them as an episode, and find it again.
 
-    It goes into a new temporary file that stays there, unless --database is given.
+    Without --database, the episode is stored in a new temporary file, which is kept.
     """
     path = database or str(Path(tempfile.mkdtemp(prefix="memory-storage-")) / "demo.db")
     with open_or_create(path, namespace) as storage:
@@ -62,7 +62,7 @@ def demo(database: Database = None, namespace: Namespace = None, as_json: AsJson
 
 
 def record(storage: MemoryStorage) -> Episode:
-    """Do the actions, each recorded when it is done, and complete the episode with what came of them."""
+    """Run the actions, append each as a step when it is done, and complete the episode with the outcome."""
     task = "Look around: which Python is this, what is here, and how does a failure look?"
     context = TaskContext(domain="demo", language="python")
     started = storage.episodes.save(
@@ -132,14 +132,14 @@ def _tell(path: str, episode: Episode, *, found: int) -> None:
     say(f"Recorded as episode {episode.id}:\n")
     show_steps(episode.steps)
     if episode.outcome and episode.reward:
-        say(f"\nIt ended as {episode.outcome.kind} with reward {episode.reward.total:g}.")
-    answer = counted(found, "episode")
-    say(f'Asked for the words "python version" and the tag "demo", the memory gave back {answer}.')
-    say(f"The memory is in {path}. Look into it:\n")
+        say(f"\nThe episode was completed as {episode.outcome.kind} with reward {episode.reward.total:g}.")
+    hits = counted(found, "episode")
+    say(f'A query for the words "python version" and the tag "demo" returned {hits}.')
+    say(f"The database is {path}. To look at it:\n")
     say(f"  {_command()} show {episode.id} --database {shlex.quote(path)}")
     say(f"  {_command()} query --tag demo --database {shlex.quote(path)}")
 
 
 def _command() -> str:
-    """How to call this program: by its name, or by its path where its name is not known."""
+    """Return how to call this program: its name, or its path if the name is not on PATH."""
     return "memory-storage" if shutil.which("memory-storage") else shlex.quote(sys.argv[0])

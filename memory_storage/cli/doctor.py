@@ -1,4 +1,4 @@
-"""The command that checks a database, and repairs it."""
+"""The command `doctor`: check a database and repair it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from .output import say, show_table, write_json
 
 @app.command()
 def doctor(
-    repair: Annotated[bool, typer.Option("--repair", help="Repair what can be repaired. Make a backup first.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Repair the damage where possible. Make a backup first.")
+    ] = False,
     fix: Annotated[bool, typer.Option("--fix", hidden=True)] = False,
     database: Database = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check the database, and repair it. Exits with 9 if it is damaged. Shows no stored value.
+    """Check the database for damage, and repair it with --repair. Exits with 9 if it is damaged.
 
     With --repair, indexes and counters are rebuilt, and columns are restored from their documents. No row is deleted:
-    one that cannot be used is moved to a table quarantined_..., unchanged.
+    unusable rows are moved unchanged to a table quarantined_.... Stored values are never shown.
     """
     repair = repair or fix  # its name before 0.1
     settings = settings_for(database, None)
@@ -37,7 +39,7 @@ def doctor(
         _show(report)
     if not report.is_healthy:
         can = any(finding.can_repair for finding in report.findings)
-        raise CorruptDataError("the database is damaged" + ("; --repair repairs it" if can and not repair else ""))
+        raise CorruptDataError("the database is damaged" + ("; repair it with --repair" if can and not repair else ""))
 
 
 def _show(report: Report) -> None:
@@ -45,7 +47,7 @@ def _show(report: Report) -> None:
         say("repaired:")
         show_table(*_table(report.repaired), whole=["what"])
     if report.is_healthy:
-        say("nothing is wrong" + (" any more" if report.repaired else ""))
+        say("the database is healthy" + (" now" if report.repaired else ""))
     else:
         show_table(*_table(report.findings), whole=["what"])
 

@@ -1,4 +1,4 @@
-"""What the exit code of the command says: one table."""
+"""The exit codes of the command, and the errors that they stand for."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ CODES: dict[type[errors.MemoryStorageError], int] = {
 }
 
 MEANINGS: dict[int, str] = {
-    OK: "done",
+    OK: "success",
     OTHER: "any other error",
     USAGE: "wrong usage",
-    3: "settings, a URL or a path that cannot work",
-    4: "bad input",
-    5: "there is no such thing",
-    6: "somebody else changed it first",
-    7: "the database cannot do it now",
-    8: "the schema is another version's",
-    9: "a row or the file is damaged",
-    BROKEN_RECORDS: "some records of an import were broken",
-    11: "the line broke after a commit: it may be stored, or not",
+    3: "invalid settings, URL or path",
+    4: "invalid input",
+    5: "not found",
+    6: "conflict: another writer changed it first",
+    7: "database unavailable",
+    8: "schema of another version",
+    9: "damaged row or file",
+    BROKEN_RECORDS: "some records of an import were invalid",
+    11: "connection lost during a commit: it may or may not be stored",
     INTERRUPTED: "interrupted",
-    BROKEN_PIPE: "whoever read the output went away",
+    BROKEN_PIPE: "the reader of the output closed it",
 }
 
 EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in MEANINGS.items()) + "."
 
 
 def code_of(error: errors.MemoryStorageError) -> int:
-    """The exit code for an error: its class's, or the one of the class above."""
+    """Return the exit code of the error's class, or of its nearest base class that has one."""
     return next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), OTHER)

@@ -1,4 +1,4 @@
-"""The command that says how a database is: health."""
+"""The command `health`: report the state of a database."""
 
 from __future__ import annotations
 
@@ -27,15 +27,17 @@ from .output import show_fields, write_json
 def health(
     database: Database = None,
     namespace: Namespace = None,
-    deep: Annotated[bool, typer.Option("--deep", help="Compare the indexes with their tables; count rows.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also compare the indexes with their tables, and count rows.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say how the database is. Leaves with 7 if it cannot be used, and with 9 if it is not as it should be."""
+    """Report the state of the database. Exits with 7 if it is unavailable, and with 9 if a check finds a problem."""
     settings = settings_for(database, namespace)
     refuse_missing(settings)
     with map_exceptions():
         if settings.path is not None:
-            migrate.look(settings.path, settings.key)  # a stranger's is not touched
+            migrate.look(settings.path, settings.key)  # the file of another application is not touched
         engine = make_engine(settings)
     try:
         if settings.database == MEMORY:
@@ -62,6 +64,6 @@ def _fields(found: Health) -> Iterator[tuple[str, object]]:
         yield "file", f"{counted(found.disk.database_bytes, 'byte')}, and {found.disk.log_bytes:,} in its log"
         yield "free", counted(found.disk.free_bytes, "byte")
     for check in found.checks:
-        yield check.name, check.problem or "as it should be"
+        yield check.name, check.problem or "ok"
     for table, count in (found.rows or {}).items():
         yield table, f"{count:,}"

@@ -1,4 +1,4 @@
-"""Ids as they are typed and shown: a prefix is enough where it identifies an episode."""
+"""Episode ids on the command line: a prefix suffices where it is unique."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from memory_storage.storage import MemoryStorage
 
 from .output import has_wide_output
 
-HELP = "An episode's id, or its first digits: 4 or more."
+HELP = "An episode's id, or at least its first 4 digits."
 EpisodeId = Annotated[str, typer.Argument(metavar="ID", help=HELP)]
 
 _PORTION = 1_000
 
 
 def as_whole_id(storage: MemoryStorage, text: str) -> UUID:
-    """Return the id of the episode that is meant. A whole id is not looked up.
+    """Return the episode id that the text stands for; a complete id is not looked up.
 
     Raises:
-        NotFoundError: no id begins so.
-        ValidationError: several ids begin so, or it is no id.
+        NotFoundError: no id starts with the text.
+        ValidationError: several ids start with the text, or it is not the start of an id.
     """
     try:
         return UUID(text)
@@ -32,7 +32,7 @@ def as_whole_id(storage: MemoryStorage, text: str) -> UUID:
 
 
 def as_shown(storage: MemoryStorage, episode_ids: Iterable[UUID]) -> Mapping[UUID, str]:
-    """Return for each id what a table shows: all of it where there is room, else the prefix that identifies it."""
+    """Return for each id the text of its table cell: the complete id if there is space, else a unique prefix."""
     ids = list(episode_ids)
     if has_wide_output():
         return {one: str(one) for one in ids}

@@ -1,4 +1,4 @@
-"""The commands that carry memory in and out: import and export."""
+"""The commands `import` and `export`."""
 
 from __future__ import annotations
 
@@ -42,37 +42,42 @@ _STDIN = "-"
 @app.command("import")
 def import_(
     file: Annotated[
-        str, typer.Argument(metavar="FILE", help="JSON lines, a JSON array or JSON objects, or gzip of it; - is stdin.")
+        str,
+        typer.Argument(
+            metavar="FILE", help="JSON lines, a JSON array or JSON objects, optionally gzipped; - is stdin."
+        ),
     ],
     format: Annotated[  # noqa: A002 - the option's name
         str | None,
-        typer.Option(help="openai-chat or export. Default: found out from the first record.", show_default=False),
+        typer.Option(help="openai-chat or export. Default: detected from the first record.", show_default=False),
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Nothing goes in if any record is broken.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Import nothing if any record is invalid.")] = False,
     started_at: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="When runs without a time started. Default: now.", show_default=False),
+        typer.Option(metavar="TIME", help="Start time of runs that have none. Default: now.", show_default=False),
     ] = None,
     id_field: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="The field that names a run's session (a.b is inside of a): a session that has grown is updated.",
+            help="The field with a run's session id (a.b is field b of a): a session that has grown is updated.",
             show_default=False,
         ),
     ] = None,
     restore_forgotten: Annotated[
-        bool, typer.Option("--restore-forgotten", help="Bring back what was forgotten, retained away or evicted.")
+        bool, typer.Option("--restore-forgotten", help="Import erased and expired episodes again.")
     ] = False,
     replace_invalid: Annotated[
         bool,
-        typer.Option("--replace-invalid", help="Put U+FFFD for what cannot be stored: NUL, surrogates, no UTF-8."),
+        typer.Option(
+            "--replace-invalid", help="Replace what cannot be stored by U+FFFD: NUL, surrogates, invalid UTF-8."
+        ),
     ] = False,
     database: Database = None,
     namespace: Namespace = None,
     as_json: AsJson = False,
 ) -> None:
-    """Import transcripts of chat messages, or an export. Importing again changes nothing."""
+    """Import transcripts of chat messages, or an export. Importing the same file again changes nothing."""
     options = ImportOptions(
         format=format,  # type: ignore[typeddict-item] # the importer checks it
         strict=strict,
@@ -81,7 +86,7 @@ def import_(
         restore_forgotten=restore_forgotten,
         replace_invalid=replace_invalid,
     )
-    settings = settings_for(database, namespace)  # an error of the options comes before one of the file
+    settings = settings_for(database, namespace)  # errors in the options are reported before those of the file
     with _opened(file) as stream:
         report = _import(stream, options, _size(file, stream), settings)
     _show_report(report, strict=strict, as_json=as_json)
@@ -93,19 +98,17 @@ def import_(
 def export(
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", help="A new file, for its owner only (0600); complete or not there. Default: stdout."
-        ),
+        typer.Option("--output", "-o", help="A new file with mode 0600, written atomically. Default: stdout."),
     ] = None,
     database: Database = None,
     namespace: Namespace = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give everything in the namespace as JSON lines; `import` makes the same of it elsewhere."""
+    """Write everything in the namespace as JSON lines, for `import` into another database."""
     if output is not None and output.is_dir():
         raise ConfigurationError(why_unwritable(output))
     if output is not None and os.path.lexists(output):
-        raise ConfigurationError(f"{output} is there already: choose another file, or delete it")
+        raise ConfigurationError(f"{output} already exists: choose another file or delete it")
     with open_existing(database, namespace) as storage, progress("export", _values_in(storage)) as on_progress:
         if output is None:
             _write(export_lines(storage), write_line, on_progress)
@@ -118,7 +121,7 @@ def export(
 
 
 def _opened(file: str) -> AbstractContextManager[BinaryIO]:
-    """The file, or stdin. ConfigurationError if there is no such file."""
+    """Open the file, or return stdin for `-`. Raise ConfigurationError if the file cannot be read."""
     if file == _STDIN:
         return nullcontext(sys.stdin.buffer)
     try:
@@ -128,7 +131,7 @@ def _opened(file: str) -> AbstractContextManager[BinaryIO]:
 
 
 def _import(stream: BinaryIO, options: ImportOptions, size: int | None, settings: Settings) -> ImportReport:
-    """Import; no database is made for a file that has nothing to import."""
+    """Import the stream. An empty transcript does not create a database."""
     transcript = read_transcript(stream, options)
     if transcript.is_empty:
         return transcript.problems()
@@ -139,13 +142,15 @@ def _import(stream: BinaryIO, options: ImportOptions, size: int | None, settings
 def _show_report(report: ImportReport, *, strict: bool, as_json: bool) -> None:
     _show_problems(report.failed)
     if report.failed and strict:
-        talk("nothing was imported: --strict")
+        talk("nothing was imported, because --strict is set and records are invalid")
     for message, count in report.totals().items():
         talk(f"{counted(count, 'run')}: {message}")
     if report.undated:
-        talk(f"{report.undated:,} without times: they start at the time of the import (--started-at)")
+        talk(f"{report.undated:,} without times start at the time of the import; set another with --started-at")
     if report.erased:
-        talk(f"{report.erased:,} were forgotten and stay away: --restore-forgotten brings them back")
+        talk(
+            f"{report.erased:,} were skipped, because they are erased or expired: import them with --restore-forgotten"
+        )
     if as_json:
         write_json(asdict(report) | {"failed": _as_dicts(report.failed), "notes": _as_dicts(report.notes)})
     else:
@@ -165,13 +170,13 @@ def _as_dicts(items: Sequence[ImportProblem | ImportNote]) -> list[dict[str, obj
 
 def _summary(report: ImportReport) -> str:
     updated = f", {report.updated:,} updated" if report.updated else ""
-    erased = f", {report.erased:,} left out: forgotten" if report.erased else ""
-    known = f"{report.unchanged:,} there already"
-    return f"{report.imported:,} imported{updated}, {known}{erased}, {len(report.failed):,} broken"
+    erased = f", {report.erased:,} skipped: erased" if report.erased else ""
+    known = f"{report.unchanged:,} unchanged"
+    return f"{report.imported:,} imported{updated}, {known}{erased}, {len(report.failed):,} invalid"
 
 
 def _size(file: str, stream: BinaryIO) -> int | None:
-    """The bytes that will be read, where they are known."""
+    """Return the number of bytes to read, or None if it is unknown."""
     return None if file == _STDIN or is_gzip(stream) else Path(file).stat().st_size or None
 
 
@@ -181,11 +186,11 @@ def _values_in(storage: MemoryStorage) -> int:
 
 
 def _write(lines: Iterable[str], write: Callable[[bytes], object], on_progress: Callable[[int], None]) -> int:
-    """Write the lines; how many there are besides the first and the last."""
+    """Write the lines. Returns their number without the header and the footer."""
     number = -1
     for line in lines:
         write(line.encode())
-        del line  # it may be large: it is not held while the next one is read
+        del line  # it may be large: release it before the next one is read
         number += 1
         on_progress(number)
     return number - 1

@@ -1,4 +1,4 @@
-"""The commands that look after vector indexes: index status, index verify, index rebuild, index use."""
+"""The commands on vector indexes: `index status`, `verify`, `rebuild` and `use`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .database import open_existing
 from .options import AsJson, Database
 from .output import progress, say, show_table, talk, write_json
 
-_NO_VECTORS = "there are no vectors: storage.embeddings.embed(...) makes some, from Python"
+_NO_VECTORS = "there are no vectors: create them in Python with storage.embeddings.embed(...)"
 
 index = typer.Typer(
-    help="Look after the vector indexes. Searches are right whatever state they are in: this is about speed.",
+    help="Manage the vector indexes. Searches are correct in every state of an index; only their speed differs.",
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -33,7 +33,7 @@ Model = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="One embedd
 
 @index.command()
 def status(database: Database = None, as_json: AsJson = False) -> None:
-    """List the models: their vectors, and how many of them are in the index."""
+    """List the models with their numbers of vectors and of indexed vectors."""
     with open_existing(database, None) as storage:
         models = storage.embeddings.index.status()
     if as_json:
@@ -43,12 +43,12 @@ def status(database: Database = None, as_json: AsJson = False) -> None:
     show_table(columns, [_cells(model) for model in models], nothing=_NO_VECTORS)
     for model in models:
         if model.is_fragmented:
-            talk(f"{model.name}: much was removed; `memory-storage index rebuild` makes searches fast again")
+            talk(f"{model.name}: the index is fragmented, which slows searches: run `memory-storage index rebuild`")
 
 
 @index.command()
 def verify(model: Model = None, database: Database = None, as_json: AsJson = False) -> None:
-    """Compare the index with its table, and measure its recall. Leaves with 9 if it is damaged."""
+    """Compare the index with its table, and measure its recall. Exits with 9 if it is damaged."""
     with open_existing(database, None) as storage:
         found = [storage.embeddings.index.verify(name, dimension=size) for name, size in _spaces(storage, model)]
     if as_json:
@@ -58,18 +58,19 @@ def verify(model: Model = None, database: Database = None, as_json: AsJson = Fal
         show_table(["model", "indexed", "in the index", "recall@10", "verdict"], rows, nothing=_NO_VECTORS)
     if not all(one.is_healthy for one in found):
         raise CorruptDataError(
-            "`memory-storage index rebuild` makes it anew, with another --preset if it finds too few; no vector is lost"
+            "the vector index is damaged or has low recall; no vector is lost; run `memory-storage index rebuild`, "
+            "with another --preset if its recall is low"
         )
 
 
 @index.command()
 def rebuild(
     model: Model = None,
-    preset: Annotated[str | None, typer.Option(help="compact, balanced or accurate. Default: as it was.")] = None,
+    preset: Annotated[str | None, typer.Option(help="compact, balanced or accurate. Default: unchanged.")] = None,
     database: Database = None,
     as_json: AsJson = False,
 ) -> None:
-    """Build the index anew. Searches go on meanwhile. If it is interrupted, do it again."""
+    """Rebuild the index. Searches are not blocked. After an interruption, run it again."""
     chosen = cast("IndexPreset | None", preset)  # it is checked
     with open_existing(database, None) as storage:
         counts = {name: _rebuild(storage, name, chosen) for name in _named(storage, model)}
@@ -79,20 +80,20 @@ def rebuild(
     if not counts:
         talk(_NO_VECTORS)
     for name, count in counts.items():
-        said = f"{counted(count, 'vector')} in the index" if count else "few vectors; it needs no index"
+        said = f"{counted(count, 'vector')} in the index" if count else "few vectors, no index needed"
         say(f"{name}: {said}")
 
 
 @index.command()
 def use(
     source: Annotated[
-        str, typer.Argument(metavar="hnsw|diskann", help="In the process that searches, or in the file.")
+        str, typer.Argument(metavar="hnsw|diskann", help="hnsw is in the process that searches, diskann in the file.")
     ],
     model: Model = None,
     database: Database = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go over to the other kind of index, and empty the one that is left. If it is interrupted, do it again."""
+    """Switch to the other kind of index, and empty the previous one. After an interruption, run it again."""
     source = "hnsw" if source == "memory" else source  # its name before 0.1
     chosen = cast("IndexSource", source)  # it is checked
     if source not in get_args(IndexSource):
@@ -104,8 +105,8 @@ def use(
     if not counts:
         talk(_NO_VECTORS)
     for name, count in counts.items() if not as_json else ():
-        say(f"{name}: {counted(count, 'vector')} entered the index ({source})")
-    talk(f"set MEMORY_STORAGE_VECTOR_INDEX={source} where it is used, or vector_index of the Settings")
+        say(f"{name}: {counted(count, 'vector')} added to the index ({source})")
+    talk(f"set MEMORY_STORAGE_VECTOR_INDEX={source}, or Settings.vector_index, in every process that uses the database")
 
 
 def _use(storage: MemoryStorage, model: str, source: IndexSource) -> int:
@@ -125,7 +126,7 @@ def _rebuild(storage: MemoryStorage, model: str, preset: IndexPreset | None) -> 
 
 
 def _spaces(storage: MemoryStorage, model: str | None) -> Iterable[tuple[str, int | None]]:
-    """Each model with its dimensions; one without, which is refused, if there is none of that name."""
+    """Return each model with its dimension; an unknown model with None, which the repository rejects."""
     models = storage.embeddings.index.status()
     found = [(one.name, one.dimension) for one in models if model in (None, one.name)]
     return found or ([] if model is None else [(model, None)])
@@ -143,15 +144,15 @@ def _cells(model: EmbeddingModel) -> list[object]:
 def _state(model: EmbeddingModel) -> str:
     if not model.needs_index:
         return "not needed"
-    return "worn" if model.is_fragmented else "pending" if model.pending else "complete"
+    return "fragmented" if model.is_fragmented else "pending" if model.pending else "complete"
 
 
 def _verdict(health: IndexHealth) -> str:
     if not health.is_healthy:
-        return "finds too few" if health.nodes == health.model.indexed else "damaged"
+        return "low recall" if health.nodes == health.model.indexed else "damaged"
     if health.model.is_fragmented:
-        return "worn"
-    return "sound" if health.nodes else "empty: few vectors need no index"
+        return "fragmented"
+    return "healthy" if health.nodes else "empty: few vectors, no index needed"
 
 
 def _as_json(model: EmbeddingModel) -> dict[str, Any]:

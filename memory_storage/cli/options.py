@@ -1,4 +1,4 @@
-"""What several commands take, and how it is read."""
+"""Options that several commands share, and their parsers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Database = Annotated[
         "--database",
         "-d",
         metavar="PATH|URL",
-        help="Where the memory is. Default: LIBSQL_DATABASE_PATH or TURSO_DATABASE_URL.",
+        help="The database. Default: LIBSQL_DATABASE_PATH or TURSO_DATABASE_URL.",
         show_default=False,
     ),
 ]
@@ -28,28 +28,28 @@ Namespace = Annotated[
     typer.Option(
         "--namespace",
         "-n",
-        help="Whose memory it is. Default: MEMORY_STORAGE_NAMESPACE, or 'default'.",
+        help="The namespace. Default: MEMORY_STORAGE_NAMESPACE, or 'default'.",
         show_default=False,
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Give JSON on stdout.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
 
 _MOMENT = pydantic.TypeAdapter(datetime)
 
 
 def moment(option: str, text: str | None) -> datetime | None:
-    """A moment in ISO 8601; UTC unless it says otherwise."""
+    """Parse a time in ISO 8601; without an offset it is in UTC."""
     if text is None:
         return None
     try:
         found = _MOMENT.validate_python(text)
     except pydantic.ValidationError as error:
-        raise ValidationError(option, "a moment in ISO 8601, like 2025-01-31 or 2025-01-31T12:00:00Z", text) from error
+        raise ValidationError(option, "a time in ISO 8601, like 2025-01-31 or 2025-01-31T12:00:00Z", text) from error
     return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
 
 
 def pairs(option: str, texts: Sequence[str]) -> dict[str, Any]:
-    """`key=value` each; a value that is a JSON number, true, false, null or quoted text is that, else it is text."""
+    """Parse strings `key=value`; a value that is not a JSON scalar is a string."""
     found = {}
     for text in texts:
         key, separator, value = text.partition("=")

@@ -1,4 +1,4 @@
-"""How things are shown: data on stdout, as JSON or a table; talk and progress on stderr. Knows no command."""
+"""Output of the commands: data on stdout, as JSON or a table; messages and progress on stderr."""
 
 from __future__ import annotations
 
@@ -19,51 +19,51 @@ from rich.text import Text
 from memory_storage._formatting import in_one_line, printable
 
 _WIDTH_OF_A_FILE = 160
-_READABLE = 16  # columns of a terminal that a text needs at least
+_READABLE = 16  # the minimum width of a text column, in terminal columns
 _GAP = 2
 _BESIDE = " · "
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Leave it to the one place that handles it."""
+        """Raise it, so that `app` handles it."""
         raise BrokenPipeError
 
 
 def write_json(value: Any) -> None:
-    """One JSON document, in UTF-8 whatever the terminal's encoding is."""
+    """Write one JSON document, in UTF-8 whatever the terminal's encoding is."""
     sys.stdout.flush()
     write_line(to_json(value))
 
 
 def write_line(line: bytes) -> None:
-    """One line of data."""
+    """Write one line of data."""
     for rest in (memoryview(line), memoryview(b"\n")):  # not joined: a line may be large
         while rest:
-            # With PYTHONUNBUFFERED set this is the bare file, which may take only a part.
+            # With PYTHONUNBUFFERED set this is the raw file, whose write() may be partial.
             rest = rest[sys.stdout.buffer.write(rest) :]
 
 
 def talk(message: str) -> None:
-    """A sentence for the person at the terminal."""
+    """Write a message to stderr."""
     print(printable(message), file=sys.stderr)  # noqa: T201 - this is where printing is done
 
 
 def say(message: str) -> None:
-    """A sentence that is what the command is for."""
+    """Write a line of text to stdout."""
     _stdout().print(Text(printable(message)), soft_wrap=True)
 
 
 def show_table(
     columns: Sequence[str], rows: Sequence[Sequence[object]], *, whole: Sequence[str] = (), nothing: str = ""
 ) -> None:
-    """Show rows under their columns; where the columns have no room beside each other, one row below the other.
+    """Show rows as a table; if the terminal is too narrow for the columns, as one record per row.
 
     Args:
-        columns: their names, which are never broken.
-        rows: the cells; each is shown in one line if there is room, and None as nothing.
-        whole: the columns whose cells are never broken.
-        nothing: the sentence, on stderr, for a table without rows.
+        columns: their names, which are never wrapped.
+        rows: the cells; each is shown in one line if it fits, and None as an empty cell.
+        whole: the columns whose cells are never wrapped.
+        nothing: the message, on stderr, for a table without rows.
     """
     if not rows and nothing:
         talk(nothing)
@@ -84,12 +84,12 @@ def show_table(
 
 
 def has_wide_output() -> bool:
-    """Whether there is room for whole ids: in a file or a pipe, and in a terminal that is as wide."""
+    """Return whether complete ids fit: in a file or a pipe, and in a terminal of at least 160 columns."""
     return _stdout().width >= _WIDTH_OF_A_FILE
 
 
 def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]], whole: Sequence[str], room: int) -> list[int] | None:
-    """Return the width of each column, or None if they have no room beside each other."""
+    """Return the width of each column, or None if they do not fit next to each other."""
     longest = [max(map(cell_len, column)) for column in zip(columns, *rows, strict=True)]
     least = [
         size if name in whole else max(cell_len(name), min(size, _READABLE))
@@ -106,7 +106,7 @@ def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]], whole: Sequen
 
 
 def _record(columns: Sequence[str], row: Sequence[str], width: int) -> Table:
-    """A row as its first cell, and below it the others with their names."""
+    """Return a row as a record: its first cell, and below it the others with their names."""
     lines: list[Text] = []
     for name, cell in zip(columns[1:], row[1:], strict=True):
         if not cell:
@@ -125,7 +125,7 @@ def _record(columns: Sequence[str], row: Sequence[str], width: int) -> Table:
 
 
 def show_fields(fields: Mapping[str, object]) -> None:
-    """Show names and values, one pair a line; what is None is left out."""
+    """Show names and values, one pair a line; omit those that are None."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -137,7 +137,7 @@ def show_fields(fields: Mapping[str, object]) -> None:
 
 @contextmanager
 def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr, if that is a terminal: gives what to call with how much is done."""
+    """Show a progress bar on stderr if it is a terminal; yields the function that sets the amount done."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -146,7 +146,7 @@ def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 
 def drop_stdout() -> None:
-    """Nobody reads any more: let what is still buffered go nowhere, in silence."""
+    """Discard buffered output after its reader has closed it."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -1,4 +1,4 @@
-"""The commands that read: query, show, stats."""
+"""The commands `query`, `show` and `stats`."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from .output import say, show_fields, show_table, talk, write_json
 
 @app.command()
 def query(
-    task_type: Annotated[str | None, typer.Option(help="Like debugging or testing.")] = None,
-    domain: Annotated[str | None, typer.Option(help="The domain of its context.")] = None,
-    language: Annotated[str | None, typer.Option(help="The language of its context.")] = None,
+    task_type: Annotated[str | None, typer.Option(help="A type like debugging or testing.")] = None,
+    domain: Annotated[str | None, typer.Option(help="The domain of the context.")] = None,
+    language: Annotated[str | None, typer.Option(help="The language of the context.")] = None,
     outcome: Annotated[str | None, typer.Option(help="success, partial_success, failure or abstained.")] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="Has this tag; repeat it for all of several.")] = None,
-    any_tag: Annotated[list[str] | None, typer.Option(help="Has one of these tags; repeat it.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="Has this tag; repeat it to require several.")] = None,
+    any_tag: Annotated[list[str] | None, typer.Option(help="Has at least one of these tags; repeat it.")] = None,
     metadata: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Has this metadata; repeat it.")
     ] = None,
     min_reward: Annotated[float | None, typer.Option(help="Reward of at least this.")] = None,
     max_reward: Annotated[float | None, typer.Option(help="Reward of at most this.")] = None,
-    since: Annotated[str | None, typer.Option(metavar="MOMENT", help="Started then or later (ISO 8601).")] = None,
-    until: Annotated[str | None, typer.Option(metavar="MOMENT", help="Started earlier (ISO 8601).")] = None,
-    archived: Annotated[bool, typer.Option("--archived", help="Only those in the archive.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="Those in the archive too.")] = False,
-    text: Annotated[str | None, typer.Option(help='Has these words, "a phrase" or a pre*.')] = None,
-    limit: Annotated[int | None, typer.Option(help="At most so many (100).", show_default=False)] = None,
-    cursor: Annotated[str | None, typer.Option(help="Go on where the last page ended.")] = None,
-    steps: Annotated[bool, typer.Option("--steps", help="With --json: with their steps.")] = False,
+    since: Annotated[str | None, typer.Option(metavar="TIME", help="Started at this time or later (ISO 8601).")] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Started before this time (ISO 8601).")] = None,
+    archived: Annotated[bool, typer.Option("--archived", help="Only archived episodes.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Include archived episodes.")] = False,
+    text: Annotated[str | None, typer.Option(help='Contains these words, "a phrase" or a prefix*.')] = None,
+    limit: Annotated[int | None, typer.Option(help="Maximum number of episodes (100).", show_default=False)] = None,
+    cursor: Annotated[str | None, typer.Option(help="Continue after the previous page.")] = None,
+    steps: Annotated[bool, typer.Option("--steps", help="With --json: include the steps.")] = False,
     database: Database = None,
     namespace: Namespace = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the episodes for which all conditions hold, the newest first."""
+    """List the episodes that match all conditions, newest first."""
     with open_existing(database, namespace) as storage:
         page = storage.episodes.query(
             task_type=cast("Any", task_type),  # the filter checks it
@@ -72,7 +72,7 @@ def query(
 @app.command()
 def show(
     episode_id: EpisodeId,
-    steps: Annotated[bool, typer.Option("--steps/--no-steps", help="With its steps.")] = True,
+    steps: Annotated[bool, typer.Option("--steps/--no-steps", help="Show the steps.")] = True,
     database: Database = None,
     namespace: Namespace = None,
     as_json: AsJson = False,
@@ -93,13 +93,13 @@ def show(
 def stats(
     by: Annotated[
         str | None,
-        typer.Option(help="How the episodes went by task_type, domain, language, framework, complexity, tool or tag."),
+        typer.Option(help="Show success rates by task_type, domain, language, framework, complexity, tool or tag."),
     ] = None,
     database: Database = None,
     namespace: Namespace = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what the namespace holds: rows, outcomes, tools. Or how the episodes went, with --by."""
+    """Show the numbers of rows, outcomes and tools in the namespace, or with --by the success rates of groups."""
     if by is not None:
         _show_groups(by, database, namespace, as_json=as_json)
         return
@@ -113,7 +113,7 @@ def stats(
         talk(_empty(storage.namespace))
     outcomes = [(name, found.episodes, _number(found.mean_reward)) for name, found in summary.outcomes.items()]
     tools = [(name, found.steps, _number(found.ok_rate)) for name, found in summary.tools.items()]
-    for columns, rows in ((["outcome", "episodes", "mean reward"], outcomes), (["tool", "steps", "part ok"], tools)):
+    for columns, rows in ((["outcome", "episodes", "mean reward"], outcomes), (["tool", "steps", "ok rate"], tools)):
         if rows:
             say("")
             show_table(columns, rows)
@@ -121,7 +121,7 @@ def stats(
 
 def _show_groups(by: str, database: str | None, namespace: str | None, *, as_json: bool) -> None:
     with open_existing(database, namespace) as storage:
-        table = storage.analytics.by(cast("Dimension", by))  # it checks it
+        table = storage.analytics.by(cast("Dimension", by))  # the repository checks it
     if as_json:
         write_json(table.to_rows())
         return
@@ -137,26 +137,26 @@ def _show_groups(by: str, database: str | None, namespace: str | None, *, as_jso
 
 
 def why_no_episode(storage: MemoryStorage) -> str:
-    """Return a sentence for a result without episodes: what is there, and what to do next."""
+    """Return the message for an empty result: the number of stored episodes, and what to do next."""
     stored, archived = storage.episodes.count(archived=None), storage.episodes.count(archived=True)
     if not stored:
         return _empty(storage.namespace)
-    kept = f", {archived:,} of them in the archive (--all)" if archived else ""
+    kept = f", {archived:,} of them archived (--all)" if archived else ""
     return (
-        f"no episode is found: the namespace {storage.namespace!r} has {counted(stored, 'episode')}{kept}; "
-        "leave out a condition to find more"
+        f"no episode matches: the namespace {storage.namespace!r} has {counted(stored, 'episode')}{kept}; "
+        "remove a condition to find more"
     )
 
 
 def _empty(namespace: str) -> str:
     return (
-        f"there are no episodes in the namespace {namespace!r}: `memory-storage import FILE` brings some in, and "
-        "--namespace chooses another one"
+        f"there are no episodes in the namespace {namespace!r}: import some with `memory-storage import FILE`, "
+        "or choose another with --namespace"
     )
 
 
 def show_steps(steps: Sequence[Step]) -> None:
-    """Show the steps, one a row."""
+    """Show the steps as a table."""
     if not steps:
         return
     rows = [(step.step_number, step.tool, step.action, _result(step.result), step.latency_ms) for step in steps]

@@ -1,4 +1,4 @@
-"""The commands that say what works: report, as a page or as tables, and learn, which keeps it as patterns."""
+"""The commands `report` and `learn`: what works, as tables or a page, and as stored patterns."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from .database import open_existing
 from .options import AsJson, Database, Namespace, moment
 from .output import has_wide_output, say, show_table, talk, write_json
 
-TaskType = Annotated[str | None, typer.Option(help="Only these, like debugging or testing.")]
-Domain = Annotated[str | None, typer.Option(help="Only those of this domain.")]
-Tag = Annotated[list[str] | None, typer.Option(help="Only those with this tag; repeat it for all of several.")]
-Since = Annotated[str | None, typer.Option(metavar="MOMENT", help="Started then or later (ISO 8601).")]
-Until = Annotated[str | None, typer.Option(metavar="MOMENT", help="Started earlier (ISO 8601).")]
+TaskType = Annotated[str | None, typer.Option(help="Only this type, like debugging or testing.")]
+Domain = Annotated[str | None, typer.Option(help="Only this domain.")]
+Tag = Annotated[list[str] | None, typer.Option(help="Only with this tag; repeat it to require several.")]
+Since = Annotated[str | None, typer.Option(metavar="TIME", help="Started at this time or later (ISO 8601).")]
+Until = Annotated[str | None, typer.Option(metavar="TIME", help="Started before this time (ISO 8601).")]
 RewardAtLeast = Annotated[
-    float | None, typer.Option(help="Success is a reward of at least this. Default: the outcome.", show_default=False)
+    float | None,
+    typer.Option(help="Count a reward of at least this as success. Default: the outcome.", show_default=False),
 ]
 
 
 @app.command()
 def report(
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page that needs no network.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a self-contained HTML page.")] = None,
     tz: Annotated[str, typer.Option("--tz", "--zone", help="The IANA time zone of days and weeks.")] = "UTC",
     reward_at_least: RewardAtLeast = None,
-    episodes: Annotated[int, typer.Option(help="With --html: show so many step by step, at most 50.")] = 8,
+    episodes: Annotated[int, typer.Option(help="With --html: number of episodes shown step by step, at most 50.")] = 8,
     task_type: TaskType = None,
     domain: Domain = None,
     tag: Tag = None,
@@ -41,7 +42,7 @@ def report(
     namespace: Namespace = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what works and what fails: over time, by tool, in sequence; as tables, or as a page with --html."""
+    """Show what works and what fails over time, by tool and by sequence, as tables or with --html as a page."""
     try:
         from memory_storage_report import collect, sections, write_page
     except ModuleNotFoundError as error:
@@ -69,9 +70,9 @@ def report(
 
 @app.command()
 def learn(
-    least_episodes: Annotated[int, typer.Option(help="In at least so many episodes.")] = 5,
-    min_lift: Annotated[float, typer.Option(help="At least so many times the success rate of all.")] = 1.2,
-    most: Annotated[int, typer.Option(help="At most so many of each kind.")] = 50,
+    least_episodes: Annotated[int, typer.Option(help="Minimum number of episodes of a pattern.")] = 5,
+    min_lift: Annotated[float, typer.Option(help="Minimum ratio of its success rate to that of all episodes.")] = 1.2,
+    most: Annotated[int, typer.Option(help="Maximum number of patterns of each kind.")] = 50,
     reward_at_least: RewardAtLeast = None,
     task_type: TaskType = None,
     domain: Domain = None,
@@ -82,7 +83,7 @@ def learn(
     namespace: Namespace = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make patterns of the tool sequences and error recoveries that lead to success. Again: brings them up to date."""
+    """Store tool sequences and error recoveries that lead to success as patterns. Run it again to update them."""
     filters = _filters(task_type, domain, tag, since, until)
     with open_existing(database, namespace) as storage:
         found = storage.patterns.learn(
@@ -92,7 +93,9 @@ def learn(
         write_json([pattern.model_dump(mode="json") for pattern in found])
         return
     if not found:
-        talk("nothing was learned: too few episodes went well in the same way; try --least-episodes 2 or --min-lift 1")
+        talk(
+            "no pattern was learned: too few episodes succeeded in the same way; try --least-episodes 2 or --min-lift 1"
+        )
         return
     rows = [
         (

@@ -1,4 +1,4 @@
-"""The commands that let go: retain (by a policy), forget (for good), scrub (the bytes that deleting has left)."""
+"""The commands that remove episodes: `retain` (by a policy), `forget` (erase), `scrub` (overwrite deleted bytes)."""
 
 from __future__ import annotations
 
@@ -31,30 +31,34 @@ _SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "m
 
 Backups = Annotated[
     list[Path] | None,
-    typer.Option("--backup", metavar="PATH", help="Erase from this backup too what was forgotten; repeat it."),
+    typer.Option("--backup", metavar="PATH", help="Also erase from this backup; repeat it."),
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
 @app.command()
 def retain(
-    max_age: Annotated[str | None, typer.Option(metavar="SPAN", help="Started longer ago goes: 90d, 12h, 2w.")] = None,
-    min_reward: Annotated[float | None, typer.Option(help="A reward of less than this goes.")] = None,
-    max_episodes: Annotated[int | None, typer.Option(help="The oldest go, until so many are left.")] = None,
-    max_bytes: Annotated[str | None, typer.Option(metavar="SIZE", help="The oldest go, until 500MB are left.")] = None,
-    only_failed: Annotated[bool, typer.Option("--only-failed", help="Keep what did not fail.")] = False,
-    keep_tag: Annotated[list[str] | None, typer.Option(help="Keep what has this tag; repeat it.")] = None,
+    max_age: Annotated[
+        str | None, typer.Option(metavar="SPAN", help="Remove episodes that started longer ago: 90d, 12h, 2w.")
+    ] = None,
+    min_reward: Annotated[float | None, typer.Option(help="Remove episodes with a lower reward.")] = None,
+    max_episodes: Annotated[int | None, typer.Option(help="Remove the oldest until this number is left.")] = None,
+    max_bytes: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Remove the oldest until this size is left: 500MB.")
+    ] = None,
+    only_failed: Annotated[bool, typer.Option("--only-failed", help="Remove only episodes that failed.")] = False,
+    keep_tag: Annotated[list[str] | None, typer.Option(help="Keep episodes with this tag; repeat it.")] = None,
     sources: Annotated[
-        bool, typer.Option("--keep-sources/--drop-sources", help="Keep the evidence of patterns.")
+        bool, typer.Option("--keep-sources/--drop-sources", help="Keep episodes that patterns are based on.")
     ] = True,
-    archive: Annotated[bool, typer.Option("--archive", help="Archive them in place of deleting them.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go, and why.")] = False,
+    archive: Annotated[bool, typer.Option("--archive", help="Archive instead of deleting.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the episodes and the reasons.")] = False,
     yes: Yes = False,
     database: Database = None,
     namespace: Namespace = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let episodes go that a policy does not keep. Others go on writing. To do it again goes on where it was ended."""
+    """Remove the episodes that a policy does not keep. Writers are not blocked. Run it again to resume."""
     policy = RetentionPolicy(
         max_age=None if max_age is None else _span(max_age),
         min_reward=min_reward,
@@ -82,10 +86,10 @@ def retain(
 def forget(
     episode_id: Annotated[
         str | None,
-        typer.Argument(metavar="[ID]", help=f"{HELP} Without one, --namespace names what is erased as a whole."),
+        typer.Argument(metavar="[ID]", help=f"{HELP} Without it, the whole --namespace is erased."),
     ] = None,
     scrub: Annotated[
-        bool, typer.Option("--scrub/--no-scrub", help="Leave no byte in the file; no: do it later.")
+        bool, typer.Option("--scrub/--no-scrub", help="Overwrite the erased bytes in the file now.")
     ] = True,
     backup: Backups = None,
     yes: Yes = False,
@@ -93,15 +97,15 @@ def forget(
     namespace: Namespace = None,
     as_json: AsJson = False,
 ) -> None:
-    """Erase an episode, or all of a --namespace, for good. Leaves with 7 if bytes may be left in the file."""
+    """Erase an episode, or a whole --namespace, permanently. Exits with 7 if bytes may be left in the file."""
     if episode_id is None and namespace is None:
-        raise ConfigurationError("nothing to forget: give an episode's ID, or a --namespace to erase all of it")
+        raise ConfigurationError("nothing to forget: give an episode's ID, or --namespace to erase all of it")
     with open_existing(database, namespace) as storage:
         checked_backups(storage, backup or [])  # before anything is erased
         whole_id = None if episode_id is None else as_whole_id(storage, episode_id)
         what = _named(storage, whole_id)
         if not yes:
-            confirm(f"Erase {what} for good?", "forget")
+            confirm(f"Erase {what} permanently?", "forget")
         elif episode_id is not None and str(whole_id) != episode_id:
             talk(f"{episode_id} is {what}")
         of: dict[str, Any] = {"namespace": storage.namespace} if whole_id is None else {"episode": whole_id}
@@ -118,7 +122,7 @@ def forget(
 
 @app.command()
 def scrub(backup: Backups = None, database: Database = None, as_json: AsJson = False) -> None:
-    """Write the file anew, so that nothing that was deleted is left in it. Leaves with 7 if that was not possible."""
+    """Rewrite the file, so that no deleted bytes are left in it. Exits with 7 if this failed."""
     with open_existing(database, None) as storage:
         checked_backups(storage, backup or [])
         done = storage.scrub()
@@ -126,7 +130,7 @@ def scrub(backup: Backups = None, database: Database = None, as_json: AsJson = F
     if as_json:
         write_json({**asdict(done), **_listed(erased)})
     elif done.complete:
-        say("nothing that was deleted is left in the file")
+        say("no deleted bytes are left in the file")
     _tell_about_backups(erased, as_json=as_json)
     _tell_whether_scrubbed(storage, done.why)
 
@@ -147,14 +151,14 @@ def _listed(erased: list[ErasedBackup]) -> dict[str, Any]:
 def _tell_about_backups(erased: list[ErasedBackup], *, as_json: bool) -> None:
     for one in erased:
         if not as_json and one.complete:
-            say(f"{one.path}: forgot {counted(one.episodes, 'episode')} and {counted(one.patterns, 'pattern')}")
+            say(f"{one.path}: erased {counted(one.episodes, 'episode')} and {counted(one.patterns, 'pattern')}")
     if whys := [one.why for one in erased if not one.complete]:
         raise UnavailableError(f"bytes may be left: {'; '.join(whys)}")
 
 
 def _tell_whether_scrubbed(storage: MemoryStorage, why: str) -> None:
     if why and storage.settings.server:
-        talk(why)  # nothing can be done about it here
+        talk(why)  # the server owns the file: the client cannot scrub it
     elif why:
         raise UnavailableError(f"bytes may be left: {why}")
 
@@ -162,7 +166,7 @@ def _tell_whether_scrubbed(storage: MemoryStorage, why: str) -> None:
 def _span(text: str) -> timedelta:
     seconds = _measure("max_age", text, _SPANS)
     if seconds > timedelta.max.total_seconds():
-        raise ValidationError("max_age", "at most some million years", text)
+        raise ValidationError("max_age", "at most 999,999,999 days", text)
     return timedelta(seconds=seconds)
 
 
@@ -176,9 +180,9 @@ def _measure(option: str, text: str, units: dict[str, int]) -> float:
 def _named(storage: MemoryStorage, episode_id: UUID | None) -> str:
     if episode_id is None:
         count = storage.episodes.count(archived=None)
-        return f"all of the namespace {storage.namespace!r}, {counted(count, 'episode')},"
+        return f"the whole namespace {storage.namespace!r} with {counted(count, 'episode')}"
     found = storage.episodes.find(episode_id, steps=False)
-    return f"{episode_id} {found.task_description[:60]!r}" if found else f"what is left of {episode_id}"
+    return f"{episode_id} {found.task_description[:60]!r}" if found else f"the remains of {episode_id}"
 
 
 def _sized(episodes: int, size: int) -> str:
@@ -196,7 +200,7 @@ def _show_plan(storage: MemoryStorage, plan: RetentionPlan, *, as_json: bool) ->
     ids = as_shown(storage, [one.id for one in plan])
     rows = [(ids[one.id], one.reason, one.steps, f"{one.bytes:,}") for one in plan]
     show_table(["id", "reason", "steps", "bytes"], rows, whole=["id", "reason", "steps", "bytes"])
-    talk(f"{_sized(len(plan), plan.bytes)} would go")
+    talk(f"{_sized(len(plan), plan.bytes)} would be removed")
 
 
 def _show_done(done: RetentionResult, what: str, *, as_json: bool) -> None:
@@ -206,7 +210,7 @@ def _show_done(done: RetentionResult, what: str, *, as_json: bool) -> None:
     if not done.removed and not done.skipped:
         say(_NOTHING_TO_DO)
         return
-    spared = f"; {len(done.skipped):,} had changed, and stay" if done.skipped else ""
+    spared = f"; {len(done.skipped):,} changed in the meantime and were kept" if done.skipped else ""
     say(f"{what} {_sized(done.removed, done.bytes)}{spared}")
 
 
@@ -215,5 +219,5 @@ def _facts(done: RetentionResult) -> dict[str, Any]:
 
 
 def _said(found: ErasureResult) -> str:
-    where = "nothing is left of them in the file" if found.scrubbed else "gone from every table and index"
-    return f"forgot {counted(found.episodes, 'episode')} and {counted(found.patterns, 'pattern')}; {where}"
+    where = "no bytes of them are left in the file" if found.scrubbed else "removed from every table and index"
+    return f"erased {counted(found.episodes, 'episode')} and {counted(found.patterns, 'pattern')}; {where}"

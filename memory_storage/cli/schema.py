@@ -1,4 +1,4 @@
-"""The commands on the schema of a database: init, upgrade, downgrade, current, check."""
+"""The commands on the schema of a database: `init`, `upgrade`, `downgrade`, `current` and `check`."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from .output import say, talk, write_json
 
 @app.command()
 def init(database: Database = None, as_json: AsJson = False) -> None:
-    """Create the database with its schema; one that is there is brought up to date."""
+    """Create the database with its schema, or upgrade the schema of an existing one."""
     with open_or_create(database, None) as storage:
         _report(storage.settings, HEAD, f"{storage.settings.database} is ready", as_json=as_json)
 
 
 @app.command()
 def upgrade(
-    revision: Annotated[str, typer.Argument(help="The revision to go to.")] = "head",
+    revision: Annotated[str, typer.Argument(help="The target revision.")] = "head",
     database: Database = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring the schema up to date, or to a revision. An empty or new file gets one."""
+    """Upgrade the schema to the latest or the given revision. Creates the schema in a new or empty file."""
     settings = settings_for(database, None)
     make_directory(settings)
     with _engine(settings) as engine:
@@ -45,21 +45,21 @@ def upgrade(
         _refuse_going_back(before, revision)
         migrate.upgrade(engine, revision)
         after = migrate.current(engine)
-    said = f"{settings.database}: " + (f"{after} already" if before == after else f"{before or 'empty'} -> {after}")
+    said = f"{settings.database}: " + (f"already at {after}" if before == after else f"{before or 'empty'} -> {after}")
     _report(settings, after, said, as_json=as_json)
 
 
 @app.command()
 def downgrade(
-    revision: Annotated[str, typer.Argument(help="The revision to go back to, like 0005; base drops every table.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    revision: Annotated[str, typer.Argument(help="The target revision, like 0005; base drops every table.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     database: Database = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring the schema back to an earlier revision, for an older version of this package.
+    """Downgrade the schema to an earlier revision, for an older version of this package.
 
-    Says what that loses, and asks. Make a backup before (`memory-storage backup FILE`): an upgrade brings back the
-    tables, but not what was lost.
+    Lists the data that are lost, and asks for confirmation. Make a backup first (`memory-storage backup FILE`): a later
+    upgrade recreates the tables, but not the lost data.
     """
     settings = settings_for(database, None)
     refuse_missing(settings)
@@ -71,13 +71,13 @@ def downgrade(
             confirm(f"Downgrade {settings.database} from {before} to {revision}?", "downgrade")
         migrate.downgrade(engine, revision)
         after = migrate.current(engine)
-    said = f"{settings.database}: " + (f"{after} already" if not undone else f"{before} -> {after or 'empty'}")
+    said = f"{settings.database}: " + (f"already at {after}" if not undone else f"{before} -> {after or 'empty'}")
     _report(settings, after, said, as_json=as_json)
 
 
 @app.command()
 def current(database: Database = None, as_json: AsJson = False) -> None:
-    """Show the schema's revision."""
+    """Show the revision of the schema."""
     settings = settings_for(database, None)
     refuse_missing(settings)
     with _engine(settings) as engine:
@@ -87,23 +87,23 @@ def current(database: Database = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def check(database: Database = None, as_json: AsJson = False) -> None:
-    """Fail unless the schema is the one that this version works with."""
+    """Fail unless the schema is at the revision of this version of the package."""
     with open_existing(database, None) as storage:
-        _report(storage.settings, HEAD, f"{storage.settings.database}: {HEAD}, as it should be", as_json=as_json)
+        _report(storage.settings, HEAD, f"{storage.settings.database}: {HEAD} is the current revision", as_json=as_json)
 
 
 def _refuse_going_back(current_revision: str | None, revision: str) -> None:
     if current_revision and revision.isdigit() and revision < current_revision:
         raise ValidationError(
             "revision",
-            f"not before {current_revision}, which is stored; `memory-storage downgrade` goes back",
+            f"not before {current_revision}, the stored revision; use `memory-storage downgrade`",
             revision,
         )
 
 
 def _undone(before: str | None, revision: str) -> list[str]:
     if before is None:
-        raise ValidationError("revision", "there is no schema to go back from", revision)
+        raise ValidationError("revision", "the database has no schema to downgrade", revision)
     if revision == before:
         return []
     return migrate.undone_by_downgrade(before, revision)
@@ -116,7 +116,7 @@ def _tell_losses(settings: Settings, undone: list[str]) -> None:
         talk(f"  {one}: {described.loses}")
         if described.blocker:
             talk(f"        (refused while there are {described.blocker})")
-    talk("a backup keeps it: `memory-storage backup FILE`")
+    talk("to keep it, make a backup first: `memory-storage backup FILE`")
 
 
 def _report(settings: Settings, revision: str | None, said: str, *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""The command that searches: by words, by the vector of an episode, or by both."""
+"""The command `search`: by words, by the vector of an episode, or by both."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from .query import why_no_episode
 
 @app.command()
 def search(
-    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="Has some of these words.")] = None,
+    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="Contains some of these words.")] = None,
     like: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Is similar to this episode (its id, or the first digits), by its vector."),
+        typer.Option(metavar="ID", help="Is similar to this episode (id or its first digits), by its vector."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="With --like: the vectors' model. Default: the only one.")] = None,
-    task_type: Annotated[str | None, typer.Option(help="Like debugging or testing.")] = None,
-    domain: Annotated[str | None, typer.Option(help="The domain of its context.")] = None,
+    model: Annotated[str | None, typer.Option(help="With --like: the embedding model. Default: the only one.")] = None,
+    task_type: Annotated[str | None, typer.Option(help="A type like debugging or testing.")] = None,
+    domain: Annotated[str | None, typer.Option(help="The domain of the context.")] = None,
     outcome: Annotated[str | None, typer.Option(help="success, partial_success, failure or abstained.")] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="Has this tag; repeat it for all of several.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Those in the archive too.")] = False,
-    k: Annotated[int, typer.Option("-k", help="At most so many, from 1 to 1000.")] = 10,
-    cursor: Annotated[str | None, typer.Option(help="Go on where the last page ended.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="Has this tag; repeat it to require several.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Include archived episodes.")] = False,
+    k: Annotated[int, typer.Option("-k", help="Maximum number of episodes, from 1 to 1000.")] = 10,
+    cursor: Annotated[str | None, typer.Option(help="Continue after the previous page.")] = None,
     database: Database = None,
     namespace: Namespace = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the episodes that help most: by words, by likeness to an episode, or by both."""
+    """Find the most relevant episodes: by words, by similarity to an episode, or by both."""
     filters: dict[str, Any] = {
         "task_type": task_type,
         "domain": domain,

@@ -352,7 +352,7 @@ def test_the_commands_back_up_and_restore(tmp_path, monkeypatch, backup):
     assert command("backup", backup, "--database", database, "--force").exit_code == 0
     assert command("restore", backup, "--database", database).exit_code == 3
     replaced = command("restore", backup, "--database", database, "--force")
-    assert "what was there before is in" in " ".join(replaced.stdout.split())
+    assert "the previous database is in" in " ".join(replaced.stdout.split())
     assert command("restore", backup, "--database", tmp_path / "new.db").exit_code == 0
     assert command("restore", backup.with_name("missing"), "--database", tmp_path / "newer.db").exit_code == 3
     monkeypatch.delenv("MEMORY_STORAGE_ENCRYPTION_KEY")

@@ -216,7 +216,7 @@ def test_the_commands_erase_from_backups_too(backed_up, tmp_path):
     assert (wrong.exit_code, storage.episodes.count()) == (3, 3)
     done = CliRunner().invoke(app, ["forget", str(episode.id), "--yes", *arguments])
     assert done.exit_code == 0
-    assert f"{path}: forgot 1 episode" in done.stdout
+    assert f"{path}: erased 1 episode" in done.stdout
     assert b"zqcanary 0" not in path.read_bytes()
     storage.retention.apply(ms.RetentionPolicy(max_episodes=1))
     scrubbed = CliRunner().invoke(app, ["scrub", "--json", *arguments])

@@ -42,7 +42,7 @@ def test_init_leaves_alone_what_is_there(answered, episode):
 
 def test_upgrade_makes_a_schema_and_then_has_nothing_to_do(command, database):
     assert f"empty -> {schema.HEAD}" in command("upgrade", "-d", database).stdout
-    assert f"{schema.HEAD} already" in command("upgrade", "-d", database).stdout
+    assert f"already at {schema.HEAD}" in command("upgrade", "-d", database).stdout
 
 
 def test_upgrade_knows_its_revisions(command, database):
@@ -143,7 +143,7 @@ def test_query_leaves_out_the_others(answered, episode, filters):
     ("filters", "message"),
     [
         (["--outcome", "great"], "outcome"),
-        (["--since", "yesterday"], "since: a moment in ISO 8601"),
+        (["--since", "yesterday"], "since: a time in ISO 8601"),
         (["--metadata", "trial"], "metadata: key=value"),
         (["--limit", "0"], "limit"),
         (["--cursor", "nonsense"], "cursor"),
@@ -249,7 +249,7 @@ def test_import_twice_changes_nothing(command, answered, database, runs):
     command("import", runs, "-d", database)
     before = answered("query", "--steps")
     result = command("import", runs, "-d", database)
-    assert result.stdout.strip() == "0 imported, 3 there already, 1 broken"
+    assert result.stdout.strip() == "0 imported, 3 unchanged, 1 invalid"
     assert answered("query", "--steps") == before
 
 
@@ -350,4 +350,4 @@ def test_upgrade_does_not_go_back_and_says_what_does(command, database):
     result = command("upgrade", "0001", "--database", database)
     assert result.exit_code == 4
     assert "revision: not before" in result.stderr
-    assert "`memory-storage downgrade` goes back" in result.stderr
+    assert "use `memory-storage downgrade`" in result.stderr

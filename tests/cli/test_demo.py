@@ -48,6 +48,6 @@ def test_the_demo_writes_to_a_new_file_only(command, database, tmp_path, monkeyp
 
 def test_the_demo_tells_its_tale(database):
     out, err = start("demo", "-d", database).communicate(timeout=60)
-    for text in ("Recorded as episode", "Python 3", "exit code 2", "0.75", "gave back 1 episode", str(database)):
+    for text in ("Recorded as episode", "Python 3", "exit code 2", "0.75", "returned 1 episode", str(database)):
         assert text in out.decode()
     assert err == b""

@@ -50,7 +50,7 @@ def _cases(place: Path) -> Iterator[tuple[tuple[object, ...], str]]:
     for command in ("import", "restore"):
         yield (command, place / "directory", "-d", place / "new.db"), A_DIRECTORY
         yield (command, missing, "-d", place / "new.db"), f"{missing}: "
-    yield ("export", "-o", place / "file", *database), "is there already: choose another file, or delete it"
+    yield ("export", "-o", place / "file", *database), "already exists: choose another file or delete it"
     yield ("backup", place / "file", *database), "is there already: choose another name"
     yield ("restore", place / "backup.db", *database), "is there already: say --force to replace it"
     for command in ("query", "init", "upgrade", "doctor", "health", "stats"):
@@ -91,4 +91,4 @@ def test_an_output_that_takes_no_more_is_one_sentence(place):
         process = start("export", "-d", place / "memory.db", stdout=full, stdin=subprocess.DEVNULL)
         _, err = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert err.decode() == "error: the output cannot be written: No space left on device; not all of it is there\n"
+    assert err.decode() == "error: cannot write the output: No space left on device; it is incomplete\n"

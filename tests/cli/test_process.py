@@ -35,10 +35,10 @@ def test_the_airline_runs_go_in_once_and_come_out_whole(database, tmp_path):
     code, out, err = finish(start("import", path, "--format", "openai-chat", "-d", database, "--json"))
     report = {"imported": 200, "unchanged": 0, "failed": [], "updated": 0, "erased": 0, "undated": 200, "notes": []}
     assert (code, json.loads(out)) == (0, report)
-    assert err == b"200 without times: they start at the time of the import (--started-at)\n"
+    assert err == b"200 without times start at the time of the import; set another with --started-at\n"
     before = exported(database)
     code, out, _ = finish(start("import", path, "-d", database))
-    assert (code, out.strip()) == (0, b"0 imported, 200 there already, 0 broken")
+    assert (code, out.strip()) == (0, b"0 imported, 200 unchanged, 0 invalid")
     assert finish(start("export", "-d", database)) == (0, before, b"")
     assert finish(start("import", "-", "-d", tmp_path / "copy.db"), before)[0] == 0
     assert exported(tmp_path / "copy.db") == before

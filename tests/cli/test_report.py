@@ -55,7 +55,7 @@ def test_learn_makes_patterns_and_does_it_again_without_harm(command, answered, 
     assert learned[0]["kind"] == "tool_sequence"
     assert answered("learn", "--domain", "web", "--least-episodes", "4") == learned
     result = command("learn", "-d", database, "--min-lift", "99")
-    assert result.stderr.startswith("nothing was learned")
+    assert result.stderr.startswith("no pattern was learned")
     shown = command("learn", "-d", database, "--domain", "web", "--least-episodes", "4").stdout
     assert "tool-1 → tool-2" in shown
 

@@ -89,7 +89,7 @@ def test_a_downgrade_to_nothing_leaves_no_revision(answered, database, stored):
 def test_a_downgrade_to_the_stored_revision_does_nothing(command, database, stored):
     result = command("downgrade", HEAD, "--database", database)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout == f"{database}: {HEAD} already\n"
+    assert result.stdout == f"{database}: already at {HEAD}\n"
 
 
 @pytest.mark.parametrize("revision", ["9999", "0006x", "head", ""])

@@ -43,7 +43,7 @@ def numbered(database) -> list[ms.Episode]:
 COMMANDS = [
     (["query"], ["started", "outcome", "task"]),
     (["search", "flaky"], ["score", "outcome", "where"]),
-    (["stats"], ["episodes", "mean reward", "part ok"]),
+    (["stats"], ["episodes", "mean reward", "ok rate"]),
     (["stats", "--by", "tool"], ["episodes", "success", "from", "to"]),
     (["report"], ["95 % interval", "mean duration", "errors and timeouts", "p99", "support", "lift"]),
     (["learn", "--least-episodes", "1", "--min-lift", "0"], ["kind", "pattern", "success", "version"]),
@@ -144,12 +144,12 @@ def test_a_prefix_belongs_to_its_namespace(command, database, numbered):
 
 
 NOTHING = [
-    (["query"], "there are no episodes in the namespace 'default': `memory-storage import FILE`"),
+    (["query"], "there are no episodes in the namespace 'default': import some with `memory-storage import FILE`"),
     (["search", "word"], "there are no episodes in the namespace 'default'"),
     (["stats", "--by", "tool"], "no episode has a tool"),
-    (["learn"], "nothing was learned: too few episodes went well"),
+    (["learn"], "no pattern was learned: too few episodes succeeded"),
     (["retain", "--max-episodes", "1", "--dry-run"], "nothing to do: the policy keeps every episode"),
-    (["index", "status"], "there are no vectors: storage.embeddings.embed(...) makes some"),
+    (["index", "status"], "there are no vectors: create them in Python"),
     (["index", "verify"], "there are no vectors"),
     (["index", "rebuild"], "there are no vectors"),
 ]
@@ -172,7 +172,7 @@ def test_filters_that_leave_nothing_say_how_many_there_are(command, database, nu
     for arguments in (["query", "--tag", "none"], ["search", "word", "--tag", "none"]):
         result = command(*arguments, "-d", database)
         assert result.stdout == ""
-        assert "has 3 episodes, 1 of them in the archive (--all); leave out a condition" in result.stderr
+        assert "has 3 episodes, 1 of them archived (--all); remove a condition" in result.stderr
 
 
 def test_few_vectors_are_not_pending(command, storage):
@@ -185,4 +185,4 @@ def test_few_vectors_are_not_pending(command, storage):
 def test_help_of_forget_does_not_promise_to_erase_all(command):
     shown = " ".join(command("forget", "--help").stdout.split())
     assert "Default: all" not in shown
-    assert "Without one, --namespace names what is erased as a whole." in shown
+    assert "Without it, the whole --namespace is erased." in shown
