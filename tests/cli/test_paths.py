@@ -36,7 +36,9 @@ def _names(place: Path) -> list[str]:
 
 def _cases(place: Path) -> Iterator[tuple[tuple[object, ...], str]]:
     database, missing, under_a_file = ("-d", place / "memory.db"), place / "none" / "x", place / "file" / "x"
-    for command in (("export", "-o"), ("backup",), ("report", "--html")):
+    for path in (missing, place / "directory", under_a_file):  # the report's package gives the system's own reason
+        yield ("report", "--html", path, *database), f"{path}: cannot be written: "
+    for command in (("export", "-o"), ("backup",)):
         yield (*command, missing, *database), f"{missing}: cannot be written: there is no directory {place / 'none'}"
         yield (*command, place / "directory", *database), f"cannot be written: {A_DIRECTORY}"
         yield (*command, under_a_file, *database), f"cannot be written: {place / 'file'} is a file, not a directory"
