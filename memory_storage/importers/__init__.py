@@ -1,4 +1,4 @@
-"""Agent transcripts and exports into a storage, and a storage into an export."""
+"""Import of agent transcripts and exports, and export of a namespace as JSON lines."""
 
 from .importer import (
     FORMATS,

@@ -1,4 +1,4 @@
-"""A session that was imported before: whether a run is a later state of it, and what it then adds."""
+"""Comparison of a run with the stored state of its session, and the update that it brings."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from .media import is_same
 
 
 class AnotherRunError(Exception):
-    """A run has the id of a session, but is neither a longer nor an older state of what is stored."""
+    """A run has the id of a stored session, but is neither a later nor an earlier state of it."""
 
 
 def grown(stored: Episode, run: Episode) -> Episode | None:
     """Return the stored episode with what the run adds; None if it adds nothing.
 
-    The stored one keeps what only users write (tags, reflection, context), its start, and the times of its steps; the
-    run gives what it has of the conversation, the steps, the outcome and the reward. A run that is shorter is an older
-    copy.
+    The result keeps the stored tags, reflection, context, start and times of the steps, which users may have edited. It
+    takes the conversation, steps, outcome and reward of the run. A shorter run is an older copy and adds nothing.
 
     Raises:
-        AnotherRunError: the messages or steps that both have are not the same.
+        AnotherRunError: messages or steps that both have differ.
     """
     _check_same_session(stored, run)
     if len(_messages(run)) < len(_messages(stored)) or len(run.steps) < len(stored.steps):
@@ -41,7 +40,7 @@ def grown(stored: Episode, run: Episode) -> Episode | None:
 
 
 def _check_same_session(stored: Episode, run: Episode) -> None:
-    """Compare what both have. Of a step that waited for its result only the call is compared."""
+    """Compare what both have; of a step whose result is missing in one of them, only the call."""
     pairs = zip(_messages(stored), _messages(run), strict=False)
     message = next((number for number, pair in enumerate(pairs, 1) if not is_same(*pair)), None)
     steps = zip(stored.steps, run.steps, strict=False)
@@ -51,7 +50,7 @@ def _check_same_session(stored: Episode, run: Episode) -> None:
     where = f"step {step}" if message is None else f"message {message}"
     raise AnotherRunError(
         f"another run is stored as this session (episode {stored.id}): they differ from {where} on; nothing was "
-        "overwritten; give each run an id of its own, or import it without --id-field"
+        "overwritten; give each run its own id, or import it without --id-field"
     )
 
 
@@ -70,7 +69,7 @@ def _step(stored: Step, run: Step) -> Step:
 
 
 def _in_order(steps: list[Step]) -> list[Step]:
-    """The steps with times that do not go back: an undated run is dated again with each import."""
+    """Return the steps with non-decreasing times: an undated run gets new times at each import."""
     ordered: list[Step] = []
     for step in steps:
         latest = ordered[-1].started_at if ordered else step.started_at

@@ -1,4 +1,4 @@
-"""What a file that is no transcript of a known format looks like, so that an error can say it."""
+"""Detection of formats that cannot be imported, so that the error can name them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Content = Mapping[str, Any]
 
 
 def looks_like(content: Content) -> str:
-    """The name of the format that a record is likely to be of; "" where it is not known."""
+    """Return the name of the likely format of a record; "" if it is unknown."""
     return next((name for name, matches in _FORMATS.items() if matches(content)), "")
 
 

@@ -1,4 +1,4 @@
-"""From a file into a storage, in batches, with a report. What a record means is the formats' affair."""
+"""Import of a file into a storage, in batches, with a report."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ FORMATS: tuple[str, ...] = get_args(Format)
 
 _BATCH = 100
 _BATCH_BYTES = 8_000_000
-_LEAD = 1_000  # records that are looked at for one that says what the file is
+_LEAD = 1_000  # records that are searched for one that shows the format
 
 
 class ImportProblem(NamedTuple):
-    """What is wrong with the record that begins at `line`."""
+    """Why the record that begins at `line` was not imported."""
 
     line: int
     message: str
 
 
 class ImportNote(NamedTuple):
-    """What was not understood of the record that begins at `line`, or not kept whole. The rest is imported."""
+    """What was not understood or was shortened in the record that begins at `line`, which was imported."""
 
     line: int
     message: str
@@ -58,13 +58,13 @@ class ImportReport:
     """The outcome of importing a file.
 
     Attributes:
-        imported: how many are new.
-        unchanged: how many were stored already, and stayed as they were.
-        failed: those that could not be read or stored.
-        updated: how many were stored already, and have grown (`id_field`).
-        erased: how many are left out because they were erased: `restore_forgotten` brings them back.
-        undated: how many of the file have no times.
-        notes: what of the others was not understood, or not kept whole.
+        imported: number of new records.
+        unchanged: number of records that were stored before and not changed.
+        failed: the records that could not be read or stored.
+        updated: number of stored sessions that have grown (`id_field`).
+        erased: number of records skipped because they were erased; `restore_forgotten` imports them.
+        undated: number of records without times.
+        notes: what was not understood or was shortened in imported records.
     """
 
     imported: int
@@ -76,22 +76,22 @@ class ImportReport:
     notes: list[ImportNote] = field(default_factory=list)
 
     def totals(self) -> dict[str, int]:
-        """How many records each note is about."""
+        """Count the records of each note."""
         return dict(Counter(note.message for note in self.notes))
 
 
 class ImportOptions(TypedDict, total=False):
-    """How a file is imported: the keywords of `import_file` and `import_stream`. Each may be left out.
+    """The keyword arguments of `import_file` and `import_stream`, all optional.
 
     Args:
-        format: "openai-chat" (runs of chat messages) or "export"; None to decide by the first record.
-        strict: all is one transaction, and nothing goes in if any record is broken.
-        started_at: when a run without any time started; the time of the import by default.
-        id_field: the field of a run, `a.b` for one inside of another, that says which session it is of: a session that
-            has grown since its last import is updated. Without it a run is known by its content.
-        restore_forgotten: bring back what was erased by `forget`, retention or eviction.
-        replace_invalid: put U+FFFD in place of what cannot be stored: NUL, lone surrogates, bytes that are not UTF-8.
-        on_progress: called with the number of bytes that have been read.
+        format: "openai-chat" (runs of chat messages) or "export"; None to detect it from the first record.
+        strict: import in one transaction, and import nothing if any record is invalid.
+        started_at: start of a run without any time; the time of the import by default.
+        id_field: the field of a run with the id of its session, `a.b` for a nested one: a session that has grown since
+            its last import is updated. By default a run is identified by its content.
+        restore_forgotten: import what was erased by `forget`, retention or eviction.
+        replace_invalid: replace what cannot be stored by U+FFFD: NUL, lone surrogates, bytes that are not UTF-8.
+        on_progress: called with the number of bytes read so far.
     """
 
     format: Format | None
@@ -111,22 +111,22 @@ class _Item(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """How many of a batch, that were not new, were updated, were erased before, and are other runs than stored."""
+    """Numbers of records of a batch that were not new: updated, erased before, and conflicting with the stored run."""
 
     updated: int = 0
     erased: int = 0
     others: int = 0
 
 
-class _Refused(Exception):  # noqa: N818 - it only undoes the transaction, and is caught here
+class _Refused(Exception):  # noqa: N818 - it only rolls back the transaction, and is caught here
     pass
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """A file whose beginning was read, so that its format is known; it is read on while it is imported.
+    """A file whose format is known from its beginning; the rest is read while it is imported.
 
-    `is_empty` says that there is nothing in it that could be imported: `problems` says why.
+    If `is_empty`, it has no record that could be imported, and `problems` returns the reasons.
     """
 
     format: Format
@@ -134,16 +134,16 @@ class Transcript:
     is_empty: bool
 
     def problems(self) -> ImportReport:
-        """The report of a file that has nothing to import."""
+        """Return the report of a file that has nothing to import."""
         items = _runs(self.records, RunOptions(), utc_now())
         return ImportReport(0, 0, [item for item in items if isinstance(item, ImportProblem)])
 
 
 def read_transcript(stream: BinaryIO, options: ImportOptions | None = None) -> Transcript:
-    """Read the beginning of a file, as far as it takes to know its format.
+    """Read the beginning of a file, as far as needed to detect its format.
 
     Raises:
-        ValidationError: the format is not known, or not the one that was given. The message says what it looks like.
+        ValidationError: the format is unknown, or not the given one. The message names the likely format.
     """
     options = options or ImportOptions()
     _check_options(options)
@@ -169,10 +169,12 @@ def import_file(storage: MemoryStorage, path: str | os.PathLike[str], **options:
     Raises:
         ConfigurationError: the file cannot be opened, or it is a database that this process has open.
     """
-    if is_open_here(path):  # to close it after reading would drop the locks of this process on it
-        raise ConfigurationError(f"{os.fspath(path)}: this is a database that is open here: export it, and import that")
+    if is_open_here(path):  # closing it after reading would drop the locks of this process on it
+        raise ConfigurationError(
+            f"{os.fspath(path)}: this process has it open as a database; export it and import the export"
+        )
     try:
-        stream = Path(path).open("rb")  # noqa: SIM115 - only an error of opening it is about the path
+        stream = Path(path).open("rb")  # noqa: SIM115 - only errors of opening it concern the path
     except OSError as error:
         raise ConfigurationError(why_unreadable(path, error)) from error
     with stream:
@@ -180,23 +182,23 @@ def import_file(storage: MemoryStorage, path: str | os.PathLike[str], **options:
 
 
 def import_stream(storage: MemoryStorage, stream: BinaryIO, **options: Unpack[ImportOptions]) -> ImportReport:
-    """Import records. What is stored already (by its id) stays as it is, so that doing it again changes nothing.
+    """Import records. Records that are stored already (by id) are not changed, so importing is idempotent.
 
-    A broken record is reported, and the others go in, about 100 in a transaction.
+    An invalid record is reported and the others are imported, about 100 per transaction.
 
     Args:
-        storage: where to.
-        stream: JSON lines, a JSON array, or JSON objects one after the other; UTF-8, or gzip of that.
+        storage: the target.
+        stream: JSON lines, a JSON array, or JSON objects one after the other; UTF-8, optionally gzipped.
         **options: the fields of `ImportOptions`.
 
     Raises:
-        ValidationError: the file as a whole is not of this format, or an option is not one. Nothing was stored.
+        ValidationError: the format of the file or an option is invalid. Nothing was stored.
     """
     return import_transcript(storage, read_transcript(stream, options), options)
 
 
 def import_transcript(storage: MemoryStorage, transcript: Transcript, options: ImportOptions) -> ImportReport:
-    """Import a file that `read_transcript` has read the beginning of."""
+    """Import a transcript that `read_transcript` returned."""
     records = _observed(transcript.records, options.get("on_progress") or _ignore)
     run_options = RunOptions(_limits_of(storage), options.get("id_field"), options.get("replace_invalid", False))
     started_at = _aware(options.get("started_at")) or utc_now()
@@ -214,7 +216,7 @@ def import_transcript(storage: MemoryStorage, transcript: Transcript, options: I
 
 
 def _limits_of(storage: MemoryStorage) -> Limits:
-    """The limits that a run has to fit in: on a server a document has less room."""
+    """Return the limits of a run: on a server, a document may be smaller."""
     limits = storage.settings.limits
     return limits.model_copy(update={"document_bytes": most_bytes(limits, storage._session.max_value_bytes)})
 
@@ -293,7 +295,7 @@ class _Intake:
         self._batch.clear()
 
     def _put(self, batch: list[_Item]) -> None:
-        """Write a batch; if one of it is refused, its halves, down to the one: the others go in."""
+        """Write a batch. If it is rejected, bisect it down to the rejected record, so that the others are written."""
         if not batch:
             return
         try:
@@ -320,7 +322,7 @@ class _Intake:
         )
 
     def _look_at_known(self, batch: list[_Item]) -> _Known:
-        """Update what has grown. Of a session that is stored as another run nothing is written: it is a problem."""
+        """Update sessions that have grown. A run that conflicts with its stored session is reported, not written."""
         find_erased: dict[Kind, Callable[[list[UUID]], set[UUID]]] = {
             "episode": self._target.episodes.erased_among,
             "pattern": self._target.patterns.erased_among,
@@ -378,7 +380,7 @@ def _runs(
 
 
 def _grouped(records: Iterable[Record]) -> Iterator[Record]:
-    """The records, with one run in place of messages that follow each other."""
+    """Yield the records, with consecutive messages combined into one run."""
     group: list[Record] = []
     for record in records:
         if group and not record.problem and not (_is_message(record) and record.array == group[0].array):
@@ -412,10 +414,12 @@ def _exported(records: Iterable[Record]) -> Iterator[_Item | ImportProblem]:
         line = record.line
         if record.content.get("kind") == "end":
             if record.content.get("count") != count:
-                yield ImportProblem(line, f"the end counts {record.content.get('count')} values; there are {count}")
+                yield ImportProblem(
+                    line, f"the end line counts {record.content.get('count')} values, but there are {count}"
+                )
             return
         yield _item(record, jsonl.value_from)
-    yield ImportProblem(line + 1, "the export has no end line: it was cut off")
+    yield ImportProblem(line + 1, "the export has no end line: it is truncated")
 
 
 def _item(record: Record, read: Callable[[dict[str, Any]], tuple[Kind, Value]]) -> _Item | ImportProblem:
@@ -427,7 +431,7 @@ def _item(record: Record, read: Callable[[dict[str, Any]], tuple[Kind, Value]]) 
         likely = looks_like(record.content)
         return ImportProblem(record.line, f"{error}; this looks like {likely}" if likely else str(error))
     except RecursionError:
-        return ImportProblem(record.line, "it is nested too deep")
+        return ImportProblem(record.line, "the record is nested too deeply")
 
 
 def _observed(records: Iterable[Record], on_progress: Callable[[int], None]) -> Iterator[Record]:

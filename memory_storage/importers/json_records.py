@@ -1,4 +1,4 @@
-"""A stream of bytes as JSON objects with their lines. Knows nothing of what is in them."""
+"""Read a byte stream as JSON objects with their line numbers."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from memory_storage.errors import ValidationError
 from memory_storage.models.storable_text import replace_unstorable, unstorable_error
 
 LINE_BYTES = 80_000_000
-"""A longer line is reported without being held: what is in it would not fit into a document of 10 MB.
+"""The longest line that is read, in bytes. A longer one is reported: its run would not fit in a document of 10 MB.
 
-A line of an export is one value with all of its steps, and has `DOCUMENT_BYTES`.
+A line of an export is one value with all its steps, so its limit is `DOCUMENT_BYTES`.
 """
 
 DOCUMENT_BYTES = 1_000_000_000
-"""The largest file that is held (an array, objects over several lines), and the longest line of an export."""
+"""The largest file that is read into memory (arrays, objects over several lines), and the longest line of an export."""
 
 _BLANK = b" \t\r\n"
-_SPACE = re.compile(r"[ \t\r\n\x1e]*")  # U+001E stands before each object of a JSON text sequence (RFC 7464)
+_SPACE = re.compile(r"[ \t\r\n\x1e]*")  # U+001E precedes each object of a JSON text sequence (RFC 7464)
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _GZIP = b"\x1f\x8b"
 _NO_TEXT = {
@@ -39,14 +39,19 @@ _NO_TEXT = {
     b"PAR1": "a Parquet file: write it as JSON lines first",
 }
 _NESTED_ARRAYS = 8
-# A NUL or a surrogate in JSON: an emoji is two surrogates too, so this only says where it is worth looking.
+# A NUL or a surrogate in JSON. An emoji is a pair of surrogates too, so this is only a cheap filter.
 _UNSTORABLE_ESCAPE = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 
 
 class Record(NamedTuple):
-    """What begins at `line` (the first is 1): its `content`, or the `problem` that kept it from being read.
+    """One record of the stream: its content, or the problem that prevented reading it.
 
-    `size` is about how many bytes of the stream it took. `array` numbers the array that it is an element of; 0: none.
+    Attributes:
+        line: the line on which it begins, from 1.
+        content: the JSON object; empty if there is a problem.
+        problem: why it could not be read; empty if it could.
+        size: its approximate number of bytes in the stream.
+        array: the number of the array of which it is an element, from 1; 0 if none.
     """
 
     line: int
@@ -57,7 +62,7 @@ class Record(NamedTuple):
 
 
 class _Reader(NamedTuple):
-    """How the text of a record is read."""
+    """Decodes and parses records."""
 
     line_bytes: int
     replace_invalid: bool
@@ -100,20 +105,20 @@ def read_records(
     replace_invalid: bool = False,
     is_header: Callable[[Record], bool] = lambda _: False,
 ) -> Iterator[Record]:
-    """Read the objects of JSON lines, of JSON arrays, or objects over several lines, one after the other.
+    """Read objects from JSON lines, JSON arrays, or a sequence of objects that span lines.
 
-    UTF-8, with or without a byte order mark, and gzip of that. JSON lines are read one by one, and a broken one does
-    not touch the others. A file whose first line is no complete object is held as a whole; what comes after a break in
-    its structure cannot be read, and the problem says so.
+    The encoding is UTF-8, with or without a byte order mark, optionally gzipped. JSON lines are read one by one, and an
+    invalid one does not affect the others. A file whose first line is not a complete object is read into memory; after
+    a syntax error the rest of it cannot be read, and the problem says so.
 
     Args:
-        stream: bytes.
-        line_bytes: a longer line is a problem; by default `LINE_BYTES`.
-        replace_invalid: put U+FFFD in place of each NUL, lone surrogate and byte that is not UTF-8.
-        is_header: says of the first record whether those after it may have `DOCUMENT_BYTES`.
+        stream: the bytes.
+        line_bytes: the longest line that is read; `LINE_BYTES` by default. A longer one is a problem.
+        replace_invalid: replace each NUL, lone surrogate and byte that is not UTF-8 by U+FFFD.
+        is_header: returns for the first record whether the limit of the others is `DOCUMENT_BYTES`.
 
     Raises:
-        ValidationError: it is in another encoding, or too large to be held as a whole.
+        ValidationError: the encoding is not UTF-8, or the file is too large to be read into memory.
     """
     most = LINE_BYTES if line_bytes is None else line_bytes
     reader = _Reader(most, replace_invalid)
@@ -140,15 +145,15 @@ def read_records(
 
 
 def parse_json(text: str) -> Any:
-    """What the text says. ValueError for what JSON lacks (NaN), and for a key given twice: one would be lost."""
+    """Parse JSON strictly: raise ValueError for NaN and infinity, and for duplicate keys, which would lose a value."""
     try:
         return _STRICT.decode(text)
     except RecursionError:
-        raise ValueError("it is nested too deep") from None
+        raise ValueError("the value is nested too deeply") from None
 
 
 def is_gzip(stream: BinaryIO) -> bool:
-    """Whether the stream begins as gzip does. It is left where it is."""
+    """Return whether the stream is gzipped. Does not change its position."""
     if hasattr(stream, "peek"):
         return bool(stream.peek(2)[:2] == _GZIP)
     if not stream.seekable():
@@ -179,7 +184,7 @@ def _without_bom(beginning: bytes) -> bytes:
 
 
 def _is_complete(line: bytes, record: Record) -> bool:
-    """Whether the first line stands for itself: the file is JSON lines."""
+    """Return whether the first line is a complete record: the file is then JSON lines."""
     return not line.lstrip(b" \t\x1e").startswith(b"[") and (not record.problem or not _opens(line))
 
 
@@ -188,7 +193,7 @@ def _opens(line: bytes) -> bool:
 
 
 def _whole(first_line: bytes, lines: Iterator[bytes], number: int, first: Record, reader: _Reader) -> Iterator[Record]:
-    """The records of a file whose first line does not stand for itself, or those of JSON lines with a broken first."""
+    """Read the records of a file that is not JSON lines, or whose first line is invalid."""
     held = [first_line]
     size = len(first_line)
     for line in lines:
@@ -206,7 +211,7 @@ def _whole(first_line: bytes, lines: Iterator[bytes], number: int, first: Record
 
 
 def _is_json_line(lines: list[bytes]) -> bool:
-    """Whether the first of these lines is a JSON object by itself, so that the one before it should have been too."""
+    """Return whether the first non-blank line is a complete JSON object: the file is then JSON lines."""
     line = next((line for line in lines if line.strip()), b"")
     try:
         return _opens(line) and isinstance(json.loads(line), dict)
@@ -238,9 +243,9 @@ def _decoded(data: bytes, reader: _Reader) -> str:
 
 
 def _elements(text: str) -> Iterator[tuple[int, int, int]]:
-    """Where objects begin and end, and the number of the array that they are in; values one after the other.
+    """Yield the start and end of each value, and the number of its array (0 if none).
 
-    An array in an array is one of its own. Between values there may be a comma.
+    A nested array has its own number. Values may be separated by commas.
     """
     position, arrays = _skip(text, 0), itertools.count(1)
     while position < len(text):
@@ -281,7 +286,7 @@ def _end_of_value(text: str, position: int) -> int:
 
 
 def _skip(text: str, position: int) -> int:
-    return _SPACE.match(text, position).end()  # type: ignore[union-attr] # it matches the empty text too
+    return _SPACE.match(text, position).end()  # type: ignore[union-attr] # it matches the empty string too
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -305,4 +310,4 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)
-_LENIENT = json.JSONDecoder(parse_int=str, parse_float=str)  # it only looks for where a value ends
+_LENIENT = json.JSONDecoder(parse_int=str, parse_float=str)  # it only finds the end of a value

@@ -1,13 +1,13 @@
-"""The lossless format: everything in a namespace as JSON lines, and such lines as models. Writes to no database.
+"""The lossless export format: everything in a namespace as JSON lines.
 
     {"kind": "header", "format": "memory-storage", "format_version": 1, "namespace": "default"}
     {"kind": "episode", "value": {...}}         with its steps, version and times
     {"kind": "pattern", "value": {...}}         with its counters
-    {"kind": "embedding", "value": {...}}       after its owner, as is a place
+    {"kind": "embedding", "value": {...}}       after its owner, like a place
     {"kind": "place", "value": {...}}
-    {"kind": "end", "count": 4}                 how many values there are: a file without it was cut off
+    {"kind": "end", "count": 4}                 the number of values; a file without it is truncated
 
-The values are the models' own JSON. A format that an older package cannot read has a higher version.
+The values are the JSON of the models. A change that an older package cannot read increases the version.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ _ALL: dict[Kind, Callable[[Repositories], Iterator[Value]]] = {
 
 
 def export_lines(storage: MemoryStorage) -> Iterator[str]:
-    """The lines of an export, without line ends: one moment's memory, though other clients write meanwhile.
+    """Yield the lines of an export, without line ends, from one snapshot of the namespace.
 
-    The caller may take its time between two lines: the snapshot is kept alive until the last one.
+    The snapshot is kept alive until the last line, however slowly the caller reads.
     """
     header = {"format": FORMAT, "format_version": FORMAT_VERSION, "namespace": storage.namespace}
     yield json.dumps({"kind": "header", **header}, ensure_ascii=False)
@@ -63,22 +63,22 @@ def export_lines(storage: MemoryStorage) -> Iterator[str]:
             for value in values(view):
                 count += 1
                 parts = _parts(kind, value)
-                del value  # it may be large: neither it nor its line is held while the next one is read
+                del value  # it may be large: release it and its line before the next one is read
                 yield "".join(parts)
     yield json.dumps({"kind": "end", "count": count})
 
 
 def _parts(kind: Kind, value: Value) -> Iterator[str]:
-    """Iterate over the parts of the value's line.
+    """Yield the parts of the value's line.
 
-    The steps of an episode come one by one, and each is released when it is written: all of them may be large.
+    The steps of an episode are yielded one by one and released, because each may be large.
     """
     yield f'{{"kind": "{kind}", "value": '
     if not isinstance(value, Episode):
         yield value.model_dump_json() + "}"
         return
     steps = list(value.steps)[::-1]
-    # The last one of this text is the field: only times come after it.
+    # The last occurrence is the field itself: only times follow it.
     bare = value.model_copy(update={"steps": []}).model_dump_json()
     del value
     before, mark, after = bare.rpartition('"steps":[]')
@@ -93,7 +93,7 @@ def _parts(kind: Kind, value: Value) -> Iterator[str]:
 
 
 def check_header(content: Mapping[str, Any]) -> None:
-    """ValidationError unless this is the first line of an export that this version can read."""
+    """Raise ValidationError unless this is the first line of an export that this version can read."""
     if content.get("kind") != "header" or content.get("format") != FORMAT:
         raise ValidationError("file", "an export begins with a header line; try --format openai-chat", sorted(content))
     if content.get("format_version") != FORMAT_VERSION:
@@ -102,7 +102,7 @@ def check_header(content: Mapping[str, Any]) -> None:
 
 
 def value_from(content: Mapping[str, Any]) -> tuple[Kind, Value]:
-    """The model in a line, and its kind. ValidationError for another line."""
+    """Return the kind and the model of a line; raise ValidationError if it is invalid."""
     kind = content.get("kind")
     if kind not in _ADAPTERS or content.keys() != {"kind", "value"}:
         raise ValidationError("kind", f"one of {', '.join(_ADAPTERS)}, with a `value`", kind)

@@ -1,4 +1,4 @@
-"""Images and other data in messages: each once in a run, and a digest in its place where there is no room for it."""
+"""Deduplication of images and other data in the messages of a run, and digests of data that do not fit."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 _LARGE = 1_000  # characters
 _BASE64 = re.compile(r"[A-Za-z0-9+/_=\-\r\n]+")
-_SHORTEST = 100  # characters of base64 that is no URL, and so may be a word
+_SHORTEST = 100  # characters; shorter base64 that is not a URL may be a word
 _DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[\w=.+-]+)*;base64,")
 _SHOWN = re.compile(r"(?s:(?P<head>.{0,40}))\.\.\. \((?P<count>[\d,]+) characters, SHA-256 (?P<digest>[0-9a-f]{64})\)")
 _DEEPEST = 200
 
 
 class Media:
-    """The data of a run's messages, so that an image that comes again is stored once.
+    """Stores the data of a run's messages once: a repeated image becomes a reference.
 
     Attributes:
-        saved: the characters of what came again.
+        saved: the number of characters replaced by references.
     """
 
     def __init__(self) -> None:
@@ -26,9 +26,9 @@ class Media:
         self._first: dict[bytes, int] = {}
 
     def once(self, number: int, message: dict[str, Any]) -> dict[str, Any]:
-        """Return message `number` (from 1) with a reference in place of data that it, or an earlier one, has already.
+        """Return message `number` (from 1) with data that occurred before replaced by references.
 
-        Values that are nested too deep to be looked through stay as they are.
+        Values that are nested too deeply to be searched are kept unchanged.
         """
         return dict(self._looked_through(number, message, "", 0))
 
@@ -43,7 +43,7 @@ class Media:
 
     def _reference(self, number: int, text: str, key: str) -> str:
         url = _DATA_URL.match(text)
-        payload = text[url.end() :] if url else text  # one program writes the URL, another one the payload alone
+        payload = text[url.end() :] if url else text  # some programs write the URL, others only the payload
         is_data = url or (key == "data" and len(text) >= _SHORTEST)
         if not is_data or not _BASE64.fullmatch(payload):
             return text
@@ -57,7 +57,7 @@ class Media:
 
 
 def without_data(value: Any, key: str = "", depth: int = 0) -> tuple[Any, int]:
-    """Return the value with digests in place of data that is no text, and how many there are."""
+    """Return the value with binary data replaced by digests, and the number of digests."""
     if isinstance(value, dict) and depth < _DEEPEST:
         parts = {name: without_data(inner, name, depth + 1) for name, inner in value.items()}
         return {name: part for name, (part, _) in parts.items()}, sum(count for _, count in parts.values())
@@ -69,15 +69,15 @@ def without_data(value: Any, key: str = "", depth: int = 0) -> tuple[Any, int]:
 
 
 def digested(text: str) -> str:
-    """Return the beginning of a text, and what tells it from all others."""
+    """Return the beginning of a string, its length and its SHA-256."""
     digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()
     return f"{text[:40]}... ({len(text):,} characters, SHA-256 {digest})"
 
 
 def is_same(one: Any, other: Any) -> bool:
-    """Whether two messages are the same, though one may have a digest where the other one has the text."""
+    """Return whether two messages are equal, where a digest equals the string that it stands for."""
     if isinstance(one, dict) and isinstance(other, dict):
-        # The text of a result goes where there is no room for it.
+        # The text of a result is removed if the document would be too large.
         names = (one.keys() | other.keys()) - ({"content"} if "content" not in one or "content" not in other else set())
         return all(name in one and name in other and is_same(one[name], other[name]) for name in names)
     if isinstance(one, list) and isinstance(other, list):

@@ -1,4 +1,4 @@
-"""One message of a transcript, in whichever of the known shapes, as text, tool calls and tool results.
+"""Parse one message of a transcript, of any known shape, into text, tool calls and tool results.
 
 Known shapes: OpenAI chat (`tool_calls`, `function_call`, roles tool and function), Anthropic Messages (parts tool_use
 and tool_result), LLaMA-Factory (parts with `value`, tool_call), and calls as LangChain and the Responses API have them.
@@ -25,7 +25,7 @@ _RESULT_PARTS = {
 }  # fmt: skip
 _TEXT_PARTS = {"text", "input_text", "output_text"}
 _KNOWN_PARTS = {
-    # They stay in the conversation, which is where a reader looks for them.
+    # They stay in the conversation, where readers expect them.
     "thinking", "redacted_thinking", "reasoning", "refusal",
     "image", "image_url", "input_image", "audio", "input_audio", "file", "input_file", "document", "video", "video_url",
 }  # fmt: skip
@@ -38,7 +38,7 @@ _OUTPUTS = ("content", "output", "result", "response", "value")
 
 @dataclass
 class ToolCall:
-    """A call; `rest` is what it has besides its id, name and arguments."""
+    """A tool call; `rest` has its fields other than id, name and arguments."""
 
     name: str
     arguments: object
@@ -48,7 +48,7 @@ class ToolCall:
 
 @dataclass
 class ToolResult:
-    """A result; `content` is a string or parts. `signs` may say whether it is an error."""
+    """A tool result; `content` is a string or parts. `signs` are the objects that may show its status."""
 
     content: object
     call_id: object = None
@@ -58,10 +58,10 @@ class ToolResult:
 
 @dataclass
 class ReadMessage:
-    """What a message has.
+    """The contents of a message.
 
-    `kept` is the message without what its calls and results have; `parts` pairs each of those that was a part of its
-    content with the part that is kept in its place. `unread` names what was not understood.
+    `kept` is the message without the contents of its calls and results. `parts` pairs each call or result that was a
+    part of the content with the part that replaces it. `unread` names what was not understood.
     """
 
     text: str
@@ -73,7 +73,12 @@ class ReadMessage:
 
 
 def read_message(message: Message, where: str) -> ReadMessage:
-    """Take a message apart. `where` is its place in the record, for errors."""
+    """Parse a message.
+
+    Args:
+        message: the message, with a `role`.
+        where: its path in the record, for errors.
+    """
     read = ReadMessage(spoken_text(message.get("content")), dict(message))
     if isinstance(message.get("content"), list):
         _read_parts(message["content"], read)
@@ -85,7 +90,7 @@ def read_message(message: Message, where: str) -> ReadMessage:
 
 
 def text_of(content: object) -> str:
-    """The text of a message's content: a string, nothing, or parts. A part without text is named: "[image_url]"."""
+    """Return the text of a message's content: a string, None or parts. A part without text becomes "[image_url]"."""
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, list):
@@ -94,7 +99,7 @@ def text_of(content: object) -> str:
 
 
 def spoken_text(content: object) -> str:
-    """The text alone: nothing for parts that have none."""
+    """Return the text of a message's content without the parts that have none."""
     if not isinstance(content, list):
         return text_of(content)
     return "\n".join(text for part in content if (text := _text(part)) is not None)
@@ -123,7 +128,7 @@ def _keep_result(part: Message, read: ReadMessage) -> Message:
     name, content = _first(part, _OUTPUTS)
     result = ToolResult(content, _first(part, _RESULT_IDS)[1], part.get("name"), [part])
     read.results.append(result)
-    # An image in it, or whatever else is no text, is kept here: the step has the text alone.
+    # An image or other content without text is kept here: the step has only the text.
     is_text = isinstance(content, str) or (
         isinstance(content, list) and all(_text(item) is not None for item in content)
     )
@@ -134,7 +139,7 @@ def _keep_result(part: Message, read: ReadMessage) -> Message:
 
 def _call_of_part(part: Message) -> ToolCall | None:
     values = part
-    if isinstance(part.get("value"), str):  # LLaMA-Factory: JSON in a text
+    if isinstance(part.get("value"), str):  # LLaMA-Factory: JSON in a string
         try:
             values = parse_json(part["value"])
         except ValueError:
@@ -180,7 +185,7 @@ def _read_listed_calls(message: Message, where: str, read: ReadMessage) -> None:
 
 
 def _listed_call(call: object) -> ToolCall | None:
-    """A call of OpenAI's (`function`, `custom`), or one that has its name and arguments itself."""
+    """Parse an OpenAI call (`function`, `custom`), or one that has its name and arguments at the top level."""
     if not isinstance(call, dict):
         return None
     for name in ("function", "custom"):

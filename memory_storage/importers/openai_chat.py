@@ -1,28 +1,28 @@
-"""A run, as a chat of messages, as an Episode. Does no I/O: the record and the arguments decide what comes out.
+"""Conversion of a run, a chat of messages, into an Episode, without I/O.
 
-What becomes of a record's parts:
+How the fields of a record are mapped:
 
-    messages or traj        each tool call is a step; all messages stay, in order, in metadata["conversation"]: system
-                            prompt and texts whole; calls and the texts of their results only in the steps, whose
-                            numbers stand in `step_numbers` (in a part: `step_number`). The shapes: `messages.py`
+    messages or traj        each tool call is a step; all messages are kept in order in metadata["conversation"]: the
+                            system prompt and texts completely; calls and the texts of their results only in the
+                            steps, to which `step_numbers` (in a part: `step_number`) refers. Shapes: `messages.py`
     reward                  reward.total, and the outcome: success from 1.0 on, partial_success above 0, else failure
-    success                 the outcome, before the reward's
-    info.task.instruction   task_description; without it the text of the first user message is. An excerpt, if it is
-                            longer than limits.task_description
+    success                 the outcome; takes precedence over the reward
+    info.task.instruction   task_description; by default the text of the first user message. Shortened to
+                            limits.task_description
     tags                    tags
     metadata                its keys are keys of metadata, unless one of them is a key of the record itself
     everything else         metadata, under its own name
 
-Whether a result is an error: `results.py`. Images and other parts without text stay in the conversation,
-once: where one comes again, a reference to the first stands there (`media.py`).
+`results.py` decides whether a result is an error. Images and other parts without text stay in the conversation, once:
+repeated ones become references to the first (`media.py`).
 
-Times are the record's (`started_at`, `created_at`, `created` or `timestamp`; the end: `completed_at`, `finished_at` or
-`ended_at`), or those of its messages, which also date the steps; a latency is the time from a call to its result. How
-times are read: `times.py`. A run without any time starts when it is imported, and its steps follow one microsecond
-apart. Where the end is not known, `completed_at` is None, so that no duration is made up.
+Times are those of the record (`started_at`, `created_at`, `created` or `timestamp`; the end: `completed_at`,
+`finished_at` or `ended_at`), or those of its messages, which also date the steps; a latency is the time from a call to
+its result. `timestamps.py` parses times. A run without any time starts when it is imported, and its steps follow one
+microsecond apart. If the end is unknown, `completed_at` is None, so that no duration is invented.
 
-Ids are taken from the SHA-256 of the record, so the same record is the same episode; from `id_field` where that is
-given. What could not be understood or kept whole is named in metadata["import_notes"].
+Ids derive from the SHA-256 of the record, so the same record is the same episode; or from `id_field`, if given.
+metadata["import_notes"] names what was not understood or was shortened.
 """
 
 from __future__ import annotations
@@ -68,19 +68,19 @@ _COMPLETED = ("completed_at", "finished_at", "ended_at")
 _SAID = (*_STARTED, "time", "ts", "date")
 _USED = {"messages", "traj", "reward", "success", "tags", "metadata"}
 _DEPTH = 100  # nesting that every reader of the stored JSON can follow
-_MARGIN = 1_000  # bytes beside a cut value
+_MARGIN = 1_000  # bytes reserved next to a shortened value
 _MICROSECOND = timedelta(microseconds=1)
-_AHEAD = timedelta(days=1)  # a clock may be ahead, or in another zone than it says
+_AHEAD = timedelta(days=1)  # tolerance for fast clocks and wrong time zones
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How runs are read.
+    """How runs are converted.
 
     Args:
-        limits: the storage's.
-        id_field: the field of a record, `a.b` for one inside of another, that says which session it is of.
-        replace_invalid: put U+FFFD in place of characters that cannot be stored.
+        limits: the limits of the storage.
+        id_field: the field of a record with the id of its session, `a.b` for a nested one.
+        replace_invalid: replace characters that cannot be stored by U+FFFD.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -90,14 +90,14 @@ class RunOptions:
 
 @dataclass
 class _Call:
-    """A tool call while its result is looked for."""
+    """A tool call, and its result once found."""
 
     number: int
     call: ToolCall
     action: str
     called_at: datetime | None
     after: datetime | None
-    """The time of a message before it, if it has none itself."""
+    """The time of an earlier message, used if the call has none."""
     result: StepResult | None = None
     answered_at: datetime | None = None
     metadata: Message = field(default_factory=dict)
@@ -105,7 +105,7 @@ class _Call:
 
 @dataclass
 class _Run:
-    """The messages so far, as they are kept, and the calls in them. The latest message's calls wait first."""
+    """The messages read so far and their calls. In `waiting`, the calls of the latest message come first."""
 
     options: RunOptions
     conversation: list[Message] = field(default_factory=list)
@@ -115,7 +115,7 @@ class _Run:
     task: str = ""
     notes: Counter[str] = field(default_factory=Counter)
     excerpted: list[Message] = field(default_factory=list)
-    """Where the conversation has the whole of what a step has an excerpt of."""
+    """The messages that have the complete text of a result that is shortened in its step."""
 
 
 def episode_from(
@@ -126,17 +126,17 @@ def episode_from(
     occurrence: int = 1,
     canonical: str | None = None,
 ) -> Episode:
-    """The episode of one run.
+    """Convert one run into an episode.
 
     Args:
         record: the run.
-        options: how it is read.
-        started_at: when a run without any time started; now by default.
-        occurrence: 2 for the second run of a file that is equal to another one in it, and so on.
+        options: how it is converted.
+        started_at: start of a run without any time; now by default.
+        occurrence: 2 for the second of equal runs in a file, and so on.
         canonical: the record's `canonical_json`, if the caller has it already.
 
     Raises:
-        ValidationError: it is no run in this format; `field` is where, like `messages.3.tool_calls`.
+        ValidationError: the record is invalid; `field` is the path, like `messages.3.tool_calls`.
     """
     options = options or RunOptions()
     name, messages = _messages(record)
@@ -157,12 +157,12 @@ def episode_from(
         reward=reward,
         tags=record.get("tags") or [],
         steps=_steps(run, episode_id, start),
-        metadata=_metadata(run, record, len(canonical), occurrence),  # the last: it has the notes
+        metadata=_metadata(run, record, len(canonical), occurrence),  # last, because it includes the notes
     )
 
 
 def canonical_json(record: Mapping[str, Any]) -> str:
-    """The JSON that equal records have in common: keys in order, no spaces."""
+    """Return the canonical JSON of a record: sorted keys, no spaces."""
     return json.dumps(record, sort_keys=True, separators=(",", ":"))
 
 
@@ -201,7 +201,7 @@ def _read(run: _Run, message: object, where: str) -> None:
 
 
 def _number_parts(read: ReadMessage, calls: list[_Call]) -> list[int]:
-    """Say in the parts which steps they are; the numbers of the calls that are no parts."""
+    """Set the step numbers in the parts; return the numbers of the calls that are not parts."""
     numbers = []
     for call in calls:
         part = next((part for of, part in read.parts if of is call.call), None)
@@ -215,7 +215,7 @@ def _number_parts(read: ReadMessage, calls: list[_Call]) -> list[int]:
 def _answer(run: _Run, read: ReadMessage, result: ToolResult, said_at: datetime | None, numbers: list[int]) -> None:
     part = next((part for of, part in read.parts if of is result), None)
     waiting = [call for call in run.waiting if _answers(result, call.call)]
-    # An id may be given twice: the name decides, then the order of the calls.
+    # An id may not be unique: the name decides, then the order of the calls.
     call = next((call for call in waiting if result.name == call.call.name), waiting[0] if waiting else None)
     if call is None:
         run.notes["a tool result answers no call, and is kept in the conversation alone"] += 1
@@ -234,13 +234,13 @@ def _answer(run: _Run, read: ReadMessage, result: ToolResult, said_at: datetime 
 
 
 def _put_back(read: ReadMessage, part: Message | None, content: object) -> None:
-    """Keep a result in the conversation: no step has it, or not all of it."""
+    """Restore a result in the conversation: no step has it completely."""
     if content is not None:
         (read.kept if part is None else part).setdefault("content", content)
 
 
 def _judge(run: _Run, call: _Call, result: ToolResult) -> bool:
-    """Give the call its result. False if that has not all of the text."""
+    """Set the result of the call; return whether it has the complete text."""
     text = text_of(result.content)
     status = status_of(result.signs, text)
     kept, note = _within(text, run.options.limits.step_bytes)
@@ -265,7 +265,7 @@ def _answers(result: ToolResult, call: ToolCall) -> bool:
 
 
 def _span(run: _Run, record: Mapping[str, Any], default: datetime | None) -> tuple[datetime, datetime | None]:
-    """When the run started, and when it ended if that is known."""
+    """Return when the run started, and when it ended or None."""
     start, bad_start = find_time(record, _STARTED)
     end, bad_end = find_time(record, _COMPLETED)
     run.notes.update(f"`{name}` is no time" for name in (bad_start, bad_end) if name)
@@ -288,7 +288,7 @@ def _span(run: _Run, record: Mapping[str, Any], default: datetime | None) -> tup
 
 
 def _steps(run: _Run, episode_id: UUID, start: datetime) -> list[Step]:
-    """The steps, none before the one before it: where a time is missing, a microsecond after that."""
+    """Return the steps in order of time; a step without a time follows its predecessor by a microsecond."""
     steps: list[Step] = []
     latest = start - _MICROSECOND
     for call in run.calls:
@@ -319,7 +319,7 @@ def _step(run: _Run, call: _Call, episode_id: UUID, started_at: datetime) -> Ste
 
 
 def _parameters(run: _Run, call: _Call) -> dict[str, Any]:
-    """The arguments, which are JSON in a text. Those that are not an object are kept whole under `arguments`."""
+    """Parse the arguments, a JSON string. Those that are not an object are kept under `arguments`."""
     arguments = call.call.arguments
     if arguments in (None, ""):
         return {}
@@ -342,7 +342,7 @@ def _parameters(run: _Run, call: _Call) -> dict[str, Any]:
 
 
 def _within(text: str, limit: int) -> tuple[str, str]:
-    """The text, or as much of its beginning as a step may have, and then what the whole was."""
+    """Return the text, shortened to what a step may have, and a description of the complete one if shortened."""
     if 6 * len(text) <= limit - _MARGIN:  # no character takes more bytes of JSON
         return text, ""
     size = len(json.dumps(text, ensure_ascii=False).encode(errors="replace"))
@@ -368,7 +368,7 @@ def _task(run: _Run, record: Mapping[str, Any]) -> str:
 
 
 def _wordless_task(run: _Run) -> str:
-    """The first user message that has anything but words."""
+    """Return the description of the first user message that has content other than text."""
     users = (message.get("content") for message in run.conversation if message["role"] == "user")
     for content in users:
         if text := text_of(content).strip():
@@ -407,7 +407,7 @@ def _metadata(run: _Run, record: Mapping[str, Any], size: int, occurrence: int) 
         others["metadata"] = given
     for name in ("conversation", "import_notes"):
         if name in others:
-            raise ValidationError(name, "the importer needs this name; rename it", others[name])
+            raise ValidationError(name, "a name that the importer reserves; rename the field", others[name])
     if occurrence > 1:
         others["occurrence"] = occurrence
     others, conversation = _flat(run, others), [_flat(run, message) for message in _conversation(run, size)]
@@ -417,12 +417,12 @@ def _metadata(run: _Run, record: Mapping[str, Any], size: int, occurrence: int) 
 
 
 def notes_of(notes: Mapping[str, int]) -> list[str]:
-    """The notes as people read them, with how often each was made."""
+    """Format the notes with their counts."""
     return [note if count == 1 else f"{note} ({count:,} times)" for note, count in notes.items()]
 
 
 def _flat(run: _Run, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values, with JSON text in place of what is nested too deep."""
+    """Return the values with those that are nested too deeply as JSON strings."""
     flat = dict(values)
     for key, value in values.items():
         if _is_deep(value):
@@ -432,7 +432,7 @@ def _flat(run: _Run, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_deep(value: object) -> bool:
-    """Whether it is nested in more than `_DEPTH` levels."""
+    """Return whether the value has more than `_DEPTH` levels."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(_DEPTH):
         children = [list(item.values()) if isinstance(item, dict) else item for item in level]
@@ -443,7 +443,7 @@ def _is_deep(value: object) -> bool:
 
 
 def _conversation(run: _Run, size: int) -> list[Message]:
-    """Return the messages, with each image once; where that is too large, without the data and excerpted results."""
+    """Return the messages with each image once; if they are too large, without the data and shortened results."""
     conversation, saved = _each_once(run.conversation)
     if size - saved <= run.options.limits.document_bytes - 100 * _MARGIN:
         return conversation
@@ -469,7 +469,7 @@ def _episode_id(record: Mapping[str, Any], canonical: str, id_field: str | None,
     for name in id_field.split("."):
         value = value.get(name) if isinstance(value, dict) else None
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise ValidationError(id_field, "the field that --id-field names: a text or a whole number", value)
+        raise ValidationError(id_field, "the field that --id-field names: a string or an integer", value)
     return _id("openai-chat/session", f"{id_field} {value}")
 
 

@@ -1,6 +1,6 @@
-"""How a tool call ended, as its result says. Structured signs decide first, then textual ones; else it is ok.
+"""The status of a tool call, from its result: by structured signs, then by textual ones; ok if there is none.
 
-Structured signs, in the result itself, in its `extra`, `metadata` or `additional_kwargs`, or in a text that is a JSON
+Structured signs, in the result itself, in its `extra`, `metadata` or `additional_kwargs`, or in a string that is a JSON
 object, in this order:
 
     is_error, isError                                true is an error, false is ok
@@ -9,20 +9,20 @@ object, in this order:
     returncode, return_code, exit_code, exitCode     0 is ok, any other number is an error
     status                                           failed, failure, error, errored: an error; timeout, timed_out: a
                                                      timeout; success, succeeded, ok, completed, complete, done: ok
-                                                     (in a text that is JSON, only errors and timeouts count)
+                                                     (in a string that is JSON, only errors and timeouts count)
     success, ok                                      false is an error, true is ok
 
-A sign that is there and says none of these (`"returncode": null`, `"status": "in_progress"`) leaves it unknown, unless
-another sign or the text decides. Textual signs:
+A sign with another value (`"returncode": null`, `"status": "in_progress"`) makes the status unknown, unless another
+sign or the text decides. Textual signs:
 
     <returncode>N</returncode>, <exit_code>N</exit_code>        by the number
-    ... exit code N, exited with code N, exit status N          by the number, as the whole of the first or last line
+    ... exit code N, exited with code N, exit status N          by the number, as the complete first or last line
     Error: ..., ValueError: ..., Error 404, Error executing ... an error, at the beginning
     error: ..., fatal: ..., panic: ..., npm ERR! ...            an error, at the beginning
     Traceback (most recent call last): ... SomeError: ...       an error, at the beginning or at the end
     sh: ...: command not found, No such file or directory       an error, at the beginning
 
-"Error rate: 0.0 %" is none of them.
+"Error rate: 0.0 %" is not a sign.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from typing import Any, Literal
 
 Status = Literal["ok", "error", "timeout", "unknown"]
 
-_LOOKED_AT = 1_000  # characters at each end of a text in which textual signs are looked for
+_LOOKED_AT = 1_000  # characters at each end of a text that are searched for textual signs
 _NESTED = ("extra", "metadata", "additional_kwargs")
 _CODES = ("returncode", "return_code", "exit_code", "exitCode")
 _STATUSES: dict[str, Status] = {
@@ -63,7 +63,7 @@ _RAISED = re.compile(r"[A-Za-z_][\w.]*(?:: .*)?")
 
 
 def status_of(signs: Iterable[Mapping[str, Any]], text: str) -> Status:
-    """How the call ended.
+    """Return the status of the call.
 
     Args:
         signs: the objects that may have a structured sign: the message of the result, and its part.
@@ -83,7 +83,7 @@ def _objects(signs: Iterable[Mapping[str, Any]], text: str) -> list[Mapping[str,
 
 
 def _object_in(text: str) -> Mapping[str, Any]:
-    """The JSON object that a text is; its `status` only where that is a sign: else it may be an order's."""
+    """Parse a text that is a JSON object. Its `status` is dropped unless it is an error: it may be that of an order."""
     try:
         parsed = json.loads(text) if text.lstrip().startswith("{") else {}
     except (ValueError, RecursionError):

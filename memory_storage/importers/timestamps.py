@@ -1,4 +1,4 @@
-"""Times as transcripts have them: ISO 8601, or numbers since 1970 in seconds, milli-, micro- or nanoseconds."""
+"""Parse the times of transcripts: ISO 8601, or Unix time in seconds, milli-, micro- or nanoseconds."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pydantic
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _LATEST = datetime(9000, 1, 1, tzinfo=timezone.utc)
 _ISO = pydantic.TypeAdapter(datetime)
-# Numbers are told apart by their size: in seconds, 2e10 is the year 2603; in milliseconds, it is August 1970.
+# The unit follows from the magnitude: in seconds, 2e10 is the year 2603; in milliseconds, it is August 1970.
 _UNITS = ((2e10, 1.0), (2e13, 1e3), (2e16, 1e6), (2e19, 1e9))
 _NESTED = ("extra", "metadata")
 
 
 def read_time(value: object) -> datetime | None:
-    """The time that a value says, aware; without an offset it is UTC. None if it says none, or none after 1970."""
+    """Parse a time; without an offset it is in UTC. Returns None if the value is not a time after 1970."""
     if isinstance(value, str):
         return _read_text(value.strip())
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -27,10 +27,10 @@ def read_time(value: object) -> datetime | None:
 
 
 def find_time(values: Mapping[str, Any], names: Iterable[str]) -> tuple[datetime | None, str]:
-    """The first of these fields that is a time, also one inside of `extra` or `metadata`.
+    """Find the first of these fields that is a time, also inside `extra` or `metadata`.
 
     Returns:
-        The time, or None; and the name of the field that should have been one, "" if none was there.
+        The time, or None; and the name of a field that should be a time but is not, or "".
     """
     bad = ""
     for prefix, fields in _places(values):
@@ -39,7 +39,7 @@ def find_time(values: Mapping[str, Any], names: Iterable[str]) -> tuple[datetime
                 continue
             if (time := read_time(fields[name])) is not None:
                 return time, ""
-            # A number of `extra` may be anything by that name; a field of the record's own is meant as a time.
+            # In `extra`, a field of that name may mean anything; in the record itself it is meant as a time.
             bad = bad or ("" if prefix else name)
     return None, bad
 
@@ -69,7 +69,7 @@ def _read_number(number: float) -> datetime | None:
 
 
 def _plausible(time: datetime) -> datetime | None:
-    """The time; None for 1970 and before, which is a clock that was not set, and for what no calendar reaches."""
+    """Return the time; None for 1970 and before (a clock that was not set), and beyond the calendar."""
     try:
         return time if _EPOCH + timedelta(days=1) < time < _LATEST else None
     except OverflowError:

@@ -177,7 +177,7 @@ def test_importing_the_open_database_itself_takes_no_lock(directory, path):
     with ms.MemoryStorage.open(path) as storage:
         storage.episodes.save(ms.Episode(task_description="kept"))
         for name in (path, Path(f"{path}-wal"), directory / "linked" / "memory.db"):
-            with pytest.raises(ms.ConfigurationError, match="a database that is open here"):
+            with pytest.raises(ms.ConfigurationError, match="this process has it open as a database"):
                 import_file(storage, name)
         assert use(directory, None) != "SQLITE_BUSY"
         assert Path(f"{path}-wal").exists()

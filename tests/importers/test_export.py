@@ -170,14 +170,14 @@ def test_an_export_that_was_cut_off_is_reported(full, other):
     report = import_lines(other, lines_of(full)[:-1])
     assert report.imported == 10
     assert [problem.line for problem in report.failed] == [12]
-    assert "cut off" in report.failed[0].message
+    assert "truncated" in report.failed[0].message
 
 
 def test_an_export_that_lacks_a_line_is_reported(full, other):
     lines = lines_of(full)
     report = import_lines(other, lines[:-2] + lines[-1:])
     assert report.imported == 9
-    assert "counts 10 values; there are 9" in report.failed[0].message
+    assert "counts 10 values, but there are 9" in report.failed[0].message
 
 
 def test_what_has_lost_its_owner_is_reported_and_the_rest_goes_in(full, other):

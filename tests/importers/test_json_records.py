@@ -1,4 +1,4 @@
-"""How a stream of bytes becomes json_records, each with its line."""
+"""How a stream of bytes becomes records, each with its line."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_byte_order_mark_does_no_harm(rest):
         (b'{"a": -Infinity}', "not JSON: -Infinity"),
         (b'{"a": 1e999}', "the number 1e999 is too large"),
         (b'{"a": {"b": 1, "b": 2}}', "the key 'b' is given twice"),
-        (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "it is nested too deep"),
+        (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "the value is nested too deeply"),
         (b'{"a": ' + b"9" * 5000 + b"}", "Exceeds the limit"),
     ],
 )
@@ -168,7 +168,7 @@ def test_gzip_is_read():
 def test_gzip_that_is_damaged_is_a_problem_after_what_can_be_read(rest):
     lines = b"".join(b'{"n": %d, "text": "%s"}\n' % (n, os.urandom(500).hex().encode()) for n in range(100))
     records = read(gzip.compress(lines)[:-2000] + rest)
-    assert [record.content["n"] for record in records[:-1]] == list(range(len(json_records) - 1))
+    assert [record.content["n"] for record in records[:-1]] == list(range(len(records) - 1))
     assert "the gzip data is damaged" in records[-1].problem
 
 
