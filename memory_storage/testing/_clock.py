@@ -1,4 +1,4 @@
-"""Time that passes only when a test says so."""
+"""A clock that only advances when a test advances it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _START = datetime(2025, 1, 1, tzinfo=timezone.utc)
 
 
 class FakeClock:
-    """A clock that stands still: hand its methods to whatever takes a `now`, a `sleep` or a monotonic clock.
+    """A clock that stands still: its methods replace `now`, `sleep` and a monotonic clock.
 
-    To sleep takes no time, and lets the clock go on by as much. Threads may share it.
+    `sleep` returns immediately and advances the clock. Threads may share it.
 
         clock = FakeClock()
         storage = MemoryStorage.open(":memory:", now=clock.now)
@@ -20,36 +20,40 @@ class FakeClock:
 
     def __init__(self, start: datetime = _START) -> None:
         if start.tzinfo is None:
-            raise ValueError("the clock must give aware moments: give its start a tzinfo")
+            raise ValueError("the start of the clock must be aware: give it a tzinfo")
         self._start = start
         self._seconds = 0.0
         self._sleeps: list[float] = []
         self._lock = threading.Lock()
 
     def now(self) -> datetime:
-        """The moment, aware."""
+        """Return the current time, aware."""
         return self._start + timedelta(seconds=self.monotonic())
 
     def monotonic(self) -> float:
-        """Seconds since the clock was made."""
+        """Return the seconds since the clock was created."""
         with self._lock:
             return self._seconds
 
     def advance(self, seconds: float) -> None:
-        """Let time pass; ValueError for less than none: a clock that is set back is `FakeClock(earlier)`."""
+        """Advance the clock.
+
+        Raises:
+            ValueError: `seconds` is negative; for an earlier time, create another clock.
+        """
         if seconds < 0:
-            raise ValueError(f"time does not go back by {-seconds:g} s")
+            raise ValueError(f"a clock cannot be set back by {-seconds:g} s: create a FakeClock with an earlier start")
         with self._lock:
             self._seconds += seconds
 
     def sleep(self, seconds: float) -> None:
-        """Note it down, and let that time pass."""
+        """Record the sleep, and advance the clock by it."""
         self.advance(seconds)
         with self._lock:
             self._sleeps.append(seconds)
 
     @property
     def sleeps(self) -> list[float]:
-        """How long was slept, each time."""
+        """The recorded sleeps, in seconds."""
         with self._lock:
             return list(self._sleeps)

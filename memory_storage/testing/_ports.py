@@ -1,16 +1,16 @@
-"""TCP ports of this machine that nobody listens on."""
+"""Unused TCP ports of this machine."""
 
 from __future__ import annotations
 
 import random
 import socket
 
-# Below the ports that systems give to outgoing connections: one of those could take ours between a stop and a start.
+# Below the ports of outgoing connections, one of which could take the port between a stop and a start.
 _FIRST, _LAST = 15_000, 32_000
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that was free a moment ago."""
+    """Return a port of 127.0.0.1 that is free at the time of the call."""
     for port in random.sample(range(_FIRST, _LAST), 200):
         if _is_free(port):
             return port
@@ -18,7 +18,7 @@ def free_port() -> int:
 
 
 def listen(port: int | None = None) -> socket.socket:
-    """A listening socket on 127.0.0.1; without a port, on a free one."""
+    """Return a listening socket on 127.0.0.1, on a free port by default."""
     return socket.create_server(("127.0.0.1", free_port() if port is None else port), backlog=512)
 
 

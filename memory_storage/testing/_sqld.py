@@ -1,4 +1,4 @@
-"""A libSQL server as a child process. Where its program comes from is in `_binary`."""
+"""A libSQL server as a child process."""
 
 from __future__ import annotations
 
@@ -22,19 +22,23 @@ _ASK_AGAIN_SECONDS = 0.25
 _REQUEST_SECONDS = 30.0
 _LOG_TAIL = 3_000
 
-# It reads the end of its input, then kills: when this process dies, by whatever signal, so does the server. The trap:
-# what is sent to the whole group must not end it first. (A session of its own would do that too, but Linux shares its
-# processors out by session, and was seen to let a new one wait for ten seconds.)
+# The watchdog kills the server at the end of its input: the server dies with this process, whatever the signal. The
+# trap keeps the watchdog alive when a signal is sent to the whole group. (A new session would do that too, but Linux
+# schedules by session, and a new one was observed to wait for ten seconds.)
 _WATCHDOG = 'trap "" HUP INT TERM; read line; kill -9 "$0" 2>/dev/null'
 
 
 class Sqld:
     """A libSQL server on 127.0.0.1; a context manager that starts and stops it.
 
-    `directory` holds its databases, its log and its key, and outlives it. `port` is a free one unless given, and stays
-    the same over restarts. `jwt_public_key` is the PEM text of an Ed25519 key: requests then need a token. With
-    `namespaces` it has many databases, see `create_namespace`. With `grpc` it may have replicas, and with `primary` it
-    is one. `arguments` go to the program as they are.
+    Args:
+        directory: holds its databases, log and key; kept when the server ends.
+        port: a free one by default; stays the same over restarts.
+        jwt_public_key: the PEM of an Ed25519 key; requests then need a token.
+        namespaces: serve several databases, see `create_namespace`.
+        grpc: allow replicas.
+        primary: the server of which this one is a replica.
+        arguments: further arguments of the program.
     """
 
     def __init__(
@@ -59,11 +63,15 @@ class Sqld:
         self._watchdog: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
-        """Start the server and wait until it answers; RuntimeError, with the end of its log, if it does not."""
+        """Start the server and wait until it responds.
+
+        Raises:
+            RuntimeError: it runs already, or does not respond; the message has the end of its log.
+        """
         if self._process is not None:
-            raise RuntimeError(f"this server runs already, as process {self._process.pid}")
+            raise RuntimeError(f"this server is running already, as process {self._process.pid}: stop it first")
         self.directory.mkdir(parents=True, exist_ok=True)
-        listen(self.port).close()  # or another server that has the port would answer in our name
+        listen(self.port).close()  # or another server on the port would respond instead
         self._spawn(find_sqld())
         try:
             self._wait_until_up()
@@ -74,14 +82,14 @@ class Sqld:
         return self
 
     def stop(self) -> None:
-        """End the server as an operator would; without effect when it does not run."""
+        """Terminate the server gracefully. No effect if it is not running."""
         deadline = time.monotonic() + _STOP_SECONDS
         while self.is_running and time.monotonic() < deadline:
             self._ask_to_end()
         self.kill()
 
     def kill(self) -> None:
-        """End the server as a power cut would; without effect when it does not run."""
+        """Kill the server, like a power cut. No effect if it is not running."""
         if self._process is not None:
             self._dismiss_the_watchdog()
             self._process.kill()
@@ -103,40 +111,40 @@ class Sqld:
 
     @property
     def url(self) -> str:
-        """The URL of the database; of an empty one of its own if the server has namespaces."""
+        """The URL of the database; with namespaces, that of an empty default database."""
         return f"libsql://127.0.0.1:{self.port}?tls=0"
 
     @property
     def log(self) -> str:
-        """What the server wrote, since its directory was made."""
+        """The log of the server since its directory was created."""
         return self._log_path.read_text(errors="replace") if self._log_path.exists() else ""
 
     @property
     def pid(self) -> int:
-        """The server's process id; RuntimeError when it does not run."""
+        """The process id of the server; RuntimeError if it is not running."""
         if self._process is None:
-            raise RuntimeError("this server does not run: start it")
+            raise RuntimeError("this server is not running: start it")
         return self._process.pid
 
     @property
     def is_running(self) -> bool:
-        """Whether the process is there: started, and neither stopped nor dead by itself."""
+        """Whether the process is alive."""
         return self._process is not None and self._process.poll() is None
 
     def create_namespace(self, name: str) -> None:
-        """Make an empty database of that name; RuntimeError if there is one."""
+        """Create an empty database; RuntimeError if it exists."""
         self._administer("POST", f"/v1/namespaces/{name}/create")
 
     def fork_namespace(self, source: str, name: str) -> None:
-        """Make a database of that name that starts as a copy of the database `source`."""
+        """Create a database as a copy of the database `source`."""
         self._administer("POST", f"/v1/namespaces/{source}/fork/{name}")
 
     def delete_namespace(self, name: str) -> None:
-        """Delete a database; RuntimeError if there is none of that name."""
+        """Delete a database; RuntimeError if it does not exist."""
         self._administer("DELETE", f"/v1/namespaces/{name}")
 
     def url_of(self, namespace: str) -> str:
-        """The URL of a namespace's database. The server serves `v3/pipeline` and `v2/pipeline` below it, no cursors."""
+        """Return the URL of a namespace's database. It has `v3/pipeline` and `v2/pipeline`, but no cursors."""
         return f"libsql://127.0.0.1:{self.port}/dev/{namespace}?tls=0"
 
     @property
@@ -169,7 +177,7 @@ class Sqld:
         if self._primary is None:
             return []
         if self._primary.grpc_port is None:
-            raise ValueError("the primary offers itself to no replicas: give it grpc=True")
+            raise ValueError("the primary does not allow replicas: start it with grpc=True")
         return ["--primary-grpc-url", f"http://127.0.0.1:{self._primary.grpc_port}"]
 
     def _key_options(self) -> list[str]:
@@ -183,9 +191,9 @@ class Sqld:
         deadline = time.monotonic() + _START_SECONDS
         while not self._answers():
             if not self.is_running:
-                raise RuntimeError(f"sqld ended at its start:\n{self.log[-_LOG_TAIL:]}")
+                raise RuntimeError(f"sqld ended during its start:\n{self.log[-_LOG_TAIL:]}")
             if time.monotonic() > deadline:
-                raise RuntimeError(f"sqld did not answer in {_START_SECONDS:g} s:\n{self.log[-_LOG_TAIL:]}")
+                raise RuntimeError(f"sqld did not respond in {_START_SECONDS:g} s:\n{self.log[-_LOG_TAIL:]}")
             time.sleep(0.005)
 
     def _answers(self) -> bool:
@@ -196,23 +204,23 @@ class Sqld:
         return healthy and self.is_running
 
     def _serve_the_address(self) -> None:
-        """Make the database that requests to 127.0.0.1 are for, when there are namespaces.
+        """Create the default database of requests to 127.0.0.1, if there are namespaces.
 
         The server takes a request's namespace from the first label of its Host, which for 127.0.0.1 is `127`; it must
-        be there even for a path below `/dev/`, which then decides.
+        exist even for a path below `/dev/`, which then decides.
         """
         if self.admin_port is not None and not (self.directory / "data" / "dbs" / "127").exists():
             self.create_namespace("127")
 
     def _administer(self, method: str, path: str) -> None:
         if self.admin_port is None:
-            raise RuntimeError("this server has one database: give it namespaces=True")
+            raise RuntimeError("this server has a single database: start it with namespaces=True")
         status, reply = _request(self.admin_port, method, path, b"{}" if method == "POST" else None)
         if status != 200:
-            raise RuntimeError(f"{method} {path} was answered with {status}: {reply.decode(errors='replace')}")
+            raise RuntimeError(f"{method} {path} returned status {status}: {reply.decode(errors='replace')}")
 
     def _ask_to_end(self) -> None:
-        # Again and again: one in twenty is lost if it comes soon after the start.
+        # Repeat it: one signal in twenty is lost soon after the start.
         if self._process is not None:
             self._process.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -220,19 +228,19 @@ class Sqld:
 
     def _dismiss_the_watchdog(self) -> None:
         if self._watchdog is not None:
-            self._watchdog.kill()  # before it hears the end of its input
+            self._watchdog.kill()  # before it reads the end of its input
             self._watchdog.communicate()
             self._watchdog = None
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Without the settings of another server."""
+    """Return the environment without the settings of another server."""
     kept = {name: value for name, value in environment.items() if not name.startswith(("SQLD_", "LIBSQL_"))}
     return {**kept, "RUST_LOG": "info", "NO_COLOR": "1"}
 
 
 def _request(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-    # The standard library: the kit must not lean on what it tests.
+    # The standard library, because the test support must not depend on the code under test.
     with closing(HTTPConnection("127.0.0.1", port, timeout=_REQUEST_SECONDS)) as connection:
         connection.request(method, path, body, {"Content-Type": "application/json"})
         reply = connection.getresponse()

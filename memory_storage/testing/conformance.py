@@ -1,4 +1,4 @@
-"""What anything that offers the repositories has to keep, as tests that pytest runs on a `storage` of yours.
+"""The contract of the repositories, as tests that pytest runs on your `storage`.
 
     class TestMyStorage(Conformance):
         @pytest.fixture
@@ -6,10 +6,10 @@
             return MyStorage()
 
 It needs `episodes`, `steps`, `patterns`, `embeddings`, `spatiotemporal`, `analytics`, `transaction`, `snapshot` and
-`in_namespace`. Each test is a promise; a storage that breaks none of them can stand in for a MemoryStorage.
+`in_namespace`. A storage that passes all tests can replace a MemoryStorage.
 
-All tests may share one database, with rows of others in it: each test works in a namespace of its own, whose name is
-random and begins with `conformance-`, and deletes its rows at its end, also when it fails.
+All tests may share one database that has other rows: each test uses its own namespace, whose name is random and begins
+with `conformance-`, and deletes its rows at the end, even if it fails.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ _AT = datetime(2025, 3, 30, 1, 2, 3, 456_789, tzinfo=timezone.utc)
 _TEXT = '\u00e9 \U0001f469\u200d\U0001f680 \u2028 \'; DROP TABLE episodes; -- \\ %_*? "x" {"a": 1}'
 _MODEL = "conformance"
 
-# What it has to offer is what these tests use: it need not be of any class.
+# A storage is whatever has the attributes that these tests use, of any class.
 _Storage = Any
 
 
 class Conformance:
-    """Subclass it with a fixture `storage`. It may give the same storage to all tests, and have rows already."""
+    """Subclass it with a fixture `storage`, which may return the same non-empty storage for all tests."""
 
     @pytest.fixture
     def isolated(self, storage: _Storage) -> Iterator[_Storage]:
-        """A view of `storage` in a namespace of this test's own, which is empty, and is emptied at the end."""
+        """A view of `storage` in a new namespace for this test, emptied at the end."""
         with _own_namespace(storage) as (_, view):
             yield view
 
@@ -71,7 +71,7 @@ class Conformance:
         assert [step.result for step in saved.steps] == [step.result for step in given.steps]
 
     def test_a_missing_one_is_none_or_an_error_that_names_it(self, isolated: _Storage) -> None:
-        """`find` gives None, `get` raises, `delete` says that it was not there."""
+        """`find` returns None, `get` raises, `delete` returns False."""
         missing = new_id()
         for repository in (
             isolated.episodes,
@@ -93,13 +93,13 @@ class Conformance:
         assert isolated.episodes.get(first.id) == second
 
     def test_to_save_a_new_one_again_is_harmless(self, isolated: _Storage) -> None:
-        """So a write may be repeated."""
+        """A write may be repeated."""
         episode = _episode()
         assert isolated.episodes.save(episode) == isolated.episodes.save(episode)
         assert isolated.episodes.count() == 1
 
     def test_saving_without_steps_removes_none(self, isolated: _Storage) -> None:
-        """Nor does it reset `created_at`."""
+        """`created_at` is not reset either."""
         saved = isolated.episodes.save(_episode())
         bare = isolated.episodes.get(saved.id, steps=False)
         again = isolated.episodes.save(bare.model_copy(update={"tags": ["other"]}))
@@ -107,7 +107,7 @@ class Conformance:
         assert again.created_at == saved.created_at
 
     def test_appended_steps_are_numbered_in_their_order(self, isolated: _Storage) -> None:
-        """To append one again is harmless."""
+        """Appending the same step twice is idempotent."""
         episode = isolated.episodes.save(Episode(task_description="steps"))
         steps = [Step(tool=f"tool {n}") for n in range(5)]
         appended = [isolated.episodes.append_step(episode.id, step) for step in steps]
@@ -129,7 +129,7 @@ class Conformance:
         assert isolated.episodes.get(episode.id) == ended
 
     def test_what_is_archived_is_left_out_until_it_is_restored(self, isolated: _Storage) -> None:
-        """Queries ask for it by `archived`."""
+        """Queries select it by `archived`."""
         episode = isolated.episodes.save(_episode())
         assert isolated.episodes.archive(episode.id).archived_at is not None
         assert isolated.episodes.count() == 0
@@ -138,7 +138,7 @@ class Conformance:
         assert isolated.episodes.count() == 1
 
     def test_filters_hold_together(self, isolated: _Storage) -> None:
-        """Tags, metadata, times, words."""
+        """Filters by tags, metadata, times and words."""
         saved = isolated.episodes.save(_episode())
         isolated.episodes.save(Episode(task_description="another"))
         matching: list[dict[str, Any]] = [
@@ -155,7 +155,7 @@ class Conformance:
         assert isolated.episodes.count(tags_all=["one", "absent"]) == 0
 
     def test_pages_show_each_one_once(self, isolated: _Storage) -> None:
-        """In both directions, those of one moment too."""
+        """In both directions, also for equal times."""
         saved = isolated.episodes.save_many(
             [Episode(task_description=f"{n}", started_at=_AT + timedelta(seconds=n // 3)) for n in range(10)]
         )
@@ -171,14 +171,14 @@ class Conformance:
             assert set(shown) == {one.id for one in saved}
 
     def test_many_are_saved_all_or_none(self, isolated: _Storage) -> None:
-        """One that is refused keeps the others out."""
+        """If one is rejected, none is stored."""
         stale = isolated.episodes.save(_episode())
         isolated.episodes.save(stale)
         _raised(ConflictError, lambda: isolated.episodes.save_many([Episode(task_description="good"), stale]))
         assert isolated.episodes.count() == 1
 
     def test_an_error_in_a_transaction_discards_its_writes(self, isolated: _Storage) -> None:
-        """And a clean exit keeps them."""
+        """A clean exit commits them."""
 
         def fail() -> None:
             with isolated.transaction() as tx:
@@ -193,7 +193,7 @@ class Conformance:
         assert isolated.episodes.get(kept.id) == kept
 
     def test_a_snapshot_does_not_see_what_comes_later(self, isolated: _Storage) -> None:
-        """Though a storage in memory may keep writers waiting until it ends."""
+        """A storage in memory may block writers until the snapshot ends."""
         isolated.episodes.save(Episode(task_description="earlier"))
         with isolated.snapshot() as view:
             assert view.episodes.count() == 1
@@ -202,7 +202,7 @@ class Conformance:
             assert view.episodes.count() == 2
 
     def test_a_namespace_sees_nothing_of_another(self, storage: _Storage) -> None:
-        """Whatever the names are."""
+        """Independent of the names."""
         with _own_namespace(storage) as (name, own):
             episode = own.episodes.save(_episode())
             for suffix in ("2", "' OR '1'='1", "%"):
@@ -224,7 +224,7 @@ class Conformance:
         assert abs(found.avg_reward_delta - 0.25) < 1e-12
 
     def test_the_nearest_vectors_come_first(self, isolated: _Storage) -> None:
-        """By the cosine, for which the filters hold."""
+        """Ordered by cosine, among those that match the filters."""
         saved = isolated.episodes.save_many([Episode(task_description=f"{n}", tags=[f"t{n % 2}"]) for n in range(4)])
         vectors = [[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-1.0, 0.0]]
         rows = [("episode", one.id, vector) for one, vector in zip(saved, vectors, strict=True)]
@@ -237,7 +237,7 @@ class Conformance:
         assert [hit.item.id for hit in odd] == [saved[1].id, saved[3].id]
 
     def test_what_is_owned_goes_with_its_owner(self, isolated: _Storage) -> None:
-        """Steps, embeddings and places."""
+        """Deleting an episode deletes its steps, embeddings and places."""
         episode = isolated.episodes.save(_episode())
         isolated.embeddings.put("episode", episode.id, [1.0, 0.0], model=_MODEL)
         place = isolated.spatiotemporal.put(
@@ -263,13 +263,13 @@ class Conformance:
 
 @contextmanager
 def _own_namespace(storage: _Storage) -> Iterator[tuple[str, _Storage]]:
-    """The name of a new namespace and a view of it, whose rows are deleted at the end."""
+    """Yield the name of a new namespace and a view of it; delete its rows at the end."""
     name = f"conformance-{uuid4().hex}"
     view = storage.in_namespace(name)
     try:
         yield name, view
     finally:
-        # By methods that the tests need anyway: a storage that has no `forget` can be tested too.
+        # Uses only methods of the contract: a storage without `forget` can be tested too.
         for repository, everything in ((view.episodes, {"archived": None}), (view.patterns, {})):
             for item in list(repository.iterate(**everything)):
                 repository.delete(item.id)
@@ -296,7 +296,7 @@ def _episode(**fields: Any) -> Episode:
 
 
 def _raised(kind: type[Any], action: Callable[[], object]) -> Any:
-    """The error of that kind which the action raises."""
+    """Return the error of that kind that the action raises."""
     try:
         action()
     except kind as error:

@@ -1,4 +1,4 @@
-"""Storages for the tests of programs that use memory_storage, as pytest fixtures. In a conftest.py:
+"""Storages as pytest fixtures, for the tests of programs that use memory_storage. In a conftest.py:
 
     pytest_plugins = ["memory_storage.testing.fixtures"]
 
@@ -24,7 +24,7 @@ from ._sqld import Sqld
 
 @pytest.fixture
 def fake_clock() -> FakeClock:
-    """A clock that stands still until the test lets it go on."""
+    """A clock that stands still until the test advances it."""
     return FakeClock()
 
 
@@ -37,14 +37,14 @@ def memory(fake_clock: FakeClock) -> Iterator[MemoryStorage]:
 
 @pytest.fixture
 def file_memory(tmp_path: Path, fake_clock: FakeClock) -> Iterator[MemoryStorage]:
-    """An empty storage in a file of this test's own."""
+    """An empty storage in a file for this test only."""
     with MemoryStorage.open(tmp_path / "memory.db", now=fake_clock.now) as storage:
         yield storage
 
 
 @pytest.fixture
 def encrypted_memory(tmp_path: Path, fake_clock: FakeClock) -> Iterator[MemoryStorage]:
-    """An empty storage in an encrypted file of this test's own, with a key that nobody knows."""
+    """An empty storage in an encrypted file for this test only, with a random key."""
     settings = Settings(database=str(tmp_path / "encrypted.db"), encryption_key=secrets.token_urlsafe(24))
     with MemoryStorage.open(settings, now=fake_clock.now) as storage:
         yield storage
@@ -52,14 +52,14 @@ def encrypted_memory(tmp_path: Path, fake_clock: FakeClock) -> Iterator[MemorySt
 
 @pytest.fixture(scope="session")
 def libsql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sqld]:
-    """A real server, with a database for whoever makes one. Do not stop it: start another."""
+    """A real server, shared by all tests, which may create databases on it. Do not stop it: start another."""
     with Sqld(directory=tmp_path_factory.mktemp("libsql-server"), namespaces=True) as server:
         yield server
 
 
 @pytest.fixture
 def server_memory(libsql_server: Sqld, fake_clock: FakeClock) -> Iterator[MemoryStorage]:
-    """An empty storage in a database of this test's own on the server."""
+    """An empty storage on the server, in a database for this test only."""
     name = f"test-{uuid4().hex}"
     libsql_server.create_namespace(name)
     with MemoryStorage.open(libsql_server.url_of(name), now=fake_clock.now) as storage:
