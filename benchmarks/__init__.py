@@ -1,5 +1,5 @@
-"""What the package costs, as ratios: `python -m benchmarks`.
+"""Benchmarks of the package, as ratios: `python -m benchmarks`.
 
-A module here whose name has no underscore in front is a benchmark, and runs by that name. It has `run(*, short)`, which
-gives a `Report`, and the first line of its docstring says what it measures.
+Each module without a leading underscore is a benchmark of that name. Its `run(*, short)` returns a `Report`, and the
+first line of its docstring says what it measures.
 """

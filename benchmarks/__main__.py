@@ -1,4 +1,4 @@
-"""The command: finds the benchmarks, runs them, prints. Measures nothing itself."""
+"""The command that runs benchmarks and prints their reports."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from ._report import Report, as_json, show
 
 
 def names() -> list[str]:
-    """The benchmarks that there are."""
+    """Return the names of all benchmarks."""
     found = pkgutil.iter_modules([str(Path(__file__).parent)])
     return sorted(module.name for module in found if not module.name.startswith("_"))
 
 
 def run(name: str, *, short: bool, **options: Path | int | str) -> Report:
-    """Run one of them."""
+    """Run one benchmark."""
     report: Report = importlib.import_module(f"{__package__}.{name}").run(short=short, **options)
     return report
 
 
 def main(arguments: Sequence[str] | None = None, *, run: Callable[..., Report] = run) -> int:
-    """Run what the arguments name, or all; 1 if one is to be checked and misses its bound."""
+    """Run the named benchmarks, or all. Returns 1 if `--check` is given and a ratio is out of its bounds, else 0."""
     parser = _parser()
     asked = parser.parse_args(arguments)
     options = {name: getattr(asked, name) for name in ("data", "vectors", "preset") if getattr(asked, name)}
     if options and asked.benchmark != ["retrieval"]:
-        parser.error(f"--{next(iter(options))} is for the benchmark retrieval alone")
+        parser.error(f"--{next(iter(options))} is only for the benchmark retrieval")
     reports = {name: run(name, short=asked.short, **options) for name in asked.benchmark or names()}
     if asked.json:
         print(json.dumps({name: as_json(report) for name, report in reports.items()}, indent=2))
@@ -49,15 +49,19 @@ def main(arguments: Sequence[str] | None = None, *, run: Callable[..., Report] =
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Prints ratios, measured here and now.")
-    help_names = f"{', '.join(names())}; all of them if none is named"
-    # Not choices=: before Python 3.12 it refuses the empty list.
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure and print ratios.")
+    help_names = f"{', '.join(names())}; default: all"
+    # Not choices=: before Python 3.12 it rejects the empty list.
     parser.add_argument("benchmark", nargs="*", type=_name, help=help_names)
-    parser.add_argument("--short", action="store_true", help="fewer rounds, and less data: some two minutes for all")
-    parser.add_argument("--data", type=Path, help="retrieval: search among the vectors of this .npy or .npz file")
-    parser.add_argument("--vectors", type=int, help="retrieval: the index in this process, among so many of them")
+    parser.add_argument("--short", action="store_true", help="fewer rounds and less data: about two minutes for all")
+    parser.add_argument("--data", type=Path, help="retrieval: use the vectors of this .npy or .npz file")
     parser.add_argument(
-        "--preset", choices=get_args(IndexPreset), help="retrieval: the database's index, among as many"
+        "--vectors", type=int, help="retrieval: measure the in-process index with this number of vectors"
+    )
+    parser.add_argument(
+        "--preset",
+        choices=get_args(IndexPreset),
+        help="retrieval: measure only this preset of the index in the file",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a ratio is out of its bounds")

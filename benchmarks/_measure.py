@@ -1,4 +1,4 @@
-"""Timing several ways to do the same, in turns. Knows nothing of what they do."""
+"""Interleaved timing of several implementations of the same work."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ Times = dict[str, list[float]]
 
 
 def interleaved(prepare: Callable[[int], Mapping[str, Work]], rounds: int) -> Times:
-    """The seconds of each side in each round, after one round that is not counted.
+    """Return the seconds of each side in each round, after one warm-up round.
 
-    `prepare(round)` gives what each side does in that round; it is not timed. Another side goes first each time, so
-    that what one leaves behind (a warm cache, a busy disk) is not always to the others' good or harm.
+    The sides take turns to be the first, so that the side effects of one (a warm cache, a busy disk) do not always
+    affect the same others.
+
+    Args:
+        prepare: returns the work of each side for a round; not timed.
+        rounds: the number of timed rounds.
     """
     times: Times = {}
     for number in range(rounds + 1):
@@ -31,15 +35,15 @@ def interleaved(prepare: Callable[[int], Mapping[str, Work]], rounds: int) -> Ti
 
 
 def ratios(over: Sequence[float], under: Sequence[float]) -> tuple[float, float, float]:
-    """The median, the least and the greatest of the ratios of the rounds: what disturbs a round disturbs both sides."""
+    """Return the median, least and greatest ratio of the rounds; a disturbance of a round affects both sides."""
     each = [a / b for a, b in zip(over, under, strict=True)]
     return median(each), min(each), max(each)
 
 
 def _timed(work: Work) -> float:
-    gc.collect(1)  # and leave it on: collecting is part of what objects cost
+    gc.collect(1)  # it stays enabled: collection is part of the cost of objects
     start = time.perf_counter()
     result = work()
     seconds = time.perf_counter() - start
-    del result  # the memory is given back after the time is taken, for all sides alike
+    del result  # the memory is released after the measurement, for all sides alike
     return seconds

@@ -1,4 +1,4 @@
-"""The vector index in this process, at a size: against numpy's exact product, DiskANN, and chromadb if that is there.
+"""The in-process vector index at a given size, against numpy's exact product, DiskANN, and chromadb if installed.
 
 Everything is measured in the same run, in turns. The bounds are ratios; times are shown to be read with them.
 """
@@ -26,14 +26,14 @@ from ._report import Line, Report, milliseconds
 from ._vectors import Array, Data
 
 Way = tuple[Callable[..., Any], Callable[[Any], set[int]]]
-"""A search, and the numbers of what it has found."""
+"""A search, and a function that returns the row numbers of its result."""
 
 K = 10
 MODEL = "benchmark"
 _BATCH = 1_000
 _TURN, _ROUNDS = 100, 3
-_WARM = 50  # searches at the beginning of a turn are not timed: who was before has emptied the processor's caches
-_FEW = 4_000  # vectors are put into DiskANN: it only gets slower
+_WARM = 50  # untimed searches at the beginning of a turn: the previous side has replaced the processor's caches
+_FEW = 4_000  # vectors for DiskANN, which only gets slower with more
 _FILTERS: dict[str, tuple[dict[str, Any], int, int]] = {
     "10 %": ({"task_type": "debugging"}, 10, 3),
     "1 %": ({"domain": "rare"}, 100, 7),
@@ -41,33 +41,33 @@ _FILTERS: dict[str, tuple[dict[str, Any], int, int]] = {
 _NOTES = (
     "memory: candidates are the index alone; similar_to is whole searches, with the heads of episodes and no steps.",
     "numpy: the product of all vectors with the query, and argpartition, by one caller.",
-    f"Of these three each query is timed {_ROUNDS} times, and its median counts: others use the machine too.",
+    f"Each query of these three is timed {_ROUNDS} times, and the median counts, because of other load.",
     f"put_many is compared with {_FEW:,} vectors by DiskANN, which is slower the more there are.",
     "chromadb: the same vectors and filters, its defaults, cosine, a persistent client in this process.",
-    "It gives back the metadata of each hit, as we give back an episode; 'ids alone' is what it takes at least.",
+    "It returns the metadata of each hit, as this package returns an episode; 'ids alone' is its minimum.",
 )
 
 
 @dataclass
 class Found:
-    """What one way has found, query by query, and the seconds of each."""
+    """The results of one side and the seconds of each query."""
 
     seconds: list[float] = field(default_factory=list)
     recalls: list[float] = field(default_factory=list)
 
     @property
     def recall(self) -> float:
-        """The mean."""
+        """The mean recall of the queries."""
         return float(np.mean(self.recalls))
 
     def told(self) -> str:
-        """Recall and times."""
+        """Return recall and times as text."""
         p50, p95 = (milliseconds(float(np.quantile(self.seconds, q))) for q in (0.5, 0.95))
         return f"recall {self.recall:.3f}, p50 {p50}, p95 {p95}"
 
 
 def run(data: Data) -> Report:
-    """Measure all of it."""
+    """Measure all sides."""
     with tempfile.TemporaryDirectory() as directory:
         memory = Ours(Path(directory, "memory.db"), data, "hnsw")
         lines = memory.costs(Ours(Path(directory, "diskann.db"), data.first(_FEW), "diskann"))
@@ -77,7 +77,7 @@ def run(data: Data) -> Report:
             ways["chromadb"] = (chroma.search, chroma.numbers_of)
             ways["ids alone"] = (chroma.search_ids, chroma.numbers_of)
             lines += _beside(memory, chroma)
-        os.sync()  # else what was stored is still being written, by the same processors
+        os.sync()  # otherwise the stored data is still being written, by the same processors
         lines += _searches(memory, data)
         for name in ("all", *_FILTERS):
             lines += _filtered(ways, data, name)
@@ -87,7 +87,7 @@ def run(data: Data) -> Report:
 
 
 class Ours:
-    """A file with vectors by one source of candidates, and what it took."""
+    """A file with vectors and one source of candidates, and the time to build it."""
 
     def __init__(self, path: Path, data: Data, source: Any) -> None:
         self._path = path
@@ -108,7 +108,7 @@ class Ours:
         self.bytes = sum(one.stat().st_size for one in path.parent.glob(f"{path.name}.*.usearch"))
 
     def costs(self, diskann: Ours) -> list[Line]:
-        """What it takes to store and to keep."""
+        """Return the time to store and index the vectors, and the size."""
         count = len(self.numbers)
         detail = f"{self.rate:,.0f}/s and {diskann.rate:,.0f}/s; built in {self.building:.1f} s"
         diskann.storage.close()
@@ -119,22 +119,22 @@ class Ours:
         ]
 
     def candidates(self, query: Array) -> set[int]:
-        """Of the index alone: how many rows, as their numbers are not those of episodes."""
+        """Search the index only; return the row count, because its row numbers are not those of episodes."""
         indexes = self.storage._context.memory
         near = indexes and indexes.of(VectorSpace(MODEL)).candidates(query.tobytes(), K + 1, are_broad=True, began=None)
         return set(near.seqs) if near else set()
 
     def search(self, query: Array, name: str = "all") -> ms.Hits[ms.Episode]:
-        """Episodes without their steps."""
+        """Search episodes, without their steps."""
         filters = _FILTERS[name][0] if name in _FILTERS else {}
         return self.storage.episodes.similar_to(query, model=MODEL, k=K, steps=False, **filters)
 
     def numbers_of(self, hits: ms.Hits[ms.Episode]) -> set[int]:
-        """Their numbers."""
+        """Return the row numbers of the episodes."""
         return {self.numbers[hit.item.id] for hit in hits}
 
     def opened_again(self, data: Data) -> Line:
-        """The first search after the file is opened, by the time that building the index took."""
+        """Return the time of the first search after opening the file, relative to that of building the index."""
         self.storage.close()
         self.storage = ms.MemoryStorage.open(self._settings)
         seconds = _seconds(partial(self.search, data.queries[0]))
@@ -167,11 +167,11 @@ class Chroma:
             )
 
     def search(self, query: Array, name: str = "all") -> Any:
-        """What it has of each hit."""
+        """Search with the metadata of each hit."""
         return self._found(query, name, ["metadatas", "distances"])
 
     def search_ids(self, query: Array, name: str = "all") -> Any:
-        """The same, and no more is asked for."""
+        """Search with the ids only."""
         return self._found(query, name, [])
 
     def _found(self, query: Array, name: str, include: Any) -> Any:
@@ -179,7 +179,7 @@ class Chroma:
         return self._vectors.query(query_embeddings=[query], n_results=K, where=where, include=include)
 
     def numbers_of(self, found: Any) -> set[int]:
-        """Those of what it has found."""
+        """Return the row numbers of the result."""
         return {int(one) for one in found["ids"][0]}
 
 
@@ -227,7 +227,7 @@ def _beside(memory: Ours, chroma: Chroma) -> list[Line]:
 
 
 def _filtered(ways: dict[str, Way], data: Data, name: str) -> list[Line]:
-    """Recall, and how much faster we are than the other."""
+    """Return the recall of a filter, and the speedup over chromadb."""
     _, every, rest = _FILTERS.get(name, ({}, 1, 0))
     nearest = data.nearest(K, np.arange(rest, len(data.base), every))
     found = {way: Found() for way in ways}

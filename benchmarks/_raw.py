@@ -1,4 +1,4 @@
-"""The competitor: the native driver with SQL written by hand for our tables. Knows nothing of the package."""
+"""The baseline: the native driver with hand-written SQL on the tables of the package."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Rows = tuple[list[Row], list[Row]]
 """Rows of episodes, and the rows of their steps."""
 
 _PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "busy_timeout = 30000")
-_ROWS = 200  # a statement; more of them are not faster
+_ROWS = 200  # per statement; more are not faster
 _NEWEST_FIRST = "ORDER BY started_at DESC, seq DESC LIMIT ?"
 
 
 class Raw:
-    """One connection for everything. Every SQL text is made once; the driver has no statements to prepare and keep."""
+    """One connection for everything. Each SQL text is built once; the driver cannot keep prepared statements."""
 
     def __init__(self, path: Path) -> None:
         self.connection = libsql_experimental.connect(str(path), isolation_level=None)
@@ -36,7 +36,7 @@ class Raw:
         self._started_at, self._id = episodes.index("started_at"), episodes.index("id")
 
     def save(self, episodes: list[Row], steps: list[Row]) -> None:
-        """Insert the rows (without `seq`, which the engine gives) in one transaction."""
+        """Insert the rows (without `seq`, which the engine assigns) in one transaction."""
         execute = self.connection.execute
         execute("BEGIN IMMEDIATE")
         if len(episodes) == 1:
@@ -47,7 +47,7 @@ class Raw:
         execute("COMMIT")
 
     def save_at_once(self, episodes: list[Row], steps: list[Row]) -> None:
-        """The same with many rows a statement: the driver makes a statement, triggers and all, anew for every row."""
+        """Save with many rows per statement: `executemany` compiles the statement, with its triggers, for each row."""
         self.connection.execute("BEGIN IMMEDIATE")
         for insert, rows in ((self._add_episode, episodes), (self._add_step, steps)):
             for first in range(0, len(rows), _ROWS):
@@ -64,13 +64,13 @@ class Raw:
         execute("COMMIT")
 
     def get(self, episode_id: str) -> Rows:
-        """All the columns of an episode and of its steps."""
+        """Return all columns of an episode and of its steps."""
         execute = self.connection.execute
         head = execute(self._one, ("default", episode_id)).fetchall()
         return head, execute(self._steps_of_one, ("default", episode_id)).fetchall()
 
     def page(self, limit: int, after: Row | None = None) -> Rows:
-        """The newest episodes, or those after a row of the last page, and all of their steps by one statement."""
+        """Return the newest episodes, or those after a row of the previous page, and their steps by one statement."""
         execute = self.connection.execute
         if after is None:
             heads = execute(self._first_page, ("default", limit)).fetchall()
@@ -80,21 +80,21 @@ class Raw:
         return heads, execute(steps, ("default", *[head[self._id] for head in heads])).fetchall()
 
     def pages(self, size: int) -> list[Rows]:
-        """All of them, page by page."""
+        """Return all episodes, page by page."""
         found = [self.page(size)]
         while len(found[-1][0]) == size:
             found.append(self.page(size, found[-1][0][-1]))
         return found
 
     def rows(self, table: str, where: str = "true", values: Row = ()) -> list[Row]:
-        """All the columns but `seq` of some rows, in the order of their making."""
+        """Return all columns except `seq` of the rows, in order of insertion."""
         columns = ", ".join(self._columns(table)[1:])
         sql = f"SELECT {columns} FROM {table} WHERE {where} ORDER BY seq"
         found: list[Row] = self.connection.execute(sql, values).fetchall()
         return found
 
     def close(self) -> None:
-        """Bring everything into the file, so that it can be copied."""
+        """Checkpoint the log into the file, so that it can be copied, and close the connection."""
         self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         self.connection.close()
 
@@ -103,7 +103,7 @@ class Raw:
 
 
 def decoded(rows: Rows) -> list[Any]:
-    """Every document of the rows as Python values: the least that a caller needs to use them."""
+    """Decode the documents of the rows: the minimum that a caller needs."""
     return [json.loads(row[-2]) for some in rows for row in some]  # the last column has the words of other scripts
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark found, as a table and as JSON. Measures nothing."""
+"""The report of a benchmark, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Line:
-    """One ratio: the median of the rounds, their least and greatest, and the bounds it has to keep, if any."""
+    """One ratio: the median of the rounds, the least and the greatest, and the required bounds, if any."""
 
     name: str
     ratio: float
@@ -23,26 +23,26 @@ class Line:
 
     @property
     def holds(self) -> bool:
-        """Whether the ratio keeps its bounds."""
+        """Whether the ratio is within its bounds."""
         return (self.at_least is None or self.ratio >= self.at_least) and (
             self.at_most is None or self.ratio <= self.at_most
         )
 
     @property
     def bound(self) -> str:
-        """The bound in words."""
+        """The bound as text."""
         if self.at_least is not None:
             return f">= {self.at_least:g}"
         return "" if self.at_most is None else f"<= {self.at_most:g}"
 
     def describe(self) -> str:
-        """One line of text."""
+        """Return the ratio and its bound as one line of text."""
         return f"{self.name}: {self.ratio:.2f}, required {self.bound or 'nothing'}"
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Figures side by side, as text."""
+    """A table of text cells."""
 
     title: str
     columns: tuple[str, ...]
@@ -51,7 +51,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Report:
-    """The lines of one benchmark, and what one has to know to read them."""
+    """The ratios and tables of one benchmark, with notes that explain them."""
 
     title: str
     lines: list[Line]
@@ -60,14 +60,14 @@ class Report:
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """The same, for other programs."""
+    """Return the report as JSON-compatible values."""
     lines = [{**asdict(line), "holds": line.holds} for line in report.lines]
     grids = {grid.title: [dict(zip(grid.columns, row, strict=True)) for row in grid.rows] for grid in report.grids}
     return {"title": report.title, "lines": lines, "notes": report.notes, "tables": grids}
 
 
 def show(report: Report) -> None:
-    """Print it."""
+    """Print the report."""
     console = Console(width=140)
     for grid in report.grids:
         console.print(_as_table(grid))
@@ -93,5 +93,5 @@ def _as_table(grid: Grid) -> Table:
 
 
 def milliseconds(seconds: float) -> str:
-    """A time that can be read."""
+    """Format a duration in milliseconds."""
     return f"{seconds * 1000:.{max(0, 2 - len(str(int(seconds * 1000))) + 1)}f} ms"

@@ -1,4 +1,4 @@
-"""Vectors to search among: of a file, real ones that lie beside the project, or made up. Measures nothing."""
+"""Vectors for benchmarks: from a file, from real embeddings next to the project, or synthetic."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 Array = Any
-"""A numpy array of 32-bit floats, a vector a row, each of length 1."""
+"""A numpy array of float32: one vector of length 1 per row."""
 
 _REAL = Path(__file__).parents[2] / "shared/data/minilm_20k.npz"
 _QUERIES = 200
@@ -19,7 +19,7 @@ _QUERIES = 200
 
 @dataclass(frozen=True)
 class Data:
-    """What is stored, what is looked for, and the texts of what is stored, if they are known."""
+    """Stored vectors, query vectors, and the texts of the stored vectors if known."""
 
     source: str
     base: Array
@@ -27,14 +27,14 @@ class Data:
     texts: list[str]
 
     def first(self, count: int) -> Data:
-        """The same with fewer vectors to search among."""
+        """Return the data with only the first `count` vectors."""
         return Data(self.source, self.base[:count], self.queries, self.texts[:count])
 
     def grown(self, count: int, *, seed: int = 2) -> Data:
-        """The same with so many to search among: the rest lies between two of the given ones, with some noise.
+        """Return the data with `count` vectors: the added ones lie between two of the existing ones, with noise.
 
-        That is no real data: what is in between has fewer near neighbors than real vectors have, and its clusters are
-        those that were there. Recall on so many real ones may be lower or higher.
+        The added vectors are not realistic: they have fewer near neighbors than real ones, and no new clusters. Recall
+        on as many real vectors may be lower or higher.
         """
         more, random = count - len(self.base), np.random.default_rng(seed)
         if more <= 0:
@@ -47,7 +47,7 @@ class Data:
         return Data(source, np.concatenate([self.base, added]), self.queries, self.texts)
 
     def nearest(self, k: int, among: Array | None = None) -> list[set[int]]:
-        """The rows of the nearest k to each query, and those as near as the last of them."""
+        """Return for each query the rows of the k nearest vectors, with ties of the last."""
         rows = np.arange(len(self.base)) if among is None else among
         if len(rows) == 0:
             return [set() for _ in self.queries]
@@ -57,7 +57,7 @@ class Data:
 
 
 def load(path: Path | None = None) -> Data:
-    """The vectors of a .npy or .npz file; else the real ones if they are there; else 20,000 made-up ones."""
+    """Return the vectors of a .npy or .npz file; by default the real ones if available, else 20,000 synthetic ones."""
     if path is None and not _REAL.exists():
         return made(20_000, 384)
     base, queries = _read(path or _REAL)
@@ -67,9 +67,9 @@ def load(path: Path | None = None) -> Data:
 
 
 def made(count: int, dimension: int, *, seed: int = 1) -> Data:
-    """Clusters of clusters, in fewer dimensions than they have: real embeddings are neither one ball nor many points.
+    """Return synthetic vectors: clusters of clusters of lower intrinsic dimension, roughly like real embeddings.
 
-    Less alike than real ones are: an index finds its way among them more easily or less, so figures differ.
+    Their similarities differ from those of real embeddings, so results of an index differ too.
     """
     random = np.random.default_rng(seed)
     total, clusters, inner = count + _QUERIES, max(8, count // 100), min(48, dimension)
@@ -79,7 +79,7 @@ def made(count: int, dimension: int, *, seed: int = 1) -> Data:
     points = centers[random.integers(clusters, size=total)] + 0.9 * random.normal(size=(total, inner))
     vectors = points @ random.normal(size=(inner, dimension)) / inner**0.5
     vectors = _unit(vectors + 0.1 * random.normal(size=vectors.shape))
-    return Data(f"{count:,} made-up vectors of dimension {dimension}", vectors[:count], vectors[count:], [])
+    return Data(f"{count:,} synthetic vectors of dimension {dimension}", vectors[:count], vectors[count:], [])
 
 
 def _read(path: Path) -> tuple[Array, Array]:

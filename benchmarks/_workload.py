@@ -1,4 +1,4 @@
-"""Episodes that look like real ones: the same every time. Stores nothing."""
+"""Deterministic, realistic episodes for benchmarks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEPS = 20
 
 _TRANSCRIPTS = Path(__file__).parents[2] / "shared/data/tau_airline.jsonl"
 _TOOLS = ("get_user_details", "get_reservation_details", "search_direct_flight", "calculate", "book_reservation")
-# Sizes of the answers, and of the arguments, of 1,164 tool calls of real agents (tau-bench), at equal distances.
+# Sizes of the results and arguments of 1,164 tool calls of real agents (tau-bench), at equal distances.
 _OUTPUT_SIZES = (0, 2, 4, 51, 480, 667, 720, 810, 870, 965, 4723)
 _ARGUMENT_SIZES = (27, 27, 28, 30, 31, 31, 60, 110, 140, 280, 540)
 
@@ -36,7 +36,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Texts:
-    """What episodes are made of."""
+    """The texts from which episodes are built."""
 
     source: str
     tasks: list[str]
@@ -45,12 +45,12 @@ class Texts:
 
 @cache
 def texts() -> Texts:
-    """Real transcripts if they lie beside the project, else made-up ones of the same sizes."""
+    """Return real transcripts if available next to the project, else synthetic ones of the same sizes."""
     return _recorded(_TRANSCRIPTS) if _TRANSCRIPTS.exists() else invented()
 
 
 def step(number: int) -> ms.Step:
-    """The n-th step of all."""
+    """Return the n-th step."""
     call = _nth(texts().calls, number)
     failed = call.output.startswith("Error")
     return ms.Step(
@@ -67,7 +67,7 @@ def step(number: int) -> ms.Step:
 
 
 def episode(number: int, steps: int = STEPS) -> ms.Episode:
-    """The n-th episode."""
+    """Return the n-th episode."""
     started_at = BEGINNING + timedelta(minutes=number)
     well = number % 5 < 2
     return ms.Episode(
@@ -91,17 +91,17 @@ def episode(number: int, steps: int = STEPS) -> ms.Episode:
 
 
 def episode_id(number: int) -> uuid.UUID:
-    """The id of the n-th episode."""
+    """Return the id of the n-th episode."""
     return _id(number, 2)
 
 
 def episodes(first: int, count: int) -> list[ms.Episode]:
-    """`count` of them from the n-th on."""
+    """Return `count` episodes from the n-th on."""
     return [episode(number) for number in range(first, first + count)]
 
 
 def _id(number: int, kind: int) -> uuid.UUID:
-    # A UUID of version 7 as a client would make it, but of a known time.
+    # A UUID of version 7 as clients create it, but with a fixed time.
     milliseconds = int(BEGINNING.timestamp() * 1000) + number
     return uuid.UUID(int=milliseconds << 80 | 0x7 << 76 | kind << 64 | 0b10 << 62 | number)
 
@@ -128,7 +128,7 @@ def _calls(messages: Iterable[dict[str, Any]]) -> Iterator[Call]:
 
 
 def invented(count: int = 1000) -> Texts:
-    """Made-up ones; the same every time."""
+    """Return synthetic texts; deterministic."""
     chance = random.Random(7)
     words = ["".join(chance.choices("abcdefghijklmnoprstuvwy", k=chance.randint(2, 9))) for _ in range(2000)]
 

@@ -1,7 +1,7 @@
-"""Retention beside four writers: how much longer they wait, whether the dry run was right, and a kill in the middle.
+"""Retention concurrent with four writers: their added waits, the accuracy of the dry run, and a kill in the middle.
 
-Four processes save episodes all the time. Retention is killed with SIGKILL when a part is done, and run again; that
-run does nothing for one second of every two, so that the writers' waits with it and without it are of the same minutes.
+Four processes save episodes continuously. Retention is killed with SIGKILL when it is partly done, and run again; that
+run pauses every other second, so that the writers' waits with and without it are measured in the same minutes.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from . import _workload
 from ._report import Line, Report, milliseconds
 
 WRITERS = 4
-_MORE = 0.1  # seconds that the longest wait may be longer
-_QUIET = 50_000  # episodes: a short run is too short for its one longest wait to say anything
+_MORE = 0.1  # seconds; the bound of the added longest wait
+_QUIET = 50_000  # episodes; the longest wait of a shorter run is not significant
 _STEPS = 2
 _EVERY = 0.01  # seconds between two saves of a writer
 _SOURCE_OF = 40  # episodes for each pattern
 _PROCESSES = multiprocessing.get_context("spawn")
 _NOTES = (
     "longest wait: of the writers' saves in one second with retention, less that in the next second without it, in "
-    "100 ms, so that 1.0 is the bound; the median of all pairs. Of all: the longest of all with it, less that without.",
-    "p50, p99: of the saves with retention, by those without.",
-    "dry run: of the episodes that it listed, how many went, after a kill in the middle and another run; others: of "
-    "all others, and of those that the writers saved, how many are there; sources: of the evidence of patterns.",
+    "100 ms, so that 1.0 is the bound; the median of all pairs. Of all: the longest of all with it, minus without.",
+    "p50, p99: of the saves with retention, relative to those without.",
+    "dry run: the share of listed episodes that were removed after a kill in the middle and another run; others: the "
+    "share of all others, and of those that the writers saved, that remain; sources: of the evidence of patterns.",
 )
 
 
 def run(*, short: bool) -> Report:
-    """Measure it, among 100,000 episodes; in short among 3,000."""
+    """Measure with 100,000 episodes; with 3,000 if short."""
     count = 3_000 if short else 100_000
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "memory.db"
@@ -56,7 +56,7 @@ def run(*, short: bool) -> Report:
 
 @dataclass
 class Found:
-    """What happened."""
+    """The measurements of a run."""
 
     planned: set[UUID]
     gone: set[UUID]
@@ -69,7 +69,7 @@ class Found:
 
     @property
     def waits(self) -> dict[bool, list[float]]:
-        """The seconds of the saves, with retention and without."""
+        """Return the seconds of the saves, with and without retention."""
         return {
             working: [took for slice_ in self.slices[0 if working else 1 :: 2] for took in slice_]
             for working in (True, False)
@@ -77,12 +77,12 @@ class Found:
 
     @property
     def longest(self) -> list[tuple[float, float]]:
-        """Of each two slices that follow another: the longest wait with retention, and without."""
+        """Return the longest waits with and without retention, for each pair of consecutive slices."""
         pairs = zip(self.slices[::2], self.slices[1::2], strict=False)
         return [(max(one), max(other)) for one, other in pairs if one and other]
 
     def lines(self) -> list[Line]:
-        """As ratios."""
+        """Return the measurements as ratios."""
         with_it, without = sorted(self.waits[True]), sorted(self.waits[False])
         pairs = [(one - other) / _MORE for one, other in self.longest]
         more = (with_it[-1] - without[-1]) / _MORE
@@ -116,7 +116,7 @@ class Found:
         ]
 
     def note(self, count: int) -> str:
-        """What one has to know."""
+        """Return the note with the size of the run."""
         return (
             f"{count:,} episodes of {_STEPS} steps, {len(self.waits[True]):,} saves with retention and "
             f"{len(self.waits[False]):,} without; it was killed when {1 - self.after_kill:.0%} were done, and the "
@@ -125,7 +125,7 @@ class Found:
 
 
 def _fill(storage: ms.MemoryStorage, count: int) -> set[UUID]:
-    """Store the episodes, and patterns; what those were learned from."""
+    """Store the episodes and patterns; return the sources of the patterns."""
     sources: list[UUID] = []
     for first in range(0, count, 250):
         episodes = [_workload.episode(number, _STEPS) for number in range(first, first + 250)]
@@ -143,7 +143,7 @@ def _scored(episode: ms.Episode, number: int) -> ms.Episode:
 
 
 def _policy(count: int) -> tuple[ms.RetentionPolicy, Any]:
-    """A fifth of them are too old, and a tenth had too little reward."""
+    """Return a policy by which a fifth of the episodes are too old, and a tenth have too little reward."""
     policy = ms.RetentionPolicy(max_age=timedelta(minutes=0.8 * count), min_reward=0.1, keep_tagged=["trial-3"])
     return policy, _workload.BEGINNING + timedelta(minutes=count)
 
@@ -178,7 +178,7 @@ def _ids(storage: ms.MemoryStorage) -> set[UUID]:
 
 
 class _Switch:
-    """In place of `sleep`: lets retention work for a while, and then nothing, and so on. Knows when it was what."""
+    """A replacement of `sleep` that pauses retention every other slice, and records the slices."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -194,7 +194,7 @@ class _Switch:
             self._edges += [now, time.monotonic()]
 
     def sliced(self, saves: Iterator[tuple[UUID, float, float]]) -> list[list[float]]:
-        """The seconds of the saves that began while it worked, then while it did not, and so on."""
+        """Return the seconds of the saves by slice, alternately with and without retention."""
         found: list[list[float]] = [[] for _ in self._edges]
         for _, began, took in saves:
             number = bisect(self._edges, began)
@@ -204,7 +204,7 @@ class _Switch:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[Callable[[], list[list[tuple[UUID, float, float]]]]]:
-    """Four writers at work; gives what ends them, and what they did: id, moment and seconds of each save."""
+    """Run four writers; yields a function that ends them and returns the id, time and seconds of each save."""
     pipes = [_PROCESSES.Pipe() for _ in range(WRITERS)]
     children = [_PROCESSES.Process(target=_write, args=(child, path, n)) for n, (_, child) in enumerate(pipes)]
     for child in children:
@@ -247,7 +247,7 @@ def _killed(path: Path, policy: ms.RetentionPolicy, now: Any, *, at: int) -> Non
     parent, child = _PROCESSES.Pipe()
     process = _PROCESSES.Process(target=_retain, args=(child, path, policy, now))
     process.start()
-    child.close()  # so that its end is noticed
+    child.close()  # so that its end is detected
     while parent.recv() < at:
         pass
     process.kill()  # SIGKILL
@@ -262,7 +262,7 @@ def _retain(pipe: Connection, path: Path, policy: ms.RetentionPolicy, now: Any) 
 
 
 def _quantile(name: str, with_it: list[float], without: list[float], part: float) -> Line:
-    """Of both, and their ratio; they are sorted."""
+    """Return a quantile of both sorted lists, and their ratio."""
     both = [one[int(part * (len(one) - 1))] for one in (with_it, without)]
     ratio = both[0] / both[1]
     return Line(name, ratio, ratio, ratio, f"with {milliseconds(both[0])}, without {milliseconds(both[1])}")

@@ -1,4 +1,4 @@
-"""What the guard and the figures cost: a local `get`, through the storage, and past all of it, in the same run.
+"""The cost of the guard and the metrics: a local `get` with and without them, in the same run.
 
 Guarded: `storage.episodes.get` as users call it: circuit breaker, repeats, counting and timing. Bare: the same method
 of the same class, in a session that takes a connection of the same pool, runs the statement, and translates
@@ -25,17 +25,17 @@ from ._report import Line, Report, milliseconds
 from .local import Files, facade
 
 ALLOWED = 1.06
-_CALLS = 25  # few: what disturbs a round shall disturb few of them
+_CALLS = 25  # few, so that a disturbance affects few rounds
 _NOTES = (
-    "ratio: the guarded time by the bare one, each that of the quickest tenth of its rounds: what else the machine "
-    "does makes rounds longer, never shorter. min - max: of the 5th to 25th percentile. The bound is 0.01 above the "
-    "promise of 5 %: so much the figure itself varies.",
+    "ratio: the guarded time by the bare one, each of the fastest tenth of its rounds, because other load only makes "
+    "rounds longer. min - max: of the 5th to 25th percentile. The bound is 0.01 above the documented 5 %, because the "
+    "measurement varies by that much.",
 )
 _QUANTILES = (0.05, 0.1, 0.25)
 
 
 class Bare(Executor):
-    """Runs batches without a guard, and counts nothing."""
+    """Runs batches without guard and metrics."""
 
     def _run(self, batch: dbapi.Batch, *, deadline: float | None = None) -> Sequence[tuple[object, ...]]:
         with map_exceptions(self.engine):
@@ -44,15 +44,15 @@ class Bare(Executor):
 
 
 def run(*, short: bool) -> Report:
-    """Measure an episode of 20 steps."""
+    """Measure with an episode of 20 steps."""
     with tempfile.TemporaryDirectory() as directory:
         files = Files(Path(directory), count=100)
         line = measured(files, rounds=600 if short else 1500)
-    return Report("What the guard and the figures cost, on a local file", [line], [files.description, *_NOTES])
+    return Report("Cost of the guard and the metrics, on a local file", [line], [files.description, *_NOTES])
 
 
 def measured(files: Files, *, rounds: int) -> Line:
-    """The ratio of many rounds."""
+    """Return the ratio of many rounds."""
     with facade(files.stored) as storage:
         context = storage._context
         executor = Bare(context.engine, context.guard, context.meter, storage.settings.request_timeout)

@@ -1,4 +1,4 @@
-"""What `import memory_storage` costs, against `import sqlalchemy, pydantic`, in fresh interpreters."""
+"""The cost of `import memory_storage`, against `import sqlalchemy, pydantic`, in fresh interpreters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NOTES = (
 
 
 def run(*, short: bool) -> Report:
-    """Measure fresh interpreters, in turns."""
+    """Measure in fresh interpreters, in turns."""
     ours, used, theirs = costs(5 if short else 25)
     lines = [_line(OURS, ours, theirs, at_most=ALLOWED), _line(f"  {USED.rpartition('; ')[2]}, used", used, theirs)]
     loaded = loaded_by(USED)
@@ -33,7 +33,7 @@ def run(*, short: bool) -> Report:
 
 
 def costs(rounds: int) -> tuple[list[float], list[float], list[float]]:
-    """The seconds of our import, of ours with its first use, and of theirs, after one round that is not counted."""
+    """Return the seconds of our import, of ours with its first use, and of theirs, after one warm-up round."""
     codes = [OURS, USED, THEIRS]
     each: dict[str, list[float]] = {code: [] for code in codes}
     for number in range(rounds + 1):
@@ -44,17 +44,17 @@ def costs(rounds: int) -> tuple[list[float], list[float], list[float]]:
 
 
 def cost(code: str) -> float:
-    """The processor time that some code takes in an interpreter of its own, which other programs hardly disturb."""
+    """Return the processor time of the code in a new interpreter, which other load hardly affects."""
     return float(fresh(f"import time; start = time.process_time()\n{code}\nprint(time.process_time() - start)"))
 
 
 def loaded_by(code: str) -> set[str]:
-    """The names of all modules that are loaded after it, the interpreter's own too."""
+    """Return the names of all modules that are loaded after the code, including those of the interpreter."""
     return set(fresh(f"{code}\nimport sys\nprint(*sys.modules)").split())
 
 
 def fresh(code: str, *arguments: str) -> str:
-    """What some code prints in an interpreter of its own."""
+    """Return what the code prints in a new interpreter."""
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 

@@ -1,11 +1,11 @@
 """The facade on a local file, against the raw native driver: the same rows and the same bytes, in the same run.
 
-Facade: `MemoryStorage` takes and gives models, checked and complete, with pool, transactions and errors as users have.
-Raw: one `libsql_experimental` connection with SQL written by hand takes and gives tuples of all the columns of the very
-rows that the facade stores, documents included; it checks and decodes nothing.
+Facade: `MemoryStorage` takes and returns complete, validated models, with pool, transactions and errors as in use.
+Raw: one `libsql_experimental` connection with hand-written SQL takes and returns tuples of all columns of the same
+rows, including documents, without checking or decoding them.
 
-Both have a file of the schema of our revisions (all indexes and triggers), write-ahead logging, synchronous = FULL and
-one transaction for each call. A ratio is the raw time by the facade's, of the same round: 1.0 is as fast as raw.
+Both use a file with the schema of the package (all indexes and triggers), write-ahead logging, synchronous = FULL and
+one transaction per call. A ratio is the raw time by the facade's, of the same round: 1.0 is as fast as raw.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ _BATCH = 100
 _PAGE = 100  # of `iterate`
 _NOTES = (
     "ratio: raw time / facade time of the same round, the median of the rounds; 1.0 is as fast as raw.",
-    "raw: the native driver with hand-written SQL, tuples of all columns of the same rows in and out, nothing checked "
-    "or decoded ('+ json.loads': every document decoded; 'many rows a statement': no executemany).",
-    "facade: MemoryStorage, checked models in and out; steps that were read are decoded at the first look, which "
-    "only 'every step read' takes. Both: our schema with its triggers, WAL, synchronous = FULL, "
-    "one transaction a write, each on a file of its own.",
+    "raw: the native driver with hand-written SQL, tuples of all columns of the same rows in and out, unchecked "
+    "and not decoded ('+ json.loads': every document decoded; 'many rows a statement': no executemany).",
+    "facade: MemoryStorage, checked models in and out; steps are decoded at their first access, which "
+    "only 'every step read' does. Both: our schema with its triggers, WAL, synchronous = FULL, "
+    "one transaction per write, each on its own file.",
     "append a step: one in each turn, since an agent does other work between two; ten in a row find everything in the "
-    "processor's caches, which is to the good of the shorter way, the more so the faster the disk.",
+    "processor's caches, which favors the shorter code path, especially on a fast disk.",
 )
 
 Prepare = Callable[[int], Mapping[str, Work]]
-"""What each side does in a round."""
+"""The work of each side in a round."""
 
 
 class Files:
@@ -65,14 +65,14 @@ class Files:
         self.description = f"file: {contents}; {_workload.texts().source}"
 
     def copy(self) -> Path:
-        """A copy for one side to write to."""
+        """Return a copy of the file, for one side to write to."""
         self._copies += 1
         return Path(shutil.copy(self.stored, self._directory / f"copy-{self._copies}.db"))
 
 
 @dataclass(frozen=True)
 class Both:
-    """The two sides with a file each, and a rehearsal of the facade's, from which the raw side's rows are taken."""
+    """The two sides, each with its file, and a trial run of the facade that provides the rows of the raw side."""
 
     raw: Raw
     storage: ms.MemoryStorage
@@ -82,7 +82,7 @@ class Both:
 
 @dataclass(frozen=True)
 class Case:
-    """What is compared, in how many rounds."""
+    """One comparison, and its number of rounds."""
 
     name: str
     rounds: int
@@ -102,7 +102,7 @@ def run(*, short: bool) -> Report:
 
 
 def measured(case: Case, files: Files, *, rounds: int) -> list[Line]:
-    """Measure one case: the ratio that is required of it, and the one between its variants."""
+    """Measure one case: its required ratio, and the ratio between its variants."""
     with case.sides(files) as prepare:
         times = interleaved(prepare, rounds)
     required = _line(case.name, times, "raw", "facade", at_least=case.required)
@@ -114,13 +114,13 @@ def measured(case: Case, files: Files, *, rounds: int) -> list[Line]:
 
 
 def facade(path: Path) -> ms.MemoryStorage:
-    """The storage as users open it, but with a clock that stands still: its rows are the same in every file."""
+    """Open the storage with a clock that stands still, so that its rows are the same in every file."""
     return ms.MemoryStorage.open(path, now=lambda: _workload.BEGINNING)
 
 
 @contextmanager
 def writing(files: Files) -> Iterator[Both]:
-    """Both sides on equal files. In the end the files must be equal again."""
+    """Yield both sides on equal files; check that the files are equal again at the end."""
     ours, theirs, third = files.copy(), files.copy(), files.copy()
     with facade(ours) as storage, facade(third) as rehearsal, closing(Raw(theirs)) as raw:
         with closing(Raw(third)) as rehearsed:
@@ -132,7 +132,7 @@ def writing(files: Files) -> Iterator[Both]:
 
 @contextmanager
 def saving(files: Files, *, episodes: int, calls: int) -> Iterator[Prepare]:
-    """`calls` times, save so many new episodes of 20 steps."""
+    """Save new episodes of 20 steps, `calls` times."""
     with writing(files) as both, closing(Raw(files.copy())) as many:
         save = both.storage.episodes.save_many if episodes > 1 else lambda batch: both.storage.episodes.save(batch[0])
 
@@ -151,7 +151,7 @@ def saving(files: Files, *, episodes: int, calls: int) -> Iterator[Prepare]:
 
 @contextmanager
 def appending(files: Files, *, calls: int) -> Iterator[Prepare]:
-    """`calls` times, append a step to one of the episodes."""
+    """Append a step to one of the episodes, `calls` times."""
     with writing(files) as both:
 
         def prepare(number: int) -> Mapping[str, Work]:
@@ -177,7 +177,7 @@ def reading(
     theirs: Callable[[Raw, int], list[Rows]],
     ours: Callable[[ms.MemoryStorage, int], Sequence[ms.Episode]],
 ) -> Iterator[Prepare]:
-    """`calls` times, read; a number says which."""
+    """Read, `calls` times; the argument is the number of the episode."""
     with facade(files.stored) as storage, closing(Raw(files.stored)) as raw:
         _check_the_same(theirs(raw, 0), ours(storage, 0))
 

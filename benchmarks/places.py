@@ -1,7 +1,7 @@
-"""Searches by region: what they take beside a scan of the whole table, and how that grows with what is stored.
+"""Searches by region, against a scan of the whole table, and their growth with the number of entries.
 
-Entries lie like people do: in towns whose sizes follow Zipf's law, each a bell curve. Every search is made at places
-that are drawn from the same towns, and finds the same number of entries in a small store and in a large one.
+Entries are distributed like a population: in towns whose sizes follow Zipf's law, each normally distributed. Searches
+are at random places in the same towns, and find the same number of entries in a small and in a large store.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _BATCH = 5_000
 _EACH = 100  # entries of an episode
 _SCANS = 5
 _NOTES = (
-    f"each search finds {FOUND} whole, checked entries, whose episodes are not archived; a scan gives the same rows.",
+    f"each search returns {FOUND} validated entries whose episodes are not archived; a scan returns the same rows.",
     "faster: the median time of a scan of the table of the large store by the 95th percentile of the searches.",
-    "times are the processor's: what else the machine does is not counted.",
+    "times are processor times, so other load is not counted.",
     "grows: the median time in the large store by that in the small one, in turns.",
 )
 
 
 @dataclass(frozen=True)
 class Query:
-    """A place, and how far one has to look for FOUND entries."""
+    """A place, and the radius in which there are FOUND entries."""
 
     point: ms.Point
     radius_m: float
@@ -80,7 +80,7 @@ SCANS: dict[str, Callable[[Query], tuple[str, tuple[float, ...]]]] = {
 
 
 def run(*, short: bool) -> Report:
-    """Measure with 10,000 and 1,000,000 entries; in short with 1,000 and 20,000, which keeps no bounds."""
+    """Measure with 10,000 and 1,000,000 entries; if short with 1,000 and 20,000, without bounds."""
     few, many, queries = (1_000, 20_000, 25) if short else (10_000, 1_000_000, 200)
     with ExitStack() as opened:
         directory = Path(opened.enter_context(tempfile.TemporaryDirectory()))
@@ -158,7 +158,7 @@ def _square(point: ms.Point, side: float) -> ms.Box:
 
 
 def _measured(name: str, stores: list[ms.MemoryStorage], count: int, *, is_checked: bool) -> list[Line]:
-    """How much faster than a scan of the last store, and how much slower than in the first."""
+    """Return the speedup over a scan of the large store, and the slowdown from the small store."""
     search = SEARCHES[name]
     asked = [_queries(storage, count) for storage in stores]
     times: list[list[float]] = [[] for _ in stores]
@@ -194,7 +194,7 @@ def _run(storage: ms.MemoryStorage, sql: str, values: tuple[float, ...]) -> obje
 
 
 def _timed(search: Search, storage: ms.MemoryStorage, query: Query) -> float:
-    """Seconds of the processor: all of it is done in this process, and what others do meanwhile is not counted."""
+    """Return the processor time: all work is done in this process, and other load is not counted."""
     start = time.process_time()
     found = search(storage, query)
     seconds = time.process_time() - start

@@ -1,7 +1,7 @@
-"""The same memory on a real libSQL server: threads side by side, round trips, and what the driver itself costs.
+"""A storage on a real libSQL server: concurrent threads, round trips, and the cost of the driver.
 
-The line is a proxy in a process of its own, which makes every round trip 20 ms longer, as a server in the next region
-does. Ratios are of throughput or time in the same run; 10.0 for ten threads is as good as it can be.
+The connection goes through a proxy in its own process, which adds 20 ms to every round trip, like a server in a nearby
+region. Ratios are of throughput or time in the same run; 10.0 for ten threads is as good as it can be.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ _INSERT_STEP = text(
     "VALUES ('raw', :episode_id, :step_number, :id, :tool, 0, 0, :output, :document)"
 )
 _NOTES = (
-    "threads: how many times the throughput of one thread ten threads have; every round trip takes 20 ms longer.",
+    "threads: the throughput of ten threads relative to that of one; every round trip takes 20 ms longer.",
     "save: an episode of 20 steps, by its one batch; sqlalchemy-libsql writes the same rows by an INSERT and an "
-    "executemany in one transaction, on a connection that is open already; same line, same server.",
+    "executemany in one transaction, on an open connection; same proxy, same server.",
     "driver: single-row reads in autocommit by one thread, on loopback, without the added latency.",
 )
 
 
 def run(*, short: bool) -> Report:
-    """Measure all of it."""
+    """Measure all cases."""
     rounds, calls, gain = (3, 100, _LEAST_GAIN) if short else (5, _CALLS, _GAIN)
     with _served() as (server, line):
         lines = [
@@ -66,7 +66,7 @@ def run(*, short: bool) -> Report:
 
 @contextmanager
 def _served() -> Iterator[tuple[Sqld, Proxy]]:
-    """A server with some episodes, and the slow line to it."""
+    """A server with some episodes, and the slow connection to it."""
     with (
         tempfile.TemporaryDirectory() as directory,
         Sqld(directory=Path(directory)) as server,
@@ -101,7 +101,7 @@ def _threads(line: Proxy, rounds: int, calls: int, gain: int) -> list[Line]:
 
 
 def _apart(rounds: int, calls: int, gain: int) -> Line:
-    """Writes that do not queue for the server's lock: each thread has a database of its own."""
+    """Measure writes that do not queue for the server's lock: each thread has its own database."""
     with ExitStack() as opened:
         directory = opened.enter_context(tempfile.TemporaryDirectory())
         server = opened.enter_context(Sqld(directory=Path(directory), namespaces=True))
@@ -124,7 +124,7 @@ def _apart(rounds: int, calls: int, gain: int) -> Line:
 
 
 def _gain(name: str, call: Work, rounds: int, calls: int, at_least: float | None = None) -> Line:
-    """How many times as much ten threads do in the same time as one."""
+    """Return the throughput of ten threads relative to that of one."""
     with ThreadPoolExecutor(THREADS) as threads:
         sides = {
             "one": lambda: [call() for _ in range(calls // THREADS)],

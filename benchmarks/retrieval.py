@@ -1,7 +1,7 @@
-"""Searches by vector and by words: what they find, how fast, and what an index costs, on real embeddings.
+"""Searches by vector and by words: recall, speed, and the cost of an index, on real embeddings.
 
-Every preset of the index is compared with exact search, of ours and by SQL written by hand for the native driver, on
-the same file; searches with filters with the better of both ways; and hybrid search with each of its two halves.
+Every preset of the index is compared with exact search, by this package and by hand-written SQL with the native driver,
+on the same file; filtered searches with the faster of index and exact search; hybrid search with each of its halves.
 """
 
 from __future__ import annotations
@@ -45,23 +45,27 @@ _SLOWEST = 2
 _HYBRID = 200  # queries
 _GOOD, _POOR = 2.0, 6.0  # lengths of the noise that is added to a vector of length 1
 _NOTES = (
-    "recall@10: of the nearest ten by numpy, how many are among the ten found; the mean of all queries.",
+    "recall@10: the share of the ten nearest by numpy among the ten found; the mean of all queries.",
     "faster, p50 / p95: the time of an exact search by that of one with the index; 10.0 is ten times as fast.",
-    "ours: gives whole, checked episodes; bare: the native driver, SQL by hand, the same tables, row numbers only.",
+    "ours: returns complete, validated episodes; bare: the native driver, hand-written SQL, only row numbers.",
     "inserts: the time to store all vectors, by the time to store and index them. KB: of the file, for each vector.",
     "hybrid: 200 queries for a known text; of one half the words are half of its own, shuffled, and the vector is very "
     "noisy (cosine 0.16); of the other the vector is noisy (0.45) and the words are one of its own.",
-    "filters: 'slower' is the time of a search by that of the faster of mode='exact' and mode='index', which compares "
-    "exactly too where the index does not have enough.",
+    "filters: 'slower' is the time of a search by that of the faster of mode='exact' and mode='index', which also "
+    "compares exactly if the index does not have enough.",
 )
 
 
 def run(
     *, short: bool, data: Path | None = None, vectors: int | None = None, preset: ms.models.IndexPreset | None = None
 ) -> Report:
-    """Measure all of it; in short, one preset among fewer vectors.
+    """Measure all presets.
 
-    `vectors`: the index in this process among so many; with a `preset`, that of the database.
+    Args:
+        short: measure one preset with fewer vectors.
+        data: the file of the vectors; see `load`.
+        vectors: measure the in-process index with this number of vectors; with a `preset`, the index in the file.
+        preset: measure only this preset.
     """
     found = load(data).grown(vectors) if vectors else load(data)
     if vectors and not preset:
@@ -96,7 +100,7 @@ def _presets(
 
 @dataclass(frozen=True)
 class Stored:
-    """A file with vectors, and what it took to store and to index them."""
+    """A file with vectors, and the time to store and index them."""
 
     storage: ms.MemoryStorage
     path: Path
@@ -110,7 +114,7 @@ class Stored:
 
     @property
     def owners(self) -> Array:
-        """The number of the episode of each vector."""
+        """Return the number of the episode of each vector."""
         return np.arange(len(self.data.base)) // self.each
 
 
@@ -151,7 +155,7 @@ def _episode(data: Data, number: int, each: int) -> ms.Episode:
 
 
 def _measured(stored: Stored, *, short: bool) -> tuple[tuple[str, ...], list[Line]]:
-    """The row of a preset, and its bounds."""
+    """Return the row of a preset, and its bounds."""
     name, data = stored.preset, stored.data
     recall, times = _against_exact(stored)
     ours, bare = _faster(times["exact"], times["ours"]), _faster(times["bare exact"], times["bare index"])
@@ -176,7 +180,7 @@ def _measured(stored: Stored, *, short: bool) -> tuple[tuple[str, ...], list[Lin
 
 
 def _against_exact(stored: Stored) -> tuple[float, Times]:
-    """Recall, and the seconds of each search: ours and bare SQL by the native driver, some of each at a time."""
+    """Return recall and the seconds of each search, alternating ours and bare SQL by the native driver."""
     known = iter(stored.data.nearest(K))
     table = VectorSpace(MODEL).table
     index = f"SELECT id FROM vector_top_k('{table}_ann', ?, {K})"
@@ -205,7 +209,7 @@ def _numbers(stored: Stored, hits: ms.Hits[ms.Episode]) -> set[int]:
 
 
 def _faster(over: list[float], under: list[float]) -> tuple[float, float]:
-    """Ratios of the medians, and of the 95th percentiles."""
+    """Return the ratios of the medians and of the 95th percentiles."""
     p50, p95 = (float(np.quantile(over, q) / np.quantile(under, q)) for q in (0.5, 0.95))
     return p50, p95
 
@@ -238,7 +242,7 @@ def _filters(stored: Stored, rounds: int) -> list[Line]:
 
 
 def _filtered(stored: Stored, name: str, filters: dict[str, Any], keep: Array, rounds: int) -> tuple[float, Line]:
-    """The recall of a filter, and how much slower it is than the faster of both ways."""
+    """Return the recall of a filter, and the slowdown relative to the faster of exact and index search."""
     nearest = _nearest_episodes(stored, np.flatnonzero(keep[stored.owners]))
     ways = {"ours": filters, "exact": {"mode": "exact", **filters}, "index": {"mode": "index", **filters}}
     times: Times = {way: [] for way in ways}
@@ -267,7 +271,7 @@ def _search(stored: Stored, query: Array, **options: Any) -> ms.Hits[ms.Episode]
 
 
 def _nearest_episodes(stored: Stored, vectors: Array) -> list[set[int]]:
-    """The nearest ten episodes to each query, by the nearest of their vectors."""
+    """Return the ten nearest episodes to each query, by the nearest of their vectors."""
     similar = stored.data.queries @ stored.data.base[vectors].T
     owners = stored.owners[vectors]
     names, places = np.unique(owners, return_inverse=True)
@@ -281,7 +285,7 @@ def _nearest_episodes(stored: Stored, vectors: Array) -> list[set[int]]:
 
 
 def _hybrid(stored: Stored) -> list[Line]:
-    """Queries whose answer is known: of one half the words are good and the vector is poor, of the other vice versa."""
+    """Return queries with known results: half have good words and a poor vector, half vice versa."""
     chance, noise = random.Random(1), np.random.default_rng(1)
     found = {"text alone": 0, "vector alone": 0, "hybrid": 0}
     targets = chance.sample(range(len(stored.numbers)), _HYBRID)

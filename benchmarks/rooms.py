@@ -1,7 +1,7 @@
-"""How many files of the package one call enters: a measure of how far a reader has to follow it.
+"""The number of files of the package that one call enters: a measure of how far a reader has to follow it.
 
-Each call is made on a local file, once to warm up, and once traced: the trace lists every file below `memory_storage/`
-whose functions ran, in this thread. The numbers depend on the code alone, not on the machine.
+Each call is made on a local file, once to warm up and once traced: the trace lists every file below `memory_storage/`
+whose functions ran in this thread. The numbers depend only on the code, not on the machine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ._report import Grid, Line, Report
 
 PACKAGE = Path(ms.__file__).parent
 BOUNDS = {"save": 24, "get": 16, "similar_to": 29, "run": 22, "open": 32, "forget": 37}
-"""The most files that each call may enter. They only go down; the goals are 15, 12, 16, 13, 18 and 20."""
+"""The maximum number of files for each call. Only lower it; the goals are 15, 12, 16, 13, 18 and 20."""
 
 _DIMENSIONS = 384
 _MODEL = "a-model"
