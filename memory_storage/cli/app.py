@@ -26,14 +26,14 @@ class _Commands(TyperGroup):
             super().invoke(ctx)
             sys.stdout.flush()
         except MemoryStorageError as error:
-            _leave(exit_codes.code_of(error), f"error: {error}", error)
+            _exit(exit_codes.code_of(error), f"error: {error}", error)
         except BrokenPipeError as error:
             drop_stdout()
             raise typer.Exit(exit_codes.BROKEN_PIPE) from error
         except KeyboardInterrupt as error:
-            _leave(exit_codes.INTERRUPTED, "interrupted", error)
+            _exit(exit_codes.INTERRUPTED, "interrupted", error)
         except OSError as error:
-            _leave(exit_codes.OTHER, f"error: {_described(error)}", error)
+            _exit(exit_codes.OTHER, f"error: {_describe(error)}", error)
 
 
 app = typer.Typer(
@@ -63,13 +63,13 @@ def _options(
     pass
 
 
-def _described(error: OSError) -> str:
+def _describe(error: OSError) -> str:
     """Return what failed: the named file, or the output if the error names no file."""
     if error.filename is not None:
         return f"{error.filename}: {error.strerror or error}"
     return f"cannot write the output: {error.strerror or error}; it is incomplete"
 
 
-def _leave(code: int, message: str, cause: BaseException) -> None:
+def _exit(code: int, message: str, cause: BaseException) -> None:
     talk(message)
     raise typer.Exit(code) from cause

@@ -40,7 +40,7 @@ def open_existing(database: str | None, namespace: str | None, vector_index: str
     settings = settings_for(database, namespace, vector_index)
     if settings.database == MEMORY:
         return MemoryStorage.open(settings)
-    return _opened(settings, migrate.check)
+    return _open_checked(settings, migrate.check)
 
 
 def open_any_revision(database: str | None) -> MemoryStorage:
@@ -52,10 +52,10 @@ def open_any_revision(database: str | None) -> MemoryStorage:
         ConfigurationError: the file does not exist.
         SchemaError: there is no schema, or a newer one.
     """
-    return _opened(settings_for(database, None), migrate.check_ours)
+    return _open_checked(settings_for(database, None), migrate.check_ours)
 
 
-def _opened(settings: Settings, check: Callable[[Engine], object]) -> MemoryStorage:
+def _open_checked(settings: Settings, check: Callable[[Engine], object]) -> MemoryStorage:
     refuse_missing(settings)
     with map_exceptions():
         if settings.path is not None:

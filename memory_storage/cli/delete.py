@@ -12,7 +12,7 @@ from memory_storage.errors import NotFoundError
 from .app import app
 from .confirmation import confirm
 from .database import open_existing
-from .ids import EpisodeId, as_whole_id
+from .ids import EpisodeId, resolve_id
 from .options import AsJson, Database, Namespace
 from .output import say, write_json
 
@@ -27,7 +27,7 @@ def delete(
 ) -> None:
     """Delete an episode with its steps, embeddings and places."""
     with open_existing(database, namespace) as storage:
-        episode = storage.episodes.get(as_whole_id(storage, episode_id), steps=False)
+        episode = storage.episodes.get(resolve_id(storage, episode_id), steps=False)
         if not yes:
             steps = counted(storage.steps.count(episode.id), "step")
             question = f"Delete {episode.id} {episode.task_description[:60]!r} with its {steps}?"

@@ -58,7 +58,7 @@ def demo(database: Database = None, namespace: Namespace = None, as_json: AsJson
     if as_json:
         write_json({"database": path, "episode": episode, "found": [one.id for one in found]})
     else:
-        _tell(path, episode, found=len(found))
+        _show_recording(path, episode, found=len(found))
 
 
 def record(storage: MemoryStorage) -> Episode:
@@ -68,7 +68,7 @@ def record(storage: MemoryStorage) -> Episode:
     started = storage.episodes.save(
         Episode(task_description=task, task_type=TaskType.ANALYSIS, context=context, tags=["demo"])
     )
-    steps = [storage.episodes.append_step(started.id, _done(action)) for action in _actions()]
+    steps = [storage.episodes.append_step(started.id, _run_action(action)) for action in _actions()]
     failed = [step.action for step in steps if not isinstance(step.result, StepOk)]
     completed = [step.action for step in steps if isinstance(step.result, StepOk)]
     verdict = f"{len(completed)} of {counted(len(steps), 'action')} worked"
@@ -89,7 +89,7 @@ def _actions() -> list[_Action]:
     ]
 
 
-def _done(action: _Action) -> Step:
+def _run_action(action: _Action) -> Step:
     started_at, began = utc_now(), time.perf_counter()
     try:
         result = action.do()
@@ -128,7 +128,7 @@ def _count_lines(path: Path) -> StepResult:
     return StepOk(output=f"{counted(len(path.read_bytes().splitlines()), 'line')}")
 
 
-def _tell(path: str, episode: Episode, *, found: int) -> None:
+def _show_recording(path: str, episode: Episode, *, found: int) -> None:
     say(f"Recorded as episode {episode.id}:\n")
     show_steps(episode.steps)
     if episode.outcome and episode.reward:

@@ -15,10 +15,10 @@ from .output import has_wide_output
 HELP = "An episode's id, or at least its first 4 digits."
 EpisodeId = Annotated[str, typer.Argument(metavar="ID", help=HELP)]
 
-_PORTION = 1_000
+_BATCH_SIZE = 1_000
 
 
-def as_whole_id(storage: MemoryStorage, text: str) -> UUID:
+def resolve_id(storage: MemoryStorage, text: str) -> UUID:
     """Return the episode id that the text stands for; a complete id is not looked up.
 
     Raises:
@@ -31,12 +31,12 @@ def as_whole_id(storage: MemoryStorage, text: str) -> UUID:
         return storage.episodes.resolve_id(text)
 
 
-def as_shown(storage: MemoryStorage, episode_ids: Iterable[UUID]) -> Mapping[UUID, str]:
+def display_ids(storage: MemoryStorage, episode_ids: Iterable[UUID]) -> Mapping[UUID, str]:
     """Return for each id the text of its table cell: the complete id if there is space, else a unique prefix."""
     ids = list(episode_ids)
     if has_wide_output():
         return {one: str(one) for one in ids}
     shown: dict[UUID, str] = {}
-    for start in range(0, len(ids), _PORTION):
-        shown |= storage.episodes.short_ids(ids[start : start + _PORTION])
+    for start in range(0, len(ids), _BATCH_SIZE):
+        shown |= storage.episodes.short_ids(ids[start : start + _BATCH_SIZE])
     return shown

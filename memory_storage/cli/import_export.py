@@ -32,7 +32,7 @@ from memory_storage.storage import MemoryStorage
 from . import exit_codes
 from .app import app
 from .database import open_existing, settings_for
-from .options import AsJson, Database, Namespace, moment
+from .options import AsJson, Database, Namespace, parse_time
 from .output import progress, say, talk, write_json, write_line
 
 _SHOWN_PROBLEMS = 20
@@ -81,13 +81,13 @@ def import_(
     options = ImportOptions(
         format=format,  # type: ignore[typeddict-item] # the importer checks it
         strict=strict,
-        started_at=moment("--started-at", started_at),
+        started_at=parse_time("--started-at", started_at),
         id_field=id_field,
         restore_forgotten=restore_forgotten,
         replace_invalid=replace_invalid,
     )
     settings = settings_for(database, namespace)  # errors in the options are reported before those of the file
-    with _opened(file) as stream:
+    with _open(file) as stream:
         report = _import(stream, options, _size(file, stream), settings)
     _show_report(report, strict=strict, as_json=as_json)
     if report.failed:
@@ -120,7 +120,7 @@ def export(
         say(f"{output}: {counted(count, 'value')}")
 
 
-def _opened(file: str) -> AbstractContextManager[BinaryIO]:
+def _open(file: str) -> AbstractContextManager[BinaryIO]:
     """Open the file, or return stdin for `-`. Raise ConfigurationError if the file cannot be read."""
     if file == _STDIN:
         return nullcontext(sys.stdin.buffer)

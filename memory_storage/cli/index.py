@@ -50,7 +50,7 @@ def status(database: Database = None, as_json: AsJson = False) -> None:
 def verify(model: Model = None, database: Database = None, as_json: AsJson = False) -> None:
     """Compare the index with its table, and measure its recall. Exits with 9 if it is damaged."""
     with open_existing(database, None) as storage:
-        found = [storage.embeddings.index.verify(name, dimension=size) for name, size in _spaces(storage, model)]
+        found = [storage.embeddings.index.verify(name, dimension=size) for name, size in _models(storage, model)]
     if as_json:
         write_json([_health(one) for one in found])
     else:
@@ -73,7 +73,7 @@ def rebuild(
     """Rebuild the index. Searches are not blocked. After an interruption, run it again."""
     chosen = cast("IndexPreset | None", preset)  # it is checked
     with open_existing(database, None) as storage:
-        counts = {name: _rebuild(storage, name, chosen) for name in _named(storage, model)}
+        counts = {name: _rebuild(storage, name, chosen) for name in _model_names(storage, model)}
     if as_json:
         write_json(counts)
         return
@@ -99,7 +99,7 @@ def use(
     if source not in get_args(IndexSource):
         raise ValidationError("source", f"one of {', '.join(get_args(IndexSource))}", source)
     with open_existing(database, None, source) as storage:
-        counts = {name: _use(storage, name, chosen) for name in _named(storage, model)}
+        counts = {name: _use(storage, name, chosen) for name in _model_names(storage, model)}
     if as_json:
         write_json(counts)
     if not counts:
@@ -125,15 +125,15 @@ def _rebuild(storage: MemoryStorage, model: str, preset: IndexPreset | None) -> 
         )
 
 
-def _spaces(storage: MemoryStorage, model: str | None) -> Iterable[tuple[str, int | None]]:
+def _models(storage: MemoryStorage, model: str | None) -> Iterable[tuple[str, int | None]]:
     """Return each model with its dimension; an unknown model with None, which the repository rejects."""
     models = storage.embeddings.index.status()
     found = [(one.name, one.dimension) for one in models if model in (None, one.name)]
     return found or ([] if model is None else [(model, None)])
 
 
-def _named(storage: MemoryStorage, model: str | None) -> Iterable[str]:
-    return dict.fromkeys(name for name, _ in _spaces(storage, model))
+def _model_names(storage: MemoryStorage, model: str | None) -> Iterable[str]:
+    return dict.fromkeys(name for name, _ in _models(storage, model))
 
 
 def _cells(model: EmbeddingModel) -> list[object]:

@@ -34,15 +34,15 @@ Namespace = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
 
-_MOMENT = pydantic.TypeAdapter(datetime)
+_TIMESTAMP = pydantic.TypeAdapter(datetime)
 
 
-def moment(option: str, text: str | None) -> datetime | None:
+def parse_time(option: str, text: str | None) -> datetime | None:
     """Parse a time in ISO 8601; without an offset it is in UTC."""
     if text is None:
         return None
     try:
-        found = _MOMENT.validate_python(text)
+        found = _TIMESTAMP.validate_python(text)
     except pydantic.ValidationError as error:
         raise ValidationError(option, "a time in ISO 8601, like 2025-01-31 or 2025-01-31T12:00:00Z", text) from error
     return found if found.tzinfo else found.replace(tzinfo=timezone.utc)

@@ -13,8 +13,8 @@ from memory_storage.storage import MemoryStorage
 
 from .app import app
 from .database import open_existing
-from .ids import EpisodeId, as_shown, as_whole_id
-from .options import AsJson, Database, Namespace, moment, pairs
+from .ids import EpisodeId, display_ids, resolve_id
+from .options import AsJson, Database, Namespace, pairs, parse_time
 from .output import say, show_fields, show_table, talk, write_json
 
 
@@ -55,8 +55,8 @@ def query(
             metadata=pairs("metadata", metadata or []),
             min_reward=min_reward,
             max_reward=max_reward,
-            since=moment("since", since),
-            until=moment("until", until),
+            since=parse_time("since", since),
+            until=parse_time("until", until),
             archived=None if everything else archived,
             text=text,
             limit=limit,
@@ -79,7 +79,7 @@ def show(
 ) -> None:
     """Show an episode with its steps."""
     with open_existing(database, namespace) as storage:
-        episode = storage.episodes.get(as_whole_id(storage, episode_id), steps=steps)
+        episode = storage.episodes.get(resolve_id(storage, episode_id), steps=steps)
     if as_json:
         write_json(_as_json(episode, steps=steps))
         return
@@ -167,7 +167,7 @@ def _show_page(storage: MemoryStorage, page: Page[Episode]) -> None:
     if not page:
         talk(why_no_episode(storage))
         return
-    ids = as_shown(storage, [episode.id for episode in page])
+    ids = display_ids(storage, [episode.id for episode in page])
     rows = [
         (ids[episode.id], episode.started_at.date(), _ending(episode), _short(episode.task_description, 60))
         for episode in page

@@ -13,7 +13,7 @@ from memory_storage.models import EpisodeFilters
 
 from .app import app
 from .database import open_existing
-from .options import AsJson, Database, Namespace, moment
+from .options import AsJson, Database, Namespace, parse_time
 from .output import has_wide_output, say, show_table, talk, write_json
 
 TaskType = Annotated[str | None, typer.Option(help="Only this type, like debugging or testing.")]
@@ -119,8 +119,8 @@ def _filters(
         "task_type": task_type,
         "domain": domain,
         "tags_all": tag or [],
-        "since": moment("since", since),
-        "until": moment("until", until),
+        "since": parse_time("since", since),
+        "until": parse_time("until", until),
     }
     chosen: Any = {name: value for name, value in given.items() if value}
     return chosen  # type: ignore[no-any-return]

@@ -20,7 +20,7 @@ from memory_storage.storage import MemoryStorage
 from .app import app
 from .confirmation import confirm
 from .database import open_existing
-from .ids import HELP, as_shown, as_whole_id
+from .ids import HELP, display_ids, resolve_id
 from .options import AsJson, Database, Namespace
 from .output import progress, say, show_table, talk, write_json
 
@@ -60,10 +60,10 @@ def retain(
 ) -> None:
     """Remove the episodes that a policy does not keep. Writers are not blocked. Run it again to resume."""
     policy = RetentionPolicy(
-        max_age=None if max_age is None else _span(max_age),
+        max_age=None if max_age is None else _parse_span(max_age),
         min_reward=min_reward,
         max_episodes=max_episodes,
-        max_bytes=None if max_bytes is None else int(_measure("max_bytes", max_bytes, _SIZES)),
+        max_bytes=None if max_bytes is None else int(_parse_quantity("max_bytes", max_bytes, _SIZES)),
         only_failed=only_failed,
         keep_tagged=keep_tag or [],
         keep_pattern_sources=sources,
@@ -76,7 +76,7 @@ def retain(
             return
         verb = "archive" if archive else "delete"
         if plan and not yes:
-            confirm(f"{verb.capitalize()} {_sized(len(plan), plan.bytes)}?", verb)
+            confirm(f"{verb.capitalize()} {_format_size(len(plan), plan.bytes)}?", verb)
         with progress(verb, len(plan)) as on_progress:
             done = storage.retention.apply(plan, progress=lambda count, _: on_progress(count))
     _show_done(done, f"{verb}d", as_json=as_json)
@@ -102,22 +102,22 @@ def forget(
         raise ConfigurationError("nothing to forget: give an episode's ID, or --namespace to erase all of it")
     with open_existing(database, namespace) as storage:
         checked_backups(storage, backup or [])  # before anything is erased
-        whole_id = None if episode_id is None else as_whole_id(storage, episode_id)
-        what = _named(storage, whole_id)
+        whole_id = None if episode_id is None else resolve_id(storage, episode_id)
+        what = _target(storage, whole_id)
         if not yes:
             confirm(f"Erase {what} permanently?", "forget")
         elif episode_id is not None and str(whole_id) != episode_id:
             talk(f"{episode_id} is {what}")
         of: dict[str, Any] = {"namespace": storage.namespace} if whole_id is None else {"episode": whole_id}
         found = storage.forget(**of, scrub=scrub)
-        erased = _erase_from(storage, backup, **of)
+        erased = _erase_backups(storage, backup, **of)
     if as_json:
-        write_json({**asdict(found), **_listed(erased)})
+        write_json({**asdict(found), **_backups_as_json(erased)})
     else:
-        say(_said(found))
-    _tell_about_backups(erased, as_json=as_json)
+        say(_erasure_summary(found))
+    _show_backups(erased, as_json=as_json)
     if scrub:
-        _tell_whether_scrubbed(storage, found.why)
+        _show_scrub(storage, found.why)
 
 
 @app.command()
@@ -126,16 +126,16 @@ def scrub(backup: Backups = None, database: Database = None, as_json: AsJson = F
     with open_existing(database, None) as storage:
         checked_backups(storage, backup or [])
         done = storage.scrub()
-        erased = _erase_from(storage, backup)
+        erased = _erase_backups(storage, backup)
     if as_json:
-        write_json({**asdict(done), **_listed(erased)})
+        write_json({**asdict(done), **_backups_as_json(erased)})
     elif done.complete:
         say("no deleted bytes are left in the file")
-    _tell_about_backups(erased, as_json=as_json)
-    _tell_whether_scrubbed(storage, done.why)
+    _show_backups(erased, as_json=as_json)
+    _show_scrub(storage, done.why)
 
 
-def _erase_from(storage: MemoryStorage, backups: list[Path] | None, **of: Any) -> list[ErasedBackup]:
+def _erase_backups(storage: MemoryStorage, backups: list[Path] | None, **of: Any) -> list[ErasedBackup]:
     if not backups:
         return []
     with progress("backups", 100) as on_progress:
@@ -144,11 +144,11 @@ def _erase_from(storage: MemoryStorage, backups: list[Path] | None, **of: Any) -
         )
 
 
-def _listed(erased: list[ErasedBackup]) -> dict[str, Any]:
+def _backups_as_json(erased: list[ErasedBackup]) -> dict[str, Any]:
     return {"backups": [asdict(one) for one in erased]} if erased else {}
 
 
-def _tell_about_backups(erased: list[ErasedBackup], *, as_json: bool) -> None:
+def _show_backups(erased: list[ErasedBackup], *, as_json: bool) -> None:
     for one in erased:
         if not as_json and one.complete:
             say(f"{one.path}: erased {counted(one.episodes, 'episode')} and {counted(one.patterns, 'pattern')}")
@@ -156,28 +156,28 @@ def _tell_about_backups(erased: list[ErasedBackup], *, as_json: bool) -> None:
         raise UnavailableError(f"bytes may be left: {'; '.join(whys)}")
 
 
-def _tell_whether_scrubbed(storage: MemoryStorage, why: str) -> None:
+def _show_scrub(storage: MemoryStorage, why: str) -> None:
     if why and storage.settings.server:
         talk(why)  # the server owns the file: the client cannot scrub it
     elif why:
         raise UnavailableError(f"bytes may be left: {why}")
 
 
-def _span(text: str) -> timedelta:
-    seconds = _measure("max_age", text, _SPANS)
+def _parse_span(text: str) -> timedelta:
+    seconds = _parse_quantity("max_age", text, _SPANS)
     if seconds > timedelta.max.total_seconds():
         raise ValidationError("max_age", "at most 999,999,999 days", text)
     return timedelta(seconds=seconds)
 
 
-def _measure(option: str, text: str, units: dict[str, int]) -> float:
+def _parse_quantity(option: str, text: str, units: dict[str, int]) -> float:
     found = _NUMBER.fullmatch(text.strip())
     if found is None or found[2].lower() not in units:
         raise ValidationError(option, f"a number and one of {', '.join(filter(None, units))}", text)
     return float(found[1]) * units[found[2].lower()]
 
 
-def _named(storage: MemoryStorage, episode_id: UUID | None) -> str:
+def _target(storage: MemoryStorage, episode_id: UUID | None) -> str:
     if episode_id is None:
         count = storage.episodes.count(archived=None)
         return f"the whole namespace {storage.namespace!r} with {counted(count, 'episode')}"
@@ -185,7 +185,7 @@ def _named(storage: MemoryStorage, episode_id: UUID | None) -> str:
     return f"{episode_id} {found.task_description[:60]!r}" if found else f"the remains of {episode_id}"
 
 
-def _sized(episodes: int, size: int) -> str:
+def _format_size(episodes: int, size: int) -> str:
     return f"{counted(episodes, 'episode')} with {counted(size, 'byte')}"
 
 
@@ -197,27 +197,27 @@ def _show_plan(storage: MemoryStorage, plan: RetentionPlan, *, as_json: bool) ->
     if not plan:
         talk(_NOTHING_TO_DO)
         return
-    ids = as_shown(storage, [one.id for one in plan])
+    ids = display_ids(storage, [one.id for one in plan])
     rows = [(ids[one.id], one.reason, one.steps, f"{one.bytes:,}") for one in plan]
     show_table(["id", "reason", "steps", "bytes"], rows, whole=["id", "reason", "steps", "bytes"])
-    talk(f"{_sized(len(plan), plan.bytes)} would be removed")
+    talk(f"{_format_size(len(plan), plan.bytes)} would be removed")
 
 
 def _show_done(done: RetentionResult, what: str, *, as_json: bool) -> None:
     if as_json:
-        write_json(_facts(done))
+        write_json(_result_as_json(done))
         return
     if not done.removed and not done.skipped:
         say(_NOTHING_TO_DO)
         return
     spared = f"; {len(done.skipped):,} changed in the meantime and were kept" if done.skipped else ""
-    say(f"{what} {_sized(done.removed, done.bytes)}{spared}")
+    say(f"{what} {_format_size(done.removed, done.bytes)}{spared}")
 
 
-def _facts(done: RetentionResult) -> dict[str, Any]:
+def _result_as_json(done: RetentionResult) -> dict[str, Any]:
     return {"removed": done.removed, "bytes": done.bytes, "spared": done.skipped}
 
 
-def _said(found: ErasureResult) -> str:
+def _erasure_summary(found: ErasureResult) -> str:
     where = "no bytes of them are left in the file" if found.scrubbed else "removed from every table and index"
     return f"erased {counted(found.episodes, 'episode')} and {counted(found.patterns, 'pattern')}; {where}"

@@ -42,11 +42,13 @@ def upgrade(
     make_directory(settings)
     with _engine(settings) as engine:
         before = migrate.current(engine)
-        _refuse_going_back(before, revision)
+        _reject_downgrade(before, revision)
         migrate.upgrade(engine, revision)
         after = migrate.current(engine)
-    said = f"{settings.database}: " + (f"already at {after}" if before == after else f"{before or 'empty'} -> {after}")
-    _report(settings, after, said, as_json=as_json)
+    message = f"{settings.database}: " + (
+        f"already at {after}" if before == after else f"{before or 'empty'} -> {after}"
+    )
+    _report(settings, after, message, as_json=as_json)
 
 
 @app.command()
@@ -65,14 +67,14 @@ def downgrade(
     refuse_missing(settings)
     with _engine(settings) as engine:
         before = migrate.current(engine)
-        undone = _undone(before, revision)
+        undone = _undone_revisions(before, revision)
         if undone and not yes:
-            _tell_losses(settings, undone)
+            _show_losses(settings, undone)
             confirm(f"Downgrade {settings.database} from {before} to {revision}?", "downgrade")
         migrate.downgrade(engine, revision)
         after = migrate.current(engine)
-    said = f"{settings.database}: " + (f"already at {after}" if not undone else f"{before} -> {after or 'empty'}")
-    _report(settings, after, said, as_json=as_json)
+    message = f"{settings.database}: " + (f"already at {after}" if not undone else f"{before} -> {after or 'empty'}")
+    _report(settings, after, message, as_json=as_json)
 
 
 @app.command()
@@ -92,7 +94,7 @@ def check(database: Database = None, as_json: AsJson = False) -> None:
         _report(storage.settings, HEAD, f"{storage.settings.database}: {HEAD} is the current revision", as_json=as_json)
 
 
-def _refuse_going_back(current_revision: str | None, revision: str) -> None:
+def _reject_downgrade(current_revision: str | None, revision: str) -> None:
     if current_revision and revision.isdigit() and revision < current_revision:
         raise ValidationError(
             "revision",
@@ -101,7 +103,7 @@ def _refuse_going_back(current_revision: str | None, revision: str) -> None:
         )
 
 
-def _undone(before: str | None, revision: str) -> list[str]:
+def _undone_revisions(before: str | None, revision: str) -> list[str]:
     if before is None:
         raise ValidationError("revision", "the database has no schema to downgrade", revision)
     if revision == before:
@@ -109,7 +111,7 @@ def _undone(before: str | None, revision: str) -> list[str]:
     return migrate.undone_by_downgrade(before, revision)
 
 
-def _tell_losses(settings: Settings, undone: list[str]) -> None:
+def _show_losses(settings: Settings, undone: list[str]) -> None:
     talk(f"a downgrade of {settings.database} loses:")
     for one in undone:
         described = REVISIONS[one]
@@ -119,11 +121,11 @@ def _tell_losses(settings: Settings, undone: list[str]) -> None:
     talk("to keep it, make a backup first: `memory-storage backup FILE`")
 
 
-def _report(settings: Settings, revision: str | None, said: str, *, as_json: bool) -> None:
+def _report(settings: Settings, revision: str | None, message: str, *, as_json: bool) -> None:
     if as_json:
         write_json({"database": settings.database, "revision": revision})
     else:
-        say(said)
+        say(message)
 
 
 @contextmanager

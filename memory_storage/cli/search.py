@@ -12,7 +12,7 @@ from memory_storage.storage import MemoryStorage
 
 from .app import app
 from .database import open_existing
-from .ids import as_shown, as_whole_id
+from .ids import display_ids, resolve_id
 from .options import AsJson, Database, Namespace
 from .output import show_table, talk, write_json
 from .query import why_no_episode
@@ -65,7 +65,7 @@ def _search(
 
 
 def _vector(storage: MemoryStorage, episode_id: str, model: str | None) -> dict[str, Any]:
-    whole_id, models = as_whole_id(storage, episode_id), storage.embeddings.models()
+    whole_id, models = resolve_id(storage, episode_id), storage.embeddings.models()
     if model is None and len(models) != 1:
         raise ConfigurationError(f"give --model: {', '.join(models) or 'there are no embeddings yet'}")
     chosen = model or next(iter(models))
@@ -82,7 +82,7 @@ def _show(storage: MemoryStorage, hits: Hits[Episode]) -> None:
     if not hits:
         talk(why_no_episode(storage))
         return
-    ids = as_shown(storage, [hit.item.id for hit in hits])
+    ids = display_ids(storage, [hit.item.id for hit in hits])
     rows = [
         (
             ids[hit.item.id],

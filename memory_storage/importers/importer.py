@@ -110,7 +110,7 @@ class _Item(NamedTuple):
     size: int
 
 
-class _Known(NamedTuple):
+class _KnownCounts(NamedTuple):
     """Numbers of records of a batch that were not new: updated, erased before, and conflicting with the stored run."""
 
     updated: int = 0
@@ -118,7 +118,7 @@ class _Known(NamedTuple):
     others: int = 0
 
 
-class _Refused(Exception):  # noqa: N818 - it only rolls back the transaction, and is caught here
+class _StrictAbort(Exception):  # noqa: N818 - it only rolls back the transaction, and is caught here
     pass
 
 
@@ -199,18 +199,18 @@ def import_stream(storage: MemoryStorage, stream: BinaryIO, **options: Unpack[Im
 
 def import_transcript(storage: MemoryStorage, transcript: Transcript, options: ImportOptions) -> ImportReport:
     """Import a transcript that `read_transcript` returned."""
-    records = _observed(transcript.records, options.get("on_progress") or _ignore)
+    records = _track_progress(transcript.records, options.get("on_progress") or _ignore)
     run_options = RunOptions(_limits_of(storage), options.get("id_field"), options.get("replace_invalid", False))
     started_at = _aware(options.get("started_at")) or utc_now()
-    items = _exported(records) if transcript.format == "export" else _runs(records, run_options, started_at)
+    items = _export_items(records) if transcript.format == "export" else _runs(records, run_options, started_at)
     if not options.get("strict"):
-        return _Intake(storage, options).take(items)
+        return _BatchImporter(storage, options).run(items)
     try:
         with storage.transaction() as tx:
-            report = _Intake(tx, options).take(items)
+            report = _BatchImporter(tx, options).run(items)
             if report.failed:
-                raise _Refused
-    except _Refused:
+                raise _StrictAbort
+    except _StrictAbort:
         return ImportReport(0, 0, report.failed)
     return report
 
@@ -253,7 +253,7 @@ def _check_format(wanted: Format | None, found: Format | None, lead: list[Record
         raise ValidationError("file", limit, sorted(readable[0]))
 
 
-class _Intake:
+class _BatchImporter:
     """Collects values into batches and writes them."""
 
     def __init__(self, target: Repositories, options: ImportOptions) -> None:
@@ -269,7 +269,7 @@ class _Intake:
         self._batch: dict[object, _Item] = {}
         self._report = ImportReport(0, 0)
 
-    def take(self, items: Iterable[_Item | ImportProblem | ImportNote]) -> ImportReport:
+    def run(self, items: Iterable[_Item | ImportProblem | ImportNote]) -> ImportReport:
         for item in items:
             if isinstance(item, ImportProblem):
                 self._report.failed.append(item)
@@ -291,27 +291,27 @@ class _Intake:
             self._flush()
 
     def _flush(self) -> None:
-        self._put(list(self._batch.values()))
+        self._write_batch(list(self._batch.values()))
         self._batch.clear()
 
-    def _put(self, batch: list[_Item]) -> None:
+    def _write_batch(self, batch: list[_Item]) -> None:
         """Write a batch. If it is rejected, bisect it down to the rejected record, so that the others are written."""
         if not batch:
             return
         try:
             imported = self._write[batch[0].kind]([item.value for item in batch])
-            known = _Known() if imported == len(batch) else self._look_at_known(batch)
+            known = _KnownCounts() if imported == len(batch) else self._update_known(batch)
         except (ValidationError, ConflictError, NotFoundError) as error:
             if len(batch) == 1:
                 self._report.failed.append(ImportProblem(batch[0].line, str(error)))
                 return
             middle = len(batch) // 2
-            self._put(batch[:middle])
-            self._put(batch[middle:])
+            self._write_batch(batch[:middle])
+            self._write_batch(batch[middle:])
         else:
             self._count(len(batch), imported, known)
 
-    def _count(self, size: int, imported: int, known: _Known) -> None:
+    def _count(self, size: int, imported: int, known: _KnownCounts) -> None:
         report = self._report
         self._report = replace(
             report,
@@ -321,18 +321,18 @@ class _Intake:
             erased=report.erased + known.erased,
         )
 
-    def _look_at_known(self, batch: list[_Item]) -> _Known:
+    def _update_known(self, batch: list[_Item]) -> _KnownCounts:
         """Update sessions that have grown. A run that conflicts with its stored session is reported, not written."""
         find_erased: dict[Kind, Callable[[list[UUID]], set[UUID]]] = {
             "episode": self._target.episodes.erased_among,
             "pattern": self._target.patterns.erased_among,
         }
         if batch[0].kind not in find_erased:
-            return _Known()
+            return _KnownCounts()
         ids = [item.value.id for item in batch]  # type: ignore[union-attr] # those of episodes and patterns
         erased = find_erased[batch[0].kind](ids)
         if not self._options.get("id_field"):
-            return _Known(erased=len(erased))
+            return _KnownCounts(erased=len(erased))
         updated = others = 0
         for item in batch:
             if isinstance(item.value, Episode) and item.value.id not in erased:
@@ -341,7 +341,7 @@ class _Intake:
                 except AnotherRunError as error:
                     others += 1
                     self._report.failed.append(ImportProblem(item.line, f"{self._options.get('id_field')}: {error}"))
-        return _Known(updated, len(erased), others)
+        return _KnownCounts(updated, len(erased), others)
 
     def _grow(self, episode: Episode) -> bool:
         stored = self._target.episodes.find(episode.id)
@@ -369,7 +369,7 @@ def _runs(
         occurrence = 1 if options.id_field else occurrences[digest]
         return "episode", episode_from(content, options, started_at=default, occurrence=occurrence, canonical=canonical)
 
-    for record in _grouped(records):
+    for record in _group_messages(records):
         if record.content.get("kind") == "header":
             raise ValidationError("file", "a transcript; this is an export: use --format export", record.content)
         item = _item(record, read)
@@ -379,7 +379,7 @@ def _runs(
             yield from (ImportNote(record.line, str(note)) for note in (notes if isinstance(notes, list) else []))
 
 
-def _grouped(records: Iterable[Record]) -> Iterator[Record]:
+def _group_messages(records: Iterable[Record]) -> Iterator[Record]:
     """Yield the records, with consecutive messages combined into one run."""
     group: list[Record] = []
     for record in records:
@@ -405,7 +405,7 @@ def _run_of(messages: list[Record]) -> Record:
     return Record(messages[0].line, content, "", sum(record.size for record in messages))
 
 
-def _exported(records: Iterable[Record]) -> Iterator[_Item | ImportProblem]:
+def _export_items(records: Iterable[Record]) -> Iterator[_Item | ImportProblem]:
     lines = iter(records)
     header = next(lines, None)
     jsonl.check_header(header.content if header else {})
@@ -434,7 +434,7 @@ def _item(record: Record, read: Callable[[dict[str, Any]], tuple[Kind, Value]]) 
         return ImportProblem(record.line, "the record is nested too deeply")
 
 
-def _observed(records: Iterable[Record], on_progress: Callable[[int], None]) -> Iterator[Record]:
+def _track_progress(records: Iterable[Record], on_progress: Callable[[int], None]) -> Iterator[Record]:
     done = 0
     for record in records:
         yield record

@@ -29,7 +29,7 @@ _BLANK = b" \t\r\n"
 _SPACE = re.compile(r"[ \t\r\n\x1e]*")  # U+001E precedes each object of a JSON text sequence (RFC 7464)
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _GZIP = b"\x1f\x8b"
-_NO_TEXT = {
+_BINARY_FORMATS = {
     _GZIP: "gzip inside of gzip: decompress it once (gunzip)",
     b"\x28\xb5\x2f\xfd": "Zstandard data: decompress it first (zstd -d)",
     b"BZh": "bzip2 data: decompress it first (bunzip2)",
@@ -122,7 +122,7 @@ def read_records(
     """
     most = LINE_BYTES if line_bytes is None else line_bytes
     reader = _Reader(most, replace_invalid)
-    source = _decompressed(stream)
+    source = _decompress(stream)
     lines = _lines(source, most)
     number = 0
     try:
@@ -138,7 +138,7 @@ def read_records(
                 rest = enumerate(lines, number + 1)
                 yield from (reader.line_record(number, line) for number, line in rest if line.strip())
             else:
-                yield from _whole(content, lines, number, first, reader)
+                yield from _read_in_memory(content, lines, number, first, reader)
             return
     except (EOFError, OSError, zlib.error) as error:
         yield Record(number + 1, {}, f"the gzip data is damaged: {error}; nothing from here on was read", 0)
@@ -163,7 +163,7 @@ def is_gzip(stream: BinaryIO) -> bool:
     return beginning == _GZIP
 
 
-def _decompressed(stream: BinaryIO) -> BinaryIO:
+def _decompress(stream: BinaryIO) -> BinaryIO:
     return gzip.GzipFile(fileobj=stream) if is_gzip(stream) else stream  # type: ignore[return-value]
 
 
@@ -175,7 +175,7 @@ def _lines(stream: BinaryIO, maximum: int) -> Iterator[bytes]:
 
 
 def _without_bom(beginning: bytes) -> bytes:
-    for magic, what in _NO_TEXT.items():
+    for magic, what in _BINARY_FORMATS.items():
         if beginning.startswith(magic):
             raise ValidationError("file", f"must be UTF-8 text, or gzip of it; this is {what}", beginning[:16])
     if beginning.startswith(_UTF16) or b"\0" in beginning[:4]:
@@ -192,7 +192,9 @@ def _opens(line: bytes) -> bool:
     return line.lstrip(b" \t\x1e").startswith(b"{")
 
 
-def _whole(first_line: bytes, lines: Iterator[bytes], number: int, first: Record, reader: _Reader) -> Iterator[Record]:
+def _read_in_memory(
+    first_line: bytes, lines: Iterator[bytes], number: int, first: Record, reader: _Reader
+) -> Iterator[Record]:
     """Read the records of a file that is not JSON lines, or whose first line is invalid."""
     held = [first_line]
     size = len(first_line)
@@ -220,7 +222,7 @@ def _is_json_line(lines: list[bytes]) -> bool:
 
 
 def _values(data: bytes, line: int, reader: _Reader) -> Iterator[Record]:
-    text = _decoded(data, reader)
+    text = _decode_document(data, reader)
     counted = 0
     try:
         for start, end, array in _elements(text):
@@ -232,7 +234,7 @@ def _values(data: bytes, line: int, reader: _Reader) -> Iterator[Record]:
         yield Record(line, {}, f"not JSON: {error.msg}; nothing from here on was read", len(text) - error.pos)
 
 
-def _decoded(data: bytes, reader: _Reader) -> str:
+def _decode_document(data: bytes, reader: _Reader) -> str:
     try:
         return reader.decode(data)
     except UnicodeDecodeError as error:

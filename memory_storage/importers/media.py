@@ -30,15 +30,15 @@ class Media:
 
         Values that are nested too deeply to be searched are kept unchanged.
         """
-        return dict(self._looked_through(number, message, "", 0))
+        return dict(self._deduplicate(number, message, "", 0))
 
-    def _looked_through(self, number: int, value: Any, key: str, depth: int) -> Any:
+    def _deduplicate(self, number: int, value: Any, key: str, depth: int) -> Any:
         if depth > _DEEPEST:
             return value
         if isinstance(value, dict):
-            return {name: self._looked_through(number, inner, name, depth + 1) for name, inner in value.items()}
+            return {name: self._deduplicate(number, inner, name, depth + 1) for name, inner in value.items()}
         if isinstance(value, list):
-            return [self._looked_through(number, inner, "", depth + 1) for inner in value]
+            return [self._deduplicate(number, inner, "", depth + 1) for inner in value]
         return self._reference(number, value, key) if isinstance(value, str) else value
 
     def _reference(self, number: int, text: str, key: str) -> str:
