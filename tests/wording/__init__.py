@@ -1,0 +1,1 @@
+"""The words that the project's sentences do not use."""
