@@ -190,7 +190,7 @@ def execute_raw(
     *,
     deadline: float | None = None,
 ) -> Response:
-    """Run a batch on a connection of the pool, past SQLAlchemy's Connection, which takes as long as a small read.
+    """Run a batch on a connection of the pool, past SQLAlchemy's Connection, which costs as much as a small read.
 
     Args:
         engine: Whose pool it is.

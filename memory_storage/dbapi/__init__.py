@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ._address import LOCAL_URL, Server, checked_authority, redacted
-from ._batch import Batch, BatchStep, Result, RowCountError, portions
+from ._batch import Batch, BatchStep, Result, RowCountError, chunked
 from ._client import RESPONSE_BYTES, Client, Limits
 from ._connection import Connection, Cursor, Gate
 from ._credentials import Credentials, Secret, TokenProvider
@@ -66,10 +66,10 @@ __all__ = [
     "Warning",
     "apilevel",
     "checked_authority",
+    "chunked",
     "connect",
     "is_open_here",
     "paramstyle",
-    "portions",
     "reads_only",
     "redacted",
     "register_after_fork",
@@ -87,7 +87,7 @@ sqlite_version = ".".join(map(str, sqlite_version_info))
 
 Binary = bytes
 
-_RENAMED = {"Step": "BatchStep", "tell_in_child": "register_after_fork"}
+_RENAMED = {"Step": "BatchStep", "portions": "chunked", "tell_in_child": "register_after_fork"}
 
 
 def __getattr__(name: str) -> object:

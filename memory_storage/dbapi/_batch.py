@@ -76,7 +76,7 @@ class RowCountError(IntegrityError):
         return self.index
 
 
-def portions(
+def chunked(
     things: Iterable[T], size: Callable[[T], int], *, most_bytes: int, most: int = sys.maxsize
 ) -> Iterator[list[T]]:
     """Yield the items in their order, in chunks.
@@ -88,14 +88,14 @@ def portions(
         most: The largest number of items in a chunk.
     """
     # A chunk ends before the item that would exceed a limit, so an item above the limit is alone in its chunk.
-    portion: list[T] = []
+    chunk: list[T] = []
     total = 0
     for thing in things:
         bytes_ = size(thing)
-        if portion and (len(portion) == most or total + bytes_ > most_bytes):
-            yield portion
-            portion, total = [], 0
-        portion.append(thing)
+        if chunk and (len(chunk) == most or total + bytes_ > most_bytes):
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(thing)
         total += bytes_
-    if portion:
-        yield portion
+    if chunk:
+        yield chunk

@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from ._batch import BatchStep, Result, portions
+from ._batch import BatchStep, Result, chunked
 from ._client import Client
 from ._errors import BUSY_CODES, DataError, Error, InterfaceError, OperationalError
 from ._fork import register_after_fork
@@ -160,7 +160,7 @@ class HranaTransport:
     def _run_prepared(self, statements: list[_BoundStatement], framing: _Framing) -> list[Result]:
         if not (framing.begin or self.in_transaction) and any(map(_is_write_returning, statements)):
             framing = replace(framing, begin="IMMEDIATE", commit=True)  # as several round trips it would not be atomic
-        parts = list(portions(statements, _encoded_size, most_bytes=_MAX_BYTES, most=_MAX_STEPS)) or [[]]
+        parts = list(chunked(statements, _encoded_size, most_bytes=_MAX_BYTES, most=_MAX_STEPS)) or [[]]
         return self._run_in_parts(parts, framing) if self.in_transaction else self._run_within_deadline(parts, framing)
 
     def close(self) -> None:

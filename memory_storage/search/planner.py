@@ -284,7 +284,7 @@ def _is_about_space(error: Exception, space: VectorSpace) -> bool:
 
 
 def _notify_index(rows: Sequence[Row], session: SearchSession, plan: SearchPlan) -> Sequence[Row]:
-    """Return the rows, after the in-process index was told the state of its table that they report."""
+    """Return the rows, after notifying the in-process index of the state of its table that they report."""
     if plan.memory and rows and not session.is_transaction:
         plan.memory.notify(*json.loads(rows[0][_STATE]))
     return rows
@@ -320,7 +320,7 @@ def embed_query(
 ) -> tuple[str, Sequence[float] | None, str | None]:
     """Return the text, vector and model of a search; the vector is the embedder's where only that is passed."""
     if not isinstance(text, str):
-        raise ValidationError("text", "a text", text)
+        raise ValidationError("text", "a string", text)
     if embedder is None or vector is not None:
         return text, vector, model
     known = as_embedder("embedder", embedder)

@@ -279,7 +279,7 @@ class Search:
         if self.space is None or self.filters.are_broad:
             return []
         # Row numbers have gaps where vectors were deleted, so a random number leads to the next existing row. A vector
-        # after a gap is drawn more often; that bias is small beside the variance of the sample.
+        # after a gap is drawn more often; that bias is small compared with the variance of the sample.
         # `m.model = :model` without a namespace uses the index on (model, vector_seq); the namespace is a filter.
         table = self.space.table
         drawn = f"1 + abs(random() % (SELECT max(seq) FROM {table}))"

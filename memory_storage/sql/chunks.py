@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from memory_storage.dbapi import portions
+from memory_storage.dbapi import chunked
 from memory_storage.models import Episode, Step
 from memory_storage.schema.spelling import is_spelled_otherwise
 from memory_storage.schema.words import with_words, words_of_episode, words_of_step
 
-# sqld rejects values above 5,000,000 bytes; a row also has columns beside its document.
+# sqld rejects values above 5,000,000 bytes; a row also has other columns than its document.
 CHUNK_BYTES = 4_000_000
 
 
@@ -42,7 +42,7 @@ def chunk_episodes(prepared: Sequence[tuple[str, Episode]]) -> tuple[list[Chunk]
     heads = chunk_documents([*together, *(_with_words(head(episode)) for _, episode in apart)])
     small = [steps for _, episode in apart if size(steps := _steps_of(episode)) <= CHUNK_BYTES]
     large = [episode for _, episode in apart if size(_steps_of(episode)) > CHUNK_BYTES]
-    return heads, [*chunk_documents([*together, *small]), *(portion for one in large for portion in _of_steps(one))]
+    return heads, [*chunk_documents([*together, *small]), *(chunk for one in large for chunk in _of_steps(one))]
 
 
 def head(episode: Episode) -> str:
@@ -82,4 +82,4 @@ def _array(documents: Sequence[str]) -> str:
 
 
 def _groups(documents: Iterable[str]) -> Iterator[list[str]]:
-    return portions(documents, size, most_bytes=CHUNK_BYTES)
+    return chunked(documents, size, most_bytes=CHUNK_BYTES)

@@ -69,13 +69,13 @@ def test_killed_retention_ends_like_an_uninterrupted_run(template: Path, tmp_pat
         sources = {one for pattern in storage.patterns.iterate() for one in pattern.evidence}
         assert all(storage.episodes.find(one) for one in sources)
     path = _copy(template, tmp_path / "killed.db")
-    portions = 0
+    chunked = 0
     for _ in range(KILLS):
         after = moments.uniform(0, 0.1)
-        portions += len(killed(retain_until_killed, path, POLICY, NOW, after=after, from_first_byte=True))
+        chunked += len(killed(retain_until_killed, path, POLICY, NOW, after=after, from_first_byte=True))
         with ms.MemoryStorage.open(path) as storage:
             assert_consistent(storage.engine)
-    print(f"{portions} portions were done until the last of {KILLS} kills")
+    print(f"{chunked} chunked were done until the last of {KILLS} kills")
     with ms.MemoryStorage.open(path) as storage:
         storage.retention.apply(storage.retention.plan(POLICY, now=NOW))
         assert _rows(storage) == expected

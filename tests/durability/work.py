@@ -92,7 +92,7 @@ def hold_the_lock(pipe: Any, path: Path, seconds: float) -> None:
 
 
 def retain_until_killed(pipe: Any, path: Path, policy: ms.RetentionPolicy, moment: datetime) -> None:
-    """Apply a retention policy, and report when the first portion is done."""
+    """Apply a retention policy, and report when the first batch is done."""
     with ms.MemoryStorage.open(path) as storage:
         plan = storage.retention.plan(policy, now=moment)
         storage.retention.apply(plan, progress=lambda *_: os.write(pipe.fileno(), b"."))

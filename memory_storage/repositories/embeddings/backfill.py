@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from memory_storage.dbapi import portions
+from memory_storage.dbapi import chunked
 from memory_storage.models import AnyPattern, Episode, OwnerType, Step
 from memory_storage.repositories.episodes import sql as episodes_sql
 from memory_storage.repositories.episodes.rows import episode_from_rows
@@ -98,9 +98,9 @@ def owners_to_embed(
     values, after = {"namespace": session.namespace, "model": model, "old": old, "limit": size}, ""
     while rows := session.read(pages.bind(after=after, **values)):
         after = rows[-1][0]
-        parts = portions(rows, lambda row: int(row[3]), most_bytes=PAGE_BYTES)
+        parts = chunked(rows, lambda row: int(row[3]), most_bytes=PAGE_BYTES)
         texts = (pair for part in parts for pair in _texts(session, owner_type, part, text_of))
-        yield from portions(texts, lambda pair: len(pair[1]), most_bytes=PAGE_BYTES)
+        yield from chunked(texts, lambda pair: len(pair[1]), most_bytes=PAGE_BYTES)
 
 
 def _texts(

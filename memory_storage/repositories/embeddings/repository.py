@@ -9,7 +9,7 @@ from hashlib import blake2b
 from typing import Any, Literal
 from uuid import UUID
 
-from memory_storage.dbapi import BatchStep, RowCountError, portions
+from memory_storage.dbapi import BatchStep, RowCountError, chunked
 from memory_storage.embedders import Embedder, text_of
 from memory_storage.errors import NotFoundError, SchemaError, UnavailableError, ValidationError
 from memory_storage.models import Embedding, IndexPreset, OwnerType
@@ -359,7 +359,7 @@ class EmbeddingRepository(Repository):
         Gives the number of new ones. To do it again changes nothing.
 
         Raises:
-            NotFoundError: one of them has no owner here. None of its portion is stored.
+            NotFoundError: one of them has no owner here. Nothing of its batch is stored.
             ValidationError: a vector has another dimension than its model.
         """
         checked = [_revalidated(embedding) for embedding in to_list(embeddings, "embeddings")]
@@ -558,7 +558,7 @@ def _digest_of(text: str) -> str:
 
 def _text(text: Any) -> str:
     if not isinstance(text, str):
-        raise ValidationError("text_of", "a function that returns a text", text)
+        raise ValidationError("text_of", "a function that returns a string", text)
     return text
 
 
@@ -589,7 +589,7 @@ def _as_new_vector(embedding: Embedding, now: int) -> _NewVector:
 
 
 def _transactions(entries: list[_NewVector], most_bytes: int = _TRANSACTION_BYTES) -> Iterator[list[_NewVector]]:
-    return portions(entries, lambda entry: len(entry.vector), most_bytes=most_bytes)
+    return chunked(entries, lambda entry: len(entry.vector), most_bytes=most_bytes)
 
 
 def _batches(entries: Iterable[_NewVector]) -> list[list[_NewVector]]:
@@ -600,7 +600,7 @@ def _batches(entries: Iterable[_NewVector]) -> list[list[_NewVector]]:
     return [
         part
         for group in kinds.values()
-        for part in portions(group, lambda entry: len(entry.vector), most_bytes=_BATCH_BYTES)
+        for part in chunked(group, lambda entry: len(entry.vector), most_bytes=_BATCH_BYTES)
     ]
 
 

@@ -698,9 +698,9 @@ class EpisodeRepository(Repository):
         quota = quota_statements(self._session, new)
         changes = [
             *preamble(self._session, new),
-            *(heads.bind(portion.documents, documents=portion.text, **values) for portion in head_chunks),
+            *(heads.bind(chunk.documents, documents=chunk.text, **values) for chunk in head_chunks),
             *REWARDS.steps(self._session.namespace, reward_rows([episode for _, episode in encoded])),
-            *(step.bind(documents=portion.text, **values) for step in steps for portion in step_chunks),
+            *(step.bind(documents=chunk.text, **values) for step in steps for chunk in step_chunks),
             *quota,
         ]
         try:

@@ -11,7 +11,7 @@ from uuid import UUID
 from typing_extensions import Unpack
 
 from memory_storage._deprecation import renamed_arguments
-from memory_storage.dbapi import BatchStep, RowCountError, portions
+from memory_storage.dbapi import BatchStep, RowCountError, chunked
 from memory_storage.embedders import Embedder
 from memory_storage.errors import ConflictError, NotFoundError, ValidationError
 from memory_storage.models import (
@@ -361,7 +361,7 @@ class PatternRepository(Repository):
         del page_with_index
         yield from _decoded_patterns(draining(rows), on_corrupt)
         del rows
-        for part in portions(sizes, lambda one: int(one[1]), most_bytes=PAGE_BYTES, most=size):
+        for part in chunked(sizes, lambda one: int(one[1]), most_bytes=PAGE_BYTES, most=size):
             yield from _decoded_patterns(draining(self._rows_by_id([key for key, _ in part])), on_corrupt)
 
     @operation
@@ -587,12 +587,12 @@ class PatternRepository(Repository):
             *preamble(self._session, [] if statement is sql.UPSERT_MINED else [pattern.id for pattern in new]),
             *(
                 statement.bind(
-                    None if statement is sql.UPSERT_MINED else portion.documents,
+                    None if statement is sql.UPSERT_MINED else chunk.documents,
                     namespace=namespace,
-                    documents=portion.text,
+                    documents=chunk.text,
                     now=now,
                 )
-                for portion in chunk_documents(
+                for chunk in chunk_documents(
                     with_words(document, words_of_pattern(document)) for document, _ in encoded
                 )
             ),

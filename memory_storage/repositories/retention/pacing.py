@@ -6,12 +6,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-_TARGET_SECONDS = 0.015  # seconds that a portion should hold the lock; the promise is 0.05
+_TARGET_SECONDS = 0.015  # seconds that a batch should hold the lock; the promise is 0.05
 _PAUSE_SECONDS = 0.012  # others look every 5 ms at most whether the lock is free
 _INITIAL = 40
 _MIN = 24  # less would save no time: to begin and to commit takes as long, and a busy machine is not faster for it
 _MAX = 4_000
-_WINDOW = 4  # portions: what was slow once may be so again
+_WINDOW = 4  # batches: what was slow once may be so again
 
 
 class BatchSizer:

@@ -291,11 +291,9 @@ class SpatiotemporalRepository(SpatialQueries[Entry]):
     def _writes(self, statements: dict[str, SqlTemplate], encoded: Sequence[_Encoded]) -> list[BatchStep]:
         values = {"namespace": self._session.namespace, "now": to_micros(self._session.now())}
         writes = [
-            statement.bind(portion.documents, entries=portion.text, **values)
+            statement.bind(chunk.documents, entries=chunk.text, **values)
             for owner_type, statement in statements.items()
-            for portion in chunk_documents(
-                map(_with_point, (one for one in encoded if one[1].owner_type == owner_type))
-            )
+            for chunk in chunk_documents(map(_with_point, (one for one in encoded if one[1].owner_type == owner_type)))
         ]
         return [*writes, *POSITIONS.steps(self._session.namespace, map(_position, (entry for _, entry in encoded)))]
 

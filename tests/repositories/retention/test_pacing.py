@@ -1,4 +1,4 @@
-"""How the portions follow what they cost."""
+"""How the chunked follow what they cost."""
 
 from __future__ import annotations
 
