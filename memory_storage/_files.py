@@ -85,8 +85,8 @@ class MaintenanceLock:
             return self._acquire(exclusive=True)
         except OSError as error:
             raise ConfigurationError(
-                f"{self._database}: the lock file next to it cannot be created ({error.strerror}); nothing was changed; "
-                "make its directory writable"
+                f"{self._database}: the lock file next to it cannot be created ({error.strerror}); nothing was "
+                "changed; make its directory writable"
             ) from error
 
     def _acquire(self, *, exclusive: bool) -> _Held | None:
