@@ -64,8 +64,8 @@ class MemoryDatabase:
             holder, thread = self._holder or (None, None)
         if thread == threading.get_ident():
             raise OperationalError(
-                "database is locked: this thread has a transaction open on this in-memory database; "
-                "do this work inside of it, or end it first",
+                "database is locked: this thread already has an open transaction on this in-memory database; "
+                "nothing was done; do this work inside the transaction, or end it first",
                 "THREAD_BUSY",
             )
         if not self._lock.acquire(timeout=timeout):

@@ -70,10 +70,12 @@ def time_zone(name: str) -> tzinfo:
     """
     if name == "UTC":
         return timezone.utc  # works without a database
+    limit = "an IANA time zone, like 'Europe/Berlin' (where the system has no database: pip install tzdata)"
+    if not isinstance(name, str):  # ZoneInfo takes a tuple for arguments of its cache's `get`
+        raise ValidationError("tz", limit, name)
     try:
         return ZoneInfo(name)
-    except (ValueError, LookupError, OSError, TypeError, AttributeError) as error:
-        limit = "an IANA time zone, like 'Europe/Berlin' (where the system has no database: pip install tzdata)"
+    except (ValueError, LookupError, OSError) as error:
         raise ValidationError("tz", limit, name) from error
 
 

@@ -78,7 +78,7 @@ def test_a_wrong_call_says_how_to_open(call: Any, problem: str):
         (lambda: ms.MemoryStorage.open(b"x.db"), "database: must be a path, a URL or Settings, not a bytes"),
         (lambda: ms.MemoryStorage.open(":memory:", now=5), "now: must be a function that returns an aware moment"),
         (lambda: ms.MemoryStorage.open(":memory:", namespace=5), "namespace: Input should be a valid string"),
-        (lambda: ms.MemoryStorage.open(":memory:", auth_token=5), "auth_token: must be a token"),
+        (lambda: ms.MemoryStorage.open(":memory:", auth_token=5), "auth_token: must be a string"),
     ],
 )
 def test_a_wrong_value_to_open_names_the_argument(call: Any, message: str):

@@ -434,7 +434,7 @@ def _namespace(g: Ground) -> None:
 
 _MODEL_CASES = (
     *(f"embeddings.{name}.model" for name in ("put", "put_many", "get", "find", "get_many", "delete", "count")),
-    *(f"index.{name}.model" for name in ("dimension", "verify", "catch_up", "rebuild", "costs", "use")),
+    *(f"index.{name}.model" for name in ("dimension", "verify", "catch_up", "rebuild", "costs", "switch_to")),
     *(f"{kind}.{name}.model" for kind in ("episodes", "patterns") for name in ("similar_to", "search")),
     "embeddings.import_many.embeddings",
 )

@@ -278,7 +278,7 @@ class TestDamage:
         with on_file.storage.transaction() as tx:
             tx.episodes.archive(on_file.episodes[0].id)  # it has the lock
             with ms.MemoryStorage.open(settings) as storage:
-                assert "cannot be made now" in caplog.text
+                assert "cannot be created" in caplog.text
                 assert len(storage.episodes.similar_to(on_file.queries[0], model=MODEL)) == 10
 
     @pytest.mark.slow

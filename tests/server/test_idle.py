@@ -76,7 +76,7 @@ def refused_until_rolled_back(connection: dbapi.Connection, table: str) -> None:
         lambda: connection.cursor().executemany(f"INSERT INTO {table} VALUES (?)", [("refused",)]),
         connection.commit,
     ):
-        with raises(dbapi.OperationalError, code="TRANSACTION_LOST", match="roll back"):
+        with raises(dbapi.OperationalError, code="TRANSACTION_LOST", match="rollback"):
             refused()
     connection.rollback()
     for value in ("kept", "kept"):
@@ -141,9 +141,9 @@ def robbed_through_the_driver(url: str) -> None:
     time.sleep(OLD)
     with raises(dbapi.OperationalError, code="TRANSACTION_TIMEOUT"):
         connection.execute(dbapi.Batch([dbapi.BatchStep("INSERT INTO t VALUES ('lost 2')")]))
-    with raises(dbapi.OperationalError, code="TRANSACTION_LOST", match="roll back"):
+    with raises(dbapi.OperationalError, code="TRANSACTION_LOST", match="rollback"):
         connection.execute("INSERT INTO t VALUES ('lost 3')")
-    with raises(dbapi.OperationalError, code="TRANSACTION_LOST", match="roll back"):
+    with raises(dbapi.OperationalError, code="TRANSACTION_LOST", match="rollback"):
         connection.commit()
     connection.rollback()
     connection.execute("INSERT INTO t VALUES ('kept')")

@@ -65,7 +65,9 @@ def test_a_missing_replica_state_is_awaited_once_for_two_seconds(replica: Sqld):
         connection.autocommit = True
     taken, started = 0.0, time.monotonic()
     while taken < 1:  # a replica that has just begun hands its reads on to the primary
-        client.seen.saw("999999999")  # as after a crash of the primary, whose log restarts, with lower numbers
+        client.replication.advance(
+            "999999999"
+        )  # as after a crash of the primary, whose log restarts, with lower numbers
         began = time.monotonic()
         assert first.execute("SELECT 1").fetchone() == (1,)
         taken = time.monotonic() - began
@@ -86,15 +88,15 @@ def test_a_slow_read_on_a_primary_is_not_interrupted_and_begun_again(primary: Sq
         connection.autocommit = True
     first.execute("CREATE TABLE IF NOT EXISTS one (x)")
     first.execute("INSERT INTO one VALUES (1)")
-    assert client.seen.is_primary
-    index, rows = client.seen.index, 1_000_000
+    assert client.replication.is_primary
+    index, rows = client.replication.index, 1_000_000
     taken = 0.0
     while taken < 2.5:  # as many rows as take so long on this machine
         began = time.monotonic()
         assert second.execute(SLOW.format(rows)).fetchone() == (rows,)
         taken = time.monotonic() - began
         rows = int(rows * min(10, 3 / taken + 0.2))
-    assert client.seen.index == index, "it was forgotten: the read was begun again"
+    assert client.replication.index == index, "it was forgotten: the read was begun again"
     for connection in (first, second):
         connection.close()
 
@@ -105,7 +107,7 @@ def test_a_replica_is_not_taken_for_a_primary(replica: Sqld):
     first.execute("CREATE TABLE IF NOT EXISTS two (x)")
     first.execute("INSERT INTO two VALUES (1)")
     first.commit()
-    assert (client.seen.is_primary, client.seen.index is not None) == (False, True)
+    assert (client.replication.is_primary, client.replication.index is not None) == (False, True)
     assert second.execute("SELECT count(*) FROM two").fetchone() == (1,)
     for connection in (first, second):
         connection.close()

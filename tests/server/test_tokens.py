@@ -122,7 +122,7 @@ class TestAnExpiredToken:
     def check(self, error: BaseException, front: Proxy) -> None:
         hour = datetime.fromtimestamp(time.time() - 3600, timezone.utc).strftime("%Y-%m-%dT%H")
         assert hour in str(error) or "59:5" in str(error)  # the hour may have just begun
-        assert "+00:00: get a new" in str(error)
+        assert "+00:00; get a new" in str(error)
         assert front.connections == 0
 
     def test_is_told_by_settings_with_its_time(self, front: Proxy, over: str):
