@@ -42,7 +42,7 @@ def test_connections_to_one_memory_share_it_and_others_do_not(memory):
 def test_a_second_transaction_in_one_thread_raises_at_once_with_advice(memory):
     one, other = dbapi.connect(memory), dbapi.connect(memory)
     one.execute("INSERT INTO t VALUES (1)")
-    with pytest.raises(dbapi.OperationalError, match="do this work inside of it") as caught:
+    with pytest.raises(dbapi.OperationalError, match="do this work inside the transaction") as caught:
         other.execute("SELECT 1")
     assert caught.value.code == "THREAD_BUSY"
     one.commit()
