@@ -166,7 +166,7 @@ _BY_CODE: dict[str, Callable[[str, str], MemoryStorageError]] = {
     "BAD_CA": lambda message, _: ConfigurationError(message),
     "BAD_TOKEN": lambda message, _: CredentialError(message),
     "UNAUTHORIZED": lambda message, _: CredentialError(f"{message}: check auth_token"),
-    "TOKEN_EXPIRED": lambda message, _: TokenExpiredError(f"{message}: get a new token"),
+    "TOKEN_EXPIRED": lambda message, _: TokenExpiredError(f"{message}; get a new token"),
     "FORBIDDEN": lambda message, _: CredentialError(f"{message}: the token does not allow this"),
     "NO_SUCH_DATABASE": lambda message, _: ConfigurationError(f"{message}: check the URL, and what the token is for"),
 }

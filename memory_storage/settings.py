@@ -354,7 +354,7 @@ def _check_token(credentials: Credentials) -> None:
         credentials.check()
     except OperationalError as error:
         expired = error.code == "TOKEN_EXPIRED"
-        raise (TokenExpiredError if expired else CredentialError)(f"auth_token: {error}; get a new one") from error
+        raise (TokenExpiredError if expired else CredentialError)(f"auth_token: {error}; get a new token") from error
 
 
 def _as_configuration_error(error: pydantic.ValidationError, settings: type[BaseModel]) -> ConfigurationError:

@@ -164,7 +164,7 @@ class TestAnExpiredToken:
             _wait_for_the_end_of(given)
             front.reset_counts()
             for call in (storage.episodes.count, storage.transaction().__enter__().episodes.count):
-                with pytest.raises(ms.TokenExpiredError, match=r"auth token expired at .*: get a new token"):
+                with pytest.raises(ms.TokenExpiredError, match=r"auth token expired at .*; get a new token"):
                     call()
             assert front.round_trips == 0
 
