@@ -31,7 +31,11 @@ from ._resolver import NameServerTimeout, connected_socket
 from ._response_body import LimitExceeded, TruncatedResponse, lines, raise_too_large, read_body
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,12})\r\n", re.IGNORECASE)
-_NEEDS_HTTP_CLIENT = re.compile(rb"\r\n(transfer-encoding|content-encoding|connection)\b", re.IGNORECASE)
+# Of two lengths http.client takes the first, whether it is valid or not; a lone LF ends a line for it too.
+_NEEDS_HTTP_CLIENT = re.compile(
+    rb"[\r\n](transfer-encoding|content-encoding|connection|content-length\b[\s\S]*[\r\n]content-length)\b",
+    re.IGNORECASE,
+)
 _HEAD_BYTES = 262_144  # the largest head of a response, with the framing of its chunks
 _READ_CHUNK = 1_000_000  # bytes: the largest buffer that is allocated before its content has arrived
 _FAILURES = (OSError, HTTPException, LimitExceeded)

@@ -69,6 +69,8 @@ def reference(data: bytes) -> tuple[int, bytes]:
 @settings(max_examples=500, deadline=None)
 @example(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
 @example(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}")
+@example(b"HTTP/1.1 200 OK\r\nContent-Length: chunked\r\nContent-Length: 0\r\n\r\n\x00")
+@example(b"HTTP/1.1 200 OK\nContent-Length: 1\r\nContent-Length: 0\r\n\r\n\x00")
 def test_fuzzed_heads_are_parsed_as_http_client_parses_them(data: bytes):
     body = fast(data)
     if isinstance(body, bytes):
