@@ -17,7 +17,7 @@ from memory_storage.errors import CorruptDataError, SchemaError, UnavailableErro
 from memory_storage.models import EpisodeFilter, Hit, Hits, PatternFilter, SearchMode
 from memory_storage.schema.spelling import readable
 from memory_storage.schema.vector_tables import VectorSpace
-from memory_storage.sql.arguments import choice, flag, instance
+from memory_storage.sql.arguments import check_k, choice, flag, instance
 from memory_storage.sql.arguments import embedder as as_embedder
 from memory_storage.sql.documents import to_micros
 from memory_storage.sql.filters import Shape, active_filters, conditions
@@ -38,7 +38,6 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-MAX_K = 1_000
 DAY = 86_400.0
 # Columns of a result row: the plan, the state of the vector table, and the last row number. In the row without a score
 # the last one is the vector space of the namespace.
@@ -163,7 +162,7 @@ def plan_search(session: SearchSession, target: SearchTarget, request: SearchReq
     Raises:
         ValidationError: a field of the request is invalid; names the field, the limit and the value.
     """
-    k = _checked_k(request.k)
+    k = check_k(request.k)
     choice("mode", request.mode, get_args(SearchMode))
     flag("explain", request.explain)
     if request.weights is not None:
@@ -334,12 +333,6 @@ def _hit(row: Sequence[Any], item: T, *, has_vector: bool, explain: bool) -> Hit
     compared = "index" if plan in (DISKANN.plan, HNSW.plan) else "exact"
     method: Any = compared if text is None else ("hybrid" if has_vector else "text")
     return Hit(item, score, similarity, method, snippet and readable(snippet), parts if explain else None)
-
-
-def _checked_k(k: Any) -> int:
-    if type(k) is not int or not 1 <= k <= MAX_K:
-        raise ValidationError("k", f"a whole number from 1 to {MAX_K:,}", k)
-    return k
 
 
 def _floor(similarity: Any) -> float | None:

@@ -13,6 +13,9 @@ from memory_storage.models import Interval
 
 T = TypeVar("T")
 
+MAX_K = 1_000
+"""The most results of one search."""
+
 
 def flag(field: str, value: object) -> bool:
     """Return a boolean as it is."""
@@ -82,3 +85,10 @@ def whole(field: str, value: int) -> int:
     if type(value) is not int or not 1 <= value < 2**31:
         raise ValidationError(field, "a whole number from 1", value)
     return value
+
+
+def check_k(k: int) -> int:
+    """Return the number of results of a search; ValidationError if it is not from 1 to 1,000."""
+    if type(k) is not int or not 1 <= k <= MAX_K:
+        raise ValidationError("k", f"a whole number from 1 to {MAX_K:,}", k)
+    return k

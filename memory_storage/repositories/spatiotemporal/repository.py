@@ -25,7 +25,7 @@ from memory_storage.models import (
 from memory_storage.models import SpatiotemporalEntry as Entry
 from memory_storage.monitoring import operation
 from memory_storage.repositories.episodes.rows import episodes_by_seq
-from memory_storage.sql.arguments import flag
+from memory_storage.sql.arguments import check_k, flag
 from memory_storage.sql.chunks import chunk_documents
 from memory_storage.sql.documents import decode, encode, from_micros, to_micros
 from memory_storage.sql.exact_numbers import POSITIONS
@@ -38,7 +38,7 @@ from memory_storage.sql.statement import SqlTemplate
 from . import spatial_sql, sql
 from .geo import on_sphere
 from .hierarchy import diverse, hierarchy
-from .spatial_queries import SpatialQueries, check_k, interval_values
+from .spatial_queries import SpatialQueries, interval_values
 
 _Encoded = tuple[str, Entry]
 

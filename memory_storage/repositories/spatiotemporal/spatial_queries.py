@@ -15,7 +15,7 @@ from memory_storage.errors import ValidationError
 from memory_storage.models import Box, Direction, EpisodeFilter, EpisodeFilters, Interval, Nearby, Page, Point
 from memory_storage.monitoring import operation
 from memory_storage.schema.rtree import FOREVER, number
-from memory_storage.sql.arguments import checked_moment
+from memory_storage.sql.arguments import check_k, checked_moment
 from memory_storage.sql.documents import to_micros
 from memory_storage.sql.filters import Conditions, Shape, conditions
 from memory_storage.sql.paging import Cursor, check_limit, is_descending, page, parse_cursor
@@ -27,7 +27,6 @@ from .geo import FARTHEST_M, circles_around, corners_of, distance_m, distance_of
 T = TypeVar("T")
 M = TypeVar("M", Box, Interval, Point)
 
-MAX_K = 1_000
 _ROUNDING_M = 1.0  # more than two ways to compute a distance differ, at the far end of the earth too
 _OF_EPISODE = Shape("e.", by_row=True)
 
@@ -301,13 +300,6 @@ class SpatialQueries(Repository, Generic[T]):
     def _nearby(self, centre: Point, read: Sequence[Row], rows: Sequence[Row]) -> list[Nearby[T]]:
         items = self._by_seq(rows)
         return [Nearby(items[row[1]], distance_m(centre, row[-2], row[-1])) for row in read]
-
-
-def check_k(k: int) -> int:
-    """Return `k`; ValidationError if it is out of range."""
-    if type(k) is not int or not 1 <= k <= MAX_K:
-        raise ValidationError("k", f"a whole number from 1 to {MAX_K:,}", k)
-    return k
 
 
 def _position(row: Row) -> tuple[Any, int]:
