@@ -56,8 +56,7 @@ from .health import (
     PoolStats,
 )
 from .hierarchy import DomainNode, TaskTypeNode, TimeBucket, TimeUnit
-from .lazy_list import LazyList
-from .model import Model, as_validation_error, new_id, utc_now
+from .model import LazyList, Model, as_validation_error, new_id, utc_now
 from .pattern import (
     PATTERN,
     AnyPattern,

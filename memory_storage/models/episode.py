@@ -15,8 +15,7 @@ from memory_storage._formatting import counted
 from memory_storage.errors import ValidationError
 
 from .display import html_table, short_repr, shortened, table_of
-from .lazy_list import LazyList, ListOrLazyList
-from .model import Finite, Int64, JsonObject, Model, Timestamp, Version, new_id, utc_now
+from .model import Finite, Int64, JsonObject, LazyList, ListOrLazyList, Model, Timestamp, Version, new_id, utc_now
 
 
 class TaskType(str, Enum):
