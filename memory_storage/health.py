@@ -23,7 +23,7 @@ from .search.vector_index import registered
 from .search.vector_sql import of
 from .session import Repositories, Session, StorageContext
 from .settings import Settings
-from .sql.arguments import finite
+from .sql.validation import finite
 
 _LOW_DISK_BYTES = 64 * 2**20  # bytes that are free
 _REVISION = BatchStep("SELECT version_num FROM alembic_version")

@@ -32,7 +32,7 @@ from .search.hnsw.index import HnswIndexes
 from .search.vector_index import VectorIndex
 from .session import Repositories, Session, StorageContext
 from .settings import Settings, hidden_token
-from .sql.arguments import aware
+from .sql.validation import aware
 from .transaction import Transaction
 
 T = TypeVar("T")

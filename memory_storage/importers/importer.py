@@ -21,7 +21,7 @@ from memory_storage.errors import ConfigurationError, ConflictError, NotFoundErr
 from memory_storage.models import Episode, utc_now
 from memory_storage.session import Repositories
 from memory_storage.settings import Limits
-from memory_storage.sql.limits import most_bytes
+from memory_storage.sql.validation import most_bytes
 from memory_storage.storage import MemoryStorage
 
 from . import jsonl

@@ -14,7 +14,7 @@ from json import JSONDecodeError
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from memory_storage.errors import ValidationError
-from memory_storage.models.storable_text import replace_unstorable, unstorable_error
+from memory_storage.sql.validation import replace_unstorable, unstorable_error
 
 LINE_BYTES = 80_000_000
 """The longest line that is read, in bytes. A longer one is reported: its run would not fit in a document of 10 MB.

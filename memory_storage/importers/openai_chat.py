@@ -51,8 +51,8 @@ from memory_storage.models import (
     Success,
     utc_now,
 )
-from memory_storage.models.storable_text import replace_unstorable, unstorable_error
 from memory_storage.settings import Limits
+from memory_storage.sql.validation import replace_unstorable, unstorable_error
 
 from .json_records import parse_json
 from .media import Media, without_data

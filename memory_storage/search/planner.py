@@ -17,13 +17,13 @@ from memory_storage.errors import CorruptDataError, SchemaError, UnavailableErro
 from memory_storage.models import EpisodeFilter, Hit, Hits, PatternFilter, SearchMode
 from memory_storage.schema.spelling import readable
 from memory_storage.schema.vector_tables import VectorSpace
-from memory_storage.sql.arguments import check_k, choice, flag, instance
-from memory_storage.sql.arguments import embedder as as_embedder
 from memory_storage.sql.documents import to_micros
 from memory_storage.sql.filters import Shape, active_filters, conditions
 from memory_storage.sql.fulltext import any_word
 from memory_storage.sql.session import Row
 from memory_storage.sql.statement import SqlTemplate
+from memory_storage.sql.validation import check_k, choice, flag, instance
+from memory_storage.sql.validation import embedder as as_embedder
 
 from .candidates import DISKANN, EXACT, HNSW, Source
 from .cursor import SearchCursor, parse_search_cursor

@@ -23,9 +23,9 @@ from memory_storage.errors import (
 from memory_storage.models import EmbeddingModel, IndexHealth, IndexPreset, IndexSource
 from memory_storage.monitoring import operation
 from memory_storage.schema.vector_tables import PRESETS, Preset, VectorSpace, patch_search_l
-from memory_storage.sql.arguments import choice, instance, whole
 from memory_storage.sql.documents import EPOCH, from_micros
 from memory_storage.sql.session import Repository
+from memory_storage.sql.validation import choice, instance, whole
 
 from . import vector_sql as sql
 from .candidates import SOURCES, Cost

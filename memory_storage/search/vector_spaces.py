@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from memory_storage.errors import ValidationError
 from memory_storage.schema.vector_tables import VectorSpace
-from memory_storage.sql.limits import refuse_unstorable
+from memory_storage.sql.validation import refuse_unstorable
 
 from . import vector_sql as sql
 from .session import SearchSession

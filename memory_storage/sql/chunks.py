@@ -10,6 +10,8 @@ from memory_storage.models import Episode, Step
 from memory_storage.schema.spelling import is_spelled_otherwise
 from memory_storage.schema.words import with_words, words_of_episode, words_of_step
 
+from .validation import size
+
 # sqld rejects values above 5,000,000 bytes; a row also has other columns than its document.
 CHUNK_BYTES = 4_000_000
 
@@ -48,11 +50,6 @@ def chunk_episodes(prepared: Sequence[tuple[str, Episode]]) -> tuple[list[Chunk]
 def head(episode: Episode) -> str:
     """Return the JSON of an episode without its steps."""
     return episode.model_copy(update={"steps": []}).model_dump_json()
-
-
-def size(text: str) -> int:
-    """Return the length in bytes, as UTF-8."""
-    return len(text) if text.isascii() else len(text.encode())
 
 
 def _of_steps(episode: Episode) -> Iterator[Chunk]:

@@ -14,9 +14,8 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from memory_storage.errors import CorruptDataError, ValidationError
 from memory_storage.models import Episode, Step, StepError, StepOk, as_validation_error
 from memory_storage.models import number_steps as number_each
-from memory_storage.models.storable_text import join_field, parts_of, unstorable_error
 
-from .limits import refuse_unstorable
+from .validation import join_field, parts_of, refuse_unstorable, unstorable_error
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")

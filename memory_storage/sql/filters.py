@@ -15,7 +15,7 @@ from memory_storage.models import EpisodeFilter, PatternFilter
 from .documents import to_micros
 from .exact_numbers import is_exact_in_json
 from .fulltext import match_expression
-from .limits import refuse_unstorable
+from .validation import refuse_unstorable
 
 FACET_LENGTH = 256
 """Characters of a metadata value, as JSON, that its facet holds (see revision 0001)."""

@@ -7,7 +7,7 @@ import re
 from memory_storage.errors import ValidationError
 from memory_storage.schema.spelling import spelled, words_in
 
-from .limits import refuse_unstorable
+from .validation import refuse_unstorable
 
 MAX_WORDS = 64
 MAX_CHARACTERS = 2_000  # FTS5 takes seconds to read a phrase of 50,000 words

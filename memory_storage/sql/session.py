@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, ClassVar, Protocol, TypeVar
-from uuid import UUID
 
 from memory_storage.dbapi import BatchStep, RowCountError, Unpicklable
 from memory_storage.errors import UnavailableError, ValidationError
@@ -104,24 +103,6 @@ class Repository(Unpicklable):
 
     def __init__(self, session: SessionProtocol) -> None:
         self._session = session
-
-
-def as_id(value: UUID | str, field: str = "id") -> str:
-    """Return an id as stored: a lower-case UUID string; ValidationError if it is not a UUID."""
-    if isinstance(value, UUID):
-        return str(value)
-    try:
-        return str(UUID(value))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValidationError(field, "must be a UUID", value) from error
-
-
-def to_list(items: Iterable[T], field: str) -> list[T]:
-    """Return the items as a list; ValidationError if they are not iterable."""
-    try:
-        return list(items)
-    except TypeError as error:
-        raise ValidationError(field, "must be a sequence", items) from error
 
 
 def ids_as_json(ids: Sequence[str]) -> str:

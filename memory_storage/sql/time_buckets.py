@@ -20,8 +20,8 @@ from memory_storage.errors import ValidationError
 from memory_storage.models import TimeBucket, TimeUnit
 from memory_storage.schema.rtree import FOREVER
 
-from .arguments import choice
 from .documents import EPOCH, to_micros
+from .validation import choice
 
 FIRST = to_micros(datetime.min.replace(tzinfo=timezone.utc))
 END = to_micros(datetime.max.replace(tzinfo=timezone.utc)) + 1

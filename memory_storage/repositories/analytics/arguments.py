@@ -7,7 +7,7 @@ from typing import get_args
 
 from memory_storage.errors import ValidationError
 from memory_storage.models.analytics import Dimension
-from memory_storage.sql.arguments import choice, finite
+from memory_storage.sql.validation import choice, finite
 
 LONGEST_SEQUENCE = 10
 

@@ -31,12 +31,12 @@ from memory_storage.models.analytics import (
     Trend,
 )
 from memory_storage.monitoring import operation
-from memory_storage.sql.arguments import checked_moment, choice, whole
 from memory_storage.sql.documents import from_micros, to_micros
 from memory_storage.sql.filters import conditions
 from memory_storage.sql.session import Repository, Row
 from memory_storage.sql.statement import SqlTemplate
 from memory_storage.sql.time_buckets import DEFAULT_RANGES, Period, as_json, periods, time_zone
+from memory_storage.sql.validation import checked_moment, choice, whole
 
 from . import sql
 from .arguments import check_dimension, check_lengths, check_period, finite_or_none

@@ -27,19 +27,11 @@ from memory_storage.search.vector_spaces import (
     wrong_dimension,
 )
 from memory_storage.search.vectors import packed
-from memory_storage.sql.arguments import embedder as as_embedder
-from memory_storage.sql.arguments import function
 from memory_storage.sql.documents import from_micros, to_micros
 from memory_storage.sql.paging import ITERATE_PAGE, PAGE_BYTES, draining, iterate_pages
-from memory_storage.sql.session import (
-    SAVE_ATTEMPTS,
-    Repository,
-    Row,
-    as_id,
-    ids_as_json,
-    retry_on_row_conflict,
-    to_list,
-)
+from memory_storage.sql.session import SAVE_ATTEMPTS, Repository, Row, ids_as_json, retry_on_row_conflict
+from memory_storage.sql.validation import as_id, function, to_list
+from memory_storage.sql.validation import embedder as as_embedder
 
 from .backfill import BackfillItem, owners_to_embed
 

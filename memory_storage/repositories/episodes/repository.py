@@ -42,13 +42,11 @@ from memory_storage.repositories.steps import sql as steps_sql
 from memory_storage.search.planner import SearchRequest, Weights, embed_query, find_hits
 from memory_storage.search.session import SearchSession
 from memory_storage.search.statement import EPISODES
-from memory_storage.sql.arguments import flag
 from memory_storage.sql.chunks import chunk_episodes
 from memory_storage.sql.documents import OnCorrupt, check_on_corrupt, encode, number_steps, to_micros
 from memory_storage.sql.exact_numbers import REWARDS
 from memory_storage.sql.filters import Shape, active_filters, conditions
 from memory_storage.sql.id_prefixes import LEAST, SHOWN, as_prefix, range_end, shortest_unique_prefix, sole_match
-from memory_storage.sql.limits import check_episode, check_step, check_value, most_bytes, stored_bytes, too_large
 from memory_storage.sql.paging import (
     ITERATE_PAGE,
     PAGE_BYTES,
@@ -65,14 +63,23 @@ from memory_storage.sql.session import (
     Repository,
     Row,
     SessionProtocol,
-    as_id,
     exceeds_limit,
     ids_as_json,
     retry_on_row_conflict,
-    to_list,
     write_and_read,
 )
 from memory_storage.sql.statement import SqlTemplate
+from memory_storage.sql.validation import (
+    as_id,
+    check_episode,
+    check_step,
+    check_value,
+    flag,
+    most_bytes,
+    stored_bytes,
+    to_list,
+    too_large,
+)
 
 from . import sql
 from .quota import quota_error, quota_statements

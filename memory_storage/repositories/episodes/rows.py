@@ -14,7 +14,6 @@ from pydantic_core import to_json
 from memory_storage.models import Episode, LazyList, Page, Step
 from memory_storage.schema.words import words_of_ending, words_of_step
 from memory_storage.search.statement import N_FACT_COLUMNS
-from memory_storage.sql.chunks import size
 from memory_storage.sql.documents import (
     OnCorrupt,
     corrupt_error,
@@ -30,6 +29,7 @@ from memory_storage.sql.documents import (
 from memory_storage.sql.exact_numbers import Row as NumberRow
 from memory_storage.sql.paging import Cursor, page
 from memory_storage.sql.session import Row
+from memory_storage.sql.validation import size
 
 _NO_NUMBER = '"step_number":null'  # its first place in a document is that of the field: only the id stands before it
 _STEP_NUMBER = 2 + N_FACT_COLUMNS  # where a row of a search begins to be that of an episode, or of a step

@@ -39,12 +39,10 @@ from memory_storage.schema.words import with_words, words_of_pattern
 from memory_storage.search.planner import SearchRequest, Weights, embed_query, find_hits
 from memory_storage.search.session import SearchSession
 from memory_storage.search.statement import PATTERNS
-from memory_storage.sql.arguments import flag
 from memory_storage.sql.chunks import chunk_documents
 from memory_storage.sql.documents import OnCorrupt, check_on_corrupt, encode, to_micros
 from memory_storage.sql.exact_numbers import REWARD_DELTAS, SUCCESS_RATES
 from memory_storage.sql.filters import conditions
-from memory_storage.sql.limits import check_document, check_tags, limit_error, most_bytes, stored_bytes, too_large
 from memory_storage.sql.paging import (
     ITERATE_PAGE,
     PAGE_BYTES,
@@ -59,12 +57,21 @@ from memory_storage.sql.paging import (
 from memory_storage.sql.session import (
     Repository,
     SessionProtocol,
-    as_id,
     exceeds_limit,
     ids_as_json,
     retry_on_row_conflict,
-    to_list,
     write_and_read,
+)
+from memory_storage.sql.validation import (
+    as_id,
+    check_document,
+    check_tags,
+    flag,
+    limit_error,
+    most_bytes,
+    stored_bytes,
+    to_list,
+    too_large,
 )
 
 from . import sql

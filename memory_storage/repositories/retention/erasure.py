@@ -13,8 +13,9 @@ from memory_storage.errors import UnavailableError
 from memory_storage.monitoring import note_removed
 from memory_storage.schema.words import words_of_pattern
 from memory_storage.sql.documents import to_micros
-from memory_storage.sql.session import SAVE_ATTEMPTS, Row, SessionProtocol, as_id, ids_as_json
+from memory_storage.sql.session import SAVE_ATTEMPTS, Row, SessionProtocol, ids_as_json
 from memory_storage.sql.statement import SqlTemplate
+from memory_storage.sql.validation import as_id
 
 from . import sql
 from .deletion import BatchDeleter, Item

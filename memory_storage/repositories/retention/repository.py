@@ -12,9 +12,9 @@ from uuid import UUID
 from memory_storage.errors import MemoryStorageError
 from memory_storage.models import RetentionCandidate, RetentionPlan, RetentionPolicy, RetentionResult
 from memory_storage.monitoring import operation
-from memory_storage.sql.arguments import checked_moment, function, instance
 from memory_storage.sql.documents import from_micros, to_micros
 from memory_storage.sql.session import Repository
+from memory_storage.sql.validation import checked_moment, function, instance
 
 from . import sql
 from .deletion import BatchDeleter, Item

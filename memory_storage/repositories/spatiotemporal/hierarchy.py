@@ -13,7 +13,6 @@ from memory_storage.dbapi import BatchStep
 from memory_storage.models import DomainNode, Episode, EpisodeFilter, TaskType, TaskTypeNode, TimeUnit
 from memory_storage.repositories.episodes.rows import episodes_by_seq
 from memory_storage.repositories.episodes.sql import HEAD_ROW, STEP_ROW
-from memory_storage.sql.arguments import choice
 from memory_storage.sql.filters import Conditions, Shape, conditions
 from memory_storage.sql.session import Row, SessionProtocol
 from memory_storage.sql.statement import SqlTemplate
@@ -27,6 +26,7 @@ from memory_storage.sql.time_buckets import (
     offset_periods,
     time_zone,
 )
+from memory_storage.sql.validation import choice
 
 _OF_EPISODE = Shape("e.")
 # What clocks show, in microseconds since year 1: local times of the years 0 and 10000 count as the first and last.

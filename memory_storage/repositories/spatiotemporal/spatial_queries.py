@@ -15,11 +15,11 @@ from memory_storage.errors import ValidationError
 from memory_storage.models import Box, Direction, EpisodeFilter, EpisodeFilters, Interval, Nearby, Page, Point
 from memory_storage.monitoring import operation
 from memory_storage.schema.rtree import FOREVER, number
-from memory_storage.sql.arguments import check_k, checked_moment
 from memory_storage.sql.documents import to_micros
 from memory_storage.sql.filters import Conditions, Shape, conditions
 from memory_storage.sql.paging import Cursor, check_limit, is_descending, page, parse_cursor
 from memory_storage.sql.session import Repository, Row
+from memory_storage.sql.validation import check_k, checked_moment
 
 from . import spatial_sql as sql
 from .geo import FARTHEST_M, circles_around, corners_of, distance_m, distance_of_chord, largest_circle_within, on_sphere

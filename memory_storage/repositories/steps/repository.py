@@ -10,7 +10,8 @@ from memory_storage.models import Step
 from memory_storage.monitoring import operation
 from memory_storage.sql.documents import decode_steps, to_micros
 from memory_storage.sql.paging import PAGE_BYTES, check_limit, draining, iterate_pages
-from memory_storage.sql.session import Repository, as_id
+from memory_storage.sql.session import Repository
+from memory_storage.sql.validation import as_id
 
 from . import sql
 
