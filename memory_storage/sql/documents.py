@@ -1,21 +1,32 @@
-"""Models as JSON documents, and back. A document is stored only if it is read back equal to its model."""
+"""What stands between models and rows: JSON documents, the chunks in which they are sent, and exact numbers in columns.
+
+A document is stored only if it is read back equal to its model.
+
+SQLite parses about 2 of 100,000 decimals in JSON as a float adjacent to the nearest one; a bound float is stored as it
+is. Rows are written with the numbers of their documents, many in one statement; numbers that may have been misparsed
+are then compared with bound ones, in the same transaction, and corrected.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from functools import partial
-from typing import Any, TypeVar
+from functools import lru_cache, partial
+from typing import Any, NamedTuple, TypeVar
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
+from memory_storage.dbapi import BatchStep, chunked
 from memory_storage.errors import CorruptDataError, ValidationError
 from memory_storage.models import Episode, Step, StepError, StepOk, as_validation_error
 from memory_storage.models import number_steps as number_each
+from memory_storage.schema.spelling import is_spelled_otherwise
+from memory_storage.schema.words import with_words, words_of_episode, words_of_step
 
-from .validation import join_field, parts_of, refuse_unstorable, unstorable_error
+from .validation import join_field, parts_of, refuse_unstorable, size, unstorable_error
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -24,11 +35,21 @@ OnCorrupt = Callable[[CorruptDataError], object] | None
 """Called with the error of each row that cannot be decoded and is left out; None raises the error."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+# sqld rejects values above 5,000,000 bytes; a row also has other columns than its document.
+CHUNK_BYTES = 4_000_000
+
+EXACT_IN_JSON = 1_000
+"""Numbers up to this magnitude with at most three decimals are parsed exactly; the tests try each of them."""
+
+_MOST_ROWS = 50  # rows of a statement; on a server, a tenth of the time of one statement for each row
+
+Row = tuple[tuple[str, ...], tuple[float | None, ...]]
+"""The key of a row within its namespace, and its numbers."""
+
 _MICROSECOND = timedelta(microseconds=1)
 _MAX_DEPTH = 100
 _STEPS = TypeAdapter(list[Step], config=ConfigDict(defer_build=True))
-
-
 _ARGUMENT_NAMES = {"SpatiotemporalEntry": "entry"}  # names of arguments that are not those of the model
 
 
@@ -157,6 +178,114 @@ def with_columns(model: M, version: int, created_at: int, updated_at: int, **oth
         version=version, created_at=from_micros(created_at), updated_at=from_micros(updated_at), **others
     )
     return model
+
+
+class Chunk(NamedTuple):
+    """A JSON array, and the number of documents in it."""
+
+    documents: int
+    text: str
+
+
+def chunk_documents(documents: Iterable[str]) -> list[Chunk]:
+    """Return the documents in chunks, in order; a document larger than a chunk has a chunk of its own."""
+    return [Chunk(len(group), _array(group)) for group in _groups(documents)]
+
+
+def chunk_episodes(prepared: Sequence[tuple[str, Episode]]) -> tuple[list[Chunk], list[Chunk]]:
+    """Return the chunks of the episodes' heads and those of their steps.
+
+    Both are the same chunks, unless an episode has to be split: it is too large, or has words that the full-text index
+    spells differently.
+    """
+    # The usual case binds the same JSON for heads and for steps: taking an episode apart would serialise it again.
+    together = [document for document, _ in prepared if not is_spelled_otherwise(document)]
+    together = [document for document in together if size(document) <= CHUNK_BYTES]
+    if len(together) == len(prepared):
+        whole = chunk_documents(together)
+        return whole, whole
+    apart = [pair for pair in prepared if is_spelled_otherwise(pair[0]) or size(pair[0]) > CHUNK_BYTES]
+    heads = chunk_documents([*together, *(_with_words(head(episode)) for _, episode in apart)])
+    small = [steps for _, episode in apart if size(steps := _steps_of(episode)) <= CHUNK_BYTES]
+    large = [episode for _, episode in apart if size(_steps_of(episode)) > CHUNK_BYTES]
+    return heads, [*chunk_documents([*together, *small]), *(chunk for one in large for chunk in _of_steps(one))]
+
+
+def head(episode: Episode) -> str:
+    """Return the JSON of an episode without its steps."""
+    return episode.model_copy(update={"steps": []}).model_dump_json()
+
+
+def _of_steps(episode: Episode) -> Iterator[Chunk]:
+    for group in _groups(map(_step, episode.steps)):
+        yield Chunk(1, f"[{_as_steps(episode, group)}]")
+
+
+def _steps_of(episode: Episode) -> str:
+    return _as_steps(episode, [_step(step) for step in episode.steps])
+
+
+def _as_steps(episode: Episode, steps: Sequence[str]) -> str:
+    return f'{{"id":"{episode.id}","steps":{_array(steps)}}}'
+
+
+def _step(step: Step) -> str:
+    document = step.model_dump_json()
+    return with_words(document, words_of_step(document))
+
+
+def _with_words(document: str) -> str:
+    return with_words(document, words_of_episode(document))
+
+
+def _array(documents: Sequence[str]) -> str:
+    return f"[{','.join(documents)}]"
+
+
+def _groups(documents: Iterable[str]) -> Iterator[list[str]]:
+    return chunked(documents, size, most_bytes=CHUNK_BYTES)
+
+
+@dataclass(frozen=True)
+class ExactColumns:
+    """Numeric columns of a table, and the columns that identify a row within a namespace."""
+
+    table: str
+    columns: tuple[str, ...]
+    keys: tuple[str, ...] = ("id",)
+
+    def steps(self, namespace: str, rows: Iterable[Row]) -> list[BatchStep]:
+        """Return the statements that correct misparsed numbers. They change no row whose columns are right."""
+        inexact = [(*key, *numbers) for key, numbers in rows if not all(map(is_exact_in_json, numbers))]
+        parts = [inexact[first : first + _MOST_ROWS] for first in range(0, len(inexact), _MOST_ROWS)]
+        return [
+            BatchStep(_correction(self, len(part)), (*(value for row in part for value in row), namespace))
+            for part in parts
+        ]
+
+
+REWARDS = ExactColumns("episodes", ("reward",))
+SUCCESS_RATES = ExactColumns("patterns", ("success_rate",), ("id", "kind"))
+REWARD_DELTAS = ExactColumns("patterns", ("avg_reward_delta",), ("id", "kind"))
+POSITIONS = ExactColumns("spatiotemporal_index", ("latitude", "longitude"))
+
+
+def is_exact_in_json(number: float | None) -> bool:
+    """Return whether the engine parses the number exactly from its shortest decimal."""
+    return number is None or (abs(number) <= EXACT_IN_JSON and round(number, 3) == number)
+
+
+@lru_cache(maxsize=4 * _MOST_ROWS)
+def _correction(exact: ExactColumns, rows: int) -> str:
+    table, columns, keys = exact.table, exact.columns, exact.keys
+    row = f"({', '.join('?' * (len(keys) + len(columns)))})"
+    change = ", ".join(f"{column} = given.{column}" for column in columns)
+    # IS NOT compares NULL too; rows whose columns are right are not changed, so their triggers do not fire.
+    same_key = " AND ".join(f"{table}.{key} = given.{key}" for key in keys)
+    stored, bound = (", ".join(f"{name}.{column}" for column in columns) for name in (table, "given"))
+    return f"""WITH given ({", ".join(keys + columns)}) AS (VALUES {", ".join([row] * rows)})
+UPDATE {table} SET {change} FROM given
+WHERE {table}.namespace = ? AND {same_key} AND ({stored}) IS NOT ({bound})"""
 
 
 def _encoding_error(field: str, model: BaseModel, error: Exception) -> ValidationError:

@@ -12,8 +12,7 @@ from pydantic_core import to_json
 from memory_storage.errors import ValidationError
 from memory_storage.models import EpisodeFilter, PatternFilter
 
-from .documents import to_micros
-from .exact_numbers import is_exact_in_json
+from .documents import is_exact_in_json, to_micros
 from .fulltext import match_expression
 from .validation import refuse_unstorable
 

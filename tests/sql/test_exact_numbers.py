@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import memory_storage as ms
 from memory_storage import dbapi
 from memory_storage.repositories.spatiotemporal.geo import on_sphere
-from memory_storage.sql.exact_numbers import EXACT_IN_JSON
+from memory_storage.sql.documents import EXACT_IN_JSON
 from tests.checks import assert_consistent
 from tests.strategies import floats, ratios
 

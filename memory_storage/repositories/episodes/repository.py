@@ -42,9 +42,15 @@ from memory_storage.repositories.steps import sql as steps_sql
 from memory_storage.search.planner import SearchRequest, Weights, embed_query, find_hits
 from memory_storage.search.session import SearchSession
 from memory_storage.search.statement import EPISODES
-from memory_storage.sql.chunks import chunk_episodes
-from memory_storage.sql.documents import OnCorrupt, check_on_corrupt, encode, number_steps, to_micros
-from memory_storage.sql.exact_numbers import REWARDS
+from memory_storage.sql.documents import (
+    REWARDS,
+    OnCorrupt,
+    check_on_corrupt,
+    chunk_episodes,
+    encode,
+    number_steps,
+    to_micros,
+)
 from memory_storage.sql.filters import Shape, active_filters, conditions
 from memory_storage.sql.id_prefixes import LEAST, SHOWN, as_prefix, range_end, shortest_unique_prefix, sole_match
 from memory_storage.sql.paging import (

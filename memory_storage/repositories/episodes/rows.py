@@ -26,7 +26,7 @@ from memory_storage.sql.documents import (
     with_columns,
     without_output,
 )
-from memory_storage.sql.exact_numbers import Row as NumberRow
+from memory_storage.sql.documents import Row as NumberRow
 from memory_storage.sql.paging import Cursor, page
 from memory_storage.sql.session import Row
 from memory_storage.sql.validation import size

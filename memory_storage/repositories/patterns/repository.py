@@ -39,9 +39,15 @@ from memory_storage.schema.words import with_words, words_of_pattern
 from memory_storage.search.planner import SearchRequest, Weights, embed_query, find_hits
 from memory_storage.search.session import SearchSession
 from memory_storage.search.statement import PATTERNS
-from memory_storage.sql.chunks import chunk_documents
-from memory_storage.sql.documents import OnCorrupt, check_on_corrupt, encode, to_micros
-from memory_storage.sql.exact_numbers import REWARD_DELTAS, SUCCESS_RATES
+from memory_storage.sql.documents import (
+    REWARD_DELTAS,
+    SUCCESS_RATES,
+    OnCorrupt,
+    check_on_corrupt,
+    chunk_documents,
+    encode,
+    to_micros,
+)
 from memory_storage.sql.filters import conditions
 from memory_storage.sql.paging import (
     ITERATE_PAGE,
