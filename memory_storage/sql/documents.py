@@ -44,7 +44,7 @@ EXACT_IN_JSON = 1_000
 
 _MOST_ROWS = 50  # rows of a statement; on a server, a tenth of the time of one statement for each row
 
-Row = tuple[tuple[str, ...], tuple[float | None, ...]]
+NumberRow = tuple[tuple[str, ...], tuple[float | None, ...]]
 """The key of a row within its namespace, and its numbers."""
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -254,7 +254,7 @@ class ExactColumns:
     columns: tuple[str, ...]
     keys: tuple[str, ...] = ("id",)
 
-    def steps(self, namespace: str, rows: Iterable[Row]) -> list[BatchStep]:
+    def steps(self, namespace: str, rows: Iterable[NumberRow]) -> list[BatchStep]:
         """Return the statements that correct misparsed numbers. They change no row whose columns are right."""
         inexact = [(*key, *numbers) for key, numbers in rows if not all(map(is_exact_in_json, numbers))]
         parts = [inexact[first : first + _MOST_ROWS] for first in range(0, len(inexact), _MOST_ROWS)]

@@ -15,6 +15,7 @@ from memory_storage.models import Episode, LazyList, Page, Step
 from memory_storage.schema.words import words_of_ending, words_of_step
 from memory_storage.search.statement import N_FACT_COLUMNS
 from memory_storage.sql.documents import (
+    NumberRow,
     OnCorrupt,
     corrupt_error,
     decode,
@@ -26,7 +27,6 @@ from memory_storage.sql.documents import (
     with_columns,
     without_output,
 )
-from memory_storage.sql.documents import Row as NumberRow
 from memory_storage.sql.paging import Cursor, page
 from memory_storage.sql.session import Row
 from memory_storage.sql.validation import size
