@@ -1,1 +1,1 @@
-"""Episodes: the repository, its statements, rows and quota."""
+"""Episodes: the repository, its statements and its rows."""

@@ -33,6 +33,7 @@ from memory_storage.models import (
 from memory_storage.monitoring import operation
 from memory_storage.repositories.retention.tombstones import (
     assert_not_tombstoned,
+    eviction_prefix,
     reject_tombstoned,
     remove_tombstones,
     stale_copy_error,
@@ -88,7 +89,6 @@ from memory_storage.sql.validation import (
 )
 
 from . import sql
-from .quota import quota_error, quota_statements
 from .rows import (
     completion_bytes,
     completion_values,
@@ -708,7 +708,7 @@ class EpisodeRepository(Repository):
     ) -> Sequence[Row]:
         values = {"namespace": self._session.namespace, "now": to_micros(self._session.now())}
         head_chunks, step_chunks = chunk_episodes(encoded)
-        quota = quota_statements(self._session, new)
+        quota = self._quota_statements(new)
         changes = [
             *preamble(self._session, new),
             *(heads.bind(chunk.documents, documents=chunk.text, **values) for chunk in head_chunks),
@@ -720,8 +720,26 @@ class EpisodeRepository(Repository):
             return self._session.write([*changes, self._state_step([episode for _, episode in encoded])])
         except RowCountError as error:
             if quota and error.index == len(changes):
-                raise quota_error(self._session, len(new)) from error
+                advice = "delete some, by storage.retention or one by one"
+                limit = f"at most {self._session.limits.max_episodes:,} in a namespace: {advice}"
+                raise ValidationError("episodes", limit, f"{len(new):,} more", setting="limits.max_episodes") from error
             raise
+
+    def _quota_statements(self, new: Sequence[UUID]) -> list[dbapi.BatchStep]:
+        """Return the statements that follow the insertion of new episodes; the last of them must change no row."""
+        limits, namespace = self._session.limits, self._session.namespace
+        if limits.max_episodes is None or not new:
+            return []
+        check = sql.CHECK_QUOTA.bind(0, namespace=namespace, max_episodes=limits.max_episodes)
+        if limits.when_full == "refuse":
+            return [check]
+        add_eviction_keys = sql.ADD_EVICTION_KEYS.bind(
+            namespace=namespace,
+            prefix=eviction_prefix(namespace),
+            ids=ids_as_json([str(one) for one in new]),
+            max_episodes=limits.max_episodes,
+        )
+        return [add_eviction_keys, sql.EVICT.bind(namespace=namespace), check]
 
     def _only_moves_steps(self, episodes: Sequence[Episode]) -> bool:
         """Return whether the steps that the episodes carry conflict only with each other: they exchange numbers."""

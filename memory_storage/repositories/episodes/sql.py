@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from memory_storage.repositories.retention.sql import IS_PATTERN_SOURCE
+from memory_storage.repositories.retention.tombstones import EVICTED_KEY
 from memory_storage.search.statement import Search
 from memory_storage.sql.filters import Conditions
 from memory_storage.sql.paging import cut_by_bytes
@@ -166,6 +168,30 @@ WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 TIMES = SqlTemplate("""
 SELECT id, started_at, completed_at FROM episodes
 WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
+""")
+
+# Eviction, in the batch of a save that exceeds the quota. The tombstones come first, so that a stale copy of an evicted
+# episode is not saved as a new one, which would evict another.
+ADD_EVICTION_KEYS = SqlTemplate(f"""
+INSERT INTO forgotten (digest, episode_seq)
+SELECT {EVICTED_KEY.format(id="e.id")}, e.seq FROM episodes AS e
+WHERE e.namespace = :namespace AND e.id NOT IN (SELECT value FROM json_each(:ids)) AND NOT {IS_PATTERN_SOURCE}
+ORDER BY e.started_at, e.id
+LIMIT max(0, (SELECT count(*) FROM episodes WHERE namespace = :namespace) - :max_episodes)
+ON CONFLICT (digest) DO UPDATE SET episode_seq = excluded.episode_seq
+""")
+
+# A trigger then removes the row's number from the tombstone.
+EVICT = SqlTemplate("""
+DELETE FROM episodes WHERE namespace = :namespace AND seq IN (
+    SELECT episode_seq FROM forgotten WHERE episode_seq IS NOT NULL AND length(digest) > 16)
+""")
+
+# Changes no row while the quota is kept. If there are too many episodes, it changes one, and the changed row count
+# rolls the save back.
+CHECK_QUOTA = SqlTemplate("""
+UPDATE episodes SET version = version WHERE seq = (
+    SELECT seq FROM episodes WHERE namespace = :namespace ORDER BY started_at LIMIT 1 OFFSET :max_episodes)
 """)
 
 # `completed_at` of the caller may not be before the start, unless it is stored already (an older version accepted it).
