@@ -199,21 +199,27 @@ def chunk_episodes(prepared: Sequence[tuple[str, Episode]]) -> tuple[list[Chunk]
     spells differently.
     """
     # The usual case binds the same JSON for heads and for steps: taking an episode apart would serialise it again.
-    together = [document for document, _ in prepared if not is_spelled_otherwise(document)]
-    together = [document for document in together if size(document) <= CHUNK_BYTES]
+    together = [document for document, _ in prepared if not _must_split(document)]
     if len(together) == len(prepared):
         whole = chunk_documents(together)
         return whole, whole
-    apart = [pair for pair in prepared if is_spelled_otherwise(pair[0]) or size(pair[0]) > CHUNK_BYTES]
-    heads = chunk_documents([*together, *(_with_words(head(episode)) for _, episode in apart)])
-    small = [steps for _, episode in apart if size(steps := _steps_of(episode)) <= CHUNK_BYTES]
-    large = [episode for _, episode in apart if size(_steps_of(episode)) > CHUNK_BYTES]
+    apart = [episode for document, episode in prepared if _must_split(document)]
+    heads = chunk_documents([*together, *(_with_words(head(episode)) for episode in apart)])
+    small = [steps for episode in apart if size(steps := _steps_of(episode)) <= CHUNK_BYTES]
+    large = [episode for episode in apart if size(_steps_of(episode)) > CHUNK_BYTES]
     return heads, [*chunk_documents([*together, *small]), *(chunk for one in large for chunk in _of_steps(one))]
 
 
 def head(episode: Episode) -> str:
     """Return the JSON of an episode without its steps."""
     return episode.model_copy(update={"steps": []}).model_dump_json()
+
+
+def _must_split(document: str) -> bool:
+    # Most documents are ASCII, which is spelled as it is and has one byte for each character.
+    if document.isascii():
+        return len(document) > CHUNK_BYTES
+    return is_spelled_otherwise(document) or size(document) > CHUNK_BYTES
 
 
 def _of_steps(episode: Episode) -> Iterator[Chunk]:
