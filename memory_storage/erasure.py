@@ -20,8 +20,9 @@ from ._files import MaintenanceLock, sweep
 from .errors import ConfigurationError, UnavailableError
 from .models import ErasureResult, ScrubResult
 from .monitoring import named_operation
-from .repositories.retention.erasure import MERGE_WORDS, ErasedRows, erase_episode, erase_namespace
-from .repositories.retention.pacing import BatchSizer
+from .repositories.retention.deletion import BatchSizer
+from .repositories.retention.erasure import ErasedRows, erase_episode, erase_namespace
+from .repositories.retention.sql import MERGE_WORDS
 from .search.hnsw import delete_sidecars
 from .search.session import SearchSession
 from .search.vector_index import VectorIndex

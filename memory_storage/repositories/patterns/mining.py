@@ -10,7 +10,7 @@ from uuid import UUID, uuid5
 from memory_storage.errors import ValidationError
 from memory_storage.models import AnyPattern, ErrorRecovery, TaskContext, ToolSequence
 from memory_storage.repositories.analytics.error_signature import error_class
-from memory_storage.repositories.retention.task_quotes import MINED_TAG, TASK_QUOTE
+from memory_storage.repositories.retention.sql import MINED_TAG, TASK_QUOTE
 from memory_storage.sql.session import Row
 from memory_storage.sql.validation import finite, whole
 

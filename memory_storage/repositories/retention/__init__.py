@@ -1,1 +1,1 @@
-"""Retention and erasure: the repository, batched deletion, and tombstones."""
+"""Retention and erasure: the repository, batched deletion, tombstones, and the statements of all."""

@@ -1,4 +1,7 @@
-"""Erasure of an episode, or of a whole namespace: the rows. The module `memory_storage.erasure` scrubs the file."""
+"""Erasure of an episode, or of a whole namespace: the rows, in the tables and in the quarantine.
+
+The module `memory_storage.erasure` scrubs the file.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,15 @@ from uuid import UUID
 from memory_storage.dbapi import BatchStep, RowCountError
 from memory_storage.errors import UnavailableError
 from memory_storage.monitoring import note_removed
+from memory_storage.schema.vector_tables import VectorSpace
 from memory_storage.schema.words import words_of_pattern
+from memory_storage.search import vector_sql as embedding_sql
 from memory_storage.sql.documents import to_micros
 from memory_storage.sql.session import SAVE_ATTEMPTS, Row, SessionProtocol, ids_as_json
-from memory_storage.sql.statement import SqlTemplate
 from memory_storage.sql.validation import as_id
 
 from . import sql
-from .deletion import BatchDeleter, Item
-from .pacing import BatchSizer
-from .quarantine import Quarantine
-from .task_quotes import MINED_TAG, TASK_QUOTE, without_task_quote
+from .deletion import BatchDeleter, BatchSizer, Item
 from .tombstones import (
     ADD_TOMBSTONES,
     FIND_TOMBSTONES,
@@ -33,64 +34,17 @@ from .tombstones import (
 
 # Small pages: each is a transaction that holds the write lock.
 _PATTERNS_PER_PAGE = 200
-
-_MENTIONS_EPISODE = """SELECT owner_seq FROM facets WHERE namespace = :namespace AND owner_type = 'pattern'
-    AND name = 'evidence' AND value = :id"""
-_OTHER_EVIDENCE = "(SELECT value FROM json_each(p.document, '$.evidence') WHERE value <> :id)"
-_QUOTES_TASKS = f"""instr(p.document ->> '$.description', '{TASK_QUOTE}')
-    AND EXISTS (SELECT 1 FROM json_each(p.document, '$.tags') WHERE value = '{MINED_TAG}')"""
-# Patterns that name the episode as evidence: whether they name others too, and the document where it quotes tasks.
-_MENTIONING = SqlTemplate(f"""
-SELECT p.id, EXISTS {_OTHER_EVIDENCE}, p.version, CASE WHEN {_QUOTES_TASKS} THEN p.document END
-FROM patterns AS p WHERE p.seq IN ({_MENTIONS_EPISODE})
-""")
-_WITHOUT_OTHER_EVIDENCE = f"""FROM patterns AS p WHERE p.namespace = :namespace AND p.seq IN ({_MENTIONS_EPISODE})
-    AND NOT EXISTS {_OTHER_EVIDENCE}"""
-_DELETE_MINED_FROM_IT_ALONE = SqlTemplate(f"DELETE {_WITHOUT_OTHER_EVIDENCE}")
-# The version grows: a copy that still names the episode is stale from here on.
-_REMOVE_FROM_EVIDENCE = SqlTemplate(f"""
-UPDATE patterns AS p SET version = p.version + 1, updated_at = :now, document = json_set(p.document, '$.evidence',
-    json((SELECT json_group_array(value) FROM {_OTHER_EVIDENCE})))
-WHERE p.seq IN ({_MENTIONS_EPISODE})
-""")
-# Guarded by the version that was read: a concurrent edit makes the row count differ.
-_REPLACE_DESCRIPTION = SqlTemplate("""
-UPDATE patterns SET document = json_set(document, '$.description', :description), words = :words
-WHERE namespace = :namespace AND id = :id AND version = :version
-""")
-_PATTERN_PAGE = SqlTemplate("SELECT id FROM patterns WHERE namespace = :namespace ORDER BY id LIMIT :limit")
-_DELETE_PATTERNS = SqlTemplate("""
-DELETE FROM patterns WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
-""")
-_EXISTING_PATTERNS = SqlTemplate("""
-SELECT id FROM patterns WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
-""")
 _ROWS_PER_PAGE = 500
-_HOLDERS = [
-    "SELECT namespace, id FROM episodes",
-    "SELECT namespace, id FROM patterns",
-    "SELECT namespace, value FROM facets WHERE owner_type = 'pattern' AND name = 'evidence'",
-]
-_QUARANTINE_TABLES = BatchStep(
-    "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'quarantined!_%' ESCAPE '!'", ()
-)
-_QUARANTINED_HOLDERS = {
-    "quarantined_episodes": "SELECT CAST(namespace AS TEXT), CAST(id AS TEXT) FROM quarantined_episodes",
-    "quarantined_patterns": "SELECT CAST(namespace AS TEXT), CAST(id AS TEXT) FROM quarantined_patterns",
-    "quarantined_steps": "SELECT CAST(namespace AS TEXT), CAST(episode_id AS TEXT) FROM quarantined_steps",
-    "quarantined_embeddings": "SELECT CAST(namespace AS TEXT), CAST(owner_id AS TEXT) FROM quarantined_embeddings",
-}
-# Triggers delete these rows with their owners. Rows that another program has written may have none.
-_DELETE_ORPHANS = [
-    SqlTemplate(f"DELETE FROM {table} WHERE namespace = :namespace")
-    for table in ("embeddings", "spatiotemporal_index", "facets")
-]
 
-MERGE_WORDS = [
-    SqlTemplate(f"INSERT INTO {table} ({table}) VALUES ('optimize')")
-    for table in ("episodes_fts", "steps_fts", "patterns_fts")
-]
-"""What makes the full-text indexes forget the words of rows that are gone: each segment of them is merged."""
+_QUARANTINE_COLUMNS = BatchStep("""
+SELECT schema_tables.name, schema_columns.name FROM sqlite_master AS schema_tables
+    CROSS JOIN pragma_table_info(schema_tables.name) AS schema_columns
+WHERE schema_tables.type = 'table' AND schema_tables.name LIKE 'quarantined!_%' ESCAPE '!'
+ORDER BY schema_tables.name, schema_columns.cid
+""")
+_STEP_IDS = "SELECT id FROM steps WHERE namespace = ? AND episode_id = ?"
+_OF_NAMESPACE = "CAST(namespace AS TEXT) = ?"
+_BoundCondition = tuple[str, tuple[str, ...]]  # SQL and what it binds
 
 
 class ErasedRows(NamedTuple):
@@ -104,8 +58,8 @@ class ErasedRows(NamedTuple):
 def erase_episode(session: SessionProtocol, episode_id: object, batch_sizer: BatchSizer) -> ErasedRows:
     """Erase an episode with everything it owns, and patterns mined from it alone. It need not exist any more."""
     key = as_id(episode_id)  # type: ignore[arg-type] # it is checked
-    learned = session.read(_MENTIONING.bind(namespace=session.namespace, id=key))
-    Quarantine(session).erase_episode(key, [row[0] for row in learned if not row[1]])
+    learned = session.read(sql.MENTIONING.bind(namespace=session.namespace, id=key))
+    _Quarantine(session).erase_episode(key, [row[0] for row in learned if not row[1]])
     targets = _targets(session.read(sql.ONE_EPISODE.bind(namespace=session.namespace, id=key)))
     removed = sum(len(removed_ids) for _, removed_ids in BatchDeleter(session, batch_sizer).delete(targets))
     session.write(replace_eviction_keys(session, [key]))
@@ -128,16 +82,16 @@ def erase_namespace(session: SessionProtocol, batch_sizer: BatchSizer) -> Erased
             break
     else:
         raise UnavailableError("others keep writing to this namespace: stop them, and forget it again")
-    session.write([statement.bind(namespace=session.namespace) for statement in _DELETE_ORPHANS])
-    Quarantine(session).erase_namespace()
+    session.write([statement.bind(namespace=session.namespace) for statement in sql.DELETE_ORPHANS])
+    _Quarantine(session).erase_namespace()
     replace_all_eviction_keys(session)
     return ErasedRows(episodes, patterns)
 
 
 def rows_of(session: SessionProtocol) -> Iterator[list[tuple[str, UUID]]]:
     """The namespace and id of each episode and pattern, of quarantined ones too, and of evidence, in pages."""
-    quarantined = {row[0] for row in session.read(_QUARANTINE_TABLES)}
-    selects = [*_HOLDERS, *(sql for table, sql in _QUARANTINED_HOLDERS.items() if table in quarantined)]
+    quarantined = {row[0] for row in session.read(sql.QUARANTINE_TABLES)}
+    selects = [*sql.HOLDERS, *(select for table, select in sql.QUARANTINED_HOLDERS.items() if table in quarantined)]
     rows = iter(session.read(BatchStep(" UNION ".join(selects), ())))
     while page := [(str(namespace), row_id) for namespace, row_id in islice(rows, _ROWS_PER_PAGE)]:
         yield [(namespace, UUID(str(row_id))) for namespace, row_id in page if _is_uuid(row_id)]
@@ -158,8 +112,8 @@ def erase_tombstoned(session: SessionProtocol, ids: Sequence[UUID]) -> ErasedRow
         episodes, patterns = episodes + erased.episodes, patterns + erased.patterns
     for start in range(0, len(ids), _PATTERNS_PER_PAGE):
         page = ids_as_json([str(row_id) for row_id in ids[start : start + _PATTERNS_PER_PAGE]])
-        patterns += len(session.read(_EXISTING_PATTERNS.bind(namespace=session.namespace, ids=page)))
-        session.write([_DELETE_PATTERNS.bind(namespace=session.namespace, ids=page)])
+        patterns += len(session.read(sql.EXISTING_PATTERNS.bind(namespace=session.namespace, ids=page)))
+        session.write([sql.DELETE_PATTERNS.bind(namespace=session.namespace, ids=page)])
     return ErasedRows(episodes, patterns)
 
 
@@ -176,10 +130,10 @@ def _is_uuid(text: object) -> bool:
 
 def _pages_of_patterns(session: SessionProtocol) -> Iterator[Sequence[str]]:
     namespace = session.namespace
-    page = _PATTERN_PAGE.bind(namespace=namespace, limit=_PATTERNS_PER_PAGE)
+    page = sql.PATTERN_PAGE.bind(namespace=namespace, limit=_PATTERNS_PER_PAGE)
     while ids := [row[0] for row in session.read(page)]:
         remember = ADD_TOMBSTONES.bind(digests=digests_of(namespace, ids))
-        session.write([remember, _DELETE_PATTERNS.bind(namespace=namespace, ids=ids_as_json(ids))])
+        session.write([remember, sql.DELETE_PATTERNS.bind(namespace=namespace, ids=ids_as_json(ids))])
         note_removed(ids)
         yield ids
 
@@ -191,13 +145,13 @@ def _remove_from_patterns(session: SessionProtocol, episode_id: str) -> tuple[in
     """
     values = {"namespace": session.namespace, "id": episode_id}
     for _ in range(SAVE_ATTEMPTS):
-        learned = session.read(_MENTIONING.bind(**values))
+        learned = session.read(sql.MENTIONING.bind(**values))
         alone = [row[0] for row in learned if not row[1]]
         steps = [
             ADD_TOMBSTONES.bind(digests=digests_of(session.namespace, alone)),
             *(step for row in learned if row[1] and row[3] for step in _without_task_quotes(session.namespace, *row)),
-            _DELETE_MINED_FROM_IT_ALONE.bind(len(alone), **values),
-            _REMOVE_FROM_EVIDENCE.bind(len(learned) - len(alone), now=to_micros(session.now()), **values),
+            sql.DELETE_MINED_FROM_IT_ALONE.bind(len(alone), **values),
+            sql.REMOVE_FROM_EVIDENCE.bind(len(learned) - len(alone), now=to_micros(session.now()), **values),
         ]
         try:
             if learned:
@@ -213,12 +167,118 @@ def _without_task_quotes(
     namespace: str, pattern_id: str, _: object, version: int, document: str
 ) -> Iterator[BatchStep]:
     pattern = json.loads(document)
-    description = without_task_quote(pattern["description"])
+    description = _without_task_quote(pattern["description"])
     if description != pattern["description"]:
         words = words_of_pattern(json.dumps({**pattern, "description": description}, ensure_ascii=False))
         values = {"description": description, "words": words}
-        yield _REPLACE_DESCRIPTION.bind(1, namespace=namespace, id=pattern_id, version=version, **values)
+        yield sql.REPLACE_DESCRIPTION.bind(1, namespace=namespace, id=pattern_id, version=version, **values)
+
+
+def _without_task_quote(description: str) -> str:
+    """Return the description of a mined pattern without the words of tasks, unless they were edited."""
+    before, mark, words = description.rpartition(sql.TASK_QUOTE)
+    return before if mark and words.find(")") == len(words) - 1 else description
 
 
 def _targets(rows: Sequence[Row]) -> list[Item]:
     return [Item(*row) for row in rows]
+
+
+class _Quarantine:
+    """The quarantine of a database, for one namespace: the tables to which the doctor moves unusable rows.
+
+    Their values may be of any type. A vector there has no owner of its own: one that no row of `quarantined_embeddings`
+    references is deleted by the next erasure, as it may belong to any owner.
+    """
+
+    def __init__(self, session: SessionProtocol) -> None:
+        self._session = session
+        self._tables: dict[str, set[str]] = {}
+        for table, column in session.read(_QUARANTINE_COLUMNS):
+            self._tables.setdefault(str(table), set()).add(str(column))
+
+    def erase_episode(self, episode_id: str, learned: Sequence[str]) -> None:
+        """Erase an episode with everything it owns, and patterns that mention it.
+
+        Args:
+            episode_id: The episode's id. Its live steps must still exist: their embeddings are found through them.
+            learned: The ids of live patterns that will be erased with it.
+        """
+        if not self._tables:
+            return
+        owners = {episode_id, *learned}
+        owners.update(str(row[0]) for row in self._read(_STEP_IDS, self._session.namespace, episode_id))
+        owners.update(self._ids("quarantined_steps", "CAST(episode_id AS TEXT) = ?", episode_id))
+        owners.update(self._ids("quarantined_patterns", "instr(CAST(document AS TEXT), ?)", episode_id))
+        ids = json.dumps(sorted(owners))  # what another program has written may be no UUID
+        conditions: dict[str, _BoundCondition] = {}
+        for table, columns in self._tables.items():
+            named = sorted(columns & {"id", "episode_id", "owner_id"})
+            if "namespace" in columns and named:
+                parts = " OR ".join(f"CAST({name} AS TEXT) IN (SELECT value FROM json_each(?))" for name in named)
+                values = (self._session.namespace, *(ids for _ in named))
+                conditions[table] = (f"{_OF_NAMESPACE} AND ({parts})", values)
+        self._erase(conditions)
+
+    def erase_namespace(self) -> None:
+        """Erase all rows of the namespace."""
+        condition = _OF_NAMESPACE, (self._session.namespace,)
+        self._erase({table: condition for table, columns in self._tables.items() if "namespace" in columns})
+
+    def _erase(self, conditions: dict[str, _BoundCondition]) -> None:
+        vectors = self._vectors(conditions)
+        steps = [
+            BatchStep(f"DELETE FROM {_quoted(table)} WHERE {condition}", values)
+            for table, (condition, values) in conditions.items()
+        ]
+        steps += [
+            self._delete_orphaned_vector(VectorSpace(model) if not token else None, str(token), seq)
+            for token, model, seq in vectors
+        ]
+        steps += [
+            self._delete_unreferenced(table) for table in self._tables if table.startswith("quarantined_vectors_")
+        ]
+        if steps:
+            self._session.write(steps)
+
+    def _vectors(self, conditions: dict[str, _BoundCondition]) -> list[tuple[str, str, int]]:
+        """Return token (or ''), model and number of the vectors that the embeddings reference."""
+        table = "quarantined_embeddings"
+        if table not in conditions:
+            return []
+        condition, values = conditions[table]
+        space = "space" if "space" in self._tables[table] else "''"
+        rows = self._read(f"SELECT coalesce({space}, ''), model, vector_seq FROM {table} WHERE {condition}", *values)
+        known = {row[0] for row in self._session.read(embedding_sql.MODELS.bind())}
+        vectors = [(str(token), str(model), seq) for token, model, seq in rows if isinstance(seq, int)]
+        return [vector for vector in vectors if (vector[0] or VectorSpace(vector[1]).token) in known]
+
+    def _delete_orphaned_vector(self, space: VectorSpace | None, token: str, seq: int) -> BatchStep:
+        """Return the statement that deletes a vector that no embedding references any more."""
+        token = space.token if space else token
+        return BatchStep(
+            f"""DELETE FROM vectors_{token} WHERE seq = ? AND NOT EXISTS (
+                SELECT 1 FROM embeddings WHERE vector_seq = ? AND space = ?)""",
+            (seq, seq, token),
+        )
+
+    def _delete_unreferenced(self, table: str) -> BatchStep:
+        if "quarantined_embeddings" not in self._tables:
+            return BatchStep(f"DELETE FROM {_quoted(table)}")
+        return BatchStep(
+            f"""DELETE FROM {_quoted(table)} AS v WHERE NOT EXISTS (
+                SELECT 1 FROM quarantined_embeddings WHERE vector_seq = v.seq)"""
+        )
+
+    def _ids(self, table: str, condition: str, value: str) -> list[str]:
+        if table not in self._tables:
+            return []
+        sql = f"SELECT CAST(id AS TEXT) FROM {table} WHERE {_OF_NAMESPACE} AND {condition}"
+        return [str(row[0]) for row in self._read(sql, self._session.namespace, value)]
+
+    def _read(self, sql: str, *values: str) -> Sequence[tuple[object, ...]]:
+        return self._session.read(BatchStep(sql, values))
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

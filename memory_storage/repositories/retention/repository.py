@@ -17,8 +17,7 @@ from memory_storage.sql.session import Repository
 from memory_storage.sql.validation import checked_moment, function, instance
 
 from . import sql
-from .deletion import BatchDeleter, Item
-from .pacing import BatchSizer
+from .deletion import BatchDeleter, BatchSizer, Item
 
 _MICROSECOND = timedelta(microseconds=1)
 

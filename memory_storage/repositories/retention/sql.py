@@ -1,10 +1,11 @@
-"""The statements that select the episodes to delete, and delete them. Composed once per kind of policy."""
+"""The statements that select the episodes to delete or erase, and delete them with what belongs to them."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from typing import Any
 
+from memory_storage.dbapi import BatchStep
 from memory_storage.models import RetentionPolicy
 from memory_storage.sql.statement import SqlTemplate, bytes_of_episode
 
@@ -115,8 +116,9 @@ ARCHIVE_TOMBSTONED = SqlTemplate("""
 UPDATE episodes SET archived_at = coalesce(archived_at, :now)
 WHERE seq = (SELECT episode_seq FROM forgotten WHERE digest = unhex(:digest)) RETURNING id, unixepoch('subsec')
 """)
-# A row costs about as much as 2 KB of text.
-_WEIGHT = "1 + (octet_length(document) + coalesce(octet_length(output), 0)) / 2048"
+BYTES_PER_ROW = 2048
+"""Deleting a row costs about as much as deleting so much text."""
+_WEIGHT = f"1 + (octet_length(document) + coalesce(octet_length(output), 0)) / {BYTES_PER_ROW}"
 # The last steps whose total weight is at most :batch_weight, and at least one. LIMIT bounds the window function.
 DELETE_LAST_STEPS = SqlTemplate(f"""
 DELETE FROM steps WHERE seq IN (
@@ -143,11 +145,6 @@ def deletion_statements(policy: RetentionPolicy) -> DeletionStatements:
     return _statements_where(f"NOT ({protected_sql(policy)}) AND {is_one}")
 
 
-def weight(size: int, steps: int) -> int:
-    """Estimate the work to delete an episode, in rows and rows' worth of text."""
-    return 1 + steps + size // 2048
-
-
 def values(policy: RetentionPolicy, before: int, tags: str) -> dict[str, Any]:
     """Return the values of a policy's statements."""
     return {
@@ -157,3 +154,65 @@ def values(policy: RetentionPolicy, before: int, tags: str) -> dict[str, Any]:
         "max_bytes": 2**62 if policy.max_bytes is None else policy.max_bytes,
         "tags": tags,
     }
+
+
+MINED_TAG = "learned"
+"""The tag of each pattern that is learned."""
+TASK_QUOTE = " (tasks: "
+"""What stands before the words of tasks in the description of a mined pattern, so that erasure finds them."""
+_MENTIONS_EPISODE = """SELECT owner_seq FROM facets WHERE namespace = :namespace AND owner_type = 'pattern'
+    AND name = 'evidence' AND value = :id"""
+_OTHER_EVIDENCE = "(SELECT value FROM json_each(p.document, '$.evidence') WHERE value <> :id)"
+_QUOTES_TASKS = f"""instr(p.document ->> '$.description', '{TASK_QUOTE}')
+    AND EXISTS (SELECT 1 FROM json_each(p.document, '$.tags') WHERE value = '{MINED_TAG}')"""
+# Patterns that name the episode as evidence: whether they name others too, and the document where it quotes tasks.
+MENTIONING = SqlTemplate(f"""
+SELECT p.id, EXISTS {_OTHER_EVIDENCE}, p.version, CASE WHEN {_QUOTES_TASKS} THEN p.document END
+FROM patterns AS p WHERE p.seq IN ({_MENTIONS_EPISODE})
+""")
+_WITHOUT_OTHER_EVIDENCE = f"""FROM patterns AS p WHERE p.namespace = :namespace AND p.seq IN ({_MENTIONS_EPISODE})
+    AND NOT EXISTS {_OTHER_EVIDENCE}"""
+DELETE_MINED_FROM_IT_ALONE = SqlTemplate(f"DELETE {_WITHOUT_OTHER_EVIDENCE}")
+# The version grows: a copy that still names the episode is stale from here on.
+REMOVE_FROM_EVIDENCE = SqlTemplate(f"""
+UPDATE patterns AS p SET version = p.version + 1, updated_at = :now, document = json_set(p.document, '$.evidence',
+    json((SELECT json_group_array(value) FROM {_OTHER_EVIDENCE})))
+WHERE p.seq IN ({_MENTIONS_EPISODE})
+""")
+# Guarded by the version that was read: a concurrent edit makes the row count differ.
+REPLACE_DESCRIPTION = SqlTemplate("""
+UPDATE patterns SET document = json_set(document, '$.description', :description), words = :words
+WHERE namespace = :namespace AND id = :id AND version = :version
+""")
+PATTERN_PAGE = SqlTemplate("SELECT id FROM patterns WHERE namespace = :namespace ORDER BY id LIMIT :limit")
+DELETE_PATTERNS = SqlTemplate("""
+DELETE FROM patterns WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
+""")
+EXISTING_PATTERNS = SqlTemplate("""
+SELECT id FROM patterns WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
+""")
+HOLDERS = [
+    "SELECT namespace, id FROM episodes",
+    "SELECT namespace, id FROM patterns",
+    "SELECT namespace, value FROM facets WHERE owner_type = 'pattern' AND name = 'evidence'",
+]
+QUARANTINE_TABLES = BatchStep(
+    "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'quarantined!_%' ESCAPE '!'", ()
+)
+QUARANTINED_HOLDERS = {
+    "quarantined_episodes": "SELECT CAST(namespace AS TEXT), CAST(id AS TEXT) FROM quarantined_episodes",
+    "quarantined_patterns": "SELECT CAST(namespace AS TEXT), CAST(id AS TEXT) FROM quarantined_patterns",
+    "quarantined_steps": "SELECT CAST(namespace AS TEXT), CAST(episode_id AS TEXT) FROM quarantined_steps",
+    "quarantined_embeddings": "SELECT CAST(namespace AS TEXT), CAST(owner_id AS TEXT) FROM quarantined_embeddings",
+}
+# Triggers delete these rows with their owners. Rows that another program has written may have none.
+DELETE_ORPHANS = [
+    SqlTemplate(f"DELETE FROM {table} WHERE namespace = :namespace")
+    for table in ("embeddings", "spatiotemporal_index", "facets")
+]
+
+MERGE_WORDS = [
+    SqlTemplate(f"INSERT INTO {table} ({table}) VALUES ('optimize')")
+    for table in ("episodes_fts", "steps_fts", "patterns_fts")
+]
+"""What makes the full-text indexes forget the words of rows that are gone: each segment of them is merged."""

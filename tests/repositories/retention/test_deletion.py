@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from memory_storage.repositories.retention.pacing import BatchSizer
+from memory_storage.repositories.retention.deletion import BatchSizer
 
 
 class Clock:
