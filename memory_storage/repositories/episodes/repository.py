@@ -53,7 +53,6 @@ from memory_storage.sql.documents import (
     to_micros,
 )
 from memory_storage.sql.filters import Shape, active_filters, conditions
-from memory_storage.sql.id_prefixes import LEAST, SHOWN, as_prefix, range_end, shortest_unique_prefix, sole_match
 from memory_storage.sql.paging import (
     ITERATE_PAGE,
     PAGE_BYTES,
@@ -89,6 +88,7 @@ from memory_storage.sql.validation import (
 )
 
 from . import sql
+from .id_prefixes import LEAST, SHOWN, as_prefix, range_end, shortest_unique_prefix, sole_match
 from .rows import (
     completion_bytes,
     completion_values,
