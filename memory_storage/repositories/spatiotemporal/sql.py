@@ -1,10 +1,18 @@
-"""The statements that write places, and that read one or those of one owner. `entries` is JSON: [document, x, y, z]."""
+"""The statements that write places, read those of one owner, and group episodes by time.
+
+`entries` is JSON: [document, x, y, z]. The queries by place and time are in `spatial_sql`.
+"""
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+from memory_storage.repositories.episodes.sql import HEAD_ROW, STEP_ROW
 from memory_storage.schema.rtree import FOREVER
+from memory_storage.sql.filters import Conditions
 from memory_storage.sql.paging import cut_by_bytes
 from memory_storage.sql.statement import SqlTemplate, columns, micros, upsert_assignments, values
+from memory_storage.sql.time_buckets import END, FIRST, KNOWN_UNTIL, UNIT_SIZES
 
 TABLES = {"episode": "episodes", "step": "steps"}
 # The episode of a step is stored with its place, so that queries for episodes need no join with steps.
@@ -101,3 +109,70 @@ PAGE = SqlTemplate(f"""
 SELECT page.id, p.document, p.created_at FROM page LEFT JOIN spatiotemporal_index AS p
     ON page.fits AND p.seq = page.seq ORDER BY page.id
 """)
+
+# What clocks show, in microseconds since year 1: local times of the years 0 and 10000 count as the first and last.
+_LOCAL = f"(min(max(e.started_at + z.utc_offset, {FIRST}), {END - 1}) - {FIRST})"
+_SECONDS = f"{_LOCAL} / 1000000 + {FIRST // 1_000_000}, 'unixepoch'"
+# The number of the unit that contains a local time, as `time_buckets.bucket` reads it.
+_LABELS = {
+    **{unit: f"{_LOCAL} / {size}" for unit, size in UNIT_SIZES.items()},
+    "month": f"strftime('%Y', {_SECONDS}) * 12 + strftime('%m', {_SECONDS}) - 1",
+}
+# SQLite has no time zones: it gets the ranges in which the zone has one offset from UTC, a few hundred for 200 years.
+_PERIODS = """periods (since, until, utc_offset) AS MATERIALIZED (
+    SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(:periods))"""
+# CROSS JOIN fixes the order of the join: for each range, its episodes by the index on (namespace, started_at).
+_EPISODES = """periods AS z CROSS JOIN episodes AS e
+        ON e.namespace = :namespace AND e.started_at >= z.since AND e.started_at < z.until"""
+# Offsets are listed until 2037; a later episode makes the caller read again, with those of all time.
+_IS_BEYOND = f"EXISTS (SELECT 1 FROM episodes WHERE namespace = :namespace AND started_at >= {KNOWN_UNTIL})"
+
+
+@lru_cache(maxsize=256)
+def counts(unit: str, where: Conditions) -> SqlTemplate:
+    """The number of episodes of each domain, task type and unit of time."""
+    # The two hours of one label differ in their offset; of other units the parts before and after a change are one.
+    offset = "z.utc_offset" if unit == "hour" else "0"
+    return SqlTemplate(f"""
+WITH {_PERIODS}
+SELECT e.domain, e.task_type, {_LABELS[unit]} AS label, {offset} AS utc_offset, count(*), {_IS_BEYOND}
+FROM {_EPISODES} {_where(where)} GROUP BY 1, 2, 3, 4
+""")
+
+
+@lru_cache(maxsize=256)
+def sample(unit: str, where: Conditions, *, with_steps: bool) -> SqlTemplate:
+    """The episodes of a diverse sample, in order: the rows of `episodes.sql`."""
+    # The two hours of one label differ in their offset; of other units the parts before and after a change are one.
+    offset = "z.utc_offset" if unit == "hour" else "0"
+    rows = f"SELECT page.key, page.seq, {HEAD_ROW}, {_IS_BEYOND} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq"
+    if with_steps:
+        rows += f"""
+UNION ALL
+SELECT page.key, page.seq, {STEP_ROW}, {_IS_BEYOND} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq
+    CROSS JOIN steps AS s ON s.namespace = e.namespace AND s.episode_id = e.id"""
+    # Ranks within each bucket, then each task type, then each domain: sorted by the last one, groups alternate.
+    return SqlTemplate(f"""
+WITH {_PERIODS},
+found AS (
+    SELECT e.seq, e.domain, e.task_type, e.reward, e.started_at, {_LABELS[unit]} AS label, {offset} AS utc_offset
+    FROM {_EPISODES} {_where(where)}),
+in_buckets AS (
+    SELECT *, row_number() OVER (
+        PARTITION BY domain, task_type, label, utc_offset ORDER BY reward DESC, started_at DESC, seq DESC) AS in_bucket
+    FROM found),
+in_types AS (
+    SELECT *, row_number() OVER (
+        PARTITION BY domain, task_type ORDER BY in_bucket, label DESC, utc_offset) AS in_type
+    FROM in_buckets),
+in_domains AS (
+    SELECT seq, domain, row_number() OVER (PARTITION BY domain ORDER BY in_type, task_type) AS in_domain
+    FROM in_types),
+page AS MATERIALIZED (
+    SELECT seq, row_number() OVER (ORDER BY in_domain, domain) AS key FROM in_domains
+    ORDER BY in_domain, domain LIMIT :limit)
+{rows}""")
+
+
+def _where(where: Conditions) -> str:
+    return f"WHERE {' AND '.join(where)}" if where else ""
