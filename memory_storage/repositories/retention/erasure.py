@@ -58,7 +58,7 @@ class ErasedRows(NamedTuple):
 def erase_episode(session: SessionProtocol, episode_id: object, batch_sizer: BatchSizer) -> ErasedRows:
     """Erase an episode with everything it owns, and patterns mined from it alone. It need not exist any more."""
     key = as_id(episode_id)  # type: ignore[arg-type] # it is checked
-    learned = session.read(sql.MENTIONING.bind(namespace=session.namespace, id=key))
+    learned = session.read(sql.EVIDENCED_PATTERNS.bind(namespace=session.namespace, id=key))
     _Quarantine(session).erase_episode(key, [row[0] for row in learned if not row[1]])
     targets = _targets(session.read(sql.ONE_EPISODE.bind(namespace=session.namespace, id=key)))
     removed = sum(len(removed_ids) for _, removed_ids in BatchDeleter(session, batch_sizer).delete(targets))
@@ -91,7 +91,10 @@ def erase_namespace(session: SessionProtocol, batch_sizer: BatchSizer) -> Erased
 def rows_of(session: SessionProtocol) -> Iterator[list[tuple[str, UUID]]]:
     """The namespace and id of each episode and pattern, of quarantined ones too, and of evidence, in pages."""
     quarantined = {row[0] for row in session.read(sql.QUARANTINE_TABLES)}
-    selects = [*sql.HOLDERS, *(select for table, select in sql.QUARANTINED_HOLDERS.items() if table in quarantined)]
+    selects = [
+        *sql.ID_SOURCES,
+        *(select for table, select in sql.QUARANTINED_ID_SOURCES.items() if table in quarantined),
+    ]
     rows = iter(session.read(BatchStep(" UNION ".join(selects), ())))
     while page := [(str(namespace), row_id) for namespace, row_id in islice(rows, _ROWS_PER_PAGE)]:
         yield [(namespace, UUID(str(row_id))) for namespace, row_id in page if _is_uuid(row_id)]
@@ -145,12 +148,12 @@ def _remove_from_patterns(session: SessionProtocol, episode_id: str) -> tuple[in
     """
     values = {"namespace": session.namespace, "id": episode_id}
     for _ in range(SAVE_ATTEMPTS):
-        learned = session.read(sql.MENTIONING.bind(**values))
+        learned = session.read(sql.EVIDENCED_PATTERNS.bind(**values))
         alone = [row[0] for row in learned if not row[1]]
         steps = [
             ADD_TOMBSTONES.bind(digests=digests_of(session.namespace, alone)),
             *(step for row in learned if row[1] and row[3] for step in _without_task_quotes(session.namespace, *row)),
-            sql.DELETE_MINED_FROM_IT_ALONE.bind(len(alone), **values),
+            sql.DELETE_PATTERNS_WITHOUT_OTHER_EVIDENCE.bind(len(alone), **values),
             sql.REMOVE_FROM_EVIDENCE.bind(len(learned) - len(alone), now=to_micros(session.now()), **values),
         ]
         try:

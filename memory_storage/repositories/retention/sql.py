@@ -166,13 +166,14 @@ _OTHER_EVIDENCE = "(SELECT value FROM json_each(p.document, '$.evidence') WHERE 
 _QUOTES_TASKS = f"""instr(p.document ->> '$.description', '{TASK_QUOTE}')
     AND EXISTS (SELECT 1 FROM json_each(p.document, '$.tags') WHERE value = '{MINED_TAG}')"""
 # Patterns that name the episode as evidence: whether they name others too, and the document where it quotes tasks.
-MENTIONING = SqlTemplate(f"""
+EVIDENCED_PATTERNS = SqlTemplate(f"""
 SELECT p.id, EXISTS {_OTHER_EVIDENCE}, p.version, CASE WHEN {_QUOTES_TASKS} THEN p.document END
 FROM patterns AS p WHERE p.seq IN ({_MENTIONS_EPISODE})
 """)
-_WITHOUT_OTHER_EVIDENCE = f"""FROM patterns AS p WHERE p.namespace = :namespace AND p.seq IN ({_MENTIONS_EPISODE})
-    AND NOT EXISTS {_OTHER_EVIDENCE}"""
-DELETE_MINED_FROM_IT_ALONE = SqlTemplate(f"DELETE {_WITHOUT_OTHER_EVIDENCE}")
+DELETE_PATTERNS_WITHOUT_OTHER_EVIDENCE = SqlTemplate(f"""
+DELETE FROM patterns AS p WHERE p.namespace = :namespace AND p.seq IN ({_MENTIONS_EPISODE})
+    AND NOT EXISTS {_OTHER_EVIDENCE}
+""")
 # The version grows: a copy that still names the episode is stale from here on.
 REMOVE_FROM_EVIDENCE = SqlTemplate(f"""
 UPDATE patterns AS p SET version = p.version + 1, updated_at = :now, document = json_set(p.document, '$.evidence',
@@ -191,7 +192,7 @@ DELETE FROM patterns WHERE namespace = :namespace AND id IN (SELECT value FROM j
 EXISTING_PATTERNS = SqlTemplate("""
 SELECT id FROM patterns WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
-HOLDERS = [
+ID_SOURCES = [
     "SELECT namespace, id FROM episodes",
     "SELECT namespace, id FROM patterns",
     "SELECT namespace, value FROM facets WHERE owner_type = 'pattern' AND name = 'evidence'",
@@ -199,7 +200,7 @@ HOLDERS = [
 QUARANTINE_TABLES = BatchStep(
     "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'quarantined!_%' ESCAPE '!'", ()
 )
-QUARANTINED_HOLDERS = {
+QUARANTINED_ID_SOURCES = {
     "quarantined_episodes": "SELECT CAST(namespace AS TEXT), CAST(id AS TEXT) FROM quarantined_episodes",
     "quarantined_patterns": "SELECT CAST(namespace AS TEXT), CAST(id AS TEXT) FROM quarantined_patterns",
     "quarantined_steps": "SELECT CAST(namespace AS TEXT), CAST(episode_id AS TEXT) FROM quarantined_steps",
