@@ -9,7 +9,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 import memory_storage as ms
 from memory_storage import migrate
@@ -25,6 +25,12 @@ pytest_plugins = ["tests.server.fixtures"]
 _IN_MEMORY, _ROOM = Path("/dev/shm"), 4 * 2**30
 if "TMPDIR" not in os.environ and _IN_MEMORY.is_dir() and shutil.disk_usage(_IN_MEMORY).free > _ROOM:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_IN_MEMORY))
+
+# The share of a test's `max_examples` that hypothesis makes on a backend. Each run makes other ones, and most that break
+# the storage do so on each backend, so there are fewer where a call costs more. MEMORY_STORAGE_TEST_EXAMPLES=1 makes
+# all of them on each.
+_SHARES = {"memory": 0.5, "file": 0.2, "encrypted": 0.2, "server": 0.2}
+_SHARE = os.environ.get("MEMORY_STORAGE_TEST_EXAMPLES")
 
 # Time limits fail on a busy machine for no fault of the code; a fixture may serve all the examples of one test.
 settings.register_profile(
@@ -89,24 +95,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs a server or a browser, by its fixtures, and what is slow by where it is."""
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
-        parameters = getattr(getattr(item, "callspec", None), "params", {}).values()
-        if fixtures & _SERVERS or any(isinstance(one, str) and one in _ON_A_SERVER for one in parameters):
+        if fixtures & _SERVERS or any(isinstance(one, str) and one in _ON_A_SERVER for one in _parameters(item)):
             item.add_marker(pytest.mark.server)
         if "browser" in fixtures:
             item.add_marker(pytest.mark.browser)
             item.add_marker(pytest.mark.slow)
-        if item.nodeid.startswith(_STRESS):
+        if item.nodeid.startswith(_STRESS) or (is_hypothesis_test(getattr(item, "obj", None)) and _backend(item) not in (None, "memory")):
             item.add_marker(pytest.mark.slow)
+
+
+def _backend(item: pytest.Item) -> str | None:
+    return next((one for one in _parameters(item) if isinstance(one, str) and one in _SHARES), None)
+
+
+def _parameters(item: pytest.Item) -> list[object]:
+    return list(getattr(getattr(item, "callspec", None), "params", {}).values())
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
-    """On a server, hypothesis makes half as many examples: the network costs more than what they could still find."""
+    """Have hypothesis make this backend's share of the examples."""
     test = getattr(item, "obj", None)
+    test = getattr(test, "__func__", test)  # a method takes no attribute
     usual = getattr(test, "_hypothesis_internal_use_settings", None)
-    if usual is None or "[server" not in item.name:
+    backend = _backend(item)
+    if usual is None or backend is None:
         return (yield)
-    test._hypothesis_internal_use_settings = settings(usual, max_examples=max(1, usual.max_examples // 2))
+    share = float(_SHARE or _SHARES[backend])
+    test._hypothesis_internal_use_settings = settings(usual, max_examples=max(1, round(share * usual.max_examples)))
     try:
         return (yield)
     finally:
