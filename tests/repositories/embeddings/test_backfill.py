@@ -32,7 +32,7 @@ class Watched(HashingEmbedder):
         if sum(self.batches) + len(texts) > self._fails_after:
             raise RuntimeError("the model is down")
         self.batches.append(len(texts))
-        return super().embed(texts)
+        return super().embed([text[:1_000] for text in texts])  # to hash a megabyte takes a second
 
 
 @pytest.fixture
