@@ -24,6 +24,7 @@ from sqlalchemy import create_engine
 
 import memory_storage as ms
 from memory_storage import dbapi
+from memory_storage.cli import main
 from memory_storage.testing import Sqld
 from tests.cli.conftest import start
 from tests.proxy import Proxy
@@ -354,19 +355,38 @@ class TestWhatIsShown:
 
 
 class TestTheCommand:
+    @pytest.fixture
+    def command(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+        """Run the command in this process; what it shows on both streams."""
+
+        def run(url: str, canary: Canary, *arguments: str) -> str:
+            monkeypatch.setattr("sys.argv", ["memory-storage", *arguments, "--database", url])
+            monkeypatch.setenv("TURSO_AUTH_TOKEN", canary.value)
+            with pytest.raises(SystemExit):
+                main()
+            return "".join(capfd.readouterr())
+
+        return run
+
     @pytest.mark.parametrize(
         "arguments", [["stats"], ["stats", "--json"], ["list", "--limit", "x"], ["get", "nothing"]]
     )
-    def test_says_nothing_of_it(self, front: Proxy, canary: Canary, arguments: list[str]):
+    def test_says_nothing_of_it(self, front: Proxy, canary: Canary, command, arguments: list[str]):
         for url in (front.url, "libsql://127.0.0.1:1", "http://127.0.0.1:1", front.url.replace("?tls=0", "")):
-            out, err = _command(url, canary, *arguments)
-            assert not canary.sings_in(out + err)
+            assert not canary.sings_in(command(url, canary, *arguments))
 
-    def test_says_nothing_of_it_when_it_is_refused(self, front: Proxy, key: Key):
+    def test_says_nothing_of_it_when_it_is_refused(self, front: Proxy, key: Key, command):
         for canary in (Canary(token(key=Key())), Canary(token(key=key, expires_in=-999)), Canary("mal formed " * 9)):
-            out, err = _command(front.url, canary, "stats")
-            assert b"error: " in err
-            assert not canary.sings_in(out + err)
+            shown = command(front.url, canary, "stats")
+            assert "error: " in shown
+            assert not canary.sings_in(shown)
+
+    def test_says_nothing_of_it_as_a_process(self, front: Proxy):
+        canary = Canary(token(key=Key()))
+        environment = {**os.environ, "TURSO_AUTH_TOKEN": canary.value, "PYTHONFAULTHANDLER": "1"}
+        out, err = start("stats", "--database", front.url, env=environment).communicate(timeout=60)
+        assert b"error: " in err
+        assert not canary.sings_in(out + err)
 
 
 class Opaque:
@@ -391,9 +411,3 @@ def _statement_on(url: str, canary: Canary, sql: str = "SELECT 1") -> None:
             connection.exec_driver_sql(sql)
     finally:
         engine.dispose()
-
-
-def _command(url: str, canary: Canary, *arguments: str) -> tuple[bytes, bytes]:
-    environment = {**os.environ, "TURSO_AUTH_TOKEN": canary.value, "PYTHONFAULTHANDLER": "1"}
-    process = start(*arguments, "--database", url, env=environment)
-    return process.communicate(timeout=60)

@@ -87,10 +87,9 @@ class TestATrustedServer:
             assert storage.episodes.count() == 0
 
     def test_is_used_by_the_command(self, url: str, ca_file: Path):
-        for command in ("init", "stats"):
-            process = start(command, "--database", url, env=_environment(MEMORY_STORAGE_TLS_CA_FILE=str(ca_file)))
-            _, err = process.communicate(timeout=60)
-            assert process.returncode == 0, err
+        process = start("init", "--database", url, env=_environment(MEMORY_STORAGE_TLS_CA_FILE=str(ca_file)))
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
 
 
 BAD = [
