@@ -100,7 +100,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "browser" in fixtures:
             item.add_marker(pytest.mark.browser)
             item.add_marker(pytest.mark.slow)
-        if item.nodeid.startswith(_STRESS) or (is_hypothesis_test(getattr(item, "obj", None)) and _backend(item) not in (None, "memory")):
+        looks_for_examples = is_hypothesis_test(getattr(item, "obj", None))
+        if item.nodeid.startswith(_STRESS) or (looks_for_examples and _backend(item) not in {None, "memory"}):
             item.add_marker(pytest.mark.slow)
 
 
