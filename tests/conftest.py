@@ -26,9 +26,9 @@ _IN_MEMORY, _ROOM = Path("/dev/shm"), 4 * 2**30
 if "TMPDIR" not in os.environ and _IN_MEMORY.is_dir() and shutil.disk_usage(_IN_MEMORY).free > _ROOM:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_IN_MEMORY))
 
-# The share of a test's `max_examples` that hypothesis makes on a backend. Each run makes other ones, and most that break
-# the storage do so on each backend, so there are fewer where a call costs more. MEMORY_STORAGE_TEST_EXAMPLES=1 makes
-# all of them on each.
+# The share of a test's `max_examples` that hypothesis makes on a backend. Each run makes other ones, and most of those
+# that break the storage do so on each backend, so there are fewer where a call costs more.
+# MEMORY_STORAGE_TEST_EXAMPLES=1 makes all of them on each.
 _SHARES = {"memory": 0.5, "file": 0.2, "encrypted": 0.2, "server": 0.2}
 _SHARE = os.environ.get("MEMORY_STORAGE_TEST_EXAMPLES")
 
