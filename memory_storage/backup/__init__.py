@@ -23,7 +23,7 @@ from memory_storage.storage import MemoryStorage
 
 from ._copy import BackupReport, Progress, copied, engine_of
 from ._erasing import ErasedBackup, checked_backups, erase_from
-from ._paths import replacement
+from ._replacement import replacement
 
 _LOCK_TIMEOUT = 1.0  # seconds
 

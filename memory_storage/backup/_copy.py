@@ -17,7 +17,7 @@ from memory_storage._exception_mapping import map_exceptions
 from memory_storage.dbapi import EncryptionKey
 from memory_storage.errors import CorruptDataError
 
-from ._spelling import spelled
+from ._canonical_text import spelled
 from ._tables import MANIFEST, Layout, Row, Table, layout, quoted
 
 Progress = Callable[[str, int, int], None]

@@ -22,7 +22,7 @@ from memory_storage.settings import Settings
 from memory_storage.storage import MemoryStorage
 
 from ._copy import Progress, copied, engine_of, is_backup
-from ._paths import LOGS, replacement
+from ._replacement import LOGS, replacement
 
 _LOCK_TIMEOUT = 1.0  # seconds
 _LINKED = "it has other names (hard links: {}), which still lead to the old file: delete those"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory_storage.backup._spelling import spelled
+from memory_storage.backup._canonical_text import spelled
 
 LETTERS = "'\"\\\n\t\0\x85aé\u2028\U0001f469\ud800"
 TEXTS = st.text(alphabet=LETTERS, max_size=12)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import memory_storage as ms
-from memory_storage.backup import _paths, back_up, restore
+from memory_storage.backup import _replacement, back_up, restore
 from memory_storage.doctor import check
 from memory_storage.schema.vector_tables import EXACT_SCAN_MAX
 from memory_storage.search.hnsw import sidecar_names
@@ -84,7 +84,7 @@ def test_a_failed_restore_leaves_everything_as_it_was(backup, database, monkeypa
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_paths, function, fail)
+    monkeypatch.setattr(_replacement, function, fail)
     with pytest.raises(ms.ConfigurationError, match="; it is what it was before"):
         restore(backup, database, force=True)
     assert _names(database) == {"memory.db"}
@@ -97,7 +97,7 @@ def test_the_path_always_leads_to_a_database(backup, database, monkeypatch):
     def look(path: Path) -> None:
         seen.append(database.stat().st_size > 0 and not list(database.parent.glob("memory.db-*l")))
 
-    monkeypatch.setattr(_paths, "sync_directory", look)
+    monkeypatch.setattr(_replacement, "sync_directory", look)
     restore(backup, database, force=True)
     assert seen == [True, True]
 
