@@ -21,7 +21,7 @@ from memory_storage.repositories.retention.erasure import ErasedRows
 from memory_storage.settings import Settings
 from memory_storage.storage import MemoryStorage
 
-from ._copy import BackupReport, Progress, copied, engine_of
+from ._copy import BackupReport, Progress, copy_database, engine_of
 from ._erasing import ErasedBackup, checked_backups, erase_from
 from ._replacement import replacement
 
@@ -62,7 +62,7 @@ def back_up(
     _refuse_itself(storage.settings, target)
     _refuse_present(target, allowed=overwrite, advice="choose another name, or allow to overwrite it")
     with MaintenanceLock(target).exclusive(_LOCK_TIMEOUT), replacement(target, key, keeps_old=False) as new:
-        report = copied(storage.engine, new.partial, key, progress)
+        report = copy_database(storage.engine, new.partial, key, progress)
         new.exchange()
     return report
 
@@ -107,12 +107,12 @@ def restore(
     engine = engine_of(source, EncryptionKey.of(encryption_key) or settings.key)
     with MaintenanceLock(target).exclusive(_LOCK_TIMEOUT), replacement(target, settings.key, keeps_old=True) as new:
         try:
-            report = copied(engine, new.partial, settings.key, progress, check_manifest=True)
+            report = copy_database(engine, new.partial, settings.key, progress, check_manifest=True)
         finally:
             engine.dispose()
         _index(settings.model_copy(update={"database": str(new.partial)}), progress)
         new.exchange()
-    return report.with_aside(new.old_path)
+    return report.with_set_aside(new.old_path)
 
 
 def forget_in_backups(

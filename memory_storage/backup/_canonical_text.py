@@ -12,7 +12,7 @@ from typing import Any
 _PIECE = 65_536
 
 
-def spelled(row: tuple[Any, ...], *, piece: int = _PIECE) -> Iterator[str]:
+def canonical_parts(row: tuple[Any, ...], *, piece: int = _PIECE) -> Iterator[str]:
     """Iterate over the parts of `repr(row)`.
 
     Args:

@@ -13,11 +13,12 @@ from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.pool import NullPool
 
 from memory_storage import dbapi
+from memory_storage._deprecation import renamed_attributes
 from memory_storage._exception_mapping import map_exceptions
 from memory_storage.dbapi import EncryptionKey
 from memory_storage.errors import CorruptDataError
 
-from ._canonical_text import spelled
+from ._canonical_text import canonical_parts
 from ._tables import MANIFEST, Layout, Row, Table, layout, quoted
 
 Progress = Callable[[str, int, int], None]
@@ -34,6 +35,7 @@ class TableReport:
     digest: str
 
 
+@renamed_attributes(with_aside="with_set_aside")
 @dataclass(frozen=True)
 class BackupReport:
     """The result of a backup or restore.
@@ -51,7 +53,7 @@ class BackupReport:
         """How many rows there are."""
         return sum(table.rows for table in self.tables.values())
 
-    def with_aside(self, path: Path | None) -> BackupReport:
+    def with_set_aside(self, path: Path | None) -> BackupReport:
         """The same with where the replaced one is."""
         return replace(self, set_aside=path)
 
@@ -66,14 +68,14 @@ class _Tally:
     def add(self, rows: list[Row]) -> None:
         self.rows += len(rows)
         for row in rows:
-            for text in spelled(row):
+            for text in canonical_parts(row):
                 self._digest.update(text.encode())
 
     def report(self) -> TableReport:
         return TableReport(self.rows, self._digest.hexdigest())
 
 
-def copied(
+def copy_database(
     engine: Engine,
     path: Path,
     key: EncryptionKey | None,
@@ -82,20 +84,20 @@ def copied(
     check_manifest: bool = False,
 ) -> BackupReport:
     """Copy a database as it is at this moment into a new file, and read it back."""
-    progress = progress or _nobody
+    progress = progress or _ignore_progress
     with map_exceptions(engine):
-        target = engine_of(path, key, is_new=True)
-        with target.connect().execution_options(libsql_begin="IMMEDIATE") as made:
+        target_engine = engine_of(path, key, is_new=True)
+        with target_engine.connect().execution_options(libsql_begin="IMMEDIATE") as target:
             # A server ends a snapshot that is idle for ten seconds: it is left before the indexes are made.
             with _reading(engine) as source:
                 known = _manifest(source) if check_manifest else {}
-                found = layout(source)
-                report = _copy_rows(source, made, found, progress)
+                source_layout = layout(source)
+                report = _copy_rows(source, target, source_layout, progress)
             _compare(report.tables, known or report.tables, "the backup is not what it was when it was made")
-            _complete(made, found)
-            _write_manifest(made, report)
-            made.commit()
-        target.dispose()
+            _complete(target, source_layout)
+            _write_manifest(target, report)
+            target.commit()
+        target_engine.dispose()
         _verify(path, key, report, progress)
     return report
 
@@ -128,39 +130,39 @@ def _reading(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def _copy_rows(source: Connection, made: Connection, found: Layout, progress: Progress) -> BackupReport:
+def _copy_rows(source: Connection, target: Connection, source_layout: Layout, progress: Progress) -> BackupReport:
     """All that the source has to say: the rows of its tables, and those of the virtual tables that have their own."""
-    total, done, tables = _total(source, found), 0, {}
-    for table in found.tables:
-        made.exec_driver_sql(table.sql)
+    total, done, tables = _total(source, source_layout), 0, {}
+    for table in source_layout.tables:
+        target.exec_driver_sql(table.sql)
         tally = _Tally()
         for page in table.pages(source):
             tally.add(page)
             done += len(page)
-            _insert(made, table, page)
+            _insert(target, table, page)
             del page  # it may be large: it is not held while the next one is read
             progress("copied", done, total)
         tables[table.name] = tally.report()
-    _run(made, found.made("view"))
-    _run(made, found.made("table"))
-    for name in found.copied:
-        _copy_virtual(source, made, name)
+    _run(target, source_layout.statements("view"))
+    _run(target, source_layout.statements("table"))
+    for name in source_layout.virtual_tables:
+        _copy_virtual(source, target, name)
     return BackupReport(tables)
 
 
-def _copy_virtual(source: Connection, made: Connection, name: str) -> None:
+def _copy_virtual(source: Connection, target: Connection, name: str) -> None:
     rows = source.exec_driver_sql(f"SELECT * FROM {quoted(name)}")
     steps = [
         dbapi.BatchStep(f"INSERT INTO {quoted(name)} VALUES ({', '.join('?' * len(row))})", tuple(row)) for row in rows
     ]
     if steps:
-        made.exec_driver_sql(dbapi.Batch(steps))
+        target.exec_driver_sql(dbapi.Batch(steps))
 
 
-def _insert(made: Connection, table: Table, page: list[Row]) -> None:
+def _insert(target: Connection, table: Table, page: list[Row]) -> None:
     statement, kinds = table.insert, [column.kind for column in table.columns]
     steps = [dbapi.BatchStep(statement, [_bound(*pair) for pair in zip(kinds, row, strict=True)]) for row in page]
-    made.exec_driver_sql(dbapi.Batch(steps))
+    target.exec_driver_sql(dbapi.Batch(steps))
 
 
 def _bound(kind: str, value: object) -> object:
@@ -168,31 +170,31 @@ def _bound(kind: str, value: object) -> object:
     return str(value) if kind == "INTEGER" and type(value) is int and not -_WIDE <= value < _WIDE else value
 
 
-def _complete(made: Connection, found: Layout) -> None:
+def _complete(target: Connection, source_layout: Layout) -> None:
     """Make from the rows what is made from them. It may take long, and needs no source."""
-    _run(made, found.made("index"))
-    for index in found.full_text:
-        index.fill(made)
-    for name, number in found.sequences:
-        made.exec_driver_sql("DELETE FROM sqlite_sequence WHERE name = ?", (name,))
-        made.exec_driver_sql("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (name, number))
-    _run(made, found.made("trigger"))
+    _run(target, source_layout.statements("index"))
+    for index in source_layout.full_text:
+        index.fill(target)
+    for name, number in source_layout.sequences:
+        target.exec_driver_sql("DELETE FROM sqlite_sequence WHERE name = ?", (name,))
+        target.exec_driver_sql("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (name, number))
+    _run(target, source_layout.statements("trigger"))
 
 
 def _verify(path: Path, key: EncryptionKey | None, report: BackupReport, progress: Progress) -> None:
     """Read back what was written, with another connection."""
     engine, done, read = engine_of(path, key), 0, {}
-    with _reading(engine) as made:
-        for table in layout(made).tables:
+    with _reading(engine) as target:
+        for table in layout(target).tables:
             tally = _Tally()
-            for page in table.pages(made):
+            for page in table.pages(target):
                 tally.add(page)
                 done += len(page)
                 del page
                 progress("verified", done, report.rows)
             read[table.name] = tally.report()
         _compare(read, report.tables, "what was written is not what was read")
-        problems = [row[0] for row in made.exec_driver_sql("PRAGMA integrity_check")]
+        problems = [row[0] for row in target.exec_driver_sql("PRAGMA integrity_check")]
         if problems != ["ok"]:
             raise CorruptDataError(f"what was written is damaged: {'; '.join(problems[:3])}")
     engine.dispose()
@@ -214,23 +216,23 @@ def _manifest(source: Connection) -> dict[str, TableReport]:
     return {name: TableReport(number, digest) for name, number, digest in rows}
 
 
-def _write_manifest(made: Connection, report: BackupReport) -> None:
-    made.exec_driver_sql(_MAKE_MANIFEST)
+def _write_manifest(target: Connection, report: BackupReport) -> None:
+    target.exec_driver_sql(_MAKE_MANIFEST)
     now = time.time_ns() // 1000
     for name, table in report.tables.items():
         values = (name, table.rows, bytes.fromhex(table.digest), now)
-        made.exec_driver_sql(f"INSERT INTO {MANIFEST} VALUES (?, ?, ?, ?)", values)
+        target.exec_driver_sql(f"INSERT INTO {MANIFEST} VALUES (?, ?, ?, ?)", values)
 
 
-def _total(source: Connection, found: Layout) -> int:
-    counts = " UNION ALL ".join(f"SELECT count(*) AS n FROM {quoted(table.name)}" for table in found.tables)
+def _total(source: Connection, source_layout: Layout) -> int:
+    counts = " UNION ALL ".join(f"SELECT count(*) AS n FROM {quoted(table.name)}" for table in source_layout.tables)
     return int(source.exec_driver_sql(f"SELECT sum(n) FROM ({counts})").scalar() or 0)
 
 
-def _run(made: Connection, statements: Iterable[str]) -> None:
+def _run(target: Connection, statements: Iterable[str]) -> None:
     for sql in statements:
-        made.exec_driver_sql(sql)
+        target.exec_driver_sql(sql)
 
 
-def _nobody(what: str, done: int, total: int) -> None:
+def _ignore_progress(what: str, done: int, total: int) -> None:
     """Ignore progress."""

@@ -21,11 +21,11 @@ from memory_storage.search.hnsw import delete_sidecars
 from memory_storage.settings import Settings
 from memory_storage.storage import MemoryStorage
 
-from ._copy import Progress, copied, engine_of, is_backup
+from ._copy import Progress, copy_database, engine_of, is_backup
 from ._replacement import LOGS, replacement
 
 _LOCK_TIMEOUT = 1.0  # seconds
-_LINKED = "it has other names (hard links: {}), which still lead to the old file: delete those"
+_HARD_LINKED = "it has other names (hard links: {}), which still lead to the old file: delete those"
 
 Erase = Callable[[MemoryStorage], ErasedRows]
 
@@ -69,7 +69,7 @@ def erase_from(
     erased = []
     for path, found in zip(paths, before, strict=True):
         others = found.st_nlink - sum(os.path.samestat(found, other) for other in before)
-        why = f"{path}: {_LINKED.format(others)}" if others > 0 else ""
+        why = f"{path}: {_HARD_LINKED.format(others)}" if others > 0 else ""
         try:
             counts = _erase_from(storage, Path(os.path.realpath(path)), erase, progress)
         except MemoryStorageError as error:
@@ -97,13 +97,13 @@ def _erase_from(storage: MemoryStorage, path: Path, erase: Erase | None, progres
     with (
         MaintenanceLock(path).exclusive(_LOCK_TIMEOUT),
         replacement(path, key, keeps_old=False) as new,
-        _draft_beside(path) as draft,
+        _temporary_draft(path) as draft,
     ):
-        copied(engine_of(path, key), draft, key, progress, check_manifest=True)
+        copy_database(engine_of(path, key), draft, key, progress, check_manifest=True)
         with MemoryStorage.open(_settings_of(storage.settings, draft)) as view:
             erased = erase(view) if erase else ErasedRows()
             more = _erase_tombstoned(storage, view)
-        copied(engine_of(draft, key), new.partial, key, progress)
+        copy_database(engine_of(draft, key), new.partial, key, progress)
         new.exchange()
     return ErasedRows(erased.episodes + more.episodes, erased.patterns + more.patterns)
 
@@ -131,7 +131,7 @@ def _erase_tombstoned(storage: MemoryStorage, draft: MemoryStorage) -> ErasedRow
 
 
 @contextmanager
-def _draft_beside(path: Path) -> Iterator[Path]:
+def _temporary_draft(path: Path) -> Iterator[Path]:
     draft = scratch_beside(path)
     try:
         create(draft, mode_of(path)).close()

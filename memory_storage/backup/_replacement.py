@@ -52,13 +52,13 @@ class Replacement:
             ConfigurationError: there was none, and another process has made one meanwhile.
         """
         sync(self.partial)
-        with _alone(self.path, self.key):
-            aside = self._free_name()
+        with _exclusive_access(self.path, self.key):
+            old_name = self._unused_name()
             try:
-                self._move_logs(aside)
-                self._take_place(aside)
+                self._move_logs(old_name)
+                self._swap(old_name)
             except BaseException:
-                self._undo(aside)
+                self._undo(old_name)
                 raise
         try:
             sync_directory(self.path.parent)
@@ -69,33 +69,33 @@ class Replacement:
         except OSError as error:  # the exchange is done
             _log.warning("%s is replaced, but not all is cleaned up: %s", self.path.name, error)
 
-    def _free_name(self) -> Path:
+    def _unused_name(self) -> Path:
         names = (self.path.with_name(f"{self.path.name}.old-{number}") for number in range(1, 10_000))
         return next(name for name in names if not any(os.path.lexists(f"{name}{suffix}") for suffix in ("", *LOGS)))
 
-    def _move_logs(self, aside: Path) -> None:
+    def _move_logs(self, old_name: Path) -> None:
         """There are logs only of a database that cannot be opened, or was deleted without its log."""
         for suffix in LOGS:
-            log, name = Path(f"{self.path}{suffix}"), Path(f"{aside}{suffix}")
+            log, name = Path(f"{self.path}{suffix}"), Path(f"{old_name}{suffix}")
             with suppress(FileNotFoundError):
                 log.rename(name)
                 self._moved.append((log, name))
 
-    def _take_place(self, aside: Path) -> None:
+    def _swap(self, old_name: Path) -> None:
         if not self.path.exists():
             _link_or_rename(self.partial, self.path)
             return
         if self.keeps_old:
-            _link_or_copy(self.path, aside)
-            self.old_path = aside
+            _link_or_copy(self.path, old_name)
+            self.old_path = old_name
             sync_directory(self.path.parent)
         self.partial.replace(self.path)
 
-    def _undo(self, aside: Path) -> None:
+    def _undo(self, old_name: Path) -> None:
         for log, name in self._moved:
             name.rename(log)
         if self.old_path is not None:
-            aside.unlink(missing_ok=True)
+            old_name.unlink(missing_ok=True)
 
     def _move_sidecars(self) -> None:
         """The old database's are of no use; the new one's go along."""
@@ -115,7 +115,7 @@ def replacement(path: Path, key: EncryptionKey | None, *, keeps_old: bool) -> It
     partial = scratch_beside(path)
     try:
         sweep(path)
-        _remove_half_done(path)
+        _remove_interrupted_exchange(path)
         create(partial, mode_of(path)).close()
         yield Replacement(path, partial, key, keeps_old)
     except OSError as error:
@@ -127,7 +127,7 @@ def replacement(path: Path, key: EncryptionKey | None, *, keeps_old: bool) -> It
             delete_sidecars(partial)
 
 
-def _remove_half_done(path: Path) -> None:
+def _remove_interrupted_exchange(path: Path) -> None:
     """The second name of the database itself, which a process that was killed before its exchange has left."""
     for other in path.parent.glob(f"{path.name}.old-*"):
         with suppress(FileNotFoundError):
@@ -139,13 +139,13 @@ def _remove_half_done(path: Path) -> None:
 
 
 @contextmanager
-def _alone(path: Path, key: EncryptionKey | None) -> Iterator[None]:
+def _exclusive_access(path: Path, key: EncryptionKey | None) -> Iterator[None]:
     """No other connection can use the database meanwhile, and it has no log. What is damaged is not asked.
 
     Raises:
         UnavailableError: it is in use.
     """
-    connection = _opened(path, key)
+    connection = _open_if_exists(path, key)
     try:
         if connection is not None:
             _lock(path, connection)
@@ -155,7 +155,7 @@ def _alone(path: Path, key: EncryptionKey | None) -> Iterator[None]:
             connection.close()
 
 
-def _opened(path: Path, key: EncryptionKey | None) -> dbapi.Connection | None:
+def _open_if_exists(path: Path, key: EncryptionKey | None) -> dbapi.Connection | None:
     if not path.exists():
         return None
     try:
@@ -193,13 +193,13 @@ def _link_or_rename(partial: Path, path: Path) -> None:
         partial.rename(path)
 
 
-def _link_or_copy(path: Path, aside: Path) -> None:
+def _link_or_copy(path: Path, old_name: Path) -> None:
     try:
-        os.link(path, aside, follow_symlinks=False)
+        os.link(path, old_name, follow_symlinks=False)
     except FileExistsError:
         raise
     except OSError:  # a file system without links; to read the file releases this process's lock on it
-        with replacing(aside, mode_of(path)) as file:
+        with replacing(old_name, mode_of(path)) as file:
             _copy(path, file.write)
 
 

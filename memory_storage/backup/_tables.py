@@ -38,12 +38,12 @@ class Column:
     key: int
 
     @property
-    def read(self) -> str:
+    def read_sql(self) -> str:
         """SQL that reads it."""
         return f"CAST({quoted(self.name)} AS BLOB)" if self.kind == "TEXT" else quoted(self.name)
 
     @property
-    def written(self) -> str:
+    def write_sql(self) -> str:
         """SQL that takes what `read` gave."""
         return "CAST(? AS TEXT)" if self.kind == "TEXT" else "?"
 
@@ -58,7 +58,7 @@ class Table:
     columns: tuple[Column, ...]
 
     @property
-    def holds_vectors(self) -> bool:
+    def has_vectors(self) -> bool:
         """Whether it is the vectors of a model, whose index is left empty."""
         return self.name.startswith("vectors_") and {"indexed", "digest", "vector"} <= {c.name for c in self.columns}
 
@@ -66,7 +66,7 @@ class Table:
     def insert(self) -> str:
         """SQL that puts in a row as it was read."""
         names = ", ".join(quoted(column.name) for column in self.columns)
-        values = ", ".join(column.written for column in self.columns)
+        values = ", ".join(column.write_sql for column in self.columns)
         return f"INSERT INTO {quoted(self.name)} ({names}) VALUES ({values})"
 
     @property
@@ -81,8 +81,8 @@ class Table:
         A page has at most 500 rows and 4 MB, or one row that is larger. The pages are the caller's: none is held here
         while the caller has it, or while the next one is read.
         """
-        read = ", ".join([*self._key_as_read, *map(self._as_read, self.columns)])
-        width, after = len(self._key_as_read), ()
+        read = ", ".join([*self._key_read_sql, *map(self._read_sql, self.columns)])
+        width, after = len(self._key_read_sql), ()
         was_large = False
         while True:
             if was_large and not connection.engine.url.host:  # its cache is full of rows that are not read again
@@ -97,7 +97,7 @@ class Table:
             del rows
             yield page.pop()
 
-    def spans(self, connection: Connection) -> Iterator[tuple[int, int]]:
+    def rowid_ranges(self, connection: Connection) -> Iterator[tuple[int, int]]:
         """Iterate over the first and the last rowid of each page that `pages` would return, without reading it."""
         after: tuple[int, ...] = ()
         while seqs := connection.exec_driver_sql(self._page("rowid", continues=bool(after)), (*after, *after)).all():
@@ -107,7 +107,7 @@ class Table:
     def _page(self, read: str, *, continues: bool) -> str:
         """Return SQL for the next page. With `continues` it takes the last key, twice."""
         keys = ["rowid"] if self.has_rowid else [quoted(column.name) for column in self._key]
-        order, marks = ", ".join(keys), ", ".join(self._marks)
+        order, marks = ", ".join(keys), ", ".join(self._key_parameters)
         size = " + ".join(f"coalesce(octet_length({quoted(column.name)}), 0)" for column in self.columns)
         listed = ", ".join(f"{key} AS key_{number}" for number, key in enumerate(keys))
         listed_order = ", ".join(f"key_{number}" for number in range(len(keys)))
@@ -124,16 +124,16 @@ LIMIT (SELECT max(1, count(*)) FROM summed WHERE total <= {_PAGE_BYTES})"""
         return sorted((column for column in self.columns if column.key), key=lambda column: column.key)
 
     @property
-    def _key_as_read(self) -> list[str]:
-        return ["rowid"] if self.has_rowid else [column.read for column in self._key]
+    def _key_read_sql(self) -> list[str]:
+        return ["rowid"] if self.has_rowid else [column.read_sql for column in self._key]
 
     @property
-    def _marks(self) -> list[str]:
-        return ["?"] if self.has_rowid else [column.written for column in self._key]
+    def _key_parameters(self) -> list[str]:
+        return ["?"] if self.has_rowid else [column.write_sql for column in self._key]
 
-    def _as_read(self, column: Column) -> str:
+    def _read_sql(self, column: Column) -> str:
         counts_index = self.name == "vector_models" and column.name in {"indexed", "removed"}
-        return "0" if counts_index or (self.holds_vectors and column.name == "indexed") else column.read
+        return "0" if counts_index or (self.has_vectors and column.name == "indexed") else column.read_sql
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class FullText:
         texts, key = ", ".join(map(quoted, columns)), quoted(self.table.rowid_column)
         index = f"""INSERT INTO {name} (rowid, {texts})
             SELECT {key}, {texts} FROM {quoted(self.view)} WHERE {key} BETWEEN ? AND ?"""
-        for span in self.table.spans(connection):
+        for span in self.table.rowid_ranges(connection):
             connection.exec_driver_sql(index, span)
 
 
@@ -167,32 +167,32 @@ class Layout:
     """All of a database: tables of rows, and what is made from them."""
 
     tables: list[Table]
-    others: list[tuple[str, str, str]]
+    definitions: list[tuple[str, str, str]]
     sequences: list[Row]
 
     @property
     def full_text(self) -> list[FullText]:
         """The full-text tables whose content is another table's."""
-        tables = [(name, sql) for kind, name, sql in self.others if kind == "table"]
+        tables = [(name, sql) for kind, name, sql in self.definitions if kind == "table"]
         return [self._full_text(name, sql) for name, sql in tables if "fts5" in sql and "content=" in sql]
 
     def _full_text(self, name: str, sql: str) -> FullText:
-        content, key = (_after(option, sql) for option in ("content", "content_rowid"))
-        views = {view: of for kind, view, of in self.others if kind == "view"}
+        content, key = (_option(option, sql) for option in ("content", "content_rowid"))
+        views = {view: of for kind, view, of in self.definitions if kind == "view"}
         source = _LAST_FROM.search(views.get(content, ""))
         found = [table for table in self.tables if source and table.name == source.group(1)]
         return FullText(name, content, found[0] if found and found[0].rowid_column == key else None)
 
     @property
-    def copied(self) -> list[str]:
+    def virtual_tables(self) -> list[str]:
         """The other virtual tables, whose rows are to be copied."""
-        virtual = [name for kind, name, _ in self.others if kind == "table"]
+        virtual = [name for kind, name, _ in self.definitions if kind == "table"]
         full_text = {index.name for index in self.full_text}
         return [name for name in virtual if name not in full_text]
 
-    def made(self, kind: str) -> list[str]:
+    def statements(self, kind: str) -> list[str]:
         """The statements that make what is of that kind: index, view, table (a virtual one) or trigger."""
-        return [sql for found, _, sql in self.others if found == kind]
+        return [sql for found, _, sql in self.definitions if found == kind]
 
 
 def layout(connection: Connection) -> Layout:
@@ -200,16 +200,16 @@ def layout(connection: Connection) -> Layout:
     listed = connection.exec_driver_sql(_OTHERS).all()
     vector_tables = {f"{name}_shadow" for _, name, sql, _ in listed if "libsql_vector_idx" in sql}
     left_out = vector_tables | {_ENGINES_OWN, MANIFEST}
-    others = [(kind, name, sql) for kind, name, sql, table in listed if table not in left_out]
+    definitions = [(kind, name, sql) for kind, name, sql, table in listed if table not in left_out]
     found = [row for row in connection.exec_driver_sql(_TABLES) if row[0] not in left_out]
     tables = [Table(name, sql, not without, _columns(connection, name)) for name, sql, without in found]
     counted = any("AUTOINCREMENT" in table.sql.upper() for table in tables)
     names = "SELECT name, seq FROM sqlite_sequence ORDER BY name"
     sequences = [tuple(row) for row in connection.exec_driver_sql(names)] if counted else []
-    return Layout(tables, others, sequences)
+    return Layout(tables, definitions, sequences)
 
 
-def _after(option: str, sql: str) -> str:
+def _option(option: str, sql: str) -> str:
     """The value of an option of a full-text table; "" if it has none."""
     found = re.search(rf"\b{option}='(\w+)'", sql)
     return found.group(1) if found else ""
