@@ -1,8 +1,8 @@
 """Backup of a whole database into a file, and restore from it.
 
-A backup is a snapshot of the moment when it began; writers continue meanwhile. It is read back and compared before it
-gets its name. It has every row of every namespace. Indexes are rebuilt, so that damage is not copied; vector indexes
-stay empty until it is restored. A backup is a database, and can be opened as one.
+A backup is a snapshot of the database at the start of the backup, with every row of every namespace; writers are not
+blocked. It is read back and compared before it gets its final name. Indexes are rebuilt rather than copied, so that
+damage to them is not copied; vector indexes stay empty until the backup is restored. A backup is itself a database.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ def back_up(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> BackupReport:
-    """Copy the whole database into a file, and verify the copy. Writers continue meanwhile.
+    """Copy the complete database to a file, and verify the copy. Writers are not blocked.
 
-    An existing file is replaced by one rename after the copy is verified and on the disk; if anything fails before, it
-    is unchanged.
+    An existing file is replaced by one rename after the copy is verified and synced to disk; if anything fails before,
+    it is unchanged.
 
     Args:
-        storage: the storage of the database: a file, memory or server.
-        path: the file of the backup. A new one has the permissions 0600, an existing one keeps its own.
-        encryption_key: the key of the backup, 1 to 32 bytes; default: that of the database, if it has one.
+        storage: the database to copy: a file, in memory or on a server.
+        path: the backup file. A new one is created with mode 0600, an existing one keeps its mode.
+        encryption_key: the backup's key, 1 to 32 bytes; default: the database's key, if it has one.
         overwrite: replace an existing file; default False.
-        progress: called with the current action, and the numbers of rows done and in total.
+        progress: called with the current action, the number of rows done, and the total.
 
     Returns:
-        How many rows were copied, by table.
+        The number of rows copied, by table.
 
     Raises:
         ConfigurationError: the file exists and `overwrite` is False, or it cannot be created.
@@ -60,7 +60,7 @@ def back_up(
     """
     target, key = Path(path), EncryptionKey.of(encryption_key) or storage.settings.key
     _refuse_itself(storage.settings, target)
-    _refuse_present(target, allowed=overwrite, advice="choose another name, or allow to overwrite it")
+    _refuse_present(target, allowed=overwrite, advice="choose another name, or pass overwrite=True (--force)")
     with MaintenanceLock(target).exclusive(_LOCK_TIMEOUT), replacement(target, key, keeps_old=False) as new:
         report = copy_database(storage.engine, new.partial, key, progress)
         new.exchange()
@@ -77,33 +77,35 @@ def restore(
 ) -> BackupReport:
     """Create a database from a backup, verify it, and rebuild its vector indexes.
 
-    An existing database is replaced by one rename after the new one is on the disk: the path always leads to a complete
-    database, and if anything fails before, it is unchanged.
+    An existing database is replaced by one rename after the new one is synced to disk: the path always leads to a
+    complete database. If anything fails before the rename, the existing database is unchanged.
 
     Args:
         path: the backup.
         settings: the settings, path or URL of the database to create; it has to be a local file.
-        encryption_key: the key of the backup; default: that of the settings.
-        force: replace an existing database; it is kept under the name `BackupReport.set_aside`. Default False.
-        progress: called with the current action, and the numbers of rows done and in total.
+        encryption_key: the backup's key; default: the key in the settings.
+        force: replace an existing database, which is kept at `BackupReport.set_aside`. Default False.
+        progress: called with the current action, the number of rows done, and the total.
 
     Returns:
-        How many rows were restored, by table, and where a replaced database is.
+        The number of rows restored, by table, and the path of the replaced database.
 
     Raises:
         ConfigurationError: the backup does not exist, the target is not a file, or it exists and `force` is False.
-        CorruptDataError: the backup was changed since it was made, or the new database differs from it.
+        CorruptDataError: the backup was modified after its creation, or the new database differs from it.
         UnavailableError: the existing database is in use.
     """
     settings = settings if isinstance(settings, Settings) else Settings.from_environment(database=os.fspath(settings))
     source, target = Path(path), settings.path
     if target is None:
-        raise ConfigurationError("a backup is restored into a local file; for a server, `export` and `import`")
+        raise ConfigurationError(
+            "a backup can be restored into a local file only; for a server, use `export` and `import`"
+        )
     if not source.is_file():
         what = "it is a directory: name a file in it" if source.is_dir() else "there is no such backup"
         raise ConfigurationError(f"{source}: {what}")
     _refuse_itself(settings, source)
-    _refuse_present(target, allowed=force, advice="say --force to replace it; it will be kept beside the new one")
+    _refuse_present(target, allowed=force, advice="pass --force to replace it; the old one is kept next to the new one")
     engine = engine_of(source, EncryptionKey.of(encryption_key) or settings.key)
     with MaintenanceLock(target).exclusive(_LOCK_TIMEOUT), replacement(target, settings.key, keeps_old=True) as new:
         try:
@@ -123,25 +125,26 @@ def forget_in_backups(
     namespace: str | None = None,
     progress: Progress | None = None,
 ) -> list[ErasedBackup]:
-    """Erase from backups what was forgotten, or removed by retention, since they were made. Idempotent.
+    """Erase from backups every row that was erased, or removed by retention, after they were made. Idempotent.
 
-    Each file is rewritten without it, read back, and replaced by one rename, with its permissions and new digests:
-    so `restore` accepts it. One of an older schema is brought up to date. A backup of another database loses nothing.
+    Each file is rewritten without those rows, verified, and replaced by one rename; it keeps its mode and gets new
+    digests, so that `restore` accepts it. A backup of an older schema is upgraded. A backup of another database loses
+    no row.
 
     Args:
-        storage: the database. Its tombstones say what goes; those of evictions do not count.
-        backups: the files; encrypted ones have the database's key.
-        episode: an episode of this namespace that goes too, though the database never had it.
-        namespace: a namespace of which all goes.
-        progress: called with what is done, how many rows are done, and of how many; for each copy from the start.
+        storage: the database. Its tombstones determine what is erased, except tombstones of evicted episodes.
+        backups: the files; encrypted ones must have the database's key.
+        episode: also erase this episode of the storage's namespace, even if the database never had it.
+        namespace: also erase this whole namespace.
+        progress: called with the current action, the number of rows done, and the total; restarts for each copy.
 
     Returns:
-        What was erased from each file. Where one could not be replaced, it is what it was, and `why` says what to do.
+        What was erased from each file. A file that could not be replaced is unchanged, and `why` has the remedy.
 
     Raises:
-        ValidationError: these are no paths, or both an episode and a namespace are given.
-        ConfigurationError: there is no such file, it is no backup, or it is the database itself. Nothing was changed.
-        CredentialError: it is encrypted with another key. Nothing was changed.
+        ValidationError: `backups` is not a list of paths, or both an episode and a namespace are given.
+        ConfigurationError: a file does not exist, is not a backup, or is the database itself. Nothing was changed.
+        CredentialError: a file is encrypted with another key. Nothing was changed.
     """
     if episode is not None and namespace is not None:
         raise ValidationError("episode", "an episode or a namespace, not both", (episode, namespace))
@@ -159,7 +162,7 @@ def forget_in_backups(
 
 
 def _index(settings: Settings, progress: Progress | None) -> None:
-    """Build the vector indexes. Where the schema is older there are none that would have to be."""
+    """Build the vector indexes. A database of an older schema is left as it is: opening it would upgrade it."""
     from memory_storage import migrate
     from memory_storage.schema import HEAD
 
@@ -172,11 +175,11 @@ def _index(settings: Settings, progress: Progress | None) -> None:
 
 def _refuse_itself(settings: Settings, other: Path) -> None:
     if settings.path is not None and os.path.realpath(settings.path) == os.path.realpath(other):
-        raise ConfigurationError(f"{other}: that is the database itself")
+        raise ConfigurationError(f"{other}: this is the database itself; nothing was changed")
 
 
 def _refuse_present(target: Path, *, allowed: bool, advice: str) -> None:
     if not target.parent.is_dir() or target.is_dir():
         raise ConfigurationError(why_unwritable(target))
     if target.exists() and not allowed:
-        raise ConfigurationError(f"{target} is there already: {advice}")
+        raise ConfigurationError(f"{target} already exists; {advice}")

@@ -1,7 +1,7 @@
-"""The canonical text of a row, in pieces, of which the digest in a backup's manifest is computed.
+"""The canonical text of a row, from which the digests of a backup's manifest are computed: its `repr`, in parts.
 
-The manifests of all backups depend on it, so it cannot spell otherwise; but a value of nine megabytes has a `repr` of
-up to four times that, and the row's would hold it once more.
+Existing manifests depend on every character of it, so it cannot change. It is built in parts because the `repr` of a
+9 MB value takes up to four times that, and the `repr` of its row would copy it again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def canonical_parts(row: tuple[Any, ...], *, piece: int = _PIECE) -> Iterator[st
 
     Args:
         row: Values as the driver returns them.
-        piece: The number of bytes or characters of a value that one part spells at most.
+        piece: The maximum number of bytes or characters of a value in one part.
     """
     if not any(isinstance(value, bytes | str) and len(value) > piece for value in row):
         yield repr(row)
@@ -31,8 +31,8 @@ def canonical_parts(row: tuple[Any, ...], *, piece: int = _PIECE) -> Iterator[st
 def _pieces(value: bytes | str, piece: int) -> Iterator[str]:
     """Iterate over the parts of `repr(value)`.
 
-    It is in double quotes if there are single ones in it and no double ones. A part is spelled with a character before
-    it that has the same quotes chosen.
+    Python uses double quotes for a value that contains single quotes and no double quotes. Each part is given a leading
+    character that makes `repr` choose the quotes of the complete value, and is cut after it.
     """
     single, double, prefix = (b"'", b'"', "b") if isinstance(value, bytes) else ("'", '"', "")
     quote, before = ('"', single) if single in value and double not in value else ("'", double)  # type: ignore[operator]

@@ -29,7 +29,7 @@ _MAKE_MANIFEST = f"CREATE TABLE {MANIFEST} (table_name TEXT PRIMARY KEY, rows IN
 
 @dataclass(frozen=True)
 class TableReport:
-    """How many rows of a table were copied, and what tells them from any others."""
+    """The number of copied rows of a table, and the digest of their values."""
 
     rows: int
     digest: str
@@ -42,7 +42,7 @@ class BackupReport:
 
     Attributes:
         tables: the copied rows and their digests, by table.
-        set_aside: where a replaced database is; None if none was replaced.
+        set_aside: the path of the replaced database; None if none was replaced.
     """
 
     tables: dict[str, TableReport]
@@ -50,16 +50,16 @@ class BackupReport:
 
     @property
     def rows(self) -> int:
-        """How many rows there are."""
+        """The number of rows of all tables."""
         return sum(table.rows for table in self.tables.values())
 
     def with_set_aside(self, path: Path | None) -> BackupReport:
-        """The same with where the replaced one is."""
+        """Return a copy with the path of the replaced database."""
         return replace(self, set_aside=path)
 
 
 class _Tally:
-    """Counts rows, and sums them up."""
+    """Counts rows and updates their digest."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -83,17 +83,17 @@ def copy_database(
     *,
     check_manifest: bool = False,
 ) -> BackupReport:
-    """Copy a database as it is at this moment into a new file, and read it back."""
+    """Copy a snapshot of the database into a new file, and verify the copy."""
     progress = progress or _ignore_progress
     with map_exceptions(engine):
         target_engine = engine_of(path, key, is_new=True)
         with target_engine.connect().execution_options(libsql_begin="IMMEDIATE") as target:
-            # A server ends a snapshot that is idle for ten seconds: it is left before the indexes are made.
+            # A server ends a snapshot that is idle for ten seconds, so the snapshot is closed before indexes are built.
             with _reading(engine) as source:
                 known = _manifest(source) if check_manifest else {}
                 source_layout = layout(source)
                 report = _copy_rows(source, target, source_layout, progress)
-            _compare(report.tables, known or report.tables, "the backup is not what it was when it was made")
+            _compare(report.tables, known or report.tables, "the backup was modified after its creation")
             _complete(target, source_layout)
             _write_manifest(target, report)
             target.commit()
@@ -103,7 +103,7 @@ def copy_database(
 
 
 def is_backup(path: Path, key: EncryptionKey | None) -> bool:
-    """Whether a file has the digests that only a backup has."""
+    """Return whether the file has a manifest, which only backups have."""
     engine = engine_of(path, key)
     with map_exceptions(engine), _reading(engine) as connection:
         return bool(_manifest(connection))
@@ -114,7 +114,7 @@ def engine_of(path: Path, key: EncryptionKey | None, *, is_new: bool = False) ->
 
     def connect() -> dbapi.Connection:
         connection = dbapi.connect(str(path.absolute()), busy_timeout=5, encryption_key=key, configure=False)
-        if is_new:  # it is thrown away if anything fails, and synced as a whole in the end
+        if is_new:  # it is deleted if anything fails, and synced once at the end
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute("PRAGMA journal_mode = MEMORY")
         connection.execute("PRAGMA foreign_keys = OFF")
@@ -131,7 +131,7 @@ def _reading(engine: Engine) -> Iterator[Connection]:
 
 
 def _copy_rows(source: Connection, target: Connection, source_layout: Layout, progress: Progress) -> BackupReport:
-    """All that the source has to say: the rows of its tables, and those of the virtual tables that have their own."""
+    """Copy the rows of all tables, and of the virtual tables that store rows of their own."""
     total, done, tables = _total(source, source_layout), 0, {}
     for table in source_layout.tables:
         target.exec_driver_sql(table.sql)
@@ -140,7 +140,7 @@ def _copy_rows(source: Connection, target: Connection, source_layout: Layout, pr
             tally.add(page)
             done += len(page)
             _insert(target, table, page)
-            del page  # it may be large: it is not held while the next one is read
+            del page  # it may be large: release it before the next one is read
             progress("copied", done, total)
         tables[table.name] = tally.report()
     _run(target, source_layout.statements("view"))
@@ -166,12 +166,12 @@ def _insert(target: Connection, table: Table, page: list[Row]) -> None:
 
 
 def _bound(kind: str, value: object) -> object:
-    # The driver would write a wide integer into the SQL, which had to be parsed again for every row.
+    # The driver writes a wide integer into the SQL, which the engine would then parse again for every row.
     return str(value) if kind == "INTEGER" and type(value) is int and not -_WIDE <= value < _WIDE else value
 
 
 def _complete(target: Connection, source_layout: Layout) -> None:
-    """Make from the rows what is made from them. It may take long, and needs no source."""
+    """Build indexes, full text, sequences and triggers from the copied rows; the source is not needed for it."""
     _run(target, source_layout.statements("index"))
     for index in source_layout.full_text:
         index.fill(target)
@@ -182,7 +182,7 @@ def _complete(target: Connection, source_layout: Layout) -> None:
 
 
 def _verify(path: Path, key: EncryptionKey | None, report: BackupReport, progress: Progress) -> None:
-    """Read back what was written, with another connection."""
+    """Read the copy back through another connection, and compare it with the report."""
     engine, done, read = engine_of(path, key), 0, {}
     with _reading(engine) as target:
         for table in layout(target).tables:
@@ -193,10 +193,10 @@ def _verify(path: Path, key: EncryptionKey | None, report: BackupReport, progres
                 del page
                 progress("verified", done, report.rows)
             read[table.name] = tally.report()
-        _compare(read, report.tables, "what was written is not what was read")
+        _compare(read, report.tables, "the copy differs from the database")
         problems = [row[0] for row in target.exec_driver_sql("PRAGMA integrity_check")]
         if problems != ["ok"]:
-            raise CorruptDataError(f"what was written is damaged: {'; '.join(problems[:3])}")
+            raise CorruptDataError(f"the copy is damaged; nothing was replaced: {'; '.join(problems[:3])}")
     engine.dispose()
 
 

@@ -1,7 +1,8 @@
-"""Removes from backups what their database has forgotten since: rewrites each backup, and replaces it by one rename.
+"""Erasure from backups: rewrites each backup without the erased rows, and replaces it by one rename.
 
-A draft beside the backup gets all of its rows, is brought up to date, and has erased in it what has a tombstone in the
-database. What is left is copied into the new file, which therefore never had a byte of the rest, with new digests.
+A draft next to the backup receives all of its rows and the current schema; then the rows that have a tombstone in the
+database are erased from it. The remaining rows are copied from the draft into the new file, with new digests: the new
+file has never contained a byte of an erased row.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from ._copy import Progress, copy_database, engine_of, is_backup
 from ._replacement import LOGS, replacement
 
 _LOCK_TIMEOUT = 1.0  # seconds
-_HARD_LINKED = "it has other names (hard links: {}), which still lead to the old file: delete those"
+_HARD_LINKED = "other hard links ({}) still lead to the old file; delete them"
 
 Erase = Callable[[MemoryStorage], ErasedRows]
 
 
 @dataclass(frozen=True, slots=True)
 class ErasedBackup:
-    """What was erased from a backup. `complete` is False where the file still has it: `why` says what to do."""
+    """What was erased from a backup. If `complete` is False, the old file still exists, and `why` has the remedy."""
 
     path: str
     episodes: int = 0
@@ -42,12 +43,12 @@ class ErasedBackup:
 
 
 def checked_backups(storage: MemoryStorage, paths: object) -> list[Path]:
-    """Look at backups before anything is erased. A file of two spellings, or behind a link, is one.
+    """Check backups before anything is erased. A file that is named twice, or by a link, is listed once.
 
     Raises:
-        ValidationError: these are no paths; `field` is which, like `backups.1`.
-        ConfigurationError: there is no such file, it is no backup, or it is the database itself.
-        CredentialError: it is encrypted with another key than the database.
+        ValidationError: `paths` is not a list of paths; `field` names the wrong one, like `backups.1`.
+        ConfigurationError: a file does not exist, is not a backup, or is the database itself.
+        CredentialError: a file is encrypted with another key than the database.
     """
     if isinstance(paths, str | bytes | os.PathLike) or not isinstance(paths, Sequence):
         raise ValidationError("backups", "a list of paths", paths)
@@ -64,8 +65,8 @@ def checked_backups(storage: MemoryStorage, paths: object) -> list[Path]:
 def erase_from(
     storage: MemoryStorage, paths: Sequence[Path], erase: Erase | None, progress: Progress | None
 ) -> list[ErasedBackup]:
-    """Erase from each of the backups what has a tombstone in the database, and what `erase` erases of its draft."""
-    before = [path.stat() for path in paths]  # of all, before any is replaced
+    """Erase from each backup the rows that have a tombstone in the database, and those that `erase` erases."""
+    before = [path.stat() for path in paths]  # before the first is replaced: a replaced file has a new inode
     erased = []
     for path, found in zip(paths, before, strict=True):
         others = found.st_nlink - sum(os.path.samestat(found, other) for other in before)
@@ -73,7 +74,7 @@ def erase_from(
         try:
             counts = _erase_from(storage, Path(os.path.realpath(path)), erase, progress)
         except MemoryStorageError as error:
-            erased.append(ErasedBackup(str(path), complete=False, why=f"{path}: it is what it was: {error}"))
+            erased.append(ErasedBackup(str(path), complete=False, why=f"{path}: unchanged: {error}"))
         else:
             erased.append(ErasedBackup(str(path), counts.episodes, counts.patterns, complete=not why, why=why))
     return erased
@@ -81,15 +82,15 @@ def erase_from(
 
 def _check(settings: Settings, real: Path, path: Path) -> None:
     if settings.path is not None and os.path.realpath(settings.path) == str(real):
-        raise ConfigurationError(f"{path}: that is the database itself; nothing was changed")
+        raise ConfigurationError(f"{path}: this is the database itself; nothing was changed")
     if not real.is_file():
         raise ConfigurationError(f"{path}: there is no such backup; nothing was changed")
     try:
         found = is_backup(real, settings.key)
     except CorruptDataError as error:
-        raise ConfigurationError(f"{path}: this is no backup ({error}); nothing was changed") from error
+        raise ConfigurationError(f"{path}: not a backup ({error}); nothing was changed") from error
     if not found:
-        raise ConfigurationError(f"{path}: this is no backup: it has no digests of its rows; nothing was changed")
+        raise ConfigurationError(f"{path}: not a backup: it has no digests of its rows; nothing was changed")
 
 
 def _erase_from(storage: MemoryStorage, path: Path, erase: Erase | None, progress: Progress | None) -> ErasedRows:
@@ -109,13 +110,16 @@ def _erase_from(storage: MemoryStorage, path: Path, erase: Erase | None, progres
 
 
 def _settings_of(settings: Settings, draft: Path) -> Settings:
-    """Those of a file that has no other user, and is deleted."""
+    """Return settings for the draft, which no other process uses and which is deleted afterwards."""
     key = settings.encryption_key
     return Settings(database=str(draft), encryption_key=key, vector_index="exact", durability="normal")
 
 
 def _erase_tombstoned(storage: MemoryStorage, draft: MemoryStorage) -> ErasedRows:
-    """Also the ids in tombstones of evictions, of each namespace that the backup or the storage has."""
+    """Erase the rows of the draft that have a tombstone in the database, in every namespace of both.
+
+    Ids in the draft's eviction tombstones are erased too: such a tombstone contains the id itself.
+    """
     found: dict[str, list[UUID]] = {}
     pages = list(rows_of(draft._session))
     for name in {storage.namespace, *(namespace for page in pages for namespace, _ in page)}:

@@ -1,7 +1,7 @@
 """Atomic file creation: a new file replaces the old one by one rename, when it is complete.
 
-At every moment the path leads to the old database, whole, or to the new one, whole. No log of the old one is left
-beside the path at the moment of the exchange: the engine would apply it to the new one.
+The path leads at all times to the complete old database or to the complete new one. The old database's log files are
+moved away before the exchange: the engine would apply them to the new database.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ LOGS = ("-wal", "-shm", "-journal")
 
 @dataclass
 class Replacement:
-    """The exchange of a file for a new one.
+    """The replacement of a database file by a new one.
 
     Attributes:
         path: the file to replace; it may be missing.
-        partial: the new file, until it is exchanged.
-        key: the key of the old file.
-        keeps_old: whether the old file is kept.
-        old_path: where it is kept, after the exchange; None if there was none.
+        partial: the new file, until the exchange.
+        key: the encryption key of the old file.
+        keeps_old: whether the old file is kept under another name.
+        old_path: the path of the old file after the exchange; None if it is not kept or was missing.
     """
 
     path: Path
@@ -45,11 +45,11 @@ class Replacement:
     _moved: list[tuple[Path, Path]] = field(default_factory=list)
 
     def exchange(self) -> None:
-        """Put the new file in the place of the old one.
+        """Replace the old file by the new one.
 
         Raises:
-            UnavailableError: the old one is in use.
-            ConfigurationError: there was none, and another process has made one meanwhile.
+            UnavailableError: the old file is in use.
+            ConfigurationError: there was no old file, and another process has created one concurrently.
         """
         sync(self.partial)
         with _exclusive_access(self.path, self.key):
@@ -67,14 +67,14 @@ class Replacement:
                 for _, log in self._moved:
                     log.unlink(missing_ok=True)
         except OSError as error:  # the exchange is done
-            _log.warning("%s is replaced, but not all is cleaned up: %s", self.path.name, error)
+            _log.warning("%s is replaced, but temporary files are left: %s", self.path.name, error)
 
     def _unused_name(self) -> Path:
         names = (self.path.with_name(f"{self.path.name}.old-{number}") for number in range(1, 10_000))
         return next(name for name in names if not any(os.path.lexists(f"{name}{suffix}") for suffix in ("", *LOGS)))
 
     def _move_logs(self, old_name: Path) -> None:
-        """There are logs only of a database that cannot be opened, or was deleted without its log."""
+        """Move the logs. Only a database that cannot be opened, or that was deleted without its log, still has any."""
         for suffix in LOGS:
             log, name = Path(f"{self.path}{suffix}"), Path(f"{old_name}{suffix}")
             with suppress(FileNotFoundError):
@@ -98,7 +98,7 @@ class Replacement:
             old_name.unlink(missing_ok=True)
 
     def _move_sidecars(self) -> None:
-        """The old database's are of no use; the new one's go along."""
+        """Delete the old database's sidecars, and rename those of the new one."""
         delete_sidecars(self.path)
         for name in sidecar_names(self.partial):
             self.partial.with_name(name).rename(self.path.with_name(self.path.name + name[len(self.partial.name) :]))
@@ -106,10 +106,10 @@ class Replacement:
 
 @contextmanager
 def replacement(path: Path, key: EncryptionKey | None, *, keeps_old: bool) -> Iterator[Replacement]:
-    """A file to be written, by its `partial`, and exchanged; what is left of it at the end of the block is deleted.
+    """Yield the replacement of a file: write its `partial`, then call `exchange`. Temporary files are deleted.
 
     Raises:
-        ConfigurationError: its directory is not there or not writable.
+        ConfigurationError: the directory does not exist or is not writable.
     """
     path = Path(os.path.realpath(path))
     partial = scratch_beside(path)
@@ -119,7 +119,7 @@ def replacement(path: Path, key: EncryptionKey | None, *, keeps_old: bool) -> It
         create(partial, mode_of(path)).close()
         yield Replacement(path, partial, key, keeps_old)
     except OSError as error:
-        raise ConfigurationError(f"{why_unwritable(path, error)}; it is what it was before") from error
+        raise ConfigurationError(f"{why_unwritable(path, error)}; nothing was replaced") from error
     finally:
         for suffix in ("", *LOGS):
             Path(f"{partial}{suffix}").unlink(missing_ok=True)
@@ -128,11 +128,11 @@ def replacement(path: Path, key: EncryptionKey | None, *, keeps_old: bool) -> It
 
 
 def _remove_interrupted_exchange(path: Path) -> None:
-    """The second name of the database itself, which a process that was killed before its exchange has left."""
+    """Remove the second link to the database, left by a process that was killed before its rename."""
     for other in path.parent.glob(f"{path.name}.old-*"):
         with suppress(FileNotFoundError):
             if other.samefile(path) and not other.is_symlink():
-                for suffix in LOGS:  # there is none but beside a damaged database
+                for suffix in LOGS:  # only a damaged database has any
                     if os.path.lexists(f"{other}{suffix}") and not os.path.lexists(f"{path}{suffix}"):
                         Path(f"{other}{suffix}").rename(f"{path}{suffix}")
                 other.unlink()
@@ -140,10 +140,12 @@ def _remove_interrupted_exchange(path: Path) -> None:
 
 @contextmanager
 def _exclusive_access(path: Path, key: EncryptionKey | None) -> Iterator[None]:
-    """No other connection can use the database meanwhile, and it has no log. What is damaged is not asked.
+    """Keep all other connections out of the database for the block, with its log merged into the file.
+
+    A missing or damaged database is not locked: no program can use it.
 
     Raises:
-        UnavailableError: it is in use.
+        UnavailableError: the database is in use.
     """
     connection = _open_if_exists(path, key)
     try:
@@ -162,15 +164,17 @@ def _open_if_exists(path: Path, key: EncryptionKey | None) -> dbapi.Connection |
         return dbapi.connect(str(path), busy_timeout=1, encryption_key=key, configure=False)
     except dbapi.Error as error:
         if error.code == "OTHER_KEY":
-            problem = f"{path}: it is in use by this process: close the storage that has it open first"
+            problem = (
+                f"{path} is in use by this process; nothing was replaced; close the storage that has it open first"
+            )
             raise UnavailableError(problem, code=error.code) from error
         return None
 
 
 def _lock(path: Path, connection: dbapi.Connection) -> None:
-    # To leave write-ahead logging, a connection has to be the only one; and its log is in the file then. After that
-    # the lock keeps out all others.
-    problem = f"{path}: it is in use; it is what it was before: end the programs that use it first"
+    # Only a connection that has the database to itself can leave write-ahead logging, which merges the log into the
+    # file. The exclusive lock then keeps all others out.
+    problem = f"{path} is in use; nothing was replaced; end the programs that use it first"
     try:
         mode = connection.execute("PRAGMA journal_mode = DELETE").fetchall()[0][0]
         connection.execute("BEGIN EXCLUSIVE")
@@ -186,9 +190,11 @@ def _lock(path: Path, connection: dbapi.Connection) -> None:
 
 def _link_or_rename(partial: Path, path: Path) -> None:
     try:
-        os.link(partial, path)  # unlike a rename, it never replaces what another process has put there
+        os.link(partial, path)  # unlike a rename, it never replaces a file that another process has just created
     except FileExistsError as error:
-        raise ConfigurationError(f"{path} is there already: another process has made it meanwhile") from error
+        raise ConfigurationError(
+            f"{path} already exists: another process has just created it; nothing was replaced"
+        ) from error
     except OSError:  # a file system without links
         partial.rename(path)
 
@@ -198,7 +204,8 @@ def _link_or_copy(path: Path, old_name: Path) -> None:
         os.link(path, old_name, follow_symlinks=False)
     except FileExistsError:
         raise
-    except OSError:  # a file system without links; to read the file releases this process's lock on it
+    # On a file system without links. Closing the file that was read releases this process's lock on it.
+    except OSError:
         with replacing(old_name, mode_of(path)) as file:
             _copy(path, file.write)
 

@@ -1,6 +1,6 @@
-"""What a database consists of, and its rows in a fixed order, as the engine has them. Writes nothing.
+"""The layout of a database, and its rows in a fixed order, unconverted.
 
-A text is read as bytes: one with a NUL, or one that is no UTF-8, would else be cut, or not be read at all.
+TEXT is read as bytes: the driver would cut a string at a NUL, and cannot read one that is not UTF-8.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WHERE sql IS NOT NULL AND (type IN ('index', 'view', 'trigger')
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its name, its declared type, and its place in the primary key, from 1; 0 if it is no part of it."""
+    """A column: its name, declared type, and position in the primary key, from 1; 0 if it is not part of the key."""
 
     name: str
     kind: str
@@ -39,12 +39,12 @@ class Column:
 
     @property
     def read_sql(self) -> str:
-        """SQL that reads it."""
+        """The SQL expression that reads the column."""
         return f"CAST({quoted(self.name)} AS BLOB)" if self.kind == "TEXT" else quoted(self.name)
 
     @property
     def write_sql(self) -> str:
-        """SQL that takes what `read` gave."""
+        """The SQL expression that binds a value read by `read_sql`."""
         return "CAST(? AS TEXT)" if self.kind == "TEXT" else "?"
 
 
@@ -59,33 +59,33 @@ class Table:
 
     @property
     def has_vectors(self) -> bool:
-        """Whether it is the vectors of a model, whose index is left empty."""
+        """Whether this is the vector table of a model, whose index is left empty."""
         return self.name.startswith("vectors_") and {"indexed", "digest", "vector"} <= {c.name for c in self.columns}
 
     @cached_property
     def insert(self) -> str:
-        """SQL that puts in a row as it was read."""
+        """The INSERT statement for a row as it was read."""
         names = ", ".join(quoted(column.name) for column in self.columns)
         values = ", ".join(column.write_sql for column in self.columns)
         return f"INSERT INTO {quoted(self.name)} ({names}) VALUES ({values})"
 
     @property
     def rowid_column(self) -> str:
-        """The column that is another name of the rowid; "" if there is none."""
+        """The column that is an alias of the rowid; "" if there is none."""
         key = self._key
         return key[0].name if self.has_rowid and len(key) == 1 and key[0].kind == "INTEGER" else ""
 
     def pages(self, connection: Connection) -> Iterator[list[Row]]:
-        """Iterate over the rows in the order of their key, in pages that end by number and by bytes.
+        """Iterate over the rows in the order of their key, in pages limited by rows and bytes.
 
-        A page has at most 500 rows and 4 MB, or one row that is larger. The pages are the caller's: none is held here
-        while the caller has it, or while the next one is read.
+        A page has at most 500 rows and 4 MB, or one row that is larger. The iterator keeps no reference to a page that
+        it has yielded, so that the caller can release it before the next one is read.
         """
         read = ", ".join([*self._key_read_sql, *map(self._read_sql, self.columns)])
         width, after = len(self._key_read_sql), ()
         was_large = False
         while True:
-            if was_large and not connection.engine.url.host:  # its cache is full of rows that are not read again
+            if was_large and not connection.engine.url.host:  # the cache is full of rows that are not read again
                 connection.exec_driver_sql("PRAGMA shrink_memory")
             sql = self._page(read, continues=bool(after))
             rows = [tuple(row) for row in connection.exec_driver_sql(sql, (*after, *after))]
@@ -112,7 +112,7 @@ class Table:
         listed = ", ".join(f"{key} AS key_{number}" for number, key in enumerate(keys))
         listed_order = ", ".join(f"key_{number}" for number in range(len(keys)))
         following = quoted(self.name) + (f" WHERE ({order}) > ({marks})" if continues else "")
-        # The sizes come first, from the heads of the rows: a sum over the rows themselves would copy their values.
+        # The sizes are computed first, from the row headers: a sum over the rows themselves would copy their values.
         return f"""WITH sized AS MATERIALIZED (
     SELECT {listed}, {size} AS bytes FROM {following} ORDER BY {order} LIMIT {_PAGE}),
 summed AS (SELECT sum(bytes) OVER (ORDER BY {listed_order} ROWS UNBOUNDED PRECEDING) AS total FROM sized)
@@ -138,17 +138,17 @@ LIMIT (SELECT max(1, count(*)) FROM summed WHERE total <= {_PAGE_BYTES})"""
 
 @dataclass(frozen=True)
 class FullText:
-    """A full-text index of the texts that a view makes of a table; `table` is None where that is not how it is made."""
+    """A full-text index over a view. `table` is the table that the view selects from; None if that is unknown."""
 
     name: str
     view: str
     table: Table | None
 
     def fill(self, connection: Connection) -> None:
-        """Index all texts. The table is full-text indexed for the first time.
+        """Fill the empty index, with one statement per page of rows.
 
-        A statement parses the JSON of each row, and the engine keeps the last four until the statement ends: a page of
-        large rows is a statement of its own.
+        Each row's JSON is parsed, and the engine keeps the last four parsed documents until the statement ends, which
+        takes too much memory for large rows in a single statement.
         """
         name = quoted(self.name)
         if self.table is None:
@@ -164,7 +164,7 @@ class FullText:
 
 @dataclass(frozen=True)
 class Layout:
-    """All of a database: tables of rows, and what is made from them."""
+    """A database: its tables, the SQL of its other objects, and its AUTOINCREMENT sequences."""
 
     tables: list[Table]
     definitions: list[tuple[str, str, str]]
@@ -172,7 +172,7 @@ class Layout:
 
     @property
     def full_text(self) -> list[FullText]:
-        """The full-text tables whose content is another table's."""
+        """The full-text indexes with external content."""
         tables = [(name, sql) for kind, name, sql in self.definitions if kind == "table"]
         return [self._full_text(name, sql) for name, sql in tables if "fts5" in sql and "content=" in sql]
 
@@ -185,18 +185,18 @@ class Layout:
 
     @property
     def virtual_tables(self) -> list[str]:
-        """The other virtual tables, whose rows are to be copied."""
+        """The other virtual tables, whose rows have to be copied."""
         virtual = [name for kind, name, _ in self.definitions if kind == "table"]
         full_text = {index.name for index in self.full_text}
         return [name for name in virtual if name not in full_text]
 
     def statements(self, kind: str) -> list[str]:
-        """The statements that make what is of that kind: index, view, table (a virtual one) or trigger."""
+        """Return the CREATE statements of a kind: "index", "view", "table" (a virtual one) or "trigger"."""
         return [sql for found, _, sql in self.definitions if found == kind]
 
 
 def layout(connection: Connection) -> Layout:
-    """What a database consists of."""
+    """Read the layout of a database, without vector indexes and the manifest."""
     listed = connection.exec_driver_sql(_OTHERS).all()
     vector_tables = {f"{name}_shadow" for _, name, sql, _ in listed if "libsql_vector_idx" in sql}
     left_out = vector_tables | {_ENGINES_OWN, MANIFEST}
@@ -210,13 +210,13 @@ def layout(connection: Connection) -> Layout:
 
 
 def _option(option: str, sql: str) -> str:
-    """The value of an option of a full-text table; "" if it has none."""
+    """Return the value of an option of a full-text table; "" if it is not set."""
     found = re.search(rf"\b{option}='(\w+)'", sql)
     return found.group(1) if found else ""
 
 
 def quoted(name: str) -> str:
-    """A name in SQL."""
+    """Return an SQL identifier in double quotes."""
     return '"' + name.replace('"', '""') + '"'
 
 

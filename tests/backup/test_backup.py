@@ -176,7 +176,7 @@ def test_while_four_writers_write_it_is_a_state_that_existed(storage, backup, tm
 
 def test_it_never_replaces_a_file_unless_it_is_told_to(storage, backup):
     backup.write_text("precious")
-    with pytest.raises(ms.ConfigurationError, match="is there already: choose another name"):
+    with pytest.raises(ms.ConfigurationError, match="already exists; choose another name"):
         back_up(storage, backup)
     assert backup.read_text() == "precious"
     back_up(storage, backup, overwrite=True)
@@ -204,9 +204,9 @@ def test_a_restoration_over_a_database_keeps_that_one_aside(database, backup):
         storage.episodes.save(ms.Episode(task_description="old"))
         back_up(storage, backup)
         storage.episodes.save(ms.Episode(task_description="newer"))
-        with pytest.raises(ms.ConfigurationError, match="say --force to replace it"):
+        with pytest.raises(ms.ConfigurationError, match="pass --force to replace it"):
             restore(backup, database)
-        with raises(ms.UnavailableError, code="SQLITE_BUSY", match="it is in use"):
+        with raises(ms.UnavailableError, code="SQLITE_BUSY", match="is in use"):
             restore(backup, database, force=True)
         assert storage.episodes.count() == 2
     report = restore(backup, database, force=True)

@@ -129,7 +129,7 @@ def test_another_hard_link_of_a_backup_is_named(backed_up, tmp_path):
     storage.forget(episode=episode.id)
     (erased,) = forget_in_backups(storage, [path])
     assert (erased.episodes, erased.complete) == (1, False)
-    assert "hard links: 1" in erased.why
+    assert "other hard links (1)" in erased.why
     assert b"zqcanary 0" in other.read_bytes()
     assert [one.complete for one in forget_in_backups(storage, [other])] == [True]
     assert b"zqcanary 0" not in other.read_bytes()
@@ -167,9 +167,9 @@ def test_what_is_no_backup_is_refused_before_anything_changes(backed_up, tmp_pat
     for wrong, message in [
         (tmp_path / "none.db", "there is no such backup"),
         (tmp_path, "there is no such backup"),
-        (text, "this is no backup"),
-        (plain, "this is no backup: it has no digests"),
-        (Path(storage.settings.database), "that is the database itself"),
+        (text, "not a backup"),
+        (plain, "not a backup: it has no digests"),
+        (Path(storage.settings.database), "this is the database itself"),
     ]:
         with raises(ms.ConfigurationError, match=message):
             forget_in_backups(storage, [path, wrong])
@@ -201,7 +201,7 @@ def test_a_damaged_backup_is_named_and_stays_what_it_was(backed_up):
     before = path.read_bytes()
     (erased,) = forget_in_backups(storage, [path])
     assert not erased.complete
-    assert "the backup is not what it was when it was made" in erased.why
+    assert "the backup was modified after its creation" in erased.why
     assert path.read_bytes() == before
 
 

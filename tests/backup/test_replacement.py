@@ -85,7 +85,7 @@ def test_a_failed_restore_leaves_everything_as_it_was(backup, database, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(_replacement, function, fail)
-    with pytest.raises(ms.ConfigurationError, match="; it is what it was before"):
+    with pytest.raises(ms.ConfigurationError, match="; nothing was replaced"):
         restore(backup, database, force=True)
     assert _names(database) == {"memory.db"}
     assert _tasks(database) == OLD

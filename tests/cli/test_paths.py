@@ -53,8 +53,8 @@ def _cases(place: Path) -> Iterator[tuple[tuple[object, ...], str]]:
         yield (command, place / "directory", "-d", place / "new.db"), A_DIRECTORY
         yield (command, missing, "-d", place / "new.db"), f"{missing}: "
     yield ("export", "-o", place / "file", *database), "already exists: choose another file or delete it"
-    yield ("backup", place / "file", *database), "is there already: choose another name"
-    yield ("restore", place / "backup.db", *database), "is there already: say --force to replace it"
+    yield ("backup", place / "file", *database), "already exists; choose another name"
+    yield ("restore", place / "backup.db", *database), "already exists; pass --force to replace it"
     for command in ("query", "init", "upgrade", "doctor", "health", "stats"):
         yield (command, "-d", place / "directory"), f"the database cannot be opened: {A_DIRECTORY}"
     yield ("init", "-d", under_a_file), f"{place / 'file'} is a file, not a directory"
