@@ -29,6 +29,7 @@ from .episode import (
     Complexity,
     Episode,
     Failure,
+    LazyList,
     Outcome,
     OutcomeKind,
     PartialSuccess,
@@ -56,7 +57,7 @@ from .health import (
     PoolStats,
 )
 from .hierarchy import DomainNode, TaskTypeNode, TimeBucket, TimeUnit
-from .model import LazyList, Model, as_validation_error, new_id, utc_now
+from .model import Model, as_validation_error, new_id, utc_now
 from .pattern import (
     PATTERN,
     AnyPattern,
