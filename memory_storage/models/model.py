@@ -9,8 +9,8 @@ from datetime import datetime, timezone
 from typing import Annotated, Any
 
 import pydantic
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
-from pydantic_core import TzInfo
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, TzInfo, core_schema
 
 from memory_storage.errors import ValidationError
 from memory_storage.suggestions import DEEP, explanation, first_problem
@@ -25,6 +25,17 @@ Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Ratio = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 
 
+class _FixedOffset:
+    """Annotates an aware datetime: one with a named time zone is converted to UTC."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        aware = handler(source)
+        # JSON has no named zones, so that a stored document is read without a call of Python for each of its times.
+        return core_schema.json_or_python_schema(
+            json_schema=aware, python_schema=core_schema.no_info_after_validator_function(_with_fixed_offset, aware)
+        )
+
+
 def _with_fixed_offset(timestamp: datetime) -> datetime:
     # A time in a repeated or skipped hour of a named zone is unequal to the same time in any other zone (PEP 495).
     return timestamp if isinstance(timestamp.tzinfo, _FIXED_OFFSETS) else timestamp.astimezone(timezone.utc)
@@ -34,7 +45,7 @@ Timestamp = Annotated[
     AwareDatetime,
     # Also in UTC, in which it is stored: datetime supports only the years 1 to 9999.
     Field(ge=datetime.min.replace(tzinfo=timezone.utc), le=datetime.max.replace(tzinfo=timezone.utc)),
-    AfterValidator(_with_fixed_offset),
+    _FixedOffset(),
 ]
 """An aware time. One with a named time zone is converted to UTC."""
 
