@@ -19,14 +19,8 @@ from typing import Any, Literal
 import pydantic
 
 from memory_storage.errors import ValidationError
-from memory_storage.models import (
-    PATTERN,
-    AnyPattern,
-    Embedding,
-    Episode,
-    SpatiotemporalEntry,
-    as_validation_error,
-)
+from memory_storage.models import PATTERN, AnyPattern, Embedding, Episode, SpatiotemporalEntry
+from memory_storage.models.model import as_validation_error
 from memory_storage.session import Repositories
 from memory_storage.storage import MemoryStorage
 

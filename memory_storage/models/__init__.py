@@ -57,7 +57,7 @@ from .health import (
     PoolStats,
 )
 from .hierarchy import DomainNode, TaskTypeNode, TimeBucket, TimeUnit
-from .model import Model, as_validation_error, new_id, utc_now
+from .model import Model, new_id, utc_now
 from .pattern import (
     PATTERN,
     AnyPattern,
@@ -175,7 +175,6 @@ __all__ = [
     "ToolSequence",
     "ToolUse",
     "Trend",
-    "as_validation_error",
     "new_id",
     "number_steps",
     "utc_now",

@@ -21,8 +21,9 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from memory_storage.dbapi import BatchStep, chunked
 from memory_storage.errors import CorruptDataError, ValidationError
-from memory_storage.models import Episode, Step, StepError, StepOk, as_validation_error
+from memory_storage.models import Episode, Step, StepError, StepOk
 from memory_storage.models import number_steps as number_each
+from memory_storage.models.model import as_validation_error
 from memory_storage.schema.spelling import is_spelled_otherwise
 from memory_storage.schema.words import with_words, words_of_episode, words_of_step
 
