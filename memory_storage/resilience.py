@@ -224,6 +224,9 @@ class CircuitBreaker(Unpicklable):
             error: The call's error, if it failed.
             contacted: Whether the database was contacted; if not, the call only releases its slot.
             admitted: Whether the ticket is from `acquire`.
+
+        Raises:
+            BaseException: A listener was interrupted. An Exception of a listener is logged.
         """
         failed = error is not None and is_outage(error)
         if self.is_idle and not failed:

@@ -59,7 +59,17 @@ class SessionProtocol(Protocol):
         ...
 
     def audit(self, name: str, operation: Operation, subjects: object, *, is_known: bool) -> None:
-        """Log what an operation has written: at once, or when its transaction is committed."""
+        """Log what an operation has written: at once, or when its transaction is committed.
+
+        Args:
+            name: The operation, like "episodes.save".
+            operation: Its batches, and the number of rows that they changed.
+            subjects: Its arguments and result: the log has the ids in them.
+            is_known: Whether the outcome of the commit is known; if not, the log says so.
+
+        Raises:
+            Exception: What a filter or a handler of the audit log raises.
+        """
         ...
 
     def indexing(self) -> AbstractContextManager[bool]:
@@ -77,21 +87,31 @@ class SessionProtocol(Protocol):
             step: The SELECT.
             shrinks: Empty the engine's cache of file pages first: the last read has filled it with large rows, which
                 are not read again. It has up to 32 MB.
+
+        Returns:
+            All rows.
+
+        Raises:
+            MemoryStorageError: The SELECT failed, or the database is unreachable.
         """
         ...
 
     def write(self, steps: Sequence[BatchStep], *, again: BatchStep | None = None) -> Sequence[Row]:
-        """Run statements atomically, and return the rows of the last one that has any.
-
-        If the acknowledgement is lost but the write was committed, the rows are read by `again`, or by the last
-        statement if that only reads; else there is an empty row for each row that the last statement changed.
+        """Run statements atomically.
 
         Args:
             steps: The statements.
             again: Reads the rows of the result after a lost acknowledgement.
 
+        Returns:
+            The rows of the last statement that has any. If the acknowledgement is lost but the write was committed,
+            those of `again`, or of the last statement if that only reads; else an empty row for each row that the last
+            statement changed.
+
         Raises:
-            RowCountError: a statement changed another number of rows than its `rows`; nothing is stored.
+            RowCountError: A statement changed another number of rows than its `rows`; nothing is stored.
+            MemoryStorageError: A statement failed, or the database is unreachable. Nothing is stored, unless it is a
+                CommitUnknownError.
         """
         ...
 

@@ -12,16 +12,11 @@ import pytest
 
 from .reference import public_names
 
-# What callers do not call: the protocol that repositories run on, and what the guard calls for each operation.
-_INTERNAL = {"SessionProtocol", "CircuitBreaker", "as_validation_error"}
-
 
 def _methods() -> Iterator[tuple[str, Callable[..., Any]]]:
     for identifier in public_names():
         module, _, name = identifier.rpartition(".")
         value = getattr(importlib.import_module(module), name)
-        if name in _INTERNAL:
-            continue
         if inspect.isfunction(value):
             yield name, value
         elif isinstance(value, type):
