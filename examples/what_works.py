@@ -31,7 +31,7 @@ def main() -> None:
         for pattern in storage.patterns.learn(success_reward=1.0)[:3]:
             print("learned:", pattern.description)
         if arguments.html:
-            print(write_page(collect(storage, reward_at_least=1.0), arguments.html))
+            print(write_page(collect(storage, success_reward=1.0), arguments.html))
 
 
 def show_tools(storage: ms.MemoryStorage) -> None:

@@ -5,6 +5,6 @@ from memory_storage_report import Report, Section, collect, page, sections, writ
 from ._deprecation import renamed_arguments, warn_renamed
 
 warn_renamed("memory_storage.report", "memory_storage_report")
-gather = renamed_arguments(zone="tz")(collect)
+gather = renamed_arguments(zone="tz", reward_at_least="success_reward")(collect)
 
 __all__ = ["Report", "Section", "gather", "page", "sections", "write_page"]

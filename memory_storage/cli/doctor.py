@@ -14,14 +14,14 @@ from .app import app
 from .database import settings_for
 from .options import AsJson, Database
 from .output import say, show_table, write_json
+from .renamed_options import renamed_options
 
 
-@app.command()
+@app.command(cls=renamed_options({"--fix": "--repair"}))
 def doctor(
     repair: Annotated[
         bool, typer.Option("--repair", help="Repair the damage where possible. Make a backup first.")
     ] = False,
-    fix: Annotated[bool, typer.Option("--fix", hidden=True)] = False,
     database: Database = None,
     as_json: AsJson = False,
 ) -> None:
@@ -30,11 +30,10 @@ def doctor(
     With --repair, indexes and counters are rebuilt, and columns are restored from their documents. No row is deleted:
     unusable rows are moved unchanged to a table quarantined_.... Stored values are never shown.
     """
-    repair = repair or fix  # its name before 0.1
     settings = settings_for(database, None)
     report = checks.repair(settings) if repair else checks.check(settings)
     if as_json:
-        write_json({"findings": _as_json(report.findings), "mended": _as_json(report.repaired)})
+        write_json({"findings": _as_json(report.findings), "repaired": _as_json(report.repaired)})
     else:
         _show(report)
     if not report.is_healthy:
@@ -60,5 +59,5 @@ def _table(findings: list[Finding]) -> tuple[list[str], list[tuple[object, ...]]
 def _as_json(findings: list[Finding]) -> list[dict[str, Any]]:
     names = ("code", "table", "rows", "problem", "remedy", "seqs")
     return [
-        {**{name: getattr(finding, name) for name in names}, "can_mend": finding.can_repair} for finding in findings
+        {**{name: getattr(finding, name) for name in names}, "can_repair": finding.can_repair} for finding in findings
     ]

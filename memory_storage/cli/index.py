@@ -94,7 +94,9 @@ def use(
     as_json: AsJson = False,
 ) -> None:
     """Switch to the other kind of index, and empty the previous one. After an interruption, run it again."""
-    source = "hnsw" if source == "memory" else source  # its name before 0.1
+    if source == "memory":
+        talk("warning: memory is deprecated since 0.1: use hnsw")
+        source = "hnsw"
     chosen = cast("IndexSource", source)  # it is checked
     if source not in get_args(IndexSource):
         raise ValidationError("source", f"one of {', '.join(get_args(IndexSource))}", source)
@@ -156,7 +158,7 @@ def _verdict(health: IndexHealth) -> str:
 
 
 def _as_json(model: EmbeddingModel) -> dict[str, Any]:
-    facts = {"pending": model.pending, "needs_index": model.needs_index, "is_worn": model.is_fragmented}
+    facts = {"pending": model.pending, "needs_index": model.needs_index, "is_fragmented": model.is_fragmented}
     return {**asdict(model), **facts}
 
 
@@ -165,5 +167,5 @@ def _health(health: IndexHealth) -> dict[str, Any]:
         **_as_json(health.model),
         "nodes": health.nodes,
         "recall": health.recall,
-        "is_sound": health.is_healthy,
+        "is_healthy": health.is_healthy,
     }

@@ -15,23 +15,24 @@ from .app import app
 from .database import open_existing
 from .options import AsJson, Database, Namespace, parse_time
 from .output import has_wide_output, say, show_table, talk, write_json
+from .renamed_options import renamed_options
 
 TaskType = Annotated[str | None, typer.Option(help="Only this type, like debugging or testing.")]
 Domain = Annotated[str | None, typer.Option(help="Only this domain.")]
 Tag = Annotated[list[str] | None, typer.Option(help="Only with this tag; repeat it to require several.")]
 Since = Annotated[str | None, typer.Option(metavar="TIME", help="Started at this time or later (ISO 8601).")]
 Until = Annotated[str | None, typer.Option(metavar="TIME", help="Started before this time (ISO 8601).")]
-RewardAtLeast = Annotated[
+SuccessReward = Annotated[
     float | None,
     typer.Option(help="Count a reward of at least this as success. Default: the outcome.", show_default=False),
 ]
 
 
-@app.command()
+@app.command(cls=renamed_options({"--zone": "--tz", "--reward-at-least": "--success-reward"}))
 def report(
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a self-contained HTML page.")] = None,
-    tz: Annotated[str, typer.Option("--tz", "--zone", help="The IANA time zone of days and weeks.")] = "UTC",
-    reward_at_least: RewardAtLeast = None,
+    tz: Annotated[str, typer.Option(help="The IANA time zone of days and weeks.")] = "UTC",
+    success_reward: SuccessReward = None,
     episodes: Annotated[int, typer.Option(help="With --html: number of episodes shown step by step, at most 50.")] = 8,
     task_type: TaskType = None,
     domain: Domain = None,
@@ -54,7 +55,7 @@ def report(
 
     filters = _filters(task_type, domain, tag, since, until)
     with open_existing(database, namespace) as storage:
-        found = collect(storage, tz=tz, reward_at_least=reward_at_least, episodes=episodes, **filters)
+        found = collect(storage, tz=tz, success_reward=success_reward, episodes=episodes, **filters)
     if html is not None:
         written = write_page(found, html)
     if as_json:
@@ -68,12 +69,16 @@ def report(
                 show_table(section.columns, section.rows)
 
 
-@app.command()
+@app.command(
+    cls=renamed_options(
+        {"--least-episodes": "--min-episodes", "--most": "--max-patterns", "--reward-at-least": "--success-reward"}
+    )
+)
 def learn(
-    least_episodes: Annotated[int, typer.Option(help="Minimum number of episodes of a pattern.")] = 5,
+    min_episodes: Annotated[int, typer.Option(help="Minimum number of episodes of a pattern.")] = 5,
     min_lift: Annotated[float, typer.Option(help="Minimum ratio of its success rate to that of all episodes.")] = 1.2,
-    most: Annotated[int, typer.Option(help="Maximum number of patterns of each kind.")] = 50,
-    reward_at_least: RewardAtLeast = None,
+    max_patterns: Annotated[int, typer.Option(help="Maximum number of patterns of each kind.")] = 50,
+    success_reward: SuccessReward = None,
     task_type: TaskType = None,
     domain: Domain = None,
     tag: Tag = None,
@@ -87,15 +92,17 @@ def learn(
     filters = _filters(task_type, domain, tag, since, until)
     with open_existing(database, namespace) as storage:
         found = storage.patterns.learn(
-            min_episodes=least_episodes, min_lift=min_lift, max_patterns=most, success_reward=reward_at_least, **filters
+            min_episodes=min_episodes,
+            min_lift=min_lift,
+            max_patterns=max_patterns,
+            success_reward=success_reward,
+            **filters,
         )
     if as_json:
         write_json([pattern.model_dump(mode="json") for pattern in found])
         return
     if not found:
-        talk(
-            "no pattern was learned: too few episodes succeeded in the same way; try --least-episodes 2 or --min-lift 1"
-        )
+        talk("no pattern was learned: too few episodes succeeded in the same way; try --min-episodes 2 or --min-lift 1")
         return
     rows = [
         (

@@ -210,12 +210,12 @@ def _show_done(done: RetentionResult, what: str, *, as_json: bool) -> None:
     if not done.removed and not done.skipped:
         say(_NOTHING_TO_DO)
         return
-    spared = f"; {len(done.skipped):,} changed in the meantime and were kept" if done.skipped else ""
-    say(f"{what} {_format_size(done.removed, done.bytes)}{spared}")
+    skipped = f"; {len(done.skipped):,} were skipped, because they have changed since" if done.skipped else ""
+    say(f"{what} {_format_size(done.removed, done.bytes)}{skipped}")
 
 
 def _result_as_json(done: RetentionResult) -> dict[str, Any]:
-    return {"removed": done.removed, "bytes": done.bytes, "spared": done.skipped}
+    return {"removed": done.removed, "bytes": done.bytes, "skipped": done.skipped}
 
 
 def _erasure_summary(found: ErasureResult) -> str:

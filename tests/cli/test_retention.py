@@ -53,7 +53,7 @@ def test_a_dry_run_shows_a_table(command, database, episodes):
 
 def test_retain_does_what_the_dry_run_listed(answered, database, episodes):
     done = answered("retain", "--max-episodes", 4, "--keep-tag", "kept", "--yes")
-    assert (done["removed"], done["spared"]) == (6, [])
+    assert (done["removed"], done["skipped"]) == (6, [])
     assert set(_left(database)) == {str(episodes[days].id) for days in (0, 1, 2, 9)}
 
 

@@ -101,7 +101,7 @@ class TestIndex:
 
     def test_verify_and_rebuild(self, answered, command, database, many):
         (health,) = answered("index", "verify")
-        assert (health["is_sound"], health["nodes"]) == (True, 2100)
+        assert (health["is_healthy"], health["nodes"]) == (True, 2100)
         with ms.MemoryStorage.open(database) as storage, storage.engine.begin() as connection:
             connection.exec_driver_sql(f"DELETE FROM {VectorSpace('m').table}_ann_shadow WHERE index_key % 2")
         result = command("index", "verify", "m", "-d", database)
@@ -131,7 +131,7 @@ class TestIndex:
         assert list(database.parent.glob("*.usearch"))
         assert answered("index", "use", "diskann", "m") == {"m": 2100}
         assert not list(database.parent.glob("*.usearch"))
-        assert answered("index", "verify")[0]["is_sound"]
+        assert answered("index", "verify")[0]["is_healthy"]
         assert command("index", "use", "nothing", "-d", database).exit_code == 4
 
     def test_worn_is_said(self, command, database, many):

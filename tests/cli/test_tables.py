@@ -46,7 +46,7 @@ COMMANDS = [
     (["stats"], ["episodes", "mean reward", "ok rate"]),
     (["stats", "--by", "tool"], ["episodes", "success", "from", "to"]),
     (["report"], ["95 % interval", "mean duration", "errors and timeouts", "p99", "support", "lift"]),
-    (["learn", "--least-episodes", "1", "--min-lift", "0"], ["kind", "pattern", "success", "version"]),
+    (["learn", "--min-episodes", "1", "--min-lift", "0"], ["kind", "pattern", "success", "version"]),
     (["retain", "--max-episodes", "1", "--dry-run"], ["reason", "steps", "bytes"]),
     (["index", "status"], ["dimension", "preset", "indexed", "pending", "index"]),
     (["index", "verify"], ["in the index", "verdict"]),

@@ -340,7 +340,7 @@ def test_the_command_reports_and_with_repair_repairs(settings):
     repaired = command("--repair", "--json")
     assert repaired.exit_code == 0
     assert json.loads(repaired.stdout)["findings"] == []
-    assert [one["code"] for one in json.loads(repaired.stdout)["mended"]] == ["counters"]
+    assert [one["code"] for one in json.loads(repaired.stdout)["repaired"]] == ["counters"]
     assert command().exit_code == 0
 
 
@@ -356,7 +356,7 @@ def test_a_database_that_is_locked_is_not_called_damaged(settings):
 
 
 def test_what_is_not_there_is_not_made(database):
-    result = CliRunner().invoke(app, ["doctor", "--fix", "--database", str(database)])
+    result = CliRunner().invoke(app, ["doctor", "--repair", "--database", str(database)])
     assert (result.exit_code, database.exists()) == (3, False)
 
 

@@ -54,7 +54,7 @@ def test_filters_hold_for_all_of_it(memory):
 
 
 def test_success_may_be_a_reward(memory):
-    report = collect(memory, reward_at_least=0.99)
+    report = collect(memory, success_reward=0.99)
     assert report.all.success.count == memory.episodes.count(min_reward=0.99)
     assert "their reward is at least 0.99" in page(report)
 

@@ -114,7 +114,7 @@ def collect(
     storage: MemoryStorage,
     *,
     tz: str = "UTC",
-    reward_at_least: float | None = None,
+    success_reward: float | None = None,
     episodes: int = 8,
     **filters: Unpack[EpisodeFilters],
 ) -> Report:
@@ -123,7 +123,7 @@ def collect(
     Args:
         storage: the memory to report on.
         tz: the IANA time zone of days, weeks and months.
-        reward_at_least: a success is an episode with at least this reward; default: one with the outcome `success`.
+        success_reward: a success is an episode with at least this reward; default: one with the outcome `success`.
         episodes: the number of episodes to show step by step, at most 50: half failures and half successes, the newest
             of each.
         filters: as in `storage.episodes.query`.
@@ -135,7 +135,7 @@ def collect(
         ValidationError: the zone does not exist, or a filter is not valid.
     """
     with storage.snapshot() as view:
-        return _collect(view, tz, reward_at_least, episodes, filters)
+        return _collect(view, tz, success_reward, episodes, filters)
 
 
 def _collect(view: Transaction, tz: str, threshold: float | None, n_examples: int, filters: EpisodeFilters) -> Report:
