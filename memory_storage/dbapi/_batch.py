@@ -1,14 +1,16 @@
-"""Batches: statements that are sent together and take effect together."""
+"""Statements to send: batches, the values bound to them, and their results."""
 
 from __future__ import annotations
 
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeGuard, TypeVar
 
-from ._errors import IntegrityError
-from ._parameters import Value
+from ._errors import DataError, IntegrityError, ProgrammingError
+from ._sql import Statement
+
+Value = None | int | float | str | bytes
 
 T = TypeVar("T")
 
@@ -99,3 +101,102 @@ def chunked(
         total += bytes_
     if chunk:
         yield chunk
+
+
+def to_engine_value(value: object, index: int) -> Value:
+    """Return the value as one of the engine's five types; or raise DataError or ProgrammingError."""
+    match value:
+        case None | bytes():
+            return value
+        case str():
+            return _check_text(value, index)
+        case int():
+            if not -(2**63) <= value < 2**63:  # `in range()` would search one by one for a subclass of int
+                raise DataError(f"parameter {index}: {value} does not fit in 64 bits")
+            return int(value)
+        case float():
+            if value != value:
+                raise DataError(f"parameter {index}: NaN cannot be stored (it would become NULL)")
+            return float(value)
+        case bytearray() | memoryview():
+            return bytes(value)
+    raise ProgrammingError(f"parameter {index}: type {type(value).__name__!r} is not supported")
+
+
+def _check_text(value: str, index: int) -> str:
+    # Such a string would be read back up to its first NUL.
+    if "\0" in value:
+        raise DataError(f"parameter {index}: text with a NUL character would be read back cut")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"parameter {index}: text with a lone surrogate cannot be stored") from error
+    return str.__str__(value)
+
+
+def check_parameters(statement: Statement, parameters: Sequence[object]) -> tuple[Value, ...]:
+    """Return the values to send. DataError or ProgrammingError if one cannot be stored, or their number is wrong."""
+    if type(parameters) is not tuple:
+        parameters = _as_tuple(parameters)
+    if len(parameters) != statement.parameter_count:
+        raise ProgrammingError(
+            f"the statement takes {statement.parameter_count} parameters, {len(parameters)} were given"
+        )
+    if _all_plain(parameters):
+        return parameters
+    return tuple(to_engine_value(value, index) for index, value in enumerate(parameters, 1))
+
+
+def bind(statement: Statement, parameters: Sequence[object]) -> tuple[str, tuple[Value, ...]]:
+    """Return the SQL and the values for the native driver; errors as those of `check_parameters`."""
+    return _inline_wide_integers(statement, check_parameters(statement, parameters))
+
+
+def _as_tuple(parameters: Sequence[object]) -> tuple[object, ...]:
+    if isinstance(parameters, str | bytes) or not isinstance(parameters, Sequence):
+        raise ProgrammingError(f"parameters must be a sequence, not {type(parameters).__name__}")
+    return tuple(parameters)
+
+
+def _all_plain(values: tuple[object, ...]) -> TypeGuard[tuple[Value, ...]]:
+    # On the path of every statement: so common values are recognized by their exact type, without a call for each.
+    for value in values:
+        kind = type(value)
+        if kind is int:
+            if not -(2**63) <= value < 2**63:  # type: ignore[operator] # mypy does not narrow by `kind`
+                return False
+        elif kind is str:
+            if not value.isascii() or "\0" in value:  # type: ignore[attr-defined, operator]
+                return False
+        elif value is not None and kind is not bytes:
+            return False
+    return True
+
+
+def _inline_wide_integers(statement: Statement, values: tuple[Value, ...]) -> tuple[str, tuple[Value, ...]]:
+    """Write integers beyond 32 bits as literals into the SQL: the native driver would bind them as floats."""
+    for value in values:  # on the path of every statement
+        if type(value) is int and not -0x8000_0000 <= value <= 0x7FFF_FFFF:
+            break
+    else:
+        return statement.sql, values
+    text = [statement.pieces[0]]
+    bound: list[Value] = []
+    for index, piece in zip(statement.order, statement.pieces[1:], strict=True):
+        value = values[index]
+        if _is_wide(value):
+            text += (_literal(value), piece)
+        else:
+            bound.append(value)
+            text += ("?", piece)
+    return "".join(text), tuple(bound)
+
+
+def _is_wide(value: Value) -> TypeGuard[int]:
+    return type(value) is int and not -(2**31) <= value < 2**31
+
+
+def _literal(value: int) -> str:
+    # The engine parses -9223372036854775808 as minus a float, so it is written as a difference.
+    return "(-9223372036854775807-1)" if value == -(2**63) else f"({value})"

@@ -8,10 +8,9 @@ from functools import lru_cache, partial
 from typing import Protocol
 
 from . import _errors
-from ._batch import Batch, BatchStep, Result
+from ._batch import Batch, BatchStep, Result, Value
 from ._errors import InterfaceError, OperationalError, ProgrammingError
 from ._fork import Unpicklable
-from ._parameters import Value
 from ._sql import Kind, parse, split_script
 
 Row = tuple[Value, ...]

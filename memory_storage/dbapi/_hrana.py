@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from ._batch import BatchStep, Result, chunked
+from ._batch import BatchStep, Result, Value, check_parameters, chunked
 from ._client import Client
 from ._errors import BUSY_CODES, DataError, Error, InterfaceError, OperationalError
 from ._fork import register_after_fork
@@ -27,7 +27,6 @@ from ._hrana_stream import RequestEffect, Stream, StreamExpired, malformed_respo
 from ._http import Deadline
 from ._json import MALFORMED_RESPONSE
 from ._keep_alive import KEEP_ALIVE
-from ._parameters import Value, check_parameters
 from ._sql import Kind, Statement, parse
 
 _log = logging.getLogger(__name__)

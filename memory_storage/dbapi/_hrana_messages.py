@@ -9,10 +9,9 @@ import base64
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ._batch import Result, RowCountError
+from ._batch import Result, RowCountError, Value
 from ._errors import DataError, Error, OperationalError, from_server
 from ._json import expect, integer, number, unsigned
-from ._parameters import Value
 from ._sql import Kind, Statement
 
 Json = dict[str, Any]

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import libsql_experimental
 
-from ._batch import BatchStep, Result, RowCountError
+from ._batch import BatchStep, Result, RowCountError, Value, bind
 from ._encryption import (
     EncryptionKey,
     check_header,
@@ -28,7 +28,6 @@ from ._encryption import (
 from ._errors import BUSY_CODES, Error, InterfaceError, OperationalError, from_message
 from ._fork import register_after_fork
 from ._open_files import File, header_of, open_files
-from ._parameters import Value, bind
 from ._sql import Kind, parse
 
 _BoundStatement = tuple[
