@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 from collections.abc import Callable
 from datetime import datetime
-from functools import partial
+from functools import partial, wraps
 from time import perf_counter
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 from uuid import UUID
 
 from pydantic import SecretStr
@@ -20,7 +21,6 @@ from . import health, migrate, models, pool
 from ._exception_mapping import map_exceptions
 from ._execution import Executor
 from ._files import MaintenanceLock
-from ._signature_errors import explain_misuse
 from .dbapi import redacted
 from .engine import guard_engine, make_directory, make_engine
 from .erasure import Eraser
@@ -31,10 +31,11 @@ from .search.hnsw import is_installed
 from .search.hnsw.index import HnswIndexes
 from .search.vector_index import VectorIndex
 from .session import Repositories, Session, StorageContext
-from .settings import Settings, hidden_token
+from .settings import Settings, hidden, hidden_token
 from .sql.validation import aware
 from .transaction import Transaction
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
@@ -42,10 +43,44 @@ _NAMESPACE_LENGTH = 200
 _OPEN = 'MemoryStorage.open("memory.db"), or MemoryStorage.open("libsql://...", auth_token=...)'
 
 
+def _explain_misuse(advice: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorate a method to raise ConfigurationError with advice if the arguments do not fit its signature.
+
+    Args:
+        advice: What to write instead.
+    """
+
+    def decorate(method: Callable[P, T]) -> Callable[P, T]:
+        signature = inspect.signature(method)
+
+        @wraps(method)
+        def call(*args: Any, **kwargs: Any) -> T:
+            problem = _signature_problem(signature, *args, **kwargs)
+            # Replaced before anything can fail: a traceback may show this frame, and a token may be among them.
+            args = tuple(redacted(value) for value in args)
+            kwargs = hidden(kwargs)
+            if problem:
+                args, kwargs = (), {}
+                raise ConfigurationError(f"{problem}: {advice}")
+            return method(*args, **kwargs)
+
+        return cast("Callable[P, T]", call)
+
+    return decorate
+
+
+def _signature_problem(signature: inspect.Signature, *args: object, **kwargs: object) -> str:
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        return str(error)
+    return ""
+
+
 class MemoryStorage(Repositories):
     """An agent's memory in one namespace of one database. Thread-safe."""
 
-    @explain_misuse(f"it takes an engine and its settings; most callers write {_OPEN}")
+    @_explain_misuse(f"it takes an engine and its settings; most callers write {_OPEN}")
     def __init__(self, engine: Engine, settings: Settings, *, now: Callable[[], datetime] = models.utc_now) -> None:
         """Use an existing engine. Most callers want `open`.
 
@@ -68,7 +103,7 @@ class MemoryStorage(Repositories):
         super().__init__(Session(self._context, self.namespace))
 
     @classmethod
-    @explain_misuse(f"write {_OPEN}; other settings: MemoryStorage.open(Settings(database=..., ...))")
+    @_explain_misuse(f"write {_OPEN}; other settings: MemoryStorage.open(Settings(database=..., ...))")
     def open(
         cls,
         database: str | os.PathLike[str] | Settings | None = None,
