@@ -67,6 +67,9 @@ from .repositories import (
     StepRepository,
     Weights,
 )
+from .session import (
+    Transaction,
+)
 from .settings import (
     CircuitBreakerSettings,
     Limits,
@@ -77,9 +80,6 @@ from .settings import (
 )
 from .storage import (
     MemoryStorage,
-)
-from .transaction import (
-    Transaction,
 )
 
 __all__ = [

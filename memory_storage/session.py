@@ -1,21 +1,23 @@
-"""Sessions: the namespace, limits and clock that repositories share, and the executor of their statements."""
+"""Sessions and transactions: the namespace, limits and clock that repositories share, over one executor."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property, partial
+from types import TracebackType
 from typing import Any, Protocol, TypeVar, overload
 
 from sqlalchemy import Engine
 from typing_extensions import Self
 
 from . import dbapi
-from ._execution import Executor
+from ._execution import Executor, TransactionExecutor
 from ._files import MaintenanceLock
-from .monitoring import AuditRecord, Meter, Operation
+from .monitoring import AuditRecord, Meter, Operation, named_operation
 from .repositories import (
     AnalyticsRepository,
     EmbeddingRepository,
@@ -174,3 +176,57 @@ class Repositories(dbapi.Unpicklable):
 
 
 _REPOSITORIES = [name for name, value in vars(Repositories).items() if isinstance(value, _made_when_used)]
+
+
+class Transaction(Repositories):
+    """A transaction: a clean exit of the block commits, an exception rolls back. Not thread-safe.
+
+    It takes the write lock at its first statement, so that what it reads cannot change before it writes. A snapshot
+    takes no lock: it sees the database as it was at its first statement, while other clients write.
+
+    On a server it is kept alive until the block ends: a thread sends a request after five idle seconds, since the
+    server ends an idle transaction after ten. When another writer waits, the server rolls back a transaction that has
+    held the write lock for five seconds; the next call then raises UnavailableError.
+    """
+
+    def __init__(self, context: StorageContext, namespace: str, actor: str = "", *, read_only: bool = False) -> None:
+        self._executor = TransactionExecutor(context.executor, read_only=read_only)
+        super().__init__(Session(context, namespace, actor, self._executor))
+
+    @property
+    def namespace(self) -> str:
+        """The namespace whose rows it reads and writes."""
+        return self._session.namespace
+
+    @property
+    def actor(self) -> str:
+        """Whom the audit log names."""
+        return self._session.actor
+
+    def now(self) -> datetime:
+        """Return the current time by the storage's clock, aware."""
+        return self._session.now()
+
+    def __enter__(self) -> Self:
+        self._session.started_at_monotonic = time.monotonic()
+        self._executor.begin()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._executor.end(error)
+
+    @named_operation("transaction.execute")
+    def execute(self, statements: Sequence[tuple[str, Sequence[object]]]) -> list[list[Row]]:
+        """Run your own SQL, all statements or none, in one round trip.
+
+        The statements are not restricted to the namespace.
+
+        Args:
+            statements: Pairs of SQL, with `?` for each value, and the values.
+
+        Returns:
+            The rows of each statement.
+        """
+        return self._executor.execute([dbapi.BatchStep(sql, parameters) for sql, parameters in statements])

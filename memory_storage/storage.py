@@ -30,10 +30,9 @@ from .resilience import CircuitBreaker, Guard, is_retryable_read, was_not_commit
 from .search.hnsw import is_installed
 from .search.hnsw.index import HnswIndexes
 from .search.vector_index import VectorIndex
-from .session import Repositories, Session, StorageContext
+from .session import Repositories, Session, StorageContext, Transaction
 from .settings import Settings, hidden, hidden_token
 from .sql.validation import aware
-from .transaction import Transaction
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -26,7 +26,6 @@ _NAME = "memory-storage"
 # Where a public name stands: the module that defines it, and the page. The first one that matches is taken.
 _PAGES = (
     ("memory_storage.storage", "storage", "MemoryStorage and transactions"),
-    ("memory_storage.transaction", "storage", "MemoryStorage and transactions"),
     ("memory_storage.session", "storage", "MemoryStorage and transactions"),
     ("memory_storage.settings", "settings", "Settings"),
     ("memory_storage.errors", "errors", "Errors"),
