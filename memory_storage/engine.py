@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Engine, create_engine, make_url
 
 from . import dbapi
 from ._exception_mapping import as_storage_error
@@ -40,9 +40,7 @@ def guard_engine(engine: Engine, guard: Guard) -> None:
     nothing is sent; outages that a caller's statements and commits meet are counted. Nothing is repeated. A call of a
     repository has asked the breaker before it takes a connection, and is not counted twice.
     """
-    gate = _Gate(guard)
-    set_gate(engine, gate)
-    event.listen(engine, "engine_connect", gate.on_connect)
+    set_gate(engine, _Gate(guard))
 
 
 class _Gate:
@@ -50,15 +48,7 @@ class _Gate:
 
     def __init__(self, guard: Guard) -> None:
         self._breaker, self.thread = guard.breaker, guard.thread
-
-    def on_connect(self, connection: Connection) -> None:
-        if self.thread.is_admitted:
-            return
-        try:
-            self._breaker.refuse_if_open()
-        except BaseException:
-            connection.close()
-            raise
+        self.refuse_if_open = self._breaker.refuse_if_open
 
     def admit(self, *, in_transaction: bool) -> tuple[int, bool]:
         """See `dbapi.Gate`. A transaction that has begun is not refused in its middle."""

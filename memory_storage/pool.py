@@ -7,12 +7,13 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
-from sqlalchemy import Engine, event, exc
+from sqlalchemy import Connection, Engine, event, exc
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
 from .dbapi import Gate, Unpicklable, register_after_fork
@@ -144,6 +145,11 @@ class CallerGate(Gate, Protocol):
         """The state of the current thread."""
         ...
 
+    @property
+    def refuse_if_open(self) -> Callable[[], None]:
+        """Raises CircuitOpenError while the circuit is open."""
+        ...
+
 
 class AdmittedThread(Protocol):
     """Of the current thread: whether the connection that it takes is for a call that was admitted already."""
@@ -169,7 +175,9 @@ def track_checkouts(engine: Engine, *, idle_timeout: float | None, min_idle: int
 
 def set_gate(engine: Engine, gate: CallerGate) -> None:
     """Put a gate before the connections that are checked out from now on, unless their call was admitted already."""
-    _all_checkouts[engine].gate = gate
+    checkouts = _all_checkouts[engine]
+    checkouts.gate = gate
+    event.listen(engine, "engine_connect", checkouts.on_connect)
 
 
 def holders(engine: Engine) -> list[Holder]:
@@ -200,6 +208,15 @@ class _Checkouts:
             raise exc.DisconnectionError("the connection was closed while it was idle, or is another process's")
         if self.gate is not None:
             connection.gate = None if self.gate.thread.is_admitted else self.gate
+
+    def on_connect(self, connection: Connection) -> None:
+        if self.gate is None or self.gate.thread.is_admitted:
+            return
+        try:
+            self.gate.refuse_if_open()
+        except BaseException:
+            connection.close()
+            raise
 
     def on_checkin(self, connection: Any, record: Any) -> None:  # noqa: ARG002 - also
         with self._lock:
