@@ -276,11 +276,12 @@ class TransactionExecutor(dbapi.Unpicklable):
 
     def _connect(self) -> None:
         self._ticket, self._contacted, self._records = self._guard.acquire(), False, []
-        begin = "DEFERRED" if self._read_only else "IMMEDIATE"
         try:
-            options = {"libsql_begin": begin} | ({"libsql_keep_alive": True} if self._is_remote else {})
-            connection = self._connection = self._checkout(options)
-            _refuse_autocommit(connection)
+            connection = self._connection = self._checkout()
+            driver: Any = connection.connection.dbapi_connection
+            _refuse_autocommit(driver)
+            # Not by execution options, a detour of five calls: the pool resets both when the connection is returned.
+            driver.begin_mode, driver.keep_alive = "DEFERRED" if self._read_only else "IMMEDIATE", self._is_remote
             self._guard.recheck(self._ticket)
         except BaseException as error:
             self._record_outcome(error)
@@ -289,10 +290,10 @@ class TransactionExecutor(dbapi.Unpicklable):
                 connection.close()
             raise
 
-    def _checkout(self, options: dict[str, Any]) -> Connection:
+    def _checkout(self) -> Connection:
         try:
             with self._guard.admitted_checkout():
-                return self._engine.connect().execution_options(**options)
+                return self._engine.connect()
         except FOREIGN_ERRORS as error:
             raise_mapped(error, self._engine)
             raise
@@ -370,8 +371,7 @@ class TransactionExecutor(dbapi.Unpicklable):
         return self._connection
 
 
-def _refuse_autocommit(connection: Connection) -> None:
-    driver: Any = connection.connection.dbapi_connection
+def _refuse_autocommit(driver: Any) -> None:
     if driver.autocommit:  # set by a listener of the caller's, so that the engine does not show it
         raise ConfigurationError(
             "engine: its connections are in AUTOCOMMIT, so a transaction could not be rolled back; leave that out"

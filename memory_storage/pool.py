@@ -219,6 +219,9 @@ class _Checkouts:
             raise
 
     def on_checkin(self, connection: Any, record: Any) -> None:  # noqa: ARG002 - also
+        if connection is not None and connection.begin_mode:
+            # Else the next call on it would begin a transaction, leave it open, and lose its write.
+            connection.begin_mode, connection.keep_alive = "", False
         with self._lock:
             self._in_use.pop(connection, None)
             if connection is not None:

@@ -341,3 +341,33 @@ def test_a_listener_on_an_engine_that_begins_by_itself_loses_no_write(database, 
     engine.dispose()
     with ms.MemoryStorage.open(database) as storage:
         assert storage.episodes.count() == 1
+
+
+@pytest.fixture(params=["own engine", "engine of the caller"])
+def on_one_connection(request, database):
+    ms.MemoryStorage.open(database).close()
+    if request.param == "own engine":
+        settings = ms.Settings(database=str(database), pool=ms.PoolSettings(max_connections=1))
+        with ms.MemoryStorage.open(settings) as storage:
+            yield storage
+        return
+    engine = sqlalchemy.create_engine(f"libsql:///{database}", pool_size=1, max_overflow=0)
+    yield ms.MemoryStorage(engine, ms.Settings(database=str(database)))
+    engine.dispose()
+
+
+@pytest.mark.parametrize("ending", ["commit", "rollback", "abandoned", "snapshot"])
+def test_a_connection_is_returned_with_its_defaults(on_one_connection, make_episode, ending):
+    storage = on_one_connection
+    tx = storage.snapshot() if ending == "snapshot" else storage.transaction()
+    tx.__enter__()
+    tx.episodes.count()
+    error = RuntimeError("mine") if ending == "rollback" else None
+    if ending != "abandoned":
+        tx.__exit__(error and RuntimeError, error, None)
+    del tx
+    storage.episodes.save(make_episode())  # a mode that stays would leave it uncommitted
+    with storage.engine.connect() as connection:
+        driver = connection.connection.dbapi_connection
+        assert (driver.begin_mode, driver.keep_alive) == ("", False)
+    assert storage.episodes.count() == 1

@@ -56,9 +56,10 @@ class LibSQLDialect(SQLiteDialect_libsql):  # type: ignore[misc] # sqlalchemy-li
 
     @classmethod
     def engine_created(cls, engine: Engine) -> None:
-        """Add the listeners for liveness, disconnects and secrets."""
-        if not getattr(engine.pool, "checks_liveness", False):  # once a checkout is enough
+        """Add the listeners for liveness, modes, disconnects and secrets."""
+        if not getattr(engine.pool, "checks_liveness", False):  # such a pool does both itself
             event.listen(engine, "checkout", _refuse_unusable)
+            event.listen(engine, "checkin", _reset_modes)
         event.listen(engine, "handle_error", _keep_the_others)
         event.listen(engine, "do_connect", _hide_secrets)
         if engine.hide_parameters:  # SQLAlchemy hides parameters, but logs rows at DEBUG
@@ -216,3 +217,9 @@ def _keep_the_others(context: Any) -> None:
 def _refuse_unusable(dbapi_connection: Any, record: Any, proxy: Any) -> None:  # noqa: ARG001 - SQLAlchemy's signature
     if not dbapi_connection.usable:
         raise exc.DisconnectionError("the connection belongs to another process or is broken")
+
+
+def _reset_modes(dbapi_connection: Any, record: Any) -> None:  # noqa: ARG001 - also
+    # A storage's transaction sets them past the execution options, which would be reset by themselves.
+    if dbapi_connection is not None and dbapi_connection.begin_mode:
+        dbapi_connection.begin_mode, dbapi_connection.keep_alive = "", False
