@@ -6,6 +6,9 @@ import threading
 from collections import OrderedDict
 
 from memory_storage.schema.vector_tables import VectorSpace
+from memory_storage.sql.session import SessionProtocol
+
+from .vector_spaces import Stored, stored_spaces
 
 _REMEMBERED = 1_000
 
@@ -24,6 +27,13 @@ class KnownSpaces:
     def guess(self, namespace: str, model: str) -> VectorSpace:
         """Return the space to try first."""
         return self._variants.get((namespace, model)) or VectorSpace(model)
+
+    def look_up(self, session: SessionProtocol, model: str) -> Stored | None:
+        """Read the space of the vectors of a model in the session's namespace, and learn it; None if it has none."""
+        found = next((one for one in stored_spaces(session, model) if one.is_own), None)
+        if found is not None:
+            self.learn(session.namespace, found.space)
+        return found
 
     def learn(self, namespace: str, space: VectorSpace) -> None:
         """Store the space of a namespace, replacing that of the same model."""

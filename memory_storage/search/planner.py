@@ -30,7 +30,7 @@ from .cursor import SearchCursor, parse_search_cursor
 from .hnsw.index import HnswIndex, Neighbors
 from .session import SearchSession
 from .statement import NO_SPACE, Attempt, Filters, Search, SearchTarget
-from .vector_spaces import Stored, as_model_name, own_space, wrong_dimension
+from .vector_spaces import Stored, as_model_name, wrong_dimension
 from .vector_sql import USED
 from .vectors import packed
 
@@ -229,14 +229,14 @@ def _attempted(
     except (SchemaError, ValidationError) as error:
         if space is None or not _is_about_space(error, space):
             raise
-        own = own_space(session, space.model)
+        own = session.spaces.look_up(session, space.model)
         if own is not None and own.space == space and isinstance(error, SchemaError):
             raise
         return [], _in_space(session, plan, own)
     dimension = len(plan.values["vector"]) // 4 if space else 0
     if space is None or stored in (None, f"{space.token}:{dimension}"):
         return rows, None
-    own = own_space(session, space.model)
+    own = session.spaces.look_up(session, space.model)
     if own is None or (own.space, own.dimension) == (space, dimension):
         return rows, None
     return [], _in_space(session, plan, own)

@@ -31,7 +31,7 @@ from . import vector_sql as sql
 from .candidates import SOURCES, Cost
 from .hnsw.index import HnswIndex
 from .session import SearchSession
-from .vector_spaces import as_model_name, own_space
+from .vector_spaces import as_model_name
 
 Progress = Callable[[str, int, int], None]
 """Called with the action ("stored" or "indexed"), the number done, and the total."""
@@ -320,7 +320,7 @@ class VectorIndex(Repository):
             whole("dimension", dimension)
             found = [one for one in found if one.model.dimension == dimension]
         elif len(found) > 1:
-            own = own_space(self._session, model)
+            own = self._session.spaces.look_up(self._session, model)
             found = [one for one in found if own is None or one.space == own.space]
         if not found:
             raise NotFoundError(f"embedding model {model!r} of dimension", dimension)

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from memory_storage.errors import ValidationError
 from memory_storage.schema.vector_tables import VectorSpace
+from memory_storage.sql.session import SessionProtocol
 from memory_storage.sql.validation import refuse_unstorable
 
 from . import vector_sql as sql
-from .session import SearchSession
 
 
 class Stored(NamedTuple):
@@ -35,21 +35,13 @@ def as_model_name(model: str) -> str:
     return model
 
 
-def stored_spaces(session: SearchSession, model: str) -> list[Stored]:
+def stored_spaces(session: SessionProtocol, model: str) -> list[Stored]:
     """Return the spaces of a model, over all namespaces."""
     rows = session.read(sql.SPACES.bind(namespace=session.namespace, model=model))
     return [Stored(VectorSpace.of(token, name, size), size, bool(is_own)) for token, name, size, is_own in rows]
 
 
-def own_space(session: SearchSession, model: str) -> Stored | None:
-    """Return the space of the namespace's vectors of a model; None if it has none."""
-    found = next((one for one in stored_spaces(session, model) if one.is_own), None)
-    if found is not None:
-        session.spaces.learn(session.namespace, found.space)
-    return found
-
-
-def choose_space(session: SearchSession, model: str, dimension: int) -> Choice:
+def choose_space(session: SessionProtocol, model: str, dimension: int) -> Choice:
     """Return the space for new vectors of a dimension.
 
     Args:

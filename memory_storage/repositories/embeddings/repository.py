@@ -23,7 +23,6 @@ from memory_storage.search.vector_spaces import (
     Choice,
     as_model_name,
     choose_space,
-    own_space,
     wrong_dimension,
 )
 from memory_storage.search.vectors import packed
@@ -322,7 +321,7 @@ class EmbeddingRepository(Repository):
             if rows and stored in (None, space.token):
                 embeddings = map(_embedding_from_row, (row for row in rows if row[1] is not None))
                 return {embedding.owner_id: embedding for embedding in embeddings}
-            own = own_space(self._session, name)
+            own = self._session.spaces.look_up(self._session, name)
             space = own.space if own else None
         raise UnavailableError("other writers keep changing the dimension of this model: repeat it")
 
