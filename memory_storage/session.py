@@ -29,7 +29,7 @@ from .repositories import (
 )
 from .resilience import Guard
 from .search.hnsw.index import HnswIndexes
-from .search.known_spaces import KnownSpaces
+from .search.vectors import KnownSpaces
 from .settings import Limits
 from .sql.session import Row
 

@@ -30,9 +30,8 @@ from .cursor import SearchCursor, parse_search_cursor
 from .hnsw.index import HnswIndex, Neighbors
 from .session import SearchSession
 from .statement import NO_SPACE, Attempt, Filters, Search, SearchTarget
-from .vector_spaces import Stored, as_model_name, wrong_dimension
 from .vector_sql import USED
-from .vectors import packed
+from .vectors import Stored, as_model_name, packed, wrong_dimension
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from typing import Protocol
 from memory_storage.sql.session import SessionProtocol
 
 from .hnsw.index import HnswIndexes
-from .known_spaces import KnownSpaces
+from .vectors import KnownSpaces
 
 
 class SearchSession(SessionProtocol, Protocol):

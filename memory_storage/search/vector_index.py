@@ -31,7 +31,7 @@ from . import vector_sql as sql
 from .candidates import SOURCES, Cost
 from .hnsw.index import HnswIndex
 from .session import SearchSession
-from .vector_spaces import as_model_name
+from .vectors import as_model_name
 
 Progress = Callable[[str, int, int], None]
 """Called with the action ("stored" or "indexed"), the number done, and the total."""
