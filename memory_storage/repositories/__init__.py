@@ -1,7 +1,7 @@
 """The repositories: every statement that reads or writes the five tables, run in a session they are handed."""
 
 from memory_storage._deprecation import renamed_names
-from memory_storage.search.planner import Weights
+from memory_storage.search.request import Weights
 from memory_storage.search.vector_index import VectorIndex
 from memory_storage.sql.session import SessionProtocol
 

@@ -26,8 +26,8 @@ from memory_storage.sql.validation import check_k, choice, flag, instance
 from memory_storage.sql.validation import embedder as as_embedder
 
 from .candidates import DISKANN, EXACT, HNSW, Source
-from .cursor import SearchCursor, parse_search_cursor
 from .hnsw.index import HnswIndex, Neighbors
+from .request import SearchCursor, SearchRequest, Weights, parse_search_cursor
 from .session import SearchSession
 from .statement import NO_SPACE, Attempt, Filters, Search, SearchTarget
 from .vector_sql import USED
@@ -42,55 +42,8 @@ DAY = 86_400.0
 # the last one is the vector space of the namespace.
 _PLAN, _STATE, _LAST = 7, 9, 10
 _REPEATS = 3  # attempts, while other writers change the dimension of the namespace's vectors
-_MAX_WEIGHT = 1_000_000_000  # a larger weight leaves no floating-point digits for the others
 _DEPTH_PER_RESULT = 4  # rows that enter the fusion from each list, for each requested row
 _BROAD_FILTERS = {"archived"}  # filters that nearly all rows pass by default
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Weights of the parts of a hybrid score.
-
-    Args:
-        text: Added by rank 1 in full text.
-        vector: Added by rank 1 in similarity.
-        recency: Added by an item of age 0; half of it by one that is `half_life` days old.
-        reward: Added by a reward of 1.
-        half_life: Days. Default 30.
-
-    Raises:
-        ValidationError: a weight is negative, not a number, or above 1,000,000,000.
-    """
-
-    text: float = 1.0
-    vector: float = 1.0
-    recency: float = 0.0
-    reward: float = 0.0
-    half_life: float = 30.0
-
-    def __post_init__(self) -> None:
-        for name in ("text", "vector", "recency", "reward", "half_life"):
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not 0 <= value <= _MAX_WEIGHT or (name == "half_life" and value <= 0):
-                above = "above 0" if name == "half_life" else "from 0"
-                raise ValidationError(f"weights.{name}", f"a number {above} to {_MAX_WEIGHT:,}", value)
-
-
-@dataclass(frozen=True)
-class SearchRequest:
-    """A search as the caller requested it."""
-
-    filter: EpisodeFilter | PatternFilter
-    k: int
-    text: str | None = None
-    vector: Any = None
-    model: str | None = None
-    mode: SearchMode = "auto"
-    min_similarity: float | None = None
-    cursor: str | None = None
-    weights: Weights | None = None
-    explain: bool = False
 
 
 @dataclass(frozen=True)

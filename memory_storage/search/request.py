@@ -1,4 +1,4 @@
-"""Search cursors: the hits of earlier pages, and the state in which the first page was ranked.
+"""The request of a search: its arguments, the weights of a score, and the cursor that continues it.
 
 A score is not a stable key: BM25 depends on all rows, so each write changes the scores of others; recency decays with
 time; reciprocal ranks depend on the depth of both lists. The cursor therefore holds the row numbers of the returned
@@ -16,9 +16,57 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from memory_storage.errors import ValidationError
+from memory_storage.models import EpisodeFilter, PatternFilter, SearchMode
 
 _VERSION = 2
 _MOST_BYTES = 32_000_000  # of its JSON: some ten million hits
+_MAX_WEIGHT = 1_000_000_000  # a larger weight leaves no floating-point digits for the others
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of the parts of a hybrid score.
+
+    Args:
+        text: Added by rank 1 in full text.
+        vector: Added by rank 1 in similarity.
+        recency: Added by an item of age 0; half of it by one that is `half_life` days old.
+        reward: Added by a reward of 1.
+        half_life: Days. Default 30.
+
+    Raises:
+        ValidationError: a weight is negative, not a number, or above 1,000,000,000.
+    """
+
+    text: float = 1.0
+    vector: float = 1.0
+    recency: float = 0.0
+    reward: float = 0.0
+    half_life: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("text", "vector", "recency", "reward", "half_life"):
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not 0 <= value <= _MAX_WEIGHT or (name == "half_life" and value <= 0):
+                above = "above 0" if name == "half_life" else "from 0"
+                raise ValidationError(f"weights.{name}", f"a number {above} to {_MAX_WEIGHT:,}", value)
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """A search as the caller requested it."""
+
+    filter: EpisodeFilter | PatternFilter
+    k: int
+    text: str | None = None
+    vector: Any = None
+    model: str | None = None
+    mode: SearchMode = "auto"
+    min_similarity: float | None = None
+    cursor: str | None = None
+    weights: Weights | None = None
+    explain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
