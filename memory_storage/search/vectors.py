@@ -7,10 +7,10 @@ import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Mapping, Set
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from memory_storage.errors import ValidationError
-from memory_storage.schema import pack_vector
 from memory_storage.schema.vector_tables import VectorSpace
 from memory_storage.schema.vectors import MAX_DIMENSION
 from memory_storage.sql.session import SessionProtocol
@@ -55,12 +55,12 @@ def _as_floats(vector: Any) -> bytes:
     try:
         view = memoryview(vector)
     except TypeError:
-        return pack_vector(vector)
+        return array("f", vector).tobytes()
     if view.ndim == 1 and view.format in {"f", "<f"}:
         return view.tobytes()
     if view.ndim == 1 and view.format in {"d", "<d"}:
         return array("f", array("d", view.tobytes())).tobytes()
-    return pack_vector(vector)
+    return array("f", vector).tobytes()
 
 
 class Stored(NamedTuple):
@@ -133,7 +133,7 @@ class KnownSpaces:
 
     def guess(self, namespace: str, model: str) -> VectorSpace:
         """Return the space to try first."""
-        return self._variants.get((namespace, model)) or VectorSpace(model)
+        return self._variants.get((namespace, model)) or _first_space(model)
 
     def look_up(self, session: SessionProtocol, model: str) -> Stored | None:
         """Read the space of the vectors of a model in the session's namespace, and learn it; None if it has none."""
@@ -153,3 +153,9 @@ class KnownSpaces:
                 self._variants[key] = space
             if len(self._variants) > _REMEMBERED:
                 self._variants.popitem(last=False)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _first_space(model: str) -> VectorSpace:
+    # Each search and each write asks for it, and hashes it for its statement: its token is a digest, computed once.
+    return VectorSpace(model)

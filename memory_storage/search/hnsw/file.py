@@ -48,11 +48,11 @@ class IndexHeader:
     schema_version: int = 0
 
 
+@dataclass(frozen=True)
 class Sidecar:
     """The file of the graph of one vector table."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    path: Path
 
     def read(self, model: str) -> tuple[IndexHeader, Graph]:
         """Read the header and the graph, into memory: a mapped file would stay on the disk after its deletion.
