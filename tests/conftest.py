@@ -9,7 +9,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from hypothesis import HealthCheck, is_hypothesis_test, settings
+from hypothesis import HealthCheck, settings
 
 import memory_storage as ms
 from memory_storage import migrate
@@ -92,7 +92,11 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a server or a browser, by its fixtures, and what is slow by where it is."""
+    """Mark what needs a server or a browser, by its fixtures, and what is slow by where it is.
+
+    Of a test that runs on each backend, the quick round runs the one in memory.
+    """
+    in_memory = {_test(item) for item in items if _backend(item) == "memory"}
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         if fixtures & _SERVERS or any(isinstance(one, str) and one in _ON_A_SERVER for one in _parameters(item)):
@@ -100,13 +104,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "browser" in fixtures:
             item.add_marker(pytest.mark.browser)
             item.add_marker(pytest.mark.slow)
-        looks_for_examples = is_hypothesis_test(getattr(item, "obj", None))
-        if item.nodeid.startswith(_STRESS) or (looks_for_examples and _backend(item) not in {None, "memory"}):
+        if item.nodeid.startswith(_STRESS) or (_test(item) in in_memory and _backend(item) != "memory"):
             item.add_marker(pytest.mark.slow)
 
 
 def _backend(item: pytest.Item) -> str | None:
     return next((one for one in _parameters(item) if isinstance(one, str) and one in _SHARES), None)
+
+
+def _test(item: pytest.Item) -> str:
+    return item.nodeid.partition("[")[0]
 
 
 def _parameters(item: pytest.Item) -> list[object]:

@@ -11,6 +11,7 @@ import pytest
 
 import memory_storage as ms
 from memory_storage.importers import import_stream
+from tests.backends import in_memory
 from tests.importers.test_importer import import_records
 from tests.importers.transcripts import answer, call, run
 
@@ -185,6 +186,7 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
+@in_memory
 def test_a_file_of_another_format_is_refused_by_its_name(storage, name):
     with pytest.raises(ms.ValidationError) as caught:
         import_records(storage, [UNKNOWN[name]] * 3)

@@ -15,6 +15,7 @@ import pytest
 import memory_storage as ms
 from memory_storage import dbapi
 from memory_storage.models import new_id
+from tests.backends import in_memory
 from tests.checks import assert_consistent, dump
 from tests.raising import raises
 
@@ -195,6 +196,7 @@ def test_an_episode_of_many_large_steps_can_be_saved(small, make_episode):
 
 
 @pytest.mark.parametrize("moment", [datetime(2026, 1, 1), 1.5, None])  # noqa: DTZ001 - that is what is refused
+@in_memory
 def test_a_clock_that_gives_no_aware_moment_is_refused(storage, moment):
     careless = ms.MemoryStorage(storage.engine, storage.settings, now=lambda: moment)
     for write in (

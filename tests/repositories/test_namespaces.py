@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import memory_storage as ms
 from memory_storage.models import new_id
 from memory_storage.sql.session import Repository
+from tests.backends import in_memory
 from tests.checks import assert_consistent, dump
 from tests.raising import raises
 
@@ -383,6 +384,7 @@ def test_a_transaction_and_a_snapshot_stay_in_their_namespace(storage):
 
 
 @pytest.mark.parametrize("name", ["", "x" * 201, "a\0b", "\ud800", "a\udfff", None, 5, b"default", ["default"]])
+@in_memory
 def test_what_cannot_be_a_namespace_is_refused(storage, name):
     with raises(ms.ValidationError, field="namespace") as caught:
         storage.in_namespace(name)

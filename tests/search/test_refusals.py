@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import memory_storage as ms
+from tests.backends import in_memory
 from tests.checks import assert_consistent, dump
 from tests.raising import raises
 
@@ -54,6 +55,7 @@ BAD_VECTORS = [
 
 
 @pytest.mark.parametrize("vector", BAD_VECTORS, ids=lambda vector: repr(vector)[:30])
+@in_memory
 def test_a_bad_vector_is_neither_stored_nor_looked_for(storage, known, vector):
     before = dump(storage.engine)
     for repository in (storage.episodes, storage.patterns):
@@ -81,6 +83,7 @@ def test_a_wrong_dimension_is_named_with_the_right_one(storage, known):
 
 
 @pytest.mark.parametrize("k", [0, -1, 1001, 10**9, 2**63, 2**64, None, 1.0, True, "10", NAN])
+@in_memory
 def test_k_is_bounded(storage, known, k):
     for search in (
         lambda: storage.episodes.similar_to([1.0, 0.0, 0.5], model="m", k=k),
@@ -113,6 +116,7 @@ def test_k_is_bounded(storage, known, k):
         ("outcome", {"outcome": "great"}),
     ],
 )
+@in_memory
 def test_bad_options_are_named(storage, known, field, options):
     with pytest.raises(ms.ValidationError) as caught:
         storage.episodes.similar_to([1.0, 0.0, 0.5], **{"model": "m", **options})
@@ -200,6 +204,7 @@ def test_any_text_finds_something_or_nothing(storage, known, text):
 
 
 @pytest.mark.parametrize("text", [None, 5, b"a", ["a"]])
+@in_memory
 def test_what_is_no_text_is_named(storage, known, text: Any):
     with pytest.raises(ms.ValidationError) as caught:
         storage.episodes.search(text)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import memory_storage as ms
+from tests.backends import in_memory
 from tests.checks import assert_consistent
 from tests.repositories import oracle
 
@@ -180,6 +181,7 @@ def test_no_text_raises_anything_but_a_validation_error(storage, text):
 @pytest.mark.parametrize(
     "text", ["a\0b", "\ud800", "a \udfff", "a" * 2001, 5, ["a"], {"a": 1}, True, "w " * 65, "漢 " * 65]
 )
+@in_memory
 def test_what_cannot_be_looked_for_is_refused(storage, text):
     with pytest.raises(ms.ValidationError) as caught:
         storage.episodes.query(text=text)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import memory_storage as ms
 from memory_storage.repositories.analytics.error_signature import error_class
+from tests.backends import in_memory
 from tests.repositories.analytics import oracle
 from tests.schema.spy import spied
 
@@ -423,6 +424,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("method", "asked", "field"), WRONG)
+@in_memory
 def test_what_cannot_be_asked_is_refused_before_anything_is_read(storage, method, asked, field):
     with spied(storage.engine) as batches, pytest.raises(ms.ValidationError) as caught:
         getattr(storage.analytics, method)(**asked)

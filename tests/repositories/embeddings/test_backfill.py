@@ -9,6 +9,7 @@ import pytest
 
 import memory_storage as ms
 from memory_storage.embedders import FunctionEmbedder, HashingEmbedder, text_of
+from tests.backends import in_memory
 from tests.checks import assert_consistent
 from tests.durability.processes import killed
 from tests.raising import raises
@@ -110,6 +111,7 @@ def test_the_model_is_called_outside_of_transactions(storage, episodes):
         (lambda texts: [[1.0] * (1 + number % 2) for number, _ in enumerate(texts)], "items.1.vector"),
     ],
 )
+@in_memory
 def test_an_embedder_that_gives_nonsense_is_named_and_nothing_is_stored(storage, episodes, given, field):
     with pytest.raises(ms.ValidationError) as caught:
         storage.embeddings.embed(FunctionEmbedder(given, model="f"))
@@ -118,6 +120,7 @@ def test_an_embedder_that_gives_nonsense_is_named_and_nothing_is_stored(storage,
 
 
 @pytest.mark.parametrize("size", [0, -1, 1_001, None, 1.5, True])
+@in_memory
 def test_the_size_of_a_batch_is_bounded(storage, size):
     with raises(ms.ValidationError, field="batch_size", match="batch_size"):
         storage.embeddings.embed(Watched(), batch_size=size)

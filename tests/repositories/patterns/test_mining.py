@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import memory_storage as ms
 from memory_storage.importers import import_file
+from tests.backends import in_memory
 from tests.checks import assert_consistent
 from tests.importers.transcripts import REAL, write_airline
 
@@ -248,6 +249,7 @@ def test_former_names_of_arguments_work_and_warn():
         ({"task_type": "no such"}, "task_type"),
     ],
 )
+@in_memory
 def test_what_cannot_be_learned_is_refused(storage, asked, field):
     with pytest.raises(ms.ValidationError) as caught:
         storage.patterns.learn(**asked)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import memory_storage as ms
+from tests.backends import in_memory
 from tests.raising import raises
 from tests.repositories import oracle
 from tests.strategies import FIRST, LAST
@@ -185,6 +186,7 @@ def test_an_hour_that_comes_twice_is_two(storage):
 @pytest.mark.parametrize(
     "zone", ["Nowhere/City", "", "../etc/passwd", "/etc/passwd", "Europe", None, 5, "\0", "a" * 999]
 )
+@in_memory
 def test_what_is_no_time_zone_is_refused(storage, zone):
     with raises(ms.ValidationError, field="tz") as caught:
         storage.spatiotemporal.hierarchy(tz=zone)
@@ -192,6 +194,7 @@ def test_what_is_no_time_zone_is_refused(storage, zone):
 
 
 @pytest.mark.parametrize("unit", ["year", "", None, 5, ["day"]])
+@in_memory
 def test_an_unknown_unit_is_refused(storage, unit):
     with raises(ms.ValidationError, field="unit") as caught:
         storage.spatiotemporal.diverse(unit=unit)
