@@ -46,6 +46,7 @@ _SERVERS = {"sqld", "server", "migrated_server_url", "guarded", "libsql_server",
 _ON_A_SERVER = {"server", "on_server"}  # parameters of fixtures
 _STRESS = (
     "tests/chaos/",
+    "tests/cli/test_process.py",
     "tests/compliance/",
     "tests/durability/",
     "tests/search/hnsw/test_histories.py",

@@ -217,6 +217,7 @@ def test_a_restoration_over_a_database_keeps_that_one_aside(database, backup):
             assert_consistent(opened.engine)
 
 
+@pytest.mark.slow
 def test_a_database_that_another_process_uses_is_not_replaced(database, backup):
     with ms.MemoryStorage.open(database) as storage:
         back_up(storage, backup)

@@ -40,6 +40,7 @@ def where(directory: Path, needles: list[bytes]) -> list[str]:
     return [name for name, data in contents.items() if any(needle.lower() in data.lower() for needle in needles)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_encrypted", [False, True])
 def test_no_place_has_a_byte_of_what_was_forgotten(tmp_path, monkeypatch, is_encrypted):
     temporary = tmp_path / "temporary"

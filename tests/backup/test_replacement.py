@@ -55,6 +55,7 @@ def _restore(sender: Any, backup: Path, database: Path) -> None:
     time.sleep(60)
 
 
+@pytest.mark.slow
 def test_a_restore_killed_at_any_moment_leaves_the_old_or_the_new(backup, database):
     for _ in range(KILLS):
         for old in database.parent.glob("memory.db.old-*"):
@@ -72,6 +73,7 @@ def test_a_restore_killed_at_any_moment_leaves_the_old_or_the_new(backup, databa
     assert left == {"memory.db"}
 
 
+@pytest.mark.slow
 def test_a_restore_killed_between_its_link_and_its_rename_is_forgotten(backup, database):
     os.link(database, database.with_name("memory.db.old-1"))
     report = restore(backup, database, force=True)
@@ -102,6 +104,7 @@ def test_the_path_always_leads_to_a_database(backup, database, monkeypatch):
     assert seen == [True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["-wal", "-journal"])
 def test_a_log_without_its_database_is_not_applied_to_the_new_one(backup, database, suffix):
     holder = PROCESSES.Process(target=_leave_a_log, args=(database,))
@@ -124,6 +127,7 @@ def _leave_a_log(database: Path) -> None:
     os._exit(0)
 
 
+@pytest.mark.slow
 def test_the_log_of_the_old_database_is_in_it_and_not_in_the_new(backup, database):
     holder = PROCESSES.Process(target=_leave_a_log, args=(database,))
     holder.start()

@@ -46,6 +46,7 @@ def test_the_demo_writes_to_a_new_file_only(command, database, tmp_path, monkeyp
     assert Path(answer["database"]).exists()
 
 
+@pytest.mark.slow
 def test_the_demo_tells_its_tale(database):
     out, err = start("demo", "-d", database).communicate(timeout=60)
     for text in ("Recorded as episode", "Python 3", "exit code 2", "0.75", "returned 1 episode", str(database)):

@@ -99,6 +99,7 @@ class TestIndex:
         assert (model["name"], model["vectors"], model["indexed"], model["pending"]) == ("m", 2100, 2100, 0)
         assert "balanced" in command("index", "status", "-d", database).stdout
 
+    @pytest.mark.slow
     def test_verify_and_rebuild(self, answered, command, database, many):
         (health,) = answered("index", "verify")
         assert (health["is_healthy"], health["nodes"]) == (True, 2100)
@@ -110,6 +111,7 @@ class TestIndex:
         assert command("index", "verify", "-d", database).exit_code == 0
         assert answered("index", "status")[0]["preset"] == "accurate"
 
+    @pytest.mark.slow
     def test_a_preset_that_finds_too_few_of_short_vectors(self, answered, command, database, many):
         answered("index", "rebuild", "--preset", "compact")  # a bit for each of eight numbers
         result = command("index", "verify", "-d", database)
@@ -123,6 +125,7 @@ class TestIndex:
     def test_what_is_not_there(self, command, database, episodes, arguments, code):
         assert command("index", "rebuild", *arguments, "-d", database).exit_code == code
 
+    @pytest.mark.slow
     def test_going_over_to_the_other_kind_and_back(self, answered, command, database, many):
         result = command("index", "use", "hnsw", "-d", database)
         assert "2,100 vectors added to the index (hnsw)" in result.stdout

@@ -132,6 +132,7 @@ def test_a_forked_child_copies_memory_without_the_transaction(script):
     """)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("url", "rows_in_the_end"), [("libsql:///engine.db", 3), ("libsql://", 1)])
 def test_an_engine_works_on_in_parent_and_child(script, url, rows_in_the_end):
     script(f"""

@@ -114,6 +114,7 @@ class TestWhatIsNotEncrypted:
                 by_dbapi(f"ws://127.0.0.1:{listener.port}")
             assert (caught.value.code, listener.connections) == ("INSECURE", 0)
 
+    @pytest.mark.slow
     def test_is_refused_by_the_command(self):
         with listening() as listener:
             process = start("stats", "--database", f"http://127.0.0.1:{listener.port}")

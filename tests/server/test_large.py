@@ -24,6 +24,7 @@ def _step(size: int, letter: str = "x") -> ms.Step:
     return ms.Step(tool="t", result=ms.StepOk(output=letter * size))
 
 
+@pytest.mark.slow
 def test_an_episode_larger_than_a_value_is_saved_changed_and_read(remote):
     episode = ms.Episode(task_description="large", steps=[_step(900_000, letter) for letter in "abcdefghijklm"])
     saved = remote.episodes.save(episode)
@@ -36,6 +37,7 @@ def test_an_episode_larger_than_a_value_is_saved_changed_and_read(remote):
     assert (ended.version, len(ended.steps)) == (3, 14)
 
 
+@pytest.mark.slow
 def test_many_large_episodes_are_saved_all_or_none(remote):
     episodes = [ms.Episode(task_description=str(n), steps=[_step(700_000)] * 1) for n in range(12)]
     saved = remote.episodes.save_many(episodes)
@@ -68,6 +70,7 @@ def test_a_value_too_large_for_a_server_names_field_and_size(remote):
     assert list(remote.episodes.iterate()) == [episode]
 
 
+@pytest.mark.slow
 def test_what_grows_beyond_what_a_server_takes_is_refused(remote):
     episode = remote.episodes.save(_with_metadata(3 * MB))
     source = remote.episodes.save(ms.Episode(task_description="source"))

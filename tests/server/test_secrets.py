@@ -381,6 +381,7 @@ class TestTheCommand:
             assert "error: " in shown
             assert not canary.sings_in(shown)
 
+    @pytest.mark.slow
     def test_says_nothing_of_it_as_a_process(self, front: Proxy):
         canary = Canary(token(key=Key()))
         environment = {**os.environ, "TURSO_AUTH_TOKEN": canary.value, "PYTHONFAULTHANDLER": "1"}

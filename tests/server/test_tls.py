@@ -86,6 +86,7 @@ class TestATrustedServer:
         with old as proxy, opened(f"libsql://localhost:{proxy.port}/dev/{namespace}", tls_ca_file=ca_file) as storage:
             assert storage.episodes.count() == 0
 
+    @pytest.mark.slow
     def test_is_used_by_the_command(self, url: str, ca_file: Path):
         process = start("init", "--database", url, env=_environment(MEMORY_STORAGE_TLS_CA_FILE=str(ca_file)))
         _, err = process.communicate(timeout=60)
@@ -132,6 +133,7 @@ class TestABadCertificate:
                 opened(f"libsql://127.0.0.1:{proxy.port}", tls_ca_file=ca_file)
             assert proxy.round_trips == 0
 
+    @pytest.mark.slow
     def test_is_told_by_the_command(self, url: str):
         process = start("stats", "--database", url)
         out, err = process.communicate(timeout=60)

@@ -151,6 +151,7 @@ def sizes() -> Iterator[tuple[ms.MemoryStorage, ms.MemoryStorage]]:
         yield few, many
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["text", "text of a step", "a tag", "metadata", "reward"])
 def test_ten_times_as_many_take_less_than_thirteen_times(sizes, name):
     def seconds(storage: ms.MemoryStorage) -> float:

@@ -338,6 +338,7 @@ class TestAgain:
         assert storage.embeddings.reembed(old.model, again, batch_size=4) == 27 - 12
         assert sum(again.batches) == 15
 
+    @pytest.mark.slow
     def test_it_goes_on_after_a_kill(self, database):
         with ms.MemoryStorage.open(database) as storage:
             storage.episodes.save_many([ms.Episode(task_description=f"task {n}") for n in range(300)])
