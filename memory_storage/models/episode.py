@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar, overload
 from uuid import UUID
 
@@ -303,7 +304,7 @@ class LazyList(Sequence[T]):
     __hash__ = None  # type: ignore[assignment]  # as a list's
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _from_list, (self.as_list(),)
+        return LazyList, (partial(list, self.as_list()),)
 
     def __repr__(self) -> str:
         return repr(self.as_list())
@@ -326,10 +327,6 @@ class ListOrLazyList:
 
 def _as_list(items: Any) -> Any:
     return items.as_list() if isinstance(items, LazyList) else items
-
-
-def _from_list(items: list[T]) -> LazyList[T]:
-    return LazyList(lambda: items)
 
 
 class Episode(Model):

@@ -29,16 +29,15 @@ class _FixedOffset:
     """Annotates an aware datetime: one with a named time zone is converted to UTC."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def with_fixed_offset(timestamp: datetime) -> datetime:
+            # A time in a repeated or skipped hour of a named zone is unequal to the same time in any other (PEP 495).
+            return timestamp if isinstance(timestamp.tzinfo, _FIXED_OFFSETS) else timestamp.astimezone(timezone.utc)
+
         aware = handler(source)
         # JSON has no named zones, so that a stored document is read without a call of Python for each of its times.
         return core_schema.json_or_python_schema(
-            json_schema=aware, python_schema=core_schema.no_info_after_validator_function(_with_fixed_offset, aware)
+            json_schema=aware, python_schema=core_schema.no_info_after_validator_function(with_fixed_offset, aware)
         )
-
-
-def _with_fixed_offset(timestamp: datetime) -> datetime:
-    # A time in a repeated or skipped hour of a named zone is unequal to the same time in any other zone (PEP 495).
-    return timestamp if isinstance(timestamp.tzinfo, _FIXED_OFFSETS) else timestamp.astimezone(timezone.utc)
 
 
 Timestamp = Annotated[

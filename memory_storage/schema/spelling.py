@@ -79,7 +79,9 @@ def is_spelled_otherwise(text: str) -> bool:
 
 def spelled(text: str) -> str:
     """Return the text as it is indexed."""
-    return _UNSPACED.sub(_separated, _folded(text)) if is_spelled_otherwise(text) else text
+    if not is_spelled_otherwise(text):
+        return text
+    return _UNSPACED.sub(lambda run: SEPARATOR.join(["", *_CHARACTER.findall(run[0]), ""]), _folded(text))
 
 
 def readable(text: str) -> str:
@@ -104,10 +106,6 @@ def words_in(text: str) -> list[str]:
 def _folded(text: str) -> str:
     text = _FORMS.sub(lambda form: unicodedata.normalize("NFKC", form[0]), text)
     return _DROPPED.sub("", unicodedata.normalize("NFC", text))
-
-
-def _separated(run: re.Match[str]) -> str:
-    return SEPARATOR.join(["", *_CHARACTER.findall(run[0]), ""])
 
 
 def _pairs(characters: list[str]) -> list[str]:

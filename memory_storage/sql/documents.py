@@ -205,7 +205,8 @@ def chunk_episodes(prepared: Sequence[tuple[str, Episode]]) -> tuple[list[Chunk]
         whole = chunk_documents(together)
         return whole, whole
     apart = [episode for document, episode in prepared if _must_split(document)]
-    heads = chunk_documents([*together, *(_with_words(head(episode)) for episode in apart)])
+    heads_apart = map(head, apart)
+    heads = chunk_documents([*together, *(with_words(one, words_of_episode(one)) for one in heads_apart)])
     small = [steps for episode in apart if size(steps := _steps_of(episode)) <= CHUNK_BYTES]
     large = [episode for episode in apart if size(_steps_of(episode)) > CHUNK_BYTES]
     return heads, [*chunk_documents([*together, *small]), *(chunk for one in large for chunk in _of_steps(one))]
@@ -239,10 +240,6 @@ def _as_steps(episode: Episode, steps: Sequence[str]) -> str:
 def _step(step: Step) -> str:
     document = step.model_dump_json()
     return with_words(document, words_of_step(document))
-
-
-def _with_words(document: str) -> str:
-    return with_words(document, words_of_episode(document))
 
 
 def _array(documents: Sequence[str]) -> str:
@@ -297,7 +294,8 @@ WHERE {table}.namespace = ? AND {same_key} AND ({stored}) IS NOT ({bound})"""
 
 def _encoding_error(field: str, model: BaseModel, error: Exception) -> ValidationError:
     if isinstance(error, pydantic.ValidationError) and error.errors()[0]["type"] != "json_invalid":
-        return _prefix_field(field, as_validation_error(error, type(model)))
+        inner = as_validation_error(error, type(model))
+        return ValidationError(join_field(field, inner.field), inner.limit, inner.value)
     found = unstorable_error(field, model)
     name = max(type(model).model_fields, key=lambda name: _depth(getattr(model, name, None)))
     if not found and (depth := _depth(getattr(model, name, None))) > _MAX_DEPTH:
@@ -330,7 +328,3 @@ def _round_trip_error(field: str, given: BaseModel, read: BaseModel) -> Validati
         if getattr(given, name) != getattr(read, name):
             return ValidationError(join_field(field, name), "would not be read back equal", getattr(given, name))
     return ValidationError(field, "would not be read back equal", given)
-
-
-def _prefix_field(field: str, error: ValidationError) -> ValidationError:
-    return ValidationError(join_field(field, error.field), error.limit, error.value) if field else error

@@ -159,7 +159,7 @@ def write_and_read(session: SessionProtocol, changes: Sequence[BatchStep], read:
     try:
         return session.write([*changes, read])
     except ValidationError as error:
-        if not _is_too_large_an_answer(error):
+        if _code_of(error) != "RESPONSE_TOO_LARGE":
             raise
     session.write(changes)  # the write was rolled back: its response may have 10 MB; that of a read may have any size
     return session.read(read)
@@ -173,10 +173,6 @@ def exceeds_limit(error: RowCountError | ValidationError, check: int) -> bool:
         check: The index of the statement that checks the limit.
     """
     return error.index == check if isinstance(error, RowCountError) else _code_of(error) == "SQLITE_TOOBIG"
-
-
-def _is_too_large_an_answer(error: ValidationError) -> bool:
-    return _code_of(error) == "RESPONSE_TOO_LARGE"
 
 
 def _code_of(error: ValidationError) -> str:

@@ -109,11 +109,6 @@ windows AS MATERIALIZED (
     WINDOW of_episode AS (PARTITION BY selected.seq ORDER BY s.step_number))"""
 
 
-def _shared(name: str) -> str:
-    """SQL for the value that all rows of a group have, or NULL."""
-    return f"CASE WHEN count({name}) = count(*) AND min({name}) = max({name}) THEN min({name}) END"
-
-
 def _of_length(length: int, columns: str) -> str:
     names = ", ".join(f"tool_{n}" for n in range(length))
     spent = " + ".join(f"1.0 * ms_{n}" for n in range(length))
@@ -131,7 +126,9 @@ def sequences(where: Conditions, success_sql: str, shortest: int, longest: int, 
     """
     columns = f"seq, id, success, started_at{', ' + ', '.join(_CONTEXT) if with_evidence else ''}"
     union = "\n    UNION ALL ".join(_of_length(length, columns) for length in range(shortest, longest + 1))
-    context = "".join(f", {_shared(name)}" for name in _CONTEXT) if with_evidence else ""
+    # The value that all rows of a group have, or NULL: count() leaves NULLs out, which min() and max() pass over.
+    shared = ", CASE WHEN count({0}) = count(*) AND min({0}) = max({0}) THEN min({0}) END"
+    context = "".join(shared.format(name) for name in _CONTEXT) if with_evidence else ""
     evidence_rank = (
         "row_number() OVER (PARTITION BY tools ORDER BY success DESC, started_at, seq)" if with_evidence else "1"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import takewhile
 from uuid import UUID
 
 from memory_storage.errors import NotFoundError, ValidationError
@@ -52,10 +51,7 @@ def sole_match(kind: str, prefix: str, ids: Sequence[str]) -> UUID:
 
 def shortest_unique_prefix(text: str, others: Iterable[str | None], least: int) -> str:
     """Return the shortest prefix, of `least` characters or more, that no other one begins with."""
-    shared = max((_shared(text, other) for other in others if other), default=0)
-    return text[: max(least, shared + 1)].rstrip("-")
-
-
-def _shared(text: str, other: str) -> int:
-    """Return the length of the common prefix."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(text, other, strict=False)))
+    known = [other for other in others if other]
+    lengths = range(least, len(text))
+    length = next((n for n in lengths if not any(other.startswith(text[:n]) for other in known)), len(text))
+    return text[:length].rstrip("-")

@@ -250,7 +250,8 @@ def query(conditions: Conditions, order: str, *, with_steps: bool) -> SqlTemplat
 WITH page AS MATERIALIZED (
     SELECT seq, started_at AS sort_key FROM episodes WHERE {" AND ".join(("namespace = :namespace", *conditions))}
     ORDER BY {order} LIMIT :limit)
-{_rows_of_page(with_steps=with_steps)}
+SELECT page.sort_key, page.seq, {HEAD_ROW} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq
+{_STEPS_OF_PAGE if with_steps else ""}
 """)
 
 
@@ -286,11 +287,6 @@ def page_by_bytes(conditions: Conditions, order: str, *, with_steps: bool) -> Sq
 def _page_within_bytes(candidates: str, order: str, *, with_steps: bool) -> str:
     size = bytes_of_episode("t") if with_steps else "octet_length(t.document)"
     return cut_by_bytes(candidates, "episodes", size, order)
-
-
-def _rows_of_page(*, with_steps: bool) -> str:
-    return f"""SELECT page.sort_key, page.seq, {HEAD_ROW} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq
-{_STEPS_OF_PAGE if with_steps else ""}"""
 
 
 def _fitting_rows(*, with_steps: bool) -> str:

@@ -126,7 +126,7 @@ def _recovery(
 ) -> ErrorRecovery:
     successful = sorted(episode for episode, result in results.items() if result.success)
     columns = zip(*(result.context for result in results.values()), strict=True)
-    context = _context([_common_value(values) for values in columns])
+    context = _context([values[0] if len(set(values)) == 1 else None for values in columns])
     return ErrorRecovery(
         id=_pattern_id("error_recovery", context, [tool, kind, *steps]),
         description=f"after “{kind}” of {tool}: {' → '.join(steps)}",
@@ -150,10 +150,6 @@ def _context(shared: Sequence[str | None]) -> TaskContext:
     """Return the context that all episodes share; fields that they do not share keep their defaults."""
     context = dict(zip(("domain", "language", "framework"), shared, strict=True))
     return TaskContext(**{name: value for name, value in context.items() if value is not None})
-
-
-def _common_value(values: Sequence[str | None]) -> str | None:
-    return values[0] if len(set(values)) == 1 else None
 
 
 def with_task_words(patterns: Iterable[AnyPattern], tasks: Mapping[UUID, str]) -> list[AnyPattern]:

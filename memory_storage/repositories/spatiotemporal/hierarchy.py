@@ -28,10 +28,14 @@ def hierarchy(session: SessionProtocol, unit: TimeUnit, tz: str, episode_filter:
     choice("unit", unit, get_args(TimeUnit))
     zone = time_zone(tz)
     rows = _read(session, zone, sql.counts(unit, where), values)
-    return [
-        DomainNode(domain, sum(row[4] for row in some), _task_types(some, unit, zone))
-        for domain, some in _grouped(sorted(rows, key=itemgetter(0, 1, 2)), 0)
-    ]
+    nodes = []
+    for domain, rows_of_domain in _grouped(sorted(rows, key=itemgetter(0, 1, 2)), 0):
+        types = [
+            TaskTypeNode(TaskType(task_type), sum(row[4] for row in some), _buckets(some, unit, zone))
+            for task_type, some in _grouped(rows_of_domain, 1)
+        ]
+        nodes.append(DomainNode(domain, sum(row[4] for row in rows_of_domain), types))
+    return nodes
 
 
 def diverse(
@@ -58,13 +62,6 @@ def _bind(
 ) -> BatchStep:
     as_json = str([list(period) for period in offsets])
     return statement.bind(namespace=session.namespace, periods=as_json, **values)
-
-
-def _task_types(rows: Sequence[Row], unit: TimeUnit, zone: tzinfo) -> list[TaskTypeNode]:
-    return [
-        TaskTypeNode(TaskType(task_type), sum(row[4] for row in some), _buckets(some, unit, zone))
-        for task_type, some in _grouped(rows, 1)
-    ]
 
 
 def _buckets(rows: Sequence[Row], unit: TimeUnit, zone: tzinfo) -> list[Any]:

@@ -25,7 +25,7 @@ from memory_storage.models import (
 from memory_storage.models import SpatiotemporalEntry as Entry
 from memory_storage.monitoring import operation
 from memory_storage.repositories.episodes.rows import episodes_by_seq
-from memory_storage.sql.documents import POSITIONS, NumberRow, chunk_documents, decode, encode, from_micros, to_micros
+from memory_storage.sql.documents import POSITIONS, chunk_documents, decode, encode, from_micros, to_micros
 from memory_storage.sql.paging import ITERATE_PAGE, PAGE_BYTES, draining, iterate_pages
 from memory_storage.sql.session import Row, ids_as_json, retry_on_row_conflict
 from memory_storage.sql.statement import SqlTemplate
@@ -291,7 +291,8 @@ class SpatiotemporalRepository(SpatialQueries[Entry]):
             for owner_type, statement in statements.items()
             for chunk in chunk_documents(map(_with_point, (one for one in encoded if one[1].owner_type == owner_type)))
         ]
-        return [*writes, *POSITIONS.steps(self._session.namespace, map(_position, (entry for _, entry in encoded)))]
+        positions = [((str(entry.id),), (entry.latitude, entry.longitude)) for _, entry in encoded]
+        return [*writes, *POSITIONS.steps(self._session.namespace, positions)]
 
     def _encoded(self, entry: Entry, field: str = "") -> _Encoded:
         document, stored = encode(Entry, entry, field)
@@ -353,10 +354,6 @@ def _with_point(encoded: _Encoded) -> str:
     # 18 digits are so near to the number that the engine does not take them for its neighbour.
     x, y, z = (f"{side:.18g}" for side in on_sphere(entry.latitude, entry.longitude))
     return f"[{document},{x},{y},{z}]"
-
-
-def _position(entry: Entry) -> NumberRow:
-    return (str(entry.id),), (entry.latitude, entry.longitude)
 
 
 def _with_created_at(entry: Entry, created: dict[str, int]) -> Entry:
