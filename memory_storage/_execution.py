@@ -9,8 +9,8 @@ from __future__ import annotations
 import gc
 import logging
 import threading
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -159,6 +159,32 @@ class Executor(dbapi.Unpicklable):
             raise
         self.guard.record(ticket)
         return rows
+
+    @contextmanager
+    def autocommit(self) -> Iterator[Connection]:
+        """Yield a connection on which each statement takes effect at once, as VACUUM and checkpoints need it.
+
+        The block is one call for the circuit breaker, and is not retried.
+        """
+        ticket = self.guard.acquire()
+        try:
+            try:
+                with self.guard.admitted_checkout():
+                    connection = self.engine.connect()
+                driver: Any = connection.connection.dbapi_connection
+                with connection:
+                    driver.autocommit = True
+                    try:
+                        yield connection
+                    finally:
+                        driver.autocommit = False
+            except FOREIGN_ERRORS as error:
+                raise_mapped(error, self.engine)
+                raise
+        except BaseException as error:
+            self.guard.record(ticket, error)
+            raise
+        self.guard.record(ticket)
 
     def _respond(self, batch: dbapi.Batch, ticket: int, deadline: float | None) -> Response:
         try:

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 
-from ._exception_mapping import map_exceptions
+from ._execution import Executor
 from ._files import MaintenanceLock, sweep
 from .errors import ConfigurationError, UnavailableError
 from .models import ErasureResult, ScrubResult
@@ -47,14 +47,14 @@ class Eraser:
 
     def __init__(
         self,
-        engine: Engine,
+        executor: Executor,
         settings: Settings,
         session: SearchSession,
         maintenance: MaintenanceLock,
         *,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._engine = engine
+        self._executor = executor
         self._settings = settings
         self._session = session
         self._maintenance = maintenance
@@ -108,29 +108,27 @@ class Eraser:
 
     def _vacuum(self, path: Path) -> ScrubResult:
         sweep(path)
-        if self._settings.key is not None:  # an encrypted file has none: delete those of before
+        is_encrypted = self._settings.encryption_key is not None
+        if is_encrypted:  # such a file has no sidecars: delete those of before
             delete_sidecars(path)
         self._index.drop_all()
         try:
-            with map_exceptions(self._engine), self._autocommit_connection() as connection:
-                if self._settings.key is None:  # the copy of VACUUM is not encrypted: in memory then
+            with self._executor.autocommit() as connection:
+                if not is_encrypted:  # else the copy of VACUUM, which is in plain, stays in memory
                     connection.exec_driver_sql("PRAGMA temp_store = FILE")
                 try:
                     connection.exec_driver_sql("VACUUM")
                 finally:
-                    if self._settings.key is None:
+                    if not is_encrypted:
                         connection.exec_driver_sql("PRAGMA temp_store = DEFAULT")
         finally:
             self._index.recreate_all()
-        with map_exceptions(self._engine), self._autocommit_connection() as connection:
+        with self._executor.autocommit() as connection:
             return (
                 ScrubResult(complete=True)
                 if self._truncate_log(connection)
                 else ScrubResult(complete=False, why=_OPEN_READER)
             )
-
-    def _autocommit_connection(self) -> Connection:
-        return self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
     def _truncate_log(self, connection: Connection) -> bool:
         deadline = time.monotonic() + self._settings.request_timeout

@@ -348,7 +348,7 @@ class MemoryStorage(Repositories):
         return self._eraser().scrub()
 
     def _eraser(self) -> Eraser:
-        return Eraser(self.engine, self.settings, self._session, self._context.maintenance)
+        return Eraser(self._context.executor, self.settings, self._session, self._context.maintenance)
 
     def close(self) -> None:
         """Close the connections that `open` has opened, for all namespaces; later calls raise UnavailableError.
