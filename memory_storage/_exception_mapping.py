@@ -83,7 +83,10 @@ def as_storage_error(error: BaseException | None) -> MemoryStorageError:
     if isinstance(error, dbapi.OutcomeUnknownError):
         return CommitUnknownError(str(error))
     if isinstance(error, dbapi.ResponseTooLargeError):
-        return _with_endpoint(_too_large(error), error)
+        too_large = ResponseTooLargeError(
+            str(error), code=error.code, limit=error.limit, value=error.value, setting=error.setting or None
+        )
+        return _with_endpoint(too_large, error)
     if code in _BY_CODE:
         return _with_endpoint(_BY_CODE[code](str(error), code), error)
     if isinstance(error, dbapi.IntegrityError):
@@ -103,12 +106,6 @@ def _with_endpoint(ours: MemoryStorageError, error: BaseException | None) -> Mem
     return ours
 
 
-def _too_large(error: dbapi.ResponseTooLargeError) -> ResponseTooLargeError:
-    return ResponseTooLargeError(
-        str(error), code=error.code, limit=error.limit, value=error.value, setting=error.setting or None
-    )
-
-
 def _conflict(message: str) -> ConflictError:
     if "steps." in message:
         detail = "another step has one of these ids or step numbers"
@@ -119,12 +116,6 @@ def _conflict(message: str) -> ConflictError:
 
 def _unavailable(advice: str) -> Callable[[str, str], MemoryStorageError]:
     return lambda message, code: UnavailableError(f"{message}: {advice}", code=code)
-
-
-def _damaged_index(message: str, code: str) -> MemoryStorageError:  # noqa: ARG001
-    return CorruptDataError(
-        f"{message}: the vector index is damaged, the vectors are not; run `memory-storage index rebuild`"
-    )
 
 
 def _corrupt(message: str, code: str) -> MemoryStorageError:  # noqa: ARG001
@@ -150,7 +141,9 @@ _BY_CODE: dict[str, Callable[[str, str], MemoryStorageError]] = {
         f"{message}: leave out the setting encryption_key, or make an encrypted copy: back it up, and restore that"
     ),
     "FILE_GONE": _unavailable("nothing of this call was stored; close the storage, and open it again"),
-    "VECTOR_INDEX": _damaged_index,
+    "VECTOR_INDEX": lambda message, _: CorruptDataError(
+        f"{message}: the vector index is damaged, the vectors are not; run `memory-storage index rebuild`"
+    ),
     "TRANSACTION_TIMEOUT": _unavailable(
         "the server rolled it back: it was open for too long while another writer waited; nothing of it was stored"
     ),

@@ -17,6 +17,22 @@ from .settings import MEMORY, Settings
 
 def make_engine(settings: Settings) -> Engine:
     """The engine that these settings ask for. Values never appear in its errors and logs."""
+    arguments: dict[str, Any]
+    if settings.server:
+        arguments = {
+            "auth_token": settings.credentials,
+            "ca_file": settings.tls_ca_file and str(settings.tls_ca_file),
+            "timeout": settings.request_timeout,
+            "max_response_bytes": settings.max_response_bytes,
+            "base_url_hosts": settings.base_url_hosts,
+            "max_concurrent_writes": settings.max_concurrent_writes,
+        }
+    else:
+        arguments = {
+            "durability": settings.durability,
+            "busy_timeout": settings.request_timeout,
+            "encryption_key": settings.key,
+        }
     engine = create_engine(
         url_of(settings),
         poolclass=CountingPool,
@@ -25,7 +41,7 @@ def make_engine(settings: Settings) -> Engine:
         pool_timeout=settings.pool.connect_timeout,
         pool_use_lifo=True,
         hide_parameters=True,
-        connect_args=_remote(settings) if settings.server else _local(settings),
+        connect_args=arguments,
     )
     # A database in memory would be gone with its connections: they stay open.
     idle_timeout = None if settings.database == MEMORY else settings.pool.idle_timeout
@@ -84,22 +100,3 @@ def url_of(settings: Settings) -> URL:
     if settings.server:
         return make_url(settings.database)
     return URL.create("libsql", database=None if settings.database == MEMORY else settings.database)
-
-
-def _local(settings: Settings) -> dict[str, Any]:
-    return {
-        "durability": settings.durability,
-        "busy_timeout": settings.request_timeout,
-        "encryption_key": settings.key,
-    }
-
-
-def _remote(settings: Settings) -> dict[str, Any]:
-    return {
-        "auth_token": settings.credentials,
-        "ca_file": settings.tls_ca_file and str(settings.tls_ca_file),
-        "timeout": settings.request_timeout,
-        "max_response_bytes": settings.max_response_bytes,
-        "base_url_hosts": settings.base_url_hosts,
-        "max_concurrent_writes": settings.max_concurrent_writes,
-    }

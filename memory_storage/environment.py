@@ -63,15 +63,12 @@ def read(settings: type[BaseModel]) -> dict[str, Any]:
     for name, field in settings.model_fields.items():
         Environment.model_fields[name] = field
     refuse_unknown(settings)
+    former = {_FORMER[name.upper()]: value for name, value in os.environ.items() if value and name.upper() in _FORMER}
     try:
-        return {**dict(EnvSettingsSource(Environment)()), **_former()}
+        return {**dict(EnvSettingsSource(Environment)()), **former}
     except SettingsError as error:
         problem = str(error)
     raise ConfigurationError(problem)  # not in the block above: the frames of the error hold the whole environment
-
-
-def _former() -> dict[str, str]:
-    return {_FORMER[name.upper()]: value for name, value in os.environ.items() if value and name.upper() in _FORMER}
 
 
 def refuse_unknown(settings: type[BaseModel]) -> None:

@@ -312,7 +312,8 @@ class Settings(_Section):
             ConfigurationError: A variable with this prefix is unknown, a value is invalid, or no database is given.
         """
         overrides = hidden(overrides)  # before anything can fail: a traceback may show this frame
-        values = {**_environment(cls), **overrides}
+        variables = hidden(environment.read(cls))
+        values = {**{_BY_ALIAS.get(name, name): value for name, value in variables.items()}, **overrides}
         if "database" not in values:
             raise ConfigurationError(
                 "no database is given: set LIBSQL_DATABASE_PATH, or TURSO_DATABASE_URL and TURSO_AUTH_TOKEN; or pass a "
@@ -320,10 +321,6 @@ class Settings(_Section):
                 f"{environment.misspelled(cls)}"
             )
         return cls(**values)
-
-
-def _environment(settings: type[Settings]) -> dict[str, Any]:
-    return {_BY_ALIAS.get(name, name): value for name, value in hidden(environment.read(settings)).items()}
 
 
 def _checked_database(database: str) -> str:

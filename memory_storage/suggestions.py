@@ -94,7 +94,8 @@ def explanation(problem: ErrorDetails, model: type[BaseModel] | None) -> str:
     given = problem.get("input")
     if kind in {"literal_error", "enum", "union_tag_invalid"}:
         choices = problem.get("ctx", {})
-        return message + _of_choice(_tag(given), f"{choices.get('expected')} {choices.get('expected_tags')}")
+        tag = given.get("kind", given.get("status")) if isinstance(given, Mapping) else given
+        return message + _of_choice(tag, f"{choices.get('expected')} {choices.get('expected_tags')}")
     if kind in _MODEL_EXPECTED:
         return _of_models(given, list(_models(_annotation_at(model, place)))) or message
     return message
@@ -133,10 +134,6 @@ def _nearest_field(name: str, model: type[BaseModel], *, exact: bool = False) ->
 def _of_choice(given: object, expected: str) -> str:
     choice = nearest(given, re.findall(r"'([^']+)'", expected)) if isinstance(given, str) else None
     return f"; did you mean {choice!r}?" if choice else ""
-
-
-def _tag(given: object) -> object:
-    return given.get("kind", given.get("status")) if isinstance(given, Mapping) else given
 
 
 def _of_models(given: object, models: list[type[BaseModel]]) -> str:

@@ -84,7 +84,12 @@ def _actions() -> list[_Action]:
     return [
         _Action("shell", "ask for the python version", {"command": version}, lambda: _run(version)),
         _Action("files", "list the current directory", {"path": str(here)}, lambda: _list(here)),
-        _Action("files", "count the lines of this demo", {"path": str(source)}, lambda: _count_lines(source)),
+        _Action(
+            "files",
+            "count the lines of this demo",
+            {"path": str(source)},
+            lambda: StepOk(output=counted(len(source.read_bytes().splitlines()), "line")),
+        ),
         _Action("shell", "run a script that is not there", {"command": missing}, lambda: _run(missing)),
     ]
 
@@ -122,10 +127,6 @@ def _list(path: Path) -> StepResult:
     names = sorted(entry.name.encode(errors="replace").decode() for entry in path.iterdir())
     more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
     return StepOk(output=f"{counted(len(names), 'entry', 'entries')}: {', '.join(names[:_SHOWN_NAMES])}{more}")
-
-
-def _count_lines(path: Path) -> StepResult:
-    return StepOk(output=f"{counted(len(path.read_bytes().splitlines()), 'line')}")
 
 
 def _show_recording(path: str, episode: Episode, *, found: int) -> None:

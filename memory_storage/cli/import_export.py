@@ -88,7 +88,8 @@ def import_(
     )
     settings = settings_for(database, namespace)  # errors in the options are reported before those of the file
     with _open(file) as stream:
-        report = _import(stream, options, _size(file, stream), settings)
+        is_unknown = file == _STDIN or is_gzip(stream)  # how many bytes there are to read
+        report = _import(stream, options, None if is_unknown else Path(file).stat().st_size or None, settings)
     _show_report(report, strict=strict, as_json=as_json)
     if report.failed:
         raise typer.Exit(exit_codes.BROKEN_RECORDS)
@@ -173,11 +174,6 @@ def _summary(report: ImportReport) -> str:
     erased = f", {report.erased:,} skipped: erased" if report.erased else ""
     known = f"{report.unchanged:,} unchanged"
     return f"{report.imported:,} imported{updated}, {known}{erased}, {len(report.failed):,} invalid"
-
-
-def _size(file: str, stream: BinaryIO) -> int | None:
-    """Return the number of bytes to read, or None if it is unknown."""
-    return None if file == _STDIN or is_gzip(stream) else Path(file).stat().st_size or None
 
 
 def _values_in(storage: MemoryStorage) -> int:

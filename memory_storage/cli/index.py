@@ -52,7 +52,12 @@ def verify(model: Model = None, database: Database = None, as_json: AsJson = Fal
     with open_existing(database, None) as storage:
         found = [storage.embeddings.index.verify(name, dimension=size) for name, size in _models(storage, model)]
     if as_json:
-        write_json([_health(one) for one in found])
+        write_json(
+            [
+                {**_as_json(one.model), "nodes": one.nodes, "recall": one.recall, "is_healthy": one.is_healthy}
+                for one in found
+            ]
+        )
     else:
         rows = [(one.model.name, one.model.indexed, one.nodes, one.recall, _verdict(one)) for one in found]
         show_table(["model", "indexed", "in the index", "recall@10", "verdict"], rows, nothing=_NO_VECTORS)
@@ -160,12 +165,3 @@ def _verdict(health: IndexHealth) -> str:
 def _as_json(model: EmbeddingModel) -> dict[str, Any]:
     facts = {"pending": model.pending, "needs_index": model.needs_index, "is_fragmented": model.is_fragmented}
     return {**asdict(model), **facts}
-
-
-def _health(health: IndexHealth) -> dict[str, Any]:
-    return {
-        **_as_json(health.model),
-        "nodes": health.nodes,
-        "recall": health.recall,
-        "is_healthy": health.is_healthy,
-    }

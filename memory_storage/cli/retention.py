@@ -205,17 +205,13 @@ def _show_plan(storage: MemoryStorage, plan: RetentionPlan, *, as_json: bool) ->
 
 def _show_done(done: RetentionResult, what: str, *, as_json: bool) -> None:
     if as_json:
-        write_json(_result_as_json(done))
+        write_json({"removed": done.removed, "bytes": done.bytes, "skipped": done.skipped})
         return
     if not done.removed and not done.skipped:
         say(_NOTHING_TO_DO)
         return
     skipped = f"; {len(done.skipped):,} were skipped, because they have changed since" if done.skipped else ""
     say(f"{what} {_format_size(done.removed, done.bytes)}{skipped}")
-
-
-def _result_as_json(done: RetentionResult) -> dict[str, Any]:
-    return {"removed": done.removed, "bytes": done.bytes, "skipped": done.skipped}
 
 
 def _erasure_summary(found: ErasureResult) -> str:

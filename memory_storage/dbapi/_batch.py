@@ -185,18 +185,10 @@ def _inline_wide_integers(statement: Statement, values: tuple[Value, ...]) -> tu
     bound: list[Value] = []
     for index, piece in zip(statement.order, statement.pieces[1:], strict=True):
         value = values[index]
-        if _is_wide(value):
-            text += (_literal(value), piece)
+        if type(value) is int and not -0x8000_0000 <= value <= 0x7FFF_FFFF:
+            # The engine parses -9223372036854775808 as minus a float, so it is written as a difference.
+            text += ("(-9223372036854775807-1)" if value == -(2**63) else f"({value})", piece)
         else:
             bound.append(value)
             text += ("?", piece)
     return "".join(text), tuple(bound)
-
-
-def _is_wide(value: Value) -> TypeGuard[int]:
-    return type(value) is int and not -(2**31) <= value < 2**31
-
-
-def _literal(value: int) -> str:
-    # The engine parses -9223372036854775808 as minus a float, so it is written as a difference.
-    return "(-9223372036854775807-1)" if value == -(2**63) else f"({value})"

@@ -157,7 +157,9 @@ class HranaTransport:
                 self._stream.abandon()
 
     def _run_prepared(self, statements: list[_BoundStatement], framing: _Framing) -> list[Result]:
-        if not (framing.begin or self.in_transaction) and any(map(_is_write_returning, statements)):
+        if not (framing.begin or self.in_transaction) and any(
+            step.statement.kind is Kind.WRITE and _RETURNING.search(step.statement.sql) for step in statements
+        ):
             framing = replace(framing, begin="IMMEDIATE", commit=True)  # as several round trips it would not be atomic
         parts = list(chunked(statements, _encoded_size, most_bytes=_MAX_BYTES, most=_MAX_STEPS)) or [[]]
         return self._run_in_parts(parts, framing) if self.in_transaction else self._run_within_deadline(parts, framing)
@@ -306,7 +308,3 @@ def _encoded_size(step: _BoundStatement) -> int:
 
 def _is_single(pattern: re.Pattern[str], steps: list[_BoundStatement]) -> bool:
     return len(steps) == 1 and steps[0].statement.kind is Kind.CONTROL and bool(pattern.match(steps[0].statement.sql))
-
-
-def _is_write_returning(step: _BoundStatement) -> bool:
-    return step.statement.kind is Kind.WRITE and bool(_RETURNING.search(step.statement.sql))

@@ -160,18 +160,14 @@ def _check_single_statement(words: list[tuple[str, int]]) -> None:
         raise ProgrammingError("the statement is empty")
     if ";" in texts and not _is_trigger(texts):
         raise ProgrammingError("one statement at a time: found another after ';' (executescript runs several)")
-    if _is_trigger(texts) and _continues_after_trigger(texts):
+    # A trigger's body ends with "; END ;". A CASE expression has no semicolon before its END.
+    if _is_trigger(texts) and any(texts[i : i + 3] == [";", "END", ";"] for i in range(len(texts))):
         raise ProgrammingError("one statement at a time: found another after the trigger's END")
 
 
 def _is_trigger(texts: list[str]) -> bool:
     head = [text for text in texts[:3] if text not in {"TEMP", "TEMPORARY"}]
     return head[:2] == ["CREATE", "TRIGGER"]
-
-
-def _continues_after_trigger(texts: list[str]) -> bool:
-    # A trigger's body ends with "; END ;". A CASE expression has no semicolon before its END.
-    return any(texts[i : i + 3] == [";", "END", ";"] for i in range(len(texts)))
 
 
 def _kind(words: list[tuple[str, int]]) -> Kind:

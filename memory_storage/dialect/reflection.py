@@ -50,12 +50,10 @@ class Catalogue:
 
     def pragma(self, pragma: str, name: str) -> list[tuple[Any, ...]] | None:
         """Return the rows of a pragma about a table or an index; None if they have to be queried."""
-        if name not in self._known or (pragma == "table_xinfo" and self._is_virtual(name)):
+        is_virtual = (self.sql(name) or "").lower().startswith(_VIRTUAL)
+        if name not in self._known or (pragma == "table_xinfo" and is_virtual):
             return None
         return self._rows.get((pragma, name), [])
-
-    def _is_virtual(self, table: str) -> bool:
-        return (self.sql(table) or "").lower().startswith(_VIRTUAL)
 
 
 class CatalogueInspector(Inspector):

@@ -25,7 +25,9 @@ def grown(stored: Episode, run: Episode) -> Episode | None:
     _check_same_session(stored, run)
     if len(_messages(run)) < len(_messages(stored)) or len(run.steps) < len(stored.steps):
         return None
-    steps = [*(_step(*pair) for pair in zip(stored.steps, run.steps, strict=False)), *run.steps[len(stored.steps) :]]
+    known = zip(stored.steps, run.steps, strict=False)
+    steps = [new.model_copy(update={"id": old.id, "started_at": old.started_at}) for old, new in known]
+    steps += run.steps[len(stored.steps) :]
     longer = stored.model_copy(
         update={
             "task_description": run.task_description,
@@ -62,10 +64,6 @@ def _is_same_step(stored: Step, run: Step) -> bool:
 def _messages(episode: Episode) -> list[Any]:
     conversation = episode.metadata.get("conversation")
     return conversation if isinstance(conversation, list) else []
-
-
-def _step(stored: Step, run: Step) -> Step:
-    return run.model_copy(update={"id": stored.id, "started_at": stored.started_at})
 
 
 def _in_order(steps: list[Step]) -> list[Step]:

@@ -45,10 +45,6 @@ def _is_langchain(content: Content) -> bool:
     )
 
 
-def _is_sharegpt(content: Content) -> bool:
-    return isinstance(content.get("conversations"), list)
-
-
 def _is_responses(content: Content) -> bool:
     is_item = content.get("type") in {"function_call", "function_call_output", "reasoning", "message"}
     return isinstance(content.get("input"), list) or isinstance(content.get("output"), list) or is_item
@@ -57,14 +53,6 @@ def _is_responses(content: Content) -> bool:
 def _is_gemini(content: Content) -> bool:
     is_request = isinstance(content.get("contents"), list)
     return is_request or (content.get("role") in {"user", "model"} and isinstance(content.get("parts"), list))
-
-
-def _is_tau2(content: Content) -> bool:
-    return isinstance(content.get("simulations"), list)
-
-
-def _is_alpaca(content: Content) -> bool:
-    return _has("instruction", "output")(content) or _has("prompt", "completion")(content)
 
 
 _FORMATS: dict[str, Callable[[Content], bool]] = {
@@ -76,9 +64,11 @@ _FORMATS: dict[str, Callable[[Content], bool]] = {
     "an ATIF trajectory": lambda content: str(content.get("schema_version", "")).startswith("ATIF"),
     "a SWE-agent trajectory": lambda content: _has("trajectory")(content) or _has("history")(content),
     "an OpenHands trajectory": _is_openhands,
-    "tau2 simulations": _is_tau2,
-    "ShareGPT conversations": _is_sharegpt,
+    "tau2 simulations": lambda content: isinstance(content.get("simulations"), list),
+    "ShareGPT conversations": lambda content: isinstance(content.get("conversations"), list),
     "LangChain messages": _is_langchain,
     "OpenAI Responses items": _is_responses,
-    "prompts with completions": _is_alpaca,
+    "prompts with completions": (
+        lambda content: _has("instruction", "output")(content) or _has("prompt", "completion")(content)
+    ),
 }

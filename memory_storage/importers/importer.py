@@ -283,7 +283,8 @@ class _BatchImporter:
         return replace(report, failed=sorted(report.failed), notes=notes, undated=len(report.notes) - len(notes))
 
     def _add(self, item: _Item) -> None:
-        identity = _identity(item.value)
+        value = item.value
+        identity = getattr(value, "id", None) or (value.owner_type, value.owner_id, value.model)  # type: ignore[union-attr]
         if identity in self._batch or any(other.kind != item.kind for other in self._batch.values()):
             self._flush()
         self._batch[identity] = item
@@ -349,10 +350,6 @@ class _BatchImporter:
         if longer:
             self._target.episodes.save(longer)
         return longer is not None
-
-
-def _identity(value: Value) -> object:
-    return getattr(value, "id", None) or (value.owner_type, value.owner_id, value.model)  # type: ignore[union-attr]
 
 
 def _runs(

@@ -11,7 +11,7 @@ import re
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from json import JSONDecodeError
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from typing import Any, BinaryIO, NamedTuple, NoReturn, cast
 
 from memory_storage.errors import ValidationError
 from memory_storage.sql.validation import replace_unstorable, unstorable_error
@@ -122,7 +122,7 @@ def read_records(
     """
     most = LINE_BYTES if line_bytes is None else line_bytes
     reader = _Reader(most, replace_invalid)
-    source = _decompress(stream)
+    source = cast("BinaryIO", gzip.GzipFile(fileobj=stream)) if is_gzip(stream) else stream
     lines = _lines(source, most)
     number = 0
     try:
@@ -161,10 +161,6 @@ def is_gzip(stream: BinaryIO) -> bool:
     beginning = stream.read(2)
     stream.seek(-len(beginning), io.SEEK_CUR)
     return beginning == _GZIP
-
-
-def _decompress(stream: BinaryIO) -> BinaryIO:
-    return gzip.GzipFile(fileobj=stream) if is_gzip(stream) else stream  # type: ignore[return-value]
 
 
 def _lines(stream: BinaryIO, maximum: int) -> Iterator[bytes]:

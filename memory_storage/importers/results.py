@@ -29,7 +29,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 Status = Literal["ok", "error", "timeout", "unknown"]
@@ -95,17 +96,21 @@ def _object_in(text: str) -> Mapping[str, Any]:
 
 def _structured(objects: list[Mapping[str, Any]]) -> Status | None:
     found: Status | None = None
-    for read in (_by_flag, _by_timeout, _by_error, _by_code, _by_status, _by_success):
+    readers: tuple[Callable[[Mapping[str, Any]], Status | None], ...] = (
+        partial(_by_bool, names=("is_error", "isError"), when_true="error", when_false="ok"),
+        _by_timeout,
+        _by_error,
+        _by_code,
+        _by_status,
+        partial(_by_bool, names=("success", "ok"), when_true="ok", when_false="error"),
+    )
+    for read in readers:
         for values in objects:
             status = read(values)
             if status is not None and status != "unknown":
                 return status
             found = found or status
     return found
-
-
-def _by_flag(values: Mapping[str, Any]) -> Status | None:
-    return _by_bool(values, ("is_error", "isError"), when_true="error", when_false="ok")
 
 
 def _by_timeout(values: Mapping[str, Any]) -> Status | None:
@@ -140,10 +145,6 @@ def _of_code(code: object) -> Status:
 def _by_status(values: Mapping[str, Any]) -> Status | None:
     status = values.get("status")
     return _STATUSES.get(status.lower(), "unknown") if isinstance(status, str) else None
-
-
-def _by_success(values: Mapping[str, Any]) -> Status | None:
-    return _by_bool(values, ("success", "ok"), when_true="ok", when_false="error")
 
 
 def _by_bool(

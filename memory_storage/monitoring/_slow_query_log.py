@@ -22,7 +22,12 @@ _EXPLAINED = re.compile(r"\s*(SELECT|VALUES|INSERT|REPLACE|UPDATE|DELETE|WITH)\b
 
 def without_literals(sql: str) -> str:
     """Return the SQL on one line, with `?` for each literal: a caller's own SQL may contain values."""
-    without = _LITERAL.sub(lambda found: " " if _is_comment(found) else (found["kept"] or "?"), sql)
+
+    def replacement(found: re.Match[str]) -> str:
+        is_comment = (found["kept"] or "").startswith(("--", "/*"))
+        return " " if is_comment else found["kept"] or "?"
+
+    without = _LITERAL.sub(replacement, sql)
     return " ".join(without.split())
 
 
@@ -60,7 +65,3 @@ def _plans(batch: Batch, run: Callable[[Batch], Sequence[tuple[Any, ...]]]) -> I
             yield f"none ({type(error).__name__})"
         else:
             yield "; ".join(str(row[-1]) for row in rows) or "no table is read"
-
-
-def _is_comment(found: re.Match[str]) -> bool:
-    return (found["kept"] or "").startswith(("--", "/*"))

@@ -83,15 +83,14 @@ def undecodable_rows(connection: Connection) -> list[Finding]:
     """Find rows that cannot be decoded."""
     found: list[Finding] = []
     for table, (read, condition) in _READ.items():
-        seqs = sorted({*_unreadable(connection, table, read), *_wrong_kind(connection, table, condition)})
+        documents = pages(connection, table, ["document"])
+        unreadable = [seq for seq, (document,) in documents if not _can(read, document)]
+        of_wrong_kind = seqs_of(connection, f"SELECT seq FROM {table} WHERE NOT ({condition})")
+        seqs = sorted({*unreadable, *of_wrong_kind})
         problem, remedy = "rows that cannot be decoded", f"move them, and what is theirs, to quarantined_{table}"
         repair = partial(quarantine_rows, table=table, seqs=seqs, reason="it cannot be decoded")
         found += about_rows(f"undecodable.{table}", table, seqs, problem, remedy, repair)
     return found
-
-
-def _unreadable(connection: Connection, table: str, read: Callable[[bytes], Any]) -> Iterator[int]:
-    return (seq for seq, (document,) in pages(connection, table, ["document"]) if not _can(read, document))
 
 
 def _can(read: Callable[[bytes], Any], document: bytes) -> bool:
@@ -100,10 +99,6 @@ def _can(read: Callable[[bytes], Any], document: bytes) -> bool:
     except ValueError:
         return False
     return b"\0" not in document
-
-
-def _wrong_kind(connection: Connection, table: str, condition: str) -> list[int]:
-    return seqs_of(connection, f"SELECT seq FROM {table} WHERE NOT ({condition})")
 
 
 def columns_that_disagree(connection: Connection) -> list[Finding]:
