@@ -31,6 +31,8 @@ OTHERS = frozenset(
         "SQLD",
         "TEST_CUTS",
         "TEST_DECIMALS",
+        "TEST_EVERY_ARGUMENT",
+        "TEST_EXAMPLES",
         "TEST_ITERATED",
         "TEST_KILLS",
         "TEST_LARGE_EPISODES",
