@@ -13,6 +13,8 @@ import pytest
 from .blocks import ROOT
 from .reference import public_names
 
+pytestmark = pytest.mark.slow  # a build takes some seconds
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:

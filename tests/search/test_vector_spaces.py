@@ -110,7 +110,7 @@ class TestWithoutVectors:
 
     def test_unknown_models_leave_nothing_behind(self, database):
         with ms.MemoryStorage.open(at(database, "hnsw")) as storage:
-            for number in range(300):
+            for number in range(60):
                 storage.episodes.similar_to([1.0, 2.0], model=f"unknown {number}")
                 storage.episodes.search(WORDS, vector=[1.0, 2.0], model=f"unknown {number}")
                 storage.embeddings.find("episode", uuid4(), model=f"unknown {number}")
@@ -227,6 +227,7 @@ class TestDimensions:
             assert shared[0].embeddings.models()[model] == winner
         assert_consistent(shared[0].engine)
 
+    @pytest.mark.slow
     def test_first_vectors_of_two_namespaces_both_win(self, database):
         with ms.MemoryStorage.open(database) as storage:
             views = {name: _fill(storage.in_namespace(name)) for name in ("a", "b")}

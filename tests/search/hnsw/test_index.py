@@ -247,6 +247,7 @@ class TestTheFile:
         with ms.MemoryStorage.open(at(bare, "hnsw")) as storage:
             assert _best(storage) == (changed, 1.0, "hnsw")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "damage",
         [
@@ -273,6 +274,7 @@ class TestTheFile:
             assert Indexed(storage, COUNT).recall() >= PROMISED
         assert caplog.text == ""
 
+    @pytest.mark.slow
     def test_of_another_database_is_not_believed(self, bare, tmp_path, caplog):
         other = tmp_path / "other.db"
         with ms.MemoryStorage.open(at(other, "hnsw")) as storage:
@@ -285,6 +287,7 @@ class TestTheFile:
             assert Indexed(storage, COUNT).recall(plan=None) >= PROMISED
         assert "its vectors are not those of the table" in caplog.text
 
+    @pytest.mark.slow
     def test_from_after_a_backup_that_was_restored_is_not_believed(self, bare, database, caplog):
         backup = database.with_name("backup.db")
         shutil.copy(bare, backup)
@@ -328,6 +331,7 @@ class TestBuilding:
         assert in_memory.storage.embeddings.index.rebuild(MODEL, progress=lambda *facts: told.append(facts)) == COUNT
         assert told[-1] == ("indexed", COUNT, COUNT)
 
+    @pytest.mark.slow
     def test_goes_on_by_a_thread_if_asked(self, bare):
         _sidecar(bare).unlink()
         with ms.MemoryStorage.open(at(bare, "hnsw")) as storage:
@@ -365,6 +369,7 @@ class TestBuilding:
         assert (health.is_healthy, health.nodes, health.model.source) == (True, COUNT, "hnsw")
         assert (health.recall or 0) >= PROMISED
 
+    @pytest.mark.slow
     def test_there_and_back(self, in_memory, bare):
         in_memory.storage.close()
         with ms.MemoryStorage.open(at(bare, "diskann")) as storage:
@@ -394,6 +399,7 @@ class TestSettings:
         monkeypatch.setattr("memory_storage.storage.is_installed", lambda: False)
         assert self._source_of(database) == "diskann"
 
+    @pytest.mark.slow
     def test_auto_uses_what_a_file_has_until_there_is_more(self, on_file, database):
         with ms.MemoryStorage.open(ms.Settings(database=str(database))) as storage:
             on_file.storage = storage
