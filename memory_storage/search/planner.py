@@ -1,7 +1,7 @@
 """From a search request to its plan, and from the plan to its rows.
 
-A request is validated once, and becomes a statement (see `statement`) with bound values. The plan is run, and broadened
-if an in-process index turned out to have too few candidates.
+A request (see `request`) becomes a statement (see `statement`) with bound values. Its filters are compiled once; the
+plan is run, broadened if an in-process index turned out to have too few candidates, and continued for more hits.
 """
 
 from __future__ import annotations
@@ -10,19 +10,17 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar, get_args
+from typing import Any, NamedTuple, TypeVar
 
 from memory_storage.embedders import Embedder
 from memory_storage.errors import CorruptDataError, SchemaError, UnavailableError, ValidationError
-from memory_storage.models import EpisodeFilter, Hit, Hits, PatternFilter, SearchMode
+from memory_storage.models import Hit, Hits
 from memory_storage.schema.spelling import readable
 from memory_storage.schema.vector_tables import VectorSpace
 from memory_storage.sql.documents import to_micros
-from memory_storage.sql.filters import Shape, active_filters, conditions
-from memory_storage.sql.fulltext import any_word
+from memory_storage.sql.filters import active_filters, compile_filters
 from memory_storage.sql.session import Row
 from memory_storage.sql.statement import SqlTemplate
-from memory_storage.sql.validation import check_k, choice, flag, instance
 from memory_storage.sql.validation import embedder as as_embedder
 
 from .candidates import DISKANN, EXACT, HNSW, Source
@@ -31,7 +29,7 @@ from .request import SearchCursor, SearchRequest, Weights, parse_search_cursor
 from .session import SearchSession
 from .statement import NO_SPACE, Attempt, Filters, Search, SearchTarget
 from .vector_sql import USED
-from .vectors import Stored, as_model_name, packed, wrong_dimension
+from .vectors import Stored, wrong_dimension
 
 T = TypeVar("T")
 
@@ -48,14 +46,13 @@ _BROAD_FILTERS = {"archived"}  # filters that nearly all rows pass by default
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """A validated search: its SQL, and the values to bind."""
+    """A planned search: its SQL, and the values to bind."""
 
     request: SearchRequest
     search: Search
     values: dict[str, Any]
     k: int
-    cursor: SearchCursor | None
-    explain: bool
+    position: SearchCursor | None
     memory: HnswIndex | None = None
     neighbors: Neighbors | None = None
 
@@ -69,6 +66,10 @@ class SearchPlan:
                 self.memory.record_shortlist_failure(session.namespace)
             return self._with_attempt("index_only", **_values_of(self.neighbors))
         return self._with_attempt("full")
+
+    def planned_again(self, session: SearchSession, k: int, position: SearchCursor | None) -> SearchPlan:
+        """Return the plan of `k` results after a position, or in the space that was learned since, with its filters."""
+        return _plan(session, self.search.target, self.request, self.search.filters, self.values, k, position)
 
     def _with_index(self, memory: HnswIndex, session: SearchSession) -> SearchPlan:
         """Return the plan with the candidates of the index, which the probe has shown to be cheaper."""
@@ -90,7 +91,7 @@ class SearchPlan:
         """
         has_vector = self.search.space is not None
         readable = [(row, item) for row, item in rows[: self.k] if item is not None]
-        hits = [_hit(row, item, has_vector=has_vector, explain=self.explain) for row, item in readable]
+        hits = [_hit(row, item, has_vector=has_vector, explain=self.request.explain) for row, item in readable]
         plan = rows[0][0][_PLAN] if rows else ""
         if self.memory and self.values["mode"] == "auto" and self.search.source is not HNSW and self.memory.note:
             plan += f" ({self.memory.note})"
@@ -99,12 +100,12 @@ class SearchPlan:
     def _next(self, rows: Sequence[Row]) -> str | None:
         if len(rows) <= self.k:
             return None
-        cursor = self.cursor or SearchCursor(self.values["now"], rows[0][_LAST], ())
+        cursor = self.position or SearchCursor(self.values["now"], rows[0][_LAST], ())
         return str(cursor.after(row[1] for row in rows[: self.k]))
 
 
 def plan_search(session: SearchSession, target: SearchTarget, request: SearchRequest) -> SearchPlan:
-    """Validate a request, and plan it.
+    """Compile the filters of a request, and plan it.
 
     Args:
         session: The session of the searched namespace.
@@ -112,30 +113,45 @@ def plan_search(session: SearchSession, target: SearchTarget, request: SearchReq
         request: The request.
 
     Raises:
-        ValidationError: a field of the request is invalid; names the field, the limit and the value.
+        ValidationError: a filter is invalid, or the model is missing; names the field, the limit and the value.
     """
-    k = check_k(request.k)
-    choice("mode", request.mode, get_args(SearchMode))
-    flag("explain", request.explain)
-    if request.weights is not None:
-        instance("weights", request.weights, Weights, "Weights(text=1.0, vector=1.0, recency=0.5)")
-    cursor = parse_search_cursor(request.cursor)
-    shown = cursor.shown if cursor else ()
-    text, has_words = request.text, request.text is not None
-    filters, values = _filters(request.filter, target)
-    values |= {"namespace": session.namespace, "limit": k + 1, "shown": json.dumps(shown)}
-    values |= {"now": cursor.now if cursor else to_micros(session.now()), "last_seq": cursor and cursor.last_seq}
+    compiled = compile_filters(request.filter, target.table.removesuffix("s"), "i.")
+    filters = Filters(
+        compiled.at_hand,
+        compiled.finding,
+        # Few rows are archived, so asking for those is as narrow as any other filter.
+        are_broad=active_filters(request.filter).keys() <= _BROAD_FILTERS
+        and getattr(request.filter, "archived", None) is not True,
+        find_rows=any("seq IN" in condition for condition in compiled.finding),
+    )
+    return _plan(session, target, request, filters, compiled.values, request.k, request.position)
+
+
+def _plan(
+    session: SearchSession,
+    target: SearchTarget,
+    request: SearchRequest,
+    filters: Filters,
+    filter_values: dict[str, Any],
+    k: int,
+    position: SearchCursor | None,
+) -> SearchPlan:
+    """Plan the next `k` results of a request whose filters are compiled."""
+    shown, has_words = position.shown if position else (), request.words is not None
+    values = {**filter_values, "namespace": session.namespace, "limit": k + 1, "shown": json.dumps(shown)}
+    values |= {"now": position.now if position else to_micros(session.now())}
+    values |= {"last_seq": position and position.last_seq}
     space, initial = None, InitialCandidates()
-    if request.vector is not None or not has_words:
+    if request.packed is not None:
         depth = _DEPTH_PER_RESULT * k + len(shown)
-        values |= {"vector": packed(request.vector), "mode": request.mode, "depth": depth}
-        values |= {"reach": depth if has_words else len(shown) + k + 1, "floor": _floor(request.min_similarity)}
-        model = _model(session, request.model)
+        values |= {"vector": request.packed, "mode": request.mode, "depth": depth, "floor": request.min_similarity}
+        values |= {"reach": depth if has_words else len(shown) + k + 1}
+        model = request.model or _only_model(session)
         space = NO_SPACE if model is None else session.spaces.guess(session.namespace, model)
         values |= {"model": model, "space": space.token}
         initial = _initial_candidates(session, space, values, are_broad=filters.are_broad, has_words=has_words)
-    if text is not None:
-        values |= {"words": any_word(text) or '""', **_weights(request.weights or Weights())}
+    if request.words is not None:
+        values |= {"words": request.words, **_weights(request.weights or Weights())}
     search = Search(
         target,
         filters,
@@ -144,10 +160,10 @@ def plan_search(session: SearchSession, target: SearchTarget, request: SearchReq
         initial.attempt,
         has_words=has_words,
         has_floor=request.min_similarity is not None,
-        is_continued=cursor is not None,
+        is_continued=position is not None,
         reports_state=initial.memory is not None,
     )
-    return SearchPlan(request, search, values, k, cursor, request.explain, initial.memory, initial.neighbors)
+    return SearchPlan(request, search, values, k, position, initial.memory, initial.neighbors)
 
 
 def run(session: SearchSession, statement: Callable[[Search], SqlTemplate], plan: SearchPlan) -> Sequence[Row]:
@@ -200,7 +216,7 @@ def _in_space(session: SearchSession, plan: SearchPlan, own: Stored | None) -> S
     if own is not None and own.dimension != dimension:
         raise wrong_dimension(plan.values["model"], own.dimension, dimension)
     if own is not None:
-        return plan_search(session, plan.search.target, plan.request)
+        return plan.planned_again(session, plan.k, plan.position)
     _log.info(
         "namespace %r has no vectors of model %r: the search by vector returns none",
         session.namespace,
@@ -260,7 +276,7 @@ def find_hits(
     plan = plan_search(session, target, request)
     hits = plan.hits(decode(run(session, statement, plan), plan.k))
     while len(hits) < request.k and hits.next_cursor:
-        plan = plan_search(session, target, replace(request, k=request.k - len(hits), cursor=hits.next_cursor))
+        plan = plan.planned_again(session, request.k - len(hits), parse_search_cursor(hits.next_cursor))
         more = plan.hits(decode(run(session, statement, plan), plan.k))
         hits = Hits([*hits, *more], next_cursor=more.next_cursor, plan=hits.plan)
     return hits
@@ -285,23 +301,6 @@ def _hit(row: Sequence[Any], item: T, *, has_vector: bool, explain: bool) -> Hit
     compared = "index" if plan in (DISKANN.plan, HNSW.plan) else "exact"
     method: Any = compared if text is None else ("hybrid" if has_vector else "text")
     return Hit(item, score, similarity, method, snippet and readable(snippet), parts if explain else None)
-
-
-def _floor(similarity: Any) -> float | None:
-    if similarity is None:
-        return None
-    if isinstance(similarity, bool) or not isinstance(similarity, int | float) or not -1 <= similarity <= 1:
-        raise ValidationError("min_similarity", "a number from -1 to 1", similarity)
-    return float(similarity)
-
-
-def _filters(filters: EpisodeFilter | PatternFilter, target: SearchTarget) -> tuple[Filters, dict[str, Any]]:
-    owner_type = target.table.removesuffix("s")
-    at_hand, values = conditions(filters, owner_type, Shape("i.", by_row=True))
-    finding, _ = conditions(filters, owner_type, Shape("i."))
-    find_rows = any("seq IN" in condition for condition in finding)
-    are_broad = active_filters(filters).keys() <= _BROAD_FILTERS and getattr(filters, "archived", None) is not True
-    return Filters(at_hand, finding, are_broad=are_broad, find_rows=find_rows), values
 
 
 class InitialCandidates(NamedTuple):
@@ -368,10 +367,8 @@ def _weights(weights: Weights) -> dict[str, Any]:
     }
 
 
-def _model(session: SearchSession, model: str | None) -> str | None:
-    """Return the name of the model; by default that of the only one in use, or None if there is none."""
-    if model is not None:
-        return as_model_name(model)
+def _only_model(session: SearchSession) -> str | None:
+    """Return the name of the only model in use; None if there is none."""
     names = [row[0] for row in session.read(USED.bind(namespace=session.namespace))]
     if len(names) > 1:
         raise ValidationError("model", f"one of {', '.join(map(repr, names))}", None)

@@ -11,12 +11,16 @@ import base64
 import json
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, get_args
 
 from memory_storage.errors import ValidationError
 from memory_storage.models import EpisodeFilter, PatternFilter, SearchMode
+from memory_storage.sql.fulltext import any_word
+from memory_storage.sql.validation import check_k, choice, flag, instance
+
+from .vectors import as_model_name, packed
 
 _VERSION = 2
 _MOST_BYTES = 32_000_000  # of its JSON: some ten million hits
@@ -55,7 +59,11 @@ class Weights:
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """A search as the caller requested it."""
+    """A search as the caller requested it, validated but for its filters, which are when they are compiled.
+
+    Raises:
+        ValidationError: a field is invalid; names the field, the limit and the value.
+    """
 
     filter: EpisodeFilter | PatternFilter
     k: int
@@ -67,6 +75,30 @@ class SearchRequest:
     cursor: str | None = None
     weights: Weights | None = None
     explain: bool = False
+    position: SearchCursor | None = field(init=False)
+    """The cursor, parsed."""
+    packed: bytes | None = field(init=False)
+    """The vector as the database has it; None for a search by words only."""
+    words: str | None = field(init=False)
+    """The text as an FTS5 expression; None for a search by vector only."""
+
+    def __post_init__(self) -> None:
+        check_k(self.k)
+        choice("mode", self.mode, get_args(SearchMode))
+        flag("explain", self.explain)
+        if self.weights is not None:
+            instance("weights", self.weights, Weights, "Weights(text=1.0, vector=1.0, recency=0.5)")
+        derived: dict[str, Any] = {"position": parse_search_cursor(self.cursor), "packed": None, "words": None}
+        if self.vector is not None or self.text is None:
+            derived["packed"] = packed(self.vector)
+            derived["min_similarity"] = _similarity(self.min_similarity)
+            if self.model is not None:
+                as_model_name(self.model)
+        if self.text is not None:
+            # An empty phrase matches no row: a text without words is no error, it finds nothing by words.
+            derived["words"] = any_word(self.text) or '""'
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)  # the dataclass is frozen for callers
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +134,14 @@ def parse_search_cursor(text: Any) -> SearchCursor | None:
         raise ValidationError(
             "cursor", "must be the next_cursor of a search by this version; without one, the search starts again", text
         ) from error
+
+
+def _similarity(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -1 <= value <= 1:
+        raise ValidationError("min_similarity", "a number from -1 to 1", value)
+    return float(value)
 
 
 def _unpacked(packed: bytes) -> bytes:

@@ -73,16 +73,47 @@ class Shape(NamedTuple):
 PLAIN = Shape()
 
 
+class Condition(NamedTuple):
+    """A condition in both forms: to find rows by an index, and to test a row at hand by itself."""
+
+    finding: str
+    at_hand: str
+
+
+class CompiledFilters(NamedTuple):
+    """The conditions of the filters that are set, in both forms, and the values to bind."""
+
+    finding: Conditions
+    at_hand: Conditions
+    values: dict[str, Any]
+
+
 def conditions(
     asked: EpisodeFilter | PatternFilter, owner_type: str, shape: Shape = PLAIN
 ) -> tuple[Conditions, dict[str, Any]]:
-    """Return the conditions of the filters that are set, and the values to bind."""
-    found: list[str] = []
+    """Return the conditions of the filters that are set, in one form, and the values to bind."""
+    compiled = compile_filters(asked, owner_type, shape.prefix)
+    return compiled.at_hand if shape.by_row else compiled.finding, compiled.values
+
+
+def compile_filters(asked: EpisodeFilter | PatternFilter, owner_type: str, prefix: str = "") -> CompiledFilters:
+    """Return the conditions of the filters that are set, in both forms.
+
+    Args:
+        asked: The filters.
+        owner_type: "episode" or "pattern".
+        prefix: The name of the table, with a dot.
+
+    Raises:
+        ValidationError: a filter cannot be compared with what is stored.
+    """
+    found: list[Condition] = []
     values: dict[str, Any] = {"owner_type": owner_type}
     for name, value in active_filters(asked).items():
         refuse_unstorable(name, value)
-        found += _READERS.get(name, _plain)(name, value, values, shape)
-    return tuple(found), values
+        found += _READERS.get(name, _plain)(name, value, values, prefix)
+    finding, at_hand = zip(*found, strict=True) if found else ((), ())
+    return CompiledFilters(finding, at_hand, values)
 
 
 def active_filters(asked: EpisodeFilter | PatternFilter) -> dict[str, Any]:
@@ -90,38 +121,47 @@ def active_filters(asked: EpisodeFilter | PatternFilter) -> dict[str, Any]:
     return {name: value for name, value in asked.__dict__.items() if value is not None and value not in ([], {})}
 
 
-def _plain(name: str, value: Any, values: dict[str, Any], shape: Shape) -> list[str]:
+def _one_form(condition: str) -> Condition:
+    return Condition(condition, condition)
+
+
+def _plain(name: str, value: Any, values: dict[str, Any], prefix: str) -> list[Condition]:
     values[name] = str(value) if isinstance(value, str) else value
-    return [shape.prefix + _PLAIN[name]]
+    return [_one_form(prefix + _PLAIN[name])]
 
 
-def _moment(name: str, value: Any, values: dict[str, Any], shape: Shape) -> list[str]:
+def _moment(name: str, value: Any, values: dict[str, Any], prefix: str) -> list[Condition]:
     values[name] = to_micros(value)
-    return [shape.prefix + _PLAIN[name]]
+    return [_one_form(prefix + _PLAIN[name])]
 
 
-def _flag(name: str, value: bool, values: dict[str, Any], shape: Shape) -> list[str]:  # noqa: ARG001 - one signature
-    return [shape.prefix + _FLAGS[name, value]]
+def _flag(name: str, value: bool, values: dict[str, Any], prefix: str) -> list[Condition]:  # noqa: ARG001 - one signature
+    return [_one_form(prefix + _FLAGS[name, value])]
 
 
-def _tags(name: str, value: list[str], values: dict[str, Any], shape: Shape) -> list[str]:
+def _tags(name: str, value: list[str], values: dict[str, Any], prefix: str) -> list[Condition]:
     # The number of tags is bound, so one statement serves any number of tags and its plan is cached once.
     wanted = sorted(set(value))
     values[name] = json.dumps(wanted)
     values[f"{name}_count"] = len(wanted)
     found = f"{_FACETS}{_TAGS_GIVEN.format(name=name)}"
-    if shape.by_row:
-        of_row = f"{found} AND owner_seq = {shape.prefix}seq"
-        return [f"EXISTS (SELECT 1 {of_row})" if name == "tags_any" else f"(SELECT count(*) {of_row}) = :{name}_count"]
+    of_row = f"{found} AND owner_seq = {prefix}seq"
+    if name == "tags_any":
+        return [Condition(f"{prefix}seq IN (SELECT owner_seq {found})", f"EXISTS (SELECT 1 {of_row})")]
     # All tags: an owner has each tag once, so the count of its matching facets is the number of distinct tags.
-    grouped = "" if name == "tags_any" else f" GROUP BY owner_seq HAVING count(*) = :{name}_count"
-    return [f"{shape.prefix}seq IN (SELECT owner_seq {found}{grouped})"]
+    counted = f"count(*) = :{name}_count"
+    return [
+        Condition(
+            f"{prefix}seq IN (SELECT owner_seq {found} GROUP BY owner_seq HAVING {counted})",
+            f"(SELECT count(*) {of_row}) = :{name}_count",
+        )
+    ]
 
 
-def _metadata(name: str, value: dict[str, Any], values: dict[str, Any], shape: Shape) -> list[str]:
+def _metadata(name: str, value: dict[str, Any], values: dict[str, Any], prefix: str) -> list[Condition]:
     if len(value) > MOST_KEYS:
         raise ValidationError(name, f"at most {MOST_KEYS} keys at once", len(value))
-    found: list[str] = []
+    found: list[Condition] = []
     for number, (key, wanted) in enumerate(sorted(value.items())):
         if isinstance(wanted, int) and not -(2**63) <= wanted < 2**63:
             raise ValidationError(f"{name}.{key}", "at most 64 bits", wanted)
@@ -129,19 +169,19 @@ def _metadata(name: str, value: dict[str, Any], values: dict[str, Any], shape: S
             raise ValidationError(f"{name}.{key}", "a finite number", wanted)
         values[f"key_{number}"] = key
         if isinstance(wanted, int | float) and not isinstance(wanted, bool):
-            found += _has_number(number, wanted, values, shape)
+            found += _has_number(number, wanted, values, prefix)
             continue
         as_json = wanted is None or isinstance(wanted, bool)
         values[f"value_{number}"] = json.dumps(wanted) if as_json else wanted
         quoted = f":value_{number}" if as_json else f"json_quote(:value_{number})"
-        found.append(_has_facet(number, shape, f"= substr({quoted}, 1, {FACET_LENGTH})"))
+        found.append(_has_facet(number, prefix, f"= substr({quoted}, 1, {FACET_LENGTH})"))
         if isinstance(wanted, str) and 6 * len(wanted) + 2 > FACET_LENGTH:
             # The facet of a long string holds only its beginning.
-            found.append(_has_pair(number, shape, f"pair.value = :value_{number} AND pair.type = 'text'"))
+            found.append(_has_pair(number, prefix, f"pair.value = :value_{number} AND pair.type = 'text'"))
     return found
 
 
-def _has_number(number: int, wanted: int | float, values: dict[str, Any], shape: Shape) -> list[str]:
+def _has_number(number: int, wanted: int | float, values: dict[str, Any], prefix: str) -> list[Condition]:
     """Return conditions under which equal numbers match: 1 matches 1.0."""
     forms = _forms_of(wanted)
     # A facet has 15 digits of the number that SQLite parsed, and SQLite parses some decimals as an adjacent float.
@@ -149,13 +189,13 @@ def _has_number(number: int, wanted: int | float, values: dict[str, Any], shape:
     read_as = [*forms, *(near for form in forms for near in _neighbours(form))]
     names = [f"value_{number}_{index}" for index in range(len(read_as))]
     values.update(zip(names, read_as, strict=True))
-    conditions = [_has_facet(number, shape, f"IN ({', '.join(f'json_quote(:{name})' for name in names)})")]
+    conditions = [_has_facet(number, prefix, f"IN ({', '.join(f'json_quote(:{name})' for name in names)})")]
     if any(isinstance(form, float) for form in forms):
         texts = {f"text_{number}_{index}": to_json(form).decode() for index, form in enumerate(forms)}
         values |= texts
         listed = ", ".join(f":{name}" for name in texts)
-        text = _text_of_pair(number, values, shape)
-        conditions.append(_has_pair(number, shape, f"{text} IN ({listed}) AND pair.type IN ('integer', 'real')"))
+        text = _text_of_pair(number, values, prefix)
+        conditions.append(_has_pair(number, prefix, f"{text} IN ({listed}) AND pair.type IN ('integer', 'real')"))
     return conditions
 
 
@@ -166,14 +206,14 @@ def _neighbours(form: int | float) -> list[float]:
     return [near for end in (-math.inf, math.inf) if math.isfinite(near := math.nextafter(form, end))]
 
 
-def _text_of_pair(number: int, values: dict[str, Any], shape: Shape) -> str:
+def _text_of_pair(number: int, values: dict[str, Any], prefix: str) -> str:
     """Return SQL for the JSON text of the value of a pair."""
     if '"' not in values[f"key_{number}"]:
-        return f"{shape.prefix}document -> pair.fullkey"
+        return f"{prefix}document -> pair.fullkey"
     # A JSON path cannot name a key that contains a quote, so the key is renamed in a copy. Encoded as JSON it has an
     # escape, so its text occurs only as a key.
     values[f"member_{number}"] = f"{to_json(values[f'key_{number}']).decode()}:"
-    return f"""replace({shape.prefix}document -> '$.metadata', :member_{number}, '"{_RENAMED}":') -> '$."{_RENAMED}"'"""
+    return f"""replace({prefix}document -> '$.metadata', :member_{number}, '"{_RENAMED}":') -> '$."{_RENAMED}"'"""
 
 
 def _forms_of(wanted: int | float) -> list[int | float]:
@@ -189,27 +229,27 @@ def _forms_of(wanted: int | float) -> list[int | float]:
         return same
 
 
-def _has_facet(number: int, shape: Shape, value: str) -> str:
+def _has_facet(number: int, prefix: str, value: str) -> Condition:
     facet = f"{_FACETS}'metadata.' || :key_{number} AND value {value}"
-    if shape.by_row:
-        return f"EXISTS (SELECT 1 {facet} AND owner_seq = {shape.prefix}seq)"
-    return f"{shape.prefix}seq IN (SELECT owner_seq {facet})"
+    return Condition(
+        f"{prefix}seq IN (SELECT owner_seq {facet})", f"EXISTS (SELECT 1 {facet} AND owner_seq = {prefix}seq)"
+    )
 
 
-def _has_pair(number: int, shape: Shape, condition: str) -> str:
-    return (
-        f"EXISTS (SELECT 1 FROM json_each({shape.prefix}document, '$.metadata') AS pair"
+def _has_pair(number: int, prefix: str, condition: str) -> Condition:
+    return _one_form(
+        f"EXISTS (SELECT 1 FROM json_each({prefix}document, '$.metadata') AS pair"
         f" WHERE pair.key = :key_{number} AND {condition})"
     )
 
 
-def _text(name: str, value: str, values: dict[str, Any], shape: Shape) -> list[str]:  # noqa: ARG001
+def _text(name: str, value: str, values: dict[str, Any], prefix: str) -> list[Condition]:  # noqa: ARG001
     # An empty phrase matches no row, so a query without words returns nothing instead of everything.
     values["text"] = match_expression(value) or '""'
-    return [shape.prefix + _TEXT]
+    return [_one_form(prefix + _TEXT)]
 
 
-_READERS: dict[str, Callable[[str, Any, dict[str, Any], Shape], list[str]]] = {
+_READERS: dict[str, Callable[[str, Any, dict[str, Any], str], list[Condition]]] = {
     "completed": _flag,
     "archived": _flag,
     "since": _moment,
