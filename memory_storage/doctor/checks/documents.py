@@ -58,11 +58,11 @@ def _path(sql: str) -> str:
 
 # As the repositories write them: so this cannot say anything else.
 _EXPRESSIONS = {
-    "episodes": _repeated(episodes_sql._HEAD, "given.value"),
-    "steps": _repeated(episodes_sql._STEPS, "step.value", "episode_id", "output"),
-    "patterns": _repeated(patterns_sql._CONTENT, "given.value"),
+    "episodes": _repeated(episodes_sql.HEAD_COLUMNS, "given.value"),
+    "steps": _repeated(episodes_sql.STEP_COLUMNS, "step.value", "episode_id", "output"),
+    "patterns": _repeated(patterns_sql.CONTENT_COLUMNS, "given.value"),
     "spatiotemporal_index": {
-        **_repeated(spatiotemporal_sql._columns("episode"), spatiotemporal_sql._DOCUMENT),
+        **_repeated(spatiotemporal_sql.columns_of("episode"), spatiotemporal_sql.DOCUMENT),
         "owner_type": "document ->> '$.owner_type'",
         "owner_id": "document ->> '$.owner_id'",
     },

@@ -21,7 +21,7 @@ from memory_storage.sql.statement import (
 
 # One expression for each column that repeats a field of the document: the statement that writes the document fills the
 # columns, so that they cannot differ.
-_HEAD = {
+HEAD_COLUMNS = {
     "id": "given.value ->> '$.id'",
     "task_type": "given.value ->> '$.task_type'",
     "domain": "given.value ->> '$.context.domain'",
@@ -42,7 +42,7 @@ _SAVED = {
     "version": "(given.value ->> '$.version') + 1",
     "created_at": ":now",
     "updated_at": ":now",
-    **_HEAD,
+    **HEAD_COLUMNS,
 }
 # An import keeps version and times; version 0 would mean that the row was never saved.
 _IMPORTED = {
@@ -51,10 +51,10 @@ _IMPORTED = {
     "created_at": "coalesce(" + micros("(given.value ->> '$.created_at')") + ", :now)",
     "updated_at": "coalesce(" + micros("(given.value ->> '$.updated_at')") + ", :now)",
     "archived_at": micros("(given.value ->> '$.archived_at')"),
-    **_HEAD,
+    **HEAD_COLUMNS,
 }
 # The output stands beside the document: it may be large, and full-text search reads it without parsing JSON.
-_STEPS = {
+STEP_COLUMNS = {
     "namespace": ":namespace",
     "episode_id": "given.id",
     "step_number": "step.value ->> '$.step_number'",
@@ -125,8 +125,8 @@ _DOCUMENTS = """WITH given (id, steps) AS MATERIALIZED (
 # No upsert: a step of a new episode that exists already belongs to another episode, which is a conflict.
 SAVE_NEW_STEPS = SqlTemplate(f"""
 {_DOCUMENTS}
-INSERT INTO steps ({columns(_STEPS)})
-SELECT {values(_STEPS)}
+INSERT INTO steps ({columns(STEP_COLUMNS)})
+SELECT {values(STEP_COLUMNS)}
 FROM given, json_each(given.steps) AS step
 """)
 
@@ -134,11 +134,11 @@ FROM given, json_each(given.steps) AS step
 # episode.
 SAVE_STEPS = SqlTemplate(f"""
 {_DOCUMENTS}
-INSERT INTO steps ({columns(_STEPS)})
-SELECT {values(_STEPS)}
+INSERT INTO steps ({columns(STEP_COLUMNS)})
+SELECT {values(STEP_COLUMNS)}
 FROM given, json_each(given.steps) AS step
 WHERE true
-ON CONFLICT (namespace, id) DO UPDATE SET {upsert_assignments(_STEPS, "namespace", "id")}
+ON CONFLICT (namespace, id) DO UPDATE SET {upsert_assignments(STEP_COLUMNS, "namespace", "id")}
 WHERE steps.document IS NOT excluded.document OR steps.output IS NOT excluded.output
     OR steps.episode_id IS NOT excluded.episode_id OR steps.step_number IS NOT excluded.step_number
 """)

@@ -14,7 +14,7 @@ _COUNTS = ("times_retrieved", "times_applied", "success_when_applied", "failure_
 COUNTERS = (*_COUNTS, "avg_reward_delta")
 """The columns of `Effectiveness` that are numbers, in the order in which they are read."""
 
-_CONTENT = {
+CONTENT_COLUMNS = {
     "namespace": ":namespace",
     "id": "given.value ->> '$.id'",
     "kind": "given.value ->> '$.kind'",
@@ -34,14 +34,14 @@ _SAVED = {
     "version": "(given.value ->> '$.version') + 1",
     "created_at": ":now",
     "updated_at": ":now",
-    **_CONTENT,
+    **CONTENT_COLUMNS,
     **_COUNTER_COLUMNS,
 }
 _IMPORTED = {
     "version": "max(given.value ->> '$.version', 1)",
     "created_at": "coalesce(" + micros("(given.value ->> '$.created_at')") + ", :now)",
     "updated_at": "coalesce(" + micros("(given.value ->> '$.updated_at')") + ", :now)",
-    **_CONTENT,
+    **CONTENT_COLUMNS,
     **_COUNTER_COLUMNS,
 }
 _ROW = f"id, document, version, created_at, updated_at, {columns(_COUNTER_COLUMNS)}"

@@ -20,29 +20,30 @@ _EPISODE_SEQ = {
     "episode": "owner.seq",
     "step": "(SELECT seq FROM episodes WHERE namespace = owner.namespace AND id = owner.episode_id)",
 }
-_DOCUMENT = "(given.value -> '$[0]')"
-_STARTS_AT = micros(f"({_DOCUMENT} ->> '$.starts_at')")
-_ENDS_AT = micros(f"({_DOCUMENT} ->> '$.ends_at')")
+DOCUMENT = "(given.value -> '$[0]')"
+_STARTS_AT = micros(f"({DOCUMENT} ->> '$.starts_at')")
+_ENDS_AT = micros(f"({DOCUMENT} ->> '$.ends_at')")
 
 
-def _columns(owner_type: str) -> dict[str, str]:
+def columns_of(owner_type: str) -> dict[str, str]:
+    """Return the expressions of the columns that both a save and an import write, by the kind of the owner."""
     return {
         "namespace": "owner.namespace",
-        "id": f"{_DOCUMENT} ->> '$.id'",
+        "id": f"{DOCUMENT} ->> '$.id'",
         "owner_type": f"'{owner_type}'",
         "owner_id": "owner.id",
         "episode_seq": _EPISODE_SEQ[owner_type],
-        "latitude": f"{_DOCUMENT} ->> '$.latitude'",
-        "longitude": f"{_DOCUMENT} ->> '$.longitude'",
+        "latitude": f"{DOCUMENT} ->> '$.latitude'",
+        "longitude": f"{DOCUMENT} ->> '$.longitude'",
         "x": "given.value ->> '$[1]'",
         "y": "given.value ->> '$[2]'",
         "z": "given.value ->> '$[3]'",
-        "place_name": f"{_DOCUMENT} ->> '$.place_name'",
+        "place_name": f"{DOCUMENT} ->> '$.place_name'",
         "starts_at": _STARTS_AT,
         "ends_at": _ENDS_AT,
-        "until_at": f"iif({_DOCUMENT} ->> '$.ongoing', {FOREVER}, coalesce({_ENDS_AT}, {_STARTS_AT} + 1))",
+        "until_at": f"iif({DOCUMENT} ->> '$.ongoing', {FOREVER}, coalesce({_ENDS_AT}, {_STARTS_AT} + 1))",
         "created_at": ":now",
-        "document": f"json_remove({_DOCUMENT}, '$.created_at')",
+        "document": f"json_remove({DOCUMENT}, '$.created_at')",
     }
 
 
@@ -52,14 +53,14 @@ def _insert(owner_type: str, expressions: dict[str, str], conflict: str) -> SqlT
 INSERT INTO spatiotemporal_index ({columns(expressions)})
 SELECT {values(expressions)}
 FROM json_each(:entries) AS given CROSS JOIN {TABLES[owner_type]} AS owner
-    ON owner.namespace = :namespace AND owner.id = {_DOCUMENT} ->> '$.owner_id'
+    ON owner.namespace = :namespace AND owner.id = {DOCUMENT} ->> '$.owner_id'
 WHERE true
 ON CONFLICT (namespace, id) DO {conflict}
 """)
 
 
 def _put(owner_type: str) -> SqlTemplate:
-    expressions = _columns(owner_type)
+    expressions = columns_of(owner_type)
     unchanged = ("namespace", "id", "owner_type", "owner_id", "episode_seq", "created_at")
     return _insert(
         owner_type,
@@ -71,8 +72,8 @@ def _put(owner_type: str) -> SqlTemplate:
 
 
 def _import(owner_type: str) -> SqlTemplate:
-    created_at = "coalesce(" + micros(f"({_DOCUMENT} ->> '$.created_at')") + ", :now)"
-    return _insert(owner_type, {**_columns(owner_type), "created_at": created_at}, "NOTHING")
+    created_at = "coalesce(" + micros(f"({DOCUMENT} ->> '$.created_at')") + ", :now)"
+    return _insert(owner_type, {**columns_of(owner_type), "created_at": created_at}, "NOTHING")
 
 
 PUT = {owner_type: _put(owner_type) for owner_type in TABLES}
