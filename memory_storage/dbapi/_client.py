@@ -85,6 +85,7 @@ class Limits:
         """Return the limits. ProgrammingError if a host is none, or no write could ever be sent."""
         if concurrent_writes < 1:
             raise ProgrammingError(f"max_concurrent_writes must be at least 1, not {concurrent_writes!r}")
+        # Each character of a string would be taken for a host.
         hosts = (base_url_hosts,) if isinstance(base_url_hosts, str) else base_url_hosts
         return cls(ca_file, timeout, response_bytes, frozenset(map(checked_authority, hosts)), concurrent_writes)
 

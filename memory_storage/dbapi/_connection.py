@@ -148,6 +148,7 @@ class Connection(Unpicklable):
     def rollback(self) -> None:
         """Roll the open transaction back. Without one, nothing is sent."""
         self._check_open()
+        # Before the request: also where that fails nothing of the transaction is left, and the next one may begin.
         self._has_begun = False
         if self._transport.in_transaction:
             self._transport.run([BatchStep("ROLLBACK")])
@@ -180,7 +181,8 @@ class Connection(Unpicklable):
         if begin or self._transport.in_transaction:  # the batch is a part of a transaction
             return self._run(batch.steps, begin=begin, savepoint=not batch.reads_only)
         if batch.reads_only and len(batch.steps) == 1:
-            return self._run(batch.steps)
+            return self._run(batch.steps)  # a SELECT sees one snapshot anyway
+        # Several reads need a transaction to see one: a commit in between would make them contradict each other.
         return self._run(batch.steps, begin="DEFERRED" if batch.reads_only else "IMMEDIATE", commit=True)
 
     def _run(
@@ -212,7 +214,7 @@ class Connection(Unpicklable):
         ticket = gate.admit(in_transaction=self._transport.in_transaction)
         try:
             results = self._transport.run(steps, begin=begin, savepoint=savepoint, commit=commit)
-        except BaseException as error:
+        except BaseException as error:  # an interrupt too: the gate may count the calls whose outcome it awaits
             gate.record(ticket, error)
             raise
         gate.record(ticket, None)
@@ -222,6 +224,7 @@ class Connection(Unpicklable):
         if self.autocommit or self._transport.in_transaction:
             return None
         kind = parse(sql).kind
+        # The engine refuses BEGIN and VACUUM within a transaction, and ignores some pragmas there.
         if kind is Kind.CONTROL or kind is Kind.OUTSIDE:
             return None
         return self.begin_mode or ("DEFERRED" if kind is Kind.READ else "IMMEDIATE")
@@ -320,6 +323,7 @@ class Cursor:
     def fetchmany(self, size: int | None = None) -> list[Row]:
         """Return up to `size` rows (default `arraysize`)."""
         rows = self._remaining()
+        # The range comes first: at its end zip() would already have taken a row, and would drop it.
         return [row for _, row in zip(range(self.arraysize if size is None else size), rows, strict=False)]
 
     def fetchall(self) -> list[Row]:

@@ -64,6 +64,7 @@ class Credentials:
         """Return credentials for a token or a provider; credentials are returned unchanged."""
         return token if isinstance(token, Credentials) else cls(token)
 
+    # Each connection of an engine wraps the token again: equal credentials lead all of them to one client.
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Credentials) and self._key == other._key
 
@@ -162,7 +163,7 @@ class Credentials:
         try:
             token = self._provider and self._provider()
         except Exception as error:
-            forget_frames(error)
+            forget_frames(error)  # its message may contain a token too, so that only its class is named
             raise OperationalError(f"the token provider failed: {type(error).__name__}", "BAD_TOKEN") from error
         return None if callable(token) else token
 
@@ -193,9 +194,10 @@ def is_well_formed(token: object) -> bool:
 def expires_at(token: str) -> datetime | None:
     """Return the expiry of a JSON Web Token (RFC 7519, "exp"); None if it has none, or is another kind of token."""
     try:
-        payload = token.split(".")[1]
+        payload = token.split(".")[1]  # its base64 lacks the padding
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
         return datetime.fromtimestamp(claims["exp"], timezone.utc)
+    # Whatever the text is, only the server decides whether it is a token.
     except (IndexError, KeyError, TypeError, ValueError, OverflowError, OSError, RecursionError):
         return None
 

@@ -73,7 +73,7 @@ class BatchMessage:
     def commit(self) -> None:
         """Commit the transaction, or roll it back if a step failed."""
         self.chain("COMMIT")
-        self.always("ROLLBACK")
+        self.always("ROLLBACK")  # not after the COMMIT: no transaction is open then
 
     def add_statement(self, number: int, statement: Statement, values: Sequence[Value], rows: int | None) -> None:
         """Add a caller's statement.
@@ -98,7 +98,7 @@ class BatchMessage:
 
     def rollback_to_savepoint(self) -> None:
         """Roll back to the savepoint, and release it."""
-        self.chain("ROLLBACK TO batch")
+        self.chain("ROLLBACK TO batch")  # leaves the savepoint open
         self.chain("RELEASE batch")
 
     def release(self) -> None:
@@ -120,6 +120,7 @@ class BatchMessage:
         for index, error in enumerate(errors):
             if error is not None:
                 raise self._error(index, error, answers)
+        # Skipped without an error: its condition did not hold, so the server has ended the transaction.
         if any(answers[index] is None for index in self._chained_indexes):
             raise transaction_lost()
         return [_result(answers[index] or {}, kind) for index, kind in self._statement_indexes]
