@@ -1,7 +1,7 @@
 """Checks the integrity of a database, and repairs it without losing a row. No finding shows a stored value.
 
-`check` changes nothing. `repair` rebuilds what is derived, restores columns from their documents, and moves a row that
-cannot be used, unchanged, to a table `quarantined_...`.
+`check` changes nothing. `repair` rebuilds derived data, restores columns from their documents, and moves unusable rows,
+unchanged, to tables `quarantined_...`.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ def check(settings: Settings) -> Report:
         settings: the settings of the database; a file has to exist.
 
     Returns:
-        The findings; empty for a healthy database.
+        The report; it has no findings if the database is healthy.
 
     Raises:
         ConfigurationError: the file does not exist; a CredentialError if the key is missing or wrong.
         SchemaError: the database belongs to another program.
         CorruptDataError: the file is not a database, or too damaged to be read.
-        UnavailableError: another writer holds the lock for too long; comparing the full text needs it briefly.
+        UnavailableError: another writer holds the write lock for too long; checking full-text indexes needs it briefly.
     """
     with map_exceptions():
         engine, found = _opened(settings)
@@ -136,7 +136,7 @@ def _revision(engine: Engine, settings: Settings) -> str | None:
         return migrate.check_ours(engine, settings.path, settings.key)
     except SchemaError as error:
         if error.found is None:
-            raise  # another program's
+            raise  # the file of another program
         return error.found
 
 
@@ -144,9 +144,9 @@ def _schema(found: str | None) -> list[Finding]:
     if found == HEAD:
         return []
     if found is not None and found > HEAD:
-        problem = f"its schema {found} is newer than {HEAD}, the one that this version knows"
+        problem = f"the schema {found} is newer than {HEAD}, the latest that this version of the package supports"
         return [Finding("schema.newer", "alembic_version", 1, problem, "upgrade the memory-storage package")]
-    problem = f"its schema {found} is older than {HEAD}" if found else "it has no schema yet"
+    problem = f"the schema {found} is older than {HEAD}" if found else "there is no schema yet"
     return [Finding("schema.older", "alembic_version", 1, problem, "upgrade it", repair=lambda _: None)]
 
 
@@ -160,15 +160,19 @@ def _checked(engine: Engine, check: _Check) -> list[Finding]:
             return check(connection)
         except exc.DBAPIError as error:
             if isinstance(error.orig, dbapi.OperationalError) and error.orig.code not in {"SQLITE_ERROR", ""}:
-                raise  # locked, full, unreachable: that says nothing about what is stored
+                raise  # locked, full or unreachable: this is no evidence of damage
             name = check.__name__.replace("_", " ")
-            return [Finding("unchecked", "", 1, f"{name} could not be checked: {error.orig}", "repair the rest first")]
+            return [
+                Finding(
+                    "unchecked", "", 1, f"{name} could not be checked: {error.orig}", "repair the other findings first"
+                )
+            ]
         finally:
             connection.rollback()
 
 
 def _run_repair(engine: Engine, finding: Finding) -> bool:
-    """Return whether the repair succeeded. A failed one is found again in the next round."""
+    """Return whether the repair succeeded. After a failure, the next round has the finding again."""
     if finding.repair is None:
         return False
     try:
@@ -184,7 +188,7 @@ def _run_repair(engine: Engine, finding: Finding) -> bool:
 
 
 def _index(engine: Engine, settings: Settings) -> None:
-    """Fill the vector indexes that the repairs have emptied."""
+    """Fill the vector indexes that repairs have emptied."""
     storage = MemoryStorage(engine, settings)
     for model in storage.embeddings.index.status():
         storage.embeddings.index.catch_up(model.name)

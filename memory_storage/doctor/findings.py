@@ -18,13 +18,13 @@ class Finding:
     """A kind of damage.
 
     Attributes:
-        code: its kind, like "orphans.steps".
-        table: the table.
-        rows: how many rows are damaged.
+        code: the kind, like "orphans.steps".
+        table: the damaged table; "" if the finding is about the file.
+        rows: the number of damaged rows or objects.
         problem: what is wrong.
-        remedy: what `repair` does, or what a person has to do where it can do nothing.
-        seqs: the numbers of the first five damaged rows.
-        repair: the repair; None if there is none.
+        remedy: what `repair` does, or the manual action required if it cannot repair this.
+        seqs: the row numbers (`seq`) of the first five damaged rows.
+        repair: repairs the damage on a connection; None if it cannot be repaired.
     """
 
     code: str
@@ -47,7 +47,7 @@ class Report:
     """The result of a check or repair.
 
     Attributes:
-        findings: the damage that is there, after a repair: that remains.
+        findings: the damage found; after a repair, the damage that remains.
         repaired: the damage that was repaired.
     """
 

@@ -17,15 +17,15 @@ _ROWS = 500
 def pages(
     connection: Connection, table: str, columns: Sequence[str], where: str = "true"
 ) -> Iterator[tuple[int, list[Any]]]:
-    """Iterate over the rows by `seq`: that, and the columns as bytes.
+    """Iterate over rows in the order of `seq`. Yields `seq` and the columns as bytes.
 
-    The driver would stumble over a text that is not UTF-8, and cut one that has a NUL.
+    Bytes, because the driver fails on TEXT that is not UTF-8, and cuts TEXT at a NUL.
 
     Args:
-        connection: Where the table is.
-        table: Its name.
-        columns: The names of the columns, of texts.
-        where: SQL for the rows that are read.
+        connection: A connection to the database.
+        table: The name of the table.
+        columns: The names of the TEXT columns to read.
+        where: An SQL condition for the rows to read.
     """
     listed = f"SELECT seq FROM {table} WHERE seq > :after AND ({where}) ORDER BY seq LIMIT :limit"
     size = " + ".join(f"coalesce(octet_length(t.{name}), 0)" for name in columns)

@@ -1,6 +1,6 @@
-"""Moves rows that cannot be used, unchanged, into tables that no query reads.
+"""Moves unusable rows, unchanged, to tables that no query reads.
 
-The table of `steps` is `quarantined_steps`: the same columns, and before them when, and why.
+Rows of `steps` are moved to `quarantined_steps`, which has the same columns after `quarantined_at` and `reason`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def quarantine_rows(connection: Connection, table: str, seqs: Sequence[int], rea
 
 @contextmanager
 def _without_triggers(connection: Connection) -> Iterator[None]:
-    # They read what cannot be read, and would delete what is to be kept.
+    # Triggers would fail on the unreadable rows, and delete the rows that belong to them.
     triggers = connection.exec_driver_sql(_TRIGGERS).all()
     for name, _ in triggers:
         connection.exec_driver_sql(f'DROP TRIGGER "{name}"')
@@ -59,7 +59,7 @@ def _copy(connection: Connection, table: str, chosen: str, reason: str) -> None:
     columns = [row[0] for row in connection.exec_driver_sql(_COLUMNS, (table,))]
     if not has_table(connection, kept):
         names = ", ".join(["quarantined_at", "reason", *columns])
-        connection.exec_driver_sql(f"CREATE TABLE {kept} ({names})")  # no types: a value stays what it is
+        connection.exec_driver_sql(f"CREATE TABLE {kept} ({names})")  # no column types: values are stored unchanged
     present = {row[0] for row in connection.exec_driver_sql(_COLUMNS, (kept,))}
     for column in columns:
         if column not in present:

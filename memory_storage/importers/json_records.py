@@ -83,7 +83,7 @@ class _Reader(NamedTuple):
             if self.replace_invalid:
                 content = replace_unstorable(content)
             elif refusal := unstorable_error("", content):
-                problem = f"{refusal.field}: {refusal.limit}; --replace-invalid puts U+FFFD there"
+                problem = f"{refusal.field}: {refusal.limit}; --replace-invalid replaces it by U+FFFD"
                 return Record(line, {}, problem, size)
         return Record(line, content, "", size, array)
 
@@ -94,7 +94,7 @@ class _Reader(NamedTuple):
             stripped = line.rstrip(_BLANK)
             return self.record(number, self.decode(stripped[:-1] if stripped.endswith(b",") else line), len(line))
         except UnicodeDecodeError as error:
-            problem = f"not UTF-8: byte {error.start + 1} of the line; --replace-invalid reads U+FFFD there"
+            problem = f"not UTF-8: byte {error.start + 1} of the line; --replace-invalid replaces it by U+FFFD"
             return Record(number, {}, problem, len(line))
 
 
@@ -198,7 +198,7 @@ def _read_in_memory(
         held.append(line)
         size += len(line)
         if size > DOCUMENT_BYTES:
-            limit = f"at most {DOCUMENT_BYTES:,} bytes where it is not JSON lines: write one object a line"
+            limit = f"at most {DOCUMENT_BYTES:,} bytes where it is not JSON lines: write one object per line"
             raise ValidationError("file", limit, size)
     if _opens(first_line) and _is_json_line(held[1:]):
         yield first

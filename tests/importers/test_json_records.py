@@ -182,7 +182,7 @@ def test_gzip_that_is_damaged_is_a_problem_after_what_can_be_read(rest):
 )
 def test_what_cannot_be_stored_is_named_or_replaced(text, field):
     (record,) = read(text)
-    assert record.problem == f"{field}; --replace-invalid puts U+FFFD there"
+    assert record.problem == f"{field}; --replace-invalid replaces it by U+FFFD"
     (record,) = read(text, replace_invalid=True)
     assert record.problem == ""
     assert "\ufffd" in json.dumps(record.content, ensure_ascii=False)

@@ -22,7 +22,7 @@ def wrong_facets(connection: Connection) -> list[Finding]:
     """Find facets that are missing, or that no document has."""
     surplus, missing = _facets()
     seqs = [row[4] for sql in (surplus, missing) for row in connection.exec_driver_sql(sql)]
-    problem = "tags and metadata that are not those of the documents"
+    problem = "tags and metadata that differ from the documents"
     return about_rows("indexes.facets", "facets", seqs, problem, "rebuild them", _make_facets)
 
 
@@ -40,7 +40,7 @@ def _facets() -> tuple[str, str]:
 
 
 def _facets_of(table: str) -> str:
-    # What the trigger does for one row, for all of them: so it is the same.
+    # Derived from the trigger's SQL for one row, so that both always agree.
     body = schema_sql(f"{table}_facets_insert")
     select = body[body.index("SELECT") : body.rindex(";")]
     return _READS_JSON.sub(rf"FROM {table} AS t, \1", select.replace("NEW.", "t."))
@@ -56,14 +56,14 @@ def wrong_full_text(connection: Connection) -> list[Finding]:
         except exc.DatabaseError as error:
             if getattr(error.orig, "code", "") not in {"SQLITE_CORRUPT", "SQLITE_ERROR"}:
                 raise
-            problem = "the full-text index does not have the words of its rows"
+            problem = "the full-text index differs from its rows"
             repair = partial(_make_text, table=table)
             found.append(Finding("indexes.text", table, 1, problem, "rebuild it", repair=repair))
     return found
 
 
 def _make_text(connection: Connection, *, table: str) -> None:
-    # Its pages may be damaged so much that it cannot even be dropped: it has to be an empty one first.
+    # A badly damaged index cannot even be dropped: its pages are replaced by those of an empty one first.
     connection.exec_driver_sql(f"DELETE FROM {table}_data")
     connection.exec_driver_sql(f"INSERT INTO {table}_data (id, block) VALUES (1, x''), (10, x'00000000000000')")
     connection.exec_driver_sql(f"DROP TABLE {table}")
@@ -78,7 +78,7 @@ def wrong_positions(connection: Connection) -> list[Finding]:
         rows = f"SELECT {sides} FROM {_PLACES} WHERE {condition}".replace("NEW.", "p.")
         repair = partial(_make_tree, tree=tree, rows=rows)
         seqs = _others_there(connection, tree, rows)
-        problem = "positions and times that are not those of the places"
+        problem = "positions and times that differ from the spatiotemporal entries"
         found += about_rows("indexes.positions", tree, seqs, problem, "rebuild the R*Tree", repair)
     return found
 
@@ -87,7 +87,7 @@ def _others_there(connection: Connection, tree: str, rows: str) -> list[int]:
     if connection.exec_driver_sql(f"SELECT rtreecheck('{tree}')").scalar() != "ok":
         return [0]
     columns = [str(row[0]) for row in connection.exec_driver_sql("SELECT name FROM pragma_table_info(?)", (tree,))]
-    # Rounded outwards to 32 bits.
+    # The R*Tree rounds outwards to 32-bit floats.
     same = " AND ".join(f"abs(r.{name} - e.{name}) <= 1e-6 * abs(e.{name}) + 1e-30" for name in columns[1:])
     return seqs_of(
         connection,

@@ -21,7 +21,7 @@ from memory_storage.repositories.spatiotemporal import sql as spatiotemporal_sql
 _PAGE = 500  # numbers, not documents
 _MOMENTS = "BETWEEN -62135596800000000 AND 253402300799999999"  # the years that datetime knows
 
-# The columns that are not in the document: what they have to be for a row to be read.
+# How a document is decoded, and the condition that the columns outside of it have to meet for the row to be readable.
 _READ: dict[str, tuple[Callable[[bytes], Any], str]] = {
     "episodes": (
         Episode.model_validate_json,
@@ -56,7 +56,7 @@ def _path(sql: str) -> str:
     return "$." + sql.partition("'$.")[2].partition("'")[0]
 
 
-# As the repositories write them: so this cannot say anything else.
+# The expressions of the repositories themselves, so that both always agree.
 _EXPRESSIONS = {
     "episodes": _repeated(episodes_sql.HEAD_COLUMNS, "given.value"),
     "steps": _repeated(episodes_sql.STEP_COLUMNS, "step.value", "episode_id", "output"),
@@ -87,7 +87,7 @@ def undecodable_rows(connection: Connection) -> list[Finding]:
         unreadable = [seq for seq, (document,) in documents if not _can(read, document)]
         of_wrong_kind = seqs_of(connection, f"SELECT seq FROM {table} WHERE NOT ({condition})")
         seqs = sorted({*unreadable, *of_wrong_kind})
-        problem, remedy = "rows that cannot be decoded", f"move them, and what is theirs, to quarantined_{table}"
+        problem, remedy = "rows that cannot be decoded", f"move them, with everything they own, to quarantined_{table}"
         repair = partial(quarantine_rows, table=table, seqs=seqs, reason="it cannot be decoded")
         found += about_rows(f"undecodable.{table}", table, seqs, problem, remedy, repair)
     return found
@@ -102,9 +102,10 @@ def _can(read: Callable[[bytes], Any], document: bytes) -> bool:
 
 
 def columns_that_disagree(connection: Connection) -> list[Finding]:
-    """Rows whose columns another program has changed, or did not change with the document.
+    """Find rows whose columns differ from their document.
 
-    An older version of this package let the engine read numbers from JSON, and it reads some as their neighbours.
+    Another program has changed one of them; or an older version of this package let the engine parse numbers in JSON,
+    which it reads as a neighbouring float in some cases.
     """
     found: list[Finding] = []
     for table, columns in _COLUMNS.items():
@@ -114,16 +115,16 @@ def columns_that_disagree(connection: Connection) -> list[Finding]:
         others = seqs_of(connection, f"SELECT seq FROM {table} WHERE {condition}")
         change = ", ".join(f"{name} = {_taken(name, sql)}" for name, sql in columns.items())
         repair = partial(_take, sql=f"UPDATE {table} SET {change} WHERE {condition}", corrections=corrections)
-        problem = "rows whose columns are not what their document says: another program or an older version wrote them"
+        problem = "rows whose columns differ from their document: another program or an older version wrote them"
         seqs = sorted({*others, *(seq for _, _, seq, _ in corrections)})
-        found += about_rows(f"columns.{table}", table, seqs, problem, "take them from the document", repair)
+        found += about_rows(f"columns.{table}", table, seqs, problem, "restore them from the document", repair)
     return found
 
 
 def _wrong_numbers(connection: Connection, table: str) -> Iterator[_Correction]:
-    """Give the correction of each number that is another one in its document.
+    """Yield a correction for each number that differs from its document.
 
-    The texts in the documents are read here: the engine would misread them again.
+    The number is parsed in Python from its text in the document: the engine would misread it again.
     """
     for name, path in (found[1:] for found in _NUMBERS if found[0] == table):
         text_of = f"iif(json_type(document, '{path}') IN ('integer', 'real'), document -> '{path}', NULL)"
@@ -143,12 +144,12 @@ def _wrong_numbers(connection: Connection, table: str) -> Iterator[_Correction]:
 def _taken(name: str, sql: str) -> str:
     if name in _COMPUTED:
         return sql
-    # A document that was written before there was such a field has none, and the column keeps what it has.
+    # A document that is older than the field does not have it; the column then keeps its value.
     return f"iif(json_type(document, '{_field(_path(sql))}') IS NULL, {name}, {sql})"
 
 
 def _field(path: str) -> str:
-    """The path of the field of the model that a path leads into."""
+    """Return the path of the top-level field that contains this path."""
     return ".".join(path.split(".")[:2])
 
 

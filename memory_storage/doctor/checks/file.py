@@ -12,13 +12,13 @@ from memory_storage.doctor.findings import Finding, seqs_of
 _INDEX = re.compile(r"(?:missing from|entries in|entry in|out of order in) index (\S+)")
 _TABLES = "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table' ORDER BY name"
 _UNREADABLE = {"SQLITE_CORRUPT", "SQLITE_ERROR"}
-_OTHERS_AFFAIR = ("FTS5 table", "rtree", "libsql_vector_meta_shadow", "RTree")  # they are looked at by themselves
+_CHECKED_ELSEWHERE = ("FTS5 table", "rtree", "libsql_vector_meta_shadow", "RTree")  # other checks cover them
 
 
 def damaged_pages(connection: Connection) -> list[Finding]:
     """Find what the integrity check reports, except for virtual tables."""
     found = _complaints(connection)
-    lines = [line for line in found if line != "ok" and not any(word in line for word in _OTHERS_AFFAIR)]
+    lines = [line for line in found if line != "ok" and not any(word in line for word in _CHECKED_ELSEWHERE)]
     indexes = sorted({match[1] for line in lines if (match := _INDEX.search(line))})
     rest = [line for line in lines if not _INDEX.search(line)]
     return _wrong_indexes(indexes) + _damage(rest)
@@ -47,7 +47,7 @@ def _complaints_of(connection: Connection, table: str) -> list[str]:
 def _wrong_indexes(indexes: list[str]) -> list[Finding]:
     if not indexes:
         return []
-    problem = f"the indexes {', '.join(indexes)} do not have the rows of their tables"
+    problem = f"the indexes {', '.join(indexes)} differ from their tables"
     return [Finding("file.index", "", len(indexes), problem, "rebuild them", repair=partial(_rebuild, indexes=indexes))]
 
 
@@ -60,5 +60,5 @@ def _damage(lines: list[str]) -> list[Finding]:
     if not lines:
         return []
     shown = "; ".join(" ".join(line.split())[:120] for line in lines[:3])
-    advice = "restore a backup; before, `memory-storage export` may save what can still be read"
+    advice = "restore a backup; `memory-storage export` may first save the rows that can still be read"
     return [Finding("file.damaged", "", len(lines), f"the file is damaged: {shown}", advice)]

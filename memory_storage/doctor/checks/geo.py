@@ -22,7 +22,7 @@ _Point = tuple[float | None, float | None, float | None]
 def misplaced(connection: Connection) -> list[Finding]:
     """Find entries whose point on the sphere differs from their position."""
     wrong = _wrong_points(connection)
-    problem = "points on the sphere that are not those of the positions"
+    problem = "points on the sphere that differ from latitude and longitude"
     return about_rows("places.point", _TABLE, list(wrong), problem, "recompute them", partial(_move, points=wrong))
 
 

@@ -27,10 +27,10 @@ def orphans(connection: Connection) -> list[Finding]:
         " AND o.id = t.owner_id))"
         for kind, table in _OWNERS.items()
     )
-    nobodys = "SELECT seq FROM {table} AS t WHERE NOT ({owned}) ORDER BY seq"
+    orphaned = "SELECT seq FROM {table} AS t WHERE NOT ({owned}) ORDER BY seq"
     lost = {"steps": seqs_of(connection, _STEPS)}
     for table in ("embeddings", "spatiotemporal_index"):
-        lost[table] = seqs_of(connection, nobodys.format(table=table, owned=owned))
+        lost[table] = seqs_of(connection, orphaned.format(table=table, owned=owned))
     lost["embeddings"] = sorted({*lost["embeddings"], *_without_a_vector(connection)})
     return [finding for table, seqs in lost.items() for finding in _orphaned(table, seqs)]
 
@@ -38,7 +38,7 @@ def orphans(connection: Connection) -> list[Finding]:
 def _orphaned(table: str, seqs: list[int]) -> list[Finding]:
     repair = partial(quarantine_rows, table=table, seqs=seqs, reason="its owner does not exist")
     remedy = f"move them to quarantined_{table}"
-    return about_rows(f"orphans.{table}", table, seqs, "rows that belong to nothing that is there", remedy, repair)
+    return about_rows(f"orphans.{table}", table, seqs, "rows whose owner does not exist", remedy, repair)
 
 
 def _without_a_vector(connection: Connection) -> list[int]:
@@ -59,11 +59,11 @@ def misattributed_rows(connection: Connection) -> list[Finding]:
     for table, column in (("embeddings", "item_seq"), ("spatiotemporal_index", "episode_seq")):
         condition = f"{column} IS NOT ({_ITEMS})"
         seqs = seqs_of(connection, f"SELECT seq FROM {table} AS m WHERE {condition} ORDER BY seq")
-        repair = partial(_lead, sql=f"UPDATE {table} AS m SET {column} = ({_ITEMS}) WHERE {condition}")
-        problem, remedy = "rows that lead to another item than their owner", "lead them to their owner's"
+        repair = partial(_update, sql=f"UPDATE {table} AS m SET {column} = ({_ITEMS}) WHERE {condition}")
+        problem, remedy = "rows that refer to another item than their owner", "set the reference to their owner"
         found += about_rows(f"{table}.item", table, seqs, problem, remedy, repair)
     return found
 
 
-def _lead(connection: Connection, *, sql: str) -> None:
+def _update(connection: Connection, *, sql: str) -> None:
     connection.exec_driver_sql(sql)

@@ -33,7 +33,7 @@ def _absent(names: list[str], wanted: dict[str, str]) -> list[Finding]:
     if not names:
         return []
     tables = [name for name in names if _kind(wanted[name]) == "TABLE"]
-    lost = f"; with the tables {', '.join(tables)} their rows are lost" if tables else ""
+    lost = f"; the rows of the tables {', '.join(tables)} are lost" if tables else ""
     problem = f"missing: {', '.join(names)}{lost}"
     repair = partial(_make, statements=_in_order([wanted[name] for name in names]))
     return [Finding("schema.missing", "sqlite_master", len(names), problem, "create them again", repair=repair)]
@@ -44,14 +44,14 @@ def _changed(names: list[str], wanted: dict[str, str]) -> list[Finding]:
         return []
     drops = [f"DROP {_kind(wanted[name])} {name}" for name in names]
     repair = partial(_make, statements=[*reversed(drops), *_in_order([wanted[name] for name in names])])
-    problem = f"another program has changed: {', '.join(names)}"
+    problem = f"changed by another program: {', '.join(names)}"
     return [Finding("schema.changed", "sqlite_master", len(names), problem, "create them again", repair=repair)]
 
 
 def _unlike(names: list[str]) -> list[Finding]:
     if not names:
         return []
-    problem, advice = f"the tables {', '.join(names)} have other columns or constraints", "restore them by hand"
+    problem, advice = f"the tables {', '.join(names)} have other columns or constraints", "restore them manually"
     return [Finding("schema.unlike", "sqlite_master", len(names), problem, advice)]
 
 
@@ -76,7 +76,7 @@ def schema_sql(name: str) -> str:
 
 
 def _of_the_models(connection: Connection) -> dict[str, str]:
-    """What each model has: but for its index, which `_vectors` looks after."""
+    """Return the SQL of each model's objects except its vector index, which `vectors.wrong_index` checks."""
     if not has_table(connection, "vector_models"):
         return {}
     models = connection.exec_driver_sql("SELECT token, name, dimension, preset FROM vector_models").all()

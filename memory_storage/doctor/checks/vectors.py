@@ -25,7 +25,7 @@ def stale_metadata(connection: Connection) -> list[Finding]:
     wrong = len([name for name in names if name not in present]) + len(names) - len(set(names)) + len(complaints)
     if not wrong:
         return []
-    problem = "the engine's notes about vector indexes are stale: a new index would be left empty"
+    problem = "the engine's metadata of vector indexes is stale: a new index would stay empty"
     remedy = "delete them, and rebuild the vector indexes"
     return [Finding("vectors.metadata", _META, wrong, problem, remedy, repair=_start_over)]
 
@@ -48,13 +48,13 @@ def orphaned_vectors(connection: Connection) -> list[Finding]:
         sql = f"""SELECT seq FROM {space.table} AS v WHERE NOT EXISTS (
             SELECT 1 FROM embeddings WHERE model = ? AND vector_seq = v.seq AND space = ?) ORDER BY seq"""
         seqs = seqs_of(connection, sql, space.model, space.token)
-        repair = partial(quarantine_rows, table=space.table, seqs=seqs, reason="no embedding has it")
+        repair = partial(quarantine_rows, table=space.table, seqs=seqs, reason="no embedding refers to it")
         remedy = f"move them to quarantined_{space.table}"
         found += about_rows("orphans.vectors", space.table, seqs, "vectors without an embedding", remedy, repair)
         wrong = _other_than_their_digest(connection, space)
         repair = partial(_recompute_digests, table=space.table, seqs=wrong)
-        problem = "vectors that are not what their digest says: another program has written them"
-        found += about_rows("vectors.digest", space.table, wrong, problem, "take the digest of what is there", repair)
+        problem = "vectors that differ from their digest: another program has changed them"
+        found += about_rows("vectors.digest", space.table, wrong, problem, "recompute the digest", repair)
     return found
 
 
@@ -78,9 +78,9 @@ def wrong_counters(connection: Connection) -> list[Finding]:
     wrong = [space for space, _ in _spaces(connection) if _counted(connection, space) != _noted(connection, space)]
     if not wrong:
         return []
-    problem = "models whose counters are not the numbers of their vectors"
+    problem = "models whose counters differ from the numbers of their vectors"
     repair = partial(_count, spaces=wrong)
-    return [Finding("counters", "vector_models", len(wrong), problem, "count again", repair=repair)]
+    return [Finding("counters", "vector_models", len(wrong), problem, "recount", repair=repair)]
 
 
 def _counted(connection: Connection, space: VectorSpace) -> tuple[int, int]:
@@ -107,7 +107,7 @@ def wrong_index(connection: Connection) -> list[Finding]:
     if not wrong:
         return []
     names = ", ".join(space.index for space, _ in wrong)
-    problem = f"vector indexes that do not have what their table says ({names}): searches do without"
+    problem = f"vector indexes that differ from their table ({names}): searches do not use them"
     repair = partial(_empty, spaces=wrong)
     return [Finding("vectors.index", "vector_models", len(wrong), problem, "rebuild them", repair=repair)]
 

@@ -21,11 +21,11 @@ _SPELLED: dict[str, tuple[tuple[str, ...], Callable[..., str | None]]] = {
 
 
 def wrong_words(connection: Connection) -> list[Finding]:
-    """Find rows whose words belong to another text: another program has written them."""
+    """Find rows whose index words differ from those of their text: another program has changed the row."""
     found: list[Finding] = []
     for table in _SPELLED:
         seqs = [seq for seq, _ in _differences(connection, table)]
-        problem, remedy = "words in the index's spelling that are not those of the text", "spell them again"
+        problem, remedy = "words for the full-text index that differ from the text", "recompute them"
         found += about_rows(f"words.{table}", table, seqs, problem, remedy, partial(_spell, table=table))
     return found
 
@@ -36,7 +36,7 @@ def _spell(connection: Connection, *, table: str) -> None:
 
 
 def _differences(connection: Connection, table: str) -> Iterator[_Difference]:
-    """Rows by number, and what their words have to be. A row that cannot be read is another check's."""
+    """Yield row numbers with the words that the row should have. Unreadable rows are left to another check."""
     texts, words_of = _SPELLED[table]
     others = " OR ".join(f"length({name}) < length(CAST({name} AS BLOB))" for name in texts)
     for seq, (words, *written) in pages(connection, table, ["words", *texts], f"words IS NOT NULL OR {others}"):
