@@ -109,7 +109,7 @@ def test_what_is_spelled_alike_is_near():
     assert sum(a * b for a, b in zip(near, one, strict=True)) > 0.4 > sum(a * b for a, b in zip(near, far, strict=True))
 
 
-def test_the_text_of_an_item_says_what_was_tried_and_how_it_ended():
+def test_the_text_to_embed_has_the_task_and_its_outcome():
     episode = ms.Episode(
         task_description="Fix it",
         tags=["tag"],

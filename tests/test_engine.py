@@ -21,7 +21,7 @@ def path(database: Path) -> Path:
 
 
 @pytest.mark.parametrize("url", ["sqlite+libsql:///{}", "sqlite:///{}"])
-def test_an_engine_of_another_dialect_is_refused_with_the_url_to_write(path, url):
+def test_an_engine_of_another_dialect_is_refused_with_a_url(path, url):
     engine = create_engine(url.format(path))
     with pytest.raises(ms.ConfigurationError, match=r"not sqlite.*create_engine\('libsql:///") as caught:
         ms.MemoryStorage(engine, ms.Settings(database=str(path)))
@@ -31,7 +31,7 @@ def test_an_engine_of_another_dialect_is_refused_with_the_url_to_write(path, url
     storage.engine.dispose()
 
 
-def test_an_engine_for_a_server_of_another_dialect_shows_no_token(path):
+def test_refusing_another_dialects_server_shows_no_token(path):
     engine = create_engine("sqlite+libsql://user:secret@db.example.io/?authToken=secret")
     with pytest.raises(ms.ConfigurationError, match=r"create_engine\('libsql://HOST'\)") as caught:
         ms.MemoryStorage(engine, ms.Settings(database=str(path)))

@@ -167,7 +167,7 @@ def test_it_is_gone_from_every_way_to_find_it(storage):
     assert_consistent(storage.engine)
 
 
-def test_a_pattern_with_other_evidence_stays_and_one_without_goes(storage):
+def test_a_pattern_is_erased_if_no_evidence_remains(storage):
     found = Canary(storage, 3)
     done = storage.forget(episode=found.episode.id)
     assert (done.patterns, done.patterns_changed) == (1, 1)
@@ -211,7 +211,7 @@ def test_a_pattern_that_went_with_its_evidence_needs_a_new_id(storage):
     assert storage.patterns.save(again.model_copy(update={"id": uuid4()})).version == 1
 
 
-def test_a_whole_namespace_is_gone_and_the_others_have_all_they_had(database):
+def test_erasing_a_namespace_leaves_the_others_unchanged(database):
     with ms.MemoryStorage.open(database) as storage:
         mine = storage.in_namespace(f"{CANARY}-person")
         found = Canary(mine, 30)
@@ -256,7 +256,7 @@ def test_without_scrub_the_result_reports_remaining_bytes(canary, database):
     assert left_in(database, found.needles()) == set()
 
 
-def test_to_forget_again_is_harmless_and_finishes_what_was_interrupted(canary, database):
+def test_forgetting_again_finishes_an_interrupted_erasure(canary, database):
     found = canary()
     found.storage.episodes.delete(found.episode.id)  # as far as it may have come
     assert found.storage.forget(episode=found.episode.id) == ms.models.ErasureResult(0, 1, 1, scrubbed=True)
@@ -265,7 +265,7 @@ def test_to_forget_again_is_harmless_and_finishes_what_was_interrupted(canary, d
     assert found.storage.episodes.import_many([found.episode]) == 0
 
 
-def test_a_reader_of_before_is_waited_for_and_then_the_result_says_so(database):
+def test_an_older_reader_is_waited_for_and_then_reported(database):
     settings = ms.Settings(database=str(database), request_timeout=0.5)
     with ms.MemoryStorage.open(settings) as storage:
         found = Canary(storage, 5)

@@ -44,7 +44,7 @@ def _used_by(engine: Engine, threads: int) -> None:
         connection.close()
 
 
-def test_an_exhausted_pool_lists_holders_durations_and_operations(target):
+def test_an_exhausted_pool_lists_holders_and_operations(target):
     with ms.MemoryStorage.open(_settings(target, max_connections=2, connect_timeout=0.2)) as storage:
         ready, release = threading.Barrier(3), threading.Event()
 

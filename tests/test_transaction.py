@@ -109,7 +109,7 @@ def test_running_work_commits_it_and_gives_back_its_result(storage, make_episode
     assert storage.run(lambda tx: tx.episodes.save(episode)) == storage.episodes.get(episode.id)
 
 
-def test_running_work_that_fails_discards_it_and_does_not_repeat_it(storage, make_episode):
+def test_failed_work_is_rolled_back_and_not_repeated(storage, make_episode):
     calls = []
 
     def work(tx: ms.Transaction) -> None:
@@ -237,7 +237,7 @@ def test_of_sixteen_threads_that_save_one_version_one_wins(storage, make_episode
     assert storage.episodes.get(episode.id).task_description == str(winners[0])
 
 
-def test_threads_that_save_the_same_new_things_at_once_all_succeed(storage, make_episode):
+def test_threads_can_save_the_same_new_items_at_once(storage, make_episode):
     for _ in range(4):
         episodes = [make_episode(steps=1) for _ in range(6)]
         patterns = [ms.Heuristic(condition="c", action="a") for _ in range(6)]
@@ -304,7 +304,7 @@ def test_a_nested_transaction_of_a_thread_is_refused(storage, make_episode):
     assert storage.episodes.count() == 1
 
 
-def test_a_transaction_that_another_thread_ends_leaves_this_one_free(storage, make_episode):
+def test_a_transaction_ended_by_another_thread_frees_this_one(storage, make_episode):
     tx = storage.transaction()
     tx.__enter__()
     ending = threading.Thread(target=lambda: tx.__exit__(None, None, None))
@@ -333,7 +333,7 @@ def test_an_engine_of_another_dialect_is_refused():
         ms.MemoryStorage(sqlalchemy.create_engine("sqlite://"), ms.Settings(database=":memory:"))
 
 
-def test_a_listener_on_an_engine_that_begins_by_itself_loses_no_write(database, make_episode):
+def test_an_engine_with_its_own_begin_mode_loses_no_write(database, make_episode):
     ms.MemoryStorage.open(database).close()
     engine = sqlalchemy.create_engine(f"libsql:///{database}", execution_options={"libsql_begin": "IMMEDIATE"})
     sqlalchemy.event.listen(engine, "before_cursor_execute", lambda *_: None)

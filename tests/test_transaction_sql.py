@@ -9,7 +9,7 @@ from tests.encrypted import encrypted_template, target  # noqa: F401 - fixtures
 from tests.raising import raises
 
 
-def test_statements_of_ones_own_run_together_and_each_gives_its_rows(storage, make_episode):
+def test_custom_statements_run_as_one_batch_with_their_rows(storage, make_episode):
     with storage.transaction() as tx:
         episode = tx.episodes.save(make_episode())
         key = (str(episode.id),)

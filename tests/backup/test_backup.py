@@ -95,7 +95,7 @@ def test_what_is_restored_is_what_was_backed_up_in_every_row(storage, backup, tm
         assert_consistent(again.engine)
 
 
-def test_the_backup_of_an_encrypted_file_is_encrypted_with_the_same_key(database, backup, tmp_path):
+def test_a_backup_of_an_encrypted_file_has_the_same_key(database, backup, tmp_path):
     with ms.MemoryStorage.open(ms.Settings(database=str(database), encryption_key=KEY)) as storage:
         storage.episodes.save(ms.Episode(task_description="canary"))
         back_up(storage, backup)

@@ -56,7 +56,7 @@ def _restore(sender: Any, backup: Path, database: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_restore_killed_at_any_moment_leaves_the_old_or_the_new(backup, database):
+def test_a_killed_restore_leaves_the_old_file_or_the_new_one(backup, database):
     for _ in range(KILLS):
         for old in database.parent.glob("memory.db.old-*"):
             old.unlink()
@@ -74,7 +74,7 @@ def test_a_restore_killed_at_any_moment_leaves_the_old_or_the_new(backup, databa
 
 
 @pytest.mark.slow
-def test_a_restore_killed_between_its_link_and_its_rename_is_forgotten(backup, database):
+def test_the_link_of_a_killed_restore_is_removed_by_the_next(backup, database):
     os.link(database, database.with_name("memory.db.old-1"))
     report = restore(backup, database, force=True)
     assert report.set_aside == database.with_name("memory.db.old-1")
@@ -106,7 +106,7 @@ def test_the_path_always_leads_to_a_database(backup, database, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["-wal", "-journal"])
-def test_a_log_without_its_database_is_not_applied_to_the_new_one(backup, database, suffix):
+def test_an_orphaned_log_is_not_applied_to_the_new_database(backup, database, suffix):
     holder = PROCESSES.Process(target=_leave_a_log, args=(database,))
     holder.start()
     holder.join(60)

@@ -61,7 +61,7 @@ def _cases(place: Path) -> Iterator[tuple[tuple[object, ...], str]]:
 
 
 @pytest.mark.slow
-def test_a_path_that_cannot_work_is_an_error_that_says_what_to_do(command, place):
+def test_an_unusable_path_is_an_error_with_a_remedy(command, place):
     before = _names(place)
     for arguments, message in _cases(place):
         result = command(*arguments)

@@ -35,7 +35,7 @@ def _left(database: Path, archived: bool | None = None) -> list[str]:
         return [str(one.id) for one in storage.episodes.iterate(archived=archived)]
 
 
-def test_a_dry_run_lists_what_would_go_and_why_and_changes_nothing(answered, database, episodes):
+def test_a_dry_run_lists_ids_and_reasons_and_changes_nothing(answered, database, episodes):
     found = answered("retain", "--max-age", "5.5d", "--min-reward", 0.1, "--keep-tag", "kept", "--dry-run")
     expected = [(str(episodes[days].id), "max_age") for days in (8, 7, 6)] + [(str(episodes[0].id), "min_reward")]
     assert [(item["id"], item["reason"]) for item in found["items"]] == expected
@@ -110,7 +110,7 @@ def test_forget_erases_a_namespace(command, answered, database, episodes):
     assert b"canar" not in database.read_bytes()
 
 
-def test_on_a_server_forget_says_what_is_out_of_reach_and_is_no_failure(command, migrated_server_url):
+def test_forget_on_a_server_reports_what_it_cannot_erase(command, migrated_server_url):
     with ms.MemoryStorage.open(migrated_server_url) as storage:
         saved = storage.episodes.save(ms.Episode(task_description="a"))
     result = command("forget", saved.id, "--yes", "--json", "-d", migrated_server_url)
@@ -119,7 +119,7 @@ def test_on_a_server_forget_says_what_is_out_of_reach_and_is_no_failure(command,
     assert "cannot be scrubbed by a client" in result.stderr
 
 
-def test_a_file_that_could_not_be_scrubbed_is_an_exit_code_of_its_own(command, database, episodes):
+def test_a_failed_scrub_has_its_own_exit_code(command, database, episodes):
     with ms.MemoryStorage.open(database) as storage, storage.engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE others (a F32_BLOB(3))")
         connection.exec_driver_sql("CREATE INDEX others_index ON others (libsql_vector_idx(a))")

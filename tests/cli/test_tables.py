@@ -107,7 +107,7 @@ def test_a_prefix_is_enough_where_an_id_is_asked_for(command, answered, database
     assert answered("delete", typed, "--yes") == {"deleted": str(IDS[0])}
 
 
-def test_an_ambiguous_prefix_lists_the_candidates_and_changes_nothing(command, answered, database, numbered):
+def test_an_ambiguous_prefix_lists_its_candidates(command, answered, database, numbered):
     for arguments in (["show"], ["delete", "--yes"], ["forget", "--yes"], ["search", "--like"]):
         result = command(*arguments, "abcd1234", "-d", database)
         assert (result.exit_code, result.stdout) == (4, ""), arguments

@@ -79,7 +79,7 @@ def test_within_a_transaction_a_batch_is_a_savepoint(connection):
     assert [id_ for id_, _ in rows(connection)] == [1, 2, 3, 5]
 
 
-def test_an_error_that_ends_the_transaction_ends_the_savepoint_too(connection):
+def test_an_error_that_ends_a_transaction_ends_its_savepoint(connection):
     connection.execute(INSERT, (1, "lost"))
     with raises(dbapi.IntegrityError, code="SQLITE_CONSTRAINT_UNIQUE"):
         connection.execute(Batch([BatchStep("INSERT OR ROLLBACK INTO t VALUES (1, 'x')")]))
@@ -127,7 +127,7 @@ def test_a_batch_that_panics_breaks_the_connection(connection):
 
 
 @pytest.mark.parametrize("reads_only", [False, True])
-def test_with_a_begin_mode_a_batch_is_the_first_part_of_a_transaction(connection, reads_only):
+def test_a_batch_with_a_begin_mode_begins_a_transaction(connection, reads_only):
     connection.begin_mode = "IMMEDIATE"
     steps = [BatchStep("SELECT 1")] if reads_only else [BatchStep(INSERT, (1, "a"))]
     connection.execute(Batch(steps, reads_only=reads_only))

@@ -100,7 +100,7 @@ def test_rowcount_and_lastrowid_outlive_the_cursor(cursor):
     assert (cursor.rowcount, cursor.lastrowid) == (1, 41)
 
 
-def test_a_returning_insert_runs_once_however_often_it_is_fetched(cursor):
+def test_an_insert_returning_runs_once_whatever_is_fetched(cursor):
     cursor.execute("INSERT INTO t (v) VALUES ('x') RETURNING id")
     assert cursor.fetchall() == [(1,)]
     assert [cursor.fetchall(), cursor.fetchone(), cursor.fetchmany(5)] == [[], None, []]
@@ -123,7 +123,7 @@ def test_a_failed_statement_leaves_no_old_rows_behind(cursor):
     assert cursor.fetchall() == []
 
 
-def test_two_cursors_read_side_by_side_and_while_the_table_changes(connection):
+def test_two_cursors_read_concurrently_while_the_table_changes(connection):
     one, two = connection.cursor(), connection.cursor()
     one.execute("VALUES (1), (2)")
     two.execute("VALUES (3), (4)")

@@ -52,7 +52,7 @@ def script(tmp_path):
     return run
 
 
-def test_a_child_cannot_use_its_parents_connection_and_the_parent_can(script):
+def test_a_parents_connection_works_in_the_parent_only(script):
     script("""
     def child():
         assert not parent.usable and not parent.in_transaction
@@ -91,7 +91,7 @@ def test_what_a_child_commits_outlives_the_parents_connection(script):
 
 
 @pytest.mark.parametrize("sql", ["SELECT x FROM t", "UPDATE t SET x = 0"])
-def test_a_transaction_that_is_open_at_the_fork_stays_the_parents(script, sql):
+def test_a_transaction_open_at_the_fork_stays_the_parents(script, sql):
     script(f"""
     parent.execute("{sql}")
     def child():

@@ -24,7 +24,7 @@ END = {"type": "step_end", "affected_row_count": 0, "last_insert_rowid": None}
 LAST = {"type": "replication_index", "replication_index": "7"}
 
 
-def test_a_step_that_did_not_run_without_an_error_is_a_lost_transaction():
+def test_a_skipped_step_without_an_error_is_a_lost_transaction():
     message = BatchMessage(in_transaction=True)
     message.add_statement(1, parse("SELECT 1"), (), None)
     with pytest.raises(dbapi.OperationalError) as caught:

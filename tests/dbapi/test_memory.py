@@ -39,7 +39,7 @@ def test_connections_to_one_memory_share_it_and_others_do_not(memory):
         dbapi.connect(":memory:").execute("SELECT * FROM t")
 
 
-def test_a_second_transaction_in_one_thread_raises_at_once_with_advice(memory):
+def test_a_second_transaction_in_a_thread_raises_at_once(memory):
     one, other = dbapi.connect(memory), dbapi.connect(memory)
     one.execute("INSERT INTO t VALUES (1)")
     with pytest.raises(dbapi.OperationalError, match="do this work inside the transaction") as caught:
@@ -75,14 +75,14 @@ def test_a_transaction_in_another_connection_is_none_of_ours(memory):
     one.commit()
 
 
-def test_closing_in_a_transaction_undoes_it_and_passes_the_turn_on(memory):
+def test_closing_in_a_transaction_rolls_back_and_unlocks(memory):
     one, other = dbapi.connect(memory), dbapi.connect(memory)
     one.execute("INSERT INTO t VALUES (1)")
     one.close()
     assert other.execute("SELECT * FROM t").fetchall() == []
 
 
-def test_dropping_a_connection_in_a_transaction_passes_the_turn_on(memory):
+def test_dropping_a_connection_in_a_transaction_unlocks(memory):
     dropped = dbapi.connect(memory)
     dropped.execute("INSERT INTO t VALUES (1)")
     del dropped

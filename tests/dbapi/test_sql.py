@@ -84,7 +84,7 @@ def test_a_trigger_runs_as_one_statement(cursor):
 
 
 @given(parts=st.lists(quoted, max_size=6))
-def test_what_is_quoted_is_neither_a_placeholder_nor_a_second_statement(parts):
+def test_quoted_text_is_no_placeholder_and_no_statement(parts):
     statement = parse("SELECT ? " + " , ".join(parts) + "\n, ?")
     assert statement.parameter_count == 2
     assert "?".join(statement.pieces) == statement.sql

@@ -213,7 +213,7 @@ def test_many_threads_write_without_losing_anything(connect):
     assert count(setup) == 100
 
 
-def test_what_follows_an_error_that_undid_the_transaction_is_refused(connection):
+def test_statements_after_an_error_that_rolled_back_are_refused(connection):
     connection.execute("INSERT INTO t VALUES (1, 'first half')")
     with pytest.raises(dbapi.IntegrityError):
         connection.execute("INSERT OR ROLLBACK INTO t VALUES (1, 'again')")
@@ -225,7 +225,7 @@ def test_what_follows_an_error_that_undid_the_transaction_is_refused(connection)
     assert connection.execute("SELECT * FROM t").fetchall() == []
 
 
-def test_after_a_rollback_by_statement_the_next_statement_begins_anew(connection):
+def test_after_a_rollback_statement_the_next_begins_again(connection):
     connection.execute("INSERT INTO t VALUES (1, 'undone')")
     connection.execute("ROLLBACK")
     connection.execute("INSERT INTO t VALUES (2, 'kept')")

@@ -182,7 +182,7 @@ def test_an_unknown_libsql_begin_is_refused(engine):
         connection.execution_options(libsql_begin="EXCLUSIVE")
 
 
-def test_autocommit_commits_each_statement_and_is_forgotten_afterwards(engine):
+def test_autocommit_commits_each_statement_and_is_reset_later(engine):
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(t.insert(), {"v": "x"})
         connection.rollback()
@@ -244,7 +244,7 @@ def vector_engine(engine):
     return engine
 
 
-def test_reflection_hides_the_tables_of_vector_indexes_and_no_others(vector_engine):
+def test_reflection_hides_only_the_tables_of_vector_indexes(vector_engine):
     assert sorted(inspect(vector_engine).get_table_names()) == ["child", "emb", "t", "user_shadow"]
 
 

@@ -196,7 +196,7 @@ class TestTransactions:
 
 
 class TestLoss:
-    def test_a_lost_transaction_invalidates_its_connection_and_no_other(self, server: Sqld, own_engine: Engine):
+    def test_a_lost_transaction_invalidates_only_its_connection(self, server: Sqld, own_engine: Engine):
         with own_engine.connect() as losing, own_engine.connect() as other:
             bystander, lost = other.connection.dbapi_connection, losing.connection.dbapi_connection
             losing.execute(insert(t), {"v": "lost"})

@@ -46,7 +46,7 @@ CALLS: dict[str, Callable[[ms.MemoryStorage], Any]] = {
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_a_file_that_is_removed_while_it_is_open_takes_nothing_more(database, call):
+def test_a_file_removed_while_open_accepts_no_more_writes(database, call):
     with ms.MemoryStorage.open(database) as storage:
         storage.episodes.save(_episode())
         kept = database.with_name("kept.db")
@@ -106,7 +106,7 @@ def _noise(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_truncate, _noise])
-def test_a_file_that_was_damaged_is_named_by_whoever_meets_the_damage(database, damage):
+def test_every_call_that_meets_damage_names_the_file(database, damage):
     _store(database)
     damage(database)
     before = database.read_bytes()

@@ -75,7 +75,7 @@ def test_a_wrong_or_missing_key_is_refused_and_changes_nothing(database, key, pr
         assert storage.episodes.count() == 1
 
 
-def test_a_key_for_a_file_in_clear_is_refused_and_changes_nothing(database):
+def test_a_key_for_a_plain_file_is_refused_without_a_change(database):
     with ms.MemoryStorage.open(database) as storage:
         storage.episodes.save(ms.Episode(task_description="in clear"))
     before = _bytes(database)
@@ -84,7 +84,7 @@ def test_a_key_for_a_file_in_clear_is_refused_and_changes_nothing(database):
     assert _bytes(database) == before
 
 
-def test_a_wrong_key_beside_an_open_storage_takes_none_of_its_locks(database):
+def test_a_wrong_key_releases_no_lock_of_an_open_storage(database):
     with _filled(database) as storage, storage.transaction() as tx:
         tx.episodes.save(ms.Episode(task_description="on its way"))
         with pytest.raises(ms.CredentialError, match="this process has it open with another key"):

@@ -105,7 +105,7 @@ def test_a_damaged_file_is_reported_untouched(database: Path, make: Callable[[Pa
         ms.MemoryStorage.open(database)
 
 
-def test_a_file_that_is_refused_can_be_opened_when_it_is_replaced(database: Path):
+def test_a_refused_file_can_be_opened_once_it_is_replaced(database: Path):
     database.write_text("not a database " * 100)
     with pytest.raises(ms.CorruptDataError):
         ms.MemoryStorage.open(database)

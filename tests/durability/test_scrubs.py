@@ -197,7 +197,7 @@ def test_a_scrub_that_is_killed_loses_no_index(database):
     assert not list(database.parent.glob("*-lock"))
 
 
-def test_an_index_lost_by_a_killed_scrub_is_made_by_the_next_write(database):
+def test_the_next_write_recreates_an_index_lost_by_a_scrub(database):
     with ms.MemoryStorage.open(_settings(database)) as storage:
         _put(storage, FEW + 20)
     child = PROCESSES.Process(target=_write_without_an_index, args=(database,))

@@ -128,7 +128,7 @@ def test_whatever_can_be_stored_survives_export_and_import(episodes, patterns):
         assert everything(other) == everything(storage)
 
 
-def test_only_the_namespace_is_exported_and_it_may_go_into_another(full, other, make_episode):
+def test_one_namespace_is_exported_and_fits_into_another(full, other, make_episode):
     full.in_namespace("else").episodes.save(make_episode())
     import_stream(other.in_namespace("copy"), exported(full))
     assert everything(other.in_namespace("copy")) == everything(full)
@@ -180,7 +180,7 @@ def test_an_export_that_lacks_a_line_is_reported(full, other):
     assert "counts 10 values, but there are 9" in report.failed[0].message
 
 
-def test_what_has_lost_its_owner_is_reported_and_the_rest_goes_in(full, other):
+def test_orphans_are_reported_and_the_rest_is_imported(full, other):
     lines = lines_of(full)
     kept = [line for line in lines if '"kind": "pattern"' not in line]
     report = import_lines(other, kept)

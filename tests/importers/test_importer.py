@@ -25,7 +25,7 @@ def import_records(storage: ms.MemoryStorage, records: list, **options) -> Impor
 
 
 @pytest.mark.slow
-def test_the_airline_runs_are_200_episodes_with_their_steps_and_rewards(storage, airline):
+def test_the_airline_runs_are_200_episodes_with_rewards(storage, airline):
     assert import_file(storage, airline) == ImportReport(200, 0, undated=200)
     summary = storage.analytics.summary()
     assert (summary.rows["episodes"], summary.rows["steps"]) == (200, 1164)
@@ -78,7 +78,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_record_is_reported_with_its_line_and_the_rest_goes_in(storage, name):
+def test_an_invalid_record_is_reported_with_its_line(storage, name):
     good = [run(trial=trial) for trial in range(4)]
     report = import_records(storage, [*good[:2], BROKEN[name], *good[2:]])
     assert (report.imported, [problem.line for problem in report.failed]) == (4, [3])

@@ -143,7 +143,7 @@ def test_values_one_after_the_other_are_all_read(text):
     assert [record.content for record in read(text)] == [{"n": 1}, {"n": 2}]
 
 
-def test_a_document_whose_first_line_is_cut_json_is_read_as_a_whole():
+def test_a_document_that_spans_lines_is_read_completely():
     text = '{"messages": [\n  {"role": "user", "content": "Go"},\n  {"role": "assistant", "content": "Done"}\n]}\n'
     assert lines_of(text) == [(1, json.loads(text))]
 
@@ -165,7 +165,7 @@ def test_gzip_is_read():
 
 
 @pytest.mark.parametrize("rest", [b"", b"garbage"])
-def test_gzip_that_is_damaged_is_a_problem_after_what_can_be_read(rest):
+def test_damaged_gzip_is_reported_after_the_readable_records(rest):
     lines = b"".join(b'{"n": %d, "text": "%s"}\n' % (n, os.urandom(500).hex().encode()) for n in range(100))
     records = read(gzip.compress(lines)[:-2000] + rest)
     assert [record.content["n"] for record in records[:-1]] == list(range(len(records) - 1))

@@ -90,7 +90,7 @@ def test_the_texts_of_a_content_in_parts_are_joined():
     assert step.result == ms.StepOk(output="A\nchair.")
 
 
-def test_parts_without_text_stay_in_the_conversation_and_are_named():
+def test_parts_without_text_stay_in_the_conversation():
     parts = [{"type": "image_url", "image_url": {"url": "https://example.org/chair.png"}}]
     episode = episode_from(run(call("look"), answer(parts)))
     assert episode.steps[0].result.output == "[image_url]"
@@ -164,7 +164,7 @@ def test_the_task_is_the_instruction():
 
 
 @pytest.mark.parametrize("info", [None, {}, {"task": None}, {"task": {"instruction": " "}}, "text"])
-def test_without_an_instruction_the_task_is_the_first_user_message(info):
+def test_without_an_instruction_the_first_message_is_the_task(info):
     assert episode_from(run(info=info)).task_description == "Please book a flight"
 
 

@@ -286,7 +286,7 @@ class TestForeignKeys:
         assert row_counts(engine)["steps"] == 2
 
     @pytest.mark.parametrize(("body", "error"), [(BREAK, ms.SchemaError), (FAIL, exc.OperationalError)])
-    def test_one_that_fails_or_leaves_rows_without_their_parent_is_undone(
+    def test_a_failed_revision_or_one_that_orphans_rows_is_undone(
         self, engine: Engine, revise: Callable[[str], None], body: str, error: type[Exception]
     ):
         before, tables = dump(engine), _schema(engine)

@@ -58,7 +58,7 @@ def test_an_episode_that_was_read_travels_with_its_steps(read, travel):
     assert [step.step_number for step in travel(read).steps] == [1, 2, 3]
 
 
-def test_an_episode_that_was_read_is_dumped_and_made_again_from_it(read):
+def test_an_episode_that_was_read_survives_dump_and_validate(read):
     assert ms.Episode.model_validate(read.model_dump()) == read
     assert ms.Episode.model_validate_json(read.model_dump_json()) == read
     assert ms.Episode(**dict(read)) == read

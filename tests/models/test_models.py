@@ -208,7 +208,7 @@ def test_a_moment_whose_time_in_utc_has_no_datetime_is_refused(when):
         assert inside
 
 
-def test_steps_without_a_number_get_the_one_after_the_step_before():
+def test_unnumbered_steps_continue_the_previous_number():
     steps = [ms.Step(tool="a"), ms.Step(tool="b", step_number=5), ms.Step(tool="c")]
     assert [step.step_number for step in ms.Episode(task_description="d", steps=steps).steps] == [1, 5, 6]
     assert [step.step_number for step in steps] == [None, 5, None]

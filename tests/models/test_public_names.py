@@ -183,7 +183,7 @@ def _documented() -> list[tuple[str, object]]:
     return found
 
 
-def test_every_public_class_and_method_has_a_docstring_of_its_own():
+def test_every_public_class_and_method_has_its_own_docstring():
     missing = [name for name, value in _documented() if not (getattr(value, "__doc__", None) or "").strip()]
     assert missing == []
 

@@ -195,7 +195,7 @@ def test_a_write_is_logged_with_who_what_and_which_rows(open_with, lines):
     assert CANARY not in "".join(f"{record.__dict__}" for record in found)
 
 
-def test_what_was_refused_or_found_nothing_to_do_is_told_as_it_is(open_with, lines, make_episode):
+def test_refused_and_empty_operations_are_logged_as_such(open_with, lines, make_episode):
     storage = open_with(audit=True)
     saved = storage.episodes.save(make_episode())
     storage.episodes.save(saved)

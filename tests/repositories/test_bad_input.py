@@ -637,7 +637,7 @@ def _complete(storage: ms.MemoryStorage, known: Known, **fields: Any) -> ms.Epis
 
 @pytest.mark.slow
 @pytest.mark.whole_database
-def test_garbage_is_refused_naming_the_field_and_nothing_is_stored(storage, known):
+def test_invalid_input_is_refused_with_its_field(storage, known):
     before = dump(storage.engine)  # compared once: to do so after each of these calls takes ten times as long as they
     for number, (call, field) in enumerate(GARBAGE):
         try:
@@ -653,7 +653,7 @@ def test_garbage_is_refused_naming_the_field_and_nothing_is_stored(storage, know
 
 @pytest.mark.slow
 @pytest.mark.whole_database
-def test_what_is_no_uuid_is_refused_by_every_method_that_takes_one(storage, known):
+def test_every_method_that_takes_a_uuid_refuses_other_values(storage, known):
     before = dump(storage.engine)
     for method in BY_ID:
         for key in NO_IDS:

@@ -651,7 +651,7 @@ def test_a_hostile_string_is_the_name_of_a_file_or_refused(tmp_path: Path):
     assert opened >= 15
 
 
-def test_a_hostile_string_as_a_token_or_a_key_is_refused_or_hidden():
+def test_a_hostile_token_or_key_is_refused_or_hidden():
     for text in HOSTILE:
         for options in ({"auth_token": text}, {"encryption_key": text}):
             for database in ("libsql://db.example.io", "memory.db"):

@@ -188,7 +188,7 @@ def test_what_was_changed_up_to_a_limit_is_exported_and_imported(storage, make_e
         assert target.episodes.get(episode.id) == exact.episodes.get(episode.id)
 
 
-def test_a_line_of_an_export_may_be_as_long_as_a_file_that_is_held(monkeypatch):
+def test_an_export_line_may_be_longer_than_a_transcripts(monkeypatch):
     monkeypatch.setattr(importer_records, "LINE_BYTES", 2_000)
     with ms.MemoryStorage.open(":memory:") as storage, ms.MemoryStorage.open(":memory:") as target:
         steps = [ms.Step(tool="t", result=ms.StepOk(output="x" * 500)) for _ in range(10)]

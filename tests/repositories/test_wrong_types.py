@@ -130,7 +130,7 @@ def _call(method: Callable[..., Any], arguments: dict[str, Any]) -> ms.MemorySto
 
 
 @pytest.mark.slow
-def test_every_argument_refuses_a_wrong_type_with_an_error_of_ours(right: dict[str, Any]):
+def test_every_argument_refuses_a_wrong_type(right: dict[str, Any]):
     calls = 0
     for name, method in _public(right["storage"]):
         arguments, needed = _arguments(method)
@@ -226,7 +226,7 @@ def test_naive_moments_are_refused_wherever_one_is_given():
         assert _refusal(lambda: storage.analytics.unused(since=NAIVE)).field == "since"
 
 
-def test_rewards_at_the_edge_of_floats_have_figures_that_json_can_write(storage: ms.MemoryStorage):
+def test_statistics_of_extreme_rewards_can_be_written_as_json(storage: ms.MemoryStorage):
     for hour, reward in enumerate((1.7e308, 1.7e308, -1.7e308, 1.7e308, 1e200)):
         episode = storage.episodes.save(
             ms.Episode(

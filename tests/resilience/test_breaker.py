@@ -191,7 +191,7 @@ def test_a_refusal_says_when_to_come_back():
     assert caught.value.retry_after == 1
 
 
-def test_a_short_timeout_is_also_how_long_to_wait_for_those_who_try():
+def test_a_short_timeout_also_limits_the_wait_for_trials():
     circuit = Circuit(timeout=0.25, half_open_max_calls=1).opened()
     circuit.clock.advance(0.25)
     circuit.breaker.acquire()
@@ -234,7 +234,7 @@ def test_switched_off_it_lets_all_through_and_counts_nothing():
     assert circuit.breaker.status() == ms.models.CircuitBreakerStatus("closed", enabled=False)
 
 
-def test_listeners_hear_each_change_once_and_may_ask_and_reset_and_go(caplog: pytest.LogCaptureFixture):
+def test_listeners_get_each_change_once_and_may_call_back(caplog: pytest.LogCaptureFixture):
     circuit = Circuit()
     seen: list[str] = []
 
@@ -374,7 +374,7 @@ def test_many_threads_that_fail_and_succeed_leave_it_sound():
     assert circuit.go() == THREADS
 
 
-def test_who_tries_and_is_never_heard_of_is_not_waited_for_for_ever():
+def test_an_abandoned_trial_is_not_waited_for_forever():
     circuit = Circuit(half_open_max_calls=2).opened()
     assert len(circuit.half_open()) == 2
     circuit.clock.advance(59.9)
@@ -408,7 +408,7 @@ def test_changes_are_told_in_their_order():
 
 
 @pytest.mark.parametrize(("most", "moments"), [(1, []), (2, [1.0]), (3, [1.0, 4.0]), (4, [1.0, 4.0, 16.0])])
-def test_all_but_one_of_those_who_try_may_do_so_early_and_each_later(most: int, moments: list[float]):
+def test_early_trials_start_one_at_a_time_each_later(most: int, moments: list[float]):
     circuit = Circuit(half_open_max_calls=most).opened()
     opened_at = circuit.clock.at
     for moment in moments:

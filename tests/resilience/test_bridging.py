@@ -62,7 +62,7 @@ def test_only_one_caller_probes_at_a_time():
     assert circuit.breaker.state == "open"
 
 
-def test_a_probe_that_is_answered_lets_the_others_try_and_they_close_it():
+def test_a_successful_probe_starts_trials_that_close_it():
     circuit = bridging().opened()
     circuit.clock.advance(0.1)
     assert probes(circuit, None)
@@ -81,7 +81,7 @@ def test_a_caller_that_may_not_probe_is_refused():
     assert probes(circuit)
 
 
-def test_a_server_that_answered_and_is_away_again_is_bridged_again():
+def test_a_second_short_outage_is_bridged_again():
     circuit = bridging().opened()
     circuit.clock.advance(3)
     assert probes(circuit, None)
@@ -149,7 +149,7 @@ def test_a_call_that_comes_while_others_wait_waits_too():
         assert [one.result() for one in first] == ["done"] * 8
 
 
-def test_an_outage_that_lasts_is_refused_when_it_is_not_young_any_more():
+def test_a_long_outage_is_refused_after_the_bridging_time():
     guarded = guard(initial_backoff=0.005)
     server = Server(guarded, away=1000)
     with ThreadPoolExecutor(8) as threads:

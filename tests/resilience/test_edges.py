@@ -39,7 +39,7 @@ def _opening_meanwhile(storage: ms.MemoryStorage) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("read_only", [False, True])
-def test_a_block_is_refused_when_the_circuit_opens_while_it_waits(storage, read_only):
+def test_a_waiting_block_is_refused_when_the_circuit_opens(storage, read_only):
     with _opening_meanwhile(storage), raises(ms.CircuitOpenError, code="CIRCUIT_OPEN"):
         (storage.snapshot() if read_only else storage.transaction()).__enter__()
     assert storage.engine.pool.checkedout() == 0
@@ -70,7 +70,7 @@ def test_a_connection_that_breaks_in_a_call_is_not_used_again(storage, make_epis
     assert storage.episodes.get(episode.id) == episode
 
 
-def test_a_rollback_that_fails_does_not_hide_the_error_of_the_block(storage, make_episode, monkeypatch, caplog):
+def test_a_failed_rollback_does_not_hide_the_blocks_error(storage, make_episode, monkeypatch, caplog):
     broken = dbapi.OperationalError("the disk is gone", "SQLITE_IOERR")
 
     def fail() -> None:
@@ -144,7 +144,7 @@ def test_blocks_are_counted_by_what_they_are(storage):
     }
 
 
-def test_a_block_in_a_block_is_refused_at_once_and_a_snapshot_is_not(storage, make_episode):
+def test_a_nested_block_is_refused_and_a_snapshot_is_not(storage, make_episode):
     with storage.transaction() as tx:
         tx.episodes.save(make_episode())
         with pytest.raises(ms.UnavailableError, match="nested write"), storage.transaction():

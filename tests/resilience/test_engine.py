@@ -114,7 +114,7 @@ def test_an_open_circuit_refuses_a_caller_before_the_network(
     way(storage.engine)
 
 
-def test_connect_itself_is_refused_and_leaves_no_connection_behind(storage: ms.MemoryStorage, line: Proxy):
+def test_a_refused_connect_leaves_no_connection_behind(storage: ms.MemoryStorage, line: Proxy):
     _opened(storage, line)
     for _ in range(20):  # more than the pool has
         with pytest.raises(ms.CircuitOpenError):
@@ -159,7 +159,7 @@ def test_a_health_check_counts_once_and_raises_nothing(storage: ms.MemoryStorage
     assert _failures(storage) == 1
 
 
-def test_an_answer_ends_the_count_and_an_error_of_sql_is_no_outage(storage: ms.MemoryStorage, line: Proxy):
+def test_a_response_resets_the_count_and_sql_errors_do_not_count(storage: ms.MemoryStorage, line: Proxy):
     _away(line)
     with pytest.raises(exc.OperationalError):
         _by_connection(storage.engine)

@@ -53,7 +53,7 @@ def fails(storage: ms.MemoryStorage, times: int = 1) -> list[ms.MemoryStorageErr
     return errors
 
 
-def test_an_open_circuit_answers_without_the_pool_and_the_network(url: str, line: Proxy, make_episode):
+def test_an_open_circuit_uses_neither_pool_nor_network(url: str, line: Proxy, make_episode):
     with open_storage(url, {"failure_threshold": 2}, {"max_attempts": 1}) as storage:
         line.refuse()
         line.cut_all()
@@ -312,7 +312,7 @@ def test_what_is_not_counted_is_repeated_too(url: str, line: Proxy):
         assert storage.metrics() == {}
 
 
-def test_an_outage_in_a_block_counts_at_once_and_a_conflict_does_not(url: str, line: Proxy, make_episode):
+def test_an_outage_in_a_block_counts_and_a_conflict_does_not(url: str, line: Proxy, make_episode):
     with open_storage(url, {"failure_threshold": 5}) as storage:
         episode = storage.episodes.save(make_episode())
         tx = storage.transaction().__enter__()

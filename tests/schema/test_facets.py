@@ -49,7 +49,7 @@ def logged(storage: ms.MemoryStorage) -> ms.MemoryStorage:
     return storage
 
 
-def test_an_update_of_an_episode_writes_the_facets_that_it_changes(logged):
+def test_updating_an_episode_writes_only_changed_facets(logged):
     metadata = {f"key-{number}": number for number in range(KEYS)}
     saved = logged.episodes.save(ms.Episode(task_description="d", tags=["aa", "bb"], metadata=metadata))
     assert len(written(logged)) == KEYS + 2
@@ -89,7 +89,7 @@ def test_what_touches_no_facet_writes_none(logged):
     assert written(logged) == []
 
 
-def test_an_update_of_a_pattern_writes_the_facets_that_it_changes(logged):
+def test_updating_a_pattern_writes_only_changed_facets(logged):
     first, second, third = (new_id() for _ in range(3))
     saved = logged.patterns.save(
         ms.Heuristic(tags=["aa"], evidence=[first, second], metadata={"a": 1, "b": 2}, **HEURISTIC)

@@ -103,7 +103,7 @@ def _pages(search: Any, k: int) -> list[ms.Hit[Any]]:
 
 @settings(max_examples=60)
 @given(vector=VECTORS, filters=queries.some(**FILTERS), k=st.integers(1, 12), floor=FLOORS, mode=MODES)
-def test_episodes_are_found_page_by_page_as_brute_force_finds_them(stored, vector, filters, k, floor, mode):
+def test_pages_of_episodes_equal_brute_force(stored, vector, filters, k, floor, mode):
     possible = stored.similar(vector, queries.episodes(stored.episodes, **filters))
     options = {"model": "m", "k": k, "mode": mode, "min_similarity": floor, **filters}
     hits = _pages(lambda cursor: stored.storage.episodes.similar_to(vector, cursor=cursor, **options), k)
@@ -114,14 +114,14 @@ def test_episodes_are_found_page_by_page_as_brute_force_finds_them(stored, vecto
 
 @settings(max_examples=40)
 @given(vector=VECTORS, filters=queries.some(**PATTERN_FILTERS), k=st.integers(1, 12), mode=MODES)
-def test_patterns_are_found_page_by_page_as_brute_force_finds_them(stored, vector, filters, k, mode):
+def test_pages_of_patterns_equal_brute_force(stored, vector, filters, k, mode):
     possible = stored.similar(vector, queries.patterns(stored.patterns, **filters))
     options = {"model": "m", "k": k, "mode": mode, **filters}
     hits = _pages(lambda cursor: stored.storage.patterns.similar_to(vector, cursor=cursor, **options), k)
     oracle.assert_nearest(hits, possible, k=len(possible))
 
 
-def test_an_episode_is_found_once_by_its_nearest_vector_and_whole(stored):
+def test_an_episode_is_found_once_by_its_nearest_vector(stored):
     hits = stored.storage.episodes.similar_to([1.0, 1.0, 1.0], model="m", k=1000)
     whole = {episode.id: episode for episode in stored.episodes}
     assert [hit.item for hit in hits] == [whole[hit.item.id] for hit in hits]

@@ -27,7 +27,7 @@ def _execute(storage: ms.MemoryStorage, *statements: str) -> None:
 
 
 @pytest.mark.slow
-def test_many_vectors_are_indexed_as_they_come_and_found_by_the_index(indexed):
+def test_new_vectors_are_indexed_and_found_by_the_index(indexed):
     assert indexed.recall() >= PROMISED
     assert (indexed.status().vectors, indexed.status().pending, indexed.status().is_fragmented) == (COUNT, 0, False)
     assert indexed.recall(mode="exact", plan="exact") == 1.0

@@ -204,7 +204,7 @@ def cut_at_random(pair: Pair, seed: int, cuts: int) -> Ledger:
 
 
 @pytest.mark.slow
-def test_after_random_cuts_every_write_is_there_once_or_not_at_all(lanes: list[Pair]):
+def test_after_random_cuts_each_write_is_stored_once_or_not(lanes: list[Pair]):
     with ThreadPoolExecutor(len(lanes)) as threads:
         ledgers = list(threads.map(cut_at_random, lanes, range(len(lanes)), [CUTS // len(lanes)] * len(lanes)))
     for ledger in ledgers:
@@ -242,7 +242,7 @@ def break_at_each_statement(pair: Pair, near: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_transaction_whose_line_breaks_at_any_statement_is_whole(lanes: list[Pair]):
+def test_a_transaction_cut_at_any_statement_is_atomic(lanes: list[Pair]):
     with ThreadPoolExecutor(len(NEAR)) as threads:
         list(threads.map(break_at_each_statement, lanes, NEAR))
 
@@ -312,7 +312,7 @@ def test_a_lost_request_or_response_writes_once_and_reports_so(pair: Pair, name:
 
 
 @pytest.mark.parametrize("name", ["save", "append_step", "record_application", "complete"])
-def test_a_write_that_arrives_after_the_client_has_given_up_fails_whole(shared: Sqld, name: str):
+def test_a_write_that_arrives_after_its_fence_fails(shared: Sqld, name: str):
     namespace = uuid4().hex
     with (
         Proxy(shared.port, record=True) as proxy,
@@ -440,7 +440,7 @@ def test_a_transaction_resumed_after_an_error_leaves_its_marker(pair: Pair):
     assert pair.direct.episodes.get(saved.id).version == 1
 
 
-def test_work_that_is_run_again_after_a_lost_commit_is_not_done_twice(pair: Pair):
+def test_run_after_a_lost_commit_does_not_apply_work_twice(pair: Pair):
     runs = []
 
     def work(tx: ms.Transaction) -> None:
@@ -477,7 +477,7 @@ def test_a_resolved_write_returns_the_rows_of_its_last_statement(pair: Pair):
     assert its_session.write([*steps, dbapi.BatchStep("SELECT count(*) FROM forgotten")]) == [(3,)]
 
 
-def test_who_asks_what_became_of_a_write_tells_the_breaker_how_it_went(pair: Pair, monkeypatch):
+def test_resolving_a_commit_reports_to_the_circuit_breaker(pair: Pair, monkeypatch):
     guard, heard = pair.faulty._context.guard, []
     record = guard.record
 

@@ -228,7 +228,7 @@ def test_a_read_whose_response_is_not_of_the_protocol_fails(name: str):
 
 
 @pytest.mark.parametrize("name", WRONG_WRITES)
-def test_a_write_whose_response_is_not_of_the_protocol_may_be_stored(name: str):
+def test_a_write_with_a_malformed_response_may_be_stored(name: str):
     with hostile(lambda: [whole(as_json(WRONG_WRITES[name]))]) as server:
         error = _refused(server.url, "INSERT INTO t VALUES (1)")
         assert (type(error), error.code) == (dbapi.OutcomeUnknownError, "COMMIT_UNKNOWN")

@@ -122,7 +122,7 @@ def databases(sqld: Sqld, prefix: str, count: int) -> list[str]:
 
 
 @pytest.mark.slow
-def test_an_idle_connection_works_and_an_idle_transaction_fails_whole(sqld: Sqld):
+def test_an_idle_connection_works_an_idle_transaction_fails(sqld: Sqld):
     # At the same time, so each in a database of its own: the lock is one a database.
     names = databases(sqld, "idle", len(WAITING))
     with ThreadPoolExecutor(len(WAITING)) as threads:

@@ -96,7 +96,7 @@ def test_a_lost_response_within_a_transaction_loses_it(line: Proxy, connection: 
     assert caught.value.code == "TRANSACTION_LOST"
 
 
-def test_a_write_whose_answer_is_lost_is_done_once_and_the_line_goes_on(connection: dbapi.Connection, line: Proxy):
+def test_a_write_without_acknowledgement_is_applied_once(connection: dbapi.Connection, line: Proxy):
     for _ in range(2):
         connection.execute("INSERT INTO t VALUES (1)")
     line.cut_reply_after(0)

@@ -244,7 +244,7 @@ def test_an_address_that_is_none_or_not_encrypted_is_refused(
     assert not connection.in_transaction
 
 
-def test_an_address_that_is_none_does_not_matter_where_there_is_no_rest(gateway: Gateway, connection: dbapi.Connection):
+def test_an_invalid_base_url_is_ignored_if_no_stream_remains(gateway: Gateway, connection: dbapi.Connection):
     connection.autocommit = True
     gateway.change = _with_base_url("nonsense")
     for number in range(4):  # one after the other: their stream would be kept
@@ -268,7 +268,7 @@ def test_a_refusal_to_read_on_is_an_error_of_the_driver(gateway: Gateway, connec
     assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
-def test_a_write_that_the_server_could_not_begin_in_time_is_tried_again(gateway: Gateway, connection: dbapi.Connection):
+def test_a_write_that_never_got_the_lock_is_retried(gateway: Gateway, connection: dbapi.Connection):
     busy = {"message": "SQLite error: database is locked", "code": "SQLITE_BUSY"}
     refusals = [_results(step_results=[None], step_errors=[busy])] * 3
     gateway.change = lambda reply: refusals.pop()(reply) if refusals else reply

@@ -81,7 +81,7 @@ def test_a_missing_replica_state_is_awaited_once_for_two_seconds(replica: Sqld):
         connection.close()
 
 
-def test_a_slow_read_on_a_primary_is_not_interrupted_and_begun_again(primary: Sqld):
+def test_a_slow_read_on_a_primary_is_not_restarted(primary: Sqld):
     first, second, address = connected(primary)
     (client,) = address.clients.values()
     for connection in (first, second):

@@ -266,7 +266,7 @@ def test_the_reference_names_every_method_and_its_round_trips():
     assert named == dict.fromkeys(CASES, 1)
 
 
-def test_what_is_imported_again_is_looked_up_once_and_not_written(counted):
+def test_a_repeated_import_reads_once_and_writes_nothing(counted):
     proxy, storage = counted
     known = Known(storage)
     for again in (

@@ -141,7 +141,7 @@ class TestABadCertificate:
         assert TRUST.encode() in err
         assert b"Traceback" not in err
 
-    def test_the_other_authorities_are_not_trusted_beside_the_given_one(
+    def test_only_the_given_certificate_authority_is_trusted(
         self, url: str, ca_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setenv("SSL_CERT_FILE", str(ca_file))
@@ -197,7 +197,7 @@ class TestNoTLS:
             assert caught.value.code == "CONNECTION_FAILED"
 
     @pytest.mark.parametrize("drip", [b"", b"\x16\x03\x03\x40\x00"])
-    def test_a_server_that_is_deaf_or_slow_in_the_handshake_is_left_in_time(self, ca_file: Path, drip: bytes):
+    def test_a_silent_or_slow_handshake_times_out(self, ca_file: Path, drip: bytes):
         with _dripping(drip) as port:
             before = time.monotonic()
             with raises(ms.RequestTimeoutError, code="REQUEST_TIMEOUT", match="request_timeout"):

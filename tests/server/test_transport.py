@@ -102,7 +102,7 @@ class TestValues:
             connection.execute("SELECT ?", (float("inf"),))
         assert line.round_trips == 0
 
-    def test_an_infinity_that_is_read_is_refused_since_its_sign_is_lost(self, connection: dbapi.Connection):
+    def test_reading_an_infinity_is_refused_as_its_sign_is_lost(self, connection: dbapi.Connection):
         with pytest.raises(dbapi.DataError, match="infinite"):
             connection.execute("SELECT 9e999")
 
@@ -230,7 +230,7 @@ class TestMuch:
         connection.commit()
         assert rows_of(shared, "SELECT count(*) FROM t WHERE id > 5") == ("2" if begin == "later" else "1")
 
-    def test_a_server_without_cursors_is_an_error_within_a_transaction(self, empty_server_url: str):
+    def test_a_server_without_cursors_fails_in_a_transaction(self, empty_server_url: str):
         connection = dbapi.connect(empty_server_url)
         connection.execute("CREATE TABLE t (x)")
         with pytest.raises(dbapi.DataError, match="read fewer rows") as caught:
@@ -318,9 +318,7 @@ class TestRoundTrips:
 
 class TestProcessesAndThreads:
     @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-    def test_a_child_process_cannot_use_or_disturb_its_parents_transaction(
-        self, connection: dbapi.Connection, shared: Sqld
-    ):
+    def test_a_child_process_cannot_use_its_parents_transaction(self, connection: dbapi.Connection, shared: Sqld):
         connection.execute("INSERT INTO t VALUES (1, 1)")
         child = os.fork()
         if child == 0:
@@ -337,7 +335,7 @@ class TestProcessesAndThreads:
         connection.commit()
         assert rows_of(shared, "SELECT group_concat(id) FROM t") == "1,3"
 
-    def test_threads_with_their_own_connections_do_not_disturb_each_other(
+    def test_threads_with_their_own_connections_are_independent(
         self, connect: Callable[..., dbapi.Connection], shared: Sqld
     ):
         def work(thread: int) -> None:

@@ -73,7 +73,7 @@ def test_the_error_names_the_row_and_a_query_can_go_on_past_it(storage, fill, ch
         assert sorted((error.table, error.id) for error in skipped) == sorted((table, str(one)) for one in bad[table])
 
 
-def test_a_step_that_cannot_be_decoded_is_left_out_of_its_episode(storage, fill):
+def test_a_step_that_cannot_be_decoded_is_omitted(storage, fill):
     episode = fill[0][0]
     damage(storage, "steps", episode.steps[0].id)
     with pytest.raises(ms.CorruptDataError, match="steps: the row of"):
@@ -94,7 +94,7 @@ def test_a_page_goes_on_past_rows_that_cannot_be_decoded(storage, fill):
     assert len(list(storage.episodes.iterate(on_corrupt=lambda error: None))) == 2
 
 
-def test_one_episode_that_is_asked_for_by_its_id_is_never_left_out(storage, fill):
+def test_get_never_skips_an_episode_that_cannot_be_decoded(storage, fill):
     damage(storage, "episodes", fill[0][0].id, "archived_at = 'never'")
     damage(storage, "patterns", fill[1][0].id, "last_used_at = 'never'")
     for get, one in ((storage.episodes.get, fill[0][0]), (storage.patterns.get, fill[1][0])):

@@ -121,7 +121,7 @@ def test_pages_have_every_row_once_and_lead_back_again(storage, hours, size, dir
     size=st.integers(1, 4),
     direction=st.sampled_from(["newest_first", "oldest_first"]),
 )
-def test_rows_that_are_there_throughout_are_seen_once_while_others_come(storage, hours, added, size, direction):
+def test_stored_rows_are_paged_once_while_others_are_added(storage, hours, added, size, direction):
     memory = storage.in_namespace(f"pages {next(_number)}")
     there = {episode.id for episode in memory.episodes.save_many(_episodes(hours))}
     seen, cursor = [], None
@@ -138,7 +138,7 @@ def test_rows_that_are_there_throughout_are_seen_once_while_others_come(storage,
 
 @settings(max_examples=30)
 @given(rates=st.lists(st.sampled_from([0.0, 0.1 + 0.2, 0.3, 1.0]), max_size=15), size=st.integers(1, 16))
-def test_pages_of_patterns_have_every_row_once_and_lead_back_again(storage, rates, size):
+def test_pages_of_patterns_have_each_row_once_in_both_ways(storage, rates, size):
     memory = storage.in_namespace(f"pages {next(_number)}")
     patterns = memory.patterns.save_many([ms.Heuristic(condition="c", action="a", success_rate=rate) for rate in rates])
     expected = sorted(patterns, key=lambda pattern: pattern.success_rate)[::-1]
@@ -164,7 +164,7 @@ def test_iterate_holds_no_connection_between_pages(storage):
     assert storage.steps.range(episode.id, 101, 103) == episode.steps[100:103]
 
 
-def test_a_page_is_a_sequence_of_100_rows_unless_a_limit_is_given(storage):
+def test_a_page_has_100_rows_by_default(storage):
     storage.episodes.save_many(_episodes([0] * 101))
     assert len(storage.episodes.query()) == 100
     assert len(storage.episodes.query(limit=1000)) == 101

@@ -115,7 +115,7 @@ class TestNamespaces:
     def test_each_has_a_url(self, sqld: Sqld, namespace: str, empty_server_url: str):
         assert empty_server_url == f"libsql://127.0.0.1:{sqld.port}/dev/{namespace}?tls=0"
 
-    def test_a_fork_starts_with_what_its_source_has_and_goes_its_own_way(self, sqld: Sqld, namespace: str):
+    def test_a_forked_namespace_diverges_from_its_source(self, sqld: Sqld, namespace: str):
         fork = f"{namespace}-fork"
         with client(sqld.port, path=f"/dev/{namespace}") as source, client(sqld.port, path=f"/dev/{fork}") as copy:
             source.run("CREATE TABLE t (x)", "INSERT INTO t VALUES (1)")

@@ -301,7 +301,7 @@ _uses = st.tuples(
     half_life=st.timedeltas(timedelta(hours=1), timedelta(days=90)),
     since=st.timedeltas(timedelta(), timedelta(days=60)),
 )
-def test_patterns_that_served_and_that_nobody_used_equal_plain_python(clocked, tags, uses, asked, half_life, since):
+def test_effective_and_unused_patterns_equal_plain_python(clocked, tags, uses, asked, half_life, since):
     clocked.now = NOON
     memory = clocked.storage.in_namespace(f"example {next(_number)}")
     made = memory.patterns.save_many(
@@ -373,7 +373,7 @@ def test_archived_episodes_count_only_when_asked_for(storage, make_episode):
     assert [row.episodes for row in storage.analytics.by("domain", archived=None)] == [2]
 
 
-def test_patterns_stand_by_what_is_sure_and_by_how_long_ago_it_was(target, make_episode):
+def test_patterns_rank_by_lower_bound_and_by_age(target, make_episode):
     moment = NOON
     with ms.MemoryStorage.open(target, now=lambda: moment) as storage:
         often, once, _ = storage.patterns.save_many(

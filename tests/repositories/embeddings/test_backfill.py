@@ -41,7 +41,7 @@ def episodes(storage, make_episode) -> list[ms.Episode]:
     return storage.episodes.save_many([make_episode(2, task_description=f"task {number}") for number in range(25)])
 
 
-def test_what_has_no_vector_gets_one_and_then_nothing_is_left_to_do(storage, episodes, make_episode):
+def test_embed_stores_the_missing_vectors_and_then_none(storage, episodes, make_episode):
     embedder = Watched()
     assert storage.embeddings.embed(embedder, batch_size=10) == 25
     assert embedder.batches == [10, 10, 5]
@@ -112,7 +112,7 @@ def test_the_model_is_called_outside_of_transactions(storage, episodes):
     ],
 )
 @in_memory
-def test_an_embedder_that_gives_nonsense_is_named_and_nothing_is_stored(storage, episodes, given, field):
+def test_an_embedder_with_invalid_output_stores_nothing(storage, episodes, given, field):
     with pytest.raises(ms.ValidationError) as caught:
         storage.embeddings.embed(FunctionEmbedder(given, model="f"))
     assert caught.value.field == field
@@ -307,7 +307,7 @@ class TestAgain:
         storage.embeddings.put("pattern", pattern.id, [1.0] * 16, model=embedder.model)
         return embedder
 
-    def test_all_that_have_a_vector_by_the_old_model_get_one_by_the_new(self, storage, episodes, old):
+    def test_reembed_gives_every_item_a_vector_of_the_new_model(self, storage, episodes, old):
         new = Watched(32)
         told = []
         assert storage.embeddings.reembed(old.model, new, progress=lambda *facts: told.append(facts)) == 27

@@ -37,7 +37,7 @@ def _episodes(count: int, first: int = 0) -> list[ms.Episode]:
 
 
 @pytest.mark.whole_database
-def test_a_full_namespace_refuses_a_new_episode_and_names_the_setting(limited):
+def test_a_full_namespace_refuses_an_episode_by_setting_name(limited):
     storage = limited(max_episodes=3)
     saved = storage.episodes.save_many(_episodes(3))
     for refused in (
@@ -58,7 +58,7 @@ def test_a_full_namespace_refuses_a_new_episode_and_names_the_setting(limited):
 
 
 @pytest.mark.whole_database
-def test_with_evict_the_oldest_goes_that_no_pattern_was_learned_from(limited):
+def test_evict_removes_the_oldest_that_is_no_evidence(limited):
     storage = limited(max_episodes=3, when_full="evict")
     a, b, c = storage.episodes.save_many(_episodes(3))
     storage.patterns.save(ms.Heuristic(condition="c", action="a", evidence=[a.id]))

@@ -39,13 +39,13 @@ def test_what_belongs_to_an_episode_stays_when_it_is_saved_again(storage, rich):
     assert_consistent(storage.engine)
 
 
-def test_what_the_caller_says_of_the_stores_own_fields_is_not_heeded(storage, rich):
+def test_the_callers_values_of_managed_fields_are_ignored(storage, rich):
     others = {"created_at": None, "updated_at": rich.started_at, "archived_at": None}
     saved = storage.episodes.save(rich.model_copy(update=others))
     assert (saved.created_at, saved.archived_at) == (rich.created_at, rich.archived_at)
 
 
-def test_an_episode_loaded_without_its_steps_can_be_saved_without_harm(storage, rich):
+def test_saving_an_episode_loaded_without_steps_keeps_them(storage, rich):
     bare = storage.episodes.get(rich.id, steps=False)
     assert bare.steps == []
     storage.episodes.save(bare.model_copy(update={"tags": ["changed"]}))
@@ -100,7 +100,7 @@ def test_a_new_episode_saved_twice_is_there_once(storage, make_episode):
     assert storage.episodes.count() == 2
 
 
-def test_a_new_episode_saved_twice_with_another_content_is_a_conflict(storage, make_episode):
+def test_a_new_id_saved_with_other_content_is_a_conflict(storage, make_episode):
     episode = make_episode()
     storage.episodes.save(episode)
     for change in ({"task_description": "another"}, {"steps": [ms.Step(tool="t", step_number=9)]}):
@@ -171,7 +171,7 @@ def test_two_episodes_cannot_have_one_step(storage, make_episode):
 
 
 @pytest.mark.whole_database
-def test_two_steps_of_an_episode_cannot_have_one_number_or_one_id(storage, make_episode):
+def test_steps_of_an_episode_cannot_share_a_number_or_an_id(storage, make_episode):
     episode = storage.episodes.save(make_episode(steps=2))
     before = dump(storage.engine)
     for steps in ([ms.Step(tool="t", step_number=2)], [episode.steps[0].model_copy(update={"step_number": 2})]):
@@ -197,7 +197,7 @@ def test_steps_of_one_episode_can_change_places(storage, make_episode):
         assert storage.episodes.get(episode.id).steps == swapped
 
 
-def test_a_repeated_append_is_idempotent_and_another_step_conflicts(storage, make_episode):
+def test_a_repeated_append_is_idempotent_another_step_is_not(storage, make_episode):
     episode = storage.episodes.save(make_episode(steps=1))
     step = ms.Step(tool="t")
     appended = storage.episodes.append_step(episode.id, step)

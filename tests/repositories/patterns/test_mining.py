@@ -70,7 +70,7 @@ def test_ids_are_of_the_content_in_every_database(storage):
     assert ids["look", "edit"] == UUID("65528e4d-9a15-5ab9-97bf-5ae68ecc9a30")
 
 
-def test_one_plan_is_learned_once_and_a_part_with_more_episodes_too(storage):
+def test_a_plan_is_learned_once_and_a_more_frequent_part_too(storage):
     plan = [_episode("look edit test push") for _ in range(19)]
     part = [_episode("look edit") for _ in range(3)]
     storage.episodes.save_many([*plan, *part, *[_episode("guess guess", BAD) for _ in range(9)]])
@@ -79,7 +79,7 @@ def test_one_plan_is_learned_once_and_a_part_with_more_episodes_too(storage):
 
 
 @pytest.mark.whole_database
-def test_learning_updates_statistics_and_keeps_counters_and_edits(storage):
+def test_learning_again_keeps_counters_and_edits(storage):
     _fill(storage)
     before = storage.patterns.learn(min_episodes=3)[0]
     storage.patterns.record_application(before.id, success=True, reward_delta=0.1 + 0.2)
@@ -199,7 +199,7 @@ def test_a_recovery_ends_at_success_or_after_five_steps(storage):
     runs=st.lists(st.tuples(st.lists(st.sampled_from(["a", "b", "b!", "ü→"]), max_size=6), st.booleans()), max_size=12),
     most=st.integers(1, 6),
 )
-def test_whatever_was_done_is_learned_alike_twice_and_stored_whole(storage, runs, most):
+def test_any_history_is_learned_twice_with_one_result(storage, runs, most):
     memory = storage.in_namespace(f"example {ms.Episode(task_description='').id}")
     memory.episodes.save_many([_episode(" ".join(tools), GOOD if well else BAD) for tools, well in runs])
     learned = memory.patterns.learn(min_episodes=2, min_lift=1.0, max_patterns=most)

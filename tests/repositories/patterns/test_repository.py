@@ -25,7 +25,7 @@ def _pattern(**fields) -> ms.Heuristic:
     return ms.Heuristic(**{"condition": "c", "action": "a", **fields})
 
 
-def test_a_retrieval_is_counted_once_for_each_pattern_that_is_named(storage):
+def test_a_retrieval_is_counted_once_per_named_pattern(storage):
     one, two, three = storage.patterns.save_many([_pattern(), _pattern(), _pattern()])
     storage.patterns.record_retrieval(one.id)
     storage.patterns.record_retrieval(str(one.id))
@@ -39,7 +39,7 @@ def test_a_retrieval_is_counted_once_for_each_pattern_that_is_named(storage):
     assert [pattern.version for pattern in counted] == [1, 1, 1]
 
 
-def test_a_retrieval_of_a_pattern_that_is_not_there_counts_for_none(storage):
+def test_a_retrieval_of_an_unknown_pattern_counts_nothing(storage):
     one = storage.patterns.save(_pattern())
     absent = new_id()
     with raises(ms.NotFoundError, kind="pattern", match=str(absent)):
@@ -66,7 +66,7 @@ def test_applications_are_counted_and_their_reward_is_averaged(storage, applied)
     assert (found.last_used_at is None) == (not applied)
 
 
-def test_an_application_of_a_pattern_that_is_not_there_is_not_found(storage):
+def test_an_application_of_an_unknown_pattern_is_not_found(storage):
     with raises(ms.NotFoundError, kind="pattern"):
         storage.patterns.record_application(new_id(), success=True)
 
@@ -174,7 +174,7 @@ def test_a_merged_rate_is_still_a_rate(storage):
 
 
 @pytest.mark.whole_database
-def test_counters_at_the_end_of_64_bits_stay_there_and_can_be_read(storage):
+def test_counters_saturate_at_64_bits_and_can_be_read(storage):
     most = 2**63 - 1
     names = ("times_retrieved", "times_applied", "success_when_applied", "failure_when_applied")
     full = ms.models.Effectiveness(**dict.fromkeys(names, most), avg_reward_delta=1e308)

@@ -39,7 +39,7 @@ def _done(batch_sizer: BatchSizer, clock: Clock, weight: int, held: float, times
         batch_sizer.finish(weight, locked_at)
 
 
-def test_a_batch_that_held_the_lock_long_is_followed_by_a_smaller(batch_sizer, clock):
+def test_a_batch_that_held_the_lock_long_shrinks_the_next(batch_sizer, clock):
     _done(batch_sizer, clock, 800, held=0.2)
     assert batch_sizer.batch_size == pytest.approx(40, abs=1)
     _done(batch_sizer, clock, 400, held=0.2)
@@ -70,7 +70,7 @@ def test_a_busy_machine_keeps_batches_large_enough(batch_sizer, clock):
     assert batch_sizer.batch_size == 24
 
 
-def test_after_each_others_get_in_for_as_long_as_they_look_for_the_lock(batch_sizer, clock):
+def test_other_writers_get_the_lock_after_each_batch(batch_sizer, clock):
     _done(batch_sizer, clock, 40, held=0.0)
     _done(batch_sizer, clock, 40, held=0.2)
     assert clock.pauses[0] >= 2 * 0.005
@@ -78,7 +78,7 @@ def test_after_each_others_get_in_for_as_long_as_they_look_for_the_lock(batch_si
 
 
 @pytest.mark.parametrize("wrong", [3600, -3600])
-def test_a_server_whose_clock_is_wrong_is_measured_by_the_whole_call(batch_sizer, clock, wrong):
+def test_with_a_wrong_server_clock_the_call_is_measured(batch_sizer, clock, wrong):
     batch_sizer.start()
     clock.now += 0.3
     batch_sizer.finish(600, clock.now + wrong)

@@ -150,7 +150,7 @@ def test_what_the_test_above_leaves_is_consistent(storage, make_episode):
     assert (rows["episodes"], rows["steps"], rows["embeddings"], rows["spatiotemporal_index"]) == (4, 8, 4, 4)
 
 
-def test_what_came_to_be_protected_after_the_plan_stays_and_is_named(storage, make_episode):
+def test_episodes_protected_after_the_plan_are_skipped(storage, make_episode):
     old = [make_episode(started_at=NOW - 9 * DAY, reward=ms.RewardScore(total=0.1)) for _ in range(5)]
     a, b, c, d, e = storage.episodes.save_many(old)
     policy = ms.RetentionPolicy(min_reward=0.5, max_episodes=0, keep_tagged=["keep"])
@@ -237,7 +237,7 @@ class _Killed(BaseException):
 
 
 @pytest.mark.whole_database
-def test_a_half_deleted_large_episode_is_finished_by_the_next_run(storage):
+def test_a_half_deleted_episode_is_finished_by_the_next_run(storage):
     long = storage.episodes.save(_long())
     policy = ms.RetentionPolicy(max_bytes=1_000)
     calls = itertools.count()
@@ -279,7 +279,7 @@ def test_progress_is_told_how_many_of_how_many_are_done(storage, make_episode):
     assert told == sorted(told)
 
 
-def test_an_interrupted_run_and_another_have_the_same_end_as_one_run(storage, make_episode):
+def test_an_interrupted_run_repeated_equals_one_run(storage, make_episode):
     one, other = storage.in_namespace("one"), storage.in_namespace("other")
     saved = [make_episode(started_at=NOW - n * DAY, reward=ms.RewardScore(total=n % 3 / 2)) for n in range(90)]
     for memory in (one, other):
@@ -331,7 +331,7 @@ def test_the_longest_age_there_is_lets_nothing_go(storage, make_episode):
     assert len(storage.retention.plan(ms.RetentionPolicy(max_age=timedelta.max))) == 0
 
 
-def test_what_is_kept_of_the_forgotten_is_a_digest_and_nothing_else(storage, make_episode):
+def test_only_a_digest_is_kept_of_an_erased_row(storage, make_episode):
     saved = storage.episodes.save(make_episode())
     storage.retention.apply(ms.RetentionPolicy(max_episodes=0))
     with storage.engine.connect() as connection:

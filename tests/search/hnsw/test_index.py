@@ -58,7 +58,7 @@ class TestFollowing:
             assert _best(in_memory.storage, vector)[0] != _put(in_memory.storage, in_memory, row, vector)
             assert _best(in_memory.storage, vector) == (str(in_memory.episodes[row].id), 1.0, "hnsw")
 
-    def test_a_transaction_sees_its_own_rows_and_a_rollback_leaves_none(self, in_memory):
+    def test_a_transaction_sees_its_rows_a_rollback_leaves_none(self, in_memory):
         before = _best(in_memory.storage)
         with suppress(KeyboardInterrupt), in_memory.storage.transaction() as tx:
             changed = _put(tx, in_memory, 7)
@@ -152,7 +152,7 @@ class TestTheNearestFew:
         # What is given, or found, or small; "CONSTANT ROW" is the one row that names the namespace's space.
         assert scanned == {"json_each", "candidates", "found", "sqlite_sequence", "CONSTANT"}
 
-    def test_are_not_asked_again_for_a_minute_where_they_are_anothers(self, in_memory, monkeypatch):
+    def test_back_off_for_a_minute_in_a_foreign_namespace(self, in_memory, monkeypatch):
         other = in_memory.storage.in_namespace("other")
         saved = other.episodes.save_many([ms.Episode(task_description="o") for _ in range(COUNT)])
         noise = in_memory.vectors + 0.01 * oracle.clustered(COUNT, DIMENSION, 5)
@@ -182,7 +182,7 @@ class TestTheNearestFew:
         assert in_memory.recall(plan="exact") == 1.0
 
     @pytest.mark.parametrize("floor", [-1.0, 0.9, 1.0])
-    def test_with_a_floor_or_on_the_next_page_they_give_what_all_would(self, in_memory, floor):
+    def test_give_the_full_result_with_a_floor_and_on_later_pages(self, in_memory, floor):
         for query in in_memory.queries[:10]:
             self._pages_are_the_same(in_memory.storage, query, floor)
 
@@ -235,7 +235,7 @@ class TestTheNearestFew:
 
 
 class TestTheFile:
-    def test_is_looked_at_and_not_built_anew_when_the_database_is_opened(self, in_memory, bare):
+    def test_is_read_and_not_rebuilt_when_the_database_is_opened(self, in_memory, bare):
         modified = _sidecar(bare).stat().st_mtime_ns
         assert in_memory.recall() >= PROMISED
         in_memory.storage.close()
