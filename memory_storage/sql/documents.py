@@ -56,6 +56,7 @@ _ARGUMENT_NAMES = {"SpatiotemporalEntry": "entry"}  # names of arguments that ar
 
 def to_micros(moment: datetime) -> int:
     """Return exact microseconds since the epoch; ValidationError for a naive datetime, as a clock may return."""
+    # Not timestamp(): a float has no digits for the microseconds of distant years.
     try:
         return (moment - EPOCH) // _MICROSECOND
     except TypeError as error:
@@ -85,7 +86,7 @@ def encode(kind: type[M], model: M, field: str = "") -> tuple[str, M]:
     # Reading the JSON back takes about as long as writing it. It is the only check that catches every way in which a
     # document can differ from its model: NaN, a field that `model_copy` set to another type, a lone surrogate.
     try:
-        document = model.model_dump_json(warnings=False)
+        document = model.model_dump_json(warnings=False)  # what it would warn of is refused below
         read = kind.model_validate_json(document)
     except (PydanticSerializationError, ValueError, RecursionError) as error:
         raise _encoding_error(field, model, error) from error
@@ -145,7 +146,7 @@ def readable_steps(rows: Sequence[Sequence[Any]], on_corrupt: OnCorrupt) -> list
     """Return the steps that can be decoded."""
     try:
         return decode_steps(rows)
-    except CorruptDataError:
+    except CorruptDataError:  # one by one only now, to leave out only the damaged ones
         found = [report_corrupt(partial(decode_steps, [row]), on_corrupt) for row in rows]
         return [steps[0] for steps in found if steps]
 
@@ -158,6 +159,7 @@ def decode_steps(rows: Sequence[Sequence[Any]]) -> list[Step]:
         steps = _STEPS.validate_json(f"[{documents}]")
     except ValueError:
         steps = [decode(Step.model_validate_json, document, "steps", step_id) for step_id, document, _ in rows]
+    # The output is a column beside the document. Steps are frozen, but no caller has these yet.
     for step, row in zip(steps, rows, strict=True):
         if row[2] and step.result is not None:
             step.result.__dict__["output" if step.result.status == "ok" else "message"] = row[2]
@@ -234,7 +236,7 @@ def _steps_of(episode: Episode) -> str:
 
 
 def _as_steps(episode: Episode, steps: Sequence[str]) -> str:
-    return f'{{"id":"{episode.id}","steps":{_array(steps)}}}'
+    return f'{{"id":"{episode.id}","steps":{_array(steps)}}}'  # a UUID needs no escaping
 
 
 def _step(step: Step) -> str:
@@ -268,6 +270,7 @@ class ExactColumns:
         ]
 
 
+# Patterns by their kind too: mining leaves a stored one of another kind as it is, also if it has the same id.
 REWARDS = ExactColumns("episodes", ("reward",))
 SUCCESS_RATES = ExactColumns("patterns", ("success_rate",), ("id", "kind"))
 REWARD_DELTAS = ExactColumns("patterns", ("avg_reward_delta",), ("id", "kind"))
@@ -279,7 +282,7 @@ def is_exact_in_json(number: float | None) -> bool:
     return number is None or (abs(number) <= EXACT_IN_JSON and round(number, 3) == number)
 
 
-@lru_cache(maxsize=4 * _MOST_ROWS)
+@lru_cache(maxsize=4 * _MOST_ROWS)  # each number of rows, of each of the four
 def _correction(exact: ExactColumns, rows: int) -> str:
     table, columns, keys = exact.table, exact.columns, exact.keys
     row = f"({', '.join('?' * (len(keys) + len(columns)))})"

@@ -33,6 +33,7 @@ class Cursor:
     backwards: bool = False
 
     def __str__(self) -> str:
+        # Letters, digits, - and _ only: a cursor travels in URLs.
         text = json.dumps([*self.position, int(self.backwards)], separators=(",", ":"))
         return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
@@ -41,6 +42,7 @@ def parse_cursor(text: str | None) -> Cursor | None:
     """Parse `str(cursor)`; None stays None; ValidationError for anything else."""
     if text is None:
         return None
+    # validate=True: else foreign characters are skipped, and a mangled cursor continues somewhere.
     try:
         key, seq, backwards = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
         if not (_is_number(key) and type(seq) is int and _is_number(seq) and backwards in {0, 1}):
@@ -51,6 +53,7 @@ def parse_cursor(text: str | None) -> Cursor | None:
 
 
 def _is_number(value: object) -> bool:
+    # SQLite's integers have 64 bits; NaN fails each comparison.
     return type(value) in {int, float} and -(2**63) <= value < 2**63  # type: ignore[operator]
 
 
@@ -115,6 +118,8 @@ def iterate_pages(read: Callable[[C], tuple[Iterable[T], C | None]], start: C) -
             that release each other (`draining`) let a page's memory go while it is used.
         start: The cursor of the first page.
     """
+    # No transaction spans the pages: a server closes a stream that is idle for 10 s, and behind an open read the log of
+    # a file grows.
     cursor: C | None = start
     while cursor is not None:
         items, cursor = read(cursor)

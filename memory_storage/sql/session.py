@@ -127,6 +127,7 @@ class Repository(Unpicklable):
 
 def ids_as_json(ids: Sequence[str]) -> str:
     """Return ids as a JSON array for json_each(). They are UUIDs and need no escaping."""
+    # One value, whatever their number: a statement takes 32,766 values, and the same text is compiled once.
     return "[" + ",".join(f'"{one}"' for one in ids) + "]"
 
 
@@ -172,9 +173,10 @@ def exceeds_limit(error: RowCountError | ValidationError, check: int) -> bool:
         error: The error of the batch.
         check: The index of the statement that checks the limit.
     """
+    # A server refuses a value that is too large for it while it runs the change, before the check.
     return error.index == check if isinstance(error, RowCountError) else _code_of(error) == "SQLITE_TOOBIG"
 
 
 def _code_of(error: ValidationError) -> str:
-    cause: Any = error.__cause__
+    cause: Any = error.__cause__  # the driver's error, or SQLAlchemy's, which wraps it
     return str(getattr(getattr(cause, "orig", cause), "code", ""))

@@ -27,6 +27,7 @@ class SqlTemplate:
             rows: The number of rows that it must change; any other number rolls the batch back. Default: any number.
             values: A value for each `:name`.
         """
+        # `rows` is positional, so that a statement may have a value of that name.
         sql, names = self._compiled
         return BatchStep(sql, tuple(values[name] for name in names), rows)
 
@@ -44,6 +45,7 @@ def micros(iso: str) -> str:
     # unixepoch() accepts no offset beyond 14:59 and no time beyond the year 9999 in UTC: the offset is applied here.
     offset = f"substr({iso}, -6, 3) * 3600 + (substr({iso}, -6, 1) || substr({iso}, -2)) * 60"
     seconds = f"unixepoch(substr({iso}, 1, 19)) - CASE WHEN {iso} LIKE '%Z' THEN 0 ELSE {offset} END"
+    # pydantic writes six digits of a second, or none.
     fraction = f"CASE WHEN substr({iso}, 20, 1) = '.' THEN CAST(substr({iso}, 21, 6) AS INTEGER) ELSE 0 END"
     return f"(({seconds}) * 1000000 + {fraction})"
 

@@ -25,6 +25,7 @@ T = TypeVar("T")
 MAX_K = 1_000
 """The most results of one search."""
 
+# SQLite ends text at a NUL, in its functions and in drivers that read C strings. UTF-8 has no lone surrogates.
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 REPLACEMENT = "\ufffd"
 
@@ -62,7 +63,7 @@ def finite(field: str, value: Any) -> float:
     """Return a number that is neither infinite nor too large for a float."""
     try:
         is_finite = not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
-    except OverflowError:
+    except OverflowError:  # an int that is too large for a float
         is_finite = False
     if not is_finite:
         raise ValidationError(field, "a finite number", value)
@@ -73,6 +74,7 @@ def checked_moment(field: str, moment: object) -> datetime:
     """Return an aware datetime, normalised as models do."""
     if not isinstance(moment, datetime):
         raise ValidationError(field, "must be an aware datetime, like datetime.now(timezone.utc)", moment)
+    # The rules of a time, and its conversion from a named zone, are those of a field: aware, and of years 1 to 9999.
     try:
         return cast(datetime, Interval(starts_at=moment).starts_at)
     except ValidationError as error:
@@ -97,6 +99,7 @@ def aware(clock: Callable[[], datetime]) -> datetime:
 
 def whole(field: str, value: int) -> int:
     """Return an int from 1 to 2**31 - 1."""
+    # Not isinstance: True is an int.
     if type(value) is not int or not 1 <= value < 2**31:
         raise ValidationError(field, "a whole number from 1", value)
     return value
@@ -113,6 +116,7 @@ def as_id(value: UUID | str, field: str = "id") -> str:
     """Return an id as stored: a lower-case UUID string; ValidationError if it is not a UUID."""
     if isinstance(value, UUID):
         return str(value)
+    # UUID() takes upper case, braces and no hyphens too; ids are compared as text, so they need one spelling.
     try:
         return str(UUID(value))
     except (ValueError, TypeError, AttributeError) as error:
@@ -144,6 +148,8 @@ def unstorable_error(field: str, value: Any) -> ValidationError | None:
     Returns:
         An error with the field and the character; None if there is none.
     """
+    # A loop, because a value may be nested deeper than Python recurses. The last part is popped first: with the
+    # parts in reverse, the error is about the first of several strings.
     pending, seen = [(field, value)], set()
     while pending:
         field, value = pending.pop()
@@ -173,7 +179,7 @@ def replace_unstorable(value: Any) -> Any:
 
 def parts_of(value: Any) -> list[tuple[str, Any]]:
     """Return the parts of a model or container, each with its name or index."""
-    if isinstance(value, BaseModel):
+    if isinstance(value, BaseModel):  # not by its fields: `model_construct` may leave some out
         return list(value.__dict__.items())
     if isinstance(value, dict):
         return [("a key", key) for key in value] + [(str(key), inner) for key, inner in value.items()]
@@ -189,6 +195,7 @@ def join_field(field: str, name: str) -> str:
 
 def size(text: str) -> int:
     """Return the length in bytes, as UTF-8."""
+    # A string knows whether it is ASCII; encoding copies it, and a document may have megabytes.
     return len(text) if text.isascii() else len(text.encode())
 
 
@@ -244,6 +251,7 @@ def check_document(field: str, model: BaseModel, document: str, limits: Limits, 
     Raises:
         ValidationError: it exceeds `document_bytes`, or what the database accepts.
     """
+    # The JSON has fields more than what is stored: only if it is too large with them, it is serialised without.
     most = most_bytes(limits, max_value_bytes)
     if size(document) > most and (found := stored_bytes(model)) > most:
         raise too_large(field, found, limits, max_value_bytes)
