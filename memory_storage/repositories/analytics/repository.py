@@ -433,7 +433,7 @@ class AnalyticsRepository(Repository):
         rows = []
         for key, kind, text, retrieved, applied, well, delta, used, since in self._read(sql.patterns(where), values):
             success = wilson(well, applied, confidence)
-            halved = max(0, now - since) / (half_life / timedelta(microseconds=1))
+            halved = max(0, now - since) / (half_life / timedelta(microseconds=1))  # a client's clock may be ahead
             score = (success.low or 0.0) * 0.5**halved
             used_at = from_micros(used)
             rows.append(PatternFigures(UUID(key), kind, text, retrieved, applied, success, delta, used_at, score))

@@ -143,9 +143,11 @@ class EpisodeRepository(Repository):
         """Save all of them or none, as `save` does."""
         encoded = self._encode_all(episodes)
         self._reject_reversed_times([episode for _, episode in encoded])
+        # After a conflict all of them are compared again: one that was stored a moment ago may be deleted since.
         saved = retry_on_row_conflict(
             self._save, encoded, lambda _, error: self._remaining_to_save(encoded, error), "changing these episodes"
         )
+        # An episode that is stored already as it was given is not written again, and only read.
         by_id = {episode.id: episode for episode in saved}
         return [by_id.get(episode.id) or self.get(episode.id) for _, episode in encoded]
 
@@ -204,6 +206,7 @@ class EpisodeRepository(Repository):
         key = {"namespace": self._session.namespace, "episode_id": as_id(episode_id, "episode_id")}
         values = {**key, **step_values(step)}
         change, again = steps_sql.APPEND.bind(limit=limit, **values), steps_sql.STEP_NUMBER.bind(**values)
+        # Nothing is looked up before: constraints refuse a taken id and a missing episode, and are explained then.
         conflict = None
         try:
             rows = self._session.write([change], again=again)
@@ -243,6 +246,7 @@ class EpisodeRepository(Repository):
                 is exceeded, or a value would not be read back equal.
         """
         now = self._session.now()
+        # An episode of nothing else: only the database has the stored one, and these fields are checked as its own.
         completion = Episode(
             task_description="",
             outcome=outcome,
@@ -262,7 +266,7 @@ class EpisodeRepository(Repository):
         values = {**completion_values(completion, end), "now": to_micros(now), "is_now": int(completed_at is None)}
         try:
             return self._update(episode_id, sql.COMPLETE, sql.CHECK_SIZE.bind(0, most=most, **key), **values)
-        except NotFoundError:
+        except NotFoundError:  # the statement changes no row, either, if the end is before the stored start
             if completed_at is not None and (stored := self.find(episode_id, steps=False)):
                 raise _end_before_start_error("completed_at", stored.started_at, end) from None
             raise
@@ -347,7 +351,10 @@ class EpisodeRepository(Repository):
         """
         text = as_prefix(prefix)
         step = sql.IDS_WITH_PREFIX.bind(
-            namespace=self._session.namespace, first=text, after=range_end(text), limit=SHOWN + 1
+            namespace=self._session.namespace,
+            first=text,
+            after=range_end(text),
+            limit=SHOWN + 1,  # one shows more
         )
         return sole_match("episode", text, [row[0] for row in self._session.read(step)])
 
@@ -491,7 +498,8 @@ class EpisodeRepository(Repository):
         where, values = conditions(episode_filter, "episode")
         rows = self._session.read(sql.ids((*where, *after), order).bind(namespace=namespace, **values, **place))
         ids = [row[0] for row in rows]
-        del rows
+        del rows  # there may be a million: one copy is enough
+        # Not the text: the index would be searched, and all matches joined, for each page.
         row_conditions, values = conditions(
             episode_filter.model_copy(update={"text": None}), "episode", Shape("e.", by_row=True)
         )
@@ -673,13 +681,14 @@ class EpisodeRepository(Repository):
         if not encoded:
             return []
         new = _new_ids(encoded)
-        all_new = len(new) == len(encoded)
+        all_new = len(new) == len(encoded)  # then a step that exists is another episode's: no upsert
         statements = (sql.SAVE_NEW, (sql.SAVE_NEW_STEPS,)) if all_new else (sql.SAVE, (sql.SAVE_STEPS,))
         try:
             rows = self._write(*statements, encoded, new)
         except ConflictError:
             if all_new or not self._only_moves_steps([episode for _, episode in encoded]):
                 raise
+            # Steps that exchange numbers. Parking writes each step twice, so it is done only after a conflict.
             rows = self._write(sql.SAVE, (sql.PARK_STEPS, sql.SAVE_STEPS), encoded, new)
         states = {row[0]: row[1:] for row in rows}
         now = to_micros(self._session.now())
@@ -710,6 +719,8 @@ class EpisodeRepository(Repository):
         values = {"namespace": self._session.namespace, "now": to_micros(self._session.now())}
         head_chunks, step_chunks = chunk_episodes(encoded)
         quota = self._quota_statements(new)
+        # Errors tell statements by their places: the guard of tombstones is the first, and the quota's check the last.
+        # Heads are written before their steps, which reference them.
         changes = [
             *preamble(self._session, new),
             *(heads.bind(chunk.documents, documents=chunk.text, **values) for chunk in head_chunks),
@@ -717,7 +728,7 @@ class EpisodeRepository(Repository):
             *(step.bind(documents=chunk.text, **values) for step in steps for chunk in step_chunks),
             *quota,
         ]
-        try:
+        try:  # the last statement only reads: if the acknowledgement is lost, it answers again
             return self._session.write([*changes, self._state_step([episode for _, episode in encoded])])
         except RowCountError as error:
             if quota and error.index == len(changes):
@@ -779,7 +790,8 @@ class EpisodeRepository(Repository):
             version, created_at = states.get(str(episode.id), (None, None))
             is_same = episode.created_at is None or created_at == to_micros(episode.created_at)
             if (version or 0) == episode.version and (is_same or not version):
-                remaining.append((document, episode))
+                remaining.append((document, episode))  # the conflict was about another one
+            # A new one with the same content was stored by an attempt without acknowledgement, or by another client.
             elif version is None or episode.version or not same_content(episode, self.get(episode.id)):
                 raise stale_copy_error(self._session, "episode", episode.id, episode.version, version)
         return remaining

@@ -174,6 +174,7 @@ def _decode_episode(row: Row, steps: Sequence[Row]) -> Episode:
         episode = with_saved_state(decode(Episode.model_validate_json, document, "episodes", key), tuple(state))
     except (TypeError, OverflowError) as error:  # a column that another program has written
         raise corrupt_error("episodes", key) from error
+    # Decoding the steps takes a third of a read, and many callers need none of them.
     if steps:
         episode.__dict__["steps"] = LazyList(partial(decode_steps, steps))
     return episode

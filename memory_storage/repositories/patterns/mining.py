@@ -63,6 +63,7 @@ def _closed(rows: list[Row]) -> list[Row]:
     """Return the rows without those that a longer sequence with the same evidence contains."""
     tools_by_evidence: dict[object, list[tuple[str, ...]]] = {}
     selected = []
+    # The longest come first, so that each is compared only with those that may contain it.
     for row in sorted(rows, key=lambda row: -len(json.loads(row[0]))):
         tools, evidence = tuple(json.loads(row[0])), (row[1], row[2], row[4])
         longer = tools_by_evidence.setdefault(evidence, [])
@@ -102,6 +103,7 @@ def _recovery_path(tool: str, tools: Sequence[str | None], statuses: Sequence[st
 
 def _lift(row: Row) -> float | None:
     _, episodes, successes, _, _, judged, all_successes, *_ = row
+    # The success rate of the episodes with the sequence, relative to that of all.
     return (successes * judged) / (episodes * all_successes) if all_successes else None
 
 

@@ -184,7 +184,7 @@ class PatternRepository(Repository):
             raise ValidationError("success", "True or False", success)
         if isinstance(reward_delta, bool) or not isinstance(reward_delta, int | float):
             raise ValidationError("reward_delta", "a finite number", reward_delta)
-        if not abs(reward_delta) <= sys.float_info.max:
+        if not abs(reward_delta) <= sys.float_info.max:  # refuses NaN, and an int that is too large for a float
             raise ValidationError("reward_delta", "a finite number", reward_delta)
         values = {"success": int(success), "reward_delta": float(reward_delta), "now": self._now()}
         step = sql.RECORD_APPLICATION.bind(1, namespace=self._session.namespace, id=as_id(pattern_id), **values)
@@ -369,6 +369,7 @@ class PatternRepository(Repository):
         size = min(ITERATE_PAGE, self._session.limits.query_maximum)
         where, values = conditions(PatternFilter(**filters), "pattern")
         values |= {"namespace": self._session.namespace, "limit": size + 1, "page_bytes": PAGE_BYTES}
+        # A rate may change between pages, and a cursor would then skip or repeat the pattern: the ids are listed first.
         page_with_index = self._session.read(sql.page_with_index(where).bind(**values))
         rows: Sequence[Sequence[Any]] = [row[2:] for row in page_with_index if row[2] is not None]
         sizes = [(row[0], row[1]) for row in page_with_index[len(rows) :]]
@@ -600,6 +601,7 @@ class PatternRepository(Repository):
             # A copy of one that was forgotten stays away; but it may be learned again, from others.
             *preamble(self._session, [] if statement is sql.UPSERT_MINED else [pattern.id for pattern in new]),
             *(
+                # Mining does not write a pattern that it finds unchanged: the count of rows says nothing then.
                 statement.bind(
                     None if statement is sql.UPSERT_MINED else chunk.documents,
                     namespace=namespace,
@@ -668,7 +670,7 @@ def _exact_numbers(namespace: str, patterns: Sequence[AnyPattern], new: Sequence
 def _decoded_patterns(rows: Iterable[Sequence[Any]], on_corrupt: OnCorrupt) -> Iterator[AnyPattern]:
     for row in rows:
         pattern = pattern_or_none(row, on_corrupt)
-        del row
+        del row  # else its document stays in memory while the caller has the pattern
         if pattern is not None:
             yield pattern
 

@@ -52,7 +52,7 @@ class BatchSizer:
         if weight:
             self._estimates.append(int(weight * _TARGET_SECONDS / max(held, 0.0005)))
             self.batch_size = max(_MIN_SIZE, min(*self._estimates, 2 * self.batch_size, _MAX_SIZE))
-        self._sleep(max(_PAUSE_SECONDS, held / 2))
+        self._sleep(max(_PAUSE_SECONDS, held / 2))  # even where batches take long, the lock is free a third of the time
 
 
 class Item(NamedTuple):
@@ -117,7 +117,7 @@ class BatchDeleter:
         values, digest = self._values_of([item]), digest_of(namespace, item.id)
         archive = sql.ARCHIVE_TOMBSTONED.bind(digest=digest, now=to_micros(self._session.now()))
         if not self._write_measured(1, [self._statements.mark_unfinished.bind(**values), archive]):
-            return set()
+            return set()  # it is deleted, or protected by now
         while self._delete_step_batch(item.id):
             pass
         return self._run_batch([item._replace(bytes=0, steps=0)], [sql.UNCONDITIONAL.delete.bind(**values)])

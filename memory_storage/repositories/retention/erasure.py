@@ -63,6 +63,7 @@ def erase_episode(session: SessionProtocol, episode_id: object, batch_sizer: Bat
     targets = _targets(session.read(sql.ONE_EPISODE.bind(namespace=session.namespace, id=key)))
     removed = sum(len(removed_ids) for _, removed_ids in BatchDeleter(session, batch_sizer).delete(targets))
     session.write(replace_eviction_keys(session, [key]))
+    # Last: their evidence names the episode, so that an interrupted erasure finds them when it is repeated.
     return ErasedRows(removed, *_remove_from_patterns(session, key))
 
 
@@ -110,7 +111,7 @@ def tombstoned(session: SessionProtocol, rows: Sequence[tuple[str, UUID]]) -> li
 def erase_tombstoned(session: SessionProtocol, ids: Sequence[UUID]) -> ErasedRows:
     """Erase the episodes and patterns of these ids from a file that no other process uses."""
     episodes = patterns = 0
-    for row_id in ids:
+    for row_id in ids:  # without pauses: no other process waits for the lock
         erased = erase_episode(session, row_id, BatchSizer(sleep=_no_pause))
         episodes, patterns = episodes + erased.episodes, patterns + erased.patterns
     for start in range(0, len(ids), _PATTERNS_PER_PAGE):
@@ -150,6 +151,7 @@ def _remove_from_patterns(session: SessionProtocol, episode_id: str) -> tuple[in
     for _ in range(SAVE_ATTEMPTS):
         learned = session.read(sql.EVIDENCED_PATTERNS.bind(**values))
         alone = [row[0] for row in learned if not row[1]]
+        # Each count of rows is checked: a pattern that was learned or edited since it was read rolls all of it back.
         steps = [
             ADD_TOMBSTONES.bind(digests=digests_of(session.namespace, alone)),
             *(step for row in learned if row[1] and row[3] for step in _without_task_quotes(session.namespace, *row)),
@@ -212,6 +214,7 @@ class _Quarantine:
         owners = {episode_id, *learned}
         owners.update(str(row[0]) for row in self._read(_STEP_IDS, self._session.namespace, episode_id))
         owners.update(self._ids("quarantined_steps", "CAST(episode_id AS TEXT) = ?", episode_id))
+        # The document may be no JSON any more: it is searched as text.
         owners.update(self._ids("quarantined_patterns", "instr(CAST(document AS TEXT), ?)", episode_id))
         ids = json.dumps(sorted(owners))  # what another program has written may be no UUID
         conditions: dict[str, _BoundCondition] = {}
@@ -252,6 +255,7 @@ class _Quarantine:
         condition, values = conditions[table]
         space = "space" if "space" in self._tables[table] else "''"
         rows = self._read(f"SELECT coalesce({space}, ''), model, vector_seq FROM {table} WHERE {condition}", *values)
+        # Tokens become names of tables in SQL, and these rows may hold anything: only known ones are used.
         known = {row[0] for row in self._session.read(embedding_sql.MODELS.bind())}
         vectors = [(str(token), str(model), seq) for token, model, seq in rows if isinstance(seq, int)]
         return [vector for vector in vectors if (vector[0] or VectorSpace(vector[1]).token) in known]

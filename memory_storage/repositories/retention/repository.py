@@ -47,6 +47,7 @@ class RetentionRepository(Repository):
         instance("policy", policy, RetentionPolicy, "RetentionPolicy(max_age=timedelta(days=90))")
         moment = self._session.now() if now is None else checked_moment("now", now)
         is_limited = now is None and self._session.max_value_bytes is not None  # on a server
+        # 2**62: SQL computes with it in 64 bits.
         age = min(policy.max_age // _MICROSECOND, 2**62) if is_limited and policy.max_age is not None else None
         rows = self._session.read(
             sql.plan(policy).bind(namespace=self._session.namespace, age=age, **_values(policy, moment))
@@ -105,6 +106,7 @@ class RetentionRepository(Repository):
         if policy.archive:
             yield from deleter.archive(items, to_micros(plan.now))
             return
+        # Some of their steps are deleted already, so the rest is too, even if the policy protects it by now.
         yield from BatchDeleter(self._session, batch_sizer).delete(unfinished)
         yield from deleter.delete(items[len(unfinished) :])
 

@@ -286,6 +286,7 @@ class SpatiotemporalRepository(SpatialQueries[Entry]):
 
     def _writes(self, statements: dict[str, SqlTemplate], encoded: Sequence[_Encoded]) -> list[BatchStep]:
         values = {"namespace": self._session.namespace, "now": to_micros(self._session.now())}
+        # A statement for each type of owner: it joins their table, so that a missing owner shows in the count of rows.
         writes = [
             statement.bind(chunk.documents, entries=chunk.text, **values)
             for owner_type, statement in statements.items()

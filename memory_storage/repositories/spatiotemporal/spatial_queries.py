@@ -262,8 +262,10 @@ class SpatialQueries(Repository, Generic[T]):
         chord = math.sqrt(max(place.position[0], 0)) if place else 0.0
         if request.backwards:
             radius_m = min(radius_m, distance_of_chord(chord) + _ROUNDING_M)
+        # They are sent as JSON, of which the engine reads some numbers as their neighbours: circles have a margin.
         circles = circles_around(centre.latitude, radius_m)
         x, y, z = on_sphere(centre.latitude, centre.longitude)
+        # What is nearer was on earlier pages: the search for a circle with enough begins at the cursor.
         low = min(largest_circle_within(circles, chord), len(circles) - 1) if place else 0
         statement = sql.around(request, in_time=between is not None)
         return self._session.read(
@@ -295,6 +297,7 @@ class SpatialQueries(Repository, Generic[T]):
 
     def _in_order(self, rows: Sequence[Row], *, descending: bool) -> list[Row]:
         """Return one row of each result, in the order in which they were read."""
+        # An episode has a row more for each of its steps; all have the same key.
         return sorted({row[1]: row for row in rows}.values(), key=itemgetter(0, 1), reverse=descending)
 
     def _nearby(self, centre: Point, read: Sequence[Row], rows: Sequence[Row]) -> list[Nearby[T]]:
