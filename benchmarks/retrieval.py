@@ -25,7 +25,7 @@ import numpy as np
 import memory_storage as ms
 from memory_storage.schema.vector_tables import VectorSpace
 
-from . import _nearby, _workload
+from . import _hnsw, _workload
 from ._measure import Times
 from ._raw import Raw
 from ._report import Grid, Line, Report, milliseconds
@@ -69,7 +69,7 @@ def run(
     """
     found = load(data).grown(vectors) if vectors else load(data)
     if vectors and not preset:
-        return _nearby.run(found)
+        return _hnsw.run(found)
     if preset:
         return _presets(found, [preset], short=short, is_grown=bool(vectors))
     if short:
