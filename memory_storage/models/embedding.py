@@ -34,7 +34,7 @@ class Embedding(Model):
         model: the name of the embedding model, 1 to 200 characters.
         vector: the numbers; finite, at least one.
         created_at: when the store first had a vector of this owner and model; None until stored.
-        updated_at: when the vector was last replace_unstorable; None until stored.
+        updated_at: when the vector was last replaced; None until stored.
     """
 
     owner_type: OwnerType

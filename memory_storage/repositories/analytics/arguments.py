@@ -18,7 +18,7 @@ def check_dimension(dimension: Dimension, field: str = "dimension") -> None:
 
 
 def check_period(field: str, period: tuple[datetime, datetime]) -> tuple[datetime, datetime]:
-    """Return the period; ValidationError if it is none, or empty."""
+    """Return the period. Raise ValidationError if it is not a period, or empty."""
     try:
         since, until = period
         is_empty = since >= until
@@ -40,5 +40,5 @@ def check_lengths(length: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def finite_or_none(field: str, value: float | None) -> float | None:
-    """None, or a finite number."""
+    """Return None or a finite number; raise ValidationError otherwise."""
     return None if value is None else finite(field, value)

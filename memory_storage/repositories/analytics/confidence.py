@@ -75,7 +75,7 @@ def difference_of_means(before: Sums, after: Sums, confidence: float) -> Differe
 
 
 def finite_part(value: float | None) -> float | None:
-    """Return the value; None for one that was too large for a float on the way, which JSON cannot write either."""
+    """Return the value; None if the computation overflowed, because JSON has no infinity."""
     return value if value is not None and math.isfinite(value) else None
 
 

@@ -1,11 +1,11 @@
-"""The class of an error message: the same words for the same fault, whatever its numbers and names are."""
+"""The class of an error message: equal for the same fault, without its numbers and names."""
 
 from __future__ import annotations
 
 import re
 
 MESSAGE_LENGTH = 300
-"""How much of a message is looked at."""
+"""The number of characters of a message that are read."""
 
 _LENGTH = 80
 _NAMED = re.compile(r"^(?:[A-Za-z_]\w*\.)*([A-Z]\w*(?:Error|Exception|Warning|Timeout|Interrupt))\b")
@@ -14,7 +14,7 @@ _SPECIFIC = re.compile(r"""'[^']*' | "[^"]*" | `[^`]*` | \b(?=\w*\d)[\w.:-]*\w |
 
 
 def error_class(status: str, message: str) -> str:
-    """`timeout`; the name of an exception where the message begins with one; else its first line without particulars.
+    """Return the class: "timeout", the exception name that begins the message, or the first line without particulars.
 
     >>> error_class("error", "ValueError: 3 is too small"), error_class("error", "Error: user mia_42 not found")
     ('ValueError', 'user … not found')

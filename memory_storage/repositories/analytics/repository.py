@@ -60,20 +60,21 @@ _EARLIEST = datetime.min.replace(tzinfo=timezone.utc)
 
 
 class AnalyticsRepository(Repository):
-    """Figures over one namespace: over the episodes for which the filters of `episodes.query` hold.
+    """Statistics over the episodes and patterns of one namespace; most accept the filters of `episodes.query`.
 
-    Success: an episode is judged when it has an outcome, and went well if that is a `Success`. With `success_reward`
-    it is judged when it has a reward, and went well if that is at least so much. Rates are of those that were judged.
+    Success: an episode is judged if it has an outcome, and succeeded if that is a `Success`. With `success_reward`
+    it is judged if it has a reward, and succeeded if that is at least `success_reward`. Rates are shares of the
+    judged episodes.
 
-    Intervals are for a `confidence` of 0.95, unless you say otherwise: Wilson's for rates; for means, the standard
-    error times the normal quantile, which is too narrow for a handful of values.
+    Intervals have a `confidence` of 0.95 by default: Wilson's for rates; for means, the standard error times the normal
+    quantile, which is too narrow for a handful of values.
     """
 
     _operations = "analytics"
 
     @operation
     def summary(self) -> Summary:
-        """What the namespace holds."""
+        """Count the rows, outcomes and tools of the namespace."""
         rows = self._session.read(_SUMMARY.bind(namespace=self._session.namespace))
         return Summary(
             rows={name: count for kind, name, count, _ in rows if kind == "rows"},
@@ -83,7 +84,7 @@ class AnalyticsRepository(Repository):
 
     @operation
     def span(self, **filters: Unpack[EpisodeFilters]) -> Span:
-        """How many episodes there are, and when the first and the last of them started."""
+        """Count the episodes, and return when the first and the last of them started."""
         where, values = conditions(EpisodeFilter(**filters), "episode")
         ((episodes, first, last),) = self._read(sql.span(where), values)
         return Span(episodes, from_micros(first), from_micros(last))
@@ -323,12 +324,12 @@ class AnalyticsRepository(Repository):
         confidence: float = 0.95,
         **filters: Unpack[EpisodeFilters],
     ) -> Table[Change]:
-        """Compare two periods, as a whole or by a dimension.
+        """Compare two periods, in total or by a dimension.
 
         Args:
             before: The first period, `(since, until)`, half-open, by when the episodes started.
             after: The second period.
-            by: What to group by; None compares the periods as a whole.
+            by: What to group by; None compares the totals.
             success_reward: The smallest reward that counts as success; None judges by the outcome.
             confidence: The level of the intervals, between 0 and 1.
             **filters: The filters of `episodes.query`.

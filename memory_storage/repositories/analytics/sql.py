@@ -1,6 +1,6 @@
-"""The statements of the analytics repository. Each finds the episodes by the filters first, and counts what they have.
+"""The statements of the analytics repository. Each selects the episodes by the filters first, then aggregates.
 
-What counts as success is one of two texts, and NULL for an episode that cannot be judged.
+Success is one of two SQL expressions, which are NULL for an episode that cannot be judged.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ FROM centred
 
 @lru_cache(maxsize=256)
 def span(where: Conditions) -> SqlTemplate:
-    """How many, the first and the last moment."""
+    """Return the statement for the number of episodes, and the first and last start."""
     return SqlTemplate(f"""
 SELECT count(*), min(started_at), max(started_at) FROM episodes WHERE {" AND ".join(("namespace = :namespace", *where))}
 """)

@@ -1,7 +1,7 @@
 """Backfill: the owners that have no vector yet, or changed since, one page at a time; it can be resumed anywhere.
 
-The version of an owner, or of a step's episode, is stored beside the vector: only if it differs, the text is read and
-its digest compared with that of the text that was embedded.
+The version of the owner (for a step: of its episode) is stored with each vector. Only if it differs, the text is read
+and its digest compared with that of the embedded text.
 """
 
 from __future__ import annotations
@@ -87,12 +87,12 @@ def owners_to_embed(
     old: str | None,
     size: int,
 ) -> Iterator[list[tuple[BackfillItem, str]]]:
-    """Pages of those that have no vector by `model`, or may have changed since they were embedded, and their texts.
+    """Yield pages of the owners that have no vector of `model`, or may have changed since they were embedded.
 
-    They are in the order of their ids. A page has at most `size` texts, and 4 MB of them, or one that is larger; 4 MB
-    of owners are read at a time. If `old` is given, of those that have a vector by that; if that is `model` itself,
-    also of those whose text is not known. A version is read before its text, so that a text may be of a later version,
-    and never of an earlier one.
+    Owners are ordered by id. A page has at most `size` texts of 4 MB in total, or one larger text; owners are read 4 MB
+    at a time. With `old`, only owners with a vector of that model are returned; if `old` is `model` itself, also those
+    whose embedded text is unknown. A version is read before its text, so the text may be newer than its version, and
+    never older.
     """
     pages = _PAGES["new" if old is None else "unknown" if old == model else "beside_old"][owner_type]
     values, after = {"namespace": session.namespace, "model": model, "old": old, "limit": size}, ""

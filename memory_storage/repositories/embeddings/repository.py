@@ -29,14 +29,14 @@ from memory_storage.sql.validation import embedder as as_embedder
 from .backfill import BackfillItem, owners_to_embed
 
 Item = tuple[OwnerType, UUID | str, Sequence[float]]
-_BATCH_BYTES = 4_000_000  # a server takes no value over five megabytes
-_TRANSACTION_BYTES = 16_000_000  # what is sent in one piece
+_BATCH_BYTES = 4_000_000  # a server refuses values over 5 MB
+_TRANSACTION_BYTES = 16_000_000  # per batch
 _MAX_BATCH_SIZE = 1_000
 _INDEXED_PER_WRITE = 2
 
 _WriteMode = Literal["put", "copy", "refresh", "replace"]
-"""How vectors are stored. "put": all of them, in place of those that are there; "copy": all of them, where none is;
-those that were embedded, of the owners that still exist, "refresh": but for the vectors that the caller stored."""
+"""How vectors are stored: "put" replaces existing ones, "copy" keeps them. "replace" and "refresh" are for embedded
+texts, and skip owners that no longer exist; "refresh" also keeps the vectors that the caller stored."""
 
 
 class EmbeddingRepository(Repository):
@@ -49,7 +49,7 @@ class EmbeddingRepository(Repository):
     def __init__(self, session: SearchSession) -> None:
         super().__init__(session)
         self.index = VectorIndex(session)
-        """The models' indexes: how they are, and what repairs them."""
+        """The vector indexes of the models: status, verification and repair."""
 
     @operation
     def put(
@@ -61,10 +61,10 @@ class EmbeddingRepository(Repository):
         model: str,
         preset: IndexPreset = "balanced",
     ) -> None:
-        """Store the vector of an owner, and replace the one that it had. Vectors are stored as 32-bit floats.
+        """Store the vector of an owner, replacing an existing one. Vectors are stored as 32-bit floats.
 
-        The first stored vector of a model sets the model's dimension for this namespace, until none of its vectors is
-        left. The first one of a model and dimension in the database sets the preset of the index. `embed` does not
+        The first stored vector of a model sets the model's dimension in this namespace, until all of its vectors are
+        deleted. The first one of a model and dimension in the database sets the preset of the index. `embed` does not
         replace this vector, even if the text of its owner changes.
 
         Args:
@@ -102,7 +102,7 @@ class EmbeddingRepository(Repository):
             preset: The preset of the DiskANN index: "compact", "balanced" or "accurate".
             index: Whether they enter the index now. False suits a bulk load of several calls, and an open transaction
                 implies it: call `storage.embeddings.index.catch_up()` afterwards.
-            progress: Called with the numbers of vectors done and in all.
+            progress: Called with the current action, the number of vectors done, and the total.
 
         Raises:
             NotFoundError: An owner does not exist.
@@ -133,20 +133,20 @@ class EmbeddingRepository(Repository):
         preset: IndexPreset = "balanced",
         progress: Progress | None = None,
     ) -> int:
-        """Embed all episodes, steps or patterns that have no vector by this embedder's model, or have changed since.
+        """Embed all episodes, steps or patterns that have no vector of the embedder's model, or have changed since.
 
         The texts are embedded in pages of `batch_size`, or of 4 MB if they are large, and each page is stored before
-        the next is embedded: after an interruption, call it again. An owner is embedded again when its text is another
-        than the one that was embedded; one that did not change costs no call of the embedder. A vector that was stored
-        by `put` stays as it is. An owner that is deleted meanwhile is left out.
+        the next is embedded: after an interruption, call it again. An owner is embedded again if its text has changed;
+        unchanged owners do not call the embedder. A vector that was stored by `put` is not replaced. Owners that are
+        deleted concurrently are skipped.
 
         Args:
             embedder: What makes the vectors, and the name of their model.
             owner_type: What to embed: "episode", "step" or "pattern".
-            text_of: The text of an owner. Another function does not embed again what has not changed: see `reembed`.
+            text_of: Returns the text of an owner. A different function alone embeds nothing again: see `reembed`.
             batch_size: The number of texts in a page, from 1 to 1,000.
             preset: The preset of the index, if these are the first vectors of their model and dimension.
-            progress: Called with "embedded", and twice the number of vectors that are stored by now.
+            progress: Called with "embedded", and twice the number of vectors stored so far (the total is unknown).
 
         Returns:
             The number of vectors that were stored.
@@ -168,11 +168,11 @@ class EmbeddingRepository(Repository):
         preset: IndexPreset = "balanced",
         progress: Progress | None = None,
     ) -> int:
-        """Embed all that have a vector by `model` by this embedder's model too.
+        """Embed every owner that has a vector of `model` with another embedder.
 
-        The old vectors stay, and are found, until they are deleted. With the model's own name the vectors whose text
-        is not known are replaced: those that were stored by `put`, or before this was noted. After an interruption,
-        call it again.
+        The old vectors stay, and are found, until they are deleted. If the embedder has the name `model` itself, the
+        vectors whose text is unknown are replaced: those that were stored by `put`, or before texts were recorded.
+        After an interruption, call it again.
 
         Args:
             model: The model whose owners are embedded.
@@ -180,7 +180,7 @@ class EmbeddingRepository(Repository):
             text_of: The text of an owner.
             batch_size: The number of texts in a page, from 1 to 1,000.
             preset: The preset of the index, if these are the first vectors of their model and dimension.
-            progress: Called with "embedded", and twice the number of vectors that are stored by now.
+            progress: Called with "embedded", and twice the number of vectors stored so far (the total is unknown).
 
         Returns:
             The number of vectors that were stored.
@@ -321,7 +321,7 @@ class EmbeddingRepository(Repository):
 
     @operation
     def iterate(self) -> Iterator[Embedding]:
-        """All of them by model and owner, a page at a time: 100 of them, or 4 MB."""
+        """Iterate over all embeddings by model and owner, in pages of 100 embeddings or 4 MB."""
         for model, dimension, token in self._session.read(sql.USED.bind(namespace=self._session.namespace)):
             yield from self._of_space(VectorSpace.of(token, model, dimension), dimension)
 
@@ -339,12 +339,13 @@ class EmbeddingRepository(Repository):
 
     @operation
     def import_many(self, embeddings: Sequence[Embedding]) -> int:
-        """Insert copies with the times they have; leave alone those that are there already.
+        """Insert copies with their times; existing embeddings are not changed. Idempotent.
 
-        Gives the number of new ones. To do it again changes nothing.
+        Returns:
+            The number of new embeddings.
 
         Raises:
-            NotFoundError: one of them has no owner here. Nothing of its batch is stored.
+            NotFoundError: the owner of an embedding does not exist here. Nothing of its batch is stored.
             ValidationError: a vector has another dimension than its model.
         """
         checked = [_revalidated(embedding) for embedding in to_list(embeddings, "embeddings")]
@@ -379,22 +380,22 @@ class EmbeddingRepository(Repository):
 
     @operation
     def count(self, *, model: str | None = None) -> int:
-        """How many there are, or are there by one model."""
+        """Count the embeddings, of all models or of one."""
         values = {"namespace": self._session.namespace, "model": None if model is None else as_model_name(model)}
         statement = sql.COUNT if model is None else sql.COUNT_OF
         return int(self._session.read(statement.bind(**values))[0][0])
 
     @operation
     def models(self) -> dict[str, int]:
-        """The models by which this namespace has vectors, and their dimensions."""
+        """Return the models of which this namespace has vectors, with their dimensions."""
         rows = self._session.read(sql.USED.bind(namespace=self._session.namespace))
         return {name: dimension for name, dimension, _ in rows}
 
     def _store(self, entries: list[_NewVector], mode: _WriteMode, preset: str) -> Sequence[Row]:
-        """Store vectors, and create the spaces that are missing, all or nothing; the rows of the last step.
+        """Store the vectors atomically, creating missing spaces; return the rows of the last statement.
 
-        The namespace's first vector by a model decides the dimension: a step before the vectors checks that under the
-        write lock.
+        The first vector of a model sets its dimension in the namespace: a statement before the vectors checks it under
+        the write lock.
         """
         batches, namespace = _batches(entries), self._session.namespace
         dimensions = {entry.model: len(entry.vector) // 4 for entry in entries}
@@ -431,17 +432,17 @@ class EmbeddingRepository(Repository):
         raise UnavailableError("other writers keep storing their first vectors by these models: repeat it")
 
     def _run(self, steps: list[_CheckedStatement], *, creates: bool) -> Sequence[Row]:
-        """Write them. While the file is maintained, a new space gets its index at the end of that."""
+        """Write the vectors. While the file is under maintenance, a new space gets its index at the end of it."""
         if not creates:
             return self._session.write([step for _, step in steps])
         with self._session.indexing() as may_index:
             rows = self._session.write([step if may_index else _without_index(step) for _, step in steps])
         if not may_index and not self._session.is_transaction:
-            self.index.repair_missing()  # the maintenance may have ended before the space was there
+            self.index.repair_missing()  # the maintenance may have ended before the space was created
         return rows
 
     def _space_statements(self, choice: Choice, dimension: int, preset: str) -> list[_CheckedStatement]:
-        """Create the space, if it is new; and have no vector stored if the namespace has those of another dimension."""
+        """Return statements that create a new space, and fail if the namespace has vectors of another dimension."""
         space = choice.space
         values = {"model": space.model, "space": space.token, "dimension": dimension}
         admit = sql.ADMIT.bind(1, namespace=self._session.namespace, **values)
@@ -455,9 +456,9 @@ class EmbeddingRepository(Repository):
     def _vector_statements(
         self, group: list[_NewVector], space: VectorSpace, mode: _WriteMode
     ) -> list[_CheckedStatement]:
-        """The vectors that are not there yet, whose they are, and what follows from `mode`.
+        """Return the statements that insert new vectors, assign them to owners, and apply `mode`.
 
-        Two vectors that are not in the index yet enter it with each call: so it catches up.
+        Each call also adds two pending vectors to the index, so that it catches up.
         """
         owner_type, statements, rows = group[0].owner_type, sql.of(space), _rows_as_json(group)
         digests = b"".join(digest(entry.vector) for entry in group)
@@ -534,7 +535,7 @@ class _NewVector:
 
 
 _CheckedStatement = tuple[str | list[_NewVector], BatchStep]
-"""A step, and what is wrong if it changes another number of rows: the space of a model, or the owners of a group."""
+"""A statement, and the cause of failure if it changes another number of rows: a model's space, or a group's owners."""
 
 
 def _digest_of(text: str) -> str:
@@ -578,7 +579,7 @@ def _transactions(entries: list[_NewVector], most_bytes: int = _TRANSACTION_BYTE
 
 
 def _batches(entries: Iterable[_NewVector]) -> list[list[_NewVector]]:
-    """Group vectors by model and owner type, as many together as one value may hold."""
+    """Group vectors by model and owner type, in chunks that fit into one bound value."""
     kinds: dict[tuple[str, str], list[_NewVector]] = {}
     for entry in entries:
         kinds.setdefault((entry.model, entry.owner_type), []).append(entry)
@@ -616,7 +617,7 @@ def _embedding_from_row(row: Sequence[Any]) -> Embedding:
 def _revalidated(embedding: Embedding) -> Embedding:
     if type(embedding) is not Embedding:
         raise ValidationError("embeddings", "must be an Embedding", embedding)
-    return Embedding(**embedding.__dict__)  # it can be made or changed past its validation
+    return Embedding(**embedding.__dict__)  # pydantic allows changes without validation
 
 
 def _identity(embedding: Embedding) -> tuple[str, str, str]:

@@ -122,25 +122,25 @@ class EpisodeRepository(Repository):
 
     @operation
     def save(self, episode: Episode) -> Episode:
-        """Insert or update by id, and return what is stored, with its new version.
+        """Insert or update an episode by its ID, and return the stored episode with its new version.
 
-        The steps that the episode carries are written, and none is removed: a step is removed by `steps.delete`. Steps
-        that the episode carries may change places. `created_at` and `archived_at` stay. To save a new episode (version
-        0) again is harmless if it is stored as it is; it stores again one that was deleted by `delete`, but none that
-        was erased by `forget`, retention or eviction.
+        Writes the steps that the episode carries and removes none; use `steps.delete` for that. Steps may exchange
+        their numbers. `created_at` and `archived_at` do not change. Saving the same new episode (version 0) twice
+        stores it once. An episode that was removed by `delete` can be saved again; one that was erased by `forget`,
+        retention or eviction cannot.
 
         Raises:
-            ConflictError: the stored version is another than `episode.version`; it is of another episode, which was
-                stored under the id after this one was deleted; or a step that it does not carry has the id or number of
-                one that it does.
-            ValidationError: a limit is broken, something would not be read back equal, two steps have one id or number,
-                it ends before it starts (unless it is stored with these times), or it is new and was erased.
+            ConflictError: The stored version differs from `episode.version`; the ID was reused for another episode
+                after this one was deleted; or a stored step that the episode does not carry has the ID or number of one
+                that it carries.
+            ValidationError: A limit is exceeded, a value would not be read back equal, two steps have one ID or number,
+                the episode ends before it starts (unless it is stored with these times), or it is new and was erased.
         """
         return self.save_many([episode])[0]
 
     @operation
     def save_many(self, episodes: Sequence[Episode]) -> list[Episode]:
-        """Save all of them or none, as `save` does."""
+        """Save episodes atomically; see `save`."""
         encoded = self._encode_all(episodes)
         self._reject_reversed_times([episode for _, episode in encoded])
         # After a conflict all of them are compared again: one that was stored a moment ago may be deleted since.
@@ -175,7 +175,7 @@ class EpisodeRepository(Repository):
 
     @operation
     def erased_among(self, episode_ids: Iterable[UUID | str]) -> set[UUID]:
-        """Those that were erased by `forget`, retention or eviction, so that no copy of them is stored again."""
+        """Return the IDs that were erased by `forget`, retention or eviction: copies of these episodes are refused."""
         ids = [UUID(as_id(one, "episode_ids")) for one in to_list(episode_ids, "episode_ids")]
         return tombstoned_among(self._session, ids)
 
@@ -238,7 +238,7 @@ class EpisodeRepository(Repository):
             completed_at: An aware datetime; now by default.
 
         Returns:
-            The whole episode.
+            The complete episode.
 
         Raises:
             NotFoundError: The episode does not exist.
@@ -280,25 +280,27 @@ class EpisodeRepository(Repository):
 
     @operation
     def archive(self, episode_id: UUID | str) -> Episode:
-        """Put it away: queries leave it out unless they ask. To archive again changes nothing.
+        """Archive the episode. Idempotent.
+
+        Archived episodes are excluded from queries unless `archived` is True or None.
 
         Raises:
-            NotFoundError: there is no such episode.
+            NotFoundError: The episode does not exist.
         """
         return self._update(episode_id, sql.ARCHIVE, now=to_micros(self._session.now()))
 
     @operation
     def restore(self, episode_id: UUID | str) -> Episode:
-        """Take it back from the archive.
+        """Restore the episode from the archive. Idempotent.
 
         Raises:
-            NotFoundError: there is no such episode.
+            NotFoundError: The episode does not exist.
         """
         return self._update(episode_id, sql.RESTORE)
 
     @operation
     def delete(self, episode_id: UUID | str) -> bool:
-        """Delete it with its steps, embeddings and places. Whether it was there."""
+        """Delete the episode with its steps, embeddings and spatiotemporal entries. Returns whether it existed."""
         return bool(self._session.write([sql.DELETE.bind(namespace=self._session.namespace, id=as_id(episode_id))]))
 
     @operation
@@ -340,14 +342,14 @@ class EpisodeRepository(Repository):
 
     @operation
     def resolve_id(self, prefix: UUID | str) -> UUID:
-        """Return the id of the one episode whose id begins with a prefix: what `short_ids` gives, or more.
+        """Return the only ID that begins with a prefix, as returned by `short_ids`.
 
         Args:
-            prefix: an id, or at least its first 4 hexadecimal digits, with or without hyphens.
+            prefix: An ID, or at least its first 4 hexadecimal digits, with or without hyphens.
 
         Raises:
-            NotFoundError: no id in this namespace begins so.
-            ValidationError: it is no beginning of an id; or several ids begin so, and the message lists them.
+            NotFoundError: No ID in this namespace begins with the prefix.
+            ValidationError: It is not a prefix of a UUID; or several IDs begin with it, and the message lists them.
         """
         text = as_prefix(prefix)
         step = sql.IDS_WITH_PREFIX.bind(
@@ -508,7 +510,7 @@ class EpisodeRepository(Repository):
         was_large = True  # the page before this list may have been
         while ids:
             rows = self._session.read(statement.bind(ids=ids_as_json(ids[:size]), **values), shrinks=was_large)
-            # Those that did not fit, by their place among the ids, are on the next page.
+            # Episodes that did not fit are on the next page, identified by their position in the list.
             fitting = min((row[0] for row in rows if row[2] == 0 and row[3] is None), default=size)
             ids, was_large = ids[fitting:], fitting < size
             episodes = draining(page_from_rows(rows, size, None, descending=False, on_corrupt=on_corrupt).items)
@@ -517,7 +519,7 @@ class EpisodeRepository(Repository):
 
     @operation
     def count(self, **filters: Unpack[EpisodeFilters]) -> int:
-        """How many episodes there are for which all filters hold."""
+        """Count the episodes that pass all filters."""
         where, values = conditions(EpisodeFilter(**filters), "episode")
         rows = self._session.read(sql.count(where).bind(namespace=self._session.namespace, **values))
         return int(rows[0][0])
@@ -807,7 +809,7 @@ class EpisodeRepository(Repository):
             if error.index != 1:
                 raise
             raise NotFoundError("episode", episode_id) from error
-        if not rows:  # the answer was lost, and before it was read again, another writer has deleted it
+        if not rows:  # a concurrent writer deleted the row between the unacknowledged write and the read
             raise NotFoundError("episode", episode_id)
         return episode_from_rows(rows)
 
@@ -821,7 +823,7 @@ class EpisodeRepository(Repository):
             return int(number)
         if self.find(values["episode_id"], steps=False) is None:
             raise NotFoundError("episode", values["episode_id"])
-        if conflict is not None:  # the step, or the lack of an episode, is gone since
+        if conflict is not None:  # the cause of the refusal no longer exists: another writer has removed it
             raise conflict
         raise ValidationError("steps", f"at most {limit:,} steps", limit + 1, setting="limits.steps_per_episode")
 

@@ -31,8 +31,8 @@ from memory_storage.sql.paging import Cursor, page
 from memory_storage.sql.session import Row
 from memory_storage.sql.validation import size
 
-_NO_NUMBER = '"step_number":null'  # its first place in a document is that of the field: only the id stands before it
-_STEP_NUMBER = 2 + N_FACT_COLUMNS  # where a row of a search begins to be that of an episode, or of a step
+_NO_NUMBER = '"step_number":null'  # the first occurrence in a document is the field itself: only the id precedes it
+_STEP_NUMBER = 2 + N_FACT_COLUMNS  # the index at which the columns of the episode or step begin in a row of a search
 
 
 def episode_from_rows(rows: Sequence[Row]) -> Episode:

@@ -1,4 +1,4 @@
-"""The statements of the episode repository. `documents` is a JSON array of whole episodes, steps and all."""
+"""The statements of the episode repository. `documents` is a JSON array of complete episodes, including their steps."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _IMPORTED = {
     "archived_at": micros("(given.value ->> '$.archived_at')"),
     **HEAD_COLUMNS,
 }
-# The output stands beside the document: it may be large, and full-text search reads it without parsing JSON.
+# The output has a column of its own: it may be large, and full-text search reads it without parsing JSON.
 STEP_COLUMNS = {
     "namespace": ":namespace",
     "episode_id": "given.id",
@@ -88,7 +88,7 @@ HEAD_ROW = "0, e.id, e.document, e.version, e.created_at, e.updated_at, e.archiv
 _ROW_COLUMNS = 7  # columns
 STEP_ROW = "s.step_number, s.id, s.document, s.output, NULL, NULL, NULL"
 
-# A new episode that is stored already is not written: the row count tells.
+# A new episode that is stored already is not written, which the row count shows.
 SAVE_NEW = SqlTemplate(f"""
 INSERT INTO episodes ({columns(_SAVED)})
 SELECT {values(_SAVED)}
@@ -108,7 +108,7 @@ ON CONFLICT (namespace, id) DO UPDATE SET {upsert_assignments(_SAVED, "namespace
 WHERE episodes.version = excluded.version - 1
 """)
 
-# Rows that exist are left alone; the row count tells how many were skipped, and only then they are looked up.
+# Existing rows are not changed; the row count shows how many were skipped, and only then they are looked up.
 IMPORT = SqlTemplate(f"""
 INSERT INTO episodes ({columns(_IMPORTED)})
 SELECT {values(_IMPORTED)}
@@ -152,7 +152,7 @@ WHERE namespace = :namespace AND (episode_id, id) IN (
     SELECT given.id, step.value ->> '$.id' FROM given, json_each(given.steps) AS step)
 """)
 
-# The beginning of a description is enough to tell what a task is about.
+# Enough of a description to show what the task is about.
 TASKS = SqlTemplate("""
 SELECT id, substr(document ->> '$.task_description', 1, 1000) FROM episodes
 WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
@@ -245,7 +245,7 @@ SELECT page.sort_key, page.seq, {STEP_ROW} FROM page CROSS JOIN episodes AS e ON
 
 @lru_cache(maxsize=256)
 def query(conditions: Conditions, order: str, *, with_steps: bool) -> SqlTemplate:
-    """A page: the sort key and `seq` of each episode, then its row and those of its steps, in any order."""
+    """Return the statement of a page: rows of sort key, `seq`, and the columns of an episode or step, in any order."""
     return SqlTemplate(f"""
 WITH page AS MATERIALIZED (
     SELECT seq, started_at AS sort_key FROM episodes WHERE {" AND ".join(("namespace = :namespace", *conditions))}
@@ -257,14 +257,14 @@ SELECT page.sort_key, page.seq, {HEAD_ROW} FROM page CROSS JOIN episodes AS e ON
 
 @lru_cache(maxsize=256)
 def ids(conditions: Conditions, order: str) -> SqlTemplate:
-    """The ids of all of them, in order."""
+    """Return the statement that lists the ids of all episodes of a query, in order."""
     where = " AND ".join(("namespace = :namespace", *conditions))
     return SqlTemplate(f"SELECT id FROM episodes WHERE {where} ORDER BY {order}")
 
 
 @lru_cache(maxsize=256)
 def page_of_ids(conditions: Conditions, *, with_steps: bool) -> SqlTemplate:
-    """Those of `ids` for which the conditions hold: the place among them and `seq`, then as for `next_ones`."""
+    """Return the statement for those of `ids` that pass: position in `ids`, `seq`, then as `next_ones`."""
     where = " AND ".join(("true", *conditions))
     candidates = f"""SELECT e.seq, ids.key AS sort_key
     FROM json_each(:ids) AS ids CROSS JOIN episodes AS e ON e.namespace = :namespace AND e.id = ids.value
@@ -297,7 +297,7 @@ FROM page LEFT JOIN episodes AS e ON page.fits AND e.seq = page.seq
 
 @lru_cache(maxsize=256)
 def search(query: Search, *, with_steps: bool) -> SqlTemplate:
-    """The hits: score, `seq` and the facts of each, then its row and those of its steps, in any order."""
+    """Return the statement of a search: rows of score, `seq`, facts, and columns of an episode or step."""
     if not with_steps:
         return SqlTemplate(f"""
 {query.common_tables()}
@@ -318,5 +318,5 @@ WHERE NOT of_step OR s.id IS NOT NULL
 
 @lru_cache(maxsize=256)
 def count(conditions: Conditions) -> SqlTemplate:
-    """How many there are."""
+    """Return the statement that counts episodes."""
     return SqlTemplate(f"SELECT count(*) FROM episodes WHERE {' AND '.join(('namespace = :namespace', *conditions))}")

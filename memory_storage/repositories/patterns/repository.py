@@ -99,24 +99,24 @@ class PatternRepository(Repository):
 
     @operation
     def save(self, pattern: P) -> P:
-        """Insert or update by id, and return what is stored, with its new version.
+        """Insert or update a pattern by its ID, and return the stored pattern with its new version.
 
-        `effectiveness` is written once, with a new pattern; from then on only `record_*` and `merge` change it.
+        `effectiveness` is written with a new pattern only; afterwards `record_*` and `merge` change it.
 
-        A new pattern (version 0) may have the id of one that was deleted by `delete`, but of none that was erased by
-        `forget`.
+        A pattern that was removed by `delete` can be saved again as a new one (version 0); one that was erased by
+        `forget` cannot.
 
         Raises:
-            ConflictError: the stored version is another than `pattern.version`, or is of another pattern, which was
-                stored under the id after this one was deleted.
-            ValidationError: a limit is broken, something would not be read back equal, an episode is named twice in the
-                evidence (unless it is stored with this evidence), or the pattern is new and was erased.
+            ConflictError: The stored version differs from `pattern.version`, or the ID was reused for another pattern
+                after this one was deleted.
+            ValidationError: A limit is exceeded, a value would not be read back equal, the evidence names an episode
+                twice (unless it is stored with this evidence), or the pattern is new and was erased.
         """
         return self.save_many([pattern])[0]
 
     @operation
     def save_many(self, patterns: Sequence[P]) -> list[P]:
-        """Save all of them or none, as `save` does."""
+        """Save patterns atomically; see `save`."""
         encoded = self._encode_all(patterns)
         self._reject_repeated_evidence([pattern for _, pattern in encoded])
         saved = retry_on_row_conflict(
@@ -149,16 +149,16 @@ class PatternRepository(Repository):
 
     @operation
     def erased_among(self, pattern_ids: Iterable[UUID | str]) -> set[UUID]:
-        """Those that were erased by `forget`, so that no copy of them is stored again."""
+        """Return the IDs that were erased by `forget`: copies of these patterns are refused."""
         ids = [UUID(as_id(one, "pattern_ids")) for one in to_list(pattern_ids, "pattern_ids")]
         return tombstoned_among(self._session, ids)
 
     @operation
     def record_retrieval(self, pattern_ids: UUID | str | Iterable[UUID | str]) -> None:
-        """Count that these patterns were looked up, each once.
+        """Count one retrieval of each of these patterns.
 
         Raises:
-            NotFoundError: one of them does not exist; none is counted.
+            NotFoundError: A pattern does not exist; nothing is counted.
         """
         ids = [pattern_ids] if isinstance(pattern_ids, UUID | str) else to_list(pattern_ids, "pattern_ids")
         texts = sorted({as_id(one, "pattern_ids") for one in ids})
@@ -170,12 +170,12 @@ class PatternRepository(Repository):
 
     @operation
     def record_application(self, pattern_id: UUID | str, *, success: bool, reward_delta: float = 0.0) -> None:
-        """Count that a pattern was applied. Counted by SQL, so that concurrent calls are all counted.
+        """Count an application of a pattern. Counted in SQL, so that concurrent calls are all counted.
 
         Args:
             pattern_id: The ID of the pattern.
             success: Whether it helped.
-            reward_delta: By how much the reward differed.
+            reward_delta: The change of the reward attributed to the pattern.
 
         Raises:
             NotFoundError: The pattern does not exist.
@@ -292,10 +292,10 @@ class PatternRepository(Repository):
 
     @operation
     def get(self, pattern_id: UUID | str) -> AnyPattern:
-        """The pattern.
+        """Return the pattern.
 
         Raises:
-            NotFoundError: there is no such pattern.
+            NotFoundError: The pattern does not exist.
         """
         pattern = self.find(pattern_id)
         if pattern is None:
@@ -304,7 +304,7 @@ class PatternRepository(Repository):
 
     @operation
     def find(self, pattern_id: UUID | str) -> AnyPattern | None:
-        """The pattern, or None."""
+        """Return the pattern, or None if it does not exist."""
         rows = self._session.read(sql.GET.bind(namespace=self._session.namespace, id=as_id(pattern_id)))
         return pattern_from_row(rows[0]) if rows else None
 
@@ -351,8 +351,8 @@ class PatternRepository(Repository):
         """Iterate over all patterns that pass the filters, the highest success rate first, in pages of 100 patterns or
         4 MB.
 
-        The order is fixed at the start: a pattern whose rate changes comes once, as it is when its page is read.
-        Patterns that are deleted in between are skipped.
+        The order is fixed at the start: a pattern whose rate changes is returned once, as stored when its page is read.
+        Patterns that are deleted before that are skipped.
 
         Args:
             on_corrupt: Called with the CorruptDataError of each row that cannot be decoded, which is then skipped and
@@ -381,14 +381,14 @@ class PatternRepository(Repository):
 
     @operation
     def count(self, **filters: Unpack[PatternFilters]) -> int:
-        """How many patterns there are for which all filters hold."""
+        """Count the patterns that pass all filters."""
         where, values = conditions(PatternFilter(**filters), "pattern")
         rows = self._session.read(sql.count(where).bind(namespace=self._session.namespace, **values))
         return int(rows[0][0])
 
     @operation
     def delete(self, pattern_id: UUID | str) -> bool:
-        """Delete it with its embeddings. Whether it was there."""
+        """Delete the pattern with its embeddings. Returns whether it existed."""
         return bool(self._session.write([sql.DELETE.bind(namespace=self._session.namespace, id=as_id(pattern_id))]))
 
     @operation
@@ -529,7 +529,7 @@ class PatternRepository(Repository):
             return []
         saved = {row[0]: pattern_from_row(row) for row in self._write(sql.SAVE, encoded)}
         missing = [pattern for _, pattern in encoded if str(pattern.id) not in saved]
-        if missing:  # the answer was lost, and before it was read again, another writer has deleted it
+        if missing:  # a concurrent writer deleted the row between the unacknowledged write and the read
             raise ConflictError("pattern", missing[0].id, expected=missing[0].version + 1, actual=None)
         return [saved[str(pattern.id)] for _, pattern in encoded]  # type: ignore[misc]
 
@@ -547,7 +547,7 @@ class PatternRepository(Repository):
             "evidence": list(evidence),
             "occurrence_count": sum(pattern.occurrence_count for pattern in both),
         }
-        # A few digits of the rate are missing; and another writer may have changed them since.
+        # The rate is rounded in the statement's result, and another writer may have changed the row since.
         merged_bytes = max(stored_bytes(both[0].model_copy(update=update)), self._most_bytes + 1)
         return too_large("", merged_bytes, limits, self._session.max_value_bytes)
 
@@ -598,7 +598,7 @@ class PatternRepository(Repository):
         new = [pattern for _, pattern in encoded if pattern.version == 0 or statement is sql.IMPORT]
         check = sql.CHECK_MINED.bind(0, namespace=namespace, ids=ids, now=now, most=self._most_bytes)
         changes = [
-            # A copy of one that was forgotten stays away; but it may be learned again, from others.
+            # A copy of an erased pattern is refused, but the pattern may be mined again from other episodes.
             *preamble(self._session, [] if statement is sql.UPSERT_MINED else [pattern.id for pattern in new]),
             *(
                 # Mining does not write a pattern that it finds unchanged: the count of rows says nothing then.

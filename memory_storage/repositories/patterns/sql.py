@@ -1,4 +1,4 @@
-"""The statements of the pattern repository. `documents` is a JSON array of whole patterns."""
+"""The statements of the pattern repository. `documents` is a JSON array of complete patterns."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ ON CONFLICT (namespace, id) DO UPDATE SET
 WHERE patterns.version = excluded.version - 1
 """)
 
-# Rows that exist are left alone; the row count tells how many were skipped.
+# Existing rows are not changed; the row count shows how many were skipped.
 IMPORT = SqlTemplate(f"""
 INSERT INTO patterns ({columns(_IMPORTED)})
 SELECT {values(_IMPORTED)}
@@ -121,7 +121,7 @@ _SUM = "CAST(patterns.{name} + other.{name} AS INTEGER)"
 _UNION = """(SELECT json_group_array(value) FROM (
         SELECT value FROM json_each(patterns.document, '$.{field}')
         UNION SELECT value FROM json_each(other.document, '$.{field}')))"""
-# Words that full-text search spells otherwise than the document; where a side has none, its tags are its words.
+# Words that the full-text index spells differently from the document; a side without any contributes its tags.
 _UNION_OF_WORDS = """(SELECT json_group_array(value) FROM (
         SELECT value FROM json_each(coalesce(patterns.words -> '$.tags', patterns.document -> '$.tags'))
         UNION SELECT value FROM json_each(coalesce(other.words -> '$.tags', other.document -> '$.tags'))))"""
@@ -174,7 +174,7 @@ DELETE_MERGED = SqlTemplate("DELETE FROM patterns WHERE namespace = :namespace A
 
 @lru_cache(maxsize=256)
 def query(conditions: Conditions, order: str) -> SqlTemplate:
-    """A page: the sort key and `seq` of each, then its columns."""
+    """Return the statement of a page: rows of sort key, `seq` and columns."""
     return SqlTemplate(f"""
 SELECT success_rate, seq, {_ROW} FROM patterns
 WHERE {" AND ".join(("namespace = :namespace", *conditions))} ORDER BY {order} LIMIT :limit
@@ -183,7 +183,7 @@ WHERE {" AND ".join(("namespace = :namespace", *conditions))} ORDER BY {order} L
 
 @lru_cache(maxsize=256)
 def page_with_index(conditions: Conditions) -> SqlTemplate:
-    """The id and the bytes of each of them, the best first; beside them the columns of those on the first page."""
+    """Return the statement that lists the id and size of each pattern, with the columns of those on the first page."""
     rows = f"""SELECT seq, id AS key, success_rate FROM patterns
     WHERE {" AND ".join(("namespace = :namespace", *conditions))}"""
     return SqlTemplate(f"""
@@ -195,7 +195,7 @@ ORDER BY page.number
 
 @lru_cache(maxsize=256)
 def search(query: Search) -> SqlTemplate:
-    """The hits: score, `seq` and the facts of each, then its columns."""
+    """Return the statement of a search: rows of score, `seq`, facts and columns."""
     return SqlTemplate(f"""
 {query.common_tables()}
 SELECT found.score, found.seq, {query.facts()}, {_ROW} FROM found CROSS JOIN patterns ON patterns.seq = found.seq
@@ -205,5 +205,5 @@ SELECT found.score, found.seq, {query.facts()}, {_ROW} FROM found CROSS JOIN pat
 
 @lru_cache(maxsize=256)
 def count(conditions: Conditions) -> SqlTemplate:
-    """How many there are."""
+    """Return the statement that counts patterns."""
     return SqlTemplate(f"SELECT count(*) FROM patterns WHERE {' AND '.join(('namespace = :namespace', *conditions))}")

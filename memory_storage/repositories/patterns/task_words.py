@@ -19,9 +19,9 @@ _STOP_WORDS = frozenset(
 
 
 def shared_words(tasks: Sequence[str]) -> list[str]:
-    """Return the words that at least two tasks, and a quarter of them, have: the most frequent first, at most 10.
+    """Return the words that occur in at least two and a quarter of the tasks, the most frequent first, at most 10.
 
-    A word of one task alone says nothing about the others, and must not be repeated where that task may be erased.
+    A word of a single task does not describe the others, and must not be copied out of an episode that may be erased.
     """
     counts: Counter[str] = Counter()
     for task in tasks:

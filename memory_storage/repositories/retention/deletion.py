@@ -20,13 +20,13 @@ from memory_storage.sql.session import Row, SessionProtocol
 from . import sql
 from .tombstones import digest_of
 
-_TARGET_SECONDS = 0.015  # seconds that a batch should hold the lock; the promise is 0.05
-_PAUSE_SECONDS = 0.012  # others look every 5 ms at most whether the lock is free
+_TARGET_SECONDS = 0.015  # target seconds that a batch holds the lock; the documented maximum is 0.05
+_PAUSE_SECONDS = 0.012  # waiting writers poll the lock at intervals of at most 5 ms
 _INITIAL_SIZE = 40
-_MIN_SIZE = 24  # less would save no time: to begin and to commit takes as long, and a busy machine is not faster for it
+_MIN_SIZE = 24  # smaller batches save nothing: BEGIN and COMMIT take as long
 _MAX_SIZE = 4_000
-_WINDOW = 4  # batches: what was slow once may be so again
-_SMALL_WEIGHT = 100  # is removed at once, whatever it takes
+_WINDOW = 4  # in batches; a slow batch may be followed by another
+_SMALL_WEIGHT = 100  # removed in one batch, however long that takes
 
 
 class BatchSizer:
@@ -47,7 +47,7 @@ class BatchSizer:
         """Finish a batch that held the lock since `locked_at` (database clock); pause for other writers."""
         whole = self._clock() - self._started_at
         held = whole if locked_at is None else self._clock() - locked_at
-        if not 0 <= held <= whole:  # a server has a clock of its own
+        if not 0 <= held <= whole:  # a server's clock may differ
             held = whole
         if weight:
             self._estimates.append(int(weight * _TARGET_SECONDS / max(held, 0.0005)))
@@ -134,7 +134,7 @@ class BatchDeleter:
 
     def _run_batch(self, batch: Sequence[Item], steps: Sequence[BatchStep]) -> set[str]:
         rows = self._write_measured(sum(item.weight for item in batch), steps)
-        # Rows without values: the answer was lost, and the write was done.
+        # Rows without values: the write was applied, and its acknowledgement is missing.
         removed = {row[0] for row in rows} if all(rows) else {item.id for item in batch}
         note_removed(removed)
         return removed

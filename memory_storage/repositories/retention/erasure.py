@@ -122,7 +122,7 @@ def erase_tombstoned(session: SessionProtocol, ids: Sequence[UUID]) -> ErasedRow
 
 
 def _no_pause(seconds: float) -> None:
-    """Continue at once."""
+    """Do not wait."""
 
 
 def _is_uuid(text: object) -> bool:
@@ -145,7 +145,7 @@ def _pages_of_patterns(session: SessionProtocol) -> Iterator[Sequence[str]]:
 def _remove_from_patterns(session: SessionProtocol, episode_id: str) -> tuple[int, int]:
     """Delete the patterns mined from an episode alone, and remove it from the evidence of the others.
 
-    What the others quote of tasks is removed, too: it may be words of this one.
+    Words of tasks in the other patterns' descriptions are removed too, as they may come from this episode.
     """
     values = {"namespace": session.namespace, "id": episode_id}
     for _ in range(SAVE_ATTEMPTS):
@@ -162,7 +162,7 @@ def _remove_from_patterns(session: SessionProtocol, episode_id: str) -> tuple[in
             if learned:
                 session.write(steps)
         except RowCountError:
-            continue  # another writer came between
+            continue  # a concurrent writer changed it
         note_removed(row[0] for row in learned)
         return len(alone), len(learned) - len(alone)
     raise UnavailableError("other writers keep changing the patterns of this episode: forget it again")
@@ -216,7 +216,7 @@ class _Quarantine:
         owners.update(self._ids("quarantined_steps", "CAST(episode_id AS TEXT) = ?", episode_id))
         # The document may be no JSON any more: it is searched as text.
         owners.update(self._ids("quarantined_patterns", "instr(CAST(document AS TEXT), ?)", episode_id))
-        ids = json.dumps(sorted(owners))  # what another program has written may be no UUID
+        ids = json.dumps(sorted(owners))  # another program may have written a string that is not a UUID
         conditions: dict[str, _BoundCondition] = {}
         for table, columns in self._tables.items():
             named = sorted(columns & {"id", "episode_id", "owner_id"})

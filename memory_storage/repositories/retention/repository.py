@@ -1,4 +1,4 @@
-"""The repository of retention: deletes or archives episodes by a policy. `erasure` erases single ones for good."""
+"""The repository of retention: deletes or archives episodes by a policy. `erasure` erases them from the file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class RetentionRepository(Repository):
-    """Retention in one namespace. Nothing goes by itself: call it when you like, or let a scheduler."""
+    """Retention in one namespace. Nothing is removed automatically: call `apply`, for example from a scheduler."""
 
     _operations = "retention"
 
@@ -66,21 +66,21 @@ class RetentionRepository(Repository):
     ) -> RetentionResult:
         """Remove (or archive) what a plan lists, or what the plan of a policy lists now.
 
-        Episodes are removed in batches that hold the write lock for about 15 ms, with pauses for other writers; a large
-        episode takes several batches, and is archived meanwhile. Each episode is checked again before it is removed:
+        Episodes are removed in batches that hold the write lock for about 15 ms, with pauses for other writers. A large
+        episode takes several batches, and is archived by the first. Each episode is checked again before it is removed:
         one that became protected is skipped. If it is interrupted, plan with the same policy and `now` again; the
         result is the same. Removed episodes have tombstones: see `MemoryStorage.forget`.
 
         Args:
             plan: The plan, or a policy.
-            progress: Called with the numbers of episodes done and in all.
+            progress: Called with the number of episodes done, and the total.
             sleep: Waits for some seconds between batches; for tests.
 
         Returns:
             The numbers of removed episodes and bytes, and the IDs of skipped ones.
 
         Raises:
-            MemoryStorageError: It is called in a transaction, which would hold the write lock all the time.
+            MemoryStorageError: Called in a transaction, which would hold the write lock throughout.
         """
         if self._session.is_transaction:
             raise MemoryStorageError("retention has short transactions of its own: call it on the storage")

@@ -23,7 +23,7 @@ _DATABASE_NOW = "CAST(unixepoch('subsec') * 1000000 AS INTEGER)"
 _OLDEST_FIRST = "OVER (PARTITION BY reason IS NULL AND NOT protected ORDER BY started_at, id"
 _ROWS_BEFORE = "ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING"
 
-# Erasure asks for no policy: every episode of the namespace, or one.
+# Erasure applies no policy: it selects every episode of the namespace, or one.
 _ERASABLE = f"SELECT e.id, 'forgotten', {_BYTES}, {_STEPS} FROM episodes AS e WHERE e.namespace = :namespace"
 ALL_EPISODES = SqlTemplate(f"{_ERASABLE} ORDER BY e.started_at, e.id")
 ONE_EPISODE = SqlTemplate(f"{_ERASABLE} AND e.id = :id")
@@ -39,7 +39,7 @@ def protected_sql(policy: RetentionPolicy) -> str:
     return " OR ".join(filter(None, conditions)) or "false"
 
 
-# The client's clock may be ahead by a day, which would delete a day too much: the earlier of both decides.
+# A client's clock that is a day ahead would delete a day too much: the earlier of both clocks decides.
 _EARLIER_CLOCK = f"CASE WHEN :age IS NULL THEN :before ELSE min(:before, {_DATABASE_NOW} - :age) END"
 
 
@@ -102,7 +102,7 @@ CROSS JOIN episodes AS e ON {matches} WHERE true ON CONFLICT DO NOTHING
         self.archive = SqlTemplate(f"""
 UPDATE episodes AS e SET archived_at = :now WHERE {which} AND e.archived_at IS NULL RETURNING id, unixepoch('subsec')
 """)
-        # One that is too large goes in parts. From here on it is out of the way, and will go, whatever comes between.
+        # An episode that is too large for one batch is deleted in parts. The mark makes any later run finish it.
         self.mark_unfinished = SqlTemplate(f"""
 INSERT INTO forgotten (digest, episode_seq) SELECT unhex(given.value ->> 1), e.seq FROM json_each(:items) AS given
 CROSS JOIN episodes AS e ON {matches} WHERE true ON CONFLICT (digest) DO UPDATE SET episode_seq = excluded.episode_seq
@@ -111,13 +111,13 @@ CROSS JOIN episodes AS e ON {matches} WHERE true ON CONFLICT (digest) DO UPDATE 
 
 # For episodes whose deletion has started, and for erasure.
 UNCONDITIONAL = DeletionStatements("true")
-# An episode that is deleted in parts is archived meanwhile, so that no query returns half of it.
+# An episode that is deleted in parts is archived first, so that no query returns half of it.
 ARCHIVE_TOMBSTONED = SqlTemplate("""
 UPDATE episodes SET archived_at = coalesce(archived_at, :now)
 WHERE seq = (SELECT episode_seq FROM forgotten WHERE digest = unhex(:digest)) RETURNING id, unixepoch('subsec')
 """)
 BYTES_PER_ROW = 2048
-"""Deleting a row costs about as much as deleting so much text."""
+"""Bytes of text that cost as much to delete as one row."""
 _WEIGHT = f"1 + (octet_length(document) + coalesce(octet_length(output), 0)) / {BYTES_PER_ROW}"
 # The last steps whose total weight is at most :batch_weight, and at least one. LIMIT bounds the window function.
 DELETE_LAST_STEPS = SqlTemplate(f"""
@@ -159,7 +159,7 @@ def values(policy: RetentionPolicy, before: int, tags: str) -> dict[str, Any]:
 MINED_TAG = "learned"
 """The tag of each pattern that is learned."""
 TASK_QUOTE = " (tasks: "
-"""What stands before the words of tasks in the description of a mined pattern, so that erasure finds them."""
+"""The separator before the words of tasks in the description of a mined pattern, by which erasure finds them."""
 _MENTIONS_EPISODE = """SELECT owner_seq FROM facets WHERE namespace = :namespace AND owner_type = 'pattern'
     AND name = 'evidence' AND value = :id"""
 _OTHER_EVIDENCE = "(SELECT value FROM json_each(p.document, '$.evidence') WHERE value <> :id)"
@@ -216,4 +216,4 @@ MERGE_WORDS = [
     SqlTemplate(f"INSERT INTO {table} ({table}) VALUES ('optimize')")
     for table in ("episodes_fts", "steps_fts", "patterns_fts")
 ]
-"""What makes the full-text indexes forget the words of rows that are gone: each segment of them is merged."""
+"""Statements that remove the words of deleted rows from the full-text indexes, by merging all their segments."""

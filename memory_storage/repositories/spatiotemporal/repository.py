@@ -41,43 +41,47 @@ _Encoded = tuple[str, Entry]
 
 @renamed_attributes(of="for_owner")
 class SpatiotemporalRepository(SpatialQueries[Entry]):
-    """The places and times of one namespace. `episodes` finds the episodes that they are of, in the same ways."""
+    """The spatiotemporal entries of one namespace. `episodes` has the same queries for the episodes that own them."""
 
     _operations = "spatiotemporal"
     _finds_episodes = False
 
     @cached_property
     def episodes(self) -> EpisodesByLocation:
-        """The episodes of what is found, each once, at its nearest, or newest, place: `episodes.near(...)`."""
+        """The same queries for episodes, like `episodes.near(...)`; each once, at its nearest or newest entry."""
         return EpisodesByLocation(self._session)
 
     @operation
     def put(self, entry: Entry) -> Entry:
-        """Insert or replace by id, and return what is stored.
+        """Insert or replace an entry by its ID, and return the stored entry.
 
         Raises:
-            NotFoundError: there is no such owner.
-            ConflictError: the id is another owner's.
+            NotFoundError: The owner does not exist.
+            ConflictError: An entry of another owner has this ID.
         """
         return self._put([self._encoded(entry)])[0]
 
     @operation
     def put_many(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Put all of them or none, as `put` does, in one round trip.
+        """Insert or replace entries atomically, in one round trip; see `put`.
 
-        Raises: see `put`; ValidationError if an id is given twice.
+        Raises:
+            NotFoundError: An owner does not exist.
+            ConflictError: An entry of another owner has one of the IDs.
+            ValidationError: An ID is given twice.
         """
         encoded = self._encoded_list(entries)
         return self._put(encoded) if encoded else []
 
     @operation
     def import_many(self, entries: Sequence[Entry]) -> int:
-        """Insert copies with the `created_at` they have; leave alone those whose id is there already.
+        """Insert copies with their `created_at`; existing entries (by ID) are not changed. Idempotent.
 
-        Gives the number of new ones. To do it again changes nothing.
+        Returns:
+            The number of new entries.
 
         Raises:
-            NotFoundError: one of them has no owner here. None is stored.
+            NotFoundError: The owner of an entry does not exist here. Nothing is stored.
         """
         encoded = self._encoded_list(entries)
 
@@ -96,10 +100,10 @@ class SpatiotemporalRepository(SpatialQueries[Entry]):
 
     @operation
     def get(self, entry_id: UUID | str) -> Entry:
-        """The entry.
+        """Return the entry.
 
         Raises:
-            NotFoundError: there is no such entry.
+            NotFoundError: The entry does not exist.
         """
         entry = self.find(entry_id)
         if entry is None:
@@ -108,7 +112,7 @@ class SpatiotemporalRepository(SpatialQueries[Entry]):
 
     @operation
     def find(self, entry_id: UUID | str) -> Entry | None:
-        """The entry, or None."""
+        """Return the entry, or None if it does not exist."""
         rows = self._session.read(sql.GET.bind(namespace=self._session.namespace, id=as_id(entry_id)))
         return _entry_from_row(rows[0]) if rows else None
 
@@ -244,7 +248,7 @@ class SpatiotemporalRepository(SpatialQueries[Entry]):
 
     @operation
     def iterate(self) -> Iterator[Entry]:
-        """Iterate over all of them by id, a page at a time: 100 of them, or about 4 MB."""
+        """Iterate over all entries by ID, in pages of 100 entries or about 4 MB."""
         values = {"namespace": self._session.namespace, "limit": ITERATE_PAGE + 1, "page_bytes": PAGE_BYTES}
 
         def read(after: str) -> tuple[Iterator[Entry], str | None]:
@@ -257,12 +261,12 @@ class SpatiotemporalRepository(SpatialQueries[Entry]):
 
     @operation
     def delete(self, entry_id: UUID | str) -> bool:
-        """Delete it. Whether it was there."""
+        """Delete the entry. Returns whether it existed."""
         return bool(self._session.write([sql.DELETE.bind(namespace=self._session.namespace, id=as_id(entry_id))]))
 
     @operation
     def count(self) -> int:
-        """How many there are."""
+        """Count the entries."""
         return int(self._session.read(sql.COUNT.bind(namespace=self._session.namespace))[0][0])
 
     def _by_seq(self, rows: Sequence[Row]) -> dict[int, Entry]:
@@ -279,7 +283,7 @@ class SpatiotemporalRepository(SpatialQueries[Entry]):
             entries = [entry for _, entry in new]
             self._reject_changed_owners(entries, error)
             self._reject_orphans(entries, error)
-            return new  # by now, another writer has removed what was in the way
+            return new  # another writer has removed the conflicting row since
 
         created = retry_on_row_conflict(write, encoded, rest, "changing these places")
         return [_with_created_at(entry, created) for _, entry in encoded]
@@ -331,10 +335,10 @@ class SpatiotemporalRepository(SpatialQueries[Entry]):
 
 
 class EpisodesByLocation(SpatialQueries[Episode]):
-    """The episodes of one namespace by where and when they, or their steps, happened. Each is found once.
+    """Queries for episodes by the place and time of their entries and of their steps' entries. Each is returned once.
 
-    An episode is as near as its nearest place; in the order of time it stands at its newest place, or at its oldest
-    one if the oldest come first.
+    The distance of an episode is that of its nearest entry. By time, it is ordered by its newest entry, or by its
+    oldest one with "oldest_first".
     """
 
     _operations = "spatiotemporal.episodes"
@@ -352,13 +356,15 @@ def _with_point(encoded: _Encoded) -> str:
     document, entry = encoded
     if entry.latitude is None or entry.longitude is None:
         return f"[{document}]"
-    # 18 digits are so near to the number that the engine does not take them for its neighbour.
+    # With 18 digits the engine does not misread the number as a neighbouring float.
     x, y, z = (f"{side:.18g}" for side in on_sphere(entry.latitude, entry.longitude))
     return f"[{document},{x},{y},{z}]"
 
 
 def _with_created_at(entry: Entry, created: dict[str, int]) -> Entry:
-    if str(entry.id) not in created:  # the answer was lost, and before it was read again, another writer deleted it
+    if (
+        str(entry.id) not in created
+    ):  # a concurrent writer deleted the row between the unacknowledged write and the read
         raise NotFoundError("place", entry.id)
     entry.__dict__["created_at"] = from_micros(created[str(entry.id)])
     return entry

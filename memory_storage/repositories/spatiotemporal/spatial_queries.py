@@ -1,4 +1,4 @@
-"""Queries by region and by time, for places or for their episodes."""
+"""Queries by region and by time, for spatiotemporal entries or for their episodes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _OF_EPISODE = Shape("e.", by_row=True)
 
 
 class SpatialQueries(Repository, Generic[T]):
-    """What both kinds of answers have in common."""
+    """The queries that entries and episodes have in common."""
 
     @operation
     def within(
@@ -107,7 +107,7 @@ class SpatialQueries(Repository, Generic[T]):
         rows = self._around(centre, farthest, size + 1, place, between, filters)
         read = self._in_order(rows, descending=place is not None and place.backwards)
         nearby = self._nearby(centre, read, rows)
-        # SQL looks a hair further than it must.
+        # SQL searches slightly beyond the radius: rounding must not lose an entry on the edge.
         inside = [(near, _position(row)) for near, row in zip(nearby, read, strict=True) if near.distance_m <= radius_m]
         return page([near for near, _ in inside[:size]], [where for _, where in inside], size, place)
 
@@ -231,7 +231,7 @@ class SpatialQueries(Repository, Generic[T]):
 
     @abstractmethod
     def _by_seq(self, rows: Sequence[Row]) -> dict[int, T]:
-        """What is in rows that begin with a key and `seq`."""
+        """Decode rows that begin with a key and `seq`."""
 
     def _by_time(
         self,
@@ -322,7 +322,7 @@ def interval_values(interval: Interval | None, field: str = "between") -> dict[s
 
 
 def _revalidated(kind: type[M], model: object, field: str) -> M:
-    """Return the model, validated again: it may have been changed past its validation."""
+    """Return the model, validated again: pydantic allows changes without validation."""
     if type(model) is not kind:
         raise ValidationError(field, f"must be a {kind.__name__}", model)
     try:

@@ -15,9 +15,9 @@ from .sql import ROW
 
 # Sorts before every stored time.
 TIMELESS = -FOREVER - 1
-"""The key of what has no moment: it comes before all that has one."""
+"""The sort key of entries without a time: they come first."""
 
-# Of the search for a circle: they distinguish 2 ** 11 circles.
+# Bisection steps of the search for a circle: they distinguish 2 ** 11 circles.
 _HALVINGS = 11
 # CROSS JOIN fixes the order of the loops: the R*Tree first, then the rows that it returns.
 _EPISODE = "CROSS JOIN episodes AS e ON e.seq = p.episode_seq"
@@ -35,7 +35,7 @@ _CHORD = "((p.x - :x) * (p.x - :x) + (p.y - :y) * (p.y - :y) + (p.z - :z) * (p.z
 
 @dataclass(frozen=True)
 class Branch:
-    """Some rows: `tables` has `p`, a place, and `e`, its episode; `before` has the common tables that it reads."""
+    """A FROM clause: `tables` joins `p`, an entry, and `e`, its episode; `before` has the CTEs that it reads."""
 
     tables: str
     conditions: Conditions
@@ -45,12 +45,12 @@ class Branch:
 
 @dataclass(frozen=True)
 class PageRequest:
-    """What of the rows is wanted, and in which order of their keys."""
+    """The columns to return, and the order of the keys."""
 
     filters: Conditions
-    descending: bool  # the order of the answer
-    backwards: bool  # it is read against that order
-    continued: bool  # from a place on
+    descending: bool  # the order of the result
+    backwards: bool  # whether rows are read in the opposite order
+    continued: bool  # whether it continues after a cursor
     finds_episodes: bool = False
 
     @property
@@ -71,12 +71,12 @@ class PageRequest:
         return "key DESC, seq DESC" if self.reads_descending else "key, seq"
 
 
-# Corners are bound one by one: as JSON, some numbers would be read as their neighbours.
+# Corners are bound one by one: in JSON, the engine would misread some decimals.
 _CORNERS = ("south", "north", "west", "east")
 
 
 def corner_values(corners: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Return the values of the boxes, bound as numbers: as JSON, some would be read as their neighbours."""
+    """Return the values of the boxes, bound as numbers: in JSON, the engine would misread some decimals."""
     return {
         f"{name}_{number}": value
         for number, box in enumerate(corners)
@@ -91,7 +91,7 @@ def _boxes(count: int) -> str:
 
 # The R*Tree has rounded positions: it preselects, and the columns decide.
 def in_boxes(count: int, *, in_time: bool) -> tuple[Branch, ...]:
-    """Places in one of `count` boxes. The R*Tree has rounded positions: the columns decide."""
+    """Return the source of entries in one of `count` boxes. The R*Tree rounds positions, so the columns decide."""
     tables = f"""boxes AS b CROSS JOIN spatiotemporal_rtree AS r
         ON r.min_latitude <= b.north + {_ROUNDING_DEGREES} AND r.max_latitude >= b.south - {_ROUNDING_DEGREES}
         AND r.min_longitude <= b.east + {_ROUNDING_DEGREES} AND r.max_longitude >= b.west - {_ROUNDING_DEGREES}
@@ -102,7 +102,7 @@ def in_boxes(count: int, *, in_time: bool) -> tuple[Branch, ...]:
 
 
 def starting_in() -> tuple[Branch, ...]:
-    """Places whose time begins and ends in the interval."""
+    """Return the source of entries that begin and end in the interval."""
     tables = f"spatiotemporal_index AS p {_EPISODE}"
     conditions = ("p.starts_at >= :span_from", "p.starts_at < :span_to", "p.until_at <= :span_to")
     return (Branch(tables, conditions, "p.starts_at"),)
@@ -110,7 +110,7 @@ def starting_in() -> tuple[Branch, ...]:
 
 # Two branches, each a range of an index: what starts in the interval, and what started before it and ends later.
 def overlapping() -> tuple[Branch, ...]:
-    """Entries whose time overlaps the interval: it starts within, or it started before and ends later."""
+    """Return the source of entries that overlap the interval: they start in it, or earlier and end later."""
     begun = ("p.starts_at >= :span_from", "p.starts_at < :span_to")
     tables = f"""spatiotemporal_spans AS r CROSS JOIN spatiotemporal_index AS p ON p.seq = r.seq {_EPISODE}"""
     tree = f"{_IN_NAMESPACE} AND r.min_at <= {scaled(':span_from')} AND r.max_at >= {scaled(':span_from')}"
@@ -121,13 +121,13 @@ def overlapping() -> tuple[Branch, ...]:
 
 
 def owned_by(*, in_time: bool) -> tuple[Branch, ...]:
-    """The places of one owner."""
+    """Return the source of the entries of one owner."""
     conditions = ("p.owner_type = :kind", "p.owner_id = :owner_id", *((_IN_TIME,) if in_time else ()))
     return (Branch("spatiotemporal_index AS p", conditions, _SORT_TIME),)
 
 
 def of_trajectory() -> tuple[Branch, ...]:
-    """The places of an episode and of its steps."""
+    """Return the source of the entries of an episode and of its steps."""
     tables = """episodes AS e CROSS JOIN spatiotemporal_index AS p
         ON p.episode_seq = e.seq"""
     return (Branch(tables, ("e.namespace = :namespace", "e.id = :episode_id"), _SORT_TIME),)
@@ -136,7 +136,7 @@ def of_trajectory() -> tuple[Branch, ...]:
 # The page is cut before rows are read: documents of other candidates are never loaded.
 @lru_cache(maxsize=256)
 def ordered(branches: tuple[Branch, ...], request: PageRequest) -> SqlTemplate:
-    """A page by time: the key and `seq` of each row, then the row, in any order."""
+    """Return the statement of a page by time: rows of key, `seq` and columns, in any order."""
     if request.finds_episodes:
         matches = " UNION ALL ".join(
             f"SELECT p.episode_seq AS seq, {branch.key} AS at FROM {branch.tables} WHERE {_where(branch, request)}"
@@ -157,11 +157,11 @@ def ordered(branches: tuple[Branch, ...], request: PageRequest) -> SqlTemplate:
 
 @lru_cache(maxsize=256)
 def around(request: PageRequest, *, in_time: bool) -> SqlTemplate:
-    """A page by the distance from a point: as `ordered`, with the position that is nearest.
+    """Return the statement of a page by distance from a point: as `ordered`, with the nearest position of each.
 
-    It looks for a circle that has enough, by halving, and reads no place that is farther: `levels` are circles, and
-    the numbers between theirs are circles between them. In between, a circle's box grows slower than in proportion, so
-    the box that is taken is never too small.
+    It bisects for the smallest circle with enough entries, and reads no entry outside of it. `levels` are circles;
+    numbers between two levels are circles between them. Between two levels the box of a circle grows less than
+    linearly, so the interpolated box is never too small.
     """
     inside = _candidates(request, in_time=in_time)
     select = "SELECT p.episode_seq AS seq, min" if request.finds_episodes else "SELECT p.seq AS seq, "
@@ -182,7 +182,7 @@ page AS MATERIALIZED (
 
 
 def _search(request: PageRequest, inside: str) -> str:
-    if request.backwards:  # what is nearer than a place, the farthest first: all of it
+    if request.backwards:  # backwards from a cursor: everything nearer, the farthest first
         return "reach (s) AS (SELECT CAST(:last AS REAL))"
     low, high = "iif(enough, low, middle)", "iif(enough, middle, high)"
     middle = f"(({low} + {high}) / 2)"
@@ -216,7 +216,7 @@ def _circle(at: str) -> str:
 
 
 def _candidates(request: PageRequest, *, in_time: bool) -> str:
-    # The box of a circle may go over the antimeridian: it is also looked for a turn further west and further east.
+    # The box of a circle may cross the antimeridian, so it is also searched shifted by 360 degrees west and east.
     turned = "SELECT 0.0 AS turn UNION ALL SELECT -360.0 UNION ALL SELECT 360.0"
     here = "(:longitude + turned.turn)"
     after = () if request.finds_episodes else request.after(_CHORD, "p.seq")

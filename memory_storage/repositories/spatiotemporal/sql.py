@@ -1,6 +1,6 @@
-"""The statements that write places, read those of one owner, and group episodes by time.
+"""The statements that write entries, read those of one owner, and group episodes by time.
 
-`entries` is JSON: [document, x, y, z]. The queries by place and time are in `spatial_sql`.
+`entries` is JSON: [document, x, y, z]. The queries by region and time are in `spatial_sql`.
 """
 
 from __future__ import annotations

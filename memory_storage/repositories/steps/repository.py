@@ -25,10 +25,10 @@ class StepRepository(Repository):
 
     @operation
     def get(self, step_id: UUID | str) -> Step:
-        """The step.
+        """Return the step.
 
         Raises:
-            NotFoundError: there is no such step.
+            NotFoundError: The step does not exist.
         """
         step = self.find(step_id)
         if step is None:
@@ -37,7 +37,7 @@ class StepRepository(Repository):
 
     @operation
     def find(self, step_id: UUID | str) -> Step | None:
-        """The step, or None."""
+        """Return the step, or None if it does not exist."""
         rows = self._session.read(sql.GET.bind(namespace=self._session.namespace, id=as_id(step_id)))
         return decode_steps(rows)[0] if rows else None
 
@@ -93,7 +93,7 @@ class StepRepository(Repository):
 
     @operation
     def iterate(self, episode_id: UUID | str) -> Iterator[Step]:
-        """Iterate over the steps of an episode in order, a page at a time: 100 of them, or about 4 MB."""
+        """Iterate over the steps of an episode in order, in pages of 100 steps or about 4 MB."""
         size = check_limit(None, self._session.limits)
         key = {"namespace": self._session.namespace, "episode_id": as_id(episode_id, "episode_id")}
 
@@ -112,7 +112,7 @@ class StepRepository(Repository):
 
     @operation
     def count(self, episode_id: UUID | str | None = None) -> int:
-        """How many steps an episode has; without one, how many the namespace has."""
+        """Count the steps of an episode, or of the namespace if none is given."""
         namespace = self._session.namespace
         if episode_id is None:
             statement = sql.COUNT_ALL.bind(namespace=namespace)
@@ -122,12 +122,12 @@ class StepRepository(Repository):
 
     @operation
     def delete(self, step_id: UUID | str) -> bool:
-        """Delete the step with its embeddings and places. The numbers of the other steps stay.
+        """Delete the step with its embeddings and spatiotemporal entries. Other steps keep their numbers.
 
         The version of the episode grows by one, so that a copy that still has the step is refused by `save`.
 
         Returns:
-            Whether the step was there.
+            Whether the step existed.
         """
         key = {"namespace": self._session.namespace, "id": as_id(step_id)}
         now = to_micros(self._session.now())
