@@ -149,7 +149,7 @@ def connect(
         OperationalError: the file cannot be opened.
     """
     # Wrap the secrets first: a traceback may show this frame.
-    auth_token, database = Credentials.of(auth_token), redacted(database)
+    auth_token, database = auth_token and Credentials.of(auth_token), redacted(database)
     encryption_key = EncryptionKey.of(encryption_key)
     if isinstance(database, str) and "://" in database:
         database = Server.parse(database)
@@ -157,7 +157,7 @@ def connect(
         from ._hrana import HranaTransport  # and with it urllib3, which files do without
 
         limits = Limits.checked(ca_file, timeout, max_response_bytes, base_url_hosts, max_concurrent_writes)
-        return Connection(HranaTransport(Client.of(database, auth_token, limits)))
+        return Connection(HranaTransport(Client.of(database, Credentials.of(auth_token), limits)))
     if durability not in _SYNCHRONOUS:
         raise ProgrammingError(f"durability must be 'full' or 'normal', not {durability!r}")
     pragmas = (*_PRAGMAS, f"synchronous = {_SYNCHRONOUS[durability]}") if configure else ()
