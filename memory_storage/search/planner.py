@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
-from memory_storage.embedders import Embedder
 from memory_storage.errors import CorruptDataError, SchemaError, UnavailableError, ValidationError
 from memory_storage.models import Hit, Hits
 from memory_storage.schema.spelling import readable
@@ -21,7 +20,6 @@ from memory_storage.sql.documents import to_micros
 from memory_storage.sql.filters import active_filters, compile_filters
 from memory_storage.sql.session import Row
 from memory_storage.sql.statement import SqlTemplate
-from memory_storage.sql.validation import embedder as as_embedder
 
 from .candidates import DISKANN, EXACT, HNSW, Source
 from .hnsw.index import HnswIndex, Neighbors
@@ -280,18 +278,6 @@ def find_hits(
         more = plan.hits(decode(run(session, statement, plan), plan.k))
         hits = Hits([*hits, *more], next_cursor=more.next_cursor, plan=hits.plan)
     return hits
-
-
-def embed_query(
-    text: Any, vector: Any, model: str | None, embedder: Embedder | None
-) -> tuple[str, Sequence[float] | None, str | None]:
-    """Return the text, vector and model of a search; the vector is the embedder's where only that is passed."""
-    if not isinstance(text, str):
-        raise ValidationError("text", "a string", text)
-    if embedder is None or vector is not None:
-        return text, vector, model
-    known = as_embedder("embedder", embedder)
-    return text, known.embed_query(text), model or known.model
 
 
 def _hit(row: Sequence[Any], item: T, *, has_vector: bool, explain: bool) -> Hit[T]:

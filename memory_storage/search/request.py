@@ -10,15 +10,17 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any, get_args
 
+from memory_storage.embedders import Embedder
 from memory_storage.errors import ValidationError
 from memory_storage.models import EpisodeFilter, PatternFilter, SearchMode
 from memory_storage.sql.fulltext import any_word
 from memory_storage.sql.validation import check_k, choice, flag, instance
+from memory_storage.sql.validation import embedder as as_embedder
 
 from .vectors import as_model_name, packed
 
@@ -99,6 +101,18 @@ class SearchRequest:
             derived["words"] = any_word(self.text) or '""'
         for name, value in derived.items():
             object.__setattr__(self, name, value)  # the dataclass is frozen for callers
+
+
+def embed_query(
+    text: Any, vector: Any, model: str | None, embedder: Embedder | None
+) -> tuple[str, Sequence[float] | None, str | None]:
+    """Return the text, vector and model of a search; the vector is the embedder's where only that is passed."""
+    if not isinstance(text, str):
+        raise ValidationError("text", "a string", text)
+    if embedder is None or vector is not None:
+        return text, vector, model
+    known = as_embedder("embedder", embedder)
+    return text, known.embed_query(text), model or known.model
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,8 +40,8 @@ from memory_storage.repositories.retention.tombstones import (
     tombstoned_among,
 )
 from memory_storage.repositories.steps import sql as steps_sql
-from memory_storage.search.planner import embed_query, find_hits
-from memory_storage.search.request import SearchRequest, Weights
+from memory_storage.search.planner import find_hits
+from memory_storage.search.request import SearchRequest, Weights, embed_query
 from memory_storage.search.session import SearchSession
 from memory_storage.search.statement import EPISODES
 from memory_storage.sql.documents import (

@@ -36,8 +36,8 @@ from memory_storage.repositories.retention.tombstones import (
     tombstoned_among,
 )
 from memory_storage.schema.words import with_words, words_of_pattern
-from memory_storage.search.planner import embed_query, find_hits
-from memory_storage.search.request import SearchRequest, Weights
+from memory_storage.search.planner import find_hits
+from memory_storage.search.request import SearchRequest, Weights, embed_query
 from memory_storage.search.session import SearchSession
 from memory_storage.search.statement import PATTERNS
 from memory_storage.sql.documents import (
