@@ -149,7 +149,9 @@ def _plan(
         values |= {"model": model, "space": space.token}
         initial = _initial_candidates(session, space, values, are_broad=filters.are_broad, has_words=has_words)
     if request.words is not None:
-        values |= {"words": request.words, **_weights(request.weights or Weights())}
+        weights = request.weights or Weights()
+        values |= {f"{name}_weight": float(getattr(weights, name)) for name in ("text", "vector", "recency", "reward")}
+        values |= {"words": request.words, "half_life": weights.half_life * DAY}
     search = Search(
         target,
         filters,
@@ -340,16 +342,6 @@ def _values_of(neighbors: Neighbors, shortlist: int | None = None) -> dict[str, 
         "mark": neighbors.mark,
         "candidate_count": neighbors.candidate_count,
         "neighbors": json.dumps(neighbors.seqs[:shortlist]),
-    }
-
-
-def _weights(weights: Weights) -> dict[str, Any]:
-    return {
-        "text_weight": float(weights.text),
-        "vector_weight": float(weights.vector),
-        "recency_weight": float(weights.recency),
-        "reward_weight": float(weights.reward),
-        "half_life": weights.half_life * DAY,
     }
 
 

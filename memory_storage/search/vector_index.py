@@ -242,7 +242,9 @@ class VectorIndex(Repository):
         while found.pending:
             after = self._more(space)
             if after.indexed <= found.indexed:
-                if not self._is_restored(Registered(space, after)):
+                # The table is small, or a scrub that was killed has lost the index, and it is created again, empty.
+                lost = not self._is_complete(Registered(space, after))
+                if not lost or not self._empty(space, preset_of(after.preset)):
                     break
                 after = self._reload(space).model
                 start, total = after.indexed, after.pending
@@ -361,10 +363,6 @@ class VectorIndex(Repository):
         if found.model.indexed:
             self._empty(found.space, preset_of(found.model.preset))
         return added
-
-    def _is_restored(self, found: Registered) -> bool:
-        """Return whether the index was lost, by a scrub that was killed, and has been created again, empty."""
-        return not self._is_complete(found) and self._empty(found.space, preset_of(found.model.preset))
 
     def _more(self, space: VectorSpace) -> EmbeddingModel:
         some = sql.of(space).index_some.bind(limit=_BATCH, space=space.token)

@@ -426,7 +426,7 @@ class HnswIndex:
             if ended or (not waiting and added - kept >= _SAVE_EVERY):
                 kept = added
                 if not waiting:
-                    self._replace_graph(graph, mark) if ended else self._save_partial(graph, mark)
+                    self._replace_graph(graph, mark) if ended else self._write(graph, mark, spare=True)
             if ended:
                 break
         self._unsaved += added
@@ -535,9 +535,6 @@ class HnswIndex:
             return
         self._write(graph, mark, spare=not self._is_rejected)
         self._unsaved, self._is_rejected = 0, False
-
-    def _save_partial(self, graph: Graph, mark: int) -> None:
-        self._write(graph, mark, spare=True)
 
     def _write(self, graph: Graph, mark: int, *, spare: bool) -> None:
         """Write the file, unless the database is being scrubbed, or the graph holds vectors that a scrub erased."""
