@@ -49,6 +49,7 @@ _STRESS = (
     "tests/cli/test_process.py",
     "tests/compliance/",
     "tests/durability/",
+    "tests/migrations/test_layouts.py",
     "tests/search/hnsw/test_histories.py",
     "tests/search/test_vector_index.py",
     "tests/server/test_faults.py",

@@ -267,6 +267,7 @@ def checkout(tmp_path: Path) -> Path:
     return directory
 
 
+@pytest.mark.slow
 def test_alembic_from_a_checkout_makes_the_same_schema(database: Path, expected: list[tuple[Any, ...]]):
     _alembic("-x", f"database={database}", "upgrade", "head")
     assert _schema_of(database) == expected
@@ -275,6 +276,7 @@ def test_alembic_from_a_checkout_makes_the_same_schema(database: Path, expected:
         assert_consistent(storage.engine)
 
 
+@pytest.mark.slow
 def test_alembic_makes_the_directory_and_prints_what_it_did(checkout: Path, expected: list[tuple[Any, ...]]):
     done = _run_alembic("upgrade", "head", cwd=checkout, LIBSQL_DATABASE_PATH="./data/memory.db")
     assert done.returncode == 0, done.stderr
@@ -289,6 +291,7 @@ def test_alembic_makes_the_directory_and_prints_what_it_did(checkout: Path, expe
     assert f"INFO already at {schema.HEAD}" in again.stderr
 
 
+@pytest.mark.slow
 def test_alembic_prints_each_downgrade(checkout: Path):
     where = {"LIBSQL_DATABASE_PATH": "./data/memory.db"}
     _alembic("upgrade", "head", cwd=checkout, **where)
@@ -298,6 +301,7 @@ def test_alembic_prints_each_downgrade(checkout: Path):
     assert newest.down_revision in _alembic("current", cwd=checkout, **where)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["upgrade head", "current"])
 def test_alembic_without_a_database_names_the_variables(checkout: Path, command: str):
     done = _run_alembic(*command.split(), cwd=checkout, LIBSQL_DATABASE_PATH="", TURSO_DATABASE_URL="")
@@ -308,6 +312,7 @@ def test_alembic_without_a_database_names_the_variables(checkout: Path, command:
         assert name in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["current", "downgrade base"])
 def test_alembic_makes_no_file_to_look_into(checkout: Path, command: str):
     done = _run_alembic(*command.split(), cwd=checkout, LIBSQL_DATABASE_PATH="./data/memory.db")
@@ -317,6 +322,7 @@ def test_alembic_makes_no_file_to_look_into(checkout: Path, command: str):
     assert not (checkout / "data").exists()
 
 
+@pytest.mark.slow
 def test_alembic_says_in_one_line_what_is_wrong_with_a_file(checkout: Path):
     engine = create_engine(f"libsql:///{checkout / 'theirs.db'}")
     with engine.begin() as connection:
@@ -350,16 +356,19 @@ def test_alembic_takes_the_database_from_the_environment(database: Path, expecte
     assert _schema_of(database) == expected
 
 
+@pytest.mark.slow
 def test_alembic_check_finds_nothing_to_do(database: Path):
     ms.MemoryStorage.open(database).close()
     assert "No new upgrade operations" in _alembic("check", LIBSQL_DATABASE_PATH=str(database))
 
 
+@pytest.mark.slow
 def test_alembic_prints_sql_without_any_database(checkout: Path):
     assert "CREATE TABLE episodes" in _alembic("upgrade", "head", "--sql", cwd=checkout)
     assert not (checkout / "data").exists()
 
 
+@pytest.mark.slow
 def test_alembic_prints_sql_that_makes_the_same_schema(database: Path, expected: list[tuple[Any, ...]]):
     script = _alembic("-x", f"database={database}", "upgrade", "head", "--sql")
     assert not database.exists()

@@ -102,6 +102,7 @@ class TestUpAndDown:
         _run("alembic", "-x", f"database={url}", "downgrade", "base")
         assert migrate.current(engine) is None
 
+    @pytest.mark.slow
     def test_the_packages_own_command(self, url: str, engine: Engine, expected: list[tuple[Any, ...]]):
         assert f"empty -> {schema.HEAD}" in _run("memory_storage", "upgrade", "--database", url)
         assert _schema(engine) == expected
@@ -115,6 +116,7 @@ class TestUpAndDown:
             settings.attributes["connection"] = connection
             commands.check(settings)
 
+    @pytest.mark.slow
     @on_both
     def test_the_printed_sql_makes_the_same_schema(self, url: str, engine: Engine, expected: list[tuple[Any, ...]]):
         script = _run("alembic", "-x", f"database={url}", "upgrade", "head", "--sql")
@@ -210,6 +212,7 @@ class TestAllOrNothing:
         assert _schema(behind) == expected
         behind.dispose()
 
+    @pytest.mark.slow
     @on_both
     def test_several_processes_at_once_do_it_once(self, url: str, engine: Engine, expected: list[tuple[Any, ...]]):
         code = "import sys, memory_storage as ms; ms.MemoryStorage.open(sys.argv[1]).close()"
