@@ -44,12 +44,14 @@ settings.load_profile("default")
 
 _SERVERS = {"sqld", "server", "migrated_server_url", "guarded", "libsql_server", "server_memory", "shared_url"}
 _ON_A_SERVER = {"server", "on_server"}  # parameters of fixtures
-_STRESS = (
+# Stress, real waits, and processes: slow by nature, all of a file.
+_SLOW = (
     "tests/chaos/",
     "tests/cli/test_process.py",
     "tests/compliance/",
     "tests/durability/",
     "tests/migrations/test_layouts.py",
+    "tests/report/test_distribution.py",
     "tests/search/hnsw/test_histories.py",
     "tests/search/test_vector_index.py",
     "tests/server/test_faults.py",
@@ -57,6 +59,10 @@ _STRESS = (
     "tests/server/test_replica.py",
     "tests/server/test_restarts.py",
     "tests/server/test_web_app.py",
+    "tests/stored/",
+    "tests/test_errors_asserted.py",
+    "tests/test_peak_memory.py",
+    "tests/testing/test_shared_server.py",
 )
 
 _FROM_OUTSIDE = ("TURSO_DATABASE_URL", "TURSO_AUTH_TOKEN", "LIBSQL_DATABASE_PATH")
@@ -106,7 +112,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "browser" in fixtures:
             item.add_marker(pytest.mark.browser)
             item.add_marker(pytest.mark.slow)
-        if item.nodeid.startswith(_STRESS) or (_test(item) in in_memory and _backend(item) != "memory"):
+        if item.nodeid.startswith(_SLOW) or (_test(item) in in_memory and _backend(item) != "memory"):
             item.add_marker(pytest.mark.slow)
 
 

@@ -260,6 +260,7 @@ def _watched(database: Path, work: str) -> tuple[int, set[str]]:
     return watch.created(), clear
 
 
+@pytest.mark.slow
 def test_nothing_of_an_encrypted_file_is_written_in_clear(encrypted, tmp_path):
     database = tmp_path / "memory.db"
     database.write_bytes(encrypted.read_bytes())

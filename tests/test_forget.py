@@ -131,6 +131,7 @@ def canary(database) -> Iterator[Callable[..., Canary]]:
         storage.close()
 
 
+@pytest.mark.slow
 def test_no_byte_of_an_erased_episode_remains_on_disk(canary, database):
     found = canary(EXACT_SCAN_MAX + 50)  # there is a vector index
     assert found.storage.embeddings.index.status()[0].indexed > EXACT_SCAN_MAX
@@ -341,6 +342,7 @@ def test_indexes_lost_by_a_kill_are_recreated_on_open(database):
         assert_consistent(storage.engine)
 
 
+@pytest.mark.slow
 def test_on_a_server_the_result_says_what_is_out_of_reach(migrated_server_url):
     with ms.MemoryStorage.open(migrated_server_url) as storage:
         found = Canary(storage, EXACT_SCAN_MAX + 20)

@@ -116,6 +116,7 @@ def test_text_that_vega_would_abort_on_is_drawn(memory):
     assert "x\ufffd\ufffd\ufffd\ufffdy" in render_svg(spec, "said \x00")
 
 
+@pytest.mark.slow
 def test_a_page_is_replaced_as_a_whole_or_stays(memory, tmp_path):
     report = collect(memory, episodes=0)
     file = write_page(report, tmp_path / "report.html")

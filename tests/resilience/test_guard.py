@@ -208,6 +208,7 @@ def test_ten_calls_at_once_wait_for_the_network_side_by_side(url: str, line: Pro
         assert taken(10) < 2 * taken(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outage", ["deaf", "dead"])
 def test_an_outage_sees_only_the_attempts_that_settings_allow(
     migrated_server_url: str, sqld: Sqld, outage: str, make_episode

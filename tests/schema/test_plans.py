@@ -108,6 +108,7 @@ def combinations(filters: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
         yield {name: chosen.choice(filters[name]) for name in names}
 
 
+@pytest.mark.slow
 def test_queries_for_episodes_scan_no_table(filled: ms.MemoryStorage):
     with spied(filled.engine) as batches:
         for number, filters in enumerate(combinations(EPISODE_FILTERS)):
