@@ -112,6 +112,9 @@ class DiskANN:
 
     def candidates(self, space: VectorSpace, depth: str) -> str:
         """Return the index's candidates, and the rows that are not indexed yet."""
+        # `strategy` is the outer loop: if it is 'exact', the index is not asked. The depth is never 0, with which
+        # vector_top_k() corrupts the memory of the engine, also of a server. INDEXED BY finds the pending rows without
+        # reading the others, each as long as its vector.
         return f"""
     SELECT t.id, 1 FROM strategy CROSS JOIN vector_top_k('{space.index}', {VECTOR}, {depth}) AS t
     WHERE strategy.strategy = 'index'
@@ -168,10 +171,12 @@ EXACT, DISKANN, HNSW = Exact(), DiskANN(), Hnsw()
 SOURCES: dict[str, Source] = {"exact": EXACT, "diskann": DISKANN, "hnsw": HNSW}
 
 
+# Any row tells: a write checks that all vectors of a namespace and model are in one space (see `vector_sql.ADMIT`).
 OWN_SPACE = "(SELECT space FROM embeddings WHERE namespace = :namespace AND model = :model LIMIT 1)"
 """SQL for the token of the vector space of a namespace and model; NULL if the namespace has no such vectors."""
 
 
 def last_seq(space: VectorSpace) -> str:
     """Return SQL for the highest row number ever assigned in a vector table. Numbers are never reused."""
+    # max(seq) of the table would fall when its last row is deleted.
     return f"coalesce((SELECT seq FROM sqlite_sequence WHERE name = '{space.table}'), 0)"

@@ -60,6 +60,8 @@ class SearchPlan:
         if attempt == "probe_exact" and self.memory:
             return self._with_index(self.memory, session)
         if attempt == "shortlist" and self.memory and self.neighbors:
+            # A floor, or the hits of earlier pages, may have left no row though enough passed the filters. That does
+            # not show that the shortlist is too short for this namespace.
             if not (self.search.has_floor or self.search.is_continued):
                 self.memory.record_shortlist_failure(session.namespace)
             return self._with_attempt("index_only", **_values_of(self.neighbors))
@@ -74,6 +76,7 @@ class SearchPlan:
         neighbors = memory.candidates(
             self.values["vector"], self.values["reach"], are_broad=False, began=session.started_at_monotonic
         )
+        # Without an in-process index the statement uses DiskANN's, if the database has one, or compares all.
         if neighbors is None:  # dropped since the probe
             return replace(self, search=replace(self.search, attempt="full", source=DISKANN))
         return replace(self._with_attempt("index_only", **_values_of(neighbors), mode="index"), neighbors=neighbors)
@@ -98,6 +101,7 @@ class SearchPlan:
     def _next(self, rows: Sequence[Row]) -> str | None:
         if len(rows) <= self.k:
             return None
+        # The row after the last hit is read only to tell that there is another page; it is not shown yet.
         cursor = self.position or SearchCursor(self.values["now"], rows[0][_LAST], ())
         return str(cursor.after(row[1] for row in rows[: self.k]))
 
@@ -143,6 +147,7 @@ def _plan(
     if request.packed is not None:
         depth = _DEPTH_PER_RESULT * k + len(shown)
         values |= {"vector": request.packed, "mode": request.mode, "depth": depth, "floor": request.min_similarity}
+        # Hits of earlier pages are found again and then left out, so `reach`, the rows that must pass, counts them.
         values |= {"reach": depth if has_words else len(shown) + k + 1}
         model = request.model or _only_model(session)
         space = NO_SPACE if model is None else session.spaces.guess(session.namespace, model)
@@ -195,9 +200,12 @@ def _attempted(
     try:
         rows, stored = _rows(session, statement, plan)
     except (SchemaError, ValidationError) as error:
+        # A space is guessed. No vector may ever have been stored by the model, so that its table is missing; or its
+        # first space belongs to other namespaces, and has another dimension.
         if space is None or not _is_about_space(error, space):
             raise
         own = session.spaces.look_up(session, space.model)
+        # The space is this namespace's and its table is missing: the database is damaged, and trying again cannot help.
         if own is not None and own.space == space and isinstance(error, SchemaError):
             raise
         return [], _in_space(session, plan, own)
@@ -205,6 +213,8 @@ def _attempted(
     if space is None or stored in (None, f"{space.token}:{dimension}"):
         return rows, None
     own = session.spaces.look_up(session, space.model)
+    # The statement saw vectors in another space, and they were deleted or replaced before this look: its rows, none or
+    # those of this space, are right.
     if own is None or (own.space, own.dimension) == (space, dimension):
         return rows, None
     return [], _in_space(session, plan, own)
@@ -235,6 +245,7 @@ def _rows(
     except CorruptDataError:
         if plan.values.get("mode", "exact") == "exact":
             raise
+        # The damage may be in the DiskANN index alone. An exact scan reads only the table, and reports damage there.
         return _rows(session, statement, replace(plan, values={**plan.values, "mode": "exact"}))
     rows = _notify_index([row for row in everything if row[0] is not None], session, plan)
     stored = next((row[_LAST] for row in everything if row[0] is None), None)
@@ -252,6 +263,7 @@ def _is_about_space(error: Exception, space: VectorSpace) -> bool:
 
 def _notify_index(rows: Sequence[Row], session: SearchSession, plan: SearchPlan) -> Sequence[Row]:
     """Return the rows, after notifying the in-process index of the state of its table that they report."""
+    # In a transaction the state may count rows that are rolled back later.
     if plan.memory and rows and not session.is_transaction:
         plan.memory.notify(*json.loads(rows[0][_STATE]))
     return rows
@@ -306,6 +318,7 @@ def _initial_candidates(
     if space == NO_SPACE:
         return InitialCandidates(attempt="none")
     if session.vector_index == "exact":
+        # There is no index to ask, also if the caller wants that.
         values["mode"] = "exact"
         return InitialCandidates(source=EXACT)
     if session.memory is None or session.vector_index != "hnsw":
@@ -330,6 +343,7 @@ def _initial_candidates(
 def _attempt(values: dict[str, Any], are_broad: bool, shortlist_failed: bool) -> Attempt:
     """Return the first attempt with an in-process index: the least that is likely to suffice is planned fastest."""
     is_deep, is_auto = values["reach"] > HNSW.max_k, values["mode"] == "auto"
+    # The statement compares all for so many rows (see `_strategy`), so it needs no probe.
     if is_auto and is_deep:
         return "full"
     if are_broad:

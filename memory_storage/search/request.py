@@ -128,6 +128,7 @@ class SearchCursor:
         return SearchCursor(self.now, self.last_seq, tuple(sorted({*self.shown, *seqs})))
 
     def __str__(self) -> str:
+        # Differences are small numbers that repeat, so they compress to a fraction of the row numbers.
         steps = [after - before for before, after in pairwise((0, *self.shown))]
         text = json.dumps([_VERSION, self.now, self.last_seq, steps], separators=(",", ":"))
         return base64.urlsafe_b64encode(zlib.compress(text.encode(), 9)).decode().rstrip("=")
@@ -160,6 +161,7 @@ def _similarity(value: Any) -> float | None:
 
 def _unpacked(packed: bytes) -> bytes:
     stream = zlib.decompressobj()
+    # A cursor comes from outside, and zlib may unpack to a thousand times its size.
     found = stream.decompress(packed, _MOST_BYTES)
     if not stream.eof or stream.unused_data:
         raise ValueError("too long, or cut")
@@ -169,6 +171,7 @@ def _unpacked(packed: bytes) -> bytes:
 def _cursor(parts: Any) -> SearchCursor:
     version, now, last_seq, steps = parts
     numbers = [version, now, last_seq, *steps]
+    # `type` rather than isinstance: JSON's true is an int to Python.
     if version != _VERSION or any(type(number) is not int or abs(number) >= 2**63 for number in numbers):
         raise ValueError("not a cursor of this version")
     shown = tuple(accumulate(steps))

@@ -359,6 +359,7 @@ class VectorIndex(Repository):
             if self._session.memory:
                 self._session.memory.of(found.space).drop()
             return added
+        # The new index is complete before the old one is emptied: an interruption leaves one to search.
         added = memory.catch_up(progress=progress)
         if found.model.indexed:
             self._empty(found.space, preset_of(found.model.preset))
@@ -366,6 +367,7 @@ class VectorIndex(Repository):
 
     def _more(self, space: VectorSpace) -> EmbeddingModel:
         some = sql.of(space).index_some.bind(limit=_BATCH, space=space.token)
+        # The counters come back with the write, in one round trip for each batch.
         rows = self._session.write([some, sql.MODEL.bind(space=space.token)])
         return as_registered(rows[0]).model
 
@@ -379,6 +381,7 @@ class VectorIndex(Repository):
     def _empty(self, space: VectorSpace, preset: Preset) -> bool:
         """Replace the index by an empty one; False if the file is under maintenance and nothing was changed."""
         emptied = [BatchStep(text) for text in space.empty_index(preset)]
+        # VACUUM damages vector indexes, so none is created while another process scrubs the file.
         with self._session.indexing() as may_index:
             if may_index:
                 self._session.write([*emptied, sql.EMPTIED.bind(space=space.token, preset=preset.name)])
@@ -388,6 +391,7 @@ class VectorIndex(Repository):
         """Set the number of candidates that a search keeps to suit the number of vectors."""
         index, wanted = space.index, preset_of(found.preset).search_among(found.indexed)
         for (metadata,) in self._session.read(sql.METADATA.bind(index=index)):
+            # The engine sets `search_l` when the index is created, empty. Another one would have to insert all vectors.
             changed = patch_search_l(metadata, wanted)
             if changed != metadata:
                 self._session.write([sql.SET_METADATA.bind(index=index, metadata=changed)])

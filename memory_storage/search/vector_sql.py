@@ -40,6 +40,7 @@ REGISTER = SqlTemplate("""
 INSERT INTO vector_models (token, name, dimension, metric, preset, created_at)
 VALUES (:space, :model, :dimension, 'cosine', :preset, :now) ON CONFLICT DO NOTHING
 """)
+# An UPDATE that changes nothing: its row count rolls the batch back, which the result of a SELECT could not.
 # Changes a row if the namespace has no vectors of the model in another space.
 ADMIT = SqlTemplate(f"""
 UPDATE vector_models SET dimension = dimension
@@ -62,6 +63,7 @@ EMPTIED = SqlTemplate("UPDATE vector_models SET removed = 0, preset = :preset WH
 # DiskANN stores the parameters of an index, among them the size of the candidate list, as a blob in a shadow table.
 METADATA = SqlTemplate("SELECT metadata FROM libsql_vector_meta_shadow WHERE name = :index")
 SET_METADATA = SqlTemplate("UPDATE libsql_vector_meta_shadow SET metadata = :metadata WHERE name = :index")
+# RETURNING tells whether there was one.
 DELETE = SqlTemplate(f"DELETE FROM embeddings WHERE {_ONE} RETURNING model")
 COUNT = SqlTemplate("SELECT count(*) FROM embeddings WHERE namespace = :namespace")
 COUNT_OF = SqlTemplate("SELECT count(*) FROM embeddings WHERE namespace = :namespace AND model = :model")

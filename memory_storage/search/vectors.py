@@ -34,6 +34,7 @@ def packed(vector: Any, field: str = "vector") -> bytes:
     Raises:
         ValidationError: not a sequence of numbers, empty or too long, NaN or infinite, or a norm out of range.
     """
+    # They can be iterated, but their items are no coordinates: bytes, keys, or members without an order.
     if isinstance(vector, str | bytes | bytearray | Mapping | Set):
         raise ValidationError(field, "a sequence of numbers", vector)
     try:
@@ -107,6 +108,7 @@ def choose_space(session: SessionProtocol, model: str, dimension: int) -> Choice
     for one in spaces:
         if one.is_own and one.dimension != dimension:
             raise wrong_dimension(model, one.dimension, dimension)
+    # Namespaces share the space of a dimension; the namespace's own one goes first.
     for one in sorted(spaces, key=lambda one: not one.is_own):
         if one.dimension == dimension:
             return Choice(one.space)
@@ -145,6 +147,7 @@ class KnownSpaces:
     def learn(self, namespace: str, space: VectorSpace) -> None:
         """Store the space of a namespace, replacing that of the same model."""
         key = namespace, space.model
+        # The first space is the guess for a namespace without an entry.
         if space.variant is None and key not in self._variants:
             return
         with self._lock:

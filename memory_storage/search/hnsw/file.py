@@ -92,6 +92,7 @@ class Sidecar:
             file.write(_PREFIX.pack(_MAGIC, len(encoded), digest.digest()))
             file.write(padded)
             file.write(data)
+            # Compared by the clock of the file system, which on a network is not this machine's.
             self._remove_stale_temp_files(os.fstat(file.fileno()).st_mtime)
 
     def _remove_stale_temp_files(self, now: float) -> None:
@@ -105,6 +106,7 @@ class Sidecar:
         """Return the header without validating the graph, to decide whether to replace the file; None if unreadable."""
         with suppress(OSError, ValueError, struct.error, TypeError), self.path.open("rb") as file:
             _, length, _ = _PREFIX.unpack(file.read(_PREFIX.size))
+            # A damaged length must not read the whole file. Headers have some kilobytes.
             if length < 1 << 24:
                 return _parse_header(file.read(length))
         return None

@@ -122,6 +122,7 @@ class Graph:
         if self.unreachable:
             others, vectors = self._unreachable_vectors = self._unreachable_vectors or self._load_unreachable()
             numbers = np.concatenate([numbers, others])
+            # The distances of usearch are 1 - cosine.
             distances = np.concatenate([distances, 1 - vectors @ (query / np.linalg.norm(query))])
             numbers = numbers[np.argsort(distances, kind="stable")]
         return list(dict.fromkeys(numbers.tolist()))
@@ -145,6 +146,7 @@ class Graph:
         return memoryview(self._index.save())
 
     def _copy(self) -> None:
+        # usearch cannot add to an index that only views a buffer.
         index = _empty(self.dimension)
         index.load(self._viewed)
         self._index, self._viewed = index, None

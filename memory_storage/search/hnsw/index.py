@@ -232,6 +232,8 @@ class HnswIndex:
             self._open()
         with self._lock:
             graph, mark = self._graph, self._mark
+            # A graph that was built after the transaction began lacks rows that were deleted since, which its snapshot
+            # still has. usearch must not add and search at once, so the lock is held during the search.
             if graph is None or len(vector) != 4 * graph.dimension or (began is not None and began < self._since):
                 return None
             enough, among, power = _BROAD if are_broad else _FILTERED
@@ -260,6 +262,7 @@ class HnswIndex:
         behind = last - self._mark
         if self._graph is None:
             self._sync_if_needed(vectors, wanted=vectors > self._indexes.exact_scan_max and not self._over_budget)
+        # Row numbers never fall: the file was replaced by an earlier state, such as a restored backup.
         elif behind < 0 or self._is_fragmented(vectors):
             self._sync_if_needed(vectors, wanted=True)
         else:
@@ -356,12 +359,14 @@ class HnswIndex:
 
     def _sync_if_needed(self, rows: int, *, wanted: bool) -> None:
         if not wanted or not self._work.acquire(blocking=False):
+            # No search waits for another one's sync: it compares the rows after the mark exactly.
             return  # another thread is syncing it
         try:
             if rows <= MAX_INLINE:
                 self._catch_up()
         finally:
             self._work.release()
+        # After the release, since the thread needs `_work` too.
         if rows > MAX_INLINE:
             self._start()
 
@@ -393,6 +398,7 @@ class HnswIndex:
         graph = self._graph
         if graph is None:
             return self._build(state, progress)
+        # Rows that were scrubbed from the database, maybe by another process, must not stay here or in the file.
         if rebuild or state.last < self._mark or self._is_fragmented(state.vectors) or self._has_erased_rows(graph):
             self._is_rejected = True  # the file is as stale
             return self._build(state, progress)
@@ -403,6 +409,7 @@ class HnswIndex:
         if state.vectors <= self._indexes.exact_scan_max:
             self._replace_graph(None, 0)
             return 0
+        # The version is read before the first row: so a VACUUM during the build is noticed before a file is written.
         graph, self._schema_version = Graph(state.dimension), self._read_schema_version()
         added = self._extend(graph, 0, state, progress, waiting=False)
         return 0 if self._indexes.stop.is_set() else added
@@ -414,6 +421,8 @@ class HnswIndex:
         while not self._indexes.stop.is_set():
             rows = self._read(self._sql.after.bind(mark=mark, limit=size))
             ended = len(rows) < size
+            # Numbers of deleted and rolled-back rows count as contained, else the index would always look behind. The
+            # state was read before the rows, so all rows up to `state.last` are among those that were read.
             mark = max(state.last, mark) if ended else mark
             mark = max(mark, rows[-1][0]) if rows else mark
             if waiting:
@@ -448,6 +457,7 @@ class HnswIndex:
         graph = self._graph
         if graph is None:
             return False
+        # Candidates whose rows were deleted drop out of the join, so more are requested in that proportion.
         self._oversampling = max(1.0, len(graph) / max(1, vectors))
         return len(graph) > (1 + MAX_REMOVED_RATIO) * vectors
 
@@ -473,6 +483,7 @@ class HnswIndex:
         with self._work:
             if self._is_opened:
                 return
+            # Also if the file is missing or rejected: a search must not read it again each time.
             self._is_opened = True
             if self._sidecar is None or not self._sidecar.path.exists():
                 return
@@ -480,6 +491,7 @@ class HnswIndex:
             try:
                 kept, graph = self._sidecar.read(self._space.model)
                 state = self._validate(kept, graph)
+            # A scrub of another process may delete it between the two calls.
             except FileNotFoundError:
                 return
             except (ValueError, OSError) as error:
@@ -514,6 +526,7 @@ class HnswIndex:
         if state is None or state.last < kept.mark or state.dimension != kept.dimension:
             raise ValueError("the file is of another database, or of another state of it")
         found = self._digests([seq for seq, _ in kept.fingerprints])
+        # A deleted row contradicts nothing. If all of them are gone from a table with vectors, that is another table.
         if any(found.get(seq, digest) != digest for seq, digest in kept.fingerprints) or not (
             found or not state.vectors
         ):
@@ -540,6 +553,7 @@ class HnswIndex:
         """Write the file, unless the database is being scrubbed, or the graph holds vectors that a scrub erased."""
         if self._sidecar is None:
             return
+        # A scrub deletes the files while it holds the lock: a file that is written meanwhile would keep erased vectors.
         with self._indexes.maintenance.shared() as may_write:
             if not may_write:
                 return
@@ -552,8 +566,10 @@ class HnswIndex:
 
     def _write_now(self, graph: Graph, mark: int, sidecar: Sidecar, *, spare: bool) -> None:
         there = sidecar.read_header()
+        # Another process has saved a state that is at least as new.
         if spare and there and there.model == self._space.model and there.mark >= mark:
             return
+        # Rows from all of the table tell another database; the last ones tell a copy that went its own way.
         numbers = graph.numbers()
         step = max(1, len(numbers) // _FINGERPRINTS)
         chosen: dict[int, Any] = self._digests(sorted({*numbers[::step], *numbers[-_FINGERPRINTS:]}))
@@ -562,5 +578,6 @@ class HnswIndex:
         kept = IndexHeader(self._space.model, graph.dimension, mark, self._generation, list(chosen.items()), *found)
         try:
             sidecar.write(graph, kept, self._indexes.mode())
+        # The index can be built again, so a full disk must not fail the search or the close that saves it.
         except OSError as error:
             _log.warning("the index file %s cannot be written: %s", sidecar.path.name, error)
