@@ -60,7 +60,7 @@ class Found:
         """The mean recall of the queries."""
         return float(np.mean(self.recalls))
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """Return recall and times as text."""
         p50, p95 = (milliseconds(float(np.quantile(self.seconds, q))) for q in (0.5, 0.95))
         return f"recall {self.recall:.3f}, p50 {p50}, p95 {p95}"
@@ -115,7 +115,7 @@ class Ours:
         return [
             _line("put_many, faster than with diskann", self.rate / diskann.rate, detail, at_least=20),
             _line("put_many and build, the same", count / (self.putting + self.building) / diskann.rate),
-            _line("KB a vector beside the rows", self.bytes / count / 1000, at_most=1.5),
+            _line("KB per vector in addition to the rows", self.bytes / count / 1000, at_most=1.5),
         ]
 
     def candidates(self, query: Array) -> set[int]:
@@ -197,7 +197,7 @@ def _searches(memory: Ours, data: Data) -> list[Line]:
             rounds[name].append([_seconds(partial(search, query)) for query in data.queries])
     times: Times = {name: [median(one) for one in zip(*taken, strict=True)] for name, taken in rounds.items()}
     return [
-        _line(f"{name}, {at}: by numpy's", _by(times, name, q), _told(times, name, q), **({} if q < 0.9 else bounds))
+        _line(f"{name}, {at}: by numpy's", _by(times, name, q), _detail(times, name, q), **({} if q < 0.9 else bounds))
         for name, bounds in (("candidates", {"at_most": 0.1}), ("similar_to", {"at_most": 0.25}))
         for at, q in (("p50", 0.5), ("p95", 0.95))
     ]
@@ -212,7 +212,7 @@ def _by(times: Times, name: str, q: float) -> float:
     return float(np.quantile(times[name], q) / np.quantile(times["numpy"], q))
 
 
-def _told(times: Times, name: str, q: float) -> str:
+def _detail(times: Times, name: str, q: float) -> str:
     return ", ".join(f"{one} {milliseconds(float(np.quantile(times[one], q)))}" for one in (name, "numpy"))
 
 
@@ -221,7 +221,10 @@ def _beside(memory: Ours, chroma: Chroma) -> list[Line]:
     return [
         _line("load, faster than chromadb", chroma.loading / ours, f"{ours:.1f} s, {chroma.loading:.1f} s", at_least=1),
         _line(
-            "disk beside rows, by chromadb's", memory.bytes / chroma.bytes, f"{memory.bytes / 1e6:.0f} MB", at_most=1
+            "disk space in addition to the rows, by chromadb's",
+            memory.bytes / chroma.bytes,
+            f"{memory.bytes / 1e6:.0f} MB",
+            at_most=1,
         ),
     ]
 
@@ -239,11 +242,11 @@ def _filtered(ways: dict[str, Way], data: Data, name: str) -> list[Line]:
                 hits = search(query, name=name)
                 found[way].seconds.append(time.perf_counter() - start)
                 found[way].recalls.append(len(numbers_of(hits) & wanted) / K)
-    lines = [_line(f"{name}: recall@10", found["hnsw"].recall, found["hnsw"].told(), at_least=0.98)]
+    lines = [_line(f"{name}: recall@10", found["hnsw"].recall, found["hnsw"].summary(), at_least=0.98)]
     if "chromadb" in found:
         other, ids, own = found["chromadb"], found["ids alone"], median(found["hnsw"].seconds)
-        lines.append(_line(f"{name}: faster than chromadb", median(other.seconds) / own, other.told(), at_least=1))
-        lines.append(_line(f"{name}: than its ids alone", median(ids.seconds) / own, ids.told()))
+        lines.append(_line(f"{name}: faster than chromadb", median(other.seconds) / own, other.summary(), at_least=1))
+        lines.append(_line(f"{name}: than its ids alone", median(ids.seconds) / own, ids.summary()))
         lines.append(_line(f"{name}: recall above chromadb's", found["hnsw"].recall - other.recall, at_least=0))
     return lines
 

@@ -165,11 +165,11 @@ def _measured(stored: Stored, *, short: bool) -> tuple[tuple[str, ...], list[Lin
     required = _FASTER if name == "balanced" and not short else 1
     lines = [
         _line(f"{name}: recall@10", recall, at_least=promised),
-        _line(f"{name}: search, faster than exact", ours[0], _told(times, "ours", "exact"), at_least=required),
+        _line(f"{name}: search, faster than exact", ours[0], _detail(times, "ours", "exact"), at_least=required),
         _line(
             f"{name}: bare SQL, faster than exact",
             bare[0],
-            _told(times, "bare index", "bare exact"),
+            _detail(times, "bare index", "bare exact"),
             at_least=required,
         ),
         _line(f"{name}: KB a vector", kilobytes, at_most=most),
@@ -214,7 +214,7 @@ def _faster(over: list[float], under: list[float]) -> tuple[float, float]:
     return p50, p95
 
 
-def _told(times: Times, *ways: str) -> str:
+def _detail(times: Times, *ways: str) -> str:
     return ", ".join(f"{way} {milliseconds(median(times[way]))}" for way in ways)
 
 
@@ -257,7 +257,7 @@ def _filtered(stored: Stored, name: str, filters: dict[str, Any], keep: Array, r
         recalls.append(len(hits & wanted) / len(hits))
         plans.add(found["ours"].plan)
     recall = float(np.mean(recalls))
-    detail = f"recall {recall:.3f}, by {' or '.join(sorted(plans))}; {_told(times, *times)}"
+    detail = f"recall {recall:.3f}, by {' or '.join(sorted(plans))}; {_detail(times, *times)}"
     slower = median(times["ours"]) / min(median(times["exact"]), median(times["index"]))
     return recall, _line(f"{_owned(stored)}, keeps {name}: slower", slower, detail, at_most=_SLOWEST)
 

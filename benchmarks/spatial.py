@@ -88,7 +88,7 @@ def run(*, short: bool) -> Report:
         start = time.perf_counter()
         for storage, count in zip(stores, (few, many), strict=True):
             _fill(storage, count)
-        made = f"{many:,} entries beside {few:,}, put in {time.perf_counter() - start:.0f} s"
+        made = f"{many:,} and {few:,} entries, inserted in {time.perf_counter() - start:.0f} s"
         lines = [line for name in SEARCHES for line in _measured(name, stores, queries, is_checked=not short)]
     return Report("Searches by region", lines, [made, *_NOTES])
 

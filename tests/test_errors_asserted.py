@@ -45,7 +45,7 @@ def _is_choice_of_codes(node: ast.AST) -> bool:
 def _tells(function: ast.FunctionDef, source: str) -> bool:
     """Whether a function compares the class itself, or gives the error to callers that do."""
     text = ast.get_source_segment(source, function) or ""
-    return any(told in text for told in TOLD)
+    return any(reported in text for reported in TOLD)
 
 
 def test_no_test_accepts_one_of_several_errors():

@@ -65,38 +65,40 @@ def test_acknowledged_writes_survive_random_faults_exactly_once(
             happened[fault.kind] += 1
         time.sleep(RECOVERY)
         crowd.stop()
-        told = ledger.read(crowd.ledgers)
+        acknowledged = ledger.read(crowd.ledgers)
     with capsys.disabled():
-        print(f"\nchaos: seed {SEED}, {dict(happened)}, {told.describe()}; refused for {told.reasons}")
-        print(f"       answering again after at most {max(_recoveries(faulty, told, begun), default=0):.2f} s")
+        print(f"\nchaos: seed {SEED}, {dict(happened)}, {acknowledged.describe()}; refused for {acknowledged.reasons}")
+        print(f"       answering again after at most {max(_recoveries(faulty, acknowledged, begun), default=0):.2f} s")
     settings = faulty.direct if isinstance(faulty, OnAServer) else world[2]
-    assert told.wrong == []
+    assert acknowledged.wrong == []
     with ms.MemoryStorage.open(settings) as storage:
-        _assert_the_store_is_what_was_told(storage, shared, told)
+        _assert_the_store_has_what_was_acknowledged(storage, shared, acknowledged)
         if isinstance(faulty, OnAFile):
             assert_consistent(storage.engine)
-    assert max(_recoveries(faulty, told, begun), default=0) < RECOVERY
+    assert max(_recoveries(faulty, acknowledged, begun), default=0) < RECOVERY
     for out, memory in crowd.reports:
         assert out == 0
         assert memory[-1] < memory[len(memory) // 3] + MORE_MEMORY
-    assert all(told.done.values())
+    assert all(acknowledged.done.values())
 
 
-def _recoveries(world: World, told: ledger.Told, begun: list[float]) -> list[float]:
+def _recoveries(world: World, acknowledged: ledger.Acknowledged, begun: list[float]) -> list[float]:
     """From each moment that the way was free again to the first write, without what a lock may have outlasted.
 
     But for those that the next fault came before.
     """
     found = []
     for back, locked in world.back:
-        first = min((moment for moment in told.successes if moment > back), default=float("inf"))
+        first = min((moment for moment in acknowledged.successes if moment > back), default=float("inf"))
         disturbed = min((moment for moment in begun if moment > back), default=float("inf"))
         if first < disturbed or disturbed > back + locked + RECOVERY:
             found.append(first - back - locked)
     return found
 
 
-def _assert_the_store_is_what_was_told(storage: ms.MemoryStorage, shared: Shared, told: ledger.Told) -> None:
+def _assert_the_store_has_what_was_acknowledged(
+    storage: ms.MemoryStorage, shared: Shared, acknowledged: ledger.Acknowledged
+) -> None:
     found = {episode.id: episode for episode in storage.episodes.iterate(task_type="testing")}
     steps = {"save": STEPS, "transact": TRANSACTED}
     there = {
@@ -108,8 +110,10 @@ def _assert_the_store_is_what_was_told(storage: ms.MemoryStorage, shared: Shared
     assert [step.step_number for step in appended] == list(range(1, len(appended) + 1))
     there["append"] = {step.id for step in appended}
     for kind, keys in there.items():
-        assert told.done[kind] <= keys, f"{kind}: lost {len(told.done[kind] - keys)}"
-        assert keys <= told.done[kind] | told.unknown[kind], f"{kind}: {len(keys & told.refused[kind])} were refused"
+        assert acknowledged.done[kind] <= keys, f"{kind}: lost {len(acknowledged.done[kind] - keys)}"
+        assert keys <= acknowledged.done[kind] | acknowledged.unknown[kind], (
+            f"{kind}: {len(keys & acknowledged.refused[kind])} were refused"
+        )
     counters = storage.patterns.get(shared.pattern).effectiveness
-    assert 0 <= counters.success_when_applied - len(told.done["apply"]) <= len(told.unknown["apply"])
+    assert 0 <= counters.success_when_applied - len(acknowledged.done["apply"]) <= len(acknowledged.unknown["apply"])
     assert counters.failure_when_applied == len(there["transact"])

@@ -4,8 +4,8 @@ An entry is the name of a test, the start of several names with a "*", or what t
 """
 
 _FOREIGN_KEYS = "its foreign key refers to a column that is not unique, and libSQL connections enforce foreign keys"
-_ATTACH = "it needs a second database beside the first, and the server refuses ATTACH"
-_LEVELS = "the server has one isolation level beside AUTOCOMMIT, and this needs two"
+_ATTACH = "it needs a second database, and the server refuses ATTACH"
+_LEVELS = "the server has one isolation level besides AUTOCOMMIT, and this needs two"
 
 CANNOT_PASS_ON_A_FILE: dict[str, str] = {
     "UnicodeSchemaTest::test_col_targeting": _FOREIGN_KEYS,

@@ -39,8 +39,8 @@ def _texts(episode: ms.Episode) -> list[set[str]]:
 
 def _text_of_step(step: ms.Step) -> set[str]:
     result = step.result
-    told = result.output if isinstance(result, ms.StepOk) else getattr(result, "message", "")
-    return words_of(step.tool, step.action, json.dumps(step.parameters), told)
+    reported = result.output if isinstance(result, ms.StepOk) else getattr(result, "message", "")
+    return words_of(step.tool, step.action, json.dumps(step.parameters), reported)
 
 
 def _has_text(episode: ms.Episode, text: str) -> bool:

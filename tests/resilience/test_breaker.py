@@ -93,7 +93,7 @@ TRANSITIONS = {
     "half open: who is cancelled gives his place back": ([ended(CANCELLED)], HALF, [], 1),
     "half open: then it opens for as long again": ([ended(OUTAGE), wait(59.9)], OPEN, [(HALF, OPEN)], 0),
     "half open: and then lets as many try": ([ended(OUTAGE), wait(60)], OPEN, [(HALF, OPEN)], 3),
-    "half open: who never says how it went is not waited for": ([half_opened, wait(60)], HALF, [], 3),
+    "half open: an abandoned trial is not waited for": ([half_opened, wait(60)], HALF, [], 3),
     "half open: but for a minute he is": ([half_opened, wait(59.9)], HALF, [], 0),
     "closed again: it counts from nothing": ([ended(None, None), calls(4, OUTAGE)], CLOSED, [(HALF, CLOSED)], 32),
     "closed again: and opens as before": (

@@ -187,12 +187,12 @@ def test_unreadable_hits_do_not_count_among_the_k(storage, search):
                     for one in best[:3]
                 ]
             )
-    told: list[ms.CorruptDataError] = []
-    hits = search(storage, k=2, on_corrupt=told.append)
+    reported: list[ms.CorruptDataError] = []
+    hits = search(storage, k=2, on_corrupt=reported.append)
     assert [hit.item.id for hit in hits] == best[3:5]
-    assert [error.id for error in told] == [str(one) for one in best[:3]]
-    assert len(search(storage, k=12, cursor=hits.next_cursor, on_corrupt=told.append)) == 3
-    assert len(told) == 3
+    assert [error.id for error in reported] == [str(one) for one in best[:3]]
+    assert len(search(storage, k=12, cursor=hits.next_cursor, on_corrupt=reported.append)) == 3
+    assert len(reported) == 3
 
 
 QUERIES: dict[str, Callable[..., ms.Page[Any]]] = {
@@ -216,14 +216,14 @@ def test_unreadable_rows_do_not_count_in_a_page(storage, query):
                 ]
             )
     readable = [one for one in ids if one not in bad]
-    told: list[ms.CorruptDataError] = []
-    pages = [query(storage, limit=2, on_corrupt=told.append)]
+    reported: list[ms.CorruptDataError] = []
+    pages = [query(storage, limit=2, on_corrupt=reported.append)]
     while pages[-1].next_cursor:
-        pages.append(query(storage, limit=2, cursor=pages[-1].next_cursor, on_corrupt=told.append))
+        pages.append(query(storage, limit=2, cursor=pages[-1].next_cursor, on_corrupt=reported.append))
     assert [len(page) for page in pages] == [2, 2, 2, 2]
     assert [one.id for page in pages for one in page] == readable
-    assert [error.id for error in told] == [str(one) for one in bad]
-    back = query(storage, limit=2, cursor=pages[-1].previous_cursor, on_corrupt=told.append)
+    assert [error.id for error in reported] == [str(one) for one in bad]
+    back = query(storage, limit=2, cursor=pages[-1].previous_cursor, on_corrupt=reported.append)
     assert [one.id for one in back] == readable[4:6]
-    start = query(storage, limit=8, cursor=pages[-1].previous_cursor, on_corrupt=told.append)
+    start = query(storage, limit=8, cursor=pages[-1].previous_cursor, on_corrupt=reported.append)
     assert ([one.id for one in start], start.previous_cursor) == (readable[:6], None)

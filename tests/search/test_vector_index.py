@@ -311,10 +311,10 @@ class TestRebuilding:
 
     @pytest.mark.slow
     def test_says_how_far_it_is(self, indexed):
-        told: list[tuple[str, int, int]] = []
-        indexed.storage.embeddings.index.rebuild(MODEL, progress=lambda *facts: told.append(facts))
-        assert told[-1] == ("indexed", COUNT, COUNT)
-        assert [done for _, done, _ in told] == sorted({done for _, done, _ in told})
+        reported: list[tuple[str, int, int]] = []
+        indexed.storage.embeddings.index.rebuild(MODEL, progress=lambda *facts: reported.append(facts))
+        assert reported[-1] == ("indexed", COUNT, COUNT)
+        assert [done for _, done, _ in reported] == sorted({done for _, done, _ in reported})
 
     def test_no_such_model_or_preset(self, indexed):
         index = indexed.storage.embeddings.index

@@ -130,11 +130,11 @@ def search_what_is_told(barrier: Any, path: Path, board: Any, seconds: float) ->
         for done in count():
             if time.monotonic() > stop:
                 return done, plans
-            told = len(board)
-            if not told:
+            n_stored = len(board)
+            if not n_stored:
                 time.sleep(0.01)
                 continue
-            owner, vector = board[told - 1 if done % 2 else random.randrange(told)]
+            owner, vector = board[n_stored - 1 if done % 2 else random.randrange(n_stored)]
             hits = storage.episodes.similar_to(np.frombuffer(vector, "<f4"), model=MODEL, k=1, steps=False)
             plans.add(hits.plan)
             assert (hits[0].item.id, hits[0].similarity > 0.99999) == (owner, True), (done, hits.plan)

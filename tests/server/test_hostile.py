@@ -171,10 +171,10 @@ WRONG: dict[str, object] = {
     "an integer that is a fraction": reply(value("integer", "1.5")),
     "NaN": reply(value("float", float("nan"))),
     "infinity": reply(value("float", float("inf"))),
-    "a float that is a text": reply(value("float", "nan")),
+    "a float that is a string": reply(value("float", "nan")),
     "a float that is true": reply(value("float", True)),
-    "a text that is a number": reply(value("text", 7)),
-    "a text that is a list": reply(value("text", ["a"])),
+    "a text value that is a number": reply(value("text", 7)),
+    "a text value that is a list": reply(value("text", ["a"])),
     "a blob that is none": reply(value("blob", "\u00e9", "base64")),
     "a blob that is a list": reply(value("blob", ["a"], "base64")),
     "an unknown type": reply(value("tensor", 1)),
@@ -183,7 +183,7 @@ WRONG: dict[str, object] = {
     "a row of too few values": reply(result(rows=[[]])),
     "a row that is none": reply(result(rows=[None])),
     "rows that are a mapping": reply(result(rows={})),
-    "rows that are a text": reply(result(rows="rows")),
+    "rows that are a string": reply(result(rows="rows")),
     "columns that are a number": reply(result(cols=1)),
     "columns that are a mapping": reply(result(cols={"name": "x"})),
     "columns of another kind": reply(result(cols=["x"])),
@@ -194,8 +194,8 @@ WRONG: dict[str, object] = {
     "a rowid that is infinite": reply(result(last_insert_rowid=float("inf"))),
     "no result": reply("result"),
     "results of more steps": reply(result(), errors=(None, None)),
-    "errors that are a text": reply(result(), errors="none"),
-    "an error that is a text": reply(None, errors=("no",)),
+    "errors that are a string": reply(result(), errors="none"),
+    "an error that is a string": reply(None, errors=("no",)),
     "results that are a mapping": reply(result(), results={}),
     "results that are null": reply(result(), results=None),
     "no results": {"baton": None},
@@ -204,7 +204,7 @@ WRONG: dict[str, object] = {
 }
 WRONG_WRITES: dict[str, object] = {
     "rows below zero": reply(result(cols=[], rows=[], affected_row_count=-1)),
-    "rows that are a text": reply(result(cols=[], rows=[], affected_row_count="many")),
+    "rows that are a string": reply(result(cols=[], rows=[], affected_row_count="many")),
     "rows beyond 64 bits": reply(result(cols=[], rows=[], affected_row_count=2**64)),
     "half a row": reply(result(cols=[], rows=[], affected_row_count=0.5)),
     "no rows": reply(result(cols=[], rows=[], affected_row_count=None)),
@@ -318,10 +318,10 @@ def test_a_text_of_a_server_is_shown_up_to_a_length():
 
 @pytest.mark.parametrize("code", ["", "SQLITE_BUSY", "RESPONSE_TOO_LARGE"])
 def test_a_token_that_a_server_repeats_is_not_shown(code: str):
-    told = {"message": "you sent t0ken", "code": code}
-    step_error = whole(as_json(reply(None, errors=(told,))))
-    batch_error = whole(as_json({"baton": None, "results": [{"type": "error", "error": told}] * 2}))
-    in_cursor = [b'{"baton":null}\n', as_json({"type": "error", "error": told}) + b"\n"]
+    reported = {"message": "you sent t0ken", "code": code}
+    step_error = whole(as_json(reply(None, errors=(reported,))))
+    batch_error = whole(as_json({"baton": None, "results": [{"type": "error", "error": reported}] * 2}))
+    in_cursor = [b'{"baton":null}\n', as_json({"type": "error", "error": reported}) + b"\n"]
     for answer in (step_error, batch_error):
         with hostile(lambda answer=answer: [answer], lambda: chunked(in_cursor)) as server:
             error = _refused(server.url, timeout=0.2)

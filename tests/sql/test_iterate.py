@@ -134,9 +134,9 @@ def test_unreadable_patterns_are_passed_over(storage):
     with storage.transaction() as tx:
         for one in bad:
             tx.execute([("UPDATE patterns SET document = '{}' WHERE id = ?", [str(one)])])
-    told: list[ms.CorruptDataError] = []
-    assert len(list(storage.patterns.iterate(on_corrupt=told.append))) == 247
-    assert [error.id for error in told] == [str(one) for one in bad]
+    reported: list[ms.CorruptDataError] = []
+    assert len(list(storage.patterns.iterate(on_corrupt=reported.append))) == 247
+    assert [error.id for error in reported] == [str(one) for one in bad]
     with pytest.raises(ms.CorruptDataError):
         list(storage.patterns.iterate())
 

@@ -309,9 +309,9 @@ class TestAgain:
 
     def test_reembed_gives_every_item_a_vector_of_the_new_model(self, storage, episodes, old):
         new = Watched(32)
-        told = []
-        assert storage.embeddings.reembed(old.model, new, progress=lambda *facts: told.append(facts)) == 27
-        assert told[-1][0] == "embedded"
+        reported = []
+        assert storage.embeddings.reembed(old.model, new, progress=lambda *facts: reported.append(facts)) == 27
+        assert reported[-1][0] == "embedded"
         assert storage.embeddings.models() == {old.model: 16, new.model: 32}
         assert storage.embeddings.count(model=new.model) == storage.embeddings.count(model=old.model) == 27
         assert storage.embeddings.reembed(old.model, new) == 0
@@ -399,7 +399,7 @@ def test_the_name_of_a_model_may_be_any_text(storage, episodes):
 
 
 def test_a_bulk_load_says_how_far_it_is(storage, episodes):
-    told = []
+    reported = []
     items = [("episode", one.id, [1.0, float(number)]) for number, one in enumerate(episodes)]
-    storage.embeddings.put_many(items, model="m", progress=lambda *facts: told.append(facts))
-    assert told == [("stored", 25, 25)]
+    storage.embeddings.put_many(items, model="m", progress=lambda *facts: reported.append(facts))
+    assert reported == [("stored", 25, 25)]

@@ -273,10 +273,10 @@ def test_deleting_an_unfinished_episode_leaves_no_mark(storage, make_episode):
 
 def test_progress_is_told_how_many_of_how_many_are_done(storage, make_episode):
     storage.episodes.save_many([make_episode() for _ in range(60)])
-    told: list[tuple[int, int]] = []
-    storage.retention.apply(ms.RetentionPolicy(max_episodes=10), progress=lambda *done: told.append(done))
-    assert told[-1] == (50, 50)
-    assert told == sorted(told)
+    reported: list[tuple[int, int]] = []
+    storage.retention.apply(ms.RetentionPolicy(max_episodes=10), progress=lambda *done: reported.append(done))
+    assert reported[-1] == (50, 50)
+    assert reported == sorted(reported)
 
 
 def test_an_interrupted_run_repeated_equals_one_run(storage, make_episode):

@@ -327,9 +327,11 @@ class TestTheFile:
 
 class TestBuilding:
     def test_says_how_far_it_is(self, in_memory):
-        told: list[tuple[str, int, int]] = []
-        assert in_memory.storage.embeddings.index.rebuild(MODEL, progress=lambda *facts: told.append(facts)) == COUNT
-        assert told[-1] == ("indexed", COUNT, COUNT)
+        reported: list[tuple[str, int, int]] = []
+        assert (
+            in_memory.storage.embeddings.index.rebuild(MODEL, progress=lambda *facts: reported.append(facts)) == COUNT
+        )
+        assert reported[-1] == ("indexed", COUNT, COUNT)
 
     @pytest.mark.slow
     def test_goes_on_by_a_thread_if_asked(self, bare):
@@ -379,11 +381,11 @@ class TestBuilding:
             with pytest.raises(ms.ConfigurationError, match="set it to hnsw"):
                 storage.embeddings.index.switch_to("hnsw")
         with ms.MemoryStorage.open(at(bare, "hnsw")) as storage:
-            told: list[tuple[str, int, int]] = []
-            assert storage.embeddings.index.switch_to("hnsw", progress=lambda *facts: told.append(facts)) == COUNT
+            reported: list[tuple[str, int, int]] = []
+            assert storage.embeddings.index.switch_to("hnsw", progress=lambda *facts: reported.append(facts)) == COUNT
             with pytest.warns(DeprecationWarning, match=r"switch_to\('memory'\) is deprecated .* switch_to\('hnsw'\)"):
                 assert storage.embeddings.index.switch_to("memory") == 0  # type: ignore[arg-type]
-            assert told[-1] == ("indexed", COUNT, COUNT)
+            assert reported[-1] == ("indexed", COUNT, COUNT)
             assert Indexed(storage, COUNT).recall() >= PROMISED
             assert _nothing_is_put_into_diskann(storage)
             with raises(ms.NotFoundError, kind="embedding model"):
