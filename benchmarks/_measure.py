@@ -45,5 +45,5 @@ def _timed(work: Work) -> float:
     start = time.perf_counter()
     result = work()
     seconds = time.perf_counter() - start
-    del result  # the memory is released after the measurement, for all sides alike
+    del result  # the memory is released after the measurement, for all sides
     return seconds

@@ -46,7 +46,7 @@ def measured() -> dict[str, list[str]]:
         path = Path(directory) / "memory.db"
         with ms.MemoryStorage.open(path) as storage:
             rooms = {name: _traced(call) for name, call in _calls(storage).items()}
-        ms.MemoryStorage.open(path).close()  # once more without the other storage on the same file
+        ms.MemoryStorage.open(path).close()  # again, without the other storage on the same file
         rooms["open"] = traced(lambda: _opened.append(ms.MemoryStorage.open(path)))
         _opened.pop().close()
     return {name: rooms[name] for name in BOUNDS}

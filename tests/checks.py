@@ -44,7 +44,7 @@ def row_counts(engine: Engine) -> dict[str, int]:
 
 
 def json_quoted(text: str) -> str:
-    """A text as SQLite's json_quote writes it."""
+    """A string as SQLite's json_quote writes it."""
     return '"' + "".join(_SHORT.get(one) or (f"\\u{ord(one):04x}" if one < " " else one) for one in text) + '"'
 
 

@@ -165,7 +165,7 @@ def database(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def _template_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file that has the schema, and nothing else; no log beside it."""
+    """A file that has the schema, and nothing else; without a log."""
     path = tmp_path_factory.mktemp("template") / "memory.db"
     ms.MemoryStorage.open(path).close()
     assert [one.name for one in path.parent.iterdir()] == [path.name]

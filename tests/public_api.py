@@ -122,7 +122,7 @@ def _bases(kind: type) -> str:
 
 
 def _public_bases(kind: type) -> Iterator[type]:
-    """Yield the base classes; in place of a private one, its own."""
+    """Yield the base classes; a private one is replaced by its own bases."""
     for base in kind.__bases__:
         if base.__name__.startswith("_"):
             yield from _public_bases(base)

@@ -1,4 +1,4 @@
-"""What hypothesis may put into the models: everything that can be stored, and beside it what may be refused."""
+"""What hypothesis may put into the models: everything that can be stored, and values that may be refused."""
 
 from __future__ import annotations
 

@@ -213,7 +213,7 @@ def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class _Watch:
-    """What is created in a directory, told by the kernel: a file that is deleted at once is not missed."""
+    """What is created in a directory, reported by the kernel: a file that is deleted immediately is not missed."""
 
     def __init__(self, directory: Path) -> None:
         self._kernel = ctypes.CDLL(None, use_errno=True)
@@ -241,7 +241,7 @@ def _in_clear(pid: int) -> Iterator[str]:
                 and CANARY.encode() in link.read_bytes()
             ):
                 yield name
-        except OSError:  # closed meanwhile
+        except OSError:  # closed by now
             continue
 
 

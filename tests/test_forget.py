@@ -1,4 +1,4 @@
-"""To forget leaves nothing: no row, no word, no vector, and not one byte in the file and what lies beside it."""
+"""Erasure leaves no row, no word, no vector, and no byte in the file and its log and sidecars."""
 
 from __future__ import annotations
 

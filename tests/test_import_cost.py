@@ -47,7 +47,7 @@ def test_the_storage_loads_these_packages_and_no_others():
 
 @pytest.mark.slow
 def test_importing_costs_little_more_than_what_it_stands_on():
-    # The best of several on both sides, and once more if that was not enough: a busy machine only ever adds.
+    # The best of several on both sides, and repeated if that was not enough: a busy machine only ever adds.
     assert any(min(ours) <= imports.ALLOWED * min(theirs) for ours, _, theirs in (imports.costs(4) for _ in range(3)))
 
 

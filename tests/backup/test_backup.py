@@ -1,4 +1,4 @@
-"""A backup is the database as it was at one moment, while others write; restoring it yields an equal database."""
+"""A backup is a snapshot of the database, while others write; restoring it yields an equal database."""
 
 from __future__ import annotations
 

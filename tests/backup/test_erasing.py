@@ -35,7 +35,7 @@ def where(directory: Path, needles: list[bytes]) -> list[str]:
                 continue  # of another test, until it is collected
             if name.endswith("(deleted)") and stat.S_ISREG(link.stat().st_mode):
                 contents[name] = link.read_bytes()
-        except OSError:  # closed meanwhile
+        except OSError:  # closed by now
             continue
     return [name for name, data in contents.items() if any(needle.lower() in data.lower() for needle in needles)]
 

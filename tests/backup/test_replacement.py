@@ -1,4 +1,4 @@
-"""How a restored database takes the place of the old one: by one rename, and with nothing left beside it."""
+"""A restored database replaces the old one by one rename, and leaves no temporary file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client process: writers and readers on one storage, who note what they were told until the end, or a kill."""
+"""A client process: writers and readers on one storage, which record every response until the end, or a kill."""
 
 from __future__ import annotations
 

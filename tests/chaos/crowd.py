@@ -48,7 +48,7 @@ class Crowd:
 
     @property
     def pids(self) -> list[int]:
-        """The processes that are there."""
+        """The running processes."""
         return [member.process.pid for member in self._members]
 
     @property

@@ -29,8 +29,8 @@ class Ledger:
 
 
 @dataclass
-class Told:
-    """All ledgers together: the writes of each kind by what their clients were told."""
+class Acknowledged:
+    """All ledgers together: the writes of each kind by the outcome that clients saw."""
 
     done: dict[str, set[UUID]] = field(default_factory=lambda: {kind: set() for kind in KINDS})
     refused: dict[str, set[UUID]] = field(default_factory=lambda: {kind: set() for kind in KINDS})
@@ -48,28 +48,28 @@ class Told:
         return "{} writes acknowledged, {} refused, {} unknown".format(*sums)
 
 
-def read(paths: Iterable[Path]) -> Told:
+def read(paths: Iterable[Path]) -> Acknowledged:
     """What all of them say."""
-    told = Told()
+    acknowledged = Acknowledged()
     for path in paths:
         for line in path.read_text().splitlines():
             moment, answer, kind, key, detail = line.split(" ", 4)
-            _enter(told, float(moment), answer, kind, key, detail)
-    return told
+            _enter(acknowledged, float(moment), answer, kind, key, detail)
+    return acknowledged
 
 
-def _enter(told: Told, moment: float, answer: str, kind: str, key: str, detail: str) -> None:
+def _enter(acknowledged: Acknowledged, moment: float, answer: str, kind: str, key: str, detail: str) -> None:
     if answer == "wrong":
-        told.wrong.append(f"{kind} {key} {detail}")
+        acknowledged.wrong.append(f"{kind} {key} {detail}")
         return
     if answer == "begun":
-        told.unknown[kind].add(UUID(key))
+        acknowledged.unknown[kind].add(UUID(key))
         return
     if answer != "unknown":
-        told.unknown[kind].discard(UUID(key))
-        {"done": told.done, "refused": told.refused}[answer][kind].add(UUID(key))
+        acknowledged.unknown[kind].discard(UUID(key))
+        {"done": acknowledged.done, "refused": acknowledged.refused}[answer][kind].add(UUID(key))
     if answer == "done":
-        told.successes.append(moment)
+        acknowledged.successes.append(moment)
     else:
         name = detail.partition(":")[0]
-        told.reasons[name] = told.reasons.get(name, 0) + 1
+        acknowledged.reasons[name] = acknowledged.reasons.get(name, 0) + 1

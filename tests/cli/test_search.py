@@ -1,4 +1,4 @@
-"""The commands of retrieval: search, and those that look after the indexes."""
+"""The commands `search` and `index`."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def storage(tmp_path_factory) -> Iterator[ms.MemoryStorage]:
 
 @pytest.fixture
 def numbered(database) -> list[ms.Episode]:
-    """Three whose ids begin alike: two for 8 digits, all for 4."""
+    """Three episodes whose ids share a prefix: two of 8 digits, all of 4."""
     with ms.MemoryStorage.open(database) as storage:
         return storage.episodes.save_many([ms.Episode(id=one, task_description=TASK) for one in IDS])
 

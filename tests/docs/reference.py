@@ -68,7 +68,7 @@ def pages() -> dict[str, str]:
 
 
 def public_names() -> list[str]:
-    """Return the full names of what is public: at the top level, or in one of the modules beside it."""
+    """Return the full names of what is public: at the top level, or in a public module."""
     names = [*_FURTHER, *(f"memory_storage.{name}" for name in ms.__all__)]
     for module in _BESIDE_THE_TOP_LEVEL:
         exported = importlib.import_module(module).__all__

@@ -220,7 +220,7 @@ def test_numbers_that_an_older_version_misread_are_corrected(settings):
         )
     before = _rows(settings)
     assert check(settings) == Report([])
-    # As it was written: with what the engine reads in the document.
+    # As an older version wrote it: the number that the engine reads in the document.
     sql(
         "UPDATE episodes SET reward = document ->> '$.reward.total'",
         "UPDATE patterns SET success_rate = document ->> '$.success_rate'",
@@ -335,8 +335,8 @@ def test_the_command_reports_and_with_repair_repairs(settings):
     found = command("--json")
     assert found.exit_code == 9
     assert [one["code"] for one in json.loads(found.stdout)["findings"]] == ["counters", "vectors.index"][:1]
-    told = command()
-    assert (told.exit_code, "--repair" in told.stderr) == (9, True)
+    reported = command()
+    assert (reported.exit_code, "--repair" in reported.stderr) == (9, True)
     repaired = command("--repair", "--json")
     assert repaired.exit_code == 0
     assert json.loads(repaired.stdout)["findings"] == []

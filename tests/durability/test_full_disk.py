@@ -37,7 +37,7 @@ def _no_room(storage: ms.MemoryStorage) -> Iterator[None]:
 
 @pytest.fixture(params=["memory", "file"])
 def target(request: pytest.FixtureRequest) -> str:
-    """Not a server: its disk is its own affair."""
+    """Local backends only: a server has its own disk."""
     return ":memory:" if request.param == "memory" else str(request.getfixturevalue("database"))
 
 

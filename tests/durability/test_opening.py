@@ -204,7 +204,7 @@ def test_a_file_that_may_not_be_written_can_be_read(public: Path):
 
 
 class _untouched:  # noqa: N801 - it reads as a word in a `with`
-    """The file has the same bytes after the block, and nothing was put beside it."""
+    """The file has the same bytes after the block, and no other file was created."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

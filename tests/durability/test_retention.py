@@ -1,4 +1,4 @@
-"""Retention and forgetting beside other writers, and killed in the middle: the same end, and nothing by halves."""
+"""Retention and erasure with concurrent writers, and after a kill: the same result, and no partial episode."""
 
 from __future__ import annotations
 

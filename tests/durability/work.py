@@ -122,7 +122,7 @@ def write_for_a_while(barrier: Any, path: Path, until: Path) -> list[float]:
 
 
 def retain_and_say_so(barrier: Any, path: Path, policy: ms.RetentionPolicy, done: Path) -> list[str]:
-    """Apply a retention policy while others write; the plan's ids, in which none was spared."""
+    """Apply a retention policy while others write; the plan's ids, of which none was skipped."""
     with ms.MemoryStorage.open(path) as storage:
         barrier.wait()
         try:

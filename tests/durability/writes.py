@@ -17,7 +17,7 @@ MODEL = "test-model"
 
 
 def now() -> datetime:
-    """Always the same, so that two stores that were written to alike are equal."""
+    """A constant, so that two stores with the same writes are equal."""
     return NOW
 
 

@@ -197,7 +197,7 @@ def test_an_upgrade_of_what_is_up_to_date_touches_no_row(storage: ms.MemoryStora
 
 
 def test_a_schema_created_concurrently_is_not_taken_for_foreign(engine: Engine, database: Path):
-    """It looks, finds no revision, and looks once more for what there is: by then it is all there."""
+    """It finds no revision, and looks again for tables: by then another process has created them."""
     event.listen(engine, "handle_error", lambda _: ms.MemoryStorage.open(database).close(), once=True)
     assert migrate.current(engine) == schema.HEAD
 

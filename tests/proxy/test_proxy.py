@@ -1,4 +1,4 @@
-"""The kit's proxy: it carries everything unharmed, counts rightly, and does harm when told."""
+"""The fault proxy forwards everything unchanged, counts correctly, and injects faults on request."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def _step(tool: str, at: datetime, chosen: random.Random) -> ms.Step:
 
 
 def harm(storage: ms.MemoryStorage) -> None:
-    """Hostile text wherever a text may stand."""
+    """Hostile strings in every string field."""
     for number, text in enumerate(HOSTILE * 2):
         step = ms.Step(tool=text, action=text, parameters={text: text}, result=ms.StepError(message=text), latency_ms=9)
         episode = ms.Episode(

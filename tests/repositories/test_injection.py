@@ -89,7 +89,7 @@ class Ground:
 
     @property
     def has_words(self) -> bool:
-        """Words that the storage and SQLite's tokenizer, which knows an older Unicode, are sure to see alike."""
+        """Whether the storage and SQLite's tokenizer, of an older Unicode, certainly find the same words."""
         return self.text.isascii() and bool(set(self.text) & set(string.ascii_letters + string.digits))
 
     def _lay_decoys(self) -> None:

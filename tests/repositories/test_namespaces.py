@@ -84,7 +84,7 @@ class Ids:
 
 
 def _fill(memory: ms.MemoryStorage, ids: Ids, owner: str) -> None:
-    """One row of each kind, with the owner's name wherever a text may stand."""
+    """One row of each kind, with the owner's name in every string field."""
     memory.episodes.save(
         ms.Episode(
             id=ids.episode,

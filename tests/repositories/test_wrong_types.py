@@ -144,7 +144,7 @@ def test_every_argument_refuses_a_wrong_type(right: dict[str, Any]):
                     pytest.fail(f"{name}({argument}=WRONG[{number}]) raised {type(leak).__name__}: {leak}")
                 if isinstance(error, ms.ValidationError):
                     assert error.field, (name, argument, number)
-                elif error is not None:  # a text may be the name of a row or model that is not there
+                elif error is not None:  # a string may be the name of a missing row or model
                     assert type(error) in {ms.NotFoundError, ms.ConflictError, ms.ConfigurationError}, (name, error)
     assert calls > 5_000
 

@@ -40,7 +40,7 @@ def empty_server_url(sqld: Sqld, namespace: str) -> str:
 
 @pytest.fixture
 def proxy() -> Iterator[Callable[..., Proxy]]:
-    """Makes proxies, and closes them; see `Proxy` for what one can be told."""
+    """Makes proxies, and closes them; see `Proxy` for their settings."""
     with ExitStack() as opened:
 
         def make(target_port: int, **options: object) -> Proxy:

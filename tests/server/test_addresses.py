@@ -340,7 +340,7 @@ class TestWhereAServerSendsUs:
 
 
 def everything_in(error: BaseException) -> str:
-    """What can be told about an error, its causes and the locals of their frames; without those of this file."""
+    """All text of an error, its causes and the locals of their frames, except frames of this file."""
     return "\n".join(_tell(error, set()))
 
 

@@ -330,7 +330,7 @@ def test_a_write_that_arrives_after_its_fence_fails(shared: Sqld, name: str):
         assert call.result(TIMEOUT + SETTLING + SLACK) == EXPECTED[name]
         with client(shared.port) as raw:
             reply = raw.pool.request("POST", head.split()[1], body=late)
-        # To save the same once more would be another number of rows; an append finds its step before its receipt.
+        # Saving the same again would change another number of rows; an append finds its step before its receipt.
         taken = "steps.namespace, steps.id" if name == "append_step" else "receipts.id"
         refusal = "malformed JSON" if name == "save" else f"UNIQUE constraint failed: {taken}"
         assert refusal.encode() in reply.data

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 SECONDS = float(os.environ.get("MEMORY_STORAGE_LOAD_SECONDS", "8"))
 THREADS = 40
 REQUEST_TIMEOUT = 5.0
-# Waiting for a connection, the call, and finding out whether a lost write was done: what a request takes at the most.
+# Waiting for a connection, the call, and finding out whether an unacknowledged write was applied: the maximum duration of a request.
 LONGEST = REQUEST_TIMEOUT + REQUEST_TIMEOUT + 10.0
 
 
@@ -69,7 +69,7 @@ def _wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> Non
 
 
 @dataclasses.dataclass
-class Told:
+class KnownEpisode:
     """An episode as its client knows it: what was acknowledged, and what was asked without an answer."""
 
     user: str
@@ -89,18 +89,18 @@ class Client:
         self._http = urllib3.PoolManager(retries=False, timeout=LONGEST)
         self._random = random.Random(number)
         self.user = str(number)
-        self.told: list[Told] = []
+        self.known: list[KnownEpisode] = []
         self.statuses: collections.Counter[int] = collections.Counter()
         self.times: list[tuple[float, float, int]] = []
         self.wrong: list[str] = []
 
     def work(self, until: float) -> None:
         while time.monotonic() < until:
-            if not self.told or self._random.random() < 0.2:
+            if not self.known or self._random.random() < 0.2:
                 self._save()
             else:
                 done = self._random.choice((self._append, self._append, self._complete, self._get, self._query))
-                done(self._random.choice(self.told))
+                done(self._random.choice(self.known))
 
     def _ask(self, method: str, path: str = "", body: Any = None) -> tuple[int, Any]:
         began = time.monotonic()
@@ -112,14 +112,14 @@ class Client:
         return answer.status, answer.json()
 
     def _save(self) -> None:
-        episode = Told(self.user, str(new_id()))
+        episode = KnownEpisode(self.user, str(new_id()))
         body = {"task_description": f"of {self.user}", "task_type": "testing", "steps": []}
         status, _ = self._ask("PUT", f"/{episode.id}", body)
         if status == 200:
             episode.saved = True
-            self.told.append(episode)
+            self.known.append(episode)
 
-    def _append(self, episode: Told) -> None:
+    def _append(self, episode: KnownEpisode) -> None:
         step = str(uuid4())
         status, found = self._ask("PUT", f"/{episode.id}/steps/{step}", {"tool": "t", "action": step})
         if status == 200:
@@ -127,7 +127,7 @@ class Client:
         else:
             episode.perhaps.add(step)
 
-    def _complete(self, episode: Told) -> None:
+    def _complete(self, episode: KnownEpisode) -> None:
         verdict = str(uuid4())
         status, _ = self._ask("PUT", f"/{episode.id}/outcome", {"verdict": verdict})
         if status == 200:
@@ -135,34 +135,34 @@ class Client:
         else:
             episode.perhaps_complete = True
 
-    def _get(self, episode: Told) -> None:
+    def _get(self, episode: KnownEpisode) -> None:
         status, found = self._ask("GET", f"/{episode.id}")
         if status == 200:
             self.wrong += _wrong_with(episode, ms.Episode(**found))
 
-    def _query(self, _: Told) -> None:
+    def _query(self, _: KnownEpisode) -> None:
         status, found = self._ask("GET", "?limit=5")
         if status == 200 and any(one["task_description"] != f"of {self.user}" for one in found):
             self.wrong.append("another one's episode")
 
 
-def _wrong_with(told: Told, found: ms.Episode) -> list[str]:
-    """What the episode that is stored has otherwise than its client was told."""
+def _wrong_with(known: KnownEpisode, found: ms.Episode) -> list[str]:
+    """Return how the stored episode differs from what its client knows."""
     wrong = []
     numbers = [step.step_number for step in found.steps]
     if numbers != list(range(1, len(numbers) + 1)):
-        wrong.append(f"{told.id}: the steps have the numbers {numbers}")
+        wrong.append(f"{known.id}: the steps have the numbers {numbers}")
     stored = {step.action: step.step_number for step in found.steps}
     if len(stored) != len(found.steps):
-        wrong.append(f"{told.id}: a step is there twice")
+        wrong.append(f"{known.id}: a step is there twice")
     if any(str(step.id) != step.action for step in found.steps):
-        wrong.append(f"{told.id}: a step has another one's content")
-    if not told.steps.items() <= stored.items():
-        wrong.append(f"{told.id}: told {told.steps}, stored {stored}")
-    if not stored.keys() <= told.steps.keys() | told.perhaps:
-        wrong.append(f"{told.id}: steps that no request asked for")
-    if not told.perhaps_complete and told.verdict != (found.outcome and found.outcome.verdict):
-        wrong.append(f"{told.id}: told {told.verdict}, stored {found.outcome}")
+        wrong.append(f"{known.id}: a step has another one's content")
+    if not known.steps.items() <= stored.items():
+        wrong.append(f"{known.id}: known {known.steps}, stored {stored}")
+    if not stored.keys() <= known.steps.keys() | known.perhaps:
+        wrong.append(f"{known.id}: steps that no request asked for")
+    if not known.perhaps_complete and known.verdict != (found.outcome and found.outcome.verdict):
+        wrong.append(f"{known.id}: known {known.verdict}, stored {found.outcome}")
     return wrong
 
 
@@ -202,8 +202,8 @@ def _assert_all_is_there(server: Sqld, clients: list[Client]) -> None:
         for client in clients:
             episodes = storage.in_namespace(f"user:{client.user}").episodes
             stored = {str(episode.id): episode for episode in episodes.iterate()}
-            assert {told.id for told in client.told} <= stored.keys()
-            assert [wrong for told in client.told for wrong in _wrong_with(told, stored[told.id])] == []
+            assert {known.id for known in client.known} <= stored.keys()
+            assert [wrong for known in client.known for wrong in _wrong_with(known, stored[known.id])] == []
 
 
 def _report(
@@ -212,11 +212,11 @@ def _report(
     statuses = sum((client.statuses for client in clients), collections.Counter[int]())
     good = sorted(seconds for _, seconds, status in times if status == 200)
     first = min(began + seconds for began, seconds, status in times if status == 200 and began > back)
-    steps = sum(len(told.steps) for client in clients for told in client.told)
+    steps = sum(len(known.steps) for client in clients for known in client.known)
     with capsys.disabled():
         print(
             f"\nweb app: {THREADS} threads, {SECONDS:g} s: {len(times)} requests {dict(statuses)}, "
-            f"{sum(len(client.told) for client in clients)} episodes, {steps} steps; median "
+            f"{sum(len(client.known) for client in clients)} episodes, {steps} steps; median "
             f"{good[len(good) // 2] * 1000:.0f} ms, longest {max(seconds for _, seconds, _ in times):.1f} s; "
             f"away for {back - killed:.1f} s, answering {first - back:.2f} s after"
         )

@@ -16,7 +16,7 @@ offsets = st.floats(-1, 1) | st.floats(-1e-9, 1e-9)
 
 
 def vincenty_m(one: tuple[float, float], other: tuple[float, float]) -> float:
-    """Well conditioned for all pairs of points, by latitudes and longitudes in place of vectors."""
+    """Well conditioned for all pairs of points, by latitudes and longitudes instead of vectors."""
     up, other_up, across = math.radians(one[0]), math.radians(other[0]), math.radians(other[1] - one[1])
     towards_east = math.cos(other_up) * math.sin(across)
     towards_north = math.cos(up) * math.sin(other_up) - math.sin(up) * math.cos(other_up) * math.cos(across)
