@@ -25,8 +25,8 @@ def warn_renamed(old: str, new: str, *, since: str = "0.1") -> None:
     """Warn that a name is an old one. The warning points at the line of the caller of this package.
 
     Args:
-        old: what the caller wrote, like "learn(most=...)".
-        new: what to write for it.
+        old: the name in the caller's code, like "learn(most=...)".
+        new: its replacement.
         since: the version that has the new name.
     """
     frame: FrameType | None = sys._getframe(1)

@@ -52,7 +52,7 @@ class _ExceptionMapper:
 
 
 def raise_mapped(error: dbapi.Error | exc.SQLAlchemyError, engine: Engine | None) -> None:
-    """Raise the error of this package that a foreign one means; return if a repository handles it as it is."""
+    """Raise the error of this package for a foreign one; return if a repository handles the foreign one itself."""
     if isinstance(error, dbapi.RowCountError):
         return  # a repository handles it
     if isinstance(error, dbapi.Error):
@@ -78,7 +78,7 @@ def _pool_timeout(error: exc.TimeoutError, engine: Engine | None) -> PoolTimeout
 
 
 def as_storage_error(error: BaseException | None) -> MemoryStorageError:
-    """Return the error of this package that a driver's error means."""
+    """Return the error of this package for an error of the driver."""
     code = getattr(error, "code", "")
     if isinstance(error, dbapi.OutcomeUnknownError):
         return CommitUnknownError(str(error))

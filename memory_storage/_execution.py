@@ -213,7 +213,7 @@ class TransactionExecutor(dbapi.Unpicklable):
     is_transaction = True
 
     def __init__(self, executor: Executor, *, read_only: bool) -> None:
-        self._executor = executor  # for what is run outside of the transaction: it resolves the commit
+        self._executor = executor  # runs the statements outside of the transaction that resolve its commit
         self._engine, self._guard, self._meter = executor.engine, executor.guard, executor.meter
         self._is_remote = executor.is_remote
         self._read_only, self._name = read_only, "snapshot" if read_only else "transaction"
@@ -222,7 +222,9 @@ class TransactionExecutor(dbapi.Unpicklable):
         self._ticket: int | None = None  # until its outcome is recorded by the guard
         self._contacted = False  # whether the database has responded
         self._records: list[AuditRecord] = []  # logged once the outcome is known
-        self._registered: WeakValueDictionary[int, Any] = WeakValueDictionary()  # those of the thread that opened it
+        self._registered: WeakValueDictionary[int, Any] = (
+            WeakValueDictionary()
+        )  # the write transactions of the thread that opened this one
         self._held = ExitStack()  # the lock against maintenance, if the transaction changes vector indexes
         self._may_index: bool | None = None
 
@@ -243,7 +245,7 @@ class TransactionExecutor(dbapi.Unpicklable):
         self._since, self._operation = perf_counter(), self._meter.begin(self._name)
 
     def end(self, error: BaseException | None) -> None:
-        """Commit, or roll back after an error of the block, and give the connection back."""
+        """Commit, or roll back after an error of the block, and return the connection to the pool."""
         connection, self._connection = self._open_connection(), None
         self._abandoned.detach()
         self._registered.pop(id(self._engine), None)
@@ -408,7 +410,7 @@ def _discard(connection: Connection) -> None:
     try:
         connection.close()
     except Exception:  # noqa: BLE001 - logged, with its traceback
-        # The error that ended the block is on its way to the caller: this one must not hide it.
+        # The caller gets the error that ended the block: this one must not replace it.
         _log.exception("a rollback failed")
 
 
@@ -430,7 +432,7 @@ def execute_raw(
     Args:
         engine: Whose pool it is.
         batch: The statements.
-        guard: Asked once more if the circuit has changed while the call waited for a connection.
+        guard: Rechecked if the circuit has changed while the call waited for a connection.
         ticket: What the guard gave when it admitted the call.
         deadline: When a server has to have answered, by `time.monotonic`.
     """

@@ -31,7 +31,7 @@ def in_one_line(text: str) -> str:
 
 
 def width_of(text: str) -> int:
-    """Return how many columns of a terminal a text takes: two for each wide character, none for a combining mark."""
+    """Return the width of a string in terminal columns: two for each wide character, none for a combining mark."""
     if text.isascii():
         return len(text)
     return sum(0 if combining(one) else 2 if east_asian_width(one) in "WF" else 1 for one in text)

@@ -1,4 +1,4 @@
-"""Names that stood at the top level before 0.1, and where each is now. Loaded only for a caller who uses one."""
+"""Top-level names of before 0.1, and their current paths. Loaded only when one is used."""
 
 from __future__ import annotations
 
@@ -66,4 +66,4 @@ FORMER_NAMES: dict[str, str] = {
     "Retained": "memory_storage.models.RetentionResult",
     "Scrubbed": "memory_storage.models.ScrubResult",
 }
-"""For each former name the path of what it is now, also where that was renamed."""
+"""The current path of each former name."""

@@ -1,7 +1,7 @@
 """Names of the Rust crate `memory-storage-turso`, and what to write for them in Python.
 
 The package's `__getattr__` says it to a caller who uses such a name; `docs/how-to/rust-crate-names.md` is this table.
-Holds no code, so that it costs a caller nothing who knows the names of this package.
+Loaded only when such a name is used.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from .settings import MEMORY, Settings
 
 
 def make_engine(settings: Settings) -> Engine:
-    """The engine that these settings ask for. Values never appear in its errors and logs."""
+    """Return an engine for these settings. Its errors and logs contain no values."""
     arguments: dict[str, Any]
     if settings.server:
         arguments = {
@@ -43,24 +43,24 @@ def make_engine(settings: Settings) -> Engine:
         hide_parameters=True,
         connect_args=arguments,
     )
-    # A database in memory would be gone with its connections: they stay open.
+    # Closing the connections of a database in memory would delete it: they stay open.
     idle_timeout = None if settings.database == MEMORY else settings.pool.idle_timeout
     track_checkouts(engine, idle_timeout=idle_timeout, min_idle=settings.pool.min_idle)
     return engine
 
 
 def guard_engine(engine: Engine, guard: Guard) -> None:
-    """Have the circuit breaker guard what a caller does with the engine: Connections, sessions, raw connections.
+    """Have the circuit breaker guard the caller's use of the engine: Connections, sessions, raw connections.
 
     While the circuit is open, `engine.connect()` and statements outside of a transaction are a CircuitOpenError, and
-    nothing is sent; outages that a caller's statements and commits meet are counted. Nothing is repeated. A call of a
-    repository has asked the breaker before it takes a connection, and is not counted twice.
+    nothing is sent; outages in a caller's statements and commits are counted. Nothing is retried. A call of a
+    repository passes the breaker before it takes a connection, and is not counted twice.
     """
     set_gate(engine, _Gate(guard))
 
 
 class _Gate:
-    """What the connections of callers ask before they ask the database."""
+    """The gate that callers' connections pass before each statement."""
 
     def __init__(self, guard: Guard) -> None:
         self._breaker, self.thread = guard.breaker, guard.thread
@@ -81,10 +81,10 @@ class _Gate:
 
 
 def make_directory(settings: Settings) -> None:
-    """Make the directory of the database's file, if there is to be one.
+    """Create the directory of the database file, unless the database is in memory or on a server.
 
     Raises:
-        ConfigurationError: it cannot be made.
+        ConfigurationError: The directory cannot be created.
     """
     if settings.path is None:
         return
@@ -96,7 +96,7 @@ def make_directory(settings: Settings) -> None:
 
 
 def url_of(settings: Settings) -> URL:
-    """The URL of the database that these settings name."""
+    """Return the SQLAlchemy URL of the database that these settings name."""
     if settings.server:
         return make_url(settings.database)
     return URL.create("libsql", database=None if settings.database == MEMORY else settings.database)

@@ -107,7 +107,7 @@ def _checks(session: Session, context: StorageContext, settings: Settings) -> It
     try:
         for name, sql in session.read(_FULL_TEXTS):
             if not _NAME.fullmatch(name):
-                continue  # another program's table
+                continue  # the table of another program
             yield _checked(name, partial(_full_text, session, context.engine, settings, name, sql))
         yield _checked("spatiotemporal_rtree", partial(_places, session))
         for space, model in registered(session):
@@ -131,7 +131,7 @@ def _checked(name: str, problem: Callable[[], str | None]) -> HealthCheck:
 
 
 def _full_text(session: Session, engine: Engine, settings: Settings, name: str, sql: str) -> str | None:
-    """Compare a full-text index with its table, and let others write meanwhile."""
+    """Compare a full-text index with its table, without blocking writers."""
     content = _CONTENT.search(sql)
     if content is None or (settings.path is None and not settings.server):
         session.write([BatchStep(_COMPARE.format(schema="main", table=name))])
@@ -144,15 +144,15 @@ def _full_text(session: Session, engine: Engine, settings: Settings, name: str, 
 
 
 def _compare_copy(connection: Connection, name: str, sql: str, content: str) -> None:
-    """Compare a temporary copy of an index, in memory, with the table as it is at this moment.
+    """Compare a temporary copy of an index, in memory, with a snapshot of the table.
 
-    The engine's comparison is an INSERT, which would hold the write lock of the database as long as it takes.
+    The engine's comparison is an INSERT, which would hold the write lock of the database throughout.
     """
     run, copy = connection.exec_driver_sql, f"{name}_copy"
     store = run("PRAGMA temp_store").scalar()
     run("PRAGMA temp_store = MEMORY")
     try:
-        # The copy and the table are of one moment. Outside a transaction the driver takes the write lock for DDL.
+        # The copy and the table are of one snapshot. Outside of a transaction the driver takes the write lock for DDL.
         run("BEGIN DEFERRED")
         run(_VIEW.format(content=content))
         run(sql.replace(f"CREATE VIRTUAL TABLE {name} ", f"CREATE VIRTUAL TABLE temp.{copy} ", 1))
@@ -163,12 +163,12 @@ def _compare_copy(connection: Connection, name: str, sql: str, content: str) -> 
     finally:
         driver: Any = connection.connection.dbapi_connection
         if driver.in_transaction:
-            run("ROLLBACK")  # which removes the copy
+            run("ROLLBACK")  # this removes the copy
         run(f"PRAGMA temp_store = {store}")
 
 
 def _full_text_on_server(session: Session, name: str, content: str) -> str | None:
-    """Check an index by itself, and that it has the rows of its table. A server has no temporary copies."""
+    """Check that an index is consistent and has the rows of its table. A server has no temporary copies."""
     said = session.read(BatchStep("SELECT * FROM pragma_integrity_check(?)", (name,)))[0][0]
     if said != "ok":
         return str(said)

@@ -50,7 +50,7 @@ _EARLY_TRIAL_FACTOR = 4.0  # early trials are admitted 1, 4, 16, ... seconds aft
 def is_outage(error: BaseException) -> bool:
     """Return whether an error means that the database is unreachable. Only outages count for the circuit breaker.
 
-    An error in a response is no outage, and neither is an error of this process.
+    An error in a response is not an outage, nor is an error of this process.
     """
     if isinstance(error, UnavailableError):
         return error.code in _OUTAGES

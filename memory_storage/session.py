@@ -182,7 +182,7 @@ class Transaction(Repositories):
     """A transaction: a clean exit of the block commits, an exception rolls back. Not thread-safe.
 
     It takes the write lock at its first statement, so that what it reads cannot change before it writes. A snapshot
-    takes no lock: it sees the database as it was at its first statement, while other clients write.
+    takes no lock: it sees the state of the database at its first statement, while other clients write.
 
     On a server it is kept alive until the block ends: a thread sends a request after five idle seconds, since the
     server ends an idle transaction after ten. When another writer waits, the server rolls back a transaction that has

@@ -236,7 +236,7 @@ class MemoryStorage(Repositories):
     def snapshot(self) -> Transaction:
         """Return a read-only transaction: `with storage.snapshot() as view: view.episodes.iterate()`.
 
-        It sees the database as it was at its first read; concurrent writes of other clients are not visible. On a
+        It sees the state of the database at its first read; concurrent writes of other clients are not visible. On a
         server it is kept alive until the block ends, also while the caller is idle.
         """
         return Transaction(self._context, self.namespace, self._actor, read_only=True)

@@ -171,5 +171,5 @@ def _checked_host(host: str | None) -> str:
 
 def _checked_port(port: int | None, default: int) -> int:
     if port is not None and not 0 < port < 65_536:
-        raise ProgrammingError("the port in the URL is no number from 1 to 65535", "BAD_URL")
+        raise ProgrammingError("the port in the URL is not a number from 1 to 65535", "BAD_URL")
     return default if port is None else port

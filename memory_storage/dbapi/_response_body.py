@@ -1,6 +1,6 @@
 """Reads and decompresses the body of an HTTP response in bounded memory.
 
-A server, or what stands in its place, may announce any size, send more than it announced, or send a small body that
+A server, or an impostor, may announce any size, send more than it announced, or send a small body that
 expands to a large one. Each of these is refused before the memory is allocated.
 """
 

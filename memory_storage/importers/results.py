@@ -5,7 +5,7 @@ object, in this order:
 
     is_error, isError                                true is an error, false is ok
     timed_out, timeout                               true is a timeout
-    error                                            a text, object or true is an error
+    error                                            a string, object or true is an error
     returncode, return_code, exit_code, exitCode     0 is ok, any other number is an error
     status                                           failed, failure, error, errored: an error; timeout, timed_out: a
                                                      timeout; success, succeeded, ok, completed, complete, done: ok
@@ -35,7 +35,7 @@ from typing import Any, Literal
 
 Status = Literal["ok", "error", "timeout", "unknown"]
 
-_LOOKED_AT = 1_000  # characters at each end of a text that are searched for textual signs
+_LOOKED_AT = 1_000  # characters at each end of a string that are searched for textual signs
 _NESTED = ("extra", "metadata", "additional_kwargs")
 _CODES = ("returncode", "return_code", "exit_code", "exitCode")
 _STATUSES: dict[str, Status] = {
@@ -84,7 +84,7 @@ def _objects(signs: Iterable[Mapping[str, Any]], text: str) -> list[Mapping[str,
 
 
 def _object_in(text: str) -> Mapping[str, Any]:
-    """Parse a text that is a JSON object. Its `status` is dropped unless it is an error: it may be that of an order."""
+    """Parse a string that is a JSON object. Its `status` counts only as an error: it may be that of an order."""
     try:
         parsed = json.loads(text) if text.lstrip().startswith("{") else {}
     except (ValueError, RecursionError):

@@ -27,7 +27,7 @@ class OutcomeFigures:
     """The episodes of one outcome.
 
     Attributes:
-        episodes: how many there are.
+        episodes: the number of episodes.
         mean_reward: the mean of their total rewards; None if none has a reward.
     """
 
@@ -40,7 +40,7 @@ class ToolFigures:
     """The steps of one tool.
 
     Attributes:
-        steps: how many there are.
+        steps: the number of steps.
         ok_rate: the share of "ok" among those with a result, from 0 to 1; None if none has a result.
     """
 
@@ -119,7 +119,7 @@ class Figures:
     """Metrics of a set of episodes.
 
     Attributes:
-        episodes: how many there are.
+        episodes: the number of episodes.
         success: the share of successes among the judged ones.
         reward: the mean total reward.
         duration_s: the mean time from start to completion, in seconds.
@@ -315,7 +315,7 @@ class Span:
     """The time range of a set of episodes.
 
     Attributes:
-        episodes: how many there are.
+        episodes: the number of episodes.
         first: the earliest start; None if there are none.
         last: the latest start; None if there are none.
     """

@@ -11,7 +11,7 @@ from memory_storage._formatting import counted, in_one_line, width_of
 
 _CELL_LENGTH = 60  # characters
 _REPR_LENGTH = 80  # characters: that of a hit has its score too, and fits into a line of 100
-_MIN_TEXT_LENGTH = 12  # characters of the text in a repr, however much else is in it
+_MIN_TEXT_LENGTH = 12  # minimum characters of the text in a repr
 _MAX_ROWS = 50
 
 

@@ -32,7 +32,7 @@ class TaskTypeNode:
 
     Attributes:
         task_type: the task type.
-        episodes: how many there are.
+        episodes: the number of episodes.
         buckets: the periods that have episodes, ascending.
     """
 
@@ -47,7 +47,7 @@ class DomainNode:
 
     Attributes:
         domain: the domain.
-        episodes: how many there are.
+        episodes: the number of episodes.
         task_types: its task types.
     """
 

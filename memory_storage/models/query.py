@@ -24,7 +24,7 @@ Direction = Literal["newest_first", "oldest_first"]
 
 
 class EpisodeFilter(Model):
-    """Conditions on episodes; all that are given must hold.
+    """Conditions on episodes; all given conditions must hold.
 
     Attributes:
         task_type: the task type.
@@ -68,7 +68,7 @@ class EpisodeFilter(Model):
 
 
 class PatternFilter(Model):
-    """Conditions on patterns; all that are given must hold.
+    """Conditions on patterns; all given conditions must hold.
 
     Attributes:
         kind: the kind of pattern.
@@ -90,7 +90,7 @@ class PatternFilter(Model):
 
 
 class SearchFilters(TypedDict, total=False):
-    """The keywords of `search`: the fields of `models.EpisodeFilter` but the text, which is what it looks for."""
+    """The keywords of `search`: the fields of `models.EpisodeFilter` except `text`, which is the search itself."""
 
     task_type: TaskType | TaskTypeName | None
     domain: str | None

@@ -87,7 +87,7 @@ class RetentionPlan:
 
     @property
     def bytes(self) -> int:
-        """How many bytes go together."""
+        """The total size of the episodes in bytes."""
         return sum(item.bytes for item in self.items)
 
     def __repr__(self) -> str:

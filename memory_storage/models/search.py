@@ -75,6 +75,6 @@ class Hits(list[Hit[T]], Generic[T]):
 
 
 def _table(hits: Sequence[Hit[T]]) -> tuple[list[str], list[list[object]]]:
-    """Return the columns and rows of some hits: how good each is, and what identifies its item."""
+    """Return the columns and rows of some hits: the score of each, and the fields that identify its item."""
     columns, rows = table_of([hit.item for hit in hits])
     return ["score", *columns], [[hit.score, *row] for hit, row in zip(hits, rows, strict=True)]

@@ -9,7 +9,7 @@ class Revision(NamedTuple):
     """One revision, described.
 
     Attributes:
-        brings: what an upgrade adds, and what it does to rows that are there.
+        brings: what an upgrade adds, and what it does to existing rows.
         loses: what a downgrade to the revision before it removes for good, or stops from working.
         blocker: the rows that a downgrade refuses to drop; delete them first. Empty if there are none.
     """
@@ -37,7 +37,7 @@ REVISIONS = {
     ),
     "0004": Revision(
         "R*Trees of positions and of time intervals, points on the unit sphere, and places that are ongoing; computes "
-        "them for the places that are there",
+        "them for existing entries",
         "that a place is ongoing: it becomes a point in time, its start",
     ),
     "0005": Revision(
@@ -46,7 +46,7 @@ REVISIONS = {
     ),
     "0006": Revision(
         "a vector table for each model and dimension, and in `embeddings` which text a vector was made from",
-        "which text each vector was made from: `embeddings.embed` does not notice then that a text has changed",
+        "which text each vector was made from: `embeddings.embed` then does not notice changed texts",
         "vectors of a model's second dimension",
     ),
     "0007": Revision(

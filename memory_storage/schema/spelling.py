@@ -64,7 +64,7 @@ _MARKS = (
 _UNSPACED = re.compile(f"[{_SOUTH_EAST}{_EAST}]+")
 # A letter and its marks; what is stacked under it (Khmer, Burmese, Tai) belongs to it.
 _CHARACTER = re.compile(f"(?:[^{_MARKS}][{_MARKS}]*|[{_MARKS}]+)(?:(?<=[\u1039\u17d2\u1a60])[^{_MARKS}][{_MARKS}]*)*")
-# What makes a text worth a closer look; most texts that are not ASCII have none of it. Hangul may be decomposed.
+# Characters that may need another spelling; most text outside of ASCII has none. Hangul may be decomposed.
 _REMARKABLE = re.compile(
     f"{_FORMS.pattern[:-2]}{_DROPPED.pattern[1:-2]}{_SOUTH_EAST}{_EAST}\u0300-\u0331\u1100-\u11ff\ua960-\ua97f\ud7b0-\ud7fb]"
 )

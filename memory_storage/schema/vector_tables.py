@@ -155,7 +155,7 @@ class VectorSpace:
     def drop_index(self) -> Iterator[str]:
         """Yield statements that drop the index. Searches then compare all vectors."""
         yield f"DROP INDEX IF EXISTS {self.index}"
-        yield f"DROP TABLE IF EXISTS {self.index}_shadow"  # a new index of the name would use a shadow that is left
+        yield f"DROP TABLE IF EXISTS {self.index}_shadow"  # a new index of this name would use a remaining shadow table
         yield f"DELETE FROM libsql_vector_meta_shadow WHERE name = '{self.index}'"
         yield f"UPDATE {self.table} SET indexed = 0 WHERE indexed = 1"
 

@@ -97,7 +97,7 @@ class SearchRequest:
             if self.model is not None:
                 as_model_name(self.model)
         if self.text is not None:
-            # An empty phrase matches no row: a text without words is no error, it finds nothing by words.
+            # An empty phrase matches no row: a text without words is not an error, and has no full-text matches.
             derived["words"] = any_word(self.text) or '""'
         for name, value in derived.items():
             object.__setattr__(self, name, value)  # the dataclass is frozen for callers

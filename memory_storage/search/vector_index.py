@@ -114,7 +114,7 @@ class VectorIndex(Repository):
             The number of vectors added to the new indexes.
 
         Raises:
-            ConfigurationError: the setting says otherwise.
+            ConfigurationError: the setting selects the other kind.
             NotFoundError: there is no such model.
             ValidationError: there is no such source.
         """
@@ -131,7 +131,7 @@ class VectorIndex(Repository):
 
     @operation
     def verify(self, model: str, *, dimension: int | None = None) -> IndexHealth:
-        """Compare a model's index with its table, and measure its recall on a sample of what is in it.
+        """Compare a model's index with its table, and measure its recall on a sample of its vectors.
 
         Reads all of its vectors 32 times, or 288 times if its recall is low.
 
@@ -163,11 +163,11 @@ class VectorIndex(Repository):
     def rebuild(self, model: str, *, preset: IndexPreset | None = None, progress: Progress | None = None) -> int:
         """Rebuild the index of a model, for each of its dimensions.
 
-        Searches continue meanwhile without the index. After an interruption, `catch_up` finishes the rebuild.
+        Searches continue without the index. After an interruption, `catch_up` finishes the rebuild.
 
         Args:
             model: The name of the model.
-            preset: Another preset of a DiskANN index. Default: the present one.
+            preset: Another preset of a DiskANN index. Default: the current one.
             progress: Called after each batch.
 
         Returns:
@@ -225,11 +225,11 @@ class VectorIndex(Repository):
         """Catch up an index whose state is known already; see `catch_up`.
 
         Args:
-            registered: The state of the index, as the database has it.
-            progress: Called with the numbers of vectors done and in all.
+            registered: The state of the index in the database.
+            progress: Called with the action, the number of vectors done, and the total.
 
         Returns:
-            The number of vectors that entered the index.
+            The number of vectors added to the index.
 
         Raises:
             ConfigurationError: The in-process index would exceed its limit.
@@ -282,7 +282,7 @@ class VectorIndex(Repository):
 
     @operation
     def recreate_all(self) -> None:
-        """Create an empty index for each model, replacing any that was created meanwhile and that VACUUM has damaged.
+        """Create an empty index for each model, replacing any that was created concurrently and damaged by VACUUM.
 
         The caller must hold the maintenance lock.
         """
@@ -301,11 +301,11 @@ class VectorIndex(Repository):
 
     @operation
     def dimension(self, model: str) -> int:
-        """How many numbers each vector of a model has in this namespace; or anywhere, if this namespace has none.
+        """Return the dimension of a model in this namespace; or in any namespace, if this one has no vectors of it.
 
         Raises:
             NotFoundError: there is no such model.
-            ValidationError: this namespace has no vectors by it, and others have several dimensions.
+            ValidationError: this namespace has no vectors of it, and others have several dimensions.
         """
         return self._get(model).model.dimension
 

@@ -1,7 +1,7 @@
-"""The SQL of embeddings and vector tables. Each vector space is a table, with statements of its own.
+"""The SQL of embeddings and vector tables. Each vector space is a table, with its own statements.
 
 `rows` is a JSON array of [owner's id, created_at, updated_at, text_digest, text_version]; `digests` and `vectors` are
-what belongs to each, end to end: so a thousand vectors are two statements and no text.
+their digests and vectors, concatenated: a thousand vectors are two bound values.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ UPDATE {self._table} SET indexed = 1 WHERE seq IN (SELECT seq FROM {self._table}
     @cached_property
     def get(self) -> SqlTemplate:
         """Read the vectors of some owners, and one more row with the namespace's space in the first column."""
-        # The extra row tells, without a second round trip, whether the guessed space is the namespace's.
+        # The extra row shows, without a second round trip, whether the guessed space is the namespace's.
         return SqlTemplate(f"""
 SELECT m.owner_type, m.owner_id, m.model, v.vector, m.created_at, m.updated_at
 FROM json_each(:owners) AS given CROSS JOIN embeddings AS m ON m.namespace = :namespace
@@ -200,7 +200,7 @@ WHERE id IN (SELECT seq FROM nearest)
     @cached_property
     def behind(self) -> SqlTemplate:
         """Count the vectors after a row number."""
-        # NOT INDEXED keeps SQLite on the range of row numbers: a count would else read all of the smaller digest index.
+        # NOT INDEXED keeps SQLite on the range of row numbers: otherwise a count reads all of the smaller digest index.
         return SqlTemplate(f"SELECT count(*) FROM {self._table} NOT INDEXED WHERE seq > :mark")
 
     @cached_property

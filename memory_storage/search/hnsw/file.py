@@ -1,9 +1,9 @@
-"""The sidecar file of a graph, next to the database. Its content is validated before use, whatever its name says.
+"""The sidecar file of a graph, next to the database. Its content is validated before use.
 
     magic, 8 bytes │ length of the header, 8 bytes │ digest of what follows, 32 bytes │ header, JSON │ padding │ graph
 
-The header says what the graph is of, up to which row, and has fingerprints: some rows and what identifies them,
-the last ones among them. A copy from elsewhere, or from before a backup was restored, contradicts the table in one.
+The header names the vector table and the last row of the graph, and has fingerprints: some rows, the last ones among
+them, with their digests. A file of another database, or of before a restore, contradicts the table in one of them.
 """
 
 from __future__ import annotations

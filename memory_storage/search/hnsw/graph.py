@@ -15,7 +15,7 @@ _EXPANSION_ADD = 96
 _SINGLE_THREAD_MAX = 100  # vectors; up to this many are added by one thread
 _SELF_RESULTS = 16  # results of a search for a vector itself: others may be as near, in 8 bits
 _QUICK_EXPANSION = 32  # candidates of a quick search, which finds nearly all vectors
-_TIE_DISTANCE = 1e-3  # cosine distance; nearer vectors cannot be told apart in 8 bits, so either may be returned
+_TIE_DISTANCE = 1e-3  # cosine distance; nearer vectors cannot be distinguished in 8 bits, so either may be returned
 _DUPLICATE_KEY = 1 << 62  # added to the number of a vector that is inserted a second time
 EXPANSION_SEARCH = 128
 """Candidates that a search keeps; recall@10 is then 0.98 among 100,000 vectors of dimension 384."""

@@ -274,7 +274,7 @@ class HnswIndex:
         Args:
             rebuild: Add all rows to an empty graph.
             progress: Called after each batch.
-            background: Do it in a thread, and return 0 at once.
+            background: Run in a thread, and return 0 immediately.
 
         Returns:
             The number of vectors added.
@@ -400,7 +400,7 @@ class HnswIndex:
             return self._build(state, progress)
         # Rows that were scrubbed from the database, maybe by another process, must not stay here or in the file.
         if rebuild or state.last < self._mark or self._is_fragmented(state.vectors) or self._has_erased_rows(graph):
-            self._is_rejected = True  # the file is as stale
+            self._is_rejected = True  # the file is equally stale
             return self._build(state, progress)
         added = self._extend(graph, self._mark, state, progress, waiting=True)
         return added + self._build(state, progress) if self._is_fragmented(state.vectors) else added
