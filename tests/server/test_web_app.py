@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 SECONDS = float(os.environ.get("MEMORY_STORAGE_LOAD_SECONDS", "8"))
 THREADS = 40
 REQUEST_TIMEOUT = 5.0
-# Waiting for a connection, the call, and finding out whether an unacknowledged write was applied: the maximum duration of a request.
+# Waiting for a connection, the call, and resolving an unacknowledged write: the maximum duration of a request.
 LONGEST = REQUEST_TIMEOUT + REQUEST_TIMEOUT + 10.0
 
 
