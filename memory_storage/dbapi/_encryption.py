@@ -1,4 +1,4 @@
-"""Encryption keys, and the checks of a file's header before the engine opens the file."""
+"""Encryption keys, and the errors of a file that show its path."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from memory_storage._paths import why_not_opened
 from ._credentials import Secret
 from ._errors import DatabaseError, Error, ProgrammingError, from_message
 
-_MAGIC = b"SQLite format 3\0"
-_PAYLOAD_FRACTIONS = bytes((64, 32, 32))  # bytes 21 to 23 of every database; the cipher leaves bytes 16 to 23 in plain
-_LARGEST_PAGE = 65536
 KEY_BYTES = 32
 _FILE_ERROR_CODES = {
     "SQLITE_BUSY",
@@ -83,20 +80,6 @@ def check_same_key(path: str, known: EncryptionKey | None, key: EncryptionKey | 
     raise DatabaseError(f"{path}: {problem}", "OTHER_KEY")
 
 
-def check_header(path: str, header: bytes, key: EncryptionKey | None) -> None:
-    """Raise DatabaseError if a file's header shows that it is not a database, or not encrypted as `key` says."""
-    # An encrypted file starts with random bytes, but its payload fractions are those of every database.
-    is_plain = header.startswith(_MAGIC)
-    if not header or is_plain is (key is None):
-        return
-    if is_plain:
-        raise DatabaseError(f"{path}: this file is not encrypted, but a key was given", "NOT_ENCRYPTED")
-    if header[21:24] != _PAYLOAD_FRACTIONS:
-        raise file_error(path, "file is not a database")
-    if key is None:
-        raise DatabaseError(f"{path}: it is encrypted, and no key was given", "WRONG_KEY")
-
-
 def needs_decryption_check(header: bytes, key: EncryptionKey | None) -> bool:
     """Return whether only decryption can verify `key`: the file is encrypted and not empty."""
     return key is not None and bool(header)
@@ -105,9 +88,3 @@ def needs_decryption_check(header: bytes, key: EncryptionKey | None) -> bool:
 def wrong_key_error(path: str) -> Error:
     """Return the error for a file that is encrypted with another key."""
     return DatabaseError(f"{path}: it is encrypted with another key", "WRONG_KEY")
-
-
-def page_size(header: bytes) -> int:
-    """Return the size of a page in bytes. It is in plain in an encrypted file too."""
-    size = int.from_bytes(header[16:18], "big")
-    return _LARGEST_PAGE if size == 1 else size

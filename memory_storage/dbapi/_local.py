@@ -18,16 +18,14 @@ import libsql_experimental
 from ._batch import BatchStep, Result, RowCountError, Value, bind
 from ._encryption import (
     EncryptionKey,
-    check_header,
     file_error,
     native_options,
     needs_decryption_check,
-    page_size,
     wrong_key_error,
 )
 from ._errors import BUSY_CODES, Error, InterfaceError, OperationalError, from_message
 from ._fork import register_after_fork
-from ._open_files import File, header_of, open_files
+from ._open_files import File, check_header, header_of, open_files, page_size
 from ._sql import Kind, parse
 
 _BoundStatement = tuple[

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from ._encryption import EncryptionKey, check_same_key
-from ._errors import OperationalError
+from ._encryption import EncryptionKey, check_same_key, file_error
+from ._errors import DatabaseError, OperationalError
 from ._fork import register_after_fork
 
 Identity = tuple[int, int]
@@ -27,6 +27,9 @@ Identity = tuple[int, int]
 
 _DESCRIPTORS = "/dev/fd"
 _HEADER_BYTES = 32
+_MAGIC = b"SQLite format 3\0"
+_PAYLOAD_FRACTIONS = bytes((64, 32, 32))  # bytes 21 to 23 of every database; the cipher leaves bytes 16 to 23 in plain
+_LARGEST_PAGE = 65536
 
 
 class File:
@@ -229,6 +232,26 @@ def header_of(path: str, descriptor: int | None, size: int = _HEADER_BYTES) -> b
             return file.read(size)
     except OSError:
         return b""
+
+
+def check_header(path: str, header: bytes, key: EncryptionKey | None) -> None:
+    """Raise DatabaseError if a file's header shows that it is not a database, or not encrypted as `key` says."""
+    # An encrypted file starts with random bytes, but its payload fractions are those of every database.
+    is_plain = header.startswith(_MAGIC)
+    if not header or is_plain is (key is None):
+        return
+    if is_plain:
+        raise DatabaseError(f"{path}: this file is not encrypted, but a key was given", "NOT_ENCRYPTED")
+    if header[21:24] != _PAYLOAD_FRACTIONS:
+        raise file_error(path, "file is not a database")
+    if key is None:
+        raise DatabaseError(f"{path}: it is encrypted, and no key was given", "WRONG_KEY")
+
+
+def page_size(header: bytes) -> int:
+    """Return the size of a page in bytes. It is in plain in an encrypted file too."""
+    size = int.from_bytes(header[16:18], "big")
+    return _LARGEST_PAGE if size == 1 else size
 
 
 def _create_empty(path: str) -> Identity | None:
