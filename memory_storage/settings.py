@@ -292,7 +292,7 @@ class Settings(_Section):
     @property
     def key(self) -> EncryptionKey | None:
         """The key of an encrypted file, for the driver; its repr is masked."""
-        return EncryptionKey.of(self.encryption_key)
+        return None if self.encryption_key is None else EncryptionKey.of(self.encryption_key)
 
     @property
     def credentials(self) -> Credentials:

@@ -149,8 +149,11 @@ def connect(
         OperationalError: the file cannot be opened.
     """
     # Wrap the secrets first: a traceback may show this frame.
-    auth_token, database = auth_token and Credentials.of(auth_token), redacted(database)
-    encryption_key = EncryptionKey.of(encryption_key)
+    database = redacted(database)
+    if auth_token is not None:
+        auth_token = Credentials.of(auth_token)
+    if encryption_key is not None:
+        encryption_key = EncryptionKey.of(encryption_key)
     if isinstance(database, str) and "://" in database:
         database = Server.parse(database)
     if isinstance(database, Server):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-from typing import Any
 
 from memory_storage._paths import why_not_opened
 
@@ -52,11 +51,6 @@ class EncryptionKey:
         return hmac.compare_digest(*(key.as_option()["encryption_key"].encode() for key in (self, other)))
 
 
-def native_options(key: EncryptionKey | None) -> dict[str, Any]:
-    """Return the options for the native driver. Do not bind them to a name."""
-    return {} if key is None else dict(key.as_option())
-
-
 def file_error(path: str, message: str) -> Error:
     """Return the exception for an engine's message, with the file's path where the file is the cause."""
     error = from_message(message)
@@ -78,13 +72,3 @@ def check_same_key(path: str, known: EncryptionKey | None, key: EncryptionKey | 
     else:
         problem = f"this process has it open with {'a key, and none was given' if key is None else 'another key'}"
     raise DatabaseError(f"{path}: {problem}", "OTHER_KEY")
-
-
-def needs_decryption_check(header: bytes, key: EncryptionKey | None) -> bool:
-    """Return whether only decryption can verify `key`: the file is encrypted and not empty."""
-    return key is not None and bool(header)
-
-
-def wrong_key_error(path: str) -> Error:
-    """Return the error for a file that is encrypted with another key."""
-    return DatabaseError(f"{path}: it is encrypted with another key", "WRONG_KEY")

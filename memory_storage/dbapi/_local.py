@@ -16,14 +16,8 @@ from urllib.parse import quote
 import libsql_experimental
 
 from ._batch import BatchStep, Result, RowCountError, Value, bind
-from ._encryption import (
-    EncryptionKey,
-    file_error,
-    native_options,
-    needs_decryption_check,
-    wrong_key_error,
-)
-from ._errors import BUSY_CODES, Error, InterfaceError, OperationalError, from_message
+from ._encryption import EncryptionKey, file_error
+from ._errors import BUSY_CODES, DatabaseError, Error, InterfaceError, OperationalError, from_message
 from ._fork import register_after_fork
 from ._open_files import File, check_header, header_of, open_files, page_size
 from ._sql import Kind, parse
@@ -283,8 +277,8 @@ class LocalTransport:
         """
         header = header_of(path, descriptor)
         check_header(self._path, header, self._key)
-        if not needs_decryption_check(header, self._key):
-            return
+        if self._key is None or not header:
+            return  # there is nothing to decrypt
         if descriptor is None:
             opens = _key_decrypts(path, self._key)
         else:  # closing another descriptor of the file would drop the locks of this process
@@ -294,7 +288,7 @@ class LocalTransport:
                     page.write(header_of(path, descriptor, page_size(header)))
                 opens = _key_decrypts(copy, self._key)
         if not opens:
-            raise wrong_key_error(self._path)
+            raise DatabaseError(f"{self._path}: it is encrypted with another key", "WRONG_KEY")
 
     def _engine_error(self, message: str) -> Error:
         return file_error(self._path, message) if self._path else from_message(message)
@@ -339,7 +333,12 @@ def _bind_step(step: BatchStep) -> _BoundStatement:
 
 
 def _open(database: str, key: EncryptionKey | None = None) -> Any:
-    native = libsql_experimental.connect(database, isolation_level=None, check_same_thread=False, **native_options(key))
+    native = libsql_experimental.connect(
+        database,
+        isolation_level=None,
+        check_same_thread=False,
+        **({} if key is None else key.as_option()),  # not bound to a name: a traceback may show it
+    )
     native.execute("PRAGMA busy_timeout = 0").fetchall()
     if key is not None:
         # The engine encrypts the database and its log only. Keep in memory what sorting, VACUUM and statement journals

@@ -203,9 +203,9 @@ def _server(url: URL) -> dbapi.Server:
 
 def _hide_secrets(dialect: Any, record: Any, arguments: Any, options: dict[str, Any]) -> None:  # noqa: ARG001 - also
     # A traceback through SQLAlchemy's frames may show the options.
-    if "auth_token" in options:
+    if options.get("auth_token") is not None:
         options["auth_token"] = dbapi.Credentials.of(options["auth_token"])
-    if "encryption_key" in options:
+    if options.get("encryption_key") is not None:
         options["encryption_key"] = dbapi.EncryptionKey.of(options["encryption_key"])
 
 
