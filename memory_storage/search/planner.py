@@ -343,7 +343,7 @@ def _initial_candidates(
 def _attempt(values: dict[str, Any], are_broad: bool, shortlist_failed: bool) -> Attempt:
     """Return the first attempt with an in-process index: the least that is likely to suffice is planned fastest."""
     is_deep, is_auto = values["reach"] > HNSW.max_k, values["mode"] == "auto"
-    # The statement compares all for so many rows (see `_strategy`), so it needs no probe.
+    # The statement itself compares all above `max_k` (see `_strategy`): there is nothing to probe.
     if is_auto and is_deep:
         return "full"
     if are_broad:
