@@ -59,12 +59,12 @@ def test_a_ratio_is_the_median_of_the_rounds():
         (0.01, {}, True),
     ],
 )
-def test_a_line_knows_whether_it_keeps_its_bounds(ratio, bounds, holds):
+def test_a_ratio_is_checked_against_its_bounds(ratio, bounds, holds):
     assert Line("what", ratio, ratio, ratio, **bounds).holds is holds
 
 
 @pytest.mark.parametrize("name", command.names())
-def test_a_benchmark_says_what_it_measures(name):
+def test_a_benchmark_describes_what_it_measures(name):
     module = importlib.import_module(f"benchmarks.{name}")
     assert module.__doc__
     assert callable(module.run)

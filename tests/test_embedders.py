@@ -40,12 +40,12 @@ def test_a_query_may_be_embedded_in_another_way():
 
 
 @pytest.mark.parametrize("given_back", [[], [[1.0]], [[1.0]] * 3])
-def test_as_many_vectors_come_as_texts_went(given_back):
+def test_there_is_one_vector_per_text(given_back):
     with raises(ms.ValidationError, field="vectors", match="vectors: one for each of 2 texts"):
         ms.FunctionEmbedder(lambda _: given_back, model="m").embed(["a", "b"])
 
 
-def test_an_error_of_the_callable_goes_through():
+def test_an_error_of_the_callable_propagates():
     def broken(texts):
         raise ZeroDivisionError
 
@@ -80,7 +80,7 @@ def test_a_sentence_transformer_normalizes_and_shows_no_progress():
     assert ms.SentenceTransformerEmbedder(OldModel(), name="mine").embed_query("ab") == [2.0, 1.0]
 
 
-def test_without_the_package_it_says_what_to_install(monkeypatch):
+def test_without_the_package_the_error_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(ms.ConfigurationError, match=r"memory-storage\[sentence-transformers\]"):
         ms.SentenceTransformerEmbedder()
@@ -104,7 +104,7 @@ def test_hashing_is_the_same_in_every_process():
     assert out == {f"{ms.HashingEmbedder(8).embed_query('Fix the login')}\n"}
 
 
-def test_what_is_spelled_alike_is_near():
+def test_similar_spelling_is_near():
     near, one, far = ms.HashingEmbedder().embed(["fix the login token", "fix the token of a login", "bake some bread"])
     assert sum(a * b for a, b in zip(near, one, strict=True)) > 0.4 > sum(a * b for a, b in zip(near, far, strict=True))
 

@@ -94,7 +94,7 @@ PARTS = {
 
 @pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
 @pytest.mark.parametrize("way", [pickle.dumps, copy.deepcopy])
-def test_pickling_says_to_open_it_in_the_other_process(database, part, way):
+def test_pickling_is_an_error_with_a_remedy(database, part, way):
     with (
         ms.MemoryStorage.open(database) as storage,
         pytest.raises(TypeError, match=r"cannot pickle \w+: its connections.*MemoryStorage\.open\(settings\)"),

@@ -315,7 +315,7 @@ def _has(database: Path, canary: str) -> list[str]:
     return [path.name for path in database.parent.iterdir() if canary.encode() in path.read_bytes()]
 
 
-def test_quarantined_rows_of_a_forgotten_episode_are_erased(database):
+def test_quarantined_rows_of_an_erased_episode_are_erased(database):
     settings = ms.Settings(database=str(database))
     with ms.MemoryStorage.open(settings) as storage:
         mine, theirs = _damaged(storage, "zqmine"), _damaged(storage, "zqtheirs")

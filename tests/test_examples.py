@@ -68,7 +68,7 @@ def test_the_script_shows_them(example, transcripts, tmp_path, monkeypatch, caps
     assert capsys.readouterr().out == shown
 
 
-def test_what_works_says_it_twice_alike_and_writes_a_page(transcripts, tmp_path, monkeypatch, capsys):
+def test_what_works_is_deterministic_and_writes_a_page(transcripts, tmp_path, monkeypatch, capsys):
     what_works = _module("what_works")
     page = tmp_path / "report.html"
     arguments = ["x", str(transcripts), "--database", str(tmp_path / "memory.db"), "--html", str(page)]

@@ -146,7 +146,7 @@ def test_no_byte_of_an_erased_episode_remains_on_disk(canary, database):
     assert found.storage.embeddings.index.status()[0].indexed == EXACT_SCAN_MAX + 50
 
 
-def test_it_is_gone_from_every_way_to_find_it(storage):
+def test_an_erased_episode_is_found_by_no_method(storage):
     found = Canary(storage, 20)
     found.storage.forget(episode=found.episode.id)
     assert CANARY not in repr(dump(storage.engine))
@@ -183,7 +183,7 @@ def test_a_pattern_is_erased_if_no_evidence_remains(storage):
         storage.patterns.save(found.shared)
 
 
-def test_a_stale_copy_of_what_was_forgotten_does_not_come_back(storage):
+def test_a_stale_copy_does_not_restore_an_erased_episode(storage):
     found = Canary(storage, 3)
     everything = "\n".join(export_lines(storage)).encode()
     storage.forget(episode=found.episode.id)
@@ -304,7 +304,7 @@ def test_a_writer_holding_the_lock_too_long_is_named(database):
         assert_consistent(storage.engine)
 
 
-def test_a_vector_index_of_somebody_else_is_not_damaged(canary, database):
+def test_a_foreign_vector_index_is_not_damaged(canary, database):
     found = canary()
     with found.storage.engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE others (a F32_BLOB(3))")
@@ -343,7 +343,7 @@ def test_indexes_lost_by_a_kill_are_recreated_on_open(database):
 
 
 @pytest.mark.slow
-def test_on_a_server_the_result_says_what_is_out_of_reach(migrated_server_url):
+def test_on_a_server_the_result_names_what_is_not_erased(migrated_server_url):
     with ms.MemoryStorage.open(migrated_server_url) as storage:
         found = Canary(storage, EXACT_SCAN_MAX + 20)
         done = storage.forget(episode=found.episode.id)
@@ -365,7 +365,7 @@ def test_on_a_server_the_result_says_what_is_out_of_reach(migrated_server_url):
         ({"episode": "no id"}, "id"),
     ],
 )
-def test_it_has_to_be_said_what_is_to_be_forgotten(storage, arguments, field):
+def test_forget_needs_an_episode_or_a_namespace(storage, arguments, field):
     with raises(ms.ValidationError, field=field):
         storage.forget(**arguments)
     assert not any(row_counts(storage.engine).values())

@@ -83,7 +83,7 @@ def test_idle_connections_are_closed_and_replaced_on_demand(target):
     engine.dispose()
 
 
-def test_as_many_idle_connections_as_are_asked_for_stay_open(target):
+def test_the_configured_idle_connections_stay_open(target):
     engine = make_engine(_settings(target, idle_timeout=0.05, min_idle=2))
     _used_by(engine, 4)
     _eventually(lambda: _open(engine) == 2)
@@ -164,7 +164,7 @@ def test_many_storages_share_one_thread(target):
     _eventually(lambda: set(threading.enumerate()) <= before)
 
 
-def test_the_thread_serves_a_short_timeout_beside_a_long_one(target):
+def test_the_thread_serves_a_short_and_a_long_timeout(target):
     long, short = (make_engine(_settings(target, idle_timeout=seconds)) for seconds in (600, 0.1))
     _used_by(long, 1)
     _used_by(short, 2)
@@ -222,7 +222,7 @@ def test_min_idle_connections_are_opened_ahead(target):
             assert (storage.pool_stats().active, storage.pool_stats().idle) == (1, 4)
 
 
-def test_idle_counts_what_is_open(target):
+def test_idle_counts_open_connections(target):
     with ms.MemoryStorage.open(_settings(target, idle_timeout=0.1, min_idle=1)) as storage:
         _used_by(storage.engine, 4)
         assert storage.pool_stats().idle == 4

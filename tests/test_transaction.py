@@ -132,7 +132,7 @@ def test_a_view_does_not_see_what_others_write(database, make_episode):
         assert storage.episodes.count() == 2
 
 
-def test_work_beside_an_open_block_sees_the_old_state_on_a_file(database, make_episode):
+def test_work_outside_an_open_block_sees_the_old_state_on_a_file(database, make_episode):
     with ms.MemoryStorage.open(database) as storage:
         episode = storage.episodes.save(make_episode())
         with storage.transaction() as tx:
@@ -143,7 +143,7 @@ def test_work_beside_an_open_block_sees_the_old_state_on_a_file(database, make_e
         assert storage.episodes.find(episode.id) is None
 
 
-def test_work_beside_an_open_block_raises_at_once_in_memory(make_episode):
+def test_work_outside_an_open_block_raises_at_once_in_memory(make_episode):
     with ms.MemoryStorage.open(":memory:") as storage:
         with storage.transaction() as tx:
             tx.episodes.save(make_episode())
@@ -268,7 +268,7 @@ def test_a_transaction_cannot_be_entered_twice(storage, make_episode):
     assert storage.episodes.count() == 1
 
 
-def test_a_write_beside_the_own_transaction_is_refused_at_once(storage, make_episode):
+def test_a_write_outside_the_own_transaction_is_refused(storage, make_episode):
     with storage.transaction() as tx:
         with pytest.raises(ms.UnavailableError, match="nested write"):
             storage.episodes.save(make_episode())
@@ -277,7 +277,7 @@ def test_a_write_beside_the_own_transaction_is_refused_at_once(storage, make_epi
     assert storage.episodes.count() == 2
 
 
-def test_a_closed_storage_says_so_in_all_its_namespaces(storage, make_episode):
+def test_a_closed_storage_is_closed_in_all_its_namespaces(storage, make_episode):
     view = storage.in_namespace("other")
     storage.close()
     for closed in (storage, view):

@@ -76,7 +76,7 @@ def _restored(tmp_path: Path, storage: ms.MemoryStorage) -> ms.Settings:
     return ms.Settings(database=str(tmp_path / "restored.db"), encryption_key=storage.settings.encryption_key)
 
 
-def test_what_is_restored_is_what_was_backed_up_in_every_row(storage, backup, tmp_path):
+def test_a_restored_database_equals_the_source_in_every_row(storage, backup, tmp_path):
     _fill(storage)
     report = back_up(storage, backup)
     assert os.listdir(backup.parent) == [backup.name]
@@ -174,7 +174,7 @@ def test_while_four_writers_write_it_is_a_state_that_existed(storage, backup, tm
     assert sum(after) > sum(before), "no writer wrote while the backup was made"
 
 
-def test_it_never_replaces_a_file_unless_it_is_told_to(storage, backup):
+def test_it_replaces_a_file_only_with_overwrite(storage, backup):
     backup.write_text("precious")
     with pytest.raises(ms.ConfigurationError, match="already exists; choose another name"):
         back_up(storage, backup)

@@ -42,7 +42,7 @@ def where(directory: Path, needles: list[bytes]) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("is_encrypted", [False, True])
-def test_no_place_has_a_byte_of_what_was_forgotten(tmp_path, monkeypatch, is_encrypted):
+def test_no_file_has_a_byte_of_an_erased_row(tmp_path, monkeypatch, is_encrypted):
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     for name in ("TMPDIR", "SQLITE_TMPDIR"):
@@ -150,7 +150,7 @@ def test_an_evicted_episode_stays_in_backups(database, tmp_path):
         assert erased.episodes == 1
 
 
-def test_a_namespace_goes_though_the_database_never_had_it(backed_up, tmp_path):
+def test_a_namespace_that_the_database_never_had_is_erased(backed_up, tmp_path):
     storage, _, path = backed_up
     with ms.MemoryStorage.open(tmp_path / "another.db") as another:
         assert forget_in_backups(another, [path]) == [ErasedBackup(str(path))]
@@ -160,7 +160,7 @@ def test_a_namespace_goes_though_the_database_never_had_it(backed_up, tmp_path):
     assert storage.episodes.count() == 3
 
 
-def test_what_is_no_backup_is_refused_before_anything_changes(backed_up, tmp_path):
+def test_a_file_that_is_not_a_backup_is_refused_first(backed_up, tmp_path):
     storage, episode, path = backed_up
     storage.forget(episode=episode.id)
     before = path.read_bytes()

@@ -35,7 +35,7 @@ def test_init_makes_a_database(answered, database):
     assert answered("check")["revision"] == schema.HEAD
 
 
-def test_init_leaves_alone_what_is_there(answered, episode):
+def test_init_keeps_existing_data(answered, episode):
     answered("init")
     assert answered("show", episode.id)["id"] == str(episode.id)
 
@@ -76,7 +76,7 @@ def test_a_command_that_reads_makes_no_file(command, database, arguments):
 
 
 @pytest.mark.parametrize("arguments", [*READING, ["init"], ["upgrade"]], ids=lambda arguments: arguments[0])
-def test_what_is_no_database_is_refused_and_left_as_it_is(command, database, arguments):
+def test_a_file_that_is_not_a_database_is_refused_unchanged(command, database, arguments):
     database.write_text("some words, and no database\n" * 100)
     result = command(*arguments, "-d", database)
     assert (result.exit_code, result.stdout) == (9, "")
@@ -84,7 +84,7 @@ def test_what_is_no_database_is_refused_and_left_as_it_is(command, database, arg
 
 
 @pytest.mark.parametrize("arguments", [*READING, ["init"], ["import", __file__]], ids=lambda arguments: arguments[0])
-def test_without_a_database_a_command_says_how_to_give_one(command, arguments):
+def test_without_a_database_the_error_has_a_remedy(command, arguments):
     result = command(*arguments)
     assert result.exit_code == 3
     assert "LIBSQL_DATABASE_PATH" in result.stderr
@@ -115,7 +115,7 @@ def test_the_environment_may_give_the_database(command, database, monkeypatch, n
     ],
     ids=lambda filters: filters[0],
 )
-def test_query_finds_what_the_filters_ask_for(answered, episode, filters):
+def test_query_applies_the_filters(answered, episode, filters):
     page = answered("query", *filters)
     assert [item["id"] for item in page["items"]] == [str(episode.id)]
     assert page["next_cursor"] is None
@@ -156,7 +156,7 @@ def test_a_filter_that_cannot_be_is_bad_input(command, database, episode, filter
     assert result.stderr.startswith(f"error: {message}")
 
 
-def test_query_goes_on_where_the_last_page_ended(answered, command, database, make_episode):
+def test_query_continues_after_the_previous_page(answered, command, database, make_episode):
     with ms.MemoryStorage.open(database) as storage:
         storage.episodes.save_many([make_episode(0) for _ in range(5)])
     seen, cursor = [], []
@@ -172,7 +172,7 @@ def test_query_goes_on_where_the_last_page_ended(answered, command, database, ma
     assert "--cursor" not in result.stdout
 
 
-def test_query_gives_the_steps_only_when_asked(answered, episode):
+def test_query_returns_steps_only_on_request(answered, episode):
     assert "steps" not in answered("query")["items"][0]
     assert len(answered("query", "--steps")["items"][0]["steps"]) == 2
 
@@ -183,7 +183,7 @@ def test_query_shows_a_table(command, database, episode):
         assert text in shown
 
 
-def test_show_gives_the_whole_episode(answered, episode):
+def test_show_prints_the_complete_episode(answered, episode):
     assert ms.Episode.model_validate_json(json.dumps(answered("show", episode.id))) == episode
     assert "steps" not in answered("show", episode.id, "--no-steps")
 
@@ -195,7 +195,7 @@ def test_show_tells_of_an_episode_and_its_steps(command, database, episode):
     assert "output 2" not in command("show", episode.id, "--no-steps", "-d", database).stdout
 
 
-def test_what_a_transcript_says_cannot_command_the_terminal(command, database, make_episode):
+def test_text_of_a_transcript_cannot_control_the_terminal(command, database, make_episode):
     with ms.MemoryStorage.open(database) as storage:
         hostile = storage.episodes.save(make_episode(task_description="\x1b]0;gone\x07 [red]not red[/red] \x9b2J"))
     shown = command("show", hostile.id, "-d", database).stdout + command("query", "-d", database).stdout
@@ -215,7 +215,7 @@ def test_an_id_that_is_none_is_bad_input(command, database, episode):
     assert command("show", "seven", "-d", database).exit_code == 4
 
 
-def test_stats_count_what_is_there(command, answered, database, episode):
+def test_stats_count_the_stored_rows(command, answered, database, episode):
     found = answered("stats")
     assert (found["rows"]["episodes"], found["rows"]["steps"]) == (1, 2)
     assert found["outcomes"] == {"success": {"episodes": 1, "mean_reward": 0.75}}
@@ -229,7 +229,7 @@ def test_delete_with_yes_deletes(answered, database, episode):
     assert answered("stats")["rows"]["steps"] == 0
 
 
-def test_delete_asks_nobody_who_is_not_there(command, answered, database, episode):
+def test_delete_without_a_terminal_needs_yes(command, answered, database, episode):
     result = command("delete", episode.id, "-d", database, stdin="y\n")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "--yes" in result.stderr
@@ -266,20 +266,20 @@ def test_import_reads_stdin(command, answered, database, runs):
     assert answered("stats")["outcomes"]["success"]["episodes"] == 2
 
 
-def test_import_says_the_first_problems_and_how_many_more(command, database):
+def test_import_lists_the_first_problems_and_counts_the_rest(command, database):
     result = command("import", "-", "-d", database, stdin="oops\n" * 30)
     assert result.stderr.count("not JSON") == 20
     assert "and 10 more" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["none.jsonl", ""])
-def test_import_of_what_is_no_file_makes_no_database(command, database, tmp_path, name):
+def test_import_of_a_missing_file_creates_no_database(command, database, tmp_path, name):
     result = command("import", tmp_path / name, "-d", database)
     assert (result.exit_code, result.stdout) == (3, "")
     assert not database.exists()
 
 
-def test_import_of_what_is_no_text_is_bad_input(command, database, tmp_path):
+def test_import_of_binary_data_is_invalid_input(command, database, tmp_path):
     path = tmp_path / "runs.jsonl"
     path.write_bytes("[]".encode("utf-16"))
     result = command("import", path, "-d", database)
@@ -345,7 +345,7 @@ def test_wrong_usage_is_two(command, arguments):
     assert command(*arguments).exit_code == 2
 
 
-def test_upgrade_does_not_go_back_and_says_what_does(command, database):
+def test_upgrade_refuses_to_downgrade_and_names_the_command(command, database):
     command("init", "--database", database)
     result = command("upgrade", "0001", "--database", database)
     assert result.exit_code == 4

@@ -29,7 +29,7 @@ def test_the_demo_records_what_it_did_on_this_machine(command, database, tmp_pat
     assert episode.steps[0].latency_ms > 0
 
 
-def test_the_demo_says_honestly_how_it_ended(command, database):
+def test_the_demo_reports_its_real_outcome(command, database):
     answer = json.loads(command("demo", "-d", database, "--json").stdout)["episode"]
     assert answer["outcome"]["kind"] == "partial_success"
     assert answer["outcome"]["failed"] == ["run a script that is not there"]

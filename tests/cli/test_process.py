@@ -30,7 +30,7 @@ def finish(process: subprocess.Popen[bytes], stdin: bytes = b"") -> tuple[int, b
 
 
 @pytest.mark.slow
-def test_the_airline_runs_go_in_once_and_come_out_whole(database, tmp_path):
+def test_the_airline_runs_are_imported_once_and_exported(database, tmp_path):
     path = REAL if REAL.exists() else write_airline(tmp_path / "runs.jsonl")
     code, out, err = finish(start("import", path, "--format", "openai-chat", "-d", database, "--json"))
     report = {"imported": 200, "unchanged": 0, "failed": [], "updated": 0, "erased": 0, "undated": 200, "notes": []}
@@ -49,14 +49,14 @@ def exported(database) -> bytes:
         return "".join(line + "\n" for line in export_lines(storage)).encode()
 
 
-def test_an_error_is_one_line_and_no_traceback(database):
+def test_an_error_is_one_line_without_a_traceback(database):
     code, out, err = finish(start("stats", "-d", database))
     assert (code, out) == (3, b"")
     assert err.startswith(b"error: there is no database")
     assert err.count(b"\n") == 1
 
 
-def test_a_reader_that_goes_away_is_no_error(database, make_episode):
+def test_a_closed_output_pipe_is_not_an_error(database, make_episode):
     with ms.MemoryStorage.open(database) as storage:
         storage.episodes.save_many([make_episode(20, metadata={"big": "x" * 5000}) for _ in range(60)])
     for arguments in (["export"], ["query", "--json"], ["query", "--steps"]):
@@ -69,7 +69,7 @@ def test_a_reader_that_goes_away_is_no_error(database, make_episode):
         process.stderr.close()
 
 
-def test_an_interrupt_leaves_with_130_and_what_was_read_is_in(database):
+def test_an_interrupt_exits_with_130_and_keeps_what_was_read(database):
     with ms.MemoryStorage.open(database) as storage:
         with interruptible():
             process = start("import", "-", "-d", database)

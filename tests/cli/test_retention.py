@@ -62,7 +62,7 @@ def test_retain_can_archive_in_place_of_deleting(answered, database, episodes):
     assert len(_left(database, archived=True)) == 10
 
 
-def test_retain_and_forget_ask_nobody_who_is_not_there(command, database, episodes):
+def test_retain_and_forget_without_a_terminal_need_yes(command, database, episodes):
     for arguments in (("retain", "--max-episodes", 1), ("forget", episodes[0].id), ("forget", "-n", "default")):
         result = command(*arguments, "-d", database)
         assert result.exit_code == 2

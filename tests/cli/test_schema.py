@@ -43,7 +43,7 @@ def revision_of(database) -> str | None:
     return row and row[0]
 
 
-def test_a_downgrade_goes_back_and_an_upgrade_comes_again(command, answered, database, stored):
+def test_a_downgrade_and_an_upgrade_restore_the_schema(command, answered, database, stored):
     result = command("downgrade", "0004", "--yes", "--database", database)
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout == f"{database}: {HEAD} -> 0004\n"
@@ -53,7 +53,7 @@ def test_a_downgrade_goes_back_and_an_upgrade_comes_again(command, answered, dat
         assert storage.episodes.get(stored.id) == stored
 
 
-def test_a_downgrade_says_what_is_lost_and_asks(command, database, stored, typed):
+def test_a_downgrade_lists_losses_and_asks(command, database, stored, typed):
     typed("y\n")
     result = command("downgrade", "0005", "--database", database)
     assert result.exit_code == 0, result.stderr

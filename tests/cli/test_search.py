@@ -48,7 +48,7 @@ def test_search_by_likeness(answered, episodes):
     assert (len(_ids(both)), both["items"][0]["method"]) == (3, "hybrid")
 
 
-def test_search_goes_on_with_a_cursor(answered, command, database, episodes):
+def test_search_continues_with_a_cursor(answered, command, database, episodes):
     first = answered("search", "refund flight", "-k", "1")
     second = answered("search", "refund flight", "-k", "1", "--cursor", first["next_cursor"])
     assert {*_ids(first), *_ids(second)} == {str(one.id) for one in episodes[:2]}
@@ -67,7 +67,7 @@ def test_search_goes_on_with_a_cursor(answered, command, database, episodes):
         (["--like", "00000000-0000-0000-0000-000000000000", "--model", "none"], 5, "no embedding"),
     ],
 )
-def test_a_search_that_cannot_be_says_why(command, database, episodes, arguments, code, says):
+def test_an_impossible_search_is_an_error_with_the_cause(command, database, episodes, arguments, code, says):
     result = command("search", *arguments, "-d", database)
     assert (result.exit_code, result.stdout) == (code, "")
     assert says in result.stderr
@@ -137,7 +137,7 @@ class TestIndex:
         assert answered("index", "verify")[0]["is_healthy"]
         assert command("index", "use", "nothing", "-d", database).exit_code == 4
 
-    def test_worn_is_said(self, command, database, many):
+    def test_a_fragmented_index_is_reported(self, command, database, many):
         with ms.MemoryStorage.open(database) as storage:
             vectors = oracle.clustered(2_100, 8, 77)
             found = [one.owner_id for one in storage.embeddings.iterate()]

@@ -80,13 +80,13 @@ def test_a_page_shows_each_task_and_ids_that_can_be_typed(command, storage, monk
     assert [storage.episodes.resolve_id(short) for short in short_ids.values()] == list(short_ids)
 
 
-def test_a_line_end_in_a_text_makes_no_row_of_its_own(command, storage, monkeypatch):
+def test_a_line_end_in_a_cell_starts_no_new_row(command, storage, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     shown = command("query", "-d", storage.settings.database).stdout
     assert [line for line in shown.splitlines() if line.startswith("id ")] == shown.splitlines()[:1]
 
 
-def test_a_file_gets_whole_ids(command, storage):
+def test_a_file_gets_complete_ids(command, storage):
     shown = command("query", "-d", storage.settings.database).stdout
     assert all(str(episode.id) in shown for episode in storage.episodes.query())
 
@@ -98,7 +98,7 @@ def test_a_short_id_is_as_long_as_it_must_be(command, database, numbered, monkey
 
 
 @pytest.mark.parametrize("typed", ["abcd1234-0000", "ABCD123400007", IDS[0].hex])
-def test_a_prefix_is_enough_where_an_id_is_asked_for(command, answered, database, numbered, typed):
+def test_a_prefix_suffices_for_an_id(command, answered, database, numbered, typed):
     assert answered("show", typed)["id"] == str(IDS[0])
     with ms.MemoryStorage.open(database) as storage:
         storage.embeddings.put("episode", IDS[0], [1.0], model="m")
@@ -123,14 +123,14 @@ def test_a_prefix_of_nothing_is_not_found(command, answered, database, numbered)
         assert "no episode whose id begins with abcd5" in result.stderr
 
 
-def test_what_is_no_beginning_of_an_id_is_refused(command, database, numbered):
+def test_a_string_that_is_not_a_prefix_of_an_id_is_refused(command, database, numbered):
     for typed in ("abc", "seven", "abcd%", "abcd_", "abcd*", " ", "", f"{IDS[0]}0"):
         result = command("show", typed, "-d", database)
         assert (result.exit_code, result.stdout) == (4, ""), typed
         assert "prefix: an id, or at least its first 4 hexadecimal digits" in result.stderr
 
 
-def test_forget_says_what_a_prefix_stands_for_before_it_erases(command, answered, database, numbered):
+def test_forget_shows_the_episode_of_a_prefix_before_it_erases(command, answered, database, numbered):
     result = command("forget", "abcd9", "-d", database)
     assert (result.exit_code, answered("stats")["rows"]["episodes"]) == (2, 3)
     result = command("forget", "abcd9", "--yes", "-d", database)
@@ -155,7 +155,7 @@ NOTHING = [
 ]
 
 
-def test_an_empty_result_says_so_and_prints_no_table(command, database):
+def test_an_empty_result_is_a_message_and_no_table(command, database):
     command("init", "-d", database)
     for arguments, sentence in NOTHING:
         result = command(*arguments, "-d", database)

@@ -88,7 +88,7 @@ def test_an_error_that_ends_a_transaction_ends_its_savepoint(connection):
     assert rows(connection) == []
 
 
-def test_a_batch_is_checked_whole_before_it_runs(connection):
+def test_a_batch_is_checked_completely_before_it_runs(connection):
     with pytest.raises(dbapi.DataError):
         connection.execute(Batch([BatchStep(INSERT, (1, "a")), BatchStep(INSERT, (2, float("nan")))]))
     assert rows(connection) == []

@@ -130,7 +130,7 @@ def test_after_a_panic_others_can_write_at_once(connect):
     other.execute("CREATE TABLE t (x)")
 
 
-def test_after_a_panic_the_memory_database_goes_on():
+def test_a_memory_database_survives_a_panic():
     memory = dbapi.MemoryDatabase()
     one, other = dbapi.connect(memory), dbapi.connect(memory, busy_timeout=0)
     one.execute("CREATE TABLE t (x)")

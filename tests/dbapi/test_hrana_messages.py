@@ -131,7 +131,7 @@ def test_the_lines_of_an_answer_are_those_of_its_text(text, most):
     assert found == [line.removesuffix(b"\n") for line in text.splitlines(keepends=True)]
 
 
-def test_a_request_that_could_not_be_sent_whole_is_known_as_that():
+def test_a_partially_sent_request_is_detected():
     def refuse(_: bytes) -> None:
         raise BrokenPipeError
 

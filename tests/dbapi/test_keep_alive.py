@@ -52,7 +52,7 @@ def test_one_slow_server_holds_up_no_other():
     slow.waits_for.set()
 
 
-def test_the_thread_ends_with_the_last_and_comes_back():
+def test_the_thread_ends_with_the_last_connection_and_restarts():
     keep_alive = KeepAlive(tick=0.01)
     for _ in range(2):
         forgotten, abandoned = Connection(), Connection()

@@ -65,7 +65,7 @@ def test_another_thread_waits_no_longer_than_the_timeout(memory):
     one.rollback()
 
 
-def test_a_transaction_in_another_connection_is_none_of_ours(memory):
+def test_a_transaction_of_another_connection_is_separate(memory):
     one, other = dbapi.connect(memory), dbapi.connect(memory)
     one.execute("INSERT INTO t VALUES (1)")
     assert one.in_transaction

@@ -8,7 +8,7 @@ from memory_storage import dbapi
 from tests.raising import raises
 
 
-def test_the_module_says_what_pep_249_asks():
+def test_the_module_has_the_constants_of_pep_249():
     assert (dbapi.apilevel, dbapi.paramstyle, dbapi.threadsafety) == ("2.0", "qmark", 1)
     assert dbapi.Binary(b"x") == b"x"
 
@@ -70,7 +70,7 @@ def test_an_encrypted_file_needs_its_key(path):
 
 
 @pytest.mark.parametrize("close", [dbapi.Connection.close, dbapi.Connection.discard])
-def test_what_is_closed_can_be_closed_and_discarded_again(connect, close):
+def test_closing_and_discarding_twice_is_harmless(connect, close):
     connection = connect()
     close(connection)
     connection.close()

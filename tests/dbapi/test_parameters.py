@@ -44,7 +44,7 @@ def test_arithmetic_with_integers_beyond_32_bits_stays_integer(cursor, value):
 
 
 @given(row=st.tuples(VALUES, VALUES, VALUES))
-def test_every_value_comes_back_with_its_type(cursor, row):
+def test_every_value_is_read_back_with_its_type(cursor, row):
     back = cursor.execute("SELECT ?, ?, ?", row).fetchone()
     assert back == row
     assert [type(value) for value in back] == [type(value) for value in row]

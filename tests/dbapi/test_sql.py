@@ -104,6 +104,6 @@ def test_literals_survive_the_inlining_of_integers(cursor, value, wide):
     assert cursor.execute(f"SELECT {literal}, ?, {literal}, ?", (wide, value)).fetchone() == (value, wide, value, value)
 
 
-def test_a_script_keeps_a_trigger_whole():
+def test_a_script_does_not_split_a_trigger():
     assert split_script(f"SELECT 1; {TRIGGER}; ; SELECT 2 -- the end") == ["SELECT 1", TRIGGER, "SELECT 2 -- the end"]
     assert split_script("-- nothing\n;") == []

@@ -97,7 +97,7 @@ def test_autocommit_makes_each_statement_a_transaction(pair):
     assert count(other) == 1
 
 
-def test_closing_undoes_what_was_not_committed(pair):
+def test_closing_rolls_back_uncommitted_changes(pair):
     one, other = pair
     one.execute("INSERT INTO t VALUES (1, 1)")
     one.close()

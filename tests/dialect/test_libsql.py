@@ -161,7 +161,7 @@ def test_libsql_begin_locks_before_reading(file_engine):
             writer.execute(t.insert(), {"v": "x"})
 
 
-def test_libsql_begin_is_forgotten_when_the_connection_goes_back(file_engine):
+def test_libsql_begin_is_reset_when_the_connection_is_returned(file_engine):
     with file_engine.connect().execution_options(libsql_begin="DEFERRED") as connection:
         dbapi_connection = connection.connection.dbapi_connection
         assert dbapi_connection.begin_mode == "DEFERRED"
@@ -170,7 +170,7 @@ def test_libsql_begin_is_forgotten_when_the_connection_goes_back(file_engine):
     assert dbapi_connection.begin_mode == ""
 
 
-def test_libsql_begin_for_a_whole_engine(url):
+def test_libsql_begin_for_an_engine(url):
     engine = create_engine(url, execution_options={"libsql_begin": "IMMEDIATE"})
     with engine.connect() as connection:
         assert connection.connection.dbapi_connection.begin_mode == "IMMEDIATE"
@@ -193,7 +193,7 @@ def test_autocommit_commits_each_statement_and_is_reset_later(engine):
     assert rows(engine) == [(1, "x")]
 
 
-def test_a_batch_goes_through_sqlalchemy(engine):
+def test_a_batch_runs_through_sqlalchemy(engine):
     with engine.connect() as connection:
         batch = Batch([BatchStep("INSERT INTO t (v) VALUES (?)", ("x",), rows=1), BatchStep("SELECT count(*) FROM t")])
         assert connection.exec_driver_sql(batch).scalar() == 1

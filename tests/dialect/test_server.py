@@ -109,7 +109,7 @@ class TestRoundTrips:
         assert line.round_trips == 2
         assert len(values(engine)) == 500
 
-    def test_so_are_many_rows_that_come_back(self, engine: Engine, line: Proxy):
+    def test_many_returned_rows_are_one_round_trip_too(self, engine: Engine, line: Proxy):
         with engine.begin() as connection:
             rows = [{"v": str(number)} for number in range(500)]
             found = connection.execute(insert(t).returning(t.c.v), rows).scalars().all()
@@ -223,7 +223,7 @@ class TestLoss:
             connection.execute(insert(t), {"v": "after"})
         assert values(own_engine) == ["after"]
 
-    def test_a_session_goes_on_after_its_rollback(self, server: Sqld, own_engine: Engine):
+    def test_a_session_continues_after_a_rollback(self, server: Sqld, own_engine: Engine):
         with Session(own_engine) as session:
             session.add(Thing(v="lost"))
             session.flush()
@@ -354,7 +354,7 @@ class TestReflection:
         assert on_server == in_file
         assert "vectors_e_shadow" not in on_server["tables"]
 
-    def test_what_is_not_there_is_told(self, both: tuple[Inspector, Inspector]):
+    def test_a_missing_table_is_an_error(self, both: tuple[Inspector, Inspector]):
         for inspector in both:
             for what in QUESTIONS:
                 with pytest.raises(exc.NoSuchTableError):

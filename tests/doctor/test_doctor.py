@@ -98,7 +98,7 @@ def _kept(settings: ms.Settings, table: str) -> set[Any]:
         return {row[0] for row in view.execute([(f"SELECT {column} FROM {name}", [])])[0]}
 
 
-def test_nothing_is_wrong_with_what_was_only_used(storage):
+def test_a_database_in_normal_use_is_healthy(storage):
     _fill(storage)
     if storage.settings.database != ":memory:":  # which is another one for each connection
         assert check(storage.settings) == repair(storage.settings) == Report([])
@@ -186,7 +186,7 @@ def test_all_damages_together_are_repaired(settings):
         assert_consistent(storage.engine)
 
 
-def test_what_is_in_quarantine_is_as_it_was(settings):
+def test_quarantined_rows_are_unchanged(settings):
     before = {row[2]: row for row in _rows(settings)["episodes"]}
     DAMAGES["documents are no JSON"][1](Path(settings.database))
     repair(settings)
@@ -308,7 +308,7 @@ def test_a_server_is_repaired_too(storage):
 
 
 @pytest.mark.slow
-def test_nothing_that_the_doctor_says_shows_a_stored_value(settings, caplog):
+def test_no_finding_shows_a_stored_value(settings, caplog):
     caplog.set_level(logging.DEBUG)
     caplog.set_level(logging.DEBUG, logger="sqlalchemy")
     said = []
@@ -355,7 +355,7 @@ def test_a_database_that_is_locked_is_not_called_damaged(settings):
     assert repair(settings).is_healthy
 
 
-def test_what_is_not_there_is_not_made(database):
+def test_a_missing_database_is_not_created(database):
     result = CliRunner().invoke(app, ["doctor", "--repair", "--database", str(database)])
     assert (result.exit_code, database.exists()) == (3, False)
 

@@ -82,7 +82,7 @@ def test_a_replaced_file_receives_no_writes_of_the_old_one(database, tmp_path, c
         assert_consistent(again.engine)
 
 
-def test_a_transaction_on_a_file_that_goes_away_is_not_committed(database):
+def test_a_transaction_on_a_removed_file_is_not_committed(database):
     with ms.MemoryStorage.open(database) as storage:
 
         def work() -> None:

@@ -57,7 +57,7 @@ def test_a_transaction_meets_the_lock_at_its_first_statement(database: Path):
         assert caught.value.code == "SQLITE_BUSY"
 
 
-def test_a_lock_that_comes_free_in_time_is_waited_for(database: Path):
+def test_a_lock_that_is_released_in_time_is_waited_for(database: Path):
     with _open(database, 20) as storage, _locked_for(database, 0.3):
         assert storage.episodes.save(ms.Episode(task_description="patient")).version == 1
 

@@ -98,7 +98,7 @@ def test_a_killed_erasure_is_finished_by_a_second_run(template: Path, tmp_path: 
         assert_consistent(storage.engine)
 
 
-def test_retention_among_four_writers_does_only_what_was_planned(template: Path, tmp_path: Path):
+def test_retention_among_four_writers_removes_only_the_plan(template: Path, tmp_path: Path):
     path, done = _copy(template, tmp_path / "memory.db"), tmp_path / "done"
     with ms.MemoryStorage.open(path) as storage:
         before = {str(one.id) for one in storage.episodes.iterate(steps=False)}

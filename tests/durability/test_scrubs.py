@@ -139,7 +139,7 @@ def test_a_second_scrub_says_that_another_one_is_running(database):
         assert storage.scrub().complete
 
 
-def test_while_a_file_is_scrubbed_nobody_else_makes_indexes(database):
+def test_no_index_is_created_during_a_scrub(database):
     with ms.MemoryStorage.open(_settings(database)) as storage:
         _put(storage, 3)
         index = storage.embeddings.index

@@ -66,7 +66,7 @@ def test_another_run_of_the_same_session_is_broken(storage, name):
     assert storage.episodes.get(before.id) == before
 
 
-def test_strict_stores_nothing_beside_another_run_of_a_session(storage):
+def test_strict_stores_nothing_if_a_session_conflicts(storage):
     import_records(storage, [run(**SESSION)], id_field="session_id")
     records = [run(session_id="s-2"), {**ANOTHER["another task"], **SESSION}]
     report = import_records(storage, records, id_field="session_id", strict=True)

@@ -83,7 +83,7 @@ def exported(storage: ms.MemoryStorage) -> io.BytesIO:
     return io.BytesIO("".join(line + "\n" for line in export_lines(storage)).encode())
 
 
-def test_what_is_exported_and_imported_is_equal_in_every_field(full, other):
+def test_exported_and_imported_rows_are_equal_in_every_field(full, other):
     held = everything(full)
     assert [len(values) for values in held.values()] == [2, 2, 4, 2]
     assert import_stream(other, exported(full)) == ImportReport(10, 0)
@@ -135,7 +135,7 @@ def test_one_namespace_is_exported_and_fits_into_another(full, other, make_episo
     assert other.episodes.count() == 0
 
 
-def test_what_is_written_during_an_export_is_not_in_it(database, make_episode):
+def test_writes_during_an_export_are_not_in_it(database, make_episode):
     with ms.MemoryStorage.open(database) as storage:
         storage.episodes.save(make_episode())
         lines = export_lines(storage)
@@ -173,7 +173,7 @@ def test_an_export_that_was_cut_off_is_reported(full, other):
     assert "truncated" in report.failed[0].message
 
 
-def test_an_export_that_lacks_a_line_is_reported(full, other):
+def test_an_export_with_a_missing_line_is_reported(full, other):
     lines = lines_of(full)
     report = import_lines(other, lines[:-2] + lines[-1:])
     assert report.imported == 9
@@ -200,7 +200,7 @@ def test_orphans_are_reported_and_the_rest_is_imported(full, other):
         ("oops", "not JSON"),
     ],
 )
-def test_a_broken_line_of_an_export_is_reported(full, other, line, problem):
+def test_an_invalid_line_of_an_export_is_reported(full, other, line, problem):
     lines = lines_of(full)
     report = import_lines(other, [*lines[:2], line, *lines[2:-1], '{"kind": "end", "count": 11}'])
     assert report.imported == 10

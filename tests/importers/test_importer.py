@@ -59,7 +59,7 @@ def test_an_array_is_imported_as_lines_are(storage, tmp_path):
     assert import_file(storage, array) == ImportReport(0, 3, undated=3)
 
 
-def test_equal_rollouts_of_a_file_are_told_apart_and_repeatable(storage):
+def test_equal_runs_of_a_file_get_distinct_repeatable_ids(storage):
     rollouts = [run(reward=1), run(trial=1), run(reward=1), run(reward=1)]
     assert import_records(storage, rollouts) == ImportReport(4, 0, undated=4)
     assert import_records(storage, rollouts) == ImportReport(0, 4, undated=4)

@@ -48,7 +48,7 @@ def test_a_file_without_records_has_none(nothing):
 
 
 @pytest.mark.parametrize("rest", ['{"a": 1}\n', '[{"a": 1}]'])
-def test_a_byte_order_mark_does_no_harm(rest):
+def test_a_byte_order_mark_is_ignored(rest):
     assert lines_of(b"\xef\xbb\xbf" + rest.encode()) == [(1, {"a": 1})]
 
 
@@ -68,7 +68,7 @@ def test_a_byte_order_mark_does_no_harm(rest):
         (b'{"a": ' + b"9" * 5000 + b"}", "Exceeds the limit"),
     ],
 )
-def test_a_broken_line_is_a_problem_and_the_others_are_read(broken, problem):
+def test_an_invalid_line_is_a_problem_and_the_others_are_read(broken, problem):
     before, bad, after = read(b'{"n": 1}\n' + broken + b'\n{"n": 2}')
     assert (before.content, after.content) == ({"n": 1}, {"n": 2})
     assert bad.line == 2
@@ -121,7 +121,7 @@ def test_a_broken_element_of_an_array_does_not_touch_the_others():
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
-def test_another_encoding_is_refused_as_a_whole(encoding):
+def test_another_encoding_is_refused(encoding):
     with raises(ms.ValidationError, field="file", match="must be UTF-8"):
         read('{"n": 1}\n'.encode(encoding))
 
@@ -154,7 +154,7 @@ def test_a_document_that_was_cut_off_is_one_problem():
     assert "nothing from here on was read" in record.problem
 
 
-def test_a_broken_first_line_does_not_touch_the_others():
+def test_an_invalid_first_line_does_not_affect_the_others():
     broken, good = read('{"n": 1, "text\n{"n": 2}\n')
     assert "not JSON: Invalid control character" in broken.problem
     assert good.content == {"n": 2}

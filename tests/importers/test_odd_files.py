@@ -84,7 +84,7 @@ def _zip() -> bytes:
         (gzip.compress(A.encode("utf-16"), mtime=0), "must be UTF-8"),
     ],
 )
-def test_what_is_no_text_is_refused_as_a_whole(here, data, what, replace_invalid):
+def test_binary_data_is_refused(here, data, what, replace_invalid):
     with pytest.raises(ms.ValidationError) as caught:
         imported(here, data, replace_invalid=replace_invalid)
     assert caught.value.field == "file"
@@ -132,7 +132,7 @@ def test_an_option_that_is_not_one_is_refused_by_its_name(here):
     assert here.episodes.count() == 0
 
 
-def test_two_keys_that_are_replaced_alike_keep_both_values(here):
+def test_keys_that_become_equal_by_replacement_keep_both_values(here):
     text = json.dumps(run(extra={})).replace("{}", r'{"a\u0000": 1, "a\ufffd": 2, "a\ud800": 3}')
     assert imported(here, text, replace_invalid=True).imported == 1
     (episode,) = here.episodes.query()
@@ -182,7 +182,7 @@ def test_an_id_is_the_same_as_a_number_and_as_a_text():
         ([call("look"), answer("?", call_id="99")], [None]),
     ],
 )
-def test_a_result_that_answers_no_call_is_named_and_kept(messages, expected):
+def test_a_result_without_a_call_is_reported_and_kept(messages, expected):
     assert outputs(*messages) == expected
     episode = episode_from(run(*messages))
     assert "a tool result answers no call, and is kept in the conversation alone" in episode.metadata["import_notes"]
@@ -204,7 +204,7 @@ def test_a_result_that_answers_no_call_is_named_and_kept(messages, expected):
         ("", {}),
     ],
 )
-def test_arguments_are_an_object_or_kept_whole(arguments, parameters):
+def test_arguments_that_are_not_an_object_are_stored_unchanged(arguments, parameters):
     (step,) = episode_from(run(call("look", arguments), answer("ok"))).steps
     assert step.parameters == parameters
 

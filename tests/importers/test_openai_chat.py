@@ -29,7 +29,7 @@ def test_a_tool_call_with_its_result_is_a_step():
 
 
 @pytest.mark.parametrize("arguments", ["not json", '{"cut": ', "[1, 2]", "null", '{"a": NaN}', '{"a": 1, "a": 2}', [1]])
-def test_arguments_that_are_no_object_are_kept_whole(arguments):
+def test_arguments_that_are_no_object_are_stored_as_one_value(arguments):
     assert only_step(call("look", arguments)).parameters == {"arguments": arguments}
 
 
@@ -43,7 +43,7 @@ def test_arguments_may_be_an_object_already():
 
 
 @pytest.mark.parametrize("text", ["Error: no such flight", "Error", "Error 404"])
-def test_a_result_that_says_error_is_an_error(text):
+def test_a_result_with_an_error_sign_is_an_error(text):
     assert only_step(call("look"), answer(text)).result == ms.StepError(message=text)
 
 
@@ -56,7 +56,7 @@ def test_any_other_result_is_ok(text):
     assert only_step(call("look"), answer(text)).result == ms.StepOk(output=text)
 
 
-def test_a_call_without_an_answer_has_no_result():
+def test_a_call_without_a_response_has_no_result():
     assert only_step(call("look")).result is None
 
 
@@ -69,7 +69,7 @@ def test_results_find_their_calls_by_id_in_any_order():
     assert [(step.tool, step.result.output) for step in episode.steps] == [("a", "first"), ("b", "second")]
 
 
-def test_a_call_id_that_comes_back_belongs_to_the_latest_call():
+def test_a_reused_call_id_belongs_to_the_latest_call():
     episode = episode_from(run(call("a"), answer("one"), call("a"), answer("two"), call("a")))
     assert [step.result and step.result.output for step in episode.steps] == ["one", "two", None]
 
@@ -80,7 +80,7 @@ def test_the_old_function_calls_are_steps_too():
     assert (step.tool, step.parameters, step.result) == ("look", {"a": 1}, ms.StepOk(output="A chair."))
 
 
-def test_a_result_without_an_id_answers_the_call_that_waits():
+def test_a_result_without_an_id_belongs_to_the_pending_call():
     assert only_step(call("look"), {"role": "tool", "content": "A chair."}).result == ms.StepOk(output="A chair.")
 
 
@@ -129,7 +129,7 @@ def rebuilt(episode: ms.Episode) -> dict:
     return {**others, "reward": episode.reward.total, "traj": traj}
 
 
-def test_an_answer_to_no_call_stays_in_the_conversation():
+def test_a_result_without_a_call_stays_in_the_conversation():
     stray = answer("A chair.", call_id="unknown")
     episode = episode_from(run(call("look"), stray))
     assert episode.metadata["conversation"][-1] == stray
@@ -197,7 +197,7 @@ def test_tags_are_tags():
         ("timestamp", "2024-05-18T02:40:00"),
     ],
 )
-def test_a_record_starts_when_it_says(name, value):
+def test_a_record_has_its_own_start_time(name, value):
     moment = datetime(2024, 5, 18, 2, 40, tzinfo=timezone.utc)
     episode = episode_from(run(call("a"), call("b"), reward=1, **{name: value}))
     assert episode.started_at == moment
@@ -252,7 +252,7 @@ USER = {"role": "user", "content": "Go"}
         ({"messages": [USER], "conversation": "mine"}, "conversation"),
     ],
 )
-def test_what_is_no_run_is_refused_with_its_place(record, field):
+def test_a_record_that_is_not_a_run_is_refused_by_field(record, field):
     with pytest.raises(ms.ValidationError) as caught:
         episode_from(record)
     assert caught.value.field == field

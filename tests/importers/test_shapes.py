@@ -114,7 +114,7 @@ def test_a_result_to_no_call_is_named_and_kept():
     assert "a tool result answers no call, and is kept in the conversation alone" in episode.metadata["import_notes"]
 
 
-def test_an_image_is_kept_once_and_is_no_text(storage):
+def test_an_image_is_stored_once_and_is_not_text(storage):
     first = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": IMAGE}}]
     shot = [{"type": "text", "text": "Here."}, {"type": "image", "source": {"type": "base64", "data": IMAGE[22:]}}]
     record = anthropic(first, [tool_use("shot", "a")], [tool_result("a", shot)])
@@ -129,7 +129,7 @@ def test_an_image_is_kept_once_and_is_no_text(storage):
 
 
 @pytest.mark.parametrize("size", [3, 2000])
-def test_an_image_that_comes_again_is_stored_once(size):
+def test_a_repeated_image_is_stored_once(size):
     payload = "qVBORw0K" * size
     shown = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{payload}"}}
     other = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,AAAA{payload[:8]}"}}
@@ -148,7 +148,7 @@ def test_an_image_that_comes_again_is_stored_once(size):
 
 
 @pytest.mark.parametrize("text", ["data: 1\n\n", "data:image/png;base64, is how it begins", "data:,x"])
-def test_a_text_that_is_no_image_may_come_again(text):
+def test_repeated_text_is_stored_each_time(text):
     said = [{"role": "assistant", "content": text}] * 2
     assert episode_from(run(*said)).metadata["conversation"][1:] == said
 
@@ -235,7 +235,7 @@ def test_a_result_that_does_not_say_is_unknown(message):
     assert any("does not say whether it is an error" in note for note in episode.metadata["import_notes"])
 
 
-def test_a_long_task_is_an_excerpt_and_the_whole_is_kept():
+def test_a_long_task_is_an_excerpt_and_stored_completely():
     task = "x" * 10_048
     episode = episode_from({"messages": [{"role": "user", "content": task}]})
     assert episode.task_description == "x" * 9_999 + "…"
@@ -244,7 +244,7 @@ def test_a_long_task_is_an_excerpt_and_the_whole_is_kept():
 
 
 @pytest.mark.parametrize("character", ["x", "é", '"', "\n"])
-def test_a_large_result_is_an_excerpt_and_the_whole_is_kept(storage, character):
+def test_a_large_result_is_an_excerpt_and_stored_completely(storage, character):
     text = character * 1_100_000
     episode = storage.episodes.save(episode_from(run(call("look"), answer(text), call("look"), answer("A chair."))))
     first, second = episode.steps

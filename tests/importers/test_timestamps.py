@@ -32,7 +32,7 @@ def test_a_time_is_read_in_each_of_its_forms(value):
 
 
 @pytest.mark.parametrize("value", [None, True, "yesterday", "", 0, 12.5, -1, 1e300, float("inf"), [], "0001-01-01"])
-def test_what_is_no_time_is_none(value):
+def test_a_value_that_is_not_a_time_is_none(value):
     assert read_time(value) is None
 
 

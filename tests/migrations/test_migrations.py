@@ -82,7 +82,7 @@ def test_each_revision_can_be_undone_and_done_again(engine: Engine):
         assert _schema(engine) == after
 
 
-def test_what_is_stored_can_go_and_come_again(storage: ms.MemoryStorage):
+def test_stored_rows_survive_a_downgrade_and_an_upgrade(storage: ms.MemoryStorage):
     _fill(storage)
     assert all(row_counts(storage.engine).values())
     migrate.downgrade(storage.engine, "base")
@@ -92,7 +92,7 @@ def test_what_is_stored_can_go_and_come_again(storage: ms.MemoryStorage):
     assert_consistent(storage.engine)
 
 
-def test_vectors_go_down_and_come_up_again_each_whole(storage: ms.MemoryStorage):
+def test_vectors_survive_a_downgrade_and_an_upgrade(storage: ms.MemoryStorage):
     _fill(storage)
     episode = storage.episodes.save(ms.Episode(task_description="b"))
     storage.embeddings.put("episode", episode.id, [0.1, *[1 / 3] * 383], model=f"{MODEL}-384")
@@ -153,7 +153,7 @@ def test_a_second_dimension_is_not_dropped_in_silence(storage: ms.MemoryStorage)
     assert_consistent(storage.engine)
 
 
-def test_places_go_down_and_come_up_again_and_are_found(storage: ms.MemoryStorage):
+def test_entries_survive_a_downgrade_and_an_upgrade(storage: ms.MemoryStorage):
     episode = storage.episodes.save(ms.Episode(task_description="a", steps=[ms.Step(tool="t")]))
     noon = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
     moment = {"starts_at": noon}
@@ -176,7 +176,7 @@ def test_places_go_down_and_come_up_again_and_are_found(storage: ms.MemoryStorag
         assert len(memory.spatiotemporal.as_of(noon)) == 6
 
 
-def test_what_is_ongoing_is_a_moment_in_the_older_schema(storage: ms.MemoryStorage):
+def test_an_ongoing_entry_is_a_moment_in_the_older_schema(storage: ms.MemoryStorage):
     episode = storage.episodes.save(ms.Episode(task_description="a"))
     noon = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
     entry = ms.SpatiotemporalEntry(owner_type="episode", owner_id=episode.id, starts_at=noon, ongoing=True)
@@ -188,7 +188,7 @@ def test_what_is_ongoing_is_a_moment_in_the_older_schema(storage: ms.MemoryStora
     assert_consistent(storage.engine)
 
 
-def test_an_upgrade_of_what_is_up_to_date_touches_no_row(storage: ms.MemoryStorage):
+def test_an_upgrade_at_the_newest_revision_changes_no_row(storage: ms.MemoryStorage):
     _fill(storage)
     before = dump(storage.engine)
     migrate.upgrade(storage.engine)
@@ -233,7 +233,7 @@ def test_the_head_in_the_code_is_the_head_of_the_revisions():
     assert ScriptDirectory.from_config(migrate.config()).get_heads() == [schema.HEAD]
 
 
-def test_every_revision_says_what_it_does_and_can_be_undone():
+def test_every_revision_is_described_and_reversible():
     for script in _revisions():
         assert inspect.getdoc(script.module), script.path
         assert inspect.getdoc(script.module.upgrade), script.path
@@ -323,7 +323,7 @@ def test_alembic_makes_no_file_to_look_into(checkout: Path, command: str):
 
 
 @pytest.mark.slow
-def test_alembic_says_in_one_line_what_is_wrong_with_a_file(checkout: Path):
+def test_alembic_reports_an_unusable_file_in_one_line(checkout: Path):
     engine = create_engine(f"libsql:///{checkout / 'theirs.db'}")
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE invoices (id)")

@@ -185,7 +185,7 @@ def _through(line: Proxy, url: str) -> str:
 class TestAllOrNothing:
     @pytest.mark.parametrize("percent", [10, 30, 50, 70, 90, 99])
     @pytest.mark.parametrize("direction", ["request", "reply"])
-    def test_a_line_that_is_cut_leaves_all_of_it_or_nothing(
+    def test_a_cut_connection_leaves_all_of_a_migration_or_none(
         self, url: str, engine: Engine, line: Proxy, expected: list[tuple[Any, ...]], direction: str, percent: int
     ):
         size = {"request": 30_000, "reply": 21_000}[direction] * percent // 100  # of what it takes
@@ -267,7 +267,7 @@ class TestForeignKeys:
         migrate.upgrade(engine)
         _fill(engine)
 
-    def test_a_table_made_anew_takes_no_rows_of_others_along(self, engine: Engine, revise: Callable[[str], None]):
+    def test_recreating_a_table_deletes_no_rows_of_others(self, engine: Engine, revise: Callable[[str], None]):
         before = dump(engine)
         revise(RECREATE)
         after = dump(engine)
@@ -302,7 +302,7 @@ class TestForeignKeys:
         ):
             connection.exec_driver_sql("UPDATE steps SET namespace = 'none'")
 
-    def test_without_this_care_they_would_be_gone(self, engine: Engine):
+    def test_dropping_a_parent_table_would_delete_its_children(self, engine: Engine):
         """What `migrate.writing` is for."""
         with engine.begin() as connection:
             connection.exec_driver_sql("CREATE TABLE parents (id INTEGER PRIMARY KEY)")

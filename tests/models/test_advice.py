@@ -51,7 +51,7 @@ MODELS = [
 
 
 @pytest.mark.parametrize(("make", "field", "message"), CASES)
-def test_says_what_to_write(make: Any, field: str, message: str):
+def test_names_the_correct_spelling(make: Any, field: str, message: str):
     with pytest.raises(ms.ValidationError) as caught:
         make()
     assert caught.value.field == field

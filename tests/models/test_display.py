@@ -90,7 +90,7 @@ def test_steps_and_patterns_print_briefly(filled: ms.MemoryStorage):
     assert str(filled.patterns.search("d" * 900)).startswith("Hits(1 hit)")
 
 
-def test_what_is_printed_cannot_command_the_terminal(storage: ms.MemoryStorage):
+def test_printed_text_cannot_control_the_terminal(storage: ms.MemoryStorage):
     text = "\x1b]0;gone\x07 \x9b2J \u202egnp.exe\nword"
     steps = [ms.Step(tool=text, result=ms.StepError(message=text))]
     storage.episodes.save(ms.Episode(task_description=text, steps=steps))

@@ -17,7 +17,7 @@ OPEN = 'MemoryStorage.open("memory.db")'
 
 
 @pytest.mark.parametrize("name", WRITE)
-def test_a_name_of_the_crate_says_what_to_write(name: str):
+def test_a_name_of_the_crate_is_an_error_with_the_new_name(name: str):
     with pytest.raises(AttributeError) as read:
         getattr(ms, name)
     assert str(read.value) == f"memory_storage has no {name!r}: write {WRITE[name]}"
@@ -62,7 +62,7 @@ def test_a_misspelled_name_is_pointed_out():
         (lambda: ms.MemoryStorage.open(path="sesame.db"), "unexpected keyword argument 'path'"),
     ],
 )
-def test_a_wrong_call_says_how_to_open(call: Any, problem: str):
+def test_a_wrong_call_is_an_error_that_shows_how_to_open(call: Any, problem: str):
     with pytest.raises(ms.ConfigurationError) as caught:
         call()
     assert type(caught.value) is ms.ConfigurationError

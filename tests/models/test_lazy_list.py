@@ -25,7 +25,7 @@ def test_it_is_read_at_the_first_look_and_only_once():
     assert reads == [1]
 
 
-def test_what_its_reading_raises_comes_out_at_every_look():
+def test_an_error_of_decoding_is_raised_at_each_access():
     def fail() -> list[str]:
         raise ms.CorruptDataError("no")
 

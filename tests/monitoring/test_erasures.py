@@ -32,7 +32,7 @@ def _save(memory: ms.MemoryStorage, count: int) -> list[str]:
     return [str(one.id) for one in saved]
 
 
-def test_a_forgotten_episode_has_a_line_with_its_ids_and_actor(memory, lines):
+def test_erasing_an_episode_is_logged_with_ids_and_actor(memory, lines):
     (key,) = _save(memory, 1)
     pattern = memory.patterns.save(ms.Heuristic(condition="c", action="a", evidence=[key]))
     memory.forget(episode=key)
@@ -44,7 +44,7 @@ def test_a_forgotten_episode_has_a_line_with_its_ids_and_actor(memory, lines):
     assert (metrics["forget"].count, metrics["scrub"].count) == (1, 1)
 
 
-def test_a_forgotten_namespace_names_what_was_removed(memory, lines):
+def test_erasing_a_namespace_is_logged_with_what_was_removed(memory, lines):
     person = memory.in_namespace("person")
     ids = _save(person, 3)
     memory.forget(namespace="person", scrub=False)
@@ -62,7 +62,7 @@ def test_retention_names_what_it_removed(memory, lines):
     assert line.ids_digest in line.getMessage()
 
 
-def test_a_forget_that_fails_later_says_what_it_removed(memory, lines, monkeypatch):
+def test_an_erasure_that_fails_later_is_logged_with_ids(memory, lines, monkeypatch):
     (key,) = _save(memory, 1)
     from memory_storage import erasure
 

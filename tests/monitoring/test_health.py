@@ -99,7 +99,7 @@ def test_another_writer_does_not_wait_for_a_deep_check(database: Path, make_epis
             assert (left, connection.exec_driver_sql("PRAGMA temp_store").scalar()) == ([], 0)
 
 
-def test_a_table_that_is_gone_is_degraded_and_no_error(database: Path, make_episode):
+def test_a_missing_table_is_degraded_and_not_an_error(database: Path, make_episode):
     with ms.MemoryStorage.open(database) as storage:
         with storage.engine.begin() as connection:
             connection.exec_driver_sql("ALTER TABLE vector_models RENAME TO elsewhere")
@@ -149,7 +149,7 @@ def test_a_closed_storage_is_unhealthy(database: Path):
         ("DROP TABLE alembic_version", "SchemaError: "),
     ],
 )
-def test_another_schema_is_unhealthy_and_says_what_to_do(database: Path, sql: str, said: str):
+def test_another_schema_is_unhealthy_with_a_remedy(database: Path, sql: str, said: str):
     with ms.MemoryStorage.open(database) as storage:
         with storage.engine.begin() as connection:
             connection.exec_driver_sql(sql)
@@ -175,7 +175,7 @@ def test_a_disk_that_is_nearly_full_is_degraded(database: Path, monkeypatch: pyt
         assert "bytes are free on the disk" in found.reason
 
 
-def test_the_command_says_it_too(command, answered, database: Path, make_episode):
+def test_the_command_reports_it_too(command, answered, database: Path, make_episode):
     with ms.MemoryStorage.open(database) as storage:
         storage.episodes.save(make_episode())
     found = answered("health", "--deep")

@@ -72,7 +72,7 @@ def test_what_a_block_has_written_is_stored_or_unknown(open_with, lines, make_ep
     assert [record.result for record in lines("audit")] == ["stored", "unknown"]
 
 
-def test_both_are_off_unless_they_are_asked_for(storage: ms.MemoryStorage, lines, make_episode):
+def test_both_logs_are_off_by_default(storage: ms.MemoryStorage, lines, make_episode):
     storage.episodes.save(make_episode())
     with storage.transaction() as tx:
         tx.episodes.save(make_episode())
@@ -165,7 +165,7 @@ def _cut_after_the_first_round_trip(line: Proxy) -> Callable[[], None]:
     return finish
 
 
-def test_a_write_is_logged_with_who_what_and_which_rows(open_with, lines):
+def test_a_write_is_logged_with_actor_operation_and_rows(open_with, lines):
     storage = open_with(audit=True).in_namespace("team").acting_as("alice")
     episode = storage.episodes.save(ms.Episode(task_description=CANARY, steps=[ms.Step(tool="t", action=CANARY)]))
     step = storage.episodes.append_step(episode.id, ms.Step(tool="t", action=CANARY))
@@ -232,7 +232,9 @@ def test_many_ids_are_counted_and_a_hundred_named(open_with, lines, make_episode
 
 
 @pytest.mark.slow
-def test_a_write_whose_answer_is_lost_for_good_is_unknown(migrated_server_url: str, sqld: Sqld, lines, make_episode):
+def test_a_write_with_an_unresolved_outcome_is_logged_as_unknown(
+    migrated_server_url: str, sqld: Sqld, lines, make_episode
+):
     with Proxy(sqld.port) as line:
         url = migrated_server_url.replace(str(sqld.port), str(line.port))
         settings = ms.Settings(database=url, request_timeout=0.3, logging={"audit": True})

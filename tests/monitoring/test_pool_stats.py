@@ -46,7 +46,7 @@ def test_a_wait_that_ends_well_is_no_timeout(database):
         assert storage.pool_stats().wait_seconds > 0.05
 
 
-def test_the_figures_go_on_when_the_pool_is_made_anew(database):
+def test_the_counters_survive_a_new_pool(database):
     with ms.MemoryStorage.open(database) as storage:
         storage.episodes.count()
         before = storage.pool_stats()

@@ -19,7 +19,7 @@ def registry() -> CollectorRegistry:
     return CollectorRegistry()
 
 
-def test_the_text_parses_and_says_what_metrics_says(storage: ms.MemoryStorage, registry, make_episode):
+def test_the_output_parses_and_equals_the_metrics(storage: ms.MemoryStorage, registry, make_episode):
     prometheus.register(storage, registry=registry)
     saved = storage.episodes.save(make_episode())
     for _ in range(3):

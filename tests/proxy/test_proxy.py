@@ -96,7 +96,7 @@ def test_a_reset_is_a_reset_and_a_fin_an_end(server: Sqld, proxy: ProxyMaker):
                     raw.recv(100)
 
 
-def test_a_cut_may_come_several_times_or_be_taken_back(server: Sqld, proxy: ProxyMaker):
+def test_a_cut_may_be_repeated_or_cancelled(server: Sqld, proxy: ProxyMaker):
     between = proxy(server.port)
     with client(between.port) as sql:
         between.cut_reply_after(0, times=2)

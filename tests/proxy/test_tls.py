@@ -84,7 +84,7 @@ def test_faults_work_behind_tls_too(server: Sqld, authority: trustme.CA, trusted
         assert sql.run("SELECT count(*) FROM t") == [["0"]]
 
 
-def test_a_handshake_that_never_comes_does_not_hold_it_up(server: Sqld, authority: trustme.CA):
+def test_a_missing_handshake_does_not_block_it(server: Sqld, authority: trustme.CA):
     with tls.tls_terminator(server.port, tls.good(authority)) as front:
         silent = socket.create_connection(("127.0.0.1", front.port))
         eventually(lambda: front.open_connections == 1)

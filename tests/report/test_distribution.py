@@ -82,7 +82,7 @@ def test_the_command_runs_from_both_wheels(installed, database):
     assert "Success over time: " in done.stdout
 
 
-def test_the_command_without_the_report_says_what_to_install(installed, database):
+def test_the_command_without_the_report_names_the_package(installed, database):
     _make(database)
     done = installed("memory_storage", database=database)
     assert (done.returncode, done.stdout) == (3, "")

@@ -117,7 +117,7 @@ def test_text_that_vega_would_abort_on_is_drawn(memory):
 
 
 @pytest.mark.slow
-def test_a_page_is_replaced_as_a_whole_or_stays(memory, tmp_path):
+def test_a_page_is_replaced_atomically(memory, tmp_path):
     report = collect(memory, episodes=0)
     file = write_page(report, tmp_path / "report.html")
     file.write_text("old", encoding="utf-8")
@@ -216,7 +216,7 @@ def test_a_tie_and_what_may_be_chance_are_not_the_best(storage):
     assert "50.0% to 63.2%, within the noise" in _summary(collect(storage), "tools")
 
 
-def test_what_is_surely_better_is_named(storage):
+def test_a_significant_difference_is_named(storage):
     storage.episodes.save_many([*_episodes("edit", well=40), *_episodes("guess", well=1, failed=30)])
     assert _summary(collect(storage), "tools").startswith("Episodes that use edit go well most surely (100% of 40)")
 
@@ -241,7 +241,7 @@ def test_one_is_singular_in_the_report(storage):
     assert "1 pattern, never used: 1." in text
 
 
-def test_a_table_that_is_cut_says_so(storage):
+def test_a_truncated_table_has_a_note(storage):
     storage.patterns.save_many([ms.Heuristic(condition=f"c{number}", action="a") for number in range(21)])
     assert _summary(collect(storage), "patterns").endswith("The table shows the first 20.")
     assert "max-height: 26rem" not in page(collect(storage))

@@ -210,7 +210,7 @@ def test_a_clock_that_gives_no_aware_moment_is_refused(storage, moment):
     assert storage.episodes.count() == storage.patterns.count() == 0
 
 
-def test_what_is_just_within_the_limits_is_stored(small):
+def test_values_exactly_at_the_limits_are_stored(small):
     episode = ms.Episode(
         task_description="x" * 10,
         tags=["aa", "x" * 5],

@@ -171,7 +171,7 @@ def test_learning_keeps_the_limit_of_a_document(storage):
     assert len(grown.evidence) == 10
 
 
-def test_what_was_changed_up_to_a_limit_is_exported_and_imported(storage, make_episode):
+def test_rows_changed_up_to_a_limit_can_be_exported_and_imported(storage, make_episode):
     episode = storage.episodes.save(make_episode(metadata={"a": "x" * 1_000}))
     pattern, other = storage.patterns.save_many([ms.Heuristic(tags=[tag], **HEURISTIC) for tag in ("aa", "bb")])
     moment = episode.started_at

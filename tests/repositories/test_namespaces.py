@@ -310,7 +310,7 @@ def test_every_public_repository_method_has_a_case_here(storage):
 
 
 @pytest.mark.whole_database
-def test_an_empty_namespace_stays_empty_beside_a_full_one(storage):
+def test_an_empty_namespace_stays_empty_next_to_a_full_one(storage):
     ids = Ids()
     _fill(storage, ids, "theirs")
     before = dump(storage.engine, namespace="default")

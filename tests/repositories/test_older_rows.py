@@ -72,7 +72,7 @@ def test_reversed_times_are_saved_as_they_are(storage, reversed_one):
     assert_consistent(storage.engine)
 
 
-def test_reversed_times_are_mended_by_a_save(storage, reversed_one):
+def test_a_save_can_correct_reversed_times(storage, reversed_one):
     repaired = storage.episodes.save(reversed_one.model_copy(update={"completed_at": START}))
     assert repaired.completed_at == START
     assert refused_field(storage.episodes.save, repaired.model_copy(update={"completed_at": EARLIER})) == "completed_at"

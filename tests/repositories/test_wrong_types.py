@@ -208,7 +208,7 @@ def test_weights_in_a_mapping_are_refused_with_an_example(right: dict[str, Any])
     assert _refusal(lambda: ms.Weights(reward=1e300)).field == "weights.reward"
 
 
-def test_naive_moments_are_refused_wherever_one_is_given():
+def test_naive_datetimes_are_refused_everywhere():
     for call in (
         lambda storage: storage.episodes.save(ms.Episode(task_description="d")),
         lambda storage: storage.analytics.over_time(),

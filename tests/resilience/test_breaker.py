@@ -140,7 +140,7 @@ def test_the_thresholds_are_those_of_the_settings(threshold: int, successes: int
     assert circuit.breaker.state == CLOSED
 
 
-def test_what_began_before_it_opened_says_nothing_after_that():
+def test_outcomes_of_calls_before_the_opening_are_ignored():
     circuit = Circuit()
     old = circuit.admitted(20)
     circuit.opened()
@@ -158,7 +158,7 @@ def test_what_began_before_it_opened_says_nothing_after_that():
     assert circuit.breaker.state == CLOSED
 
 
-def test_who_waited_for_a_connection_while_it_opened_is_refused():
+def test_a_call_that_waited_while_it_opened_is_refused():
     circuit = Circuit()
     old = circuit.admitted(2)
     circuit.breaker.recheck(old[0])
@@ -173,7 +173,7 @@ def test_who_waited_for_a_connection_while_it_opened_is_refused():
     circuit.breaker.recheck(old[0])
 
 
-def test_a_refusal_says_when_to_come_back():
+def test_a_refusal_has_retry_after():
     circuit = Circuit(timeout=12).opened()
     circuit.clock.advance(2)
     with pytest.raises(
@@ -257,7 +257,7 @@ def test_listeners_get_each_change_once_and_may_call_back(caplog: pytest.LogCapt
         circuit.breaker.remove_listener(listener)
 
 
-def test_a_listener_that_fails_is_logged_and_harms_nobody(caplog: pytest.LogCaptureFixture):
+def test_a_failing_listener_is_logged_and_ignored(caplog: pytest.LogCaptureFixture):
     circuit = Circuit()
 
     def bad(old: str, new: str) -> None:
@@ -278,7 +278,7 @@ def test_the_errors_of_callers_are_not_touched():
     assert (error.__traceback__, error.__context__, error.__cause__) == (None, None, None)
 
 
-def test_a_transaction_that_asked_nothing_says_nothing():
+def test_a_transaction_without_a_request_records_nothing():
     circuit = Circuit().opened()
     first, *_ = circuit.half_open()
     for _ in range(5):
@@ -392,7 +392,7 @@ def test_in_a_child_process_as_many_may_try_as_in_any_other():
     assert len(circuit.admitted()) == 2
 
 
-def test_half_open_it_still_says_since_when():
+def test_half_open_it_still_has_opened_at():
     circuit = Circuit().opened()
     opened_at = circuit.breaker.status().opened_at
     circuit.half_open()
@@ -400,7 +400,7 @@ def test_half_open_it_still_says_since_when():
     assert circuit.breaker.status().opened_at == opened_at
 
 
-def test_changes_are_told_in_their_order():
+def test_listeners_get_changes_in_order():
     circuit = Circuit()
     circuit.breaker._pending_transitions += [(CLOSED, OPEN), (OPEN, HALF), (HALF, CLOSED)]
     circuit.breaker.reset()
@@ -440,7 +440,7 @@ def test_an_early_trial_half_opens_only_on_a_response():
     assert circuit.heard == [(OPEN, HALF), (HALF, CLOSED)]
 
 
-def test_one_success_is_enough_where_one_is_asked_for_also_early():
+def test_an_early_success_closes_it_if_one_suffices():
     circuit = Circuit(success_threshold=1).opened()
     circuit.clock.advance(1)
     circuit.record(circuit.admitted(early=True))
@@ -458,7 +458,7 @@ def test_a_busy_or_cancelled_early_trial_changes_no_state():
     assert len(circuit.admitted()) == 1
 
 
-def test_who_tried_early_and_comes_too_late_says_nothing():
+def test_a_late_outcome_of_an_early_trial_is_ignored():
     circuit = Circuit().opened()
     circuit.clock.advance(1)
     tickets = circuit.admitted(early=True)
@@ -481,7 +481,7 @@ def test_the_next_time_it_is_open_as_many_may_try_early_again():
     assert len(circuit.admitted()) == 1
 
 
-def test_closed_or_half_open_who_may_try_early_is_as_everybody():
+def test_early_trials_matter_only_while_it_is_open():
     circuit = Circuit()
     assert len(circuit.admitted(early=True)) == THREADS
     circuit.opened()

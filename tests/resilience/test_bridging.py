@@ -91,7 +91,7 @@ def test_a_second_short_outage_is_bridged_again():
     assert circuit.breaker.is_bridging
 
 
-def test_after_its_time_an_outage_goes_on_without_bridging():
+def test_a_long_outage_is_no_longer_bridged():
     circuit = bridging().opened()
     circuit.clock.advance(60)
     assert probes(circuit, OUTAGE)
@@ -138,7 +138,7 @@ def test_calls_of_many_threads_are_bridged_by_few_attempts():
     assert guarded.breaker.state == "closed"
 
 
-def test_a_call_that_comes_while_others_wait_waits_too():
+def test_a_call_during_bridging_waits_too():
     guarded = guard()
     server = Server(guarded, away=0.3)
     with ThreadPoolExecutor(9) as threads:

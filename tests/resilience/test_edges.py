@@ -162,7 +162,7 @@ def test_a_file_keeps_no_receipts(storage, make_episode):
         assert connection.execute(text("SELECT count(*) FROM receipts")).scalar() == 0
 
 
-def test_what_became_of_a_write_is_asked_for_seven_seconds(storage, monkeypatch):
+def test_a_commit_is_resolved_for_up_to_seven_seconds(storage, monkeypatch):
     clock, pauses, contacted = [1000.0], [], []
 
     def sleep(seconds: float) -> None:

@@ -103,7 +103,7 @@ def test_it_closes_by_itself_when_the_server_is_back(url: str, line: Proxy):
         assert storage.circuit_breaker.state == "closed"
 
 
-def test_switched_off_every_call_goes_to_the_server(url: str, line: Proxy):
+def test_disabled_every_call_is_sent(url: str, line: Proxy):
     with open_storage(url, {"enabled": False, "failure_threshold": 1}, {"max_attempts": 1}) as storage:
         line.refuse()
         line.cut_all()
@@ -111,7 +111,7 @@ def test_switched_off_every_call_goes_to_the_server(url: str, line: Proxy):
             assert not isinstance(error, ms.CircuitOpenError)
 
 
-def test_a_read_and_a_write_are_done_again_when_the_line_was_cut(url: str, line: Proxy, make_episode):
+def test_a_read_and_a_write_are_retried_after_a_cut(url: str, line: Proxy, make_episode):
     with open_storage(url) as storage:
         line.cut_reply_after(0, times=2)  # the driver itself sends a read again once
         assert storage.episodes.count() == 0
@@ -124,7 +124,7 @@ def test_a_read_and_a_write_are_done_again_when_the_line_was_cut(url: str, line:
 
 
 @pytest.mark.slow
-def test_a_unit_of_work_is_done_again_as_a_whole(url: str, line: Proxy, make_episode):
+def test_a_unit_of_work_is_retried_completely(url: str, line: Proxy, make_episode):
     runs = []
     with open_storage(url) as storage:
 

@@ -41,7 +41,7 @@ def run(
     return result, len(repeats)
 
 
-def test_what_goes_well_is_done_once():
+def test_a_success_is_not_repeated():
     assert run(guard(), work := Work()) == ("done", 0)
     assert work.calls == 1
 
@@ -204,7 +204,7 @@ def test_a_guard_is_idle_before_a_failure_and_after_recovery():
     assert guarded.is_idle
 
 
-def test_what_is_left_is_whole_repeats():
+def test_the_remaining_budget_is_whole_retries():
     budget = Budget(2)
     budget.spend()
     budget.refund()

@@ -233,7 +233,7 @@ def test_a_write_is_one_batch(storage: ms.MemoryStorage, have: Any, name: str):
 
 
 @pytest.mark.parametrize("name", IMPORTS)
-def test_an_import_of_what_is_new_is_one_batch(storage: ms.MemoryStorage, have: Any, name: str):
+def test_an_import_of_new_rows_is_one_batch(storage: ms.MemoryStorage, have: Any, name: str):
     statements, write = IMPORTS[name]
     with spied(storage.engine) as batches:
         write(storage, have)

@@ -16,7 +16,7 @@ OF_THE_ENGINE = re.compile(
 )
 
 
-def test_the_page_is_what_the_schema_says():
+def test_the_page_equals_the_schema():
     assert PAGE.read_text(encoding="utf-8") == page(), "run `python -m tests.schema.reference --write`"
 
 

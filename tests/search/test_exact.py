@@ -131,7 +131,7 @@ def test_an_episode_is_found_once_by_its_nearest_vector(stored):
     assert hits.next_cursor is None
 
 
-def test_what_is_updated_is_found_by_its_new_vector_alone(stored):
+def test_updated_items_are_found_by_the_new_vector_only(stored):
     episode = stored.episodes[0]
     stored.storage.embeddings.put("episode", episode.id, [5.0, -7.0, 0.125], model="m")
     best = stored.storage.episodes.similar_to([5.0, -7.0, 0.125], model="m", k=1, archived=None)
@@ -141,7 +141,7 @@ def test_what_is_updated_is_found_by_its_new_vector_alone(stored):
     assert next(hit.similarity for hit in again if hit.item.id == episode.id) < 0.99
 
 
-def test_what_is_deleted_is_not_found(stored):
+def test_deleted_items_are_not_found(stored):
     storage = stored.storage
     for episode in stored.episodes[:60]:
         storage.episodes.delete(episode.id)

@@ -205,7 +205,7 @@ def test_any_text_finds_something_or_nothing(storage, known, text):
 
 @pytest.mark.parametrize("text", [None, 5, b"a", ["a"]])
 @in_memory
-def test_what_is_no_text_is_named(storage, known, text: Any):
+def test_a_query_that_is_not_a_string_is_refused_by_name(storage, known, text: Any):
     with pytest.raises(ms.ValidationError) as caught:
         storage.episodes.search(text)
     assert caught.value.field == "text"

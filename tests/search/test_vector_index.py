@@ -59,7 +59,7 @@ def test_a_filter_leaves_as_many_as_there_are(searched, filters, keep):
 
 
 @pytest.mark.parametrize("k", [1, 7, 40, 41, 300, 1000])
-def test_any_k_is_answered_in_full(searched, k):
+def test_any_k_returns_all_results(searched, k):
     hits = searched.storage.episodes.similar_to(searched.queries[0], model=MODEL, k=k, steps=False)
     assert len({hit.item.id for hit in hits}) == k
     nearest = oracle.nearest(searched.queries[:1], searched.vectors, k)[0]
@@ -82,7 +82,7 @@ def test_pages_have_no_gaps_and_no_repeats(searched):
 
 
 @pytest.mark.slow
-def test_what_is_put_away_or_of_another_namespace_takes_no_place(searched):
+def test_archived_and_foreign_rows_do_not_reduce_k(searched):
     storage = searched.storage
     for episode in searched.episodes[: COUNT // 2 : 2]:
         storage.episodes.archive(episode.id)
@@ -239,7 +239,7 @@ class TestDamage:
             "DELETE FROM libsql_vector_meta_shadow",
         ],
     )
-    def test_one_that_is_lost_is_made_anew_when_the_file_is_opened(self, on_file, database, table, damage, caplog):
+    def test_opening_recreates_a_missing_index(self, on_file, database, table, damage, caplog):
         _execute(on_file.storage, damage.format(table=table))
         on_file.storage.close()
         with ms.MemoryStorage.open(at(database)) as storage:
@@ -255,7 +255,7 @@ class TestDamage:
         assert caplog.text == ""
 
     @pytest.mark.parametrize("is_empty", [False, True], ids=["nothing was in it", "nothing is left"])
-    def test_an_empty_one_that_is_lost_is_made_anew_too(self, database, caplog, is_empty):
+    def test_a_missing_empty_index_is_recreated_too(self, database, caplog, is_empty):
         # As a process leaves it that is killed while it rewrites the file.
         with ms.MemoryStorage.open(at(database)) as storage:
             indexed = Indexed(storage, 50)

@@ -390,7 +390,7 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
         ("http://localhost", "libsql://localhost?tls=0"),
     ],
 )
-def test_the_first_error_says_what_to_write(url: str, written: str):
+def test_the_first_error_names_the_correct_url(url: str, written: str):
     with pytest.raises(ms.InsecureConnectionError) as caught:
         ms.Settings(database=url)
     assert f"use {written}, which is for this machine only" in str(caught.value)

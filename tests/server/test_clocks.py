@@ -51,7 +51,7 @@ def test_an_episode_is_completed_archived_and_restored(pair: list[ms.MemoryStora
     assert [found.id for found in other.episodes.query().items] == [started.id]
 
 
-def test_what_was_forgotten_by_one_is_not_saved_by_the_other(
+def test_a_row_erased_by_one_client_is_refused_from_another(
     pair: list[ms.MemoryStorage], make_episode: Callable[..., ms.Episode]
 ):
     one, other = pair
@@ -86,7 +86,7 @@ def test_retention_lets_nothing_go_that_is_young_by_either_clock(pair: list[ms.M
         assert [found.id for found in storage.episodes.query().items] == [fresh.id]
 
 
-def test_retention_follows_a_moment_that_is_given(pair: list[ms.MemoryStorage]):
+def test_retention_follows_the_given_time(pair: list[ms.MemoryStorage]):
     policy = ms.RetentionPolicy(max_age=timedelta(hours=12), keep_pattern_sources=False)
     fresh = pair[0].episodes.save(ms.Episode(task_description="now"))
     later = datetime.now(timezone.utc) + DAY

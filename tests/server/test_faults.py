@@ -455,7 +455,7 @@ def test_run_after_a_lost_commit_does_not_apply_work_twice(pair: Pair):
     assert pair.direct.episodes.count() == 1
 
 
-def test_a_snapshot_has_nothing_to_lose_with_its_last_answer(pair: Pair):
+def test_a_snapshot_survives_the_loss_of_its_last_response(pair: Pair):
     with pair.faulty.snapshot() as view:
         assert view.episodes.count() == 0
         pair.proxy.cut_reply_after(0, times=2)

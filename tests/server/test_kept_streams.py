@@ -63,14 +63,14 @@ def test_the_next_one_after_a_pause_closes_it(connection: dbapi.Connection, line
 
 
 @pytest.mark.slow
-def test_one_that_may_have_expired_is_given_up_without_asking(connection: dbapi.Connection, line: Proxy):
+def test_a_stream_that_may_have_expired_is_dropped(connection: dbapi.Connection, line: Proxy):
     for pause in (0, 5.5, 0):
         count(connection)
         time.sleep(pause)
     assert streams(line) == [(False, True), (False, False), (False, True)]
 
 
-def test_one_that_the_server_has_forgotten_costs_a_write_nothing(connection: dbapi.Connection, server: Sqld):
+def test_a_write_survives_an_expired_stream(connection: dbapi.Connection, server: Sqld):
     for _ in range(2):
         connection.execute("INSERT INTO t VALUES (1)")
     server.kill()
@@ -79,7 +79,7 @@ def test_one_that_the_server_has_forgotten_costs_a_write_nothing(connection: dba
     assert count(connection) == 3
 
 
-def test_a_read_whose_answer_is_lost_is_read_again(connection: dbapi.Connection, line: Proxy):
+def test_a_read_without_a_response_is_retried(connection: dbapi.Connection, line: Proxy):
     for _ in range(2):
         connection.execute("INSERT INTO t VALUES (1)")
     line.cut_reply_after(0)

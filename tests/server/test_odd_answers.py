@@ -155,9 +155,7 @@ def test_a_malformed_response_to_a_write_is_an_unknown_outcome(
 
 
 @pytest.mark.parametrize("odd", ODD)
-def test_an_odd_answer_within_a_transaction_takes_all_of_it_back(
-    gateway: Gateway, connection: dbapi.Connection, odd: str
-):
+def test_a_malformed_response_rolls_the_transaction_back(gateway: Gateway, connection: dbapi.Connection, odd: str):
     connection.execute("INSERT INTO t VALUES (1)")
     gateway.change, kind, code = ODD[odd]
     with pytest.raises(kind) as caught:

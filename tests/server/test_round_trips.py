@@ -228,7 +228,7 @@ def test_every_read_and_every_write_is_one_round_trip(counted):
     assert {method: figure for method, figure in found.items() if figure != 1} == {}
 
 
-def test_what_may_take_more_says_so(counted):
+def test_methods_that_may_take_more_are_documented(counted):
     proxy, storage = counted
     calls = {
         "the models, and a page": lambda m, k: next(m.embeddings.iterate()),
@@ -250,7 +250,7 @@ def test_every_public_method_has_a_case_here(counted):
     assert set(_public_methods(storage)) - OTHERS == set(CASES)
 
 
-def test_blocks_and_opening_cost_what_the_reference_says(counted):
+def test_blocks_and_opening_cost_as_documented(counted):
     proxy, storage = counted
     found = {what: _count(proxy, storage, call, what) for what, call in BLOCKS.items()}
     assert found == {what: int(figure) for what, figure in _rows_of_the_reference() if what in BLOCKS}

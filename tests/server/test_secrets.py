@@ -375,14 +375,14 @@ class TestTheCommand:
         for url in (front.url, "libsql://127.0.0.1:1", "http://127.0.0.1:1", front.url.replace("?tls=0", "")):
             assert not canary.sings_in(command(url, canary, *arguments))
 
-    def test_says_nothing_of_it_when_it_is_refused(self, front: Proxy, key: Key, command):
+    def test_does_not_appear_if_it_is_refused(self, front: Proxy, key: Key, command):
         for canary in (Canary(token(key=Key())), Canary(token(key=key, expires_in=-999)), Canary("mal formed " * 9)):
             shown = command(front.url, canary, "stats")
             assert "error: " in shown
             assert not canary.sings_in(shown)
 
     @pytest.mark.slow
-    def test_says_nothing_of_it_as_a_process(self, front: Proxy):
+    def test_does_not_appear_in_a_process(self, front: Proxy):
         canary = Canary(token(key=Key()))
         environment = {**os.environ, "TURSO_AUTH_TOKEN": canary.value, "PYTHONFAULTHANDLER": "1"}
         out, err = start("stats", "--database", front.url, env=environment).communicate(timeout=60)

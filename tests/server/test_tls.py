@@ -134,7 +134,7 @@ class TestABadCertificate:
             assert proxy.round_trips == 0
 
     @pytest.mark.slow
-    def test_is_told_by_the_command(self, url: str):
+    def test_is_reported_by_the_command(self, url: str):
         process = start("stats", "--database", url)
         out, err = process.communicate(timeout=60)
         assert (process.returncode, out) == (3, b"")
@@ -152,20 +152,20 @@ class TestABadCertificate:
 
 
 class TestAFileOfAuthorities:
-    def test_that_is_missing_is_told_at_once(self, tmp_path: Path):
+    def test_that_is_missing_is_reported_immediately(self, tmp_path: Path):
         for path in (tmp_path / "missing.pem", tmp_path, ""):
             with pytest.raises(ms.ConfigurationError, match="tls_ca_file"):
                 ms.Settings(database="libsql://db.example.com", tls_ca_file=path)
 
     @pytest.mark.parametrize("content", [b"", b"no certificate", b"\0\xff" * 100])
-    def test_that_has_none_is_told(self, url: str, front: Proxy, tmp_path: Path, content: bytes):
+    def test_that_has_none_is_reported(self, url: str, front: Proxy, tmp_path: Path, content: bytes):
         path = tmp_path / "bad.pem"
         path.write_bytes(content)
         with pytest.raises(ms.ConfigurationError, match=r"bad\.pem.*not a PEM file of certificates"):
             opened(url, tls_ca_file=path)
         assert front.connections == 0
 
-    def test_that_is_gone_is_told_by_the_driver(self, url: str):
+    def test_that_was_removed_is_reported_by_the_driver(self, url: str):
         with (
             closing(dbapi.connect(url, ca_file="/no/such.pem")) as connection,
             raises(dbapi.OperationalError, code="BAD_CA", match=r"such\.pem"),
@@ -178,7 +178,7 @@ class TestNoTLS:
         with raises(ms.InsecureConnectionError, match="TLS"):
             opened(f"libsql://127.0.0.1:{server.port}", tls_ca_file=ca_file, auth_token="t")
 
-    def test_a_plain_server_that_answers_is_refused(self, ca_file: Path):
+    def test_a_responding_plain_server_is_refused(self, ca_file: Path):
         with (
             _saying(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port,
             pytest.raises(ms.InsecureConnectionError, match="TLS"),
@@ -190,7 +190,7 @@ class TestNoTLS:
         with _speaking_tls_1_1(authority) as port, refused:
             opened(f"libsql://localhost:{port}", tls_ca_file=ca_file)
 
-    def test_a_line_that_is_cut_in_the_handshake(self, ca_file: Path):
+    def test_a_connection_cut_in_the_handshake(self, ca_file: Path):
         for said in (b"", b"\x16\x03\x03\x00\x7a\x02"):
             with _saying(said) as port, pytest.raises(ms.UnavailableError, match="nothing was sent") as caught:
                 opened(f"libsql://localhost:{port}", tls_ca_file=ca_file)
@@ -204,7 +204,7 @@ class TestNoTLS:
                 opened(f"libsql://localhost:{port}", tls_ca_file=ca_file, request_timeout=0.5)
             assert time.monotonic() - before < 20
 
-    def test_it_can_be_used_again_when_the_line_is_good(self, url: str, front: Proxy, ca_file: Path):
+    def test_it_can_be_used_again_after_the_outage(self, url: str, front: Proxy, ca_file: Path):
         with opened(url, tls_ca_file=ca_file, request_timeout=5) as storage:
             front.refuse()
             front.cut_all()

@@ -55,7 +55,7 @@ MALFORMED = ["a\nb", "a\r\nX: y", "t\u00f6ken", "with space", "Bearer abc.def.gh
 
 
 class TestAToken:
-    def test_that_is_good_goes_on(self, front: Proxy, key: Key, own: str, make_episode):
+    def test_that_is_valid_works(self, front: Proxy, key: Key, own: str, make_episode):
         for given in (
             token(key=key),
             SecretStr(token(key=key)),
@@ -125,20 +125,20 @@ class TestAnExpiredToken:
         assert "+00:00; get a new" in str(error)
         assert front.connections == 0
 
-    def test_is_told_by_settings_with_its_time(self, front: Proxy, over: str):
+    def test_is_reported_by_settings_with_its_time(self, front: Proxy, over: str):
         for given in (over, SecretStr(over)):
             with pytest.raises(ms.TokenExpiredError, match="auth token expired at") as caught:
                 ms.Settings(database=front.url, auth_token=given)
             self.check(caught.value, front)
 
-    def test_is_told_by_open(self, front: Proxy, over: str):
+    def test_is_reported_by_open(self, front: Proxy, over: str):
         with pytest.raises(ms.TokenExpiredError) as caught:
             ms.MemoryStorage.open(front.url, auth_token=over)
         self.check(caught.value, front)
         with pytest.raises(ms.TokenExpiredError):
             ms.MemoryStorage.open(ms.Settings(database=front.url), auth_token=over)
 
-    def test_is_told_from_the_environment(self, front: Proxy, over: str, monkeypatch: pytest.MonkeyPatch):
+    def test_is_reported_from_the_environment(self, front: Proxy, over: str, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("TURSO_DATABASE_URL", front.url)
         monkeypatch.setenv("TURSO_AUTH_TOKEN", over)
         for opens in (ms.MemoryStorage.open, ms.Settings.from_environment):
@@ -146,18 +146,18 @@ class TestAnExpiredToken:
                 opens()
             self.check(caught.value, front)
 
-    def test_of_a_provider_is_told_before_the_network(self, front: Proxy, over: str):
+    def test_of_a_provider_is_reported_before_the_network(self, front: Proxy, over: str):
         with pytest.raises(ms.TokenExpiredError) as caught:
             ms.MemoryStorage.open(front.url, auth_token=lambda: over)
         self.check(caught.value, front)
 
-    def test_is_told_by_an_engine(self, front: Proxy, over: str):
+    def test_is_reported_by_an_engine(self, front: Proxy, over: str):
         engine = create_engine(front.url, connect_args={"auth_token": over})
         with raises(exc.OperationalError, code="TOKEN_EXPIRED", match="expired at"), engine.connect() as connection:
             connection.exec_driver_sql("SELECT 1")
         assert front.connections == 0
 
-    def test_that_was_good_at_the_start_is_told_before_the_network(self, front: Proxy, key: Key, own: str):
+    def test_that_expired_since_is_reported_before_the_network(self, front: Proxy, key: Key, own: str):
         given = token(key=key, expires_in=2)
         with ms.MemoryStorage.open(front.url, auth_token=given, namespace=own) as storage:
             assert storage.episodes.count() == 0
@@ -168,7 +168,7 @@ class TestAnExpiredToken:
                     call()
             assert front.round_trips == 0
 
-    def test_that_this_machine_takes_for_good_is_told_by_the_server(self, front: Proxy, over: str):
+    def test_that_this_machine_accepts_is_rejected_by_the_server(self, front: Proxy, over: str):
         behind = dbapi.Credentials(over, now=lambda: datetime.now(timezone.utc) - timedelta(days=1))
         with (
             closing(dbapi.connect(front.url, auth_token=behind)) as connection,
@@ -237,7 +237,7 @@ def _wait_for_the_end_of(given: str) -> None:
 
 
 class TestARotatedToken:
-    def test_is_asked_for_once_and_the_transaction_goes_on(self, front: Proxy, key: Key, own: str, make_episode):
+    def test_is_requested_once_and_the_transaction_continues(self, front: Proxy, key: Key, own: str, make_episode):
         provider = Provider(token(key=key))
         with ms.MemoryStorage.open(front.url, auth_token=provider, namespace=own) as storage:
             provider.asked = 0
@@ -251,7 +251,7 @@ class TestARotatedToken:
             assert {one.id for one in storage.episodes.query().items} == {first.id, second.id}
             assert provider.asked == 2
 
-    def test_is_asked_for_when_the_first_one_is_refused(self, front: Proxy, key: Key):
+    def test_is_requested_when_the_first_is_rejected(self, front: Proxy, key: Key):
         provider = Provider(token(key=Key()), token(key=key))
         with ms.MemoryStorage.open(front.url, auth_token=provider) as storage:
             storage.episodes.count()
@@ -269,7 +269,7 @@ class TestARotatedToken:
             ms.MemoryStorage.open(front.url, auth_token=lambda: bad)
         assert front.round_trips == 1
 
-    def test_is_asked_for_once_by_ten_threads(self, front: Proxy, key: Key, own: str):
+    def test_is_requested_once_by_ten_threads(self, front: Proxy, key: Key, own: str):
         asked = threading.Event()
 
         class Slow(Provider):
@@ -314,12 +314,12 @@ class TestARotatedToken:
             (TimeoutError("slow vault"), "the token provider failed: TimeoutError"),
         ],
     )
-    def test_that_is_none_is_told_before_the_network(self, front: Proxy, given: object, message: str):
+    def test_that_is_malformed_is_reported_before_the_network(self, front: Proxy, given: object, message: str):
         with pytest.raises(ms.CredentialError, match=message):
             ms.MemoryStorage.open(front.url, auth_token=Provider(given))
         assert front.connections == 0
 
-    def test_is_asked_for_again_after_the_provider_has_failed(self, front: Proxy, key: Key):
+    def test_is_requested_again_after_the_provider_failed(self, front: Proxy, key: Key):
         provider = Provider(RuntimeError("no vault"), None, token(key=key, **EXPIRED), token(key=key))
         engine = create_engine(front.url, connect_args={"auth_token": provider})
         for code in ("BAD_TOKEN", "BAD_TOKEN", "TOKEN_EXPIRED"):

@@ -92,7 +92,7 @@ class TestValues:
         ],
         ids=lambda value: repr(value)[:20],
     )
-    def test_each_comes_back_equal_and_of_its_type(self, connection: dbapi.Connection, value: object):
+    def test_each_is_read_back_equal_with_its_type(self, connection: dbapi.Connection, value: object):
         connection.execute("INSERT INTO t (v) VALUES (?)", (value,))
         for found in connection.execute("SELECT v, ? FROM t", (value,)).fetchone() or ():
             assert (type(found), repr(found)) == (type(value), repr(value))
@@ -121,7 +121,7 @@ class TestValues:
         connection.commit()
         assert rows_of(shared) == "2"
 
-    def test_counts_and_row_ids_are_told(self, connection: dbapi.Connection):
+    def test_counts_and_row_ids_are_returned(self, connection: dbapi.Connection):
         inserted = connection.execute("INSERT INTO t VALUES (?, 1)", (2**62,))
         assert (inserted.rowcount, inserted.lastrowid, inserted.description) == (1, 2**62, None)
         assert connection.execute("UPDATE t SET v = 3").rowcount == 1
@@ -146,7 +146,7 @@ class TestErrors:
         ],
     )
     @pytest.mark.parametrize("autocommit", [True, False])
-    def test_each_has_its_class_and_code_and_the_connection_goes_on(
+    def test_each_has_its_class_and_code_and_the_connection_works(
         self, connection: dbapi.Connection, sql: str, kind: type[dbapi.Error], code: str, autocommit: bool
     ):
         connection.autocommit = autocommit
@@ -208,7 +208,7 @@ class TestMuch:
         assert rows_of(shared) == "0"
 
     @pytest.mark.parametrize("begin", ["autocommit", "first", "later", "immediate", "batch"])
-    def test_a_result_of_more_than_10_megabytes_is_read_whole(
+    def test_a_result_over_10_megabytes_is_read_completely(
         self, connection: dbapi.Connection, line: Proxy, shared: Sqld, begin: str
     ):
         with client(shared.port) as raw:
@@ -368,7 +368,7 @@ def test_a_deadline_is_what_was_set_and_what_is_closed_stays_so(connection: dbap
         transport.run([BatchStep("SELECT 1")])
 
 
-def test_a_child_process_lets_go_of_the_line_of_its_parent(connection: dbapi.Connection):
+def test_a_child_process_closes_its_parents_connection(connection: dbapi.Connection):
     connection.execute("SELECT 1")
     transport = connection._transport
     transport.after_fork_in_child()

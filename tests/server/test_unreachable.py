@@ -103,7 +103,7 @@ def _unknown_name(*_: object, **__: object) -> None:
 class TestOpen:
     @pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
     @pytest.mark.parametrize("tls", [0, 1])
-    def test_a_refused_port_is_told_with_host_port_and_cause(self, host: str, shown: str, tls: int):
+    def test_a_refused_port_is_reported_with_host_port_and_cause(self, host: str, shown: str, tls: int):
         error = failed(lambda: opened(f"libsql://{shown}:1?tls={tls}"))
         assert (error.host, error.port, error.cause) == (host, 1, "Connection refused")
         assert str(error).startswith(f"{shown}:1: Connection refused: ")
@@ -113,13 +113,13 @@ class TestOpen:
             "CONNECTION_FAILED", host, 1, "Connection refused", ATTEMPTS,
         )  # fmt: skip
 
-    def test_an_unknown_host_is_told(self, monkeypatch: pytest.MonkeyPatch):
+    def test_an_unknown_host_is_reported(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(socket, "getaddrinfo", _unknown_name)
         error = failed(lambda: opened("libsql://no-such-host.invalid"))
         assert (error.host, error.port, error.attempts) == ("no-such-host.invalid", 443, ATTEMPTS)
         assert error.cause == "the host's name cannot be resolved (Name or service not known)"
 
-    def test_a_name_too_long_for_the_dns_is_told(self):
+    def test_a_name_too_long_for_the_dns_is_reported(self):
         error = failed(lambda: opened(f"libsql://{'a' * 64}.example", retry={"max_attempts": 1}))
         assert error.cause.startswith("the host's name cannot be resolved")
 
@@ -234,7 +234,7 @@ class TestCalls:
         assert (error.host, error.cause, error.attempts) == ("127.0.0.1", "Connection refused", ATTEMPTS)
         assert cut_off.metrics()[operation].retries == ATTEMPTS - 1
 
-    def test_a_health_check_looks_once_and_says_all_of_it(self, cut_off: ms.MemoryStorage):
+    def test_a_health_check_tries_once_and_reports_all_of_it(self, cut_off: ms.MemoryStorage):
         port = cut_off.settings.server.origin.port
         found = cut_off.health_check(timeout=1)
         assert found.status == "unhealthy"
@@ -261,7 +261,7 @@ class TestCalls:
             "CONNECTION_FAILED", "127.0.0.1", 1, "Connection refused",
         )  # fmt: skip
 
-    def test_a_kept_connection_that_ended_is_tried_anew_once(self, cut_off: ms.MemoryStorage, monkeypatch):
+    def test_a_reused_connection_that_ended_is_replaced_once(self, cut_off: ms.MemoryStorage, monkeypatch):
         tried: list[object] = []
         connect = socket.socket.connect
         monkeypatch.setattr(socket.socket, "connect", lambda *args: (tried.append(args[1]), connect(*args)))

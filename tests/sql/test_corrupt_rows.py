@@ -85,7 +85,7 @@ def test_a_step_that_cannot_be_decoded_is_omitted(storage, fill):
     assert sum(len(one.steps) for one in found.values()) == 13
 
 
-def test_a_page_goes_on_past_rows_that_cannot_be_decoded(storage, fill):
+def test_a_page_skips_rows_that_cannot_be_decoded(storage, fill):
     for episode in fill[0][2:]:
         damage(storage, "episodes", episode.id)
     page = storage.episodes.query(limit=3, on_corrupt=lambda error: None)
@@ -103,7 +103,7 @@ def test_get_never_skips_an_episode_that_cannot_be_decoded(storage, fill):
         assert caught.value.id == str(one.id)
 
 
-def test_what_can_be_told_nothing_is_refused(storage, fill):
+def test_an_on_corrupt_that_is_not_callable_is_refused(storage, fill):
     for read in READ.values():
         with raises(ms.ValidationError, field="on_corrupt", match="on_corrupt: None, or a function"):
             read(storage, on_corrupt="skip")

@@ -165,7 +165,7 @@ def test_a_merged_rate_is_that_of_its_document(storage, rates, counts):
     storage.patterns.delete(one.id)
 
 
-def test_applied_deltas_come_back_exactly(storage):
+def test_applied_deltas_are_read_back_exactly(storage):
     pattern = storage.patterns.save(ms.Heuristic(condition="c", action="a"))
     for delta in MISREAD:
         fresh = storage.patterns.save(ms.Heuristic(condition="c", action="a"))
@@ -218,7 +218,7 @@ def test_pages_of_patterns_have_each_rate_once(storage):
 
 @settings(max_examples=25)
 @given(rewards=st.lists(floats | st.sampled_from(MISREAD + EDGES), min_size=1, max_size=5), rate=ratios)
-def test_any_number_is_found_and_comes_back_bit_for_bit(storage, rewards, rate):
+def test_any_number_is_found_and_read_back_bit_for_bit(storage, rewards, rate):
     def step() -> ms.Step:
         return ms.Step(tool="t", parameters={"x": rewards})
 

@@ -163,7 +163,7 @@ def _assert_answers(storage: ms.MemoryStorage, episodes: list[ms.Episode], filte
     assert storage.episodes.count(**filters) == len(newest)
 
 
-def test_each_filter_alone_answers_as_a_loop_would(storage, episodes):
+def test_each_filter_alone_equals_a_loop(storage, episodes):
     for name in sorted(POOLS.keys() - {"metadata"}):
         for value in POOLS[name]:
             _assert_answers(storage, episodes, {name: value})
@@ -177,7 +177,7 @@ def test_each_metadata_value_is_found_by_an_equal_value(storage, episodes):
 
 @settings(max_examples=80)
 @given(filters=oracle.some(**FILTERS))
-def test_filters_together_answer_as_a_loop_would(storage, episodes, filters):
+def test_filters_together_equal_a_loop(storage, episodes, filters):
     _assert_answers(storage, episodes, filters)
 
 
@@ -188,7 +188,7 @@ def test_every_field_of_the_filter_has_a_case_here():
     assert set(models.PatternFilter.model_fields) == set(PATTERN_FILTERS)
 
 
-def test_each_filter_of_patterns_alone_answers_as_a_loop_would(storage, patterns):
+def test_each_filter_of_patterns_alone_equals_a_loop(storage, patterns):
     for name, values in PATTERN_POOLS.items():
         for value in values:
             assert list(storage.patterns.query(**{name: value})) == oracle.patterns(patterns, **{name: value})
@@ -196,7 +196,7 @@ def test_each_filter_of_patterns_alone_answers_as_a_loop_would(storage, patterns
 
 @settings(max_examples=80)
 @given(filters=oracle.some(**PATTERN_FILTERS))
-def test_patterns_answer_as_a_loop_would(storage, patterns, filters):
+def test_filters_of_patterns_equal_a_loop(storage, patterns, filters):
     best = oracle.patterns(patterns, **filters)
     assert list(storage.patterns.query(**filters)) == best
     assert list(storage.patterns.iterate(**filters)) == best
@@ -207,12 +207,12 @@ def test_an_empty_list_or_dictionary_filters_nothing(storage, episodes):
     assert storage.episodes.count(tags_any=[], tags_all=[], metadata={}, archived=None) == 200
 
 
-def test_a_tag_given_twice_is_asked_for_once(storage, episodes):
+def test_a_repeated_tag_counts_once(storage, episodes):
     expected = oracle.episodes(episodes, tags_all=["db"])
     assert list(storage.episodes.query(tags_all=["db", "db"])) == expected != []
 
 
-def test_steps_are_left_out_when_they_are_not_asked_for(storage, episodes):
+def test_steps_are_omitted_on_request(storage, episodes):
     expected = [episode.model_copy(update={"steps": []}) for episode in oracle.episodes(episodes, domain="web")]
     assert list(storage.episodes.query(domain="web", steps=False)) == expected != []
 

@@ -129,7 +129,7 @@ def test_a_text_without_words_finds_nothing(storage, remembered, text):
 
 
 @pytest.mark.whole_database
-def test_what_was_replaced_or_deleted_is_not_found_any_more(storage, remembered):
+def test_replaced_and_deleted_text_is_not_found(storage, remembered):
     for place, episode in remembered.items():
         if episode.steps:
             storage.steps.delete(episode.steps[-1].id)
@@ -147,7 +147,7 @@ def test_what_was_replaced_or_deleted_is_not_found_any_more(storage, remembered)
     rows=st.lists(st.lists(st.sampled_from(oracle.WORDS), max_size=4), max_size=6),
     asked=st.lists(st.sampled_from(oracle.WORDS), min_size=1, max_size=3),
 )
-def test_whole_words_are_found_as_a_loop_would(storage, rows, asked):
+def test_complete_words_are_found_as_by_a_loop(storage, rows, asked):
     memory = storage.in_namespace(f"text {next(_number)}")
     saved = memory.episodes.save_many([ms.Episode(task_description=" ".join(words)) for words in rows])
     found = list(memory.episodes.query(text=" ".join(asked), direction="oldest_first"))

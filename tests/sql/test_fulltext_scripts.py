@@ -160,7 +160,7 @@ def test_a_snippet_is_the_text_as_it_is_read(storage, text, asked, shown):
     assert [hit.snippet for hit in storage.episodes.search(asked)] == [shown]
 
 
-def test_the_whole_of_what_is_asked_for_ranks_first(storage):
+def test_an_exact_match_ranks_first(storage):
     parts = [storage.episodes.save(_episode(text)) for text in ("東京の京都", "東京都の人", "京都と東京")]
     assert storage.episodes.search("東京都")[0].item.id == parts[1].id
 
@@ -197,7 +197,7 @@ def written(database) -> list[Any]:
     return ids
 
 
-def test_the_doctor_finds_nothing_wrong_with_what_was_written(database, written):
+def test_the_doctor_has_no_findings_after_writes(database, written):
     assert check(ms.Settings(database=str(database))).findings == []
 
 

@@ -61,7 +61,7 @@ def stored(storage: ms.MemoryStorage) -> list[ms.Episode]:
 
 @pytest.mark.parametrize("filters", FILTERS.values(), ids=FILTERS)
 @pytest.mark.parametrize("direction", ["newest_first", "oldest_first"])
-def test_each_comes_once_and_in_order(storage, stored, filters, direction):
+def test_each_is_returned_once_and_in_order(storage, stored, filters, direction):
     wanted = []
     cursor = None
     while True:
@@ -79,7 +79,7 @@ def test_each_comes_once_and_in_order(storage, stored, filters, direction):
 
 
 @pytest.mark.parametrize("name", [name for name in FILTERS if name not in {"a domain", "nothing"}])
-def test_what_is_written_meanwhile_neither_repeats_nor_hides_one(storage, stored, name):
+def test_concurrent_writes_neither_repeat_nor_hide_one(storage, stored, name):
     found = []
     for number, episode in enumerate(storage.episodes.iterate(**FILTERS[name])):
         found.append(episode.id)
@@ -106,7 +106,7 @@ def test_one_round_trip_a_page_and_one_for_the_list(storage, stored):
     assert len(batches) == 1
 
 
-def test_patterns_whose_rates_change_come_once_each(storage):
+def test_patterns_whose_rates_change_are_returned_once(storage):
     saved = storage.patterns.save_many(
         [ms.Heuristic(condition=f"c{n}", action="a", success_rate=n / 250) for n in range(250)]
     )

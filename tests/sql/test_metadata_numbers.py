@@ -32,7 +32,7 @@ def found(storage: ms.MemoryStorage, key: str, wanted: object) -> set[int]:
 
 
 @pytest.mark.parametrize("key", ["v", ODD_KEY])
-def test_a_filter_finds_what_is_equal(filled, key):
+def test_a_filter_matches_equal_numbers(filled, key):
     for wanted in VALUES if key == "v" else VALUES[:-1]:
         assert found(filled, key, wanted) == {n for n, stored in enumerate(VALUES) if are_equal(stored, wanted)}, wanted
 

@@ -22,7 +22,7 @@ def _read(storage: ms.MemoryStorage, iterator) -> tuple[list, int]:
         return list(iterator), len(batches)
 
 
-def test_large_episodes_come_a_few_at_a_time(memory):
+def test_large_episodes_make_small_pages(memory):
     for number in range(6):
         memory.episodes.save(ms.Episode(task_description=f"{number}", metadata={"x": LARGE}, tags=["large"]))
     for filters in ({}, {"tags_any": ["large"]}, {"steps": False}, {"direction": "oldest_first"}):
@@ -40,7 +40,7 @@ def test_the_bytes_of_steps_count(memory):
     assert _read(memory, memory.episodes.iterate(steps=False))[1] == 1
 
 
-def test_large_steps_patterns_and_places_come_a_few_at_a_time(memory):
+def test_large_steps_patterns_and_entries_make_small_pages(memory):
     episode = memory.episodes.save(ms.Episode(task_description=""))
     for _ in range(5):
         memory.episodes.append_step(episode.id, ms.Step(tool="t", result=ms.StepOk(output=LARGE[:900_000])))

@@ -170,7 +170,7 @@ def test_a_page_has_100_rows_by_default(storage):
     assert len(storage.episodes.query(limit=1000)) == 101
 
 
-def test_a_cursor_of_somebody_elses_making_is_refused(storage):
+def test_a_forged_cursor_is_refused(storage):
     storage.episodes.save_many(_episodes([0, 0]))
     for cursor, query in itertools.product(
         [*HOSTILE_CURSORS, 5, b"W10", ["W10"], True, 1.5, {}], (storage.episodes.query, storage.patterns.query)

@@ -41,7 +41,7 @@ def test_a_day_is_as_long_as_its_clocks_make_it(zone, day, hours):
     assert _hours("day", day, day + HOUR, zone) == [hours]
 
 
-def test_an_hour_that_comes_twice_is_two(storage):
+def test_a_repeated_hour_counts_as_two(storage):
     since = datetime(2026, 10, 25, 0, tzinfo=UTC)  # 02:00 in summer
     found = periods("hour", since, since + 2 * HOUR, ZoneInfo("Europe/Berlin"))
     assert [start.isoformat() for start, _ in found] == ["2026-10-25T02:00:00+02:00", "2026-10-25T02:00:00+01:00"]
@@ -133,7 +133,7 @@ def test_too_many_periods_are_refused(storage):
         storage.analytics.over_time("hour", since=since, until=since + 10_001 * HOUR)
 
 
-def test_the_usual_time_goes_back_from_now(target, make_episode):
+def test_the_default_range_ends_now(target, make_episode):
     now = datetime(2026, 3, 30, 12, 30, tzinfo=UTC)
     with ms.MemoryStorage.open(target, now=lambda: now) as storage:
         storage.episodes.save(make_episode(started_at=now - timedelta(days=30)))

@@ -143,7 +143,7 @@ def test_an_export_is_imported_and_reads_the_same(stored: Stored, tmp_path: Path
             assert_recorded(stored.reads["plain"][label], found[label], label)
 
 
-def test_a_cursor_of_then_goes_on_where_it_was(stored: Stored):
+def test_a_cursor_of_an_older_version_continues(stored: Stored):
     with stored.open("plain") as storage:
         calls: dict[str, Any] = {
             "episodes.query": (storage.episodes.query, {"limit": 5}),
@@ -167,7 +167,7 @@ def test_a_cursor_of_then_goes_on_where_it_was(stored: Stored):
             assert ids == recorded["ids"], name
 
 
-def test_a_stored_file_goes_to_the_newest_revision(stored: Stored):
+def test_a_stored_file_upgrades_to_the_newest_revision(stored: Stored):
     with stored.open("plain") as storage, storage.engine.connect() as connection:
         revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one()
     assert revision == schema.HEAD

@@ -12,7 +12,7 @@ import memory_storage as ms
 from memory_storage.testing import FakeClock
 
 
-def test_it_stands_still_until_it_is_told_to_go_on():
+def test_it_stands_still_until_it_is_advanced():
     clock = FakeClock()
     first = clock.now()
     assert clock.now() == first

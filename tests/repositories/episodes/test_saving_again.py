@@ -120,7 +120,7 @@ def test_a_new_pattern_saved_twice_is_there_once(storage):
 
 
 @pytest.mark.whole_database
-def test_a_deleted_episode_does_not_come_back_by_a_stale_save(storage, rich):
+def test_a_stale_save_does_not_restore_a_deleted_episode(storage, rich):
     assert storage.episodes.delete(rich.id)
     before = dump(storage.engine)
     for save in (lambda: storage.episodes.save(rich), lambda: storage.episodes.save_many([rich])):
@@ -131,7 +131,7 @@ def test_a_deleted_episode_does_not_come_back_by_a_stale_save(storage, rich):
 
 
 @pytest.mark.whole_database
-def test_a_deleted_pattern_does_not_come_back_by_a_stale_save(storage):
+def test_a_stale_save_does_not_restore_a_deleted_pattern(storage):
     pattern = storage.patterns.save(ms.Heuristic(condition="c", action="a"))
     assert storage.patterns.delete(pattern.id)
     with pytest.raises(ms.ConflictError) as caught:
@@ -141,7 +141,7 @@ def test_a_deleted_pattern_does_not_come_back_by_a_stale_save(storage):
 
 
 @pytest.mark.whole_database
-def test_deleting_takes_along_what_is_owned_and_nothing_else(storage, rich, make_episode):
+def test_deleting_removes_owned_rows_and_nothing_else(storage, rich, make_episode):
     other = storage.episodes.save(make_episode(metadata={"kept": 1}))
     storage.embeddings.put("step", other.steps[0].id, VECTOR, model="m")
     assert storage.episodes.delete(rich.id) is True
@@ -243,7 +243,7 @@ def test_the_same_ids_in_two_namespaces_are_two_things(storage, make_episode):
 
 
 @pytest.mark.parametrize("method", ["get", "complete", "archive", "restore", "append_step"])
-def test_what_is_not_there_is_not_found(storage, method):
+def test_a_missing_episode_is_not_found(storage, method):
     absent = new_id()
     more = {"complete": [ms.Success(verdict="v")], "append_step": [ms.Step(tool="t")]}.get(method, [])
     with raises(ms.NotFoundError, kind="episode") as caught:

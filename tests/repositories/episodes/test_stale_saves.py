@@ -30,7 +30,7 @@ def _refused(error: type[ms.MemoryStorageError], save, *arguments):
 
 
 @pytest.mark.whole_database
-def test_a_deleted_step_does_not_come_back(storage, make_episode):
+def test_a_stale_save_does_not_restore_a_deleted_step(storage, make_episode):
     copy = storage.episodes.save(make_episode(steps=3))
     assert storage.steps.delete(copy.steps[1].id) is True
     before = dump(storage.engine)
@@ -85,7 +85,7 @@ def test_a_copy_of_a_deleted_pattern_is_not_the_new_one(storage):
 
 
 @pytest.mark.whole_database
-def test_a_forgotten_pattern_does_not_come_back(storage, make_episode):
+def test_a_stale_save_does_not_restore_an_erased_pattern(storage, make_episode):
     source = storage.episodes.save(make_episode())
     drafts = [ms.Heuristic(evidence=evidence, **HEURISTIC) for evidence in ([], [source.id])]
     saved = storage.patterns.save_many(drafts)
@@ -103,7 +103,7 @@ def test_a_forgotten_pattern_does_not_come_back(storage, make_episode):
 
 
 @pytest.mark.whole_database
-def test_an_evicted_episode_does_not_come_back(one_left, make_episode):
+def test_a_stale_save_does_not_restore_an_evicted_episode(one_left, make_episode):
     draft = make_episode(started_at=utc_now() - timedelta(days=1))
     copy = one_left.episodes.save(draft)
     newer = one_left.episodes.save(make_episode())
@@ -135,7 +135,7 @@ def _tombstones(storage: ms.MemoryStorage) -> bytes:
         return b"".join(row[0] for row in connection.exec_driver_sql("SELECT digest FROM forgotten"))
 
 
-def test_what_retention_deleted_does_not_come_back(storage, make_episode):
+def test_a_stale_save_does_not_restore_an_expired_episode(storage, make_episode):
     draft = make_episode(started_at=utc_now() - timedelta(days=9))
     copy = storage.episodes.save(draft)
     assert storage.retention.apply(ms.RetentionPolicy(max_age=timedelta(days=1))).removed == 1
@@ -144,7 +144,7 @@ def test_what_retention_deleted_does_not_come_back(storage, make_episode):
 
 
 @pytest.mark.whole_database
-def test_the_error_says_that_an_erased_one_needs_a_new_id(storage, make_episode):
+def test_the_error_for_an_erased_episode_advises_a_new_id(storage, make_episode):
     copy, pattern = storage.episodes.save(make_episode()), storage.patterns.save(ms.Heuristic(**HEURISTIC))
     storage.forget(namespace=storage.namespace)
     for save, stale in ((storage.episodes.save, copy), (storage.patterns.save, pattern)):
@@ -158,7 +158,7 @@ def test_the_error_says_that_an_erased_one_needs_a_new_id(storage, make_episode)
         assert save(new).version == 1
 
 
-def test_the_error_says_how_to_store_a_deleted_one_again(storage, make_episode):
+def test_the_error_for_a_deleted_episode_has_a_remedy(storage, make_episode):
     copy, pattern = storage.episodes.save(make_episode()), storage.patterns.save(ms.Heuristic(**HEURISTIC))
     storage.episodes.delete(copy.id)
     storage.patterns.delete(pattern.id)

@@ -100,7 +100,7 @@ def test_learning_again_keeps_counters_and_edits(storage):
     assert_consistent(storage.engine)
 
 
-def test_what_is_not_found_any_more_stays(storage):
+def test_patterns_that_are_not_found_again_stay(storage):
     _fill(storage)
     learned = storage.patterns.learn(min_episodes=3)
     for episode in list(storage.episodes.iterate()):
@@ -148,7 +148,7 @@ def test_a_pattern_is_found_by_the_words_of_its_tasks(storage):
     assert storage.patterns.learn() == [learned]
 
 
-def test_words_of_tasks_go_with_an_episode_that_is_forgotten(storage):
+def test_erasing_an_episode_removes_the_words_of_its_task(storage):
     for task in ("fix zqsecret", "check zqsecret", "fix it", "fix them", "check it", "check them"):
         storage.episodes.save(_episode("look edit").model_copy(update={"task_description": task}))
     storage.episodes.save_many([_episode("guess", BAD) for _ in range(5)])

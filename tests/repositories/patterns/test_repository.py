@@ -71,7 +71,7 @@ def test_an_application_of_an_unknown_pattern_is_not_found(storage):
         storage.patterns.record_application(new_id(), success=True)
 
 
-def test_what_was_counted_survives_saving_again(storage):
+def test_counters_survive_saving_again(storage):
     pattern = storage.patterns.save(_pattern(effectiveness=ms.models.Effectiveness(times_retrieved=5)))
     storage.patterns.record_retrieval(pattern.id)
     storage.patterns.record_application(pattern.id, success=True, reward_delta=0.5)

@@ -182,7 +182,7 @@ def test_evidence_can_be_evicted_once_no_pattern_names_it(storage, make_episode)
     assert_consistent(storage.engine)
 
 
-def test_what_expired_does_not_come_back_by_a_stale_copy(storage, make_episode):
+def test_a_stale_copy_does_not_restore_an_expired_episode(storage, make_episode):
     saved = storage.episodes.save(make_episode())
     storage.retention.apply(ms.RetentionPolicy(max_episodes=0))
     with pytest.raises(ms.ConflictError):
@@ -198,7 +198,7 @@ def test_what_expired_does_not_come_back_by_a_stale_copy(storage, make_episode):
     assert storage.in_namespace("another").episodes.import_many([saved]) == 1
 
 
-def test_what_was_only_deleted_can_be_imported_again(storage, make_episode):
+def test_a_deleted_episode_can_be_imported_again(storage, make_episode):
     saved = storage.episodes.save(make_episode())
     storage.episodes.delete(saved.id)
     assert storage.episodes.import_many([saved]) == 1
@@ -222,7 +222,7 @@ def _long(steps: int = 400) -> ms.Episode:
 
 
 @pytest.mark.whole_database
-def test_a_large_episode_goes_in_portions_and_is_gone_in_the_end(storage, make_episode):
+def test_a_large_episode_is_deleted_in_batches(storage, make_episode):
     _, other = storage.episodes.save_many([_long(), make_episode(started_at=NOW + DAY)])
     pauses: list[float] = []
     done = storage.retention.apply(ms.RetentionPolicy(max_episodes=1), sleep=pauses.append)
@@ -271,7 +271,7 @@ def test_deleting_an_unfinished_episode_leaves_no_mark(storage, make_episode):
     assert len(storage.retention.plan(ms.RetentionPolicy(max_episodes=9))) == 0
 
 
-def test_progress_is_told_how_many_of_how_many_are_done(storage, make_episode):
+def test_progress_gets_the_number_done_and_the_total(storage, make_episode):
     storage.episodes.save_many([make_episode() for _ in range(60)])
     reported: list[tuple[int, int]] = []
     storage.retention.apply(ms.RetentionPolicy(max_episodes=10), progress=lambda *done: reported.append(done))

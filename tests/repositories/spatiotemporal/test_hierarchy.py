@@ -168,7 +168,7 @@ def test_days_have_23_and_25_hours_where_clocks_change(storage):
         assert buckets[0].ends_at - buckets[0].starts_at == timedelta(hours=hours)
 
 
-def test_an_hour_that_comes_twice_is_two(storage):
+def test_a_repeated_hour_counts_as_two(storage):
     before = datetime(2026, 10, 25, 0, 30, tzinfo=timezone.utc)
     storage.episodes.save_many(
         [ms.Episode(task_description="", started_at=before + timedelta(hours=hours)) for hours in (0, 1, 1, 2)]
@@ -187,7 +187,7 @@ def test_an_hour_that_comes_twice_is_two(storage):
     "zone", ["Nowhere/City", "", "../etc/passwd", "/etc/passwd", "Europe", None, 5, "\0", "a" * 999]
 )
 @in_memory
-def test_what_is_no_time_zone_is_refused(storage, zone):
+def test_an_unknown_time_zone_is_refused(storage, zone):
     with raises(ms.ValidationError, field="tz") as caught:
         storage.spatiotemporal.hierarchy(tz=zone)
     assert (caught.value.field, caught.value.value) == ("tz", zone)

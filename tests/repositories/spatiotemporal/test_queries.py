@@ -268,7 +268,7 @@ def _assert_nearest(
 
 
 @given(data=st.data())
-def test_what_is_near_a_point_equals_a_loop_over_all(storage, data):
+def test_near_equals_a_loop_over_all(storage, data):
     world = stored(storage, data.draw(worlds))
     point, radius, between = data.draw(points), data.draw(radii), data.draw(st.none() | intervals())
     some, limit = data.draw(filters), data.draw(st.integers(1, 5))

@@ -46,7 +46,7 @@ def test_each_vector_is_found_by_itself(vectors, batch):
         assert number in graph.nearest(vectors[number - 1].tobytes(), 16)
 
 
-def test_what_is_lost_is_added_once_more_and_counts_once(monkeypatch, vectors):
+def test_an_unreachable_vector_is_added_again_and_counts_once(monkeypatch, vectors):
     _losing(monkeypatch, [3, 5])
     graph = Graph(DIMENSION)
     graph.add(range(1, COUNT + 1), vectors.tobytes())
@@ -83,7 +83,7 @@ def test_a_sidecar_keeps_both(monkeypatch, vectors, tmp_path):
 
 @pytest.mark.parametrize("noise", [1e-3, 1e-2])
 @pytest.mark.parametrize("dimension", [DIMENSION, 384])
-def test_many_that_are_alike_are_found_and_cut_nobody_off(noise, dimension):
+def test_near_duplicates_are_found_and_isolate_no_vector(noise, dimension):
     vectors = oracle.clustered(COUNT, dimension)
     alike = oracle.unit(vectors[:1] + noise * np.random.default_rng(3).normal(size=(300, dimension))).astype("<f4")
     graph = Graph(dimension)

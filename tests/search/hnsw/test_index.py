@@ -51,7 +51,7 @@ class TestFollowing:
         in_memory.put(range(50), oracle.clustered(50, DIMENSION, 9))
         assert _nothing_is_put_into_diskann(in_memory.storage)
 
-    def test_what_was_just_written_is_found(self, in_memory):
+    def test_new_rows_are_found_immediately(self, in_memory):
         for row in range(90):
             vector = oracle.clustered(1, DIMENSION, 1000 + row)[0]
             assert _best(in_memory.storage, vector)[1] < 0.9999
@@ -121,7 +121,7 @@ class TestFollowing:
         with ThreadPoolExecutor(6) as pool:
             assert list(pool.map(work, range(6))) == [25] * 6
 
-    def test_a_child_process_goes_on_by_itself(self, in_memory):
+    def test_a_child_process_continues_independently(self, in_memory):
         _best(in_memory.storage)
         child = os.fork()
         if child == 0:
@@ -165,7 +165,7 @@ class TestTheNearestFew:
         clock[0] += 61
         assert [self._statements(in_memory) for _ in range(2)] == [2, 1]
 
-    def test_what_is_remembered_of_namespaces_does_not_grow_for_ever(self, in_memory):
+    def test_state_per_namespace_is_bounded(self, in_memory):
         index = in_memory.storage._context.memory.of(VectorSpace(MODEL))
         for number in range(1_001):
             index.record_shortlist_failure(f"n{number}")
@@ -203,7 +203,7 @@ class TestTheNearestFew:
                 hits = in_memory.storage.episodes.similar_to(in_memory.queries[0], model=MODEL, **filters)
             assert (hits.plan, len(batches), len(asked)) == (plan, statements, times)
 
-    def test_an_index_that_is_gone_meanwhile_is_no_error(self, in_memory, monkeypatch):
+    def test_an_index_dropped_concurrently_is_not_an_error(self, in_memory, monkeypatch):
         candidates = index.HnswIndex.candidates
 
         def gone(index: Any, *args: Any, search: bool = True, **kwargs: Any) -> Any:
@@ -241,7 +241,7 @@ class TestTheFile:
         in_memory.storage.close()
         assert _sidecar(bare).stat().st_mtime_ns == modified
 
-    def test_that_is_stale_is_caught_up_with(self, bare):
+    def test_is_caught_up_if_stale(self, bare):
         with ms.MemoryStorage.open(at(bare, "exact")) as other:
             changed = _put(other, Indexed(other, COUNT), 5)
         with ms.MemoryStorage.open(at(bare, "hnsw")) as storage:
@@ -260,7 +260,7 @@ class TestTheFile:
             lambda data: data[:12] + b"\xff\xff" + data[14:],
         ],
     )
-    def test_that_is_damaged_is_not_believed_and_built_anew(self, bare, damage, caplog):
+    def test_is_rejected_and_rebuilt_if_damaged(self, bare, damage, caplog):
         path = _sidecar(bare)
         path.write_bytes(damage(path.read_bytes()))
         with ms.MemoryStorage.open(at(bare, "hnsw")) as storage:
@@ -334,7 +334,7 @@ class TestBuilding:
         assert reported[-1] == ("indexed", COUNT, COUNT)
 
     @pytest.mark.slow
-    def test_goes_on_by_a_thread_if_asked(self, bare):
+    def test_continues_in_a_thread_on_request(self, bare):
         _sidecar(bare).unlink()
         with ms.MemoryStorage.open(at(bare, "hnsw")) as storage:
             indexed = Indexed(storage, COUNT)
@@ -360,7 +360,7 @@ class TestBuilding:
             assert few.recall(plan="exact") == 1.0
         assert not _sidecar(database).exists()
 
-    def test_a_database_in_memory_has_one_if_asked(self):
+    def test_a_database_in_memory_has_one_on_request(self):
         with ms.MemoryStorage.open(at(":memory:", "hnsw")) as storage:
             indexed = Indexed(storage, EXACT_SCAN_MAX + 10).store()
             indexed.settle()
@@ -427,7 +427,7 @@ class TestSettings:
         with pytest.raises(ms.ConfigurationError, match=r"memory-storage\[ann\]"):
             ms.MemoryStorage.open(at(database, "hnsw"))
 
-    def test_each_source_says_what_it_costs(self, in_memory):
+    def test_each_source_reports_its_costs(self, in_memory):
         costs = in_memory.storage.embeddings.index.costs(MODEL)
         assert list(costs) == list(SOURCES)
         assert costs["exact"].disk == 0 < costs["hnsw"].disk < costs["diskann"].disk
