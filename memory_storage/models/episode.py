@@ -426,11 +426,11 @@ def number_steps(steps: Sequence[Step]) -> list[Step]:
     last = 0
     for index, step in enumerate(steps):
         if step.id in ids:
-            raise ValidationError(f"steps.{index}.id", "each step once: another one has this id", str(step.id))
+            raise ValidationError(f"steps.{index}.id", "each step its own id: one before has this one", str(step.id))
         ids.add(step.id)
         number = last + 1 if step.step_number is None else step.step_number
         if number <= last:
-            raise ValidationError(f"steps.{index}.step_number", f"numbers grow: the step before has {last}", number)
+            raise ValidationError(f"steps.{index}.step_number", f"above {last}, the number of the step before", number)
         result.append(step if step.step_number == number else step.model_copy(update={"step_number": number}))
         last = number
     return result

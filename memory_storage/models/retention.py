@@ -50,7 +50,9 @@ class RetentionPolicy(Model):
     def _require_rule(self) -> Self:
         rules = ("max_age", "min_reward", "max_episodes", "max_bytes")
         if all(getattr(self, name) is None for name in rules):
-            raise ValueError(f"a policy without a rule would do nothing: give at least one of {', '.join(rules)}")
+            raise ValueError(
+                f"no rule is set, so that the policy would remove nothing; give at least one of {', '.join(rules)}"
+            )
         return self
 
 

@@ -52,13 +52,15 @@ class SpatiotemporalEntry(Model):
     @model_validator(mode="after")
     def _check_completeness(self) -> Self:
         if (self.latitude is None) != (self.longitude is None):
-            raise ValueError("latitude and longitude come together")
+            raise ValueError("latitude and longitude must be given together")
         if self.latitude is None and self.place_name is None and self.starts_at is None:
-            raise ValueError("give a position, a place_name or starts_at")
+            raise ValueError(
+                "neither a place nor a time is given; give latitude and longitude, place_name or starts_at"
+            )
         if self.ends_at is not None and (self.starts_at is None or self.ends_at <= self.starts_at):
-            raise ValueError("ends_at comes after starts_at")
+            raise ValueError("ends_at must be after starts_at")
         if self.ongoing and (self.starts_at is None or self.ends_at is not None):
-            raise ValueError("what is ongoing has starts_at, and no ends_at")
+            raise ValueError("an ongoing entry must have starts_at, and no ends_at")
         return self
 
 

@@ -77,7 +77,7 @@ def test_retain_and_forget_without_a_terminal_need_yes(command, database, episod
         (["--max-age", "9x"], "max_age"),
         (["--max-age", "99999999999999w"], "max_age"),
         (["--max-bytes", "1 meter"], "max_bytes"),
-        (["--only-failed"], "without a rule"),
+        (["--only-failed"], "no rule is set"),
     ],
 )
 def test_a_policy_that_cannot_be_is_bad_input(command, database, episodes, arguments, message):

@@ -840,7 +840,9 @@ def _reject_shared_steps(episodes: Sequence[Episode]) -> None:
         for number, step_id in enumerate(ids):
             if step_id in seen:
                 field = f"episodes.{index}.steps.{number}.id"
-                raise ValidationError(field, "each step once: another of these episodes has it", str(step_id))
+                raise ValidationError(
+                    field, "each step its own id: a step of another of these episodes has this one", str(step_id)
+                )
         seen.update(ids)
 
 

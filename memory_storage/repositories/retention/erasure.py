@@ -82,7 +82,10 @@ def erase_namespace(session: SessionProtocol, batch_sizer: BatchSizer) -> Erased
         if not targets:
             break
     else:
-        raise UnavailableError("others keep writing to this namespace: stop them, and forget it again")
+        raise UnavailableError(
+            "other clients keep writing to this namespace; their last episodes are not erased; stop the clients, and "
+            "forget the namespace again"
+        )
     session.write([statement.bind(namespace=session.namespace) for statement in sql.DELETE_ORPHANS])
     _Quarantine(session).erase_namespace()
     replace_all_eviction_keys(session)
@@ -165,7 +168,10 @@ def _remove_from_patterns(session: SessionProtocol, episode_id: str) -> tuple[in
             continue  # a concurrent writer changed it
         note_removed(row[0] for row in learned)
         return len(alone), len(learned) - len(alone)
-    raise UnavailableError("other writers keep changing the patterns of this episode: forget it again")
+    raise UnavailableError(
+        "other writers keep changing the patterns of this episode; the episode is erased, but patterns still name it; "
+        "forget it again"
+    )
 
 
 def _without_task_quotes(

@@ -83,7 +83,9 @@ class RetentionRepository(Repository):
             MemoryStorageError: Called in a transaction, which would hold the write lock throughout.
         """
         if self._session.is_transaction:
-            raise MemoryStorageError("retention has short transactions of its own: call it on the storage")
+            raise MemoryStorageError(
+                "retention has short transactions of its own; nothing was removed; call it on the storage"
+            )
         if progress is not None:
             function("progress", progress, "lambda done, total: print(done, total)")
         if not isinstance(plan, RetentionPlan):

@@ -78,7 +78,9 @@ def tombstoned_among(session: SessionProtocol, ids: Iterable[UUID]) -> set[UUID]
 def reject_tombstoned(session: SessionProtocol, ids: Sequence[UUID]) -> None:
     """Raise ValidationError if one of these was erased."""
     for one in tombstoned_among(session, ids):
-        raise ValidationError("id", f"{_ERASED}, and does not come back: give it a new id", str(one))
+        raise ValidationError(
+            "id", f"{_ERASED}; nothing was stored; to store its content on purpose, give it a new id", str(one)
+        )
 
 
 def stale_copy_error(
@@ -86,7 +88,7 @@ def stale_copy_error(
 ) -> ConflictError:
     """Return the error for a copy of `version`, where `stored` is the stored version or None."""
     if stored == version:
-        detail = f"it was deleted and made again since this copy was read: version {version} is another one"
+        detail = f"another one with version {version} was stored under this id since this copy was read"
         return ConflictError(kind, row_id, expected=version, actual=stored, detail=detail)
     if stored is not None:
         return ConflictError(kind, row_id, expected=version, actual=stored)
@@ -94,7 +96,7 @@ def stale_copy_error(
         detail = _ERASED
         advice = "it cannot be saved again; to store its content on purpose, give it a new id and version=0"
     else:
-        detail = f"version {version} was given, and it is not stored any more: it was deleted"
+        detail = f"version {version} was given, but it was deleted"
         advice = "to store it again on purpose, save it with version=0"
     return ConflictError(kind, row_id, expected=version, actual=None, detail=detail, advice=advice)
 

@@ -322,8 +322,8 @@ class SpatiotemporalRepository(SpatialQueries[Entry]):
         known = self._known(entries)
         for entry in entries:
             if known.get(str(entry.id), _owner(entry)) != _owner(entry):
-                detail = "it is the place of another owner"
-                raise ConflictError("place", entry.id, expected=0, actual=None, detail=detail) from error
+                detail, advice = "the stored one has another owner", "to store it for this owner, give it a new id"
+                raise ConflictError("place", entry.id, expected=0, actual=None, detail=detail, advice=advice) from error
 
     def _reject_orphans(self, entries: Sequence[Entry], error: RowCountError) -> None:
         ids = ids_as_json(sorted({str(entry.owner_id) for entry in entries}))

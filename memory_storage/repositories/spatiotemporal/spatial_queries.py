@@ -335,5 +335,5 @@ def _revalidated(kind: type[M], model: object, field: str) -> M:
 def _check_radius(metres: float) -> float:
     is_number = isinstance(metres, int | float) and not isinstance(metres, bool)
     if not is_number or not 0 <= metres < math.inf:
-        raise ValidationError("radius_m", "a finite number of metres, not below 0", metres)
+        raise ValidationError("radius_m", "a finite number of metres, 0 or more", metres)
     return float(metres) if metres < FARTHEST_M else FARTHEST_M
