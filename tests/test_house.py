@@ -14,10 +14,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "memory_storage"
 
-LEAST_COMMENTS = {("search",): 50, ("sql",): 45, ("dbapi", "dialect"): 40}
+LEAST_COMMENTS = {("search",): 50, ("sql",): 50, ("dbapi", "dialect"): 45}
 """Lines with a comment of 1,000, in the folders whose code has to follow an engine's or a protocol's constraints."""
 
-MOST_JUMPS = 24
+MOST_JUMPS = 21
 """Private functions of one statement that are used once. Only lower it."""
 
 _BARE_PRAGMA = re.compile(r"#\s*(noqa|type:)[^#]*$")
