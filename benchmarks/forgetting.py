@@ -233,7 +233,7 @@ def _write(pipe: Connection, path: Path, number: int) -> None:
             if pipe.poll():
                 break
             episode = ms.Episode(
-                task_description=f"meanwhile {number} {index}", steps=_workload.episode(index, 2).steps
+                task_description=f"concurrent {number} {index}", steps=_workload.episode(index, 2).steps
             )
             steps = [step.model_copy(update={"id": ms.Step(tool="t").id}) for step in episode.steps]
             began = time.monotonic()

@@ -78,8 +78,8 @@ def first_problem(problems: list[ErrorDetails]) -> ErrorDetails:
     first = problems[0]
     if first["type"] != "missing":
         return first
-    beside = first["loc"][:-1]
-    return next((one for one in problems if one["type"] == "extra_forbidden" and one["loc"][:-1] == beside), first)
+    parent = first["loc"][:-1]
+    return next((one for one in problems if one["type"] == "extra_forbidden" and one["loc"][:-1] == parent), first)
 
 
 def explanation(problem: ErrorDetails, model: type[BaseModel] | None) -> str:

@@ -12,7 +12,7 @@ from memory_storage import _exception_mapping
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "memory_storage"
 BASES = {"MemoryStorageError", "Error", "SQLAlchemyError", "DBAPIError", "Exception", "BaseException"}
-TOLD = (
+REPORTED = (
     "type(caught.value)",
     "caught.type",
     "return caught.value",
@@ -45,7 +45,7 @@ def _is_choice_of_codes(node: ast.AST) -> bool:
 def _tells(function: ast.FunctionDef, source: str) -> bool:
     """Whether a function compares the class itself, or gives the error to callers that do."""
     text = ast.get_source_segment(source, function) or ""
-    return any(reported in text for reported in TOLD)
+    return any(reported in text for reported in REPORTED)
 
 
 def test_no_test_accepts_one_of_several_errors():

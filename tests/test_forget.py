@@ -384,9 +384,9 @@ def test_the_file_of_an_index_in_memory_forgets_too(database):
     others = [[random.gauss(0, 1) for _ in range(DIMENSION)] for _ in range(EXACT_SCAN_MAX + 100)]
 
     def has_canary() -> bool:
-        beside = [path.read_bytes() for path in database.parent.glob(f"{database.name}*.usearch")]
-        assert beside
-        return any(one in data for one in quantized for data in beside)
+        sidecars = [path.read_bytes() for path in database.parent.glob(f"{database.name}*.usearch")]
+        assert sidecars
+        return any(one in data for one in quantized for data in sidecars)
 
     with ms.MemoryStorage.open(ms.Settings(database=str(database), vector_index="hnsw")) as storage:
         episodes = storage.episodes.save_many([ms.Episode(task_description="other") for _ in others])

@@ -146,16 +146,16 @@ def _call_of_part(part: Message) -> ToolCall | None:
             return None
         if not isinstance(values, dict):
             return None
-    return _call_from(values, beside={"type", "value"})
+    return _call_from(values, other_keys={"type", "value"})
 
 
-def _call_from(values: Message, beside: set[str]) -> ToolCall | None:
+def _call_from(values: Message, other_keys: set[str]) -> ToolCall | None:
     name_key, name = _first(values, _NAMES)
     if not isinstance(name, str):
         return None
     arguments_key, arguments = _first(values, _ARGUMENTS)
     id_key, call_id = _first(values, _CALL_IDS)
-    used = {name_key, arguments_key, id_key, *beside}
+    used = {name_key, arguments_key, id_key, *other_keys}
     return ToolCall(name, arguments, call_id, {key: value for key, value in values.items() if key not in used})
 
 

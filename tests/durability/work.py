@@ -115,7 +115,7 @@ def write_for_a_while(barrier: Any, path: Path, until: Path) -> list[float]:
         barrier.wait()
         while not until.exists():
             began = time.monotonic()
-            storage.episodes.save(ms.Episode(task_description="meanwhile", steps=[ms.Step(tool="t")]))
+            storage.episodes.save(ms.Episode(task_description="concurrent", steps=[ms.Step(tool="t")]))
             took.append(time.monotonic() - began)
             time.sleep(0.002)
     return took

@@ -16,12 +16,12 @@ from .work import BUSY, CANCELLED, OUTAGE, Clock
 class Work:
     """Fails with these errors, one after the other, and then does not fail any more."""
 
-    def __init__(self, *errors: BaseException, meanwhile: Callable[[], None] = lambda: None) -> None:
-        self.errors, self.calls, self.meanwhile = list(errors), 0, meanwhile
+    def __init__(self, *errors: BaseException, during: Callable[[], None] = lambda: None) -> None:
+        self.errors, self.calls, self.during = list(errors), 0, during
 
     def __call__(self) -> str:
         self.calls += 1
-        self.meanwhile()
+        self.during()
         if self.errors:
             raise self.errors.pop(0)
         return "done"
@@ -108,7 +108,7 @@ def test_a_read_is_done_again_after_a_servers_failure_too():
 @pytest.mark.parametrize(("taken", "calls"), [(3.0, 2), (2.4, 3), (5.0, 1), (0.0, 10)])
 def test_no_attempt_begins_after_the_deadline(taken: float, calls: int):
     clock = Clock()
-    work = Work(*[BUSY] * 100, meanwhile=lambda: clock.advance(taken))
+    work = Work(*[BUSY] * 100, during=lambda: clock.advance(taken))
     with raises(ms.UnavailableError, code="SQLITE_BUSY"):
         run(guard(clock, max_attempts=10, deadline=5.0), work)
     assert work.calls == calls
@@ -118,7 +118,7 @@ def test_a_callers_own_time_counts_too_if_it_is_shorter():
     clock = Clock()
     guarded = guard(clock, max_attempts=10, deadline=5.0)
     for seconds, calls in ((2.0, 1), (7.0, 4)):
-        work = Work(*[BUSY] * 100, meanwhile=lambda: clock.advance(1.0))
+        work = Work(*[BUSY] * 100, during=lambda: clock.advance(1.0))
         since, _ = clock.at, clock.advance(1.0)
         with raises(ms.UnavailableError, code="SQLITE_BUSY"):
             guarded.retry(

@@ -218,23 +218,23 @@ class TestChanges:
         assert_consistent(storage.engine)
 
     def test_a_change_while_it_is_embedded_is_embedded_next(self, storage, episodes):
-        changed = episodes[4].model_copy(update={"task_description": "changed meanwhile"})
+        changed = episodes[4].model_copy(update={"task_description": "changed concurrently"})
         storage.embeddings.embed(Recording(lambda: storage.episodes.save(changed)))
         embedder = Recording()
         assert storage.embeddings.embed(embedder) == 1
-        assert embedder.texts[0].startswith("changed meanwhile")
+        assert embedder.texts[0].startswith("changed concurrently")
         assert storage.embeddings.embed(embedder) == 0
 
     def test_a_later_vector_of_another_writer_stays(self, storage, episodes):
         mine = [0.0, 1.0, *[0.0] * 14]
-        changed = episodes[4].model_copy(update={"task_description": "changed meanwhile"})
+        changed = episodes[4].model_copy(update={"task_description": "changed concurrently"})
 
-        def meanwhile() -> None:
+        def change_episode() -> None:
             storage.episodes.save(changed)
             storage.embeddings.embed(HashingEmbedder(16))
             storage.embeddings.put("episode", episodes[5].id, mine, model="hashing-16")
 
-        storage.embeddings.embed(Recording(meanwhile))
+        storage.embeddings.embed(Recording(change_episode))
         assert _closeness(storage, "episode", changed) == pytest.approx(1.0, abs=1e-5)
         assert storage.embeddings.get("episode", episodes[5].id, model="hashing-16").vector == mine
         assert storage.embeddings.embed(Recording()) == 0
