@@ -246,7 +246,7 @@ def _in_clear(pid: int) -> Iterator[str]:
 
 
 def _watched(database: Path, work: str) -> tuple[int, set[str]]:
-    """Events of temporary files while a process works on an encrypted database, and its deleted files in clear."""
+    """Events of temporary files while a process works on an encrypted database, and its deleted files in plain text."""
     temporary = database.with_name("temporary")
     temporary.mkdir()
     watch, clear = _Watch(temporary), set()

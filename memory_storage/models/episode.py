@@ -161,7 +161,7 @@ class Reflection(Model):
     """The agent's assessment of an episode.
 
     Attributes:
-        successes: what went well.
+        successes: what succeeded.
         improvements: what to do better.
         insights: what was learned.
         generated_at: when it was written; default: now.

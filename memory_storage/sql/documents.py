@@ -159,7 +159,7 @@ def decode_steps(rows: Sequence[Sequence[Any]]) -> list[Step]:
         steps = _STEPS.validate_json(f"[{documents}]")
     except ValueError:
         steps = [decode(Step.model_validate_json, document, "steps", step_id) for step_id, document, _ in rows]
-    # The output is a column beside the document. Steps are frozen, but no caller has these yet.
+    # The output is a column, not part of the document. Steps are frozen, but no caller has these yet.
     for step, row in zip(steps, rows, strict=True):
         if row[2] and step.result is not None:
             step.result.__dict__["output" if step.result.status == "ok" else "message"] = row[2]

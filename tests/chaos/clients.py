@@ -103,7 +103,7 @@ class Client:
             time.sleep(draw.uniform(0, 0.02))
 
     def read(self) -> None:
-        """Look at what there is: no episode is ever there by halves, and what was acknowledged is found."""
+        """Read: no episode is partially stored, and every acknowledged write is found."""
         while not self._over.is_set():
             try:
                 self._look()

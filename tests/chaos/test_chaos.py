@@ -1,6 +1,6 @@
 """Random faults against a server and against a file, while eight writers and four readers continue.
 
-MEMORY_STORAGE_CHAOS_SECONDS is how long the faults last for each (20 unless it says otherwise), and
+MEMORY_STORAGE_CHAOS_SECONDS is how long the faults last for each (default 20), and
 MEMORY_STORAGE_CHAOS_SEED which they are; the seed of a run is printed.
 """
 

@@ -1,4 +1,4 @@
-"""A file that is encrypted: nothing of it is in clear, and without its key nothing is read and nothing changes."""
+"""Encrypted files contain no plain text; without the key nothing is read or changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A disk that is full, or fails: a typed error, nothing by halves, and the storage works again when there is room."""
+"""A full or failing disk: a typed error, no partial write, and recovery when there is space."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A line that breaks anywhere: nothing is stored by halves or twice, nothing hangs, and no connection is lost.
+"""A connection that breaks anywhere: no partial or duplicate write, no hang, and no leaked connection.
 
-MEMORY_STORAGE_TEST_CUTS is how many random cuts there are; 200 unless it says otherwise.
+MEMORY_STORAGE_TEST_CUTS is how many random cuts there are; default 200.
 """
 
 from __future__ import annotations

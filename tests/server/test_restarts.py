@@ -1,6 +1,6 @@
 """A server that is killed and started again, with threads that read and write: no call fails, nothing is done twice.
 
-MEMORY_STORAGE_TEST_RESTARTS is how many restarts there are; 2 unless it says otherwise.
+MEMORY_STORAGE_TEST_RESTARTS is how many restarts there are; default 2.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def raised(work: Callable[[], object]) -> BaseException:
         work()
     except BaseException as error:  # noqa: BLE001 - KeyboardInterrupt too
         return error
-    raise AssertionError("it went well")
+    raise AssertionError("it succeeded")
 
 
 def tell(error: BaseException) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Columns hold the numbers of their documents exactly, though the engine reads some decimals as their neighbours.
 
 MEMORY_STORAGE_TEST_DECIMALS is how many of the million decimals that are held to be read exactly are tried; 50,000
-unless it says otherwise.
+by default.
 """
 
 from __future__ import annotations

@@ -48,14 +48,14 @@ selected AS MATERIALIZED (
 
 
 def finite(number: str) -> str:
-    """An expression that is NULL where `number` is too large for a float: a server cannot even send infinity."""
+    """Return an expression that is NULL if `number` is too large for a float: a server cannot even send infinity."""
     return f"nullif(nullif({number}, 9e999), -9e999)"
 
 
 # Squares are of the differences from the mean: sums of large numbers would lose what matters.
 @lru_cache(maxsize=256)
 def figures(where: Conditions, success_sql: str, by: str | None, *, in_periods: bool) -> SqlTemplate:
-    """For each period and group: episodes, judged, successes, then of rewards and durations how many, mean, squares."""
+    """Return the statement for periods and groups: counts, then count, mean and squares of rewards and durations."""
     return SqlTemplate(f"""{_selected(where, success_sql, in_periods=in_periods)},
 grouped (name, {_FACTS}) AS ({_GROUPED[by]}),
 measured AS (
@@ -71,7 +71,7 @@ FROM measured GROUP BY number, name
 # Latency 0 means that none was measured. Ranks are counted from above, because NULLs sort first.
 @lru_cache(maxsize=256)
 def tools(where: Conditions) -> SqlTemplate:
-    """For each tool: steps, with a result, errors, timeouts, then of the measured steps how many and how long.
+    """Return the statement for tools: steps, results, errors, timeouts, then the count and latencies of measured steps.
 
     A percentile is the nearest rank: the smallest latency that at least that share of the steps does not exceed.
     """
@@ -119,10 +119,10 @@ def _of_length(length: int, columns: str) -> str:
 # by_episode: a sequence that occurs several times in an episode counts once, with its mean latency.
 @lru_cache(maxsize=256)
 def sequences(where: Conditions, success_sql: str, shortest: int, longest: int, *, with_evidence: bool) -> SqlTemplate:
-    """For each sequence that enough episodes have: its tools as JSON, how many have it, how many of them went well.
+    """Return the statement for sequences in enough episodes: tools as JSON, number of episodes, number of successes.
 
-    Then how long it took in the mean, ids of some that went well, and of all episodes how many were judged, went well.
-    With evidence, then the domain, language and framework that all of those that have it share.
+    Then the mean duration, ids of some successful episodes, and over all episodes the numbers of judged and successful
+    ones. With evidence, also the domain, language and framework that all episodes with the sequence share.
     """
     columns = f"seq, id, success, started_at{', ' + ', '.join(_CONTEXT) if with_evidence else ''}"
     union = "\n    UNION ALL ".join(_of_length(length, columns) for length in range(shortest, longest + 1))
@@ -146,7 +146,7 @@ FROM ranked CROSS JOIN totals GROUP BY tools HAVING count(*) >= :least
 # Grouped by the beginning of the message here, and by its class in Python: SQL cannot compute the class.
 @lru_cache(maxsize=256)
 def failures(where: Conditions, success_sql: str) -> SqlTemplate:
-    """For each number, tool and message of a step that failed: how many episodes, and how many of them failed."""
+    """Return the statement for failed steps: episodes and failed episodes by number, tool and message."""
     return SqlTemplate(f"""{_selected(where, success_sql)}
 SELECT s.step_number, s.tool, s.status, substr(coalesce(s.output, ''), 1, {MESSAGE_LENGTH}),
     count(*), count(CASE WHEN selected.success = 0 THEN 1 END)
@@ -156,7 +156,7 @@ FROM {_SELECTED_STEPS} WHERE s.status IN ('error', 'timeout') GROUP BY 1, 2, 3, 
 
 @lru_cache(maxsize=256)
 def recoveries(where: Conditions, success_sql: str, longest: int) -> SqlTemplate:
-    """Each step that failed: how, tools and statuses of those after it; the episode, its success and context."""
+    """Return the statement for failed steps: error, following tools and statuses, episode and its context."""
     after = range(1, longest + 1)
     tools = ", ".join(f"lead(s.tool, {n}) OVER of_episode" for n in after)
     statuses = ", ".join(f"lead(s.status, {n}) OVER of_episode" for n in after)
@@ -175,7 +175,7 @@ FROM with_following WHERE status IN ('error', 'timeout')
 # Days from the mean start keep the sums of squares small enough for floats.
 @lru_cache(maxsize=256)
 def trend(where: Conditions) -> SqlTemplate:
-    """How many rewards, their mean, and the sums of squares and products around it; times in days."""
+    """Return the statement for the trend: number and mean of rewards, sums of squares and products; times in days."""
     return SqlTemplate(f"""{_selected(where, SUCCESS_BY_OUTCOME)},
 centred AS (
     SELECT reward, (started_at - avg(started_at) OVER ()) / 86400000000.0 AS day, reward - avg(reward) OVER () AS above
@@ -195,7 +195,7 @@ SELECT count(*), min(started_at), max(started_at) FROM episodes WHERE {" AND ".j
 
 @lru_cache(maxsize=256)
 def patterns(where: Conditions) -> SqlTemplate:
-    """The patterns' counters."""
+    """Return the statement for the counters of patterns."""
     return SqlTemplate(f"""
 SELECT id, kind, document ->> '$.description', times_retrieved, times_applied, success_when_applied, avg_reward_delta,
     last_used_at, coalesce(last_used_at, created_at)

@@ -553,7 +553,7 @@ class HnswIndex:
         """Write the file, unless the database is being scrubbed, or the graph holds vectors that a scrub erased."""
         if self._sidecar is None:
             return
-        # A scrub deletes the files while it holds the lock: a file that is written meanwhile would keep erased vectors.
+        # A scrub deletes the files while it holds the lock: a file written at that time would keep erased vectors.
         with self._indexes.maintenance.shared() as may_write:
             if not may_write:
                 return

@@ -267,7 +267,7 @@ def _overall_rate_line(report: Report, channel: str) -> Spec:
     }
 
 
-def _rate_row(rate: Rate, *, verb: str = "went well", **others: Any) -> dict[str, Any]:
+def _rate_row(rate: Rate, *, verb: str = "succeeded", **others: Any) -> dict[str, Any]:
     name = others.get("name", others.get("x"))
     label = f"{name}: {percent(rate.rate)} of {rate.of:,} {verb} ({between(rate)})"
     return {"rate": rate.rate, "low": rate.low, "high": rate.high, "of": rate.of, "label": label, **others}

@@ -159,7 +159,7 @@ def _cards(report: Report) -> list[tuple[str, str, str]]:
     ended = sum(row.error.of for row in report.tools)
     return [
         ("episodes", f"{report.all.episodes:,}", _span(report)),
-        ("went well", percent(success.rate), f"{between(success)} (95 %), {success.count:,} of {success.of:,}"),
+        ("succeeded", percent(success.rate), f"{between(success)} (95 %), {success.count:,} of {success.of:,}"),
         ("mean reward", number(reward.mean), f"of {reward.of:,} with a reward"),
         ("mean duration", seconds(report.all.duration_s.mean), f"of {report.all.duration_s.of:,} that ended"),
         ("steps", f"{steps:,}", f"with {counted(len(report.tools), 'tool')}"),

@@ -288,6 +288,6 @@ def test_steps_that_take_the_numbers_of_others_are_a_conflict(storage, make_epis
     saved = storage.episodes.save(make_episode(2))
     before = dump(storage.engine)
     with pytest.raises(ms.ConflictError, match="another step has one of these ids or step numbers") as caught:
-        storage.episodes.save(saved.model_copy(update={"steps": [ms.Step(tool="in place of the first")]}))
+        storage.episodes.save(saved.model_copy(update={"steps": [ms.Step(tool="instead of the first")]}))
     assert caught.value.kind == "step"
     assert dump(storage.engine) == before

@@ -1,4 +1,4 @@
-"""Patterns are learned from what went well, the same ones every time, and keep what was counted and written since."""
+"""Patterns are mined from successes, deterministically, and keep counters and edits."""
 
 from __future__ import annotations
 
