@@ -27,6 +27,9 @@ _RENAMED = "the key that the filter names"
 Conditions = tuple[str, ...]
 """SQL with `:names`. It depends on which filters are set, never on their values."""
 
+Condition = tuple[str, str]
+"""A condition in both forms: to find rows by an index, and to test a row at hand by itself."""
+
 # Comparisons of one column with one value. Ranges of time are half-open, so adjacent ranges share no row.
 _PLAIN = {
     **{name: f"{name} = :{name}" for name in ("task_type", "domain", "language", "framework", "complexity", "kind")},
@@ -73,13 +76,6 @@ class Shape(NamedTuple):
 PLAIN = Shape()
 
 
-class Condition(NamedTuple):
-    """A condition in both forms: to find rows by an index, and to test a row at hand by itself."""
-
-    finding: str
-    at_hand: str
-
-
 class CompiledFilters(NamedTuple):
     """The conditions of the filters that are set, in both forms, and the values to bind."""
 
@@ -107,13 +103,13 @@ def compile_filters(asked: EpisodeFilter | PatternFilter, owner_type: str, prefi
     Raises:
         ValidationError: a filter cannot be compared with what is stored.
     """
-    found: list[Condition] = []
+    compiled: list[Condition] = []
     values: dict[str, Any] = {"owner_type": owner_type}
     for name, value in active_filters(asked).items():
         refuse_unstorable(name, value)
-        found += _READERS.get(name, _plain)(name, value, values, prefix)
-    finding, at_hand = zip(*found, strict=True) if found else ((), ())
-    return CompiledFilters(finding, at_hand, values)
+        compiled += _READERS.get(name, _plain)(name, value, values, prefix)
+    # Both forms in one pass: a search needs both, and reads each value (its tags, its numbers) once for them.
+    return CompiledFilters(tuple([one[0] for one in compiled]), tuple([one[1] for one in compiled]), values)
 
 
 def active_filters(asked: EpisodeFilter | PatternFilter) -> dict[str, Any]:
@@ -121,22 +117,18 @@ def active_filters(asked: EpisodeFilter | PatternFilter) -> dict[str, Any]:
     return {name: value for name, value in asked.__dict__.items() if value is not None and value not in ([], {})}
 
 
-def _one_form(condition: str) -> Condition:
-    return Condition(condition, condition)
-
-
 def _plain(name: str, value: Any, values: dict[str, Any], prefix: str) -> list[Condition]:
     values[name] = str(value) if isinstance(value, str) else value
-    return [_one_form(prefix + _PLAIN[name])]
+    return [(prefix + _PLAIN[name],) * 2]
 
 
 def _moment(name: str, value: Any, values: dict[str, Any], prefix: str) -> list[Condition]:
     values[name] = to_micros(value)
-    return [_one_form(prefix + _PLAIN[name])]
+    return [(prefix + _PLAIN[name],) * 2]
 
 
 def _flag(name: str, value: bool, values: dict[str, Any], prefix: str) -> list[Condition]:  # noqa: ARG001 - one signature
-    return [_one_form(prefix + _FLAGS[name, value])]
+    return [(prefix + _FLAGS[name, value],) * 2]
 
 
 def _tags(name: str, value: list[str], values: dict[str, Any], prefix: str) -> list[Condition]:
@@ -147,11 +139,11 @@ def _tags(name: str, value: list[str], values: dict[str, Any], prefix: str) -> l
     found = f"{_FACETS}{_TAGS_GIVEN.format(name=name)}"
     of_row = f"{found} AND owner_seq = {prefix}seq"
     if name == "tags_any":
-        return [Condition(f"{prefix}seq IN (SELECT owner_seq {found})", f"EXISTS (SELECT 1 {of_row})")]
+        return [(f"{prefix}seq IN (SELECT owner_seq {found})", f"EXISTS (SELECT 1 {of_row})")]
     # All tags: an owner has each tag once, so the count of its matching facets is the number of distinct tags.
     counted = f"count(*) = :{name}_count"
     return [
-        Condition(
+        (
             f"{prefix}seq IN (SELECT owner_seq {found} GROUP BY owner_seq HAVING {counted})",
             f"(SELECT count(*) {of_row}) = :{name}_count",
         )
@@ -231,22 +223,21 @@ def _forms_of(wanted: int | float) -> list[int | float]:
 
 def _has_facet(number: int, prefix: str, value: str) -> Condition:
     facet = f"{_FACETS}'metadata.' || :key_{number} AND value {value}"
-    return Condition(
-        f"{prefix}seq IN (SELECT owner_seq {facet})", f"EXISTS (SELECT 1 {facet} AND owner_seq = {prefix}seq)"
-    )
+    return (f"{prefix}seq IN (SELECT owner_seq {facet})", f"EXISTS (SELECT 1 {facet} AND owner_seq = {prefix}seq)")
 
 
 def _has_pair(number: int, prefix: str, condition: str) -> Condition:
-    return _one_form(
+    found = (
         f"EXISTS (SELECT 1 FROM json_each({prefix}document, '$.metadata') AS pair"
         f" WHERE pair.key = :key_{number} AND {condition})"
     )
+    return found, found
 
 
 def _text(name: str, value: str, values: dict[str, Any], prefix: str) -> list[Condition]:  # noqa: ARG001
     # An empty phrase matches no row, so a query without words returns nothing instead of everything.
     values["text"] = match_expression(value) or '""'
-    return [_one_form(prefix + _TEXT)]
+    return [(prefix + _TEXT,) * 2]
 
 
 _READERS: dict[str, Callable[[str, Any, dict[str, Any], str], list[Condition]]] = {
