@@ -27,8 +27,7 @@ from .erasure import Eraser
 from .errors import CommitUnknownError, ConfigurationError, UnavailableError, ValidationError
 from .monitoring import Meter
 from .resilience import CircuitBreaker, Guard, is_retryable_read, was_not_committed
-from .search.hnsw import is_installed
-from .search.hnsw.index import HnswIndexes
+from .search.hnsw.index import HnswIndexes, is_installed
 from .search.vector_index import VectorIndex
 from .session import Repositories, Session, StorageContext, Transaction
 from .settings import Settings, hidden, hidden_token

@@ -4,6 +4,6 @@ The graph needs the extra `ann`, which is imported when a graph is made.
 """
 
 from .file import IndexHeader, Sidecar, delete_sidecars, sidecar_names
-from .graph import Graph, is_installed
+from .graph import Graph
 
-__all__ = ["Graph", "IndexHeader", "Sidecar", "delete_sidecars", "is_installed", "sidecar_names"]
+__all__ = ["Graph", "IndexHeader", "Sidecar", "delete_sidecars", "sidecar_names"]

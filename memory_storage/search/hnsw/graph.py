@@ -7,7 +7,6 @@ and reuse their nodes; searching does not need it, and a graph that only grows h
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from importlib.util import find_spec
 from typing import Any
 
 CONNECTIVITY = 16
@@ -19,11 +18,6 @@ _TIE_DISTANCE = 1e-3  # cosine distance; nearer vectors cannot be distinguished 
 _DUPLICATE_KEY = 1 << 62  # added to the number of a vector that is inserted a second time
 EXPANSION_SEARCH = 128
 """Candidates that a search keeps; recall@10 is then 0.98 among 100,000 vectors of dimension 384."""
-
-
-def is_installed() -> bool:
-    """Return whether usearch is installed."""
-    return find_spec("usearch") is not None
 
 
 class Graph:

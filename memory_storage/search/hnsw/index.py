@@ -16,6 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +55,11 @@ Above it, the number of candidates grows with the number of vectors to this powe
 Progress = Callable[[str, int, int], None]
 
 SCHEMA_VERSION = BatchStep("SELECT schema_version FROM pragma_schema_version")
+
+
+def is_installed() -> bool:
+    """Return whether usearch is installed."""
+    return find_spec("usearch") is not None
 
 
 class Neighbors(NamedTuple):
