@@ -157,7 +157,7 @@ def _remove_from_patterns(session: SessionProtocol, episode_id: str) -> tuple[in
         # Each count of rows is checked: a pattern that was learned or edited since it was read rolls all of it back.
         steps = [
             ADD_TOMBSTONES.bind(digests=digests_of(session.namespace, alone)),
-            *(step for row in learned if row[1] and row[3] for step in _without_task_quotes(session.namespace, *row)),
+            *(step for row in learned if row[1] and row[3] for step in _description_changes(session.namespace, *row)),
             sql.DELETE_PATTERNS_WITHOUT_OTHER_EVIDENCE.bind(len(alone), **values),
             sql.REMOVE_FROM_EVIDENCE.bind(len(learned) - len(alone), now=to_micros(session.now()), **values),
         ]
@@ -174,7 +174,7 @@ def _remove_from_patterns(session: SessionProtocol, episode_id: str) -> tuple[in
     )
 
 
-def _without_task_quotes(
+def _description_changes(
     namespace: str, pattern_id: str, _: object, version: int, document: str
 ) -> Iterator[BatchStep]:
     pattern = json.loads(document)
