@@ -67,7 +67,7 @@ def measured(files: Files, *, rounds: int) -> Line:
                 "bare": lambda: [get(bare, one) for one in ids],
             }
 
-        times: Times = interleaved(prepare, rounds)
+        times: Times = interleaved(prepare, rounds, collect_every=10)  # else it takes most of the time
     detail = ", ".join(f"{side} {milliseconds(median(times[side]) / _CALLS)}" for side in ("guarded", "bare"))
     found = [_quantile(times["guarded"], part) / _quantile(times["bare"], part) for part in _QUANTILES]
     return Line("get an episode of 20 steps", found[1], min(found), max(found), detail, at_most=ALLOWED)

@@ -134,6 +134,7 @@ def test_the_source_is_left_before_the_indexes_are_built(storage, backup):
     assert set(active_filters) == {0}  # a server ends an idle snapshot after ten seconds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["file", "encrypted", "server"], indirect=True)
 def test_while_four_writers_write_it_is_a_state_that_existed(storage, backup, tmp_path):
     _fill(storage, 200)

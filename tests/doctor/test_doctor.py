@@ -127,6 +127,7 @@ def test_examining_changes_nothing(settings):
     assert _rows(settings) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DAMAGES)
 def test_each_damage_is_repaired_and_no_row_is_lost(settings, name):
     code, damage = DAMAGES[name]

@@ -42,6 +42,7 @@ def test_the_figures_are_those_of_analytics(memory):
     assert len(report.points) == 160
 
 
+@pytest.mark.slow
 def test_filters_hold_for_all_of_it(memory):
     report = collect(memory, domain="data", since=datetime(2026, 10, 1, tzinfo=timezone.utc), episodes=3)
     expected = memory.episodes.count(domain="data", since=datetime(2026, 10, 1, tzinfo=timezone.utc))
@@ -53,6 +54,7 @@ def test_filters_hold_for_all_of_it(memory):
     assert {one.outcome.kind for one in collect(memory, outcome="failure").episodes} == {"failure"}
 
 
+@pytest.mark.slow
 def test_success_may_be_a_reward(memory):
     report = collect(memory, success_reward=0.99)
     assert report.all.success.count == memory.episodes.count(min_reward=0.99)
@@ -128,6 +130,7 @@ def test_a_page_is_replaced_atomically(memory, tmp_path):
     assert [one.name for one in tmp_path.iterdir()] == ["report.html"]
 
 
+@pytest.mark.slow
 def test_a_page_is_for_its_owner_and_follows_no_link(memory, tmp_path, monkeypatch):
     report = collect(memory, episodes=0)
     path = write_page(report, tmp_path / "page.html")
@@ -169,12 +172,14 @@ print(len(page(report)) > 1000)
 """
 
 
+@pytest.mark.slow
 def test_without_numpy_the_page_says_that_a_picture_needs_it():
     done = subprocess.run([sys.executable, "-c", WITHOUT, "numpy"], capture_output=True, text=True, check=True)
     assert "pip install numpy" in done.stdout
     assert done.stdout.endswith("True\n")
 
 
+@pytest.mark.slow
 def test_a_table_needs_neither_the_template_nor_the_charts():
     code = WITHOUT.replace("print(len(page(report)) > 1000)", "")
     command = [sys.executable, "-c", code, "vl_convert", "jinja2"]
@@ -247,6 +252,7 @@ def test_a_truncated_table_has_a_note(storage):
     assert "max-height: 26rem" not in page(collect(storage))
 
 
+@pytest.mark.slow
 def test_json_has_every_table(memory):
     found = collect(memory).tables()
     assert found["by_tool"] == memory.analytics.by("tool").to_rows()
