@@ -1,4 +1,4 @@
-"""Whether a database agrees with itself: every index, and every column that repeats a document. Changes nothing."""
+"""Checks that every index, and every column that repeats a document, agrees with its rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmarks measure what they say. How fast things are is not tested here: `python -m benchmarks --check` does."""
+"""The benchmarks measure what they document. Speed is tested by `python -m benchmarks --check` only."""
 
 from __future__ import annotations
 

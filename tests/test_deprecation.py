@@ -1,4 +1,4 @@
-"""Old names: they work, and warn where they are used; no completion offers them."""
+"""Former names work, warn at the caller's line, and are not offered by completion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Embedders: what they give, what they refuse, and what of an item they are given."""
+"""Embedders: results, refusals, and the text of an item."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A storage on an engine of the caller's: which engines are refused, and what the error says to write instead."""
+"""A storage on a caller's engine: which engines are refused, with the remedy."""
 
 from __future__ import annotations
 

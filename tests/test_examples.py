@@ -1,4 +1,4 @@
-"""The examples run, on real transcripts where they are, and find what they say."""
+"""The examples run, on real transcripts if available, with the documented results."""
 
 from __future__ import annotations
 

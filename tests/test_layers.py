@@ -1,4 +1,4 @@
-"""The house plan, held by import-linter: imports only go down."""
+"""The layers, checked by import-linter: imports only go down."""
 
 from __future__ import annotations
 

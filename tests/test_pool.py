@@ -1,4 +1,4 @@
-"""The pool: who holds its connections, and which idle ones are closed. On a file and on a server."""
+"""The pool: holders of connections, and the closing of idle ones, on a file and on a server."""
 
 from __future__ import annotations
 

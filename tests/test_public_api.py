@@ -1,4 +1,4 @@
-"""The public API is what `api_snapshot.txt` says: names and signatures change on purpose only."""
+"""The public API equals `api_snapshot.txt`: names and signatures change on purpose only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The block is the transaction: all of it or nothing, in one thread or in many."""
+"""Transaction blocks are atomic, in one thread or in many."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SQL of one's own within a transaction: several statements together, all or nothing."""
+"""Custom SQL within a transaction: several statements as one atomic batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was forgotten goes from backups too, and from every other place that has a byte of it."""
+"""Erased rows are removed from backups, and from every file that has a byte of them."""
 
 from __future__ import annotations
 

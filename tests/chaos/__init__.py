@@ -1,1 +1,1 @@
-"""Everything that goes wrong, at once and for minutes: nothing is lost, doubled or half done, and it recovers."""
+"""Many faults at once for minutes: no lost, duplicate or partial write, and recovery."""

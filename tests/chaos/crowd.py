@@ -1,4 +1,4 @@
-"""The client processes: started, killed, replaced, and asked in the end how they are."""
+"""The client processes: started, killed, replaced, and checked at the end."""
 
 from __future__ import annotations
 

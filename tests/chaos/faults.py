@@ -1,4 +1,4 @@
-"""How things go wrong: on a server and on the way to it, and on a file. Each fault is over when its call returns."""
+"""Faults of a server, of the connection to it, and of a file. Each is over when its call returns."""
 
 from __future__ import annotations
 

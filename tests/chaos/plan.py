@@ -1,4 +1,4 @@
-"""Which fault comes when: decided by a seed, so that a run can be repeated. Does nothing to anything."""
+"""The schedule of faults: derived from a seed, so that a run can be repeated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command, in this process for the many small tests, and as a process of its own for what only that shows."""
+"""Runs commands: in this process for most tests, and in a process of their own where that matters."""
 
 from __future__ import annotations
 

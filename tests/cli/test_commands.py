@@ -1,4 +1,4 @@
-"""Every command: what it does, what it says where, and with which exit code it leaves."""
+"""Every command: its effect, its output and messages, and its exit code."""
 
 from __future__ import annotations
 

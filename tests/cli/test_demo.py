@@ -1,4 +1,4 @@
-"""The demo does what it says: real actions on this machine, recorded, found again."""
+"""The demo runs real actions on this machine, records them, and finds them again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paths that cannot work: the error names what is wrong and what to do, and nothing is left or changed."""
+"""Unusable paths: the error names the cause and the remedy, and no file is left or changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command as a process of its own: streams, pipes, signals, terminals."""
+"""The command as a process: streams, pipes, signals, terminals."""
 
 from __future__ import annotations
 

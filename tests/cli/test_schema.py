@@ -1,4 +1,4 @@
-"""The commands on the schema: what a downgrade says, refuses and does."""
+"""The commands on the schema: output, refusals and effects of upgrades and downgrades."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables at the widths of terminals: whole headers, ids that can be typed, no line too long, nothing that commands."""
+"""Tables at various terminal widths: complete headers, typeable ids, no long line, no control characters."""
 
 from __future__ import annotations
 

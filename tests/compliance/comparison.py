@@ -1,4 +1,4 @@
-"""Runs the suite on each database in a process of its own, and says where libSQL falls behind pysqlite."""
+"""Runs the suite on each database in its own process, and lists where libSQL is behind pysqlite."""
 
 from __future__ import annotations
 

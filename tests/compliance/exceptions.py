@@ -1,4 +1,4 @@
-"""Tests that pysqlite passes and libSQL cannot, with the reason. One that passes after all has to go from here.
+"""Tests that pysqlite passes and libSQL cannot, with the reason. Remove an entry once its test passes.
 
 An entry is the name of a test, the start of several names with a "*", or what the suite says when it skips a test.
 """

@@ -1,4 +1,4 @@
-"""What the suite may expect of SQLite, and so of libSQL: where the answer differs from SQLAlchemy's default."""
+"""The features of SQLite, and so of libSQL, where they differ from SQLAlchemy's defaults."""
 
 from sqlalchemy.testing import exclusions
 from sqlalchemy.testing.requirements import SuiteRequirements

@@ -1,4 +1,4 @@
-"""The dialect keeps up with pysqlite in SQLAlchemy's compliance suite, but for what exceptions.py lists."""
+"""The dialect passes what pysqlite passes of SQLAlchemy's compliance suite, except for exceptions.py."""
 
 import pytest
 

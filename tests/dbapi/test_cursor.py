@@ -1,4 +1,4 @@
-"""A cursor's results, and what it tells of them."""
+"""A cursor's results and their description."""
 
 import pytest
 

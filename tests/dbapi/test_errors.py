@@ -1,4 +1,4 @@
-"""Which failure is which exception, and what the exception can be asked."""
+"""The exception class of each failure, and its attributes."""
 
 import pickle
 from contextlib import closing

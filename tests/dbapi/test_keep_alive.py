@@ -1,4 +1,4 @@
-"""Connections that are kept alive: refreshed when they expire soon, and forgotten when nothing holds them."""
+"""Keep-alive: connections are refreshed before they expire, and released when they are garbage collected."""
 
 from __future__ import annotations
 

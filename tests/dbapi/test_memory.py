@@ -1,4 +1,4 @@
-"""In-memory databases: one for all who were given it, in turns."""
+"""In-memory databases: shared by all connections that were opened on one, which take turns."""
 
 import gc
 import threading

@@ -1,4 +1,4 @@
-"""What PEP 249 wants of the module."""
+"""The module attributes that PEP 249 requires."""
 
 from contextlib import closing
 

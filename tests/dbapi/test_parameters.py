@@ -1,4 +1,4 @@
-"""Values come back as they went in, or are refused."""
+"""Values are read back as they were bound, or refused."""
 
 import math
 from enum import IntEnum

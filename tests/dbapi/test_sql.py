@@ -1,4 +1,4 @@
-"""What the driver finds out about a statement before it runs."""
+"""The properties that the driver derives from a statement before it runs."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""The dialect on a server: what it costs, what a lost transaction takes with it, and what reflection finds."""
+"""The dialect on a server: round trips, lost transactions, and reflection."""
 
 from __future__ import annotations
 

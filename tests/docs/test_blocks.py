@@ -1,4 +1,4 @@
-"""The code on every page runs as it stands there, in the order in which a reader meets it."""
+"""The code blocks of every page run unchanged, in the order of the page."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What survives: many writers at once, a killed process, a full disk, a fork, a lock, a file that is none."""
+"""Durability: many writers, killed processes, full disks, forks, locks, and files that are not databases."""

@@ -1,4 +1,4 @@
-"""Whatever happens to the file, each call says which file it is and what to do, and nothing is damaged further."""
+"""For every fault of the file, each call names it with a remedy, and causes no further damage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A writer that is killed at any moment: what was acknowledged is there, and of the rest all or nothing."""
+"""A writer killed at any time: acknowledged writes are stored, and the others are stored completely or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting for others: for the lock of another process, and for a connection of the pool. And closing on others."""
+"""Waiting for the lock of another process and for a connection of the pool; closing while others wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Eight processes of eight threads write to the same rows: nothing is lost, nothing doubled, no writer gives up."""
+"""Eight processes of eight threads write to the same rows: no write is lost or duplicated, and all succeed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One file by several names, keys, threads and processes at once: no lock and nothing acknowledged is lost."""
+"""One file under several names, keys, threads and processes: no lock and no acknowledged write is lost."""
 
 from __future__ import annotations
 

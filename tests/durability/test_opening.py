@@ -1,4 +1,4 @@
-"""Opening what is not ours, not whole or not there: a typed error that says what to do, and not a byte is changed."""
+"""Opening foreign, damaged or missing files: a typed error with a remedy, and no byte is changed."""
 
 from __future__ import annotations
 

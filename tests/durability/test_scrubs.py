@@ -1,4 +1,4 @@
-"""Scrubs of one file by several processes: they take turns, and no writer notices more than a lock."""
+"""Concurrent scrubs of one file exclude each other, and writers only wait for the lock."""
 
 from __future__ import annotations
 

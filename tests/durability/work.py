@@ -1,4 +1,4 @@
-"""What the processes of these tests do. Their arguments decide everything."""
+"""The functions that the processes of these tests run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs that are stored already: longer sessions, what was erased, and files that are no transcripts."""
+"""Runs that are stored already: longer sessions, erased ones, and files that are not transcripts."""
 
 from __future__ import annotations
 

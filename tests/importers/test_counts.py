@@ -1,4 +1,4 @@
-"""What is imported, counted a second time by plain reading of the JSON: steps, tools, errors, start and end."""
+"""Imported steps, tools, errors, starts and ends equal a plain count over the JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Export and import: what comes out goes in elsewhere, equal in every field."""
+"""Export and import: every field is equal afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Importing files: what goes in, what is reported, and that doing it again changes nothing."""
+"""Importing files: the stored rows, the report, and idempotence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files and runs as they are not meant to be: imported right, or what was left out is named."""
+"""Irregular files and runs: imported correctly, or the omitted parts are reported."""
 
 from __future__ import annotations
 

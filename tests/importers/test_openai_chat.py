@@ -1,4 +1,4 @@
-"""What becomes of the parts of a run in the OpenAI chat format."""
+"""The mapping of a run in the OpenAI chat format to an episode."""
 
 from __future__ import annotations
 

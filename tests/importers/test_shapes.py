@@ -1,4 +1,4 @@
-"""Messages as different programs write them: what becomes of their calls, results, images, and errors."""
+"""Messages in the shapes of different programs: their calls, results, images and errors."""
 
 from __future__ import annotations
 

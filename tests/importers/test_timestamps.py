@@ -1,4 +1,4 @@
-"""When a run started and ended, as its record, or its messages, say."""
+"""The start and end of a run, from its record or its messages."""
 
 from __future__ import annotations
 

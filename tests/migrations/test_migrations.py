@@ -1,4 +1,4 @@
-"""The revisions: up and down and up again, from code and from a checkout's command line."""
+"""The revisions: upgrade, downgrade and upgrade again, from code and from a checkout's command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The short way to a schema that most tests take: it makes what the revisions make."""
+"""The schema template of the tests equals the schema that the revisions create."""
 
 from __future__ import annotations
 

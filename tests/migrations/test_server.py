@@ -1,4 +1,4 @@
-"""The revisions where a network is between: whole or not at all, once, with every row that they do not speak of."""
+"""The revisions on a server: atomic, run once, and without the loss of other rows."""
 
 from __future__ import annotations
 

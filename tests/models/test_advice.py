@@ -1,4 +1,4 @@
-"""What the error says to a caller who gave a field another name, or a value of another kind."""
+"""The error for a misspelled field or a value of another kind suggests the correct one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a notebook and a terminal show of pages, episodes and tables: short, aligned, escaped."""
+"""Pages, episodes and tables in a notebook and a terminal: short, aligned, escaped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""First guesses at names and calls, of callers who know the Rust crate: each error says what to write."""
+"""Names and calls that users of the Rust crate try first: each error names the correct spelling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The steps of an episode that was read: a list for everybody who looks, and nothing is decoded before."""
+"""The steps of an episode that was read: a list that decodes its items on first access."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the models take, and what they refuse: always with an error of this package, that names the field."""
+"""The values that models accept and refuse, always with an error of this package that names the field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the package shows: its names, their docstrings, and errors that survive pickling."""
+"""The public names, their docstrings, and errors that survive pickling."""
 
 from __future__ import annotations
 

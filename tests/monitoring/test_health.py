@@ -1,4 +1,4 @@
-"""health_check: it says what is wrong, and fails for nothing of it."""
+"""health_check reports every problem, and raises for none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log of slow queries, and that of writes: what they say, when, and what they never do."""
+"""The slow-query log and the audit log: their records, and the absence of values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of a storage: what is counted, under which name, exactly, and on every backend."""
+"""The metrics of a storage: names and exact counts on every backend."""
 
 from __future__ import annotations
 

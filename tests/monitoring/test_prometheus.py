@@ -1,4 +1,4 @@
-"""Prometheus' own parser reads what its own client writes of us."""
+"""The output of the Prometheus client is parsed by Prometheus' own parser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kit's TLS: who is to be trusted is, and who is not is not."""
+"""The proxy's TLS: trusted authorities are accepted, and others are not."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The report: its figures, its page, and what a browser makes of it."""
+"""The report: its metrics, its page, and the page in a browser."""

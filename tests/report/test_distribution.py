@@ -1,4 +1,4 @@
-"""The report as a distribution of its own: what the wheels hold, and the command with and without it."""
+"""The report as a separate distribution: the contents of the wheels, and the command with and without it."""
 
 from __future__ import annotations
 

@@ -1,3 +1,3 @@
-"""The repositories keep their promises on an encrypted file too."""
+"""Runs the tests of repositories on an encrypted file too."""
 
 from tests.encrypted import encrypted_template, target  # noqa: F401 - fixtures

@@ -1,4 +1,4 @@
-"""What the repositories must answer, worked out in plain Python over episodes and patterns in a list."""
+"""The expected results of the repositories, computed in plain Python over lists of episodes and patterns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad input is refused by an error of this package that says where and why; and nothing of it is stored."""
+"""Invalid input is refused by an error of this package with its field and cause, and nothing is stored."""
 
 from __future__ import annotations
 

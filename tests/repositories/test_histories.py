@@ -1,4 +1,4 @@
-"""Any history of calls leaves the store as it leaves a dictionary, and its indexes in agreement with its tables."""
+"""Any history of calls gives the results of a dictionary, and leaves indexes that agree with their tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What changes a stored row keeps the limits that a save has: all that is stored can be saved, and imported, again."""
+"""Every method that changes a row enforces the limits of `save`, so all stored rows can be saved and imported again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A row that an older version stored stays savable: a rule that came later holds for what is new or changed."""
+"""Rows stored by an older version can be saved: newer rules apply only to new or changed values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rarest ways through a transaction and a call, each as it would come about."""
+"""Rare paths through a transaction and a call."""
 
 from __future__ import annotations
 

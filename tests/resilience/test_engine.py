@@ -1,4 +1,4 @@
-"""The circuit breaker before `storage.engine`: what a caller does with it is refused and counted, and counted once."""
+"""The circuit breaker guards `storage.engine`: a caller's use of it is refused, and counted exactly once."""
 
 from __future__ import annotations
 

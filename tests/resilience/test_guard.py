@@ -1,4 +1,4 @@
-"""The guard around a whole storage: what is repeated, what is refused, and what an outage does at the server's port."""
+"""The guard of a storage: retries, refusals, and the load on a server during an outage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Repeats: how often, until when, and what they may cost. Nothing waits here but where it says so."""
+"""Retries: number, deadline and budget. Waiting is simulated unless a test says so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each method costs: a read is one statement, a write is one batch, however much is stored already."""
+"""The cost of each method: a read is one statement and a write is one batch, whatever is stored."""
 
 from __future__ import annotations
 

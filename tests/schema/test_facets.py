@@ -1,4 +1,4 @@
-"""Which facets a change writes, and what the revision of their triggers does to rows that are stored."""
+"""The facets that a change writes, and the effect of the revision of their triggers on stored rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the engine answers: no query of a repository scans a table, whatever its filters."""
+"""Query plans: no query of a repository scans a table, whatever its filters."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Searches by vector, by words and by both; and what keeps their indexes."""
+"""Search by vector, full text and both, and the maintenance of indexes."""

@@ -1,4 +1,4 @@
-"""What a search must find, worked out by numpy over vectors in a list."""
+"""The expected results of a search, computed by numpy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages of a search: together they are all matches, each once, whatever is weighted and whatever is written between."""
+"""Pages of a search together contain every match once, whatever the weights and concurrent writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Searches among few find what brute force finds: for any data, filter, page size, threshold and source."""
+"""Searches of few vectors equal brute force, for any data, filter, page size, threshold and source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot be searched or stored is refused by name, changes nothing, and leaves the storage as good as before."""
+"""Invalid searches and vectors are refused by name, change nothing, and do not affect the storage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Searches by words, and by words and vectors together: what is found, where, and what its score is made of."""
+"""Full-text and hybrid search: matches, snippets, and the parts of a score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The index is found useful, and never trusted: whatever happens to it, searches keep their promises."""
+"""The index speeds searches up, and is never trusted: whatever happens to it, results are correct."""
 
 from __future__ import annotations
 

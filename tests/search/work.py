@@ -1,4 +1,4 @@
-"""What the processes and threads of these tests do."""
+"""The functions that the processes and threads of these tests run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real libSQL server, and a network before it that does what a test wants."""
+"""A real libSQL server, behind a network that a test controls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that sends what a test wants, byte by byte, over real sockets."""
+"""A server that sends the bytes that a test wants, over real sockets."""
 
 from __future__ import annotations
 

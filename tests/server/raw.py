@@ -1,4 +1,4 @@
-"""Talking to a server by hand, with urllib3 and nothing of ours."""
+"""A minimal client of a server, with urllib3 and without this package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Addresses: what is reached with TLS, what without, and what is refused before a byte is sent."""
+"""Addresses: reached with TLS, without it, or refused before a byte is sent."""
 
 from __future__ import annotations
 

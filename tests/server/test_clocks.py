@@ -1,4 +1,4 @@
-"""Two clients of one server whose clocks are 24 hours apart: no clock decides about a write."""
+"""Two clients of one server whose clocks differ by 24 hours: no clock decides about a write."""
 
 from __future__ import annotations
 

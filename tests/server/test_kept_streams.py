@@ -1,4 +1,4 @@
-"""A stream is kept where one statement follows the other, and closed or given up where none does."""
+"""A stream is kept between consecutive statements, and closed or dropped when idle."""
 
 from __future__ import annotations
 

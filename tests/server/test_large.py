@@ -1,4 +1,4 @@
-"""What is larger than a server takes as one value, or returns at once."""
+"""Rows that are larger than a server's limits for one value or one response."""
 
 from __future__ import annotations
 

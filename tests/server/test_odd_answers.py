@@ -1,4 +1,4 @@
-"""Servers and gateways that answer oddly: always an error of the driver, and for a write one that does not lie."""
+"""Malformed responses of servers and gateways: always an error of the driver, with the correct outcome of a write."""
 
 from __future__ import annotations
 

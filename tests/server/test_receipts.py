@@ -1,4 +1,4 @@
-"""Receipts of writes: the server's clock alone dates and sweeps them, whatever the clients' clocks say."""
+"""Receipts are dated and removed by the server's clock, whatever the clients' clocks."""
 
 from __future__ import annotations
 

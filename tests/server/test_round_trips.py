@@ -1,4 +1,4 @@
-"""How often each call goes to the server and back, counted by a proxy; and that the reference says the same."""
+"""The round trips of each call, counted by a proxy, equal those in the reference."""
 
 from __future__ import annotations
 

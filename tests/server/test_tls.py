@@ -1,4 +1,4 @@
-"""TLS: a server that cannot prove who it is gets no request, and the error says what to do."""
+"""TLS: a server without a valid certificate gets no request, and the error has a remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statements and values over the network: what is sent comes back equal, or is an error; and what it costs."""
+"""Statements and values over the network: values are read back equal or refused, and the cost is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that cannot be reached: one code, with host, port and cause, whatever the reason; repeated, and in time."""
+"""An unreachable server: one code, with host, port and cause; retried, and in time."""
 
 from __future__ import annotations
 

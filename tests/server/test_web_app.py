@@ -1,4 +1,4 @@
-"""The example web app under load, its server killed in the middle: nothing wrong, nothing hangs, and it recovers."""
+"""The example web app under load, with its server killed: no wrong response, no hang, and recovery."""
 
 from __future__ import annotations
 

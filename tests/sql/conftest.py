@@ -1,3 +1,3 @@
-"""What the repositories share keeps its promises on an encrypted file too."""
+"""Runs the tests of `sql` on an encrypted file too."""
 
 from tests.encrypted import encrypted_template, target  # noqa: F401 - fixtures

@@ -1,4 +1,4 @@
-"""Whatever is saved is read back equal, in every field, from every method; or it is refused before it is written."""
+"""Every saved value is read back equal in every field by every method, or refused before it is written."""
 
 from __future__ import annotations
 

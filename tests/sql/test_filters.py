@@ -1,4 +1,4 @@
-"""Every filter, alone and with others, gives what a plain loop over all rows gives."""
+"""Every filter, alone and combined, equals a plain loop over all rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Full text: words, phrases and prefixes are found; whatever else is typed is data, and harms nothing."""
+"""Full text: words, phrases and prefixes are found; any other input is data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Iterating over all that passes a filter: each once, in order, while others write, at a cost that grows as they do."""
+"""Iterating over a filter: each row once, in order, with concurrent writes, in linear time."""
 
 from __future__ import annotations
 

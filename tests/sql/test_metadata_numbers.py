@@ -1,4 +1,4 @@
-"""A metadata filter finds what is equal to it: 1 finds 1.0, and neither finds true or "1"."""
+"""A metadata filter matches equal numbers: 1 matches 1.0, and neither matches true or "1"."""
 
 from __future__ import annotations
 

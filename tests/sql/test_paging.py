@@ -1,4 +1,4 @@
-"""Pages: every row once, in both directions, for any size, whatever is inserted between two of them."""
+"""Pages: every row once, in both directions, for any size, with concurrent inserts."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Files that earlier commits stored, and what their code read from them."""
+"""Files stored by earlier commits, and what their code read from them."""

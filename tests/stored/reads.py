@@ -1,4 +1,4 @@
-"""What each public read method returns, as JSON: by labels that stay, whatever the methods are called."""
+"""The results of each public read method as JSON, by labels that do not depend on method names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that released code stored: they open, migrate, and read as the code read them that made them."""
+"""Files stored by earlier versions open, migrate, and are read as their code read them."""
 
 from __future__ import annotations
 

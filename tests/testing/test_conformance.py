@@ -1,4 +1,4 @@
-"""The conformance suite holds for a storage on every backend, and fails for one that breaks a promise."""
+"""The conformance suite passes for a storage on every backend, and fails for one that breaks a guarantee."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fixtures, as the tests of another project use them: in a project of its own, that pytest runs as a process."""
+"""The fixtures as another project uses them, run by pytest as a process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--server`: other namespaces of the database are as they were, and nothing of the tests is left."""
+"""`--server`: other namespaces of the database are unchanged, and no rows of the tests are left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kit's server: it starts, ends, forks and lets in whom it should."""
+"""The test server: start, stop, fork, and authentication."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What analytics must answer, worked out in plain Python over episodes in a list, in the order of their first save."""
+"""The expected results of analytics, computed in plain Python over episodes in the order of their first save."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every figure equals plain Python over the same episodes, whatever they are, and takes one statement."""
+"""Every analytics result equals plain Python over the same episodes, and takes one statement."""
 
 from __future__ import annotations
 

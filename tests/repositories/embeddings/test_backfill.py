@@ -1,4 +1,4 @@
-"""Embedding what is stored, and embedding it again by another model: in batches, outside of transactions, resumable."""
+"""Embedding stored rows, and again with another model: in batches, outside of transactions, resumable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Saving again: what belongs to an episode stays, and no change is lost without a ConflictError."""
+"""Saving again keeps everything that belongs to an episode, and loses no change without a ConflictError."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A copy that is out of date never overwrites, and never brings back what is gone."""
+"""A stale copy never overwrites a newer version, and never restores a removed row."""
 
 from __future__ import annotations
 

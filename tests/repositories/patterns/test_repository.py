@@ -1,4 +1,4 @@
-"""What patterns count: retrievals, applications, and what merging two of them adds up to."""
+"""Counters of patterns: retrievals, applications, and their sums after a merge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the chunked follow what they cost."""
+"""Batch sizes adapt to the measured cost."""
 
 from __future__ import annotations
 

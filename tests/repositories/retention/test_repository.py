@@ -1,4 +1,4 @@
-"""What a policy removes, and why, equals plain Python; it stays removed, and all else stays."""
+"""A policy removes what plain Python selects, with its reason; removed rows stay removed, and all others stay."""
 
 from __future__ import annotations
 

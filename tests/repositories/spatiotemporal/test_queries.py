@@ -1,4 +1,4 @@
-"""Every search by region and by time gives what a plain loop over all places gives."""
+"""Every query by region and time equals a plain loop over all entries."""
 
 from __future__ import annotations
 

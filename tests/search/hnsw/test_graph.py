@@ -1,4 +1,4 @@
-"""The graph: what no search reaches is put right."""
+"""The HNSW graph: vectors that no search reaches are repaired."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever two processes do to a file, and are killed in, the index in memory finds what exact search finds."""
+"""Whatever two processes do to a file, even if killed, the in-process index equals an exact search."""
 
 from __future__ import annotations
 
