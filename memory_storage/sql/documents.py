@@ -49,7 +49,7 @@ NumberRow = tuple[tuple[str, ...], tuple[float | None, ...]]
 """The key of a row within its namespace, and its numbers."""
 
 _MICROSECOND = timedelta(microseconds=1)
-_MAX_DEPTH = 100
+_MAX_DEPTH = 100  # pydantic's parser accepts 200; what fails at fewer levels than this fails for another reason
 _STEPS = TypeAdapter(list[Step], config=ConfigDict(defer_build=True))
 _ARGUMENT_NAMES = {"SpatiotemporalEntry": "entry"}  # names of arguments that are not those of the model
 
@@ -302,7 +302,7 @@ def _encoding_error(field: str, model: BaseModel, error: Exception) -> Validatio
     found = unstorable_error(field, model)
     name = max(type(model).model_fields, key=lambda name: _depth(getattr(model, name, None)))
     if not found and (depth := _depth(getattr(model, name, None))) > _MAX_DEPTH:
-        return ValidationError(join_field(field, name), "nested too deep: at most about 120 levels", f"{depth} levels")
+        return ValidationError(join_field(field, name), "nested too deep: at most about 200 levels", f"{depth} levels")
     problem = f"cannot be written as JSON ({error})"
     return found or ValidationError(join_field(field, _unserializable_field(model)), problem, type(model).__name__)
 
