@@ -36,6 +36,7 @@ def test_all_but_the_warm_appends_have_the_same_floor():
     assert {case.name for case in local.CASES if case.required != 0.5} == {"  ten in a row"}
 
 
+@pytest.mark.slow
 def test_sides_alternate_and_the_warm_up_round_is_not_counted():
     calls = []
     times = interleaved(

@@ -102,6 +102,7 @@ def test_pickling_is_an_error_with_a_remedy(database, part, way):
         way(part(storage))
 
 
+@pytest.mark.slow
 def test_the_settings_travel_to_another_process(database):
     settings = ms.Settings(database=str(database), encryption_key="a key", namespace="theirs")
     with ms.MemoryStorage.open(settings) as storage, ProcessPoolExecutor(1, mp_context=PROCESSES) as processes:

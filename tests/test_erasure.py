@@ -270,6 +270,7 @@ def test_nothing_of_an_encrypted_file_is_written_in_clear(encrypted, tmp_path):
     assert not [path.name for path in files if CANARY.encode() in path.read_bytes()]
 
 
+@pytest.mark.slow
 def test_the_watch_sees_a_temporary_file(encrypted, tmp_path):
     database = tmp_path / "memory.db"
     database.write_bytes(encrypted.read_bytes())

@@ -59,6 +59,7 @@ def test_the_most_similar_success_prefers_the_same_task(example, transcripts, da
                 assert hits[0].item.task_description == failed.task_description
 
 
+@pytest.mark.slow
 def test_the_script_shows_them(example, transcripts, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["x", str(transcripts), "--database", str(tmp_path / "memory.db")])
     example.main()
@@ -68,6 +69,7 @@ def test_the_script_shows_them(example, transcripts, tmp_path, monkeypatch, caps
     assert capsys.readouterr().out == shown
 
 
+@pytest.mark.slow
 def test_what_works_is_deterministic_and_writes_a_page(transcripts, tmp_path, monkeypatch, capsys):
     what_works = _module("what_works")
     page = tmp_path / "report.html"

@@ -281,6 +281,7 @@ def test_an_older_reader_is_waited_for_and_then_reported(database):
         assert left_in(database, found.needles()) == set()
 
 
+@pytest.mark.slow
 def test_a_writer_holding_the_lock_too_long_is_named(database):
     settings = ms.Settings(database=str(database), request_timeout=0.5)
     with ms.MemoryStorage.open(settings) as storage, ms.MemoryStorage.open(settings) as other:
@@ -331,6 +332,7 @@ def test_indexes_created_during_a_scrub_are_repaired(database):
         assert len(storage.episodes.similar_to([1.0, 2.0], model="new")) == 1
 
 
+@pytest.mark.slow
 def test_indexes_lost_by_a_kill_are_recreated_on_open(database):
     with ms.MemoryStorage.open(database) as storage:
         found = Canary(storage, EXACT_SCAN_MAX + 50)
@@ -378,6 +380,7 @@ def test_in_a_transaction_of_this_thread_it_is_refused_at_once(storage):
             storage.forget(namespace="default")
 
 
+@pytest.mark.slow
 def test_the_file_of_an_index_in_memory_forgets_too(database):
     signs = [(-1.0) ** (n * n // 3) for n in range(DIMENSION)]
     quantized = [bytes(int(scale * sign) % 256 for sign in signs) for scale in (31, 32)]  # a quarter of 127

@@ -51,6 +51,7 @@ def test_importing_costs_little_more_than_what_it_stands_on():
     assert any(min(ours) <= imports.ALLOWED * min(theirs) for ours, _, theirs in (imports.costs(4) for _ in range(3)))
 
 
+@pytest.mark.slow
 def test_opening_an_existing_file_loads_no_alembic(database):
     ms.MemoryStorage.open(database).close()
     loaded = imports.fresh(OPENED, str(database)).split()

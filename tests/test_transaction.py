@@ -183,6 +183,7 @@ def _save_in_vain(storage: ms.MemoryStorage, episode: ms.Episode) -> None:
 
 
 @pytest.mark.whole_database
+@pytest.mark.slow
 def test_sixteen_threads_share_a_storage_and_nothing_is_lost(storage, make_episode):
     shared = storage.episodes.save(make_episode(steps=0))
     pattern = storage.patterns.save(ms.Heuristic(condition="c", action="a"))
@@ -237,6 +238,7 @@ def test_of_sixteen_threads_that_save_one_version_one_wins(storage, make_episode
     assert storage.episodes.get(episode.id).task_description == str(winners[0])
 
 
+@pytest.mark.slow
 def test_threads_can_save_the_same_new_items_at_once(storage, make_episode):
     for _ in range(4):
         episodes = [make_episode(steps=1) for _ in range(6)]

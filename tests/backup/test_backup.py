@@ -200,6 +200,7 @@ def test_a_place_where_no_file_can_be_is_refused(storage, backup, make):
         back_up(storage, backup, overwrite=True)
 
 
+@pytest.mark.slow
 def test_a_restoration_over_a_database_keeps_that_one_aside(database, backup):
     with ms.MemoryStorage.open(database) as storage:
         storage.episodes.save(ms.Episode(task_description="old"))
@@ -336,6 +337,7 @@ def test_a_server_and_memory_are_restored_by_other_means(storage, backup):
         restore(backup.with_name("missing"), backup.with_name("new.db"))
 
 
+@pytest.mark.slow
 def test_the_commands_back_up_and_restore(tmp_path, monkeypatch, backup):
     from typer.testing import CliRunner
 

@@ -208,6 +208,7 @@ def test_a_damaged_backup_is_named_and_stays_what_it_was(backed_up):
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_commands_erase_from_backups_too(backed_up, tmp_path):
     from typer.testing import CliRunner
 

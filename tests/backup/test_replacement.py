@@ -153,6 +153,7 @@ def test_a_link_to_a_database_stays_a_link(backup, database, tmp_path):
     assert _tasks(database) == NEW
 
 
+@pytest.mark.slow
 def test_sidecars_move_along_with_a_restored_database(database, tmp_path):
     settings = ms.Settings(database=str(database), vector_index="hnsw")
     with ms.MemoryStorage.open(settings) as storage:
@@ -180,6 +181,7 @@ def test_what_a_killed_restore_left_is_deleted_by_the_next(backup, database):
     assert others.exists()
 
 
+@pytest.mark.slow
 def test_a_second_restore_of_a_path_is_refused(backup, database):
     from memory_storage._files import MaintenanceLock
 

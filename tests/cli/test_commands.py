@@ -310,6 +310,7 @@ def test_export_overwrites_nothing(command, database, episode, tmp_path):
     assert file.read_text() == "precious"
 
 
+@pytest.mark.slow
 def test_every_command_takes_json_and_a_database(command):
     for info in app.registered_commands:
         name = info.name or info.callback.__name__

@@ -94,6 +94,7 @@ class TestIndex:
             items = [("episode", one.id, vector) for one, vector in zip(saved, vectors, strict=True)]
             storage.embeddings.put_many(items, model="m")
 
+    @pytest.mark.slow
     def test_status(self, answered, command, database, many):
         (model,) = answered("index", "status")
         assert (model["name"], model["vectors"], model["indexed"], model["pending"]) == ("m", 2100, 2100, 0)
@@ -137,6 +138,7 @@ class TestIndex:
         assert answered("index", "verify")[0]["is_healthy"]
         assert command("index", "use", "nothing", "-d", database).exit_code == 4
 
+    @pytest.mark.slow
     def test_a_fragmented_index_is_reported(self, command, database, many):
         with ms.MemoryStorage.open(database) as storage:
             vectors = oracle.clustered(2_100, 8, 77)

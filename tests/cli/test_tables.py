@@ -155,6 +155,7 @@ NOTHING = [
 ]
 
 
+@pytest.mark.slow
 def test_an_empty_result_is_a_message_and_no_table(command, database):
     command("init", "-d", database)
     for arguments, sentence in NOTHING:

@@ -288,6 +288,7 @@ def _root_page(settings: ms.Settings, table: str) -> int:
 
 
 @pytest.mark.parametrize("target", ["server"], indirect=True)
+@pytest.mark.slow
 def test_a_server_is_repaired_too(storage):
     _fill(storage)
     with storage.transaction() as tx:

@@ -81,6 +81,7 @@ def test_a_session_grows_by_the_result_that_it_waited_for(storage):
     assert storage.episodes.query().items[0].steps[0].result == ms.StepOk(output="one")
 
 
+@pytest.mark.slow
 def test_a_session_grows_beyond_the_room_for_its_images(storage):
     image = "data:image/png;base64," + "iVBORw0KGgo" * 100_000
     first = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": image}}]}

@@ -104,6 +104,7 @@ def test_an_export_of_the_import_is_the_same_export(full, other):
 
 
 @pytest.mark.parametrize("source", ["made", "real"] if REAL.exists() else ["made"])
+@pytest.mark.slow
 def test_the_airline_runs_survive_export_and_import(source, full, other, tmp_path):
     path = REAL if source == "real" else write_airline(tmp_path / "runs.jsonl")
     import_file(full, path)
@@ -117,6 +118,7 @@ def test_the_airline_runs_survive_export_and_import(source, full, other, tmp_pat
     episodes=st.lists(strategies.stored_episodes(), max_size=3, unique_by=lambda episode: episode.id),
     patterns=st.lists(strategies.patterns, max_size=3, unique_by=lambda pattern: pattern.id),
 )
+@pytest.mark.slow
 def test_whatever_can_be_stored_survives_export_and_import(episodes, patterns):
     with ms.MemoryStorage.open(":memory:") as storage, ms.MemoryStorage.open(":memory:") as other:
         try:

@@ -196,6 +196,7 @@ def test_an_emoji_of_two_surrogates_is_text():
     assert read('{"a": "\\ud83c\\udf89"}')[0].content == {"a": "\U0001f389"}
 
 
+@pytest.mark.slow
 def test_a_key_given_twice_is_found_by_one_look_at_each_key():
     # 20 times the keys take 20 times as long, not 400 times: the margin is wide.
     small, large = (duration_of_reading(count) for count in (10_000, 200_000))

@@ -351,6 +351,7 @@ def test_alembic_of_an_application_leaves_its_logging_alone(database: Path):
     assert logging.getLogger().handlers == handlers
 
 
+@pytest.mark.slow
 def test_alembic_takes_the_database_from_the_environment(database: Path, expected: list[tuple[Any, ...]]):
     _alembic("upgrade", "head", LIBSQL_DATABASE_PATH=str(database))
     assert _schema_of(database) == expected

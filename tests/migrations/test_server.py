@@ -140,6 +140,7 @@ class TestUpAndDown:
             storage.episodes.delete(storage.episodes.query(limit=1).items[0].id)
         assert dump(engine)["patterns"] == before["patterns"]
 
+    @pytest.mark.slow
     def test_another_programs_database_is_left_alone(self, url: str, engine: Engine):
         with engine.begin() as connection:
             connection.exec_driver_sql("CREATE TABLE theirs (x)")

@@ -216,6 +216,7 @@ def test_unnumbered_steps_continue_the_previous_number():
 
 @settings(max_examples=30)
 @given(episode=made.episodes(), pattern=made.patterns)
+@pytest.mark.slow
 def test_a_model_survives_json_and_pickling(episode, pattern):
     for model in (episode, pattern):
         assert type(model).model_validate_json(model.model_dump_json()) == model

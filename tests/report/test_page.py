@@ -68,6 +68,7 @@ def test_every_section_has_a_sentence_and_rows_under_its_columns(memory):
         assert {len(row) for row in section.rows} == {len(section.columns)}
 
 
+@pytest.mark.slow
 def test_a_report_is_of_one_moment_and_changes_nothing(memory):
     before = memory.analytics.summary()
     collect(memory)
@@ -90,6 +91,7 @@ def test_all_of_time_is_shown_from_its_end(storage, make_episode):
     assert sum(row.episodes for row in report.periods) == 1
 
 
+@pytest.mark.slow
 def test_the_page_names_no_other_and_holds_no_script(memory, tmp_path):
     text = write_page(collect(memory), tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<script" not in text
@@ -109,6 +111,7 @@ def test_hostile_text_never_becomes_markup():
     assert text.count("</style>") == 1
 
 
+@pytest.mark.slow
 def test_text_that_vega_would_abort_on_is_drawn(memory):
     spec = {
         "data": {"values": [{"a": "x\x01\x1f\ufffe\ud800y" * 99}]},

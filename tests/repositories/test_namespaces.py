@@ -333,6 +333,7 @@ def test_an_empty_namespace_stays_empty_next_to_a_full_one(storage):
     names=st.lists(st.sampled_from(NAMES), min_size=2, max_size=2, unique=True),
     calls=st.lists(st.sampled_from([call for calls in CALLS.values() for call in calls]), min_size=3, max_size=12),
 )
+@pytest.mark.slow
 def test_a_namespace_never_changes_or_shows_another(storage, names, calls):
     mine, other = (storage.in_namespace(name) for name in names)
     ids = Ids()  # the same in both

@@ -408,6 +408,7 @@ def test_listeners_get_changes_in_order():
 
 
 @pytest.mark.parametrize(("most", "moments"), [(1, []), (2, [1.0]), (3, [1.0, 4.0]), (4, [1.0, 4.0, 16.0])])
+@pytest.mark.slow
 def test_early_trials_start_one_at_a_time_each_later(most: int, moments: list[float]):
     circuit = Circuit(half_open_max_calls=most).opened()
     opened_at = circuit.clock.at

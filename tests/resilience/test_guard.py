@@ -142,6 +142,7 @@ def test_a_unit_of_work_is_retried_completely(url: str, line: Proxy, make_episod
         assert (found.count, found.retries, found.errors) == (3, 2, {"UnavailableError": 2})
 
 
+@pytest.mark.slow
 def test_a_block_is_never_done_again(url: str, line: Proxy, make_episode):
     with open_storage(url) as storage:
         with raises(ms.UnavailableError, code="CONNECTION_LOST"), storage.transaction() as tx:
@@ -195,6 +196,7 @@ def test_busy_locks_and_a_pool_without_connections_never_open_it(database, make_
         assert other.pool_stats().timeouts == 1
 
 
+@pytest.mark.slow
 def test_ten_calls_at_once_wait_for_the_network_side_by_side(url: str, line: Proxy):
     with open_storage(url) as storage:
         at_once(10, storage.episodes.count)  # so that all connections are there
@@ -294,6 +296,7 @@ def _called_all_the_time(storage: ms.MemoryStorage, threads: int, seconds: float
     return counts[0], counts[1]
 
 
+@pytest.mark.slow
 def test_a_commit_outcome_is_resolved_while_the_circuit_is_open(url: str, line: Proxy):
     with open_storage(url, {"failure_threshold": 3, "success_threshold": 1, "timeout": 60}) as storage:
         heard: list[str] = []

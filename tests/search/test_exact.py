@@ -103,6 +103,7 @@ def _pages(search: Any, k: int) -> list[ms.Hit[Any]]:
 
 @settings(max_examples=60)
 @given(vector=VECTORS, filters=queries.some(**FILTERS), k=st.integers(1, 12), floor=FLOORS, mode=MODES)
+@pytest.mark.slow
 def test_pages_of_episodes_equal_brute_force(stored, vector, filters, k, floor, mode):
     possible = stored.similar(vector, queries.episodes(stored.episodes, **filters))
     options = {"model": "m", "k": k, "mode": mode, "min_similarity": floor, **filters}

@@ -104,10 +104,12 @@ class TestWithoutVectors:
         with storage.snapshot() as snapshot:
             assert _seen(snapshot, model="m") == before
 
+    @pytest.mark.slow
     def test_where_an_index_compares_other_dimensions(self, on_file):
         empty = _fill(on_file.storage.in_namespace("empty"))
         assert [len(row[2]) for row in _seen(empty, model="m", mode="index")] == [1, 0, 1, 0]
 
+    @pytest.mark.slow
     def test_unknown_models_leave_nothing_behind(self, database):
         with ms.MemoryStorage.open(at(database, "hnsw")) as storage:
             for number in range(60):

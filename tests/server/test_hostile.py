@@ -82,6 +82,7 @@ def _refused(url: str, sql: str = "SELECT 1", **options: object) -> dbapi.Error:
 
 
 @pytest.mark.parametrize("name", ENDLESS)
+@pytest.mark.slow
 def test_a_response_without_end_is_refused_in_bounded_memory(name: str):
     answer, kind, code = ENDLESS[name]
     with hostile(answer) as server:

@@ -218,6 +218,7 @@ def _count(proxy: Proxy, storage: ms.MemoryStorage, call: Case, namespace: str) 
     return proxy.round_trips
 
 
+@pytest.mark.slow
 def test_every_read_and_every_write_is_one_round_trip(counted):
     proxy, storage = counted
     found = {

@@ -184,6 +184,7 @@ class TestOnTheWay:
 
 
 class TestRefusals:
+    @pytest.mark.slow
     def test_401(self, front: Proxy, nothing_sings):
         canary = Canary(token(key=Key()))
         error = raised(lambda: storage_at(front.url, canary))

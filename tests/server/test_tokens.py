@@ -157,6 +157,7 @@ class TestAnExpiredToken:
             connection.exec_driver_sql("SELECT 1")
         assert front.connections == 0
 
+    @pytest.mark.slow
     def test_that_expired_since_is_reported_before_the_network(self, front: Proxy, key: Key, own: str):
         given = token(key=key, expires_in=2)
         with ms.MemoryStorage.open(front.url, auth_token=given, namespace=own) as storage:
@@ -177,6 +178,7 @@ class TestAnExpiredToken:
             connection.execute("SELECT 1")
         assert caught.value.code == "TOKEN_EXPIRED"
 
+    @pytest.mark.slow
     def test_of_a_provider_is_replaced_before_the_network(self, front: Proxy, key: Key, own: str):
         provider = Provider(token(key=key, expires_in=2), token(key=key))
         with ms.MemoryStorage.open(front.url, auth_token=provider, namespace=own) as storage:

@@ -182,6 +182,7 @@ class TestMuch:
         assert rows_of(shared) == "5000"
 
     @pytest.mark.parametrize("autocommit", [True, False])
+    @pytest.mark.slow
     def test_a_batch_of_more_than_16_megabytes_is_all_or_nothing(
         self, connection: dbapi.Connection, line: Proxy, shared: Sqld, autocommit: bool
     ):
@@ -335,6 +336,7 @@ class TestProcessesAndThreads:
         connection.commit()
         assert rows_of(shared, "SELECT group_concat(id) FROM t") == "1,3"
 
+    @pytest.mark.slow
     def test_threads_with_their_own_connections_are_independent(
         self, connect: Callable[..., dbapi.Connection], shared: Sqld
     ):
@@ -377,6 +379,7 @@ def test_a_child_process_closes_its_parents_connection(connection: dbapi.Connect
     transport.close()  # without a word to the server
 
 
+@pytest.mark.slow
 def test_a_write_outwaits_the_server_for_another_writer(
     connect: Callable[..., dbapi.Connection], autocommitting: dbapi.Connection
 ):

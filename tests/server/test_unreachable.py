@@ -123,6 +123,7 @@ class TestOpen:
         error = failed(lambda: opened(f"libsql://{'a' * 64}.example", retry={"max_attempts": 1}))
         assert error.cause.startswith("the host's name cannot be resolved")
 
+    @pytest.mark.slow
     def test_a_name_server_that_is_dead_is_left_in_time(self, monkeypatch: pytest.MonkeyPatch):
         over = threading.Event()
         asked: list[object] = []

@@ -263,6 +263,7 @@ def test_an_odd_moment_is_stored_or_refused_wherever_it_stands(storage, make_epi
 
 
 @pytest.mark.whole_database
+@pytest.mark.slow
 def test_what_the_tests_of_this_module_store_is_consistent(storage, make_episode):
     @settings(max_examples=20)
     @given(episode=made.episodes(), pattern=made.patterns, data=st.data())

@@ -163,6 +163,7 @@ def _assert_answers(storage: ms.MemoryStorage, episodes: list[ms.Episode], filte
     assert storage.episodes.count(**filters) == len(newest)
 
 
+@pytest.mark.slow
 def test_each_filter_alone_equals_a_loop(storage, episodes):
     for name in sorted(POOLS.keys() - {"metadata"}):
         for value in POOLS[name]:
@@ -177,6 +178,7 @@ def test_each_metadata_value_is_found_by_an_equal_value(storage, episodes):
 
 @settings(max_examples=80)
 @given(filters=oracle.some(**FILTERS))
+@pytest.mark.slow
 def test_filters_together_equal_a_loop(storage, episodes, filters):
     _assert_answers(storage, episodes, filters)
 

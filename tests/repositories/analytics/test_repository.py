@@ -114,6 +114,7 @@ def _assert_close(found: Any, expected: Any) -> None:
 
 
 @given(made=episodes, asked=filters, least=leasts, dimension=st.sampled_from(get_args(ms.models.Dimension)))
+@pytest.mark.slow
 def test_groups_of_every_dimension_equal_plain_python(storage, made, asked, least, dimension):
     filled = _filled(storage, made, asked)
     found = filled.analytics.by(dimension, success_reward=least, **asked)
@@ -131,6 +132,7 @@ def test_groups_of_every_dimension_equal_plain_python(storage, made, asked, leas
     bucket=st.sampled_from(get_args(ms.models.TimeUnit)),
     zone=st.sampled_from(["UTC", "Europe/Berlin", "America/St_Johns", "Australia/Lord_Howe"]),
 )
+@pytest.mark.slow
 def test_periods_equal_plain_python_and_have_no_gaps(storage, made, least, bucket, zone):
     filled = _filled(storage, made, {})
     since, until = NOON, NOON + timedelta(days=2)
@@ -187,6 +189,7 @@ def test_sequences_equal_plain_python(storage, made, asked, least, lengths, min_
 
 
 @given(made=episodes, asked=filters, least=leasts)
+@pytest.mark.slow
 def test_failures_equal_plain_python(storage, made, asked, least):
     filled = _filled(storage, made, asked)
     expected: dict[tuple[Any, ...], list[int]] = {}
@@ -205,6 +208,7 @@ def test_failures_equal_plain_python(storage, made, asked, least):
 
 
 @given(made=episodes, least=leasts, by=st.sampled_from([None, *get_args(ms.models.Dimension)]))
+@pytest.mark.slow
 def test_a_comparison_has_both_periods_and_their_difference(storage, made, least, by):
     filled = _filled(storage, made, {})
     before, after = (NOON, NOON + timedelta(hours=20)), (NOON + timedelta(hours=13), NOON + timedelta(days=4))
@@ -229,6 +233,7 @@ def _assert_is_the_difference(found: ms.models.Difference, before: Any, after: A
 
 
 @given(made=episodes, asked=filters)
+@pytest.mark.slow
 def test_the_trend_is_the_line_of_least_squares(storage, made, asked):
     filled = _filled(storage, made, asked)
     found = filled.analytics.trend(**asked)

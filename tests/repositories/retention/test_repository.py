@@ -106,6 +106,7 @@ def _expected(
 @pytest.mark.whole_database
 @settings(max_examples=120)
 @given(given=st.lists(episodes, max_size=9), policy=policies)
+@pytest.mark.slow
 def test_a_retention_plan_equals_plain_python_and_the_result(storage, given, policy):
     memory = _alone(storage)
     stored = memory.episodes.save_many([one for one, _, _ in given])

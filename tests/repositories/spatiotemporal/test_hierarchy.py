@@ -105,6 +105,7 @@ def label_of(moment: datetime, by: str, zone: zoneinfo.ZoneInfo) -> str:
 
 @settings(max_examples=40)
 @given(rows=made, by=st.sampled_from(["hour", "day", "week", "month"]), name=st.sampled_from(ZONES), some=filters)
+@pytest.mark.slow
 def test_the_hierarchy_equals_counting_in_a_loop(storage, rows, by, name, some):
     memory, episodes = stored(storage, rows)
     zone = zoneinfo.ZoneInfo(name)
@@ -133,6 +134,7 @@ def test_the_hierarchy_equals_counting_in_a_loop(storage, rows, by, name, some):
 
 @settings(max_examples=40)
 @given(rows=made, name=st.sampled_from(ZONES), k=st.integers(1, 8), some=filters)
+@pytest.mark.slow
 def test_a_diverse_sample_takes_turns_as_a_loop_would(storage, rows, name, k, some):
     memory, episodes = stored(storage, rows)
     zone = zoneinfo.ZoneInfo(name)

@@ -370,6 +370,7 @@ def _crowded(chance: random.Random) -> tuple[float, float]:
     return math.copysign(min(abs(up), 180 - abs(up)), up), (around + 540) % 360 - 180
 
 
+@pytest.mark.slow
 def test_nearest_and_pages_of_near_equal_a_loop_over_many_places(storage):
     chance = random.Random(5)
     world = stored(

@@ -87,6 +87,7 @@ class TestFollowing:
             assert _best(view)[:2] == (changed, 1.0)
         assert _best(in_memory.storage)[0] != changed
 
+    @pytest.mark.slow
     def test_searches_are_right_while_a_thread_syncs_the_index(self, bare, in_memory):
         _best(in_memory.storage)
         turned = oracle.clustered(COUNT, DIMENSION, 33)
@@ -152,6 +153,7 @@ class TestTheNearestFew:
         # What is given, or found, or small; "CONSTANT ROW" is the one row that names the namespace's space.
         assert scanned == {"json_each", "candidates", "found", "sqlite_sequence", "CONSTANT"}
 
+    @pytest.mark.slow
     def test_back_off_for_a_minute_in_a_foreign_namespace(self, in_memory, monkeypatch):
         other = in_memory.storage.in_namespace("other")
         saved = other.episodes.save_many([ms.Episode(task_description="o") for _ in range(COUNT)])
@@ -314,6 +316,7 @@ class TestTheFile:
             assert indexed.recall() >= PROMISED
         assert "cannot be written" in caplog.text
 
+    @pytest.mark.slow
     def test_of_one_that_knows_more_is_left_alone(self, bare, in_memory):
         _best(in_memory.storage)
         in_memory.put(range(100), oracle.clustered(100, DIMENSION, 53))
@@ -427,6 +430,7 @@ class TestSettings:
         with pytest.raises(ms.ConfigurationError, match=r"memory-storage\[ann\]"):
             ms.MemoryStorage.open(at(database, "hnsw"))
 
+    @pytest.mark.slow
     def test_each_source_reports_its_costs(self, in_memory):
         costs = in_memory.storage.embeddings.index.costs(MODEL)
         assert list(costs) == list(SOURCES)
