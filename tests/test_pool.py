@@ -158,7 +158,8 @@ def test_many_storages_share_one_thread(target):
     storages = [ms.MemoryStorage.open(_settings(target, idle_timeout=600)) for _ in range(5)]
     for storage in storages:
         storage.episodes.count()
-    assert len(set(threading.enumerate()) - before) == 1
+    # By its name: a storage that another test has left to the garbage collector may keep it running.
+    assert [thread.name for thread in threading.enumerate()].count("memory-storage pool") == 1
     for storage in storages:
         storage.close()
     _eventually(lambda: set(threading.enumerate()) <= before)
