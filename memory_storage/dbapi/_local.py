@@ -28,6 +28,29 @@ _BoundStatement = tuple[
 _Fetched = tuple[Any, list[tuple[Value, ...]], int, int | None]  # description, rows, rowcount, lastrowid
 
 
+class _NativeConnection:
+    """A connection of the native driver that closes its handle once."""
+
+    # Dropped by itself, the driver's connection closes its handle twice; the second time it reads freed memory, and the
+    # process crashes if the page is unmapped by then. Whatever reused the memory may be damaged. A statement that is
+    # dropped after the connection closes the handle, once: https://github.com/tursodatabase/libsql/issues/2264
+
+    __slots__ = ("_connection", "_last_owner", "execute")
+
+    def __init__(self, connection: Any, statement: Any) -> None:
+        self._connection, self._last_owner = connection, statement
+        self.execute = connection.execute
+
+    def __del__(self) -> None:
+        del self.execute, self._connection
+        del self._last_owner
+
+    @property
+    def in_transaction(self) -> bool:
+        in_transaction: bool = self._connection.in_transaction
+        return in_transaction
+
+
 class MemoryDatabase:
     """One in-memory database for all connections of an engine. Its transactions run one at a time."""
 
@@ -260,7 +283,7 @@ class LocalTransport:
 
     def _connect(self, path: str) -> Any:
         try:
-            native = _open(path, self._key)
+            native: _NativeConnection | None = _open(path, self._key)
         except ValueError as error:
             raise self._engine_error(str(error)) from error
         problem = _open_error(native)
@@ -332,14 +355,16 @@ def _bind_step(step: BatchStep) -> _BoundStatement:
     return statement.kind, *bind(statement, step.parameters), step.rows
 
 
-def _open(database: str, key: EncryptionKey | None = None) -> Any:
-    native = libsql_experimental.connect(
+def _open(database: str, key: EncryptionKey | None = None) -> _NativeConnection:
+    connection = libsql_experimental.connect(
         database,
         isolation_level=None,
         check_same_thread=False,
         **({} if key is None else key.as_option()),  # not bound to a name: a traceback may show it
     )
-    native.execute("PRAGMA busy_timeout = 0").fetchall()
+    statement = connection.execute("PRAGMA busy_timeout = 0")
+    statement.fetchall()
+    native = _NativeConnection(connection, statement)
     if key is not None:
         # The engine encrypts the database and its log only. Keep in memory what sorting, VACUUM and statement journals
         # would write to temporary files in plain.
