@@ -22,6 +22,9 @@ class Raw:
 
     def __init__(self, path: Path) -> None:
         self.connection = libsql_experimental.connect(str(path), isolation_level=None)
+        # Dropped after the connection, it closes the handle once; the connection alone closes it twice, and may crash.
+        self._last_owner: Any = self.connection.execute("SELECT 1")
+        self._last_owner.fetchall()
         for pragma in _PRAGMAS:
             self.connection.execute(f"PRAGMA {pragma}").fetchall()
         episodes, steps = self._columns("episodes"), self._columns("steps")
@@ -97,6 +100,7 @@ class Raw:
         """Checkpoint the log into the file, so that it can be copied, and close the connection."""
         self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         self.connection.close()
+        self._last_owner = None
 
     def _columns(self, table: str) -> list[str]:
         return [row[1] for row in self.connection.execute(f"PRAGMA table_info({table})").fetchall()]

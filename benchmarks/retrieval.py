@@ -19,7 +19,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any, get_args
 
-import libsql_experimental
 import numpy as np
 
 import memory_storage as ms
@@ -316,10 +315,11 @@ def _paraphrase(
 
 
 def _size(path: Path) -> int:
-    with closing(libsql_experimental.connect(str(path))) as raw:
-        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    with closing(Raw(path)) as raw:
+        raw.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         (pages,), (free,), (size,) = (
-            raw.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "freelist_count", "page_size")
+            raw.connection.execute(f"PRAGMA {name}").fetchone()
+            for name in ("page_count", "freelist_count", "page_size")
         )
         return int((pages - free) * size)
 
