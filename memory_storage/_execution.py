@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine
 
 from . import dbapi
 from ._commit_status import NEVER_COMMITTED, CommitResolver, Receipt
-from ._exception_mapping import FOREIGN_ERRORS, raise_mapped
+from ._exception_mapping import FOREIGN_ERRORS, map_exceptions, raise_mapped
 from ._files import MaintenanceLock
 from .errors import CommitUnknownError, ConfigurationError, MemoryStorageError, UnavailableError
 from .monitoring import AuditRecord, Meter, current, log_slow_query
@@ -147,18 +147,8 @@ class Executor(dbapi.Unpicklable):
 
     def run_early(self, batch: dbapi.Batch, *, deadline: float) -> Sequence[Row]:
         """Run a batch that resolves the outcome of a commit: while the circuit is open, some of these are admitted."""
-        ticket = self.guard.acquire(early=True)
-        try:
-            try:
-                rows, _ = execute_raw(self.engine, batch, self.guard, ticket, deadline=deadline)
-            except FOREIGN_ERRORS as error:
-                raise_mapped(error, self.engine)
-                raise
-        except BaseException as error:
-            self.guard.record(ticket, error)
-            raise
-        self.guard.record(ticket)
-        return rows
+        with self.guard.attempt(early=True) as ticket, map_exceptions(self.engine):
+            return execute_raw(self.engine, batch, self.guard, ticket, deadline=deadline)[0]
 
     @contextmanager
     def autocommit(self) -> Iterator[Connection]:
@@ -166,8 +156,7 @@ class Executor(dbapi.Unpicklable):
 
         The block is one call for the circuit breaker, and is not retried.
         """
-        ticket = self.guard.acquire()
-        try:
+        with self.guard.attempt():
             try:
                 with self.guard.admitted_checkout():
                     connection = self.engine.connect()
@@ -181,10 +170,6 @@ class Executor(dbapi.Unpicklable):
             except FOREIGN_ERRORS as error:
                 raise_mapped(error, self.engine)
                 raise
-        except BaseException as error:
-            self.guard.record(ticket, error)
-            raise
-        self.guard.record(ticket)
 
     def _respond(self, batch: dbapi.Batch, ticket: int, deadline: float | None) -> Response:
         try:
@@ -222,9 +207,8 @@ class TransactionExecutor(dbapi.Unpicklable):
         self._ticket: int | None = None  # until its outcome is recorded by the guard
         self._contacted = False  # whether the database has responded
         self._records: list[AuditRecord] = []  # logged once the outcome is known
-        self._registered: WeakValueDictionary[int, Any] = (
-            WeakValueDictionary()
-        )  # the write transactions of the thread that opened this one
+        # The write transactions of the thread that opened this one.
+        self._registered: WeakValueDictionary[int, Any] = WeakValueDictionary()
         self._held = ExitStack()  # the lock against maintenance, if the transaction changes vector indexes
         self._may_index: bool | None = None
 

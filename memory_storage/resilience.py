@@ -434,6 +434,17 @@ class Guard:
         self.breaker.record(ticket, error, contacted=contacted)
 
     @contextmanager
+    def attempt(self, *, early: bool = False) -> Iterator[int]:
+        """Admit the block as one call, yield its ticket, and record its outcome."""
+        ticket = self.acquire(early=early)
+        try:
+            yield ticket
+        except BaseException as error:
+            self.record(ticket, error)
+            raise
+        self.record(ticket)
+
+    @contextmanager
     def admitted_checkout(self) -> Iterator[None]:
         """Mark a connection that this thread takes in the block: its call was admitted already."""
         self.thread.is_admitted = True

@@ -158,16 +158,11 @@ class MemoryStorage(Repositories):
                 migrate.ensure(self.engine, self.settings.path, self.settings.key)
 
         def once() -> None:
-            ticket = guard.acquire()
-            try:
+            with guard.attempt():
                 try:
                     ensure()
                 except CommitUnknownError:
                     ensure()  # the revisions are one transaction: the schema says whether it was committed
-            except BaseException as error:
-                guard.record(ticket, error)
-                raise
-            guard.record(ticket)
 
         def count() -> None:
             call.retries += 1
