@@ -200,7 +200,7 @@ def test_busy_locks_and_a_pool_without_connections_never_open_it(database, make_
 def test_ten_calls_at_once_wait_for_the_network_side_by_side(url: str, line: Proxy):
     with open_storage(url) as storage:
         at_once(10, storage.episodes.count)  # so that all connections are there
-        line.latency = 0.2
+        line.latency = 0.5
 
         def taken(threads: int) -> float:
             start = time.perf_counter()
