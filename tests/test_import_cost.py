@@ -45,6 +45,10 @@ def test_the_storage_loads_these_packages_and_no_others():
     assert imports.fresh(LOADED).split() == PACKAGES
 
 
+def test_the_dialect_loads_no_dialect_of_another_package():
+    assert "sqlalchemy_libsql" not in imports.fresh("import sys, memory_storage.dialect; print(*sys.modules)").split()
+
+
 @pytest.mark.slow
 def test_importing_costs_little_more_than_what_it_stands_on():
     # The best of several on both sides, and repeated if that was not enough: a busy machine only ever adds.

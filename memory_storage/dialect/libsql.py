@@ -1,17 +1,17 @@
-"""The SQLAlchemy dialect for libSQL: sqlalchemy-libsql's dialect on this package's driver."""
+"""The SQLAlchemy dialect for libSQL: SQLAlchemy's own SQLite dialect on this package's driver."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 from sqlalchemy import LargeBinary, event, exc, pool
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine import URL, Engine, reflection
 from sqlalchemy.engine.interfaces import DBAPIConnection, IsolationLevel
-from sqlalchemy_libsql.libsql import SQLiteDialect_libsql
 
 from memory_storage import dbapi
 from memory_storage.errors import InsecureConnectionError
@@ -26,7 +26,7 @@ _OPTIONS: dict[str, type] = {"durability": str, "busy_timeout": float}
 _LOST = {"TRANSACTION_LOST", "TRANSACTION_TIMEOUT", "STREAM_EXPIRED", "CONNECTION_LOST", "COMMIT_UNKNOWN"}
 
 
-class LibSQLDialect(SQLiteDialect_libsql):  # type: ignore[misc] # sqlalchemy-libsql is not annotated
+class LibSQLDialect(SQLiteDialect_pysqlite):
     """`libsql:///file.db`, `libsql://` (in memory) and `libsql://host[:port]`.
 
     `name` stays "sqlite", so that Alembic and upserts support it.
@@ -36,11 +36,11 @@ class LibSQLDialect(SQLiteDialect_libsql):  # type: ignore[misc] # sqlalchemy-li
     is_async = False
     supports_statement_cache = True
     inspector = CatalogueInspector
-    ischema_names: ClassVar[dict[str, Any]] = {
+    ischema_names: dict[str, Any] = {  # noqa: RUF012 - declared by SQLAlchemy as an attribute of instances
         **SQLiteDialect.ischema_names,
         **dict.fromkeys(_VECTOR_TYPES, LargeBinary),
     }
-    connection_characteristics = SQLiteDialect_libsql.connection_characteristics.union(
+    connection_characteristics = SQLiteDialect_pysqlite.connection_characteristics.union(
         {"libsql_begin": BeginCharacteristic(), "libsql_keep_alive": KeepAliveCharacteristic()}
     )
 
@@ -77,7 +77,7 @@ class LibSQLDialect(SQLiteDialect_libsql):  # type: ignore[misc] # sqlalchemy-li
             return [dbapi.MemoryDatabase()], options  # type: ignore[list-item]
         return [str(Path(url.database or "").absolute())], options
 
-    def on_connect(self) -> Callable[[DBAPIConnection], None] | None:
+    def on_connect(self) -> Callable[[DBAPIConnection], None] | None:  # type: ignore[override] # as of all dialects
         """Return None: pysqlite's functions REGEXP and FLOOR are built into the engine."""
         return None
 
@@ -128,7 +128,9 @@ class LibSQLDialect(SQLiteDialect_libsql):  # type: ignore[misc] # sqlalchemy-li
         return isinstance(e, dbapi.InterfaceError) or (connection is not None and not connection.usable)
 
     @reflection.cache
-    def get_table_names(self, connection: Any, schema: str | None = None, **kw: Any) -> list[str]:
+    def get_table_names(  # type: ignore[override] # SQLAlchemy's own option is one of the keywords
+        self, connection: Any, schema: str | None = None, **kw: Any
+    ) -> list[str]:
         """Return the tables, without the shadow tables of vector indexes."""
         names: list[str] = super().get_table_names(connection, schema, **kw)
         if _VECTOR_TABLE not in names:
