@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -52,6 +53,7 @@ _KINDS = {
     **dict.fromkeys(("PRAGMA", "VACUUM", "ATTACH", "DETACH"), Kind.OUTSIDE),
     "SAVEPOINT": Kind.SAVEPOINT,
 }
+_BEFORE_TABLES = frozenset({"INTO", "TABLE", "WITH", "RECURSIVE"})
 _AFTER_WITH = frozenset({"SELECT", "VALUES", "INSERT", "REPLACE", "UPDATE", "DELETE"})
 
 
@@ -99,6 +101,21 @@ def tables_written(sql: str) -> tuple[str, ...]:
         start = verbs[0] if verbs else len(names)
     at = _table_index(words, start)
     return () if at is None or at >= len(names) else (_last_of_dotted(names, at),)
+
+
+def function_calls(sql: str) -> Iterator[tuple[str, int]]:
+    """Yield the bare names that an opening parenthesis follows, with their positions in the statement.
+
+    Leaves out quoted names, and the names of tables after INTO, TABLE and WITH.
+    """
+    before, name, at = "", "", 0
+    for token in _TOKEN.finditer(sql):
+        if token.lastgroup == "blank":
+            continue
+        if name and token.group() == "(" and before.upper() not in _BEFORE_TABLES:
+            yield name, at
+        before, name = name, token.group() if token.lastgroup == "word" else ""
+        at = token.start()
 
 
 def _name_tokens(sql: str) -> list[tuple[str, bool, int]]:
