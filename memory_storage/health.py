@@ -110,7 +110,7 @@ def _checks(session: Session, context: StorageContext, settings: Settings) -> It
                 continue  # the table of another program
             yield _checked(name, partial(_full_text, session, context.engine, settings, name, sql))
         yield _checked("spatiotemporal_rtree", partial(_places, session))
-        for space, model in registered(session):
+        for space, model in registered(session) if session.vector_index == "diskann" else ():
             yield _checked(f"vectors of {model.name!r}", partial(_vectors, session, space, model))
     except MemoryStorageError as error:
         yield HealthCheck("deep", _said(error))

@@ -6,6 +6,7 @@ import inspect
 import logging
 import os
 from collections.abc import Callable
+from contextlib import closing
 from datetime import datetime
 from functools import partial, wraps
 from time import perf_counter
@@ -17,7 +18,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, event
 from typing_extensions import Self
 
-from . import health, migrate, models, pool
+from . import dbapi, health, migrate, models, pool
 from ._exception_mapping import map_exceptions
 from ._execution import Executor
 from ._files import MaintenanceLock
@@ -27,6 +28,7 @@ from .erasure import Eraser
 from .errors import CommitUnknownError, ConfigurationError, UnavailableError, ValidationError
 from .monitoring import Meter
 from .resilience import CircuitBreaker, Guard, is_retryable_read, was_not_committed
+from .schema.vector_tables import FILLED_DISKANN
 from .search.hnsw.index import HnswIndexes, is_installed
 from .search.vector_index import VectorIndex
 from .session import Repositories, Session, StorageContext, Transaction
@@ -93,7 +95,7 @@ class MemoryStorage(Repositories):
         self.settings = settings
         self.namespace = _check_namespace(settings.namespace)
         self._owns_engine = False
-        self.vector_index = _candidate_source(settings)
+        self.vector_index = candidate_source(settings)
         """Where searches get their candidates: "hnsw", "diskann" or "exact"."""
         self._context = self._make_context(now)
         self._owns_memory = True
@@ -131,7 +133,7 @@ class MemoryStorage(Repositories):
         settings = _settings(database, auth_token, namespace)
         if not callable(now):
             raise ConfigurationError(f"now: must be a function that returns an aware moment, not {now!r}")
-        _candidate_source(settings), _check_namespace(settings.namespace)  # before there is a file
+        candidate_source(settings), _check_namespace(settings.namespace)  # before there is a file
         make_directory(settings)
         with map_exceptions():
             engine = make_engine(settings)
@@ -192,11 +194,16 @@ class MemoryStorage(Repositories):
         )
 
     def _repair_indexes(self) -> None:
+        """Create missing DiskANN indexes if searches use them; else drop those that earlier versions created empty."""
+        index = VectorIndex(self._session)
         try:
-            for model in VectorIndex(self._session).repair_missing():
-                _log.warning("the vector index of %r is missing: searches are slow until it is rebuilt", model)
-        except UnavailableError as error:  # read-only, locked or full: searches are right without it
-            _log.warning("a vector index is missing and cannot be created: %s", error)
+            if self.vector_index == "diskann":
+                for model in index.repair_missing():
+                    _log.warning("the vector index of %r is missing: searches are slow until it is rebuilt", model)
+            elif dropped := index.drop_unused():
+                _log.info("dropped %s: empty DiskANN indexes, which searches do not use", ", ".join(dropped))
+        except UnavailableError as error:  # read-only, locked or full: searches are right in any case
+            _log.warning("the DiskANN indexes of the file cannot be changed: %s", error)
 
     def in_namespace(self, namespace: str) -> Self:
         """Return a view of another namespace of the same database. Closing the view does not close the storage."""
@@ -413,13 +420,26 @@ def _check_engine(engine: Engine) -> None:
         )
 
 
-def _candidate_source(settings: Settings) -> str:
+def candidate_source(settings: Settings) -> str:
     """Return where searches get their candidates: "hnsw", "diskann" or "exact"."""
-    if settings.vector_index == "auto":
-        return "hnsw" if settings.path is not None and is_installed() else "diskann"
     if settings.vector_index == "hnsw" and not is_installed():
         raise ConfigurationError("vector_index: hnsw needs usearch: pip install 'memory-storage[ann]', or use diskann")
-    return settings.vector_index
+    if settings.vector_index != "auto":
+        return settings.vector_index
+    if settings.server or (not is_installed() and _has_filled_diskann(settings)):
+        return "diskann"
+    return "hnsw" if is_installed() else "exact"
+
+
+def _has_filled_diskann(settings: Settings) -> bool:
+    """Return whether a file has DiskANN indexes with vectors. Changes no byte of it; False for what cannot be read."""
+    if settings.path is None or not settings.path.exists():
+        return False
+    try:
+        with closing(dbapi.connect(str(settings.path), encryption_key=settings.key, configure=False)) as connection:
+            return bool(connection.execute(FILLED_DISKANN).fetchone())
+    except dbapi.Error:  # no schema yet, or not a database of this package: opening it says so
+        return False
 
 
 def _check_namespace(namespace: str) -> str:

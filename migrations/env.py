@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Mapping
 from logging.config import fileConfig
 from typing import Any, Literal
 
 from alembic import context
+from alembic.runtime.migration import MigrationContext, MigrationInfo
 from alembic.util import CommandError
 from sqlalchemy import Connection
 
@@ -17,6 +19,7 @@ from memory_storage.migrate import check_foreign_keys, check_ours, writing
 from memory_storage.schema import HEAD
 from memory_storage.schema.ddl import F32Blob
 from memory_storage.schema.tables import metadata
+from memory_storage.schema.vector_tables import FORMER_INDEXES, PRESETS, VectorSpace
 from memory_storage.settings import Settings
 
 _log = logging.getLogger("memory_storage.migrations")
@@ -30,10 +33,46 @@ def run(connection: Connection) -> None:
         transactional_ddl=True,
         include_name=is_ours,
         compare_type=is_another_type,
+        on_version_apply=create_missing_diskann,
     )
     with context.begin_transaction():
+        create_placeholders(connection)
         context.run_migrations()
         check_foreign_keys(connection)
+
+
+def create_placeholders(connection: Connection) -> None:
+    """Create an empty index for each one that the upgrade to revision 0003 drops by name: backups have none of them."""
+    migrations = context.get_context()
+    if "destination_rev" not in migrations.opts or migrations.get_current_revision() not in {"0001", "0002"}:
+        return
+    present = _indexes(connection, "embeddings")
+    for name in FORMER_INDEXES:
+        if name not in present:
+            connection.exec_driver_sql(f"CREATE INDEX {name} ON embeddings (seq) WHERE seq < 0")
+
+
+def create_missing_diskann(
+    ctx: MigrationContext,
+    step: MigrationInfo,
+    heads: Collection[Any],  # noqa: ARG001 - Alembic passes it by name
+    run_args: Mapping[str, Any],  # noqa: ARG001
+) -> None:
+    """Create each model's DiskANN index, empty, before the downgrade of revision 0003, which drops it by name."""
+    connection = ctx.connection
+    if step.is_upgrade or step.is_stamp or "0003" not in step.destination_revision_ids or connection is None:
+        return
+    tables = {row[1] for row in connection.exec_driver_sql("PRAGMA table_list")}
+    if not any(name.startswith("vectors_") for name in tables):
+        return
+    for model, preset in connection.exec_driver_sql("SELECT name, preset FROM vector_models").all():
+        space = VectorSpace(model)
+        if space.index not in _indexes(connection, space.table):
+            connection.exec_driver_sql(space.create_index(PRESETS[preset]))
+
+
+def _indexes(connection: Connection, table: str) -> set[str]:
+    return {row[1] for row in connection.exec_driver_sql(f"PRAGMA index_list({table})")}
 
 
 def is_ours(name: str | None, kind: str, parents: Any) -> Literal[True] | bool:  # noqa: ARG001

@@ -13,13 +13,14 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from memory_storage.schema.vector_tables import METADATA_TABLE
+
 Row = tuple[Any, ...]
 
 MANIFEST = "backup_manifest"
 _PAGE = 500
 _PAGE_BYTES = 4_000_000
 _LAST_FROM = re.compile(r"\bFROM\s+(\w+)\s*$")  # of a view without conditions
-_ENGINES_OWN = "libsql_vector_meta_shadow"
 
 _TABLES = """SELECT m.name, m.sql, t.wr FROM sqlite_master AS m JOIN pragma_table_list AS t ON t.name = m.name
 WHERE m.type = 'table' AND t.schema = 'main' AND t.type = 'table' AND m.name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
@@ -196,11 +197,16 @@ class Layout:
 
 
 def layout(connection: Connection) -> Layout:
-    """Read the layout of a database, without vector indexes and the manifest."""
+    """Read the layout of a database, without DiskANN indexes and the manifest.
+
+    A storage with `vector_index="diskann"` creates the indexes again: the copy opens in either engine.
+    """
     listed = connection.exec_driver_sql(_OTHERS).all()
-    vector_tables = {f"{name}_shadow" for _, name, sql, _ in listed if "libsql_vector_idx" in sql}
-    left_out = vector_tables | {_ENGINES_OWN, MANIFEST}
-    definitions = [(kind, name, sql) for kind, name, sql, table in listed if table not in left_out]
+    diskann = {name for kind, name, sql, _ in listed if kind == "index" and "libsql_vector_idx" in sql}
+    left_out = {f"{name}_shadow" for name in diskann} | {METADATA_TABLE, MANIFEST}
+    definitions = [
+        (kind, name, sql) for kind, name, sql, table in listed if table not in left_out and name not in diskann
+    ]
     found = [row for row in connection.exec_driver_sql(_TABLES) if row[0] not in left_out]
     tables = [Table(name, sql, not without, _columns(connection, name)) for name, sql, without in found]
     counted = any("AUTOINCREMENT" in table.sql.upper() for table in tables)

@@ -19,7 +19,7 @@ from memory_storage.engine import make_engine
 from memory_storage.errors import ConfigurationError, MemoryStorageError, SchemaError, UnavailableError
 from memory_storage.schema import HEAD
 from memory_storage.settings import Settings
-from memory_storage.storage import MemoryStorage
+from memory_storage.storage import MemoryStorage, candidate_source
 
 from .checks import derived_indexes, documents, file, geo, orphans, schema, vectors, words
 from .findings import Finding, Report
@@ -33,24 +33,34 @@ _log = logging.getLogger(__name__)
 _Check = Callable[[Connection], list[Finding]]
 _ROUNDS = 6
 
-# Repairs run in this order: an index can be rebuilt once its table is complete and its rows can be decoded.
-_CHECKS: tuple[_Check, ...] = (
-    file.damaged_pages,
-    vectors.stale_metadata,
-    schema.missing_objects,
-    documents.undecodable_rows,
-    orphans.orphans,
-    documents.columns_that_disagree,
-    orphans.misattributed_rows,
-    geo.misplaced,
-    vectors.orphaned_vectors,
-    words.wrong_words,
-    derived_indexes.wrong_facets,
-    derived_indexes.wrong_full_text,
-    derived_indexes.wrong_positions,
-    vectors.wrong_counters,
-    vectors.wrong_index,
-)
+
+def _checks(settings: Settings) -> tuple[_Check, ...]:
+    """Return the checks, in the order of their repairs: an index is rebuilt once its table is complete."""
+    uses_diskann = candidate_source(settings) == "diskann"
+
+    def stale_metadata(connection: Connection) -> list[Finding]:
+        return vectors.stale_metadata(connection, uses_diskann=uses_diskann)
+
+    def wrong_index(connection: Connection) -> list[Finding]:
+        return vectors.wrong_index(connection, uses_diskann=uses_diskann)
+
+    return (
+        file.damaged_pages,
+        stale_metadata,
+        schema.missing_objects,
+        documents.undecodable_rows,
+        orphans.orphans,
+        documents.columns_that_disagree,
+        orphans.misattributed_rows,
+        geo.misplaced,
+        vectors.orphaned_vectors,
+        words.wrong_words,
+        derived_indexes.wrong_facets,
+        derived_indexes.wrong_full_text,
+        derived_indexes.wrong_positions,
+        vectors.wrong_counters,
+        wrong_index,
+    )
 
 
 def check(settings: Settings) -> Report:
@@ -71,7 +81,8 @@ def check(settings: Settings) -> Report:
     with map_exceptions():
         engine, found = _opened(settings)
         try:
-            return Report(_schema(found) + (_findings(engine) if found == HEAD else _checked(engine, _CHECKS[0])))
+            only = _findings(engine, settings) if found == HEAD else _checked(engine, file.damaged_pages)
+            return Report(_schema(found) + only)
         finally:
             engine.dispose()
 
@@ -95,16 +106,16 @@ def repair(settings: Settings) -> Report:
         engine, found = _opened(settings)
         try:
             with MaintenanceLock(settings.path).exclusive(settings.request_timeout):
-                report = _repair_all(engine, found)
+                report = _repair_all(engine, settings, found)
             if any(finding.code.startswith("vectors.") for finding in report.repaired):
                 _index(engine, settings)
-                return Report(_findings(engine), repaired=report.repaired)
+                return Report(_findings(engine, settings), repaired=report.repaired)
             return report
         finally:
             engine.dispose()
 
 
-def _repair_all(engine: Engine, found: str | None) -> Report:
+def _repair_all(engine: Engine, settings: Settings, found: str | None) -> Report:
     repaired = [finding for finding in _schema(found) if finding.can_repair]
     if repaired:
         migrate.upgrade(engine)
@@ -112,7 +123,7 @@ def _repair_all(engine: Engine, found: str | None) -> Report:
         return Report(_schema(found))
     left: list[Finding] = []
     for _ in range(_ROUNDS):
-        left = _findings(engine)
+        left = _findings(engine, settings)
         done = [finding for finding in left if finding.repair is not None and _run_repair(engine, finding)]
         repaired += done
         if not done:
@@ -150,8 +161,8 @@ def _schema(found: str | None) -> list[Finding]:
     return [Finding("schema.older", "alembic_version", 1, problem, "upgrade it", repair=lambda _: None)]
 
 
-def _findings(engine: Engine) -> list[Finding]:
-    return [finding for check in _CHECKS for finding in _checked(engine, check)]
+def _findings(engine: Engine, settings: Settings) -> list[Finding]:
+    return [finding for check in _checks(settings) for finding in _checked(engine, check)]
 
 
 def _checked(engine: Engine, check: _Check) -> list[Finding]:

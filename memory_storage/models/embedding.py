@@ -16,7 +16,7 @@ from .model import Finite, Model, Timestamp
 
 OwnerType = Literal["episode", "step", "pattern"]
 IndexPreset = Literal["compact", "balanced", "accurate"]
-IndexSource = Literal["hnsw", "diskann"]
+IndexSource = Literal["hnsw", "diskann", "exact"]
 
 EXACT_SCAN_MAX = 2_000
 """Up to this number, vectors are compared one by one: an index would be slower."""
@@ -71,7 +71,7 @@ class EmbeddingModel:
         indexed: how many of them are in the index.
         removed: vectors removed from the index since it was built.
         created_at: when the model was registered.
-        source: where the index is: "hnsw" (in the process) or "diskann" (in the database).
+        source: where the index is: "hnsw" (in the process), "diskann" (in the database) or "exact" (there is none).
     """
 
     name: str
@@ -92,7 +92,7 @@ class EmbeddingModel:
     @property
     def pending(self) -> int:
         """The number of vectors that are not in the index yet; searches compare them exactly. 0 without an index."""
-        return max(0, self.vectors - self.indexed) if self.needs_index else 0
+        return max(0, self.vectors - self.indexed) if self.needs_index and self.source != "exact" else 0
 
     @property
     def is_fragmented(self) -> bool:

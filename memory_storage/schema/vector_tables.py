@@ -1,8 +1,9 @@
-"""Vector spaces: the table and the DiskANN index of the vectors of one model and dimension, as DDL.
+"""Vector spaces: the table of the vectors of one model and dimension, and its optional DiskANN index, as DDL.
 
-Each distinct vector is one row of the table, and `embeddings` says which owners have it. A new row is not in the index
-yet (`indexed` = 0): a search compares these rows exactly, and they enter the index in batches. So the index may lag,
-be dropped or be rebuilt at any time without a search missing a vector.
+Each distinct vector is one row of the table, and `embeddings` says which owners have it. Only a database that is opened
+with `vector_index="diskann"` has DiskANN indexes: they bind it to libSQL. A new row is not in the index yet
+(`indexed` = 0): a search compares these rows exactly, and they enter the index in batches. So the index may lag, be
+dropped or be rebuilt at any time without a search missing a vector.
 
 Names in the schema contain the space's token, a digest in hexadecimal: no string of a caller is part of any SQL.
 """
@@ -10,7 +11,7 @@ Names in the schema contain the space's token, a digest in hexadecimal: no strin
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -53,6 +54,20 @@ PRESETS = {
     )
 }
 
+METADATA_TABLE = "libsql_vector_meta_shadow"
+"""The engine's table of the parameters of DiskANN indexes."""
+
+DISKANN_INDEXES = "SELECT name FROM sqlite_master WHERE type = 'index' AND sql LIKE '%libsql_vector_idx%'"
+"""SELECT of the names of the DiskANN indexes of a database."""
+
+FILLED_DISKANN = f"SELECT 1 FROM vector_models WHERE indexed > 0 AND EXISTS ({DISKANN_INDEXES}) LIMIT 1"
+"""SELECT of a row if a database has a DiskANN index with vectors."""
+
+FORMER_INDEXES = tuple(f"ix_embeddings_vector_{dimension}" for dimension in (384, 768, 1024, 1536, 3072))
+"""The DiskANN indexes of revisions 0001 and 0002. SQLite leaves their shadow tables when it drops them."""
+
+# As libSQL itself creates it (vectorIndex.c).
+_CREATE_METADATA = f"CREATE TABLE IF NOT EXISTS {METADATA_TABLE} ( name TEXT PRIMARY KEY, metadata BLOB ) WITHOUT ROWID"
 _SEARCH_L = 9
 _ALPHA = 1.1  # with the engine's own, 1.2, a search has to keep a third more candidates for the same recall
 
@@ -91,8 +106,8 @@ class VectorSpace:
         """Name of the DiskANN index."""
         return f"{self.table}_ann"
 
-    def create(self, dimension: int, preset: Preset) -> Iterator[str]:
-        """Yield the DDL of the table, its indexes and its triggers."""
+    def create(self, dimension: int) -> Iterator[str]:
+        """Yield the DDL of the table, its tail index and its triggers. `create_index` is the DiskANN index."""
         table = self.table
         if not 1 <= dimension <= MAX_DIMENSION:
             raise ValueError(f"no such dimension: {dimension}")
@@ -104,7 +119,6 @@ class VectorSpace:
     CONSTRAINT dimension CHECK (length(vector) = {4 * dimension})
 )"""
         yield f"CREATE INDEX {table}_tail ON {table} (seq) WHERE indexed = 0"
-        yield self.create_index(preset)
         yield from map(str, self.triggers())
 
     def triggers(self) -> Iterator[CreateTrigger]:
@@ -134,7 +148,7 @@ class VectorSpace:
         )
 
     def create_index(self, preset: Preset) -> str:
-        """Return the DDL of the index, which has the rows that are `indexed`."""
+        """Return the DDL of the DiskANN index, which has the rows that are `indexed`."""
         index = CreateVectorIndex(
             self.index,
             self.table,
@@ -149,15 +163,16 @@ class VectorSpace:
 
     def empty_index(self, preset: Preset) -> Iterator[str]:
         """Yield statements that replace the index, even a damaged one, by an empty index."""
-        yield from self.drop_index()
+        yield _CREATE_METADATA  # as the engine does; a database that never had an index has no such table
+        yield from _drop_index(self.index)
+        yield f"DELETE FROM {METADATA_TABLE} WHERE name = '{self.index}'"
+        yield self.mark_pending()
         yield self.create_index(preset)
 
-    def drop_index(self) -> Iterator[str]:
-        """Yield statements that drop the index. Searches then compare all vectors."""
-        yield f"DROP INDEX IF EXISTS {self.index}"
-        yield f"DROP TABLE IF EXISTS {self.index}_shadow"  # a new index of this name would use a remaining shadow table
-        yield f"DELETE FROM libsql_vector_meta_shadow WHERE name = '{self.index}'"
-        yield f"UPDATE {self.table} SET indexed = 0 WHERE indexed = 1"
+    def mark_pending(self) -> str:
+        """Return SQL that marks all vectors as not indexed. Run it after the index is dropped."""
+        # SQLite would evaluate libsql_vector_idx(), which it does not have, for each updated row of an index.
+        return f"UPDATE {self.table} SET indexed = 0 WHERE indexed = 1"
 
     def drop(self) -> Iterator[str]:
         """Yield the DDL that undoes `create`. The index first: its shadow table goes with it."""
@@ -165,6 +180,33 @@ class VectorSpace:
         yield f"DROP TRIGGER {self.table}_free"
         yield f"DROP TRIGGER {self.table}_swap"
         yield f"DROP TABLE {self.table}"
+
+
+def drop_diskann(spaces: Iterable[VectorSpace], kept: Iterable[str] = ()) -> Iterator[str]:
+    """Yield statements that drop the DiskANN indexes of these spaces, and those of revisions 0001 and 0002.
+
+    Both engines can run them, SQLite also without a function libsql_vector_idx(). If no index is kept, the file is a
+    plain SQLite file afterwards. Run `mark_pending` of each space after them.
+
+    Args:
+        spaces: Vector spaces, with or without an index.
+        kept: The names of the DiskANN indexes that stay, with the engine's metadata of them.
+    """
+    for name in (*(space.index for space in spaces), *FORMER_INDEXES):
+        yield from _drop_index(name)
+    names = ", ".join("'" + name.replace("'", "''") + "'" for name in kept)
+    # All other rows, by a scan: VACUUM leaves rows there out of order, which cannot be found by key.
+    yield (
+        f"DELETE FROM {METADATA_TABLE} WHERE name NOT IN ({names})"
+        if names
+        else f"DROP TABLE IF EXISTS {METADATA_TABLE}"
+    )
+
+
+def _drop_index(name: str) -> Iterator[str]:
+    yield f"DROP INDEX IF EXISTS {name}"
+    # SQLite leaves it, and a new index of this name would use it. Its own index goes with it.
+    yield f"DROP TABLE IF EXISTS {name}_shadow"
 
 
 def digest(packed: bytes) -> bytes:

@@ -76,9 +76,8 @@ class SearchPlan:
         neighbors = memory.candidates(
             self.values["vector"], self.values["reach"], are_broad=False, began=session.started_at_monotonic
         )
-        # Without an in-process index the statement uses DiskANN's, if the database has one, or compares all.
         if neighbors is None:  # dropped since the probe
-            return replace(self, search=replace(self.search, attempt="full", source=DISKANN))
+            return replace(self, search=replace(self.search, attempt="full", source=EXACT))
         return replace(self._with_attempt("index_only", **_values_of(neighbors), mode="index"), neighbors=neighbors)
 
     def _with_attempt(self, attempt: Attempt, **values: Any) -> SearchPlan:
@@ -232,7 +231,7 @@ def _in_space(session: SearchSession, plan: SearchPlan, own: Stored | None) -> S
         session.namespace,
         plan.values["model"],
     )
-    search = replace(plan.search, space=NO_SPACE, attempt="none", source=DISKANN, reports_state=False)
+    search = replace(plan.search, space=NO_SPACE, attempt="none", source=EXACT, reports_state=False)
     return replace(plan, search=search, memory=None, neighbors=None)
 
 
@@ -308,7 +307,7 @@ class InitialCandidates(NamedTuple):
 
     memory: HnswIndex | None = None
     neighbors: Neighbors | None = None
-    source: Source = DISKANN
+    source: Source = EXACT
     attempt: Attempt = "full"
 
 
@@ -317,11 +316,10 @@ def _initial_candidates(
 ) -> InitialCandidates:
     if space == NO_SPACE:
         return InitialCandidates(attempt="none")
-    if session.vector_index == "exact":
-        # There is no index to ask, also if the caller wants that.
-        values["mode"] = "exact"
-        return InitialCandidates(source=EXACT)
+    if session.vector_index == "diskann":
+        return InitialCandidates(source=DISKANN)
     if session.memory is None or session.vector_index != "hnsw":
+        values["mode"] = "exact"  # there is no index to ask, also if the caller wants that
         return InitialCandidates()
     memory = session.memory.of(space)
     if values["mode"] == "exact":
@@ -335,6 +333,7 @@ def _initial_candidates(
         search=attempt != "probe_exact",
     )
     if neighbors is None:
+        values["mode"] = "exact" if values["mode"] == "index" else values["mode"]
         return InitialCandidates(memory)
     values |= _values_of(neighbors, neighbors.shortlist if attempt == "shortlist" else None)
     return InitialCandidates(memory, neighbors, HNSW, attempt)

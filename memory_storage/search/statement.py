@@ -17,7 +17,7 @@ from typing import Literal
 
 from memory_storage.schema.vector_tables import EXACT_SCAN_MAX, VectorSpace
 
-from .candidates import DISKANN, OWN_SPACE, VECTOR, Source, last_seq
+from .candidates import EXACT, OWN_SPACE, VECTOR, Source, last_seq
 
 CANDIDATES_PER_RESULT = 2.5
 """Candidates that an index must have for each requested row; with fewer, its recall falls."""
@@ -132,7 +132,7 @@ class Search:
     target: SearchTarget
     filters: Filters
     space: VectorSpace | None = None  # by vector
-    source: Source = DISKANN
+    source: Source = EXACT
     attempt: Attempt = "full"
     has_words: bool = False
     has_floor: bool = False

@@ -1,7 +1,8 @@
 """Maintenance of vector indexes: status, verification, sync and rebuild.
 
-The setting `vector_index` selects where they are: in the database (DiskANN) or in this process (see `hnsw`). Searches
-return correct results whatever the state of an index; only their speed depends on it.
+The setting `vector_index` selects where they are: in the database (DiskANN), in this process (see `hnsw`), or nowhere
+(exact). Searches return correct results whatever the state of an index; only their speed depends on it. A database has
+DiskANN indexes only if it is opened with "diskann": SQLite cannot write a file with one.
 """
 
 from __future__ import annotations
@@ -22,7 +23,15 @@ from memory_storage.errors import (
 )
 from memory_storage.models import EmbeddingModel, IndexHealth, IndexPreset, IndexSource
 from memory_storage.monitoring import operation
-from memory_storage.schema.vector_tables import PRESETS, Preset, VectorSpace, patch_search_l
+from memory_storage.schema.vector_tables import (
+    DISKANN_INDEXES,
+    FORMER_INDEXES,
+    PRESETS,
+    Preset,
+    VectorSpace,
+    drop_diskann,
+    patch_search_l,
+)
 from memory_storage.sql.documents import EPOCH, from_micros
 from memory_storage.sql.session import Repository
 from memory_storage.sql.validation import choice, instance, whole
@@ -36,9 +45,9 @@ from .vectors import as_model_name
 Progress = Callable[[str, int, int], None]
 """Called with the action ("stored" or "indexed"), the number done, and the total."""
 
-_VECTOR_INDEXES = BatchStep("SELECT name FROM sqlite_master WHERE type = 'index' AND sql LIKE '%libsql_vector_idx%'")
-# All rows: VACUUM leaves rows there out of order, which cannot be found by key.
-_NO_METADATA = BatchStep("DELETE FROM libsql_vector_meta_shadow")
+_DISKANN_INDEXES = BatchStep(DISKANN_INDEXES)
+# SQLite drops the indexes of revision 0002 in revision 0003, and leaves their shadow tables.
+_UNUSED = BatchStep(f"{DISKANN_INDEXES} OR name GLOB 'ix_embeddings_vector_*_shadow'")
 _MAINTAINED = (
     "the file is being scrubbed or repaired, which rebuilds its vector indexes; the index was not changed; "
     "try again when the maintenance has ended"
@@ -79,7 +88,7 @@ class VectorIndex(Repository):
 
         A model that is used with several dimensions is listed once for each dimension.
         """
-        return [self._with_hnsw_counters(found) for found in registered(self._session)]
+        return [self._with_counters(found) for found in registered(self._session)]
 
     @operation
     def costs(self, model: str, *, dimension: int | None = None) -> dict[str, Cost]:
@@ -101,12 +110,13 @@ class VectorIndex(Repository):
 
     @operation
     def switch_to(self, source: IndexSource, *, model: str | None = None, progress: Progress | None = None) -> int:
-        """Switch to DiskANN indexes in the database, or to in-process HNSW indexes, and empty those of the other kind.
+        """Switch to DiskANN indexes in the database, to in-process HNSW indexes or to exact scans; drop other indexes.
 
-        The setting `vector_index` must select the same kind. After an interruption, call it again.
+        Without DiskANN indexes the file is a plain SQLite file, which either local engine can open. The setting
+        `vector_index` must select the same source. After an interruption, call it again.
 
         Args:
-            source: "diskann" or "hnsw".
+            source: "diskann", "hnsw" or "exact".
             model: The name of the model. Default: all models.
             progress: Called after each batch.
 
@@ -114,8 +124,9 @@ class VectorIndex(Repository):
             The number of vectors added to the new indexes.
 
         Raises:
-            ConfigurationError: the setting selects the other kind.
+            ConfigurationError: the setting selects another source.
             NotFoundError: there is no such model.
+            UnavailableError: the file is being scrubbed or repaired.
             ValidationError: there is no such source.
         """
         if source == "memory":  # type: ignore[comparison-overlap]  # a former value
@@ -127,7 +138,16 @@ class VectorIndex(Repository):
                 f"vector_index: it is {self._session.vector_index}: set it to {source} (MEMORY_STORAGE_VECTOR_INDEX)"
             )
         found = registered(self._session) if model is None else self._named(model)
-        return sum(self._switch(one, progress) for one in found)
+        if source == "diskann":
+            self.repair_missing()
+        # A new index is complete before the old one is dropped: an interruption leaves one to search.
+        added = sum(self._catch_up(one, progress, is_background=False) for one in found)
+        if source != "diskann" and not self._drop_diskann(found):
+            raise UnavailableError(_MAINTAINED, code="MAINTENANCE")
+        if source != "hnsw" and self._session.memory:
+            for one in found:
+                self._session.memory.of(one.space).drop()
+        return added
 
     @operation
     def verify(self, model: str, *, dimension: int | None = None) -> IndexHealth:
@@ -147,8 +167,10 @@ class VectorIndex(Repository):
             ValidationError: `dimension` is missing, and the model has several, none of them in this namespace.
         """
         registered = self._get(model, dimension)
-        space, found = registered.space, self._with_hnsw_counters(registered)
+        space, found = registered.space, self._with_counters(registered)
         memory = self._hnsw_index(space)
+        if found.source == "exact":
+            return IndexHealth(found, 0, None)
         if memory:
             rows, nodes = memory.present()
             return IndexHealth(replace(found, indexed=rows), nodes, memory.recall(_SAMPLE, _NEAREST) if nodes else None)
@@ -171,21 +193,21 @@ class VectorIndex(Repository):
             progress: Called after each batch.
 
         Returns:
-            The number of vectors in the index.
+            The number of vectors in the index; 0 if `vector_index` is exact.
 
         Raises:
             NotFoundError: there is no such model.
             UnavailableError: the file is being scrubbed or repaired.
-            ValidationError: there is no such preset, or the index is in-process, which has none.
+            ValidationError: there is no such preset, or `vector_index` is not diskann, which alone has presets.
         """
         return sum(self._rebuild(found, preset, progress) for found in self._named(model))
 
     def _rebuild(self, found: Registered, preset: IndexPreset | None, progress: Progress | None) -> int:
-        memory = self._hnsw_index(found.space)
-        if memory and preset is None:
-            return memory.catch_up(rebuild=True, progress=progress)
-        if memory:
-            raise ValidationError("preset", "none: presets are of diskann, and vector_index is hnsw", preset)
+        memory, source = self._hnsw_index(found.space), self._session.vector_index
+        if source != "diskann" and preset is not None:
+            raise ValidationError("preset", f"none: presets are of diskann, and vector_index is {source}", preset)
+        if source != "diskann":
+            return memory.catch_up(rebuild=True, progress=progress) if memory else 0
         if not self._empty(found.space, preset_of(found.model.preset if preset is None else preset)):
             raise UnavailableError(_MAINTAINED, code="MAINTENANCE")
         return self.resume(self._reload(found.space), progress=progress)
@@ -222,7 +244,7 @@ class VectorIndex(Repository):
 
     @operation
     def resume(self, registered: Registered, *, progress: Progress | None = None) -> int:
-        """Catch up an index whose state is known already; see `catch_up`.
+        """Catch up a DiskANN index whose state is known already; see `catch_up`. Without DiskANN nothing is done.
 
         Args:
             registered: The state of the index in the database.
@@ -230,11 +252,10 @@ class VectorIndex(Repository):
 
         Returns:
             The number of vectors added to the index.
-
-        Raises:
-            ConfigurationError: The in-process index would exceed its limit.
         """
         instance("registered", registered, Registered, "one of those that the repository registers")
+        if self._session.vector_index != "diskann":
+            return 0
         space, found = registered
         if found.is_fragmented and self._empty(space, preset_of(found.preset)):
             found = self._reload(space).model
@@ -257,13 +278,38 @@ class VectorIndex(Repository):
 
     @operation
     def repair_missing(self) -> list[str]:
-        """Create an empty index for each model whose index is missing or has lost its nodes. Returns their names.
+        """Create an empty DiskANN index for each model whose index is missing or has lost its nodes.
 
         Reads no vector, so a storage calls it when it opens a file. Searches compare exactly until `catch_up`. Does
-        nothing while the file is under maintenance.
+        nothing while the file is under maintenance, or if `vector_index` is not diskann.
+
+        Returns:
+            The names of the models.
         """
+        if self._session.vector_index != "diskann":
+            return []
         lost = [found for found in registered(self._session) if not self._is_complete(found)]
         return [found.name for space, found in lost if self._empty(space, preset_of(found.preset))]
+
+    @operation
+    def drop_unused(self) -> list[str]:
+        """Drop the DiskANN indexes that earlier versions created for each model, if all of them are empty.
+
+        A storage calls it when it opens a file, which is a plain SQLite file afterwards. Runs one statement if there is
+        none. Does nothing while the file is under maintenance, or if `vector_index` is diskann.
+
+        Returns:
+            The names of the indexes that were dropped.
+        """
+        if self._session.vector_index == "diskann":
+            return []
+        present = {str(row[0]).removesuffix("_shadow") for row in self._session.read(_UNUSED)}
+        found = registered(self._session) if present else []
+        unused = present & _own_indexes(found)
+        if not unused or any(one.model.indexed for one in found):
+            return []
+        # No row is marked: reading all vectors to find that out would take too long here.
+        return sorted(unused) if self._drop_diskann(found, are_empty=True) else []
 
     @operation
     def drop_all(self) -> None:
@@ -272,32 +318,31 @@ class VectorIndex(Repository):
         In-process indexes are dropped with their files, which hold removed vectors. Searches compare exactly until
         `recreate_all` and `catch_up`. The caller must hold the maintenance lock.
         """
-        spaces = [one.space for one in registered(self._session)]
+        found = registered(self._session)
         if self._session.memory:
-            for space in spaces:
-                self._session.memory.of(space).drop()
+            for one in found:
+                self._session.memory.of(one.space).drop()
             self._session.memory.delete_files()
-        if spaces:
-            self._session.write([BatchStep(text) for space in spaces for text in space.drop_index()])
+        if found:
+            self._session.write(self._dropping(found))
 
     @operation
     def recreate_all(self) -> None:
-        """Create an empty index for each model, replacing any that was created concurrently and damaged by VACUUM.
+        """Create an empty DiskANN index for each model, if `vector_index` is diskann.
 
-        The caller must hold the maintenance lock.
+        Any that was created concurrently and damaged by VACUUM is dropped. The caller must hold the maintenance lock.
         """
         found = registered(self._session)
-        dropped = [BatchStep(text) for one in found for text in one.space.drop_index()]
-        made = [BatchStep(one.space.create_index(preset_of(one.model.preset))) for one in found]
-        emptied = [sql.EMPTIED.bind(space=one.space.token, preset=one.model.preset) for one in found]
+        is_diskann = self._session.vector_index == "diskann"
+        created = [BatchStep(one.space.create_index(preset_of(one.model.preset))) for one in found if is_diskann]
         if found:
-            self._session.write([*dropped, _NO_METADATA, *made, *emptied])
+            self._session.write([*self._dropping(found), *created])
 
     @operation
     def foreign_indexes(self) -> list[str]:
         """Return the names of vector indexes that belong to no model."""
         ours = {one.space.index for one in registered(self._session)}
-        return [row[0] for row in self._session.read(_VECTOR_INDEXES) if row[0] not in ours]
+        return [row[0] for row in self._session.read(_DISKANN_INDEXES) if row[0] not in ours]
 
     @operation
     def dimension(self, model: str) -> int:
@@ -341,29 +386,33 @@ class VectorIndex(Repository):
         indexes = self._session.memory
         return indexes.of(space) if indexes and self._session.vector_index == "hnsw" else None
 
-    def _with_hnsw_counters(self, registered: Registered) -> EmbeddingModel:
-        """Return the model with the counters of the in-process index, if searches use that."""
+    def _with_counters(self, registered: Registered) -> EmbeddingModel:
+        """Return the model with the counters of the index that searches use, if any."""
         space, found = registered
         memory = self._hnsw_index(space)
-        if memory is None:
+        if memory is None and self._session.vector_index == "diskann":
             return found
+        if memory is None:
+            return replace(found, source="exact", indexed=0, removed=0)
         entries, mark = memory.entries()
         rows = self._session.read(sql.of(space).behind.bind(mark=mark))
         indexed = found.vectors - rows[0][0] if entries else 0
         return replace(found, source="hnsw", indexed=indexed, removed=entries - indexed)
 
-    def _switch(self, found: Registered, progress: Progress | None) -> int:
-        memory = self._hnsw_index(found.space)
-        if memory is None:
-            added = self.resume(found, progress=progress)
-            if self._session.memory:
-                self._session.memory.of(found.space).drop()
-            return added
-        # The new index is complete before the old one is emptied: an interruption leaves one to search.
-        added = memory.catch_up(progress=progress)
-        if found.model.indexed:
-            self._empty(found.space, preset_of(found.model.preset))
-        return added
+    def _drop_diskann(self, found: Sequence[Registered], *, are_empty: bool = False) -> bool:
+        """Drop DiskANN indexes; False if the file is under maintenance and nothing was changed."""
+        with self._session.indexing() as may_index:
+            if may_index:
+                self._session.write(self._dropping(found, are_empty=are_empty))
+            return may_index
+
+    def _dropping(self, found: Sequence[Registered], *, are_empty: bool = False) -> list[BatchStep]:
+        """Return statements that drop the DiskANN indexes of these models, but no other ones."""
+        present = {row[0] for row in self._session.read(_DISKANN_INDEXES)}
+        dropped = drop_diskann([one.space for one in found], sorted(present - _own_indexes(found)))
+        marked = [] if are_empty else [BatchStep(one.space.mark_pending()) for one in found]
+        emptied = [sql.EMPTIED.bind(space=one.space.token, preset=one.model.preset) for one in found]
+        return [*map(BatchStep, dropped), *marked, *emptied]
 
     def _more(self, space: VectorSpace) -> EmbeddingModel:
         some = sql.of(space).index_some.bind(limit=_BATCH, space=space.token)
@@ -408,6 +457,10 @@ class VectorIndex(Repository):
         found = [self._session.read(statements.found.bind(seq=seq, **values))[0] for seq in sample]
         possible = sum(row[1] for row in found)
         return sum(row[0] for row in found) / possible if possible else None
+
+
+def _own_indexes(found: Sequence[Registered]) -> set[str]:
+    return {one.space.index for one in found} | set(FORMER_INDEXES)
 
 
 def registered(session: SearchSession) -> list[Registered]:

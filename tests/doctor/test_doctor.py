@@ -60,8 +60,9 @@ def _fill(storage: ms.MemoryStorage, vectors: int = 40) -> None:
                 ends_at=episode.started_at + timedelta(hours=1),
             )
         )
-    with storage.transaction() as tx:  # an index with something in it, though they are few
-        tx.execute([(f"UPDATE {_table()} SET indexed = 1", [])])
+    if storage.vector_index == "diskann":  # an index with something in it, though they are few
+        with storage.transaction() as tx:
+            tx.execute([(f"UPDATE {_table()} SET indexed = 1", [])])
 
 
 def _table() -> str:

@@ -178,9 +178,9 @@ WRITES: dict[str, tuple[int, Call]] = {
     "patterns.record_application": (1, lambda s, have: s.patterns.record_application(have.pattern.id, success=True)),
     "patterns.merge": (4, lambda s, have: s.patterns.merge(*have.pattern_ids)),
     "patterns.delete": (1, lambda s, have: s.patterns.delete(have.pattern.id)),
-    "embeddings.put": (5, lambda s, have: s.embeddings.put("episode", have.other.id, VECTOR, model=MODEL)),
+    "embeddings.put": (4, lambda s, have: s.embeddings.put("episode", have.other.id, VECTOR, model=MODEL)),
     "embeddings.put_many": (
-        5,
+        4,
         lambda s, have: s.embeddings.put_many(
             [("episode", one.id, VECTOR) for one in (have.episode, have.other)], model=MODEL
         ),

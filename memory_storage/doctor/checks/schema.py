@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from memory_storage import migrate
 from memory_storage.doctor.findings import Finding, has_table
 from memory_storage.engine import make_engine
-from memory_storage.schema.vector_tables import PRESETS, VectorSpace
+from memory_storage.schema.vector_tables import VectorSpace
 from memory_storage.settings import MEMORY, Settings
 
 _OBJECTS = """SELECT m.name, m.type, m.sql FROM sqlite_master AS m LEFT JOIN pragma_table_list AS t ON t.name = m.name
@@ -76,13 +76,13 @@ def schema_sql(name: str) -> str:
 
 
 def _of_the_models(connection: Connection) -> dict[str, str]:
-    """Return the SQL of each model's objects except its vector index, which `vectors.wrong_index` checks."""
+    """Return the SQL of each model's objects except its DiskANN index, which `vectors.wrong_index` checks."""
     if not has_table(connection, "vector_models"):
         return {}
-    models = connection.exec_driver_sql("SELECT token, name, dimension, preset FROM vector_models").all()
-    spaces = [(VectorSpace.of(token, name, size), size, PRESETS[preset]) for token, name, size, preset in models]
-    made = [sql for space, size, preset in spaces for sql in space.create(size, preset)]
-    return {_name(sql): sql for sql in made if "libsql_vector_idx" not in sql}
+    models = connection.exec_driver_sql("SELECT token, name, dimension FROM vector_models").all()
+    spaces = [(VectorSpace.of(token, name, size), size) for token, name, size in models]
+    made = [sql for space, size in spaces for sql in space.create(size)]
+    return {_name(sql): sql for sql in made}
 
 
 def _in_order(statements: list[str]) -> list[str]:

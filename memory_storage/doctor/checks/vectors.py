@@ -1,4 +1,8 @@
-"""Checks of vectors: their counters, their index, and the engine's metadata of it."""
+"""Checks of vectors: their counters, their DiskANN index, and the engine's metadata of it.
+
+A database needs DiskANN indexes only if it is opened with `vector_index="diskann"`. Otherwise a missing one is no
+damage, and a damaged one is dropped: SQLite could not create it again.
+"""
 
 from __future__ import annotations
 
@@ -8,37 +12,51 @@ from sqlalchemy import Connection, exc
 
 from memory_storage.doctor.findings import Finding, about_rows, has_table, seqs_of
 from memory_storage.doctor.quarantine import quarantine_rows
-from memory_storage.schema.vector_tables import PRESETS, VectorSpace, digest
+from memory_storage.schema.vector_tables import (
+    DISKANN_INDEXES,
+    METADATA_TABLE,
+    PRESETS,
+    VectorSpace,
+    digest,
+    drop_diskann,
+)
 
-_META = "libsql_vector_meta_shadow"
 _PAGE = 64  # of 64 KB at most
 _MODELS = "SELECT token, name, dimension, preset FROM vector_models ORDER BY name, dimension"
 
 
-def stale_metadata(connection: Connection) -> list[Finding]:
+def stale_metadata(connection: Connection, *, uses_diskann: bool) -> list[Finding]:
     """Find the engine's metadata of indexes that do not exist, and duplicates: VACUUM leaves them."""
-    if not has_table(connection, _META):
+    if not has_table(connection, METADATA_TABLE):
         return []
-    names = seqs_of(connection, f"SELECT name FROM {_META} NOT INDEXED")
+    names = seqs_of(connection, f"SELECT name FROM {METADATA_TABLE} NOT INDEXED")
     present = set(seqs_of(connection, "SELECT name FROM sqlite_master WHERE type = 'index'"))
-    complaints = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check") if _META in str(row[0])]
+    problems = connection.exec_driver_sql("PRAGMA integrity_check").scalars()
+    complaints = [problem for problem in problems if METADATA_TABLE in str(problem)]
     wrong = len([name for name in names if name not in present]) + len(names) - len(set(names)) + len(complaints)
     if not wrong:
         return []
     problem = "the engine's metadata of vector indexes is stale: a new index would stay empty"
-    remedy = "delete them, and rebuild the vector indexes"
-    return [Finding("vectors.metadata", _META, wrong, problem, remedy, repair=_start_over)]
+    remedy = f"delete them, and {_remedy(uses_diskann)}"
+    repair = partial(_renew, spaces=_spaces(connection), uses_diskann=uses_diskann, kept=[])
+    return [Finding("vectors.metadata", METADATA_TABLE, wrong, problem, remedy, repair=repair)]
 
 
-def _start_over(connection: Connection) -> None:
-    models = _spaces(connection)
-    for space, _ in models:
-        connection.exec_driver_sql(f"DROP INDEX IF EXISTS {space.index}")
-        connection.exec_driver_sql(f"DROP TABLE IF EXISTS {space.index}_shadow")
-    connection.exec_driver_sql(f"DROP TABLE {_META}")
-    for space, preset in models:
-        connection.exec_driver_sql(f"UPDATE {space.table} SET indexed = 0 WHERE indexed = 1")
-        connection.exec_driver_sql(space.create_index(PRESETS[preset]))
+def _remedy(uses_diskann: bool) -> str:
+    return "rebuild the vector indexes" if uses_diskann else "drop the DiskANN indexes, which vector_index does not use"
+
+
+def _renew(
+    connection: Connection, *, spaces: list[tuple[VectorSpace, str]], uses_diskann: bool, kept: list[str]
+) -> None:
+    """Drop the indexes of these spaces; create them again, empty, if they are used."""
+    for sql in drop_diskann([space for space, _ in spaces], kept):
+        connection.exec_driver_sql(sql)
+    for space, preset in spaces:
+        connection.exec_driver_sql(space.mark_pending())
+        connection.exec_driver_sql("UPDATE vector_models SET removed = 0 WHERE token = ?", (space.token,))
+        if uses_diskann:
+            connection.exec_driver_sql(space.create_index(PRESETS[preset]))
 
 
 def orphaned_vectors(connection: Connection) -> list[Finding]:
@@ -101,21 +119,21 @@ def _count(connection: Connection, *, spaces: list[VectorSpace]) -> None:
         connection.exec_driver_sql(counts, (*_counted(connection, space), space.token))
 
 
-def wrong_index(connection: Connection) -> list[Finding]:
-    """Find vector indexes that are missing, or differ from their table."""
-    wrong = [(space, preset) for space, preset in _spaces(connection) if not _is_whole(connection, space)]
+def wrong_index(connection: Connection, *, uses_diskann: bool) -> list[Finding]:
+    """Find DiskANN indexes that differ from their table, or are missing although they are used."""
+    wrong = [pair for pair in _spaces(connection) if not _is_whole(connection, pair[0], uses_diskann=uses_diskann)]
     if not wrong:
         return []
     names = ", ".join(space.index for space, _ in wrong)
     problem = f"vector indexes that differ from their table ({names}): searches do not use them"
-    repair = partial(_empty, spaces=wrong)
-    return [Finding("vectors.index", "vector_models", len(wrong), problem, "rebuild them", repair=repair)]
+    repair = partial(_empty, spaces=wrong, uses_diskann=uses_diskann)
+    return [Finding("vectors.index", "vector_models", len(wrong), problem, _remedy(uses_diskann), repair=repair)]
 
 
-def _is_whole(connection: Connection, space: VectorSpace) -> bool:
-    if not has_table(connection, space.index):
-        return False
+def _is_whole(connection: Connection, space: VectorSpace, *, uses_diskann: bool) -> bool:
     keys = f"SELECT seq FROM {space.table} NOT INDEXED WHERE indexed = 1"
+    if not has_table(connection, space.index):
+        return not uses_diskann and not seqs_of(connection, f"{keys} LIMIT 1")
     nodes = f"SELECT index_key FROM {space.index}_shadow"
     try:
         return not seqs_of(
@@ -127,11 +145,9 @@ def _is_whole(connection: Connection, space: VectorSpace) -> bool:
         return False
 
 
-def _empty(connection: Connection, *, spaces: list[tuple[VectorSpace, str]]) -> None:
-    for space, preset in spaces:
-        for sql in space.empty_index(PRESETS[preset]):
-            connection.exec_driver_sql(sql)
-        connection.exec_driver_sql("UPDATE vector_models SET removed = 0 WHERE token = ?", (space.token,))
+def _empty(connection: Connection, *, spaces: list[tuple[VectorSpace, str]], uses_diskann: bool) -> None:
+    kept = {str(name) for name in seqs_of(connection, DISKANN_INDEXES)} - {space.index for space, _ in spaces}
+    _renew(connection, spaces=spaces, uses_diskann=uses_diskann, kept=sorted(kept))
 
 
 def _spaces(connection: Connection) -> list[tuple[VectorSpace, str]]:

@@ -119,7 +119,7 @@ class EmbeddingRepository(Repository):
             self._catch_up(registered, progress)
 
     def _catch_up(self, registered: Registered, progress: Progress | None) -> None:
-        if self._session.vector_index == "diskann" and not self._session.is_transaction:
+        if self._uses_diskann and not self._session.is_transaction:
             self.index.resume(registered, progress=progress)
 
     @operation
@@ -433,7 +433,7 @@ class EmbeddingRepository(Repository):
 
     def _run(self, steps: list[_CheckedStatement], *, creates: bool) -> Sequence[Row]:
         """Write the vectors. While the file is under maintenance, a new space gets its index at the end of it."""
-        if not creates:
+        if not (creates and self._uses_diskann):
             return self._session.write([step for _, step in steps])
         with self._session.indexing() as may_index:
             rows = self._session.write([step if may_index else _without_index(step) for _, step in steps])
@@ -450,7 +450,8 @@ class EmbeddingRepository(Repository):
         chosen = preset_of(preset)
         if choice.is_new:
             register = sql.REGISTER.bind(1, preset=chosen.name, now=self._now(), **values)
-            created = [register, *(BatchStep(text) for text in space.create(dimension, chosen))]
+            index = [space.create_index(chosen)] if self._uses_diskann else []
+            created = [register, *(BatchStep(text) for text in (*space.create(dimension), *index))]
         return [(space.model, step) for step in (*created, admit)]
 
     def _vector_statements(
@@ -458,7 +459,7 @@ class EmbeddingRepository(Repository):
     ) -> list[_CheckedStatement]:
         """Return the statements that insert new vectors, assign them to owners, and apply `mode`.
 
-        Each call also adds two pending vectors to the index, so that it catches up.
+        Each call also adds two pending vectors to a DiskANN index, so that it catches up.
         """
         owner_type, statements, rows = group[0].owner_type, sql.of(space), _rows_as_json(group)
         digests = b"".join(digest(entry.vector) for entry in group)
@@ -472,8 +473,8 @@ class EmbeddingRepository(Repository):
         if not is_strict:
             steps.append(statements.discard.bind(**values))
         if mode != "copy":
-            limit = _INDEXED_PER_WRITE if self._session.vector_index == "diskann" else 0
-            steps.append(statements.index_some.bind(space=space.token, limit=limit))
+            if self._uses_diskann:
+                steps.append(statements.index_some.bind(space=space.token, limit=_INDEXED_PER_WRITE))
             last = (
                 sql.MODEL.bind(space=space.token)
                 if is_strict
@@ -512,6 +513,10 @@ class EmbeddingRepository(Repository):
             if space.table not in str(error):
                 raise
             return []  # no vector was ever stored by this model
+
+    @property
+    def _uses_diskann(self) -> bool:
+        return self._session.vector_index == "diskann"
 
     def _key(self, space: VectorSpace) -> dict[str, Any]:
         return {"namespace": self._session.namespace, "model": space.model, "space": space.token}

@@ -41,15 +41,17 @@ def _put(storage: Any, indexed: Indexed, row: int, vector: Any = FAR) -> str:
     return str(indexed.episodes[row].id)
 
 
-def _nothing_is_put_into_diskann(storage: ms.MemoryStorage) -> bool:
+def _is_without_diskann(storage: ms.MemoryStorage) -> bool:
+    objects = "SELECT count(*) FROM sqlite_master WHERE sql LIKE '%libsql_vector_idx%' OR name GLOB '*_ann*'"
     with storage.engine.connect() as connection:
-        return connection.exec_driver_sql(f"SELECT count(*) FROM {VectorSpace(MODEL).table}_ann_shadow").scalar() == 0
+        marked = connection.exec_driver_sql(f"SELECT total(indexed) FROM {VectorSpace(MODEL).table}").scalar()
+        return (connection.exec_driver_sql(objects).scalar(), marked) == (0, 0)
 
 
 class TestFollowing:
-    def test_nothing_enters_the_index_of_the_database(self, in_memory):
+    def test_the_database_has_no_index(self, in_memory):
         in_memory.put(range(50), oracle.clustered(50, DIMENSION, 9))
-        assert _nothing_is_put_into_diskann(in_memory.storage)
+        assert _is_without_diskann(in_memory.storage)
 
     def test_new_rows_are_found_immediately(self, in_memory):
         for row in range(90):
@@ -390,7 +392,7 @@ class TestBuilding:
                 assert storage.embeddings.index.switch_to("memory") == 0  # type: ignore[arg-type]
             assert reported[-1] == ("indexed", COUNT, COUNT)
             assert Indexed(storage, COUNT).recall() >= PROMISED
-            assert _nothing_is_put_into_diskann(storage)
+            assert _is_without_diskann(storage)
             with raises(ms.NotFoundError, kind="embedding model"):
                 storage.embeddings.index.switch_to("hnsw", model="none")
             with raises(ms.ValidationError, field="source"):
@@ -398,18 +400,27 @@ class TestBuilding:
 
 
 class TestSettings:
-    def test_auto_is_memory_for_files_where_the_library_is(self, database, migrated_server_url, monkeypatch):
+    def test_auto_is_hnsw_for_local_databases_where_the_library_is(self, database, migrated_server_url, monkeypatch):
         assert self._source_of(database) == "hnsw"
-        assert self._source_of(":memory:") == self._source_of(migrated_server_url) == "diskann"
+        assert self._source_of(":memory:") == "hnsw"
+        assert self._source_of(migrated_server_url) == "diskann"
+        monkeypatch.setattr("memory_storage.storage.is_installed", lambda: False)
+        assert self._source_of(database) == self._source_of(":memory:") == "exact"
+
+    def test_auto_is_diskann_if_a_file_has_such_an_index_and_the_library_is_missing(
+        self, on_file, database, monkeypatch
+    ):
+        on_file.storage.close()
+        assert self._source_of(database) == "hnsw"
         monkeypatch.setattr("memory_storage.storage.is_installed", lambda: False)
         assert self._source_of(database) == "diskann"
 
     @pytest.mark.slow
-    def test_auto_uses_what_a_file_has_until_there_is_more(self, on_file, database):
+    def test_auto_leaves_a_filled_index_of_the_file_alone(self, on_file, database):
         with ms.MemoryStorage.open(ms.Settings(database=str(database))) as storage:
             on_file.storage = storage
             assert on_file.recall(plan=None) >= PROMISED
-            assert storage.episodes.similar_to(FAR, model=MODEL).plan.split(" (")[0] in {"index", "hnsw"}
+            assert storage.episodes.similar_to(FAR, model=MODEL).plan.split(" (")[0] in {"exact", "hnsw"}
             on_file.plan = "hnsw"
             on_file.settle()
             assert on_file.recall() >= PROMISED
