@@ -52,7 +52,7 @@ _SIX_DIGITS = Context(prec=6, rounding=ROUND_HALF_UP)  # as SQLite's %g rounds; 
 _dot = getattr(math, "sumprod", lambda one, other: sum(map(mul, one, other)))  # from Python 3.12 on, twice as fast
 
 _Vector = tuple[int, Sequence[float]]  # the type of its elements, and the elements
-_Distance = Callable[[Value, Value], float | None]
+_Distance = Callable[..., float | None]  # of two values; apsw wants it to take any number
 
 
 def add_vector_functions(connection: apsw.Connection) -> None:
@@ -134,7 +134,7 @@ def _sqlite_vec_path() -> str:
     return os.path.join(folders[0], "vec0") if folders else ""  # noqa: PTH118 - SQLite takes a string
 
 
-def _cosine_distance() -> Callable[..., Any]:
+def _cosine_distance() -> _Distance:
     """Return `vector_distance_cos` for one connection; its first call chooses between numpy and plain Python."""
     chosen: _Distance | None = None
 
@@ -164,7 +164,7 @@ def cosine_by_python() -> _Distance:
 
 
 def _cosine_by(unpacker: Callable[[int], Callable[[bytes], Any]], dot: Callable[[Any, Any], Any]) -> _Distance:
-    """Return `vector_distance_cos`, by a function that unpacks a blob of so many elements, and a dot product."""
+    """Return `vector_distance_cos`, by a dot product and a function for unpacking blobs of a given dimension."""
     # A scan compares all rows with the same query: it is unpacked once.
     last: object = object()
     size, unpack, vector, squared = -1, unpacker(0), unpacker(0)(b""), 0.0
