@@ -296,8 +296,8 @@ def _unknown_type(kind: int) -> DataError | NotSupportedError:
 def libsql_vector_idx(*_: Value) -> NoReturn:
     """Refuse to index a row, or to remove one: only libSQL's engine keeps the graph of a DiskANN index.
 
-    The function has to exist: a file whose schema calls an unknown function cannot be read. To create the index on an
-    empty table, or to drop it, evaluates nothing.
+    Creating the index on an empty table, as older revisions do, and dropping it evaluate nothing. DELETE without WHERE
+    does not either: it empties the table, and leaves the graph.
     """
     raise NotSupportedError(
         "this file has a DiskANN index, which only libSQL's engine can keep up to date; nothing was stored; "

@@ -130,7 +130,7 @@ def exact_cosine(one: bytes, other: bytes) -> float:
 @given(pairs())
 def test_cosine_distances_are_those_of_libsql(engines, vectors):
     expected, exact = engines.libsql(COSINE, *vectors), exact_cosine(*vectors)
-    own_error = abs(expected - exact)  # libSQL's rounding, of up to 3e-6 for 512 dimensions
+    own_error = abs(expected - exact)  # libSQL adds up 32-bit floats: 1.3e-6 for 512 random dimensions
     for engine in engines.ours:
         distance = engine(COSINE, *vectors)
         assert abs(distance - expected) <= CLOSE or abs(distance - exact) <= own_error
