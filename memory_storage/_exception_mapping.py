@@ -137,6 +137,15 @@ _BY_CODE: dict[str, Callable[[str, str], MemoryStorageError]] = {
     "OTHER_KEY": lambda message, _: CredentialError(
         f"{message}; set the same one, or close the storage that has the file open (setting: encryption_key)"
     ),
+    "OTHER_ENGINE": lambda message, _: ConfigurationError(message),
+    "NO_DRIVER": lambda message, _: ConfigurationError(f"local_engine: {message}"),
+    "NO_CIPHER": lambda message, _: ConfigurationError(message),
+    "STATEMENT_TIMEOUT": lambda message, code: RequestTimeoutError(
+        f"{message}; nothing of this call was stored (setting: request_timeout)", code=code
+    ),
+    "SQLITE_INTERRUPT": lambda message, code: UnavailableError(
+        f"{message}; nothing of this call was stored", code=code
+    ),
     "NOT_ENCRYPTED": lambda message, _: ConfigurationError(
         f"{message}: leave out the setting encryption_key, or make an encrypted copy: back it up, and restore that"
     ),

@@ -32,6 +32,7 @@ def make_engine(settings: Settings) -> Engine:
             "durability": settings.durability,
             "busy_timeout": settings.request_timeout,
             "encryption_key": settings.key,
+            "local_engine": settings.required_engine,
         }
     engine = create_engine(
         url_of(settings),

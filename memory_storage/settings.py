@@ -204,6 +204,8 @@ class Settings(_Section):
     `tls_ca_file` has the certificates (PEM) to trust instead of the system's. `max_response_bytes` limits a server's
     response, decompressed. `base_url_hosts` are further addresses (`host`, or `host:port`) to which the server may
     direct the rest of a transaction; the token is sent there too.
+    `local_engine` is what opens a file: "sqlite", "libsql" (the extra of that name), or "auto": libSQL for a file
+    with a DiskANN index or with `vector_index="diskann"`, else SQLite.
     `max_concurrent_writes` is how many writes are in flight to a server at a time. `vector_index` is
     where searches get their candidates: "hnsw" is an index in this process, of at most `hnsw_max_bytes` bytes
     (the extra `ann`), "diskann" one in the database, "exact" none; "auto" is hnsw for a file if it is installed, else
@@ -224,6 +226,7 @@ class Settings(_Section):
     max_response_bytes: Count = RESPONSE_BYTES
     base_url_hosts: tuple[str, ...] = ()
     max_concurrent_writes: Count = CONCURRENT_WRITES
+    local_engine: Literal["auto", "sqlite", "libsql"] = "auto"
     vector_index: Literal["auto", "hnsw", "diskann", "exact"] = "auto"
     hnsw_max_bytes: Annotated[int, Field(ge=0)] = 1_000_000_000
     pool: PoolSettings = Field(default_factory=PoolSettings)
@@ -277,7 +280,14 @@ class Settings(_Section):
     def _check_vector_index(self) -> Self:
         if self.server and self.vector_index == "hnsw":
             raise ValueError("vector_index: hnsw is for local files; use diskann with a server")
+        if not self.server and self.vector_index == "diskann" and self.local_engine == "sqlite":
+            raise ValueError("local_engine: sqlite has no DiskANN indexes; use libsql, or vector_index hnsw or exact")
         return self
+
+    @property
+    def required_engine(self) -> str:
+        """The local engine for the driver: that of the settings, or libSQL's if they ask for DiskANN."""
+        return "libsql" if self.vector_index == "diskann" else self.local_engine
 
     @property
     def path(self) -> Path | None:

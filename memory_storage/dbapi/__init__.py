@@ -10,6 +10,7 @@ from ._client import RESPONSE_BYTES, Client, Limits
 from ._connection import Connection, Cursor, Gate
 from ._credentials import Credentials, Secret, TokenProvider
 from ._encryption import EncryptionKey
+from ._engines import LOCAL_ENGINES
 from ._errors import (
     BUSY_CODES,
     DatabaseError,
@@ -28,13 +29,14 @@ from ._errors import (
 )
 from ._fork import Unpicklable, register_after_fork
 from ._local import LocalTransport, MemoryDatabase
-from ._open_files import is_open_here
+from ._open_files import engine_of, is_open_here
 from ._sql import reads_only, tables_written
 from ._write_limiter import CONCURRENT_WRITES
 
 __all__ = [
     "BUSY_CODES",
     "CONCURRENT_WRITES",
+    "LOCAL_ENGINES",
     "LOCAL_URL",
     "RESPONSE_BYTES",
     "Batch",
@@ -68,6 +70,7 @@ __all__ = [
     "checked_authority",
     "chunked",
     "connect",
+    "engine_of",
     "is_open_here",
     "paramstyle",
     "reads_only",
@@ -82,7 +85,7 @@ __all__ = [
 apilevel = "2.0"
 paramstyle = "qmark"
 threadsafety = 1  # threads may share the module, not a connection
-sqlite_version_info = (3, 45, 1)  # of the engine in the native driver; a test asks the engine itself
+sqlite_version_info = (3, 45, 1)  # of libSQL, here and on servers; the local engine of SQLite is newer
 sqlite_version = ".".join(map(str, sqlite_version_info))
 
 Binary = bytes
@@ -114,6 +117,7 @@ def connect(
     durability: str = "full",
     busy_timeout: float = 30.0,
     encryption_key: str | Secret | EncryptionKey | None = None,
+    local_engine: str = "auto",
     configure: bool = True,
     auth_token: str | TokenProvider | Credentials | None = None,
     ca_file: str | None = None,
@@ -132,6 +136,8 @@ def connect(
             the file.
         busy_timeout: Local: seconds to wait for another writer.
         encryption_key: Local: the key of an encrypted file, 1 to 32 bytes; a new file is encrypted with it.
+        local_engine: Local: "sqlite", "libsql", or "auto": libSQL's for a file with a DiskANN index, else SQLite's. A
+            process opens a file with one engine at a time.
         auth_token: Server: a token, or a callable that returns one, which is called again when the server rejects one.
         ca_file: Server: a PEM file of the authorities to trust instead of the system's.
         timeout: Server: seconds for one request with its response.
@@ -145,7 +151,8 @@ def connect(
 
     Raises:
         ProgrammingError: an argument is invalid, or the URL is not encrypted.
-        DatabaseError: the file is not a database, or is encrypted with another key.
+        DatabaseError: the file is not a database, is encrypted with another key, or is open here with another engine.
+        NotSupportedError: the driver of the local engine is not installed.
         OperationalError: the file cannot be opened.
     """
     # Wrap the secrets first: a traceback may show this frame.
@@ -164,19 +171,21 @@ def connect(
     if durability not in _SYNCHRONOUS:
         raise ProgrammingError(f"durability must be 'full' or 'normal', not {durability!r}")
     pragmas = (*_PRAGMAS, f"synchronous = {_SYNCHRONOUS[durability]}") if configure else ()
-    return _open_local(database, busy_timeout, encryption_key, pragmas)
+    return _open_local(database, busy_timeout, encryption_key, local_engine, pragmas)
 
 
 def _open_local(
     database: str | MemoryDatabase,
     busy_timeout: float,
     encryption_key: EncryptionKey | None,
+    local_engine: str,
     pragmas: Iterable[str],
 ) -> Connection:
     transport = LocalTransport(
         MemoryDatabase() if database == ":memory:" else database,
         busy_timeout=busy_timeout,
         encryption_key=encryption_key,
+        local_engine=local_engine,
     )
     try:
         for pragma in pragmas:

@@ -103,13 +103,13 @@ def chunked(
         yield chunk
 
 
-def to_engine_value(value: object, index: int) -> Value:
+def to_engine_value(value: object, index: int, *, keeps_nul: bool = False) -> Value:
     """Return the value as one of the engine's five types; or raise DataError or ProgrammingError."""
     match value:
         case None | bytes():
             return value
         case str():
-            return _check_text(value, index)
+            return _check_text(value, index, keeps_nul=keeps_nul)
         case int():
             if not -(2**63) <= value < 2**63:  # `in range()` would search one by one for a subclass of int
                 raise DataError(f"parameter {index}: {value} does not fit in 64 bits")
@@ -123,9 +123,9 @@ def to_engine_value(value: object, index: int) -> Value:
     raise ProgrammingError(f"parameter {index}: type {type(value).__name__!r} is not supported")
 
 
-def _check_text(value: str, index: int) -> str:
-    # Such a string would be read back up to its first NUL.
-    if "\0" in value:
+def _check_text(value: str, index: int, *, keeps_nul: bool) -> str:
+    # libSQL's driver would read such a string back up to its first NUL.
+    if "\0" in value and not keeps_nul:
         raise DataError(f"parameter {index}: text with a NUL character would be read back cut")
     if not value.isascii():
         try:
@@ -135,8 +135,16 @@ def _check_text(value: str, index: int) -> str:
     return str.__str__(value)
 
 
-def check_parameters(statement: Statement, parameters: Sequence[object]) -> tuple[Value, ...]:
-    """Return the values to send. DataError or ProgrammingError if one cannot be stored, or their number is wrong."""
+def check_parameters(
+    statement: Statement, parameters: Sequence[object], *, keeps_nul: bool = False
+) -> tuple[Value, ...]:
+    """Return the values to send. DataError or ProgrammingError if one cannot be stored, or their number is wrong.
+
+    Args:
+        statement: The statement.
+        parameters: A value for each of its placeholders.
+        keeps_nul: Whether the engine keeps what follows a NUL in a text.
+    """
     if type(parameters) is not tuple:
         parameters = _as_tuple(parameters)
     if len(parameters) != statement.parameter_count:
@@ -145,11 +153,11 @@ def check_parameters(statement: Statement, parameters: Sequence[object]) -> tupl
         )
     if _all_plain(parameters):
         return parameters
-    return tuple(to_engine_value(value, index) for index, value in enumerate(parameters, 1))
+    return tuple(to_engine_value(value, index, keeps_nul=keeps_nul) for index, value in enumerate(parameters, 1))
 
 
 def bind(statement: Statement, parameters: Sequence[object]) -> tuple[str, tuple[Value, ...]]:
-    """Return the SQL and the values for the native driver; errors as those of `check_parameters`."""
+    """Return the SQL and the values for libSQL's driver; errors as those of `check_parameters`."""
     return _inline_wide_integers(statement, check_parameters(statement, parameters))
 
 
@@ -175,7 +183,7 @@ def _all_plain(values: tuple[object, ...]) -> TypeGuard[tuple[Value, ...]]:
 
 
 def _inline_wide_integers(statement: Statement, values: tuple[Value, ...]) -> tuple[str, tuple[Value, ...]]:
-    """Write integers beyond 32 bits as literals into the SQL: the native driver would bind them as floats."""
+    """Write integers beyond 32 bits as literals into the SQL: libSQL's driver would bind them as floats."""
     for value in values:  # on the path of every statement
         if type(value) is int and not -0x8000_0000 <= value <= 0x7FFF_FFFF:
             break

@@ -29,14 +29,17 @@ class Transport(Protocol):
 
     is_remote: bool
     deadline: float | None
-    """When a request has to end (of `time.monotonic`), if that is before its own timeout."""
+    """When a call has to end (of `time.monotonic`), if that is before its own timeout."""
     keep_alive: bool
     """Whether an open transaction is kept from expiring at the server while it is idle, from another thread."""
 
     @property
+    def local_engine(self) -> str | None: ...
+    @property
     def usable(self) -> bool: ...
     @property
     def in_transaction(self) -> bool: ...
+    def interrupt(self) -> bool: ...
     def run(
         self, steps: Sequence[BatchStep], *, begin: str | None = None, savepoint: bool = False, commit: bool = False
     ) -> list[Result]: ...
@@ -101,7 +104,7 @@ class Connection(Unpicklable):
 
     @property
     def deadline(self) -> float | None:
-        """When a request to a server has to end (of `time.monotonic`); None for its own timeout."""
+        """When a call has to end (of `time.monotonic`); None for no limit, and a server's own timeout."""
         return self._transport.deadline
 
     @deadline.setter
@@ -124,6 +127,11 @@ class Connection(Unpicklable):
     def is_remote(self) -> bool:
         """Whether the database is on a server."""
         return self._transport.is_remote
+
+    @property
+    def local_engine(self) -> str | None:
+        """The engine of a local database: "sqlite" or "libsql"; None on a server."""
+        return self._transport.local_engine
 
     @property
     def in_transaction(self) -> bool:
@@ -152,6 +160,14 @@ class Connection(Unpicklable):
         self._has_begun = False
         if self._transport.in_transaction:
             self._transport.run([BatchStep("ROLLBACK")])
+
+    def interrupt(self) -> bool:
+        """Stop the call that another thread runs on this connection; it raises OperationalError (SQLITE_INTERRUPT).
+
+        Returns:
+            Whether there is one that can be stopped. A request to a server cannot.
+        """
+        return self._transport.interrupt()
 
     def close(self) -> None:
         """Close the connection; an open transaction is rolled back. Closing twice is a no-op."""

@@ -7,7 +7,7 @@ import hmac
 from memory_storage._paths import why_not_opened
 
 from ._credentials import Secret
-from ._errors import DatabaseError, Error, ProgrammingError, from_message
+from ._errors import DatabaseError, Error, ProgrammingError
 
 KEY_BYTES = 32
 _FILE_ERROR_CODES = {
@@ -51,13 +51,14 @@ class EncryptionKey:
         return hmac.compare_digest(*(key.as_option()["encryption_key"].encode() for key in (self, other)))
 
 
-def file_error(path: str, message: str) -> Error:
-    """Return the exception for an engine's message, with the file's path where the file is the cause."""
-    error = from_message(message)
+def with_path(error: Error, path: str) -> Error:
+    """Return the error, with the file's path where the file is the cause; `path` is "" for a database in memory."""
+    if not path:
+        return error
     if error.code == "SQLITE_CANTOPEN":
         return type(error)(f"{path}: the database cannot be opened: {why_not_opened(path)}", error.code)
-    if error.code in _FILE_ERROR_CODES and path not in message:
-        return type(error)(f"{path}: {message}", error.code)
+    if error.code in _FILE_ERROR_CODES and path not in str(error):
+        return type(error)(f"{path}: {error}", error.code)
     return error
 
 

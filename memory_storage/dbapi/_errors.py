@@ -195,6 +195,43 @@ def from_server(message: str, code: str) -> Error:
     return _BY_CODE[code](message, code)
 
 
+# Result codes of SQLite: <https://sqlite.org/rescode.html>.
+_BY_RESULT: dict[int, tuple[type[Error], str]] = {
+    3: (OperationalError, "SQLITE_PERM"),
+    4: (OperationalError, "SQLITE_ABORT"),
+    5: (OperationalError, "SQLITE_BUSY"),
+    6: (OperationalError, "SQLITE_LOCKED"),
+    7: (OperationalError, "SQLITE_NOMEM"),
+    8: (OperationalError, "SQLITE_READONLY"),
+    9: (OperationalError, "SQLITE_INTERRUPT"),
+    10: (OperationalError, "SQLITE_IOERR"),
+    11: (DatabaseError, "SQLITE_CORRUPT"),
+    13: (OperationalError, "SQLITE_FULL"),
+    14: (OperationalError, "SQLITE_CANTOPEN"),
+    15: (OperationalError, "SQLITE_PROTOCOL"),
+    17: (OperationalError, "SQLITE_SCHEMA"),
+    18: (DataError, "SQLITE_TOOBIG"),
+    19: (IntegrityError, "SQLITE_CONSTRAINT"),
+    20: (IntegrityError, "SQLITE_MISMATCH"),
+    21: (InterfaceError, "SQLITE_MISUSE"),
+    25: (InterfaceError, "SQLITE_RANGE"),
+    26: (DatabaseError, "SQLITE_NOTADB"),
+    275: (IntegrityError, "SQLITE_CONSTRAINT_CHECK"),
+    787: (IntegrityError, "SQLITE_CONSTRAINT_FOREIGNKEY"),
+    1299: (IntegrityError, "SQLITE_CONSTRAINT_NOTNULL"),
+    1555: (IntegrityError, "SQLITE_CONSTRAINT_UNIQUE"),  # of a primary key
+    2067: (IntegrityError, "SQLITE_CONSTRAINT_UNIQUE"),
+    2579: (IntegrityError, "SQLITE_CONSTRAINT_UNIQUE"),  # of a rowid
+    3091: (IntegrityError, "SQLITE_CONSTRAINT_DATATYPE"),
+}
+
+
+def from_result(result: int, message: str) -> Error:
+    """Return the exception for an extended result code; a general one (SQLITE_ERROR) is decided by the message."""
+    kind, code = _BY_RESULT.get(result) or _BY_RESULT.get(result & 0xFF) or (None, "")
+    return from_message(message) if kind is None else kind(message, code)
+
+
 def from_message(message: str) -> Error:
     """Return the exception for an engine's message; OperationalError for an unknown one, as in `sqlite3`."""
     for text, kind, code in _BY_TEXT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from typing import Any, Protocol
 
@@ -25,6 +26,48 @@ class Unpicklable:
             "Send the settings (storage.settings), or the path, and open the storage in the other process: "
             "MemoryStorage.open(settings)"
         )
+
+
+class Statements(Protocol):
+    """A connection whose statements run without the GIL."""
+
+    def acquire(self) -> None:
+        """Wait for the running statement, and let no other begin."""
+        ...
+
+    def release(self) -> None:
+        """Let statements begin again."""
+        ...
+
+
+class _StatementBarrier:
+    """Lets a fork wait for running statements: the child would inherit the mutexes of the engine locked, for good."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connections: weakref.WeakSet[Statements] = weakref.WeakSet()
+        self._held: list[Statements] = []
+
+    def add(self, connection: Statements) -> None:
+        """Have forks wait for the statements of a connection, while it is alive."""
+        with self._lock:
+            self._connections.add(connection)
+
+    def before_fork(self) -> None:
+        """Wait for all statements."""
+        self._lock.acquire()
+        for connection in list(self._connections):
+            connection.acquire()
+            self._held.append(connection)
+
+    def after_fork(self) -> None:
+        """Let statements begin again, in the parent or in the child."""
+        while self._held:
+            self._held.pop().release()
+        self._lock.release()
+
+
+statement_barrier = _StatementBarrier()
 
 
 def register_after_fork(target: ForkAware) -> None:

@@ -76,6 +76,7 @@ class HranaTransport:
     """One connection to a server. A broken HTTP connection is replaced; only an open transaction is lost with it."""
 
     is_remote = True
+    local_engine: str | None = None
 
     def __init__(self, client: Client) -> None:
         self._stream = Stream(client)
@@ -107,6 +108,10 @@ class HranaTransport:
         """Whether the server has a transaction open for this connection, as of its last response."""
         with self._lock:  # unknown while a request is in flight
             return self._stream.in_transaction
+
+    def interrupt(self) -> bool:
+        """See `Transport`."""
+        return False
 
     @property
     def keep_alive(self) -> bool:

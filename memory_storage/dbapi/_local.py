@@ -1,4 +1,4 @@
-"""The transport for files and in-memory databases: statements over the native driver."""
+"""The transport for files and in-memory databases: statements over a local engine."""
 
 from __future__ import annotations
 
@@ -10,55 +10,41 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
-from urllib.parse import quote
 
-import libsql_experimental
-
-from ._batch import BatchStep, Result, RowCountError, Value, bind
-from ._encryption import EncryptionKey, file_error
-from ._errors import BUSY_CODES, DatabaseError, Error, InterfaceError, OperationalError, from_message
+from ._batch import BatchStep, Result, RowCountError, Value
+from ._encryption import EncryptionKey, with_path
+from ._engines import AUTO, LIBSQL, NativeConnection, engine_named
+from ._errors import BUSY_CODES, DatabaseError, Error, InterfaceError, NotSupportedError, OperationalError
 from ._fork import register_after_fork
-from ._open_files import File, check_header, header_of, open_files, page_size
+from ._open_files import File, check_header, check_same_engine, header_of, open_files, page_size
 from ._sql import Kind, parse
 
+_INTERRUPT_INTERVAL = 0.03  # seconds between two looks at whether a waiting call was interrupted
 _BoundStatement = tuple[
     Kind, str, tuple[Value, ...], int | None
 ]  # kind, SQL, values, and the number of rows it must change
-_Fetched = tuple[Any, list[tuple[Value, ...]], int, int | None]  # description, rows, rowcount, lastrowid
-
-
-class _NativeConnection:
-    """A connection of the native driver that closes its handle once."""
-
-    # Dropped by itself, the driver's connection closes its handle twice; the second time it reads freed memory, and the
-    # process crashes if the page is unmapped by then. Whatever reused the memory may be damaged. A statement that is
-    # dropped after the connection closes the handle, once: https://github.com/tursodatabase/libsql/issues/2264
-
-    __slots__ = ("_connection", "_last_owner", "execute")
-
-    def __init__(self, connection: Any, statement: Any) -> None:
-        self._connection, self._last_owner = connection, statement
-        self.execute = connection.execute
-
-    def __del__(self) -> None:
-        del self.execute, self._connection
-        del self._last_owner
-
-    @property
-    def in_transaction(self) -> bool:
-        in_transaction: bool = self._connection.in_transaction
-        return in_transaction
 
 
 class MemoryDatabase:
-    """One in-memory database for all connections of an engine. Its transactions run one at a time."""
+    """One in-memory database for all connections of an engine. Its transactions run one at a time.
+
+    The first connection decides which local engine holds it.
+    """
 
     def __init__(self) -> None:
-        self.native = _open(":memory:")
+        self._native: NativeConnection | None = None
+        self._opening = threading.Lock()
         self._lock = threading.Lock()
         self._holder: tuple[LocalTransport, int] | None = None  # the transport in a transaction, and its thread
         register_after_fork(self)
+
+    def native(self, local_engine: str) -> NativeConnection:
+        """Return the native connection. DatabaseError (OTHER_ENGINE) if another engine holds the database."""
+        with self._opening:
+            if self._native is None:
+                self._native = engine_named(local_engine).connect(":memory:")
+        check_same_engine("the database in memory", self._native.engine, local_engine)
+        return self._native
 
     def acquire(self, transport: LocalTransport, timeout: float) -> None:
         """Acquire the database for a transaction, unless `transport` holds it already.
@@ -98,36 +84,43 @@ class MemoryDatabase:
 
     def after_fork_in_child(self) -> None:
         """Release the lock, and roll back: both may be of threads of the parent process."""
-        self._lock, self._holder = threading.Lock(), None
-        if self.native.in_transaction:
-            self.native.execute("ROLLBACK")
+        self._opening, self._lock, self._holder = threading.Lock(), threading.Lock(), None
+        if self._native is not None:
+            _roll_back(self._native)
 
 
 class LocalTransport:
-    """One native connection. Waits for locks in Python: the native driver holds the GIL while it waits."""
+    """One native connection. Waits for locks in Python: there it can be interrupted, and other threads run."""
 
     is_remote = False
-    deadline: float | None = None  # sends no requests
+    deadline: float | None = None
     keep_alive: bool = False  # nothing expires
 
     def __init__(
-        self, database: str | MemoryDatabase, *, busy_timeout: float, encryption_key: EncryptionKey | None = None
+        self,
+        database: str | MemoryDatabase,
+        *,
+        busy_timeout: float,
+        encryption_key: EncryptionKey | None = None,
+        local_engine: str = AUTO,
     ) -> None:
         self._memory: MemoryDatabase | None = None
         self._file: File | None = None
         self._path = ""
-        self._native: Any = None
+        self._native: NativeConnection | None = None
+        self._running: NativeConnection | None = None
+        self._is_interrupted = False
         self._key = encryption_key
         self._busy_timeout = busy_timeout
         self._broken = ""
         self._may_have_written = False  # in the open transaction
         if isinstance(database, MemoryDatabase):
-            self._memory, self._native = database, database.native
+            self._memory, self._native = database, database.native(local_engine)
         else:
             register_after_fork(self)
             self._path = os.path.abspath(database)  # noqa: PTH100 - as the engine does, without following links
             self._native, self._file = open_files.open(
-                self._path, encryption_key, probe=self._probe, connect=self._connect
+                self._path, encryption_key, local_engine, probe=self._probe, connect=self._connect
             )
 
     @property
@@ -140,25 +133,43 @@ class LocalTransport:
         """Whether the engine has a transaction open for this connection."""
         if self._broken or (self._memory and not self._memory.is_held_by(self)):
             return False
-        in_transaction: bool = self._native.in_transaction
-        return in_transaction
+        return self._native is not None and self._native.in_transaction
+
+    @property
+    def local_engine(self) -> str | None:
+        """The engine of this connection: "sqlite" or "libsql"; None if it is closed."""
+        return None if self._native is None else self._native.engine
+
+    def interrupt(self) -> bool:
+        """Stop the call that runs on this connection, from another thread. Return whether there is one."""
+        native = self._running
+        if native is None:
+            return False
+        self._is_interrupted = True
+        native.interrupt()
+        return True
 
     def run(
         self, steps: Sequence[BatchStep], *, begin: str | None = None, savepoint: bool = False, commit: bool = False
     ) -> list[Result]:
         """See `Transport`."""
-        if self._broken:
+        native = self._native
+        if self._broken or native is None:
             raise InterfaceError(self._broken)
-        if self._memory is None:
-            if self._file is not None and not (steps and steps[0].sql == "ROLLBACK"):
-                self._file.check(self._path)
-            return self._run(steps, begin, savepoint, commit)
-        self._memory.acquire(self, self._busy_timeout)
+        self._is_interrupted, self._running = False, native
         try:
-            return self._run(steps, begin, savepoint, commit)
+            if self._memory is None:
+                if self._file is not None and not (steps and steps[0].sql == "ROLLBACK"):
+                    self._file.check(self._path)
+                return self._run(native, steps, begin, savepoint, commit)
+            self._memory.acquire(self, self._busy_timeout)
+            try:
+                return self._run(native, steps, begin, savepoint, commit)
+            finally:
+                if not native.in_transaction:
+                    self._memory.release()
         finally:
-            if not self._native.in_transaction:
-                self._memory.release()
+            self._running = None
 
     def close(self) -> None:
         """Roll an open transaction back, and release the file or the in-memory database."""
@@ -175,54 +186,55 @@ class LocalTransport:
         connection would write without any: the parent could then remove the log with this process's commits. Closing
         the inherited one is harmless, unless it is writing; then it is kept, which prevents this process from writing.
         """
-        if self._native is not None and self._may_have_written and self.in_transaction:
-            _inherited_writers.append(self._native)
-        self._native, self._broken = None, "the connection belongs to the parent process: open another one after fork"
+        native, self._native, self._running = self._native, None, None
+        if native is not None and self._may_have_written and not self._broken and native.in_transaction:
+            _inherited_writers.append(native)
+        elif native is not None:
+            native.close()
+        self._broken = "the connection belongs to the parent process: open another one after fork"
         self._file = None
 
-    def _run(self, steps: Sequence[BatchStep], begin: str | None, savepoint: bool, commit: bool) -> list[Result]:
+    def _run(
+        self,
+        native: NativeConnection,
+        steps: Sequence[BatchStep],
+        begin: str | None,
+        savepoint: bool,
+        commit: bool,
+    ) -> list[Result]:
         # Check all values before anything is locked.
-        statements = [_bind_step(step) for step in steps]
-        if (
-            begin is None
-            and len(statements) == 1
-            and statements[0][0] is Kind.SCHEMA
-            and not self._native.in_transaction
-        ):
-            begin, commit = (
-                "IMMEDIATE",
-                True,
-            )  # the engine changes things while it prepares, which a rollback must undo too
+        statements = [_bind_step(native, step) for step in steps]
+        native.deadline = self.deadline
+        is_open = native.in_transaction
+        if begin is None and not is_open and len(statements) == 1 and statements[0][0] is Kind.SCHEMA:
+            begin, commit = "IMMEDIATE", True  # so that a rollback undoes also what is executed while it is prepared
         # Wait for a lock only while holding none: else two transactions could wait for each other.
-        first = begin == "DEFERRED" or (begin is None and not self._native.in_transaction)
+        first = begin == "DEFERRED" or (begin is None and not is_open)
         rest = first and begin is None
         if begin:
             self._begin(f"BEGIN {begin}")
             self._may_have_written = begin != "DEFERRED"
         try:
             if savepoint:
-                self._native_execute("SAVEPOINT batch")
+                self._execute("SAVEPOINT batch")
             results = [self._execute_step(n, step, rest if n > 1 else first) for n, step in enumerate(statements, 1)]
             if savepoint:
-                self._native_execute("RELEASE batch")
+                self._execute("RELEASE batch")
             if commit:
                 self._retry_while_busy("COMMIT")
             return results
         except BaseException:
+            native.deadline, self._is_interrupted = None, False
             self._roll_back_statement_scope(_rollback_statements(savepoint=savepoint, commit=commit))
             raise
 
     def _roll_back_statement_scope(self, statements: Sequence[str]) -> None:
         # Some errors roll the whole transaction back by themselves, and an interrupt may arrive after the scope was
         # closed: then there is nothing to roll back.
-        if not self._broken and self._native.in_transaction:
+        if not self._broken and self._native is not None and self._native.in_transaction:
             with suppress(Error):
                 for sql in statements:
-                    self._native_execute(sql)
-
-    def _roll_back(self) -> None:
-        if self._native.in_transaction:
-            self._native.execute("ROLLBACK")
+                    self._execute(sql)
 
     def _execute_step(self, number: int, step: _BoundStatement, retries: bool) -> Result:
         kind, sql, values, expected = step
@@ -230,14 +242,8 @@ class LocalTransport:
             self._may_have_written = True
         if kind is Kind.SCHEMA and self._memory is None:
             self._load_schema()
-        execute = self._retry_while_busy if retries else self._native_execute
-        description, rows, rowcount, lastrowid = execute(sql, values)
-        counts = kind is Kind.WRITE
-        if not description:
-            result = Result(None, rows, rowcount if counts else -1, lastrowid)
-        else:
-            columns = tuple([column[0] for column in description])
-            result = Result(columns, rows, len(rows) if counts else -1, lastrowid)
+        execute = self._retry_while_busy if retries else self._execute
+        result = execute(sql, values, kind)
         if expected is not None and result.rowcount != expected:
             raise RowCountError(number, expected, result.rowcount)
         return result
@@ -245,54 +251,70 @@ class LocalTransport:
     def _load_schema(self) -> None:
         """Read the schema again if another connection has changed it.
 
-        The engine executes a part of CREATE INDEX and DROP INDEX on vectors while it prepares them. With a schema from
+        libSQL executes a part of CREATE INDEX and DROP INDEX on vectors while it prepares them. With a schema from
         before another connection's VACUUM it mixes up the pages of tables, or crashes.
         """
-        if self._native.in_transaction:
-            self._native_execute("SELECT 1 FROM sqlite_master LIMIT 1")
+        if self._native is not None and self._native.prepares_with_effects and self._native.in_transaction:
+            self._execute("SELECT 1 FROM sqlite_master LIMIT 1")
 
-    def _native_execute(self, sql: str, values: tuple[Value, ...] = ()) -> _Fetched:
-        """Execute, and fetch all rows at once: a native cursor that is read later may run its statement again."""
-        cursor = None
+    def _execute(self, sql: str, values: tuple[Value, ...] = (), kind: Kind = Kind.CONTROL) -> Result:
+        native = self._native
+        if native is None:  # closed by another thread
+            raise InterfaceError(self._broken)
+        if self._is_interrupted:
+            raise OperationalError("the call was interrupted between two statements", "SQLITE_INTERRUPT")
         try:
-            cursor = self._native.execute(sql, values)
-            description = cursor.description
-            return description, cursor.fetchall() if description else [], cursor.rowcount, cursor.lastrowid
-        except ValueError as error:
-            raise self._engine_error(str(error)) from error
-        except BaseException as error:
-            if type(error).__name__ != "PanicException":  # it cannot be imported, and is not an Exception
+            return native.execute(sql, values, kind)
+        except Error as error:
+            if error.code == "PANIC":
+                self._broken = str(error)
+            named = with_path(error, self._path)
+            if named is error:
                 raise
-            self._roll_back()
-            self._broken = f"the native driver panicked: {error}"
-            raise InterfaceError(self._broken) from error
-        finally:
-            cursor = None  # else a traceback would keep the file open
+            raise named from error.__cause__
 
     def _close(self, *, blocking: bool) -> None:
-        if self._memory and self._memory.is_held_by(self):
-            self._roll_back()
+        native, self._native = self._native, None
+        if self._memory and native is not None and self._memory.is_held_by(self):
+            _roll_back(native)
             self._memory.release()
-        elif self._memory is None and not self._broken:
-            self._roll_back()  # a traceback may keep the native connection, and its lock, alive
-        native, self._native = [self._native], None
+        elif self._memory is None and not self._broken and native is not None:
+            _roll_back(native)  # a traceback may keep the native connection, and its lock, alive
         self._broken = self._broken or "the connection is closed"
         file, self._file = self._file, None
-        if file is not None:
+        if file is not None and native is not None:
             open_files.close(file, self._path, native, blocking=blocking)
 
-    def _connect(self, path: str) -> Any:
+    def _connect(self, path: str, local_engine: str) -> NativeConnection:
+        native = self._open(path, local_engine)
+        if local_engine != AUTO or not native.has_vector_index():
+            return native
+        native.close()
         try:
-            native: _NativeConnection | None = _open(path, self._key)
-        except ValueError as error:
-            raise self._engine_error(str(error)) from error
-        problem = _open_error(native)
-        if problem:
+            return self._open(path, LIBSQL)
+        except NotSupportedError as error:
+            raise NotSupportedError(
+                f"{self._path}: it has a DiskANN index, which only libSQL's engine keeps up to date, and that is not "
+                "installed; nothing was changed; pip install 'memory-storage[libsql]', or drop the index by "
+                f"`memory-storage index use hnsw`",
+                error.code,
+            ) from error
+
+    def _open(self, path: str, local_engine: str) -> NativeConnection:
+        native: NativeConnection | None = None
+        try:
+            native = engine_named(local_engine).connect(path, self._key)
+            native.execute("PRAGMA schema_version", (), Kind.READ)
+        except Error as error:
+            if native is not None and error.code in BUSY_CODES:
+                return native
+            if native is not None:
+                native.close()
             native = None  # a traceback would keep the file open
-            raise self._engine_error(problem)
+            raise with_path(error, self._path) from error.__cause__
         return native
 
-    def _probe(self, path: str, descriptor: int | None) -> None:
+    def _probe(self, path: str, descriptor: int | None, local_engine: str) -> None:
         """Raise for a wrong key before the engine sees the file.
 
         With a wrong key the engine takes over the log of a killed process. On close it would write that log into the
@@ -302,46 +324,67 @@ class LocalTransport:
         check_header(self._path, header, self._key)
         if self._key is None or not header:
             return  # there is nothing to decrypt
+        decrypts = engine_named(local_engine).decrypts
         if descriptor is None:
-            opens = _key_decrypts(path, self._key)
+            opens = decrypts(path, self._key)
         else:  # closing another descriptor of the file would drop the locks of this process
             with tempfile.TemporaryDirectory() as directory:
                 copy = os.path.join(directory, "page")  # noqa: PTH118
                 with open(copy, "xb") as page:  # noqa: PTH123 - as encrypted as the file is
                     page.write(header_of(path, descriptor, page_size(header)))
-                opens = _key_decrypts(copy, self._key)
+                opens = decrypts(copy, self._key)
         if not opens:
             raise DatabaseError(f"{self._path}: it is encrypted with another key", "WRONG_KEY")
-
-    def _engine_error(self, message: str) -> Error:
-        return file_error(self._path, message) if self._path else from_message(message)
 
     def _begin(self, sql: str) -> None:
         """Begin a transaction. Of the threads of a process, one polls for the write lock; the others wait for it."""
         try:
-            self._native_execute(sql)
+            self._execute(sql)
         except OperationalError as error:
-            deadline = time.monotonic() + self._busy_timeout
+            if error.code not in BUSY_CODES:
+                raise
+            deadline = self._busy_deadline()
             begin_lock = self._file.begin_lock if self._file is not None else threading.Lock()
-            if error.code not in BUSY_CODES or not begin_lock.acquire(timeout=self._busy_timeout):
+            if not self._acquire(begin_lock, deadline):
                 raise
             try:
                 self._retry_while_busy(sql, deadline=deadline)
             finally:
                 begin_lock.release()
 
-    def _retry_while_busy(self, sql: str, values: tuple[Value, ...] = (), *, deadline: float = 0.0) -> _Fetched:
-        """Retry `_native_execute` on SQLITE_BUSY until `busy_timeout` expires."""
+    def _acquire(self, lock: threading.Lock, deadline: float) -> bool:
+        """Acquire a lock before the deadline; return early, without it, if the call is interrupted."""
+        while not self._is_interrupted:
+            seconds = deadline - time.monotonic()
+            if lock.acquire(timeout=max(0.0, min(seconds, _INTERRUPT_INTERVAL))):
+                return True
+            if seconds <= _INTERRUPT_INTERVAL:
+                return False
+        return False
+
+    def _busy_deadline(self) -> float:
+        deadline = time.monotonic() + self._busy_timeout
+        return deadline if self.deadline is None else min(deadline, self.deadline)
+
+    def _retry_while_busy(
+        self, sql: str, values: tuple[Value, ...] = (), kind: Kind = Kind.CONTROL, *, deadline: float = 0.0
+    ) -> Result:
+        """Retry `_execute` on SQLITE_BUSY until `busy_timeout` expires."""
         pause = 0.0005
         while True:
             try:
-                return self._native_execute(sql, values)
+                return self._execute(sql, values, kind)
             except OperationalError as error:
-                deadline = deadline or time.monotonic() + self._busy_timeout
+                deadline = deadline or self._busy_deadline()
                 if error.code not in BUSY_CODES or time.monotonic() + pause > deadline:
                     raise
             time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
             pause = min(pause * 1.5, 0.005)
+
+
+def _roll_back(native: NativeConnection) -> None:
+    if native.in_transaction:
+        native.execute("ROLLBACK")
 
 
 def _rollback_statements(*, savepoint: bool, commit: bool) -> Sequence[str]:
@@ -350,45 +393,9 @@ def _rollback_statements(*, savepoint: bool, commit: bool) -> Sequence[str]:
     return ("ROLLBACK TO batch", "RELEASE batch") if savepoint else ()
 
 
-def _bind_step(step: BatchStep) -> _BoundStatement:
+def _bind_step(native: NativeConnection, step: BatchStep) -> _BoundStatement:
     statement = parse(step.sql)
-    return statement.kind, *bind(statement, step.parameters), step.rows
-
-
-def _open(database: str, key: EncryptionKey | None = None) -> _NativeConnection:
-    connection = libsql_experimental.connect(
-        database,
-        isolation_level=None,
-        check_same_thread=False,
-        **({} if key is None else key.as_option()),  # not bound to a name: a traceback may show it
-    )
-    statement = connection.execute("PRAGMA busy_timeout = 0")
-    statement.fetchall()
-    native = _NativeConnection(connection, statement)
-    if key is not None:
-        # The engine encrypts the database and its log only. Keep in memory what sorting, VACUUM and statement journals
-        # would write to temporary files in plain.
-        native.execute("PRAGMA temp_store = MEMORY").fetchall()
-    return native
-
-
-def _key_decrypts(path: str, key: EncryptionKey | None) -> bool:
-    """Return whether the key decrypts the first page. Reads no log, takes no lock, and writes nothing."""
-    try:
-        _open(f"file:{quote(path)}?immutable=1", key).execute("PRAGMA schema_version").fetchall()
-    except ValueError as error:
-        return from_message(str(error)).code != "SQLITE_NOTADB"  # any other problem is reported when the file is opened
-    return True
-
-
-def _open_error(native: Any) -> str:
-    """Return the engine's message for a file that is not a database, or encrypted with another key; else ""."""
-    try:
-        native.execute("PRAGMA schema_version").fetchall()
-    except ValueError as error:
-        message = str(error)
-        return "" if from_message(message).code in BUSY_CODES else message
-    return ""
+    return statement.kind, *native.bind(statement, step.parameters), step.rows
 
 
 _inherited_writers: list[object] = []  # native connections that were writing at the fork

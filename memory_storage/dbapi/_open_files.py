@@ -16,11 +16,11 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
-from ._encryption import EncryptionKey, check_same_key, file_error
-from ._errors import DatabaseError, OperationalError
-from ._fork import register_after_fork
+from ._encryption import EncryptionKey, check_same_key, with_path
+from ._engines import AUTO, NativeConnection
+from ._errors import DatabaseError, OperationalError, from_message
+from ._fork import register_after_fork, statement_barrier
 
 Identity = tuple[int, int]
 """Device and inode."""
@@ -43,6 +43,7 @@ class File:
         self.identity = identity
         self.path = path  # without links: the engine keeps the log next to it
         self.key = key
+        self.engine = AUTO  # until a connection is open
         self.begin_lock = threading.Lock()
         self.names: Counter[str] = Counter()  # path: number of open connections
         self._log_path = f"{path}-wal"
@@ -69,6 +70,10 @@ class File:
             self._log = identity_of(self._log_path)
         self.names[name] += 1
 
+    def after_fork_in_child(self) -> None:
+        """Forget the connections: they belong to the parent process, where a thread may hold the lock."""
+        self.begin_lock, self.names = threading.Lock(), Counter()
+
     def remove(self, name: str) -> None:
         """Count a closed connection."""
         self.names[name] -= 1
@@ -79,7 +84,7 @@ class _Registry:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._files: dict[Identity, File] = {}
-        self._closing: deque[tuple[File, str, list[Any]]] = deque()
+        self._closing: deque[tuple[File, str, NativeConnection]] = deque()
         self._is_opening = False
         register_after_fork(self)
 
@@ -87,53 +92,61 @@ class _Registry:
         self,
         name: str,
         key: EncryptionKey | None,
+        engine: str,
         *,
-        probe: Callable[[str, int | None], None],
-        connect: Callable[[str], Any],
-    ) -> tuple[Any, File]:
+        probe: Callable[[str, int | None, str], None],
+        connect: Callable[[str, str], NativeConnection],
+    ) -> tuple[NativeConnection, File]:
         """Open a native connection.
 
         Args:
             name: The path; the file is created if there is none.
             key: The key of an encrypted file.
-            probe: Called as `probe(path, descriptor)` unless this process has the file open. Raises if the key is
-                wrong. Given a descriptor, it must not open the path.
-            connect: Called as `connect(path)`; returns the native connection.
+            engine: The local engine; "auto" for the one with which this process has the file open.
+            probe: Called as `probe(path, descriptor, engine)` unless this process has the file open. Raises if the key
+                is wrong. Given a descriptor, it must not open the path.
+            connect: Called as `connect(path, engine)`; returns the native connection.
 
         Returns:
             The native connection, and the entry of its file.
 
         Raises:
-            DatabaseError: this process has the file open with another key (code OTHER_KEY).
+            DatabaseError: this process has the file open with another key or engine (code OTHER_KEY, OTHER_ENGINE).
             OperationalError: the file was removed or replaced while this process has it open (code FILE_GONE).
         """
         with self._exclusive():
             path = os.path.realpath(name)
             self._check_not_replaced(name, path)
             identity = identity_of(path) or _create_empty(path)
-            file = self._entry(identity, name, path, key, probe)
-            native = connect(file.path)
+            file = self._entry(identity, name, path, key, engine, probe)
+            native = connect(file.path, engine if file.engine == AUTO else file.engine)
             found = identity_of(file.path)
             if identity is not None and found != identity:
-                native = None  # a traceback would keep the file open
+                native.close()
                 raise _file_gone(name, found)
+            file.engine = native.engine
             if found is not None:
                 file.identity = found
                 self._files[found] = file
             file.add(name)
             return native, file
 
-    def close(self, file: File, name: str, native: list[Any], *, blocking: bool) -> None:
+    def close(self, file: File, name: str, native: NativeConnection, *, blocking: bool) -> None:
         """Close a native connection.
 
         Args:
             file: The entry of its file.
             name: The path by which it was opened.
-            native: A list with the only reference to the native connection.
+            native: The native connection.
             blocking: Whether to wait for the lock. The garbage collector does not: the lock's holder closes it later.
         """
         self._closing.append((file, name, native))
         self._drain_closing(blocking=blocking)
+
+    def find(self, identity: Identity | None) -> File | None:
+        """Return the entry of an open file; None if it is not open."""
+        file = self._files.get(identity) if identity is not None else None
+        return file if file is not None and file.names else None
 
     def identities(self) -> set[Identity]:
         """Return the identities of all open files."""
@@ -142,16 +155,20 @@ class _Registry:
     def before_fork(self) -> None:
         """Wait until no thread opens a file: the child would inherit its connection without an entry."""
         self._lock.acquire()
+        statement_barrier.before_fork()  # after the lock: a thread that opens a file runs statements
 
     def after_fork_in_parent(self) -> None:
         """Release the lock."""
+        statement_barrier.after_fork()
         self._lock.release()
 
     def after_fork_in_child(self) -> None:
         """Start without open files: they belong to the parent process."""
         self._lock, self._is_opening = threading.RLock(), False
-        self._files.clear()
         self._closing.clear()
+        # The entries stay: a connection of the parent that is still open here says which engine may open its file.
+        for file in self._files.values():
+            file.after_fork_in_child()
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
@@ -176,7 +193,7 @@ class _Registry:
     def _close_all(self) -> None:
         while self._closing:
             file, name, native = self._closing.popleft()
-            native.clear()
+            native.close()
             file.remove(name)
             if not file.names and _descriptor_of(file.identity) is None:  # a traceback may keep the native connection
                 self._files.pop(file.identity, None)
@@ -187,16 +204,18 @@ class _Registry:
         name: str,
         path: str,
         key: EncryptionKey | None,
-        probe: Callable[[str, int | None], None],
+        engine: str,
+        probe: Callable[[str, int | None, str], None],
     ) -> File:
         file = self._files.get(identity) if identity is not None else None
         descriptor = None if identity is None or (file and file.names) else _descriptor_of(identity)
         if file is not None and (file.names or descriptor is not None):
             check_same_key(name, file.key, key)
+            check_same_engine(name, file.engine, engine)
             if (found := identity_of(file.path)) != file.identity:
                 raise _file_gone(file.path, found)
             return file
-        probe(path, descriptor)
+        probe(path, descriptor, engine)
         return File(identity or (0, 0), path, key)
 
     def _check_not_replaced(self, name: str, path: str) -> None:
@@ -214,6 +233,12 @@ def identity_of(path: str) -> Identity | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def engine_of(path: str | os.PathLike[str]) -> str | None:
+    """Return the engine with which this process has a file open; None if it has not."""
+    file = open_files.find(identity_of(os.fspath(path)))
+    return file.engine if file is not None else None
 
 
 def is_open_here(path: str | os.PathLike[str]) -> bool:
@@ -243,9 +268,21 @@ def check_header(path: str, header: bytes, key: EncryptionKey | None) -> None:
     if is_plain:
         raise DatabaseError(f"{path}: this file is not encrypted, but a key was given", "NOT_ENCRYPTED")
     if header[21:24] != _PAYLOAD_FRACTIONS:
-        raise file_error(path, "file is not a database")
+        raise with_path(from_message("file is not a database"), path)
     if key is None:
         raise DatabaseError(f"{path}: it is encrypted, and no key was given", "WRONG_KEY")
+
+
+def check_same_engine(path: str, known: str, engine: str) -> None:
+    """Raise DatabaseError if `engine` is not the one with which this process has the database open."""
+    # POSIX drops all locks of a process on a file when it closes any descriptor of it. A library takes care of that for
+    # its own descriptors; of two libraries, each would drop the locks of the other.
+    if engine not in {AUTO, known}:
+        raise DatabaseError(
+            f"{path}: this process has it open with the engine {known!r}, and {engine!r} was asked for; nothing was "
+            f"opened; use local_engine={known!r} or 'auto', or close what has it open first",
+            "OTHER_ENGINE",
+        )
 
 
 def page_size(header: bytes) -> int:
@@ -284,4 +321,8 @@ def _file_gone(name: str, found: Identity | None, what: str = "the file") -> Ope
 
 # One for the process, since POSIX locks belong to the process, not to an engine.
 open_files = _Registry()
-os.register_at_fork(before=open_files.before_fork, after_in_parent=open_files.after_fork_in_parent)
+os.register_at_fork(
+    before=open_files.before_fork,
+    after_in_parent=open_files.after_fork_in_parent,
+    after_in_child=statement_barrier.after_fork,
+)

@@ -22,7 +22,7 @@ from .reflection import CatalogueInspector, catalogue_of, known_catalogue_of
 _VECTOR_TABLE = "libsql_vector_meta_shadow"  # where the engine lists its vector indexes
 _VECTOR_TYPES = ("F64_BLOB", "F32_BLOB", "F16_BLOB", "FB16_BLOB", "F8_BLOB", "F1BIT_BLOB")
 _MAIN = {None, "main"}
-_OPTIONS: dict[str, type] = {"durability": str, "busy_timeout": float}
+_OPTIONS: dict[str, type] = {"durability": str, "busy_timeout": float, "local_engine": str}
 _LOST = {"TRANSACTION_LOST", "TRANSACTION_TIMEOUT", "STREAM_EXPIRED", "CONNECTION_LOST", "COMMIT_UNKNOWN"}
 
 

@@ -16,13 +16,20 @@ def path(tmp_path: Path) -> str:
     return str(tmp_path / "test.db")
 
 
+@pytest.fixture(params=["sqlite", "libsql"])
+def local_engine(request: pytest.FixtureRequest) -> str:
+    """Each of the local engines."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture
-def connect(path: str) -> Iterator[Callable[..., dbapi.Connection]]:
+def connect(path: str, local_engine: str) -> Iterator[Callable[..., dbapi.Connection]]:
     """Opens the file, as often as one likes."""
     opened: list[dbapi.Connection] = []
 
     def open_one(**options: object) -> dbapi.Connection:
-        opened.append(dbapi.connect(path, **options))
+        opened.append(dbapi.connect(path, **{"local_engine": local_engine, **options}))
         return opened[-1]
 
     yield open_one
@@ -31,9 +38,9 @@ def connect(path: str) -> Iterator[Callable[..., dbapi.Connection]]:
 
 
 @pytest.fixture(params=["file", "memory"])
-def connection(request: pytest.FixtureRequest, path: str) -> Iterator[dbapi.Connection]:
+def connection(request: pytest.FixtureRequest, path: str, local_engine: str) -> Iterator[dbapi.Connection]:
     """A connection whose database has the empty table t (id INTEGER PRIMARY KEY, v)."""
-    connection = dbapi.connect(path if request.param == "file" else ":memory:")
+    connection = dbapi.connect(path if request.param == "file" else ":memory:", local_engine=local_engine)
     connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, v)")
     connection.commit()
     yield connection

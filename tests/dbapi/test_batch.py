@@ -120,6 +120,7 @@ def test_a_batch_whose_commit_is_refused_is_undone(connection):
     assert connection.execute("SELECT * FROM child").fetchall() == []
 
 
+@pytest.mark.parametrize("local_engine", ["libsql"], indirect=True)
 def test_a_batch_that_panics_breaks_the_connection(connection):
     with pytest.raises(dbapi.InterfaceError, match="panicked"):
         connection.execute(Batch([BatchStep(INSERT, (1, "a")), BatchStep("SELECT CAST(x'ff' AS TEXT)")]))

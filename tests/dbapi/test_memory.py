@@ -117,7 +117,7 @@ def test_after_a_fork_the_copy_starts_over(memory):
     one = dbapi.connect(memory)
     one.execute("CREATE TABLE u (x)")
     memory.after_fork_in_child()
-    assert not memory.native.in_transaction
+    assert not memory.native("auto").in_transaction
     memory.after_fork_in_child()  # with nothing open
     other = dbapi.connect(memory, busy_timeout=0)
     other.execute("CREATE TABLE u (x)")

@@ -13,7 +13,8 @@ def test_the_module_has_the_constants_of_pep_249():
     assert dbapi.Binary(b"x") == b"x"
 
 
-def test_the_version_is_the_engines(cursor):
+@pytest.mark.parametrize("local_engine", ["libsql"], indirect=True)
+def test_the_version_is_the_oldest_engines(cursor):
     assert cursor.execute("SELECT sqlite_version()").fetchone() == (dbapi.sqlite_version,)
     assert dbapi.sqlite_version == ".".join(map(str, dbapi.sqlite_version_info))
 

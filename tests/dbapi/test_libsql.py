@@ -1,4 +1,4 @@
-"""Native connections are closed once: see `_NativeConnection`."""
+"""Connections of libSQL's driver are closed once: see `LibSQLConnection`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import libsql_experimental
 import pytest
 
 from memory_storage import dbapi
-from memory_storage.dbapi import _local
+from memory_storage.dbapi import _libsql
 
 
 class _Counted:
@@ -33,7 +33,7 @@ class _Counted:
 def test_a_statement_is_dropped_after_its_connection(monkeypatch, is_in_a_cycle):
     dropped: list[str] = []
     monkeypatch.setattr(libsql_experimental, "connect", lambda *_, **__: _Counted("connection", dropped))
-    native = _local._open(":memory:")
+    native = _libsql.connect(":memory:")
     if is_in_a_cycle:
         cycle: list[object] = [native]
         cycle.append(cycle)
@@ -57,9 +57,10 @@ def test_the_last_statement_closes_the_file(tmp_path):
     assert not _is_open(path)
 
 
-def test_a_closed_connection_leaves_no_open_file(tmp_path):
+@pytest.mark.parametrize("local_engine", ["sqlite", "libsql"])
+def test_a_closed_connection_leaves_no_open_file(tmp_path, local_engine):
     path = tmp_path / "memory.db"
-    connection = dbapi.connect(str(path))
+    connection = dbapi.connect(str(path), local_engine=local_engine)
     connection.execute("CREATE TABLE t (a)")
     connection.commit()
     assert _is_open(path)

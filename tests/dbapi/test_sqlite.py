@@ -1,0 +1,170 @@
+"""What the engine of SQLite does that libSQL's driver cannot: exact text, statements that stop, threads that run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from memory_storage import dbapi
+from tests.raising import raises
+
+ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
+
+
+@pytest.fixture
+def local_engine() -> str:
+    return "sqlite"
+
+
+@pytest.mark.parametrize("text", ["a\0b", "é\0b", "\0", "\0\0x"])
+def test_text_with_nul_is_kept(connection, text):
+    connection.execute("INSERT INTO t VALUES (1, ?)", (text,))
+    assert connection.execute("SELECT v, length(CAST(v AS BLOB)) FROM t").fetchone() == (text, len(text.encode()))
+
+
+@pytest.mark.parametrize("value", [2**63 - 1, -(2**63), 2**53 + 1, 2**31, -(2**31) - 1])
+def test_integers_are_exact(connection, value):
+    assert connection.execute("SELECT ?, typeof(?1)", (value,)).fetchone() == (value, "integer")
+
+
+def test_text_that_is_not_utf8_is_an_error_that_leaves_the_connection_usable(connection):
+    with raises(dbapi.DataError, code="NOT_UTF8", match="not UTF-8"):
+        connection.execute("SELECT CAST(x'ff' AS TEXT)")
+    assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_misspelled_column_in_double_quotes_is_no_text(connection):
+    with pytest.raises(dbapi.OperationalError, match="no such column"):
+        connection.execute('SELECT "vv" FROM t')
+
+
+@pytest.mark.parametrize("sql", ["SELECT id, v FROM t", "DELETE FROM t RETURNING id, v", "PRAGMA foreign_key_check"])
+def test_a_statement_without_rows_still_has_columns(connection, sql):
+    columns = [column[0] for column in connection.execute(sql).description]
+    assert columns == (["table", "rowid", "parent", "fkid"] if "PRAGMA" in sql else ["id", "v"])
+
+
+def test_a_statement_without_columns_has_none(connection):
+    for sql in ("INSERT INTO t VALUES (1, 2)", "PRAGMA foreign_keys = ON", "CREATE TABLE u (x)"):
+        assert connection.execute(sql).description is None
+
+
+@pytest.mark.parametrize("sql", [ENDLESS, f"INSERT INTO t SELECT 1, ({ENDLESS})"])
+def test_a_statement_stops_at_its_deadline(connection, sql):
+    connection.deadline = time.monotonic() + 0.2
+    with raises(dbapi.OperationalError, code="STATEMENT_TIMEOUT", match="took too long"):
+        connection.execute(sql)
+    assert time.monotonic() - connection.deadline < 0.5  # measured 0.005; the machine may be busy
+    connection.deadline = None
+    connection.rollback()
+    assert connection.execute("SELECT count(*) FROM t").fetchone() == (0,)
+
+
+def test_a_statement_is_interrupted_from_another_thread(connection):
+    timer = threading.Timer(0.1, connection.interrupt)
+    timer.start()
+    with raises(dbapi.OperationalError, code="SQLITE_INTERRUPT"):
+        connection.execute(ENDLESS)
+    timer.join()
+    assert not connection.interrupt()  # nothing runs
+    connection.rollback()
+    assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_call_that_waits_for_a_lock_is_interrupted(connect):
+    holder, waiter = connect(), connect(busy_timeout=30)
+    holder.execute("CREATE TABLE t (x)")
+    timer = threading.Timer(0.1, waiter.interrupt)
+    timer.start()
+    since = time.monotonic()
+    with raises(dbapi.OperationalError, code="SQLITE_INTERRUPT"):
+        waiter.execute("CREATE TABLE u (x)")
+    assert time.monotonic() - since < 10
+
+
+def test_other_threads_run_during_a_statement(connection):
+    turns, done = 0, threading.Event()
+
+    def count() -> None:
+        nonlocal turns
+        while not done.is_set():
+            turns += 1
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=count)
+    connection.deadline = time.monotonic() + 0.5
+    thread.start()
+    with raises(dbapi.OperationalError, code="STATEMENT_TIMEOUT"):
+        connection.execute(ENDLESS)
+    done.set()
+    thread.join()
+    assert turns > 20  # about 400 on an idle machine; one if the statement held the GIL
+
+
+_INTERRUPTED = f"""
+import os, signal, sys, threading
+from memory_storage import dbapi
+signal.signal(signal.SIGINT, signal.default_int_handler)
+connection = dbapi.connect(sys.argv[1])
+connection.execute("CREATE TABLE t (x)")
+connection.commit()
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    connection.execute("INSERT INTO t {ENDLESS}")
+except KeyboardInterrupt:
+    connection.rollback()
+    print(connection.execute("SELECT count(*) FROM t").fetchone()[0])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "kill") or sys.platform == "win32", reason="needs POSIX signals")
+def test_ctrl_c_is_heard_during_a_statement(tmp_path: Path):
+    command = [sys.executable, "-c", _INTERRUPTED, str(tmp_path / "memory.db")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_during_statements_of_other_threads_leaves_a_usable_child(tmp_path: Path):
+    stop = threading.Event()
+
+    def write(name: str) -> None:
+        connection = dbapi.connect(str(tmp_path / name), durability="normal")
+        connection.autocommit = True
+        connection.execute("CREATE TABLE t (x)")
+        while not stop.is_set():
+            connection.execute("INSERT INTO t VALUES (zeroblob(20000))")
+        connection.close()
+
+    threads = [threading.Thread(target=write, args=(f"{number}.db",)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(30):
+            assert _child_writes(tmp_path / f"child-{number}.db") == 0
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def _child_writes(path: Path) -> int:
+    child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        return status
+    signal.alarm(20)  # a child that waits for a mutex of the parent's threads would wait for good
+    try:
+        connection = dbapi.connect(str(path))
+        connection.execute("CREATE TABLE t (x)")
+        connection.commit()
+        os._exit(0)
+    finally:
+        os._exit(1)
