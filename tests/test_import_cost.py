@@ -13,7 +13,6 @@ from benchmarks import imports
 PACKAGES = [
     "annotated_types",
     "lazy_loader",
-    "libsql_experimental",
     "memory_storage",
     "pydantic",
     "pydantic_core",

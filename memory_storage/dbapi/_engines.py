@@ -13,7 +13,7 @@ from ._sql import Kind, Statement
 
 AUTO, SQLITE, LIBSQL = "auto", "sqlite", "libsql"
 LOCAL_ENGINES = (AUTO, SQLITE, LIBSQL)
-DEFAULT = SQLITE  # what "auto" is for new files, and for files without a DiskANN index
+DEFAULT = LIBSQL  # what "auto" is for new files, and for files without a DiskANN index
 
 _MODULES = {SQLITE: "_sqlite", LIBSQL: "_libsql"}
 _MISSING = {
@@ -46,7 +46,7 @@ class NativeConnection(Protocol):
         ...
 
     def has_vector_index(self) -> bool:
-        """Return whether the database has a DiskANN index. False while another connection locks it exclusively."""
+        """Return whether the database has a DiskANN index; False if it cannot be read."""
         ...
 
     def interrupt(self) -> None:

@@ -26,7 +26,7 @@ Identity = tuple[int, int]
 """Device and inode."""
 
 _DESCRIPTORS = "/dev/fd"
-_HEADER_BYTES = 32
+_HEADER_BYTES = 512  # the smallest page: every database has as many
 _MAGIC = b"SQLite format 3\0"
 _PAYLOAD_FRACTIONS = bytes((64, 32, 32))  # bytes 21 to 23 of every database; the cipher leaves bytes 16 to 23 in plain
 _LARGEST_PAGE = 65536
@@ -263,6 +263,8 @@ def check_header(path: str, header: bytes, key: EncryptionKey | None) -> None:
     """Raise DatabaseError if a file's header shows that it is not a database, or not encrypted as `key` says."""
     # An encrypted file starts with random bytes, but its payload fractions are those of every database.
     is_plain = header.startswith(_MAGIC)
+    if 0 < len(header) < _HEADER_BYTES:  # the engine would create a log next to it before it finds out
+        raise with_path(from_message("file is not a database"), path)
     if not header or is_plain is (key is None):
         return
     if is_plain:

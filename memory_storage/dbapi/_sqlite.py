@@ -17,7 +17,6 @@ import apsw
 from ._batch import Result, Value, check_parameters
 from ._encryption import EncryptionKey
 from ._errors import (
-    BUSY_CODES,
     DataError,
     Error,
     InterfaceError,
@@ -27,11 +26,12 @@ from ._errors import (
 )
 from ._fork import statement_barrier
 from ._sql import Kind, Statement
-from ._vector_functions import add_vector_functions, prepare
+from ._vector_functions import add_vector_functions, is_native_error, prepare
 
 _STATEMENTS = 300  # prepared statements that a connection keeps; a storage has about 200 that are in frequent use
 _FIRST_STEPS, _MOST_STEPS = 5_000, 320_000  # instructions of the engine between two calls of `_Watch`
 _INTERVAL = 0.005  # seconds between two calls; a call waits for the GIL
+_MAY_HAVE_COLUMNS = frozenset({Kind.READ, Kind.WRITE, Kind.OUTSIDE})
 _VECTOR_INDEX = "SELECT 1 FROM sqlite_master WHERE type = 'index' AND sql LIKE '%libsql_vector_idx%' LIMIT 1"
 # As in libSQL: foreign keys are enforced, and a misspelled column in double quotes is an error, not a text.
 _OPTIONS = (
@@ -77,31 +77,40 @@ class SqliteConnection:
     def execute(self, sql: str, values: tuple[Value, ...] = (), kind: Kind = Kind.CONTROL) -> Result:
         """See `NativeConnection`."""
         with self._lock:
-            cursor = None
             self._watch.begin()
+            prepared = prepare(self._connection, sql)
             try:
-                cursor = self._connection.execute(prepare(self._connection, sql), values)
-                if kind is Kind.WRITE and not _returns_rows(sql):
-                    return Result(None, [], self._connection.changes(), self._connection.last_insert_rowid())
-                columns = self._columns(cursor)
-                rows = cursor.fetchall()
-                if columns is None and (kind is Kind.READ or kind is Kind.WRITE or kind is Kind.OUTSIDE):
-                    columns = self._columns_of(sql, values)
-                counted = len(rows) if kind is Kind.WRITE else -1
-                return Result(columns, rows, counted, self._connection.last_insert_rowid())
+                return self._execute(prepared, values, kind)
+            except apsw.SQLError as error:
+                if prepared == sql or not is_native_error(str(error)):
+                    raise self._as_driver_error(error) from error
             except (apsw.Error, UnicodeDecodeError) as error:
                 raise self._as_driver_error(error) from error
-            finally:
-                cursor = None  # a traceback would keep the statement, and its lock
+            try:
+                return self._execute(sql, values, kind)
+            except apsw.Error as error:
+                raise self._as_driver_error(error) from error
+
+    def _execute(self, sql: str, values: tuple[Value, ...], kind: Kind) -> Result:
+        cursor = None
+        try:
+            cursor = self._connection.execute(sql, values)
+            if kind is Kind.WRITE and not _returns_rows(sql):
+                return Result(None, [], self._connection.changes(), self._connection.last_insert_rowid())
+            columns = self._columns(cursor)
+            rows = cursor.fetchall()
+            if columns is None and kind in _MAY_HAVE_COLUMNS:
+                columns = self._columns_of(sql, values)
+            return Result(columns, rows, len(rows) if kind is Kind.WRITE else -1, self._connection.last_insert_rowid())
+        finally:
+            cursor = None  # a traceback would keep the statement, and its lock
 
     def has_vector_index(self) -> bool:
         """See `NativeConnection`."""
         try:
             return bool(self.execute(_VECTOR_INDEX, (), Kind.READ).rows)
-        except Error as error:
-            if error.code in BUSY_CODES:
-                return False
-            raise
+        except Error:  # locked, or damaged, which the call that meets the damage reports
+            return False
 
     def interrupt(self) -> None:
         """See `NativeConnection`."""
@@ -139,7 +148,7 @@ class SqliteConnection:
         cursor = self._connection.cursor()
         cursor.exec_trace = describe
         with suppress(apsw.ExecTraceAbort):
-            cursor.execute(prepare(self._connection, sql), values)
+            cursor.execute(sql, values)
         return tuple(found) or None
 
     def _as_driver_error(self, error: apsw.Error | UnicodeDecodeError) -> Error:

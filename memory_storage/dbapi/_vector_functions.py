@@ -72,7 +72,7 @@ def prepare(connection: apsw.Connection, sql: str) -> str:
     Without sqlite-vec, or where the statement calls no distance function, that is the statement itself.
     """
     translated = translate(sql)
-    return translated if translated is sql or _load_sqlite_vec(connection) else sql
+    return translated if translated == sql or _load_sqlite_vec(connection) else sql
 
 
 @lru_cache(maxsize=1024)

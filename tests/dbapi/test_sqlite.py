@@ -112,7 +112,7 @@ _INTERRUPTED = f"""
 import os, signal, sys, threading
 from memory_storage import dbapi
 signal.signal(signal.SIGINT, signal.default_int_handler)
-connection = dbapi.connect(sys.argv[1])
+connection = dbapi.connect(sys.argv[1], local_engine="sqlite")
 connection.execute("CREATE TABLE t (x)")
 connection.commit()
 threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -136,7 +136,7 @@ def test_a_fork_during_statements_of_other_threads_leaves_a_usable_child(tmp_pat
     stop = threading.Event()
 
     def write(name: str) -> None:
-        connection = dbapi.connect(str(tmp_path / name), durability="normal")
+        connection = dbapi.connect(str(tmp_path / name), local_engine="sqlite", durability="normal")
         connection.autocommit = True
         connection.execute("CREATE TABLE t (x)")
         while not stop.is_set():
@@ -162,7 +162,7 @@ def _child_writes(path: Path) -> int:
         return status
     signal.alarm(20)  # a child that waits for a mutex of the parent's threads would wait for good
     try:
-        connection = dbapi.connect(str(path))
+        connection = dbapi.connect(str(path), local_engine="sqlite")
         connection.execute("CREATE TABLE t (x)")
         connection.commit()
         os._exit(0)

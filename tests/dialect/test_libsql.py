@@ -44,6 +44,15 @@ def engine(request, url):
     engine.dispose()
 
 
+@pytest.fixture(params=["file", "memory"])
+def libsql_engine(request, url):
+    """An engine on libSQL's own driver, whose panics break a connection."""
+    engine = create_engine(f"{url if request.param == 'file' else 'libsql://'}?local_engine=libsql")
+    metadata.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
 @pytest.fixture
 def file_engine(url):
     engine = create_engine(f"{url}?busy_timeout=0")
@@ -200,22 +209,22 @@ def test_a_batch_runs_through_sqlalchemy(engine):
     assert rows(engine) == [(1, "x")]
 
 
-def test_after_a_panic_the_next_checkout_works(engine):
-    with engine.connect() as connection:
+def test_after_a_panic_the_next_checkout_works(libsql_engine):
+    with libsql_engine.connect() as connection:
         connection.execute(t.insert(), {"v": "lost"})
         with pytest.raises(exc.InterfaceError) as caught:
             connection.exec_driver_sql("SELECT CAST(x'ff' AS TEXT)")
         assert caught.value.connection_invalidated
-    assert rows(engine) == []
+    assert rows(libsql_engine) == []
 
 
-def test_a_connection_that_broke_in_the_pool_is_not_handed_out(engine):
-    raw = engine.raw_connection()
+def test_a_connection_that_broke_in_the_pool_is_not_handed_out(libsql_engine):
+    raw = libsql_engine.raw_connection()
     broken = raw.dbapi_connection
     raw.close()
     with pytest.raises(dbapi.InterfaceError):
         broken.execute("SELECT CAST(x'ff' AS TEXT)")
-    with engine.connect() as connection:
+    with libsql_engine.connect() as connection:
         assert connection.connection.dbapi_connection is not broken
 
 
@@ -234,14 +243,14 @@ def test_functions_that_sqlite3_adds_in_python_are_in_the_engine(engine):
 
 
 @pytest.fixture
-def vector_engine(engine):
-    with engine.begin() as connection:
+def vector_engine(libsql_engine):
+    with libsql_engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE emb (id INTEGER PRIMARY KEY, e F32_BLOB(3), v TEXT)")
         connection.exec_driver_sql("CREATE INDEX emb_v ON emb (v)")
         connection.exec_driver_sql("CREATE INDEX emb_e ON emb (libsql_vector_idx(e, 'compress_neighbors=float8'))")
         connection.exec_driver_sql("CREATE TABLE user_shadow (id INTEGER PRIMARY KEY)")
         connection.exec_driver_sql("INSERT INTO emb (e) VALUES (vector('[1,2,3]'))")
-    return engine
+    return libsql_engine
 
 
 def test_reflection_hides_only_the_tables_of_vector_indexes(vector_engine):
@@ -257,12 +266,12 @@ def test_reflection_leaves_a_vector_index_out_without_a_warning(vector_engine):
 
 
 def test_reflection_hides_them_in_an_attached_database_too(url, tmp_path):
-    other = dbapi.connect(str(tmp_path / "other.db"))
+    other = dbapi.connect(str(tmp_path / "other.db"), local_engine="libsql")
     other.execute("CREATE TABLE emb (id INTEGER PRIMARY KEY, e F32_BLOB(3))")
     other.execute("CREATE INDEX emb_e ON emb (libsql_vector_idx(e))")
     other.commit()
     other.close()
-    engine = create_engine(url)
+    engine = create_engine(f"{url}?local_engine=libsql")
     with engine.connect() as connection:
         connection.exec_driver_sql(f"ATTACH '{tmp_path / 'other.db'}' AS other")
         assert inspect(connection).get_table_names("other") == ["emb"]

@@ -323,7 +323,7 @@ class TestReflection:
     @pytest.fixture
     def both(self, empty_server_url: str, tmp_path: Path) -> Iterator[tuple[Inspector, Inspector]]:
         """The same schema in a file and on the server."""
-        engines = [create_engine(f"libsql:///{tmp_path / 'x.db'}"), create_engine(empty_server_url)]
+        engines = [create_engine(f"libsql:///{tmp_path / 'x.db'}?local_engine=libsql"), create_engine(empty_server_url)]
         for engine in engines:
             with engine.begin() as connection:
                 for sql in DDL:
