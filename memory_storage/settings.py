@@ -208,8 +208,8 @@ class Settings(_Section):
     with a DiskANN index or with `vector_index="diskann"`, else SQLite.
     `max_concurrent_writes` is how many writes are in flight to a server at a time. `vector_index` is
     where searches get their candidates: "hnsw" is an index in this process, of at most `hnsw_max_bytes` bytes
-    (the extra `ann`), "diskann" one in the database, "exact" none; "auto" is hnsw for a file if it is installed, else
-    diskann.
+    (the extra `ann`), "diskann" one in the database, which binds a file to libSQL, "exact" none; "auto" is diskann for
+    a server, and for a local database hnsw if it is installed, else exact.
 
     Raises ConfigurationError, naming the setting, for a value that cannot work.
     """

@@ -79,26 +79,35 @@ def rebuild(
     chosen = cast("IndexPreset | None", preset)  # it is checked
     with open_existing(database, None) as storage:
         counts = {name: _rebuild(storage, name, chosen) for name in _model_names(storage, model)}
+        is_exact = storage.vector_index == "exact"
     if as_json:
         write_json(counts)
         return
     if not counts:
         talk(_NO_VECTORS)
     for name, count in counts.items():
-        said = f"{counted(count, 'vector')} in the index" if count else "few vectors, no index needed"
+        reason = "no index: vector_index is exact" if is_exact else "few vectors, no index needed"
+        said = f"{counted(count, 'vector')} in the index" if count else reason
         say(f"{name}: {said}")
 
 
 @index.command()
 def use(
     source: Annotated[
-        str, typer.Argument(metavar="hnsw|diskann", help="hnsw is in the process that searches, diskann in the file.")
+        str,
+        typer.Argument(
+            metavar="hnsw|diskann|exact",
+            help="hnsw is in the process that searches, diskann in the database, exact compares all vectors.",
+        ),
     ],
     model: Model = None,
     database: Database = None,
     as_json: AsJson = False,
 ) -> None:
-    """Switch to the other kind of index, and empty the previous one. After an interruption, run it again."""
+    """Switch to another kind of index, and drop the previous one. After an interruption, run it again.
+
+    Without a DiskANN index, the file can be opened by SQLite as well as by libSQL.
+    """
     if source == "memory":
         talk("warning: memory is deprecated since 0.1: use hnsw")
         source = "hnsw"
@@ -107,12 +116,18 @@ def use(
         raise ValidationError("source", f"one of {', '.join(get_args(IndexSource))}", source)
     with open_existing(database, None, source) as storage:
         counts = {name: _use(storage, name, chosen) for name in _model_names(storage, model)}
+        if not counts and model is None:
+            storage.embeddings.index.switch_to(chosen)
+        foreign = storage.embeddings.index.foreign_indexes() if chosen != "diskann" else []
     if as_json:
         write_json(counts)
     if not counts:
         talk(_NO_VECTORS)
     for name, count in counts.items() if not as_json else ():
-        say(f"{name}: {counted(count, 'vector')} added to the index ({source})")
+        added = f"{counted(count, 'vector')} added to the index ({source})"
+        say(f"{name}: {'no index, vectors are compared exactly' if chosen == 'exact' else added}")
+    for name in foreign:
+        talk(f"the file still needs libSQL: its vector index {name} is of another program")
     talk(f"set MEMORY_STORAGE_VECTOR_INDEX={source}, or Settings.vector_index, in every process that uses the database")
 
 
@@ -151,12 +166,16 @@ def _cells(model: EmbeddingModel) -> list[object]:
 def _state(model: EmbeddingModel) -> str:
     if not model.needs_index:
         return "not needed"
+    if model.source == "exact":
+        return "none"
     return "fragmented" if model.is_fragmented else "pending" if model.pending else "complete"
 
 
 def _verdict(health: IndexHealth) -> str:
     if not health.is_healthy:
         return "low recall" if health.nodes == health.model.indexed else "damaged"
+    if health.model.source == "exact":
+        return "no index: vector_index is exact"
     if health.model.is_fragmented:
         return "fragmented"
     return "healthy" if health.nodes else "empty: few vectors, no index needed"

@@ -252,6 +252,9 @@ class VectorIndex(Repository):
 
         Returns:
             The number of vectors added to the index.
+
+        Raises:
+            ValidationError: `registered` is not the state of an index.
         """
         instance("registered", registered, Registered, "one of those that the repository registers")
         if self._session.vector_index != "diskann":

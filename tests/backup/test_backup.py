@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import memory_storage as ms
 from memory_storage import dbapi, migrate
 from memory_storage.backup import back_up, restore
 from memory_storage.engine import make_engine
+from memory_storage.schema.vector_tables import VectorSpace
 from tests.checks import assert_consistent, dump
 from tests.durability.processes import PROCESSES
 from tests.durability.work import hold_the_lock
@@ -92,6 +95,26 @@ def test_a_restored_database_equals_the_source_in_every_row(storage, backup, tmp
         first = again.episodes.query(limit=1).items[0]
         assert again.episodes.similar_to(_vector(first), model="m'", k=1)[0].item == first
         again.episodes.save(ms.Episode(task_description="it continues"))
+        assert_consistent(again.engine)
+
+
+def test_a_diskann_index_is_not_copied_and_built_again(database, backup, tmp_path):
+    with ms.MemoryStorage.open(ms.Settings(database=str(database), vector_index="diskann")) as storage:
+        _fill(storage)
+        space = VectorSpace("m'")
+        with storage.transaction() as tx:
+            tx.execute([(f"UPDATE {space.table} SET indexed = 1", ())])
+        back_up(storage, backup)
+    with closing(sqlite3.connect(backup)) as connection:
+        objects = "SELECT name FROM sqlite_master WHERE sql LIKE '%libsql%' OR name LIKE '%shadow%'"
+        assert connection.execute(objects).fetchall() == []
+        assert connection.execute(f"SELECT total(indexed) FROM {space.table}").fetchall() == [(0,)]
+    settings = ms.Settings(database=str(tmp_path / "restored.db"), vector_index="diskann")
+    restore(backup, settings)
+    with ms.MemoryStorage.open(settings) as again:
+        with again.transaction() as tx:
+            tx.execute([(f"UPDATE {space.table} SET indexed = 1", ())])
+        assert again.embeddings.index.verify("m'").is_healthy
         assert_consistent(again.engine)
 
 

@@ -137,6 +137,26 @@ class TestIndex:
         assert not list(database.parent.glob("*.usearch"))
         assert answered("index", "verify")[0]["is_healthy"]
         assert command("index", "use", "nothing", "-d", database).exit_code == 4
+        result = command("index", "use", "exact", "-d", database)
+        assert ("m: no index" in result.stdout, "MEMORY_STORAGE_VECTOR_INDEX=exact" in result.stderr) == (True, True)
+
+    def test_exact_has_no_index(self, answered, command, database, episodes, monkeypatch):
+        monkeypatch.setenv("MEMORY_STORAGE_VECTOR_INDEX", "exact")
+        assert {(one["source"], one["indexed"], one["pending"]) for one in answered("index", "status")} == {
+            ("exact", 0, 0)
+        }
+        for name in ("rebuild", "verify"):
+            result = command("index", name, "-d", database)
+            assert (result.exit_code, "vector_index is exact" in result.stdout) == (0, True)
+        result = command("index", "rebuild", "two", "--preset", "compact", "-d", database)
+        assert (result.exit_code, "presets are of diskann" in result.stderr) == (4, True)
+
+    def test_an_index_of_another_program_is_named(self, command, database, episodes):
+        with ms.MemoryStorage.open(database) as storage, storage.engine.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE others (a F32_BLOB(3))")
+            connection.exec_driver_sql("CREATE INDEX others_index ON others (libsql_vector_idx(a))")
+        result = command("index", "use", "exact", "-d", database)
+        assert (result.exit_code, "still needs libSQL: its vector index others_index" in result.stderr) == (0, True)
 
     @pytest.mark.slow
     def test_a_fragmented_index_is_reported(self, command, database, many):

@@ -44,7 +44,7 @@ first vector of a model, not by a revision. The row of a vector never changes, a
 
 | object | |
 |---|---|
-| index `vectors_<token>_ann` | DiskANN, of the rows that are `indexed`; a search compares the others one by one |
+| index `vectors_<token>_ann` | DiskANN, of the rows that are `indexed`; only with `vector_index="diskann"` |
 | index `vectors_<token>_tail` | The rows that are not indexed |
 | triggers `vectors_<token>_insert`, `vectors_<token>_update`, `vectors_<token>_delete` | Update `vector_models` |
 | triggers `vectors_<token>_free`, `vectors_<token>_swap` | On `embeddings`: delete a vector without an embedding |

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
+import apsw
 import numpy as np
 import pytest
 from sqlalchemy import exc
 
 import memory_storage as ms
-from memory_storage.schema.vector_tables import PRESETS, VectorSpace, drop_diskann
+from memory_storage._files import MaintenanceLock
+from memory_storage.doctor import check, repair
+from memory_storage.schema.vector_tables import METADATA_TABLE, PRESETS, VectorSpace, drop_diskann
 from tests.checks import assert_consistent
 from tests.durability.processes import killed, together
 from tests.raising import raises
+from tests.schema.spy import spied
 from tests.search import oracle, work
 from tests.search.conftest import COUNT, DIMENSION, MODEL, Indexed, at
 
@@ -396,3 +404,148 @@ def test_threads_search_while_others_write_and_rebuild(on_file):
     assert sum(task.result() for task in searches) > 20
     assert [task.result() for task in changes] == [None] * 3
     assert_consistent(on_file.storage.engine)
+
+
+class TestFileWithoutDiskann:
+    """Only `vector_index="diskann"` creates DiskANN indexes: SQLite cannot write a table that has one."""
+
+    @pytest.fixture
+    def small(self, database: Path) -> Indexed:
+        """A file of an earlier version: each model has an index, in which few vectors are not."""
+        with ms.MemoryStorage.open(at(database)) as storage:
+            found = Indexed(storage, 50).store()
+        assert diskann_objects(database) >= {f"{VectorSpace(MODEL).index}_shadow", METADATA_TABLE}
+        return found
+
+    @pytest.mark.parametrize("source", ["hnsw", "exact", "auto"])
+    def test_no_index_is_created(self, database, source):
+        with ms.MemoryStorage.open(at(database, source)) as storage:
+            few = Indexed(storage, 50).store()
+            few.put([5], few.vectors[6:7])
+            index = storage.embeddings.index
+            assert (index.catch_up(MODEL), index.repair_missing(), index.rebuild(MODEL)) == (0, [], 0)
+            assert index.verify(MODEL).is_healthy
+            assert storage.scrub().complete
+            assert storage.health_check(deep=True).is_healthy
+            assert few.recall(plan="exact", mode="index") == 1.0
+        assert diskann_objects(database) <= {METADATA_TABLE}  # which revision 0001 leaves, empty
+        assert check(at(database, source)).is_healthy
+
+    @pytest.mark.parametrize("source", ["hnsw", "exact"])
+    def test_opening_drops_empty_indexes(self, database, small, source, caplog):
+        caplog.set_level(logging.INFO, "memory_storage")
+        with ms.MemoryStorage.open(at(database, source)) as storage:
+            assert f"dropped {VectorSpace(MODEL).index}: empty DiskANN indexes" in caplog.text
+            small.storage, small.plan = storage, "exact"
+            assert small.recall() == 1.0
+            assert_consistent(storage.engine)
+        assert diskann_objects(database) == set()
+        caplog.clear()
+        ms.MemoryStorage.open(at(database, source)).close()
+        assert caplog.text == ""
+
+    def test_an_open_that_finds_none_runs_one_statement(self, database):
+        ms.MemoryStorage.open(at(database, "exact")).close()
+        with ms.MemoryStorage.open(at(database, "exact")) as storage, spied(storage.engine) as batches:
+            storage._repair_indexes()
+        assert [len(batch.steps) for batch in batches] == [1]
+
+    def test_none_is_dropped_during_maintenance(self, database, small):
+        with MaintenanceLock(database).exclusive(0), ms.MemoryStorage.open(at(database, "exact")) as storage:
+            assert storage.embeddings.index.drop_unused() == []
+            with raises(ms.UnavailableError, code="MAINTENANCE"):
+                storage.embeddings.index.switch_to("exact")
+        assert VectorSpace(MODEL).index in diskann_objects(database)
+
+    def test_diskann_drops_none(self, database, small):
+        with ms.MemoryStorage.open(at(database)) as storage:
+            assert storage.embeddings.index.drop_unused() == []
+        assert VectorSpace(MODEL).index in diskann_objects(database)
+
+    @pytest.mark.slow
+    def test_opening_leaves_a_filled_index_alone(self, on_file, database):
+        on_file.storage.close()
+        with ms.MemoryStorage.open(at(database, "exact")) as storage:
+            on_file.storage, on_file.plan = storage, "exact"
+            on_file.put([5], on_file.vectors[6:7])
+            storage.episodes.delete(on_file.episodes[7].id)
+            assert_consistent(storage.engine)
+        with ms.MemoryStorage.open(at(database)) as storage:
+            assert storage.embeddings.index.verify(MODEL).is_healthy
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("source", ["hnsw", "exact"])
+    def test_switching_drops_a_filled_index(self, on_file, database, source):
+        on_file.storage.close()
+        with ms.MemoryStorage.open(at(database, source)) as storage:
+            on_file.storage, on_file.plan = storage, source
+            storage.embeddings.index.switch_to(source)
+            assert on_file.recall() >= PROMISED
+            assert_consistent(storage.engine)
+        assert diskann_objects(database) == set()
+        with ms.MemoryStorage.open(at(database)) as storage:
+            on_file.storage, on_file.plan = storage, "index"
+            assert on_file.recall(plan="exact") == 1.0
+            assert storage.embeddings.index.switch_to("diskann") == COUNT
+            assert on_file.recall() >= PROMISED
+            assert_consistent(storage.engine)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("has_function", [True, False], ids=["with a stub", "without the function"])
+    def test_sqlite_drops_a_filled_index(self, on_file, database, has_function):
+        on_file.storage.close()
+        space, evaluated = VectorSpace(MODEL), []
+        connection = apsw.Connection(str(database))
+        if has_function:
+            connection.create_scalar_function("libsql_vector_idx", evaluated.append, -1, deterministic=True)
+        with connection:
+            for text in (*drop_diskann([space]), space.mark_pending()):
+                connection.execute(text)
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert connection.execute("SELECT indexed, vectors FROM vector_models").fetchall() == [(0, COUNT)]
+        connection.execute("DELETE FROM episodes WHERE seq = 7")
+        connection.close()
+        assert (evaluated, diskann_objects(database)) == ([], set())
+        with ms.MemoryStorage.open(at(database)) as storage:
+            assert_consistent(storage.engine)
+            assert storage.embeddings.index.catch_up(MODEL) == COUNT - 1
+            assert storage.embeddings.index.verify(MODEL).is_healthy
+
+    @pytest.mark.slow
+    def test_another_process_drops_the_index(self, on_file, database):
+        with ms.MemoryStorage.open(at(database, "exact")) as other:
+            assert on_file.recall() >= PROMISED
+            other.embeddings.index.switch_to("exact")
+        assert on_file.recall(plan="exact") == on_file.recall(plan="exact", mode="index") == 1.0
+        on_file.storage.embeddings.put("episode", on_file.episodes[5].id, on_file.vectors[6], model=MODEL)
+        on_file.storage.episodes.delete(on_file.episodes[7].id)
+        assert on_file.status().indexed == 0
+        assert_consistent(on_file.storage.engine)
+        on_file.settle()
+        assert on_file.status().pending == 0
+        assert on_file.storage.embeddings.index.verify(MODEL).is_healthy
+
+    def test_a_scrub_drops_an_index_that_is_not_used(self, database, small):
+        with ms.MemoryStorage.open(at(database)) as storage:
+            _execute(storage, f"UPDATE {VectorSpace(MODEL).table} SET indexed = 1")
+        assert VectorSpace(MODEL).index in diskann_objects(database)
+        with ms.MemoryStorage.open(at(database, "exact")) as storage:
+            assert storage.scrub().complete
+            assert_consistent(storage.engine)
+        assert diskann_objects(database) == set()
+
+    @pytest.mark.parametrize("damage", ["DROP TABLE {index}_shadow", "DELETE FROM {index}_shadow WHERE index_key < 9"])
+    def test_the_doctor_drops_a_damaged_index(self, database, small, damage):
+        with ms.MemoryStorage.open(at(database)) as storage:
+            _execute(storage, f"UPDATE {VectorSpace(MODEL).table} SET indexed = 1")
+            _execute(storage, damage.format(index=VectorSpace(MODEL).index))
+        assert [finding.code for finding in check(at(database, "exact")).findings] == ["vectors.index"]
+        assert repair(at(database, "exact")).is_healthy
+        assert diskann_objects(database) == set()
+
+
+def diskann_objects(path: Path) -> set[str]:
+    """The names of what binds a file to libSQL; no storage may have the file open."""
+    objects = "SELECT name FROM sqlite_master WHERE sql LIKE '%libsql_vector%' OR name GLOB '*_ann_shadow'"
+    with closing(sqlite3.connect(path)) as connection:
+        return {name for (name,) in connection.execute(objects)}
