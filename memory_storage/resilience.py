@@ -409,12 +409,13 @@ class Guard:
         *,
         max_wait: float = float("inf"),
         clock: Callable[[], float] = time.perf_counter,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.breaker = breaker
         self.recheck = breaker.recheck
         self.budget = Budget(retry.budget)
         self.retry_settings = retry
-        self._clock = clock
+        self._clock, self._sleep = clock, sleep
         self.thread = _Thread()
         breaker._set_bridge(list(_max_pauses(retry)), at_most=min(max_wait, retry.deadline))
 
@@ -492,49 +493,32 @@ class Guard:
         Raises:
             UnavailableError: the last error, after `max_attempts` attempts or at the deadline. Its `attempts` is set.
         """
-        import backoff  # computes the pauses and counts attempts; what is retried, and until when, is decided here
+        # Only backoff's arithmetic: its decorators call `asyncio.iscoroutinefunction`, which Python 3.14 deprecates.
+        import backoff
 
         settings = self.retry_settings
         until = since + min(seconds, settings.deadline)
-        errors, attempts = [error], [1]
-
-        def attempt() -> T:
-            if errors:  # backoff starts with an attempt, but the first one has failed already
-                raise errors[0]
-            attempts[0] += 1
-            with self._limit_start(until):
-                return work()
-
-        def gives_up(last: Any) -> bool:
-            errors[:] = [last]
-            return not self._may_retry(last, is_retryable) or self._clock() >= until
-
-        def repeats(_: Any) -> None:
-            if _adds_load(errors.pop()) and not self.breaker.is_bridging:
+        pauses = backoff.expo(settings.multiplier, settings.initial_backoff, settings.max_backoff)
+        next(pauses)  # yields nothing: the decorators start it that way
+        attempts = 1
+        while attempts < settings.max_attempts and self._may_retry(error, is_retryable):
+            remaining = until - self._clock()
+            if remaining <= 0:
+                break
+            pause = next(pauses)
+            pause = backoff.full_jitter(pause) if error.code in _ROLLED_BACK else _jitter(pause)
+            if _adds_load(error) and not self.breaker.is_bridging:
                 self.budget.spend()
             on_retry()
-
-        def jitter(pause: float) -> float:
-            return backoff.full_jitter(pause) if errors[0].code in _ROLLED_BACK else _jitter(pause)
-
-        retry: Callable[[], T] = backoff.on_exception(
-            backoff.expo,
-            UnavailableError,
-            max_tries=settings.max_attempts,
-            max_time=max(0.0, until - self._clock()),
-            giveup=gives_up,
-            on_backoff=repeats,
-            jitter=jitter,
-            base=settings.multiplier,
-            factor=settings.initial_backoff,
-            max_value=settings.max_backoff,
-            logger=None,
-        )(attempt)
-        try:
-            return retry()
-        except UnavailableError as last:
-            last.attempts = attempts[0]
-            raise
+            self._sleep(min(pause, remaining))
+            attempts += 1
+            try:
+                with self._limit_start(until):
+                    return work()
+            except UnavailableError as last:
+                error = last
+        error.attempts = attempts
+        raise error
 
     @contextmanager
     def _limit_start(self, until: float) -> Iterator[None]:
