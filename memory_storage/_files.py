@@ -11,16 +11,15 @@ import os
 import re
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO
 
+from ._file_lock import Unlock, try_lock
 from .errors import ConfigurationError, UnavailableError
-
-if sys.platform != "win32":
-    import fcntl
 
 _PAUSE = 0.02
 _IN_MAINTENANCE = (
@@ -30,12 +29,13 @@ _IN_MAINTENANCE = (
 _OF_A_PART = r"\.[0-9a-f]+\.part(-wal|-shm|-journal|-lock|\.[0-9a-f]{16}\.usearch(\.[0-9a-f]+\.tmp)?)?"
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
+_IS_WINDOWS = sys.platform == "win32"
 
 
 class MaintenanceLock:
     """Excludes concurrent maintenance of a database file (scrub, restore, repair) and changes of its vector indexes.
 
-    An flock on an empty file next to the database; the last holder removes the file. The kernel releases the lock of a
+    A lock on an empty file next to the database; the last holder removes the file. The system releases the lock of a
     killed process. The database file itself is never opened here: closing a descriptor of it would release the engine's
     own locks. For a database without a file every lock is granted.
     """
@@ -91,12 +91,11 @@ class MaintenanceLock:
 
     def _acquire(self, *, exclusive: bool) -> _Held | None:
         """Return the lock, or None if it is held elsewhere."""
-        if self._path is None or sys.platform == "win32":
+        if self._path is None:
             return _Held(None, "")
         while True:
-            descriptor = self._open(self._path)
-            held = _Held(descriptor, self._path)
-            if not _flock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH):
+            held = _Held(self._open(self._path), self._path)
+            if not held.lock(exclusive=exclusive):
                 held.close()
                 return None
             if held.is_in_place():
@@ -104,13 +103,12 @@ class MaintenanceLock:
             held.close()  # the last holder has removed this file: another one may exist by now
 
     def _open(self, path: str) -> int:
-        flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | _NO_FOLLOW
+        flags = os.O_RDONLY | os.O_CREAT | _NO_FOLLOW
         try:
             return os.open(path, flags & ~os.O_CREAT)
         except FileNotFoundError:
             descriptor = os.open(path, flags, 0o600)
-            with suppress(OSError):
-                os.fchmod(descriptor, mode_of(self._database))
+            _set_mode(descriptor, mode_of(self._database))
             return descriptor
 
 
@@ -119,8 +117,15 @@ class _Held:
 
     def __init__(self, descriptor: int | None, path: str) -> None:
         self._descriptor, self._path = descriptor, path
+        self._unlock: Unlock | None = None
         if descriptor is not None:
             _held.add(self)
+
+    def lock(self, *, exclusive: bool) -> bool:
+        """Lock the file; return whether that succeeded."""
+        if self._descriptor is not None:
+            self._unlock = try_lock(self._descriptor, exclusive=exclusive)
+        return self._unlock is not None
 
     def is_in_place(self) -> bool:
         """Return whether the path still names the open file."""
@@ -132,14 +137,17 @@ class _Held:
 
     def release(self) -> None:
         """Release the lock, and remove its file unless another process waits for it."""
-        if self._descriptor is None:
+        descriptor, unlock = self._descriptor, self._unlock
+        if descriptor is None or unlock is None:
             return
-        if sys.platform != "win32":
-            with suppress(OSError):
-                if _flock(self._descriptor, fcntl.LOCK_EX) and self.is_in_place():
-                    os.unlink(self._path)  # noqa: PTH108
-                fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # a child process may have a copy of the descriptor
+        with suppress(OSError):
+            if not _IS_WINDOWS and try_lock(descriptor, exclusive=True) and self.is_in_place():
+                os.unlink(self._path)  # noqa: PTH108
+            unlock()  # a child process may have a copy of the descriptor
         self.close()
+        if _IS_WINDOWS:  # no open file can be removed there: the last holder succeeds
+            with suppress(OSError):
+                os.unlink(self._path)  # noqa: PTH108
 
     def close(self) -> None:
         """Close the file. The lock is released unless a parent process holds it too."""
@@ -147,16 +155,6 @@ class _Held:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
-
-
-def _flock(descriptor: int, operation: int) -> bool:
-    if sys.platform == "win32":
-        return True
-    try:
-        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def mode_of(path: str | os.PathLike[str] | None) -> int:
@@ -176,10 +174,15 @@ def scratch_beside(path: Path, suffix: str = "part") -> Path:
 
 def create(path: Path, mode: int) -> BinaryIO:
     """Create a file for writing, with exactly this mode. Raise FileExistsError if the path exists, even as a link."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | _NO_FOLLOW | _BINARY, 0o600)
-    with suppress(OSError, AttributeError):  # a file system without permissions; Windows
-        os.fchmod(descriptor, mode)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW | _BINARY, 0o600)
+    _set_mode(descriptor, mode)
     return os.fdopen(descriptor, "wb")
+
+
+def _set_mode(descriptor: int, mode: int) -> None:
+    if sys.platform != "win32":
+        with suppress(OSError):  # a file system without permissions
+            os.fchmod(descriptor, mode)
 
 
 @contextmanager
@@ -214,15 +217,39 @@ def sweep(path: Path) -> None:
     The caller holds the maintenance lock exclusively, so no running process owns them.
     """
     for database in {path, Path(os.path.realpath(path))}:
-        stale = re.compile(re.escape(database.name) + _OF_A_PART)
-        for found in database.parent.iterdir():
-            if stale.fullmatch(found.name):
-                found.unlink(missing_ok=True)
+        for name in siblings(database, _OF_A_PART):
+            database.with_name(name).unlink(missing_ok=True)
+
+
+def siblings(path: Path, suffix: str) -> list[str]:
+    """Return the names of the files next to `path` that have its name and a suffix.
+
+    On a case-insensitive file system they may have been created under another spelling of the name.
+
+    Args:
+        path: A file, which need not exist.
+        suffix: A regular expression that matches the whole suffix.
+    """
+    pattern = re.compile(f"(?s:(.*?))({suffix})")
+    return [
+        entry.name
+        for entry in path.parent.iterdir()
+        if (match := pattern.fullmatch(entry.name))
+        and (match[1] == path.name or _is_same_name(entry, path.with_name(path.name + match[2])))
+    ]
+
+
+def _is_same_name(entry: Path, other: Path) -> bool:
+    if unicodedata.normalize("NFC", entry.name).casefold() != unicodedata.normalize("NFC", other.name).casefold():
+        return False
+    with suppress(OSError):
+        return entry.samefile(other)
+    return False
 
 
 def sync(path: Path) -> None:
     """Flush a file to disk (fsync)."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if _IS_WINDOWS else os.O_RDONLY)  # Windows flushes what is open for writing
     try:
         os.fsync(descriptor)
     finally:
@@ -231,7 +258,7 @@ def sync(path: Path) -> None:
 
 def sync_directory(path: Path) -> None:
     """Flush the entries of a directory to disk."""
-    if sys.platform != "win32":
+    if not _IS_WINDOWS:  # there, a directory cannot be opened as a file
         sync(path)
 
 

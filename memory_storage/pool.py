@@ -354,4 +354,5 @@ def _after_fork_in_child() -> None:
         engine.dispose(close=False)  # else the pool would count the parent's checkouts for good
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ from memory_storage.search.hnsw import delete_sidecars, sidecar_names
 _log = logging.getLogger(__name__)
 
 LOGS = ("-wal", "-shm", "-journal")
+
+_REPLACES_OPEN_FILES = sys.platform != "win32"
+_IN_USE = "is in use; nothing was replaced; end the programs that use it first"
 
 
 @dataclass
@@ -52,10 +56,12 @@ class Replacement:
             ConfigurationError: there was no old file, and another process has created one concurrently.
         """
         sync(self.partial)
-        with _exclusive_access(self.path, self.key):
+        with _exclusive_access(self.path, self.key) as connection:
             old_name = self._unused_name()
             try:
                 self._move_logs(old_name)
+                if connection is not None and not _REPLACES_OPEN_FILES:
+                    connection.close()
                 self._swap(old_name)
             except BaseException:
                 self._undo(old_name)
@@ -89,7 +95,12 @@ class Replacement:
             _link_or_copy(self.path, old_name)
             self.old_path = old_name
             sync_directory(self.path.parent)
-        self.partial.replace(self.path)
+        try:
+            self.partial.replace(self.path)
+        except PermissionError as error:
+            if _REPLACES_OPEN_FILES:
+                raise
+            raise UnavailableError(f"{self.path} {_IN_USE}", code="SQLITE_BUSY") from error  # opened in the meantime
 
     def _undo(self, old_name: Path) -> None:
         for log, name in self._moved:
@@ -139,10 +150,10 @@ def _remove_interrupted_exchange(path: Path) -> None:
 
 
 @contextmanager
-def _exclusive_access(path: Path, key: EncryptionKey | None) -> Iterator[None]:
+def _exclusive_access(path: Path, key: EncryptionKey | None) -> Iterator[dbapi.Connection | None]:
     """Keep all other connections out of the database for the block, with its log merged into the file.
 
-    A missing or damaged database is not locked: no program can use it.
+    A missing or damaged database is not locked: no program can use it. Yields the connection that holds the lock.
 
     Raises:
         UnavailableError: the database is in use.
@@ -151,7 +162,7 @@ def _exclusive_access(path: Path, key: EncryptionKey | None) -> Iterator[None]:
     try:
         if connection is not None:
             _lock(path, connection)
-        yield
+        yield connection
     finally:
         if connection is not None:
             connection.close()
@@ -174,7 +185,7 @@ def _open_if_exists(path: Path, key: EncryptionKey | None) -> dbapi.Connection |
 def _lock(path: Path, connection: dbapi.Connection) -> None:
     # Only a connection that has the database to itself can leave write-ahead logging, which merges the log into the
     # file. The exclusive lock then keeps all others out.
-    problem = f"{path} is in use; nothing was replaced; end the programs that use it first"
+    problem = f"{path} {_IN_USE}"
     try:
         mode = connection.execute("PRAGMA journal_mode = DELETE").fetchall()[0][0]
         connection.execute("BEGIN EXCLUSIVE")

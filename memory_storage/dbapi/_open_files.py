@@ -12,6 +12,7 @@ another working directory all lead to the same entry.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ Identity = tuple[int, int]
 """Device and inode."""
 
 _DESCRIPTORS = "/dev/fd"
+_USUAL_DESCRIPTORS = 1024
 _HEADER_BYTES = 512  # the smallest page: every database has as many
 _MAGIC = b"SQLite format 3\0"
 _PAYLOAD_FRACTIONS = bytes((64, 32, 32))  # bytes 21 to 23 of every database; the cipher leaves bytes 16 to 23 in plain
@@ -251,7 +253,7 @@ def is_open_here(path: str | os.PathLike[str]) -> bool:
 def header_of(path: str, descriptor: int | None, size: int = _HEADER_BYTES) -> bytes:
     """Return the first bytes of a file, from an open descriptor if there is one; b"" for an empty or missing file."""
     try:
-        if descriptor is not None:
+        if descriptor is not None and sys.platform != "win32":
             return os.pread(descriptor, size, 0)
         with open(path, "rb") as file:  # noqa: PTH123 - nothing of a Path is needed
             return file.read(size)
@@ -303,10 +305,12 @@ def _create_empty(path: str) -> Identity | None:
 
 def _descriptor_of(identity: Identity) -> int | None:
     """Return a descriptor that this process has on a file, or None. The caller must not close it."""
+    if sys.platform == "win32":
+        return None  # there, locks belong to a handle: closing another one of the file drops none
     try:
         names = os.listdir(_DESCRIPTORS)  # noqa: PTH208 - numbers, no paths
-    except OSError:
-        return None
+    except OSError:  # no /proc, as in some sandboxes
+        names = [*map(str, range(_USUAL_DESCRIPTORS))]
     for number in map(int, filter(str.isdigit, names)):
         with suppress(OSError):
             found = os.fstat(number)
@@ -323,8 +327,9 @@ def _file_gone(name: str, found: Identity | None, what: str = "the file") -> Ope
 
 # One for the process, since POSIX locks belong to the process, not to an engine.
 open_files = _Registry()
-os.register_at_fork(
-    before=open_files.before_fork,
-    after_in_parent=open_files.after_fork_in_parent,
-    after_in_child=statement_barrier.after_fork,
-)
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(
+        before=open_files.before_fork,
+        after_in_parent=open_files.after_fork_in_parent,
+        after_in_child=statement_barrier.after_fork,
+    )

@@ -12,7 +12,6 @@ import glob
 import json
 import mmap
 import os
-import re
 import struct
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO
 
-from memory_storage._files import replacing
+from memory_storage._files import replacing, siblings
 
 from .graph import Graph
 
@@ -127,8 +126,7 @@ def delete_sidecars(database: Path) -> None:
 
 def sidecar_names(database: Path) -> list[str]:
     """Return the names of the sidecar files of a database, and of their temporary files."""
-    pattern = re.compile(re.escape(database.name) + r"\.[0-9a-f]{16}\.usearch(\.[0-9a-f]+\.tmp)?")
-    return [one.name for one in database.parent.iterdir() if pattern.fullmatch(one.name)]
+    return siblings(database, r"\.[0-9a-f]{16}\.usearch(\.[0-9a-f]+\.tmp)?")
 
 
 def _contents(file: BinaryIO) -> memoryview:
