@@ -62,6 +62,19 @@ def killed(work: Callable[..., Any], *arguments: Any, after: float, from_first_b
     return written
 
 
+def in_fork(work: Callable[[], object]) -> None:
+    """Fork this process, call `work` in the child, and wait for it; AssertionError if it raised."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException:  # noqa: BLE001 - nothing of this process may return into pytest
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def _answer(receiver: Any, timeout: float) -> tuple[str, Any]:
     try:
         with receiver:

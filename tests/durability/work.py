@@ -11,6 +11,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 import memory_storage as ms
+from memory_storage import dbapi
 
 from .writes import Writer, now
 
@@ -81,6 +82,19 @@ def open_as_nobody(barrier: Any, path: Path) -> tuple[str, str]:
     except ms.MemoryStorageError as error:
         return read + type(error).__name__, str(error)
     return read + "no error", ""
+
+
+def insert_two(barrier: Any, path: Path, engine: str) -> str | None:
+    """Insert 2 into the table t by an engine; "" or the code of the error."""
+    connection = dbapi.connect(str(path), local_engine=engine, busy_timeout=0.05)
+    try:
+        connection.execute("INSERT INTO t VALUES (2)")
+        connection.commit()
+    except dbapi.Error as error:
+        return error.code
+    finally:
+        connection.close()
+    return ""
 
 
 def hold_the_lock(pipe: Any, path: Path, seconds: float) -> None:
