@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
-from uuid import UUID
+from uuid import NAMESPACE_OID, UUID, uuid5
 
 import memory_storage as ms
 from memory_storage import dbapi
@@ -82,6 +82,69 @@ def open_as_nobody(barrier: Any, path: Path) -> tuple[str, str]:
     except ms.MemoryStorageError as error:
         return read + type(error).__name__, str(error)
     return read + "no error", ""
+
+
+def settings_of(path: Path, engine: str, key: str | None = None, **fields: Any) -> ms.Settings:
+    """Settings that name the engine, and ask for no index that only one of them has."""
+    return ms.Settings.model_validate(
+        {"database": str(path), "local_engine": engine, "encryption_key": key, "vector_index": "exact", **fields}
+    )
+
+
+def write_with_engine(
+    barrier: Any, path: Path, engine: str, writes: int, shared: list[UUID], pattern: UUID
+) -> dict[str, Any]:
+    """Write to the shared rows and to own ones, each write a commit; the ids that are stored when this returns."""
+    steps: list[str] = []
+    episodes: list[UUID] = []
+    places: list[UUID] = []
+    with ms.MemoryStorage.open(settings_of(path, engine)) as storage:
+        barrier.wait()
+        for number in range(writes):
+            kind = number % 10
+            if kind == 0:
+                step = ms.Step(tool="t", action=f"act {number}")
+                episode = ms.Episode(task_description=f"by{engine} {number}", steps=[step], tags=[engine])
+                episodes.append(storage.episodes.save(episode).id)
+            elif kind == 4:
+                point = {"latitude": number % 90, "longitude": number % 180}
+                owner = {"owner_type": "episode", "owner_id": episodes[-1]}
+                places.append(storage.spatiotemporal.put(ms.SpatiotemporalEntry(**owner, **point)).id)
+            elif kind == 7:
+                storage.patterns.record_application(pattern, success=True)
+            else:
+                step = ms.Step(tool=engine, action=f"{number}")
+                steps.append(str(storage.episodes.append_step(shared[number % len(shared)], step).id))
+    return {"steps": steps, "episodes": episodes, "places": places}
+
+
+def save_until_killed(acknowledge: Any, path: Path, engine: str, key: str | None, seed: str) -> None:
+    """Save episodes with ids that the seed tells, and send a byte for each."""
+    with ms.MemoryStorage.open(settings_of(path, engine, key)) as storage:
+        for number in range(10_000):
+            episode = ms.Episode(id=uuid5(NAMESPACE_OID, f"{seed} {number}"), task_description=f"{seed} {number}")
+            storage.episodes.save(episode)
+            os.write(acknowledge.fileno(), b".")
+
+
+def append_until(barrier: Any, path: Path, engine: str, key: str | None, episode: UUID, until: Path) -> list[str]:
+    """Append steps until a file is there; their ids."""
+    steps = []
+    with ms.MemoryStorage.open(settings_of(path, engine, key)) as storage:
+        barrier.wait()
+        while not until.exists():
+            steps.append(str(storage.episodes.append_step(episode, ms.Step(tool=engine, action="go on")).id))
+    return steps
+
+
+def insert_until_killed(acknowledge: Any, path: Path, engine: str, key: str | None) -> None:
+    """Insert rows that stay in the log, and send a byte for each."""
+    connection = dbapi.connect(str(path), local_engine=engine, encryption_key=key)
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    for number in range(10**6):
+        connection.execute("INSERT INTO t VALUES (?, zeroblob(3000))", (number,))
+        connection.commit()
+        os.write(acknowledge.fileno(), b".")
 
 
 def insert_two(barrier: Any, path: Path, engine: str) -> str | None:
