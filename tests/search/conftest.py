@@ -156,9 +156,16 @@ def on_server(sqld: Sqld, _namespace: str) -> Iterator[Indexed]:
     sqld.delete_namespace(name)
 
 
+@pytest.fixture(params=["on_file", "in_memory", "by_exact"])
+def by_source(request: pytest.FixtureRequest) -> Indexed:
+    """The same by each source of candidates."""
+    found: Indexed = request.getfixturevalue(request.param)
+    return found
+
+
 @pytest.fixture(params=["on_file", "in_memory", "by_exact", "on_server"])
 def searched(request: pytest.FixtureRequest) -> Indexed:
-    """The same by each source of candidates."""
+    """The same by each source of candidates, and on a server, whose DiskANN is that of a file."""
     found: Indexed = request.getfixturevalue(request.param)
     return found
 

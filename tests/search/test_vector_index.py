@@ -61,9 +61,9 @@ def test_few_vectors_have_no_index(storage):
         ({"text": "77"}, lambda n: n == 77),
     ],
 )
-def test_a_filter_leaves_as_many_as_there_are(searched, filters, keep):
+def test_a_filter_leaves_as_many_as_there_are(by_source, filters, keep):
     kept = [number for number in range(COUNT) if keep(number)]
-    assert searched.recall(kept, plan=None, **filters) >= PROMISED
+    assert by_source.recall(kept, plan=None, **filters) >= PROMISED
 
 
 @pytest.mark.parametrize("k", [1, 7, 40, 41, 300, 1000])
@@ -127,64 +127,64 @@ class TestAfterChanges:
     """Recall is back at its promise, at once."""
 
     @pytest.mark.slow
-    def test_of_every_vector(self, searched):
+    def test_of_every_vector(self, by_source):
         for _ in range(2):
-            turned = np.roll(searched.vectors, 7, axis=1)[::-1].copy()
-            searched.put(range(COUNT), turned)
-            searched.queries = np.roll(searched.queries, 7, axis=1)
-            assert searched.recall(plan=None) >= PROMISED
-        assert_consistent(searched.storage.engine)
+            turned = np.roll(by_source.vectors, 7, axis=1)[::-1].copy()
+            by_source.put(range(COUNT), turned)
+            by_source.queries = np.roll(by_source.queries, 7, axis=1)
+            assert by_source.recall(plan=None) >= PROMISED
+        assert_consistent(by_source.storage.engine)
 
     @pytest.mark.slow
-    def test_one_by_one(self, searched):
+    def test_one_by_one(self, by_source):
         changed = oracle.clustered(300, DIMENSION, 12)
         for number in range(300):
-            searched.put([number], changed[number : number + 1])
-        searched.settle()
-        assert searched.recall() >= PROMISED
-        assert searched.plan == "exact" or searched.status().pending <= 2
-        assert_consistent(searched.storage.engine)
+            by_source.put([number], changed[number : number + 1])
+        by_source.settle()
+        assert by_source.recall() >= PROMISED
+        assert by_source.plan == "exact" or by_source.status().pending <= 2
+        assert_consistent(by_source.storage.engine)
 
     @pytest.mark.slow
-    def test_when_nine_in_ten_are_deleted(self, searched):
-        with searched.storage.transaction() as tx:
+    def test_when_nine_in_ten_are_deleted(self, by_source):
+        with by_source.storage.transaction() as tx:
             for number in range(COUNT):
                 if number % 10:
-                    tx.embeddings.delete("episode", searched.episodes[number].id, model=MODEL)
-        assert searched.plan == "exact" or searched.status().is_fragmented
+                    tx.embeddings.delete("episode", by_source.episodes[number].id, model=MODEL)
+        assert by_source.plan == "exact" or by_source.status().is_fragmented
         kept = range(0, COUNT, 10)
-        assert searched.recall(kept, plan=None) == 1.0
-        searched.settle()
-        assert not searched.status().is_fragmented
-        assert searched.recall(kept, plan="exact") == 1.0
-        assert_consistent(searched.storage.engine)
+        assert by_source.recall(kept, plan=None) == 1.0
+        by_source.settle()
+        assert not by_source.status().is_fragmented
+        assert by_source.recall(kept, plan="exact") == 1.0
+        assert_consistent(by_source.storage.engine)
 
     @pytest.mark.slow
-    def test_when_most_are_deleted_and_others_come(self, searched):
-        for episode in searched.episodes[: COUNT * 9 // 10]:
-            searched.storage.embeddings.delete("episode", episode.id, model=MODEL)
-        searched.put(range(2200), oracle.clustered(2200, DIMENSION, 4))
-        searched.settle()
-        assert not searched.status().is_fragmented
-        assert searched.recall() >= PROMISED
+    def test_when_most_are_deleted_and_others_come(self, by_source):
+        for episode in by_source.episodes[: COUNT * 9 // 10]:
+            by_source.storage.embeddings.delete("episode", episode.id, model=MODEL)
+        by_source.put(range(2200), oracle.clustered(2200, DIMENSION, 4))
+        by_source.settle()
+        assert not by_source.status().is_fragmented
+        assert by_source.recall() >= PROMISED
 
     @pytest.mark.parametrize("count", [50, 2300])
-    def test_of_many_to_the_same_vector(self, searched, count):
-        searched.put(range(count), np.repeat(searched.vectors[:1], count, axis=0))
-        assert searched.status().vectors == COUNT - count + 1
-        assert searched.recall(plan=None) >= PROMISED
-        same = searched.storage.episodes.similar_to(searched.vectors[0], model=MODEL, k=min(count, 1000))
+    def test_of_many_to_the_same_vector(self, by_source, count):
+        by_source.put(range(count), np.repeat(by_source.vectors[:1], count, axis=0))
+        assert by_source.status().vectors == COUNT - count + 1
+        assert by_source.recall(plan=None) >= PROMISED
+        same = by_source.storage.episodes.similar_to(by_source.vectors[0], model=MODEL, k=min(count, 1000))
         assert len(same) == min(count, 1000)
         assert same[-1].similarity > 0.99999
-        assert_consistent(searched.storage.engine)
+        assert_consistent(by_source.storage.engine)
 
     @pytest.mark.slow
-    def test_of_their_owners(self, searched):
-        storage = searched.storage
-        for episode in searched.episodes[:400]:
+    def test_of_their_owners(self, by_source):
+        storage = by_source.storage
+        for episode in by_source.episodes[:400]:
             storage.episodes.delete(episode.id)
-        assert (storage.embeddings.count(), searched.status().vectors) == (COUNT - 400,) * 2
-        assert searched.recall(range(400, COUNT), plan=None) >= PROMISED
+        assert (storage.embeddings.count(), by_source.status().vectors) == (COUNT - 400,) * 2
+        assert by_source.recall(range(400, COUNT), plan=None) >= PROMISED
         assert_consistent(storage.engine)
 
 
@@ -205,37 +205,37 @@ class TestDamage:
         self._is_rebuilt(indexed)
 
     @pytest.mark.slow
-    def test_an_index_that_lost_what_was_in_it(self, indexed, table):
-        _execute(indexed.storage, f"DELETE FROM {table}_ann_shadow WHERE index_key % 3 = 0")
-        assert not indexed.storage.embeddings.index.verify(MODEL).is_healthy
-        self._is_rebuilt(indexed)
+    def test_an_index_that_lost_what_was_in_it(self, on_file, table):
+        _execute(on_file.storage, f"DELETE FROM {table}_ann_shadow WHERE index_key % 3 = 0")
+        assert not on_file.storage.embeddings.index.verify(MODEL).is_healthy
+        self._is_rebuilt(on_file)
 
     @pytest.mark.slow
-    def test_an_empty_index(self, indexed, table):
-        _execute(indexed.storage, f"DELETE FROM {table}_ann_shadow")
-        health = indexed.storage.embeddings.index.verify(MODEL)
+    def test_an_empty_index(self, on_file, table):
+        _execute(on_file.storage, f"DELETE FROM {table}_ann_shadow")
+        health = on_file.storage.embeddings.index.verify(MODEL)
         assert (health.nodes, health.recall, health.is_healthy) == (0, None, False)
-        assert indexed.recall(plan=None) == 1.0
-        self._is_rebuilt(indexed)
+        assert on_file.recall(plan=None) == 1.0
+        self._is_rebuilt(on_file)
 
     @pytest.mark.slow
-    def test_a_failed_creation(self, indexed, table):
-        _execute(indexed.storage, f"DROP INDEX {table}_ann")
+    def test_a_failed_creation(self, on_file, table):
+        _execute(on_file.storage, f"DROP INDEX {table}_ann")
         # Outside of a transaction: it leaves an empty index behind.
         with raises(exc.OperationalError, code="SQLITE_ERROR", match="vector"):
-            self._create_in_vain(indexed.storage, table)
-        assert indexed.recall(plan=None) == 1.0
-        self._is_rebuilt(indexed)
+            self._create_in_vain(on_file.storage, table)
+        assert on_file.recall(plan=None) == 1.0
+        self._is_rebuilt(on_file)
 
     @pytest.mark.slow
-    def test_lost_metadata(self, indexed, table):
-        _execute(indexed.storage, f"DELETE FROM libsql_vector_meta_shadow WHERE name = '{table}_ann'")
-        assert indexed.recall(plan="exact") == 1.0
-        health = indexed.storage.embeddings.index.verify(MODEL)
+    def test_lost_metadata(self, on_file, table):
+        _execute(on_file.storage, f"DELETE FROM libsql_vector_meta_shadow WHERE name = '{table}_ann'")
+        assert on_file.recall(plan="exact") == 1.0
+        health = on_file.storage.embeddings.index.verify(MODEL)
         assert (health.recall, health.is_healthy) == (None, False)
         with raises(ms.MemoryStorageError, match="the database reported an error"):
-            indexed.storage.embeddings.put("episode", indexed.episodes[5].id, indexed.queries[0], model=MODEL)
-        self._is_rebuilt(indexed)
+            on_file.storage.embeddings.put("episode", on_file.episodes[5].id, on_file.queries[0], model=MODEL)
+        self._is_rebuilt(on_file)
 
     @pytest.mark.slow
     @pytest.mark.parametrize(
@@ -310,22 +310,22 @@ class TestDamage:
 
 class TestRebuilding:
     @pytest.mark.slow
-    def test_with_another_preset(self, indexed):
+    def test_with_another_preset(self, on_file):
         for preset in ("compact", "accurate"):
-            indexed.storage.embeddings.index.rebuild(MODEL, preset=preset)
-            assert indexed.status().preset == preset
-            assert indexed.recall() >= 0.93
-            assert indexed.storage.embeddings.index.verify(MODEL).is_healthy
+            on_file.storage.embeddings.index.rebuild(MODEL, preset=preset)
+            assert on_file.status().preset == preset
+            assert on_file.recall() >= 0.93
+            assert on_file.storage.embeddings.index.verify(MODEL).is_healthy
 
     @pytest.mark.slow
-    def test_says_how_far_it_is(self, indexed):
+    def test_says_how_far_it_is(self, on_file):
         reported: list[tuple[str, int, int]] = []
-        indexed.storage.embeddings.index.rebuild(MODEL, progress=lambda *facts: reported.append(facts))
+        on_file.storage.embeddings.index.rebuild(MODEL, progress=lambda *facts: reported.append(facts))
         assert reported[-1] == ("indexed", COUNT, COUNT)
         assert [done for _, done, _ in reported] == sorted({done for _, done, _ in reported})
 
-    def test_no_such_model_or_preset(self, indexed):
-        index = indexed.storage.embeddings.index
+    def test_no_such_model_or_preset(self, on_file):
+        index = on_file.storage.embeddings.index
         for call in (index.verify, index.rebuild, index.catch_up, index.dimension):
             with raises(ms.NotFoundError, kind="embedding model", match="none"):
                 call("none")
