@@ -133,6 +133,7 @@ _BY_CODE: dict[str, Callable[[str, str], MemoryStorageError]] = {
     "SQLITE_CANTOPEN": lambda message, _: ConfigurationError(message),
     "SQLITE_CORRUPT": _corrupt,
     "SQLITE_NOTADB": _corrupt,
+    "NOT_UTF8": lambda message, _: CorruptDataError(f"{message}: a row is damaged; run `memory-storage doctor`"),
     "WRONG_KEY": lambda message, _: CredentialError(f"{message}; set the right one (setting: encryption_key)"),
     "OTHER_KEY": lambda message, _: CredentialError(
         f"{message}; set the same one, or close the storage that has the file open (setting: encryption_key)"

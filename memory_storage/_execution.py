@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 from weakref import WeakValueDictionary, finalize
 
@@ -42,7 +42,7 @@ class Executor(dbapi.Unpicklable):
         engine: Whose pool the connections are taken from.
         guard: Its circuit breaker admits each attempt; its settings limit the retries.
         meter: Where slow batches are logged from.
-        request_timeout: Seconds after which no further attempt of a call begins.
+        request_timeout: Seconds after which no further attempt of a call begins, and a statement in a file is stopped.
     """
 
     is_transaction = False
@@ -172,6 +172,8 @@ class Executor(dbapi.Unpicklable):
                 raise
 
     def _respond(self, batch: dbapi.Batch, ticket: int, deadline: float | None) -> Response:
+        if deadline is None and not self.is_remote:
+            deadline = monotonic() + self.request_timeout
         try:
             if not has_listeners(self.engine):
                 return execute_raw(self.engine, batch, self.guard, ticket, deadline=deadline)
@@ -179,7 +181,7 @@ class Executor(dbapi.Unpicklable):
                 connection = self.engine.connect()
             with connection.execution_options(libsql_begin=""):
                 self.guard.recheck(ticket)
-                return execute_with_events(connection, batch)
+                return execute_with_events(connection, batch, deadline=deadline)
         except FOREIGN_ERRORS as error:  # no `with map_exceptions()`: it would cost each call another frame
             raise_mapped(error, self.engine)
             raise
@@ -368,8 +370,9 @@ class TransactionExecutor(dbapi.Unpicklable):
         return rows, results
 
     def _respond(self, connection: Connection, batch: dbapi.Batch) -> Response:
+        deadline = None if self._is_remote else monotonic() + self._executor.request_timeout
         try:
-            return execute_with_events(connection, batch)
+            return execute_with_events(connection, batch, deadline=deadline)
         except FOREIGN_ERRORS as error:
             raise_mapped(error, self._engine)
             raise
@@ -418,7 +421,7 @@ def execute_raw(
         batch: The statements.
         guard: Rechecked if the circuit has changed while the call waited for a connection.
         ticket: What the guard gave when it admitted the call.
-        deadline: When a server has to have answered, by `time.monotonic`.
+        deadline: When the database has to have answered, by `time.monotonic`.
     """
     connection = engine.raw_connection()
     driver: Any = connection.dbapi_connection
@@ -439,9 +442,20 @@ def execute_raw(
         connection.close()
 
 
-def execute_with_events(connection: Connection, batch: dbapi.Batch) -> Response:
-    """Run a batch through SQLAlchemy's Connection, so that the engine's listeners hear of it."""
-    result = connection.exec_driver_sql(batch)
+def execute_with_events(connection: Connection, batch: dbapi.Batch, *, deadline: float | None = None) -> Response:
+    """Run a batch through SQLAlchemy's Connection, so that the engine's listeners hear of it.
+
+    Args:
+        connection: The connection.
+        batch: The statements.
+        deadline: When a file has to have answered, by `time.monotonic`.
+    """
+    driver: Any = connection.connection.dbapi_connection
+    driver.deadline = deadline
+    try:
+        result = connection.exec_driver_sql(batch)
+    finally:
+        driver.deadline = None
     results = result.context.cursor.results
     return (result.fetchall() if result.returns_rows else []), results
 

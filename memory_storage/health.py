@@ -71,6 +71,7 @@ def check(
         expected_schema=HEAD,
         circuit_breaker=context.guard.breaker.status(),
         pool=pool.stats(context.engine),
+        local_engine=pool.local_engine(context.engine),
         disk=disk,
         checks=checks,
         rows=rows,

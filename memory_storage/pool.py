@@ -186,6 +186,19 @@ def holders(engine: Engine) -> list[Holder]:
     return checkouts.holders() if checkouts else []
 
 
+def interrupt(engine: Engine) -> int:
+    """Interrupt the statements that run on this engine's connections, and return their number."""
+    checkouts = _all_checkouts.get(engine)
+    return sum(connection.interrupt() for connection in checkouts.in_use()) if checkouts else 0
+
+
+def local_engine(engine: Engine) -> str | None:
+    """Return the local engine of the open connections: "sqlite" or "libsql"; None without any, or for a server."""
+    checkouts = _all_checkouts.get(engine)
+    found = [connection.local_engine for connection in checkouts.all()] if checkouts else []
+    return next(filter(None, found), None)
+
+
 class _Checkouts:
     """The connections of one pool that are in use, and those that are idle, the longest idle first."""
 
@@ -235,6 +248,16 @@ class _Checkouts:
             self._idle.pop(connection, None)
             if not self._idle:
                 _reaper.forget(self)
+
+    def in_use(self) -> list[Any]:
+        """Return the connections that are checked out."""
+        with self._lock:
+            return list(self._in_use)
+
+    def all(self) -> list[Any]:
+        """Return the open connections."""
+        with self._lock:
+            return [*self._in_use, *self._idle]
 
     def holders(self) -> list[Holder]:
         now = time.monotonic()

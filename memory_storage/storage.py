@@ -305,6 +305,23 @@ class MemoryStorage(Repositories):
         """
         return health.check(self._context, self.settings, self, deep=deep, timeout=timeout)
 
+    @property
+    def local_engine(self) -> str | None:
+        """The engine with which the file is open: "sqlite" or "libsql"; None for a server, or once it is closed."""
+        return pool.local_engine(self.engine)
+
+    def interrupt(self) -> int:
+        """Stop the calls that other threads run on this database now, in any namespace.
+
+        Each raises UnavailableError (code SQLITE_INTERRUPT); nothing of it is stored, and a transaction that it belongs
+        to is rolled back if it was writing. A call that waits for a lock is stopped too. libSQL's local engine hears of
+        it between two statements, a server not at all: there `request_timeout` ends a call.
+
+        Returns:
+            How many calls are stopped. One that ends at this moment may still return its result.
+        """
+        return pool.interrupt(self.engine)
+
     def forget(
         self, *, episode: UUID | str | None = None, namespace: str | None = None, scrub: bool = True
     ) -> models.ErasureResult:
@@ -371,7 +388,8 @@ class MemoryStorage(Repositories):
         self.close()
 
     def __repr__(self) -> str:
-        return f"MemoryStorage({self.settings.database!r}, namespace={self.namespace!r})"
+        engine = f", local_engine={self.local_engine!r}" if self.local_engine else ""
+        return f"MemoryStorage({self.settings.database!r}, namespace={self.namespace!r}{engine})"
 
 
 def _settings(

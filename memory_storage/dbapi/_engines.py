@@ -13,7 +13,7 @@ from ._sql import Kind, Statement
 
 AUTO, SQLITE, LIBSQL = "auto", "sqlite", "libsql"
 LOCAL_ENGINES = (AUTO, SQLITE, LIBSQL)
-DEFAULT = LIBSQL  # what "auto" is for new files, and for files without a DiskANN index
+DEFAULT = SQLITE  # what "auto" is for new files, and for files without a DiskANN index
 
 _MODULES = {SQLITE: "_sqlite", LIBSQL: "_libsql"}
 _MISSING = {

@@ -147,6 +147,7 @@ class Health:
         expected_schema: the revision that this version needs.
         circuit_breaker: the state of the circuit breaker.
         pool: the state of the connection pool.
+        local_engine: what a file or a database in memory is open with, "sqlite" or "libsql"; None for a server.
         disk: the disk space of a file; None without a file.
         checks: the results of a deep check.
         rows: rows of the namespace by table; None without a deep check.
@@ -161,6 +162,7 @@ class Health:
     expected_schema: str
     circuit_breaker: CircuitBreakerStatus
     pool: PoolStats
+    local_engine: str | None = None
     disk: DiskSpace | None = None
     checks: tuple[HealthCheck, ...] = ()
     rows: dict[str, int] | None = None

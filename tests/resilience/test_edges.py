@@ -58,16 +58,22 @@ def test_a_repository_that_is_not_counted_fails_as_one_that_is(storage):
     assert storage.episodes.count() == 0
 
 
-def test_a_connection_that_breaks_in_a_call_is_not_used_again(storage, make_episode):
+@pytest.mark.parametrize(
+    ("local_engine", "error", "problem"),
+    [("libsql", ms.UnavailableError, "panicked"), ("sqlite", ms.CorruptDataError, "not UTF-8.*memory-storage doctor")],
+)
+def test_a_connection_that_breaks_in_a_call_is_not_used_again(local_engine, error, problem, make_episode):
+    storage = ms.MemoryStorage.open(ms.Settings(database=":memory:", local_engine=local_engine))
     episode = storage.episodes.save(make_episode())
     with storage.engine.begin() as connection:
         connection.execute(text("CREATE TABLE kept AS SELECT seq, output FROM steps"))
         connection.execute(text("UPDATE steps SET output = CAST(x'ff' AS TEXT)"))
-    with pytest.raises(ms.UnavailableError, match="panicked"):
+    with pytest.raises(error, match=problem):
         storage.episodes.get(episode.id)
     with storage.engine.begin() as connection:
         connection.execute(text("UPDATE steps SET output = (SELECT output FROM kept WHERE kept.seq = steps.seq)"))
     assert storage.episodes.get(episode.id) == episode
+    storage.close()
 
 
 def test_a_failed_rollback_does_not_hide_the_blocks_error(storage, make_episode, monkeypatch, caplog):

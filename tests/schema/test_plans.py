@@ -342,7 +342,7 @@ _ALLOWED = re.compile(
         | (judged | counted)$  # and a policy
         | \w+\ USING\ COVERING\ INDEX\ vectors_\w+_tail$  # vectors that are not indexed yet
         | vector_models\b  # a row for each model
-        | \w+\ VIRTUAL\ TABLE\ INDEX\ [13]:$  # json_each, with its argument; an index of vectors
+        | \w+(\ EXISTS)?\ VIRTUAL\ TABLE\ INDEX\ [13]:$  # json_each, with its argument; an index of vectors
         | r\ VIRTUAL\ TABLE\ INDEX\ 2:\w+$  # an R*Tree, with bounds
         | (b | at | a | levels | turned | search | reach | z | found | in_\w+)$  # what a search by region has so far
         | \w+_fts\ VIRTUAL\ TABLE\ INDEX\ \d+:.*M\d  # full text, with a MATCH

@@ -74,7 +74,7 @@ class TestFollowing:
 
     def test_another_process_or_storage_has_written(self, in_memory, bare):
         _best(in_memory.storage)
-        with ms.MemoryStorage.open(at(bare, "diskann")) as other:
+        with ms.MemoryStorage.open(at(bare, "exact")) as other:
             changed = _put(other, in_memory, 3)
             assert _best(in_memory.storage) == (changed, 1.0, "hnsw")
             other.episodes.delete(in_memory.episodes[3].id)
