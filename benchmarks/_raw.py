@@ -1,4 +1,4 @@
-"""The baseline: the native driver with hand-written SQL on the tables of the package."""
+"""The baseline: apsw with hand-written SQL on the tables of the package."""
 
 from __future__ import annotations
 
@@ -6,25 +6,31 @@ import json
 from pathlib import Path
 from typing import Any
 
-import libsql_experimental
+import apsw
+
+from memory_storage.dbapi._vector_functions import add_vector_functions
 
 Row = tuple[Any, ...]
 Rows = tuple[list[Row], list[Row]]
 """Rows of episodes, and the rows of their steps."""
 
-_PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "busy_timeout = 30000")
+_PRAGMAS = (
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    "foreign_keys = ON",
+    "busy_timeout = 30000",
+    "secure_delete = OFF",
+)
 _ROWS = 200  # per statement; more are not faster
 _NEWEST_FIRST = "ORDER BY started_at DESC, seq DESC LIMIT ?"
 
 
 class Raw:
-    """One connection for everything. Each SQL text is built once; the driver cannot keep prepared statements."""
+    """One connection for everything. Each SQL text is built once, and apsw keeps its prepared statement."""
 
     def __init__(self, path: Path) -> None:
-        self.connection = libsql_experimental.connect(str(path), isolation_level=None)
-        # Dropped after the connection, it closes the handle once; the connection alone closes it twice, and may crash.
-        self._last_owner: Any = self.connection.execute("SELECT 1")
-        self._last_owner.fetchall()
+        self.connection = apsw.Connection(str(path))
+        add_vector_functions(self.connection)
         for pragma in _PRAGMAS:
             self.connection.execute(f"PRAGMA {pragma}").fetchall()
         episodes, steps = self._columns("episodes"), self._columns("steps")
@@ -50,7 +56,7 @@ class Raw:
         execute("COMMIT")
 
     def save_at_once(self, episodes: list[Row], steps: list[Row]) -> None:
-        """Save with many rows per statement: `executemany` compiles the statement, with its triggers, for each row."""
+        """Save with many rows per statement."""
         self.connection.execute("BEGIN IMMEDIATE")
         for insert, rows in ((self._add_episode, episodes), (self._add_step, steps)):
             for first in range(0, len(rows), _ROWS):
@@ -100,7 +106,6 @@ class Raw:
         """Checkpoint the log into the file, so that it can be copied, and close the connection."""
         self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         self.connection.close()
-        self._last_owner = None
 
     def _columns(self, table: str) -> list[str]:
         return [row[1] for row in self.connection.execute(f"PRAGMA table_info({table})").fetchall()]

@@ -1,7 +1,7 @@
-"""The facade on a local file, against the raw native driver: the same rows and the same bytes, in the same run.
+"""The facade on a local file, against the raw driver: the same rows and the same bytes, in the same run.
 
 Facade: `MemoryStorage` takes and returns complete, validated models, with pool, transactions and errors as in use.
-Raw: one `libsql_experimental` connection with hand-written SQL takes and returns tuples of all columns of the same
+Raw: one `apsw` connection with hand-written SQL takes and returns tuples of all columns of the same
 rows, including documents, without checking or decoding them.
 
 Both use a file with the schema of the package (all indexes and triggers), write-ahead logging, synchronous = FULL and
@@ -34,7 +34,7 @@ _BATCH = 100
 _PAGE = 100  # of `iterate`
 _NOTES = (
     "ratio: raw time / facade time of the same round, the median of the rounds; 1.0 is as fast as raw.",
-    "raw: the native driver with hand-written SQL, tuples of all columns of the same rows in and out, unchecked "
+    "raw: apsw with hand-written SQL, tuples of all columns of the same rows in and out, unchecked "
     "and not decoded ('+ json.loads': every document decoded; 'many rows a statement': no executemany).",
     "facade: MemoryStorage, checked models in and out; steps are decoded at their first access, which "
     "only 'every step read' does. Both: our schema with its triggers, WAL, synchronous = FULL, "
