@@ -108,7 +108,7 @@ class Raw:
         self.connection.close()
 
     def _columns(self, table: str) -> list[str]:
-        return [row[1] for row in self.connection.execute(f"PRAGMA table_info({table})").fetchall()]
+        return [str(row[1]) for row in self.connection.execute(f"PRAGMA table_info({table})").fetchall()]
 
 
 def decoded(rows: Rows) -> list[Any]:

@@ -22,11 +22,11 @@ from typing import Any, get_args
 import numpy as np
 
 import memory_storage as ms
+from memory_storage import dbapi
 from memory_storage.schema.vector_tables import VectorSpace
 
 from . import _hnsw, _workload
 from ._measure import Times
-from ._raw import Raw
 from ._report import Grid, Line, Report, milliseconds
 from ._vectors import Array, Data, load
 
@@ -179,19 +179,20 @@ def _measured(stored: Stored, *, short: bool) -> tuple[tuple[str, ...], list[Lin
 
 
 def _against_exact(stored: Stored) -> tuple[float, Times]:
-    """Return recall and the seconds of each search, alternating ours and bare SQL by the native driver."""
+    """Return recall and the seconds of each search, alternating ours and bare SQL by the driver."""
     known = iter(stored.data.nearest(K))
     table = VectorSpace(MODEL).table
     index = f"SELECT id FROM vector_top_k('{table}_ann', ?, {K})"
     scan = f"SELECT seq FROM {table} ORDER BY vector_distance_cos(vector, ?) LIMIT {K}"
     times: Times = {"ours": [], "exact": [], "bare index": [], "bare exact": []}
     recalls = []
-    with closing(Raw(stored.path)) as raw:
+    with closing(dbapi.connect(str(stored.path))) as bare:
+        bare.autocommit = True
         ways: dict[str, Callable[[Array], Any]] = {
             "ours": partial(_search, stored),
             "exact": partial(_search, stored, mode="exact"),
-            "bare index": lambda query: raw.connection.execute(index, (query.tobytes(),)).fetchall(),
-            "bare exact": lambda query: raw.connection.execute(scan, (query.tobytes(),)).fetchall(),
+            "bare index": lambda query: bare.execute(index, (query.tobytes(),)).fetchall(),
+            "bare exact": lambda query: bare.execute(scan, (query.tobytes(),)).fetchall(),
         }
         for first in range(0, len(stored.data.queries), _TURN):
             queries = stored.data.queries[first : first + _TURN]
@@ -315,12 +316,11 @@ def _paraphrase(
 
 
 def _size(path: Path) -> int:
-    with closing(Raw(path)) as raw:
-        raw.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        (pages,), (free,), (size,) = (
-            raw.connection.execute(f"PRAGMA {name}").fetchone()
-            for name in ("page_count", "freelist_count", "page_size")
-        )
+    with closing(dbapi.connect(str(path), configure=False)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        names = ("page_count", "freelist_count", "page_size")
+        values: Any = [connection.execute(f"PRAGMA {name}").fetchall()[0][0] for name in names]
+        pages, free, size = values
         return int((pages - free) * size)
 
 
