@@ -49,22 +49,27 @@ def check(engine: Engine) -> None:
         raise _mismatch(stored)
 
 
-def ensure(engine: Engine, path: Path | None = None, key: EncryptionKey | None = None) -> None:
+def ensure(
+    engine: Engine, path: Path | None = None, key: EncryptionKey | None = None, *, local_engine: str = "auto"
+) -> None:
     """Create the schema in an empty database, or upgrade an older one. Runs one statement if there is nothing to do.
 
     Args:
         engine: the database.
         path: the file of the engine, if it has one.
         key: what the file is encrypted with.
+        local_engine: what opens the file: "sqlite", "libsql" or "auto".
 
     Raises:
         SchemaError: the schema is newer than this version, or another program's. Nothing was changed.
     """
-    if check_ours(engine, path, key) != HEAD:
+    if check_ours(engine, path, key, local_engine=local_engine) != HEAD:
         upgrade(engine)
 
 
-def check_ours(engine: Engine, path: Path | None = None, key: EncryptionKey | None = None) -> str | None:
+def check_ours(
+    engine: Engine, path: Path | None = None, key: EncryptionKey | None = None, *, local_engine: str = "auto"
+) -> str | None:
     """Return the revision of the database if this version knows it; None if the database is empty. Changes nothing.
 
     Args: as for `ensure`.
@@ -73,25 +78,28 @@ def check_ours(engine: Engine, path: Path | None = None, key: EncryptionKey | No
         SchemaError: the schema is newer than this version, or another program's.
     """
     if path is not None:
-        return look(path, key)
+        return look(path, key, local_engine=local_engine)
     stored = current(engine)
     _refuse_unknown(stored)
     return stored
 
 
-def look(path: Path, key: EncryptionKey | None = None) -> str | None:
+def look(path: Path, key: EncryptionKey | None = None, *, local_engine: str = "auto") -> str | None:
     """Return the revision of a file if this version knows it; None if the file is empty. Changes no byte of it.
 
     Args:
         path: the file.
         key: what it is encrypted with.
+        local_engine: what opens it: "sqlite", "libsql" or "auto".
 
     Raises:
         SchemaError: the schema is newer than this version, or another program's.
     """
     # Not the caller's engine: its connections write into the file to turn on write-ahead logging, and the file may be
     # another program's.
-    connect = partial(dbapi.connect, str(path.absolute()), encryption_key=key, configure=False)
+    connect = partial(
+        dbapi.connect, str(path.absolute()), encryption_key=key, local_engine=local_engine, configure=False
+    )
     engine = create_engine("libsql://", creator=connect, poolclass=NullPool)
     try:
         return check_ours(engine)

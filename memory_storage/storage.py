@@ -157,7 +157,8 @@ class MemoryStorage(Repositories):
 
         def ensure() -> None:
             with map_exceptions(self.engine):
-                migrate.ensure(self.engine, self.settings.path, self.settings.key)
+                settings = self.settings
+                migrate.ensure(self.engine, settings.path, settings.key, local_engine=settings.required_engine)
 
         def once() -> None:
             with guard.attempt():
@@ -451,7 +452,7 @@ def candidate_source(settings: Settings) -> str:
 
 def _has_filled_diskann(settings: Settings) -> bool:
     """Return whether a file has DiskANN indexes with vectors. Changes no byte of it; False for what cannot be read."""
-    if settings.path is None or not settings.path.exists():
+    if settings.path is None or not settings.path.exists() or settings.local_engine == "sqlite":
         return False
     try:
         with closing(dbapi.connect(str(settings.path), encryption_key=settings.key, configure=False)) as connection:

@@ -114,7 +114,9 @@ def run_online() -> None:
         _log.info("database: %s", settings.database)
         engine = make_engine(settings)
         try:
-            before = check_ours(engine, settings.path, settings.key)  # before anything is written to the file
+            before = check_ours(
+                engine, settings.path, settings.key, local_engine=settings.required_engine
+            )  # before anything is written to the file
             with writing(engine) as connection:
                 run(connection)
             if before == HEAD and is_command("upgrade"):

@@ -166,7 +166,7 @@ def _index(settings: Settings, progress: Progress | None) -> None:
     from memory_storage import migrate
     from memory_storage.schema import HEAD
 
-    if migrate.look(Path(settings.database), settings.key) != HEAD:
+    if migrate.look(Path(settings.database), settings.key, local_engine=settings.required_engine) != HEAD:
         return
     with MemoryStorage.open(settings) as storage:
         for model in storage.embeddings.index.status():

@@ -15,13 +15,20 @@ from memory_storage.settings import MEMORY, Settings
 from memory_storage.storage import MemoryStorage
 
 
-def settings_for(database: str | None, namespace: str | None, vector_index: str | None = None) -> Settings:
+def settings_for(
+    database: str | None, namespace: str | None, vector_index: str | None = None, local_engine: str | None = None
+) -> Settings:
     """Return the settings of the environment, overridden by the options that are not None.
 
     Raises:
         ConfigurationError: neither the environment nor the options name a database.
     """
-    given: dict[str, Any] = {"database": database, "namespace": namespace, "vector_index": vector_index}
+    given: dict[str, Any] = {
+        "database": database,
+        "namespace": namespace,
+        "vector_index": vector_index,
+        "local_engine": local_engine,
+    }
     return Settings.from_environment(**{name: value for name, value in given.items() if value is not None})
 
 
@@ -30,14 +37,16 @@ def open_or_create(database: str | None, namespace: str | None) -> MemoryStorage
     return MemoryStorage.open(settings_for(database, namespace))
 
 
-def open_existing(database: str | None, namespace: str | None, vector_index: str | None = None) -> MemoryStorage:
+def open_existing(
+    database: str | None, namespace: str | None, vector_index: str | None = None, local_engine: str | None = None
+) -> MemoryStorage:
     """Open the storage of an existing database without changing its schema.
 
     Raises:
         ConfigurationError: the file does not exist.
         SchemaError: its schema is of another version.
     """
-    settings = settings_for(database, namespace, vector_index)
+    settings = settings_for(database, namespace, vector_index, local_engine)
     if settings.database == MEMORY:
         return MemoryStorage.open(settings)
     return _open_checked(settings, migrate.check)
@@ -59,7 +68,7 @@ def _open_checked(settings: Settings, check: Callable[[Engine], object]) -> Memo
     refuse_missing(settings)
     with map_exceptions():
         if settings.path is not None:
-            migrate.look(settings.path, settings.key)
+            migrate.look(settings.path, settings.key, local_engine=settings.required_engine)
         engine = make_engine(settings)
         try:
             check(engine)

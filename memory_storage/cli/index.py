@@ -114,7 +114,9 @@ def use(
     chosen = cast("IndexSource", source)  # it is checked
     if source not in get_args(IndexSource):
         raise ValidationError("source", f"one of {', '.join(get_args(IndexSource))}", source)
-    with open_existing(database, None, source) as storage:
+    # SQLite can drop a DiskANN index, also where libSQL is not installed.
+    local_engine = None if source == "diskann" else "sqlite"
+    with open_existing(database, None, source, local_engine) as storage:
         counts = {name: _use(storage, name, chosen) for name in _model_names(storage, model)}
         if not counts and model is None:
             storage.embeddings.index.switch_to(chosen)

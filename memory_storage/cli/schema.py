@@ -132,7 +132,7 @@ def _report(settings: Settings, revision: str | None, message: str, *, as_json: 
 def _engine(settings: Settings) -> Iterator[Engine]:
     with map_exceptions():
         if settings.path is not None:
-            migrate.look(settings.path, settings.key)
+            migrate.look(settings.path, settings.key, local_engine=settings.required_engine)
         engine = make_engine(settings)
         try:
             yield engine

@@ -144,7 +144,7 @@ def _opened(settings: Settings) -> tuple[Engine, str | None]:
 
 def _revision(engine: Engine, settings: Settings) -> str | None:
     try:
-        return migrate.check_ours(engine, settings.path, settings.key)
+        return migrate.check_ours(engine, settings.path, settings.key, local_engine=settings.required_engine)
     except SchemaError as error:
         if error.found is None:
             raise  # the file of another program

@@ -7,6 +7,7 @@ import pytest
 
 import memory_storage as ms
 from memory_storage.schema.vector_tables import VectorSpace
+from tests.checks import assert_consistent
 from tests.search import oracle
 
 
@@ -139,6 +140,20 @@ class TestIndex:
         assert command("index", "use", "nothing", "-d", database).exit_code == 4
         result = command("index", "use", "exact", "-d", database)
         assert ("m: no index" in result.stdout, "MEMORY_STORAGE_VECTOR_INDEX=exact" in result.stderr) == (True, True)
+
+    @pytest.mark.parametrize("source", ["hnsw", "exact"])
+    def test_an_index_is_dropped_where_libsql_is_missing(self, command, database, episodes, source, monkeypatch):
+        with ms.MemoryStorage.open(database) as storage, storage.transaction() as tx:
+            tx.execute([(f"UPDATE {VectorSpace('two').table} SET indexed = 1", ())])
+        monkeypatch.setattr("memory_storage.dbapi._engines._MODULES", {"sqlite": "_sqlite", "libsql": "_missing"})
+        assert command("index", "status", "-d", database).exit_code == 3
+        assert command("index", "use", source, "-d", database).exit_code == 0
+        settings = ms.Settings(database=str(database), vector_index=source, local_engine="sqlite")
+        with ms.MemoryStorage.open(settings) as storage:
+            assert_consistent(storage.engine)
+            assert storage.embeddings.index.foreign_indexes() == []
+            assert storage.episodes.delete(episodes[0].id)
+            assert_consistent(storage.engine)
 
     def test_exact_has_no_index(self, answered, command, database, episodes, monkeypatch):
         monkeypatch.setenv("MEMORY_STORAGE_VECTOR_INDEX", "exact")
