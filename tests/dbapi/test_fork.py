@@ -1,10 +1,13 @@
 """Processes that fork. Each test is a script of its own, so that it is the script that forks and not pytest."""
 
+import os
 import subprocess
 import sys
 import textwrap
 
 import pytest
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, which Windows has not")
 
 PRELUDE = """
 import os

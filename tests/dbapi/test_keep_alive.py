@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 from collections.abc import Callable
+
+import pytest
 
 from memory_storage.dbapi._keep_alive import KeepAlive
 from tests.durability.processes import PROCESSES
@@ -68,6 +71,7 @@ def test_the_thread_ends_with_the_last_connection_and_restarts():
     assert forgotten.refreshed.wait(30)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, which Windows has not")
 def test_a_child_process_starts_a_thread_of_its_own():
     child = PROCESSES.Process(target=_fork_and_watch)
     child.start()
@@ -76,8 +80,6 @@ def test_a_child_process_starts_a_thread_of_its_own():
 
 
 def _fork_and_watch() -> None:
-    import os
-
     keep_alive, parents = KeepAlive(tick=0.01), Connection()
     keep_alive.add(parents)
     assert parents.refreshed.wait(30)

@@ -6,10 +6,12 @@ import multiprocessing
 import os
 import traceback
 from collections.abc import Callable, Iterable
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import Any
 
-PROCESSES: ForkServerContext = multiprocessing.get_context("forkserver")
+PROCESSES: ForkServerContext | SpawnContext = multiprocessing.get_context(
+    "forkserver" if hasattr(os, "fork") else "spawn"
+)
 PROCESSES.set_forkserver_preload(
     ["alembic.command", "pydantic_settings", "tests.durability.work"]
 )  # slow imports would spoil a race
