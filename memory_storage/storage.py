@@ -445,7 +445,8 @@ def candidate_source(settings: Settings) -> str:
         raise ConfigurationError("vector_index: hnsw needs usearch: pip install 'memory-storage[ann]', or use diskann")
     if settings.vector_index != "auto":
         return settings.vector_index
-    if settings.server or (not is_installed() and _has_filled_diskann(settings)):
+    may_have_diskann = not is_installed() and settings.local_engine != "sqlite"
+    if settings.server or (may_have_diskann and _has_filled_diskann(settings)):
         return "diskann"
     return "hnsw" if is_installed() else "exact"
 

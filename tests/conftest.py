@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import memory_storage as ms
-from memory_storage import migrate
+from memory_storage import dbapi, migrate
+from memory_storage.dbapi import _engines
 from memory_storage.testing import Sqld
 
 from . import schema_template
@@ -70,12 +71,17 @@ _IGNORED = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Offer `--server`."""
+    """Offer `--server` and `--local-engine`."""
     parser.addoption(
         "--server",
         action="store_true",
         help="run the repository and the conformance tests on the server of TURSO_DATABASE_URL and TURSO_AUTH_TOKEN, "
         "each in a namespace of its own; rows of other namespaces are left alone",
+    )
+    parser.addoption(
+        "--local-engine",
+        choices=dbapi.LOCAL_ENGINES[1:],
+        help="open files and databases in memory with this engine where a test does not name one",
     )
 
 
@@ -85,6 +91,8 @@ def pytest_configure(config: pytest.Config) -> None:
     With `--server` it is what the tests run on; workers read it too, so the variables stay for them.
     """
     config.stash[_IGNORED] = []
+    if engine := config.getoption("--local-engine"):
+        _engines.DEFAULT = engine
     if config.getoption("--server"):
         worker = getattr(config, "workerinput", None)
         run = worker["shared_server_run"] if worker else None
