@@ -15,9 +15,13 @@ import pytest
 from sqlalchemy import exc
 
 import memory_storage as ms
+from memory_storage import migrate
 from memory_storage._files import MaintenanceLock
 from memory_storage.doctor import check, repair
+from memory_storage.engine import make_engine
+from memory_storage.schema import pack_vector
 from memory_storage.schema.vector_tables import METADATA_TABLE, PRESETS, VectorSpace, drop_diskann
+from tests.backup.test_backup import save_in_0001
 from tests.checks import assert_consistent
 from tests.durability.processes import killed, together
 from tests.raising import raises
@@ -542,6 +546,36 @@ class TestFileWithoutDiskann:
         assert [finding.code for finding in check(at(database, "exact")).findings] == ["vectors.index"]
         assert repair(at(database, "exact")).is_healthy
         assert diskann_objects(database) == set()
+
+    @pytest.mark.parametrize("local_engine", ["sqlite", "libsql"])
+    def test_a_file_of_revision_0002_has_none_when_it_is_upgraded(self, database, local_engine):
+        engine = make_engine(ms.Settings(database=str(database), local_engine="libsql"))
+        migrate.upgrade(engine, "0002")
+        save_in_0001(engine)
+        with engine.begin() as connection:
+            old = """INSERT INTO embeddings (namespace, owner_type, owner_id, model, dimension, vector_384, created_at,
+                updated_at) SELECT namespace, 'episode', id, 'm', 384, ?, 1, 1 FROM episodes"""
+            connection.exec_driver_sql(old, (pack_vector([1.0] * 384),))
+        engine.dispose()
+        settings = ms.Settings(database=str(database), local_engine=local_engine, vector_index="exact")
+        with ms.MemoryStorage.open(settings) as storage:
+            assert len(storage.episodes.similar_to([1.0] * 384, model="m")) == 1
+            assert_consistent(storage.engine)
+        assert diskann_objects(database) == set()
+
+    @pytest.mark.slow
+    def test_a_server_drops_and_creates_its_index(self, migrated_server_url):
+        with ms.MemoryStorage.open(migrated_server_url) as storage:
+            small = Indexed(storage, 50).store()
+            _execute(storage, f"UPDATE {VectorSpace(MODEL).table} SET indexed = 1")
+            with ms.MemoryStorage.open(at(migrated_server_url, "exact")) as other:
+                assert other.embeddings.index.switch_to("exact") == 0
+                assert_consistent(other.engine)
+            assert small.recall(plan="exact", mode="index") == 1.0
+            assert storage.embeddings.index.switch_to("diskann") == 0
+            _execute(storage, f"UPDATE {VectorSpace(MODEL).table} SET indexed = 1")
+            assert storage.embeddings.index.verify(MODEL).is_healthy
+            assert_consistent(storage.engine)
 
 
 def diskann_objects(path: Path) -> set[str]:
