@@ -25,6 +25,7 @@ from ._errors import (
     from_result,
 )
 from ._fork import statement_barrier
+from ._json_quote import json_quote
 from ._sql import Kind, Statement
 from ._vector_functions import add_vector_functions, is_native_error, prepare
 
@@ -33,11 +34,13 @@ _FIRST_STEPS, _MOST_STEPS = 5_000, 320_000  # instructions of the engine between
 _INTERVAL = 0.005  # seconds between two calls; a call waits for the GIL
 _MAY_HAVE_COLUMNS = frozenset({Kind.READ, Kind.WRITE, Kind.OUTSIDE})
 _VECTOR_INDEX = "SELECT 1 FROM sqlite_master WHERE type = 'index' AND sql LIKE '%libsql_vector_idx%' LIMIT 1"
-# As in libSQL: foreign keys are enforced, and a misspelled column in double quotes is an error, not a text.
+# As in libSQL: foreign keys are enforced, a misspelled column in double quotes is an error, not a text, and a number as
+# text has 15 digits.
 _OPTIONS = (
     (apsw.SQLITE_DBCONFIG_ENABLE_FKEY, 1),
     (apsw.SQLITE_DBCONFIG_DQS_DML, 0),
     (apsw.SQLITE_DBCONFIG_DQS_DDL, 0),
+    (apsw.SQLITE_DBCONFIG_FP_DIGITS, 15),
 )
 
 
@@ -237,6 +240,7 @@ def _connect(path: str, key: EncryptionKey | None, flags: int) -> SqliteConnecti
     for option, value in _OPTIONS:
         connection.config(option, value)
     add_vector_functions(connection)
+    connection.create_scalar_function("json_quote", json_quote, 1, deterministic=True)
     connection.create_scalar_function("regexp", _regexp, 2, deterministic=True)
     native = SqliteConnection(connection)
     if key is not None:

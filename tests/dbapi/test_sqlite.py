@@ -9,8 +9,11 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from memory_storage import dbapi
 from tests.raising import raises
@@ -38,6 +41,45 @@ def test_text_that_is_not_utf8_is_an_error_that_leaves_the_connection_usable(con
     with raises(dbapi.DataError, code="NOT_UTF8", match="not UTF-8"):
         connection.execute("SELECT CAST(x'ff' AS TEXT)")
     assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+NUMBERS = [0.0, -0.0, 1 / 3, 0.1 + 0.2, 1e15, 1e14, 1e16, 1e22, -1e-4, 1e-5, 5e-324, 1.7976931348623157e308, 0.5, 5.0]
+TEXTS = ["", "a\"b\\c/'", "\b\t\n\f\r\x01\x1f\x7f", "é漢\U0001f469\u2028", None, 7, -(2**31)]
+HALVES = [933634287152720.5, 13975939.72788325, 999999999999999.5, -2.867710743190545e17]
+
+
+def _quoted(values: list[Any], engine: str) -> list[str]:
+    connection = dbapi.connect(":memory:", local_engine=engine)
+    try:
+        return [connection.execute("SELECT json_quote(?)", (value,)).fetchone()[0] for value in values]
+    finally:
+        connection.close()
+
+
+def test_json_quote_writes_what_libsql_writes():
+    """A facet that one engine has stored is looked up by the text that the other one makes."""
+    values = [*NUMBERS, *TEXTS, *HALVES]
+    assert _quoted(values, "sqlite") == _quoted(values, "libsql")
+
+
+@settings(max_examples=20)
+@given(st.lists(st.tuples(st.integers(-(10**15) + 1, 10**15 - 1), st.integers(-320, 290)), min_size=50, max_size=50))
+def test_json_quote_writes_decimals_as_libsql_does(decimals):
+    values = [float(f"{digits}e{power}") for digits, power in decimals]
+    assert _quoted(values, "sqlite") == _quoted(values, "libsql")
+
+
+def test_json_quote_refuses_a_blob(connection):
+    with raises(dbapi.OperationalError, code="SQLITE_ERROR", match="BLOB"):
+        connection.execute("SELECT json_quote(x'00')")
+
+
+@pytest.mark.parametrize("number", [1 / 3, 0.1 + 0.2, 123456789.123456789, 1e22])
+def test_a_number_as_text_has_the_digits_of_libsql(connection, number):
+    other = dbapi.connect(":memory:", local_engine="libsql")
+    sql = "SELECT CAST(? AS TEXT)"
+    assert connection.execute(sql, (number,)).fetchone() == other.execute(sql, (number,)).fetchone()
+    other.close()
 
 
 def test_a_misspelled_column_in_double_quotes_is_no_text(connection):
