@@ -8,6 +8,7 @@ DiskANN indexes only if it is opened with "diskann": SQLite cannot write a file 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple, get_args
 
@@ -442,11 +443,13 @@ class VectorIndex(Repository):
     def _tune(self, space: VectorSpace, found: EmbeddingModel) -> None:
         """Set the number of candidates that a search keeps to suit the number of vectors."""
         index, wanted = space.index, preset_of(found.preset).search_among(found.indexed)
-        for (metadata,) in self._session.read(sql.METADATA.bind(index=index)):
-            # The engine sets `search_l` when the index is created, empty. Another one would have to insert all vectors.
-            changed = patch_search_l(metadata, wanted)
-            if changed != metadata:
-                self._session.write([sql.SET_METADATA.bind(index=index, metadata=changed)])
+        # Another process may drop the index and its metadata at any time: then there is nothing to set.
+        with suppress(SchemaError):
+            for (metadata,) in self._session.read(sql.METADATA.bind(index=index)):
+                # The engine sets it when the index is created, empty. Another index would have to insert all vectors.
+                changed = patch_search_l(metadata, wanted)
+                if changed != metadata:
+                    self._session.write([sql.SET_METADATA.bind(index=index, metadata=changed)])
 
     def _recall(self, space: VectorSpace) -> float | None:
         """Measure recall@10 of the index on a sample of stored vectors."""
