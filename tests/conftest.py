@@ -15,6 +15,7 @@ import memory_storage as ms
 from memory_storage import dbapi, migrate
 from memory_storage.dbapi import _engines
 from memory_storage.testing import Sqld
+from tests.backends import needs_libsql
 
 from . import schema_template
 from .shared_server import SharedServer, settings_of_environment
@@ -117,6 +118,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = set(getattr(item, "fixturenames", ()))
         if fixtures & _SERVERS or any(isinstance(one, str) and one in _ON_A_SERVER for one in _parameters(item)):
             item.add_marker(pytest.mark.server)
+        if "libsql" in _parameters(item):
+            item.add_marker(needs_libsql)
         if "browser" in fixtures:
             item.add_marker(pytest.mark.browser)
             item.add_marker(pytest.mark.slow)

@@ -8,6 +8,7 @@ import pytest
 from memory_storage import dbapi
 from memory_storage.dbapi._encryption import with_path
 from memory_storage.dbapi._errors import _BY_TEXT, from_message
+from tests.backends import needs_libsql
 from tests.raising import raises
 
 SCHEMA = """
@@ -141,6 +142,7 @@ def test_after_a_panic_others_can_write_at_once(connect):
     other.execute("CREATE TABLE t (x)")
 
 
+@needs_libsql
 def test_a_memory_database_survives_a_panic():
     memory = dbapi.MemoryDatabase()
     one = dbapi.connect(memory, local_engine="libsql")

@@ -6,11 +6,13 @@ import gc
 import os
 from pathlib import Path
 
-import libsql_experimental
 import pytest
 
 from memory_storage import dbapi
-from memory_storage.dbapi import _libsql
+
+libsql_experimental = pytest.importorskip("libsql_experimental", reason="libSQL's driver has no wheel here")
+
+from memory_storage.dbapi import _libsql  # noqa: E402 - imports the driver
 
 
 class _Counted:

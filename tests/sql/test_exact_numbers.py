@@ -20,6 +20,7 @@ import memory_storage as ms
 from memory_storage import dbapi
 from memory_storage.repositories.spatiotemporal.geo import on_sphere
 from memory_storage.sql.documents import EXACT_IN_JSON
+from tests.backends import needs_libsql
 from tests.checks import assert_consistent
 from tests.strategies import floats, ratios
 
@@ -58,6 +59,7 @@ def _column(storage: ms.MemoryStorage, table: str, column: str) -> list[Any]:
         return [row[0] for row in view.execute([(f"SELECT {column} FROM {table} ORDER BY seq", [])])[0]]
 
 
+@needs_libsql
 def test_these_decimals_are_misread_by_libsql():
     connection = dbapi.connect(":memory:", local_engine="libsql")
     values = json.dumps([[one] for one in MISREAD])
