@@ -7,6 +7,7 @@ import random
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,6 +15,7 @@ from uuid import uuid4
 import pytest
 
 import memory_storage as ms
+from memory_storage import dbapi
 from memory_storage.importers import export_lines, import_stream
 from memory_storage.schema.vector_tables import EXACT_SCAN_MAX
 from tests.checks import assert_consistent, dump, row_counts
@@ -97,8 +99,8 @@ class Canary:
         """What must not be in any file: its words, its ids, its vectors as they were stored."""
         ids = [self.episode.id, self.learned.id, *(step.id for step in self.episode.steps)]
         vectors = [struct.pack(f"<{DIMENSION}f", *vector) for vector in self.vectors]
-        with self.storage.engine.connect() as connection:  # as they are in the edges of an index
-            edges = [connection.exec_driver_sql("SELECT vector8(?)", (str(one),)).scalar() for one in self.vectors]
+        with closing(dbapi.connect(":memory:", local_engine="libsql")) as connection:  # as in the edges of an index
+            edges = [connection.execute("SELECT vector8(?)", (str(one),)).fetchone()[0] for one in self.vectors]
         # A word in an index lacks its ending, and what it shares with the one before it.
         return [
             CANARY[2:7].encode(),
