@@ -103,6 +103,7 @@ class SqliteConnection:
             columns = self._columns(cursor)
             rows = cursor.fetchall()
             if columns is None and kind in _MAY_HAVE_COLUMNS:
+                cursor = None  # apsw never frees two cursors that have executed the same statement at a time
                 columns = self._columns_of(sql, values)
             return Result(columns, rows, len(rows) if kind is Kind.WRITE else -1, self._connection.last_insert_rowid())
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +26,17 @@ ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELEC
 @pytest.fixture
 def local_engine() -> str:
     return "sqlite"
+
+
+def test_a_dropped_database_frees_its_memory():
+    before = len(apsw.connections())
+    memory = dbapi.connect(":memory:", local_engine="sqlite")
+    for sql in ("CREATE TABLE t (x)", "SELECT x FROM t", "PRAGMA foreign_key_check", "DELETE FROM t RETURNING x"):
+        memory.execute(sql)
+    memory.close()
+    del memory
+    gc.collect()
+    assert len(apsw.connections()) == before
 
 
 @pytest.mark.parametrize("text", ["a\0b", "é\0b", "\0", "\0\0x"])
