@@ -30,11 +30,10 @@ from tests.checks import assert_consistent
 from tests.raising import raises
 from tests.repositories import oracle
 
-from .work import settings_of
+from .work import ENGINES, settings_of
 
 HISTORIES = int(os.environ.get("MEMORY_STORAGE_ENGINE_HISTORIES", "8"))
 KEY = "the key of both engines"
-ENGINES = ("sqlite", "libsql")
 START = datetime(2024, 5, 1, tzinfo=timezone.utc)
 DIMENSIONS = {"small": 3, "wide": 8}
 

@@ -10,11 +10,13 @@ from pathlib import Path
 import memory_storage as ms
 from tests.checks import assert_consistent
 
+from .work import settings_of
+
 CHILDREN, STEPS = 4, 100
 
 
-def test_parent_and_child_both_go_on_with_a_file(database: Path):
-    with ms.MemoryStorage.open(database) as storage:
+def test_parent_and_child_both_go_on_with_a_file(database: Path, local_engine: str):
+    with ms.MemoryStorage.open(settings_of(database, local_engine)) as storage:
         before = storage.episodes.save(ms.Episode(task_description="before the fork"))
         child = _forked(lambda: _save_after(storage, before, "child"))
         _save_after(storage, before, "parent")
@@ -27,8 +29,8 @@ def test_parent_and_child_both_go_on_with_a_file(database: Path):
         assert_consistent(storage.engine)
 
 
-def test_parent_and_child_each_have_their_copy_of_a_memory(database: Path):
-    with ms.MemoryStorage.open(":memory:") as storage:
+def test_parent_and_child_each_have_their_copy_of_a_memory(local_engine: str):
+    with ms.MemoryStorage.open(settings_of(":memory:", local_engine)) as storage:
         before = storage.episodes.save(ms.Episode(task_description="before the fork"))
         _succeeds(_forked(lambda: _save_after(storage, before, "child")))
         _save_after(storage, before, "parent")
@@ -36,8 +38,8 @@ def test_parent_and_child_each_have_their_copy_of_a_memory(database: Path):
         assert_consistent(storage.engine)
 
 
-def test_a_fork_within_a_transaction_leaves_it_to_the_parent(database: Path):
-    with ms.MemoryStorage.open(database) as storage:
+def test_a_fork_within_a_transaction_leaves_it_to_the_parent(database: Path, local_engine: str):
+    with ms.MemoryStorage.open(settings_of(database, local_engine)) as storage:
         with storage.transaction() as tx:
             mine = tx.episodes.save(ms.Episode(task_description="the parent's"))
             _succeeds(_forked(lambda: _sees_nothing_of(storage, mine)))
@@ -45,8 +47,8 @@ def test_a_fork_within_a_transaction_leaves_it_to_the_parent(database: Path):
         assert_consistent(storage.engine)
 
 
-def test_forked_workers_that_append_to_one_episode_lose_nothing(database: Path):
-    with ms.MemoryStorage.open(database) as storage:
+def test_forked_workers_that_append_to_one_episode_lose_nothing(database: Path, local_engine: str):
+    with ms.MemoryStorage.open(settings_of(database, local_engine)) as storage:
         episode = storage.episodes.save(ms.Episode(task_description="shared")).id
         children = [_forked(lambda: _append(storage, episode)) for _ in range(CHILDREN)]
         _append(storage, episode)

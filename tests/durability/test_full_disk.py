@@ -17,6 +17,7 @@ from tests.checks import assert_consistent, dump
 from tests.raising import raises
 
 from .processes import together
+from .work import settings_of
 
 
 @contextmanager
@@ -36,9 +37,10 @@ def _no_room(storage: ms.MemoryStorage) -> Iterator[None]:
 
 
 @pytest.fixture(params=["memory", "file"])
-def target(request: pytest.FixtureRequest) -> str:
+def target(request: pytest.FixtureRequest, local_engine: str) -> ms.Settings:
     """Local backends only: a server has its own disk."""
-    return ":memory:" if request.param == "memory" else str(request.getfixturevalue("database"))
+    database = ":memory:" if request.param == "memory" else request.getfixturevalue("database")
+    return settings_of(database, local_engine)
 
 
 def _big(number: int = 0) -> ms.Episode:
@@ -74,18 +76,18 @@ def test_a_block_resumed_after_a_full_disk_is_all_or_nothing(storage: ms.MemoryS
     assert_consistent(storage.engine)
 
 
-def test_a_failing_disk_is_unavailable_and_stores_nothing(database: Path):
-    (outcome,) = together(write_over_the_size_limit, [(database,)])
+def test_a_failing_disk_is_unavailable_and_stores_nothing(database: Path, local_engine: str):
+    (outcome,) = together(write_over_the_size_limit, [(database, local_engine)])
     assert outcome == ("SQLITE_IOERR", 1, 2)
     with ms.MemoryStorage.open(database) as storage:
         assert storage.episodes.count() == 2
         assert_consistent(storage.engine)
 
 
-def write_over_the_size_limit(barrier: object, path: Path) -> tuple[str, int, int]:
+def write_over_the_size_limit(barrier: object, path: Path, engine: str) -> tuple[str, int, int]:
     """Write with and without a limit to the size of files; the error's code, and the episodes then and afterwards."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    with ms.MemoryStorage.open(path) as storage:
+    with ms.MemoryStorage.open(settings_of(path, engine)) as storage:
         storage.episodes.save(_big())
         size = path.with_name(path.name + "-wal").stat().st_size
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + 50_000, resource.RLIM_INFINITY))

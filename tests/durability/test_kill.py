@@ -1,4 +1,7 @@
-"""A writer killed at any time: acknowledged writes are stored, and the others are stored completely or not at all."""
+"""A writer killed at any time: acknowledged writes are stored, and the others are stored completely or not at all.
+
+Each of the local engines writes, and each recovers what itself and the other has left.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import memory_storage as ms
 from tests.checks import assert_consistent, dump
 
 from .processes import killed
-from .work import write_until_killed
+from .work import ENGINES, settings_of, write_until_killed
 from .writes import Writer, now
 
 KILLS = int(os.environ.get("MEMORY_STORAGE_TEST_KILLS", "40"))
@@ -30,14 +33,14 @@ def test_a_killed_writer_loses_no_acknowledged_write(database: Path):
             name = f"{seed}-{number}"
             opening = number % 10 == 0  # the others are killed when they have begun to write
             durability = "full" if number % 2 else "normal"  # it writes more, and a kill is no power cut
+            engine, other = ENGINES if number // 2 % 2 else ENGINES[::-1]
             after = moments.uniform(0, 0.15)
             written = len(
-                killed(write_until_killed, database, name, durability, after=after, from_first_byte=not opening)
+                killed(write_until_killed, database, engine, name, durability, after=after, from_first_byte=not opening)
             )
             acknowledged += written
-            with ms.MemoryStorage.open(
-                ms.Settings(database=str(database), namespace=name, durability="normal")
-            ) as storage:
+            reader = engine if number // 4 % 2 else other
+            with ms.MemoryStorage.open(settings_of(database, reader, namespace=name, durability="normal")) as storage:
                 assert_consistent(storage.engine)
                 begun += _is_whole(storage, Writer(memory.in_namespace(name), name), written, memory)
                 _empty(storage)

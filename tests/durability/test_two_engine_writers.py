@@ -15,9 +15,8 @@ from memory_storage import dbapi, doctor
 from tests.checks import assert_consistent
 
 from .processes import killed, together
-from .work import append_until, insert_until_killed, save_until_killed, settings_of, write_with_engine
+from .work import ENGINES, append_until, insert_until_killed, save_until_killed, settings_of, write_with_engine
 
-ENGINES = ("sqlite", "libsql")
 WRITES = 10_000  # of both processes together
 KILLS = 4
 KEY = "a key for both engines"

@@ -15,9 +15,7 @@ from tests.raising import raises
 
 from .open_files import SPELLINGS, make_spellings, spelled
 from .processes import in_fork, together
-from .work import insert_two
-
-ENGINES = ("sqlite", "libsql")
+from .work import ENGINES, insert_two
 
 
 @pytest.fixture(params=ENGINES)

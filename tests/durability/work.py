@@ -16,6 +16,7 @@ from memory_storage import dbapi
 from .writes import Writer, now
 
 THREADS = 8
+ENGINES = ("sqlite", "libsql")
 
 
 def open_at_once(barrier: Any, path: Path) -> str:
@@ -52,9 +53,11 @@ def append_and_apply(
             return [one for done in threads.map(write, range(THREADS)) for one in done]
 
 
-def write_until_killed(acknowledge: Any, path: Path, seed: str, durability: Literal["full", "normal"]) -> None:
+def write_until_killed(
+    acknowledge: Any, path: Path, engine: str, seed: str, durability: Literal["full", "normal"]
+) -> None:
     """Write, and send a byte for each write that has returned."""
-    settings = ms.Settings(database=str(path), namespace=seed, durability=durability)
+    settings = settings_of(path, engine, namespace=seed, durability=durability)
     with ms.MemoryStorage.open(settings, now=now) as storage:
         for _ in Writer(storage, seed).run():
             os.write(acknowledge.fileno(), b".")
@@ -84,7 +87,7 @@ def open_as_nobody(barrier: Any, path: Path) -> tuple[str, str]:
     return read + "no error", ""
 
 
-def settings_of(path: Path, engine: str, key: str | None = None, **fields: Any) -> ms.Settings:
+def settings_of(path: Path | str, engine: str, key: str | None = None, **fields: Any) -> ms.Settings:
     """Settings that name the engine, and ask for no index that only one of them has."""
     return ms.Settings.model_validate(
         {"database": str(path), "local_engine": engine, "encryption_key": key, "vector_index": "exact", **fields}
