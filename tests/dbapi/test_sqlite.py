@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory_storage import dbapi
+from tests.backends import needs_libsql
 from tests.raising import raises
 
 ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
@@ -69,12 +70,14 @@ def _quoted(values: list[Any], engine: str) -> list[str]:
         connection.close()
 
 
+@needs_libsql
 def test_json_quote_writes_what_libsql_writes():
     """A facet that one engine has stored is looked up by the text that the other one makes."""
     values = [*NUMBERS, *TEXTS, *HALVES]
     assert _quoted(values, "sqlite") == _quoted(values, "libsql")
 
 
+@needs_libsql
 @settings(max_examples=20)
 @given(st.lists(st.tuples(st.integers(-(10**15) + 1, 10**15 - 1), st.integers(-320, 290)), min_size=50, max_size=50))
 def test_json_quote_writes_decimals_as_libsql_does(decimals):
@@ -87,6 +90,7 @@ def test_json_quote_refuses_a_blob(connection):
         connection.execute("SELECT json_quote(x'00')")
 
 
+@needs_libsql
 @pytest.mark.parametrize("number", [1 / 3, 0.1 + 0.2, 123456789.123456789, 1e22])
 def test_a_number_as_text_has_the_digits_of_libsql(connection, number):
     other = dbapi.connect(":memory:", local_engine="libsql")
