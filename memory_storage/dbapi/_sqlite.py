@@ -271,4 +271,7 @@ def _returns_rows(sql: str) -> bool:
 def _regexp(*arguments: Any) -> int | None:
     """Return whether a regular expression is found in a value, as `sqlite3`'s dialect of SQLAlchemy defines it."""
     pattern, value = arguments
-    return None if pattern is None or value is None else int(re.search(pattern, str(value)) is not None)
+    try:
+        return None if pattern is None or value is None else int(re.search(str(pattern), str(value)) is not None)
+    except re.error as error:
+        raise OperationalError(f"the regular expression {pattern!r} is invalid: {error}", "SQLITE_ERROR") from error

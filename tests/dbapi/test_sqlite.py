@@ -90,6 +90,12 @@ def test_json_quote_refuses_a_blob(connection):
         connection.execute("SELECT json_quote(x'00')")
 
 
+def test_an_invalid_regular_expression_is_an_error_of_the_driver(connection):
+    with raises(dbapi.OperationalError, code="SQLITE_ERROR", match="is invalid"):
+        connection.execute("SELECT 'a' REGEXP '('")
+    assert connection.execute("SELECT 7 REGEXP 7").fetchone() == (1,)
+
+
 @needs_libsql
 @pytest.mark.parametrize("number", [1 / 3, 0.1 + 0.2, 123456789.123456789, 1e22])
 def test_a_number_as_text_has_the_digits_of_libsql(connection, number):
