@@ -75,7 +75,9 @@ def _open_checked(settings: Settings, check: Callable[[Engine], object]) -> Memo
         except BaseException:
             engine.dispose()
             raise
-    return MemoryStorage(engine, settings)
+    storage = MemoryStorage(engine, settings)
+    storage._owns_engine = True  # as if `open` had made it: closing the storage closes the file
+    return storage
 
 
 def refuse_missing(settings: Settings) -> None:
