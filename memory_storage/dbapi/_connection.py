@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from . import _errors
 from ._batch import Batch, BatchStep, Result, Value
-from ._errors import InterfaceError, OperationalError, ProgrammingError
+from ._errors import InterfaceError, NotSupportedError, OperationalError, ProgrammingError
 from ._fork import Unpicklable
 from ._sql import Kind, parse, split_script
 
@@ -50,6 +50,11 @@ class Transport(Protocol):
     def discard(self) -> None:
         """Close a connection that was garbage collected. May run in any thread at any point, so it never waits."""
         ...
+
+
+@runtime_checkable
+class _CanBackUp(Protocol):
+    def back_up(self, target: Any, pages: int, progress: Callable[[int, int], None] | None) -> None: ...
 
 
 class Gate(Protocol):
@@ -168,6 +173,29 @@ class Connection(Unpicklable):
             Whether there is one that can be stopped. A request to a server cannot.
         """
         return self._transport.interrupt()
+
+    def backup(
+        self, target: Connection, *, pages: int = 1_000, progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Copy the database into another one, page by page, with SQLite's online backup; as in `sqlite3`.
+
+        Other connections may read and write meanwhile; a write of another connection begins the copy again. Deleted
+        content is copied too: `memory_storage.backup` copies rows, and verifies them.
+
+        Args:
+            target: A connection to the database that is replaced.
+            pages: How many pages are copied between two calls of `progress`.
+            progress: Called with the number of copied pages, and of all.
+
+        Raises:
+            NotSupportedError: one of them is on a server, or open with libSQL's engine.
+            OperationalError: one of the databases is locked, or the disk is full.
+        """
+        self._check_open()
+        target._check_open()
+        if not isinstance(self._transport, _CanBackUp) or not isinstance(target._transport, _CanBackUp):
+            raise NotSupportedError("a server has no online backup: use `memory-storage backup`", "NO_BACKUP")
+        self._transport.back_up(target._transport, pages, progress)
 
     def close(self) -> None:
         """Close the connection; an open transaction is rolled back. Closing twice is a no-op."""

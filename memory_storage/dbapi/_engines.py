@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Protocol, cast
 
@@ -51,6 +51,10 @@ class NativeConnection(Protocol):
 
     def interrupt(self) -> None:
         """Stop the running statement, from any thread; some engines cannot."""
+        ...
+
+    def back_up(self, target: NativeConnection, pages: int, progress: Callable[[int, int], None] | None) -> None:
+        """See `Connection.backup`."""
         ...
 
     def close(self) -> None:

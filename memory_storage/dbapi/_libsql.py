@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -10,7 +10,8 @@ import libsql_experimental
 
 from ._batch import Result, Value, bind
 from ._encryption import EncryptionKey
-from ._errors import Error, InterfaceError, from_message
+from ._engines import NativeConnection
+from ._errors import Error, InterfaceError, NotSupportedError, from_message
 from ._sql import Kind, Statement
 
 
@@ -70,6 +71,15 @@ class LibSQLConnection:
 
     def interrupt(self) -> None:
         """See `NativeConnection`. The driver offers none."""
+
+    def back_up(
+        self,
+        target: NativeConnection,  # noqa: ARG002 - the protocol's signature, as are the others
+        pages: int,  # noqa: ARG002
+        progress: Callable[[int, int], None] | None,  # noqa: ARG002
+    ) -> None:
+        """See `NativeConnection`. The driver offers none."""
+        raise NotSupportedError("libSQL's driver has no online backup: use `memory-storage backup`", "NO_BACKUP")
 
     def close(self) -> None:
         """See `NativeConnection`."""

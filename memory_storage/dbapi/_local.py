@@ -8,7 +8,7 @@ import random
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from ._batch import BatchStep, Result, RowCountError, Value
@@ -170,6 +170,12 @@ class LocalTransport:
                     self._memory.release()
         finally:
             self._running = None
+
+    def back_up(self, target: LocalTransport, pages: int, progress: Callable[[int, int], None] | None) -> None:
+        """See `Connection.backup`."""
+        if self._native is None or target._native is None:
+            raise InterfaceError(self._broken or target._broken)
+        self._native.back_up(target._native, pages, progress)
 
     def close(self) -> None:
         """Roll an open transaction back, and release the file or the in-memory database."""

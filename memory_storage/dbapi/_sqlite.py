@@ -6,7 +6,7 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
@@ -16,6 +16,7 @@ import apsw
 
 from ._batch import Result, Value, check_parameters
 from ._encryption import EncryptionKey
+from ._engines import NativeConnection
 from ._errors import (
     DataError,
     Error,
@@ -120,6 +121,20 @@ class SqliteConnection:
         """See `NativeConnection`."""
         with suppress(apsw.ConnectionClosedError):
             self._connection.interrupt()
+
+    def back_up(self, target: NativeConnection, pages: int, progress: Callable[[int, int], None] | None) -> None:
+        """See `NativeConnection`."""
+        if not isinstance(target, SqliteConnection):
+            raise NotSupportedError("the target of a backup must be open with the engine sqlite too", "NO_BACKUP")
+        with self._lock, target._lock:
+            try:
+                with target._connection.backup("main", self._connection, "main") as copy:
+                    while not copy.done:
+                        copy.step(pages)
+                        if progress is not None:
+                            progress(copy.page_count - copy.remaining, copy.page_count)
+            except apsw.Error as error:
+                raise self._as_driver_error(error) from error
 
     def close(self) -> None:
         """See `NativeConnection`."""

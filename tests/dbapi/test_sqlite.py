@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,24 @@ def test_ctrl_c_is_heard_during_a_statement(tmp_path: Path):
     command = [sys.executable, "-c", _INTERRUPTED, str(tmp_path / "memory.db")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+def test_an_online_backup_copies_a_database_in_use(connection, tmp_path):
+    connection.cursor().executemany("INSERT INTO t VALUES (?, zeroblob(3000))", [(number,) for number in range(300)])
+    connection.commit()
+    seen: list[tuple[int, int]] = []
+    with closing(dbapi.connect(str(tmp_path / "copy.db"), local_engine="sqlite")) as target:
+        connection.backup(target, pages=50, progress=lambda done, total: seen.append((done, total)))
+        assert target.execute("SELECT count(*) FROM t").fetchone() == (300,)
+    assert len(seen) > 3
+    assert seen[-1][0] == seen[-1][1]
+
+
+def test_an_online_backup_needs_sqlite_on_both_sides(connection):
+    with closing(dbapi.connect(":memory:", local_engine="libsql")) as other:
+        for source, target in ((connection, other), (other, connection)):
+            with raises(dbapi.NotSupportedError, code="NO_BACKUP"):
+                source.backup(target)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
