@@ -31,6 +31,7 @@ def local_engine() -> str:
 
 
 def test_a_dropped_database_frees_its_memory():
+    gc.collect()  # the garbage of other tests
     before = len(apsw.connections())
     memory = dbapi.connect(":memory:", local_engine="sqlite")
     for sql in ("CREATE TABLE t (x)", "SELECT x FROM t", "PRAGMA foreign_key_check", "DELETE FROM t RETURNING x"):
