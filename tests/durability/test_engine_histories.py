@@ -26,12 +26,14 @@ from hypothesis.stateful import (
 import memory_storage as ms
 from memory_storage import dbapi, doctor
 from memory_storage.backup import back_up, restore
+from tests.backends import needs_libsql
 from tests.checks import assert_consistent
 from tests.raising import raises
 from tests.repositories import oracle
 
 from .work import ENGINES, settings_of
 
+pytestmark = needs_libsql
 HISTORIES = int(os.environ.get("MEMORY_STORAGE_ENGINE_HISTORIES", "8"))
 KEY = "the key of both engines"
 START = datetime(2024, 5, 1, tzinfo=timezone.utc)

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 
 import memory_storage as ms
+from tests.backends import needs_libsql
 from tests.checks import assert_consistent, dump
 
 from .processes import killed
 from .work import ENGINES, settings_of, write_until_killed
 from .writes import Writer, now
 
+pytestmark = needs_libsql
 KILLS = int(os.environ.get("MEMORY_STORAGE_TEST_KILLS", "40"))
 
 

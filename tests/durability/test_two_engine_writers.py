@@ -12,11 +12,13 @@ import pytest
 
 import memory_storage as ms
 from memory_storage import dbapi, doctor
+from tests.backends import needs_libsql
 from tests.checks import assert_consistent
 
 from .processes import killed, together
 from .work import ENGINES, append_until, insert_until_killed, save_until_killed, settings_of, write_with_engine
 
+pytestmark = needs_libsql
 WRITES = 10_000  # of both processes together
 KILLS = 4
 KEY = "a key for both engines"

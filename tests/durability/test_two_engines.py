@@ -11,11 +11,14 @@ import pytest
 
 import memory_storage as ms
 from memory_storage import dbapi
+from tests.backends import needs_libsql
 from tests.raising import raises
 
 from .open_files import SPELLINGS, make_spellings, spelled
 from .processes import in_fork, together
 from .work import ENGINES, insert_two
+
+pytestmark = needs_libsql
 
 
 @pytest.fixture(params=ENGINES)

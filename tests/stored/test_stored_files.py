@@ -14,6 +14,7 @@ import memory_storage as ms
 from memory_storage import doctor, schema
 from memory_storage.backup import restore
 from memory_storage.importers import import_file
+from tests.backends import needs_libsql
 from tests.checks import assert_consistent
 
 from .reads import AROUND_SYDNEY, MARCH, NOW, QUERY, SMALL, SYDNEY, reads
@@ -98,6 +99,7 @@ def test_a_stored_file_reads_as_it_was_stored(commit: str, name: str, tmp_path: 
     assert doctor.check(storage.settings).findings == []
 
 
+@needs_libsql
 @pytest.mark.parametrize("vector_index", ["exact", "hnsw"])
 def test_an_encrypted_file_of_libsql_opens_with_sqlite(tmp_path: Path, vector_index: str):
     """Its DiskANN indexes are empty, and dropped; nothing is written in plain on the way to the newest revision."""
