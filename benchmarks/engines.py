@@ -29,7 +29,7 @@ _VECTORS = "vectors"  # a namespace of episodes with a vector, and without steps
 _THREADS = 10
 _NOTES = (
     "ratio: libSQL's time / SQLite's time of the same round, the median of the rounds; 1.2 is 1.2 times as fast.",
-    "threads: calls per second of ten threads by those of one thread, on the same file; libSQL's beside it.",
+    "threads: calls per second of ten threads by those of one thread, on the same file, and the same for libSQL.",
 )
 
 Call = Callable[[ms.MemoryStorage, int], object]

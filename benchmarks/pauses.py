@@ -1,6 +1,6 @@
-"""Pauses: how long other threads stand still beside the slowest calls, and how soon each of these ends on demand.
+"""Pauses: how long the slowest calls stop other threads, and how soon each of these calls ends on demand.
 
-Beside each call a thread ticks every millisecond; its longest gap is the longest stop. Then the call is made again and
+During each call a thread ticks every millisecond; its longest gap is the longest stop. Then the call is made again and
 interrupted by another thread, by its request_timeout, and by Ctrl-C: what counts is the time from the demand to the
 error. The gap and the three delays are compared with what a web app bears; they are milliseconds, not ratios, since a
 stop of 20 ms is one on every machine.
@@ -34,7 +34,7 @@ _SHORTEST = 0.050  # seconds of a call that is worth interrupting
 _MODEL = "m"
 _DIMENSION = 384
 _NOTES = (
-    "stop: the longest gap of a thread that ticks every millisecond, beside the call; a busy machine makes it longer.",
+    "stop: the longest gap of a thread that ticks every millisecond during the call; a busy machine makes it longer.",
     "interrupt, timeout, Ctrl-C: from the demand to the error; - for a call that ends before it.",
 )
 
@@ -117,7 +117,7 @@ def run(*, short: bool) -> Report:
 
 
 def fill(path: Path, count: int) -> None:
-    """Create a file with so many episodes of two steps, a tenth of them with a place and a vector."""
+    """Create a file with `count` episodes of two steps, a tenth of them with a place and a vector."""
     random = np.random.default_rng(3)
     with ms.MemoryStorage.open(_settings(path)) as storage:
         for first in range(0, count, 1_000):

@@ -138,6 +138,7 @@ _BY_CODE: dict[str, Callable[[str, str], MemoryStorageError]] = {
     "OTHER_KEY": lambda message, _: CredentialError(
         f"{message}; set the same one, or close the storage that has the file open (setting: encryption_key)"
     ),
+    "DISKANN_INDEX": lambda message, _: ConfigurationError(message),
     "OTHER_ENGINE": lambda message, _: ConfigurationError(message),
     "NO_DRIVER": lambda message, _: ConfigurationError(f"local_engine: {message}"),
     "NO_CIPHER": lambda message, _: ConfigurationError(message),

@@ -179,7 +179,7 @@ class Connection(Unpicklable):
     ) -> None:
         """Copy the database into another one, page by page, with SQLite's online backup; as in `sqlite3`.
 
-        Other connections may read and write meanwhile; a write of another connection begins the copy again. Deleted
+        Other connections may read and write concurrently; a write of another connection restarts the copy. Deleted
         content is copied too: `memory_storage.backup` copies rows, and verifies them.
 
         Args:

@@ -82,7 +82,7 @@ class SqliteConnection:
         """See `NativeConnection`."""
         with self._lock:
             self._watch.begin()
-            prepared = prepare(self._connection, sql)
+            prepared = prepare(self._connection, sql) if "vector_distance_" in sql else sql
             try:
                 return self._execute(prepared, values, kind)
             except apsw.SQLError as error:

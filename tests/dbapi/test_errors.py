@@ -124,7 +124,7 @@ def test_a_closed_connection_is_an_interface_error(connection, cursor):
 @pytest.mark.parametrize("local_engine", ["libsql"], indirect=True)
 def test_a_native_panic_breaks_the_connection_and_rolls_back(connection):
     connection.execute("INSERT INTO t VALUES (1, 'lost')")
-    with pytest.raises(dbapi.InterfaceError, match="panicked"):
+    with raises(dbapi.InterfaceError, code="PANIC", match="panicked"):
         connection.execute("SELECT CAST(x'ff' AS TEXT)")
     assert not connection.usable
     connection.rollback()

@@ -216,6 +216,26 @@ def test_an_online_backup_needs_sqlite_on_both_sides(connection):
                 source.backup(target)
 
 
+def test_a_native_connection_that_is_closed_says_so(connection):
+    connection._transport._native.close()
+    with raises(dbapi.InterfaceError, code="SQLITE_MISUSE", match="closed"):
+        connection.execute("SELECT 1")
+
+
+def test_a_build_of_apsw_without_a_cipher_refuses_a_key(tmp_path, monkeypatch):
+    monkeypatch.delattr(apsw, "mc_version")
+    with raises(dbapi.NotSupportedError, code="NO_CIPHER", match="apsw-sqlite3mc"):
+        dbapi.connect(str(tmp_path / "memory.db"), encryption_key="secret", local_engine="sqlite")
+
+
+def test_a_missing_driver_is_named_with_its_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "libsql_experimental", None)
+    monkeypatch.delitem(sys.modules, "memory_storage.dbapi._libsql", raising=False)
+    monkeypatch.delattr(dbapi, "_libsql", raising=False)
+    with raises(dbapi.NotSupportedError, code="NO_DRIVER", match=r"pip install 'memory-storage\[libsql\]'"):
+        dbapi.connect(":memory:", local_engine="libsql")
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_fork_during_statements_of_other_threads_leaves_a_usable_child(tmp_path: Path):
     stop = threading.Event()

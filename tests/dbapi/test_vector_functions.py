@@ -215,6 +215,10 @@ def test_where_libsql_overflows_the_distance_is_true(engines):
 def test_elements_of_fewer_bits_are_refused(engines, kind):
     vector = b"\0" * 16 + bytes([kind])
     assert {engine(COSINE, vector, vector) for engine in engines.ours} == {dbapi.NotSupportedError}
+    connection = dbapi.connect(":memory:", local_engine="sqlite")
+    with raises(dbapi.NotSupportedError, code="VECTOR_TYPE", match="local_engine='libsql'"):
+        connection.execute(COSINE, (vector, vector))
+    connection.close()
 
 
 FORMATS = ["SELECT vector_extract(?)", "SELECT vector(?)", "SELECT vector32(?)", "SELECT vector64(?)"]

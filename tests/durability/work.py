@@ -136,7 +136,7 @@ def append_until(barrier: Any, path: Path, engine: str, key: str | None, episode
     with ms.MemoryStorage.open(settings_of(path, engine, key)) as storage:
         barrier.wait()
         while not until.exists():
-            steps.append(str(storage.episodes.append_step(episode, ms.Step(tool=engine, action="go on")).id))
+            steps.append(str(storage.episodes.append_step(episode, ms.Step(tool=engine, action="continue")).id))
     return steps
 
 

@@ -402,7 +402,7 @@ def _by_model(g: Ground) -> None:
     assert index.catch_up(text) == 0
     assert index.rebuild(text) == 0
     assert index.costs(text)
-    assert index.switch_to("diskann", model=text) == 0
+    assert index.switch_to(memory.vector_index, model=text) == 0
     assert memory.embeddings.import_many([found]) == 0
     assert memory.embeddings.delete("episode", episode.id, model=text) is True
     assert memory.embeddings.import_many([found]) == 1
@@ -426,7 +426,9 @@ def _items(g: Ground) -> tuple[ms.Episode, ms.Heuristic]:
 
 def _own_sql(g: Ground) -> None:
     with g.scratch.transaction() as tx:
-        assert tx.execute([("SELECT ?, length(?)", [g.text, g.text])])[0][0] == (g.text, len(g.text))
+        # length() of a text counts up to its first NUL.
+        sql, size = "SELECT ?, length(CAST(? AS BLOB))", len(g.text.encode(errors="replace"))
+        assert tx.execute([(sql, [g.text, g.text])])[0][0] == (g.text, size)
 
 
 def _namespace(g: Ground) -> None:
