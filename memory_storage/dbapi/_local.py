@@ -156,20 +156,16 @@ class LocalTransport:
         native = self._native
         if self._broken or native is None:
             raise InterfaceError(self._broken)
-        self._is_interrupted, self._running = False, native
+        if self._memory is None:
+            if self._file is not None and not (steps and steps[0].sql == "ROLLBACK"):
+                self._file.check(self._path)
+            return self._run(native, steps, begin, savepoint, commit)
+        self._memory.acquire(self, self._busy_timeout)
         try:
-            if self._memory is None:
-                if self._file is not None and not (steps and steps[0].sql == "ROLLBACK"):
-                    self._file.check(self._path)
-                return self._run(native, steps, begin, savepoint, commit)
-            self._memory.acquire(self, self._busy_timeout)
-            try:
-                return self._run(native, steps, begin, savepoint, commit)
-            finally:
-                if not native.in_transaction:
-                    self._memory.release()
+            return self._run(native, steps, begin, savepoint, commit)
         finally:
-            self._running = None
+            if not native.in_transaction:
+                self._memory.release()
 
     def back_up(self, target: LocalTransport, pages: int, progress: Callable[[int, int], None] | None) -> None:
         """See `Connection.backup`."""
@@ -210,7 +206,20 @@ class LocalTransport:
     ) -> list[Result]:
         # Check all values before anything is locked.
         statements = [_bind_step(native, step) for step in steps]
-        native.deadline = self.deadline
+        native.deadline, self._is_interrupted, self._running = self.deadline, False, native
+        try:
+            return self._run_bound(native, statements, begin, savepoint, commit)
+        finally:
+            native.deadline, self._running = None, None
+
+    def _run_bound(
+        self,
+        native: NativeConnection,
+        statements: Sequence[_BoundStatement],
+        begin: str | None,
+        savepoint: bool,
+        commit: bool,
+    ) -> list[Result]:
         is_open = native.in_transaction
         if begin is None and not is_open and len(statements) == 1 and statements[0][0] is Kind.SCHEMA:
             begin, commit = "IMMEDIATE", True  # so that a rollback undoes also what is executed while it is prepared

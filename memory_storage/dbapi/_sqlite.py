@@ -55,6 +55,8 @@ class SqliteConnection:
         self._connection = connection
         self._watch = _Watch(connection)
         self._lock = threading.RLock()  # held while a statement runs, so that a fork can wait for it
+        self._interrupting = threading.RLock()  # the engine must not free what another thread interrupts
+        self._is_closed = False
         statement_barrier.add(self)
 
     @property
@@ -119,8 +121,9 @@ class SqliteConnection:
 
     def interrupt(self) -> None:
         """See `NativeConnection`."""
-        with suppress(apsw.ConnectionClosedError):
-            self._connection.interrupt()
+        with self._interrupting:
+            if not self._is_closed:
+                self._connection.interrupt()
 
     def back_up(self, target: NativeConnection, pages: int, progress: Callable[[int, int], None] | None) -> None:
         """See `NativeConnection`."""
@@ -138,15 +141,19 @@ class SqliteConnection:
 
     def close(self) -> None:
         """See `NativeConnection`."""
+        with self._interrupting:
+            self._is_closed = True
         with self._lock, suppress(apsw.Error):
             self._connection.close(True)
 
     def acquire(self) -> None:
         """See `Statements`."""
         self._lock.acquire()
+        self._interrupting.acquire()
 
     def release(self) -> None:
         """See `Statements`."""
+        self._interrupting.release()
         self._lock.release()
 
     @staticmethod
