@@ -118,7 +118,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = set(getattr(item, "fixturenames", ()))
         if fixtures & _SERVERS or any(isinstance(one, str) and one in _ON_A_SERVER for one in _parameters(item)):
             item.add_marker(pytest.mark.server)
-        if "libsql" in _parameters(item):
+        if any(isinstance(one, str) and one == "libsql" for one in _parameters(item)):
             item.add_marker(needs_libsql)
         if "browser" in fixtures:
             item.add_marker(pytest.mark.browser)
