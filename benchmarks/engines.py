@@ -44,7 +44,7 @@ class Case:
     rounds: int
     short_rounds: int
     calls: int = 1
-    required: float = 1.0
+    required: float = 0.85  # 0.98 to 1.4 on an idle machine
 
 
 def _save(storage: ms.MemoryStorage, number: int) -> object:
@@ -73,12 +73,12 @@ def _search(storage: ms.MemoryStorage, number: int) -> object:
 
 
 CASES = (
-    Case("save an episode of 20 steps", _save, 60, 15, calls=3, required=1.2),
+    Case("save an episode of 20 steps", _save, 60, 15, calls=3, required=1.1),
     Case("append a step", _append, 200, 60),
     Case("save_many, 100 episodes of 20 steps", _save_many, 12, 3),
     Case("get an episode of 20 steps", _get, 100, 25, calls=20, required=1.2),
     Case("query a page of 50 episodes", lambda storage, _: storage.episodes.query(limit=50), 60, 15, calls=2),
-    Case("iterate over the episodes", lambda storage, _: list(storage.episodes.iterate()), 15, 3),
+    Case("iterate over the episodes", lambda storage, _: list(storage.episodes.iterate()), 15, 7),
     Case("similar_to, exact", _similar, 40, 10),
     Case("search for words", _search, 40, 10),
     Case("analytics by tool", lambda storage, _: storage.analytics.tools(), 30, 8),
@@ -147,7 +147,7 @@ def _threads(storages: Mapping[str, ms.MemoryStorage], seconds: float) -> list[L
         for threads in (1, _THREADS)
     }
     lines = []
-    for kind, (what, required) in enumerate((("reads", 1.7), ("writes", 1.0))):
+    for kind, (what, required) in enumerate((("reads", 1.1), ("writes", 0.7))):
         sqlite, libsql = (rates[engine, _THREADS][kind] / rates[engine, 1][kind] for engine in _ENGINES)
         detail = ", ".join(f"{engine} {rates[engine, _THREADS][kind]:,.0f} a second" for engine in _ENGINES)
         lines.append(

@@ -20,6 +20,7 @@ OTHERS = frozenset(
         "CHAOS_SECONDS",
         "CHAOS_SEED",
         "CHROMIUM",
+        "ENGINE_HISTORIES",
         "INTERLEAVINGS",
         "LOAD_SECONDS",
         "OPENING_RACES",

@@ -33,7 +33,7 @@ def test_both_sides_of_a_case_read_or_store_the_same_rows(files, case):
 
 
 def test_all_but_the_warm_appends_have_the_same_floor():
-    assert {case.name for case in local.CASES if case.required != 0.5} == {"  ten in a row"}
+    assert {case.name for case in local.CASES if case.required != local.REQUIRED} == {"  ten in a row"}
 
 
 @pytest.mark.slow

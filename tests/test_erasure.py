@@ -179,7 +179,8 @@ def keep_little(connection, record):
 
 path, key, work = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 settings = ms.Settings(database=str(path), encryption_key=key)
-if work == "leak":
+if work == "leak":  # by libSQL's engine: SQLite's encrypts its temporary files
+    settings = settings.model_copy(update={"local_engine": "libsql"})
     engine = make_engine(settings)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("PRAGMA temp_store = FILE")

@@ -1,15 +1,19 @@
 """`json_quote` for SQLite's engine, with numbers of 15 digits, as libSQL and its servers write them.
 
 SQLite writes 17 digits since 3.52. The text is stored as a facet of metadata, which the other engine has to find.
+
+A function in Python cannot tell JSON from text, so that statements which pass on JSON are translated: see `translate`.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from functools import lru_cache
 from typing import Any
 
 from ._errors import OperationalError
+from ._sql import Kind, call_spans, parse
 
 _LIMIT = 10**15  # of numbers of 15 digits
 
@@ -29,6 +33,22 @@ def json_quote(*arguments: Any) -> str:
     if isinstance(value, bytes):
         raise OperationalError("JSON cannot hold BLOB values", "SQLITE_ERROR")
     return json.dumps(value, ensure_ascii=False)
+
+
+@lru_cache(maxsize=1024)
+def translate(sql: str) -> str:
+    """Return a statement in which calls of `json_quote` keep JSON: all but those of a bound value, which is none.
+
+    The operator `->` returns the element of an array as the engine's own `json_quote` would.
+    """
+    if "json_quote" not in sql.lower() or parse(sql).kind not in {Kind.READ, Kind.WRITE}:
+        return sql
+    pieces, end = [], 0
+    for start, opened, closed in call_spans(sql, "json_quote"):
+        if start >= end and sql[opened + 1 : closed].strip() != "?":
+            pieces += [sql[end:start], "(json_array", sql[opened : closed + 1], " -> '$[0]')"]
+            end = closed + 1
+    return "".join([*pieces, sql[end:]])
 
 
 def _real(value: float) -> str:

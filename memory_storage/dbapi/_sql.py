@@ -118,6 +118,21 @@ def function_calls(sql: str) -> Iterator[tuple[str, int]]:
         at = token.start()
 
 
+def call_spans(sql: str, name: str) -> Iterator[tuple[int, int, int]]:
+    """Yield where each call of a function begins, and where its parentheses are."""
+    starts = [start for called, start in function_calls(sql) if called.lower() == name]
+    for start in starts:
+        depth, opened = 0, -1
+        for token in _TOKEN.finditer(sql, start):
+            text = token.group() if token.lastgroup == "mark" else ""
+            depth += (text == "(") - (text == ")")
+            if text == "(" and opened < 0:
+                opened = token.start()
+            if text == ")" and depth == 0:
+                yield start, opened, token.start()
+                break
+
+
 def _name_tokens(sql: str) -> list[tuple[str, bool, int]]:
     """Return the words, quoted names and marks of a statement: text, whether it is a bare word, parenthesis depth."""
     found: list[tuple[str, bool, int]] = []

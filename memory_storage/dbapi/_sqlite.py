@@ -26,7 +26,7 @@ from ._errors import (
     from_result,
 )
 from ._fork import statement_barrier
-from ._json_quote import json_quote
+from ._json_quote import json_quote, translate
 from ._sql import Kind, Statement
 from ._vector_functions import add_vector_functions, is_native_error, prepare
 
@@ -100,7 +100,9 @@ class SqliteConnection:
         """See `NativeConnection`."""
         with self._lock:
             self._watch.begin()
-            prepared = prepare(self._connection, sql) if "vector_distance_" in sql else sql
+            prepared = sql = translate(sql)
+            if "vector_distance_" in sql:
+                prepared = prepare(self._connection, sql)
             try:
                 return self._execute(prepared, values, kind)
             except apsw.SQLError as error:

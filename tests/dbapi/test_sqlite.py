@@ -89,7 +89,7 @@ def test_json_quote_writes_decimals_as_libsql_does(decimals):
 
 def test_json_quote_refuses_a_blob(connection):
     with raises(dbapi.OperationalError, code="SQLITE_ERROR", match="BLOB"):
-        connection.execute("SELECT json_quote(x'00')")
+        connection.execute("SELECT json_quote(?)", (b"\0",))
 
 
 def test_an_invalid_regular_expression_is_an_error_of_the_driver(connection):
@@ -196,6 +196,19 @@ def test_ctrl_c_is_heard_during_a_statement(tmp_path: Path):
     command = [sys.executable, "-c", _INTERRUPTED, str(tmp_path / "memory.db")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        'SELECT JSON_QUOTE(JSON_EXTRACT(\'{"a": {"b": [1, ")"]}}\', \'$.a\'))',
+        "SELECT json_quote(json_extract('[1.5]', '$[0]')), json_quote('x'), json_quote(NULL), 'json_quote(1)'",
+        "SELECT json_quote(json('[1]')) FROM (SELECT 1) WHERE json_quote('a') = '\"a\"'",
+    ],
+)
+def test_json_quote_keeps_json_as_the_other_engine_does(connection, sql):
+    with closing(dbapi.connect(":memory:", local_engine="libsql")) as other:
+        assert connection.execute(sql).fetchall() == other.execute(sql).fetchall()
 
 
 def test_an_online_backup_copies_a_database_in_use(connection, tmp_path):

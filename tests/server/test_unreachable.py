@@ -205,8 +205,8 @@ class TestOpen:
     def test_an_upgrade_whose_commit_was_lost_is_completed(self, empty_server_url: str, monkeypatch):
         ensure, lost = migrate.ensure, []
 
-        def lose(*arguments: object) -> None:
-            ensure(*arguments)
+        def lose(*arguments: object, **options: object) -> None:
+            ensure(*arguments, **options)
             if not lost:
                 lost.append(None)
                 raise dbapi.OutcomeUnknownError("it may be stored, or not", "CONNECTION_LOST")
