@@ -155,7 +155,7 @@ def _facet_value(connection: Connection, value: Any) -> str:
         return json.dumps(value)
     if isinstance(value, int) and -(2**63) <= value < 2**63:
         return str(value)
-    return str(_rows(connection, "SELECT json_quote(json_extract(?, '$'))", json.dumps(value))[0][0])
+    return str(_rows(connection, "SELECT json_quote(value) FROM json_each(?)", json.dumps([value]))[0][0])
 
 
 def _the_full_text_is_that_of_the_documents(connection: Connection) -> None:

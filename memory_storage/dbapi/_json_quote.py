@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from functools import lru_cache
 from typing import Any
 
 from ._errors import OperationalError
 from ._sql import Kind, call_spans, parse
 
+_JSON_FUNCTION = re.compile(r"\s*json\w*\s*\(", re.IGNORECASE)
 _LIMIT = 10**15  # of numbers of 15 digits
 
 
@@ -37,7 +39,7 @@ def json_quote(*arguments: Any) -> str:
 
 @lru_cache(maxsize=1024)
 def translate(sql: str) -> str:
-    """Return a statement in which calls of `json_quote` keep JSON: all but those of a bound value, which is none.
+    """Return a statement in which `json_quote` keeps the JSON that a function returns: `json_quote(json_extract(...))`.
 
     The operator `->` returns the element of an array as the engine's own `json_quote` would.
     """
@@ -45,7 +47,7 @@ def translate(sql: str) -> str:
         return sql
     pieces, end = [], 0
     for start, opened, closed in call_spans(sql, "json_quote"):
-        if start >= end and sql[opened + 1 : closed].strip() != "?":
+        if start >= end and _JSON_FUNCTION.match(sql, opened + 1):
             pieces += [sql[end:start], "(json_array", sql[opened : closed + 1], " -> '$[0]')"]
             end = closed + 1
     return "".join([*pieces, sql[end:]])

@@ -203,6 +203,7 @@ def test_ctrl_c_is_heard_during_a_statement(tmp_path: Path):
     [
         'SELECT JSON_QUOTE(JSON_EXTRACT(\'{"a": {"b": [1, ")"]}}\', \'$.a\'))',
         "SELECT json_quote(json_extract('[1.5]', '$[0]')), json_quote('x'), json_quote(NULL), 'json_quote(1)'",
+        "SELECT json_quote(0.1 + 0.2), json_quote(value) FROM json_each('[0.1, \"x\", null]')",
         "SELECT json_quote(json('[1]')) FROM (SELECT 1) WHERE json_quote('a') = '\"a\"'",
     ],
 )
