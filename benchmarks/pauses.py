@@ -102,7 +102,7 @@ def run(*, short: bool) -> Report:
         path = Path(directory) / "memory.db"
         count = _FEW if short else _EPISODES
         fill(path, count)
-        pauses = measured(path)
+        pauses = measured(path, with_demands=not short)
     slowest = sorted(pauses, key=lambda pause: -pause.seconds)[:_SLOWEST]
     worst = max(slowest, key=lambda pause: pause.stop)
     late = max(slowest, key=lambda pause: max(pause.delays, default=0.0))
@@ -132,8 +132,8 @@ def fill(path: Path, count: int) -> None:
             storage.spatiotemporal.put_many([_place(one, number) for number, one in enumerate(some, first)])
 
 
-def measured(path: Path) -> list[Pause]:
-    """Return the pauses of all calls."""
+def measured(path: Path, *, with_demands: bool) -> list[Pause]:
+    """Return the pauses of all calls, and how soon they end on demand."""
     pauses = []
     with ms.MemoryStorage.open(_settings(path)) as storage:
         for name, call in CALLS.items():
@@ -141,12 +141,12 @@ def measured(path: Path) -> list[Pause]:
             with _ticking() as gaps:
                 seconds = _timed(lambda call=call: call(storage))  # type: ignore[misc]
             pause = Pause(name, seconds, max(gaps))
-            if seconds >= _SHORTEST:
+            if seconds >= _SHORTEST and with_demands:
                 pause.interrupt = _delay_of_interrupt(storage, call, seconds / 2)
                 pause.ctrl_c = _delay_of_ctrl_c(storage, call, seconds / 2)
             pauses.append(pause)
     for pause in pauses:
-        if pause.seconds >= _SHORTEST:
+        if pause.seconds >= _SHORTEST and with_demands:
             pause.timeout = _delay_of_timeout(path, CALLS[pause.name], pause.seconds / 2)
     return pauses
 

@@ -283,6 +283,8 @@ class LocalTransport:
         except Error as error:
             if error.code == "PANIC":
                 self._broken = str(error)
+            if self._is_interrupted and error.code == "SQLITE_ERROR":  # the parser gives up with any message
+                raise OperationalError("the statement was interrupted", "SQLITE_INTERRUPT") from error
             named = with_path(error, self._path)
             if named is error:
                 raise
