@@ -66,14 +66,24 @@ def killed(work: Callable[..., Any], *arguments: Any, after: float, from_first_b
 
 def in_fork(work: Callable[[], object]) -> None:
     """Fork this process, call `work` in the child, and wait for it; AssertionError if it raised."""
+    succeeds(forked(work))
+
+
+def forked(work: Callable[[], object]) -> int:
+    """Fork this process, call `work` in the child, and return the child's id at once."""
     child = os.fork()
-    if child == 0:
-        try:
-            work()
-        except BaseException:  # noqa: BLE001 - nothing of this process may return into pytest
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
+    if child:
+        return child
+    try:
+        work()
+    except BaseException:  # noqa: BLE001 - nothing of this process may return into pytest
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def succeeds(child: int) -> None:
+    """Wait for a forked child; AssertionError if its work raised."""
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 import memory_storage as ms
 from tests.checks import assert_consistent
 
+from .processes import forked, succeeds
 from .work import settings_of
 
 CHILDREN, STEPS = 4, 100
@@ -18,9 +16,9 @@ CHILDREN, STEPS = 4, 100
 def test_parent_and_child_both_go_on_with_a_file(database: Path, local_engine: str):
     with ms.MemoryStorage.open(settings_of(database, local_engine)) as storage:
         before = storage.episodes.save(ms.Episode(task_description="before the fork"))
-        child = _forked(lambda: _save_after(storage, before, "child"))
+        child = forked(lambda: _save_after(storage, before, "child"))
         _save_after(storage, before, "parent")
-        _succeeds(child)
+        succeeds(child)
         assert {episode.task_description for episode in storage.episodes.iterate()} == {
             "before the fork",
             "child",
@@ -32,7 +30,7 @@ def test_parent_and_child_both_go_on_with_a_file(database: Path, local_engine: s
 def test_parent_and_child_each_have_their_copy_of_a_memory(local_engine: str):
     with ms.MemoryStorage.open(settings_of(":memory:", local_engine)) as storage:
         before = storage.episodes.save(ms.Episode(task_description="before the fork"))
-        _succeeds(_forked(lambda: _save_after(storage, before, "child")))
+        succeeds(forked(lambda: _save_after(storage, before, "child")))
         _save_after(storage, before, "parent")
         assert {e.task_description for e in storage.episodes.iterate()} == {"before the fork", "parent"}
         assert_consistent(storage.engine)
@@ -42,7 +40,7 @@ def test_a_fork_within_a_transaction_leaves_it_to_the_parent(database: Path, loc
     with ms.MemoryStorage.open(settings_of(database, local_engine)) as storage:
         with storage.transaction() as tx:
             mine = tx.episodes.save(ms.Episode(task_description="the parent's"))
-            _succeeds(_forked(lambda: _sees_nothing_of(storage, mine)))
+            succeeds(forked(lambda: _sees_nothing_of(storage, mine)))
         assert storage.episodes.get(mine.id) == mine
         assert_consistent(storage.engine)
 
@@ -50,10 +48,10 @@ def test_a_fork_within_a_transaction_leaves_it_to_the_parent(database: Path, loc
 def test_forked_workers_that_append_to_one_episode_lose_nothing(database: Path, local_engine: str):
     with ms.MemoryStorage.open(settings_of(database, local_engine)) as storage:
         episode = storage.episodes.save(ms.Episode(task_description="shared")).id
-        children = [_forked(lambda: _append(storage, episode)) for _ in range(CHILDREN)]
+        children = [forked(lambda: _append(storage, episode)) for _ in range(CHILDREN)]
         _append(storage, episode)
         for child in children:
-            _succeeds(child)
+            succeeds(child)
         numbers = [step.step_number for step in storage.steps.iterate(episode)]
         assert numbers == list(range(1, (CHILDREN + 1) * STEPS + 1))
         assert_consistent(storage.engine)
@@ -72,20 +70,3 @@ def _sees_nothing_of(storage: ms.MemoryStorage, episode: ms.Episode) -> None:
 def _append(storage: ms.MemoryStorage, episode: object) -> None:
     for number in range(STEPS):
         storage.episodes.append_step(episode, ms.Step(tool="worker", action=f"{number}"))
-
-
-def _forked(work: Callable[[], None]) -> int:
-    child = os.fork()
-    if child:
-        return child
-    try:
-        work()
-    except BaseException:  # noqa: BLE001 - nothing of this process may return into pytest
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
-
-
-def _succeeds(child: int) -> None:
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
