@@ -133,7 +133,8 @@ class MemoryStorage(Repositories):
         settings = _settings(database, auth_token, namespace)
         if not callable(now):
             raise ConfigurationError(f"now: must be a function that returns an aware moment, not {now!r}")
-        candidate_source(settings), _check_namespace(settings.namespace)  # before there is a file
+        _check_hnsw(settings)  # before there is a file, as is the next one
+        _check_namespace(settings.namespace)
         make_directory(settings)
         with map_exceptions():
             engine = make_engine(settings)
@@ -441,14 +442,17 @@ def _check_engine(engine: Engine) -> None:
 
 def candidate_source(settings: Settings) -> str:
     """Return where searches get their candidates: "hnsw", "diskann" or "exact"."""
-    if settings.vector_index == "hnsw" and not is_installed():
-        raise ConfigurationError("vector_index: hnsw needs usearch: pip install 'memory-storage[ann]', or use diskann")
+    _check_hnsw(settings)
     if settings.vector_index != "auto":
         return settings.vector_index
-    may_have_diskann = not is_installed() and settings.local_engine != "sqlite"
-    if settings.server or (may_have_diskann and _has_filled_diskann(settings)):
+    if settings.server or (not is_installed() and _has_filled_diskann(settings)):
         return "diskann"
     return "hnsw" if is_installed() else "exact"
+
+
+def _check_hnsw(settings: Settings) -> None:
+    if settings.vector_index == "hnsw" and not is_installed():
+        raise ConfigurationError("vector_index: hnsw needs usearch: pip install 'memory-storage[ann]', or use diskann")
 
 
 def _has_filled_diskann(settings: Settings) -> bool:
