@@ -95,7 +95,7 @@ def run(*, short: bool) -> Report:
         }
         lines = [_measured(case, storages, case.short_rounds if short else case.rounds) for case in CASES]
         lines += _threads(storages, seconds=1.0 if short else 3.0)
-    return Report("SQLite's engine, against libSQL's", lines, [f"{_workload.texts().source}", *_NOTES])
+    return Report("SQLite's engine, against libSQL's", lines, [_workload.texts().source, *_NOTES])
 
 
 @contextmanager

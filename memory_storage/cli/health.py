@@ -37,9 +37,8 @@ def health(
     refuse_missing(settings)
     with map_exceptions():
         if settings.path is not None:
-            migrate.look(
-                settings.path, settings.key, local_engine=settings.required_engine
-            )  # the file of another application is not touched
+            # The file of another application is not touched.
+            migrate.look(settings.path, settings.key, local_engine=settings.required_engine)
         engine = make_engine(settings)
     try:
         if settings.database == MEMORY:
