@@ -20,16 +20,16 @@ def interleaved(prepare: Callable[[int], Mapping[str, Work]], rounds: int, *, co
     Args:
         prepare: returns the work of each side for a round; not timed.
         rounds: the number of timed rounds.
-        collect_every: the number of rounds after which all garbage is collected; it takes some 30 ms.
+        collect_every: the number of rounds after which all garbage is collected before each side; it takes some 30 ms.
     """
     times: Times = {}
     for number in range(rounds + 1):
         sides = list(prepare(number).items())
         times = times or {name: [] for name, _ in sides}
         turn = number % len(sides)
-        if number % collect_every == 0:
-            gc.collect()
         for name, work in sides[turn:] + sides[:turn]:
+            # Before each side: else the first one's garbage brings the second one's collection of all objects forward.
+            gc.collect(2 if number % collect_every == 0 else 1)
             seconds = _timed(work)
             if number:
                 times[name].append(seconds)
@@ -43,8 +43,7 @@ def ratios(over: Sequence[float], under: Sequence[float]) -> tuple[float, float,
 
 
 def _timed(work: Work) -> float:
-    gc.collect(1)  # it stays enabled: collection is part of the cost of objects
-    start = time.perf_counter()
+    start = time.perf_counter()  # garbage collection stays enabled: it is part of the cost of objects
     result = work()
     seconds = time.perf_counter() - start
     del result  # the memory is released after the measurement, for all sides

@@ -76,7 +76,7 @@ def _search(storage: ms.MemoryStorage, number: int) -> object:
 CASES = (
     Case("save an episode of 20 steps", _save, 60, 15, calls=3, required=1.1),
     Case("append a step", _append, 200, 60),
-    Case("save_many, 100 episodes of 20 steps", _save_many, 12, 3),
+    Case("save_many, 100 episodes of 20 steps", _save_many, 12, 7),
     Case("get an episode of 20 steps", _get, 100, 25, calls=20, required=1.2),
     Case("query a page of 50 episodes", lambda storage, _: storage.episodes.query(limit=50), 60, 15, calls=2),
     Case("iterate over the episodes", lambda storage, _: list(storage.episodes.iterate()), 15, 7),
