@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
+from urllib.parse import unquote, urlsplit
 
 from ._batch import BatchStep, Result, RowCountError, Value
 from ._encryption import EncryptionKey, with_path
@@ -17,7 +19,7 @@ from ._engines import AUTO, LIBSQL, NativeConnection, engine_named
 from ._errors import BUSY_CODES, DatabaseError, Error, InterfaceError, NotSupportedError, OperationalError
 from ._fork import register_after_fork
 from ._open_files import File, check_header, check_same_engine, header_of, open_files, page_size
-from ._sql import Kind, parse
+from ._sql import Kind, attached_file, parse
 
 _INTERRUPT_INTERVAL = 0.03  # seconds between two looks at whether a waiting call was interrupted
 _BoundStatement = tuple[
@@ -114,6 +116,7 @@ class LocalTransport:
         self._busy_timeout = busy_timeout
         self._broken = ""
         self._may_have_written = False  # in the open transaction
+        self._attached: list[tuple[File, str]] = []
         if isinstance(database, MemoryDatabase):
             self._memory, self._native = database, database.native(local_engine)
         else:
@@ -257,10 +260,27 @@ class LocalTransport:
             self._may_have_written = True
         if kind is Kind.SCHEMA and self._memory is None:
             self._load_schema()
+        if kind is Kind.OUTSIDE and (attached := attached_file(sql)) is not None:
+            return self._attach(attached, sql, values)
         execute = self._retry_while_busy if retries else self._execute
         result = execute(sql, values, kind)
         if expected is not None and result.rowcount != expected:
             raise RowCountError(number, expected, result.rowcount)
+        return result
+
+    def _attach(self, attached: str, sql: str, values: tuple[Value, ...]) -> Result:
+        """Run an ATTACH: the registry counts the file as open until this connection is closed."""
+        native, select = self._native, f"SELECT {attached}"
+        path = self._execute(select, values[: parse(select).parameter_count], Kind.READ).rows[0][0]
+        if native is None or not isinstance(path, str) or path in {"", ":memory:"}:
+            return self._execute(sql, values, Kind.OUTSIDE)
+        if path.startswith("file:"):
+            path = unquote(urlsplit(path).path)
+        path = os.path.abspath(path)  # noqa: PTH100 - as the engine does, without following links
+        run = partial(self._execute, sql, values, Kind.OUTSIDE)
+        result, file = open_files.attach(path, self._key, native.engine, run)
+        if file is not None:
+            self._attached.append((file, path))
         return result
 
     def _load_schema(self) -> None:
@@ -300,7 +320,8 @@ class LocalTransport:
         self._broken = self._broken or "the connection is closed"
         file, self._file = self._file, None
         if file is not None and native is not None:
-            open_files.close(file, self._path, native, blocking=blocking)
+            for one, path in ((file, self._path), *self._attached):
+                open_files.close(one, path, native, blocking=blocking)
 
     def _connect(self, path: str, local_engine: str) -> NativeConnection:
         native = self._open(path, local_engine)

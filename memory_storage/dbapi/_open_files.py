@@ -18,6 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from ._batch import Result
 from ._encryption import EncryptionKey, check_same_key, with_path
 from ._engines import AUTO, NativeConnection
 from ._errors import DatabaseError, OperationalError, from_message
@@ -25,6 +26,8 @@ from ._fork import register_after_fork, statement_barrier
 
 Identity = tuple[int, int]
 """Device and inode."""
+
+_Attached = tuple[Result, "File | None"]
 
 _DESCRIPTORS = "/dev/fd"
 _USUAL_DESCRIPTORS = 1024
@@ -133,8 +136,37 @@ class _Registry:
             file.add(name)
             return native, file
 
+    def attach(self, name: str, key: EncryptionKey | None, engine: str, run: Callable[[], Result]) -> _Attached:
+        """Run an ATTACH, unless this process has the file open with another engine.
+
+        Args:
+            name: The path of the file that it opens.
+            key: The key of the connection, which the engine uses for the file too.
+            engine: The engine of the connection.
+            run: Runs the statement.
+
+        Returns:
+            The result, and the entry of the file, to be closed with the connection; None if it has opened no file.
+
+        Raises:
+            DatabaseError: this process has the file open with the other engine (code OTHER_ENGINE).
+        """
+        with self._exclusive():
+            path = os.path.realpath(name)
+            if (file := self._open_entry(identity_of(path))) is not None:
+                check_same_engine(name, file.engine, engine)
+            result = run()
+            identity = identity_of(path)
+            if identity is None:
+                return result, None
+            file = file or File(identity, path, key)
+            file.engine = engine
+            self._files[identity] = file
+            file.add(name)
+            return result, file
+
     def close(self, file: File, name: str, native: NativeConnection, *, blocking: bool) -> None:
-        """Close a native connection.
+        """Close a native connection; again for each file that it has attached.
 
         Args:
             file: The entry of its file.
@@ -209,16 +241,19 @@ class _Registry:
         engine: str,
         probe: Callable[[str, int | None, str], None],
     ) -> File:
-        file = self._files.get(identity) if identity is not None else None
-        descriptor = None if identity is None or (file and file.names) else _descriptor_of(identity)
-        if file is not None and (file.names or descriptor is not None):
+        if (file := self._open_entry(identity)) is not None:
             check_same_key(name, file.key, key)
             check_same_engine(name, file.engine, engine)
             if (found := identity_of(file.path)) != file.identity:
                 raise _file_gone(file.path, found)
             return file
-        probe(path, descriptor, engine)
+        probe(path, None if identity is None else _descriptor_of(identity), engine)
         return File(identity or (0, 0), path, key)
+
+    def _open_entry(self, identity: Identity | None) -> File | None:
+        """Return the entry of a file that this process has open, with or without a connection that is counted."""
+        file = self._files.get(identity) if identity is not None else None
+        return file if file and (file.names or _descriptor_of(file.identity) is not None) else None
 
     def _check_not_replaced(self, name: str, path: str) -> None:
         # Else a new file would be created at the path of the old one, or another file would get the old one's log.

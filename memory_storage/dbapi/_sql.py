@@ -103,6 +103,17 @@ def tables_written(sql: str) -> tuple[str, ...]:
     return () if at is None or at >= len(names) else (_last_of_dotted(names, at),)
 
 
+@lru_cache(maxsize=1024)
+def attached_file(sql: str) -> str | None:
+    """Return the expression of the file that an ATTACH opens; None for any other statement."""
+    tokens = [token for token in _TOKEN.finditer(sql) if token.lastgroup != "blank"]
+    if tokens[0].group().upper() != "ATTACH":
+        return None
+    start = tokens[1 if tokens[1].group().upper() == "DATABASE" else 0].end()
+    ends = [token.start() for token in tokens if token.group().upper() == "AS"]
+    return sql[start : ends[-1]] if ends else None
+
+
 def function_calls(sql: str) -> Iterator[tuple[str, int]]:
     """Yield the bare names that an opening parenthesis follows, with their positions in the statement.
 

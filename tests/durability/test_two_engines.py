@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,14 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def first(path: Path, engine: str) -> Iterator[dbapi.Connection]:
     """A connection to the file by the first engine."""
     connection = dbapi.connect(str(path), local_engine=engine)
+    yield connection
+    connection.close()
+
+
+@contextmanager
+def _in_memory(engine: str) -> Iterator[dbapi.Connection]:
+    connection = dbapi.connect(":memory:", local_engine=engine)
+    connection.autocommit = True
     yield connection
     connection.close()
 
@@ -128,6 +137,37 @@ def test_the_other_engine_opens_the_file_once_all_is_closed(path, engine, other)
     for name in (other, engine, other):
         assert dbapi.engine_of(path) is None
         assert _rows(path, name) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_the_other_engine_may_not_attach_the_file(tmp_path, path, first, other, spelling):
+    with _in_memory(other) as connection:
+        for sql, values in (
+            ("ATTACH ? AS o", [spelled(tmp_path, spelling)]),
+            (f"/* of t */ attach database '{spelled(tmp_path, spelling)}' as \"o\"", []),
+        ):
+            with raises(dbapi.DatabaseError, match=f"'{other}' was asked for; nothing", code="OTHER_ENGINE"):
+                connection.execute(sql, values)
+            assert len(connection.execute("PRAGMA database_list").fetchall()) == 1
+
+
+def test_the_same_engine_may_attach_the_file(path, first, engine):
+    with _in_memory(engine) as connection:
+        connection.execute("ATTACH ? AS o", (str(path),))
+        assert connection.execute("SELECT x FROM o.t").fetchall() == [(0,)]
+
+
+def test_an_attached_file_binds_its_engine_until_the_connection_is_closed(tmp_path, path, engine, other):
+    connection = dbapi.connect(str(tmp_path / "another.db"), local_engine=engine)
+    connection.execute("ATTACH ? || 'memory.db' AS o", (f"{path.parent}/",))
+    _is_refused(path, engine, by=other)
+    connection.execute("INSERT INTO o.t VALUES (1)")
+    _is_refused(path, engine, by=other)
+    connection.commit()
+    connection.execute("DETACH o")
+    connection.close()
+    assert dbapi.engine_of(path) is None
+    assert _rows(path, other) == [0, 1]
 
 
 def test_a_refused_engine_leaves_the_locks_of_the_first(path, first, engine, other):
