@@ -18,7 +18,7 @@ from .dbapi import Batch, BatchStep, redacted
 from .errors import MemoryStorageError, ValidationError
 from .models import DiskSpace, EmbeddingModel, Health, HealthCheck, HealthStatus
 from .schema import HEAD
-from .schema.vector_tables import VectorSpace
+from .schema.vector_tables import DISKANN_INDEXES, VectorSpace
 from .search.vector_index import registered
 from .search.vector_sql import of
 from .session import Repositories, Session, StorageContext
@@ -26,7 +26,11 @@ from .settings import Settings
 from .sql.validation import finite
 
 _LOW_DISK_BYTES = 64 * 2**20  # bytes that are free
-_REVISION = BatchStep("SELECT version_num FROM alembic_version")
+_REVISION = BatchStep(f"SELECT version_num, EXISTS ({DISKANN_INDEXES}) FROM alembic_version")  # noqa: S608 - no input
+_FROZEN = (
+    "the vectors in its DiskANN index can only be changed with libSQL's engine: use local_engine='auto', or drop the "
+    "index by `memory-storage index use hnsw`"
+)
 _FULL_TEXTS = BatchStep(
     "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND sql LIKE '%USING fts5%' ORDER BY name"
 )
@@ -54,11 +58,14 @@ def check(
     if finite("timeout", timeout) < 0:
         raise ValidationError("timeout", "must be at least 0 seconds", timeout)
     session = Session(context, settings.namespace)
-    schema, latency, problem = _probe(session, timeout)
+    schema, has_diskann, latency, problem = _probe(session, timeout)
+    local_engine = pool.local_engine(context.engine)
     disk = _disk(settings.path)
     if problem is None and settings.path is not None and disk is None:
         problem = f"the file {str(settings.path)!r} was removed; further writes would be lost; close the storage"
     checks = tuple(_checks(session, context, settings)) if deep and problem is None else ()
+    if has_diskann and local_engine == "sqlite":
+        checks = (HealthCheck("local_engine", _FROZEN), *checks)
     rows = _rows(repositories) if deep and problem is None else None
     status, reason = _verdict(problem, disk, checks)
     return Health(
@@ -71,26 +78,27 @@ def check(
         expected_schema=HEAD,
         circuit_breaker=context.guard.breaker.status(),
         pool=pool.stats(context.engine),
-        local_engine=pool.local_engine(context.engine),
+        local_engine=local_engine,
         disk=disk,
         checks=checks,
         rows=rows,
     )
 
 
-def _probe(session: Session, timeout: float) -> tuple[str | None, float | None, str | None]:
-    """Return the schema revision, the seconds it took to read it, and the problem, if any."""
+def _probe(session: Session, timeout: float) -> tuple[str | None, bool, float | None, str | None]:
+    """Return the schema revision, whether there are DiskANN indexes, the seconds it took to read, and the problem."""
     since = time.perf_counter()
     try:
         rows = session.probe(Batch([_REVISION], reads_only=True), deadline=time.monotonic() + timeout)
     except MemoryStorageError as error:
-        return None, None, _said(error)
-    seconds, found = time.perf_counter() - since, str(rows[0][0]) if rows else None
+        return None, False, None, _said(error)
+    seconds = time.perf_counter() - since
+    found, has_diskann = (str(rows[0][0]), bool(rows[0][1])) if rows else (None, False)
     if found == HEAD:
-        return found, seconds, None
+        return found, has_diskann, seconds, None
     older = found is None or found < HEAD
     advice = "run `memory-storage upgrade`" if older else "upgrade the memory-storage package"
-    return found, seconds, f"the schema is {found}, and this version works with {HEAD}: {advice}"
+    return found, has_diskann, seconds, f"the schema is {found}, and this version works with {HEAD}: {advice}"
 
 
 def _disk(path: Path | None) -> DiskSpace | None:

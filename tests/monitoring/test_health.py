@@ -14,6 +14,7 @@ from memory_storage import health, migrate
 from memory_storage.embedders import HashingEmbedder
 from memory_storage.schema import HEAD
 from memory_storage.testing import Sqld
+from tests.backends import needs_libsql
 from tests.proxy import Proxy
 
 
@@ -156,6 +157,22 @@ def test_another_schema_is_unhealthy_with_a_remedy(database: Path, sql: str, sai
         found = storage.health_check(deep=True)
         assert (found.status, found.checks) == ("unhealthy", ())
         assert said in found.reason
+
+
+@needs_libsql
+@pytest.mark.slow
+def test_a_diskann_index_that_the_engine_cannot_write_is_degraded(database: Path):
+    with ms.MemoryStorage.open(ms.Settings(database=str(database), vector_index="diskann")) as storage:
+        episodes = storage.episodes.save_many([ms.Episode(task_description="e") for _ in range(2_001)])
+        storage.embeddings.put_many([("episode", one.id, [n + 1.0, 1.0]) for n, one in enumerate(episodes)], model="m")
+        assert storage.embeddings.index.rebuild("m") > 0  # fewer vectors are not indexed
+        assert storage.health_check().status == "healthy"
+    with ms.MemoryStorage.open(database) as storage:
+        assert (storage.local_engine, storage.health_check().status) == ("libsql", "healthy")
+    with ms.MemoryStorage.open(ms.Settings(database=str(database), local_engine="sqlite")) as storage:
+        found = storage.health_check()
+        assert found.status == "degraded"
+        assert found.reason.startswith("local_engine: the vectors in its DiskANN index can only be changed with libSQL")
 
 
 def test_a_file_that_was_removed_is_unhealthy(database: Path):
