@@ -137,7 +137,7 @@ class Health:
     """The health of a storage.
 
     Attributes:
-        status: "healthy"; "degraded" (works, but a deep check found a problem, or the disk is nearly full); "unhealthy"
+        status: "healthy"; "degraded" (works, but a check found a problem, or the disk is nearly full); "unhealthy"
             (does not work, or the schema is of another version).
         reason: why it is not healthy; None if it is.
         endpoint: the database, without credentials.
@@ -149,7 +149,7 @@ class Health:
         pool: the state of the connection pool.
         local_engine: what a file or a database in memory is open with, "sqlite" or "libsql"; None for a server.
         disk: the disk space of a file; None without a file.
-        checks: the results of a deep check.
+        checks: the results of a deep check; without one, at most that the engine cannot change a DiskANN index.
         rows: rows of the namespace by table; None without a deep check.
     """
 
