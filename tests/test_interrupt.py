@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import memory_storage as ms
+from memory_storage.dbapi._engines import DEFAULT
 from tests.raising import raises
 
 ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
@@ -119,7 +120,7 @@ def test_a_file_with_diskann_needs_libsql_until_its_index_is_dropped(database):
     used = _without_libsql("index", "use", "exact", "-d", str(database))
     assert used.returncode == 0, used.stderr
     with ms.MemoryStorage.open(ms.Settings(database=str(database), vector_index="exact")) as storage:
-        assert storage.local_engine == "sqlite"
+        assert storage.local_engine == DEFAULT
         assert [hit.item.id for hit in storage.episodes.similar_to([3.0, 1.0], model="m", k=5)] == expected
         assert storage.health_check(deep=True).is_healthy
 
