@@ -46,6 +46,7 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 
+_NAME = re.compile(r"[^\W\d][\w$]*")
 _KINDS = {
     **dict.fromkeys(("SELECT", "VALUES", "EXPLAIN"), Kind.READ),
     **dict.fromkeys(("INSERT", "REPLACE", "UPDATE", "DELETE"), Kind.WRITE),
@@ -105,13 +106,20 @@ def tables_written(sql: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1024)
 def attached_file(sql: str) -> str | None:
-    """Return the expression of the file that an ATTACH opens; None for any other statement."""
+    """Return SQL for the name of the file that an ATTACH opens; None for any other statement."""
     tokens = [token for token in _TOKEN.finditer(sql) if token.lastgroup != "blank"]
     if tokens[0].group().upper() != "ATTACH":
         return None
-    start = tokens[1 if tokens[1].group().upper() == "DATABASE" else 0].end()
-    ends = [token.start() for token in tokens if token.group().upper() == "AS"]
-    return sql[start : ends[-1]] if ends else None
+    first = 2 if tokens[1].group().upper() == "DATABASE" else 1
+    last = max((number for number, token in enumerate(tokens) if token.group().upper() == "AS"), default=0)
+    if last <= first:
+        return None
+    expression = sql[tokens[first].start() : tokens[last - 1].end()]
+    quote = expression[0]
+    if quote not in '"`[' and not _NAME.fullmatch(expression):
+        return expression
+    name = expression if quote not in '"`[' else expression[1:-1].replace(quote * 2, quote)
+    return "'{}'".format(name.replace("'", "''"))  # the engine takes a name as a text
 
 
 def function_calls(sql: str) -> Iterator[tuple[str, int]]:

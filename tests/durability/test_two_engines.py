@@ -145,6 +145,7 @@ def test_the_other_engine_may_not_attach_the_file(tmp_path, path, first, other, 
         for sql, values in (
             ("ATTACH ? AS o", [spelled(tmp_path, spelling)]),
             (f"/* of t */ attach database '{spelled(tmp_path, spelling)}' as \"o\"", []),
+            (f'ATTACH "{spelled(tmp_path, spelling)}" AS o', []),
         ):
             with raises(dbapi.DatabaseError, match=f"'{other}' was asked for; nothing", code="OTHER_ENGINE"):
                 connection.execute(sql, values)
@@ -155,6 +156,17 @@ def test_the_same_engine_may_attach_the_file(path, first, engine):
     with _in_memory(engine) as connection:
         connection.execute("ATTACH ? AS o", (str(path),))
         assert connection.execute("SELECT x FROM o.t").fetchall() == [(0,)]
+
+
+def test_a_bare_name_is_attached_as_the_file_of_that_name(tmp_path, engine, other, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with _in_memory(engine) as connection, _in_memory(other) as another:
+        for number, name in enumerate(("bare", "[b r]", "`as`", '"c""d"', "'e''f'")):
+            connection.execute(f"ATTACH {name} AS o{number}")
+            with raises(dbapi.DatabaseError, code="OTHER_ENGINE"):
+                another.execute(f"ATTACH {name} AS o{number}")
+        files = {Path(row[2]).name for row in connection.execute("PRAGMA database_list").fetchall() if row[2]}
+        assert files == {"bare", "b r", "as", 'c"d', "e'f"} == {one.name for one in tmp_path.iterdir() if one.is_file()}
 
 
 def test_an_attached_file_binds_its_engine_until_the_connection_is_closed(tmp_path, path, engine, other):
