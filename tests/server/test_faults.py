@@ -353,7 +353,7 @@ def test_calls_to_a_silent_or_dripping_server_end_in_time(shared: Sqld):
         expected = (
             raises(ms.CommitUnknownError) if may_be_done else raises(ms.RequestTimeoutError, code="REQUEST_TIMEOUT")
         )
-        with Proxy(shared.port) as proxy, opened(shared.url, timeout=1.0) as direct:
+        with Proxy(shared.port) as proxy, opened(shared.url, timeout=2.0) as direct:
             episode, pattern = direct.episodes.save(an_episode(1)), direct.patterns.save(a_pattern())
             settings = direct.settings.model_copy(update={"database": proxy.url})
             with ms.MemoryStorage.open(settings) as storage:
@@ -378,7 +378,7 @@ def test_calls_to_a_silent_or_dripping_server_end_in_time(shared: Sqld):
     with ThreadPoolExecutor(len(cases)) as threads:
         results = [*zip(cases, threads.map(lambda case: timed(*case), cases), strict=True)]
     for (_, call, _), taken in results:
-        assert taken < 1 + (0 if call in {"read", "transaction"} else SETTLING) + SLACK
+        assert taken < 2 + (0 if call in {"read", "transaction"} else SETTLING) + SLACK
 
 
 def test_a_server_restart_loses_and_duplicates_no_write(server: Sqld):
