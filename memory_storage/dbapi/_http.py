@@ -122,9 +122,9 @@ class Channel:
             plain = connection.read_plain_response(self._limit) if sent else None
             if plain is not None:
                 return ServerResponse(200, plain)
-            head = _read_head(connection, self._limit)
-            keeps_alive = not head.will_close
-            body = read_body(head, self._limit)
+            with closing(_read_head(connection, self._limit)) as head:
+                keeps_alive = not head.will_close
+                body = read_body(head, self._limit)
             body = body if head.status == 200 else self._client.credentials.redact(body)
             response = ServerResponse(head.status, body)
         except BaseException as error:  # noqa: BLE001 - raised again, without its frames
@@ -143,9 +143,7 @@ class Channel:
         try:
             connection = self._connect(origin, deadline, progress)
             progress.sent = self._send(connection, path, body)
-            with closing(
-                _read_head(connection, self._limit)
-            ) as response:  # else the garbage collector closes it, too late
+            with closing(_read_head(connection, self._limit)) as response:
                 yield response.status, lines(response, self._limit)
         except BaseException as error:  # noqa: BLE001 - as above
             raise _transport_error(error, origin, progress)  # noqa: B904 - as above
@@ -303,11 +301,15 @@ class _Reader(io.RawIOBase):
 
 
 def _read_head(connection: _DeadlineSocket, limit: int) -> HTTPResponse:
-    """Read the head of the next response with http.client; its body is not read yet."""
+    """Read the head of the next response with http.client; its body is not read yet. The caller closes the response.
+
+    The garbage collector closes a response and its reader in any order, of which one prints an error.
+    """
     response = HTTPResponse(connection, method="POST")  # type: ignore[arg-type] # it needs makefile() alone
     try:
         response.begin()
-    except HTTPException as error:
+    except BaseException as error:
+        response.close()
         if type(error) in {HTTPException, LineTooLong}:  # a header is too long, or there are too many
             raise LimitExceeded(_HEAD_BYTES, what="head of the response") from None
         raise
