@@ -27,8 +27,6 @@ from ._fork import register_after_fork, statement_barrier
 Identity = tuple[int, int]
 """Device and inode."""
 
-_Attached = tuple[Result, "File | None"]
-
 _DESCRIPTORS = "/dev/fd"
 _USUAL_DESCRIPTORS = 1024
 _HEADER_BYTES = 512  # the smallest page: every database has as many
@@ -136,7 +134,9 @@ class _Registry:
             file.add(name)
             return native, file
 
-    def attach(self, name: str, key: EncryptionKey | None, engine: str, run: Callable[[], Result]) -> _Attached:
+    def attach(
+        self, name: str, key: EncryptionKey | None, engine: str, run: Callable[[], Result]
+    ) -> tuple[Result, File | None]:
         """Run an ATTACH, unless this process has the file open with another engine.
 
         Args:
