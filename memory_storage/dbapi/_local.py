@@ -270,9 +270,10 @@ class LocalTransport:
 
     def _attach(self, attached: str, sql: str, values: tuple[Value, ...]) -> Result:
         """Run an ATTACH: the registry counts the file as open until this connection is closed."""
-        native, select = self._native, f"SELECT {attached}"
-        path = self._execute(select, values[: parse(select).parameter_count], Kind.READ).rows[0][0]
-        if native is None or not isinstance(path, str) or path in {"", ":memory:"}:
+        native, select = self._native, f"SELECT CAST({attached} AS TEXT)"
+        name = self._execute(select, values[: parse(select).parameter_count], Kind.READ).rows[0][0]
+        path = str(name or "").partition("\0")[0]  # the engine, too, reads up to a NUL
+        if native is None or path in {"", ":memory:"}:
             return self._execute(sql, values, Kind.OUTSIDE)
         if path.startswith("file:"):
             path = unquote(urlsplit(path).path)

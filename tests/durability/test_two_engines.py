@@ -169,6 +169,22 @@ def test_a_bare_name_is_attached_as_the_file_of_that_name(tmp_path, engine, othe
         assert files == {"bare", "b r", "as", 'c"d', "e'f"} == {one.name for one in tmp_path.iterdir() if one.is_file()}
 
 
+@pytest.mark.parametrize("name", ["", ":memory:", None])
+def test_a_temporary_database_may_be_attached(engine, name):
+    with _in_memory(engine) as connection:
+        connection.execute("ATTACH ? AS o", (name,))
+        assert connection.execute("SELECT count(*) FROM o.sqlite_master").fetchall() == [(0,)]
+
+
+@pytest.mark.parametrize("name", [7, b"7", "7"])
+def test_a_number_and_bytes_name_a_file_too(engine, other, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with _in_memory(engine) as connection, _in_memory(other) as another:
+        connection.execute("ATTACH ? AS o", (name,))
+        with raises(dbapi.DatabaseError, code="OTHER_ENGINE"):
+            another.execute("ATTACH '7' AS o")
+
+
 def test_an_attached_file_binds_its_engine_until_the_connection_is_closed(tmp_path, path, engine, other):
     connection = dbapi.connect(str(tmp_path / "another.db"), local_engine=engine)
     connection.execute("ATTACH ? || 'memory.db' AS o", (f"{path.parent}/",))
