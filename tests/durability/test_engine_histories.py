@@ -192,6 +192,7 @@ class Exchange(RuleBasedStateMachine):
             one.id
             for one in self.places.values()
             if box.south <= (one.latitude or 0) <= box.north and box.west <= (one.longitude or 0) <= box.east
+            if self.episodes[one.owner_id].archived_at is None  # the default of a search
         }
         assert {one.id for one in self.storage.spatiotemporal.within(box)} == inside
 
