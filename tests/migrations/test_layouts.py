@@ -109,7 +109,8 @@ def expected() -> list[tuple[Any, ...]]:
 
 
 def _objects(connection: Any) -> list[tuple[Any, ...]]:
-    query = "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE tbl_name NOT GLOB 'libsql_*' ORDER BY type, name"
+    query = """SELECT type, name, tbl_name, sql FROM sqlite_master WHERE tbl_name <> 'libsql_vector_meta_shadow'
+        ORDER BY type, name"""
     rows = connection.exec_driver_sql(query)
     return [(*names, sql and " ".join(sql.split())) for *names, sql in rows]
 

@@ -41,7 +41,8 @@ def _schema(engine: Engine) -> list[tuple[Any, ...]]:
 
     libSQL's engine has a table of its own, of DiskANN indexes.
     """
-    query = "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE tbl_name NOT GLOB 'libsql_*' ORDER BY type, name"
+    query = """SELECT type, name, tbl_name, sql FROM sqlite_master WHERE tbl_name <> 'libsql_vector_meta_shadow'
+        ORDER BY type, name"""
     with engine.connect() as connection:
         rows = connection.exec_driver_sql(query).all()
     return [(*names, sql and " ".join(sql.split())) for *names, sql in rows]
