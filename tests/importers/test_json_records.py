@@ -167,9 +167,13 @@ def test_gzip_is_read():
 @pytest.mark.parametrize("rest", [b"", b"garbage"])
 def test_damaged_gzip_is_reported_after_the_readable_records(rest):
     lines = b"".join(b'{"n": %d, "text": "%s"}\n' % (n, os.urandom(500).hex().encode()) for n in range(100))
-    records = read(gzip.compress(lines)[:-2000] + rest)
-    assert [record.content["n"] for record in records[:-1]] == list(range(len(records) - 1))
-    assert "the gzip data is damaged" in records[-1].problem
+    *records, last = read(gzip.compress(lines)[:-2000] + rest)
+    assert "the gzip data is damaged" in last.problem
+    readable = [record.content["n"] for record in records if not record.problem]
+    assert readable == list(range(len(readable)))
+    assert len(readable) > 90
+    # What garbage decompresses to may end the line that was cut, which is not JSON then.
+    assert all(record.problem for record in records[len(readable) :])
 
 
 @pytest.mark.parametrize(
