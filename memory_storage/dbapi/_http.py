@@ -31,7 +31,9 @@ from ._resolver import NameServerTimeout, connected_socket
 from ._response_body import LimitExceeded, TruncatedResponse, lines, raise_too_large, read_body
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,12})\r\n", re.IGNORECASE)
-# Of two lengths http.client takes the first, whether it is valid or not; a lone LF ends a line for it too.
+# At the first line that is no header, as one with a space before its colon, http.client's headers end.
+_PLAIN_HEAD = re.compile(rb"HTTP/1\.1 200 [^\r\n]*\r\n(?:[\w!#$%&'*+.^`|~-]+:[^\r\n]*\r\n)*")
+# Of two lengths http.client takes the first, whether it is valid or not.
 _NEEDS_HTTP_CLIENT = re.compile(
     rb"[\r\n](transfer-encoding|content-encoding|connection|content-length\b[\s\S]*[\r\n]content-length)\b",
     re.IGNORECASE,
@@ -233,14 +235,16 @@ class _DeadlineSocket:
     def read_plain_response(self, limit: int) -> bytes | None:
         """Return the body of the next response if it is a plain one; else None, and consume nothing.
 
-        Plain: HTTP/1.1, status 200, a Content-Length, neither chunks nor an encoding, and a head within one read.
+        Plain: HTTP/1.1, status 200, a Content-Length, neither chunks nor an encoding, and a head within one read whose
+        lines all are headers.
         """
         # peek() returns what one read of the socket gave. A head that is not complete in it goes to http.client.
         reader = self._reader = self._reader or io.BufferedReader(_Reader(self), 65536)
         start = reader.peek()
         end = start.find(b"\r\n\r\n") + 2
         length = _LENGTH.search(start, 0, end)
-        if length is None or not start.startswith(b"HTTP/1.1 200 ") or _NEEDS_HTTP_CLIENT.search(start, 0, end):
+        is_plain = _PLAIN_HEAD.fullmatch(start, 0, end) and not _NEEDS_HTTP_CLIENT.search(start, 0, end)
+        if length is None or not is_plain:
             return None
         if (size := int(length[1])) > limit:
             raise_too_large(limit, size)

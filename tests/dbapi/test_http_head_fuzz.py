@@ -72,6 +72,7 @@ def reference(data: bytes) -> tuple[int, bytes]:
 @example(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}")
 @example(b"HTTP/1.1 200 OK\r\nContent-Length: chunked\r\nContent-Length: 0\r\n\r\n\x00")
 @example(b"HTTP/1.1 200 OK\nContent-Length: 1\r\nContent-Length: 0\r\n\r\n\x00")
+@example(b"HTTP/1.1 200 OK\r\nX-Content-Length : 0\r\nContent-Length: 0\r\n\r\n\x00")
 @pytest.mark.slow
 def test_fuzzed_heads_are_parsed_as_http_client_parses_them(data: bytes):
     body = fast(data)
