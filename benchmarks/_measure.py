@@ -6,7 +6,9 @@ import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
+from typing import TypeVar
 
+T = TypeVar("T")
 Work = Callable[[], object]
 Times = dict[str, list[float]]
 
@@ -26,14 +28,19 @@ def interleaved(prepare: Callable[[int], Mapping[str, Work]], rounds: int, *, co
     for number in range(rounds + 1):
         sides = list(prepare(number).items())
         times = times or {name: [] for name, _ in sides}
-        turn = number % len(sides)
-        for name, work in sides[turn:] + sides[:turn]:
+        for name, work in in_turn(sides, number):
             # Before each side: else the first one's garbage brings the second one's collection of all objects forward.
             gc.collect(2 if number % collect_every == 0 else 1)
             seconds = _timed(work)
             if number:
                 times[name].append(seconds)
     return times
+
+
+def in_turn(sides: Sequence[T], number: int) -> list[T]:
+    """Return the sides in the order of a round: each is the first in its turn."""
+    first = number % len(sides)
+    return [*sides[first:], *sides[:first]]
 
 
 def ratios(over: Sequence[float], under: Sequence[float]) -> tuple[float, float, float]:

@@ -17,7 +17,7 @@ from time import perf_counter
 import memory_storage as ms
 
 from . import _workload
-from ._measure import Times, Work, interleaved, ratios
+from ._measure import Times, Work, in_turn, interleaved, ratios
 from ._report import Line, Report, milliseconds
 from ._vectors import Data, load
 
@@ -144,9 +144,7 @@ def _threads(storages: Mapping[str, ms.MemoryStorage], rounds: int, *, is_checke
     """Compare ten threads that read and write with one that does, on the same file, in turns."""
     rates: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for number in range(rounds):
-        sides = list(itertools.product(_ENGINES, (1, _THREADS)))
-        turn = number % len(sides)
-        for engine, threads in sides[turn:] + sides[:turn]:
+        for engine, threads in in_turn(list(itertools.product(_ENGINES, (1, _THREADS))), number):
             rates.setdefault((engine, threads), []).append(_rates(storages[engine], threads, _SECONDS))
     lines = []
     for kind, (what, required) in enumerate((("reads", 1.1), ("writes", 0.7))):

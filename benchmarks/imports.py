@@ -6,7 +6,7 @@ import subprocess
 import sys
 from statistics import median
 
-from ._measure import ratios
+from ._measure import in_turn, ratios
 from ._report import Line, Report, milliseconds
 
 ALLOWED = 1.3
@@ -37,8 +37,7 @@ def costs(rounds: int) -> tuple[list[float], list[float], list[float]]:
     codes = [OURS, USED, THEIRS]
     each: dict[str, list[float]] = {code: [] for code in codes}
     for number in range(rounds + 1):
-        turn = number % len(codes)
-        for code in codes[turn:] + codes[:turn]:
+        for code in in_turn(codes, number):
             each[code].append(cost(code))
     return each[OURS][1:], each[USED][1:], each[THEIRS][1:]
 
