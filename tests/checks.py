@@ -6,10 +6,11 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, create_engine
 
 from memory_storage.schema.vector_tables import VectorSpace, digest
 
@@ -35,6 +36,26 @@ def dump(engine: Engine, *, namespace: str | None = None) -> dict[str, list[tupl
         return {
             table: sorted(_rows(connection, f"SELECT * FROM {table}{where}", *values), key=repr) for table in TABLES
         }
+
+
+def schema_of(engine: Engine) -> list[tuple[Any, ...]]:
+    """What the engine says its schema is, without white space, which Alembic changes when it prints.
+
+    libSQL's engine has a table of its own, of DiskANN indexes, which is left out.
+    """
+    query = """SELECT type, name, tbl_name, sql FROM sqlite_master WHERE tbl_name <> 'libsql_vector_meta_shadow'
+        ORDER BY type, name"""
+    with engine.connect() as connection:
+        return [(*names, sql and " ".join(sql.split())) for *names, sql in _rows(connection, query)]
+
+
+def schema_of_file(path: Path) -> list[tuple[Any, ...]]:
+    """The `schema_of` of a file."""
+    engine = create_engine(f"libsql:///{path}")
+    try:
+        return schema_of(engine)
+    finally:
+        engine.dispose()
 
 
 def row_counts(engine: Engine) -> dict[str, int]:

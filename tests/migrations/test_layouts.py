@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from sqlalchemy import create_engine
 
 import memory_storage as ms
 from memory_storage import schema
+from tests.checks import schema_of, schema_of_file
 
 CHECKOUT = Path(__file__).parents[2]
 TWO_LINES = "[alembic]\nscript_location = memory_storage:migrations\n"
@@ -104,24 +104,8 @@ def wheel(tmp_path: Path, built: Path) -> Layout:
 
 @pytest.fixture(scope="module")
 def expected() -> list[tuple[Any, ...]]:
-    with ms.MemoryStorage.open(":memory:") as storage, storage.engine.connect() as connection:
-        return _objects(connection)
-
-
-def _objects(connection: Any) -> list[tuple[Any, ...]]:
-    query = """SELECT type, name, tbl_name, sql FROM sqlite_master WHERE tbl_name <> 'libsql_vector_meta_shadow'
-        ORDER BY type, name"""
-    rows = connection.exec_driver_sql(query)
-    return [(*names, sql and " ".join(sql.split())) for *names, sql in rows]
-
-
-def schema_of(path: Path) -> list[tuple[Any, ...]]:
-    engine = create_engine(f"libsql:///{path}")
-    try:
-        with engine.connect() as connection:
-            return _objects(connection)
-    finally:
-        engine.dispose()
+    with ms.MemoryStorage.open(":memory:") as storage:
+        return schema_of(storage.engine)
 
 
 @pytest.mark.parametrize("name", ["checkout", "editable", "unpacked", "wheel"])
@@ -131,7 +115,7 @@ def test_alembic_reaches_the_newest_revision(name: str, request: Any, expected: 
     done = run(layout.python, "-m", "alembic", "upgrade", "head", cwd=layout.directory, **where)
     assert "Running upgrade  -> 0001" in done.stderr
     assert schema.HEAD in run(layout.python, "-m", "alembic", "current", cwd=layout.directory, **where).stdout
-    assert schema_of(layout.directory / "data" / "memory.db") == expected
+    assert schema_of_file(layout.directory / "data" / "memory.db") == expected
 
 
 @pytest.mark.parametrize("name", ["editable", "wheel"])
@@ -145,7 +129,7 @@ def test_the_package_finds_its_revisions_from_any_directory(
     done = run(layout.python, "-W", "error", "-c", code, cwd=elsewhere)
     assert done.stdout.startswith(str(tmp_path))
     run(layout.python, "-W", "error", "-m", "memory_storage", "upgrade", "--database", "upgraded.db", cwd=elsewhere)
-    assert schema_of(elsewhere / "opened.db") == schema_of(elsewhere / "upgraded.db") == expected
+    assert schema_of_file(elsewhere / "opened.db") == schema_of_file(elsewhere / "upgraded.db") == expected
 
 
 def test_the_wheel_has_all_that_it_needs_and_nothing_else(built: Path):

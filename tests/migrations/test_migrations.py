@@ -22,7 +22,7 @@ from sqlalchemy import Engine, create_engine, event
 import memory_storage as ms
 from memory_storage import migrate, schema
 from memory_storage.embedders import FunctionEmbedder
-from tests.checks import assert_consistent, dump, row_counts
+from tests.checks import assert_consistent, dump, row_counts, schema_of, schema_of_file
 
 CHECKOUT = Path(__file__).parents[2]
 MODEL = "a-model"
@@ -36,50 +36,30 @@ def engine(database: Path) -> Iterator[Engine]:
     engine.dispose()
 
 
-def _schema(engine: Engine) -> list[tuple[Any, ...]]:
-    """What the engine says its schema is; but for white space, which Alembic changes when it prints.
-
-    libSQL's engine has a table of its own, of DiskANN indexes.
-    """
-    query = """SELECT type, name, tbl_name, sql FROM sqlite_master WHERE tbl_name <> 'libsql_vector_meta_shadow'
-        ORDER BY type, name"""
-    with engine.connect() as connection:
-        rows = connection.exec_driver_sql(query).all()
-    return [(*names, sql and " ".join(sql.split())) for *names, sql in rows]
-
-
-def _schema_of(path: Path) -> list[tuple[Any, ...]]:
-    engine = create_engine(f"libsql:///{path}")
-    try:
-        return _schema(engine)
-    finally:
-        engine.dispose()
-
-
 @pytest.fixture(scope="module")
 def expected() -> list[tuple[Any, ...]]:
     """The schema that `MemoryStorage.open` makes."""
     with ms.MemoryStorage.open(":memory:") as storage:
-        return _schema(storage.engine)
+        return schema_of(storage.engine)
 
 
 def test_up_and_down_and_up_again_is_the_same_schema(engine: Engine, expected: list[tuple[Any, ...]]):
     migrate.upgrade(engine)
-    assert _schema(engine) == expected
+    assert schema_of(engine) == expected
     migrate.downgrade(engine, "base")
-    assert {name for _, name, table, _ in _schema(engine) if table != "alembic_version"} == set()
+    assert {name for _, name, table, _ in schema_of(engine) if table != "alembic_version"} == set()
     assert migrate.current(engine) is None
     migrate.upgrade(engine)
-    assert _schema(engine) == expected
+    assert schema_of(engine) == expected
 
 
 def test_each_revision_can_be_undone_and_done_again(engine: Engine):
     for script in reversed(_revisions()):
         migrate.upgrade(engine, script.revision)
-        after = _schema(engine)
+        after = schema_of(engine)
         migrate.downgrade(engine, script.down_revision or "base")
         migrate.upgrade(engine, script.revision)
-        assert _schema(engine) == after
+        assert schema_of(engine) == after
 
 
 @pytest.fixture
@@ -281,7 +261,7 @@ def checkout(tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_alembic_from_a_checkout_makes_the_same_schema(database: Path, expected: list[tuple[Any, ...]]):
     _alembic("-x", f"database={database}", "upgrade", "head")
-    assert _schema_of(database) == expected
+    assert schema_of_file(database) == expected
     assert schema.HEAD in _alembic("current", LIBSQL_DATABASE_PATH=str(database))
     with ms.MemoryStorage.open(database) as storage:
         assert_consistent(storage.engine)
@@ -291,7 +271,7 @@ def test_alembic_from_a_checkout_makes_the_same_schema(database: Path, expected:
 def test_alembic_makes_the_directory_and_prints_what_it_did(checkout: Path, expected: list[tuple[Any, ...]]):
     done = _run_alembic("upgrade", "head", cwd=checkout, LIBSQL_DATABASE_PATH="./data/memory.db")
     assert done.returncode == 0, done.stderr
-    assert _schema_of(checkout / "data" / "memory.db") == expected
+    assert schema_of_file(checkout / "data" / "memory.db") == expected
     assert "INFO database: data/memory.db" in done.stderr
     for revision in reversed(_revisions()):
         came_from = revision.down_revision or ""
@@ -365,7 +345,7 @@ def test_alembic_of_an_application_leaves_its_logging_alone(database: Path):
 @pytest.mark.slow
 def test_alembic_takes_the_database_from_the_environment(database: Path, expected: list[tuple[Any, ...]]):
     _alembic("upgrade", "head", LIBSQL_DATABASE_PATH=str(database))
-    assert _schema_of(database) == expected
+    assert schema_of_file(database) == expected
 
 
 @pytest.mark.slow
@@ -387,5 +367,5 @@ def test_alembic_prints_sql_that_makes_the_same_schema(database: Path, expected:
     engine = create_engine(f"libsql:///{database}", isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.connection.cursor().executescript(script)
-    assert _schema(engine) == expected
+    assert schema_of(engine) == expected
     engine.dispose()

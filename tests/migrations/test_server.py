@@ -16,7 +16,7 @@ from sqlalchemy import Engine, create_engine, exc, make_url
 import memory_storage as ms
 from memory_storage import migrate, schema
 from memory_storage.testing import Sqld
-from tests.checks import assert_consistent, dump, row_counts
+from tests.checks import assert_consistent, dump, row_counts, schema_of
 from tests.proxy import Proxy
 from tests.raising import raises
 from tests.server.tokens import Key, token
@@ -48,14 +48,6 @@ def engine(url: str) -> Iterator[Engine]:
 on_both = pytest.mark.parametrize("url", ["file", "server"], indirect=True)
 
 
-def _schema(engine: Engine) -> list[tuple[Any, ...]]:
-    # libSQL's engine keeps a table of DiskANN indexes, also if there is none.
-    query = """SELECT type, name, tbl_name, sql FROM sqlite_master WHERE tbl_name <> 'libsql_vector_meta_shadow'
-        ORDER BY type, name"""
-    with engine.connect() as connection:
-        return [(*names, sql and " ".join(sql.split())) for *names, sql in connection.exec_driver_sql(query)]
-
-
 def _fill(engine: Engine) -> ms.Episode:
     """A row in each table, and two episodes with two steps each."""
     storage = ms.MemoryStorage(engine, ms.Settings(database=":memory:"))
@@ -77,20 +69,20 @@ def _fill(engine: Engine) -> ms.Episode:
 def expected() -> list[tuple[Any, ...]]:
     """The schema that a storage in memory has."""
     with ms.MemoryStorage.open(":memory:") as storage:
-        return _schema(storage.engine)
+        return schema_of(storage.engine)
 
 
 class TestUpAndDown:
     def test_with_rows_in_all_tables(self, engine: Engine, expected: list[tuple[Any, ...]]):
         migrate.upgrade(engine)
-        assert _schema(engine) == expected
+        assert schema_of(engine) == expected
         _fill(engine)
         assert all(row_counts(engine).values())
         assert_consistent(engine)
         migrate.downgrade(engine, "base")
         assert migrate.current(engine) is None
         migrate.upgrade(engine)
-        assert [row for row in _schema(engine) if row[1] != "sqlite_sequence"] == expected  # it cannot be dropped
+        assert [row for row in schema_of(engine) if row[1] != "sqlite_sequence"] == expected  # it cannot be dropped
         assert not any(row_counts(engine).values())
         _fill(engine)
         assert_consistent(engine)
@@ -98,7 +90,7 @@ class TestUpAndDown:
     @pytest.mark.slow
     def test_alembics_own_command(self, url: str, engine: Engine, expected: list[tuple[Any, ...]]):
         _run("alembic", "-x", f"database={url}", "upgrade", "head")
-        assert _schema(engine) == expected
+        assert schema_of(engine) == expected
         _fill(engine)
         assert schema.HEAD in _run("alembic", "current", TURSO_DATABASE_URL=url)
         assert "No new upgrade operations" in _run("alembic", "check", TURSO_DATABASE_URL=url)
@@ -108,7 +100,7 @@ class TestUpAndDown:
     @pytest.mark.slow
     def test_the_packages_own_command(self, url: str, engine: Engine, expected: list[tuple[Any, ...]]):
         assert f"empty -> {schema.HEAD}" in _run("memory_storage", "upgrade", "--database", url)
-        assert _schema(engine) == expected
+        assert schema_of(engine) == expected
         assert "already" in _run("memory_storage", "upgrade", "--database", url)
         assert schema.HEAD in _run("memory_storage", "current", "--database", url)
 
@@ -123,10 +115,10 @@ class TestUpAndDown:
     @on_both
     def test_the_printed_sql_makes_the_same_schema(self, url: str, engine: Engine, expected: list[tuple[Any, ...]]):
         script = _run("alembic", "-x", f"database={url}", "upgrade", "head", "--sql")
-        assert _schema(engine) == []
+        assert schema_of(engine) == []
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.connection.cursor().executescript(script)  # type: ignore[attr-defined]
-        assert _schema(engine) == expected
+        assert schema_of(engine) == expected
 
     @on_both
     def test_an_older_database_is_brought_up_to_date_with_its_rows(self, url: str, engine: Engine):
@@ -147,11 +139,11 @@ class TestUpAndDown:
     def test_another_programs_database_is_left_alone(self, url: str, engine: Engine):
         with engine.begin() as connection:
             connection.exec_driver_sql("CREATE TABLE theirs (x)")
-        before = _schema(engine)
+        before = schema_of(engine)
         with pytest.raises(ms.SchemaError, match="theirs"):
             migrate.ensure(engine)
         assert "theirs" in _run("alembic", "-x", f"database={url}", "upgrade", "head", fails=True)
-        assert _schema(engine) == before
+        assert schema_of(engine) == before
 
 
 class TestCost:
@@ -202,7 +194,7 @@ class TestAllOrNothing:
             pass
         finally:
             behind.dispose()
-        assert _schema(engine) in ([], expected)
+        assert schema_of(engine) in ([], expected)
 
     @pytest.mark.slow
     def test_it_can_be_tried_again_at_once(self, url: str, line: Proxy, expected: list[tuple[Any, ...]]):
@@ -213,7 +205,7 @@ class TestAllOrNothing:
             migrate.ensure(behind)
         line.cut_reply_after(None)
         migrate.ensure(behind)
-        assert _schema(behind) == expected
+        assert schema_of(behind) == expected
         behind.dispose()
 
     @pytest.mark.slow
@@ -222,7 +214,7 @@ class TestAllOrNothing:
         code = "import sys, memory_storage as ms; ms.MemoryStorage.open(sys.argv[1]).close()"
         processes = [subprocess.Popen([sys.executable, "-W", "error", "-c", code, url]) for _ in range(3)]
         assert [process.wait(60) for process in processes] == [0, 0, 0]
-        assert _schema(engine) == expected
+        assert schema_of(engine) == expected
         assert migrate.current(engine) == schema.HEAD
 
 
@@ -296,10 +288,10 @@ class TestForeignKeys:
     def test_a_failed_revision_or_one_that_orphans_rows_is_undone(
         self, engine: Engine, revise: Callable[[str], None], body: str, error: type[Exception]
     ):
-        before, tables = dump(engine), _schema(engine)
+        before, tables = dump(engine), schema_of(engine)
         with pytest.raises(error, match=r"steps refer to rows|no such table"):
             revise(body)
-        assert (dump(engine), _schema(engine), migrate.current(engine)) == (before, tables, schema.HEAD)
+        assert (dump(engine), schema_of(engine), migrate.current(engine)) == (before, tables, schema.HEAD)
         with (
             raises(exc.IntegrityError, code="SQLITE_CONSTRAINT_FOREIGNKEY", match="FOREIGN KEY"),
             engine.begin() as connection,
