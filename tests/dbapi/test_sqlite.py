@@ -198,6 +198,7 @@ def test_ctrl_c_is_heard_during_a_statement(tmp_path: Path):
     assert (done.stdout, done.stderr) == ("0\n", "")
 
 
+@needs_libsql
 @pytest.mark.parametrize(
     "sql",
     [
@@ -223,6 +224,7 @@ def test_an_online_backup_copies_a_database_in_use(connection, tmp_path):
     assert seen[-1][0] == seen[-1][1]
 
 
+@needs_libsql
 def test_an_online_backup_needs_sqlite_on_both_sides(connection):
     with closing(dbapi.connect(":memory:", local_engine="libsql")) as other:
         for source, target in ((connection, other), (other, connection)):
