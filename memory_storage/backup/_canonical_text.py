@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-_PIECE = 65_536
+PIECE = 65_536
 
 
-def canonical_parts(row: tuple[Any, ...], *, piece: int = _PIECE) -> Iterator[str]:
+def canonical_parts(row: tuple[Any, ...], *, piece: int = PIECE) -> Iterator[str]:
     """Iterate over the parts of `repr(row)`.
 
     Args:

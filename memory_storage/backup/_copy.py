@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine
@@ -18,12 +19,11 @@ from memory_storage._exception_mapping import map_exceptions
 from memory_storage.dbapi import EncryptionKey
 from memory_storage.errors import CorruptDataError
 
-from ._canonical_text import canonical_parts
-from ._tables import MANIFEST, Layout, Row, Table, layout, quoted
+from ._canonical_text import PIECE, canonical_parts
+from ._tables import MANIFEST, Layout, Page, Row, Table, layout, quoted
 
 Progress = Callable[[str, int, int], None]
 
-_WIDE = 2**31
 _MAKE_MANIFEST = f"CREATE TABLE {MANIFEST} (table_name TEXT PRIMARY KEY, rows INTEGER, digest BLOB, made_at INTEGER)"
 
 
@@ -65,11 +65,13 @@ class _Tally:
         self.rows = 0
         self._digest = blake2b(digest_size=16)
 
-    def add(self, rows: list[Row]) -> None:
-        self.rows += len(rows)
-        for row in rows:
-            for text in canonical_parts(row):
-                self._digest.update(text.encode())
+    def add(self, page: Page) -> None:
+        self.rows += len(page.rows)
+        update = self._digest.update
+        # Most pages have no value that is larger than a piece: spare their rows the search for one.
+        texts = map(repr, page.rows) if page.largest <= PIECE else chain.from_iterable(map(canonical_parts, page.rows))
+        for text in texts:
+            update(text.encode())
 
     def report(self) -> TableReport:
         return TableReport(self.rows, self._digest.hexdigest())
@@ -138,8 +140,8 @@ def _copy_rows(source: Connection, target: Connection, source_layout: Layout, pr
         tally = _Tally()
         for page in table.pages(source):
             tally.add(page)
-            done += len(page)
-            _insert(target, table, page)
+            done += len(page.rows)
+            _insert(target, table, page.rows)
             del page  # it may be large: release it before the next one is read
             progress("copied", done, total)
         tables[table.name] = tally.report()
@@ -159,15 +161,15 @@ def _copy_virtual(source: Connection, target: Connection, name: str) -> None:
         target.exec_driver_sql(dbapi.Batch(steps))
 
 
-def _insert(target: Connection, table: Table, page: list[Row]) -> None:
-    statement, kinds = table.insert, [column.kind for column in table.columns]
-    steps = [dbapi.BatchStep(statement, [_bound(*pair) for pair in zip(kinds, row, strict=True)]) for row in page]
-    target.exec_driver_sql(dbapi.Batch(steps))
-
-
-def _bound(kind: str, value: object) -> object:
-    # The driver writes a wide integer into the SQL, which the engine would then parse again for every row.
-    return str(value) if kind == "INTEGER" and type(value) is int and not -_WIDE <= value < _WIDE else value
+def _insert(target: Connection, table: Table, rows: list[Row]) -> None:
+    """Insert a page of rows, many of them with each statement."""
+    size = table.rows_per_insert
+    rest = len(rows) - len(rows) % size
+    if rest:
+        chunks = (rows[start : start + size] for start in range(0, rest, size))
+        target.exec_driver_sql(table.insert_many, [tuple(chain.from_iterable(chunk)) for chunk in chunks])
+    if rows[rest:]:
+        target.exec_driver_sql(table.insert, rows[rest:])
 
 
 def _complete(target: Connection, source_layout: Layout) -> None:
@@ -189,7 +191,7 @@ def _verify(path: Path, key: EncryptionKey | None, report: BackupReport, progres
             tally = _Tally()
             for page in table.pages(target):
                 tally.add(page)
-                done += len(page)
+                done += len(page.rows)
                 del page
                 progress("verified", done, report.rows)
             read[table.name] = tally.report()

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
@@ -20,6 +20,8 @@ Row = tuple[Any, ...]
 MANIFEST = "backup_manifest"
 _PAGE = 500
 _PAGE_BYTES = 4_000_000
+_RANGE = 2_000  # rows of an INSERT into a full-text index, which merges what each of them adds
+_VALUES = 500  # bound by one INSERT; the local engine does not keep a prepared statement of more than 16 KB
 _LAST_FROM = re.compile(r"\bFROM\s+(\w+)\s*$")  # of a view without conditions
 
 _TABLES = """SELECT m.name, m.sql, t.wr FROM sqlite_master AS m JOIN pragma_table_list AS t ON t.name = m.name
@@ -28,6 +30,13 @@ ORDER BY m.name"""
 _OTHERS = """SELECT type, name, sql, tbl_name FROM sqlite_master
 WHERE sql IS NOT NULL AND (type IN ('index', 'view', 'trigger')
     OR (type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%')) ORDER BY rowid"""
+
+
+class Page(NamedTuple):
+    """Consecutive rows of a table. None of them is larger than `largest` bytes."""
+
+    rows: list[Row]
+    largest: int
 
 
 @dataclass(frozen=True)
@@ -66,9 +75,22 @@ class Table:
     @cached_property
     def insert(self) -> str:
         """The INSERT statement for a row as it was read."""
+        return self._insert(1)
+
+    @cached_property
+    def insert_many(self) -> str:
+        """The INSERT statement for `rows_per_insert` rows as they were read."""
+        return self._insert(self.rows_per_insert)
+
+    @property
+    def rows_per_insert(self) -> int:
+        """The number of rows that `insert_many` takes."""
+        return max(1, _VALUES // len(self.columns))
+
+    def _insert(self, rows: int) -> str:
         names = ", ".join(quoted(column.name) for column in self.columns)
         values = ", ".join(column.write_sql for column in self.columns)
-        return f"INSERT INTO {quoted(self.name)} ({names}) VALUES ({values})"
+        return f"INSERT INTO {quoted(self.name)} ({names}) VALUES {', '.join([f'({values})'] * rows)}"
 
     @property
     def rowid_column(self) -> str:
@@ -76,36 +98,38 @@ class Table:
         key = self._key
         return key[0].name if self.has_rowid and len(key) == 1 and key[0].kind == "INTEGER" else ""
 
-    def pages(self, connection: Connection) -> Iterator[list[Row]]:
+    def pages(self, connection: Connection) -> Iterator[Page]:
         """Iterate over the rows in the order of their key, in pages limited by rows and bytes.
 
         A page has at most 500 rows and 4 MB, or one row that is larger. The iterator keeps no reference to a page that
         it has yielded, so that the caller can release it before the next one is read.
         """
-        read = ", ".join([*self._key_read_sql, *map(self._read_sql, self.columns)])
+        read = ", ".join([*self._key_read_sql, *map(self._read_sql, self.columns), "(SELECT max(bytes) FROM sized)"])
         width, after = len(self._key_read_sql), ()
         was_large = False
         while True:
             if was_large and not connection.engine.url.host:  # the cache is full of rows that are not read again
                 connection.exec_driver_sql("PRAGMA shrink_memory")
             sql = self._page(read, continues=bool(after))
-            rows = [tuple(row) for row in connection.exec_driver_sql(sql, (*after, *after))]
+            rows = connection.exec_driver_sql(sql, (*after, *after)).all()
             if not rows:
                 return
             was_large = len(rows) < _PAGE
             after = rows[-1][:width]
-            page = [[row[width:] for row in rows]]
+            page = [Page([row[width:-1] for row in rows], rows[-1][-1])]
             del rows
             yield page.pop()
 
     def rowid_ranges(self, connection: Connection) -> Iterator[tuple[int, int]]:
-        """Iterate over the first and the last rowid of each page that `pages` would return, without reading it."""
+        """Iterate over the first and the last rowid of ranges of at most 2,000 rows and 4 MB, or one larger row."""
         after: tuple[int, ...] = ()
-        while seqs := connection.exec_driver_sql(self._page("rowid", continues=bool(after)), (*after, *after)).all():
+        while seqs := connection.exec_driver_sql(
+            self._page("rowid", continues=bool(after), rows=_RANGE), (*after, *after)
+        ).all():
             after = (seqs[-1][0],)
             yield seqs[0][0], seqs[-1][0]
 
-    def _page(self, read: str, *, continues: bool) -> str:
+    def _page(self, read: str, *, continues: bool, rows: int = _PAGE) -> str:
         """Return SQL for the next page. With `continues` it takes the last key, twice."""
         keys = ["rowid"] if self.has_rowid else [quoted(column.name) for column in self._key]
         order, marks = ", ".join(keys), ", ".join(self._key_parameters)
@@ -115,7 +139,7 @@ class Table:
         following = quoted(self.name) + (f" WHERE ({order}) > ({marks})" if continues else "")
         # The sizes are computed first, from the row headers: a sum over the rows themselves would copy their values.
         return f"""WITH sized AS MATERIALIZED (
-    SELECT {listed}, {size} AS bytes FROM {following} ORDER BY {order} LIMIT {_PAGE}),
+    SELECT {listed}, {size} AS bytes FROM {following} ORDER BY {order} LIMIT {rows}),
 summed AS (SELECT sum(bytes) OVER (ORDER BY {listed_order} ROWS UNBOUNDED PRECEDING) AS total FROM sized)
 SELECT {read} FROM {following} ORDER BY {order}
 LIMIT (SELECT max(1, count(*)) FROM summed WHERE total <= {_PAGE_BYTES})"""
@@ -130,7 +154,7 @@ LIMIT (SELECT max(1, count(*)) FROM summed WHERE total <= {_PAGE_BYTES})"""
 
     @property
     def _key_parameters(self) -> list[str]:
-        return ["?"] if self.has_rowid else [column.write_sql for column in self._key]
+        return ["?"] if self.has_rowid else [f"+{column.write_sql}" for column in self._key]
 
     def _read_sql(self, column: Column) -> str:
         counts_index = self.name == "vector_models" and column.name in {"indexed", "removed"}
