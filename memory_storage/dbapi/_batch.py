@@ -177,7 +177,7 @@ def _all_plain(values: tuple[object, ...]) -> TypeGuard[tuple[Value, ...]]:
         elif kind is str:
             if not value.isascii() or "\0" in value:  # type: ignore[attr-defined, operator]
                 return False
-        elif value is not None and kind is not bytes:
+        elif value is not None and kind is not bytes and (kind is not float or value != value):  # NaN is not equal
             return False
     return True
 
