@@ -119,6 +119,9 @@ def engine_of(path: Path, key: EncryptionKey | None, *, is_new: bool = False) ->
         if is_new:  # it is deleted if anything fails, and synced once at the end
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute("PRAGMA journal_mode = MEMORY")
+            # CREATE INDEX sorts all entries. In a file it takes bounded memory, but a file would be in plain.
+            if key is None:
+                connection.execute("PRAGMA temp_store = FILE")
         connection.execute("PRAGMA foreign_keys = OFF")
         return connection
 

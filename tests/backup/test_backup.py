@@ -19,6 +19,7 @@ from sqlalchemy import Engine, event
 import memory_storage as ms
 from memory_storage import dbapi, migrate
 from memory_storage.backup import back_up, restore
+from memory_storage.backup._copy import engine_of
 from memory_storage.engine import make_engine
 from memory_storage.schema.vector_tables import VectorSpace
 from tests.checks import assert_consistent, dump
@@ -196,6 +197,13 @@ def test_while_four_writers_write_it_is_a_state_that_existed(storage, backup, tm
             assert saved == list(range(len(saved)))
             assert before[writer] <= len(saved) <= after[writer] + 1
     assert sum(after) > sum(before), "no writer wrote while the backup was made"
+
+
+@pytest.mark.parametrize(("key", "temp_store"), [(None, 1), (KEY, 2)], ids=["plain", "encrypted"])
+def test_indexes_are_sorted_in_a_file_unless_encrypted(tmp_path, key, temp_store):
+    engine = engine_of(tmp_path / "new.db", dbapi.EncryptionKey.of(key), is_new=True)
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA temp_store").scalar() == temp_store  # 1 is FILE, 2 is MEMORY
 
 
 def test_it_replaces_a_file_only_with_overwrite(storage, backup):
