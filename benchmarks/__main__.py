@@ -13,7 +13,7 @@ from typing import get_args
 
 from memory_storage.models import IndexPreset
 
-from ._report import Report, as_json, show
+from ._report import Report, as_json, as_markdown, show
 
 
 def names() -> list[str]:
@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None, *, run: Callable[..., Report] =
     reports = {name: run(name, short=asked.short, **options) for name in asked.benchmark or names()}
     if asked.json:
         print(json.dumps({name: as_json(report) for name, report in reports.items()}, indent=2))
+    elif asked.markdown:
+        print("\n\n".join(as_markdown(report) for report in reports.values()))
     else:
         for report in reports.values():
             show(report)
@@ -64,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         help="retrieval: measure only this preset of the index in the file",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--markdown", action="store_true", help="print the tables in Markdown")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a ratio is out of its bounds")
     return parser
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -46,7 +47,7 @@ class Grid:
 
     title: str
     columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,24 @@ def show(report: Report) -> None:
     table.add_column("median times")
     for line in report.lines:
         spread = f"{line.least:.2f} - {line.greatest:.2f}"
-        required = line.bound if line.holds else f"MISSED {line.bound}"
-        table.add_row(line.name, f"{line.ratio:.2f}", spread, required, line.detail)
+        table.add_row(line.name, f"{line.ratio:.2f}", spread, _required(line), line.detail)
     console.print(table)
+
+
+def _required(line: Line) -> str:
+    return line.bound if line.holds else f"MISSED {line.bound}"
+
+
+def as_markdown(report: Report) -> str:
+    """Return the tables of the report, and its ratios as another, in Markdown."""
+    ratios = [(line.name, f"{line.ratio:.2f}", _required(line), line.detail) for line in report.lines]
+    grids = [*report.grids, Grid(report.title, ("what", "ratio", "required", "median times"), ratios)]
+    return "\n\n".join(_as_markdown(grid) for grid in grids)
+
+
+def _as_markdown(grid: Grid) -> str:
+    alignment = ("---", *("---:" for _ in grid.columns[1:]))
+    return "\n".join(f"| {' | '.join(cell.strip() for cell in row)} |" for row in (grid.columns, alignment, *grid.rows))
 
 
 def _as_table(grid: Grid) -> Table:

@@ -41,6 +41,7 @@ class Texts:
     source: str
     tasks: list[str]
     calls: list[Call]
+    trajectories: list[list[Call]]  # the calls of each transcript
 
 
 @cache
@@ -51,7 +52,10 @@ def texts() -> Texts:
 
 def step(number: int) -> ms.Step:
     """Return the n-th step."""
-    call = _nth(texts().calls, number)
+    return _step(number, _nth(texts().calls, number))
+
+
+def _step(number: int, call: Call) -> ms.Step:
     failed = call.output.startswith("Error")
     return ms.Step(
         id=_id(number, 1),
@@ -90,6 +94,13 @@ def episode(number: int, steps: int = STEPS) -> ms.Episode:
     )
 
 
+def trajectory(number: int) -> ms.Episode:
+    """Return the n-th episode with all steps of one transcript: six in the mean, where `episode` has always 20."""
+    calls = _nth(texts().trajectories, number)
+    steps = [_step(number * 1_000 + index, call) for index, call in enumerate(calls)]
+    return ms.Episode(**{**dict(episode(number, steps=0)), "steps": steps})
+
+
 def episode_id(number: int) -> uuid.UUID:
     """Return the id of the n-th episode."""
     return _id(number, 2)
@@ -114,8 +125,9 @@ def _recorded(path: Path) -> Texts:
     with path.open(encoding="utf-8") as file:
         transcripts = [json.loads(line) for line in file]
     tasks = [transcript["info"]["task"]["instruction"] for transcript in transcripts]
-    calls = [call for transcript in transcripts for call in _calls(transcript["traj"])]
-    return Texts("tool calls of tau-bench airline transcripts", tasks, calls)
+    trajectories = [list(_calls(transcript["traj"])) for transcript in transcripts]
+    calls = [call for trajectory in trajectories for call in trajectory]
+    return Texts("tool calls of tau-bench airline transcripts", tasks, calls, trajectories)
 
 
 def _calls(messages: Iterable[dict[str, Any]]) -> Iterator[Call]:
@@ -147,7 +159,9 @@ def invented(count: int = 1000) -> Texts:
         )
         for _ in range(count)
     ]
-    return Texts("made-up tool calls of the sizes of real ones", [prose(600) for _ in range(200)], calls)
+    tasks = [prose(600) for _ in range(200)]
+    trajectories = [calls[first : first + 6] for first in range(0, len(calls), 6)]
+    return Texts("made-up tool calls of the sizes of real ones", tasks, calls, trajectories)
 
 
 def _between(sizes: tuple[int, ...], place: float) -> int:

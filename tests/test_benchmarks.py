@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
+import sys
+import time
 from statistics import median
 
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import _workload, local, rooms
+from benchmarks import _peers, _workload, local, peers, rooms
 from benchmarks._measure import interleaved, ratios
-from benchmarks._report import Line, Report
+from benchmarks._peers import _processes
+from benchmarks._report import Grid, Line, Report
+
+SQLITE3 = next(peer for peer in _peers.PEERS if peer.name == "sqlite3")
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +87,73 @@ def test_without_check_a_missed_ratio_is_only_shown(capsys):
     missed = Line("save", 0.4, 0.3, 0.5, at_least=0.5)
     assert command.main(["local"], run=lambda name, short: report(missed)) == 0
     assert "MISSED" in capsys.readouterr().out
+
+
+def test_markdown_has_the_tables_and_the_ratios(capsys):
+    grid = Grid("A grid", ("call", "ours"), [("save", "1 ms")])
+    lines = [Line("save", 0.4, 0.3, 0.5, "1 ms", at_least=0.5)]
+    assert command.main(["local", "--markdown"], run=lambda name, short: Report("A title", lines, [], [grid])) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "| call | ours |",
+        "| --- | ---: |",
+        "| save | 1 ms |",
+        "",
+        "| what | ratio | required | median times |",
+        "| --- | ---: | ---: | ---: |",
+        "| save | 0.40 | MISSED >= 0.5 | 1 ms |",
+    ]
+
+
+@pytest.mark.slow
+def test_peers_are_compared_without_those_not_installed(monkeypatch):
+    installed = [peer for peer in _peers.PEERS if peer.name in {"memory_storage", "sqlite3"}]
+    absent = _peers.Peer("absent", "absent", "absent", "import absent", ("no_such_package",))
+    monkeypatch.setattr(peers, "PEERS", (*installed, absent))
+    report = peers.run(short=True)
+    assert report.grids[0].columns == ("operation", "memory_storage", "sqlite3")
+    assert all(line.name.endswith(": sqlite3") and line.ratio > 0 for line in report.lines)
+    assert any("not installed, so not compared: absent" in note for note in report.notes)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="needs LD_PRELOAD and a C compiler")
+def test_a_slow_sync_takes_at_least_its_time(tmp_path):
+    with _processes.process(SQLITE3, tmp_path / "store", environment=_processes.slow_syncs(tmp_path)) as peer:
+        peer.call("prepare 0 5")
+        start = time.perf_counter()
+        peer.call("save")
+        assert time.perf_counter() - start >= 5 * _processes.SLOWEST_SYNC
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
+def test_a_save_by_raw_sql_syncs_once_and_a_get_never(tmp_path):
+    assert _processes.syncs(SQLITE3, tmp_path, 5) in ({"save": 1.0, "get": 0.0}, None)  # None: it may not trace
+
+
+def test_a_raw_driver_bounds_only_what_is_promised():
+    results = peers.Results()
+    for row in ("get, disk", "save, disk"):
+        results.add(row, {"memory_storage": [1.0], "LangGraph": [1.0], "agno": [1.0], "sqlite3": [1.0]}, str)
+    assert [(line.name, line.at_least) for line in results.lines] == [
+        ("get, disk: LangGraph", 0.6),
+        ("get, disk: agno", 1.0),
+        ("get, disk: sqlite3", 1.0),
+        ("save, disk: LangGraph", 1.0),
+        ("save, disk: agno", 1.0),
+        ("save, disk: sqlite3", None),
+    ]
+
+
+def test_a_short_comparison_with_peers_has_no_bounds():
+    results = peers.Results(is_checked=False)
+    results.add("get, disk", {"memory_storage": [1.0], "LangGraph": [0.1]}, str)
+    assert results.lines[0].at_least is None
+
+
+def test_a_trajectory_has_the_steps_of_one_transcript():
+    trajectories = _workload.texts().trajectories
+    assert [len(_workload.trajectory(number).steps) for number in range(5)] == [len(each) for each in trajectories[:5]]
 
 
 def test_all_benchmarks_run_when_none_is_named(capsys):
