@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -240,7 +241,8 @@ def _rows(
 ) -> tuple[Sequence[Row], str | None]:
     """Return the rows found, and the space and dimension of the namespace's own vectors, if it has any."""
     try:
-        everything = session.read(statement(plan.search).bind(**plan.values))
+        with _scan_turn(session, plan):
+            everything = session.read(statement(plan.search).bind(**plan.values))
     except CorruptDataError:
         if plan.values.get("mode", "exact") == "exact":
             raise
@@ -250,6 +252,14 @@ def _rows(
     stored = next((row[_LAST] for row in everything if row[0] is None), None)
     is_last = rows or plan.search.attempt in ("full", "none")
     return (rows, stored) if is_last else _rows(session, statement, plan.broaden(session))
+
+
+def _scan_turn(session: SearchSession, plan: SearchPlan) -> AbstractContextManager[None]:
+    """Return the turn of an attempt that may scan all vectors, for which it waits while the index is being built."""
+    # A transaction does not wait: it may keep other writers waiting.
+    if plan.memory is None or plan.search.attempt != "full" or session.is_transaction:
+        return nullcontext()
+    return plan.memory.scan_gate.admit((session.namespace, plan.search))
 
 
 def _is_about_space(error: Exception, space: VectorSpace) -> bool:

@@ -31,6 +31,7 @@ from memory_storage.sql.session import Row
 
 from . import Graph, IndexHeader, Sidecar, delete_sidecars
 from .graph import EXPANSION_SEARCH
+from .scan_gate import ScanGate
 
 _log = logging.getLogger(__name__)
 
@@ -186,6 +187,7 @@ class HnswIndex:
         self._sidecar = indexes.sidecar(space)
         self._lock = threading.Lock()  # guards the graph: one thread at a time searches it or adds to it
         self._work = threading.Lock()  # held by the one thread that syncs, builds or saves
+        self.scan_gate = ScanGate()
         self._reset()
 
     def _reset(self) -> None:
@@ -360,6 +362,7 @@ class HnswIndex:
         """Replace the locks, and drop a graph that a thread of the parent process was changing."""
         torn = self._lock.locked()
         self._lock, self._work, self._thread = threading.Lock(), threading.Lock(), None
+        self.scan_gate = ScanGate()
         if torn:
             self._reset()
 
@@ -408,7 +411,8 @@ class HnswIndex:
         if rebuild or state.last < self._mark or self._is_fragmented(state.vectors) or self._has_erased_rows(graph):
             self._is_rejected = True  # the file is equally stale
             return self._build(state, progress)
-        added = self._extend(graph, self._mark, state, progress, waiting=True)
+        with self.scan_gate.closed():
+            added = self._extend(graph, self._mark, state, progress, waiting=True)
         return added + self._build(state, progress) if self._is_fragmented(state.vectors) else added
 
     def _build(self, state: TableState, progress: Progress | None) -> int:
@@ -417,7 +421,8 @@ class HnswIndex:
             return 0
         # The version is read before the first row: so a VACUUM during the build is noticed before a file is written.
         graph, self._schema_version = Graph(state.dimension), self._read_schema_version()
-        added = self._extend(graph, 0, state, progress, waiting=False)
+        with self.scan_gate.closed():
+            added = self._extend(graph, 0, state, progress, waiting=False)
         return 0 if self._indexes.stop.is_set() else added
 
     def _extend(self, graph: Graph, mark: int, state: TableState, progress: Progress | None, *, waiting: bool) -> int:
