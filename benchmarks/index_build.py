@@ -10,8 +10,10 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,6 +37,7 @@ _TOO_LONG = 600.0  # seconds after which a build counts as starved
 _NOTES = (
     f"until the index is used: by {_THREADS} threads that search without a pause; from the first search to the end of "
     "the first one that used the index, by the time of an undisturbed build.",
+    "processor time: of this process until then, by what of it was not of searches; other load matters less.",
     "before: exact scans, which take turns. Afterwards: with the index.",
 )
 
@@ -45,12 +48,24 @@ class Searches:
 
     ends: list[tuple[float, float, str]] = field(default_factory=list)
     has_used_index: threading.Event = field(default_factory=threading.Event)
+    processor_start: float = field(default_factory=time.process_time)
+    share: float = 0.0
+    """Processor seconds of the process until the index was used, for each that was not of a search."""
 
-    def record(self, start: float, plan: str) -> None:
-        """Record a search that ends now."""
+    def __post_init__(self) -> None:
+        self._scanning: list[float] = []  # processor seconds of the exact scans
+
+    def run(self, search: Callable[[], ms.Hits[ms.Episode]]) -> None:
+        """Run a search, and record it."""
+        start, processor = time.perf_counter(), time.thread_time()
+        plan = search().plan
         end = time.perf_counter()
         self.ends.append((end, end - start, plan))
-        if plan == HNSW.plan:
+        if plan != HNSW.plan:
+            self._scanning.append(time.thread_time() - processor)
+        elif not self.has_used_index.is_set():
+            total = time.process_time() - self.processor_start
+            self.share = total / (total - sum(self._scanning))
             self.has_used_index.set()
 
     def seconds(self, *, by_index: bool) -> list[float]:
@@ -68,7 +83,7 @@ def run(*, short: bool) -> Report:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "memory.db")
         _fill(path, data)
-        times, before, after = _measured(path, data, rounds=1 if short else _ROUNDS)
+        times, shares, before, after = _measured(path, data, rounds=1 if short else _ROUNDS)
     detail = ", ".join(f"{side} {milliseconds(median(seconds))}" for side, seconds in times.items())
     p50 = median(before), median(after)
     slower = p50[0] / p50[1]
@@ -77,6 +92,13 @@ def run(*, short: bool) -> Report:
             "until the index is used, by an undisturbed build",
             *ratios(times["searched"], times["undisturbed"]),
             detail,
+            at_most=None if short else _SLOWEST,
+        ),
+        Line(
+            "processor time, by that of the build alone",
+            median(shares),
+            min(shares),
+            max(shares),
             at_most=None if short else _SLOWEST,
         ),
         Line(
@@ -96,10 +118,10 @@ def _fill(path: Path, data: Data) -> None:
             storage.embeddings.put_many(items, model=MODEL)
 
 
-def _measured(path: Path, data: Data, *, rounds: int) -> tuple[Times, list[float], list[float]]:
-    """Return the seconds of the builds in each round, and those of the searches before and after the index is used."""
+def _measured(path: Path, data: Data, *, rounds: int) -> tuple[Times, list[float], list[float], list[float]]:
+    """Return the seconds of the builds, the shares of processor time, and the seconds of searches before and after."""
     times: Times = {"undisturbed": [], "searched": []}
-    before, after = [], []
+    shares, before, after = [], [], []
     for number in range(rounds):
         for side in in_turn(list(times), number):
             for sidecar in path.parent.glob(f"{path.name}.*.usearch"):
@@ -112,9 +134,10 @@ def _measured(path: Path, data: Data, *, rounds: int) -> tuple[Times, list[float
                 else:
                     searches = _search_in_a_row(storage, data)
                     times[side].append(searches.first_use() - start)
+                    shares.append(searches.share)
                     before += searches.seconds(by_index=False)
                     after += searches.seconds(by_index=True)
-    return times, before, after
+    return times, shares, before, after
 
 
 def _search_in_a_row(storage: ms.MemoryStorage, data: Data) -> Searches:
@@ -125,9 +148,9 @@ def _search_in_a_row(storage: ms.MemoryStorage, data: Data) -> Searches:
         for number in range(thread, 1 << 30, _THREADS):
             if stop.is_set():
                 return
-            start = time.perf_counter()
-            hits = storage.episodes.similar_to(data.queries[number % len(data.queries)], model=MODEL, k=K)
-            searches.record(start, hits.plan)
+            searches.run(
+                partial(storage.episodes.similar_to, data.queries[number % len(data.queries)], model=MODEL, k=K)
+            )
 
     with ThreadPoolExecutor(_THREADS) as pool:
         threads = [pool.submit(work, thread) for thread in range(_THREADS)]
