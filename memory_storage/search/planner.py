@@ -256,10 +256,12 @@ def _rows(
 
 def _scan_turn(session: SearchSession, plan: SearchPlan) -> AbstractContextManager[None]:
     """Return the turn of an attempt that may scan all vectors, for which it waits while the index is being built."""
-    # A transaction does not wait: it may keep other writers waiting.
-    if plan.memory is None or plan.search.attempt != "full" or session.is_transaction:
+    if plan.memory is None or session.memory is None or not session.memory.scan_gate.is_closed:
         return nullcontext()
-    return plan.memory.scan_gate.admit((session.namespace, plan.search))
+    # A transaction does not wait: it may keep other writers waiting.
+    if plan.search.attempt != "full" or session.is_transaction:
+        return nullcontext()
+    return session.memory.scan_gate.admit((session.namespace, plan.search))
 
 
 def _is_about_space(error: Exception, space: VectorSpace) -> bool:

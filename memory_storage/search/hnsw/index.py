@@ -106,6 +106,7 @@ class HnswIndexes:
         self.limit = limit
         self.exact_scan_max = EXACT_SCAN_MAX
         self.stop = threading.Event()
+        self.scan_gate = ScanGate()
         self._path = None if path is None else Path(os.path.realpath(path))
         self._alias = path  # earlier versions wrote sidecars next to a symbolic link to the database
         # Weak: an empty index is dropped with the last search that uses it, since callers may pass any model name.
@@ -162,8 +163,8 @@ class HnswIndexes:
             index.close()
 
     def after_fork_in_child(self) -> None:
-        """Replace the lock, which a thread of the parent process may have held."""
-        self._lock = threading.Lock()
+        """Replace the lock, which a thread of the parent process may have held, and the gate, which it closed."""
+        self._lock, self.scan_gate = threading.Lock(), ScanGate()
         for index in self._models.values():
             index.after_fork_in_child()
 
@@ -187,7 +188,6 @@ class HnswIndex:
         self._sidecar = indexes.sidecar(space)
         self._lock = threading.Lock()  # guards the graph: one thread at a time searches it or adds to it
         self._work = threading.Lock()  # held by the one thread that syncs, builds or saves
-        self.scan_gate = ScanGate()
         self._reset()
 
     def _reset(self) -> None:
@@ -362,7 +362,6 @@ class HnswIndex:
         """Replace the locks, and drop a graph that a thread of the parent process was changing."""
         torn = self._lock.locked()
         self._lock, self._work, self._thread = threading.Lock(), threading.Lock(), None
-        self.scan_gate = ScanGate()
         if torn:
             self._reset()
 
@@ -411,7 +410,7 @@ class HnswIndex:
         if rebuild or state.last < self._mark or self._is_fragmented(state.vectors) or self._has_erased_rows(graph):
             self._is_rejected = True  # the file is equally stale
             return self._build(state, progress)
-        with self.scan_gate.closed():
+        with self._indexes.scan_gate.closed():
             added = self._extend(graph, self._mark, state, progress, waiting=True)
         return added + self._build(state, progress) if self._is_fragmented(state.vectors) else added
 
@@ -421,7 +420,7 @@ class HnswIndex:
             return 0
         # The version is read before the first row: so a VACUUM during the build is noticed before a file is written.
         graph, self._schema_version = Graph(state.dimension), self._read_schema_version()
-        with self.scan_gate.closed():
+        with self._indexes.scan_gate.closed():
             added = self._extend(graph, 0, state, progress, waiting=False)
         return 0 if self._indexes.stop.is_set() else added
 

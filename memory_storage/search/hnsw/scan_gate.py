@@ -25,7 +25,7 @@ _PAUSE = 2.0
 
 
 class ScanGate:
-    """The gate of the exact scans of one vector table. Thread-safe."""
+    """The gate of the exact scans of one database. Thread-safe."""
 
     def __init__(
         self,
@@ -43,7 +43,8 @@ class ScanGate:
         """
         self._max_wait, self._processor_seconds = max_wait, processor_seconds
         self._changed = threading.Condition()  # guards what follows
-        self._is_closed = False
+        self.is_closed = False
+        self._builds = 0
         self._free_turns = turns or max(1, (os.cpu_count() or 1) // _CORES_PER_SCAN)
         self._queue: deque[object] = deque()  # turns are taken in the order of arrival
         self._pause_ends_at = 0.0  # by the monotonic clock
@@ -51,12 +52,12 @@ class ScanGate:
 
     @contextmanager
     def closed(self) -> Iterator[None]:
-        """Close the gate during the block. One thread at a time may do so."""
-        self._set_closed(is_closed=True)
+        """Keep the gate closed during the block, which builds an index."""
+        self._count_builds(1)
         try:
             yield
         finally:
-            self._set_closed(is_closed=False)
+            self._count_builds(-1)
 
     @contextmanager
     def admit(self, kind: Hashable) -> Iterator[None]:
@@ -65,8 +66,7 @@ class ScanGate:
         Args:
             kind: What scans of about the same cost have in common. Scans of an unknown kind do not wait.
         """
-        # An open gate measures too: the scans before a build tell which of those during it are long.
-        has_turn = self._is_closed and self._costs.get(kind, 0.0) >= _SHORT and self._take_turn()
+        has_turn = self.is_closed and self._costs.get(kind, 0.0) >= _SHORT and self._take_turn()
         start, processor_start = time.monotonic(), self._processor_seconds()
         try:
             yield
@@ -81,9 +81,10 @@ class ScanGate:
                     self._pause_ends_at = end + _PAUSE * (end - start)
                     self._changed.notify_all()
 
-    def _set_closed(self, *, is_closed: bool) -> None:
+    def _count_builds(self, change: int) -> None:
         with self._changed:
-            self._is_closed = is_closed
+            self._builds += change
+            self.is_closed = self._builds > 0
             self._changed.notify_all()
 
     def _take_turn(self) -> bool:
@@ -92,7 +93,7 @@ class ScanGate:
         with self._changed:
             self._queue.append(ticket)
             try:
-                while self._is_closed and (now := time.monotonic()) < deadline:
+                while self.is_closed and (now := time.monotonic()) < deadline:
                     is_next = self._queue[0] is ticket and self._free_turns > 0
                     if is_next and now >= self._pause_ends_at:
                         self._free_turns -= 1

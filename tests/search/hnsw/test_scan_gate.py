@@ -1,4 +1,4 @@
-"""Searches in a row leave a build of the index most of the processor: long exact scans take turns meanwhile."""
+"""Searches in a row leave a build of the index most of the processor: long exact scans take turns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 import memory_storage as ms
-from memory_storage.schema.vector_tables import VectorSpace
 from memory_storage.search.hnsw.scan_gate import ScanGate
 from tests.search import oracle
 from tests.search.conftest import COUNT, MODEL, Indexed, at
@@ -147,8 +146,7 @@ class TestABuild:
     """During a build, `search` is called after the first batch, by the thread that builds."""
 
     def _build(self, indexed: Indexed, processor: Processor, search: Any) -> None:
-        index = indexed.storage._context.memory.of(VectorSpace(MODEL))
-        index.scan_gate = ScanGate(turns=1, processor_seconds=processor)
+        indexed.storage._context.memory.scan_gate = ScanGate(turns=1, processor_seconds=processor)
         batches: list[int] = []
 
         def after_batch(_: str, done: int, __: int) -> None:
@@ -191,12 +189,12 @@ class TestABuild:
         assert processor.scans == 0
 
     def test_tells_scans_of_different_filters_apart(self, unindexed, processor):
-        index = unindexed.storage._context.memory.of(VectorSpace(MODEL))
+        indexes = unindexed.storage._context.memory
 
         def search() -> None:
             for options in ({}, {"outcome": "failure"}, {"min_similarity": 0.5}):
                 unindexed.storage.episodes.similar_to(unindexed.queries[0], model=MODEL, **options)
-            assert len(index.scan_gate._costs) == 3
+            assert len(indexes.scan_gate._costs) == 3
 
         self._build(unindexed, processor, search)
 
@@ -206,11 +204,19 @@ class TestABuild:
 
         with pytest.raises(LookupError):
             self._build(unindexed, processor, search)
-        assert not unindexed.storage._context.memory.of(VectorSpace(MODEL)).scan_gate._is_closed
+        assert not unindexed.storage._context.memory.scan_gate.is_closed
+
+
+def test_the_gate_stays_closed_until_the_last_build_ends(gate):
+    with gate.closed():
+        with gate.closed():
+            pass
+        assert gate.is_closed
+    assert not gate.is_closed
 
 
 def test_the_gate_of_a_child_process_is_open(in_memory):
-    index = in_memory.storage._context.memory.of(VectorSpace(MODEL))
-    with index.scan_gate.closed():
-        index.after_fork_in_child()  # the thread that closed it is not in the child
-        assert not index.scan_gate._is_closed
+    indexes = in_memory.storage._context.memory
+    with indexes.scan_gate.closed():
+        indexes.after_fork_in_child()  # the thread that closed it is not in the child
+        assert not indexes.scan_gate.is_closed
