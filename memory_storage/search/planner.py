@@ -256,12 +256,13 @@ def _rows(
 
 def _scan_turn(session: SearchSession, plan: SearchPlan) -> AbstractContextManager[None]:
     """Return the turn of an attempt that may scan all vectors, for which it waits while the index is being built."""
-    if plan.memory is None or session.memory is None or not session.memory.scan_gate.is_closed:
+    gate = session.memory.scan_gate if plan.memory and session.memory else None
+    if gate is None or not gate.is_closed:
         return nullcontext()
     # A transaction does not wait: it may keep other writers waiting.
     if plan.search.attempt != "full" or session.is_transaction:
         return nullcontext()
-    return session.memory.scan_gate.admit((session.namespace, plan.search))
+    return gate.admit((session.namespace, plan.search))
 
 
 def _is_about_space(error: Exception, space: VectorSpace) -> bool:

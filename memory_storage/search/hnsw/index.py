@@ -16,6 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,7 +107,7 @@ class HnswIndexes:
         self.limit = limit
         self.exact_scan_max = EXACT_SCAN_MAX
         self.stop = threading.Event()
-        self.scan_gate = ScanGate()
+        self.scan_gate: ScanGate | None = None  # until the first build
         self._path = None if path is None else Path(os.path.realpath(path))
         self._alias = path  # earlier versions wrote sidecars next to a symbolic link to the database
         # Weak: an empty index is dropped with the last search that uses it, since callers may pass any model name.
@@ -127,6 +128,12 @@ class HnswIndexes:
     def register(self, index: HnswIndex) -> None:
         """Keep an index alive that has vectors, or has opened its file."""
         self._kept.add(index)
+
+    def close_gate(self) -> AbstractContextManager[None]:
+        """Return a block during which exact scans take turns, since an index is being built."""
+        with self._lock:
+            self.scan_gate = self.scan_gate or ScanGate()
+        return self.scan_gate.closed()
 
     def sidecar(self, space: VectorSpace) -> Sidecar | None:
         """Return the sidecar file of a vector table; None for a database in memory."""
@@ -164,7 +171,7 @@ class HnswIndexes:
 
     def after_fork_in_child(self) -> None:
         """Replace the lock, which a thread of the parent process may have held, and the gate, which it closed."""
-        self._lock, self.scan_gate = threading.Lock(), ScanGate()
+        self._lock, self.scan_gate = threading.Lock(), None
         for index in self._models.values():
             index.after_fork_in_child()
 
@@ -410,7 +417,7 @@ class HnswIndex:
         if rebuild or state.last < self._mark or self._is_fragmented(state.vectors) or self._has_erased_rows(graph):
             self._is_rejected = True  # the file is equally stale
             return self._build(state, progress)
-        with self._indexes.scan_gate.closed():
+        with self._indexes.close_gate():
             added = self._extend(graph, self._mark, state, progress, waiting=True)
         return added + self._build(state, progress) if self._is_fragmented(state.vectors) else added
 
@@ -420,7 +427,7 @@ class HnswIndex:
             return 0
         # The version is read before the first row: so a VACUUM during the build is noticed before a file is written.
         graph, self._schema_version = Graph(state.dimension), self._read_schema_version()
-        with self._indexes.scan_gate.closed():
+        with self._indexes.close_gate():
             added = self._extend(graph, 0, state, progress, waiting=False)
         return 0 if self._indexes.stop.is_set() else added
 

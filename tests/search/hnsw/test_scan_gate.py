@@ -217,6 +217,7 @@ def test_the_gate_stays_closed_until_the_last_build_ends(gate):
 
 def test_the_gate_of_a_child_process_is_open(in_memory):
     indexes = in_memory.storage._context.memory
-    with indexes.scan_gate.closed():
+    with indexes.close_gate():
+        assert indexes.scan_gate.is_closed
         indexes.after_fork_in_child()  # the thread that closed it is not in the child
-        assert not indexes.scan_gate.is_closed
+        assert indexes.scan_gate is None
