@@ -35,6 +35,20 @@ _GROUPED: dict[str | None, str] = {
 }
 
 
+# SQLite hears no interrupt while it sorts. To sort 400,000 rows by a text takes half a second, or a twentieth of that
+# if they are in order. So each distinct text gets a number, and the rows are read in the order of the numbers, by an
+# automatic index, which is built row by row. json_each() returns one row, but the planner expects 25: it assumes that
+# a namespace has ten episodes, and would leave out the index.
+_ONE_ROW = "CROSS JOIN (SELECT 1 FROM json_each('[0]'))"
+_INDEXED = f"{_ONE_ROW} {_ONE_ROW}"
+
+
+def _numbered(source: str, names: str) -> str:
+    """Return the table `names`: a number for each distinct value of columns of `source`."""
+    return f"""names AS MATERIALIZED (
+    SELECT row_number() OVER () AS name_number, {names} FROM (SELECT DISTINCT {names} FROM {source}))"""
+
+
 # Materialized: the filters are evaluated once, and each statement reads the result several times. CROSS JOIN makes the
 # periods the outer loop, so that the index on started_at gives each its episodes.
 def _selected(where: Conditions, success_sql: str, *, in_periods: bool = False) -> str:
@@ -56,15 +70,22 @@ def finite(number: str) -> str:
 @lru_cache(maxsize=256)
 def figures(where: Conditions, success_sql: str, by: str | None, *, in_periods: bool) -> SqlTemplate:
     """Return the statement for periods and groups: counts, then count, mean and squares of rewards and durations."""
+    # A period and a stage are numbers, and in order.
+    grouped, numbered, rows, group = _GROUPED[by], "", "grouped", "number, name"
+    if by not in (None, "stage"):
+        grouped = f"SELECT facts.* FROM ({grouped}) AS facts {_INDEXED}"
+        numbered, group = f"\n{_numbered('grouped', 'number, name')},", "name_number"
+        rows = """(SELECT names.*, success, reward, duration
+        FROM names CROSS JOIN grouped ON grouped.number = names.number AND grouped.name IS names.name)"""
     return SqlTemplate(f"""{_selected(where, success_sql, in_periods=in_periods)},
-grouped (name, {_FACTS}) AS ({_GROUPED[by]}),
+grouped (name, {_FACTS}) AS MATERIALIZED ({grouped}),{numbered}
 measured AS (
     SELECT *, avg(reward) OVER of_group AS mean_reward, avg(duration) OVER of_group AS mean_duration
-    FROM grouped WINDOW of_group AS (PARTITION BY number, name))
+    FROM {rows} WINDOW of_group AS (PARTITION BY {group}))
 SELECT number, name, count(*), count(success), coalesce(sum(success), 0),
     count(reward), {finite("max(mean_reward)")}, {finite("sum((reward - mean_reward) * (reward - mean_reward))")},
     count(duration), max(mean_duration), sum((duration - mean_duration) * (duration - mean_duration))
-FROM measured GROUP BY number, name
+FROM measured GROUP BY {group}
 """)
 
 
@@ -80,15 +101,18 @@ def tools(where: Conditions) -> SqlTemplate:
         return f"max(CASE WHEN latency_rank = (measured * {percent} + 99) / 100 THEN latency_ms END)"
 
     return SqlTemplate(f"""{_selected(where, SUCCESS_BY_OUTCOME)},
-used AS (
-    SELECT s.tool, s.status, nullif(s.latency_ms, 0) AS latency_ms,
-        row_number() OVER (PARTITION BY s.tool ORDER BY s.latency_ms DESC) AS from_above,
-        count(nullif(s.latency_ms, 0)) OVER (PARTITION BY s.tool) AS measured
-    FROM {_SELECTED_STEPS}),
-ranked AS (SELECT *, measured + 1 - from_above AS latency_rank FROM used)
+used AS MATERIALIZED (
+    SELECT s.tool, nullif(s.latency_ms, 0) AS latency_ms, s.status FROM {_SELECTED_STEPS} {_INDEXED}),
+{_numbered("used", "tool")},
+counted AS (
+    SELECT names.*, latency_ms, status,
+        row_number() OVER (PARTITION BY name_number ORDER BY latency_ms DESC) AS from_above,
+        count(latency_ms) OVER (PARTITION BY name_number) AS measured
+    FROM names CROSS JOIN used ON used.tool = names.tool),
+ranked AS (SELECT *, measured + 1 - from_above AS latency_rank FROM counted)
 SELECT tool, count(*), count(status), sum(status IS 'error'), sum(status IS 'timeout'), count(latency_ms),
     avg(latency_ms), {percentile(50)}, {percentile(95)}, {percentile(99)}
-FROM ranked GROUP BY tool
+FROM ranked GROUP BY name_number
 """)
 
 
@@ -96,17 +120,22 @@ FROM ranked GROUP BY tool
 _CONTEXT = ("domain", "language", "framework")
 
 
+# Numbered in the order in which they are read, so that sorting by the number finds them in order.
+_PLACED = """placed AS (SELECT *, row_number() OVER () AS place FROM selected WHERE success IS NOT NULL)"""
+_PLACED_STEPS = _SELECTED_STEPS.replace("selected", "placed")
+
+
 # lead() instead of a self-join for each position: one pass over the steps, whatever the length.
 def _windows(where: Conditions, success_sql: str, longest: int) -> str:
     leads = "".join(f", lead(s.tool, {n}) OVER of_episode AS tool_{n}" for n in range(1, longest))
     spent = "".join(f", lead(s.latency_ms, {n}) OVER of_episode AS ms_{n}" for n in range(1, longest))
     return f"""{_selected(where, success_sql)},
+{_PLACED},
 windows AS MATERIALIZED (
-    SELECT selected.seq, selected.id, selected.success, selected.started_at,
-        {", ".join(f"selected.{name}" for name in _CONTEXT)},
+    SELECT placed.place, placed.seq, placed.id, placed.success, placed.started_at,
+        {", ".join(f"placed.{name}" for name in _CONTEXT)},
         s.tool AS tool_0, s.latency_ms AS ms_0{leads}{spent}
-    FROM {_SELECTED_STEPS} WHERE selected.success IS NOT NULL
-    WINDOW of_episode AS (PARTITION BY selected.seq ORDER BY s.step_number))"""
+    FROM {_PLACED_STEPS} WINDOW of_episode AS (PARTITION BY placed.place ORDER BY s.step_number))"""
 
 
 def _of_length(length: int, columns: str) -> str:
@@ -124,22 +153,26 @@ def sequences(where: Conditions, success_sql: str, shortest: int, longest: int, 
     Then the mean duration, ids of some successful episodes, and over all episodes the numbers of judged and successful
     ones. With evidence, also the domain, language and framework that all episodes with the sequence share.
     """
-    columns = f"seq, id, success, started_at{', ' + ', '.join(_CONTEXT) if with_evidence else ''}"
-    union = "\n    UNION ALL ".join(_of_length(length, columns) for length in range(shortest, longest + 1))
+    columns = f"success{', started_at, seq, id, ' + ', '.join(_CONTEXT) if with_evidence else ''}"
+    union = "\n    UNION ALL ".join(_of_length(length, f"place, {columns}") for length in range(shortest, longest + 1))
     # The value that all rows of a group have, or NULL: count() leaves NULLs out, which min() and max() pass over.
     shared = ", CASE WHEN count({0}) = count(*) AND min({0}) = max({0}) THEN min({0}) END"
     context = "".join(shared.format(name) for name in _CONTEXT) if with_evidence else ""
     evidence_rank = (
-        "row_number() OVER (PARTITION BY tools ORDER BY success DESC, started_at, seq)" if with_evidence else "1"
+        "row_number() OVER (PARTITION BY name_number ORDER BY success DESC, started_at, seq)" if with_evidence else "1"
     )
     ids = "json_group_array(id) FILTER (WHERE success AND evidence_rank <= :evidence)" if with_evidence else "'[]'"
     return SqlTemplate(f"""{_windows(where, success_sql, longest)},
 totals AS (SELECT count(success) AS judged, sum(success) AS successes FROM selected),
-occurrences ({columns}, tools, ms) AS ({union}),
-by_episode AS (SELECT {columns}, tools, avg(ms) AS ms FROM occurrences GROUP BY tools, seq),
-ranked AS (SELECT *, {evidence_rank} AS evidence_rank FROM by_episode)
+occurrences (place, {columns}, tools, ms) AS ({union}),
+by_episode AS MATERIALIZED (
+    SELECT tools, {columns}, avg(ms) AS ms FROM occurrences {_INDEXED} GROUP BY place, tools),
+{_numbered("by_episode", "tools")},
+ranked AS (
+    SELECT names.*, {columns}, ms, {evidence_rank} AS evidence_rank
+    FROM names CROSS JOIN by_episode ON by_episode.tools = names.tools)
 SELECT tools, count(*), sum(success), avg(ms), {ids}, max(totals.judged), max(totals.successes){context}
-FROM ranked CROSS JOIN totals GROUP BY tools HAVING count(*) >= :least
+FROM ranked CROSS JOIN totals GROUP BY name_number HAVING count(*) >= :least
 """)
 
 
@@ -160,15 +193,16 @@ def recoveries(where: Conditions, success_sql: str, longest: int) -> SqlTemplate
     after = range(1, longest + 1)
     tools = ", ".join(f"lead(s.tool, {n}) OVER of_episode" for n in after)
     statuses = ", ".join(f"lead(s.status, {n}) OVER of_episode" for n in after)
+    # The outputs are read only of the steps that failed: a window function copies all that it selects.
     return SqlTemplate(f"""{_selected(where, success_sql)},
+{_PLACED},
 with_following AS (
-    SELECT s.tool, s.status, substr(coalesce(s.output, ''), 1, {MESSAGE_LENGTH}) AS message,
-        json_array({tools}) AS tools, json_array({statuses}) AS statuses, selected.id, selected.success,
-        {", ".join(f"selected.{name}" for name in _CONTEXT)}
-    FROM {_SELECTED_STEPS} WHERE selected.success IS NOT NULL
-    WINDOW of_episode AS (PARTITION BY selected.seq ORDER BY s.step_number))
-SELECT tool, status, message, tools, statuses, id, success, {", ".join(_CONTEXT)}
-FROM with_following WHERE status IN ('error', 'timeout')
+    SELECT s.seq AS step_seq, s.status, json_array({tools}) AS tools, json_array({statuses}) AS statuses,
+        placed.id, placed.success, {", ".join(f"placed.{name}" for name in _CONTEXT)}
+    FROM {_PLACED_STEPS} WINDOW of_episode AS (PARTITION BY placed.place ORDER BY s.step_number))
+SELECT s.tool, s.status, substr(coalesce(s.output, ''), 1, {MESSAGE_LENGTH}), tools, statuses, w.id, success,
+    {", ".join(_CONTEXT)}
+FROM with_following AS w CROSS JOIN steps AS s ON s.seq = w.step_seq WHERE w.status IN ('error', 'timeout')
 """)
 
 
