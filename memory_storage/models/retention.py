@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args, overload
 from uuid import UUID
 
 from pydantic import Field, StrictBool, model_validator
@@ -73,6 +74,59 @@ class RetentionCandidate:
     steps: int
 
 
+_REASONS: tuple[RetentionReason, ...] = get_args(RetentionReason)
+_ID_BYTES = 16
+
+
+class CompactCandidates(Sequence[RetentionCandidate]):
+    """Candidates as a few arrays. A candidate is created when it is read, and equal to any other of the same values."""
+
+    # As objects, 200,000 candidates and their ids stop all threads for 40 ms whenever Python's collector visits them.
+    __slots__ = ("_bytes", "_ids", "_reasons", "_steps")
+
+    def __init__(self, rows: Iterable[tuple[str, RetentionReason, int, int]]) -> None:
+        self._ids, self._reasons, self._bytes, self._steps = bytearray(), bytearray(), array("q"), array("q")
+        for episode_id, reason, size, steps in rows:
+            self._ids += UUID(episode_id).bytes
+            self._reasons.append(_REASONS.index(reason))
+            self._bytes.append(size)
+            self._steps.append(steps)
+
+    def __len__(self) -> int:
+        return len(self._reasons)
+
+    @overload
+    def __getitem__(self, index: int) -> RetentionCandidate: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[RetentionCandidate]: ...
+    def __getitem__(self, index: int | slice) -> RetentionCandidate | list[RetentionCandidate]:
+        if isinstance(index, slice):
+            return [self._at(number) for number in range(*index.indices(len(self)))]
+        return self._at(range(len(self))[index])
+
+    def __iter__(self) -> Iterator[RetentionCandidate]:
+        return map(self._at, range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, CompactCandidates):
+            return all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
+        return list(self) == other if isinstance(other, list) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment] # as a list
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+    def _at(self, number: int) -> RetentionCandidate:
+        key = UUID(bytes=bytes(self._ids[number * _ID_BYTES : (number + 1) * _ID_BYTES]))
+        return RetentionCandidate(key, _REASONS[self._reasons[number]], self._bytes[number], self._steps[number])
+
+    @property
+    def bytes(self) -> int:
+        """The total size of the episodes in bytes."""
+        return sum(self._bytes)
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class RetentionPlan:
     """The episodes that a policy removes, in the order of removal.
@@ -85,12 +139,12 @@ class RetentionPlan:
 
     policy: RetentionPolicy
     now: datetime
-    items: list[RetentionCandidate]
+    items: Sequence[RetentionCandidate]
 
     @property
     def bytes(self) -> int:
         """The total size of the episodes in bytes."""
-        return sum(item.bytes for item in self.items)
+        return self.items.bytes if isinstance(self.items, CompactCandidates) else sum(item.bytes for item in self.items)
 
     def __repr__(self) -> str:
         return f"RetentionPlan({counted(len(self.items), 'episode')}, {counted(self.bytes, 'byte')})"

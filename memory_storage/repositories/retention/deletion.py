@@ -86,30 +86,44 @@ class BatchDeleter:
 
     def delete(self, items: Iterable[Item]) -> Iterator[tuple[list[Item], set[str]]]:
         """Delete the episodes; yield each batch, and the ids that were deleted."""
-        pending = list(items)[::-1]
-        while pending:
-            if pending[-1].weight > max(2 * self._batch_sizer.batch_size, _SMALL_WEIGHT) and pending[-1].steps > 1:
-                item = pending.pop()
-                yield [item], self._delete_incrementally(item)
+        for batch in self._batches(items):
+            if self._is_large(batch[0]):
+                yield batch, self._delete_incrementally(batch[0])
             else:
-                batch = self._next_batch(pending)
-                yield (
-                    batch,
-                    self._run_batch(batch, [one.bind(**self._values_of(batch)) for one in self._statements.deletion]),
-                )
+                steps = [one.bind(**self._values_of(batch)) for one in self._statements.deletion]
+                yield batch, self._run_batch(batch, steps, sum(item.weight for item in batch))
 
     def archive(self, items: Iterable[Item], now: int) -> Iterator[tuple[list[Item], set[str]]]:
         """Archive the episodes; yield each batch, and the ids that were archived."""
-        pending = [item._replace(bytes=0, steps=0) for item in items][::-1]  # no work is done for these
-        while pending:
-            batch = self._next_batch(pending)
-            yield batch, self._run_batch(batch, [self._statements.archive.bind(now=now, **self._values_of(batch))])
+        for batch in self._batches(items, of_rows=False):
+            step = self._statements.archive.bind(now=now, **self._values_of(batch))
+            yield batch, self._run_batch(batch, [step], len(batch))
 
-    def _next_batch(self, pending: list[Item]) -> list[Item]:
-        batch, weight = [pending.pop()], 0
-        while pending and (weight := weight + batch[-1].weight) + pending[-1].weight <= self._batch_sizer.batch_size:
-            batch.append(pending.pop())
-        return batch
+    def _batches(self, items: Iterable[Item], *, of_rows: bool = True) -> Iterator[list[Item]]:
+        """Yield the items in batches of the current size, and a large episode alone.
+
+        Args:
+            items: The episodes; the next ones are read when a batch is done.
+            of_rows: Whether their steps and texts count as work, or each episode is one row.
+        """
+        batch: list[Item] = []
+        weight = 0
+        for item in items:
+            added = item.weight if of_rows else 1
+            if batch and (weight + added > self._batch_sizer.batch_size or (of_rows and self._is_large(item))):
+                yield batch
+                batch, weight = [], 0
+            batch.append(item)
+            weight += added
+            if of_rows and self._is_large(item):
+                yield batch
+                batch, weight = [], 0
+        if batch:
+            yield batch
+
+    def _is_large(self, item: Item) -> bool:
+        """Return whether the episode is deleted in several batches."""
+        return item.weight > max(2 * self._batch_sizer.batch_size, _SMALL_WEIGHT) and item.steps > 1
 
     def _delete_incrementally(self, item: Item) -> set[str]:
         """Delete an episode that is too large for one batch: its last steps first."""
@@ -120,7 +134,7 @@ class BatchDeleter:
             return set()  # it is deleted, or protected by now
         while self._delete_step_batch(item.id):
             pass
-        return self._run_batch([item._replace(bytes=0, steps=0)], [sql.UNCONDITIONAL.delete.bind(**values)])
+        return self._run_batch([item], [sql.UNCONDITIONAL.delete.bind(**values)], 1)
 
     def _delete_step_batch(self, episode_id: str) -> int:
         step = sql.DELETE_LAST_STEPS.bind(
@@ -132,8 +146,8 @@ class BatchDeleter:
         self._batch_sizer.finish(weight, self._locked_at(rows))
         return weight
 
-    def _run_batch(self, batch: Sequence[Item], steps: Sequence[BatchStep]) -> set[str]:
-        rows = self._write_measured(sum(item.weight for item in batch), steps)
+    def _run_batch(self, batch: Sequence[Item], steps: Sequence[BatchStep], weight: int) -> set[str]:
+        rows = self._write_measured(weight, steps)
         # Rows without values: the write was applied, and its acknowledgement is missing.
         removed = {row[0] for row in rows} if all(rows) else {item.id for item in batch}
         note_removed(removed)

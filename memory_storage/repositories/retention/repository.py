@@ -6,13 +6,16 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from itertools import islice, takewhile
 from typing import Any
 from uuid import UUID
 
 from memory_storage.errors import MemoryStorageError
-from memory_storage.models import RetentionCandidate, RetentionPlan, RetentionPolicy, RetentionResult
+from memory_storage.models import RetentionPlan, RetentionPolicy, RetentionResult
+from memory_storage.models.retention import CompactCandidates
 from memory_storage.monitoring import operation
 from memory_storage.sql.documents import from_micros, to_micros
+from memory_storage.sql.paging import draining
 from memory_storage.sql.session import Repository
 from memory_storage.sql.validation import checked_moment, function, instance
 
@@ -54,7 +57,9 @@ class RetentionRepository(Repository):
         )
         if rows and age is not None:
             moment = min(moment, from_micros(rows[0][-1]) or moment)
-        return RetentionPlan(policy, moment, [RetentionCandidate(UUID(row[0]), *row[1:-1]) for row in rows])
+        remaining = draining(rows)
+        del rows  # to free 200,000 rows at once would stop other threads
+        return RetentionPlan(policy, moment, CompactCandidates(row[:-1] for row in remaining))
 
     @operation
     def apply(
@@ -91,33 +96,31 @@ class RetentionRepository(Repository):
         if not isinstance(plan, RetentionPlan):
             advice = "plan(policy), or RetentionPolicy(max_age=timedelta(days=90))"
             plan = self.plan(instance("plan", plan, RetentionPolicy, advice))
-        removed: set[str] = set()
-        done = 0
-        for batch, batch_removed in self._run(plan, BatchSizer(sleep=sleep)):
-            removed |= batch_removed
+        done = removed = size = 0
+        skipped: list[UUID] = []
+        for batch, removed_ids in self._run(plan, BatchSizer(sleep=sleep)):
             done += len(batch)
+            removed += len(removed_ids)
+            size += sum(item.bytes for item in batch if item.id in removed_ids)
+            skipped += [UUID(item.id) for item in batch if item.id not in removed_ids]
             if progress:
                 progress(done, len(plan))
-        return _result(plan, removed)
+        return RetentionResult(removed, size, skipped)
 
     def _run(self, plan: RetentionPlan, batch_sizer: BatchSizer) -> Iterator[tuple[list[Item], set[str]]]:
         policy, values = plan.policy, _values(plan.policy, plan.now)
-        items = [Item(str(one.id), one.reason, one.bytes, one.steps) for one in plan]
-        unfinished = [item for item in items if item.reason == "unfinished"]
+        # Read as they are needed: a plan may have millions, and is more compact.
+        items = (Item(str(one.id), one.reason, one.bytes, one.steps) for one in plan)
         deleter = BatchDeleter(self._session, batch_sizer, sql.deletion_statements(policy), **values)
         if policy.archive:
             yield from deleter.archive(items, to_micros(plan.now))
             return
         # Some of their steps are deleted already, so the rest is too, even if the policy protects it by now.
-        yield from BatchDeleter(self._session, batch_sizer).delete(unfinished)
-        yield from deleter.delete(items[len(unfinished) :])
+        unfinished = sum(1 for _ in takewhile(lambda one: one.reason == "unfinished", plan))
+        yield from BatchDeleter(self._session, batch_sizer).delete(islice(items, unfinished))
+        yield from deleter.delete(items)
 
 
 def _values(policy: RetentionPolicy, now: datetime) -> dict[str, Any]:
     age = 0 if policy.max_age is None else policy.max_age // _MICROSECOND
     return sql.values(policy, max(to_micros(now) - age, -(2**62)), json.dumps(policy.keep_tagged))
-
-
-def _result(plan: RetentionPlan, removed: set[str]) -> RetentionResult:
-    sizes = [item.bytes for item in plan if str(item.id) in removed]
-    return RetentionResult(len(sizes), sum(sizes), [item.id for item in plan if str(item.id) not in removed])
