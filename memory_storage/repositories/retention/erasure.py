@@ -75,11 +75,13 @@ def erase_namespace(session: SessionProtocol, batch_sizer: BatchSizer) -> Erased
     """
     episodes = patterns = 0
     for _ in range(SAVE_ATTEMPTS):
-        targets = _targets(session.read(sql.ALL_EPISODES.bind(namespace=session.namespace)))
-        episodes += sum(len(removed_ids) for _, removed_ids in BatchDeleter(session, batch_sizer).delete(targets))
+        is_empty = True
+        for targets in _pages_of_episodes(session):
+            is_empty = False
+            episodes += sum(len(removed_ids) for _, removed_ids in BatchDeleter(session, batch_sizer).delete(targets))
         for ids in _pages_of_patterns(session):
             patterns += len(ids)
-        if not targets:
+        if is_empty:
             break
     else:
         raise UnavailableError(
@@ -133,6 +135,23 @@ def _is_uuid(text: object) -> bool:
         return bool(UUID(str(text)))
     except ValueError:  # what another program has written
         return False
+
+
+def _pages_of_episodes(session: SessionProtocol) -> Iterator[list[Item]]:
+    """Yield the episodes that exist now, the oldest first, in pages; without those that are saved later."""
+    namespace = session.namespace
+    ((newest_seq,),) = session.read(sql.NEWEST_EPISODE.bind(namespace=namespace))
+    started_at = seq = -(2**63)
+    while newest_seq is not None:
+        rows = session.read(
+            sql.EPISODE_PAGE.bind(
+                namespace=namespace, newest_seq=newest_seq, started_at=started_at, seq=seq, limit=_ROWS_PER_PAGE
+            )
+        )
+        if not rows:
+            return
+        started_at, seq = rows[-1][-2:]
+        yield _targets(rows)
 
 
 def _pages_of_patterns(session: SessionProtocol) -> Iterator[Sequence[str]]:
@@ -192,7 +211,7 @@ def _without_task_quote(description: str) -> str:
 
 
 def _targets(rows: Sequence[Row]) -> list[Item]:
-    return [Item(*row) for row in rows]
+    return [Item(*row[:-2]) for row in rows]
 
 
 class _Quarantine:

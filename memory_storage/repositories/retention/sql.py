@@ -24,9 +24,16 @@ _OLDEST_FIRST = "OVER (PARTITION BY reason IS NULL AND NOT protected ORDER BY st
 _ROWS_BEFORE = "ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING"
 
 # Erasure applies no policy: it selects every episode of the namespace, or one.
-_ERASABLE = f"SELECT e.id, 'forgotten', {_BYTES}, {_STEPS} FROM episodes AS e WHERE e.namespace = :namespace"
-ALL_EPISODES = SqlTemplate(f"{_ERASABLE} ORDER BY e.started_at, e.id")
-ONE_EPISODE = SqlTemplate(f"{_ERASABLE} AND e.id = :id")
+_ERASABLE = f"SELECT e.id, 'forgotten', {_BYTES}, {_STEPS}, e.started_at, e.seq FROM episodes AS e"
+EPISODE_PAGE = SqlTemplate(f"""
+{_ERASABLE} WHERE e.seq IN (
+    SELECT seq FROM episodes
+    WHERE namespace = :namespace AND seq <= :newest_seq AND (started_at, seq) > (:started_at, :seq)
+    ORDER BY started_at, seq LIMIT :limit)
+ORDER BY e.started_at, e.seq
+""")
+NEWEST_EPISODE = SqlTemplate("SELECT max(seq) FROM episodes WHERE namespace = :namespace")
+ONE_EPISODE = SqlTemplate(f"{_ERASABLE} WHERE e.namespace = :namespace AND e.id = :id")
 
 
 def protected_sql(policy: RetentionPolicy) -> str:

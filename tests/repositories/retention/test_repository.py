@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
+import pickle
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -11,8 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import memory_storage as ms
+from memory_storage.repositories.retention import erasure
+from memory_storage.repositories.retention.deletion import BatchSizer
+from memory_storage.repositories.retention.erasure import erase_namespace
 from tests.checks import assert_consistent, dump, row_counts
 from tests.raising import raises
+from tests.schema.spy import spied
 
 NOW = datetime(2025, 6, 1, tzinfo=timezone.utc)
 DAY = timedelta(days=1)
@@ -340,3 +346,58 @@ def test_only_a_digest_is_kept_of_an_erased_row(storage, make_episode):
     assert (len(digest), row) == (16, None)
     assert saved.id.bytes not in digest
     assert json.dumps(str(saved.id)) not in repr(digest)
+
+
+def test_a_plan_has_no_objects_for_the_collector_to_visit(storage, make_episode):
+    storage.episodes.save_many([make_episode() for _ in range(300)])
+    policy = ms.RetentionPolicy(max_episodes=0)
+    storage.retention.plan(policy)
+    gc.collect()
+    before = len(gc.get_objects())
+    plan = storage.retention.plan(policy)
+    gc.collect()
+    assert len(plan) == 300
+    assert len(gc.get_objects()) - before < 100
+
+
+def test_the_items_of_a_plan_behave_as_a_list(storage, make_episode):
+    storage.episodes.save_many([make_episode() for _ in range(5)])
+    plan = storage.retention.plan(ms.RetentionPolicy(max_episodes=0))
+    listed = list(plan)
+    assert plan.items == listed == [plan.items[number] for number in range(5)]
+    assert plan.items != listed[:4]
+    assert plan.items != "another"
+    assert (plan.items[-1], plan.items[1:3], plan.items[::-1]) == (listed[-1], listed[1:3], listed[::-1])
+    assert listed[3] in plan.items
+    assert repr(plan.items) == repr(listed)
+    assert pickle.loads(pickle.dumps(plan)) == plan
+    assert plan.bytes == sum(one.bytes for one in listed)
+    with pytest.raises(IndexError):
+        _ = plan.items[5]
+    same = ms.models.RetentionPlan(plan.policy, plan.now, listed)
+    assert same == plan
+    assert storage.retention.apply(same, sleep=lambda _: None).removed == 5
+
+
+def test_what_a_writer_saves_during_an_erasure_is_erased(storage, make_episode):
+    storage.episodes.save_many([make_episode() for _ in range(60)])
+    storage.episodes.save_many([make_episode(started_at=NOW) for _ in range(9)])  # with one start
+    calls = itertools.count()
+
+    def save_one(_: float) -> None:
+        if next(calls) < 3:
+            storage.episodes.save(make_episode())
+
+    erased = erase_namespace(storage.retention._session, BatchSizer(sleep=save_one))
+    assert erased.episodes == 72
+    assert storage.episodes.count(archived=None) == 0
+
+
+def test_an_erasure_reads_the_episodes_in_pages(storage, make_episode, monkeypatch):
+    monkeypatch.setattr(erasure, "_ROWS_PER_PAGE", 10)
+    storage.episodes.save_many([make_episode(started_at=NOW - n % 3 * DAY) for n in range(35)])
+    with spied(storage.engine) as batches:
+        erased = erase_namespace(storage.retention._session, BatchSizer(sleep=lambda _: None))
+    pages = [step for batch in batches for step in batch.steps if "'forgotten'" in step.sql]
+    assert erased.episodes == 35
+    assert len(pages) == 5  # and the one after the last
