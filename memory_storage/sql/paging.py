@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -87,6 +87,29 @@ def order_and_condition(
     # A row-value comparison: SQLite answers it with one range of the index on (key, seq).
     condition = f"({key}, seq) {'<' if down else '>'} (:cursor_key, :cursor_seq)"
     return order, (condition,), {"cursor_key": cursor.position[0], "cursor_seq": cursor.position[1]}
+
+
+def narrowed(
+    values: Mapping[str, Any], cursor: Cursor | None, bounds: tuple[str, str], *, descending: bool
+) -> dict[str, Any]:
+    """Return the bounds of a range of the sort key, as far as the cursor leaves it.
+
+    For a range and a cursor on one side of the key, the engine looks up only one of them in the index. If that is the
+    range, each page reads all pages before it.
+
+    Args:
+        values: The values of the statement.
+        cursor: The cursor after which the page begins.
+        bounds: The names of the smallest value of the range, and of the one that ends it.
+        descending: As in `order_and_condition`.
+    """
+    if cursor is None:
+        return {}
+    since, until = bounds
+    key = cursor.position[0]
+    if descending != cursor.backwards:
+        return {until: min(values[until], key + 1)} if until in values else {}
+    return {since: max(values[since], key)} if since in values else {}
 
 
 def cut_by_bytes(rows: str, table: str, size: str, order: str) -> str:

@@ -63,6 +63,7 @@ from memory_storage.sql.paging import (
     fill_page,
     is_descending,
     iterate_pages,
+    narrowed,
     order_and_condition,
     parse_cursor,
 )
@@ -109,6 +110,8 @@ _INDEX_ORDERED = {
     *("task_type", "domain", "language", "framework", "complexity", "outcome"),
     *("since", "until", "archived"),
 }
+
+_BOUNDS = ("since", "until")  # of `started_at`, by which pages are sorted
 
 _SIZE_CHECK = 2  # the number of the statement that checks the limit
 
@@ -420,8 +423,9 @@ class EpisodeRepository(Repository):
 
         def read(size: int, place: Cursor | None) -> Page[Episode]:
             order, after, place_values = order_and_condition("started_at", place, descending=descending)
+            place_values |= narrowed(values, place, _BOUNDS, descending=descending)
             statement = sql.query((*where, *after), order, with_steps=steps)
-            step = statement.bind(namespace=self._session.namespace, limit=size + 1, **values, **place_values)
+            step = statement.bind(namespace=self._session.namespace, limit=size + 1, **values | place_values)
             backwards = place is not None and place.backwards
             rows = self._session.read(step)
             return page_from_rows(rows, size, place, descending=descending != backwards, on_corrupt=on_corrupt)
@@ -469,8 +473,9 @@ class EpisodeRepository(Repository):
         def read(cursor: tuple[str, bool]) -> tuple[Iterator[Episode], tuple[str, bool] | None]:
             place, was_large = parse_cursor(cursor[0] or None), cursor[1]
             order, after, place_values = order_and_condition("started_at", place, descending=descending)
+            place_values |= narrowed(values, place, _BOUNDS, descending=descending)
             statement = sql.page_by_bytes((*where, *after), order, with_steps=steps)
-            rows = self._session.read(statement.bind(**values, **place_values), shrinks=was_large)
+            rows = self._session.read(statement.bind(**values | place_values), shrinks=was_large)
             page = page_from_rows(rows, size, place, descending=descending, on_corrupt=on_corrupt)
             items, rest = draining(page.items), page.next_cursor
             if rest is None or is_index_ordered:
@@ -508,11 +513,13 @@ class EpisodeRepository(Repository):
         statement = sql.page_of_ids(row_conditions, with_steps=steps)
         values |= {"namespace": namespace, "limit": size + 1, "page_bytes": PAGE_BYTES}
         was_large = True  # the page before this list may have been
-        while ids:
-            rows = self._session.read(statement.bind(ids=ids_as_json(ids[:size]), **values), shrinks=was_large)
+        first = 0
+        while first < len(ids):
+            page_ids = ids_as_json(ids[first : first + size])
+            rows = self._session.read(statement.bind(ids=page_ids, **values), shrinks=was_large)
             # Episodes that did not fit are on the next page, identified by their position in the list.
             fitting = min((row[0] for row in rows if row[2] == 0 and row[3] is None), default=size)
-            ids, was_large = ids[fitting:], fitting < size
+            first, was_large = first + fitting, fitting < size
             episodes = draining(page_from_rows(rows, size, None, descending=False, on_corrupt=on_corrupt).items)
             del rows
             yield from episodes
