@@ -216,3 +216,12 @@ def test_a_page_within_a_range_reads_no_earlier_page(sizes, engine_steps, direct
     engine_steps[0] = 0
     sizes[1].episodes.query(cursor=page.previous_cursor, **filters)
     assert max(*costs, engine_steps[0]) < 1.3 * min(costs) + 2
+
+
+def test_those_of_one_moment_are_listed_once(storage):
+    saved = storage.episodes.save_many([ms.Episode(task_description="x", started_at=START) for _ in range(450)])
+    later = storage.episodes.save(ms.Episode(task_description="x", started_at=START + YEAR))
+    for direction, expected in (("oldest_first", [*saved, later]), ("newest_first", [later, *saved[::-1]])):
+        with spied(storage.engine) as batches:
+            assert [one.id for one in storage.episodes.iterate(direction=direction)] == [one.id for one in expected]
+        assert len(batches) == 6  # five pages, and the list

@@ -478,7 +478,8 @@ class EpisodeRepository(Repository):
             rows = self._session.read(statement.bind(**values | place_values), shrinks=was_large)
             page = page_from_rows(rows, size, place, descending=descending, on_corrupt=on_corrupt)
             items, rest = draining(page.items), page.next_cursor
-            if rest is None or is_index_ordered:
+            # The index has no order among episodes that started at the same time: a page within them would read all.
+            if rest is None or (is_index_ordered and len({row[0] for row in rows}) > 1):
                 return items, None if rest is None else (rest, len(page) < size)
             candidates = self._iterate_listed(
                 episode_filter, rest, size, direction=direction, steps=steps, on_corrupt=on_corrupt
