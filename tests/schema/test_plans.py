@@ -121,6 +121,18 @@ def test_queries_for_episodes_scan_no_table(filled: ms.MemoryStorage):
     _assert_no_scans(filled, (step for batch in batches for step in batch.steps))
 
 
+@pytest.mark.parametrize("archived", [False, None])
+@pytest.mark.parametrize("name", sorted(EPISODE_FILTERS.keys() - {"metadata"}))  # whose numbers are in the documents
+def test_episodes_are_counted_in_an_index(filled: ms.MemoryStorage, name: str, archived: bool | None):
+    with spied(filled.engine) as batches:
+        for value in EPISODE_FILTERS[name]:
+            filled.episodes.count(**{"archived": archived, name: value})
+        filled.episodes.count(archived=archived)
+    for batch in batches:
+        (read,) = [line for line in _plan(filled, batch.steps[0]) if line.startswith("SEARCH episodes ")]
+        assert "USING COVERING INDEX" in read
+
+
 def test_queries_for_patterns_scan_no_table(filled: ms.MemoryStorage):
     with spied(filled.engine) as batches:
         for filters in combinations(PATTERN_FILTERS):
