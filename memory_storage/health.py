@@ -35,15 +35,15 @@ _FULL_TEXTS = BatchStep(
     "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND sql LIKE '%USING fts5%' ORDER BY name"
 )
 _NAME = re.compile(r"\w+", re.ASCII)
-_CONTENT = re.compile(r"content='(\w+)'")
+_CONTENT = re.compile(r"content='(\w+)', content_rowid='(\w+)'")
 _PARTS = ("data", "idx", "docsize", "config")  # of a full-text index: the tables that it consists of
 # With rank = 1 the index is compared with the table, and not only with itself. It fails where they differ.
 _COMPARE = "INSERT INTO {schema}.{table} ({table}, rank) VALUES ('integrity-check', 1)"
 _VIEW = "CREATE TEMP VIEW {content} AS SELECT * FROM main.{content}"
 _COPY = ("DELETE FROM temp.{copy}", "INSERT INTO temp.{copy} SELECT * FROM main.{table}")
 _ROWS = """
-SELECT (SELECT count(*) FROM {content} WHERE seq NOT IN (SELECT id FROM {table}_docsize)),
-    (SELECT count(*) FROM {table}_docsize WHERE id NOT IN (SELECT seq FROM {content}))
+SELECT (SELECT count(*) FROM {content} WHERE {key} NOT IN (SELECT id FROM {table}_docsize)),
+    (SELECT count(*) FROM {table}_docsize WHERE id NOT IN (SELECT {key} FROM {content}))
 """
 _PLACES = BatchStep("""
 SELECT rtreecheck('main', 'spatiotemporal_rtree'),
@@ -146,7 +146,7 @@ def _full_text(session: Session, engine: Engine, settings: Settings, name: str, 
         session.write([BatchStep(_COMPARE.format(schema="main", table=name))])
         return None
     if settings.server:
-        return _full_text_on_server(session, name, content[1])
+        return _full_text_on_server(session, name, *content.groups())
     with map_exceptions(engine), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         _compare_copy(connection, name, sql, content[1])
     return None
@@ -176,12 +176,12 @@ def _compare_copy(connection: Connection, name: str, sql: str, content: str) -> 
         run(f"PRAGMA temp_store = {store}")
 
 
-def _full_text_on_server(session: Session, name: str, content: str) -> str | None:
+def _full_text_on_server(session: Session, name: str, content: str, key: str) -> str | None:
     """Check that an index is consistent and has the rows of its table. A server has no temporary copies."""
     said = session.read(BatchStep("SELECT * FROM pragma_integrity_check(?)", (name,)))[0][0]
     if said != "ok":
         return str(said)
-    rows, indexed = session.read(BatchStep(_ROWS.format(content=content, table=name)))[0]
+    rows, indexed = session.read(BatchStep(_ROWS.format(content=content, table=name, key=key)))[0]
     return None if (rows, indexed) == (0, 0) else f"{rows} rows are missing from the index, {indexed} are surplus"
 
 

@@ -57,6 +57,7 @@ def _checks(settings: Settings) -> tuple[_Check, ...]:
         words.wrong_words,
         derived_indexes.wrong_facets,
         derived_indexes.wrong_full_text,
+        derived_indexes.wrong_texts,
         derived_indexes.wrong_positions,
         vectors.wrong_counters,
         wrong_index,

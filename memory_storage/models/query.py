@@ -44,7 +44,8 @@ class EpisodeFilter(Model):
         completed_since: completed at or after this time.
         completed_until: completed before this time.
         archived: False (default): not archived; True: archived; None: both.
-        text: a full-text query.
+        text: has all of these words, in its own text or in any of its steps; "two words" is a phrase, and flak* a
+            prefix.
     """
 
     task_type: TaskType | None = None

@@ -5,6 +5,7 @@ An operation is one call of a public method of a repository, like "episodes.save
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -61,9 +62,10 @@ class Operation:
     def _record_write(self, batch: Batch, results: Sequence[Result]) -> None:
         self.wrote = True
         pairs = zip(batch.steps, results, strict=False)
-        self.changed += sum(max(0, one.rowcount) for step, one in pairs if " receipts " not in step.sql)
+        self.changed += sum(max(0, one.rowcount) for step, one in pairs if not _INTERNAL.search(step.sql))
 
 
+_INTERNAL = re.compile(r" (receipts|text_changes) ")  # statements that are not the caller's
 _Pending = tuple[str, float, int, int, int, int, str | None]  # name, seconds, what it cost, and its error's class
 _BATCH = 200
 

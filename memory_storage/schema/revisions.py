@@ -57,5 +57,10 @@ REVISIONS = {
         "tags of an episode's or a pattern's context as facets, and triggers that write only the facets that change",
         "that filters by tag find the tags of a context",
     ),
+    "0009": Revision(
+        "one full-text index of episodes, in which each namespace is a range, kept up to date in batches; documents "
+        "without what the columns have",
+        "that a search reads only the words of its own namespace, and that a save leaves the full-text index alone",
+    ),
 }
 """By its id, in the order of the ids. The newest is `HEAD`."""

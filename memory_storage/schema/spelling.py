@@ -22,6 +22,9 @@ from itertools import pairwise
 SEPARATOR = "\x7f"
 """Stands between characters in the index: one byte that needs no escape in JSON, ends a word, and is unused in text."""
 
+FIELD_END = "\U0010fffd"
+"""A word of its own in the index, after each field of a step: no phrase crosses the end of a field."""
+
 _VARIANTS = "".join(map(chr, range(0xFE00, 0xFE10)))  # how a sign before it looks: as an emoji, mostly
 
 TOKENIZER = f"porter unicode61 remove_diacritics 2 categories ''L* N* Co Mn Mc'' separators ''{_VARIANTS}''"
@@ -86,7 +89,7 @@ def spelled(text: str) -> str:
 
 def readable(text: str) -> str:
     """Return text of the index without separators, for snippets."""
-    return text.replace(SEPARATOR, "")
+    return text.replace(f" {FIELD_END} ", " ").replace(SEPARATOR, "")
 
 
 def words_in(text: str) -> list[str]:

@@ -58,7 +58,7 @@ episodes = Table(
         "document",
         Text,
         nullable=False,
-        comment="JSON of the `Episode`, but for `steps`, `version` and the three times of the store",
+        comment="JSON of what the other columns and `steps` lack of the `Episode`; of older versions more than that",
     ),
     Column(
         "words",
@@ -98,7 +98,12 @@ steps = Table(
         Text,
         comment="Output of an `ok` result, or message of an `error`; not in `document`, where JSON would escape it",
     ),
-    Column("document", Text, nullable=False, comment="JSON of the `Step`, but for the text in `output`"),
+    Column(
+        "document",
+        Text,
+        nullable=False,
+        comment="JSON of what the other columns lack of the `Step`; of older versions more than that",
+    ),
     Column("words", Text, comment="As in `episodes`"),
     UniqueConstraint("namespace", "episode_id", "step_number"),
     UniqueConstraint("namespace", "id"),
@@ -264,6 +269,45 @@ facets = Table(
     Index("ix_facets_owner", "owner_seq", "owner_type"),
     sqlite_with_rowid=False,
     comment="Tags and scalar metadata of episodes and patterns, and evidence of patterns. Triggers keep it.",
+)
+
+namespaces = Table(
+    "namespaces",
+    metadata,
+    Column("number", Integer, primary_key=True, comment="Stands for the namespace in the numbers of its texts"),
+    Column("name", Text, nullable=False, unique=True, comment="The namespace"),
+    Column("episode_texts", Integer, nullable=False, server_default="0", comment="Number of rows in `episode_texts`"),
+    Column("pattern_texts", Integer, nullable=False, server_default="0", comment="Number of rows in `pattern_texts`"),
+    comment="The namespaces that have texts in the full-text indexes.",
+)
+
+episode_texts = Table(
+    "episode_texts",
+    metadata,
+    Column(
+        "doc",
+        Integer,
+        primary_key=True,
+        comment="Number of the text: 21 bits of the namespace, 36 of the episode's `seq`, 6 of the part, from 0",
+    ),
+    Column("first_step", Integer, comment="Lowest `seq` of the steps in the text; NULL for the head of an episode"),
+    Column("last_step", Integer, comment="Highest `seq` of the steps in the text"),
+    comment="The texts in `episode_words`: the head of an episode, or steps of it. Triggers index what is added here.",
+)
+
+pattern_texts = Table(
+    "pattern_texts",
+    metadata,
+    Column("doc", Integer, primary_key=True, comment="Number of the text, as in `episode_texts`"),
+    comment="The texts in `pattern_words`: one for each pattern.",
+)
+
+text_changes = Table(
+    "text_changes",
+    metadata,
+    Column("mark", Integer, primary_key=True, comment="Position in the log"),
+    Column("episode_seq", Integer, comment="`seq` of an episode with a text that is not indexed yet; NULL in the last"),
+    comment="Log of episodes whose texts have changed since the index was brought up to date.",
 )
 
 receipts = Table(

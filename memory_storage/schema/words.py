@@ -24,14 +24,14 @@ def words_of_episode(document: str) -> str | None:
     return _words(episode_texts(from_json(document))) if is_spelled_otherwise(document) else None
 
 
-def words_of_step(document: str, output: str | None = None) -> str | None:
-    """Return the column `words` of a step. `output` is the text of its result, if the document lacks it."""
-    if not is_spelled_otherwise(document) and not is_spelled_otherwise(output or ""):
+def words_of_step(document: str, output: str | None = None, tool: str = "") -> str | None:
+    """Return the column `words` of a step. `output`, the text of its result, and `tool` are given if it lacks them."""
+    if not any(map(is_spelled_otherwise, (document, output or "", tool))):
         return None
     step = _as_mapping(from_json(document))
     result = _as_mapping(step.get("result"))
     texts = {
-        "tool": _text(step.get("tool")),
+        "tool": tool or _text(step.get("tool")),
         "action": _text(step.get("action")),
         "parameters": _text(step.get("parameters")),
         "output": output or _text(result.get("output") or result.get("message")),

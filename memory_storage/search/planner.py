@@ -17,16 +17,15 @@ from memory_storage.errors import CorruptDataError, SchemaError, UnavailableErro
 from memory_storage.models import Hit, Hits
 from memory_storage.schema.spelling import readable
 from memory_storage.schema.vector_tables import VectorSpace
-from memory_storage.sql.documents import to_micros
 from memory_storage.sql.filters import active_filters, compile_filters
 from memory_storage.sql.session import Row
-from memory_storage.sql.statement import SqlTemplate
+from memory_storage.sql.statement import SqlTemplate, to_micros
 
 from .candidates import DISKANN, EXACT, HNSW, Source
 from .hnsw.index import HnswIndex, Neighbors
 from .request import SearchCursor, SearchRequest, Weights, parse_search_cursor
 from .session import SearchSession
-from .statement import NO_SPACE, Attempt, Filters, Search, SearchTarget
+from .statement import MIN_TEXT_DEPTH, NO_SPACE, TEXT_DEPTH, Attempt, Filters, Search, SearchTarget
 from .vector_sql import USED
 from .vectors import Stored, wrong_dimension
 
@@ -35,9 +34,10 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 DAY = 86_400.0
-# Columns of a result row: the plan, the state of the vector table, and the last row number. In the row without a score
-# the last one is the vector space of the namespace.
-_PLAN, _STATE, _LAST = 7, 9, 10
+# Columns of a result row: the plan, the state of the vector table, and the last row number. In the row without a score,
+# instead of a row's number, whether texts with a word were left out, and the last one is the vector space.
+_CUT, _PLAN, _STATE, _LAST = 1, 7, 9, 10
+_DEEPER = 8  # times the texts that are ranked, if too few of their rows pass the filters
 _REPEATS = 3  # attempts, while other writers change the dimension of the namespace's vectors
 _DEPTH_PER_RESULT = 4  # rows that enter the fusion from each list, for each requested row
 _BROAD_FILTERS = {"archived"}  # filters that nearly all rows pass by default
@@ -67,6 +67,10 @@ class SearchPlan:
                 self.memory.record_shortlist_failure(session.namespace)
             return self._with_attempt("index_only", **_values_of(self.neighbors))
         return self._with_attempt("full")
+
+    def deepened(self) -> SearchPlan:
+        """Return the plan that ranks more texts for each word."""
+        return replace(self, values={**self.values, "text_depth": self.values["text_depth"] * _DEEPER})
 
     def planned_again(self, session: SearchSession, k: int, position: SearchCursor | None) -> SearchPlan:
         """Return the plan of `k` results after a position, or in the space that was learned since, with its filters."""
@@ -117,7 +121,9 @@ def plan_search(session: SearchSession, target: SearchTarget, request: SearchReq
     Raises:
         ValidationError: a filter is invalid, or the model is missing; names the field, the limit and the value.
     """
-    compiled = compile_filters(request.filter, target.table.removesuffix("s"), "i.")
+    compiled = compile_filters(
+        request.filter, target.table.removesuffix("s"), "i.", has_recent=session.has_recent_words
+    )
     filters = Filters(
         compiled.at_hand,
         compiled.finding,
@@ -157,6 +163,7 @@ def _plan(
         weights = request.weights or Weights()
         values |= {f"{name}_weight": float(getattr(weights, name)) for name in ("text", "vector", "recency", "reward")}
         values |= {"words": request.words, "half_life": weights.half_life * DAY}
+        values["text_depth"] = max(MIN_TEXT_DEPTH, TEXT_DEPTH // max(1, len(json.loads(request.words))))
     search = Search(
         target,
         filters,
@@ -164,6 +171,7 @@ def _plan(
         initial.source,
         initial.attempt,
         has_words=has_words,
+        has_recent=has_words and target.has_recent and session.has_recent_words,
         has_floor=request.min_similarity is not None,
         is_continued=position is not None,
         reports_state=initial.memory is not None,
@@ -249,7 +257,9 @@ def _rows(
         # The damage may be in the DiskANN index alone. An exact scan reads only the table, and reports damage there.
         return _rows(session, statement, replace(plan, values={**plan.values, "mode": "exact"}))
     rows = _notify_index([row for row in everything if row[0] is not None], session, plan)
-    stored = next((row[_LAST] for row in everything if row[0] is None), None)
+    is_cut, stored = next(((row[_CUT], row[_LAST]) for row in everything if row[0] is None), (None, None))
+    if is_cut and len({row[1] for row in rows}) <= plan.k:  # the filters may have left out the newest texts
+        return _rows(session, statement, plan.deepened())
     is_last = rows or plan.search.attempt in ("full", "none")
     return (rows, stored) if is_last else _rows(session, statement, plan.broaden(session))
 

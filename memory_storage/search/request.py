@@ -1,8 +1,9 @@
 """The request of a search: its arguments, the weights of a score, and the cursor that continues it.
 
-A score is not a stable key: BM25 depends on all rows, so each write changes the scores of others; recency decays with
-time; reciprocal ranks depend on the depth of both lists. The cursor therefore holds the row numbers of the returned
-hits, and a page contains the best of the remaining rows. Rows written after the first page are excluded by number.
+A score is not a stable key: a word counts for more the fewer rows have it, so each write changes the scores of others;
+recency decays with time; reciprocal ranks depend on the depth of both lists. The cursor therefore holds the row numbers
+of the returned hits, and a page contains the best of the remaining rows. Rows written after the first page are excluded
+by number.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class SearchRequest:
     packed: bytes | None = field(init=False)
     """The vector as the database has it; None for a search by words only."""
     words: str | None = field(init=False)
-    """The text as an FTS5 expression; None for a search by vector only."""
+    """The words as a JSON array of FTS5 expressions; None for a search by vector only."""
 
     def __post_init__(self) -> None:
         check_k(self.k)
@@ -97,8 +98,7 @@ class SearchRequest:
             if self.model is not None:
                 as_model_name(self.model)
         if self.text is not None:
-            # An empty phrase matches no row: a text without words is not an error, and has no full-text matches.
-            derived["words"] = any_word(self.text) or '""'
+            derived["words"] = any_word(self.text)  # a text without words is not an error, and matches nothing
         for name, value in derived.items():
             object.__setattr__(self, name, value)  # the dataclass is frozen for callers
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from memory_storage.schema.vector_tables import EXACT_SCAN_MAX, VectorSpace
+from memory_storage.sql.text_index import RECENT, SEQ
 
 from .candidates import EXACT, OWN_SPACE, VECTOR, Source, last_seq
 
@@ -50,48 +51,49 @@ RRF_K = 60
 """The constant of reciprocal rank fusion (Cormack, Clarke and Büttcher, 2009)."""
 
 
+TEXT_DEPTH = 4_000
+"""Texts of the namespace, the newest, that are ranked for a search of words; fewer for each if there are many words."""
+
+MIN_TEXT_DEPTH = 200
+"""The least of them for each word."""
+
+NEWEST = "the newest texts with a word"
+"""In the plan of a search that has not ranked all texts with one of its words."""
+
+
 @dataclass(frozen=True)
 class SearchTarget:
-    """A searched table: whose vectors lead to its rows, and the SQL for its full text."""
+    """A searched table: whose vectors lead to its rows, and its full text."""
 
     table: str
     owners: str  # the owner types whose vectors lead to rows of the table, as an SQL list
-    words: str  # SQL for the rows that match the words: (seq, rank), lower ranks are better
-    snippet: str  # SQL for the matching passage of a row of `found`
+    full_text: str  # the full-text index
+    texts: str  # the table of its texts; also the column of `namespaces` with their number
+    titles: str  # the columns of the index whose words count twice
     timestamp_column: str
     reward_column: str
+    has_recent: bool = False  # whether connections may have a temporary index of texts that are not indexed yet
     archived_exists: str = ""  # SQL for whether the namespace has archived rows, which a search leaves out by default
 
 
 EPISODES = SearchTarget(
     table="episodes",
     owners="'episode', 'step'",
-    words="""
-    SELECT rowid AS seq, bm25(episodes_fts, 2.0, 1.0, 1.0, 1.5) AS rank FROM episodes_fts
-        WHERE episodes_fts MATCH :words
-    UNION ALL
-    SELECT e.seq, bm25(steps_fts) FROM steps_fts CROSS JOIN steps AS s ON s.seq = steps_fts.rowid
-        CROSS JOIN episodes AS e ON e.namespace = s.namespace AND e.id = s.episode_id
-    WHERE steps_fts MATCH :words AND s.namespace = :namespace""",
-    snippet="""coalesce(
-    (SELECT snippet(episodes_fts, -1, '[', ']', '…', 16) FROM episodes_fts
-        WHERE episodes_fts MATCH :words AND rowid = found.seq),
-    (SELECT snippet(steps_fts, -1, '[', ']', '…', 16) FROM episodes AS e
-        CROSS JOIN steps AS s ON s.namespace = e.namespace AND s.episode_id = e.id
-        CROSS JOIN steps_fts ON steps_fts.rowid = s.seq
-        WHERE e.seq = found.seq AND steps_fts MATCH :words ORDER BY s.step_number LIMIT 1))""",
+    full_text="episode_words",
+    texts="episode_texts",
+    titles="description tags",
     timestamp_column="started_at",
     reward_column="reward",
+    has_recent=True,
     archived_exists="""OR EXISTS (SELECT 1 FROM episodes INDEXED BY ix_episodes_archived
             WHERE namespace = :namespace AND archived_at IS NOT NULL)""",
 )
 PATTERNS = SearchTarget(
     table="patterns",
     owners="'pattern'",
-    words="""
-    SELECT rowid AS seq, bm25(patterns_fts, 2.0, 1.0, 1.5) AS rank FROM patterns_fts WHERE patterns_fts MATCH :words""",
-    snippet="""(SELECT snippet(patterns_fts, -1, '[', ']', '…', 16) FROM patterns_fts
-    WHERE patterns_fts MATCH :words AND rowid = found.seq)""",
+    full_text="pattern_words",
+    texts="pattern_texts",
+    titles="description tags",
     timestamp_column="updated_at",
     reward_column="success_rate",
 )
@@ -135,6 +137,7 @@ class Search:
     source: Source = EXACT
     attempt: Attempt = "full"
     has_words: bool = False
+    has_recent: bool = False  # words are also looked for in the temporary index of the connection
     has_floor: bool = False
     is_continued: bool = False  # it has a cursor: hits of earlier pages are left out
     reports_state: bool = False  # an in-process index needs to know how many rows it is behind
@@ -145,23 +148,25 @@ class Search:
         Args:
             snippet_if: SQL condition under which the matching passage is computed.
         """
-        snippet = f"CASE WHEN {snippet_if} THEN {self.target.snippet} END" if self.has_words else "NULL"
+        snippet = f"CASE WHEN {snippet_if} THEN {self._snippet()} END" if self.has_words else "NULL"
         state = f"json_array({last_seq(self.space)}, {_VECTORS})" if self.space and self.reports_state else "NULL"
         last = f"(SELECT max(seq) FROM {self.target.table})"
         return f"found.similarity, by_vector, by_text, by_recency, by_reward, found.plan, {snippet}, {state}, {last}"
 
-    def own_space(self, columns: int) -> str:
-        """Return SQL for one more row, with a NULL score, that names the namespace's own vector space.
+    def about_search(self, columns: int) -> str:
+        """Return SQL for one more row, with a NULL score, about the search itself.
 
-        The row is present even if nothing is found, so the caller learns that the namespace's vectors are in another
-        space.
+        It says whether not all texts with one of the words were ranked, and names the namespace's own vector space.
+        The row is present even if nothing is found: there may be rows of older texts, or vectors in another space.
 
         Args:
             columns: The number of columns after the facts, filled with NULL.
         """
-        if self.space is None or self.space == NO_SPACE:
+        is_cut = "(SELECT max(is_cut) FROM frequencies)" if self.has_words else "NULL"
+        own = "NULL" if self.space is None or self.space == NO_SPACE else _OWN_STATE
+        if is_cut == own:
             return ""
-        return f"UNION ALL SELECT {'NULL, ' * (N_FACT_COLUMNS + 1)}{_OWN_STATE}{', NULL' * columns}"
+        return f"UNION ALL SELECT NULL, {is_cut}, {'NULL, ' * (N_FACT_COLUMNS - 1)}{own}{', NULL' * columns}"
 
     def common_tables(self) -> str:
         """Return the common table expressions, `found` last. Name `found` once: the engine plans it at each mention."""
@@ -311,18 +316,83 @@ class Search:
         ELSE 'exact' END AS strategy
     FROM vector_models WHERE token = :space)"""
 
+    def _snippet(self) -> str:
+        """Return SQL for the passage of a row of `found` that matches."""
+        # A row has few texts, of which the first that has a word shows it: its head, or else its steps.
+        words = "(SELECT group_concat(match, ' OR ') FROM terms)"
+        indexed, target = self.target.full_text, "snippet({0}, -1, '[', ']', '…', 16)"
+        of_row = """rowid BETWEEN (SELECT first FROM span) | (found.seq << 6)
+            AND (SELECT first FROM span) | (found.seq << 6) | 63"""
+        passages = [
+            f"(SELECT {target.format(indexed)} FROM {indexed} WHERE {indexed} MATCH {words} AND {of_row} LIMIT 1)"
+        ]
+        if self.has_recent:
+            passages.append(
+                f"""(SELECT {target.format("recent_words")} FROM {RECENT} WHERE recent_words MATCH {words}
+            AND rowid BETWEEN found.seq << 6 AND found.seq << 6 | 63 LIMIT 1)"""
+            )
+        return f"coalesce({', '.join([*passages, 'NULL'])})"
+
     def _by_text(self) -> list[str]:
+        """Return SQL that ranks rows by the words of the newest texts that have them.
+
+        As BM25 does, a word counts for more the fewer texts of the namespace have it, and the more texts of the row,
+        but never without end; in a title it counts twice. Of a word that is in more than `:text_depth` texts only the
+        newest are ranked: it says little, and its number of texts is estimated by their density.
+        """
         if not self.has_words:
             return []
+        words, texts = self.target.full_text, self.target.texts
+        of_span = "BETWEEN (SELECT first FROM span) AND (SELECT last FROM span)"
+        indexed = f"""cuts CROSS JOIN {words}
+        WHERE {words} MATCH {{0}} AND rowid BETWEEN cut AND (SELECT last FROM span)"""
+        title = f"'{{{self.target.titles}}} : ' || match"
+        matches = [
+            f"SELECT key, rowid AS doc, 1 AS counts FROM {indexed.format('match')}",
+            f"SELECT key, rowid, 0 FROM {indexed.format(title)}",
+        ]
+        if self.has_recent:
+            recent = f"""terms CROSS JOIN {RECENT} CROSS JOIN episodes AS e ON e.seq = recent_words.rowid >> 6
+        WHERE recent_words MATCH {{0}} AND e.namespace = :namespace"""
+            matches += [
+                f"SELECT key, recent_words.rowid, 1 FROM {recent.format('match')}",
+                f"SELECT key, recent_words.rowid, 0 FROM {recent.format(title)}",
+            ]
         return [
-            # bm25() is defined only where MATCH is, so ranks are computed before filters and grouping. An episode takes
-            # the best rank of its own text and of its steps.
-            f"matched AS MATERIALIZED ({self.target.words})",
+            f"""span AS MATERIALIZED (
+    SELECT number << 42 AS first, (number + 1 << 42) - 1 AS last, {texts} AS texts
+    FROM namespaces WHERE name = :namespace)""",
+            "terms AS MATERIALIZED (SELECT key, value AS match FROM json_each(:words))",
+            f"""cuts AS MATERIALIZED (
+    SELECT key, match, (SELECT min(doc) FROM (
+            SELECT rowid AS doc FROM {words} WHERE {words} MATCH match
+                AND rowid {of_span}
+            ORDER BY rowid DESC LIMIT :text_depth)) AS cut
+    FROM terms)""",
+            "matches AS MATERIALIZED (" + "\n    UNION ALL ".join(matches) + ")",
+            f"""totals AS MATERIALIZED (
+    SELECT coalesce((SELECT texts FROM span), 0){self._count_recent()} AS texts,
+        (SELECT min(doc) FROM {texts} WHERE doc {of_span}) AS oldest,
+        (SELECT max(doc) FROM {texts} WHERE doc {of_span}) AS newest)""",
+            """frequencies AS MATERIALIZED (
+    SELECT key, is_cut, ln(1 + (max(texts, n) - n + 0.5) / (n + 0.5)) AS weight FROM (
+        SELECT key, texts, n >= :text_depth AS is_cut, CASE WHEN n < :text_depth THEN n ELSE
+            n * (1.0 + newest - oldest) / (1.0 + newest - (SELECT cut FROM cuts WHERE cuts.key = counted.key)) END AS n
+        FROM (SELECT key, sum(counts) AS n FROM matches GROUP BY key) AS counted CROSS JOIN totals))""",
             f"""text_matches AS MATERIALIZED (
-    SELECT w.seq, min(w.rank) AS rank FROM matched AS w
+    SELECT w.seq, -sum(weight * n / (n + 1.0)) AS rank, max(is_cut) AS is_cut FROM (
+        SELECT key, {SEQ.format("doc")} AS seq, count(*) AS n FROM matches GROUP BY 1, 2) AS w
+    CROSS JOIN frequencies ON frequencies.key = w.key
     CROSS JOIN {self.target.table} AS i ON i.seq = w.seq
     WHERE {" AND ".join(self._conditions(self.filters.at_hand))} GROUP BY w.seq)""",
         ]
+
+    def _count_recent(self) -> str:
+        if not self.has_recent:
+            return ""
+        return f"""
+        + (SELECT count(*) FROM {RECENT} CROSS JOIN episodes AS e ON e.seq = recent_words.rowid >> 6
+            WHERE e.namespace = :namespace)"""
 
     def _ranked_by_similarity(self) -> list[str]:
         return [
@@ -335,7 +405,7 @@ class Search:
     def _ranked_by_fusion(self) -> list[str]:
         """Return SQL for weighted reciprocal rank fusion: rank r scores 61 / (60 + r) of the full weight."""
         # Both lists are cut at :depth. A row that is only in one of them scores 0 for the other. Ranks are fused rather
-        # than scores: BM25 and cosine similarity have no common scale.
+        # than scores: those of words and cosine similarity have no common scale.
         ranks = f"""
     SELECT seq, NULL AS similarity, '' AS plan, 0.0 AS by_vector,
         :text_weight * {RRF_K + 1} / ({RRF_K} + row_number() OVER (ORDER BY rank, seq)) AS by_text FROM (
@@ -357,7 +427,8 @@ class Search:
         :reward_weight * min(1.0, max(0.0, coalesce(i.{self.target.reward_column}, 0.0))) AS by_reward
     FROM ranks AS p CROSS JOIN {self.target.table} AS i ON i.seq = p.seq GROUP BY p.seq)""",
             f"""found AS MATERIALIZED (
-    SELECT score, seq, similarity, by_vector, by_text, by_recency, by_reward, plan
+    SELECT score, seq, similarity, by_vector, by_text, by_recency, by_reward,
+        CASE WHEN (SELECT max(is_cut) FROM frequencies) THEN ltrim(plan || ', {NEWEST}', ', ') ELSE plan END AS plan
     FROM (SELECT *, by_vector + by_text + by_recency + by_reward AS score FROM parts)
     WHERE {self._not_shown()} ORDER BY score DESC, seq LIMIT :limit)""",
         ]

@@ -33,8 +33,8 @@ from memory_storage.schema.vector_tables import (
     drop_diskann,
     patch_search_l,
 )
-from memory_storage.sql.documents import EPOCH, from_micros
 from memory_storage.sql.session import Repository
+from memory_storage.sql.statement import EPOCH, from_micros
 from memory_storage.sql.validation import choice, instance, whole
 
 from . import vector_sql as sql

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from pydantic_core import to_json
@@ -12,8 +13,10 @@ from pydantic_core import to_json
 from memory_storage.errors import ValidationError
 from memory_storage.models import EpisodeFilter, PatternFilter
 
-from .documents import is_exact_in_json, to_micros
-from .fulltext import match_expression
+from .documents import is_exact_in_json
+from .fulltext import each_word
+from .statement import to_micros
+from .text_index import OF_NAMESPACE, RECENT, SEQ
 from .validation import refuse_unstorable
 
 FACET_LENGTH = 256
@@ -53,12 +56,22 @@ _FLAGS = {
 _FACETS = "FROM facets WHERE namespace = :namespace AND owner_type = :owner_type AND name = "
 # Tags and metadata are facets: rows (owner, name, value), so each is found by an index whatever its key.
 _TAGS_GIVEN = "'tag' AND value IN (SELECT value FROM json_each(:{name}))"
-# The full-text tables hold no text and no namespace: row numbers lead to the rows, which have both. A match in a step
-# counts for its episode. UNION removes episodes that match twice.
-_TEXT = """seq IN (SELECT rowid FROM episodes_fts WHERE episodes_fts MATCH :text
-    UNION SELECT e.seq FROM steps_fts CROSS JOIN steps AS s ON s.seq = steps_fts.rowid
-        CROSS JOIN episodes AS e ON e.namespace = s.namespace AND e.id = s.episode_id
-        WHERE steps_fts MATCH :text AND s.namespace = :namespace)"""
+# A row has all words if each of them is in one of its texts. Found by the index: those that have as many words as were
+# asked for. At hand: the texts of the row are a range of the index.
+_HAS_WORDS = f"""seq IN (SELECT seq FROM (
+        SELECT word.key, {SEQ.format("episode_words.rowid")} AS seq FROM json_each(:text) AS word
+        CROSS JOIN episode_words WHERE episode_words MATCH word.value AND episode_words.rowid {OF_NAMESPACE}{{recent}})
+    GROUP BY seq HAVING count(DISTINCT key) = json_array_length(:text))"""
+# The rows of other namespaces among them are left out by the condition on the namespace, which each statement has.
+_FOUND_RECENTLY = f"""
+        UNION ALL SELECT word.key, recent_words.rowid >> 6 FROM json_each(:text) AS word
+        CROSS JOIN {RECENT} WHERE recent_words MATCH word.value"""
+_IN_TEXTS = """EXISTS (SELECT 1 FROM episode_words WHERE episode_words MATCH word.value AND rowid BETWEEN
+            (SELECT number FROM namespaces WHERE name = :namespace) << 42 | ({seq} << 6)
+            AND (SELECT number FROM namespaces WHERE name = :namespace) << 42 | ({seq} << 6) | 63)"""
+_IN_RECENT = f"""
+        OR EXISTS (SELECT 1 FROM {RECENT} WHERE recent_words MATCH word.value
+            AND rowid BETWEEN {{seq}} << 6 AND {{seq}} << 6 | 63)"""
 
 
 class Shape(NamedTuple):
@@ -85,20 +98,23 @@ class CompiledFilters(NamedTuple):
 
 
 def conditions(
-    asked: EpisodeFilter | PatternFilter, owner_type: str, shape: Shape = PLAIN
+    asked: EpisodeFilter | PatternFilter, owner_type: str, shape: Shape = PLAIN, *, has_recent: bool = True
 ) -> tuple[Conditions, dict[str, Any]]:
-    """Return the conditions of the filters that are set, in one form, and the values to bind."""
-    compiled = compile_filters(asked, owner_type, shape.prefix)
+    """Return the conditions of the filters that are set, in one form, and the values to bind: see `compile_filters`."""
+    compiled = compile_filters(asked, owner_type, shape.prefix, has_recent=has_recent)
     return compiled.at_hand if shape.by_row else compiled.finding, compiled.values
 
 
-def compile_filters(asked: EpisodeFilter | PatternFilter, owner_type: str, prefix: str = "") -> CompiledFilters:
+def compile_filters(
+    asked: EpisodeFilter | PatternFilter, owner_type: str, prefix: str = "", *, has_recent: bool
+) -> CompiledFilters:
     """Return the conditions of the filters that are set, in both forms.
 
     Args:
         asked: The filters.
         owner_type: "episode" or "pattern".
         prefix: The name of the table, with a dot.
+        has_recent: Look for words in the temporary index of the connection too: `SessionProtocol.has_recent_words`.
 
     Raises:
         ValidationError: a filter cannot be compared with what is stored.
@@ -107,7 +123,11 @@ def compile_filters(asked: EpisodeFilter | PatternFilter, owner_type: str, prefi
     values: dict[str, Any] = {"owner_type": owner_type}
     for name, value in active_filters(asked).items():
         refuse_unstorable(name, value)
-        compiled += _READERS.get(name, _plain)(name, value, values, prefix)
+        if name == "text":
+            values["text"] = each_word(value)
+            compiled.append(_text(prefix, has_recent=has_recent))
+        else:
+            compiled += _READERS.get(name, _plain)(name, value, values, prefix)
     # Both forms in one pass: a search needs both, and reads each value (its tags, its numbers) once for them.
     return CompiledFilters(tuple([one[0] for one in compiled]), tuple([one[1] for one in compiled]), values)
 
@@ -234,10 +254,11 @@ def _has_pair(number: int, prefix: str, condition: str) -> Condition:
     return found, found
 
 
-def _text(name: str, value: str, values: dict[str, Any], prefix: str) -> list[Condition]:  # noqa: ARG001
-    # An empty phrase matches no row, so a query without words returns nothing instead of everything.
-    values["text"] = match_expression(value) or '""'
-    return [(prefix + _TEXT,) * 2]
+@lru_cache(maxsize=16)
+def _text(prefix: str, *, has_recent: bool) -> Condition:
+    found = prefix + _HAS_WORDS.format(recent=_FOUND_RECENTLY if has_recent else "")
+    in_texts = (_IN_TEXTS + (_IN_RECENT if has_recent else "")).format(seq=f"{prefix}seq")
+    return found, f"NOT EXISTS (SELECT 1 FROM json_each(:text) AS word WHERE NOT ({in_texts}))"
 
 
 _READERS: dict[str, Callable[[str, Any, dict[str, Any], str], list[Condition]]] = {
@@ -250,5 +271,4 @@ _READERS: dict[str, Callable[[str, Any, dict[str, Any], str], list[Condition]]] 
     "tags_any": _tags,
     "tags_all": _tags,
     "metadata": _metadata,
-    "text": _text,
 }

@@ -1,7 +1,8 @@
-"""User text as an FTS5 query: all of it is quoted, so no character acts as an FTS5 operator."""
+"""User text as FTS5 queries: all of it is quoted, so no character acts as an FTS5 operator."""
 
 from __future__ import annotations
 
+import json
 import re
 
 from memory_storage.errors import ValidationError
@@ -16,11 +17,18 @@ _PART = re.compile(r'"([^"]*)"|(\S+)')
 _WORD = re.compile(r"[^\W_]")
 
 
-def match_expression(text: str) -> str | None:
-    """Return an FTS5 expression for rows that contain every word; None if the text has no word.
+NOTHING = '""'
+"""An empty phrase matches no row."""
+
+
+def each_word(text: str) -> str:
+    """Return the words of a text filter, all of which a row must have, as a JSON array of FTS5 expressions.
 
     Args:
         text: Words; "two words" is a phrase, and word* a prefix.
+
+    Returns:
+        The array; of `NOTHING`, if the text has no word: it finds nothing instead of everything.
 
     Raises:
         ValidationError: more than 2,000 characters or 64 words.
@@ -36,7 +44,7 @@ def match_expression(text: str) -> str | None:
     ]
     if len(parts) > MAX_WORDS:
         raise ValidationError("text", f"at most {MAX_WORDS} words or phrases", len(parts))
-    return " AND ".join(parts) or None
+    return json.dumps(parts or [NOTHING], ensure_ascii=False)
 
 
 def _quoted(part: str, is_prefix: bool) -> str:
@@ -44,8 +52,8 @@ def _quoted(part: str, is_prefix: bool) -> str:
     return f'"{escaped}"*' if is_prefix else f'"{escaped}"'
 
 
-def any_word(text: str) -> str | None:
-    """Return an FTS5 expression for rows with any of the words, to be ranked by BM25; None if the text has no word.
+def any_word(text: str) -> str:
+    """Return the words of a search, of which a row may have any, as a JSON array of FTS5 expressions.
 
     Raises:
         ValidationError: more than 2,000 characters.
@@ -53,4 +61,4 @@ def any_word(text: str) -> str | None:
     refuse_unstorable("text", text)
     if len(text) > MAX_CHARACTERS:
         raise ValidationError("text", f"at most {MAX_CHARACTERS:,} characters", text)
-    return " OR ".join(f'"{word}"' for word in words_in(text)) or None
+    return json.dumps([f'"{word}"' for word in words_in(text)] or [NOTHING], ensure_ascii=False)

@@ -7,7 +7,9 @@ from functools import partial
 
 from sqlalchemy import Connection, exc
 
+from memory_storage.dbapi import Batch
 from memory_storage.doctor.findings import Finding, about_rows, seqs_of
+from memory_storage.sql.text_index import INDEX_STEPS, SEQ
 
 from .schema import schema_sql
 
@@ -16,6 +18,37 @@ _NAMES = "namespace, owner_type, name, value, owner_seq"
 _TREES = re.compile(r"INSERT INTO (\w+)\s+SELECT (.+?)\s+WHERE (.+?);", re.DOTALL)
 _READS_JSON = re.compile(r"FROM (json_(?:each|tree)\()")
 _PLACES = "spatiotemporal_index AS p"
+_OWNER = """SELECT 1 FROM {0}s AS o JOIN namespaces AS n ON n.name = o.namespace
+    WHERE o.seq = {1} AND n.number = doc >> 42"""
+_NUMBER = "(SELECT number FROM namespaces WHERE name = {0}.namespace) << 42 | ({0}.seq << 6)"
+_NOT_LOGGED = "{0}.seq NOT IN (SELECT episode_seq FROM text_changes WHERE episode_seq IS NOT NULL)"
+_WRONG_TEXTS = (
+    *(
+        f"SELECT {SEQ.format('doc')} FROM {name}_texts WHERE NOT EXISTS ({_OWNER.format(name, SEQ.format('doc'))})"
+        for name in ("episode", "pattern")
+    ),
+    f"""SELECT p.seq FROM patterns AS p
+    WHERE NOT EXISTS (SELECT 1 FROM pattern_texts WHERE doc = {_NUMBER.format("p")})""",
+    f"""SELECT e.seq FROM episodes AS e WHERE {_NOT_LOGGED.format("e")}
+        AND NOT EXISTS (SELECT 1 FROM episode_texts WHERE doc = {_NUMBER.format("e")})""",
+    f"""SELECT DISTINCT e.seq FROM steps AS s JOIN episodes AS e ON e.namespace = s.namespace AND e.id = s.episode_id
+    WHERE {_NOT_LOGGED.format("e")} AND NOT EXISTS (
+        SELECT 1 FROM episode_texts WHERE doc > {_NUMBER.format("e")} AND doc <= ({_NUMBER.format("e")} | 63)
+            AND s.seq BETWEEN first_step AND last_step)""",
+    *(
+        f"""SELECT number FROM namespaces AS n WHERE {name}_texts <> (
+        SELECT count(*) FROM {name}_texts WHERE doc BETWEEN n.number << 42 AND ((n.number + 1) << 42) - 1)"""
+        for name in ("episode", "pattern")
+    ),
+)
+_INDEX_ALL = (
+    "UPDATE namespaces SET episode_texts = 0, pattern_texts = 0",
+    """INSERT INTO namespaces (name) SELECT DISTINCT namespace FROM patterns
+    WHERE namespace NOT IN (SELECT name FROM namespaces)""",
+    f"INSERT INTO pattern_texts (doc) SELECT {_NUMBER.format('p')} FROM patterns AS p ORDER BY 1",
+    "DELETE FROM text_changes",
+    "INSERT INTO text_changes (episode_seq) SELECT seq FROM episodes",
+)
 
 
 def wrong_facets(connection: Connection) -> list[Finding]:
@@ -69,6 +102,26 @@ def _make_text(connection: Connection, *, table: str) -> None:
     connection.exec_driver_sql(f"DROP TABLE {table}")
     connection.exec_driver_sql(schema_sql(table))
     connection.exec_driver_sql(f"INSERT INTO {table} ({table}) VALUES ('rebuild')")
+
+
+def wrong_texts(connection: Connection) -> list[Finding]:
+    """Find texts in the full-text indexes whose row is gone, and rows whose text is neither there nor in the log."""
+    seqs = [seq for sql in _WRONG_TEXTS for seq in seqs_of(connection, sql)]
+    problem = "texts in the full-text indexes that are not those of the rows"
+    return about_rows("indexes.texts", "episode_texts", seqs, problem, "index all texts again", _make_texts)
+
+
+def _make_texts(connection: Connection) -> None:
+    for name in ("episode", "pattern"):
+        # The trigger would remove the texts from the index one by one, as they are now, not as they were indexed.
+        trigger = f"{name}_texts_delete"
+        connection.exec_driver_sql(f"DROP TRIGGER {trigger}")
+        connection.exec_driver_sql(f"DELETE FROM {name}_texts")
+        connection.exec_driver_sql(f"INSERT INTO {name}_words ({name}_words) VALUES ('delete-all')")
+        connection.exec_driver_sql(schema_sql(trigger))
+    for sql in _INDEX_ALL:
+        connection.exec_driver_sql(sql)
+    connection.exec_driver_sql(Batch(INDEX_STEPS))
 
 
 def wrong_positions(connection: Connection) -> list[Finding]:

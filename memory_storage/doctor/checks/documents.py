@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -13,33 +14,70 @@ from memory_storage.dbapi import Batch, BatchStep
 from memory_storage.doctor.findings import Finding, about_rows, seqs_of
 from memory_storage.doctor.pages import pages
 from memory_storage.doctor.quarantine import quarantine_rows
-from memory_storage.models import PATTERN, Episode, SpatiotemporalEntry, Step
-from memory_storage.repositories.episodes import sql as episodes_sql
+from memory_storage.models import PATTERN, Complexity, SpatiotemporalEntry, TaskType
 from memory_storage.repositories.patterns import sql as patterns_sql
 from memory_storage.repositories.spatiotemporal import sql as spatiotemporal_sql
+from memory_storage.sql.episode_rows import read_episode_document, read_step_document
+from memory_storage.sql.statement import micros
 
 _PAGE = 500  # numbers, not documents
 _MOMENTS = "BETWEEN -62135596800000000 AND 253402300799999999"  # the years that datetime knows
 
-# How a document is decoded, and the condition that the columns outside of it have to meet for the row to be readable.
+_HEX = "[0-9a-f]"
+_IS_ID = f"id GLOB '{'-'.join(_HEX * size for size in (8, 4, 4, 4, 12))}'"
+
+
+def _is_moment(column: str) -> str:
+    return f"{column} {_MOMENTS} AND typeof({column}) = 'integer'"
+
+
+def _is_moment_or_null(column: str) -> str:
+    return f"({column} IS NULL OR ({_is_moment(column)}))"
+
+
+def _is_one_of(column: str, kind: type[Enum]) -> str:
+    return f"{column} IN ({', '.join(repr(str(one)) for one in kind)})"
+
+
+# How a document is decoded, and the condition that the other columns have to meet for the row to be readable.
 _READ: dict[str, tuple[Callable[[bytes], Any], str]] = {
     "episodes": (
-        Episode.model_validate_json,
-        f"""typeof(version) = 'integer' AND created_at {_MOMENTS} AND typeof(created_at) = 'integer'
-        AND updated_at {_MOMENTS} AND typeof(updated_at) = 'integer'
-        AND (archived_at IS NULL OR (archived_at {_MOMENTS} AND typeof(archived_at) = 'integer'))""",
+        read_episode_document,
+        " AND ".join(
+            [
+                _IS_ID,
+                "typeof(version) = 'integer' AND typeof(domain) = 'text'",
+                "typeof(language) IN ('text', 'null') AND typeof(framework) IN ('text', 'null')",
+                _is_one_of("task_type", TaskType),
+                _is_one_of("complexity", Complexity),
+                *map(_is_moment, ("started_at", "created_at", "updated_at")),
+                *map(_is_moment_or_null, ("completed_at", "archived_at")),
+            ]
+        ),
     ),
-    "steps": (Step.model_validate_json, "(output IS NULL OR typeof(output) = 'text')"),
+    "steps": (
+        read_step_document,
+        " AND ".join(
+            [
+                _IS_ID,
+                "typeof(step_number) = 'integer' AND typeof(tool) = 'text' AND typeof(latency_ms) = 'integer'",
+                "typeof(output) IN ('text', 'null') AND typeof(tokens_used) IN ('integer', 'null')",
+                "(status IS NULL OR status IN ('ok', 'error', 'timeout'))",
+                _is_moment("started_at"),
+            ]
+        ),
+    ),
     "patterns": (
         PATTERN.validate_json,
-        f"""typeof(version) = 'integer' AND created_at {_MOMENTS} AND typeof(created_at) = 'integer'
-        AND updated_at {_MOMENTS} AND typeof(updated_at) = 'integer'
-        AND (last_used_at IS NULL OR (last_used_at {_MOMENTS} AND typeof(last_used_at) = 'integer'))""",
+        " AND ".join(
+            [
+                "typeof(version) = 'integer'",
+                *map(_is_moment, ("created_at", "updated_at")),
+                _is_moment_or_null("last_used_at"),
+            ]
+        ),
     ),
-    "spatiotemporal_index": (
-        SpatiotemporalEntry.model_validate_json,
-        f"created_at {_MOMENTS} AND typeof(created_at) = 'integer'",
-    ),
+    "spatiotemporal_index": (SpatiotemporalEntry.model_validate_json, _is_moment("created_at")),
 }
 _COMPUTED = {"until_at"}  # from several fields
 _REAL = {"reward", "success_rate", "latitude", "longitude"}
@@ -58,8 +96,14 @@ def _path(sql: str) -> str:
 
 # The expressions of the repositories themselves, so that both always agree.
 _EXPRESSIONS = {
-    "episodes": _repeated(episodes_sql.HEAD_COLUMNS, "given.value"),
-    "steps": _repeated(episodes_sql.STEP_COLUMNS, "step.value", "episode_id", "output"),
+    # What older versions repeated of the other columns is not read any more.
+    "episodes": {
+        "outcome": "document ->> '$.outcome.kind'",
+        "reward": "document ->> '$.reward.total'",
+        "started_at": micros("(document ->> '$.started_at')"),
+        "completed_at": micros("(document ->> '$.completed_at')"),
+    },
+    "steps": {"started_at": micros("(document ->> '$.started_at')")},
     "patterns": _repeated(patterns_sql.CONTENT_COLUMNS, "given.value"),
     "spatiotemporal_index": {
         **_repeated(spatiotemporal_sql.columns_of("episode"), spatiotemporal_sql.DOCUMENT),

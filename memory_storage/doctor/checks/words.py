@@ -15,7 +15,7 @@ _Difference = tuple[int, str | None]
 
 _SPELLED: dict[str, tuple[tuple[str, ...], Callable[..., str | None]]] = {
     "episodes": (("document",), words_of_episode),
-    "steps": (("document", "output"), words_of_step),
+    "steps": (("document", "output", "tool"), words_of_step),
     "patterns": (("document",), words_of_pattern),
 }
 

@@ -218,9 +218,14 @@ DELETE_ORPHANS = [
     SqlTemplate(f"DELETE FROM {table} WHERE namespace = :namespace")
     for table in ("embeddings", "spatiotemporal_index", "facets")
 ]
+DELETE_ORPHANS.append(
+    SqlTemplate("""
+DELETE FROM namespaces WHERE name = :namespace AND NOT EXISTS (SELECT 1 FROM episodes WHERE namespace = :namespace)
+    AND NOT EXISTS (SELECT 1 FROM patterns WHERE namespace = :namespace)
+""")
+)
 
 MERGE_WORDS = [
-    SqlTemplate(f"INSERT INTO {table} ({table}) VALUES ('optimize')")
-    for table in ("episodes_fts", "steps_fts", "patterns_fts")
+    SqlTemplate(f"INSERT INTO {table} ({table}) VALUES ('optimize')") for table in ("episode_words", "pattern_words")
 ]
 """Statements that remove the words of deleted rows from the full-text indexes, by merging all their segments."""
