@@ -9,24 +9,20 @@ are then compared with bound ones, in the same transaction, and corrected.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from memory_storage.dbapi import BatchStep, chunked
 from memory_storage.errors import CorruptDataError, ValidationError
-from memory_storage.models import Episode, Step, StepError, StepOk
-from memory_storage.models import number_steps as number_each
 from memory_storage.models.model import as_validation_error
-from memory_storage.schema.spelling import is_spelled_otherwise
-from memory_storage.schema.words import with_words, words_of_episode, words_of_step
 
+from .statement import from_micros
 from .validation import join_field, parts_of, refuse_unstorable, size, unstorable_error
 
 M = TypeVar("M", bound=BaseModel)
@@ -34,8 +30,6 @@ T = TypeVar("T")
 
 OnCorrupt = Callable[[CorruptDataError], object] | None
 """Called with the error of each row that cannot be decoded and is left out; None raises the error."""
-
-EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 # sqld rejects values above 5,000,000 bytes; a row also has other columns than its document.
 CHUNK_BYTES = 4_000_000
@@ -48,24 +42,8 @@ _MOST_ROWS = 50  # rows of a statement; on a server, a tenth of the time of one 
 NumberRow = tuple[tuple[str, ...], tuple[float | None, ...]]
 """The key of a row within its namespace, and its numbers."""
 
-_MICROSECOND = timedelta(microseconds=1)
 _MAX_DEPTH = 100  # pydantic's parser accepts 200; what fails at fewer levels than this fails for another reason
-_STEPS = TypeAdapter(list[Step], config=ConfigDict(defer_build=True))
 _ARGUMENT_NAMES = {"SpatiotemporalEntry": "entry"}  # names of arguments that are not those of the model
-
-
-def to_micros(moment: datetime) -> int:
-    """Return exact microseconds since the epoch; ValidationError for a naive datetime, as a clock may return."""
-    # Not timestamp(): a float has no digits for the microseconds of distant years.
-    try:
-        return (moment - EPOCH) // _MICROSECOND
-    except TypeError as error:
-        raise ValidationError("now", "the clock must give aware moments", moment) from error
-
-
-def from_micros(micros: int | None) -> datetime | None:
-    """Return an aware datetime in UTC."""
-    return None if micros is None else EPOCH + timedelta(microseconds=micros)
 
 
 def encode(kind: type[M], model: M, field: str = "") -> tuple[str, M]:
@@ -98,16 +76,6 @@ def encode(kind: type[M], model: M, field: str = "") -> tuple[str, M]:
     return document, read
 
 
-def number_steps(episode: Episode) -> Episode:
-    """Return the episode with all steps numbered: one made by `model_copy` was not validated."""
-    steps = getattr(episode, "steps", None)
-    if not isinstance(steps, list) or not all(isinstance(step, Step) for step in steps):
-        return episode  # not yet decoded, or invalid: encode() refuses it
-    if all(step.step_number for step in steps):
-        return episode
-    return episode.model_copy(update={"steps": number_each(steps)})
-
-
 def decode(read: Callable[[str], M], document: str, table: str, row_id: str) -> M:
     """Return the model of a stored document; CorruptDataError, with table and id, if it cannot be decoded."""
     try:
@@ -136,45 +104,6 @@ def report_corrupt(read: Callable[[], T], on_corrupt: OnCorrupt) -> T | None:
         return None
 
 
-def check_on_corrupt(on_corrupt: Any) -> None:
-    """ValidationError if `on_corrupt` is neither None nor callable."""
-    if on_corrupt is not None and not callable(on_corrupt):
-        raise ValidationError("on_corrupt", "None, or a function that takes each CorruptDataError", on_corrupt)
-
-
-def readable_steps(rows: Sequence[Sequence[Any]], on_corrupt: OnCorrupt) -> list[Step]:
-    """Return the steps that can be decoded."""
-    try:
-        return decode_steps(rows)
-    except CorruptDataError:  # one by one only now, to leave out only the damaged ones
-        found = [report_corrupt(partial(decode_steps, [row]), on_corrupt) for row in rows]
-        return [steps[0] for steps in found if steps]
-
-
-def decode_steps(rows: Sequence[Sequence[Any]]) -> list[Step]:
-    """Return the steps of rows (id, document, output). Parsing them together takes half the time of one by one."""
-    # One array for one call of the parser; if it fails, rows are parsed one by one to name the damaged one.
-    documents = ",".join([row[1] for row in rows])
-    try:
-        steps = _STEPS.validate_json(f"[{documents}]")
-    except ValueError:
-        steps = [decode(Step.model_validate_json, document, "steps", step_id) for step_id, document, _ in rows]
-    # The output is a column, not part of the document. Steps are frozen, but no caller has these yet.
-    for step, row in zip(steps, rows, strict=True):
-        if row[2] and step.result is not None:
-            step.result.__dict__["output" if step.result.status == "ok" else "message"] = row[2]
-    return steps
-
-
-def without_output(step: Step) -> tuple[Step, str | None]:
-    """Return the step as its document stores it, and the output or message, which is a column."""
-    if isinstance(step.result, StepOk):
-        return step.model_copy(update={"result": StepOk()}), step.result.output
-    if isinstance(step.result, StepError):
-        return step.model_copy(update={"result": StepError(message="")}), step.result.message
-    return step, None
-
-
 def with_columns(model: M, version: int, created_at: int, updated_at: int, **others: Any) -> M:
     """Set the fields of a freshly decoded model that are columns. The model is not shared yet, so it may be changed."""
     model.__dict__.update(
@@ -192,64 +121,8 @@ class Chunk(NamedTuple):
 
 def chunk_documents(documents: Iterable[str]) -> list[Chunk]:
     """Return the documents in chunks, in order; a document larger than a chunk has a chunk of its own."""
-    return [Chunk(len(group), _array(group)) for group in _groups(documents)]
-
-
-def chunk_episodes(prepared: Sequence[tuple[str, Episode]]) -> tuple[list[Chunk], list[Chunk]]:
-    """Return the chunks of the episodes' heads and those of their steps.
-
-    Both are the same chunks, unless an episode has to be split: it is too large, or has words that the full-text index
-    spells differently.
-    """
-    # The usual case binds the same JSON for heads and for steps: taking an episode apart would serialise it again.
-    together = [document for document, _ in prepared if not _must_split(document)]
-    if len(together) == len(prepared):
-        whole = chunk_documents(together)
-        return whole, whole
-    apart = [episode for document, episode in prepared if _must_split(document)]
-    heads_apart = map(head, apart)
-    heads = chunk_documents([*together, *(with_words(one, words_of_episode(one)) for one in heads_apart)])
-    small = [steps for episode in apart if size(steps := _steps_of(episode)) <= CHUNK_BYTES]
-    large = [episode for episode in apart if size(_steps_of(episode)) > CHUNK_BYTES]
-    return heads, [*chunk_documents([*together, *small]), *(chunk for one in large for chunk in _of_steps(one))]
-
-
-def head(episode: Episode) -> str:
-    """Return the JSON of an episode without its steps."""
-    return episode.model_copy(update={"steps": []}).model_dump_json()
-
-
-def _must_split(document: str) -> bool:
-    # Most documents are ASCII, which is spelled as it is and has one byte for each character.
-    if document.isascii():
-        return len(document) > CHUNK_BYTES
-    return is_spelled_otherwise(document) or size(document) > CHUNK_BYTES
-
-
-def _of_steps(episode: Episode) -> Iterator[Chunk]:
-    for group in _groups(map(_step, episode.steps)):
-        yield Chunk(1, f"[{_as_steps(episode, group)}]")
-
-
-def _steps_of(episode: Episode) -> str:
-    return _as_steps(episode, [_step(step) for step in episode.steps])
-
-
-def _as_steps(episode: Episode, steps: Sequence[str]) -> str:
-    return f'{{"id":"{episode.id}","steps":{_array(steps)}}}'  # a UUID needs no escaping
-
-
-def _step(step: Step) -> str:
-    document = step.model_dump_json()
-    return with_words(document, words_of_step(document))
-
-
-def _array(documents: Sequence[str]) -> str:
-    return f"[{','.join(documents)}]"
-
-
-def _groups(documents: Iterable[str]) -> Iterator[list[str]]:
-    return chunked(documents, size, most_bytes=CHUNK_BYTES)
+    groups = chunked(documents, size, most_bytes=CHUNK_BYTES)
+    return [Chunk(len(group), f"[{','.join(group)}]") for group in groups]
 
 
 @dataclass(frozen=True)
@@ -271,7 +144,6 @@ class ExactColumns:
 
 
 # Patterns by their kind too: mining leaves a stored one of another kind as it is, also if it has the same id.
-REWARDS = ExactColumns("episodes", ("reward",))
 SUCCESS_RATES = ExactColumns("patterns", ("success_rate",), ("id", "kind"))
 REWARD_DELTAS = ExactColumns("patterns", ("avg_reward_delta",), ("id", "kind"))
 POSITIONS = ExactColumns("spatiotemporal_index", ("latitude", "longitude"))

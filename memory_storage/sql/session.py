@@ -40,6 +40,11 @@ class SessionProtocol(Protocol):
         ...
 
     @property
+    def has_recent_words(self) -> bool:
+        """Whether its connections have a temporary index of texts that are not in the full-text index yet."""
+        ...
+
+    @property
     def is_transaction(self) -> bool:
         """Whether the calls belong to one open transaction."""
         ...
@@ -96,12 +101,14 @@ class SessionProtocol(Protocol):
         """
         ...
 
-    def write(self, steps: Sequence[BatchStep], *, again: BatchStep | None = None) -> Sequence[Row]:
+    def write(self, steps: Sequence[BatchStep], *, again: BatchStep | None = None, texts: int = 0) -> Sequence[Row]:
         """Run statements atomically.
 
         Args:
             steps: The statements.
             again: Reads the rows of the result after a lost acknowledgement.
+            texts: How many episodes they change the texts of: after many of them the full-text index is brought up to
+                date, in the same transaction.
 
         Returns:
             The rows of the last statement that has any. If the acknowledgement is lost but the write was committed,
@@ -155,14 +162,17 @@ def retry_on_row_conflict(
     raise UnavailableError(f"other writers keep {action}; nothing was stored; try again")
 
 
-def write_and_read(session: SessionProtocol, changes: Sequence[BatchStep], read: BatchStep) -> Sequence[Row]:
+def write_and_read(
+    session: SessionProtocol, changes: Sequence[BatchStep], read: BatchStep, *, texts: int = 0
+) -> Sequence[Row]:
     """Return the rows of `read` after the changes, in one round trip; in two if the response is too large."""
     try:
-        return session.write([*changes, read])
+        return session.write([*changes, read], texts=texts)
     except ValidationError as error:
         if _code_of(error) != "RESPONSE_TOO_LARGE":
             raise
-    session.write(changes)  # the write was rolled back: its response may have 10 MB; that of a read may have any size
+    # The write was rolled back: its response may have 10 MB; that of a read may have any size.
+    session.write(changes, texts=texts)
     return session.read(read)
 
 

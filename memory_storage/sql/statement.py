@@ -1,4 +1,4 @@
-"""SQL templates with named values, compiled once, and SQL idioms that several repositories share.
+"""SQL templates with named values, compiled once, and what several repositories share: SQL idioms, and times as values.
 
 The statements are text, not Core expressions: most of what they do (JSON, upserts, splicing) Core can only quote.
 No text here holds anything that came from outside; values are always bound.
@@ -6,10 +6,14 @@ No text here holds anything that came from outside; values are always bound.
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from typing import Any
 
 from memory_storage.dbapi import BatchStep
+from memory_storage.errors import ValidationError
+
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 class SqlTemplate:
@@ -38,6 +42,21 @@ class SqlTemplate:
 
         compiled: Any = text(self._text).compile(dialect=sqlite.dialect(paramstyle="qmark"))
         return str(compiled), compiled.positiontup or []
+
+
+def to_micros(moment: datetime) -> int:
+    """Return exact microseconds since the epoch; ValidationError for a naive datetime, as a clock may return."""
+    # Not timestamp(): a float has no digits for the microseconds of distant years.
+    try:
+        since = moment - EPOCH
+        return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    except TypeError as error:
+        raise ValidationError("now", "the clock must give aware moments", moment) from error
+
+
+def from_micros(micros: int | None) -> datetime | None:
+    """Return an aware datetime in UTC."""
+    return None if micros is None else EPOCH + timedelta(microseconds=micros)
 
 
 def micros(iso: str) -> str:

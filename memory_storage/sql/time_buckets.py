@@ -20,7 +20,7 @@ from memory_storage.errors import ValidationError
 from memory_storage.models import TimeBucket, TimeUnit
 from memory_storage.schema.rtree import FOREVER
 
-from .documents import EPOCH, to_micros
+from .statement import EPOCH, to_micros
 from .validation import choice
 
 FIRST = to_micros(datetime.min.replace(tzinfo=timezone.utc))

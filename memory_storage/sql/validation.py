@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar, cast
 from uuid import UUID
@@ -29,7 +29,7 @@ MAX_K = 1_000
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 REPLACEMENT = "\ufffd"
 
-_NOT_IN_DOCUMENT = {"steps", "version", "created_at", "updated_at", "archived_at", "effectiveness"}
+_NOT_IN_DOCUMENT = {"version", "created_at", "updated_at", "archived_at", "effectiveness"}
 """Fields that a stored document omits: they are columns, or rows of other tables."""
 
 
@@ -81,6 +81,12 @@ def checked_moment(field: str, moment: object) -> datetime:
         raise ValidationError(field, f"{error.limit}, like datetime.now(timezone.utc)", moment) from error
 
 
+def check_on_corrupt(on_corrupt: Any) -> None:
+    """ValidationError if `on_corrupt` is neither None nor callable."""
+    if on_corrupt is not None and not callable(on_corrupt):
+        raise ValidationError("on_corrupt", "None, or a function that takes each CorruptDataError", on_corrupt)
+
+
 def embedder(field: str, value: object) -> Embedder:
     """Return an embedder; ValidationError for a bare function, which has no model."""
     if not isinstance(value, Embedder):
@@ -129,6 +135,11 @@ def to_list(items: Iterable[T], field: str) -> list[T]:
         return list(items)
     except TypeError as error:
         raise ValidationError(field, "must be a sequence", items) from error
+
+
+def is_storable(text: str) -> bool:
+    """Return whether the database can store a text."""
+    return "\0" not in text if text.isascii() else _UNSTORABLE.search(text) is None
 
 
 def refuse_unstorable(field: str, value: Any) -> None:
@@ -200,15 +211,21 @@ def size(text: str) -> int:
 
 
 def check_episode(
-    episode: Episode, document: str, limits: Limits, max_value_bytes: int | None = None, field: str = ""
+    episode: Episode,
+    document: str,
+    step_sizes: Mapping[int, int],
+    limits: Limits,
+    max_value_bytes: int | None = None,
+    field: str = "",
 ) -> None:
     """Check the limits of an episode.
 
     Args:
         episode: The episode.
-        document: Its JSON.
+        document: Its document.
+        step_sizes: The bytes of its steps, by their numbers.
         limits: The limits of the settings.
-        value_bytes: The most bytes of a value that the database accepts; None for any number.
+        max_value_bytes: The most bytes of a value that the database accepts; None for any number.
         field: The path that an error gives the episode.
 
     Raises:
@@ -219,23 +236,19 @@ def check_episode(
     )
     check_tags(join_field(field, "tags"), episode.tags, limits)
     check_tags(join_field(field, "context.tags"), episode.context.tags, limits)
-    if len(episode.steps) > limits.steps_per_episode:
-        raise limit_error(
-            join_field(field, "steps"), "steps", limits.steps_per_episode, len(episode.steps), "steps_per_episode"
-        )
-    for step in episode.steps[-1:]:  # numbers ascend: the last one is the highest
-        _check_number(step, limits, join_field(field, f"steps.{len(episode.steps) - 1}"))
-    # Measuring each step serialises it again, so it is done only if the whole document is large enough to hold one that
-    # exceeds the limit.
-    if _may_be_large(document, limits):
-        for number, step in enumerate(episode.steps):
-            check_step(step, document, limits, join_field(field, f"steps.{number}"))
-    check_document(field, episode, document, limits, max_value_bytes)
-    if max_value_bytes is not None and size(document) > max_value_bytes:
-        for number, step in enumerate(episode.steps):
-            # Without its number, as `append_step` measures it.
-            as_appended = step.model_copy(update={"step_number": None}).model_dump_json()
-            check_value(join_field(field, f"steps.{number}"), as_appended, max_value_bytes)
+    last, most = len(step_sizes) - 1, limits.steps_per_episode
+    if last >= most:
+        raise limit_error(join_field(field, "steps"), "steps", most, last + 1, "steps_per_episode")
+    if step_sizes and (number := max(step_sizes)) > most:
+        name = join_field(field, f"steps.{last}.step_number")
+        raise limit_error(name, "steps", most, number, "steps_per_episode")
+    if sum(step_sizes.values()) > _small(limits, max_value_bytes):
+        for index, found in enumerate(step_sizes.values()):
+            name = join_field(field, f"steps.{index}")
+            check_step(episode.steps[index], found, limits, name)
+            check_value(name, found, max_value_bytes)
+    if (found := size(document)) > most_bytes(limits, max_value_bytes):
+        raise too_large(field, found, limits, max_value_bytes)
 
 
 def check_document(field: str, model: BaseModel, document: str, limits: Limits, max_value_bytes: int | None) -> None:
@@ -243,7 +256,7 @@ def check_document(field: str, model: BaseModel, document: str, limits: Limits, 
 
     Args:
         field: The path that an error gives it. Default: "document".
-        model: An episode, a pattern or a spatiotemporal entry.
+        model: A pattern or a spatiotemporal entry.
         document: Its JSON, including fields that the stored document omits.
         limits: The limits of the settings.
         max_value_bytes: what the database takes, see `SessionProtocol`.
@@ -258,7 +271,7 @@ def check_document(field: str, model: BaseModel, document: str, limits: Limits, 
 
 
 def stored_bytes(model: BaseModel) -> int:
-    """Return the size in bytes of the stored document of an episode, a pattern or an entry."""
+    """Return the size in bytes of the stored document of a pattern or an entry."""
     return size(model.model_dump_json(exclude=_NOT_IN_DOCUMENT))
 
 
@@ -274,34 +287,29 @@ def too_large(field: str, found: int, limits: Limits, max_value_bytes: int | Non
     return _too_large_for_a_server(field, found, max_value_bytes)
 
 
-def check_value(field: str, document: str, limit: int | None) -> None:
-    """ValidationError if a document is larger than the database accepts."""
-    if limit is not None and size(document) > limit:
-        raise _too_large_for_a_server(field, size(document), limit)
+def check_value(field: str, found: int, limit: int | None) -> None:
+    """ValidationError if a row has more bytes than the database accepts."""
+    if limit is not None and found > limit:
+        raise _too_large_for_a_server(field, found, limit)
 
 
 def _too_large_for_a_server(field: str, found: int, limit: int) -> ValidationError:
     return ValidationError(field or "document", f"at most {limit:,} bytes of JSON on a server", found)
 
 
-def check_step(step: Step, document: str, limits: Limits, field: str = "") -> None:
-    """ValidationError if a part of a step exceeds `step_bytes`; `document` is JSON that contains the step."""
-    if not _may_be_large(document, limits):
+def check_step(step: Step, found: int, limits: Limits, field: str = "") -> None:
+    """ValidationError if a part of a step, which has `found` bytes in all, exceeds `step_bytes`."""
+    if found <= _small(limits):
         return
     for name in ("parameters", "result", "metadata"):
-        found = len(to_json(getattr(step, name)))
-        if found > limits.step_bytes:
-            raise limit_error(join_field(field, name), "bytes of JSON", limits.step_bytes, found, "step_bytes")
+        size_ = len(to_json(getattr(step, name)))
+        if size_ > limits.step_bytes:
+            raise limit_error(join_field(field, name), "bytes of JSON", limits.step_bytes, size_, "step_bytes")
 
 
-def _may_be_large(document: str, limits: Limits) -> bool:
-    return 4 * len(document) > limits.step_bytes  # a character has at most four bytes
-
-
-def _check_number(step: Step, limits: Limits, field: str) -> None:
-    number, limit = step.step_number or 0, limits.steps_per_episode
-    if number > limit:
-        raise limit_error(join_field(field, "step_number"), "steps", limit, number, "steps_per_episode")
+def _small(limits: Limits, max_value_bytes: int | None = None) -> int:
+    """Return the bytes of text that exceed no limit of a step as JSON, where a byte may become six characters."""
+    return min(limits.step_bytes // 6, limits.step_bytes if max_value_bytes is None else max_value_bytes)
 
 
 def check_tags(field: str, tags: Sequence[str], limits: Limits) -> None:

@@ -31,10 +31,9 @@ from memory_storage.models.analytics import (
     Trend,
 )
 from memory_storage.monitoring import operation
-from memory_storage.sql.documents import from_micros, to_micros
 from memory_storage.sql.filters import conditions
 from memory_storage.sql.session import Repository, Row
-from memory_storage.sql.statement import SqlTemplate
+from memory_storage.sql.statement import SqlTemplate, from_micros, to_micros
 from memory_storage.sql.time_buckets import DEFAULT_RANGES, Period, as_json, periods, time_zone
 from memory_storage.sql.validation import checked_moment, choice, whole
 
@@ -85,7 +84,7 @@ class AnalyticsRepository(Repository):
     @operation
     def span(self, **filters: Unpack[EpisodeFilters]) -> Span:
         """Count the episodes, and return when the first and the last of them started."""
-        where, values = conditions(EpisodeFilter(**filters), "episode")
+        where, values = conditions(EpisodeFilter(**filters), "episode", has_recent=self._session.has_recent_words)
         ((episodes, first, last),) = self._read(sql.span(where), values)
         return Span(episodes, from_micros(first), from_micros(last))
 
@@ -209,7 +208,7 @@ class AnalyticsRepository(Repository):
             ValidationError: An argument or a filter is invalid.
         """
         z = quantile(confidence)
-        where, values = conditions(EpisodeFilter(**filters), "episode")
+        where, values = conditions(EpisodeFilter(**filters), "episode", has_recent=self._session.has_recent_words)
         ((count, *sums),) = self._read(sql.trend(where), values)
         average, squares, products, others = sums
         if not squares or products is None:
@@ -235,7 +234,7 @@ class AnalyticsRepository(Repository):
             ValidationError: An argument or a filter is invalid.
         """
         quantile(confidence)
-        where, values = conditions(EpisodeFilter(**filters), "episode")
+        where, values = conditions(EpisodeFilter(**filters), "episode", has_recent=self._session.has_recent_words)
         rows = []
         for tool, steps, ended, errors, timeouts, *times in self._read(sql.tools(where), values):
             rows.append(ToolUse(tool, steps, wilson(errors + timeouts, ended, confidence), timeouts, *times))
@@ -401,7 +400,7 @@ class AnalyticsRepository(Repository):
     def _episode_conditions(
         self, success_reward: float | None, filters: Any
     ) -> tuple[tuple[str, ...], dict[str, Any], str]:
-        where, values = conditions(EpisodeFilter(**filters), "episode")
+        where, values = conditions(EpisodeFilter(**filters), "episode", has_recent=self._session.has_recent_words)
         return (
             where,
             {**values, "success_reward": finite_or_none("success_reward", success_reward)},

@@ -17,7 +17,7 @@ from memory_storage.repositories.patterns import sql as patterns_sql
 from memory_storage.repositories.patterns.rows import pattern_from_row
 from memory_storage.repositories.steps import sql as steps_sql
 from memory_storage.search.vector_sql import TABLES
-from memory_storage.sql.documents import decode_steps
+from memory_storage.sql.episode_rows import decode_steps
 from memory_storage.sql.paging import PAGE_BYTES
 from memory_storage.sql.session import Row, SessionProtocol, ids_as_json
 from memory_storage.sql.statement import SqlTemplate, bytes_of_step

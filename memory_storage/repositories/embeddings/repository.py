@@ -20,9 +20,9 @@ from memory_storage.search import vector_sql as sql
 from memory_storage.search.session import SearchSession
 from memory_storage.search.vector_index import Progress, Registered, VectorIndex, as_registered, preset_of
 from memory_storage.search.vectors import Choice, as_model_name, choose_space, packed, wrong_dimension
-from memory_storage.sql.documents import from_micros, to_micros
 from memory_storage.sql.paging import ITERATE_PAGE, PAGE_BYTES, draining, iterate_pages
 from memory_storage.sql.session import SAVE_ATTEMPTS, Repository, Row, ids_as_json, retry_on_row_conflict
+from memory_storage.sql.statement import from_micros, to_micros
 from memory_storage.sql.validation import as_id, function, to_list
 from memory_storage.sql.validation import embedder as as_embedder
 

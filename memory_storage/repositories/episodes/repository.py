@@ -44,14 +44,17 @@ from memory_storage.search.planner import find_hits
 from memory_storage.search.request import SearchRequest, Weights, embed_query
 from memory_storage.search.session import SearchSession
 from memory_storage.search.statement import EPISODES
-from memory_storage.sql.documents import (
-    REWARDS,
-    OnCorrupt,
-    check_on_corrupt,
-    chunk_episodes,
-    encode,
+from memory_storage.sql.documents import OnCorrupt, encode
+from memory_storage.sql.episode_rows import (
+    STEP_COLUMNS,
+    StoredEpisode,
+    bytes_of_step,
+    encode_episode,
+    encode_step,
+    episode_values,
     number_steps,
-    to_micros,
+    step_of_values,
+    with_columns_of_row,
 )
 from memory_storage.sql.filters import Shape, active_filters, conditions
 from memory_storage.sql.paging import (
@@ -76,15 +79,16 @@ from memory_storage.sql.session import (
     retry_on_row_conflict,
     write_and_read,
 )
-from memory_storage.sql.statement import SqlTemplate
+from memory_storage.sql.statement import SqlTemplate, to_micros
 from memory_storage.sql.validation import (
     as_id,
     check_episode,
+    check_on_corrupt,
     check_step,
     check_value,
     flag,
     most_bytes,
-    stored_bytes,
+    size,
     to_list,
     too_large,
 )
@@ -97,12 +101,8 @@ from .rows import (
     episode_from_rows,
     hits_from_rows,
     page_from_rows,
-    reward_rows,
     same_content,
-    state_after_save,
-    step_values,
     with_completion,
-    with_saved_state,
 )
 
 # Filters whose index has the episodes in the order of a page: the next page begins where the last one ended.
@@ -145,14 +145,14 @@ class EpisodeRepository(Repository):
     def save_many(self, episodes: Sequence[Episode]) -> list[Episode]:
         """Save episodes atomically; see `save`."""
         encoded = self._encode_all(episodes)
-        self._reject_reversed_times([episode for _, episode in encoded])
+        self._reject_reversed_times([one.episode for one in encoded])
         # After a conflict all of them are compared again: one that was stored a moment ago may be deleted since.
         saved = retry_on_row_conflict(
             self._save, encoded, lambda _, error: self._remaining_to_save(encoded, error), "changing these episodes"
         )
         # An episode that is stored already as it was given is not written again, and only read.
         by_id = {episode.id: episode for episode in saved}
-        return [by_id.get(episode.id) or self.get(episode.id) for _, episode in encoded]
+        return [by_id.get(one.episode.id) or self.get(one.episode.id) for one in encoded]
 
     @operation
     def import_many(self, episodes: Sequence[Episode], *, restore_forgotten: bool = False) -> int:
@@ -200,24 +200,24 @@ class EpisodeRepository(Repository):
             ConflictError: Another step has this ID.
             ValidationError: The step has a number already, or exceeds a limit.
         """
-        document, step = encode(Step, step)
-        if step.step_number is not None:
-            raise ValidationError("step_number", "is given by the store; leave it out", step.step_number)
-        check_step(step, document, self._session.limits)
-        check_value("", document, self._session.max_value_bytes)
+        row = encode_step(step)
+        if row[0] is not None:
+            raise ValidationError("step_number", "is given by the store; leave it out", row[0])
+        found = bytes_of_step(row)
+        check_step(step, found, self._session.limits)
+        check_value("", found, self._session.max_value_bytes)
         limit = self._session.limits.steps_per_episode
         key = {"namespace": self._session.namespace, "episode_id": as_id(episode_id, "episode_id")}
-        values = {**key, **step_values(step)}
+        values = {**key, **dict(zip(STEP_COLUMNS[2:], row, strict=True))}
         change, again = steps_sql.APPEND.bind(limit=limit, **values), steps_sql.STEP_NUMBER.bind(**values)
         # Nothing is looked up before: constraints refuse a taken id and a missing episode, and are explained then.
         conflict = None
         try:
-            rows = self._session.write([change], again=again)
+            rows = self._session.write([change], again=again, texts=1)
         except ConflictError as error:
             rows, conflict = (), error
         number = rows[0][0] if rows else self._resolve_append(step, values, limit, conflict)
-        step.__dict__["step_number"] = number  # it was just decoded: only this call has it
-        return step
+        return step_of_values(row, number)
 
     @operation
     def complete(
@@ -267,8 +267,10 @@ class EpisodeRepository(Repository):
         end = completion.completed_at or now
         key = {"namespace": self._session.namespace, "id": as_id(episode_id)}
         values = {**completion_values(completion, end), "now": to_micros(now), "is_now": int(completed_at is None)}
+        if completed_at is None:
+            values["completed_json"] = None
         try:
-            return self._update(episode_id, sql.COMPLETE, sql.CHECK_SIZE.bind(0, most=most, **key), **values)
+            return self._update(episode_id, sql.COMPLETE, sql.CHECK_SIZE.bind(0, most=most, **key), texts=1, **values)
         except NotFoundError:  # the statement changes no row, either, if the end is before the stored start
             if completed_at is not None and (stored := self.find(episode_id, steps=False)):
                 raise _end_before_start_error("completed_at", stored.started_at, end) from None
@@ -277,7 +279,7 @@ class EpisodeRepository(Repository):
             if not exceeds_limit(error, _SIZE_CHECK):
                 raise
             stored = self.find(episode_id, steps=False)
-            completed_bytes = stored_bytes(with_completion(stored, completion)) if stored else 0
+            completed_bytes = size(encode_episode(with_completion(stored, completion)).document) if stored else 0
             # Unless another writer has changed it since.
             raise too_large("", max(completed_bytes, most + 1), limits, max_value_bytes) from error
 
@@ -419,7 +421,7 @@ class EpisodeRepository(Repository):
         check_on_corrupt(on_corrupt)
         descending = is_descending(direction)
         flag("steps", steps)
-        where, values = conditions(EpisodeFilter(**filters), "episode")
+        where, values = conditions(EpisodeFilter(**filters), "episode", has_recent=self._session.has_recent_words)
 
         def read(size: int, place: Cursor | None) -> Page[Episode]:
             order, after, place_values = order_and_condition("started_at", place, descending=descending)
@@ -466,7 +468,7 @@ class EpisodeRepository(Repository):
         flag("steps", steps)
         episode_filter = EpisodeFilter(**filters)
         is_index_ordered = active_filters(episode_filter).keys() <= _INDEX_ORDERED
-        where, values = conditions(episode_filter, "episode")
+        where, values = conditions(episode_filter, "episode", has_recent=self._session.has_recent_words)
         size = min(ITERATE_PAGE, self._session.limits.query_maximum)
         values |= {"namespace": self._session.namespace, "limit": size + 1, "page_bytes": PAGE_BYTES}
 
@@ -503,7 +505,7 @@ class EpisodeRepository(Repository):
         order, after, place = order_and_condition(
             "started_at", parse_cursor(cursor), descending=is_descending(direction)
         )
-        where, values = conditions(episode_filter, "episode")
+        where, values = conditions(episode_filter, "episode", has_recent=self._session.has_recent_words)
         rows = self._session.read(sql.ids((*where, *after), order).bind(namespace=namespace, **values, **place))
         ids = [row[0] for row in rows]
         del rows  # there may be a million: one copy is enough
@@ -528,7 +530,7 @@ class EpisodeRepository(Repository):
     @operation
     def count(self, **filters: Unpack[EpisodeFilters]) -> int:
         """Count the episodes that pass all filters."""
-        where, values = conditions(EpisodeFilter(**filters), "episode")
+        where, values = conditions(EpisodeFilter(**filters), "episode", has_recent=self._session.has_recent_words)
         rows = self._session.read(sql.count(where).bind(namespace=self._session.namespace, **values))
         return int(rows[0][0])
 
@@ -603,7 +605,8 @@ class EpisodeRepository(Repository):
     ) -> Hits[Episode]:
         """Return the `k` best episodes by full text, or by full text and a vector, that pass all filters.
 
-        Words are ranked by BM25 in the description, outcome, reflection, tags and steps. With a `vector` or an
+        Words are looked for in the description, outcome, reflection, tags and steps; the fewer texts of the namespace
+        have a word, the more it counts, and twice in the description and tags. With a `vector` or an
         `embedder` the ranks of both are fused (reciprocal ranks, of the best 4 `k` of each). In a namespace without
         vectors, full text decides alone.
 
@@ -655,18 +658,20 @@ class EpisodeRepository(Repository):
         statement, decode = partial(sql.search, with_steps=steps), partial(hits_from_rows, on_corrupt=on_corrupt)
         return find_hits(self._session, EPISODES, request, statement, decode)
 
-    def _encode_all(self, episodes: Sequence[Episode]) -> list[tuple[str, Episode]]:
+    def _encode_all(self, episodes: Sequence[Episode]) -> list[StoredEpisode]:
         limits = self._session.limits
         encoded = []
         copies = to_list(episodes, "episodes")
         for index, episode in enumerate(copies):
             field = f"episodes.{index}" if len(copies) > 1 else ""
-            document, checked = encode(Episode, number_steps(episode), field)
-            check_episode(checked, document, limits, self._session.max_value_bytes, field)
-            encoded.append((document, checked))
-        if len({episode.id for episode in copies}) != len(copies):
+            stored = encode_episode(number_steps(episode), field)
+            check_episode(
+                stored.episode, stored.document, stored.step_sizes, limits, self._session.max_value_bytes, field
+            )
+            encoded.append(stored)
+        if len({one.episode.id for one in encoded}) != len(copies):
             raise ValidationError("episodes", "each id once", [str(episode.id) for episode in copies])
-        _reject_shared_steps([episode for _, episode in encoded])
+        _reject_shared_steps(encoded)
         return encoded
 
     def _reject_reversed_times(self, episodes: Sequence[Episode]) -> None:
@@ -687,59 +692,62 @@ class EpisodeRepository(Repository):
                 field = f"episodes.{index}.completed_at" if len(episodes) > 1 else "completed_at"
                 raise _end_before_start_error(field, episode.started_at, end)
 
-    def _save(self, encoded: list[tuple[str, Episode]]) -> list[Episode]:
+    def _save(self, encoded: list[StoredEpisode]) -> list[Episode]:
         if not encoded:
             return []
         new = _new_ids(encoded)
-        all_new = len(new) == len(encoded)  # then a step that exists is another episode's: no upsert
-        statements = (sql.SAVE_NEW, (sql.SAVE_NEW_STEPS,)) if all_new else (sql.SAVE, (sql.SAVE_STEPS,))
-        try:
-            rows = self._write(*statements, encoded, new)
-        except ConflictError:
-            if all_new or not self._only_moves_steps([episode for _, episode in encoded]):
-                raise
-            # Steps that exchange numbers. Parking writes each step twice, so it is done only after a conflict.
-            rows = self._write(sql.SAVE, (sql.PARK_STEPS, sql.SAVE_STEPS), encoded, new)
+        namespace, now = self._session.namespace, to_micros(self._session.now())
+        steps = _step_rows(namespace, encoded)
+        heads = [episode_values(one, namespace, one.episode.version + 1, now, now, None) for one in encoded]
+        rows: Sequence[Row] = ()
+        if len(new) == len(encoded):  # then a step that exists is another episode's: no upsert
+            self._write(sql.insert_episodes(heads), sql.insert_steps(steps), encoded, new)
+        else:
+            since = [one.episode.created_at and to_micros(one.episode.created_at) for one in encoded]
+            heads = [(*head, created_at) for head, created_at in zip(heads, since, strict=True)]
+            try:
+                rows = self._write(sql.save_episodes(heads), sql.save_steps(steps), encoded, new)
+            except ConflictError:
+                if not self._only_moves_steps(encoded):
+                    raise
+                # Steps that exchange numbers. Parking writes each step twice, so it is done only after a conflict.
+                ids = json.dumps([row[1:4:2] for row in steps])
+                park = sql.PARK_STEPS.bind(namespace=namespace, steps=ids)
+                rows = self._write(sql.save_episodes(heads), [park, *sql.save_steps(steps)], encoded, new)
         states = {row[0]: row[1:] for row in rows}
-        now = to_micros(self._session.now())
         return [
-            with_saved_state(episode, state_after_save(episode, states.get(str(episode.id)), now))
-            for _, episode in encoded
+            with_columns_of_row(one.episode, _state_after_save(one.episode, states.get(str(one.episode.id)), now))
+            for one in encoded
         ]
 
-    def _import(self, new: list[tuple[str, Episode]], *, restore: bool) -> int:
+    def _import(self, new: list[StoredEpisode], *, restore: bool) -> int:
         if new:
+            namespace, now = self._session.namespace, to_micros(self._session.now())
             self._write(
-                sql.IMPORT,
-                (sql.SAVE_NEW_STEPS,),
+                sql.insert_episodes([_imported(one, namespace, now) for one in new]),
+                sql.insert_steps(_step_rows(namespace, new)),
                 new,
-                [episode.id for _, episode in new],
+                [one.episode.id for one in new],
                 remove_tombstones if restore else assert_not_tombstoned,
             )
         return len(new)
 
     def _write(
         self,
-        heads: SqlTemplate,
-        steps: Sequence[SqlTemplate],
-        encoded: list[tuple[str, Episode]],
+        heads: Iterable[dbapi.BatchStep],
+        steps: Iterable[dbapi.BatchStep],
+        encoded: list[StoredEpisode],
         new: list[UUID],
         preamble: Callable[[SessionProtocol, Sequence[UUID]], list[dbapi.BatchStep]] = assert_not_tombstoned,
     ) -> Sequence[Row]:
-        values = {"namespace": self._session.namespace, "now": to_micros(self._session.now())}
-        head_chunks, step_chunks = chunk_episodes(encoded)
         quota = self._quota_statements(new)
         # Errors tell statements by their places: the guard of tombstones is the first, and the quota's check the last.
         # Heads are written before their steps, which reference them.
-        changes = [
-            *preamble(self._session, new),
-            *(heads.bind(chunk.documents, documents=chunk.text, **values) for chunk in head_chunks),
-            *REWARDS.steps(self._session.namespace, reward_rows([episode for _, episode in encoded])),
-            *(step.bind(documents=chunk.text, **values) for step in steps for chunk in step_chunks),
-            *quota,
-        ]
-        try:  # the last statement only reads: if the acknowledgement is lost, it answers again
-            return self._session.write([*changes, self._state_step([episode for _, episode in encoded])])
+        changes = [*preamble(self._session, new), *heads, *steps, *quota]
+        # The last statement only reads: if the acknowledgement is lost, it answers again. What is new is known.
+        state = [] if len(new) == len(encoded) else [self._state_step(encoded)]
+        try:
+            return self._session.write([*changes, *state], texts=len(encoded))
         except RowCountError as error:
             if quota and error.index == len(changes):
                 advice = "delete some, by storage.retention or one by one"
@@ -763,30 +771,28 @@ class EpisodeRepository(Repository):
         )
         return [add_eviction_keys, sql.EVICT.bind(namespace=namespace), check]
 
-    def _only_moves_steps(self, episodes: Sequence[Episode]) -> bool:
+    def _only_moves_steps(self, encoded: Sequence[StoredEpisode]) -> bool:
         """Return whether the steps that the episodes carry conflict only with each other: they exchange numbers."""
-        carried = {str(step.id): (str(episode.id), step.step_number) for episode in episodes for step in episode.steps}
+        carried = {row[1]: (str(one.episode.id), row[0]) for one in encoded for row in one.steps}
         numbers = json.dumps(list(carried.values()))
         values = {"namespace": self._session.namespace, "ids": ids_as_json(list(carried)), "numbers": numbers}
         rows = self._session.read(steps_sql.CONFLICTING_STEPS.bind(**values))
         return all(carried.get(step_id, ("",))[0] == episode_id for step_id, episode_id in rows)
 
-    def _states(self, episodes: Sequence[Episode]) -> Sequence[Row]:
-        return self._session.read(self._state_step(episodes)) if episodes else []
+    def _states(self, encoded: Sequence[StoredEpisode]) -> Sequence[Row]:
+        return self._session.read(self._state_step(encoded)) if encoded else []
 
-    def _state_step(self, episodes: Sequence[Episode]) -> dbapi.BatchStep:
-        ids = ids_as_json([str(episode.id) for episode in episodes])
+    def _state_step(self, encoded: Sequence[StoredEpisode]) -> dbapi.BatchStep:
+        ids = ids_as_json([str(one.episode.id) for one in encoded])
         return sql.STATE.bind(namespace=self._session.namespace, ids=ids)
 
-    def _remaining_to_import(
-        self, encoded: list[tuple[str, Episode]], error: RowCountError
-    ) -> list[tuple[str, Episode]]:
-        known = {row[0] for row in self._states([episode for _, episode in encoded])}
+    def _remaining_to_import(self, encoded: list[StoredEpisode], error: RowCountError) -> list[StoredEpisode]:
+        known = {row[0] for row in self._states(encoded)}
         if error.index == 1:
-            known |= {str(one) for one in tombstoned_among(self._session, [episode.id for _, episode in encoded])}
-        return [pair for pair in encoded if str(pair[1].id) not in known]
+            known |= {str(one) for one in tombstoned_among(self._session, [one.episode.id for one in encoded])}
+        return [one for one in encoded if str(one.episode.id) not in known]
 
-    def _remaining_to_save(self, encoded: list[tuple[str, Episode]], error: RowCountError) -> list[tuple[str, Episode]]:
+    def _remaining_to_save(self, encoded: list[StoredEpisode], error: RowCountError) -> list[StoredEpisode]:
         """Return the episodes that are not stored yet.
 
         Raises:
@@ -794,25 +800,26 @@ class EpisodeRepository(Repository):
         """
         if error.index == 1:
             reject_tombstoned(self._session, _new_ids(encoded))
-        states = {row[0]: row[1:3] for row in self._states([episode for _, episode in encoded])}
+        states = {row[0]: row[1:3] for row in self._states(encoded)}
         remaining = []
-        for document, episode in encoded:
+        for one in encoded:
+            episode = one.episode
             version, created_at = states.get(str(episode.id), (None, None))
             is_same = episode.created_at is None or created_at == to_micros(episode.created_at)
             if (version or 0) == episode.version and (is_same or not version):
-                remaining.append((document, episode))  # the conflict was about another one
+                remaining.append(one)  # the conflict was about another one
             # A new one with the same content was stored by an attempt without acknowledgement, or by another client.
             elif version is None or episode.version or not same_content(episode, self.get(episode.id)):
                 raise stale_copy_error(self._session, "episode", episode.id, episode.version, version)
         return remaining
 
     def _update(
-        self, episode_id: UUID | str, statement: SqlTemplate, *checks: dbapi.BatchStep, **values: Any
+        self, episode_id: UUID | str, statement: SqlTemplate, *checks: dbapi.BatchStep, texts: int = 0, **values: Any
     ) -> Episode:
         key = {"namespace": self._session.namespace, "id": as_id(episode_id)}
         change = statement.bind(1, **key, **values)
         try:
-            rows = write_and_read(self._session, [change, *checks], sql.GET.bind(**key))
+            rows = write_and_read(self._session, [change, *checks], sql.GET.bind(**key), texts=texts)
         except RowCountError as error:
             if error.index != 1:
                 raise
@@ -841,18 +848,49 @@ def _end_before_start_error(field: str, started_at: datetime, completed_at: date
     return ValidationError(field, limit, completed_at.isoformat())
 
 
-def _reject_shared_steps(episodes: Sequence[Episode]) -> None:
-    seen: set[UUID] = set()
-    for index, episode in enumerate(episodes):
-        ids = [step.id for step in episode.steps]
+def _state_after_save(episode: Episode, state: Row | None, now: int) -> Row:
+    """Return the version and times that a save has left.
+
+    `state` belongs to another writer if the acknowledgement was lost, and the row was read again after that writer's
+    save.
+    """
+    if state is not None and state[0] == episode.version + 1:
+        return state
+    created_at = state[1] if state else now
+    return episode.version + 1, created_at, now, state[3] if state else None
+
+
+def _reject_shared_steps(encoded: Sequence[StoredEpisode]) -> None:
+    if len(encoded) < 2:  # an episode has been checked by itself
+        return
+    seen: set[str] = set()
+    for index, one in enumerate(encoded):
+        ids = [row[1] for row in one.steps]
         for number, step_id in enumerate(ids):
             if step_id in seen:
                 field = f"episodes.{index}.steps.{number}.id"
                 raise ValidationError(
-                    field, "each step its own id: a step of another of these episodes has this one", str(step_id)
+                    field, "each step its own id: a step of another of these episodes has this one", step_id
                 )
         seen.update(ids)
 
 
-def _new_ids(encoded: list[tuple[str, Episode]]) -> list[UUID]:
-    return [episode.id for _, episode in encoded if episode.version == 0]
+def _new_ids(encoded: list[StoredEpisode]) -> list[UUID]:
+    return [one.episode.id for one in encoded if one.episode.version == 0]
+
+
+def _step_rows(namespace: str, encoded: Sequence[StoredEpisode]) -> list[tuple[Any, ...]]:
+    rows: list[tuple[Any, ...]] = []
+    for one in encoded:
+        episode_id = str(one.episode.id)
+        rows += [(namespace, episode_id, *row) for row in one.steps]
+    return rows
+
+
+def _imported(stored: StoredEpisode, namespace: str, now: int) -> tuple[Any, ...]:
+    """Return the row of a copy, which keeps its version and times; version 0 would mean that it was never saved."""
+    one = stored.episode
+    created_at = now if one.created_at is None else to_micros(one.created_at)
+    updated_at = now if one.updated_at is None else to_micros(one.updated_at)
+    archived_at = None if one.archived_at is None else to_micros(one.archived_at)
+    return episode_values(stored, namespace, max(one.version, 1), created_at, updated_at, archived_at)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from itertools import zip_longest
 from operator import itemgetter
@@ -11,34 +11,30 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from memory_storage.models import Episode, LazyList, Page, Step
-from memory_storage.schema.words import words_of_ending, words_of_step
+from memory_storage.models import Episode, Page
+from memory_storage.schema.words import words_of_ending
 from memory_storage.search.statement import N_FACT_COLUMNS
-from memory_storage.sql.documents import (
-    NumberRow,
-    OnCorrupt,
-    corrupt_error,
-    decode,
-    decode_steps,
-    from_micros,
+from memory_storage.sql.documents import OnCorrupt, report_corrupt
+from memory_storage.sql.episode_rows import (
+    STEP_ROW,
+    episode_of_row,
     readable_steps,
-    report_corrupt,
-    to_micros,
-    with_columns,
-    without_output,
 )
 from memory_storage.sql.paging import Cursor, page
 from memory_storage.sql.session import Row
+from memory_storage.sql.statement import to_micros
 from memory_storage.sql.validation import size
 
-_NO_NUMBER = '"step_number":null'  # the first occurrence in a document is the field itself: only the id precedes it
 _STEP_NUMBER = 2 + N_FACT_COLUMNS  # the index at which the columns of the episode or step begin in a row of a search
+_STEP_WIDTH = len(STEP_ROW)
 
 
 def episode_from_rows(rows: Sequence[Row]) -> Episode:
     """Return the episode in its row (number 0) and those of its steps."""
+    if len(rows) == 1:
+        return episode_of_row(rows[0][1:], ())
     head, *steps = sorted(rows, key=itemgetter(0))
-    return _decode_episode(head[1:], [row[1:4] for row in steps])
+    return episode_of_row(head[1:], [row[:_STEP_WIDTH] for row in steps])
 
 
 def page_from_rows(
@@ -49,7 +45,7 @@ def page_from_rows(
     size = min(size, sum(row[3] is not None for row in heads))  # those without an id are for the next page
     steps: dict[int, list[Row]] = {}
     for row in sorted((row for row in rows if row[2]), key=itemgetter(2)):
-        steps.setdefault(row[1], []).append(row[3:6])
+        steps.setdefault(row[1], []).append(row[2 : 2 + _STEP_WIDTH])
     episodes = [_episode_or_none(row[3:], steps.get(row[1], []), on_corrupt) for row in heads[:size]]
     return page(episodes, [(row[0], row[1]) for row in heads], size, cursor)
 
@@ -59,8 +55,8 @@ def episodes_by_seq(rows: Sequence[Row]) -> dict[int, Episode]:
     heads = [row for row in rows if row[2] == 0]
     steps: dict[int, list[Row]] = {}
     for row in sorted((row for row in rows if row[2]), key=itemgetter(2)):
-        steps.setdefault(row[1], []).append(row[3:6])
-    return {row[1]: _decode_episode(row[3:9], steps.get(row[1], [])) for row in heads}
+        steps.setdefault(row[1], []).append(row[2 : 2 + _STEP_WIDTH])
+    return {row[1]: episode_of_row(row[3:], steps.get(row[1], [])) for row in heads}
 
 
 def hits_from_rows(rows: Sequence[Row], k: int, on_corrupt: OnCorrupt = None) -> list[tuple[Row, Episode | None]]:
@@ -71,46 +67,9 @@ def hits_from_rows(rows: Sequence[Row], k: int, on_corrupt: OnCorrupt = None) ->
     heads = sorted((row for row in rows if row[_STEP_NUMBER] == 0), key=lambda row: (-row[0], row[1]))
     steps: dict[int, list[Row]] = {}
     for row in sorted((row for row in rows if row[_STEP_NUMBER]), key=itemgetter(_STEP_NUMBER)):
-        steps.setdefault(row[1], []).append(row[_STEP_NUMBER + 1 : _STEP_NUMBER + 4])
+        steps.setdefault(row[1], []).append(row[_STEP_NUMBER : _STEP_NUMBER + _STEP_WIDTH])
     episodes = [_episode_or_none(row[_STEP_NUMBER + 1 :], steps.get(row[1], []), on_corrupt) for row in heads[:k]]
     return list(zip_longest((row[:_STEP_NUMBER] for row in heads), episodes))
-
-
-def with_saved_state(episode: Episode, state: Row) -> Episode:
-    """Return an episode that was just saved, with the columns that the database has set."""
-    version, created_at, updated_at, archived_at = state
-    return with_columns(episode, version, created_at, updated_at, archived_at=from_micros(archived_at))
-
-
-def state_after_save(episode: Episode, state: Row | None, now: int) -> Row:
-    """Return the version and times that a save has left.
-
-    `state` belongs to another writer if the acknowledgement was lost, and the row was read again after that writer's
-    save.
-    """
-    if state is not None and state[0] == episode.version + 1:
-        return state
-    created_at = state[1] if state else now
-    return episode.version + 1, created_at, now, state[3] if state else None
-
-
-def step_values(step: Step) -> dict[str, Any]:
-    """Return the values of a step's row; its document in two parts, between which the number is inserted."""
-    bare, output = without_output(step)
-    document = bare.model_dump_json()
-    before, _, after = document.partition(_NO_NUMBER)
-    return {
-        "id": str(step.id),
-        "tool": step.tool,
-        "status": step.result and step.result.status,
-        "latency_ms": step.latency_ms,
-        "tokens_used": step.tokens_used,
-        "started_at": to_micros(step.started_at),
-        "output": output,
-        "before_number": before + _NO_NUMBER.removesuffix("null"),
-        "after_number": after,
-        "words": words_of_step(document, output),
-    }
 
 
 def completion_values(completion: Episode, completed_at: datetime) -> dict[str, Any]:
@@ -121,7 +80,7 @@ def completion_values(completion: Episode, completed_at: datetime) -> dict[str, 
         "kind": completion.outcome and completion.outcome.kind,
         "total": completion.reward and completion.reward.total,
         "completed_at": to_micros(completed_at),
-        "completed_json": to_json(completed_at).decode(),
+        "completed_json": None if completed_at.utcoffset() == timedelta(0) else to_json(completed_at).decode(),
         "outcome": outcome,
         "reward": completion.reward and completion.reward.model_dump_json(),
         "reflection": reflection,
@@ -146,11 +105,6 @@ def with_completion(stored: Episode, completion: Episode) -> Episode:
     )
 
 
-def reward_rows(episodes: Sequence[Episode]) -> list[NumberRow]:
-    """Return the rewards that the column has to hold, with the ids of their episodes."""
-    return [((str(one.id),), (one.reward.total,)) for one in episodes if one.reward is not None]
-
-
 def same_content(episode: Episode, stored_episode: Episode) -> bool:
     """Return whether a stored episode has everything that a copy of it carries."""
     steps = {step.id: step for step in stored_episode.steps}
@@ -161,20 +115,8 @@ def same_content(episode: Episode, stored_episode: Episode) -> bool:
 
 def _episode_or_none(row: Row, steps: Sequence[Row], on_corrupt: OnCorrupt) -> Episode | None:
     if on_corrupt is None:
-        return _decode_episode(row, steps)
-    episode = report_corrupt(partial(_decode_episode, row, ()), on_corrupt)
+        return episode_of_row(row, steps)
+    episode = report_corrupt(partial(episode_of_row, row, ()), on_corrupt)
     if episode is not None and steps:
         episode.__dict__["steps"] = readable_steps(steps, on_corrupt)
-    return episode
-
-
-def _decode_episode(row: Row, steps: Sequence[Row]) -> Episode:
-    key, document, *state = row
-    try:
-        episode = with_saved_state(decode(Episode.model_validate_json, document, "episodes", key), tuple(state))
-    except (TypeError, OverflowError) as error:  # a column that another program has written
-        raise corrupt_error("episodes", key) from error
-    # Decoding the steps takes a third of a read, and many callers need none of them.
-    if steps:
-        episode.__dict__["steps"] = LazyList(partial(decode_steps, steps))
     return episode

@@ -1,73 +1,24 @@
-"""The statements of the episode repository. `documents` is a JSON array of complete episodes, including their steps."""
+"""The statements of the episode repository."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
+from typing import Any
 
+from memory_storage.dbapi import BatchStep, chunked
 from memory_storage.repositories.retention.sql import IS_PATTERN_SOURCE
 from memory_storage.repositories.retention.tombstones import EVICTED_KEY
 from memory_storage.search.statement import Search
+from memory_storage.sql.documents import CHUNK_BYTES
+from memory_storage.sql.episode_rows import EPISODE_COLUMNS, EPISODE_ROW, STEP_COLUMNS
+from memory_storage.sql.episode_rows import STEP_ROW as STEP_ROW_COLUMNS
 from memory_storage.sql.filters import Conditions
 from memory_storage.sql.paging import cut_by_bytes
-from memory_storage.sql.statement import (
-    SqlTemplate,
-    bytes_of_episode,
-    columns,
-    micros,
-    upsert_assignments,
-    values,
-    was_saved_before,
-)
+from memory_storage.sql.statement import SqlTemplate, bytes_of_episode
 
-# One expression for each column that repeats a field of the document: the statement that writes the document fills the
-# columns, so that they cannot differ.
-HEAD_COLUMNS = {
-    "id": "given.value ->> '$.id'",
-    "task_type": "given.value ->> '$.task_type'",
-    "domain": "given.value ->> '$.context.domain'",
-    "language": "given.value ->> '$.context.language'",
-    "framework": "given.value ->> '$.context.framework'",
-    "complexity": "given.value ->> '$.context.complexity'",
-    "outcome": "given.value ->> '$.outcome.kind'",
-    "reward": "given.value ->> '$.reward.total'",
-    "started_at": micros("(given.value ->> '$.started_at')"),
-    "completed_at": micros("(given.value ->> '$.completed_at')"),
-    "document": """json_remove(given.value, '$.version', '$.created_at', '$.updated_at', '$.archived_at', '$.steps',
-        '$.words')""",
-    "words": "given.value -> '$.words'",
-}
-# A save counts the version up and sets the times itself; a caller's clock must not decide what is newer.
-_SAVED = {
-    "namespace": ":namespace",
-    "version": "(given.value ->> '$.version') + 1",
-    "created_at": ":now",
-    "updated_at": ":now",
-    **HEAD_COLUMNS,
-}
-# An import keeps version and times; version 0 would mean that the row was never saved.
-_IMPORTED = {
-    "namespace": ":namespace",
-    "version": "max(given.value ->> '$.version', 1)",
-    "created_at": "coalesce(" + micros("(given.value ->> '$.created_at')") + ", :now)",
-    "updated_at": "coalesce(" + micros("(given.value ->> '$.updated_at')") + ", :now)",
-    "archived_at": micros("(given.value ->> '$.archived_at')"),
-    **HEAD_COLUMNS,
-}
-# The output has a column of its own: it may be large, and full-text search reads it without parsing JSON.
-STEP_COLUMNS = {
-    "namespace": ":namespace",
-    "episode_id": "given.id",
-    "step_number": "step.value ->> '$.step_number'",
-    "id": "step.value ->> '$.id'",
-    "tool": "step.value ->> '$.tool'",
-    "status": "step.value ->> '$.result.status'",
-    "latency_ms": "step.value ->> '$.latency_ms'",
-    "tokens_used": "step.value ->> '$.tokens_used'",
-    "started_at": micros("(step.value ->> '$.started_at')"),
-    "output": "coalesce(step.value ->> '$.result.output', step.value ->> '$.result.message')",
-    "document": "json_remove(json_replace(step.value, '$.result.output', '', '$.result.message', ''), '$.words')",
-    "words": "step.value -> '$.words'",
-}
+_MOST_ROWS = 64  # of one statement: a text is compiled for each number of rows
 
 # Hexadecimal digits and hyphens are ASCII: all ids with a prefix are one range of the index.
 IDS_WITH_PREFIX = SqlTemplate("""
@@ -84,73 +35,90 @@ FROM json_each(:ids) AS ids
 
 # A row is an episode (number 0) or one of its steps: one statement returns both, and each document as it is stored. A
 # join would repeat the episode's document with every step.
-HEAD_ROW = "0, e.id, e.document, e.version, e.created_at, e.updated_at, e.archived_at"
-_ROW_COLUMNS = 7  # columns
-STEP_ROW = "s.step_number, s.id, s.document, s.output, NULL, NULL, NULL"
+_ROW_COLUMNS = 1 + len(EPISODE_ROW)
+HEAD_ROW = ", ".join(["0", *(f"e.{name}" for name in EPISODE_ROW)])
+STEP_ROW = ", ".join([*(f"s.{name}" for name in STEP_ROW_COLUMNS), *["NULL"] * (_ROW_COLUMNS - len(STEP_ROW_COLUMNS))])
 
 # A new episode that is stored already is not written, which the row count shows.
-SAVE_NEW = SqlTemplate(f"""
-INSERT INTO episodes ({columns(_SAVED)})
-SELECT {values(_SAVED)}
-FROM json_each(:documents) AS given
-WHERE true
-ON CONFLICT (namespace, id) DO NOTHING
-""")
+_INSERT_EPISODES = "INSERT INTO episodes ({columns}) VALUES {rows} ON CONFLICT (namespace, id) DO NOTHING"
 
-# An episode that was saved before must still exist: without that, saving a stale copy would restore a deleted one.
-SAVE = SqlTemplate(f"""
-INSERT INTO episodes ({columns(_SAVED)})
-SELECT {values(_SAVED)}
-FROM json_each(:documents) AS given
-WHERE given.value ->> '$.version' = 0
-    OR {was_saved_before("episodes")}
-ON CONFLICT (namespace, id) DO UPDATE SET {upsert_assignments(_SAVED, "namespace", "id", "created_at")}
-WHERE episodes.version = excluded.version - 1
-""")
-
-# Existing rows are not changed; the row count shows how many were skipped, and only then they are looked up.
-IMPORT = SqlTemplate(f"""
-INSERT INTO episodes ({columns(_IMPORTED)})
-SELECT {values(_IMPORTED)}
-FROM json_each(:documents) AS given
-WHERE true
-ON CONFLICT (namespace, id) DO NOTHING
-""")
-
-# Materialized: else every step would parse its whole episode again, for the id.
-_DOCUMENTS = """WITH given (id, steps) AS MATERIALIZED (
-    SELECT value ->> '$.id', value -> '$.steps' FROM json_each(:documents))"""
-
+# An episode that was saved before must still exist: without that, saving a stale copy would restore a deleted one. Ids
+# are chosen by clients: after a delete, another client may have created a new row under the same id, whose version
+# counts from 1 too, so `created_at` is compared. If the caller's copy has none, only the id is.
+_SAVE_EPISODES = """WITH given ({columns}, known_since) AS (VALUES {rows})
+INSERT INTO episodes ({columns}) SELECT {columns} FROM given
+WHERE version = 1 OR EXISTS (
+    SELECT 1 FROM episodes AS present WHERE present.namespace = given.namespace AND present.id = given.id
+        AND coalesce(known_since, present.created_at) = present.created_at)
+ON CONFLICT (namespace, id) DO UPDATE SET {changes} WHERE episodes.version = excluded.version - 1"""
+_KEPT = {"namespace", "id", "created_at", "archived_at"}
 
 # No upsert: a step of a new episode that exists already belongs to another episode, which is a conflict.
-SAVE_NEW_STEPS = SqlTemplate(f"""
-{_DOCUMENTS}
-INSERT INTO steps ({columns(STEP_COLUMNS)})
-SELECT {values(STEP_COLUMNS)}
-FROM given, json_each(given.steps) AS step
-""")
+_INSERT_STEPS = "INSERT INTO steps ({columns}) VALUES {rows}"
 
-# An unchanged step is not written again, so its full-text entry stays. A trigger refuses a step that moved to another
-# episode.
-SAVE_STEPS = SqlTemplate(f"""
-{_DOCUMENTS}
-INSERT INTO steps ({columns(STEP_COLUMNS)})
-SELECT {values(STEP_COLUMNS)}
-FROM given, json_each(given.steps) AS step
-WHERE true
-ON CONFLICT (namespace, id) DO UPDATE SET {upsert_assignments(STEP_COLUMNS, "namespace", "id")}
-WHERE steps.document IS NOT excluded.document OR steps.output IS NOT excluded.output
-    OR steps.episode_id IS NOT excluded.episode_id OR steps.step_number IS NOT excluded.step_number
-""")
+# An unchanged step is not written again, so its text stays in the full-text index. A trigger refuses a step that moved
+# to another episode. WHERE true: without it, ON would belong to a join.
+_SAVE_STEPS = """WITH given ({columns}) AS (VALUES {rows})
+INSERT INTO steps ({columns}) SELECT {columns} FROM given WHERE true
+ON CONFLICT (namespace, id) DO UPDATE SET {changes}
+WHERE ({compared}) IS NOT ({excluded})"""
 
 # Steps that exchange numbers would violate the unique index one by one. Negative numbers are free, so they are parked
 # there first.
-PARK_STEPS = SqlTemplate(f"""
-{_DOCUMENTS}
+PARK_STEPS = SqlTemplate("""
 UPDATE steps SET step_number = -step_number
 WHERE namespace = :namespace AND (episode_id, id) IN (
-    SELECT given.id, step.value ->> '$.id' FROM given, json_each(given.steps) AS step)
+    SELECT value ->> 0, value ->> 1 FROM json_each(:steps))
 """)
+
+
+def insert_episodes(rows: Sequence[tuple[Any, ...]]) -> Iterator[BatchStep]:
+    """Yield statements that insert new episodes: rows of `EPISODE_COLUMNS`."""
+    return _statements(_INSERT_EPISODES, EPISODE_COLUMNS, rows, is_counted=True)
+
+
+def save_episodes(rows: Sequence[tuple[Any, ...]]) -> Iterator[BatchStep]:
+    """Yield statements that insert or update episodes: rows of `EPISODE_COLUMNS`, and the copy's `created_at`."""
+    return _statements(_SAVE_EPISODES, EPISODE_COLUMNS, rows, is_counted=True)
+
+
+def insert_steps(rows: Sequence[tuple[Any, ...]]) -> Iterator[BatchStep]:
+    """Yield statements that insert new steps: rows of `STEP_COLUMNS`."""
+    return _statements(_INSERT_STEPS, STEP_COLUMNS, rows)
+
+
+def save_steps(rows: Sequence[tuple[Any, ...]]) -> Iterator[BatchStep]:
+    """Yield statements that insert or update steps: rows of `STEP_COLUMNS`."""
+    return _statements(_SAVE_STEPS, STEP_COLUMNS, rows)
+
+
+def _statements(
+    sql: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]], *, is_counted: bool = False
+) -> Iterator[BatchStep]:
+    # A character has at most four bytes: to count them exactly would encode each text.
+    for group in chunked(
+        rows,
+        lambda row: 4 * sum(len(value) for value in row if type(value) is str),
+        most_bytes=CHUNK_BYTES,
+        most=_MOST_ROWS,
+    ):
+        text = _sql_of(sql, columns, len(group), len(group[0]))
+        yield BatchStep(text, tuple(chain.from_iterable(group)), len(group) if is_counted else None)
+
+
+@lru_cache(maxsize=8 * _MOST_ROWS)
+def _sql_of(sql: str, columns: tuple[str, ...], rows: int, width: int) -> str:
+    others = [name for name in columns if name not in _KEPT]
+    return sql.format(
+        columns=", ".join(columns),
+        rows=", ".join([f"({', '.join('?' * width)})"] * rows),
+        changes=", ".join(f"{name} = excluded.{name}" for name in others),
+        compared=", ".join(f"steps.{name}" for name in _COMPARED),
+        excluded=", ".join(f"excluded.{name}" for name in _COMPARED),
+    )
+
+
+_COMPARED = [name for name in STEP_COLUMNS if name not in {"namespace", "id", "words"}]
 
 # Enough of a description to show what the task is about.
 TASKS = SqlTemplate("""
@@ -200,9 +168,9 @@ COMPLETE = SqlTemplate("""
 UPDATE episodes SET
     version = version + 1, updated_at = :now, outcome = :kind, reward = coalesce(:total, reward),
     completed_at = CASE WHEN :is_now THEN max(:completed_at, started_at) ELSE :completed_at END,
-    document = json_set(document, '$.outcome', json(:outcome), '$.completed_at',
-        CASE WHEN :is_now AND :completed_at < started_at THEN document -> '$.started_at' ELSE json(:completed_json) END,
-        '$.reward', json(coalesce(:reward, document -> '$.reward')),
+    document = json_set(CASE WHEN :completed_json IS NULL THEN json_remove(document, '$.completed_at')
+            ELSE json_set(document, '$.completed_at', json(:completed_json)) END,
+        '$.outcome', json(:outcome), '$.reward', json(coalesce(:reward, document -> '$.reward')),
         '$.reflection', json(coalesce(:reflection, document -> '$.reflection'))),
     words = nullif(json_patch(coalesce(words, '{}'), :words), '{}')
 WHERE namespace = :namespace AND id = :id
@@ -295,6 +263,12 @@ FROM page LEFT JOIN episodes AS e ON page.fits AND e.seq = page.seq
 {f"{_STEPS_OF_PAGE} WHERE page.fits" if with_steps else ""}"""
 
 
+_ROW_OF_EITHER = ", ".join(
+    f"iif(of_step, {one}, {other})" if one != "NULL" else other
+    for one, other in zip(STEP_ROW.split(", "), HEAD_ROW.split(", "), strict=True)
+)
+
+
 @lru_cache(maxsize=256)
 def search(query: Search, *, with_steps: bool) -> SqlTemplate:
     """Return the statement of a search: rows of score, `seq`, facts, and columns of an episode or step."""
@@ -302,17 +276,16 @@ def search(query: Search, *, with_steps: bool) -> SqlTemplate:
         return SqlTemplate(f"""
 {query.common_tables()}
 SELECT found.score, found.seq, {query.facts()}, {HEAD_ROW} FROM found CROSS JOIN episodes AS e ON e.seq = found.seq
-{query.own_space(_ROW_COLUMNS)}
+{query.about_search(_ROW_COLUMNS)}
 """)
     return SqlTemplate(f"""
 {query.common_tables()}
-SELECT found.score, found.seq, {query.facts("NOT of_step")}, iif(of_step, s.step_number, 0), iif(of_step, s.id, e.id),
-    iif(of_step, s.document, e.document), iif(of_step, s.output, e.version), e.created_at, e.updated_at, e.archived_at
+SELECT found.score, found.seq, {query.facts("NOT of_step")}, {_ROW_OF_EITHER}
 FROM found CROSS JOIN episodes AS e ON e.seq = found.seq
 CROSS JOIN (SELECT false AS of_step UNION ALL SELECT true)
 LEFT JOIN steps AS s ON of_step AND s.namespace = e.namespace AND s.episode_id = e.id
 WHERE NOT of_step OR s.id IS NOT NULL
-{query.own_space(_ROW_COLUMNS)}
+{query.about_search(_ROW_COLUMNS)}
 """)
 
 

@@ -40,15 +40,7 @@ from memory_storage.search.planner import find_hits
 from memory_storage.search.request import SearchRequest, Weights, embed_query
 from memory_storage.search.session import SearchSession
 from memory_storage.search.statement import PATTERNS
-from memory_storage.sql.documents import (
-    REWARD_DELTAS,
-    SUCCESS_RATES,
-    OnCorrupt,
-    check_on_corrupt,
-    chunk_documents,
-    encode,
-    to_micros,
-)
+from memory_storage.sql.documents import REWARD_DELTAS, SUCCESS_RATES, OnCorrupt, chunk_documents, encode
 from memory_storage.sql.filters import conditions
 from memory_storage.sql.paging import (
     ITERATE_PAGE,
@@ -69,9 +61,11 @@ from memory_storage.sql.session import (
     retry_on_row_conflict,
     write_and_read,
 )
+from memory_storage.sql.statement import to_micros
 from memory_storage.sql.validation import (
     as_id,
     check_document,
+    check_on_corrupt,
     check_tags,
     flag,
     limit_error,
@@ -274,7 +268,7 @@ class PatternRepository(Repository):
         """
         lengths = check_lengths(lengths)
         limits = mining_limits(min_episodes, min_lift, max_patterns, evidence)
-        where, values = conditions(EpisodeFilter(**filters), "episode")
+        where, values = conditions(EpisodeFilter(**filters), "episode", has_recent=self._session.has_recent_words)
         success_sql = analytics_sql.SUCCESS_BY_OUTCOME if success_reward is None else analytics_sql.SUCCESS_BY_REWARD
         values |= {
             "namespace": self._session.namespace,

@@ -10,8 +10,9 @@ from typing import Any
 from memory_storage.models import AnyPattern, Effectiveness
 from memory_storage.models.pattern import PATTERN
 from memory_storage.search.statement import N_FACT_COLUMNS
-from memory_storage.sql.documents import OnCorrupt, corrupt_error, decode, from_micros, report_corrupt, with_columns
+from memory_storage.sql.documents import OnCorrupt, corrupt_error, decode, report_corrupt, with_columns
 from memory_storage.sql.session import Row
+from memory_storage.sql.statement import from_micros
 
 from . import sql
 

@@ -199,7 +199,7 @@ def search(query: Search) -> SqlTemplate:
     return SqlTemplate(f"""
 {query.common_tables()}
 SELECT found.score, found.seq, {query.facts()}, {_ROW} FROM found CROSS JOIN patterns ON patterns.seq = found.seq
-{query.own_space(_ROW.count(",") + 1)}
+{query.about_search(_ROW.count(",") + 1)}
 """)
 
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from memory_storage.dbapi import BatchStep
 from memory_storage.monitoring import note_removed
-from memory_storage.sql.documents import to_micros
 from memory_storage.sql.session import Row, SessionProtocol
+from memory_storage.sql.statement import to_micros
 
 from . import sql
 from .tombstones import digest_of

@@ -17,8 +17,8 @@ from memory_storage.monitoring import note_removed
 from memory_storage.schema.vector_tables import VectorSpace
 from memory_storage.schema.words import words_of_pattern
 from memory_storage.search import vector_sql as embedding_sql
-from memory_storage.sql.documents import to_micros
 from memory_storage.sql.session import SAVE_ATTEMPTS, Row, SessionProtocol, ids_as_json
+from memory_storage.sql.statement import to_micros
 from memory_storage.sql.validation import as_id
 
 from . import sql

@@ -14,9 +14,9 @@ from memory_storage.errors import MemoryStorageError
 from memory_storage.models import RetentionPlan, RetentionPolicy, RetentionResult
 from memory_storage.models.retention import CompactCandidates
 from memory_storage.monitoring import operation
-from memory_storage.sql.documents import from_micros, to_micros
 from memory_storage.sql.paging import draining
 from memory_storage.sql.session import Repository
+from memory_storage.sql.statement import from_micros, to_micros
 from memory_storage.sql.validation import checked_moment, function, instance
 
 from . import sql

@@ -30,6 +30,7 @@ INSERT INTO forgotten (digest) SELECT unhex(value) FROM json_each(:digests) WHER
 """)
 # Changes nothing: the number of rows that it matches rolls the batch back.
 _REJECT_TOMBSTONED = SqlTemplate(f"UPDATE forgotten SET digest = digest WHERE {_BY_DIGEST}")
+_REJECT_ONE = SqlTemplate("UPDATE forgotten SET digest = digest WHERE digest IN (:digest, :eviction_key)")
 FIND_TOMBSTONES = SqlTemplate(f"SELECT hex(digest) FROM forgotten WHERE {_BY_DIGEST}")
 _REMOVE_TOMBSTONES = SqlTemplate(f"DELETE FROM forgotten WHERE {_BY_DIGEST}")
 # All keys of a namespace are one range of the primary key; a digest alone has 16 bytes.
@@ -60,6 +61,9 @@ def eviction_prefix(namespace: str) -> str:
 
 def assert_not_tombstoned(session: SessionProtocol, ids: Sequence[UUID]) -> list[BatchStep]:
     """Return the first statement of an insert: it rolls the write back if one of these was erased."""
+    if len(ids) == 1:
+        digest, key = map(bytes.fromhex, _tombstone_forms(session, ids))
+        return [_REJECT_ONE.bind(0, digest=digest, eviction_key=key)]
     return [_REJECT_TOMBSTONED.bind(0, digests=json.dumps(list(_tombstone_forms(session, ids))))] if ids else []
 
 

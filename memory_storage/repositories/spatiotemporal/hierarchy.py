@@ -24,7 +24,7 @@ _OF_EPISODE = Shape("e.")
 
 def hierarchy(session: SessionProtocol, unit: TimeUnit, tz: str, episode_filter: EpisodeFilter) -> list[DomainNode]:
     """Return the tree; see `SpatiotemporalRepository.hierarchy`."""
-    where, values = conditions(episode_filter, "episode", _OF_EPISODE)
+    where, values = conditions(episode_filter, "episode", _OF_EPISODE, has_recent=session.has_recent_words)
     choice("unit", unit, get_args(TimeUnit))
     zone = time_zone(tz)
     rows = _read(session, zone, sql.counts(unit, where), values)
@@ -42,7 +42,7 @@ def diverse(
     session: SessionProtocol, k: int, unit: TimeUnit, tz: str, episode_filter: EpisodeFilter, *, steps: bool
 ) -> list[Episode]:
     """Return a sample of all groups; see `SpatiotemporalRepository.diverse`."""
-    where, values = conditions(episode_filter, "episode", _OF_EPISODE)
+    where, values = conditions(episode_filter, "episode", _OF_EPISODE, has_recent=session.has_recent_words)
     choice("unit", unit, get_args(TimeUnit))
     rows = _read(session, time_zone(tz), sql.sample(unit, where, with_steps=steps), {**values, "limit": k})
     episodes = episodes_by_seq(rows)

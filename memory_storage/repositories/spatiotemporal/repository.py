@@ -25,10 +25,10 @@ from memory_storage.models import (
 from memory_storage.models import SpatiotemporalEntry as Entry
 from memory_storage.monitoring import operation
 from memory_storage.repositories.episodes.rows import episodes_by_seq
-from memory_storage.sql.documents import POSITIONS, chunk_documents, decode, encode, from_micros, to_micros
+from memory_storage.sql.documents import POSITIONS, chunk_documents, decode, encode
 from memory_storage.sql.paging import ITERATE_PAGE, PAGE_BYTES, draining, iterate_pages
 from memory_storage.sql.session import Row, ids_as_json, retry_on_row_conflict
-from memory_storage.sql.statement import SqlTemplate
+from memory_storage.sql.statement import SqlTemplate, from_micros, to_micros
 from memory_storage.sql.validation import as_id, check_document, check_k, flag, to_list
 
 from . import spatial_sql, sql

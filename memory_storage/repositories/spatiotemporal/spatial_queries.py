@@ -15,10 +15,10 @@ from memory_storage.errors import ValidationError
 from memory_storage.models import Box, Direction, EpisodeFilter, EpisodeFilters, Interval, Nearby, Page, Point
 from memory_storage.monitoring import operation
 from memory_storage.schema.rtree import FOREVER, number
-from memory_storage.sql.documents import to_micros
 from memory_storage.sql.filters import Conditions, Shape, conditions
 from memory_storage.sql.paging import Cursor, check_limit, is_descending, page, parse_cursor
 from memory_storage.sql.session import Repository, Row
+from memory_storage.sql.statement import to_micros
 from memory_storage.sql.validation import check_k, checked_moment
 
 from . import spatial_sql as sql
@@ -288,7 +288,9 @@ class SpatialQueries(Repository, Generic[T]):
         where: Conditions = ()
         values: dict[str, Any] = {"namespace": self._session.namespace, "number": number(self._session.namespace)}
         if filters is not None:
-            where, more = conditions(EpisodeFilter(**filters), "episode", _OF_EPISODE)
+            where, more = conditions(
+                EpisodeFilter(**filters), "episode", _OF_EPISODE, has_recent=self._session.has_recent_words
+            )
             values |= more
         if place is not None:
             values |= {"cursor_key": place.position[0], "cursor_seq": place.position[1]}

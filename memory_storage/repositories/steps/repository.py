@@ -8,9 +8,10 @@ from uuid import UUID
 from memory_storage.errors import NotFoundError, ValidationError
 from memory_storage.models import Step
 from memory_storage.monitoring import operation
-from memory_storage.sql.documents import decode_steps, to_micros
+from memory_storage.sql.episode_rows import decode_steps
 from memory_storage.sql.paging import PAGE_BYTES, check_limit, draining, iterate_pages
 from memory_storage.sql.session import Repository
+from memory_storage.sql.statement import to_micros
 from memory_storage.sql.validation import as_id
 
 from . import sql
@@ -101,8 +102,8 @@ class StepRepository(Repository):
             first, was_large = cursor
             statement = sql.PAGE.bind(first=first, limit=size + 1, page_bytes=PAGE_BYTES, **key)
             rows = self._session.read(statement, shrinks=was_large)
-            next_number = next((row[3] for row in rows if row[0] is None), None)
-            fitting = [row[:3] for row in rows if row[0] is not None]
+            next_number = next((row[-1] for row in rows if row[0] is None), None)
+            fitting = [row[:-1] for row in rows if row[0] is not None]
             return draining(decode_steps(fitting)), None if next_number is None else (
                 next_number,
                 len(fitting) < size,

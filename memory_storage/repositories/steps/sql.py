@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
+from memory_storage.sql.episode_rows import STEP_COLUMNS, STEP_ROW
 from memory_storage.sql.paging import cut_by_bytes
-from memory_storage.sql.statement import SqlTemplate, bytes_of_step, columns, values
+from memory_storage.sql.statement import SqlTemplate, bytes_of_step
 
-# The document is spliced around the number, which only the database knows: as text, because json_set would rewrite the
-# digits of floats.
-_COLUMNS = {
-    "namespace": ":namespace",
-    "episode_id": ":episode_id",
-    "step_number": "next.number",
-    "id": ":id",
-    "tool": ":tool",
-    "status": ":status",
-    "latency_ms": ":latency_ms",
-    "tokens_used": ":tokens_used",
-    "started_at": ":started_at",
-    "output": ":output",
-    "document": ":before_number || next.number || :after_number",
-    "words": ":words",
-}
+_NAMES = ", ".join(STEP_COLUMNS)
+_VALUES = ", ".join("next.number" if name == "step_number" else f":{name}" for name in STEP_COLUMNS)
 
 # The number is read from the index and assigned under the write lock: it costs the same for every step. Constraints
 # refuse an existing id and a missing episode: looking for both first costs a third more.
 APPEND = SqlTemplate(f"""
-INSERT INTO steps ({columns(_COLUMNS)})
-SELECT {values(_COLUMNS)}
+INSERT INTO steps ({_NAMES})
+SELECT {_VALUES}
 FROM (SELECT coalesce(max(step_number), 0) + 1 AS number FROM steps
     WHERE namespace = :namespace AND episode_id = :episode_id) AS next
 WHERE next.number <= :limit
@@ -34,16 +21,16 @@ RETURNING step_number
 """)
 
 # After a refused append: whether the id is taken, and by the same step.
-STORED_STEP = SqlTemplate("""
-SELECT step_number, episode_id = :episode_id AND output IS :output
-    AND document = :before_number || step_number || :after_number
+_COMPARED = [name for name in STEP_COLUMNS if name not in {"namespace", "id", "step_number", "words"}]
+STORED_STEP = SqlTemplate(f"""
+SELECT step_number, {" AND ".join(f"{name} IS :{name}" for name in _COMPARED)}
 FROM steps WHERE namespace = :namespace AND id = :id
 """)
 
 # Read again if the acknowledgement of an append was lost.
 STEP_NUMBER = SqlTemplate("SELECT step_number FROM steps WHERE namespace = :namespace AND id = :id")
 
-_ROW = "id, document, output"
+_ROW = ", ".join(STEP_ROW)
 
 GET = SqlTemplate(f"SELECT {_ROW} FROM steps WHERE namespace = :namespace AND id = :id")
 
@@ -57,13 +44,14 @@ WHERE namespace = :namespace AND episode_id = :episode_id AND step_number BETWEE
 ORDER BY step_number LIMIT :limit
 """)
 
-# Like RANGE from :first on, but a page is also limited by bytes: a step that does not fit has no id.
+# Like RANGE from :first on, but a page is also limited by bytes: a step that does not fit has only a number.
 _CANDIDATES = """SELECT seq, step_number FROM steps
     WHERE namespace = :namespace AND episode_id = :episode_id AND step_number >= :first
     ORDER BY step_number LIMIT :limit"""
 PAGE = SqlTemplate(f"""
 {cut_by_bytes(_CANDIDATES, "steps", bytes_of_step("t"), "step_number")}
-SELECT s.id, s.document, s.output, page.step_number FROM page LEFT JOIN steps AS s ON page.fits AND s.seq = page.seq
+SELECT {", ".join(f"s.{name}" for name in STEP_ROW)}, page.step_number
+FROM page LEFT JOIN steps AS s ON page.fits AND s.seq = page.seq
 ORDER BY page.step_number
 """)
 
