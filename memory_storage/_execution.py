@@ -24,8 +24,10 @@ from ._exception_mapping import FOREIGN_ERRORS, map_exceptions, raise_mapped
 from ._files import MaintenanceLock
 from .errors import CommitUnknownError, ConfigurationError, MemoryStorageError, UnavailableError
 from .monitoring import AuditRecord, Meter, current, log_slow_query
+from .pool import CountingPool
 from .resilience import NOT_STORED, Guard, is_outage, is_retryable_read, was_not_committed
 from .sql.session import Row
+from .sql.text_index import BATCH, INDEX_STEPS, RECENT, RECENT_STEPS
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +35,31 @@ SHRINK = dbapi.BatchStep("PRAGMA shrink_memory")
 
 Response = tuple[Sequence[Row], Sequence[dbapi.Result]]
 """The rows of the last statement that returns any, and the result of each statement."""
+
+
+class TextIndexer:
+    """Decides which write of a storage indexes the changed texts.
+
+    Args:
+        at_once: Each write does: on a server, whose connections have no temporary index.
+    """
+
+    def __init__(self, *, at_once: bool) -> None:
+        self._batch = 1 if at_once else BATCH
+        # The first write indexes what earlier processes have left.
+        self._changes = self._batch - 1
+
+    def steps(self, changes: int) -> Sequence[dbapi.BatchStep]:
+        """Return the statements that end a write.
+
+        Args:
+            changes: How many episodes it changes the texts of.
+        """
+        self._changes += changes  # without a lock: a change that is not counted is indexed a little later
+        if not changes or self._changes < self._batch:
+            return ()
+        self._changes = 0
+        return INDEX_STEPS
 
 
 class Executor(dbapi.Unpicklable):
@@ -50,22 +77,26 @@ class Executor(dbapi.Unpicklable):
     def __init__(self, engine: Engine, guard: Guard, meter: Meter, request_timeout: float) -> None:
         self.engine, self.guard, self.meter, self.request_timeout = engine, guard, meter, request_timeout
         self.is_remote = bool(engine.url.host)
+        self.text_indexer = TextIndexer(at_once=self.is_remote)
 
     def read(self, step: dbapi.BatchStep, *, shrinks: bool = False) -> Sequence[Row]:
         """Return the rows of one SELECT. See `SessionProtocol.read`."""
-        batch = dbapi.Batch([SHRINK, step] if shrinks and not self.is_remote else [step], reads_only=True)
+        is_single = self.is_remote or not (shrinks or RECENT in step.sql)
+        batch = dbapi.Batch([step] if is_single else read_steps(step, shrinks=shrinks), reads_only=True)
         try:
             return self._run(batch)
         except UnavailableError as error:
             return self._retry(batch, error)
 
-    def write(self, steps: Sequence[dbapi.BatchStep], *, again: dbapi.BatchStep | None = None) -> Sequence[Row]:
+    def write(
+        self, steps: Sequence[dbapi.BatchStep], *, again: dbapi.BatchStep | None = None, texts: int = 0
+    ) -> Sequence[Row]:
         """Run all statements or none. See `SessionProtocol.write`."""
         if id(self.engine) in open_write_transactions():
             refuse_nested_write(self.engine)
         if self.is_remote:
-            return self._write_with_receipt(steps, again)
-        batch = dbapi.Batch(steps)
+            return self._write_with_receipt(steps, again, texts)
+        batch = dbapi.Batch([*steps, *self.text_indexer.steps(texts)])
         try:
             return self._run(batch)
         except UnavailableError as error:
@@ -88,14 +119,16 @@ class Executor(dbapi.Unpicklable):
         """Log a write at once: it is committed, or its outcome is unknown."""
         record.log("stored" if is_known else "unknown")
 
-    def _write_with_receipt(self, steps: Sequence[dbapi.BatchStep], again: dbapi.BatchStep | None) -> Sequence[Row]:
+    def _write_with_receipt(
+        self, steps: Sequence[dbapi.BatchStep], again: dbapi.BatchStep | None, texts: int
+    ) -> Sequence[Row]:
         # On a server the acknowledgement of a commit can be lost. The receipt says then whether it was committed.
         since, retry = perf_counter(), self.guard.retry_settings
         for attempt in range(max(2, retry.max_attempts)):
             if attempt > 1 and perf_counter() - since > retry.deadline:
                 break
             receipt = Receipt()
-            batch = dbapi.Batch([*steps, *receipt.steps()])
+            batch = dbapi.Batch([*steps, *receipt.steps(), *self.text_indexer.steps(texts)])
             try:
                 try:
                     return self._run(batch)
@@ -247,16 +280,17 @@ class TransactionExecutor(dbapi.Unpicklable):
 
     def read(self, step: dbapi.BatchStep, *, shrinks: bool = False) -> Sequence[Row]:
         """Return the rows of one SELECT. It is not retried: the transaction may be lost."""
-        return self._run(dbapi.Batch([SHRINK, step] if shrinks and not self._is_remote else [step], reads_only=True))[0]
+        return self._run(dbapi.Batch(read_steps(step, shrinks=shrinks and not self._is_remote), reads_only=True))[0]
 
     def write(
         self,
         steps: Sequence[dbapi.BatchStep],
         *,
         again: dbapi.BatchStep | None = None,  # noqa: ARG002 - what was lost is lost with the transaction
+        texts: int = 0,
     ) -> Sequence[Row]:
         """Run all statements or none, within the transaction; the rows of the last one that returns any."""
-        batch, receipt = self._write_batch(steps)
+        batch, receipt = self._write_batch(steps, texts)
         rows, _ = self._run(batch)
         self._receipt = receipt
         return rows
@@ -270,8 +304,11 @@ class TransactionExecutor(dbapi.Unpicklable):
         if not steps:
             return []
         reads_only = all(dbapi.reads_only(step.sql) for step in steps)
+        # The caller's own statements may change texts, which a server has no temporary index for.
         batch, receipt = (
-            (dbapi.Batch(steps, reads_only=True), self._receipt) if reads_only else self._write_batch(steps)
+            (dbapi.Batch(steps, reads_only=True), self._receipt)
+            if reads_only
+            else self._write_batch(steps, texts=int(self._is_remote))
         )
         _, results = self._run(batch)
         self._receipt = receipt
@@ -342,15 +379,16 @@ class TransactionExecutor(dbapi.Unpicklable):
         if ticket is not None:
             self._guard.record(ticket, error, contacted=self._contacted)
 
-    def _write_batch(self, steps: Sequence[dbapi.BatchStep]) -> tuple[dbapi.Batch, Receipt | None]:
+    def _write_batch(self, steps: Sequence[dbapi.BatchStep], texts: int = 0) -> tuple[dbapi.Batch, Receipt | None]:
         if self._read_only:
             raise MemoryStorageError(
                 "a snapshot is read-only; nothing was stored; write with the storage, or in a transaction"
             )
+        index = self._executor.text_indexer.steps(texts)
         if not self._is_remote or self._receipt is not None:
-            return dbapi.Batch(steps), self._receipt
+            return dbapi.Batch([*steps, *index]), self._receipt
         receipt = Receipt()  # with the first write, since that takes no round trip more; if it fails, with the next
-        return dbapi.Batch([*steps, *receipt.steps()]), receipt
+        return dbapi.Batch([*steps, *receipt.steps(), *index]), receipt
 
     def _run(self, batch: dbapi.Batch) -> Response:
         connection, operation, since = self._open_connection(), current.operation, perf_counter()
@@ -401,9 +439,30 @@ def _discard(connection: Connection) -> None:
         _log.exception("a rollback failed")
 
 
+def read_steps(step: dbapi.BatchStep, *, shrinks: bool) -> Sequence[dbapi.BatchStep]:
+    """Return the statements that run for one SELECT, the SELECT last."""
+    first = (SHRINK,) if shrinks else ()
+    return (*first, *RECENT_STEPS, step) if RECENT in step.sql else (*first, step)
+
+
 def has_listeners(engine: Engine) -> bool:
     """Return whether the engine echoes statements, or has a caller's listeners for them."""
     return bool(engine.echo or engine.dispatch.before_cursor_execute or engine.dispatch.after_cursor_execute)
+
+
+def _read_lent(engine: Engine, batch: dbapi.Batch, deadline: float | None) -> Response | None:
+    """Return the rows of one SELECT on an idle connection of the pool; None if it has none to lend."""
+    pool: Any = engine.pool
+    record = pool.lend() if isinstance(pool, CountingPool) else None
+    if record is None:
+        return None
+    driver = record.dbapi_connection
+    driver.deadline = deadline
+    try:
+        return driver.read(batch.steps[0]), ()
+    finally:
+        driver.deadline = None
+        pool.take_back(record)
 
 
 def execute_raw(
@@ -423,6 +482,10 @@ def execute_raw(
         ticket: What the guard gave when it admitted the call.
         deadline: When the database has to have answered, by `time.monotonic`.
     """
+    if batch.reads_only and len(batch.steps) == 1 and not engine.url.host:
+        response = _read_lent(engine, batch, deadline)
+        if response is not None:
+            return response
     connection = engine.raw_connection()
     driver: Any = connection.dbapi_connection
     driver.gate = None  # the call was admitted before it took the connection

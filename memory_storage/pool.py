@@ -52,6 +52,7 @@ class CountingPool(Unpicklable, QueuePool):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._counts = _Counts()
+        self._checkouts: _Checkouts | None = None
         self.after_fork_in_child()
         register_after_fork(self)
 
@@ -65,10 +66,32 @@ class CountingPool(Unpicklable, QueuePool):
             self._counts.acquired += 1
         return connection
 
+    def lend(self) -> Any:
+        """Return the record of an idle connection for `take_back`; None if `connect` has to be called.
+
+        A checkout of SQLAlchemy's makes a proxy and runs the events of the pool, which takes longer than a small read.
+        """
+        checkouts, dispatch = self._checkouts, self.dispatch
+        if checkouts is None or not self.checkedin() or len(dispatch.checkout) > 1 or len(dispatch.checkin) > 1:
+            return None
+        record = self._do_get()
+        connection = record.dbapi_connection
+        if connection is None or not checkouts.lend(connection):
+            self._do_return_conn(record)
+            return None
+        self._counts.acquired += 1  # without the lock: a checkout that is not counted does no harm
+        return record
+
+    def take_back(self, record: Any) -> None:
+        """Return a connection that was lent. No transaction is open on it."""
+        if self._checkouts is not None:
+            self._checkouts.on_checkin(record.dbapi_connection, record)
+        self._do_return_conn(record)
+
     def recreate(self) -> CountingPool:
         """See `Pool.recreate`."""
         again: Any = super().recreate()
-        again._counts, again._counting = self._counts, self._counting
+        again._counts, again._counting, again._checkouts = self._counts, self._counting, self._checkouts
         return again  # type: ignore[no-any-return]
 
     def stats(self) -> PoolStats:
@@ -167,6 +190,8 @@ def track_checkouts(engine: Engine, *, idle_timeout: float | None, min_idle: int
     """
     checkouts = _Checkouts(idle_timeout, min_idle)
     _all_checkouts[engine] = checkouts
+    if isinstance(engine.pool, CountingPool):
+        engine.pool._checkouts = checkouts
     event.listen(engine, "checkout", checkouts.on_checkout)
     event.listen(engine, "checkin", checkouts.on_checkin)
     event.listen(engine, "close", checkouts.on_close)
@@ -221,6 +246,18 @@ class _Checkouts:
             raise exc.DisconnectionError("the connection was closed while it was idle, or is another process's")
         if self.gate is not None:
             connection.gate = None if self.gate.thread.is_admitted else self.gate
+
+    def lend(self, connection: Any) -> bool:
+        """Mark a connection as in use, without a gate; False if it was closed, or is another process's."""
+        with self._lock:
+            self._idle.pop(connection, None)
+            self._in_use[connection] = (threading.get_ident(), time.monotonic())
+        if connection.usable:
+            connection.gate = None  # the call was admitted before
+            return True
+        with self._lock:
+            self._in_use.pop(connection, None)
+        return False
 
     def on_connect(self, connection: Connection) -> None:
         if self.gate is None or self.gate.thread.is_admitted:

@@ -140,6 +140,10 @@ class HranaTransport:
         finally:
             self._lock.release()
 
+    def read(self, step: BatchStep) -> list[tuple[Value, ...]]:
+        """See `Transport`."""
+        return self.run([step])[0].rows
+
     def run(
         self, steps: Sequence[BatchStep], *, begin: str | None = None, savepoint: bool = False, commit: bool = False
     ) -> list[Result]:

@@ -170,6 +170,19 @@ class LocalTransport:
             if not native.in_transaction:
                 self._memory.release()
 
+    def read(self, step: BatchStep) -> list[tuple[Value, ...]]:
+        """Return the rows of one SELECT outside of a transaction: as `run`, in fewer calls, which cost more than it."""
+        native = self._native
+        if self._broken or native is None or self._file is None or native.in_transaction:
+            return self.run([step])[0].rows
+        self._file.check(self._path)
+        kind, sql, values, _ = _bind_step(native, step)
+        native.deadline, self._is_interrupted, self._running = self.deadline, False, native
+        try:
+            return self._retry_while_busy(sql, values, kind).rows
+        finally:
+            native.deadline, self._running = None, None
+
     def back_up(self, target: LocalTransport, pages: int, progress: Callable[[int, int], None] | None) -> None:
         """See `Connection.backup`."""
         if self._native is None or target._native is None:
