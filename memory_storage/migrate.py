@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -63,8 +63,11 @@ def ensure(
     Raises:
         SchemaError: the schema is newer than this version, or another program's. Nothing was changed.
     """
-    if check_ours(engine, path, key, local_engine=local_engine) != HEAD:
-        upgrade(engine)
+    stored = check_ours(engine, path, key, local_engine=local_engine)
+    if stored is not None and stored != HEAD:
+        prepare(engine)
+    if stored != HEAD:
+        _upgrade(engine, "head")
 
 
 def check_ours(
@@ -107,20 +110,56 @@ def look(path: Path, key: EncryptionKey | None = None, *, local_engine: str = "a
         raise SchemaError(f"{path}: {error}", found=error.found, expected=error.expected) from None
 
 
-def upgrade(engine: Engine, revision: str = "head") -> None:
+def upgrade(engine: Engine, revision: str = "head", *, progress: Callable[[str, int, int], None] | None = None) -> None:
     """Run the revisions up to `revision`, in one transaction. Processes that upgrade concurrently wait for it.
+
+    What takes long in a large database is done before, in many short transactions, while programs of the version before
+    can read and write. If it is interrupted, the next call resumes it.
 
     Args:
         engine: the database.
         revision: the one to go to, like "0005"; "head" for the newest.
+        progress: called with what is done, and how many of how many rows of it.
 
     Raises:
         SchemaError: the schema is newer than this version, or another program's.
         ValidationError: there is no such revision.
     """
+    prepare(engine, revision, progress=progress)
+    _upgrade(engine, revision)
+
+
+def _upgrade(engine: Engine, revision: str) -> None:
     with writing(engine) as connection:
         _refuse_unknown(_current(connection))
         _run(connection, "upgrade", revision)
+
+
+def prepare(engine: Engine, revision: str = "head", *, progress: Callable[[str, int, int], None] | None = None) -> None:
+    """Run what revisions do in many short transactions before their own one. The next call resumes an interrupted one.
+
+    Args: as for `upgrade`.
+
+    Raises:
+        SchemaError: the schema is newer than this version, or another program's.
+    """
+    from alembic.script import ScriptDirectory
+
+    last = HEAD if revision in {"head", "heads"} else revision
+    scripts = reversed(list(ScriptDirectory.from_config(config()).walk_revisions()))
+    prepared = [script for script in scripts if hasattr(script.module, "prepare") and script.revision <= last]
+    stored = current(engine) if prepared else None
+    if stored is None:
+        return
+    _refuse_unknown(stored)
+    for script in prepared:
+        if stored < script.revision:
+            with writing(engine) as connection:
+                if (_current(connection) or "") < str(script.down_revision):
+                    _run(connection, "upgrade", str(script.down_revision))
+            for done, total in script.module.prepare(engine):
+                if progress is not None:
+                    progress(f"revision {script.revision}", done, total)
 
 
 def downgrade(engine: Engine, revision: str) -> None:

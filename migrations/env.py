@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from memory_storage._exception_mapping import map_exceptions
 from memory_storage.engine import make_directory, make_engine
 from memory_storage.errors import ConfigurationError, MemoryStorageError
-from memory_storage.migrate import check_foreign_keys, check_ours, writing
+from memory_storage.migrate import check_foreign_keys, check_ours, prepare, writing
 from memory_storage.schema import HEAD
 from memory_storage.schema.ddl import F32Blob
 from memory_storage.schema.tables import metadata
@@ -117,12 +117,19 @@ def run_online() -> None:
             before = check_ours(
                 engine, settings.path, settings.key, local_engine=settings.required_engine
             )  # before anything is written to the file
+            if is_command("upgrade"):
+                prepare(engine, str(context.get_revision_argument()), progress=log_progress)
             with writing(engine) as connection:
                 run(connection)
             if before == HEAD and is_command("upgrade"):
                 _log.info("already at %s", HEAD)
         finally:
             engine.dispose()
+
+
+def log_progress(what: str, done: int, total: int) -> None:
+    """Log how much is done."""
+    _log.info("%s: %d of %d texts indexed", what, done, total)
 
 
 def settings_of_database() -> Settings:

@@ -21,7 +21,7 @@ from .app import app
 from .confirmation import confirm
 from .database import open_existing, open_or_create, refuse_missing, settings_for
 from .options import AsJson, Database
-from .output import say, talk, write_json
+from .output import progress, say, talk, write_json
 
 
 @app.command()
@@ -43,7 +43,8 @@ def upgrade(
     with _engine(settings) as engine:
         before = migrate.current(engine)
         _reject_downgrade(before, revision)
-        migrate.upgrade(engine, revision)
+        with progress("upgrade", 100) as on_progress:
+            migrate.upgrade(engine, revision, progress=lambda _, done, all_: on_progress(100 * done // max(all_, 1)))
         after = migrate.current(engine)
     message = f"{settings.database}: " + (
         f"already at {after}" if before == after else f"{before or 'empty'} -> {after}"
