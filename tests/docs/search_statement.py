@@ -34,8 +34,18 @@ NOTES = {
     "subquery `needed` has one row then, and no row otherwise. `LIMIT -1` keeps the engine from merging this table "
     "into the sort below, which would carry whole vectors through the sorter.",
     "similar": "The result by vector: from the candidates or from the scan, never from both.",
-    "matched": "The result by full text, in the episodes and in their steps. `bm25()` works only where `MATCH` is evaluated.",
-    "text_matches": "The same filters on the full-text matches.",
+    "span": "The texts of the namespace are one range of the full-text index: their numbers begin with the number of the "
+    "namespace.",
+    "terms": "The words, each as an FTS5 expression.",
+    "cuts": "Of each word the oldest of the newest `:text_depth` texts that have it: older ones are not ranked. A rare word "
+    "has fewer, and is not cut.",
+    "matches": "The texts with each word; those that have it in the description or in the tags are there twice, so that "
+    "they count twice. A text is the head of an episode, or some of its steps.",
+    "totals": "How many texts the namespace has, and the range of their numbers.",
+    "frequencies": "The weight of each word, as in BM25: the fewer texts of the namespace have it, the more it counts. How "
+    "many texts have a word that was cut is estimated by the density of the newest ones.",
+    "text_matches": "The sum of the weights for each episode that passes the filters; several texts with a word count for "
+    "more than one, but never for more than twice. (`bm25()` would count the words of all namespaces.)",
     "ranks": "Reciprocal rank fusion: rank 1 contributes the weight, rank n contributes 61 / (60 + n) of it. `:depth` is 4 "
     "`k` and the results that earlier pages showed.",
     "parts": "The four parts of each score. `explain=True` returns them.",
