@@ -1,4 +1,4 @@
-"""Checks that every index, and every column that repeats a document, agrees with its rows."""
+"""Checks that every index, and every column that a document repeats, agrees with its rows."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from memory_storage.schema.vector_tables import VectorSpace, digest
 
 TABLES = ("episodes", "steps", "patterns", "embeddings", "spatiotemporal_index", "facets")
 
+_HEAD = -1  # stands for the head of an episode among its steps
 _OWNERS = {"episode": "episodes", "step": "steps", "pattern": "patterns"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MOMENT = TypeAdapter(datetime)
@@ -92,11 +93,20 @@ def _the_columns_repeat_the_documents(connection: Connection) -> None:
             assert stored == expected, f"{table}: the columns {tuple(columns)} have {stored}, the document {expected}"
 
 
+def _no_document_repeats_a_column(connection: Connection) -> None:
+    """But for times with another offset than that of UTC, and what older versions wrote."""
+    for table, names in _NOT_IN_DOCUMENT.items():
+        for seq, document, *stored in _rows(connection, f"SELECT seq, document, started_at FROM {table}"):
+            read = json.loads(document)
+            assert "id" in read or not names & set(read), f"{table} {seq}: its document has {names & set(read)}"
+            if "started_at" in read:
+                assert stored == [_at(read, "started_at:moment")], f"{table} {seq}: it starts at {stored}"
+
+
 def _the_text_of_a_result_stands_beside_its_document(connection: Connection) -> None:
-    for seq, status, output, document in _rows(connection, "SELECT seq, status, output, document FROM steps"):
-        kept = {"ok": "output", "error": "message"}.get(status)
-        assert (output is None) == (kept is None), f"steps {seq}: {status!r} with the output {output!r}"
-        assert kept is None or json.loads(document)["result"][kept] == "", f"steps {seq}: its document has the output"
+    for seq, status, output in _rows(connection, "SELECT seq, status, output FROM steps"):
+        has_text = status in {"ok", "error"}
+        assert (output is not None) == has_text, f"steps {seq}: {status!r} with the output {output!r}"
 
 
 def _at(document: Any, path: str) -> Any:
@@ -109,27 +119,7 @@ def _at(document: Any, path: str) -> Any:
 
 
 _COLUMNS: dict[str, dict[str, str]] = {
-    "episodes": {
-        "id": "id",
-        "task_type": "task_type",
-        "domain": "context.domain",
-        "language": "context.language",
-        "framework": "context.framework",
-        "complexity": "context.complexity",
-        "outcome": "outcome.kind",
-        "reward": "reward.total",
-        "started_at": "started_at:moment",
-        "completed_at": "completed_at:moment",
-    },
-    "steps": {
-        "id": "id",
-        "step_number": "step_number",
-        "tool": "tool",
-        "status": "result.status",
-        "latency_ms": "latency_ms",
-        "tokens_used": "tokens_used",
-        "started_at": "started_at:moment",
-    },
+    "episodes": {"outcome": "outcome.kind", "reward": "reward.total"},
     "patterns": {
         "id": "id",
         "kind": "kind",
@@ -148,6 +138,12 @@ _COLUMNS: dict[str, dict[str, str]] = {
         "starts_at": "starts_at:moment",
         "ends_at": "ends_at:moment",
     },
+}
+
+
+_NOT_IN_DOCUMENT = {
+    "episodes": {"version", "task_type", "steps", "created_at", "updated_at", "archived_at"},
+    "steps": {"id", "step_number", "tool", "result", "latency_ms", "tokens_used"},
 }
 
 
@@ -180,9 +176,34 @@ def _facet_value(connection: Connection, value: Any) -> str:
 
 
 def _the_full_text_is_that_of_the_documents(connection: Connection) -> None:
-    for table in ("episodes_fts", "steps_fts", "patterns_fts"):
+    for table in ("episode_words", "pattern_words"):
         connection.exec_driver_sql(f"INSERT INTO {table} ({table}, rank) VALUES ('integrity-check', 1)")
     connection.rollback()
+    unindexed: dict[int, set[int]] = {seq: {_HEAD} for (seq,) in _rows(connection, "SELECT seq FROM episodes")}
+    steps = (
+        "SELECT e.seq, s.seq FROM steps AS s JOIN episodes AS e ON e.namespace = s.namespace AND e.id = s.episode_id"
+    )
+    for seq, step in _rows(connection, steps):
+        unindexed[seq].add(step)
+    numbers = dict(_rows(connection, "SELECT number, name FROM namespaces"))
+    of_namespaces = dict(_rows(connection, "SELECT seq, namespace FROM episodes"))
+    for doc, first, last in _rows(connection, "SELECT doc, first_step, last_step FROM episode_texts"):
+        seq = doc >> 6 & (2**36 - 1)
+        assert numbers[doc >> 42] == of_namespaces[seq], f"text {doc}: it is of {numbers[doc >> 42]}"
+        assert (doc & 63 == 0) == (first is None), f"text {doc}: it begins with the step {first}"
+        part = {_HEAD} if first is None else {step for step in unindexed[seq] if first <= step <= last}
+        assert part, f"text {doc}: it is empty, or in the index twice"
+        unindexed[seq] -= part
+    changed = {seq for (seq,) in _rows(connection, "SELECT episode_seq FROM text_changes")}
+    missing = [seq for seq, parts in unindexed.items() if parts and seq not in changed]
+    assert not missing, f"episodes with texts that are neither in the index nor in the log: {missing[:5]}"
+    for column, table in (("episode_texts", "episode_texts"), ("pattern_texts", "pattern_texts")):
+        counts = _rows(connection, f"SELECT doc >> 42, count(*) FROM {table} GROUP BY 1")
+        stored = _rows(connection, f"SELECT number, {column} FROM namespaces WHERE {column} <> 0")
+        _same(f"namespaces.{column}", stored, counts)
+    patterns = _rows(connection, "SELECT seq, namespace FROM patterns")
+    indexed = _rows(connection, "SELECT doc >> 6 & ((1 << 36) - 1), doc >> 42 FROM pattern_texts")
+    _same("pattern_texts", [(seq, numbers[number]) for seq, number in indexed], patterns)
 
 
 def _the_rtrees_have_every_position_and_interval(connection: Connection) -> None:
@@ -295,6 +316,7 @@ _ITEMS = {
 _CHECKS: tuple[Callable[[Connection], None], ...] = (
     _the_file_is_whole,
     _the_columns_repeat_the_documents,
+    _no_document_repeats_a_column,
     _the_text_of_a_result_stands_beside_its_document,
     _the_facets_are_those_of_the_documents,
     _the_full_text_is_that_of_the_documents,

@@ -356,7 +356,7 @@ def test_on_a_server_the_result_names_what_is_not_erased(migrated_server_url):
         assert CANARY not in repr(dump(storage.engine))
         assert storage.embeddings.index.status()[0].removed == 0
         with storage.engine.connect() as connection:
-            words = connection.exec_driver_sql("SELECT block FROM episodes_fts_data").scalars()
+            words = connection.exec_driver_sql("SELECT block FROM episode_words_data").scalars()
             assert not [block for block in words if b"canary" in bytes(block)]
         assert_consistent(storage.engine)
 

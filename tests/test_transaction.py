@@ -320,10 +320,10 @@ def test_an_import_leaves_rows_of_a_concurrent_writer(storage, make_episode):
     session = storage.episodes._session
     write = session.write
 
-    def after_another(steps):
+    def after_another(steps, **options):
         session.write = write
         storage.in_namespace(storage.namespace).episodes.import_many([episode])
-        return write(steps)
+        return write(steps, **options)
 
     session.write = after_another
     assert storage.episodes.import_many([episode]) == 0

@@ -80,13 +80,13 @@ def stale_index(path: Path) -> None:
 DAMAGES: dict[str, tuple[str, Damage]] = {
     "the words of episodes are gone": (
         "indexes.text",
-        sql("INSERT INTO episodes_fts (episodes_fts) VALUES ('delete-all')"),
+        sql("INSERT INTO episode_words (episode_words) VALUES ('delete-all')"),
     ),
     "the pages of a full-text index are noise": (
         "indexes.text",
-        sql("UPDATE steps_fts_data SET block = x'ffffffffffff' WHERE id > 9"),
+        sql("UPDATE episode_words_data SET block = x'ffffffffffff' WHERE id > 9"),
     ),
-    "a full-text index is gone": ("schema.missing", sql("DROP TABLE patterns_fts")),
+    "a full-text index is gone": ("schema.missing", sql("DROP TABLE pattern_words")),
     "positions are elsewhere, and one is missing": (
         "indexes.positions",
         sql(
@@ -184,9 +184,9 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
             "DROP TRIGGER episodes_facets_insert",
             f"DROP TRIGGER {TABLE}_free",
             "DROP INDEX ix_episodes_domain",
-            "DROP VIEW episodes_text",
-            "CREATE VIEW episodes_text AS SELECT seq, '' AS description, '' AS outcome, '' AS reflection, '' AS tags"
-            " FROM episodes",
+            "DROP VIEW episode_head_text",
+            "CREATE VIEW episode_head_text AS SELECT seq, '' AS description, '' AS outcome, '' AS reflection,"
+            " '' AS tags FROM episodes",
         ),
     ),
 }

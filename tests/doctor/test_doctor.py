@@ -297,9 +297,9 @@ def test_a_server_is_repaired_too(storage):
             [
                 ("UPDATE vector_models SET vectors = 7", []),
                 ("DELETE FROM facets", []),
-                ("UPDATE episodes SET domain = 'x'", []),
+                ("UPDATE episodes SET outcome = 'x'", []),
                 ("UPDATE patterns SET document = '{}' WHERE seq = 1", []),
-                ("INSERT INTO episodes_fts (episodes_fts) VALUES ('delete-all')", []),
+                ("INSERT INTO episode_words (episode_words) VALUES ('delete-all')", []),
                 ("DELETE FROM spatiotemporal_rtree", []),
             ]
         )

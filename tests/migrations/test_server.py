@@ -221,8 +221,9 @@ class TestAllOrNothing:
 # Alembic recreates a table with these: a copy, a DROP, and a new name.
 RECREATE = """
 def upgrade():
-    for view in ("episodes_text",):
-        op.execute(f"DROP VIEW {view}")
+    query = "SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'view') ORDER BY type"
+    for kind, name in op.get_bind().exec_driver_sql(query).all():
+        op.execute(f"DROP {kind} {name}")
     with op.batch_alter_table("episodes", recreate="always") as batch:
         batch.add_column(sa.Column("mood", sa.Text))
 """

@@ -40,9 +40,8 @@ def test_a_deep_check_looks_at_every_index_and_counts(storage: ms.MemoryStorage,
     found = storage.health_check(deep=True)
     assert found.is_healthy, found.reason
     assert [check.name for check in found.checks] == [
-        "episodes_fts",
-        "patterns_fts",
-        "steps_fts",
+        "episode_words",
+        "pattern_words",
         "spatiotemporal_rtree",
         *(["vectors of 'hashing'"] if storage.vector_index == "diskann" else []),
     ]
@@ -52,8 +51,8 @@ def test_a_deep_check_looks_at_every_index_and_counts(storage: ms.MemoryStorage,
 
 
 DAMAGES = {
-    "episodes_fts": "INSERT INTO episodes_fts (episodes_fts) VALUES ('delete-all')",
-    "steps_fts": "DELETE FROM steps_fts_docsize",
+    "episode_words": "INSERT INTO episode_words (episode_words) VALUES ('delete-all')",
+    "pattern_words": "DELETE FROM pattern_words_docsize",
     "spatiotemporal_rtree": "DELETE FROM spatiotemporal_rtree",
     "vectors of 'hashing'": "UPDATE vector_models SET indexed = 1",
 }
@@ -63,6 +62,7 @@ DAMAGES = {
 def test_an_index_that_disagrees_is_found_and_named(database: Path, make_episode, name: str):
     with ms.MemoryStorage.open(ms.Settings(database=str(database), vector_index="diskann")) as storage:
         saved = storage.episodes.save(make_episode())
+        storage.patterns.save(ms.Heuristic(condition="late", action="sleep"))
         storage.embeddings.put("episode", saved.id, HashingEmbedder(16).embed_query("x"), model="hashing")
         place = ms.SpatiotemporalEntry(owner_type="episode", owner_id=saved.id, latitude=1.0, longitude=2.0)
         storage.spatiotemporal.put(place)
@@ -76,14 +76,14 @@ def test_an_index_that_disagrees_is_found_and_named(database: Path, make_episode
         assert [check.name for check in found.checks if check.problem] == [name]
 
 
-@pytest.mark.parametrize("damage", ["INSERT INTO steps_fts (steps_fts) VALUES ('delete-all')", None])
+@pytest.mark.parametrize("damage", ["INSERT INTO episode_words (episode_words) VALUES ('delete-all')", None])
 def test_a_server_that_disagrees_is_found(migrated_server_url: str, make_episode, damage: str | None):
     with ms.MemoryStorage.open(migrated_server_url) as storage:
         storage.episodes.save(make_episode(3))
         with storage.transaction() as tx:
             tx.execute([(damage, ())] if damage else [])
         found = storage.health_check(deep=True)
-        assert [check.name for check in found.checks if check.problem] == (["steps_fts"] if damage else [])
+        assert [check.name for check in found.checks if check.problem] == (["episode_words"] if damage else [])
 
 
 def test_another_writer_does_not_wait_for_a_deep_check(database: Path, make_episode):
@@ -199,7 +199,7 @@ def test_the_command_reports_it_too(command, answered, database: Path, make_epis
     assert (found["is_healthy"], found["status"], found["rows"]["episodes"]) == (True, "healthy", 1)
     shown = command("health", "--database", database, "--deep")
     assert shown.exit_code == 0
-    assert "episodes_fts" in shown.stdout
+    assert "episode_words" in shown.stdout
     assert " ok" in shown.stdout
     assert command("health", "--database", ":memory:").exit_code == 0
 
@@ -211,7 +211,7 @@ def test_the_command_leaves_with_7_or_9(command, database: Path, make_episode):
     with ms.MemoryStorage.open(database) as storage:
         storage.episodes.save(make_episode())
         with storage.transaction() as tx:
-            tx.execute([(DAMAGES["episodes_fts"], ())])
+            tx.execute([(DAMAGES["episode_words"], ())])
     assert command("health", "--database", database, "--deep").exit_code == 9
     with ms.MemoryStorage.open(database) as storage:
         migrate.downgrade(storage.engine, "0002")

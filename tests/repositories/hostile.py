@@ -95,7 +95,7 @@ FTS = (
     "- description : a",
     "rowid:1",
     "rank",
-    "episodes_fts",
+    "episode_words",
     '"a b',
     'a b"',
     '"a" "b"',

@@ -30,14 +30,14 @@ def words_of(*texts: Any) -> set[str]:
     return {word for text in texts if text for word in re.findall(r"[a-z0-9]+", str(text).lower())}
 
 
-def _texts(episode: ms.Episode) -> list[set[str]]:
+def _words_of_episode(episode: ms.Episode) -> set[str]:
     outcome = episode.outcome.model_dump(exclude={"kind", "stopped_at_step"}) if episode.outcome else {}
     reflection = episode.reflection.model_dump(exclude={"generated_at"}) if episode.reflection else {}
     head = words_of(episode.task_description, *episode.tags, *map(json.dumps, outcome.values()), *reflection.values())
-    return [head, *map(_text_of_step, episode.steps)]
+    return head.union(*map(_words_of_step, episode.steps))
 
 
-def _text_of_step(step: ms.Step) -> set[str]:
+def _words_of_step(step: ms.Step) -> set[str]:
     result = step.result
     reported = result.output if isinstance(result, ms.StepOk) else getattr(result, "message", "")
     return words_of(step.tool, step.action, json.dumps(step.parameters), reported)
@@ -45,7 +45,7 @@ def _text_of_step(step: ms.Step) -> set[str]:
 
 def _has_text(episode: ms.Episode, text: str) -> bool:
     wanted = words_of(text)
-    return bool(wanted) and any(wanted <= found for found in _texts(episode))
+    return bool(wanted) and wanted <= _words_of_episode(episode)
 
 
 _EPISODE: dict[str, Callable[[ms.Episode, Any], bool]] = {

@@ -51,20 +51,22 @@ first vector of a model, not by a revision. The row of a vector never changes, a
 """
 
 VIEWS = {
-    "episodes_text": "Text of each episode as the full-text index has it",
-    "steps_text": "Text of each step as the full-text index has it",
-    "patterns_text": "Text of each pattern as the full-text index has it",
+    "episode_head_text": "Text of each episode, without its steps, as the full-text index has it",
+    "step_text": "Text of each step as the full-text index has it",
+    "episode_text": "What the full-text index has of each text in `episode_texts`",
+    "pattern_text": "What the full-text index has of each text in `pattern_texts`",
 }
 VIRTUAL = {
-    "episodes_fts": "Full-text index (FTS5) of `episodes_text`",
-    "steps_fts": "Full-text index (FTS5) of `steps_text`",
-    "patterns_fts": "Full-text index (FTS5) of `patterns_text`",
+    "episode_words": "Full-text index (FTS5) of `episode_text`",
+    "pattern_words": "Full-text index (FTS5) of `pattern_text`",
     "spatiotemporal_rtree": "R*Tree of positions and times: boxes of namespace, latitude, longitude and time",
     "spatiotemporal_spans": "R*Tree of intervals longer than a microsecond: boxes of namespace and time",
 }
 TRIGGERS = {
     r"(episodes|patterns)_facets_\w+": "Update `facets`",
-    r"(episodes|steps|patterns)_fts_\w+": "Update the full-text index",
+    r"(episodes|steps)_text_\w+": "Log episodes whose text has changed, and remove it from the index",
+    r"patterns_text_\w+": "Update `pattern_texts`",
+    r"(episode|pattern)_texts_\w+": "Update the full-text index",
     r"(episodes|steps|patterns)_owned_delete": "Deletes the embeddings and the places of a deleted row",
     r"episodes_forgotten_delete": "Marks the removal of a tombstone's episode as finished",
     r"steps_stay": "Refuses to move a step to another episode",
@@ -77,7 +79,7 @@ OTHERS = """## Other tables
 |---|---|
 | `alembic_version` | The revision of the schema |
 | `libsql_vector_meta_shadow`, `vectors_<token>_ann_shadow` | The engine's own, of DiskANN indexes |
-| `..._fts_config`, `..._fts_data`, `..._fts_docsize`, `..._fts_idx` | FTS5's own |
+| `..._words_config`, `..._words_data`, `..._words_docsize`, `..._words_idx` | FTS5's own |
 | `..._node`, `..._parent`, `..._rowid` | The R*Trees' own |
 | `sqlite_sequence` | The engine's own, of row numbers that are not used again |
 | `quarantined_episodes` and others | Rows that cannot be read, moved aside by `memory-storage doctor`: when, and why |

@@ -8,7 +8,10 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-from memory_storage.dbapi import Batch
+from memory_storage.dbapi import Batch, BatchStep
+from memory_storage.sql.text_index import INDEX_STEPS, RECENT_STEPS
+
+_OF_FULL_TEXT = {step.sql for step in (*INDEX_STEPS, *RECENT_STEPS)}
 
 
 @contextmanager
@@ -25,3 +28,8 @@ def spied(engine: Engine) -> Iterator[list[Batch]]:
         yield batches
     finally:
         event.remove(engine, "before_cursor_execute", note)
+
+
+def own_steps(batch: Batch) -> list[BatchStep]:
+    """The statements of a batch, but for those that keep the full-text index up to date."""
+    return [step for step in batch.steps if step.sql not in _OF_FULL_TEXT]

@@ -15,7 +15,7 @@ from memory_storage.models import Embedding
 from tests.checks import assert_consistent, row_counts
 from tests.raising import raises
 
-from .spy import spied
+from .spy import own_steps, spied
 
 MODEL = "a-model"
 VECTOR = [1.0] * 384
@@ -153,14 +153,10 @@ ITERATIONS: dict[str, Call] = {
 
 # Each write is one batch of a fixed number of statements, whatever the number of rows.
 WRITES: dict[str, tuple[int, Call]] = {
-    "episodes.save a new one": (4, lambda s, have: s.episodes.save(_episode())),
+    "episodes.save a new one": (3, lambda s, have: s.episodes.save(_episode())),
     "episodes.save a changed one": (3, lambda s, have: s.episodes.save(have.episode)),
-    "episodes.save_many": (4, lambda s, have: s.episodes.save_many([_episode() for _ in range(50)])),
-    # What the engine may misread in JSON is bound, in one more statement for 50 of them.
-    "episodes.save_many with long decimals": (
-        5,
-        lambda s, have: s.episodes.save_many([_episode(reward=n / 7) for n in range(50)]),
-    ),
+    # A statement inserts 64 rows; three steps each are 150.
+    "episodes.save_many": (5, lambda s, have: s.episodes.save_many([_episode() for _ in range(50)])),
     "episodes.append_step": (1, lambda s, have: s.episodes.append_step(have.id, ms.Step(tool="t"))),
     "episodes.complete": (3, lambda s, have: s.episodes.complete(have.id, ms.Success(verdict="done"))),
     "episodes.archive": (2, lambda s, have: s.episodes.archive(have.id)),
@@ -202,7 +198,7 @@ WRITES: dict[str, tuple[int, Call]] = {
 
 # An import looks first which are there already.
 IMPORTS: dict[str, tuple[int, Call]] = {
-    "episodes.import_many": (4, lambda s, have: s.episodes.import_many([_episode() for _ in range(50)])),
+    "episodes.import_many": (5, lambda s, have: s.episodes.import_many([_episode() for _ in range(50)])),
     "patterns.import_many": (3, lambda s, have: s.patterns.import_many([_pattern() for _ in range(50)])),
     "embeddings.import_many": (3, lambda s, have: s.embeddings.import_many([_embedding(have)])),
     "spatiotemporal.import_many": (1, lambda s, have: s.spatiotemporal.import_many([_place(have.other)])),
@@ -213,14 +209,14 @@ IMPORTS: dict[str, tuple[int, Call]] = {
 def test_a_read_is_one_statement(storage: ms.MemoryStorage, have: Any, name: str):
     with spied(storage.engine) as batches:
         assert READS[name](storage, have) is not None
-    assert [(len(batch.steps), batch.reads_only) for batch in batches] == [(1, True)]
+    assert [(len(own_steps(batch)), batch.reads_only) for batch in batches] == [(1, True)]
 
 
 @pytest.mark.parametrize("name", ITERATIONS)
 def test_an_iteration_is_one_statement_a_page(storage: ms.MemoryStorage, have: Any, name: str):
     with spied(storage.engine) as batches:
         assert ITERATIONS[name](storage, have)
-    assert {(len(batch.steps), batch.reads_only) for batch in batches} == {(1, True)}
+    assert {(len(own_steps(batch)), batch.reads_only) for batch in batches} == {(1, True)}
     assert len(batches) <= 2
 
 
@@ -229,7 +225,7 @@ def test_a_write_is_one_batch(storage: ms.MemoryStorage, have: Any, name: str):
     statements, write = WRITES[name]
     with spied(storage.engine) as batches:
         write(storage, have)
-    assert [(len(batch.steps), batch.reads_only) for batch in batches] == [(statements, False)]
+    assert [(len(own_steps(batch)), batch.reads_only) for batch in batches] == [(statements, False)]
 
 
 @pytest.mark.parametrize("name", IMPORTS)
@@ -237,7 +233,7 @@ def test_an_import_of_new_rows_is_one_batch(storage: ms.MemoryStorage, have: Any
     statements, write = IMPORTS[name]
     with spied(storage.engine) as batches:
         write(storage, have)
-    assert [(len(batch.steps), batch.reads_only) for batch in batches] == [(statements, False)]
+    assert [(len(own_steps(batch)), batch.reads_only) for batch in batches] == [(statements, False)]
 
 
 @pytest.mark.parametrize("name", [*READS, *WRITES, *IMPORTS])

@@ -46,11 +46,12 @@ def test_another_sqlite_counts_and_searches_every_table(database: Path):
     with sqlite3.connect(database) as connection:  # the driver has closed the file
         names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")]
         counts = {name: connection.execute(f"SELECT count(*) FROM [{name}]").fetchone()[0] for name in names}
-        for name in ("episodes", "steps", "patterns"):
-            found = connection.execute(f"SELECT * FROM {name}_fts WHERE {name}_fts MATCH ?", ('"接\x7f続"',))
-            assert len(found.fetchall()) == 1, name
+        for name, texts in (("episode", 2), ("pattern", 1)):
+            found = connection.execute(f"SELECT * FROM {name}_words WHERE {name}_words MATCH ?", ('"接\x7f続"',))
+            assert len(found.fetchall()) == texts, name
     connection.close()
-    assert {counts[f"{name}_{kind}"] for name in ("episodes", "steps", "patterns") for kind in ("fts", "text")} == {1}
+    names = ("episode_words", "episode_text", "episode_texts", "step_text", "episode_head_text", "pattern_words")
+    assert [counts[name] for name in names] == [2, 2, 2, 1, 1, 1]
 
 
 def test_rows_of_an_older_database_are_spelled_by_the_upgrade(storage: ms.MemoryStorage):

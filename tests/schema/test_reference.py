@@ -11,7 +11,7 @@ from .reference import PAGE, page
 
 # What the engine makes for its own use, by any name; the page names the kinds of them.
 OF_THE_ENGINE = re.compile(
-    r"sqlite_autoindex_\w+|\w+_fts_(config|data|docsize|idx)|spatiotemporal_(rtree|spans)_(node|parent|rowid)"
+    r"sqlite_autoindex_\w+|\w+_words_(config|data|docsize|idx)|spatiotemporal_(rtree|spans)_(node|parent|rowid)"
     r"|\w+_ann_shadow(_idx)?"
 )
 

@@ -25,9 +25,9 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     calls: list[str] = []
     compile_filters = filters.compile_filters
 
-    def counted(asked, owner_type, prefix=""):
+    def counted(asked, owner_type, prefix="", **more):
         calls.append(owner_type)
-        return compile_filters(asked, owner_type, prefix)
+        return compile_filters(asked, owner_type, prefix, **more)
 
     monkeypatch.setattr(filters, "compile_filters", counted)
     monkeypatch.setattr(planner, "compile_filters", counted)
@@ -78,4 +78,4 @@ def test_a_request_validates_itself(field: str, value: object):
 
 def test_a_request_by_words_ignores_the_arguments_of_vectors():
     request = SearchRequest(EpisodeFilter(), 1, "fix the login", model="", min_similarity=2)
-    assert (request.packed, request.words) == (None, '"fix" OR "the" OR "login"')
+    assert (request.packed, request.words) == (None, '["\\"fix\\"", "\\"the\\"", "\\"login\\""]')

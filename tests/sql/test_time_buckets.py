@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import memory_storage as ms
-from memory_storage.sql.documents import to_micros
+from memory_storage.sql.statement import to_micros
 from memory_storage.sql.time_buckets import FIRST, UNIT_SIZES, bucket, periods
 from tests.raising import raises
 

@@ -198,7 +198,7 @@ def _of_retention(storage: ms.MemoryStorage) -> Iterator[tuple[str, Any]]:
         "bytes": {"max_bytes": 9_000, "keep_pattern_sources": False},
     }.items():
         policy = ms.RetentionPolicy(**rule)  # type: ignore[arg-type]
-        yield f"retention.plan {name}", storage.retention.plan(policy, now=NOW).items
+        yield f"retention.plan {name}", list(storage.retention.plan(policy, now=NOW).items)
 
 
 PARTS = (_of_episodes, _of_steps, _of_patterns, _of_embeddings, _of_places, _of_analytics, _of_retention)

@@ -74,12 +74,19 @@ def assert_recorded(recorded: Any, found: Any, where: str) -> None:
 
 def assert_reads(stored: Stored, name: str, storage: ms.MemoryStorage) -> None:
     recorded, found = stored.reads[name], json.loads(json.dumps(reads(storage)))
+    # Revision 0009 ranks words otherwise, and shows other passages; revision 0007 finds more in scripts without spaces.
+    for label in [label for label in recorded if ".search " in label and label.isascii()]:
+        assert len(hits_of(found[label])) == len(hits_of(recorded[label])), label
+    recorded = {label: value for label, value in recorded.items() if ".search " not in label}
     if stored.commit == "62caf50":
-        # Revision 0007 respells and indexes all text again, so ranks and snippets differ; and the cursor of a search
-        # has had a namespace and a model since then.
-        recorded = without_cursors({label: value for label, value in recorded.items() if ".search " not in label})
+        # The cursor of a search has had a namespace and a model since then.
+        recorded = without_cursors(recorded)
         found = without_cursors(found)
     assert_recorded(recorded, found, name)
+
+
+def hits_of(read: Any) -> list[Any]:
+    return list(read["hits"] if isinstance(read, dict) else read)
 
 
 def without_cursors(labels: dict[str, Any]) -> dict[str, Any]:
@@ -194,6 +201,9 @@ def test_a_cursor_of_an_older_version_continues(stored: Stored):
                 continue
             following = read(**arguments, cursor=recorded["cursor"])
             ids = [str(getattr(one, "item", one).id) for one in following]
+            if name == "episodes.search":  # revision 0009 ranks words otherwise
+                assert len(ids) == len(recorded["ids"])
+                continue
             assert ids == recorded["ids"], name
 
 
