@@ -150,9 +150,12 @@ _NOT_IN_DOCUMENT = {
 def _the_facets_are_those_of_the_documents(connection: Connection) -> None:
     expected = []
     for owner in ("episode", "pattern"):
-        for namespace, seq, document in _rows(connection, f"SELECT namespace, seq, document FROM {_OWNERS[owner]}"):
-            expected += [(namespace, owner, *facet, seq) for facet in _facets(connection, json.loads(document))]
-    _same("facets", _rows(connection, "SELECT namespace, owner_type, name, value, owner_seq FROM facets"), expected)
+        at = "started_at" if owner == "episode" else "0"
+        for namespace, *place, document in _rows(
+            connection, f"SELECT namespace, {at}, seq, document FROM {_OWNERS[owner]}"
+        ):
+            expected += [(namespace, owner, *facet, *place) for facet in _facets(connection, json.loads(document))]
+    _same("facets", _rows(connection, "SELECT namespace, owner_type, name, value, at, owner_seq FROM facets"), expected)
 
 
 def _facets(connection: Connection, document: Any) -> set[tuple[str, str]]:

@@ -62,5 +62,9 @@ REVISIONS = {
         "without what the columns have",
         "that a search reads only the words of its own namespace, and that a save leaves the full-text index alone",
     ),
+    "0010": Revision(
+        "facets in the order of time, so that a page by a tag or metadata is a range of the index",
+        "that such a page takes as long in a large memory as in a small one",
+    ),
 }
 """By its id, in the order of the ids. The newest is `HEAD`."""

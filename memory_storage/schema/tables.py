@@ -265,8 +265,8 @@ facets = Table(
         nullable=False,
         comment="Tag, episode id, or metadata as JSON, of which the first 256 characters",
     ),
+    Column("at", Integer, primary_key=True, nullable=False, comment="`started_at` of the episode; 0 of a pattern"),
     Column("owner_seq", Integer, primary_key=True, nullable=False, comment="`seq` of the episode or pattern"),
-    Index("ix_facets_owner", "owner_seq", "owner_type"),
     sqlite_with_rowid=False,
     comment="Tags and scalar metadata of episodes and patterns, and evidence of patterns. Triggers keep it.",
 )

@@ -25,6 +25,8 @@ FACET_LENGTH = 256
 MOST_KEYS = 100
 """Metadata keys that one filter may name: each is a condition, and the engine accepts 1,000 in a statement."""
 
+_BROAD = {"archived", "since", "until"}  # filters that a page by facets tests by itself
+_MOST_LEADING = 8  # facets of which a page is read: each is a part of the statement
 _RENAMED = "the key that the filter names"
 
 Conditions = tuple[str, ...]
@@ -132,6 +134,34 @@ def compile_filters(
     return CompiledFilters(tuple([one[0] for one in compiled]), tuple([one[1] for one in compiled]), values)
 
 
+def leading_facets(asked: EpisodeFilter, values: dict[str, Any]) -> Conditions:
+    """Return conditions on facets, of which an episode that passes has at least one; () if they should not lead.
+
+    The facets of one value are in the order of time, so that a page can be read from them. They lead where no other
+    filter may be narrower.
+
+    Args:
+        asked: The filters.
+        values: The values of their conditions; those of the facets are added.
+    """
+    active = active_filters(asked)
+    narrow = active.keys() - _BROAD
+    if len(narrow) != 1:
+        return ()
+    if tags := active.get("tags_any") or active.get("tags_all", [])[:1]:
+        names = [f"leading_{number}" for number in range(len(tags))]
+        values.update(zip(names, tags, strict=True))
+        return tuple([f"name = 'tag' AND value = :{name}" for name in names]) if len(names) <= _MOST_LEADING else ()
+    if "metadata" not in active:
+        return ()
+    named = "name = 'metadata.' || :key_0 AND value = "
+    if "value_0" not in values:  # a number, in each form that JSON has for it
+        return tuple([f"{named}json_quote(:{name})" for name in values if name.startswith("value_0_")])
+    wanted = min(active["metadata"].items())[1]
+    quoted = ":value_0" if wanted is None or isinstance(wanted, bool) else "json_quote(:value_0)"
+    return (f"{named}substr({quoted}, 1, {FACET_LENGTH})",)
+
+
 def active_filters(asked: EpisodeFilter | PatternFilter) -> dict[str, Any]:
     """Return the filters that exclude rows."""
     return {name: value for name, value in asked.__dict__.items() if value is not None and value not in ([], {})}
@@ -157,7 +187,7 @@ def _tags(name: str, value: list[str], values: dict[str, Any], prefix: str) -> l
     values[name] = json.dumps(wanted)
     values[f"{name}_count"] = len(wanted)
     found = f"{_FACETS}{_TAGS_GIVEN.format(name=name)}"
-    of_row = f"{found} AND owner_seq = {prefix}seq"
+    of_row = f"{found} AND {_of_row(values, prefix)}"
     if name == "tags_any":
         return [(f"{prefix}seq IN (SELECT owner_seq {found})", f"EXISTS (SELECT 1 {of_row})")]
     # All tags: an owner has each tag once, so the count of its matching facets is the number of distinct tags.
@@ -186,7 +216,7 @@ def _metadata(name: str, value: dict[str, Any], values: dict[str, Any], prefix: 
         as_json = wanted is None or isinstance(wanted, bool)
         values[f"value_{number}"] = json.dumps(wanted) if as_json else wanted
         quoted = f":value_{number}" if as_json else f"json_quote(:value_{number})"
-        found.append(_has_facet(number, prefix, f"= substr({quoted}, 1, {FACET_LENGTH})"))
+        found.append(_has_facet(number, values, prefix, f"= substr({quoted}, 1, {FACET_LENGTH})"))
         if isinstance(wanted, str) and 6 * len(wanted) + 2 > FACET_LENGTH:
             # The facet of a long string holds only its beginning.
             found.append(_has_pair(number, prefix, f"pair.value = :value_{number} AND pair.type = 'text'"))
@@ -201,7 +231,7 @@ def _has_number(number: int, wanted: int | float, values: dict[str, Any], prefix
     read_as = [*forms, *(near for form in forms for near in _neighbours(form))]
     names = [f"value_{number}_{index}" for index in range(len(read_as))]
     values.update(zip(names, read_as, strict=True))
-    conditions = [_has_facet(number, prefix, f"IN ({', '.join(f'json_quote(:{name})' for name in names)})")]
+    conditions = [_has_facet(number, values, prefix, f"IN ({', '.join(f'json_quote(:{name})' for name in names)})")]
     if any(isinstance(form, float) for form in forms):
         texts = {f"text_{number}_{index}": to_json(form).decode() for index, form in enumerate(forms)}
         values |= texts
@@ -241,9 +271,16 @@ def _forms_of(wanted: int | float) -> list[int | float]:
         return same
 
 
-def _has_facet(number: int, prefix: str, value: str) -> Condition:
+def _of_row(values: dict[str, Any], prefix: str) -> str:
+    """Return the condition on the facets of a row: with its time, a facet is one entry of the index."""
+    at = f"{prefix}started_at" if values["owner_type"] == "episode" else "0"
+    return f"at = {at} AND owner_seq = {prefix}seq"
+
+
+def _has_facet(number: int, values: dict[str, Any], prefix: str, value: str) -> Condition:
     facet = f"{_FACETS}'metadata.' || :key_{number} AND value {value}"
-    return (f"{prefix}seq IN (SELECT owner_seq {facet})", f"EXISTS (SELECT 1 {facet} AND owner_seq = {prefix}seq)")
+    of_row = f"EXISTS (SELECT 1 {facet} AND {_of_row(values, prefix)})"
+    return f"{prefix}seq IN (SELECT owner_seq {facet})", of_row
 
 
 def _has_pair(number: int, prefix: str, condition: str) -> Condition:

@@ -75,17 +75,24 @@ def is_descending(direction: str) -> bool:
 
 
 def order_and_condition(
-    key: str, cursor: Cursor | None, *, descending: bool
+    key: str, cursor: Cursor | None, *, descending: bool, seq: str = "seq"
 ) -> tuple[str, tuple[str, ...], dict[str, Any]]:
-    """Return the ORDER BY terms, the conditions that continue after the cursor, and their values."""
+    """Return the ORDER BY terms, the conditions that continue after the cursor, and their values.
+
+    Args:
+        key: The column that rows are sorted by.
+        cursor: The cursor after which the page begins.
+        descending: Whether the greatest key is the first.
+        seq: The column of the rows' `seq`, which breaks ties.
+    """
     # A backwards page reads in the opposite order, from the cursor on, and is reversed afterwards. `seq` breaks ties,
     # so the order is total and no row is skipped or repeated between pages.
     down = descending != (cursor is not None and cursor.backwards)
-    order = f"{key} DESC, seq DESC" if down else f"{key}, seq"
+    order = f"{key} DESC, {seq} DESC" if down else f"{key}, {seq}"
     if cursor is None:
         return order, (), {}
     # A row-value comparison: SQLite answers it with one range of the index on (key, seq).
-    condition = f"({key}, seq) {'<' if down else '>'} (:cursor_key, :cursor_seq)"
+    condition = f"({key}, {seq}) {'<' if down else '>'} (:cursor_key, :cursor_seq)"
     return order, (condition,), {"cursor_key": cursor.position[0], "cursor_seq": cursor.position[1]}
 
 

@@ -119,7 +119,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
         "indexes.facets",
         sql(
             "DELETE FROM facets WHERE owner_seq % 2 = 0",
-            "INSERT INTO facets VALUES ('default', 'episode', 'tag', 'orphan', 999999)",
+            "INSERT INTO facets VALUES ('default', 'episode', 'tag', 'orphan', 0, 999999)",
         ),
     ),
     "the counters of a model are wrong": ("counters", sql("UPDATE vector_models SET vectors = 7, indexed = 70000")),

@@ -360,7 +360,7 @@ _WITHIN = re.compile(
         | ^SEARCH\ (episodes|patterns)$  # max(seq): one row
         | ^SEARCH\ (episode|pattern)_texts\ USING\ INTEGER\ PRIMARY\ KEY\ \(rowid>\?\ AND\ rowid<\?\)  # a namespace's
         | ^SEARCH\ (\(subquery-\d+\)|cuts|counted|frequencies)  # what a search has found so far
-        | ^SEARCH\ (used|grouped|by_episode)\ USING\ AUTOMATIC  # what analytics have found
+        | ^SEARCH\ (used|grouped|by_episode|selected)\ USING\ AUTOMATIC  # what analytics have found
         | VIRTUAL\ TABLE""",
     re.VERBOSE,
 )

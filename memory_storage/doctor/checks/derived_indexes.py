@@ -14,7 +14,7 @@ from memory_storage.sql.text_index import INDEX_STEPS, SEQ
 from .schema import schema_sql
 
 _FTS = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%fts5%' ORDER BY name"
-_NAMES = "namespace, owner_type, name, value, owner_seq"
+_NAMES = "namespace, owner_type, name, value, at, owner_seq"
 _TREES = re.compile(r"INSERT INTO (\w+)\s+SELECT (.+?)\s+WHERE (.+?);", re.DOTALL)
 _READS_JSON = re.compile(r"FROM (json_(?:each|tree)\()")
 _PLACES = "spatiotemporal_index AS p"
@@ -54,7 +54,7 @@ _INDEX_ALL = (
 def wrong_facets(connection: Connection) -> list[Finding]:
     """Find facets that are missing, or that no document has."""
     surplus, missing = _facets()
-    seqs = [row[4] for sql in (surplus, missing) for row in connection.exec_driver_sql(sql)]
+    seqs = [row[5] for sql in (surplus, missing) for row in connection.exec_driver_sql(sql)]
     problem = "tags and metadata that differ from the documents"
     return about_rows("indexes.facets", "facets", seqs, problem, "rebuild them", _make_facets)
 

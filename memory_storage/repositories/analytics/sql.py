@@ -26,8 +26,8 @@ _GROUPED: dict[str | None, str] = {
     None: f"SELECT NULL, {_FACTS} FROM selected",
     "stage": f"SELECT ntile(:stages) OVER (ORDER BY started_at, seq), {_FACTS} FROM selected",
     "tool": f"SELECT tool, {_FACTS} FROM (SELECT DISTINCT s.tool, selected.seq, {_FACTS} FROM {_SELECTED_STEPS})",
-    "tag": f"""SELECT value, {_FACTS} FROM selected CROSS JOIN facets ON owner_seq = selected.seq
-        AND facets.owner_type = 'episode' AND facets.namespace = :namespace AND facets.name = 'tag'""",
+    "tag": f"""SELECT value, {_FACTS} FROM facets CROSS JOIN selected ON selected.seq = owner_seq
+        WHERE facets.owner_type = 'episode' AND facets.namespace = :namespace AND facets.name = 'tag'""",
     **{
         name: f"SELECT {name}, {_FACTS} FROM selected"
         for name in ("task_type", "domain", "language", "framework", "complexity")

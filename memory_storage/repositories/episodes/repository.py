@@ -56,7 +56,7 @@ from memory_storage.sql.episode_rows import (
     step_of_values,
     with_columns_of_row,
 )
-from memory_storage.sql.filters import Shape, active_filters, conditions
+from memory_storage.sql.filters import Shape, active_filters, compile_filters, conditions, leading_facets
 from memory_storage.sql.paging import (
     ITERATE_PAGE,
     PAGE_BYTES,
@@ -112,6 +112,9 @@ _INDEX_ORDERED = {
 }
 
 _BOUNDS = ("since", "until")  # of `started_at`, by which pages are sorted
+
+_SIGNS = {"since": ">=", "until": "<"}
+"""How a facet's time is compared with a bound of `started_at`."""
 
 _SIZE_CHECK = 2  # the number of the statement that checks the limit
 
@@ -399,8 +402,7 @@ class EpisodeRepository(Repository):
         """Return a page of the episodes that pass all filters, by `started_at`.
 
         Archived episodes are excluded unless `archived` is True (only those) or None (all). `text` matches words,
-        "phrases" or a prefix*: all of them in the description, outcome, reflection and tags together, or all of them in
-        one step.
+        "phrases" or a prefix*: all of them, in the description, outcome, reflection, tags or any of the steps.
 
         Args:
             limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
@@ -421,12 +423,22 @@ class EpisodeRepository(Repository):
         check_on_corrupt(on_corrupt)
         descending = is_descending(direction)
         flag("steps", steps)
-        where, values = conditions(EpisodeFilter(**filters), "episode", has_recent=self._session.has_recent_words)
+        asked = EpisodeFilter(**filters)
+        compiled = compile_filters(asked, "episode", has_recent=self._session.has_recent_words)
+        where, values = compiled.finding, compiled.values
+        facets = leading_facets(asked, values)
+        if facets:
+            bounds = [f"at {sign} :{name}" for name, sign in _SIGNS.items() if name in values]
+            where = (*bounds, *conditions(asked, "episode", Shape("e.", by_row=True))[0])
 
         def read(size: int, place: Cursor | None) -> Page[Episode]:
-            order, after, place_values = order_and_condition("started_at", place, descending=descending)
+            key, seq = ("at", "owner_seq") if facets else ("started_at", "seq")
+            order, after, place_values = order_and_condition(key, place, descending=descending, seq=seq)
             place_values |= narrowed(values, place, _BOUNDS, descending=descending)
-            statement = sql.query((*where, *after), order, with_steps=steps)
+            if facets:
+                statement = sql.query_by_facets(facets, (*where, *after), order, with_steps=steps)
+            else:
+                statement = sql.query((*where, *after), order, with_steps=steps)
             step = statement.bind(namespace=self._session.namespace, limit=size + 1, **values | place_values)
             backwards = place is not None and place.backwards
             rows = self._session.read(step)

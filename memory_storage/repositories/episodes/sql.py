@@ -224,6 +224,23 @@ SELECT page.sort_key, page.seq, {HEAD_ROW} FROM page CROSS JOIN episodes AS e ON
 
 
 @lru_cache(maxsize=256)
+def query_by_facets(facets: Conditions, conditions: Conditions, order: str, *, with_steps: bool) -> SqlTemplate:
+    """As `query`, from the facets of which an episode has at least one; the conditions are on a row `e`."""
+    where = " AND ".join(("facets.namespace = :namespace", "facets.owner_type = 'episode'", *conditions))
+    # Each facet gives the first rows in its own order, and a page is the first ones of all of them.
+    of_facet = f"""SELECT * FROM (SELECT owner_seq AS seq, at FROM facets CROSS JOIN episodes AS e ON e.seq = owner_seq
+        WHERE {where} AND {{}} ORDER BY {order} LIMIT :limit)"""
+    led = "\n    UNION ALL ".join(of_facet.format(facet) for facet in facets)
+    return SqlTemplate(f"""
+WITH led AS MATERIALIZED ({led}),
+page AS MATERIALIZED (
+    SELECT seq, at AS sort_key FROM led GROUP BY seq ORDER BY {order.replace("owner_seq", "seq")} LIMIT :limit)
+SELECT page.sort_key, page.seq, {HEAD_ROW} FROM page CROSS JOIN episodes AS e ON e.seq = page.seq
+{_STEPS_OF_PAGE if with_steps else ""}
+""")
+
+
+@lru_cache(maxsize=256)
 def ids(conditions: Conditions, order: str) -> SqlTemplate:
     """Return the statement that lists the ids of all episodes of a query, in order."""
     where = " AND ".join(("namespace = :namespace", *conditions))

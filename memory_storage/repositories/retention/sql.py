@@ -16,7 +16,8 @@ _STEPS = "(SELECT count(*) FROM steps AS s WHERE s.namespace = e.namespace AND s
 IS_PATTERN_SOURCE = """EXISTS (SELECT 1 FROM facets AS f WHERE f.namespace = e.namespace AND f.owner_type = 'pattern'
     AND f.name = 'evidence' AND f.value = e.id)"""
 _HAS_PROTECTED_TAG = """EXISTS (SELECT 1 FROM facets AS f WHERE f.namespace = e.namespace AND f.owner_type = 'episode'
-    AND f.name = 'tag' AND f.value IN (SELECT value FROM json_each(:tags)) AND f.owner_seq = e.seq)"""
+    AND f.name = 'tag' AND f.value IN (SELECT value FROM json_each(:tags)) AND f.at = e.started_at
+    AND f.owner_seq = e.seq)"""
 # The database's clock; see `_EARLIER_CLOCK`.
 _DATABASE_NOW = "CAST(unixepoch('subsec') * 1000000 AS INTEGER)"
 # Protected and already expired episodes are partitioned away: the surplus is counted among the others.
