@@ -221,7 +221,7 @@ class Executor(dbapi.Unpicklable):
 
     def _query_plan(self, batch: dbapi.Batch) -> Sequence[Row]:
         try:
-            return execute_raw(self.engine, batch)[0]
+            return execute_raw(self.engine, dbapi.Batch(read_steps(batch.steps[0], shrinks=False), reads_only=True))[0]
         except FOREIGN_ERRORS as error:
             raise_mapped(error, self.engine)
             raise
