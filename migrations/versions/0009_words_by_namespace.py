@@ -30,7 +30,7 @@ TOKENIZER = (
 )
 
 FIELD_END = "\U0010fffd"
-"""A word of its own, so that no phrase goes on over the end of a field."""
+"""A word of its own, so that no phrase crosses the end of a field."""
 
 # The number of a text: 21 bits of the namespace, 36 of the row, 6 of the part.
 SEQ = "(doc >> 6) & 68719476735"
