@@ -9,6 +9,7 @@ from typing import Any
 import apsw
 
 from memory_storage.dbapi._vector_functions import add_vector_functions
+from memory_storage.sql.text_index import BATCH, INDEX_STEPS
 
 Row = tuple[Any, ...]
 Rows = tuple[list[Row], list[Row]]
@@ -30,6 +31,7 @@ class Raw:
 
     def __init__(self, path: Path) -> None:
         self.connection = apsw.Connection(str(path))
+        self._changes = BATCH - 1  # the first write of a process indexes what others have left
         add_vector_functions(self.connection)
         for pragma in _PRAGMAS:
             self.connection.execute(f"PRAGMA {pragma}").fetchall()
@@ -53,6 +55,7 @@ class Raw:
         else:
             self.connection.executemany(self._add_episode, episodes)
         self.connection.executemany(self._add_step, steps)
+        self._index(len(episodes))
         execute("COMMIT")
 
     def save_at_once(self, episodes: list[Row], steps: list[Row]) -> None:
@@ -63,6 +66,7 @@ class Raw:
                 some = rows[first : first + _ROWS]
                 more = f", ({', '.join('?' * len(some[0]))})" * (len(some) - 1)
                 self.connection.execute(insert + more, tuple(value for row in some for value in row))
+        self._index(len(episodes))
         self.connection.execute("COMMIT")
 
     def append(self, step: Row) -> None:
@@ -70,7 +74,16 @@ class Raw:
         execute = self.connection.execute
         execute("BEGIN IMMEDIATE")
         execute(self._add_step, step)
+        self._index(1)
         execute("COMMIT")
+
+    def _index(self, changes: int) -> None:
+        """Index the texts as the package does: after as many changes, in the transaction of the last of them."""
+        self._changes += changes
+        if self._changes >= BATCH:
+            self._changes = 0
+            for step in INDEX_STEPS:
+                self.connection.execute(step.sql)
 
     def get(self, episode_id: str) -> Rows:
         """Return all columns of an episode and of its steps."""

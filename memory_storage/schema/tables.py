@@ -306,7 +306,7 @@ text_changes = Table(
     "text_changes",
     metadata,
     Column("mark", Integer, primary_key=True, comment="Position in the log"),
-    Column("episode_seq", Integer, comment="`seq` of an episode with a text that is not indexed yet; NULL in the last"),
+    Column("episode_seq", Integer, comment="`seq` of an episode with a text that may not be indexed yet, or NULL"),
     comment="Log of episodes whose texts have changed since the index was brought up to date.",
 )
 

@@ -27,33 +27,28 @@ OF_NAMESPACE = """BETWEEN (SELECT number FROM namespaces WHERE name = :namespace
         AND ((SELECT number FROM namespaces WHERE name = :namespace) + 1 << 42) - 1"""
 """SQL for whether a text is of the namespace, after its number."""
 
-_PARTS = 63  # of an episode's steps; when all are used, its steps are divided again
+_PARTS = 63  # of the texts of an episode that have steps
 _PART_BYTES = 3_000_000  # of steps in one text: a server takes values of 5 MB, and spelled text is a third longer
 _BASE = "n.number << 42 | (e.seq << 6)"
 _COLUMNS = "description, outcome, reflection, tags, steps"
 
-# No part of a text may change its place: where steps are not indexed that came before indexed ones, all are one text.
 # Materialized: the log has an episode once for each of its changes.
 _CHANGED = f"""WITH changed AS MATERIALIZED (
     SELECT DISTINCT e.seq, e.namespace, e.id, {_BASE} AS base FROM text_changes AS c
     CROSS JOIN episodes AS e ON e.seq = c.episode_seq CROSS JOIN namespaces AS n ON n.name = e.namespace)"""
-# A new row has the highest number, so steps that were appended come after those that are indexed.
+# A new step has the highest `seq`, and with a text its trigger removes those after it: what is not indexed is the rest.
 _LAST_INDEXED = f"(SELECT max(last_step) FROM episode_texts WHERE doc > base AND doc <= base + {_PARTS})"
 # In the order of the numbers: FTS5 writes a segment each time that a number is lower than the one before it.
 INDEX_STEPS = (
-    BatchStep("""
-INSERT INTO namespaces (name) SELECT DISTINCT e.namespace FROM text_changes AS c
-CROSS JOIN episodes AS e ON e.seq = c.episode_seq
-WHERE NOT EXISTS (SELECT 1 FROM namespaces AS n WHERE n.name = e.namespace)"""),
+    # All numbers are used: texts that have fewer steps than those after them become one, so that few steps are indexed
+    # again.
     BatchStep(f"""
 {_CHANGED}
 DELETE FROM episode_texts WHERE doc IN (
-    SELECT t.doc FROM changed CROSS JOIN episode_texts AS t ON t.doc > base AND t.doc <= base + {_PARTS}
-    WHERE EXISTS (SELECT 1 FROM episode_texts WHERE doc = base + {_PARTS}) OR EXISTS (
-        SELECT 1 FROM steps AS s WHERE s.namespace = changed.namespace AND s.episode_id = changed.id
-            AND +s.seq < {_LAST_INDEXED} AND NOT EXISTS (
-                SELECT 1 FROM episode_texts AS x WHERE x.doc > base AND x.doc <= base + {_PARTS}
-                    AND s.seq BETWEEN x.first_step AND x.last_step)))"""),
+    SELECT t.doc FROM changed CROSS JOIN episode_texts AS last ON last.doc = base + {_PARTS}
+    CROSS JOIN episode_texts AS t ON t.doc > base AND t.doc <= base + {_PARTS}
+    WHERE t.doc > coalesce((SELECT max(k.doc) FROM episode_texts AS k WHERE k.doc > base AND k.doc < base + {_PARTS}
+        AND k.last_step - k.first_step >= last.last_step - k.last_step), base))"""),
     BatchStep(f"""
 {_CHANGED}
 INSERT INTO episode_texts (doc, first_step, last_step) SELECT * FROM (
@@ -68,9 +63,9 @@ INSERT INTO episode_texts (doc, first_step, last_step) SELECT * FROM (
         WHERE +s.seq > coalesce({_LAST_INDEXED}, -1))
     GROUP BY doc)
 ORDER BY 1"""),
-    # The last mark stays, so that marks grow: by them a connection knows what it has in its temporary index.
+    # The last row stays, so that marks grow: by them a connection knows what it has in its temporary index. All of its
+    # episode is indexed, which costs the next time little to find out.
     BatchStep("DELETE FROM text_changes WHERE mark < (SELECT max(mark) FROM text_changes)"),
-    BatchStep("UPDATE text_changes SET episode_seq = NULL WHERE episode_seq IS NOT NULL"),
 )
 """Statements that index the texts of all changed episodes."""
 
@@ -78,7 +73,6 @@ ORDER BY 1"""),
 _SEEN = "temp.recent_changes"  # the episodes in the temporary index, each with the last mark that it was read at
 _LATEST = """WITH latest AS MATERIALIZED (
     SELECT episode_seq AS seq, max(mark) AS mark FROM text_changes WHERE episode_seq IS NOT NULL GROUP BY 1)"""
-# A namespace has a number from its first indexed text on: before that, none of its texts is in the index.
 _NUMBER = "(SELECT number FROM namespaces WHERE name = e.namespace) << 42 | (e.seq << 6)"
 # The statements take microseconds where nothing has changed. They run in the transaction of the search, so that no text
 # can move from the log to the index between the two.

@@ -205,23 +205,25 @@ def changed(*names: str) -> str:
 
 
 EPISODE = NUMBER.format("OLD", "OLD.seq")
-# The steps' text that has a step, and the episode that it belongs to.
-OF_STEP = f"""DELETE FROM episode_texts WHERE doc = (
+# The text of a step, and those after it: what is not indexed always comes after what is.
+OF_STEP = f"""DELETE FROM episode_texts WHERE doc IN (
         SELECT t.doc FROM (SELECT {NUMBER.format("e", "e.seq")} AS base FROM episodes AS e
             WHERE e.namespace = OLD.namespace AND e.id = OLD.episode_id) AS episode
         CROSS JOIN episode_texts AS t ON t.doc > episode.base AND t.doc <= episode.base + 63
-        WHERE OLD.seq BETWEEN t.first_step AND t.last_step)"""
+        WHERE t.last_step >= OLD.seq)"""
 LOG_STEP = """INSERT INTO text_changes (episode_seq)
         SELECT seq FROM episodes WHERE namespace = {0}.namespace AND id = {0}.episode_id"""
 STEP_UPDATE = "UPDATE OF tool, output, document, words ON steps"
 STEP_CHANGED = changed("tool", "output", "document", "words")
 PATTERN_NUMBER = NUMBER.format("{0}", "{0}.seq")
 
+ADD_NAMESPACE = """INSERT INTO namespaces (name)
+        SELECT NEW.namespace WHERE NOT EXISTS (SELECT 1 FROM namespaces WHERE name = NEW.namespace)"""
 LOG_TRIGGERS = (
     CreateTrigger(
         "episodes_text_insert",
         "AFTER INSERT ON episodes",
-        ["INSERT INTO text_changes (episode_seq) VALUES (NEW.seq)"],
+        [ADD_NAMESPACE, "INSERT INTO text_changes (episode_seq) VALUES (NEW.seq)"],
     ),
     CreateTrigger(
         "episodes_text_before",
@@ -245,8 +247,6 @@ LOG_TRIGGERS = (
     CreateTrigger("steps_text_after", f"AFTER {STEP_UPDATE}", [LOG_STEP.format("NEW")], when=STEP_CHANGED),
     CreateTrigger("steps_text_delete", "BEFORE DELETE ON steps", [OF_STEP, LOG_STEP.format("OLD")]),
 )
-ADD_NAMESPACE = """INSERT INTO namespaces (name)
-        SELECT NEW.namespace WHERE NOT EXISTS (SELECT 1 FROM namespaces WHERE name = NEW.namespace)"""
 ADD_PATTERN = f"INSERT INTO pattern_texts (doc) SELECT {PATTERN_NUMBER.format('NEW')}"
 REMOVE_PATTERN = f"DELETE FROM pattern_texts WHERE doc = ({PATTERN_NUMBER.format('OLD')})"
 PATTERN_TRIGGERS = (

@@ -43,7 +43,8 @@ _WRONG_TEXTS = (
 )
 _INDEX_ALL = (
     "UPDATE namespaces SET episode_texts = 0, pattern_texts = 0",
-    """INSERT INTO namespaces (name) SELECT DISTINCT namespace FROM patterns
+    """INSERT INTO namespaces (name)
+    SELECT namespace FROM (SELECT namespace FROM patterns UNION SELECT namespace FROM episodes)
     WHERE namespace NOT IN (SELECT name FROM namespaces)""",
     f"INSERT INTO pattern_texts (doc) SELECT {_NUMBER.format('p')} FROM patterns AS p ORDER BY 1",
     "DELETE FROM text_changes",
