@@ -9,7 +9,7 @@ from typing import Any
 import apsw
 
 from memory_storage.dbapi._vector_functions import add_vector_functions
-from memory_storage.sql.text_index import BATCH, INDEX_STEPS
+from memory_storage.sql.indexing import BATCH, INDEX_STEPS
 
 Row = tuple[Any, ...]
 Rows = tuple[list[Row], list[Row]]

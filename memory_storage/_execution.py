@@ -26,8 +26,8 @@ from .errors import CommitUnknownError, ConfigurationError, MemoryStorageError, 
 from .monitoring import AuditRecord, Meter, current, log_slow_query
 from .pool import CountingPool
 from .resilience import NOT_STORED, Guard, is_outage, is_retryable_read, was_not_committed
+from .sql.indexing import BATCH, INDEX_STEPS, RECENT, RECENT_STEPS
 from .sql.session import Row
-from .sql.text_index import BATCH, INDEX_STEPS, RECENT, RECENT_STEPS
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ Response = tuple[Sequence[Row], Sequence[dbapi.Result]]
 """The rows of the last statement that returns any, and the result of each statement."""
 
 
-class TextIndexer:
+class Indexer:
     """Decides which write of a storage indexes the changed texts.
 
     Args:
@@ -77,7 +77,7 @@ class Executor(dbapi.Unpicklable):
     def __init__(self, engine: Engine, guard: Guard, meter: Meter, request_timeout: float) -> None:
         self.engine, self.guard, self.meter, self.request_timeout = engine, guard, meter, request_timeout
         self.is_remote = bool(engine.url.host)
-        self.text_indexer = TextIndexer(at_once=self.is_remote)
+        self.indexer = Indexer(at_once=self.is_remote)
 
     def read(self, step: dbapi.BatchStep, *, shrinks: bool = False) -> Sequence[Row]:
         """Return the rows of one SELECT. See `SessionProtocol.read`."""
@@ -89,14 +89,14 @@ class Executor(dbapi.Unpicklable):
             return self._retry(batch, error)
 
     def write(
-        self, steps: Sequence[dbapi.BatchStep], *, again: dbapi.BatchStep | None = None, texts: int = 0
+        self, steps: Sequence[dbapi.BatchStep], *, again: dbapi.BatchStep | None = None, changed: int = 0
     ) -> Sequence[Row]:
         """Run all statements or none. See `SessionProtocol.write`."""
         if id(self.engine) in open_write_transactions():
             refuse_nested_write(self.engine)
         if self.is_remote:
-            return self._write_with_receipt(steps, again, texts)
-        batch = dbapi.Batch([*steps, *self.text_indexer.steps(texts)])
+            return self._write_with_receipt(steps, again, changed)
+        batch = dbapi.Batch([*steps, *self.indexer.steps(changed)])
         try:
             return self._run(batch)
         except UnavailableError as error:
@@ -120,7 +120,7 @@ class Executor(dbapi.Unpicklable):
         record.log("stored" if is_known else "unknown")
 
     def _write_with_receipt(
-        self, steps: Sequence[dbapi.BatchStep], again: dbapi.BatchStep | None, texts: int
+        self, steps: Sequence[dbapi.BatchStep], again: dbapi.BatchStep | None, changed: int
     ) -> Sequence[Row]:
         # On a server the acknowledgement of a commit can be lost. The receipt says then whether it was committed.
         since, retry = perf_counter(), self.guard.retry_settings
@@ -128,7 +128,7 @@ class Executor(dbapi.Unpicklable):
             if attempt > 1 and perf_counter() - since > retry.deadline:
                 break
             receipt = Receipt()
-            batch = dbapi.Batch([*steps, *receipt.steps(), *self.text_indexer.steps(texts)])
+            batch = dbapi.Batch([*steps, *receipt.steps(), *self.indexer.steps(changed)])
             try:
                 try:
                     return self._run(batch)
@@ -287,10 +287,10 @@ class TransactionExecutor(dbapi.Unpicklable):
         steps: Sequence[dbapi.BatchStep],
         *,
         again: dbapi.BatchStep | None = None,  # noqa: ARG002 - what was lost is lost with the transaction
-        texts: int = 0,
+        changed: int = 0,
     ) -> Sequence[Row]:
         """Run all statements or none, within the transaction; the rows of the last one that returns any."""
-        batch, receipt = self._write_batch(steps, texts)
+        batch, receipt = self._write_batch(steps, changed)
         rows, _ = self._run(batch)
         self._receipt = receipt
         return rows
@@ -308,7 +308,7 @@ class TransactionExecutor(dbapi.Unpicklable):
         batch, receipt = (
             (dbapi.Batch(steps, reads_only=True), self._receipt)
             if reads_only
-            else self._write_batch(steps, texts=int(self._is_remote))
+            else self._write_batch(steps, changed=int(self._is_remote))
         )
         _, results = self._run(batch)
         self._receipt = receipt
@@ -379,12 +379,12 @@ class TransactionExecutor(dbapi.Unpicklable):
         if ticket is not None:
             self._guard.record(ticket, error, contacted=self._contacted)
 
-    def _write_batch(self, steps: Sequence[dbapi.BatchStep], texts: int = 0) -> tuple[dbapi.Batch, Receipt | None]:
+    def _write_batch(self, steps: Sequence[dbapi.BatchStep], changed: int = 0) -> tuple[dbapi.Batch, Receipt | None]:
         if self._read_only:
             raise MemoryStorageError(
                 "a snapshot is read-only; nothing was stored; write with the storage, or in a transaction"
             )
-        index = self._executor.text_indexer.steps(texts)
+        index = self._executor.indexer.steps(changed)
         if not self._is_remote or self._receipt is not None:
             return dbapi.Batch([*steps, *index]), self._receipt
         receipt = Receipt()  # with the first write, since that takes no round trip more; if it fails, with the next

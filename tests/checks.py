@@ -197,7 +197,7 @@ def _the_full_text_is_that_of_the_documents(connection: Connection) -> None:
         part = {_HEAD} if first is None else {step for step in unindexed[seq] if first <= step <= last}
         assert part, f"text {doc}: it is empty, or in the index twice"
         unindexed[seq] -= part
-    changed = {seq for (seq,) in _rows(connection, "SELECT episode_seq FROM text_changes")}
+    changed = {seq for (seq,) in _rows(connection, "SELECT episode_seq FROM episode_changes")}
     missing = [seq for seq, parts in unindexed.items() if parts and seq not in changed]
     assert not missing, f"episodes with texts that are neither in the index nor in the log: {missing[:5]}"
     for column, table in (("episode_texts", "episode_texts"), ("pattern_texts", "pattern_texts")):

@@ -302,8 +302,8 @@ pattern_texts = Table(
     comment="The texts in `pattern_words`: one for each pattern.",
 )
 
-text_changes = Table(
-    "text_changes",
+episode_changes = Table(
+    "episode_changes",
     metadata,
     Column("mark", Integer, primary_key=True, comment="Position in the log"),
     Column("episode_seq", Integer, comment="`seq` of an episode with a text that may not be indexed yet, or NULL"),

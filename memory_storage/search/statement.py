@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from memory_storage.schema.vector_tables import EXACT_SCAN_MAX, VectorSpace
-from memory_storage.sql.text_index import RECENT, SEQ
+from memory_storage.sql.indexing import RECENT, SEQ
 
 from .candidates import EXACT, OWN_SPACE, VECTOR, Source, last_seq
 

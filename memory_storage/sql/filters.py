@@ -15,8 +15,8 @@ from memory_storage.models import EpisodeFilter, PatternFilter
 
 from .documents import is_exact_in_json
 from .fulltext import each_word
+from .indexing import OF_NAMESPACE, RECENT, SEQ
 from .statement import to_micros
-from .text_index import OF_NAMESPACE, RECENT, SEQ
 from .validation import refuse_unstorable
 
 FACET_LENGTH = 256

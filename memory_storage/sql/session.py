@@ -101,13 +101,13 @@ class SessionProtocol(Protocol):
         """
         ...
 
-    def write(self, steps: Sequence[BatchStep], *, again: BatchStep | None = None, texts: int = 0) -> Sequence[Row]:
+    def write(self, steps: Sequence[BatchStep], *, again: BatchStep | None = None, changed: int = 0) -> Sequence[Row]:
         """Run statements atomically.
 
         Args:
             steps: The statements.
             again: Reads the rows of the result after a lost acknowledgement.
-            texts: How many episodes they change the texts of: after many of them the full-text index is brought up to
+            changed: How many episodes they change the texts of: after many of them the full-text index is brought up to
                 date, in the same transaction.
 
         Returns:
@@ -163,16 +163,16 @@ def retry_on_row_conflict(
 
 
 def write_and_read(
-    session: SessionProtocol, changes: Sequence[BatchStep], read: BatchStep, *, texts: int = 0
+    session: SessionProtocol, changes: Sequence[BatchStep], read: BatchStep, *, changed: int = 0
 ) -> Sequence[Row]:
     """Return the rows of `read` after the changes, in one round trip; in two if the response is too large."""
     try:
-        return session.write([*changes, read], texts=texts)
+        return session.write([*changes, read], changed=changed)
     except ValidationError as error:
         if _code_of(error) != "RESPONSE_TOO_LARGE":
             raise
     # The write was rolled back: its response may have 10 MB; that of a read may have any size.
-    session.write(changes, texts=texts)
+    session.write(changes, changed=changed)
     return session.read(read)
 
 

@@ -2,7 +2,7 @@
 
 A text in the index is a range of an episode's rows: its head, or steps that were indexed together. Its number begins
 with the number of its namespace, so that the texts of a namespace are one range of the index. Texts enter and leave the
-index with their row in `episode_texts`; what has none is in `text_changes`.
+index with their row in `episode_texts`; what has none is in `episode_changes`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ TABLES = (
         PRIMARY KEY (doc)
     )""",
     "CREATE TABLE pattern_texts (doc INTEGER NOT NULL, PRIMARY KEY (doc))",
-    """CREATE TABLE text_changes (
+    """CREATE TABLE episode_changes (
         mark INTEGER NOT NULL,
         episode_seq INTEGER,
         PRIMARY KEY (mark)
@@ -211,7 +211,7 @@ OF_STEP = f"""DELETE FROM episode_texts WHERE doc IN (
             WHERE e.namespace = OLD.namespace AND e.id = OLD.episode_id) AS episode
         CROSS JOIN episode_texts AS t ON t.doc > episode.base AND t.doc <= episode.base + 63
         WHERE t.last_step >= OLD.seq)"""
-LOG_STEP = """INSERT INTO text_changes (episode_seq)
+LOG_STEP = """INSERT INTO episode_changes (episode_seq)
         SELECT seq FROM episodes WHERE namespace = {0}.namespace AND id = {0}.episode_id"""
 STEP_UPDATE = "UPDATE OF tool, output, document, words ON steps"
 STEP_CHANGED = changed("tool", "output", "document", "words")
@@ -223,7 +223,7 @@ LOG_TRIGGERS = (
     CreateTrigger(
         "episodes_text_insert",
         "AFTER INSERT ON episodes",
-        [ADD_NAMESPACE, "INSERT INTO text_changes (episode_seq) VALUES (NEW.seq)"],
+        [ADD_NAMESPACE, "INSERT INTO episode_changes (episode_seq) VALUES (NEW.seq)"],
     ),
     CreateTrigger(
         "episodes_text_before",
@@ -234,7 +234,7 @@ LOG_TRIGGERS = (
     CreateTrigger(
         "episodes_text_after",
         "AFTER UPDATE OF document, words ON episodes",
-        ["INSERT INTO text_changes (episode_seq) VALUES (NEW.seq)"],
+        ["INSERT INTO episode_changes (episode_seq) VALUES (NEW.seq)"],
         when=changed("document", "words"),
     ),
     CreateTrigger(
@@ -266,13 +266,13 @@ PATTERN_TRIGGERS = (
     CreateTrigger("patterns_text_delete", "BEFORE DELETE ON patterns", [REMOVE_PATTERN]),
 )
 
-LAST_MARK = f"(SELECT max(mark) FROM (SELECT mark FROM text_changes ORDER BY mark LIMIT {PORTION}))"
+LAST_MARK = f"(SELECT max(mark) FROM (SELECT mark FROM episode_changes ORDER BY mark LIMIT {PORTION}))"
 CHANGED = f"""WITH changed AS MATERIALIZED (
-    SELECT DISTINCT e.seq, e.namespace, e.id, n.number << 42 | (e.seq << 6) AS base FROM text_changes AS c
+    SELECT DISTINCT e.seq, e.namespace, e.id, n.number << 42 | (e.seq << 6) AS base FROM episode_changes AS c
     CROSS JOIN episodes AS e ON e.seq = c.episode_seq CROSS JOIN namespaces AS n ON n.name = e.namespace
     WHERE c.mark <= {LAST_MARK})"""
 INDEX_PORTION = (
-    f"""INSERT INTO namespaces (name) SELECT DISTINCT e.namespace FROM text_changes AS c
+    f"""INSERT INTO namespaces (name) SELECT DISTINCT e.namespace FROM episode_changes AS c
     CROSS JOIN episodes AS e ON e.seq = c.episode_seq
     WHERE c.mark <= {LAST_MARK} AND NOT EXISTS (SELECT 1 FROM namespaces AS n WHERE n.name = e.namespace)""",
     f"""{CHANGED} DELETE FROM episode_texts WHERE doc IN (
@@ -286,8 +286,8 @@ INDEX_PORTION = (
         FROM changed CROSS JOIN steps AS s ON s.namespace = changed.namespace AND s.episode_id = changed.id)
     GROUP BY doc)
     ORDER BY 1""",
-    f"DELETE FROM text_changes WHERE mark <= {LAST_MARK} AND mark < (SELECT max(mark) FROM text_changes)",
-    "UPDATE text_changes SET episode_seq = NULL WHERE (SELECT count(*) FROM text_changes) = 1",
+    f"DELETE FROM episode_changes WHERE mark <= {LAST_MARK} AND mark < (SELECT max(mark) FROM episode_changes)",
+    "UPDATE episode_changes SET episode_seq = NULL WHERE (SELECT count(*) FROM episode_changes) = 1",
 )
 """Statements that index the texts of the oldest changes."""
 
@@ -356,7 +356,7 @@ WHOLE = (
 )
 """Tables, which of their documents lack what columns have, and SQL for the whole document."""
 
-NEW_TABLES = ("text_changes", "pattern_words", "episode_words", "pattern_texts", "episode_texts", "namespaces")
+NEW_TABLES = ("episode_changes", "pattern_words", "episode_words", "pattern_texts", "episode_texts", "namespaces")
 OLD_TEXTS = {
     "episodes": ("description", "outcome", "reflection", "tags"),
     "steps": ("tool", "action", "parameters", "output"),
@@ -370,7 +370,7 @@ def create_log() -> Iterator[object]:
     yield from text_triggers("episode", EPISODE_COLUMNS)
     yield from text_triggers("pattern", tuple(PATTERN))
     yield from LOG_TRIGGERS
-    yield "INSERT INTO text_changes (episode_seq) SELECT seq FROM episodes ORDER BY seq"
+    yield "INSERT INTO episode_changes (episode_seq) SELECT seq FROM episodes ORDER BY seq"
 
 
 def upgrade() -> None:
@@ -388,7 +388,9 @@ def upgrade() -> None:
         )
     )
     if not op.get_context().as_sql:
-        while op.get_bind().exec_driver_sql("SELECT 1 FROM text_changes WHERE episode_seq IS NOT NULL LIMIT 1").all():
+        while (
+            op.get_bind().exec_driver_sql("SELECT 1 FROM episode_changes WHERE episode_seq IS NOT NULL LIMIT 1").all()
+        ):
             batch.execute(INDEX_PORTION)
 
 
@@ -426,7 +428,7 @@ def prepare(engine: Engine) -> Iterator[tuple[int, int]]:
             return
         if not prepared:
             connection.exec_driver_sql(Batch([BatchStep(str(statement)) for statement in create_log()]))
-        count = "SELECT count(episode_seq) FROM text_changes"
+        count = "SELECT count(episode_seq) FROM episode_changes"
         total = left = connection.exec_driver_sql(count).scalar_one()
         while left:
             yield total - left, total
@@ -437,7 +439,7 @@ def prepare(engine: Engine) -> Iterator[tuple[int, int]]:
 
 def is_prepared(connection: Connection) -> bool:
     """Whether the new index is there, and the log."""
-    return bool(connection.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE name = 'text_changes'").all())
+    return bool(connection.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE name = 'episode_changes'").all())
 
 
 def drop_old() -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Engine, event
 
 from memory_storage.dbapi import Batch, BatchStep
-from memory_storage.sql.text_index import INDEX_STEPS, RECENT_STEPS
+from memory_storage.sql.indexing import INDEX_STEPS, RECENT_STEPS
 
 _OF_FULL_TEXT = {step.sql for step in (*INDEX_STEPS, *RECENT_STEPS)}
 

@@ -14,7 +14,7 @@ import pytest
 import memory_storage as ms
 from memory_storage.dbapi import Batch, BatchStep
 from memory_storage.models import EpisodeFilter, PatternFilter
-from memory_storage.sql.text_index import RECENT_STEPS
+from memory_storage.sql.indexing import RECENT_STEPS
 
 from .spy import own_steps, spied
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, exc
 
 from memory_storage.dbapi import Batch
 from memory_storage.doctor.findings import Finding, about_rows, seqs_of
-from memory_storage.sql.text_index import INDEX_STEPS, SEQ
+from memory_storage.sql.indexing import INDEX_STEPS, SEQ
 
 from .schema import schema_sql
 
@@ -21,7 +21,7 @@ _PLACES = "spatiotemporal_index AS p"
 _OWNER = """SELECT 1 FROM {0}s AS o JOIN namespaces AS n ON n.name = o.namespace
     WHERE o.seq = {1} AND n.number = doc >> 42"""
 _NUMBER = "(SELECT number FROM namespaces WHERE name = {0}.namespace) << 42 | ({0}.seq << 6)"
-_NOT_LOGGED = "{0}.seq NOT IN (SELECT episode_seq FROM text_changes WHERE episode_seq IS NOT NULL)"
+_NOT_LOGGED = "{0}.seq NOT IN (SELECT episode_seq FROM episode_changes WHERE episode_seq IS NOT NULL)"
 _WRONG_TEXTS = (
     *(
         f"SELECT {SEQ.format('doc')} FROM {name}_texts WHERE NOT EXISTS ({_OWNER.format(name, SEQ.format('doc'))})"
@@ -47,8 +47,8 @@ _INDEX_ALL = (
     SELECT namespace FROM (SELECT namespace FROM patterns UNION SELECT namespace FROM episodes)
     WHERE namespace NOT IN (SELECT name FROM namespaces)""",
     f"INSERT INTO pattern_texts (doc) SELECT {_NUMBER.format('p')} FROM patterns AS p ORDER BY 1",
-    "DELETE FROM text_changes",
-    "INSERT INTO text_changes (episode_seq) SELECT seq FROM episodes",
+    "DELETE FROM episode_changes",
+    "INSERT INTO episode_changes (episode_seq) SELECT seq FROM episodes",
 )
 
 

@@ -216,7 +216,7 @@ class EpisodeRepository(Repository):
         # Nothing is looked up before: constraints refuse a taken id and a missing episode, and are explained then.
         conflict = None
         try:
-            rows = self._session.write([change], again=again, texts=1)
+            rows = self._session.write([change], again=again, changed=1)
         except ConflictError as error:
             rows, conflict = (), error
         number = rows[0][0] if rows else self._resolve_append(step, values, limit, conflict)
@@ -273,7 +273,7 @@ class EpisodeRepository(Repository):
         if completed_at is None:
             values["completed_json"] = None
         try:
-            return self._update(episode_id, sql.COMPLETE, sql.CHECK_SIZE.bind(0, most=most, **key), texts=1, **values)
+            return self._update(episode_id, sql.COMPLETE, sql.CHECK_SIZE.bind(0, most=most, **key), changed=1, **values)
         except NotFoundError:  # the statement changes no row, either, if the end is before the stored start
             if completed_at is not None and (stored := self.find(episode_id, steps=False)):
                 raise _end_before_start_error("completed_at", stored.started_at, end) from None
@@ -759,7 +759,7 @@ class EpisodeRepository(Repository):
         # The last statement only reads: if the acknowledgement is lost, it answers again. What is new is known.
         state = [] if len(new) == len(encoded) else [self._state_step(encoded)]
         try:
-            return self._session.write([*changes, *state], texts=len(encoded))
+            return self._session.write([*changes, *state], changed=len(encoded))
         except RowCountError as error:
             if quota and error.index == len(changes):
                 advice = "delete some, by storage.retention or one by one"
@@ -826,12 +826,12 @@ class EpisodeRepository(Repository):
         return remaining
 
     def _update(
-        self, episode_id: UUID | str, statement: SqlTemplate, *checks: dbapi.BatchStep, texts: int = 0, **values: Any
+        self, episode_id: UUID | str, statement: SqlTemplate, *checks: dbapi.BatchStep, changed: int = 0, **values: Any
     ) -> Episode:
         key = {"namespace": self._session.namespace, "id": as_id(episode_id)}
         change = statement.bind(1, **key, **values)
         try:
-            rows = write_and_read(self._session, [change, *checks], sql.GET.bind(**key), texts=texts)
+            rows = write_and_read(self._session, [change, *checks], sql.GET.bind(**key), changed=changed)
         except RowCountError as error:
             if error.index != 1:
                 raise

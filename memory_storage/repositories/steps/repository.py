@@ -133,7 +133,7 @@ class StepRepository(Repository):
         key = {"namespace": self._session.namespace, "id": as_id(step_id)}
         now = to_micros(self._session.now())
         statements = [sql.INCREMENT_VERSION.bind(now=now, **key), sql.DELETE.bind(**key)]
-        return bool(self._session.write(statements, texts=1))
+        return bool(self._session.write(statements, changed=1))
 
 
 def _check_step_number(field: str, value: int) -> int:

@@ -14,7 +14,7 @@ import pytest
 import memory_storage as ms
 from memory_storage.search import planner
 from memory_storage.search.statement import NEWEST
-from memory_storage.sql.text_index import BATCH
+from memory_storage.sql.indexing import BATCH
 from tests.checks import assert_consistent
 
 WORDS = ("alpha", "bravo", "kilo", "zulu", "http", "接続", "東京")
@@ -168,7 +168,7 @@ def test_every_history_of_changes_is_found_as_by_a_loop(storage: ms.MemoryStorag
 def test_steps_that_were_indexed_in_many_parts_become_one_text_again(database: Path):
     with ms.MemoryStorage.open(str(database)) as storage:
         saved = storage.episodes.save(ms.Episode(task_description="first"))
-        storage._context.executor.text_indexer._batch = 1
+        storage._context.executor.indexer._batch = 1
         for number in range(130):
             storage.episodes.append_step(saved.id, ms.Step(tool=f"tool{number}"))
         assert 2 <= _indexed(storage) <= 64

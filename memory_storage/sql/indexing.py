@@ -1,6 +1,6 @@
 """How the full-text index of episodes follows the tables.
 
-Triggers log the episodes whose texts have changed (`text_changes`). The texts are indexed many at a time, since FTS5
+Triggers log the episodes whose texts have changed (`episode_changes`). The texts are indexed many at a time, since FTS5
 takes most of its time for each transaction, not for each word: in a file after every `BATCH` changes, by the write that
 makes the last of them; on a server by each write. A search in a file must find also what is not indexed yet: before it
 runs, the texts of the changed episodes are put into a temporary index of its connection, `RECENT`.
@@ -34,7 +34,7 @@ _COLUMNS = "description, outcome, reflection, tags, steps"
 
 # Materialized: the log has an episode once for each of its changes.
 _CHANGED = f"""WITH changed AS MATERIALIZED (
-    SELECT DISTINCT e.seq, e.namespace, e.id, {_BASE} AS base FROM text_changes AS c
+    SELECT DISTINCT e.seq, e.namespace, e.id, {_BASE} AS base FROM episode_changes AS c
     CROSS JOIN episodes AS e ON e.seq = c.episode_seq CROSS JOIN namespaces AS n ON n.name = e.namespace)"""
 # A new step has the highest `seq`, and with a text its trigger removes those after it: what is not indexed is the rest.
 _LAST_INDEXED = f"(SELECT max(last_step) FROM episode_texts WHERE doc > base AND doc <= base + {_PARTS})"
@@ -65,14 +65,14 @@ INSERT INTO episode_texts (doc, first_step, last_step) SELECT * FROM (
 ORDER BY 1"""),
     # The last row stays, so that marks grow: by them a connection knows what it has in its temporary index. All of its
     # episode is indexed, which costs the next time little to find out.
-    BatchStep("DELETE FROM text_changes WHERE mark < (SELECT max(mark) FROM text_changes)"),
+    BatchStep("DELETE FROM episode_changes WHERE mark < (SELECT max(mark) FROM episode_changes)"),
 )
 """Statements that index the texts of all changed episodes."""
 
 # Texts of erased episodes stay in it until the next search of the connection, in memory: no engine writes it to a file.
 _SEEN = "temp.recent_changes"  # the episodes in the temporary index, each with the last mark that it was read at
 _LATEST = """WITH latest AS MATERIALIZED (
-    SELECT episode_seq AS seq, max(mark) AS mark FROM text_changes WHERE episode_seq IS NOT NULL GROUP BY 1)"""
+    SELECT episode_seq AS seq, max(mark) AS mark FROM episode_changes WHERE episode_seq IS NOT NULL GROUP BY 1)"""
 _NUMBER = "(SELECT number FROM namespaces WHERE name = e.namespace) << 42 | (e.seq << 6)"
 # The statements take microseconds where nothing has changed. They run in the transaction of the search, so that no text
 # can move from the log to the index between the two.
