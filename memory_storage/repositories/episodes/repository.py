@@ -10,6 +10,7 @@ from itertools import chain
 from typing import Any
 from uuid import UUID
 
+from pydantic_core import to_json
 from typing_extensions import Unpack
 
 from memory_storage import dbapi
@@ -518,20 +519,18 @@ class EpisodeRepository(Repository):
             "started_at", parse_cursor(cursor), descending=is_descending(direction)
         )
         where, values = conditions(episode_filter, "episode", has_recent=self._session.has_recent_words)
-        rows = self._session.read(sql.ids((*where, *after), order).bind(namespace=namespace, **values, **place))
-        ids = [row[0] for row in rows]
-        del rows  # there may be a million: one copy is enough
+        listed = self._session.read(sql.listed((*where, *after), order).bind(namespace=namespace, **values, **place))
         # Not the text: the index would be searched, and all matches joined, for each page.
         row_conditions, values = conditions(
             episode_filter.model_copy(update={"text": None}), "episode", Shape("e.", by_row=True)
         )
-        statement = sql.page_of_ids(row_conditions, with_steps=steps)
+        statement = sql.page_of_listed(row_conditions, with_steps=steps)
         values |= {"namespace": namespace, "limit": size + 1, "page_bytes": PAGE_BYTES}
         was_large = True  # the page before this list may have been
         first = 0
-        while first < len(ids):
-            page_ids = ids_as_json(ids[first : first + size])
-            rows = self._session.read(statement.bind(ids=page_ids, **values), shrinks=was_large)
+        while first < len(listed):
+            page = to_json([tuple(row) for row in listed[first : first + size]]).decode()
+            rows = self._session.read(statement.bind(listed=page, **values), shrinks=was_large)
             # Episodes that did not fit are on the next page, identified by their position in the list.
             fitting = min((row[0] for row in rows if row[2] == 0 and row[3] is None), default=size)
             first, was_large = first + fitting, fitting < size

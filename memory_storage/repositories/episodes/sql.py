@@ -241,19 +241,20 @@ SELECT page.sort_key, page.seq, {HEAD_ROW} FROM page CROSS JOIN episodes AS e ON
 
 
 @lru_cache(maxsize=256)
-def ids(conditions: Conditions, order: str) -> SqlTemplate:
-    """Return the statement that lists the ids of all episodes of a query, in order."""
+def listed(conditions: Conditions, order: str) -> SqlTemplate:
+    """Return the statement that lists all episodes of a query, in order: `seq` and id."""
     where = " AND ".join(("namespace = :namespace", *conditions))
-    return SqlTemplate(f"SELECT id FROM episodes WHERE {where} ORDER BY {order}")
+    return SqlTemplate(f"SELECT seq, id FROM episodes WHERE {where} ORDER BY {order}")
 
 
 @lru_cache(maxsize=256)
-def page_of_ids(conditions: Conditions, *, with_steps: bool) -> SqlTemplate:
-    """Return the statement for those of `ids` that pass: position in `ids`, `seq`, then as `next_ones`."""
-    where = " AND ".join(("true", *conditions))
-    candidates = f"""SELECT e.seq, ids.key AS sort_key
-    FROM json_each(:ids) AS ids CROSS JOIN episodes AS e ON e.namespace = :namespace AND e.id = ids.value
-    WHERE {where} ORDER BY ids.key LIMIT :limit"""
+def page_of_listed(conditions: Conditions, *, with_steps: bool) -> SqlTemplate:
+    """Return the statement for those of a list that pass: position in it, `seq`, then as `next_ones`."""
+    # Found by the row's number, which a later episode may have got: hence the id.
+    where = " AND ".join(("e.namespace = :namespace", "e.id = listed.value ->> 1", *conditions))
+    candidates = f"""SELECT e.seq, listed.key AS sort_key
+    FROM json_each(:listed) AS listed CROSS JOIN episodes AS e ON e.seq = listed.value ->> 0
+    WHERE {where} ORDER BY listed.key LIMIT :limit"""
     return SqlTemplate(
         f"{_page_within_bytes(candidates, 'sort_key', with_steps=with_steps)}\n{_fitting_rows(with_steps=with_steps)}"
     )
