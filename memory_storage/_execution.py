@@ -26,7 +26,7 @@ from .errors import CommitUnknownError, ConfigurationError, MemoryStorageError, 
 from .monitoring import AuditRecord, Meter, current, log_slow_query
 from .pool import CountingPool
 from .resilience import NOT_STORED, Guard, is_outage, is_retryable_read, was_not_committed
-from .sql.indexing import BATCH, INDEX_STEPS, RECENT, RECENT_STEPS
+from .sql.indexing import BATCH, INDEX_STEP, INDEX_STEPS, RECENT, RECENT_STEPS
 from .sql.session import Row
 
 _log = logging.getLogger(__name__)
@@ -38,28 +38,29 @@ Response = tuple[Sequence[Row], Sequence[dbapi.Result]]
 
 
 class Indexer:
-    """Decides which write of a storage indexes the changed texts.
+    """Decides which write of a storage indexes the changed episodes.
 
     Args:
         at_once: Each write does: on a server, whose connections have no temporary index.
     """
 
     def __init__(self, *, at_once: bool) -> None:
-        self._batch = 1 if at_once else BATCH
-        # The first write indexes what earlier processes have left.
-        self._changes = self._batch - 1
+        self._at_once = at_once
+        self._changes = BATCH - 1  # the first write indexes what earlier processes have left
 
-    def steps(self, changes: int) -> Sequence[dbapi.BatchStep]:
+    def steps(self, changed: int) -> Sequence[dbapi.BatchStep]:
         """Return the statements that end a write.
 
         Args:
-            changes: How many episodes it changes the texts of.
+            changed: How many episodes it changes.
         """
-        self._changes += changes  # without a lock: a change that is not counted is indexed a little later
-        if not changes or self._changes < self._batch:
+        if not changed:
             return ()
-        self._changes = 0
-        return INDEX_STEPS
+        self._changes += changed  # without a lock: a change that is not counted is indexed a little later
+        if self._changes >= BATCH:
+            self._changes = 0
+            return INDEX_STEPS
+        return (INDEX_STEP,) if self._at_once else ()
 
 
 class Executor(dbapi.Unpicklable):

@@ -15,7 +15,7 @@ _log = logging.getLogger("memory_storage.audit")
 
 _IDS = 100  # named in a record; further ids are counted and digested
 _DEPTH = 3
-INTERNAL_TABLES = {"receipts", "forgotten", "namespaces", "episode_texts", "episode_changes"}
+INTERNAL_TABLES = {"receipts", "forgotten", "namespaces", "episode_texts", "index_changes"}
 
 
 @dataclass(frozen=True)

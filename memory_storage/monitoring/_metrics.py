@@ -65,7 +65,7 @@ class Operation:
         self.changed += sum(max(0, one.rowcount) for step, one in pairs if not _INTERNAL.search(step.sql))
 
 
-_INTERNAL = re.compile(r" (receipts|episode_changes) ")  # statements that are not the caller's
+_INTERNAL = re.compile(r" (receipts|index_changes|episode_texts) ")  # statements that are not the caller's
 _Pending = tuple[str, float, int, int, int, int, str | None]  # name, seconds, what it cost, and its error's class
 _BATCH = 200
 

@@ -63,8 +63,9 @@ REVISIONS = {
         "that a search reads only the words of its own namespace, and that a save leaves the full-text index alone",
     ),
     "0010": Revision(
-        "facets in the order of time, so that a page by a tag or metadata is a range of the index",
-        "that such a page takes as long in a large memory as in a small one",
+        "facets in the order of time, so that a page by a tag or metadata is a range of the index; those of changed "
+        "episodes are added in batches",
+        "that such a page takes as long in a large memory as in a small one, and that a save writes no facets",
     ),
 }
 """By its id, in the order of the ids. The newest is `HEAD`."""

@@ -268,7 +268,7 @@ facets = Table(
     Column("at", Integer, primary_key=True, nullable=False, comment="`started_at` of the episode; 0 of a pattern"),
     Column("owner_seq", Integer, primary_key=True, nullable=False, comment="`seq` of the episode or pattern"),
     sqlite_with_rowid=False,
-    comment="Tags and scalar metadata of episodes and patterns, and evidence of patterns. Triggers keep it.",
+    comment="Tags and scalar metadata of episodes and patterns, and evidence of patterns; see `episode_changes`",
 )
 
 namespaces = Table(
@@ -288,7 +288,7 @@ episode_texts = Table(
         "doc",
         Integer,
         primary_key=True,
-        comment="Number of the text: 21 bits of the namespace, 36 of the episode's `seq`, 6 of the part, from 0",
+        comment="Number of the text: 21 bits of the namespace, 32 of the episode's `seq`, 10 of the part, from 0",
     ),
     Column("first_step", Integer, comment="Lowest `seq` of the steps in the text; NULL for the head of an episode"),
     Column("last_step", Integer, comment="Highest `seq` of the steps in the text"),
@@ -306,8 +306,8 @@ episode_changes = Table(
     "episode_changes",
     metadata,
     Column("mark", Integer, primary_key=True, comment="Position in the log"),
-    Column("episode_seq", Integer, comment="`seq` of an episode with a text that may not be indexed yet, or NULL"),
-    comment="Log of episodes whose texts have changed since the index was brought up to date.",
+    Column("episode_seq", Integer, comment="`seq` of an episode whose words or facets may not be indexed yet, or NULL"),
+    comment="Log of episodes that have changed since their words and facets were indexed.",
 )
 
 receipts = Table(

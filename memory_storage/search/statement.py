@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from memory_storage.schema.vector_tables import EXACT_SCAN_MAX, VectorSpace
-from memory_storage.sql.indexing import RECENT, SEQ
+from memory_storage.sql.indexing import PART_BITS, PARTS, RECENT, SEQ
 
 from .candidates import EXACT, OWN_SPACE, VECTOR, Source, last_seq
 
@@ -321,15 +321,15 @@ class Search:
         # A row has few texts, of which the first that has a word shows it: its head, or else its steps.
         words = "(SELECT group_concat(match, ' OR ') FROM terms)"
         indexed, target = self.target.full_text, "snippet({0}, -1, '[', ']', '…', 16)"
-        of_row = """rowid BETWEEN (SELECT first FROM span) | (found.seq << 6)
-            AND (SELECT first FROM span) | (found.seq << 6) | 63"""
+        of_row = f"""rowid BETWEEN (SELECT first FROM span) | (found.seq << {PART_BITS})
+            AND (SELECT first FROM span) | (found.seq << {PART_BITS}) | {PARTS}"""
         passages = [
             f"(SELECT {target.format(indexed)} FROM {indexed} WHERE {indexed} MATCH {words} AND {of_row} LIMIT 1)"
         ]
         if self.has_recent:
             passages.append(
                 f"""(SELECT {target.format("recent_words")} FROM {RECENT} WHERE recent_words MATCH {words}
-            AND rowid BETWEEN found.seq << 6 AND found.seq << 6 | 63 LIMIT 1)"""
+            AND rowid BETWEEN found.seq << {PART_BITS} AND found.seq << {PART_BITS} | {PARTS} LIMIT 1)"""
             )
         return f"coalesce({', '.join([*passages, 'NULL'])})"
 
@@ -352,7 +352,7 @@ class Search:
             f"SELECT key, rowid, 0 FROM {indexed.format(title)}",
         ]
         if self.has_recent:
-            recent = f"""terms CROSS JOIN {RECENT} CROSS JOIN episodes AS e ON e.seq = recent_words.rowid >> 6
+            recent = f"""terms CROSS JOIN {RECENT} CROSS JOIN episodes AS e ON e.seq = recent_words.rowid >> {PART_BITS}
         WHERE recent_words MATCH {{0}} AND e.namespace = :namespace"""
             matches += [
                 f"SELECT key, recent_words.rowid, 1 FROM {recent.format('match')}",
@@ -391,7 +391,7 @@ class Search:
         if not self.has_recent:
             return ""
         return f"""
-        + (SELECT count(*) FROM {RECENT} CROSS JOIN episodes AS e ON e.seq = recent_words.rowid >> 6
+        + (SELECT count(*) FROM {RECENT} CROSS JOIN episodes AS e ON e.seq = recent_words.rowid >> {PART_BITS}
             WHERE e.namespace = :namespace)"""
 
     def _ranked_by_similarity(self) -> list[str]:

@@ -14,13 +14,11 @@ from memory_storage.errors import ValidationError
 from memory_storage.models import EpisodeFilter, PatternFilter
 
 from .documents import is_exact_in_json
+from .facets import FACET_LENGTH, SCALAR, metadata_of, tags_of
 from .fulltext import each_word
-from .indexing import OF_NAMESPACE, RECENT, SEQ
+from .indexing import OF_NAMESPACE, PART_BITS, PARTS, RECENT, SEQ
 from .statement import to_micros
 from .validation import refuse_unstorable
-
-FACET_LENGTH = 256
-"""Characters of a metadata value, as JSON, that its facet holds (see revision 0001)."""
 
 MOST_KEYS = 100
 """Metadata keys that one filter may name: each is a condition, and the engine accepts 1,000 in a statement."""
@@ -55,9 +53,14 @@ _FLAGS = {
     ("archived", True): "archived_at IS NOT NULL",
     ("archived", False): "archived_at IS NULL",
 }
-_FACETS = "FROM facets WHERE namespace = :namespace AND owner_type = :owner_type AND name = "
 # Tags and metadata are facets: rows (owner, name, value), so each is found by an index whatever its key.
-_TAGS_GIVEN = "'tag' AND value IN (SELECT value FROM json_each(:{name}))"
+_FACETS = "SELECT owner_seq FROM facets WHERE namespace = :namespace AND owner_type = :owner_type AND name = "
+# Those of changed episodes may be in their documents only. A file has up to 256 changes in the log, a server one, and
+# each is tested in microseconds.
+_CHANGED = """
+        UNION ALL SELECT e.seq FROM episode_changes AS c CROSS JOIN episodes AS e ON e.seq = c.episode_seq
+            WHERE e.namespace = :namespace AND """
+_GIVEN = "IN (SELECT value FROM json_each(:{name}))"
 # A row has all words if each of them is in one of its texts. Found by the index: those that have as many words as were
 # asked for. At hand: the texts of the row are a range of the index.
 _HAS_WORDS = f"""seq IN (SELECT seq FROM (
@@ -66,14 +69,14 @@ _HAS_WORDS = f"""seq IN (SELECT seq FROM (
     GROUP BY seq HAVING count(DISTINCT key) = json_array_length(:text))"""
 # The rows of other namespaces among them are left out by the condition on the namespace, which each statement has.
 _FOUND_RECENTLY = f"""
-        UNION ALL SELECT word.key, recent_words.rowid >> 6 FROM json_each(:text) AS word
+        UNION ALL SELECT word.key, recent_words.rowid >> {PART_BITS} FROM json_each(:text) AS word
         CROSS JOIN {RECENT} WHERE recent_words MATCH word.value"""
-_IN_TEXTS = """EXISTS (SELECT 1 FROM episode_words WHERE episode_words MATCH word.value AND rowid BETWEEN
-            (SELECT number FROM namespaces WHERE name = :namespace) << 42 | ({seq} << 6)
-            AND (SELECT number FROM namespaces WHERE name = :namespace) << 42 | ({seq} << 6) | 63)"""
+_IN_TEXTS = f"""EXISTS (SELECT 1 FROM episode_words WHERE episode_words MATCH word.value AND rowid BETWEEN
+            (SELECT number FROM namespaces WHERE name = :namespace) << 42 | ({{seq}} << {PART_BITS})
+            AND (SELECT number FROM namespaces WHERE name = :namespace) << 42 | ({{seq}} << {PART_BITS}) | {PARTS})"""
 _IN_RECENT = f"""
         OR EXISTS (SELECT 1 FROM {RECENT} WHERE recent_words MATCH word.value
-            AND rowid BETWEEN {{seq}} << 6 AND {{seq}} << 6 | 63)"""
+            AND rowid BETWEEN {{seq}} << {PART_BITS} AND {{seq}} << {PART_BITS} | {PARTS})"""
 
 
 class Shape(NamedTuple):
@@ -186,18 +189,19 @@ def _tags(name: str, value: list[str], values: dict[str, Any], prefix: str) -> l
     wanted = sorted(set(value))
     values[name] = json.dumps(wanted)
     values[f"{name}_count"] = len(wanted)
-    found = f"{_FACETS}{_TAGS_GIVEN.format(name=name)}"
-    of_row = f"{found} AND {_of_row(values, prefix)}"
-    if name == "tags_any":
-        return [(f"{prefix}seq IN (SELECT owner_seq {found})", f"EXISTS (SELECT 1 {of_row})")]
-    # All tags: an owner has each tag once, so the count of its matching facets is the number of distinct tags.
-    counted = f"count(*) = :{name}_count"
-    return [
-        (
-            f"{prefix}seq IN (SELECT owner_seq {found} GROUP BY owner_seq HAVING {counted})",
-            f"(SELECT count(*) {of_row}) = :{name}_count",
-        )
-    ]
+    given = _GIVEN.format(name=name)
+    # A facet has a tag once, so they are counted; in the document, a tag may be in two lists.
+    found, counted = f"{_FACETS}'tag' AND value {given}", f"= :{name}_count"
+
+    def of_row(prefix: str) -> str:
+        row_tags = f"FROM {tags_of(prefix)} AND atom {given}"
+        if name == "tags_any":
+            return f"EXISTS (SELECT 1 {row_tags})"
+        return f"(SELECT count(DISTINCT atom) {row_tags}) {counted}"
+
+    if name == "tags_all":
+        found += f" GROUP BY owner_seq HAVING count(*) {counted}"
+    return [_found(found, of_row, values, prefix)]
 
 
 def _metadata(name: str, value: dict[str, Any], values: dict[str, Any], prefix: str) -> list[Condition]:
@@ -271,16 +275,19 @@ def _forms_of(wanted: int | float) -> list[int | float]:
         return same
 
 
-def _of_row(values: dict[str, Any], prefix: str) -> str:
-    """Return the condition on the facets of a row: with its time, a facet is one entry of the index."""
-    at = f"{prefix}started_at" if values["owner_type"] == "episode" else "0"
-    return f"at = {at} AND owner_seq = {prefix}seq"
-
-
 def _has_facet(number: int, values: dict[str, Any], prefix: str, value: str) -> Condition:
-    facet = f"{_FACETS}'metadata.' || :key_{number} AND value {value}"
-    of_row = f"EXISTS (SELECT 1 {facet} AND {_of_row(values, prefix)})"
-    return f"{prefix}seq IN (SELECT owner_seq {facet})", of_row
+    found = f"{_FACETS}'metadata.' || :key_{number} AND value {value}"
+
+    def of_row(prefix: str) -> str:
+        return f"EXISTS (SELECT 1 FROM {metadata_of(prefix)} AND key = :key_{number} AND {SCALAR} {value})"
+
+    return _found(found, of_row, values, prefix)
+
+
+def _found(found: str, of_row: Callable[[str], str], values: dict[str, Any], prefix: str) -> Condition:
+    # An episode that comes twice, by a facet and by the log, is one `seq`.
+    changed = _CHANGED + of_row("e.") if values["owner_type"] == "episode" else ""
+    return f"{prefix}seq IN ({found}{changed})", of_row(prefix)
 
 
 def _has_pair(number: int, prefix: str, condition: str) -> Condition:

@@ -107,8 +107,8 @@ class SessionProtocol(Protocol):
         Args:
             steps: The statements.
             again: Reads the rows of the result after a lost acknowledgement.
-            changed: How many episodes they change the texts of: after many of them the full-text index is brought up to
-                date, in the same transaction.
+            changed: How many episodes they change: after many of them the indexes of words and facets are brought up
+                to date, in the same transaction.
 
         Returns:
             The rows of the last statement that has any. If the acknowledgement is lost but the write was committed,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from alembic import op
+from alembic import context, op
 from sqlalchemy import Connection, Engine
 
 from memory_storage.dbapi import Batch, BatchStep
@@ -32,9 +32,10 @@ TOKENIZER = (
 FIELD_END = "\U0010fffd"
 """A word of its own, so that no phrase crosses the end of a field."""
 
-# The number of a text: 21 bits of the namespace, 36 of the row, 6 of the part.
-SEQ = "(doc >> 6) & 68719476735"
-NUMBER = "(SELECT number FROM namespaces WHERE name = {0}.namespace) << 42 | ({1} << 6)"
+# The number of a text: 21 bits of the namespace, 32 of the row, 10 of the part.
+SEQ = "((t.doc >> 10) & 4294967295)"  # of a row `t`
+NUMBER = "(SELECT number FROM namespaces WHERE name = {0}.namespace) << 42 | ({1} << 10)"
+PARTS = 1023  # of the texts of an episode that have steps
 
 TABLES = (
     """CREATE TABLE namespaces (
@@ -61,7 +62,10 @@ TABLES = (
 
 
 def words(json: str) -> str:
-    """SQL for the words of a JSON text: without the escapes, which would stick to the words after them."""
+    """SQL for the words of JSON: without the escapes, which would stick to the words after them.
+
+    Not by `json_tree`: FTS5 allows no table-valued function in what it compares its index with.
+    """
     for escape in (r"\\", r"\"", r"\n", r"\r", r"\t", r"\b", r"\f"):
         json = f"replace({json}, '{escape}', ' ')"
     return json
@@ -69,7 +73,7 @@ def words(json: str) -> str:
 
 def joined(*texts: str) -> str:
     """SQL for the texts that are there, one after the other."""
-    return " || ".join(f"coalesce({text} || ' ', '')" for text in texts)
+    return " || ' ' || ".join(f"coalesce({text}, '')" for text in texts)
 
 
 def fields(*names: str) -> list[str]:
@@ -77,9 +81,9 @@ def fields(*names: str) -> list[str]:
     return [f"document ->> '$.{name}'" for name in names]
 
 
-def lists(*names: str) -> list[str]:
+def lists(*names: str) -> str:
     """SQL for the words of fields of a document that are lists or objects."""
-    return [words(f"document -> '$.{name}'") for name in names]
+    return words(joined(*(f"document -> '$.{name}'" for name in names)))
 
 
 def spelled(name: str, sql: str) -> str:
@@ -107,24 +111,24 @@ HEAD = {
     "description": "document ->> '$.task_description'",
     "outcome": joined(
         *fields("outcome.verdict", "outcome.reason", "outcome.error_details"),
-        *lists("outcome.artifacts", "outcome.completed", "outcome.failed", "outcome.infeasibility_signals"),
+        lists("outcome.artifacts", "outcome.completed", "outcome.failed", "outcome.infeasibility_signals"),
     ),
-    "reflection": joined(*lists("reflection.successes", "reflection.improvements", "reflection.insights")),
-    "tags": words("document -> '$.tags'"),
+    "reflection": lists("reflection.successes", "reflection.improvements", "reflection.insights"),
+    "tags": lists("tags"),
 }
 STEP = {
     "tool": "tool",
     "action": "document ->> '$.action'",
-    "parameters": words("document -> '$.parameters'"),
+    "parameters": lists("parameters"),
     "output": "output",
 }
 PATTERN = {
     "description": "document ->> '$.description'",
     "rule": joined(
         *fields("condition", "action", "error_type", "recommended_approach"),
-        *lists("recovery_steps", "context_features", "tools"),
+        lists("recovery_steps", "context_features", "tools"),
     ),
-    "tags": words("document -> '$.tags'"),
+    "tags": lists("tags"),
 }
 EPISODE_COLUMNS = (*HEAD, "steps")
 STEPS_OF_TEXT = f"""(SELECT group_concat(text, ' {FIELD_END} ') FROM (
@@ -150,24 +154,17 @@ VIEWS = (
         f"SELECT seq, namespace, episode_id,\n        {fields_of_step()} AS text\n    FROM "
         + readable("steps", "namespace", "episode_id", "tool", "output"),
     ),
-    # Each column is a subquery, so that the table of texts is the only one that a reader of all texts walks through.
     CreateView(
         "episode_text",
-        "SELECT doc,\n        "
-        + ",\n        ".join(
-            f"CASE WHEN first_step IS NULL THEN (SELECT {name} FROM episode_head_text WHERE seq = {SEQ}) END AS {name}"
-            for name in HEAD
-        )
-        + f",\n        CASE WHEN first_step IS NOT NULL THEN {STEPS_OF_TEXT} END AS steps\n    FROM episode_texts",
+        f"SELECT t.doc, {', '.join(f'h.{name}' for name in HEAD)},\n"
+        f"        CASE WHEN t.first_step IS NOT NULL THEN {STEPS_OF_TEXT} END AS steps\n"
+        "    FROM episode_texts AS t LEFT JOIN episode_head_text AS h"
+        f" ON t.first_step IS NULL AND h.seq = {SEQ}",
     ),
     CreateView(
         "pattern_text",
-        "SELECT doc,\n        "
-        + ",\n        ".join(
-            f"(SELECT {spelled(name, sql)} FROM {readable('patterns')} WHERE seq = {SEQ}) AS {name}"
-            for name, sql in PATTERN.items()
-        )
-        + "\n    FROM pattern_texts",
+        f"SELECT t.doc,\n        {columns({name: spelled(name, sql) for name, sql in PATTERN.items()})}\n"
+        f"    FROM pattern_texts AS t LEFT JOIN {readable('patterns')} AS p ON p.seq = {SEQ}",
     ),
 )
 FULL_TEXT = tuple(
@@ -209,7 +206,7 @@ EPISODE = NUMBER.format("OLD", "OLD.seq")
 OF_STEP = f"""DELETE FROM episode_texts WHERE doc IN (
         SELECT t.doc FROM (SELECT {NUMBER.format("e", "e.seq")} AS base FROM episodes AS e
             WHERE e.namespace = OLD.namespace AND e.id = OLD.episode_id) AS episode
-        CROSS JOIN episode_texts AS t ON t.doc > episode.base AND t.doc <= episode.base + 63
+        CROSS JOIN episode_texts AS t ON t.doc > episode.base AND t.doc <= episode.base + {PARTS}
         WHERE t.last_step >= OLD.seq)"""
 LOG_STEP = """INSERT INTO episode_changes (episode_seq)
         SELECT seq FROM episodes WHERE namespace = {0}.namespace AND id = {0}.episode_id"""
@@ -240,7 +237,7 @@ LOG_TRIGGERS = (
     CreateTrigger(
         "episodes_text_delete",
         "BEFORE DELETE ON episodes",
-        [f"DELETE FROM episode_texts WHERE doc BETWEEN ({EPISODE}) AND ({EPISODE}) + 63"],
+        [f"DELETE FROM episode_texts WHERE doc BETWEEN ({EPISODE}) AND ({EPISODE}) + {PARTS}"],
     ),
     CreateTrigger("steps_text_insert", "AFTER INSERT ON steps", [LOG_STEP.format("NEW")]),
     CreateTrigger("steps_text_before", f"BEFORE {STEP_UPDATE}", [OF_STEP], when=STEP_CHANGED),
@@ -268,7 +265,7 @@ PATTERN_TRIGGERS = (
 
 LAST_MARK = f"(SELECT max(mark) FROM (SELECT mark FROM episode_changes ORDER BY mark LIMIT {PORTION}))"
 CHANGED = f"""WITH changed AS MATERIALIZED (
-    SELECT DISTINCT e.seq, e.namespace, e.id, n.number << 42 | (e.seq << 6) AS base FROM episode_changes AS c
+    SELECT DISTINCT e.seq, e.namespace, e.id, n.number << 42 | (e.seq << 10) AS base FROM episode_changes AS c
     CROSS JOIN episodes AS e ON e.seq = c.episode_seq CROSS JOIN namespaces AS n ON n.name = e.namespace
     WHERE c.mark <= {LAST_MARK})"""
 INDEX_PORTION = (
@@ -276,11 +273,11 @@ INDEX_PORTION = (
     CROSS JOIN episodes AS e ON e.seq = c.episode_seq
     WHERE c.mark <= {LAST_MARK} AND NOT EXISTS (SELECT 1 FROM namespaces AS n WHERE n.name = e.namespace)""",
     f"""{CHANGED} DELETE FROM episode_texts WHERE doc IN (
-    SELECT t.doc FROM changed CROSS JOIN episode_texts AS t ON t.doc > base AND t.doc <= base + 63)""",
+    SELECT t.doc FROM changed CROSS JOIN episode_texts AS t ON t.doc > base AND t.doc <= base + {PARTS})""",
     f"""{CHANGED} INSERT INTO episode_texts (doc, first_step, last_step) SELECT * FROM (
     SELECT base, NULL, NULL FROM changed WHERE NOT EXISTS (SELECT 1 FROM episode_texts WHERE doc = base)
     UNION ALL
-    SELECT min(base + 63, base + 1 + part) AS doc, min(seq), max(seq)
+    SELECT min(base + {PARTS}, base + 1 + part) AS doc, min(seq), max(seq)
     FROM (SELECT base, s.seq, sum(length(CAST(s.document AS BLOB)) + coalesce(length(CAST(s.output AS BLOB)), 0)) OVER (
             PARTITION BY base ORDER BY s.seq ROWS UNBOUNDED PRECEDING) / 3000000 AS part
         FROM changed CROSS JOIN steps AS s ON s.namespace = changed.namespace AND s.episode_id = changed.id)
@@ -357,11 +354,7 @@ WHOLE = (
 """Tables, which of their documents lack what columns have, and SQL for the whole document."""
 
 NEW_TABLES = ("episode_changes", "pattern_words", "episode_words", "pattern_texts", "episode_texts", "namespaces")
-OLD_TEXTS = {
-    "episodes": ("description", "outcome", "reflection", "tags"),
-    "steps": ("tool", "action", "parameters", "output"),
-    "patterns": ("description", "rule", "tags"),
-}
+OLD_TABLES = ("episodes", "steps", "patterns")
 
 
 def create_log() -> Iterator[object]:
@@ -382,7 +375,7 @@ def upgrade() -> None:
             *drop_old(),
             "INSERT INTO namespaces (name) SELECT DISTINCT p.namespace FROM patterns AS p"
             " WHERE NOT EXISTS (SELECT 1 FROM namespaces AS n WHERE n.name = p.namespace)",
-            "INSERT INTO pattern_texts (doc) SELECT n.number << 42 | (p.seq << 6) AS doc FROM patterns AS p"
+            "INSERT INTO pattern_texts (doc) SELECT n.number << 42 | (p.seq << 10) AS doc FROM patterns AS p"
             " CROSS JOIN namespaces AS n ON n.name = p.namespace ORDER BY 1",
             *PATTERN_TRIGGERS,
         )
@@ -444,7 +437,7 @@ def is_prepared(connection: Connection) -> bool:
 
 def drop_old() -> Iterator[str]:
     """Statements that drop the full-text indexes of revision 0007."""
-    for table in OLD_TEXTS:
+    for table in OLD_TABLES:
         yield from (f"DROP TRIGGER {table}_fts_{event}" for event in ("insert", "before", "after", "delete"))
         yield f"DROP TABLE {table}_fts"
         yield f"DROP VIEW {table}_text"
@@ -452,23 +445,11 @@ def drop_old() -> Iterator[str]:
 
 def create_old() -> Iterator[object]:
     """Statements that create and fill them as revision 0007 does."""
-    for table, selects in (("episodes", HEAD), ("steps", STEP), ("patterns", PATTERN)):
-        names = ", ".join(selects)
-        yield CreateView(
-            f"{table}_text",
-            "SELECT seq,\n        "
-            + ", ".join(f"{spelled(name, sql)} AS {name}" for name, sql in selects.items())
-            + f"\n    FROM {table}",
-        )
-        yield CreateFullText(f"{table}_fts", tuple(selects), content=f"{table}_text", rowid="seq", tokenize=TOKENIZER)
-        yield f"""INSERT INTO {table}_fts (rowid, {names}) SELECT seq, {names} FROM {table}_text
+    made = context.script.get_revision("0007").module
+    for table, names in made.TEXTS.items():
+        texts = ", ".join(names)
+        yield made.VIEWS[table]
+        yield CreateFullText(f"{table}_fts", names, content=f"{table}_text", rowid="seq", tokenize=TOKENIZER)
+        yield f"""INSERT INTO {table}_fts (rowid, {texts}) SELECT seq, {texts} FROM {table}_text
         WHERE seq IN (SELECT seq FROM {table} WHERE json_valid(document))"""
-        add = f"INSERT INTO {table}_fts (rowid, {names}) SELECT seq, {names} FROM {table}_text WHERE seq = NEW.seq"
-        remove = f"""INSERT INTO {table}_fts ({table}_fts, rowid, {names})
-        SELECT 'delete', seq, {names} FROM {table}_text WHERE seq = OLD.seq"""
-        read = ("document", *(("output",) if table == "steps" else ()), "words")
-        update, when = f"UPDATE OF {', '.join(read)} ON {table}", changed(*read)
-        yield CreateTrigger(f"{table}_fts_insert", f"AFTER INSERT ON {table}", [add])
-        yield CreateTrigger(f"{table}_fts_before", f"BEFORE {update}", [remove], when=when)
-        yield CreateTrigger(f"{table}_fts_after", f"AFTER {update}", [add], when=when)
-        yield CreateTrigger(f"{table}_fts_delete", f"BEFORE DELETE ON {table}", [remove])
+        yield from made.triggers(table, "words")

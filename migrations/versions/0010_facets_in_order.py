@@ -1,6 +1,8 @@
 """Facets in the order of time: a page of the episodes with a tag is a range of the index.
 
-The time of a pattern's facets is 0. What belongs to a row is found by its document, so the index of owners goes.
+The time of a pattern's facets is 0. What belongs to a row is found by its document, so the index of owners goes. Those
+of a new episode are added with its texts, for many episodes at a time, so an insert has no trigger. What indexes
+changed episodes is a trigger: a server compiles each statement, and in a fraction of the time if it need not parse it.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections.abc import Iterator
 from alembic import context
 
 from memory_storage.schema import batch
-from memory_storage.schema.ddl import CreateTrigger
+from memory_storage.schema.ddl import CreateTrigger, CreateView
 
 revision = "0010"
 down_revision = "0009"
@@ -69,6 +71,11 @@ def facets_of(table: str, row: str, select: str = "{0}, {1}") -> str:
     return "\n        UNION ALL ".join([*selects, scalars])
 
 
+def every(table: str, row: str) -> str:
+    """SQL for the rows of the facets that a row's document has."""
+    return facets_of(table, row, f"{row}.namespace, '{OWNERS[table]}', {{0}}, {{1}}, {moment(table, row)}, {row}.seq")
+
+
 def changed(table: str) -> str:
     """SQL for whether an update changes facets, or their time."""
     fields = ("tags", "context.tags", "metadata", *(["evidence"] if table == "patterns" else []))
@@ -83,8 +90,7 @@ def triggers(table: str) -> Iterator[CreateTrigger]:
     key = f"namespace = {{0}}.namespace AND owner_type = '{owner}' AND at = {{1}} AND owner_seq = {{0}}.seq"
     of_old = key.format("OLD", moment(table, "OLD"))
     at = moment(table, "NEW")
-    every = facets_of(table, "NEW", f"NEW.namespace, '{owner}', {{0}}, {{1}}, {at}, NEW.seq")
-    add = f"INSERT OR IGNORE INTO facets ({NAMES})\n        {every}"
+    add = f"INSERT OR IGNORE INTO facets ({NAMES})\n        {every(table, 'NEW')}"
     # Distinct and without what is stored: an upsert overrides an OR IGNORE in its triggers.
     new = f"""INSERT INTO facets ({NAMES}) SELECT NEW.namespace, '{owner}', f.name, f.value, {at}, NEW.seq
         FROM (SELECT DISTINCT * FROM ({facets_of(table, "NEW", "{0} AS name, {1} AS value")})) AS f
@@ -96,11 +102,62 @@ def triggers(table: str) -> Iterator[CreateTrigger]:
         f" AND ({moment(table, 'OLD')} <> {moment(table, 'NEW')} OR (name, value) NOT IN ({facets_of(table, 'NEW')}))"
     )
     columns = "document, started_at" if table == "episodes" else "document"
-    yield CreateTrigger(f"{table}_facets_insert", f"AFTER INSERT ON {table}", [add])
+    if table != "episodes":
+        yield CreateTrigger(f"{table}_facets_insert", f"AFTER INSERT ON {table}", [add])
     yield CreateTrigger(
         f"{table}_facets_update", f"AFTER UPDATE OF {columns} ON {table}", [gone, new], when=changed(table)
     )
     yield CreateTrigger(f"{table}_facets_delete", f"AFTER DELETE ON {table}", [old])
+
+
+PARTS = 1023  # of the texts of an episode that have steps
+PART_BYTES = 3_000_000  # of steps in one text: a server takes values of 5 MB, and spelled text is a third longer
+LAST_TEXT = f"(SELECT max(doc) FROM episode_texts WHERE doc > base AND doc <= base + {PARTS})"
+# A new step has the highest `seq`, and with a text its trigger removes those after it: what is not indexed is the rest.
+LAST_INDEXED = f"(SELECT max(last_step) FROM episode_texts WHERE doc > base AND doc <= base + {PARTS})"
+FACETS_OF_CHANGED = every("episodes", "e").replace(
+    "FROM json_",
+    "FROM (SELECT DISTINCT episode_seq FROM episode_changes) AS c CROSS JOIN episodes AS e ON e.seq = c.episode_seq"
+    "\n        CROSS JOIN json_",
+)
+INDEXING = (
+    CreateView(
+        "changed_episodes",
+        """SELECT DISTINCT e.seq, e.namespace, e.id, n.number << 42 | (e.seq << 10) AS base
+    FROM episode_changes AS c CROSS JOIN episodes AS e ON e.seq = c.episode_seq
+    CROSS JOIN namespaces AS n ON n.name = e.namespace""",
+    ),
+    CreateView(
+        "changed_texts",
+        f"""SELECT base AS doc, NULL AS first_step, NULL AS last_step
+    FROM changed_episodes WHERE NOT EXISTS (SELECT 1 FROM episode_texts WHERE doc = base)
+    UNION ALL
+    SELECT min(base + {PARTS}, coalesce({LAST_TEXT}, base) + 1 + part) AS text, min(seq), max(seq)
+    FROM (SELECT base, s.seq, sum(length(CAST(s.document AS BLOB)) + coalesce(length(CAST(s.output AS BLOB)), 0)) OVER (
+            PARTITION BY base ORDER BY s.seq ROWS UNBOUNDED PRECEDING) / {PART_BYTES} AS part
+        FROM changed_episodes AS e CROSS JOIN steps AS s ON s.namespace = e.namespace AND s.episode_id = e.id
+        WHERE +s.seq > coalesce({LAST_INDEXED}, -1)
+            AND NOT EXISTS (SELECT 1 FROM episode_texts WHERE doc = base + {PARTS}))
+    GROUP BY text""",
+    ),
+    CreateView("changed_facets", FACETS_OF_CHANGED),
+    CreateView("index_changes", "SELECT NULL AS now WHERE false"),
+    CreateTrigger(
+        "index_changes_insert",
+        "INSTEAD OF INSERT ON index_changes",
+        [
+            # In the order of the numbers: FTS5 writes a segment each time that one is lower than the one before it.
+            "INSERT INTO episode_texts (doc, first_step, last_step) SELECT * FROM changed_texts ORDER BY doc",
+            f"INSERT OR IGNORE INTO facets ({NAMES}) SELECT * FROM changed_facets ORDER BY 3, 4, 5",
+            # The last row stays, so that marks grow: by them a connection knows what it has in its temporary index. All
+            # of its episode is indexed, which costs the next time little to find out. What had no room stays too.
+            f"""DELETE FROM episode_changes WHERE mark < (SELECT max(mark) FROM episode_changes) AND NOT EXISTS (
+        SELECT 1 FROM episodes AS e CROSS JOIN namespaces AS n ON n.name = e.namespace
+        CROSS JOIN episode_texts AS t ON t.doc = (n.number << 42 | (e.seq << 10)) + {PARTS}
+        WHERE e.seq = episode_seq)""",
+        ],
+    ),
+)
 
 
 def old_triggers() -> Iterator[CreateTrigger]:
@@ -128,6 +185,7 @@ def upgrade() -> None:
             "DROP TABLE facets",
             "ALTER TABLE facets_in_order RENAME TO facets",
             *(trigger for table in OWNERS for trigger in triggers(table)),
+            *INDEXING,
         )
     )
 
@@ -136,6 +194,8 @@ def downgrade() -> None:
     """Bring back the order by owner, and the index of owners."""
     batch.execute(
         (
+            "INSERT INTO index_changes VALUES (1)",
+            *(f"DROP VIEW {one.name}" for one in reversed(INDEXING) if isinstance(one, CreateView)),
             *(f"DROP TRIGGER {trigger.name}" for table in OWNERS for trigger in triggers(table)),
             OLD_TABLE,
             f"INSERT INTO facets_by_owner ({OLD_NAMES}) SELECT {OLD_NAMES} FROM facets",

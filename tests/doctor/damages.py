@@ -181,7 +181,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     "triggers are gone, and a view is another": (
         "schema.missing",
         sql(
-            "DROP TRIGGER episodes_facets_insert",
+            "DROP TRIGGER episodes_facets_update",
             f"DROP TRIGGER {TABLE}_free",
             "DROP INDEX ix_episodes_domain",
             "DROP VIEW episode_head_text",

@@ -14,7 +14,7 @@ import pytest
 
 import memory_storage as ms
 from tests.backends import needs_libsql
-from tests.checks import assert_consistent, dump
+from tests.checks import assert_consistent, dump, index_all
 
 from .processes import killed
 from .work import ENGINES, settings_of, write_until_killed
@@ -64,6 +64,7 @@ def _is_whole(storage: ms.MemoryStorage, writer: Writer, acknowledged: int, memo
 
 def _content(storage: ms.MemoryStorage, namespace: str) -> dict[str, list[tuple[Any, ...]]]:
     """All rows without their local numbers, which two stores need not share."""
+    index_all(storage.engine)
     tables = dump(storage.engine, namespace=namespace)
     facets = [row[:-1] for row in tables.pop("facets")]
     return {"facets": sorted(facets), **{name: [row[1:] for row in _sorted(rows)] for name, rows in tables.items()}}

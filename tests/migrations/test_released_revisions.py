@@ -27,8 +27,8 @@ OFFLINE: dict[str, tuple[str, str]] = {
     "0006": ("9f0f5dee61822310ec77492ae6ee73c4", "4f3f68f45959765d86df8e8ec21948b8"),
     "0007": ("8396bed19e7bc2aae183f9f17fac2fd7", "576c31705a9abecd570f35c48b08af24"),
     "0008": ("756adb5d7e81b90a6b662e342ac736e7", "5a2640f7a717646685c47730561da4d1"),
-    "0009": ("ce1a87ff1d9666f09e57ce3c433e4b90", "462e9eefc5151e1052fd8badb8261e5c"),
-    "0010": ("386f8d426524bdc6b88948430c9452ff", "1ae4fcd12c675681790c62940c40c7e9"),
+    "0009": ("c34c5710e88b479462ed9567bd7805b9", "462e9eefc5151e1052fd8badb8261e5c"),
+    "0010": ("e0191038eeb8893ccf442c42fb995d46", "db94b9a1f3b800b2712e3f77cc1bd9a7"),
 }
 """For each revision, the digests of the SQL that `alembic upgrade --sql` and `alembic downgrade --sql` print."""
 
@@ -41,8 +41,8 @@ ONLINE: dict[str, tuple[str, str]] = {
     "0006": ("ba4c171fde85e086ac50b8d6119e1904", "aa67d63a32e62b90b3432a960654871f"),
     "0007": ("05d1a9e1c7b6a8631a87103ad4b0f54b", "f913a8a394d4a8abc10854e24012d832"),
     "0008": ("cfde4130c58621c83a101f7cf865afbe", "962f3428d8c22a7dcaf4721c829c1d32"),
-    "0009": ("b109677a86d09f0c21ccfa433b20d8ad", "fcde44cd57e876549cedfe16cba51e73"),
-    "0010": ("68b1486666ce321b6bedbfd654f5b801", "916e6633f02f5c2544a855291bc5fcd7"),
+    "0009": ("5fd999c05a268c4dd6ff1aeaf52e46c2", "fcde44cd57e876549cedfe16cba51e73"),
+    "0010": ("ad29a733e5f415922e3203d49433837b", "022be1c03fc26b1c1360b7e6b02411a6"),
 }
 """For each revision, the digests of the statements that an upgrade and a downgrade run on a file without rows."""
 

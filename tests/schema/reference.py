@@ -55,6 +55,10 @@ VIEWS = {
     "step_text": "Text of each step as the full-text index has it",
     "episode_text": "What the full-text index has of each text in `episode_texts`",
     "pattern_text": "What the full-text index has of each text in `pattern_texts`",
+    "changed_episodes": "The episodes in `episode_changes`",
+    "changed_texts": "Rows that `episode_texts` lacks of them",
+    "changed_facets": "Rows of `facets` of them",
+    "index_changes": "Has no rows; an insert (trigger `index_changes_insert`) indexes the changed episodes",
 }
 VIRTUAL = {
     "episode_words": "Full-text index (FTS5) of `episode_text`",
@@ -64,7 +68,7 @@ VIRTUAL = {
 }
 TRIGGERS = {
     r"(episodes|patterns)_facets_\w+": "Update `facets`",
-    r"(episodes|steps)_text_\w+": "Log episodes whose text has changed, and remove it from the index",
+    r"(episodes|steps)_text_\w+": "Log episodes that have changed, and remove a changed text from the index",
     r"patterns_text_\w+": "Update `pattern_texts`",
     r"(episode|pattern)_texts_\w+": "Update the full-text index",
     r"(episodes|steps|patterns)_owned_delete": "Deletes the embeddings and the places of a deleted row",

@@ -9,7 +9,7 @@ import pytest
 import memory_storage as ms
 from memory_storage import migrate
 from memory_storage.models import new_id
-from tests.checks import assert_consistent
+from tests.checks import assert_consistent, index_all
 
 KEYS = 2_000
 HEURISTIC = {"condition": "c", "action": "a"}
@@ -120,6 +120,7 @@ def test_facets_of_rows_that_are_stored_go_up_and_down(storage):
     storage.in_namespace("other").episodes.save(ms.Episode(task_description="d", context=of_context))
     storage.patterns.save(ms.Heuristic(context=of_context, evidence=[episode.id], **HEURISTIC))
     facets = "SELECT namespace, owner_type, name, value, owner_seq FROM facets ORDER BY 1, 2, 3, 4, 5"
+    index_all(storage.engine)
     after = rows(storage, facets)
     migrate.downgrade(storage.engine, "0007")
     before = rows(storage, facets)

@@ -376,8 +376,10 @@ _ALLOWED = re.compile(
             | matches | text_matches | terms | span | cuts | frequencies | counted | places | p | w | parts | found
             | query)$  # what a search has found so far
         | (period | selected | grouped | measured | used | ranked | windows | totals | by_episode | occurrences
-            | centred | with_following | placed | names)$  # the episodes that analytics have found, and what they have
+            | centred | with_following | placed | names | changed
+            | facts)$  # the episodes that analytics have found, and what they have
         | (judged | counted)$  # and a policy
+        | (c | episode_changes)$  # the episodes that are not indexed yet
         | \w+\ USING\ COVERING\ INDEX\ vectors_\w+_tail$  # vectors that are not indexed yet
         | vector_models\b  # a row for each model
         | \w+(\ EXISTS)?\ VIRTUAL\ TABLE\ INDEX\ [13]:$  # json_each, with its argument; an index of vectors

@@ -14,8 +14,8 @@ import pytest
 import memory_storage as ms
 from memory_storage.search import planner
 from memory_storage.search.statement import NEWEST
-from memory_storage.sql.indexing import BATCH
-from tests.checks import assert_consistent
+from memory_storage.sql.indexing import BATCH, INDEX_STEP
+from tests.checks import assert_consistent, index_all
 
 WORDS = ("alpha", "bravo", "kilo", "zulu", "http", "接続", "東京")
 
@@ -168,11 +168,15 @@ def test_every_history_of_changes_is_found_as_by_a_loop(storage: ms.MemoryStorag
 def test_steps_that_were_indexed_in_many_parts_become_one_text_again(database: Path):
     with ms.MemoryStorage.open(str(database)) as storage:
         saved = storage.episodes.save(ms.Episode(task_description="first"))
-        storage._context.executor.indexer._batch = 1
-        for number in range(130):
+        for number in range(1_100):
             storage.episodes.append_step(saved.id, ms.Step(tool=f"tool{number}"))
-        assert 2 <= _indexed(storage) <= 64
-        assert [storage.episodes.count(text=f"tool{number}") for number in range(130)] == [1] * 130
+            with storage.engine.begin() as connection:
+                connection.exec_driver_sql(INDEX_STEP.sql)
+        assert _indexed(storage) == 1_024  # the last number was used, and what came later is in the log
+        for _ in range(2):
+            index_all(storage.engine)
+            assert [storage.episodes.count(text=f"tool{number}") for number in range(0, 1_100, 11)] == [1] * 100
+        assert 2 <= _indexed(storage) <= 1_000
         assert_consistent(storage.engine)
 
 

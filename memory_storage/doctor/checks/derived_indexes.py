@@ -9,18 +9,19 @@ from sqlalchemy import Connection, exc
 
 from memory_storage.dbapi import Batch
 from memory_storage.doctor.findings import Finding, about_rows, seqs_of
-from memory_storage.sql.indexing import INDEX_STEPS, SEQ
+from memory_storage.sql.facets import COLUMNS, facets_of
+from memory_storage.sql.indexing import INDEX_STEPS, PART_BITS, PARTS, SEQ
 
 from .schema import schema_sql
 
 _FTS = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%fts5%' ORDER BY name"
-_NAMES = "namespace, owner_type, name, value, at, owner_seq"
 _TREES = re.compile(r"INSERT INTO (\w+)\s+SELECT (.+?)\s+WHERE (.+?);", re.DOTALL)
 _READS_JSON = re.compile(r"FROM (json_(?:each|tree)\()")
 _PLACES = "spatiotemporal_index AS p"
 _OWNER = """SELECT 1 FROM {0}s AS o JOIN namespaces AS n ON n.name = o.namespace
     WHERE o.seq = {1} AND n.number = doc >> 42"""
-_NUMBER = "(SELECT number FROM namespaces WHERE name = {0}.namespace) << 42 | ({0}.seq << 6)"
+_NUMBER = f"(SELECT number FROM namespaces WHERE name = {{0}}.namespace) << 42 | ({{0}}.seq << {PART_BITS})"
+_LOGGED = "SELECT 'episode', episode_seq FROM episode_changes WHERE episode_seq IS NOT NULL"
 _NOT_LOGGED = "{0}.seq NOT IN (SELECT episode_seq FROM episode_changes WHERE episode_seq IS NOT NULL)"
 _WRONG_TEXTS = (
     *(
@@ -33,7 +34,7 @@ _WRONG_TEXTS = (
         AND NOT EXISTS (SELECT 1 FROM episode_texts WHERE doc = {_NUMBER.format("e")})""",
     f"""SELECT DISTINCT e.seq FROM steps AS s JOIN episodes AS e ON e.namespace = s.namespace AND e.id = s.episode_id
     WHERE {_NOT_LOGGED.format("e")} AND NOT EXISTS (
-        SELECT 1 FROM episode_texts WHERE doc > {_NUMBER.format("e")} AND doc <= ({_NUMBER.format("e")} | 63)
+        SELECT 1 FROM episode_texts WHERE doc > {_NUMBER.format("e")} AND doc <= ({_NUMBER.format("e")} | {PARTS})
             AND s.seq BETWEEN first_step AND last_step)""",
     *(
         f"""SELECT number FROM namespaces AS n WHERE {name}_texts <> (
@@ -54,7 +55,7 @@ _INDEX_ALL = (
 
 def wrong_facets(connection: Connection) -> list[Finding]:
     """Find facets that are missing, or that no document has."""
-    surplus, missing = _facets()
+    surplus, missing = _facets(f"(owner_type, owner_seq) NOT IN ({_LOGGED})")
     seqs = [row[5] for sql in (surplus, missing) for row in connection.exec_driver_sql(sql)]
     problem = "tags and metadata that differ from the documents"
     return about_rows("indexes.facets", "facets", seqs, problem, "rebuild them", _make_facets)
@@ -62,22 +63,22 @@ def wrong_facets(connection: Connection) -> list[Finding]:
 
 def _make_facets(connection: Connection) -> None:
     surplus, missing = _facets()
-    connection.exec_driver_sql(f"DELETE FROM facets WHERE ({_NAMES}) IN ({surplus})")
-    connection.exec_driver_sql(f"INSERT OR IGNORE INTO facets ({_NAMES}) {missing}")
+    connection.exec_driver_sql(f"DELETE FROM facets WHERE ({COLUMNS}) IN ({surplus})")
+    connection.exec_driver_sql(f"INSERT OR IGNORE INTO facets ({COLUMNS}) {missing}")
 
 
-def _facets() -> tuple[str, str]:
-    """Return the SQL for surplus facets and for missing ones."""
-    wanted = " UNION ALL ".join(f"SELECT * FROM ({_facets_of(table)})" for table in ("episodes", "patterns"))
-    surplus = f"SELECT {_NAMES} FROM facets EXCEPT SELECT * FROM ({wanted})"
-    return surplus, f"SELECT * FROM ({wanted}) EXCEPT SELECT {_NAMES} FROM facets"
-
-
-def _facets_of(table: str) -> str:
-    # Derived from the trigger's SQL for one row, so that both always agree.
-    body = schema_sql(f"{table}_facets_insert")
-    select = body[body.index("SELECT") : body.rindex(";")]
-    return _READS_JSON.sub(rf"FROM {table} AS t, \1", select.replace("NEW.", "t."))
+def _facets(is_wanted: str = "true") -> tuple[str, str]:
+    """Return the SQL for surplus facets, and for missing ones that are wanted."""
+    # Those of patterns are derived from the trigger's SQL for one row, so that both always agree.
+    body = schema_sql("patterns_facets_insert")
+    select = body[body.index("SELECT") : body.rindex(";")].replace("NEW.", "t.")
+    of_patterns = _READS_JSON.sub(r"FROM patterns AS t, \1", select)
+    wanted = f"SELECT * FROM ({of_patterns}) UNION ALL SELECT * FROM ({facets_of('episodes AS e')})"
+    surplus = f"SELECT {COLUMNS} FROM facets EXCEPT SELECT * FROM ({wanted})"
+    return surplus, (
+        f"SELECT * FROM (SELECT {COLUMNS} FROM facets WHERE false UNION ALL {wanted})"
+        f" WHERE {is_wanted} EXCEPT SELECT {COLUMNS} FROM facets"
+    )
 
 
 def wrong_full_text(connection: Connection) -> list[Finding]:

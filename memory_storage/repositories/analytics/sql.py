@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from memory_storage.sql.facets import tags_of
 from memory_storage.sql.filters import Conditions
 from memory_storage.sql.statement import SqlTemplate
 
@@ -26,8 +27,14 @@ _GROUPED: dict[str | None, str] = {
     None: f"SELECT NULL, {_FACTS} FROM selected",
     "stage": f"SELECT ntile(:stages) OVER (ORDER BY started_at, seq), {_FACTS} FROM selected",
     "tool": f"SELECT tool, {_FACTS} FROM (SELECT DISTINCT s.tool, selected.seq, {_FACTS} FROM {_SELECTED_STEPS})",
+    # Those of changed episodes may be in their documents only.
     "tag": f"""SELECT value, {_FACTS} FROM facets CROSS JOIN selected ON selected.seq = owner_seq
-        WHERE facets.owner_type = 'episode' AND facets.namespace = :namespace AND facets.name = 'tag'""",
+        WHERE facets.owner_type = 'episode' AND facets.namespace = :namespace AND facets.name = 'tag'
+            AND owner_seq NOT IN (SELECT episode_seq FROM episode_changes WHERE episode_seq IS NOT NULL)
+        UNION ALL SELECT atom, {_FACTS} FROM (
+            SELECT DISTINCT atom, e.seq FROM episode_changes AS c CROSS JOIN episodes AS e ON e.seq = c.episode_seq
+            CROSS JOIN {tags_of("e.")}) AS changed
+        CROSS JOIN selected ON selected.seq = changed.seq""",
     **{
         name: f"SELECT {name}, {_FACTS} FROM selected"
         for name in ("task_type", "domain", "language", "framework", "complexity")

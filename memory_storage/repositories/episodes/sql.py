@@ -226,11 +226,20 @@ SELECT page.sort_key, page.seq, {HEAD_ROW} FROM page CROSS JOIN episodes AS e ON
 @lru_cache(maxsize=256)
 def query_by_facets(facets: Conditions, conditions: Conditions, order: str, *, with_steps: bool) -> SqlTemplate:
     """As `query`, from the facets of which an episode has at least one; the conditions are on a row `e`."""
-    where = " AND ".join(("facets.namespace = :namespace", "facets.owner_type = 'episode'", *conditions))
-    # Each facet gives the first rows in its own order, and a page is the first ones of all of them.
-    of_facet = f"""SELECT * FROM (SELECT owner_seq AS seq, at FROM facets CROSS JOIN episodes AS e ON e.seq = owner_seq
-        WHERE {where} AND {{}} ORDER BY {order} LIMIT :limit)"""
-    led = "\n    UNION ALL ".join(of_facet.format(facet) for facet in facets)
+    # Each facet gives the first rows in its own order, and a page is the first ones of all of them. Those of changed
+    # episodes may be in their documents only, which the conditions test.
+    where = " AND ".join(conditions)
+    indexed = [
+        f"""SELECT * FROM (SELECT owner_seq AS seq, at FROM facets CROSS JOIN episodes AS e ON e.seq = owner_seq
+        WHERE facets.namespace = :namespace AND facets.owner_type = 'episode' AND {facet} AND {where}
+        ORDER BY {order} LIMIT :limit)"""
+        for facet in facets
+    ]
+    changed = f"""SELECT * FROM (SELECT owner_seq AS seq, at FROM (
+            SELECT DISTINCT e.seq AS owner_seq, e.started_at AS at
+            FROM episode_changes AS c CROSS JOIN episodes AS e ON e.seq = c.episode_seq WHERE e.namespace = :namespace)
+        CROSS JOIN episodes AS e ON e.seq = owner_seq WHERE {where} ORDER BY {order} LIMIT :limit)"""
+    led = "\n    UNION ALL ".join([*indexed, changed])
     return SqlTemplate(f"""
 WITH led AS MATERIALIZED ({led}),
 page AS MATERIALIZED (

@@ -7,6 +7,7 @@ from typing import Any
 
 from memory_storage.dbapi import BatchStep
 from memory_storage.models import RetentionPolicy
+from memory_storage.sql.facets import tags_of
 from memory_storage.sql.statement import SqlTemplate, bytes_of_episode
 
 # octet_length of a column does not read the text.
@@ -15,9 +16,7 @@ _STEPS = "(SELECT count(*) FROM steps AS s WHERE s.namespace = e.namespace AND s
 # The facets of evidence are an index from an episode to the patterns that name it.
 IS_PATTERN_SOURCE = """EXISTS (SELECT 1 FROM facets AS f WHERE f.namespace = e.namespace AND f.owner_type = 'pattern'
     AND f.name = 'evidence' AND f.value = e.id)"""
-_HAS_PROTECTED_TAG = """EXISTS (SELECT 1 FROM facets AS f WHERE f.namespace = e.namespace AND f.owner_type = 'episode'
-    AND f.name = 'tag' AND f.value IN (SELECT value FROM json_each(:tags)) AND f.at = e.started_at
-    AND f.owner_seq = e.seq)"""
+_HAS_PROTECTED_TAG = f"EXISTS (SELECT 1 FROM {tags_of('e.')} AND atom IN (SELECT value FROM json_each(:tags)))"
 # The database's clock; see `_EARLIER_CLOCK`.
 _DATABASE_NOW = "CAST(unixepoch('subsec') * 1000000 AS INTEGER)"
 # Protected and already expired episodes are partitioned away: the surplus is counted among the others.

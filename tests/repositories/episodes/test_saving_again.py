@@ -6,7 +6,7 @@ import pytest
 
 import memory_storage as ms
 from memory_storage.models import new_id
-from tests.checks import assert_consistent, dump, row_counts
+from tests.checks import assert_consistent, dump, index_all, row_counts
 from tests.raising import raises
 
 VECTOR = [0.5] * 384
@@ -146,6 +146,7 @@ def test_deleting_removes_owned_rows_and_nothing_else(storage, rich, make_episod
     storage.embeddings.put("step", other.steps[0].id, VECTOR, model="m")
     assert storage.episodes.delete(rich.id) is True
     assert storage.episodes.delete(rich.id) is False
+    index_all(storage.engine)
     expected = {"episodes": 1, "steps": 2, "patterns": 1, "embeddings": 1, "spatiotemporal_index": 0, "facets": 2}
     assert row_counts(storage.engine) == expected
     assert storage.steps.delete(other.steps[0].id) is True
