@@ -157,8 +157,9 @@ def test_unreadable_patterns_are_passed_over(storage):
 
 @pytest.fixture(scope="module")
 def sizes() -> Iterator[tuple[ms.MemoryStorage, ms.MemoryStorage]]:
-    """Storages of some episodes, and of twice as many."""
-    with ms.MemoryStorage.open(":memory:") as few, ms.MemoryStorage.open(":memory:") as many:
+    """Storages of some episodes, and of twice as many, by the engine whose instructions are counted."""
+    settings = ms.Settings(database=":memory:", local_engine="sqlite")
+    with ms.MemoryStorage.open(settings) as few, ms.MemoryStorage.open(settings) as many:
         for storage, count in ((few, FEW), (many, 2 * FEW)):
             for first in range(0, count, 1000):
                 storage.episodes.save_many([_episode(n) for n in range(first, min(first + 1000, count))])
