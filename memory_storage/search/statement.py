@@ -329,7 +329,7 @@ class Search:
         if self.has_recent:
             passages.append(
                 f"""(SELECT {target.format("recent_words")} FROM {RECENT} WHERE recent_words MATCH {words}
-            AND rowid BETWEEN found.seq << {PART_BITS} AND found.seq << {PART_BITS} | {PARTS} LIMIT 1)"""
+            AND {of_row} LIMIT 1)"""
             )
         return f"coalesce({', '.join([*passages, 'NULL'])})"
 
@@ -352,8 +352,7 @@ class Search:
             f"SELECT key, rowid, 0 FROM {indexed.format(title)}",
         ]
         if self.has_recent:
-            recent = f"""terms CROSS JOIN {RECENT} CROSS JOIN episodes AS e ON e.seq = recent_words.rowid >> {PART_BITS}
-        WHERE recent_words MATCH {{0}} AND e.namespace = :namespace"""
+            recent = f"terms CROSS JOIN {RECENT} WHERE recent_words MATCH {{0}} AND recent_words.rowid {of_span}"
             matches += [
                 f"SELECT key, recent_words.rowid, 1 FROM {recent.format('match')}",
                 f"SELECT key, recent_words.rowid, 0 FROM {recent.format(title)}",
@@ -391,8 +390,7 @@ class Search:
         if not self.has_recent:
             return ""
         return f"""
-        + (SELECT count(*) FROM {RECENT} CROSS JOIN episodes AS e ON e.seq = recent_words.rowid >> {PART_BITS}
-            WHERE e.namespace = :namespace)"""
+        + (SELECT count(*) FROM {RECENT}_docsize WHERE id BETWEEN (SELECT first FROM span) AND (SELECT last FROM span))"""
 
     def _ranked_by_similarity(self) -> list[str]:
         return [

@@ -67,16 +67,13 @@ _HAS_WORDS = f"""seq IN (SELECT seq FROM (
         SELECT word.key, {SEQ.format("episode_words.rowid")} AS seq FROM json_each(:text) AS word
         CROSS JOIN episode_words WHERE episode_words MATCH word.value AND episode_words.rowid {OF_NAMESPACE}{{recent}})
     GROUP BY seq HAVING count(DISTINCT key) = json_array_length(:text))"""
-# The rows of other namespaces among them are left out by the condition on the namespace, which each statement has.
 _FOUND_RECENTLY = f"""
-        UNION ALL SELECT word.key, recent_words.rowid >> {PART_BITS} FROM json_each(:text) AS word
-        CROSS JOIN {RECENT} WHERE recent_words MATCH word.value"""
-_IN_TEXTS = f"""EXISTS (SELECT 1 FROM episode_words WHERE episode_words MATCH word.value AND rowid BETWEEN
+        UNION ALL SELECT word.key, {SEQ.format("recent_words.rowid")} FROM json_each(:text) AS word
+        CROSS JOIN {RECENT} WHERE recent_words MATCH word.value AND recent_words.rowid {OF_NAMESPACE}"""
+_IN_TEXTS = f"""EXISTS (SELECT 1 FROM {{words}} MATCH word.value AND rowid BETWEEN
             (SELECT number FROM namespaces WHERE name = :namespace) << 42 | ({{seq}} << {PART_BITS})
             AND (SELECT number FROM namespaces WHERE name = :namespace) << 42 | ({{seq}} << {PART_BITS}) | {PARTS})"""
-_IN_RECENT = f"""
-        OR EXISTS (SELECT 1 FROM {RECENT} WHERE recent_words MATCH word.value
-            AND rowid BETWEEN {{seq}} << {PART_BITS} AND {{seq}} << {PART_BITS} | {PARTS})"""
+_TEXTS, _RECENT_TEXTS = "episode_words WHERE episode_words", f"{RECENT} WHERE recent_words"
 
 
 class Shape(NamedTuple):
@@ -301,7 +298,8 @@ def _has_pair(number: int, prefix: str, condition: str) -> Condition:
 @lru_cache(maxsize=16)
 def _text(prefix: str, *, has_recent: bool) -> Condition:
     found = prefix + _HAS_WORDS.format(recent=_FOUND_RECENTLY if has_recent else "")
-    in_texts = (_IN_TEXTS + (_IN_RECENT if has_recent else "")).format(seq=f"{prefix}seq")
+    texts = (_TEXTS, _RECENT_TEXTS) if has_recent else (_TEXTS,)
+    in_texts = " OR ".join(_IN_TEXTS.format(words=words, seq=f"{prefix}seq") for words in texts)
     return found, f"NOT EXISTS (SELECT 1 FROM json_each(:text) AS word WHERE NOT ({in_texts}))"
 
 

@@ -58,38 +58,41 @@ INDEX_STEPS = (_MAKE_ROOM, INDEX_STEP)
 
 # Texts of erased episodes stay in it until the next search of the connection, in memory: no engine writes it to a file.
 _SEEN = "temp.recent_changes"  # the episodes in the temporary index, each with the last mark that it was read at
+_BASE = f"(SELECT number FROM namespaces WHERE name = e.namespace) << {NAMESPACE_BITS} | (e.seq << {PART_BITS})"
 _LATEST = """WITH latest AS MATERIALIZED (
     SELECT episode_seq AS seq, max(mark) AS mark FROM episode_changes WHERE episode_seq IS NOT NULL GROUP BY 1)"""
-_NUMBER = f"(SELECT number FROM namespaces WHERE name = e.namespace) << {NAMESPACE_BITS} | (e.seq << {PART_BITS})"
 # The statements take microseconds where nothing has changed. They run in the transaction of the search, so that no text
 # can move from the log to the index between the two. In this order: what changed again is removed before it is added,
 # and is noted as seen after it was added.
 RECENT_STEPS = (
-    BatchStep(f"CREATE TABLE IF NOT EXISTS {_SEEN} (seq INTEGER PRIMARY KEY, mark INTEGER NOT NULL)"),
+    BatchStep(f"CREATE TABLE IF NOT EXISTS {_SEEN} (seq INTEGER PRIMARY KEY, mark INTEGER NOT NULL, base INTEGER)"),
     BatchStep(
         f"CREATE VIRTUAL TABLE IF NOT EXISTS {RECENT} USING fts5({_COLUMNS}, tokenize='{TOKENIZER}')",
     ),
     BatchStep(f"""
 {_LATEST}
 DELETE FROM {RECENT} WHERE rowid IN (
-    SELECT seq << {PART_BITS} | part FROM {_SEEN} AS seen CROSS JOIN (SELECT 0 AS part UNION ALL SELECT 1)
+    SELECT base | part FROM {_SEEN} AS seen CROSS JOIN (SELECT 0 AS part UNION ALL SELECT 1)
     WHERE mark IS NOT (SELECT mark FROM latest WHERE latest.seq = seen.seq))"""),
     BatchStep(f"{_LATEST} DELETE FROM {_SEEN} WHERE (seq, mark) NOT IN (SELECT seq, mark FROM latest)"),
     BatchStep(f"""
 {_LATEST}, missing AS MATERIALIZED (
-    SELECT e.seq, e.namespace, e.id, {_NUMBER} AS base FROM latest CROSS JOIN episodes AS e ON e.seq = latest.seq
+    SELECT e.seq, e.namespace, e.id, {_BASE} AS base FROM latest CROSS JOIN episodes AS e ON e.seq = latest.seq
     WHERE latest.seq NOT IN (SELECT seq FROM {_SEEN}))
 INSERT INTO {RECENT} (rowid, {_COLUMNS})
-SELECT m.seq << {PART_BITS}, h.description, h.outcome, h.reflection, h.tags, NULL
+SELECT m.base, h.description, h.outcome, h.reflection, h.tags, NULL
 FROM missing AS m CROSS JOIN episode_head_text AS h ON h.seq = m.seq
 WHERE NOT EXISTS (SELECT 1 FROM episode_texts WHERE doc = m.base)
 UNION ALL
-SELECT m.seq << {PART_BITS} | 1, NULL, NULL, NULL, NULL, group_concat(s.text, ' {FIELD_END} ')
+SELECT m.base | 1, NULL, NULL, NULL, NULL, group_concat(s.text, ' {FIELD_END} ')
 FROM missing AS m CROSS JOIN step_text AS s ON s.namespace = m.namespace AND s.episode_id = m.id
 WHERE NOT EXISTS (
     SELECT 1 FROM episode_texts AS t WHERE t.doc > m.base AND t.doc <= m.base + {PARTS}
         AND s.seq BETWEEN t.first_step AND t.last_step)
 GROUP BY m.seq"""),
-    BatchStep(f"{_LATEST} INSERT INTO {_SEEN} SELECT seq, mark FROM latest WHERE seq NOT IN (SELECT seq FROM {_SEEN})"),
+    BatchStep(f"""
+{_LATEST}
+INSERT INTO {_SEEN} SELECT seq, mark, (SELECT {_BASE} FROM episodes AS e WHERE e.seq = latest.seq)
+FROM latest WHERE seq NOT IN (SELECT seq FROM {_SEEN})"""),
 )
 """Statements that bring the temporary index of a connection up to date."""

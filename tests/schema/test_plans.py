@@ -358,7 +358,7 @@ _WITHIN = re.compile(
         | ix_embeddings_model\ \(namespace[<>]  # whether there is another namespace
         | ix_forgotten_unfinished  # those that are gone in part
         | ^SEARCH\ (episodes|patterns)$  # max(seq): one row
-        | ^SEARCH\ (episode|pattern)_texts\ USING\ INTEGER\ PRIMARY\ KEY\ \(rowid>\?\ AND\ rowid<\?\)  # a namespace's
+        | ^SEARCH\ ((episode|pattern)_texts|temp.recent_words_docsize)\ .*\(rowid>\?\ AND\ rowid<\?\)  # a namespace's
         | ^SEARCH\ (\(subquery-\d+\)|cuts|counted|frequencies)  # what a search has found so far
         | ^SEARCH\ (used|grouped|by_episode|selected)\ USING\ AUTOMATIC  # what analytics have found
         | VIRTUAL\ TABLE""",
