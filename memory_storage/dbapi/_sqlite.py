@@ -42,6 +42,8 @@ _OPTIONS = (
     (apsw.SQLITE_DBCONFIG_DQS_DML, 0),
     (apsw.SQLITE_DBCONFIG_DQS_DDL, 0),
     (apsw.SQLITE_DBCONFIG_FP_DIGITS, 15),
+    # Else each new value that is bound may have the statement compiled again, also those that FTS5 reads its texts by.
+    (apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1),
 )
 
 

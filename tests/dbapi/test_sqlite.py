@@ -42,6 +42,22 @@ def test_a_dropped_database_frees_its_memory():
     assert len(apsw.connections()) == before
 
 
+def test_a_statement_is_compiled_once_whatever_is_bound(connection: dbapi.Connection):
+    connection.execute("CREATE INDEX ix_t ON t (id) WHERE v = 1")  # it serves one of the values
+    compiled: list[object] = []
+    (native,) = (one for one in apsw.connections() if list(one.execute("SELECT 1 FROM pragma_index_info('ix_t')")))
+    native.authorizer = lambda *parts: compiled.append(parts) or apsw.SQLITE_OK
+    try:
+        connection.execute("SELECT id FROM t WHERE v = ?", (1,)).fetchall()
+        assert compiled
+        compiled.clear()
+        for value in range(5):
+            connection.execute("SELECT id FROM t WHERE v = ?", (value,)).fetchall()
+        assert not compiled
+    finally:
+        native.authorizer = None
+
+
 @pytest.mark.parametrize("text", ["a\0b", "é\0b", "\0", "\0\0x"])
 def test_text_with_nul_is_kept(connection, text):
     connection.execute("INSERT INTO t VALUES (1, ?)", (text,))
