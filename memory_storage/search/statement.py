@@ -109,6 +109,9 @@ class Filters:
     find_rows: bool = False  # one of `finding` yields row numbers: rows are looked up by them, no index is scanned
 
 
+_ANY_WORD = "(SELECT group_concat(match, ' OR ') FROM terms)"
+_SNIPPET = "snippet({0}, -1, '[', ']', '…', 16)"
+_FEW_MATCHES, _FEW_CONDITIONS = 1_000, 20
 _OWN_STATE = f"(SELECT token || ':' || dimension FROM vector_models WHERE token = {OWN_SPACE})"
 
 NO_SPACE = VectorSpace("")
@@ -172,6 +175,8 @@ class Search:
         """Return the common table expressions, `found` last. Name `found` once: the engine plans it at each mention."""
         parts = [*self._by_vector(), *self._by_text()]
         parts += self._ranked_by_fusion() if self.has_words else self._ranked_by_similarity()
+        if self._has_passages:
+            parts.append(self._passages())
         return "WITH RECURSIVE " + ",\n".join(parts)
 
     def _owner(self) -> str:
@@ -319,19 +324,38 @@ class Search:
     def _snippet(self) -> str:
         """Return SQL for the passage of a row of `found` that matches."""
         # A row has few texts, of which the first that has a word shows it: its head, or else its steps.
-        words = "(SELECT group_concat(match, ' OR ') FROM terms)"
-        indexed, target = self.target.full_text, "snippet({0}, -1, '[', ']', '…', 16)"
+        indexed = self.target.full_text
         of_row = f"""rowid BETWEEN (SELECT first FROM span) | (found.seq << {PART_BITS})
             AND (SELECT first FROM span) | (found.seq << {PART_BITS}) | {PARTS}"""
         passages = [
-            f"(SELECT {target.format(indexed)} FROM {indexed} WHERE {indexed} MATCH {words} AND {of_row} LIMIT 1)"
+            f"(SELECT {_SNIPPET.format(indexed)} FROM {indexed} WHERE {indexed} MATCH {_ANY_WORD} AND {of_row} LIMIT 1)"
         ]
+        if self._has_passages:
+            passages.insert(0, f"(SELECT passage FROM passages WHERE {SEQ.format('doc')} = found.seq)")
         if self.has_recent:
             passages.append(
-                f"""(SELECT {target.format("recent_words")} FROM {RECENT} WHERE recent_words MATCH {words}
-            AND {of_row} LIMIT 1)"""
+                f"""(SELECT {_SNIPPET.format("recent_words")} FROM {RECENT}
+            WHERE recent_words MATCH {_ANY_WORD} AND {of_row} LIMIT 1)"""
             )
         return f"coalesce({', '.join([*passages, 'NULL'])})"
+
+    @property
+    def _has_passages(self) -> bool:
+        # It names `found` again: a server would compile it each time, and the engine refuses it with many conditions.
+        return self.has_words and self.has_recent and len(self.filters.at_hand) <= _FEW_CONDITIONS
+
+    def _passages(self) -> str:
+        """Return SQL for the passages of all rows of `found` at once, if few texts have one of the words.
+
+        FTS5 begins each query in all segments of its index, of which a large file has a dozen: one query for each row
+        would be most of a search in a small namespace.
+        """
+        indexed, seq = self.target.full_text, SEQ.format("doc")
+        return f"""passages AS MATERIALIZED (
+    SELECT rowid AS doc, {_SNIPPET.format(indexed)} AS passage FROM {indexed}
+    WHERE {indexed} MATCH {_ANY_WORD} AND rowid BETWEEN (SELECT first FROM span)
+            AND (SELECT CASE WHEN (SELECT count(*) FROM matches) <= {_FEW_MATCHES} THEN last ELSE -1 END FROM span)
+        AND +rowid IN (SELECT min(doc) FROM matches WHERE {seq} IN (SELECT seq FROM found) GROUP BY {seq}))"""
 
     def _by_text(self) -> list[str]:
         """Return SQL that ranks rows by the words of the newest texts that have them.
@@ -344,8 +368,9 @@ class Search:
             return []
         words, texts = self.target.full_text, self.target.texts
         of_span = "BETWEEN (SELECT first FROM span) AND (SELECT last FROM span)"
+        # Without a cut, the namespace does not have the word, and FTS5 takes NULL for no bound.
         indexed = f"""cuts CROSS JOIN {words}
-        WHERE {words} MATCH {{0}} AND rowid BETWEEN cut AND (SELECT last FROM span)"""
+        WHERE cut IS NOT NULL AND {words} MATCH {{0}} AND rowid BETWEEN cut AND (SELECT last FROM span)"""
         title = f"'{{{self.target.titles}}} : ' || match"
         matches = [
             f"SELECT key, rowid AS doc, 1 AS counts FROM {indexed.format('match')}",
@@ -363,10 +388,10 @@ class Search:
     FROM namespaces WHERE name = :namespace)""",
             "terms AS MATERIALIZED (SELECT key, value AS match FROM json_each(:words))",
             f"""cuts AS MATERIALIZED (
-    SELECT key, match, (SELECT min(doc) FROM (
-            SELECT rowid AS doc FROM {words} WHERE {words} MATCH match
-                AND rowid {of_span}
-            ORDER BY rowid DESC LIMIT :text_depth)) AS cut
+    SELECT key, match, CASE WHEN (SELECT texts FROM span) <= :text_depth THEN (SELECT first FROM span)
+        ELSE (SELECT min(doc) FROM (
+            SELECT rowid AS doc FROM {words} WHERE {words} MATCH match AND rowid {of_span}
+            ORDER BY rowid DESC LIMIT :text_depth)) END AS cut
     FROM terms)""",
             "matches AS MATERIALIZED (" + "\n    UNION ALL ".join(matches) + ")",
             f"""totals AS MATERIALIZED (
@@ -390,7 +415,8 @@ class Search:
         if not self.has_recent:
             return ""
         return f"""
-        + (SELECT count(*) FROM {RECENT}_docsize WHERE id BETWEEN (SELECT first FROM span) AND (SELECT last FROM span))"""
+        + (SELECT count(*) FROM {RECENT}_docsize
+            WHERE id BETWEEN (SELECT first FROM span) AND (SELECT last FROM span))"""
 
     def _ranked_by_similarity(self) -> list[str]:
         return [

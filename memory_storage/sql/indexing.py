@@ -58,14 +58,19 @@ INDEX_STEPS = (_MAKE_ROOM, INDEX_STEP)
 
 # Texts of erased episodes stay in it until the next search of the connection, in memory: no engine writes it to a file.
 _SEEN = "temp.recent_changes"  # the episodes in the temporary index, each with the last mark that it was read at
+_STATE = "temp.recent_state"  # of the log when it was read last: the number of its rows, and the last mark
 _BASE = f"(SELECT number FROM namespaces WHERE name = e.namespace) << {NAMESPACE_BITS} | (e.seq << {PART_BITS})"
-_LATEST = """WITH latest AS MATERIALIZED (
-    SELECT episode_seq AS seq, max(mark) AS mark FROM episode_changes WHERE episode_seq IS NOT NULL GROUP BY 1)"""
+_LOG = "(SELECT count(*) FROM episode_changes), (SELECT max(mark) FROM episode_changes)"
+_HAS_CHANGED = f"({_LOG}) IS NOT (SELECT changes, mark FROM {_STATE})"
+_LATEST = f"""WITH latest AS MATERIALIZED (
+    SELECT episode_seq AS seq, max(mark) AS mark FROM episode_changes
+    WHERE {_HAS_CHANGED} AND episode_seq IS NOT NULL GROUP BY 1)"""
 # The statements take microseconds where nothing has changed. They run in the transaction of the search, so that no text
 # can move from the log to the index between the two. In this order: what changed again is removed before it is added,
 # and is noted as seen after it was added.
 RECENT_STEPS = (
     BatchStep(f"CREATE TABLE IF NOT EXISTS {_SEEN} (seq INTEGER PRIMARY KEY, mark INTEGER NOT NULL, base INTEGER)"),
+    BatchStep(f"CREATE TABLE IF NOT EXISTS {_STATE} (id INTEGER PRIMARY KEY, changes INTEGER, mark INTEGER)"),
     BatchStep(
         f"CREATE VIRTUAL TABLE IF NOT EXISTS {RECENT} USING fts5({_COLUMNS}, tokenize='{TOKENIZER}')",
     ),
@@ -73,8 +78,10 @@ RECENT_STEPS = (
 {_LATEST}
 DELETE FROM {RECENT} WHERE rowid IN (
     SELECT base | part FROM {_SEEN} AS seen CROSS JOIN (SELECT 0 AS part UNION ALL SELECT 1)
-    WHERE mark IS NOT (SELECT mark FROM latest WHERE latest.seq = seen.seq))"""),
-    BatchStep(f"{_LATEST} DELETE FROM {_SEEN} WHERE (seq, mark) NOT IN (SELECT seq, mark FROM latest)"),
+    WHERE {_HAS_CHANGED} AND mark IS NOT (SELECT mark FROM latest WHERE latest.seq = seen.seq))"""),
+    BatchStep(f"""
+{_LATEST}
+DELETE FROM {_SEEN} WHERE {_HAS_CHANGED} AND (seq, mark) NOT IN (SELECT seq, mark FROM latest)"""),
     BatchStep(f"""
 {_LATEST}, missing AS MATERIALIZED (
     SELECT e.seq, e.namespace, e.id, {_BASE} AS base FROM latest CROSS JOIN episodes AS e ON e.seq = latest.seq
@@ -94,5 +101,6 @@ GROUP BY m.seq"""),
 {_LATEST}
 INSERT INTO {_SEEN} SELECT seq, mark, (SELECT {_BASE} FROM episodes AS e WHERE e.seq = latest.seq)
 FROM latest WHERE seq NOT IN (SELECT seq FROM {_SEEN})"""),
+    BatchStep(f"INSERT OR REPLACE INTO {_STATE} SELECT 1, {_LOG} WHERE {_HAS_CHANGED}"),
 )
 """Statements that bring the temporary index of a connection up to date."""

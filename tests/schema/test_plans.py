@@ -374,6 +374,7 @@ _ALLOWED = re.compile(
         | (sqlite_master | schema_tables)$ | schema_columns\ VIRTUAL  # the schema, which no episode makes larger
         | (draws | sample_matches | strategy | candidates | candidate_rows | compared | filtered | exact_scan | similar
             | matches | text_matches | terms | span | cuts | frequencies | counted | places | p | w | parts | found
+            | passages
             | query)$  # what a search has found so far
         | (period | selected | grouped | measured | used | ranked | windows | totals | by_episode | occurrences
             | centred | with_following | placed | names | changed

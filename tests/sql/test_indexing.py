@@ -52,6 +52,28 @@ def test_a_server_is_indexed_by_each_write(migrated_server_url: str):
         assert _found(storage, "bravo") == {saved.id}
 
 
+@pytest.mark.parametrize("word", ["alpha", "bravo", "charlie"])
+def test_a_search_takes_no_longer_for_the_words_of_other_namespaces(engine_steps: list[int], word: str):
+    costs: list[int] = []
+    for others in (0, 2_000):
+        with ms.MemoryStorage.open(ms.Settings(database=":memory:", local_engine="sqlite")) as storage:
+            for name, texts, count in (
+                ("first", "alpha bravo", others),
+                ("own", "bravo", 20),
+                ("last", "alpha", others),
+            ):
+                many = [ms.Episode(task_description=f"{texts} {number}") for number in range(count)]
+                storage.in_namespace(name).episodes.save_many(many)
+            index_all(storage.engine)
+            memory = storage.in_namespace("own")
+            memory.episodes.search(word)
+            engine_steps[0] = 0
+            found = memory.episodes.search(word)
+            costs.append(engine_steps[0])
+        assert len(found) == (10 if word == "bravo" else 0)
+    assert costs[1] < 1.2 * costs[0]
+
+
 def test_another_process_finds_what_is_not_indexed(database: Path):
     code = """
 import sys, memory_storage as ms

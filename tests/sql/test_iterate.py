@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 import memory_storage as ms
-from memory_storage.dbapi import _sqlite
 from tests.schema.spy import spied
 
 START = datetime(2025, 6, 1, tzinfo=timezone.utc)
@@ -164,20 +163,6 @@ def sizes() -> Iterator[tuple[ms.MemoryStorage, ms.MemoryStorage]]:
             for first in range(0, count, 1000):
                 storage.episodes.save_many([_episode(n) for n in range(first, min(first + 1000, count))])
         yield few, many
-
-
-@pytest.fixture
-def engine_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many hundred instructions the engine has run: the one element grows."""
-    steps = [0]
-
-    def count(_: object) -> bool:
-        steps[0] += 1
-        return False
-
-    monkeypatch.setattr(_sqlite, "_FIRST_STEPS", 100)
-    monkeypatch.setattr(_sqlite._Watch, "__call__", count)
-    return steps
 
 
 def test_every_filter_is_iterated_over():
