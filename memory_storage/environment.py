@@ -55,6 +55,8 @@ def read(settings: type[BaseModel]) -> dict[str, Any]:
     Raises:
         ConfigurationError: A variable with the prefix is not a setting, or that of a section is not JSON.
     """
+    if not any(value and name.upper().startswith((PREFIX, *_VENDORS)) for name, value in os.environ.items()):
+        return {}
     # Imported here: it would double the import time of this package.
     from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 

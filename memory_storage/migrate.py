@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, create_engine, exc, text
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection, Engine, exc
 
 from . import dbapi
 from .dbapi import EncryptionKey
@@ -21,10 +19,10 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 # Other programs that use Alembic may have a revision 0001 too: only ours comes with this table.
-_REVISION = text(
+_REVISION = (
     "SELECT version_num, EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'spatiotemporal_index') FROM alembic_version"
 )
-_TABLES = text("SELECT name FROM sqlite_master WHERE type = 'table'")
+_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table'"
 _OURS = {"alembic_version", "spatiotemporal_index"}
 
 
@@ -98,16 +96,18 @@ def look(path: Path, key: EncryptionKey | None = None, *, local_engine: str = "a
     Raises:
         SchemaError: the schema is newer than this version, or another program's.
     """
-    # Not the caller's engine: its connections write into the file to turn on write-ahead logging, and the file may be
-    # another program's.
-    connect = partial(
-        dbapi.connect, str(path.absolute()), encryption_key=key, local_engine=local_engine, configure=False
-    )
-    engine = create_engine("libsql://", creator=connect, poolclass=NullPool)
+    # Not a connection of the engine: those write into the file to turn on write-ahead logging, and the file may
+    # be another program's.
+    connection = dbapi.connect(str(path.absolute()), encryption_key=key, local_engine=local_engine, configure=False)
+    connection.autocommit = True
     try:
-        return check_ours(engine)
+        stored = _current(connection)
+        _refuse_unknown(stored)
     except SchemaError as error:
         raise SchemaError(f"{path}: {error}", found=error.found, expected=error.expected) from None
+    finally:
+        connection.close()
+    return stored
 
 
 def upgrade(engine: Engine, revision: str = "head", *, progress: Callable[[str, int, int], None] | None = None) -> None:
@@ -254,22 +254,28 @@ def check_foreign_keys(connection: Connection) -> None:
         )
 
 
-def _current(connection: Connection) -> str | None:
+def _current(connection: Connection | dbapi.Connection) -> str | None:
     try:
-        row = connection.execute(_REVISION).one_or_none()
-    except exc.OperationalError as error:
-        if "no such table" not in str(error.orig):
+        row = next(iter(_rows(connection, _REVISION)), None)
+    except (exc.OperationalError, dbapi.OperationalError) as error:
+        if "no such table" not in str(error):
             raise
         connection.rollback()  # gives up the read lock, so that the next statement waits for a writer
         row = None
     if row is not None and row[1]:
         return str(row[0])
-    tables = set(connection.execute(_TABLES).scalars())
+    tables = {str(name) for (name,) in _rows(connection, _TABLES)}
     if row is None and tables >= _OURS:  # another process has created them since the first statement
-        row = connection.execute(_REVISION).one_or_none()
+        row = next(iter(_rows(connection, _REVISION)), None)
     if row is None or not row[1]:
         _refuse_foreign(tables)
     return str(row[0]) if row else None
+
+
+def _rows(connection: Connection | dbapi.Connection, sql: str) -> Sequence[Sequence[Any]]:
+    if isinstance(connection, Connection):
+        return connection.exec_driver_sql(sql).all()
+    return connection.execute(sql).fetchall()
 
 
 def _refuse_foreign(tables: set[str]) -> None:

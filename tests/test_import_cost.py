@@ -9,6 +9,7 @@ from sqlalchemy import Engine, event
 
 import memory_storage as ms
 from benchmarks import imports
+from memory_storage import dbapi
 
 PACKAGES = [
     "annotated_types",
@@ -64,7 +65,7 @@ def test_opening_an_existing_file_loads_no_alembic(database):
 
 
 @pytest.mark.parametrize(("source", "table"), [("diskann", "vector_models"), ("hnsw", "sqlite_master")])
-def test_opening_reads_only_the_revision_and_vector_indexes(database, source, table):
+def test_opening_reads_only_the_revision_and_vector_indexes(database, source, table, monkeypatch):
     settings = ms.Settings(database=str(database), vector_index=source)
     ms.MemoryStorage.open(settings).close()
     statements: list[str] = []
@@ -72,6 +73,12 @@ def test_opening_reads_only_the_revision_and_vector_indexes(database, source, ta
     def spy(connection, cursor, statement, parameters, context, executemany):
         statements.append(statement)
 
+    def execute(connection, statement, parameters=()):  # the revision is read without SQLAlchemy
+        statements.append(statement)
+        return execute_unseen(connection, statement, parameters)
+
+    execute_unseen = dbapi.Connection.execute
+    monkeypatch.setattr(dbapi.Connection, "execute", execute)
     event.listen(Engine, "before_cursor_execute", spy)
     try:
         with ms.MemoryStorage.open(settings):
