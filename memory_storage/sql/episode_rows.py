@@ -200,13 +200,26 @@ def episode_of_row(row: Sequence[Any], steps: Sequence[Sequence[Any]]) -> Episod
     """
     try:
         content = _EPISODES.validate_json(f"[{row[1]}]")[0]
-        episode = _episode(_uuid(row[0]), content, row)
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        return _episode(_uuid(row[0]), content, row, steps)
+    except _UNREADABLE as error:
         raise corrupt_error("episodes", row[0]) from error
-    if steps:
-        # Decoding the steps takes most of a read, and many callers need none of them.
-        episode.__dict__["steps"] = LazyList(partial(decode_steps, steps))
-    return episode
+
+
+def episodes_of_rows(rows: Sequence[tuple[Sequence[Any], Sequence[Sequence[Any]]]]) -> list[Episode]:
+    """Return the episode of each pair of a row and the rows of its steps, as `episode_of_row` does.
+
+    Raises:
+        CorruptDataError: a row cannot be decoded; names the first.
+    """
+    # One array for one call of the parser; if it fails, rows are decoded one by one to name the damaged one.
+    try:
+        contents = _EPISODES.validate_json(f"[{','.join([row[1] for row, _ in rows])}]")
+        if len(contents) == len(rows):
+            pairs = zip(rows, contents, strict=True)
+            return [_episode(_uuid(row[0]), content, row, steps) for (row, steps), content in pairs]
+    except _UNREADABLE:
+        pass
+    return [episode_of_row(row, steps) for row, steps in rows]
 
 
 def decode_steps(rows: Sequence[Sequence[Any]]) -> list[Step]:
@@ -263,6 +276,7 @@ class _Remarkable(Exception):  # noqa: N818 - not an error: the value is looked 
     """A value is not of the class, or not in the range, that the model gives it."""
 
 
+_UNREADABLE = (ValueError, TypeError, KeyError, OverflowError)  # of a row that another program has changed
 _DOUBTFUL = (
     *(_Remarkable, KeyError, AttributeError, TypeError, ValueError, OverflowError, RecursionError),
     PydanticSerializationError,
@@ -388,7 +402,9 @@ def episode_values(
     )
 
 
-def _episode(episode_id: UUID, content: _EpisodeDocument, row: Sequence[Any]) -> Episode:
+def _episode(
+    episode_id: UUID, content: _EpisodeDocument, row: Sequence[Any], steps: Sequence[Sequence[Any]]
+) -> Episode:
     version, created_at, updated_at, archived_at, task_type, domain, language, framework, complexity = row[2:11]
     started_at, completed_at = row[11:13]
     if (
@@ -401,7 +417,7 @@ def _episode(episode_id: UUID, content: _EpisodeDocument, row: Sequence[Any]) ->
     context = {
         "language": language,
         "framework": framework,
-        "complexity": Complexity(complexity),
+        "complexity": _COMPLEXITIES[complexity],
         "domain": domain,
         "tags": content["context"]["tags"],
     }
@@ -410,7 +426,7 @@ def _episode(episode_id: UUID, content: _EpisodeDocument, row: Sequence[Any]) ->
         "id": episode_id,
         "version": version,
         "task_description": content["task_description"],
-        "task_type": TaskType(task_type),
+        "task_type": _TASK_TYPES[task_type],
         "context": _made(TaskContext, context),
         "started_at": content.get("started_at") or from_micros(started_at),
         "completed_at": content.get("completed_at") or from_micros(completed_at),
@@ -420,9 +436,10 @@ def _episode(episode_id: UUID, content: _EpisodeDocument, row: Sequence[Any]) ->
         "artifacts": content["artifacts"],
         "tags": content["tags"],
         "metadata": content["metadata"],
-        "steps": [],
-        "created_at": from_micros(created_at),
-        "updated_at": from_micros(updated_at),
+        # Decoding the steps takes most of a read, and many callers need none of them.
+        "steps": LazyList(partial(decode_steps, steps)) if steps else [],
+        "created_at": (created := from_micros(created_at)),
+        "updated_at": created if updated_at == created_at else from_micros(updated_at),
         "archived_at": from_micros(archived_at),
     }
     return _made(Episode, values)
@@ -526,24 +543,33 @@ def _uuid(text: str) -> UUID:
     digits = text.replace("-", "")
     if len(digits) != 32 or len(text) != 36:
         raise ValueError("not the text of a UUID")
-    made = UUID.__new__(UUID)
-    _set(made, "int", int(digits, 16))
-    _set(made, "is_safe", SafeUUID.unknown)
+    made: UUID = _new(UUID)
+    _set_int(made, int(digits, 16))
+    _set_is_safe(made, _UNKNOWN)
     return made
 
 
 def _made(kind: type[M], values: dict[str, Any]) -> M:
     """Return a model of values that are known to be valid: all of its fields, in order."""
     # What `model_construct` does, without its defaults and copies. No instance changes the set of fields: it is shared.
-    made = kind.__new__(kind)
-    _set(made, "__dict__", values)
-    _set(made, "__pydantic_fields_set__", _FIELDS[kind])
-    _set(made, "__pydantic_extra__", None)
-    _set(made, "__pydantic_private__", None)
+    made: M = _new(kind)
+    _set_dict(made, values)
+    _set_fields(made, _FIELDS[kind])
+    _set_extra(made, None)
+    _set_private(made, None)
     return made
 
 
-_set = object.__setattr__
+# The slots of both classes: `object.__setattr__` would look each up by its name, for thousands of objects of a page.
+_new: Any = object.__new__
+_set_int, _set_is_safe = UUID.__dict__["int"].__set__, UUID.__dict__["is_safe"].__set__
+_set_dict, _set_fields, _set_extra, _set_private = (
+    BaseModel.__dict__[name].__set__
+    for name in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
+)
+_UNKNOWN = SafeUUID.unknown
+_COMPLEXITIES = {one.value: one for one in Complexity}  # a class of constants takes longer to find one
+_TASK_TYPES = {one.value: one for one in TaskType}
 _EPISODE_FIELDS = tuple(Episode.model_fields)
 _IN_DOCUMENT = ("task_description", "outcome", "reward", "reflection", "artifacts", "tags", "metadata")
 _FIELDS: dict[type[BaseModel], set[str]] = {

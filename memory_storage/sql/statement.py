@@ -56,7 +56,7 @@ def to_micros(moment: datetime) -> int:
 
 def from_micros(micros: int | None) -> datetime | None:
     """Return an aware datetime in UTC."""
-    return None if micros is None else EPOCH + timedelta(microseconds=micros)
+    return None if micros is None else EPOCH + timedelta(0, 0, micros)
 
 
 def micros(iso: str) -> str:

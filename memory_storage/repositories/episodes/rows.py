@@ -18,6 +18,7 @@ from memory_storage.sql.documents import OnCorrupt, report_corrupt
 from memory_storage.sql.episode_rows import (
     STEP_ROW,
     episode_of_row,
+    episodes_of_rows,
     readable_steps,
 )
 from memory_storage.sql.paging import Cursor, page
@@ -46,7 +47,7 @@ def page_from_rows(
     steps: dict[int, list[Row]] = {}
     for row in sorted((row for row in rows if row[2]), key=itemgetter(2)):
         steps.setdefault(row[1], []).append(row[2 : 2 + _STEP_WIDTH])
-    episodes = [_episode_or_none(row[3:], steps.get(row[1], []), on_corrupt) for row in heads[:size]]
+    episodes = _episodes([(row[3:], steps.get(row[1], ())) for row in heads[:size]], on_corrupt)
     return page(episodes, [(row[0], row[1]) for row in heads], size, cursor)
 
 
@@ -56,7 +57,8 @@ def episodes_by_seq(rows: Sequence[Row]) -> dict[int, Episode]:
     steps: dict[int, list[Row]] = {}
     for row in sorted((row for row in rows if row[2]), key=itemgetter(2)):
         steps.setdefault(row[1], []).append(row[2 : 2 + _STEP_WIDTH])
-    return {row[1]: episode_of_row(row[3:], steps.get(row[1], [])) for row in heads}
+    episodes = episodes_of_rows([(row[3:], steps.get(row[1], ())) for row in heads])
+    return {row[1]: episode for row, episode in zip(heads, episodes, strict=True)}
 
 
 def hits_from_rows(rows: Sequence[Row], k: int, on_corrupt: OnCorrupt = None) -> list[tuple[Row, Episode | None]]:
@@ -68,7 +70,7 @@ def hits_from_rows(rows: Sequence[Row], k: int, on_corrupt: OnCorrupt = None) ->
     steps: dict[int, list[Row]] = {}
     for row in sorted((row for row in rows if row[_STEP_NUMBER]), key=itemgetter(_STEP_NUMBER)):
         steps.setdefault(row[1], []).append(row[_STEP_NUMBER : _STEP_NUMBER + _STEP_WIDTH])
-    episodes = [_episode_or_none(row[_STEP_NUMBER + 1 :], steps.get(row[1], []), on_corrupt) for row in heads[:k]]
+    episodes = _episodes([(row[_STEP_NUMBER + 1 :], steps.get(row[1], ())) for row in heads[:k]], on_corrupt)
     return list(zip_longest((row[:_STEP_NUMBER] for row in heads), episodes))
 
 
@@ -113,10 +115,14 @@ def same_content(episode: Episode, stored_episode: Episode) -> bool:
     return same_head and all(steps.get(step.id) == step for step in episode.steps)
 
 
-def _episode_or_none(row: Row, steps: Sequence[Row], on_corrupt: OnCorrupt) -> Episode | None:
+def _episodes(rows: Sequence[tuple[Row, Sequence[Row]]], on_corrupt: OnCorrupt) -> list[Episode | None]:
+    """Return the episode of each pair of a row and the rows of its steps, None for one that cannot be decoded."""
     if on_corrupt is None:
-        return episode_of_row(row, steps)
-    episode = report_corrupt(partial(episode_of_row, row, ()), on_corrupt)
-    if episode is not None and steps:
-        episode.__dict__["steps"] = readable_steps(steps, on_corrupt)
-    return episode
+        return [*episodes_of_rows(rows)]
+    episodes = []
+    for row, steps in rows:
+        episode = report_corrupt(partial(episode_of_row, row, ()), on_corrupt)
+        if episode is not None and steps:
+            episode.__dict__["steps"] = readable_steps(steps, on_corrupt)
+        episodes.append(episode)
+    return episodes
