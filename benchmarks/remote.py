@@ -31,7 +31,7 @@ from ._report import Line, Report, milliseconds
 LATENCY = 0.02
 THREADS = 10
 _GAIN, _LEAST_GAIN = 9, 8  # of ten; in short, and where writes queue for one lock, the least
-_OWN_GAIN = 6  # each write indexes its words, for which the server compiles two large statements: its cores are busy
+_OWN_GAIN = 7  # each write indexes its words and facets, so the server's cores are busy
 _WRITE_GAIN = 3  # of the four writes that are in flight at a time
 _CALLS = 600  # by ten threads: with fewer, the last of them wait for each other's end a part of the time
 
