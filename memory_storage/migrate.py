@@ -256,7 +256,7 @@ def check_foreign_keys(connection: Connection) -> None:
 
 def _current(connection: Connection | dbapi.Connection) -> str | None:
     try:
-        row = next(iter(_rows(connection, _REVISION)), None)
+        row = _revision(connection)
     except (exc.OperationalError, dbapi.OperationalError) as error:
         if "no such table" not in str(error):
             raise
@@ -266,10 +266,17 @@ def _current(connection: Connection | dbapi.Connection) -> str | None:
         return str(row[0])
     tables = {str(name) for (name,) in _rows(connection, _TABLES)}
     if row is None and tables >= _OURS:  # another process has created them since the first statement
-        row = next(iter(_rows(connection, _REVISION)), None)
+        row = _revision(connection)
     if row is None or not row[1]:
         _refuse_foreign(tables)
     return str(row[0]) if row else None
+
+
+def _revision(connection: Connection | dbapi.Connection) -> Sequence[Any] | None:
+    rows = _rows(connection, _REVISION)
+    if len(rows) > 1:
+        raise exc.MultipleResultsFound("alembic_version has several rows")
+    return rows[0] if rows else None
 
 
 def _rows(connection: Connection | dbapi.Connection, sql: str) -> Sequence[Sequence[Any]]:
