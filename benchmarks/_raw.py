@@ -8,8 +8,8 @@ from typing import Any
 
 import apsw
 
+from memory_storage._execution import Indexer
 from memory_storage.dbapi._vector_functions import add_vector_functions
-from memory_storage.sql.indexing import BATCH, INDEX_STEPS
 
 Row = tuple[Any, ...]
 Rows = tuple[list[Row], list[Row]]
@@ -31,7 +31,7 @@ class Raw:
 
     def __init__(self, path: Path) -> None:
         self.connection = apsw.Connection(str(path))
-        self._changes = BATCH - 1  # the first write of a process indexes what others have left
+        self._indexer = Indexer(at_once=False)
         add_vector_functions(self.connection)
         for pragma in _PRAGMAS:
             self.connection.execute(f"PRAGMA {pragma}").fetchall()
@@ -77,13 +77,10 @@ class Raw:
         self._index(1)
         execute("COMMIT")
 
-    def _index(self, changes: int) -> None:
-        """Index the texts as the package does: after as many changes, in the transaction of the last of them."""
-        self._changes += changes
-        if self._changes >= BATCH:
-            self._changes = 0
-            for step in INDEX_STEPS:
-                self.connection.execute(step.sql)
+    def _index(self, changed: int) -> None:
+        """Index the changed episodes when the package does."""
+        for step in self._indexer.steps(changed):
+            self.connection.execute(step.sql)
 
     def get(self, episode_id: str) -> Rows:
         """Return all columns of an episode and of its steps."""
