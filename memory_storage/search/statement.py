@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from memory_storage.schema.vector_tables import EXACT_SCAN_MAX, VectorSpace
-from memory_storage.sql.indexing import PART_BITS, PARTS, RECENT, SEQ
+from memory_storage.sql.indexing import NAMESPACE_BITS, PART_BITS, PARTS, RECENT, SEQ
 
 from .candidates import EXACT, OWN_SPACE, VECTOR, Source, last_seq
 
@@ -132,7 +132,7 @@ candidates, so a search may try less first, and more if that returns no row.
 
 @dataclass(frozen=True)
 class Search:
-    """The SQL of one kind of search. Its last common table, `found`, holds the best rows."""
+    """The SQL of one kind of search. Its common table `found` holds the best rows."""
 
     target: SearchTarget
     filters: Filters
@@ -172,7 +172,7 @@ class Search:
         return f"UNION ALL SELECT NULL, {is_cut}, {'NULL, ' * (N_FACT_COLUMNS - 1)}{own}{', NULL' * columns}"
 
     def common_tables(self) -> str:
-        """Return the common table expressions, `found` last. Name `found` once: the engine plans it at each mention."""
+        """Return the common table expressions. Name `found` once: the engine plans it at each mention."""
         parts = [*self._by_vector(), *self._by_text()]
         parts += self._ranked_by_fusion() if self.has_words else self._ranked_by_similarity()
         if self._has_passages:
@@ -384,7 +384,7 @@ class Search:
             ]
         return [
             f"""span AS MATERIALIZED (
-    SELECT number << 42 AS first, (number + 1 << 42) - 1 AS last, {texts} AS texts
+    SELECT number << {NAMESPACE_BITS} AS first, (number + 1 << {NAMESPACE_BITS}) - 1 AS last, {texts} AS texts
     FROM namespaces WHERE name = :namespace)""",
             "terms AS MATERIALIZED (SELECT key, value AS match FROM json_each(:words))",
             f"""cuts AS MATERIALIZED (

@@ -16,7 +16,7 @@ from memory_storage.models import EpisodeFilter, PatternFilter
 from .documents import is_exact_in_json
 from .facets import FACET_LENGTH, SCALAR, metadata_of, tags_of
 from .fulltext import each_word
-from .indexing import OF_NAMESPACE, PART_BITS, PARTS, RECENT, SEQ
+from .indexing import CHANGED, FIRST, OF_NAMESPACE, PARTS, RECENT, SEQ
 from .statement import to_micros
 from .validation import refuse_unstorable
 
@@ -57,8 +57,8 @@ _FLAGS = {
 _FACETS = "SELECT owner_seq FROM facets WHERE namespace = :namespace AND owner_type = :owner_type AND name = "
 # Those of changed episodes may be in their documents only. A file has up to 256 changes in the log, a server one, and
 # each is tested in microseconds.
-_CHANGED = """
-        UNION ALL SELECT e.seq FROM episode_changes AS c CROSS JOIN episodes AS e ON e.seq = c.episode_seq
+_CHANGED = f"""
+        UNION ALL SELECT e.seq FROM {CHANGED}
             WHERE e.namespace = :namespace AND """
 _GIVEN = "IN (SELECT value FROM json_each(:{name}))"
 # A row has all words if each of them is in one of its texts. Found by the index: those that have as many words as were
@@ -71,8 +71,8 @@ _FOUND_RECENTLY = f"""
         UNION ALL SELECT word.key, {SEQ.format("recent_words.rowid")} FROM json_each(:text) AS word
         CROSS JOIN {RECENT} WHERE recent_words MATCH word.value AND recent_words.rowid {OF_NAMESPACE}"""
 _IN_TEXTS = f"""EXISTS (SELECT 1 FROM {{words}} MATCH word.value AND rowid BETWEEN
-            (SELECT number FROM namespaces WHERE name = :namespace) << 42 | ({{seq}} << {PART_BITS})
-            AND (SELECT number FROM namespaces WHERE name = :namespace) << 42 | ({{seq}} << {PART_BITS}) | {PARTS})"""
+            {FIRST.format(":namespace", "{seq}")}
+            AND {FIRST.format(":namespace", "{seq}")} | {PARTS})"""
 _TEXTS, _RECENT_TEXTS = "episode_words WHERE episode_words", f"{RECENT} WHERE recent_words"
 
 

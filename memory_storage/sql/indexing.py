@@ -31,9 +31,18 @@ PARTS = (1 << PART_BITS) - 1
 SEQ = f"(({{0}} >> {PART_BITS}) & {(1 << NAMESPACE_BITS - PART_BITS) - 1})"
 """SQL for the `seq` of the episode or pattern of a text, from its number."""
 
-OF_NAMESPACE = """BETWEEN (SELECT number FROM namespaces WHERE name = :namespace) << 42
-        AND ((SELECT number FROM namespaces WHERE name = :namespace) + 1 << 42) - 1"""
+FIRST = f"(SELECT number FROM namespaces WHERE name = {{0}}) << {NAMESPACE_BITS} | ({{1}} << {PART_BITS})"
+"""SQL for the number of the first text that a row can have, from SQL for its namespace and for its `seq`."""
+
+OF_NAMESPACE = f"""BETWEEN (SELECT number FROM namespaces WHERE name = :namespace) << {NAMESPACE_BITS}
+        AND ((SELECT number FROM namespaces WHERE name = :namespace) + 1 << {NAMESPACE_BITS}) - 1"""
 """SQL for whether a text is of the namespace, after its number."""
+
+LOGGED = "SELECT episode_seq FROM episode_changes WHERE episode_seq IS NOT NULL"
+"""SQL for the `seq` of the changed episodes."""
+
+CHANGED = "episode_changes AS c CROSS JOIN episodes AS e ON e.seq = c.episode_seq"
+"""SQL for the changed episodes, in a FROM clause, as `e`. One comes once for each of its changes."""
 
 _COLUMNS = "description, outcome, reflection, tags, steps"
 
@@ -59,7 +68,7 @@ INDEX_STEPS = (_MAKE_ROOM, INDEX_STEP)
 # Texts of erased episodes stay in it until the next search of the connection, in memory: no engine writes it to a file.
 _SEEN = "temp.recent_changes"  # the episodes in the temporary index, each with the last mark that it was read at
 _STATE = "temp.recent_state"  # of the log when it was read last: the number of its rows, and the last mark
-_BASE = f"(SELECT number FROM namespaces WHERE name = e.namespace) << {NAMESPACE_BITS} | (e.seq << {PART_BITS})"
+_BASE = FIRST.format("e.namespace", "e.seq")
 _LOG = "(SELECT count(*) FROM episode_changes), (SELECT max(mark) FROM episode_changes)"
 _HAS_CHANGED = f"({_LOG}) IS NOT (SELECT changes, mark FROM {_STATE})"
 _LATEST = f"""WITH latest AS MATERIALIZED (

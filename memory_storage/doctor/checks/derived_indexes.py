@@ -10,7 +10,7 @@ from sqlalchemy import Connection, exc
 from memory_storage.dbapi import Batch
 from memory_storage.doctor.findings import Finding, about_rows, seqs_of
 from memory_storage.sql.facets import COLUMNS, facets_of
-from memory_storage.sql.indexing import INDEX_STEPS, PART_BITS, PARTS, SEQ
+from memory_storage.sql.indexing import FIRST, INDEX_STEPS, LOGGED, NAMESPACE_BITS, PARTS, SEQ
 
 from .schema import schema_sql
 
@@ -18,11 +18,10 @@ _FTS = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE
 _TREES = re.compile(r"INSERT INTO (\w+)\s+SELECT (.+?)\s+WHERE (.+?);", re.DOTALL)
 _READS_JSON = re.compile(r"FROM (json_(?:each|tree)\()")
 _PLACES = "spatiotemporal_index AS p"
-_OWNER = """SELECT 1 FROM {0}s AS o JOIN namespaces AS n ON n.name = o.namespace
-    WHERE o.seq = {1} AND n.number = doc >> 42"""
-_NUMBER = f"(SELECT number FROM namespaces WHERE name = {{0}}.namespace) << 42 | ({{0}}.seq << {PART_BITS})"
-_LOGGED = "SELECT 'episode', episode_seq FROM episode_changes WHERE episode_seq IS NOT NULL"
-_NOT_LOGGED = "{0}.seq NOT IN (SELECT episode_seq FROM episode_changes WHERE episode_seq IS NOT NULL)"
+_OWNER = f"""SELECT 1 FROM {{0}}s AS o JOIN namespaces AS n ON n.name = o.namespace
+    WHERE o.seq = {{1}} AND n.number = doc >> {NAMESPACE_BITS}"""
+_NUMBER = FIRST.format("{0}.namespace", "{0}.seq")
+_NOT_LOGGED = f"{{0}}.seq NOT IN ({LOGGED})"
 _WRONG_TEXTS = (
     *(
         f"SELECT {SEQ.format('doc')} FROM {name}_texts WHERE NOT EXISTS ({_OWNER.format(name, SEQ.format('doc'))})"
@@ -38,7 +37,8 @@ _WRONG_TEXTS = (
             AND s.seq BETWEEN first_step AND last_step)""",
     *(
         f"""SELECT number FROM namespaces AS n WHERE {name}_texts <> (
-        SELECT count(*) FROM {name}_texts WHERE doc BETWEEN n.number << 42 AND ((n.number + 1) << 42) - 1)"""
+        SELECT count(*) FROM {name}_texts WHERE doc BETWEEN n.number << {NAMESPACE_BITS}
+            AND ((n.number + 1) << {NAMESPACE_BITS}) - 1)"""
         for name in ("episode", "pattern")
     ),
 )
@@ -55,7 +55,7 @@ _INDEX_ALL = (
 
 def wrong_facets(connection: Connection) -> list[Finding]:
     """Find facets that are missing, or that no document has."""
-    surplus, missing = _facets(f"(owner_type, owner_seq) NOT IN ({_LOGGED})")
+    surplus, missing = _facets(f"(owner_type <> 'episode' OR owner_seq NOT IN ({LOGGED}))")
     seqs = [row[5] for sql in (surplus, missing) for row in connection.exec_driver_sql(sql)]
     problem = "tags and metadata that differ from the documents"
     return about_rows("indexes.facets", "facets", seqs, problem, "rebuild them", _make_facets)

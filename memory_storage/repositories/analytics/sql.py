@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from memory_storage.sql.facets import tags_of
 from memory_storage.sql.filters import Conditions
+from memory_storage.sql.indexing import CHANGED, LOGGED
 from memory_storage.sql.statement import SqlTemplate
 
 from .error_signature import MESSAGE_LENGTH
@@ -30,9 +31,9 @@ _GROUPED: dict[str | None, str] = {
     # Those of changed episodes may be in their documents only.
     "tag": f"""SELECT value, {_FACTS} FROM facets CROSS JOIN selected ON selected.seq = owner_seq
         WHERE facets.owner_type = 'episode' AND facets.namespace = :namespace AND facets.name = 'tag'
-            AND owner_seq NOT IN (SELECT episode_seq FROM episode_changes WHERE episode_seq IS NOT NULL)
+            AND owner_seq NOT IN ({LOGGED})
         UNION ALL SELECT atom, {_FACTS} FROM (
-            SELECT DISTINCT atom, e.seq FROM episode_changes AS c CROSS JOIN episodes AS e ON e.seq = c.episode_seq
+            SELECT DISTINCT atom, e.seq FROM {CHANGED}
             CROSS JOIN {tags_of("e.")}) AS changed
         CROSS JOIN selected ON selected.seq = changed.seq""",
     **{

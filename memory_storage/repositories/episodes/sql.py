@@ -15,6 +15,7 @@ from memory_storage.sql.documents import CHUNK_BYTES
 from memory_storage.sql.episode_rows import EPISODE_COLUMNS, EPISODE_ROW, STEP_COLUMNS
 from memory_storage.sql.episode_rows import STEP_ROW as STEP_ROW_COLUMNS
 from memory_storage.sql.filters import Conditions
+from memory_storage.sql.indexing import CHANGED
 from memory_storage.sql.paging import cut_by_bytes
 from memory_storage.sql.statement import SqlTemplate, bytes_of_episode
 
@@ -237,7 +238,7 @@ def query_by_facets(facets: Conditions, conditions: Conditions, order: str, *, w
     ]
     changed = f"""SELECT * FROM (SELECT owner_seq AS seq, at FROM (
             SELECT DISTINCT e.seq AS owner_seq, e.started_at AS at
-            FROM episode_changes AS c CROSS JOIN episodes AS e ON e.seq = c.episode_seq WHERE e.namespace = :namespace)
+            FROM {CHANGED} WHERE e.namespace = :namespace)
         CROSS JOIN episodes AS e ON e.seq = owner_seq WHERE {where} ORDER BY {order} LIMIT :limit)"""
     led = "\n    UNION ALL ".join([*indexed, changed])
     return SqlTemplate(f"""
