@@ -85,7 +85,7 @@ class Executor(dbapi.Unpicklable):
         is_single = self.is_remote or not (shrinks or RECENT in step.sql)
         batch = dbapi.Batch([step] if is_single else read_steps(step, shrinks=shrinks), reads_only=True)
         try:
-            return self._run(batch)
+            return self._run(batch)[0]
         except UnavailableError as error:
             return self._retry(batch, error)
 
@@ -99,9 +99,29 @@ class Executor(dbapi.Unpicklable):
             return self._write_with_receipt(steps, again, changed)
         batch = dbapi.Batch([*steps, *self.indexer.steps(changed)])
         try:
-            return self._run(batch)
+            return self._run(batch)[0]
         except UnavailableError as error:
             return self._retry(batch, error)
+
+    def exchange(self, steps: Sequence[dbapi.BatchStep], *, reads_only: bool = False) -> list[Sequence[Row]]:
+        """Run statements that may be repeated, as one transaction, and return the rows of each.
+
+        Args:
+            steps: The statements. Those that write must have the same effect once and twice.
+            reads_only: Whether none of them writes.
+
+        Raises:
+            UnavailableError: They may have been run, or not.
+        """
+        batch = dbapi.Batch(steps, reads_only=reads_only)
+
+        def once() -> list[Sequence[Row]]:
+            try:
+                return [one.rows for one in self._run(batch)[1][: len(steps)]]
+            except CommitUnknownError as error:
+                raise UnavailableError(f"the answer was lost: {error}", code="ANSWER_LOST") from error
+
+        return self.guard.run(once, is_retryable=is_retryable_read, on_retry=_count_retry)
 
     def probe(self, batch: dbapi.Batch, *, deadline: float) -> Sequence[Row]:
         """Return the rows of a reading batch, in one attempt.
@@ -110,7 +130,7 @@ class Executor(dbapi.Unpicklable):
             batch: The statements.
             deadline: When a server has to have answered, by `time.monotonic`.
         """
-        return self._run(batch, deadline=deadline)
+        return self._run(batch, deadline=deadline)[0]
 
     def indexing(self, maintenance: MaintenanceLock) -> AbstractContextManager[bool]:
         """See `SessionProtocol.indexing`."""
@@ -132,7 +152,7 @@ class Executor(dbapi.Unpicklable):
             batch = dbapi.Batch([*steps, *receipt.steps(), *self.indexer.steps(changed)])
             try:
                 try:
-                    return self._run(batch)
+                    return self._run(batch)[0]
                 except UnavailableError as error:
                     return self._retry(batch, error)
             except CommitUnknownError as error:
@@ -149,14 +169,14 @@ class Executor(dbapi.Unpicklable):
     def _retry(self, batch: dbapi.Batch, error: UnavailableError) -> Sequence[Row]:
         return self.guard.retry(
             error,
-            partial(self._run, batch),
+            lambda: self._run(batch)[0],
             since=current.operation.since if current.operation is not None else perf_counter(),
             seconds=self.request_timeout,  # a lock, or a server, may have been waited for that long already
             is_retryable=is_retryable_read if batch.reads_only else was_not_committed,
             on_retry=_count_retry,
         )
 
-    def _run(self, batch: dbapi.Batch, *, deadline: float | None = None) -> Sequence[Row]:
+    def _run(self, batch: dbapi.Batch, *, deadline: float | None = None) -> Response:
         # Every call of a storage passes here: while nothing is wrong, the guard's attributes are read, and no more.
         guard, operation = self.guard, current.operation
         breaker = guard.breaker
@@ -177,7 +197,7 @@ class Executor(dbapi.Unpicklable):
             operation.record_response(batch, results, len(rows))
         if since and (seconds := perf_counter() - since) >= self.meter.slow_after:
             log_slow_query(batch, self._query_plan, seconds=seconds, rows=len(rows))
-        return rows
+        return rows, results
 
     def run_early(self, batch: dbapi.Batch, *, deadline: float) -> Sequence[Row]:
         """Run a batch that resolves the outcome of a commit: while the circuit is open, some of these are admitted."""

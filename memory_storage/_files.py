@@ -40,10 +40,10 @@ class MaintenanceLock:
     own locks. For a database without a file every lock is granted.
     """
 
-    def __init__(self, database: Path | None) -> None:
+    def __init__(self, database: Path | None, *, suffix: str = "-lock", busy: str = _IN_MAINTENANCE) -> None:
         real = None if database is None else os.path.realpath(database)
-        self._database = real
-        self._path = None if real is None else f"{real}-lock"
+        self._database, self._busy = real, busy
+        self._path = None if real is None else f"{real}{suffix}"
 
     @contextmanager
     def exclusive(self, timeout: float, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
@@ -60,7 +60,7 @@ class MaintenanceLock:
         deadline = time.monotonic() + timeout
         while (held := self._attempt()) is None:
             if time.monotonic() > deadline:
-                raise UnavailableError(f"{self._database}: {_IN_MAINTENANCE}", code="MAINTENANCE")
+                raise UnavailableError(f"{self._database}: {self._busy}", code="MAINTENANCE")
             sleep(_PAUSE)
         try:
             yield

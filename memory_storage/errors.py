@@ -8,6 +8,7 @@ MemoryStorageError
  +-- ValidationError             bad input; also a ValueError. Nothing was stored
  +-- NotFoundError               no such row in this namespace; also a LookupError
  +-- ConflictError               version conflict with another writer. Nothing was stored
+ +-- ServerChangedError          a file is not synchronized with another server than before
  +-- UnavailableError            not now: locked, full, unreachable
  |    +-- CircuitOpenError
  |    +-- PoolTimeoutError
@@ -93,6 +94,10 @@ class ConflictError(MemoryStorageError):
         what = kind if id is None else f"{kind} {id}"
         super().__init__(f"{what}: {detail or f'version {expected} was given, version {actual} is stored'}; {advice}")
         self.kind, self.id, self.expected, self.actual = kind, id, expected, actual
+
+
+class ServerChangedError(MemoryStorageError):
+    """The server is not the one that this file was synchronized with: another, or restored from an older copy."""
 
 
 class UnavailableError(MemoryStorageError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -229,6 +230,13 @@ class Settings(_Section):
     local_engine: Literal["auto", "sqlite", "libsql"] = "auto"
     vector_index: Literal["auto", "hnsw", "diskann", "exact"] = "auto"
     hnsw_max_bytes: Annotated[int, Field(ge=0)] = 1_000_000_000
+    sync_url: str | None = None
+    sync_interval: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    sync_mode: Literal["local_first", "write_through"] = "local_first"
+    sync_namespaces: tuple[str, ...] | None = None
+    sync_keep: timedelta | None = None
+    sync_conflicts: Literal["server_wins", "local_wins"] | Callable[[Any], Any] = "server_wins"
+    sync_writer: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     pool: PoolSettings = Field(default_factory=PoolSettings)
     circuit_breaker: CircuitBreakerSettings = Field(default_factory=CircuitBreakerSettings)
     retry: RetrySettings = Field(default_factory=RetrySettings)
@@ -254,6 +262,16 @@ class Settings(_Section):
     def _check_url(cls, database: str) -> str:
         return _checked_database(database)
 
+    @field_validator("sync_url")
+    @classmethod
+    def _check_sync_url(cls, url: str | None) -> str | None:
+        if not url:
+            return None
+        checked = _checked_database(url)
+        if not checked.startswith("libsql://"):
+            raise ValueError("must be the URL of a server, like libsql://db.example.io")
+        return checked
+
     @field_validator("encryption_key")
     @classmethod
     def _check_encryption_key(cls, key: SecretStr | None) -> SecretStr | None:
@@ -274,6 +292,17 @@ class Settings(_Section):
             _check_token(self.credentials)
             if self.encryption_key is not None:  # the caller expects encryption, which a client cannot give
                 raise ConfigurationError("encryption_key: is for local files; a server encrypts its own; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _check_sync(self) -> Self:
+        if self.sync_url is None:
+            return self
+        if self.server:
+            raise ValueError("sync_url: is for a file, and database is a server already; leave one of them out")
+        if self.limits.when_full == "evict":
+            raise ValueError("limits.when_full: evict would delete at the server what does not fit here; use sync_keep")
+        _check_token(self.credentials)
         return self
 
     @model_validator(mode="after")
@@ -298,6 +327,16 @@ class Settings(_Section):
     def server(self) -> Server | None:
         """The server of the database, or None for a file or an in-memory database."""
         return Server.parse(self.database) if self.database.startswith("libsql://") else None
+
+    @property
+    def of_server(self) -> Settings | None:
+        """The settings of the connection to the server that a file is synchronized with; None without one."""
+        if self.sync_url is None:
+            return None
+        local = {name for name in type(self).model_fields if name.startswith("sync_")}
+        local |= {"encryption_key", "local_engine", "vector_index", "hnsw_max_bytes", "durability"}
+        values = {name: value for name, value in dict(self).items() if name not in local}
+        return Settings(**{**values, "database": self.sync_url})
 
     @property
     def key(self) -> EncryptionKey | None:

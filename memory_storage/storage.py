@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import socket
 from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime
@@ -33,13 +34,18 @@ from .search.hnsw.index import HnswIndexes, is_installed
 from .search.vector_index import VectorIndex
 from .session import Repositories, Session, StorageContext, Transaction
 from .settings import Settings, hidden, hidden_token
+from .sql.statement import to_micros
 from .sql.validation import aware
+from .sync.applying import Policy
+from .sync.conflicts import ConflictRepository
+from .sync.replica import Options, Progress, Replica
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _NAMESPACE_LENGTH = 200
+_IS_SYNCING = "another process syncs it; nothing was changed; try again later"
 _OPEN = 'MemoryStorage.open("memory.db"), or MemoryStorage.open("libsql://...", auth_token=...)'
 
 
@@ -99,6 +105,8 @@ class MemoryStorage(Repositories):
         """Where searches get their candidates: "hnsw", "diskann" or "exact"."""
         self._context = self._make_context(now)
         self._owns_memory = True
+        self._server: MemoryStorage | None = None
+        self._replica: Replica | None = None
         self._actor = ""
         super().__init__(Session(self._context, self.namespace))
 
@@ -110,6 +118,9 @@ class MemoryStorage(Repositories):
         *,
         auth_token: str | SecretStr | Callable[[], str | SecretStr] | None = None,
         namespace: str | None = None,
+        sync_url: str | None = None,
+        sync_interval: float | None = None,
+        sync_mode: models.SyncMode | None = None,
         now: Callable[[], datetime] = models.utc_now,
     ) -> Self:
         """Open a database, create it if it does not exist, and upgrade its schema.
@@ -118,6 +129,9 @@ class MemoryStorage(Repositories):
             database: A path, ":memory:", a URL, or all settings; by default the environment's.
             auth_token: The token of a server, or a callable that returns one.
             namespace: The tenant, agent or project whose rows are read and written; default: "default".
+            sync_url: The URL of a server with which a file is kept in sync: see `sync`. It is not contacted yet.
+            sync_interval: Seconds between two syncs, which a thread runs; None: whoever calls `sync` does.
+            sync_mode: "local_first" (default) or "write_through".
             now: Returns the current time, aware; the clock of all timestamps.
 
         Returns:
@@ -130,7 +144,8 @@ class MemoryStorage(Repositories):
                 "CONNECTION_FAILED"; `host`, `port`, `cause` and `attempts` have the details.
         """
         auth_token, database = hidden_token(auth_token), redacted(database)  # a traceback may show this frame
-        settings = _settings(database, auth_token, namespace)
+        sync = {"sync_url": sync_url, "sync_interval": sync_interval, "sync_mode": sync_mode}
+        settings = _settings(database, auth_token, namespace, **sync)
         if not callable(now):
             raise ConfigurationError(f"now: must be a function that returns an aware moment, not {now!r}")
         _check_hnsw(settings)  # before there is a file, as is the next one
@@ -150,7 +165,32 @@ class MemoryStorage(Repositories):
             storage._repair_indexes()
         with map_exceptions(engine):
             pool.fill(engine, settings.pool.min_idle)
+        if settings.sync_url is not None:
+            storage._start_sync()
         return storage
+
+    def _start_sync(self) -> None:
+        settings = self.settings.of_server
+        assert settings is not None
+        with map_exceptions():
+            engine = make_engine(settings)
+        server = type(self)(engine, settings, now=self._context.now)
+        server._owns_engine = True
+        guard_engine(engine, server._context.guard)
+
+        def upgrade() -> None:
+            server._ensure_schema()
+
+        policy = Policy(
+            prefer="mine" if self.settings.sync_conflicts == "local_wins" else "theirs",
+            writer=self.settings.sync_writer or socket.gethostname(),
+            now=lambda: to_micros(self._context.now()),
+        )
+        options = Options(self.settings.sync_namespaces, self.settings.sync_keep, self.settings.request_timeout)
+        lock = MaintenanceLock(self.settings.path, suffix="-sync", busy=_IS_SYNCING)
+        self._server = server
+        self._replica = Replica(self._context, server._context.executor, policy, options, lock, upgrade)
+        self._replica.prepare()
 
     def _ensure_schema(self) -> None:
         """Upgrade the schema, with the retries of a call while the server cannot be reached."""
@@ -266,6 +306,53 @@ class MemoryStorage(Repositories):
         again = partial(self._context.meter.record_retry, "transaction")
         return self._context.guard.run(once, is_retryable=was_not_committed, on_retry=again)
 
+    def sync(
+        self, *, migrate: bool = False, rejoin: bool = False, progress: Progress | None = None
+    ) -> models.SyncReport:
+        """Push what is new in this file to the server of `sync_url`, and pull what is new there, in all namespaces.
+
+        What was changed on both sides is merged: steps, tags, metadata and different fields of one row all stay, and
+        counters of patterns add up. Where both sides changed the same field, the server's value stands, and the local
+        one is kept in `conflicts`. An interrupted sync is resumed by the next one; nothing is applied twice. Reads and
+        writes of other threads and processes go on meanwhile.
+
+        Args:
+            migrate: Upgrade the schema of the server first, if it is older; programs of older versions cannot use it
+                afterwards. An empty server needs it once.
+            rejoin: Merge with a server that is not the one that this file was synchronized with, or was restored from
+                an older copy: everything is compared, and pushed where it is missing.
+            progress: Called with "pushed" or "pulled", the number of changes so far, and the total or 0.
+
+        Returns:
+            What was done.
+
+        Raises:
+            ConfigurationError: The storage was opened without `sync_url`, or the server is a replica itself.
+            SchemaError: The schema of the server is another one. Nothing was changed.
+            ServerChangedError: The server is not the one that this file was synchronized with.
+            UnavailableError: The server cannot be reached, or another process syncs the file. What was changed here
+                stays in the file, and is pushed by a later sync.
+        """
+        return self._replica_or_error().sync(migrate=migrate, rejoin=rejoin, progress=progress)
+
+    def sync_status(self) -> models.SyncStatus:
+        """Return how many changes wait to be pushed, how many conflicts there are, and when the latest sync ended.
+
+        Raises:
+            ConfigurationError: The storage was opened without `sync_url`.
+        """
+        return self._replica_or_error().status()
+
+    def _replica_or_error(self) -> Replica:
+        if self._replica is None:
+            raise ConfigurationError("sync_url: this storage has none; open it with MemoryStorage.open(path, sync_url=...)")
+        return self._replica
+
+    @property
+    def conflicts(self) -> ConflictRepository:
+        """What was changed here and at the server and could not be merged: list it, and take one side."""
+        return ConflictRepository(self._session)
+
     @property
     def circuit_breaker(self) -> CircuitBreaker:
         """The circuit breaker of this database, shared by all namespaces: state, `reset` and listeners."""
@@ -377,6 +464,8 @@ class MemoryStorage(Repositories):
         """
         if self._owns_memory and self._context.memory:
             self._context.memory.close()
+        if self._owns_engine and self._server is not None:
+            self._server.close()
         if self._owns_engine:
             event.listen(self.engine, "do_connect", _refuse_to_connect)
             self.engine.dispose()
@@ -398,8 +487,9 @@ def _settings(
     database: str | os.PathLike[str] | Settings | None,
     auth_token: str | SecretStr | Callable[[], str | SecretStr] | None,
     namespace: str | None,
+    **others: Any,
 ) -> Settings:
-    given = {"auth_token": auth_token, "namespace": namespace}
+    given = {"auth_token": auth_token, "namespace": namespace, **others}
     chosen = {name: value for name, value in given.items() if value is not None}
     if isinstance(database, Settings):
         return Settings(**{**dict(database), **chosen}) if chosen else database

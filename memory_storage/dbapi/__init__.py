@@ -31,6 +31,7 @@ from ._fork import Unpicklable, register_after_fork
 from ._local import LocalTransport, MemoryDatabase
 from ._open_files import engine_of, is_open_here
 from ._sql import reads_only, tables_written
+from ._traffic import traffic
 from ._write_limiter import CONCURRENT_WRITES
 
 __all__ = [
@@ -80,6 +81,7 @@ __all__ = [
     "sqlite_version_info",
     "tables_written",
     "threadsafety",
+    "traffic",
 ]
 
 apilevel = "2.0"

@@ -29,6 +29,7 @@ from ._client import Client, tls_failure_reason
 from ._errors import LineError, ResponseTooLargeError, forget_frames
 from ._resolver import NameServerTimeout, connected_socket
 from ._response_body import LimitExceeded, TruncatedResponse, lines, raise_too_large, read_body
+from ._traffic import traffic
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,12})\r\n", re.IGNORECASE)
 # At the first line that is no header, as one with a space before its colon, http.client's headers end.
@@ -223,6 +224,7 @@ class _DeadlineSocket:
     def sendall(self, data: bytes) -> None:
         """Send all of `data`."""
         rest = memoryview(data)
+        traffic.sent += len(rest)
         while rest:
             self._socket.settimeout(self.deadline.left())
             rest = rest[self._socket.send(rest) :]
@@ -264,6 +266,7 @@ class _DeadlineSocket:
         self._socket.settimeout(self.deadline.left())
         size = self._socket.recv_into(buffer)
         self.allowance -= size
+        traffic.received += size
         if self.allowance < 0:
             raise LimitExceeded(_HEAD_BYTES, what="framing of the response")
         return size

@@ -82,6 +82,7 @@ from .retention import (
 )
 from .search import Hit, Hits, Method, SearchMode
 from .spatiotemporal import Box, Interval, Nearby, PlaceOwner, Point, SpatiotemporalEntry
+from .sync import Conflict, ConflictPolicy, SyncMode, SyncReport, SyncStatus
 
 __all__ = [
     "PATTERN",
@@ -92,6 +93,8 @@ __all__ = [
     "CircuitBreakerStatus",
     "CircuitState",
     "Complexity",
+    "Conflict",
+    "ConflictPolicy",
     "ContextPattern",
     "DecisionPoint",
     "Difference",
@@ -165,6 +168,9 @@ __all__ = [
     "StepTimeout",
     "Success",
     "Summary",
+    "SyncMode",
+    "SyncReport",
+    "SyncStatus",
     "Table",
     "TaskContext",
     "TaskType",

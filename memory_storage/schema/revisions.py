@@ -67,5 +67,9 @@ REVISIONS = {
         "episodes are added in batches",
         "that such a page takes as long in a large memory as in a small one, and that a save writes no facets",
     ),
+    "0011": Revision(
+        "the tables of reconciliation with a server (`sync_*`), and triggers that log changes while it is on",
+        "reconciliation: what was not pushed yet stays, but is not known to be new; and the conflicts that were kept",
+    ),
 }
 """By its id, in the order of the ids. The newest is `HEAD`."""

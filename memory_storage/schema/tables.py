@@ -337,3 +337,120 @@ forgotten = Table(
     sqlite_with_rowid=False,
     comment="Tombstones of episodes and patterns that were erased or removed by retention: they cannot come back.",
 )
+
+sync_state = Table(
+    "sync_state",
+    metadata,
+    Column("id", Integer, primary_key=True, comment="1: the table has one row, or none while sync is off"),
+    Column(
+        "mode", Integer, nullable=False, comment="1 of a server, 2 of a replica, 3 while a replica applies what it pulled"
+    ),
+    Column("last", Integer, nullable=False, server_default="0", comment="The latest number of `sync_changes`"),
+    Column(
+        "floor", Integer, nullable=False, server_default="0", comment="Tombstones up to this number were removed"
+    ),
+    Column("epoch", LargeBinary, comment="Random identity of the server's log; of a replica, that of its server"),
+    Column("session", LargeBinary, comment="Random identity of the process that counts patterns now"),
+    Column("since", Integer, nullable=False, server_default="0", comment="The number up to which a replica has pulled"),
+    Column("progress", Text, comment="JSON: what of the first sync is left, and the options of the replica"),
+    Column("writer", Text, comment="Of a server, while a replica pushes: its name"),
+    Column("synced_at", Integer, comment="When the latest sync ended"),
+    comment="What this database is to others: a server that logs changes, or a replica of one.",
+)
+
+sync_changes = Table(
+    "sync_changes",
+    metadata,
+    Column("number", Integer, primary_key=True, comment="Grows in the order of the commits"),
+    Column("namespace", Text, nullable=False, comment="Namespace of the row; empty for a digest"),
+    Column(
+        "kind",
+        Integer,
+        nullable=False,
+        comment="1 episode, 2 step, 3 pattern, 4 embedding, 5 place, 6 digest of something erased",
+    ),
+    Column("seq", Integer, comment="`seq` of the row; NULL of a tombstone"),
+    Column("key", Text, comment="Id of a deleted row, or a digest; of an embedding its owner and model"),
+    Column("created_at", Integer, comment="`created_at` of a deleted row: another one may have its id later"),
+    Column("deleted_at", Integer, comment="When it was deleted, in seconds"),
+    Column("writer", Text, comment="Name of the replica that pushed it; NULL if it was written here"),
+    Column("sent", Integer, comment="Of a replica: the number under which it was pushed, until that is acknowledged"),
+    Index("ux_sync_changes_row", "kind", "seq", unique=True, sqlite_where=text("seq IS NOT NULL")),
+    Index("ux_sync_changes_key", "kind", "namespace", "key", unique=True, sqlite_where=text('"key" IS NOT NULL')),
+    comment="The latest change of each row since sync is on; of a replica, what it has not pushed yet.",
+)
+
+sync_bases = Table(
+    "sync_bases",
+    metadata,
+    Column("kind", Integer, primary_key=True, nullable=False, comment="As in `sync_changes`"),
+    Column("namespace", Text, primary_key=True, nullable=False, comment="Namespace of the row"),
+    Column("key", Text, primary_key=True, nullable=False, comment="Id of the row, as in `sync_changes`"),
+    Column(
+        "sent",
+        Integer,
+        primary_key=True,
+        nullable=False,
+        comment="0 of the row as it was in sync; else the number under which it was pushed",
+    ),
+    Column("columns", Text, nullable=False, comment="JSON array of columns"),
+    Column("document", Text, nullable=False, comment="Its document"),
+    Column("output", Text, comment="Output of a step"),
+    sqlite_with_rowid=False,
+    comment="Rows as they were before a replica changed them: the base of a three-way merge.",
+)
+
+sync_counts = Table(
+    "sync_counts",
+    metadata,
+    Column("namespace", Text, primary_key=True, nullable=False, comment="Namespace of the pattern"),
+    Column("pattern_id", Text, primary_key=True, nullable=False, comment="The pattern"),
+    Column("session", LargeBinary, primary_key=True, nullable=False, comment="Who counted: see `sync_state`"),
+    Column(
+        "acknowledged",
+        Integer,
+        primary_key=True,
+        nullable=False,
+        comment="0 of what was counted; 1 of what the server has added",
+    ),
+    Column("retrieved", Integer, nullable=False, comment="Retrievals"),
+    Column("applied", Integer, nullable=False, comment="Applications"),
+    Column("succeeded", Integer, nullable=False, comment="Applications that succeeded"),
+    Column("failed", Integer, nullable=False, comment="Applications that failed"),
+    Column("reward_sum", Float, nullable=False, comment="Sum of the changes of the reward"),
+    Column("last_used_at", Integer, comment="Latest retrieval or application"),
+    Column("counted_at", Integer, nullable=False, comment="When the row was made or added, in seconds"),
+    sqlite_with_rowid=False,
+    comment="Totals of what each session has counted: the server adds what it has not added yet, once.",
+)
+
+sync_conflicts = Table(
+    "sync_conflicts",
+    metadata,
+    Column("seq", Integer, primary_key=True, comment="Local row number"),
+    Column("id", Text, nullable=False, comment="UUID of the conflict"),
+    Column("namespace", Text, nullable=False, comment="Namespace of the row"),
+    Column("kind", Text, nullable=False, comment="`episode`, `step`, `pattern`, `embedding` or `place`"),
+    Column("object_id", Text, nullable=False, comment="Id of the row"),
+    Column("episode_id", Text, comment="The episode of a step, an embedding or a place"),
+    Column("fields", Text, nullable=False, comment="JSON array of the fields that both sides have changed"),
+    Column("base", Text, comment="JSON of the row before both changes"),
+    Column("mine", Text, comment="JSON of the row as it was here; NULL if it was deleted here"),
+    Column("theirs", Text, comment="JSON of the row at the server; NULL if it was deleted there"),
+    Column("my_writer", Text, comment="Name of this replica"),
+    Column("their_writer", Text, comment="Name of the replica that pushed the server's version"),
+    Column("detected_at", Integer, nullable=False, comment="When the conflict was found"),
+    UniqueConstraint("namespace", "id"),
+    Index("ix_sync_conflicts_object", "namespace", "object_id"),
+    Index("ix_sync_conflicts_episode", "namespace", "episode_id"),
+    comment="What could not be merged: the server's version stands, and the local one is kept here.",
+)
+
+sync_wanted = Table(
+    "sync_wanted",
+    metadata,
+    Column("namespace", Text, primary_key=True, nullable=False, comment="Namespace of the episode"),
+    Column("episode_id", Text, primary_key=True, nullable=False, comment="The episode"),
+    sqlite_with_rowid=False,
+    comment="Episodes that a replica pulls as a whole next, since a step of them came without them.",
+)

@@ -19,7 +19,14 @@ from memory_storage.schema.vector_tables import VectorSpace, digest
 from memory_storage.search import vector_sql as sql
 from memory_storage.search.session import SearchSession
 from memory_storage.search.vector_index import Progress, Registered, VectorIndex, as_registered, preset_of
-from memory_storage.search.vectors import Choice, as_model_name, choose_space, packed, wrong_dimension
+from memory_storage.search.vectors import (
+    Choice,
+    as_model_name,
+    choose_space,
+    packed,
+    stored_spaces,
+    wrong_dimension,
+)
 from memory_storage.sql.paging import ITERATE_PAGE, PAGE_BYTES, draining, iterate_pages
 from memory_storage.sql.session import SAVE_ATTEMPTS, Repository, Row, ids_as_json, retry_on_row_conflict
 from memory_storage.sql.statement import from_micros, to_micros
@@ -390,6 +397,24 @@ class EmbeddingRepository(Repository):
         """Return the models of which this namespace has vectors, with their dimensions."""
         rows = self._session.read(sql.USED.bind(namespace=self._session.namespace))
         return {name: dimension for name, dimension, _ in rows}
+
+    def ensure_space(self, model: str, dimension: int, preset: IndexPreset = "balanced") -> VectorSpace:
+        """Return where vectors of a model and dimension are stored; it is created if there is none.
+
+        Unlike a first vector it does not set the model's dimension in this namespace.
+        """
+        spaces = stored_spaces(self._session, model)
+        if found := next((one.space for one in spaces if one.dimension == dimension), None):
+            return found
+        first = VectorSpace(model)
+        is_taken = any(one.space == first for one in spaces)
+        choice = Choice(VectorSpace(model, dimension) if is_taken else first, is_new=True)
+        created = self._space_statements(choice, dimension, preset)[:-1]  # the last one admits a vector
+        try:
+            self._run(created, creates=True)
+        except RowCountError:  # another writer has made it
+            return next(one.space for one in stored_spaces(self._session, model) if one.dimension == dimension)
+        return choice.space
 
     def _store(self, entries: list[_NewVector], mode: _WriteMode, preset: str) -> Sequence[Row]:
         """Store the vectors atomically, creating missing spaces; return the rows of the last statement.

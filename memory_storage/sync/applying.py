@@ -1,0 +1,629 @@
+"""Applies to the file of a replica what it has pulled, and notes what the server has accepted.
+
+One transaction has the rows, the number up to which they go, and the acknowledgements: a replica that is killed goes on
+where it was. What is applied is not logged as a change of this file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from memory_storage.dbapi import BatchStep
+from memory_storage.models import Episode, Step
+from memory_storage.repositories.retention.tombstones import digest_of, eviction_prefix
+from memory_storage.schema.vector_tables import VectorSpace
+from memory_storage.sql.episode_rows import STEP_ROW, decode_steps
+
+from .counts import ASK_AGAIN, COUNTED, acknowledge
+from .local import LocalTransaction, Sent
+from .merging import Base, Merged, Side, as_json, as_model, is_same, merge
+from .rows import (
+    BASES,
+    EMBEDDING,
+    EPISODE,
+    FORGOTTEN,
+    KINDS,
+    PATTERN,
+    PATTERN_COUNTERS,
+    PLACE,
+    STEP,
+    Change,
+    Values,
+    is_named,
+)
+from .server import Answer, Page
+from .writing import apply_embeddings, apply_rows
+
+_ROWS_AT_ONCE = 500
+
+
+@dataclass
+class Tally:
+    """What a sync has done: see `SyncReport`."""
+
+    pushed: int = 0
+    pulled: int = 0
+    merged: int = 0
+    conflicts: int = 0
+    deleted: int = 0
+    erased: int = 0
+
+
+class Clash(NamedTuple):
+    """A row that both sides have changed, for the policy that decides.
+
+    Attributes:
+        kind: The number of its kind.
+        key: Its key.
+        fields: The fields.
+        base: JSON before both changes, or None.
+        mine: JSON here; None if it is deleted here.
+        theirs: JSON at the server; None if it is deleted there.
+        their_writer: Who pushed it.
+    """
+
+    kind: int
+    namespace: str
+    key: str
+    episode_id: str | None
+    fields: list[str]
+    base: str | None
+    mine: str | None
+    theirs: str | None
+    their_writer: str | None
+
+
+Decide = Callable[[Clash], Side | Values]
+"""Returns which side stands where both have changed a field, or the row that does."""
+
+
+@dataclass
+class Policy:
+    """How clashes are decided.
+
+    Attributes:
+        prefer: The side that stands.
+        decide: A function of the caller's, instead.
+        writer: The name of this replica.
+        now: The current time, in microseconds.
+    """
+
+    prefer: Side
+    writer: str
+    now: Callable[[], int]
+    decide: Decide | None = None
+
+
+class Applier:
+    """Applies pages in one transaction.
+
+    Args:
+        tx: The transaction.
+        policy: How clashes are decided.
+        spaces: Returns the model's space at the server, and its dimension, by the space's token.
+        tally: Counts what is done.
+        waits_for_owners: Whether a row without its owner comes again with it: during the first sync.
+    """
+
+    def __init__(
+        self,
+        tx: LocalTransaction,
+        policy: Policy,
+        spaces: Callable[[str], tuple[VectorSpace, int]],
+        tally: Tally,
+        *,
+        waits_for_owners: bool = False,
+    ) -> None:
+        self._tx, self._policy, self._spaces, self._tally = tx, policy, spaces, tally
+        self._waits_for_owners = waits_for_owners
+        self._has_pending = bool(tx.read("SELECT 1 FROM sync_changes LIMIT 1"))
+        self._has_forgotten = bool(tx.read("SELECT 1 FROM forgotten LIMIT 1"))
+
+    def apply(self, page: Page) -> None:
+        """Apply the changes of a page: first what is gone, then what is there, owners first."""
+        digests = [one for one in page.changes if one.kind == FORGOTTEN]
+        if digests:
+            self._erase([bytes.fromhex(one.key) for one in digests])
+        for kind in KINDS:
+            gone = [one for one in page.changes if one.kind == kind and one.values is None]
+            for change in gone:
+                self.remove(change)
+        for kind in KINDS:
+            live = [one for one in page.changes if one.kind == kind and one.values is not None]
+            for first in range(0, len(live), _ROWS_AT_ONCE):
+                self._apply_live(kind, live[first : first + _ROWS_AT_ONCE], page)
+
+    def remove(self, change: Change) -> None:
+        """Delete a row that was deleted at the server. What was changed here is kept as a conflict."""
+        kind = KINDS[change.kind]
+        key = _as_keys([change])
+        rows = self._tx.read(
+            f"SELECT r.seq, {', '.join(f'r.{name}' for name in kind.columns)}\n"
+            f"FROM json_each(?) CROSS JOIN {kind.table} AS r ON {is_named(kind)}",
+            key,
+        )
+        for seq, *columns in rows:
+            values = tuple(columns)
+            if change.created_at is not None and values[kind.place("created_at")] != change.created_at:
+                continue  # another row, which has the id since
+            self._keep_deleted(change, seq, values)
+            self._tx.run([BatchStep(f"DELETE FROM {kind.table} WHERE seq = ?", (seq,))], changed=1)
+            self._tally.deleted += 1
+
+    def acknowledge(self, sent: Sequence[Sent], answer: Answer, steps: dict[tuple[str, str], str]) -> list[Sent]:
+        """Note what the server has stored, and return what it has refused.
+
+        Args:
+            sent: What was pushed.
+            answer: The server's answer.
+            steps: The episodes of the steps that were pushed, by their namespace and id.
+        """
+        refused = [one for one in sent if one.is_row and (one.kind, one.namespace, one.key) not in answer.accepted]
+        stored = [one for one in sent if one not in set(refused)]
+        if stored:
+            numbers = json.dumps([one.number for one in stored])
+            rows = self._tx.read(
+                "SELECT number FROM sync_changes WHERE number IN (SELECT value FROM json_each(?))", numbers
+            )
+            unchanged = {row[0] for row in rows}
+            done = json.dumps([[one.kind, one.namespace, one.key] for one in stored if one.number in unchanged])
+            edited = json.dumps(
+                [[one.kind, one.namespace, one.key, one.number] for one in stored if one.number not in unchanged]
+            )
+            named = 'kind = value ->> 0 AND namespace = value ->> 1 AND "key" = value ->> 2'
+            self._tx.run(
+                [
+                    BatchStep(
+                        "DELETE FROM sync_changes WHERE number IN (SELECT value FROM json_each(?))", (numbers,)
+                    ),
+                    BatchStep(
+                        f"""DELETE FROM sync_bases WHERE (kind, namespace, "key", sent) IN (
+    SELECT b.kind, b.namespace, b."key", b.sent FROM json_each(?) CROSS JOIN sync_bases AS b ON b.{
+                            named.replace(" AND ", " AND b.")})""",
+                        (done,),
+                    ),
+                    # What was edited since it was sent has what was sent as its base.
+                    BatchStep(
+                        f"""DELETE FROM sync_bases WHERE (kind, namespace, "key", sent) IN (
+    SELECT b.kind, b.namespace, b."key", b.sent FROM json_each(?) CROSS JOIN sync_bases AS b ON b.{
+                            named.replace(" AND ", " AND b.")} AND b.sent <> value ->> 3)""",
+                        (edited,),
+                    ),
+                    BatchStep(
+                        f"""UPDATE sync_bases SET sent = 0 FROM json_each(?)
+WHERE {named.replace('"key"', 'sync_bases."key"')} AND sent = value ->> 3""",
+                        (edited,),
+                    ),
+                ]
+            )
+            self._tally.pushed += len(stored)
+        numbered = [
+            (namespace, steps[namespace, key], number, key)
+            for (kind, namespace, key), number in answer.accepted.items()
+            if kind == STEP and number is not None and (namespace, key) in steps
+        ]
+        self._number_steps(numbered)
+        self._tx.run(list(acknowledge(answer.counts)) if answer.counts else [])
+        return refused
+
+    def _apply_live(self, kind: int, changes: Sequence[Change], page: Page) -> None:
+        changes = self._without_deleted(kind, self._without_erased(kind, changes))
+        if kind in (STEP, EMBEDDING, PLACE):
+            changes = self._with_owners(kind, changes)
+        pending = self._pending(kind, changes)
+        rows: list[Values] = []
+        for change in changes:
+            number = pending.get((change.namespace, change.key))
+            values = change.values or ()
+            rows.append(values if number is None else self._rebase(change, values, number))
+        self._tally.pulled += len(rows)
+        if kind == STEP:
+            number, episode, step = (KINDS[STEP].place(name) for name in ("step_number", "episode_id", "id"))
+            self._make_room([(row[0], row[episode], row[number], row[step]) for row in rows])
+        if kind == PATTERN:
+            rows = self._with_counters(rows)
+        if kind == EMBEDDING:
+            self._apply_embeddings(rows, page)
+        else:
+            self._tx.run(list(apply_rows(kind, rows)), changed=len(rows) if kind in (EPISODE, STEP) else 0)
+        if kind == STEP:
+            self._fill_up()
+
+    # -- what is not applied ---------------------------------------------------------------------------------------
+
+    def _without_erased(self, kind: int, changes: Sequence[Change]) -> Sequence[Change]:
+        """Leave out what was erased here: its digest goes to the server, or is there."""
+        if kind not in (EPISODE, PATTERN) or not self._has_forgotten or not changes:
+            return changes
+        forms = {
+            form: change
+            for change in changes
+            for form in (
+                digest_of(change.namespace, change.key),
+                eviction_prefix(change.namespace) + change.key.encode().hex(),
+            )
+        }
+        found = self._tx.read(
+            "SELECT lower(hex(digest)) FROM forgotten WHERE digest IN (SELECT unhex(value) FROM json_each(?))",
+            json.dumps(list(forms)),
+        )
+        erased = {forms[row[0]] for row in found}
+        return [one for one in changes if one not in erased] if erased else changes
+
+    def _without_deleted(self, kind: int, changes: Sequence[Change]) -> Sequence[Change]:
+        """Leave out what was deleted here: that goes to the server."""
+        if not self._has_pending or not changes:
+            return changes
+        rows = self._tx.read(
+            f"""SELECT t.namespace, t."key", t.created_at FROM json_each(?) CROSS JOIN sync_changes AS t
+    ON t.kind = {kind} AND t.namespace = value ->> 1 AND t."key" = value ->> 2""",
+            _as_keys(changes),
+        )
+        deleted = {(row[0], row[1]): row[2] for row in rows}
+        if not deleted:
+            return changes
+        one = KINDS[kind]
+        created = one.place("created_at") if "created_at" in one.columns else None
+
+        def is_deleted(change: Change) -> bool:
+            key = (change.namespace, change.key)
+            if key not in deleted:
+                return False
+            return created is None or deleted[key] == (change.values or ())[created]
+
+        return [change for change in changes if not is_deleted(change)]
+
+    def _with_owners(self, kind: int, changes: Sequence[Change]) -> Sequence[Change]:
+        """Leave out rows without their owner. Their episodes are fetched, unless they come in any case."""
+        if not changes:
+            return changes
+        one = KINDS[kind]
+        if kind == STEP:
+            owners = [(row.namespace, "episode", (row.values or ())[one.place("episode_id")]) for row in changes]
+        else:
+            places = one.place("owner_type"), one.place("owner_id")
+            owners = [(row.namespace, *((row.values or ())[place] for place in places)) for row in changes]
+        rows = self._tx.read(
+            """SELECT DISTINCT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?) WHERE CASE value ->> 1
+    WHEN 'episode' THEN EXISTS (SELECT 1 FROM episodes WHERE namespace = value ->> 0 AND id = value ->> 2)
+    WHEN 'step' THEN EXISTS (SELECT 1 FROM steps WHERE namespace = value ->> 0 AND id = value ->> 2)
+    ELSE EXISTS (SELECT 1 FROM patterns WHERE namespace = value ->> 0 AND id = value ->> 2) END""",
+            json.dumps(sorted(set(owners))),
+        )
+        present = {tuple(row) for row in rows}
+        orphans = {owner for owner in owners if owner not in present and owner[1] == "episode"}
+        if orphans and not self._waits_for_owners:
+            self._tx.run(
+                [
+                    BatchStep(
+                        """INSERT INTO sync_wanted (namespace, episode_id)
+SELECT value ->> 0, value ->> 2 FROM json_each(?) WHERE true ON CONFLICT DO NOTHING""",
+                        (json.dumps(sorted(orphans)),),
+                    )
+                ]
+            )
+        return [change for change, owner in zip(changes, owners, strict=True) if owner in present]
+
+    # -- merging ---------------------------------------------------------------------------------------------------
+
+    def _pending(self, kind: int, changes: Sequence[Change]) -> dict[tuple[str, str], int]:
+        """Return the numbers of the changes here of these rows."""
+        if not self._has_pending or not changes:
+            return {}
+        one = KINDS[kind]
+        key = " || ' ' || ".join(f"r.{name}" for name in one.key)
+        rows = self._tx.read(
+            f"""SELECT r.namespace, {key}, c.number FROM json_each(?) CROSS JOIN {one.table} AS r ON {is_named(one)}
+    CROSS JOIN sync_changes AS c ON c.kind = {kind} AND c.seq = r.seq""",
+            _as_keys(changes),
+        )
+        return {(row[0], row[1]): row[2] for row in rows}
+
+    def _rebase(self, change: Change, theirs: Values, number: int) -> Values:
+        """Return what becomes of a row that was changed here too."""
+        kind = KINDS[change.kind]
+        ((*columns,),) = self._tx.read(
+            f"SELECT {', '.join(f'r.{name}' for name in kind.columns)}\n"
+            f"FROM json_each(?) CROSS JOIN {kind.table} AS r ON {is_named(kind)}",
+            _as_keys([change]),
+        )
+        mine = tuple(columns)
+        key = (change.kind, change.namespace, change.key)
+        if is_same(change.kind, mine, theirs):
+            self._forget_change(number, key)
+            return theirs
+        bases = [
+            Base(*row)
+            for row in self._tx.read(
+                """SELECT sent, "columns", document, output FROM sync_bases
+WHERE kind = ? AND namespace = ? AND "key" = ? ORDER BY sent""",
+                *key,
+            )
+        ]
+        merged = merge(change.kind, bases, mine, theirs, self._policy.prefer)
+        if merged.fields:
+            merged = self._decide(change, mine, theirs, merged)
+        else:
+            self._tally.merged += 1
+        if is_same(change.kind, merged.values, theirs):
+            self._forget_change(number, key)
+            return theirs
+        self._keep_base(number, key, theirs)
+        return merged.values
+
+    def _decide(self, change: Change, mine: Values, theirs: Values, merged: Merged) -> Merged:
+        episode_id = None
+        if change.kind == STEP:
+            episode_id = theirs[KINDS[STEP].place("episode_id")]
+        is_vector = change.kind == EMBEDDING
+        clash = Clash(
+            change.kind,
+            change.namespace,
+            change.key,
+            episode_id,
+            merged.fields,
+            merged.base,
+            None if is_vector else as_json(change.kind, mine),
+            None if is_vector else as_json(change.kind, theirs),
+            change.writer,
+        )
+        if self._policy.decide is not None:
+            decision = self._policy.decide(clash)
+            if not isinstance(decision, str):
+                self._tally.merged += 1
+                return merged._replace(values=decision, fields=[])
+        self._keep(clash)
+        return merged
+
+    def _keep(self, clash: Clash) -> None:
+        self._tally.conflicts += 1
+        self._tx.run(
+            [
+                BatchStep(
+                    """INSERT INTO sync_conflicts (id, namespace, kind, object_id, episode_id, fields, base, mine,
+    theirs, my_writer, their_writer, detected_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+                    (
+                        *(str(uuid4()), clash.namespace, KINDS[clash.kind].name, clash.key, clash.episode_id),
+                        *(json.dumps(clash.fields), clash.base, clash.mine, clash.theirs),
+                        *(self._policy.writer, clash.their_writer, self._policy.now()),
+                    ),
+                )
+            ]
+        )
+
+    def _keep_deleted(self, change: Change, seq: int, values: Values) -> None:
+        """Keep what was changed here of a row that was deleted at the server."""
+        if not self._has_pending or change.kind == EMBEDDING:
+            return
+        kind = KINDS[change.kind]
+        if change.kind == EPISODE:
+            mine = self._changed_episode(seq, values)
+        elif self._tx.read("SELECT 1 FROM sync_changes WHERE kind = ? AND seq = ?", change.kind, seq):
+            mine = as_json(change.kind, values)
+        else:
+            mine = None
+        if mine is not None:
+            episode_id = values[kind.place("episode_id")] if change.kind == STEP else None
+            self._keep(
+                Clash(
+                    change.kind, change.namespace, change.key, episode_id, ["deleted"], None, mine, None, change.writer
+                )
+            )
+
+    def _changed_episode(self, seq: int, values: Values) -> str | None:
+        """Return an episode with all of its steps as JSON, if it or one of them was changed here."""
+        key = (values[0], values[KINDS[EPISODE].place("id")])
+        changed = self._tx.read(
+            f"""SELECT 1 FROM sync_changes WHERE kind = {EPISODE} AND seq = ?
+UNION ALL SELECT 1 FROM steps AS s CROSS JOIN sync_changes AS c ON c.kind = {STEP} AND c.seq = s.seq
+WHERE s.namespace = ? AND s.episode_id = ? LIMIT 1""",
+            seq,
+            *key,
+        )
+        if not changed:
+            return None
+        rows = self._tx.read(
+            f"SELECT {', '.join(STEP_ROW)} FROM steps WHERE namespace = ? AND episode_id = ? ORDER BY step_number", *key
+        )
+        steps: list[Step] = decode_steps(rows)
+        episode = as_model(EPISODE, values)
+        assert isinstance(episode, Episode)
+        return episode.model_copy(update={"steps": steps}).model_dump_json()
+
+    def _forget_change(self, number: int, key: tuple[int, str, str]) -> None:
+        self._tx.run(
+            [
+                BatchStep("DELETE FROM sync_changes WHERE number = ?", (number,)),
+                BatchStep('DELETE FROM sync_bases WHERE kind = ? AND namespace = ? AND "key" = ?', key),
+            ]
+        )
+
+    def _keep_base(self, number: int, key: tuple[int, str, str], theirs: Values) -> None:
+        kind = KINDS[key[0]]
+        columns = json.dumps([theirs[kind.place(name)] for name in BASES[key[0]]])
+        document = theirs[kind.place("document")] if "document" in kind.columns else ""
+        output = theirs[kind.place("output")] if "output" in kind.columns else None
+        self._tx.run(
+            [
+                BatchStep("UPDATE sync_changes SET sent = NULL WHERE number = ?", (number,)),
+                BatchStep('DELETE FROM sync_bases WHERE kind = ? AND namespace = ? AND "key" = ?', key),
+                BatchStep("INSERT INTO sync_bases VALUES (?, ?, ?, 0, ?, ?, ?)", (*key, columns, document, output)),
+            ]
+        )
+
+    # -- kinds that need more --------------------------------------------------------------------------------------
+
+    def _with_counters(self, rows: list[Values]) -> list[Values]:
+        """Return patterns with the counters of this file, where it has counted: the server is asked what it has."""
+        kind = KINDS[PATTERN]
+        ids = json.dumps([[row[0], row[kind.place("id")]] for row in rows])
+        counted = {tuple(row) for row in self._tx.read(*_bound(COUNTED, patterns=ids))}
+        if not counted:
+            return rows
+        self._tx.run([ASK_AGAIN.bind(patterns=json.dumps(sorted(counted)))])
+        result = []
+        for row in rows:
+            key = row[0], row[kind.place("id")]
+            stored = key in counted and self._tx.read(
+                f"SELECT {', '.join(PATTERN_COUNTERS)} FROM patterns WHERE namespace = ? AND id = ?", *key
+            )
+            result.append(
+                kind.replaced(row, **dict(zip(PATTERN_COUNTERS, stored[0], strict=True))) if stored else row
+            )
+        return result
+
+    def _make_room(self, numbered: Sequence[tuple[str, str, int, str]]) -> None:
+        """Move steps away whose number the server has given to another one, and those that get another number.
+
+        Args:
+            numbered: Namespace, episode, number and id of steps.
+        """
+        given = json.dumps(list(numbered))
+        rows = self._tx.read(
+            """SELECT s.seq FROM json_each(?) CROSS JOIN steps AS s ON s.namespace = value ->> 0
+    AND s.episode_id = value ->> 1 AND s.step_number = value ->> 2 WHERE s.id <> value ->> 3""",
+            given,
+        )
+        if not rows:
+            return
+        moved = self._tx.read(
+            """SELECT s.seq FROM json_each(?) CROSS JOIN steps AS s ON s.namespace = value ->> 0 AND s.id = value ->> 3
+    WHERE s.step_number <> value ->> 2""",
+            given,
+        )
+        seqs = json.dumps(sorted({row[0] for row in (*rows, *moved)}))
+        self._tx.run(
+            [
+                BatchStep(
+                    "UPDATE steps SET step_number = -step_number WHERE seq IN (SELECT value FROM json_each(?))", (seqs,)
+                )
+            ]
+        )
+        self._parked = seqs
+
+    def _fill_up(self) -> None:
+        """Move the steps that were moved away, and have no number of the server, behind all others."""
+        parked, self._parked = self._parked, "[]"
+        if parked != "[]":
+            self._tx.run(
+                [
+                    BatchStep(
+                        """WITH parked AS MATERIALIZED (
+    SELECT s.seq, row_number() OVER (PARTITION BY s.namespace, s.episode_id ORDER BY -s.step_number) + (
+        SELECT max(o.step_number) FROM steps AS o
+        WHERE o.namespace = s.namespace AND o.episode_id = s.episode_id) AS number
+    FROM steps AS s WHERE s.seq IN (SELECT value FROM json_each(?)) AND s.step_number < 0)
+UPDATE steps SET step_number = parked.number FROM parked WHERE steps.seq = parked.seq""",
+                        (parked,),
+                    )
+                ]
+            )
+
+    _parked = "[]"
+
+    def _number_steps(self, numbered: Sequence[tuple[str, str, int, str]]) -> None:
+        """Give steps the numbers that the server has given them."""
+        if not numbered:
+            return
+        given = json.dumps(list(numbered))
+        differing = self._tx.read(
+            """SELECT value FROM json_each(?) WHERE EXISTS (SELECT 1 FROM steps AS s WHERE s.namespace = value ->> 0
+    AND s.id = value ->> 3 AND s.step_number <> value ->> 2)""",
+            given,
+        )
+        if not differing:
+            return
+        changed = [tuple(json.loads(row[0])) for row in differing]
+        self._make_room(changed)
+        self._tx.run(
+            [
+                BatchStep(
+                    """UPDATE steps SET step_number = value ->> 2 FROM json_each(?)
+WHERE steps.namespace = value ->> 0 AND steps.id = value ->> 3""",
+                    (json.dumps(changed),),
+                )
+            ]
+        )
+        self._fill_up()
+
+    def _apply_embeddings(self, rows: Sequence[Values], page: Page) -> None:
+        kind = KINDS[EMBEDDING]
+        groups: dict[tuple[str, str], list[tuple[Values, bytes]]] = {}
+        for row in rows:
+            token, seq = row[kind.place("space")], row[kind.place("vector_seq")]
+            vector = page.vectors.get((token, seq))
+            if vector is not None:  # else it was replaced since, and comes again
+                groups.setdefault((row[0], token), []).append((row, vector))
+        for (namespace, token), group in groups.items():
+            space, dimension = self._spaces(token)
+            local = self._tx.space(namespace, space.model, dimension)
+            self._tx.run(
+                [
+                    # All vectors of a model and namespace have one dimension: the server's.
+                    BatchStep(
+                        "DELETE FROM embeddings WHERE namespace = ? AND model = ? AND space <> ?",
+                        (namespace, space.model, local.token),
+                    ),
+                    *apply_embeddings(local, group),
+                ]
+            )
+
+    # -- erasure ---------------------------------------------------------------------------------------------------
+
+    def _erase(self, digests: Sequence[bytes]) -> None:
+        """Erase what was erased at the server, from the tables, the log and the conflicts."""
+        wanted = {one.hex() for one in digests}
+        self._tx.run(
+            [
+                BatchStep(
+                    """INSERT INTO forgotten (digest) SELECT unhex(value) FROM json_each(?) WHERE true
+ON CONFLICT DO NOTHING""",
+                    (json.dumps(sorted(wanted)),),
+                )
+            ]
+        )
+        self._has_forgotten = True
+        rows = self._tx.read(
+            """SELECT namespace, id FROM episodes UNION SELECT namespace, id FROM patterns
+UNION SELECT namespace, object_id FROM sync_conflicts UNION SELECT namespace, episode_id FROM sync_conflicts
+UNION SELECT namespace, "key" FROM sync_changes WHERE "key" IS NOT NULL AND kind <> 6"""
+        )
+        erased = [
+            (namespace, row_id)
+            for namespace, row_id in rows
+            if row_id is not None
+            and (
+                digest_of(namespace, row_id) in wanted
+                or eviction_prefix(namespace) + row_id.encode().hex() in wanted
+            )
+        ]
+        self.erase(erased)
+
+    def erase(self, names: Iterable[tuple[str, str]]) -> None:
+        """Erase episodes and patterns by namespace and id, and what is kept of them as conflicts."""
+        for name in names:
+            for table in ("episodes", "patterns"):
+                self._tx.run([BatchStep(f"DELETE FROM {table} WHERE namespace = ? AND id = ?", name)], changed=1)
+            self._tx.run(
+                [
+                    BatchStep(
+                        "DELETE FROM sync_conflicts WHERE namespace = ?1 AND (object_id = ?2 OR episode_id = ?2)", name
+                    ),
+                    BatchStep('DELETE FROM sync_changes WHERE seq IS NULL AND namespace = ? AND "key" = ?', name),
+                    BatchStep("DELETE FROM sync_wanted WHERE namespace = ? AND episode_id = ?", name),
+                ]
+            )
+            self._tally.erased += 1
+
+
+def _as_keys(changes: Sequence[Change]) -> str:
+    return json.dumps([[one.kind, one.namespace, one.key] for one in changes])
+
+
+def _bound(template: Any, **values: Any) -> tuple[Any, ...]:
+    step = template.bind(**values)
+    return (step.sql, *step.parameters)

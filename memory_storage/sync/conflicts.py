@@ -1,0 +1,188 @@
+"""The repository of conflicts: what was changed here and at the server, and could not be merged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+from uuid import UUID
+
+from memory_storage.errors import NotFoundError, ValidationError
+from memory_storage.models import PATTERN, AnyPattern, Conflict, Episode, SpatiotemporalEntry, Step
+from memory_storage.monitoring import operation
+from memory_storage.repositories import EpisodeRepository, PatternRepository, SpatiotemporalRepository, StepRepository
+from memory_storage.search.session import SearchSession
+from memory_storage.sql.paging import ITERATE_PAGE, iterate_pages
+from memory_storage.sql.session import Repository, Row
+from memory_storage.sql.statement import SqlTemplate, from_micros
+from memory_storage.sql.validation import as_id, function
+
+Resolved = Episode | AnyPattern | Step | SpatiotemporalEntry
+
+_COLUMNS = "id, kind, object_id, episode_id, fields, base, mine, theirs, my_writer, their_writer, detected_at"
+_PAGE = SqlTemplate(f"""
+SELECT {_COLUMNS}, seq FROM sync_conflicts WHERE namespace = :namespace AND seq > :after ORDER BY seq LIMIT :limit
+""")
+_GET = SqlTemplate(f"SELECT {_COLUMNS} FROM sync_conflicts WHERE namespace = :namespace AND id = :id")
+_COUNT = SqlTemplate("SELECT count(*) FROM sync_conflicts WHERE namespace = :namespace")
+_DELETE = SqlTemplate("DELETE FROM sync_conflicts WHERE namespace = :namespace AND id = :id RETURNING id")
+_OF_THE_STORE = {"version", "created_at", "updated_at", "archived_at", "effectiveness"}
+
+
+class ConflictRepository(Repository):
+    """The conflicts of one namespace that are not resolved. The server's version of each stands meanwhile."""
+
+    _operations = "conflicts"
+
+    _session: SearchSession
+
+    @operation
+    def iterate(self) -> Iterator[Conflict]:
+        """Iterate over the conflicts, the oldest first, in pages of 100."""
+
+        def read(after: int) -> tuple[Iterator[Conflict], int | None]:
+            page = _PAGE.bind(namespace=self._session.namespace, after=after, limit=ITERATE_PAGE)
+            rows = self._session.read(page)
+            return map(_from_row, rows), rows[-1][-1] if len(rows) == ITERATE_PAGE else None
+
+        yield from iterate_pages(read, 0)
+
+    @operation
+    def get(self, conflict_id: UUID | str) -> Conflict:
+        """Return the conflict.
+
+        Raises:
+            NotFoundError: There is none, or it is resolved.
+        """
+        key = as_id(conflict_id, "conflict_id")
+        rows = self._session.read(_GET.bind(namespace=self._session.namespace, id=key))
+        if not rows:
+            raise NotFoundError("conflict", key)
+        return _from_row(rows[0])
+
+    @operation
+    def count(self) -> int:
+        """Count the conflicts."""
+        return int(self._session.read(_COUNT.bind(namespace=self._session.namespace))[0][0])
+
+    @operation
+    def take_theirs(self, conflict_id: UUID | str) -> None:
+        """Resolve a conflict by what stands already, the server's version. The local one is deleted.
+
+        Raises:
+            NotFoundError: There is no such conflict.
+        """
+        self._resolve(self.get(conflict_id), None)
+
+    @operation
+    def take_mine(self, conflict_id: UUID | str) -> None:
+        """Resolve a conflict by the local version: its fields in conflict are written, as a new change.
+
+        A row that was deleted at the server is written again, an episode with its steps.
+
+        Raises:
+            NotFoundError: There is no such conflict, or the episode of a step or place no longer exists.
+            ConflictError: The row was changed by another thread meanwhile. Nothing was stored.
+        """
+        conflict = self.get(conflict_id)
+        self._resolve(conflict, self._mine(conflict))
+
+    @operation
+    def merge(self, conflict_id: UUID | str, merge: Callable[[Conflict], Resolved]) -> None:
+        """Resolve a conflict by a function.
+
+        Args:
+            conflict_id: The ID of the conflict.
+            merge: Takes the conflict and returns the model that is stored, as it is saved by its repository: of an
+                episode or a pattern with the version that is stored now.
+
+        Raises:
+            NotFoundError: There is no such conflict.
+            ValidationError: `merge` is no function, or returned a model of another kind.
+        """
+        function("merge", merge, "lambda conflict: ...")
+        conflict = self.get(conflict_id)
+        merged = merge(conflict)
+        if type(merged).__name__ != _KINDS.get(conflict.kind) and conflict.kind != "pattern":
+            raise ValidationError("merge", f"a function that returns a {_KINDS[conflict.kind]}", merged)
+        self._resolve(conflict, merged)
+
+    def _resolve(self, conflict: Conflict, chosen: Resolved | None) -> None:
+        if isinstance(chosen, Episode):
+            EpisodeRepository(self._session).save(chosen)
+        elif isinstance(chosen, Step):
+            self._save_step(conflict, chosen)
+        elif isinstance(chosen, SpatiotemporalEntry):
+            SpatiotemporalRepository(self._session).put(chosen)
+        elif chosen is not None:
+            PatternRepository(self._session).save(chosen)
+        self._session.write([_DELETE.bind(namespace=self._session.namespace, id=str(conflict.id))])
+
+    def _save_step(self, conflict: Conflict, step: Step) -> None:
+        episodes = EpisodeRepository(self._session)
+        stored = StepRepository(self._session).find(step.id)
+        episode_id = conflict.episode_id
+        assert episode_id is not None
+        if stored is None:
+            episodes.append_step(episode_id, step.model_copy(update={"step_number": None}))
+        else:
+            numbered = step.model_copy(update={"step_number": stored.step_number})
+            episodes.save(episodes.get(episode_id, steps=False).model_copy(update={"steps": [numbered]}))
+
+    def _mine(self, conflict: Conflict) -> Resolved:
+        """Return the row that is stored, with the local fields that are in conflict."""
+        if conflict.kind == "step":
+            return Step.model_validate(conflict.mine)
+        if conflict.kind == "place":
+            return SpatiotemporalEntry.model_validate(conflict.mine)
+        stored: Any
+        if conflict.kind == "episode":
+            mine: Any = Episode.model_validate(conflict.mine)
+            stored = EpisodeRepository(self._session).find(conflict.object_id, steps=False)
+        else:
+            mine = PATTERN.validate_python(conflict.mine)
+            stored = PatternRepository(self._session).find(conflict.object_id)
+        if stored is None:  # deleted there: a new one, as `delete` allows
+            return cast("Resolved", mine.model_copy(update={"version": 0, "created_at": None, "updated_at": None}))
+        if conflict.fields == ["deleted"]:  # and stored again since
+            names = [name for name in type(mine).model_fields if name not in _OF_THE_STORE]
+            return cast("Resolved", stored.model_copy(update={name: getattr(mine, name) for name in names}))
+        update: dict[str, Any] = {}
+        for name in conflict.fields:
+            head, _, key = name.partition(".")
+            if not key:
+                update[head] = getattr(mine, head)
+                continue
+            part = update.get(head, getattr(stored, head))
+            if isinstance(part, dict):
+                value = getattr(mine, head).get(key)
+                update[head] = {**part, key: value} if key in getattr(mine, head) else _without(part, key)
+            else:
+                update[head] = part.model_copy(update={key: getattr(getattr(mine, head), key)})
+        return cast("Resolved", stored.model_copy(update=update))
+
+
+_KINDS = {"episode": "Episode", "step": "Step", "place": "SpatiotemporalEntry"}
+
+
+def _without(mapping: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in mapping.items() if name != key}
+
+
+def _from_row(row: Row) -> Conflict:
+    key, kind, object_id, episode_id, fields, base, mine, theirs, my_writer, their_writer, detected_at, *_ = row
+    at = from_micros(detected_at)
+    assert at is not None
+    return Conflict(
+        id=UUID(key),
+        kind=kind,
+        object_id=UUID(object_id),
+        episode_id=None if episode_id is None else UUID(episode_id),
+        fields=json.loads(fields),
+        base=None if base is None else json.loads(base),
+        mine=None if mine is None else json.loads(mine),
+        theirs=None if theirs is None else json.loads(theirs),
+        my_writer=my_writer,
+        their_writer=their_writer,
+        detected_at=at,
+    )

@@ -1,0 +1,334 @@
+"""The file of a replica: its state, its transactions, and what it has not pushed yet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from secrets import token_bytes
+from typing import Any, NamedTuple
+
+from memory_storage._execution import TransactionExecutor
+from memory_storage.dbapi import BatchStep
+from memory_storage.repositories.embeddings import repository as embeddings
+from memory_storage.repositories.retention.tombstones import digest_of, eviction_prefix
+from memory_storage.schema.vector_tables import VectorSpace
+from memory_storage.session import Session, StorageContext
+from memory_storage.sql.session import Row
+
+from .counts import WAITING, Count
+from .rows import EMBEDDING, EPISODE, FORGOTTEN, KINDS, PATTERN, PLACE, STEP, Values, bytes_of
+from .server import Position, Push
+from .writing import Pushed
+
+REPLICA, APPLYING = 2, 3
+"""Modes of `sync_state`: of a replica, and while it applies what it has pulled, which is not logged."""
+
+PUSH_ROWS = 1_000
+PUSH_BYTES = 4_000_000
+"""Of documents in one push: a server rolls a transaction back that others have waited for for 5 seconds."""
+
+
+class LocalState(NamedTuple):
+    """What a replica knows.
+
+    Attributes:
+        epoch: The identity of its server's log; None before the first sync.
+        since: The number up to which it has pulled.
+        position: Where its first sync is; None when it is over.
+        synced_at: When the latest sync ended, in microseconds since the epoch; None before the first.
+        namespaces: The namespaces that it pulls; None for all.
+    """
+
+    epoch: bytes | None
+    since: int
+    position: Position | None
+    synced_at: int | None
+    namespaces: tuple[str, ...] | None
+
+
+class Sent(NamedTuple):
+    """A change that is pushed: its number, kind, namespace and key, and whether it is a row, not a tombstone."""
+
+    number: int
+    kind: int
+    namespace: str
+    key: str
+    is_row: bool
+
+
+class LocalTransaction:
+    """A write transaction on the file of a replica."""
+
+    def __init__(self, context: StorageContext, executor: TransactionExecutor) -> None:
+        self._context, self._executor = context, executor
+
+    def read(self, sql: str, *values: object) -> Sequence[Row]:
+        """Return the rows of a SELECT."""
+        return self._executor.read(BatchStep(sql, values))
+
+    def run(self, steps: Sequence[BatchStep], *, changed: int = 0) -> None:
+        """Run statements.
+
+        Args:
+            steps: The statements.
+            changed: How many episodes they change.
+        """
+        if steps:
+            self._executor.write(steps, changed=changed)
+
+    def space(self, namespace: str, model: str, dimension: int) -> VectorSpace:
+        """Return where the vectors of a model and dimension are stored; it is created if there is none."""
+        session = Session(self._context, namespace, executor=self._executor)
+        return embeddings.EmbeddingRepository(session).ensure_space(model, dimension)
+
+    @contextmanager
+    def applying(self) -> Iterator[None]:
+        """Do not log what is written in the block."""
+        self.run([BatchStep("UPDATE sync_state SET mode = ?", (APPLYING,))])
+        yield
+        self.run([BatchStep("UPDATE sync_state SET mode = ?", (REPLICA,))])
+
+
+class Local:
+    """The file of a replica."""
+
+    def __init__(self, context: StorageContext) -> None:
+        self._context = context
+
+    @contextmanager
+    def transaction(self) -> Iterator[LocalTransaction]:
+        """Run the block as one write transaction."""
+        executor = TransactionExecutor(self._context.executor, read_only=False)
+        executor.begin()
+        try:
+            yield LocalTransaction(self._context, executor)
+        except BaseException as error:
+            executor.end(error)
+            raise
+        executor.end(None)
+
+    def read(self, sql: str, *values: object) -> Sequence[Row]:
+        """Return the rows of a SELECT."""
+        return self._context.executor.read(BatchStep(sql, values))
+
+    def state(self) -> LocalState | None:
+        """Return the state; None if the file is no replica."""
+        rows = self.read("SELECT mode, epoch, since, progress, synced_at FROM sync_state")
+        if not rows or rows[0][0] not in (REPLICA, APPLYING):
+            return None
+        _, epoch, since, progress, synced_at = rows[0]
+        saved = json.loads(progress or "{}")
+        at = saved.get("position")
+        position = Position(at[0], at[1], tuple(at[2])) if at else None
+        namespaces = saved.get("namespaces")
+        return LocalState(epoch, since, position, synced_at, None if namespaces is None else tuple(namespaces))
+
+    def become_replica(self) -> None:
+        """Log changes from now on, and everything that is there already. Idempotent."""
+        if self.state() is not None:
+            return
+        with self.transaction() as tx:
+            if tx.read("SELECT 1 FROM sync_state"):
+                return  # another process was faster; or it is a server, which `state` does not take for a replica
+            tx.run(
+                [
+                    BatchStep(
+                        "INSERT INTO sync_state (id, mode, session) VALUES (1, ?, ?)", (REPLICA, token_bytes(16))
+                    ),
+                    *log_everything(),
+                ]
+            )
+
+    def waiting(self) -> int:
+        """Return how many changes have not been pushed."""
+        ((changes, counts),) = self.read(f"SELECT (SELECT count(*) FROM sync_changes), ({_WAITING_COUNTS})")
+        return int(changes) + int(counts)
+
+    def has_waiting(self) -> bool:
+        """Return whether a change has not been pushed."""
+        sql = f"SELECT EXISTS (SELECT 1 FROM sync_changes) OR ({_WAITING_COUNTS}) > 0"
+        return bool(self.read(sql)[0][0])
+
+
+_WAITING_COUNTS = """SELECT count(*) FROM sync_counts AS c WHERE acknowledged = 0 AND NOT EXISTS (
+    SELECT 1 FROM sync_counts AS a WHERE a.namespace = c.namespace AND a.pattern_id = c.pattern_id
+        AND a.session = c.session AND a.acknowledged = 1 AND a.retrieved >= c.retrieved AND a.applied >= c.applied)"""
+
+
+def log_everything() -> Iterator[BatchStep]:
+    """Yield statements that log all rows as changed, which are not logged yet."""
+    for kind in KINDS.values():
+        yield BatchStep(
+            f"""INSERT INTO sync_changes (number, namespace, kind, seq)
+SELECT last + row_number() OVER (ORDER BY r.seq), r.namespace, {kind.number}, r.seq
+FROM sync_state CROSS JOIN {kind.table} AS r WHERE NOT EXISTS (
+    SELECT 1 FROM sync_changes AS c WHERE c.kind = {kind.number} AND c.seq = r.seq)"""
+        )
+        yield BatchStep("UPDATE sync_state SET last = max(last, (SELECT coalesce(max(number), 0) FROM sync_changes))")
+    yield BatchStep(
+        f"""INSERT INTO sync_changes (number, namespace, kind, "key")
+SELECT last + row_number() OVER (), '', {FORGOTTEN}, hex(digest) FROM sync_state CROSS JOIN forgotten
+WHERE NOT EXISTS (SELECT 1 FROM sync_changes WHERE kind = {FORGOTTEN} AND namespace = '' AND "key" = hex(digest))"""
+    )
+    yield BatchStep("UPDATE sync_state SET last = max(last, (SELECT coalesce(max(number), 0) FROM sync_changes))")
+    yield BatchStep(
+        """INSERT INTO sync_counts (namespace, pattern_id, session, acknowledged, retrieved, applied, succeeded, failed,
+    reward_sum, last_used_at, counted_at)
+SELECT namespace, patterns.id, session, 0, times_retrieved, times_applied, success_when_applied, failure_when_applied,
+    avg_reward_delta * times_applied, patterns.last_used_at, unixepoch() FROM patterns CROSS JOIN sync_state
+WHERE (times_retrieved OR times_applied) AND NOT EXISTS (
+    SELECT 1 FROM sync_counts AS c WHERE c.namespace = patterns.namespace AND c.pattern_id = patterns.id)"""
+    )
+
+
+_PENDING = f"""SELECT number, kind, namespace, seq, "key", created_at, {bytes_of("kind", "c.seq")}
+FROM sync_changes AS c WHERE number > ? ORDER BY number LIMIT {PUSH_ROWS}"""
+
+# The owners of rows that are pushed: those that are new have to be there before.
+_OWNERS = f"""WITH pushed AS MATERIALIZED (
+    SELECT c.kind, c.seq FROM json_each(?) CROSS JOIN sync_changes AS c ON c.number = value),
+owned AS (
+    SELECT s.namespace, {EPISODE} AS kind, s.episode_id AS id
+    FROM pushed AS p CROSS JOIN steps AS s ON p.kind = {STEP} AND s.seq = p.seq
+    UNION
+    SELECT m.namespace, CASE m.owner_type WHEN 'episode' THEN 1 WHEN 'step' THEN 2 ELSE 3 END, m.owner_id
+    FROM pushed AS p CROSS JOIN embeddings AS m ON p.kind = {EMBEDDING} AND m.seq = p.seq
+    UNION
+    SELECT m.namespace, iif(m.owner_type = 'episode', 1, 2), m.owner_id
+    FROM pushed AS p CROSS JOIN spatiotemporal_index AS m ON p.kind = {PLACE} AND m.seq = p.seq)
+SELECT c.number, c.kind, c.namespace, c.seq, c."key", c.created_at, 0
+FROM owned AS o CROSS JOIN episodes AS r ON o.kind = {EPISODE} AND r.namespace = o.namespace AND r.id = o.id
+    CROSS JOIN sync_changes AS c ON c.kind = {EPISODE} AND c.seq = r.seq
+UNION SELECT c.number, c.kind, c.namespace, c.seq, c."key", c.created_at, 0
+FROM owned AS o CROSS JOIN steps AS r ON o.kind = {STEP} AND r.namespace = o.namespace AND r.id = o.id
+    CROSS JOIN sync_changes AS c ON c.kind = {STEP} AND c.seq = r.seq
+UNION SELECT c.number, c.kind, c.namespace, c.seq, c."key", c.created_at, 0
+FROM owned AS o CROSS JOIN patterns AS r ON o.kind = {PATTERN} AND r.namespace = o.namespace AND r.id = o.id
+    CROSS JOIN sync_changes AS c ON c.kind = {PATTERN} AND c.seq = r.seq"""
+
+
+class Outbox(NamedTuple):
+    """What is pushed next.
+
+    Attributes:
+        push: The request's content.
+        sent: Each change in it.
+        vectors: The models and dimensions of embeddings that the server has no space for yet: they wait.
+    """
+
+    push: Push
+    sent: list[Sent]
+    vectors: set[tuple[str, str, int]]
+
+
+def next_push(tx: LocalTransaction, after: int, spaces: Any) -> Outbox:
+    """Return what is pushed next, and note that it is on its way.
+
+    Args:
+        tx: The transaction.
+        after: The number of the change after which it begins.
+        spaces: Returns the server's space of a model and dimension, or None.
+    """
+    push, sent = Push(), []
+    pending, total = [], 0
+    for row in tx.read(_PENDING, after):
+        total += row[6] or 0
+        if pending and total > PUSH_BYTES:
+            break
+        pending.append(row)
+    numbers = {row[0] for row in pending}
+    new = numbers
+    while new:  # a step's episode, and of a vector of the step too
+        owners = [row for row in tx.read(_OWNERS, json.dumps(sorted(new))) if row[0] not in numbers]
+        pending += owners
+        new = {row[0] for row in owners}
+        numbers |= new
+    erased = {one[1].hex().upper(): one for one in _digests_of(pending)}
+    for number, kind, namespace, seq, key, created_at, _ in pending:
+        if kind == FORGOTTEN:
+            push.digests.append((number, bytes.fromhex(key)))
+            sent.append(Sent(number, kind, namespace, key, is_row=False))
+        elif seq is None:
+            if kind in (EPISODE, PATTERN) and digest_of(namespace, key).upper() in erased:
+                push.erased.append((namespace, key))
+            else:
+                push.deleted.append((number, kind, namespace, key, created_at))
+            sent.append(Sent(number, kind, namespace, key, is_row=False))
+    missing: set[tuple[str, str, int]] = set()
+    marks = json.dumps(sorted(numbers))
+    for kind in KINDS.values():
+        rows = tx.read(_rows_of(kind.number), marks) if any(row[1] == kind.number for row in pending) else ()
+        for number, is_known, episode_id, *values in rows:
+            row = tuple(values)
+            pushed = _pushed(kind.number, number, row, not is_known, episode_id)
+            if kind.number == EMBEDDING:
+                vector = _vector_of(tx, row)
+                model = row[kind.place("model")]
+                space = spaces(model, len(vector) // 4)
+                if space is None:
+                    missing.add((row[0], model, len(vector) // 4))
+                    continue
+                push.embeddings.setdefault(space, []).append((pushed, vector))
+            else:
+                push.rows.setdefault(kind.number, []).append(pushed)
+            sent.append(Sent(number, kind.number, row[0], kind.key_of(row), is_row=True))
+    push.counts = [Count(*row) for row in tx.read(*_waiting_counts())]
+    if sent:
+        tx.run(
+            [
+                BatchStep(
+                    "UPDATE sync_changes SET sent = number WHERE number IN (SELECT value FROM json_each(?))",
+                    (json.dumps([one.number for one in sent]),),
+                )
+            ]
+        )
+    return Outbox(push, sent, missing)
+
+
+def _waiting_counts() -> tuple[Any, ...]:
+    step = WAITING.bind(limit=PUSH_ROWS)
+    return (step.sql, *step.parameters)
+
+
+def _digests_of(pending: Sequence[Row]) -> Iterator[tuple[int, bytes]]:
+    for number, kind, _, _, key, _, _ in pending:
+        if kind == FORGOTTEN:
+            yield number, bytes.fromhex(key)
+
+
+def _rows_of(kind: int) -> str:
+    """Return the SELECT of the rows to push: number, whether it was in sync once, the episode, and the columns."""
+    one = KINDS[kind]
+    key = " || ' ' || ".join(f"r.{name}" for name in one.key)
+    episode = {
+        EPISODE: "r.id",
+        STEP: "r.episode_id",
+        PATTERN: "r.id",
+        EMBEDDING: "CASE r.owner_type WHEN 'step' THEN (SELECT episode_id FROM steps AS s WHERE s.namespace ="
+        " r.namespace AND s.id = r.owner_id) ELSE r.owner_id END",
+        PLACE: "CASE r.owner_type WHEN 'step' THEN (SELECT episode_id FROM steps AS s WHERE s.namespace ="
+        " r.namespace AND s.id = r.owner_id) ELSE r.owner_id END",
+    }[kind]
+    return f"""SELECT c.number, EXISTS (SELECT 1 FROM sync_bases AS b WHERE b.kind = {kind}
+    AND b.namespace = r.namespace AND b."key" = {key} AND b.sent = 0), {episode},
+    {", ".join(f"r.{name}" for name in one.columns)}
+FROM json_each(?) CROSS JOIN sync_changes AS c ON c.number = value CROSS JOIN {one.table} AS r ON r.seq = c.seq
+WHERE c.kind = {kind} ORDER BY c.number"""
+
+
+def _pushed(kind: int, number: int, values: Values, is_new: bool, owner: str) -> Pushed:  # noqa: FBT001 - a column
+    namespace = values[0]
+    if not is_new or owner is None:
+        return Pushed(number, values, is_new, None, None)
+    prefix = eviction_prefix(namespace)
+    return Pushed(
+        number, values, is_new, bytes.fromhex(digest_of(namespace, owner)), bytes.fromhex(prefix) + owner.encode()
+    )
+
+
+def _vector_of(tx: LocalTransaction, values: Values) -> bytes:
+    kind = KINDS[EMBEDDING]
+    table = f"vectors_{int(values[kind.place('space')], 16):016x}"  # a token, which is hexadecimal
+    ((vector,),) = tx.read(f"SELECT vector FROM {table} WHERE seq = ?", values[kind.place("vector_seq")])
+    return bytes(vector)

@@ -1,0 +1,276 @@
+"""Three-way merges of a row that was changed here and at the server.
+
+Episodes and patterns merge by field, tags and evidence as sets, metadata and the context by key, and what `complete`
+writes as one. Other rows are one field. Where both sides have changed a field in different ways, one of them stands,
+and the fields are named: the caller keeps the other side as a conflict.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel
+
+from memory_storage.models import AnyPattern, Episode, SpatiotemporalEntry, Step
+from memory_storage.repositories.patterns.rows import pattern_from_row
+from memory_storage.schema.words import words_of_pattern
+from memory_storage.sql.episode_rows import (
+    EPISODE_ROW,
+    STEP_ROW,
+    decode_steps,
+    encode_episode,
+    episode_of_row,
+    episode_values,
+)
+from memory_storage.sql.statement import from_micros
+
+from .rows import EMBEDDING, EPISODE, KINDS, PATTERN, PATTERN_COUNTERS, PLACE, STEP, Values
+
+Side = Literal["mine", "theirs"]
+
+_SETS = {"tags", "evidence"}
+_BY_KEY = {"metadata"}
+_TOGETHER = (("outcome", "completed_at", "reward"), ("success_rate", "occurrence_count"))
+_NOT_CONTENT = {"id", "kind", "version", "created_at", "updated_at", "effectiveness", "steps"}
+_NOT_COMPARED = {"version", "created_at", "updated_at", "words", "step_number", "vector_seq", *PATTERN_COUNTERS}
+_ZERO = (0, 0, 0, 0, 0.0, None)
+"""The counters of a pattern, which no base has."""
+
+
+class Base(NamedTuple):
+    """A row as it was in sync, or as it was sent: see `sync_bases`."""
+
+    sent: int
+    columns: str
+    document: str
+    output: str | None
+
+
+class Merged(NamedTuple):
+    """The result of a merge.
+
+    Attributes:
+        values: The row that stands.
+        fields: The fields that both sides have changed.
+        base: The row before both changes, as JSON; None if it is not known.
+    """
+
+    values: Values
+    fields: list[str]
+    base: str | None
+
+
+def is_same(kind: int, mine: Values, theirs: Values) -> bool:
+    """Return whether two rows have the same content: all but versions, times of the store and what the server gives."""
+    columns = KINDS[kind].columns
+    return all(
+        one == other for name, one, other in zip(columns, mine, theirs, strict=True) if name not in _NOT_COMPARED
+    )
+
+
+def merge(kind: int, bases: Sequence[Base], mine: Values, theirs: Values, prefer: Side) -> Merged:
+    """Merge a row.
+
+    Args:
+        kind: Its kind.
+        bases: What it was when it was in sync, and as it was sent since.
+        mine: The row here.
+        theirs: The row at the server.
+        prefer: Whose field stands where both have changed it.
+    """
+    if kind in (EPISODE, PATTERN):
+        return _merge_fields(kind, bases, mine, theirs, prefer)
+    of_bases = [_content_of_base(kind, base, theirs) for base in bases]
+    content = _content(kind, theirs)
+    if any(one == content for one in of_bases):  # it has not changed there, or that is what was sent
+        return Merged(mine, [], None)
+    if kind == EMBEDDING:
+        return Merged(_newer_embedding(mine, theirs), [], None)
+    base = json.dumps(of_bases[0], ensure_ascii=False, default=str) if of_bases else None
+    return Merged(mine if prefer == "mine" else theirs, [KINDS[kind].name], base)
+
+
+def as_json(kind: int, values: Values) -> str:
+    """Return a row as the JSON of its model."""
+    return as_model(kind, values).model_dump_json()
+
+
+def as_model(kind: int, values: Values) -> BaseModel:
+    """Return the model of a row: an episode without its steps."""
+    one = dict(zip(KINDS[kind].columns, values, strict=True))
+    if kind == EPISODE:
+        return episode_of_row([one[name] for name in EPISODE_ROW], ())
+    if kind == STEP:
+        return decode_steps([[one[name] for name in STEP_ROW]])[0]
+    if kind == PATTERN:
+        names = ("id", "document", "version", "created_at", "updated_at", *PATTERN_COUNTERS)
+        return pattern_from_row([one[name] for name in names])
+    return SpatiotemporalEntry.model_validate_json(one["document"]).model_copy(
+        update={"created_at": from_micros(one["created_at"])}
+    )
+
+
+def _newer_embedding(mine: Values, theirs: Values) -> Values:
+    """Return the embedding of the newer text; one that a caller stored is the server's."""
+    version, digest = KINDS[EMBEDDING].place("text_version"), KINDS[EMBEDDING].place("text_digest")
+    is_newer = mine[digest] is not None and theirs[digest] is not None and (mine[version] or 0) > (theirs[version] or 0)
+    return mine if is_newer else theirs
+
+
+def _content(kind: int, values: Values) -> dict[str, Any]:
+    columns = KINDS[kind].columns
+    if kind == EMBEDDING:
+        return {name: values[KINDS[kind].place(name)] for name in ("updated_at", "text_digest")}
+    if kind == PLACE:
+        return {"document": json.loads(values[KINDS[kind].place("document")])}
+    row = dict(zip(columns, values, strict=True))
+    return {name: row[name] for name in ("tool", "status", "latency_ms", "tokens_used", "output", "document")}
+
+
+def _content_of_base(kind: int, base: Base, theirs: Values) -> dict[str, Any]:  # noqa: ARG001 - as `_content`
+    columns = json.loads(base.columns)
+    if kind == EMBEDDING:
+        return {"updated_at": columns[0], "text_digest": columns[1]}
+    if kind == PLACE:
+        return {"document": json.loads(base.document)}
+    _, tool, status, latency_ms, tokens_used, *_ = columns
+    return {
+        **{"tool": tool, "status": status, "latency_ms": latency_ms, "tokens_used": tokens_used},
+        **{"output": base.output, "document": base.document},
+    }
+
+
+def _merge_fields(kind: int, bases: Sequence[Base], mine: Values, theirs: Values, prefer: Side) -> Merged:
+    key = theirs[KINDS[kind].place("id")]
+    models = [_model_of_base(kind, base, key) for base in bases]
+    my_model, their_model = as_model(kind, mine), as_model(kind, theirs)
+    if any(_fields(their_model) == _fields(one) for one in models):
+        return Merged(mine, [], None)
+    base = models[0] if models else None
+    values, clashes = _three_way(_fields(base) if base else {}, _fields(my_model), _fields(their_model), prefer)
+    archived_at = _archived_at(base, mine, theirs) if kind == EPISODE else None
+    if kind == EPISODE:
+        values["archived_at"] = from_micros(archived_at)
+    merged = their_model.model_copy(update=values)
+    base_json = base.model_dump_json() if base else None
+    if _fields(merged) == _fields(their_model):
+        return Merged(theirs, clashes, base_json)
+    place = KINDS[kind].place
+    version = max(mine[place("version")], theirs[place("version")]) + 1
+    updated_at = max(mine[place("updated_at")], theirs[place("updated_at")])
+    created_at = theirs[place("created_at")]
+    if isinstance(merged, Episode):
+        # Fields are checked by each side: a merge may have more tags than a limit, but nothing that cannot be read.
+        row = episode_values(encode_episode(merged), theirs[0], version, created_at, updated_at, archived_at)
+    else:
+        row = _pattern_values(merged, theirs, version, updated_at)
+    return Merged(row, clashes, base_json)
+
+
+def _archived_at(base: BaseModel | None, mine: Values, theirs: Values) -> int | None:
+    place = KINDS[EPISODE].place("archived_at")
+    was_archived = isinstance(base, Episode) and base.archived_at is not None
+    found: int | None = mine[place] if (theirs[place] is not None) == was_archived else theirs[place]
+    return found
+
+
+def _pattern_values(merged: Any, theirs: Values, version: int, updated_at: int) -> Values:
+    document = merged.model_dump_json(exclude={"version", "created_at", "updated_at", "effectiveness"})
+    return KINDS[PATTERN].replaced(
+        theirs,
+        version=version,
+        updated_at=updated_at,
+        domain=merged.context.domain,
+        language=merged.context.language,
+        success_rate=merged.success_rate,
+        occurrence_count=merged.occurrence_count,
+        document=document,
+        words=words_of_pattern(document),
+    )
+
+
+def _model_of_base(kind: int, base: Base, key: str) -> Episode | AnyPattern | Step:
+    columns = json.loads(base.columns)
+    if kind == EPISODE:
+        return episode_of_row((key, base.document, *columns), ())
+    return pattern_from_row((key, base.document, *columns[:3], *_ZERO))
+
+
+def _fields(model: BaseModel) -> dict[str, Any]:
+    """Return the content of a model by field. Of an archive mark only whether it is there."""
+    fields = {name: value for name, value in model.__dict__.items() if name not in _NOT_CONTENT}
+    if "archived_at" in fields:
+        fields["archived_at"] = fields["archived_at"] is not None
+    return fields
+
+
+def _three_way(
+    base: Mapping[str, Any], mine: Mapping[str, Any], theirs: Mapping[str, Any], prefer: Side
+) -> tuple[dict[str, Any], list[str]]:
+    """Return what the server's fields become, and those that clash."""
+    result: dict[str, Any] = {}
+    clashes: list[str] = []
+    for name in mine:
+        mine_one, their_one, base_one = mine[name], theirs.get(name), base.get(name)
+        if mine_one == their_one or (name in base and mine_one == base_one):
+            continue
+        if name in base and their_one == base_one:
+            result[name] = mine_one
+        elif name in _SETS:
+            result[name] = _merge_sets(base_one or [], mine_one, their_one or [])
+        elif name in _BY_KEY:
+            result[name], inner = _merge_keys(base_one or {}, mine_one, their_one or {}, prefer)
+            clashes += [f"{name}.{key}" for key in inner]
+        elif name == "context":
+            changes, inner = _three_way(
+                base_one.__dict__ if base_one else {}, mine_one.__dict__, their_one.__dict__, prefer
+            )
+            result[name] = their_one.model_copy(update=changes)  # type: ignore[union-attr]
+            clashes += [f"{name}.{key}" for key in inner]
+        else:
+            clashes.append(name)
+            if prefer == "mine":
+                result[name] = mine_one
+    # What one call writes stands together, or not at all.
+    for together in _TOGETHER:
+        if any(name in clashes for name in together):
+            for name in together:
+                result.pop(name, None)
+                if prefer == "mine" and name in mine:
+                    result[name] = mine[name]
+                if name in mine and name not in clashes and mine[name] not in (theirs.get(name), base.get(name)):
+                    clashes.append(name)
+    result.pop("archived_at", None)  # a column, which `_archived_at` merges
+    if "archived_at" in mine and "archived_at" in clashes:
+        clashes.remove("archived_at")
+    return result, clashes
+
+
+def _merge_sets(base: Sequence[Any], mine: Sequence[Any], theirs: Sequence[Any]) -> list[Any]:
+    removed = [one for one in base if one not in mine]
+    kept = [one for one in theirs if one not in removed]
+    return kept + [one for one in mine if one not in base and one not in kept]
+
+
+def _merge_keys(
+    base: Mapping[str, Any], mine: Mapping[str, Any], theirs: Mapping[str, Any], prefer: Side
+) -> tuple[dict[str, Any], list[str]]:
+    result, clashes = dict(theirs), []
+    for key in {**base, **mine}:
+        one, other, before = mine.get(key, _MISSING), theirs.get(key, _MISSING), base.get(key, _MISSING)
+        if one in (before, other):
+            continue
+        if other != before:
+            clashes.append(key)
+            if prefer == "theirs":
+                continue
+        if one is _MISSING:
+            result.pop(key, None)
+        else:
+            result[key] = one
+    return result, clashes
+
+
+_MISSING = object()

@@ -1,0 +1,371 @@
+"""Reconciles a file with its server: pushes what is new here, pulls what is new there, until both have the same.
+
+A round is one request: what waits is pushed, and what is new at the server comes with the answer. Then the answer is
+applied in one transaction. Whatever is interrupted is repeated: nothing that is sent has an effect twice.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from memory_storage._execution import Executor
+from memory_storage._files import MaintenanceLock
+from memory_storage.dbapi import BatchStep, traffic
+from memory_storage.errors import MemoryStorageError, ServerChangedError, UnavailableError
+from memory_storage.models import SyncReport, SyncStatus
+from memory_storage.monitoring import named_operation
+from memory_storage.repositories.retention.tombstones import digest_of, eviction_prefix
+from memory_storage.repositories import EmbeddingRepository
+from memory_storage.session import Session, StorageContext
+from memory_storage.sql.statement import from_micros, to_micros
+
+from .applying import Applier, Policy, Tally
+from .local import Local, LocalState, LocalTransaction, Outbox, Sent, log_everything, next_push
+from .rows import EPISODE, KINDS, PATTERN, STEP, Change
+from .server import Answer, Page, Position, Server, State
+
+Progress = Callable[[str, int, int], object]
+"""Called with what is done ("pushed" or "pulled"), how many changes so far, and the total where it is known, or 0."""
+
+_IDLE_ROUNDS = 5  # without progress, after which a sync gives up what the server refuses
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a replica syncs.
+
+    Attributes:
+        namespaces: The namespaces that are pulled; None for all.
+        keep: How old an episode may be that is pulled; None for any age.
+        patience: Seconds to wait for another process that syncs the same file.
+    """
+
+    namespaces: tuple[str, ...] | None = None
+    keep: timedelta | None = None
+    patience: float = 30.0
+
+
+class Replica:
+    """The sync of one file. Thread-safe: one thread of one process syncs at a time, others wait.
+
+    Args:
+        context: The file.
+        executor: Runs the requests to the server.
+        policy: How clashes are decided.
+        options: What is pulled.
+        lock: Excludes other processes.
+        upgrade: Upgrades the schema of the server.
+    """
+
+    def __init__(
+        self,
+        context: StorageContext,
+        executor: Executor,
+        policy: Policy,
+        options: Options,
+        lock: MaintenanceLock,
+        upgrade: Callable[[], None],
+    ) -> None:
+        self._context, self._executor = context, executor
+        self._policy, self._options = policy, options
+        self._process_lock, self._thread_lock = lock, threading.Lock()
+        self._upgrade = upgrade
+        self._session = Session(context, "")  # its operations are measured as those of repositories
+        self._local = Local(context)
+        self._server = Server(executor, policy.writer, options.namespaces)
+        self._last_error: str | None = None
+
+    def prepare(self) -> None:
+        """Have the file log its changes."""
+        self._local.become_replica()
+
+    @named_operation("sync")
+    def sync(self, *, migrate: bool = False, rejoin: bool = False, progress: Progress | None = None) -> SyncReport:
+        """See `MemoryStorage.sync`."""
+        try:
+            with self._alone():
+                report = self._sync(migrate=migrate, rejoin=rejoin, progress=progress)
+        except MemoryStorageError as error:
+            self._last_error = f"{type(error).__name__}: {error}"
+            raise
+        self._last_error = None
+        return report
+
+    def status(self) -> SyncStatus:
+        """See `MemoryStorage.sync_status`."""
+        state = self._local.state()
+        ((conflicts,),) = self._local.read("SELECT count(*) FROM sync_conflicts")
+        return SyncStatus(
+            waiting=self._local.waiting(),
+            conflicts=conflicts,
+            synced_at=from_micros(state.synced_at) if state else None,
+            is_complete=state is not None and state.epoch is not None and state.position is None,
+            last_error=self._last_error,
+        )
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._thread_lock.acquire(timeout=self._options.patience):
+            raise UnavailableError("another thread syncs this file; try again", code="SYNC_RUNNING")
+        try:
+            with self._process_lock.exclusive(self._options.patience):
+                yield
+        finally:
+            self._thread_lock.release()
+
+    def _sync(self, *, migrate: bool, rejoin: bool, progress: Progress | None) -> SyncReport:
+        since, sent, received, trips = time.perf_counter(), traffic.sent, traffic.received, self._server.round_trips
+        tally = Tally()
+        self._local.become_replica()
+        self._join(migrate=migrate, rejoin=rejoin)
+        idle, has_news = 0, None  # unknown, until the server says it
+        while idle < _IDLE_ROUNDS:
+            before = replace(tally)
+            state = self._state()
+            if waits := self._local.has_waiting():
+                has_news = self._push_round(state, tally, progress)
+            elif has_news is None:
+                has_news = self._check(state).last != state.since
+            elif has_news:
+                has_news = self._pull_round(state, tally, progress)
+            elif state.position is not None:
+                self._rows_round(state, state.position, tally, progress)
+            elif wanted := self._local.read("SELECT namespace, episode_id FROM sync_wanted LIMIT 100"):
+                self._fetch_round(wanted, tally)
+            else:
+                break
+            idle = idle + 1 if waits and before == tally else 0
+        now = to_micros(self._context.now())
+        if tally != Tally() or state.synced_at is None or now - state.synced_at > 1_000_000:
+            with self._local.transaction() as tx:
+                tx.run([BatchStep("UPDATE sync_state SET synced_at = ?", (now,))])
+        state = self._state()
+        return SyncReport(
+            **vars(tally),
+            waiting=self._local.waiting(),
+            round_trips=self._server.round_trips - trips,
+            bytes_sent=traffic.sent - sent,
+            bytes_received=traffic.received - received,
+            seconds=time.perf_counter() - since,
+            is_complete=state.position is None and idle < _IDLE_ROUNDS,
+        )
+
+    def _state(self) -> LocalState:
+        state = self._local.state()
+        if state is None:
+            raise ServerChangedError("this file is no replica any more: open it with sync_url again")
+        return state
+
+    # -- joining ---------------------------------------------------------------------------------------------------
+
+    def _join(self, *, migrate: bool, rejoin: bool) -> None:
+        """Have the file know its server."""
+        state = self._state()
+        if state.epoch is not None and not (rejoin or migrate):
+            return
+        if migrate:
+            self._upgrade()
+        server = self._server.state()
+        if server.epoch is None:
+            server = self._server.join()
+        if state.epoch == server.epoch and state.since <= server.last:
+            return
+        if state.epoch is not None and not rejoin:
+            raise _changed()
+        with self._local.transaction() as tx:
+            saved = {"position": Position.first(EPISODE), "namespaces": self._options.namespaces}
+            tx.run(
+                [
+                    BatchStep(
+                        "UPDATE sync_state SET epoch = ?, since = ?, progress = ?",
+                        (server.epoch, server.last, json.dumps(saved)),
+                    )
+                ]
+            )
+            if state.epoch is not None:  # all that is here may be new there
+                tx.run(list(log_everything()))
+
+    def _check(self, state: LocalState) -> State:
+        server = self._server.state()
+        if server.epoch != state.epoch or server.last < state.since:
+            raise _changed()
+        return server
+
+    # -- rounds ----------------------------------------------------------------------------------------------------
+
+    def _push_round(self, state: LocalState, tally: Tally, progress: Progress | None) -> bool:
+        """Push what waits, pull what is new; return whether there is more."""
+        epoch = state.epoch
+        assert epoch is not None
+        outbox = self._next_push()
+        answer = self._server.push(outbox.push, state.since, epoch)
+        if answer is None:
+            self._check(state)
+            raise _changed()
+        refused = self._apply_answer(state, outbox, answer, tally)
+        if refused:
+            self._resolve_refused(refused, outbox, tally)
+        if progress is not None:
+            progress("pushed", tally.pushed, 0)
+        return not answer.page.is_last
+
+    def _next_push(self) -> Outbox:
+        for _ in range(10):
+            with self._local.transaction() as tx:
+                outbox = next_push(tx, 0, self._server.space)
+            if not outbox.vectors:
+                break
+            self._make_spaces(outbox)
+        return outbox
+
+    def _make_spaces(self, outbox: Outbox) -> None:
+        """Have the server make the tables of vectors that it lacks."""
+        remote = StorageContext(
+            executor=self._executor, limits=self._context.limits, now=self._context.now, vector_index="exact"
+        )
+        for namespace, model, dimension in outbox.vectors:
+            EmbeddingRepository(Session(remote, namespace)).ensure_space(model, dimension)
+        self._server.forget_spaces()
+
+    def _apply_answer(self, state: LocalState, outbox: Outbox, answer: Answer, tally: Tally) -> list[Sent]:
+        step = KINDS[STEP]
+        steps = {
+            (row.values[0], row.values[step.place("id")]): row.values[step.place("episode_id")]
+            for row in outbox.push.rows.get(STEP, ())
+        }
+        page = answer.page
+        with self._local.transaction() as tx, tx.applying():
+            applier = self._applier(tx, tally, state)
+            refused = applier.acknowledge(outbox.sent, answer, steps)
+            applier.apply(page)
+            tx.run([_move_cursor(page)])
+        return refused
+
+    def _resolve_refused(self, refused: Sequence[Sent], outbox: Outbox, tally: Tally) -> None:
+        """Merge what the server has refused with what it has; delete what it has deleted."""
+        episodes = {
+            (row.values[0], row.values[KINDS[STEP].place("episode_id")]) for row in outbox.push.rows.get(STEP, ())
+        }
+        keys = [(one.kind, one.namespace, one.key) for one in refused]
+        parents = [(EPISODE, *name) for name in sorted(episodes)]
+        page = self._server.fetch([*keys, *(key for key in parents if key not in keys)], ())
+        there = {(one.kind, one.namespace, one.key) for one in page.changes}
+        owners = _owners_of(outbox)
+        gone = [
+            one
+            for one in refused
+            if (one.kind, one.namespace, one.key) not in there
+            and (one.kind != STEP or (EPISODE, one.namespace, owners[one.namespace, one.key]) in there)
+        ]
+        gone += [
+            Sent(0, *key, is_row=True)
+            for key in parents
+            if key not in there and key not in keys and self._is_synced(key)
+        ]
+        forms = {
+            form: (one.namespace, one.key)
+            for one in gone
+            if one.kind in (EPISODE, PATTERN)
+            for form in (
+                bytes.fromhex(digest_of(one.namespace, one.key)),
+                bytes.fromhex(eviction_prefix(one.namespace)) + one.key.encode(),
+            )
+        }
+        erased = {forms[form] for form in self._server.erased_among(list(forms))} if forms else set()
+        state = self._state()
+        with self._local.transaction() as tx, tx.applying():
+            applier = self._applier(tx, tally, state)
+            applier.apply(Page([one for one in page.changes if (one.kind, one.namespace, one.key) in keys], page.vectors))
+            applier.erase(erased)
+            for one in gone:
+                if (one.namespace, one.key) not in erased:
+                    applier.remove(Change(0, one.kind, one.namespace, one.key))
+
+    def _is_synced(self, key: tuple[int, str, str]) -> bool:
+        """Return whether an episode is here that the server has had: nothing of it waits to be pushed as new."""
+        _, namespace, episode_id = key
+        return bool(
+            self._local.read(
+                """SELECT 1 FROM episodes AS e WHERE namespace = ? AND id = ? AND NOT EXISTS (
+    SELECT 1 FROM sync_changes WHERE kind = 1 AND seq = e.seq)""",
+                namespace,
+                episode_id,
+            )
+        )
+
+    def _pull_round(self, state: LocalState, tally: Tally, progress: Progress | None) -> bool:
+        """Pull a page of changes; return whether there is more."""
+        page = self._server.changes(state.since)
+        with self._local.transaction() as tx, tx.applying():
+            self._applier(tx, tally, state).apply(page)
+            tx.run([_move_cursor(page)])
+        if progress is not None:
+            progress("pulled", tally.pulled, 0)
+        return not page.is_last
+
+    def _rows_round(self, state: LocalState, position: Position, tally: Tally, progress: Progress | None) -> None:
+        """Pull a page of the first sync."""
+        page, after = self._server.rows(position, self._oldest())
+        with self._local.transaction() as tx, tx.applying():
+            self._applier(tx, tally, state).apply(page)
+            saved = {"position": after, "namespaces": state.namespaces}
+            tx.run([BatchStep("UPDATE sync_state SET progress = ?", (json.dumps(saved),))])
+        if progress is not None:
+            progress("pulled", tally.pulled, 0)
+
+    def _fetch_round(self, wanted: Sequence[Sequence[Any]], tally: Tally) -> None:
+        """Pull episodes as a whole."""
+        names = [(row[0], row[1]) for row in wanted]
+        page = self._server.fetch((), names)
+        with self._local.transaction() as tx, tx.applying():
+            self._applier(tx, tally, self._state(), waits=True).apply(page)
+            tx.run(
+                [
+                    BatchStep(
+                        """DELETE FROM sync_wanted WHERE (namespace, episode_id) IN (
+    SELECT value ->> 0, value ->> 1 FROM json_each(?))""",
+                        (json.dumps(names),),
+                    )
+                ]
+            )
+
+    def _applier(self, tx: LocalTransaction, tally: Tally, state: LocalState, *, waits: bool = False) -> Applier:
+        return Applier(
+            tx,
+            self._policy,
+            self._server.dimension,
+            tally,
+            waits_for_owners=waits or state.position is not None or self._options.keep is not None,
+        )
+
+    def _oldest(self) -> int:
+        """Return the start of the oldest episodes that are pulled, in microseconds."""
+        keep = self._options.keep
+        return -(2**62) if keep is None else to_micros(self._context.now() - keep)
+
+
+def _move_cursor(page: Page) -> BatchStep:
+    # What was pushed with the request has the numbers after those of the page: it need not come back.
+    return BatchStep("UPDATE sync_state SET since = max(since, ?)", (page.last if page.is_last else page.end,))
+
+
+def _owners_of(outbox: Outbox) -> dict[tuple[str, str], str]:
+    step = KINDS[STEP]
+    return {
+        (row.values[0], row.values[step.place("id")]): row.values[step.place("episode_id")]
+        for row in outbox.push.rows.get(STEP, ())
+    }
+
+
+def _changed() -> ServerChangedError:
+    return ServerChangedError(
+        "sync_url: the server is not the one that this file was synchronized with, or was restored from an older copy; "
+        "nothing was changed on either side; to merge the two, call sync(rejoin=True)"
+    )
