@@ -117,7 +117,8 @@ class Executor(dbapi.Unpicklable):
 
         def once() -> list[Sequence[Row]]:
             try:
-                return [one.rows for one in self._run(batch)[1][: len(steps)]]
+                rows, results = self._run(batch)
+                return [one.rows for one in results[: len(steps)]] if results else [rows]
             except CommitUnknownError as error:
                 raise UnavailableError(f"the answer was lost: {error}", code="ANSWER_LOST") from error
 

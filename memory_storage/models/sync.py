@@ -69,8 +69,8 @@ class Conflict:
 
     Attributes:
         id: the id of the conflict.
-        kind: "episode", "step", "pattern" or "place".
-        object_id: the id of the row.
+        kind: "episode", "step", "pattern", "embedding" or "place".
+        object_id: the id of the row; of an embedding, its owner's.
         episode_id: the episode of a step, or None.
         fields: the fields that both sides have changed; `deleted` if it was deleted at the server.
         base: the fields before both changes; None if that is not known.
@@ -82,7 +82,7 @@ class Conflict:
     """
 
     id: UUID
-    kind: Literal["episode", "step", "pattern", "place"]
+    kind: Literal["episode", "step", "pattern", "embedding", "place"]
     object_id: UUID
     episode_id: UUID | None
     fields: list[str]

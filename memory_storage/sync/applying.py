@@ -13,14 +13,16 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from memory_storage.dbapi import BatchStep
-from memory_storage.models import Episode, Step
-from memory_storage.repositories.retention.tombstones import digest_of, eviction_prefix
+from memory_storage.models import Embedding, Episode, Step
+from memory_storage.repositories.retention.tombstones import digest_of, erase_traces, eviction_prefix
+from memory_storage.schema import unpack_vector
 from memory_storage.schema.vector_tables import VectorSpace
 from memory_storage.sql.episode_rows import STEP_ROW, decode_steps
+from memory_storage.sql.statement import from_micros
 
 from .counts import ASK_AGAIN, COUNTED, acknowledge
-from .local import LocalTransaction, Sent
-from .merging import Base, Merged, Side, as_json, as_model, is_same, merge
+from .local import LocalTransaction, Sent, vector_of
+from .merging import Base, Merged, Side, as_json, as_model, embedding_that_stands, is_same, merge
 from .rows import (
     BASES,
     EMBEDDING,
@@ -215,12 +217,13 @@ WHERE {named.replace('"key"', 'sync_bases."key"')} AND sent = value ->> 3""",
         if kind in (STEP, EMBEDDING, PLACE):
             changes = self._with_owners(kind, changes)
         pending = self._pending(kind, changes)
-        rows: list[Values] = []
+        rows: list[Any] = []
         for change in changes:
             number = pending.get((change.namespace, change.key))
             values = change.values or ()
-            rows.append(values if number is None else self._rebase(change, values, number))
+            rows.append(values if number is None else self._rebase(change, values, number, page))
         self._tally.pulled += len(rows)
+        rows = [row for row in rows if row is not None]
         if kind == STEP:
             number, episode, step = (KINDS[STEP].place(name) for name in ("step_number", "episode_id", "id"))
             self._make_room([(row[0], row[episode], row[number], row[step]) for row in rows])
@@ -323,8 +326,8 @@ SELECT value ->> 0, value ->> 2 FROM json_each(?) WHERE true ON CONFLICT DO NOTH
         )
         return {(row[0], row[1]): row[2] for row in rows}
 
-    def _rebase(self, change: Change, theirs: Values, number: int) -> Values:
-        """Return what becomes of a row that was changed here too."""
+    def _rebase(self, change: Change, theirs: Values, number: int, page: Page) -> Values | None:
+        """Return what becomes of a row that was changed here too; None if it stays as it is."""
         kind = KINDS[change.kind]
         ((*columns,),) = self._tx.read(
             f"SELECT {', '.join(f'r.{name}' for name in kind.columns)}\n"
@@ -333,7 +336,7 @@ SELECT value ->> 0, value ->> 2 FROM json_each(?) WHERE true ON CONFLICT DO NOTH
         )
         mine = tuple(columns)
         key = (change.kind, change.namespace, change.key)
-        if is_same(change.kind, mine, theirs):
+        if change.kind != EMBEDDING and is_same(change.kind, mine, theirs):
             self._forget_change(number, key)
             return theirs
         bases = [
@@ -344,22 +347,52 @@ WHERE kind = ? AND namespace = ? AND "key" = ? ORDER BY sent""",
                 *key,
             )
         ]
+        if change.kind == EMBEDDING:
+            return self._rebase_embedding(change, bases, mine, theirs, number, page)
         merged = merge(change.kind, bases, mine, theirs, self._policy.prefer)
         if merged.fields:
             merged = self._decide(change, mine, theirs, merged)
         else:
             self._tally.merged += 1
+        if change.kind == PATTERN:  # counters are not merged here: what was counted is on its way by itself
+            merged = merged._replace(values=kind.replaced(merged.values, **_counters(theirs)))
         if is_same(change.kind, merged.values, theirs):
             self._forget_change(number, key)
             return theirs
         self._keep_base(number, key, theirs)
         return merged.values
 
+    def _rebase_embedding(
+        self, change: Change, bases: Sequence[Base], mine: Values, theirs: Values, number: int, page: Page
+    ) -> Values | None:
+        kind = KINDS[EMBEDDING]
+        key = (change.kind, change.namespace, change.key)
+        my_vector = vector_of(self._tx, mine)
+        their_vector = page.vectors.get((theirs[kind.place("space")], theirs[kind.place("vector_seq")]), b"")
+        if my_vector != their_vector:
+            if embedding_that_stands(bases, mine, theirs) == "mine":
+                self._tally.merged += 1
+                self._keep_base(number, key, theirs)
+                return None
+            if mine[kind.place("text_digest")] is None:  # a caller's, which cannot be computed again
+                sides = [_embedding_json(row, vector) for row, vector in ((mine, my_vector), (theirs, their_vector))]
+                owner = mine[kind.place("owner_id")]
+                of_step = self._tx.read(
+                    "SELECT episode_id FROM steps WHERE namespace = ? AND id = ?", change.namespace, owner
+                )
+                episode_id = of_step[0][0] if of_step else None
+                self._keep(
+                    Clash(EMBEDDING, change.namespace, owner, episode_id, ["vector"], None, *sides, change.writer)
+                )
+            else:
+                self._tally.merged += 1
+        self._forget_change(number, key)
+        return theirs
+
     def _decide(self, change: Change, mine: Values, theirs: Values, merged: Merged) -> Merged:
         episode_id = None
         if change.kind == STEP:
             episode_id = theirs[KINDS[STEP].place("episode_id")]
-        is_vector = change.kind == EMBEDDING
         clash = Clash(
             change.kind,
             change.namespace,
@@ -367,8 +400,8 @@ WHERE kind = ? AND namespace = ? AND "key" = ? ORDER BY sent""",
             episode_id,
             merged.fields,
             merged.base,
-            None if is_vector else as_json(change.kind, mine),
-            None if is_vector else as_json(change.kind, theirs),
+            as_json(change.kind, mine),
+            as_json(change.kind, theirs),
             change.writer,
         )
         if self._policy.decide is not None:
@@ -608,20 +641,29 @@ UNION SELECT namespace, "key" FROM sync_changes WHERE "key" IS NOT NULL AND kind
         for name in names:
             for table in ("episodes", "patterns"):
                 self._tx.run([BatchStep(f"DELETE FROM {table} WHERE namespace = ? AND id = ?", name)], changed=1)
-            self._tx.run(
-                [
-                    BatchStep(
-                        "DELETE FROM sync_conflicts WHERE namespace = ?1 AND (object_id = ?2 OR episode_id = ?2)", name
-                    ),
-                    BatchStep('DELETE FROM sync_changes WHERE seq IS NULL AND namespace = ? AND "key" = ?', name),
-                    BatchStep("DELETE FROM sync_wanted WHERE namespace = ? AND episode_id = ?", name),
-                ]
-            )
+            self._tx.run(erase_traces(*name))
             self._tally.erased += 1
 
 
 def _as_keys(changes: Sequence[Change]) -> str:
     return json.dumps([[one.kind, one.namespace, one.key] for one in changes])
+
+
+def _counters(values: Values) -> dict[str, Any]:
+    return {name: values[KINDS[PATTERN].place(name)] for name in PATTERN_COUNTERS}
+
+
+def _embedding_json(values: Values, vector: bytes) -> str:
+    one = dict(zip(KINDS[EMBEDDING].columns, values, strict=True))
+    model = Embedding(
+        owner_type=one["owner_type"],
+        owner_id=one["owner_id"],
+        model=one["model"],
+        vector=unpack_vector(vector) or [0.0],
+        created_at=from_micros(one["created_at"]),
+        updated_at=from_micros(one["updated_at"]),
+    )
+    return model.model_dump_json()
 
 
 def _bound(template: Any, **values: Any) -> tuple[Any, ...]:

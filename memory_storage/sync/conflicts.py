@@ -8,16 +8,22 @@ from typing import Any, cast
 from uuid import UUID
 
 from memory_storage.errors import NotFoundError, ValidationError
-from memory_storage.models import PATTERN, AnyPattern, Conflict, Episode, SpatiotemporalEntry, Step
+from memory_storage.models import PATTERN, AnyPattern, Conflict, Embedding, Episode, SpatiotemporalEntry, Step
 from memory_storage.monitoring import operation
-from memory_storage.repositories import EpisodeRepository, PatternRepository, SpatiotemporalRepository, StepRepository
+from memory_storage.repositories import (
+    EmbeddingRepository,
+    EpisodeRepository,
+    PatternRepository,
+    SpatiotemporalRepository,
+    StepRepository,
+)
 from memory_storage.search.session import SearchSession
 from memory_storage.sql.paging import ITERATE_PAGE, iterate_pages
 from memory_storage.sql.session import Repository, Row
 from memory_storage.sql.statement import SqlTemplate, from_micros
 from memory_storage.sql.validation import as_id, function
 
-Resolved = Episode | AnyPattern | Step | SpatiotemporalEntry
+Resolved = Episode | AnyPattern | Step | Embedding | SpatiotemporalEntry
 
 _COLUMNS = "id, kind, object_id, episode_id, fields, base, mine, theirs, my_writer, their_writer, detected_at"
 _PAGE = SqlTemplate(f"""
@@ -114,6 +120,9 @@ class ConflictRepository(Repository):
             self._save_step(conflict, chosen)
         elif isinstance(chosen, SpatiotemporalEntry):
             SpatiotemporalRepository(self._session).put(chosen)
+        elif isinstance(chosen, Embedding):
+            owner = chosen.owner_type, chosen.owner_id
+            EmbeddingRepository(self._session).put(*owner, chosen.vector, model=chosen.model)
         elif chosen is not None:
             PatternRepository(self._session).save(chosen)
         self._session.write([_DELETE.bind(namespace=self._session.namespace, id=str(conflict.id))])
@@ -135,6 +144,8 @@ class ConflictRepository(Repository):
             return Step.model_validate(conflict.mine)
         if conflict.kind == "place":
             return SpatiotemporalEntry.model_validate(conflict.mine)
+        if conflict.kind == "embedding":
+            return Embedding.model_validate(conflict.mine)
         stored: Any
         if conflict.kind == "episode":
             mine: Any = Episode.model_validate(conflict.mine)
@@ -162,7 +173,7 @@ class ConflictRepository(Repository):
         return cast("Resolved", stored.model_copy(update=update))
 
 
-_KINDS = {"episode": "Episode", "step": "Step", "place": "SpatiotemporalEntry"}
+_KINDS = {"episode": "Episode", "step": "Step", "embedding": "Embedding", "place": "SpatiotemporalEntry"}
 
 
 def _without(mapping: dict[str, Any], key: str) -> dict[str, Any]:

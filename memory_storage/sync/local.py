@@ -263,7 +263,7 @@ def next_push(tx: LocalTransaction, after: int, spaces: Any) -> Outbox:
             row = tuple(values)
             pushed = _pushed(kind.number, number, row, not is_known, episode_id)
             if kind.number == EMBEDDING:
-                vector = _vector_of(tx, row)
+                vector = vector_of(tx, row)
                 model = row[kind.place("model")]
                 space = spaces(model, len(vector) // 4)
                 if space is None:
@@ -327,7 +327,8 @@ def _pushed(kind: int, number: int, values: Values, is_new: bool, owner: str) ->
     )
 
 
-def _vector_of(tx: LocalTransaction, values: Values) -> bytes:
+def vector_of(tx: LocalTransaction, values: Values) -> bytes:
+    """Return the vector of an embedding of this file."""
     kind = KINDS[EMBEDDING]
     table = f"vectors_{int(values[kind.place('space')], 16):016x}"  # a token, which is hexadecimal
     ((vector,),) = tx.read(f"SELECT vector FROM {table} WHERE seq = ?", values[kind.place("vector_seq")])

@@ -71,7 +71,7 @@ def is_same(kind: int, mine: Values, theirs: Values) -> bool:
 
 
 def merge(kind: int, bases: Sequence[Base], mine: Values, theirs: Values, prefer: Side) -> Merged:
-    """Merge a row.
+    """Merge a row; of embeddings see `embedding_that_stands`.
 
     Args:
         kind: Its kind.
@@ -86,8 +86,6 @@ def merge(kind: int, bases: Sequence[Base], mine: Values, theirs: Values, prefer
     content = _content(kind, theirs)
     if any(one == content for one in of_bases):  # it has not changed there, or that is what was sent
         return Merged(mine, [], None)
-    if kind == EMBEDDING:
-        return Merged(_newer_embedding(mine, theirs), [], None)
     base = json.dumps(of_bases[0], ensure_ascii=False, default=str) if of_bases else None
     return Merged(mine if prefer == "mine" else theirs, [KINDS[kind].name], base)
 
@@ -112,17 +110,18 @@ def as_model(kind: int, values: Values) -> BaseModel:
     )
 
 
-def _newer_embedding(mine: Values, theirs: Values) -> Values:
-    """Return the embedding of the newer text; one that a caller stored is the server's."""
-    version, digest = KINDS[EMBEDDING].place("text_version"), KINDS[EMBEDDING].place("text_digest")
-    is_newer = mine[digest] is not None and theirs[digest] is not None and (mine[version] or 0) > (theirs[version] or 0)
-    return mine if is_newer else theirs
+def embedding_that_stands(bases: Sequence[Base], mine: Values, theirs: Values) -> Side:
+    """Return which of two vectors of an owner stands: that of the newer text, and else the server's."""
+    place = KINDS[EMBEDDING].place
+    if any(json.loads(base.columns)[0] == theirs[place("updated_at")] for base in bases):
+        return "mine"  # it has not changed there, or that is what was sent
+    digest, version = place("text_digest"), place("text_version")
+    has_texts = mine[digest] is not None and theirs[digest] is not None
+    return "mine" if has_texts and (mine[version] or 0) > (theirs[version] or 0) else "theirs"
 
 
 def _content(kind: int, values: Values) -> dict[str, Any]:
     columns = KINDS[kind].columns
-    if kind == EMBEDDING:
-        return {name: values[KINDS[kind].place(name)] for name in ("updated_at", "text_digest")}
     if kind == PLACE:
         return {"document": json.loads(values[KINDS[kind].place("document")])}
     row = dict(zip(columns, values, strict=True))
@@ -131,8 +130,6 @@ def _content(kind: int, values: Values) -> dict[str, Any]:
 
 def _content_of_base(kind: int, base: Base, theirs: Values) -> dict[str, Any]:  # noqa: ARG001 - as `_content`
     columns = json.loads(base.columns)
-    if kind == EMBEDDING:
-        return {"updated_at": columns[0], "text_digest": columns[1]}
     if kind == PLACE:
         return {"document": json.loads(base.document)}
     _, tool, status, latency_ms, tokens_used, *_ = columns

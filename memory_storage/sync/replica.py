@@ -243,10 +243,16 @@ class Replica:
         page = answer.page
         with self._local.transaction() as tx, tx.applying():
             applier = self._applier(tx, tally, state)
-            refused = applier.acknowledge(outbox.sent, answer, steps)
+            # First: what was deleted here and at the server by this push may be in the page, and is not applied.
             applier.apply(page)
+            refused = applier.acknowledge(outbox.sent, answer, steps)
             tx.run([_move_cursor(page)])
-        return refused
+            left = tx.read(
+                "SELECT number FROM sync_changes WHERE number IN (SELECT value FROM json_each(?))",
+                json.dumps([one.number for one in refused]),
+            )
+        numbers, pulled = {row[0] for row in left}, {(one.kind, one.namespace, one.key) for one in page.changes}
+        return [one for one in refused if one.number in numbers and (one.kind, one.namespace, one.key) not in pulled]
 
     def _resolve_refused(self, refused: Sequence[Sent], outbox: Outbox, tally: Tally) -> None:
         """Merge what the server has refused with what it has; delete what it has deleted."""

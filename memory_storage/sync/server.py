@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from memory_storage._execution import Executor
 from memory_storage.dbapi import BatchStep, RowCountError
 from memory_storage.errors import ConfigurationError, SchemaError
+from memory_storage.repositories.retention.tombstones import digest_of, erase_traces
 from memory_storage.schema import HEAD
 from memory_storage.schema.vector_tables import VectorSpace
 from memory_storage.sql.statement import SqlTemplate
@@ -30,9 +31,10 @@ _HEADS = 64  # episodes whose steps are looked at for one page
 _END = "\U0010ffff"  # no namespace sorts after it
 _LATEST = 2**62
 
+# One column: each has its name and its type in the answer, and this one is asked for again and again.
 _STATE = (
-    "SELECT mode, epoch, last, floor, (SELECT group_concat(version_num) FROM alembic_version) FROM "
-    "(SELECT 1) LEFT JOIN sync_state"
+    "SELECT json_array(mode,hex(epoch),last,floor,(SELECT group_concat(version_num)FROM alembic_version))s "
+    "FROM(SELECT 1)LEFT JOIN sync_state"
 )
 _JOIN = (
     "INSERT INTO sync_state (id, mode, epoch) SELECT 1, 1, randomblob(16) WHERE NOT EXISTS (SELECT 1 FROM sync_state)"
@@ -316,12 +318,12 @@ class Server:
 
 
 def _state_of(row: Sequence[Any]) -> State:
-    mode, epoch, last, floor, revision = row
+    mode, epoch, last, floor, revision = json.loads(row[0])
     if revision != HEAD:
         raise _schema_error(revision)
     if mode not in (None, 1):
         raise ConfigurationError("sync_url: this database is a replica of another server; name that one")
-    return State(epoch, last or 0, floor or 0)
+    return State(bytes.fromhex(epoch) if epoch else None, last or 0, floor or 0)
 
 
 def _schema_error(revision: str | None) -> SchemaError:
@@ -345,21 +347,13 @@ def _deletions(push: Push) -> Iterator[BatchStep]:
             "INSERT INTO forgotten (digest) SELECT unhex(value) FROM json_each(?) WHERE true ON CONFLICT DO NOTHING",
             (digests,),
         )
-    if push.erased:
-        keys = json.dumps(push.erased)
+    for name in push.erased:
         for kind in (KINDS[EPISODE], KINDS[PATTERN]):
-            named = "r.namespace = value ->> 0 AND r.id = value ->> 1"
-            select = f"SELECT r.seq FROM json_each(?) CROSS JOIN {kind.table} AS r ON {named}"
-            yield BatchStep(f"DELETE FROM {kind.table} WHERE seq IN ({select})", (keys,))
-            yield BatchStep(
-                f"""DELETE FROM sync_changes WHERE number IN (
-    SELECT t.number FROM json_each(?) CROSS JOIN sync_changes AS t
-    ON t.kind = {kind.number} AND t.namespace = value ->> 0 AND t."key" = value ->> 1)""",
-                (keys,),
-            )
+            yield BatchStep(f"DELETE FROM {kind.table} WHERE namespace = ? AND id = ?", name)
+        yield from erase_traces(*name)
     if not push.deleted:
         return
-    tombstones = json.dumps([list(one[1:]) for one in push.deleted])
+    tombstones = json.dumps([[*one[1:], _owner_digest(*one[1:4])] for one in push.deleted])
     for number in sorted({one[1] for one in push.deleted}):
         kind = KINDS[number]
         created = "" if number == STEP else " AND r.created_at = value ->> 3"
@@ -375,10 +369,16 @@ def _deletions(push: Push) -> Iterator[BatchStep]:
 SELECT last + row_number() OVER (), writer, value ->> 1, value ->> 0, value ->> 2, value ->> 3, unixepoch()
 FROM sync_state CROSS JOIN json_each(?)
 WHERE NOT EXISTS (SELECT 1 FROM sync_changes AS t
-    WHERE t.kind = value ->> 0 AND t.namespace = value ->> 1 AND t."key" = value ->> 2)""",
+    WHERE t.kind = value ->> 0 AND t.namespace = value ->> 1 AND t."key" = value ->> 2)
+AND NOT EXISTS (SELECT 1 FROM forgotten WHERE digest = unhex(value ->> 4))""",
         (tombstones,),
     )
     yield BatchStep("UPDATE sync_state SET last = max(last, (SELECT coalesce(max(number), 0) FROM sync_changes))")
+
+
+def _owner_digest(kind: int, namespace: str, key: str) -> str:
+    """Return the tombstone of the row that a key names: of what is erased, no name is kept."""
+    return digest_of(namespace, key.split(" ")[1] if kind == EMBEDDING else key)
 
 
 _RAW = f"""WITH raw AS MATERIALIZED (

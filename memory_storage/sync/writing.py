@@ -260,7 +260,9 @@ def _embeddings(space: VectorSpace, n: int, *, guarded: bool) -> str:
     columns = KINDS[EMBEDDING].columns
     vector = f"(SELECT v.seq FROM {space.table} AS v WHERE v.digest = g.vector_digest)"
     accepted = _is_accepted(EMBEDDING, same=" AND r.created_at = g.created_at") if guarded else "true"
-    changed = ("vector_seq", "item_seq", "updated_at", "space", "text_digest", "text_version")
+    changed = ["vector_seq", "item_seq", "updated_at", "space", "text_digest", "text_version"]
+    if not guarded:
+        changed.append("created_at")
     # All vectors of a model and namespace are in one space.
     is_alone = f"""NOT EXISTS (SELECT 1 FROM embeddings AS o WHERE o.namespace = g.namespace AND o.model = g.model
         AND o.space <> '{space.token}')"""

@@ -121,6 +121,32 @@ def replace_all_eviction_keys(session: SessionProtocol) -> None:
         session.write(replace_eviction_keys(session, ids))
 
 
+def erase_traces(namespace: str, row_id: str) -> list[BatchStep]:
+    """Return statements that erase what reconciliation keeps of an erased row: conflicts, and the ids of tombstones.
+
+    A replica keeps the ids of tombstones until it has pushed them, since the server finds its row by them.
+    """
+    key = (namespace, row_id)
+    is_pushed = "(SELECT mode FROM sync_state) <> 2"
+    return [
+        BatchStep("DELETE FROM sync_conflicts WHERE namespace = ? AND object_id = ?", key),
+        BatchStep("DELETE FROM sync_conflicts WHERE namespace = ? AND episode_id = ?", key),
+        BatchStep("DELETE FROM sync_wanted WHERE namespace = ? AND episode_id = ?", key),
+        BatchStep(
+            f'DELETE FROM sync_changes WHERE kind IN (1, 3) AND namespace = ? AND "key" = ? AND {is_pushed}', key
+        ),
+        # Vectors of the row: their keys begin with its owner type and id. An exclamation mark is after a space.
+        *(
+            BatchStep(
+                f"""DELETE FROM sync_changes WHERE kind = 4 AND namespace = ?1
+    AND "key" BETWEEN '{owner} ' || ?2 || ' ' AND '{owner} ' || ?2 || '!' AND {is_pushed}""",
+                key,
+            )
+            for owner in ("episode", "pattern")
+        ),
+    ]
+
+
 def evicted_ids(session: SessionProtocol) -> list[UUID]:
     """Return the ids of the namespace's episodes that were evicted, and not erased by `forget`."""
     rows = session.read(_EVICTED_IDS.bind(prefix=eviction_prefix(session.namespace), limit=2**62))
