@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime
 from functools import partial, wraps
 from time import perf_counter
@@ -28,6 +29,7 @@ from .engine import guard_engine, make_directory, make_engine
 from .erasure import Eraser
 from .errors import CommitUnknownError, ConfigurationError, UnavailableError, ValidationError
 from .monitoring import Meter
+from .repositories import EmbeddingRepository, EpisodeRepository
 from .resilience import CircuitBreaker, Guard, is_retryable_read, was_not_committed
 from .schema.vector_tables import FILLED_DISKANN
 from .search.hnsw.index import HnswIndexes, is_installed
@@ -37,8 +39,11 @@ from .settings import Settings, hidden, hidden_token
 from .sql.statement import to_micros
 from .sql.validation import aware
 from .sync.applying import Policy
+from .sync.background import Background
 from .sync.conflicts import ConflictRepository
+from .sync.partial import PartialEpisodes
 from .sync.replica import Options, Progress, Replica
+from .sync.write_through import WriteThroughEmbeddings, WriteThroughSession, WriteThroughTransaction
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -107,6 +112,7 @@ class MemoryStorage(Repositories):
         self._owns_memory = True
         self._server: MemoryStorage | None = None
         self._replica: Replica | None = None
+        self._background: Background | None = None
         self._actor = ""
         super().__init__(Session(self._context, self.namespace))
 
@@ -191,6 +197,9 @@ class MemoryStorage(Repositories):
         self._server = server
         self._replica = Replica(self._context, server._context.executor, policy, options, lock, upgrade)
         self._replica.prepare()
+        self._use(self._make_session())
+        if self.settings.sync_interval is not None:
+            self._background = Background(self._replica.sync, self.settings.sync_interval)
 
     def _ensure_schema(self) -> None:
         """Upgrade the schema, with the retries of a call while the server cannot be reached."""
@@ -266,14 +275,38 @@ class MemoryStorage(Repositories):
         view.settings = self.settings.model_copy(update={"namespace": namespace})
         view.namespace, view._actor, view._owns_engine = namespace, actor, False
         view._owns_memory = False
-        view._use(Session(self._context, namespace, actor))
+        view._use(view._make_session())
         return view
+
+    def _make_session(self) -> Session:
+        """Return the session of this view's repositories: it writes at the server first, if the mode says so."""
+        if self._server is None or self._replica is None or self.settings.sync_mode != "write_through":
+            return Session(self._context, self.namespace, self._actor)
+        server = Session(self._server._context, self.namespace, self._actor)
+        return WriteThroughSession(self._context, server, self._replica)
+
+    @property
+    def episodes(self) -> EpisodeRepository:
+        """Episodes with their steps."""
+        if self._replica is None or self.settings.sync_keep is None:
+            return super().episodes
+        return PartialEpisodes(self._session, self._replica.fetch)
+
+    @property
+    def embeddings(self) -> EmbeddingRepository:
+        """Vectors of episodes, steps and patterns; `embeddings.index` has their indexes."""
+        if not isinstance(self._session, WriteThroughSession) or self._replica is None:
+            return super().embeddings
+        local = Session(self._context, self.namespace, self._actor)
+        return WriteThroughEmbeddings(local, EmbeddingRepository(self._session.server), self._replica)
 
     def transaction(self) -> Transaction:
         """Return a transaction: `with storage.transaction() as tx: tx.episodes.save(...)`.
 
         A clean exit of the block commits; an exception rolls all of it back.
         """
+        if isinstance(self._session, WriteThroughSession) and self._server is not None and self._replica is not None:
+            return WriteThroughTransaction(self._server._context, self.namespace, self._actor, self._replica)
         return Transaction(self._context, self.namespace, self._actor)
 
     def snapshot(self) -> Transaction:
@@ -335,17 +368,18 @@ class MemoryStorage(Repositories):
         """
         return self._replica_or_error().sync(migrate=migrate, rejoin=rejoin, progress=progress)
 
-    def sync_status(self) -> models.SyncStatus:
+    def sync_status(self) -> models.SyncStatus | None:
         """Return how many changes wait to be pushed, how many conflicts there are, and when the latest sync ended.
 
-        Raises:
-            ConfigurationError: The storage was opened without `sync_url`.
+        None if the storage was opened without `sync_url`.
         """
-        return self._replica_or_error().status()
+        return None if self._replica is None else self._replica.status()
 
     def _replica_or_error(self) -> Replica:
         if self._replica is None:
-            raise ConfigurationError("sync_url: this storage has none; open it with MemoryStorage.open(path, sync_url=...)")
+            raise ConfigurationError(
+                "sync_url: this storage has none; open it with MemoryStorage.open(path, sync_url=...)"
+            )
         return self._replica
 
     @property
@@ -392,7 +426,10 @@ class MemoryStorage(Repositories):
         Raises:
             ValidationError: An argument is invalid.
         """
-        return health.check(self._context, self.settings, self, deep=deep, timeout=timeout)
+        found = health.check(self._context, self.settings, self, deep=deep, timeout=timeout)
+        if self._replica is None or found.status == "unhealthy":
+            return found
+        return replace(found, sync=self._replica.status())
 
     @property
     def local_engine(self) -> str | None:
@@ -436,8 +473,21 @@ class MemoryStorage(Repositories):
         if (episode is None) == (namespace is None):
             raise ValidationError("episode", "must be given, or namespace, and not both", (episode, namespace))
         if namespace is not None:
-            return self.in_namespace(namespace)._eraser().everything(scrub=scrub)
-        return self._eraser().episode(episode or "", scrub=scrub)
+            return self.in_namespace(namespace)._erase_everything(scrub=scrub)
+        return self._erase(lambda eraser: eraser.episode(episode or "", scrub=scrub))
+
+    def _erase_everything(self, *, scrub: bool) -> models.ErasureResult:
+        return self._erase(lambda eraser: eraser.everything(scrub=scrub))
+
+    def _erase(self, erase: Callable[[Eraser], models.ErasureResult]) -> models.ErasureResult:
+        """Erase here; with write-through at the server first, from which the digests are pulled."""
+        if isinstance(self._session, WriteThroughSession) and self._server is not None and self._replica is not None:
+            self._replica.join()
+            server = self._server.in_namespace(self.namespace)
+            erased = erase(server._eraser())
+            self._replica.pull()
+            return replace(erased, scrubbed=False, why=f"the file: call scrub(); the server: {erased.why}")
+        return erase(self._eraser())
 
     def scrub(self) -> models.ScrubResult:
         """Remove what was deleted, in any namespace, from the free space of the file and from its log.
@@ -464,6 +514,8 @@ class MemoryStorage(Repositories):
         """
         if self._owns_memory and self._context.memory:
             self._context.memory.close()
+        if self._owns_engine and self._background is not None:
+            self._background.stop()
         if self._owns_engine and self._server is not None:
             self._server.close()
         if self._owns_engine:

@@ -5,7 +5,21 @@ from __future__ import annotations
 import io
 import sys
 
-from . import backup, delete, demo, doctor, health, import_export, index, query, report, retention, schema, search
+from . import (
+    backup,
+    delete,
+    demo,
+    doctor,
+    health,
+    import_export,
+    index,
+    query,
+    report,
+    retention,
+    schema,
+    search,
+    sync,
+)
 from .app import app
 
 __all__ = [
@@ -23,6 +37,7 @@ __all__ = [
     "retention",
     "schema",
     "search",
+    "sync",
 ]
 
 

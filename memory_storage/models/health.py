@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from .sync import SyncStatus
+
 CircuitState = Literal["closed", "open", "half_open"]
 HealthStatus = Literal["healthy", "degraded", "unhealthy"]
 
@@ -151,6 +153,7 @@ class Health:
         disk: the disk space of a file; None without a file.
         checks: the results of a deep check; without one, at most that the engine cannot change a DiskANN index.
         rows: rows of the namespace by table; None without a deep check.
+        sync: how far a file is from its server; None without `sync_url`.
     """
 
     status: HealthStatus
@@ -166,6 +169,7 @@ class Health:
     disk: DiskSpace | None = None
     checks: tuple[HealthCheck, ...] = ()
     rows: dict[str, int] | None = None
+    sync: SyncStatus | None = None
 
     @property
     def is_healthy(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
 from typing import Protocol
 
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -15,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from memory_storage.models.health import CircuitBreakerStatus, Latency, OperationMetrics, PoolStats
+from memory_storage.models.sync import SyncStatus
 
 _BOUNDS = tuple(math.ldexp(1.0, exponent) for exponent in range(-15, 7))  # 31 microseconds to 64 seconds
 _STATES = ("closed", "open", "half_open")
@@ -26,10 +28,11 @@ class _Source(Protocol):
     def metrics(self) -> dict[str, OperationMetrics]: ...
     def pool_stats(self) -> PoolStats: ...
     def circuit_breaker_status(self) -> CircuitBreakerStatus: ...
+    def sync_status(self) -> SyncStatus | None: ...
 
 
 class StorageCollector(Collector):
-    """Collects the metrics of one storage without querying the database.
+    """Collects the metrics of one storage without querying the database; of a replica, with two small reads of its file.
 
     Args:
         storage: A MemoryStorage.
@@ -44,6 +47,17 @@ class StorageCollector(Collector):
         yield from self._operations(self._storage.metrics())
         yield from self._pool(self._storage.pool_stats())
         yield self._breaker(self._storage.circuit_breaker_status())
+        if (status := self._storage.sync_status()) is not None:
+            yield from self._sync(status)
+
+    def _sync(self, found: SyncStatus) -> Iterator[Metric]:
+        age = math.nan if found.synced_at is None else (datetime.now(timezone.utc) - found.synced_at).total_seconds()
+        for what, said, value in (
+            ("sync_waiting", "Changes that are not pushed yet.", found.waiting),
+            ("sync_conflicts", "Conflicts that are not resolved.", found.conflicts),
+            ("sync_age_seconds", "Seconds since the latest sync.", age),
+        ):
+            yield GaugeMetricFamily(f"{self._prefix}_{what}", said, value=value)
 
     def _operations(self, found: Mapping[str, OperationMetrics]) -> Iterator[Metric]:
         seconds = HistogramMetricFamily(

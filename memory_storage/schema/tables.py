@@ -343,12 +343,13 @@ sync_state = Table(
     metadata,
     Column("id", Integer, primary_key=True, comment="1: the table has one row, or none while sync is off"),
     Column(
-        "mode", Integer, nullable=False, comment="1 of a server, 2 of a replica, 3 while a replica applies what it pulled"
+        "mode",
+        Integer,
+        nullable=False,
+        comment="1 of a server, 2 of a replica, 3 while a replica applies what it pulled",
     ),
     Column("last", Integer, nullable=False, server_default="0", comment="The latest number of `sync_changes`"),
-    Column(
-        "floor", Integer, nullable=False, server_default="0", comment="Tombstones up to this number were removed"
-    ),
+    Column("floor", Integer, nullable=False, server_default="0", comment="Tombstones up to this number were removed"),
     Column("epoch", LargeBinary, comment="Random identity of the server's log; of a replica, that of its server"),
     Column("session", LargeBinary, comment="Random identity of the process that counts patterns now"),
     Column("since", Integer, nullable=False, server_default="0", comment="The number up to which a replica has pulled"),

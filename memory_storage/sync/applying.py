@@ -179,20 +179,20 @@ class Applier:
             named = 'kind = value ->> 0 AND namespace = value ->> 1 AND "key" = value ->> 2'
             self._tx.run(
                 [
-                    BatchStep(
-                        "DELETE FROM sync_changes WHERE number IN (SELECT value FROM json_each(?))", (numbers,)
-                    ),
+                    BatchStep("DELETE FROM sync_changes WHERE number IN (SELECT value FROM json_each(?))", (numbers,)),
                     BatchStep(
                         f"""DELETE FROM sync_bases WHERE (kind, namespace, "key", sent) IN (
     SELECT b.kind, b.namespace, b."key", b.sent FROM json_each(?) CROSS JOIN sync_bases AS b ON b.{
-                            named.replace(" AND ", " AND b.")})""",
+                            named.replace(" AND ", " AND b.")
+                        })""",
                         (done,),
                     ),
                     # What was edited since it was sent has what was sent as its base.
                     BatchStep(
                         f"""DELETE FROM sync_bases WHERE (kind, namespace, "key", sent) IN (
     SELECT b.kind, b.namespace, b."key", b.sent FROM json_each(?) CROSS JOIN sync_bases AS b ON b.{
-                            named.replace(" AND ", " AND b.")} AND b.sent <> value ->> 3)""",
+                            named.replace(" AND ", " AND b.")
+                        } AND b.sent <> value ->> 3)""",
                         (edited,),
                     ),
                     BatchStep(
@@ -504,9 +504,7 @@ WHERE s.namespace = ? AND s.episode_id = ? LIMIT 1""",
             stored = key in counted and self._tx.read(
                 f"SELECT {', '.join(PATTERN_COUNTERS)} FROM patterns WHERE namespace = ? AND id = ?", *key
             )
-            result.append(
-                kind.replaced(row, **dict(zip(PATTERN_COUNTERS, stored[0], strict=True))) if stored else row
-            )
+            result.append(kind.replaced(row, **dict(zip(PATTERN_COUNTERS, stored[0], strict=True))) if stored else row)
         return result
 
     def _make_room(self, numbered: Sequence[tuple[str, str, int, str]]) -> None:
@@ -629,10 +627,7 @@ UNION SELECT namespace, "key" FROM sync_changes WHERE "key" IS NOT NULL AND kind
             (namespace, row_id)
             for namespace, row_id in rows
             if row_id is not None
-            and (
-                digest_of(namespace, row_id) in wanted
-                or eviction_prefix(namespace) + row_id.encode().hex() in wanted
-            )
+            and (digest_of(namespace, row_id) in wanted or eviction_prefix(namespace) + row_id.encode().hex() in wanted)
         ]
         self.erase(erased)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from memory_storage._execution import Executor
 from memory_storage._files import MaintenanceLock
-from memory_storage.dbapi import BatchStep, traffic
+from memory_storage.dbapi import BatchStep, register_after_fork, traffic
 from memory_storage.errors import MemoryStorageError, ServerChangedError, UnavailableError
 from memory_storage.models import SyncReport, SyncStatus
 from memory_storage.monitoring import named_operation
@@ -28,12 +28,13 @@ from memory_storage.sql.statement import from_micros, to_micros
 
 from .applying import Applier, Policy, Tally
 from .local import Local, LocalState, LocalTransaction, Outbox, Sent, log_everything, next_push
-from .rows import EPISODE, KINDS, PATTERN, STEP, Change
+from .rows import EMBEDDING, EPISODE, KINDS, PATTERN, PLACE, STEP, Change
 from .server import Answer, Page, Position, Server, State
 
 Progress = Callable[[str, int, int], object]
 """Called with what is done ("pushed" or "pulled"), how many changes so far, and the total where it is known, or 0."""
 
+_EVICTED_AT_ONCE = 200
 _IDLE_ROUNDS = 5  # without progress, after which a sync gives up what the server refuses
 
 
@@ -81,6 +82,12 @@ class Replica:
         self._local = Local(context)
         self._server = Server(executor, policy.writer, options.namespaces)
         self._last_error: str | None = None
+        self._is_joined = False
+        register_after_fork(self)
+
+    def after_fork_in_child(self) -> None:
+        """Have a lock that no thread of the parent holds."""
+        self._thread_lock = threading.Lock()
 
     def prepare(self) -> None:
         """Have the file log its changes."""
@@ -97,6 +104,27 @@ class Replica:
             raise
         self._last_error = None
         return report
+
+    def join(self) -> None:
+        """Have the file know its server: what is written there from now on, `pull` brings."""
+        if not self._is_joined:
+            with self._alone():
+                self._join(migrate=False, rejoin=False)
+            self._is_joined = True
+
+    def pull(self) -> None:
+        """Pull what is new at the server since `join`."""
+        self.join()
+        with self._alone():
+            tally, has_more = Tally(), True
+            while has_more:
+                has_more = self._pull_round(self._state(), tally, None)
+
+    def fetch(self, namespace: str, episode_id: str) -> None:
+        """Pull an episode as a whole, of any age."""
+        self.join()
+        with self._alone():
+            self._fetch_round([(namespace, episode_id)], Tally())
 
     def status(self) -> SyncStatus:
         """See `MemoryStorage.sync_status`."""
@@ -142,6 +170,7 @@ class Replica:
             else:
                 break
             idle = idle + 1 if waits and before == tally else 0
+        self._evict()
         now = to_micros(self._context.now())
         if tally != Tally() or state.synced_at is None or now - state.synced_at > 1_000_000:
             with self._local.transaction() as tx:
@@ -205,7 +234,7 @@ class Replica:
         epoch = state.epoch
         assert epoch is not None
         outbox = self._next_push()
-        answer = self._server.push(outbox.push, state.since, epoch)
+        answer = self._server.push(outbox.push, state.since, epoch, self._oldest())
         if answer is None:
             self._check(state)
             raise _changed()
@@ -288,7 +317,9 @@ class Replica:
         state = self._state()
         with self._local.transaction() as tx, tx.applying():
             applier = self._applier(tx, tally, state)
-            applier.apply(Page([one for one in page.changes if (one.kind, one.namespace, one.key) in keys], page.vectors))
+            applier.apply(
+                Page([one for one in page.changes if (one.kind, one.namespace, one.key) in keys], page.vectors)
+            )
             applier.erase(erased)
             for one in gone:
                 if (one.namespace, one.key) not in erased:
@@ -308,7 +339,9 @@ class Replica:
 
     def _pull_round(self, state: LocalState, tally: Tally, progress: Progress | None) -> bool:
         """Pull a page of changes; return whether there is more."""
-        page = self._server.changes(state.since)
+        page = self._server.changes(state.since, self._oldest())
+        if page.epoch != state.epoch or page.last < state.since:
+            raise _changed()
         with self._local.transaction() as tx, tx.applying():
             self._applier(tx, tally, state).apply(page)
             tx.run([_move_cursor(page)])
@@ -350,6 +383,27 @@ class Replica:
             tally,
             waits_for_owners=waits or state.position is not None or self._options.keep is not None,
         )
+
+    def _evict(self) -> None:
+        """Delete from the file what is too old to be kept and has been pushed. It stays at the server."""
+        if self._options.keep is None:
+            return
+        old = f"""SELECT e.seq FROM namespaces AS n CROSS JOIN episodes AS e ON e.namespace = n.name AND e.started_at < ?
+WHERE NOT EXISTS (SELECT 1 FROM sync_changes WHERE kind = {EPISODE} AND seq = e.seq)
+    AND NOT EXISTS (SELECT 1 FROM steps AS s CROSS JOIN sync_changes AS c ON c.kind = {STEP} AND c.seq = s.seq
+        WHERE s.namespace = e.namespace AND s.episode_id = e.id)
+    AND NOT EXISTS (SELECT 1 FROM embeddings AS m CROSS JOIN sync_changes AS c ON c.kind = {EMBEDDING} AND c.seq = m.seq
+        WHERE m.item_seq = e.seq AND m.owner_type <> 'pattern')
+    AND NOT EXISTS (SELECT 1 FROM spatiotemporal_index AS p CROSS JOIN sync_changes AS c
+        ON c.kind = {PLACE} AND c.seq = p.seq WHERE p.episode_seq = e.seq)
+LIMIT {_EVICTED_AT_ONCE}"""
+        while rows := self._local.read(old, self._oldest()):
+            with self._local.transaction() as tx, tx.applying():
+                seqs = json.dumps([row[0] for row in rows])
+                tx.run(
+                    [BatchStep("DELETE FROM episodes WHERE seq IN (SELECT value FROM json_each(?))", (seqs,))],
+                    changed=len(rows),
+                )
 
     def _oldest(self) -> int:
         """Return the start of the oldest episodes that are pulled, in microseconds."""

@@ -30,6 +30,7 @@ PAGE_BYTES = 1_500_000
 _HEADS = 64  # episodes whose steps are looked at for one page
 _END = "\U0010ffff"  # no namespace sorts after it
 _LATEST = 2**62
+_BEGINNING = -(2**62)
 
 # One column: each has its name and its type in the answer, and this one is asked for again and again.
 _STATE = (
@@ -66,6 +67,7 @@ class Page:
         end: The number up to which the page has all changes.
         is_last: Whether there are no more.
         last: The number of the latest change, after what was pushed with the request.
+        epoch: The identity of the log.
     """
 
     changes: list[Change] = field(default_factory=list)
@@ -73,6 +75,7 @@ class Page:
     end: int = 0
     is_last: bool = True
     last: int = 0
+    epoch: bytes | None = None
 
 
 @dataclass
@@ -171,11 +174,9 @@ class Server:
         _, (row,) = self._request([BatchStep(_JOIN), BatchStep(_STATE)])
         return _state_of(row)
 
-    def changes(self, since: int) -> Page:
-        """Ask for what has changed after a number."""
-        if not self._spaces:
-            self._learn_spaces()
-        results = self._request(self._page(since), reads_only=True)
+    def changes(self, since: int, oldest: int) -> Page:
+        """Ask for what has changed after a number, without episodes that began before `oldest`."""
+        results = self._request(self._page(since, oldest), reads_only=True)
         return self._with_vectors(self._page_of(results, since))
 
     def rows(self, position: Position, oldest: int) -> tuple[Page, Position | None]:
@@ -215,9 +216,9 @@ class Server:
         (rows,) = self._request([BatchStep(select, (texts,))], reads_only=True)
         return {row[0] for row in rows}
 
-    def push(self, push: Push, since: int, epoch: bytes) -> Answer | None:
+    def push(self, push: Push, since: int, epoch: bytes, oldest: int) -> Answer | None:
         """Push, and pull what was new before; None if the server is no longer the one of this epoch."""
-        page_steps = self._page(since)
+        page_steps = self._page(since, oldest)
         first = [
             BatchStep("UPDATE sync_state SET writer = ? WHERE mode = 1 AND epoch = ?", (self._writer, epoch), 1),
             *page_steps,
@@ -259,13 +260,13 @@ class Server:
         self._dimensions = {token: dimension for token, _, dimension in rows}
         self._spaces = {token: VectorSpace.of(token, name, dimension) for token, name, dimension in rows}
 
-    def _page(self, since: int) -> list[BatchStep]:
+    def _page(self, since: int, oldest: int) -> list[BatchStep]:
         """Return the statements that read a page of changes: the rows, and the vectors of each known space."""
-        values = (since,) if self._namespaces is None else (since, self._namespaces)
-        is_partial = self._namespaces is not None
+        filters = (self._namespaces is not None, oldest > _BEGINNING)
+        values = (since, *((self._namespaces,) if filters[0] else ()), *((oldest,) if filters[1] else ()))
         return [
-            BatchStep(_changes(is_partial=is_partial), values),
-            *(BatchStep(_vectors_of_changes(space, is_partial=is_partial), values) for space in self._spaces.values()),
+            BatchStep(_changes(*filters), values),
+            *(BatchStep(_vectors_of_changes(space, *filters), values) for space in self._spaces.values()),
         ]
 
     def _page_of(self, results: Sequence[Sequence[Any]], since: int) -> Page:
@@ -273,6 +274,7 @@ class Server:
         for row in results[0]:
             if row[1] is None:
                 page.end, page.last, page.is_last = row[0] or since, row[2], not row[6]
+                page.epoch = bytes.fromhex(row[3])
             else:
                 page.changes.append(Change.of(row))
         page.changes.sort()
@@ -384,29 +386,51 @@ def _owner_digest(kind: int, namespace: str, key: str) -> str:
 _RAW = f"""WITH raw AS MATERIALIZED (
     SELECT *, {bytes_of("kind", "c.seq")} AS bytes FROM (
         SELECT * FROM sync_changes WHERE number > ?{{0}} ORDER BY number LIMIT {PAGE_ROWS + 1}) AS c),
-page AS MATERIALIZED (
+part AS MATERIALIZED (
     SELECT number, kind, namespace, seq, "key", created_at, writer FROM (
         SELECT *, sum(bytes) OVER w - bytes AS before, row_number() OVER w AS n FROM raw WINDOW w AS (ORDER BY number))
-    WHERE before < {PAGE_BYTES} AND n <= {PAGE_ROWS})"""
+    WHERE before < {PAGE_BYTES} AND n <= {PAGE_ROWS}),
+page AS MATERIALIZED (SELECT * FROM part{{1}})"""
 _OF_NAMESPACES = " AND (namespace IN (SELECT value FROM json_each(?)) OR kind = 6)"
+_YOUNG = f"""
+    WHERE coalesce(CASE kind
+        WHEN {EPISODE} THEN (SELECT started_at FROM episodes WHERE seq = part.seq)
+        WHEN {STEP} THEN (SELECT e.started_at FROM steps AS s CROSS JOIN episodes AS e
+            ON e.namespace = s.namespace AND e.id = s.episode_id WHERE s.seq = part.seq)
+        WHEN {EMBEDDING} THEN (SELECT e.started_at FROM embeddings AS m CROSS JOIN episodes AS e ON e.seq = m.item_seq
+            WHERE m.seq = part.seq AND m.owner_type <> 'pattern')
+        WHEN {PLACE} THEN (SELECT e.started_at FROM spatiotemporal_index AS p CROSS JOIN episodes AS e
+            ON e.seq = p.episode_seq WHERE p.seq = part.seq) END >= ?, true)"""
 
 
-@lru_cache(maxsize=2)
-def _changes(*, is_partial: bool) -> str:
+def _raw(is_partial: bool, is_young: bool) -> str:  # noqa: FBT001 - the two filters, which always come together
+    return _RAW.format(_OF_NAMESPACES if is_partial else "", _YOUNG if is_young else "")
+
+
+@lru_cache(maxsize=4)
+def _changes(is_partial: bool, is_young: bool) -> str:  # noqa: FBT001 - as `_raw`
     rows = select_rows("page")
     width = rows.splitlines()[0].count(",") + 1
     # A row without a kind: the end of the page, the latest change, and whether there is more.
-    has_more = "(SELECT count(*) FROM raw) > (SELECT count(*) FROM page)"
+    has_more, last = "(SELECT count(*) FROM raw) > (SELECT count(*) FROM part)", "(SELECT last FROM sync_state)"
     end = ", ".join(
-        ["(SELECT max(number) FROM page)", "NULL", "(SELECT last FROM sync_state)", *["NULL"] * 3, has_more]
+        [
+            "(SELECT max(number) FROM part)",
+            "NULL",
+            last,
+            "(SELECT hex(epoch) FROM sync_state)",
+            "NULL",
+            "NULL",
+            has_more,
+        ]
         + ["NULL"] * (width - 7)
     )
-    return f"{_RAW.format(_OF_NAMESPACES if is_partial else '')}\n{rows}\nUNION ALL SELECT {end}"
+    return f"{_raw(is_partial, is_young)}\n{rows}\nUNION ALL SELECT {end}"
 
 
 @lru_cache(maxsize=256)
-def _vectors_of_changes(space: VectorSpace, *, is_partial: bool) -> str:
-    return f"""{_RAW.format(_OF_NAMESPACES if is_partial else "")}
+def _vectors_of_changes(space: VectorSpace, is_partial: bool, is_young: bool) -> str:  # noqa: FBT001 - as `_raw`
+    return f"""{_raw(is_partial, is_young)}
 SELECT m.vector_seq, v.vector FROM page AS p CROSS JOIN embeddings AS m ON m.seq = p.seq
 CROSS JOIN {space.table} AS v ON v.seq = m.vector_seq WHERE p.kind = {EMBEDDING} AND m.space = '{space.token}'"""
 

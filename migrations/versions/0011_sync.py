@@ -159,7 +159,10 @@ def owner_exists(table: str) -> str:
 def log_triggers(table: str) -> Iterator[CreateTrigger]:
     """The triggers that log the changes of a table."""
     kind = KINDS[table]
-    row, key = f"kind = {kind} AND seq = {{0}}.seq", f"kind = {kind} AND namespace = OLD.namespace AND \"key\" = {KEYS[table].format('OLD')}"
+    row, key = (
+        f"kind = {kind} AND seq = {{0}}.seq",
+        f'kind = {kind} AND namespace = OLD.namespace AND "key" = {KEYS[table].format("OLD")}',
+    )
     add = f"""INSERT INTO sync_changes (number, writer, namespace, kind, seq)
         SELECT last, writer, NEW.namespace, {kind}, NEW.seq FROM sync_state"""
     changed = " OR ".join(f"OLD.{name} IS NOT NEW.{name}" for name in COLUMNS[table])
@@ -302,4 +305,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop them. What was not pushed yet stays in the file, but is not known to be new."""
-    batch.execute((*(f"DROP TRIGGER {trigger.name}" for trigger in triggers()), *(f"DROP TABLE {name}" for name in NAMES)))
+    batch.execute(
+        (*(f"DROP TRIGGER {trigger.name}" for trigger in triggers()), *(f"DROP TABLE {name}" for name in NAMES))
+    )

@@ -95,9 +95,7 @@ class Client:
         """Open the file, as after a crash."""
         self.storage = ms.MemoryStorage.open(self.path, now=lambda: self.world.now + self.offset)
         policy = Policy("theirs", f"client-{self.number}", lambda: to_micros(self.storage._context.now()))
-        self.replica = Replica(
-            self.storage._context, self.line, policy, Options(), MaintenanceLock(None), lambda: None
-        )
+        self.replica = Replica(self.storage._context, self.line, policy, Options(), MaintenanceLock(None), lambda: None)
         local = self.replica._local = CrashingLocal(self.storage._context, self)
         self.crash_at = None
         local.become_replica()
@@ -347,7 +345,7 @@ class World:
         for client in self.clients:
             mine = contents(client.storage)
             for name, rows in server.items():
-                assert mine[name] == rows, (client.number, name, _difference(mine[name], rows), [getattr(x, "effectiveness", x) for x in _difference(mine[name], rows)])
+                assert mine[name] == rows, (client.number, name, _difference(mine[name], rows))
             checked = client.storage._context.executor
             assert not checked.read(BatchStep("PRAGMA foreign_key_check"))
         model = self.model
@@ -395,7 +393,10 @@ class World:
         for storage in (self.server, *(client.storage for client in self.clients)):
             everything = dump(storage)
             for erased in model.erased:
-                assert str(erased) not in everything, ("what was erased is somewhere", everything[max(0, everything.index(str(erased)) - 300) :][:700])
+                assert str(erased) not in everything, (
+                    "what was erased is somewhere",
+                    everything[max(0, everything.index(str(erased)) - 300) :][:700],
+                )
 
 
 def contents(storage: ms.MemoryStorage) -> dict[str, dict[Any, Any]]:
