@@ -15,7 +15,7 @@ from typing import Any
 
 from memory_storage import dbapi
 from memory_storage._exception_mapping import map_exceptions
-from memory_storage._execution import Executor, execute_raw, has_listeners
+from memory_storage._execution import Executor, Response, execute_raw, has_listeners
 from memory_storage.repositories import EpisodeRepository
 from memory_storage.session import Session
 
@@ -37,10 +37,10 @@ _QUANTILES = (0.05, 0.1, 0.25)
 class Bare(Executor):
     """Runs batches without guard and metrics."""
 
-    def _run(self, batch: dbapi.Batch, *, deadline: float | None = None) -> Sequence[tuple[object, ...]]:
+    def _run(self, batch: dbapi.Batch, *, deadline: float | None = None) -> Response:
         with map_exceptions(self.engine):
             assert not has_listeners(self.engine)
-            return execute_raw(self.engine, batch, deadline=deadline)[0]
+            return execute_raw(self.engine, batch, deadline=deadline)
 
 
 def run(*, short: bool) -> Report:

@@ -21,6 +21,7 @@ from .errors import (
     RequestTimeoutError,
     ResponseTooLargeError,
     SchemaError,
+    ServerChangedError,
     TokenExpiredError,
     UnavailableError,
     ValidationError,
@@ -81,6 +82,9 @@ from .settings import (
 from .storage import (
     MemoryStorage,
 )
+from .sync.conflicts import (
+    ConflictRepository,
+)
 
 __all__ = [
     "Abstained",
@@ -93,6 +97,7 @@ __all__ = [
     "Complexity",
     "ConfigurationError",
     "ConflictError",
+    "ConflictRepository",
     "ContextPattern",
     "CorruptDataError",
     "CredentialError",
@@ -131,6 +136,7 @@ __all__ = [
     "RewardScore",
     "SchemaError",
     "SentenceTransformerEmbedder",
+    "ServerChangedError",
     "Settings",
     "SpatiotemporalEntry",
     "SpatiotemporalRepository",

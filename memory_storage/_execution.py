@@ -11,7 +11,6 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from functools import partial
 from time import monotonic, perf_counter
 from typing import Any
 from weakref import WeakValueDictionary, finalize

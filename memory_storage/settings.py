@@ -267,7 +267,7 @@ class Settings(_Section):
     def _check_sync_url(cls, url: str | None) -> str | None:
         if not url:
             return None
-        checked = _checked_database(url)
+        checked = _checked_database(url, "sync_url")
         if not checked.startswith("libsql://"):
             raise ValueError("must be the URL of a server, like libsql://db.example.io")
         return checked
@@ -372,7 +372,7 @@ class Settings(_Section):
         return cls(**values)
 
 
-def _checked_database(database: str) -> str:
+def _checked_database(database: str, field: str = "database") -> str:
     if not database:
         raise ValueError("must be a path, ':memory:' or a URL")
     if "\0" in database or any("\ud800" <= character <= "\udfff" for character in database):
@@ -385,7 +385,7 @@ def _checked_database(database: str) -> str:
         return str(Server.parse(database))
     except ProgrammingError as error:
         kind = InsecureConnectionError if error.code == "INSECURE" else ConfigurationError
-        raise kind(f"database: {error}") from error
+        raise kind(f"{field}: {error}") from error
 
 
 def _checked_authority(text: str) -> str:

@@ -171,13 +171,13 @@ class MemoryStorage(Repositories):
             storage._repair_indexes()
         with map_exceptions(engine):
             pool.fill(engine, settings.pool.min_idle)
-        if settings.sync_url is not None:
-            storage._start_sync()
+        storage._start_sync()
         return storage
 
     def _start_sync(self) -> None:
         settings = self.settings.of_server
-        assert settings is not None
+        if settings is None:
+            return
         with map_exceptions():
             engine = make_engine(settings)
         server = type(self)(engine, settings, now=self._context.now)
@@ -187,8 +187,10 @@ class MemoryStorage(Repositories):
         def upgrade() -> None:
             server._ensure_schema()
 
+        chosen = self.settings.sync_conflicts
         policy = Policy(
-            prefer="mine" if self.settings.sync_conflicts == "local_wins" else "theirs",
+            prefer="mine" if chosen == "local_wins" else "theirs",
+            decide=chosen if callable(chosen) else None,
             writer=self.settings.sync_writer or socket.gethostname(),
             now=lambda: to_micros(self._context.now()),
         )

@@ -82,3 +82,13 @@ def test_what_works_is_deterministic_and_writes_a_page(transcripts, tmp_path, mo
     what_works.main()
     assert capsys.readouterr().out == shown
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_offline_conflict(migrated_server_url, tmp_path):
+    lines = list(_module("offline_conflict").conflict_and_resolution(migrated_server_url, tmp_path))
+    assert lines == [
+        "Ben's sync: 1 conflict",
+        "task_description: it was 'Fix the login'; mine is 'Fix the redirect of the login'; "
+        "ann has 'Fix the expired token of the login'",
+        "now: 'Fix the redirect of the login', with the steps of both: ['pytest', 'grep']",
+    ]

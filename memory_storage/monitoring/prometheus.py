@@ -32,7 +32,7 @@ class _Source(Protocol):
 
 
 class StorageCollector(Collector):
-    """Collects the metrics of one storage without querying the database; of a replica, with two small reads of its file.
+    """Collects the metrics of one storage without querying the database; of a replica, with small reads of it.
 
     Args:
         storage: A MemoryStorage.

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, NamedTuple
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from memory_storage.dbapi import BatchStep
-from memory_storage.models import Embedding, Episode, Step
+from memory_storage.models import Conflict, Embedding, Step
 from memory_storage.repositories.retention.tombstones import digest_of, erase_traces, eviction_prefix
 from memory_storage.schema import unpack_vector
 from memory_storage.schema.vector_tables import VectorSpace
 from memory_storage.sql.episode_rows import STEP_ROW, decode_steps
-from memory_storage.sql.statement import from_micros
+from memory_storage.sql.statement import EPOCH, from_micros
 
 from .counts import ASK_AGAIN, COUNTED, acknowledge
 from .local import LocalTransaction, Sent, vector_of
-from .merging import Base, Merged, Side, as_json, as_model, embedding_that_stands, is_same, merge
+from .merging import Base, Merged, Side, as_json, as_model, embedding_that_stands, is_same, merge, values_of
 from .rows import (
     BASES,
     EMBEDDING,
@@ -79,8 +80,8 @@ class Clash(NamedTuple):
     their_writer: str | None
 
 
-Decide = Callable[[Clash], Side | Values]
-"""Returns which side stands where both have changed a field, or the row that does."""
+Decide = Callable[[Conflict], Any]
+"""Returns which side stands where both have changed a field, "mine" or "theirs", or a merged episode or pattern."""
 
 
 @dataclass
@@ -88,10 +89,10 @@ class Policy:
     """How clashes are decided.
 
     Attributes:
-        prefer: The side that stands.
-        decide: A function of the caller's, instead.
+        prefer: The side that stands; the other one is kept as a conflict.
         writer: The name of this replica.
         now: The current time, in microseconds.
+        decide: A function of the caller's instead, after which no conflict is kept.
     """
 
     prefer: Side
@@ -351,7 +352,7 @@ WHERE kind = ? AND namespace = ? AND "key" = ? ORDER BY sent""",
             return self._rebase_embedding(change, bases, mine, theirs, number, page)
         merged = merge(change.kind, bases, mine, theirs, self._policy.prefer)
         if merged.fields:
-            merged = self._decide(change, mine, theirs, merged)
+            merged = self._decide(change, bases, mine, theirs, merged)
         else:
             self._tally.merged += 1
         if change.kind == PATTERN:  # counters are not merged here: what was counted is on its way by itself
@@ -375,21 +376,31 @@ WHERE kind = ? AND namespace = ? AND "key" = ? ORDER BY sent""",
                 self._keep_base(number, key, theirs)
                 return None
             if mine[kind.place("text_digest")] is None:  # a caller's, which cannot be computed again
-                sides = [_embedding_json(row, vector) for row, vector in ((mine, my_vector), (theirs, their_vector))]
+                mine_json, theirs_json = _embedding_json(mine, my_vector), _embedding_json(theirs, their_vector)
                 owner = mine[kind.place("owner_id")]
                 of_step = self._tx.read(
                     "SELECT episode_id FROM steps WHERE namespace = ? AND id = ?", change.namespace, owner
                 )
                 episode_id = of_step[0][0] if of_step else None
                 self._keep(
-                    Clash(EMBEDDING, change.namespace, owner, episode_id, ["vector"], None, *sides, change.writer)
+                    Clash(
+                        EMBEDDING,
+                        change.namespace,
+                        owner,
+                        episode_id,
+                        ["vector"],
+                        None,
+                        mine_json,
+                        theirs_json,
+                        change.writer,
+                    )
                 )
             else:
                 self._tally.merged += 1
         self._forget_change(number, key)
         return theirs
 
-    def _decide(self, change: Change, mine: Values, theirs: Values, merged: Merged) -> Merged:
+    def _decide(self, change: Change, bases: Sequence[Base], mine: Values, theirs: Values, merged: Merged) -> Merged:
         episode_id = None
         if change.kind == STEP:
             episode_id = theirs[KINDS[STEP].place("episode_id")]
@@ -404,13 +415,32 @@ WHERE kind = ? AND namespace = ? AND "key" = ? ORDER BY sent""",
             as_json(change.kind, theirs),
             change.writer,
         )
-        if self._policy.decide is not None:
-            decision = self._policy.decide(clash)
-            if not isinstance(decision, str):
-                self._tally.merged += 1
-                return merged._replace(values=decision, fields=[])
-        self._keep(clash)
-        return merged
+        if self._policy.decide is None:
+            self._keep(clash)
+            return merged
+        self._tally.merged += 1
+        decision = self._policy.decide(self._conflict_of(clash))
+        if decision in ("mine", "theirs"):
+            return merge(change.kind, bases, mine, theirs, decision)
+        return merged._replace(values=values_of(change.kind, decision, mine, theirs))
+
+    def _conflict_of(self, clash: Clash) -> Conflict:
+        sides: list[Any] = [
+            None if side is None else json.loads(side) for side in (clash.base, clash.mine, clash.theirs)
+        ]
+        return Conflict(
+            id=uuid4(),
+            kind=KINDS[clash.kind].name,  # type: ignore[arg-type] # one of the five
+            object_id=UUID(clash.key),
+            episode_id=UUID(clash.episode_id) if clash.episode_id else None,
+            fields=clash.fields,
+            base=sides[0],
+            mine=sides[1],
+            theirs=sides[2],
+            my_writer=self._policy.writer,
+            their_writer=clash.their_writer,
+            detected_at=EPOCH + timedelta(microseconds=self._policy.now()),
+        )
 
     def _keep(self, clash: Clash) -> None:
         self._tally.conflicts += 1
@@ -463,9 +493,7 @@ WHERE s.namespace = ? AND s.episode_id = ? LIMIT 1""",
             f"SELECT {', '.join(STEP_ROW)} FROM steps WHERE namespace = ? AND episode_id = ? ORDER BY step_number", *key
         )
         steps: list[Step] = decode_steps(rows)
-        episode = as_model(EPISODE, values)
-        assert isinstance(episode, Episode)
-        return episode.model_copy(update={"steps": steps}).model_dump_json()
+        return as_model(EPISODE, values).model_copy(update={"steps": steps}).model_dump_json()
 
     def _forget_change(self, number: int, key: tuple[int, str, str]) -> None:
         self._tx.run(

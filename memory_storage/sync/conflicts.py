@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from memory_storage.errors import NotFoundError, ValidationError
@@ -20,7 +21,7 @@ from memory_storage.repositories import (
 from memory_storage.search.session import SearchSession
 from memory_storage.sql.paging import ITERATE_PAGE, iterate_pages
 from memory_storage.sql.session import Repository, Row
-from memory_storage.sql.statement import SqlTemplate, from_micros
+from memory_storage.sql.statement import EPOCH, SqlTemplate
 from memory_storage.sql.validation import as_id, function
 
 Resolved = Episode | AnyPattern | Step | Embedding | SpatiotemporalEntry
@@ -130,8 +131,7 @@ class ConflictRepository(Repository):
     def _save_step(self, conflict: Conflict, step: Step) -> None:
         episodes = EpisodeRepository(self._session)
         stored = StepRepository(self._session).find(step.id)
-        episode_id = conflict.episode_id
-        assert episode_id is not None
+        episode_id = conflict.episode_id or conflict.object_id
         if stored is None:
             episodes.append_step(episode_id, step.model_copy(update={"step_number": None}))
         else:
@@ -140,37 +140,43 @@ class ConflictRepository(Repository):
 
     def _mine(self, conflict: Conflict) -> Resolved:
         """Return the row that is stored, with the local fields that are in conflict."""
-        if conflict.kind == "step":
-            return Step.model_validate(conflict.mine)
-        if conflict.kind == "place":
-            return SpatiotemporalEntry.model_validate(conflict.mine)
-        if conflict.kind == "embedding":
-            return Embedding.model_validate(conflict.mine)
-        stored: Any
+        parts: dict[str, type[Step | SpatiotemporalEntry | Embedding]] = {
+            "step": Step,
+            "place": SpatiotemporalEntry,
+            "embedding": Embedding,
+        }
+        if conflict.kind in parts:
+            return parts[conflict.kind].model_validate(conflict.mine)
+        mine: Episode | AnyPattern
+        stored: Episode | AnyPattern | None
         if conflict.kind == "episode":
-            mine: Any = Episode.model_validate(conflict.mine)
+            mine = Episode.model_validate(conflict.mine)
             stored = EpisodeRepository(self._session).find(conflict.object_id, steps=False)
         else:
             mine = PATTERN.validate_python(conflict.mine)
             stored = PatternRepository(self._session).find(conflict.object_id)
         if stored is None:  # deleted there: a new one, as `delete` allows
-            return cast("Resolved", mine.model_copy(update={"version": 0, "created_at": None, "updated_at": None}))
-        if conflict.fields == ["deleted"]:  # and stored again since
+            return mine.model_copy(update={"version": 0, "created_at": None, "updated_at": None})
+        names = conflict.fields
+        if names == ["deleted"]:  # and stored again since
             names = [name for name in type(mine).model_fields if name not in _OF_THE_STORE]
-            return cast("Resolved", stored.model_copy(update={name: getattr(mine, name) for name in names}))
-        update: dict[str, Any] = {}
-        for name in conflict.fields:
-            head, _, key = name.partition(".")
-            if not key:
-                update[head] = getattr(mine, head)
-                continue
-            part = update.get(head, getattr(stored, head))
-            if isinstance(part, dict):
-                value = getattr(mine, head).get(key)
-                update[head] = {**part, key: value} if key in getattr(mine, head) else _without(part, key)
-            else:
-                update[head] = part.model_copy(update={key: getattr(getattr(mine, head), key)})
-        return cast("Resolved", stored.model_copy(update=update))
+        return _with_fields(stored, mine, names)
+
+
+def _with_fields(stored: Episode | AnyPattern, mine: Episode | AnyPattern, names: list[str]) -> Episode | AnyPattern:
+    """Return the stored row with fields of another one: a name like `metadata.owner` is that of one key."""
+    update: dict[str, Any] = {}
+    for name in names:
+        head, _, key = name.partition(".")
+        value = getattr(mine, head)
+        part = update.get(head, getattr(stored, head))
+        if not key:
+            update[head] = value
+        elif isinstance(part, dict):
+            update[head] = {**part, key: value[key]} if key in value else _without(part, key)
+        else:
+            update[head] = part.model_copy(update={key: getattr(value, key)})
+    return stored.model_copy(update=update)
 
 
 _KINDS = {"episode": "Episode", "step": "Step", "embedding": "Embedding", "place": "SpatiotemporalEntry"}
@@ -182,8 +188,6 @@ def _without(mapping: dict[str, Any], key: str) -> dict[str, Any]:
 
 def _from_row(row: Row) -> Conflict:
     key, kind, object_id, episode_id, fields, base, mine, theirs, my_writer, their_writer, detected_at, *_ = row
-    at = from_micros(detected_at)
-    assert at is not None
     return Conflict(
         id=UUID(key),
         kind=kind,
@@ -195,5 +199,5 @@ def _from_row(row: Row) -> Conflict:
         theirs=None if theirs is None else json.loads(theirs),
         my_writer=my_writer,
         their_writer=their_writer,
-        detected_at=at,
+        detected_at=EPOCH + timedelta(microseconds=detected_at),
     )

@@ -147,7 +147,8 @@ g AS MATERIALIZED (
     SELECT given.* FROM given CROSS JOIN patterns AS p ON p.namespace = given.namespace AND p.id = given.pattern_id
         AND p.created_at = given.created_at),
 added AS MATERIALIZED (
-    SELECT g.namespace, g.pattern_id, g.session, g.last_used_at, {", ".join(f"{_NEW.format(name)} AS {name}" for name in _TOTALS)}
+    SELECT g.namespace, g.pattern_id, g.session, g.last_used_at,
+        {", ".join(f"{_NEW.format(name)} AS {name}" for name in _TOTALS)}
     FROM g LEFT JOIN sync_counts AS s ON s.namespace = g.namespace AND s.pattern_id = g.pattern_id
         AND s.session = g.session AND s.acknowledged = 1
     WHERE g.retrieved > coalesce(s.retrieved, 0) OR g.applied > coalesce(s.applied, 0))"""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from memory_storage._execution import TransactionExecutor
 from memory_storage.dbapi import BatchStep
-from memory_storage.repositories.embeddings import repository as embeddings
+from memory_storage.repositories.embeddings.repository import ensure_space
 from memory_storage.repositories.retention.tombstones import digest_of, eviction_prefix
 from memory_storage.schema.vector_tables import VectorSpace
 from memory_storage.session import Session, StorageContext
@@ -80,7 +80,7 @@ class LocalTransaction:
     def space(self, namespace: str, model: str, dimension: int) -> VectorSpace:
         """Return where the vectors of a model and dimension are stored; it is created if there is none."""
         session = Session(self._context, namespace, executor=self._executor)
-        return embeddings.EmbeddingRepository(session).ensure_space(model, dimension)
+        return ensure_space(session, model, dimension)
 
     @contextmanager
     def applying(self) -> Iterator[None]:
@@ -230,44 +230,21 @@ def next_push(tx: LocalTransaction, after: int, spaces: Any) -> Outbox:
         after: The number of the change after which it begins.
         spaces: Returns the server's space of a model and dimension, or None.
     """
-    push, sent = Push(), []
-    pending, total = [], 0
-    for row in tx.read(_PENDING, after):
-        total += row[6] or 0
-        if pending and total > PUSH_BYTES:
-            break
-        pending.append(row)
-    numbers = {row[0] for row in pending}
-    new = numbers
-    while new:  # a step's episode, and of a vector of the step too
-        owners = [row for row in tx.read(_OWNERS, json.dumps(sorted(new))) if row[0] not in numbers]
-        pending += owners
-        new = {row[0] for row in owners}
-        numbers |= new
-    erased = {one[1].hex().upper(): one for one in _digests_of(pending)}
-    for number, kind, namespace, seq, key, created_at, _ in pending:
-        if kind == FORGOTTEN:
-            push.digests.append((number, bytes.fromhex(key)))
-            sent.append(Sent(number, kind, namespace, key, is_row=False))
-        elif seq is None:
-            if kind in (EPISODE, PATTERN) and digest_of(namespace, key).upper() in erased:
-                push.erased.append((namespace, key))
-            else:
-                push.deleted.append((number, kind, namespace, key, created_at))
-            sent.append(Sent(number, kind, namespace, key, is_row=False))
+    pending = _pending(tx, after)
+    push, sent = _tombstones(pending)
     missing: set[tuple[str, str, int]] = set()
-    marks = json.dumps(sorted(numbers))
+    marks = json.dumps(sorted(row[0] for row in pending))
     for kind in KINDS.values():
         rows = tx.read(_rows_of(kind.number), marks) if any(row[1] == kind.number for row in pending) else ()
         for number, is_known, episode_id, *values in rows:
             row = tuple(values)
-            pushed = _pushed(kind.number, number, row, not is_known, episode_id)
+            pushed = _pushed(number, row, episode_id, is_new=not is_known)
             if kind.number == EMBEDDING:
                 vector = vector_of(tx, row)
-                model = row[kind.place("model")]
-                space = spaces(model, len(vector) // 4)
+                model = row[kind.place("model")], len(vector) // 4
+                space = spaces(*model)
                 if space is None:
-                    missing.add((row[0], model, len(vector) // 4))
+                    missing.add((row[0], *model))
                     continue
                 push.embeddings.setdefault(space, []).append((pushed, vector))
             else:
@@ -286,15 +263,45 @@ def next_push(tx: LocalTransaction, after: int, spaces: Any) -> Outbox:
     return Outbox(push, sent, missing)
 
 
+def _pending(tx: LocalTransaction, after: int) -> list[Row]:
+    """Return the changes of the next push, with the owners of its rows."""
+    pending: list[Row] = []
+    total = 0
+    for row in tx.read(_PENDING, after):
+        total += row[6]
+        if pending and total > PUSH_BYTES:
+            break
+        pending.append(row)
+    numbers = {row[0] for row in pending}
+    new = numbers
+    while new:  # a step's episode, and of a vector of the step too
+        owners = [row for row in tx.read(_OWNERS, json.dumps(sorted(new))) if row[0] not in numbers]
+        pending += owners
+        new = {row[0] for row in owners}
+        numbers |= new
+    return pending
+
+
+def _tombstones(pending: Sequence[Row]) -> tuple[Push, list[Sent]]:
+    """Return a push of what was deleted and erased among the changes."""
+    push, sent = Push(), []
+    digests = {row[4] for row in pending if row[1] == FORGOTTEN}
+    for number, kind, namespace, seq, key, created_at, _ in pending:
+        if seq is not None:
+            continue
+        if kind == FORGOTTEN:
+            push.digests.append((number, bytes.fromhex(key)))
+        elif kind in (EPISODE, PATTERN) and digest_of(namespace, key).upper() in digests:
+            push.erased.append((namespace, key))
+        else:
+            push.deleted.append((number, kind, namespace, key, created_at))
+        sent.append(Sent(number, kind, namespace, key, is_row=False))
+    return push, sent
+
+
 def _waiting_counts() -> tuple[Any, ...]:
     step = WAITING.bind(limit=PUSH_ROWS)
     return (step.sql, *step.parameters)
-
-
-def _digests_of(pending: Sequence[Row]) -> Iterator[tuple[int, bytes]]:
-    for number, kind, _, _, key, _, _ in pending:
-        if kind == FORGOTTEN:
-            yield number, bytes.fromhex(key)
 
 
 def _rows_of(kind: int) -> str:
@@ -317,14 +324,11 @@ FROM json_each(?) CROSS JOIN sync_changes AS c ON c.number = value CROSS JOIN {o
 WHERE c.kind = {kind} ORDER BY c.number"""
 
 
-def _pushed(kind: int, number: int, values: Values, is_new: bool, owner: str) -> Pushed:  # noqa: FBT001 - a column
-    namespace = values[0]
+def _pushed(number: int, values: Values, owner: str | None, *, is_new: bool) -> Pushed:
     if not is_new or owner is None:
         return Pushed(number, values, is_new, None, None)
-    prefix = eviction_prefix(namespace)
-    return Pushed(
-        number, values, is_new, bytes.fromhex(digest_of(namespace, owner)), bytes.fromhex(prefix) + owner.encode()
-    )
+    digest, prefix = digest_of(values[0], owner), eviction_prefix(values[0])
+    return Pushed(number, values, is_new, bytes.fromhex(digest), bytes.fromhex(prefix) + owner.encode())
 
 
 def vector_of(tx: LocalTransaction, values: Values) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
+from memory_storage.errors import ValidationError
 from memory_storage.models import AnyPattern, Episode, SpatiotemporalEntry, Step
 from memory_storage.repositories.patterns.rows import pattern_from_row
 from memory_storage.schema.words import words_of_pattern
@@ -24,7 +25,7 @@ from memory_storage.sql.episode_rows import (
     episode_of_row,
     episode_values,
 )
-from memory_storage.sql.statement import from_micros
+from memory_storage.sql.statement import from_micros, to_micros
 
 from .rows import EMBEDDING, EPISODE, KINDS, PATTERN, PATTERN_COUNTERS, PLACE, STEP, Values
 
@@ -133,10 +134,8 @@ def _content_of_base(kind: int, base: Base, theirs: Values) -> dict[str, Any]:  
     if kind == PLACE:
         return {"document": json.loads(base.document)}
     _, tool, status, latency_ms, tokens_used, *_ = columns
-    return {
-        **{"tool": tool, "status": status, "latency_ms": latency_ms, "tokens_used": tokens_used},
-        **{"output": base.output, "document": base.document},
-    }
+    facts = {"tool": tool, "status": status, "latency_ms": latency_ms, "tokens_used": tokens_used}
+    return facts | {"output": base.output, "document": base.document}
 
 
 def _merge_fields(kind: int, bases: Sequence[Base], mine: Values, theirs: Values, prefer: Side) -> Merged:
@@ -154,16 +153,26 @@ def _merge_fields(kind: int, bases: Sequence[Base], mine: Values, theirs: Values
     base_json = base.model_dump_json() if base else None
     if _fields(merged) == _fields(their_model):
         return Merged(theirs, clashes, base_json)
+    return Merged(values_of(kind, merged, mine, theirs), clashes, base_json)
+
+
+def values_of(kind: int, model: BaseModel, mine: Values, theirs: Values) -> Values:
+    """Return the row of an episode or a pattern that was merged of two: newer than both.
+
+    Raises:
+        ValidationError: The model cannot be stored, or is of another kind.
+    """
     place = KINDS[kind].place
     version = max(mine[place("version")], theirs[place("version")]) + 1
     updated_at = max(mine[place("updated_at")], theirs[place("updated_at")])
-    created_at = theirs[place("created_at")]
-    if isinstance(merged, Episode):
-        # Fields are checked by each side: a merge may have more tags than a limit, but nothing that cannot be read.
-        row = episode_values(encode_episode(merged), theirs[0], version, created_at, updated_at, archived_at)
-    else:
-        row = _pattern_values(merged, theirs, version, updated_at)
-    return Merged(row, clashes, base_json)
+    if kind == EPISODE and isinstance(model, Episode):
+        # Limits are checked by each side: a merge may have more tags than one, but nothing that cannot be read.
+        archived_at = None if model.archived_at is None else to_micros(model.archived_at)
+        created_at = theirs[place("created_at")]
+        return episode_values(encode_episode(model), theirs[0], version, created_at, updated_at, archived_at)
+    if kind == PATTERN and not isinstance(model, Episode):
+        return _pattern_values(model, theirs, version, updated_at)
+    raise ValidationError("sync_conflicts", '"mine", "theirs", or of an episode or pattern a merged one', model)
 
 
 def _archived_at(base: BaseModel | None, mine: Values, theirs: Values) -> int | None:
@@ -209,40 +218,53 @@ def _three_way(
     """Return what the server's fields become, and those that clash."""
     result: dict[str, Any] = {}
     clashes: list[str] = []
-    for name in mine:
-        mine_one, their_one, base_one = mine[name], theirs.get(name), base.get(name)
-        if mine_one == their_one or (name in base and mine_one == base_one):
+    for name, my_value in mine.items():
+        if my_value == theirs[name] or (name in base and my_value == base[name]):
             continue
-        if name in base and their_one == base_one:
-            result[name] = mine_one
-        elif name in _SETS:
-            result[name] = _merge_sets(base_one or [], mine_one, their_one or [])
-        elif name in _BY_KEY:
-            result[name], inner = _merge_keys(base_one or {}, mine_one, their_one or {}, prefer)
-            clashes += [f"{name}.{key}" for key in inner]
-        elif name == "context":
-            changes, inner = _three_way(
-                base_one.__dict__ if base_one else {}, mine_one.__dict__, their_one.__dict__, prefer
-            )
-            result[name] = their_one.model_copy(update=changes)  # type: ignore[union-attr]
-            clashes += [f"{name}.{key}" for key in inner]
-        else:
-            clashes.append(name)
-            if prefer == "mine":
-                result[name] = mine_one
-    # What one call writes stands together, or not at all.
+        if name in base and theirs[name] == base[name]:
+            result[name] = my_value
+        elif name != "archived_at":  # a column, which `_archived_at` merges
+            changes, inner = _merge_field(name, base.get(name), my_value, theirs[name], prefer)
+            result |= changes
+            clashes += inner
     for together in _TOGETHER:
         if any(name in clashes for name in together):
-            for name in together:
-                result.pop(name, None)
-                if prefer == "mine" and name in mine:
-                    result[name] = mine[name]
-                if name in mine and name not in clashes and mine[name] not in (theirs.get(name), base.get(name)):
-                    clashes.append(name)
-    result.pop("archived_at", None)  # a column, which `_archived_at` merges
-    if "archived_at" in mine and "archived_at" in clashes:
-        clashes.remove("archived_at")
+            _keep_together(together, base, mine, theirs, prefer, result, clashes)
     return result, clashes
+
+
+def _merge_field(name: str, base: Any, mine: Any, theirs: Any, prefer: Side) -> tuple[dict[str, Any], list[str]]:
+    """Return what becomes of a field that both sides have changed, and which parts of it clash."""
+    if name in _SETS:
+        return {name: _merge_sets(base or [], mine, theirs)}, []
+    if name in _BY_KEY:
+        merged, clashes = _merge_keys(base or {}, mine, theirs, prefer)
+        return {name: merged}, [f"{name}.{key}" for key in clashes]
+    if name == "context":
+        changes, clashes = _three_way(base.__dict__ if base else {}, mine.__dict__, theirs.__dict__, prefer)
+        return {name: theirs.model_copy(update=changes)}, [f"{name}.{key}" for key in clashes]
+    return ({name: mine} if prefer == "mine" else {}), [name]
+
+
+def _keep_together(
+    names: Sequence[str],
+    base: Mapping[str, Any],
+    mine: Mapping[str, Any],
+    theirs: Mapping[str, Any],
+    prefer: Side,
+    result: dict[str, Any],
+    clashes: list[str],
+) -> None:
+    """Have what one call writes stand together, or not at all."""
+    for name in names:
+        if name not in mine:
+            continue
+        if prefer == "mine":
+            result[name] = mine[name]
+        else:
+            result.pop(name, None)
+        if name not in clashes and mine[name] not in (theirs[name], base.get(name)):
+            clashes.append(name)
 
 
 def _merge_sets(base: Sequence[Any], mine: Sequence[Any], theirs: Sequence[Any]) -> list[Any]:

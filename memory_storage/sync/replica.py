@@ -21,8 +21,8 @@ from memory_storage.dbapi import BatchStep, register_after_fork, traffic
 from memory_storage.errors import MemoryStorageError, ServerChangedError, UnavailableError
 from memory_storage.models import SyncReport, SyncStatus
 from memory_storage.monitoring import named_operation
+from memory_storage.repositories.embeddings.repository import ensure_space
 from memory_storage.repositories.retention.tombstones import digest_of, eviction_prefix
-from memory_storage.repositories import EmbeddingRepository
 from memory_storage.session import Session, StorageContext
 from memory_storage.sql.statement import from_micros, to_micros
 
@@ -231,10 +231,8 @@ class Replica:
 
     def _push_round(self, state: LocalState, tally: Tally, progress: Progress | None) -> bool:
         """Push what waits, pull what is new; return whether there is more."""
-        epoch = state.epoch
-        assert epoch is not None
         outbox = self._next_push()
-        answer = self._server.push(outbox.push, state.since, epoch, self._oldest())
+        answer = self._server.push(outbox.push, state.since, state.epoch or b"", self._oldest())
         if answer is None:
             self._check(state)
             raise _changed()
@@ -260,7 +258,7 @@ class Replica:
             executor=self._executor, limits=self._context.limits, now=self._context.now, vector_index="exact"
         )
         for namespace, model, dimension in outbox.vectors:
-            EmbeddingRepository(Session(remote, namespace)).ensure_space(model, dimension)
+            ensure_space(Session(remote, namespace), model, dimension)
         self._server.forget_spaces()
 
     def _apply_answer(self, state: LocalState, outbox: Outbox, answer: Answer, tally: Tally) -> list[Sent]:
@@ -388,12 +386,13 @@ class Replica:
         """Delete from the file what is too old to be kept and has been pushed. It stays at the server."""
         if self._options.keep is None:
             return
-        old = f"""SELECT e.seq FROM namespaces AS n CROSS JOIN episodes AS e ON e.namespace = n.name AND e.started_at < ?
+        old = f"""SELECT e.seq FROM namespaces AS n
+CROSS JOIN episodes AS e ON e.namespace = n.name AND e.started_at < ?
 WHERE NOT EXISTS (SELECT 1 FROM sync_changes WHERE kind = {EPISODE} AND seq = e.seq)
     AND NOT EXISTS (SELECT 1 FROM steps AS s CROSS JOIN sync_changes AS c ON c.kind = {STEP} AND c.seq = s.seq
         WHERE s.namespace = e.namespace AND s.episode_id = e.id)
-    AND NOT EXISTS (SELECT 1 FROM embeddings AS m CROSS JOIN sync_changes AS c ON c.kind = {EMBEDDING} AND c.seq = m.seq
-        WHERE m.item_seq = e.seq AND m.owner_type <> 'pattern')
+    AND NOT EXISTS (SELECT 1 FROM embeddings AS m CROSS JOIN sync_changes AS c
+        ON c.kind = {EMBEDDING} AND c.seq = m.seq WHERE m.item_seq = e.seq AND m.owner_type <> 'pattern')
     AND NOT EXISTS (SELECT 1 FROM spatiotemporal_index AS p CROSS JOIN sync_changes AS c
         ON c.kind = {PLACE} AND c.seq = p.seq WHERE p.episode_seq = e.seq)
 LIMIT {_EVICTED_AT_ONCE}"""

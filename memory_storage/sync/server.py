@@ -186,9 +186,8 @@ class Server:
         (rows,) = self._request([step], reads_only=True)
         page, after = Page(), None
         for row in rows:
-            if row[1] is None:  # the position after the page
-                kind, namespace, *key = (row[2], *json.loads(row[3]))
-                after = Position(position.kind, kind, (namespace, *key)) if row[4] else None
+            if row[1] is None:  # the position after the page, and whether there is more
+                after = Position(position.kind, row[2], tuple(json.loads(row[3]))) if row[4] else None
             else:
                 page.changes.append(Change.of(row))
         if after is None and position.next_kind is not None:
@@ -403,12 +402,12 @@ _YOUNG = f"""
             ON e.seq = p.episode_seq WHERE p.seq = part.seq) END >= ?, true)"""
 
 
-def _raw(is_partial: bool, is_young: bool) -> str:  # noqa: FBT001 - the two filters, which always come together
+def _raw(is_partial: bool, is_young: bool) -> str:
     return _RAW.format(_OF_NAMESPACES if is_partial else "", _YOUNG if is_young else "")
 
 
 @lru_cache(maxsize=4)
-def _changes(is_partial: bool, is_young: bool) -> str:  # noqa: FBT001 - as `_raw`
+def _changes(is_partial: bool, is_young: bool) -> str:
     rows = select_rows("page")
     width = rows.splitlines()[0].count(",") + 1
     # A row without a kind: the end of the page, the latest change, and whether there is more.
@@ -429,7 +428,7 @@ def _changes(is_partial: bool, is_young: bool) -> str:  # noqa: FBT001 - as `_ra
 
 
 @lru_cache(maxsize=256)
-def _vectors_of_changes(space: VectorSpace, is_partial: bool, is_young: bool) -> str:  # noqa: FBT001 - as `_raw`
+def _vectors_of_changes(space: VectorSpace, is_partial: bool, is_young: bool) -> str:
     return f"""{_raw(is_partial, is_young)}
 SELECT m.vector_seq, v.vector FROM page AS p CROSS JOIN embeddings AS m ON m.seq = p.seq
 CROSS JOIN {space.table} AS v ON v.seq = m.vector_seq WHERE p.kind = {EMBEDDING} AND m.space = '{space.token}'"""

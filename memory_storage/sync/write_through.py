@@ -13,7 +13,7 @@ from uuid import UUID
 
 from typing_extensions import Self
 
-from memory_storage.dbapi import BatchStep
+from memory_storage.dbapi import BatchStep, RowCountError
 from memory_storage.embedders import Embedder, text_of
 from memory_storage.errors import MemoryStorageError
 from memory_storage.models import Embedding, IndexPreset, OwnerType
@@ -47,7 +47,7 @@ class WriteThroughSession(Session):
         self._replica.join()
         try:
             rows = self.server.write(steps, again=again, changed=changed)
-        except MemoryStorageError:
+        except (MemoryStorageError, RowCountError):
             pull_quietly(self._replica)
             raise
         pull_quietly(self._replica)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from memory_storage.dbapi import BatchStep, chunked
 from memory_storage.schema.vector_tables import VectorSpace, digest
@@ -235,8 +235,8 @@ fresh AS MATERIALIZED (
         AND NOT {_IS_FORGOTTEN}),
 moved AS MATERIALIZED (
     SELECT namespace, episode_id, CASE WHEN max(is_taken) THEN (
-        SELECT max(s.step_number) FROM steps AS s
-        WHERE s.namespace = fresh.namespace AND s.episode_id = fresh.episode_id) - min(step_number) + 1 ELSE 0 END AS shift
+        SELECT max(s.step_number) FROM steps AS s WHERE s.namespace = fresh.namespace
+            AND s.episode_id = fresh.episode_id) - min(step_number) + 1 ELSE 0 END AS shift
     FROM fresh GROUP BY namespace, episode_id)
 INSERT INTO steps ({_list(columns)})
 SELECT {values} FROM fresh AS f CROSS JOIN moved AS m ON m.namespace = f.namespace AND m.episode_id = f.episode_id

@@ -100,9 +100,9 @@ TABLES = (
 NAMES = ("sync_wanted", "sync_conflicts", "sync_counts", "sync_bases", "sync_changes", "sync_state")
 
 SERVER, REPLICA = 1, 2  # modes; a replica that applies what it has pulled has another, so that nothing is logged
-MODE = "(SELECT mode FROM sync_state)"
+MODE = "(SELECT mode FROM sync_state WHERE id = 1)"
 IS_LOGGED = f"{MODE} IN ({SERVER}, {REPLICA})"
-NUMBERED = "(number, writer) = (SELECT last, writer FROM sync_state)"
+NUMBERED = "(number, writer) = (SELECT last, writer FROM sync_state WHERE id = 1)"
 # Numbers come from a counter, which never goes back: a replica that has seen a number has seen all up to it.
 NEXT = "UPDATE sync_state SET last = last + 1"
 
@@ -226,11 +226,12 @@ def count_triggers() -> Iterator[CreateTrigger]:
     initial = {name: f"NEW.{column}" for name, column in COUNTERS.items()}
     initial["reward_sum"] = "NEW.avg_reward_delta * NEW.times_applied"
     key = "namespace = {0}.namespace AND pattern_id = {0}.id"
-    mine = f"{key.format('NEW')} AND session = (SELECT session FROM sync_state) AND acknowledged = 0"
+    mine = f"{key.format('NEW')} AND session = (SELECT session FROM sync_state WHERE id = 1) AND acknowledged = 0"
     names_of_counts = ", ".join(differences)
 
     def add(values: dict[str, str], where: str) -> str:
-        return f"""INSERT INTO sync_counts (namespace, pattern_id, session, acknowledged, {names_of_counts}, last_used_at, counted_at)
+        return f"""INSERT INTO sync_counts (namespace, pattern_id, session, acknowledged, {names_of_counts},
+            last_used_at, counted_at)
         SELECT NEW.namespace, NEW.id, session, 0, {", ".join(values.values())}, NEW.last_used_at, unixepoch()
         FROM sync_state WHERE {where}"""
 
@@ -250,8 +251,9 @@ def count_triggers() -> Iterator[CreateTrigger]:
         [
             NEXT,
             f"UPDATE sync_changes SET {NUMBERED} WHERE kind = 3 AND seq = NEW.seq",
-            f"""INSERT INTO sync_changes (number, writer, namespace, kind, seq)
-        SELECT last, writer, NEW.namespace, 3, NEW.seq FROM sync_state WHERE NOT EXISTS (SELECT 1 FROM sync_changes WHERE kind = 3 AND seq = NEW.seq)""",
+            """INSERT INTO sync_changes (number, writer, namespace, kind, seq)
+        SELECT last, writer, NEW.namespace, 3, NEW.seq FROM sync_state
+        WHERE NOT EXISTS (SELECT 1 FROM sync_changes WHERE kind = 3 AND seq = NEW.seq)""",
         ],
         when=f"{MODE} = {SERVER} AND ({changed})",
     )

@@ -37,6 +37,7 @@ _PAGES = (
     ("memory_storage.repositories.spatiotemporal", "spatiotemporal", "Spatiotemporal repository"),
     ("memory_storage.repositories.analytics", "analytics", "Analytics repository"),
     ("memory_storage.repositories.retention", "retention", "Retention repository"),
+    ("memory_storage.sync", "conflicts", "Conflict repository"),
     ("memory_storage.models", "models", "Models"),
     ("memory_storage", "operations", "Operations"),
 )

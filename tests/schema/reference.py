@@ -67,6 +67,7 @@ VIRTUAL = {
     "spatiotemporal_spans": "R*Tree of intervals longer than a microsecond: boxes of namespace and time",
 }
 TRIGGERS = {
+    r"\w+_sync_\w+": "Log changes in `sync_changes` and `sync_counts`, and keep what a merge needs in `sync_bases`",
     r"(episodes|patterns)_facets_\w+": "Update `facets`",
     r"(episodes|steps)_text_\w+": "Log episodes that have changed, and remove a changed text from the index",
     r"patterns_text_\w+": "Update `pattern_texts`",

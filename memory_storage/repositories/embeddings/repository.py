@@ -398,24 +398,6 @@ class EmbeddingRepository(Repository):
         rows = self._session.read(sql.USED.bind(namespace=self._session.namespace))
         return {name: dimension for name, dimension, _ in rows}
 
-    def ensure_space(self, model: str, dimension: int, preset: IndexPreset = "balanced") -> VectorSpace:
-        """Return where vectors of a model and dimension are stored; it is created if there is none.
-
-        Unlike a first vector it does not set the model's dimension in this namespace.
-        """
-        spaces = stored_spaces(self._session, model)
-        if found := next((one.space for one in spaces if one.dimension == dimension), None):
-            return found
-        first = VectorSpace(model)
-        is_taken = any(one.space == first for one in spaces)
-        choice = Choice(VectorSpace(model, dimension) if is_taken else first, is_new=True)
-        created = self._space_statements(choice, dimension, preset)[:-1]  # the last one admits a vector
-        try:
-            self._run(created, creates=True)
-        except RowCountError:  # another writer has made it
-            return next(one.space for one in stored_spaces(self._session, model) if one.dimension == dimension)
-        return choice.space
-
     def _store(self, entries: list[_NewVector], mode: _WriteMode, preset: str) -> Sequence[Row]:
         """Store the vectors atomically, creating missing spaces; return the rows of the last statement.
 
@@ -548,6 +530,26 @@ class EmbeddingRepository(Repository):
 
     def _now(self) -> int:
         return to_micros(self._session.now())
+
+
+def ensure_space(session: SearchSession, model: str, dimension: int) -> VectorSpace:
+    """Return where vectors of a model and dimension are stored; it is created if there is none.
+
+    Unlike a first vector it does not set the model's dimension in the namespace.
+    """
+    spaces = stored_spaces(session, model)
+    if found := next((one.space for one in spaces if one.dimension == dimension), None):
+        return found
+    first = VectorSpace(model)
+    is_taken = any(one.space == first for one in spaces)
+    choice = Choice(VectorSpace(model, dimension) if is_taken else first, is_new=True)
+    repository = EmbeddingRepository(session)
+    created = repository._space_statements(choice, dimension, "balanced")[:-1]  # the last one admits a vector
+    try:
+        repository._run(created, creates=True)
+    except RowCountError:  # another writer has made it
+        return next(one.space for one in stored_spaces(session, model) if one.dimension == dimension)
+    return choice.space
 
 
 @dataclass(frozen=True)

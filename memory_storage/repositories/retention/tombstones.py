@@ -127,7 +127,7 @@ def erase_traces(namespace: str, row_id: str) -> list[BatchStep]:
     A replica keeps the ids of tombstones until it has pushed them, since the server finds its row by them.
     """
     key = (namespace, row_id)
-    is_pushed = "(SELECT mode FROM sync_state) <> 2"
+    is_pushed = "(SELECT mode FROM sync_state WHERE id = 1) <> 2"
     return [
         BatchStep("DELETE FROM sync_conflicts WHERE namespace = ? AND object_id = ?", key),
         BatchStep("DELETE FROM sync_conflicts WHERE namespace = ? AND episode_id = ?", key),

@@ -1,0 +1,416 @@
+"""Replicas of a database on a real server: what travels, what it costs, and what the modes and options do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+import memory_storage as ms
+from memory_storage import dbapi
+from memory_storage.testing import Sqld
+
+from .conftest import Open
+from .world import contents
+
+MakeEpisode = Callable[..., ms.Episode]
+
+
+def synced(*storages: ms.MemoryStorage) -> None:
+    """Sync each, twice."""
+    for _ in range(2):
+        for storage in storages:
+            storage.sync()
+
+
+def test_everything_arrives_as_it_was_saved(replica: Open, make_episode: MakeEpisode) -> None:
+    a, b = replica("a"), replica("b")
+    episode = a.episodes.save(
+        make_episode(
+            3,
+            context=ms.TaskContext(domain="web-api", language="python", tags=["context"]),
+            tags=["auth", "日本語"],
+            metadata={"nested": {"pi": 3.141592653589793, "big": 2**53 + 1}, "text": 'quote " \\ line\n'},
+            artifacts=["a.txt"],
+            reward=ms.RewardScore(total=0.1 + 0.2),
+            outcome=ms.PartialSuccess(verdict="so so", completed=["x"], failed=["y"]),
+            reflection=ms.Reflection(successes=["s"]),
+        )
+    )
+    a.episodes.archive(episode.id)
+    pattern = a.patterns.save(ms.ErrorRecovery(error_type="timeout", recovery_steps=["retry"], evidence=[episode.id]))
+    a.patterns.record_application(pattern.id, success=True, reward_delta=1 / 3)
+    a.embeddings.put_many(
+        [("episode", episode.id, [0.1, 0.2]), ("step", episode.steps[0].id, [0.3, 0.4])], model="two numbers"
+    )
+    a.embeddings.put("pattern", pattern.id, [1.0, 2.0, 3.0], model="three numbers")
+    a.spatiotemporal.put(
+        ms.SpatiotemporalEntry(owner_type="step", owner_id=episode.steps[1].id, latitude=47.123456789, longitude=-0.1)
+    )
+    a.in_namespace("another").episodes.save(make_episode(0))
+    report = a.sync()
+    assert (report.pushed, report.waiting, report.is_complete) == (10, 0, True)
+    assert b.sync().pulled == 10
+    assert contents(a) == contents(b)
+    assert contents(a.in_namespace("another")) == contents(b.in_namespace("another"))
+    with ms.MemoryStorage.open(str(a.settings.sync_url)) as server:
+        assert contents(server) == contents(a)
+    assert [hit.item.id for hit in b.episodes.search("token refresh", archived=None)] == [episode.id]
+    assert [hit.item.id for hit in b.episodes.similar_to([0.1, 0.2], model="two numbers", archived=None)] == [
+        episode.id
+    ]
+    assert b.health_check(deep=True).is_healthy
+
+
+def test_a_sync_without_news_is_one_small_round_trip(replica: Open, make_episode: MakeEpisode) -> None:
+    a = replica("a")
+    a.episodes.save(make_episode())
+    a.sync()
+    report = a.sync()
+    assert report.round_trips == 1
+    print(f"sent {report.bytes_sent} bytes, received {report.bytes_received}, with the heads of HTTP")
+    assert report.bytes_received < 1000 and report.bytes_sent < 500
+    assert (report.pushed, report.pulled) == (0, 0)
+
+
+def test_own_changes_do_not_come_back(replica: Open, make_episode: MakeEpisode) -> None:
+    a = replica("a")
+    a.sync()
+    for _ in range(3):
+        a.episodes.save(make_episode())
+        report = a.sync()
+        assert (report.pushed, report.pulled, report.round_trips) == (3, 0, 1)
+
+
+@pytest.mark.slow
+def test_ten_thousand_changes_are_pushed_in_twelve_round_trips(replica: Open, make_episode: MakeEpisode) -> None:
+    a = replica("a")
+    a.sync()
+    for first in range(0, 2_000, 500):
+        a.episodes.save_many([make_episode(4) for _ in range(first, first + 500)])
+    report = a.sync()
+    print(
+        f"{report.pushed} changes, {report.round_trips} round trips, {report.bytes_sent} bytes, {report.seconds:.2f} s"
+    )
+    assert report.pushed == 10_000 and report.round_trips <= 12
+    b = replica("b")
+    pulled = b.sync()
+    print(f"pulled in {pulled.round_trips} round trips, {pulled.bytes_received} bytes, {pulled.seconds:.2f} s")
+    assert b.episodes.count() == 2_000 and b.steps.count() == 8_000
+
+
+def edited(replica: Open, make_episode: MakeEpisode, **settings: object) -> tuple[ms.MemoryStorage, ms.MemoryStorage]:
+    """Two replicas that have changed one description, the first one's at the server; the second has not synced."""
+    a, b = replica("ann"), replica("ben", **settings)
+    episode = a.episodes.save(make_episode(1, task_description="as it was", tags=["old"]))
+    synced(a, b)
+    a.episodes.save(episode.model_copy(update={"task_description": "Ann's", "tags": ["old", "by Ann"]}))
+    b.episodes.save(b.episodes.get(episode.id).model_copy(update={"task_description": "Ben's", "tags": ["by Ben"]}))
+    a.sync()
+    return a, b
+
+
+def test_the_second_to_sync_sees_the_conflict(replica: Open, make_episode: MakeEpisode) -> None:
+    a, b = edited(replica, make_episode)
+    report = b.sync()
+    assert (report.conflicts, report.merged) == (1, 0)
+    (conflict,) = b.conflicts.iterate()
+    assert conflict.difference() == {"task_description": ("as it was", "Ben's", "Ann's")}
+    assert (conflict.kind, conflict.my_writer, conflict.their_writer) == ("episode", "ben", "ann")
+    a.sync()
+    (mine,), (theirs,) = b.episodes.query().items, a.episodes.query().items
+    assert mine == theirs
+    assert (mine.task_description, mine.tags) == ("Ann's", ["by Ann", "by Ben"])  # what merges has merged
+
+
+def test_a_conflict_is_resolved_by_one_of_the_sides(replica: Open, make_episode: MakeEpisode) -> None:
+    a, b = edited(replica, make_episode)
+    b.sync()
+    (conflict,) = b.conflicts.iterate()
+    b.conflicts.take_mine(conflict.id)
+    assert b.conflicts.count() == 0
+    with pytest.raises(ms.NotFoundError):
+        b.conflicts.get(conflict.id)
+    synced(b, a)
+    assert a.episodes.query().items[0].task_description == "Ben's"
+
+
+def test_a_conflict_is_resolved_by_a_function(replica: Open, make_episode: MakeEpisode) -> None:
+    a, b = edited(replica, make_episode)
+    b.sync()
+    (conflict,) = b.conflicts.iterate()
+
+    def merge(one: ms.models.Conflict) -> ms.Episode:
+        _, mine, theirs = one.difference()["task_description"]
+        return b.episodes.get(one.object_id).model_copy(update={"task_description": f"{theirs} and {mine}"})
+
+    b.conflicts.merge(conflict.id, merge)
+    synced(b, a)
+    assert a.episodes.query().items[0].task_description == "Ann's and Ben's"
+
+
+def test_a_policy_decides(replica: Open, make_episode: MakeEpisode) -> None:
+    a, b = edited(replica, make_episode, sync_conflicts="local_wins")
+    b.sync()
+    a.sync()
+    assert a.episodes.query().items[0].task_description == "Ben's"
+    assert b.conflicts.count() == 1  # Ann's is kept
+
+
+def test_a_function_decides(replica: Open, make_episode: MakeEpisode) -> None:
+    asked = []
+
+    def decide(conflict: ms.models.Conflict) -> str:
+        asked.append(conflict.difference())
+        return "mine"
+
+    a, b = edited(replica, make_episode, sync_conflicts=decide)
+    b.sync()
+    a.sync()
+    assert asked == [{"task_description": ("as it was", "Ben's", "Ann's")}]
+    assert a.episodes.query().items[0].task_description == "Ben's"
+    assert b.conflicts.count() == 0
+
+
+def test_what_was_changed_here_and_deleted_there_is_kept_with_its_steps(
+    replica: Open, make_episode: MakeEpisode
+) -> None:
+    a, b = replica("a"), replica("b")
+    episode = a.episodes.save(make_episode(2))
+    synced(a, b)
+    b.episodes.append_step(episode.id, ms.Step(tool="late", action="one more"))
+    a.episodes.delete(episode.id)
+    a.sync()
+    b.sync()
+    assert b.episodes.find(episode.id) is None
+    (conflict,) = b.conflicts.iterate()
+    assert conflict.fields == ["deleted"] and conflict.theirs is None
+    b.conflicts.take_mine(conflict.id)
+    synced(b, a)
+    assert [step.tool for step in a.episodes.get(episode.id).steps] == ["tool-1", "tool-2", "late"]
+    assert contents(a) == contents(b)
+
+
+def test_what_is_erased_is_erased_everywhere(replica: Open, make_episode: MakeEpisode) -> None:
+    a, b = edited(replica, make_episode)
+    b.sync()
+    assert b.conflicts.count() == 1
+    (episode,) = a.episodes.query().items
+    a.forget(episode=episode.id)
+    a.sync()
+    report = b.sync()
+    assert report.erased == 1
+    assert (b.episodes.count(), b.conflicts.count()) == (0, 0)
+    with pytest.raises(ms.ValidationError, match="erased"):
+        b.episodes.import_many([episode], restore_forgotten=False) or b.episodes.save(
+            episode.model_copy(update={"version": 0, "created_at": None})
+        )
+
+
+def test_without_a_server_all_local_calls_work(tmp_path: Path, make_episode: MakeEpisode) -> None:
+    with Sqld(directory=tmp_path / "server") as server:
+        ms.MemoryStorage.open(server.url).close()
+        settings = ms.Settings(
+            database=str(tmp_path / "a.db"),
+            sync_url=server.url,
+            circuit_breaker={"failure_threshold": 2},
+            retry={"max_attempts": 1},
+        )
+        now = [datetime(2026, 11, 29, tzinfo=timezone.utc)]
+        with ms.MemoryStorage.open(settings, now=lambda: now[0]) as a:
+            server.stop()
+            for _ in range(60):  # a sync a minute, for an hour
+                now[0] += timedelta(minutes=1)
+                a.episodes.save(make_episode(1))
+                with pytest.raises(ms.UnavailableError):
+                    a.sync()
+            status = a.sync_status()
+            assert status is not None and status.waiting == 120 and "Error" in str(status.last_error)
+            assert a._server is not None
+            assert a._server.circuit_breaker_status().state == "open"
+            assert a._server.metrics() == {}  # its operations are the replica's
+            assert a.episodes.count() == 60
+            server.start()
+            a._server.circuit_breaker.reset()
+            assert a.sync().pushed == 120
+            assert a.health_check().sync == a.sync_status()
+
+
+def test_a_thread_syncs_by_itself(replica: Open, make_episode: MakeEpisode) -> None:
+    a, b = replica("a", sync_interval=0.05), replica("b", sync_interval=0.05)
+    episode = a.episodes.save(make_episode(1))
+    arrived = threading.Event()
+    for _ in range(200):
+        if b.episodes.find(episode.id) is not None:
+            arrived.set()
+            break
+        arrived.wait(0.05)
+    assert arrived.is_set()
+
+
+def test_write_through_reads_without_a_round_trip(replica: Open, make_episode: MakeEpisode) -> None:
+    a, b = replica("a", sync_mode="write_through"), replica("b")
+    episodes = [a.episodes.save(make_episode(1)) for _ in range(10)]
+    sent = dbapi.traffic.sent
+    for _ in range(100):
+        for episode in episodes:
+            assert a.episodes.get(episode.id) == episode
+    assert dbapi.traffic.sent == sent, "1,000 gets, no round trip"
+    assert b.sync().pulled == 20  # they are at the server
+    b.episodes.append_step(episodes[0].id, ms.Step(tool="b", action="b"))
+    b.sync()
+    assert len(a.episodes.get(episodes[0].id).steps) == 1
+    a.sync()
+    assert len(a.episodes.get(episodes[0].id).steps) == 2
+
+
+def test_write_through_shows_nothing_that_the_server_refused(replica: Open, make_episode: MakeEpisode) -> None:
+    a, b = replica("a", sync_mode="write_through"), replica("b")
+    episode = a.episodes.save(make_episode(1, task_description="first"))
+    b.sync()
+    b.episodes.save(b.episodes.get(episode.id).model_copy(update={"task_description": "second"}))
+    b.sync()
+    with pytest.raises(ms.ConflictError):
+        a.episodes.save(episode.model_copy(update={"task_description": "refused"}))
+    assert a.episodes.get(episode.id).task_description == "second"
+    with pytest.raises(ms.ConflictError), a.transaction() as tx:
+        tx.episodes.append_step(episode.id, ms.Step(tool="t", action="t"))
+        tx.episodes.save(episode)
+    assert len(a.episodes.get(episode.id).steps) == 1
+    a.embeddings.put("episode", episode.id, [1.0, 2.0], model="m")
+    a.forget(episode=episode.id)
+    assert a.episodes.count() == 0
+
+
+def test_only_the_namespaces_that_are_asked_for_are_pulled(replica: Open, make_episode: MakeEpisode) -> None:
+    a, b = replica("a"), replica("b", sync_namespaces=("mine",))
+    a.episodes.save(make_episode(1))
+    a.in_namespace("mine").episodes.save(make_episode(1))
+    a.sync()
+    b.sync()
+    a.episodes.save(make_episode(1))
+    a.in_namespace("mine").episodes.save(make_episode(1))
+    a.sync()
+    assert b.sync().pulled == 2
+    assert (b.episodes.count(), b.in_namespace("mine").episodes.count()) == (0, 2)
+
+
+def test_old_episodes_stay_at_the_server(replica: Open, make_episode: MakeEpisode) -> None:
+    a, b = replica("a"), replica("b", sync_keep=timedelta(days=90))
+    long_ago = datetime.now(timezone.utc) - timedelta(days=91)
+    old, new = a.episodes.save(make_episode(2, started_at=long_ago)), a.episodes.save(make_episode(2))
+    a.sync()
+    b.sync()
+    assert [one.id for one in b.episodes.query().items] == [new.id]
+    assert b.episodes.get(old.id) == a.episodes.get(old.id)
+    b.sync()
+    assert b.episodes.count() == 1
+    b.episodes.append_step(old.id, ms.Step(tool="t", action="t")) if b.episodes.find(old.id) else None
+    b.sync()
+    a.sync()
+    assert len(a.episodes.get(old.id).steps) == 3
+    assert b.episodes.count() == 1
+
+
+def test_another_server_is_noticed(replica: Open, sqld: Sqld, make_episode: MakeEpisode, tmp_path: Path) -> None:
+    a = replica("a")
+    episode = a.episodes.save(make_episode(2))
+    a.sync()
+    sqld.create_namespace("another")
+    url = sqld.url_of("another")
+    try:
+        ms.MemoryStorage.open(url).close()
+        with replica("a", sync_url=url) as moved:
+            moved.episodes.save(make_episode(1))
+            with pytest.raises(ms.ServerChangedError, match="rejoin"):
+                moved.sync()
+            assert moved.episodes.count() == 2
+            moved.sync(rejoin=True)
+            with ms.MemoryStorage.open(url) as server:
+                assert server.episodes.get(episode.id) == a.episodes.get(episode.id)
+                assert server.episodes.count() == 2
+    finally:
+        sqld.delete_namespace("another")
+
+
+def test_a_server_is_not_migrated_by_surprise(sqld: Sqld, tmp_path: Path, make_episode: MakeEpisode) -> None:
+    sqld.create_namespace("empty")
+    url = sqld.url_of("empty")
+    try:
+        with ms.MemoryStorage.open(tmp_path / "a.db", sync_url=url) as a:
+            a.episodes.save(make_episode(1))
+            with pytest.raises(ms.SchemaError, match="migrate=True"):
+                a.sync()
+            a.sync(migrate=True)
+        with ms.MemoryStorage.open(url) as server:
+            assert server.episodes.count() == 1
+    finally:
+        sqld.delete_namespace("empty")
+
+
+def test_a_file_that_has_rows_already_is_merged(replica: Open, tmp_path: Path, make_episode: MakeEpisode) -> None:
+    a, plain = replica("a"), tmp_path / "b.db"
+    episode = a.episodes.save(make_episode(2))
+    a.sync()
+    with ms.MemoryStorage.open(plain) as before:
+        before.episodes.import_many([episode])
+        own = before.episodes.save(make_episode(1))
+        pattern = before.patterns.save(ms.Heuristic(condition="c", action="a"))
+        before.patterns.record_retrieval(pattern.id)
+    b = replica("b")
+    b.sync()
+    a.sync()
+    assert b.conflicts.count() == 0
+    assert contents(a) == contents(b)
+    assert a.episodes.get(own.id) and a.patterns.get(pattern.id).effectiveness.times_retrieved == 1
+
+
+def test_two_threads_share_one_sync(replica: Open, make_episode: MakeEpisode) -> None:
+    a = replica("a")
+    stop = threading.Event()
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            while not stop.is_set():
+                a.episodes.save(make_episode(1))
+                a.sync()
+        except BaseException as error:  # noqa: BLE001 - the test shows it
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    stop.wait(2)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    a.sync()
+    assert not errors
+    b = replica("b")
+    b.sync()
+    assert contents(a) == contents(b)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"sync_url": "./file.db"}, "URL of a server"),
+        ({"sync_url": "http://db.example.io"}, "sync_url"),
+        ({"sync_url": "libsql://db.example.io", "limits": {"when_full": "evict", "max_episodes": 5}}, "evict"),
+        ({"sync_url": "libsql://db.example.io", "sync_interval": 0}, "sync_interval"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, object], said: str) -> None:
+    with pytest.raises(ms.ConfigurationError, match=said):
+        ms.Settings(database=":memory:", **settings)
+
+
+def test_a_storage_without_a_server_says_so(tmp_path: Path) -> None:
+    with ms.MemoryStorage.open(tmp_path / "a.db") as storage:
+        assert storage.sync_status() is None
+        with pytest.raises(ms.ConfigurationError, match="sync_url"):
+            storage.sync()
