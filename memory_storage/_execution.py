@@ -78,6 +78,8 @@ class Executor(dbapi.Unpicklable):
         self.engine, self.guard, self.meter, self.request_timeout = engine, guard, meter, request_timeout
         self.is_remote = bool(engine.url.host)
         self.indexer = Indexer(at_once=self.is_remote)
+        self.opening: bytes | None = None
+        """Identity of this opening of a replica, under which it counts: a copy of the file counts under another one."""
 
     def read(self, step: dbapi.BatchStep, *, shrinks: bool = False) -> Sequence[Row]:
         """Return the rows of one SELECT. See `SessionProtocol.read`."""

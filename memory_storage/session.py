@@ -101,6 +101,7 @@ class Session(dbapi.Unpicklable):
         self.max_value_bytes = _SERVER_VALUE_BYTES if context.executor.is_remote else None
         self.has_recent_words = not context.executor.is_remote
         self.is_transaction = executor.is_transaction
+        self.opening = context.executor.opening
         self.started_at_monotonic: float | None = None  # set when a transaction begins
         # The executor's own methods: a call does not pass through this class.
         self.read, self.write, self.probe = executor.read, executor.write, executor.probe

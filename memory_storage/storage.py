@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from functools import partial, wraps
+from secrets import token_bytes
 from time import perf_counter
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, cast
@@ -197,6 +198,7 @@ class MemoryStorage(Repositories):
         options = Options(self.settings.sync_namespaces, self.settings.sync_keep, self.settings.request_timeout)
         lock = MaintenanceLock(self.settings.path, suffix="-sync", busy=_IS_SYNCING)
         self._server = server
+        self._context.executor.opening = token_bytes(16)
         self._replica = Replica(self._context, server._context.executor, policy, options, lock, upgrade)
         self._replica.prepare()
         self._use(self._make_session())

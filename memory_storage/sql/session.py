@@ -45,6 +45,11 @@ class SessionProtocol(Protocol):
         ...
 
     @property
+    def opening(self) -> bytes | None:
+        """The identity under which a replica counts the use of patterns; None if it is none."""
+        ...
+
+    @property
     def is_transaction(self) -> bool:
         """Whether the calls belong to one open transaction."""
         ...

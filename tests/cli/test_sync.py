@@ -40,10 +40,12 @@ def test_theirs_is_taken(command, tmp_path: Path) -> None:
     ms.MemoryStorage.open(path).close()
     assert command("conflicts", "resolve", "0" * 8, "--take", "theirs", "-d", path).exit_code == 4
     missing = command("conflicts", "show", "01a22845-a038-72e8-a577-df88ac00834a", "-d", path)
-    assert missing.exit_code == 5 and "no conflict" in missing.stderr
+    assert missing.exit_code == 5
+    assert "no conflict" in missing.stderr
 
 
 def test_a_server_has_to_be_named(command, tmp_path: Path) -> None:
     for option in ((), ("--status",)):
         result = command("sync", "-d", tmp_path / "a.db", *option)
-        assert result.exit_code == 3 and "sync_url" in result.stderr
+        assert result.exit_code == 3
+        assert "sync_url" in result.stderr

@@ -1,9 +1,9 @@
-"""Histories of three replicas and a server, with faults at every hand-over, against a plain model.
+"""Histories of replicas and a server, with faults at every hand-over, against a plain model.
 
 A replica saves, appends, edits, completes, archives, deletes, erases and counts, without a line and with one that loses
 requests and answers, and delivers requests late; another replica syncs between two requests; a replica is killed at any
-of its transactions; and clocks are off by a year. After all have synced twice without faults, all are equal to each
-other, to the server and to the model.
+of its transactions; a file is copied, and both go on; and clocks are off by a year. After all have synced twice without
+faults, all are equal to each other, to the server and to the model.
 """
 
 from __future__ import annotations
@@ -95,6 +95,10 @@ class Histories(RuleBasedStateMachine):
     @rule(client=CLIENTS)
     def reopen(self, client: int) -> None:
         self._client(client).reopen()
+
+    @rule(client=CLIENTS)
+    def copy(self, client: int) -> None:
+        self.world.copy(self._client(client))
 
     @invariant()
     def counters_are_never_behind_what_was_counted_here(self) -> None:

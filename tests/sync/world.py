@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from secrets import token_bytes
 from typing import Any
 from uuid import UUID
 
@@ -93,6 +95,8 @@ class Client:
     def open(self) -> None:
         """Open the file, as after a crash."""
         self.storage = ms.MemoryStorage.open(self.path, now=lambda: self.world.now + self.offset)
+        self.storage._context.executor.opening = token_bytes(16)
+        self.storage._use(self.storage._make_session())
         policy = Policy("theirs", f"client-{self.number}", lambda: to_micros(self.storage._context.now()))
         self.replica = Replica(self.storage._context, self.line, policy, Options(), MaintenanceLock(None), lambda: None)
         local = self.replica._local = CrashingLocal(self.storage._context, self)
@@ -103,6 +107,14 @@ class Client:
         """Close the file, and open it."""
         self.storage.close()
         self.open()
+
+    def copy(self, number: int) -> Client:
+        """Return a client with a copy of the file, as of a machine that was cloned."""
+        path = self.path.with_name(f"client{number}.db")
+        self.storage.close()
+        shutil.copyfile(self.path, path)
+        self.open()
+        return Client(self.world, number, path)
 
     def sync(self) -> bool:
         """Sync; return whether that succeeded. A crash reopens the file."""
@@ -319,6 +331,11 @@ class World:
         if (key := self._episode(client, number)) is not None:
             entry = ms.SpatiotemporalEntry(owner_type="episode", owner_id=key, place_name=f"l{self.tick()}.")
             client.storage.spatiotemporal.put(entry)
+
+    def copy(self, client: Client) -> None:
+        """Copy the file of a client: from here on both are there."""
+        if len(self.clients) < 5:
+            self.clients.append(client.copy(len(self.clients)))
 
     # -- what must hold -------------------------------------------------------------------------------------------
 

@@ -158,7 +158,7 @@ class PatternRepository(Repository):
         texts = sorted({as_id(one, "pattern_ids") for one in ids})
         values = {"namespace": self._session.namespace, "ids": ids_as_json(texts), "now": self._now()}
         try:
-            self._session.write([sql.RECORD_RETRIEVAL.bind(len(texts), **values)])
+            self._session.write([*self._counting(), sql.RECORD_RETRIEVAL.bind(len(texts), **values)])
         except RowCountError as error:
             raise NotFoundError("pattern", ", ".join(texts)) from error
 
@@ -183,7 +183,7 @@ class PatternRepository(Repository):
         values = {"success": int(success), "reward_delta": float(reward_delta), "now": self._now()}
         step = sql.RECORD_APPLICATION.bind(1, namespace=self._session.namespace, id=as_id(pattern_id), **values)
         try:
-            self._session.write([step])
+            self._session.write([*self._counting(), step])
         except RowCountError as error:
             raise NotFoundError("pattern", pattern_id) from error
 
@@ -206,9 +206,11 @@ class PatternRepository(Repository):
         if key == other:
             raise ValidationError("other_id", "must be another pattern", other)
         namespace, most, tags = self._session.namespace, self._most_bytes, self._session.limits.tags
+        counting = self._counting()
         try:
             rows = self._session.write(
                 [
+                    *counting,
                     sql.MERGE.bind(1, namespace=namespace, id=key, other=other, now=self._now()),
                     sql.CHECK_MERGED.bind(0, namespace=namespace, id=key, most=most, tags=tags),
                     sql.DELETE_MERGED.bind(1, namespace=namespace, id=other),
@@ -216,7 +218,7 @@ class PatternRepository(Repository):
                 ]
             )
         except (RowCountError, ValidationError) as error:
-            if exceeds_limit(error, _MERGE_CHECK):
+            if exceeds_limit(error, len(counting) + _MERGE_CHECK):
                 raise self._merge_limit_error(key, other) from error
             if isinstance(error, ValidationError):
                 raise
@@ -517,6 +519,11 @@ class PatternRepository(Repository):
             if stored.get(pattern.id) != pattern.evidence:
                 field = f"patterns.{index}.evidence" if len(patterns) > 1 else "evidence"
                 raise ValidationError(field, "each episode once", [str(one) for one in pattern.evidence])
+
+    def _counting(self) -> list[BatchStep]:
+        """Return the statement that goes before a change of counters in a replica."""
+        opening = self._session.opening
+        return [] if opening is None else [sql.COUNT_AS.bind(opening=opening)]
 
     def _save(self, encoded: list[tuple[str, P]]) -> list[P]:
         if not encoded:

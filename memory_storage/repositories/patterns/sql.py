@@ -98,6 +98,11 @@ GET_MANY = SqlTemplate(f"""
 SELECT {_ROW} FROM patterns WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
 
+# Triggers add what follows to the counts of this opening: see `sync_counts`.
+COUNT_AS = SqlTemplate("""
+UPDATE sync_state SET session = :opening WHERE id = 1 AND mode = 2 AND session IS NOT :opening
+""")
+
 # CAST: beyond 64 bits the sum would become a float.
 RECORD_RETRIEVAL = SqlTemplate("""
 UPDATE patterns SET times_retrieved = CAST(times_retrieved + 1 AS INTEGER), last_used_at = :now
