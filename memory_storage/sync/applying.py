@@ -356,7 +356,8 @@ WHERE kind = ? AND namespace = ? AND "key" = ? ORDER BY sent""",
         else:
             self._tally.merged += 1
         if change.kind == PATTERN:  # counters are not merged here: what was counted is on its way by itself
-            merged = merged._replace(values=kind.replaced(merged.values, **_counters(theirs)))
+            counters = {name: theirs[kind.place(name)] for name in PATTERN_COUNTERS}
+            merged = merged._replace(values=kind.replaced(merged.values, **counters))
         if is_same(change.kind, merged.values, theirs):
             self._forget_change(number, key)
             return theirs
@@ -670,10 +671,6 @@ UNION SELECT namespace, "key" FROM sync_changes WHERE "key" IS NOT NULL AND kind
 
 def _as_keys(changes: Sequence[Change]) -> str:
     return json.dumps([[one.kind, one.namespace, one.key] for one in changes])
-
-
-def _counters(values: Values) -> dict[str, Any]:
-    return {name: values[KINDS[PATTERN].place(name)] for name in PATTERN_COUNTERS}
 
 
 def _embedding_json(values: Values, vector: bytes) -> str:

@@ -173,17 +173,14 @@ def _with_fields(stored: Episode | AnyPattern, mine: Episode | AnyPattern, names
         if not key:
             update[head] = value
         elif isinstance(part, dict):
-            update[head] = {**part, key: value[key]} if key in value else _without(part, key)
+            rest = {one: part[one] for one in part if one != key}
+            update[head] = {**rest, key: value[key]} if key in value else rest
         else:
             update[head] = part.model_copy(update={key: getattr(value, key)})
     return stored.model_copy(update=update)
 
 
 _KINDS = {"episode": "Episode", "step": "Step", "embedding": "Embedding", "place": "SpatiotemporalEntry"}
-
-
-def _without(mapping: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in mapping.items() if name != key}
 
 
 def _from_row(row: Row) -> Conflict:

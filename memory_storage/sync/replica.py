@@ -157,14 +157,15 @@ class Replica:
         while idle < _IDLE_ROUNDS:
             before = replace(tally)
             state = self._state()
-            if waits := self._local.has_waiting():
+            waits = state.position is None and self._local.has_waiting()
+            if state.position is not None:  # first: what is pushed before would come back with the rest
+                self._rows_round(state, state.position, tally, progress)
+            elif waits:
                 has_news = self._push_round(state, tally, progress)
             elif has_news is None:
                 has_news = self._check(state).last != state.since
             elif has_news:
                 has_news = self._pull_round(state, tally, progress)
-            elif state.position is not None:
-                self._rows_round(state, state.position, tally, progress)
             elif wanted := self._local.read("SELECT namespace, episode_id FROM sync_wanted LIMIT 100"):
                 self._fetch_round(wanted, tally)
             else:

@@ -354,7 +354,13 @@ def _deletions(push: Push) -> Iterator[BatchStep]:
         yield from erase_traces(*name)
     if not push.deleted:
         return
-    tombstones = json.dumps([[*one[1:], _owner_digest(*one[1:4])] for one in push.deleted])
+    # With the digest of the row, or of an embedding's owner: of what is erased, no name is kept.
+    tombstones = json.dumps(
+        [
+            [kind, namespace, key, created_at, digest_of(namespace, key.split(" ")[1] if kind == EMBEDDING else key)]
+            for _, kind, namespace, key, created_at in push.deleted
+        ]
+    )
     for number in sorted({one[1] for one in push.deleted}):
         kind = KINDS[number]
         created = "" if number == STEP else " AND r.created_at = value ->> 3"
@@ -375,11 +381,6 @@ AND NOT EXISTS (SELECT 1 FROM forgotten WHERE digest = unhex(value ->> 4))""",
         (tombstones,),
     )
     yield BatchStep("UPDATE sync_state SET last = max(last, (SELECT coalesce(max(number), 0) FROM sync_changes))")
-
-
-def _owner_digest(kind: int, namespace: str, key: str) -> str:
-    """Return the tombstone of the row that a key names: of what is erased, no name is kept."""
-    return digest_of(namespace, key.split(" ")[1] if kind == EMBEDDING else key)
 
 
 _RAW = f"""WITH raw AS MATERIALIZED (

@@ -356,6 +356,7 @@ _WITHIN = re.compile(
         | \(model=\?\ AND\ vector_seq=\?  # the owners of one vector
         | ^SEARCH\ vectors_\w+(\ USING\ INTEGER.*)?$  # one vector
         | ix_embeddings_model\ \(namespace[<>]  # whether there is another namespace
+        | ux_sync_changes_(key\ \(kind=\?\ AND\ namespace=\?|row\ \(kind=\?\ AND\ seq=\?)
         | ix_forgotten_unfinished  # those that are gone in part
         | ^SEARCH\ (episodes|patterns)$  # max(seq): one row
         | ^SEARCH\ ((episode|pattern)_texts|temp.recent_words_docsize)\ .*\(rowid>\?\ AND\ rowid<\?\)  # a namespace's
