@@ -121,7 +121,7 @@ class Executor(dbapi.Unpicklable):
                 rows, results = self._run(batch)
                 return [one.rows for one in results[: len(steps)]] if results else [rows]
             except CommitUnknownError as error:
-                raise UnavailableError(f"the answer was lost: {error}", code="ANSWER_LOST") from error
+                raise UnavailableError(f"the response was lost; repeat it: {error}", code="RESPONSE_LOST") from error
 
         return self.guard.run(once, is_retryable=is_retryable_read, on_retry=_count_retry)
 

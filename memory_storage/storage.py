@@ -30,7 +30,7 @@ from .engine import guard_engine, make_directory, make_engine
 from .erasure import Eraser
 from .errors import CommitUnknownError, ConfigurationError, UnavailableError, ValidationError
 from .monitoring import Meter
-from .repositories import EmbeddingRepository, EpisodeRepository
+from .repositories import EmbeddingRepository
 from .resilience import CircuitBreaker, Guard, is_retryable_read, was_not_committed
 from .schema.vector_tables import FILLED_DISKANN
 from .search.hnsw.index import HnswIndexes, is_installed
@@ -137,7 +137,7 @@ class MemoryStorage(Repositories):
             auth_token: The token of a server, or a callable that returns one.
             namespace: The tenant, agent or project whose rows are read and written; default: "default".
             sync_url: The URL of a server with which a file is kept in sync: see `sync`. It is not contacted yet.
-            sync_interval: Seconds between two syncs, which a thread runs; None: whoever calls `sync` does.
+            sync_interval: Seconds between two syncs, which a thread runs; None: the caller calls `sync`.
             sync_mode: "local_first" (default) or "write_through".
             now: Returns the current time, aware; the clock of all timestamps.
 
@@ -289,20 +289,17 @@ class MemoryStorage(Repositories):
         server = Session(self._server._context, self.namespace, self._actor)
         return WriteThroughSession(self._context, server, self._replica)
 
-    @property
-    def episodes(self) -> EpisodeRepository:
-        """Episodes with their steps."""
-        if self._replica is None or self.settings.sync_keep is None:
-            return super().episodes
-        return PartialEpisodes(self._session, self._replica.fetch)
-
-    @property
-    def embeddings(self) -> EmbeddingRepository:
-        """Vectors of episodes, steps and patterns; `embeddings.index` has their indexes."""
-        if not isinstance(self._session, WriteThroughSession) or self._replica is None:
-            return super().embeddings
-        local = Session(self._context, self.namespace, self._actor)
-        return WriteThroughEmbeddings(local, EmbeddingRepository(self._session.server), self._replica)
+    def _use(self, session: Session) -> None:
+        """Use a session, and for it the repositories that ask the server."""
+        super()._use(session)
+        if self._replica is None:
+            return
+        if self.settings.sync_keep is not None:
+            vars(self)["episodes"] = PartialEpisodes(session, self._replica.fetch)
+        if isinstance(session, WriteThroughSession):
+            local = Session(self._context, self.namespace, self._actor)
+            server = EmbeddingRepository(session.server)
+            vars(self)["embeddings"] = WriteThroughEmbeddings(local, server, self._replica)
 
     def transaction(self) -> Transaction:
         """Return a transaction: `with storage.transaction() as tx: tx.episodes.save(...)`.
@@ -351,7 +348,7 @@ class MemoryStorage(Repositories):
         What was changed on both sides is merged: steps, tags, metadata and different fields of one row all stay, and
         counters of patterns add up. Where both sides changed the same field, the server's value stands, and the local
         one is kept in `conflicts`. An interrupted sync is resumed by the next one; nothing is applied twice. Reads and
-        writes of other threads and processes go on meanwhile.
+        writes of other threads and processes are allowed during a sync.
 
         Args:
             migrate: Upgrade the schema of the server first, if it is older; programs of older versions cannot use it
@@ -477,11 +474,8 @@ class MemoryStorage(Repositories):
         if (episode is None) == (namespace is None):
             raise ValidationError("episode", "must be given, or namespace, and not both", (episode, namespace))
         if namespace is not None:
-            return self.in_namespace(namespace)._erase_everything(scrub=scrub)
+            return self.in_namespace(namespace)._erase(lambda eraser: eraser.everything(scrub=scrub))
         return self._erase(lambda eraser: eraser.episode(episode or "", scrub=scrub))
-
-    def _erase_everything(self, *, scrub: bool) -> models.ErasureResult:
-        return self._erase(lambda eraser: eraser.everything(scrub=scrub))
 
     def _erase(self, erase: Callable[[Eraser], models.ErasureResult]) -> models.ErasureResult:
         """Erase here; with write-through at the server first, from which the digests are pulled."""

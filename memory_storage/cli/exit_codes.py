@@ -22,6 +22,7 @@ CODES: dict[type[errors.MemoryStorageError], int] = {
     errors.SchemaError: 8,
     errors.CorruptDataError: DAMAGED,
     errors.CommitUnknownError: 11,
+    errors.ServerChangedError: 12,
 }
 
 MEANINGS: dict[int, str] = {
@@ -37,6 +38,7 @@ MEANINGS: dict[int, str] = {
     9: "damaged row or file",
     BROKEN_RECORDS: "some records of an import were invalid",
     11: "connection lost during a commit: it may or may not be stored",
+    12: "the server is not the one that the file was synchronized with",
     INTERRUPTED: "interrupted",
     BROKEN_PIPE: "the reader of the output closed it",
 }

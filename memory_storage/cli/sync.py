@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from memory_storage._formatting import counted
 from memory_storage.errors import ConfigurationError
-from memory_storage.models import Conflict, SyncReport, SyncStatus
+from memory_storage.models import SyncReport, SyncStatus
 from memory_storage.settings import Settings
 from memory_storage.storage import MemoryStorage
 
@@ -22,7 +22,7 @@ from .output import progress, say, show_fields, show_table, write_json
 ConflictId = Annotated[str, typer.Argument(metavar="ID", help="A conflict's id, as `conflicts list` shows it.")]
 
 conflicts = typer.Typer(
-    help="Show and resolve conflicts: what was changed here and at the server. The server's version stands meanwhile.",
+    help="Show and resolve conflicts: what was changed here and at the server. The server's version stands until then.",
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -93,9 +93,12 @@ def show(conflict: ConflictId, database: Database = None, namespace: Namespace =
     if as_json:
         write_json(asdict(found))
         return
-    rows = [(name, *map(_text, values)) for name, values in found.difference().items()]
-    mine, theirs = (f"{side} ({writer})" if writer else side for side, writer in _sides(found))
-    show_table(["field", "base", mine, theirs], rows)
+    rows = [
+        (name, *(value if value is None or isinstance(value, str) else repr(value) for value in values))
+        for name, values in found.difference().items()
+    ]
+    sides = ("mine", found.my_writer), ("theirs", found.their_writer)
+    show_table(["field", "base", *(f"{side} ({writer})" if writer else side for side, writer in sides)], rows)
 
 
 @conflicts.command()
@@ -166,11 +169,3 @@ def _show_status(status: SyncStatus | None, *, as_json: bool) -> None:
             "first sync": "over" if status.is_complete else "not over",
         }
     )
-
-
-def _sides(conflict: Conflict) -> tuple[tuple[str, str | None], tuple[str, str | None]]:
-    return ("mine", conflict.my_writer), ("theirs", conflict.their_writer)
-
-
-def _text(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else repr(value)

@@ -1,7 +1,7 @@
 """Applies to the file of a replica what it has pulled, and notes what the server has accepted.
 
-One transaction has the rows, the number up to which they go, and the acknowledgements: a replica that is killed goes on
-where it was. What is applied is not logged as a change of this file.
+One transaction has the rows, the number up to which they go, and the acknowledgements: a replica that is killed
+resumes. What is applied is not logged as a change of this file.
 """
 
 from __future__ import annotations
@@ -520,7 +520,7 @@ WHERE s.namespace = ? AND s.episode_id = ? LIMIT 1""",
     # -- kinds that need more --------------------------------------------------------------------------------------
 
     def _with_counters(self, rows: list[Values]) -> list[Values]:
-        """Return patterns with the counters of this file, where it has counted: the server is asked what it has."""
+        """Return patterns with the counters of this file, where it has counted: then the server says what it has."""
         kind = KINDS[PATTERN]
         ids = json.dumps([[row[0], row[kind.place("id")]] for row in rows])
         counted = {tuple(row) for row in self._tx.read(*_bound(COUNTED, patterns=ids))}

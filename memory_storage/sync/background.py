@@ -55,7 +55,7 @@ class Background:
                 if kind != last:
                     _log.warning("sync failed, and is tried again every %g s: %s", self._interval, error)
                 last = kind
-            except Exception:  # noqa: BLE001 - logged, with its traceback; the thread goes on
+            except Exception:  # noqa: BLE001 - logged, with its traceback; the thread continues
                 _log.exception("sync failed, and is tried again every %g s", self._interval)
             else:
                 if last:

@@ -37,7 +37,7 @@ _OF_THE_STORE = {"version", "created_at", "updated_at", "archived_at", "effectiv
 
 
 class ConflictRepository(Repository):
-    """The conflicts of one namespace that are not resolved. The server's version of each stands meanwhile."""
+    """The conflicts of one namespace that are not resolved. The server's version of each stands until then."""
 
     _operations = "conflicts"
 
@@ -89,7 +89,7 @@ class ConflictRepository(Repository):
 
         Raises:
             NotFoundError: There is no such conflict, or the episode of a step or place no longer exists.
-            ConflictError: The row was changed by another thread meanwhile. Nothing was stored.
+            ConflictError: The row was changed by another thread. Nothing was stored.
         """
         conflict = self.get(conflict_id)
         self._resolve(conflict, self._mine(conflict))

@@ -125,7 +125,7 @@ class Local:
         return LocalState(epoch, since, position, synced_at, None if namespaces is None else tuple(namespaces))
 
     def become_replica(self) -> None:
-        """Log changes from now on, and everything that is there already. Idempotent."""
+        """Log changes from now on, and all existing rows. Idempotent."""
         if self.state() is not None:
             return
         with self.transaction() as tx:

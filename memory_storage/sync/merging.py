@@ -76,7 +76,7 @@ def merge(kind: int, bases: Sequence[Base], mine: Values, theirs: Values, prefer
 
     Args:
         kind: Its kind.
-        bases: What it was when it was in sync, and as it was sent since.
+        bases: The row when it was in sync, and as it was sent since.
         mine: The row here.
         theirs: The row at the server.
         prefer: Whose field stands where both have changed it.

@@ -32,7 +32,7 @@ _END = "\U0010ffff"  # no namespace sorts after it
 _LATEST = 2**62
 _BEGINNING = -(2**62)
 
-# One column: each has its name and its type in the answer, and this one is asked for again and again.
+# One column: each has its name and its type in the answer, and this one is read by each sync.
 _STATE = (
     "SELECT json_array(mode,hex(epoch),last,floor,(SELECT group_concat(version_num)FROM alembic_version))s "
     "FROM(SELECT 1)LEFT JOIN sync_state"
@@ -115,7 +115,7 @@ class Answer:
 
 
 class Position(NamedTuple):
-    """Where the first sync is: the kind of the rows that it pulls, and after which one it goes on.
+    """Where the first sync is: the kind of the rows that it pulls, and the row after which it continues.
 
     Attributes:
         kind: EPISODE (with steps), PATTERN, EMBEDDING or PLACE.
@@ -180,7 +180,7 @@ class Server:
         return self._with_vectors(self._page_of(results, since))
 
     def rows(self, position: Position, oldest: int) -> tuple[Page, Position | None]:
-        """Ask for rows that are there, the newest episodes first; and for the position after them, None at the end."""
+        """Ask for existing rows, the newest episodes first; and for the position after them, None at the end."""
         select = _snapshot_of_episodes if position.kind == EPISODE else _snapshot_of
         step = select(position, self._namespaces, oldest)
         (rows,) = self._request([step], reads_only=True)

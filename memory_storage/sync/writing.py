@@ -221,7 +221,7 @@ WHERE ({_list(changed, "steps.")}) IS NOT ({_list(changed, "excluded.")})"""
 
 @lru_cache(maxsize=_MOST_ROWS)
 def _new_steps(n: int) -> str:
-    # Where one of the numbers is taken, all new steps of the episode move behind those that are there, in their order.
+    # Where one of the numbers is taken, all new steps of the episode move behind the stored ones, in their order.
     columns = KINDS[STEP].columns
     values = ", ".join("f.step_number + m.shift" if name == "step_number" else f"f.{name}" for name in columns)
     return f"""{_given((*columns, *_GUARDS), n)},

@@ -38,6 +38,7 @@ EXAMPLES = [
     ms.ResponseTooLargeError("m", code="RESPONSE_LIMIT", limit=5, value=6, setting="max_response_bytes"),
     ms.CommitUnknownError("m"),
     ms.SchemaError("m", found="0001", expected="0002"),
+    ms.ServerChangedError("m"),
     ms.CorruptDataError("m", table="episodes", id="x"),
 ]
 FACTS = {

@@ -2,7 +2,7 @@
 
 A replica saves, appends, edits, completes, archives, deletes, erases and counts, without a line and with one that loses
 requests and answers, and delivers requests late; another replica syncs between two requests; a replica is killed at any
-of its transactions; a file is copied, and both go on; and clocks are off by a year. After all have synced twice without
+of its transactions; a file is copied, and both are used; and clocks are off by a year. After all have synced twice without
 faults, all are equal to each other, to the server and to the model.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -377,6 +378,49 @@ def test_a_file_that_has_rows_already_is_merged(replica: Open, tmp_path: Path, m
     assert contents(a) == contents(b)
     assert a.episodes.get(own.id)
     assert a.patterns.get(pattern.id).effectiveness.times_retrieved == 1
+
+
+def test_a_sync_does_not_wait_for_another_forever(replica: Open) -> None:
+    a = replica("a", request_timeout=0.1)
+    assert a._replica is not None
+    with a._replica._alone(), ThreadPoolExecutor(1) as thread, pytest.raises(ms.UnavailableError) as caught:
+        thread.submit(a.sync).result()
+    assert caught.value.code == "SYNC_RUNNING"
+
+
+def test_a_lost_response_is_named(replica: Open, monkeypatch: pytest.MonkeyPatch, make_episode: MakeEpisode) -> None:
+    a = replica("a", retry={"max_attempts": 1})
+    a.episodes.save(make_episode(0))
+    assert a._server is not None
+    executor = a._server._context.executor
+
+    def lose(batch: dbapi.Batch, *, deadline: float | None = None) -> None:
+        raise ms.CommitUnknownError("the connection was lost")
+
+    monkeypatch.setattr(executor, "_run", lose)
+    with pytest.raises(ms.UnavailableError) as caught:
+        a.sync()
+    assert caught.value.code == "RESPONSE_LOST"
+
+
+def test_conflicts_are_those_of_a_namespace(replica: Open, make_episode: MakeEpisode) -> None:
+    _, b = edited(replica, make_episode)
+    b.sync()
+    (conflict,) = b.conflicts.iterate()
+    other = b.in_namespace("other").conflicts
+    assert list(other.iterate()) == []
+    assert other.count() == 0
+    for call in (other.get, other.take_mine, other.take_theirs):
+        with pytest.raises(ms.NotFoundError):
+            call(conflict.id)
+    with pytest.raises(ms.ValidationError, match="merge"):
+        b.conflicts.merge(conflict.id, 5)  # type: ignore[arg-type]
+    with pytest.raises(ms.ValidationError, match="merge"):
+        b.conflicts.merge(conflict.id, lambda _: ms.Step(tool="t", action="a"))
+    with pytest.raises(ms.ValidationError, match="conflict_id"):
+        b.conflicts.get("'; DROP TABLE episodes; --")
+    b.conflicts.take_theirs(conflict.id)
+    assert b.episodes.query().items[0].task_description == "Ann's"
 
 
 def test_two_threads_share_one_sync(replica: Open, make_episode: MakeEpisode) -> None:

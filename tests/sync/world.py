@@ -60,11 +60,11 @@ class Line:
             raise UnavailableError("no answer in time", code="REQUEST_TIMEOUT")
         answer = self.server._context.executor.exchange(steps, reads_only=reads_only)
         if fault == "answer":
-            raise UnavailableError("the answer was lost", code="CONNECTION_LOST")
+            raise UnavailableError("the response was lost", code="CONNECTION_LOST")
         return json.loads(json.dumps(answer, default=_blob), object_hook=_unblob)
 
     def deliver(self) -> None:
-        """Let the requests arrive that are late. The server answers, and nobody hears it."""
+        """Let the requests arrive that are late. Their responses are lost."""
         late, self.late = self.late, []
         for steps in late:
             with suppress(ms.MemoryStorageError, Exception):
@@ -152,7 +152,7 @@ class CrashingLocal(Local):
 
 @dataclass
 class Model:
-    """What the clients were told, and what must hold."""
+    """What was acknowledged, and what must hold."""
 
     episodes: set[UUID] = field(default_factory=set)
     deleted: set[UUID] = field(default_factory=set)
@@ -395,7 +395,7 @@ class World:
             assert counted.success_when_applied + counted.failure_when_applied == model.applied[key]
 
     def _check_edits(self, episodes: dict[UUID, ms.Episode]) -> None:
-        """An edit is in the end's field, or under a later edit by somebody who had seen it, or kept as a conflict."""
+        """An edit is in the end's field, or under a later edit of a client that had seen it, or kept as a conflict."""
         seen = {key: self._with_parents(_texts(one.model_dump(mode="json"))) for key, one in episodes.items()}
         for client in self.clients:
             for conflict in client.storage.conflicts.iterate():

@@ -1,0 +1,211 @@
+"""Eight replicas in processes of their own, a line that fails in every way, kills of replicas and of the server.
+
+MEMORY_STORAGE_CHAOS_SECONDS is how long it lasts (default 10), MEMORY_STORAGE_CHAOS_SEED what happens; the seed of a
+run is printed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import memory_storage as ms
+from memory_storage.testing import Sqld
+from tests.checks import assert_consistent
+from tests.proxy import Proxy
+
+from .world import contents
+
+SECONDS = float(os.environ.get("MEMORY_STORAGE_CHAOS_SECONDS", "10"))
+SEED = int(os.environ.get("MEMORY_STORAGE_CHAOS_SEED") or time.time_ns() % 2**32)
+CLIENTS = 8
+ROOT = Path(__file__).parents[2]
+
+
+class Crowd:
+    """The client processes."""
+
+    def __init__(self, directory: Path, url: str, seed: int) -> None:
+        self._directory, self._url, self._seed = directory, url, seed
+        self.kills = 0
+        self._processes = [self._start(number) for number in range(CLIENTS)]
+
+    def _start(self, number: int) -> subprocess.Popen[bytes]:
+        self._seed += 1
+        arguments = [self._directory / f"{number}.db", self._url, self._directory / f"{number}.txt", self._seed]
+        command = [sys.executable, "-m", "tests.sync.crowd", *map(str, arguments)]
+        return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE)
+
+    def kill_one(self, chance: random.Random) -> None:
+        """Kill a client, and start it again on its file."""
+        number = chance.randrange(CLIENTS)
+        self._processes[number].send_signal(signal.SIGKILL)
+        self._processes[number].communicate()
+        self._processes[number] = self._start(number)
+        self.kills += 1
+
+    def stop(self) -> None:
+        """End the clients."""
+        for process in self._processes:
+            process.communicate(timeout=30)
+        assert [process.returncode for process in self._processes] == [0] * CLIENTS
+
+    def ledger(self) -> Counter[tuple[str, str, str]]:
+        """Return how often each line was written."""
+        files = self._directory.glob("*.txt")
+        return Counter(tuple(line.split()) for file in files for line in file.read_text().splitlines())
+
+
+def faults(proxy: Proxy, server: Sqld, crowd: Crowd, chance: random.Random) -> dict[str, Callable[[], object]]:
+    """What may happen."""
+
+    def go_away() -> None:
+        proxy.refuse()
+        time.sleep(chance.uniform(0.1, 0.5))
+        proxy.accept()
+
+    def be_deaf() -> None:
+        proxy.deaf = True
+        time.sleep(chance.uniform(0.1, 0.5))
+        proxy.deaf = False
+        proxy.cut_all()
+
+    def restart() -> None:
+        server.kill()
+        server.start()
+
+    return {
+        "requests are cut": lambda: proxy.cut_request_after(chance.randrange(20_000), times=3),
+        "answers are cut": lambda: proxy.cut_reply_after(chance.choice([0, 0, chance.randrange(20_000)]), times=3),
+        "the line is cut": proxy.cut_all,
+        "the line is slow": lambda: setattr(proxy, "latency", chance.choice([0.0, 0.05])),
+        "the server is away": go_away,
+        "the server is deaf": be_deaf,
+        "the server is killed": restart,
+        "a client is killed": lambda: crowd.kill_one(chance),
+        "a client is killed again": lambda: crowd.kill_one(chance),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="kills by a signal that Windows does not have")
+def test_what_a_crowd_was_told_is_there_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chance = random.Random(SEED)
+    happened: Counter[str] = Counter()
+    with Sqld(directory=tmp_path / "server") as server, Proxy(server.port) as proxy:
+        with ms.MemoryStorage.open(server.url) as storage:
+            storage.episodes.save(ms.Episode(task_description="the first"))
+            storage.patterns.save(ms.Heuristic(condition="if", action="then"))
+        crowd = Crowd(tmp_path, proxy.url, SEED)
+        until = time.monotonic() + SECONDS
+        while time.monotonic() < until:
+            time.sleep(chance.uniform(0.05, 0.4))
+            name, fault = chance.choice(list(faults(proxy, server, crowd, chance).items()))
+            fault()
+            happened[name] += 1
+        proxy.latency = 0.0
+        proxy.cut_request_after(None)
+        proxy.cut_reply_after(None)
+        crowd.stop()
+        ledger = crowd.ledger()
+        replicas = [
+            ms.MemoryStorage.open(ms.Settings(database=str(tmp_path / f"{number}.db"), sync_url=server.url))
+            for number in range(CLIENTS)
+        ]
+        for _ in range(2):
+            for replica in replicas:
+                replica.sync()
+        with ms.MemoryStorage.open(server.url) as storage:
+            stored = contents(storage)
+            assert_consistent(storage.engine)
+        for replica in replicas:
+            assert contents(replica) == stored
+            assert replica.sync_status() is not None
+            assert_consistent(replica.engine)
+        _compare(stored, ledger)
+        conflicts = sum(replica.conflicts.count() for replica in replicas)
+        for replica in replicas:
+            replica.close()
+    with capsys.disabled():
+        print(
+            f"\nseed {SEED}: {sum(ledger.values())} entries, {crowd.kills} clients killed, {conflicts} conflicts;",
+            end="",
+        )
+        print("", ", ".join(f"{name} {times}" for name, times in sorted(happened.items())))
+
+
+def _compare(stored: dict[str, dict[object, object]], ledger: Counter[tuple[str, str, str]]) -> None:
+    episodes = {str(key): one for key, one in stored["episodes"].items()}
+    steps = Counter(str(step.id) for one in episodes.values() for step in one.steps)  # type: ignore[attr-defined]
+    keys = {key for one in episodes.values() for key in one.metadata}  # type: ignore[attr-defined]
+    assert set(steps.values()) <= {1}, "a step is doubled"
+    assert len(episodes) == 1 + sum(kind == "episode" for _, kind, _ in ledger) or ledger
+    for (word, kind, name), times in ledger.items():
+        if (word, kind) == ("ok", "episode"):
+            assert len(episodes[name].steps) >= 2, "an episode is there by half"  # type: ignore[attr-defined]
+        elif (word, kind) == ("ok", "step"):
+            assert name in steps, "a step was lost"
+        elif (word, kind) == ("ok", "key"):
+            assert name in keys, "a key was lost"
+        elif (word, kind) == ("ok", "count"):
+            pattern = next(iter(stored["patterns"].values()))
+            applied = pattern.effectiveness.times_applied  # type: ignore[attr-defined]
+            assert times <= applied <= ledger["try", "count", name], "a count was lost, or doubled"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="kills by a signal that Windows does not have")
+def test_a_first_sync_that_is_killed_goes_on(tmp_path: Path) -> None:
+    chance = random.Random(SEED)
+    with Sqld(directory=tmp_path / "server") as server, Proxy(server.port) as proxy:
+        with ms.MemoryStorage.open(server.url) as storage:
+            for _ in range(6):
+                storage.episodes.import_many(
+                    [
+                        ms.Episode(
+                            task_description=f"episode {number} " + "word " * 50,
+                            steps=[ms.Step(tool="t", action="a" * 300) for _ in range(3)],
+                        )
+                        for number in range(500)
+                    ]
+                )
+            stored = contents(storage)
+        in_peace = _bytes_of_sync(proxy, tmp_path / "peace.db")
+        proxy_bytes = 0
+        kills = 0
+        path = tmp_path / "killed.db"
+        while kills < 8:
+            before = proxy.bytes_received
+            command = [sys.executable, "-m", "memory_storage", "sync", "--database", str(path), "--url", proxy.url]
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            limit = before + in_peace * chance.uniform(0.02, 0.2)
+            while process.poll() is None and proxy.bytes_received < limit:
+                time.sleep(0.002)
+            process.kill()
+            process.wait()
+            kills += 1
+            proxy_bytes += proxy.bytes_received - before
+        before = proxy.bytes_received
+        with ms.MemoryStorage.open(path, sync_url=proxy.url) as replica:
+            assert replica.sync().is_complete
+            assert contents(replica) == stored
+            assert_consistent(replica.engine)
+        proxy_bytes += proxy.bytes_received - before
+    print(f"killed {kills} times: {proxy_bytes / in_peace:.2f} times the bytes")
+    assert proxy_bytes <= in_peace * (1.2 + kills * 0.15), "a killed sync begins anew"
+
+
+def _bytes_of_sync(proxy: Proxy, path: Path) -> int:
+    before = proxy.bytes_received
+    with ms.MemoryStorage.open(path, sync_url=proxy.url) as replica:
+        replica.sync()
+    return proxy.bytes_received - before
