@@ -18,7 +18,8 @@ _by_revisions = migrate._run
 _HAS_OBJECTS = "SELECT EXISTS (SELECT 1 FROM sqlite_master)"
 # The shadow tables of full-text indexes and R*Trees come with their virtual tables.
 _STATEMENTS = """
-    SELECT sql FROM sqlite_master AS object WHERE sql IS NOT NULL AND NOT (type = 'table' AND EXISTS (
+    SELECT sql FROM sqlite_master AS object
+    WHERE sql IS NOT NULL AND name <> 'sqlite_sequence' AND NOT (type = 'table' AND EXISTS (
         SELECT 1 FROM sqlite_master AS owner
         WHERE owner.sql LIKE 'CREATE VIRTUAL TABLE%' AND object.name LIKE owner.name || '\\_%' ESCAPE '\\'
     )) ORDER BY rowid

@@ -348,7 +348,6 @@ sync_state = Table(
         nullable=False,
         comment="1 of a server, 2 of a replica, 3 while a replica applies what it pulled",
     ),
-    Column("last", Integer, nullable=False, server_default="0", comment="The latest number of `sync_changes`"),
     Column("floor", Integer, nullable=False, server_default="0", comment="Tombstones up to this number were removed"),
     Column("epoch", LargeBinary, comment="Random identity of the server's log; of a replica, that of its server"),
     Column("session", LargeBinary, comment="Random identity of the process that counts patterns now"),
@@ -362,7 +361,7 @@ sync_state = Table(
 sync_changes = Table(
     "sync_changes",
     metadata,
-    Column("number", Integer, primary_key=True, comment="Grows in the order of the commits"),
+    Column("number", Integer, primary_key=True, comment="Grows in the order of the commits; never given twice"),
     Column("namespace", Text, nullable=False, comment="Namespace of the row; empty for a digest"),
     Column(
         "kind",
@@ -378,6 +377,7 @@ sync_changes = Table(
     Column("sent", Integer, comment="Of a replica: the number under which it was pushed, until that is acknowledged"),
     Index("ux_sync_changes_row", "kind", "seq", unique=True, sqlite_where=text("seq IS NOT NULL")),
     Index("ux_sync_changes_key", "kind", "namespace", "key", unique=True, sqlite_where=text('"key" IS NOT NULL')),
+    sqlite_autoincrement=True,
     comment="The latest change of each row since sync is on; of a replica, what it has not pushed yet.",
 )
 

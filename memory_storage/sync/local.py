@@ -129,10 +129,12 @@ class Local:
         if self.state() is not None:
             return
         with self.transaction() as tx:
-            if tx.read("SELECT 1 FROM sync_state"):
-                return  # another process was faster; or it is a server, which `state` does not take for a replica
+            if tx.read("SELECT 1 FROM sync_state WHERE mode <> 1"):
+                return  # another process was faster
             tx.run(
                 [
+                    # A copy of a server's database has its log.
+                    *(BatchStep(f"DELETE FROM {table}") for table in ("sync_changes", "sync_counts", "sync_state")),
                     BatchStep(
                         "INSERT INTO sync_state (id, mode, session) VALUES (1, ?, ?)", (REPLICA, token_bytes(16))
                     ),
@@ -160,18 +162,15 @@ def log_everything() -> Iterator[BatchStep]:
     """Yield statements that log all rows as changed, which are not logged yet."""
     for kind in KINDS.values():
         yield BatchStep(
-            f"""INSERT INTO sync_changes (number, namespace, kind, seq)
-SELECT last + row_number() OVER (ORDER BY r.seq), r.namespace, {kind.number}, r.seq
-FROM sync_state CROSS JOIN {kind.table} AS r WHERE NOT EXISTS (
+            f"""INSERT INTO sync_changes (namespace, kind, seq)
+SELECT r.namespace, {kind.number}, r.seq FROM {kind.table} AS r WHERE NOT EXISTS (
     SELECT 1 FROM sync_changes AS c WHERE c.kind = {kind.number} AND c.seq = r.seq)"""
         )
-        yield BatchStep("UPDATE sync_state SET last = max(last, (SELECT coalesce(max(number), 0) FROM sync_changes))")
     yield BatchStep(
-        f"""INSERT INTO sync_changes (number, namespace, kind, "key")
-SELECT last + row_number() OVER (), '', {FORGOTTEN}, hex(digest) FROM sync_state CROSS JOIN forgotten
+        f"""INSERT INTO sync_changes (namespace, kind, "key")
+SELECT '', {FORGOTTEN}, hex(digest) FROM forgotten
 WHERE NOT EXISTS (SELECT 1 FROM sync_changes WHERE kind = {FORGOTTEN} AND namespace = '' AND "key" = hex(digest))"""
     )
-    yield BatchStep("UPDATE sync_state SET last = max(last, (SELECT coalesce(max(number), 0) FROM sync_changes))")
     yield BatchStep(
         """INSERT INTO sync_counts (namespace, pattern_id, session, acknowledged, retrieved, applied, succeeded, failed,
     reward_sum, last_used_at, counted_at)

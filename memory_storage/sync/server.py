@@ -32,10 +32,13 @@ _END = "\U0010ffff"  # no namespace sorts after it
 _LATEST = 2**62
 _BEGINNING = -(2**62)
 
+_LAST = "coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'sync_changes'), 0)"
+"""SQL for the number of the latest change, also of one that is gone."""
+
 # One column: each has its name and its type in the answer, and this one is read by each sync.
 _STATE = (
-    "SELECT json_array(mode,hex(epoch),last,floor,(SELECT group_concat(version_num)FROM alembic_version))s "
-    "FROM(SELECT 1)LEFT JOIN sync_state"
+    "SELECT json_array(mode,hex(epoch),(SELECT seq FROM sqlite_sequence WHERE name='sync_changes'),floor,"
+    "(SELECT group_concat(version_num)FROM alembic_version))s FROM(SELECT 1)LEFT JOIN sync_state"
 )
 _JOIN = (
     "INSERT INTO sync_state (id, mode, epoch) SELECT 1, 1, randomblob(16) WHERE NOT EXISTS (SELECT 1 FROM sync_state)"
@@ -225,7 +228,7 @@ class Server:
         changes = [*_deletions(push), *self._pushed_rows(push, since), *push_counts(push.counts)]
         keys = [(one.namespace, one.pattern_id, one.session) for one in push.counts]
         counts = [stored_counts(keys)] if keys else []
-        last = [BatchStep("UPDATE sync_state SET writer = NULL"), BatchStep("SELECT last FROM sync_state")]
+        last = [BatchStep("UPDATE sync_state SET writer = NULL"), BatchStep(f"SELECT {_LAST}")]
         try:
             results = self._request([*first, *changes, *counts, *last])
         except RowCountError:
@@ -372,15 +375,14 @@ def _deletions(push: Push) -> Iterator[BatchStep]:
         )
     # A put that is still on its way must not bring back what is deleted, also if the server never had it.
     yield BatchStep(
-        """INSERT INTO sync_changes (number, writer, namespace, kind, "key", created_at, deleted_at)
-SELECT last + row_number() OVER (), writer, value ->> 1, value ->> 0, value ->> 2, value ->> 3, unixepoch()
+        """INSERT INTO sync_changes (writer, namespace, kind, "key", created_at, deleted_at)
+SELECT writer, value ->> 1, value ->> 0, value ->> 2, value ->> 3, unixepoch()
 FROM sync_state CROSS JOIN json_each(?)
 WHERE NOT EXISTS (SELECT 1 FROM sync_changes AS t
     WHERE t.kind = value ->> 0 AND t.namespace = value ->> 1 AND t."key" = value ->> 2)
 AND NOT EXISTS (SELECT 1 FROM forgotten WHERE digest = unhex(value ->> 4))""",
         (tombstones,),
     )
-    yield BatchStep("UPDATE sync_state SET last = max(last, (SELECT coalesce(max(number), 0) FROM sync_changes))")
 
 
 _RAW = f"""WITH raw AS MATERIALIZED (
@@ -412,7 +414,7 @@ def _changes(is_partial: bool, is_young: bool) -> str:
     rows = select_rows("page")
     width = rows.splitlines()[0].count(",") + 1
     # A row without a kind: the end of the page, the latest change, and whether there is more.
-    has_more, last = "(SELECT count(*) FROM raw) > (SELECT count(*) FROM part)", "(SELECT last FROM sync_state)"
+    has_more, last = "(SELECT count(*) FROM raw) > (SELECT count(*) FROM part)", _LAST
     end = ", ".join(
         [
             "(SELECT max(number) FROM part)",

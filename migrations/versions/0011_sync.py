@@ -21,7 +21,6 @@ TABLES = (
     """CREATE TABLE sync_state (
         id INTEGER NOT NULL,
         mode INTEGER NOT NULL,
-        last INTEGER DEFAULT '0' NOT NULL,
         floor INTEGER DEFAULT '0' NOT NULL,
         epoch BLOB,
         session BLOB,
@@ -32,7 +31,7 @@ TABLES = (
         PRIMARY KEY (id)
     )""",
     """CREATE TABLE sync_changes (
-        number INTEGER NOT NULL,
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
         namespace TEXT NOT NULL,
         kind INTEGER NOT NULL,
         seq INTEGER,
@@ -40,8 +39,7 @@ TABLES = (
         created_at INTEGER,
         deleted_at INTEGER,
         writer TEXT,
-        sent INTEGER,
-        PRIMARY KEY (number)
+        sent INTEGER
     )""",
     "CREATE UNIQUE INDEX ux_sync_changes_row ON sync_changes (kind, seq) WHERE seq IS NOT NULL",
     'CREATE UNIQUE INDEX ux_sync_changes_key ON sync_changes (kind, namespace, "key") WHERE "key" IS NOT NULL',
@@ -102,9 +100,9 @@ NAMES = ("sync_wanted", "sync_conflicts", "sync_counts", "sync_bases", "sync_cha
 SERVER, REPLICA = 1, 2  # modes; a replica that applies what it has pulled has another, so that nothing is logged
 MODE = "(SELECT mode FROM sync_state WHERE id = 1)"
 IS_LOGGED = f"{MODE} IN ({SERVER}, {REPLICA})"
-NUMBERED = "(number, writer) = (SELECT last, writer FROM sync_state WHERE id = 1)"
-# Numbers come from a counter, which never goes back: a replica that has seen a number has seen all up to it.
-NEXT = "UPDATE sync_state SET last = last + 1"
+# A number is never given twice: a replica that has seen a number has seen all up to it.
+LOG = """INSERT INTO sync_changes (writer, namespace, kind, seq)
+        SELECT writer, NEW.namespace, {0}, NEW.seq FROM sync_state WHERE id = 1"""
 
 KINDS = {"episodes": 1, "steps": 2, "patterns": 3, "embeddings": 4, "spatiotemporal_index": 5}
 FORGOTTEN = 6
@@ -163,20 +161,14 @@ def log_triggers(table: str) -> Iterator[CreateTrigger]:
         f"kind = {kind} AND seq = {{0}}.seq",
         f'kind = {kind} AND namespace = OLD.namespace AND "key" = {KEYS[table].format("OLD")}',
     )
-    add = f"""INSERT INTO sync_changes (number, writer, namespace, kind, seq)
-        SELECT last, writer, NEW.namespace, {kind}, NEW.seq FROM sync_state"""
     changed = " OR ".join(f"OLD.{name} IS NOT NEW.{name}" for name in COLUMNS[table])
     columns = ", ".join(COLUMNS[table])
-    yield CreateTrigger(f"{table}_sync_insert", f"AFTER INSERT ON {table}", [NEXT, add], when=IS_LOGGED)
+    yield CreateTrigger(f"{table}_sync_insert", f"AFTER INSERT ON {table}", [LOG.format(kind)], when=IS_LOGGED)
     # Not an upsert: the conflict policy of the statement that fires a trigger replaces the trigger's own.
     yield CreateTrigger(
         f"{table}_sync_update",
         f"AFTER UPDATE OF {columns} ON {table}",
-        [
-            NEXT,
-            f"UPDATE sync_changes SET {NUMBERED}, sent = NULL WHERE {row.format('NEW')}",
-            f"{add} WHERE NOT EXISTS (SELECT 1 FROM sync_changes WHERE {row.format('NEW')})",
-        ],
+        [f"DELETE FROM sync_changes WHERE {row.format('NEW')}", LOG.format(kind)],
         when=f"{IS_LOGGED} AND ({changed})",
     )
     has_owner = owner_exists(table)
@@ -187,10 +179,9 @@ def log_triggers(table: str) -> Iterator[CreateTrigger]:
         [
             f"DELETE FROM sync_changes WHERE {row.format('OLD')}",
             f"DELETE FROM sync_bases WHERE {key}",
-            f"{NEXT} WHERE mode IN ({SERVER}, {REPLICA})",
             f"DELETE FROM sync_changes WHERE {key} AND {IS_LOGGED}{of_owner}",
-            f"""INSERT INTO sync_changes (number, writer, namespace, kind, "key", created_at, deleted_at)
-        SELECT last, writer, OLD.namespace, {kind}, {KEYS[table].format("OLD")}, {CREATED[table]}, unixepoch()
+            f"""INSERT INTO sync_changes (writer, namespace, kind, "key", created_at, deleted_at)
+        SELECT writer, OLD.namespace, {kind}, {KEYS[table].format("OLD")}, {CREATED[table]}, unixepoch()
         FROM sync_state WHERE mode IN ({SERVER}, {REPLICA}) AND {has_owner}""",
         ],
         when=f"{MODE} IS NOT NULL",
@@ -248,13 +239,7 @@ def count_triggers() -> Iterator[CreateTrigger]:
     yield CreateTrigger(
         "patterns_sync_counted",
         f"AFTER UPDATE OF {', '.join(names)} ON patterns",
-        [
-            NEXT,
-            f"UPDATE sync_changes SET {NUMBERED} WHERE kind = 3 AND seq = NEW.seq",
-            """INSERT INTO sync_changes (number, writer, namespace, kind, seq)
-        SELECT last, writer, NEW.namespace, 3, NEW.seq FROM sync_state
-        WHERE NOT EXISTS (SELECT 1 FROM sync_changes WHERE kind = 3 AND seq = NEW.seq)""",
-        ],
+        ["DELETE FROM sync_changes WHERE kind = 3 AND seq = NEW.seq", LOG.format(3)],
         when=f"{MODE} = {SERVER} AND ({changed})",
     )
     yield CreateTrigger(
@@ -277,9 +262,8 @@ def forgotten_triggers() -> Iterator[CreateTrigger]:
         "forgotten_sync_insert",
         "AFTER INSERT ON forgotten",
         [
-            NEXT,
-            f"""INSERT INTO sync_changes (number, writer, namespace, kind, "key")
-        SELECT last, writer, '', {FORGOTTEN}, hex(NEW.digest) FROM sync_state""",
+            f"""INSERT INTO sync_changes (writer, namespace, kind, "key")
+        SELECT writer, '', {FORGOTTEN}, hex(NEW.digest) FROM sync_state""",
         ],
         when=IS_LOGGED,
     )

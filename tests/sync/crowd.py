@@ -1,4 +1,4 @@
-"""A client in a process of its own: it works on its file, syncs, and writes down what it was told.
+"""A client in a process of its own: it works on its file, syncs, and writes down what was acknowledged.
 
     python -m tests.sync.crowd FILE URL LEDGER SEED
 
@@ -38,9 +38,7 @@ class Client:
     def work(self) -> None:
         """Do one thing."""
         what = self._random.choices([self.save, self.append, self.count, self.tag, self.sync], [3, 4, 3, 2, 2])[0]
-        with suppress(
-            ms.UnavailableError, ms.ConflictError, ms.NotFoundError, IndexError
-        ):  # IndexError: no episode yet
+        with suppress(ms.UnavailableError, ms.ConflictError, ms.NotFoundError, IndexError):
             what()
 
     def save(self) -> None:

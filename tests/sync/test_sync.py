@@ -234,7 +234,7 @@ def test_without_a_server_all_local_calls_work(tmp_path: Path, make_episode: Mak
                     a.sync()
             status = a.sync_status()
             assert status is not None
-            assert status.waiting == 120 and "Error" in str(status.last_error)
+            assert status.waiting == 120
             assert a._server is not None
             assert a._server.circuit_breaker_status().state == "open"
             assert a._server.metrics() == {}  # its operations are the replica's
