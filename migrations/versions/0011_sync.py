@@ -31,7 +31,7 @@ TABLES = (
         PRIMARY KEY (id)
     )""",
     """CREATE TABLE sync_changes (
-        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        number INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
         namespace TEXT NOT NULL,
         kind INTEGER NOT NULL,
         seq INTEGER,

@@ -48,7 +48,8 @@ def test_up_and_down_and_up_again_is_the_same_schema(engine: Engine, expected: l
     migrate.upgrade(engine)
     assert schema_of(engine) == expected
     migrate.downgrade(engine, "base")
-    assert {name for _, name, table, _ in schema_of(engine) if table != "alembic_version"} == set()
+    left = {name for _, name, table, _ in schema_of(engine) if table != "alembic_version"}
+    assert left == {"sqlite_sequence"}  # it cannot be dropped
     assert migrate.current(engine) is None
     migrate.upgrade(engine)
     assert schema_of(engine) == expected
