@@ -98,7 +98,9 @@ class Session(dbapi.Unpicklable):
         self.namespace, self.actor = namespace, actor
         self.limits, self.now, self.meter = context.limits, context.now, context.meter
         self.vector_index, self.memory, self.spaces = context.vector_index, context.memory, context.spaces
-        self.max_value_bytes = _SERVER_VALUE_BYTES if context.executor.is_remote else None
+        # What a replica stores, its server has to take.
+        travels = context.executor.is_remote or context.executor.opening is not None
+        self.max_value_bytes = _SERVER_VALUE_BYTES if travels else None
         self.has_recent_words = not context.executor.is_remote
         self.is_transaction = executor.is_transaction
         self.opening = context.executor.opening

@@ -7,7 +7,7 @@ resumes. What is applied is not logged as a change of this file.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -39,7 +39,7 @@ from .rows import (
     is_named,
 )
 from .server import Answer, Page
-from .writing import apply_embeddings, apply_rows
+from .writing import apply_embeddings, apply_rows, delete_named
 
 _ROWS_AT_ONCE = 500
 
@@ -377,25 +377,7 @@ WHERE kind = ? AND namespace = ? AND "key" = ? ORDER BY sent""",
                 self._keep_base(number, key, theirs)
                 return None
             if mine[kind.place("text_digest")] is None:  # a caller's, which cannot be computed again
-                mine_json, theirs_json = _embedding_json(mine, my_vector), _embedding_json(theirs, their_vector)
-                owner = mine[kind.place("owner_id")]
-                of_step = self._tx.read(
-                    "SELECT episode_id FROM steps WHERE namespace = ? AND id = ?", change.namespace, owner
-                )
-                episode_id = of_step[0][0] if of_step else None
-                self._keep(
-                    Clash(
-                        EMBEDDING,
-                        change.namespace,
-                        owner,
-                        episode_id,
-                        ["vector"],
-                        None,
-                        mine_json,
-                        theirs_json,
-                        change.writer,
-                    )
-                )
+                self._keep_vector(change, ["vector"], (mine, my_vector), _embedding_json(theirs, their_vector))
             else:
                 self._tally.merged += 1
         self._forget_change(number, key)
@@ -459,24 +441,31 @@ WHERE kind = ? AND namespace = ? AND "key" = ? ORDER BY sent""",
             ]
         )
 
+    def _keep_vector(self, change: Change, fields: list[str], mine: tuple[Values, bytes], theirs: str | None) -> None:
+        owner = mine[0][KINDS[EMBEDDING].place("owner_id")]
+        of_step = self._tx.read("SELECT episode_id FROM steps WHERE namespace = ? AND id = ?", change.namespace, owner)
+        sides = None, _embedding_json(*mine), theirs
+        episode_id = of_step[0][0] if of_step else None
+        self._keep(Clash(EMBEDDING, change.namespace, owner, episode_id, fields, *sides, change.writer))
+
     def _keep_deleted(self, change: Change, seq: int, values: Values) -> None:
         """Keep what was changed here of a row that was deleted at the server."""
-        if not self._has_pending or change.kind == EMBEDDING:
+        if not self._has_pending:
             return
         kind = KINDS[change.kind]
+        mine = None
         if change.kind == EPISODE:
             mine = self._changed_episode(seq, values)
         elif self._tx.read("SELECT 1 FROM sync_changes WHERE kind = ? AND seq = ?", change.kind, seq):
+            if change.kind == EMBEDDING:
+                if values[kind.place("text_digest")] is None:  # a caller's, which cannot be computed again
+                    self._keep_vector(change, ["deleted"], (values, vector_of(self._tx, values)), None)
+                return
             mine = as_json(change.kind, values)
-        else:
-            mine = None
         if mine is not None:
             episode_id = values[kind.place("episode_id")] if change.kind == STEP else None
-            self._keep(
-                Clash(
-                    change.kind, change.namespace, change.key, episode_id, ["deleted"], None, mine, None, change.writer
-                )
-            )
+            facts = (change.kind, change.namespace, change.key, episode_id, ["deleted"], None, mine, None)
+            self._keep(Clash(*facts, change.writer))
 
     def _changed_episode(self, seq: int, values: Values) -> str | None:
         """Return an episode with all of its steps as JSON, if it or one of them was changed here."""
@@ -660,13 +649,11 @@ UNION SELECT namespace, "key" FROM sync_changes WHERE "key" IS NOT NULL AND kind
         ]
         self.erase(erased)
 
-    def erase(self, names: Iterable[tuple[str, str]]) -> None:
+    def erase(self, names: Sequence[tuple[str, str]]) -> None:
         """Erase episodes and patterns by namespace and id, and what is kept of them as conflicts."""
-        for name in names:
-            for table in ("episodes", "patterns"):
-                self._tx.run([BatchStep(f"DELETE FROM {table} WHERE namespace = ? AND id = ?", name)], changed=1)
-            self._tx.run(erase_traces(*name))
-            self._tally.erased += 1
+        if names:
+            self._tx.run([*delete_named(names), *erase_traces(names)], changed=len(names))
+            self._tally.erased += len(names)
 
 
 def _as_keys(changes: Sequence[Change]) -> str:

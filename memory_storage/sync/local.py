@@ -184,6 +184,8 @@ WHERE (times_retrieved OR times_applied) AND NOT EXISTS (
 _PENDING = f"""SELECT number, kind, namespace, seq, "key", created_at, {bytes_of("kind", "c.seq")}
 FROM sync_changes AS c WHERE number > ? ORDER BY number LIMIT {PUSH_ROWS}"""
 
+_ERASED = "SELECT lower(hex(digest)) FROM forgotten WHERE digest IN (SELECT unhex(value) FROM json_each(?))"
+
 # The owners of rows that are pushed: those that are new have to be there before.
 _OWNERS = f"""WITH pushed AS MATERIALIZED (
     SELECT c.kind, c.seq FROM json_each(?) CROSS JOIN sync_changes AS c ON c.number = value),
@@ -230,7 +232,7 @@ def next_push(tx: LocalTransaction, after: int, spaces: Any) -> Outbox:
         spaces: Returns the server's space of a model and dimension, or None.
     """
     pending = _pending(tx, after)
-    push, sent = _tombstones(pending)
+    push, sent = _tombstones(tx, pending)
     missing: set[tuple[str, str, int]] = set()
     marks = json.dumps(sorted(row[0] for row in pending))
     for kind in KINDS.values():
@@ -281,17 +283,21 @@ def _pending(tx: LocalTransaction, after: int) -> list[Row]:
     return pending
 
 
-def _tombstones(pending: Sequence[Row]) -> tuple[Push, list[Sent]]:
+def _tombstones(tx: LocalTransaction, pending: Sequence[Row]) -> tuple[Push, list[Sent]]:
     """Return a push of what was deleted and erased among the changes."""
     push, sent = Push(), []
-    digests = {row[4] for row in pending if row[1] == FORGOTTEN}
-    for number, kind, namespace, seq, key, created_at, _ in pending:
+    names = {digest_of(row[2], row[4]): row for row in pending if row[3] is None and row[1] in (EPISODE, PATTERN)}
+    found = tx.read(_ERASED, json.dumps(list(names))) if names else ()
+    erased = {names[digest][:2]: bytes.fromhex(digest) for (digest,) in found}  # by number and kind
+    for row in pending:
+        number, kind, namespace, seq, key, created_at, _ = row
         if seq is not None:
             continue
         if kind == FORGOTTEN:
-            push.digests.append((number, bytes.fromhex(key)))
-        elif kind in (EPISODE, PATTERN) and digest_of(namespace, key).upper() in digests:
+            push.digests.append(bytes.fromhex(key))
+        elif row[:2] in erased:  # the digest may be in another push: with the name it has to be there
             push.erased.append((namespace, key))
+            push.digests.append(erased[row[:2]])
         else:
             push.deleted.append((number, kind, namespace, key, created_at))
         sent.append(Sent(number, kind, namespace, key, is_row=False))

@@ -198,6 +198,8 @@ class Replica:
     def _join(self, *, migrate: bool, rejoin: bool) -> None:
         """Have the file know its server."""
         state = self._state()
+        if state.epoch is not None and state.namespaces != self._options.namespaces:
+            self._change_namespaces(state)
         if state.epoch is not None and not (rejoin or migrate):
             return
         if migrate:
@@ -221,6 +223,15 @@ class Replica:
             )
             if state.epoch is not None:  # all that is here may be new there
                 tx.run(list(log_everything()))
+
+    def _change_namespaces(self, state: LocalState) -> None:
+        """Pull the rows of namespaces that were not asked for before. Those that are no longer asked for stay."""
+        wanted, before = self._options.namespaces, state.namespaces
+        is_part = before is None or (wanted is not None and set(wanted) <= set(before))
+        position = state.position if is_part else Position.first(EPISODE)
+        with self._local.transaction() as tx:
+            saved = {"position": position, "namespaces": wanted}
+            tx.run([BatchStep("UPDATE sync_state SET progress = ?", (json.dumps(saved),))])
 
     def _check(self, state: LocalState) -> State:
         server = self._server.state()
@@ -312,7 +323,7 @@ class Replica:
                 bytes.fromhex(eviction_prefix(one.namespace)) + one.key.encode(),
             )
         }
-        erased = {forms[form] for form in self._server.erased_among(list(forms))} if forms else set()
+        erased = sorted({forms[form] for form in self._server.erased_among(list(forms))}) if forms else []
         state = self._state()
         with self._local.transaction() as tx, tx.applying():
             applier = self._applier(tx, tally, state)

@@ -21,7 +21,7 @@ from memory_storage.sql.statement import SqlTemplate
 
 from .counts import Count, push_counts, stored_counts
 from .rows import EMBEDDING, EPISODE, KINDS, PATTERN, PLACE, STEP, Change, bytes_of, is_named, select_rows
-from .writing import Pushed, push_embeddings, push_rows
+from .writing import Pushed, delete_named, push_embeddings, push_rows
 
 PAGE_ROWS = 2_000
 PAGE_BYTES = 1_500_000
@@ -89,7 +89,7 @@ class Push:
         rows: The rows by kind, without embeddings.
         embeddings: Embeddings with their vectors, by space.
         deleted: Tombstones: number, kind, namespace, key, and the creation of the row.
-        digests: Digests of what was erased, with their numbers.
+        digests: Digests of what was erased.
         erased: The namespaces and ids of what was erased, of which the digests are.
         counts: Totals of counters.
     """
@@ -97,7 +97,7 @@ class Push:
     rows: dict[int, list[Pushed]] = field(default_factory=dict)
     embeddings: dict[VectorSpace, list[tuple[Pushed, bytes]]] = field(default_factory=dict)
     deleted: list[tuple[int, int, str, str, int | None]] = field(default_factory=list)
-    digests: list[tuple[int, bytes]] = field(default_factory=list)
+    digests: list[bytes] = field(default_factory=list)
     erased: list[tuple[str, str]] = field(default_factory=list)
     counts: list[Count] = field(default_factory=list)
 
@@ -346,15 +346,14 @@ def _schema_error(revision: str | None) -> SchemaError:
 def _deletions(push: Push) -> Iterator[BatchStep]:
     """Yield the statements that delete at the server, and leave a tombstone also of what it never had."""
     if push.digests:
-        digests = json.dumps([one.hex() for _, one in push.digests])
+        digests = json.dumps([one.hex() for one in push.digests])
         yield BatchStep(
             "INSERT INTO forgotten (digest) SELECT unhex(value) FROM json_each(?) WHERE true ON CONFLICT DO NOTHING",
             (digests,),
         )
-    for name in push.erased:
-        for kind in (KINDS[EPISODE], KINDS[PATTERN]):
-            yield BatchStep(f"DELETE FROM {kind.table} WHERE namespace = ? AND id = ?", name)
-        yield from erase_traces(*name)
+    if push.erased:
+        yield from delete_named(push.erased)
+        yield from erase_traces(push.erased)
     if not push.deleted:
         return
     # With the digest of the row, or of an embedding's owner: of what is erased, no name is kept.

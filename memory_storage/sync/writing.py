@@ -7,6 +7,7 @@ nor a digest. What is accepted is returned; so a request can be repeated, and on
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
@@ -79,6 +80,17 @@ def apply_rows(kind: int, rows: Sequence[Values]) -> Iterator[BatchStep]:
         rows: The rows. Nothing is stored of one whose owner is missing.
     """
     return _statements(_APPLIED[kind], rows, ())
+
+
+def delete_named(names: Sequence[tuple[str, str]]) -> Iterator[BatchStep]:
+    """Yield the statements that delete episodes and patterns by their namespaces and ids."""
+    pairs = json.dumps(names)
+    for table in ("episodes", "patterns"):
+        yield BatchStep(
+            f"""DELETE FROM {table} WHERE seq IN (
+    SELECT r.seq FROM json_each(?) CROSS JOIN {table} AS r ON r.namespace = value ->> 0 AND r.id = value ->> 1)""",
+            (pairs,),
+        )
 
 
 def push_embeddings(

@@ -307,6 +307,29 @@ def test_only_the_namespaces_that_are_asked_for_are_pulled(replica: Open, make_e
     a.sync()
     assert b.sync().pulled == 2
     assert (b.episodes.count(), b.in_namespace("mine").episodes.count()) == (0, 2)
+    b.close()
+    wider = replica("b", sync_namespaces=("mine", "default"))
+    wider.sync()
+    assert contents(wider) == contents(a)
+
+
+def test_a_vector_of_another_dimension_than_the_server_has_is_kept(replica: Open, make_episode: MakeEpisode) -> None:
+    a, b = replica("a"), replica("b")
+    episode, other = a.episodes.save(make_episode(0)), a.episodes.save(make_episode(0))
+    synced(a, b)
+    a.embeddings.put("episode", episode.id, [1.0, 2.0], model="m")
+    b.embeddings.put("episode", other.id, [1.0, 2.0, 3.0], model="m")
+    synced(a, b)
+    assert b.embeddings.models() == {"m": 2}
+    assert [one.mine and one.mine["vector"] for one in b.conflicts.iterate()] == [[1.0, 2.0, 3.0]]
+    synced(a, b)
+    assert contents(a) == contents(b)
+
+
+def test_what_the_server_cannot_take_is_refused_at_once(replica: Open) -> None:
+    a = replica("a")
+    with pytest.raises(ms.ValidationError):
+        a.episodes.save(ms.Episode(task_description="large", metadata={"text": "x" * 5_000_000}))
 
 
 def test_old_episodes_stay_at_the_server(replica: Open, make_episode: MakeEpisode) -> None:

@@ -63,7 +63,7 @@ def erase_episode(session: SessionProtocol, episode_id: object, batch_sizer: Bat
     _Quarantine(session).erase_episode(key, [row[0] for row in learned if not row[1]])
     targets = _targets(session.read(sql.ONE_EPISODE.bind(namespace=session.namespace, id=key)))
     removed = sum(len(removed_ids) for _, removed_ids in BatchDeleter(session, batch_sizer).delete(targets))
-    session.write([*replace_eviction_keys(session, [key]), *erase_traces(session.namespace, key)])
+    session.write([*replace_eviction_keys(session, [key]), *erase_traces([(session.namespace, key)])])
     # Last: their evidence names the episode, so that an interrupted erasure finds them when it is repeated.
     return ErasedRows(removed, *_remove_from_patterns(session, key))
 
@@ -160,7 +160,7 @@ def _pages_of_patterns(session: SessionProtocol) -> Iterator[Sequence[str]]:
     page = sql.PATTERN_PAGE.bind(namespace=namespace, limit=_PATTERNS_PER_PAGE)
     while ids := [row[0] for row in session.read(page)]:
         remember = ADD_TOMBSTONES.bind(digests=digests_of(namespace, ids))
-        traces = [step for one in ids for step in erase_traces(namespace, one)]
+        traces = erase_traces([(namespace, one) for one in ids])
         session.write([remember, sql.DELETE_PATTERNS.bind(namespace=namespace, ids=ids_as_json(ids)), *traces])
         note_removed(ids)
         yield ids
@@ -182,7 +182,7 @@ def _remove_from_patterns(session: SessionProtocol, episode_id: str) -> tuple[in
             sql.DELETE_PATTERNS_WITHOUT_OTHER_EVIDENCE.bind(len(alone), **values),
             sql.REMOVE_FROM_EVIDENCE.bind(len(learned) - len(alone), now=to_micros(session.now()), **values),
         ]
-        steps += [step for one in alone for step in erase_traces(session.namespace, one)]
+        steps += erase_traces([(session.namespace, one) for one in alone])
         try:
             if learned:
                 session.write(steps)

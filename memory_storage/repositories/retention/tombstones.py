@@ -121,30 +121,36 @@ def replace_all_eviction_keys(session: SessionProtocol) -> None:
         session.write(replace_eviction_keys(session, ids))
 
 
-def erase_traces(namespace: str, row_id: str) -> list[BatchStep]:
-    """Return statements that erase what reconciliation keeps of an erased row: conflicts, and the ids of tombstones.
+def erase_traces(names: Sequence[tuple[str, str]]) -> list[BatchStep]:
+    """Return statements that erase what reconciliation keeps of erased rows: conflicts, and the ids of tombstones.
 
-    A replica keeps the ids of tombstones until it has pushed them, since the server finds its row by them.
+    A replica keeps the ids of tombstones until it has pushed them, since the server finds its rows by them.
+
+    Args:
+        names: The namespace and the id of each row.
     """
-    key = (namespace, row_id)
+    if not names:
+        return []
+    pairs = json.dumps(names)
     is_pushed = "(SELECT mode FROM sync_state WHERE id = 1) <> 2"
-    return [
-        BatchStep("DELETE FROM sync_conflicts WHERE namespace = ? AND object_id = ?", key),
-        BatchStep("DELETE FROM sync_conflicts WHERE namespace = ? AND episode_id = ?", key),
-        BatchStep("DELETE FROM sync_wanted WHERE namespace = ? AND episode_id = ?", key),
-        BatchStep(
-            f'DELETE FROM sync_changes WHERE kind IN (1, 3) AND namespace = ? AND "key" = ? AND {is_pushed}', key
-        ),
-        # Vectors of the row: their keys begin with its owner type and id. An exclamation mark is after a space.
+    named = "t.namespace = value ->> 0 AND t.{0} = value ->> 1"
+    logged = "DELETE FROM sync_changes WHERE number IN (SELECT t.number FROM json_each(?) CROSS JOIN sync_changes AS t"
+    # The key of a vector begins with its owner's type and id. An exclamation mark comes after a space.
+    of_owner = """t."key" BETWEEN '{0} ' || (value ->> 1) || ' ' AND '{0} ' || (value ->> 1) || '!'"""
+    statements = [
         *(
-            BatchStep(
-                f"""DELETE FROM sync_changes WHERE kind = 4 AND namespace = ?1
-    AND "key" BETWEEN '{owner} ' || ?2 || ' ' AND '{owner} ' || ?2 || '!' AND {is_pushed}""",
-                key,
-            )
+            f"DELETE FROM sync_conflicts WHERE seq IN (SELECT t.seq FROM json_each(?)"
+            f" CROSS JOIN sync_conflicts AS t ON {named.format(name)})"
+            for name in ("object_id", "episode_id")
+        ),
+        "DELETE FROM sync_wanted WHERE (namespace, episode_id) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))",
+        *(f"""{logged} ON t.kind = {kind} AND {named.format('"key"')} AND {is_pushed})""" for kind in (1, 3)),
+        *(
+            f"{logged} ON t.kind = 4 AND t.namespace = value ->> 0 AND {of_owner.format(owner)} AND {is_pushed})"
             for owner in ("episode", "pattern")
         ),
     ]
+    return [BatchStep(statement, (pairs,)) for statement in statements]
 
 
 def evicted_ids(session: SessionProtocol) -> list[UUID]:
