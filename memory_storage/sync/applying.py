@@ -610,16 +610,21 @@ WHERE steps.namespace = value ->> 0 AND steps.id = value ->> 3""",
         for (namespace, token), group in groups.items():
             space, dimension = self._spaces(token)
             local = self._tx.space(namespace, space.model, dimension)
-            self._tx.run(
-                [
-                    # All vectors of a model and namespace have one dimension: the server's.
-                    BatchStep(
-                        "DELETE FROM embeddings WHERE namespace = ? AND model = ? AND space <> ?",
-                        (namespace, space.model, local.token),
-                    ),
-                    *apply_embeddings(local, group),
-                ]
-            )
+            self._remove_other_dimensions(namespace, local)
+            self._tx.run(list(apply_embeddings(local, group)))
+
+    def _remove_other_dimensions(self, namespace: str, space: VectorSpace) -> None:
+        """Delete the vectors of a model in another dimension: a namespace has one, and the server's stands."""
+        kind = KINDS[EMBEDDING]
+        rows = self._tx.read(
+            f"""SELECT m.seq, {", ".join(f"m.{name}" for name in kind.columns)} FROM vector_models AS o
+CROSS JOIN embeddings AS m ON m.namespace = ? AND m.model = o.name AND m.space = o.token
+WHERE o.name = ? AND o.token <> ?""",
+            *(namespace, space.model, space.token),
+        )
+        for seq, *columns in rows:
+            self._keep_deleted(Change(0, EMBEDDING, namespace, kind.key_of(columns)), seq, tuple(columns))
+            self._tx.run([BatchStep("DELETE FROM embeddings WHERE seq = ?", (seq,))])
 
     # -- erasure ---------------------------------------------------------------------------------------------------
 

@@ -37,8 +37,8 @@ _LAST = "coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'sync_changes'),
 
 # One column: each has its name and its type in the answer, and this one is read by each sync.
 _STATE = (
-    "SELECT json_array(mode,hex(epoch),(SELECT seq FROM sqlite_sequence WHERE name='sync_changes'),floor,"
-    "(SELECT group_concat(version_num)FROM alembic_version))s FROM(SELECT 1)LEFT JOIN sync_state"
+    "SELECT json_array(mode,hex(epoch),q.seq,floor,version_num)s FROM alembic_version LEFT JOIN sync_state "
+    "LEFT JOIN sqlite_sequence q ON q.name='sync_changes'"
 )
 _JOIN = (
     "INSERT INTO sync_state (id, mode, epoch) SELECT 1, 1, randomblob(16) WHERE NOT EXISTS (SELECT 1 FROM sync_state)"
@@ -167,10 +167,12 @@ class Server:
             ConfigurationError: It is a replica itself.
         """
         try:
-            ((row,),) = self._request([BatchStep(_STATE)], reads_only=True)
+            (rows,) = self._request([BatchStep(_STATE)], reads_only=True)
         except SchemaError as error:
             raise _schema_error(None) from error
-        return _state_of(row)
+        if len(rows) != 1:
+            raise _schema_error(None)
+        return _state_of(rows[0])
 
     def join(self) -> State:
         """Have the server log its changes from now on, unless it does, and return its state."""
