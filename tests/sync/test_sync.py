@@ -74,7 +74,7 @@ def test_a_sync_without_news_is_one_small_round_trip(replica: Open, make_episode
     assert report.round_trips == 1
     print(f"sent {report.bytes_sent} bytes, received {report.bytes_received}, with the heads of HTTP")
     assert report.bytes_received < 1000
-    assert report.bytes_sent < 500
+    assert report.bytes_sent < 600  # of which 55 are the name of this test's database
     assert (report.pushed, report.pulled) == (0, 0)
 
 
