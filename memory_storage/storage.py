@@ -14,7 +14,7 @@ from functools import partial, wraps
 from secrets import token_bytes
 from time import perf_counter
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from uuid import UUID
 
 from pydantic import SecretStr
@@ -30,21 +30,19 @@ from .engine import guard_engine, make_directory, make_engine
 from .erasure import Eraser
 from .errors import CommitUnknownError, ConfigurationError, UnavailableError, ValidationError
 from .monitoring import Meter
-from .repositories import EmbeddingRepository
 from .resilience import CircuitBreaker, Guard, is_retryable_read, was_not_committed
 from .schema.vector_tables import FILLED_DISKANN
 from .search.hnsw.index import HnswIndexes, is_installed
-from .search.vector_index import VectorIndex
+from .search.vector_index import Progress, VectorIndex
 from .session import Repositories, Session, StorageContext, Transaction
 from .settings import Settings, hidden, hidden_token
 from .sql.statement import to_micros
 from .sql.validation import aware
-from .sync.applying import Policy
-from .sync.background import Background
-from .sync.conflicts import ConflictRepository
-from .sync.partial import PartialEpisodes
-from .sync.replica import Options, Progress, Replica
-from .sync.write_through import WriteThroughEmbeddings, WriteThroughSession, WriteThroughTransaction
+
+if TYPE_CHECKING:  # sync is imported when a storage has a server
+    from .sync.background import Background
+    from .sync.conflicts import ConflictRepository
+    from .sync.replica import Replica
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -179,15 +177,14 @@ class MemoryStorage(Repositories):
         settings = self.settings.of_server
         if settings is None:
             return
+        from .sync.applying import Policy
+        from .sync.replica import Options, Replica
+
         with map_exceptions():
             engine = make_engine(settings)
         server = type(self)(engine, settings, now=self._context.now)
         server._owns_engine = True
         guard_engine(engine, server._context.guard)
-
-        def upgrade() -> None:
-            server._ensure_schema()
-
         chosen = self.settings.sync_conflicts
         policy = Policy(
             prefer="mine" if chosen == "local_wins" else "theirs",
@@ -199,10 +196,12 @@ class MemoryStorage(Repositories):
         lock = MaintenanceLock(self.settings.path, suffix="-sync", busy=_IS_SYNCING)
         self._server = server
         self._context.executor.opening = token_bytes(16)
-        self._replica = Replica(self._context, server._context.executor, policy, options, lock, upgrade)
+        self._replica = Replica(self._context, server._context.executor, policy, options, lock, server._ensure_schema)
         self._replica.prepare()
         self._use(self._make_session())
         if self.settings.sync_interval is not None:
+            from .sync.background import Background
+
             self._background = Background(self._replica.sync, self.settings.sync_interval)
 
     def _ensure_schema(self) -> None:
@@ -284,30 +283,44 @@ class MemoryStorage(Repositories):
 
     def _make_session(self) -> Session:
         """Return the session of this view's repositories: it writes at the server first, if the mode says so."""
-        if self._server is None or self._replica is None or self.settings.sync_mode != "write_through":
+        if (through := self._through()) is None:
             return Session(self._context, self.namespace, self._actor)
-        server = Session(self._server._context, self.namespace, self._actor)
-        return WriteThroughSession(self._context, server, self._replica)
+        from .sync.write_through import WriteThroughSession
+
+        server, replica = through
+        return WriteThroughSession(self._context, Session(server._context, self.namespace, self._actor), replica)
+
+    def _through(self) -> tuple[MemoryStorage, Replica] | None:
+        """Return the server that is written to first, and what pulls from it; None if the file is written to."""
+        if self._server is None or self._replica is None or self.settings.sync_mode != "write_through":
+            return None
+        return self._server, self._replica
 
     def _use(self, session: Session) -> None:
         """Use a session, and for it the repositories that ask the server."""
         super()._use(session)
-        if self._replica is None:
-            return
-        if self.settings.sync_keep is not None:
+        if self._replica is not None and self.settings.sync_keep is not None:
+            from .sync.partial import PartialEpisodes
+
             vars(self)["episodes"] = PartialEpisodes(session, self._replica.fetch)
-        if isinstance(session, WriteThroughSession):
+        if through := self._through():
+            from .sync.write_through import WriteThroughEmbeddings
+
+            server, replica = through
             local = Session(self._context, self.namespace, self._actor)
-            server = EmbeddingRepository(session.server)
-            vars(self)["embeddings"] = WriteThroughEmbeddings(local, server, self._replica)
+            embeddings = server.in_namespace(self.namespace).acting_as(self._actor).embeddings
+            vars(self)["embeddings"] = WriteThroughEmbeddings(local, embeddings, replica)
 
     def transaction(self) -> Transaction:
         """Return a transaction: `with storage.transaction() as tx: tx.episodes.save(...)`.
 
         A clean exit of the block commits; an exception rolls all of it back.
         """
-        if isinstance(self._session, WriteThroughSession) and self._server is not None and self._replica is not None:
-            return WriteThroughTransaction(self._server._context, self.namespace, self._actor, self._replica)
+        if through := self._through():
+            from .sync.write_through import WriteThroughTransaction
+
+            server, replica = through
+            return WriteThroughTransaction(server._context, self.namespace, self._actor, replica)
         return Transaction(self._context, self.namespace, self._actor)
 
     def snapshot(self) -> Transaction:
@@ -386,6 +399,8 @@ class MemoryStorage(Repositories):
     @property
     def conflicts(self) -> ConflictRepository:
         """What was changed here and at the server and could not be merged: list it, and take one side."""
+        from .sync.conflicts import ConflictRepository
+
         return ConflictRepository(self._session)
 
     @property
@@ -479,11 +494,11 @@ class MemoryStorage(Repositories):
 
     def _erase(self, erase: Callable[[Eraser], models.ErasureResult]) -> models.ErasureResult:
         """Erase here; with write-through at the server first, from which the digests are pulled."""
-        if isinstance(self._session, WriteThroughSession) and self._server is not None and self._replica is not None:
-            self._replica.join()
-            server = self._server.in_namespace(self.namespace)
-            erased = erase(server._eraser())
-            self._replica.pull()
+        if through := self._through():
+            server, replica = through
+            replica.join()
+            erased = erase(server.in_namespace(self.namespace)._eraser())
+            replica.pull()
             return replace(erased, scrubbed=False, why=f"the file: call scrub(); the server: {erased.why}")
         return erase(self._eraser())
 

@@ -23,6 +23,7 @@ from memory_storage.models import SyncReport, SyncStatus
 from memory_storage.monitoring import named_operation
 from memory_storage.repositories.embeddings.repository import ensure_space
 from memory_storage.repositories.retention.tombstones import digest_of, eviction_prefix
+from memory_storage.search.vector_index import Progress
 from memory_storage.session import Session, StorageContext
 from memory_storage.sql.statement import from_micros, to_micros
 
@@ -30,9 +31,6 @@ from .applying import Applier, Policy, Tally
 from .local import Local, LocalState, LocalTransaction, Outbox, Sent, log_everything, next_push
 from .rows import EMBEDDING, EPISODE, KINDS, PATTERN, PLACE, STEP, Change
 from .server import Answer, Page, Position, Server, State
-
-Progress = Callable[[str, int, int], object]
-"""Called with what is done ("pushed" or "pulled"), how many changes so far, and the total where it is known, or 0."""
 
 _EVICTED_AT_ONCE = 200
 _IDLE_ROUNDS = 5  # without progress, after which a sync gives up what the server refuses

@@ -39,14 +39,14 @@ class WriteThroughSession(Session):
 
     def __init__(self, context: StorageContext, server: Session, replica: Replica) -> None:
         super().__init__(context, server.namespace, server.actor)
-        self.server, self._replica = server, replica
+        self._server, self._replica = server, replica
         self.max_value_bytes = server.max_value_bytes
         self.write = self._write
 
     def _write(self, steps: Sequence[BatchStep], *, again: BatchStep | None = None, changed: int = 0) -> Sequence[Row]:
         self._replica.join()
         try:
-            rows = self.server.write(steps, again=again, changed=changed)
+            rows = self._server.write(steps, again=again, changed=changed)
         except (MemoryStorageError, RowCountError):
             pull_quietly(self._replica)
             raise
