@@ -342,7 +342,8 @@ def test_old_episodes_stay_at_the_server(replica: Open, make_episode: MakeEpisod
     assert b.episodes.get(old.id) == a.episodes.get(old.id)
     b.sync()
     assert b.episodes.count() == 1
-    b.episodes.append_step(old.id, ms.Step(tool="t", action="t")) if b.episodes.find(old.id) else None
+    assert b.episodes.find(old.id) is not None
+    b.episodes.append_step(old.id, ms.Step(tool="t", action="t"))
     b.sync()
     a.sync()
     assert len(a.episodes.get(old.id).steps) == 3
