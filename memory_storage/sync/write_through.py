@@ -7,14 +7,14 @@ refused is never read, and a read costs no round trip.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
 from typing_extensions import Self
 
 from memory_storage.dbapi import BatchStep, RowCountError
-from memory_storage.embedders import Embedder, text_of
 from memory_storage.errors import MemoryStorageError
 from memory_storage.models import Embedding, IndexPreset, OwnerType
 from memory_storage.repositories import EmbeddingRepository
@@ -44,14 +44,8 @@ class WriteThroughSession(Session):
         self.write = self._write
 
     def _write(self, steps: Sequence[BatchStep], *, again: BatchStep | None = None, changed: int = 0) -> Sequence[Row]:
-        self._replica.join()
-        try:
-            rows = self._server.write(steps, again=again, changed=changed)
-        except (MemoryStorageError, RowCountError):
-            pull_quietly(self._replica)
-            raise
-        pull_quietly(self._replica)
-        return rows
+        with through(self._replica):
+            return self._server.write(steps, again=again, changed=changed)
 
 
 class WriteThroughTransaction(Transaction):
@@ -67,7 +61,7 @@ class WriteThroughTransaction(Transaction):
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        pull_quietly(self._replica)
+        _pull(self._replica)
 
 
 class WriteThroughEmbeddings(EmbeddingRepository):
@@ -87,68 +81,40 @@ class WriteThroughEmbeddings(EmbeddingRepository):
         progress: Progress | None = None,
     ) -> None:
         """See `EmbeddingRepository.put_many`."""
-        self._replica.join()
-        self._server.put_many(items, model=model, preset=preset, index=index, progress=progress)
-        pull_quietly(self._replica)
+        with through(self._replica):
+            self._server.put_many(items, model=model, preset=preset, index=index, progress=progress)
 
-    def embed(
-        self,
-        embedder: Embedder,
-        *,
-        owner_type: OwnerType = "episode",
-        text_of: Callable[[Any], str] = text_of,
-        batch_size: int = 256,
-        preset: IndexPreset = "balanced",
-        progress: Progress | None = None,
-    ) -> int:
-        """See `EmbeddingRepository.embed`."""
-        self._replica.join()
-        stored = self._server.embed(
-            embedder,
-            owner_type=owner_type,
-            text_of=text_of,
-            batch_size=batch_size,
-            preset=preset,
-            progress=progress,
-        )
-        pull_quietly(self._replica)
-        return stored
-
-    def reembed(
-        self,
-        model: str,
-        embedder: Embedder,
-        *,
-        text_of: Callable[[Any], str] = text_of,
-        batch_size: int = 256,
-        preset: IndexPreset = "balanced",
-        progress: Progress | None = None,
-    ) -> int:
-        """See `EmbeddingRepository.reembed`."""
-        self._replica.join()
-        stored = self._server.reembed(
-            model, embedder, text_of=text_of, batch_size=batch_size, preset=preset, progress=progress
-        )
-        pull_quietly(self._replica)
-        return stored
+    def _embed(self, *arguments: Any) -> int:
+        with through(self._replica):
+            return self._server._embed(*arguments)
 
     def import_many(self, embeddings: Sequence[Embedding]) -> int:
         """See `EmbeddingRepository.import_many`."""
-        self._replica.join()
-        stored = self._server.import_many(embeddings)
-        pull_quietly(self._replica)
-        return stored
+        with through(self._replica):
+            return self._server.import_many(embeddings)
 
     def delete(self, owner_type: OwnerType, owner_id: UUID | str, *, model: str) -> bool:
         """See `EmbeddingRepository.delete`."""
-        self._replica.join()
-        existed = self._server.delete(owner_type, owner_id, model=model)
-        pull_quietly(self._replica)
-        return existed
+        with through(self._replica):
+            return self._server.delete(owner_type, owner_id, model=model)
 
 
-def pull_quietly(replica: Replica) -> None:
-    """Pull. An error is logged: what was written is at the server, and a later call brings it here."""
+@contextmanager
+def through(replica: Replica) -> Iterator[None]:
+    """Write at the server in the block, and then pull, also if it was refused: the error is about what is there.
+
+    An error of the pull is logged: what was written is at the server, and a later call brings it here.
+    """
+    replica.join()
+    try:
+        yield
+    except (MemoryStorageError, RowCountError):
+        _pull(replica)
+        raise
+    _pull(replica)
+
+
+def _pull(replica: Replica) -> None:
     try:
         replica.pull()
     except MemoryStorageError as error:
