@@ -15,7 +15,12 @@ from uuid import UUID, uuid4
 
 from memory_storage.dbapi import BatchStep
 from memory_storage.models import Conflict, Embedding, Step
-from memory_storage.repositories.retention.tombstones import digest_of, erase_traces, eviction_prefix
+from memory_storage.repositories.retention.tombstones import (
+    ADD_TOMBSTONES,
+    FIND_TOMBSTONES,
+    erase_traces,
+    tombstone_forms,
+)
 from memory_storage.schema import unpack_vector
 from memory_storage.schema.vector_tables import VectorSpace
 from memory_storage.sql.episode_rows import STEP_ROW, decode_steps
@@ -42,6 +47,14 @@ from .server import Answer, Page
 from .writing import apply_embeddings, apply_rows, delete_named
 
 _ROWS_AT_ONCE = 500
+
+
+_IS_BASE = """b.kind = value ->> 0 AND b.namespace = value ->> 1 AND b."key" = value ->> 2"""
+_DELETE_BASES = f"""DELETE FROM sync_bases WHERE (kind, namespace, "key", sent) IN (
+    SELECT b.kind, b.namespace, b."key", b.sent FROM json_each(?) CROSS JOIN sync_bases AS b ON {_IS_BASE}{{0}})"""
+_BASES_THAT_WERE_SENT = (
+    f"UPDATE sync_bases AS b SET sent = 0 FROM json_each(?) WHERE {_IS_BASE} AND b.sent = value ->> 3"
+)
 
 
 @dataclass
@@ -143,19 +156,21 @@ class Applier:
     def remove(self, change: Change) -> None:
         """Delete a row that was deleted at the server. What was changed here is kept as a conflict."""
         kind = KINDS[change.kind]
-        key = _as_keys([change])
-        rows = self._tx.read(
-            f"SELECT r.seq, {', '.join(f'r.{name}' for name in kind.columns)}\n"
-            f"FROM json_each(?) CROSS JOIN {kind.table} AS r ON {is_named(kind)}",
-            key,
-        )
-        for seq, *columns in rows:
-            values = tuple(columns)
+        for seq, values in self._stored(change):
             if change.created_at is not None and values[kind.place("created_at")] != change.created_at:
                 continue  # another row, which has the id since
             self._keep_deleted(change, seq, values)
             self._tx.run([BatchStep(f"DELETE FROM {kind.table} WHERE seq = ?", (seq,))], changed=1)
             self._tally.deleted += 1
+
+    def _stored(self, change: Change) -> list[tuple[int, Values]]:
+        """Return the row of this file that a change names, with its number; none if there is none."""
+        kind = KINDS[change.kind]
+        rows = self._tx.read(
+            f"SELECT r.seq, {kind.columns_of('r')}\nFROM json_each(?) CROSS JOIN {kind.table} AS r ON {is_named(kind)}",
+            _as_keys([change]),
+        )
+        return [(seq, tuple(columns)) for seq, *columns in rows]
 
     def acknowledge(self, sent: Sequence[Sent], answer: Answer, steps: dict[tuple[str, str], str]) -> list[Sent]:
         """Note what the server has stored, and return what it has refused.
@@ -165,42 +180,24 @@ class Applier:
             answer: The server's answer.
             steps: The episodes of the steps that were pushed, by their namespace and id.
         """
-        refused = [one for one in sent if one.is_row and (one.kind, one.namespace, one.key) not in answer.accepted]
-        stored = [one for one in sent if one not in set(refused)]
+        refused = [one for one in sent if one.is_row and one.name not in answer.accepted]
+        not_stored = set(refused)
+        stored = [one for one in sent if one not in not_stored]
         if stored:
             numbers = json.dumps([one.number for one in stored])
             rows = self._tx.read(
                 "SELECT number FROM sync_changes WHERE number IN (SELECT value FROM json_each(?))", numbers
             )
             unchanged = {row[0] for row in rows}
-            done = json.dumps([[one.kind, one.namespace, one.key] for one in stored if one.number in unchanged])
-            edited = json.dumps(
-                [[one.kind, one.namespace, one.key, one.number] for one in stored if one.number not in unchanged]
-            )
-            named = 'kind = value ->> 0 AND namespace = value ->> 1 AND "key" = value ->> 2'
+            done = json.dumps([one.name for one in stored if one.number in unchanged])
+            edited = json.dumps([(*one.name, one.number) for one in stored if one.number not in unchanged])
             self._tx.run(
                 [
                     BatchStep("DELETE FROM sync_changes WHERE number IN (SELECT value FROM json_each(?))", (numbers,)),
-                    BatchStep(
-                        f"""DELETE FROM sync_bases WHERE (kind, namespace, "key", sent) IN (
-    SELECT b.kind, b.namespace, b."key", b.sent FROM json_each(?) CROSS JOIN sync_bases AS b ON b.{
-                            named.replace(" AND ", " AND b.")
-                        })""",
-                        (done,),
-                    ),
+                    BatchStep(_DELETE_BASES.format(""), (done,)),
                     # What was edited since it was sent has what was sent as its base.
-                    BatchStep(
-                        f"""DELETE FROM sync_bases WHERE (kind, namespace, "key", sent) IN (
-    SELECT b.kind, b.namespace, b."key", b.sent FROM json_each(?) CROSS JOIN sync_bases AS b ON b.{
-                            named.replace(" AND ", " AND b.")
-                        } AND b.sent <> value ->> 3)""",
-                        (edited,),
-                    ),
-                    BatchStep(
-                        f"""UPDATE sync_bases SET sent = 0 FROM json_each(?)
-WHERE {named.replace('"key"', 'sync_bases."key"')} AND sent = value ->> 3""",
-                        (edited,),
-                    ),
+                    BatchStep(_DELETE_BASES.format(" AND b.sent <> value ->> 3"), (edited,)),
+                    BatchStep(_BASES_THAT_WERE_SENT, (edited,)),
                 ]
             )
             self._tally.pushed += len(stored)
@@ -227,7 +224,7 @@ WHERE {named.replace('"key"', 'sync_bases."key"')} AND sent = value ->> 3""",
         rows = [row for row in rows if row is not None]
         if kind == STEP:
             number, episode, step = (KINDS[STEP].place(name) for name in ("step_number", "episode_id", "id"))
-            self._make_room([(row[0], row[episode], row[number], row[step]) for row in rows])
+            parked = self._make_room([(row[0], row[episode], row[number], row[step]) for row in rows])
         if kind == PATTERN:
             rows = self._with_counters(rows)
         if kind == EMBEDDING:
@@ -235,7 +232,7 @@ WHERE {named.replace('"key"', 'sync_bases."key"')} AND sent = value ->> 3""",
         else:
             self._tx.run(list(apply_rows(kind, rows)), changed=len(rows) if kind in (EPISODE, STEP) else 0)
         if kind == STEP:
-            self._fill_up()
+            self._fill_up(parked)
 
     # -- what is not applied ---------------------------------------------------------------------------------------
 
@@ -243,19 +240,9 @@ WHERE {named.replace('"key"', 'sync_bases."key"')} AND sent = value ->> 3""",
         """Leave out what was erased here: its digest goes to the server, or is there."""
         if kind not in (EPISODE, PATTERN) or not self._has_forgotten or not changes:
             return changes
-        forms = {
-            form: change
-            for change in changes
-            for form in (
-                digest_of(change.namespace, change.key),
-                eviction_prefix(change.namespace) + change.key.encode().hex(),
-            )
-        }
-        found = self._tx.read(
-            "SELECT lower(hex(digest)) FROM forgotten WHERE digest IN (SELECT unhex(value) FROM json_each(?))",
-            json.dumps(list(forms)),
-        )
-        erased = {forms[row[0]] for row in found}
+        forms = {form: change for change in changes for form in tombstone_forms(change.namespace, change.key)}
+        found = self._tx.rows(FIND_TOMBSTONES.bind(digests=json.dumps(list(forms))))
+        erased = {forms[row[0].lower()] for row in found}
         return [one for one in changes if one not in erased] if erased else changes
 
     def _without_deleted(self, kind: int, changes: Sequence[Change]) -> Sequence[Change]:
@@ -319,9 +306,9 @@ SELECT value ->> 0, value ->> 2 FROM json_each(?) WHERE true ON CONFLICT DO NOTH
         if not self._has_pending or not changes:
             return {}
         one = KINDS[kind]
-        key = " || ' ' || ".join(f"r.{name}" for name in one.key)
         rows = self._tx.read(
-            f"""SELECT r.namespace, {key}, c.number FROM json_each(?) CROSS JOIN {one.table} AS r ON {is_named(one)}
+            f"""SELECT r.namespace, {one.key_sql("r")}, c.number
+FROM json_each(?) CROSS JOIN {one.table} AS r ON {is_named(one)}
     CROSS JOIN sync_changes AS c ON c.kind = {kind} AND c.seq = r.seq""",
             _as_keys(changes),
         )
@@ -330,13 +317,8 @@ SELECT value ->> 0, value ->> 2 FROM json_each(?) WHERE true ON CONFLICT DO NOTH
     def _rebase(self, change: Change, theirs: Values, number: int, page: Page) -> Values | None:
         """Return what becomes of a row that was changed here too; None if it stays as it is."""
         kind = KINDS[change.kind]
-        ((*columns,),) = self._tx.read(
-            f"SELECT {', '.join(f'r.{name}' for name in kind.columns)}\n"
-            f"FROM json_each(?) CROSS JOIN {kind.table} AS r ON {is_named(kind)}",
-            _as_keys([change]),
-        )
-        mine = tuple(columns)
-        key = (change.kind, change.namespace, change.key)
+        ((_, mine),) = self._stored(change)
+        key = change.name
         if change.kind != EMBEDDING and is_same(change.kind, mine, theirs):
             self._forget_change(number, key)
             return theirs
@@ -368,7 +350,7 @@ WHERE kind = ? AND namespace = ? AND "key" = ? ORDER BY sent""",
         self, change: Change, bases: Sequence[Base], mine: Values, theirs: Values, number: int, page: Page
     ) -> Values | None:
         kind = KINDS[EMBEDDING]
-        key = (change.kind, change.namespace, change.key)
+        key = change.name
         my_vector = vector_of(self._tx, mine)
         their_vector = page.vectors.get((theirs[kind.place("space")], theirs[kind.place("vector_seq")]), b"")
         if my_vector != their_vector:
@@ -512,7 +494,7 @@ WHERE s.namespace = ? AND s.episode_id = ? LIMIT 1""",
         """Return patterns with the counters of this file, where it has counted: then the server says what it has."""
         kind = KINDS[PATTERN]
         ids = json.dumps([[row[0], row[kind.place("id")]] for row in rows])
-        counted = {tuple(row) for row in self._tx.read(*_bound(COUNTED, patterns=ids))}
+        counted = {tuple(row) for row in self._tx.rows(COUNTED.bind(patterns=ids))}
         if not counted:
             return rows
         self._tx.run([ASK_AGAIN.bind(patterns=json.dumps(sorted(counted)))])
@@ -525,11 +507,14 @@ WHERE s.namespace = ? AND s.episode_id = ? LIMIT 1""",
             result.append(kind.replaced(row, **dict(zip(PATTERN_COUNTERS, stored[0], strict=True))) if stored else row)
         return result
 
-    def _make_room(self, numbered: Sequence[tuple[str, str, int, str]]) -> None:
+    def _make_room(self, numbered: Sequence[tuple[str, str, int, str]]) -> str:
         """Move steps away whose number the server has given to another one, and those that get another number.
 
         Args:
             numbered: Namespace, episode, number and id of steps.
+
+        Returns:
+            The numbers of the rows that were moved away, as JSON; empty if there are none.
         """
         given = json.dumps(list(numbered))
         rows = self._tx.read(
@@ -538,7 +523,7 @@ WHERE s.namespace = ? AND s.episode_id = ? LIMIT 1""",
             given,
         )
         if not rows:
-            return
+            return ""
         moved = self._tx.read(
             """SELECT s.seq FROM json_each(?) CROSS JOIN steps AS s ON s.namespace = value ->> 0 AND s.id = value ->> 3
     WHERE s.step_number <> value ->> 2""",
@@ -552,12 +537,11 @@ WHERE s.namespace = ? AND s.episode_id = ? LIMIT 1""",
                 )
             ]
         )
-        self._parked = seqs
+        return seqs
 
-    def _fill_up(self) -> None:
+    def _fill_up(self, parked: str) -> None:
         """Move the steps that were moved away, and have no number of the server, behind all others."""
-        parked, self._parked = self._parked, "[]"
-        if parked != "[]":
+        if parked:
             self._tx.run(
                 [
                     BatchStep(
@@ -572,8 +556,6 @@ UPDATE steps SET step_number = parked.number FROM parked WHERE steps.seq = parke
                 ]
             )
 
-    _parked = "[]"
-
     def _number_steps(self, numbered: Sequence[tuple[str, str, int, str]]) -> None:
         """Give steps the numbers that the server has given them."""
         if not numbered:
@@ -587,7 +569,7 @@ UPDATE steps SET step_number = parked.number FROM parked WHERE steps.seq = parke
         if not differing:
             return
         changed = [tuple(json.loads(row[0])) for row in differing]
-        self._make_room(changed)
+        parked = self._make_room(changed)
         self._tx.run(
             [
                 BatchStep(
@@ -597,7 +579,7 @@ WHERE steps.namespace = value ->> 0 AND steps.id = value ->> 3""",
                 )
             ]
         )
-        self._fill_up()
+        self._fill_up(parked)
 
     def _apply_embeddings(self, rows: Sequence[Values], page: Page) -> None:
         kind = KINDS[EMBEDDING]
@@ -617,7 +599,7 @@ WHERE steps.namespace = value ->> 0 AND steps.id = value ->> 3""",
         """Delete the vectors of a model in another dimension: a namespace has one, and the server's stands."""
         kind = KINDS[EMBEDDING]
         rows = self._tx.read(
-            f"""SELECT m.seq, {", ".join(f"m.{name}" for name in kind.columns)} FROM vector_models AS o
+            f"""SELECT m.seq, {kind.columns_of("m")} FROM vector_models AS o
 CROSS JOIN embeddings AS m ON m.namespace = ? AND m.model = o.name AND m.space = o.token
 WHERE o.name = ? AND o.token <> ?""",
             *(namespace, space.model, space.token),
@@ -631,15 +613,7 @@ WHERE o.name = ? AND o.token <> ?""",
     def _erase(self, digests: Sequence[bytes]) -> None:
         """Erase what was erased at the server, from the tables, the log and the conflicts."""
         wanted = {one.hex() for one in digests}
-        self._tx.run(
-            [
-                BatchStep(
-                    """INSERT INTO forgotten (digest) SELECT unhex(value) FROM json_each(?) WHERE true
-ON CONFLICT DO NOTHING""",
-                    (json.dumps(sorted(wanted)),),
-                )
-            ]
-        )
+        self._tx.run([ADD_TOMBSTONES.bind(digests=json.dumps(sorted(wanted)))])
         self._has_forgotten = True
         rows = self._tx.read(
             """SELECT namespace, id FROM episodes UNION SELECT namespace, id FROM patterns
@@ -649,8 +623,7 @@ UNION SELECT namespace, "key" FROM sync_changes WHERE "key" IS NOT NULL AND kind
         erased = [
             (namespace, row_id)
             for namespace, row_id in rows
-            if row_id is not None
-            and (digest_of(namespace, row_id) in wanted or eviction_prefix(namespace) + row_id.encode().hex() in wanted)
+            if row_id is not None and not wanted.isdisjoint(tombstone_forms(namespace, row_id))
         ]
         self.erase(erased)
 
@@ -662,7 +635,7 @@ UNION SELECT namespace, "key" FROM sync_changes WHERE "key" IS NOT NULL AND kind
 
 
 def _as_keys(changes: Sequence[Change]) -> str:
-    return json.dumps([[one.kind, one.namespace, one.key] for one in changes])
+    return json.dumps([one.name for one in changes])
 
 
 def _embedding_json(values: Values, vector: bytes) -> str:
@@ -676,8 +649,3 @@ def _embedding_json(values: Values, vector: bytes) -> str:
         updated_at=from_micros(one["updated_at"]),
     )
     return model.model_dump_json()
-
-
-def _bound(template: Any, **values: Any) -> tuple[Any, ...]:
-    step = template.bind(**values)
-    return (step.sql, *step.parameters)

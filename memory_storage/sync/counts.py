@@ -39,12 +39,15 @@ class Count(NamedTuple):
     last_used_at: int | None
 
 
+IS_WAITING = """c.acknowledged = 0 AND NOT EXISTS (
+    SELECT 1 FROM sync_counts AS a WHERE a.namespace = c.namespace AND a.pattern_id = c.pattern_id
+        AND a.session = c.session AND a.acknowledged = 1 AND a.retrieved >= c.retrieved AND a.applied >= c.applied)"""
+"""SQL for whether the server has not acknowledged a total, the row `c`."""
+
 WAITING = SqlTemplate(f"""
 SELECT c.namespace, c.pattern_id, c.session, p.created_at, {", ".join(f"c.{name}" for name in _TOTALS)}, c.last_used_at
 FROM sync_counts AS c CROSS JOIN patterns AS p ON p.namespace = c.namespace AND p.id = c.pattern_id
-WHERE c.acknowledged = 0 AND NOT EXISTS (
-    SELECT 1 FROM sync_counts AS a WHERE a.namespace = c.namespace AND a.pattern_id = c.pattern_id
-        AND a.session = c.session AND a.acknowledged = 1 AND a.retrieved >= c.retrieved AND a.applied >= c.applied)
+WHERE {IS_WAITING}
 LIMIT :limit
 """)
 """Reads what the server has not acknowledged."""
@@ -105,17 +108,14 @@ ON CONFLICT (namespace, pattern_id, session, acknowledged) DO UPDATE SET
             (namespace, pattern_id, session, *totals[:5], namespace, pattern_id, session),
         )
     for (namespace, pattern_id), counters in {(row[0], row[1]): row[8:] for row in rows}.items():
-        yield show_counters(namespace, pattern_id, counters)
+        yield _show_counters(namespace, pattern_id, counters)
     # A session of before that has nothing left to add is over.
-    yield BatchStep("""DELETE FROM sync_counts WHERE session <> (SELECT session FROM sync_state) AND NOT EXISTS (
-    SELECT 1 FROM sync_counts AS c LEFT JOIN sync_counts AS a ON a.namespace = c.namespace
-        AND a.pattern_id = c.pattern_id AND a.session = c.session AND a.acknowledged = 1
-    WHERE c.acknowledged = 0 AND c.namespace = sync_counts.namespace AND c.pattern_id = sync_counts.pattern_id
-        AND c.session = sync_counts.session
-        AND (a.applied IS NULL OR a.applied < c.applied OR a.retrieved < c.retrieved))""")
+    yield BatchStep(f"""DELETE FROM sync_counts WHERE session <> (SELECT session FROM sync_state) AND NOT EXISTS (
+    SELECT 1 FROM sync_counts AS c WHERE c.namespace = sync_counts.namespace
+        AND c.pattern_id = sync_counts.pattern_id AND c.session = sync_counts.session AND {IS_WAITING})""")
 
 
-def show_counters(namespace: str, pattern_id: str, counters: Sequence[Any]) -> BatchStep:
+def _show_counters(namespace: str, pattern_id: str, counters: Sequence[Any]) -> BatchStep:
     """Return the statement that sets a pattern's counters to the server's, and adds what it has not added yet.
 
     Args:

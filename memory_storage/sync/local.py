@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from secrets import token_bytes
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from memory_storage._execution import TransactionExecutor
 from memory_storage.dbapi import BatchStep
 from memory_storage.repositories.embeddings.repository import ensure_space
-from memory_storage.repositories.retention.tombstones import digest_of, eviction_prefix
+from memory_storage.repositories.retention.tombstones import FIND_TOMBSTONES, digest_of, tombstone_forms
 from memory_storage.schema.vector_tables import VectorSpace
 from memory_storage.session import Session, StorageContext
 from memory_storage.sql.session import Row
 
-from .counts import WAITING, Count
-from .rows import EMBEDDING, EPISODE, FORGOTTEN, KINDS, PATTERN, PLACE, STEP, Values, bytes_of
+from .counts import IS_WAITING, WAITING, Count
+from .rows import EMBEDDING, EPISODE, FORGOTTEN, KINDS, PATTERN, PLACE, STEP, Name, Values, bytes_of
 from .server import Position, Push
 from .writing import Pushed
 
@@ -56,6 +56,11 @@ class Sent(NamedTuple):
     key: str
     is_row: bool
 
+    @property
+    def name(self) -> Name:
+        """The kind, namespace and key."""
+        return self[1:4]
+
 
 class LocalTransaction:
     """A write transaction on the file of a replica."""
@@ -65,7 +70,11 @@ class LocalTransaction:
 
     def read(self, sql: str, *values: object) -> Sequence[Row]:
         """Return the rows of a SELECT."""
-        return self._executor.read(BatchStep(sql, values))
+        return self.rows(BatchStep(sql, values))
+
+    def rows(self, step: BatchStep) -> Sequence[Row]:
+        """Return the rows of a SELECT with its values."""
+        return self._executor.read(step)
 
     def run(self, steps: Sequence[BatchStep], *, changed: int = 0) -> None:
         """Run statements.
@@ -144,18 +153,16 @@ class Local:
 
     def waiting(self) -> int:
         """Return how many changes have not been pushed."""
-        ((changes, counts),) = self.read(f"SELECT (SELECT count(*) FROM sync_changes), ({_WAITING_COUNTS})")
+        ((changes, counts),) = self.read(
+            f"SELECT (SELECT count(*) FROM sync_changes), (SELECT count(*) FROM sync_counts AS c WHERE {IS_WAITING})"
+        )
         return int(changes) + int(counts)
 
     def has_waiting(self) -> bool:
         """Return whether a change has not been pushed."""
-        sql = f"SELECT EXISTS (SELECT 1 FROM sync_changes) OR ({_WAITING_COUNTS}) > 0"
+        sql = f"""SELECT EXISTS (SELECT 1 FROM sync_changes)
+    OR EXISTS (SELECT 1 FROM sync_counts AS c WHERE {IS_WAITING})"""
         return bool(self.read(sql)[0][0])
-
-
-_WAITING_COUNTS = """SELECT count(*) FROM sync_counts AS c WHERE acknowledged = 0 AND NOT EXISTS (
-    SELECT 1 FROM sync_counts AS a WHERE a.namespace = c.namespace AND a.pattern_id = c.pattern_id
-        AND a.session = c.session AND a.acknowledged = 1 AND a.retrieved >= c.retrieved AND a.applied >= c.applied)"""
 
 
 def log_everything() -> Iterator[BatchStep]:
@@ -182,9 +189,7 @@ WHERE (times_retrieved OR times_applied) AND NOT EXISTS (
 
 
 _PENDING = f"""SELECT number, kind, namespace, seq, "key", created_at, {bytes_of("kind", "c.seq")}
-FROM sync_changes AS c WHERE number > ? ORDER BY number LIMIT {PUSH_ROWS}"""
-
-_ERASED = "SELECT lower(hex(digest)) FROM forgotten WHERE digest IN (SELECT unhex(value) FROM json_each(?))"
+FROM sync_changes AS c ORDER BY number LIMIT {PUSH_ROWS}"""
 
 # The owners of rows that are pushed: those that are new have to be there before.
 _OWNERS = f"""WITH pushed AS MATERIALIZED (
@@ -223,15 +228,14 @@ class Outbox(NamedTuple):
     vectors: set[tuple[str, str, int]]
 
 
-def next_push(tx: LocalTransaction, after: int, spaces: Any) -> Outbox:
+def next_push(tx: LocalTransaction, spaces: Callable[[str, int], VectorSpace | None]) -> Outbox:
     """Return what is pushed next, and note that it is on its way.
 
     Args:
         tx: The transaction.
-        after: The number of the change after which it begins.
         spaces: Returns the server's space of a model and dimension, or None.
     """
-    pending = _pending(tx, after)
+    pending = _pending(tx)
     push, sent = _tombstones(tx, pending)
     missing: set[tuple[str, str, int]] = set()
     marks = json.dumps(sorted(row[0] for row in pending))
@@ -239,7 +243,7 @@ def next_push(tx: LocalTransaction, after: int, spaces: Any) -> Outbox:
         rows = tx.read(_rows_of(kind.number), marks) if any(row[1] == kind.number for row in pending) else ()
         for number, is_known, episode_id, *values in rows:
             row = tuple(values)
-            pushed = _pushed(number, row, episode_id, is_new=not is_known)
+            pushed = _pushed(row, episode_id, is_new=not is_known)
             if kind.number == EMBEDDING:
                 vector = vector_of(tx, row)
                 model = row[kind.place("model")], len(vector) // 4
@@ -251,7 +255,7 @@ def next_push(tx: LocalTransaction, after: int, spaces: Any) -> Outbox:
             else:
                 push.rows.setdefault(kind.number, []).append(pushed)
             sent.append(Sent(number, kind.number, row[0], kind.key_of(row), is_row=True))
-    push.counts = [Count(*row) for row in tx.read(*_waiting_counts())]
+    push.counts = [Count(*row) for row in tx.rows(WAITING.bind(limit=PUSH_ROWS))]
     if sent:
         tx.run(
             [
@@ -264,11 +268,11 @@ def next_push(tx: LocalTransaction, after: int, spaces: Any) -> Outbox:
     return Outbox(push, sent, missing)
 
 
-def _pending(tx: LocalTransaction, after: int) -> list[Row]:
+def _pending(tx: LocalTransaction) -> list[Row]:
     """Return the changes of the next push, with the owners of its rows."""
     pending: list[Row] = []
     total = 0
-    for row in tx.read(_PENDING, after):
+    for row in tx.read(_PENDING):
         total += row[6]
         if pending and total > PUSH_BYTES:
             break
@@ -287,8 +291,8 @@ def _tombstones(tx: LocalTransaction, pending: Sequence[Row]) -> tuple[Push, lis
     """Return a push of what was deleted and erased among the changes."""
     push, sent = Push(), []
     names = {digest_of(row[2], row[4]): row for row in pending if row[3] is None and row[1] in (EPISODE, PATTERN)}
-    found = tx.read(_ERASED, json.dumps(list(names))) if names else ()
-    erased = {names[digest][:2]: bytes.fromhex(digest) for (digest,) in found}  # by number and kind
+    found = tx.rows(FIND_TOMBSTONES.bind(digests=json.dumps(list(names)))) if names else ()
+    erased = {names[digest.lower()][:2]: bytes.fromhex(digest) for (digest,) in found}  # by number and kind
     for row in pending:
         number, kind, namespace, seq, key, created_at, _ = row
         if seq is not None:
@@ -299,20 +303,14 @@ def _tombstones(tx: LocalTransaction, pending: Sequence[Row]) -> tuple[Push, lis
             push.erased.append((namespace, key))
             push.digests.append(erased[row[:2]])
         else:
-            push.deleted.append((number, kind, namespace, key, created_at))
+            push.deleted.append((kind, namespace, key, created_at))
         sent.append(Sent(number, kind, namespace, key, is_row=False))
     return push, sent
-
-
-def _waiting_counts() -> tuple[Any, ...]:
-    step = WAITING.bind(limit=PUSH_ROWS)
-    return (step.sql, *step.parameters)
 
 
 def _rows_of(kind: int) -> str:
     """Return the SELECT of the rows to push: number, whether it was in sync once, the episode, and the columns."""
     one = KINDS[kind]
-    key = " || ' ' || ".join(f"r.{name}" for name in one.key)
     episode = {
         EPISODE: "r.id",
         STEP: "r.episode_id",
@@ -323,17 +321,15 @@ def _rows_of(kind: int) -> str:
         " r.namespace AND s.id = r.owner_id) ELSE r.owner_id END",
     }[kind]
     return f"""SELECT c.number, EXISTS (SELECT 1 FROM sync_bases AS b WHERE b.kind = {kind}
-    AND b.namespace = r.namespace AND b."key" = {key} AND b.sent = 0), {episode},
-    {", ".join(f"r.{name}" for name in one.columns)}
+    AND b.namespace = r.namespace AND b."key" = {one.key_sql("r")} AND b.sent = 0), {episode}, {one.columns_of("r")}
 FROM json_each(?) CROSS JOIN sync_changes AS c ON c.number = value CROSS JOIN {one.table} AS r ON r.seq = c.seq
 WHERE c.kind = {kind} ORDER BY c.number"""
 
 
-def _pushed(number: int, values: Values, owner: str | None, *, is_new: bool) -> Pushed:
+def _pushed(values: Values, owner: str | None, *, is_new: bool) -> Pushed:
     if not is_new or owner is None:
-        return Pushed(number, values, is_new, None, None)
-    digest, prefix = digest_of(values[0], owner), eviction_prefix(values[0])
-    return Pushed(number, values, is_new, bytes.fromhex(digest), bytes.fromhex(prefix) + owner.encode())
+        return Pushed(values, is_new, None, None)
+    return Pushed(values, is_new, *map(bytes.fromhex, tombstone_forms(values[0], owner)))
 
 
 def vector_of(tx: LocalTransaction, values: Values) -> bytes:

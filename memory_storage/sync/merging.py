@@ -83,7 +83,7 @@ def merge(kind: int, bases: Sequence[Base], mine: Values, theirs: Values, prefer
     """
     if kind in (EPISODE, PATTERN):
         return _merge_fields(kind, bases, mine, theirs, prefer)
-    of_bases = [_content_of_base(kind, base, theirs) for base in bases]
+    of_bases = [_content_of_base(kind, base) for base in bases]
     content = _content(kind, theirs)
     if any(one == content for one in of_bases):  # it has not changed there, or that is what was sent
         return Merged(mine, [], None)
@@ -129,7 +129,7 @@ def _content(kind: int, values: Values) -> dict[str, Any]:
     return {name: row[name] for name in ("tool", "status", "latency_ms", "tokens_used", "output", "document")}
 
 
-def _content_of_base(kind: int, base: Base, theirs: Values) -> dict[str, Any]:  # noqa: ARG001 - as `_content`
+def _content_of_base(kind: int, base: Base) -> dict[str, Any]:
     columns = json.loads(base.columns)
     if kind == PLACE:
         return {"document": json.loads(base.document)}

@@ -22,7 +22,7 @@ from memory_storage.errors import MemoryStorageError, ServerChangedError, Unavai
 from memory_storage.models import SyncReport, SyncStatus
 from memory_storage.monitoring import named_operation
 from memory_storage.repositories.embeddings.repository import ensure_space
-from memory_storage.repositories.retention.tombstones import digest_of, eviction_prefix
+from memory_storage.repositories.retention.tombstones import tombstone_forms
 from memory_storage.search.vector_index import Progress
 from memory_storage.session import Session, StorageContext
 from memory_storage.sql.statement import from_micros, to_micros
@@ -256,7 +256,7 @@ class Replica:
     def _next_push(self) -> Outbox:
         for _ in range(10):
             with self._local.transaction() as tx:
-                outbox = next_push(tx, 0, self._server.space)
+                outbox = next_push(tx, self._server.space)
             if not outbox.vectors:
                 break
             self._make_spaces(outbox)
@@ -272,39 +272,31 @@ class Replica:
         self._server.forget_spaces()
 
     def _apply_answer(self, state: LocalState, outbox: Outbox, answer: Answer, tally: Tally) -> list[Sent]:
-        step = KINDS[STEP]
-        steps = {
-            (row.values[0], row.values[step.place("id")]): row.values[step.place("episode_id")]
-            for row in outbox.push.rows.get(STEP, ())
-        }
         page = answer.page
         with self._local.transaction() as tx, tx.applying():
             applier = self._applier(tx, tally, state)
             # First: what was deleted here and at the server by this push may be in the page, and is not applied.
             applier.apply(page)
-            refused = applier.acknowledge(outbox.sent, answer, steps)
+            refused = applier.acknowledge(outbox.sent, answer, _episodes_of_steps(outbox))
             tx.run([_move_cursor(page)])
             left = tx.read(
                 "SELECT number FROM sync_changes WHERE number IN (SELECT value FROM json_each(?))",
                 json.dumps([one.number for one in refused]),
             )
-        numbers, pulled = {row[0] for row in left}, {(one.kind, one.namespace, one.key) for one in page.changes}
-        return [one for one in refused if one.number in numbers and (one.kind, one.namespace, one.key) not in pulled]
+        numbers, pulled = {row[0] for row in left}, {one.name for one in page.changes}
+        return [one for one in refused if one.number in numbers and one.name not in pulled]
 
     def _resolve_refused(self, refused: Sequence[Sent], outbox: Outbox, tally: Tally) -> None:
         """Merge what the server has refused with what it has; delete what it has deleted."""
-        episodes = {
-            (row.values[0], row.values[KINDS[STEP].place("episode_id")]) for row in outbox.push.rows.get(STEP, ())
-        }
-        keys = [(one.kind, one.namespace, one.key) for one in refused]
-        parents = [(EPISODE, *name) for name in sorted(episodes)]
+        owners = _episodes_of_steps(outbox)
+        keys = [one.name for one in refused]
+        parents = [(EPISODE, *name) for name in sorted({(step[0], episode) for step, episode in owners.items()})]
         page = self._server.fetch([*keys, *(key for key in parents if key not in keys)], ())
-        there = {(one.kind, one.namespace, one.key) for one in page.changes}
-        owners = _owners_of(outbox)
+        there = {one.name for one in page.changes}
         gone = [
             one
             for one in refused
-            if (one.kind, one.namespace, one.key) not in there
+            if one.name not in there
             and (one.kind != STEP or (EPISODE, one.namespace, owners[one.namespace, one.key]) in there)
         ]
         gone += [
@@ -316,18 +308,13 @@ class Replica:
             form: (one.namespace, one.key)
             for one in gone
             if one.kind in (EPISODE, PATTERN)
-            for form in (
-                bytes.fromhex(digest_of(one.namespace, one.key)),
-                bytes.fromhex(eviction_prefix(one.namespace)) + one.key.encode(),
-            )
+            for form in tombstone_forms(one.namespace, one.key)
         }
         erased = sorted({forms[form] for form in self._server.erased_among(list(forms))}) if forms else []
         state = self._state()
         with self._local.transaction() as tx, tx.applying():
             applier = self._applier(tx, tally, state)
-            applier.apply(
-                Page([one for one in page.changes if (one.kind, one.namespace, one.key) in keys], page.vectors)
-            )
+            applier.apply(Page([one for one in page.changes if one.name in keys], page.vectors))
             applier.erase(erased)
             for one in gone:
                 if (one.namespace, one.key) not in erased:
@@ -425,7 +412,8 @@ def _move_cursor(page: Page) -> BatchStep:
     return BatchStep("UPDATE sync_state SET since = max(since, ?)", (page.last if page.is_last else page.end,))
 
 
-def _owners_of(outbox: Outbox) -> dict[tuple[str, str], str]:
+def _episodes_of_steps(outbox: Outbox) -> dict[tuple[str, str], str]:
+    """Return the episode of each pushed step, by the namespace and id of the step."""
     step = KINDS[STEP]
     return {
         (row.values[0], row.values[step.place("id")]): row.values[step.place("episode_id")]

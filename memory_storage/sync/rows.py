@@ -11,18 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from memory_storage.repositories.patterns.sql import COUNTERS
 from memory_storage.sql.episode_rows import EPISODE_COLUMNS, STEP_COLUMNS
 from memory_storage.sql.statement import bytes_of_step
 
 Values = tuple[Any, ...]
+Name = tuple[int, str, str]
+"""What names a row in all databases: its kind, namespace and key."""
 
 EPISODE, STEP, PATTERN, EMBEDDING, PLACE, FORGOTTEN = range(1, 7)
 """The kinds of `sync_changes`. The last one has no rows, but digests of what was erased."""
 
-PATTERN_COUNTERS = (
-    *("times_retrieved", "times_applied", "success_when_applied", "failure_when_applied", "avg_reward_delta"),
-    "last_used_at",
-)
+PATTERN_COUNTERS = (*COUNTERS, "last_used_at")
 PATTERN_COLUMNS = (
     *("namespace", "id", "version", "kind", "domain", "language", "success_rate", "occurrence_count"),
     *PATTERN_COUNTERS,
@@ -68,6 +68,14 @@ class Kind:
         """Return the key of a row, as `sync_changes` has it."""
         return " ".join(values[self.place(name)] for name in self.key)
 
+    def key_sql(self, row: str) -> str:
+        """Return SQL for the key of a row."""
+        return " || ' ' || ".join(f"{row}.{name}" for name in self.key)
+
+    def columns_of(self, row: str) -> str:
+        """Return the select list of the columns of a row."""
+        return ", ".join(f"{row}.{name}" for name in self.columns)
+
     def replaced(self, values: Values, **changes: Any) -> Values:
         """Return the row with other values in some columns."""
         row = list(values)
@@ -110,6 +118,11 @@ class Change(NamedTuple):
     values: Values | None = None
     created_at: int | None = None
     writer: str | None = None
+
+    @property
+    def name(self) -> Name:
+        """The kind, namespace and key."""
+        return self[1:4]
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> Change:
@@ -164,10 +177,10 @@ def is_named(kind: Kind) -> str:
     if kind.number != EMBEDDING:
         return "r.namespace = value ->> 1 AND r.id = value ->> 2"
     # The index begins with the owner, whose id has 36 characters.
-    return """r.namespace = value ->> 1
+    return f"""r.namespace = value ->> 1
     AND r.owner_type = substr(value ->> 2, 1, instr(value ->> 2, ' ') - 1)
     AND r.owner_id = substr(value ->> 2, instr(value ->> 2, ' ') + 1, 36)
-    AND r.owner_type || ' ' || r.owner_id || ' ' || r.model = value ->> 2"""
+    AND {kind.key_sql("r")} = value ->> 2"""
 
 
 BASES = {

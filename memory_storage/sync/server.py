@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from memory_storage._execution import Executor
 from memory_storage.dbapi import BatchStep, RowCountError
 from memory_storage.errors import ConfigurationError, SchemaError
-from memory_storage.repositories.retention.tombstones import digest_of, erase_traces
+from memory_storage.repositories.retention.tombstones import ADD_TOMBSTONES, FIND_TOMBSTONES, digest_of, erase_traces
 from memory_storage.schema import HEAD
 from memory_storage.schema.vector_tables import VectorSpace
 from memory_storage.sql.statement import SqlTemplate
@@ -88,7 +88,7 @@ class Push:
     Attributes:
         rows: The rows by kind, without embeddings.
         embeddings: Embeddings with their vectors, by space.
-        deleted: Tombstones: number, kind, namespace, key, and the creation of the row.
+        deleted: Tombstones: kind, namespace, key, and the creation of the row.
         digests: Digests of what was erased.
         erased: The namespaces and ids of what was erased, of which the digests are.
         counts: Totals of counters.
@@ -96,7 +96,7 @@ class Push:
 
     rows: dict[int, list[Pushed]] = field(default_factory=dict)
     embeddings: dict[VectorSpace, list[tuple[Pushed, bytes]]] = field(default_factory=dict)
-    deleted: list[tuple[int, int, str, str, int | None]] = field(default_factory=list)
+    deleted: list[tuple[int, str, str, int | None]] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
     erased: list[tuple[str, str]] = field(default_factory=list)
     counts: list[Count] = field(default_factory=list)
@@ -213,12 +213,10 @@ class Server:
             page.changes += [Change.of(row) for row in rows]
         return self._with_vectors(page)
 
-    def erased_among(self, digests: Sequence[bytes]) -> set[bytes]:
-        """Return which of these tombstones the server has."""
-        texts = json.dumps([one.hex() for one in digests])
-        select = "SELECT digest FROM forgotten WHERE digest IN (SELECT unhex(value) FROM json_each(?))"
-        (rows,) = self._request([BatchStep(select, (texts,))], reads_only=True)
-        return {row[0] for row in rows}
+    def erased_among(self, digests: Sequence[str]) -> set[str]:
+        """Return which of these tombstones, in hexadecimal, the server has."""
+        (rows,) = self._request([FIND_TOMBSTONES.bind(digests=json.dumps(digests))], reads_only=True)
+        return {row[0].lower() for row in rows}
 
     def push(self, push: Push, since: int, epoch: bytes, oldest: int) -> Answer | None:
         """Push, and pull what was new before; None if the server is no longer the one of this epoch."""
@@ -316,7 +314,7 @@ class Server:
             if rows := push.rows.get(kind):
                 yield from push_rows(kind, rows, since)
         for space, embeddings in push.embeddings.items():
-            yield from push_embeddings(space, embeddings, since, index=None)
+            yield from push_embeddings(space, embeddings, since)
 
     def _request(self, steps: Sequence[BatchStep], *, reads_only: bool = False) -> list[Sequence[Any]]:
         self.round_trips += 1
@@ -348,11 +346,7 @@ def _schema_error(revision: str | None) -> SchemaError:
 def _deletions(push: Push) -> Iterator[BatchStep]:
     """Yield the statements that delete at the server, and leave a tombstone also of what it never had."""
     if push.digests:
-        digests = json.dumps([one.hex() for one in push.digests])
-        yield BatchStep(
-            "INSERT INTO forgotten (digest) SELECT unhex(value) FROM json_each(?) WHERE true ON CONFLICT DO NOTHING",
-            (digests,),
-        )
+        yield ADD_TOMBSTONES.bind(digests=json.dumps([one.hex() for one in push.digests]))
     if push.erased:
         yield from delete_named(push.erased)
         yield from erase_traces(push.erased)
@@ -362,10 +356,10 @@ def _deletions(push: Push) -> Iterator[BatchStep]:
     tombstones = json.dumps(
         [
             [kind, namespace, key, created_at, digest_of(namespace, key.split(" ")[1] if kind == EMBEDDING else key)]
-            for _, kind, namespace, key, created_at in push.deleted
+            for kind, namespace, key, created_at in push.deleted
         ]
     )
-    for number in sorted({one[1] for one in push.deleted}):
+    for number in sorted({one[0] for one in push.deleted}):
         kind = KINDS[number]
         created = "" if number == STEP else " AND r.created_at = value ->> 3"
         yield BatchStep(

@@ -15,7 +15,9 @@ from typing import NamedTuple
 
 from memory_storage.dbapi import BatchStep, chunked
 from memory_storage.schema.vector_tables import VectorSpace, digest
+from memory_storage.search import vector_sql
 from memory_storage.sql.documents import CHUNK_BYTES
+from memory_storage.sql.statement import upsert_assignments
 
 from .rows import EMBEDDING, EPISODE, KINDS, PATTERN, PATTERN_COUNTERS, PLACE, STEP, Values
 
@@ -37,14 +39,12 @@ class Pushed(NamedTuple):
     """A row to push.
 
     Attributes:
-        number: Its number in the log of the replica.
         values: Its columns.
         is_new: Whether it has never been in sync.
         digest: Its tombstone, if it is erased: of a part of an episode, the episode's.
         eviction_key: The tombstone's other form.
     """
 
-    number: int
     values: Values
     is_new: bool
     digest: bytes | None
@@ -93,31 +93,24 @@ def delete_named(names: Sequence[tuple[str, str]]) -> Iterator[BatchStep]:
         )
 
 
-def push_embeddings(
-    space: VectorSpace, rows: Sequence[tuple[Pushed, bytes]], since: int, *, index: BatchStep | None
-) -> Iterator[BatchStep]:
+def push_embeddings(space: VectorSpace, rows: Sequence[tuple[Pushed, bytes]], since: int) -> Iterator[BatchStep]:
     """Yield the statements that store embeddings of one space at the server, and return the keys of those accepted.
 
     Args:
         space: Where the server has the vectors of their model and dimension.
         rows: The embeddings with their vectors.
         since: The number up to which the replica has pulled.
-        index: A statement that indexes some of the vectors.
     """
     values = [(*row.row, digest(vector)) for row, vector in rows]
-    yield from _vectors(space, [vector for _, vector in rows])
-    yield from _statements(lambda n: _embeddings(space, n, guarded=True), values, (since,))
-    yield _discard(space, [vector for _, vector in rows])
-    if index is not None:
-        yield index
+    write = _statements(lambda n: _embeddings(space, n, guarded=True), values, (since,))
+    yield from _with_vectors(space, [vector for _, vector in rows], write)
 
 
 def apply_embeddings(space: VectorSpace, rows: Sequence[tuple[Values, bytes]]) -> Iterator[BatchStep]:
     """Yield the statements that store embeddings of one space as they are, in the file of a replica."""
     values = [(*row, digest(vector)) for row, vector in rows]
-    yield from _vectors(space, [vector for _, vector in rows])
-    yield from _statements(lambda n: _embeddings(space, n, guarded=False), values, ())
-    yield _discard(space, [vector for _, vector in rows])
+    write = _statements(lambda n: _embeddings(space, n, guarded=False), values, ())
+    yield from _with_vectors(space, [vector for _, vector in rows], write)
 
 
 def _statements(sql: Callable[[int], str], rows: Iterable[Values], after: Values) -> Iterator[BatchStep]:
@@ -143,24 +136,18 @@ def _assignments(columns: Iterable[str], row: str) -> str:
     return ", ".join(f"{name} = {row}.{name}" for name in columns)
 
 
-def _is_accepted(kind: int, *, same: str = "", new: str = "") -> str:
-    """Return SQL for whether the server accepts the row `g`; its last value is the number that the replica has seen.
-
-    Args:
-        kind: The kind of the row.
-        same: A condition on the stored row `r`, that it is the same one, not another one of this key.
-        new: A condition on a new row.
-    """
+def _is_accepted(kind: int) -> str:
+    """Return SQL for whether the server accepts the row `g`; its last value is the number that the replica has seen."""
     one = KINDS[kind]
     stored = f"{one.table} AS r WHERE r.namespace = g.namespace AND " + " AND ".join(
         f"r.{name} = g.{name}" for name in one.key
     )
-    key = " || ' ' || ".join(f"g.{name}" for name in one.key)
     return f"""CASE WHEN g.is_new THEN
         NOT EXISTS (SELECT 1 FROM {stored}) AND NOT {_IS_FORGOTTEN} AND NOT EXISTS (
-            SELECT 1 FROM sync_changes AS t WHERE t.kind = {kind} AND t.namespace = g.namespace AND t."key" = {key}
-                {"AND t.created_at = g.created_at" if "created_at" in one.columns else ""}){new}
-    ELSE EXISTS (SELECT 1 FROM {stored}{same} AND coalesce(
+            SELECT 1 FROM sync_changes AS t
+            WHERE t.kind = {kind} AND t.namespace = g.namespace AND t."key" = {one.key_sql("g")}
+                AND t.created_at = g.created_at)
+    ELSE EXISTS (SELECT 1 FROM {stored} AND r.created_at = g.created_at AND coalesce(
         (SELECT c.number FROM sync_changes AS c WHERE c.kind = {kind} AND c.seq = r.seq), 0) <= ?) END"""
 
 
@@ -176,11 +163,10 @@ def _upsert(kind: int, kept: Sequence[str], *, guarded: bool, n: int, expression
     """
     one, expressions = KINDS[kind], expressions or {}
     targets = {name: expressions.get(name, f"g.{name}") for name in one.columns} | expressions
-    same = " AND r.created_at = g.created_at"
-    where = _is_accepted(kind, same=same) if guarded else "true"
+    where = _is_accepted(kind) if guarded else "true"
     if "episode_seq" in targets:
         where = f"{targets['episode_seq']} IS NOT NULL AND {where}"
-    changes = _assignments((name for name in targets if name not in ("namespace", *one.key, *kept)), "excluded")
+    changes = upsert_assignments(targets, "namespace", *one.key, *kept)
     return f"""{_given((*one.columns, *(_GUARDS if guarded else ())), n)}
 INSERT INTO {one.table} ({", ".join(targets)})
 SELECT {", ".join(targets.values())} FROM g WHERE {where}
@@ -271,7 +257,7 @@ RETURNING {STEP}, namespace, id, step_number"""
 def _embeddings(space: VectorSpace, n: int, *, guarded: bool) -> str:
     columns = KINDS[EMBEDDING].columns
     vector = f"(SELECT v.seq FROM {space.table} AS v WHERE v.digest = g.vector_digest)"
-    accepted = _is_accepted(EMBEDDING, same=" AND r.created_at = g.created_at") if guarded else "true"
+    accepted = _is_accepted(EMBEDDING) if guarded else "true"
     changed = ["vector_seq", "item_seq", "updated_at", "space", "text_digest", "text_version"]
     if not guarded:
         changed.append("created_at")
@@ -289,26 +275,18 @@ ON CONFLICT (namespace, owner_type, owner_id, model) DO UPDATE SET {_assignments
 {f"RETURNING {EMBEDDING}, namespace, {key}, NULL" if guarded else ""}"""
 
 
-def _vectors(space: VectorSpace, vectors: Sequence[bytes]) -> Iterator[BatchStep]:
-    distinct = {digest(vector): vector for vector in vectors}
-    for group in chunked(distinct.items(), lambda pair: len(pair[1]), most_bytes=CHUNK_BYTES, most=_MOST_ROWS):
-        rows = ", ".join(["(?, ?)"] * len(group))
-        yield BatchStep(
-            f"INSERT INTO {space.table} (digest, vector) VALUES {rows} ON CONFLICT (digest) DO NOTHING",
-            tuple(chain.from_iterable(group)),
-        )
-
-
-def _discard(space: VectorSpace, vectors: Sequence[bytes]) -> BatchStep:
-    """Return the statement that deletes those of the vectors that no embedding has."""
-    digests = b"".join({digest(vector) for vector in vectors})
-    return BatchStep(
-        f"""DELETE FROM {space.table} AS v WHERE v.digest IN (
-    WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < ?)
-    SELECT substr(?, i * 16 + 1, 16) FROM n)
-AND NOT EXISTS (SELECT 1 FROM embeddings AS m WHERE m.model = ? AND m.vector_seq = v.seq AND m.space = ?)""",
-        (len(digests) // 16, digests, space.model, space.token),
-    )
+def _with_vectors(space: VectorSpace, vectors: Sequence[bytes], write: Iterable[BatchStep]) -> Iterator[BatchStep]:
+    """Yield statements that add vectors, those that refer to them, and those that delete what nothing refers to."""
+    statements, discards = vector_sql.of(space), []
+    for group in chunked(vectors, len, most_bytes=CHUNK_BYTES):
+        values = {
+            "rows": json.dumps([0] * len(group)),  # as many as there are digests and vectors
+            "digests": b"".join(map(digest, group)),
+        }
+        yield statements.add.bind(vectors=b"".join(group), size=len(group[0]), **values)
+        discards.append(statements.discard.bind(model=space.model, space=space.token, **values))
+    yield from write
+    yield from discards
 
 
 _GUARDED = {EPISODE: _push_episodes, PATTERN: _push_patterns, PLACE: _push_places}

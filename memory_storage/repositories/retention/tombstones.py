@@ -59,6 +59,11 @@ def eviction_prefix(namespace: str) -> str:
     return blake2b(namespace.encode(), digest_size=8).hexdigest()
 
 
+def tombstone_forms(namespace: str, row_id: UUID | str) -> tuple[str, str]:
+    """Return both forms that the tombstone of a row may have: the digest, and the eviction key; in hexadecimal."""
+    return digest_of(namespace, row_id), _eviction_key(namespace, row_id)
+
+
 def assert_not_tombstoned(session: SessionProtocol, ids: Sequence[UUID]) -> list[BatchStep]:
     """Return the first statement of an insert: it rolls the write back if one of these was erased."""
     if len(ids) == 1:
@@ -107,7 +112,7 @@ def stale_copy_error(
 
 def replace_eviction_keys(session: SessionProtocol, ids: Sequence[str]) -> list[BatchStep]:
     """Return statements that replace the eviction keys of these episodes, which contain the id, by digests."""
-    keys = [_eviction_key(session, one) for one in ids]
+    keys = [_eviction_key(session.namespace, one) for one in ids]
     return [
         ADD_TOMBSTONES.bind(digests=digests_of(session.namespace, ids)),
         _REMOVE_TOMBSTONES.bind(digests=json.dumps(keys)),
@@ -161,9 +166,8 @@ def evicted_ids(session: SessionProtocol) -> list[UUID]:
 
 def _tombstone_forms(session: SessionProtocol, ids: Iterable[UUID]) -> dict[str, UUID]:
     """Return both forms of each tombstone, in hexadecimal."""
-    forms = [(one, (digest_of(session.namespace, one), _eviction_key(session, one))) for one in ids]
-    return {form: one for one, both in forms for form in both}
+    return {form: one for one in ids for form in tombstone_forms(session.namespace, one)}
 
 
-def _eviction_key(session: SessionProtocol, row_id: UUID | str) -> str:
-    return eviction_prefix(session.namespace) + str(row_id).encode().hex()
+def _eviction_key(namespace: str, row_id: UUID | str) -> str:
+    return eviction_prefix(namespace) + str(row_id).encode().hex()
