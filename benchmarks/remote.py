@@ -25,13 +25,14 @@ from memory_storage.testing import Sqld
 from tests.proxy import Proxy
 
 from . import _workload
+from ._bare import Bare
 from ._measure import Work, interleaved, ratios
 from ._report import Line, Report, milliseconds
 
 LATENCY = 0.02
 THREADS = 10
-_GAIN, _LEAST_GAIN = 9, 8  # of ten; in short, and where writes queue for one lock, the least
-_OWN_GAIN = 7  # each write indexes its words and facets, so the server's cores are busy
+_GAIN, _OWN_GAIN = 9, 7  # of ten; each write to its own database keeps the server's cores busy
+_BARE = 0.6  # of the throughput of bare requests, on a slow machine too; it is 0.8, and 0.1 if one thread waits for all
 _WRITE_GAIN = 3  # of the four writes that are in flight at a time
 _CALLS = 600  # by ten threads: with fewer, the last of them wait for each other's end a part of the time
 
@@ -46,6 +47,8 @@ _INSERT_STEP = text(
 )
 _NOTES = (
     "threads: the throughput of ten threads relative to that of one; every round trip takes 20 ms longer.",
+    "to bare requests: ten threads relative to ten that send the same requests by http.client. What the line and the "
+    "server take counts on both sides; a thread that waits for another one on ours only.",
     "save: an episode of 20 steps, by its one batch; sqlalchemy-libsql writes the same rows by an INSERT and an "
     "executemany in one transaction, on an open connection; same proxy, same server.",
     "driver: single-row reads in autocommit by one thread, on loopback, without the added latency.",
@@ -54,11 +57,11 @@ _NOTES = (
 
 def run(*, short: bool) -> Report:
     """Measure all cases."""
-    rounds, calls, gain = (3, 100, _LEAST_GAIN) if short else (5, _CALLS, _GAIN)
+    rounds, calls = (3, 100) if short else (5, _CALLS)
     with _served() as (server, line):
         lines = [
-            *_threads(line, rounds, calls, gain),
-            _apart(rounds, calls),
+            *_threads(line, rounds, calls, None if short else _GAIN),
+            *_apart(rounds, calls, None if short else _OWN_GAIN),
             _save(line, rounds, saves=5 if short else 15),
             *_driver(server, rounds, reads=200 if short else 400),
         ]
@@ -78,7 +81,7 @@ def _served() -> Iterator[tuple[Sqld, Proxy]]:
         yield server, line
 
 
-def _threads(line: Proxy, rounds: int, calls: int, gain: int) -> list[Line]:
+def _threads(line: Proxy, rounds: int, calls: int, gain: int | None) -> list[Line]:
     with ExitStack() as opened:
         storage = opened.enter_context(ms.MemoryStorage.open(line.url))
         ids = [episode.id for episode in storage.episodes.query(limit=50, steps=False).items]
@@ -87,21 +90,26 @@ def _threads(line: Proxy, rounds: int, calls: int, gain: int) -> list[Line]:
         opened.callback(theirs.dispose)
 
         def write() -> None:
-            storage.episodes.append_step(ids[next(turns) % len(ids)], ms.Step(tool="pytest", action="run the tests"))
+            storage.episodes.append_step(ids[next(turns) % len(ids)], _step())
 
         def read_theirs() -> None:
             with theirs.connect() as connection:
                 connection.execute(text(_SELECT)).all()
 
+        def read() -> None:
+            storage.episodes.get(ids[0], steps=False)
+
+        read()
         return [
-            _gain("reads, 10 threads", lambda: storage.episodes.get(ids[0], steps=False), rounds, calls, at_least=gain),
+            _gain("reads, 10 threads", read, rounds, calls, at_least=gain),
+            _to_bare("reads, 10 threads, to bare requests", read, Bare(read), rounds, calls),
             # The client sends four writes at a time (setting: max_concurrent_writes).
             _gain("appends to 50 episodes, 10 threads", write, rounds, calls, at_least=_WRITE_GAIN),
             _gain("reads, 10 threads, sqlalchemy-libsql", read_theirs, 1, min(calls, 80)),
         ]
 
 
-def _apart(rounds: int, calls: int) -> Line:
+def _apart(rounds: int, calls: int, gain: int | None) -> list[Line]:
     """Measure writes that do not queue for the server's lock: each thread has its own database."""
     with ExitStack() as opened:
         directory = opened.enter_context(tempfile.TemporaryDirectory())
@@ -112,16 +120,49 @@ def _apart(rounds: int, calls: int) -> Line:
             server.create_namespace(f"own-{number}")
             url = server.url_of(f"own-{number}").replace(f":{server.port}", f":{line.port}")
             storage = opened.enter_context(ms.MemoryStorage.open(url))
-            places.append((storage, storage.episodes.save(_workload.episode(number)).id))
+            places.append(_appending(storage))
         own, turns = threading.local(), count()
 
-        def write() -> None:
-            if not hasattr(own, "place"):
-                own.place = places[next(turns) % THREADS]
-            storage, episode = own.place
-            storage.episodes.append_step(episode, ms.Step(tool="pytest", action="run the tests"))
+        def place() -> tuple[Work, Work]:
+            if not hasattr(own, "number"):
+                own.number = next(turns) % THREADS
+            number: int = own.number
+            return places[number]
 
-        return _gain("appends to 10 databases, 10 threads", write, rounds, calls, at_least=_OWN_GAIN)
+        def write() -> None:
+            place()[0]()
+
+        def bare() -> None:
+            place()[1]()
+
+        return [
+            _gain("appends to 10 databases, 10 threads", write, rounds, calls, at_least=gain),
+            _to_bare("appends to 10 databases, to bare requests", write, bare, rounds, calls),
+        ]
+
+
+def _appending(storage: ms.MemoryStorage) -> tuple[Work, Work]:
+    """Return what appends a step to a new episode, and the same by bare requests."""
+    episodes = storage.episodes
+    episode, first = episodes.save(_workload.episode(0)).id, _step()
+    bare = Bare(lambda: episodes.append_step(episode, first), added=str(first.id))
+    return lambda: episodes.append_step(episode, _step()), bare
+
+
+def _step() -> ms.Step:
+    return ms.Step(tool="pytest", action="run the tests")
+
+
+def _to_bare(name: str, call: Work, bare: Work, rounds: int, calls: int) -> Line:
+    """Return the throughput of ten threads relative to ten threads with the bare requests."""
+    with ThreadPoolExecutor(THREADS) as threads:
+        sides = {
+            name: lambda work=work: list(threads.map(lambda _: work(), range(calls)))
+            for name, work in (("ours", call), ("bare", bare))
+        }
+        times = interleaved(lambda _: sides, rounds)
+    each = (milliseconds(median(times[side]) / calls) for side in ("ours", "bare"))
+    return Line(name, *ratios(times["bare"], times["ours"]), "{}, bare {} a call".format(*each), at_least=_BARE)
 
 
 def _gain(name: str, call: Work, rounds: int, calls: int, at_least: float | None = None) -> Line:
