@@ -160,7 +160,8 @@ class Applier:
             if change.created_at is not None and values[kind.place("created_at")] != change.created_at:
                 continue  # another row, which has the id since
             self._keep_deleted(change, seq, values)
-            self._tx.run([BatchStep(f"DELETE FROM {kind.table} WHERE seq = ?", (seq,))], changed=1)
+            delete = BatchStep(f"DELETE FROM {kind.table} WHERE seq = ?", (seq,))
+            self._tx.run([delete], changed=_episodes_of(change.kind, [values]))
             self._tally.deleted += 1
 
     def _stored(self, change: Change) -> list[tuple[int, Values]]:
@@ -230,7 +231,7 @@ class Applier:
         if kind == EMBEDDING:
             self._apply_embeddings(rows, page)
         else:
-            self._tx.run(list(apply_rows(kind, rows)), changed=len(rows) if kind in (EPISODE, STEP) else 0)
+            self._tx.run(list(apply_rows(kind, rows)), changed=_episodes_of(kind, rows))
         if kind == STEP:
             self._fill_up(parked)
 
@@ -630,8 +631,16 @@ UNION SELECT namespace, "key" FROM sync_changes WHERE "key" IS NOT NULL AND kind
     def erase(self, names: Sequence[tuple[str, str]]) -> None:
         """Erase episodes and patterns by namespace and id, and what is kept of them as conflicts."""
         if names:
-            self._tx.run([*delete_named(names), *erase_traces(names)], changed=len(names))
+            self._tx.run([*delete_named(names), *erase_traces(names)], changed=names)
             self._tally.erased += len(names)
+
+
+def _episodes_of(kind: int, rows: Sequence[Values]) -> list[tuple[str, str]]:
+    """Return namespace and id of the episodes whose words and facets the rows have."""
+    if kind not in (EPISODE, STEP):
+        return []
+    place = KINDS[kind].place("id" if kind == EPISODE else "episode_id")
+    return [(row[0], row[place]) for row in rows]
 
 
 def _as_keys(changes: Sequence[Change]) -> str:

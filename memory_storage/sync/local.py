@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from secrets import token_bytes
 from typing import NamedTuple
@@ -67,6 +67,7 @@ class LocalTransaction:
 
     def __init__(self, context: StorageContext, executor: TransactionExecutor) -> None:
         self._context, self._executor = context, executor
+        self._changed: set[tuple[str, str]] = set()
 
     def read(self, sql: str, *values: object) -> Sequence[Row]:
         """Return the rows of a SELECT."""
@@ -76,15 +77,16 @@ class LocalTransaction:
         """Return the rows of a SELECT with its values."""
         return self._executor.read(step)
 
-    def run(self, steps: Sequence[BatchStep], *, changed: int = 0) -> None:
+    def run(self, steps: Sequence[BatchStep], *, changed: Iterable[tuple[str, str]] = ()) -> None:
         """Run statements.
 
         Args:
             steps: The statements.
-            changed: How many episodes they change.
+            changed: Namespace and id of the episodes whose words and facets they change: `applying` indexes them.
         """
+        self._changed.update(changed)
         if steps:
-            self._executor.write(steps, changed=changed)
+            self._executor.write(steps)
 
     def space(self, namespace: str, model: str, dimension: int) -> VectorSpace:
         """Return where the vectors of a model and dimension are stored; it is created if there is none."""
@@ -93,10 +95,11 @@ class LocalTransaction:
 
     @contextmanager
     def applying(self) -> Iterator[None]:
-        """Do not log what is written in the block."""
+        """Do not log what is written in the block. In the end, what has changed is indexed at once."""
         self.run([BatchStep("UPDATE sync_state SET mode = ?", (APPLYING,))])
         yield
-        self.run([BatchStep("UPDATE sync_state SET mode = ?", (REPLICA,))])
+        as_before = BatchStep("UPDATE sync_state SET mode = ?", (REPLICA,))
+        self._executor.write([as_before], changed=len(self._changed))
 
 
 class Local:

@@ -10,14 +10,14 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 from memory_storage._execution import Executor
 from memory_storage._files import MaintenanceLock
-from memory_storage.dbapi import BatchStep, register_after_fork, traffic
+from memory_storage.dbapi import BatchStep, register_after_fork
 from memory_storage.errors import MemoryStorageError, ServerChangedError, UnavailableError
 from memory_storage.models import SyncReport, SyncStatus
 from memory_storage.monitoring import named_operation
@@ -27,6 +27,7 @@ from memory_storage.search.vector_index import Progress
 from memory_storage.session import Session, StorageContext
 from memory_storage.sql.statement import from_micros, to_micros
 
+from .ahead import Ahead
 from .applying import Applier, Policy, Tally
 from .local import Local, LocalState, LocalTransaction, Outbox, Sent, log_everything, next_push
 from .rows import EMBEDDING, EPISODE, KINDS, PATTERN, PLACE, STEP, Change
@@ -141,13 +142,14 @@ class Replica:
         if not self._thread_lock.acquire(timeout=self._options.patience):
             raise UnavailableError("another thread syncs this file; try again", code="SYNC_RUNNING")
         try:
-            with self._process_lock.exclusive(self._options.patience):
+            with self._process_lock.exclusive(self._options.patience), closing(Ahead()) as self._ahead:
                 yield
         finally:
             self._thread_lock.release()
 
     def _sync(self, *, migrate: bool, rejoin: bool, progress: Progress | None) -> SyncReport:
-        since, sent, received, trips = time.perf_counter(), traffic.sent, traffic.received, self._server.round_trips
+        since, server = time.perf_counter(), self._server
+        before_sync = server.round_trips, server.bytes_sent, server.bytes_received
         tally = Tally()
         self._local.become_replica()
         self._join(migrate=migrate, rejoin=rejoin)
@@ -178,9 +180,9 @@ class Replica:
         return SyncReport(
             **vars(tally),
             waiting=self._local.waiting(),
-            round_trips=self._server.round_trips - trips,
-            bytes_sent=traffic.sent - sent,
-            bytes_received=traffic.received - received,
+            round_trips=server.round_trips - before_sync[0],
+            bytes_sent=server.bytes_sent - before_sync[1],
+            bytes_received=server.bytes_received - before_sync[2],
             seconds=time.perf_counter() - since,
             is_complete=state.position is None and idle < _IDLE_ROUNDS,
         )
@@ -334,9 +336,11 @@ class Replica:
 
     def _pull_round(self, state: LocalState, tally: Tally, progress: Progress | None) -> bool:
         """Pull a page of changes; return whether there is more."""
-        page = self._server.changes(state.since, self._oldest())
+        page = self._ahead.take(state.since, lambda: self._server.changes(state.since, self._oldest()))
         if page.epoch != state.epoch or page.last < state.since:
             raise _changed()
+        if not page.is_last:
+            self._ahead.start(page.end, lambda: self._server.changes(page.end, self._oldest()))
         with self._local.transaction() as tx, tx.applying():
             self._applier(tx, tally, state).apply(page)
             tx.run([_move_cursor(page)])
@@ -346,7 +350,9 @@ class Replica:
 
     def _rows_round(self, state: LocalState, position: Position, tally: Tally, progress: Progress | None) -> None:
         """Pull a page of the first sync."""
-        page, after = self._server.rows(position, self._oldest())
+        page, after = self._ahead.take(position, lambda: self._server.rows(position, self._oldest()))
+        if after is not None:
+            self._ahead.start(after, lambda: self._server.rows(after, self._oldest()))
         with self._local.transaction() as tx, tx.applying():
             self._applier(tx, tally, state).apply(page)
             saved = {"position": after, "namespaces": state.namespaces}
@@ -383,7 +389,7 @@ class Replica:
         """Delete from the file what is too old to be kept and has been pushed. It stays at the server."""
         if self._options.keep is None:
             return
-        old = f"""SELECT e.seq FROM namespaces AS n
+        old = f"""SELECT e.seq, e.namespace, e.id FROM namespaces AS n
 CROSS JOIN episodes AS e ON e.namespace = n.name AND e.started_at < ?
 WHERE NOT EXISTS (SELECT 1 FROM sync_changes WHERE kind = {EPISODE} AND seq = e.seq)
     AND NOT EXISTS (SELECT 1 FROM steps AS s CROSS JOIN sync_changes AS c ON c.kind = {STEP} AND c.seq = s.seq
@@ -398,7 +404,7 @@ LIMIT {_EVICTED_AT_ONCE}"""
                 seqs = json.dumps([row[0] for row in rows])
                 tx.run(
                     [BatchStep("DELETE FROM episodes WHERE seq IN (SELECT value FROM json_each(?))", (seqs,))],
-                    changed=len(rows),
+                    changed=[(row[1], row[2]) for row in rows],
                 )
 
     def _oldest(self) -> int:

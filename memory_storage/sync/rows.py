@@ -1,16 +1,20 @@
 """The rows that travel: their kinds, columns and names, and the SQL that reads them.
 
-A row travels as its columns, without the numbers that are its database's own (`seq`) and what triggers derive from it:
-each side builds its own indexes of words, facets, places and vectors. A statement returns rows of all kinds, so it has
-as many columns as the widest kind; `Change.of` cuts them.
+A row travels as its columns, without the numbers that are its database's own and what triggers derive from it: each
+side builds its own indexes of words, facets, places and vectors. In an answer each value has its type beside it, and
+each quotation mark of a document is escaped, so the rows of a page are few values: one JSON array has their short
+columns, and the sizes of their long ones; these are one text; and floats, which SQLite's JSON rounds, are rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, NamedTuple
 
+from memory_storage.errors import CorruptDataError
 from memory_storage.repositories.patterns.sql import COUNTERS
 from memory_storage.sql.episode_rows import EPISODE_COLUMNS, STEP_COLUMNS
 from memory_storage.sql.statement import bytes_of_step
@@ -18,6 +22,8 @@ from memory_storage.sql.statement import bytes_of_step
 Values = tuple[Any, ...]
 Name = tuple[int, str, str]
 """What names a row in all databases: its kind, namespace and key."""
+
+_NO_FLOATS = (None,) * 5  # as many as a kind has at most
 
 EPISODE, STEP, PATTERN, EMBEDDING, PLACE, FORGOTTEN = range(1, 7)
 """The kinds of `sync_changes`. The last one has no rows, but digests of what was erased."""
@@ -47,6 +53,8 @@ class Kind:
         name: What callers call it.
         table: Its table.
         columns: The columns that travel, in order; the first is the namespace.
+        texts: The long ones among them.
+        floats: Those that are floats.
         key: Those that name the row within its namespace.
     """
 
@@ -54,10 +62,22 @@ class Kind:
     name: str
     table: str
     columns: tuple[str, ...]
+    texts: tuple[str, ...] = ()
+    floats: tuple[str, ...] = ()
     key: tuple[str, ...] = ("id",)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_places", {name: place for place, name in enumerate(self.columns)})
+        as_sent = [*self.short, *self.texts, *self.floats]
+        object.__setattr__(self, "in_order", itemgetter(*map(as_sent.index, self.columns)))
+
+    in_order: Callable[[Sequence[Any]], Values] = field(init=False, repr=False, compare=False)
+    """Returns the values of `short`, `texts` and `floats` in the order of `columns`."""
+
+    @property
+    def short(self) -> tuple[str, ...]:
+        """The other columns."""
+        return tuple(name for name in self.columns if name not in (*self.texts, *self.floats))
 
     def place(self, column: str) -> int:
         """Return the position of a column."""
@@ -87,15 +107,15 @@ class Kind:
 KINDS = {
     kind.number: kind
     for kind in (
-        Kind(EPISODE, "episode", "episodes", EPISODE_COLUMNS),
-        Kind(STEP, "step", "steps", STEP_COLUMNS),
-        Kind(PATTERN, "pattern", "patterns", PATTERN_COLUMNS),
-        Kind(EMBEDDING, "embedding", "embeddings", EMBEDDING_COLUMNS, ("owner_type", "owner_id", "model")),
-        Kind(PLACE, "place", "spatiotemporal_index", PLACE_COLUMNS),
+        Kind(EPISODE, "episode", "episodes", EPISODE_COLUMNS, ("document", "words"), ("reward",)),
+        Kind(STEP, "step", "steps", STEP_COLUMNS, ("document", "output", "words")),
+        Kind(
+            PATTERN, "pattern", "patterns", PATTERN_COLUMNS, ("document", "words"), ("success_rate", "avg_reward_delta")
+        ),
+        Kind(EMBEDDING, "embedding", "embeddings", EMBEDDING_COLUMNS, key=("owner_type", "owner_id", "model")),
+        Kind(PLACE, "place", "spatiotemporal_index", PLACE_COLUMNS, ("document",), ("latitude", "longitude", *"xyz")),
     )
 }
-_WIDTH = max(len(kind.columns) for kind in KINDS.values())
-_N_HEAD = 7  # columns of a change before those of its row
 
 
 class Change(NamedTuple):
@@ -124,40 +144,92 @@ class Change(NamedTuple):
         """The kind, namespace and key."""
         return self[1:4]
 
-    @classmethod
-    def of(cls, row: Sequence[Any]) -> Change:
-        """Return the change in a row of `select_rows`."""
-        number, kind, namespace, key, created_at, writer, is_live = row[:_N_HEAD]
-        if not is_live:
-            return cls(number, kind, namespace, key, None, created_at, writer)
-        one = KINDS[kind]
-        values = tuple(row[_N_HEAD : _N_HEAD + len(one.columns)])
-        return cls(number, kind, values[0], one.key_of(values), values, None, writer)
+
+def read_rows(rows: Sequence[Sequence[Any]]) -> tuple[list[Change], list[Any] | None]:
+    """Return the changes in the rows of `select_rows`, and what is said of the end, if that is asked for.
+
+    Raises:
+        CorruptDataError: The long texts have another size than they should have: the server has changed them.
+    """
+    (abouts, joined, *_), *with_floats = rows
+    floats = {(row[0], row[1]): row[2:] for row in with_floats}
+    texts, changes, end = _Texts(joined or ""), [], None
+    for about in json.loads(abouts):
+        number, kind, writer, seq, *rest = about
+        if kind is None:
+            end = about
+        elif seq is None:
+            namespace, key, created_at = rest
+            changes.append(Change(number, kind, namespace, key, None, created_at, writer))
+        else:
+            one = KINDS[kind]
+            n_short = len(rest) - len(one.texts)
+            of_row = floats.get((seq, kind), _NO_FLOATS)[: len(one.floats)]
+            values = one.in_order([*rest[:n_short], *map(texts.cut, rest[n_short:]), *of_row])
+            changes.append(Change(number, kind, values[0], one.key_of(values), values, None, writer))
+    texts.close()
+    return changes, end
 
 
-def select_rows(page: str, kinds: Sequence[int] = tuple(KINDS), *, tombstones: bool = True) -> str:
+class _Texts:
+    """Texts that have travelled as one."""
+
+    def __init__(self, joined: str) -> None:
+        self._bytes, self._at = joined.encode("utf-8", "surrogatepass"), 0
+
+    def cut(self, size: int | None) -> str | None:
+        """Return the next text, of this size in bytes; None if it has none."""
+        if size is None:
+            return None
+        start, self._at = self._at, self._at + size
+        return self._bytes[start : self._at].decode("utf-8", "surrogatepass")
+
+    def close(self) -> None:
+        """Check that nothing is left, and nothing was missing."""
+        if self._at != len(self._bytes):
+            raise CorruptDataError(
+                f"the server sent {len(self._bytes):,} bytes of texts of {self._at:,}: one of them may not be UTF-8; "
+                "nothing of this page was stored"
+            )
+
+
+def select_rows(
+    page: str,
+    kinds: Sequence[int] = tuple(KINDS),
+    *,
+    tombstones: bool = True,
+    end: tuple[str, str] | None = None,
+) -> str:
     """Return SQL for the rows of a page, a table with `number`, `kind`, `namespace`, `seq`, `key` and more.
 
     Args:
         page: Its name.
         kinds: The kinds that may be in it.
         tombstones: Whether it may have tombstones.
+        end: SQL for what is said of the end, a JSON array whose second value is NULL, and what it comes from.
     """
-    parts = []
+    width = max(len(KINDS[number].floats) for number in kinds)
+    parts, floats = [], []
     for number in kinds:
         kind = KINDS[number]
-        columns = [f"r.{name}" for name in kind.columns] + ["NULL"] * (_WIDTH - len(kind.columns))
-        parts.append(
-            f"SELECT p.number, {number}, NULL, NULL, NULL, p.writer, 1, {', '.join(columns)}\n"
-            f"FROM {page} AS p CROSS JOIN {kind.table} AS r ON r.seq = p.seq WHERE p.kind = {number}"
-        )
+        source = f"FROM {page} AS p CROSS JOIN {kind.table} AS r ON r.seq = p.seq WHERE p.kind = {number}"
+        columns = [f"r.{name}" for name in kind.short] + [f"octet_length(r.{name})" for name in kind.texts]
+        text = " || ".join(f"coalesce(r.{name}, '')" for name in kind.texts) or "''"
+        parts.append(f"SELECT json_array(p.number, {number}, p.writer, r.seq, {', '.join(columns)}), {text} {source}")
+        if kind.floats:
+            values = [f"r.{name}" for name in kind.floats]
+            padded = values + ["NULL"] * (width - len(values))
+            is_given = f"coalesce({', '.join([*values, 'NULL'])}) IS NOT NULL"
+            floats.append(f"SELECT r.seq, {number}, {', '.join(padded)} {source} AND {is_given}")
     if tombstones:
-        nothing = ", ".join(["NULL"] * _WIDTH)
-        parts.append(
-            f'SELECT p.number, p.kind, p.namespace, p."key", p.created_at, p.writer, 0, {nothing}\n'
-            f"FROM {page} AS p WHERE p.seq IS NULL"
-        )
-    return "\nUNION ALL\n".join(parts)
+        about = 'json_array(p.number, p.kind, p.writer, NULL, p.namespace, p."key", p.created_at)'
+        parts.append(f"SELECT {about}, '' FROM {page} AS p WHERE p.seq IS NULL")
+    if end is not None:
+        parts.append(f"SELECT {end[0]}, '' {end[1]}")
+    sent, nothing = "\nUNION ALL\n".join(parts), ", NULL" * width
+    return f"""SELECT json_group_array(json(about)), group_concat("text", ''){nothing} FROM (
+SELECT NULL AS about, NULL AS "text" WHERE false UNION ALL
+{sent})""" + "".join(f"\nUNION ALL\n{one}" for one in floats)
 
 
 def bytes_of(kind: str, seq: str) -> str:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from memory_storage._execution import Executor
-from memory_storage.dbapi import BatchStep, RowCountError
+from memory_storage.dbapi import BatchStep, RowCountError, traffic
 from memory_storage.errors import ConfigurationError, SchemaError
 from memory_storage.repositories.retention.tombstones import ADD_TOMBSTONES, FIND_TOMBSTONES, digest_of, erase_traces
 from memory_storage.schema import HEAD
@@ -20,14 +20,14 @@ from memory_storage.schema.vector_tables import VectorSpace
 from memory_storage.sql.statement import SqlTemplate
 
 from .counts import Count, push_counts, stored_counts
-from .rows import EMBEDDING, EPISODE, KINDS, PATTERN, PLACE, STEP, Change, bytes_of, is_named, select_rows
+from .rows import EMBEDDING, EPISODE, KINDS, PATTERN, PLACE, STEP, Change, bytes_of, is_named, read_rows, select_rows
 from .writing import Pushed, delete_named, push_embeddings, push_rows
 
 PAGE_ROWS = 2_000
 PAGE_BYTES = 1_500_000
 """Of documents in one answer: sqld's has at most 10 MB, and a row, which may have 5, is not cut."""
 
-_HEADS = 64  # episodes whose steps are looked at for one page
+_HEADS = 250  # episodes whose steps are looked at for one page
 _END = "\U0010ffff"  # no namespace sorts after it
 _LATEST = 2**62
 _BEGINNING = -(2**62)
@@ -157,7 +157,7 @@ class Server:
         self._namespaces = None if namespaces is None else json.dumps(list(namespaces))
         self._spaces: dict[str, VectorSpace] = {}
         self._dimensions: dict[str, int] = {}
-        self.round_trips = 0
+        self.round_trips = self.bytes_sent = self.bytes_received = 0
 
     def state(self) -> State:
         """Ask for the state of the server.
@@ -189,12 +189,10 @@ class Server:
         select = _snapshot_of_episodes if position.kind == EPISODE else _snapshot_of
         step = select(position, self._namespaces, oldest)
         (rows,) = self._request([step], reads_only=True)
-        page, after = Page(), None
-        for row in rows:
-            if row[1] is None:  # the position after the page, and whether there is more
-                after = Position(position.kind, row[2], tuple(json.loads(row[3]))) if row[4] else None
-            else:
-                page.changes.append(Change.of(row))
+        changes, end = read_rows(rows)
+        page, after = Page(changes), None
+        if end is not None and end[4]:
+            after = Position(position.kind, end[2], tuple(end[3]))
         if after is None and position.next_kind is not None:
             after = Position.first(position.next_kind)
         return self._with_vectors(page), after
@@ -210,7 +208,7 @@ class Server:
         steps += [_fetch_episodes(json.dumps(episodes))] if episodes else []
         page = Page()
         for rows in self._request(steps, reads_only=True):
-            page.changes += [Change.of(row) for row in rows]
+            page.changes += read_rows(rows)[0]
         return self._with_vectors(page)
 
     def erased_among(self, digests: Sequence[str]) -> set[str]:
@@ -272,13 +270,11 @@ class Server:
         ]
 
     def _page_of(self, results: Sequence[Sequence[Any]], since: int) -> Page:
-        page = Page(end=since)
-        for row in results[0]:
-            if row[1] is None:
-                page.end, page.last, page.is_last = row[0] or since, row[2], not row[6]
-                page.epoch = bytes.fromhex(row[3])
-            else:
-                page.changes.append(Change.of(row))
+        changes, end = read_rows(results[0])
+        page = Page(changes, end=since)
+        if end is not None:
+            page.end, page.last, page.is_last = end[0] or since, end[2], not end[4]
+            page.epoch = bytes.fromhex(end[3] or "")
         page.changes.sort()
         for space, rows in zip(self._spaces, results[1:], strict=False):
             page.vectors.update({(space, seq): vector for seq, vector in rows})
@@ -318,7 +314,12 @@ class Server:
 
     def _request(self, steps: Sequence[BatchStep], *, reads_only: bool = False) -> list[Sequence[Any]]:
         self.round_trips += 1
-        return self._executor.exchange(steps, reads_only=reads_only)
+        sent, received = traffic.sent, traffic.received
+        try:
+            return self._executor.exchange(steps, reads_only=reads_only)
+        finally:
+            self.bytes_sent += traffic.sent - sent
+            self.bytes_received += traffic.received - received
 
 
 def _state_of(row: Sequence[Any]) -> State:
@@ -406,23 +407,10 @@ def _raw(is_partial: bool, is_young: bool) -> str:
 
 @lru_cache(maxsize=4)
 def _changes(is_partial: bool, is_young: bool) -> str:
-    rows = select_rows("page")
-    width = rows.splitlines()[0].count(",") + 1
-    # A row without a kind: the end of the page, the latest change, and whether there is more.
-    has_more, last = "(SELECT count(*) FROM raw) > (SELECT count(*) FROM part)", _LAST
-    end = ", ".join(
-        [
-            "(SELECT max(number) FROM part)",
-            "NULL",
-            last,
-            "(SELECT hex(epoch) FROM sync_state)",
-            "NULL",
-            "NULL",
-            has_more,
-        ]
-        + ["NULL"] * (width - 7)
-    )
-    return f"{_raw(is_partial, is_young)}\n{rows}\nUNION ALL SELECT {end}"
+    # The end of the page, the latest change, the log, and whether there is more.
+    end = f"""json_array((SELECT max(number) FROM part), NULL, {_LAST}, (SELECT hex(epoch) FROM sync_state),
+    (SELECT count(*) FROM raw) > (SELECT count(*) FROM part))"""
+    return f"{_raw(is_partial, is_young)}\n{select_rows('page', end=(end, ''))}"
 
 
 @lru_cache(maxsize=256)
@@ -438,8 +426,11 @@ _LIKE_CHANGE = 'NULL AS namespace, NULL AS "key", NULL AS created_at, NULL AS wr
 def _snapshot_of_episodes(position: Position, namespaces: str | None, oldest: int) -> BatchStep:
     """Return the statement of the next page of episodes and steps, the newest first in each namespace."""
     started_at, seq, step = position.key
-    width = len(KINDS[PATTERN].columns)
     of = "" if namespaces is None else "AND e.namespace IN (SELECT value FROM json_each(:namespaces))"
+    end = f"""json_array(0, NULL, namespace, json_array(started_at, seq, step),
+    (SELECT count(*) FROM running) > (SELECT count(*) FROM page) OR (SELECT count(*) FROM heads) = {_HEADS})"""
+    last = """FROM (SELECT h.*, max(p.step, 0) AS step FROM page AS p CROSS JOIN heads AS h ON h.place = p.place
+    ORDER BY p.place DESC, p.step DESC LIMIT 1)"""
     text = f"""WITH heads AS MATERIALIZED (
     SELECT e.seq, e.namespace, e.id, e.started_at,
         row_number() OVER (ORDER BY e.namespace DESC, e.started_at DESC, e.seq DESC) AS place
@@ -459,13 +450,7 @@ running AS MATERIALIZED (
 page AS MATERIALIZED (
     SELECT 0 AS number, kind, seq, {_LIKE_CHANGE}, place, step FROM running
     WHERE before < {PAGE_BYTES} AND n <= {PAGE_ROWS})
-{select_rows("page", (EPISODE, STEP), tombstones=False)}
-UNION ALL
-SELECT * FROM (
-    SELECT 0, NULL, h.namespace, json_array(h.started_at, h.seq, max(p.step, 0)),
-        (SELECT count(*) FROM running) > (SELECT count(*) FROM page)
-            OR (SELECT count(*) FROM heads) = {_HEADS}, NULL, NULL, {", ".join(["NULL"] * width)}
-    FROM page AS p CROSS JOIN heads AS h ON h.place = p.place ORDER BY p.place DESC, p.step DESC LIMIT 1)"""
+{select_rows("page", (EPISODE, STEP), tombstones=False, end=(end, last))}"""
     values = {"namespace": position.namespace, "started_at": started_at, "seq": seq, "step": step, "oldest": oldest}
     return _template(text).bind(**values, namespaces=namespaces)
 
@@ -473,10 +458,12 @@ SELECT * FROM (
 def _snapshot_of(position: Position, namespaces: str | None, oldest: int) -> BatchStep:  # noqa: ARG001 - see `rows`
     """Return the statement of the next page of another kind, in the order of their keys."""
     kind = KINDS[position.kind]
-    width = len(KINDS[PATTERN].columns)
     key = ", ".join(kind.key)
     marks = ", ".join(f":key{number}" for number in range(len(kind.key)))
     of = "" if namespaces is None else "AND namespace IN (SELECT value FROM json_each(:namespaces))"
+    end = f"""json_array(0, NULL, namespace, json_array({key}),
+    (SELECT count(*) FROM running) > (SELECT count(*) FROM page))"""
+    last = "FROM running WHERE n = (SELECT max(n) FROM page)"
     text = f"""WITH raw AS MATERIALIZED (
     SELECT seq, namespace, {key}, {bytes_of(str(kind.number), "r.seq")} AS bytes
     FROM (SELECT * FROM {kind.table} WHERE (namespace, {key}) > (:namespace, {marks}) {of}
@@ -487,12 +474,7 @@ running AS MATERIALIZED (
 page AS MATERIALIZED (
     SELECT 0 AS number, {kind.number} AS kind, seq, {_LIKE_CHANGE}, n FROM running
     WHERE before < {PAGE_BYTES} AND n <= {PAGE_ROWS})
-{select_rows("page", (kind.number,), tombstones=False)}
-UNION ALL
-SELECT * FROM (
-    SELECT 0, NULL, namespace, json_array({key}), (SELECT count(*) FROM running) > (SELECT count(*) FROM page),
-        NULL, NULL, {", ".join(["NULL"] * width)}
-    FROM running WHERE n = (SELECT max(n) FROM page))"""
+{select_rows("page", (kind.number,), tombstones=False, end=(end, last))}"""
     values = {f"key{number}": value for number, value in enumerate(position.key)}
     return _template(text).bind(namespace=position.namespace, namespaces=namespaces, **values)
 

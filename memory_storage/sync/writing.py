@@ -22,6 +22,7 @@ from memory_storage.sql.statement import upsert_assignments
 from .rows import EMBEDDING, EPISODE, KINDS, PATTERN, PATTERN_COUNTERS, PLACE, STEP, Values
 
 _MOST_ROWS = 64  # of one statement: a text is compiled for each number of rows
+_APPLIED_ROWS = 250  # of one in a file: after each, a thread that decodes the next page may take the interpreter
 
 _GUARDS = ("is_new", "digest", "eviction_key")
 """What a pushed row has after its columns: whether the server should not have it, and both forms of its tombstone."""
@@ -79,7 +80,9 @@ def apply_rows(kind: int, rows: Sequence[Values]) -> Iterator[BatchStep]:
         kind: The kind of the rows; embeddings have `apply_embeddings`.
         rows: The rows. Nothing is stored of one whose owner is missing.
     """
-    return _statements(_APPLIED[kind], rows, ())
+    for first in range(0, len(rows), _APPLIED_ROWS):  # a page is small enough: see `server.PAGE_BYTES`
+        group = rows[first : first + _APPLIED_ROWS]
+        yield BatchStep(_APPLIED[kind](len(group)), tuple(chain.from_iterable(group)))
 
 
 def delete_named(names: Sequence[tuple[str, str]]) -> Iterator[BatchStep]:
@@ -211,8 +214,7 @@ def _apply_steps(n: int) -> str:
     columns = KINDS[STEP].columns
     changed = [name for name in columns if name not in ("namespace", "id", "episode_id")]
     return f"""{_given(columns, n)}
-INSERT INTO steps ({_list(columns)}) SELECT {_list(columns, "g.")} FROM g
-WHERE EXISTS (SELECT 1 FROM episodes AS e WHERE e.namespace = g.namespace AND e.id = g.episode_id)
+INSERT INTO steps ({_list(columns)}) SELECT {_list(columns, "g.")} FROM g WHERE true
 ON CONFLICT (namespace, id) DO UPDATE SET {_assignments(changed, "excluded")}
 WHERE ({_list(changed, "steps.")}) IS NOT ({_list(changed, "excluded.")})"""
 
