@@ -71,7 +71,7 @@ class Conflict:
         id: the id of the conflict.
         kind: "episode", "step", "pattern", "embedding" or "place".
         object_id: the id of the row; of an embedding, its owner's.
-        episode_id: the episode of a step, or None.
+        episode_id: the episode of a step, a vector or a place; else None.
         fields: the fields that both sides have changed; `deleted` if it was deleted at the server.
         base: the fields before both changes; None if that is not known.
         mine: the fields as they were here; an episode that was deleted there has its steps.

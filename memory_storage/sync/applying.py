@@ -367,14 +367,11 @@ WHERE kind = ? AND namespace = ? AND "key" = ? ORDER BY sent""",
         return theirs
 
     def _decide(self, change: Change, bases: Sequence[Base], mine: Values, theirs: Values, merged: Merged) -> Merged:
-        episode_id = None
-        if change.kind == STEP:
-            episode_id = theirs[KINDS[STEP].place("episode_id")]
         clash = Clash(
             change.kind,
             change.namespace,
             change.key,
-            episode_id,
+            self._episode_of(change.kind, theirs),
             merged.fields,
             merged.base,
             as_json(change.kind, mine),
@@ -426,9 +423,8 @@ WHERE kind = ? AND namespace = ? AND "key" = ? ORDER BY sent""",
 
     def _keep_vector(self, change: Change, fields: list[str], mine: tuple[Values, bytes], theirs: str | None) -> None:
         owner = mine[0][KINDS[EMBEDDING].place("owner_id")]
-        of_step = self._tx.read("SELECT episode_id FROM steps WHERE namespace = ? AND id = ?", change.namespace, owner)
         sides = None, _embedding_json(*mine), theirs
-        episode_id = of_step[0][0] if of_step else None
+        episode_id = self._episode_of(EMBEDDING, mine[0])
         self._keep(Clash(EMBEDDING, change.namespace, owner, episode_id, fields, *sides, change.writer))
 
     def _keep_deleted(self, change: Change, seq: int, values: Values) -> None:
@@ -446,9 +442,20 @@ WHERE kind = ? AND namespace = ? AND "key" = ? ORDER BY sent""",
                 return
             mine = as_json(change.kind, values)
         if mine is not None:
-            episode_id = values[kind.place("episode_id")] if change.kind == STEP else None
+            episode_id = self._episode_of(change.kind, values)
             facts = (change.kind, change.namespace, change.key, episode_id, ["deleted"], None, mine, None)
             self._keep(Clash(*facts, change.writer))
+
+    def _episode_of(self, kind: int, values: Values) -> str | None:
+        """Return the id of the episode that has a step, a vector or a place; with it, a conflict is erased."""
+        if kind not in (STEP, EMBEDDING, PLACE):
+            return None
+        one = dict(zip(KINDS[kind].columns, values, strict=True))
+        if kind == STEP or one["owner_type"] == "episode":
+            return str(one["episode_id" if kind == STEP else "owner_id"])
+        key = one["namespace"], one["owner_id"]
+        of_step = self._tx.read("SELECT episode_id FROM steps WHERE namespace = ? AND id = ?", *key)
+        return of_step[0][0] if of_step else None
 
     def _changed_episode(self, seq: int, values: Values) -> str | None:
         """Return an episode with all of its steps as JSON, if it or one of them was changed here."""

@@ -87,7 +87,7 @@ def merge(kind: int, bases: Sequence[Base], mine: Values, theirs: Values, prefer
     content = _content(kind, theirs)
     if any(one == content for one in of_bases):  # it has not changed there, or that is what was sent
         return Merged(mine, [], None)
-    base = json.dumps(of_bases[0], ensure_ascii=False, default=str) if of_bases else None
+    base = json.dumps(of_bases[0], ensure_ascii=False, default=str) if _is_known(bases) else None
     return Merged(mine if prefer == "mine" else theirs, [KINDS[kind].name], base)
 
 
@@ -144,7 +144,7 @@ def _merge_fields(kind: int, bases: Sequence[Base], mine: Values, theirs: Values
     my_model, their_model = as_model(kind, mine), as_model(kind, theirs)
     if any(_fields(their_model) == _fields(one) for one in models):
         return Merged(mine, [], None)
-    base = models[0] if models else None
+    base = models[0] if _is_known(bases) else None
     values, clashes = _three_way(_fields(base) if base else {}, _fields(my_model), _fields(their_model), prefer)
     archived_at = _archived_at(base, mine, theirs) if kind == EPISODE else None
     if kind == EPISODE:
@@ -154,6 +154,11 @@ def _merge_fields(kind: int, bases: Sequence[Base], mine: Values, theirs: Values
     if _fields(merged) == _fields(their_model):
         return Merged(theirs, clashes, base_json)
     return Merged(values_of(kind, merged, mine, theirs), clashes, base_json)
+
+
+def _is_known(bases: Sequence[Base]) -> bool:
+    """Return whether the first base was in sync. What was sent alone may never have been at the server."""
+    return bool(bases) and bases[0].sent == 0
 
 
 def values_of(kind: int, model: BaseModel, mine: Values, theirs: Values) -> Values:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 from hypothesis import settings
@@ -18,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from memory_storage.dbapi import BatchStep
 
-from .world import Client, World
+from .world import Client, World, small_pages
 
 BEHIND = BatchStep(
     """SELECT p.id FROM patterns AS p CROSS JOIN sync_counts AS c ON c.namespace = p.namespace AND c.pattern_id = p.id
@@ -107,5 +108,20 @@ class Histories(RuleBasedStateMachine):
             assert not rows
 
 
+class HistoriesOfSmallPages(Histories):
+    """The same, with requests of a few rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pages = ExitStack()
+        self._pages.enter_context(small_pages())
+
+    def teardown(self) -> None:
+        with self._pages:
+            super().teardown()
+
+
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=40, stateful_step_count=40)
+TestHistories.settings = settings(max_examples=25, stateful_step_count=40)
+TestHistoriesOfSmallPages = HistoriesOfSmallPages.TestCase
+TestHistoriesOfSmallPages.settings = settings(max_examples=25, stateful_step_count=40)

@@ -6,12 +6,13 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from secrets import token_bytes
 from typing import Any
+from unittest.mock import patch
 from uuid import UUID
 
 import memory_storage as ms
@@ -24,6 +25,24 @@ from memory_storage.sync.local import Local
 from memory_storage.sync.replica import Options, Replica
 
 START = datetime(2026, 11, 29, tzinfo=timezone.utc)
+
+
+@contextmanager
+def small_pages() -> Iterator[None]:
+    """Have requests of a few rows, so that a short history has many; by one thread, so that it can be repeated."""
+    sizes = {
+        "server": {"PAGE_ROWS": 3, "_HEADS": 2},
+        "local": {"PUSH_ROWS": 4},
+        "applying": {"_ROWS_AT_ONCE": 2},
+        "writing": {"_MOST_ROWS": 2, "_APPLIED_ROWS": 2},
+        "replica": {"_FETCHED_AT_ONCE": 1},
+    }
+    with ExitStack() as stack:
+        for module, values in sizes.items():
+            for name, value in values.items():
+                stack.enter_context(patch(f"memory_storage.sync.{module}.{name}", value))
+        stack.enter_context(patch("memory_storage.sync.ahead.Ahead.start"))
+        yield
 
 
 class Crash(Exception):  # noqa: N818 - no error, but an end

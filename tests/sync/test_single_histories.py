@@ -1,0 +1,47 @@
+"""Histories in which long runs have found an error, one for each error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .world import World, small_pages
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    one = World(tmp_path)
+    yield one
+    one.close()
+
+
+def test_what_was_sent_and_refused_is_no_base(world: World) -> None:
+    first, second, _ = world.clients
+    world.save(first, steps=0)
+    world.copy(first)
+    copy = world.clients[-1]
+    second.sync()
+    world.edit(copy, 0, "d")
+    copy.line.faults = ["late"] * 10
+    assert not copy.sync()
+    first.sync()
+    world.edit(copy, 0, "o")
+    world.check()
+    assert copy.storage.conflicts.count() == 1
+
+
+def test_a_conflict_of_a_place_is_erased_with_its_episode(world: World) -> None:
+    first, second, third = world.clients
+    world.save(first, steps=0)
+    for client in (first, second):
+        client.sync()
+    for _ in range(6):
+        world.save(third, steps=0)
+    third.sync()
+    world.forget(second, 0)
+    second.sync()
+    world.place(first, 0)
+    with small_pages():  # the digest comes after the place was refused
+        world.check()
