@@ -17,6 +17,7 @@ from memory_storage.session import Session, StorageContext
 from memory_storage.sql.session import Row
 
 from .counts import IS_WAITING, WAITING, Count
+from .pace import Pace
 from .rows import EMBEDDING, EPISODE, FORGOTTEN, KINDS, PATTERN, PLACE, STEP, Name, Values, bytes_of
 from .server import Position, Push
 from .writing import Pushed
@@ -36,6 +37,7 @@ class LocalState(NamedTuple):
         epoch: The identity of its server's log; None before the first sync.
         since: The number up to which it has pulled.
         position: Where its first sync is; None when it is over.
+        is_pulling: Whether it has not pulled all that was new when it last did.
         synced_at: When the latest sync ended, in microseconds since the epoch; None before the first.
         namespaces: The namespaces that it pulls; None for all.
     """
@@ -43,6 +45,7 @@ class LocalState(NamedTuple):
     epoch: bytes | None
     since: int
     position: Position | None
+    is_pulling: bool
     synced_at: int | None
     namespaces: tuple[str, ...] | None
 
@@ -134,7 +137,8 @@ class Local:
         at = saved.get("position")
         position = Position(at[0], at[1], tuple(at[2])) if at else None
         namespaces = saved.get("namespaces")
-        return LocalState(epoch, since, position, synced_at, None if namespaces is None else tuple(namespaces))
+        namespaces = None if namespaces is None else tuple(namespaces)
+        return LocalState(epoch, since, position, bool(saved.get("is_pulling")), synced_at, namespaces)
 
     def become_replica(self) -> None:
         """Log changes from now on, and all existing rows. Idempotent."""
@@ -167,6 +171,14 @@ class Local:
     OR EXISTS (SELECT 1 FROM sync_counts AS c WHERE {IS_WAITING})"""
         return bool(self.read(sql)[0][0])
 
+    def was_interrupted(self, state: LocalState) -> bool:
+        """Return whether the latest sync, of this process or another, has not come to its end."""
+        has_begun = state.position not in (None, Position.first(EPISODE))
+        sent = f"SELECT sent FROM sync_changes ORDER BY number LIMIT {PUSH_ROWS}"
+        return (
+            has_begun or state.is_pulling or bool(self.read(f"SELECT 1 FROM ({sent}) WHERE sent IS NOT NULL LIMIT 1"))
+        )
+
 
 def log_everything() -> Iterator[BatchStep]:
     """Yield statements that log all rows as changed, which are not logged yet."""
@@ -192,7 +204,7 @@ WHERE (times_retrieved OR times_applied) AND NOT EXISTS (
 
 
 _PENDING = f"""SELECT number, kind, namespace, seq, "key", created_at, {bytes_of("kind", "c.seq")}
-FROM sync_changes AS c ORDER BY number LIMIT {PUSH_ROWS}"""
+FROM sync_changes AS c ORDER BY number LIMIT ?"""
 
 # The owners of rows that are pushed: those that are new have to be there before.
 _OWNERS = f"""WITH pushed AS MATERIALIZED (
@@ -231,14 +243,15 @@ class Outbox(NamedTuple):
     vectors: set[tuple[str, str, int]]
 
 
-def next_push(tx: LocalTransaction, spaces: Callable[[str, int], VectorSpace | None]) -> Outbox:
+def next_push(tx: LocalTransaction, pace: Pace, spaces: Callable[[str, int], VectorSpace | None]) -> Outbox:
     """Return what is pushed next, and note that it is on its way.
 
     Args:
         tx: The transaction.
+        pace: How much is pushed at once.
         spaces: Returns the server's space of a model and dimension, or None.
     """
-    pending = _pending(tx)
+    pending = _pending(tx, pace)
     push, sent = _tombstones(tx, pending)
     missing: set[tuple[str, str, int]] = set()
     marks = json.dumps(sorted(row[0] for row in pending))
@@ -271,13 +284,13 @@ def next_push(tx: LocalTransaction, spaces: Callable[[str, int], VectorSpace | N
     return Outbox(push, sent, missing)
 
 
-def _pending(tx: LocalTransaction) -> list[Row]:
+def _pending(tx: LocalTransaction, pace: Pace) -> list[Row]:
     """Return the changes of the next push, with the owners of its rows."""
     pending: list[Row] = []
     total = 0
-    for row in tx.read(_PENDING):
+    for row in tx.read(_PENDING, pace.of(PUSH_ROWS)):
         total += row[6]
-        if pending and total > PUSH_BYTES:
+        if pending and total > pace.of(PUSH_BYTES):
             break
         pending.append(row)
     numbers = {row[0] for row in pending}

@@ -34,6 +34,8 @@ from .rows import EMBEDDING, EPISODE, KINDS, PATTERN, PLACE, STEP, Change
 from .server import Answer, Page, Position, Server, State
 
 _EVICTED_AT_ONCE = 200
+_FETCHED_AT_ONCE = 100
+_WANTED = "SELECT namespace, episode_id FROM sync_wanted LIMIT ?"
 _IDLE_ROUNDS = 5  # without progress, after which a sync gives up what the server refuses
 
 
@@ -153,7 +155,32 @@ class Replica:
         tally = Tally()
         self._local.become_replica()
         self._join(migrate=migrate, rejoin=rejoin)
-        idle, has_news = 0, None  # unknown, until the server says it
+        if self._local.was_interrupted(self._state()):
+            server.pace.slow_down()
+        try:
+            is_over = self._rounds(tally, progress)
+        except UnavailableError:
+            server.pace.slow_down()
+            raise
+        self._evict()
+        now = to_micros(self._context.now())
+        state = self._state()
+        if tally != Tally() or state.synced_at is None or now - state.synced_at > 1_000_000:
+            with self._local.transaction() as tx:
+                tx.run([BatchStep("UPDATE sync_state SET synced_at = ?", (now,))])
+        return SyncReport(
+            **vars(tally),
+            waiting=self._local.waiting(),
+            round_trips=server.round_trips - before_sync[0],
+            bytes_sent=server.bytes_sent - before_sync[1],
+            bytes_received=server.bytes_received - before_sync[2],
+            seconds=time.perf_counter() - since,
+            is_complete=is_over,
+        )
+
+    def _rounds(self, tally: Tally, progress: Progress | None) -> bool:
+        """Push and pull until both have the same; return False if the server refuses what waits."""
+        pace, has_news, idle = self._server.pace, None, 0  # unknown, until the server says it
         while idle < _IDLE_ROUNDS:
             before = replace(tally)
             state = self._state()
@@ -166,26 +193,13 @@ class Replica:
                 has_news = self._check(state).last != state.since
             elif has_news:
                 has_news = self._pull_round(state, tally, progress)
-            elif wanted := self._local.read("SELECT namespace, episode_id FROM sync_wanted LIMIT 100"):
+            elif wanted := self._local.read(_WANTED, pace.of(_FETCHED_AT_ONCE)):
                 self._fetch_round(wanted, tally)
             else:
-                break
+                return True
+            pace.speed_up()
             idle = idle + 1 if waits and before == tally else 0
-        self._evict()
-        now = to_micros(self._context.now())
-        if tally != Tally() or state.synced_at is None or now - state.synced_at > 1_000_000:
-            with self._local.transaction() as tx:
-                tx.run([BatchStep("UPDATE sync_state SET synced_at = ?", (now,))])
-        state = self._state()
-        return SyncReport(
-            **vars(tally),
-            waiting=self._local.waiting(),
-            round_trips=server.round_trips - before_sync[0],
-            bytes_sent=server.bytes_sent - before_sync[1],
-            bytes_received=server.bytes_received - before_sync[2],
-            seconds=time.perf_counter() - since,
-            is_complete=state.position is None and idle < _IDLE_ROUNDS,
-        )
+        return False
 
     def _state(self) -> LocalState:
         state = self._local.state()
@@ -258,7 +272,7 @@ class Replica:
     def _next_push(self) -> Outbox:
         for _ in range(10):
             with self._local.transaction() as tx:
-                outbox = next_push(tx, self._server.space)
+                outbox = next_push(tx, self._server.pace, self._server.space)
             if not outbox.vectors:
                 break
             self._make_spaces(outbox)
@@ -339,7 +353,7 @@ class Replica:
         page = self._ahead.take(state.since, lambda: self._server.changes(state.since, self._oldest()))
         if page.epoch != state.epoch or page.last < state.since:
             raise _changed()
-        if not page.is_last:
+        if not page.is_last and self._server.pace.is_full:
             self._ahead.start(page.end, lambda: self._server.changes(page.end, self._oldest()))
         with self._local.transaction() as tx, tx.applying():
             self._applier(tx, tally, state).apply(page)
@@ -351,7 +365,7 @@ class Replica:
     def _rows_round(self, state: LocalState, position: Position, tally: Tally, progress: Progress | None) -> None:
         """Pull a page of the first sync."""
         page, after = self._ahead.take(position, lambda: self._server.rows(position, self._oldest()))
-        if after is not None:
+        if after is not None and self._server.pace.is_full:
             self._ahead.start(after, lambda: self._server.rows(after, self._oldest()))
         with self._local.transaction() as tx, tx.applying():
             self._applier(tx, tally, state).apply(page)
@@ -415,7 +429,11 @@ LIMIT {_EVICTED_AT_ONCE}"""
 
 def _move_cursor(page: Page) -> BatchStep:
     # What was pushed with the request has the numbers after those of the page: it need not come back.
-    return BatchStep("UPDATE sync_state SET since = max(since, ?)", (page.last if page.is_last else page.end,))
+    return BatchStep(
+        """UPDATE sync_state SET since = max(since, ?),
+    progress = json_set(coalesce(progress, '{}'), '$.is_pulling', ?)""",
+        (page.last if page.is_last else page.end, int(not page.is_last)),
+    )
 
 
 def _episodes_of_steps(outbox: Outbox) -> dict[tuple[str, str], str]:

@@ -20,6 +20,7 @@ from memory_storage.schema.vector_tables import VectorSpace
 from memory_storage.sql.statement import SqlTemplate
 
 from .counts import Count, push_counts, stored_counts
+from .pace import Pace
 from .rows import EMBEDDING, EPISODE, KINDS, PATTERN, PLACE, STEP, Change, bytes_of, is_named, read_rows, select_rows
 from .writing import Pushed, delete_named, push_embeddings, push_rows
 
@@ -157,6 +158,7 @@ class Server:
         self._namespaces = None if namespaces is None else json.dumps(list(namespaces))
         self._spaces: dict[str, VectorSpace] = {}
         self._dimensions: dict[str, int] = {}
+        self.pace = Pace()
         self.round_trips = self.bytes_sent = self.bytes_received = 0
 
     def state(self) -> State:
@@ -187,7 +189,8 @@ class Server:
     def rows(self, position: Position, oldest: int) -> tuple[Page, Position | None]:
         """Ask for existing rows, the newest episodes first; and for the position after them, None at the end."""
         select = _snapshot_of_episodes if position.kind == EPISODE else _snapshot_of
-        step = select(position, self._namespaces, oldest)
+        sizes = {"page_rows": self.pace.of(PAGE_ROWS), "page_bytes": self.pace.of(PAGE_BYTES)}
+        step = select(position, self._namespaces, oldest, sizes)
         (rows,) = self._request([step], reads_only=True)
         changes, end = read_rows(rows)
         page, after = Page(changes), None
@@ -263,7 +266,9 @@ class Server:
     def _page(self, since: int, oldest: int) -> list[BatchStep]:
         """Return the statements that read a page of changes: the rows, and the vectors of each known space."""
         filters = (self._namespaces is not None, oldest > _BEGINNING)
-        values = (since, *((self._namespaces,) if filters[0] else ()), *((oldest,) if filters[1] else ()))
+        namespaces, age = (self._namespaces,) if filters[0] else (), (oldest,) if filters[1] else ()
+        rows, size = self.pace.of(PAGE_ROWS), self.pace.of(PAGE_BYTES)
+        values = (since, *namespaces, rows, size, rows, *age)
         return [
             BatchStep(_changes(*filters), values),
             *(BatchStep(_vectors_of_changes(space, *filters), values) for space in self._spaces.values()),
@@ -383,11 +388,11 @@ AND NOT EXISTS (SELECT 1 FROM forgotten WHERE digest = unhex(value ->> 4))""",
 
 _RAW = f"""WITH raw AS MATERIALIZED (
     SELECT *, {bytes_of("kind", "c.seq")} AS bytes FROM (
-        SELECT * FROM sync_changes WHERE number > ?{{0}} ORDER BY number LIMIT {PAGE_ROWS + 1}) AS c),
+        SELECT * FROM sync_changes WHERE number > ?{{0}} ORDER BY number LIMIT ? + 1) AS c),
 part AS MATERIALIZED (
     SELECT number, kind, namespace, seq, "key", created_at, writer FROM (
         SELECT *, sum(bytes) OVER w - bytes AS before, row_number() OVER w AS n FROM raw WINDOW w AS (ORDER BY number))
-    WHERE before < {PAGE_BYTES} AND n <= {PAGE_ROWS}),
+    WHERE before < ? AND n <= ?),
 page AS MATERIALIZED (SELECT * FROM part{{1}})"""
 _OF_NAMESPACES = " AND (namespace IN (SELECT value FROM json_each(?)) OR kind = 6)"
 _YOUNG = f"""
@@ -423,7 +428,7 @@ CROSS JOIN {space.table} AS v ON v.seq = m.vector_seq WHERE p.kind = {EMBEDDING}
 _LIKE_CHANGE = 'NULL AS namespace, NULL AS "key", NULL AS created_at, NULL AS writer'
 
 
-def _snapshot_of_episodes(position: Position, namespaces: str | None, oldest: int) -> BatchStep:
+def _snapshot_of_episodes(position: Position, namespaces: str | None, oldest: int, sizes: dict[str, int]) -> BatchStep:
     """Return the statement of the next page of episodes and steps, the newest first in each namespace."""
     started_at, seq, step = position.key
     of = "" if namespaces is None else "AND e.namespace IN (SELECT value FROM json_each(:namespaces))"
@@ -449,13 +454,18 @@ running AS MATERIALIZED (
     WINDOW w AS (ORDER BY place, step)),
 page AS MATERIALIZED (
     SELECT 0 AS number, kind, seq, {_LIKE_CHANGE}, place, step FROM running
-    WHERE before < {PAGE_BYTES} AND n <= {PAGE_ROWS})
+    WHERE before < :page_bytes AND n <= :page_rows)
 {select_rows("page", (EPISODE, STEP), tombstones=False, end=(end, last))}"""
     values = {"namespace": position.namespace, "started_at": started_at, "seq": seq, "step": step, "oldest": oldest}
-    return _template(text).bind(**values, namespaces=namespaces)
+    return _template(text).bind(**values, **sizes, namespaces=namespaces)
 
 
-def _snapshot_of(position: Position, namespaces: str | None, oldest: int) -> BatchStep:  # noqa: ARG001 - see `rows`
+def _snapshot_of(
+    position: Position,
+    namespaces: str | None,
+    oldest: int,  # noqa: ARG001 - see `rows`
+    sizes: dict[str, int],
+) -> BatchStep:
     """Return the statement of the next page of another kind, in the order of their keys."""
     kind = KINDS[position.kind]
     key = ", ".join(kind.key)
@@ -467,16 +477,16 @@ def _snapshot_of(position: Position, namespaces: str | None, oldest: int) -> Bat
     text = f"""WITH raw AS MATERIALIZED (
     SELECT seq, namespace, {key}, {bytes_of(str(kind.number), "r.seq")} AS bytes
     FROM (SELECT * FROM {kind.table} WHERE (namespace, {key}) > (:namespace, {marks}) {of}
-        ORDER BY namespace, {key} LIMIT {PAGE_ROWS + 1}) AS r),
+        ORDER BY namespace, {key} LIMIT :page_rows + 1) AS r),
 running AS MATERIALIZED (
     SELECT *, sum(bytes) OVER w - bytes AS before, row_number() OVER w AS n
     FROM raw WINDOW w AS (ORDER BY namespace, {key})),
 page AS MATERIALIZED (
     SELECT 0 AS number, {kind.number} AS kind, seq, {_LIKE_CHANGE}, n FROM running
-    WHERE before < {PAGE_BYTES} AND n <= {PAGE_ROWS})
+    WHERE before < :page_bytes AND n <= :page_rows)
 {select_rows("page", (kind.number,), tombstones=False, end=(end, last))}"""
     values = {f"key{number}": value for number, value in enumerate(position.key)}
-    return _template(text).bind(namespace=position.namespace, namespaces=namespaces, **values)
+    return _template(text).bind(namespace=position.namespace, namespaces=namespaces, **values, **sizes)
 
 
 def _fetch(keys: str) -> BatchStep:

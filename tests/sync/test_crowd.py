@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,8 @@ from tests.proxy import Proxy
 
 from .world import contents
 
+CHANGES = int(os.environ.get("MEMORY_STORAGE_SYNC_CHANGES", "14000"))
+KILLS = CHANGES // 2_000
 SECONDS = float(os.environ.get("MEMORY_STORAGE_CHAOS_SECONDS", "10"))
 SEED = int(os.environ.get("MEMORY_STORAGE_CHAOS_SEED") or time.time_ns() % 2**32)
 CLIENTS = 8
@@ -159,50 +162,75 @@ def _compare(stored: dict[str, dict[object, object]], ledger: Counter[tuple[str,
             assert times <= applied <= ledger["try", "count", name], "a count was lost, or doubled"
 
 
+def episodes(number: int) -> Iterator[list[ms.Episode]]:
+    """Yield so many episodes with six steps of the sizes of real ones."""
+    words = ["".join(random.choices("abcdefghij", k=7)) for _ in range(2_000)]
+    for first in range(0, number, 200):
+        yield [
+            ms.Episode(
+                task_description=f"episode {first + n}",
+                steps=[
+                    ms.Step(tool="t", action="act", result=ms.StepOk(output=" ".join(random.choices(words, k=90))))
+                    for _ in range(6)
+                ],
+            )
+            for n in range(min(200, number - first))
+        ]
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("direction", ["push", "pull"])
 @pytest.mark.skipif(sys.platform == "win32", reason="kills by a signal that Windows does not have")
-def test_a_first_sync_that_is_killed_goes_on(tmp_path: Path) -> None:
-    chance = random.Random(SEED)
-    with Sqld(directory=tmp_path / "server") as server, Proxy(server.port) as proxy:
-        with ms.MemoryStorage.open(server.url) as storage:
-            for _ in range(6):
-                storage.episodes.import_many(
-                    [
-                        ms.Episode(
-                            task_description=f"episode {number} " + "word " * 50,
-                            steps=[ms.Step(tool="t", action="a" * 300) for _ in range(3)],
-                        )
-                        for number in range(500)
-                    ]
-                )
-            stored = contents(storage)
-        in_peace = _bytes_of_sync(proxy, tmp_path / "peace.db")
-        proxy_bytes = 0
-        kills = 0
-        path = tmp_path / "killed.db"
-        while kills < 8:
-            before = proxy.bytes_received
-            command = [sys.executable, "-m", "memory_storage", "sync", "--database", str(path), "--url", proxy.url]
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-            limit = before + in_peace * chance.uniform(0.02, 0.2)
-            while process.poll() is None and proxy.bytes_received < limit:
-                time.sleep(0.002)
+def test_a_sync_that_is_killed_goes_on(tmp_path: Path, direction: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with (
+        Sqld(directory=tmp_path / "first") as first,
+        Sqld(directory=tmp_path / "second") as second,
+        Proxy(first.port) as peace,
+        Proxy(second.port if direction == "push" else first.port) as war,
+    ):
+        for server in (first, second):
+            ms.MemoryStorage.open(server.url).close()
+        source = tmp_path / "peace.db" if direction == "push" else first.url
+        with ms.MemoryStorage.open(source) as storage:
+            for some in episodes(CHANGES // 7):
+                storage.episodes.import_many(some)
+        if direction == "push":
+            shutil.copyfile(tmp_path / "peace.db", tmp_path / "war.db")
+        _sync(peace, tmp_path / "peace.db").wait()
+        in_peace = _traffic(peace)
+        chance, kills = random.Random(SEED), 0
+        process = _sync(war, tmp_path / "war.db")
+        while True:
+            limit = _traffic(war) + in_peace * chance.uniform(0.3, 1.5) / KILLS
+            while process.poll() is None and _traffic(war) < limit:
+                time.sleep(0.001)
+            if process.poll() is not None:
+                break
             process.kill()
             process.wait()
             kills += 1
-            proxy_bytes += proxy.bytes_received - before
-        before = proxy.bytes_received
-        with ms.MemoryStorage.open(path, sync_url=proxy.url) as replica:
-            assert replica.sync().is_complete
-            assert contents(replica) == stored
-            assert_consistent(replica.engine)
-        proxy_bytes += proxy.bytes_received - before
-    print(f"killed {kills} times: {proxy_bytes / in_peace:.2f} times the bytes")
-    assert proxy_bytes <= in_peace * (1.2 + kills * 0.15), "a killed sync is not resumed"
+            process = _sync(war, tmp_path / "war.db")
+        assert process.returncode == 0
+        ratio = _traffic(war) / in_peace
+        with ms.MemoryStorage.open(tmp_path / "war.db") as killed, ms.MemoryStorage.open(first.url) as there:
+            expected = contents(there)
+            assert contents(killed) == expected
+            assert len(expected["episodes"]) == CHANGES // 7
+            assert_consistent(killed.engine)
+        if direction == "push":
+            with ms.MemoryStorage.open(second.url) as other:
+                assert contents(other) == expected
+                assert_consistent(other.engine)
+    with capsys.disabled():
+        print(f"\n{direction} of {CHANGES:,} changes, seed {SEED}, killed {kills} times: {ratio:.2f} times the bytes")
+    assert kills > KILLS / 2
+    assert ratio <= 1.2
 
 
-def _bytes_of_sync(proxy: Proxy, path: Path) -> int:
-    before = proxy.bytes_received
-    with ms.MemoryStorage.open(path, sync_url=proxy.url) as replica:
-        replica.sync()
-    return proxy.bytes_received - before
+def _sync(proxy: Proxy, path: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "memory_storage", "sync", "--database", str(path), "--url", proxy.url]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
+def _traffic(proxy: Proxy) -> int:
+    return proxy.bytes_received + proxy.bytes_sent
