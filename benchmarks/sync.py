@@ -5,19 +5,20 @@ The server is sqld behind a proxy that counts the bytes; the load of a fleet is 
 
 from __future__ import annotations
 
-import gzip
 import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import count
 from pathlib import Path
-from time import perf_counter
+from statistics import median
+from unittest.mock import patch
 
 import memory_storage as ms
-from memory_storage.dbapi import BatchStep
+from memory_storage.dbapi import BatchStep, _http
 from memory_storage.models import SyncReport
 from memory_storage.testing import Sqld
 
@@ -27,84 +28,78 @@ from ._report import Grid, Line, Report
 
 _STEPS = 6
 _BATCH = 250
+_PULLED = 5_000  # episodes
 _UNREACHED = "libsql://127.0.0.1:9?tls=0"
 """The server of a replica that never syncs: only its log costs."""
 _NOTES = (
-    "cost: the time with sync on by that without, in the same round. Both files are on the same disk; each save is "
-    "synced to it.",
-    "pull: the time of `import_many` of the same episodes in a file, by that of the pull; and received bytes, plain as "
-    "over loopback, by those of the documents and outputs. Over TLS the server compresses: see `compressed`.",
+    "cost: the median time of a call with sync on by that without, in turns. Both files are on the same disk; each "
+    "save is synced to it.",
+    "pull: the time of `import_many` of the same episodes in a file, by that of a first sync, in turns; and the bytes "
+    "received by those of the documents and outputs: plain as over loopback, and compressed as over TLS.",
     "fleet: each client saves an episode and syncs once a second. lag: from a save to the end of the first sync of "
     "another client that has it. load: processor seconds of the server by seconds.",
 )
 
 
 def run(*, short: bool) -> Report:
-    """Measure 10,000 changes, and fleets of 1, 10 and 50 for 20 seconds; less if short."""
+    """Measure 10,000 changes, a first sync, and fleets of 1, 10 and 50 for 20 seconds; less if short."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         directory = Path(name)
-        lines = _costs(directory, rounds=20 if short else 60)
+        lines = _costs(directory, calls=400 if short else 3_000)
         if short:
             return Report("Sync", lines, [_NOTES[0]])
         server = stack.enter_context(Sqld(directory=directory / "server"))
-        ms.MemoryStorage.open(server.url).close()
-        transfer, table = _transfer(directory, server, 12_000)
+        trips, table = _transfer(directory, server, 12_000)
+        lines += [trips, *_pull(directory, server, rounds=3)]
         fleet = Grid(
             "Fleet", ("clients", "load", "lag p50", "lag p95", "syncs/s"), [_fleet(n, 20.0) for n in (1, 10, 50)]
         )
-    return Report("Sync", [*lines, *transfer], list(_NOTES), [table, fleet])
+    return Report("Sync", lines, list(_NOTES), [table, fleet])
 
 
-def _costs(directory: Path, rounds: int) -> list[Line]:
+def _costs(directory: Path, calls: int) -> list[Line]:
     with ExitStack() as stack:
         plain = stack.enter_context(ms.MemoryStorage.open(directory / "plain.db"))
         replica = stack.enter_context(ms.MemoryStorage.open(directory / "replica.db", sync_url=_UNREACHED))
-        ids = {
-            side: [side.episodes.save(_workload.episode(n, _STEPS)).id for n in range(50)] for side in (plain, replica)
-        }
-        number = iter(range(1_000, 1_000_000))
+        episode = _workload.episode(0, _STEPS)
+        for storage in (replica, plain):
+            storage.episodes.save(episode)
+        number = count(1)
 
         def save(storage: ms.MemoryStorage) -> None:
-            for _ in range(20):
-                storage.episodes.save(_workload.episode(next(number), _STEPS))
+            storage.episodes.save(_workload.episode(next(number), _STEPS))
 
         def get(storage: ms.MemoryStorage) -> None:
-            for key in ids[storage]:
-                storage.episodes.get(key)
+            storage.episodes.get(episode.id)
 
-        found = []
-        for name, work in (("save", save), ("get", get)):
-
-            def sides(_: int, work: Callable[[ms.MemoryStorage], None] = work) -> Mapping[str, Work]:
-                return {"on": partial(work, replica), "off": partial(work, plain)}
-
-            times = interleaved(sides, rounds)
-            found.append(Line(f"{name}, sync on / off", *ratios(times["on"], times["off"])))
-        return found
+        return [
+            _cost("save, sync on / off", partial(save, replica), partial(save, plain), calls),
+            _cost("get, sync on / off", partial(get, replica), partial(get, plain), calls),
+        ]
 
 
-def _transfer(directory: Path, server: Sqld, rows: int) -> tuple[list[Line], Grid]:
-    episodes = [_workload.episode(number, _STEPS) for number in range(rows // (_STEPS + 1))]
+def _cost(name: str, on: Work, off: Work, calls: int) -> Line:
+    """Return the ratio of the median times, and the least and greatest of ten parts."""
+    times = interleaved(lambda _: {"on": on, "off": off}, calls, collect_every=calls)
+    part = calls // 10
+    parts = [
+        median(times["on"][first : first + part]) / median(times["off"][first : first + part])
+        for first in range(0, calls, part)
+    ]
+    return Line(name, median(times["on"]) / median(times["off"]), min(parts), max(parts))
+
+
+def _transfer(directory: Path, server: Sqld, rows: int) -> tuple[Line, Grid]:
+    ms.MemoryStorage.open(server.url).close()
     reports: list[tuple[str, SyncReport]] = []
-    with ExitStack() as stack:
-        a = stack.enter_context(ms.MemoryStorage.open(directory / "a.db", sync_url=server.url))
+    with ms.MemoryStorage.open(directory / "a.db", sync_url=server.url) as a:
         a.sync()
-        for first in range(0, len(episodes), _BATCH):
-            a.episodes.save_many(episodes[first : first + _BATCH])
+        for some in _episodes(rows // (_STEPS + 1)):
+            a.episodes.save_many(some)
         reports.append(("push", a.sync()))
         reports.append(("nothing to do", a.sync()))
-        b = stack.enter_context(ms.MemoryStorage.open(directory / "b.db", sync_url=server.url))
+    with ms.MemoryStorage.open(directory / "b.db", sync_url=server.url) as b:
         reports.append(("pull, first sync", b.sync()))
-        stored = list(a.episodes.iterate())
-        single = stack.enter_context(ms.MemoryStorage.open(directory / "import.db"))
-        since = perf_counter()
-        for first in range(0, len(stored), _BATCH):
-            single.episodes.import_many(stored[first : first + _BATCH])
-        importing = perf_counter() - since
-        texts = a._context.executor.read(_DOCUMENTS)
-    size = sum(len(text.encode()) for row in texts for text in row if text)
-    compressed = len(gzip.compress("".join(text for row in texts for text in row if text).encode(), 6))
-    push, pull = reports[0][1], reports[2][1]
     table = Grid(
         "Round trips and bytes",
         ("what", "changes", "round trips", "sent", "received", "seconds"),
@@ -117,17 +112,51 @@ def _transfer(directory: Path, server: Sqld, rows: int) -> tuple[list[Line], Gri
             for name, one in reports
         ],
     )
-    trips = push.round_trips * 10_000 / push.pushed
+    push = reports[0][1]
+    return _exactly("round trips of 10,000 changes", push.round_trips * 10_000 / push.pushed, at_most=12), table
+
+
+def _pull(directory: Path, server: Sqld, rounds: int) -> list[Line]:
+    """Compare a first sync with `import_many` of the same episodes."""
+    with ms.MemoryStorage.open(server.url) as there:
+        for some in _episodes(_PULLED, first=100_000):
+            there.episodes.import_many(some)
+        stored = list(there.episodes.iterate())
+    received = []
+
+    def pull(number: int, *, compressed: bool = False) -> None:
+        with ExitStack() as stack:
+            if compressed:
+                plain = _http._fixed_headers
+                headers = patch.object(_http, "_fixed_headers", lambda at: plain(at) + "\r\nAccept-Encoding: gzip")
+                stack.enter_context(headers)
+            path = directory / f"pulled-{number}.db"
+            received.append(stack.enter_context(ms.MemoryStorage.open(path, sync_url=server.url)).sync().bytes_received)
+
+    def imported(number: int) -> None:
+        with ms.MemoryStorage.open(directory / f"imported-{number}.db") as storage:
+            for first in range(0, len(stored), _BATCH):
+                storage.episodes.import_many(stored[first : first + _BATCH])
+
+    times = interleaved(lambda n: {"pull": partial(pull, n), "import": partial(imported, n)}, rounds)
+    pull(rounds + 1, compressed=True)
+    with ms.MemoryStorage.open(directory / "imported-0.db") as storage:
+        texts = [text for row in storage._context.executor.read(_DOCUMENTS) for text in row if text]
+    size = sum(len(text.encode()) for text in texts)
     return [
-        Line("round trips of 10,000 changes", trips, trips, trips, at_most=12),
-        Line("pull, by the speed of import_many", *_thrice(importing / pull.seconds)),
-        Line("bytes pulled / documents, plain", *_thrice(pull.bytes_received / size)),
-        Line("documents / compressed", *_thrice(size / compressed)),
-    ], table
+        Line("pull, by the speed of import_many", *ratios(times["import"], times["pull"]), at_least=1.0),
+        _exactly("bytes pulled / documents, compressed", received[-1] / size, at_most=1.3),
+        _exactly("bytes pulled / documents, plain", received[-2] / size),
+    ]
 
 
-def _thrice(value: float) -> tuple[float, float, float]:
-    return value, value, value
+def _exactly(name: str, ratio: float, at_most: float | None = None) -> Line:
+    return Line(name, ratio, ratio, ratio, at_most=at_most)
+
+
+def _episodes(number: int, first: int = 0) -> Iterator[list[ms.Episode]]:
+    for start in range(first, first + number, _BATCH):
+        yield [_workload.episode(n, _STEPS) for n in range(start, min(start + _BATCH, first + number))]
 
 
 def _fleet(clients: int, seconds: float) -> tuple[str, ...]:
