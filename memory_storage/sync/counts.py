@@ -1,7 +1,9 @@
 """Counters of patterns, which travel as totals of what each session has counted.
 
-A session is one opening of a file. The server keeps the total of each session that it has added, and adds only what is
-beyond it. So a total may arrive twice, late, or from a copy of the file, and is added once.
+A session is one opening of a file, in one generation of the file. The server keeps the total of each session that it
+has added, and adds only what is beyond it. So a total may arrive twice, late, or from a copy of the file, and is added
+once. Totals that the server has are removed when there are many: then the next generation begins, since an opening that
+is still in use would count from nothing again, under a name whose total the server has.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from memory_storage.sql.statement import SqlTemplate
 
 _TOTALS = ("retrieved", "applied", "succeeded", "failed", "reward_sum")
 _MOST_ROWS = 200
+_MOST_ACKNOWLEDGED, _MOST_OF_A_PATTERN = 500, 10
 _COLUMNS = {
     "retrieved": "times_retrieved",
     "applied": "times_applied",
@@ -109,8 +112,12 @@ ON CONFLICT (namespace, pattern_id, session, acknowledged) DO UPDATE SET
         )
     for (namespace, pattern_id), counters in {(row[0], row[1]): row[8:] for row in rows}.items():
         yield _show_counters(namespace, pattern_id, counters)
-    # A session of before that has nothing left to add is over.
-    yield BatchStep(f"""DELETE FROM sync_counts WHERE session <> (SELECT session FROM sync_state) AND NOT EXISTS (
+    yield BatchStep(f"""UPDATE sync_state SET generation = generation + 1,
+    session = unhex(hex(randomblob(16)) || printf('%08X', generation + 1))
+WHERE (SELECT count(*) FROM sync_counts WHERE acknowledged = 1)
+    > {_MOST_ACKNOWLEDGED} + {_MOST_OF_A_PATTERN} * (SELECT count(*) FROM patterns)""")
+    yield BatchStep(f"""DELETE FROM sync_counts
+WHERE substr(hex(session), 33) < (SELECT printf('%08X', generation) FROM sync_state) AND NOT EXISTS (
     SELECT 1 FROM sync_counts AS c WHERE c.namespace = sync_counts.namespace
         AND c.pattern_id = sync_counts.pattern_id AND c.session = sync_counts.session AND {IS_WAITING})""")
 

@@ -152,7 +152,8 @@ class Local:
                     # A copy of a server's database has its log.
                     *(BatchStep(f"DELETE FROM {table}") for table in ("sync_changes", "sync_counts", "sync_state")),
                     BatchStep(
-                        "INSERT INTO sync_state (id, mode, session) VALUES (1, ?, ?)", (REPLICA, token_bytes(16))
+                        "INSERT INTO sync_state (id, mode, session) VALUES (1, ?, ?)",
+                        (REPLICA, token_bytes(16) + bytes(4)),
                     ),
                     *log_everything(),
                 ]

@@ -38,7 +38,7 @@ _LAST = "coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'sync_changes'),
 
 # One column: each has its name and its type in the answer, and this one is read by each sync.
 _STATE = (
-    "SELECT json_array(mode,hex(epoch),q.seq,floor,version_num)s FROM alembic_version LEFT JOIN sync_state "
+    "SELECT json_array(mode,hex(epoch),q.seq,version_num)s FROM alembic_version LEFT JOIN sync_state "
     "LEFT JOIN sqlite_sequence q ON q.name='sync_changes'"
 )
 _JOIN = (
@@ -53,12 +53,10 @@ class State(NamedTuple):
     Attributes:
         epoch: The identity of its log; None if it has none yet.
         last: The number of the latest change.
-        floor: Tombstones up to this number were removed.
     """
 
     epoch: bytes | None
     last: int
-    floor: int
 
 
 @dataclass
@@ -328,12 +326,12 @@ class Server:
 
 
 def _state_of(row: Sequence[Any]) -> State:
-    mode, epoch, last, floor, revision = json.loads(row[0])
+    mode, epoch, last, revision = json.loads(row[0])
     if revision != HEAD:
         raise _schema_error(revision)
     if mode not in (None, 1):
         raise ConfigurationError("sync_url: this database is a replica of another server; name that one")
-    return State(bytes.fromhex(epoch) if epoch else None, last or 0, floor or 0)
+    return State(bytes.fromhex(epoch) if epoch else None, last or 0)
 
 
 def _schema_error(revision: str | None) -> SchemaError:

@@ -21,9 +21,9 @@ TABLES = (
     """CREATE TABLE sync_state (
         id INTEGER NOT NULL,
         mode INTEGER NOT NULL,
-        floor INTEGER DEFAULT '0' NOT NULL,
         epoch BLOB,
         session BLOB,
+        generation INTEGER DEFAULT '0' NOT NULL,
         since INTEGER DEFAULT '0' NOT NULL,
         progress TEXT,
         writer TEXT,

@@ -8,6 +8,7 @@ import ssl
 import struct
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import cast
 
 from .requests import RequestReader
@@ -161,7 +162,8 @@ class _End(asyncio.Protocol):
         if self._tls is not None:
             self._tls.close()
             self._send(self._tls.outgoing())
-        self._transport.write_eof()
+        with suppress(OSError):  # it is gone already
+            self._transport.write_eof()
 
     def close(self, *, reset: bool) -> None:
         if self._transport is None:

@@ -1,7 +1,8 @@
-"""Eight replicas in processes of their own, a line that fails in every way, kills of replicas and of the server.
+"""Eight processes with a file each, or two for all, a line that fails in every way, kills of clients and of the server.
 
-MEMORY_STORAGE_CHAOS_SECONDS is how long it lasts (default 10), MEMORY_STORAGE_CHAOS_SEED what happens; the seed of a
-run is printed.
+MEMORY_STORAGE_CHAOS_SECONDS is how long it lasts (default 10), MEMORY_STORAGE_CHAOS_CHANGES how many changes are in the
+sync that is killed after 2,000 of them each time (default 14,000), MEMORY_STORAGE_CHAOS_SEED what happens; the seed of
+a run is printed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tests.proxy import Proxy
 
 from .world import contents
 
-CHANGES = int(os.environ.get("MEMORY_STORAGE_SYNC_CHANGES", "14000"))
+CHANGES = int(os.environ.get("MEMORY_STORAGE_CHAOS_CHANGES", "14000"))
 KILLS = CHANGES // 2_000
 SECONDS = float(os.environ.get("MEMORY_STORAGE_CHAOS_SECONDS", "10"))
 SEED = int(os.environ.get("MEMORY_STORAGE_CHAOS_SEED") or time.time_ns() % 2**32)
@@ -37,14 +38,19 @@ ROOT = Path(__file__).parents[2]
 class Crowd:
     """The client processes."""
 
-    def __init__(self, directory: Path, url: str, seed: int) -> None:
-        self._directory, self._url, self._seed = directory, url, seed
+    def __init__(self, directory: Path, url: str, seed: int, files: int) -> None:
+        self._directory, self._url, self._seed, self._files = directory, url, seed, files
         self.kills = 0
         self._processes = [self._start(number) for number in range(CLIENTS)]
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:
         self._seed += 1
-        arguments = [self._directory / f"{number}.db", self._url, self._directory / f"{number}.txt", self._seed]
+        arguments = [
+            self._directory / f"{number % self._files}.db",
+            self._url,
+            self._directory / f"{number}.txt",
+            self._seed,
+        ]
         command = [sys.executable, "-m", "tests.sync.crowd", *map(str, arguments)]
         return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE)
 
@@ -100,15 +106,16 @@ def faults(proxy: Proxy, server: Sqld, crowd: Crowd, chance: random.Random) -> d
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("files", [CLIENTS, 2])
 @pytest.mark.skipif(sys.platform == "win32", reason="kills by a signal that Windows does not have")
-def test_what_a_crowd_was_told_is_there_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_crowd_was_told_is_there_once(tmp_path: Path, files: int, capsys: pytest.CaptureFixture[str]) -> None:
     chance = random.Random(SEED)
     happened: Counter[str] = Counter()
     with Sqld(directory=tmp_path / "server") as server, Proxy(server.port) as proxy:
         with ms.MemoryStorage.open(server.url) as storage:
             storage.episodes.save(ms.Episode(task_description="the first"))
             storage.patterns.save(ms.Heuristic(condition="if", action="then"))
-        crowd = Crowd(tmp_path, proxy.url, SEED)
+        crowd = Crowd(tmp_path, proxy.url, SEED, files)
         until = time.monotonic() + SECONDS
         while time.monotonic() < until:
             time.sleep(chance.uniform(0.05, 0.4))
@@ -122,7 +129,7 @@ def test_what_a_crowd_was_told_is_there_once(tmp_path: Path, capsys: pytest.Capt
         ledger = crowd.ledger()
         replicas = [
             ms.MemoryStorage.open(ms.Settings(database=str(tmp_path / f"{number}.db"), sync_url=server.url))
-            for number in range(CLIENTS)
+            for number in range(files)
         ]
         for _ in range(2):
             for replica in replicas:
@@ -139,7 +146,9 @@ def test_what_a_crowd_was_told_is_there_once(tmp_path: Path, capsys: pytest.Capt
         for replica in replicas:
             replica.close()
     with capsys.disabled():
-        print(f"\nseed {SEED}: {sum(ledger.values())} entries, {crowd.kills} clients killed, {conflicts} conflicts")
+        print(
+            f"\n{files} files, seed {SEED}: {sum(ledger.values())} entries, {crowd.kills} kills, {conflicts} conflicts"
+        )
         print(", ".join(f"{name}: {times}" for name, times in sorted(happened.items())))
 
 

@@ -98,9 +98,10 @@ GET_MANY = SqlTemplate(f"""
 SELECT {_ROW} FROM patterns WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
 
-# Triggers add what follows to the counts of this opening: see `sync_counts`.
-COUNT_AS = SqlTemplate("""
-UPDATE sync_state SET session = :opening WHERE id = 1 AND mode = 2 AND session IS NOT :opening
+# Triggers add what follows to the counts of this session: see `memory_storage/sync/counts.py`.
+_SESSION = "unhex(hex(:opening) || printf('%08X', generation))"
+COUNT_AS = SqlTemplate(f"""
+UPDATE sync_state SET session = {_SESSION} WHERE id = 1 AND mode = 2 AND session IS NOT {_SESSION}
 """)
 
 # CAST: beyond 64 bits the sum would become a float.
