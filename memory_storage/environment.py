@@ -17,6 +17,7 @@ _NESTED = "__"
 OTHERS = frozenset(
     PREFIX + name
     for name in (
+        "CHAOS_CHANGES",
         "CHAOS_SECONDS",
         "CHAOS_SEED",
         "CHROMIUM",

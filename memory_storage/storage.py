@@ -354,16 +354,25 @@ class MemoryStorage(Repositories):
         return self._context.guard.run(once, is_retryable=was_not_committed, on_retry=again)
 
     def sync(
-        self, *, migrate: bool = False, rejoin: bool = False, progress: Progress | None = None
+        self,
+        *,
+        wait: float | None = None,
+        migrate: bool = False,
+        rejoin: bool = False,
+        progress: Progress | None = None,
     ) -> models.SyncReport:
         """Push what is new in this file to the server of `sync_url`, and pull what is new there, in all namespaces.
 
         What was changed on both sides is merged: steps, tags, metadata and different fields of one row all stay, and
         counters of patterns add up. Where both sides changed the same field, the server's value stands, and the local
         one is kept in `conflicts`. An interrupted sync is resumed by the next one; nothing is applied twice. Reads and
-        writes of other threads and processes are allowed during a sync.
+        writes of other threads and processes are allowed during a sync. Afterwards the file has all that others had
+        pushed when it began.
 
         Args:
+            wait: Seconds to try again for, while the server is away or another thread or process syncs the file, for a
+                read that needs the newest. By default there is one attempt, which waits for another sync for the
+                seconds of `request_timeout`.
             migrate: Upgrade the schema of the server first, if it is older; programs of older versions cannot use it
                 afterwards. An empty server needs it once.
             rejoin: Merge with a server that is not the one that this file was synchronized with, or was restored from
@@ -380,7 +389,8 @@ class MemoryStorage(Repositories):
             UnavailableError: The server cannot be reached, or another process syncs the file. What was changed here
                 stays in the file, and is pushed by a later sync.
         """
-        return self._replica_or_error().sync(migrate=migrate, rejoin=rejoin, progress=progress)
+        replica = self._replica_or_error()
+        return replica.sync(wait=wait, migrate=migrate, rejoin=rejoin, progress=progress)
 
     def sync_status(self) -> models.SyncStatus | None:
         """Return how many changes wait to be pushed, how many conflicts there are, and when the latest sync ended.

@@ -48,6 +48,10 @@ def sync(
     rejoin: Annotated[
         bool, typer.Option("--rejoin", help="Merge with a server that is another one than before, or was restored.")
     ] = False,
+    wait: Annotated[
+        float | None,
+        typer.Option("--wait", metavar="SECONDS", min=0.0, help="Try again for so long while the server is away."),
+    ] = None,
     status: Annotated[bool, typer.Option("--status", help="Say how far the file is, and do not sync.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -58,7 +62,7 @@ def sync(
             _show_status(storage.sync_status(), as_json=as_json)
             return
         with progress("Syncing", None) as advance:
-            report = storage.sync(migrate=migrate, rejoin=rejoin, progress=lambda _, done, __: advance(done))
+            report = storage.sync(wait=wait, migrate=migrate, rejoin=rejoin, progress=lambda _, done, __: advance(done))
         left = storage.sync_status()
         conflicts = left.conflicts if left else 0
     if as_json:

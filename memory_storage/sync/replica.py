@@ -35,6 +35,7 @@ from .server import Answer, Page, Position, Server, State
 
 _EVICTED_AT_ONCE = 200
 _FETCHED_AT_ONCE = 100
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0  # seconds between two attempts of one that waits
 _WANTED = "SELECT namespace, episode_id FROM sync_wanted LIMIT ?"
 _IDLE_ROUNDS = 5  # without progress, after which a sync gives up what the server refuses
 
@@ -46,7 +47,7 @@ class Options:
     Attributes:
         namespaces: The namespaces that are pulled; None for all.
         keep: How old an episode may be that is pulled; None for any age.
-        patience: Seconds to wait for another process that syncs the same file.
+        patience: Seconds to wait for another thread or process that syncs the same file.
     """
 
     namespaces: tuple[str, ...] | None = None
@@ -95,16 +96,28 @@ class Replica:
         self._local.become_replica()
 
     @named_operation("sync")
-    def sync(self, *, migrate: bool = False, rejoin: bool = False, progress: Progress | None = None) -> SyncReport:
+    def sync(
+        self,
+        *,
+        wait: float | None = None,
+        migrate: bool = False,
+        rejoin: bool = False,
+        progress: Progress | None = None,
+    ) -> SyncReport:
         """See `MemoryStorage.sync`."""
-        try:
-            with self._alone():
-                report = self._sync(migrate=migrate, rejoin=rejoin, progress=progress)
-        except MemoryStorageError as error:
-            self._last_error = f"{type(error).__name__}: {error}"
-            raise
-        self._last_error = None
-        return report
+        until, pause = time.monotonic() + (wait or 0.0), _FIRST_PAUSE
+        while True:
+            try:
+                with self._alone(None if wait is None else max(0.0, until - time.monotonic())):
+                    report = self._sync(migrate=migrate, rejoin=rejoin, progress=progress)
+                    self._last_error = None
+                    return report
+            except MemoryStorageError as error:
+                self._last_error = f"{type(error).__name__}: {error}"
+                if not isinstance(error, UnavailableError) or time.monotonic() + pause > until:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     def join(self) -> None:
         """Have the file know its server: what is written there from now on, `pull` brings."""
@@ -140,11 +153,12 @@ class Replica:
         )
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        if not self._thread_lock.acquire(timeout=self._options.patience):
+    def _alone(self, patience: float | None = None) -> Iterator[None]:
+        patience = self._options.patience if patience is None else patience
+        if not self._thread_lock.acquire(timeout=patience):
             raise UnavailableError("another thread syncs this file; try again", code="SYNC_RUNNING")
         try:
-            with self._process_lock.exclusive(self._options.patience), closing(Ahead()) as self._ahead:
+            with self._process_lock.exclusive(patience), closing(Ahead()) as self._ahead:
                 yield
         finally:
             self._thread_lock.release()

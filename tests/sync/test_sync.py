@@ -13,6 +13,7 @@ import pytest
 import memory_storage as ms
 from memory_storage import dbapi
 from memory_storage.testing import Sqld
+from tests.proxy import Proxy
 
 from .conftest import Open
 from .world import contents
@@ -408,8 +409,21 @@ def test_a_sync_does_not_wait_for_another_forever(replica: Open) -> None:
     a = replica("a", request_timeout=0.1)
     assert a._replica is not None
     with a._replica._alone(), ThreadPoolExecutor(1) as thread, pytest.raises(ms.UnavailableError) as caught:
-        thread.submit(a.sync).result()
+        thread.submit(a.sync, wait=0.2).result()
     assert caught.value.code == "SYNC_RUNNING"
+
+
+def test_a_sync_that_may_wait_tries_again(replica: Open, sqld: Sqld, make_episode: MakeEpisode) -> None:
+    with Proxy(sqld.port) as proxy:
+        a = replica("a", sync_url=proxy.url, retry={"max_attempts": 1}, circuit_breaker={"timeout": 0.2})
+        a.sync(migrate=True)
+        proxy.refuse()
+        proxy.cut_all()
+        a.episodes.save(make_episode())
+        with pytest.raises(ms.UnavailableError):
+            a.sync(wait=0.3)
+        threading.Timer(0.4, proxy.accept).start()
+        assert a.sync(wait=20.0).pushed
 
 
 def test_a_lost_response_is_named(replica: Open, monkeypatch: pytest.MonkeyPatch, make_episode: MakeEpisode) -> None:
