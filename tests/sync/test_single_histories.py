@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from memory_storage.dbapi import BatchStep
+
 from .world import World, small_pages
 
 
@@ -45,3 +47,27 @@ def test_a_conflict_of_a_place_is_erased_with_its_episode(world: World) -> None:
     world.place(first, 0)
     with small_pages():  # the digest comes after the place was refused
         world.check()
+
+
+def test_two_processes_count_in_one_file(world: World) -> None:
+    first = world.clients[0]
+    world.learn(first)
+    for number in (1, 0):  # by one of the processes, and by the other
+        world.count(first, number)
+    first.sync()
+    for _ in range(3):
+        world.count(first, 1)
+    world.check()
+
+
+def test_a_process_counts_after_totals_were_removed(world: World) -> None:
+    first = world.clients[0]
+    with small_pages():
+        for number in range(6):
+            world.learn(first)
+            world.count(first, number)
+            first.sync()
+            world.count(first, number)
+        world.check()
+    rows = first.storage._context.executor.read(BatchStep("SELECT generation FROM sync_state"))
+    assert rows[0][0] > 0

@@ -113,25 +113,34 @@ class Client:
         self.open()
 
     def open(self) -> None:
-        """Open the file, as after a crash."""
-        self.storage = ms.MemoryStorage.open(self.path, now=lambda: self.world.now + self.offset)
-        self.storage._context.executor.opening = token_bytes(16)
-        self.storage._use(self.storage._make_session())
+        """Open the file, as after a crash; and once more, as another process does."""
+        self.storage, self.other_process = self._opened(), self._opened()
         policy = Policy("theirs", f"client-{self.number}", lambda: to_micros(self.storage._context.now()))
         self.replica = Replica(self.storage._context, self.line, policy, Options(), MaintenanceLock(None), lambda: None)
         local = self.replica._local = CrashingLocal(self.storage._context, self)
         self.crash_at = None
         local.become_replica()
 
+    def _opened(self) -> ms.MemoryStorage:
+        storage = ms.MemoryStorage.open(self.path, now=lambda: self.world.now + self.offset)
+        storage._context.executor.opening = token_bytes(16)
+        storage._use(storage._make_session())
+        return storage
+
+    def close(self) -> None:
+        """Close the file."""
+        self.other_process.close()
+        self.storage.close()
+
     def reopen(self) -> None:
         """Close the file, and open it."""
-        self.storage.close()
+        self.close()
         self.open()
 
     def copy(self, number: int) -> Client:
         """Return a client with a copy of the file, as of a machine that was cloned."""
         path = self.path.with_name(f"client{number}.db")
-        self.storage.close()
+        self.close()
         shutil.copyfile(self.path, path)
         self.open()
         return Client(self.world, number, path)
@@ -212,7 +221,7 @@ class World:
     def close(self) -> None:
         """Close everything."""
         for client in self.clients:
-            client.storage.close()
+            client.close()
         self.server.close()
 
     # -- what clients do ------------------------------------------------------------------------------------------
@@ -322,8 +331,9 @@ class World:
         """Count a retrieval and an application of a pattern."""
         if (key := self._pattern(client, number)) is not None:
             self.tick()
-            client.storage.patterns.record_retrieval(key)
-            client.storage.patterns.record_application(key, success=bool(number % 2), reward_delta=0.5)
+            storage = client.other_process if number % 3 == 0 else client.storage
+            storage.patterns.record_retrieval(key)
+            storage.patterns.record_application(key, success=bool(number % 2), reward_delta=0.5)
             self.model.retrieved[key] += 1
             self.model.applied[key] += 1
 
