@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextvars import copy_context
 from typing import Any, TypeVar
 
@@ -11,17 +12,25 @@ T = TypeVar("T")
 
 
 class Ahead:
-    """At most one request at a time, whose answer one thread takes. Used by one thread; close it in the end."""
+    """At most one request at a time, whose answer the one thread takes that uses this."""
 
     def __init__(self) -> None:
-        self._thread: ThreadPoolExecutor | None = None
         self._next: tuple[Hashable, Future[Any]] | None = None
 
     def start(self, key: Hashable, request: Callable[[], object]) -> None:
         """Send a request, whose answer `take` returns for this key."""
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="memory-storage-sync")
-        self._next = key, self._thread.submit(copy_context().run, request)
+        answer: Future[Any] = Future()
+        context = copy_context()
+
+        def run() -> None:
+            try:
+                answer.set_result(context.run(request))
+            except BaseException as error:  # noqa: BLE001 - `take` raises it
+                answer.set_exception(error)
+
+        # A daemon, since an interrupted program does not wait for an answer that it does not take.
+        threading.Thread(target=run, name="memory-storage-sync-ahead", daemon=True).start()
+        self._next = key, answer
 
     def take(self, key: Hashable, request: Callable[[], T]) -> T:
         """Return the answer to the request with this key; send it, unless it is on its way."""
@@ -33,8 +42,3 @@ class Ahead:
             return answer
         found[1].exception()  # two requests at a time would count their bytes wrong
         return request()
-
-    def close(self) -> None:
-        """Do without the answer that was not taken."""
-        if self._thread is not None:
-            self._thread.shutdown(wait=False, cancel_futures=True)

@@ -10,7 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -85,6 +85,7 @@ class Replica:
         self._server = Server(executor, policy.writer, options.namespaces)
         self._last_error: str | None = None
         self._is_joined = False
+        self._ahead = Ahead()
         register_after_fork(self)
 
     def after_fork_in_child(self) -> None:
@@ -158,7 +159,8 @@ class Replica:
         if not self._thread_lock.acquire(timeout=patience):
             raise UnavailableError("another thread syncs this file; try again", code="SYNC_RUNNING")
         try:
-            with self._process_lock.exclusive(patience), closing(Ahead()) as self._ahead:
+            with self._process_lock.exclusive(patience):
+                self._ahead = Ahead()
                 yield
         finally:
             self._thread_lock.release()
