@@ -37,7 +37,7 @@ class LocalState(NamedTuple):
         epoch: The identity of its server's log; None before the first sync.
         since: The number up to which it has pulled.
         position: Where its first sync is; None when it is over.
-        is_pulling: Whether it has not pulled all that was new when it last did.
+        is_pulling: Whether it has begun to pull, and has not pulled all.
         synced_at: When the latest sync ended, in microseconds since the epoch; None before the first.
         namespaces: The namespaces that it pulls; None for all.
     """
@@ -174,11 +174,11 @@ class Local:
 
     def was_interrupted(self, state: LocalState) -> bool:
         """Return whether the latest sync, of this process or another, has not come to its end."""
-        has_begun = state.position not in (None, Position.first(EPISODE))
-        sent = f"SELECT sent FROM sync_changes ORDER BY number LIMIT {PUSH_ROWS}"
-        return (
-            has_begun or state.is_pulling or bool(self.read(f"SELECT 1 FROM ({sent}) WHERE sent IS NOT NULL LIMIT 1"))
+        first = f"SELECT sent FROM sync_changes ORDER BY number LIMIT {PUSH_ROWS}"
+        sql = (
+            f"""SELECT EXISTS (SELECT 1 FROM ({first}) WHERE sent IS NOT NULL) OR EXISTS (SELECT 1 FROM sync_wanted)"""
         )
+        return state.is_pulling or bool(self.read(sql)[0][0])
 
 
 def log_everything() -> Iterator[BatchStep]:

@@ -36,6 +36,8 @@ from .server import Answer, Page, Position, Server, State
 _EVICTED_AT_ONCE = 200
 _FETCHED_AT_ONCE = 100
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0  # seconds between two attempts of one that waits
+_MANY_CHANGES = 200  # of which a pull is noted before it begins
+_IS_PULLING = "progress = json_set(coalesce(progress, '{}'), '$.is_pulling', ?)"
 _WANTED = "SELECT namespace, episode_id FROM sync_wanted LIMIT ?"
 _IDLE_ROUNDS = 5  # without progress, after which a sync gives up what the server refuses
 
@@ -170,9 +172,9 @@ class Replica:
         before_sync = server.round_trips, server.bytes_sent, server.bytes_received
         tally = Tally()
         self._local.become_replica()
-        self._join(migrate=migrate, rejoin=rejoin)
         if self._local.was_interrupted(self._state()):
             server.pace.slow_down()
+        self._join(migrate=migrate, rejoin=rejoin)
         try:
             is_over = self._rounds(tally, progress)
         except UnavailableError:
@@ -181,9 +183,10 @@ class Replica:
         self._evict()
         now = to_micros(self._context.now())
         state = self._state()
-        if tally != Tally() or state.synced_at is None or now - state.synced_at > 1_000_000:
+        is_recent = state.synced_at is not None and now - state.synced_at <= 1_000_000
+        if tally != Tally() or not is_recent or state.is_pulling:
             with self._local.transaction() as tx:
-                tx.run([BatchStep("UPDATE sync_state SET synced_at = ?", (now,))])
+                tx.run([BatchStep(f"UPDATE sync_state SET synced_at = ?, {_IS_PULLING}", (now, 0))])
         return SyncReport(
             **vars(tally),
             waiting=self._local.waiting(),
@@ -206,7 +209,7 @@ class Replica:
             elif waits:
                 has_news = self._push_round(state, tally, progress)
             elif has_news is None:
-                has_news = self._check(state).last != state.since
+                has_news = self._has_news(state)
             elif has_news:
                 has_news = self._pull_round(state, tally, progress)
             elif wanted := self._local.read(_WANTED, pace.of(_FETCHED_AT_ONCE)):
@@ -242,12 +245,12 @@ class Replica:
         if state.epoch is not None and not rejoin:
             raise _changed()
         with self._local.transaction() as tx:
-            saved = {"position": Position.first(EPISODE), "namespaces": self._options.namespaces}
+            saved = _progress(Position.first(EPISODE), self._options.namespaces)
             tx.run(
                 [
                     BatchStep(
                         "UPDATE sync_state SET epoch = ?, since = ?, progress = ?",
-                        (server.epoch, server.last, json.dumps(saved)),
+                        (server.epoch, server.last, saved),
                     )
                 ]
             )
@@ -260,14 +263,22 @@ class Replica:
         is_part = before is None or (wanted is not None and set(wanted) <= set(before))
         position = state.position if is_part else Position.first(EPISODE)
         with self._local.transaction() as tx:
-            saved = {"position": position, "namespaces": wanted}
-            tx.run([BatchStep("UPDATE sync_state SET progress = ?", (json.dumps(saved),))])
+            saved = _progress(position, wanted)
+            tx.run([BatchStep("UPDATE sync_state SET progress = ?", (saved,))])
 
     def _check(self, state: LocalState) -> State:
         server = self._server.state()
         if server.epoch != state.epoch or server.last < state.since:
             raise _changed()
         return server
+
+    def _has_news(self, state: LocalState) -> bool:
+        """Ask the server, and note that a long pull begins: if it is interrupted, the next one begins with little."""
+        new = self._check(state).last - state.since
+        if new > _MANY_CHANGES:
+            with self._local.transaction() as tx:
+                tx.run([BatchStep(f"UPDATE sync_state SET {_IS_PULLING}", (1,))])
+        return new != 0
 
     # -- rounds ----------------------------------------------------------------------------------------------------
 
@@ -385,8 +396,8 @@ class Replica:
             self._ahead.start(after, lambda: self._server.rows(after, self._oldest()))
         with self._local.transaction() as tx, tx.applying():
             self._applier(tx, tally, state).apply(page)
-            saved = {"position": after, "namespaces": state.namespaces}
-            tx.run([BatchStep("UPDATE sync_state SET progress = ?", (json.dumps(saved),))])
+            saved = _progress(after, state.namespaces)
+            tx.run([BatchStep("UPDATE sync_state SET progress = ?", (saved,))])
         if progress is not None:
             progress("pulled", tally.pulled, 0)
 
@@ -443,11 +454,14 @@ LIMIT {_EVICTED_AT_ONCE}"""
         return -(2**62) if keep is None else to_micros(self._context.now() - keep)
 
 
+def _progress(position: Position | None, namespaces: tuple[str, ...] | None) -> str:
+    return json.dumps({"position": position, "namespaces": namespaces, "is_pulling": True})
+
+
 def _move_cursor(page: Page) -> BatchStep:
     # What was pushed with the request has the numbers after those of the page: it need not come back.
     return BatchStep(
-        """UPDATE sync_state SET since = max(since, ?),
-    progress = json_set(coalesce(progress, '{}'), '$.is_pulling', ?)""",
+        f"UPDATE sync_state SET since = max(since, ?), {_IS_PULLING}",
         (page.last if page.is_last else page.end, int(not page.is_last)),
     )
 

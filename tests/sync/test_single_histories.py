@@ -71,3 +71,20 @@ def test_a_process_counts_after_totals_were_removed(world: World) -> None:
         world.check()
     rows = first.storage._context.executor.read(BatchStep("SELECT generation FROM sync_state"))
     assert rows[0][0] > 0
+
+
+def test_a_first_sync_that_was_interrupted_begins_with_little(world: World) -> None:
+    first, second, third = world.clients
+    for _ in range(9):
+        world.save(first, steps=2)
+    first.sync()
+    with small_pages():
+        second.sync()
+        in_peace = second.line.requests
+        third.line.faults = ["", "answer"]  # of the first page
+        assert not third.sync()
+        third.reopen()
+        third.line.requests = 0
+        third.sync()
+        assert third.line.requests > in_peace
+        world.check()
