@@ -370,9 +370,9 @@ class MemoryStorage(Repositories):
         pushed when it began.
 
         Args:
-            wait: Seconds to try again for, while the server is away or another thread or process syncs the file, for a
-                read that needs the newest. By default there is one attempt, which waits for another sync for the
-                seconds of `request_timeout`.
+            wait: For a read that needs the newest: seconds during which a sync is repeated while the server is away or
+                another thread or process syncs the file. By default it is not repeated, and waits for another sync
+                for `request_timeout`.
             migrate: Upgrade the schema of the server first, if it is older; programs of older versions cannot use it
                 afterwards. An empty server needs it once.
             rejoin: Merge with a server that is not the one that this file was synchronized with, or was restored from

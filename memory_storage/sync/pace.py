@@ -1,4 +1,4 @@
-"""How much travels in one request: all that it may, and little after an interruption, so that little is repeated."""
+"""The size of requests: the greatest allowed, and small after an interruption, so that little is repeated."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ _LEAST, _GROWTH = 1 / 32, 1.1
 
 
 class Pace:
-    """A share of the greatest requests, which grows while they succeed.
+    """A share of the greatest size, which grows with each request that succeeds.
 
-    What was on its way is lost with an interruption. As each request is about a tenth of all since the last one, what
-    is sent twice is a tenth too, however often it happens; and a line that is too slow for great requests gets small.
+    An interruption loses one request. Since that is about a tenth of what was sent since the last interruption, a tenth
+    is sent twice, however often a sync is interrupted; and a line that is too slow for great requests gets small ones.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Pace:
         return self._share == 1.0
 
     def slow_down(self) -> None:
-        """Begin with little: a request was interrupted."""
+        """Continue with small requests: one was interrupted."""
         self._share = _LEAST
 
     def speed_up(self) -> None:

@@ -273,7 +273,7 @@ class Replica:
         return server
 
     def _has_news(self, state: LocalState) -> bool:
-        """Ask the server, and note that a long pull begins: if it is interrupted, the next one begins with little."""
+        """Return whether the server has new changes. A long pull is noted before it begins: see `was_interrupted`."""
         new = self._check(state).last - state.since
         if new > _MANY_CHANGES:
             with self._local.transaction() as tx:

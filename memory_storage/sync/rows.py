@@ -1,9 +1,9 @@
 """The rows that travel: their kinds, columns and names, and the SQL that reads them.
 
 A row travels as its columns, without the numbers that are its database's own and what triggers derive from it: each
-side builds its own indexes of words, facets, places and vectors. In an answer each value has its type beside it, and
-each quotation mark of a document is escaped, so the rows of a page are few values: one JSON array has their short
-columns, and the sizes of their long ones; these are one text; and floats, which SQLite's JSON rounds, are rows.
+side builds its own indexes of words, facets, places and vectors. In a response each value is an object with its
+type, so a page is few values: one JSON array has the short columns of all rows, and the sizes of the long ones; these
+are one text; and floats, which SQLite's JSON rounds, are rows.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Change(NamedTuple):
 
 
 def read_rows(rows: Sequence[Sequence[Any]]) -> tuple[list[Change], list[Any] | None]:
-    """Return the changes in the rows of `select_rows`, and what is said of the end, if that is asked for.
+    """Return the changes in the rows of `select_rows`, and the array of the end, if it was selected.
 
     Raises:
         CorruptDataError: The long texts have another size than they should have: the server has changed them.
@@ -206,7 +206,7 @@ def select_rows(
         page: Its name.
         kinds: The kinds that may be in it.
         tombstones: Whether it may have tombstones.
-        end: SQL for what is said of the end, a JSON array whose second value is NULL, and what it comes from.
+        end: SQL for the array of the end, whose second value is NULL, and its FROM clause.
     """
     width = max(len(KINDS[number].floats) for number in kinds)
     parts, floats = [], []

@@ -172,7 +172,7 @@ def _compare(stored: dict[str, dict[object, object]], ledger: Counter[tuple[str,
 
 
 def episodes(number: int) -> Iterator[list[ms.Episode]]:
-    """Yield so many episodes with six steps of the sizes of real ones."""
+    """Yield episodes with six steps of the sizes of real ones, 200 at a time."""
     words = ["".join(random.choices("abcdefghij", k=7)) for _ in range(2_000)]
     for first in range(0, number, 200):
         yield [

@@ -73,7 +73,7 @@ def test_a_process_counts_after_totals_were_removed(world: World) -> None:
     assert rows[0][0] > 0
 
 
-def test_a_first_sync_that_was_interrupted_begins_with_little(world: World) -> None:
+def test_a_first_sync_that_was_interrupted_continues_with_small_requests(world: World) -> None:
     first, second, third = world.clients
     for _ in range(9):
         world.save(first, steps=2)

@@ -113,7 +113,7 @@ class Client:
         self.open()
 
     def open(self) -> None:
-        """Open the file, as after a crash; and once more, as another process does."""
+        """Open the file, as after a crash, and as another process does."""
         self.storage, self.other_process = self._opened(), self._opened()
         policy = Policy("theirs", f"client-{self.number}", lambda: to_micros(self.storage._context.now()))
         self.replica = Replica(self.storage._context, self.line, policy, Options(), MaintenanceLock(None), lambda: None)
