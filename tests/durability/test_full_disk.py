@@ -98,3 +98,26 @@ def write_over_the_size_limit(barrier: object, path: Path, engine: str) -> tuple
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         storage.episodes.save(_big(2))
         return code, then, storage.episodes.count()
+
+
+def test_a_block_whose_commit_fails_leaves_the_connection_usable(database: Path, local_engine: str):
+    assert together(commit_over_the_size_limit, [(database, local_engine)]) == [("SQLITE_IOERR", 1, 2)]
+
+
+def commit_over_the_size_limit(barrier: object, path: Path, engine: str) -> tuple[str, int, int]:
+    """As above, in a block, whose statements succeed: only the commit writes."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with ms.MemoryStorage.open(settings_of(path, engine)) as storage:
+        storage.episodes.save(_big())
+        size = path.with_name(path.name + "-wal").stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 50_000, resource.RLIM_INFINITY))
+        try:
+            with storage.transaction() as tx:
+                tx.episodes.save(_big(1))
+                is_saved = True
+        except ms.UnavailableError as error:
+            assert is_saved
+            code, then = error.code, storage.episodes.count()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        storage.episodes.save(_big(2))
+        return code, then, storage.episodes.count()
