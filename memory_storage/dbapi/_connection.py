@@ -168,12 +168,7 @@ class Connection(Unpicklable):
         """Commit the open transaction. Without one, nothing is sent."""
         self._check_open()
         if self._has_begun or not self._transport.usable:  # a lost transaction must raise here
-            try:
-                self._run([BatchStep("COMMIT")])
-            except _errors.Error:
-                # Where the engine has rolled back, nothing is left to do: SQLAlchemy calls no rollback() after this.
-                self._has_begun = self._transport.in_transaction
-                raise
+            self._run([BatchStep("COMMIT")])
 
     def rollback(self) -> None:
         """Roll the open transaction back. Without one, nothing is sent."""

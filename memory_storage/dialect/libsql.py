@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -101,6 +102,15 @@ class LibSQLDialect(SQLiteDialect_pysqlite):
             return "SERIALIZABLE"
         level: IsolationLevel = super().get_isolation_level(dbapi_connection)
         return level
+
+    def do_commit(self, dbapi_connection: Any) -> None:
+        """Commit. After a failure the transaction is over for SQLAlchemy, which returns the connection to the pool."""
+        try:
+            dbapi_connection.commit()
+        except dbapi.Error:
+            with suppress(dbapi.Error):
+                dbapi_connection.rollback()
+            raise
 
     def do_ping(self, dbapi_connection: Any) -> bool:
         """Return whether the connection is usable. Sends nothing to a server: the driver reconnects."""

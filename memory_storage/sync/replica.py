@@ -306,13 +306,16 @@ class Replica:
         return outbox
 
     def _make_spaces(self, outbox: Outbox) -> None:
-        """Have the server make the tables of vectors that it lacks."""
+        """Have the server make the tables of vectors that it lacks, outside of a transaction on the file."""
+        self._server.learn_spaces()
         remote = StorageContext(
             executor=self._executor, limits=self._context.limits, now=self._context.now, vector_index="exact"
         )
-        for namespace, model, dimension in outbox.vectors:
+        missing = [one for one in outbox.vectors if self._server.space(*one[1:]) is None]
+        for namespace, model, dimension in missing:
             ensure_space(Session(remote, namespace), model, dimension)
-        self._server.forget_spaces()
+        if missing:
+            self._server.learn_spaces()
 
     def _apply_answer(self, state: LocalState, outbox: Outbox, answer: Answer, tally: Tally) -> list[Sent]:
         page = answer.page

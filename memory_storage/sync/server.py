@@ -240,9 +240,7 @@ class Server:
         return Answer(self._with_vectors(page), accepted, list(results[-3]) if keys else [])
 
     def space(self, model: str, dimension: int) -> VectorSpace | None:
-        """Return where the server has the vectors of a model and dimension; None if it has none."""
-        if not self._spaces:
-            self._learn_spaces()
+        """Return where the server has the vectors of a model and dimension; None if it is not known to have any."""
         for token, space in self._spaces.items():
             if space.model == model and self._dimensions[token] == dimension:
                 return space
@@ -252,11 +250,8 @@ class Server:
         """Return a space that vectors have come from, and its dimension."""
         return self._spaces[token], self._dimensions[token]
 
-    def forget_spaces(self) -> None:
-        """Ask for the spaces again when they are needed: one was made."""
-        self._spaces.clear()
-
-    def _learn_spaces(self) -> None:
+    def learn_spaces(self) -> None:
+        """Read which spaces the server has."""
         (rows,) = self._request([BatchStep(_SPACES)], reads_only=True)
         self._dimensions = {token: dimension for token, _, dimension in rows}
         self._spaces = {token: VectorSpace.of(token, name, dimension) for token, name, dimension in rows}
@@ -294,7 +289,7 @@ class Server:
                 if key not in page.vectors:
                     missing.setdefault(key[0], []).append(key[1])
         if not missing.keys() <= self._spaces.keys():
-            self._learn_spaces()
+            self.learn_spaces()
         tokens = [token for token in missing if token in self._spaces]
         steps = [
             BatchStep(

@@ -93,10 +93,12 @@ def main() -> None:
         circuit_breaker={"timeout": 0.5},
         retry={"max_attempts": 2, "initial_backoff": 0.02},
     )
-    with ms.MemoryStorage.open(settings) as storage:
-        client = Client(storage, Ledger(Path(ledger)), int(seed))
-        while not over.is_set():
-            client.work()
+    while not over.is_set():
+        # Opening fails as any call may, for instance where others write to the file for longer than `request_timeout`.
+        with suppress(ms.UnavailableError), ms.MemoryStorage.open(settings) as storage:
+            client = Client(storage, Ledger(Path(ledger)), int(seed))
+            while not over.is_set():
+                client.work()
 
 
 if __name__ == "__main__":
