@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ._address import LOCAL_URL, Server, checked_authority, redacted
 from ._batch import Batch, BatchStep, Result, RowCountError, chunked
 from ._client import RESPONSE_BYTES, Client, Limits
-from ._connection import Connection, Cursor, Gate
+from ._connection import Connection, Cursor, Gate, commit_or_roll_back
 from ._credentials import Credentials, Secret, TokenProvider
 from ._encryption import EncryptionKey
 from ._engines import LOCAL_ENGINES
@@ -70,6 +70,7 @@ __all__ = [
     "apilevel",
     "checked_authority",
     "chunked",
+    "commit_or_roll_back",
     "connect",
     "engine_of",
     "is_open_here",

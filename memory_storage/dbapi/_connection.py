@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -288,6 +289,16 @@ class Connection(Unpicklable):
     def _check_open(self) -> None:
         if self._closed:
             raise InterfaceError("the connection is closed")
+
+
+def commit_or_roll_back(connection: Any) -> None:
+    """Commit; roll back if that fails, since SQLAlchemy then returns the connection to the pool as it is."""
+    try:
+        connection.commit()
+    except _errors.Error:
+        with suppress(_errors.Error):
+            connection.rollback()
+        raise
 
 
 class Cursor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,6 +34,7 @@ class LibSQLDialect(SQLiteDialect_pysqlite):
 
     driver = "libsql"
     is_async = False
+    do_commit = staticmethod(dbapi.commit_or_roll_back)
     supports_statement_cache = True
     inspector = CatalogueInspector
     ischema_names: dict[str, Any] = {  # noqa: RUF012 - declared by SQLAlchemy as an attribute of instances
@@ -102,15 +102,6 @@ class LibSQLDialect(SQLiteDialect_pysqlite):
             return "SERIALIZABLE"
         level: IsolationLevel = super().get_isolation_level(dbapi_connection)
         return level
-
-    def do_commit(self, dbapi_connection: Any) -> None:
-        """Commit. After a failure the transaction is over for SQLAlchemy, which returns the connection to the pool."""
-        try:
-            dbapi_connection.commit()
-        except dbapi.Error:
-            with suppress(dbapi.Error):
-                dbapi_connection.rollback()
-            raise
 
     def do_ping(self, dbapi_connection: Any) -> bool:
         """Return whether the connection is usable. Sends nothing to a server: the driver reconnects."""
