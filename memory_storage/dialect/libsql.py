@@ -34,7 +34,7 @@ class LibSQLDialect(SQLiteDialect_pysqlite):
 
     driver = "libsql"
     is_async = False
-    do_commit = staticmethod(dbapi.commit_or_roll_back)
+    do_commit = staticmethod(dbapi.commit_or_roll_back)  # type: ignore[assignment] # of all connections
     supports_statement_cache = True
     inspector = CatalogueInspector
     ischema_names: dict[str, Any] = {  # noqa: RUF012 - declared by SQLAlchemy as an attribute of instances
