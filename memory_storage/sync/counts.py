@@ -13,6 +13,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from memory_storage.dbapi import BatchStep
+from memory_storage.repositories.patterns.sql import SESSION
 from memory_storage.sql.statement import SqlTemplate
 
 _TOTALS = ("retrieved", "applied", "succeeded", "failed", "reward_sum")
@@ -113,7 +114,7 @@ ON CONFLICT (namespace, pattern_id, session, acknowledged) DO UPDATE SET
     for (namespace, pattern_id), counters in {(row[0], row[1]): row[8:] for row in rows}.items():
         yield _show_counters(namespace, pattern_id, counters)
     yield BatchStep(f"""UPDATE sync_state SET generation = generation + 1,
-    session = unhex(hex(randomblob(16)) || printf('%08X', generation + 1))
+    session = {SESSION.format("randomblob(16)", "generation + 1")}
 WHERE (SELECT count(*) FROM sync_counts WHERE acknowledged = 1)
     > {_MOST_ACKNOWLEDGED} + {_MOST_OF_A_PATTERN} * (SELECT count(*) FROM patterns)""")
     yield BatchStep(f"""DELETE FROM sync_counts

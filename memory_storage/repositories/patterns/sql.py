@@ -99,9 +99,12 @@ SELECT {_ROW} FROM patterns WHERE namespace = :namespace AND id IN (SELECT value
 """)
 
 # Triggers add what follows to the counts of this session: see `memory_storage/sync/counts.py`.
-_SESSION = "unhex(hex(:opening) || printf('%08X', generation))"
+SESSION = "unhex(hex({0}) || printf('%08X', {1}))"
+"""SQL for the name of a session, of a random identity of 16 bytes and a generation of the file."""
+
+_THIS_SESSION = SESSION.format(":opening", "generation")
 COUNT_AS = SqlTemplate(f"""
-UPDATE sync_state SET session = {_SESSION} WHERE id = 1 AND mode = 2 AND session IS NOT {_SESSION}
+UPDATE sync_state SET session = {_THIS_SESSION} WHERE id = 1 AND mode = 2 AND session IS NOT {_THIS_SESSION}
 """)
 
 # CAST: beyond 64 bits the sum would become a float.
