@@ -380,11 +380,11 @@ class Replica:
 
     def _pull_round(self, state: LocalState, tally: Tally, progress: Progress | None) -> bool:
         """Pull a page of changes; return whether there is more."""
-        page = self._ahead.take(state.since, lambda: self._server.changes(state.since, self._oldest()))
+        page = self._ahead.take(self._changes, state.since)
         if page.epoch != state.epoch or page.last < state.since:
             raise _changed()
         if not page.is_last and self._server.pace.is_full:
-            self._ahead.start(page.end, lambda: self._server.changes(page.end, self._oldest()))
+            self._ahead.start(self._changes, page.end)
         with self._local.transaction() as tx, tx.applying():
             self._applier(tx, tally, state).apply(page)
             tx.run([_move_cursor(page)])
@@ -394,15 +394,21 @@ class Replica:
 
     def _rows_round(self, state: LocalState, position: Position, tally: Tally, progress: Progress | None) -> None:
         """Pull a page of the first sync."""
-        page, after = self._ahead.take(position, lambda: self._server.rows(position, self._oldest()))
+        page, after = self._ahead.take(self._rows, position)
         if after is not None and self._server.pace.is_full:
-            self._ahead.start(after, lambda: self._server.rows(after, self._oldest()))
+            self._ahead.start(self._rows, after)
         with self._local.transaction() as tx, tx.applying():
             self._applier(tx, tally, state).apply(page)
             saved = _progress(after, state.namespaces)
             tx.run([BatchStep("UPDATE sync_state SET progress = ?", (saved,))])
         if progress is not None:
             progress("pulled", tally.pulled, 0)
+
+    def _changes(self, since: int) -> Page:
+        return self._server.changes(since, self._oldest())
+
+    def _rows(self, position: Position) -> tuple[Page, Position | None]:
+        return self._server.rows(position, self._oldest())
 
     def _fetch_round(self, wanted: Sequence[Sequence[Any]], tally: Tally) -> None:
         """Pull episodes as a whole."""
