@@ -46,7 +46,7 @@ from .rows import (
 from .server import Answer, Page
 from .writing import apply_embeddings, apply_rows, delete_named
 
-_ROWS_AT_ONCE = 500
+_ROWS_AT_ONCE = 250  # in one statement: after each, the thread that decodes the next page may take the interpreter
 
 
 _IS_BASE = """b.kind = value ->> 0 AND b.namespace = value ->> 1 AND b."key" = value ->> 2"""
@@ -230,8 +230,8 @@ class Applier:
             rows = self._with_counters(rows)
         if kind == EMBEDDING:
             self._apply_embeddings(rows, page)
-        else:
-            self._tx.run(list(apply_rows(kind, rows)), changed=_episodes_of(kind, rows))
+        elif rows:
+            self._tx.run([apply_rows(kind, rows)], changed=_episodes_of(kind, rows))
         if kind == STEP:
             self._fill_up(parked)
 

@@ -174,10 +174,8 @@ class Local:
 
     def was_interrupted(self, state: LocalState) -> bool:
         """Return whether the latest sync, of this process or another, has not come to its end."""
-        first = f"SELECT sent FROM sync_changes ORDER BY number LIMIT {PUSH_ROWS}"
-        sql = (
-            f"""SELECT EXISTS (SELECT 1 FROM ({first}) WHERE sent IS NOT NULL) OR EXISTS (SELECT 1 FROM sync_wanted)"""
-        )
+        sql = f"""SELECT EXISTS (SELECT 1 FROM sync_wanted) OR EXISTS (
+    SELECT 1 FROM (SELECT sent FROM sync_changes ORDER BY number LIMIT {PUSH_ROWS}) WHERE sent IS NOT NULL)"""
         return state.is_pulling or bool(self.read(sql)[0][0])
 
 

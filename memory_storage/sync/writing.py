@@ -22,7 +22,6 @@ from memory_storage.sql.statement import upsert_assignments
 from .rows import EMBEDDING, EPISODE, KINDS, PATTERN, PATTERN_COUNTERS, PLACE, STEP, Values
 
 _MOST_ROWS = 64  # of one statement: a text is compiled for each number of rows
-_APPLIED_ROWS = 250  # of one in a file: after each, a thread that decodes the next page may take the interpreter
 
 _GUARDS = ("is_new", "digest", "eviction_key")
 """What a pushed row has after its columns: whether the server should not have it, and both forms of its tombstone."""
@@ -73,16 +72,14 @@ def push_rows(kind: int, rows: Sequence[Pushed], since: int) -> Iterator[BatchSt
         yield from _statements(_GUARDED[kind], [row.row for row in rows], (since,))
 
 
-def apply_rows(kind: int, rows: Sequence[Values]) -> Iterator[BatchStep]:
-    """Yield the statements that store rows as they are, in the file of a replica.
+def apply_rows(kind: int, rows: Sequence[Values]) -> BatchStep:
+    """Return the statement that stores rows as they are, in the file of a replica.
 
     Args:
         kind: The kind of the rows; embeddings have `apply_embeddings`.
-        rows: The rows. Nothing is stored of one whose owner is missing.
+        rows: The rows, at least one, at most some hundreds. Nothing is stored of a place without its owner.
     """
-    for first in range(0, len(rows), _APPLIED_ROWS):  # a page is small enough: see `server.PAGE_BYTES`
-        group = rows[first : first + _APPLIED_ROWS]
-        yield BatchStep(_APPLIED[kind](len(group)), tuple(chain.from_iterable(group)))
+    return BatchStep(_APPLIED[kind](len(rows)), tuple(chain.from_iterable(rows)))
 
 
 def delete_named(names: Sequence[tuple[str, str]]) -> Iterator[BatchStep]:

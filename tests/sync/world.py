@@ -34,7 +34,7 @@ def small_pages() -> Iterator[None]:
         "server": {"PAGE_ROWS": 3, "_HEADS": 2},
         "local": {"PUSH_ROWS": 4},
         "applying": {"_ROWS_AT_ONCE": 2},
-        "writing": {"_MOST_ROWS": 2, "_APPLIED_ROWS": 2},
+        "writing": {"_MOST_ROWS": 2},
         "replica": {"_FETCHED_AT_ONCE": 1},
         "counts": {"_MOST_ACKNOWLEDGED": 2, "_MOST_OF_A_PATTERN": 0},
     }
