@@ -1,6 +1,6 @@
 """Sync of files with a server on this machine: what it costs a write, its round trips and bytes, and a fleet.
 
-The server is sqld behind a proxy that counts the bytes; the load of a fleet is the processor time of the server.
+The bytes are those that the client has counted; the load of a fleet is the processor time of the server, which is sqld.
 """
 
 from __future__ import annotations

@@ -122,6 +122,6 @@ class HistoriesOfSmallPages(Histories):
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=25, stateful_step_count=40)
+TestHistories.settings = settings(max_examples=40, stateful_step_count=40)
 TestHistoriesOfSmallPages = HistoriesOfSmallPages.TestCase
 TestHistoriesOfSmallPages.settings = settings(max_examples=25, stateful_step_count=40)
