@@ -17,6 +17,7 @@ from typing_extensions import Self
 from . import dbapi
 from ._execution import Executor, TransactionExecutor
 from ._files import MaintenanceLock
+from .embedders import Embedder
 from .monitoring import AuditRecord, Meter, Operation, named_operation
 from .repositories import (
     AnalyticsRepository,
@@ -49,6 +50,7 @@ class StorageContext:
     memory: HnswIndexes | None = None
     spaces: KnownSpaces = field(default_factory=KnownSpaces)
     maintenance: MaintenanceLock = field(default_factory=partial(MaintenanceLock, None))
+    embedder: Embedder | None = None
 
     @property
     def engine(self) -> Engine:
@@ -98,6 +100,7 @@ class Session(dbapi.Unpicklable):
         self.namespace, self.actor = namespace, actor
         self.limits, self.now, self.meter = context.limits, context.now, context.meter
         self.vector_index, self.memory, self.spaces = context.vector_index, context.memory, context.spaces
+        self.embedder = context.embedder
         # What a replica stores, its server has to take.
         travels = context.executor.is_remote or context.executor.opening is not None
         self.max_value_bytes = _SERVER_VALUE_BYTES if travels else None

@@ -26,6 +26,7 @@ from ._exception_mapping import map_exceptions
 from ._execution import Executor
 from ._files import MaintenanceLock
 from .dbapi import redacted
+from .embedders import Embedder
 from .engine import guard_engine, make_directory, make_engine
 from .erasure import Eraser
 from .errors import CommitUnknownError, ConfigurationError, UnavailableError, ValidationError
@@ -91,12 +92,20 @@ class MemoryStorage(Repositories):
     """An agent's memory in one namespace of one database. Thread-safe."""
 
     @_explain_misuse(f"it takes an engine and its settings; most callers write {_OPEN}")
-    def __init__(self, engine: Engine, settings: Settings, *, now: Callable[[], datetime] = models.utc_now) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        *,
+        embedder: Embedder | None = None,
+        now: Callable[[], datetime] = models.utc_now,
+    ) -> None:
         """Use an existing engine. Most callers want `open`.
 
         Args:
             engine: An engine of this package's dialect, whose database has the schema. The caller disposes of it.
             settings: Its settings; `database` must be the engine's.
+            embedder: As in `open`.
             now: Returns the current time, aware; the clock of all timestamps.
         """
         _check_construction(engine, settings, now)
@@ -107,7 +116,7 @@ class MemoryStorage(Repositories):
         self._owns_engine = False
         self.vector_index = candidate_source(settings)
         """Where searches get their candidates: "hnsw", "diskann" or "exact"."""
-        self._context = self._make_context(now)
+        self._context = self._make_context(now, embedder)
         self._owns_memory = True
         self._server: MemoryStorage | None = None
         self._replica: Replica | None = None
@@ -123,6 +132,7 @@ class MemoryStorage(Repositories):
         *,
         auth_token: str | SecretStr | Callable[[], str | SecretStr] | None = None,
         namespace: str | None = None,
+        embedder: Embedder | None = None,
         sync_url: str | None = None,
         sync_interval: float | None = None,
         sync_mode: models.SyncMode | None = None,
@@ -134,6 +144,7 @@ class MemoryStorage(Repositories):
             database: A path, ":memory:", a URL, or all settings; by default the environment's.
             auth_token: The token of a server, or a callable that returns one.
             namespace: The tenant, agent or project whose rows are read and written; default: "default".
+            embedder: Computes the vectors of what is saved and searched.
             sync_url: The URL of a server with which a file is kept in sync: see `sync`. It is not contacted yet.
             sync_interval: Seconds between two syncs, which a thread runs; None: the caller calls `sync`.
             sync_mode: "local_first" (default) or "write_through".
@@ -159,7 +170,7 @@ class MemoryStorage(Repositories):
         with map_exceptions():
             engine = make_engine(settings)
         try:
-            storage = cls(engine, settings, now=now)
+            storage = cls(engine, settings, embedder=embedder, now=now)
             storage._ensure_schema()
             guard_engine(engine, storage._context.guard)
         except BaseException:
@@ -230,7 +241,7 @@ class MemoryStorage(Repositories):
             guard.retry(error, once, since=since, seconds=patience, is_retryable=is_retryable_read, on_retry=count)
             self.meter.end("open", call, perf_counter() - since)
 
-    def _make_context(self, now: Callable[[], datetime]) -> StorageContext:
+    def _make_context(self, now: Callable[[], datetime], embedder: Embedder | None) -> StorageContext:
         settings = self.settings
         now = partial(aware, now)
         breaker = CircuitBreaker(settings.circuit_breaker, now=now)
@@ -245,6 +256,7 @@ class MemoryStorage(Repositories):
             vector_index=self.vector_index,
             memory=HnswIndexes(executor.read, index_path, settings.hnsw_max_bytes, maintenance),
             maintenance=maintenance,
+            embedder=embedder,
         )
 
     def _repair_indexes(self) -> None:
