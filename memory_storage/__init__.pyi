@@ -2,10 +2,13 @@
 
 from . import models
 from .embedders import (
+    CachedEmbedder,
     Embedder,
     FunctionEmbedder,
     HashingEmbedder,
+    OpenAIEmbedder,
     SentenceTransformerEmbedder,
+    WordLlamaEmbedder,
 )
 from .errors import (
     CircuitOpenError,
@@ -91,6 +94,7 @@ __all__ = [
     "AnalyticsRepository",
     "AnyPattern",
     "Box",
+    "CachedEmbedder",
     "CircuitBreakerSettings",
     "CircuitOpenError",
     "CommitUnknownError",
@@ -120,6 +124,7 @@ __all__ = [
     "MemoryStorage",
     "MemoryStorageError",
     "NotFoundError",
+    "OpenAIEmbedder",
     "Outcome",
     "Page",
     "PartialSuccess",
@@ -155,5 +160,6 @@ __all__ = [
     "UnavailableError",
     "ValidationError",
     "Weights",
+    "WordLlamaEmbedder",
     "models",
 ]

@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from . import pool
 from ._exception_mapping import map_exceptions
 from .dbapi import Batch, BatchStep, redacted
 from .errors import MemoryStorageError, ValidationError
-from .models import DiskSpace, EmbeddingModel, Health, HealthCheck, HealthStatus
+from .models import DiskSpace, EmbeddingModel, EmbeddingStatus, Health, HealthCheck, HealthStatus
 from .schema import HEAD
 from .schema.vector_tables import DISKANN_INDEXES, VectorSpace
 from .search.vector_index import registered
@@ -197,6 +198,15 @@ def _vectors(session: Session, space: VectorSpace, model: EmbeddingModel) -> str
     if found == model.indexed:
         return None
     return f"{model.indexed} vectors should be in the index, {found} are; run `memory-storage index rebuild`"
+
+
+def with_embedding(found: Health, status: EmbeddingStatus) -> Health:
+    """Return the health with the state of the embedder; it is degraded while the embedder fails."""
+    found = replace(found, embedding=status)
+    if status.last_error is None or found.status == "unhealthy":
+        return found
+    problem = f"embedder {status.model}: {status.last_error}"
+    return replace(found, status="degraded", reason=f"{found.reason}; {problem}" if found.reason else problem)
 
 
 def _verdict(

@@ -10,6 +10,7 @@ from datetime import datetime
 from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, overload
+from uuid import UUID
 
 from sqlalchemy import Engine
 from typing_extensions import Self
@@ -18,6 +19,7 @@ from . import dbapi
 from ._execution import Executor, TransactionExecutor
 from ._files import MaintenanceLock
 from .embedders import Embedder
+from .models import OwnerType
 from .monitoring import AuditRecord, Meter, Operation, named_operation
 from .repositories import (
     AnalyticsRepository,
@@ -30,6 +32,7 @@ from .repositories import (
 )
 from .resilience import Guard
 from .search.hnsw.index import HnswIndexes
+from .search.session import EmbeddingQueueProtocol
 from .search.vectors import KnownSpaces
 from .settings import Limits
 from .sql.session import Row
@@ -50,7 +53,7 @@ class StorageContext:
     memory: HnswIndexes | None = None
     spaces: KnownSpaces = field(default_factory=KnownSpaces)
     maintenance: MaintenanceLock = field(default_factory=partial(MaintenanceLock, None))
-    embedder: Embedder | None = None
+    embedding_queue: EmbeddingQueueProtocol | None = None
 
     @property
     def engine(self) -> Engine:
@@ -100,7 +103,8 @@ class Session(dbapi.Unpicklable):
         self.namespace, self.actor = namespace, actor
         self.limits, self.now, self.meter = context.limits, context.now, context.meter
         self.vector_index, self.memory, self.spaces = context.vector_index, context.memory, context.spaces
-        self.embedder = context.embedder
+        self.embedding_queue = context.embedding_queue
+        self._saved: list[tuple[OwnerType, list[str]]] = []  # in a transaction: what was saved
         # What a replica stores, its server has to take.
         travels = context.executor.is_remote or context.executor.opening is not None
         self.max_value_bytes = _SERVER_VALUE_BYTES if travels else None
@@ -114,6 +118,28 @@ class Session(dbapi.Unpicklable):
     def indexing(self) -> AbstractContextManager[bool]:
         """See `SessionProtocol`."""
         return self._executor.indexing(self._maintenance)
+
+    @property
+    def embedder(self) -> Embedder | None:
+        """The embedder of the storage."""
+        return None if self.embedding_queue is None else self.embedding_queue.embedder
+
+    def saved(self, owner_type: OwnerType, ids: Sequence[UUID]) -> None:
+        """See `SessionProtocol`."""
+        if self.embedding_queue is None:
+            return
+        texts = [str(one) for one in ids]
+        if self.is_transaction:
+            self._saved.append((owner_type, texts))
+        else:
+            self.embedding_queue.add(self.namespace, owner_type, texts)
+
+    def committed(self) -> None:
+        """Have embedded what the transaction has saved."""
+        saved, self._saved = self._saved, []
+        for owner_type, ids in saved:
+            if self.embedding_queue is not None:
+                self.embedding_queue.add(self.namespace, owner_type, ids)
 
     def audit(self, name: str, operation: Operation, subjects: object, *, is_known: bool) -> None:
         """See `SessionProtocol`."""
@@ -225,6 +251,8 @@ class Transaction(Repositories):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._executor.end(error)
+        if error is None:
+            self._session.committed()
 
     @named_operation("transaction.execute")
     def execute(self, statements: Sequence[tuple[str, Sequence[object]]]) -> list[list[Row]]:

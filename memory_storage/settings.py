@@ -212,6 +212,9 @@ class Settings(_Section):
     (the extra `ann`), "diskann" one in the database, which binds a file to libSQL, "exact" none; "auto" is diskann for
     a server, and for a local database hnsw if it is installed, else exact.
 
+    `embedder` names what computes the vectors of what is saved and searched (see `embedders.embedder_named`). `embed`
+    says when: "in_background", collected for `embed_delay` seconds; "on_save", before the save returns; or "manually".
+
     Raises ConfigurationError, naming the setting, for a value that cannot work.
     """
 
@@ -230,6 +233,9 @@ class Settings(_Section):
     local_engine: Literal["auto", "sqlite", "libsql"] = "auto"
     vector_index: Literal["auto", "hnsw", "diskann", "exact"] = "auto"
     hnsw_max_bytes: Annotated[int, Field(ge=0)] = 1_000_000_000
+    embedder: str | None = None
+    embed: Literal["in_background", "on_save", "manually"] = "in_background"
+    embed_delay: Seconds = 0.5
     sync_url: str | None = None
     sync_interval: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     sync_mode: Literal["local_first", "write_through"] = "local_first"
@@ -334,7 +340,16 @@ class Settings(_Section):
         if self.sync_url is None:
             return None
         local = {name for name in type(self).model_fields if name.startswith("sync_")}
-        local |= {"encryption_key", "local_engine", "vector_index", "hnsw_max_bytes", "durability"}
+        local |= {
+            "embedder",
+            "embed",
+            "embed_delay",
+            "encryption_key",
+            "local_engine",
+            "vector_index",
+            "hnsw_max_bytes",
+            "durability",
+        }
         values = {name: value for name, value in dict(self).items() if name not in local}
         return Settings(**{**values, "database": self.sync_url})
 

@@ -25,8 +25,9 @@ from . import dbapi, health, migrate, models, pool
 from ._exception_mapping import map_exceptions
 from ._execution import Executor
 from ._files import MaintenanceLock
+from .background_embedding import EmbeddingQueue
 from .dbapi import redacted
-from .embedders import Embedder
+from .embedders import Embedder, embedder_named
 from .engine import guard_engine, make_directory, make_engine
 from .erasure import Eraser
 from .errors import CommitUnknownError, ConfigurationError, UnavailableError, ValidationError
@@ -36,9 +37,10 @@ from .schema.vector_tables import FILLED_DISKANN
 from .search.hnsw.index import HnswIndexes, is_installed
 from .search.vector_index import Progress, VectorIndex
 from .session import Repositories, Session, StorageContext, Transaction
-from .settings import Settings, hidden, hidden_token
+from .settings import MEMORY, Settings, hidden, hidden_token
 from .sql.statement import to_micros
 from .sql.validation import aware
+from .sql.validation import embedder as as_embedder
 
 if TYPE_CHECKING:  # sync is imported when a storage has a server
     from .sync.background import Background
@@ -97,7 +99,7 @@ class MemoryStorage(Repositories):
         engine: Engine,
         settings: Settings,
         *,
-        embedder: Embedder | None = None,
+        embedder: Embedder | str | None = None,
         now: Callable[[], datetime] = models.utc_now,
     ) -> None:
         """Use an existing engine. Most callers want `open`.
@@ -105,7 +107,7 @@ class MemoryStorage(Repositories):
         Args:
             engine: An engine of this package's dialect, whose database has the schema. The caller disposes of it.
             settings: Its settings; `database` must be the engine's.
-            embedder: As in `open`.
+            embedder: As in `open`; by default that of the settings.
             now: Returns the current time, aware; the clock of all timestamps.
         """
         _check_construction(engine, settings, now)
@@ -132,7 +134,8 @@ class MemoryStorage(Repositories):
         *,
         auth_token: str | SecretStr | Callable[[], str | SecretStr] | None = None,
         namespace: str | None = None,
-        embedder: Embedder | None = None,
+        embedder: Embedder | str | None = None,
+        embed: models.EmbeddingMode | None = None,
         sync_url: str | None = None,
         sync_interval: float | None = None,
         sync_mode: models.SyncMode | None = None,
@@ -144,7 +147,9 @@ class MemoryStorage(Repositories):
             database: A path, ":memory:", a URL, or all settings; by default the environment's.
             auth_token: The token of a server, or a callable that returns one.
             namespace: The tenant, agent or project whose rows are read and written; default: "default".
-            embedder: Computes the vectors of what is saved and searched.
+            embedder: Computes the vectors of the episodes and patterns that are saved, and of texts that are searched:
+                an Embedder, or a name like "hashing" or "openai:text-embedding-3-small" (see `embedder_named`).
+            embed: When they are embedded: "in_background" (default), "on_save", or "manually".
             sync_url: The URL of a server with which a file is kept in sync: see `sync`. It is not contacted yet.
             sync_interval: Seconds between two syncs, which a thread runs; None: the caller calls `sync`.
             sync_mode: "local_first" (default) or "write_through".
@@ -160,7 +165,7 @@ class MemoryStorage(Repositories):
                 "CONNECTION_FAILED"; `host`, `port`, `cause` and `attempts` have the details.
         """
         auth_token, database = hidden_token(auth_token), redacted(database)  # a traceback may show this frame
-        sync = {"sync_url": sync_url, "sync_interval": sync_interval, "sync_mode": sync_mode}
+        sync = {"embed": embed, "sync_url": sync_url, "sync_interval": sync_interval, "sync_mode": sync_mode}
         settings = _settings(database, auth_token, namespace, **sync)
         if not callable(now):
             raise ConfigurationError(f"now: must be a function that returns an aware moment, not {now!r}")
@@ -182,6 +187,8 @@ class MemoryStorage(Repositories):
         with map_exceptions(engine):
             pool.fill(engine, settings.pool.min_idle)
         storage._start_sync()
+        if storage._queue is not None:
+            storage._queue.search(storage.namespace)
         return storage
 
     def _start_sync(self) -> None:
@@ -213,7 +220,7 @@ class MemoryStorage(Repositories):
         if self.settings.sync_interval is not None:
             from .sync.background import Background
 
-            self._background = Background(self._replica.sync, self.settings.sync_interval)
+            self._background = Background(self.sync, self.settings.sync_interval)
 
     def _ensure_schema(self) -> None:
         """Upgrade the schema, with the retries of a call while the server cannot be reached."""
@@ -241,9 +248,10 @@ class MemoryStorage(Repositories):
             guard.retry(error, once, since=since, seconds=patience, is_retryable=is_retryable_read, on_retry=count)
             self.meter.end("open", call, perf_counter() - since)
 
-    def _make_context(self, now: Callable[[], datetime], embedder: Embedder | None) -> StorageContext:
+    def _make_context(self, now: Callable[[], datetime], embedder: Embedder | str | None) -> StorageContext:
         settings = self.settings
         now = partial(aware, now)
+        self._queue = self._make_queue(embedder or settings.embedder, now)
         breaker = CircuitBreaker(settings.circuit_breaker, now=now)
         guard = Guard(breaker, settings.retry, max_wait=settings.request_timeout)
         executor = Executor(self.engine, guard, Meter(settings.logging), settings.request_timeout)
@@ -256,8 +264,16 @@ class MemoryStorage(Repositories):
             vector_index=self.vector_index,
             memory=HnswIndexes(executor.read, index_path, settings.hnsw_max_bytes, maintenance),
             maintenance=maintenance,
-            embedder=embedder,
+            embedding_queue=self._queue,
         )
+
+    def _make_queue(self, chosen: Embedder | str | None, now: Callable[[], datetime]) -> EmbeddingQueue | None:
+        """Return what embeds the texts that are saved; None without an embedder."""
+        if chosen is None:
+            return None
+        known = embedder_named(chosen) if isinstance(chosen, str) else as_embedder("embedder", chosen)
+        mode, delay = self.settings.embed, self.settings.embed_delay
+        return EmbeddingQueue(known, mode, lambda name: self.in_namespace(name).embeddings, delay=delay, now=now)
 
     def _repair_indexes(self) -> None:
         """Create missing DiskANN indexes if searches use them; else drop those that earlier versions created empty."""
@@ -332,7 +348,7 @@ class MemoryStorage(Repositories):
             from .sync.write_through import WriteThroughTransaction
 
             server, replica = through
-            return WriteThroughTransaction(server._context, self.namespace, self._actor, replica)
+            return WriteThroughTransaction(server._context, self.namespace, self._actor, replica, self._queue)
         return Transaction(self._context, self.namespace, self._actor)
 
     def snapshot(self) -> Transaction:
@@ -402,7 +418,10 @@ class MemoryStorage(Repositories):
                 stays in the file, and is pushed by a later sync.
         """
         replica = self._replica_or_error()
-        return replica.sync(wait=wait, migrate=migrate, rejoin=rejoin, progress=progress)
+        report = replica.sync(wait=wait, migrate=migrate, rejoin=rejoin, progress=progress)
+        if self._queue is not None and report.pulled:
+            self._queue.search(self.namespace)
+        return report
 
     def sync_status(self) -> models.SyncStatus | None:
         """Return how many changes wait to be pushed, how many conflicts there are, and when the latest sync ended.
@@ -465,9 +484,15 @@ class MemoryStorage(Repositories):
             ValidationError: An argument is invalid.
         """
         found = health.check(self._context, self.settings, self, deep=deep, timeout=timeout)
+        if self._queue is not None:
+            found = health.with_embedding(found, self._queue.status())
         if self._replica is None or found.status == "unhealthy":
             return found
         return replace(found, sync=self._replica.status())
+
+    def embedding_status(self) -> models.EmbeddingStatus | None:
+        """Return what has to be embedded, and how the embedder does; None if the storage was opened without one."""
+        return None if self._queue is None else self._queue.status()
 
     @property
     def local_engine(self) -> str | None:
@@ -545,8 +570,10 @@ class MemoryStorage(Repositories):
     def close(self) -> None:
         """Close the connections that `open` has opened, for all namespaces; later calls raise UnavailableError.
 
-        An in-memory database is lost with them.
+        What is not embedded yet is embedded first, for at most 10 seconds. An in-memory database is lost.
         """
+        if self._owns_memory and self._queue is not None:
+            self._queue.close(embeds=self._owns_engine and self.settings.database != MEMORY)
         if self._owns_memory and self._context.memory:
             self._context.memory.close()
         if self._owns_engine and self._background is not None:

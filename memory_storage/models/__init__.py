@@ -23,7 +23,16 @@ from .analytics import (
     ToolUse,
     Trend,
 )
-from .embedding import Embedding, EmbeddingModel, IndexHealth, IndexPreset, IndexSource, OwnerType
+from .embedding import (
+    Embedding,
+    EmbeddingMode,
+    EmbeddingModel,
+    EmbeddingStatus,
+    IndexHealth,
+    IndexPreset,
+    IndexSource,
+    OwnerType,
+)
 from .episode import (
     Abstained,
     Complexity,
@@ -104,7 +113,9 @@ __all__ = [
     "DomainNode",
     "Effectiveness",
     "Embedding",
+    "EmbeddingMode",
     "EmbeddingModel",
+    "EmbeddingStatus",
     "Episode",
     "EpisodeFilter",
     "EpisodeFilters",

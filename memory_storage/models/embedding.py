@@ -17,6 +17,7 @@ from .model import Finite, Model, Timestamp
 OwnerType = Literal["episode", "step", "pattern"]
 IndexPreset = Literal["compact", "balanced", "accurate"]
 IndexSource = Literal["hnsw", "diskann", "exact"]
+EmbeddingMode = Literal["in_background", "on_save", "manually"]
 
 EXACT_SCAN_MAX = 2_000
 """Up to this number, vectors are compared one by one: an index would be slower."""
@@ -55,6 +56,33 @@ class Embedding(Model):
     def dimension(self) -> int:
         """The numbers in the vector."""
         return len(self.vector)
+
+
+@dataclass(frozen=True)
+class EmbeddingStatus:
+    """What a storage with an embedder has to embed, and how the embedder does.
+
+    Attributes:
+        model: the name under which the vectors are stored.
+        mode: "in_background", "on_save" or "manually".
+        pending: owners that were saved by this process and are not embedded yet.
+        refused: owners that the embedder has refused, while it took others: `embeddings.flush()` tries them again.
+        is_searching: whether a namespace has still to be searched for owners without vectors.
+        embedded: vectors stored since the storage was opened.
+        last_embedded_at: when the latest vectors were stored.
+        last_error: the class and message of the error since then; None if there was none.
+        last_error_at: when it occurred.
+    """
+
+    model: str
+    mode: EmbeddingMode
+    pending: int = 0
+    refused: int = 0
+    is_searching: bool = False
+    embedded: int = 0
+    last_embedded_at: datetime | None = None
+    last_error: str | None = None
+    last_error_at: datetime | None = None
 
 
 @renamed_attributes(is_worn="is_fragmented")

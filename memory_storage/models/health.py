@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from .embedding import EmbeddingStatus
 from .sync import SyncStatus
 
 CircuitState = Literal["closed", "open", "half_open"]
@@ -154,6 +155,7 @@ class Health:
         checks: the results of a deep check; without one, at most that the engine cannot change a DiskANN index.
         rows: rows of the namespace by table; None without a deep check.
         sync: how far a file is from its server; None without `sync_url`.
+        embedding: what has to be embedded, and how the embedder does; None without an embedder.
     """
 
     status: HealthStatus
@@ -170,6 +172,7 @@ class Health:
     checks: tuple[HealthCheck, ...] = ()
     rows: dict[str, int] | None = None
     sync: SyncStatus | None = None
+    embedding: EmbeddingStatus | None = None
 
     @property
     def is_healthy(self) -> bool:

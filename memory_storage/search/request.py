@@ -17,12 +17,13 @@ from itertools import accumulate, pairwise
 from typing import Any, get_args
 
 from memory_storage.embedders import Embedder
-from memory_storage.errors import ValidationError
+from memory_storage.errors import ConfigurationError, ValidationError
 from memory_storage.models import EpisodeFilter, PatternFilter, SearchMode
 from memory_storage.sql.fulltext import any_word
 from memory_storage.sql.validation import check_k, choice, flag, instance
 from memory_storage.sql.validation import embedder as as_embedder
 
+from .session import SearchSession
 from .vectors import as_model_name, packed
 
 _VERSION = 2
@@ -104,15 +105,51 @@ class SearchRequest:
 
 
 def embed_query(
-    text: Any, vector: Any, model: str | None, embedder: Embedder | None
+    session: SearchSession,
+    text: Any,
+    vector: Any,
+    model: str | None,
+    embedder: Embedder | None,
+    weights: Weights | None,
 ) -> tuple[str, Sequence[float] | None, str | None]:
-    """Return the text, vector and model of a search; the vector is the embedder's where only that is passed."""
+    """Return the text, vector and model of a search by words; the vector is the embedder's where none is passed.
+
+    If the storage's own embedder fails, which is logged and seen in the health, words alone decide.
+    """
     if not isinstance(text, str):
         raise ValidationError("text", "a string", text)
-    if embedder is None or vector is not None:
+    if vector is not None:
         return text, vector, model
-    known = as_embedder("embedder", embedder)
-    return text, known.embed_query(text), model or known.model
+    if embedder is not None:
+        known = as_embedder("embedder", embedder)
+        return text, known.embed_query(text), model or known.model
+    queue = session.embedding_queue
+    if queue is None or (weights is not None and not weights.vector) or model not in (None, queue.embedder.model):
+        return text, None, model
+    try:
+        return text, queue.embedder.embed_query(text), queue.embedder.model
+    except Exception as error:  # noqa: BLE001 - an embedder may raise anything; it is noted
+        queue.query_failed(error)
+        return text, None, None
+
+
+def embed_text(session: SearchSession, vector: Any, model: str | None) -> tuple[Any, str | None]:
+    """Return the vector and model of a search by vector, for which a text may be passed.
+
+    Raises:
+        ConfigurationError: A text is passed, and the storage has no embedder.
+        ValidationError: A text is passed with the name of another model than the embedder's.
+    """
+    if not isinstance(vector, str):
+        return vector, model
+    queue = session.embedding_queue
+    if queue is None:
+        raise ConfigurationError(
+            "vector: a text needs an embedder: open the storage with embedder=..., or pass a vector"
+        )
+    if model not in (None, queue.embedder.model):
+        raise ValidationError("model", f"must be that of the embedder, {queue.embedder.model!r}, or omitted", model)
+    return queue.embedder.embed_query(vector), queue.embedder.model
 
 
 @dataclass(frozen=True, slots=True)

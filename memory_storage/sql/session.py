@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, ClassVar, Protocol, TypeVar
+from uuid import UUID
 
 from memory_storage.dbapi import BatchStep, RowCountError, Unpicklable
 from memory_storage.errors import UnavailableError, ValidationError
+from memory_storage.models import OwnerType
 from memory_storage.monitoring import Meter, Operation
 from memory_storage.settings import Limits
 
@@ -47,6 +49,10 @@ class SessionProtocol(Protocol):
     @property
     def opening(self) -> bytes | None:
         """The identity under which a replica counts the use of patterns; None if it is none."""
+        ...
+
+    def saved(self, owner_type: OwnerType, ids: Sequence[UUID]) -> None:
+        """Note that owners were saved: if the storage has an embedder, they are embedded after the transaction."""
         ...
 
     @property

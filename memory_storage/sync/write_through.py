@@ -19,6 +19,7 @@ from memory_storage.errors import MemoryStorageError
 from memory_storage.models import Embedding, IndexPreset, OwnerType
 from memory_storage.repositories import EmbeddingRepository
 from memory_storage.repositories.embeddings.repository import Item
+from memory_storage.search.session import EmbeddingQueueProtocol
 from memory_storage.search.vector_index import Progress
 from memory_storage.session import Session, StorageContext, Transaction
 from memory_storage.sql.session import Row
@@ -51,9 +52,17 @@ class WriteThroughSession(Session):
 class WriteThroughTransaction(Transaction):
     """A transaction at the server; what it has written is pulled when it is committed."""
 
-    def __init__(self, context: StorageContext, namespace: str, actor: str, replica: Replica) -> None:
+    def __init__(
+        self,
+        context: StorageContext,
+        namespace: str,
+        actor: str,
+        replica: Replica,
+        embedding_queue: EmbeddingQueueProtocol | None,
+    ) -> None:
         super().__init__(context, namespace, actor)
         self._replica = replica
+        self._session.embedding_queue = embedding_queue
 
     def __enter__(self) -> Self:
         self._replica.join()

@@ -34,6 +34,7 @@ _CHANGED = "(m.text_digest IS NOT NULL AND m.text_version IS NOT {version})"
 _MISSING_OR_CHANGED = f"(m.seq IS NULL OR {_CHANGED})"
 _MISSING_BESIDE_OLD = f"""{_MISSING_OR_CHANGED} AND EXISTS (SELECT 1 FROM embeddings AS old
     WHERE old.namespace = o.namespace AND old.owner_type = '{{owner}}' AND old.owner_id = o.id AND old.model = :old)"""
+_AMONG = "o.id IN (SELECT value FROM json_each(:ids))"
 _TEXT_UNKNOWN = "m.seq IS NOT NULL AND (m.text_digest IS NULL OR m.text_version IS NOT {version})"
 _BYTES = {
     "episode": "octet_length(o.document)",
@@ -73,6 +74,7 @@ def _pages(condition: str) -> dict[str, SqlTemplate]:
 
 _PAGES = {
     "new": _pages(_MISSING_OR_CHANGED),
+    "new_among": _pages(f"{_AMONG} AND {_MISSING_OR_CHANGED}"),
     "beside_old": _pages(_MISSING_BESIDE_OLD),
     "unknown": _pages(_TEXT_UNKNOWN),
 }
@@ -85,17 +87,23 @@ def owners_to_embed(
     text_of: Callable[[Owner], str],
     *,
     old: str | None,
+    ids: Sequence[str] | None = None,
     size: int,
 ) -> Iterator[list[tuple[BackfillItem, str]]]:
     """Yield pages of the owners that have no vector of `model`, or may have changed since they were embedded.
 
     Owners are ordered by id. A page has at most `size` texts of 4 MB in total, or one larger text; owners are read 4 MB
     at a time. With `old`, only owners with a vector of that model are returned; if `old` is `model` itself, also those
-    whose embedded text is unknown. A version is read before its text, so the text may be newer than its version, and
-    never older.
+    whose embedded text is unknown. With `ids`, only owners that have one of these. A version is read before its text,
+    so the text may be newer than its version, and never older.
     """
-    pages = _PAGES["new" if old is None else "unknown" if old == model else "beside_old"][owner_type]
+    which = "unknown" if old == model else "beside_old"
+    if old is None:
+        which = "new" if ids is None else "new_among"
+    pages = _PAGES[which][owner_type]
     values, after = {"namespace": session.namespace, "model": model, "old": old, "limit": size}, ""
+    if ids is not None:
+        values["ids"] = ids_as_json(ids)
     while rows := session.read(pages.bind(after=after, **values)):
         after = rows[-1][0]
         parts = chunked(rows, lambda row: int(row[3]), most_bytes=PAGE_BYTES)

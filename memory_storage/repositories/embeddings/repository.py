@@ -11,7 +11,7 @@ from uuid import UUID
 
 from memory_storage.dbapi import BatchStep, RowCountError, chunked
 from memory_storage.embedders import Embedder, text_of
-from memory_storage.errors import NotFoundError, SchemaError, UnavailableError, ValidationError
+from memory_storage.errors import ConfigurationError, NotFoundError, SchemaError, UnavailableError, ValidationError
 from memory_storage.models import Embedding, IndexPreset, OwnerType
 from memory_storage.monitoring import operation
 from memory_storage.schema import unpack_vector
@@ -135,6 +135,7 @@ class EmbeddingRepository(Repository):
         embedder: Embedder,
         *,
         owner_type: OwnerType = "episode",
+        owner_ids: Iterable[UUID | str] | None = None,
         text_of: Callable[[Any], str] = text_of,
         batch_size: int = 256,
         preset: IndexPreset = "balanced",
@@ -150,6 +151,7 @@ class EmbeddingRepository(Repository):
         Args:
             embedder: What makes the vectors, and the name of their model.
             owner_type: What to embed: "episode", "step" or "pattern".
+            owner_ids: Embed only those of them that need it; default: all.
             text_of: Returns the text of an owner. A different function alone embeds nothing again: see `reembed`.
             batch_size: The number of texts in a page, from 1 to 1,000.
             preset: The preset of the index, if these are the first vectors of their model and dimension.
@@ -162,7 +164,27 @@ class EmbeddingRepository(Repository):
             ValidationError: a vector has another dimension than this namespace's vectors by the model, or cannot be
                 stored; or the embedder returned more or fewer vectors than texts.
         """
-        return self._embed(_owner_type(owner_type), embedder, None, text_of, batch_size, preset, progress)
+        ids = None if owner_ids is None else [as_id(one, "owner_ids") for one in to_list(owner_ids, "owner_ids")]
+        return self._embed(_owner_type(owner_type), embedder, None, text_of, batch_size, preset, progress, ids)
+
+    @operation
+    def flush(self) -> int:
+        """Embed all episodes and patterns that have no vector of the storage's embedder, or have changed since, now.
+
+        Returns:
+            The number of vectors that were stored.
+
+        Raises:
+            ConfigurationError: The storage was opened without an embedder.
+            ValidationError: It is called in a transaction: what that has saved is embedded after it.
+            Exception: What the embedder raises. What is not embedded yet will be later.
+        """
+        queue = self._session.embedding_queue
+        if queue is None:
+            raise ConfigurationError("embedder: this storage has none; open it with MemoryStorage.open(..., embedder=)")
+        if self._session.is_transaction:
+            raise ValidationError("flush", "must be called outside of a transaction", "in a transaction")
+        return queue.flush(self._session.namespace)
 
     @operation
     def reembed(
@@ -208,6 +230,7 @@ class EmbeddingRepository(Repository):
         batch_size: int,
         preset: IndexPreset,
         progress: Progress | None,
+        ids: Sequence[str] | None = None,
     ) -> int:
         if type(batch_size) is not int or not 1 <= batch_size <= _MAX_BATCH_SIZE:
             raise ValidationError("batch_size", f"a whole number from 1 to {_MAX_BATCH_SIZE:,}", batch_size)
@@ -220,7 +243,8 @@ class EmbeddingRepository(Repository):
         def checked_text_of(owner: Any) -> str:
             return _text(text_of(owner))
 
-        for page in owners_to_embed(self._session, owner_type, model, checked_text_of, old=old, size=batch_size):
+        pages = owners_to_embed(self._session, owner_type, model, checked_text_of, old=old, ids=ids, size=batch_size)
+        for page in pages:
             pending = self._changed(owner_type, model, page)
             if not pending:
                 continue

@@ -42,7 +42,7 @@ from memory_storage.repositories.retention.tombstones import (
 )
 from memory_storage.repositories.steps import sql as steps_sql
 from memory_storage.search.planner import find_hits
-from memory_storage.search.request import SearchRequest, Weights, embed_query
+from memory_storage.search.request import SearchRequest, Weights, embed_query, embed_text
 from memory_storage.search.session import SearchSession
 from memory_storage.search.statement import EPISODES
 from memory_storage.sql.documents import OnCorrupt, encode
@@ -154,6 +154,7 @@ class EpisodeRepository(Repository):
         saved = retry_on_row_conflict(
             self._save, encoded, lambda _, error: self._remaining_to_save(encoded, error), "changing these episodes"
         )
+        self._session.saved("episode", [one.episode.id for one in encoded])
         # An episode that is stored already as it was given is not written again, and only read.
         by_id = {episode.id: episode for episode in saved}
         return [by_id.get(one.episode.id) or self.get(one.episode.id) for one in encoded]
@@ -176,9 +177,11 @@ class EpisodeRepository(Repository):
         """
         encoded = self._encode_all(episodes)
         write = partial(self._import, restore=flag("restore_forgotten", restore_forgotten))
-        return retry_on_row_conflict(
+        imported = retry_on_row_conflict(
             write, encoded, lambda _, error: self._remaining_to_import(encoded, error), "importing these episodes"
         )
+        self._session.saved("episode", [one.episode.id for one in encoded])
+        return imported
 
     @operation
     def erased_among(self, episode_ids: Iterable[UUID | str]) -> set[UUID]:
@@ -274,7 +277,10 @@ class EpisodeRepository(Repository):
         if completed_at is None:
             values["completed_json"] = None
         try:
-            return self._update(episode_id, sql.COMPLETE, sql.CHECK_SIZE.bind(0, most=most, **key), changed=1, **values)
+            check = sql.CHECK_SIZE.bind(0, most=most, **key)
+            completed = self._update(episode_id, sql.COMPLETE, check, changed=1, **values)
+            self._session.saved("episode", [completed.id])
+            return completed
         except NotFoundError:  # the statement changes no row, either, if the end is before the stored start
             if completed_at is not None and (stored := self.find(episode_id, steps=False)):
                 raise _end_before_start_error("completed_at", stored.started_at, end) from None
@@ -548,7 +554,7 @@ class EpisodeRepository(Repository):
     @operation
     def similar_to(
         self,
-        vector: Sequence[float],
+        vector: Sequence[float] | str,
         *,
         model: str | None = None,
         k: int = 10,
@@ -568,8 +574,8 @@ class EpisodeRepository(Repository):
         information.
 
         Args:
-            vector: The query vector.
-            model: The embedding model of the vector. May be omitted if the namespace has one model only.
+            vector: The query vector; or a text, which the storage's embedder embeds.
+            model: The embedding model of the vector. May be omitted for a text, or if the namespace has one model only.
             k: The number of hits, from 1 to 1,000.
             min_similarity: The lowest cosine similarity of a hit, from -1 to 1.
             mode: "auto" decides between the index and an exact scan; "exact" compares all vectors that pass the
@@ -588,6 +594,7 @@ class EpisodeRepository(Repository):
             ValidationError: The vector, `k`, a filter or the cursor is invalid; or the vector has another dimension
                 than this namespace's vectors of the model.
         """
+        vector, model = embed_text(self._session, vector, model)
         return self._hits(
             SearchRequest(
                 EpisodeFilter(**filters), k, None, vector, model, mode, min_similarity, cursor, None, explain
@@ -625,7 +632,8 @@ class EpisodeRepository(Repository):
             text: The words to find; any of them may match. Any string is safe.
             vector: A query vector, for a hybrid search.
             model: The embedding model of the vector. May be omitted if the namespace has one model only.
-            embedder: Makes the vector of `text`, instead of `vector` and `model`.
+            embedder: Makes the vector of `text`, instead of `vector` and `model`; by default that of the storage.
+                Without one, or with `Weights(vector=0)`, words alone decide.
             k: The number of hits, from 1 to 1,000.
             weights: The weights of text, vector, recency and reward.
             min_similarity: The lowest cosine similarity of a hit by vector, from -1 to 1.
@@ -645,7 +653,7 @@ class EpisodeRepository(Repository):
             ValidationError: An argument, a filter or the cursor is invalid; or the vector has another dimension than
                 this namespace's vectors of the model.
         """
-        text, vector, model = embed_query(text, vector, model, embedder)
+        text, vector, model = embed_query(self._session, text, vector, model, embedder, weights)
         return self._hits(
             SearchRequest(
                 EpisodeFilter(**filters),

@@ -37,7 +37,7 @@ from memory_storage.repositories.retention.tombstones import (
 )
 from memory_storage.schema.words import with_words, words_of_pattern
 from memory_storage.search.planner import find_hits
-from memory_storage.search.request import SearchRequest, Weights, embed_query
+from memory_storage.search.request import SearchRequest, Weights, embed_query, embed_text
 from memory_storage.search.session import SearchSession
 from memory_storage.search.statement import PATTERNS
 from memory_storage.sql.documents import REWARD_DELTAS, SUCCESS_RATES, OnCorrupt, chunk_documents, encode
@@ -116,6 +116,7 @@ class PatternRepository(Repository):
         saved = retry_on_row_conflict(
             self._save, encoded, lambda _, error: self._remaining_to_save(encoded, error), "changing these patterns"
         )
+        self._session.saved("pattern", [pattern.id for _, pattern in encoded])
         by_id = {pattern.id: pattern for pattern in saved}
         return [by_id.get(pattern.id) or self.get(pattern.id) for _, pattern in encoded]  # type: ignore[misc]
 
@@ -137,9 +138,11 @@ class PatternRepository(Repository):
         """
         encoded = self._encode_all(patterns)
         write = partial(self._import, restore=flag("restore_forgotten", restore_forgotten))
-        return retry_on_row_conflict(
+        imported = retry_on_row_conflict(
             write, encoded, lambda _, error: self._remaining_to_import(encoded, error), "importing these patterns"
         )
+        self._session.saved("pattern", [pattern.id for _, pattern in encoded])
+        return imported
 
     @operation
     def erased_among(self, pattern_ids: Iterable[UUID | str]) -> set[UUID]:
@@ -226,6 +229,7 @@ class PatternRepository(Repository):
             raise ValidationError("other_id", f"must be a {kinds[0]} too", kinds[1]) from None
         if not rows:  # as in `_save`
             raise NotFoundError("pattern", key)
+        self._session.saved("pattern", [UUID(key)])
         return pattern_from_row(rows[0])
 
     @renamed_arguments(least_episodes="min_episodes", most="max_patterns", reward_at_least="success_reward")
@@ -390,7 +394,7 @@ class PatternRepository(Repository):
     @operation
     def similar_to(
         self,
-        vector: Sequence[float],
+        vector: Sequence[float] | str,
         *,
         model: str | None = None,
         k: int = 10,
@@ -405,8 +409,8 @@ class PatternRepository(Repository):
         `EpisodeRepository.similar_to`.
 
         Args:
-            vector: The query vector.
-            model: The embedding model of the vector. May be omitted if the namespace has one model only.
+            vector: The query vector; or a text, which the storage's embedder embeds.
+            model: The embedding model of the vector. May be omitted for a text, or if the namespace has one model only.
             k: The number of hits, from 1 to 1,000.
             min_similarity: The lowest cosine similarity of a hit, from -1 to 1.
             mode: "auto" decides between the index and an exact scan; "exact" compares all vectors that pass the
@@ -427,6 +431,7 @@ class PatternRepository(Repository):
         request = SearchRequest(
             PatternFilter(**filters), k, None, vector, model, mode, min_similarity, cursor, None, explain
         )
+        vector, model = embed_text(self._session, vector, model)
         return self._hits(request, on_corrupt)
 
     @operation
@@ -454,7 +459,8 @@ class PatternRepository(Repository):
             text: The words to find; any of them may match. Any string is safe.
             vector: A query vector, for a hybrid search.
             model: The embedding model of the vector. May be omitted if the namespace has one model only.
-            embedder: Makes the vector of `text`, instead of `vector` and `model`.
+            embedder: Makes the vector of `text`, instead of `vector` and `model`; by default that of the storage.
+                Without one, or with `Weights(vector=0)`, words alone decide.
             k: The number of hits, from 1 to 1,000.
             weights: The weights of text, vector, recency and reward.
             min_similarity: The lowest cosine similarity of a hit by vector, from -1 to 1.
@@ -473,7 +479,7 @@ class PatternRepository(Repository):
             ValidationError: An argument, a filter or the cursor is invalid; or the vector has another dimension than
                 this namespace's vectors of the model.
         """
-        text, vector, model = embed_query(text, vector, model, embedder)
+        text, vector, model = embed_query(self._session, text, vector, model, embedder, weights)
         request = SearchRequest(
             PatternFilter(**filters),
             k,
@@ -569,6 +575,7 @@ class PatternRepository(Repository):
                 raise
             raise self._mined_limit_error(mined) from error
         stored = {row[0]: pattern_from_row(row) for row in rows}
+        self._session.saved("pattern", [pattern.id for pattern in mined])
         return [stored[str(pattern.id)] for pattern in mined if str(pattern.id) in stored]
 
     def _mined_limit_error(self, mined: Sequence[AnyPattern]) -> ValidationError:
