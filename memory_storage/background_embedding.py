@@ -63,6 +63,7 @@ class EmbeddingQueue(Unpicklable):
         self._whole: dict[_Kind, None] = {}  # kinds of which the whole namespace is searched for missing vectors
         self._refused: dict[_Kind, dict[str, None]] = {}
         self._searched: set[str] = set()
+        self._in_work = 0  # of the owners that are being embedded now
         self._embedded, self._failures = 0, 0
         self._last_embedded_at: datetime | None = None
         self._error: tuple[str, datetime] | None = None
@@ -127,7 +128,7 @@ class EmbeddingQueue(Unpicklable):
             return EmbeddingStatus(
                 model=self.embedder.model,
                 mode=self.mode,
-                pending=sum(map(len, self._pending.values())),
+                pending=sum(map(len, self._pending.values())) + self._in_work,
                 refused=sum(map(len, self._refused.values())),
                 is_searching=bool(self._whole) and self.mode != "manually",
                 embedded=self._embedded,
@@ -150,9 +151,10 @@ class EmbeddingQueue(Unpicklable):
     def _embed_last(self) -> None:
         end = time.monotonic() + _CLOSING_SECONDS
         try:
-            while (batch := self._next_batch()) and time.monotonic() < end:
+            while time.monotonic() < end and (batch := self._next_batch()):
                 with self._working:
                     self._embed(*batch)
+                    self._in_work = 0
         except Exception as error:  # noqa: BLE001 - it is logged; closing must not fail
             self._note(error)
         if pending := self.status().pending:
@@ -183,6 +185,7 @@ class EmbeddingQueue(Unpicklable):
                     ids = list(pending)[:_BATCH]
                     for one in ids:
                         del pending[one]
+                    self._in_work = len(ids)
                     return kind, ids
         return None
 
@@ -224,6 +227,8 @@ class EmbeddingQueue(Unpicklable):
                 self._embed(*batch)
             except Exception as error:  # noqa: BLE001 - as in `_run`
                 self._failed(error, *batch)
+            finally:
+                self._in_work = 0
             return True
         with self._lock:
             kind = next(iter(self._whole), None)

@@ -134,3 +134,43 @@ def test_the_text_to_embed_has_the_task_and_its_outcome():
 def test_a_size_that_cannot_be_is_refused(kind, field, size):
     with raises(ms.ValidationError, field=field):
         kind(size)
+
+
+def test_a_cache_embeds_a_text_once():
+    seen = []
+    inner = ms.FunctionEmbedder(lambda texts: seen.extend(texts) or lengths(texts), model="m")
+    embedder = ms.CachedEmbedder(inner, size=3)
+    assert embedder.model == "m"
+    assert [list(one) for one in embedder.embed(["a", "bb", "a"])] == [[1.0, 1.0], [2.0, 1.0], [1.0, 1.0]]
+    embedder.embed(["bb", "a"])
+    assert seen == ["a", "bb"]
+    embedder.embed(["c", "d"])  # drops the one that was not used for the longest time
+    embedder.embed(["a", "bb"])
+    assert seen == ["a", "bb", "c", "d", "bb"]
+    embedder.embed_query("bb")
+    embedder.embed_query("bb")
+    assert seen[-1] == "bb"
+    assert len(seen) == 6
+    assert isinstance(embedder, ms.Embedder)
+
+
+@pytest.mark.parametrize(("wrong", "field"), [((len,), "embedder"), ((ms.HashingEmbedder(), 0), "size")])
+def test_a_cache_refuses_what_cannot_work(wrong, field):
+    embedder, *size = wrong
+    with raises(ms.ValidationError, field=field):
+        ms.CachedEmbedder(embedder, **({"size": size[0]} if size else {}))
+
+
+def test_wordllama_compares_meaning_without_a_download():
+    embedder = ms.WordLlamaEmbedder()
+    document, near, far = embedder.embed(["My flight was cancelled", "the plane trip is called off", "a pie recipe"])
+    assert len(document) == 256
+    assert math.isclose(math.hypot(*document), 1, rel_tol=1e-5)
+    dot = [sum(a * b for a, b in zip(document, other, strict=True)) for other in (near, far)]
+    assert dot[0] > 2 * max(dot[1], 0.05)
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wordllama", None)
+    with raises(ms.ConfigurationError, match=r"pip install 'memory-storage\[wordllama\]'"):
+        ms.WordLlamaEmbedder()

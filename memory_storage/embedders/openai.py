@@ -114,7 +114,7 @@ class OpenAIEmbedder:
         else:
             if status == 200:
                 return _vectors(data, len(texts))
-            problem = self._refusal(status, data, len(texts))
+            problem, data = self._refusal(status, data, len(texts)), b""  # a server may repeat the key
         raise problem  # not in the block above: the frames of the HTTP library hold the key
 
     def _post(self, body: bytes) -> tuple[int, bytes]:

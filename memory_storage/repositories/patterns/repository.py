@@ -428,10 +428,10 @@ class PatternRepository(Repository):
             ValidationError: The vector, `k`, a filter or the cursor is invalid; or the vector has another dimension
                 than this namespace's vectors of the model.
         """
+        vector, model = embed_text(self._session, vector, model)
         request = SearchRequest(
             PatternFilter(**filters), k, None, vector, model, mode, min_similarity, cursor, None, explain
         )
-        vector, model = embed_text(self._session, vector, model)
         return self._hits(request, on_corrupt)
 
     @operation
