@@ -213,7 +213,7 @@ class EmbeddingQueue(Unpicklable):
             seconds = min(_LONGEST_WAIT, max(self._delay, 0.1) * 2**self._failures) if self._failures else 0.0
 
     def _ends(self) -> bool:
-        """Give the thread up, unless something came meanwhile."""
+        """Give the thread up, unless an owner was added."""
         with self._lock:
             if any(self._pending.values()) or self._whole:
                 return False

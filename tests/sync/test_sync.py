@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
@@ -295,6 +296,26 @@ def test_write_through_shows_nothing_that_the_server_refused(replica: Open, make
     a.embeddings.put("episode", episode.id, [1.0, 2.0], model="m")
     a.forget(episode=episode.id)
     assert a.episodes.count() == 0
+
+
+@pytest.mark.parametrize("sync_mode", ["local_first", "write_through"])
+def test_what_is_saved_and_pulled_is_embedded(replica: Open, make_episode: MakeEpisode, sync_mode: str) -> None:
+    a, b = replica("a"), replica("b", sync_mode=sync_mode, embedder="hashing", embed_delay=0.01)
+    a.episodes.save(make_episode(task_description="made at a"))
+    a.sync()
+    assert b.sync().pulled
+    b.episodes.save(make_episode(task_description="made at b"))
+    with b.transaction() as tx:
+        tx.episodes.save(make_episode(task_description="made in a transaction"))
+    for _ in range(500):
+        if b.embeddings.count() == 3:
+            break
+        time.sleep(0.02)
+    assert b.episodes.similar_to("made at a", k=1)[0].item.task_description == "made at a"
+    assert b.embeddings.count() == 3
+    b.sync()
+    a.sync()
+    assert a.embeddings.count() == 3
 
 
 def test_only_the_namespaces_that_are_asked_for_are_pulled(replica: Open, make_episode: MakeEpisode) -> None:
