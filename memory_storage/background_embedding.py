@@ -210,7 +210,15 @@ class EmbeddingQueue(Unpicklable):
                 found_work = True
             if not found_work and self._ends():
                 return
-            seconds = min(_LONGEST_WAIT, max(self._delay, 0.1) * 2**self._failures) if self._failures else 0.0
+            seconds = self._pause()
+
+    def _pause(self) -> float:
+        """Return the seconds before the next batch: none if it is full already, and longer after failures."""
+        if self._failures:
+            return min(_LONGEST_WAIT, max(self._delay, 0.1) * 2**self._failures)
+        with self._lock:
+            is_full = self._whole or any(len(pending) >= _BATCH for pending in self._pending.values())
+        return 0.0 if is_full else self._delay
 
     def _ends(self) -> bool:
         """Give the thread up, unless an owner was added."""
