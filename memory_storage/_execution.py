@@ -90,6 +90,12 @@ class Executor(dbapi.Unpicklable):
         except UnavailableError as error:
             return self._retry(batch, error)
 
+    def read_all(self, steps: Sequence[dbapi.BatchStep]) -> list[Sequence[Row]]:
+        """Return the rows of each SELECT. See `SessionProtocol.read_all`."""
+        if self.is_remote:
+            return self.exchange(steps, reads_only=True)
+        return [self.read(step) for step in steps]  # a file: there is no round trip to save
+
     def write(
         self, steps: Sequence[dbapi.BatchStep], *, again: dbapi.BatchStep | None = None, changed: int = 0
     ) -> Sequence[Row]:
@@ -304,6 +310,10 @@ class TransactionExecutor(dbapi.Unpicklable):
     def read(self, step: dbapi.BatchStep, *, shrinks: bool = False) -> Sequence[Row]:
         """Return the rows of one SELECT. It is not retried: the transaction may be lost."""
         return self._run(dbapi.Batch(read_steps(step, shrinks=shrinks and not self._is_remote), reads_only=True))[0]
+
+    def read_all(self, steps: Sequence[dbapi.BatchStep]) -> list[Sequence[Row]]:
+        """Return the rows of each SELECT."""
+        return [self.read(step) for step in steps]
 
     def write(
         self,

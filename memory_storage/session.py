@@ -26,6 +26,7 @@ from .repositories import (
     EmbeddingRepository,
     EpisodeRepository,
     PatternRepository,
+    RecentRecalls,
     RetentionRepository,
     SpatiotemporalRepository,
     StepRepository,
@@ -54,6 +55,7 @@ class StorageContext:
     spaces: KnownSpaces = field(default_factory=KnownSpaces)
     maintenance: MaintenanceLock = field(default_factory=partial(MaintenanceLock, None))
     embedding_queue: EmbeddingQueueProtocol | None = None
+    recalls: RecentRecalls = field(default_factory=RecentRecalls)
 
     @property
     def engine(self) -> Engine:
@@ -77,6 +79,7 @@ class _SessionExecutor(Protocol):
     @property
     def is_transaction(self) -> bool: ...
     def read(self, step: dbapi.BatchStep, *, shrinks: bool = False) -> Sequence[Row]: ...
+    def read_all(self, steps: Sequence[dbapi.BatchStep]) -> list[Sequence[Row]]: ...
     def write(
         self, steps: Sequence[dbapi.BatchStep], *, again: dbapi.BatchStep | None = None, changed: int = 0
     ) -> Sequence[Row]: ...
@@ -103,7 +106,7 @@ class Session(dbapi.Unpicklable):
         self.namespace, self.actor = namespace, actor
         self.limits, self.now, self.meter = context.limits, context.now, context.meter
         self.vector_index, self.memory, self.spaces = context.vector_index, context.memory, context.spaces
-        self.embedding_queue = context.embedding_queue
+        self.embedding_queue, self.recalls = context.embedding_queue, context.recalls
         self._saved: list[tuple[OwnerType, list[str]]] = []  # in a transaction: what was saved
         # What a replica stores, its server has to take.
         travels = context.executor.is_remote or context.executor.opening is not None
@@ -113,7 +116,8 @@ class Session(dbapi.Unpicklable):
         self.opening = context.executor.opening
         self.started_at_monotonic: float | None = None  # set when a transaction begins
         # The executor's own methods: a call does not pass through this class.
-        self.read, self.write, self.probe = executor.read, executor.write, executor.probe
+        self.read, self.read_all = executor.read, executor.read_all
+        self.write, self.probe = executor.write, executor.probe
 
     def indexing(self) -> AbstractContextManager[bool]:
         """See `SessionProtocol`."""

@@ -19,7 +19,7 @@ from uuid import UUID
 
 from pydantic import SecretStr
 from sqlalchemy import Engine, event
-from typing_extensions import Self
+from typing_extensions import Self, Unpack
 
 from . import dbapi, health, migrate, models, pool
 from ._exception_mapping import map_exceptions
@@ -380,6 +380,60 @@ class MemoryStorage(Repositories):
 
         again = partial(self._context.meter.record_retry, "transaction")
         return self._context.guard.run(once, is_retryable=was_not_committed, on_retry=again)
+
+    def recall(
+        self,
+        task: str,
+        *,
+        k: int = 5,
+        budget_tokens: int = 2_000,
+        count_tokens: Callable[[str], int] | None = None,
+        weights: models.RecallWeights | None = None,
+        diversity: float = 0.3,
+        failures: int | None = None,
+        patterns: int | None = None,
+        **filters: Unpack[models.RecallFilters],
+    ) -> models.Recall:
+        """Return what to know before a task: similar successes with their steps, failures to avoid, and patterns.
+
+        Episodes and patterns are searched by the words of the task and, if the storage has an embedder, by its vector.
+        An empty memory gives an empty recall. Two round trips on a server.
+
+        Args:
+            task: What is to be done; its first 2,000 characters are searched by words.
+            k: The greatest number of successes, from 1 to 1,000.
+            budget_tokens: The greatest number of tokens of `str(recall)`. Outputs are shortened first, then steps are
+                left out, then records.
+            count_tokens: Counts the tokens of a text, like `lambda text: len(encoding.encode(text))`; by default an
+                estimate that is rather too high.
+            weights: The weights of similarity, reward and recency.
+            diversity: From 0, the best records, to 1, the least similar to each other.
+            failures: The greatest number of failures; default: half of `k`.
+            patterns: The greatest number of patterns; default: half of `k`.
+            **filters: The filters of `episodes.query`, without `outcome`, `completed` and `text`. Patterns have to be
+                of the same domain, language and framework, or of none.
+
+        Returns:
+            The recall: `str(recall)` is Markdown, "" if there is nothing. Pass it to `episodes.complete` as `recalled`.
+
+        Raises:
+            ValidationError: An argument or a filter is invalid, or the embedder's vectors have another dimension than
+                the stored ones.
+        """
+        from .recall import RecallRequest, estimate_tokens, recall
+
+        request = RecallRequest(
+            task,
+            k,
+            budget_tokens,
+            estimate_tokens if count_tokens is None else count_tokens,
+            models.RecallWeights() if weights is None else weights,
+            diversity,
+            failures,
+            patterns,
+            filters,
+        )
+        return recall(self._session, request)
 
     def sync(
         self,

@@ -13,7 +13,6 @@ from .analytics import (
     OutcomeFigures,
     PatternFigures,
     PeriodFigures,
-    Rate,
     SequenceFigures,
     Span,
     StageFigures,
@@ -42,6 +41,8 @@ from .episode import (
     Outcome,
     OutcomeKind,
     PartialSuccess,
+    RecallKind,
+    RecallReceipt,
     Reflection,
     RewardScore,
     Step,
@@ -79,7 +80,18 @@ from .pattern import (
     PatternKind,
     ToolSequence,
 )
-from .query import Direction, EpisodeFilter, EpisodeFilters, Page, PatternFilter, PatternFilters, SearchFilters
+from .proportion import Rate
+from .query import (
+    Direction,
+    EpisodeFilter,
+    EpisodeFilters,
+    Page,
+    PatternFilter,
+    PatternFilters,
+    RecallFilters,
+    SearchFilters,
+)
+from .recall import Recall, RecalledItem, RecallWeights
 from .retention import (
     ErasureResult,
     RetentionCandidate,
@@ -158,6 +170,12 @@ __all__ = [
     "Point",
     "PoolStats",
     "Rate",
+    "Recall",
+    "RecallFilters",
+    "RecallKind",
+    "RecallReceipt",
+    "RecallWeights",
+    "RecalledItem",
     "Reflection",
     "RetentionCandidate",
     "RetentionPlan",

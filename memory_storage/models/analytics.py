@@ -16,6 +16,7 @@ from memory_storage.errors import ConfigurationError
 
 from .display import html_table, text_table
 from .pattern import PatternKind
+from .proportion import Rate
 
 R = TypeVar("R")
 
@@ -61,25 +62,6 @@ class Summary:
     rows: dict[str, int]
     outcomes: dict[str, OutcomeFigures]
     tools: dict[str, ToolFigures]
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """A share with its confidence interval (Wilson score).
-
-    Attributes:
-        rate: `count / of`, from 0 to 1; None, like the bounds, if `of` is 0.
-        low: the lower bound.
-        high: the upper bound.
-        count: how many have the property.
-        of: how many were counted.
-    """
-
-    rate: float | None
-    low: float | None
-    high: float | None
-    count: int
-    of: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from memory_storage._formatting import counted
 from memory_storage.errors import ValidationError
 
 from .display import html_table, short_repr, shortened, table_of
+from .markdown import episode_markdown, within
 from .model import Finite, Int64, JsonObject, Model, Timestamp, Version, new_id, utc_now
 
 T = TypeVar("T")
@@ -135,6 +136,7 @@ class Abstained(Model):
 
 Outcome = Annotated[Success | PartialSuccess | Failure | Abstained, Field(discriminator="kind")]
 OutcomeKind = Literal["success", "partial_success", "failure", "abstained"]
+RecallKind = Literal["success", "failure", "pattern"]
 
 
 class RewardScore(Model):
@@ -171,6 +173,18 @@ class Reflection(Model):
     improvements: list[str] = Field(default_factory=list)
     insights: list[str] = Field(default_factory=list)
     generated_at: Timestamp = Field(default_factory=utc_now)
+
+
+class RecallReceipt(Model):
+    """Which recall an episode was worked on with, and what it showed. `episodes.complete` stores it.
+
+    Attributes:
+        id: the ID of the recall.
+        items: the kind and ID of each record that was recalled.
+    """
+
+    id: UUID
+    items: list[tuple[RecallKind, UUID]] = Field(default_factory=list)
 
 
 class StepOk(Model):
@@ -347,6 +361,7 @@ class Episode(Model):
         outcome: how it ended; None while it runs.
         reward: its reward.
         reflection: the agent's assessment.
+        recalled: the recall that it was worked on with; `episodes.complete` sets it.
         artifacts: names or addresses of results.
         tags: 100 at most, each once and of 2 to 100 characters, by default.
         metadata: further data, a JSON object.
@@ -366,6 +381,7 @@ class Episode(Model):
     outcome: Outcome | None = None
     reward: RewardScore | None = None
     reflection: Reflection | None = None
+    recalled: RecallReceipt | None = None
     artifacts: list[str] = Field(default_factory=list)
     tags: list[str] = Field(default_factory=list)
     metadata: JsonObject = Field(default_factory=dict)
@@ -408,6 +424,23 @@ class Episode(Model):
     def is_complete(self) -> bool:
         """Whether it has an outcome."""
         return self.outcome is not None
+
+    def to_markdown(self, *, max_chars: int | None = None) -> str:
+        """Return the task, outcome, insights and steps as Markdown for a prompt.
+
+        Each stored text is one line and cannot change the structure.
+
+        Args:
+            max_chars: The greatest length in characters: outputs are shortened first, then steps are left out. None
+                for everything.
+
+        Returns:
+            A heading and a list.
+
+        Raises:
+            ValidationError: `max_chars` is not a whole number from 1.
+        """
+        return within(lambda detail: episode_markdown(self, detail), max_chars)
 
     @model_validator(mode="after")
     def _number_steps(self) -> Self:

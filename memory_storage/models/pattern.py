@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from .display import short_repr, shortened
 from .episode import TaskContext
+from .markdown import pattern_markdown, within
 from .model import Finite, Int64, JsonObject, Model, Ratio, Timestamp, Version, new_id
 
 PatternKind = Literal["tool_sequence", "decision_point", "error_recovery", "context_pattern", "heuristic"]
@@ -81,6 +82,20 @@ class _Pattern(Model):
         yield "description", shortened(str(values.get("description")))
         for name in ("success_rate", "occurrence_count", "version"):
             yield name, values.get(name)
+
+    def to_markdown(self, *, max_chars: int | None = None) -> str:
+        """Return what it says, its success rate with a 95 % confidence interval, and its use, as Markdown for a prompt.
+
+        Args:
+            max_chars: The greatest length in characters; None for everything.
+
+        Returns:
+            An item of a list, in one line.
+
+        Raises:
+            ValidationError: `max_chars` is not a whole number from 1.
+        """
+        return within(lambda detail: pattern_markdown(cast("AnyPattern", self), detail), max_chars)
 
 
 class ToolSequence(_Pattern):

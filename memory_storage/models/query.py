@@ -90,16 +90,14 @@ class PatternFilter(Model):
     min_occurrences: Annotated[Int64, Field(ge=1)] | None = None
 
 
-class SearchFilters(TypedDict, total=False):
-    """The keywords of `search`: the fields of `models.EpisodeFilter` except `text`, which is the search itself."""
+class RecallFilters(TypedDict, total=False):
+    """The keywords of `recall`: the fields of `models.EpisodeFilter` but the text and the outcome."""
 
     task_type: TaskType | TaskTypeName | None
     domain: str | None
     language: str | None
     framework: str | None
     complexity: Complexity | ComplexityName | None
-    outcome: OutcomeKind | None
-    completed: bool | None
     tags_any: Sequence[str]
     tags_all: Sequence[str]
     metadata: Mapping[str, str | int | float | bool | None]
@@ -110,6 +108,13 @@ class SearchFilters(TypedDict, total=False):
     completed_since: datetime | None
     completed_until: datetime | None
     archived: bool | None
+
+
+class SearchFilters(RecallFilters, total=False):
+    """The keywords of `search`: the fields of `models.EpisodeFilter` except `text`, which is the search itself."""
+
+    outcome: OutcomeKind | None
+    completed: bool | None
 
 
 class EpisodeFilters(SearchFilters, total=False):

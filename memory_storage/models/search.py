@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from memory_storage._formatting import counted
 
 from .display import html_table, table_of, text_table
+from .episode import Episode
+from .markdown import episode_markdown, pattern_markdown, within
 
 T = TypeVar("T")
 
@@ -45,6 +47,24 @@ class Hit(Generic[T]):
 
     def _repr_html_(self) -> str:
         return html_table(*_table([self]))
+
+    def to_markdown(self, *, max_chars: int | None = None) -> str:
+        """Return the Markdown of the item, with its similarity.
+
+        Args:
+            max_chars: The greatest length in characters; None for everything.
+
+        Returns:
+            As `Episode.to_markdown` or a pattern's.
+
+        Raises:
+            ValidationError: `max_chars` is not a whole number from 1.
+        """
+        item: Any = self.item
+        facts = [] if self.similarity is None else [f"similarity: {self.similarity:.2f}"]
+        if isinstance(item, Episode):
+            return within(lambda detail: episode_markdown(item, detail, facts=facts), max_chars)
+        return within(lambda detail: pattern_markdown(item, detail, facts=facts), max_chars)
 
 
 class Hits(list[Hit[T]], Generic[T]):

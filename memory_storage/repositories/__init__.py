@@ -7,6 +7,7 @@ from memory_storage.sql.session import SessionProtocol
 
 from .analytics.repository import AnalyticsRepository
 from .embeddings.repository import EmbeddingRepository
+from .episodes.recalls import RecentRecalls
 from .episodes.repository import EpisodeRepository
 from .patterns.repository import PatternRepository
 from .retention.repository import RetentionRepository
@@ -19,6 +20,7 @@ __all__ = [
     "EpisodeRepository",
     "EpisodesByLocation",
     "PatternRepository",
+    "RecentRecalls",
     "RetentionRepository",
     "SessionProtocol",
     "SpatiotemporalRepository",

@@ -179,7 +179,48 @@ def _plan(
     return SearchPlan(request, search, values, k, position, initial.memory, initial.neighbors)
 
 
-def run(session: SearchSession, statement: Callable[[Search], SqlTemplate], plan: SearchPlan) -> Sequence[Row]:
+def run_together(
+    session: SearchSession, searches: Sequence[tuple[Callable[[Search], SqlTemplate], SearchPlan]]
+) -> list[Sequence[Row]]:
+    """Return the rows of each of several searches. On a server they are one round trip, if each needs one statement.
+
+    Args:
+        session: The session of the searched namespace.
+        searches: The statement and the plan of each; those by vector are by the same model.
+
+    Raises:
+        UnavailableError: as for `run`.
+        ValidationError: the vectors of the model have another dimension.
+    """
+    if session.has_recent_words:  # a file: each search makes its attempts by itself, and no round trip is saved
+        return [run(session, statement, plan) for statement, plan in searches]
+    responses: Sequence[Sequence[Row] | None]
+    try:
+        responses = session.read_all([statement(plan.search).bind(**plan.values) for statement, plan in searches])
+    except CorruptDataError:
+        responses = [None] * len(searches)  # each by itself finds out whether only an index is damaged
+    except (SchemaError, ValidationError) as error:
+        spaces = [plan.search.space for _, plan in searches if plan.search.space is not None]
+        if not spaces or not _is_about_space(error, spaces[0]):
+            raise
+        own = session.spaces.look_up(session, spaces[0].model)
+        if own is not None and own.space == spaces[0] and isinstance(error, SchemaError):
+            raise
+        searches = [(statement, _in_space(session, plan, own)) for statement, plan in searches]
+        responses = session.read_all([statement(plan.search).bind(**plan.values) for statement, plan in searches])
+    return [
+        run(session, statement, plan, response=response)
+        for (statement, plan), response in zip(searches, responses, strict=True)
+    ]
+
+
+def run(
+    session: SearchSession,
+    statement: Callable[[Search], SqlTemplate],
+    plan: SearchPlan,
+    *,
+    response: Sequence[Row] | None = None,
+) -> Sequence[Row]:
     """Return the rows of a search; without the index, if that has too few candidates or is damaged.
 
     A namespace without vectors of the model has no rows to find, whatever other namespaces have.
@@ -188,25 +229,29 @@ def run(session: SearchSession, statement: Callable[[Search], SqlTemplate], plan
         session: The session of the searched namespace.
         statement: Makes the statement that also reads the items, for each table.
         plan: The plan.
+        response: The rows of the plan's statement, if it has been run.
 
     Raises:
         UnavailableError: other writers kept changing the dimension of the model's vectors.
     """
     for _ in range(_REPEATS):
-        rows, own = _attempted(session, statement, plan)
+        rows, own = _attempted(session, statement, plan, response)
         if own is None:
             return rows
-        plan = own
+        plan, response = own, None
     raise UnavailableError("other writers keep changing the dimension of this model; nothing was read; search again")
 
 
 def _attempted(
-    session: SearchSession, statement: Callable[[Search], SqlTemplate], plan: SearchPlan
+    session: SearchSession,
+    statement: Callable[[Search], SqlTemplate],
+    plan: SearchPlan,
+    response: Sequence[Row] | None,
 ) -> tuple[Sequence[Row], SearchPlan | None]:
     """Return the rows; or the plan to try instead, if the namespace's vectors are in another space."""
     space = plan.search.space
     try:
-        rows, stored = _rows(session, statement, plan)
+        rows, stored = _rows(session, statement, plan, response)
     except (SchemaError, ValidationError) as error:
         # A space is guessed. No vector may ever have been stored by the model, so that its table is missing; or its
         # first space belongs to other namespaces, and has another dimension.
@@ -245,12 +290,16 @@ def _in_space(session: SearchSession, plan: SearchPlan, own: Stored | None) -> S
 
 
 def _rows(
-    session: SearchSession, statement: Callable[[Search], SqlTemplate], plan: SearchPlan
+    session: SearchSession,
+    statement: Callable[[Search], SqlTemplate],
+    plan: SearchPlan,
+    response: Sequence[Row] | None = None,
 ) -> tuple[Sequence[Row], str | None]:
     """Return the rows found, and the space and dimension of the namespace's own vectors, if it has any."""
     try:
         with _scan_turn(session, plan):
-            everything = session.read(statement(plan.search).bind(**plan.values))
+            step = statement(plan.search).bind(**plan.values)
+            everything = session.read(step) if response is None else response
     except CorruptDataError:
         if plan.values.get("mode", "exact") == "exact":
             raise

@@ -26,6 +26,7 @@ from memory_storage.models import (
     Episode,
     LazyList,
     Outcome,
+    RecallReceipt,
     Reflection,
     RewardScore,
     Step,
@@ -105,6 +106,7 @@ class _EpisodeDocument(TypedDict):
     artifacts: list[str]
     tags: list[str]
     metadata: JsonObject
+    recalled: NotRequired[RecallReceipt]  # only where there is one: older versions read an episode without
     started_at: NotRequired[Timestamp]
     completed_at: NotRequired[Timestamp | None]
     id: NotRequired[Any]
@@ -309,6 +311,8 @@ def _encode_episode(episode: Episode, *, is_checked: bool = False) -> StoredEpis
     for name, moment in (("started_at", started_at), ("completed_at", completed_at)):
         if moment is not None and moment.tzinfo is not timezone.utc and moment.utcoffset() != _UTC:
             content[name] = moment
+    if values["recalled"] is not None:
+        content["recalled"] = values["recalled"]
     # Read back at once: whatever JSON cannot hold, NaN or a tuple, is not equal then.
     document = _as_json(content, is_checked=is_checked)
     read = _EPISODES.validate_json(f"[{document}]")[0]
@@ -327,6 +331,7 @@ def _encode_episode(episode: Episode, *, is_checked: bool = False) -> StoredEpis
         "completed_at": completed_at,
         "steps": steps,
         **{name: read[name] for name in _IN_DOCUMENT},  # type: ignore[literal-required]
+        "recalled": read.get("recalled"),
     }
     return StoredEpisode(_made(Episode, {name: copy[name] for name in _EPISODE_FIELDS}), document, rows)
 
@@ -433,6 +438,7 @@ def _episode(
         "outcome": content["outcome"],
         "reward": content["reward"],
         "reflection": content["reflection"],
+        "recalled": content.get("recalled"),
         "artifacts": content["artifacts"],
         "tags": content["tags"],
         "metadata": content["metadata"],

@@ -112,6 +112,20 @@ class SessionProtocol(Protocol):
         """
         ...
 
+    def read_all(self, steps: Sequence[BatchStep]) -> list[Sequence[Row]]:
+        """Return the rows of each SELECT: on a server in one round trip.
+
+        Args:
+            steps: The SELECTs.
+
+        Returns:
+            All rows of each.
+
+        Raises:
+            MemoryStorageError: One of them failed, or the database is unreachable.
+        """
+        ...
+
     def write(self, steps: Sequence[BatchStep], *, again: BatchStep | None = None, changed: int = 0) -> Sequence[Row]:
         """Run statements atomically.
 

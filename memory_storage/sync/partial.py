@@ -8,7 +8,7 @@ from uuid import UUID
 from memory_storage.errors import UnavailableError
 from memory_storage.models import Episode
 from memory_storage.repositories import EpisodeRepository
-from memory_storage.search.session import SearchSession
+from memory_storage.repositories.episodes.recalls import EpisodeSession
 from memory_storage.sql.validation import as_id
 
 Fetch = Callable[[str, str], object]
@@ -18,7 +18,7 @@ Fetch = Callable[[str, str], object]
 class PartialEpisodes(EpisodeRepository):
     """The episodes of one namespace, of which the file has those that are not too old."""
 
-    def __init__(self, session: SearchSession, fetch: Fetch) -> None:
+    def __init__(self, session: EpisodeSession, fetch: Fetch) -> None:
         super().__init__(session)
         self._fetch = fetch
 

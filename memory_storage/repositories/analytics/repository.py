@@ -30,6 +30,7 @@ from memory_storage.models.analytics import (
     ToolUse,
     Trend,
 )
+from memory_storage.models.proportion import quantile, wilson
 from memory_storage.monitoring import operation
 from memory_storage.sql.filters import conditions
 from memory_storage.sql.session import Repository, Row
@@ -39,7 +40,7 @@ from memory_storage.sql.validation import checked_moment, choice, whole
 
 from . import sql
 from .arguments import check_dimension, check_lengths, check_period, finite_or_none
-from .confidence import finite_part, quantile, wilson
+from .confidence import finite_part
 from .error_signature import error_class
 from .rows import NO_EPISODES, GroupCounts, change_between, counts_from_row, sequence_from_row
 

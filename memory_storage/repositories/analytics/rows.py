@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-from memory_storage.models.analytics import Change, Figures, Mean, Rate, SequenceFigures
+from memory_storage.models.analytics import Change, Figures, Mean, SequenceFigures
+from memory_storage.models.proportion import Rate, wilson
 from memory_storage.sql.session import Row
 
-from .confidence import Sums, difference_of_means, difference_of_rates, mean, wilson
+from .confidence import Sums, difference_of_means, difference_of_rates, mean
 
 
 class GroupCounts(NamedTuple):

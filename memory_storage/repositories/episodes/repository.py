@@ -25,6 +25,7 @@ from memory_storage.models import (
     Hits,
     Outcome,
     Page,
+    Recall,
     Reflection,
     RewardScore,
     SearchFilters,
@@ -32,6 +33,7 @@ from memory_storage.models import (
     Step,
 )
 from memory_storage.monitoring import operation
+from memory_storage.repositories.patterns import sql as patterns_sql
 from memory_storage.repositories.retention.tombstones import (
     assert_not_tombstoned,
     eviction_prefix,
@@ -43,7 +45,6 @@ from memory_storage.repositories.retention.tombstones import (
 from memory_storage.repositories.steps import sql as steps_sql
 from memory_storage.search.planner import find_hits
 from memory_storage.search.request import SearchRequest, Weights, embed_query, embed_text
-from memory_storage.search.session import SearchSession
 from memory_storage.search.statement import EPISODES
 from memory_storage.sql.documents import OnCorrupt, encode
 from memory_storage.sql.episode_rows import (
@@ -96,6 +97,7 @@ from memory_storage.sql.validation import (
 
 from . import sql
 from .id_prefixes import LEAST, SHOWN, as_prefix, range_end, shortest_unique_prefix, sole_match
+from .recalls import EpisodeSession
 from .rows import (
     completion_bytes,
     completion_values,
@@ -125,7 +127,7 @@ class EpisodeRepository(Repository):
 
     _operations = "episodes"
 
-    _session: SearchSession
+    _session: EpisodeSession
 
     @operation
     def save(self, episode: Episode) -> Episode:
@@ -235,6 +237,7 @@ class EpisodeRepository(Repository):
         reward: RewardScore | float | None = None,
         reflection: Reflection | None = None,
         completed_at: datetime | None = None,
+        recalled: Recall | UUID | str | None = None,
     ) -> Episode:
         """Record the outcome of an episode. The version grows by one.
 
@@ -246,13 +249,16 @@ class EpisodeRepository(Repository):
             reward: The total reward, or a RewardScore with its parts.
             reflection: What was learned.
             completed_at: An aware datetime; now by default.
+            recalled: What `storage.recall` returned for the task, or its ID: its receipt is stored on the episode, and
+                each recalled pattern is counted as retrieved and applied, with success or not, once for an episode.
 
         Returns:
             The complete episode.
 
         Raises:
             NotFoundError: The episode does not exist.
-            ValidationError: There is no outcome, `completed_at` is before the start and is not what is stored, a limit
+            ValidationError: `recalled` is not one of the latest 1,000 recalls of this process and namespace, or is
+                another one than the episode was completed with; there is no outcome, `completed_at` is before the start and is not what is stored, a limit
                 is exceeded, or a value would not be read back equal.
         """
         now = self._session.now()
@@ -263,6 +269,7 @@ class EpisodeRepository(Repository):
             reward=RewardScore(total=reward) if isinstance(reward, int | float) else reward,
             reflection=reflection,
             completed_at=now if completed_at is None else completed_at,
+            recalled=None if recalled is None else self._session.recalls.receipt(recalled, self._session.namespace),
         )
         if completion.outcome is None:
             raise ValidationError("outcome", "how did it end? Success, PartialSuccess, Failure or Abstained", None)
@@ -276,9 +283,10 @@ class EpisodeRepository(Repository):
         values = {**completion_values(completion, end), "now": to_micros(now), "is_now": int(completed_at is None)}
         if completed_at is None:
             values["completed_json"] = None
+        counting = self._count_recalled(completion, key["id"], values)
+        check = sql.CHECK_SIZE.bind(0, most=most, **key)
         try:
-            check = sql.CHECK_SIZE.bind(0, most=most, **key)
-            completed = self._update(episode_id, sql.COMPLETE, check, changed=1, **values)
+            completed = self._update(episode_id, sql.COMPLETE, check, before=counting, changed=1, **values)
             self._session.saved("episode", [completed.id])
             return completed
         except NotFoundError:  # the statement changes no row, either, if the end is before the stored start
@@ -286,12 +294,35 @@ class EpisodeRepository(Repository):
                 raise _end_before_start_error("completed_at", stored.started_at, end) from None
             raise
         except (RowCountError, ValidationError) as error:
-            if not exceeds_limit(error, _SIZE_CHECK):
+            if counting and isinstance(error, RowCountError) and error.index == 1:
+                raise ValidationError(
+                    "recalled", "the recall that the episode was completed with before", str(completion.recalled.id)
+                ) from error
+            if not exceeds_limit(error, len(counting) + _SIZE_CHECK):
                 raise
             stored = self.find(episode_id, steps=False)
             completed_bytes = size(encode_episode(with_completion(stored, completion)).document) if stored else 0
             # Unless another writer has changed it since.
             raise too_large("", max(completed_bytes, most + 1), limits, max_value_bytes) from error
+
+    def _count_recalled(self, completion: Episode, episode_id: str, values: dict[str, Any]) -> list[dbapi.BatchStep]:
+        """Return the statements that count the recalled patterns; the first fails if another recall is stored."""
+        receipt, namespace = completion.recalled, self._session.namespace
+        if receipt is None:
+            return []
+        check = sql.CHECK_RECALLED.bind(0, namespace=namespace, id=episode_id, recall_id=str(receipt.id))
+        patterns = [str(one) for kind, one in receipt.items if kind == "pattern"]
+        if not patterns:
+            return [check]
+        opening = self._session.opening
+        record = patterns_sql.RECORD_RECALL.bind(
+            namespace=namespace,
+            episode_id=episode_id,
+            ids=ids_as_json(patterns),
+            kind=values["kind"],
+            now=values["now"],
+        )
+        return [check, *([] if opening is None else [patterns_sql.COUNT_AS.bind(opening=opening)]), record]
 
     @operation
     def archive(self, episode_id: UUID | str) -> Episode:
@@ -833,14 +864,20 @@ class EpisodeRepository(Repository):
         return remaining
 
     def _update(
-        self, episode_id: UUID | str, statement: SqlTemplate, *checks: dbapi.BatchStep, changed: int = 0, **values: Any
+        self,
+        episode_id: UUID | str,
+        statement: SqlTemplate,
+        *checks: dbapi.BatchStep,
+        before: Sequence[dbapi.BatchStep] = (),
+        changed: int = 0,
+        **values: Any,
     ) -> Episode:
         key = {"namespace": self._session.namespace, "id": as_id(episode_id)}
         change = statement.bind(1, **key, **values)
         try:
-            rows = write_and_read(self._session, [change, *checks], sql.GET.bind(**key), changed=changed)
+            rows = write_and_read(self._session, [*before, change, *checks], sql.GET.bind(**key), changed=changed)
         except RowCountError as error:
-            if error.index != 1:
+            if error.index != len(before) + 1:
                 raise
             raise NotFoundError("episode", episode_id) from error
         if not rows:  # a concurrent writer deleted the row between the unacknowledged write and the read

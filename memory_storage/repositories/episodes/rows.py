@@ -78,6 +78,7 @@ def completion_values(completion: Episode, completed_at: datetime) -> dict[str, 
     """Return the values that complete an episode."""
     outcome = completion.outcome.model_dump_json() if completion.outcome else None
     reflection = completion.reflection.model_dump_json() if completion.reflection else None
+    receipt = completion.recalled
     return {
         "kind": completion.outcome and completion.outcome.kind,
         "total": completion.reward and completion.reward.total,
@@ -86,13 +87,14 @@ def completion_values(completion: Episode, completed_at: datetime) -> dict[str, 
         "outcome": outcome,
         "reward": completion.reward and completion.reward.model_dump_json(),
         "reflection": reflection,
+        "recalled": receipt and receipt.model_dump_json(),
         "words": words_of_ending(outcome, reflection),
     }
 
 
 def completion_bytes(completion: Episode) -> int:
     """Return the minimum size in bytes of the episode's document after completion."""
-    return size(completion.model_dump_json(include={"outcome", "reward", "reflection"}))
+    return size(completion.model_dump_json(include={"outcome", "reward", "reflection", "recalled"}))
 
 
 def with_completion(stored: Episode, completion: Episode) -> Episode:
@@ -103,6 +105,7 @@ def with_completion(stored: Episode, completion: Episode) -> Episode:
             "completed_at": completion.completed_at,
             "reward": completion.reward or stored.reward,
             "reflection": completion.reflection or stored.reflection,
+            "recalled": completion.recalled or stored.recalled,
         }
     )
 

@@ -165,17 +165,25 @@ UPDATE episodes SET version = version WHERE seq = (
 
 # `completed_at` of the caller may not be before the start, unless it is stored already (an older version accepted it).
 # If it is the current time, the clock may be behind the one that set the start: the end is then the start.
+# Only an episode with a receipt has its key: without one, the first pair sets the outcome, as the next one does.
 COMPLETE = SqlTemplate("""
 UPDATE episodes SET
     version = version + 1, updated_at = :now, outcome = :kind, reward = coalesce(:total, reward),
     completed_at = CASE WHEN :is_now THEN max(:completed_at, started_at) ELSE :completed_at END,
     document = json_set(CASE WHEN :completed_json IS NULL THEN json_remove(document, '$.completed_at')
             ELSE json_set(document, '$.completed_at', json(:completed_json)) END,
+        iif(:recalled IS NULL, '$.outcome', '$.recalled'), json(coalesce(:recalled, :outcome)),
         '$.outcome', json(:outcome), '$.reward', json(coalesce(:reward, document -> '$.reward')),
         '$.reflection', json(coalesce(:reflection, document -> '$.reflection'))),
     words = nullif(json_patch(coalesce(words, '{}'), :words), '{}')
 WHERE namespace = :namespace AND id = :id
     AND (:is_now OR :completed_at >= started_at OR :completed_at = completed_at)
+""")
+
+# Changes one row, and the changed row count rolls the completion back, if another recall is stored.
+CHECK_RECALLED = SqlTemplate("""
+UPDATE episodes SET version = version
+WHERE namespace = :namespace AND id = :id AND document ->> '$.recalled.id' <> :recall_id
 """)
 
 # Changes no row while the document is small enough. Else it changes one, and the changed row count rolls the completion

@@ -44,7 +44,7 @@ _IMPORTED = {
     **CONTENT_COLUMNS,
     **_COUNTER_COLUMNS,
 }
-_ROW = f"id, document, version, created_at, updated_at, {columns(_COUNTER_COLUMNS)}"
+ROW = f"id, document, version, created_at, updated_at, {columns(_COUNTER_COLUMNS)}"
 
 # A pattern that was saved before must still exist: without that, saving a stale copy would restore a deleted one.
 SAVE = SqlTemplate(f"""
@@ -92,10 +92,10 @@ ON CONFLICT (namespace, id) DO UPDATE SET
 WHERE patterns.kind = excluded.kind AND patterns.document IS NOT {_NEW_DOCUMENT}
 """)
 
-GET = SqlTemplate(f"SELECT {_ROW} FROM patterns WHERE namespace = :namespace AND id = :id")
+GET = SqlTemplate(f"SELECT {ROW} FROM patterns WHERE namespace = :namespace AND id = :id")
 
 GET_MANY = SqlTemplate(f"""
-SELECT {_ROW} FROM patterns WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
+SELECT {ROW} FROM patterns WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
 """)
 
 # Triggers add what follows to the counts of this session: see `memory_storage/sync/counts.py`.
@@ -123,6 +123,20 @@ UPDATE patterns SET
         + :reward_delta / (times_applied + 1),
     last_used_at = :now
 WHERE namespace = :namespace AND id = :id
+""")
+
+# Each recalled pattern was retrieved and applied once, if this episode has not counted it: the receipt says so, which
+# the same batch stores. Success is what analytics counts as one.
+RECORD_RECALL = SqlTemplate("""
+UPDATE patterns SET
+    times_retrieved = CAST(times_retrieved + 1 AS INTEGER),
+    times_applied = CAST(times_applied + 1 AS INTEGER),
+    success_when_applied = CAST(success_when_applied + (:kind = 'success') AS INTEGER),
+    failure_when_applied = CAST(failure_when_applied + (:kind <> 'success') AS INTEGER),
+    avg_reward_delta = avg_reward_delta * (1.0 * times_applied / (times_applied + 1)),
+    last_used_at = :now
+WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids)) AND NOT EXISTS (
+    SELECT 1 FROM episodes WHERE namespace = :namespace AND id = :episode_id AND document ->> '$.recalled.id' IS NOT NULL)
 """)
 
 # Beyond 64 bits a sum would become a float, and its row unreadable: it stays at the largest integer.
@@ -185,7 +199,7 @@ DELETE_MERGED = SqlTemplate("DELETE FROM patterns WHERE namespace = :namespace A
 def query(conditions: Conditions, order: str) -> SqlTemplate:
     """Return the statement of a page: rows of sort key, `seq` and columns."""
     return SqlTemplate(f"""
-SELECT success_rate, seq, {_ROW} FROM patterns
+SELECT success_rate, seq, {ROW} FROM patterns
 WHERE {" AND ".join(("namespace = :namespace", *conditions))} ORDER BY {order} LIMIT :limit
 """)
 
@@ -197,7 +211,7 @@ def page_with_index(conditions: Conditions) -> SqlTemplate:
     WHERE {" AND ".join(("namespace = :namespace", *conditions))}"""
     return SqlTemplate(f"""
 {cut_by_bytes(rows, "patterns", "octet_length(t.document)", "success_rate DESC, seq DESC")}
-SELECT page.key, page.bytes, {_ROW} FROM page LEFT JOIN patterns ON page.fits AND patterns.seq = page.seq
+SELECT page.key, page.bytes, {ROW} FROM page LEFT JOIN patterns ON page.fits AND patterns.seq = page.seq
 ORDER BY page.number
 """)
 
@@ -207,8 +221,8 @@ def search(query: Search) -> SqlTemplate:
     """Return the statement of a search: rows of score, `seq`, facts and columns."""
     return SqlTemplate(f"""
 {query.common_tables()}
-SELECT found.score, found.seq, {query.facts()}, {_ROW} FROM found CROSS JOIN patterns ON patterns.seq = found.seq
-{query.about_search(_ROW.count(",") + 1)}
+SELECT found.score, found.seq, {query.facts()}, {ROW} FROM found CROSS JOIN patterns ON patterns.seq = found.seq
+{query.about_search(ROW.count(",") + 1)}
 """)
 
 

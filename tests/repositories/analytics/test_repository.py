@@ -483,7 +483,7 @@ def test_messages_of_one_fault_are_of_one_class(message, expected):
 @settings(max_examples=30)
 @given(confidence=st.floats(0.5, 0.999), count=st.integers(0, 40), more=st.integers(0, 40))
 def test_a_wider_confidence_gives_a_wider_interval(confidence, count, more):
-    from memory_storage.repositories.analytics.confidence import wilson
+    from memory_storage.models.proportion import wilson
 
     narrow, wide = wilson(count, count + more, confidence), wilson(count, count + more, confidence + 0.0005)
     if count + more:
