@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pydantic_core import to_json
@@ -227,9 +226,9 @@ def _important(steps: Sequence[Step], most: int) -> list[int]:
             seen.add(step.tool)
     for at in range(max(0, len(steps) - 2), len(steps)):
         weights[at] = 2
-    for at, (step, following) in enumerate(pairwise(steps)):
+    for at, step in enumerate(steps):
         if _has_failed(step):
-            weights[at] = weights[at + 1] = 3
+            weights[at : at + 2] = [3] * len(weights[at : at + 2])
     return sorted(sorted(range(len(steps)), key=lambda at: (-weights[at], -at))[:most])
 
 

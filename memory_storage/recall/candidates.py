@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from typing import Any, TypeVar
+from functools import partial
+from operator import mul
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from memory_storage.embedders import Embedder
-from memory_storage.models import AnyPattern, Episode, EpisodeFilter, Hit, LazyList, OutcomeKind, PatternFilter
-from memory_storage.models.episode import RecallKind
+from memory_storage.models import AnyPattern, Episode, LazyList, RecallKind
 from memory_storage.repositories.episodes import rows as episode_rows
-from memory_storage.repositories.episodes import sql as episodes_sql
 from memory_storage.repositories.patterns import rows as pattern_rows
-from memory_storage.repositories.patterns import sql as patterns_sql
 from memory_storage.search.planner import SearchPlan, plan_search, run_together
 from memory_storage.search.request import SearchRequest
 from memory_storage.search.session import SearchSession
-from memory_storage.search.statement import EPISODES, NO_SPACE, PATTERNS, Search, SearchTarget
+from memory_storage.search.statement import EPISODES, PATTERNS, Search
+from memory_storage.search.vectors import packed
 from memory_storage.sql.episode_rows import decode_steps
 from memory_storage.sql.fulltext import MAX_CHARACTERS
 from memory_storage.sql.session import Row, ids_as_json
 from memory_storage.sql.statement import SqlTemplate
+from memory_storage.sql.validation import MAX_K
 
+from . import sql
 from .request import RecallRequest
-
-T = TypeVar("T", Episode, AnyPattern)
-Decode = Callable[[Sequence[Row], int], list[tuple[Row, Any]]]
 
 _PER_RESULT = 4  # candidates for each record: near-duplicates are folded, and the rest is weighed
 _MIN_CANDIDATES = 20
-_MAX_CANDIDATES = 1_000
+_LEAST_RELEVANCE = 1 / 3  # of a record with half of the greatest cosine; or the first by words, if it has none
 
 
 @dataclass(frozen=True)
@@ -41,70 +41,125 @@ class Candidate:
     Attributes:
         kind: its section.
         item: the record; an episode without its steps.
-        relevance: the share of the highest score that a record by words, and by vector, could have.
-        vector: its own vector; None if it has none by the storage's embedder.
+        relevance: how similar it is to the task, relative to the others, from 0 to 1.
+        similarity: the cosine of the task's vector and the nearest of the record's; None if it has none.
+        direction: its own vector, of length 1; None if it has none by the storage's embedder.
     """
 
     kind: RecallKind
     item: Episode | AnyPattern
     relevance: float
+    similarity: float | None = None
+    direction: array[float] | None = None
+
+
+class _Record(NamedTuple):
+    """What a search has found: its reciprocal rank by words, its cosine and its own vector, if it has one."""
+
+    item: Episode | AnyPattern
+    by_words: float
     similarity: float | None
-    vector: bytes | None
+    direction: array[float] | None
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One of the searches of a recall, planned."""
+
+    kind: RecallKind
+    statement: Callable[[Search], SqlTemplate]
+    plan: SearchPlan
+    decode: Callable[[Sequence[Row], int], list[tuple[Row, Any]]]
 
 
 def read_candidates(
     session: SearchSession, request: RecallRequest, embedder: Embedder | None
 ) -> dict[RecallKind, list[Candidate]]:
-    """Return the candidates of each kind, the most relevant first. One round trip on a server, if no vector is missing.
+    """Return the candidates of each kind. One round trip on a server, if the namespace has vectors of the embedder.
 
     Args:
         session: The session of the namespace.
         request: The request.
         embedder: Makes the vector of the task; None to search by words only.
     """
-    model = None if embedder is None else embedder.model
     vector = None if embedder is None else embedder.embed_query(request.task)
-    searches: dict[RecallKind, tuple[Callable[[Search], SqlTemplate], SearchPlan, Decode]] = {}
-
-    def add(kind: RecallKind, count: int, target: SearchTarget, filters: EpisodeFilter | PatternFilter) -> None:
-        if not count:
-            return
-        k = min(max(_MIN_CANDIDATES, _PER_RESULT * count), _MAX_CANDIDATES)
-        text = request.task[:MAX_CHARACTERS]  # the words; the vector is that of the whole task
-        search = SearchRequest(filters, k, text, vector, model, explain=True)
-        statement, decode = (
-            (_episodes, episode_rows.hits_from_rows) if target is EPISODES else (_patterns, pattern_rows.hits_from_rows)
-        )
-        searches[kind] = statement, plan_search(session, target, search), partial(_decoded, decode)
-
-    def episodes(outcome: OutcomeKind) -> EpisodeFilter:
-        return EpisodeFilter(**request.filters, outcome=outcome)
-
-    add("success", request.k, EPISODES, episodes("success"))
-    add("failure", request.wanted_failures, EPISODES, episodes("failure"))
-    add("pattern", request.wanted_patterns, PATTERNS, PatternFilter())
-    responses = run_together(session, [(statement, plan) for statement, plan, _ in searches.values()])
-    found: dict[RecallKind, list[Candidate]] = {}
-    for (kind, (_, plan, decode)), rows in zip(searches.items(), responses, strict=True):
-        hits = plan.hits(decode(rows, plan.k))
-        has_vector = any(hit.similarity is not None for hit in hits)
-        found[kind] = [_candidate(kind, hit, has_vector=has_vector) for hit in hits]
-    return found
+    model = None if embedder is None else embedder.model
+    reads = []
+    for kind, count in request.counts.items():
+        if count:
+            k = min(max(_MIN_CANDIDATES, _PER_RESULT * count), MAX_K)
+            # The words of a long task are those of its beginning; the vector is that of all of it.
+            text = request.task[:MAX_CHARACTERS]
+            search = SearchRequest(request.filter(kind), k, text, vector, model, explain=True)
+            reads.append(_planned(session, kind, search))
+    responses = run_together(session, [(read.statement, read.plan) for read in reads])
+    task = None if vector is None else _direction(packed(vector))
+    records = {read.kind: _records(read, rows, task) for read, rows in zip(reads, responses, strict=True)}
+    # Successes and failures are compared with the same task: a failure is not relevant because it is the best of them.
+    of_episodes = _greatest([*records.get("success", ()), *records.get("failure", ())])
+    best = {"success": of_episodes, "failure": of_episodes, "pattern": _greatest(records.get("pattern", ()))}
+    return {
+        kind: [
+            Candidate(kind, one.item, relevance, one.similarity, one.direction)
+            for one in found
+            if request.allows(one.item)
+            and (relevance := _relevance(one.by_words, one.similarity, best[kind])) is not None
+        ]
+        for kind, found in records.items()
+    }
 
 
-def _candidate(kind: RecallKind, hit: Hit[tuple[Any, bytes | None]], *, has_vector: bool) -> Candidate:
-    item, vector = hit.item
-    parts = hit.parts or {}
-    relevance = parts.get("text", 0.0) + parts.get("vector", 0.0)
-    return Candidate(kind, item, relevance / (1 + has_vector), hit.similarity, vector)
+def _planned(session: SearchSession, kind: RecallKind, search: SearchRequest) -> _Read:
+    if kind == "pattern":
+        return _Read(kind, sql.search_patterns, plan_search(session, PATTERNS, search), pattern_rows.hits_from_rows)
+    return _Read(kind, sql.search_episodes, plan_search(session, EPISODES, search), episode_rows.hits_from_rows)
 
 
-def _decoded(decode: Decode, rows: Sequence[Row], k: int) -> list[tuple[Row, Any]]:
-    """Return the hits in rows that end with the vector: the item of each is a pair with it."""
-    vectors = {row[1]: row[-1] for row in rows}
-    return [
-        (row, None if item is None else (item, vectors[row[1]])) for row, item in decode([row[:-1] for row in rows], k)
-    ]
+def _records(read: _Read, rows: Sequence[Row], task: array[float] | None) -> list[_Record]:
+    """Return the records in the rows of a search that end with a vector."""
+    directions = {row[1]: _direction(row[-1]) for row in rows if row[-1] is not None}
+    decoded = read.decode([row[:-1] for row in rows], read.plan.k)
+    pairs = [(row, None if item is None else (item, directions.get(row[1]))) for row, item in decoded]
+    records = []
+    for hit in read.plan.hits(pairs):
+        item, direction = hit.item
+        # The search knows only those that are among the nearest.
+        known = [hit.similarity] if hit.similarity is not None else []
+        known += [cosine(task, direction)] if task is not None and direction is not None else []
+        records.append(_Record(item, (hit.parts or {}).get("text", 0.0), max(known, default=None), direction))
+    return records
+
+
+def _greatest(records: Iterable[_Record]) -> float | None:
+    return max((one.similarity for one in records if one.similarity is not None), default=None)
+
+
+def _relevance(by_words: float, similarity: float | None, best: float | None) -> float | None:
+    """Return the relevance of a record; None if it is far less similar than the best one.
+
+    Args:
+        by_words: The reciprocal rank by words, from 0 to 1.
+        similarity: Its cosine, if it has a vector.
+        best: The greatest cosine of all; None if no record has a vector.
+    """
+    if best is None or best <= 0:
+        return by_words or None
+    # By vector it is the share of the greatest cosine. That says more than a rank, and counts twice: see the benchmark
+    # `recall`. A record that is not embedded yet counts as one of half that similarity.
+    by_vector = 0.5 if similarity is None else max(0.0, similarity / best)
+    relevance = (by_words + 2 * by_vector) / 3
+    return relevance if relevance >= _LEAST_RELEVANCE else None
+
+
+def _direction(vector: bytes) -> array[float]:
+    numbers = array("f", vector)
+    length = math.hypot(*numbers)
+    return array("d", (number / length for number in numbers))
+
+
+def cosine(one: array[float], other: array[float]) -> float:
+    """Return the cosine of two vectors of length 1; 0 if they have different dimensions."""
+    return sum(map(mul, one, other)) if len(one) == len(other) else 0.0
 
 
 def with_steps(session: SearchSession, episodes: Sequence[Episode]) -> dict[UUID, Episode]:
@@ -113,7 +168,7 @@ def with_steps(session: SearchSession, episodes: Sequence[Episode]) -> dict[UUID
         return {}
     ids = ids_as_json([str(one.id) for one in episodes])
     steps: dict[str, list[Row]] = {}
-    for episode_id, *row in session.read(_STEPS.bind(namespace=session.namespace, ids=ids)):
+    for episode_id, *row in session.read(sql.STEPS.bind(namespace=session.namespace, ids=ids)):
         steps.setdefault(episode_id, []).append(tuple(row))
     return {
         one.id: one.model_copy(update={"steps": LazyList(partial(decode_steps, steps[str(one.id)]))})
@@ -121,34 +176,3 @@ def with_steps(session: SearchSession, episodes: Sequence[Episode]) -> dict[UUID
         else one
         for one in episodes
     }
-
-
-_STEPS = SqlTemplate(f"""
-SELECT s.episode_id, {", ".join(f"s.{name}" for name in episodes_sql.STEP_ROW_COLUMNS)}
-FROM json_each(:ids) AS given CROSS JOIN steps AS s ON s.namespace = :namespace AND s.episode_id = given.value
-ORDER BY s.episode_id, s.step_number
-""")
-
-
-@lru_cache(maxsize=256)
-def _episodes(query: Search) -> SqlTemplate:
-    return _statement(query, episodes_sql.HEAD_ROW, "episode")
-
-
-@lru_cache(maxsize=256)
-def _patterns(query: Search) -> SqlTemplate:
-    return _statement(query, patterns_sql.ROW, "pattern")
-
-
-def _statement(query: Search, columns: str, owner: str) -> SqlTemplate:
-    """Return the statement of a search: rows of score, `seq`, facts, columns of the record, and its own vector."""
-    vector = "NULL"
-    if query.space is not None and query.space != NO_SPACE:
-        vector = f"""(SELECT v.vector FROM embeddings AS m CROSS JOIN {query.space.table} AS v ON v.seq = m.vector_seq
-    WHERE m.namespace = :namespace AND m.owner_type = '{owner}' AND m.owner_id = e.id AND m.model = :model)"""
-    return SqlTemplate(f"""
-{query.common_tables()}
-SELECT found.score, found.seq, {query.facts("false")}, {columns}, {vector}
-FROM found CROSS JOIN {query.target.table} AS e ON e.seq = found.seq
-{query.about_search(columns.count(",") + 2)}
-""")

@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 from memory_storage._formatting import counted
 from memory_storage.errors import ValidationError
-from memory_storage.models import AnyPattern, Episode, RecalledItem
-from memory_storage.models.episode import RecallKind
+from memory_storage.models import AnyPattern, Episode, RecalledItem, RecallKind
 from memory_storage.models.markdown import DETAILS, Detail, episode_markdown, pattern_markdown
 
 from .ranking import Choice

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import re
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from operator import mul
 
 from memory_storage.models import Episode, RecallWeights
 
-from .candidates import Candidate
+from .candidates import Candidate, cosine
 
 DUPLICATE = 0.95
 """The least similarity of two records of which only one is shown."""
@@ -89,14 +86,6 @@ class _Comparable:
         self.candidate, self.value = candidate, value
 
     @cached_property
-    def direction(self) -> array[float] | None:
-        if self.candidate.vector is None:
-            return None
-        numbers = array("f", self.candidate.vector)
-        length = math.hypot(*numbers)
-        return array("d", (number / length for number in numbers))
-
-    @cached_property
     def words(self) -> frozenset[str]:
         item = self.candidate.item
         text = item.task_description if isinstance(item, Episode) else item.description
@@ -104,8 +93,8 @@ class _Comparable:
 
     def similarity(self, other: _Comparable) -> float:
         """Return the cosine of both vectors, or the Jaccard index of both sets of words; from 0 to 1."""
-        mine, others = self.direction, other.direction
-        if mine is not None and others is not None and len(mine) == len(others):
-            return max(0.0, sum(map(mul, mine, others)))
+        mine, others = self.candidate.direction, other.candidate.direction
+        if mine is not None and others is not None:
+            return max(0.0, cosine(mine, others))
         union = self.words | other.words
         return len(self.words & other.words) / len(union) if union else 0.0

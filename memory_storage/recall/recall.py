@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from memory_storage.models import Episode, Recall, new_id
-from memory_storage.models.episode import RecallKind
+from memory_storage.models import Episode, Recall, RecallKind, new_id
 from memory_storage.session import Session
 
 from .candidates import read_candidates, with_steps
@@ -23,13 +22,8 @@ def recall(session: Session, request: RecallRequest) -> Recall:
         The recall; empty if there is nothing relevant, or the budget is too small for any of it.
     """
     now = session.now()
-    counts: dict[RecallKind, int] = {
-        "success": request.k,
-        "failure": request.wanted_failures,
-        "pattern": request.wanted_patterns,
-    }
     choices: dict[RecallKind, list[Choice]] = {
-        kind: choose(found, counts[kind], request.weights, request.diversity, now)
+        kind: choose(found, request.counts[kind], request.weights, request.diversity, now)
         for kind, found in read_candidates(session, request, session.embedder).items()
     }
     chosen = [choice for found in choices.values() for choice in found]

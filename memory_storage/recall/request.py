@@ -6,7 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from memory_storage.errors import ValidationError
-from memory_storage.models import EpisodeFilter, RecallFilters, RecallWeights
+from memory_storage.models import (
+    AnyPattern,
+    Episode,
+    EpisodeFilter,
+    PatternFilter,
+    RecallFilters,
+    RecallKind,
+    RecallWeights,
+    TaskContext,
+)
 from memory_storage.sql.validation import MAX_K, check_k, finite, function, instance, refuse_unstorable
 
 from .tokens import estimate_tokens
@@ -51,11 +60,28 @@ class RecallRequest:
         EpisodeFilter(**self.filters)
 
     @property
-    def wanted_failures(self) -> int:
-        """How many failures to recall: half of `k`, if the caller leaves it open."""
-        return (self.k + 1) // 2 if self.failures is None else self.failures
+    def counts(self) -> dict[RecallKind, int]:
+        """How many records of each kind are wanted, in the order of the text."""
+        half = (self.k + 1) // 2
+        return {
+            "success": self.k,
+            "failure": half if self.failures is None else self.failures,
+            "pattern": half if self.patterns is None else self.patterns,
+        }
 
-    @property
-    def wanted_patterns(self) -> int:
-        """How many patterns to recall: half of `k`, if the caller leaves it open."""
-        return (self.k + 1) // 2 if self.patterns is None else self.patterns
+    def filter(self, kind: RecallKind) -> EpisodeFilter | PatternFilter:
+        """Return the filter of a kind of records."""
+        return PatternFilter() if kind == "pattern" else EpisodeFilter(**self.filters, outcome=kind)
+
+    def allows(self, item: Episode | AnyPattern) -> bool:
+        """Return whether a record may be recalled: a pattern of the requested domain, language and framework, or none.
+
+        Episodes have been filtered. A pattern of several domains is of the domain "general".
+        """
+        if isinstance(item, Episode):
+            return True
+        context = item.context
+        return (self.filters.get("domain") in (None, context.domain) or context.domain == TaskContext().domain) and all(
+            self.filters.get(name) in (None, getattr(context, name)) or getattr(context, name) is None
+            for name in ("language", "framework")
+        )

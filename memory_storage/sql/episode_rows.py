@@ -306,13 +306,12 @@ def _encode_episode(episode: Episode, *, is_checked: bool = False) -> StoredEpis
         "context": {"tags": context.tags},
         **{name: values[name] for name in ("task_description", "outcome", "reward", "reflection", "artifacts", "tags")},
         "metadata": values["metadata"],
+        **({"recalled": receipt} if (receipt := values["recalled"]) is not None else {}),
     }
     # A column has no offset from UTC: a time that has one is in the document too.
     for name, moment in (("started_at", started_at), ("completed_at", completed_at)):
         if moment is not None and moment.tzinfo is not timezone.utc and moment.utcoffset() != _UTC:
             content[name] = moment
-    if values["recalled"] is not None:
-        content["recalled"] = values["recalled"]
     # Read back at once: whatever JSON cannot hold, NaN or a tuple, is not equal then.
     document = _as_json(content, is_checked=is_checked)
     read = _EPISODES.validate_json(f"[{document}]")[0]

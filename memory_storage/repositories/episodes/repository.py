@@ -119,6 +119,7 @@ _BOUNDS = ("since", "until")  # of `started_at`, by which pages are sorted
 _SIGNS = {"since": ">=", "until": "<"}
 """How a facet's time is compared with a bound of `started_at`."""
 
+_RECALL_CHECK = 1  # the number of the statement that compares the recall with the stored one, if one is given
 _SIZE_CHECK = 2  # the number of the statement that checks the limit
 
 
@@ -257,9 +258,9 @@ class EpisodeRepository(Repository):
 
         Raises:
             NotFoundError: The episode does not exist.
-            ValidationError: `recalled` is not one of the latest 1,000 recalls of this process and namespace, or is
-                another one than the episode was completed with; there is no outcome, `completed_at` is before the start and is not what is stored, a limit
-                is exceeded, or a value would not be read back equal.
+            ValidationError: There is no outcome, `completed_at` is before the start and is not what is stored, a limit
+                is exceeded, or a value would not be read back equal; or `recalled` is not one of the latest 1,000
+                recalls of this process, is of another namespace, or is not the one that is stored already.
         """
         now = self._session.now()
         # An episode of nothing else: only the database has the stored one, and these fields are checked as its own.
@@ -274,10 +275,9 @@ class EpisodeRepository(Repository):
         if completion.outcome is None:
             raise ValidationError("outcome", "how did it end? Success, PartialSuccess, Failure or Abstained", None)
         _, completion = encode(Episode, completion)
-        limits, max_value_bytes = self._session.limits, self._session.max_value_bytes
-        most = most_bytes(limits, max_value_bytes)
+        most = most_bytes(self._session.limits, self._session.max_value_bytes)
         if (least := completion_bytes(completion)) > most:  # before it is sent
-            raise too_large("", least, limits, max_value_bytes)
+            raise too_large("", least, self._session.limits, self._session.max_value_bytes)
         end = completion.completed_at or now
         key = {"namespace": self._session.namespace, "id": as_id(episode_id)}
         values = {**completion_values(completion, end), "now": to_micros(now), "is_now": int(completed_at is None)}
@@ -294,16 +294,32 @@ class EpisodeRepository(Repository):
                 raise _end_before_start_error("completed_at", stored.started_at, end) from None
             raise
         except (RowCountError, ValidationError) as error:
-            if counting and isinstance(error, RowCountError) and error.index == 1:
-                raise ValidationError(
-                    "recalled", "the recall that the episode was completed with before", str(completion.recalled.id)
-                ) from error
-            if not exceeds_limit(error, len(counting) + _SIZE_CHECK):
+            explained = self._completion_error(error, completion, episode_id, len(counting))
+            if explained is None:
                 raise
-            stored = self.find(episode_id, steps=False)
-            completed_bytes = size(encode_episode(with_completion(stored, completion)).document) if stored else 0
-            # Unless another writer has changed it since.
-            raise too_large("", max(completed_bytes, most + 1), limits, max_value_bytes) from error
+            raise explained from error
+
+    def _completion_error(
+        self, error: RowCountError | ValidationError, completion: Episode, episode_id: UUID | str, before: int
+    ) -> ValidationError | None:
+        """Return the error of a batch for the caller; None if it is for the caller as it is.
+
+        Args:
+            error: Of the batch.
+            completion: What the episode was to be completed with.
+            episode_id: Its ID.
+            before: The number of statements before the completion.
+        """
+        if completion.recalled and isinstance(error, RowCountError) and error.index == _RECALL_CHECK:
+            limit = "the recall that the episode was completed with before; leave it out, or pass that one"
+            return ValidationError("recalled", limit, str(completion.recalled.id))
+        if not exceeds_limit(error, before + _SIZE_CHECK):
+            return None
+        most = most_bytes(self._session.limits, self._session.max_value_bytes)
+        stored = self.find(episode_id, steps=False)
+        completed_bytes = size(encode_episode(with_completion(stored, completion)).document) if stored else 0
+        # Unless another writer has changed it since.
+        return too_large("", max(completed_bytes, most + 1), self._session.limits, self._session.max_value_bytes)
 
     def _count_recalled(self, completion: Episode, episode_id: str, values: dict[str, Any]) -> list[dbapi.BatchStep]:
         """Return the statements that count the recalled patterns; the first fails if another recall is stored."""

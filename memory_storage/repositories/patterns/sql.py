@@ -136,7 +136,8 @@ UPDATE patterns SET
     avg_reward_delta = avg_reward_delta * (1.0 * times_applied / (times_applied + 1)),
     last_used_at = :now
 WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids)) AND NOT EXISTS (
-    SELECT 1 FROM episodes WHERE namespace = :namespace AND id = :episode_id AND document ->> '$.recalled.id' IS NOT NULL)
+    SELECT 1 FROM episodes
+    WHERE namespace = :namespace AND id = :episode_id AND document ->> '$.recalled.id' IS NOT NULL)
 """)
 
 # Beyond 64 bits a sum would become a float, and its row unreadable: it stays at the largest integer.
