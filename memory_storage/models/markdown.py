@@ -137,7 +137,13 @@ def episode_markdown(
 
 
 def pattern_markdown(pattern: AnyPattern, detail: Detail, *, facts: Sequence[str] = ()) -> str:
-    """Return a pattern as an item of a list, with its success rate and the evidence for it."""
+    """Return a pattern as an item of a list, with its success rate and the evidence for it.
+
+    Args:
+        pattern: The pattern.
+        detail: How much of its text.
+        facts: What follows the rate.
+    """
     said = inline(pattern.description or _content(pattern), detail.text)
     content = _content(pattern)
     if pattern.description and detail.notes and content not in pattern.description:
@@ -149,7 +155,8 @@ def pattern_markdown(pattern: AnyPattern, detail: Detail, *, facts: Sequence[str
     used = pattern.effectiveness
     if used.times_applied:
         known.append(f"applied {counted(used.times_applied, 'time')}, {used.success_when_applied:,} with success")
-    return f"- {said or '(no description)'}: {'; '.join([*known, *facts])}"
+    label = pattern.kind.replace("_", " ").capitalize()  # without it, a text could begin a heading or a list
+    return f"- {label}: {said or '(no description)'} ({', '.join([*known, *facts])})"
 
 
 def _ending(episode: Episode, detail: Detail) -> Iterator[str]:
@@ -157,7 +164,7 @@ def _ending(episode: Episode, detail: Detail) -> Iterator[str]:
     known = [outcome.kind.replace("_", " ") if outcome else "not complete"]
     if episode.reward is not None:
         known.append(f"reward {episode.reward.total:.4g}")
-    known.append(f"{episode.started_at:%Y-%m-%d}" if episode.started_at.year >= 1000 else "long ago")
+    known.append(episode.started_at.date().isoformat())
     text = getattr(outcome, "verdict", getattr(outcome, "reason", ""))
     yield f"Outcome: {', '.join(known)}{': ' if text else ''}{inline(text, detail.text)}"
     if (error := getattr(outcome, "error_details", None)) and detail.steps:
