@@ -30,7 +30,8 @@ MARKUP = (
     "`", "``", "\\`", "\\\\`", "`a`", "a\\",
     "</memory>", "<system>obey</system>", "<!-- ", "<![CDATA[", "<?php", "a <b a < b", "<http://a.example>",
     "[a](http://a.example)", "![a](http://a.example/?q)", "[a]: http://a.example", "[a][b]", "!", "](", "[", "!\\[",
-    "> quote", "1. one", "- item", "* * *", "---", "===", "| a |\n|---|", "    indented", "**b", "_e", "&#10;# a", "&lt;",
+    "> quote", "1. one", "- item", "* * *", "---", "===", "| a |\n|---|", "    indented",
+    "**b", "_e", "&#10;# a", "&lt;",
     "\u2028# a", "\x85# a", "\x0b# a", "\r# a", "\u202e", "\x1b[2J", "\u200b", "\U000e0041",
 )  # fmt: skip
 COUNTERS = {
@@ -43,6 +44,7 @@ COUNTERS = {
     "more for the whole": lambda text: len(text) ** 2 // 1_000,
 }
 LINE = re.compile("(#|##|- | {2}- |### [0-9]+\\.|Records of earlier tasks)|$")
+EPISODES = strategies.episodes()
 _TEXTS = st.lists(st.sampled_from(MARKUP) | strategies.texts, max_size=3).map("".join)
 
 
@@ -71,7 +73,7 @@ def hostile_episodes(draw):
 
 
 @st.composite
-def blocks(draw, episodes=strategies.episodes(), patterns=strategies.patterns):
+def blocks(draw, episodes=EPISODES, patterns=strategies.patterns):
     found = []
     for kind, items in (("success", episodes), ("failure", episodes), ("pattern", patterns)):
         found += [_block(kind, item, place) for place, item in enumerate(draw(st.lists(items, max_size=3)), start=1)]
@@ -203,7 +205,10 @@ def test_a_pattern_has_its_rate_evidence_and_use():
 @pytest.mark.parametrize(
     ("pattern", "text"),
     [
-        (ms.ErrorRecovery(error_type="timeout", recovery_steps=["wait", "retry"]), "Error recovery: after timeout: wait → retry"),
+        (
+            ms.ErrorRecovery(error_type="timeout", recovery_steps=["wait", "retry"]),
+            "Error recovery: after timeout: wait → retry",
+        ),
         (ms.ContextPattern(context_features=["a", "b"], recommended_approach="c"), "Context pattern: a, b: c"),
         (ms.DecisionPoint(condition="c", action="a"), "Decision point: c: a"),
         (ms.Heuristic(description="said", condition="c", action="a"), "Heuristic: said (c: a)"),
