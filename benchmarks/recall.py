@@ -36,8 +36,8 @@ _NOTES = (
     "same kind: all trials of the task are left out; a task is of the same kind if it requires the same changes "
     "(book, cancel, update flights, ...); over all episodes.",
     "first, any: the share of searches whose first success, or one of five, is of the family; with its 95 % interval.",
-    "chance: five random successes, exactly. words, vectors: `episodes.search` and `similar_to` with outcome='success'; "
-    "vectors are those of HashingEmbedder().",
+    "chance: five random successes, exactly. words, vectors: `episodes.search` and `similar_to` for outcome='success', "
+    "with HashingEmbedder().",
     "recall, no folding: near-duplicates, of which a recall shows one, count as results of their own.",
 )
 

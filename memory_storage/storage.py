@@ -202,6 +202,8 @@ class MemoryStorage(Repositories):
             engine = make_engine(settings)
         server = type(self)(engine, settings, now=self._context.now)
         server._owns_engine = True
+        # A transaction that is written through is the server's, and may complete an episode with a recall from here.
+        server._context = replace(server._context, recalls=self._context.recalls)
         guard_engine(engine, server._context.guard)
         chosen = self.settings.sync_conflicts
         policy = Policy(

@@ -147,3 +147,19 @@ def test_an_episode_without_a_recall_has_no_key_for_it(storage, episode):
     with storage.transaction() as tx:
         (rows,) = tx.execute([("SELECT document FROM episodes", ())])
     assert "recalled" not in rows[0][0]
+
+
+def test_erasure_removes_a_record_from_receipts(storage, login, episode):
+    learned = storage.patterns.save(
+        ms.Heuristic(condition="login test", action="a", evidence=[login["failure"].id], success_rate=1.0)
+    )
+    completed = storage.episodes.complete(episode.id, DONE, recalled=storage.recall(TASK))
+    assert len(completed.recalled.items) == 4
+    storage.forget(episode=login["failure"].id)
+    kept = storage.episodes.get(episode.id)
+    assert kept.recalled.items == [("success", login["success"].id), ("pattern", login["pattern"].id)]
+    assert kept.recalled.id == completed.recalled.id
+    assert kept.version == completed.version + 1
+    with storage.transaction() as tx:
+        (rows,) = tx.execute([("SELECT document FROM episodes", ())])
+    assert not any(str(one) in row[0] for row in rows for one in (login["failure"].id, learned.id))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -35,13 +36,17 @@ def _episodes(count: int = 100) -> list[ms.Episode]:
 
 
 class Known:
-    """What is stored before each call."""
+    """What is stored, and was recalled, before each call."""
 
     def __init__(self, memory: ms.MemoryStorage) -> None:
         self.episode, self.other = memory.episodes.save_many([_episode(), _episode(reward=ms.RewardScore(total=1.0))])
         self.patterns = memory.patterns.save_many([_heuristic() for _ in range(4)])
+        self.other = memory.episodes.complete(self.other.id, ms.Success(verdict="words"))
         self.place = memory.spatiotemporal.put(self.new_place())
         memory.embeddings.put("episode", self.episode.id, VECTOR, model="m")
+
+        items = [ms.RecalledItem("pattern", one, 0.5) for one in self.patterns]
+        self.recall = ms.Recall(id=uuid4(), task="t", items=tuple(items), namespace=memory.namespace)
 
     def new_place(self) -> ms.SpatiotemporalEntry:
         return ms.SpatiotemporalEntry(owner_type="episode", owner_id=self.episode.id, latitude=1.0, longitude=1.0)
@@ -74,7 +79,10 @@ CASES: dict[str, list[Case]] = {
     ],
     "episodes.import_many": [lambda m, k: m.episodes.import_many(_episodes())],
     "episodes.append_step": [lambda m, k: m.episodes.append_step(k.episode.id, ms.Step(tool="t"))],
-    "episodes.complete": [lambda m, k: m.episodes.complete(k.episode.id, ms.Success(verdict="v"), reward=1.0)],
+    "episodes.complete": [
+        lambda m, k: m.episodes.complete(k.episode.id, ms.Success(verdict="v"), reward=1.0),
+        lambda m, k: m.episodes.complete(k.episode.id, ms.Success(verdict="v"), recalled=k.recall),
+    ],
     "episodes.archive": [lambda m, k: m.episodes.archive(k.episode.id)],
     "episodes.restore": [lambda m, k: m.episodes.restore(k.episode.id)],
     "episodes.resolve_id": [lambda m, k: m.episodes.resolve_id(k.episode.id)],
@@ -194,7 +202,12 @@ def _nothing(block: ms.Transaction) -> None:
         pass
 
 
+def _recall(memory: ms.MemoryStorage, known: Known) -> None:
+    assert [one.item.id for one in memory.recall("words")] == [known.other.id]
+
+
 BLOCKS: dict[str, Case] = {
+    "`recall`": _recall,
     "a `transaction()` of 3 statements": lambda m, k: _of_three_writes(m.transaction(), k),
     "a `snapshot()` of 3 statements": lambda m, k: _of_three_statements(m.snapshot(), k),
     "an empty `transaction()`": lambda m, k: _nothing(m.transaction()),
@@ -266,6 +279,26 @@ def test_the_reference_names_every_method_and_its_round_trips():
         for method in re.findall(r"`(\w+)`", methods)
     }
     assert named == dict.fromkeys(CASES, 1)
+
+
+def test_a_recall_costs_two_round_trips_with_vectors_and_more_without(counted):
+    proxy, storage = counted
+    embedder = ms.HashingEmbedder()
+    with ms.MemoryStorage.open(storage.settings, embedder=embedder) as memory:
+        known = Known(memory)
+        memory.episodes.save_many([_episode(outcome=ms.Failure(reason="words"))])
+
+        def costs() -> int:
+            proxy.reset_counts()
+            memory.recall("words")
+            return proxy.round_trips
+
+        # Without vectors: the searches that name the missing table, the look-up, and the searches by words only.
+        assert costs() == 4
+        memory.embeddings.embed(embedder)
+        assert costs() == 2
+        assert known.other.id in {one.item.id for one in memory.recall("words")}
+        assert memory.in_namespace("empty").recall("words").items == ()
 
 
 def test_a_repeated_import_reads_once_and_writes_nothing(counted):

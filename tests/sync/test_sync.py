@@ -528,3 +528,21 @@ def test_a_storage_without_a_server_says_so(tmp_path: Path) -> None:
         assert storage.sync_status() is None
         with pytest.raises(ms.ConfigurationError, match="sync_url"):
             storage.sync()
+
+
+def test_a_recall_that_was_completed_arrives_with_its_counts(replica: Open, make_episode: MakeEpisode) -> None:
+    a, b = replica("a"), replica("b")
+    pattern = a.patterns.save(ms.Heuristic(condition="token refresh", action="freeze the clock"))
+    a.sync()
+    b.sync()
+    for one in (a, b):  # each counts by itself, and the counts add up
+        episode = one.episodes.save(make_episode(0))
+        recall = one.recall("the token refresh fails")
+        assert [item.item.id for item in recall] == [pattern.id]
+        completed = one.episodes.complete(episode.id, ms.Success(verdict="v"), recalled=recall.id)
+        assert completed.recalled == recall.receipt
+    for one in (a, b, a):
+        one.sync()
+    used = a.patterns.get(pattern.id).effectiveness
+    assert (used.times_retrieved, used.times_applied, used.success_when_applied) == (2, 2, 2)
+    assert contents(a) == contents(b)

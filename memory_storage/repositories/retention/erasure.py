@@ -64,6 +64,9 @@ def erase_episode(session: SessionProtocol, episode_id: object, batch_sizer: Bat
     targets = _targets(session.read(sql.ONE_EPISODE.bind(namespace=session.namespace, id=key)))
     removed = sum(len(removed_ids) for _, removed_ids in BatchDeleter(session, batch_sizer).delete(targets))
     session.write([*replace_eviction_keys(session, [key]), *erase_traces([(session.namespace, key)])])
+    # What quotes the episode, or a pattern that is erased with it, as recalled.
+    ids = ids_as_json([key, *(row[0] for row in learned if not row[1])])
+    session.write([sql.REMOVE_FROM_RECEIPTS.bind(namespace=session.namespace, ids=ids, now=to_micros(session.now()))])
     # Last: their evidence names the episode, so that an interrupted erasure finds them when it is repeated.
     return ErasedRows(removed, *_remove_from_patterns(session, key))
 
