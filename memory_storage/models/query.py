@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Generic, Literal, TypedDict, TypeVar
+from typing import Annotated, Generic, Literal, TypeAlias, TypedDict, TypeVar
 
-from pydantic import Field, StrictBool
+from pydantic import Field, InstanceOf, StrictBool
 
 from memory_storage._formatting import counted
 
@@ -20,6 +20,11 @@ T = TypeVar("T")
 
 Tags = list[str]
 MetadataValue = str | int | float | bool | None
+MetadataCondition: TypeAlias = MetadataValue | Sequence["MetadataCondition"] | Mapping[str, "MetadataCondition"]
+MetadataFilter: TypeAlias = Mapping[str, MetadataCondition]
+"""Conditions on metadata by key: a value, operators like `{"$gte": 3}`, or filters under `$and`, `$or` and `$not`."""
+# What is nested is checked where it becomes SQL: `sql/document_filters.py`.
+_Nested = InstanceOf[Mapping[str, object]] | InstanceOf[list[object]] | InstanceOf[tuple[object, ...]]
 Direction = Literal["newest_first", "oldest_first"]
 
 
@@ -36,7 +41,9 @@ class EpisodeFilter(Model):
         completed: True: has an outcome; False: has none.
         tags_any: has at least one of these tags.
         tags_all: has all of these tags.
-        metadata: values of top-level keys.
+        metadata: conditions on keys, which all must hold: a value, or operators like `{"$gte": 3}`. The operators are
+            `$eq`, `$ne`, `$gt`, `$gte`, `$lt`, `$lte`, `$in`, `$nin`, `$exists`, `$contains` and `$not`. A key with
+            dots is a path through nested objects, if no key has that name. `$and`, `$or` and `$not` combine filters.
         min_reward: the least total reward, inclusive.
         max_reward: the greatest total reward, inclusive.
         since: started at or after this time.
@@ -57,7 +64,7 @@ class EpisodeFilter(Model):
     completed: StrictBool | None = None
     tags_any: Tags = Field(default_factory=list)
     tags_all: Tags = Field(default_factory=list)
-    metadata: dict[str, MetadataValue] = Field(default_factory=dict)
+    metadata: dict[str, MetadataValue | _Nested] = Field(default_factory=dict)
     min_reward: Finite | None = None
     max_reward: Finite | None = None
     since: Timestamp | None = None
@@ -100,7 +107,7 @@ class RecallFilters(TypedDict, total=False):
     complexity: Complexity | ComplexityName | None
     tags_any: Sequence[str]
     tags_all: Sequence[str]
-    metadata: Mapping[str, str | int | float | bool | None]
+    metadata: MetadataFilter
     min_reward: float | None
     max_reward: float | None
     since: datetime | None

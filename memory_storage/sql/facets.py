@@ -5,6 +5,8 @@ The table `facets` is an index of them. Those of a new episode are added with it
 
 from __future__ import annotations
 
+from .document_filters import readable
+
 FACET_LENGTH = 256
 """Characters of a metadata value, as JSON, that its facet holds (see revision 0001)."""
 
@@ -38,14 +40,9 @@ def tags_of(prefix: str) -> str:
         prefix: The name of the row's table, with a dot.
     """
     # One list of both lists, walked once: a field that is not there is a null in it, which is no text.
-    return f"json_tree(json_extract({_readable(prefix)}, '$.tags', '$.context.tags')) WHERE type = 'text'"
+    return f"json_tree(json_extract({readable(f'{prefix}document')}, '$.tags', '$.context.tags')) WHERE type = 'text'"
 
 
 def metadata_of(prefix: str) -> str:
     """Return SQL for rows with the `key` of metadata of the row at hand, and its `SCALAR`."""
-    return f"json_each({_readable(prefix)}, '$.metadata') WHERE type NOT IN ('object', 'array')"
-
-
-def _readable(prefix: str) -> str:
-    # The document of a row that another program has damaged may be no JSON: the doctor will find it.
-    return f"CASE WHEN json_valid({prefix}document) THEN {prefix}document ELSE '{{}}' END"
+    return f"json_each({readable(f'{prefix}document')}, '$.metadata') WHERE type NOT IN ('object', 'array')"
