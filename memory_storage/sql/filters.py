@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from pydantic_core import to_json
 
-from memory_storage.errors import ValidationError
-from memory_storage.models import EpisodeFilter, PatternFilter
+from memory_storage.models import EpisodeFilter, MetadataValue, PatternFilter
 
+from .document_filters import Comparison, Negation, bind, equal_numbers, is_number, parse_filter, row_test
+from .document_filters import Condition as DocumentCondition
 from .documents import is_exact_in_json
-from .facets import FACET_LENGTH, SCALAR, metadata_of, tags_of
+from .facets import FACET_LENGTH, SCALAR, tags_of
 from .fulltext import each_word
 from .indexing import CHANGED, FIRST, OF_NAMESPACE, PARTS, RECENT, SEQ
 from .statement import to_micros
 from .validation import refuse_unstorable
 
-MOST_KEYS = 100
-"""Metadata keys that one filter may name: each is a condition, and the engine accepts 1,000 in a statement."""
-
 _BROAD = {"archived", "since", "until"}  # filters that a page by facets tests by itself
 _MOST_LEADING = 8  # facets of which a page is read: each is a part of the statement
-_RENAMED = "the key that the filter names"
+_METADATA = "$.metadata"
 
 Conditions = tuple[str, ...]
 """SQL with `:names`. It depends on which filters are set, never on their values."""
@@ -54,7 +52,7 @@ _FLAGS = {
     ("archived", False): "archived_at IS NULL",
 }
 # Tags and metadata are facets: rows (owner, name, value), so each is found by an index whatever its key.
-_FACETS = "SELECT owner_seq FROM facets WHERE namespace = :namespace AND owner_type = :owner_type AND name = "
+_FACETS = "SELECT owner_seq FROM facets WHERE namespace = :namespace AND owner_type = :owner_type AND name"
 # Those of changed episodes may be in their documents only. A file has up to 256 changes in the log, a server one, and
 # each is tested in microseconds.
 _CHANGED = f"""
@@ -152,14 +150,13 @@ def leading_facets(asked: EpisodeFilter, values: dict[str, Any]) -> Conditions:
         names = [f"leading_{number}" for number in range(len(tags))]
         values.update(zip(names, tags, strict=True))
         return tuple([f"name = 'tag' AND value = :{name}" for name in names]) if len(names) <= _MOST_LEADING else ()
-    if "metadata" not in active:
-        return ()
-    named = "name = 'metadata.' || :key_0 AND value = "
-    if "value_0" not in values:  # a number, in each form that JSON has for it
-        return tuple([f"{named}json_quote(:{name})" for name in values if name.startswith("value_0_")])
-    wanted = min(active["metadata"].items())[1]
-    quoted = ":value_0" if wanted is None or isinstance(wanted, bool) else "json_quote(:value_0)"
-    return (f"{named}substr({quoted}, 1, {FACET_LENGTH})",)
+    for condition in parse_filter(active.get("metadata", {}), "metadata"):
+        if isinstance(condition, Comparison) and len(condition.paths) == 1 and _is_of_top_level(condition):
+            ((key,),) = condition.paths
+            named = f"name = 'metadata.' || {bind(values, key)}"
+            facets = [f"{named} AND value = {value}" for value in _facet_values(condition.operands, values)]
+            return tuple(facets) if len(facets) <= _MOST_LEADING else ()
+    return ()
 
 
 def active_filters(asked: EpisodeFilter | PatternFilter) -> dict[str, Any]:
@@ -188,7 +185,7 @@ def _tags(name: str, value: list[str], values: dict[str, Any], prefix: str) -> l
     values[f"{name}_count"] = len(wanted)
     given = _GIVEN.format(name=name)
     # A facet has a tag once, so they are counted; in the document, a tag may be in two lists.
-    found, counted = f"{_FACETS}'tag' AND value {given}", f"= :{name}_count"
+    found, counted = f"{_FACETS} = 'tag' AND value {given}", f"= :{name}_count"
 
     def of_row(prefix: str) -> str:
         row_tags = f"FROM {tags_of(prefix)} AND atom {given}"
@@ -202,44 +199,83 @@ def _tags(name: str, value: list[str], values: dict[str, Any], prefix: str) -> l
 
 
 def _metadata(name: str, value: dict[str, Any], values: dict[str, Any], prefix: str) -> list[Condition]:
-    if len(value) > MOST_KEYS:
-        raise ValidationError(name, f"at most {MOST_KEYS} keys at once", len(value))
-    found: list[Condition] = []
-    for number, (key, wanted) in enumerate(sorted(value.items())):
-        if isinstance(wanted, int) and not -(2**63) <= wanted < 2**63:
-            raise ValidationError(f"{name}.{key}", "at most 64 bits", wanted)
-        if isinstance(wanted, float) and not math.isfinite(wanted):
-            raise ValidationError(f"{name}.{key}", "a finite number", wanted)
-        values[f"key_{number}"] = key
-        if isinstance(wanted, int | float) and not isinstance(wanted, bool):
-            found += _has_number(number, wanted, values, prefix)
-            continue
-        as_json = wanted is None or isinstance(wanted, bool)
-        values[f"value_{number}"] = json.dumps(wanted) if as_json else wanted
-        quoted = f":value_{number}" if as_json else f"json_quote(:value_{number})"
-        found.append(_has_facet(number, values, prefix, f"= substr({quoted}, 1, {FACET_LENGTH})"))
-        if isinstance(wanted, str) and 6 * len(wanted) + 2 > FACET_LENGTH:
-            # The facet of a long string holds only its beginning.
-            found.append(_has_pair(number, prefix, f"pair.value = :value_{number} AND pair.type = 'text'"))
-    return found
+    return [_metadata_condition(one, values, prefix) for one in parse_filter(value, name)]
 
 
-def _has_number(number: int, wanted: int | float, values: dict[str, Any], prefix: str) -> list[Condition]:
-    """Return conditions under which equal numbers match: 1 matches 1.0."""
-    forms = _forms_of(wanted)
-    # A facet has 15 digits of the number that SQLite parsed, and SQLite parses some decimals as an adjacent float.
-    # The adjacent floats are looked up too, and then the numerals in the documents are compared.
-    read_as = [*forms, *(near for form in forms for near in _neighbours(form))]
-    names = [f"value_{number}_{index}" for index in range(len(read_as))]
-    values.update(zip(names, read_as, strict=True))
-    conditions = [_has_facet(number, values, prefix, f"IN ({', '.join(f'json_quote(:{name})' for name in names)})")]
-    if any(isinstance(form, float) for form in forms):
-        texts = {f"text_{number}_{index}": to_json(form).decode() for index, form in enumerate(forms)}
-        values |= texts
-        listed = ", ".join(f":{name}" for name in texts)
-        text = _text_of_pair(number, values, prefix)
-        conditions.append(_has_pair(number, prefix, f"{text} IN ({listed}) AND pair.type IN ('integer', 'real')"))
-    return conditions
+def _metadata_condition(condition: DocumentCondition, values: dict[str, Any], prefix: str) -> Condition:
+    test = row_test(condition, _METADATA, values)
+
+    def of_row(prefix: str) -> str:
+        return test(f"{prefix}document")
+
+    found = _facets_of(condition, values)
+    if not found:
+        return (of_row(prefix),) * 2
+    by_facet, at_hand = _found("\n        UNION ALL ".join(found), of_row, values, prefix)
+    return (by_facet if _is_in_facets(condition) else f"{by_facet} AND {at_hand}"), at_hand
+
+
+def _facets_of(condition: DocumentCondition, values: dict[str, Any]) -> list[str]:
+    """Return SQL for the facets of which a row that passes has at least one; [] if its facets do not tell."""
+    if isinstance(condition, Negation):
+        return []
+    if isinstance(condition, Comparison):
+        return _facets_of_value(condition, values) if _is_of_top_level(condition) else []
+    found = [_facets_of(one, values) for one in condition.conditions]
+    if condition.word == "AND":
+        return next(filter(None, found), [])
+    return [facets for one in found for facets in one] if all(found) else []
+
+
+def _is_of_top_level(comparison: Comparison) -> bool:
+    return comparison.operator == "$in" and all(len(path) == 1 for path in comparison.paths)
+
+
+def _is_in_facets(condition: DocumentCondition) -> bool:
+    """Return whether every row with one of the facets passes."""
+    # The facet of a long string holds only its beginning, and that of a number 15 digits of what SQLite parsed.
+    return (
+        isinstance(condition, Comparison)
+        and len(condition.paths) == 1
+        and not any(isinstance(form, float) for one in condition.operands for form in _forms(one))
+        and not any(isinstance(one, str) and 6 * len(one) + 2 > FACET_LENGTH for one in condition.operands)
+    )
+
+
+def _facets_of_value(comparison: Comparison, values: dict[str, Any]) -> list[str]:
+    names = [f"'metadata.' || {bind(values, key)}" for (key,) in comparison.paths]
+    source = f"{_FACETS} IN ({', '.join(names)}) AND value"
+    numbers = [one for one in comparison.operands if is_number(one)]
+    others = [one for one in comparison.operands if not is_number(one)]
+    if len(others) > _MOST_LEADING:  # one statement serves any number of them
+        listed = bind(values, to_json(others).decode())
+        facets = [f"{source} IN (SELECT {SCALAR} FROM json_each({listed}))"]
+    else:
+        facets = [f"{source} = {one}" for one in _facet_values(others, values)]
+    if numbers:
+        facets.append(f"{source} IN ({', '.join(_facet_values(numbers, values))})")
+    return facets or [f"{source} IS NULL"]  # none of no values: no facet
+
+
+def _facet_values(operands: Iterable[MetadataValue], values: dict[str, Any]) -> list[str]:
+    """Return SQL for the values of the facets that the operands may have."""
+    facets = []
+    for wanted in operands:
+        if is_number(wanted):
+            # SQLite parses some decimals as an adjacent float. The adjacent floats are looked up too, and then the
+            # numerals in the documents are compared.
+            forms = _forms(wanted)
+            read_as = [*forms, *(near for form in forms for near in _neighbours(form))]
+            facets += [f"json_quote({bind(values, one)})" for one in read_as]
+        elif isinstance(wanted, str):
+            facets.append(f"substr(json_quote({bind(values, wanted)}), 1, {FACET_LENGTH})")
+        else:
+            facets.append(bind(values, to_json(wanted).decode()))
+    return facets
+
+
+def _forms(operand: MetadataValue) -> list[int | float]:
+    return equal_numbers(operand) if is_number(operand) else []
 
 
 def _neighbours(form: int | float) -> list[float]:
@@ -249,50 +285,10 @@ def _neighbours(form: int | float) -> list[float]:
     return [near for end in (-math.inf, math.inf) if math.isfinite(near := math.nextafter(form, end))]
 
 
-def _text_of_pair(number: int, values: dict[str, Any], prefix: str) -> str:
-    """Return SQL for the JSON text of the value of a pair."""
-    if '"' not in values[f"key_{number}"]:
-        return f"{prefix}document -> pair.fullkey"
-    # A JSON path cannot name a key that contains a quote, so the key is renamed in a copy. Encoded as JSON it has an
-    # escape, so its text occurs only as a key.
-    values[f"member_{number}"] = f"{to_json(values[f'key_{number}']).decode()}:"
-    return f"""replace({prefix}document -> '$.metadata', :member_{number}, '"{_RENAMED}":') -> '$."{_RENAMED}"'"""
-
-
-def _forms_of(wanted: int | float) -> list[int | float]:
-    """Return the equal numbers that JSON writes differently."""
-    if wanted == 0:
-        return [0, 0.0, -0.0]
-    # Up to 2**53 an int and a float may be equal; beyond, a float equals only the ints that it represents exactly.
-    is_whole = isinstance(wanted, int) or (wanted.is_integer() and abs(wanted) < 2**63)
-    same: list[int | float] = [int(wanted)] if is_whole else []
-    try:
-        return [*same, float(wanted)] if float(wanted) == wanted else same
-    except OverflowError:
-        return same
-
-
-def _has_facet(number: int, values: dict[str, Any], prefix: str, value: str) -> Condition:
-    found = f"{_FACETS}'metadata.' || :key_{number} AND value {value}"
-
-    def of_row(prefix: str) -> str:
-        return f"EXISTS (SELECT 1 FROM {metadata_of(prefix)} AND key = :key_{number} AND {SCALAR} {value})"
-
-    return _found(found, of_row, values, prefix)
-
-
 def _found(found: str, of_row: Callable[[str], str], values: dict[str, Any], prefix: str) -> Condition:
     # An episode that comes twice, by a facet and by the log, is one `seq`.
     changed = _CHANGED + of_row("e.") if values["owner_type"] == "episode" else ""
     return f"{prefix}seq IN ({found}{changed})", of_row(prefix)
-
-
-def _has_pair(number: int, prefix: str, condition: str) -> Condition:
-    found = (
-        f"EXISTS (SELECT 1 FROM json_each({prefix}document, '$.metadata') AS pair"
-        f" WHERE pair.key = :key_{number} AND {condition})"
-    )
-    return found, found
 
 
 @lru_cache(maxsize=16)
