@@ -21,6 +21,63 @@ def same_json(one: Any, other: Any) -> bool:
     return (are_numbers or type(one) is type(other)) and one == other
 
 
+ABSENT = object()
+
+
+def look_up(document: dict[str, Any], key: str) -> Any:
+    """The value of a key: that of the literal key, else that of the path; `ABSENT` if there is neither."""
+    if key in document:
+        return document[key]
+    marks = {"\\\\": "\0", "\\.": "\1"}  # no key of a test contains them
+    for escape, mark in marks.items():
+        key = key.replace(escape, mark)
+    key = key.removeprefix("\\") if key.startswith("\\$") else key
+    parts = [part.replace("\0", "\\").replace("\1", ".") for part in key.split(".")]
+    value: Any = document
+    for part in parts:
+        if not isinstance(value, dict) or part not in value:
+            return ABSENT
+        value = value[part]
+    return value
+
+
+def _are_ordered(one: Any, other: Any) -> bool:
+    return type(one) is type(other) is str or all(type(value) in (int, float) for value in (one, other))
+
+
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "$eq": same_json,
+    "$ne": lambda v, wanted: not same_json(v, wanted),
+    "$gt": lambda v, wanted: _are_ordered(v, wanted) and v > wanted,
+    "$gte": lambda v, wanted: _are_ordered(v, wanted) and v >= wanted,
+    "$lt": lambda v, wanted: _are_ordered(v, wanted) and v < wanted,
+    "$lte": lambda v, wanted: _are_ordered(v, wanted) and v <= wanted,
+    "$in": lambda v, wanted: any(same_json(v, one) for one in wanted),
+    "$nin": lambda v, wanted: not any(same_json(v, one) for one in wanted),
+    "$exists": lambda v, wanted: (v is not ABSENT) == wanted,
+    "$contains": lambda v, wanted: isinstance(v, list) and any(same_json(one, wanted) for one in v),
+    "$not": lambda v, wanted: not _passes(v, wanted),
+}
+
+
+def _passes(value: Any, expression: dict[str, Any]) -> bool:
+    return all(_OPERATORS[name](value, operand) for name, operand in expression.items())
+
+
+def matches(document: dict[str, Any], document_filter: dict[str, Any]) -> bool:
+    """Whether a document passes a filter with operators, paths and logic."""
+    return all(_matches_key(document, key, wanted) for key, wanted in document_filter.items())
+
+
+def _matches_key(document: dict[str, Any], key: str, wanted: Any) -> bool:
+    if key == "$not":
+        return not matches(document, wanted)
+    if key in ("$and", "$or"):
+        return (all if key == "$and" else any)([matches(document, one) for one in wanted])
+    value = look_up(document, key)
+    return _passes(value, wanted) if isinstance(wanted, dict) else same_json(value, wanted)
+
+
 def tags_of(thing: Any) -> set[str]:
     """The tags that a filter finds: its own, and those of its context."""
     return {*thing.tags, *thing.context.tags}
@@ -58,7 +115,7 @@ _EPISODE: dict[str, Callable[[ms.Episode, Any], bool]] = {
     "completed": lambda e, v: e.is_complete == v,
     "tags_any": lambda e, v: bool(set(v) & tags_of(e)),
     "tags_all": lambda e, v: set(v) <= tags_of(e),
-    "metadata": lambda e, v: all(key in e.metadata and same_json(e.metadata[key], one) for key, one in v.items()),
+    "metadata": lambda e, v: matches(e.metadata, v),
     "min_reward": lambda e, v: e.reward is not None and e.reward.total >= v,
     "max_reward": lambda e, v: e.reward is not None and e.reward.total <= v,
     "since": lambda e, v: e.started_at >= v,
