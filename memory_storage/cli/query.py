@@ -14,7 +14,7 @@ from memory_storage.storage import MemoryStorage
 from .app import app
 from .database import open_existing
 from .ids import EpisodeId, display_ids, resolve_id
-from .options import AsJson, Database, Namespace, pairs, parse_time
+from .options import AsJson, Database, Namespace, metadata_filter, parse_time
 from .output import say, show_fields, show_table, talk, write_json
 
 
@@ -27,7 +27,11 @@ def query(
     tag: Annotated[list[str] | None, typer.Option(help="Has this tag; repeat it to require several.")] = None,
     any_tag: Annotated[list[str] | None, typer.Option(help="Has at least one of these tags; repeat it.")] = None,
     metadata: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Has this metadata; repeat it.")
+        list[str] | None,
+        typer.Option(
+            metavar="CONDITION",
+            help="key=value, or with != > >= < <= or ~= (a list has the value), or a filter in JSON; repeat it.",
+        ),
     ] = None,
     min_reward: Annotated[float | None, typer.Option(help="Reward of at least this.")] = None,
     max_reward: Annotated[float | None, typer.Option(help="Reward of at most this.")] = None,
@@ -52,7 +56,7 @@ def query(
             outcome=cast("OutcomeKind | None", outcome),  # the filter checks it
             tags_all=tag or [],
             tags_any=any_tag or [],
-            metadata=pairs("metadata", metadata or []),
+            metadata=metadata_filter("metadata", metadata or []),
             min_reward=min_reward,
             max_reward=max_reward,
             since=parse_time("since", since),

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 from pydantic_core import to_json
@@ -118,7 +118,15 @@ def parse_filter(document_filter: object, field: str) -> tuple[Condition, ...]:
     Raises:
         ValidationError: the filter has an unknown operator, a value that cannot be compared, or exceeds a limit.
     """
-    return _Parser(field).conditions(document_filter, field, 1)
+    return tuple(_conjuncts(_Parser(field).conditions(document_filter, field, 1)))
+
+
+def _conjuncts(conditions: Iterable[Condition]) -> Iterator[Condition]:
+    for one in conditions:
+        if isinstance(one, Junction) and one.word == "AND":
+            yield from _conjuncts(one.conditions)
+        else:
+            yield one
 
 
 class _Parser:
@@ -217,6 +225,8 @@ class _Parser:
 
 
 def _paths(key: str, field: str) -> tuple[Path, ...]:
+    if "." not in key and "\\" not in key:
+        return ((key,),)
     parts = [""]
     for piece in _PIECE.findall(key):
         if piece == ".":

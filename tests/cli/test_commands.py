@@ -108,6 +108,9 @@ def test_the_environment_may_give_the_database(command, database, monkeypatch, n
         ["--any-tag", "auth", "--any-tag", "other"],
         ["--metadata", "trial=3", "--metadata", "model=small"],
         ["--metadata", 'model="small"'],
+        ["--metadata", "trial>=3", "--metadata", "trial<4", "--metadata", "trial=3"],
+        ["--metadata", "trial>2", "--metadata", "trial<=3", "--metadata", "model!=large"],
+        ["--metadata", "notes.a=1", "--metadata", '{"$or": [{"model": "large"}, {"trial": {"$in": [3, 4]}}]}'],
         ["--min-reward", "0.7", "--max-reward", "0.8"],
         ["--since", "2025-03-01", "--until", "2025-03-01T13:00:00+01:00", "--until", "2025-03-02"],
         ["--text", "flaky token"],
@@ -127,6 +130,9 @@ def test_query_applies_the_filters(answered, episode, filters):
         ["--outcome", "failure"],
         ["--tag", "auth", "--tag", "other"],
         ["--metadata", 'trial="3"'],
+        ["--metadata", "trial>3"],
+        ["--metadata", "model=small", "--metadata", "model=large"],
+        ["--metadata", "model~=small"],  # a string is no list
         ["--since", "2025-03-01T12:00:01"],
         ["--until", "2025-03-01T12:00:00Z"],
         ["--text", "nothing of that"],
@@ -145,6 +151,8 @@ def test_query_leaves_out_the_others(answered, episode, filters):
         (["--outcome", "great"], "outcome"),
         (["--since", "yesterday"], "since: a time in ISO 8601"),
         (["--metadata", "trial"], "metadata: key=value"),
+        (["--metadata", '{"trial": '], "metadata: a filter in JSON"),
+        (["--metadata", '{"trial": {"$near": 3}}'], "metadata.trial: one of $eq, $ne"),
         (["--limit", "0"], "limit"),
         (["--cursor", "nonsense"], "cursor"),
         (["--min-reward", "nan"], "min_reward"),
@@ -181,6 +189,13 @@ def test_query_shows_a_table(command, database, episode):
     shown = command("query", "-d", database).stdout
     for text in (str(episode.id), "2025-03-01", "success 0.75", "Fix the flaky token refresh"):
         assert text in shown
+
+
+def test_query_finds_a_value_in_a_list(answered, database, make_episode):
+    with ms.MemoryStorage.open(database) as storage:
+        listed = storage.episodes.save(make_episode(metadata={"labels": ["flaky", 7]}))
+    for condition in ("labels~=flaky", "labels~=7"):
+        assert [item["id"] for item in answered("query", "--metadata", condition)["items"]] == [str(listed.id)]
 
 
 def test_show_prints_the_complete_episode(answered, episode):

@@ -31,7 +31,14 @@ EPISODE_FILTERS: dict[str, list[Any]] = {
     "completed": [True, False],
     "tags_any": [["tag-1"], ["tag-1", "tag-2"]],
     "tags_all": [["tag-1", "tag-2"]],
-    "metadata": [{"number": 3}, {"even": True, "text": "x" * 300}],
+    "metadata": [
+        {"number": 3},
+        {"even": True, "text": "x" * 300},
+        {"number": {"$in": [3, "3", None]}},
+        {"number": {"$in": [*map(str, range(20)), 1.5]}},
+        {"$or": [{"number": 3}, {"even": False, "retry.count": {"$gte": 2}}]},
+        {"retry.count": {"$gte": 2, "$lt": 9.5}, "labels": {"$contains": "a"}, "$not": {"number": 3}},
+    ],
     "min_reward": [0.9],
     "max_reward": [0.1],
     "since": [NOW - timedelta(hours=5)],
@@ -132,6 +139,46 @@ def test_episodes_are_counted_in_an_index(filled: ms.MemoryStorage, name: str, a
     for batch in batches:
         (read,) = [line for line in _plan(filled, batch.steps[-1]) if line.startswith("SEARCH episodes ")]
         assert "USING COVERING INDEX" in read
+
+
+INDEXED: list[dict[str, Any]] = [
+    {"number": {"$eq": 3}},
+    {"text": {"$in": ["a", "b"]}},
+    {"number": {"$in": list(range(50))}},
+    {"text": {"$in": list(map(str, range(50)))}},
+    {"$or": [{"number": 3}, {"text": "a"}, {"even": True, "number": {"$lt": 9}}]},
+    {"$and": [{"$or": [{"number": 3}, {"number": 4}]}, {"retry.count": {"$gt": 1}}]},
+    {"http\\.status": 500},
+    {"number": 3, "retry.count": {"$gt": 1}, "even": {"$ne": True}},
+]
+BY_ROW: list[dict[str, Any]] = [
+    {"retry.count": 3},
+    {"number": {"$gte": 3}},
+    {"labels": {"$contains": "a"}},
+    {"number": {"$ne": 3}},
+    {"$or": [{"number": 3}, {"retry.count": 3}]},
+    {"$not": {"number": 3}},
+]
+
+
+@pytest.mark.parametrize("metadata", INDEXED, ids=str)
+def test_equality_of_top_level_metadata_is_read_from_facets(filled: ms.MemoryStorage, metadata: dict[str, Any]):
+    assert _reads_facets(filled, metadata)
+
+
+@pytest.mark.parametrize("metadata", BY_ROW, ids=str)
+def test_other_metadata_is_tested_row_by_row(filled: ms.MemoryStorage, metadata: dict[str, Any]):
+    assert not _reads_facets(filled, metadata)
+    assert _reads_facets(filled, {"$and": [metadata, {"text": "a"}]})
+
+
+def _reads_facets(storage: ms.MemoryStorage, metadata: dict[str, Any]) -> bool:
+    with spied(storage.engine) as batches:
+        storage.episodes.count(metadata=metadata)
+    (batch,) = batches
+    facets = [line for line in _plan(storage, batch.steps[-1]) if line.startswith("SEARCH facets ")]
+    assert all("(namespace=? AND owner_type=? AND name=? AND value=?)" in line for line in facets)
+    return bool(facets)
 
 
 def test_queries_for_patterns_scan_no_table(filled: ms.MemoryStorage):
