@@ -21,6 +21,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
+from uuid import uuid4
 
 from pydantic_core import to_json
 
@@ -42,7 +43,8 @@ MOST_QUOTES = 200
 """Parts of all paths that contain a quote: each needs a copy of the document."""
 
 _PIECE = re.compile(r"^\\\$|\\[.\\]|\.|[^.\\]+|\\")
-_RENAMED = "the key that the filter names"
+# Of this process: no document can have a key of this name too.
+_RENAMED = f"key {uuid4()}"
 
 Path: TypeAlias = tuple[str, ...]
 
@@ -99,7 +101,6 @@ def document_conditions(
     Raises:
         ValidationError: the filter has an unknown operator, a value that cannot be compared, or exceeds a limit.
     """
-    refuse_unstorable(field, document_filter)
     return [row_test(condition, root, values)(document) for condition in parse_filter(document_filter, field)]
 
 
@@ -143,6 +144,8 @@ class _Parser:
             raise self._too_deep(level)
         if len(filter_) > MOST_KEYS:
             raise ValidationError(field, f"at most {MOST_KEYS} keys at once", len(filter_))
+        for key in filter_:
+            refuse_unstorable(join_field(field, "a key"), key)
         # Sorted: the order of the keys makes no other statement.
         return tuple([self._condition(key, filter_[key], join_field(field, key), level) for key in sorted(filter_)])
 
@@ -151,6 +154,7 @@ class _Parser:
             return self._logical(key, value, field, level)
         if key in OPERATORS:
             raise ValidationError(field, f'an operator follows a key, like {{"key": {{"{key}": ...}}}}', key)
+        # As a key of the document, a name with a dollar sign has a value; an operator has a list or a dictionary.
         if key.startswith("$") and isinstance(value, Mapping | list | tuple):
             choice(field, key, _LOGICAL)
         paths = _paths(key, field)
@@ -174,6 +178,7 @@ class _Parser:
         raise ValidationError(field, "at least one condition", filter_)
 
     def _expression(self, paths: tuple[Path, ...], value: Any, field: str, level: int) -> Condition:
+        # A dictionary without operators is refused: it could mean the equality of objects, or a nested filter.
         if level > MOST_LEVELS:
             raise self._too_deep(level)
         is_expression = isinstance(value, Mapping) and value and all(str(key).startswith("$") for key in value)
@@ -225,6 +230,7 @@ class _Parser:
 
 
 def _paths(key: str, field: str) -> tuple[Path, ...]:
+    # Whatever is escaped, a key that the document has literally is found under that name.
     if "." not in key and "\\" not in key:
         return ((key,),)
     parts = [""]
@@ -247,6 +253,8 @@ def _scalar(value: Any, field: str) -> MetadataValue:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
+        # The engine ends a text at a NUL: it would compare less than was written.
+        refuse_unstorable(field, value)
         return str.__str__(value)  # of an enumeration too
     if isinstance(value, int):
         if not -(2**63) <= value < 2**63:
@@ -305,6 +313,7 @@ def _comparison_test(comparison: Comparison, root: str, values: dict[str, Any]) 
         document = readable(document)
         for member, name in members:
             document = f"replace({document}, {member}, {name})"
+        # The engine parses the document once for all of these functions.
         path = paths[-1]
         if len(paths) > 1:
             path = f"CASE WHEN json_type({document}, {paths[0]}) IS NULL THEN {path} ELSE {paths[0]} END"
@@ -328,6 +337,7 @@ def _json_path(path: Path, root: str, renamed: dict[str, str]) -> str:
 
 def bind(values: dict[str, Any], value: object) -> str:
     """Add a value to those to bind, and return its `:name`. The name depends only on the number of values."""
+    # Conditions are compiled for several tables, and in each form; equal names let their values be bound once.
     name = f"document_{len(values)}"
     values[name] = value
     return f":{name}"
@@ -338,6 +348,7 @@ def _one_of_test(comparison: Comparison, values: dict[str, Any]) -> _ValueTest:
     numbers = [form for one in comparison.operands if is_number(one) for form in equal_numbers(one)]
     literals = [to_json(one).decode() for one in comparison.operands if one is None or isinstance(one, bool)]
     strings = [one for one in comparison.operands if isinstance(one, str)]
+    # Each type has a list of its own: in SQL, the string "1" and true are equal to other things than in JSON.
     tests: list[_ValueTest] = []
     if strings:
         listed = _in_list(strings, values)
@@ -357,16 +368,13 @@ def _contains_test(comparison: Comparison, values: dict[str, Any]) -> _ValueTest
     is_equal = _one_of_test(comparison, values)
 
     def of_array(at: _Value) -> str:
+        # json_each() of a scalar has a row too, hence the type.
         text = f"({at.document} -> (({at.path}) || '[' || element.key || ']'))"
         of_element = is_equal(_Value("element.type", "element.value", text, at.document, at.path))
         elements = f"json_each({at.document}, {at.path}) AS element"
         return f"{at.kind} = 'array' AND EXISTS (SELECT 1 FROM {elements} WHERE {of_element})"
 
     return of_array
-
-
-def _exists_test(comparison: Comparison, values: dict[str, Any]) -> _ValueTest:  # noqa: ARG001 - one signature
-    return lambda at: f"{at.kind} IS NOT NULL"
 
 
 def _order_test(comparison: Comparison, values: dict[str, Any]) -> _ValueTest:
@@ -401,6 +409,7 @@ def _near(operator: str, below: float, wanted: int | float, above: float) -> Ite
 def _neighbours(number: int | float) -> tuple[float, float]:
     """Return the adjacent floats, or the nearest finite ones."""
     nearest = float(number)
+    # An integer beyond 2**53 may be between two floats; the greatest float has no finite one above it.
     below = nearest if nearest < number else math.nextafter(nearest, -math.inf)
     above = nearest if nearest > number else math.nextafter(nearest, math.inf)
     return (below if math.isfinite(below) else nearest), (above if math.isfinite(above) else nearest)
@@ -437,5 +446,5 @@ OPERATORS = ("$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$exists
 _TESTS: dict[str, Callable[[Comparison, dict[str, Any]], _ValueTest]] = {
     "$in": _one_of_test,
     "$contains": _contains_test,
-    "$exists": _exists_test,
+    "$exists": lambda *_: lambda at: f"{at.kind} IS NOT NULL",
 }

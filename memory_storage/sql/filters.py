@@ -198,10 +198,6 @@ def _tags(name: str, value: list[str], values: dict[str, Any], prefix: str) -> l
     return [_found(found, of_row, values, prefix)]
 
 
-def _metadata(name: str, value: dict[str, Any], values: dict[str, Any], prefix: str) -> list[Condition]:
-    return [_metadata_condition(one, values, prefix) for one in parse_filter(value, name)]
-
-
 def _metadata_condition(condition: DocumentCondition, values: dict[str, Any], prefix: str) -> Condition:
     test = row_test(condition, _METADATA, values)
 
@@ -211,6 +207,7 @@ def _metadata_condition(condition: DocumentCondition, values: dict[str, Any], pr
     found = _facets_of(condition, values)
     if not found:
         return (of_row(prefix),) * 2
+    # The engine looks a row up in the list of those with a facet before it parses the document.
     by_facet, at_hand = _found("\n        UNION ALL ".join(found), of_row, values, prefix)
     return (by_facet if _is_in_facets(condition) else f"{by_facet} AND {at_hand}"), at_hand
 
@@ -221,6 +218,7 @@ def _facets_of(condition: DocumentCondition, values: dict[str, Any]) -> list[str
         return []
     if isinstance(condition, Comparison):
         return _facets_of_value(condition, values) if _is_of_top_level(condition) else []
+    # Of all conditions, one that has facets is enough; of alternatives, each must have them.
     found = [_facets_of(one, values) for one in condition.conditions]
     if condition.word == "AND":
         return next(filter(None, found), [])
@@ -233,12 +231,11 @@ def _is_of_top_level(comparison: Comparison) -> bool:
 
 def _is_in_facets(condition: DocumentCondition) -> bool:
     """Return whether every row with one of the facets passes."""
+    if not isinstance(condition, Comparison) or len(condition.paths) > 1:
+        return False
     # The facet of a long string holds only its beginning, and that of a number 15 digits of what SQLite parsed.
-    return (
-        isinstance(condition, Comparison)
-        and len(condition.paths) == 1
-        and not any(isinstance(form, float) for one in condition.operands for form in _forms(one))
-        and not any(isinstance(one, str) and 6 * len(one) + 2 > FACET_LENGTH for one in condition.operands)
+    return not any(isinstance(form, float) for one in condition.operands for form in _forms(one)) and not any(
+        isinstance(one, str) and 6 * len(one) + 2 > FACET_LENGTH for one in condition.operands
     )
 
 
@@ -308,5 +305,7 @@ _READERS: dict[str, Callable[[str, Any, dict[str, Any], str], list[Condition]]] 
     "completed_until": _moment,
     "tags_any": _tags,
     "tags_all": _tags,
-    "metadata": _metadata,
+    "metadata": lambda name, value, values, prefix: [
+        _metadata_condition(one, values, prefix) for one in parse_filter(value, name)
+    ],
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -205,6 +206,7 @@ REFUSED: list[tuple[Any, str, str]] = [
     ({"k": {"$ne": 2**63}}, "metadata.k.$ne", "64 bits"),
     ({"k": {"$gt": float("nan")}}, "metadata.k.$gt", "finite"),
     ({"k": {"$in": ["a\0"]}}, "metadata.k.$in.0", "NUL"),
+    ({"k": MappingProxyType({"$eq": "a\0"})}, "metadata.k.$eq", "NUL"),
     ({"k": {"$in": [b"x"]}}, "metadata.k.$in.0", "a string, a number"),
     ({"$or": [{"\ud800": 1}]}, "metadata.$or.0.a key", "surrogate"),
     ({"k": object()}, "metadata.k.str", "string"),
