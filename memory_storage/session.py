@@ -18,7 +18,6 @@ from typing_extensions import Self
 from . import dbapi
 from ._execution import Executor, TransactionExecutor
 from ._files import MaintenanceLock
-from .embedders import Embedder
 from .models import OwnerType
 from .monitoring import AuditRecord, Meter, Operation, named_operation
 from .repositories import (
@@ -122,11 +121,6 @@ class Session(dbapi.Unpicklable):
     def indexing(self) -> AbstractContextManager[bool]:
         """See `SessionProtocol`."""
         return self._executor.indexing(self._maintenance)
-
-    @property
-    def embedder(self) -> Embedder | None:
-        """The embedder of the storage."""
-        return None if self.embedding_queue is None else self.embedding_queue.embedder
 
     def saved(self, owner_type: OwnerType, ids: Sequence[UUID]) -> None:
         """See `SessionProtocol`."""

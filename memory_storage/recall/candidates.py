@@ -11,12 +11,11 @@ from operator import mul
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from memory_storage.embedders import Embedder
 from memory_storage.models import AnyPattern, Episode, LazyList, RecallKind
 from memory_storage.repositories.episodes import rows as episode_rows
 from memory_storage.repositories.patterns import rows as pattern_rows
 from memory_storage.search.planner import SearchPlan, plan_search, run_together
-from memory_storage.search.request import SearchRequest
+from memory_storage.search.request import SearchRequest, embed_query
 from memory_storage.search.session import SearchSession
 from memory_storage.search.statement import EPISODES, PATTERNS, Search
 from memory_storage.search.vectors import packed
@@ -72,18 +71,14 @@ class _Read:
     decode: Callable[[Sequence[Row], int], list[tuple[Row, Any]]]
 
 
-def read_candidates(
-    session: SearchSession, request: RecallRequest, embedder: Embedder | None
-) -> dict[RecallKind, list[Candidate]]:
+def read_candidates(session: SearchSession, request: RecallRequest) -> dict[RecallKind, list[Candidate]]:
     """Return the candidates of each kind. One round trip on a server, if the namespace has vectors of the embedder.
 
     Args:
         session: The session of the namespace.
         request: The request.
-        embedder: Makes the vector of the task; None to search by words only.
     """
-    vector = None if embedder is None else embedder.embed_query(request.task)
-    model = None if embedder is None else embedder.model
+    _, vector, model = embed_query(session, request.task)
     reads = []
     for kind, count in request.counts.items():
         if count:

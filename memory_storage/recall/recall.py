@@ -24,7 +24,7 @@ def recall(session: Session, request: RecallRequest) -> Recall:
     now = session.now()
     choices: dict[RecallKind, list[Choice]] = {
         kind: choose(found, request.counts[kind], request.weights, request.diversity, now)
-        for kind, found in read_candidates(session, request, session.embedder).items()
+        for kind, found in read_candidates(session, request).items()
     }
     chosen = [choice for found in choices.values() for choice in found]
     items = [choice.candidate.item for choice in chosen]

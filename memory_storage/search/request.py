@@ -107,10 +107,10 @@ class SearchRequest:
 def embed_query(
     session: SearchSession,
     text: Any,
-    vector: Any,
-    model: str | None,
-    embedder: Embedder | None,
-    weights: Weights | None,
+    vector: Any = None,
+    model: str | None = None,
+    embedder: Embedder | None = None,
+    weights: Weights | None = None,
 ) -> tuple[str, Sequence[float] | None, str | None]:
     """Return the text, vector and model of a search by words; the vector is the embedder's where none is passed.
 
