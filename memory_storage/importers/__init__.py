@@ -1,5 +1,6 @@
 """Import of agent transcripts and exports, and export of a namespace as JSON lines."""
 
+from .conversation import RunOptions
 from .importer import (
     FORMATS,
     Format,
@@ -15,7 +16,7 @@ from .importer import (
 )
 from .json_records import Record, is_gzip, read_records
 from .jsonl import export_lines
-from .openai_chat import RunOptions, episode_from
+from .openai_chat import episode_from
 
 __all__ = [
     "FORMATS",

@@ -26,10 +26,11 @@ from memory_storage.storage import MemoryStorage
 
 from . import jsonl
 from .continuation import AnotherRunError, grown
+from .conversation import NOT_DATED, RunOptions
 from .detection import looks_like
 from .json_records import Record, read_records
 from .jsonl import Kind, Value
-from .openai_chat import NOT_DATED, RunOptions, canonical_json, episode_from
+from .openai_chat import canonical_json, episode_from
 
 Format = Literal["openai-chat", "export"]
 FORMATS: tuple[str, ...] = get_args(Format)
