@@ -48,9 +48,9 @@ def import_(
         ),
     ],
     format: Annotated[  # noqa: A002 - the option's name
-        str | None,
-        typer.Option(help="openai-chat or export. Default: detected from the first record.", show_default=False),
-    ] = None,
+        str,
+        typer.Option(metavar="NAME", help="auto recognises the format by the first records; a wrong name lists all."),
+    ] = "auto",
     strict: Annotated[bool, typer.Option("--strict", help="Import nothing if any record is invalid.")] = False,
     started_at: Annotated[
         str | None,
@@ -77,7 +77,7 @@ def import_(
     namespace: Namespace = None,
     as_json: AsJson = False,
 ) -> None:
-    """Import transcripts of chat messages, or an export. Importing the same file again changes nothing."""
+    """Import transcripts or sessions of agents, or an export. Importing the same file again changes nothing."""
     options = ImportOptions(
         format=format,  # type: ignore[typeddict-item] # the importer checks it
         strict=strict,
@@ -152,10 +152,13 @@ def _show_report(report: ImportReport, *, strict: bool, as_json: bool) -> None:
         talk(
             f"{report.erased:,} were skipped, because they are erased or expired: import them with --restore-forgotten"
         )
+    if report.not_taken:
+        talk("not taken: " + ", ".join(f"{count:,} {name}" for name, count in report.not_taken.items()))
     if as_json:
         write_json(asdict(report) | {"failed": _as_dicts(report.failed), "notes": _as_dicts(report.notes)})
     else:
         say(_summary(report))
+        say(_contents(report))
 
 
 def _show_problems(problems: Sequence[ImportProblem]) -> None:
@@ -174,6 +177,13 @@ def _summary(report: ImportReport) -> str:
     erased = f", {report.erased:,} skipped: erased" if report.erased else ""
     known = f"{report.unchanged:,} unchanged"
     return f"{report.imported:,} imported{updated}, {known}{erased}, {len(report.failed):,} invalid"
+
+
+def _contents(report: ImportReport) -> str:
+    """Return the format, and what the episodes of the file have."""
+    errors = f", {counted(report.errors, 'error')}" if report.errors else ""
+    tokens = f", {counted(report.tokens, 'token')}" if report.tokens else ""
+    return f"{report.format}: {counted(report.steps, 'step')}{errors}{tokens}"
 
 
 def _values_in(storage: MemoryStorage) -> int:

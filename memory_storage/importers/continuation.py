@@ -7,6 +7,7 @@ from typing import Any
 from memory_storage.models import Episode, Step
 
 from .media import is_same
+from .run import DERIVED
 
 
 class AnotherRunError(Exception):
@@ -31,7 +32,7 @@ def grown(stored: Episode, run: Episode) -> Episode | None:
     longer = stored.model_copy(
         update={
             "task_description": run.task_description,
-            "metadata": {**stored.metadata, **run.metadata},
+            "metadata": _metadata(stored, run),
             "steps": _in_order(steps),
             "outcome": run.outcome or stored.outcome,
             "completed_at": run.completed_at or stored.completed_at,
@@ -39,6 +40,13 @@ def grown(stored: Episode, run: Episode) -> Episode | None:
         }
     )
     return None if longer == stored else longer
+
+
+def _metadata(stored: Episode, run: Episode) -> dict[str, Any]:
+    """Return the metadata of both. A session that was resumed in another file has its earlier tasks there too."""
+    lasting = {name: value for name, value in stored.metadata.items() if name not in DERIVED}
+    origin = {name: stored.metadata[name] for name in ("session_id",) if name in stored.metadata}
+    return {**lasting, **run.metadata, **origin}
 
 
 def _check_same_session(stored: Episode, run: Episode) -> None:

@@ -83,8 +83,15 @@ class Conversation:
     """The messages that have the complete text of a result that is shortened in its step."""
 
 
-def add_message(run: Conversation, message: object, where: str) -> None:
-    """Parse the message, number its calls, and match its results with earlier calls."""
+def add_message(run: Conversation, message: object, where: str, action: str = "") -> None:
+    """Parse the message, number its calls, and match its results with earlier calls.
+
+    Args:
+        run: the messages so far.
+        message: the message, with a `role`.
+        where: its path in the record, for errors.
+        action: the action of its calls if it has no text.
+    """
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise ValidationError(where, "an object with a `role`", message)
     said_at, bad = find_time(message, _SAID)
@@ -98,7 +105,8 @@ def add_message(run: Conversation, message: object, where: str) -> None:
     if message["role"] == "user" and not run.task:
         run.task = read.text.strip() and read.text
     calls = [
-        _Call(number, call, read.text, said_at, earlier) for number, call in enumerate(read.calls, len(run.calls) + 1)
+        _Call(number, call, read.text or action, said_at, earlier)
+        for number, call in enumerate(read.calls, len(run.calls) + 1)
     ]
     if calls:  # the tokens are those of one response, which may have several calls
         calls[0].tokens = tokens_of(message.get("usage"))

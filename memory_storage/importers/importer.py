@@ -28,30 +28,23 @@ from . import jsonl
 from .continuation import AnotherRunError, grown
 from .conversation import NOT_DATED, RunOptions
 from .detection import looks_like
+from .formats import READERS, TITLES, recognise
 from .json_records import Record, read_records
 from .jsonl import Kind, Value
-from .openai_chat import canonical_json, episode_from
+from .openai_chat import episode_from
+from .run import ImportNote, ImportProblem, NotTaken, Run, canonical_json, digest_of, episode_of
 
-Format = Literal["openai-chat", "export"]
+Format = Literal[
+    "openai-chat", "export", "anthropic", "openai-responses", "langchain", "claude-code", "codex", "swe-agent",
+    "mini-swe-agent", "openhands", "atif", "otel", "sharegpt",
+]  # fmt: skip
 FORMATS: tuple[str, ...] = get_args(Format)
+AUTO = "auto"
+"""The format that stands for the one that is recognised in the file; None does too."""
 
 _BATCH = 100
 _BATCH_BYTES = 8_000_000
 _LEAD = 1_000  # records that are searched for one that shows the format
-
-
-class ImportProblem(NamedTuple):
-    """Why the record that begins at `line` was not imported."""
-
-    line: int
-    message: str
-
-
-class ImportNote(NamedTuple):
-    """What was not understood or was shortened in the record that begins at `line`, which was imported."""
-
-    line: int
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +59,11 @@ class ImportReport:
         erased: number of records skipped because they were erased; `restore_forgotten` imports them.
         undated: number of records without times.
         notes: what was not understood or was shortened in imported records.
+        format: the format that was recognised or given.
+        steps: number of steps of the episodes that were read, whether they are new or not.
+        errors: number of these steps that are errors or timeouts.
+        tokens: number of tokens of these steps.
+        not_taken: what the file has that no episode has, by name, with its number.
     """
 
     imported: int
@@ -75,6 +73,11 @@ class ImportReport:
     erased: int = 0
     undated: int = 0
     notes: list[ImportNote] = field(default_factory=list)
+    format: str = field(default="", compare=False)
+    steps: int = field(default=0, compare=False)
+    errors: int = field(default=0, compare=False)
+    tokens: int = field(default=0, compare=False)
+    not_taken: dict[str, int] = field(default_factory=dict, compare=False)
 
     def totals(self) -> dict[str, int]:
         """Count the records of each note."""
@@ -85,7 +88,7 @@ class ImportOptions(TypedDict, total=False):
     """The keyword arguments of `import_file` and `import_stream`, all optional.
 
     Args:
-        format: "openai-chat" (runs of chat messages) or "export"; None to detect it from the first record.
+        format: a name in `FORMATS`; "auto", the default, recognises the format by the first records.
         strict: import in one transaction, and import nothing if any record is invalid.
         started_at: start of a run without any time; the time of the import by default.
         id_field: the field of a run with the id of its session, `a.b` for a nested one: a session that has grown since
@@ -95,7 +98,7 @@ class ImportOptions(TypedDict, total=False):
         on_progress: called with the number of bytes read so far.
     """
 
-    format: Format | None
+    format: Format | Literal["auto"] | None
     strict: bool
     started_at: datetime | None
     id_field: str | None
@@ -104,11 +107,19 @@ class ImportOptions(TypedDict, total=False):
     on_progress: Callable[[int], None] | None
 
 
+_CHATS = {"openai-chat", "anthropic", "mini-swe-agent"}
+"""Formats whose records have `messages` that every one of their readers understands."""
+
+_OWN_IDS = {"claude-code", "codex", "otel", "export"}
+
+
 class _Item(NamedTuple):
     line: int
     kind: Kind
     value: Value
     size: int
+    grows: bool = False
+    """Whether its ID is that of a session, so that a later state of it extends the stored one."""
 
 
 class _KnownCounts(NamedTuple):
@@ -136,8 +147,8 @@ class Transcript:
 
     def problems(self) -> ImportReport:
         """Return the report of a file that has nothing to import."""
-        items = _runs(self.records, RunOptions(), utc_now())
-        return ImportReport(0, 0, [item for item in items if isinstance(item, ImportProblem)])
+        items = _items(self.format, self.records, RunOptions(), utc_now())
+        return ImportReport(0, 0, [item for item in items if isinstance(item, ImportProblem)], format=self.format)
 
 
 def read_transcript(stream: BinaryIO, options: ImportOptions | None = None) -> Transcript:
@@ -153,15 +164,25 @@ def read_transcript(stream: BinaryIO, options: ImportOptions | None = None) -> T
         replace_invalid=options.get("replace_invalid", False),
         is_header=lambda record: _format_of(record) == "export",
     )
-    wanted = options.get("format")
-    lead: list[Record] = []
-    format_: Format | None = None
-    while format_ is None and len(lead) < _LEAD and (record := next(records, None)):
-        lead.append(record)
-        format_ = _format_of(record)
+    given = options.get("format")
+    wanted = None if given == AUTO else given
+    lead, format_ = _recognise_lead(records)
     is_empty = format_ is None and len(lead) < _LEAD
     _check_format(wanted, format_, lead)
     return Transcript(wanted or format_ or "openai-chat", itertools.chain(lead, records), is_empty)
+
+
+def _recognise_lead(records: Iterator[Record]) -> tuple[list[Record], Format | None]:
+    """Read until a record shows the format; a chat message shows it only if no later one in its array shows another."""
+    lead: list[Record] = []
+    fallback: Format | None = None
+    while len(lead) < _LEAD and (record := next(records, None)):
+        lead.append(record)
+        found = _format_of(record)
+        if found is not None and not _is_message(record):
+            return lead, found if fallback is None or found in READERS else fallback
+        fallback = fallback or found
+    return lead, fallback
 
 
 def import_file(storage: MemoryStorage, path: str | os.PathLike[str], **options: Unpack[ImportOptions]) -> ImportReport:
@@ -203,17 +224,28 @@ def import_transcript(storage: MemoryStorage, transcript: Transcript, options: I
     records = _track_progress(transcript.records, options.get("on_progress") or _ignore)
     run_options = RunOptions(_limits_of(storage), options.get("id_field"), options.get("replace_invalid", False))
     started_at = _aware(options.get("started_at")) or utc_now()
-    items = _export_items(records) if transcript.format == "export" else _runs(records, run_options, started_at)
+    items = _items(transcript.format, records, run_options, started_at)
     if not options.get("strict"):
-        return _BatchImporter(storage, options).run(items)
+        return _BatchImporter(storage, options, transcript.format).run(items)
     try:
         with storage.transaction() as tx:
-            report = _BatchImporter(tx, options).run(items)
+            report = _BatchImporter(tx, options, transcript.format).run(items)
             if report.failed:
                 raise _StrictAbort
     except _StrictAbort:
-        return ImportReport(0, 0, report.failed)
+        return ImportReport(0, 0, report.failed, format=report.format)
     return report
+
+
+def _items(
+    format_: Format, records: Iterable[Record], options: RunOptions, started_at: datetime
+) -> Iterator[_Item | ImportProblem | ImportNote | NotTaken]:
+    """Return what the records of a format are converted to."""
+    if format_ == "export":
+        return _export_items(records)
+    if format_ in READERS:
+        return _converted_runs(READERS[format_].runs(records), options, started_at)
+    return _runs(records, options, started_at, format_)
 
 
 def _limits_of(storage: MemoryStorage) -> Limits:
@@ -225,8 +257,12 @@ def _limits_of(storage: MemoryStorage) -> Limits:
 def _check_options(options: ImportOptions) -> None:
     for name in options.keys() - ImportOptions.__annotations__.keys():
         raise ValidationError(name, f"an option of an import: {', '.join(ImportOptions.__annotations__)}", name)
-    if options.get("format") not in (None, *FORMATS):
-        raise ValidationError("format", f"one of {', '.join(FORMATS)}", options.get("format"))
+    if options.get("format") not in (None, AUTO, *FORMATS):
+        raise ValidationError("format", f"one of {AUTO}, {', '.join(FORMATS)}", options.get("format"))
+    if options.get("format") in _OWN_IDS and options.get("id_field"):
+        raise ValidationError(
+            "id_field", "a format whose records are runs: this one has its own IDs", options["id_field"]
+        )
 
 
 def _aware(time: datetime | None) -> datetime | None:
@@ -239,6 +275,8 @@ def _format_of(record: Record) -> Format | None:
     content = record.content
     if content.get("kind") == "header":
         return "export"
+    if (found := recognise(content)) is not None:
+        return found  # type: ignore[return-value] # the readers have the names of formats
     return "openai-chat" if "messages" in content or "traj" in content or _is_message(record) else None
 
 
@@ -246,18 +284,28 @@ def _check_format(wanted: Format | None, found: Format | None, lead: list[Record
     readable = [record.content for record in lead if not record.problem]
     if wanted == "export" and found != "export":
         jsonl.check_header(readable[0] if readable else {})
-    if wanted == "openai-chat" and found == "export":
+    if wanted not in (None, "export") and found == "export":
         raise ValidationError("file", "a transcript; this is an export: use --format export", readable[-1])
-    likely = looks_like(readable[0]) if readable else ""
-    if likely and found is None:
-        limit = f"runs with `messages` or `traj`, or an export; this looks like {likely}, which cannot be imported yet"
-        raise ValidationError("file", limit, sorted(readable[0]))
+    if wanted is not None and found is not None and wanted != found and not {wanted, found} <= _CHATS:
+        raise ValidationError("file", f"{wanted}; this is {found}: use --format {found}, or auto", sorted(readable[-1]))
+    if readable and found is None:
+        _refuse_unknown(readable[0], is_given=wanted is not None)
+
+
+def _refuse_unknown(content: dict[str, Any], *, is_given: bool) -> None:
+    """Raise ValidationError for a record that is of no format, unless its format was given and it is of no other."""
+    likely = looks_like(content)
+    looks = f"; this looks like {likely}, which cannot be imported yet" if likely else ""
+    if likely or not is_given:
+        raise ValidationError(
+            "file", f"{', '.join(TITLES.values())}, or an export of this package{looks}", sorted(content)
+        )
 
 
 class _BatchImporter:
     """Collects values into batches and writes them."""
 
-    def __init__(self, target: Repositories, options: ImportOptions) -> None:
+    def __init__(self, target: Repositories, options: ImportOptions, format_: str) -> None:
         self._target = target
         self._options = options
         restore = options.get("restore_forgotten", False)
@@ -268,29 +316,50 @@ class _BatchImporter:
             "place": target.spatiotemporal.import_many,
         }
         self._batch: dict[object, _Item] = {}
-        self._report = ImportReport(0, 0)
+        self._report = ImportReport(0, 0, format=format_)
+        self._not_taken: Counter[str] = Counter()
 
-    def run(self, items: Iterable[_Item | ImportProblem | ImportNote]) -> ImportReport:
+    def run(self, items: Iterable[_Item | ImportProblem | ImportNote | NotTaken]) -> ImportReport:
         for item in items:
             if isinstance(item, ImportProblem):
                 self._report.failed.append(item)
             elif isinstance(item, ImportNote):
                 self._report.notes.append(item)
+            elif isinstance(item, NotTaken):
+                self._not_taken.update(item.counts)
             else:
                 self._add(item)
         self._flush()
         report = self._report
         notes = [note for note in report.notes if note.message != NOT_DATED]
-        return replace(report, failed=sorted(report.failed), notes=notes, undated=len(report.notes) - len(notes))
+        return replace(
+            report,
+            failed=sorted(report.failed),
+            notes=notes,
+            undated=len(report.notes) - len(notes),
+            not_taken={name: count for name, count in self._not_taken.items() if count},
+        )
 
     def _add(self, item: _Item) -> None:
         value = item.value
+        if isinstance(value, Episode):
+            self._count_steps(value)
         identity = getattr(value, "id", None) or (value.owner_type, value.owner_id, value.model)  # type: ignore[union-attr]
         if identity in self._batch or any(other.kind != item.kind for other in self._batch.values()):
             self._flush()
         self._batch[identity] = item
         if len(self._batch) >= _BATCH or sum(other.size for other in self._batch.values()) >= _BATCH_BYTES:
             self._flush()
+
+    def _count_steps(self, episode: Episode) -> None:
+        errors = sum(step.result is not None and step.result.status != "ok" for step in episode.steps)
+        report = self._report
+        self._report = replace(
+            report,
+            steps=report.steps + len(episode.steps),
+            errors=report.errors + errors,
+            tokens=report.tokens + sum(step.tokens_used or 0 for step in episode.steps),
+        )
 
     def _flush(self) -> None:
         self._write_batch(list(self._batch.values()))
@@ -333,17 +402,18 @@ class _BatchImporter:
             return _KnownCounts()
         ids = [item.value.id for item in batch]  # type: ignore[union-attr] # those of episodes and patterns
         erased = find_erased[batch[0].kind](ids)
-        if not self._options.get("id_field"):
-            return _KnownCounts(erased=len(erased))
         updated = others = 0
         for item in batch:
-            if isinstance(item.value, Episode) and item.value.id not in erased:
+            if item.grows and isinstance(item.value, Episode) and item.value.id not in erased:
                 try:
                     updated += self._grow(item.value)
                 except AnotherRunError as error:
                     others += 1
-                    self._report.failed.append(ImportProblem(item.line, f"{self._options.get('id_field')}: {error}"))
+                    self._report.failed.append(ImportProblem(item.line, f"{self._identity()}: {error}"))
         return _KnownCounts(updated, len(erased), others)
+
+    def _identity(self) -> str:
+        return self._options.get("id_field") or "session"
 
     def _grow(self, episode: Episode) -> bool:
         stored = self._target.episodes.find(episode.id)
@@ -354,8 +424,8 @@ class _BatchImporter:
 
 
 def _runs(
-    records: Iterable[Record], options: RunOptions, started_at: datetime
-) -> Iterator[_Item | ImportProblem | ImportNote]:
+    records: Iterable[Record], options: RunOptions, started_at: datetime, format_: Format
+) -> Iterator[_Item | ImportProblem | ImportNote | NotTaken]:
     occurrences: Counter[bytes] = Counter()
     positions = itertools.count()
 
@@ -365,16 +435,50 @@ def _runs(
         occurrences[digest] += 1
         default = started_at + timedelta(microseconds=next(positions))  # in the order of the file
         occurrence = 1 if options.id_field else occurrences[digest]
-        return "episode", episode_from(content, options, started_at=default, occurrence=occurrence, canonical=canonical)
+        episode = episode_from(
+            content, options, started_at=default, occurrence=occurrence, canonical=canonical, source=format_
+        )
+        return "episode", episode
 
     for record in _group_messages(records):
         if record.content.get("kind") == "header":
             raise ValidationError("file", "a transcript; this is an export: use --format export", record.content)
         item = _item(record, read)
+        yield item._replace(grows=options.id_field is not None) if isinstance(item, _Item) else item
+        yield from _notes_of(item)
+
+
+def _converted_runs(
+    runs: Iterable[Run | ImportProblem | NotTaken], options: RunOptions, started_at: datetime
+) -> Iterator[_Item | ImportProblem | ImportNote | NotTaken]:
+    """Convert the runs of a format into episodes; report those that are invalid."""
+    occurrences: Counter[bytes] = Counter()
+    positions = itertools.count()
+    for run in runs:
+        if not isinstance(run, Run):
+            yield run
+            continue
+        default = started_at + timedelta(microseconds=next(positions))  # in the order of the file
+        item: _Item | ImportProblem
+        try:
+            digest = sha256(digest_of(run).encode()).digest()
+            occurrences[digest] += 1
+            episode = episode_of(run, options, started_at=default, occurrence=occurrences[digest])
+            grows = bool(run.key) or options.id_field is not None
+            item = _Item(run.line, "episode", episode, run.size, grows)
+        except ValidationError as error:
+            item = ImportProblem(run.line, str(error))
+        except RecursionError:
+            item = ImportProblem(run.line, "the record is nested too deeply")
         yield item
-        if isinstance(item, _Item) and isinstance(item.value, Episode):
-            notes = item.value.metadata.get("import_notes")
-            yield from (ImportNote(record.line, str(note)) for note in (notes if isinstance(notes, list) else []))
+        yield from _notes_of(item)
+        yield NotTaken(run.not_taken)
+
+
+def _notes_of(item: _Item | ImportProblem) -> Iterator[ImportNote]:
+    if isinstance(item, _Item) and isinstance(item.value, Episode):
+        notes = item.value.metadata.get("import_notes")
+        yield from (ImportNote(item.line, str(note)) for note in (notes if isinstance(notes, list) else []))
 
 
 def _group_messages(records: Iterable[Record]) -> Iterator[Record]:

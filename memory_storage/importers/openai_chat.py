@@ -27,7 +27,6 @@ metadata["import_notes"] names what was not understood or was shortened.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -48,6 +47,7 @@ from .conversation import (
     stored_messages,
     task_of,
 )
+from .run import canonical_json, session_id
 
 SOURCE = "openai-chat"
 
@@ -61,6 +61,7 @@ def episode_from(
     started_at: datetime | None = None,
     occurrence: int = 1,
     canonical: str | None = None,
+    source: str = SOURCE,
 ) -> Episode:
     """Convert one run into an episode.
 
@@ -70,6 +71,7 @@ def episode_from(
         started_at: start of a run without any time; now by default.
         occurrence: 2 for the second of equal runs in a file, and so on.
         canonical: the record's `canonical_json`, if the caller has it already.
+        source: the name of the format, for metadata["source"].
 
     Raises:
         ValidationError: the record is invalid; `field` is the path, like `messages.3.tool_calls`.
@@ -82,8 +84,8 @@ def episode_from(
     canonical = canonical_json(record) if canonical is None else canonical
     episode_id = _episode_id(record, canonical, options.id_field, occurrence)
     start, end = span_of(run, record, started_at)
-    reward = _reward(record.get("reward"))
-    outcome = _outcome(record.get("success"), reward)
+    reward = reward_of(record.get("reward"))
+    outcome = outcome_of(record.get("success"), reward)
     return Episode(
         id=episode_id,
         task_description=task_of(run, _instruction(record)),
@@ -93,13 +95,8 @@ def episode_from(
         reward=reward,
         tags=record.get("tags") or [],
         steps=steps_of(run, episode_id, start),
-        metadata=_metadata(run, record, len(canonical), occurrence),  # last, because it includes the notes
+        metadata=_metadata(run, record, len(canonical), occurrence, source),  # last, because it includes the notes
     )
-
-
-def canonical_json(record: Mapping[str, Any]) -> str:
-    """Return the canonical JSON of a record: sorted keys, no spaces."""
-    return json.dumps(record, sort_keys=True, separators=(",", ":"))
 
 
 def _messages(record: Mapping[str, Any]) -> tuple[str, list[object]]:
@@ -118,7 +115,8 @@ def _instruction(record: Mapping[str, Any]) -> object:
     return task.get("instruction") if isinstance(task, dict) else None
 
 
-def _reward(value: object) -> RewardScore | None:
+def reward_of(value: object) -> RewardScore | None:
+    """Return the reward; raise ValidationError if the value is not a number or None."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300:
@@ -126,7 +124,16 @@ def _reward(value: object) -> RewardScore | None:
     return RewardScore(total=value)
 
 
-def _outcome(success: object, reward: RewardScore | None) -> Outcome | None:
+def outcome_of(success: object, reward: RewardScore | None) -> Outcome | None:
+    """Return the outcome that a success or, without it, a reward states.
+
+    Args:
+        success: true, false or None.
+        reward: the reward, or None.
+
+    Raises:
+        ValidationError: `success` is something else.
+    """
     if not isinstance(success, bool | None):
         raise ValidationError("success", "true or false", success)
     if success is not None:
@@ -140,7 +147,7 @@ def _outcome(success: object, reward: RewardScore | None) -> Outcome | None:
     return PartialSuccess(verdict=words) if reward.total > 0 else Failure(reason=words)
 
 
-def _metadata(run: Conversation, record: Mapping[str, Any], size: int, occurrence: int) -> dict[str, Any]:
+def _metadata(run: Conversation, record: Mapping[str, Any], size: int, occurrence: int, source: str) -> dict[str, Any]:
     others: dict[str, Any] = {key: value for key, value in record.items() if key not in _USED}
     given = record.get("metadata")
     if isinstance(given, dict) and not given.keys() & {*others, "conversation"}:
@@ -155,16 +162,11 @@ def _metadata(run: Conversation, record: Mapping[str, Any], size: int, occurrenc
     others, conversation = flat(run, others), [flat(run, message) for message in stored_messages(run, size)]
     notes = notes_of(run.notes)
     named = {"import_notes": notes} if notes else {}
-    return {"source": SOURCE, **others, **named, "conversation": conversation}
+    return {"source": source, **others, **named, "conversation": conversation}
 
 
 def _episode_id(record: Mapping[str, Any], canonical: str, id_field: str | None, occurrence: int) -> UUID:
     if id_field is None:
         again = f" {occurrence}" if occurrence > 1 else ""
         return content_id("openai-chat/1", canonical + again)
-    value: Any = record
-    for name in id_field.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise ValidationError(id_field, "the field that --id-field names: a string or an integer", value)
-    return content_id("openai-chat/session", f"{id_field} {value}")
+    return session_id(record, id_field, "openai-chat/session")

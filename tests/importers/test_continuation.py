@@ -168,21 +168,9 @@ def test_erased_patterns_can_be_brought_back(storage):
 
 
 UNKNOWN = {
-    "a Claude Code session": {
-        "type": "user",
-        "uuid": "1",
-        "sessionId": "2",
-        "message": {"role": "user", "content": "x"},
-    },
-    "a Codex session": {"timestamp": "2026-01-01T00:00:00Z", "type": "session_meta", "payload": {}},
-    "OpenTelemetry traces (OTLP)": {"resourceSpans": []},
     "a Gemini conversation": {"role": "user", "parts": [{"text": "x"}]},
-    "a SWE-agent trajectory": {"environment": "x", "trajectory": []},
-    "an OpenHands trajectory": {"id": 0, "source": "user", "action": "message"},
-    "ShareGPT conversations": {"conversations": [{"from": "human", "value": "x"}]},
-    "LangChain messages": {"type": "human", "data": {"content": "x"}},
-    "OpenAI Responses items": {"input": [{"role": "user", "content": "x"}]},
-    "an ATIF trajectory": {"schema_version": "ATIF-v1.7", "steps": []},
+    "tau2 simulations": {"simulations": []},
+    "prompts with completions": {"prompt": "x", "completion": "y"},
 }
 
 

@@ -153,7 +153,7 @@ def test_an_unknown_format_is_refused(storage):
 
 
 def test_a_problem_is_a_line_and_a_message(storage):
-    (problem,) = import_records(storage, [{"task_id": 1}]).failed
+    (problem,) = import_records(storage, [{"task_id": 1}], format="openai-chat").failed
     assert isinstance(problem, ImportProblem)
     assert problem.line == 1
     assert "`messages` or `traj`" in problem.message
