@@ -152,13 +152,14 @@ def _show_report(report: ImportReport, *, strict: bool, as_json: bool) -> None:
         talk(
             f"{report.erased:,} were skipped, because they are erased or expired: import them with --restore-forgotten"
         )
+    if report.format:
+        talk(_contents(report))
     if report.not_taken:
         talk("not taken: " + ", ".join(f"{count:,} {name}" for name, count in report.not_taken.items()))
     if as_json:
         write_json(asdict(report) | {"failed": _as_dicts(report.failed), "notes": _as_dicts(report.notes)})
     else:
         say(_summary(report))
-        say(_contents(report))
 
 
 def _show_problems(problems: Sequence[ImportProblem]) -> None:
@@ -183,7 +184,7 @@ def _contents(report: ImportReport) -> str:
     """Return the format, and what the episodes of the file have."""
     errors = f", {counted(report.errors, 'error')}" if report.errors else ""
     tokens = f", {counted(report.tokens, 'token')}" if report.tokens else ""
-    return f"{report.format}: {counted(report.steps, 'step')}{errors}{tokens}"
+    return f"read as {report.format}: {counted(report.steps, 'step')}{errors}{tokens}"
 
 
 def _values_in(storage: MemoryStorage) -> int:

@@ -34,6 +34,7 @@ _SAID = (*_STARTED, "time", "ts", "date")
 _DEPTH = 100  # nesting that every reader of the stored JSON can follow
 _MARGIN = 1_000  # bytes reserved next to a shortened value
 _MICROSECOND = timedelta(microseconds=1)
+_LONGEST = 10_000_000  # seconds; what is longer is not the duration of a call
 _AHEAD = timedelta(days=1)  # tolerance for fast clocks and wrong time zones
 
 
@@ -222,9 +223,9 @@ def steps_of(run: Conversation, episode_id: UUID, start: datetime) -> list[Step]
 
 def _step(run: Conversation, call: _Call, episode_id: UUID, started_at: datetime) -> Step:
     metadata = {"tool_call_id": call.call.call_id} if call.call.call_id is not None else {}
-    latency = timedelta(0)
-    if call.called_at is not None and call.answered_at is not None:
-        latency = max(call.answered_at - call.called_at, latency)
+    latency = _duration(call.call.rest.get("execution_time"))
+    if latency is None and call.called_at is not None and call.answered_at is not None:
+        latency = max(call.answered_at - call.called_at, timedelta(0))
     return Step(
         id=content_id("step", f"{episode_id} {call.number}"),
         step_number=call.number,
@@ -233,10 +234,17 @@ def _step(run: Conversation, call: _Call, episode_id: UUID, started_at: datetime
         action=call.action,
         parameters=_parameters(run, call),
         result=call.result,
-        latency_ms=latency // timedelta(milliseconds=1),
+        latency_ms=(latency or timedelta(0)) // timedelta(milliseconds=1),
         tokens_used=call.tokens,
         metadata={**metadata, **flat(run, call.call.rest), **call.metadata},
     )
+
+
+def _duration(seconds: object) -> timedelta | None:
+    """Return the duration that a format gives for a call; None if it gives none."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < _LONGEST:
+        return None
+    return timedelta(seconds=seconds)
 
 
 def _parameters(run: Conversation, call: _Call) -> dict[str, Any]:

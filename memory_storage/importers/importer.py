@@ -148,7 +148,7 @@ class Transcript:
     def problems(self) -> ImportReport:
         """Return the report of a file that has nothing to import."""
         items = _items(self.format, self.records, RunOptions(), utc_now())
-        return ImportReport(0, 0, [item for item in items if isinstance(item, ImportProblem)], format=self.format)
+        return ImportReport(0, 0, [item for item in items if isinstance(item, ImportProblem)])
 
 
 def read_transcript(stream: BinaryIO, options: ImportOptions | None = None) -> Transcript:
@@ -179,8 +179,8 @@ def _recognise_lead(records: Iterator[Record]) -> tuple[list[Record], Format | N
     while len(lead) < _LEAD and (record := next(records, None)):
         lead.append(record)
         found = _format_of(record)
-        if found is not None and not _is_message(record):
-            return lead, found if fallback is None or found in READERS else fallback
+        if found is not None and (found != "openai-chat" or not _is_message(record)):
+            return lead, found
         fallback = fallback or found
     return lead, fallback
 

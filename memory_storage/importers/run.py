@@ -137,6 +137,19 @@ def episode_of(run: Run, options: RunOptions, *, started_at: datetime, occurrenc
     )
 
 
+def task_without_prompt(messages: list[Message]) -> str:
+    """Return a task description for messages without a prompt: the first text of the agent, else its first call."""
+    texts = (spoken_text(message.get("content")).strip() for message in messages if message["role"] == "assistant")
+    calls = (part.get("name") for message in messages for part in parts_of(message, "tool_use"))
+    text, call = next((text for text in texts if text), ""), next(calls, None)
+    return text or (f"(no prompt; the first call is {call})" if call else "")
+
+
+def parts_of(message: Message, kind: str) -> Iterator[Message]:
+    """Yield the parts of a message that have this type."""
+    yield from (part for part in _parts(message) if isinstance(part, dict) and part.get("type") == kind)
+
+
 def digest_of(run: Run) -> str:
     """Return what tells runs of a file without keys apart: equal ones are counted."""
     return run.key or canonical_json(run.record)
@@ -180,7 +193,7 @@ def _metadata(run: Run, conversation: Conversation, usage: Counter[str]) -> dict
     given = {name: value for name, value in run.metadata.items() if value not in (None, "", [], {})}
     others = flat(conversation, given)
     messages = [flat(conversation, message) for message in stored_messages(conversation, size)]
-    values = (dict(+usage), _final_answer(conversation), dict(run.not_taken), notes_of(conversation.notes))
+    values = (dict(+usage), _final_answer(conversation), dict(+run.not_taken), notes_of(conversation.notes))
     stated = {name: value for name, value in zip(DERIVED, values, strict=True) if value}
     return {"source": run.format, **others, **stated, "conversation": messages}
 

@@ -7,7 +7,19 @@ from typing import Any, NamedTuple
 
 from ..json_records import Record
 from ..run import Item
-from . import anthropic, atif, claude_code, codex
+from . import (
+    anthropic,
+    atif,
+    claude_code,
+    codex,
+    langchain,
+    mini_swe_agent,
+    openai_responses,
+    openhands,
+    otel,
+    sharegpt,
+    swe_agent,
+)
 
 
 class Reader(NamedTuple):
@@ -17,7 +29,7 @@ class Reader(NamedTuple):
     runs: Callable[[Iterable[Record]], Iterator[Item]]
 
 
-_MODULES = (claude_code, codex, atif)
+_MODULES = (claude_code, codex, atif, mini_swe_agent, swe_agent, sharegpt, langchain, openhands, otel, openai_responses)
 
 READERS: Mapping[str, Reader] = {module.NAME: Reader(module.matches, module.runs) for module in _MODULES}
 """The readers by the name of the format, in the order in which they are tried."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .values import dict_of, list_of
+from .values import dict_of, kind_of, list_of
 
 NAME = "anthropic"
 TITLE = "Anthropic messages"
@@ -22,4 +22,4 @@ def matches(content: dict[str, Any]) -> bool:
 
 
 def _has_blocks(message: dict[str, Any]) -> bool:
-    return any(dict_of(part).get("type") in _PARTS for part in list_of(message.get("content")))
+    return any(kind_of(part) in _PARTS for part in list_of(message.get("content")))

@@ -15,7 +15,7 @@ from memory_storage.errors import ValidationError
 from ..json_records import Record
 from ..messages import Message
 from ..openai_chat import outcome_of, reward_of
-from ..run import Item, Run
+from ..run import Item, Run, task_without_prompt
 from .records import converted
 from .values import dict_of, list_of, text_in
 
@@ -69,7 +69,7 @@ def _runs_of(record: Record, parent: str = "", trajectory: Mapping[str, Any] | N
         "continued_trajectory_ref": values.get("continued_trajectory_ref"),
     }
     if not any(message["role"] == "user" for message in run.messages):
-        run.task = next((text for one in run.messages if (text := text_in(one.get("content")))), "") or f"{NAME} {key}"
+        run.task = task_without_prompt(run.messages)
     yield run
     for inner in list_of(values.get("subagent_trajectories")):
         yield from _runs_of(record, key, dict_of(inner))
@@ -82,7 +82,7 @@ def _messages_of(step: object, where: str, not_taken: Counter[str]) -> Iterator[
         raise ValidationError(f"{where}.source", f"one of {', '.join(_ROLES)}", values.get("source"))
     metrics = dict_of(values.get("metrics"))
     not_taken.update(name for key, name in _NOT_TAKEN.items() if values.get(key) or metrics.get(key))
-    not_taken.update(f"metrics.{key}" for key in metrics.keys() - _TAKEN_METRICS - _NOT_TAKEN.keys())
+    not_taken.update(f"metrics.{key}" for key in metrics if key not in _TAKEN_METRICS and key not in _NOT_TAKEN)
     time = {"timestamp": values["timestamp"]} if values.get("timestamp") is not None else {}
     text = values.get("message")
     content: list[Any] = [{"type": "text", "text": text}] if isinstance(text, str) and text else list_of(text)

@@ -20,8 +20,8 @@ from uuid import UUID
 
 from ..json_records import Record
 from ..messages import Message, spoken_text
-from ..run import ImportProblem, Item, NotTaken, Run
-from .values import dict_of, list_of, only, text_in
+from ..run import ImportProblem, Item, NotTaken, Run, parts_of, task_without_prompt
+from .values import dict_of, kind_of, list_of, only, text_in
 
 NAME = "claude-code"
 TITLE = "Claude Code sessions"
@@ -37,7 +37,7 @@ _THINKING = {"thinking": "thinking blocks", "redacted_thinking": "thinking block
 
 def matches(content: dict[str, Any]) -> bool:
     """Return whether the object is a line of a session."""
-    kind = content.get("type")
+    kind = kind_of(content)
     has_message = kind in {"user", "assistant", "system"} and ("uuid" in content or "sessionId" in content)
     return has_message or (kind == "summary" and "leafUuid" in content) or kind == "file-history-snapshot"
 
@@ -85,8 +85,8 @@ class _Session:
     def add(self, record: Record) -> str:
         """Add a line; return why it cannot be read, or an empty string."""
         line = record.content
-        kind = line.get("type")
-        if not isinstance(kind, str):
+        kind = kind_of(line)
+        if not kind:
             return "not a line of a Claude Code session: it has no `type`"
         if kind not in _MESSAGES:
             self.not_taken[f"{kind} lines"] += 1
@@ -110,12 +110,10 @@ class _Session:
         """Return the run of a task; None, with its items counted, if it has neither a text nor a call."""
         _place_usage(task)
         first = task.first
-        text = task.task or next((spoken for one in task.messages if (spoken := _spoken(one))), "")
-        calls = [part["name"] for message in task.messages for part in _parts(message, "tool_use")]
-        if not text and not calls:
-            self.not_taken["results without a call"] += sum(
-                1 for one in task.messages for _ in _parts(one, "tool_result")
-            )
+        text = task.task or task_without_prompt(task.messages)
+        if not text:
+            results = [part for message in task.messages for part in parts_of(message, "tool_result")]
+            self.not_taken["results without a call"] += len(results)
             return None
         session = text_in(first.get("sessionId"))
         return Run(
@@ -124,7 +122,7 @@ class _Session:
             task.messages,
             actions=task.actions,
             key=_key_of(task, session),
-            task=text or f"(no prompt; the first call is {calls[0]})",
+            task=text,
             metadata={
                 "session_id": session,
                 "prompt_id": first.get("uuid") if task.task else None,
@@ -169,49 +167,51 @@ class _Session:
             return
         if self._command is not None:
             command, self._command = self._command, None
-            self._start(command, chain, _command_text(command)).messages.append(_user(command))
+            _append(self._start(command, chain, _command_text(command)), command, _user(command))
         task = self._task(record, chain)
-        task.size += record.size
         task.models += [model] if (model := text_in(message.get("model"))) else []
-        parts = self._parts_taken(message["content"], task)
+        parts = self._taken(message["content"], task)
         message_id = text_in(message.get("id")) or text_in(record.content.get("uuid"))
         task.usages[message_id] = message.get("usage")
         earlier = task.messages[-1]["content"] if task.message_ids and task.message_ids[-1] == message_id else None
         if earlier is not None and (said := spoken_text(earlier).strip()):
             task.actions[len(task.messages)] = said
-        task.messages.append({"role": "assistant", **_time(record.content), "content": parts})
-        task.message_ids.append(message_id)
-        self._calls |= {text_in(part.get("id")): (task, part) for part in _parts(task.messages[-1], "tool_use")}
+        _append(task, record, {"role": "assistant", **_time(record.content), "content": parts}, message_id)
+        self._calls |= {text_in(part.get("id")): (task, part) for part in parts_of(task.messages[-1], "tool_use")}
 
-    def _parts_taken(self, content: object, task: _Task) -> list[Any]:
+    def _taken(self, content: object, task: _Task) -> list[Any]:
         parts: list[Any] = [{"type": "text", "text": content}] if isinstance(content, str) else list_of(content)
-        task.not_taken.update(name for part in parts if (name := _THINKING.get(str(dict_of(part).get("type")))))
-        return [part for part in parts if dict_of(part).get("type") not in _THINKING]
+        task.not_taken.update(name for part in parts if (name := _THINKING.get(kind_of(part))))
+        return [part for part in parts if kind_of(part) not in _THINKING]
 
     def _add_input(self, record: Record, message: Message, chain: str) -> None:
         """Add a user message: results, a prompt, or what the program wrote."""
         line = record.content
-        results = list(_parts(message, "tool_result"))
+        results = list(parts_of(message, "tool_result"))
         if results:
-            self._add_results(record, message, results, chain)
+            self._add_results(record, results, chain)
             return
         text = spoken_text(message["content"])
         written = _written_by_program(line, text)
         if written == "commands":
+            self._drop_command()
             self._command = record
         elif written == "interruptions":
             self._task(record, chain).is_interrupted = True
         elif written:
-            self._command = None if written == "outputs of local commands" else self._command
+            if written == "outputs of local commands":
+                self._drop_command()
             self.not_taken[written] += 1
         else:
-            self._command = None
-            task = self._start(record, chain, text.strip())
-            task.messages.append(_user(record))
-            task.message_ids.append("")
-            task.size += record.size
+            self._drop_command()
+            _append(self._start(record, chain, text.strip()), record, _user(record))
 
-    def _add_results(self, record: Record, message: Message, results: list[Message], chain: str) -> None:
+    def _drop_command(self) -> None:
+        """Count a command to which the agent did not respond: the program ran it."""
+        self.not_taken["local commands"] += self._command is not None
+        self._command = None
+
+    def _add_results(self, record: Record, results: list[Message], chain: str) -> None:
         calls = [call for part in results if (call := self._calls.get(text_in(part.get("tool_use_id"))))]
         task = calls[0][0] if calls else self._task(record, chain)
         line = record.content
@@ -223,9 +223,13 @@ class _Session:
             calls[0][1]["agent_id"] = agent
         if isinstance(details, dict | list):
             task.not_taken["details of results (toolUseResult)"] += 1
-        task.messages.append({"role": "user", **_time(line), "content": message["content"]})
-        task.message_ids.append("")
-        task.size += record.size
+        _append(task, record, _user(record))
+
+
+def _append(task: _Task, record: Record, message: Message, message_id: str = "") -> None:
+    task.messages.append(message)
+    task.message_ids.append(message_id)
+    task.size += record.size
 
 
 def _written_by_program(line: dict[str, Any], text: str) -> str:
@@ -256,14 +260,6 @@ def _time(line: dict[str, Any]) -> Message:
     return {"timestamp": line["timestamp"]} if line.get("timestamp") is not None else {}
 
 
-def _parts(message: Message, kind: str) -> Iterator[Message]:
-    yield from (part for part in list_of(message.get("content")) if dict_of(part).get("type") == kind)
-
-
-def _spoken(message: Message) -> str:
-    return spoken_text(message.get("content")).strip() if message["role"] == "assistant" else ""
-
-
 def _key_of(task: _Task, session: str) -> str:
     """Return the ID of the first line. A session that was resumed in another file has lines of the first one again."""
     uuid = text_in(task.first.get("uuid"))
@@ -279,4 +275,4 @@ def _place_usage(task: _Task) -> None:
         pairs = zip(task.message_ids, task.messages, strict=True)
         own = [message for one, message in pairs if message_id and one == message_id]
         if own and isinstance(usage, dict):
-            next((message for message in own if list(_parts(message, "tool_use"))), own[0])["usage"] = usage
+            next((message for message in own if list(parts_of(message, "tool_use"))), own[0])["usage"] = usage

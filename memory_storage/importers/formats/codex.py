@@ -16,9 +16,9 @@ from typing import Any
 
 from ..json_records import Record
 from ..messages import Message, spoken_text
-from ..run import ImportProblem, Item, NotTaken, Run
+from ..run import ImportProblem, Item, NotTaken, Run, parts_of, task_without_prompt
 from .response_items import ITEMS, messages_of, name_of_untaken
-from .values import dict_of, list_of, only, text_in
+from .values import dict_of, kind_of, list_of, only, text_in
 
 NAME = "codex"
 TITLE = "Codex sessions"
@@ -37,7 +37,7 @@ _ENDS = {"exec_command_end": "exit_code", "patch_apply_end": "success"}
 
 def matches(content: dict[str, Any]) -> bool:
     """Return whether the object is a line of a session, or the first line of an old one."""
-    return _is_header(content) or (content.get("type") in _LINES and "payload" in content)
+    return _is_header(content) or (kind_of(content) in _LINES and "payload" in content)
 
 
 def runs(records: Iterable[Record]) -> Iterator[Item]:
@@ -85,12 +85,12 @@ class _Session:
     def add(self, record: Record) -> str:
         """Add a line; return why it cannot be read, or an empty string."""
         line = record.content
-        kind = line.get("type")
+        kind = kind_of(line)
         if kind in ITEMS or _is_header(line):  # an old file has no payloads
             kind, payload = ("response_item", line) if kind in ITEMS else ("session_meta", line)
         else:
             payload = line.get("payload")
-        if not isinstance(kind, str) or (kind in _LINES and not isinstance(payload, dict)):
+        if not kind or (kind in _LINES and not isinstance(payload, dict)):
             return "not a line of a Codex session: its `type` or `payload` is missing"
         payload = dict_of(payload)
         if kind == "session_meta":
@@ -107,9 +107,8 @@ class _Session:
 
     def run_of(self, turn: _Turn) -> Run | None:
         """Return the run of a turn; None if there is only what precedes the first message."""
-        texts = [spoken for message in turn.messages if (spoken := spoken_text(message.get("content")).strip())]
-        calls = [part["name"] for message in turn.messages for part in _parts(message, "tool_use")]
-        if not texts and not calls:
+        text = turn.text or task_without_prompt(turn.messages)
+        if not text:
             return None
         session = text_in(self._meta.get("id")) or text_in(self._meta.get("session_id"))
         git = dict_of(self._meta.get("git"))
@@ -119,10 +118,8 @@ class _Session:
             turn.messages,
             key=f"{session}/{turn.number}" if session else "",
             record={"meta": self._meta, "turn": turn.number, "text": turn.text},
-            times={}
-            if any("timestamp" in message for message in turn.messages)
-            else {"started_at": self._started_at(turn)},
-            task=turn.text or (texts[0] if texts else f"(no prompt; the first call is {calls[0]})"),
+            times=self._times_of(turn),
+            task=text,
             metadata={
                 "session_id": session,
                 "turn": turn.number,
@@ -155,9 +152,9 @@ class _Session:
             self.not_taken[name_of_untaken(item)] += 1
             return
         role, text = messages[0]["role"], spoken_text(messages[0].get("content"))
-        if item.get("type", "message") == "message" and role not in {"user", "assistant"}:
+        if (kind_of(item) or "message") == "message" and role not in {"user", "assistant"}:
             self.not_taken[f"{role} messages"] += 1
-        elif item.get("type", "message") == "message" and role == "user":
+        elif (kind_of(item) or "message") == "message" and role == "user":
             self._add_prompt(record, text, messages[0])
         else:
             turn = self._turn(record)
@@ -172,7 +169,7 @@ class _Session:
         if _WRITTEN.match(text):
             self.not_taken["messages that the program wrote for the user"] += 1
             return
-        if all(dict_of(part).get("type") == "input_text" for part in list_of(message["content"])):
+        if all(kind_of(part) == "input_text" for part in list_of(message["content"])):
             message = {**message, "content": text}
         latest = self.turns[-1] if self.turns else None
         if latest is not None and latest.number and len(latest.messages) == 1 and latest.text == text.strip():
@@ -183,7 +180,7 @@ class _Session:
         self.turns[-1].messages.append({**_time(record.content), **message})
 
     def _add_event(self, record: Record, event: dict[str, Any]) -> None:
-        kind = text_in(event.get("type"))
+        kind = kind_of(event)
         if kind == "user_message" and isinstance(event.get("message"), str):
             self._add_prompt_event(record, event["message"])
         elif kind == "token_count":
@@ -214,12 +211,12 @@ class _Session:
         if not waiting:
             self.not_taken["counts of tokens without a response"] += 1
             return
-        next((message for message in waiting if list(_parts(message, "tool_use"))), waiting[0])["usage"] = usage
+        next((message for message in waiting if list(parts_of(message, "tool_use"))), waiting[0])["usage"] = usage
         waiting.clear()
 
     def _add_signs(self, messages: list[Message]) -> None:
         """Set the exit codes of results: from events, from a JSON object, or from the lines before the output."""
-        for part in (part for message in messages for part in _parts(message, "tool_result")):
+        for part in (part for message in messages for part in parts_of(message, "tool_result")):
             text = part.get("content")
             part |= self._signs.pop(text_in(part.get("tool_use_id")), {})
             if isinstance(text, str) and text.startswith('{"output":'):
@@ -247,7 +244,3 @@ def _parent(source: object) -> object:
 
 def _time(line: dict[str, Any]) -> Message:
     return {"timestamp": line["timestamp"]} if line.get("timestamp") is not None else {}
-
-
-def _parts(message: Message, kind: str) -> Iterator[Message]:
-    yield from (part for part in list_of(message.get("content")) if dict_of(part).get("type") == kind)

@@ -8,10 +8,10 @@ from typing import Any
 from memory_storage.errors import ValidationError
 
 from ..json_records import Record
-from ..run import ImportProblem, Item, Run
+from ..run import ImportProblem, Item
 
 
-def converted(records: Iterable[Record], convert: Callable[[Record], Iterable[Run]]) -> Iterator[Item]:
+def converted(records: Iterable[Record], convert: Callable[[Record], Iterable[Item]]) -> Iterator[Item]:
     """Yield the runs of each record, or why it cannot be read.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..messages import Message
-from .values import dict_of, list_of, text_in
+from .values import dict_of, kind_of, list_of, text_in
 
 ITEMS = {"message", "reasoning", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output"}
 """The types of items by which the format is recognised."""
@@ -32,7 +32,7 @@ _NOT_TAKEN = {"reasoning": "reasoning items", "compaction": "compacted items", "
 
 def messages_of(item: dict[str, Any]) -> list[Message]:
     """Return the messages of an item: a call that has its result is two. An item of an unknown type has none."""
-    kind = text_in(item.get("type")) or ("message" if "role" in item else "")
+    kind = kind_of(item) or ("message" if "role" in item else "")
     if kind == "message":
         return [{"role": text_in(item.get("role")) or "user", "content": item.get("content")}]
     if kind in _CALLS:
@@ -44,7 +44,7 @@ def messages_of(item: dict[str, Any]) -> list[Message]:
 
 def name_of_untaken(item: dict[str, Any]) -> str:
     """Return how items of this type are counted that have no messages."""
-    kind = text_in(item.get("type"))
+    kind = kind_of(item)
     return _NOT_TAKEN.get(kind, f"items of type {kind!r}")
 
 

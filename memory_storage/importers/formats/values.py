@@ -24,3 +24,8 @@ def only(values: list[str]) -> str | list[str]:
     """Return the distinct values in order; the value itself if there is one."""
     distinct = list(dict.fromkeys(values))
     return distinct[0] if len(distinct) == 1 else distinct
+
+
+def kind_of(value: object) -> str:
+    """Return the `type` of an object; an empty string if it has none, or the value is something else."""
+    return text_in(dict_of(value).get("type"))
