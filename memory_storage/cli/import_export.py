@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, BinaryIO
@@ -15,12 +15,14 @@ import typer
 from memory_storage._files import mode_of, replacing
 from memory_storage._formatting import counted
 from memory_storage._paths import why_unreadable, why_unwritable
-from memory_storage.errors import ConfigurationError
+from memory_storage.errors import ConfigurationError, ValidationError
 from memory_storage.importers import (
+    DirectoryWatch,
     ImportNote,
     ImportOptions,
     ImportProblem,
     ImportReport,
+    WatchedFile,
     export_lines,
     import_transcript,
     is_gzip,
@@ -42,11 +44,11 @@ _STDIN = "-"
 @app.command("import")
 def import_(
     file: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="FILE", help="JSON lines, a JSON array or JSON objects, optionally gzipped; - is stdin."
         ),
-    ],
+    ] = None,
     format: Annotated[  # noqa: A002 - the option's name
         str,
         typer.Option(metavar="NAME", help="auto recognises the format by the first records; a wrong name lists all."),
@@ -73,6 +75,17 @@ def import_(
             "--replace-invalid", help="Replace what cannot be stored by U+FFFD: NUL, surrogates, invalid UTF-8."
         ),
     ] = False,
+    watch: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Instead of FILE: import the files of a directory as they appear and grow, until Ctrl-C.",
+            show_default=False,
+        ),
+    ] = None,
+    interval: Annotated[
+        float, typer.Option(metavar="SECONDS", help="With --watch: the time between two looks at the directory.")
+    ] = 2.0,
     database: Database = None,
     namespace: Namespace = None,
     as_json: AsJson = False,
@@ -87,6 +100,11 @@ def import_(
         replace_invalid=replace_invalid,
     )
     settings = settings_for(database, namespace)  # errors in the options are reported before those of the file
+    if (file is None) == (watch is None):
+        raise ValidationError("FILE", "one file, or --watch with a directory", file or "")
+    if watch is not None or file is None:
+        _watch(watch or Path(), options, interval, settings, as_json=as_json)
+        return
     with _open(file) as stream:
         is_unknown = file == _STDIN or is_gzip(stream)  # how many bytes there are to read
         report = _import(stream, options, None if is_unknown else Path(file).stat().st_size or None, settings)
@@ -138,6 +156,27 @@ def _import(stream: BinaryIO, options: ImportOptions, size: int | None, settings
         return transcript.problems()
     with MemoryStorage.open(settings) as storage, progress("import", size) as on_progress:
         return import_transcript(storage, transcript, {**options, "on_progress": on_progress})
+
+
+def _watch(directory: Path, options: ImportOptions, interval: float, settings: Settings, *, as_json: bool) -> None:
+    """Import the files of the directory until Ctrl-C, and show each that brought something or could not be read."""
+
+    def show(file: WatchedFile) -> None:
+        report = file.report
+        if report is None:
+            talk(f"{file.path}: {file.error}")
+        elif report.imported or report.updated or report.failed:
+            _show_problems(report.failed)
+            if as_json:
+                write_json({"file": str(file.path), **asdict(report), "failed": _as_dicts(report.failed)})
+            else:
+                say(f"{file.path}: {_summary(report)}")
+
+    with MemoryStorage.open(settings) as storage:
+        watch = DirectoryWatch(storage, directory, **options)
+        talk(f"watching {directory}; Ctrl-C ends it")
+        with suppress(KeyboardInterrupt):
+            watch.run(show, interval=interval)
 
 
 def _show_report(report: ImportReport, *, strict: bool, as_json: bool) -> None:

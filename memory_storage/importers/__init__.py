@@ -2,6 +2,7 @@
 
 from .conversation import RunOptions
 from .importer import (
+    AUTO,
     FORMATS,
     Format,
     ImportNote,
@@ -17,9 +18,12 @@ from .importer import (
 from .json_records import Record, is_gzip, read_records
 from .jsonl import export_lines
 from .openai_chat import episode_from
+from .watch import DirectoryWatch, WatchedFile
 
 __all__ = [
+    "AUTO",
     "FORMATS",
+    "DirectoryWatch",
     "Format",
     "ImportNote",
     "ImportOptions",
@@ -28,6 +32,7 @@ __all__ = [
     "Record",
     "RunOptions",
     "Transcript",
+    "WatchedFile",
     "episode_from",
     "export_lines",
     "import_file",

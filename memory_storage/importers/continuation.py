@@ -42,6 +42,14 @@ def grown(stored: Episode, run: Episode) -> Episode | None:
     return None if longer == stored else longer
 
 
+def is_unchanged(head: Episode, run: Episode) -> bool:
+    """Return whether the run adds nothing to the stored episode, which may be without its steps."""
+    fields = ("task_description", "outcome", "reward", "completed_at")
+    states = ((getattr(head, name), getattr(run, name)) for name in fields)
+    has_same_state = all(new in (None, old) for old, new in states)
+    return has_same_state and is_same(head.metadata, _metadata(head, run))
+
+
 def _metadata(stored: Episode, run: Episode) -> dict[str, Any]:
     """Return the metadata of both. A session that was resumed in another file has its earlier tasks there too."""
     lasting = {name: value for name, value in stored.metadata.items() if name not in DERIVED}

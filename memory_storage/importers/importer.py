@@ -19,13 +19,14 @@ from memory_storage._paths import why_unreadable
 from memory_storage.dbapi import is_open_here
 from memory_storage.errors import ConfigurationError, ConflictError, NotFoundError, ValidationError
 from memory_storage.models import Episode, utc_now
+from memory_storage.repositories.episodes.heads import read_heads
 from memory_storage.session import Repositories
 from memory_storage.settings import Limits
 from memory_storage.sql.validation import most_bytes
 from memory_storage.storage import MemoryStorage
 
 from . import jsonl
-from .continuation import AnotherRunError, grown
+from .continuation import AnotherRunError, grown, is_unchanged
 from .conversation import NOT_DATED, RunOptions
 from .detection import looks_like
 from .formats import READERS, TITLES, recognise
@@ -158,7 +159,7 @@ def read_transcript(stream: BinaryIO, options: ImportOptions | None = None) -> T
         ValidationError: the format is unknown, or not the given one. The message names the likely format.
     """
     options = options or ImportOptions()
-    _check_options(options)
+    check_options(options)
     records = read_records(
         stream,
         replace_invalid=options.get("replace_invalid", False),
@@ -254,7 +255,8 @@ def _limits_of(storage: MemoryStorage) -> Limits:
     return limits.model_copy(update={"document_bytes": most_bytes(limits, storage._session.max_value_bytes)})
 
 
-def _check_options(options: ImportOptions) -> None:
+def check_options(options: ImportOptions) -> None:
+    """Raise ValidationError if an option is unknown, or its value is invalid whatever the file is."""
     for name in options.keys() - ImportOptions.__annotations__.keys():
         raise ValidationError(name, f"an option of an import: {', '.join(ImportOptions.__annotations__)}", name)
     if options.get("format") not in (None, AUTO, *FORMATS):
@@ -403,14 +405,26 @@ class _BatchImporter:
         ids = [item.value.id for item in batch]  # type: ignore[union-attr] # those of episodes and patterns
         erased = find_erased[batch[0].kind](ids)
         updated = others = 0
+        unchanged = self._unchanged_among(batch) | erased
         for item in batch:
-            if item.grows and isinstance(item.value, Episode) and item.value.id not in erased:
+            if item.grows and isinstance(item.value, Episode) and item.value.id not in unchanged:
                 try:
                     updated += self._grow(item.value)
                 except AnotherRunError as error:
                     others += 1
                     self._report.failed.append(ImportProblem(item.line, f"{self._identity()}: {error}"))
         return _KnownCounts(updated, len(erased), others)
+
+    def _unchanged_among(self, batch: list[_Item]) -> set[UUID]:
+        """Return the sessions that are stored as they are in the file, by one read without their steps.
+
+        A step that has changed has a message of its own, or its tokens are in the usage of the episode.
+        """
+        runs = {item.value.id: item.value for item in batch if item.grows and isinstance(item.value, Episode)}
+        if not runs or self._options.get("id_field"):  # the ID may be that of another run, which is reported
+            return set()
+        heads = read_heads(self._target._session, map(str, runs))
+        return {head.id for head in heads if is_unchanged(head, runs[head.id])}
 
     def _identity(self) -> str:
         return self._options.get("id_field") or "session"
