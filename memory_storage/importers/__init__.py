@@ -5,9 +5,7 @@ from .importer import (
     AUTO,
     FORMATS,
     Format,
-    ImportNote,
     ImportOptions,
-    ImportProblem,
     ImportReport,
     Transcript,
     import_file,
@@ -18,6 +16,7 @@ from .importer import (
 from .json_records import Record, is_gzip, read_records
 from .jsonl import export_lines
 from .openai_chat import episode_from
+from .run import ImportNote, ImportProblem
 from .watch import DirectoryWatch, WatchedFile
 
 __all__ = [

@@ -166,7 +166,7 @@ def read_transcript(stream: BinaryIO, options: ImportOptions | None = None) -> T
         is_header=lambda record: _format_of(record) == "export",
     )
     given = options.get("format")
-    wanted = None if given == AUTO else given
+    wanted: Format | None = None if given is None or given == "auto" else given
     lead, format_ = _recognise_lead(records)
     is_empty = format_ is None and len(lead) < _LEAD
     _check_format(wanted, format_, lead)
@@ -405,6 +405,7 @@ class _BatchImporter:
         ids = [item.value.id for item in batch]  # type: ignore[union-attr] # those of episodes and patterns
         erased = find_erased[batch[0].kind](ids)
         updated = others = 0
+        identity = self._options.get("id_field") or "session"
         unchanged = self._unchanged_among(batch) | erased
         for item in batch:
             if item.grows and isinstance(item.value, Episode) and item.value.id not in unchanged:
@@ -412,7 +413,7 @@ class _BatchImporter:
                     updated += self._grow(item.value)
                 except AnotherRunError as error:
                     others += 1
-                    self._report.failed.append(ImportProblem(item.line, f"{self._identity()}: {error}"))
+                    self._report.failed.append(ImportProblem(item.line, f"{identity}: {error}"))
         return _KnownCounts(updated, len(erased), others)
 
     def _unchanged_among(self, batch: list[_Item]) -> set[UUID]:
@@ -425,9 +426,6 @@ class _BatchImporter:
             return set()
         heads = read_heads(self._target._session, map(str, runs))
         return {head.id for head in heads if is_unchanged(head, runs[head.id])}
-
-    def _identity(self) -> str:
-        return self._options.get("id_field") or "session"
 
     def _grow(self, episode: Episode) -> bool:
         stored = self._target.episodes.find(episode.id)

@@ -201,14 +201,12 @@ def _metadata(run: Run, conversation: Conversation, usage: Counter[str]) -> dict
 def _final_answer(conversation: Conversation) -> str:
     """Return the text of the last message, if it is the agent's and calls no tool."""
     last = conversation.messages[-1] if conversation.messages else {}
-    calls = bool(last.get("step_numbers")) or any(_is_call(part) for part in _parts(last))
+    calls = bool(last.get("step_numbers")) or any(
+        isinstance(part, dict) and "step_number" in part for part in _parts(last)
+    )
     return "" if last.get("role") != "assistant" or calls else spoken_text(last.get("content")).strip()
 
 
 def _parts(message: Message) -> Iterator[object]:
     content = message.get("content")
     yield from content if isinstance(content, list) else ()
-
-
-def _is_call(part: object) -> bool:
-    return isinstance(part, dict) and "step_number" in part

@@ -10,6 +10,7 @@ import pytest
 import memory_storage as ms
 from memory_storage import schema
 from memory_storage.cli import app, exit_codes
+from tests.importers.formats.files import FILES
 
 
 @pytest.fixture
@@ -266,6 +267,31 @@ def test_import_twice_changes_nothing(command, answered, database, runs):
     result = command("import", runs, "-d", database)
     assert result.stdout.strip() == "0 imported, 3 unchanged, 1 invalid"
     assert answered("query", "--steps") == before
+
+
+def test_import_names_the_format_and_what_was_not_taken(command, database, tmp_path):
+    path = tmp_path / "session.jsonl"
+    path.write_bytes(FILES["claude-code"][1])
+    result = command("import", path, "-d", database)
+    assert result.stdout.strip() == "4 imported, 0 unchanged, 0 invalid"
+    assert result.stderr.startswith("read as claude-code: 5 steps, 1 error, 97 tokens\nnot taken: 1 thinking blocks, ")
+    report = json.loads(command("import", path, "--format", "auto", "-d", database, "--json").stdout)
+    assert (report["format"], report["steps"], report["not_taken"]["thinking blocks"]) == ("claude-code", 5, 1)
+
+
+def test_import_of_an_unknown_file_lists_what_can_be_read(command, database, tmp_path):
+    path = tmp_path / "unknown.json"
+    path.write_text('{"what": "is this"}')
+    result = command("import", path, "-d", database)
+    assert result.exit_code == 4
+    assert "Claude Code sessions" in result.stderr
+    assert not database.exists()
+
+
+def test_import_takes_a_file_or_a_directory_to_watch(command, database, tmp_path):
+    assert command("import", "-d", database).exit_code == 4
+    assert command("import", "x.jsonl", "--watch", tmp_path, "-d", database).exit_code == 4
+    assert command("import", "--watch", tmp_path / "absent", "-d", database).exit_code == 3
 
 
 def test_import_strict_puts_nothing_in(command, answered, database, runs):

@@ -134,11 +134,8 @@ def _reward_in(values: Mapping[str, Any]) -> object:
     for place in (values, dict_of(values.get("extra"))):
         verified = dict_of(place.get("verifier_result"))
         rewards = dict_of(verified.get("rewards"))
-        candidates = (place.get("reward"), verified.get("reward"), rewards.get("reward"), _sole(rewards))
+        sole = list(rewards.values()) if len(rewards) == 1 else []
+        candidates = (place.get("reward"), verified.get("reward"), rewards.get("reward"), *sole)
         if (found := next((one for one in candidates if isinstance(one, int | float)), None)) is not None:
             return found
     return None
-
-
-def _sole(rewards: Mapping[str, Any]) -> object:
-    return next(iter(rewards.values())) if len(rewards) == 1 else None

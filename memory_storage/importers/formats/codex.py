@@ -86,6 +86,7 @@ class _Session:
         """Add a line; return why it cannot be read, or an empty string."""
         line = record.content
         kind = kind_of(line)
+        payload: object
         if kind in ITEMS or _is_header(line):  # an old file has no payloads
             kind, payload = ("response_item", line) if kind in ITEMS else ("session_meta", line)
         else:

@@ -93,7 +93,7 @@ def _message(index: int, message: Message, run: Run) -> Message:
         return taken
     text = text_of(message.get("content"))
     commands = _ACTION.findall(text)
-    if len(commands) == 1:  # with another number of blocks, the agent is asked to write one
+    if len(commands) == 1:  # with another number of blocks, the environment runs none
         call = {"type": "tool_use", "id": f"message-{index}", "name": "bash", "input": {"command": commands[0]}}
         taken["content"] = [{"type": "text", "text": text}, call]
     return taken

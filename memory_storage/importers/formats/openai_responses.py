@@ -28,13 +28,10 @@ _METADATA = ("id", "model", "previous_response_id", "conversation", "status", "u
 
 def matches(content: dict[str, Any]) -> bool:
     """Return whether the object is a response, a request with a list of items, or an item."""
-    return (
-        content.get("object") == "response"
-        or _is_item(content)
-        or any(
-            isinstance(content.get(name), list) and any(map(_is_input, content[name])) for name in ("input", "output")
-        )
-    )
+    if content.get("object") == "response" or _is_item(content):
+        return True
+    items = [dict_of(item) for name in ("input", "output") for item in list_of(content.get(name))]
+    return any(_is_item(item) or _is_plain_message(item) or kind_of(item).endswith("_call") for item in items)
 
 
 def runs(records: Iterable[Record]) -> Iterator[Item]:
@@ -57,10 +54,6 @@ def _is_item(content: object) -> bool:
 
 def _is_plain_message(content: dict[str, Any]) -> bool:
     return isinstance(content.get("role"), str) and "content" in content
-
-
-def _is_input(value: object) -> bool:
-    return _is_item(value) or _is_plain_message(dict_of(value)) or kind_of(value).endswith("_call")
 
 
 def _runs_of(record: Record) -> Iterator[Run]:

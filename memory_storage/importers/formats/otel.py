@@ -166,11 +166,8 @@ def _attributes(given: object) -> dict[str, Any]:
 
 def _value(value: dict[str, Any]) -> Any:
     kind, inner = next(iter(value.items()), ("", None))
-    if kind == "intValue":
-        try:
-            return int(inner)
-        except (TypeError, ValueError):
-            return None
+    if kind == "intValue":  # a text, because not every reader of JSON has 64 bits
+        return int(str(inner)) if str(inner).removeprefix("-").isdecimal() and len(str(inner)) < 30 else None
     if kind == "arrayValue":
         return [_value(dict_of(item)) for item in list_of(dict_of(inner).get("values"))]
     return _attributes(dict_of(inner).get("values")) if kind == "kvlistValue" else inner
@@ -210,7 +207,7 @@ def _run_of(trace_id: str, trace: _Trace) -> Run | None:
         elif span.kind == "model":
             reader.add_model(span)
     root = next(iter(agents), spans[0])
-    if not any(_is_prompt(message) for message in run.messages):
+    if not any(message["role"] == "user" and any(parts_of(message, "text")) for message in run.messages):
         given = next((text for span in agents if (text := _prompt_of(span))), "")
         run.task = given or task_without_prompt(run.messages) or root.name
         if given:
@@ -326,10 +323,6 @@ def _arguments(value: object) -> object:
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _is_prompt(message: Message) -> bool:
-    return message["role"] == "user" and any(parts_of(message, "text"))
 
 
 def _prompt_of(span: _Span) -> str:

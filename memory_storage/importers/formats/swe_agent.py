@@ -55,17 +55,23 @@ def _runs_of(record: Record) -> Iterator[Run]:
     run = Run(NAME, record.line, record=values, size=record.size)
     run.not_taken["messages of demonstrations"] = sum(bool(one.get("is_demo")) for one in history)
     history = [one for one in history if not one.get("is_demo")]
-    run.messages = [_plain(one) for one in _opening(history)]
+    run.messages = [
+        {"role": text_in(one.get("role")) or "user", "content": one.get("content")} for one in _opening(history)
+    ]
     if steps:
         run.messages += _messages_of_steps(steps, history)
         run.not_taken["states"] = sum(bool(dict_of(step).get("state")) for step in steps)
     else:
         run.messages += _messages_of_history(history)
     problem = text_in(dict_of(config.get("problem_statement")).get("text"))
-    run.task = problem or ("" if _has_prompt(run.messages) else task_without_prompt(run.messages))
+    prompts = [text_of(one.get("content")) for one in run.messages if one["role"] == "user"]
+    run.task = problem or ("" if any(map(str.strip, prompts)) else task_without_prompt(run.messages))
     run.outcome = outcome_of_exit(info.get("exit_status"))
     run.metadata = {name: info.get(name) for name in _INFO}
-    run.metadata |= {"environment": values.get("environment"), "model": _model(config)}
+    run.metadata |= {
+        "environment": values.get("environment"),
+        "model": dict_of(dict_of(config.get("agent")).get("model")).get("name"),
+    }
     run.not_taken.update(f"info.{name}" for name in info if name not in _INFO)
     run.not_taken["replay_config"] = int("replay_config" in values)
     yield run
@@ -79,22 +85,10 @@ def _config(value: object) -> dict[str, Any]:
         return {}
 
 
-def _model(config: dict[str, Any]) -> object:
-    return dict_of(dict_of(config.get("agent")).get("model")).get("name")
-
-
 def _opening(history: list[Message]) -> list[Message]:
     """Return the messages before the first one of the agent."""
     first = next((index for index, one in enumerate(history) if one.get("role") == "assistant"), len(history))
     return history[:first]
-
-
-def _has_prompt(messages: list[Message]) -> bool:
-    return any(message["role"] == "user" and text_of(message.get("content")).strip() for message in messages)
-
-
-def _plain(message: Message) -> Message:
-    return {"role": text_in(message.get("role")) or "user", "content": message.get("content")}
 
 
 def _messages_of_steps(steps: list[Any], history: list[Message]) -> Iterator[Message]:

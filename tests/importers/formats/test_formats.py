@@ -15,6 +15,7 @@ from memory_storage.importers import FORMATS, ImportReport, import_stream
 
 from ...backends import in_memory
 from ...raising import raises
+from ...schema.spy import spied
 from .counting import Counts, counted
 from .files import CLAUDE_CODE, CODEX, FILES, OPENHANDS_V1, claude, codex, lines, result, spoken, text, use
 
@@ -120,8 +121,9 @@ def counted_of(name: str) -> tuple[int, int]:
 
 @in_memory
 def test_an_unknown_file_is_refused_with_what_can_be_read(storage):
-    with raises(ms.ValidationError, field="file") as caught:
+    with pytest.raises(ms.ValidationError) as caught:
         imported(storage, b'{"what": "is this"}')
+    assert caught.value.field == "file"
     for title in ("Claude Code", "Codex", "ATIF", "SWE-agent", "OpenHands", "LangChain", "ShareGPT", "export"):
         assert title in caught.value.limit
 
@@ -145,6 +147,7 @@ def test_an_id_field_is_refused_where_the_format_has_its_own_ids(storage):
         imported(storage, FILES["codex"][1], format="codex", id_field="payload.id")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 @in_memory
 def test_values_of_other_types_are_problems_not_crashes(storage, name):
@@ -226,6 +229,35 @@ def test_what_precedes_the_first_prompt_is_a_task_of_its_own(storage):
 
 
 @in_memory
+def test_subagents_without_an_id_are_separated_by_parent(storage):
+    side = {"isSidechain": True}
+    first, second = claude(1, "user", "Survey web", **side), claude(2, "user", "Survey jobs", **side)
+    third = claude(3, "assistant", [use("Grep", "t1")], **side) | {"parentUuid": second["uuid"]}
+    fourth = claude(4, "assistant", [use("Read", "t2")], **side) | {"parentUuid": first["uuid"]}
+    imported(storage, lines(first, second, third, fourth))
+    found = {one.task_description: [step.tool for step in one.steps] for one in storage.episodes.iterate()}
+    assert found == {"Survey web": ["Read"], "Survey jobs": ["Grep"]}
+
+
+@in_memory
+def test_several_rewards_without_a_total_are_no_reward(storage):
+    atif = json.loads(FILES["atif"][1])
+    atif["extra"] = {"verifier_result": {"rewards": {"speed": 0.5, "style": 1.0}}}
+    imported(storage, lines(atif))
+    assert {one.outcome for one in storage.episodes.iterate()} == {None}
+    imported(storage, lines({**atif, "trajectory_id": "t-3", "extra": {"verifier_result": {"rewards": {"tests": 0}}}}))
+    assert storage.episodes.count(outcome="failure") == 1
+
+
+def test_a_session_that_is_read_again_costs_no_round_trip_for_each_episode(storage):
+    records = [claude(number, "user", f"Task {number}") for number in range(1, 51)]
+    imported(storage, lines(*records))
+    with spied(storage.engine) as batches:
+        assert imported(storage, lines(*records)).unchanged == 50
+    assert len(batches) <= 6
+
+
+@in_memory
 def test_another_branch_of_a_task_is_reported(storage):
     imported(storage, lines(*CLAUDE_CODE[:8]))
     report = imported(storage, lines(CLAUDE_CODE[1], claude(40, "assistant", [use("Other", "t40")])))
@@ -246,9 +278,9 @@ def test_a_codex_message_given_twice_is_one_turn(storage):
 
 @in_memory
 def test_a_codex_message_that_is_sent_again_is_another_turn(storage):
-    said = codex(30, "response_item", **spoken("user", "Go on"))
+    prompt = codex(30, "response_item", **spoken("user", "Continue"))
     done = codex(31, "response_item", **spoken("assistant", "Done"))
-    assert imported(storage, lines(CODEX[0], said, done, said, done)).imported == 2
+    assert imported(storage, lines(CODEX[0], prompt, done, prompt, done)).imported == 2
 
 
 @in_memory
