@@ -2,7 +2,7 @@
 
 The episodes are those of tau-bench: 50 tasks of an airline's customers, four trials each, where they are available;
 else made here. An agent reads only what its customer writes, so the first message is what is stored as the task, and
-what is asked for. The customer is a language model, which words it differently in each trial.
+what is wanted. The customer is a language model, which words it differently in each trial.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A server with OpenAI's interface for embeddings, on a real socket; it can be told to fail."""
+"""A server with OpenAI's interface for embeddings, on a real socket, with faults to inject."""
 
 from __future__ import annotations
 

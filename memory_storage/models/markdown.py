@@ -243,7 +243,11 @@ def _step(step: Step, detail: Detail, *, numbered: bool = True) -> str:
     name = " ".join(filter(None, [inline(step.tool, detail.text), inline(step.action, detail.text)]))
     texts = [f"{step.step_number}: {name}" if numbered else name]
     if step.parameters and detail.output:
-        texts.append(code(", ".join(f"{key}={_value(value)}" for key, value in step.parameters.items()), detail.output))
+        values = (
+            f"{key}={value if isinstance(value, str) else to_json(value, inf_nan_mode='null').decode()}"
+            for key, value in step.parameters.items()
+        )
+        texts.append(code(", ".join(values), detail.output))
     result = step.result
     if result is not None and result.status == "error":
         texts.append(f"→ error {code(result.message, max(detail.output, _ERROR_LENGTH))}".rstrip())
@@ -252,10 +256,6 @@ def _step(step: Step, detail: Detail, *, numbered: bool = True) -> str:
     elif result is not None and result.output and detail.output:
         texts.append(f"→ {code(result.output, detail.output)}")
     return " ".join(filter(None, texts))
-
-
-def _value(value: object) -> str:
-    return value if isinstance(value, str) else to_json(value, inf_nan_mode="null").decode()
 
 
 def _has_failed(step: Step) -> bool:

@@ -128,7 +128,7 @@ def test_an_unknown_id_is_refused_with_advice(storage, episode, unknown):
 
 @in_memory
 def test_views_share_the_latest_recalls(storage, login, episode):
-    recall = storage.acting_as("somebody").recall(TASK)
+    recall = storage.acting_as("alice").recall(TASK)
     assert storage.episodes.complete(episode.id, DONE, recalled=recall.id).recalled.id == recall.id
 
 
