@@ -129,6 +129,8 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
     "episodes.resolve_id": [lambda m, i: m.episodes.resolve_id(i.episode)],
     "episodes.short_ids": [lambda m, i: set(m.episodes.short_ids([i.episode]).values())],
     "episodes.erased_among": [lambda m, i: m.episodes.erased_among([i.episode])],
+    "patterns.resolve_id": [lambda m, i: m.patterns.resolve_id(i.pattern)],
+    "patterns.short_ids": [lambda m, i: set(m.patterns.short_ids([i.pattern]).values())],
     "patterns.erased_among": [lambda m, i: m.patterns.erased_among([i.pattern])],
     "episodes.delete": [lambda m, i: m.episodes.delete(i.episode)],
     "episodes.get": [lambda m, i: m.episodes.get(i.episode), lambda m, i: m.episodes.get(i.episode, steps=False)],

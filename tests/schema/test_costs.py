@@ -88,6 +88,8 @@ READS: dict[str, Call] = {
     "episodes.resolve_id": lambda s, have: s.episodes.resolve_id(have.id),
     "episodes.short_ids": lambda s, have: s.episodes.short_ids([have.id]),
     "episodes.erased_among": lambda s, have: s.episodes.erased_among([have.id]),
+    "patterns.resolve_id": lambda s, have: s.patterns.resolve_id(have.pattern.id),
+    "patterns.short_ids": lambda s, have: s.patterns.short_ids([have.pattern.id]),
     "patterns.erased_among": lambda s, have: s.patterns.erased_among([have.pattern.id]),
     "episodes.find": lambda s, have: s.episodes.find(have.id),
     "episodes.query": lambda s, have: s.episodes.query(tags_all=["tag"], text="number", metadata={"n": 1}),

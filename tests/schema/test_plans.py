@@ -250,6 +250,7 @@ OTHERS: dict[str, Callable[[ms.MemoryStorage, ms.Episode, Any], object]] = {
     "steps of an episode": lambda s, e, p: (s.steps.range(e.id), s.steps.latest(e.id), list(s.steps.iterate(e.id))),
     "steps counted": lambda s, e, p: (s.steps.count(), s.steps.count(e.id)),
     "patterns by id": lambda s, e, p: s.patterns.get(p.id),
+    "patterns by prefix": lambda s, e, p: (s.patterns.resolve_id(p.id), s.patterns.short_ids([p.id])),
     "embeddings": lambda s, e, p: (
         s.embeddings.find("episode", e.id, model="m"),
         list(s.embeddings.iterate()),

@@ -88,6 +88,8 @@ CASES: dict[str, list[Case]] = {
     "episodes.resolve_id": [lambda m, k: m.episodes.resolve_id(k.episode.id)],
     "episodes.short_ids": [lambda m, k: m.episodes.short_ids([k.episode.id, k.other.id])],
     "episodes.erased_among": [lambda m, k: m.episodes.erased_among([k.episode.id])],
+    "patterns.resolve_id": [lambda m, k: m.patterns.resolve_id(k.patterns[0].id)],
+    "patterns.short_ids": [lambda m, k: m.patterns.short_ids([one.id for one in k.patterns])],
     "patterns.erased_among": [lambda m, k: m.patterns.erased_among([one.id for one in k.patterns])],
     "episodes.delete": [lambda m, k: m.episodes.delete(k.other.id)],
     "episodes.get": [lambda m, k: m.episodes.get(k.episode.id).steps[-1]],

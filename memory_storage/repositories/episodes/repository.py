@@ -59,6 +59,7 @@ from memory_storage.sql.episode_rows import (
     with_columns_of_row,
 )
 from memory_storage.sql.filters import Shape, active_filters, compile_filters, conditions, leading_facets
+from memory_storage.sql.id_prefixes import IdPrefixes
 from memory_storage.sql.paging import (
     ITERATE_PAGE,
     PAGE_BYTES,
@@ -96,7 +97,6 @@ from memory_storage.sql.validation import (
 )
 
 from . import sql
-from .id_prefixes import LEAST, SHOWN, as_prefix, range_end, shortest_unique_prefix, sole_match
 from .recalls import EpisodeSession
 from .rows import (
     completion_bytes,
@@ -113,6 +113,8 @@ _INDEX_ORDERED = {
     *("task_type", "domain", "language", "framework", "complexity", "outcome"),
     *("since", "until", "archived"),
 }
+
+_IDS = IdPrefixes("episodes", "episode")
 
 _BOUNDS = ("since", "until")  # of `started_at`, by which pages are sorted
 
@@ -413,14 +415,7 @@ class EpisodeRepository(Repository):
             NotFoundError: No ID in this namespace begins with the prefix.
             ValidationError: It is not a prefix of a UUID; or several IDs begin with it, and the message lists them.
         """
-        text = as_prefix(prefix)
-        step = sql.IDS_WITH_PREFIX.bind(
-            namespace=self._session.namespace,
-            first=text,
-            after=range_end(text),
-            limit=SHOWN + 1,  # one shows more
-        )
-        return sole_match("episode", text, [row[0] for row in self._session.read(step)])
+        return _IDS.resolve(self._session, prefix)
 
     @operation
     def short_ids(self, episode_ids: Iterable[UUID | str], *, least: int = 8) -> dict[UUID, str]:
@@ -436,11 +431,7 @@ class EpisodeRepository(Repository):
         Raises:
             ValidationError: An ID or `least` is invalid.
         """
-        if type(least) is not int or not LEAST <= least <= 36:
-            raise ValidationError("least", f"a whole number from {LEAST} to 36", least)
-        texts = [as_id(one, "episode_ids") for one in to_list(episode_ids, "episode_ids")]
-        step = sql.ADJACENT_IDS.bind(namespace=self._session.namespace, ids=ids_as_json(texts))
-        return {UUID(text): shortest_unique_prefix(text, others, least) for text, *others in self._session.read(step)}
+        return _IDS.short(self._session, episode_ids, "episode_ids", least)
 
     @operation
     def query(

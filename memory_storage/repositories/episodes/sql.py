@@ -22,18 +22,6 @@ from memory_storage.sql.statement import SqlTemplate, bytes_of_episode
 _MOST_ROWS = 64  # of one statement: a text is compiled for each number of rows
 
 # Hexadecimal digits and hyphens are ASCII: all ids with a prefix are one range of the index.
-IDS_WITH_PREFIX = SqlTemplate("""
-SELECT id FROM episodes WHERE namespace = :namespace AND id >= :first AND id < :after ORDER BY id LIMIT :limit
-""")
-
-# The longest prefix that an id shares with any other is one that it shares with its neighbours in the index.
-ADJACENT_IDS = SqlTemplate("""
-SELECT ids.value,
-    (SELECT max(e.id) FROM episodes AS e WHERE e.namespace = :namespace AND e.id < ids.value),
-    (SELECT min(e.id) FROM episodes AS e WHERE e.namespace = :namespace AND e.id > ids.value)
-FROM json_each(:ids) AS ids
-""")
-
 # A row is an episode (number 0) or one of its steps: one statement returns both, and each document as it is stored. A
 # join would repeat the episode's document with every step.
 _ROW_COLUMNS = 1 + len(EPISODE_ROW)

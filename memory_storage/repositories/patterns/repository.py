@@ -42,6 +42,7 @@ from memory_storage.search.session import SearchSession
 from memory_storage.search.statement import PATTERNS
 from memory_storage.sql.documents import REWARD_DELTAS, SUCCESS_RATES, OnCorrupt, chunk_documents, encode
 from memory_storage.sql.filters import conditions
+from memory_storage.sql.id_prefixes import IdPrefixes
 from memory_storage.sql.paging import (
     ITERATE_PAGE,
     PAGE_BYTES,
@@ -80,6 +81,8 @@ from .mining import MAX_RECOVERY_STEPS, mine_recoveries, mine_sequences, mining_
 from .rows import hits_from_rows, pattern_from_row, pattern_or_none
 
 P = TypeVar("P", bound=AnyPattern)
+
+_IDS = IdPrefixes("patterns", "pattern")
 
 _MERGE_CHECK = 2  # the number of the statement that checks the limits
 
@@ -307,6 +310,35 @@ class PatternRepository(Repository):
         """Return the pattern, or None if it does not exist."""
         rows = self._session.read(sql.GET.bind(namespace=self._session.namespace, id=as_id(pattern_id)))
         return pattern_from_row(rows[0]) if rows else None
+
+    @operation
+    def resolve_id(self, prefix: UUID | str) -> UUID:
+        """Return the only ID that begins with a prefix, as returned by `short_ids`.
+
+        Args:
+            prefix: An ID, or at least its first 4 hexadecimal digits, with or without hyphens.
+
+        Raises:
+            NotFoundError: No ID in this namespace begins with the prefix.
+            ValidationError: It is not a prefix of a UUID; or several IDs begin with it, and the message lists them.
+        """
+        return _IDS.resolve(self._session, prefix)
+
+    @operation
+    def short_ids(self, pattern_ids: Iterable[UUID | str], *, least: int = 8) -> dict[UUID, str]:
+        """Return for each ID its shortest prefix that identifies it among the stored patterns.
+
+        Args:
+            pattern_ids: The IDs.
+            least: The minimum number of characters of a prefix, from 4 to 36.
+
+        Returns:
+            The prefixes by ID.
+
+        Raises:
+            ValidationError: An ID or `least` is invalid.
+        """
+        return _IDS.short(self._session, pattern_ids, "pattern_ids", least)
 
     @operation
     def query(
