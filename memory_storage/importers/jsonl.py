@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import pydantic
+from typing_extensions import Unpack
 
 from memory_storage.errors import ValidationError
-from memory_storage.models import PATTERN, AnyPattern, Embedding, Episode, SpatiotemporalEntry
+from memory_storage.models import PATTERN, AnyPattern, Embedding, Episode, EpisodeFilters, SpatiotemporalEntry
 from memory_storage.models.model import as_validation_error
 from memory_storage.session import Repositories
 from memory_storage.storage import MemoryStorage
@@ -44,22 +46,38 @@ _ALL: dict[Kind, Callable[[Repositories], Iterator[Value]]] = {
 }
 
 
-def export_lines(storage: MemoryStorage) -> Iterator[str]:
+def export_lines(storage: MemoryStorage, **filters: Unpack[EpisodeFilters]) -> Iterator[str]:
     """Yield the lines of an export, without line ends, from one snapshot of the namespace.
 
     The snapshot is kept alive until the last line, however slowly the caller reads.
+
+    Args:
+        storage: the storage.
+        **filters: the filters of `episodes.query`. With any of them, only the episodes that pass are exported, without
+            patterns, embeddings and places.
+
+    Returns:
+        An iterator of lines.
+
+    Raises:
+        ValidationError: a filter is invalid.
     """
     header = {"format": FORMAT, "format_version": FORMAT_VERSION, "namespace": storage.namespace}
     yield json.dumps({"kind": "header", **header}, ensure_ascii=False)
     count = 0
+    chosen = _ALL if not filters else {"episode": partial(_filtered, filters)}
     with storage.snapshot() as view:
-        for kind, values in _ALL.items():
+        for kind, values in chosen.items():
             for value in values(view):
                 count += 1
                 parts = _parts(kind, value)
                 del value  # it may be large: release it and its line before the next one is read
                 yield "".join(parts)
     yield json.dumps({"kind": "end", "count": count})
+
+
+def _filtered(filters: EpisodeFilters, view: Repositories) -> Iterator[Episode]:
+    return view.episodes.iterate(direction="oldest_first", **filters)
 
 
 def _parts(kind: Kind, value: Value) -> Iterator[str]:
