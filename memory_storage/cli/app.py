@@ -41,7 +41,6 @@ app = typer.Typer(
     help="An agent's episodic memory on libSQL. Data go to stdout, messages to stderr.",
     epilog=exit_codes.EPILOG,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -13,6 +13,8 @@ from memory_storage.errors import MemoryStorageError
 from memory_storage.models import Dimension, OutcomeKind, TaskType
 from memory_storage.storage import MemoryStorage
 
+from .database import open_existing
+
 _SECONDS = 2.0  # a user waits for it
 _SHOWN = 50
 
@@ -78,9 +80,6 @@ def _groups(ctx: typer.Context, incomplete: str, dimension: Dimension) -> Candid
 
 def _matching(ctx: typer.Context, incomplete: str, read: Callable[[MemoryStorage], Candidates]) -> Candidates:
     """Return what is read from the database that the command line or the environment names."""
-    # Imported here: it needs the engine and Alembic, which the options of a command do not.
-    from .database import open_existing
-
     chosen: dict[str, Any] = {name: ctx.params.get(name) for name in ("database", "namespace")}
     with suppress(MemoryStorageError, OSError), open_existing(**chosen, request_timeout=_SECONDS) as storage:
         return [one for one in read(storage) if one[0].startswith(incomplete)]

@@ -16,7 +16,11 @@ from memory_storage.storage import MemoryStorage
 
 
 def settings_for(
-    database: str | None, namespace: str | None, vector_index: str | None = None, local_engine: str | None = None
+    database: str | None,
+    namespace: str | None,
+    vector_index: str | None = None,
+    local_engine: str | None = None,
+    request_timeout: float | None = None,
 ) -> Settings:
     """Return the settings of the environment, overridden by the options that are not None.
 
@@ -28,6 +32,7 @@ def settings_for(
         "namespace": namespace,
         "vector_index": vector_index,
         "local_engine": local_engine,
+        "request_timeout": request_timeout,
     }
     return Settings.from_environment(**{name: value for name, value in given.items() if value is not None})
 
@@ -38,7 +43,11 @@ def open_or_create(database: str | None, namespace: str | None) -> MemoryStorage
 
 
 def open_existing(
-    database: str | None, namespace: str | None, vector_index: str | None = None, local_engine: str | None = None
+    database: str | None,
+    namespace: str | None,
+    vector_index: str | None = None,
+    local_engine: str | None = None,
+    request_timeout: float | None = None,
 ) -> MemoryStorage:
     """Open the storage of an existing database without changing its schema.
 
@@ -46,7 +55,7 @@ def open_existing(
         ConfigurationError: the file does not exist.
         SchemaError: its schema is of another version.
     """
-    settings = settings_for(database, namespace, vector_index, local_engine)
+    settings = settings_for(database, namespace, vector_index, local_engine, request_timeout)
     if settings.database == MEMORY:
         return MemoryStorage.open(settings)
     return _open_checked(settings, migrate.check)

@@ -9,7 +9,7 @@ import typer
 from memory_storage.models import EpisodeFilters
 
 from .completion import complete_domain, complete_language, complete_outcome, complete_tag, complete_task_type
-from .options import pairs, parse_time
+from .options import metadata_filter, parse_time
 
 TaskType = Annotated[
     str | None, typer.Option(help="A type like debugging or testing.", autocompletion=complete_task_type)
@@ -28,7 +28,13 @@ AnyTag = Annotated[
     list[str] | None,
     typer.Option(help="Has at least one of these tags; repeat it.", autocompletion=complete_tag),
 ]
-Metadata = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Has this metadata; repeat it.")]
+Metadata = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CONDITION",
+        help="key=value, or with != > >= < <= or ~= (a list has the value), or a filter in JSON; repeat it.",
+    ),
+]
 MinReward = Annotated[float | None, typer.Option(help="Reward of at least this.")]
 MaxReward = Annotated[float | None, typer.Option(help="Reward of at most this.")]
 Since = Annotated[str | None, typer.Option(metavar="TIME", help="Started at this time or later (ISO 8601).")]
@@ -63,7 +69,7 @@ def episode_filters(
         "outcome": outcome,
         "tags_all": tag or None,
         "tags_any": any_tag or None,
-        "metadata": pairs("metadata", metadata or []) or None,
+        "metadata": metadata_filter("metadata", metadata or []) or None,
         "min_reward": min_reward,
         "max_reward": max_reward,
         "since": parse_time("since", since),

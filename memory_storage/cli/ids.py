@@ -10,10 +10,11 @@ import typer
 
 from memory_storage.storage import MemoryStorage
 
+from .completion import complete_episode
 from .output import has_wide_output
 
 HELP = "An episode's id, or at least its first 4 digits."
-EpisodeId = Annotated[str, typer.Argument(metavar="ID", help=HELP)]
+EpisodeId = Annotated[str, typer.Argument(metavar="ID", help=HELP, autocompletion=complete_episode)]
 
 _BATCH_SIZE = 1_000
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, cast
 
 import typer
 
@@ -16,6 +16,7 @@ from memory_storage._files import mode_of, replacing
 from memory_storage._formatting import counted
 from memory_storage._paths import why_unreadable, why_unwritable
 from memory_storage.errors import ConfigurationError, ValidationError
+from memory_storage.exporters import FORMATS, ExportFormat, export_episodes
 from memory_storage.importers import (
     DirectoryWatch,
     ImportNote,
@@ -28,17 +29,37 @@ from memory_storage.importers import (
     is_gzip,
     read_transcript,
 )
+from memory_storage.models import EpisodeFilters
 from memory_storage.settings import Settings
 from memory_storage.storage import MemoryStorage
 
 from . import exit_codes
 from .app import app
 from .database import open_existing, settings_for
+from .filters import (
+    AnyTag,
+    Archived,
+    Domain,
+    Everything,
+    Language,
+    MaxReward,
+    Metadata,
+    MinReward,
+    OutcomeOption,
+    Since,
+    Tag,
+    TaskType,
+    Until,
+    Words,
+    episode_filters,
+)
 from .options import AsJson, Database, Namespace, parse_time
-from .output import progress, say, talk, write_json, write_line
+from .output import Stdout, progress, say, talk, write_json, write_line
+from .query import why_no_episode
 
 _SHOWN_PROBLEMS = 20
-_STDIN = "-"
+_STDIN = _STDOUT = "-"
+_LOSSLESS = "jsonl"
 
 
 @app.command("import")
@@ -115,28 +136,135 @@ def import_(
 
 @app.command()
 def export(
-    output: Annotated[
+    file: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="A new file with mode 0600, written atomically. Default: stdout."),
+        typer.Argument(
+            metavar="[FILE]",
+            help="A new file with mode 0600, written atomically. Default, and -: stdout.",
+            show_default=False,
+        ),
     ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The same as FILE.")] = None,
+    format: Annotated[  # noqa: A002 - the option's name
+        str,
+        typer.Option(
+            help="jsonl (lossless), openai-chat, atif, markdown or parquet.",
+            autocompletion=lambda incomplete: [name for name in (_LOSSLESS, *FORMATS) if name.startswith(incomplete)],
+        ),
+    ] = _LOSSLESS,
+    task_type: TaskType = None,
+    domain: Domain = None,
+    language: Language = None,
+    outcome: OutcomeOption = None,
+    tag: Tag = None,
+    any_tag: AnyTag = None,
+    metadata: Metadata = None,
+    min_reward: MinReward = None,
+    max_reward: MaxReward = None,
+    since: Since = None,
+    until: Until = None,
+    archived: Archived = False,
+    everything: Everything = False,
+    text: Words = None,
     database: Database = None,
     namespace: Namespace = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write everything in the namespace as JSON lines, for `import` into another database."""
-    if output is not None and output.is_dir():
-        raise ConfigurationError(why_unwritable(output))
-    if output is not None and os.path.lexists(output):
-        raise ConfigurationError(f"{output} already exists: choose another file or delete it")
-    with open_existing(database, namespace) as storage, progress("export", _values_in(storage)) as on_progress:
-        if output is None:
-            _write(export_lines(storage), write_line, on_progress)
-            return
-        count = _write_file(output, export_lines(storage), on_progress)
-    if as_json:
-        write_json({"file": str(output), "values": count})
-    else:
-        say(f"{output}: {counted(count, 'value')}")
+    """Write episodes for another program, or everything in the namespace for `import` into another database.
+
+    Without conditions, jsonl has everything: archived episodes, patterns, embeddings and places too. With conditions, and
+    in every other format, the export has the episodes that match all of them, the oldest first. What a format has no
+    place for is listed on stderr.
+    """
+    filters = episode_filters(
+        task_type=task_type,
+        domain=domain,
+        language=language,
+        outcome=outcome,
+        tag=tag,
+        any_tag=any_tag,
+        metadata=metadata,
+        min_reward=min_reward,
+        max_reward=max_reward,
+        since=since,
+        until=until,
+        archived=archived,
+        everything=everything,
+        text=text,
+    )
+    path = _output_path(file, output, format)
+    with open_existing(database, namespace) as storage:
+        if format == _LOSSLESS:
+            _export_lines(storage, path, filters, as_json=as_json)
+        else:
+            _export_episodes(storage, path, cast("ExportFormat", format), filters, as_json=as_json)
+
+
+def _output_path(file: Path | None, output: Path | None, format_: str) -> Path | None:
+    """Return the file to write, or None for stdout.
+
+    Raises:
+        ConfigurationError: the file exists or cannot be written, or two are given.
+        ValidationError: the format is unknown.
+    """
+    if format_ not in (_LOSSLESS, *FORMATS):
+        raise ValidationError("format", f"one of {', '.join((_LOSSLESS, *FORMATS))}", format_)
+    if file is not None and output is not None:
+        raise ConfigurationError(f"both {file} and --output {output} are given: leave one of them out")
+    path = output if file is None else file
+    if path is None or str(path) == _STDOUT:
+        if format_ == "parquet" and sys.stdout.isatty():
+            raise ConfigurationError("a Parquet file is binary, and stdout is a terminal: name a FILE")
+        return None
+    if path.is_dir():
+        raise ConfigurationError(why_unwritable(path))
+    if os.path.lexists(path):
+        raise ConfigurationError(f"{path} already exists: choose another file or delete it")
+    return path
+
+
+def _export_lines(storage: MemoryStorage, path: Path | None, filters: EpisodeFilters, *, as_json: bool) -> None:
+    total = storage.episodes.count(**filters) if filters else _values_in(storage)
+    lines = export_lines(storage, **filters)
+    with progress("export", total) as on_progress:
+        if path is None:
+            count = _write(lines, write_line, on_progress)
+        else:
+            with _new_file(path) as stream:
+                count = _write(lines, lambda line: stream.writelines((line, b"\n")), on_progress)
+    if filters:
+        talk("only episodes: an export with conditions has no patterns, embeddings and places")
+    if path is not None and as_json:
+        write_json({"file": str(path), "values": count})
+    elif path is not None:
+        say(f"{path}: {counted(count, 'value')}")
+
+
+def _export_episodes(
+    storage: MemoryStorage, path: Path | None, format_: ExportFormat, filters: EpisodeFilters, *, as_json: bool
+) -> None:
+    total = storage.episodes.count(**filters)
+    target = nullcontext(cast("BinaryIO", Stdout())) if path is None else _new_file(path)
+    with storage.snapshot() as view, progress("export", total) as on_progress, target as stream:
+        episodes = view.episodes.iterate(direction="oldest_first", **filters)
+        report = export_episodes(episodes, stream, format=format_, on_progress=on_progress)
+    for line in report.summary():
+        talk(line)
+    if not report.episodes:
+        talk(why_no_episode(storage))
+    if path is not None and as_json:
+        write_json({"file": str(path), **asdict(report)})
+    elif path is not None:
+        say(f"{path}: {counted(report.episodes, 'episode')}")
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with replacing(path, mode_of(None)) as stream:
+            yield stream
+    except OSError as error:
+        raise ConfigurationError(why_unwritable(path, error)) from error
 
 
 def _open(file: str) -> AbstractContextManager[BinaryIO]:
@@ -240,11 +368,3 @@ def _write(lines: Iterable[str], write: Callable[[bytes], object], on_progress: 
         number += 1
         on_progress(number)
     return number - 1
-
-
-def _write_file(path: Path, lines: Iterable[str], on_progress: Callable[[int], None]) -> int:
-    try:
-        with replacing(path, mode_of(None)) as file:
-            return _write(lines, lambda line: file.writelines((line, b"\n")), on_progress)
-    except OSError as error:
-        raise ConfigurationError(why_unwritable(path, error)) from error

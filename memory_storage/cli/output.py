@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,10 +39,27 @@ def write_json(value: Any) -> None:
 
 def write_line(line: bytes) -> None:
     """Write one line of data."""
-    for rest in (memoryview(line), memoryview(b"\n")):  # not joined: a line may be large
+    Stdout().writelines((line, b"\n"))  # not joined: a line may be large
+
+
+class Stdout(io.BufferedIOBase):
+    """Standard output as a binary stream, which is written completely and never closed."""
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def write(self, data: Any, /) -> int:
+        """Write all of the bytes."""
+        rest = memoryview(data)
         while rest:
             # With PYTHONUNBUFFERED set this is the raw file, whose write() may be partial.
             rest = rest[sys.stdout.buffer.write(rest) :]
+        return len(data)
+
+    def close(self) -> None:
+        """Flush what is written; the stream stays open."""
+        sys.stdout.buffer.flush()
 
 
 def talk(message: str) -> None:

@@ -8,38 +8,49 @@ from typing import Annotated, Any, cast
 import typer
 
 from memory_storage._formatting import counted
-from memory_storage.models import Dimension, Episode, OutcomeKind, Page, Step, StepError, StepOk, StepResult
+from memory_storage.models import Dimension, Episode, Page, Step, StepError, StepOk, StepResult
 from memory_storage.storage import MemoryStorage
 
 from .app import app
 from .database import open_existing
+from .filters import (
+    AnyTag,
+    Archived,
+    Domain,
+    Everything,
+    Language,
+    MaxReward,
+    Metadata,
+    MinReward,
+    OutcomeOption,
+    Since,
+    Tag,
+    TaskType,
+    Until,
+    Words,
+    episode_filters,
+)
 from .ids import EpisodeId, display_ids, resolve_id
-from .options import AsJson, Database, Namespace, metadata_filter, parse_time
+from .options import AsJson, Database, Namespace
 from .output import say, show_fields, show_table, talk, write_json
 
 
 @app.command()
 def query(
-    task_type: Annotated[str | None, typer.Option(help="A type like debugging or testing.")] = None,
-    domain: Annotated[str | None, typer.Option(help="The domain of the context.")] = None,
-    language: Annotated[str | None, typer.Option(help="The language of the context.")] = None,
-    outcome: Annotated[str | None, typer.Option(help="success, partial_success, failure or abstained.")] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="Has this tag; repeat it to require several.")] = None,
-    any_tag: Annotated[list[str] | None, typer.Option(help="Has at least one of these tags; repeat it.")] = None,
-    metadata: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="CONDITION",
-            help="key=value, or with != > >= < <= or ~= (a list has the value), or a filter in JSON; repeat it.",
-        ),
-    ] = None,
-    min_reward: Annotated[float | None, typer.Option(help="Reward of at least this.")] = None,
-    max_reward: Annotated[float | None, typer.Option(help="Reward of at most this.")] = None,
-    since: Annotated[str | None, typer.Option(metavar="TIME", help="Started at this time or later (ISO 8601).")] = None,
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="Started before this time (ISO 8601).")] = None,
-    archived: Annotated[bool, typer.Option("--archived", help="Only archived episodes.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="Include archived episodes.")] = False,
-    text: Annotated[str | None, typer.Option(help='Contains these words, "a phrase" or a prefix*.')] = None,
+    task_type: TaskType = None,
+    domain: Domain = None,
+    language: Language = None,
+    outcome: OutcomeOption = None,
+    tag: Tag = None,
+    any_tag: AnyTag = None,
+    metadata: Metadata = None,
+    min_reward: MinReward = None,
+    max_reward: MaxReward = None,
+    since: Since = None,
+    until: Until = None,
+    archived: Archived = False,
+    everything: Everything = False,
+    text: Words = None,
     limit: Annotated[int | None, typer.Option(help="Maximum number of episodes (100).", show_default=False)] = None,
     cursor: Annotated[str | None, typer.Option(help="Continue after the previous page.")] = None,
     steps: Annotated[bool, typer.Option("--steps", help="With --json: include the steps.")] = False,
@@ -48,25 +59,24 @@ def query(
     as_json: AsJson = False,
 ) -> None:
     """List the episodes that match all conditions, newest first."""
+    filters = episode_filters(
+        task_type=task_type,
+        domain=domain,
+        language=language,
+        outcome=outcome,
+        tag=tag,
+        any_tag=any_tag,
+        metadata=metadata,
+        min_reward=min_reward,
+        max_reward=max_reward,
+        since=since,
+        until=until,
+        archived=archived,
+        everything=everything,
+        text=text,
+    )
     with open_existing(database, namespace) as storage:
-        page = storage.episodes.query(
-            task_type=cast("Any", task_type),  # the filter checks it
-            domain=domain,
-            language=language,
-            outcome=cast("OutcomeKind | None", outcome),  # the filter checks it
-            tags_all=tag or [],
-            tags_any=any_tag or [],
-            metadata=metadata_filter("metadata", metadata or []),
-            min_reward=min_reward,
-            max_reward=max_reward,
-            since=parse_time("since", since),
-            until=parse_time("until", until),
-            archived=None if everything else archived,
-            text=text,
-            limit=limit,
-            cursor=cursor,
-            steps=steps,
-        )
+        page = storage.episodes.query(**filters, limit=limit, cursor=cursor, steps=steps)
         if not as_json:
             _show_page(storage, page)
             return

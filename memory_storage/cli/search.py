@@ -11,7 +11,9 @@ from memory_storage.models import Episode, Hits, OutcomeKind
 from memory_storage.storage import MemoryStorage
 
 from .app import app
+from .completion import complete_episode
 from .database import open_existing
+from .filters import Domain, Everything, OutcomeOption, Tag, TaskType
 from .ids import display_ids, resolve_id
 from .options import AsJson, Database, Namespace
 from .output import show_table, talk, write_json
@@ -23,14 +25,18 @@ def search(
     text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="Contains some of these words.")] = None,
     like: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Is similar to this episode (id or its first digits), by its vector."),
+        typer.Option(
+            metavar="ID",
+            help="Is similar to this episode (id or its first digits), by its vector.",
+            autocompletion=complete_episode,
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="With --like: the embedding model. Default: the only one.")] = None,
-    task_type: Annotated[str | None, typer.Option(help="A type like debugging or testing.")] = None,
-    domain: Annotated[str | None, typer.Option(help="The domain of the context.")] = None,
-    outcome: Annotated[str | None, typer.Option(help="success, partial_success, failure or abstained.")] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="Has this tag; repeat it to require several.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Include archived episodes.")] = False,
+    task_type: TaskType = None,
+    domain: Domain = None,
+    outcome: OutcomeOption = None,
+    tag: Tag = None,
+    everything: Everything = False,
     k: Annotated[int, typer.Option("-k", help="Maximum number of episodes, from 1 to 1000.")] = 10,
     cursor: Annotated[str | None, typer.Option(help="Continue after the previous page.")] = None,
     database: Database = None,
