@@ -6,6 +6,7 @@ import io
 import sys
 
 from . import (
+    archive,
     backup,
     delete,
     demo,
@@ -13,7 +14,9 @@ from . import (
     health,
     import_export,
     index,
+    patterns,
     query,
+    record,
     report,
     retention,
     schema,
@@ -24,6 +27,7 @@ from .app import app
 
 __all__ = [
     "app",
+    "archive",
     "backup",
     "delete",
     "demo",
@@ -32,7 +36,9 @@ __all__ = [
     "import_export",
     "index",
     "main",
+    "patterns",
     "query",
+    "record",
     "report",
     "retention",
     "schema",

@@ -54,7 +54,7 @@ from .filters import (
     episode_filters,
 )
 from .options import AsJson, Database, Namespace, parse_time
-from .output import Stdout, progress, say, talk, write_json, write_line
+from .output import WholeStream, progress, say, talk, write_json, write_line
 from .query import why_no_episode
 
 _SHOWN_PROBLEMS = 20
@@ -172,9 +172,9 @@ def export(
 ) -> None:
     """Write episodes for another program, or everything in the namespace for `import` into another database.
 
-    Without conditions, jsonl has everything: archived episodes, patterns, embeddings and places too. With conditions, and
-    in every other format, the export has the episodes that match all of them, the oldest first. What a format has no
-    place for is listed on stderr.
+    Without conditions, jsonl has everything: archived episodes, patterns, embeddings and places too. With conditions,
+    and in every other format, the export has the episodes that match all of them, the oldest first. What a format has
+    no place for is listed on stderr.
     """
     filters = episode_filters(
         task_type=task_type,
@@ -244,7 +244,7 @@ def _export_episodes(
     storage: MemoryStorage, path: Path | None, format_: ExportFormat, filters: EpisodeFilters, *, as_json: bool
 ) -> None:
     total = storage.episodes.count(**filters)
-    target = nullcontext(cast("BinaryIO", Stdout())) if path is None else _new_file(path)
+    target = nullcontext(cast("BinaryIO", WholeStream(sys.stdout.buffer))) if path is None else _new_file(path)
     with storage.snapshot() as view, progress("export", total) as on_progress, target as stream:
         episodes = view.episodes.iterate(direction="oldest_first", **filters)
         report = export_episodes(episodes, stream, format=format_, on_progress=on_progress)

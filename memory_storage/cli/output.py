@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic_core import to_json
 from rich.cells import cell_len
@@ -21,6 +21,7 @@ from memory_storage._formatting import in_one_line, printable
 
 _WIDTH_OF_A_FILE = 160
 _READABLE = 16  # the minimum width of a text column, in terminal columns
+_WORD = 36  # a word of at most this width, that of a UUID, is not split in a table
 _GAP = 2
 _BESIDE = " · "
 
@@ -39,11 +40,14 @@ def write_json(value: Any) -> None:
 
 def write_line(line: bytes) -> None:
     """Write one line of data."""
-    Stdout().writelines((line, b"\n"))  # not joined: a line may be large
+    WholeStream(sys.stdout.buffer).writelines((line, b"\n"))  # not joined: a line may be large
 
 
-class Stdout(io.BufferedIOBase):
-    """Standard output as a binary stream, which is written completely and never closed."""
+class WholeStream(io.BufferedIOBase):
+    """A binary stream like stdout's, to which each write is complete, and which is never closed."""
+
+    def __init__(self, target: BinaryIO) -> None:
+        self._target = target
 
     def writable(self) -> bool:
         """Return True."""
@@ -53,13 +57,17 @@ class Stdout(io.BufferedIOBase):
         """Write all of the bytes."""
         rest = memoryview(data)
         while rest:
-            # With PYTHONUNBUFFERED set this is the raw file, whose write() may be partial.
-            rest = rest[sys.stdout.buffer.write(rest) :]
+            # With PYTHONUNBUFFERED set, stdout is the raw file, whose write() may be partial.
+            rest = rest[self._target.write(rest) :]
         return len(data)
+
+    def flush(self) -> None:
+        """Flush what is written."""
+        self._target.flush()
 
     def close(self) -> None:
         """Flush what is written; the stream stays open."""
-        sys.stdout.buffer.flush()
+        self.flush()
 
 
 def talk(message: str) -> None:
@@ -109,9 +117,10 @@ def has_wide_output() -> bool:
 def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]], whole: Sequence[str], room: int) -> list[int] | None:
     """Return the width of each column, or None if they do not fit next to each other."""
     longest = [max(map(cell_len, column)) for column in zip(columns, *rows, strict=True)]
+    words = [max(map(_longest_word, column)) for column in zip(columns, *rows, strict=True)]
     least = [
-        size if name in whole else max(cell_len(name), min(size, _READABLE))
-        for name, size in zip(columns, longest, strict=True)
+        size if name in whole else max(cell_len(name), min(size, _READABLE), word)
+        for name, size, word in zip(columns, longest, words, strict=True)
     ]
     room -= _GAP * (len(columns) - 1)
     if sum(least) > room:
@@ -121,6 +130,11 @@ def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]], whole: Sequen
         return [max(low, min(size, most)) for low, size in zip(least, longest, strict=True)]
 
     return next(found for most in range(room, 0, -1) if sum(found := widths(most)) <= room)
+
+
+def _longest_word(cell: str) -> int:
+    """Return the width of the longest word that is not split."""
+    return max((width for word in cell.split() if (width := cell_len(word)) <= _WORD), default=0)
 
 
 def _record(columns: Sequence[str], row: Sequence[str], width: int) -> Table:

@@ -14,7 +14,8 @@ from memory_storage.models import EpisodeFilters
 from .app import app
 from .database import open_existing
 from .options import AsJson, Database, Namespace, parse_time
-from .output import has_wide_output, say, show_table, talk, write_json
+from .output import say, show_table, talk, write_json
+from .patterns import show_patterns
 from .renamed_options import renamed_options
 
 TaskType = Annotated[str | None, typer.Option(help="Only this type, like debugging or testing.")]
@@ -98,25 +99,14 @@ def learn(
             success_reward=success_reward,
             **filters,
         )
+        if not as_json:
+            show_patterns(storage, found)
     if as_json:
         write_json([pattern.model_dump(mode="json") for pattern in found])
-        return
-    if not found:
+    elif not found:
         talk("no pattern was learned: too few episodes succeeded in the same way; try --min-episodes 2 or --min-lift 1")
-        return
-    rows = [
-        (
-            one.id if has_wide_output() else str(one.id)[:8],
-            one.kind,
-            one.description,
-            f"{one.success_rate:.0%}",
-            one.occurrence_count,
-            one.version,
-        )
-        for one in found
-    ]
-    show_table(["id", "kind", "pattern", "success", "episodes", "version"], rows, whole=["id"])
-    talk(counted(len(found), "pattern"))
+    else:
+        talk(counted(len(found), "pattern"))
 
 
 def _filters(

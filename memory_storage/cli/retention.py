@@ -18,8 +18,8 @@ from memory_storage.models import ErasureResult, RetentionPlan, RetentionPolicy,
 from memory_storage.storage import MemoryStorage
 
 from .app import app
-from .confirmation import confirm
 from .completion import complete_episode
+from .confirmation import confirm
 from .database import open_existing
 from .ids import HELP, display_ids, resolve_id
 from .options import AsJson, Database, Namespace
@@ -87,7 +87,9 @@ def retain(
 def forget(
     episode_id: Annotated[
         str | None,
-        typer.Argument(metavar="[ID]", help=f"{HELP} Without it, the whole --namespace is erased.", autocompletion=complete_episode),
+        typer.Argument(
+            metavar="[ID]", help=f"{HELP} Without it, the whole --namespace is erased.", autocompletion=complete_episode
+        ),
     ] = None,
     scrub: Annotated[
         bool, typer.Option("--scrub/--no-scrub", help="Overwrite the erased bytes in the file now.")

@@ -16,6 +16,7 @@ from memory_storage.storage import MemoryStorage
 
 from .app import app
 from .database import open_existing, settings_for
+from .ids import shortened_ids, unique_prefixes
 from .options import AsJson, Database, Namespace
 from .output import progress, say, show_fields, show_table, write_json
 
@@ -81,8 +82,16 @@ def list_(database: Database = None, namespace: Namespace = None, as_json: AsJso
     if as_json:
         write_json([asdict(one) for one in found])
         return
+    ids = shortened_ids(unique_prefixes, [one.id for one in found])
     rows = [
-        (one.id, one.kind, one.object_id, ", ".join(one.fields), one.their_writer, f"{one.detected_at:%Y-%m-%d %H:%M}")
+        (
+            ids[one.id],
+            one.kind,
+            one.object_id,
+            ", ".join(one.fields),
+            one.their_writer,
+            f"{one.detected_at:%Y-%m-%d %H:%M}",
+        )
         for one in found
     ]
     columns = ["id", "kind", "row", "fields", "theirs by", "since"]
