@@ -1,7 +1,7 @@
 """Trajectories in ATIF-v1.7 (Agent Trajectory Interchange Format): one JSON document per line and episode.
 
     the task                a step of the user; of an imported episode, all its messages are steps
-    a step                  a step of the agent with its call and the result; latency, tokens and metadata are in `extra`
+    a step                  a step of the agent with its call and the result; what has no field is in `extra`
     the outcome             the last step of the agent, in the words of the verdict or reason
     everything else         extra["memory_storage"], as `Episode.model_dump` has it
 

@@ -20,7 +20,7 @@ class Markdown:
         self._stream = stream
         self._separator = b""
 
-    def write(self, episode: Episode, notes: Notes) -> None:
+    def write(self, episode: Episode, notes: Notes) -> None:  # noqa: ARG002 - it has all of an episode
         """Write an episode as a section."""
         text = markdown_of(episode)
         self._stream.write(self._separator + text.encode() + b"\n")

@@ -95,7 +95,7 @@ class ParquetEpisodes:
         self._rows: list[dict[str, Any]] = []
         self._bytes = 0
 
-    def write(self, episode: Episode, notes: Notes) -> None:
+    def write(self, episode: Episode, notes: Notes) -> None:  # noqa: ARG002 - it has all of an episode
         """Add an episode to the group; write the group if it is large."""
         row = _row_of(episode)
         self._rows.append(row)

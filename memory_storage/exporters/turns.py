@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -59,7 +59,7 @@ def turns_of(episode: Episode, notes: Notes) -> Iterator[Turn]:
     messages = conversation_of(episode)
     if messages is None:
         yield Turn("user", episode.task_description, said_at=episode.started_at)
-        yield from _turns_of_steps(episode, episode.steps)
+        yield from _turns_of_steps(episode.steps)
         if episode.outcome is not None:
             yield Turn("assistant", verdict_of(episode), said_at=episode.completed_at)
         return
@@ -70,7 +70,7 @@ def turns_of(episode: Episode, notes: Notes) -> Iterator[Turn]:
             for call in turn.calls:
                 steps.pop(call.step.step_number, None)
             yield turn
-    yield from _turns_of_steps(episode, list(steps.values()))  # appended since the import
+    yield from _turns_of_steps(steps.values())  # appended since the import
 
 
 def conversation_of(episode: Episode) -> list[Message] | None:
@@ -90,7 +90,7 @@ def verdict_of(episode: Episode) -> str:
     return outcome.reason if isinstance(outcome, Failure | Abstained) else outcome.verdict
 
 
-def _turns_of_steps(episode: Episode, steps: Any) -> Iterator[Turn]:
+def _turns_of_steps(steps: Iterable[Step]) -> Iterator[Turn]:
     for step in steps:
         yield Turn("assistant", step.action, [Call(step, output_of(step))], said_at=step.started_at)
 
