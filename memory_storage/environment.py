@@ -22,6 +22,7 @@ OTHERS = frozenset(
         "CHAOS_SEED",
         "CHROMIUM",
         "ENGINE_HISTORIES",
+        "HARBOR",
         "INTERLEAVINGS",
         "LOAD_SECONDS",
         "OPENING_RACES",

@@ -42,7 +42,7 @@ def display_ids(storage: MemoryStorage, episode_ids: Iterable[UUID]) -> Mapping[
 def unique_prefixes(ids: Sequence[UUID]) -> dict[UUID, str]:
     """Return for each id its shortest prefix that none of the others has, which is one that its neighbours lack."""
     texts = sorted({str(one) for one in ids})
-    neighbours = zip(texts, [None, *texts[:-1]], [*texts[1:], None], strict=True)
+    neighbours = zip(texts, [None, *texts], [*texts[1:], None], strict=False)
     return {UUID(text): shortest_unique_prefix(text, others, _LEAST) for text, *others in neighbours}
 
 

@@ -3,6 +3,7 @@
     the task                a step of the user; of an imported episode, all its messages are steps
     a step                  a step of the agent with its call and the result; what has no field is in `extra`
     the outcome             the last step of the agent, in the words of the verdict or reason
+    the reward              extra["reward"]
     everything else         extra["memory_storage"], as `Episode.model_dump` has it
 
 The status of a result is extra["status"]: ok, error or timeout.
@@ -55,14 +56,15 @@ def trajectory_of(episode: Episode, notes: Notes) -> dict[str, Any]:
         "trajectory_id": str(episode.id),
         "agent": _agent_of(episode),
         "steps": [{"step_id": number, **step} for number, step in enumerate(steps, 1)],
-        "extra": {"memory_storage": stored},
+        "extra": {**({"reward": episode.reward.total} if episode.reward else {}), "memory_storage": stored},
     }
 
 
 def _agent_of(episode: Episode) -> dict[str, Any]:
     """Return the agent, whose name and version the format requires: from the metadata, or "unknown"."""
     given = episode.metadata.get("agent")
-    values: dict[str, Any] = given if isinstance(given, dict) else {"name": given}
+    values: dict[str, Any] = {"name": given, "version": episode.metadata.get("agent_version")}
+    values |= given if isinstance(given, dict) else {}
     agent: dict[str, Any] = {
         name: values[name] if isinstance(values.get(name), str) else "unknown" for name in ("name", "version")
     }

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from memory_storage._formatting import in_one_line, printable
 from memory_storage.models import Episode, Step
 
 from .notes import Notes
@@ -93,12 +94,13 @@ def _fenced(text: str, language: str = "") -> list[str]:
     """Return a code block, whose fence is longer than any in the text."""
     longest = max((len(run) for run in re.findall(r"`{3,}", text)), default=2)
     fence = "`" * (longest + 1)
-    return [fence + language, text.rstrip("\n"), fence]
+    return [fence + language, printable(text).rstrip("\n"), fence]
 
 
 def _escaped(text: str) -> str:
     """Return a text in which Markdown and HTML see no markup, in one line."""
-    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", " ".join(text.split()))
+    line = re.sub(r"([\\`*_{}\[\]<>#|&])", r"\\\1", in_one_line(text))
+    return re.sub(r"^(\d*)([-+=~.)])", r"\1\\\2", line)  # what would begin a list or underline a heading
 
 
 def _json(value: object) -> str:

@@ -28,6 +28,7 @@ _READS_LIKE_AN_ERROR = re.compile(r"\s*(?:(?:\w+\.)*\w*(?:Error|Exception)|error
 _TIMED_OUT = '{"timed_out": true}'
 _UNKNOWN = '{"returncode": null}'
 _OF_AN_IMPORT = {"conversation", "tools", "source", "import_notes", "occurrence"}
+_OF_A_CALL = {"tool_call_id", "type"}
 _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
 
 
@@ -70,7 +71,7 @@ def _messages_of(turn: Turn, notes: Notes) -> Iterator[dict[str, Any]]:
     if images:
         content = [{"type": "text", "text": turn.text}] * bool(turn.text) + [dict(image) for image in images]
     if not turn.calls:
-        if content or turn.role == "system":
+        if content or turn.role != "assistant":
             yield {"role": turn.role, "content": content}
         return
     ids = ids_of(turn.calls)
@@ -115,7 +116,7 @@ def _note_fields(episode: Episode, notes: Notes) -> None:
 
 def _has(step: Any, name: str) -> bool:
     value = getattr(step, name)
-    return bool(value.keys() - {"tool_call_id"}) if name == "metadata" else bool(value)
+    return bool(value.keys() - _OF_A_CALL) if name == "metadata" else bool(value)
 
 
 def _tools_of(episode: Episode, calls: list[Call], notes: Notes) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from uuid import UUID
 
@@ -10,6 +11,7 @@ import pytest
 from rich.cells import cell_len
 
 import memory_storage as ms
+from memory_storage.cli.ids import unique_prefixes
 
 WIDTHS = (40, 60, 80, 120)
 TASK = "Fix the flaky token refresh"
@@ -30,6 +32,8 @@ def storage(tmp_path_factory) -> Iterator[ms.MemoryStorage]:
             episode = ms.Episode(task_description=task, outcome=ended, reward=ms.RewardScore(total=0.75), steps=steps)
             storage.episodes.save(episode)
             storage.embeddings.put("episode", episode.id, [1.0, number], model="m")
+        storage.patterns.save(ms.Heuristic(description=HOSTILE, condition=TASK, action=TASK, success_rate=0.5))
+        storage.patterns.save(ms.ToolSequence(description=TASK, tools=["mcp__server__a_long_tool_name", "pytest"]))
         yield storage
 
 
@@ -48,6 +52,7 @@ COMMANDS = [
     (["report"], ["95 % interval", "mean duration", "errors and timeouts", "p99", "support", "lift"]),
     (["learn", "--min-episodes", "1", "--min-lift", "0"], ["kind", "pattern", "success", "version"]),
     (["retain", "--max-episodes", "1", "--dry-run"], ["reason", "steps", "bytes"]),
+    (["patterns", "list"], ["kind", "pattern", "success", "episodes", "version"]),
     (["index", "status"], ["dimension", "preset", "indexed", "pending", "index"]),
     (["index", "verify"], ["in the index", "verdict"]),
     (["show", "ID"], ["started", "task", "version", "action", "result"]),
@@ -66,6 +71,34 @@ def test_a_table_fits_its_terminal_and_cuts_no_header(command, storage, monkeypa
         assert max(map(cell_len, rows)) <= width
         assert [name for name in columns if name not in result.stdout] == []
         assert not set(result.stdout) & set("\x1b\x07\x9b\u202e")
+
+
+LISTS = [arguments for arguments, _ in COMMANDS if "ID" not in arguments and arguments[0] != "learn"]
+
+
+@pytest.mark.parametrize("width", [60, 100])
+@pytest.mark.parametrize("arguments", LISTS, ids=" ".join)
+def test_a_narrow_table_splits_no_word_and_cuts_no_id(command, storage, monkeypatch, arguments, width):
+    def words(columns: int) -> set[str]:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        return set(command(*arguments, "-d", storage.settings.database).stdout.split())
+
+    # A row that does not fit is shown as a record, whose title, the first cell, has no name.
+    wide, narrow = words(1_000) - {"id", "tool", "model"}, words(width)
+    ids = {word for word in wide if re.fullmatch("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", word)}
+    assert {word for word in wide - ids if cell_len(word) <= 36} <= narrow
+    prefixes = {one: [word for word in narrow if len(word) >= 8 and one.startswith(word)] for one in ids}
+    assert [len(found) for found in prefixes.values()] == [1] * len(ids)
+    assert len({found[0] for found in prefixes.values()}) == len(ids)
+
+
+def test_a_prefix_is_unique_among_the_ids_of_a_table():
+    assert unique_prefixes(IDS) == {
+        IDS[0]: "abcd1234-0000",
+        IDS[1]: "abcd1234-0001",
+        IDS[2]: "abcd9999",
+    }
+    assert unique_prefixes([]) == {}
 
 
 @pytest.mark.parametrize("width", WIDTHS)
