@@ -117,7 +117,10 @@ def has_wide_output() -> bool:
 def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]], whole: Sequence[str], room: int) -> list[int] | None:
     """Return the width of each column, or None if they do not fit next to each other."""
     longest = [max(map(cell_len, column)) for column in zip(columns, *rows, strict=True)]
-    words = [max(map(_longest_word, column)) for column in zip(columns, *rows, strict=True)]
+    words = [  # the longest word of each column that is not split
+        max((size for cell in column for word in cell.split() if (size := cell_len(word)) <= _WORD), default=0)
+        for column in zip(columns, *rows, strict=True)
+    ]
     least = [
         size if name in whole else max(cell_len(name), min(size, _READABLE), word)
         for name, size, word in zip(columns, longest, words, strict=True)
@@ -130,11 +133,6 @@ def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]], whole: Sequen
         return [max(low, min(size, most)) for low, size in zip(least, longest, strict=True)]
 
     return next(found for most in range(room, 0, -1) if sum(found := widths(most)) <= room)
-
-
-def _longest_word(cell: str) -> int:
-    """Return the width of the longest word that is not split."""
-    return max((width for word in cell.split() if (width := cell_len(word)) <= _WORD), default=0)
 
 
 def _record(columns: Sequence[str], row: Sequence[str], width: int) -> Table:

@@ -86,20 +86,19 @@ def _steps_of(turn: Turn) -> Iterator[dict[str, Any]]:
         (step if turn.role == "assistant" else extra)["reasoning_content"] = turn.reasoning
     if turn.calls:
         calls = list(zip(ids_of(turn.calls), turn.calls, strict=True))
-        step["tool_calls"] = [_call_of(*call) for call in calls]
+        step["tool_calls"] = [
+            {
+                "tool_call_id": call_id,
+                "function_name": call.step.tool,
+                "arguments": call.step.parameters,
+                "extra": _details(call.step),
+            }
+            for call_id, call in calls
+        ]
         results = [_result_of(*call) for call in calls if call[1].status is not None or call[1].output is not None]
         if results:
             step["observation"] = {"results": results}
     yield {**step, "extra": extra} if extra else step
-
-
-def _call_of(call_id: str, call: Call) -> dict[str, Any]:
-    return {
-        "tool_call_id": call_id,
-        "function_name": call.step.tool,
-        "arguments": call.step.parameters,
-        "extra": _details(call.step),
-    }
 
 
 def _details(step: Step) -> dict[str, Any]:

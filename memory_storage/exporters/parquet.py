@@ -9,7 +9,7 @@ import json
 from typing import Any, BinaryIO
 
 from memory_storage.errors import ConfigurationError
-from memory_storage.models import Episode, Step
+from memory_storage.models import Episode
 
 from .notes import Notes
 from .turns import output_of
@@ -122,18 +122,17 @@ def _row_of(episode: Episode) -> dict[str, Any]:
         **row,
         "id": str(episode.id),
         "metadata": _json(episode.metadata),
-        "steps": [_struct_of(step) for step in episode.steps],
-    }
-
-
-def _struct_of(step: Step) -> dict[str, Any]:
-    return {
-        **step.model_dump(exclude={"result"}),
-        "id": str(step.id),
-        "parameters": _json(step.parameters),
-        "metadata": _json(step.metadata),
-        "status": step.result.status if step.result else None,
-        "output": output_of(step),
+        "steps": [
+            {
+                **step.model_dump(exclude={"result"}),
+                "id": str(step.id),
+                "parameters": _json(step.parameters),
+                "metadata": _json(step.metadata),
+                "status": step.result.status if step.result else None,
+                "output": output_of(step),
+            }
+            for step in episode.steps
+        ],
     }
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import Any, Literal
 
 import pydantic
@@ -65,7 +64,9 @@ def export_lines(storage: MemoryStorage, **filters: Unpack[EpisodeFilters]) -> I
     header = {"format": FORMAT, "format_version": FORMAT_VERSION, "namespace": storage.namespace}
     yield json.dumps({"kind": "header", **header}, ensure_ascii=False)
     count = 0
-    chosen = _ALL if not filters else {"episode": partial(_filtered, filters)}
+    chosen = dict(_ALL)
+    if filters:
+        chosen = {"episode": lambda view: view.episodes.iterate(direction="oldest_first", **filters)}
     with storage.snapshot() as view:
         for kind, values in chosen.items():
             for value in values(view):
@@ -74,10 +75,6 @@ def export_lines(storage: MemoryStorage, **filters: Unpack[EpisodeFilters]) -> I
                 del value  # it may be large: release it and its line before the next one is read
                 yield "".join(parts)
     yield json.dumps({"kind": "end", "count": count})
-
-
-def _filtered(filters: EpisodeFilters, view: Repositories) -> Iterator[Episode]:
-    return view.episodes.iterate(direction="oldest_first", **filters)
 
 
 def _parts(kind: Kind, value: Value) -> Iterator[str]:

@@ -29,7 +29,13 @@ def completed(line: str, **environment: str) -> list[str]:
     """What bash gets for the last word of a line, from a process of its own."""
     words = line.split(" ")
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", "import sys; sys.argv[0] = 'memory-storage'; from memory_storage.cli import main; main()"],
+        [
+            sys.executable,
+            "-W",
+            "error",
+            "-c",
+            "import sys; sys.argv[0] = 'memory-storage'; from memory_storage.cli import main; main()",
+        ],
         env={
             **environment,
             "_MEMORY_STORAGE_COMPLETE": "complete_bash",

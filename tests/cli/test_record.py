@@ -146,7 +146,9 @@ def test_a_script_records_step_by_step(command, answered, database):
     assert str(UUID(episode_id)) == episode_id
     short = episode_id[:13]
     parameters = '{"to": "prod"}'
-    said = command("record", "step", short, "--tool", "ship", "--parameters", parameters, "--output", "ok", "-d", database)
+    said = command(
+        "record", "step", short, "--tool", "ship", "--parameters", parameters, "--output", "ok", "-d", database
+    )
     assert said.stdout == "1\n"
     failed = command("record", "step", short, "--tool", "check", "--error", "-", "-d", database, stdin="bad\ngateway")
     assert failed.stdout == "2\n"

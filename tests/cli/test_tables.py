@@ -73,6 +73,7 @@ def test_a_table_fits_its_terminal_and_cuts_no_header(command, storage, monkeypa
         assert not set(result.stdout) & set("\x1b\x07\x9b\u202e")
 
 
+TITLES = {"id", "tool", "model", "type", "stage", "pattern"}
 LISTS = [arguments for arguments, _ in COMMANDS if "ID" not in arguments and arguments[0] != "learn"]
 
 
@@ -84,7 +85,7 @@ def test_a_narrow_table_splits_no_word_and_cuts_no_id(command, storage, monkeypa
         return set(command(*arguments, "-d", storage.settings.database).stdout.split())
 
     # A row that does not fit is shown as a record, whose title, the first cell, has no name.
-    wide, narrow = words(1_000) - {"id", "tool", "model"}, words(width)
+    wide, narrow = words(1_000) - TITLES, words(width)
     ids = {word for word in wide if re.fullmatch("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", word)}
     assert {word for word in wide - ids if cell_len(word) <= 36} <= narrow
     prefixes = {one: [word for word in narrow if len(word) >= 8 and one.startswith(word)] for one in ids}

@@ -44,6 +44,7 @@ _PAGES = (
 _MODULES = (
     ("memory_storage.backup", "Backup and restore"),
     ("memory_storage.doctor", "Integrity checks"),
+    ("memory_storage.exporters", "Exporters"),
     ("memory_storage.importers", "Importers"),
     ("memory_storage.migrate", "Migrations"),
     ("memory_storage.monitoring", "Monitoring"),

@@ -277,7 +277,9 @@ def test_every_field_of_the_models_has_a_column():
     columns = {"context": ms.TaskContext, "reward": ms.RewardScore, "reflection": ms.Reflection}
     for name, model in columns.items():
         assert {field.name for field in SCHEMA.field(name).type} == set(model.model_fields)
-    outcomes = {name for kind in (ms.Success, ms.PartialSuccess, ms.Failure, ms.Abstained) for name in kind.model_fields}
+    outcomes = {
+        name for kind in (ms.Success, ms.PartialSuccess, ms.Failure, ms.Abstained) for name in kind.model_fields
+    }
     assert {field.name for field in SCHEMA.field("outcome").type} == outcomes
     steps = {field.name for field in SCHEMA.field("steps").type.value_type}
     assert steps == set(ms.Step.model_fields) - {"result"} | {"status", "output"}
