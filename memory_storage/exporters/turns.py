@@ -78,8 +78,8 @@ def conversation_of(episode: Episode) -> list[Message] | None:
     stored = episode.metadata.get("conversation")
     if not isinstance(stored, list) or not stored:
         return None
-    is_known = all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in stored)
-    return stored if is_known else None
+    messages = [message for message in stored if isinstance(message, dict) and isinstance(message.get("role"), str)]
+    return [*messages] if len(messages) == len(stored) else None
 
 
 def verdict_of(episode: Episode) -> str:

@@ -232,7 +232,7 @@ def _step(of: dict[str, Any], result: dict[str, Any] | None, steps: list[dict[st
     action = next(step["message"] for step in steps if of in step.get("tool_calls", []))
     stored = {"status": status, **({names[status]: result["content"]} if status in names else {})}
     return {
-        **{name: value for name, value in of["extra"].items()},
+        **of["extra"],
         "tool": of["function_name"],
         "action": action,
         "parameters": of["arguments"],

@@ -68,14 +68,17 @@ def _problems_of_step(step: dict[str, Any]) -> Iterator[str]:
         yield "source or message"
     if "timestamp" in step:
         datetime.fromisoformat(step["timestamp"])
-    calls = step.get("tool_calls", [])
+    yield from _problems_of_calls(step.get("tool_calls", []), step.get("observation", {}).get("results", []))
+
+
+def _problems_of_calls(calls: list[dict[str, Any]], results: list[dict[str, Any]]) -> Iterator[str]:
     ids = [call["tool_call_id"] for call in calls]
     for call in calls:
         if call.keys() - {"tool_call_id", "function_name", "arguments", "extra"} or ids.count(call["tool_call_id"]) > 1:
             yield "tool_calls"
         if not isinstance(call["arguments"], dict):
             yield "arguments"
-    for result in step.get("observation", {}).get("results", []):
+    for result in results:
         if result.keys() - {"source_call_id", "content", "extra", "subagent_trajectory_ref"}:
             yield "results"
         if result["source_call_id"] not in ids:
