@@ -274,7 +274,7 @@ def test_every_field_of_the_models_has_a_column():
     from memory_storage.exporters.parquet import SCHEMA
 
     assert set(SCHEMA.names) == set(ms.Episode.model_fields)
-    columns = {"context": ms.TaskContext, "reward": ms.RewardScore, "reflection": ms.Reflection}
+    columns: dict[str, Any] = {"context": ms.TaskContext, "reward": ms.RewardScore, "reflection": ms.Reflection}
     for name, model in columns.items():
         assert {field.name for field in SCHEMA.field(name).type} == set(model.model_fields)
     outcomes = {
