@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import resource
 import sys
+from functools import partial
 from pathlib import Path
 
 import memory_storage as ms
 from memory_storage.backup import back_up, restore
+from memory_storage.exporters import ExportFormat, export_episodes
 from memory_storage.importers import export_lines, import_file
 
 BYTES = 9_000_000
@@ -30,6 +32,16 @@ def export(database: str, target: str) -> int:
             file.write("\n")
             del line
     return found
+
+
+def _export_as(format_: ExportFormat, database: str, target: str) -> int:
+    with ms.MemoryStorage.open(database) as storage, Path(target).open("wb") as file:
+        return export_episodes(storage.episodes.iterate(), file, format=format_).episodes
+
+
+export_chat, export_atif, export_markdown = (
+    partial(_export_as, format_) for format_ in ("openai-chat", "atif", "markdown")
+)
 
 
 def back_up_to(database: str, target: str) -> int:

@@ -50,7 +50,7 @@ def peak_of(work: str, database: str, other: Path) -> float:
     return float(peak)
 
 
-@pytest.mark.parametrize("work", ["iterate", "export", "embed"])
+@pytest.mark.parametrize("work", ["iterate", "export", "export_chat", "export_atif", "export_markdown", "embed"])
 def test_reading_large_episodes_takes_the_memory_of_one(large, tmp_path, work):
     assert peak_of(work, str(large), tmp_path / "export.jsonl") < BOUND
 

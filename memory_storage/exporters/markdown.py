@@ -23,33 +23,35 @@ class Markdown:
 
     def write(self, episode: Episode, notes: Notes) -> None:  # noqa: ARG002 - it has all of an episode
         """Write an episode as a section."""
-        text = markdown_of(episode)
-        self._stream.write(self._separator + text.encode() + b"\n")
+        self._stream.write(self._separator)
+        for line in _lines_of(episode):  # one by one: an output may be large
+            self._stream.write(line.encode())
+            self._stream.write(b"\n")
         self._separator = b"\n"
 
     def finish(self) -> None:
         """Write nothing: the format has no footer."""
 
 
-def markdown_of(episode: Episode) -> str:
-    """Return an episode as Markdown: the task, facts, the steps with complete results, outcome and reflection."""
+def _lines_of(episode: Episode) -> Iterator[str]:
+    """Yield the task, facts, the steps with complete results, outcome and reflection."""
     title, _, rest = episode.task_description.partition("\n")
-    lines = [f"## {_escaped(title)}", ""]
+    yield from (f"## {_escaped(title)}", "")
     if rest.strip():
-        lines += [*_fenced(rest), ""]
-    lines += [f"- {name}: {_escaped(str(value))}" for name, value in _facts(episode) if value]
+        yield from (*_fenced(rest), "")
+    yield from (f"- {name}: {_escaped(str(value))}" for name, value in _facts(episode) if value)
     for step in episode.steps:
-        lines += ["", *_lines_of_step(step)]
+        yield from _lines_of_step(step)
     if episode.outcome is not None:
         details = episode.outcome.model_dump(exclude={"kind", "verdict", "reason"}, exclude_defaults=True)
-        lines += ["", f"### Outcome: {episode.outcome.kind}", "", _escaped(verdict_of(episode)), ""]
-        lines += [f"- {name}: {_escaped(value)}" for name, value in _flat(details)]
+        yield from ("", f"### Outcome: {episode.outcome.kind}", "", _escaped(verdict_of(episode)), "")
+        yield from (f"- {name}: {_escaped(value)}" for name, value in _flat(details))
     if episode.reflection is not None:
-        lines += ["", "### Reflection", ""]
-        lines += [f"- {name}: {_escaped(value)}" for name, value in _flat(episode.reflection.model_dump(mode="json"))]
+        yield from ("", "### Reflection", "")
+        said = episode.reflection.model_dump(mode="json")
+        yield from (f"- {name}: {_escaped(value)}" for name, value in _flat(said))
     if episode.metadata:
-        lines += ["", "### Metadata", "", *_fenced(_json(episode.metadata), "json")]
-    return "\n".join(lines).rstrip() + "\n"
+        yield from ("", "### Metadata", "", *_fenced(_json(episode.metadata), "json"))
 
 
 def _facts(episode: Episode) -> Iterator[tuple[str, object]]:
@@ -71,7 +73,7 @@ def _facts(episode: Episode) -> Iterator[tuple[str, object]]:
 
 def _lines_of_step(step: Step) -> Iterator[str]:
     status = step.result.status if step.result else "no result"
-    yield f"### Step {step.step_number}: {_escaped(step.tool)}, {status}"
+    yield from ("", f"### Step {step.step_number}: {_escaped(step.tool)}, {status}")
     if step.action:
         yield from ("", _escaped(step.action))
     facts = {"latency": step.latency_ms and f"{step.latency_ms:,} ms", "tokens": step.tokens_used}
