@@ -65,6 +65,11 @@ from .models import (
     TaskType,
     ToolSequence,
 )
+from .recording import (
+    Run,
+    TimedStep,
+    current_run,
+)
 from .repositories import (
     AnalyticsRepository,
     EmbeddingRepository,
@@ -147,6 +152,7 @@ __all__ = [
     "RetentionRepository",
     "RetrySettings",
     "RewardScore",
+    "Run",
     "SchemaError",
     "SentenceTransformerEmbedder",
     "ServerChangedError",
@@ -162,6 +168,7 @@ __all__ = [
     "Success",
     "TaskContext",
     "TaskType",
+    "TimedStep",
     "TokenExpiredError",
     "ToolSequence",
     "Transaction",
@@ -169,5 +176,6 @@ __all__ = [
     "ValidationError",
     "Weights",
     "WordLlamaEmbedder",
+    "current_run",
     "models",
 ]

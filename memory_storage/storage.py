@@ -6,7 +6,7 @@ import inspect
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
@@ -14,7 +14,7 @@ from functools import partial, wraps
 from secrets import token_bytes
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 from uuid import UUID
 
 from pydantic import SecretStr
@@ -32,6 +32,7 @@ from .engine import guard_engine, make_directory, make_engine
 from .erasure import Eraser
 from .errors import CommitUnknownError, ConfigurationError, UnavailableError, ValidationError
 from .monitoring import Meter
+from .recording import CallRecorder, Run
 from .resilience import CircuitBreaker, Guard, is_retryable_read, was_not_committed
 from .schema.vector_tables import FILLED_DISKANN
 from .search.hnsw.index import HnswIndexes, is_installed
@@ -39,7 +40,7 @@ from .search.vector_index import Progress, VectorIndex
 from .session import Repositories, Session, StorageContext, Transaction
 from .settings import MEMORY, Settings, hidden, hidden_token
 from .sql.statement import to_micros
-from .sql.validation import aware
+from .sql.validation import aware, flag, function, to_list
 from .sql.validation import embedder as as_embedder
 
 if TYPE_CHECKING:  # sync is imported when a storage has a server
@@ -436,6 +437,106 @@ class MemoryStorage(Repositories):
             filters,
         )
         return recall(self._session, request)
+
+    def record(
+        self,
+        task: str,
+        *,
+        task_type: models.TaskType | str = models.TaskType.OTHER,
+        context: models.TaskContext | None = None,
+        tags: Sequence[str] = (),
+        metadata: Mapping[str, Any] | None = None,
+        redact: Callable[[str], str] | None = None,
+    ) -> Run:
+        """Return a run, which is an episode while its block runs: `with storage.record("task") as run: run.step(...)`.
+
+        The episode is saved when the block is entered. It is completed by `run.complete(...)`, or when the block ends:
+        as Success; after an exception as Failure, with the exception as its reason and the traceback as its details;
+        after an interruption (KeyboardInterrupt, SystemExit, a cancelled task) as Abstained. Within another run it is
+        an episode of its own, and `metadata["parent_episode"]` is the id of the outer one.
+
+        Args:
+            task: The description of the task.
+            task_type: The kind of work.
+            context: The surroundings.
+            tags: Tags of the episode.
+            metadata: Further data, a JSON object.
+            redact: Returns what is stored instead of a text: of parameters, outputs, errors, tracebacks and verdicts.
+
+        Returns:
+            The run. It saves nothing before it is entered.
+
+        Raises:
+            ValidationError: A field is invalid.
+        """
+        if redact is not None:
+            function("redact", redact, "lambda text: text.replace(secret, '***')")
+        episode = models.Episode(
+            task_description=task,
+            task_type=task_type,
+            context=models.TaskContext() if context is None else context,
+            tags=to_list(tags, "tags"),
+            metadata=metadata or {},
+            started_at=self._session.now(),
+        )
+        return Run(self.episodes, self._session, episode, redact)
+
+    @overload
+    def recorded(self, work: Callable[P, T], /) -> Callable[P, T]: ...
+    @overload
+    def recorded(
+        self,
+        *,
+        task: str | None = None,
+        tool: str | None = None,
+        task_type: models.TaskType | str = models.TaskType.OTHER,
+        tags: Sequence[str] = (),
+        parameters: bool | Collection[str] = True,
+        output: bool = True,
+        redact: Callable[[str], str] | None = None,
+    ) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
+    def recorded(
+        self,
+        work: Callable[..., Any] | None = None,
+        *,
+        task: str | None = None,
+        tool: str | None = None,
+        task_type: models.TaskType | str = models.TaskType.OTHER,
+        tags: Sequence[str] = (),
+        parameters: bool | Collection[str] = True,
+        output: bool = True,
+        redact: Callable[[str], str] | None = None,
+    ) -> Any:
+        """Decorate a function or a coroutine function to record its calls: `@storage.recorded`, or with options.
+
+        Within a run (see `record`) a call is a step of it, with its arguments as parameters and what it returns as
+        output. Outside of one it is an episode: Success with what it returns as verdict, or Failure. An exception is
+        raised further. If the storage fails, that is logged, and the function is called and returns as without the
+        decorator. A coroutine function is recorded from a thread, so that its event loop is not blocked.
+
+        Args:
+            work: The function, if the decorator has no options.
+            task: The task of an episode; by default the first line of the docstring, else the name.
+            tool: The tool of a step; by default the name of the function.
+            task_type: The kind of work of an episode.
+            tags: Tags of an episode.
+            parameters: Whether arguments are stored, or the names of those that are.
+            output: Whether the returned value is stored.
+            redact: Returns what is stored instead of a text.
+
+        Returns:
+            The decorated function, or the decorator.
+
+        Raises:
+            ValidationError: It is a generator function or a class, or an option is invalid.
+        """
+
+        def start(description: str, redact: Callable[[str], str] | None) -> Run:
+            return self.record(description, task_type=task_type, tags=tags, redact=redact)
+
+        start(task or "a task", redact)  # raises now what is wrong with an option
+        recorder = CallRecorder(start, task, tool, parameters, flag("output", output), redact)
+        return recorder if work is None else recorder(work)
 
     def sync(
         self,
