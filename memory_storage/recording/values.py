@@ -22,8 +22,7 @@ NOT_STORED = "not_stored"
 _MARGIN = 200  # bytes of JSON around a text in a step's result
 _HEAD_LENGTH = 10_000  # characters that are stored of a text that is too large
 _REASON_LENGTH = 2_000  # characters
-_TRACEBACK_LENGTH = 20_000  # characters: of a longer one, the last frames are worth most
-_TRACEBACK_HEAD = 4_000
+_TRACEBACK_HEAD, _TRACEBACK_TAIL = 4_000, 16_000  # characters: the last frames are worth most
 _MAX_INT = 2**63
 
 Redact = Callable[[str], str]
@@ -93,11 +92,10 @@ class Capture:
             error: The exception: an interruption (KeyboardInterrupt, SystemExit, a cancelled task) is no failure.
             last_step: The number of the last step; 0 if there is none.
         """
-        reason = self._clean(_cut(error_text(error), _REASON_LENGTH, 0))
+        reason = self._clean(cut_reason(error_text(error)))
         if not isinstance(error, Exception):
             return Abstained(reason=reason, stopped_at_step=last_step - 1 if last_step else None)
-        details = _cut(_traceback(error), _TRACEBACK_LENGTH, _TRACEBACK_LENGTH - _TRACEBACK_HEAD)
-        return Failure(reason=reason, error_details=self._clean(details))
+        return Failure(reason=reason, error_details=self._clean(cut_traceback(_traceback(error))))
 
     def _json(self, name: str, value: object) -> Any:
         try:
@@ -145,12 +143,21 @@ def _traceback(error: BaseException) -> str:
         return ""
 
 
-def _cut(text: str, length: int, tail: int) -> str:
-    """Return a text of at most about `length` characters: its beginning, and its last `tail` characters."""
-    if len(text) <= length:
+def cut_reason(text: str) -> str:
+    """Return the beginning of a reason: about 2,000 characters."""
+    return _cut(text, _REASON_LENGTH, 0)
+
+
+def cut_traceback(text: str) -> str:
+    """Return the begin and the end of a traceback: about 20,000 characters."""
+    return _cut(text, _TRACEBACK_HEAD, _TRACEBACK_TAIL)
+
+
+def _cut(text: str, head: int, tail: int) -> str:
+    left_out = len(text) - head - tail
+    if left_out <= 0:
         return text
-    left_out = len(text) - length
-    return f"{text[: length - tail]}... ({counted(left_out, 'character')} not stored) ...{text[len(text) - tail :]}"
+    return f"{text[:head]}... ({counted(left_out, 'character')} not stored) ...{text[len(text) - tail :]}"
 
 
 def _type_name(value: object) -> str:

@@ -1,0 +1,20 @@
+"""Record the runs of instrumented agents from their OpenTelemetry spans. Needs the extra `otel`.
+
+    from memory_storage.integrations.otel import EpisodeRecorder
+
+    tracer_provider.add_span_processor(EpisodeRecorder(storage))
+
+Spans are read by OpenTelemetry's conventions for generative AI (`gen_ai.*`) and by OpenInference's. The conventions are
+in development: attributes of older versions are read too.
+"""
+
+from memory_storage.errors import ConfigurationError
+
+try:
+    from .recorder import EpisodeRecorder, RecorderStats
+except ImportError as error:
+    if not (error.name or "").startswith("opentelemetry"):
+        raise
+    raise ConfigurationError("EpisodeRecorder needs OpenTelemetry's SDK: pip install 'memory-storage[otel]'") from error
+
+__all__ = ["EpisodeRecorder", "RecorderStats"]

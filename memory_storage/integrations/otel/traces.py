@@ -1,0 +1,185 @@
+"""Buffers of spans by trace, with bounded memory, until the spans of an agent's run are complete."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from .spans import SpanRecord
+
+_MAX_DROPPED = 10_000  # traces whose later spans are dropped too
+
+
+@dataclass(slots=True)
+class AgentTrace:
+    """The spans of the run of one outermost agent, itself included."""
+
+    trace_id: int
+    agent: SpanRecord
+    records: list[SpanRecord]
+    parents: dict[int, int | None]
+
+    @property
+    def size(self) -> int:
+        """The bytes of its records."""
+        return sum(record.size for record in self.records)
+
+
+@dataclass(slots=True)
+class _Trace:
+    trace_id: int
+    active_at: float
+    open: dict[int, int | None] = field(default_factory=dict)
+    parents: dict[int, int | None] = field(default_factory=dict)
+    records: list[SpanRecord] = field(default_factory=list)
+    agents: list[SpanRecord] = field(default_factory=list)
+    model_calls: dict[int | None, tuple[SpanRecord, int]] = field(default_factory=dict)
+    """By their parents: the latest call, and its number."""
+    size: int = 0
+
+    def add(self, record: SpanRecord) -> None:
+        """Store a record. A model call that has the messages of the one before replaces those."""
+        self.records.append(record)
+        self.size += record.size
+        if record.kind == "agent":
+            self.agents.append(record)
+        elif record.kind == "model":
+            before, number = self.model_calls.get(record.parent_id, (record, 0))
+            # The first one has the task; the others repeat what the last one has.
+            if number > 1 and record.input_size() >= before.input_size():
+                self.size -= before.size
+                before.drop_input()
+                self.size += before.size
+            self.model_calls[record.parent_id] = record, number + 1
+
+    def take_complete(self, *, is_expired: bool = False) -> list[AgentTrace]:
+        """Remove and return the runs of outermost agents of which no span is open; of an expired trace, of all."""
+        if not self.agents:
+            return []
+        ids = {agent.span_id for agent in self.agents}
+        busy = {ancestor for span_id in self.open for ancestor in self._ancestors(span_id)}
+        complete = []
+        for agent in self.agents:
+            above = set(self._ancestors(agent.span_id))
+            is_open = not above.isdisjoint(self.open) or agent.span_id in busy
+            if above.isdisjoint(ids) and (is_expired or not is_open):
+                complete.append(agent)
+        return [self._take(agent) for agent in complete]
+
+    def _take(self, agent: SpanRecord) -> AgentTrace:
+        inside = [one for one in self.records if one is agent or agent.span_id in self._ancestors(one.span_id)]
+        taken = set(map(id, inside))
+        self.records = [one for one in self.records if id(one) not in taken]
+        self.agents = [one for one in self.agents if id(one) not in taken]
+        self.size -= sum(one.size for one in inside)
+        return AgentTrace(self.trace_id, agent, inside, self.parents)
+
+    def _ancestors(self, span_id: int) -> Iterator[int]:
+        seen = {span_id}
+        parent = self.parents.get(span_id)
+        while parent is not None and parent not in seen:  # ids come from clients: a cycle is possible
+            yield parent
+            seen.add(parent)
+            parent = self.parents.get(parent)
+
+
+class TraceBuffer:
+    """The traces with open spans. Not thread-safe.
+
+    Args:
+        max_traces: How many traces are buffered.
+        max_bytes: The bytes of their spans, estimated.
+        max_age: Seconds after which a trace without a new span has ended.
+    """
+
+    def __init__(self, max_traces: int, max_bytes: int, max_age: float) -> None:
+        self._max_traces, self._max_bytes, self._max_age = max_traces, max_bytes, max_age
+        self._traces: OrderedDict[int, _Trace] = OrderedDict()
+        self._dropped: OrderedDict[int, None] = OrderedDict()
+        self.size = 0
+        self.dropped_traces = self.dropped_spans = self.ignored_traces = 0
+
+    def __len__(self) -> int:
+        return len(self._traces)
+
+    def begin(self, trace_id: int, span_id: int, parent_id: int | None, now: float) -> None:
+        """Note that a span has begun."""
+        if trace_id in self._dropped:
+            return
+        trace = self._traces.get(trace_id)
+        if trace is None:
+            trace = self._traces[trace_id] = _Trace(trace_id, now)
+        trace.active_at = now
+        self._traces.move_to_end(trace_id)
+        trace.open[span_id] = trace.parents[span_id] = parent_id
+
+    def end(
+        self, trace_id: int, span_id: int, parent_id: int | None, record: SpanRecord | None, now: float
+    ) -> list[AgentTrace]:
+        """Store a span that has ended, and return the runs that are complete by it.
+
+        Args:
+            trace_id: The trace of the span.
+            span_id: The span.
+            parent_id: Its parent, if it has one.
+            record: What is stored of it; None for its place in the tree only.
+            now: The monotonic time in seconds.
+        """
+        if trace_id in self._dropped:
+            self.dropped_spans += 1
+            return []
+        self.begin(trace_id, span_id, parent_id, now)
+        trace = self._traces[trace_id]
+        del trace.open[span_id]
+        before = trace.size
+        if record is not None:
+            trace.add(record)
+        complete = trace.take_complete()
+        self.size += trace.size - before
+        if not trace.open:
+            self._remove(trace, is_ignored=not complete)
+        self._enforce_bounds()
+        return complete
+
+    def expire(self, now: float) -> list[AgentTrace]:
+        """Remove the traces without a span for `max_age` seconds, and return the runs whose agent has ended."""
+        complete = []
+        while self._traces:
+            trace = next(iter(self._traces.values()))
+            if now - trace.active_at < self._max_age:
+                break
+            complete += self._close(trace)
+        return complete
+
+    def close(self) -> list[AgentTrace]:
+        """Remove all traces, and return the runs whose agent has ended."""
+        return [run for trace in list(self._traces.values()) for run in self._close(trace)]
+
+    def _close(self, trace: _Trace) -> list[AgentTrace]:
+        before = trace.size
+        complete = trace.take_complete(is_expired=True)
+        self.size += trace.size - before
+        if any(one.kind == "tool" for one in trace.records):
+            self._drop(trace)
+        else:
+            self._remove(trace, is_ignored=not complete)
+        return complete
+
+    def _enforce_bounds(self) -> None:
+        while self._traces and (len(self._traces) > self._max_traces or self.size > self._max_bytes):
+            self._drop(next(iter(self._traces.values())))
+
+    def _drop(self, trace: _Trace) -> None:
+        self.dropped_traces += 1
+        self.dropped_spans += len(trace.records)
+        self._remove(trace, is_ignored=False)
+        # What follows of it would look like a run of its own, without its begin.
+        self._dropped[trace.trace_id] = None
+        if len(self._dropped) > _MAX_DROPPED:
+            self._dropped.popitem(last=False)
+
+    def _remove(self, trace: _Trace, *, is_ignored: bool) -> None:
+        del self._traces[trace.trace_id]
+        self.size -= trace.size
+        self.ignored_traces += is_ignored
