@@ -52,6 +52,8 @@ _SLOW = (
     "tests/cli/test_process.py",
     "tests/compliance/",
     "tests/durability/",
+    "tests/integrations/otel/test_frameworks.py",
+    "tests/integrations/otel/test_overhead.py",
     "tests/migrations/test_layouts.py",
     "tests/report/test_distribution.py",
     "tests/search/hnsw/test_histories.py",

@@ -47,6 +47,8 @@ MODULES = (
     "memory_storage.monitoring.opentelemetry",
     "memory_storage.monitoring.prometheus",
     "memory_storage.importers",
+    "memory_storage.recording",
+    "memory_storage.integrations.otel",
     "memory_storage.backup",
     "memory_storage.doctor",
     "memory_storage_report",

@@ -92,3 +92,13 @@ def test_offline_conflict(migrated_server_url, tmp_path):
         "ann has 'Fix the expired token of the login'",
         "now: 'Fix the redirect of the login', with the steps of both: ['pytest', 'grep']",
     ]
+
+
+def test_record_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x", "--database", str(tmp_path / "memory.db")])
+    _module("record_runs").main()
+    assert capsys.readouterr().out.splitlines() == [
+        "Sell 2 apples: success (count ok, sell ok)",
+        "Sell 5 apples: failure (count ok, sell error) ValueError: only 3 apples are left",
+        "Sell 1 pears: abstained (count ok) no pears",
+    ]

@@ -74,7 +74,9 @@ class _Spans:
     def __init__(self, tracer: trace.Tracer, durations: Histogram, facts: dict[str, str | int]) -> None:
         self._tracer, self._durations, self._facts = tracer, durations, facts
 
-    def began(self, name: str, *, is_current: bool) -> tuple[Span, Any]:
+    def began(self, name: str, *, is_current: bool) -> tuple[Span, Any] | None:
+        if context.get_value(context._SUPPRESS_INSTRUMENTATION_KEY):
+            return None
         span = self._tracer.start_span(
             name, kind=SpanKind.CLIENT, attributes={**self._facts, "db.operation.name": name}
         )

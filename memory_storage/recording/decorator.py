@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from memory_storage.errors import ValidationError
 
-from .run import Run, current_run, note_failure
+from .run import Run, current_run, note_failure, set_current_run
 from .values import Redact
 
 P = ParamSpec("P")
@@ -118,7 +118,7 @@ class _Call:
         self.is_episode = outer is None
         self._run = outer or recorder.start(task, recorder.redact)
         self._is_saved = not self.is_episode
-        # Converted now: the function may change what it was given.
+        # Converted now: the function may change its arguments.
         self._capture = self._run._capture(recorder.redact)
         self._parameters = self._capture.json_object("parameters", arguments)
         self._started_at, self._began = self._run._session.now(), perf_counter()
@@ -134,12 +134,12 @@ class _Call:
     def activate(self) -> None:
         """Make the episode the current run of this context."""
         if self.is_episode and self._is_saved:
-            self._run._activate()
+            set_current_run(self._run)
 
     def deactivate(self) -> None:
         """Make the run before the current one again."""
         if self.is_episode and self._is_saved:
-            self._run._deactivate()
+            set_current_run(self._run._outer)
 
     def end(self, output: object, error: BaseException | None) -> None:
         """Store the result: complete the episode, or append the step."""

@@ -50,6 +50,11 @@ def current_run() -> Run | None:
     return _current.get()
 
 
+def set_current_run(run: Run | None) -> None:
+    """Make a run the current one of this context."""
+    _current.set(run)  # without a token: that belongs to one context, and a block may end in another
+
+
 class Run(Unpicklable):
     """An episode that is recorded while its block runs: `with storage.record("task") as run`. Thread-safe.
 
@@ -81,13 +86,13 @@ class Run(Unpicklable):
 
     def __enter__(self) -> Self:
         self._save({})
-        self._activate()
+        set_current_run(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._deactivate()
+        set_current_run(self._outer)
         try:
             self._end(None, error)
         except Exception as problem:
@@ -105,14 +110,6 @@ class Run(Unpicklable):
         parent: JsonObject = {} if self._outer is None else {PARENT: str(self._outer.id)}
         metadata = {**parent, **metadata, **self.episode.metadata}
         self.episode = self._episodes.save(self.episode.model_copy(update={"metadata": metadata}))
-
-    def _activate(self) -> None:
-        """Make this the current run of this context."""
-        _current.set(self)
-
-    def _deactivate(self) -> None:
-        """Make the run before the current one again."""
-        _current.set(self._outer)  # not by a token, which belongs to the context that has made it
 
     def _end(self, output: object, error: BaseException | None) -> None:
         """Complete the episode, unless the caller has done so."""
@@ -181,6 +178,9 @@ class Run(Unpicklable):
 
         Returns:
             The block; set `output`, and `tokens_used` if it is known.
+
+        Raises:
+            ValidationError: At the end of the block: a field is invalid.
         """
         return TimedStep(self, tool, action, parameters, metadata)
 
@@ -268,7 +268,7 @@ class TimedStep:
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         self._run, self._tool, self._action, self._metadata = run, tool, action, metadata
-        # Converted now: the block may change what it was given.
+        # Converted now: the block may change its parameters.
         self._capture = run._capture()
         self._parameters = self._capture.json_object("parameters", parameters or {})
         self.output: object = None

@@ -26,6 +26,7 @@ _NAME = "memory-storage"
 # Where a public name stands: the module that defines it, and the page. The first one that matches is taken.
 _PAGES = (
     ("memory_storage.storage", "storage", "MemoryStorage and transactions"),
+    ("memory_storage.recording", "recording", "Recording runs"),
     ("memory_storage.session", "storage", "MemoryStorage and transactions"),
     ("memory_storage.settings", "settings", "Settings"),
     ("memory_storage.errors", "errors", "Errors"),
@@ -46,6 +47,7 @@ _MODULES = (
     ("memory_storage.doctor", "Integrity checks"),
     ("memory_storage.exporters", "Exporters"),
     ("memory_storage.importers", "Importers"),
+    ("memory_storage.integrations.otel", "OpenTelemetry recorder"),
     ("memory_storage.migrate", "Migrations"),
     ("memory_storage.monitoring", "Monitoring"),
     ("memory_storage.testing", "Testing"),

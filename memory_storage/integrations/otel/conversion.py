@@ -204,7 +204,10 @@ class _Conversion:
         traced_names = {_tool(one) for one in self._tools}
         traced_ids = {_first(one.attributes, _CALL_IDS) for one in self._tools}
         sources = self._models or [self._agent]
-        results = {key: value for one in sources for said in _all_messages(one) for key, value in said.results.items()}
+        results: dict[str, Any] = {}
+        for one in sources:
+            for message in (*input_messages(one), *output_messages(one)):
+                results |= message.results
         for record, following in zip_longest(sources, sources[1:]):
             for index, call in enumerate(call for message in output_messages(record) for call in message.calls):
                 if call.name and call.name not in traced_names and call.call_id not in traced_ids:
@@ -309,10 +312,6 @@ def _as_object(value: object) -> dict[str, Any]:
     if parsed is None or parsed == "":
         return {}
     return dict(parsed) if isinstance(parsed, Mapping) else {"input": parsed}
-
-
-def _all_messages(record: SpanRecord) -> Iterable[Any]:
-    return (*input_messages(record), *output_messages(record))
 
 
 def _tool(record: SpanRecord) -> str:
