@@ -20,6 +20,7 @@ import pytest
 import memory_storage as ms
 from memory_storage.models import EpisodeFilters, PatternFilters, SearchFilters, new_id
 from memory_storage.repositories import VectorIndex
+from memory_storage.sql.validation import replace_unstorable
 from tests.checks import assert_consistent
 
 from .hostile import HOSTILE
@@ -65,6 +66,8 @@ NO_STRINGS = {
     "RetentionPolicy",
     "Callable[[int, int], None] | None",
     "Callable[[float], None]",
+    "Callable[[str], str] | None",
+    "Callable[..., Any] | None",
 }
 
 
@@ -456,6 +459,39 @@ _EMBEDDER_CASES = (
 )
 
 
+def _record(name: str, g: Ground) -> None:
+    value = {
+        "task": g.text,
+        "context": ms.TaskContext(domain=g.text),
+        "tags": [g.text],
+        "metadata": {g.text: g.text},
+    }[name]
+    with g.scratch.record(**{"task": "t", name: value}) as run:
+        run.step("tool", parameters={"text": g.text}, output=g.text)
+    episode = g.scratch.episodes.get(run.id)
+    assert getattr(episode, "task_description" if name == "task" else name) == value
+    if len(g.text) < 10_000:  # a larger one is replaced by a marker
+        assert episode.steps[0].parameters == {"text": replace_unstorable(g.text)}
+    g.scratch.episodes.delete(run.id)
+
+
+def _recorded(name: str, g: Ground) -> None:
+    options = {name: [g.text] if name in {"tags", "parameters"} else g.text}
+    recorded = g.scratch.recorded(**options)(lambda text: text)
+    if name == "tool":
+        with g.scratch.record("t") as run:
+            recorded(g.text)
+        episode_id, stored = run.id, [step.tool for step in g.scratch.episodes.get(run.id).steps]
+    else:
+        recorded(g.text)
+        episode_id = next(iter(_ids(g.scratch.episodes.iterate())), None)
+        stored = [] if episode_id is None else ["an episode"]
+    if episode_id is not None:
+        g.scratch.episodes.delete(episode_id)
+    if not stored:  # logged, since the function returns as without the decorator
+        raise ms.ValidationError(name, "refused", g.text)
+
+
 def _add_writes() -> None:
     CASES.update(
         {
@@ -476,6 +512,10 @@ def _add_writes() -> None:
             "storage.forget.namespace": lambda g: _forget_namespace(g),
             "spatiotemporal.put_many.entries": partial(_put_place, "put_many"),
             "storage.forget.episode": lambda g: g.memory.forget(episode=g.text, scrub=False),
+            **{f"storage.record.{name}": partial(_record, name) for name in ("task", "context", "tags", "metadata")},
+            **{f"storage.recorded.{name}": partial(_recorded, name) for name in ("task", "tool", "tags", "parameters")},
+            "storage.record.task_type": lambda g: g.memory.record("t", task_type=g.text),
+            "storage.recorded.task_type": lambda g: g.memory.recorded(task_type=g.text),
             "index.switch_to.source": lambda g: g.memory.embeddings.index.switch_to(g.text),  # type: ignore[arg-type]
             "storage.open.namespace": _namespace,
             "transaction.execute.statements": _own_sql,
@@ -484,6 +524,7 @@ def _add_writes() -> None:
         }
     )
     REFUSED.update({"patterns.query.cursor", "storage.forget.episode", "index.switch_to.source"})
+    REFUSED.update({"storage.record.task_type", "storage.recorded.task_type"})
 
 
 # These give figures, or places: a filter is the same condition as that of a query, so here it has to be answered.

@@ -18,12 +18,12 @@ from memory_storage.sql.validation import finite, flag, function, whole
 from memory_storage.storage import MemoryStorage
 
 from .conversion import episode_of
-from .spans import read_span
+from .spans import kind_of, read_span
 from .traces import AgentTrace, TraceBuffer
 
 _log = logging.getLogger("memory_storage.integrations.otel")
 _FIRST_DELAY, _LONGEST_DELAY = 1.0, 60.0  # seconds until a failed save is tried again
-_SWEEP_SECONDS = 60.0
+_SWEEP_SECONDS = 10.0
 # The key of the API, and the one that instrumentations have read before.
 _SUPPRESSED = context.Context({context._SUPPRESS_INSTRUMENTATION_KEY: True, "suppress_instrumentation": True})
 
@@ -62,8 +62,9 @@ class EpisodeRecorder(SpanProcessor):
 
     Spans are read by the conventions of OpenTelemetry (`gen_ai.operation.name`: invoke_agent, execute_tool, chat) and
     of OpenInference (`openinference.span.kind`: AGENT, TOOL, LLM). A run is complete when its agent's span and those
-    above and below it have ended. Its tool spans, also those of agents below it, are its steps. IDs derive from trace
-    and span, so that a trace that is processed twice is stored once.
+    above and below it have ended; one minute after the agent, only agents above it are waited for. Its tool spans, also
+    those of agents below it, are its steps. IDs derive from trace and span, so that a trace that is processed twice is
+    stored once.
 
     Spans are buffered in memory; a thread saves the episodes, and repeats what failed because the database was not
     available. An error of the storage never reaches the application: it is counted and logged.
@@ -126,7 +127,8 @@ class EpisodeRecorder(SpanProcessor):
         own, parent = span.context, span.parent
         with self._lock:
             parent_id = parent.span_id if parent else None
-            self._buffer.begin(own.trace_id, own.span_id, parent_id, time.monotonic())
+            is_agent = kind_of(span.attributes or {}) == "agent"
+            self._buffer.begin(own.trace_id, own.span_id, parent_id, time.monotonic(), is_agent=is_agent)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Buffer a span, and hand the runs that it completes to the thread."""
@@ -176,7 +178,7 @@ class EpisodeRecorder(SpanProcessor):
                 return
             # The thread continues while runs are flushed, and not for longer.
             self._is_shut_down = self._is_flushing = True
-            if complete := self._buffer.close():
+            if complete := self._buffer.close(time.monotonic()):
                 self._enqueue(complete)
         self.force_flush()
         with self._lock:
@@ -215,8 +217,9 @@ class EpisodeRecorder(SpanProcessor):
 
     def _start_worker(self) -> None:
         if self._worker is None:
-            self._worker = threading.Thread(target=self._run, name="memory-storage-episodes", daemon=True)
-            self._worker.start()
+            worker = threading.Thread(target=self._run, name="memory-storage-episodes", daemon=True)
+            worker.start()
+            self._worker = worker
 
     def _run(self) -> None:
         self._worker_id = threading.get_ident()

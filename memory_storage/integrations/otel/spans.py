@@ -76,6 +76,12 @@ class SpanRecord:
         return [name for name in self.attributes if name in _INPUTS or name.startswith(_INPUT_PREFIX)]
 
 
+def kind_of(attributes: Mapping[str, Any]) -> Kind | None:
+    """Return the kind of operation of a span; None if it is neither of an agent, a tool nor a model."""
+    kind = _OPERATIONS.get(attributes.get("gen_ai.operation.name"))
+    return kind or _OPENINFERENCE.get(attributes.get("openinference.span.kind"))
+
+
 def read_span(span: ReadableSpan, *, capture_content: bool) -> SpanRecord | None:
     """Return what is stored of a finished span; None if it is neither of an agent, a tool nor a model.
 
@@ -84,8 +90,7 @@ def read_span(span: ReadableSpan, *, capture_content: bool) -> SpanRecord | None
         capture_content: Whether messages, arguments, results and error messages are stored.
     """
     attributes = span.attributes or {}
-    kind = _OPERATIONS.get(attributes.get("gen_ai.operation.name"))
-    kind = kind or _OPENINFERENCE.get(attributes.get("openinference.span.kind"))
+    kind = kind_of(attributes)
     has_evaluation = any(event.name.startswith(_EVALUATION) for event in span.events)
     if kind is None and not has_evaluation:
         return None

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from .spans import SpanRecord
 
+_PRUNE_AT = 1_000  # spans of a trace
+_SETTLED_SECONDS = 60.0
 _MAX_DROPPED = 10_000  # traces whose later spans are dropped too
 
 
@@ -31,19 +33,24 @@ class _Trace:
     trace_id: int
     active_at: float
     open: dict[int, int | None] = field(default_factory=dict)
+    open_agents: set[int] = field(default_factory=set)
     parents: dict[int, int | None] = field(default_factory=dict)
     records: list[SpanRecord] = field(default_factory=list)
     agents: list[SpanRecord] = field(default_factory=list)
+    ended_at: dict[int, float] = field(default_factory=dict)
+    """When its agents have ended, by their spans."""
     model_calls: dict[int | None, tuple[SpanRecord, int]] = field(default_factory=dict)
     """By their parents: the latest call, and its number."""
     size: int = 0
+    prune_at: int = _PRUNE_AT
 
-    def add(self, record: SpanRecord) -> None:
+    def add(self, record: SpanRecord, now: float) -> None:
         """Store a record. A model call that has the messages of the one before replaces those."""
         self.records.append(record)
         self.size += record.size
         if record.kind == "agent":
             self.agents.append(record)
+            self.ended_at[record.span_id] = now
         elif record.kind == "model":
             before, number = self.model_calls.get(record.parent_id, (record, 0))
             # The first one has the task; the others repeat what the last one has.
@@ -53,8 +60,12 @@ class _Trace:
                 self.size += before.size
             self.model_calls[record.parent_id] = record, number + 1
 
-    def take_complete(self, *, is_expired: bool = False) -> list[AgentTrace]:
-        """Remove and return the runs of outermost agents of which no span is open; of an expired trace, of all."""
+    def take_complete(self, now: float, *, is_expired: bool = False) -> list[AgentTrace]:
+        """Remove and return the runs of outermost agents that are complete; of an expired trace, those that have ended.
+
+        No span above or below a complete one is open. Those above may live as long as the process: after a minute only
+        agents are waited for. Until then any of them may turn out to be one, by an attribute that is set at its end.
+        """
         if not self.agents:
             return []
         ids = {agent.span_id for agent in self.agents}
@@ -62,7 +73,9 @@ class _Trace:
         complete = []
         for agent in self.agents:
             above = set(self._ancestors(agent.span_id))
-            is_open = not above.isdisjoint(self.open) or agent.span_id in busy
+            is_settled = now - self.ended_at.get(agent.span_id, now) >= _SETTLED_SECONDS
+            waits_for = self.open_agents if is_settled else self.open.keys()
+            is_open = not above.isdisjoint(waits_for) or agent.span_id in busy
             if above.isdisjoint(ids) and (is_expired or not is_open):
                 complete.append(agent)
         return [self._take(agent) for agent in complete]
@@ -70,10 +83,23 @@ class _Trace:
     def _take(self, agent: SpanRecord) -> AgentTrace:
         inside = [one for one in self.records if one is agent or agent.span_id in self._ancestors(one.span_id)]
         taken = set(map(id, inside))
+        path = {one.span_id for one in inside}.union(*(self._ancestors(one.span_id) for one in inside))
+        parents = {span_id: self.parents.get(span_id) for span_id in path}
         self.records = [one for one in self.records if id(one) not in taken]
         self.agents = [one for one in self.agents if id(one) not in taken]
+        self.ended_at = {one.span_id: self.ended_at[one.span_id] for one in self.agents}
+        self.model_calls = {key: call for key, call in self.model_calls.items() if id(call[0]) not in taken}
         self.size -= sum(one.size for one in inside)
-        return AgentTrace(self.trace_id, agent, inside, self.parents)
+        return AgentTrace(self.trace_id, agent, inside, parents)
+
+    def prune(self) -> None:
+        """Forget spans that are above none that is stored or open: a trace may live as long as its process."""
+        if len(self.parents) < self.prune_at:
+            return
+        ids = [*self.open, *(one.span_id for one in self.records)]
+        above = set(ids).union(*(self._ancestors(span_id) for span_id in ids))
+        self.parents = {span_id: parent for span_id, parent in self.parents.items() if span_id in above}
+        self.prune_at = max(_PRUNE_AT, 2 * len(self.parents))
 
     def _ancestors(self, span_id: int) -> Iterator[int]:
         seen = {span_id}
@@ -103,8 +129,16 @@ class TraceBuffer:
     def __len__(self) -> int:
         return len(self._traces)
 
-    def begin(self, trace_id: int, span_id: int, parent_id: int | None, now: float) -> None:
-        """Note that a span has begun."""
+    def begin(self, trace_id: int, span_id: int, parent_id: int | None, now: float, *, is_agent: bool = False) -> None:
+        """Note that a span has begun.
+
+        Args:
+            trace_id: The trace of the span.
+            span_id: The span.
+            parent_id: Its parent, if it has one.
+            now: The monotonic time in seconds.
+            is_agent: Whether it is known already to be an agent's.
+        """
         if trace_id in self._dropped:
             return
         trace = self._traces.get(trace_id)
@@ -113,6 +147,8 @@ class TraceBuffer:
         trace.active_at = now
         self._traces.move_to_end(trace_id)
         trace.open[span_id] = trace.parents[span_id] = parent_id
+        if is_agent:
+            trace.open_agents.add(span_id)
 
     def end(
         self, trace_id: int, span_id: int, parent_id: int | None, record: SpanRecord | None, now: float
@@ -132,33 +168,39 @@ class TraceBuffer:
         self.begin(trace_id, span_id, parent_id, now)
         trace = self._traces[trace_id]
         del trace.open[span_id]
+        trace.open_agents.discard(span_id)
         before = trace.size
         if record is not None:
-            trace.add(record)
-        complete = trace.take_complete()
+            trace.add(record, now)
+        complete = trace.take_complete(now)
         self.size += trace.size - before
+        trace.prune()
         if not trace.open:
             self._remove(trace, is_ignored=not complete)
         self._enforce_bounds()
         return complete
 
     def expire(self, now: float) -> list[AgentTrace]:
-        """Remove the traces without a span for `max_age` seconds, and return the runs whose agent has ended."""
+        """Remove the traces without a span for `max_age` seconds, and return the runs that are complete by now."""
         complete = []
         while self._traces:
             trace = next(iter(self._traces.values()))
             if now - trace.active_at < self._max_age:
                 break
-            complete += self._close(trace)
+            complete += self._close(trace, now)
+        for trace in self._traces.values():
+            before = trace.size
+            complete += trace.take_complete(now)
+            self.size += trace.size - before
         return complete
 
-    def close(self) -> list[AgentTrace]:
+    def close(self, now: float) -> list[AgentTrace]:
         """Remove all traces, and return the runs whose agent has ended."""
-        return [run for trace in list(self._traces.values()) for run in self._close(trace)]
+        return [run for trace in list(self._traces.values()) for run in self._close(trace, now)]
 
-    def _close(self, trace: _Trace) -> list[AgentTrace]:
+    def _close(self, trace: _Trace, now: float) -> list[AgentTrace]:
         before = trace.size
-        complete = trace.take_complete(is_expired=True)
+        complete = trace.take_complete(now, is_expired=True)
         self.size += trace.size - before
         if any(one.kind == "tool" for one in trace.records):
             self._drop(trace)

@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+from opentelemetry import context
 from opentelemetry.sdk.trace import TracerProvider
 
 import memory_storage as ms
 from memory_storage.integrations.otel import EpisodeRecorder
+
+
+@pytest.fixture(autouse=True)
+def _no_current_span() -> Iterator[None]:
+    """Whatever another test has left as the current span is no parent here."""
+    token = context.attach(context.Context())
+    yield
+    context.detach(token)
 
 
 @pytest.fixture

@@ -84,6 +84,27 @@ def test_a_span_that_outlives_its_agent_is_a_step(provider, recorder, recorded: 
     assert [len(one.steps) for one in recorded()] == [1]
 
 
+def test_a_trace_that_never_ends_holds_nothing_of_the_past(provider, recorder, recorded: Recorded, monkeypatch):
+    tracer = provider.get_tracer("t")
+    root = tracer.start_span("a worker")
+    trace_id = root.get_span_context().trace_id
+    for _ in range(3):
+        with trace.use_span(root), tracer.start_as_current_span("a job"):
+            for _ in range(700):
+                tracer.start_span("GET").end()
+            _run(tracer)
+        held = recorder._buffer._traces[trace_id]
+        assert len(held.parents) <= 1_000
+    assert recorded() == []  # the worker's span may be set to an agent's when it ends
+    monkeypatch.setattr("memory_storage.integrations.otel.traces._SETTLED_SECONDS", 0.0)
+    with trace.use_span(root), tracer.start_as_current_span("b", attributes=AGENT):
+        _run(tracer)  # below an agent that is known already
+        assert [len(one.steps) for one in recorded()] == [1, 1, 1]
+    assert [len(one.steps) for one in recorded()] == [1, 1, 1, 1]
+    assert (held.model_calls, held.size, held.records, held.ended_at) == ({}, 0, [], {})
+    root.end()
+
+
 def test_a_trace_without_an_agent_is_ignored(provider, recorder, recorded: Recorded):
     tracer = provider.get_tracer("t")
     with tracer.start_as_current_span("request"):
@@ -158,7 +179,7 @@ def test_what_was_not_saved_is_tried_again(storage, recorder, provider, monkeypa
     assert not recorder.force_flush()
     stats = recorder.stats()
     assert (stats.saved, stats.pending) == (0, 2)
-    assert stats.retries == away.calls >= 1
+    assert away.calls >= stats.retries >= 1  # another attempt may be running
     assert stats.buffered_bytes > 0
     away.is_away = False
     assert recorder.force_flush()
