@@ -11,9 +11,11 @@ from .errors import ConfigurationError
 from .suggestions import nearest
 
 PREFIX = "MEMORY_STORAGE_"
+MCP_TOKEN = PREFIX + "MCP_TOKEN"  # read by `memory_storage.integrations.mcp`: no setting of a storage
 _NESTED = "__"
 
-# Variables with the prefix that are not settings: those of `memory_storage.testing` and of this package's tests.
+# Variables with the prefix that are not settings: those of `memory_storage.testing` and of this package's tests, and
+# the token of the MCP server.
 OTHERS = frozenset(
     PREFIX + name
     for name in (
@@ -25,6 +27,7 @@ OTHERS = frozenset(
         "HARBOR",
         "INTERLEAVINGS",
         "LOAD_SECONDS",
+        "MCP_TOKEN",
         "OPENING_RACES",
         "OUTAGE_SECONDS",
         "PROCESSES_SECONDS",

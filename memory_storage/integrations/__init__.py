@@ -1,1 +1,1 @@
-"""Adapters for agent frameworks. Each needs the extra of its name, and is imported explicitly."""
+"""Adapters to agent frameworks and protocols. Each needs the extra of its name, and is imported explicitly."""
