@@ -198,11 +198,11 @@ class _BearerToken:
 def run_http(
     server: MCPServer[Any],
     token: SecretStr,
-    options: HttpOptions = HttpOptions(),  # noqa: B008 - it is frozen
+    options: HttpOptions = HttpOptions(),
     *,
     on_ready: Callable[[str], object] = lambda _: None,
 ) -> None:
-    """Serve over HTTP until SIGTERM, or Ctrl-C, which raises KeyboardInterrupt. Requests in progress are answered first.
+    """Serve over HTTP until SIGTERM or Ctrl-C. Requests in progress are answered first.
 
     Args:
         server: The server, of `make_server`.
@@ -211,6 +211,7 @@ def run_http(
         on_ready: Called with the URL when connections are accepted.
 
     Raises:
+        KeyboardInterrupt: Ctrl-C was pressed.
         ConfigurationError: The address is in use or is none of this machine, or the certificate cannot be read.
     """
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET

@@ -96,7 +96,7 @@ class MemoryTools:
             str, Field(description="A new UUID, if you want a retry to start nothing twice.", max_length=64)
         ] = "",
     ) -> answers.StartedEpisode:
-        """Call this when you start a task, after recall. Pass the id that it returns to record_step and complete_episode.
+        """Call this when you start a task, after recall. Pass its episode_id to record_step and complete_episode.
 
         Open episodes of a crashed client stay open; complete them as failure or abstained.
         """
