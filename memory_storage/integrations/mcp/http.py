@@ -158,32 +158,27 @@ def make_http_app(
         max_request_body_size=MAX_REQUEST_BYTES,
         transport_security=TransportSecuritySettings(allowed_hosts=hosts, allowed_origins=origins),
     )
-    return _BearerToken(app, token)
+    return _Guard(app, token)
 
 
-class _BearerToken:
-    """ASGI middleware that answers 401 before anything of a request is read."""
+class _Guard:
+    """ASGI middleware that answers 401, or 405, before anything of a request's body is read."""
 
     def __init__(self, app: Application, token: SecretStr) -> None:
         self._app = app
         self._digest = sha256(token.get_secret_value().encode()).digest()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or self._is_authorized(scope):
+        if scope["type"] == "http" and not self._is_authorized(scope):
+            advice = "send the header Authorization: Bearer TOKEN, with the token that the server was started with"
+            await _refuse(send, 401, "invalid_token", advice, (b"www-authenticate", b'Bearer realm="memory-storage"'))
+        elif scope["type"] == "http" and scope["method"] != "POST":
+            # Without sessions there is nothing to listen to: a GET would hold a connection for no message.
+            await _refuse(send, 405, "method_not_allowed", "send messages by POST", (b"allow", b"POST"))
+        elif scope["type"] in ("http", "lifespan"):
             await self._app(scope, receive, send)
-            return
-        if scope["type"] != "http":  # a websocket, which no route takes
+        else:
             await send({"type": "websocket.close", "code": 1008})
-            return
-        advice = "send the header Authorization: Bearer TOKEN, with the token that the server was started with"
-        body = json.dumps({"error": "invalid_token", "error_description": advice}).encode()
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"www-authenticate", b'Bearer realm="memory-storage"'),
-        ]
-        await send({"type": "http.response.start", "status": 401, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
 
     def _is_authorized(self, scope: Scope) -> bool:
         values = [value for name, value in scope["headers"] if name == b"authorization"]
@@ -193,6 +188,13 @@ class _BearerToken:
         # Digests have one length: the time of the comparison says nothing of the token, nor of its length.
         is_same = hmac.compare_digest(sha256(token.strip()).digest(), self._digest)
         return bool(scheme.lower() == b"bearer") and is_same
+
+
+async def _refuse(send: Send, status: int, error: str, advice: str, header: tuple[bytes, bytes]) -> None:
+    body = json.dumps({"error": error, "error_description": advice}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), header]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def run_http(
@@ -227,7 +229,8 @@ def run_http(
         ssl_certfile=options.certificate,
         ssl_keyfile=options.key,
     )
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
+    # With the protocol, asyncio sets TCP_NODELAY: without, an answer waits 40 ms for the client's acknowledgement.
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         try:
             if os.name == "posix":  # on Windows it would let another process take the port
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

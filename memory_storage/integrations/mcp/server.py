@@ -73,6 +73,7 @@ def make_server(storage: MemoryStorage, *, read_only: bool = False, allow_forget
         instructions=_INSTRUCTIONS,
         version=version("memory-storage"),
         log_level="WARNING",
+        subscriptions=False,  # nothing changes that a client could listen to
         tools=[_make_tool(function, title, hints, limiter, storage) for function, title, hints in offered],
     )
 
