@@ -17,11 +17,19 @@ class Answer(BaseModel):
     markdown: str = Field(description="The answer as Markdown.")
 
 
+class RecalledRecord(BaseModel):
+    """A recalled record."""
+
+    kind: Literal["success", "failure", "pattern"]
+    id: str
+    score: float
+
+
 class RecallAnswer(Answer):
     """What the memory has about a task."""
 
     recall_id: str = Field(description="Pass it to complete_episode.")
-    episode_ids: list[str] = Field(description="The recalled episodes, the most valuable first.")
+    records: list[RecalledRecord] = Field(description="The records of the Markdown, in its order.")
     left_out: int = Field(description="Relevant records that did not fit into the budget.")
 
 

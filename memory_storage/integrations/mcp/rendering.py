@@ -1,4 +1,4 @@
-"""Markdown of episodes, steps and patterns, within a number of characters; what is cut is said."""
+"""Markdown of episodes and steps, within a number of characters; what is cut is said."""
 
 from __future__ import annotations
 
@@ -7,16 +7,11 @@ from collections.abc import Sequence
 
 from pydantic_core import to_json
 
-from memory_storage._formatting import in_one_line, printable
-from memory_storage.models import AnyPattern, Episode, Step, StepError, StepOk, StepTimeout
+from memory_storage._formatting import printable
+from memory_storage.models import Episode, Outcome, Step, StepError, StepOk, StepTimeout
+from memory_storage.models.markdown import inline
 
 _FENCE = re.compile("`{3,}")
-
-
-def in_line(text: str, most: int) -> str:
-    """Return a text in one line of at most `most` characters, with an ellipsis if it was cut."""
-    line = in_one_line(text)
-    return line if len(line) <= most else f"{line[: max(most - 1, 0)]}…"
 
 
 def cut(text: str, most: int, advice: str) -> str:
@@ -43,35 +38,30 @@ def outcome_of(episode: Episode) -> str:
 
 def head_of(episode: Episode) -> str:
     """Return the Markdown of an episode without its steps."""
+    context, reward = episode.context, episode.reward
     facts: dict[str, object] = {
         "id": episode.id,
         "type": episode.task_type,
-        "domain": episode.context.domain,
-        "language": episode.context.language,
-        "framework": episode.context.framework,
+        "domain": context.domain,
+        "language": context.language,
+        "framework": context.framework,
         "started": episode.started_at.isoformat(),
         "completed": episode.completed_at and episode.completed_at.isoformat(),
         "outcome": outcome_of(episode),
-        "reward": None if episode.reward is None else f"{episode.reward.total:.4g}",
-        "tags": ", ".join([*episode.tags, *episode.context.tags]) or None,
-        "artifacts": ", ".join(episode.artifacts) or None,
+        "reward": reward and f"{reward.total:.4g}",
+        "tags": ", ".join([*episode.tags, *context.tags]),
+        "artifacts": ", ".join(episode.artifacts),
+        "metadata": _json(episode.metadata) if episode.metadata else None,
     }
-    lines = [f"# {in_one_line(episode.task_description)}", ""]
-    lines += [f"- {name}: {in_one_line(str(value))}" for name, value in facts.items() if value is not None]
-    if episode.metadata:
-        lines.append(f"- metadata: {_json(episode.metadata)}")
+    lines = [f"# {inline(episode.task_description)}", ""]
+    lines += [f"- {name}: {inline(str(value))}" for name, value in facts.items() if value]
     if episode.outcome is not None:
-        lines += ["", "## Outcome", "", printable(_outcome_text(episode))]
-    if episode.reflection is not None:
-        reflection = episode.reflection
-        sections = {
-            "What succeeded": reflection.successes,
-            "What to improve": reflection.improvements,
-            "Lessons": reflection.insights,
-        }
+        lines += ["", "## Outcome", "", fenced(_outcome_text(episode.outcome))]
+    if (notes := episode.reflection) is not None:
+        sections = {"Successes": notes.successes, "To improve": notes.improvements, "Learned": notes.insights}
         for title, texts in sections.items():
             if texts:
-                lines += ["", f"## {title}", "", *[f"- {in_one_line(text)}" for text in texts]]
+                lines += ["", f"## {title}", "", *[f"- {inline(text)}" for text in texts]]
     return "\n".join(lines)
 
 
@@ -80,24 +70,16 @@ def step_of(step: Step, most: int | None = None) -> str:
 
     Args:
         step: The step.
-        most: The maximum number of characters of its parameters, and of its output; None for all.
+        most: The maximum number of characters of its action, its parameters and its output, each; None for all.
     """
     advice = f"get_episode with step={step.step_number}"
     status, output = _result_of(step)
     latency = f", {step.latency_ms:,} ms" if step.latency_ms else ""
-    title = f"### Step {step.step_number}: {in_one_line(step.tool)} ({status}{latency})"
-    parts = [title if most is None else in_line(title, most)]
-    if step.action:
-        parts.append(printable(step.action) if most is None else in_line(step.action, most))
-    texts = ["" if not step.parameters else _json(step.parameters), printable(output)]
-    parts += [fenced(text if most is None else cut(text, most, advice)) for text in texts if text]
+    short = len(step.tool) if most is None else most // 4
+    parts = [f"### Step {step.step_number}: {inline(step.tool, short)} ({status}{latency})"]
+    texts = [step.action, _json(step.parameters) if step.parameters else "", output]
+    parts += [fenced(text if most is None else cut(text, most, advice)) for text in map(printable, texts) if text]
     return "\n\n".join(parts)
-
-
-def pattern_text(pattern: AnyPattern, most: int) -> str:
-    """Return a pattern in one line of Markdown."""
-    facts = f"success rate {pattern.success_rate:.0%}, seen {pattern.occurrence_count:,} times"
-    return f"- {pattern.kind}: {in_line(pattern.description, most)} ({facts})"
 
 
 def bulleted(title: str, lines: Sequence[str], nothing: str) -> str:
@@ -105,11 +87,12 @@ def bulleted(title: str, lines: Sequence[str], nothing: str) -> str:
     return "\n".join([title, "", *lines]) if lines else nothing
 
 
-def _outcome_text(episode: Episode) -> str:
-    outcome = episode.outcome
-    parts = outcome.model_dump(exclude={"kind"}, exclude_defaults=True) if outcome else {}
-    lines = [value if name in ("verdict", "reason") else f"{name}: {_json(value)}" for name, value in parts.items()]
-    return "\n\n".join(str(line) for line in lines)
+def _outcome_text(outcome: Outcome) -> str:
+    fields = outcome.model_dump(exclude={"kind"}, exclude_defaults=True)
+    lines = [
+        str(value) if name in ("verdict", "reason") else f"{name}: {_json(value)}" for name, value in fields.items()
+    ]
+    return printable("\n".join(lines))
 
 
 def _result_of(step: Step) -> tuple[str, str]:
@@ -124,4 +107,4 @@ def _result_of(step: Step) -> tuple[str, str]:
 
 
 def _json(value: object) -> str:
-    return printable(value if isinstance(value, str) else to_json(value).decode())
+    return to_json(value, inf_nan_mode="null").decode()

@@ -29,18 +29,20 @@ from memory_storage.models import (
     TaskContext,
 )
 from memory_storage.models.episode import TaskTypeName
+from memory_storage.models.markdown import Detail, inline, pattern_markdown
 from memory_storage.storage import MemoryStorage
 
 from . import answers
-from .rendering import bulleted, cut, head_of, in_line, outcome_of, pattern_text, step_of
+from .rendering import bulleted, cut, head_of, outcome_of, step_of
 
 MAX_CHARACTERS = 20_000
 """The most characters of an answer's Markdown: about 5,000 tokens."""
 
 _MAX_FOUND = 20
 _STEPS_OF_A_PAGE = 50
-_CHARACTERS_OF_A_STEP = 1_500  # of its parameters, and of its output
+_CHARACTERS_OF_A_STEP = 1_500  # of its action, of its parameters, and of its output
 _TASK_CHARACTERS = 300
+_PATTERN = Detail(text=_TASK_CHARACTERS, output=0, steps=0, notes=1)
 
 
 def _parse_json_text(value: object) -> object:
@@ -68,21 +70,24 @@ class MemoryTools:
         self,
         task: Annotated[str, Field(description="The task that you are about to do.", min_length=1, max_length=10_000)],
         k: Annotated[int, Field(description="Maximum number of episodes.", ge=1, le=_MAX_FOUND)] = 5,
-        budget_tokens: Annotated[
-            int, Field(description="Maximum length of the answer.", ge=100, le=MAX_CHARACTERS // 4)
-        ] = 2_000,
+        budget_tokens: Annotated[int, Field(description="Maximum length of the answer.", ge=100, le=3_000)] = 2_000,
     ) -> answers.RecallAnswer:
         """Call this first, before you start a task: what the memory has about similar tasks.
 
         Returns what worked, what failed, and learned patterns.
         """
-        hits = self._storage.episodes.search(task, k=k)
-        text = "\n\n".join(head_of(hit.item) for hit in hits)
+        recall = self._storage.recall(task, k=k, budget_tokens=budget_tokens)
+        records = [answers.RecalledRecord(kind=one.kind, id=str(one.item.id), score=one.score) for one in recall]
+        episodes = ", ".join(f"`{one.id}` ({one.kind})" for one in records if one.kind != "pattern")
+        facts = [f"- recall_id for complete_episode: `{recall.id}`"]
+        facts += [f"- for get_episode, in the order above: {episodes}"] if episodes else []
+        facts += [f"- left out, for want of budget: {counted(recall.left_out, 'record')}"] if recall.left_out else []
+        text = str(recall).strip() or "The memory has nothing about this task."
         return answers.RecallAnswer(
-            markdown=text[: budget_tokens * 4] or "The memory has nothing about this task.",
-            recall_id="",
-            episode_ids=[str(hit.item.id) for hit in hits],
-            left_out=0,
+            markdown="\n".join([text, "", *facts]),
+            recall_id=str(recall.id),
+            records=records,
+            left_out=recall.left_out,
         )
 
     def start_episode(
@@ -162,7 +167,15 @@ class MemoryTools:
         """Call this when the task has ended, well or badly. Calling it again replaces the outcome."""
         key = self._resolve(episode_id)
         reflection = Reflection(insights=lessons) if lessons else None
-        episode = self._storage.episodes.complete(key, _outcome(outcome, verdict), reward=reward, reflection=reflection)
+        try:
+            episode = self._storage.episodes.complete(
+                key, _outcome(outcome, verdict), reward=reward, reflection=reflection, recalled=recall_id or None
+            )
+        except ValidationError as error:
+            if error.field != "recalled":
+                raise
+            limit = "a recall_id of this server since it was started, or leave it out; nothing was stored"
+            raise ValidationError("recall_id", limit, recall_id) from error
         text = f"Completed episode `{episode.id}` as {outcome}."
         return answers.CompletedEpisode(markdown=text, episode_id=str(episode.id), outcome=outcome)
 
@@ -195,7 +208,7 @@ class MemoryTools:
             episodes=[
                 answers.FoundEpisode(
                     episode_id=str(episode.id),
-                    task=in_line(episode.task_description, _TASK_CHARACTERS),
+                    task=inline(episode.task_description, _TASK_CHARACTERS),
                     outcome=outcome_of(episode),
                     reward=episode.reward and episode.reward.total,
                 )
@@ -243,14 +256,14 @@ class MemoryTools:
         It reads all episodes: call it from time to time, not for each task.
         """
         patterns = self._storage.patterns.learn(min_episodes=min_episodes, max_patterns=max_patterns)
-        lines = [pattern_text(pattern, _TASK_CHARACTERS) for pattern in patterns]
+        lines = [pattern_markdown(pattern, _PATTERN) for pattern in patterns]
         return answers.LearnAnswer(
             markdown=bulleted(counted(len(lines), "pattern"), lines, "No pattern: there are too few episodes."),
             patterns=[
                 answers.LearnedPattern(
                     pattern_id=str(pattern.id),
                     kind=pattern.kind,
-                    description=in_line(pattern.description, _TASK_CHARACTERS),
+                    description=inline(pattern.description, _TASK_CHARACTERS),
                     success_rate=pattern.success_rate,
                     occurrences=pattern.occurrence_count,
                 )
@@ -304,8 +317,8 @@ def _within(head: str, steps: list[Step]) -> tuple[list[str], int | None]:
 def _line(episode: Episode, snippet: str) -> str:
     reward = "" if episode.reward is None else f" {episode.reward.total:.4g}"
     facts = f"{outcome_of(episode)}{reward}, {episode.started_at.date()}"
-    line = f"- `{episode.id}` ({facts}): {in_line(episode.task_description, _TASK_CHARACTERS)}"
-    return f"{line}\n  {in_line(snippet, _TASK_CHARACTERS)}" if snippet else line
+    line = f"- `{episode.id}` ({facts}): {inline(episode.task_description, _TASK_CHARACTERS)}"
+    return f"{line}\n  {inline(snippet, _TASK_CHARACTERS)}" if snippet else line
 
 
 def _result(status: str, output: str) -> StepResult:
