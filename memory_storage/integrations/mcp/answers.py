@@ -23,6 +23,7 @@ class RecalledRecord(BaseModel):
     kind: Literal["success", "failure", "pattern"]
     id: str
     score: float
+    similar: list[str] = Field(description="Ids of records that are nearly the same, and are represented by this one.")
 
 
 class RecallAnswer(Answer):

@@ -127,17 +127,21 @@ def _make_tool(
     )
     strict = ConfigDict(extra="forbid", strict=True)
     tool.fn_metadata.arg_model = type(f"{name}_arguments", (tool.fn_metadata.arg_model,), {"model_config": strict})
-    tool.parameters = _without_titles(tool.fn_metadata.arg_model.model_json_schema())
+    tool.parameters = _shortened(tool.fn_metadata.arg_model.model_json_schema())
     tool._limiter, tool._storage = limiter, storage
     return tool
 
 
-def _without_titles(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of arguments without the titles that repeat their names: a model reads all of it."""
-    properties = {
-        name: {key: value for key, value in inner.items() if key != "title"}
-        for name, inner in schema.get("properties", {}).items()
-    }
+def _shortened(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of arguments without what a model need not read: titles, and that it may send null."""
+    properties = {}
+    for name, declared in schema.get("properties", {}).items():
+        inner = {key: value for key, value in declared.items() if key != "title"}
+        kinds = inner.get("anyOf", ())
+        if len(kinds) == 2 and kinds[1] == {"type": "null"}:
+            del inner["anyOf"], inner["default"]
+            inner |= kinds[0]
+        properties[name] = inner
     return {**{key: value for key, value in schema.items() if key != "title"}, "properties": properties}
 
 

@@ -77,7 +77,12 @@ class MemoryTools:
         Returns what worked, what failed, and learned patterns.
         """
         recall = self._storage.recall(task, k=k, budget_tokens=budget_tokens)
-        records = [answers.RecalledRecord(kind=one.kind, id=str(one.item.id), score=one.score) for one in recall]
+        records = [
+            answers.RecalledRecord(
+                kind=one.kind, id=str(one.item.id), score=one.score, similar=[str(other) for other in one.similar]
+            )
+            for one in recall
+        ]
         episodes = ", ".join(f"`{one.id}` ({one.kind})" for one in records if one.kind != "pattern")
         facts = [f"- recall_id for complete_episode: `{recall.id}`"]
         facts += [f"- for get_episode, in the order above: {episodes}"] if episodes else []
