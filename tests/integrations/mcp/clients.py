@@ -96,7 +96,7 @@ def run(client: Any, scenario: Scenario) -> Any:
         async with client as opened:
             try:
                 result = await scenario(opened)
-            except Exception as failure:  # raised outside of the client's task groups, so that pytest shows it
+            except Exception as failure:  # noqa: BLE001 - raised outside of the client's task groups, so that pytest shows it
                 raised = failure
         if raised is not None:
             raised.__context__ = None
