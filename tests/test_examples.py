@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -102,3 +103,29 @@ def test_record_runs(tmp_path, monkeypatch, capsys):
         "Sell 5 apples: failure (count ok, sell error) ValueError: only 3 apples are left",
         "Sell 1 pears: abstained (count ok) no pears",
     ]
+
+
+@pytest.mark.slow
+def test_an_agent_with_mcp_needs_fewer_steps_the_second_time(database):
+    command = [sys.executable, "-W", "error", EXAMPLES / "mcp_agent.py", "--database", database]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "Fix the flaky test of the login token",
+        "  recall: 0 records",
+        "  pytest: test_token: expired 1 s too early",
+        "  edit: 1 file changed",
+        "  pytest: test_token: expired 1 s too early",
+        "  edit: 1 file changed",
+        "  pytest: 20 passed",
+        "  complete_episode: success",
+        "Fix the flaky test of the session token",
+        "  recall: 1 record",
+        "  edit: 1 file changed",
+        "  pytest: 20 passed",
+        "  complete_episode: success",
+    ]
+    with ms.MemoryStorage.open(database) as storage:
+        second, first = storage.episodes.query().items
+    assert [len(first.steps), len(second.steps)] == [5, 2]
+    assert [str(one) for _, one in second.recalled.items] == [str(first.id)]

@@ -51,6 +51,7 @@ _MODULES = (
     ("memory_storage.migrate", "Migrations"),
     ("memory_storage.monitoring", "Monitoring"),
     ("memory_storage.testing", "Testing"),
+    ("memory_storage.integrations.mcp", "MCP server"),
     ("memory_storage.dbapi", "PEP 249 driver"),
 )
 _BESIDE_THE_TOP_LEVEL = ("memory_storage.models", "memory_storage.repositories")

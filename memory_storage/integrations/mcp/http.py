@@ -10,7 +10,9 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -241,13 +243,25 @@ def run_http(
             raise ConfigurationError(f"{options.host}:{options.port}: {error.strerror or error}") from error
         host = f"[{options.host}]" if family == socket.AF_INET6 else options.host
         url = f"{options.scheme}://{host}:{listener.getsockname()[1]}{PATH}"
-        # uvicorn sends itself each signal again when it has shut down: SIGTERM would end the process before the caller
-        # closes the storage.
-        former = signal.signal(signal.SIGTERM, lambda *_: None)
-        try:
+        with _sigterm_ignored():
             asyncio.run(_serve(uvicorn.Server(config), listener, lambda: on_ready(url)))
-        finally:
-            signal.signal(signal.SIGTERM, former)
+
+
+@contextmanager
+def _sigterm_ignored() -> Iterator[None]:
+    """Ignore SIGTERM outside of uvicorn's own handling.
+
+    It sends itself each signal again when it has shut down: SIGTERM would end the process before the caller closes the
+    storage.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which has no signals; nor has uvicorn there
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 async def _serve(server: uvicorn.Server, listener: socket.socket, on_ready: Callable[[], object]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
@@ -153,6 +152,3 @@ def _describe(error: MemoryStorageError, storage: MemoryStorage) -> str:
     for place in sorted(places - {"", ".", "/", ":memory:"}, key=len, reverse=True):
         message = message.replace(place, "the database")
     return message
-
-
-logging.getLogger("mcp").setLevel(logging.WARNING)

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 import memory_storage as ms
 from memory_storage.errors import ConfigurationError, CredentialError, InsecureConnectionError
 from memory_storage.integrations.mcp import HttpOptions, make_http_app, make_server, read_token, run_http
+from tests.backends import in_memory
 
 from .clients import TOKEN, command, environment, fields, http_server, over_http, run
 from .test_hostile import HELLO, call
@@ -28,54 +29,45 @@ AUTHORIZED = {**HEADERS, "authorization": f"Bearer {TOKEN}"}
 
 
 @pytest.fixture
-def post(database):
+def post(storage):
     """Sends a request to the application in this process."""
-    with ms.MemoryStorage.open(database) as storage:
-        application = make_http_app(make_server(storage), SecretStr(TOKEN))
+    server = make_server(storage)
 
-        def send(method: str = "POST", path: str = "/mcp", content: bytes = BODY, **headers: str) -> httpx2.Response:
-            async def main() -> httpx2.Response:
-                transport = httpx2.ASGITransport(application)
-                async with (
-                    application._app.router.lifespan_context(application._app),
-                    httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:1") as client,
-                ):
-                    sent = {name.replace("_", "-"): value for name, value in headers.items()}
-                    return await client.request(method, path, content=content, headers={**HEADERS, **sent})
+    def send(method: str = "POST", path: str = "/mcp", content: bytes = BODY, **headers: str) -> httpx2.Response:
+        async def main() -> httpx2.Response:
+            application = make_http_app(server, SecretStr(TOKEN))
+            sent = HEADERS | {name.replace("_", "-"): value for name, value in headers.items()}
+            async with (
+                server.session_manager.run(),
+                httpx2.AsyncClient(
+                    transport=httpx2.ASGITransport(application), base_url="http://127.0.0.1:1"
+                ) as client,
+            ):
+                return await client.request(method, path, content=content, headers=sent)
 
-            return anyio.run(main)
+        return anyio.run(main)
 
-        yield send
-    # A session manager runs once, so that each test sends one request by it.
+    return send
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        None,
-        "",
-        "Bearer",
-        "Bearer ",
-        f"Bearer {TOKEN[:-1]}",
-        f"Bearer {TOKEN}x",
-        f"Basic {TOKEN}",
-        TOKEN,
-        f"bearer{TOKEN}",
-    ],
-)
+@in_memory
 @pytest.mark.parametrize(("method", "path"), [("POST", "/mcp"), ("GET", "/mcp"), ("GET", "/"), ("OPTIONS", "/mcp")])
-def test_without_the_token_the_answer_is_401(post, header, method, path):
-    answer = post(method, path, **({} if header is None else {"authorization": header}))
-    assert answer.status_code == 401
-    assert answer.headers["www-authenticate"] == 'Bearer realm="memory-storage"'
-    assert TOKEN not in answer.text
+def test_without_the_token_the_answer_is_401(post, method, path):
+    wrong = ["", "Bearer", "Bearer ", f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN}x", f"Basic {TOKEN}", TOKEN]
+    for headers in [{}, *({"authorization": header} for header in wrong)]:
+        answer = post(method, path, **headers)
+        assert answer.status_code == 401, headers
+        assert answer.headers["www-authenticate"] == 'Bearer realm="memory-storage"'
+        assert TOKEN not in answer.text
 
 
+@in_memory
 def test_with_the_token_the_server_answers(post):
     answer = post(authorization=f"Bearer {TOKEN}")
     assert (answer.status_code, answer.json()["result"]["serverInfo"]["name"]) == (200, "memory-storage")
 
 
+@in_memory
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
@@ -94,17 +86,20 @@ def test_only_loopback_hosts_and_origins_are_answered(post, headers, status):
     assert post(authorization=f"Bearer {TOKEN}", **headers).status_code == status
 
 
-@pytest.mark.parametrize("method", ["GET", "DELETE", "PUT", "HEAD", "OPTIONS"])
-def test_other_methods_are_refused(post, method):
-    answer = post(method, authorization=f"Bearer {TOKEN}")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+@in_memory
+def test_other_methods_are_refused(post):
+    for method in ("GET", "DELETE", "PUT", "HEAD", "OPTIONS"):
+        answer = post(method, authorization=f"Bearer {TOKEN}")
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
 
-@pytest.mark.parametrize("path", ["/", "/mcp/x", "/../mcp/..", "/.well-known/oauth-protected-resource"])
-def test_there_is_one_path(post, path):
-    assert post(path=path, authorization=f"Bearer {TOKEN}").status_code == 404
+@in_memory
+def test_there_is_one_path(post):
+    for path in ("/", "/mcp/x", "/../mcp/..", "/.well-known/oauth-protected-resource"):
+        assert post(path=path, authorization=f"Bearer {TOKEN}").status_code == 404
 
 
+@in_memory
 @pytest.mark.parametrize(
     ("authorization", "status"), [(f"Bearer {TOKEN}", 413), ("Bearer wrong", 401)], ids=["token", "none"]
 )

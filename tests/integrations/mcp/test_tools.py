@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 from uuid import uuid4
 
@@ -12,7 +14,7 @@ import pytest
 import memory_storage as ms
 from memory_storage.integrations.mcp import MAX_CHARACTERS, make_server
 
-from .clients import error, fields, http_server, in_process, over_http, over_stdio, run
+from .clients import environment, error, fields, http_server, in_process, over_http, over_stdio, run
 
 READING = ["recall", "search_episodes", "get_episode"]
 WRITING = ["start_episode", "record_step", "complete_episode", "learn_patterns"]
@@ -331,3 +333,21 @@ def test_an_error_has_no_path_no_secret_and_no_traceback(database, caplog, raise
 
         run(mcp.Client(server), scenario)
     assert ("secret" in caplog.text) == ("unexpectedly" in message)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hidden", ["mcp", "mcp.server"])
+def test_without_the_sdk_the_error_says_what_to_install(database, hidden):
+    # A module of another version has no MCPServer.
+    program = (
+        "import sys, types\n"
+        f"sys.modules[{hidden!r}] = None if {hidden!r} == 'mcp' else types.ModuleType({hidden!r})\n"
+        "sys.argv[1:] = ['mcp', '-d', sys.argv[1]]\n"
+        "from memory_storage.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(database)], env=environment(), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.endswith("run: pip install 'memory-storage[mcp]'\n")
+    assert not database.exists()
