@@ -43,6 +43,7 @@ MODULES = (
     "memory_storage.resilience",
     "memory_storage.engine",
     "memory_storage.migrate",
+    "memory_storage.integrations.mcp",
     "memory_storage.monitoring",
     "memory_storage.monitoring.opentelemetry",
     "memory_storage.monitoring.prometheus",

@@ -1,4 +1,4 @@
-"""What the tools do with a storage; this module knows nothing of the protocol."""
+"""The tools as methods of a class, each with its arguments and its answer; independent of the protocol."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ class MemoryTools:
         step: Annotated[
             int | None, Field(description="Show this step alone, uncut; 0: all but the steps.", ge=0, lt=2**31)
         ] = None,
-        offset: Annotated[int, Field(description="With step: skip so many characters.", ge=0, lt=2**31)] = 0,
+        offset: Annotated[int, Field(description="With step: the number of characters to skip.", ge=0, lt=2**31)] = 0,
     ) -> answers.EpisodeAnswer:
         """Read an episode with its steps. Long outputs are cut; the answer says how to read the rest."""
         if offset and step is None:
