@@ -24,6 +24,8 @@ from .repositories import (
     AnalyticsRepository,
     EmbeddingRepository,
     EpisodeRepository,
+    ItemRepository,
+    LogRepository,
     PatternRepository,
     RecentRecalls,
     RetentionRepository,
@@ -200,6 +202,16 @@ class Repositories(dbapi.Unpicklable):
     def retention(self) -> RetentionRepository:
         """Deletes or archives episodes by a policy."""
         return RetentionRepository(self._session)
+
+    @_made_when_used
+    def items(self) -> ItemRepository:
+        """JSON values by path and key."""
+        return ItemRepository(self._session)
+
+    @_made_when_used
+    def logs(self) -> LogRepository:
+        """Ordered records."""
+        return LogRepository(self._session)
 
     def _use(self, session: Session) -> None:
         """Replace the session, and drop the repositories that were made over the one before."""

@@ -189,6 +189,8 @@ class Limits(_Section):
     tags: Count = 100
     tag_min_length: Count = 2
     tag_max_length: Count = 100
+    path_depth: Count = 32
+    key_length: Count = 1_000
     query_default: Count = 100
     query_maximum: Count = 1_000
     max_episodes: Count | None = None

@@ -67,6 +67,19 @@ from .health import (
     PoolStats,
 )
 from .hierarchy import DomainNode, TaskTypeNode, TimeBucket, TimeUnit
+from .items import (
+    DeleteItem,
+    GetItem,
+    Item,
+    ItemOperation,
+    ItemPath,
+    ItemVector,
+    ListPaths,
+    PutItem,
+    QueryItems,
+    SearchItems,
+)
+from .logs import LogInfo, LogRecord
 from .model import Model, new_id, utc_now
 from .pattern import (
     PATTERN,
@@ -120,6 +133,7 @@ __all__ = [
     "ConflictPolicy",
     "ContextPattern",
     "DecisionPoint",
+    "DeleteItem",
     "Difference",
     "Dimension",
     "Direction",
@@ -138,6 +152,7 @@ __all__ = [
     "Failure",
     "FailurePoint",
     "Figures",
+    "GetItem",
     "GroupFigures",
     "Health",
     "HealthCheck",
@@ -149,8 +164,15 @@ __all__ = [
     "IndexPreset",
     "IndexSource",
     "Interval",
+    "Item",
+    "ItemOperation",
+    "ItemPath",
+    "ItemVector",
     "Latency",
     "LazyList",
+    "ListPaths",
+    "LogInfo",
+    "LogRecord",
     "Mean",
     "MetadataFilter",
     "MetadataValue",
@@ -173,6 +195,8 @@ __all__ = [
     "PlaceOwner",
     "Point",
     "PoolStats",
+    "PutItem",
+    "QueryItems",
     "Rate",
     "Recall",
     "RecallFilters",
@@ -189,6 +213,7 @@ __all__ = [
     "RewardScore",
     "ScrubResult",
     "SearchFilters",
+    "SearchItems",
     "SearchMode",
     "SequenceFigures",
     "Span",

@@ -9,6 +9,8 @@ from .analytics.repository import AnalyticsRepository
 from .embeddings.repository import EmbeddingRepository
 from .episodes.recalls import RecentRecalls
 from .episodes.repository import EpisodeRepository
+from .items.repository import ItemRepository
+from .logs.repository import LogRepository
 from .patterns.repository import PatternRepository
 from .retention.repository import RetentionRepository
 from .spatiotemporal.repository import EpisodesByLocation, SpatiotemporalRepository
@@ -19,6 +21,8 @@ __all__ = [
     "EmbeddingRepository",
     "EpisodeRepository",
     "EpisodesByLocation",
+    "ItemRepository",
+    "LogRepository",
     "PatternRepository",
     "RecentRecalls",
     "RetentionRepository",

@@ -71,5 +71,9 @@ REVISIONS = {
         "the tables of reconciliation with a server (`sync_*`), and triggers that log changes while it is on",
         "reconciliation: what was not pushed yet stays, but is not known to be new; and the conflicts that were kept",
     ),
+    "0012": Revision(
+        "the tables `items` (documents by path and key), `item_vectors` and `logs` (ordered records)",
+        "every item and every record of a log, in every namespace",
+    ),
 }
 """By its id, in the order of the ids. The newest is `HEAD`."""

@@ -461,3 +461,57 @@ sync_wanted = Table(
     sqlite_with_rowid=False,
     comment="Episodes that a replica pulls as a whole next, since a step of them came without them.",
 )
+
+items = Table(
+    "items",
+    metadata,
+    Column("seq", Integer, primary_key=True, comment="Local row number"),
+    Column("namespace", Text, nullable=False, comment="Tenant, agent or project that owns the row"),
+    Column(
+        "path",
+        Text,
+        nullable=False,
+        comment="Labels of the path, each ending with U+0001; within a label U+0001 and U+0002 are U+0002 U+0002 and"
+        " U+0002 U+0003",
+    ),
+    Column("key", Text, nullable=False, comment="Name of the item within its path"),
+    Column("version", Integer, nullable=False, comment="Version for optimistic locking; each put adds 1"),
+    Column("document", Text, nullable=False, comment="JSON of the value"),
+    Column("created_at", Integer, nullable=False, comment="First put"),
+    Column("updated_at", Integer, nullable=False, comment="Latest put"),
+    Column("expires_at", Integer, comment="From when on it is not returned; NULL for never"),
+    Column("ttl", Integer, comment="Microseconds from a put, or a read that refreshes it, to `expires_at`"),
+    UniqueConstraint("namespace", "path", "key"),
+    Index("ix_items_expires", "namespace", "expires_at", sqlite_where=text("expires_at IS NOT NULL")),
+    comment="One JSON value under a path and a key.",
+)
+
+item_vectors = Table(
+    "item_vectors",
+    metadata,
+    Column("seq", Integer, primary_key=True, comment="Local row number"),
+    Column("namespace", Text, nullable=False, comment="Namespace of the item"),
+    Column("item_seq", Integer, nullable=False, comment="`seq` of the item"),
+    Column("model", Text, nullable=False, comment="Name of the embedding model"),
+    Column("field", Text, nullable=False, comment="The part of the value that the vector stands for"),
+    Column("vector", LargeBinary, nullable=False, comment="The floats, 4 bytes each, little-endian"),
+    UniqueConstraint("item_seq", "model", "field"),
+    ForeignKeyConstraint(["item_seq"], ["items.seq"], ondelete="CASCADE"),
+    Index("ix_item_vectors_model", "namespace", "model"),
+    comment="Vectors of items; all of a namespace by one model have one dimension.",
+)
+
+logs = Table(
+    "logs",
+    metadata,
+    Column("seq", Integer, primary_key=True, comment="Local row number"),
+    Column("namespace", Text, nullable=False, comment="Tenant, agent or project that owns the row"),
+    Column("log", Text, nullable=False, comment="Name of the log"),
+    Column("number", Integer, nullable=False, comment="Position in the log, from 1"),
+    Column("id", Text, comment="Id of the record, chosen by the client: an append of a known one changes nothing"),
+    Column("document", Text, nullable=False, comment="JSON of the value"),
+    Column("created_at", Integer, nullable=False, comment="When it was appended"),
+    UniqueConstraint("namespace", "log", "number"),
+    Index("ux_logs_id", "namespace", "log", "id", unique=True, sqlite_where=text("id IS NOT NULL")),
+    comment="One record of a log.",
+)

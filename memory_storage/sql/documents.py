@@ -76,6 +76,42 @@ def encode(kind: type[M], model: M, field: str = "") -> tuple[str, M]:
     return document, read
 
 
+def encode_value(field: str, value: Any) -> str:
+    """Return a value as JSON.
+
+    Args:
+        field: The name that an error gives it.
+        value: Any JSON value.
+
+    Raises:
+        ValidationError: it cannot be written as JSON, would not be read back equal (a tuple, a key that is no string,
+            NaN, infinity), or has a string that the database cannot store.
+    """
+    try:
+        # As strings, NaN and infinity are unequal to what they were; as constants, infinity would be no JSON.
+        document = to_json(value, inf_nan_mode="strings").decode()
+        read = from_json(document)
+    except (PydanticSerializationError, ValueError, RecursionError) as error:
+        if problem := unstorable_error(field, value):
+            raise problem from error
+        if (depth := _depth(value)) > _MAX_DEPTH:
+            raise ValidationError(field, "nested too deep: at most about 200 levels", f"{depth} levels") from error
+        raise ValidationError(field, f"cannot be written as JSON ({error})", type(value).__name__) from error
+    if read != value:
+        raise ValidationError(field, "a JSON value, which is read back equal", value)
+    if "\\u0000" in document:
+        refuse_unstorable(field, read)
+    return document
+
+
+def decode_value(document: str | bytes, table: str, row_id: str) -> Any:
+    """Return the value of a stored document; CorruptDataError, with table and id, if it cannot be decoded."""
+    try:
+        return from_json(document, allow_inf_nan=False)
+    except ValueError as error:
+        raise corrupt_error(table, row_id) from error
+
+
 def decode(read: Callable[[str], M], document: str, table: str, row_id: str) -> M:
     """Return the model of a stored document; CorruptDataError, with table and id, if it cannot be decoded."""
     try:

@@ -30,6 +30,7 @@ OFFLINE: dict[str, tuple[str, str]] = {
     "0009": ("c34c5710e88b479462ed9567bd7805b9", "462e9eefc5151e1052fd8badb8261e5c"),
     "0010": ("e0191038eeb8893ccf442c42fb995d46", "db94b9a1f3b800b2712e3f77cc1bd9a7"),
     "0011": ("12beddabf98b0dd0bad8338313dcfbca", "c1043f382abf2b98ca9c4c492bf33b53"),
+    "0012": ("20ff27cdcd303f9df1e62c26d23168be", "d9ebc4439a2a25e9f75f3a54e1664e0a"),
 }
 """For each revision, the digests of the SQL that `alembic upgrade --sql` and `alembic downgrade --sql` print."""
 
@@ -45,6 +46,7 @@ ONLINE: dict[str, tuple[str, str]] = {
     "0009": ("5fd999c05a268c4dd6ff1aeaf52e46c2", "fcde44cd57e876549cedfe16cba51e73"),
     "0010": ("ad29a733e5f415922e3203d49433837b", "022be1c03fc26b1c1360b7e6b02411a6"),
     "0011": ("9968f585bd87cd98316db754e90fb248", "cae8e6f5cc6f65c7c4ab77858574c95e"),
+    "0012": ("d31dea32ecf99d8b505031abdaef2f6e", "f630bc19b1f61ff8003a3ef7e6fdd457"),
 }
 """For each revision, the digests of the statements that an upgrade and a downgrade run on a file without rows."""
 

@@ -1,0 +1,1 @@
+"""Items: the repository, its operations and their statements."""

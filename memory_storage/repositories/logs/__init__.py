@@ -1,0 +1,1 @@
+"""Logs: the repository and its statements."""
