@@ -93,13 +93,15 @@ class Eraser:
     def _result(self, erased: ErasedRows, *, scrub: bool) -> ErasureResult:
         if not scrub:
             return ErasureResult(
-                *erased, scrubbed=False, why="not requested (scrub=False); call scrub() later, once for all erasures"
+                **erased._asdict(),
+                scrubbed=False,
+                why="not requested (scrub=False); call scrub() later, once for all erasures",
             )
         try:
             scrubbed = self.scrub()
         except (UnavailableError, ConfigurationError) as error:  # the rows are erased: the result must say so
             scrubbed = ScrubResult(complete=False, why=f"{error}; then call scrub() again")
-        return ErasureResult(*erased, scrubbed=scrubbed.complete, why=scrubbed.why)
+        return ErasureResult(**erased._asdict(), scrubbed=scrubbed.complete, why=scrubbed.why)
 
     def _rebuild_fragmented_indexes(self) -> None:
         for model in self._index.status():

@@ -34,6 +34,8 @@ from .errors import CommitUnknownError, ConfigurationError, UnavailableError, Va
 from .monitoring import Meter
 from .recording import Run
 from .recording.decorator import CallRecorder
+from .repositories import ItemRepository, LogRepository
+from .repositories.retention.erasure import erase_items_and_logs
 from .resilience import CircuitBreaker, Guard, is_retryable_read, was_not_committed
 from .schema.vector_tables import FILLED_DISKANN
 from .search.hnsw.index import HnswIndexes, is_installed
@@ -340,6 +342,8 @@ class MemoryStorage(Repositories):
 
             server, replica = through
             local = Session(self._context, self.namespace, self._actor)
+            # They are not pulled: what were written at the server could not be read here.
+            vars(self)["items"], vars(self)["logs"] = ItemRepository(local), LogRepository(local)
             embeddings = server.in_namespace(self.namespace).acting_as(self._actor).embeddings
             vars(self)["embeddings"] = WriteThroughEmbeddings(local, embeddings, replica)
 
@@ -675,9 +679,9 @@ class MemoryStorage(Repositories):
         """Erase an episode of this namespace, or a whole namespace, irreversibly. Idempotent.
 
         Steps, vectors and places are erased with it, from every table and index, as is what the doctor has quarantined
-        of it. The episode is removed from the evidence of patterns; a pattern without other evidence is erased too. A
-        digest of each id is kept as a tombstone, so that no stale copy is imported or saved again. Backups and exports
-        are not changed.
+        of it; with a namespace its items and logs too. The episode is removed from the evidence of patterns; a pattern without other evidence is erased too. A
+        digest of each id is kept as a tombstone, so that no stale copy is imported or saved again; not of items and
+        records, whose keys may be used again. Backups and exports are not changed.
 
         Args:
             episode: The id of an episode of this namespace.
@@ -694,7 +698,8 @@ class MemoryStorage(Repositories):
         if (episode is None) == (namespace is None):
             raise ValidationError("episode", "must be given, or namespace, and not both", (episode, namespace))
         if namespace is not None:
-            return self.in_namespace(namespace)._erase(lambda eraser: eraser.everything(scrub=scrub))
+            view = self.in_namespace(namespace)
+            return view._erase_local(view._erase(lambda eraser: eraser.everything(scrub=scrub)))
         return self._erase(lambda eraser: eraser.episode(episode or "", scrub=scrub))
 
     def _erase(self, erase: Callable[[Eraser], models.ErasureResult]) -> models.ErasureResult:
@@ -721,6 +726,13 @@ class MemoryStorage(Repositories):
             ConfigurationError: The directory of the file cannot be written to.
         """
         return self._eraser().scrub()
+
+    def _erase_local(self, erased: models.ErasureResult) -> models.ErasureResult:
+        """Erase what an erasure at the server does not reach: items and logs, which are only in the file."""
+        if self._through() is None:
+            return erased
+        items, records = erase_items_and_logs(Session(self._context, self.namespace, self._actor))
+        return replace(erased, items=erased.items + items, records=erased.records + records)
 
     def _eraser(self) -> Eraser:
         return Eraser(self._context.executor, self.settings, self._session, self._context.maintenance)

@@ -16,7 +16,10 @@ from memory_storage.dbapi import Batch
 from memory_storage.schema.vector_tables import VectorSpace, digest
 from memory_storage.sql.indexing import INDEX_STEPS
 
-TABLES = ("episodes", "steps", "patterns", "embeddings", "spatiotemporal_index", "facets")
+TABLES = (
+    *("episodes", "steps", "patterns", "embeddings", "spatiotemporal_index", "facets"),
+    *("items", "item_vectors", "logs"),
+)
 
 _HEAD = -1  # stands for the head of an episode among its steps
 _OWNERS = {"episode": "episodes", "step": "steps", "pattern": "patterns"}
@@ -317,6 +320,14 @@ def _an_embedding_finds_its_item(connection: Connection) -> None:
         assert _rows(connection, query, owner) == []
 
 
+def _the_vectors_of_items_are_alike(connection: Connection) -> None:
+    alone = """SELECT v.seq FROM item_vectors AS v WHERE NOT EXISTS (
+        SELECT 1 FROM items AS i WHERE i.seq = v.item_seq AND i.namespace = v.namespace)"""
+    assert _rows(connection, alone) == []
+    several = "SELECT 1 FROM item_vectors GROUP BY namespace, model HAVING count(DISTINCT length(vector)) > 1"
+    assert _rows(connection, several) == [], "a namespace has vectors of items of several dimensions by one model"
+
+
 def _what_goes_in_parts_is_there(connection: Connection) -> None:
     query = "SELECT digest FROM forgotten WHERE episode_seq > 0 AND episode_seq NOT IN (SELECT seq FROM episodes)"
     assert _rows(connection, query) == []
@@ -341,5 +352,6 @@ _CHECKS: tuple[Callable[[Connection], None], ...] = (
     _what_is_owned_has_its_owner,
     _the_vectors_are_those_of_the_embeddings,
     _an_embedding_finds_its_item,
+    _the_vectors_of_items_are_alike,
     _what_goes_in_parts_is_there,
 )

@@ -224,12 +224,24 @@ def test_erasing_a_namespace_leaves_the_others_unchanged(database):
         for one in list(theirs.episodes.iterate(archived=None)):
             if CANARY in one.task_description:
                 theirs.forget(episode=one.id, scrub=False)
+        vector = [0.125 * number for number in range(1, 9)]
+        for memory in (mine, theirs):
+            word = CANARY if memory is mine else "other"
+            value, vectors = (
+                {f"{word}name": f"{word}value"},
+                {f"{word}field": vector if memory is mine else vector[::-1]},
+            )
+            memory.items.put((f"{word}label",), f"{word}key", value, ttl=1e6, vectors=vectors, model=f"{word}model")
+            memory.items.put((f"{word}label",), f"{word}short", value, ttl=1e-6)
+            memory.logs.append(f"{word}log", [f"{word}record"] * 600, ids=[f"{word}id{n}" for n in range(600)])
+            memory.logs.pop(f"{word}log")
         before = dump(storage.engine, namespace="another")
 
         done = storage.forget(namespace=f"{CANARY}-person")
 
         assert (done.episodes, done.patterns, done.scrubbed) == (31, 2, True)
-        assert left_in(database, [*found.needles(), b"-person"]) == set()
+        assert (done.items, done.records) == (2, 599)
+        assert left_in(database, [*found.needles(), b"-person", struct.pack("<8f", *vector)]) == set()
         assert dump(storage.engine, namespace="another") == before
         assert not any(len(rows) for rows in dump(storage.engine, namespace=f"{CANARY}-person").values())
         assert mine.episodes.import_many([found.episode]) == 0

@@ -42,6 +42,8 @@ def test_a_clean_exit_keeps_all_of_its_writes(storage, make_episode):
         "patterns": 1,
         "embeddings": 1,
         "places": 1,
+        "items": 0,
+        "records": 0,
     }
     assert_consistent(storage.engine)
 

@@ -50,6 +50,9 @@ def _move(connection: Connection, table: str, seqs: Sequence[int], reason: str) 
             JOIN {table} AS t ON t.namespace = o.namespace AND t.id = o.owner_id
             WHERE o.owner_type = '{_KINDS[table]}' AND t.seq IN (SELECT value FROM json_each(?))"""
         _move(connection, owned, seqs_of(connection, belonging, chosen), "its owner was moved")
+    if table == "items":
+        vectors = "SELECT seq FROM item_vectors WHERE item_seq IN (SELECT value FROM json_each(?))"
+        _move(connection, "item_vectors", seqs_of(connection, vectors, chosen), "its item was moved")
     _copy(connection, table, chosen, reason)
     connection.exec_driver_sql(f"DELETE FROM {table} WHERE seq IN (SELECT value FROM json_each(?))", (chosen,))
 

@@ -18,7 +18,7 @@ from typing_extensions import Unpack
 from memory_storage._paths import why_unreadable
 from memory_storage.dbapi import is_open_here
 from memory_storage.errors import ConfigurationError, ConflictError, NotFoundError, ValidationError
-from memory_storage.models import Episode, utc_now
+from memory_storage.models import Embedding, Episode, Item, ItemVector, LogRecord, utc_now
 from memory_storage.repositories.episodes.heads import read_heads
 from memory_storage.session import Repositories
 from memory_storage.settings import Limits
@@ -316,6 +316,9 @@ class _BatchImporter:
             "pattern": lambda values: target.patterns.import_many(values, restore_forgotten=restore),
             "embedding": target.embeddings.import_many,
             "place": target.spatiotemporal.import_many,
+            "item": target.items.import_many,
+            "item_vector": target.items.import_vectors,
+            "record": target.logs.import_many,
         }
         self._batch: dict[object, _Item] = {}
         self._report = ImportReport(0, 0, format=format_)
@@ -346,7 +349,7 @@ class _BatchImporter:
         value = item.value
         if isinstance(value, Episode):
             self._count_steps(value)
-        identity = getattr(value, "id", None) or (value.owner_type, value.owner_id, value.model)  # type: ignore[union-attr]
+        identity = _identity(value)
         if identity in self._batch or any(other.kind != item.kind for other in self._batch.values()):
             self._flush()
         self._batch[identity] = item
@@ -433,6 +436,20 @@ class _BatchImporter:
         if longer:
             self._target.episodes.save(longer)
         return longer is not None
+
+
+def _identity(value: Value) -> object:
+    """Return what a value is known by: two of one identity are not written in one batch."""
+    match value:
+        case Embedding():
+            return value.owner_type, value.owner_id, value.model
+        case ItemVector():
+            return value.path, value.key, value.model, value.field
+        case Item():
+            return value.path, value.key
+        case LogRecord():
+            return value.log, value.number
+    return value.id
 
 
 def _runs(

@@ -5,9 +5,13 @@
     {"kind": "pattern", "value": {...}}         with its counters
     {"kind": "embedding", "value": {...}}       after its owner, like a place
     {"kind": "place", "value": {...}}
+    {"kind": "item", "value": {...}}            without those that have expired
+    {"kind": "item_vector", "value": {...}}     after its item
+    {"kind": "record", "value": {...}}          of a log
     {"kind": "end", "count": 4}                 the number of values; a file without it is truncated
 
-The values are the JSON of the models. A change that an older package cannot read increases the version.
+The values are the JSON of the models. A change that an older package cannot read increases the version: an export with
+items or records has version 2, any other one version 1.
 """
 
 from __future__ import annotations
@@ -20,28 +24,45 @@ import pydantic
 from typing_extensions import Unpack
 
 from memory_storage.errors import ValidationError
-from memory_storage.models import PATTERN, AnyPattern, Embedding, Episode, EpisodeFilters, SpatiotemporalEntry
+from memory_storage.models import (
+    PATTERN,
+    AnyPattern,
+    Embedding,
+    Episode,
+    EpisodeFilters,
+    Item,
+    ItemVector,
+    LogRecord,
+    SpatiotemporalEntry,
+)
 from memory_storage.models.model import as_validation_error
 from memory_storage.session import Repositories
 from memory_storage.storage import MemoryStorage
 
 FORMAT = "memory-storage"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The highest that this package reads and writes."""
 
-Kind = Literal["episode", "pattern", "embedding", "place"]
-Value = Episode | AnyPattern | Embedding | SpatiotemporalEntry
+Kind = Literal["episode", "pattern", "embedding", "place", "item", "item_vector", "record"]
+Value = Episode | AnyPattern | Embedding | SpatiotemporalEntry | Item | ItemVector | LogRecord
 
 _ADAPTERS: dict[Kind, pydantic.TypeAdapter[Any]] = {
     "episode": pydantic.TypeAdapter(Episode),
     "pattern": PATTERN,
     "embedding": pydantic.TypeAdapter(Embedding),
     "place": pydantic.TypeAdapter(SpatiotemporalEntry),
+    "item": pydantic.TypeAdapter(Item),
+    "item_vector": pydantic.TypeAdapter(ItemVector),
+    "record": pydantic.TypeAdapter(LogRecord),
 }
 _ALL: dict[Kind, Callable[[Repositories], Iterator[Value]]] = {
     "episode": lambda view: view.episodes.iterate(archived=None, direction="oldest_first"),
     "pattern": lambda view: view.patterns.iterate(),
     "embedding": lambda view: view.embeddings.iterate(),
     "place": lambda view: view.spatiotemporal.iterate(),
+    "item": lambda view: view.items.iterate(),
+    "item_vector": lambda view: view.items.iterate_vectors(),
+    "record": lambda view: view.logs.iterate(),
 }
 
 
@@ -61,13 +82,14 @@ def export_lines(storage: MemoryStorage, **filters: Unpack[EpisodeFilters]) -> I
     Raises:
         ValidationError: a filter is invalid.
     """
-    header = {"format": FORMAT, "format_version": FORMAT_VERSION, "namespace": storage.namespace}
-    yield json.dumps({"kind": "header", **header}, ensure_ascii=False)
     count = 0
     chosen = dict(_ALL)
     if filters:
         chosen = {"episode": lambda view: view.episodes.iterate(direction="oldest_first", **filters)}
     with storage.snapshot() as view:
+        is_newer = not filters and (view.items.count() or view.logs.count())
+        header = {"format": FORMAT, "format_version": FORMAT_VERSION if is_newer else 1, "namespace": storage.namespace}
+        yield json.dumps({"kind": "header", **header}, ensure_ascii=False)
         for kind, values in chosen.items():
             for value in values(view):
                 count += 1
@@ -105,8 +127,8 @@ def check_header(content: Mapping[str, Any]) -> None:
     """Raise ValidationError unless this is the first line of an export that this version can read."""
     if content.get("kind") != "header" or content.get("format") != FORMAT:
         raise ValidationError("file", "an export begins with a header line; try --format openai-chat", sorted(content))
-    if content.get("format_version") != FORMAT_VERSION:
-        limit = f"version {FORMAT_VERSION} is what this package can read; upgrade it"
+    if content.get("format_version") not in range(1, FORMAT_VERSION + 1):
+        limit = f"a version up to {FORMAT_VERSION} is what this package can read; upgrade it"
         raise ValidationError("format_version", limit, content.get("format_version"))
 
 

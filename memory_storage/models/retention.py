@@ -195,6 +195,8 @@ class ErasureResult:
         patterns_changed: patterns whose evidence no longer names an erased episode.
         scrubbed: False if erased bytes may remain in the file.
         why: where bytes remain, and what to do; "" if scrubbed.
+        items: erased items.
+        records: erased records of logs.
     """
 
     episodes: int
@@ -202,3 +204,5 @@ class ErasureResult:
     patterns_changed: int
     scrubbed: bool
     why: str = ""
+    items: int = 0
+    records: int = 0

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 from typing_extensions import Self
 
 from memory_storage.dbapi import BatchStep, RowCountError
-from memory_storage.errors import MemoryStorageError
+from memory_storage.errors import ConfigurationError, MemoryStorageError
 from memory_storage.models import Embedding, IndexPreset, OwnerType
 from memory_storage.repositories import EmbeddingRepository
 from memory_storage.repositories.embeddings.repository import Item
@@ -27,6 +27,11 @@ from memory_storage.sql.session import Row
 from .replica import Replica
 
 _log = logging.getLogger(__name__)
+
+_LOCAL = (
+    "{0}: with sync_mode='write_through' a transaction writes at the server, and {0} are only in the file; nothing was "
+    "stored; use storage.{0}, outside of the transaction"
+)
 
 
 class WriteThroughSession(Session):
@@ -67,6 +72,16 @@ class WriteThroughTransaction(Transaction):
     def __enter__(self) -> Self:
         self._replica.join()
         return super().__enter__()
+
+    @property
+    def items(self) -> NoReturn:  # type: ignore[override]
+        """Refuse: the transaction is at the server, and items stay in the file."""
+        raise ConfigurationError(_LOCAL.format("items"))
+
+    @property
+    def logs(self) -> NoReturn:  # type: ignore[override]
+        """Refuse: the transaction is at the server, and logs stay in the file."""
+        raise ConfigurationError(_LOCAL.format("logs"))
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)

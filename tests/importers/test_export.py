@@ -68,6 +68,11 @@ def fill(storage: ms.MemoryStorage, make_episode: Any) -> None:
     storage.spatiotemporal.put(
         ms.SpatiotemporalEntry(owner_type="step", owner_id=first.steps[1].id, place_name="Zürich", metadata={"a": [1]})
     )
+    storage.items.put(("a", "b\x01"), "k", {"x": [1 / 3, None]}, ttl=1e6, vectors={"f": [1 / 3], "g": [2]}, model="m")
+    storage.items.put((), "k", 1)
+    storage.items.put((), "k", "ü")
+    storage.logs.append("log", [1, {"a": 2**60}], ids=["one", "two"])
+    storage.logs.append("another", [None])
 
 
 def everything(storage: ms.MemoryStorage) -> dict[str, list[Any]]:
@@ -76,6 +81,9 @@ def everything(storage: ms.MemoryStorage) -> dict[str, list[Any]]:
         "patterns": sorted(storage.patterns.iterate(), key=lambda one: one.id),
         "embeddings": list(storage.embeddings.iterate()),
         "places": list(storage.spatiotemporal.iterate()),
+        "items": list(storage.items.iterate()),
+        "item_vectors": list(storage.items.iterate_vectors()),
+        "records": list(storage.logs.iterate()),
     }
 
 
@@ -85,8 +93,8 @@ def exported(storage: ms.MemoryStorage) -> io.BytesIO:
 
 def test_exported_and_imported_rows_are_equal_in_every_field(full, other):
     held = everything(full)
-    assert [len(values) for values in held.values()] == [2, 2, 4, 2]
-    assert import_stream(other, exported(full)) == ImportReport(10, 0)
+    assert [len(values) for values in held.values()] == [2, 2, 4, 2, 2, 2, 3]
+    assert import_stream(other, exported(full)) == ImportReport(17, 0)
     assert everything(other) == held
     assert other.analytics.summary() == full.analytics.summary()
 
@@ -94,7 +102,7 @@ def test_exported_and_imported_rows_are_equal_in_every_field(full, other):
 def test_to_import_an_export_again_changes_nothing(full, other):
     import_stream(other, exported(full))
     held = everything(other)
-    assert import_stream(other, exported(full)) == ImportReport(0, 10)
+    assert import_stream(other, exported(full)) == ImportReport(0, 17)
     assert everything(other) == held
 
 
@@ -210,8 +218,18 @@ def test_an_invalid_line_of_an_export_is_reported(full, other, line, problem):
     assert problem in report.failed[0].message
 
 
+def test_an_export_without_items_and_records_has_version_1(storage):
+    def version() -> int:
+        return json.loads(next(iter(export_lines(storage))))["format_version"]
+
+    storage.episodes.save(ms.Episode(task_description="t"))
+    assert version() == 1
+    storage.logs.append("log", [1])
+    assert version() == 2
+
+
 def test_a_later_version_of_the_format_is_refused(other):
-    header = '{"kind": "header", "format": "memory-storage", "format_version": 2}'
+    header = '{"kind": "header", "format": "memory-storage", "format_version": 3}'
     with raises(ms.ValidationError, field="format_version", match="upgrade it"):
         import_lines(other, [header])
 

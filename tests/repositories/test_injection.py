@@ -429,6 +429,68 @@ def _items(g: Ground) -> tuple[ms.Episode, ms.Heuristic]:
     return episode, g.scratch.patterns.save(ms.Heuristic(condition="t", action="t"))
 
 
+def _items_of(g: Ground) -> None:
+    """Everything that takes the path, the key or the value of an item, or a field or model of its vectors."""
+    items, text = g.scratch.items, g.text
+    items.clear()
+    name = {"path": (text, "b"), "key": text}
+    item = items.put(value={text: text}, vectors={text: VECTOR}, model="items", **name)
+    items.put((DECOY,), DECOY, DECOY, vectors={DECOY: OTHER}, model="items")
+    assert (item.path, item.key, item.value) == ((text, "b"), text, {text: text})
+    assert items.get(**name) == items.find(**name) == items.find(refresh=True, **name) == item
+    assert items.get_many([((text, "b"), text), ((text,), text)]) == [item, None]
+    assert items.query((text,)) == list(items.iterate((text,))) == [item]
+    assert items.count((text,)) == 1
+    assert items.search(VECTOR, model="items", prefix=(text,))[0].item == item
+    assert items.paths(prefix=[text]) == items.paths(prefix=[None, "b"]) == items.paths(suffix=["b"]) == [(text, "b")]
+    assert items.paths(suffix=[text]) == []
+    vectors = [one for one in items.iterate_vectors() if one.key == text]
+    assert [(one.field, one.path) for one in vectors] == [(text, (text, "b"))]
+    items.put_many([ms.models.PutItem(value=text, **name)])
+    operations = [ms.models.GetItem(**name), ms.models.DeleteItem(**name), ms.models.ListPaths(prefix=(text,))]
+    assert items.batch(operations)[0].value == text
+    assert (items.import_many([item]), items.import_vectors(vectors)) == (1, 1)
+    assert (items.delete(**name), items.delete_many([((text, "b"), text)])) == (True, 0)
+    assert items.clear((text,)) == 0
+    assert items.count() == 1
+
+
+def _items_by_model(g: Ground) -> None:
+    items = g.scratch.items
+    items.put((), "model", 1, vectors={"f": VECTOR}, model=g.text)
+    assert [hit.item.key for hit in items.search(VECTOR, model=g.text)] == ["model"]
+    items.clear()
+
+
+def _items_by_filter(g: Ground) -> None:
+    items, on = g.scratch.items, {"name": g.text}
+    items.clear()
+    item = items.put((), "filtered", {"name": g.text}, vectors={"f": VECTOR}, model="items")
+    items.put((), "other", {"name": g.text + "x"}, vectors={"f": VECTOR}, model="items")
+    assert items.query(filter=on) == list(items.iterate(filter=on)) == [item]
+    assert items.count(filter=on) == 1
+    assert [hit.item for hit in items.search(VECTOR, model="items", filter=on)] == [item]
+
+
+def _logs_of(g: Ground) -> None:
+    """Everything that takes the name of a log, or the id or value of a record."""
+    logs, text = g.scratch.logs, g.text
+    logs.append(f"{DECOY}", [DECOY])
+    assert logs.append(text, [{text: text}, text], ids=[text, DECOY]) == [1, 2]
+    assert logs.append(text, [0], ids=[text]) == [1]
+    records = logs.read(text)
+    assert [(one.id, one.value) for one in records] == [(text, {text: text}), (DECOY, text)]
+    assert list(logs.iterate(text)) == records
+    assert logs.count(text) == 2
+    assert text in {one.log for one in logs.list(text)}
+    assert logs.pop(text) == records[-1]
+    assert logs.clear(text) == 1
+    assert logs.import_many(records) == 2
+    logs.clear(text)
+    assert [one.value for one in logs.iterate()] == [DECOY]
+    logs.clear(DECOY)
+
+
 def _own_sql(g: Ground) -> None:
     with g.scratch.transaction() as tx:
         # length() of a text counts up to its first NUL.
@@ -449,6 +511,19 @@ _MODEL_CASES = (
     *(f"index.{name}.model" for name in ("dimension", "verify", "catch_up", "rebuild", "costs", "switch_to")),
     *(f"{kind}.{name}.model" for kind in ("episodes", "patterns") for name in ("similar_to", "search")),
     "embeddings.import_many.embeddings",
+)
+_ITEM_CASES = (
+    *(f"items.{name}.{argument}" for name in ("put", "get", "find", "delete") for argument in ("path", "key")),
+    *(f"items.{name}.prefix" for name in ("query", "search", "paths", "iterate", "count", "clear")),
+    *(f"items.{name}.keys" for name in ("get_many", "delete_many")),
+    *("items.put.value", "items.put.vectors", "items.put_many.items", "items.batch.operations", "items.paths.suffix"),
+    *("items.import_many.items", "items.import_vectors.vectors"),
+)
+_ITEM_MODEL_CASES = ("items.put.model", "items.search.model")
+_ITEM_FILTER_CASES = tuple(f"items.{name}.filter" for name in ("query", "search", "iterate", "count"))
+_LOG_CASES = (
+    *(f"logs.{name}.log" for name in ("append", "read", "iterate", "pop", "clear", "count")),
+    *("logs.append.values", "logs.append.ids", "logs.list.prefix", "logs.import_many.records"),
 )
 _EMBEDDER_CASES = (
     "embeddings.embed.embedder",
@@ -521,6 +596,10 @@ def _add_writes() -> None:
             "transaction.execute.statements": _own_sql,
             **dict.fromkeys(_MODEL_CASES, _by_model),
             **dict.fromkeys(_EMBEDDER_CASES, _by_embedder),
+            **dict.fromkeys(_ITEM_CASES, _items_of),
+            **dict.fromkeys(_ITEM_MODEL_CASES, _items_by_model),
+            **dict.fromkeys(_ITEM_FILTER_CASES, _items_by_filter),
+            **dict.fromkeys(_LOG_CASES, _logs_of),
         }
     )
     REFUSED.update({"patterns.query.cursor", "storage.forget.episode", "index.switch_to.source"})
@@ -651,7 +730,9 @@ def test_there_are_enough_of_them():
 def test_a_hostile_string_is_stored_and_found_as_data_or_refused(storage, part):
     tables = _objects(storage)
     accepted: Counter[str] = Counter()
-    distinct = {name: case for name, case in CASES.items() if name not in {*_MODEL_CASES[1:], *_EMBEDDER_CASES[1:]}}
+    repeated = {*_MODEL_CASES[1:], *_EMBEDDER_CASES[1:], *_ITEM_CASES[1:], *_ITEM_MODEL_CASES[1:]}
+    repeated |= {*_ITEM_FILTER_CASES[1:], *_LOG_CASES[1:]}
+    distinct = {name: case for name, case in CASES.items() if name not in repeated}
     first = random.randrange(EVERY)  # pytest-randomly seeds it: another one in the next run
     for number, text in enumerate(HOSTILE[part::PARTS], first):
         ground = Ground(storage, number, text)

@@ -61,9 +61,11 @@ NAMES = (
 )
 EMBEDDER = ms.HashingEmbedder()
 REPOSITORIES = ("episodes", "steps", "patterns", "embeddings", "spatiotemporal", "analytics", "retention")
+REPOSITORIES += ("items", "logs")
 VECTOR = [0.5] * 384
 NOON = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
 ALWAYS = ms.Interval()
+PATH = ("shared",)
 HERE = ms.Point(latitude=1.0, longitude=1.0)
 EARTH = ms.Box(south=-90.0, west=-180.0, north=90.0, east=180.0)
 EVERYTHING = ms.RetentionPolicy(max_episodes=0, max_age=timedelta(0), min_reward=9.0, keep_pattern_sources=False)
@@ -111,6 +113,8 @@ def _fill(memory: ms.MemoryStorage, ids: Ids, owner: str) -> None:
             ends_at=NOON + timedelta(hours=1),
         )
     )
+    memory.items.put(PATH, "key", owner, ttl=1e6, vectors={"f": VECTOR}, model="m")
+    memory.logs.append("log", [owner], ids=["id"])
 
 
 def _new_episode() -> ms.Episode:
@@ -257,6 +261,60 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
     "spatiotemporal.iterate": [lambda m, i: list(m.spatiotemporal.iterate())],
     "spatiotemporal.count": [lambda m, i: m.spatiotemporal.count()],
     "spatiotemporal.delete": [lambda m, i: m.spatiotemporal.delete(i.place)],
+    "items.put": [
+        lambda m, i: m.items.put(PATH, "key", "mine", version=0),
+        lambda m, i: m.items.put(PATH, "key", "mine", vectors={"f": [0.25] * 384}, model="m"),
+    ],
+    "items.put_many": [lambda m, i: m.items.put_many([ms.models.PutItem(path=PATH, key="key", value="mine")])],
+    "items.get": [lambda m, i: m.items.get(PATH, "key"), lambda m, i: m.items.get(PATH, "key", refresh=True)],
+    "items.find": [lambda m, i: m.items.find(PATH, "key"), lambda m, i: m.items.find(PATH, "key", refresh=True)],
+    "items.get_many": [lambda m, i: [one for one in m.items.get_many([(PATH, "key")]) if one]],
+    "items.delete": [lambda m, i: m.items.delete(PATH, "key")],
+    "items.delete_many": [lambda m, i: m.items.delete_many([(PATH, "key")])],
+    "items.clear": [lambda m, i: m.items.clear(), lambda m, i: m.items.clear(PATH)],
+    "items.delete_expired": [lambda m, i: m.items.delete_expired(ALL_TIME[1])],
+    "items.query": [
+        lambda m, i: m.items.query(),
+        lambda m, i: m.items.query(PATH, newest_first=True, refresh=True),
+    ],
+    "items.search": [
+        lambda m, i: m.items.search(VECTOR, model="m"),
+        lambda m, i: m.items.search(VECTOR, model="m", prefix=PATH, refresh=True),
+    ],
+    "items.paths": [
+        lambda m, i: m.items.paths(),
+        lambda m, i: m.items.paths(prefix=[None], suffix=PATH, max_depth=1),
+    ],
+    "items.iterate": [lambda m, i: list(m.items.iterate())],
+    "items.iterate_vectors": [lambda m, i: list(m.items.iterate_vectors())],
+    "items.count": [lambda m, i: m.items.count(), lambda m, i: m.items.count(PATH)],
+    "items.batch": [
+        lambda m, i: m.items.batch(
+            [
+                ms.models.GetItem(path=PATH, key="key", refresh=True),
+                ms.models.QueryItems(refresh=True),
+                ms.models.SearchItems(vector=VECTOR, model="m"),
+                ms.models.ListPaths(),
+                ms.models.DeleteItem(path=PATH, key="key"),
+            ]
+        )
+    ],
+    "items.import_many": [lambda m, i: m.items.import_many([ms.models.Item(path=PATH, key="key", value="mine")])],
+    "items.import_vectors": [
+        lambda m, i: m.items.import_vectors(
+            [ms.models.ItemVector(path=PATH, key="key", model="m", field="g", vector=VECTOR)]
+        )
+    ],
+    "logs.append": [lambda m, i: m.logs.append("log", ["mine"], ids=["id"])],
+    "logs.read": [lambda m, i: m.logs.read("log"), lambda m, i: m.logs.read("log", latest=9)],
+    "logs.iterate": [lambda m, i: list(m.logs.iterate()), lambda m, i: list(m.logs.iterate("log"))],
+    "logs.pop": [lambda m, i: m.logs.pop("log")],
+    "logs.clear": [lambda m, i: m.logs.clear("log")],
+    "logs.list": [lambda m, i: m.logs.list(), lambda m, i: m.logs.list("lo")],
+    "logs.count": [lambda m, i: m.logs.count(), lambda m, i: m.logs.count("log")],
+    "logs.import_many": [
+        lambda m, i: m.logs.import_many([ms.models.LogRecord(log="log", number=1, id="id", value="mine")])
+    ],
     "analytics.summary": [lambda m, i: m.analytics.summary()],
     "retention.plan": [lambda m, i: m.retention.plan(EVERYTHING), lambda m, i: m.retention.plan(ARCHIVED)],
     "retention.apply": [lambda m, i: m.retention.apply(EVERYTHING), lambda m, i: m.retention.apply(ARCHIVED)],
@@ -350,6 +408,9 @@ def test_a_namespace_never_changes_or_shows_another(storage, names, calls):
             memory.episodes.delete(episode.id)
         for pattern in list(memory.patterns.iterate()):
             memory.patterns.delete(pattern.id)
+        memory.items.clear()
+        for log in memory.logs.list():
+            memory.logs.clear(log.log)
     assert not any(dump(storage.engine).values())
 
 
@@ -366,6 +427,8 @@ def test_rows_are_counted_for_each_of_many_hostile_names(storage):
             "patterns": 2,
             "embeddings": 3,
             "places": 1,
+            "items": 1,
+            "records": 1,
         }
         assert memory.episodes.count(text="words") == memory.episodes.count(tags_all=["shared"]) == 1
     assert_consistent(storage.engine)

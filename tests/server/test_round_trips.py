@@ -44,6 +44,8 @@ class Known:
         self.other = memory.episodes.complete(self.other.id, ms.Success(verdict="words"))
         self.place = memory.spatiotemporal.put(self.new_place())
         memory.embeddings.put("episode", self.episode.id, VECTOR, model="m")
+        memory.items.put(("a",), "known", 1, ttl=1e6)
+        memory.logs.append("log", [1, 2])
 
         items = [ms.RecalledItem("pattern", one, 0.5) for one in self.patterns]
         self.recall = ms.Recall(id=uuid4(), task="t", items=tuple(items), namespace=memory.namespace)
@@ -169,6 +171,59 @@ CASES: dict[str, list[Case]] = {
     "spatiotemporal.iterate": [lambda m, k: next(m.spatiotemporal.iterate())],
     "spatiotemporal.count": [lambda m, k: m.spatiotemporal.count()],
     "spatiotemporal.delete": [lambda m, k: m.spatiotemporal.delete(k.place.id)],
+    "items.put": [
+        lambda m, k: m.items.put(("a",), "k", 1, vectors={"f": VECTOR}, model="m"),
+        lambda m, k: m.items.put(("a",), "known", 1, version=1),
+    ],
+    "items.put_many": [
+        lambda m, k: m.items.put_many(
+            [ms.models.PutItem(key=str(n), value=n, vectors={"f": VECTOR}, model="m") for n in range(100)]
+        )
+    ],
+    "items.get": [lambda m, k: m.items.get(("a",), "known"), lambda m, k: m.items.get(("a",), "known", refresh=True)],
+    "items.find": [lambda m, k: m.items.find(("a",), "known")],
+    "items.get_many": [lambda m, k: m.items.get_many([(("a",), "known")] * 100, refresh=True)],
+    "items.delete": [lambda m, k: m.items.delete(("a",), "known")],
+    "items.delete_many": [lambda m, k: m.items.delete_many([(("a",), "known")] * 100)],
+    "items.clear": [lambda m, k: m.items.clear(("a",))],
+    "items.delete_expired": [lambda m, k: m.items.delete_expired()],
+    "items.query": [lambda m, k: m.items.query(("a",)), lambda m, k: m.items.query(newest_first=True, refresh=True)],
+    "items.search": [
+        lambda m, k: m.items.search(VECTOR, model="m"),
+        lambda m, k: m.items.search(VECTOR, model="m", prefix=("a",), refresh=True),
+    ],
+    "items.paths": [lambda m, k: m.items.paths(suffix=[None], max_depth=1)],
+    "items.iterate": [lambda m, k: list(m.items.iterate())],
+    "items.iterate_vectors": [lambda m, k: list(m.items.iterate_vectors())],
+    "items.count": [lambda m, k: m.items.count()],
+    "items.batch": [
+        lambda m, k: m.items.batch(
+            [
+                ms.models.GetItem(path=("a",), key="known", refresh=True),
+                ms.models.QueryItems(),
+                ms.models.SearchItems(vector=VECTOR, model="m"),
+                ms.models.ListPaths(),
+                ms.models.PutItem(key="new", value=1, vectors={"f": VECTOR}, model="m"),
+                ms.models.DeleteItem(path=("a",), key="known"),
+            ]
+        )
+    ],
+    "items.import_many": [lambda m, k: m.items.import_many([ms.models.Item(key=str(n), value=n) for n in range(100)])],
+    "items.import_vectors": [
+        lambda m, k: m.items.import_vectors(
+            [ms.models.ItemVector(path=("a",), key="known", model="m", field=str(n), vector=VECTOR) for n in range(100)]
+        )
+    ],
+    "logs.append": [lambda m, k: m.logs.append("log", list(range(100)))],
+    "logs.read": [lambda m, k: m.logs.read("log"), lambda m, k: m.logs.read("log", latest=1)],
+    "logs.iterate": [lambda m, k: list(m.logs.iterate("log"))],
+    "logs.pop": [lambda m, k: m.logs.pop("log")],
+    "logs.clear": [lambda m, k: m.logs.clear("log")],
+    "logs.list": [lambda m, k: m.logs.list()],
+    "logs.count": [lambda m, k: m.logs.count("log")],
+    "logs.import_many": [
+        lambda m, k: m.logs.import_many([ms.models.LogRecord(log="new", number=n, value=n) for n in range(1, 101)])
+    ],
     "analytics.summary": [lambda m, k: m.analytics.summary()],
     "retention.plan": [lambda m, k: m.retention.plan(ms.RetentionPolicy(max_episodes=1))],
     "analytics.span": [lambda m, k: m.analytics.span()],

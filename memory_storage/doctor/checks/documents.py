@@ -14,9 +14,11 @@ from memory_storage.dbapi import Batch, BatchStep
 from memory_storage.doctor.findings import Finding, about_rows, seqs_of
 from memory_storage.doctor.pages import pages
 from memory_storage.doctor.quarantine import quarantine_rows
+from memory_storage.errors import CorruptDataError
 from memory_storage.models import PATTERN, Complexity, SpatiotemporalEntry, TaskType
 from memory_storage.repositories.patterns import sql as patterns_sql
 from memory_storage.repositories.spatiotemporal import sql as spatiotemporal_sql
+from memory_storage.sql.documents import decode_value
 from memory_storage.sql.episode_rows import read_episode_document, read_step_document
 from memory_storage.sql.statement import micros
 
@@ -37,6 +39,10 @@ def _is_moment_or_null(column: str) -> str:
 
 def _is_one_of(column: str, kind: type[Enum]) -> str:
     return f"{column} IN ({', '.join(repr(str(one)) for one in kind)})"
+
+
+def _read_value(document: bytes) -> Any:
+    return decode_value(document, "", "")
 
 
 # How a document is decoded, and the condition that the other columns have to meet for the row to be readable.
@@ -78,6 +84,23 @@ _READ: dict[str, tuple[Callable[[bytes], Any], str]] = {
         ),
     ),
     "spatiotemporal_index": (SpatiotemporalEntry.model_validate_json, _is_moment("created_at")),
+    "items": (
+        _read_value,
+        " AND ".join(
+            [
+                "typeof(path) = 'text' AND typeof(\"key\") = 'text' AND typeof(version) = 'integer'",
+                "(path = '' OR substr(path, -1) = char(1))",
+                *map(_is_moment, ("created_at", "updated_at")),
+                _is_moment_or_null("expires_at"),
+                "typeof(ttl) IN ('integer', 'null')",
+            ]
+        ),
+    ),
+    "logs": (
+        _read_value,
+        "typeof(log) = 'text' AND typeof(number) = 'integer' AND number > 0 AND typeof(id) IN ('text', 'null') AND "
+        + _is_moment("created_at"),
+    ),
 }
 _COMPUTED = {"until_at"}  # from several fields
 _REAL = {"reward", "success_rate", "latitude", "longitude"}
@@ -140,7 +163,7 @@ def undecodable_rows(connection: Connection) -> list[Finding]:
 def _can(read: Callable[[bytes], Any], document: bytes) -> bool:
     try:
         read(document)
-    except ValueError:
+    except (ValueError, CorruptDataError):
         return False
     return b"\0" not in document
 

@@ -19,6 +19,11 @@ _ITEMS = """CASE m.owner_type
 _STEPS = """SELECT seq FROM steps AS s WHERE NOT EXISTS (
     SELECT 1 FROM episodes AS e WHERE e.namespace = s.namespace AND e.id = s.episode_id) ORDER BY seq"""
 
+_ITEM_VECTORS = """SELECT seq FROM item_vectors AS v WHERE NOT EXISTS (
+    SELECT 1 FROM items AS i WHERE i.seq = v.item_seq AND i.namespace = v.namespace)
+    OR typeof(vector) <> 'blob' OR length(vector) <> (SELECT length(o.vector) FROM item_vectors AS o
+        WHERE o.namespace = v.namespace AND o.model = v.model LIMIT 1) ORDER BY seq"""
+
 
 def orphans(connection: Connection) -> list[Finding]:
     """Find rows whose owner does not exist."""
@@ -31,6 +36,7 @@ def orphans(connection: Connection) -> list[Finding]:
     lost = {"steps": seqs_of(connection, _STEPS)}
     for table in ("embeddings", "spatiotemporal_index"):
         lost[table] = seqs_of(connection, orphaned.format(table=table, owned=owned))
+    lost["item_vectors"] = seqs_of(connection, _ITEM_VECTORS)
     lost["embeddings"] = sorted({*lost["embeddings"], *_without_a_vector(connection)})
     return [finding for table, seqs in lost.items() for finding in _orphaned(table, seqs)]
 

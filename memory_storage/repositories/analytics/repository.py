@@ -50,6 +50,8 @@ UNION ALL SELECT 'rows', 'steps', count(*), NULL FROM steps WHERE namespace = :n
 UNION ALL SELECT 'rows', 'patterns', count(*), NULL FROM patterns WHERE namespace = :namespace
 UNION ALL SELECT 'rows', 'embeddings', count(*), NULL FROM embeddings WHERE namespace = :namespace
 UNION ALL SELECT 'rows', 'places', count(*), NULL FROM spatiotemporal_index WHERE namespace = :namespace
+UNION ALL SELECT 'rows', 'items', count(*), NULL FROM items WHERE namespace = :namespace
+UNION ALL SELECT 'rows', 'records', count(*), NULL FROM logs WHERE namespace = :namespace
 UNION ALL SELECT 'outcome', coalesce(outcome, 'open'), count(*), {sql.finite("avg(reward)")} FROM episodes
     WHERE namespace = :namespace GROUP BY outcome
 UNION ALL SELECT 'tool', tool, count(*), avg(status = 'ok') FROM steps WHERE namespace = :namespace GROUP BY tool

@@ -355,7 +355,9 @@ def conditions_of(filter: Mapping[str, Any] | None, values: dict[str, Any]) -> l
     """Return the conditions of a filter on the values of items `i`, and bind their values."""
     if filter is None:
         return []
-    raise ValidationError("filter", "None", filter)
+    from memory_storage.sql.document_filters import document_conditions
+
+    return document_conditions(filter, document="i.document", values=values, field="filter")
 
 
 def _nothing(rows: list[Row]) -> None:

@@ -10,7 +10,6 @@ from typing import Any, TypeVar, cast
 from memory_storage.dbapi import BatchStep, RowCountError, chunked
 from memory_storage.errors import NotFoundError, UnavailableError, ValidationError
 from memory_storage.models import (
-    DeleteItem,
     GetItem,
     Hit,
     Item,
@@ -496,7 +495,7 @@ class ItemRepository(Repository):
         rows = self._write(first, parts, again=_LOST if parts else reading)
         if list(rows) == [(None,)]:
             raise UnavailableError(
-                "the response was lost: the writes of the batch are stored, what it read was not received; read it again",
+                "the response was lost: the writes of the batch are stored, what it read is not known; read it again",
                 code="RESPONSE_LOST",
             )
         return plan.results(rows)

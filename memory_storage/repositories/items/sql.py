@@ -119,7 +119,8 @@ ORDER BY page.path, page."key"
 
 
 VECTOR_PAGE = SqlTemplate("""
-SELECT v.seq, i.path, i."key", v.model, v.field, v.vector FROM item_vectors AS v CROSS JOIN items AS i ON i.seq = v.item_seq
+SELECT v.seq, i.path, i."key", v.model, v.field, v.vector
+FROM item_vectors AS v CROSS JOIN items AS i ON i.seq = v.item_seq
 WHERE v.namespace = :namespace AND v.seq > :after AND (i.expires_at IS NULL OR i.expires_at > :now)
 ORDER BY v.seq LIMIT :limit
 """)

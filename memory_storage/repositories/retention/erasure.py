@@ -54,6 +54,8 @@ class ErasedRows(NamedTuple):
     episodes: int = 0
     patterns: int = 0
     patterns_changed: int = 0
+    items: int = 0
+    records: int = 0
 
 
 def erase_episode(session: SessionProtocol, episode_id: object, batch_sizer: BatchSizer) -> ErasedRows:
@@ -78,6 +80,7 @@ def erase_namespace(session: SessionProtocol, batch_sizer: BatchSizer) -> Erased
         UnavailableError: Other clients keep writing to it.
     """
     episodes = patterns = 0
+    items = records = 0
     for _ in range(SAVE_ATTEMPTS):
         is_empty = True
         for targets in _pages_of_episodes(session):
@@ -85,17 +88,31 @@ def erase_namespace(session: SessionProtocol, batch_sizer: BatchSizer) -> Erased
             episodes += sum(len(removed_ids) for _, removed_ids in BatchDeleter(session, batch_sizer).delete(targets))
         for ids in _pages_of_patterns(session):
             patterns += len(ids)
+        if any(removed := erase_items_and_logs(session)):
+            is_empty = False
+            items, records = items + removed[0], records + removed[1]
         if is_empty:
             break
     else:
         raise UnavailableError(
-            "other clients keep writing to this namespace; their last episodes are not erased; stop the clients, and "
+            "other clients keep writing to this namespace; their last rows are not erased; stop the clients, and "
             "forget the namespace again"
         )
     session.write([statement.bind(namespace=session.namespace) for statement in sql.DELETE_ORPHANS])
     _Quarantine(session).erase_namespace()
     replace_all_eviction_keys(session)
-    return ErasedRows(episodes, patterns)
+    return ErasedRows(episodes, patterns, items=items, records=records)
+
+
+def erase_items_and_logs(session: SessionProtocol) -> tuple[int, int]:
+    """Delete the items and the log records of a namespace, in pages, and return how many of each there were."""
+    counts = []
+    for statement in sql.DELETE_SOME_OF_NAMESPACE.values():
+        page = statement.bind(namespace=session.namespace, limit=_ROWS_PER_PAGE)
+        counts.append(0)
+        while deleted := len(session.write([page])):
+            counts[-1] += deleted
+    return counts[0], counts[1]
 
 
 def rows_of(session: SessionProtocol) -> Iterator[list[tuple[str, UUID]]]:

@@ -226,7 +226,7 @@ QUARANTINED_ID_SOURCES = {
 # Triggers delete these rows with their owners. Rows that another program has written may have none.
 DELETE_ORPHANS = [
     SqlTemplate(f"DELETE FROM {table} WHERE namespace = :namespace")
-    for table in ("embeddings", "spatiotemporal_index", "facets")
+    for table in ("embeddings", "spatiotemporal_index", "facets", "item_vectors")
 ]
 DELETE_ORPHANS.append(
     SqlTemplate("""
@@ -234,6 +234,15 @@ DELETE FROM namespaces WHERE name = :namespace AND NOT EXISTS (SELECT 1 FROM epi
     AND NOT EXISTS (SELECT 1 FROM patterns WHERE namespace = :namespace)
 """)
 )
+
+DELETE_SOME_OF_NAMESPACE = {
+    # Vectors of items go with them.
+    table: SqlTemplate(f"""
+DELETE FROM {table} WHERE seq IN (SELECT seq FROM {table} WHERE namespace = :namespace LIMIT :limit) RETURNING 1
+""")
+    for table in ("items", "logs")
+}
+"""By the table, the statement that deletes the next rows of a namespace."""
 
 MERGE_WORDS = [
     SqlTemplate(f"INSERT INTO {table} ({table}) VALUES ('optimize')") for table in ("episode_words", "pattern_words")

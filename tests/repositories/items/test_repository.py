@@ -255,11 +255,15 @@ def test_a_refused_batch_stores_nothing(storage):
 
 
 def test_items_are_part_of_a_transaction(storage):
-    with pytest.raises(ms.MemoryStorageError, match="stop"), storage.transaction() as tx:
-        tx.items.put(PATH, "k", 1)
-        tx.logs.append("log", [1])
-        assert tx.items.get(PATH, "k").value == 1
-        raise ms.MemoryStorageError("stop")
+    def fail() -> None:
+        with storage.transaction() as tx:
+            tx.items.put(PATH, "k", 1)
+            tx.logs.append("log", [1])
+            assert tx.items.get(PATH, "k").value == 1
+            raise ms.MemoryStorageError("stop")
+
+    with raises(ms.MemoryStorageError, match="stop"):
+        fail()
     assert storage.items.count() == storage.logs.count() == 0
     with storage.transaction() as tx:
         tx.items.put(PATH, "k", 1)
@@ -405,6 +409,28 @@ def test_a_search_has_each_item_once_by_its_best_vector(storage):
         found = [hit for page in pages for hit in page]
         assert [hit.item.value["n"] for hit in found] == expected
         assert all(abs(hit.score - best[hit.item.value["n"]]) < 1e-5 for hit in found)
+
+
+def test_a_filter_holds_in_every_read(storage):
+    for number in range(30):
+        value = {"n": number, "nested": {"kind": "even" if number % 2 == 0 else "odd"}}
+        storage.items.put(PATH, f"{number:02}", value, vectors={"f": [1.0, number], "g": [1.0, -number]}, model="m")
+    storage.items.put(PATH, "text", "no object")
+    on = {"nested.kind": "odd", "n": {"$gte": 5, "$lt": 20}}
+    expected = [f"{number:02}" for number in range(5, 20) if number % 2]
+    items = storage.items
+    assert [one.key for one in items.query(filter=on)] == expected
+    assert [one.key for one in items.query(filter=on, limit=3, offset=2)] == expected[2:5]
+    assert [one.key for one in items.iterate(filter=on)] == expected
+    assert items.count(filter=on) == len(expected)
+    hits = items.search([1.0, 0.0], model="m", filter=on, limit=4)
+    assert [hit.item.key for hit in hits] == expected[:4]
+    assert items.batch([QueryItems(filter=on), SearchItems(vector=[1.0, 0.0], model="m", filter=on)]) == [
+        items.query(filter=on),
+        items.search([1.0, 0.0], model="m", filter=on),
+    ]
+    with raises(ms.ValidationError, field="filter.n"):
+        items.query(filter={"n": {"$near": 5}})
 
 
 def test_a_new_put_replaces_the_vectors(storage):
