@@ -26,7 +26,9 @@ import pytest
 from memory_storage.errors import ConflictError, MemoryStorageError, NotFoundError, ValidationError
 from memory_storage.models import (
     Episode,
+    GetItem,
     Heuristic,
+    PutItem,
     Reflection,
     RewardScore,
     SpatiotemporalEntry,
@@ -248,6 +250,42 @@ class Conformance:
         assert isolated.episodes.delete(episode.id) is True
         assert not any(isolated.analytics.summary().rows.values())
 
+    def test_an_item_is_stored_under_its_path_and_key(self, isolated: _Storage) -> None:
+        """A second put keeps `created_at`; a batch reads before it writes."""
+        path, value = ("users", _TEXT), {"text": _TEXT, "list": [1, 2.5, None, True]}
+        first = isolated.items.put(path, _TEXT, value)
+        assert isolated.items.get(path, _TEXT) == first
+        assert (first.path, first.key, first.value, first.version) == (path, _TEXT, value, 1)
+        read, _ = isolated.items.batch([GetItem(path=path, key=_TEXT), PutItem(path=path, key=_TEXT, value=2)])
+        assert read == first
+        second = isolated.items.get(path, _TEXT)
+        assert (second.value, second.version, second.created_at) == (2, 2, first.created_at)
+        _raised(ConflictError, lambda: isolated.items.put(path, _TEXT, 3, version=1))
+        assert isolated.items.query(("users",)) == [second]
+        assert isolated.items.paths() == [path]
+        assert isolated.items.find(("users",), _TEXT) is None
+        assert isolated.items.delete(path, _TEXT) is True
+        assert isolated.items.count() == 0
+
+    def test_an_item_is_found_once_by_its_nearest_vector(self, isolated: _Storage) -> None:
+        """Of several vectors the nearest counts."""
+        for key, vectors in (("a", {"x": [1.0, 0.0], "y": [0.6, 0.8]}), ("b", {"x": [-1.0, 0.0]})):
+            isolated.items.put((), key, key, vectors=vectors, model=_MODEL)
+        hits = isolated.items.search([0.0, 1.0], model=_MODEL)
+        assert [hit.item.key for hit in hits] == ["a", "b"]
+        assert abs(hits[0].score - 0.8) < 1e-6
+        isolated.items.clear()
+
+    def test_a_repeated_append_changes_nothing(self, isolated: _Storage) -> None:
+        """Records are numbered in their order."""
+        assert isolated.logs.append("log", [_TEXT, {"n": 1}], ids=["one", "two"]) == [1, 2]
+        assert isolated.logs.append("log", [_TEXT, {"n": 1}], ids=["one", "two"]) == [1, 2]
+        assert [record.value for record in isolated.logs.read("log")] == [_TEXT, {"n": 1}]
+        last = isolated.logs.pop("log")
+        assert (last.number, last.value) == (2, {"n": 1})
+        assert isolated.logs.clear("log") == 1
+        assert isolated.logs.pop("log") is None
+
     def test_bad_input_is_refused_and_nothing_is_stored(self, isolated: _Storage) -> None:
         """The error names the field."""
         attempts: dict[str, Callable[[], object]] = {
@@ -273,6 +311,9 @@ def _own_namespace(storage: _Storage) -> Iterator[tuple[str, _Storage]]:
         for repository, everything in ((view.episodes, {"archived": None}), (view.patterns, {})):
             for item in list(repository.iterate(**everything)):
                 repository.delete(item.id)
+        view.items.clear()
+        for log in view.logs.list(limit=1_000):
+            view.logs.clear(log.log)
 
 
 def _episode(**fields: Any) -> Episode:

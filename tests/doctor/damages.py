@@ -86,13 +86,13 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
         "indexes.text",
         sql("UPDATE episode_words_data SET block = x'ffffffffffff' WHERE id > 9"),
     ),
+    "a full-text index is gone": ("schema.missing", sql("DROP TABLE pattern_words")),
     "an item has no JSON": ("undecodable.items", sql("UPDATE items SET document = '{' WHERE \"key\" = 'one'")),
     "a record has no JSON": ("undecodable.logs", sql("UPDATE logs SET document = x'ff' WHERE number = 1")),
     "a vector of an item has no item": (
         "orphans.item_vectors",
-        sql("UPDATE item_vectors SET item_seq = 999 WHERE field = 'f'"),
+        sql("UPDATE item_vectors SET item_seq = 999 WHERE seq = 1"),
     ),
-    "a full-text index is gone": ("schema.missing", sql("DROP TABLE pattern_words")),
     "positions are elsewhere, and one is missing": (
         "indexes.positions",
         sql(

@@ -68,7 +68,7 @@ def fill(storage: ms.MemoryStorage, make_episode: Any) -> None:
     storage.spatiotemporal.put(
         ms.SpatiotemporalEntry(owner_type="step", owner_id=first.steps[1].id, place_name="Zürich", metadata={"a": [1]})
     )
-    storage.items.put(("a", "b\x01"), "k", {"x": [1 / 3, None]}, ttl=1e6, vectors={"f": [1 / 3], "g": [2]}, model="m")
+    storage.items.put(("a", "b\x01"), "k", {"x": [1 / 3, None]}, ttl=1e9, vectors={"f": [1 / 3], "g": [2]}, model="m")
     storage.items.put((), "k", 1)
     storage.items.put((), "k", "ü")
     storage.logs.append("log", [1, {"a": 2**60}], ids=["one", "two"])
@@ -117,7 +117,7 @@ def test_the_airline_runs_survive_export_and_import(source, full, other, tmp_pat
     path = REAL if source == "real" else write_airline(tmp_path / "runs.jsonl")
     import_file(full, path)
     report = import_stream(other, exported(full))
-    assert (report.imported, report.failed) == (210, [])
+    assert (report.imported, report.failed) == (217, [])
     assert everything(other) == everything(full)
 
 
@@ -178,23 +178,23 @@ def import_lines(storage: ms.MemoryStorage, lines: list[str], **options: Any) ->
 
 def test_an_export_that_was_cut_off_is_reported(full, other):
     report = import_lines(other, lines_of(full)[:-1])
-    assert report.imported == 10
-    assert [problem.line for problem in report.failed] == [12]
+    assert report.imported == 17
+    assert [problem.line for problem in report.failed] == [19]
     assert "truncated" in report.failed[0].message
 
 
 def test_an_export_with_a_missing_line_is_reported(full, other):
     lines = lines_of(full)
     report = import_lines(other, lines[:-2] + lines[-1:])
-    assert report.imported == 9
-    assert "counts 10 values, but there are 9" in report.failed[0].message
+    assert report.imported == 16
+    assert "counts 17 values, but there are 16" in report.failed[0].message
 
 
 def test_orphans_are_reported_and_the_rest_is_imported(full, other):
     lines = lines_of(full)
     kept = [line for line in lines if '"kind": "pattern"' not in line]
     report = import_lines(other, kept)
-    assert report.imported == 7
+    assert report.imported == 14
     assert ["no pattern" in problem.message for problem in report.failed] == [True, False]
     assert other.embeddings.count() == 3
 
@@ -212,8 +212,8 @@ def test_orphans_are_reported_and_the_rest_is_imported(full, other):
 )
 def test_an_invalid_line_of_an_export_is_reported(full, other, line, problem):
     lines = lines_of(full)
-    report = import_lines(other, [*lines[:2], line, *lines[2:-1], '{"kind": "end", "count": 11}'])
-    assert report.imported == 10
+    report = import_lines(other, [*lines[:2], line, *lines[2:-1], '{"kind": "end", "count": 18}'])
+    assert report.imported == 17
     assert [found.line for found in report.failed] == [3]
     assert problem in report.failed[0].message
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ import memory_storage as ms
 from memory_storage import dbapi
 from memory_storage.testing import Sqld
 from tests.proxy import Proxy
+from tests.raising import raises
 
 from .conftest import Open
 from .world import contents
@@ -546,3 +548,27 @@ def test_a_recall_that_was_completed_arrives_with_its_counts(replica: Open, make
     used = a.patterns.get(pattern.id).effectiveness
     assert (used.times_retrieved, used.times_applied, used.success_when_applied) == (2, 2, 2)
     assert contents(a) == contents(b)
+
+
+@pytest.mark.parametrize("mode", ["local_first", "write_through"])
+def test_items_and_logs_stay_in_the_file(replica: Open, migrated_server_url: str, mode: Any) -> None:
+    a = replica("a", sync_mode=mode)
+    a.items.put(("p",), "k", 1)
+    a.logs.append("log", [1])
+    a.sync()
+    assert a.items.get(("p",), "k").value == 1
+    assert [one.value for one in a.logs.read("log")] == [1]
+    assert a.in_namespace("another").items.count() == 0
+    with ms.MemoryStorage.open(migrated_server_url) as server:
+        assert server.items.count() == server.logs.count() == 0
+    done = a.forget(namespace="default")
+    assert (done.items, done.records) == (1, 1)
+    assert a.items.count() == a.logs.count() == 0
+
+
+def test_a_write_through_transaction_refuses_items_and_logs(replica: Open) -> None:
+    with replica("a", sync_mode="write_through").transaction() as tx:
+        with raises(ms.ConfigurationError, match="only in the file"):
+            tx.items.put(("p",), "k", 1)
+        with raises(ms.ConfigurationError, match="only in the file"):
+            tx.logs.append("log", [1])
