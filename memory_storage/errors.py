@@ -152,7 +152,14 @@ class ResponseTooLargeError(UnavailableError):
 
 
 class CommitUnknownError(MemoryStorageError):
-    """The connection failed after a commit was sent: it may have been committed, or not."""
+    """The connection failed after a commit was sent: it may have been committed, or not.
+
+    With the `code` "RESULT_LOST" it was committed, and only its result was lost with the response.
+    """
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class SchemaError(MemoryStorageError):

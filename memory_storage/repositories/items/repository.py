@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, TypeVar, cast
 
 from memory_storage.dbapi import BatchStep, RowCountError, chunked
-from memory_storage.errors import NotFoundError, UnavailableError, ValidationError
+from memory_storage.errors import CommitUnknownError, NotFoundError, UnavailableError, ValidationError
 from memory_storage.models import (
     GetItem,
     Hit,
@@ -416,9 +416,9 @@ class ItemRepository(Repository):
             The result of each, in their order: an item or None, items, hits or paths; None for those that write.
 
         Raises:
+            CommitUnknownError: The connection failed. With the code "RESULT_LOST" the writes are stored, and what it
+                read was lost.
             ConflictError: Another version of an item is stored than a put expects.
-            UnavailableError: With the code "RESPONSE_LOST", its writes are stored, but the connection failed before
-                what it read came back.
             ValidationError: An operation is invalid; the field names it.
         """
         return self._run(to_list(operations, "operations"), "operations")
@@ -494,9 +494,9 @@ class ItemRepository(Repository):
             return plan.results(())
         rows = self._write(first, parts, again=_LOST if parts else reading)
         if list(rows) == [(None,)]:
-            raise UnavailableError(
+            raise CommitUnknownError(
                 "the response was lost: the writes of the batch are stored, what it read is not known; read it again",
-                code="RESPONSE_LOST",
+                code="RESULT_LOST",
             )
         return plan.results(rows)
 

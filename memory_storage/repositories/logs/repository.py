@@ -164,7 +164,7 @@ class LogRepository(Repository):
         Two callers never get the same record.
 
         Raises:
-            CommitUnknownError: The connection failed after the request was sent. If the code is "RESPONSE_LOST", one
+            CommitUnknownError: The connection failed after the request was sent. If the code is "RESULT_LOST", one
                 record was removed, and its content is lost with the response: a repetition would remove another one.
             CorruptDataError: The record cannot be decoded; it is removed.
         """
@@ -173,12 +173,11 @@ class LogRepository(Repository):
         if not rows:
             return None
         if not rows[0]:
-            error = CommitUnknownError(
+            raise CommitUnknownError(
                 "the response was lost: the last record of the log was removed, and its content is not known; do not "
-                "repeat it, which would remove another one"
+                "repeat it, which would remove another one",
+                code="RESULT_LOST",
             )
-            error.code = "RESPONSE_LOST"
-            raise error
         return record_from_row(rows[0])
 
     @operation
