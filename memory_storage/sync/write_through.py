@@ -74,12 +74,12 @@ class WriteThroughTransaction(Transaction):
         return super().__enter__()
 
     @property
-    def items(self) -> NoReturn:  # type: ignore[override]
+    def items(self) -> NoReturn:
         """Refuse: the transaction is at the server, and items stay in the file."""
         raise ConfigurationError(_LOCAL.format("items"))
 
     @property
-    def logs(self) -> NoReturn:  # type: ignore[override]
+    def logs(self) -> NoReturn:
         """Refuse: the transaction is at the server, and logs stay in the file."""
         raise ConfigurationError(_LOCAL.format("logs"))
 

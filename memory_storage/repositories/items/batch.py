@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from memory_storage.dbapi import BatchStep, chunked
@@ -247,7 +248,7 @@ class Plan:
         found: list[list[Row]] = [[] for _ in self._decoders]
         for row in rows:
             found[row[0]].append(row[1:])
-        return [decode(sorted(of, key=_position)) for decode, of in zip(self._decoders, found, strict=True)]
+        return [decode(sorted(of, key=itemgetter(0))) for decode, of in zip(self._decoders, found, strict=True)]
 
     def _bind(self, text: str, keys: Sequence[Any] = ()) -> BatchStep:
         values = {"namespace": self.session.namespace, "now": self.now, **self._values}
@@ -362,10 +363,6 @@ def conditions_of(filter: Mapping[str, Any] | None, values: dict[str, Any]) -> l
 
 def _nothing(rows: list[Row]) -> None:
     """Return the result of an operation that only writes."""
-
-
-def _position(row: Row) -> Any:
-    return row[0]
 
 
 _ADD: dict[type, Callable[[Plan, int, Any, str], None]] = {

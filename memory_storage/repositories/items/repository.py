@@ -37,7 +37,7 @@ from .rows import check_name, check_path, decode_path, encode_path, item_from_ro
 T = TypeVar("T")
 
 _LOST = BatchStep("SELECT NULL")
-"""Read in place of what a batch has read before it wrote, if its response is lost."""
+"""Read after a lost response of a batch that also writes: the state before its writes cannot be read again."""
 
 
 class ItemRepository(Repository):

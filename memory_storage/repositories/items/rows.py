@@ -12,7 +12,7 @@ from memory_storage.settings import Limits
 from memory_storage.sql.documents import decode_value
 from memory_storage.sql.session import Row
 from memory_storage.sql.statement import from_micros
-from memory_storage.sql.validation import limit_error, refuse_unstorable, to_list
+from memory_storage.sql.validation import finite, limit_error, refuse_unstorable, to_list
 
 END, ESCAPE = "\x01", "\x02"
 """What ends a label, and what stands before the second character of an escaped one."""
@@ -71,10 +71,9 @@ def ttl_micros(field: str, seconds: Any) -> int | None:
     """Return a time to live in microseconds; ValidationError if it is not above 0 and at most 100 years."""
     if seconds is None:
         return None
-    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    if not is_number or not 1e-6 <= seconds <= _LONGEST_TTL:
+    if not 1e-6 <= (number := finite(field, seconds)) <= _LONGEST_TTL:
         raise ValidationError(field, "seconds, from 0.000001 to 100 years; None to keep it", seconds)
-    return round(seconds * 1_000_000)
+    return round(number * 1_000_000)
 
 
 def name_of(path: Sequence[str], key: str) -> str:

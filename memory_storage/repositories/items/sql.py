@@ -17,7 +17,7 @@ from .rows import COLUMNS
 LIVE = "(i.expires_at IS NULL OR i.expires_at > :now)"
 """SQL for whether an item has not expired. What has expired is never returned, whether it was deleted or not."""
 
-_WAS_LIVE = "expires_at IS NULL OR expires_at > :now"  # RETURNING knows no alias
+_WAS_LIVE = "expires_at IS NULL OR expires_at > :now"  # RETURNING has no aliases
 
 _ROW = ", ".join(f"i.{name}" for name in COLUMNS)
 _NO_ITEM = ", ".join(["NULL"] * len(COLUMNS))
@@ -88,7 +88,7 @@ SELECT g."key" FROM json_each(:rows) AS g WHERE EXISTS (SELECT 1 FROM items AS i
 
 GIVEN_KEYS = '(i.path, i."key") IN (SELECT g.value ->> 0, g.value ->> 1 FROM json_each(:keys) AS g)'
 DELETE = SqlTemplate(f"DELETE FROM items AS i WHERE i.namespace = :namespace AND {GIVEN_KEYS}")
-# Of an item that has expired nothing is told but that it is gone.
+# An item that has expired is deleted too, and not counted.
 DELETE_COUNTED = SqlTemplate(
     f"DELETE FROM items AS i WHERE i.namespace = :namespace AND {GIVEN_KEYS} RETURNING {_WAS_LIVE}"
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -36,10 +37,11 @@ _LAST = 2**53
 class LogRepository(Repository):
     """The logs of one namespace. A log exists while it has records."""
 
+    # A method is named `list`: in this class the type is `builtins.list`.
     _operations = "logs"
 
     @operation
-    def append(self, log: str, values: Iterable[Any], *, ids: Sequence[str] | None = None) -> list[int]:
+    def append(self, log: str, values: Iterable[Any], *, ids: Sequence[str] | None = None) -> builtins.list[int]:
         """Append records: all or none, in one round trip, in their order and without others between them.
 
         A record whose id is in the log already is left as it is, so that an append can be repeated.
@@ -82,14 +84,14 @@ class LogRepository(Repository):
         latest: int | None = None,
         limit: int | None = None,
         on_corrupt: OnCorrupt = None,
-    ) -> list[LogRecord]:
+    ) -> builtins.list[LogRecord]:
         """Return records of a log, in its order.
 
         Args:
             log: The name of the log.
             first: The lowest number.
             last: The highest number; None has no bound.
-            latest: Only so many records, those with the highest numbers; instead of `first` and `limit`.
+            latest: The number of records to return, those with the highest numbers; instead of `first` and `limit`.
             limit: The maximum number of records, 100 by default and 1,000 at most (`limits.query_default`,
                 `query_maximum`), from `first` on.
             on_corrupt: Called with the error of each record that cannot be decoded and is left out; it does not count
@@ -111,8 +113,8 @@ class LogRepository(Repository):
             raise ValidationError("latest", "must be given alone, or with last", latest)
         return self._latest(key, check_limit(latest, self._session.limits), on_corrupt)
 
-    def _latest(self, key: dict[str, Any], wanted: int, on_corrupt: OnCorrupt) -> list[LogRecord]:
-        records: list[LogRecord] = []
+    def _latest(self, key: dict[str, Any], wanted: int, on_corrupt: OnCorrupt) -> builtins.list[LogRecord]:
+        records: builtins.list[LogRecord] = []
         while len(records) < wanted:
             limit = wanted - len(records)
             rows = self._session.read(sql.LATEST.bind(limit=limit, **key))[::-1]
@@ -187,7 +189,7 @@ class LogRepository(Repository):
         return len(self._session.write([sql.CLEAR.bind(**key)]))
 
     @operation
-    def list(self, prefix: str = "", *, limit: int | None = None, offset: int = 0) -> list[LogInfo]:
+    def list(self, prefix: str = "", *, limit: int | None = None, offset: int = 0) -> builtins.list[LogInfo]:
         """Return the logs whose names begin with a text, in the order of their names.
 
         Args:
@@ -232,14 +234,14 @@ class LogRepository(Repository):
         rows = [self._import_row(f"records.{n}", one) for n, one in enumerate(to_list(records, "records"))]
         namespace = self._session.namespace
 
-        def write(new: list[str]) -> int:
+        def write(new: builtins.list[str]) -> int:
             groups = list(chunked(new, size, most_bytes=CHUNK_BYTES))
             if groups:
                 steps = [sql.IMPORT.bind(len(one), namespace=namespace, rows=f"[{','.join(one)}]") for one in groups]
                 self._session.write(steps)
             return len(new)
 
-        def unknown(new: list[str], _: RowCountError) -> list[str]:
+        def unknown(new: builtins.list[str], _: RowCountError) -> builtins.list[str]:
             known = self._session.read(sql.KNOWN.bind(namespace=namespace, rows=f"[{','.join(new)}]"))
             positions = {row[0] for row in known}
             return [row for position, row in enumerate(new) if position not in positions]
@@ -264,7 +266,7 @@ class LogRepository(Repository):
         start = json.dumps([log, record.number, record_id, created_at], ensure_ascii=False)
         return f"{start[:-1]},{encode_value(at, record.value)}]"
 
-    def _check_ids(self, ids: Any, values: int) -> list[str]:
+    def _check_ids(self, ids: Any, values: int) -> builtins.list[str]:
         if ids is None:
             return [str(new_id()) for _ in range(values)]
         if isinstance(ids, str | bytes):

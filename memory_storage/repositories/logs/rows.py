@@ -21,6 +21,6 @@ def record_from_row(row: Row) -> LogRecord:
 
 
 def info_from_row(row: Row) -> LogInfo:
-    """Return what is told of a log."""
+    """Return the name, the last number and the time of a log."""
     log, last, updated_at = row
     return LogInfo(log, last, cast(datetime, from_micros(updated_at)))

@@ -1,4 +1,4 @@
-"""Logs: appends, reads, pops, and what is told of them."""
+"""Logs: appends, reads, pops and lists."""
 
 from __future__ import annotations
 
