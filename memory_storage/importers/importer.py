@@ -18,7 +18,7 @@ from typing_extensions import Unpack
 from memory_storage._paths import why_unreadable
 from memory_storage.dbapi import is_open_here
 from memory_storage.errors import ConfigurationError, ConflictError, NotFoundError, ValidationError
-from memory_storage.models import Embedding, Episode, Item, ItemVector, LogRecord, utc_now
+from memory_storage.models import AnyPattern, Embedding, Episode, Item, ItemVector, LogRecord, utc_now
 from memory_storage.repositories.episodes.heads import read_heads
 from memory_storage.session import Repositories
 from memory_storage.settings import Limits
@@ -405,7 +405,7 @@ class _BatchImporter:
         }
         if batch[0].kind not in find_erased:
             return _KnownCounts()
-        ids = [item.value.id for item in batch]  # type: ignore[union-attr] # those of episodes and patterns
+        ids = [item.value.id for item in batch if isinstance(item.value, Episode | AnyPattern)]
         erased = find_erased[batch[0].kind](ids)
         updated = others = 0
         identity = self._options.get("id_field") or "session"

@@ -71,7 +71,7 @@ class LogRepository(Repository):
         ]
         # By their ids, which are the caller's or new: the response is as right if it is read again.
         steps.append(sql.NUMBERS.bind(ids=json.dumps(names, ensure_ascii=False), **key))
-        numbers = dict(self._session.write(steps))
+        numbers: dict[str, int] = dict(self._session.write(steps))
         return [numbers[one] for one in names]
 
     @operation
