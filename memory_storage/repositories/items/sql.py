@@ -165,10 +165,13 @@ def nearest(number: int, conditions: Sequence[str]) -> str:
     """Return the SELECT of the `seq` of the items with the nearest vectors, by the nearest of each."""
     # A vector of another size cannot be compared: the engine would refuse the whole statement.
     # Materialized: else each mention of the distance would compute it again, which takes three times as long.
-    return f"""WITH compared AS MATERIALIZED (SELECT i.seq, (
+    # In the order of the rows: vectors are then read from one page after the other.
+    return f"""WITH below AS MATERIALIZED (
+        SELECT i.seq FROM items AS i WHERE {_below(number, conditions)} ORDER BY i.seq),
+    compared AS MATERIALIZED (SELECT seq, (
             SELECT min(vector_distance_cos(v.vector, :vector{number})) FROM item_vectors AS v
-            WHERE v.item_seq = i.seq AND v.model = :model{number} AND length(v.vector) = :size{number}) AS distance
-        FROM items AS i WHERE {_below(number, conditions)})
+            WHERE v.item_seq = below.seq AND v.model = :model{number} AND length(v.vector) = :size{number}) AS distance
+        FROM below)
     SELECT seq, distance FROM compared
     WHERE distance IS NOT NULL ORDER BY distance, seq LIMIT :limit{number} OFFSET :offset{number}"""
 
