@@ -6,12 +6,8 @@ from .overhead import measure
 
 
 def test_a_recorder_costs_less_than_two_percent(tmp_path):
-    # Again, if it fails: other load of the machine only ever makes a ratio worse.
-    for attempt in range(3):
-        (directory := tmp_path / str(attempt)).mkdir()
-        overhead = measure(directory)
-        print(overhead)
-        if overhead.ratio < 1.02:
-            break
-    assert overhead.ratio < 1.02
+    # More runs if these do not suffice: other load of the machine only ever adds to the fastest run of either kind.
+    overhead = measure(tmp_path, 10, most=45, enough=1.02)
+    print(overhead)
+    assert overhead.ratio <= 1.02
     assert overhead.cpu_share < 0.02
