@@ -110,10 +110,12 @@ class _Conversion:
     def _verdict(self) -> str:
         """Return the answer of the agent; without one, what its last model call has returned."""
         agent = self._agent
-        answer = text_of(output_messages(agent)[-1:]) or agent.attributes.get("output.value")
+        answer = text_of(output_messages(agent)[-1:])
+        if agent.kind == "agent":  # a chain returns its whole state
+            answer = answer or agent.attributes.get("output.value")
         own = [one for one in self._models if self._agent_of(one) is agent]
         if not answer and own:
-            answer = text_of(output_messages(own[-1])) or own[-1].attributes.get("output.value")
+            answer = text_of(output_messages(own[-1])[-1:]) or own[-1].attributes.get("output.value")
         return self._capture.text("verdict", answer)
 
     def _outcome(self, verdict: str) -> Outcome:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
 
-Kind = Literal["agent", "tool", "model", "evaluation"]
+Kind = Literal["agent", "chain", "tool", "model", "evaluation"]
 
 _OPERATIONS: dict[object, Kind] = {
     "invoke_agent": "agent",
@@ -85,12 +85,16 @@ def kind_of(attributes: Mapping[str, Any]) -> Kind | None:
 def read_span(span: ReadableSpan, *, capture_content: bool) -> SpanRecord | None:
     """Return what is stored of a finished span; None if it is neither of an agent, a tool nor a model.
 
+    A chain without a span above it may be an agent by another name: frameworks for graphs know no agents.
+
     Args:
         span: The span.
         capture_content: Whether messages, arguments, results and error messages are stored.
     """
     attributes = span.attributes or {}
     kind = kind_of(attributes)
+    if kind is None and span.parent is None and attributes.get("openinference.span.kind") == "CHAIN":
+        kind = "chain"
     has_evaluation = any(event.name.startswith(_EVALUATION) for event in span.events)
     if kind is None and not has_evaluation:
         return None
@@ -117,7 +121,7 @@ def read_span(span: ReadableSpan, *, capture_content: bool) -> SpanRecord | None
         events=events,
         scope=scope.name if scope else "",
         size=_SMALL * (4 + len(stored)) + texts,
-        span=span if kind == "agent" else None,
+        span=span if kind in {"agent", "chain"} else None,
     )
 
 

@@ -44,11 +44,16 @@ class _Trace:
     size: int = 0
     prune_at: int = _PRUNE_AT
 
-    def add(self, record: SpanRecord, now: float) -> None:
+    @property
+    def is_agentless_run(self) -> bool:
+        """Whether a tool was used, and no agent has ended."""
+        return not self.agents and any(one.kind == "tool" for one in self.records)
+
+    def add(self, record: SpanRecord, now: float, *, is_agent: bool) -> None:
         """Store a record. A model call that has the messages of the one before replaces those."""
         self.records.append(record)
         self.size += record.size
-        if record.kind == "agent":
+        if is_agent:
             self.agents.append(record)
             self.ended_at[record.span_id] = now
         elif record.kind == "model":
@@ -171,7 +176,9 @@ class TraceBuffer:
         trace.open_agents.discard(span_id)
         before = trace.size
         if record is not None:
-            trace.add(record, now)
+            # Of a trace without an agent, a chain that has used a tool is the agent.
+            is_agent = record.kind == "agent" or (record.kind == "chain" and trace.is_agentless_run)
+            trace.add(record, now, is_agent=is_agent)
         complete = trace.take_complete(now)
         self.size += trace.size - before
         trace.prune()

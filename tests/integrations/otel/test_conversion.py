@@ -221,6 +221,21 @@ def test_openinference_attributes(tracer: Tracer, recorded: Recorded):
     assert episode.metadata["tokens"] == {"input": 11, "output": 4}
 
 
+def test_a_chain_that_uses_a_tool_is_an_agent_if_there_is_none(tracer: Tracer, recorded: Recorded):
+    """As LangGraph's agents are, in OpenInference's instrumentation of LangChain."""
+    chain = {"openinference.span.kind": "CHAIN", "input.value": '{"messages": [["user", "Refund"]]}'}
+    model = {"openinference.span.kind": "LLM", "llm.output_messages.0.message.content": "Done"}
+    with tracer.start_as_current_span("refunds", attributes={**chain, "output.value": '{"state": "x"}'}):
+        with tracer.start_as_current_span("tools", attributes=chain):
+            tracer.start_span("refund", attributes={"openinference.span.kind": "TOOL"}).end()
+        tracer.start_span("model", attributes=model).end()
+    with tracer.start_as_current_span("no tool", attributes=chain):
+        tracer.start_span("model", attributes=model).end()
+    (episode,) = recorded()
+    assert (episode.task_description, episode.outcome) == ("Refund", ms.Success(verdict="Done"))
+    assert [step.tool for step in episode.steps] == ["refund"]
+
+
 def test_what_is_too_large_is_named(tracer: Tracer, recorded: Recorded):
     agent = {**AGENT, "input.value": "x" * 20_000}
     with tracer.start_as_current_span("a", attributes=agent):
