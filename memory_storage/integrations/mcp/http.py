@@ -221,7 +221,7 @@ def run_http(
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     hosts = [*_LOOPBACK_NAMES, *options.allowed_hosts]
     config = uvicorn.Config(
-        make_http_app(server, token, allowed_hosts=hosts),  # type: ignore[arg-type]  # the same protocol, less exact
+        make_http_app(server, token, allowed_hosts=hosts),
         log_config=None,
         access_log=False,
         server_header=False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pydantic
@@ -121,9 +121,10 @@ def _make_tool(
     storage: MemoryStorage,
 ) -> Tool:
     name, description = function.__name__, " ".join((function.__doc__ or "").split())
-    tool = _StorageTool.from_function(
+    made = _StorageTool.from_function(
         function, name=name, title=title, description=description, annotations=annotations, structured_output=True
     )
+    tool = cast("_StorageTool", made)  # declared as the class that has the method
     strict = ConfigDict(extra="forbid", strict=True)
     tool.fn_metadata.arg_model = type(f"{name}_arguments", (tool.fn_metadata.arg_model,), {"model_config": strict})
     tool.parameters = _shortened(tool.fn_metadata.arg_model.model_json_schema())
