@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import groupby
 from typing import NamedTuple
 
@@ -82,7 +82,7 @@ class _Layout:
         # The first of each section before the second of any: what is dropped first comes last.
         self._by_value = sorted(blocks, key=lambda block: block.place)
         self._levels = dict.fromkeys(self._by_value, _LEANEST)
-        self._tokens = lru_cache(maxsize=None)(self._count_block)
+        self._tokens = cache(lambda block, level: self._count(f"{block.text(DETAILS[level])}\n\n"))
 
     def drop_until_it_fits(self) -> None:
         """Leave out the least valuable blocks that do not fit with the least detail."""
@@ -140,9 +140,6 @@ class _Layout:
         return sum(self._count(f"{title}\n\n") for title in titles) + sum(
             self._tokens(block, level) for block, level in self._levels.items()
         )
-
-    def _count_block(self, block: Block, level: int) -> int:
-        return self._count(f"{block.text(DETAILS[level])}\n\n")
 
     def _count(self, text: str) -> int:
         tokens = self._counter(text)

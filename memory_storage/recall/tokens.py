@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-_PART = re.compile(r"[A-Za-z]+|[0-9]+|\s+|[^\x00-\x7f]|.", re.DOTALL)
-_WORD, _DIGITS = 5, 3  # characters of a token
+_TOKEN = re.compile(r"[A-Za-z]{1,5}|[0-9]{1,3}|[^\sA-Za-z0-9]|\s{2,}|[^\S ]")
 
 
 def estimate_tokens(text: str) -> int:
@@ -15,13 +14,4 @@ def estimate_tokens(text: str) -> int:
     character beyond ASCII. Tokenizers of language models make fewer tokens of nearly all texts, as they have long
     words, and runs of signs, as one.
     """
-    return sum(_tokens(part[0]) for part in _PART.finditer(text))
-
-
-def _tokens(part: str) -> int:
-    first = part[0]
-    if first.isascii() and first.isalpha():
-        return -(-len(part) // _WORD)
-    if first.isascii() and first.isdigit():
-        return -(-len(part) // _DIGITS)
-    return 0 if part == " " else 1
+    return len(_TOKEN.findall(text))

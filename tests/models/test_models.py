@@ -37,6 +37,7 @@ NEEDED: dict[type[models.Model], dict[str, Any]] = {
     ms.Step: {"tool": "t"},
     ms.Episode: {"task_description": "d"},
     ms.models.Effectiveness: {},
+    ms.RecallReceipt: {"id": KEY},
     ms.ToolSequence: {"tools": ["t"]},
     ms.DecisionPoint: {"condition": "c", "action": "a"},
     ms.ErrorRecovery: {"error_type": "e", "recovery_steps": []},

@@ -18,10 +18,11 @@ from typing import Any, get_type_hints
 import pytest
 
 import memory_storage as ms
-from memory_storage.models import EpisodeFilters, PatternFilters, SearchFilters, new_id
+from memory_storage.models import EpisodeFilters, PatternFilters, RecallFilters, SearchFilters, new_id
 from memory_storage.repositories import VectorIndex
 from memory_storage.sql.validation import replace_unstorable
 from tests.checks import assert_consistent
+from tests.raising import raises
 
 from .hostile import HOSTILE
 from .test_namespaces import ALL_TIME, ALWAYS, REPOSITORIES
@@ -47,6 +48,8 @@ NO_STRINGS = {
     "Sequence[float]",
     "Sequence[float] | None",
     "Weights | None",
+    "models.RecallWeights | None",
+    "Callable[[str], int] | None",
     "Progress | None",
     "OnCorrupt",
     "EmbeddingModel",
@@ -240,6 +243,34 @@ def _add_filters() -> None:
     )
 
 
+def _add_recalls() -> None:
+    CASES["storage.recall.task"] = _recalled
+    for name, (value, _) in EPISODE_FILTERS.items():
+        CASES[f"storage.recall.{name}"] = partial(_recalled_by_filter, name, value)
+    for name in ("task_type", "complexity"):
+        REFUSED.add(f"storage.recall.{name}")
+        CASES[f"storage.recall.{name}"] = partial(_refused, lambda m, **on: m.recall("t", **on), name)
+
+
+def _recalled(g: Ground) -> None:
+    saved = g.scratch.episodes.save(_episode_of(g.text).model_copy(update=_SUCCEEDED))
+    recall = g.scratch.recall(g.text, k=1_000, budget_tokens=10**6)
+    assert len(str(recall).splitlines()) == str(recall).count("\n")
+    assert saved.id in {key for one in recall for key in (one.item.id, *one.similar)} or not g.has_words
+
+
+def _recalled_by_filter(name: str, value: Callable[[str], Any], g: Ground) -> None:
+    given = {name: g.text} if name in ms.TaskContext.model_fields else {}
+    others = {name: value(g.text)} if name == "metadata" else {"tags": [g.text]} if "tags" in name else {}
+    episode = ms.Episode(task_description="recalled by a filter", context=ms.TaskContext(**given), **others)
+    saved = g.scratch.episodes.save(episode.model_copy(update=_SUCCEEDED))
+    recall = g.scratch.recall("recalled by a filter", patterns=0, **{name: value(g.text)})
+    assert {key for one in recall for key in (one.item.id, *one.similar)} == {saved.id}
+
+
+_SUCCEEDED = {"outcome": ms.Success(verdict="v")}
+
+
 def _own_names(method: str) -> tuple[str, ...]:
     kind, name = method.split(".")
     found = {"query": ("cursor", "direction"), "iterate": ("direction",)}.get(name, ())
@@ -339,6 +370,14 @@ def _append(g: Ground) -> None:
         step = g.scratch.episodes.append_step(episode.id, ms.Step(tool=g.text, action=g.text, result=result))
         assert g.scratch.steps.get(step.id) == step
         assert step.result == result
+
+
+def _complete_with_recall(g: Ground) -> None:
+    episode = g.scratch.episodes.save(ms.Episode(task_description=g.text))
+    recall = ms.Recall(id=new_id(), task=g.text, namespace=g.scratch.episodes._session.namespace)
+    assert g.scratch.episodes.complete(episode.id, ms.Success(verdict="v"), recalled=recall).recalled == recall.receipt
+    with raises(ms.ValidationError, field="recalled"):
+        g.scratch.episodes.complete(episode.id, ms.Success(verdict="v"), recalled=g.text)
 
 
 def _complete(name: str, g: Ground) -> None:
@@ -576,6 +615,7 @@ def _add_writes() -> None:
             "episodes.append_step.step": _append,
             "episodes.complete.outcome": partial(_complete, "outcome"),
             "episodes.complete.reflection": partial(_complete, "reflection"),
+            "episodes.complete.recalled": _complete_with_recall,
             "patterns.save.pattern": _save_pattern,
             "patterns.save_many.patterns": _save_pattern,
             "patterns.import_many.patterns": _import_pattern,
@@ -665,6 +705,7 @@ def _forget_namespace(g: Ground) -> None:
 
 
 _add_filters()
+_add_recalls()
 _add_ids()
 _add_writes()
 
@@ -699,8 +740,8 @@ def _arguments(method: Callable[..., Any]) -> Iterator[str]:
 
 
 def _filters_of(declared: str) -> Iterator[str]:
-    kinds = {kind.__name__: kind for kind in (EpisodeFilters, SearchFilters, PatternFilters)}
-    found = re.search(r"Unpack\[(\w+)\]", declared)
+    kinds = {kind.__name__: kind for kind in (EpisodeFilters, SearchFilters, PatternFilters, RecallFilters)}
+    found = re.search(r"Unpack\[(?:models\.)?(\w+)\]", declared)
     assert found, declared
     for name, hint in get_type_hints(kinds[found[1]]).items():
         if any(word in str(hint) for word in ("str", "Literal", "Enum", "TaskType", "Complexity")):
