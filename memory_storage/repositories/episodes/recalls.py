@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
@@ -16,12 +17,12 @@ REMEMBERED = 1_000
 """The receipts that are kept in memory, of all namespaces."""
 
 
+@dataclass(frozen=True)
 class RecentRecalls:
     """The receipts of the latest 1,000 recalls, shared by all namespaces of a storage. Thread-safe."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._receipts: OrderedDict[UUID, tuple[str, RecallReceipt]] = OrderedDict()
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _receipts: OrderedDict[UUID, tuple[str, RecallReceipt]] = field(default_factory=OrderedDict)
 
     def add(self, recall: Recall) -> None:
         """Remember the receipt of a recall, instead of the oldest one if there are too many."""
