@@ -27,11 +27,11 @@ from .repositories import (
     ItemRepository,
     LogRepository,
     PatternRepository,
-    RecentRecalls,
     RetentionRepository,
     SpatiotemporalRepository,
     StepRepository,
 )
+from .repositories.episodes.recalls import RecentRecalls
 from .resilience import Guard
 from .search.hnsw.index import HnswIndexes
 from .search.session import EmbeddingQueueProtocol

@@ -7,7 +7,6 @@ from memory_storage.sql.session import SessionProtocol
 
 from .analytics.repository import AnalyticsRepository
 from .embeddings.repository import EmbeddingRepository
-from .episodes.recalls import RecentRecalls
 from .episodes.repository import EpisodeRepository
 from .items.repository import ItemRepository
 from .logs.repository import LogRepository
@@ -24,7 +23,6 @@ __all__ = [
     "ItemRepository",
     "LogRepository",
     "PatternRepository",
-    "RecentRecalls",
     "RetentionRepository",
     "SessionProtocol",
     "SpatiotemporalRepository",

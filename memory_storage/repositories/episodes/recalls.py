@@ -21,8 +21,8 @@ REMEMBERED = 1_000
 class RecentRecalls:
     """The receipts of the latest 1,000 recalls, shared by all namespaces of a storage. Thread-safe."""
 
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _receipts: OrderedDict[UUID, tuple[str, RecallReceipt]] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
+    _receipts: OrderedDict[UUID, tuple[str, RecallReceipt]] = field(init=False, default_factory=OrderedDict)
 
     def add(self, recall: Recall) -> None:
         """Remember the receipt of a recall, instead of the oldest one if there are too many."""
