@@ -47,6 +47,7 @@ MODULES = (
     "memory_storage.monitoring",
     "memory_storage.monitoring.opentelemetry",
     "memory_storage.monitoring.prometheus",
+    "memory_storage.exporters",
     "memory_storage.importers",
     "memory_storage.recording",
     "memory_storage.integrations.otel",

@@ -53,6 +53,8 @@ def record_of(episode: Episode, notes: Notes) -> dict[str, Any]:
     turns = list(turns_of(episode, notes))
     messages = [message for turn in turns for message in _messages_of(turn, notes)]
     _note_fields(episode, notes)
+    if all(turn.text != episode.task_description for turn in turns if turn.role == "user"):
+        notes.omit("task_description, which is not a message of the conversation")
     if not messages or messages[-1]["role"] != "assistant":
         notes.remark("the last message is not the assistant's, which fine-tuning requires")
     record: dict[str, Any] = {"messages": messages}

@@ -158,6 +158,12 @@ def test_an_imported_conversation_is_exported_as_it_was():
     assert essence(episode_from(record)) == essence(original)
 
 
+def test_a_task_that_is_no_message_is_named():
+    original = episode_from({**run(call("look"), answer("home")), "info": {"task": {"instruction": "Look around"}}})
+    _, report = exported("openai-chat", original)
+    assert "task_description, which is not a message of the conversation" in report.omitted
+
+
 def test_parts_of_anthropic_messages_become_calls_and_results():
     messages = [
         {"role": "user", "content": "Look"},
