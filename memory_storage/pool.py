@@ -211,10 +211,20 @@ def holders(engine: Engine) -> list[Holder]:
     return checkouts.holders() if checkouts else []
 
 
-def interrupt(engine: Engine) -> int:
-    """Interrupt the statements that run on this engine's connections, and return their number."""
+def interrupt(engine: Engine, *, thread: int | None = None) -> int:
+    """Interrupt the statements that run on this engine's connections, and return their number.
+
+    Args:
+        engine: The engine.
+        thread: Only those of the thread with this identifier; no other thread can take their connections until they
+            are interrupted.
+    """
     checkouts = _all_checkouts.get(engine)
-    return sum(connection.interrupt() for connection in checkouts.in_use()) if checkouts else 0
+    if checkouts is None:
+        return 0
+    if thread is not None:
+        return checkouts.interrupt(thread)
+    return sum(connection.interrupt() for connection in checkouts.in_use())
 
 
 def local_engine(engine: Engine) -> str | None:
@@ -290,6 +300,11 @@ class _Checkouts:
         """Return the connections that are checked out."""
         with self._lock:
             return list(self._in_use)
+
+    def interrupt(self, thread: int) -> int:
+        """Interrupt the statements of one thread, and return their number."""
+        with self._lock:  # a connection that is returned at this moment may be lent to another thread afterwards
+            return sum(connection.interrupt() for connection, (holder, _) in self._in_use.items() if holder == thread)
 
     def all(self) -> list[Any]:
         """Return the open connections."""

@@ -1,0 +1,356 @@
+"""`AsyncMemoryStorage` and `AsyncTransaction`: what of the mirror is not generated."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+from weakref import finalize
+
+from pydantic import SecretStr
+from sqlalchemy import Engine
+from typing_extensions import Self
+
+from memory_storage.dbapi import redacted
+from memory_storage.embedders import Embedder
+from memory_storage.errors import ConfigurationError, MemoryStorageError, ValidationError
+from memory_storage.models import SyncMode, utc_now
+from memory_storage.monitoring import Meter
+from memory_storage.resilience import CircuitBreaker
+from memory_storage.session import Transaction
+from memory_storage.settings import Settings, hidden_token
+from memory_storage.sql.session import Row
+from memory_storage.storage import MemoryStorage
+
+from ._calls import Calls, Hold, TransactionCalls
+from ._repositories import AsyncMemoryStorageMethods, AsyncRepositories
+
+T = TypeVar("T")
+S = TypeVar("S", bound="AsyncMemoryStorage")
+
+
+class Opening(Awaitable[S], AbstractAsyncContextManager[S], Generic[S]):
+    """A storage that is being opened: `await` it, or use it in an `async with` block, which closes the storage."""
+
+    def __init__(self, opened: Callable[[], Awaitable[S]]) -> None:
+        self._opened = opened
+        self._storage: S | None = None
+
+    def __await__(self) -> Generator[Any, None, S]:
+        return self._opened().__await__()
+
+    async def __aenter__(self) -> S:
+        self._storage = await self._opened()
+        return self._storage
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        storage, self._storage = self._storage, None
+        if storage is not None:
+            await storage.close()
+
+
+class AsyncMemoryStorage(AsyncMemoryStorageMethods):
+    """An agent's memory in one namespace of one database, for asyncio: the methods of `MemoryStorage`, to be awaited.
+
+    Threads of its own run the calls in the order in which they were made: by default half as many as the pool has
+    connections, and at most 4 for a file. A further call waits, and takes no thread. Each open transaction has a thread
+    until its block ends.
+
+    A task that is cancelled, or whose time is up, withdraws a call that has not begun. One that has begun is
+    interrupted, and awaited: it is stored completely or not at all, and no thread runs it any longer.
+    """
+
+    def __init__(self, storage: MemoryStorage, *, workers: int | None = None) -> None:
+        """Use an existing storage. Most callers want `open`.
+
+        Args:
+            storage: The storage. The caller closes it, after this one.
+            workers: The most threads for single calls.
+        """
+        if not isinstance(storage, MemoryStorage):
+            raise ConfigurationError(f"storage: must be a MemoryStorage, not a {type(storage).__name__}")
+        calls = Calls(workers)
+        calls.use(storage.settings, storage.engine)
+        self._attach(calls, storage, closes=None)
+
+    @classmethod
+    def open(
+        cls,
+        database: str | os.PathLike[str] | Settings | None = None,
+        *,
+        auth_token: str | SecretStr | Callable[[], str | SecretStr] | None = None,
+        namespace: str | None = None,
+        embedder: Embedder | None = None,
+        sync_url: str | None = None,
+        sync_interval: float | None = None,
+        sync_mode: SyncMode | None = None,
+        now: Callable[[], datetime] = utc_now,
+        workers: int | None = None,
+    ) -> Opening[Self]:
+        """Open a database, create it if it does not exist, and upgrade its schema.
+
+        `storage = await AsyncMemoryStorage.open(...)`, or `async with AsyncMemoryStorage.open(...) as storage:`.
+
+        Args:
+            database: A path, ":memory:", a URL, or all settings; by default the environment's.
+            auth_token: The token of a server, or a callable that returns one.
+            namespace: The tenant, agent or project whose rows are read and written; default: "default".
+            embedder: Computes the vectors of what is saved and searched, in a thread.
+            sync_url: The URL of a server with which a file is kept in sync: see `sync`. It is not contacted yet.
+            sync_interval: Seconds between two syncs, which a thread runs; None: the caller calls `sync`.
+            sync_mode: "local_first" (default) or "write_through".
+            now: Returns the current time, aware; the clock of all timestamps.
+            workers: The most threads for single calls. Default: half of `pool.max_connections`, and for a file at
+                most 4.
+
+        Returns:
+            The storage, once it is awaited; close it, or use it in an `async with` block.
+
+        Raises:
+            ConfigurationError: The path or a setting cannot work; a CredentialError if it is the key of the file.
+            SchemaError: The schema is newer than this package, or another program's. Nothing is changed.
+            UnavailableError: The server cannot be reached, after the retries of the settings.
+        """
+        auth_token, database = hidden_token(auth_token), redacted(database)  # a traceback may show this frame
+        calls = Calls(workers)
+
+        def opened() -> MemoryStorage:
+            return MemoryStorage.open(
+                database,
+                auth_token=auth_token,
+                namespace=namespace,
+                embedder=embedder,
+                sync_url=sync_url,
+                sync_interval=sync_interval,
+                sync_mode=sync_mode,
+                now=now,
+            )
+
+        return Opening(lambda: cls._open(calls, opened))
+
+    @classmethod
+    async def _open(cls, calls: Calls, opened: Callable[[], MemoryStorage]) -> Self:
+        storages: list[MemoryStorage] = []  # what is opened for a task that is cancelled has to be closed
+
+        def close() -> None:
+            for storage in storages:
+                storage.close()
+
+        try:
+            await calls.run(lambda: storages.append(opened()))
+            calls.use(storages[0].settings, storages[0].engine)
+        except BaseException:
+            await calls.close(close)
+            raise
+        self = cls.__new__(cls)
+        self._attach(calls, storages[0], closes=close)
+        return self
+
+    def _attach(self, calls: Calls, storage: MemoryStorage, *, closes: Callable[[], None] | None) -> None:
+        super().__init__(calls, lambda: storage)
+        self._calls, self._storage, self._closes = calls, storage, closes
+        self._is_view = False
+
+    @property
+    def engine(self) -> Engine:
+        """The SQLAlchemy engine of the database. Its calls block: use it in a thread."""
+        return self._storage.engine
+
+    @property
+    def settings(self) -> Settings:
+        """The settings."""
+        return self._storage.settings
+
+    @property
+    def namespace(self) -> str:
+        """The namespace whose rows are read and written."""
+        return self._storage.namespace
+
+    @property
+    def vector_index(self) -> str:
+        """Where searches get their candidates: "hnsw", "diskann" or "exact"."""
+        return self._storage.vector_index
+
+    @property
+    def circuit_breaker(self) -> CircuitBreaker:
+        """The circuit breaker of this database, shared by all namespaces: state, `reset` and listeners."""
+        return self._storage.circuit_breaker
+
+    @property
+    def meter(self) -> Meter:
+        """Operation metrics of all namespaces, as exported by `memory_storage.monitoring`."""
+        return self._storage.meter
+
+    @property
+    def local_engine(self) -> str | None:
+        """The engine with which the file is open: "sqlite" or "libsql"; None for a server, or once it is closed."""
+        return self._storage.local_engine
+
+    def in_namespace(self, namespace: str) -> Self:
+        """Return a view of another namespace of the same database. Closing the view does not close the storage."""
+        return self._view(self._storage.in_namespace(namespace))
+
+    def acting_as(self, actor: str) -> Self:
+        """Return a view of this storage whose writes are attributed to `actor` in the audit log.
+
+        Closing the view does not close the storage.
+        """
+        return self._view(self._storage.acting_as(actor))
+
+    def _view(self, storage: MemoryStorage) -> Self:
+        view = type(self).__new__(type(self))
+        view._attach(self._calls, storage, closes=None)
+        view._is_view = True
+        return view
+
+    def transaction(self) -> AsyncTransaction:
+        """Return a transaction: `async with storage.transaction() as tx: await tx.episodes.save(...)`.
+
+        A clean exit of the block commits; an exception, also the cancellation of the task, rolls all of it back.
+        """
+        return AsyncTransaction(self._calls, self._storage.transaction, read_only=False)
+
+    def snapshot(self) -> AsyncTransaction:
+        """Return a read-only transaction: `async with storage.snapshot() as view: view.episodes.iterate()`.
+
+        It sees the state of the database at its first read; concurrent writes of other clients are not visible. On a
+        server it is kept alive until the block ends, also while the caller is idle.
+        """
+        return AsyncTransaction(self._calls, self._storage.snapshot, read_only=True)
+
+    async def run(self, work: Callable[[AsyncTransaction], Awaitable[T]]) -> T:
+        """Await `work(tx)` in a transaction, retrying all of it when a lock or connection failure rolled it back.
+
+        The settings under `retry` limit the attempts. `work` is not retried when the transaction may have been
+        committed (CommitUnknownError), nor while the circuit breaker is open (CircuitOpenError).
+
+        Args:
+            work: A coroutine function that takes the transaction; may be called several times.
+
+        Returns:
+            What `work` returns.
+        """
+        if not callable(work):
+            raise ValidationError("work", "must be a coroutine function that takes the transaction", work)
+        hold: Hold[T] = Hold(self._calls, self._storage.run)
+        while (sync := await hold.begin()) is not None:
+            tx = self.transaction()
+            tx._caller.use(hold, sync)
+            try:
+                value = await work(tx)
+            except BaseException as error:  # noqa: BLE001 - raised by `hold.result`, unless the work is run again
+                tx._caller.leave().end(error=error)
+            else:
+                tx._caller.leave().end(value, tx._caller.problem)
+        return await hold.result()
+
+    def interrupt(self) -> int:
+        """Stop the calls that run on this database now, in any namespace, of all tasks and threads.
+
+        See `MemoryStorage.interrupt`.
+
+        Returns:
+            How many calls are stopped. One that ends at this moment may still return its result.
+        """
+        return self._storage.interrupt()
+
+    async def close(self) -> None:
+        """Run the calls that wait, end the threads, and close the storage that `open` has opened, for all namespaces.
+
+        An open transaction is rolled back. Later calls raise UnavailableError. An in-memory database is lost.
+        """
+        if not self._is_view:
+            await self._calls.close(self._closes or _close_nothing)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"Async{self._storage!r}"
+
+
+def _close_nothing() -> None:
+    """Leave a storage open that the caller has opened."""
+
+
+class AsyncTransaction(AsyncRepositories):
+    """A transaction: a clean exit of the block commits, an exception rolls back. See `Transaction`.
+
+    A thread holds it open until the block ends; the calls of several tasks on it run one at a time. A call that is
+    cancelled while it runs ends the transaction: it cannot commit afterwards.
+    """
+
+    _caller: TransactionCalls
+
+    def __init__(self, calls: Calls, opens: Callable[[], Transaction], *, read_only: bool) -> None:
+        caller = TransactionCalls(read_only=read_only)
+        super().__init__(caller, lambda: caller.transaction)
+        self._calls, self._opens = calls, opens
+
+    @property
+    def namespace(self) -> str:
+        """The namespace whose rows it reads and writes."""
+        return self._caller.transaction.namespace
+
+    @property
+    def actor(self) -> str:
+        """Whom the audit log names."""
+        return self._caller.transaction.actor
+
+    def now(self) -> datetime:
+        """Return the current time by the storage's clock, aware."""
+        return self._caller.transaction.now()
+
+    async def execute(self, statements: Sequence[tuple[str, Sequence[object]]]) -> list[list[Row]]:
+        """Run your own SQL, all statements or none, in one round trip.
+
+        The statements are not restricted to the namespace.
+
+        Args:
+            statements: Pairs of SQL, with `?` for each value, and the values.
+
+        Returns:
+            The rows of each statement.
+        """
+        return await self._caller.run(lambda: self._caller.transaction.execute(statements))
+
+    async def __aenter__(self) -> Self:
+        hold: Hold[None] = Hold(self._calls, self._run_once)
+        sync = await hold.begin()
+        if sync is None:
+            await hold.result()  # raises why it did not begin
+            raise MemoryStorageError("the transaction did not begin")
+        self._caller.use(hold, sync)
+        self._abandoned = finalize(self, hold.abandon)
+        self._abandoned.atexit = False
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._abandoned.detach()
+        problem = self._caller.problem
+        hold = self._caller.leave()
+        hold.end(error=error or problem)
+        try:
+            await hold.result()
+        except BaseException as failure:
+            if failure is not error:
+                raise
+            error.__traceback__ = traceback  # without the frames of the thread
+        finally:
+            del error, problem  # a traceback that has this frame would keep them in a cycle
+
+    def _run_once(self, work: Callable[[Transaction], T]) -> T:
+        with self._opens() as transaction:
+            return work(transaction)
