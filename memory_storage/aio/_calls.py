@@ -28,7 +28,7 @@ from ._workers import Job, Workers
 
 T = TypeVar("T")
 
-FILE_WORKERS = 4
+FILE_WORKERS = 2
 """Threads for the calls of a file. Its writes run one at a time, and the decoding of rows shares the interpreter with
 the event loop: more threads make neither faster, and the loop waits longer for its turn."""
 

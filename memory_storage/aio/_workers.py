@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
@@ -19,6 +20,7 @@ from memory_storage.dbapi import Unpicklable, register_after_fork
 T = TypeVar("T")
 
 _INTERRUPT_EVERY = 0.05  # seconds: a call of several statements may be between two of them when it is interrupted
+_PAUSE = 0.0001  # seconds between two calls of a thread
 _JOIN_EVERY = 0.001  # seconds
 
 
@@ -195,6 +197,9 @@ class Workers(Unpicklable):
                 if is_last_idle:
                     self._start()
             job()
+            # Without the pause a thread keeps the interpreter for its next call: with two threads on a file the loop
+            # then waited 7 ms at the 99th percentile and 20 ms at most, instead of 5 and 6 ms.
+            time.sleep(_PAUSE)
             del job  # it may hold a transaction that was abandoned
             with self._lock:
                 self._busy -= 1

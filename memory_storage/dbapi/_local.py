@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from urllib.parse import unquote, urlsplit
 
@@ -37,6 +37,7 @@ class MemoryDatabase:
         self._native: NativeConnection | None = None
         self._opening = threading.Lock()
         self._lock = threading.Lock()
+        self.interrupting = threading.RLock()  # held while a statement is interrupted: the next one is another caller's
         self._holder: tuple[LocalTransport, int] | None = None  # the transport in a transaction, and its thread
         register_after_fork(self)
 
@@ -70,14 +71,15 @@ class MemoryDatabase:
                 "nothing was done; do this work inside the transaction, or end it first",
                 "THREAD_BUSY",
             )
-        if not self._lock.acquire(timeout=timeout):
+        if not transport.wait_for(self._lock, time.monotonic() + timeout):
             raise OperationalError("database is locked", "SQLITE_BUSY")
         self._holder = (transport, threading.get_ident())
 
     def release(self) -> None:
         """Release the database for the next transaction."""
-        self._holder = None
-        self._lock.release()
+        with self.interrupting:
+            self._holder = None
+            self._lock.release()
 
     def is_held_by(self, transport: LocalTransport) -> bool:
         """Return whether `transport` holds the database."""
@@ -87,6 +89,7 @@ class MemoryDatabase:
     def after_fork_in_child(self) -> None:
         """Release the lock, and roll back: both may be of threads of the parent process."""
         self._opening, self._lock, self._holder = threading.Lock(), threading.Lock(), None
+        self.interrupting = threading.RLock()
         if self._native is not None:
             _roll_back(self._native)
 
@@ -112,6 +115,7 @@ class LocalTransport:
         self._native: NativeConnection | None = None
         self._running: NativeConnection | None = None
         self._is_interrupted = False
+        self._is_waiting = False  # for the lock of the in-memory database
         self._key = encryption_key
         self._busy_timeout = busy_timeout
         self._broken = ""
@@ -145,12 +149,31 @@ class LocalTransport:
 
     def interrupt(self) -> bool:
         """Stop the call that runs on this connection, from another thread. Return whether there is one."""
-        native = self._running
-        if native is None:
-            return False
-        self._is_interrupted = True
-        native.interrupt()
-        return True
+        with self._memory.interrupting if self._memory is not None else nullcontext():
+            native = self._running
+            if native is None and not self._is_waiting:
+                return False
+            self._is_interrupted = True
+            if native is not None:
+                native.interrupt()
+            return True
+
+    def wait_for(self, lock: threading.Lock, deadline: float) -> bool:
+        """Acquire the lock of the in-memory database before the deadline.
+
+        Raises:
+            OperationalError: the call was interrupted (SQLITE_INTERRUPT).
+        """
+        if lock.acquire(blocking=False):
+            return True
+        self._is_interrupted, self._is_waiting = False, True
+        try:
+            is_acquired = self._acquire(lock, deadline)
+        finally:
+            self._is_waiting = False
+        if not is_acquired and self._is_interrupted:
+            raise OperationalError("the call was interrupted while it waited", "SQLITE_INTERRUPT")
+        return is_acquired
 
     def run(
         self, steps: Sequence[BatchStep], *, begin: str | None = None, savepoint: bool = False, commit: bool = False
