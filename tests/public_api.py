@@ -58,6 +58,7 @@ MODULES = (
     "memory_storage.testing.fixtures",
     "memory_storage.testing.conformance",
     "memory_storage.dbapi",
+    "memory_storage.aio",
     "memory_storage",
 )
 _PARTS = {"memory_storage.resilience": ["CircuitBreaker"]}  # of modules that also have what is not public

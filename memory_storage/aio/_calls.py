@@ -33,6 +33,7 @@ FILE_WORKERS = 2
 the event loop: more threads make neither faster, and the loop waits longer for its turn."""
 
 _BROKEN = "a call of this transaction was cancelled while it ran; nothing of the transaction is stored; run it again"
+_ABANDONED = "the transaction was abandoned; nothing of it is stored"
 _NOT_OPEN = "the transaction is not open; use it inside its `async with` block"
 _CLOSED = "the storage is closed; open it again"
 _CHUNK_ITEMS = 100
@@ -147,9 +148,12 @@ class Hold(Generic[T]):
         def work(tx: Transaction) -> T:
             loop.call_soon_threadsafe(begun.put_nowait, tx)
             end = lease.serve(self)
-            if end is None or end.error is not None:
-                raise UnavailableError("the transaction was abandoned") if end is None else end.error
-            return end.value
+            if end is None:
+                raise UnavailableError(_ABANDONED)
+            if end.error is not None:
+                raise end.error
+            value: T = end.value
+            return value
 
         def whole() -> T:
             try:
@@ -180,7 +184,7 @@ class Hold(Generic[T]):
 
     def abandon(self) -> None:
         """Roll back a transaction whose block does not end: its object is collected as garbage."""
-        self.end(error=UnavailableError("the transaction was abandoned; nothing of it is stored"))
+        self.end(error=UnavailableError(_ABANDONED))
         self._release()
 
     async def result(self) -> T:

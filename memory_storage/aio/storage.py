@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from functools import partial
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import TypeVar
 from weakref import finalize
 
-from pydantic import SecretStr
 from sqlalchemy import Engine
 from typing_extensions import Self
 
-from memory_storage.dbapi import redacted
-from memory_storage.embedders import Embedder
 from memory_storage.errors import ConfigurationError, MemoryStorageError, ValidationError
-from memory_storage.models import SyncMode, utc_now
 from memory_storage.monitoring import Meter
 from memory_storage.resilience import CircuitBreaker
 from memory_storage.session import Transaction
-from memory_storage.settings import Settings, hidden_token
+from memory_storage.settings import Settings
 from memory_storage.sql.session import Row
 from memory_storage.storage import MemoryStorage
 
@@ -29,36 +24,13 @@ from ._calls import Calls, Hold, TransactionCalls
 from ._repositories import AsyncMemoryStorageMethods, AsyncRepositories
 
 T = TypeVar("T")
-S = TypeVar("S", bound="AsyncMemoryStorage")
-
-
-class Opening(Awaitable[S], AbstractAsyncContextManager[S], Generic[S]):
-    """A storage that is being opened: `await` it, or use it in an `async with` block, which closes the storage."""
-
-    def __init__(self, opened: Callable[[], Awaitable[S]]) -> None:
-        self._opened = opened
-        self._storage: S | None = None
-
-    def __await__(self) -> Generator[Any, None, S]:
-        return self._opened().__await__()
-
-    async def __aenter__(self) -> S:
-        self._storage = await self._opened()
-        return self._storage
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        storage, self._storage = self._storage, None
-        if storage is not None:
-            await storage.close()
 
 
 class AsyncMemoryStorage(AsyncMemoryStorageMethods):
     """An agent's memory in one namespace of one database, for asyncio: the methods of `MemoryStorage`, to be awaited.
 
     Threads of its own run the calls in the order in which they were made: by default half as many as the pool has
-    connections, and at most 4 for a file. A further call waits, and takes no thread. Each open transaction has a thread
+    connections, and 2 for a file. A further call waits, and takes no thread. Each open transaction has a thread
     until its block ends.
 
     A task that is cancelled, or whose time is up, withdraws a call that has not begun. One that has begun is
@@ -70,86 +42,17 @@ class AsyncMemoryStorage(AsyncMemoryStorageMethods):
 
         Args:
             storage: The storage. The caller closes it, after this one.
-            workers: The most threads for single calls.
+            workers: The most threads for single calls. Default: half of `pool.max_connections`, and at most 2 for a
+                file.
+
+        Raises:
+            ConfigurationError: It is no MemoryStorage, or has fewer connections than `workers`.
         """
         if not isinstance(storage, MemoryStorage):
             raise ConfigurationError(f"storage: must be a MemoryStorage, not a {type(storage).__name__}")
         calls = Calls(workers)
         calls.use(storage.settings, storage.engine)
         self._attach(calls, storage, closes=None)
-
-    @classmethod
-    def open(
-        cls,
-        database: str | os.PathLike[str] | Settings | None = None,
-        *,
-        auth_token: str | SecretStr | Callable[[], str | SecretStr] | None = None,
-        namespace: str | None = None,
-        embedder: Embedder | None = None,
-        sync_url: str | None = None,
-        sync_interval: float | None = None,
-        sync_mode: SyncMode | None = None,
-        now: Callable[[], datetime] = utc_now,
-        workers: int | None = None,
-    ) -> Opening[Self]:
-        """Open a database, create it if it does not exist, and upgrade its schema.
-
-        `storage = await AsyncMemoryStorage.open(...)`, or `async with AsyncMemoryStorage.open(...) as storage:`.
-
-        Args:
-            database: A path, ":memory:", a URL, or all settings; by default the environment's.
-            auth_token: The token of a server, or a callable that returns one.
-            namespace: The tenant, agent or project whose rows are read and written; default: "default".
-            embedder: Computes the vectors of what is saved and searched, in a thread.
-            sync_url: The URL of a server with which a file is kept in sync: see `sync`. It is not contacted yet.
-            sync_interval: Seconds between two syncs, which a thread runs; None: the caller calls `sync`.
-            sync_mode: "local_first" (default) or "write_through".
-            now: Returns the current time, aware; the clock of all timestamps.
-            workers: The most threads for single calls. Default: half of `pool.max_connections`, and for a file at
-                most 4.
-
-        Returns:
-            The storage, once it is awaited; close it, or use it in an `async with` block.
-
-        Raises:
-            ConfigurationError: The path or a setting cannot work; a CredentialError if it is the key of the file.
-            SchemaError: The schema is newer than this package, or another program's. Nothing is changed.
-            UnavailableError: The server cannot be reached, after the retries of the settings.
-        """
-        auth_token, database = hidden_token(auth_token), redacted(database)  # a traceback may show this frame
-        calls = Calls(workers)
-
-        def opened() -> MemoryStorage:
-            return MemoryStorage.open(
-                database,
-                auth_token=auth_token,
-                namespace=namespace,
-                embedder=embedder,
-                sync_url=sync_url,
-                sync_interval=sync_interval,
-                sync_mode=sync_mode,
-                now=now,
-            )
-
-        return Opening(lambda: cls._open(calls, opened))
-
-    @classmethod
-    async def _open(cls, calls: Calls, opened: Callable[[], MemoryStorage]) -> Self:
-        storages: list[MemoryStorage] = []  # what is opened for a task that is cancelled has to be closed
-
-        def close() -> None:
-            for storage in storages:
-                storage.close()
-
-        try:
-            await calls.run(lambda: storages.append(opened()))
-            calls.use(storages[0].settings, storages[0].engine)
-        except BaseException:
-            await calls.close(close)
-            raise
-        self = cls.__new__(cls)
-        self._attach(calls, storages[0], closes=close)
-        return self
 
     def _attach(self, calls: Calls, storage: MemoryStorage, *, closes: Callable[[], None] | None) -> None:
         super().__init__(calls, lambda: storage)
@@ -325,7 +228,8 @@ class AsyncTransaction(AsyncRepositories):
         return await self._caller.run(lambda: self._caller.transaction.execute(statements))
 
     async def __aenter__(self) -> Self:
-        hold: Hold[None] = Hold(self._calls, self._run_once)
+        # Not a method: an object that its thread holds could not be abandoned.
+        hold: Hold[None] = Hold(self._calls, partial(_run_once, self._opens))
         sync = await hold.begin()
         if sync is None:
             await hold.result()  # raises why it did not begin
@@ -351,6 +255,7 @@ class AsyncTransaction(AsyncRepositories):
         finally:
             del error, problem  # a traceback that has this frame would keep them in a cycle
 
-    def _run_once(self, work: Callable[[Transaction], T]) -> T:
-        with self._opens() as transaction:
-            return work(transaction)
+
+def _run_once(opens: Callable[[], Transaction], work: Callable[[Transaction], T]) -> T:
+    with opens() as transaction:
+        return work(transaction)

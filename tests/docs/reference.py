@@ -43,6 +43,7 @@ _PAGES = (
     ("memory_storage", "operations", "Operations"),
 )
 _MODULES = (
+    ("memory_storage.aio", "asyncio"),
     ("memory_storage.backup", "Backup and restore"),
     ("memory_storage.doctor", "Integrity checks"),
     ("memory_storage.exporters", "Exporters"),
