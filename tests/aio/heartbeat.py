@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -18,7 +17,7 @@ class Heartbeat:
     def __init__(self) -> None:
         self.late: list[float] = []
         self.blocked: list[float] = []
-        """The part of it in which this process could have blocked the loop: the rest is other processes' work."""
+        """The part of it in which the loop was not ready to run: it was blocked, or waited for the interpreter."""
 
     def share(self, share: float, beats: list[float]) -> float:
         """Return the lateness that a share of the beats does not exceed."""
@@ -43,13 +42,11 @@ async def heartbeat() -> AsyncIterator[Heartbeat]:
     async def beat() -> None:
         loop = asyncio.get_running_loop()
         while True:
-            waited, busy, since = _waited_for_processor(), time.process_time(), loop.time()
+            waited, since = _waited_for_processor(), loop.time()
             await asyncio.sleep(_EVERY)
             late = max(0.0, loop.time() - since - _EVERY)
             measured.late.append(1_000 * late)
-            # No thread can hold the interpreter for longer than this process has run meanwhile.
-            ours = min(late - (_waited_for_processor() - waited), time.process_time() - busy)
-            measured.blocked.append(1_000 * max(0.0, ours))
+            measured.blocked.append(1_000 * max(0.0, late - (_waited_for_processor() - waited)))
 
     task = asyncio.create_task(beat())
     try:

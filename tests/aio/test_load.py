@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+import time
 from collections import Counter
 from uuid import UUID
 
@@ -89,6 +90,18 @@ async def _crowded(target: str | ms.Settings, tasks: int) -> tuple[Heartbeat, He
     assert ends["CancelledError"] >= tasks // 10
     print(f"{tasks} tasks, {ends['CancelledError']} cancelled\nidle: {idle}\nbusy: {busy}")
     return idle, busy
+
+
+def test_the_heartbeat_sees_what_blocks_the_loop():
+    async def main() -> Heartbeat:
+        async with heartbeat() as measured:
+            for _ in range(10):
+                await asyncio.sleep(0.002)
+                time.sleep(0.02)
+        return measured
+
+    measured = asyncio.run(main())
+    assert measured.share(0.5, measured.blocked) >= 15
 
 
 def test_a_hundred_tasks_save_and_are_cancelled():
