@@ -13,8 +13,10 @@ from ._repositories import (
     AsyncEpisodesByLocation,
     AsyncPatternRepository,
     AsyncRetentionRepository,
+    AsyncRun,
     AsyncSpatiotemporalRepository,
     AsyncStepRepository,
+    AsyncTimedStep,
     AsyncVectorIndex,
 )
 from .storage import AsyncMemoryStorage, AsyncTransaction
@@ -28,8 +30,10 @@ __all__ = [
     "AsyncMemoryStorage",
     "AsyncPatternRepository",
     "AsyncRetentionRepository",
+    "AsyncRun",
     "AsyncSpatiotemporalRepository",
     "AsyncStepRepository",
+    "AsyncTimedStep",
     "AsyncTransaction",
     "AsyncVectorIndex",
     "Opening",

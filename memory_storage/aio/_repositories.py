@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Generic
+from typing import Any, Generic, overload
 from uuid import UUID
 
 from pydantic import SecretStr
@@ -40,6 +40,7 @@ from memory_storage.models import (
     PatternFilters,
     PlaceOwner,
     Point,
+    Recall,
     Reflection,
     RetentionPlan,
     RetentionPolicy,
@@ -66,6 +67,7 @@ from memory_storage.models.analytics import (
     ToolUse,
     Trend,
 )
+from memory_storage.recording.run import Run, TimedStep
 from memory_storage.repositories.analytics.repository import AnalyticsRepository
 from memory_storage.repositories.embeddings.repository import EmbeddingRepository, Item
 from memory_storage.repositories.episodes.repository import EpisodeRepository
@@ -82,10 +84,12 @@ from memory_storage.settings import Settings, hidden_token
 from memory_storage.sql.documents import OnCorrupt
 from memory_storage.sql.time_buckets import Period
 from memory_storage.storage import MemoryStorage
+from memory_storage.storage import P as MemoryStorageP
+from memory_storage.storage import T as MemoryStorageT
 from memory_storage.sync.conflicts import ConflictRepository, Resolved
 
 from ._calls import iterate
-from ._mirror import Mirror
+from ._mirror import Block, Mirror
 from ._opening import Opening
 
 
@@ -163,6 +167,7 @@ class AsyncEpisodeRepository(Mirror):
         reward: RewardScore | float | None = None,
         reflection: Reflection | None = None,
         completed_at: datetime | None = None,
+        recalled: Recall | UUID | str | None = None,
     ) -> Episode:
         """Record the outcome of an episode. The version grows by one.
 
@@ -174,6 +179,8 @@ class AsyncEpisodeRepository(Mirror):
             reward: The total reward, or a RewardScore with its parts.
             reflection: What was learned.
             completed_at: An aware datetime; now by default.
+            recalled: What `storage.recall` returned for the task, or its ID: its receipt is stored on the episode, and
+                each recalled pattern is counted as retrieved and applied, with success or not, once for an episode.
 
         Returns:
             The complete episode.
@@ -181,11 +188,12 @@ class AsyncEpisodeRepository(Mirror):
         Raises:
             NotFoundError: The episode does not exist.
             ValidationError: There is no outcome, `completed_at` is before the start and is not what is stored, a limit
-                is exceeded, or a value would not be read back equal.
+                is exceeded, or a value would not be read back equal; or `recalled` is not one of the latest 1,000
+                recalls of this process, is of another namespace, or is not the one that is stored already.
         """
         return await self._caller.run(
             lambda: self._sync().complete(
-                episode_id, outcome, reward=reward, reflection=reflection, completed_at=completed_at
+                episode_id, outcome, reward=reward, reflection=reflection, completed_at=completed_at, recalled=recalled
             )
         )
 
@@ -685,6 +693,33 @@ class AsyncPatternRepository(Mirror):
     async def find(self, pattern_id: UUID | str) -> AnyPattern | None:
         """Return the pattern, or None if it does not exist."""
         return await self._caller.run(lambda: self._sync().find(pattern_id))
+
+    async def resolve_id(self, prefix: UUID | str) -> UUID:
+        """Return the only ID that begins with a prefix, as returned by `short_ids`.
+
+        Args:
+            prefix: An ID, or at least its first 4 hexadecimal digits, with or without hyphens.
+
+        Raises:
+            NotFoundError: No ID in this namespace begins with the prefix.
+            ValidationError: It is not a prefix of a UUID; or several IDs begin with it, and the message lists them.
+        """
+        return await self._caller.run(lambda: self._sync().resolve_id(prefix))
+
+    async def short_ids(self, pattern_ids: Iterable[UUID | str], *, least: int = 8) -> dict[UUID, str]:
+        """Return for each ID its shortest prefix that identifies it among the stored patterns.
+
+        Args:
+            pattern_ids: The IDs.
+            least: The minimum number of characters of a prefix, from 4 to 36.
+
+        Returns:
+            The prefixes by ID.
+
+        Raises:
+            ValidationError: An ID or `least` is invalid.
+        """
+        return await self._caller.run(lambda: self._sync().short_ids(pattern_ids, least=least))
 
     async def query(
         self,
@@ -1993,6 +2028,165 @@ class AsyncRetentionRepository(Mirror):
         return await self._caller.run(lambda: self._sync().apply(plan, progress=progress, sleep=sleep))
 
 
+class AsyncTimedStep(Block):
+    """A step while its block runs.
+
+    Attributes:
+        output: the result: a text, or a value that is stored as JSON.
+        tokens_used: tokens of the language model; None if unknown.
+        stored: the stored step, once the block has ended.
+    """
+
+    _sync: Callable[[], TimedStep]
+
+    @property
+    def output(self) -> object:
+        """See `TimedStep.output`."""
+        return self._sync().output
+
+    @output.setter
+    def output(self, value: object) -> None:
+        self._sync().output = value
+
+    @property
+    def tokens_used(self) -> int | None:
+        """See `TimedStep.tokens_used`."""
+        return self._sync().tokens_used
+
+    @tokens_used.setter
+    def tokens_used(self, value: int | None) -> None:
+        self._sync().tokens_used = value
+
+    @property
+    def stored(self) -> Step | None:
+        """See `TimedStep.stored`."""
+        return self._sync().stored
+
+    @stored.setter
+    def stored(self, value: Step | None) -> None:
+        self._sync().stored = value
+
+
+class AsyncRun(Block):
+    """An episode that is recorded while its block runs: `with storage.record("task") as run`. Thread-safe.
+
+    The episode is saved when the block is entered, and completed when it ends: with the outcome of `complete`; else as
+    Success; after an exception as Failure, whose reason is the exception and whose details are the traceback. An
+    interruption (KeyboardInterrupt, SystemExit, a cancelled task) is Abstained. The exception is raised further, also
+    if the storage fails at that moment: its error is logged, and a note of the exception.
+
+    What exceeds a limit of a step, or is not JSON, is replaced by a marker, and named in the step's
+    `metadata["not_stored"]`.
+
+    Attributes:
+        episode: the episode as it was stored last; its steps are not updated.
+    """
+
+    _sync: Callable[[], Run]
+
+    @property
+    def episode(self) -> Episode:
+        """See `Run.episode`."""
+        return self._sync().episode
+
+    @property
+    def id(self) -> UUID:
+        """The id of the episode."""
+        return self._sync().id
+
+    async def step(
+        self,
+        tool: str,
+        action: str = "",
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        output: object = None,
+        error: str | BaseException | None = None,
+        latency_ms: int = 0,
+        tokens_used: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Step:
+        """Append a finished step. A retry of the storage does not append it twice.
+
+        Args:
+            tool: The name of the tool.
+            action: What was done with it.
+            parameters: The arguments, by their names.
+            output: The result: a text, or a value that is stored as JSON.
+            error: Why the tool failed, instead of `output`; a TimeoutError is stored as a timeout.
+            latency_ms: The duration in milliseconds; the step started that long ago.
+            tokens_used: Tokens of the language model; None if unknown.
+            metadata: Further data.
+
+        Returns:
+            The stored step, with its number.
+
+        Raises:
+            ValidationError: Both an output and an error are given, or a field is invalid.
+        """
+        return await self._caller.run(
+            lambda: self._sync().step(
+                tool,
+                action,
+                parameters=parameters,
+                output=output,
+                error=error,
+                latency_ms=latency_ms,
+                tokens_used=tokens_used,
+                metadata=metadata,
+            )
+        )
+
+    def timed_step(
+        self,
+        tool: str,
+        action: str = "",
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> AsyncTimedStep:
+        """Return a block that is appended as a step when it ends: `with run.timed_step("grep") as step`.
+
+        An exception in the block makes it a StepError, and is raised further.
+
+        Args:
+            tool: The name of the tool.
+            action: What is done with it.
+            parameters: The arguments, by their names.
+            metadata: Further data.
+
+        Returns:
+            The block; set `output`, and `tokens_used` if it is known.
+
+        Raises:
+            ValidationError: At the end of the block: a field is invalid.
+        """
+        sync = self._sync().timed_step(tool, action, parameters=parameters, metadata=metadata)
+        return AsyncTimedStep(self._caller, lambda: sync)
+
+    async def complete(
+        self,
+        outcome: Outcome | str = "",
+        *,
+        reward: RewardScore | float | None = None,
+        reflection: Reflection | None = None,
+    ) -> Episode:
+        """Record the outcome. It stays if the block ends with an exception afterwards.
+
+        Args:
+            outcome: Success, PartialSuccess, Failure or Abstained; a text is the verdict of a Success.
+            reward: The total reward, or a RewardScore with its parts.
+            reflection: What was learned.
+
+        Returns:
+            The complete episode.
+
+        Raises:
+            ValidationError: The outcome is invalid, or a limit is exceeded.
+        """
+        return await self._caller.run(lambda: self._sync().complete(outcome, reward=reward, reflection=reflection))
+
+
 class AsyncConflictRepository(Mirror):
     """The conflicts of one namespace that are not resolved. The server's version of each stands until then."""
 
@@ -2151,6 +2345,160 @@ class AsyncMemoryStorageMethods(AsyncRepositories):
                 now=now,
             ),
             workers,
+        )
+
+    async def recall(
+        self,
+        task: str,
+        *,
+        k: int = 5,
+        budget_tokens: int = 2000,
+        count_tokens: Callable[[str], int] | None = None,
+        weights: models.RecallWeights | None = None,
+        diversity: float = 0.3,
+        failures: int | None = None,
+        patterns: int | None = None,
+        **filters: Unpack[models.RecallFilters],
+    ) -> models.Recall:
+        """Return what to know before a task: similar successes with their steps, failures to avoid, and patterns.
+
+        Episodes and patterns are searched by the words of the task and, if the storage has an embedder, by its vector.
+        An empty memory gives an empty recall. Two round trips on a server.
+
+        Args:
+            task: What is to be done; its first 2,000 characters are searched by words.
+            k: The greatest number of successes, from 1 to 1,000.
+            budget_tokens: The greatest number of tokens of `str(recall)`. Outputs are shortened first, then steps are
+                left out, then records.
+            count_tokens: Counts the tokens of a text, like `lambda text: len(encoding.encode(text))`; by default an
+                estimate that is rather too high.
+            weights: The weights of similarity, reward and recency.
+            diversity: From 0, the best records, to 1, the least similar to each other.
+            failures: The greatest number of failures; default: half of `k`.
+            patterns: The greatest number of patterns; default: half of `k`.
+            **filters: The filters of `episodes.query`, without `outcome`, `completed` and `text`. Patterns have to be
+                of the same domain, language and framework, or of none.
+
+        Returns:
+            The recall: `str(recall)` is Markdown, "" if there is nothing. Pass it to `episodes.complete` as `recalled`.
+
+        Raises:
+            ValidationError: An argument or a filter is invalid, or the embedder's vectors have another dimension than
+                the stored ones.
+        """
+        return await self._caller.run(
+            lambda: self._sync().recall(
+                task,
+                k=k,
+                budget_tokens=budget_tokens,
+                count_tokens=count_tokens,
+                weights=weights,
+                diversity=diversity,
+                failures=failures,
+                patterns=patterns,
+                **filters,
+            )
+        )
+
+    def record(
+        self,
+        task: str,
+        *,
+        task_type: models.TaskType | str = models.TaskType.OTHER,
+        context: models.TaskContext | None = None,
+        tags: Sequence[str] = (),
+        metadata: Mapping[str, Any] | None = None,
+        redact: Callable[[str], str] | None = None,
+    ) -> AsyncRun:
+        """Return a run, which is an episode while its block runs: `with storage.record("task") as run: run.step(...)`.
+
+        The episode is saved when the block is entered. It is completed by `run.complete(...)`, or when the block ends:
+        as Success; after an exception as Failure, with the exception as its reason and the traceback as its details;
+        after an interruption (KeyboardInterrupt, SystemExit, a cancelled task) as Abstained. Within another run it is
+        an episode of its own, and `metadata["parent_episode"]` is the id of the outer one.
+
+        Args:
+            task: The description of the task.
+            task_type: The kind of work.
+            context: The surroundings.
+            tags: Tags of the episode.
+            metadata: Further data, a JSON object.
+            redact: Returns what is stored instead of a text: of parameters, outputs, errors, tracebacks and verdicts.
+
+        Returns:
+            The run. It saves nothing before it is entered.
+
+        Raises:
+            ValidationError: A field is invalid.
+        """
+        sync = self._sync().record(
+            task, task_type=task_type, context=context, tags=tags, metadata=metadata, redact=redact
+        )
+        return AsyncRun(self._caller, lambda: sync)
+
+    @overload
+    def recorded(
+        self, work: Callable[MemoryStorageP, MemoryStorageT], /
+    ) -> Callable[MemoryStorageP, MemoryStorageT]: ...
+
+    @overload
+    def recorded(
+        self,
+        *,
+        task: str | None = None,
+        tool: str | None = None,
+        task_type: models.TaskType | str = models.TaskType.OTHER,
+        tags: Sequence[str] = (),
+        parameters: bool | Collection[str] = True,
+        output: bool = True,
+        redact: Callable[[str], str] | None = None,
+    ) -> Callable[[Callable[MemoryStorageP, MemoryStorageT]], Callable[MemoryStorageP, MemoryStorageT]]: ...
+
+    def recorded(
+        self,
+        work: Callable[..., Any] | None = None,
+        *,
+        task: str | None = None,
+        tool: str | None = None,
+        task_type: models.TaskType | str = models.TaskType.OTHER,
+        tags: Sequence[str] = (),
+        parameters: bool | Collection[str] = True,
+        output: bool = True,
+        redact: Callable[[str], str] | None = None,
+    ) -> Any:
+        """Decorate a function or a coroutine function to record its calls: `@storage.recorded`, or with options.
+
+        Within a run (see `record`) a call is a step of it, with its arguments as parameters and what it returns as
+        output. Outside of one it is an episode: Success with what it returns as verdict, or Failure. An exception is
+        raised further. If the storage fails, that is logged, and the function is called and returns as without the
+        decorator. A coroutine function is recorded from a thread, so that its event loop is not blocked.
+
+        Args:
+            work: The function, if the decorator has no options.
+            task: The task of an episode; by default the first line of the docstring, else the name.
+            tool: The tool of a step; by default the name of the function.
+            task_type: The kind of work of an episode.
+            tags: Tags of an episode.
+            parameters: Whether arguments are stored, or the names of those that are.
+            output: Whether the returned value is stored.
+            redact: Returns what is stored instead of a text.
+
+        Returns:
+            The decorated function, or the decorator.
+
+        Raises:
+            ValidationError: It is a generator function or a class, or an option is invalid.
+        """
+        call: Any = self._sync().recorded
+        return call(
+            work,
+            task=task,
+            tool=tool,
+            task_type=task_type,
+            tags=tags,
+            parameters=parameters,
+            output=output,
+            redact=redact,
         )
 
     async def sync(

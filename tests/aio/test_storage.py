@@ -310,3 +310,39 @@ def test_one_storage_serves_several_event_loops(storage):
         one.join()
     asyncio.run(mirror.close())
     assert storage.episodes.count() == 4
+
+
+def test_a_recorded_run_is_the_current_one_of_its_task(run):
+    async def work(storage):
+        async with storage.record("outer") as outer:
+            async with outer.timed_step("grep") as step:
+                step.output = "found"
+            async with storage.record("inner") as inner:
+                await inner.step("pytest", output="passed")
+        assert step.stored is not None
+        assert (await storage.episodes.get(inner.id)).metadata == {"parent_episode": str(outer.id)}
+        async with storage.record("later") as later:
+            pass
+        assert (await storage.episodes.get(later.id)).metadata == {}
+        assert str(await storage.recall("outer")) != ""
+
+    run(work)
+
+
+def test_a_recorded_run_of_a_cancelled_task_is_abandoned(run):
+    async def work(storage):
+        entered = asyncio.Event()
+
+        async def agent() -> None:
+            async with storage.record("interrupted"):
+                entered.set()
+                await asyncio.sleep(60)
+
+        task = asyncio.create_task(agent())
+        await entered.wait()
+        task.cancel()
+        with raises(asyncio.CancelledError):
+            await task
+        assert [type(one.outcome) async for one in storage.episodes.iterate()] == [ms.Abstained]
+
+    run(work)
