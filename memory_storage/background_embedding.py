@@ -215,7 +215,7 @@ class EmbeddingQueue(Unpicklable):
     def _pause(self) -> float:
         """Return the seconds before the next batch: none if it is full already, and longer after failures."""
         if self._failures:
-            return min(_LONGEST_WAIT, max(self._delay, 0.1) * 2**self._failures)
+            return min(_LONGEST_WAIT, max(self._delay, 0.1) * 2.0 ** min(self._failures, 20))
         with self._lock:
             is_full = self._whole or any(len(pending) >= _BATCH for pending in self._pending.values())
         return 0.0 if is_full else self._delay

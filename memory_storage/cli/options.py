@@ -51,6 +51,17 @@ def parse_time(option: str, text: str | None) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
 
 
+def pairs(option: str, texts: Sequence[str]) -> dict[str, Any]:
+    """Parse strings `key=value`; a value that is not a JSON scalar is a string."""
+    found = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise ValidationError(option, "key=value", text)
+        found[key] = _scalar(value)
+    return found
+
+
 def metadata_filter(option: str, texts: Sequence[str]) -> dict[str, Any]:
     """Parse conditions like `key=value`, `key>=3` and `labels~=flaky`, or filters in JSON, all of which must hold."""
     conditions = [_condition(option, text) for text in texts]
