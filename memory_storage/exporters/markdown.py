@@ -69,6 +69,8 @@ def _facts(episode: Episode) -> Iterator[tuple[str, object]]:
     yield "tags", ", ".join(episode.tags)
     yield "tags of the context", ", ".join(context.tags)
     yield "artifacts", ", ".join(episode.artifacts)
+    if episode.recalled is not None:
+        yield "recalled", ", ".join(f"{kind} {identifier}" for kind, identifier in episode.recalled.items)
 
 
 def _lines_of_step(step: Step) -> Iterator[str]:

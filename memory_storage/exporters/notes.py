@@ -35,5 +35,6 @@ def used_fields(episode: Episode) -> list[str]:
         "reflection": episode.reflection is not None,
         "artifacts": bool(episode.artifacts),
         "tags": bool(episode.tags),
+        "recalled": episode.recalled is not None,
     }
     return [name for name, is_used in values.items() if is_used]

@@ -79,6 +79,7 @@ SCHEMA = pa.schema(
         "artifacts": _TEXTS,
         "tags": _TEXTS,
         "metadata": _TEXT,
+        "recalled": _TEXT,
         "steps": pa.list_(_STEP),
         "created_at": _TIME,
         "updated_at": _TIME,
@@ -117,11 +118,12 @@ class ParquetEpisodes:
 
 
 def _row_of(episode: Episode) -> dict[str, Any]:
-    row = episode.model_dump(exclude={"steps", "metadata"})
+    row = episode.model_dump(exclude={"steps", "metadata", "recalled"})
     return {
         **row,
         "id": str(episode.id),
         "metadata": _json(episode.metadata),
+        "recalled": None if episode.recalled is None else episode.recalled.model_dump_json(),
         "steps": [
             {
                 **step.model_dump(exclude={"result"}),
