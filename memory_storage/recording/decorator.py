@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from time import perf_counter
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -53,25 +53,22 @@ class CallRecorder:
         signature = inspect.signature(function)
 
         if inspect.iscoroutinefunction(function):
-            import asyncio  # not with this package: it takes longer than the rest of it
-
             work = cast("Callable[..., Awaitable[Any]]", function)
 
             @wraps(function)
             async def call_async(*args: Any, **kwargs: Any) -> Any:
                 call = _Call(self, name, task, self._arguments(signature, args, kwargs))
-                if call.is_episode:
-                    await asyncio.to_thread(call.save)
-                call.activate()
                 try:
+                    if call.is_episode:
+                        await _in_thread(call.save)
+                    call.activate()
                     output = await work(*args, **kwargs)
                 except BaseException as error:
-                    # Shielded: a second cancellation does not stop what stores the first one.
-                    await asyncio.shield(asyncio.to_thread(call.end, None, error))
+                    await _in_thread(partial(call.end, None, error))
                     raise
                 finally:
                     call.deactivate()
-                await asyncio.to_thread(call.end, output, None)
+                await _in_thread(partial(call.end, output, None))
                 return output
 
             return cast("Callable[P, R]", call_async)
@@ -161,6 +158,18 @@ class _Call:
             self._capture, self._name, "", self._parameters, output, error, self._started_at, latency_ms
         )
         self._run._append(step)
+
+
+async def _in_thread(work: Callable[[], None]) -> None:
+    """Call a function in a thread, and wait for its end also if this task is cancelled: an episode would stay open."""
+    import asyncio  # not with this package: it takes longer than the rest of it
+
+    ending = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        await asyncio.shield(ending)
+    except asyncio.CancelledError:
+        await ending
+        raise
 
 
 def _check(function: object) -> None:

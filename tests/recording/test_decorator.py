@@ -104,14 +104,15 @@ def test_coroutines_record_concurrently_and_never_in_the_loop(storage: ms.Memory
     assert threading.get_ident() not in threads
 
 
-def test_a_cancelled_coroutine_has_abstained(storage: ms.MemoryStorage):
+@pytest.mark.parametrize("seconds", [0.0, 0.001, 0.2])
+def test_a_cancelled_coroutine_has_abstained(storage: ms.MemoryStorage, seconds: float):
     @storage.recorded
     async def agent() -> None:
         await asyncio.sleep(60)
 
     async def cancelled() -> None:
         task = asyncio.create_task(agent())
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(seconds)  # while the episode is saved, or afterwards
         task.cancel()
         await task
 

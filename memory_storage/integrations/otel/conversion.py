@@ -110,7 +110,7 @@ class _Conversion:
     def _verdict(self) -> str:
         """Return the answer of the agent; without one, what its last model call has returned."""
         agent = self._agent
-        answer: Any = text_of(output_messages(agent)[-1:])
+        answer: object = text_of(output_messages(agent)[-1:])
         if agent.kind == "agent":  # a chain returns its whole state
             answer = answer or agent.attributes.get("output.value")
         own = [one for one in self._models if self._agent_of(one) is agent]
