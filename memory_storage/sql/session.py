@@ -52,7 +52,12 @@ class SessionProtocol(Protocol):
         ...
 
     def saved(self, owner_type: OwnerType, ids: Sequence[UUID]) -> None:
-        """Note that owners were saved: if the storage has an embedder, they are embedded after the transaction."""
+        """Note that owners were saved: if the storage has an embedder, they are embedded after the transaction.
+
+        Args:
+            owner_type: "episode" or "pattern".
+            ids: Their IDs.
+        """
         ...
 
     @property

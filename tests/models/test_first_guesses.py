@@ -97,6 +97,6 @@ def test_a_positional_token_is_in_no_frame_of_the_traceback():
 
 def test_the_signatures_are_those_that_are_documented():
     assert list(inspect.signature(ms.MemoryStorage.open).parameters) == [
-        *("database", "auth_token", "namespace", "sync_url", "sync_interval", "sync_mode", "now")
+        *("database", "auth_token", "namespace", "embedder", "embed", "sync_url", "sync_interval", "sync_mode", "now")
     ]
-    assert list(inspect.signature(ms.MemoryStorage).parameters) == ["engine", "settings", "now"]
+    assert list(inspect.signature(ms.MemoryStorage).parameters) == ["engine", "settings", "embedder", "now"]

@@ -49,6 +49,7 @@ FACTS = {
     ms.CircuitOpenError: {"retry_after"},
     ms.PoolTimeoutError: {"holders"},
     ms.ResponseTooLargeError: {"limit", "value", "setting"},
+    ms.CommitUnknownError: {"code"},
     ms.SchemaError: {"found", "expected"},
     ms.CorruptDataError: {"table", "id"},
 }

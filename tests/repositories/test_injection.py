@@ -711,7 +711,7 @@ _add_writes()
 
 # These have a test of their own; or take SQL, or statements of the package, which are no data.
 ELSEWHERE = {"storage.open.database", "storage.open.auth_token", "storage.run.work", "storage.open.now"}
-ELSEWHERE |= {"storage.open.sync_url", "storage.open.sync_mode"}
+ELSEWHERE |= {f"storage.open.{name}" for name in ("sync_url", "sync_mode", "embedder", "embed")}
 OF_STATEMENTS = {
     *(f"transaction.{name}" for name in ("audit.name", "audit.call", "audit.things", "look.batch")),
     "transaction.read.step",
