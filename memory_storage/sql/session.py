@@ -57,6 +57,9 @@ class SessionProtocol(Protocol):
         Args:
             owner_type: "episode" or "pattern".
             ids: Their IDs.
+
+        Raises:
+            Nothing: they are saved, and an embedder that fails is called again.
         """
         ...
 

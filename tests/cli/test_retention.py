@@ -102,6 +102,8 @@ def test_forget_erases_a_namespace(command, answered, database, episodes):
         "episodes": 10,
         "patterns": 0,
         "patterns_changed": 0,
+        "items": 0,
+        "records": 0,
         "scrubbed": False,
         "why": "not requested (scrub=False); call scrub() later, once for all erasures",
     }
