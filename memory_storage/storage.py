@@ -451,6 +451,7 @@ class MemoryStorage(Repositories):
         context: models.TaskContext | None = None,
         tags: Sequence[str] = (),
         metadata: Mapping[str, Any] | None = None,
+        recalled: models.Recall | UUID | str | None = None,
         redact: Callable[[str], str] | None = None,
     ) -> Run:
         """Return a run, which is an episode while its block runs: `with storage.record("task") as run: run.step(...)`.
@@ -466,6 +467,7 @@ class MemoryStorage(Repositories):
             context: The surroundings.
             tags: Tags of the episode.
             metadata: Further data, a JSON object.
+            recalled: What was recalled for the task, or its id: see `recall`.
             redact: Returns what is stored instead of a text: of parameters, outputs, errors, tracebacks and verdicts.
 
         Returns:
@@ -484,7 +486,7 @@ class MemoryStorage(Repositories):
             metadata=metadata or {},
             started_at=self._session.now(),
         )
-        return Run(self.episodes, self._session, episode, redact)
+        return Run(self.episodes, self._session, episode, redact, recalled)
 
     @overload
     def recorded(self, work: Callable[P, T], /) -> Callable[P, T]: ...

@@ -2554,14 +2554,10 @@ class AsyncRun(Block):
 
     Attributes:
         episode: the episode as it was stored last; its steps are not updated.
+        recalled: what was recalled for it, a Recall or its id, which completing it links and counts.
     """
 
     _sync: Callable[[], Run]
-
-    @property
-    def episode(self) -> Episode:
-        """See `Run.episode`."""
-        return self._sync().episode
 
     @property
     def id(self) -> UUID:
@@ -2892,6 +2888,7 @@ class AsyncMemoryStorageMethods(AsyncRepositories):
         context: models.TaskContext | None = None,
         tags: Sequence[str] = (),
         metadata: Mapping[str, Any] | None = None,
+        recalled: models.Recall | UUID | str | None = None,
         redact: Callable[[str], str] | None = None,
     ) -> AsyncRun:
         """Return a run, which is an episode while its block runs: `with storage.record("task") as run: run.step(...)`.
@@ -2907,6 +2904,7 @@ class AsyncMemoryStorageMethods(AsyncRepositories):
             context: The surroundings.
             tags: Tags of the episode.
             metadata: Further data, a JSON object.
+            recalled: What was recalled for the task, or its id: see `recall`.
             redact: Returns what is stored instead of a text: of parameters, outputs, errors, tracebacks and verdicts.
 
         Returns:
@@ -2916,7 +2914,7 @@ class AsyncMemoryStorageMethods(AsyncRepositories):
             ValidationError: A field is invalid.
         """
         sync = self._sync().record(
-            task, task_type=task_type, context=context, tags=tags, metadata=metadata, redact=redact
+            task, task_type=task_type, context=context, tags=tags, metadata=metadata, recalled=recalled, redact=redact
         )
         return AsyncRun(self._caller, lambda: sync)
 

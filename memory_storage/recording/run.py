@@ -15,7 +15,7 @@ from typing_extensions import Self
 
 from memory_storage.dbapi import Unpicklable
 from memory_storage.errors import ValidationError
-from memory_storage.models import Episode, Outcome, Reflection, RewardScore, Step, Success
+from memory_storage.models import Episode, Outcome, Recall, Reflection, RewardScore, Step, Success
 from memory_storage.models.model import JsonObject
 from memory_storage.repositories import EpisodeRepository
 from memory_storage.settings import Limits
@@ -68,16 +68,22 @@ class Run(Unpicklable):
 
     Attributes:
         episode: the episode as it was stored last; its steps are not updated.
+        recalled: what was recalled for it, a Recall or its id, which completing it links and counts.
     """
 
     def __init__(
-        self, episodes: EpisodeRepository, session: RecordingSession, episode: Episode, redact: Redact | None = None
+        self,
+        episodes: EpisodeRepository,
+        session: RecordingSession,
+        episode: Episode,
+        redact: Redact | None = None,
+        recalled: Recall | UUID | str | None = None,
     ) -> None:
         self._episodes, self._session, self._redact = episodes, session, redact
         self._outer: Run | None = None
         self._is_entered = self._is_complete = False
         self._last_step = 0
-        self.episode = episode
+        self.episode, self.recalled = episode, recalled
 
     @property
     def id(self) -> UUID:
@@ -205,8 +211,9 @@ class Run(Unpicklable):
             ValidationError: The outcome is invalid, or a limit is exceeded.
         """
         ending = Success(verdict=self._capture().text("verdict", outcome)) if isinstance(outcome, str) else outcome
-        # The only place where a run is completed: what was recalled for it is to be passed here.
-        self.episode = self._episodes.complete(self.id, ending, reward=reward, reflection=reflection)
+        self.episode = self._episodes.complete(
+            self.id, ending, reward=reward, reflection=reflection, recalled=self.recalled
+        )
         self._is_complete = True
         return self.episode
 

@@ -183,3 +183,15 @@ def test_what_is_wrong_is_refused(storage: ms.MemoryStorage):
             run.__enter__()
         with raises(ms.ValidationError, field="outcome"):
             run.complete(None)
+
+
+def test_what_was_recalled_for_a_run_is_linked_when_it_ends(storage: ms.MemoryStorage):
+    with storage.record("Fix the flaky login test"):
+        pass
+    recall = storage.recall("Fix the flaky login test")
+    with storage.record("Fix the login test again", recalled=recall) as run:
+        assert _stored(storage, run).recalled is None
+    assert _stored(storage, run).recalled == recall.receipt
+    with pytest.raises(ZeroDivisionError), storage.record("The login test fails", recalled=recall.id) as failed:
+        failed.step(str(1 // 0))
+    assert _stored(storage, failed).recalled == recall.receipt
