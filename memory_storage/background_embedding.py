@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
+from ._formatting import counted
 from .dbapi import Unpicklable, register_after_fork
 from .embedders import Embedder
 from .errors import UnavailableError
@@ -150,15 +151,17 @@ class EmbeddingQueue(Unpicklable):
 
     def _embed_last(self) -> None:
         end = time.monotonic() + _CLOSING_SECONDS
-        try:
-            while time.monotonic() < end and (batch := self._next_batch()):
-                with self._working:
+        if self._working.acquire(timeout=0.1):  # else the thread is still waiting for the embedder
+            try:
+                while time.monotonic() < end and (batch := self._next_batch()):
                     self._embed(*batch)
                     self._in_work = 0
-        except Exception as error:  # noqa: BLE001 - it is logged; closing must not fail
-            self._note(error)
+            except Exception as error:  # noqa: BLE001 - it is logged; closing must not fail
+                self._note(error)
+            finally:
+                self._working.release()
         if pending := self.status().pending:
-            _log.warning("%d texts are not embedded yet; they will be when the storage is opened again", pending)
+            _log.warning("not embedded yet: %s; the rest is when the storage is opened again", counted(pending, "text"))
 
     def _add(self, kind: _Kind, ids: Sequence[str]) -> None:
         pending = self._pending.setdefault(kind, {})

@@ -180,6 +180,21 @@ def test_closing_embeds_what_is_pending(tmp_path, embedder, make_episode):
         assert vectors(storage) == 1
 
 
+@pytest.mark.slow
+def test_closing_does_not_wait_for_an_embedder_that_hangs(tmp_path, embedder, make_episode, monkeypatch, caplog):
+    monkeypatch.setattr("memory_storage.background_embedding._CLOSING_SECONDS", 0.2)
+    begun, answered = threading.Event(), threading.Event()
+    embedder.during = lambda: begun.set() or answered.wait(60)
+    storage = ms.MemoryStorage.open(ms.Settings(database=str(tmp_path / "m.db"), embed_delay=0), embedder=embedder)
+    storage.episodes.save(make_episode())
+    assert begun.wait(20)
+    since = time.monotonic()
+    storage.close()
+    assert time.monotonic() - since < 10
+    assert "not embedded yet: 1 text" in caplog.text
+    answered.set()
+
+
 def test_each_namespace_has_its_own_vectors(opened, make_episode):
     other = opened.in_namespace("other")
     other.episodes.save(make_episode())
