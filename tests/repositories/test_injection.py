@@ -308,6 +308,7 @@ def _add_ids() -> None:
         "patterns.merge.other_id": lambda m, text: m.patterns.merge(new_id(), text),
         "patterns.record_retrieval.pattern_ids": lambda m, text: m.patterns.record_retrieval([text]),
         "patterns.record_application.pattern_id": lambda m, text: m.patterns.record_application(text, success=True),
+        "embeddings.embed.owner_ids": lambda m, text: m.embeddings.embed(_embedder("decoy"), owner_ids=[text]),
         "embeddings.get.owner_type": lambda m, text: m.embeddings.get(text, new_id(), model="decoy"),
         "embeddings.get.owner_id": lambda m, text: m.embeddings.get("episode", text, model="decoy"),
         "embeddings.find.owner_type": lambda m, text: m.embeddings.find(text, new_id(), model="decoy"),
@@ -378,6 +379,13 @@ def _complete_with_recall(g: Ground) -> None:
     assert g.scratch.episodes.complete(episode.id, ms.Success(verdict="v"), recalled=recall).recalled == recall.receipt
     with raises(ms.ValidationError, field="recalled"):
         g.scratch.episodes.complete(episode.id, ms.Success(verdict="v"), recalled=g.text)
+
+
+def _record_with_recall(g: Ground) -> None:
+    run = g.scratch.record("t", recalled=g.text)
+    with raises(ms.ValidationError, field="recalled"), run:
+        pass
+    g.scratch.episodes.delete(run.id)
 
 
 def _complete(name: str, g: Ground) -> None:
@@ -459,6 +467,11 @@ def _by_embedder(g: Ground) -> None:
     assert memory.embeddings.embed(embedder, owner_type="pattern") >= 1
     assert episode.id in _ids(memory.episodes.search(g.text, embedder=embedder, k=100))
     assert pattern.id in _ids(memory.patterns.search(g.text, embedder=embedder, k=100))
+    settings = memory.settings.model_copy(update={"embed": "manually"})
+    own = ms.MemoryStorage(memory.engine, settings, embedder=embedder)
+    assert own.embeddings.flush() == 0
+    assert episode.id in _ids(own.episodes.similar_to(g.text, k=1_000))
+    assert pattern.id in _ids(own.patterns.similar_to(g.text, k=1_000))
     assert memory.embeddings.reembed(g.text + "!", _embedder(g.text + "?")) >= 2
     assert memory.embeddings.count(model=g.text + "?") >= 2
 
@@ -570,6 +583,8 @@ _EMBEDDER_CASES = (
     "embeddings.reembed.model",
     "episodes.search.embedder",
     "patterns.search.embedder",
+    "episodes.similar_to.vector",
+    "patterns.similar_to.vector",
 )
 
 
@@ -634,6 +649,7 @@ def _add_writes() -> None:
             "index.switch_to.source": lambda g: g.memory.embeddings.index.switch_to(g.text),  # type: ignore[arg-type]
             "storage.open.namespace": _namespace,
             "transaction.execute.statements": _own_sql,
+            "storage.record.recalled": _record_with_recall,
             **dict.fromkeys(_MODEL_CASES, _by_model),
             **dict.fromkeys(_EMBEDDER_CASES, _by_embedder),
             **dict.fromkeys(_ITEM_CASES, _items_of),

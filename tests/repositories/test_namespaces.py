@@ -195,6 +195,7 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
     "embeddings.get_many": [lambda m, i: m.embeddings.get_many("episode", [i.episode], model="m")],
     "embeddings.models": [lambda m, i: m.embeddings.models()],
     "embeddings.embed": [lambda m, i: m.embeddings.embed(EMBEDDER, owner_type="pattern")],
+    "embeddings.flush": [lambda m, i: _with_embedder(m).embeddings.flush()],
     "embeddings.reembed": [lambda m, i: m.embeddings.reembed("m", EMBEDDER)],
     "episodes.similar_to": [
         lambda m, i: m.episodes.similar_to(VECTOR, model="m", k=50),
@@ -350,6 +351,11 @@ def _public_methods(storage: ms.MemoryStorage) -> Iterator[str]:
         for method in dir(repository):  # without the old names, which warn
             if not method.startswith("_") and inspect.ismethod(getattr(repository, method)):
                 yield f"{name}.{method}"
+
+
+def _with_embedder(memory: ms.MemoryStorage) -> ms.MemoryStorage:
+    settings = memory.settings.model_copy(update={"embed": "manually"})
+    return ms.MemoryStorage(memory.engine, settings, embedder=EMBEDDER)
 
 
 def _outcome_of(call: Callable[[ms.MemoryStorage, Ids], Any], memory: ms.MemoryStorage, ids: Ids) -> Any:
