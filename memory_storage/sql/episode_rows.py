@@ -106,7 +106,7 @@ class _EpisodeDocument(TypedDict):
     artifacts: list[str]
     tags: list[str]
     metadata: JsonObject
-    recalled: NotRequired[RecallReceipt]  # only where there is one: older versions read an episode without
+    recalled: NotRequired[RecallReceipt | None]  # only where there is one: older versions read an episode without
     started_at: NotRequired[Timestamp]
     completed_at: NotRequired[Timestamp | None]
     id: NotRequired[Any]

@@ -204,6 +204,8 @@ def _fill(storage: ms.MemoryStorage) -> None:
     storage.spatiotemporal.put(
         ms.SpatiotemporalEntry(owner_type="episode", owner_id=episode.id, latitude=1, longitude=2, place_name="here")
     )
+    storage.items.put(("a",), "k", {"b": 1}, vectors={"$": [1.0, 2.0]}, model=MODEL)
+    storage.logs.append("log", [1])
 
 
 def test_the_tables_in_the_code_are_those_of_the_revisions(storage: ms.MemoryStorage):
