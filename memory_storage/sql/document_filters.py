@@ -35,6 +35,8 @@ MOST_KEYS = 100
 """Keys of one dictionary, and comparisons of a filter."""
 MOST_VALUES = 1_000
 """Values of all lists of a filter."""
+# The engine accepts an expression that is 1,000 levels deep; one level of a filter takes several, and a page of a query
+# has the conditions within its own.
 MOST_LEVELS = 20
 """Nested levels of `$and`, `$or` and `$not`."""
 MOST_PARTS = 50
