@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +13,7 @@ from memory_storage.errors import ValidationError
 
 _ORDER = ("$gt", "$gte", "$lt", "$lte")
 _ABSENT = object()
+_MOST_INTEGER = 2**63 - 1
 
 Path: TypeAlias = tuple[str, ...]
 Check: TypeAlias = Callable[[Any], bool]
@@ -79,7 +82,7 @@ def _conditions(path: Path, wanted: Any) -> Iterator[_Condition]:
 
 def _operation(path: Path, operator: Any, operand: Any) -> _Condition:
     if operator in _ORDER:
-        return {_name(path): {operator: operand}}, None
+        return {_name(path): _order(operator, operand)}, None
     if operator == "$eq":
         if isinstance(operand, Mapping):
             return _exists(path), partial(_at, path, _is_same, operand)
@@ -90,17 +93,37 @@ def _operation(path: Path, operator: Any, operand: Any) -> _Condition:
         return None, partial(_at, path, lambda value, other: not _is_same(value, other), operand)
     if operand is None:
         return {"$and": [_exists(path), {_name(path): {"$ne": None}}]}, None
-    return {_name(path): {"$ne": operand}}, None
+    return (None if _is_never_stored(operand) else {_name(path): {"$ne": operand}}), None
+
+
+def _order(operator: str, operand: Any) -> dict[str, Any]:
+    """Return the comparison; with infinity, it is one with the greatest float."""
+    if not isinstance(operand, int | float) or isinstance(operand, bool) or abs(operand) <= _MOST_INTEGER:
+        return {operator: operand}
+    if math.isnan(operand):
+        return {"$in": []}
+    if abs(operand) <= sys.float_info.max:
+        return {operator: float(operand)}
+    if operand > 0:
+        return {"$lte" if operator in ("$lt", "$lte") else "$gt": sys.float_info.max}
+    return {"$gte" if operator in ("$gt", "$gte") else "$lt": -sys.float_info.max}
 
 
 def _equal(path: Path, wanted: Any) -> _Condition:
     if isinstance(wanted, list | tuple):
         return _exists(path), partial(_at, path, _has_parts_of, wanted)
+    if _is_never_stored(wanted):
+        return {_name(path): {"$in": []}}, None
     if wanted is not None:
-        return {_name(path): wanted}, None
+        return {_name(path): {"$eq": wanted}}, None
     is_null = {"$or": [{_name(path): None}, {_name(path): {"$exists": False}}]}
     # What is above an absent key has to be an object.
     return is_null, partial(_at, path[:-1], lambda value, _: isinstance(value, Mapping), None) if path[1:] else None
+
+
+def _is_never_stored(value: Any) -> bool:
+    """Return whether no value equals this one, because JSON or the database has none like it."""
+    return (isinstance(value, float) and not math.isfinite(value)) or (isinstance(value, str) and "\0" in value)
 
 
 def _exists(path: Path) -> dict[str, Any]:
@@ -126,15 +149,9 @@ def _at(path: Path, test: Callable[[Any, Any], bool], wanted: Any, value: Any) -
 def _has_parts_of(value: Any, wanted: Any) -> bool:
     """Return whether a value is equal, but for further keys of objects."""
     if isinstance(wanted, Mapping):
-        return isinstance(value, Mapping) and all(
-            _has_parts_of(value.get(key), inner) for key, inner in wanted.items()
-        )
+        return isinstance(value, Mapping) and all(_has_parts_of(value.get(key), inner) for key, inner in wanted.items())
     if isinstance(wanted, list | tuple):
-        return (
-            isinstance(value, list)
-            and len(value) == len(wanted)
-            and all(map(_has_parts_of, value, wanted))
-        )
+        return isinstance(value, list) and len(value) == len(wanted) and all(map(_has_parts_of, value, wanted))
     return _is_same(value, wanted)
 
 

@@ -115,9 +115,7 @@ class Batch:
         if self._index is None or not op.query:
             return QueryItems(prefix=prefix, filter=conditions, newest_first=True, limit=limit, offset=offset)
         vector, model = queries[op.query], self._index.model
-        return SearchItems(
-            vector=vector, model=model, prefix=prefix, filter=conditions, limit=limit, offset=offset
-        )
+        return SearchItems(vector=vector, model=model, prefix=prefix, filter=conditions, limit=limit, offset=offset)
 
     def _checked_search(self, op: SearchOp, filter_: ItemFilter, queries: Vectors) -> Work[list[Any]]:
         """Return the page of a search whose filter the database tests only in part."""

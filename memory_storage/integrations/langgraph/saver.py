@@ -254,7 +254,7 @@ class MemoryStorageSaver(BaseCheckpointSaver[int]):
         config: RunnableConfig,
         checkpoint: Checkpoint,
         metadata: CheckpointMetadata,
-        new_versions: ChannelVersions,
+        new_versions: ChannelVersions,  # noqa: ARG002 - of the interface
     ) -> RunnableConfig:
         """Store a checkpoint, in one round trip.
 
@@ -274,7 +274,7 @@ class MemoryStorageSaver(BaseCheckpointSaver[int]):
         config: RunnableConfig,
         checkpoint: Checkpoint,
         metadata: CheckpointMetadata,
-        new_versions: ChannelVersions,
+        new_versions: ChannelVersions,  # noqa: ARG002 - of the interface
     ) -> RunnableConfig:
         """Store a checkpoint as `put` does, without blocking the event loop.
 

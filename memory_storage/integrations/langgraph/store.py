@@ -57,6 +57,7 @@ class MemoryStorageStore(BaseStore):
         self._storage = storage
         self._index = Index.of(index, storage)
         self.index_config = index
+        self.embeddings = None if self._index is None else self._index.embeddings
         self.ttl_config = ttl
         self._sweeper: threading.Thread | None = None
         self._stopping = threading.Event()
@@ -200,7 +201,7 @@ def _sweep(store: ref[MemoryStorageStore], stopping: threading.Event, seconds: f
     while not stopping.wait(seconds) and (one := store()) is not None:
         try:
             one.sweep_ttl()
-        except Exception:
+        except Exception:  # noqa: BLE001 - the next sweep may work
             _log.exception("expired items could not be deleted; the next attempt is in %g s", seconds)
         del one
     if not future.cancelled():
