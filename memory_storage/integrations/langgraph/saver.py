@@ -325,6 +325,34 @@ class MemoryStorageSaver(BaseCheckpointSaver[int]):
         """Delete the checkpoints and writes of a thread, without blocking the event loop."""
         await self._runner.async_storage.items.clear((*THREADS_PATH, label("thread_id", thread_id)))
 
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy the checkpoints and writes of a thread, as one transaction.
+
+        Args:
+            source_thread_id: The thread.
+            target_thread_id: The other thread; what it has stays, but for equal checkpoints.
+        """
+        work = partial(self._copy, source_thread_id, target_thread_id)
+        self._runner.run(work, isolation="transaction")
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy a thread as `copy_thread` does, without blocking the event loop.
+
+        Args:
+            source_thread_id: The thread.
+            target_thread_id: The other thread.
+        """
+        work = partial(self._copy, source_thread_id, target_thread_id)
+        await self._runner.arun(work, isolation="transaction")
+
+    def _copy(self, source_id: str, target_id: str) -> Work[None]:
+        source, target = ((*THREADS_PATH, label("thread_id", one)) for one in (source_id, target_id))
+        read, is_last = QueryItems(prefix=source, limit=min(_CHUNK, self._runner.page_size)), source == target
+        while not is_last:
+            (page,) = yield [read]
+            yield [PutItem(path=(*target, *item.path[len(source) :]), key=item.key, value=item.value) for item in page]
+            read, is_last = replace(read, offset=read.offset + len(page)), len(page) < (read.limit or 0)
+
     def _put(
         self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata
     ) -> Work[RunnableConfig]:

@@ -166,12 +166,13 @@ class MemoryStorageStore(BaseStore):
         if not self.ttl_config:
             future.set_result(None)
             return future
-        future.add_done_callback(lambda one: self._stopping.set() if one.cancelled() else None)
+        stopping = self._stopping  # the future must not keep the store alive
+        future.add_done_callback(lambda one: stopping.set() if one.cancelled() else None)
         if self._sweeper is not None and self._sweeper.is_alive():
             return future
-        self._stopping.clear()
+        stopping.clear()
         minutes = float(sweep_interval_minutes or self.ttl_config.get("sweep_interval_minutes") or _SWEEP_MINUTES)
-        arguments: tuple[Any, ...] = (ref(self), self._stopping, minutes * 60, future)
+        arguments: tuple[Any, ...] = (ref(self), stopping, minutes * 60, future)
         self._sweeper = threading.Thread(target=_sweep, args=arguments, name="memory-storage sweeper", daemon=True)
         self._sweeper.start()
         return future
