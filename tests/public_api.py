@@ -51,6 +51,7 @@ MODULES = (
     "memory_storage.importers",
     "memory_storage.recording",
     "memory_storage.integrations.otel",
+    "memory_storage.integrations.langgraph",
     "memory_storage.backup",
     "memory_storage.doctor",
     "memory_storage_report",

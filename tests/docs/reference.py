@@ -48,6 +48,7 @@ _MODULES = (
     ("memory_storage.doctor", "Integrity checks"),
     ("memory_storage.exporters", "Exporters"),
     ("memory_storage.importers", "Importers"),
+    ("memory_storage.integrations.langgraph", "LangGraph store and checkpointer"),
     ("memory_storage.integrations.otel", "OpenTelemetry recorder"),
     ("memory_storage.migrate", "Migrations"),
     ("memory_storage.monitoring", "Monitoring"),
