@@ -3,7 +3,7 @@
     python examples/langgraph_agent.py --database memory.db
 
 Needs the extra `langgraph`, and `pip install langgraph`. What the agent learns is in the store, and its messages are in
-the checkpoints; both are in one database, which is opened anew for each task.
+the checkpoints; both are in one database, which each task opens again.
 """
 
 from __future__ import annotations
