@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -13,9 +13,9 @@ from langgraph.checkpoint.base import (
     CheckpointMetadata,
     CheckpointTuple,
     PendingWrite,
-    SerializerProtocol,
     writes_sort_key,
 )
+from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from memory_storage import models
 from memory_storage.errors import ValidationError
@@ -125,8 +125,7 @@ class Documents:
     def metadata(self, document: Mapping[str, Any]) -> CheckpointMetadata:
         """Return the metadata of a document."""
         others = self._load(document["more_metadata"]) if "more_metadata" in document else {}
-        metadata: CheckpointMetadata = {**document["metadata"], **others}
-        return metadata
+        return cast("CheckpointMetadata", {**document["metadata"], **others})
 
     def _pending(self, writes: Iterable[models.Item]) -> list[PendingWrite]:
         documents: list[Any] = [item.value for item in writes]

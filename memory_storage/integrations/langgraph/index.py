@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,7 @@ class Index:
         embeddings: What embeds texts.
         model: The name of its vectors in the storage.
         dims: Their dimension; None: any.
-        fields: What of a value is embedded, each with its parsed path.
+        fields: The paths of what is embedded of a value.
     """
 
     embeddings: Embeddings
@@ -115,7 +115,7 @@ def _embeddings(embed: Any, storage: MemoryStorage) -> Embeddings:
         return _EmbedderEmbeddings(embedder_named(embed))
     if isinstance(embed, Embedder) and not isinstance(embed, Embeddings):
         return _EmbedderEmbeddings(embed)
-    if not isinstance(embed, Embeddings | Callable):  # type: ignore[arg-type] # a protocol with a runtime check
+    if not isinstance(embed, Embeddings) and not callable(embed):
         raise ConfigurationError("index: embed must be a function, LangChain Embeddings, an Embedder, or a name")
     return ensure_embeddings(embed)
 

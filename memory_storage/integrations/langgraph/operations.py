@@ -21,10 +21,11 @@ from langgraph.store.base import (
 from memory_storage import models
 from memory_storage.errors import ValidationError
 from memory_storage.models import DeleteItem, GetItem, ItemOperation, ListPaths, PutItem, QueryItems, SearchItems
+from memory_storage.repositories import ItemRepository
+from memory_storage.storage import MemoryStorage
 
 from .filters import ItemFilter, item_filter
 from .index import Index, Vectors
-from .running import Work
 
 STORE_PATH = ("langgraph", "store")
 """The path below which a store keeps its items."""
@@ -49,31 +50,41 @@ class Batch:
         self.documents = list(dict.fromkeys(text for texts in self._texts.values() for text in texts.values()))
         self.queries = list(dict.fromkeys(op.query for op in searches.values() if op.query and index is not None))
 
-    @property
-    def isolation(self) -> str:
-        """How `steps` has to run, so that all reads see one state."""
-        if not any(one.checks for one in self._filters.values()):
-            return "batch"
-        return "transaction" if self._puts else "snapshot"
-
-    def steps(self, documents: Vectors, queries: Vectors) -> Work[tuple[list[Result], list[ItemOperation]]]:
-        """Yield the operations of items, and return the results and what refreshes the items that were read.
+    def run(self, storage: MemoryStorage, documents: Vectors, queries: Vectors) -> list[Result]:
+        """Run the operations as one transaction, and return their results.
 
         Args:
+            storage: The storage.
             documents: The vectors of `documents`.
             queries: The vectors of `queries`.
         """
+        if not any(one.checks for one in self._filters.values()):
+            results, refreshes = self._run(storage.items, documents, queries)
+        elif self._puts:
+            results, refreshes = storage.run(lambda tx: self._run(tx.items, documents, queries))
+        else:
+            with storage.snapshot() as view:
+                results, refreshes = self._run(view.items, documents, queries)
+        # Apart from the reads, which then need no lock: most items have no time to live.
+        if refreshes:
+            storage.items.batch(refreshes)
+        return results
+
+    def _run(
+        self, items: ItemRepository, documents: Vectors, queries: Vectors
+    ) -> tuple[list[Result], list[ItemOperation]]:
+        """Return the results, and what refreshes the items that were read."""
         pages: dict[int, list[Any]] = {}
         operations: list[ItemOperation] = []
         spans: dict[int, slice] = {}
         for number, op in enumerate(self._ops):
             if isinstance(op, SearchOp) and self._filters[number].checks:
-                pages[number] = yield from self._checked_search(op, self._filters[number], queries)
+                pages[number] = self._checked_search(items, op, self._filters[number], queries)
             else:
                 reads = self._reads(number, op, queries)
                 spans[number] = slice(len(operations), len(operations) + len(reads))
                 operations += reads
-        values = yield [*operations, *(self._write(op, documents) for op in self._puts)]
+        values = items.batch([*operations, *(self._write(op, documents) for op in self._puts)])
         pages |= {number: values[span] for number, span in spans.items()}
         results = [_result(op, pages[number]) for number, op in enumerate(self._ops)]
         return results, self._refreshes(pages)
@@ -117,12 +128,12 @@ class Batch:
         vector, model = queries[op.query], self._index.model
         return SearchItems(vector=vector, model=model, prefix=prefix, filter=conditions, limit=limit, offset=offset)
 
-    def _checked_search(self, op: SearchOp, filter_: ItemFilter, queries: Vectors) -> Work[list[Any]]:
+    def _checked_search(self, items: ItemRepository, op: SearchOp, filter_: ItemFilter, queries: Vectors) -> list[Any]:
         """Return the page of a search whose filter the database tests only in part."""
         found: list[Any] = []
         offset, size = 0, self._page_size
         while op.limit > 0 and len(found) < op.offset + op.limit:
-            (page,) = yield [self._page(op, filter_.conditions, queries, size, offset)]
+            (page,) = items.batch([self._page(op, filter_.conditions, queries, size, offset)])
             found += [one for one in page if filter_.passes(_item_of(one).value)]
             offset += size
             if len(page) < size:
@@ -140,7 +151,6 @@ class Batch:
 
     def _refreshes(self, pages: Mapping[int, list[Any]]) -> list[ItemOperation]:
         """Return what begins the time to live of the items again that were read, and have one."""
-        # Apart from the reads, which then need no lock: most items have no time to live.
         names = {
             (item.path, item.key): None
             for number, op in enumerate(self._ops)
@@ -160,7 +170,7 @@ def _checked(op: Op) -> Op:
     raise ValidationError("ops", "GetOp, PutOp, SearchOp or ListNamespacesOp", op)
 
 
-def _item_of(one: Any) -> models.Item:
+def _item_of(one: models.Item | models.Hit[models.Item]) -> models.Item:
     return one.item if isinstance(one, models.Hit) else one
 
 

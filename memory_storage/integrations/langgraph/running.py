@@ -1,119 +1,35 @@
-"""Runs work that is written once, as a generator of batches, for threads and for asyncio."""
+"""Calls of a storage, for threads and for asyncio."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TypeVar
 
-from memory_storage.errors import ConfigurationError, MemoryStorageError
-from memory_storage.models import ItemOperation
+from memory_storage.aio import AsyncMemoryStorage
+from memory_storage.aio._calls import iterate
+from memory_storage.errors import ConfigurationError
 from memory_storage.storage import MemoryStorage
-
-if TYPE_CHECKING:
-    from memory_storage.aio import AsyncMemoryStorage
 
 T = TypeVar("T")
 
-Work: TypeAlias = Generator[list[ItemOperation], list[Any], T]
-"""Yields batches of operations, is sent their results, and returns a value. An error of a batch is raised in it."""
 
-
-class _Items(Protocol):
-    def batch(self, operations: list[ItemOperation], /) -> list[Any]: ...
-
-
-class _AsyncItems(Protocol):
-    async def batch(self, operations: list[ItemOperation], /) -> list[Any]: ...
-
-
-class Runner:
-    """Runs work on the items of a storage.
+class AsyncRunner:
+    """Runs blocking calls for coroutines, by the threads of the asynchronous storage.
 
     Args:
-        storage: The storage. Coroutines use it by threads of their own, which start with the first one.
+        storage: The storage. The threads start with the first call.
     """
 
     def __init__(self, storage: MemoryStorage) -> None:
         if not isinstance(storage, MemoryStorage):
             raise ConfigurationError(f"storage: must be a MemoryStorage, not a {type(storage).__name__}")
-        self.storage = storage
-        self._async: AsyncMemoryStorage | None = None
+        self._calls = AsyncMemoryStorage(storage)._calls
 
-    @property
-    def async_storage(self) -> AsyncMemoryStorage:
-        """The storage for coroutines."""
-        if self._async is None:
-            from memory_storage.aio import AsyncMemoryStorage
+    async def run(self, call: Callable[[], T]) -> T:
+        """Return what a call returns. Of a task that is cancelled, its statement is interrupted."""
+        # All of it, and not only its statements: the event loop has other work to do than to make and read documents.
+        return await self._calls.run(call)
 
-            self._async = AsyncMemoryStorage(self.storage)
-        return self._async
-
-    @property
-    def page_size(self) -> int:
-        """The greatest number of items that one read returns."""
-        return self.storage.settings.limits.query_maximum
-
-    def run(self, work: Callable[[], Work[T]], *, isolation: str = "batch") -> T:
-        """Run work, and return its value.
-
-        Args:
-            work: Returns the work; called again if a transaction is retried.
-            isolation: "batch": each batch is a transaction; "snapshot": all of them read one state; "transaction".
-
-        Returns:
-            The value of the work.
-        """
-        if isolation == "transaction":
-            return self.storage.run(lambda tx: _drive(tx.items, work()))
-        if isolation == "snapshot":
-            with self.storage.snapshot() as view:
-                return _drive(view.items, work())
-        return _drive(self.storage.items, work())
-
-    async def arun(self, work: Callable[[], Work[T]], *, isolation: str = "batch") -> T:
-        """Run work without blocking the event loop, and return its value: see `run`.
-
-        Args:
-            work: Returns the work.
-            isolation: As for `run`.
-
-        Returns:
-            The value of the work.
-        """
-        storage = self.async_storage
-        if isolation == "transaction":
-            return await storage.run(lambda tx: _adrive(tx.items, work()))
-        if isolation == "snapshot":
-            async with storage.snapshot() as view:
-                return await _adrive(view.items, work())
-        return await _adrive(storage.items, work())
-
-
-def _drive(items: _Items, work: Work[T]) -> T:
-    step: Callable[[Any], list[ItemOperation]] = work.send
-    value: Any = None
-    while True:
-        try:
-            operations = step(value)
-        except StopIteration as end:
-            returned: T = end.value
-            return returned
-        try:
-            step, value = work.send, items.batch(operations)
-        except MemoryStorageError as error:
-            step, value = work.throw, error
-
-
-async def _adrive(items: _AsyncItems, work: Work[T]) -> T:
-    step: Callable[[Any], list[ItemOperation]] = work.send
-    value: Any = None
-    while True:
-        try:
-            operations = step(value)
-        except StopIteration as end:
-            returned: T = end.value
-            return returned
-        try:
-            step, value = work.send, await items.batch(operations)
-        except MemoryStorageError as error:
-            step, value = work.throw, error
+    def iterate(self, items: Callable[[], Iterator[T]]) -> AsyncIterator[T]:
+        """Yield the items of an iterator that threads advance."""
+        return iterate(self._calls, items)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -17,15 +17,16 @@ from langgraph.checkpoint.base import (
     Checkpoint,
     CheckpointMetadata,
     CheckpointTuple,
-    SerializerProtocol,
     get_checkpoint_id,
     get_checkpoint_metadata,
 )
+from langgraph.checkpoint.serde.base import SerializerProtocol
 from typing_extensions import Self
 
 from memory_storage import models
 from memory_storage.errors import ConflictError
 from memory_storage.models import GetItem, ItemPath, PutItem, QueryItems
+from memory_storage.session import Transaction
 from memory_storage.storage import MemoryStorage
 
 from .checkpoints import (
@@ -40,11 +41,14 @@ from .checkpoints import (
     thread_path,
 )
 from .filters import ItemFilter, item_filter
-from .running import Runner, Work
+from .running import AsyncRunner
 
 __all__ = ["THREADS_PATH", "MemoryStorageSaver"]
 
-_Items, _Tuples = list[models.Item], list[CheckpointTuple]  # the class has a method of the name `list`
+# The class has a method of the name `list`.
+_Items: TypeAlias = list[models.Item]
+_Tuples: TypeAlias = list[CheckpointTuple]
+
 _CHUNK = 100
 _ATTEMPTS = 5
 
@@ -99,7 +103,8 @@ class MemoryStorageSaver(BaseCheckpointSaver[int]):
             ConfigurationError: `storage` is no MemoryStorage.
         """
         super().__init__(serde=serde)
-        self._runner, self._storage = Runner(storage), storage
+        self._runner, self._storage = AsyncRunner(storage), storage
+        self._page_size = storage.settings.limits.query_maximum
 
     @classmethod
     @contextmanager
@@ -126,11 +131,22 @@ class MemoryStorageSaver(BaseCheckpointSaver[int]):
 
         One round trip if it is named, else two.
         """
-        return self._runner.run(lambda: self._get(config))
+        checkpoint_id = get_checkpoint_id(config)
+        checkpoints = (*thread_path(config), CHECKPOINTS, namespace_of(config))
+        if checkpoint_id is None:
+            latest = self._storage.items.query(checkpoints, limit=1)
+            tuples = self._with_writes(latest, config)
+            return tuples[0] if tuples else None
+        key = checkpoint_key(checkpoint_id)
+        read = self._read_writes(config, checkpoint_id)
+        item, writes = self._storage.items.batch([GetItem(path=checkpoints, key=key), read])
+        if item is None:
+            return None
+        return self._documents.tuple(item, self._all_writes(read, writes), config["configurable"]["thread_id"])
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Return a checkpoint as `get_tuple` does, without blocking the event loop."""
-        return await self._runner.arun(lambda: self._get(config))
+        return await self._runner.run(partial(self.get_tuple, config))
 
     def list(
         self,
@@ -153,8 +169,8 @@ class MemoryStorageSaver(BaseCheckpointSaver[int]):
         """
         listing = _Listing.of(config, filter, before, limit)
         items = self._items(listing)
-        while chunk := tuple(islice(items, _CHUNK)):
-            yield from self._runner.run(partial(self._with_writes, chunk, config))
+        for chunk in _chunks(items):
+            yield from self._with_writes(chunk, config)
 
     async def alist(
         self,
@@ -175,77 +191,40 @@ class MemoryStorageSaver(BaseCheckpointSaver[int]):
         Yields:
             The checkpoints.
         """
-        listing, chunk = _Listing.of(config, filter, before, limit), _Items()
-        async for item in self._aitems(listing):
-            chunk.append(item)
-            if len(chunk) == _CHUNK:
-                for one in await self._runner.arun(partial(self._with_writes, chunk, config)):
-                    yield one
-                chunk = _Items()
-        for one in await self._runner.arun(partial(self._with_writes, chunk, config)):
+        work = partial(self.list, config, filter=filter, before=before, limit=limit)
+        async for one in self._runner.iterate(work):
             yield one
 
     def _items(self, listing: _Listing) -> Iterator[models.Item]:
         if listing.limit is not None and listing.limit <= 0:
             return iter(())
         items, filter_ = self._storage.items, listing.filter
-        if listing.is_read_at_once(self._runner.page_size):
+        if listing.is_read_at_once(self._page_size):
             return iter(items.query(listing.prefix, filter=filter_.conditions, limit=listing.limit))
         every = items.iterate(listing.prefix, filter=filter_.conditions)
         return islice((item for item in every if filter_.passes(item.value)), listing.limit)
 
-    async def _aitems(self, listing: _Listing) -> AsyncIterator[models.Item]:
-        if listing.limit is not None and listing.limit <= 0:
-            return
-        items, filter_ = self._runner.async_storage.items, listing.filter
-        if listing.is_read_at_once(self._runner.page_size):
-            for item in await items.query(listing.prefix, filter=filter_.conditions, limit=listing.limit):
-                yield item
-            return
-        count = 0
-        async for item in items.iterate(listing.prefix, filter=filter_.conditions):
-            if filter_.passes(item.value):
-                yield item
-                count += 1
-            if count == listing.limit:
-                return
-
-    def _get(self, config: RunnableConfig) -> Work[CheckpointTuple | None]:
-        path, namespace = thread_path(config), namespace_of(config)
-        thread_id = config["configurable"]["thread_id"]
-        checkpoints = (*path, CHECKPOINTS, namespace)
-        checkpoint_id = get_checkpoint_id(config)
-        if checkpoint_id is None:
-            (latest,) = yield [QueryItems(prefix=checkpoints, limit=1)]
-            tuples = yield from self._with_writes(latest, config)
-            return tuples[0] if tuples else None
-        key, size = checkpoint_key(checkpoint_id), self._runner.page_size
-        of_writes = QueryItems(prefix=(*path, WRITES, namespace, checkpoint_id), limit=size)
-        item, writes = yield [GetItem(path=checkpoints, key=key), of_writes]
-        if item is None:
-            return None
-        writes += yield from self._further(of_writes, writes)
-        return self._documents.tuple(item, writes, thread_id)
-
-    def _with_writes(self, items: Sequence[models.Item], config: RunnableConfig | None) -> Work[_Tuples]:
+    def _with_writes(self, items: Sequence[models.Item], config: RunnableConfig | None) -> _Tuples:
         """Return checkpoints with their writes, which are one read."""
-        reads = [QueryItems(prefix=_writes_of(item), limit=self._runner.page_size) for item in items]
-        found = yield [*reads]
+        reads = [QueryItems(prefix=_writes_of(item), limit=self._page_size) for item in items]
+        found = self._storage.items.batch(reads)
         tuples = _Tuples()
         for item, read, writes in zip(items, reads, found, strict=True):
-            writes += yield from self._further(read, writes)
             thread_id = item.path[len(THREADS_PATH)] if config is None else config["configurable"]["thread_id"]
-            tuples.append(self._documents.tuple(item, writes, thread_id))
+            tuples.append(self._documents.tuple(item, self._all_writes(read, writes), thread_id))
         return tuples
 
-    def _further(self, read: QueryItems, first: Sequence[models.Item]) -> Work[_Items]:
-        """Return what a read has left out."""
-        size, rest = self._runner.page_size, _Items()
-        last = first
-        while len(last) == size:
-            (last,) = yield [replace(read, offset=read.offset + size + len(rest))]
-            rest += last
-        return rest
+    def _read_writes(self, config: RunnableConfig, checkpoint_id: str) -> QueryItems:
+        prefix = (*thread_path(config), WRITES, namespace_of(config), checkpoint_id)
+        return QueryItems(prefix=prefix, limit=self._page_size)
+
+    def _all_writes(self, read: QueryItems, first: _Items) -> _Items:
+        """Return the writes of a checkpoint, of which a read had the first page."""
+        writes, last = first, first
+        while len(last) == self._page_size:
+            (last,) = self._storage.items.batch([replace(read, offset=len(writes))])
+            writes = writes + last
+        return writes
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -267,14 +246,19 @@ class MemoryStorageSaver(BaseCheckpointSaver[int]):
         Returns:
             What names the checkpoint.
         """
-        return self._runner.run(lambda: self._put(config, checkpoint, metadata))
+        namespace, checkpoint_id = namespace_of(config), checkpoint["id"]
+        path = (*thread_path(config), CHECKPOINTS, namespace)
+        known = get_checkpoint_metadata(config, metadata)
+        document = self._documents.checkpoint(checkpoint, known, get_checkpoint_id(config))
+        self._storage.items.put(path, checkpoint_key(checkpoint_id), document)
+        return checkpoint_config(config["configurable"]["thread_id"], namespace, checkpoint_id)
 
     async def aput(
         self,
         config: RunnableConfig,
         checkpoint: Checkpoint,
         metadata: CheckpointMetadata,
-        new_versions: ChannelVersions,  # noqa: ARG002 - of the interface
+        new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Store a checkpoint as `put` does, without blocking the event loop.
 
@@ -287,7 +271,7 @@ class MemoryStorageSaver(BaseCheckpointSaver[int]):
         Returns:
             What names the checkpoint.
         """
-        return await self._runner.arun(lambda: self._put(config, checkpoint, metadata))
+        return await self._runner.run(partial(self.put, config, checkpoint, metadata, new_versions))
 
     def put_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
@@ -302,7 +286,17 @@ class MemoryStorageSaver(BaseCheckpointSaver[int]):
             task_id: The task.
             task_path: Where the task is in the graph; writes are sorted by it.
         """
-        self._runner.run(lambda: self._put_writes(config, writes, (task_id, task_path)))
+        checkpoint_id = get_checkpoint_id(config)
+        checkpoint_key(checkpoint_id)  # refuses what cannot be one
+        path = (*thread_path(config), WRITES, namespace_of(config), str(checkpoint_id))
+        positions = [WRITES_IDX_MAP.get(write[0], index) for index, write in enumerate(writes)]
+        self._put_new(
+            path,
+            [
+                self._documents.write(path, (task_id, task_path), position, write)
+                for position, write in zip(positions, writes, strict=True)
+            ],
+        )
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
@@ -315,7 +309,7 @@ class MemoryStorageSaver(BaseCheckpointSaver[int]):
             task_id: The task.
             task_path: Where the task is in the graph.
         """
-        await self._runner.arun(lambda: self._put_writes(config, writes, (task_id, task_path)))
+        await self._runner.run(partial(self.put_writes, config, writes, task_id, task_path))
 
     def delete_thread(self, thread_id: str) -> None:
         """Delete the checkpoints and writes of a thread, in one round trip."""
@@ -323,7 +317,7 @@ class MemoryStorageSaver(BaseCheckpointSaver[int]):
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Delete the checkpoints and writes of a thread, without blocking the event loop."""
-        await self._runner.async_storage.items.clear((*THREADS_PATH, label("thread_id", thread_id)))
+        await self._runner.run(partial(self.delete_thread, thread_id))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy the checkpoints and writes of a thread, as one transaction.
@@ -332,8 +326,15 @@ class MemoryStorageSaver(BaseCheckpointSaver[int]):
             source_thread_id: The thread.
             target_thread_id: The other thread; what it has stays, but for equal checkpoints.
         """
-        work = partial(self._copy, source_thread_id, target_thread_id)
-        self._runner.run(work, isolation="transaction")
+        source, target = ((*THREADS_PATH, label("thread_id", one)) for one in (source_thread_id, target_thread_id))
+
+        def copy(tx: Transaction) -> None:
+            for chunk in _chunks(tx.items.iterate(source)):
+                copies = [(item, (*target, *item.path[len(source) :])) for item in chunk]
+                tx.items.put_many(PutItem(path=path, key=item.key, value=item.value) for item, path in copies)
+
+        if source != target:
+            self._storage.run(copy)
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread as `copy_thread` does, without blocking the event loop.
@@ -342,51 +343,28 @@ class MemoryStorageSaver(BaseCheckpointSaver[int]):
             source_thread_id: The thread.
             target_thread_id: The other thread.
         """
-        work = partial(self._copy, source_thread_id, target_thread_id)
-        await self._runner.arun(work, isolation="transaction")
+        await self._runner.run(partial(self.copy_thread, source_thread_id, target_thread_id))
 
-    def _copy(self, source_id: str, target_id: str) -> Work[None]:
-        source, target = ((*THREADS_PATH, label("thread_id", one)) for one in (source_id, target_id))
-        read, is_last = QueryItems(prefix=source, limit=min(_CHUNK, self._runner.page_size)), source == target
-        while not is_last:
-            (page,) = yield [read]
-            yield [PutItem(path=(*target, *item.path[len(source) :]), key=item.key, value=item.value) for item in page]
-            read, is_last = replace(read, offset=read.offset + len(page)), len(page) < (read.limit or 0)
-
-    def _put(
-        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata
-    ) -> Work[RunnableConfig]:
-        namespace, checkpoint_id = namespace_of(config), checkpoint["id"]
-        path = (*thread_path(config), CHECKPOINTS, namespace)
-        document = self._documents.checkpoint(
-            checkpoint, get_checkpoint_metadata(config, metadata), get_checkpoint_id(config)
-        )
-        yield [PutItem(path=path, key=checkpoint_key(checkpoint_id), value=document)]
-        return checkpoint_config(config["configurable"]["thread_id"], namespace, checkpoint_id)
-
-    def _put_writes(
-        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task: tuple[str, str]
-    ) -> Work[None]:
-        checkpoint_id = get_checkpoint_id(config)
-        checkpoint_key(checkpoint_id)
-        path = (*thread_path(config), WRITES, namespace_of(config), str(checkpoint_id))
-        positions = [WRITES_IDX_MAP.get(write[0], index) for index, write in enumerate(writes)]
-        puts = [
-            self._documents.write(path, task, position, write)
-            for position, write in zip(positions, writes, strict=True)
-        ]
+    def _put_new(self, path: ItemPath, puts: Sequence[PutItem]) -> None:
+        """Store the writes of a checkpoint that are not stored yet."""
         for attempt in range(_ATTEMPTS):
             try:
-                yield [*puts]
+                self._storage.items.put_many(puts)
             except ConflictError:  # some were stored before: those stay as they are
                 if attempt == _ATTEMPTS - 1:
                     raise
                 once = [put for put in puts if put.version == 0]
-                stored = yield [GetItem(path=path, key=put.key) for put in once]
+                stored = self._storage.items.get_many((path, put.key) for put in once)
                 keys = {item.key for item in stored if item is not None}
                 puts = [put for put in puts if put.version is None or put.key not in keys]
             else:
                 return
+
+
+def _chunks(items: Iterator[models.Item]) -> Iterator[_Items]:
+    """Yield the items in lists of up to 100."""
+    while chunk := _Items(islice(items, _CHUNK)):
+        yield chunk
 
 
 def _writes_of(checkpoint: models.Item) -> ItemPath:

@@ -17,7 +17,7 @@ from memory_storage.storage import MemoryStorage
 
 from .index import Index, Vectors
 from .operations import STORE_PATH, Batch
-from .running import Runner
+from .running import AsyncRunner
 
 __all__ = ["STORE_PATH", "MemoryStorageStore"]
 
@@ -53,7 +53,7 @@ class MemoryStorageStore(BaseStore):
         Raises:
             ConfigurationError: `storage` is no MemoryStorage, or `index` is invalid.
         """
-        self._runner = Runner(storage)
+        self._runner = AsyncRunner(storage)
         self._storage = storage
         self._index = Index.of(index, storage)
         self.index_config = index
@@ -101,12 +101,8 @@ class MemoryStorageStore(BaseStore):
             ValidationError: Another part of an operation is invalid, or a vector has a wrong dimension; nothing was
                 stored.
         """
-        batch = Batch(ops, self._index, self._runner.page_size)
-        documents, queries = self._embed(batch)
-        results, refreshes = self._runner.run(lambda: batch.steps(documents, queries), isolation=batch.isolation)
-        if refreshes:
-            self._storage.items.batch(refreshes)
-        return results
+        batch = self._batch(ops)
+        return batch.run(self._storage, *self._embed(batch))
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Run operations as `batch` does, without blocking the event loop.
@@ -117,13 +113,12 @@ class MemoryStorageStore(BaseStore):
         Returns:
             The result of each, in their order.
         """
-        batch = Batch(ops, self._index, self._runner.page_size)
+        batch = self._batch(ops)
         documents, queries = await self._aembed(batch)
-        work = lambda: batch.steps(documents, queries)  # noqa: E731
-        results, refreshes = await self._runner.arun(work, isolation=batch.isolation)
-        if refreshes:
-            await self._runner.async_storage.items.batch(refreshes)
-        return results
+        return await self._runner.run(lambda: batch.run(self._storage, documents, queries))
+
+    def _batch(self, ops: Iterable[Op]) -> Batch:
+        return Batch(ops, self._index, self._storage.settings.limits.query_maximum)
 
     def _embed(self, batch: Batch) -> tuple[Vectors, Vectors]:
         if (index := self._index) is None:
