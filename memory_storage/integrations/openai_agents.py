@@ -10,15 +10,15 @@ A session is the log `openai-agents:` and its id in `storage.logs`, and each of 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
 
 from memory_storage.aio import AsyncLogRepository, AsyncMemoryStorage
 from memory_storage.errors import CommitUnknownError, ConfigurationError, CorruptDataError, ValidationError
 from memory_storage.models import LogRecord, new_id
 from memory_storage.storage import MemoryStorage
+
+from ._threads import as_async
 
 try:
     from agents.memory import SessionSettings
@@ -37,10 +37,6 @@ __all__ = ["MemoryStorageSession"]
 
 _log = logging.getLogger(__name__)
 _PREFIX = "openai-agents:"
-
-# Sessions on one storage share its threads, which end when the last of the sessions is collected as garbage.
-_lock = threading.Lock()
-_shared: WeakValueDictionary[MemoryStorage, AsyncMemoryStorage] = WeakValueDictionary()
 
 
 class MemoryStorageSession:
@@ -77,7 +73,7 @@ class MemoryStorageSession:
             raise ValidationError("session_id", "a text with at least 1 character", session_id)
         self.session_id = session_id
         self.session_settings = _as_settings(session_settings)
-        self._storage = storage if isinstance(storage, AsyncMemoryStorage) else _shared_by_sessions(storage)
+        self._storage = as_async(storage)
         self._name = f"{_PREFIX}{session_id}"
         # The batch whose acknowledgement is missing, and the ids of its records.
         self._unconfirmed: tuple[list[Any], list[str]] | None = None
@@ -190,15 +186,3 @@ def _as_settings(settings: SessionSettings | Mapping[str, Any] | None) -> Sessio
 
 def _warn(error: CorruptDataError) -> None:
     _log.warning("an item of a session was left out: %s", error)
-
-
-def _shared_by_sessions(storage: MemoryStorage) -> AsyncMemoryStorage:
-    if not isinstance(storage, MemoryStorage):
-        raise ConfigurationError(
-            f"storage: must be a MemoryStorage or an AsyncMemoryStorage, not a {type(storage).__name__}"
-        )
-    with _lock:
-        shared = _shared.get(storage)
-        if shared is None:
-            shared = _shared[storage] = AsyncMemoryStorage(storage)
-        return shared
