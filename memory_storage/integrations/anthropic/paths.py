@@ -28,8 +28,8 @@ class FilePath:
         """Return the path that the model wrote.
 
         Raises:
-            ToolError: It is not below /memories, or has a name that could lead elsewhere: `..`, also encoded or in other
-                code points, a backslash, or a control character.
+            ToolError: It is not below /memories, or has a name that could lead elsewhere: `..`, also encoded or in
+                other code points, a backslash, or a control character.
         """
         if not isinstance(text, str) or not (text == ROOT or text.startswith(f"{ROOT}/")):
             raise ToolError(f"Path must start with {ROOT}, got: {text}")

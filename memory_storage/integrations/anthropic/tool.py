@@ -27,8 +27,8 @@ _ROOT = ("memories",)
 class MemoryStorageTool(BetaAbstractMemoryTool):
     """The memory tool of Claude (`memory_20250818`), whose files are items of a storage.
 
-    It answers with the texts of Anthropic's reference implementation. What the model got wrong is a ToolError, which the
-    SDK reports to the model. Any number of tools, threads and processes may use the same files.
+    It answers with the texts of Anthropic's reference implementation. What the model got wrong is a ToolError, which
+    the SDK reports to the model. Any number of tools, threads and processes may use the same files.
     """
 
     def __init__(
