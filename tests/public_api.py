@@ -52,6 +52,8 @@ MODULES = (
     "memory_storage.recording",
     "memory_storage.integrations.otel",
     "memory_storage.integrations.langgraph",
+    "memory_storage.integrations.openai_agents",
+    "memory_storage.integrations.anthropic",
     "memory_storage.backup",
     "memory_storage.doctor",
     "memory_storage_report",

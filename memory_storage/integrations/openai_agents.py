@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from memory_storage.aio import AsyncLogRepository, AsyncMemoryStorage
 from memory_storage.errors import CommitUnknownError, ConfigurationError, CorruptDataError, ValidationError
@@ -105,7 +105,7 @@ class MemoryStorageSession:
         if len(records) == page and limit != page:
             async with self._storage.snapshot() as view:
                 records = await self._pages(view.logs, limit, page)
-        return [record.value for record in records]
+        return [cast("TResponseInputItem", record.value) for record in records]
 
     async def add_items(self, items: Sequence[TResponseInputItem]) -> None:
         """Append items: all or none, in one round trip, and in their order.
@@ -150,7 +150,7 @@ class MemoryStorageSession:
             except CorruptDataError as error:
                 _warn(error)
             else:
-                return None if record is None else record.value
+                return None if record is None else cast("TResponseInputItem", record.value)
 
     async def clear_session(self) -> None:
         """Delete all items of the conversation."""

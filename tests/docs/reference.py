@@ -49,6 +49,8 @@ _MODULES = (
     ("memory_storage.exporters", "Exporters"),
     ("memory_storage.importers", "Importers"),
     ("memory_storage.integrations.langgraph", "LangGraph store and checkpointer"),
+    ("memory_storage.integrations.openai_agents", "OpenAI Agents session"),
+    ("memory_storage.integrations.anthropic", "Anthropic memory tool"),
     ("memory_storage.integrations.otel", "OpenTelemetry recorder"),
     ("memory_storage.migrate", "Migrations"),
     ("memory_storage.monitoring", "Monitoring"),
