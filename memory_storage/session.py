@@ -108,6 +108,7 @@ class Session(dbapi.Unpicklable):
         self.limits, self.now, self.meter = context.limits, context.now, context.meter
         self.vector_index, self.memory, self.spaces = context.vector_index, context.memory, context.spaces
         self.embedding_queue, self.recalls = context.embedding_queue, context.recalls
+        self.has_embedder = context.embedding_queue is not None
         self._saved: list[tuple[OwnerType, list[str]]] = []  # in a transaction: what was saved
         # What a replica stores, its server has to take.
         travels = context.executor.is_remote or context.executor.opening is not None
@@ -126,12 +127,10 @@ class Session(dbapi.Unpicklable):
 
     def saved(self, owner_type: OwnerType, ids: Sequence[UUID]) -> None:
         """See `SessionProtocol`."""
-        if self.embedding_queue is None:
-            return
         texts = [str(one) for one in ids]
         if self.is_transaction:
             self._saved.append((owner_type, texts))
-        else:
+        elif self.embedding_queue is not None:
             self.embedding_queue.add(self.namespace, owner_type, texts)
 
     def committed(self) -> None:

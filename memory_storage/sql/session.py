@@ -51,8 +51,13 @@ class SessionProtocol(Protocol):
         """The identity under which a replica counts the use of patterns; None if it is none."""
         ...
 
+    @property
+    def has_embedder(self) -> bool:
+        """Whether owners that were saved have to be embedded."""
+        ...
+
     def saved(self, owner_type: OwnerType, ids: Sequence[UUID]) -> None:
-        """Note that owners were saved: if the storage has an embedder, they are embedded after the transaction.
+        """Note that owners were saved: they are embedded after the transaction. For a session with an embedder only.
 
         Args:
             owner_type: "episode" or "pattern".
@@ -163,6 +168,10 @@ class Repository(Unpicklable):
 
     def __init__(self, session: SessionProtocol) -> None:
         self._session = session
+
+    def _note_saved(self, owner_type: OwnerType, ids: Sequence[UUID]) -> None:
+        if self._session.has_embedder:
+            self._session.saved(owner_type, ids)
 
 
 def ids_as_json(ids: Sequence[str]) -> str:

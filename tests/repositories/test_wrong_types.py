@@ -88,6 +88,7 @@ def right() -> Iterator[dict[str, Any]]:
             "step": ms.Step(tool="t"),
             "step_id": episode.steps[0].id,
             "success": True,
+            "task": "fix it",
             "text": "fix",
             "vector": embedder.embed_query("fix"),
             "work": lambda tx: None,

@@ -66,7 +66,14 @@ class Known:
         ]
 
 
-OTHERS = {"embeddings.iterate", "embeddings.embed", "embeddings.reembed", "patterns.learn", "retention.apply"}
+OTHERS = {
+    "embeddings.iterate",
+    "embeddings.embed",
+    "embeddings.flush",
+    "embeddings.reembed",
+    "patterns.learn",
+    "retention.apply",
+}
 
 Case = Callable[[ms.MemoryStorage, Known], Any]
 

@@ -159,7 +159,7 @@ class EpisodeRepository(Repository):
         saved = retry_on_row_conflict(
             self._save, encoded, lambda _, error: self._remaining_to_save(encoded, error), "changing these episodes"
         )
-        self._session.saved("episode", [one.episode.id for one in encoded])
+        self._note_saved("episode", [one.episode.id for one in encoded])
         # An episode that is stored already as it was given is not written again, and only read.
         by_id = {episode.id: episode for episode in saved}
         return [by_id.get(one.episode.id) or self.get(one.episode.id) for one in encoded]
@@ -185,7 +185,7 @@ class EpisodeRepository(Repository):
         imported = retry_on_row_conflict(
             write, encoded, lambda _, error: self._remaining_to_import(encoded, error), "importing these episodes"
         )
-        self._session.saved("episode", [one.episode.id for one in encoded])
+        self._note_saved("episode", [one.episode.id for one in encoded])
         return imported
 
     @operation
@@ -289,7 +289,7 @@ class EpisodeRepository(Repository):
         check = sql.CHECK_SIZE.bind(0, most=most, **key)
         try:
             completed = self._update(episode_id, sql.COMPLETE, check, before=counting, changed=1, **values)
-            self._session.saved("episode", [completed.id])
+            self._note_saved("episode", [completed.id])
             return completed
         except NotFoundError:  # the statement changes no row, either, if the end is before the stored start
             if completed_at is not None and (stored := self.find(episode_id, steps=False)):

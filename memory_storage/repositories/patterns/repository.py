@@ -119,7 +119,7 @@ class PatternRepository(Repository):
         saved = retry_on_row_conflict(
             self._save, encoded, lambda _, error: self._remaining_to_save(encoded, error), "changing these patterns"
         )
-        self._session.saved("pattern", [pattern.id for _, pattern in encoded])
+        self._note_saved("pattern", [pattern.id for _, pattern in encoded])
         by_id = {pattern.id: pattern for pattern in saved}
         return [by_id.get(pattern.id) or self.get(pattern.id) for _, pattern in encoded]  # type: ignore[misc]
 
@@ -144,7 +144,7 @@ class PatternRepository(Repository):
         imported = retry_on_row_conflict(
             write, encoded, lambda _, error: self._remaining_to_import(encoded, error), "importing these patterns"
         )
-        self._session.saved("pattern", [pattern.id for _, pattern in encoded])
+        self._note_saved("pattern", [pattern.id for _, pattern in encoded])
         return imported
 
     @operation
@@ -232,7 +232,7 @@ class PatternRepository(Repository):
             raise ValidationError("other_id", f"must be a {kinds[0]} too", kinds[1]) from None
         if not rows:  # as in `_save`
             raise NotFoundError("pattern", key)
-        self._session.saved("pattern", [UUID(key)])
+        self._note_saved("pattern", [UUID(key)])
         return pattern_from_row(rows[0])
 
     @renamed_arguments(least_episodes="min_episodes", most="max_patterns", reward_at_least="success_reward")
@@ -607,7 +607,7 @@ class PatternRepository(Repository):
                 raise
             raise self._mined_limit_error(mined) from error
         stored = {row[0]: pattern_from_row(row) for row in rows}
-        self._session.saved("pattern", [pattern.id for pattern in mined])
+        self._note_saved("pattern", [pattern.id for pattern in mined])
         return [stored[str(pattern.id)] for pattern in mined if str(pattern.id) in stored]
 
     def _mined_limit_error(self, mined: Sequence[AnyPattern]) -> ValidationError:
