@@ -266,6 +266,7 @@ def _recalled_by_filter(name: str, value: Callable[[str], Any], g: Ground) -> No
     saved = g.scratch.episodes.save(episode.model_copy(update=_SUCCEEDED))
     recall = g.scratch.recall("recalled by a filter", patterns=0, **{name: value(g.text)})
     assert {key for one in recall for key in (one.item.id, *one.similar)} == {saved.id}
+    g.scratch.episodes.delete(saved.id)  # the case of another filter has the same tag
 
 
 _SUCCEEDED = {"outcome": ms.Success(verdict="v")}
