@@ -264,9 +264,15 @@ def _recalled_by_filter(name: str, value: Callable[[str], Any], g: Ground) -> No
     others = {name: value(g.text)} if name == "metadata" else {"tags": [g.text]} if "tags" in name else {}
     episode = ms.Episode(task_description="recalled by a filter", context=ms.TaskContext(**given), **others)
     saved = g.scratch.episodes.save(episode.model_copy(update=_SUCCEEDED))
+    decoy = g.scratch.episodes.save(
+        ms.Episode(task_description="recalled by a filter", outcome=ms.Success(verdict="v"))
+    )
     recall = g.scratch.recall("recalled by a filter", patterns=0, **{name: value(g.text)})
-    assert {key for one in recall for key in (one.item.id, *one.similar)} == {saved.id}
-    g.scratch.episodes.delete(saved.id)  # the case of another filter has the same tag
+    found = {key for one in recall for key in (one.item.id, *one.similar)}
+    assert saved.id in found  # and what other cases have stored with this text
+    assert decoy.id not in found
+    for one in (saved, decoy):
+        g.scratch.episodes.delete(one.id)
 
 
 _SUCCEEDED = {"outcome": ms.Success(verdict="v")}
