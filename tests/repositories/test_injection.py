@@ -20,6 +20,7 @@ import pytest
 import memory_storage as ms
 from memory_storage.models import EpisodeFilters, PatternFilters, RecallFilters, SearchFilters, new_id
 from memory_storage.repositories import VectorIndex
+from memory_storage.sql.fulltext import MAX_CHARACTERS
 from memory_storage.sql.validation import replace_unstorable
 from tests.checks import assert_consistent
 from tests.raising import raises
@@ -256,7 +257,8 @@ def _recalled(g: Ground) -> None:
     saved = g.scratch.episodes.save(_episode_of(g.text).model_copy(update=_SUCCEEDED))
     recall = g.scratch.recall(g.text, k=1_000, budget_tokens=10**6)
     assert len(str(recall).splitlines()) == str(recall).count("\n")
-    assert saved.id in {key for one in recall for key in (one.item.id, *one.similar)} or not g.has_words
+    is_searched = g.has_words and len(g.text) <= MAX_CHARACTERS  # the words of a longer task are those of its beginning
+    assert saved.id in {key for one in recall for key in (one.item.id, *one.similar)} or not is_searched
 
 
 def _recalled_by_filter(name: str, value: Callable[[str], Any], g: Ground) -> None:
