@@ -254,7 +254,8 @@ def test_the_tables_name_every_method(storage: ms.MemoryStorage):
         for repository in repositories
         for method in dir(getattr(storage, repository))
         if not method.startswith("_")
-        and method not in {"index", "embed", "reembed", "flush", "episodes", "apply", "learn"}  # these have tests of their own
+        # These have tests of their own.
+        and method not in {"index", "embed", "reembed", "flush", "episodes", "apply", "learn"}
     }
     assert methods == named
 
