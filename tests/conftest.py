@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -253,3 +254,11 @@ def make_episode() -> Callable[..., ms.Episode]:
         return ms.Episode(**{"task_description": "Fix the flaky token refresh", "steps": done, **fields})
 
     return make
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Processes that the test starts react to SIGINT, also if the shell of the suite has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a handler becomes the default in a child
+    yield
+    signal.signal(signal.SIGINT, before)

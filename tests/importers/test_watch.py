@@ -119,6 +119,7 @@ def test_what_cannot_be_watched_is_refused(storage, watch, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT to a process")
 def test_the_command_watches_until_ctrl_c(tmp_path):
     sessions, database = tmp_path / "sessions", tmp_path / "memory.db"

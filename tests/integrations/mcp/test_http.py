@@ -170,6 +170,7 @@ def test_a_process_serves_only_with_its_token_and_ends_by_sigterm(database):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_it_with_130(database):
     with http_server(database) as (_, process):
         process.send_signal(signal.SIGINT)

@@ -55,6 +55,7 @@ def test_the_end_of_stdin_before_a_request_ends_the_server(server):
     assert server.returncode == 0
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(
     ("number", "code", "said"), [(signal.SIGTERM, 0, b""), (signal.SIGINT, 130, b"interrupted\n")], ids=["TERM", "INT"]
 )
