@@ -110,10 +110,15 @@ class EmbeddingQueue(Unpicklable):
         with self._working:
             for owner_type in _OWNERS:
                 kind: _Kind = (namespace, owner_type)
-                stored += self._search(kind)
-                with self._lock:
-                    self._pending.pop(kind, None)
-                    self._refused.pop(kind, None)
+                with self._lock:  # before the search: what is saved during it stays pending
+                    pending, refused = self._pending.pop(kind, {}), self._refused.pop(kind, {})
+                try:
+                    stored += self._search(kind)
+                except BaseException:
+                    with self._lock:
+                        self._pending.setdefault(kind, {}).update(pending)
+                        self._refused.setdefault(kind, {}).update(refused)
+                    raise
         with self._lock:
             self._searched.add(namespace)
         return stored
@@ -192,12 +197,14 @@ class EmbeddingQueue(Unpicklable):
                     return kind, ids
         return None
 
+    def _has_work(self) -> bool:
+        return bool(self._whole) or any(self._pending.values())
+
     def _start(self) -> None:
         if self.mode == "manually":
             return
         with self._lock:
-            is_idle = not (any(self._pending.values()) or self._whole)
-            if is_idle or self._is_closed or (self._thread is not None and self._thread.is_alive()):
+            if not self._has_work() or self._is_closed or (self._thread is not None and self._thread.is_alive()):
                 return
             self._thread = threading.Thread(target=self._run, name="memory-storage-embedding", daemon=True)
             self._thread.start()
@@ -226,7 +233,7 @@ class EmbeddingQueue(Unpicklable):
     def _ends(self) -> bool:
         """Give the thread up, unless an owner was added."""
         with self._lock:
-            if any(self._pending.values()) or self._whole:
+            if self._has_work():
                 return False
             self._thread = None
             return True

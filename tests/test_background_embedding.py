@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -107,6 +108,22 @@ def test_manually_only_a_flush_embeds(target, embedder, make_episode):
         storage.episodes.save(make_episode())
         assert storage.embedding_status().pending == 1
         assert embedder.texts == []
+        assert storage.embeddings.flush() == 1
+        assert storage.embedding_status().pending == 0
+
+
+def test_what_is_saved_during_a_flush_stays_pending(target, embedder, make_episode):
+    with ms.MemoryStorage.open(target, embedder=embedder, embed="manually") as storage:
+        storage.episodes.save(make_episode())
+        late = [make_episode(id=UUID(int=1))]  # before those that are read next
+        embedder.during = lambda: late and storage.episodes.save(late.pop())
+        assert storage.embeddings.flush() == 1
+        assert storage.embedding_status().pending == 1
+        embedder.fails = ConnectionError("no route")
+        with pytest.raises(ConnectionError):
+            storage.embeddings.flush()
+        assert storage.embedding_status().pending == 1
+        embedder.fails = None
         assert storage.embeddings.flush() == 1
         assert storage.embedding_status().pending == 0
 
