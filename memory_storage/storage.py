@@ -206,8 +206,9 @@ class MemoryStorage(Repositories):
             engine = make_engine(settings)
         server = type(self)(engine, settings, now=self._context.now)
         server._owns_engine = True
-        # A transaction that is written through is the server's, and may complete an episode with a recall from here.
-        server._context = replace(server._context, recalls=self._context.recalls)
+        # A transaction that is written through is the server's: it may complete an episode with a recall from here, and
+        # what it has saved is embedded from here.
+        server._context = replace(server._context, recalls=self._context.recalls, embedding_queue=self._queue)
         guard_engine(engine, server._context.guard)
         chosen = self.settings.sync_conflicts
         policy = Policy(
@@ -356,7 +357,7 @@ class MemoryStorage(Repositories):
             from .sync.write_through import WriteThroughTransaction
 
             server, replica = through
-            return WriteThroughTransaction(server._context, self.namespace, self._actor, replica, self._queue)
+            return WriteThroughTransaction(server._context, self.namespace, self._actor, replica)
         return Transaction(self._context, self.namespace, self._actor)
 
     def snapshot(self) -> Transaction:

@@ -19,7 +19,6 @@ from memory_storage.errors import ConfigurationError, MemoryStorageError
 from memory_storage.models import Embedding, IndexPreset, OwnerType
 from memory_storage.repositories import EmbeddingRepository
 from memory_storage.repositories.embeddings.repository import Item
-from memory_storage.search.session import EmbeddingQueueProtocol
 from memory_storage.search.vector_index import Progress
 from memory_storage.session import Session, StorageContext, Transaction
 from memory_storage.sql.session import Row
@@ -57,17 +56,9 @@ class WriteThroughSession(Session):
 class WriteThroughTransaction(Transaction):
     """A transaction at the server; what it has written is pulled when it is committed."""
 
-    def __init__(
-        self,
-        context: StorageContext,
-        namespace: str,
-        actor: str,
-        replica: Replica,
-        embedding_queue: EmbeddingQueueProtocol | None,
-    ) -> None:
+    def __init__(self, context: StorageContext, namespace: str, actor: str, replica: Replica) -> None:
         super().__init__(context, namespace, actor)
         self._replica = replica
-        self._session.embedding_queue, self._session.has_embedder = embedding_queue, embedding_queue is not None
 
     def __enter__(self) -> Self:
         self._replica.join()
