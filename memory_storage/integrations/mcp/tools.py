@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from typing import Annotated, Any, Literal
@@ -369,8 +368,3 @@ def _started_as(episode: Episode) -> tuple[object, ...]:
 
 def _recorded_as(step: Step) -> tuple[object, ...]:
     return step.tool, step.action, step.parameters, step.result, step.latency_ms
-
-
-def tool_names() -> Iterator[str]:
-    """Yield the names of all tools."""
-    yield from (name for name in vars(MemoryTools) if not name.startswith("_"))

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 from memory_storage.dbapi import chunked
 from memory_storage.models import AnyPattern, Episode, OwnerType, Step
-from memory_storage.repositories.episodes import sql as episodes_sql
-from memory_storage.repositories.episodes.rows import episode_from_rows
+from memory_storage.repositories.episodes.heads import read_heads
 from memory_storage.repositories.patterns import sql as patterns_sql
 from memory_storage.repositories.patterns.rows import pattern_from_row
 from memory_storage.repositories.steps import sql as steps_sql
@@ -119,8 +118,7 @@ def _texts(
 
 
 def _episodes(session: SessionProtocol, ids: Sequence[str]) -> list[tuple[str, Owner]]:
-    values = {"namespace": session.namespace, "ids": ids_as_json(ids)}
-    return [(row[1], episode_from_rows([row])) for row in session.read(episodes_sql.HEADS.bind(**values))]
+    return [(str(episode.id), episode) for episode in read_heads(session, ids)]
 
 
 def _steps(session: SessionProtocol, ids: Sequence[str]) -> list[tuple[str, Owner]]:
