@@ -258,7 +258,7 @@ def make_episode() -> Callable[..., ms.Episode]:
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Processes that the test starts react to SIGINT, also if the shell of the suite has it ignored."""
+    """Processes that the test starts react to SIGINT: a job in the background of a shell inherits it ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a handler becomes the default in a child
     yield
     signal.signal(signal.SIGINT, before)

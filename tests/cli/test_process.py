@@ -8,8 +8,6 @@ import pty
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -75,10 +73,10 @@ def test_a_closed_output_pipe_is_not_an_error(database, make_episode):
         process.stderr.close()
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_exits_with_130_and_keeps_what_was_read(database):
     with ms.MemoryStorage.open(database) as storage:
-        with interruptible():
-            process = start("import", "-", "-d", database)
+        process = start("import", "-", "-d", database)
         process.stdin.write("".join(json.dumps(run(trial=trial)) + "\n" for trial in range(150)).encode())
         process.stdin.flush()
         wait_for(lambda: storage.episodes.count() == 100 and is_reading_stdin(process))
@@ -88,25 +86,19 @@ def test_an_interrupt_exits_with_130_and_keeps_what_was_read(database):
         assert storage.episodes.count() == 100
 
 
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Have a process that starts in the block hear SIGINT: a job in the background of a shell inherits it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a handler becomes the default in a child
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def test_an_interrupt_reaches_a_child_of_a_background_job():
+@pytest.fixture
+def background_job():
+    """A job in the background of a shell, which inherits SIGINT ignored."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with interruptible():
-            child = subprocess.Popen(["/bin/sleep", "60"])
-        child.send_signal(signal.SIGINT)
-        assert child.wait(300) == -signal.SIGINT
-    finally:
-        signal.signal(signal.SIGINT, before)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("background_job", "interruptible")
+def test_an_interrupt_reaches_a_child_of_a_background_job():
+    child = subprocess.Popen(["/bin/sleep", "60"])
+    child.send_signal(signal.SIGINT)
+    assert child.wait(300) == -signal.SIGINT
 
 
 def episodes_in(database) -> int:

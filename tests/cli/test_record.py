@@ -111,13 +111,10 @@ def test_with_json_stdout_has_the_episode_alone(command, database):
     assert json.loads(result.stdout)["steps"][0]["result"] == {"status": "ok", "output": "hello\n"}
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_command_is_recorded_as_failed(database):
     code = "import time; print('ready', flush=True); time.sleep(600)"
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        process = start("record", "Wait", "-d", database, "--", *python(code), start_new_session=True)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    process = start("record", "Wait", "-d", database, "--", *python(code), start_new_session=True)
     assert process.stdout.readline() == b"ready\n"
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     process.communicate(timeout=300)
