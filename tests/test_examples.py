@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,9 +12,8 @@ import pytest
 import memory_storage as ms
 from memory_storage.embedders import HashingEmbedder
 from memory_storage.importers import import_file
+from tests.example_process import EXAMPLES, output_of
 from tests.importers.transcripts import REAL, write_airline
-
-EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def _module(name: str) -> ModuleType:
@@ -107,10 +105,7 @@ def test_record_runs(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_an_agent_with_mcp_needs_fewer_steps_the_second_time(database):
-    command = [sys.executable, "-W", "error", EXAMPLES / "mcp_agent.py", "--database", database]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == [
+    assert output_of("mcp_agent.py", database) == [
         "Fix the flaky test of the login token",
         "  recall: 0 records",
         "  pytest: test_token: expired 1 s too early",

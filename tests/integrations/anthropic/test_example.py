@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-EXAMPLE = Path(__file__).parents[3] / "examples" / "anthropic_memory.py"
+from tests.example_process import output_of
 
 
 @pytest.mark.slow
 def test_a_second_conversation_knows_what_the_first_one_noted(database):
-    command = [sys.executable, "-W", "error", EXAMPLE, "--database", database]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == [
+    assert output_of("anthropic_memory.py", database, seconds=60) == [
         "Ann prefers short answers.",
         "  memory: view /memories",
         "  memory: create /memories/customers/ann.md",

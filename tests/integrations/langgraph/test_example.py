@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import memory_storage as ms
 from memory_storage.integrations.langgraph import STORE_PATH
-
-EXAMPLE = Path(__file__).parents[3] / "examples" / "langgraph_agent.py"
+from tests.example_process import output_of
 
 
 @pytest.mark.slow
 def test_the_agent_needs_fewer_steps_the_second_time(database):
-    command = [sys.executable, "-W", "error", EXAMPLE, "--database", database]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == [
+    assert output_of("langgraph_agent.py", database) == [
         "Fix the flaky test of the login token",
         "Fix the flaky test of the session token",
         "login: 6 tool calls, 16 checkpoints",

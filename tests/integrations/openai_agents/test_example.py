@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 import memory_storage as ms
 from memory_storage.integrations.openai_agents import MemoryStorageSession
-
-EXAMPLE = Path(__file__).parents[3] / "examples" / "openai_agent.py"
+from tests.example_process import output_of
 
 
 @pytest.mark.slow
 def test_the_conversation_continues_where_it_ended(database):
-    command = [sys.executable, "-W", "error", EXAMPLE, "--database", database]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == [
+    assert output_of("openai_agent.py", database) == [
         "How many apples are left? There are 5 apples. (4 items are stored)",
         "Sell 2 of them. Sold 2 of the 5 apples. (6 items are stored)",
         "What did I ask first? You asked first: How many apples are left? (8 items are stored)",
