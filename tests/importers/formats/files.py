@@ -26,7 +26,7 @@ def claude(number: int, kind: str, content: Any, **fields: Any) -> Json:
         message["usage"] = fields.pop("usage", {"input_tokens": 10, "output_tokens": number})
     return {
         "type": kind, "uuid": f"00000000-0000-4000-8000-{number:012}", "parentUuid": None, "isSidechain": False,
-        "userType": "external", "cwd": "/work/app", "gitBranch": "main", "sessionId": SESSION, "version": "2.1.0",
+        "userType": "external", "cwd": "/srv/app", "gitBranch": "main", "sessionId": SESSION, "version": "2.1.0",
         "timestamp": f"2026-06-15T10:00:{number:02}.000Z", "message": message, **fields,
     }  # fmt: skip
 
@@ -91,11 +91,11 @@ def tokens(total: int, last: int) -> Json:
 
 
 CODEX = [
-    codex(5, "session_meta", id="11111111-1111-4111-8111-111111111111", cwd="/work/app", cli_version="0.9",
+    codex(5, "session_meta", id="11111111-1111-4111-8111-111111111111", cwd="/srv/app", cli_version="0.9",
           originator="codex_cli_rs", git={"branch": "main", "commit_hash": "abc"}),
-    codex(6, "turn_context", cwd="/work/app", model="gpt-x", approval_policy="never"),
+    codex(6, "turn_context", cwd="/srv/app", model="gpt-x", approval_policy="never"),
     codex(6, "response_item", **spoken("developer", "You are a coder.")),
-    codex(6, "response_item", **spoken("user", "<environment_context>\n<cwd>/work/app</cwd></environment_context>")),
+    codex(6, "response_item", **spoken("user", "<environment_context>\n<cwd>/srv/app</cwd></environment_context>")),
     codex(7, "event_msg", type="user_message", message="List the files."),
     codex(7, "response_item", **spoken("user", "List the files.")),
     codex(8, "response_item", type="reasoning", summary=[], encrypted_content="x"),
