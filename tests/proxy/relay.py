@@ -36,11 +36,16 @@ class Relay(Traffic):
             loop = asyncio.get_running_loop()
             self._server = await loop.create_server(self._connection, sock=listening)
 
-    def refuse(self) -> None:
+    async def refuse(self) -> None:
         """Stop listening, so that new connections are refused. Open ones stay."""
         if self._server is not None:
-            self._server.close()
-            self._server = None
+            server, self._server = self._server, None
+            # A server that is closed between the accept of a connection and its first callback drops that connection's
+            # transport without closing it (before Python 3.12): accept nothing more, and let those callbacks run.
+            for listening in server.sockets:
+                asyncio.get_running_loop().remove_reader(listening.fileno())
+            await asyncio.sleep(0)
+            server.close()
 
     def cut_all(self, reset: bool) -> None:
         """Cut every open connection now."""
@@ -49,7 +54,7 @@ class Relay(Traffic):
 
     async def close(self) -> None:
         """Stop listening, drop every connection, and wait until all are closed."""
-        self.refuse()
+        await self.refuse()
         for connection in tuple(self._open):
             connection.drop()
         while self._open:
