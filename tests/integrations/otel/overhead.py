@@ -6,6 +6,7 @@ instrumentation on in both. A run has 5 model calls of 100 ms and 4 tools of 50 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -83,7 +84,7 @@ def measure(directory: Path, pairs: int = 15, *, most: int = 15, enough: float =
                     break
                 for which in (0, 1) if number % 2 else (1, 0):
                     began = time.perf_counter()
-                    agents[which].run_sync("Refund order 17")
+                    asyncio.run(agents[which].run("Refund order 17"))
                     if number:  # the first one of each imports and compiles
                         seconds[which].append(time.perf_counter() - began)
             assert recorder.force_flush()
@@ -118,7 +119,7 @@ def _spans_of_a_run() -> Sequence[ReadableSpan]:
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    _agent(provider, 0.0, 0.0).run_sync("Refund order 17")
+    asyncio.run(_agent(provider, 0.0, 0.0).run("Refund order 17"))
     provider.shutdown()
     return exporter.get_finished_spans()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from importlib import import_module
 from types import ModuleType
@@ -49,7 +50,7 @@ STEPS = [
 
 def test_pydantic_ai_succeeds(agents, provider, recorded):
     agent = agents.pydantic_agent(TURNS, [lookup, refund], provider)
-    result = agent.run_sync("Refund order 17")
+    result = asyncio.run(agent.run("Refund order 17"))
     (episode,) = recorded()
     assert episode.task_description == "Refund order 17"
     assert episode.outcome == ms.Success(verdict="Refunded.")
@@ -69,7 +70,7 @@ def test_pydantic_ai_succeeds(agents, provider, recorded):
 def test_pydantic_ai_fails(agents, provider, recorded):
     agent = agents.pydantic_agent([[("crash", {"order": 1})]], [crash], provider)
     with pytest.raises(ValueError, match="no order 1"):
-        agent.run_sync("Refund order 1")
+        asyncio.run(agent.run("Refund order 1"))
     (episode,) = recorded()
     assert _done(episode) == [("crash", {"order": 1}, ms.StepError(message="ValueError: no order 1"))]
     assert episode.outcome.reason == "ValueError: no order 1"
@@ -84,7 +85,7 @@ def test_pydantic_ai_delegates_to_an_agent(agents, provider, recorded):
         return (await inner.run(question)).output
 
     outer = agents.pydantic_agent([[("delegate", {"question": "What is order 3?"})], "New."], [delegate], provider)
-    outer.run_sync("Tell me of order 3")
+    asyncio.run(outer.run("Tell me of order 3"))
     (episode,) = recorded()
     assert episode.task_description == "Tell me of order 3"
     assert _done(episode) == [
@@ -97,7 +98,7 @@ def test_pydantic_ai_delegates_to_an_agent(agents, provider, recorded):
 
 def test_pydantic_ai_without_content(agents, provider, recorded):
     agent = agents.pydantic_agent(TURNS, [lookup, refund], provider, include_content=False)
-    agent.run_sync("Refund order 17")
+    asyncio.run(agent.run("Refund order 17"))
     (episode,) = recorded()
     assert episode.task_description == "refunds"
     assert sorted(step.tool for step in episode.steps) == ["lookup", "lookup", "refund"]
