@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.state import CompiledStateGraph
@@ -49,7 +49,8 @@ class ScriptedModel(BaseChatModel):
                 else [("remember", "A flaky test of expiry: freeze the clock, a longer timeout does not help.")]
             ),
         ]
-        done = sum(isinstance(one, ToolMessage) for one in messages)
+        asked = max(number for number, one in enumerate(messages) if isinstance(one, HumanMessage))
+        done = sum(isinstance(one, ToolMessage) for one in messages[asked:])
         if done == len(plan):
             answer = AIMessage("The test passes.")
         else:

@@ -32,6 +32,11 @@ def test_the_agent_needs_fewer_steps_the_second_time(database):
         (lesson,) = storage.items.query(STORE_PATH)
         assert lesson.path == (*STORE_PATH, "agents", "coder", "lessons")
         assert [(one.path, one.key) for one in storage.items.iterate_vectors()] == [(lesson.path, lesson.key)]
+    again = output_of("langgraph_agent.py", database)
+    assert [line for line in again if line.startswith(("login", "session"))] == [
+        "login: 8 tool calls, 24 checkpoints",
+        "session: 4 tool calls, 16 checkpoints",
+    ]
 
 
 @pytest.mark.parametrize("missing", ["langgraph", "langchain_core"])
