@@ -144,6 +144,8 @@ def is_storable(text: str) -> bool:
 
 def refuse_unstorable(field: str, value: Any) -> None:
     """ValidationError if `value` contains, at any depth, a string that the database cannot store."""
+    if type(value) is str and is_storable(value):  # by far the most frequent case
+        return
     error = unstorable_error(field, value)
     if error:
         raise error
