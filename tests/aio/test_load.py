@@ -130,8 +130,8 @@ def test_a_thousand_tasks_on_a_file_do_not_block_the_loop(migrated_file):
 
 @pytest.mark.slow
 def test_tasks_on_a_server_do_not_block_the_loop(migrated_server_url):
-    # More threads than for a file compete for the interpreter: measured are 5.0 to 6.1 ms, and with an interval of 1 ms,
-    # as the guide recommends, 1.5 to 4.5. More is allowed, since other tests run at the same time.
+    # More threads than for a file compete for the interpreter: measured are 5.0 to 6.1 ms, and with an interval of 1 ms
+    # (as the guide recommends) 1.5 to 4.5. More is allowed, since other tests run at the same time.
     before = sys.getswitchinterval()
     sys.setswitchinterval(0.001)
     try:
