@@ -144,8 +144,6 @@ def is_storable(text: str) -> bool:
 
 def refuse_unstorable(field: str, value: Any) -> None:
     """ValidationError if `value` contains, at any depth, a string that the database cannot store."""
-    if type(value) is str and is_storable(value):  # by far the most frequent case
-        return
     error = unstorable_error(field, value)
     if error:
         raise error
@@ -166,10 +164,11 @@ def unstorable_error(field: str, value: Any) -> ValidationError | None:
     pending, seen = [(field, value)], set()
     while pending:
         field, value = pending.pop()
-        if isinstance(value, str) and (match := _UNSTORABLE.search(value)):
-            what = "the NUL character" if match[0] == "\0" else f"the lone surrogate U+{ord(match[0]):04X}"
-            return ValidationError(field, f"text cannot hold {what}", value)
-        if id(value) not in seen:
+        if isinstance(value, str):  # it has no parts
+            if match := _UNSTORABLE.search(value):
+                what = "the NUL character" if match[0] == "\0" else f"the lone surrogate U+{ord(match[0]):04X}"
+                return ValidationError(field, f"text cannot hold {what}", value)
+        elif id(value) not in seen:
             seen.add(id(value))
             pending += [(join_field(field, name), part) for name, part in reversed(parts_of(value))]
     return None
