@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from importlib.machinery import SourceFileLoader
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from .scripts import ROOT, load_script
+
 pytest.importorskip("pip", reason="the script uses pip's parser of requirements")
 pytest.importorskip("tomllib", reason="the script needs Python 3.11")
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def wheels() -> ModuleType:
-    loader = SourceFileLoader("wheels", str(ROOT / ".ci/wheels"))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("wheels", loader))
-    sys.modules["wheels"] = module
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    loader.exec_module(module)
-    sys.dont_write_bytecode = before
-    return module
+    return load_script("wheels")
 
 
 def target(wheels: ModuleType, name: str, python: str):
