@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any, ParamSpec, TypeVar, cast
 
 from memory_storage.errors import ValidationError
+from memory_storage.models.display import shortened
 
 from .run import Run, current_run, note_failure, set_current_run
 from .values import Redact
@@ -126,7 +127,7 @@ class _Call:
             self._run._save({"parameters": self._parameters} if self._parameters else {})
             self._is_saved = True
         except Exception as problem:  # noqa: BLE001 - the function is called in any case
-            note_failure(f"the call of {self._name} is not recorded", problem)
+            note_failure(f"the call of {shortened(self._name)} is not recorded", problem)
 
     def activate(self) -> None:
         """Make the episode the current run of this context."""
@@ -150,7 +151,7 @@ class _Call:
             else:
                 self._append(output, error)
         except Exception as problem:  # noqa: BLE001 - what the function returns or raises is the caller's
-            note_failure(f"the result of {self._name} is not recorded", problem, error)
+            note_failure(f"the result of {shortened(self._name)} is not recorded", problem, error)
 
     def _append(self, output: object, error: BaseException | None) -> None:
         latency_ms = round((perf_counter() - self._began) * 1_000)

@@ -189,6 +189,21 @@ def test_a_storage_that_fails_changes_no_call(storage: ms.MemoryStorage, caplog)
     assert current_run() is None
 
 
+@in_memory
+def test_a_log_shows_a_name_of_any_characters(storage: ms.MemoryStorage, caplog):
+    @storage.recorded(tool="a\nname\ud800" + "x" * 1_000)
+    def tool() -> None:
+        pass
+
+    with storage.record("a task"):
+        tool()
+    (record,) = caplog.records
+    message = record.getMessage()
+    assert message.startswith("the result of a name\ufffdxxx")
+    assert message.isprintable()
+    assert len(message) < 300
+
+
 async def _in_coroutine(storage: ms.MemoryStorage) -> None:
     @storage.recorded
     async def agent() -> None:
