@@ -159,6 +159,22 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
         test._hypothesis_internal_use_settings = usual
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, object, object]:
+    """Let xdist send a report that has lone surrogates, in a log for example: else it ends the whole run."""
+    return _without_surrogates((yield))
+
+
+def _without_surrogates(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {key: _without_surrogates(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_without_surrogates(part) for part in value)
+    return value
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TURSO_DATABASE_URL", "TURSO_AUTH_TOKEN", "LIBSQL_DATABASE_PATH", "COLUMNS"):  # xdist sets the last
