@@ -32,6 +32,7 @@ __all__ = ["MemoryStorageMemoryService"]
 _ATTEMPTS = 5
 _WORDS_OF_A_FILTER = 100
 _MOST_WORDS = 500  # the engine takes 1,000 conditions
+_MOST_QUERIES = 200  # of a batch
 _VECTOR = "text"
 
 
@@ -71,6 +72,7 @@ class MemoryStorageMemoryService(BaseMemoryService):
             raise ValidationError("limit", f"a whole number from 1 to {most}", limit)
         if type(min_similarity) not in (int, float) or not -1 <= min_similarity <= 1:
             raise ValidationError("min_similarity", "a number from -1 to 1", min_similarity)
+        self._page = most
         self._limit, self._min_similarity = limit, min_similarity
         self._embedder = self._embedder_of(embedder)
 
@@ -162,11 +164,11 @@ class MemoryStorageMemoryService(BaseMemoryService):
             await self._storage.items.put_many(puts)
 
     async def search_memory(self, *, app_name: str, user_id: str, query: str) -> SearchMemoryResponse:
-        """Search the memories of a user, in one round trip.
+        """Search the memories of a user, in one round trip, or two if more than 1,000 have words of the query.
 
         Those that share words with the query are ranked by them, rare words first; with an embedder, they are combined
-        with the most similar ones by reciprocal rank fusion. Of equal ones, the newer is first. Of more than 1,000
-        memories (`limits.query_maximum`) that share words with it, those that were added last are ranked. The first 500
+        with the most similar ones by reciprocal rank fusion. Of equal ones, the newer is first. Of a word that more
+        than 1,000 memories have (`limits.query_maximum`), those that were added last are ranked. The first 500 distinct
         words of the query count.
 
         Args:
@@ -180,26 +182,20 @@ class MemoryStorageMemoryService(BaseMemoryService):
         Raises:
             ValidationError: An id is invalid, or the embedder's vectors have another dimension than those stored.
         """
-        path, words = memory_path(app_name, user_id), query_words_of(query)[:_MOST_WORDS]
         if not query.strip():
             return SearchMemoryResponse()
-        operations: list[QueryItems | SearchItems] = [
-            QueryItems(
-                prefix=path,
-                filter={"$or": [{"words": {"$contains": word}} for word in words[first : first + _WORDS_OF_A_FILTER]]},
-                newest_first=True,
-                limit=self._storage.settings.limits.query_maximum,
-            )
-            for first in range(0, len(words), _WORDS_OF_A_FILTER)
-        ]
+        path, words = memory_path(app_name, user_id), query_words_of(query)[:_MOST_WORDS]
+        groups = [words[first : first + _WORDS_OF_A_FILTER] for first in range(0, len(words), _WORDS_OF_A_FILTER)]
+        operations: list[QueryItems | SearchItems] = [self._having(path, group) for group in groups]
         if (embedder := self._embedder) is not None:
             vector = await asyncio.to_thread(embedder.embed_query, query)
             operations.append(SearchItems(prefix=path, vector=vector, model=embedder.model, limit=self._limit))
         results = await self._storage.items.batch(operations) if operations else []
         hits: list[Hit[Item]] = [] if embedder is None else results.pop()
+        if any(len(page) == self._page for page in results):  # a frequent word has displaced what has the rare ones
+            results += await self._storage.items.batch([self._having(path, [one]) for one in words[:_MOST_QUERIES]])
         items = {item.key: item for page in results for item in page}
-        best = self._ranked(words, items, hits)
-        return SearchMemoryResponse(memories=[_entry(item) for item in best])
+        return SearchMemoryResponse(memories=[_entry(item) for item in self._ranked(words, items, hits)])
 
     async def delete_memory(self, *, app_name: str, user_id: str, memory_id: str | None = None) -> None:
         """Delete a memory with its vectors. Idempotent. One of an event is not added again with its session.
@@ -229,6 +225,11 @@ class MemoryStorageMemoryService(BaseMemoryService):
                 continue
             return
         raise UnavailableError("other writers keep changing this memory; try again")
+
+    def _having(self, path: Sequence[str], words: Sequence[str]) -> QueryItems:
+        """Return the query of the memories that have any of these words."""
+        conditions = {"$or": [{"words": {"$contains": word}} for word in words]}
+        return QueryItems(prefix=path, filter=conditions, newest_first=True, limit=self._page)
 
     def _ranked(self, words: Sequence[str], items: Mapping[str, Item], hits: Sequence[Hit[Item]]) -> list[Item]:
         scores = ranked_by_words(words, {key: _value(item)["words"] for key, item in items.items()})

@@ -20,7 +20,7 @@ from google.adk.sessions.session import Session
 from google.adk.sessions.state import State
 
 from memory_storage.aio import AsyncMemoryStorage, AsyncTransaction
-from memory_storage.errors import CommitUnknownError, ConflictError, UnavailableError
+from memory_storage.errors import CommitUnknownError, ConflictError, UnavailableError, ValidationError
 from memory_storage.integrations._threads import as_async
 from memory_storage.models import GetItem, Item, PutItem, new_id
 from memory_storage.storage import MemoryStorage
@@ -285,6 +285,7 @@ class MemoryStorageSessionService(BaseSessionService):
         Returns:
             The marker of the session, whether the event is its last, and whether it was new.
         """
+        _check_numbers("event.actions.state_delta", event.actions.state_delta)
         document = event.model_dump(mode="json", exclude_none=True)
         digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
         for _ in range(_ATTEMPTS):
@@ -367,8 +368,17 @@ def _events(newest_first: Sequence[Item]) -> list[Event]:
 
 def _as_json(state: dict[str, Any]) -> dict[str, Any]:
     """Return a state as an event would have it: ADK's own serialization."""
+    _check_numbers("state", state)
     delta: dict[str, Any] = EventActions(state_delta=state).model_dump(mode="json")["state_delta"]
     return delta
+
+
+def _check_numbers(field: str, state: dict[str, Any]) -> None:
+    """Refuse what JSON has no number for: ADK would write null instead."""
+    try:
+        json.dumps(state, allow_nan=False, skipkeys=True, default=str)
+    except ValueError as error:
+        raise ValidationError(field, "finite numbers, and no value that contains itself", state) from error
 
 
 def _value(item: Item) -> dict[str, Any]:
