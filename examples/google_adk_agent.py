@@ -51,7 +51,7 @@ class ScriptedModel(BaseLlm):
         if last.function_response is not None:
             result = (last.function_response.response or {})["result"]
             said = [part.text for one in result.memories if one.author == "user" for part in one.content.parts or ()]
-            return types.Part(text=f"You told me: {said[0]}" if said else "I do not know.")
+            return types.Part(text=f"You said: {said[0]}" if said else "I do not know.")
         if "?" in (last.text or ""):
             return types.Part(function_call=types.FunctionCall(name="load_memory", args={"query": last.text}))
         return types.Part(text="I will remember that.")

@@ -182,7 +182,10 @@ class MemoryStorageSessionService(BaseSessionService):
             return None
         session = _session(key, head, app_state, user_state)
         if events and events[0]:
-            session.events = await asyncio.to_thread(_events, events[0])  # thousands would hold up the event loop
+            # In a thread: thousands would hold up the event loop. The newest is the first of them.
+            session.events = await asyncio.to_thread(
+                lambda: [Event.model_validate(item.value) for item in reversed(events[0])]
+            )
         return session
 
     async def list_sessions(self, *, app_name: str, user_id: str | None = None) -> ListSessionsResponse:
@@ -360,10 +363,6 @@ def _session(key: _Key, head: Item, app_state: Sequence[Item], user_state: Seque
     )
     session._storage_update_marker = _marker(head, head.version)
     return session
-
-
-def _events(newest_first: Sequence[Item]) -> list[Event]:
-    return [Event.model_validate(item.value) for item in reversed(newest_first)]
 
 
 def _as_json(state: dict[str, Any]) -> dict[str, Any]:

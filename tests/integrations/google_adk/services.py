@@ -1,4 +1,4 @@
-"""Events, and a service of ADK that stands beside ours: a test of both states ADK's contract."""
+"""Events, and what of them the tests compare."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tests.example_process import output_of
 def test_the_second_conversation_remembers_the_first(database):
     lines = [
         "monday: My favourite fruit is the quince. I will remember that. (2 events are stored)",
-        "friday: Which fruit do I like best? You told me: My favourite fruit is the quince. (4 events are stored)",
+        "friday: Which fruit do I like best? You said: My favourite fruit is the quince. (4 events are stored)",
     ]
     assert output_of("google_adk_agent.py", database) == lines
     with ms.MemoryStorage.open(database) as storage:

@@ -121,7 +121,7 @@ def test_a_failing_tool_leaves_what_was_stored_before(storage):
             await turn(storage, None, "Fail", agent=agent)
         session = await MemoryStorageSessionService(storage).get_session(**SCOPE, session_id="s")
         assert session.events[0].content.parts[0].text == "Fail"
-        await turn(storage, Script(answers=["Fine."]), "Go on")
+        await turn(storage, Script(answers=["Fine."]), "Continue")
         session = await MemoryStorageSessionService(storage).get_session(**SCOPE, session_id="s")
         assert session.events[-1].content.parts[0].text == "Fine."
 
