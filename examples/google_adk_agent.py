@@ -19,7 +19,7 @@ from google.adk.models.base_llm import BaseLlm
 from google.adk.models.llm_request import LlmRequest
 from google.adk.models.llm_response import LlmResponse
 from google.adk.runners import Runner
-from google.adk.tools import load_memory  # type: ignore[attr-defined,unused-ignore]
+from google.adk.tools import load_memory
 from google.genai import types
 
 from memory_storage.aio import AsyncMemoryStorage

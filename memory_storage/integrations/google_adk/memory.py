@@ -25,6 +25,7 @@ from memory_storage.sql.validation import embedder as as_embedder
 from memory_storage.storage import MemoryStorage
 
 from .paths import memory_path
+from .reading import value_of
 from .words import fused, query_words_of, ranked_by_words, words_of
 
 __all__ = ["MemoryStorageMemoryService"]
@@ -213,12 +214,12 @@ class MemoryStorageMemoryService(BaseMemoryService):
         path = memory_path(app_name, user_id)
         for _ in range(_ATTEMPTS):
             item = await self._storage.items.find(path, memory_id)
-            if item is None or not _value(item).get("content"):
+            if item is None or not value_of(item).get("content"):
                 return
             if not memory_id.startswith("event-"):
                 await self._storage.items.delete(path, memory_id)
                 return
-            tombstone = {name: _value(item).get(name) for name in ("session_id", "event_id")}
+            tombstone = {name: value_of(item).get(name) for name in ("session_id", "event_id")}
             try:
                 await self._storage.items.put(path, memory_id, tombstone, version=item.version)
             except (CommitUnknownError, ConflictError):
@@ -232,12 +233,12 @@ class MemoryStorageMemoryService(BaseMemoryService):
         return QueryItems(prefix=path, filter=conditions, newest_first=True, limit=self._page)
 
     def _ranked(self, words: Sequence[str], items: Mapping[str, Item], hits: Sequence[Hit[Item]]) -> list[Item]:
-        scores = ranked_by_words(words, {key: _value(item)["words"] for key, item in items.items()})
+        scores = ranked_by_words(words, {key: value_of(item)["words"] for key, item in items.items()})
         similar = {hit.item.key: hit.item for hit in hits if hit.score > self._min_similarity}
         known = {**items, **similar}
 
         def best_first(of: Mapping[str, float]) -> list[str]:
-            return sorted(of, key=lambda key: (of[key], str(_value(known[key])["timestamp"]), key), reverse=True)
+            return sorted(of, key=lambda key: (of[key], str(value_of(known[key])["timestamp"]), key), reverse=True)
 
         if hits:
             scores = fused(best_first(scores), list(similar))
@@ -308,7 +309,7 @@ def _document(
 
 
 def _entry(item: Item) -> MemoryEntry:
-    value = _value(item)
+    value = value_of(item)
     origin = {name: value[name] for name in ("session_id", "event_id") if value.get(name) is not None}
     return MemoryEntry(
         content=types.Content.model_validate(value["content"]),
@@ -339,8 +340,3 @@ def _iso(timestamp: float) -> str:
         return datetime.fromtimestamp(timestamp, timezone.utc).isoformat()
     except (OverflowError, ValueError, OSError) as error:
         raise ValidationError("timestamp", "seconds since 1970, within the years 1 to 9999", timestamp) from error
-
-
-def _value(item: Item) -> dict[str, Any]:
-    value: Any = item.value
-    return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from memory_storage.aio import AsyncItemRepository, AsyncMemoryStorage
 from memory_storage.models import GetItem, Item, ItemPath, QueryItems
@@ -56,3 +56,8 @@ async def _all(items: AsyncItemRepository, listing: Listing) -> list[Item]:
         if len(found) == listing.limit:
             break
     return found
+
+
+def value_of(item: Item) -> dict[str, Any]:
+    """Return the value of an item that a service has stored: an object."""
+    return cast("dict[str, Any]", item.value)

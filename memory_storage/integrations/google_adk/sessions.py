@@ -26,7 +26,7 @@ from memory_storage.models import GetItem, Item, PutItem, new_id
 from memory_storage.storage import MemoryStorage
 
 from .paths import app_state_path, event_key, events_path, sessions_path, user_state_path
-from .reading import Listing, read
+from .reading import Listing, read, value_of
 
 __all__ = ["MemoryStorageSessionService"]
 
@@ -146,7 +146,7 @@ class MemoryStorageSessionService(BaseSessionService):
                 stored = await self._storage.items.find(key.head.path, key.session_id)
                 if stored is None:
                     continue
-                if _value(stored)["incarnation"] != incarnation:
+                if value_of(stored)["incarnation"] != incarnation:
                     raise AlreadyExistsError(f"Session with id {key.session_id} already exists.") from error
             session = await self.get_session(app_name=app_name, user_id=user_id, session_id=key.session_id)
             if session is not None:
@@ -296,9 +296,9 @@ class MemoryStorageSessionService(BaseSessionService):
             if head is None:
                 raise SessionNotFoundError(f"Session {key.session_id} not found.")
             if earlier is not None:
-                if _value(earlier)["digest"] != digest:
+                if value_of(earlier)["digest"] != digest:
                     raise AlreadyExistsError(f"The session has another event with the id {event.id}.")
-                return _marker(head, head.version), _value(earlier)["number"] == _value(head)["events"], False
+                return _marker(head, head.version), value_of(earlier)["number"] == value_of(head)["events"], False
             _check_current(session, head)
             try:
                 await self._storage.items.batch(_puts(key, head, document, digest))
@@ -314,7 +314,7 @@ class MemoryStorageSessionService(BaseSessionService):
 def _puts(key: _Key, head: Item, document: dict[str, Any], digest: str) -> list[PutItem]:
     """Return the puts that append an event; they conflict if the session has changed since `head` was read."""
     deltas = _Deltas.of(document.get("actions", {}).get("state_delta", {}))
-    old = _value(head)
+    old = value_of(head)
     number = old["events"] + 1
     new = {
         **old,
@@ -333,7 +333,7 @@ def _puts(key: _Key, head: Item, document: dict[str, Any], digest: str) -> list[
 
 
 def _check_current(session: Session, head: Item) -> None:
-    value, marker = _value(head), session._storage_update_marker
+    value, marker = value_of(head), session._storage_update_marker
     if marker is not None:
         is_current = marker == _marker(head, head.version)
     elif value["update_time"] <= session.last_update_time:
@@ -346,11 +346,11 @@ def _check_current(session: Session, head: Item) -> None:
 
 
 def _marker(head: Item, version: int) -> str:
-    return f"{_value(head)['incarnation']}:{version}"
+    return f"{value_of(head)['incarnation']}:{version}"
 
 
 def _session(key: _Key, head: Item, app_state: Sequence[Item], user_state: Sequence[Item]) -> Session:
-    value = _value(head)
+    value = value_of(head)
     state = dict(value["state"])
     state.update((f"{State.APP_PREFIX}{item.key}", item.value) for item in app_state)
     state.update((f"{State.USER_PREFIX}{item.key}", item.value) for item in user_state)
@@ -378,8 +378,3 @@ def _check_numbers(field: str, state: dict[str, Any]) -> None:
         json.dumps(state, allow_nan=False, skipkeys=True, default=str)
     except ValueError as error:
         raise ValidationError(field, "finite numbers, and no value that contains itself", state) from error
-
-
-def _value(item: Item) -> dict[str, Any]:
-    value: Any = item.value
-    return value

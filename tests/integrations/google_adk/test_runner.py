@@ -10,7 +10,9 @@ from google.adk.agents import LlmAgent, ParallelAgent
 from google.adk.models.base_llm import BaseLlm
 from google.adk.models.llm_response import LlmResponse
 from google.adk.runners import Runner
-from google.adk.tools import ToolContext, load_memory, preload_memory
+from google.adk.tools.load_memory_tool import load_memory_tool
+from google.adk.tools.preload_memory_tool import preload_memory_tool
+from google.adk.tools.tool_context import ToolContext
 from google.genai import types
 from pydantic import Field
 
@@ -50,7 +52,9 @@ def sell(fruit: str, tool_context: ToolContext) -> dict:
 async def turn(storage, script: Script, question: str, *, session_id: str = "s", agent=None) -> list:
     """Ask a question by a new runner, add the session to memory, and return the events of the turn."""
     sessions, memory = MemoryStorageSessionService(storage), MemoryStorageMemoryService(storage)
-    agent = agent or LlmAgent(name="clerk", model=script, tools=[sell, load_memory, preload_memory], output_key="said")
+    agent = agent or LlmAgent(
+        name="clerk", model=script, tools=[sell, load_memory_tool, preload_memory_tool], output_key="said"
+    )
     runner = Runner(app_name=APP, agent=agent, session_service=sessions, memory_service=memory)
     if await sessions.get_session(**SCOPE, session_id=session_id) is None:
         await sessions.create_session(**SCOPE, session_id=session_id)
