@@ -113,10 +113,6 @@ class Lease:
         self._jobs.put(job)
         return job
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """See `Caller`."""
-        return await self.submit(work).result(self.interrupt)
-
     def end(self, hold: Hold[Any], value: object = None, error: BaseException | None = None) -> None:
         """End a hold: commit, and return a value, or roll back with an error."""
         self._jobs.put(_End(hold, value, error))
@@ -286,16 +282,23 @@ class Calls(Unpicklable):
 
     async def run(self, work: Callable[[], T]) -> T:
         """See `Caller`. A call of a task with an open transaction is run by the thread of that."""
+        return await self._submit(work).result(self._interrupt)
+
+    async def finish(self, work: Callable[[], T]) -> T:
+        """Return what `work` returns, as `run` does, but a task that is cancelled does not interrupt or withdraw it."""
+        return await self._submit(work).outcome()
+
+    def _submit(self, work: Callable[[], T]) -> Job[T]:
         # That thread is idle, else the task would not make the call. So a task never waits for a thread while it holds
         # one, and a nested write is refused there as in a program with threads.
         lease = self.lease_of_task()
         if lease is not None:
-            return await lease.run(work)
+            return lease.submit(work)
         if self._is_closed:
             raise UnavailableError(_CLOSED)
         job = Job(work)
         self._single.submit(job)
-        return await job.result(self._interrupt)
+        return job
 
     def lease_of_task(self) -> Lease | None:
         """Return the lease of the current task, if it has a transaction open."""

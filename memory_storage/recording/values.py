@@ -153,6 +153,15 @@ def cut_traceback(text: str) -> str:
     return _cut(text, _TRACEBACK_HEAD, _TRACEBACK_TAIL)
 
 
+def fitting_task(text: str, length: int) -> str:
+    """Return a task of at most `length` characters that can be stored; a longer one ends with how many it has."""
+    text = str(replace_unstorable(text))
+    if len(text) <= length:
+        return text
+    marker = f"... ({len(text):,} characters)"
+    return f"{text[: max(0, length - len(marker))]}{marker}"[:length]
+
+
 def _cut(text: str, head: int, tail: int) -> str:
     left_out = len(text) - head - tail
     if left_out <= 0:

@@ -22,7 +22,7 @@ from memory_storage.models import (
     Success,
 )
 from memory_storage.models.model import JsonObject
-from memory_storage.recording.values import Capture, cut_reason, cut_traceback
+from memory_storage.recording.values import Capture, cut_reason, cut_traceback, fitting_task
 from memory_storage.settings import Limits
 from memory_storage.sql.validation import replace_unstorable
 
@@ -84,7 +84,7 @@ class _Conversion:
         scores = [one["score"] for one in self._evaluations() if isinstance(one.get("score"), int | float)]
         return Episode(
             id=uuid5(_IDS, f"{self._run.trace_id:032x}:{agent.span_id:016x}"),
-            task_description=self._fitting(task, self._limits.task_description),
+            task_description=fitting_task(task, self._limits.task_description),
             started_at=_moment(agent.start),
             completed_at=_moment(max(agent.start, agent.end)),
             outcome=self._outcome(verdict),
@@ -276,14 +276,6 @@ class _Conversion:
                 yield self._by_id[parent]
             seen.add(parent)
             parent = self._run.parents.get(parent)
-
-    def _fitting(self, text: str, length: int) -> str:
-        """Return a text of at most `length` characters; a longer one ends with how many it has."""
-        text = str(replace_unstorable(text))
-        if len(text) <= length:
-            return text
-        marker = f"... ({len(text):,} characters)"
-        return f"{text[: max(0, length - len(marker))]}{marker}"[:length]
 
 
 def _error_of(record: SpanRecord) -> tuple[str, str, str]:
