@@ -118,7 +118,7 @@ class MemoryStorageConversationStore(ConversationStore):
         Raises:
             NotFoundError: It does not exist.
         """
-        return _entry_of(await self._run(lambda: self._storage.items.get(_ENTRIES, entry_id)))
+        return _entry_of(await self._run(lambda: _read_entries(self._storage.items, [entry_id])[0]))
 
     async def read_history(self, head_id: str | None, *, limit: int | None = None) -> list[ConversationEntry]:
         """Return the entries up to one, in order.
@@ -275,18 +275,20 @@ def _delete(conversation_id: str, expected_revision: str, tx: Transaction) -> No
 
 
 def _history(items: ItemRepository, head_id: str, limit: int | None) -> list[ConversationEntry]:
-    head = items.get(_ENTRIES, head_id)
-    history = [head]  # the newest first
+    history = _read_entries(items, [head_id])  # the newest first
     while before := _value(history[-1])["before"]:
         missing = len(before) if limit is None else min(len(before), limit - len(history))
         if missing <= 0:
             break
-        keys = before[len(before) - missing :]
-        block = items.get_many([(_ENTRIES, key) for key in keys])
-        if None in block:
-            raise NotFoundError("entry", keys[block.index(None)])
-        history += [item for item in reversed(block) if item is not None]
+        history += reversed(_read_entries(items, before[len(before) - missing :]))
     return [_entry_of(item) for item in reversed(history)]
+
+
+def _read_entries(items: ItemRepository, entry_ids: list[str]) -> list[Item]:
+    entries = items.get_many([(_ENTRIES, one) for one in entry_ids])
+    if None in entries:
+        raise NotFoundError("entry", entry_ids[entries.index(None)])
+    return [item for item in entries if item is not None]
 
 
 def _chain(items: ItemRepository, tips: Iterable[str]) -> set[str]:

@@ -19,6 +19,7 @@ from pydantic_ai.exceptions import (
     SkipToolExecution,
     ToolFailedError,
     ToolRetryError,
+    UnexpectedModelBehavior,
 )
 from pydantic_ai.messages import ModelRequest, ModelResponse, ToolCallPart, ToolReturnPart
 from pydantic_ai.run import AgentRunResult
@@ -30,7 +31,7 @@ from memory_storage.aio import AsyncMemoryStorage
 from memory_storage.integrations._threads import as_async
 from memory_storage.models import TaskContext, TaskType
 from memory_storage.recall import RecallRequest
-from memory_storage.sql.validation import flag, function
+from memory_storage.sql.validation import flag, function, to_list
 from memory_storage.storage import MemoryStorage
 
 from .recorder import MemoryOptions, RunRecorder
@@ -87,7 +88,7 @@ class EpisodicMemory(AbstractCapability[AgentDepsT]):
         if namespace_of is not None:
             function("namespace_of", namespace_of, "lambda context: context.deps.tenant")
         self._options = MemoryOptions(
-            k, budget_tokens, count_tokens, task_type, context, tuple(tags), redact, namespace_of
+            k, budget_tokens, count_tokens, task_type, context, to_list(tags, "tags"), redact, namespace_of
         )
         self._has_tools = flag("tools", tools)
         self._check()
@@ -138,9 +139,9 @@ class EpisodicMemory(AbstractCapability[AgentDepsT]):
             await recorder.begin(ctx)
             result = await handler()
         except BaseException as error:
-            await recorder.end(error=error)
+            await recorder.end(ctx, error=error)
             raise
-        await recorder.end(result.output)
+        await recorder.end(ctx, result.output)
         return result
 
     async def wrap_tool_execute(
@@ -166,21 +167,23 @@ class EpisodicMemory(AbstractCapability[AgentDepsT]):
         """
         if self._recorder is None or self._is_own(call.tool_name):
             return await handler(args)
-        step = self._recorder.start_step(call.tool_name, args, self._tokens.get(call.tool_call_id))
-        metadata = {"tool_call_id": call.tool_call_id}
+        call_id = call.tool_call_id
+        step = self._recorder.start_step(call.tool_name, args, call_id, self._tokens.get(call_id))
         try:
             output = await handler(args)
         except (CallDeferred, ApprovalRequired):
-            raise  # it is not executed in this run
+            self._recorder.forget_step(step)  # it is not executed in this run
+            raise
         except SkipToolExecution as skipped:
-            await self._recorder.end_step(step, skipped.result, metadata=metadata)
+            self._recorded.add(call_id)
+            await self._recorder.end_step(step, skipped.result)
             raise
         except BaseException as error:
-            self._recorded.add(call.tool_call_id)
-            await self._recorder.end_step(step, error=_cause_of(error), metadata=metadata)
+            self._recorded.add(call_id)
+            await self._recorder.end_step(step, error=_cause_of(error))
             raise
-        self._recorded.add(call.tool_call_id)
-        await self._recorder.end_step(step, output, metadata=metadata)
+        self._recorded.add(call_id)
+        await self._recorder.end_step(step, output)
         return output
 
     async def before_model_request(
@@ -233,21 +236,21 @@ class EpisodicMemory(AbstractCapability[AgentDepsT]):
         arguments = call.args if call is not None else None
         if not isinstance(arguments, dict):
             arguments = {} if arguments is None else {"arguments": arguments}  # text that may be no JSON
-        step = recorder.start_step(part.tool_name, arguments, self._tokens.get(part.tool_call_id))
-        metadata = {"tool_call_id": part.tool_call_id}
+        step = recorder.start_step(part.tool_name, arguments, part.tool_call_id, self._tokens.get(part.tool_call_id))
         if part.outcome == "success":
-            await recorder.end_step(step, part.content, metadata=metadata)
+            await recorder.end_step(step, part.content, tool_outcome=part.outcome)
         else:
-            await recorder.end_step(step, error=_text_of(part), metadata={**metadata, "tool_outcome": part.outcome})
+            await recorder.end_step(step, error=_text_of(part), tool_outcome=part.outcome)
 
     def _is_own(self, tool_name: str) -> bool:
         return self._has_tools and tool_name in TOOL_NAMES
 
 
 def _cause_of(error: BaseException) -> BaseException:
-    """Return what a tool has raised, which the framework wraps as the part of the message that reports it."""
-    is_wrapper = isinstance(error, ToolRetryError | ToolFailedError)
-    return error.__cause__ if is_wrapper and error.__cause__ is not None else error
+    """Return what a tool has raised, which the framework wraps to report it to the model, or as the end of retries."""
+    while isinstance(error, ToolRetryError | ToolFailedError | UnexpectedModelBehavior) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _text_of(part: ToolReturnPart) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +11,6 @@ from time import perf_counter
 from typing import Any
 
 from pydantic_ai import DeferredToolRequests, RunContext, RunTimedOut, ToolReturn
-from pydantic_ai.exceptions import RunCancelled
 from pydantic_ai.messages import ModelMessage, ModelRequest, TextContent, UserContent, UserPromptPart
 
 from memory_storage.aio import AsyncMemoryStorage
@@ -19,7 +19,7 @@ from memory_storage.models.model import JsonObject
 from memory_storage.recall import RecallRequest
 from memory_storage.recording import Run
 from memory_storage.recording.run import note_failure, set_current_run
-from memory_storage.recording.values import Capture, Redact, error_text, fitting_task
+from memory_storage.recording.values import Capture, Redact, fitting_task
 from memory_storage.storage import MemoryStorage
 
 SOURCE = "pydantic-ai"
@@ -70,6 +70,7 @@ class RunRecorder:
         self.recalled = ""
         self._recall: Recall | None = None
         self._run: Run | None = None
+        self._open_steps: list[PendingStep] = []
         try:
             namespace = options.namespace_of(context) if options.namespace_of is not None else None
             sync = storage._storage
@@ -100,32 +101,52 @@ class RunRecorder:
         if self._run is not None:
             set_current_run(self._run)  # the framework hands it to the tasks of the run
 
-    async def end(self, output: object = None, error: BaseException | None = None) -> None:
-        """Complete the episode, also in a task that is cancelled."""
-        run, self._run = self._run, None
-        if run is not None:
-            await self._finish(partial(self._end, run, output, error), f"the end of episode {run.id}", error)
+    async def end(self, context: RunContext[Any], output: object = None, error: BaseException | None = None) -> None:
+        """Complete the episode, also in a task that is cancelled.
 
-    def start_step(self, tool: str, arguments: Mapping[str, Any], tokens_used: int | None = None) -> PendingStep | None:
+        Args:
+            context: The context of the run.
+            output: What the run returns.
+            error: What has ended it, instead.
+        """
+        run, self._run = self._run, None
+        if run is None:
+            return
+        time_left = context.remaining_time()
+        if isinstance(error, CancelledError) and time_left is not None and time_left <= 0:
+            # The framework raises it later: a capability observes the cancellation of the run only.
+            cause: BaseException | None = RunTimedOut("the run was not finished before its deadline")
+        else:
+            cause = without_message(error)
+        # Of a run that is cancelled, the framework ends the capabilities before the tools.
+        open_steps, self._open_steps = self._open_steps, []
+        await self._finish(partial(_end, run, open_steps, output, cause), f"the end of episode {run.id}", error)
+
+    def start_step(
+        self, tool: str, arguments: Mapping[str, Any], call_id: str, tokens_used: int | None = None
+    ) -> PendingStep | None:
         """Return the step of a tool that begins now; None if the run is not recorded.
 
         Args:
             tool: The name of the tool.
             arguments: Its arguments; they are converted now, since the tool may change them.
+            call_id: The id of the call.
             tokens_used: The tokens of the model's request that asked for it alone.
         """
         if self._run is None:
             return None
-        capture = self._run._capture()
+        capture, now = self._run._capture(), self._run._session.now()
         parameters = capture.json_object("parameters", arguments)
-        return PendingStep(self._run, tool, capture, parameters, tokens_used, self._run._session.now(), perf_counter())
+        step = PendingStep(self._run, tool, capture, parameters, call_id, tokens_used, now, perf_counter())
+        self._open_steps.append(step)
+        return step
 
     async def end_step(
         self,
         step: PendingStep | None,
         output: object = None,
         error: BaseException | str | None = None,
-        metadata: Mapping[str, Any] | None = None,
+        tool_outcome: str | None = None,
     ) -> None:
         """Append a step, also in a task that is cancelled.
 
@@ -133,15 +154,21 @@ class RunRecorder:
             step: The step; None for a run that is not recorded.
             output: What the tool has returned.
             error: Why it failed, instead.
-            metadata: Further data.
+            tool_outcome: The framework's word for a call that no tool has executed.
         """
-        if step is None:
+        if step is None or step not in self._open_steps:
             return
-        latency_ms = round((perf_counter() - step.began) * 1_000)
-        value = output.return_value if isinstance(output, ToolReturn) else output
+        self._open_steps.remove(step)
+        if isinstance(output, ToolReturn):
+            output = output.return_value
         raised = error if isinstance(error, BaseException) else None
-        work = partial(step.append, value, error, latency_ms, metadata)
+        work = partial(step.append, perf_counter(), output, without_message(raised) or error, tool_outcome)
         await self._finish(work, f"a step of episode {step.run.id}", raised)
+
+    def forget_step(self, step: PendingStep | None) -> None:
+        """Append no step: the tool does not work in this run."""
+        if step in self._open_steps:
+            self._open_steps.remove(step)
 
     async def _finish(self, work: Callable[[], object], what: str, error: BaseException | None) -> None:
         try:
@@ -166,16 +193,8 @@ class RunRecorder:
         except Exception as problem:  # noqa: BLE001 - as above
             note_failure("a run is not recorded", problem)
 
-    def _end(self, run: Run, output: object, error: BaseException | None) -> None:
-        if error is None:
-            run.complete(_outcome_of(output, run))
-        elif isinstance(error, RunCancelled) and not isinstance(error, RunTimedOut):
-            run.complete(_stopped(run, error_text(error)))  # the application wanted it
-        else:
-            run._end(None, error)
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PendingStep:
     """A step while its tool works."""
 
@@ -183,17 +202,26 @@ class PendingStep:
     tool: str
     capture: Capture
     parameters: JsonObject
+    call_id: str
     tokens_used: int | None
     started_at: datetime
     began: float
 
     def append(
-        self, output: object, error: BaseException | str | None, latency_ms: int, metadata: Mapping[str, Any] | None
+        self, ended: float, output: object, error: BaseException | str | None, tool_outcome: str | None = None
     ) -> None:
-        """Append it to the episode."""
+        """Append it to the episode.
+
+        Args:
+            ended: When the tool has ended, by the clock of `began`.
+            output: What it has returned.
+            error: Why it failed, instead.
+            tool_outcome: The framework's word for a call that no tool has executed.
+        """
+        metadata = {"tool_call_id": self.call_id} | ({"tool_outcome": tool_outcome} if tool_outcome else {})
         step = self.run._make_step(
             *(self.capture, self.tool, "", self.parameters, output, error),
-            *(self.started_at, latency_ms, self.tokens_used, metadata),
+            *(self.started_at, round((ended - self.began) * 1_000), self.tokens_used, metadata),
         )
         self.run._append(step)
 
@@ -216,6 +244,20 @@ def _text_of(prompt: str | Sequence[UserContent]) -> str:
         return prompt.strip()
     texts = [one.content if isinstance(one, TextContent) else one for one in prompt]
     return "\n".join(text for text in texts if isinstance(text, str)).strip()
+
+
+def without_message(error: BaseException | None) -> BaseException | None:
+    """Return an exception without the message of a cancellation, which has an address in memory."""
+    return CancelledError() if isinstance(error, CancelledError) else error
+
+
+def _end(run: Run, open_steps: Sequence[PendingStep], output: object, error: BaseException | None) -> None:
+    for step in open_steps:
+        step.append(perf_counter(), None, CancelledError())
+    if error is None:
+        run.complete(_outcome_of(output, run))
+    else:
+        run._end(None, error)
 
 
 def _outcome_of(output: object, run: Run) -> Outcome:
