@@ -54,6 +54,7 @@ MODULES = (
     "memory_storage.integrations.langgraph",
     "memory_storage.integrations.openai_agents",
     "memory_storage.integrations.google_adk",
+    "memory_storage.integrations.pydantic_ai",
     "memory_storage.integrations.anthropic",
     "memory_storage.backup",
     "memory_storage.doctor",

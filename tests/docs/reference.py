@@ -51,6 +51,7 @@ _MODULES = (
     ("memory_storage.integrations.langgraph", "LangGraph store and checkpointer"),
     ("memory_storage.integrations.openai_agents", "OpenAI Agents session"),
     ("memory_storage.integrations.google_adk", "Google ADK sessions and memory"),
+    ("memory_storage.integrations.pydantic_ai", "Pydantic AI memory and conversations"),
     ("memory_storage.integrations.anthropic", "Anthropic memory tool"),
     ("memory_storage.integrations.otel", "OpenTelemetry recorder"),
     ("memory_storage.migrate", "Migrations"),

@@ -6,7 +6,7 @@ Below `CONVERSATIONS_PATH`, by the label that follows it:
 |---|---|---|
 | `conversations` | id of the conversation | its record, its lineages, and the tips that it had before |
 | `entries` | id of the entry | its message, its parent, its lineage, and the ids of up to 64 entries before it |
-| `lineages`, lineage | id of the conversation | none: a fork shares the lineage of the conversation that it was made of |
+| `lineages`, lineage | id of the conversation | none: a fork has that of its origin |
 | `recent` | time of the record, descending, and id | the id of the conversation |
 | `scopes`, scope | as in `recent` | the id of the conversation |
 """
@@ -212,9 +212,12 @@ class _NewRecord:
         self._keys = _index_keys(record)
         self._document = _json("record", lambda: _record_adapter.dump_python(record, mode="json"))
         self._entries = [(one.id, one.parent_id, _entry_document(n, one)) for n, one in enumerate(entries)]
-        new_ids = {one.id for one in entries}
-        linked = [record.head_id, *(one.parent_id for one in entries)]
-        self._known = [one for one in dict.fromkeys(linked) if one is not None and one not in new_ids]
+        known: dict[str | None, bool] = {None: False}  # whether an entry has to be stored already
+        for entry in entries:
+            known.setdefault(entry.parent_id, True)
+            known.setdefault(entry.id, False)
+        known.setdefault(record.head_id, True)
+        self._known = [one for one, is_stored in known.items() if one is not None and is_stored]
 
     def write(self, tx: Transaction) -> None:
         """Store them, if nothing has changed since they were read."""
@@ -223,7 +226,7 @@ class _NewRecord:
         if _revision_of(stored) != self._expected or None in linked:
             raise ConversationConflict(self._id)
         lineages = list(_value(stored)["lineages"]) if stored is not None else []
-        lineages += [_value(one)["lineage"] for one in linked]
+        lineages += [_value(one)["lineage"] for one in (*linked, *self._foreign_tips(tx.items, stored))]
         lineages = list(dict.fromkeys(lineages)) or [str(new_id())]
         links = {one.key: (_value(one)["before"], _value(one)["lineage"]) for one in linked}
         operations: list[ItemOperation] = [*self._entry_puts(links, lineages[0])]
@@ -235,9 +238,19 @@ class _NewRecord:
         operations += [PutItem(path=path, key=key, value=self._id) for path, key in self._keys]
         tx.items.batch(operations)
 
+    def _foreign_tips(self, items: ItemRepository, stored: Item | None) -> list[Item]:
+        """Return the tips that are neither new nor those of the stored record: `save` and `branch` add none."""
+        own = {*self._known, *(entry_id for entry_id, _, _ in self._entries)}
+        own |= set() if stored is None else {*_tips(_record_of(stored)), *_value(stored)["left"]}
+        keys = [(_ENTRIES, one) for one in self._tips if one not in own]
+        return [item for item in items.get_many(keys) if item is not None] if keys else []
+
     def _entry_puts(self, links: dict[str, tuple[list[str], str]], lineage: str) -> Iterable[PutItem]:
         for entry_id, parent_id, document in self._entries:
-            before, own = ([], lineage) if parent_id is None else _link_after(parent_id, *links[parent_id])
+            before, own = ([], lineage) if parent_id is None else links[parent_id]
+            if parent_id is not None:
+                # The first of the ids is that of an entry that has `_BLOCK` ids itself, or that has no parent.
+                before = [*before, parent_id] if len(before) < _BLOCK else [parent_id]
             links[entry_id] = before, own
             value = {**document, "before": before, "lineage": own}
             yield PutItem(path=_ENTRIES, key=entry_id, value=value)
@@ -247,15 +260,8 @@ class _NewRecord:
         if stored is None:
             return []
         passed = {*self._tips, *(parent_id for _, parent_id, _ in self._entries)}
-        return [one for one in dict.fromkeys([*_value(stored)["left"], *_tips(_record_of(stored))]) if one not in passed]
-
-
-def _link_after(parent_id: str, before: list[str], lineage: str) -> tuple[list[str], str]:
-    """Return the ids before the entry that follows one, and its lineage.
-
-    The first of the ids is that of an entry that has `_BLOCK` ids itself, or that has no parent.
-    """
-    return ([*before, parent_id] if len(before) < _BLOCK else [parent_id]), lineage
+        tips = [*_value(stored)["left"], *_tips(_record_of(stored))]
+        return [one for one in dict.fromkeys(tips) if one not in passed]
 
 
 def _delete(conversation_id: str, expected_revision: str, tx: Transaction) -> None:

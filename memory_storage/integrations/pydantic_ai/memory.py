@@ -30,7 +30,7 @@ from typing_extensions import Self
 from memory_storage.aio import AsyncMemoryStorage
 from memory_storage.integrations._threads import as_async
 from memory_storage.models import TaskContext, TaskType
-from memory_storage.recall import RecallRequest
+from memory_storage.recall import RecallRequest, estimate_tokens
 from memory_storage.sql.validation import flag, function, to_list
 from memory_storage.storage import MemoryStorage
 
@@ -100,8 +100,8 @@ class EpisodicMemory(AbstractCapability[AgentDepsT]):
     def _check(self) -> None:
         """Raise what is wrong with an option now, since a run only logs it."""
         options = self._options
-        counter = {} if options.count_tokens is None else {"count_tokens": options.count_tokens}
-        RecallRequest("a task", options.k, options.budget_tokens, **counter)
+        counter = estimate_tokens if options.count_tokens is None else options.count_tokens
+        RecallRequest("a task", options.k, options.budget_tokens, counter)
         options.record(self._storage._storage, "a task")
 
     @classmethod

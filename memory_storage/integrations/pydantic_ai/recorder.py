@@ -96,7 +96,7 @@ class RunRecorder:
             "conversation": context.conversation_id,
             "run_id": context.run_id,
         }
-        metadata = {key: value for key, value in facts.items() if value}
+        metadata: JsonObject = {key: value for key, value in facts.items() if value}
         await self._calls.run(partial(self._begin, self.storage, prompt, name or "agent", metadata))
         if self._run is not None:
             set_current_run(self._run)  # the framework hands it to the tasks of the run
@@ -263,9 +263,6 @@ def _end(run: Run, open_steps: Sequence[PendingStep], output: object, error: Bas
 def _outcome_of(output: object, run: Run) -> Outcome:
     if isinstance(output, DeferredToolRequests):
         names = dict.fromkeys(call.tool_name for call in (*output.calls, *output.approvals))
-        return _stopped(run, f"paused until there are results of {', '.join(names)}")
+        stopped_at = run._last_step - 1 if run._last_step else None
+        return Abstained(reason=f"paused until there are results of {', '.join(names)}", stopped_at_step=stopped_at)
     return Success(verdict=run._capture().text("verdict", output))
-
-
-def _stopped(run: Run, reason: str) -> Abstained:
-    return Abstained(reason=reason, stopped_at_step=run._last_step - 1 if run._last_step else None)

@@ -54,7 +54,7 @@ class Script:
 def refusing(error: Exception) -> FunctionModel:
     """Return a model whose requests fail."""
 
-    def respond(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:  # noqa: ARG001
+    def respond(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
         raise error
 
     return FunctionModel(respond)

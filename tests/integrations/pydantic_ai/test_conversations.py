@@ -1,4 +1,4 @@
-"""The conversation store: as the one of Pydantic AI that keeps everything in memory, on each backend; and what is ours."""
+"""The conversation store: as Pydantic AI's own one in memory, on each backend; and what that one does not have."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -146,57 +147,67 @@ def test_it_branches_forks_and_lists_as_the_store_in_memory(store):
     assert asyncio.run(script(store)) == asyncio.run(script(InMemoryConversationStore()))
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_its_primitives_behave_as_those_of_the_store_in_memory(store, storage, seed):
-    """Random writes with right and stale revisions, forks, left tips and deletions."""
-    choose = random.Random(seed)
-    model = InMemoryConversationStore()
-    moment = datetime(2026, 1, 1, tzinfo=timezone.utc)
+_MOMENT = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
-    async def write(number: int) -> None:
+
+class Twins:
+    """The store and the one in memory, which get the same writes and have to give the same outcomes."""
+
+    def __init__(self, store: ConversationStore, seed: int) -> None:
+        self._store, self._model, self._choose = store, InMemoryConversationStore(), random.Random(seed)
+
+    async def write(self, number: int) -> None:
+        """Write a record with up to three new entries: by a right or stale revision, on a known or an unknown head."""
+        choose, model = self._choose, self._model
+        known = sorted(model._entries)
         conversation_id = choose.choice("abcd")
-        known = [None, *model._entries]
-        entries = _entries(*(f"{number}.{index}" for index in range(choose.randrange(4))), after=choose.choice(known))
-        head = entries[-1].id if entries else choose.choice([*known, "unknown"])
+        after = choose.choice([None, *known])
+        entries = _entries(*(f"{number}.{index}" for index in range(choose.randrange(4))), after=after)
         stored = await model.read_record(conversation_id)
         record = ConversationRecord(
             conversation_id=conversation_id,
-            head_id=head,
+            head_id=entries[-1].id if entries else choose.choice([None, *known, "unknown"]),
             scope=choose.choice([None, "s", "t"]),
-            branches=choose.sample(sorted(model._entries), min(2, len(model._entries))),
-            updated_at=moment + timedelta(microseconds=choose.randrange(10**9)),
+            branches=choose.sample(known, min(2, len(known))),
+            updated_at=_MOMENT + timedelta(microseconds=choose.randrange(10**9)),
             usage=RunUsage(requests=number),
         )
         expected = choose.choice([stored.revision if stored else None] * 5 + [None, "stale"])
-        outcomes = [
-            await _outcome(one.write_record(record, new_entries=entries, expected_revision=expected))
-            for one in (model, store)
-        ]
-        assert outcomes[0] is outcomes[1]
+        await self._both(lambda one: one.write_record(record, new_entries=entries, expected_revision=expected))
 
-    async def delete() -> None:
-        stored = await model.read_record(conversation_id := choose.choice("abcd"))
-        revision = choose.choice([stored.revision if stored else "none", "stale"])
-        calls = [one.delete_record(conversation_id, expected_revision=revision) for one in (model, store)]
-        outcomes = [await _outcome(call) for call in calls]
-        assert outcomes[0] is outcomes[1]
+    async def delete(self) -> None:
+        """Delete a record by a right or stale revision."""
+        conversation_id = self._choose.choice("abcd")
+        stored = await self._model.read_record(conversation_id)
+        revision = self._choose.choice([stored.revision if stored else "none", "stale"])
+        await self._both(lambda one: one.delete_record(conversation_id, expected_revision=revision))
 
-    async def compare() -> None:
+    async def compare(self) -> None:
+        """Assert that both have the same records, histories and entries."""
         for scope, limit in ((None, None), ("s", None), ("t", 1), (None, 2)):
-            records = await model.read_records(scope=scope, limit=limit)
-            assert await store.read_records(scope=scope, limit=limit) == records
-            for record in records:
-                assert await store.read_record(record.conversation_id) == record
-                for tip in (record.head_id, *record.branches):
-                    limit_ = choose.choice([None, 0, 1, 3])
-                    assert await store.read_history(tip, limit=limit_) == await model.read_history(tip, limit=limit_)
-        for entry_id, entry in model._entries.items():
-            assert await store.read_entry(entry_id) == entry
+            records = await self._model.read_records(scope=scope, limit=limit)
+            assert await self._store.read_records(scope=scope, limit=limit) == records
+        for record in await self._model.read_records():
+            assert await self._store.read_record(record.conversation_id) == record
+            for tip in (record.head_id, *record.branches):
+                most = self._choose.choice([None, 0, 1, 3])
+                history = await self._model.read_history(tip, limit=most)
+                assert await self._store.read_history(tip, limit=most) == history
+        for entry_id, entry in self._model._entries.items():
+            assert await self._store.read_entry(entry_id) == entry
+
+    async def _both(self, call: Callable[[ConversationStore], Any]) -> None:
+        assert await _outcome(call(self._store)) is await _outcome(call(self._model))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_its_primitives_behave_as_those_of_the_store_in_memory(store, storage, seed):
+    twins, choose = Twins(store, seed), random.Random(seed)
 
     async def main() -> None:
         for number in range(25):
-            await (write(number) if choose.random() < 0.75 else delete())
-            await compare()
+            await (twins.write(number) if choose.random() < 0.75 else twins.delete())
+            await twins.compare()
         for record in await store.read_records():
             await store.delete(record.conversation_id)
 
@@ -212,7 +223,7 @@ def test_a_long_history_is_read_whole_and_in_few_reads(store, storage, count, mo
     reads: list[int] = []
 
     async def main() -> None:
-        # In parts, so that blocks go on in later saves.
+        # In parts, so that a later save continues a block.
         head, revision = None, None
         for start in range(0, count, 7):
             part = _entries(*ids[start : start + 7], after=head)
@@ -299,8 +310,8 @@ def test_a_fork_keeps_the_entries_that_it_shares(store, storage):
         await store.delete("c")
         assert _texts(await store.load("f")) == [str(number) for number in range(70)]
         assert storage.items.count((*CONVERSATIONS_PATH, "entries")) == 70
+        gone = ConversationRecord(conversation_id="g", head_id="no such entry")
         with pytest.raises(ConversationConflict):
-            gone = ConversationRecord(conversation_id="g", head_id="no such entry")
             await store.write_record(gone, expected_revision=None)
         with raises(ms.NotFoundError, id="no such entry"):
             await store.read_entry("no such entry")
@@ -313,7 +324,11 @@ def test_a_save_that_conflicts_stores_nothing(store, storage):
     async def main() -> None:
         await store.save(_conversation("c", "a"))
         count = storage.items.count()
-        for entries, expected in ((_entries("x"), None), (_entries("y", after="gone"), "stale")):
+        for entries, expected in (
+            (_entries("x"), None),
+            (_entries("y", after="gone"), "stale"),
+            (_entries("x", "y")[::-1], None),
+        ):
             record = ConversationRecord(conversation_id="c", head_id=entries[-1].id)
             with pytest.raises(ConversationConflict) as raised:
                 await store.write_record(record, new_entries=entries, expected_revision=expected)

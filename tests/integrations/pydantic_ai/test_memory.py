@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pydantic
 import pytest
@@ -130,7 +131,12 @@ def test_refused_calls_are_steps_with_their_error(storage):
             raise ToolFailed("no negative numbers")
         return 1 / number
 
-    turns = [[("divide", {"number": 0})], [("divide", {"number": "x"})], [("multiply", {})], [("divide", {"number": -1})]]
+    turns = [
+        [("divide", {"number": 0})],
+        [("divide", {"number": "x"})],
+        [("multiply", {})],
+        [("divide", {"number": -1})],
+    ]
     script = Script(*turns, [("divide", {"number": 2})])
     agent = Agent(script.model, tools=[divide], retries=5)
     asyncio.run(agent.run("Divide", capabilities=[EpisodicMemory(storage)]))
@@ -350,8 +356,8 @@ def test_a_run_that_the_application_stops_is_abstained_and_one_out_of_time_faile
     with pytest.raises(RunCancelled):
         asyncio.run(agent.run("Stop", capabilities=[EpisodicMemory(storage)]))
     assert isinstance(storage.episodes.query().items[0].outcome, Abstained)
+    late = Agent(Script([("wait", {})]).model, tools=[wait])
     with pytest.raises(RunTimedOut):
-        late = Agent(Script([("wait", {})]).model, tools=[wait])
         asyncio.run(late.run("Be late", timeout=0.3, capabilities=[EpisodicMemory(storage)]))
     assert isinstance(storage.episodes.query().items[0].outcome, Failure)
 
@@ -373,6 +379,7 @@ def test_deferred_tools_pause_a_run_and_their_results_are_steps_of_the_next(stor
     async def main() -> None:
         paused = await agent.run("Ship it", capabilities=memory)
         results = DeferredToolResults()
+        assert isinstance(paused.output, DeferredToolRequests)
         results.approvals[paused.output.approvals[0].tool_call_id] = True
         results.calls[paused.output.calls[0].tool_call_id] = "answered"
         await agent.run(message_history=paused.all_messages(), deferred_tool_results=results, capabilities=memory)
@@ -517,7 +524,7 @@ def test_a_slow_storage_does_not_block_the_event_loop(storage):
         ticking.cancel()
 
     asyncio.run(main())
-    assert max(after - before for before, after in zip(ticks, ticks[1:])) < 0.3
+    assert max(after - before for before, after in pairwise(ticks)) < 0.3
     assert _only(storage).outcome == Success(verdict="done")
 
 
