@@ -1,0 +1,1 @@
+"""Memory and conversations for agents of Pydantic AI."""
