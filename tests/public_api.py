@@ -52,6 +52,7 @@ MODULES = (
     "memory_storage.recording",
     "memory_storage.integrations.otel",
     "memory_storage.integrations.langgraph",
+    "memory_storage.integrations.llama_index",
     "memory_storage.integrations.openai_agents",
     "memory_storage.integrations.google_adk",
     "memory_storage.integrations.pydantic_ai",
