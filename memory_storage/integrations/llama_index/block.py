@@ -28,8 +28,7 @@ class RecallMemoryBlock(BaseMemoryBlock[str]):
     patterns, as Markdown. An empty memory adds nothing.
 
     It records nothing: the messages that `Memory` hands to its blocks when a conversation gets long have no outcome,
-    and a chat store has them. Record the agent's runs as episodes with `storage.record`, and pass `last_recall` as
-    `recalled`.
+    and a chat store has them. Record the agent's runs as episodes, and pass `last_recall` to `episodes.complete`.
 
     It closes nothing, and what LlamaIndex serializes has its fields, but nothing of the storage.
     """
@@ -90,7 +89,7 @@ class RecallMemoryBlock(BaseMemoryBlock[str]):
 
     @property
     def last_recall(self) -> Recall | None:
-        """What was recalled last, to be passed as `recalled` to `episodes.complete` or `storage.record`."""
+        """What was recalled last, to be passed to `episodes.complete` as `recalled`."""
         return self._last
 
     async def atruncate(self, content: str, tokens_to_truncate: int) -> str | None:

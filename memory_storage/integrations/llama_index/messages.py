@@ -12,7 +12,7 @@ from pydantic_core import PydanticSerializationError
 
 from memory_storage.errors import CorruptDataError, ValidationError
 from memory_storage.models import LogRecord
-from memory_storage.sql.validation import instance, to_list
+from memory_storage.sql.validation import instance, refuse_unstorable, to_list
 
 _log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ def encoded(messages: Sequence[ChatMessage]) -> list[Any]:
     """Return the JSON values of messages, as LlamaIndex serializes them.
 
     Raises:
-        ValidationError: One is no message, or has values that are no JSON.
+        ValidationError: One is no message, has values that are no JSON, or text that cannot be stored.
     """
     return [_encoded(f"messages.{n}", one) for n, one in enumerate(to_list(messages, "messages"))]
 
@@ -29,9 +29,11 @@ def encoded(messages: Sequence[ChatMessage]) -> list[Any]:
 def _encoded(at: str, message: ChatMessage) -> Any:
     instance(at, message, ChatMessage, "ChatMessage(content='...')")
     try:
-        return message.model_dump(mode="json")
+        value = message.model_dump(mode="json")
     except (PydanticSerializationError, UnicodeError, RecursionError) as error:
         raise ValidationError(at, "a message whose values can be serialized as JSON", message) from error
+    refuse_unstorable(at, value)
+    return value
 
 
 def decoded(record: LogRecord) -> ChatMessage:

@@ -1,0 +1,1 @@
+"""The chat store and the memory block of LlamaIndex."""
