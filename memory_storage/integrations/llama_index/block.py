@@ -25,7 +25,8 @@ class RecallMemoryBlock(BaseMemoryBlock[str]):
     """A block for `Memory.from_defaults(memory_blocks=...)`: what is known from earlier tasks like the user's message.
 
     `Memory` adds its text to each prompt: similar episodes that succeeded, with their steps, failures to avoid, and
-    patterns, as Markdown. An empty memory adds nothing.
+    patterns, as Markdown. An empty memory adds nothing. An agent reads its memory at the beginning of a run and after
+    each round of tool calls; each time is a recall, which takes two round trips on a server.
 
     It records nothing: the messages that `Memory` hands to its blocks when a conversation gets long have no outcome,
     and a chat store has them. Record the agent's runs as episodes, and pass `last_recall` to `episodes.complete`.
@@ -58,8 +59,8 @@ class RecallMemoryBlock(BaseMemoryBlock[str]):
         """Recall from the namespace of a storage.
 
         Args:
-            storage: What is recalled from. The blocks on a MemoryStorage share threads that run their calls; those on an
-                AsyncMemoryStorage use its threads.
+            storage: What is recalled from. The blocks on a MemoryStorage share threads that run their calls; those on
+                an AsyncMemoryStorage use its threads.
             name: The name of the block, which the prompt has as an XML tag.
             description: What the block has.
             priority: When `Memory` shortens it to keep its `token_limit`: blocks with lower numbers first; 0 for never.

@@ -31,9 +31,10 @@ class MemoryStorageChatStore(AsyncDBChatStore):
     """A chat store for `Memory.from_defaults(chat_store=...)`: implements LlamaIndex's `AsyncDBChatStore`.
 
     A conversation is named by its key, the `session_id` of a `Memory`, and has active and archived messages: the logs
-    `llama-index:active:<key>` and `llama-index:archived:<key>`. Each call has its whole effect or none, also if its task
-    is cancelled, and none blocks the event loop. Any number of stores, tasks and processes may use one conversation:
-    a batch of messages is never interleaved with another one. The store closes nothing: the caller closes the storage.
+    `llama-index:active:<key>` and `llama-index:archived:<key>`. Each call has its whole effect or none, also if its
+    task is cancelled, and none blocks the event loop. Any number of stores, tasks and processes may use one
+    conversation: a batch of messages is never interleaved with another one. The store closes nothing: the caller closes
+    the storage.
 
     It has no fields: what LlamaIndex serializes has nothing of the storage.
     """
@@ -45,7 +46,8 @@ class MemoryStorageChatStore(AsyncDBChatStore):
     def __init__(self, storage: MemoryStorage | AsyncMemoryStorage) -> None:
         """Keep conversations in the namespace of a storage.
 
-        The stores on a MemoryStorage share threads that run their calls; those on an AsyncMemoryStorage use its threads.
+        The stores on a MemoryStorage share threads that run their calls; those on an AsyncMemoryStorage use its
+        threads.
 
         Raises:
             ConfigurationError: `storage` is no storage.
@@ -144,7 +146,8 @@ class MemoryStorageChatStore(AsyncDBChatStore):
         unconfirmed = self._unconfirmed.pop(name, None)
         is_repeated = unconfirmed is not None and unconfirmed[0] == batch
         ids = unconfirmed[1] if unconfirmed and is_repeated else [str(new_id()) for _ in batch]
-        repeat = partial(_append_rest, key=key, name=name, batch=batch, ids=ids)
+        recent = min(_RECENT, self._storage.settings.limits.query_maximum)
+        repeat = partial(_append_rest, key=key, name=name, records=dict(zip(ids, batch, strict=True)), recent=recent)
         try:
             try:
                 await (self._storage.run(repeat) if is_repeated else self._storage.logs.append(name, batch, ids=ids))
@@ -253,7 +256,7 @@ class MemoryStorageChatStore(AsyncDBChatStore):
         return await self._take(key, lambda active: (active[count:], active[:count]), archive=archive)
 
     async def get_keys(self) -> list[str]:
-        """Return the keys of the conversations that have messages, in their order. One round trip per 500 of them."""
+        """Return the keys of the conversations that have messages, in their order. A round trip reads 1,000 logs."""
         keys: set[str] = set()
         async with self._storage.snapshot() as view:
             for status in MessageStatus:
@@ -333,11 +336,11 @@ async def _read(logs: AsyncLogRepository, name: str, most: int | None) -> list[C
     return messages
 
 
-async def _append_rest(tx: AsyncTransaction, *, key: str, name: str, batch: list[Any], ids: list[str]) -> None:
-    """Append what an earlier attempt has not stored. Another process may have archived what it has stored."""
-    archived = {one.id for one in await tx.logs.read(_log(key, MessageStatus.ARCHIVED), latest=_RECENT, on_corrupt=warn)}
-    rest = [(value, one) for value, one in zip(batch, ids, strict=True) if one not in archived]
-    await tx.logs.append(name, [value for value, _ in rest], ids=[one for _, one in rest])
+async def _append_rest(tx: AsyncTransaction, *, key: str, name: str, records: dict[str, Any], recent: int) -> None:
+    """Append what an earlier attempt has not stored, by its ids. Others may have archived what it has stored."""
+    archived = await tx.logs.read(_log(key, MessageStatus.ARCHIVED), latest=recent, on_corrupt=warn)
+    rest = {one: value for one, value in records.items() if one not in {record.id for record in archived}}
+    await tx.logs.append(name, rest.values(), ids=list(rest))
 
 
 def _logs_of(key: str, status: MessageStatus | None) -> list[str]:

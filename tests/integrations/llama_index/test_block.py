@@ -224,6 +224,7 @@ def test_an_agent_remembers_its_conversation_and_its_tasks(storage, make_episode
     assert "the clock of 0 was skewed" in system.content
     assert [one.role.value for one in conversation] == ["user"]
     assert [one.role.value for one in script.prompts[2]] == ["user", "assistant", "tool", "assistant", "user"]
+    assert len(script.prompts) == 4
     assert script.prompts[2][3].content == "There are 5 apples."
 
 
