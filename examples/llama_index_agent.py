@@ -2,7 +2,7 @@
 
     python examples/llama_index_agent.py --database memory.db
 
-Needs the extra `llama-index`. Each conversation opens the file anew. In the second one, another agent finds the key at
+Needs the extra `llama-index`. Each conversation opens the file again. In the second one, another agent finds the key at
 once, because the block recalls how the first one has found it; the third one continues the first.
 """
 

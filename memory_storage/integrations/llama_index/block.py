@@ -122,16 +122,17 @@ class RecallMemoryBlock(BaseMemoryBlock[str]):
 
     async def _recall(self, task: str, budget_tokens: int) -> str:
         recall = await self._storage.recall(
-            task, k=self.k, budget_tokens=budget_tokens, count_tokens=self._count_tokens, **self._filters
+            task,
+            k=self.k,
+            budget_tokens=budget_tokens,
+            count_tokens=lambda text: len(self._tokenizer_fn(text)),
+            **self._filters,
         )
         text = str(recall)
         while len(self._recalls) >= _REMEMBERED:
             del self._recalls[next(iter(self._recalls))]
         self._recalls[text] = self._last = recall
         return text
-
-    def _count_tokens(self, text: str) -> int:
-        return len(self._tokenizer_fn(text))
 
     def __repr__(self) -> str:
         return f"RecallMemoryBlock({self._storage!r}, name={self.name!r}, k={self.k})"

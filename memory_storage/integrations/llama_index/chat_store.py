@@ -88,7 +88,7 @@ class MemoryStorageChatStore(AsyncDBChatStore):
         stop = None if limit is None else start + _whole("limit", limit)
         if len(names) == 1:
             return (await _read(self._storage.logs, names[0], stop))[start:stop]
-        async with self._storage.snapshot() as view:  # a message that is archived meanwhile is in exactly one of them
+        async with self._storage.snapshot() as view:  # one that is archived at this moment is in one of them
             both = [await _read(view.logs, name, stop) for name in names]
         return [*chain(*both)][start:stop]
 
@@ -282,7 +282,7 @@ class MemoryStorageChatStore(AsyncDBChatStore):
     ) -> list[ChatMessage]:
         """Take messages out of the active ones, in one transaction.
 
-        The log is written anew without them, as a log has no gaps. `Memory` keeps it short by its `token_limit`.
+        The log is cleared and the others are stored again, as a log has no gaps. `Memory` keeps it short by its `token_limit`.
 
         Args:
             key: The conversation.

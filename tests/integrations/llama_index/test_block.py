@@ -43,13 +43,14 @@ def test_it_recalls_for_the_newest_message_of_the_user(storage, make_episode):
 
     async def main() -> None:
         assert await block.aget() == await block.aget([]) == await block.aget([_user(" ")]) == ""
-        assert block.last_recall is None
         assert await block.aget([_user(TASK), _user("paint fences")]) == ""
         history = [_user("paint fences"), _user(TASK), ChatMessage(role="assistant", content="fences")]
         text = await block.aget(history, session_id="any")
         assert text.startswith("# Recalled from memory")
         assert "the clock of 0 was skewed" in text
-        assert (str(block.last_recall), block.last_recall.task) == (text, TASK)
+        recall = block.last_recall
+        assert recall is not None
+        assert (str(recall), recall.task) == (text, TASK)
 
     asyncio.run(main())
 

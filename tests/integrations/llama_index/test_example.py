@@ -42,7 +42,7 @@ def test_nothing_is_downloaded():
         "socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse\n"
         "import memory_storage as ms\n"
         "from memory_storage.integrations.llama_index import RecallMemoryBlock\n"
-        "with ms.MemoryStorage.open(':memory:') as storage: print(RecallMemoryBlock(storage)._count_tokens('a b'))"
+        "with ms.MemoryStorage.open(':memory:') as storage: print(len(RecallMemoryBlock(storage)._tokenizer_fn('a b')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("2\n", "")
