@@ -282,7 +282,7 @@ class MemoryStorageChatStore(AsyncDBChatStore):
     ) -> list[ChatMessage]:
         """Take messages out of the active ones, in one transaction.
 
-        The log is cleared and the others are stored again, as a log has no gaps. `Memory` keeps it short by its `token_limit`.
+        The log is cleared and the others are stored again, with their numbers. `Memory` keeps it short: `token_limit`.
 
         Args:
             key: The conversation.
