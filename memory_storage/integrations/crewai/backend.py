@@ -226,7 +226,7 @@ class MemoryStorageBackend:
 
     def get_record(self, record_id: str) -> MemoryRecord | None:
         """Return a record with its embedding, or None if it does not exist."""
-        found = self._records.find(_ids([record_id]))
+        found = self._records.find(_ids([record_id], "record_id"))
         return record_of(found[0].item, found[0].vector) if found else None
 
     def list_records(self, scope_prefix: str | None = None, limit: int = 200, offset: int = 0) -> list[MemoryRecord]:
@@ -448,10 +448,12 @@ def _put_again(stored: StoredRecord, value: Any) -> PutItem:
     )
 
 
-def _ids(record_ids: Sequence[str]) -> list[str]:
-    ids = [record_ids] if isinstance(record_ids, str | bytes) else to_list(record_ids, "record_ids")
+def _ids(record_ids: Sequence[str], field: str = "record_ids") -> list[str]:
+    if isinstance(record_ids, str | bytes):
+        raise ValidationError(field, "a list of ids", record_ids)
+    ids = to_list(record_ids, field)
     for one in ids:
         if not isinstance(one, str):
-            raise ValidationError("record_ids", "ids, which are texts", one)
-        refuse_unstorable("record_ids", one)
+            raise ValidationError(field, "an id, which is a text", one)
+        refuse_unstorable(field, one)
     return ids
