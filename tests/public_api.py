@@ -53,6 +53,7 @@ MODULES = (
     "memory_storage.integrations.otel",
     "memory_storage.integrations.langgraph",
     "memory_storage.integrations.llama_index",
+    "memory_storage.integrations.crewai",
     "memory_storage.integrations.openai_agents",
     "memory_storage.integrations.google_adk",
     "memory_storage.integrations.pydantic_ai",

@@ -50,6 +50,7 @@ _MODULES = (
     ("memory_storage.importers", "Importers"),
     ("memory_storage.integrations.langgraph", "LangGraph store and checkpointer"),
     ("memory_storage.integrations.llama_index", "LlamaIndex chat store and memory block"),
+    ("memory_storage.integrations.crewai", "CrewAI memory storage"),
     ("memory_storage.integrations.openai_agents", "OpenAI Agents session"),
     ("memory_storage.integrations.google_adk", "Google ADK sessions and memory"),
     ("memory_storage.integrations.pydantic_ai", "Pydantic AI memory and conversations"),
