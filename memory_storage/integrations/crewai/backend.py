@@ -344,7 +344,8 @@ class MemoryStorageBackend:
         """Return what a call returns, which the threads of the asynchronous adapters on the storage run."""
         if self._async is None:
             self._async = as_async(self._storage)
-        return await self._async._calls.run(call)
+        result: T = await self._async._calls.run(call)
+        return result
 
     def _rewrite(self, ids: Sequence[str], change: Callable[[Item], Any], absent: PutItem | None = None) -> None:
         """Store records with other values and the vectors that they have.

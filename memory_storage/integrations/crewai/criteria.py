@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import partial
 from typing import Any
 
 from memory_storage.errors import ValidationError
@@ -21,15 +20,15 @@ class Criteria:
 
     Attributes:
         conditions: What the database tests, as a filter of items; None for every record.
-        checks: What is tested of the documents that it returns.
+        checks: Keys of the metadata and their values, lists and objects, which SQL cannot compare.
     """
 
     conditions: dict[str, Any] | None
-    checks: tuple[Callable[[Any], bool], ...] = ()
+    checks: Mapping[str, Any]
 
     def passes(self, document: Any) -> bool:
         """Return whether a document that the database returned is selected."""
-        return all(check(document) for check in self.checks)
+        return all(document["metadata"].get(key) == value for key, value in self.checks.items())
 
 
 def criteria(
@@ -54,7 +53,7 @@ def criteria(
         ValidationError: An argument is invalid.
     """
     conditions: list[dict[str, Any]] = []
-    checks: list[Callable[[Any], bool]] = []
+    checks: dict[str, Any] = {}
     if (path := scope_path("scope_prefix", "/" if scope_prefix is None else scope_prefix)) != "/":
         conditions.append({"scope_path": {"$gte": path, "$lt": path[:-1] + _AFTER_SLASH}})
     if names := _names("categories", categories):
@@ -66,8 +65,8 @@ def criteria(
     for key, value in (metadata or {}).items():
         conditions.append(_metadata_condition(key, value))
         if isinstance(value, dict | list | tuple):
-            checks.append(partial(_has_metadata, key, value))
-    return Criteria({"$and": conditions} if conditions else None, tuple(checks))
+            checks[key] = value
+    return Criteria({"$and": conditions} if conditions else None, checks)
 
 
 def scope_path(field: str, scope: Any) -> str:
@@ -112,10 +111,6 @@ def _metadata_condition(key: Any, value: Any) -> dict[str, Any]:
     name = "metadata." + key.replace("\\", "\\\\").replace(".", "\\.")
     if value is None:
         return {"$or": [{name: None}, {name: {"$exists": False}}]}
-    if isinstance(value, dict | list | tuple):  # SQL cannot compare it; `_has_metadata` does
+    if isinstance(value, dict | list | tuple):  # `Criteria.passes` compares it
         return {name: {"$exists": True}}
     return {name: value}
-
-
-def _has_metadata(key: str, value: Any, document: Any) -> bool:
-    return bool(document["metadata"].get(key) == value)

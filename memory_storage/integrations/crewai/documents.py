@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +99,7 @@ def corrupt(item: Item) -> CorruptDataError:
     return CorruptDataError(f"items: {item.key!r} is no record of CrewAI", table="items", id=item.key)
 
 
-def as_vector(field: str, vector: Any) -> memoryview | None:
+def as_vector(field: str, vector: Any) -> Sequence[float] | None:
     """Return an embedding as 32-bit floats; None without a number that is not zero: it has no direction.
 
     Args:

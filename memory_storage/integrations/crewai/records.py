@@ -41,7 +41,7 @@ class ScopeSummary:
     """The records of a scope and of those below it.
 
     Attributes:
-        count: How many there are.
+        count: Their number.
         oldest: When the first one was created; None if there is none.
         newest: When the last one was created.
         children: The scopes directly below that have records.
