@@ -5,5 +5,5 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 # CrewAI needs older versions of packages than the others, so it has an environment of its own, in which
-# `python -m tests.extras crewai` runs its tests: with the extras `crewai` and `smoke`.
+# `.ci/extras crewai` runs its tests.
 collect_ignore = [] if find_spec("crewai") else ["crewai"]
