@@ -7,7 +7,6 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
-from itertools import pairwise
 
 import pydantic
 import pytest
@@ -502,29 +501,26 @@ def test_the_error_of_a_run_is_raised_when_the_storage_fails_too(storage):
 
 @in_memory
 def test_a_slow_storage_does_not_block_the_event_loop(storage):
-    def slow(sync: ms.MemoryStorage) -> int:
-        with sync.transaction() as tx:
+    begun, released = threading.Event(), threading.Event()
+
+    def hold() -> bool:
+        with storage.transaction() as tx:
             tx.items.put((), "k", 1)
-            time.sleep(0.5)
-        return 0
-
-    ticks: list[float] = []
-
-    async def tick() -> None:
-        while True:
-            ticks.append(time.monotonic())
-            await asyncio.sleep(0.01)
+            begun.set()
+            return released.wait(30)
 
     async def main() -> None:
-        ticking = asyncio.create_task(tick())
-        blocking = asyncio.get_running_loop().run_in_executor(None, slow, storage)
-        await asyncio.sleep(0.05)
-        await Agent(Script().model).run("Count", capabilities=[EpisodicMemory(storage)])
-        await blocking
-        ticking.cancel()
+        holding = asyncio.create_task(asyncio.to_thread(hold))
+        await asyncio.to_thread(begun.wait)
+        running = asyncio.create_task(Agent(Script().model).run("Count", capabilities=[EpisodicMemory(storage)]))
+        for _ in range(20):  # what blocked the loop would keep it from the release
+            await asyncio.sleep(0.01)
+        assert not running.done()
+        released.set()
+        assert await holding
+        await running
 
     asyncio.run(main())
-    assert max(after - before for before, after in pairwise(ticks)) < 0.3
     assert _only(storage).outcome == Success(verdict="done")
 
 
