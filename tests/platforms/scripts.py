@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def load_script(name: str) -> ModuleType:
-    """Return a script as a module, and leave no bytecode beside it."""
+    """Return a script as a module, and write no bytecode next to it."""
     loader = SourceFileLoader(name, str(ROOT / ".ci" / name))
     module = module_from_spec(spec_from_loader(name, loader))
     sys.modules[name] = module  # where its dataclasses look up their annotations
