@@ -76,9 +76,11 @@ def test_acknowledged_writes_survive_random_faults_exactly_once(
         if isinstance(faulty, OnAFile):
             assert_consistent(storage.engine)
     assert max(_recoveries(faulty, acknowledged, begun), default=0) < RECOVERY
+    assert any(memory for _, memory in crowd.reports)
     for out, memory in crowd.reports:
         assert out == 0
-        assert memory[-1] < memory[len(memory) // 3] + MORE_MEMORY
+        # One that was started within the last second, instead of one that was killed, has not measured it yet.
+        assert not memory or memory[-1] < memory[len(memory) // 3] + MORE_MEMORY
     assert all(acknowledged.done.values())
 
 
