@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ def show(report: Report) -> None:
     console = Console(width=140)
     for grid in report.grids:
         console.print(_as_table(grid))
-    table = Table(title=report.title, title_justify="left", caption="\n".join(report.notes), caption_justify="left")
+    notes = Text("\n".join(report.notes), style="table.caption")  # as text: [bench] is no markup
+    table = Table(title=report.title, title_justify="left", caption=notes, caption_justify="left")
     table.add_column("what")
     for name in ("ratio", "min - max", "required"):
         table.add_column(name, justify="right")

@@ -29,6 +29,15 @@ def report(*lines):
     return Report("A title", list(lines), ["a note"])
 
 
+def test_a_peer_whose_package_is_installed_in_part_is_left_out():
+    def is_installed(*packages):
+        return _peers.Peer("a peer", "ours", "", "", packages).is_installed
+
+    assert is_installed("json", "json.decoder")
+    assert not is_installed("json", "json.no_such_module")
+    assert not is_installed("no_such_package", "no_such_package.part")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", local.CASES, ids=lambda case: case.name)
 def test_both_sides_of_a_case_read_or_store_the_same_rows(files, case):

@@ -30,7 +30,7 @@ class Peer:
 
     @property
     def is_installed(self) -> bool:
-        """Whether its packages can be imported; does not import them."""
+        """Whether its packages can be imported; imports only those that others of them are in, which come first."""
         return all(importlib.util.find_spec(package) for package in self.packages)
 
     def open_store(self, directory: Path) -> Store:
@@ -59,7 +59,7 @@ PEERS = (
         "langgraph_store",
         "langgraph-checkpoint-sqlite",
         "from langgraph.store.sqlite import SqliteStore",
-        ("langgraph", "sqlite_vec"),
+        ("langgraph", "langgraph.store", "langgraph.store.sqlite", "sqlite_vec"),
     ),
     Peer(
         "agno",
