@@ -22,6 +22,7 @@ from memory_storage.errors import CommitUnknownError, ConflictError, Unavailable
 from memory_storage.integrations._threads import as_async
 from memory_storage.models import Hit, Item, PutItem, QueryItems, SearchItems
 from memory_storage.sql.validation import embedder as as_embedder
+from memory_storage.sql.validation import instance
 from memory_storage.storage import MemoryStorage
 
 from .paths import memory_path
@@ -181,9 +182,9 @@ class MemoryStorageMemoryService(BaseMemoryService):
             The memories, the best first.
 
         Raises:
-            ValidationError: An id is invalid, or the embedder's vectors have another dimension than those stored.
+            ValidationError: An argument is invalid, or the embedder's vectors have another dimension than those stored.
         """
-        if not query.strip():
+        if not instance("query", query, str, '"what does the user like?"').strip():
             return SearchMemoryResponse()
         path, words = memory_path(app_name, user_id), query_words_of(query)[:_MOST_WORDS]
         groups = [words[first : first + _WORDS_OF_A_FILTER] for first in range(0, len(words), _WORDS_OF_A_FILTER)]

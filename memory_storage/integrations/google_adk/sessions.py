@@ -23,6 +23,7 @@ from memory_storage.aio import AsyncMemoryStorage, AsyncTransaction
 from memory_storage.errors import CommitUnknownError, ConflictError, UnavailableError, ValidationError
 from memory_storage.integrations._threads import as_async
 from memory_storage.models import GetItem, Item, PutItem, new_id
+from memory_storage.sql.validation import instance
 from memory_storage.storage import MemoryStorage
 
 from .paths import app_state_path, event_key, events_path, sessions_path, user_state_path
@@ -43,6 +44,13 @@ class _Key(NamedTuple):
     app_name: str
     user_id: str
     session_id: str
+
+    @classmethod
+    def of(cls, app_name: str, user_id: str, session_id: str | None) -> _Key:
+        """Return the key of a session; white space around its id does not count."""
+        if session_id is not None:
+            instance("session_id", session_id, str, '"session-1"')
+        return cls(app_name, user_id, (session_id or "").strip())
 
     @property
     def head(self) -> GetItem:
@@ -126,7 +134,9 @@ class MemoryStorageSessionService(BaseSessionService):
             AlreadyExistsError: ADK's; the user has a session of this id.
             ValidationError: An id or the state is invalid or over a limit; nothing is stored.
         """
-        key = _Key(app_name, user_id, (session_id or "").strip() or str(new_id()))
+        key = _Key.of(app_name, user_id, session_id)
+        if not key.session_id:
+            key = key._replace(session_id=str(new_id()))
         deltas = _Deltas.of(_as_json(state or {}))
         incarnation = str(new_id())
         head = {
@@ -170,7 +180,7 @@ class MemoryStorageSessionService(BaseSessionService):
         Raises:
             ValidationError: An id is invalid.
         """
-        key = _Key(app_name, user_id, (session_id or "").strip())
+        key = _Key.of(app_name, user_id, session_id)
         listings = [Listing(app_state_path(app_name)), Listing(user_state_path(app_name, user_id))]
         config = config or GetSessionConfig()
         if config.num_recent_events != 0:
@@ -224,7 +234,7 @@ class MemoryStorageSessionService(BaseSessionService):
         Raises:
             ValidationError: An id is invalid.
         """
-        key = _Key(app_name, user_id, (session_id or "").strip())
+        key = _Key.of(app_name, user_id, session_id)
 
         async def delete(tx: AsyncTransaction) -> None:
             await tx.items.delete(key.head.path, key.session_id)
@@ -373,8 +383,10 @@ def _as_json(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_numbers(field: str, state: dict[str, Any]) -> None:
-    """Refuse what JSON has no number for: ADK would write null instead."""
+    """Refuse what JSON has no number for, which ADK would write as null, and what is nested too deep."""
     try:
         json.dumps(state, allow_nan=False, skipkeys=True, default=str)
     except ValueError as error:
         raise ValidationError(field, "finite numbers, and no value that contains itself", state) from error
+    except RecursionError as error:
+        raise ValidationError(field, "values that are nested less deeply", state) from error

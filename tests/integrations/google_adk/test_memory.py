@@ -402,3 +402,10 @@ def test_what_cannot_be_stored_is_refused_and_nothing_is_stored(service, storage
         asyncio.run(service.add_events_to_memory(**SCOPE, events=[event("x")], custom_metadata={"a": object()}))
     assert storage.items.count() == 0
     assert repr(service).startswith("MemoryStorageMemoryService(AsyncMemoryStorage(':memory:'")
+
+
+@in_memory
+@pytest.mark.parametrize("query", [None, 1, b"x", ["a"]])
+def test_a_query_that_is_no_text_is_refused(service, query):
+    with raises(ms.ValidationError, field="query"):
+        asyncio.run(service.search_memory(**SCOPE, query=query))

@@ -594,6 +594,27 @@ def test_it_shows_its_storage_and_refuses_others(service):
 
 
 @in_memory
+def test_an_id_that_is_no_text_and_a_state_that_is_too_deep_are_refused(service, storage):
+    deep: dict = {}
+    for _ in range(5_000):
+        deep = {"a": deep}
+
+    async def main():
+        for call in (service.create_session, service.get_session, service.delete_session):
+            with raises(ms.ValidationError, field="session_id"):
+                await call(**SCOPE, session_id=1)
+        with raises(ms.ValidationError, field="state"):
+            await service.create_session(**SCOPE, state={"deep": deep})
+        assert storage.items.count() == 0
+        session = await service.create_session(**SCOPE)
+        with raises(ms.ValidationError, field="event.actions.state_delta"):
+            await service.append_event(session, event(delta={"deep": deep}))
+        assert session.events == (await service.get_session(**SCOPE, session_id=session.id)).events == []
+
+    asyncio.run(main())
+
+
+@in_memory
 def test_values_without_a_json_form_are_written_as_adk_writes_them(service):
     moment = datetime(2026, 1, 2, tzinfo=timezone.utc)
 
