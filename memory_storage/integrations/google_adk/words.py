@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from memory_storage.schema.spelling import SEPARATOR, words_in
+from memory_storage.search.statement import RRF_K
 
 K = TypeVar("K")
 
 _ACCENTS = re.compile("[\u0300-\u036f]")
-_RRF_K = 60  # the constant of reciprocal rank fusion, as in the search of episodes
 
 
 def words_of(text: str) -> list[str]:
@@ -61,7 +61,7 @@ def fused(*rankings: Sequence[K]) -> dict[K, float]:
     scores: dict[K, float] = {}
     for ranking in rankings:
         for rank, key in enumerate(ranking, 1):
-            scores[key] = scores.get(key, 0.0) + 1 / (_RRF_K + rank)
+            scores[key] = scores.get(key, 0.0) + 1 / (RRF_K + rank)
     return scores
 
 
