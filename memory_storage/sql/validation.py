@@ -103,11 +103,11 @@ def aware(clock: Callable[[], datetime]) -> datetime:
     return moment
 
 
-def whole(field: str, value: int) -> int:
-    """Return an int from 1 to 2**31 - 1."""
+def whole(field: str, value: int, *, least: int = 1) -> int:
+    """Return an int from `least` to 2**31 - 1."""
     # Not isinstance: True is an int.
-    if type(value) is not int or not 1 <= value < 2**31:
-        raise ValidationError(field, "a whole number from 1", value)
+    if type(value) is not int or not least <= value < 2**31:
+        raise ValidationError(field, f"a whole number from {least}", value)
     return value
 
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import Self
 
+from memory_storage.aio import AsyncMemoryStorage
 from memory_storage.errors import ConfigurationError, ConflictError, UnavailableError, ValidationError
 from memory_storage.integrations._threads import as_async
 from memory_storage.models import Hit, Item, PutItem
 from memory_storage.repositories import ItemRepository
 from memory_storage.session import Transaction
 from memory_storage.sql.session import SAVE_ATTEMPTS
-from memory_storage.sql.validation import refuse_unstorable, to_list
+from memory_storage.sql.validation import refuse_unstorable, to_list, whole
 from memory_storage.storage import MemoryStorage
 
 from .criteria import Criteria, criteria, scope_path
@@ -55,7 +56,7 @@ class MemoryStorageBackend:
         require_crewai()
         self._storage = storage
         self._owns_storage = False
-        self._async: Any = None
+        self._async: AsyncMemoryStorage | None = None
 
     @classmethod
     def open(cls, database: str | PathLike[str], *, namespace: str | None = None) -> Self:
@@ -244,9 +245,8 @@ class MemoryStorageBackend:
             ValidationError: An argument is invalid.
         """
         selection = criteria(scope_prefix)
-        for field, value in (("limit", limit), ("offset", offset)):
-            if type(value) is not int or not 0 <= value < 2**31:
-                raise ValidationError(field, "a whole number from 0", value)
+        whole("limit", limit, least=0)
+        whole("offset", offset, least=0)
 
         def read(items: ItemRepository, size: int, start: int) -> list[Item]:
             return RecordRepository(items._session).newest(selection, size, offset + start)
@@ -344,8 +344,7 @@ class MemoryStorageBackend:
         """Return what a call returns, which the threads of the asynchronous adapters on the storage run."""
         if self._async is None:
             self._async = as_async(self._storage)
-        result: T = await self._async._calls.run(call)
-        return result
+        return await self._async._calls.run(call)
 
     def _rewrite(self, ids: Sequence[str], change: Callable[[Item], Any], absent: PutItem | None = None) -> None:
         """Store records with other values and the vectors that they have.

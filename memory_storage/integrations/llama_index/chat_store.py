@@ -15,7 +15,7 @@ from memory_storage.aio import AsyncLogRepository, AsyncMemoryStorage, AsyncTran
 from memory_storage.errors import CommitUnknownError, ValidationError
 from memory_storage.integrations._threads import as_async
 from memory_storage.models import LogRecord, new_id
-from memory_storage.sql.validation import refuse_unstorable
+from memory_storage.sql.validation import refuse_unstorable, whole
 from memory_storage.storage import MemoryStorage
 
 from .messages import decoded, encoded, readable, warn
@@ -25,6 +25,9 @@ _RECENT = 100
 """How many of the messages that were archived last are compared with those of an append that is repeated."""
 _UNCONFIRMED = 1_000
 """The greatest number of conversations whose last batch is remembered after a failure."""
+
+Divide = Callable[[list[LogRecord]], tuple[list[LogRecord], list[LogRecord]]]
+"""Returns the records that stay active, and those that are taken."""
 
 
 class MemoryStorageChatStore(AsyncDBChatStore):
@@ -84,8 +87,8 @@ class MemoryStorageChatStore(AsyncDBChatStore):
             ValidationError: An argument is invalid.
         """
         names = _logs_of(key, status)
-        start = _whole("offset", 0 if offset is None else offset)
-        stop = None if limit is None else start + _whole("limit", limit)
+        start = whole("offset", 0 if offset is None else offset, least=0)
+        stop = None if limit is None else start + whole("limit", limit, least=0)
         if len(names) == 1:
             return (await _read(self._storage.logs, names[0], stop))[start:stop]
         async with self._storage.snapshot() as view:  # one that is archived at this moment is in one of them
@@ -195,7 +198,7 @@ class MemoryStorageChatStore(AsyncDBChatStore):
             CorruptDataError: An active message cannot be decoded; nothing is changed.
             ValidationError: An argument is invalid.
         """
-        place = _whole("idx", idx)
+        place = whole("idx", idx, least=0)
         taken = await self._take(key, lambda active: (active[:place] + active[place + 1 :], active[place : place + 1]))
         return taken[0] if taken else None
 
@@ -234,8 +237,7 @@ class MemoryStorageChatStore(AsyncDBChatStore):
             CorruptDataError: An active message cannot be decoded; nothing is changed.
             ValidationError: An argument is invalid.
         """
-        count = _whole("n", n)
-        return await self._take(key, lambda active: (active[count:], active[:count]))
+        return await self._take(key, _oldest(n))
 
     async def archive_oldest_messages(self, key: str, n: int) -> list[ChatMessage]:
         """Archive the oldest active messages and return them. Two callers never archive the same message.
@@ -251,9 +253,7 @@ class MemoryStorageChatStore(AsyncDBChatStore):
             CorruptDataError: An active message cannot be decoded; nothing is changed.
             ValidationError: An argument is invalid.
         """
-        count = _whole("n", n)
-        archive = _log(key, MessageStatus.ARCHIVED)
-        return await self._take(key, lambda active: (active[count:], active[:count]), archive=archive)
+        return await self._take(key, _oldest(n), archive=_log(key, MessageStatus.ARCHIVED))
 
     async def get_keys(self) -> list[str]:
         """Return the keys of the conversations that have messages, in their order. A round trip reads 1,000 logs."""
@@ -276,7 +276,7 @@ class MemoryStorageChatStore(AsyncDBChatStore):
     async def _take(
         self,
         key: str,
-        divide: Callable[[list[LogRecord]], tuple[list[LogRecord], list[LogRecord]]],
+        divide: Divide,
         *,
         archive: str | None = None,
     ) -> list[ChatMessage]:
@@ -322,6 +322,12 @@ class MemoryStorageChatStore(AsyncDBChatStore):
         return MemoryStorageChatStore(self._storage)
 
 
+def _oldest(n: int) -> Divide:
+    """Return what takes the oldest `n` records."""
+    count = whole("n", n, least=0)
+    return lambda active: (active[count:], active[:count])
+
+
 async def _read(logs: AsyncLogRepository, name: str, most: int | None) -> list[ChatMessage]:
     """Return the oldest messages of a log, or all."""
     messages: list[ChatMessage] = []
@@ -357,9 +363,3 @@ def _log(key: str, status: MessageStatus) -> str:
         return f"{_PREFIX}:{MessageStatus(status).value}:{key}"
     except ValueError as error:
         raise ValidationError("status", "a MessageStatus: active or archived", status) from error
-
-
-def _whole(field: str, value: int) -> int:
-    if type(value) is not int or not 0 <= value < 2**31:
-        raise ValidationError(field, "a whole number from 0", value)
-    return value

@@ -205,8 +205,7 @@ class LogRepository(Repository):
             ValidationError: An argument is invalid.
         """
         lower = self._check_text("prefix", prefix)
-        if type(offset) is not int or not 0 <= offset < 2**31:
-            raise ValidationError("offset", "a whole number from 0", offset)
+        whole("offset", offset, least=0)
         values = {"lower": lower, "upper": _above(lower), "limit": check_limit(limit, self._session.limits)}
         rows = self._session.read(sql.LIST.bind(namespace=self._session.namespace, offset=offset, **values))
         return [info_from_row(row) for row in rows]
