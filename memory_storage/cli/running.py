@@ -32,7 +32,7 @@ class Run:
             not be started.
         started_at: when it started.
         latency_ms: how long it ran.
-        output: what it wrote to stdout and stderr, in the order of arrival.
+        output: what it wrote to stdout and stderr, line by line in the order of arrival.
         metadata: the exit code, and what is left out of the output or replaced in it.
         command: the command as one would type it.
     """
@@ -162,13 +162,19 @@ def _run(command: list[str], output: _Output, stdout: BinaryIO, stderr: BinaryIO
 
 
 def _pass_on(source: IO[bytes] | None, target: BinaryIO, output: _Output) -> None:
-    """Copy a stream to another and to the output. If the reader of the target has closed it, only to the output."""
-    is_open = True
+    """Copy a stream to another at once, and to the output by whole lines, so that no line of the other stream cuts one
+    in two. If the reader of the target has closed it, only to the output.
+    """
+    is_open, begun = True, b""
     while source is not None and (data := source.read(_CHUNK)):
-        output.add(data)
+        begun += data
+        whole = len(begun) if len(begun) > _CHUNK else begun.rfind(b"\n") + 1
+        output.add(begun[:whole])
+        begun = begun[whole:]
         if is_open:
             try:
                 target.write(data)
                 target.flush()
             except (OSError, ValueError):
                 is_open = False
+    output.add(begun)

@@ -54,6 +54,14 @@ def test_a_command_that_fails_is_a_failure_and_its_exit_code_the_result(command,
     assert {"out", "bad thing"} <= set(episode.steps[0].result.message.splitlines())
 
 
+def test_a_line_of_one_stream_is_not_cut_by_the_other(command, database):
+    writes = [(2, b"bad "), (1, b"out"), (2, b"thing\n"), (1, b"put\n")]
+    code = f"import os, time\nfor stream, data in {writes}: os.write(stream, data); time.sleep(0.05)"
+    result = command("record", "Write in parts", "-d", database, "--", *python(code))
+    assert result.exit_code == 0
+    assert recorded(database).steps[0].result == ms.StepOk(output="bad thing\noutput\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [(["no-such-program"], 127), ([os.devnull], 126), (python("import os; os.kill(os.getpid(), 9)"), 137)],
