@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -22,10 +22,20 @@ _DAMAGE = "UPDATE episodes SET document = '{' WHERE id = ?"
 Work = Callable[[AsyncMemoryStorage], Awaitable[Any]]
 
 
+_earlier: set[threading.Thread] = set()
+"""Threads from before the test: adapters of other tests keep theirs until they are collected as garbage."""
+
+
+@pytest.fixture(autouse=True)
+def _know_the_earlier_threads() -> Iterator[None]:
+    _earlier.update(threading.enumerate())
+    yield
+    _earlier.clear()
+
+
 def _threads() -> list[str]:
-    return [
-        one.name for one in threading.enumerate() if one.name.startswith(("memory-storage call", "memory-storage tr"))
-    ]
+    names = [one.name for one in threading.enumerate() if one not in _earlier]
+    return [one for one in names if one.startswith(("memory-storage call", "memory-storage tr"))]
 
 
 @pytest.fixture
