@@ -20,6 +20,9 @@ from tests.raising import raises
 
 from .work import at_once
 
+_BEYOND_A_LOST_LOCK = 30
+"""Seconds: the server keeps the lock of a transaction whose line was cut for 5 s, and the next one waits for it."""
+
 
 @pytest.fixture
 def line(migrated_server_url: str, sqld: Sqld) -> Iterator[Proxy]:
@@ -38,9 +41,8 @@ def open_storage(
     url: str, breaker: dict[str, object] | None = None, retry: dict[str, object] | None = None, **settings: object
 ) -> ms.MemoryStorage:
     chosen = {"initial_backoff": 0.01, **(retry or {})}
-    return ms.MemoryStorage.open(
-        ms.Settings(database=url, circuit_breaker=breaker or {}, retry=chosen, request_timeout=5, **settings)
-    )
+    settings = {"request_timeout": 5, **settings}
+    return ms.MemoryStorage.open(ms.Settings(database=url, circuit_breaker=breaker or {}, retry=chosen, **settings))
 
 
 def fails(storage: ms.MemoryStorage, times: int = 1) -> list[ms.MemoryStorageError]:
@@ -126,7 +128,7 @@ def test_a_read_and_a_write_are_retried_after_a_cut(url: str, line: Proxy, make_
 @pytest.mark.slow
 def test_a_unit_of_work_is_retried_completely(url: str, line: Proxy, make_episode):
     runs = []
-    with open_storage(url) as storage:
+    with open_storage(url, request_timeout=_BEYOND_A_LOST_LOCK) as storage:
 
         def work(tx: ms.Transaction) -> None:
             runs.append(tx)
@@ -144,7 +146,7 @@ def test_a_unit_of_work_is_retried_completely(url: str, line: Proxy, make_episod
 
 @pytest.mark.slow
 def test_a_block_is_never_done_again(url: str, line: Proxy, make_episode):
-    with open_storage(url) as storage:
+    with open_storage(url, request_timeout=_BEYOND_A_LOST_LOCK) as storage:
         with raises(ms.UnavailableError, code="CONNECTION_LOST"), storage.transaction() as tx:
             tx.episodes.save(make_episode())
             line.cut_request_after(0, times=2)
