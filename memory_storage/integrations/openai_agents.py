@@ -14,21 +14,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from memory_storage.aio import AsyncLogRepository, AsyncMemoryStorage
-from memory_storage.errors import CommitUnknownError, ConfigurationError, CorruptDataError, ValidationError
+from memory_storage.errors import CommitUnknownError, CorruptDataError, ValidationError
 from memory_storage.models import LogRecord, new_id
 from memory_storage.storage import MemoryStorage
 
+from ._packages import needs
 from ._threads import as_async
 
-try:
+with needs("MemoryStorageSession needs the OpenAI Agents SDK: pip install 'memory-storage[openai-agents]'", "agents"):
     from agents.memory import SessionSettings
     from agents.memory.session_settings import coerce_session_settings
-except ImportError as error:
-    if (error.name or "").partition(".")[0] != "agents":
-        raise
-    raise ConfigurationError(
-        "MemoryStorageSession needs the OpenAI Agents SDK: pip install 'memory-storage[openai-agents]'"
-    ) from error
 
 if TYPE_CHECKING:
     from agents import TResponseInputItem

@@ -8,15 +8,9 @@ A file is an item of `storage.items`: its directories are the labels of the path
 `{"text": ...}`.
 """
 
-from memory_storage.errors import ConfigurationError
+from memory_storage.integrations._packages import needs
 
-try:
+with needs("MemoryStorageTool needs Anthropic's SDK: pip install 'memory-storage[anthropic]'", "anthropic"):
     from .tool import AsyncMemoryStorageTool, MemoryStorageTool
-except ImportError as error:
-    if (error.name or "").partition(".")[0] != "anthropic":
-        raise
-    raise ConfigurationError(
-        "MemoryStorageTool needs Anthropic's SDK: pip install 'memory-storage[anthropic]'"
-    ) from error
 
 __all__ = ["AsyncMemoryStorageTool", "MemoryStorageTool"]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pydantic
 
-from memory_storage.errors import ConfigurationError, CorruptDataError, ValidationError
+from memory_storage.errors import CorruptDataError, ValidationError
+from memory_storage.integrations._packages import needs
 from memory_storage.models import Item, PutItem
 from memory_storage.models.model import as_validation_error
 from memory_storage.schema import unpack_vector
@@ -24,14 +25,9 @@ if TYPE_CHECKING:
 
 def require_crewai() -> None:
     """Import CrewAI's types. ConfigurationError if it is not installed."""
-    try:
+    problem = "MemoryStorageBackend needs CrewAI, version 1.15 or later: pip install 'memory-storage[crewai]'"
+    with needs(problem, "crewai"):
         import crewai.memory.types  # noqa: F401 - here, so that the first call of a method does not take seconds
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] != "crewai":
-            raise
-        raise ConfigurationError(
-            "MemoryStorageBackend needs CrewAI, version 1.15 or later: pip install 'memory-storage[crewai]'"
-        ) from error
 
 
 def put_of(field: str, record: Any) -> PutItem:

@@ -12,16 +12,10 @@
 Everything is kept as items of `storage.items` below the label `google-adk`; `paths.py` lists them.
 """
 
-from memory_storage.errors import ConfigurationError
+from memory_storage.integrations._packages import needs
 
-try:
+with needs("MemoryStorageSessionService needs Google ADK: pip install 'memory-storage[google-adk]'", "google"):
     from .memory import MemoryStorageMemoryService
     from .sessions import MemoryStorageSessionService
-except ImportError as error:
-    if (error.name or "").partition(".")[0] != "google":
-        raise
-    raise ConfigurationError(
-        "MemoryStorageSessionService needs Google ADK: pip install 'memory-storage[google-adk]'"
-    ) from error
 
 __all__ = ["MemoryStorageMemoryService", "MemoryStorageSessionService"]

@@ -7,17 +7,14 @@
 Both keep items: the store below the path `STORE_PATH`, the saver below `THREADS_PATH`.
 """
 
-from memory_storage.errors import ConfigurationError
+from memory_storage.integrations._packages import needs
 
-try:
+with needs(
+    "the store and the saver need LangGraph's interfaces, version 4.3 or later of langgraph-checkpoint; run: "
+    "pip install 'memory-storage[langgraph]'",
+    *("langgraph", "langchain_core"),
+):
     from .saver import THREADS_PATH, MemoryStorageSaver
     from .store import STORE_PATH, MemoryStorageStore
-except ImportError as error:
-    if not (error.name or "").startswith(("langgraph", "langchain")):
-        raise
-    raise ConfigurationError(
-        "the store and the saver need LangGraph's interfaces, version 4.3 or later of langgraph-checkpoint; run: "
-        "pip install 'memory-storage[langgraph]'"
-    ) from error
 
 __all__ = ["STORE_PATH", "THREADS_PATH", "MemoryStorageSaver", "MemoryStorageStore"]

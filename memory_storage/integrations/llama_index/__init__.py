@@ -16,16 +16,12 @@ what the storage has about the user's message: `storage.recall`.
 
 from __future__ import annotations
 
-from memory_storage.errors import ConfigurationError
+from memory_storage.integrations._packages import needs
 
-try:
+with needs(
+    "the chat store and the memory block need LlamaIndex: pip install 'memory-storage[llama-index]'", "llama_index"
+):
     from .block import RecallMemoryBlock
     from .chat_store import MemoryStorageChatStore
-except ImportError as error:
-    if (error.name or "").partition(".")[0] != "llama_index":
-        raise
-    raise ConfigurationError(
-        "the chat store and the memory block need LlamaIndex: pip install 'memory-storage[llama-index]'"
-    ) from error
 
 __all__ = ["MemoryStorageChatStore", "RecallMemoryBlock"]

@@ -8,13 +8,9 @@ Spans are read by OpenTelemetry's conventions for generative AI (`gen_ai.*`) and
 in development: attributes of older versions are read too.
 """
 
-from memory_storage.errors import ConfigurationError
+from memory_storage.integrations._packages import needs
 
-try:
+with needs("EpisodeRecorder needs OpenTelemetry's SDK: pip install 'memory-storage[otel]'", "opentelemetry"):
     from .recorder import EpisodeRecorder, RecorderStats
-except ImportError as error:
-    if not (error.name or "").startswith("opentelemetry"):
-        raise
-    raise ConfigurationError("EpisodeRecorder needs OpenTelemetry's SDK: pip install 'memory-storage[otel]'") from error
 
 __all__ = ["EpisodeRecorder", "RecorderStats"]

@@ -8,17 +8,14 @@
 conversations as items below the path `CONVERSATIONS_PATH`.
 """
 
-from memory_storage.errors import ConfigurationError
+from memory_storage.integrations._packages import needs
 
-try:
+with needs(
+    "EpisodicMemory and MemoryStorageConversationStore need Pydantic AI, version 2.68 or later; run: "
+    "pip install 'memory-storage[pydantic-ai]'",
+    *("pydantic_ai", "pydantic_graph"),
+):
     from .conversations import CONVERSATIONS_PATH, MemoryStorageConversationStore
     from .memory import EpisodicMemory
-except ImportError as error:
-    if not (error.name or "").startswith(("pydantic_ai", "pydantic_graph")):
-        raise
-    raise ConfigurationError(
-        "EpisodicMemory and MemoryStorageConversationStore need Pydantic AI, version 2.68 or later; run: "
-        "pip install 'memory-storage[pydantic-ai]'"
-    ) from error
 
 __all__ = ["CONVERSATIONS_PATH", "EpisodicMemory", "MemoryStorageConversationStore"]
