@@ -165,16 +165,17 @@ def _pass_on(source: IO[bytes] | None, target: BinaryIO, output: _Output) -> Non
     """Copy a stream to another at once, and to the output by whole lines, so that no line of the other stream cuts one
     in two. If the reader of the target has closed it, only to the output.
     """
-    is_open, begun = True, b""
+    is_open, begun = True, bytearray()
     while source is not None and (data := source.read(_CHUNK)):
-        begun += data
-        whole = len(begun) if len(begun) > _CHUNK else begun.rfind(b"\n") + 1
-        output.add(begun[:whole])
-        begun = begun[whole:]
+        whole = len(data) if len(begun) > _CHUNK else data.rfind(b"\n") + 1
+        if whole:
+            output.add(bytes(begun) + data[:whole])
+            begun.clear()
+        begun += data[whole:]
         if is_open:
             try:
                 target.write(data)
                 target.flush()
             except (OSError, ValueError):
                 is_open = False
-    output.add(begun)
+    output.add(bytes(begun))
