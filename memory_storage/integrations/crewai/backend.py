@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from typing_extensions import Self
 
 from memory_storage.aio import AsyncMemoryStorage
-from memory_storage.errors import ConfigurationError, ConflictError, UnavailableError, ValidationError
+from memory_storage.errors import ConfigurationError, ConflictError, ValidationError
 from memory_storage.integrations._threads import as_async
 from memory_storage.models import Hit, Item, PutItem
 from memory_storage.repositories import ItemRepository
 from memory_storage.session import Transaction
-from memory_storage.sql.session import SAVE_ATTEMPTS
 from memory_storage.sql.validation import refuse_unstorable, to_list, whole
 from memory_storage.storage import MemoryStorage
 
-from .criteria import Criteria, criteria, scope_path
-from .documents import as_vector, fields_of, mismatch, put_of, record_of, require_crewai, utc_text
+from .criteria import Criteria, criteria, naive, scope_path
+from .documents import as_vector, fields_of, mismatch, put_of, record_of, require_crewai
 from .records import MEMORY_PATH, VECTOR_FIELD, VECTOR_MODEL, RecordRepository, StoredRecord
 
 if TYPE_CHECKING:
@@ -131,10 +130,10 @@ class MemoryStorageBackend:
             record_ids: Their ids; those that do not exist are passed over.
 
         Raises:
-            UnavailableError: Other writers keep changing the records.
+            UnavailableError: Another writer holds the lock for too long.
             ValidationError: An id is no text.
         """
-        now = utc_text(self._storage._session.now())
+        now = naive(self._storage._session.now()).isoformat()
         self._rewrite(_ids(record_ids), lambda item: {**fields_of(item), "last_accessed": now})
 
     def delete(
@@ -354,16 +353,16 @@ class MemoryStorageBackend:
             change: Returns the new value of an item.
             absent: What to store if none of them exists.
         """
+
         # A put replaces the vectors, so they are read and stored again. The version detects other writers.
-        for _ in range(SAVE_ATTEMPTS):
-            puts = [_put_again(one, change(one.item)) for one in self._records.find(ids)]
-            if not puts and absent is not None:
-                puts = [replace(absent, version=0)]
-            try:
-                return self._storage.items.put_many(puts)
-            except ConflictError:
-                continue
-        raise UnavailableError("other writers keep changing these records; nothing was stored; try again")
+        def puts(records: RecordRepository) -> list[PutItem]:
+            found = [_put_again(one, change(one.item)) for one in records.find(ids)]
+            return found if found or absent is None else [replace(absent, version=0)]
+
+        try:
+            self._storage.items.put_many(puts(self._records))
+        except ConflictError:  # again, with the lock
+            self._storage.run(lambda tx: tx.items.put_many(puts(RecordRepository(tx._session))))
 
     def _pages(
         self, read: Callable[[ItemRepository, int, int], list[T]], limit: int, *, is_checked: bool = False

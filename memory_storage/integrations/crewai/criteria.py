@@ -99,6 +99,11 @@ def micros(field: str, moment: Any) -> int:
     return to_micros(moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc))
 
 
+def naive(moment: datetime) -> datetime:
+    """Return an aware moment as CrewAI has its own: naive, in UTC."""
+    return moment.astimezone(timezone.utc).replace(tzinfo=None)
+
+
 def _names(field: str, names: Sequence[str] | None) -> list[str]:
     if isinstance(names, str | bytes):
         raise ValidationError(field, "a list of names", names)

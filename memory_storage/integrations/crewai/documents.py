@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pydantic
@@ -120,8 +119,3 @@ def mismatch(stored: int, dimension: int) -> ValueError:
 
     error: ValueError = EmbeddingDimensionMismatchError(stored, dimension)
     return error
-
-
-def utc_text(moment: datetime) -> str:
-    """Return an aware moment as CrewAI has its own: naive, in UTC."""
-    return moment.replace(tzinfo=None).isoformat()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 
 from memory_storage.models import Item
@@ -17,7 +17,7 @@ from memory_storage.sql.session import Repository
 from memory_storage.sql.statement import from_micros, to_micros
 
 from . import sql
-from .criteria import Criteria
+from .criteria import Criteria, naive
 
 MEMORY_PATH = ("crewai", "memory")
 """The path of the items that are records."""
@@ -139,6 +139,5 @@ def _as_json(ids: Sequence[str]) -> str:
 
 
 def _as_moment(since_epoch: int | None) -> datetime | None:
-    """Return a naive moment in UTC, as CrewAI has them."""
     moment = from_micros(since_epoch)
-    return None if moment is None else moment.astimezone(timezone.utc).replace(tzinfo=None)
+    return None if moment is None else naive(moment)

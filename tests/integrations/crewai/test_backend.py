@@ -248,6 +248,15 @@ def test_a_touch_changes_the_last_access_alone(backend):
     backend.touch_records([])
 
 
+def test_a_touch_is_in_utc_whatever_the_clock():
+    zone = timezone(timedelta(hours=5))
+    with ms.MemoryStorage.open(":memory:", now=lambda: START.replace(tzinfo=timezone.utc).astimezone(zone)) as other:
+        backend = MemoryStorageBackend(other)
+        backend.save([record("a")])
+        backend.touch_records(["a"])
+        assert backend.get_record("a").last_accessed == START
+
+
 def test_the_newest_records_come_first(backend):
     days = [3, 1, 2, 5, 4]
     backend.save([record(str(day), "/a", created_at=START + timedelta(days=day)) for day in days])
