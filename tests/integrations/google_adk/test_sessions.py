@@ -22,6 +22,7 @@ from google.genai import types
 import memory_storage as ms
 from memory_storage.aio import AsyncMemoryStorage
 from memory_storage.integrations.google_adk import MemoryStorageMemoryService, MemoryStorageSessionService
+from tests.integrations.lock import assert_waiting_blocks_no_loop
 from tests.proxy import Proxy
 from tests.raising import raises
 
@@ -461,26 +462,9 @@ def test_a_cancelled_append_is_stored_completely_or_not_at_all(migrated_file, de
 
 @in_memory
 def test_the_event_loop_is_not_blocked_while_another_writes(storage, service):
-    holds, release = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with storage.transaction() as tx:
-            tx.items.put(("other",), "k", 1)
-            holds.set()
-            release.wait(10)
-
     async def main() -> None:
         session = await service.create_session(**SCOPE)
-        thread = threading.Thread(target=hold)
-        thread.start()
-        await asyncio.to_thread(holds.wait)
-        appending = asyncio.create_task(service.append_event(session, event("a")))
-        for _ in range(20):  # the loop runs, the call waits
-            await asyncio.sleep(0.005)
-        assert not appending.done()
-        release.set()
-        await appending
-        thread.join()
+        await assert_waiting_blocks_no_loop(storage, service.append_event(session, event("a")))
 
     asyncio.run(main())
 

@@ -18,6 +18,7 @@ import memory_storage as ms
 from memory_storage.aio import AsyncMemoryStorage
 from memory_storage.integrations.llama_index import MemoryStorageChatStore, RecallMemoryBlock
 from tests.backends import in_memory
+from tests.integrations.lock import assert_waiting_blocks_no_loop
 from tests.proxy import Proxy
 from tests.raising import raises
 from tests.server.tokens import token
@@ -431,26 +432,9 @@ def test_a_cancelled_call_has_its_whole_effect_or_none(migrated_file, method, de
 
 @in_memory
 def test_the_event_loop_is_not_blocked_while_another_writes(storage, chats):
-    holds, release = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with storage.transaction() as tx:
-            tx.logs.append("other", [1])
-            holds.set()
-            release.wait(10)
-
     async def main() -> None:
-        thread = threading.Thread(target=hold)
-        thread.start()
-        await asyncio.to_thread(holds.wait)
-        calls = [chats.add_messages("k", _messages("a")), chats.archive_oldest_messages("other", 1)]
-        tasks = [asyncio.create_task(call) for call in calls]
-        for _ in range(20):  # the loop runs, the calls wait
-            await asyncio.sleep(0.005)
-        assert not any(task.done() for task in tasks)
-        release.set()
-        await asyncio.gather(*tasks)
-        thread.join()
+        calls = chats.add_messages("k", _messages("a")), chats.archive_oldest_messages("other", 1)
+        await assert_waiting_blocks_no_loop(storage, *calls)
         assert _texts(await chats.get_messages("k")) == ["a"]
 
     asyncio.run(main())

@@ -16,6 +16,7 @@ from agents.memory import Session
 import memory_storage as ms
 from memory_storage.aio import AsyncMemoryStorage
 from memory_storage.integrations.openai_agents import MemoryStorageSession
+from tests.integrations.lock import assert_waiting_blocks_no_loop
 from tests.proxy import Proxy
 from tests.raising import raises
 
@@ -255,25 +256,8 @@ def test_a_cancelled_batch_is_stored_completely_or_not_at_all(migrated_file, del
 
 @in_memory
 def test_the_event_loop_is_not_blocked_while_another_writes(storage, session):
-    holds, release = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with storage.transaction() as tx:
-            tx.logs.append("other", [1])
-            holds.set()
-            release.wait(10)
-
     async def main() -> None:
-        thread = threading.Thread(target=hold)
-        thread.start()
-        await asyncio.to_thread(holds.wait)
-        adding = asyncio.create_task(session.add_items(_items("a")))
-        for _ in range(20):  # the loop runs, the call waits
-            await asyncio.sleep(0.005)
-        assert not adding.done()
-        release.set()
-        await adding
-        thread.join()
+        await assert_waiting_blocks_no_loop(storage, session.add_items(_items("a")))
         assert _texts(await session.get_items()) == ["a"]
 
     asyncio.run(main())
