@@ -27,6 +27,7 @@ from .repositories import (
     ItemRepository,
     LogRepository,
     PatternRepository,
+    RelationshipRepository,
     RetentionRepository,
     SpatiotemporalRepository,
     StepRepository,
@@ -211,6 +212,11 @@ class Repositories(dbapi.Unpicklable):
     def logs(self) -> LogRepository:
         """Ordered records."""
         return LogRepository(self._session)
+
+    @_made_when_used
+    def relationships(self) -> RelationshipRepository:
+        """Relationships between episodes, and walks along them."""
+        return RelationshipRepository(self._session)
 
     def _use(self, session: Session) -> None:
         """Replace the session, and drop the repositories that were made over the one before."""

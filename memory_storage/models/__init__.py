@@ -107,6 +107,7 @@ from .query import (
     SearchFilters,
 )
 from .recall import Recall, RecalledItem, RecallWeights
+from .relationship import RelatedEpisode, Relationship, RelationshipEnd, RelationshipKind
 from .retention import (
     ErasureResult,
     RetentionCandidate,
@@ -205,6 +206,10 @@ __all__ = [
     "RecallWeights",
     "RecalledItem",
     "Reflection",
+    "RelatedEpisode",
+    "Relationship",
+    "RelationshipEnd",
+    "RelationshipKind",
     "RetentionCandidate",
     "RetentionPlan",
     "RetentionPolicy",

@@ -11,6 +11,7 @@ from .episodes.repository import EpisodeRepository
 from .items.repository import ItemRepository
 from .logs.repository import LogRepository
 from .patterns.repository import PatternRepository
+from .relationships.repository import RelationshipRepository
 from .retention.repository import RetentionRepository
 from .spatiotemporal.repository import EpisodesByLocation, SpatiotemporalRepository
 from .steps.repository import StepRepository
@@ -23,6 +24,7 @@ __all__ = [
     "ItemRepository",
     "LogRepository",
     "PatternRepository",
+    "RelationshipRepository",
     "RetentionRepository",
     "SessionProtocol",
     "SpatiotemporalRepository",

@@ -75,5 +75,9 @@ REVISIONS = {
         "the tables `items` (documents by path and key), `item_vectors` and `logs` (ordered records)",
         "every item and every record of a log, in every namespace",
     ),
+    "0013": Revision(
+        "the tables `relationships` (from one episode to another) and `checkpoints` (states of episodes)",
+        "every relationship and every checkpoint, in every namespace",
+    ),
 }
 """By its id, in the order of the ids. The newest is `HEAD`."""

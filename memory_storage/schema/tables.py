@@ -462,6 +462,49 @@ sync_wanted = Table(
     comment="Episodes that a replica pulls as a whole next, since a step of them came without them.",
 )
 
+relationships = Table(
+    "relationships",
+    metadata,
+    Column("seq", Integer, primary_key=True, comment="Local row number"),
+    Column("namespace", Text, nullable=False, comment="Namespace of both episodes"),
+    Column("id", Text, nullable=False, comment="UUID, chosen by the client"),
+    Column("from_id", Text, nullable=False, comment="Episode at which it begins"),
+    Column("to_id", Text, nullable=False, comment="Episode at which it ends"),
+    Column(
+        "kind",
+        Text,
+        nullable=False,
+        comment="`parent_child`, `depends_on`, `follows`, `related_to`, `blocks`, `duplicates`, `references`, or"
+        " another name",
+    ),
+    Column("weight", Float, comment="How strong it is, from 0"),
+    Column("created_at", Integer, nullable=False, comment="First save"),
+    Column("document", Text, nullable=False, comment="JSON of the metadata"),
+    UniqueConstraint("namespace", "id"),
+    UniqueConstraint("namespace", "from_id", "kind", "to_id"),
+    ForeignKeyConstraint(["namespace", "from_id"], ["episodes.namespace", "episodes.id"], ondelete="CASCADE"),
+    ForeignKeyConstraint(["namespace", "to_id"], ["episodes.namespace", "episodes.id"], ondelete="CASCADE"),
+    Index("ix_relationships_to", "namespace", "to_id", "kind", "from_id"),
+    comment="One relationship from one episode to another.",
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("seq", Integer, primary_key=True, comment="Local row number"),
+    Column("namespace", Text, nullable=False, comment="Namespace of the episode"),
+    Column("id", Text, nullable=False, comment="UUID, chosen by the client"),
+    Column("episode_id", Text, nullable=False, comment="Episode that it belongs to"),
+    Column("step_number", Integer, nullable=False, comment="Number of the last step before it; 0 before the first"),
+    Column("label", Text, nullable=False, comment="What it is called"),
+    Column("created_at", Integer, nullable=False, comment="When it was made"),
+    Column("document", Text, nullable=False, comment="JSON of the state"),
+    UniqueConstraint("namespace", "id"),
+    ForeignKeyConstraint(["namespace", "episode_id"], ["episodes.namespace", "episodes.id"], ondelete="CASCADE"),
+    Index("ix_checkpoints_episode", "namespace", "episode_id", "created_at"),
+    comment="A state of an episode from which its work can be resumed.",
+)
+
 items = Table(
     "items",
     metadata,

@@ -183,6 +183,7 @@ class ExactColumns:
 SUCCESS_RATES = ExactColumns("patterns", ("success_rate",), ("id", "kind"))
 REWARD_DELTAS = ExactColumns("patterns", ("avg_reward_delta",), ("id", "kind"))
 POSITIONS = ExactColumns("spatiotemporal_index", ("latitude", "longitude"))
+RELATIONSHIP_WEIGHTS = ExactColumns("relationships", ("weight",), ("from_id", "kind", "to_id"))
 
 
 def is_exact_in_json(number: float | None) -> bool:
@@ -190,7 +191,7 @@ def is_exact_in_json(number: float | None) -> bool:
     return number is None or (abs(number) <= EXACT_IN_JSON and round(number, 3) == number)
 
 
-@lru_cache(maxsize=4 * _MOST_ROWS)  # each number of rows, of each of the four
+@lru_cache(maxsize=4 * _MOST_ROWS)  # each number of rows, of each of the five
 def _correction(exact: ExactColumns, rows: int) -> str:
     table, columns, keys = exact.table, exact.columns, exact.keys
     row = f"({', '.join('?' * (len(keys) + len(columns)))})"

@@ -1,0 +1,1 @@
+"""Relationships between episodes: the repository and its statements."""
