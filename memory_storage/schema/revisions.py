@@ -79,5 +79,10 @@ REVISIONS = {
         "the tables `relationships` (from one episode to another) and `checkpoints` (states of episodes)",
         "every relationship and every checkpoint, in every namespace",
     ),
+    "0014": Revision(
+        "counts of what episodes have in common (`sequences`, `learned`, `unlearned`, `learning`), so that `learn` reads "
+        "only what has changed",
+        "the counts: patterns stay, and the next `learn` reads all episodes",
+    ),
 }
 """By its id, in the order of the ids. The newest is `HEAD`."""

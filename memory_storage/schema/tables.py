@@ -505,6 +505,66 @@ checkpoints = Table(
     comment="A state of an episode from which its work can be resumed.",
 )
 
+learning = Table(
+    "learning",
+    metadata,
+    Column("namespace", Text, primary_key=True, nullable=False, comment="Namespace that has been learned"),
+    Column("revision", Integer, nullable=False, comment="Grows with each portion: one learner at a time"),
+    Column("next_number", Integer, nullable=False, comment="The next `number` in `sequences`"),
+    Column("walked_at", Integer, nullable=False, comment="`started_at` of the last episode of the walk over all"),
+    Column("walked_seq", Integer, nullable=False, comment="`seq` of that episode"),
+    sqlite_with_rowid=False,
+    comment="How far the episodes of a namespace are learned.",
+)
+
+sequences = Table(
+    "sequences",
+    metadata,
+    Column("namespace", Text, primary_key=True, nullable=False, comment="Namespace of the episodes"),
+    Column("kind", Integer, primary_key=True, nullable=False, comment="0 tools in order, 1 recovery from an error"),
+    Column(
+        "content",
+        Text,
+        primary_key=True,
+        nullable=False,
+        comment="JSON array: tools; or the tool that failed, the class of the error, and the tools after it",
+    ),
+    Column("domain", Text, primary_key=True, nullable=False, comment="Domain of the episodes"),
+    Column("language", Text, primary_key=True, nullable=False, comment="Language; empty for none"),
+    Column("framework", Text, primary_key=True, nullable=False, comment="Framework; empty for none"),
+    Column("task_type", Text, primary_key=True, nullable=False, comment="Task type"),
+    Column("number", Integer, nullable=False, comment="Stands for the row in `learned`"),
+    Column("episodes", Integer, nullable=False, comment="How many episodes have it"),
+    Column("successes", Integer, nullable=False, comment="How many of them succeeded"),
+    Column("weight", Float, nullable=False, comment="Sum of their weights, which grow with the time of their end"),
+    Column("success_weight", Float, nullable=False, comment="Sum of the weights of those that succeeded"),
+    Column("evidence", Text, nullable=False, comment="`seq` of some that succeeded, each between commas"),
+    Index("ux_sequences_number", "namespace", "number", unique=True),
+    sqlite_with_rowid=False,
+    comment="How many episodes of a context have something in common, and how many of them succeeded.",
+)
+
+learned = Table(
+    "learned",
+    metadata,
+    Column("episode_seq", Integer, primary_key=True, comment="`seq` of the episode"),
+    Column("namespace", Text, nullable=False, comment="Namespace of the episode"),
+    Column("success", Integer, nullable=False, comment="1 if it succeeded when it was learned, else 0"),
+    Column("weight", Float, nullable=False, comment="Its weight in `sequences`"),
+    Column("numbers", Text, nullable=False, comment="JSON array: the rows of `sequences` that it is counted in"),
+    comment="What each episode was counted for. Its deletion takes that back.",
+)
+
+unlearned = Table(
+    "unlearned",
+    metadata,
+    Column("episode_seq", Integer, primary_key=True, comment="`seq` of the episode"),
+    Column("namespace", Text, nullable=False, comment="Namespace of the episode"),
+    Column("mark", Integer, nullable=False, comment="Its latest `mark` in `episode_changes`"),
+    Index("ix_unlearned_namespace", "namespace", "mark"),
+    comment="Episodes that have changed since they were learned.",
+)
+
 items = Table(
     "items",
     metadata,

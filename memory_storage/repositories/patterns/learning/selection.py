@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .counts import Group
-from .statistics import corrected, tail
+from .chance import corrected, tail
 from .traces import EVERY, RECOVERY, TOOLS, Content
 
 _PRIOR = 2.0

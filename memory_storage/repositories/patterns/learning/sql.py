@@ -1,0 +1,113 @@
+"""The statements of learning. Counts are kept for all episodes that have an outcome, whether they are archived or not.
+
+`learned` says what each episode was counted for, so that a trigger takes it back when the episode is deleted, or learned
+again after a change. `unlearned` has the episodes that have changed since; what indexes changed episodes adds to it.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from memory_storage.repositories.analytics.error_signature import MESSAGE_LENGTH
+from memory_storage.sql.filters import Conditions
+from memory_storage.sql.statement import SqlTemplate
+
+_CONTEXT = ("domain", "language", "framework", "task_type")
+_KEY = ("kind", "content", *_CONTEXT)
+
+# An episode that has a reward but no end is weighed by its start.
+_STEPS = f"""(SELECT json_group_array(json_array(tool, status, message)) FROM (
+        SELECT s.tool, s.status, CASE WHEN s.status IN ('error', 'timeout') THEN substr(s.output, 1, {MESSAGE_LENGTH}) END
+            AS message
+        FROM steps AS s WHERE s.namespace = :namespace AND s.episode_id = e.id ORDER BY s.step_number))"""
+_TRACE = f"""e.seq, e.started_at, {{success}}, coalesce(e.completed_at, e.started_at),
+    e.domain, coalesce(e.language, ''), coalesce(e.framework, ''), e.task_type, {_STEPS}"""
+SUCCESS = "CASE WHEN outcome IS NOT NULL THEN outcome = 'success' END"
+
+
+@lru_cache(maxsize=256)
+def traces(where: Conditions, success: str) -> SqlTemplate:
+    """Return the statement of a portion of the episodes that are judged, from a place in their order on."""
+    conditions = ("namespace = :namespace", "(started_at, seq) > (:at, :seq)", f"({success}) IS NOT NULL", *where)
+    return SqlTemplate(f"""
+WITH portion AS MATERIALIZED (
+    SELECT seq, ({success}) AS success FROM episodes
+    WHERE {" AND ".join(conditions)} ORDER BY started_at, seq LIMIT :limit)
+SELECT {_TRACE.format(success="portion.success")}
+FROM portion CROSS JOIN episodes AS e ON e.seq = portion.seq ORDER BY e.started_at, e.seq
+""")
+
+
+# With their marks: one that changes again gets a new one, and stays.
+CHANGED = SqlTemplate(f"""
+SELECT u.mark, {_TRACE.format(success=SUCCESS)}
+FROM unlearned AS u CROSS JOIN episodes AS e ON e.seq = u.episode_seq
+WHERE u.namespace = :namespace ORDER BY u.mark LIMIT :limit
+""")
+
+STATE = SqlTemplate("""
+SELECT revision, next_number, walked_at, walked_seq FROM learning WHERE namespace = :namespace
+""")
+START = SqlTemplate("""
+INSERT INTO learning (namespace, revision, next_number, walked_at, walked_seq)
+SELECT :namespace, 0, 1, -9223372036854775808, 0
+WHERE NOT EXISTS (SELECT 1 FROM learning WHERE namespace = :namespace)
+""")
+# One learner at a time: another one's portion makes this one read again.
+ADVANCE = SqlTemplate("""
+UPDATE learning SET revision = revision + 1, next_number = :next_number, walked_at = :walked_at,
+    walked_seq = :walked_seq
+WHERE namespace = :namespace AND revision = :revision
+""")
+NUMBERS = SqlTemplate(f"""
+SELECT g."key", s.number FROM json_each(:keys) AS g CROSS JOIN sequences AS s ON s.namespace = :namespace
+    AND {" AND ".join(f"s.{name} = g.value ->> {place}" for place, name in enumerate(_KEY))}
+""")
+COUNT = SqlTemplate(f"""
+INSERT INTO sequences (namespace, {", ".join(_KEY)}, number, episodes, successes, weight, success_weight, evidence)
+SELECT :namespace, {", ".join(f"g.value ->> {place}" for place in range(len(_KEY) + 6))}
+FROM json_each(:rows) AS g WHERE true
+ON CONFLICT (namespace, {", ".join(_KEY)}) DO UPDATE SET
+    episodes = episodes + excluded.episodes, successes = successes + excluded.successes,
+    weight = weight + excluded.weight, success_weight = success_weight + excluded.success_weight,
+    evidence = CASE WHEN length(evidence) - length(replace(evidence, ',', '')) > :evidence THEN evidence
+        ELSE evidence || substr(excluded.evidence, 2) END
+""")
+FORGET = SqlTemplate("""
+DELETE FROM learned WHERE episode_seq IN (SELECT value FROM json_each(:seqs))
+""")
+# The join leaves out an episode that was deleted since it was read: the row count shows it.
+LEARNED = SqlTemplate("""
+INSERT INTO learned (episode_seq, namespace, success, weight, numbers)
+SELECT e.seq, :namespace, g.value ->> 1, g.value ->> 2, g.value -> 3
+FROM json_each(:rows) AS g CROSS JOIN episodes AS e ON e.seq = g.value ->> 0
+""")
+DONE = SqlTemplate("""
+DELETE FROM unlearned WHERE (episode_seq, mark) IN (SELECT value ->> 0, value ->> 1 FROM json_each(:done))
+""")
+
+
+@lru_cache(maxsize=2)
+def groups(*, by_domain: bool) -> SqlTemplate:
+    """Return the statement of what enough episodes have in common, over all contexts or in each domain."""
+    shared = ", ".join(f"CASE WHEN min({name}) = max({name}) THEN min({name}) END" for name in _CONTEXT)
+    return SqlTemplate(f"""
+SELECT kind, content, sum(episodes), sum(successes), sum(weight), sum(success_weight), {shared}
+FROM sequences WHERE namespace = :namespace GROUP BY kind, content{", domain" if by_domain else ""}
+HAVING sum(episodes) >= :least
+""")
+
+
+EVIDENCE = SqlTemplate("""
+SELECT g."key", s.domain, s.evidence FROM json_each(:contents) AS g CROSS JOIN sequences AS s
+    ON s.namespace = :namespace AND s.kind = g.value ->> 0 AND s.content = g.value ->> 1
+WHERE s.evidence <> ','
+""")
+DETAILS = SqlTemplate("""
+SELECT e.seq, e.id, e.started_at, e.document ->> '$.task_description', (
+    SELECT json_group_array(json_array(tool, latency_ms)) FROM (
+        SELECT s.tool, s.latency_ms FROM steps AS s
+        WHERE s.namespace = e.namespace AND s.episode_id = e.id ORDER BY s.step_number))
+FROM json_each(:seqs) AS g CROSS JOIN episodes AS e ON e.seq = g.value
+""")
+LATEST = SqlTemplate("SELECT max(completed_at) FROM episodes WHERE namespace = :namespace AND outcome IS NOT NULL")
