@@ -511,8 +511,7 @@ learning = Table(
     Column("namespace", Text, primary_key=True, nullable=False, comment="Namespace that has been learned"),
     Column("revision", Integer, nullable=False, comment="Grows with each portion: one learner at a time"),
     Column("next_number", Integer, nullable=False, comment="The next `number` in `sequences`"),
-    Column("walked_at", Integer, nullable=False, comment="`started_at` of the last episode of the walk over all"),
-    Column("walked_seq", Integer, nullable=False, comment="`seq` of that episode"),
+    Column("is_built", Integer, nullable=False, comment="1 if all episodes were counted once, else 0"),
     sqlite_with_rowid=False,
     comment="How far the episodes of a namespace are learned.",
 )
@@ -552,6 +551,7 @@ learned = Table(
     Column("success", Integer, nullable=False, comment="1 if it succeeded when it was learned, else 0"),
     Column("weight", Float, nullable=False, comment="Its weight in `sequences`"),
     Column("numbers", Text, nullable=False, comment="JSON array: the rows of `sequences` that it is counted in"),
+    Index("ix_learned_namespace", "namespace"),
     comment="What each episode was counted for. Its deletion takes that back.",
 )
 

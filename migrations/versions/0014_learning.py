@@ -23,8 +23,7 @@ TABLES = (
         namespace TEXT NOT NULL,
         revision INTEGER NOT NULL,
         next_number INTEGER NOT NULL,
-        walked_at INTEGER NOT NULL,
-        walked_seq INTEGER NOT NULL,
+        is_built INTEGER NOT NULL,
         PRIMARY KEY (namespace)
     )
      WITHOUT ROWID""",
@@ -54,6 +53,7 @@ TABLES = (
         numbers TEXT NOT NULL,
         PRIMARY KEY (episode_seq)
     )""",
+    "CREATE INDEX ix_learned_namespace ON learned (namespace)",
     """CREATE TABLE unlearned (
         episode_seq INTEGER NOT NULL,
         namespace TEXT NOT NULL,

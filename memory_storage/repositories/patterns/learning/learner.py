@@ -1,12 +1,17 @@
-"""Keeps the counts of a namespace up to date: in portions, each of which is one short transaction."""
+"""Keeps the counts of a namespace up to date. What it writes is in portions, each of which is one short transaction.
+
+The first time all episodes are counted in memory, then the counts are written. Until all of them are, `learning` says
+that they are not built, and the next run begins again; episodes that change in the meantime are noted, and learned
+afterwards. From then on only what has changed is learned.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, NamedTuple
 
 from memory_storage.dbapi import BatchStep, RowCountError, chunked
 from memory_storage.errors import UnavailableError
@@ -16,156 +21,177 @@ from memory_storage.sql.session import SAVE_ATTEMPTS, SessionProtocol
 from memory_storage.sql.validation import size
 
 from . import sql
-from .counts import MAX_EVIDENCE, Counts, count
-from .traces import Content, Context, Trace, traces_from_rows
+from .build import Build
+from .counts import MAX_EVIDENCE, Counts, Tally, count
+from .traces import Content, Context, traces_from_rows
 
 LENGTHS = (1, 4)
 """The lengths of the sequences that are counted."""
 
 _TARGET_SECONDS = 0.02  # that a portion holds the write lock; the documented maximum is 0.05
 _PAUSE_SECONDS = 0.006  # other writers poll the lock at intervals of at most 5 ms
-_FIRST, _LEAST, _MOST = 100, 10, 2_000  # episodes of a portion
+_READ = 1_000  # episodes that are read at a time
 
 _Key = tuple[Content, Context]
 
 
-@dataclass
-class _Portion:
-    """Episodes that are learned together: in the order of a walk over all, or that have changed, with their marks."""
-
-    traces: list[Trace]
-    gone: list[int] = field(default_factory=list)
-    marks: list[tuple[int, int]] = field(default_factory=list)
-    place: tuple[int, int] | None = None
-
-
-@dataclass
-class _State:
+class _State(NamedTuple):
     revision: int
     next_number: int
-    place: tuple[int, int]
+    is_built: bool
+
+
+class _Pace:
+    """The size of the next portion, so that it holds the lock for about as long as it should."""
+
+    def __init__(self, first: int, least: int, most: int, pause: Callable[[float], None]) -> None:
+        self.size, self._least, self._most, self._pause = first, least, most, pause
+
+    def write(self, session: SessionProtocol, steps: Sequence[BatchStep], amount: int) -> None:
+        """Write a portion, and let other writers do so."""
+        began = monotonic()
+        session.write(steps)
+        held = monotonic() - began
+        wanted = int(amount * _TARGET_SECONDS / max(held, 0.0005))
+        self.size = max(self._least, min(wanted, 2 * self.size, self._most))
+        self._pause(_PAUSE_SECONDS)
 
 
 class Learner:
     """Learns the episodes of a namespace that are not learned yet."""
 
     def __init__(self, session: SessionProtocol, *, pause: Callable[[float], None] = sleep) -> None:
-        self._session, self._pause = session, pause
-        self._numbers: dict[_Key, int] = {}
-        self._portion = _FIRST
-        self._walked = False
+        self._session, self._namespace = session, session.namespace
+        self._rows = _Pace(1_000, 100, 20_000, pause)
+        self._episodes = _Pace(50, 10, 1_000, pause)
 
     def run(self) -> int:
         """Learn all that is new, and return how many episodes that were."""
-        namespace = self._session.namespace
-        # What has changed a moment ago is noted when it is indexed.
-        self._session.write([INDEX_STEP, sql.START.bind(namespace=namespace)])
+        # What has changed a moment ago is noted when it is indexed; but not what is counted with all.
+        self._session.write([INDEX_STEP, sql.START.bind(namespace=self._namespace)])
         learned = failures = 0
         while True:
             state = self._state()
-            portion = self._next(state)
-            if not (portion.traces or portion.gone):
-                return learned
             try:
-                self._write(state, portion)
+                found = self._learn_changed(state) if state.is_built else self._build(state)
             except RowCountError:
-                failures += 1  # another learner, or an episode of the portion was deleted
-                self._numbers.clear()
+                failures += 1  # there is another learner
                 if failures > SAVE_ATTEMPTS:
                     raise UnavailableError("other learners keep changing the counts; try again") from None
             else:
-                learned, failures = learned + len(portion.traces), 0
+                if not found and state.is_built:
+                    return learned
+                learned, failures = learned + found, 0
 
     def _state(self) -> _State:
-        ((revision, next_number, *place),) = self._session.read(sql.STATE.bind(namespace=self._session.namespace))
-        return _State(revision, next_number, (place[0], place[1]))
+        ((revision, next_number, is_built),) = self._session.read(sql.STATE.bind(namespace=self._namespace))
+        return _State(revision, next_number, bool(is_built))
 
-    def _next(self, state: _State) -> _Portion:
-        namespace, limit = self._session.namespace, self._portion
-        if not self._walked:
-            at, seq = state.place
-            step = sql.traces((), sql.SUCCESS).bind(namespace=namespace, at=at, seq=seq, limit=limit)
-            if found := traces_from_rows(self._session.read(step)):
-                return _Portion(found, place=(found[-1].started_at, found[-1].seq))
-            self._walked = True
-        rows = self._session.read(sql.CHANGED.bind(namespace=namespace, limit=limit))
-        marks = [(row[1], row[0]) for row in rows]
-        judged = traces_from_rows([row[1:] for row in rows if row[3] is not None])
-        return _Portion(judged, [seq for seq, _ in marks], marks)
+    def _advance(self, state: _State, next_number: int, *, is_built: bool) -> BatchStep:
+        values = {"revision": state.revision, "next_number": next_number, "is_built": int(is_built)}
+        return sql.ADVANCE.bind(1, namespace=self._namespace, **values)
 
-    def _write(self, state: _State, portion: _Portion) -> None:
+    def _build(self, state: _State) -> int:
+        """Count all episodes, and return how many they are."""
+        self._session.write([self._advance(state, 1, is_built=False)])
+        state = state._replace(revision=state.revision + 1)
+        self._clear(state)
+        build = Build(LENGTHS[1], MAX_EVIDENCE)
+        at, seq = -(2**63), 0
+        while True:
+            step = sql.traces((), sql.SUCCESS).bind(namespace=self._namespace, at=at, seq=seq, limit=_READ)
+            traces = traces_from_rows(self._session.read(step))
+            build.add(traces)
+            if len(traces) < _READ:
+                break
+            at, seq = traces[-1].started_at, traces[-1].seq
+        rows = (
+            _row((one.content, one.context), one.number, one[3:7], one.evidence) for one in build.counted()
+        )
+        for portion in _portions(rows, self._rows):
+            self._rows.write(self._session, [self._unchanged(state), *self._count(portion)], len(portion))
+        learned = (_json([seq, int(success), weight, list(found)]) for seq, success, weight, found in build.learned)
+        for portion in _portions(learned, self._episodes):
+            self._episodes.write(self._session, [self._unchanged(state), *self._note(portion)], len(portion))
+        self._session.write([self._advance(state, build.next_number, is_built=True)])
+        return len(build.learned)
+
+    def _clear(self, state: _State) -> None:
+        """Remove what a build that was interrupted has left. The counts first: then nothing is taken back from them."""
+        for statement in (sql.CLEAR_COUNTS, sql.CLEAR_LEARNED):
+            while self._session.write(
+                [self._unchanged(state), statement.bind(namespace=self._namespace, limit=self._rows.size)]
+            ):
+                pass
+
+    def _unchanged(self, state: _State) -> BatchStep:
+        return sql.UNCHANGED.bind(1, namespace=self._namespace, revision=state.revision)
+
+    def _learn_changed(self, state: _State) -> int:
+        """Learn some of the episodes that have changed, and return how many."""
+        rows = self._session.read(sql.CHANGED.bind(namespace=self._namespace, limit=self._episodes.size))
+        if not rows:
+            return 0
+        traces = traces_from_rows([row[1:] for row in rows if row[3] is not None])
         counts: Counts = {}
-        contents = count(portion.traces, LENGTHS, MAX_EVIDENCE, counts)
-        next_number = self._number(counts, state.next_number)
-        steps = self._steps(state, portion, counts, contents, next_number)
-        began = monotonic()
-        self._session.write(steps)
-        held = monotonic() - began
-        wanted = int(max(len(portion.marks), len(portion.traces)) * _TARGET_SECONDS / max(held, 0.0005))
-        self._portion = max(_LEAST, min(wanted, 2 * self._portion, _MOST))
-        self._pause(_PAUSE_SECONDS)
-
-    def _number(self, counts: Counts, next_number: int) -> int:
-        """Give a number to each key that has none, and return the next one."""
-        unknown = [key for key in counts if key not in self._numbers]
-        if next_number > 1:  # else nothing is stored yet
-            self._read_numbers(unknown)
-        for key in unknown:
-            if key not in self._numbers:
-                self._numbers[key] = next_number
-                next_number += 1
-        return next_number
-
-    def _read_numbers(self, keys: Sequence[_Key]) -> None:
-        texts = [json.dumps(_columns(key), ensure_ascii=False) for key in keys]
-        start = 0
-        for group in chunked(texts, size, most_bytes=CHUNK_BYTES):
-            step = sql.NUMBERS.bind(namespace=self._session.namespace, keys=f"[{','.join(group)}]")
-            for place, number in self._session.read(step):
-                self._numbers[keys[start + place]] = number
-            start += len(group)
-
-    def _steps(
-        self,
-        state: _State,
-        portion: _Portion,
-        counts: Counts,
-        contents: dict[int, list[Content]],
-        next_number: int,
-    ) -> list[BatchStep]:
-        namespace = self._session.namespace
-        walked_at, walked_seq = portion.place or state.place
-        values: dict[str, Any] = {"walked_at": walked_at, "walked_seq": walked_seq, "next_number": next_number}
-        rows = [
-            _json([*_columns(key), self._numbers[key], one.episodes, one.successes, one.weight, one.success_weight])[:-1]
-            + f',",{"".join(f"{seq}," for seq in one.evidence)}"]'
-            for key, one in counts.items()
-        ]
+        contents = count(traces, LENGTHS, MAX_EVIDENCE, counts)
+        numbers, next_number = self._numbers(list(counts), state.next_number)
+        counted = [_row(key, numbers[key], _sums(one), one.evidence) for key, one in counts.items()]
         learned = [
-            _json(
-                [
-                    one.seq,
-                    int(one.success),
-                    one.weight,
-                    [self._numbers[content, one.context] for content in contents[one.seq]],
-                ]
-            )
-            for one in portion.traces
+            _json([one.seq, int(one.success), one.weight, [numbers[key, one.context] for key in contents[one.seq]]])
+            for one in traces
         ]
-        again = _json(portion.gone or [one.seq for one in portion.traces])
+        steps = [
+            self._advance(state, next_number, is_built=True),
+            sql.TAKE_BACK.bind(seqs=_json([row[1] for row in rows])),
+            *self._count(counted),
+            *self._note(learned),
+            sql.DONE.bind(done=_json([(row[1], row[0]) for row in rows])),
+        ]
+        self._episodes.write(self._session, steps, len(rows))
+        return len(rows)
+
+    def _numbers(self, keys: Sequence[_Key], next_number: int) -> tuple[dict[_Key, int], int]:
+        """Return the number of each key, of which those that have none get one, and the next number."""
+        numbers: dict[_Key, int] = {}
+        start = 0
+        for group in chunked([_json(_columns(key)) for key in keys], size, most_bytes=CHUNK_BYTES):
+            step = sql.NUMBERS.bind(namespace=self._namespace, keys=f"[{','.join(group)}]")
+            numbers.update((keys[start + place], number) for place, number in self._session.read(step))
+            start += len(group)
+        for key in keys:
+            if key not in numbers:
+                numbers[key], next_number = next_number, next_number + 1
+        return numbers, next_number
+
+    def _count(self, rows: Sequence[str]) -> list[BatchStep]:
         return [
-            sql.ADVANCE.bind(1, namespace=namespace, revision=state.revision, **values),
-            sql.FORGET.bind(seqs=again),
-            *(
-                sql.COUNT.bind(namespace=namespace, rows=f"[{','.join(group)}]", evidence=MAX_EVIDENCE)
-                for group in chunked(rows, size, most_bytes=CHUNK_BYTES)
-            ),
-            *(
-                sql.LEARNED.bind(len(group), namespace=namespace, rows=f"[{','.join(group)}]")
-                for group in chunked(learned, size, most_bytes=CHUNK_BYTES)
-            ),
-            sql.DONE.bind(done=_json(portion.marks)),
+            sql.COUNT.bind(namespace=self._namespace, rows=f"[{','.join(group)}]", evidence=MAX_EVIDENCE)
+            for group in chunked(rows, size, most_bytes=CHUNK_BYTES)
         ]
+
+    def _note(self, rows: Sequence[str]) -> list[BatchStep]:
+        """Return the statements that note what episodes are counted for; of those that are deleted by now it is undone."""
+        return [
+            statement.bind(namespace=self._namespace, rows=f"[{','.join(group)}]")
+            for group in chunked(rows, size, most_bytes=CHUNK_BYTES)
+            for statement in (sql.NOTE, sql.TAKE_BACK_DELETED)
+        ]
+
+
+def _portions(rows: Iterable[str], pace: _Pace) -> Iterator[list[str]]:
+    """Return the rows in portions, each of the size that the pace has then."""
+    remaining = iter(rows)
+    while portion := list(islice(remaining, pace.size)):
+        yield portion
+
+
+def _sums(tally: Tally) -> tuple[int, int, float, float]:
+    return tally.episodes, tally.successes, tally.weight, tally.success_weight
+
+
+def _row(key: _Key, number: int, sums: Iterable[float], evidence: Iterable[int]) -> str:
+    return _json([*_columns(key), number, *sums, f",{''.join(f'{seq},' for seq in evidence)}"])
 
 
 def _columns(key: _Key) -> tuple[Any, ...]:

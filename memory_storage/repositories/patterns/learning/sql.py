@@ -45,19 +45,26 @@ FROM unlearned AS u CROSS JOIN episodes AS e ON e.seq = u.episode_seq
 WHERE u.namespace = :namespace ORDER BY u.mark LIMIT :limit
 """)
 
-STATE = SqlTemplate("""
-SELECT revision, next_number, walked_at, walked_seq FROM learning WHERE namespace = :namespace
-""")
+STATE = SqlTemplate("SELECT revision, next_number, is_built FROM learning WHERE namespace = :namespace")
 START = SqlTemplate("""
-INSERT INTO learning (namespace, revision, next_number, walked_at, walked_seq)
-SELECT :namespace, 0, 1, -9223372036854775808, 0
-WHERE NOT EXISTS (SELECT 1 FROM learning WHERE namespace = :namespace)
+INSERT INTO learning (namespace, revision, next_number, is_built)
+SELECT :namespace, 0, 1, 0 WHERE NOT EXISTS (SELECT 1 FROM learning WHERE namespace = :namespace)
 """)
-# One learner at a time: another one's portion makes this one read again.
+# One learner at a time: what another one has written makes this one begin again.
 ADVANCE = SqlTemplate("""
-UPDATE learning SET revision = revision + 1, next_number = :next_number, walked_at = :walked_at,
-    walked_seq = :walked_seq
+UPDATE learning SET revision = revision + 1, next_number = :next_number, is_built = :is_built
 WHERE namespace = :namespace AND revision = :revision
+""")
+UNCHANGED = SqlTemplate("""
+UPDATE learning SET revision = revision WHERE namespace = :namespace AND revision = :revision
+""")
+CLEAR_COUNTS = SqlTemplate("""
+DELETE FROM sequences WHERE namespace = :namespace AND number IN (
+    SELECT number FROM sequences WHERE namespace = :namespace LIMIT :limit) RETURNING 1
+""")
+CLEAR_LEARNED = SqlTemplate("""
+DELETE FROM learned WHERE episode_seq IN (
+    SELECT episode_seq FROM learned WHERE namespace = :namespace LIMIT :limit) RETURNING 1
 """)
 NUMBERS = SqlTemplate(f"""
 SELECT g."key", s.number FROM json_each(:keys) AS g CROSS JOIN sequences AS s ON s.namespace = :namespace
@@ -73,14 +80,18 @@ ON CONFLICT (namespace, {", ".join(_KEY)}) DO UPDATE SET
     evidence = CASE WHEN length(evidence) - length(replace(evidence, ',', '')) > :evidence THEN evidence
         ELSE evidence || substr(excluded.evidence, 2) END
 """)
-FORGET = SqlTemplate("""
+# The trigger subtracts what they were counted for.
+TAKE_BACK = SqlTemplate("""
 DELETE FROM learned WHERE episode_seq IN (SELECT value FROM json_each(:seqs))
 """)
-# The join leaves out an episode that was deleted since it was read: the row count shows it.
-LEARNED = SqlTemplate("""
+NOTE = SqlTemplate("""
 INSERT INTO learned (episode_seq, namespace, success, weight, numbers)
-SELECT e.seq, :namespace, g.value ->> 1, g.value ->> 2, g.value -> 3
-FROM json_each(:rows) AS g CROSS JOIN episodes AS e ON e.seq = g.value ->> 0
+SELECT g.value ->> 0, :namespace, g.value ->> 1, g.value ->> 2, g.value -> 3 FROM json_each(:rows) AS g
+""")
+TAKE_BACK_DELETED = SqlTemplate("""
+DELETE FROM learned WHERE episode_seq IN (
+    SELECT g.value ->> 0 FROM json_each(:rows) AS g
+    WHERE NOT EXISTS (SELECT 1 FROM episodes WHERE seq = g.value ->> 0 AND namespace = :namespace))
 """)
 DONE = SqlTemplate("""
 DELETE FROM unlearned WHERE (episode_seq, mark) IN (SELECT value ->> 0, value ->> 1 FROM json_each(:done))

@@ -67,17 +67,18 @@ class Trace:
         found = {EVERY}
         for length in range(lengths[0], lengths[1] + 1):
             found.update((TOOLS, tools[at : at + length]) for at in range(len(tools) - length + 1))
-        found.update((RECOVERY, recovery) for recovery in self._recoveries())
+        found.update(self.recoveries())
         return found
 
-    def _recoveries(self) -> Iterator[tuple[str, ...]]:
+    def recoveries(self) -> Iterator[Content]:
+        """Return the recoveries: for each step that failed, what was done until its tool succeeded."""
         for at, (tool, status, message) in enumerate(self.steps):
             if status in ("error", "timeout"):
                 after = self.steps[at + 1 : at + 1 + MAX_RECOVERY_STEPS]
                 for number, (name, result, _) in enumerate(after, start=1):
                     if name == tool and result == "ok":
                         steps = (one[0] for one in after[:number])
-                        yield (tool, error_class(status, message or ""), *steps)
+                        yield RECOVERY, (tool, error_class(status, message or ""), *steps)
                         break
 
 
