@@ -91,6 +91,7 @@ from .pattern import (
     Heuristic,
     Pattern,
     PatternKind,
+    PatternStatistics,
     ToolSequence,
 )
 from .proportion import Rate
@@ -192,6 +193,7 @@ __all__ = [
     "PatternFilter",
     "PatternFilters",
     "PatternKind",
+    "PatternStatistics",
     "PeriodFigures",
     "PlaceOwner",
     "Point",

@@ -36,6 +36,37 @@ class Effectiveness(Model):
     last_used_at: Timestamp | None = None
 
 
+class PatternStatistics(Model):
+    """How sure a learned pattern is. `patterns.learn` sets and updates it.
+
+    The age of an episode counts by its completion, in periods of 30 days, up to the latest one: its weight halves every
+    90 days. So a pattern that no episode confirms any more expects the rate of all.
+
+    Attributes:
+        support: the share of the episodes it is compared with that show it, from 0 to 1.
+        lift: the success rate relative to that of the episodes it is compared with.
+        lift_low: the lower bound of the lift, at 95 %.
+        lift_high: the upper bound of the lift, at 95 %.
+        false_discovery_rate: the share of false discoveries among all comparisons as unlikely as this one (Benjamini
+            and Hochberg, 1995), from 0 to 1.
+        baseline_rate: the success rate of the episodes it is compared with: of all, of one domain, or of those that
+            chose otherwise.
+        expected_rate: the success rate by weight, with 2 episodes of the baseline added.
+        effective_episodes: how many episodes of today its own ones weigh as much as.
+        task_type: the task type that all of its episodes share; None if they do not.
+    """
+
+    support: Ratio
+    lift: Finite
+    lift_low: Finite
+    lift_high: Finite
+    false_discovery_rate: Ratio
+    baseline_rate: Ratio
+    expected_rate: Ratio
+    effective_episodes: Annotated[Finite, Field(ge=0)]
+    task_type: str | None = None
+
+
 class _Pattern(Model):
     """The fields that all kinds of patterns share.
 
@@ -49,6 +80,7 @@ class _Pattern(Model):
         evidence: ids of the episodes that show it.
         tags: 100 at most, each once and of 2 to 100 characters, by default.
         metadata: further data, a JSON object.
+        statistics: how sure it is, set by `patterns.learn`; None if it was not learned.
         effectiveness: usage counters, set by the store.
         created_at: when it was first saved.
         updated_at: when it was last saved.
@@ -63,6 +95,7 @@ class _Pattern(Model):
     evidence: list[UUID] = Field(default_factory=list)
     tags: list[str] = Field(default_factory=list)
     metadata: JsonObject = Field(default_factory=dict)
+    statistics: PatternStatistics | None = None
     effectiveness: Effectiveness = Field(default_factory=Effectiveness)
     created_at: Timestamp | None = None
     updated_at: Timestamp | None = None

@@ -538,6 +538,7 @@ sequences = Table(
     Column("weight", Float, nullable=False, comment="Sum of their weights, which grow with the time of their end"),
     Column("success_weight", Float, nullable=False, comment="Sum of the weights of those that succeeded"),
     Column("evidence", Text, nullable=False, comment="`seq` of some that succeeded, each between commas"),
+    Column("counterexamples", Text, nullable=False, comment="`seq` of some that did not, each between commas"),
     Index("ux_sequences_number", "namespace", "number", unique=True),
     sqlite_with_rowid=False,
     comment="How many episodes of a context have something in common, and how many of them succeeded.",

@@ -41,6 +41,7 @@ TABLES = (
         weight FLOAT NOT NULL,
         success_weight FLOAT NOT NULL,
         evidence TEXT NOT NULL,
+        counterexamples TEXT NOT NULL,
         PRIMARY KEY (namespace, kind, content, domain, language, framework, task_type)
     )
      WITHOUT ROWID""",
@@ -72,7 +73,8 @@ TRIGGERS = (
         [
             f"""UPDATE sequences SET episodes = episodes - 1, successes = successes - OLD.success,
             weight = weight - OLD.weight, success_weight = success_weight - OLD.success * OLD.weight,
-            evidence = CASE WHEN OLD.success THEN replace(evidence, ',' || OLD.episode_seq || ',', ',') ELSE evidence END
+            evidence = replace(evidence, ',' || OLD.episode_seq || ',', ','),
+            counterexamples = replace(counterexamples, ',' || OLD.episode_seq || ',', ',')
         WHERE {OF_LEARNED}""",
             f"DELETE FROM sequences WHERE {OF_LEARNED} AND episodes <= 0",
         ],

@@ -278,7 +278,7 @@ class AnalyticsRepository(Repository):
         most, _ = whole("limit", limit), quantile(confidence)
         where, values, success_sql = self._episode_conditions(success_reward, filters)
         values["least"] = whole("min_episodes", min_episodes)
-        statement = sql.sequences(where, success_sql, shortest, longest, with_evidence=False)
+        statement = sql.sequences(where, success_sql, shortest, longest)
         rows = [sequence_from_row(row, confidence) for row in self._read(statement, values)]
         rows.sort(key=lambda row: (-(row.lift or 0.0), -row.episodes, row.tools))
         return Table(SequenceFigures, tuple(rows[:most]))

@@ -42,7 +42,7 @@ def counts_from_row(row: Row) -> GroupCounts:
 
 def sequence_from_row(row: Row, confidence: float) -> SequenceFigures:
     """Return the sequence in a row of `sql.sequences`."""
-    tools, episodes, successes, _, _, judged, all_successes = row
+    tools, episodes, successes, _, judged, all_successes = row
     success = wilson(successes, episodes, confidence)
     lift = (successes * judged) / (episodes * all_successes) if all_successes else None
     return SequenceFigures(tuple(json.loads(tools)), episodes, episodes / judged, success, lift)

@@ -124,10 +124,6 @@ FROM ranked GROUP BY name_number
 """)
 
 
-# What the mined patterns of a sequence may be specific to.
-_CONTEXT = ("domain", "language", "framework")
-
-
 # Numbered in the order in which they are read, so that sorting by the number finds them in order.
 _PLACED = """placed AS (SELECT *, row_number() OVER () AS place FROM selected WHERE success IS NOT NULL)"""
 _PLACED_STEPS = _SELECTED_STEPS.replace("selected", "placed")
@@ -140,9 +136,7 @@ def _windows(where: Conditions, success_sql: str, longest: int) -> str:
     return f"""{_selected(where, success_sql)},
 {_PLACED},
 windows AS MATERIALIZED (
-    SELECT placed.place, placed.seq, placed.id, placed.success, placed.started_at,
-        {", ".join(f"placed.{name}" for name in _CONTEXT)},
-        s.tool AS tool_0, s.latency_ms AS ms_0{leads}{spent}
+    SELECT placed.place, placed.success, s.tool AS tool_0, s.latency_ms AS ms_0{leads}{spent}
     FROM {_PLACED_STEPS} WINDOW of_episode AS (PARTITION BY placed.place ORDER BY s.step_number))"""
 
 
@@ -155,32 +149,21 @@ def _of_length(length: int, columns: str) -> str:
 
 # by_episode: a sequence that occurs several times in an episode counts once, with its mean latency.
 @lru_cache(maxsize=256)
-def sequences(where: Conditions, success_sql: str, shortest: int, longest: int, *, with_evidence: bool) -> SqlTemplate:
+def sequences(where: Conditions, success_sql: str, shortest: int, longest: int) -> SqlTemplate:
     """Return the statement for sequences in enough episodes: tools as JSON, number of episodes, number of successes.
 
-    Then the mean duration, ids of some successful episodes, and over all episodes the numbers of judged and successful
-    ones. With evidence, also the domain, language and framework that all episodes with the sequence share.
+    Then the mean duration, and over all episodes the numbers of judged and successful ones.
     """
-    columns = f"success{', started_at, seq, id, ' + ', '.join(_CONTEXT) if with_evidence else ''}"
-    union = "\n    UNION ALL ".join(_of_length(length, f"place, {columns}") for length in range(shortest, longest + 1))
-    # The value that all rows of a group have, or NULL: count() leaves NULLs out, which min() and max() pass over.
-    shared = ", CASE WHEN count({0}) = count(*) AND min({0}) = max({0}) THEN min({0}) END"
-    context = "".join(shared.format(name) for name in _CONTEXT) if with_evidence else ""
-    evidence_rank = (
-        "row_number() OVER (PARTITION BY name_number ORDER BY success DESC, started_at, seq)" if with_evidence else "1"
-    )
-    ids = "json_group_array(id) FILTER (WHERE success AND evidence_rank <= :evidence)" if with_evidence else "'[]'"
+    union = "\n    UNION ALL ".join(_of_length(length, "place, success") for length in range(shortest, longest + 1))
     return SqlTemplate(f"""{_windows(where, success_sql, longest)},
 totals AS (SELECT count(success) AS judged, sum(success) AS successes FROM selected),
-occurrences (place, {columns}, tools, ms) AS ({union}),
+occurrences (place, success, tools, ms) AS ({union}),
 by_episode AS MATERIALIZED (
-    SELECT tools, {columns}, avg(ms) AS ms FROM occurrences {_INDEXED} GROUP BY place, tools),
-{_numbered("by_episode", "tools")},
-ranked AS (
-    SELECT names.*, {columns}, ms, {evidence_rank} AS evidence_rank
-    FROM names CROSS JOIN by_episode ON by_episode.tools = names.tools)
-SELECT tools, count(*), sum(success), avg(ms), {ids}, max(totals.judged), max(totals.successes){context}
-FROM ranked CROSS JOIN totals GROUP BY name_number HAVING count(*) >= :least
+    SELECT tools, success, avg(ms) AS ms FROM occurrences {_INDEXED} GROUP BY place, tools),
+{_numbered("by_episode", "tools")}
+SELECT names.tools, count(*), sum(success), avg(ms), max(totals.judged), max(totals.successes)
+FROM names CROSS JOIN by_episode ON by_episode.tools = names.tools CROSS JOIN totals
+GROUP BY name_number HAVING count(*) >= :least
 """)
 
 
@@ -192,25 +175,6 @@ def failures(where: Conditions, success_sql: str) -> SqlTemplate:
 SELECT s.step_number, s.tool, s.status, substr(coalesce(s.output, ''), 1, {MESSAGE_LENGTH}),
     count(*), count(CASE WHEN selected.success = 0 THEN 1 END)
 FROM {_SELECTED_STEPS} WHERE s.status IN ('error', 'timeout') GROUP BY 1, 2, 3, 4
-""")
-
-
-@lru_cache(maxsize=256)
-def recoveries(where: Conditions, success_sql: str, longest: int) -> SqlTemplate:
-    """Return the statement for failed steps: error, following tools and statuses, episode and its context."""
-    after = range(1, longest + 1)
-    tools = ", ".join(f"lead(s.tool, {n}) OVER of_episode" for n in after)
-    statuses = ", ".join(f"lead(s.status, {n}) OVER of_episode" for n in after)
-    # The outputs are read only of the steps that failed: a window function copies all that it selects.
-    return SqlTemplate(f"""{_selected(where, success_sql)},
-{_PLACED},
-with_following AS (
-    SELECT s.seq AS step_seq, s.status, json_array({tools}) AS tools, json_array({statuses}) AS statuses,
-        placed.id, placed.success, {", ".join(f"placed.{name}" for name in _CONTEXT)}
-    FROM {_PLACED_STEPS} WINDOW of_episode AS (PARTITION BY placed.place ORDER BY s.step_number))
-SELECT s.tool, s.status, substr(coalesce(s.output, ''), 1, {MESSAGE_LENGTH}), tools, statuses, w.id, success,
-    {", ".join(_CONTEXT)}
-FROM with_following AS w CROSS JOIN steps AS s ON s.seq = w.step_seq WHERE w.status IN ('error', 'timeout')
 """)
 
 

@@ -109,12 +109,6 @@ def _sql_of(sql: str, columns: tuple[str, ...], rows: int, width: int) -> str:
 
 _COMPARED = [name for name in STEP_COLUMNS if name not in {"namespace", "id", "words"}]
 
-# Enough of a description to show what the task is about.
-TASKS = SqlTemplate("""
-SELECT id, substr(document ->> '$.task_description', 1, 1000) FROM episodes
-WHERE namespace = :namespace AND id IN (SELECT value FROM json_each(:ids))
-""")
-
 # The last statement of a save: the columns that the database has set, in the same round trip.
 STATE = SqlTemplate("""
 SELECT id, version, created_at, updated_at, archived_at FROM episodes

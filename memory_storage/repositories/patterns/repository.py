@@ -25,9 +25,9 @@ from memory_storage.models import (
     SearchMode,
 )
 from memory_storage.monitoring import operation
-from memory_storage.repositories.analytics import sql as analytics_sql
-from memory_storage.repositories.analytics.arguments import check_lengths, finite_or_none
-from memory_storage.repositories.episodes.sql import TASKS
+from memory_storage.repositories.analytics.arguments import check_lengths
+from memory_storage.repositories.analytics.sql import SUCCESS_BY_OUTCOME, SUCCESS_BY_REWARD
+from memory_storage.repositories.retention.sql import MINED_TAG
 from memory_storage.repositories.retention.tombstones import (
     assert_not_tombstoned,
     reject_tombstoned,
@@ -68,6 +68,7 @@ from memory_storage.sql.validation import (
     check_document,
     check_on_corrupt,
     check_tags,
+    finite,
     flag,
     limit_error,
     most_bytes,
@@ -77,7 +78,7 @@ from memory_storage.sql.validation import (
 )
 
 from . import sql
-from .mining import MAX_RECOVERY_STEPS, mine_recoveries, mine_sequences, mining_limits, with_task_words
+from .learning.learn import Learning, thresholds
 from .rows import hits_from_rows, pattern_from_row, pattern_or_none
 
 P = TypeVar("P", bound=AnyPattern)
@@ -248,24 +249,35 @@ class PatternRepository(Repository):
         success_reward: float | None = None,
         **filters: Unpack[EpisodeFilters],
     ) -> list[AnyPattern]:
-        """Mine tool sequences and error recoveries from the episodes that pass the filters, and store them as patterns.
+        """Learn patterns from the episodes that have an outcome, and store them.
 
-        A tool sequence has a success rate of at least `min_lift` times that of all episodes; parts of a longer sequence
-        in the same episodes are omitted. An error recovery is what was done after a failed step until its tool
-        succeeded, at most 5 steps later, in episodes of which at least one succeeded. See `AnalyticsRepository` for
-        what counts as success.
+        - A tool sequence succeeds at least `min_lift` times as often as all episodes do. Sequences that the same
+          episodes have are one pattern, the longest; those that overlap are joined.
+        - An error recovery is what was done after a failed step until its tool succeeded, at most 5 steps later, in
+          episodes of which at least one succeeded. Errors are told apart by their class.
+        - A decision point is the better one of several tools that episodes continue with after the same beginning.
+        - A heuristic says what to avoid: a sequence that leads to failure. Of these and of decision points only those
+          are learned whose false discovery rate is 0.05 or less.
 
-        A pattern has the domain, language and framework that all of its episodes share; a sequence of several domains
-        is `general`, and a filter by domain mines it for one. Its description ends with words that several tasks of its
-        evidence share, so that `search` finds it. IDs are derived from the content and the context: mining again
-        updates statistics in place, and keeps usage counters and edits. Patterns that are not found again stay.
+        A pattern has the domain, language and framework that all of its episodes share. A sequence of several domains
+        is `general`, and one of a single domain besides if its rate there differs, or if it leads to success only
+        there. The description ends with words that several tasks of its evidence share, so that `search` finds it.
+        `statistics` says how sure a pattern is, and which success rate to expect after the decay of old evidence.
+
+        Without filters, learning is incremental: what was counted is kept, archived episodes included, and only new,
+        changed and deleted episodes are read. It writes in portions that hold the write lock for about 20 ms. With a
+        filter, `success_reward`, more than 4 tools or 20 episodes of evidence, or in a transaction, all episodes that
+        pass are read.
+
+        IDs are derived from the content and the context: learning again updates statistics, and keeps usage counters
+        and edits. Patterns that are not found again stay, with the statistics of now.
 
         Args:
             lengths: The smallest and the largest number of tools of a sequence.
             min_episodes: The minimum number of completed episodes that have the pattern.
             min_lift: The lowest success rate relative to that of all.
-            max_patterns: The maximum number of patterns of each kind, the highest lift first.
-            evidence: The maximum number of successful episodes that a pattern names.
+            max_patterns: The maximum number of patterns of each kind, the surest first.
+            evidence: The maximum number of episodes that a pattern names.
             success_reward: The smallest reward that counts as success; None judges by the outcome.
             **filters: The filters of `episodes.query`.
 
@@ -276,22 +288,15 @@ class PatternRepository(Repository):
             ValidationError: An argument or a filter is invalid.
         """
         lengths = check_lengths(lengths)
-        limits = mining_limits(min_episodes, min_lift, max_patterns, evidence)
+        minimum = thresholds(min_episodes, min_lift, max_patterns, evidence)
         where, values = conditions(EpisodeFilter(**filters), "episode", has_recent=self._session.has_recent_words)
-        success_sql = analytics_sql.SUCCESS_BY_OUTCOME if success_reward is None else analytics_sql.SUCCESS_BY_REWARD
-        values |= {
-            "namespace": self._session.namespace,
-            "success_reward": finite_or_none("success_reward", success_reward),
-        }
-        sequences = analytics_sql.sequences(where, success_sql, *lengths, with_evidence=True)
-        recoveries = analytics_sql.recoveries(where, success_sql, MAX_RECOVERY_STEPS)
-        mined: list[AnyPattern] = [
-            *mine_sequences(
-                self._session.read(sequences.bind(**values, least=min_episodes, evidence=evidence)), limits
-            ),
-            *mine_recoveries(self._session.read(recoveries.bind(**values)), limits),
-        ]
-        return self._store_mined(with_task_words(mined, self._task_descriptions(mined)))
+        if success_reward is not None:
+            values["success_reward"] = finite("success_reward", success_reward)
+        success = SUCCESS_BY_OUTCOME if success_reward is None else SUCCESS_BY_REWARD
+        learning = Learning(self._session, minimum, lengths, where if filters else (), success, values)
+        learned, known = learning.patterns(self.iterate(tags_all=[MINED_TAG], on_corrupt=lambda error: None))
+        self._store_learned(known)
+        return self._store_learned(learned)
 
     @operation
     def get(self, pattern_id: UUID | str) -> AnyPattern:
@@ -590,14 +595,7 @@ class PatternRepository(Repository):
         merged_bytes = max(stored_bytes(both[0].model_copy(update=update)), self._most_bytes + 1)
         return too_large("", merged_bytes, limits, self._session.max_value_bytes)
 
-    def _task_descriptions(self, patterns: Sequence[AnyPattern]) -> dict[UUID, str]:
-        ids = {str(one) for pattern in patterns for one in pattern.evidence}
-        if not ids:
-            return {}
-        rows = self._session.read(TASKS.bind(namespace=self._session.namespace, ids=ids_as_json(sorted(ids))))
-        return {UUID(key): task for key, task in rows}
-
-    def _store_mined(self, mined: Sequence[AnyPattern]) -> list[AnyPattern]:
+    def _store_learned(self, mined: Sequence[AnyPattern]) -> list[AnyPattern]:
         if not mined:
             return []
         try:

@@ -67,25 +67,32 @@ WHERE true
 ON CONFLICT (namespace, id) DO NOTHING
 """)
 
-# Mining again replaces the statistics; counters and edited fields stay. `->` instead of `->>`: the digits of a number
+# Learning again replaces the statistics; counters and edited fields stay. `->` instead of `->>`: the digits of a number
 # stay as they are written.
-_WITH_STATISTICS = """json_set(patterns.document, {})""".format(
-    ", ".join(
-        f"'$.{name}', json(excluded.document -> '$.{name}')"
-        for name in ("occurrence_count", "success_rate", "evidence")
-    )
-)
-_LATENCY = "json_set({0}, '$.avg_latency_ms', json(excluded.document -> '$.avg_latency_ms'))"
-_NEW_DOCUMENT = (
-    f"""CASE patterns.kind WHEN 'tool_sequence' THEN {_LATENCY.format(_WITH_STATISTICS)} ELSE {_WITH_STATISTICS} END"""
-)
+_STATISTICS = ("occurrence_count", "success_rate", "evidence", "statistics")
+_STATISTICS_OF_KIND = {
+    "tool_sequence": ("avg_latency_ms",),
+    "decision_point": ("success_count", "failure_count"),
+    "heuristic": ("confidence",),
+}
 
-# A pattern whose statistics did not change is not written: its version stays, and so do copies of it.
+
+def _with_statistics(*more: str) -> str:
+    values = (f"'$.{name}', json(excluded.document -> '$.{name}')" for name in (*_STATISTICS, *more))
+    return f"json_set(patterns.document, {', '.join(values)})"
+
+
+_OF_KINDS = " ".join(f"WHEN '{kind}' THEN {_with_statistics(*names)}" for kind, names in _STATISTICS_OF_KIND.items())
+_NEW_DOCUMENT = f"CASE patterns.kind {_OF_KINDS} ELSE {_with_statistics()} END"
+
+# A pattern whose statistics did not change is not written: its version stays, and so do copies of it. One that was
+# learned before is updated only if it still exists.
 UPSERT_MINED = SqlTemplate(f"""
 INSERT INTO patterns ({columns(_SAVED)})
 SELECT {values(_SAVED)}
 FROM json_each(:documents) AS given
-WHERE true
+WHERE given.value ->> '$.version' = 0
+    OR {was_saved_before("patterns")}
 ON CONFLICT (namespace, id) DO UPDATE SET
     version = patterns.version + 1, updated_at = excluded.updated_at, success_rate = excluded.success_rate,
     occurrence_count = excluded.occurrence_count, document = {_NEW_DOCUMENT}

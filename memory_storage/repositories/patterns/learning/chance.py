@@ -5,9 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+_EXACT_BELOW = 25
+"""The expected number of successes, and of failures, from which the normal distribution is close enough."""
+
+_QUANTILE = 1.959963984540054  # of a 95 % interval
+
 
 def tail(drawn: int, hits: int, total: int, all_hits: int) -> float:
-    """Return the probability that at least `hits` of `drawn` episodes succeed by chance (Fisher's exact test).
+    """Return the probability that at least `hits` of `drawn` episodes succeed by chance.
+
+    Fisher's exact test; from 25 expected successes and failures on, its normal approximation with the correction for
+    continuity.
 
     Args:
         drawn: How many episodes have something in common.
@@ -20,6 +28,10 @@ def tail(drawn: int, hits: int, total: int, all_hits: int) -> float:
         return 0.0
     if hits <= max(0, drawn - (total - all_hits)):
         return 1.0
+    expected = drawn * all_hits / total
+    if min(expected, drawn - expected, all_hits - expected, total - all_hits - drawn + expected) >= _EXACT_BELOW:
+        deviation = math.sqrt(expected * (1 - all_hits / total) * (total - drawn) / (total - 1))
+        return 0.5 * math.erfc((hits - 0.5 - expected) / deviation / math.sqrt(2))
     failed = total - all_hits
     term = math.exp(_combinations(all_hits, hits) + _combinations(failed, drawn - hits) - _combinations(total, drawn))
     probability = term
@@ -36,17 +48,31 @@ def _combinations(total: int, drawn: int) -> float:
     return math.lgamma(total + 1) - math.lgamma(drawn + 1) - math.lgamma(total - drawn + 1)
 
 
-def corrected(probabilities: Sequence[float], comparisons: int) -> list[float]:
-    """Return the share of false discoveries among all with a probability as low (Benjamini and Hochberg, 1995).
+def lift_interval(episodes: int, successes: int, total: int, all_successes: int) -> tuple[float, float]:
+    """Return the 95 % interval of the success rate of some episodes relative to that of all, which include them.
+
+    By the delta method, on the logarithm of the ratio: the variance of all is in that of the part, and is subtracted.
+    Half a success and half a failure are added, so that a rate of 0 or 1 has a variance too.
+    """
+    rate, base = (successes + 0.5) / (episodes + 1), (all_successes + 0.5) / (total + 1)
+    variance = (1 - rate) / (successes + 0.5) - (1 - base) / (all_successes + 0.5)
+    reach = _QUANTILE * math.sqrt(max(0.0, variance))
+    return rate / base * math.exp(-reach), rate / base * math.exp(reach)
+
+
+def false_discovery_rates(probabilities: Sequence[float], comparisons: int) -> list[float]:
+    """Return for each comparison the share of false discoveries among all with a probability as low.
+
+    Benjamini and Hochberg, 1995.
 
     Args:
-        probabilities: Of the comparisons that are looked at: the lowest ones of all, or all.
+        probabilities: Of the comparisons that are reported: all of them, or a selection, whose rates are then higher.
         comparisons: How many comparisons were made.
     """
     order = sorted(range(len(probabilities)), key=lambda place: -probabilities[place])
-    results = [1.0] * len(probabilities)
-    least = 1.0
+    rates = [1.0] * len(probabilities)
+    lowest = 1.0
     for rank, place in zip(range(len(order), 0, -1), order, strict=True):
-        least = min(least, probabilities[place] * comparisons / rank)
-        results[place] = least
-    return results
+        lowest = min(lowest, probabilities[place] * comparisons / rank)
+        rates[place] = lowest
+    return rates

@@ -1,69 +1,60 @@
-"""Counts of what episodes have in common."""
+"""Counts, in memory, how many episodes have a sequence of tools or a recovery in common, and how many of them succeeded.
+
+A sequence of tools is a whole number here, in which each tool takes 32 bits: n-grams of whole numbers are counted in a
+third of the time of tuples of texts. Each sequence in each context has a number of its own, its place in the arrays.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple
 
-from .traces import Content, Context, Trace
+from .decay import period_of, weight_of_period
+from .traces import EVERY, TOOLS, Content, Context, Trace
 
 MAX_EVIDENCE = 20
-"""Episodes that are kept as evidence of a content in a context."""
+"""Successful episodes that are kept as evidence of a content in a context."""
+
+MAX_COUNTEREXAMPLES = 5
+"""Episodes without success that are kept of a content in a context."""
+
+_BITS = 32
+_MASK = (1 << _BITS) - 1
+_EVERY = 0
+
+_Code = int | Content
+"""A sequence of tools as a number, or a recovery."""
 
 
-@dataclass(slots=True)
-class Tally:
-    """How many episodes have something in common, how many of them succeeded, their weights, and the first successes."""
+class ContextCounts(NamedTuple):
+    """The counts of a content in one context: a row of the table `sequences`."""
 
-    episodes: int = 0
-    successes: int = 0
-    weight: float = 0.0
-    success_weight: float = 0.0
-    evidence: list[int] = field(default_factory=list)
-
-    def add(self, trace: Trace, evidence: int) -> None:
-        """Count an episode."""
-        self.episodes += 1
-        self.weight += trace.weight
-        if trace.success:
-            self.successes += 1
-            self.success_weight += trace.weight
-            if len(self.evidence) < evidence:
-                self.evidence.append(trace.seq)
+    content: Content
+    context: Context
+    number: int
+    episodes: int
+    successes: int
+    weight: float
+    success_weight: float
+    evidence: Sequence[int]
+    counterexamples: Sequence[int]
 
 
-Counts = dict[tuple[Content, Context], Tally]
+class CountedEpisode(NamedTuple):
+    """An episode, and the numbers of the counts that it is part of: a row of the table `learned`."""
 
-
-def count(traces: Iterable[Trace], lengths: tuple[int, int], evidence: int, into: Counts) -> dict[int, list[Content]]:
-    """Count what the episodes have in common.
-
-    Args:
-        traces: The episodes.
-        lengths: The smallest and the largest number of tools of a sequence.
-        evidence: The most successes that a tally names.
-        into: The counts, which are added to.
-
-    Returns:
-        The contents of each episode, by its `seq`.
-    """
-    contents = {}
-    for trace in traces:
-        context = trace.context
-        contents[trace.seq] = found = list(trace.contents(lengths))
-        for content in found:
-            key = content, context
-            tally = into.get(key)
-            if tally is None:
-                tally = into[key] = Tally()
-            tally.add(trace, evidence)
-    return contents
+    seq: int
+    success: bool
+    weight: float
+    numbers: tuple[int, ...]
 
 
 class Group(NamedTuple):
-    """The episodes that have something in common, in all contexts or in those of one domain.
+    """The episodes that have a content in common, in all contexts or in those of one domain.
 
     Attributes:
         content: What they have in common.
@@ -82,31 +73,156 @@ class Group(NamedTuple):
     context: tuple[str | None, ...]
 
 
-def groups(counts: Counts, least: int, *, by_domain: bool) -> Iterator[Group]:
-    """Return the groups of at least so many episodes, as `sql.groups` does for counts that are stored.
+class _Numbers(dict[_Code, int]):
+    """The number of each code of one context. A new code gets the next one."""
+
+    def __init__(self, counts: SequenceCounts) -> None:
+        super().__init__()
+        self._counts = counts
+
+    def __missing__(self, code: _Code) -> int:
+        number = self[code] = self._counts.next_number
+        self._counts.next_number += 1
+        return number
+
+
+class _ToolIds(dict[str, int]):
+    def __missing__(self, tool: str) -> int:
+        number = self[tool] = len(self) + 1
+        return number
+
+
+class _Examples:
+    """The first episodes of each count, up to a number of them."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._seqs: dict[int, list[int]] = {}
+        self._full: set[int] = set()
+
+    def add(self, seq: int, numbers: set[int]) -> None:
+        for number in numbers - self._full:
+            seqs = self._seqs.setdefault(number, [])
+            seqs.append(seq)
+            if len(seqs) >= self._most:
+                self._full.add(number)
+
+    def of(self, number: int) -> Sequence[int]:
+        return self._seqs.get(number, ())
+
+
+class SequenceCounts:
+    """The counts of the episodes that were added.
 
     Args:
-        counts: The counts.
+        longest: The most tools of a sequence.
+        evidence: The most successful episodes that a count names.
+    """
+
+    def __init__(self, longest: int, evidence: int = MAX_EVIDENCE) -> None:
+        self.next_number = 1
+        self.episodes: list[CountedEpisode] = []
+        self._longest = longest
+        self._tool_ids = _ToolIds()
+        self._numbers: dict[Context, _Numbers] = {}
+        self._examples = {True: _Examples(evidence), False: _Examples(MAX_COUNTEREXAMPLES)}
+        self._counts, self._successes = array("q", [0]), array("q", [0])
+        self._weights, self._success_weights = array("d", [0.0]), array("d", [0.0])
+        # Of one period, whose episodes have the same weight: numbers are counted several times faster than floats added.
+        self._period, self._period_weight = 0, weight_of_period(0)
+        self._recent: dict[bool, Counter[int]] = {False: Counter(), True: Counter()}
+
+    def add(self, traces: Iterable[Trace]) -> None:
+        """Count episodes."""
+        for trace in traces:
+            period = period_of(trace.ended_at)
+            if period != self._period:
+                self._settle()
+                self._period, self._period_weight = period, weight_of_period(period)
+            numbers = self._numbers.get(trace.context)
+            if numbers is None:
+                numbers = self._numbers[trace.context] = _Numbers(self)
+            distinct = {numbers[code] for code in self._codes(trace)}
+            self._recent[trace.success].update(distinct)
+            self._examples[trace.success].add(trace.seq, distinct)
+            self.episodes.append(CountedEpisode(trace.seq, trace.success, self._period_weight, tuple(distinct)))
+
+    def rows(self) -> list[ContextCounts]:
+        """Return the counts, in the order of the table."""
+        self._settle()
+        names = ["", *self._tool_ids]
+        keys = [
+            (_content(code, names), context, number)
+            for context, numbers in self._numbers.items()
+            for code, number in numbers.items()
+        ]
+        keys.sort()
+        sums = self._counts, self._successes, self._weights, self._success_weights
+        examples = self._examples[True], self._examples[False]
+        return [
+            ContextCounts(
+                content, context, number, *(one[number] for one in sums), *(one.of(number) for one in examples)
+            )  # type: ignore[arg-type]
+            for content, context, number in keys
+        ]
+
+    def _codes(self, trace: Trace) -> set[_Code]:
+        tool_ids = self._tool_ids
+        ids = [tool_ids[step[0]] for step in trace.steps]
+        codes: set[_Code] = {_EVERY, *ids}
+        sequences = ids
+        for length in range(1, self._longest):
+            sequences = [before << _BITS | last for before, last in zip(sequences, ids[length:], strict=False)]
+            codes.update(sequences)
+        codes.update(trace.recoveries())
+        return codes
+
+    def _settle(self) -> None:
+        """Add what was counted of the current period to the sums, by its weight."""
+        more = self.next_number - len(self._counts)
+        for sums in (self._counts, self._successes, self._weights, self._success_weights):
+            sums.extend([0] * more)  # type: ignore[arg-type]
+        weight = self._period_weight
+        for success, counter in self._recent.items():
+            for number, count in counter.items():
+                self._counts[number] += count
+                self._weights[number] += count * weight
+                if success:
+                    self._successes[number] += count
+                    self._success_weights[number] += count * weight
+            counter.clear()
+
+
+def _content(code: _Code, names: Sequence[str]) -> Content:
+    if not isinstance(code, int):
+        return code
+    if code == _EVERY:
+        return EVERY
+    tools = []
+    while code:
+        tools.append(names[code & _MASK])
+        code >>= _BITS
+    return TOOLS, tuple(reversed(tools))
+
+
+def groups(rows: Sequence[ContextCounts], least: int, *, by_domain: bool) -> Iterator[Group]:
+    """Return the groups of at least `least` episodes, as `sql.groups` does for counts that are stored.
+
+    Args:
+        rows: The counts, in the order of `SequenceCounts.rows`.
         least: The least number of episodes.
         by_domain: Whether each domain is a group of its own.
     """
+    content = attrgetter("content")
+    for _, entries in groupby(rows, (lambda row: (row.content, row.context[0])) if by_domain else content):
+        group = group_of(list(entries))
+        if group.episodes >= least:
+            yield group
 
-    def key(entry: tuple[tuple[Content, Context], Tally]) -> tuple[Content, str]:
-        (content, context), _ = entry
-        return content, context[0] if by_domain else ""
 
-    for (content, _), entries in groupby(sorted(counts.items(), key=lambda entry: entry[0]), key):
-        tallies, contexts = [], []
-        for (_, context), tally in entries:
-            tallies.append(tally)
-            contexts.append(context)
-        if sum(one.episodes for one in tallies) >= least:
-            shared = tuple(values[0] if len(set(values)) == 1 else None for values in zip(*contexts, strict=True))
-            yield Group(
-                content,
-                sum(one.episodes for one in tallies),
-                sum(one.successes for one in tallies),
-                sum(one.weight for one in tallies),
-                sum(one.success_weight for one in tallies),
-                shared,
-            )
+def group_of(rows: Sequence[ContextCounts]) -> Group:
+    """Return the sums of counts of one content, of which there is at least one."""
+    episodes, successes, weight, success_weight = map(sum, zip(*(row[3:7] for row in rows), strict=True))
+    columns = zip(*(row.context for row in rows), strict=True)
+    shared = tuple(values[0] if len(set(values)) == 1 else None for values in columns)
+    return Group(rows[0].content, episodes, successes, weight, success_weight, shared)

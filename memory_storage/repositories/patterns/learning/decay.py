@@ -27,8 +27,3 @@ def period_of(moment: int) -> int:
 def weight_of_period(period: int) -> float:
     """Return the weight of what ends in a period."""
     return float(2.0 ** (period / _PERIODS))
-
-
-def weight_of(moment: int) -> float:
-    """Return the weight of what ends at a moment, in microseconds since the epoch."""
-    return weight_of_period(period_of(moment))

@@ -8,31 +8,32 @@ afterwards. From then on only what has changed is learned.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from time import monotonic, sleep
 from typing import Any, NamedTuple
 
 from memory_storage.dbapi import BatchStep, RowCountError, chunked
 from memory_storage.errors import UnavailableError
+from memory_storage.repositories.analytics.sql import SUCCESS_BY_OUTCOME
 from memory_storage.sql.documents import CHUNK_BYTES
 from memory_storage.sql.indexing import INDEX_STEP
+from memory_storage.sql.filters import Conditions
 from memory_storage.sql.session import SAVE_ATTEMPTS, SessionProtocol
 from memory_storage.sql.validation import size
 
 from . import sql
-from .build import Build
-from .counts import MAX_EVIDENCE, Counts, Tally, count
-from .traces import Content, Context, traces_from_rows
+from .counts import MAX_COUNTEREXAMPLES, MAX_EVIDENCE, ContextCounts, CountedEpisode, SequenceCounts
+from .traces import Trace, traces_from_rows
 
-LENGTHS = (1, 4)
-"""The lengths of the sequences that are counted."""
+LONGEST = 4
+"""The most tools of a sequence that is counted."""
 
 _TARGET_SECONDS = 0.02  # that a portion holds the write lock; the documented maximum is 0.05
 _PAUSE_SECONDS = 0.006  # other writers poll the lock at intervals of at most 5 ms
 _READ = 1_000  # episodes that are read at a time
 
-_Key = tuple[Content, Context]
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class _State(NamedTuple):
@@ -55,6 +56,27 @@ class _Pace:
         wanted = int(amount * _TARGET_SECONDS / max(held, 0.0005))
         self.size = max(self._least, min(wanted, 2 * self.size, self._most))
         self._pause(_PAUSE_SECONDS)
+
+
+def read_traces(
+    session: SessionProtocol, where: Conditions, success: str, values: Mapping[str, Any]
+) -> Iterator[list[Trace]]:
+    """Read the episodes that have a result, in portions in the order of their start.
+
+    Args:
+        session: The session of their namespace.
+        where: Conditions that they have to meet.
+        success: SQL for whether an episode succeeded: 1, 0, or NULL for none that has a result.
+        values: The values of the parameters of the conditions.
+    """
+    at, seq = -(2**63), 0
+    while True:
+        step = sql.traces(where, success).bind(namespace=session.namespace, at=at, seq=seq, limit=_READ, **values)
+        traces = traces_from_rows(session.read(step))
+        yield traces
+        if len(traces) < _READ:
+            return
+        at, seq = traces[-1].started_at, traces[-1].seq
 
 
 class Learner:
@@ -96,25 +118,17 @@ class Learner:
         self._session.write([self._advance(state, 1, is_built=False)])
         state = state._replace(revision=state.revision + 1)
         self._clear(state)
-        build = Build(LENGTHS[1], MAX_EVIDENCE)
-        at, seq = -(2**63), 0
-        while True:
-            step = sql.traces((), sql.SUCCESS).bind(namespace=self._namespace, at=at, seq=seq, limit=_READ)
-            traces = traces_from_rows(self._session.read(step))
-            build.add(traces)
-            if len(traces) < _READ:
-                break
-            at, seq = traces[-1].started_at, traces[-1].seq
-        rows = (
-            _row((one.content, one.context), one.number, one[3:7], one.evidence) for one in build.counted()
-        )
+        counts = SequenceCounts(LONGEST)
+        for traces in read_traces(self._session, (), SUCCESS_BY_OUTCOME, {}):
+            counts.add(traces)
+        rows = (_row(_key(one), one, one.number) for one in counts.rows())
         for portion in _portions(rows, self._rows):
             self._rows.write(self._session, [self._unchanged(state), *self._count(portion)], len(portion))
-        learned = (_json([seq, int(success), weight, list(found)]) for seq, success, weight, found in build.learned)
+        learned = (_learned(one, one.numbers) for one in counts.episodes)
         for portion in _portions(learned, self._episodes):
             self._episodes.write(self._session, [self._unchanged(state), *self._note(portion)], len(portion))
-        self._session.write([self._advance(state, build.next_number, is_built=True)])
-        return len(build.learned)
+        self._session.write([self._advance(state, counts.next_number, is_built=True)])
+        return len(counts.episodes)
 
     def _clear(self, state: _State) -> None:
         """Remove what a build that was interrupted has left. The counts first: then nothing is taken back from them."""
@@ -132,41 +146,44 @@ class Learner:
         rows = self._session.read(sql.CHANGED.bind(namespace=self._namespace, limit=self._episodes.size))
         if not rows:
             return 0
-        traces = traces_from_rows([row[1:] for row in rows if row[3] is not None])
-        counts: Counts = {}
-        contents = count(traces, LENGTHS, MAX_EVIDENCE, counts)
-        numbers, next_number = self._numbers(list(counts), state.next_number)
-        counted = [_row(key, numbers[key], _sums(one), one.evidence) for key, one in counts.items()]
-        learned = [
-            _json([one.seq, int(one.success), one.weight, [numbers[key, one.context] for key in contents[one.seq]]])
-            for one in traces
-        ]
+        counts = SequenceCounts(LONGEST)
+        counts.add(traces_from_rows([row[1:] for row in rows if row[3] is not None]))
+        entries = counts.rows()
+        keys = [_key(one) for one in entries]
+        numbers, next_number = self._numbers(entries, keys, state.next_number)
         steps = [
             self._advance(state, next_number, is_built=True),
-            sql.TAKE_BACK.bind(seqs=_json([row[1] for row in rows])),
-            *self._count(counted),
-            *self._note(learned),
-            sql.DONE.bind(done=_json([(row[1], row[0]) for row in rows])),
+            sql.TAKE_BACK.bind(seqs=_encode([row[1] for row in rows])),
+            *self._count([_row(key, one, numbers[one.number]) for key, one in zip(keys, entries, strict=True)]),
+            *self._note([_learned(one, [numbers[number] for number in one.numbers]) for one in counts.episodes]),
+            sql.DONE.bind(done=_encode([(row[1], row[0]) for row in rows])),
         ]
         self._episodes.write(self._session, steps, len(rows))
         return len(rows)
 
-    def _numbers(self, keys: Sequence[_Key], next_number: int) -> tuple[dict[_Key, int], int]:
-        """Return the number of each key, of which those that have none get one, and the next number."""
-        numbers: dict[_Key, int] = {}
+    def _numbers(
+        self, entries: Sequence[ContextCounts], keys: Sequence[str], next_number: int
+    ) -> tuple[dict[int, int], int]:
+        """Return the stored number of each number of this portion, new ones included, and the next number."""
+        numbers: dict[int, int] = {}
         start = 0
-        for group in chunked([_json(_columns(key)) for key in keys], size, most_bytes=CHUNK_BYTES):
+        for group in chunked(keys, size, most_bytes=CHUNK_BYTES):
             step = sql.NUMBERS.bind(namespace=self._namespace, keys=f"[{','.join(group)}]")
-            numbers.update((keys[start + place], number) for place, number in self._session.read(step))
+            numbers.update((entries[start + place].number, stored) for place, stored in self._session.read(step))
             start += len(group)
-        for key in keys:
-            if key not in numbers:
-                numbers[key], next_number = next_number, next_number + 1
+        for one in entries:
+            if one.number not in numbers:
+                numbers[one.number], next_number = next_number, next_number + 1
         return numbers, next_number
 
     def _count(self, rows: Sequence[str]) -> list[BatchStep]:
         return [
-            sql.COUNT.bind(namespace=self._namespace, rows=f"[{','.join(group)}]", evidence=MAX_EVIDENCE)
+            sql.COUNT.bind(
+                namespace=self._namespace,
+                rows=f"[{','.join(group)}]",
+                evidence=MAX_EVIDENCE,
+                counterexamples=MAX_COUNTEREXAMPLES,
+            )
             for group in chunked(rows, size, most_bytes=CHUNK_BYTES)
         ]
 
@@ -186,18 +203,19 @@ def _portions(rows: Iterable[str], pace: _Pace) -> Iterator[list[str]]:
         yield portion
 
 
-def _sums(tally: Tally) -> tuple[int, int, float, float]:
-    return tally.episodes, tally.successes, tally.weight, tally.success_weight
+def _key(counts: ContextCounts) -> str:
+    """Return the key of the row as JSON: kind, content, context."""
+    kind, parts = counts.content
+    return _encode([kind, _encode(parts), *counts.context])
 
 
-def _row(key: _Key, number: int, sums: Iterable[float], evidence: Iterable[int]) -> str:
-    return _json([*_columns(key), number, *sums, f",{''.join(f'{seq},' for seq in evidence)}"])
+def _row(key: str, counts: ContextCounts, number: int) -> str:
+    evidence, counterexamples = ("".join(f"{seq}," for seq in seqs) for seqs in counts[7:9])
+    return (
+        f"{key[:-1]},{number},{counts.episodes},{counts.successes},{counts.weight!r},{counts.success_weight!r},"
+        f'",{evidence}",",{counterexamples}"]'
+    )
 
 
-def _columns(key: _Key) -> tuple[Any, ...]:
-    (kind, parts), context = key
-    return kind, _json(parts), *context
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+def _learned(episode: CountedEpisode, numbers: Sequence[int]) -> str:
+    return f"[{episode.seq},{int(episode.success)},{episode.weight!r},{list(numbers)}]"

@@ -1,24 +1,29 @@
-"""Which of what is counted become patterns: sequences that lead to success or failure, recoveries, and choices."""
+"""Selects which counts become patterns: sequences that lead to success or to failure, recoveries, and choices.
+
+Sequences are compared with all episodes; those of one domain with the episodes of that domain. Of several sequences in
+the same episodes the longest is selected (closed sequences; Yan, Han and Afshar, 2003).
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
+from .chance import false_discovery_rates, lift_interval, tail
 from .counts import Group
-from .chance import corrected, tail
 from .traces import EVERY, RECOVERY, TOOLS, Content
 
-_PRIOR = 2.0
+_PRIOR_EPISODES = 2.0
 """Episodes of the average success that are added to those of a group, whose rate is an exception by selection."""
 
-_FALSE = 0.05  # of what is to be avoided, and of choices, at most this share are false discoveries
+_MAX_FALSE_DISCOVERY = 0.05  # for what is to be avoided, for choices, and for exceptions of a domain
 
 
-class MiningLimits(NamedTuple):
-    """The minimum evidence of a pattern, and the maximum number of patterns."""
+class Thresholds(NamedTuple):
+    """The minimum evidence of a pattern, and the maximum numbers of patterns and of episodes that one names."""
 
     min_episodes: int
     min_lift: float
@@ -27,7 +32,7 @@ class MiningLimits(NamedTuple):
 
 
 class Baseline(NamedTuple):
-    """All episodes that a group is compared with: how many are judged, and how many succeeded; and their weights."""
+    """The episodes that a group is compared with, and how many of them succeeded; and their weights."""
 
     episodes: int
     successes: int
@@ -41,37 +46,58 @@ class Baseline(NamedTuple):
 
     @property
     def recent_rate(self) -> float:
-        """The same by weight."""
+        """The share that succeeded, by weight."""
         return self.success_weight / self.weight if self.weight else self.rate
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What may become a pattern.
+    """Something that may become a pattern.
 
     Attributes:
         content: The tools, or the recovery.
         group: The episodes that have it.
         baseline: What they are compared with.
-        probability: How likely chance explains the difference.
-        corrected: The share of false discoveries among all findings that are as unlikely.
+        false_discovery_rate: The share of false discoveries among all findings that chance explains as little.
     """
 
     content: Content
     group: Group
     baseline: Baseline
-    probability: float
-    corrected: float = 1.0
+    false_discovery_rate: float = 1.0
 
     @property
-    def lift(self) -> float:
-        """The success rate relative to that of the baseline; 0 without any success."""
-        return self.rate / self.baseline.rate if self.baseline.rate else 0.0
+    def domain(self) -> str | None:
+        """The domain of all episodes; None if there are several."""
+        return self.group.context[0]
 
     @property
     def rate(self) -> float:
         """The share of its episodes that succeeded."""
         return self.group.successes / self.group.episodes
+
+    @property
+    def lift(self) -> float:
+        """The success rate relative to that of the baseline; 0 if nothing succeeded."""
+        return self.rate / self.baseline.rate if self.baseline.rate else 0.0
+
+    @cached_property
+    def lift_interval(self) -> tuple[float, float]:
+        """The bounds of the lift, at 95 %."""
+        return lift_interval(*self.group[1:3], *self.baseline[:2])
+
+    @cached_property
+    def probability(self) -> float:
+        """How likely chance explains that so many succeeded; or so few, if the rate is below that of the baseline."""
+        return _chance(*self.group[1:3], *self.baseline[:2])
+
+    def effective_episodes(self, weight_now: float) -> float:
+        """Return how many episodes that end now its own ones weigh as much as.
+
+        Args:
+            weight_now: The weight of an episode that ends now.
+        """
+        return self.group.weight / weight_now
 
     def expected_rate(self, weight_now: float) -> float:
         """Return the rate to expect: of recent episodes more than of old ones, and of few of them less than of all.
@@ -79,34 +105,37 @@ class Finding:
         Args:
             weight_now: The weight of an episode that ends now.
         """
-        recent = self.group.weight / weight_now
-        return (self.group.success_weight / weight_now + _PRIOR * self.baseline.recent_rate) / (recent + _PRIOR)
+        recent, successes = self.group.weight / weight_now, self.group.success_weight / weight_now
+        return min(1.0, (successes + _PRIOR_EPISODES * self.baseline.recent_rate) / (recent + _PRIOR_EPISODES))
 
 
 class Findings(NamedTuple):
-    """What was found, the best first."""
+    """What is selected, the surest first."""
 
     sequences: list[Finding]
-    avoided: list[Finding]
     recoveries: list[Finding]
     choices: list[Finding]
+    avoided: list[Finding]
 
 
-def find(overall: Sequence[Group], by_domain: Sequence[Group], limits: MiningLimits) -> Findings:
-    """Return what may become patterns.
+def select(
+    overall: Sequence[Group], by_domain: Sequence[Group], thresholds: Thresholds, lengths: tuple[int, int]
+) -> Findings:
+    """Return what becomes patterns.
 
     Args:
         overall: The groups over all contexts.
         by_domain: The groups of each domain.
-        limits: The minimum evidence.
+        thresholds: The minimum evidence.
+        lengths: The smallest and the largest number of tools of a sequence.
     """
-    compared = [*_compared(overall, None), *_specific(overall, by_domain)]
-    tools = [one for one in compared if one.content[0] == TOOLS]
+    compared = [*_general(overall), *_specific(overall, by_domain)]
+    tools = [one for one in compared if one.content[0] == TOOLS and lengths[0] <= len(one.content[1]) <= lengths[1]]
     return Findings(
-        _leading(tools, limits),
-        _avoided(tools, limits),
-        _recoveries(overall, limits),
-        _choices(overall, limits),
+        _leading(tools, thresholds),
+        _recoveries(compared, thresholds),
+        _choices(overall, thresholds),
+        _avoided(tools, thresholds),
     )
 
 
@@ -114,94 +143,115 @@ def _baselines(groups: Iterable[Group], *, by_domain: bool) -> dict[str | None, 
     return {one.context[0] if by_domain else None: Baseline(*one[1:5]) for one in groups if one.content == EVERY}
 
 
-def _compared(groups: Iterable[Group], domain: str | None) -> list[Finding]:
-    groups = list(groups)
-    baseline = _baselines(groups, by_domain=False).get(domain)
-    if baseline is None:
-        return []
-    return [_finding(one, baseline) for one in groups if one.content != EVERY]
+def contains(tools: tuple[str, ...], part: tuple[str, ...]) -> bool:
+    """Return whether a sequence contains another one, without gaps."""
+    return any(tools[at : at + len(part)] == part for at in range(len(tools) - len(part) + 1))
 
 
-def _specific(overall: Sequence[Group], by_domain: Sequence[Group]) -> list[Finding]:
-    """Return the groups of one domain of what occurs in several."""
-    spread = {one.content for one in overall if one.context[0] is None}
-    baselines = _baselines(by_domain, by_domain=True)
-    return [
-        _finding(one, baselines[one.context[0]])
-        for one in by_domain
-        if one.content in spread and one.content != EVERY and one.context[0] in baselines
-    ]
+def _general(overall: Sequence[Group]) -> Iterator[Finding]:
+    baseline = _baselines(overall, by_domain=False).get(None)
+    if baseline is not None:
+        yield from (Finding(one.content, one, baseline) for one in overall if one.content != EVERY)
 
 
-def _finding(group: Group, baseline: Baseline) -> Finding:
-    return Finding(group.content, group, baseline, _chance(group, baseline))
+def _specific(overall: Sequence[Group], by_domain: Sequence[Group]) -> Iterator[Finding]:
+    """Yield the groups of one domain of what occurs in several."""
+    spread = {one.content for one in overall if one.context[0] is None and one.content != EVERY}
+    of_domain = _baselines(by_domain, by_domain=True)
+    for one in by_domain:
+        if one.content in spread and one.context[0] in of_domain:
+            yield Finding(one.content, one, of_domain[one.context[0]])
 
 
-def _chance(group: Group, baseline: Baseline) -> float:
-    """Return how likely chance explains that so many succeeded; or so few, if it is less than of all."""
-    episodes, successes = group.episodes, group.successes
-    total, all_successes = baseline.episodes, baseline.successes
+def _chance(episodes: int, successes: int, total: int, all_successes: int) -> float:
     if successes * total >= all_successes * episodes:
         return tail(episodes, successes, total, all_successes)
     return tail(episodes, episodes - successes, total, total - all_successes)
 
 
-def _with_correction(selected: Sequence[Finding], comparisons: int) -> list[Finding]:
-    shares = corrected([one.probability for one in selected], comparisons)
-    return [
-        Finding(one.content, one.group, one.baseline, one.probability, share)
-        for one, share in zip(selected, shares, strict=True)
-    ]
+def _with_rates(selected: Sequence[Finding], comparisons: int) -> list[Finding]:
+    rates = false_discovery_rates([one.probability for one in selected], comparisons)
+    return [replace(one, false_discovery_rate=rate) for one, rate in zip(selected, rates, strict=True)]
 
 
-def _leading(compared: Sequence[Finding], limits: MiningLimits) -> list[Finding]:
-    """Return the sequences that lead to success, the highest lift first; of one domain only if not in all."""
-    found = [one for one in compared if one.baseline.successes and one.lift >= limits.min_lift]
-    general = {one.content for one in found if one.group.context[0] is None}
-    found = [one for one in found if one.group.context[0] is None or one.content not in general]
-    found = _with_correction(found, len(compared))
-    return sorted(found, key=lambda one: (-one.lift, -one.group.episodes, one.content))
+def _leading(compared: Sequence[Finding], thresholds: Thresholds) -> list[Finding]:
+    """Return the sequences that lead to success, those with the highest lower bound of the lift first."""
+    above = [one for one in compared if one.baseline.successes and one.lift >= thresholds.min_lift]
+    selected = _closed(_with_rates(_without_repetitions(above, compared), len(compared)))
+    return sorted(selected, key=lambda one: (-one.lift_interval[0], -one.group.episodes, one.content, one.domain or ""))
 
 
-def _avoided(compared: Sequence[Finding], limits: MiningLimits) -> list[Finding]:
+def _avoided(compared: Sequence[Finding], thresholds: Thresholds) -> list[Finding]:
     """Return the sequences that lead to failure, the surest first. Only those that chance does not explain."""
-    found = [one for one in compared if one.baseline.successes and one.lift * limits.min_lift <= 1]
-    found = [one for one in _with_correction(found, len(compared)) if one.corrected <= _FALSE]
-    return sorted(found, key=lambda one: (one.probability, -one.group.episodes, one.content))
+    below = [one for one in compared if one.baseline.successes and one.lift * thresholds.min_lift <= 1]
+    rated = _with_rates(_without_repetitions(below, compared), len(compared))
+    sure = _closed([one for one in rated if one.false_discovery_rate <= _MAX_FALSE_DISCOVERY])
+    return sorted(sure, key=_by_probability)[: thresholds.max_patterns]
 
 
-def _recoveries(overall: Iterable[Group], limits: MiningLimits) -> list[Finding]:
+def _without_repetitions(selected: Sequence[Finding], compared: Sequence[Finding]) -> list[Finding]:
+    """Return the findings without those of a domain that say no more than the one of all domains.
+
+    One of a domain remains if none of all domains is selected, or if its rate differs from the rate elsewhere by more
+    than chance explains.
+    """
+    general = {one.content: one.group for one in selected if one.domain is None}
+    repeated = [one for one in selected if one.domain is not None and one.content in general]
+    chances = [_chance(*one.group[1:3], *general[one.content][1:3]) for one in repeated]
+    rates = false_discovery_rates(chances, max(1, sum(one.domain is not None for one in compared)))
+    omitted = {id(one) for one, rate in zip(repeated, rates, strict=True) if rate > _MAX_FALSE_DISCOVERY}
+    return [one for one in selected if id(one) not in omitted]
+
+
+def _closed(selected: Iterable[Finding]) -> list[Finding]:
+    """Return the findings without those that a longer one contains and that are in no other episodes."""
+    longer: dict[object, list[Finding]] = defaultdict(list)
+    # Episodes that have a sequence have each part of it: if there are as many of both, they are the same.
+    for one in sorted(selected, key=lambda one: -len(one.content[1])):
+        others = longer[one.domain, one.group.episodes, one.group.successes]
+        if not any(contains(other.content[1], one.content[1]) for other in others):
+            others.append(one)
+    return [one for others in longer.values() for one in others]
+
+
+def _recoveries(compared: Iterable[Finding], thresholds: Thresholds) -> list[Finding]:
     """Return the recoveries of which one led to success, the most frequent first."""
-    found = [one for one in _compared(overall, None) if one.content[0] == RECOVERY and one.group.successes]
-    return sorted(found, key=lambda one: (-one.group.episodes, one.content))[: limits.max_patterns]
+    recoveries = [one for one in compared if one.content[0] == RECOVERY and one.group.successes]
+    general = {one.content for one in recoveries if one.domain is None}
+    recoveries = [one for one in recoveries if one.domain is None or one.content not in general]
+    rated = _with_rates(recoveries, len(recoveries))
+    return sorted(rated, key=lambda one: (-one.group.episodes, one.content))[: thresholds.max_patterns]
 
 
-def _choices(overall: Iterable[Group], limits: MiningLimits) -> list[Finding]:
+def _choices(overall: Iterable[Group], thresholds: Thresholds) -> list[Finding]:
     """Return the last tools of sequences that succeed more often than the other ones after the same beginning."""
-    after: dict[tuple[str, ...], list[Group]] = defaultdict(list)
+    branches: dict[tuple[str, ...], list[Group]] = defaultdict(list)
     for one in overall:
         kind, tools = one.content
         if kind == TOOLS and len(tools) > 1:
-            after[tools[:-1]].append(one)
+            branches[tools[:-1]].append(one)
     compared = []
-    for branches in after.values():
-        if len(branches) > 1:
-            sums = (sum(getattr(one, name) for one in branches) for name in Baseline._fields)
-            baseline = Baseline(*sums)
-            compared += [_finding(one, baseline) for one in branches]
-    found = [one for one in compared if one.baseline.successes and one.lift >= limits.min_lift]
-    found = [one for one in _with_correction(found, len(compared)) if one.corrected <= _FALSE]
-    found.sort(key=lambda one: (one.probability, -one.group.episodes, one.content))
-    return _longest(found)
+    for groups in branches.values():
+        if len(groups) > 1:
+            baseline = Baseline(*(sum(column) for column in zip(*(one[1:5] for one in groups), strict=True)))
+            compared += [Finding(one.content, one, baseline) for one in groups]
+    above = [one for one in compared if one.baseline.successes and one.lift >= thresholds.min_lift]
+    sure = [one for one in _with_rates(above, len(compared)) if one.false_discovery_rate <= _MAX_FALSE_DISCOVERY]
+    return sorted(_shortest_choices(sure), key=_by_probability)[: thresholds.max_patterns]
 
 
-def _longest(found: Iterable[Finding]) -> list[Finding]:
-    """Return the findings without those that end a longer one with the same episodes."""
-    kept: list[Finding] = []
-    ends: set[tuple[tuple[str, ...], int, int]] = set()
-    for one in sorted(found, key=lambda one: -len(one.content[1])):
-        tools, numbers = one.content[1], one.group[1:3]
-        if (tools, *numbers) not in ends:
-            kept.append(one)
-        ends.update((tools[at:], *numbers) for at in range(1, len(tools) - 1))
-    return sorted(kept, key=lambda one: (one.probability, -one.group.episodes, one.content))
+def _shortest_choices(selected: Iterable[Finding]) -> list[Finding]:
+    """Return the findings without those whose end is a choice of the same rate, which the longer beginning repeats."""
+    shortest: dict[tuple[str, ...], float] = {}
+    remaining = []
+    for one in sorted(selected, key=lambda one: len(one.content[1])):
+        tools = one.content[1]
+        ends = [tools[at:] for at in range(1, len(tools) - 1)]
+        if not any(end in shortest and one.rate <= shortest[end] for end in ends):
+            remaining.append(one)
+        shortest[tools] = one.rate
+    return remaining
+
+
+def _by_probability(one: Finding) -> tuple[object, ...]:
+    return one.probability, -one.group.episodes, one.content, one.domain or ""

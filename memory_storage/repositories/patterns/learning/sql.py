@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from memory_storage.repositories.analytics.error_signature import MESSAGE_LENGTH
+from memory_storage.repositories.analytics.sql import SUCCESS_BY_OUTCOME
 from memory_storage.sql.filters import Conditions
 from memory_storage.sql.statement import SqlTemplate
 
@@ -22,7 +23,7 @@ _STEPS = f"""(SELECT json_group_array(json_array(tool, status, message)) FROM (
         FROM steps AS s WHERE s.namespace = :namespace AND s.episode_id = e.id ORDER BY s.step_number))"""
 _TRACE = f"""e.seq, e.started_at, {{success}}, coalesce(e.completed_at, e.started_at),
     e.domain, coalesce(e.language, ''), coalesce(e.framework, ''), e.task_type, {_STEPS}"""
-SUCCESS = "CASE WHEN outcome IS NOT NULL THEN outcome = 'success' END"
+TASK_LENGTH = 2_000  # characters of a task whose words are read
 
 
 @lru_cache(maxsize=256)
@@ -40,7 +41,7 @@ FROM portion CROSS JOIN episodes AS e ON e.seq = portion.seq ORDER BY e.started_
 
 # With their marks: one that changes again gets a new one, and stays.
 CHANGED = SqlTemplate(f"""
-SELECT u.mark, {_TRACE.format(success=SUCCESS)}
+SELECT u.mark, {_TRACE.format(success=SUCCESS_BY_OUTCOME)}
 FROM unlearned AS u CROSS JOIN episodes AS e ON e.seq = u.episode_seq
 WHERE u.namespace = :namespace ORDER BY u.mark LIMIT :limit
 """)
@@ -70,15 +71,17 @@ NUMBERS = SqlTemplate(f"""
 SELECT g."key", s.number FROM json_each(:keys) AS g CROSS JOIN sequences AS s ON s.namespace = :namespace
     AND {" AND ".join(f"s.{name} = g.value ->> {place}" for place, name in enumerate(_KEY))}
 """)
+_WITH_MORE = """CASE WHEN length({0}) - length(replace({0}, ',', '')) > :{0} THEN {0}
+        ELSE {0} || substr(excluded.{0}, 2) END"""
 COUNT = SqlTemplate(f"""
-INSERT INTO sequences (namespace, {", ".join(_KEY)}, number, episodes, successes, weight, success_weight, evidence)
-SELECT :namespace, {", ".join(f"g.value ->> {place}" for place in range(len(_KEY) + 6))}
+INSERT INTO sequences (namespace, {", ".join(_KEY)}, number, episodes, successes, weight, success_weight, evidence,
+    counterexamples)
+SELECT :namespace, {", ".join(f"g.value ->> {place}" for place in range(len(_KEY) + 7))}
 FROM json_each(:rows) AS g WHERE true
 ON CONFLICT (namespace, {", ".join(_KEY)}) DO UPDATE SET
     episodes = episodes + excluded.episodes, successes = successes + excluded.successes,
     weight = weight + excluded.weight, success_weight = success_weight + excluded.success_weight,
-    evidence = CASE WHEN length(evidence) - length(replace(evidence, ',', '')) > :evidence THEN evidence
-        ELSE evidence || substr(excluded.evidence, 2) END
+    evidence = {_WITH_MORE.format("evidence")}, counterexamples = {_WITH_MORE.format("counterexamples")}
 """)
 # The trigger subtracts what they were counted for.
 TAKE_BACK = SqlTemplate("""
@@ -109,16 +112,26 @@ HAVING sum(episodes) >= :least
 """)
 
 
-EVIDENCE = SqlTemplate("""
-SELECT g."key", s.domain, s.evidence FROM json_each(:contents) AS g CROSS JOIN sequences AS s
+# All counts of some contents, to make their patterns and to bring those of before up to date.
+CONTENTS = SqlTemplate(f"""
+SELECT s.kind, s.content, {", ".join(f"s.{name}" for name in _CONTEXT)}, s.number,
+    s.episodes, s.successes, s.weight, s.success_weight, s.evidence, s.counterexamples
+FROM json_each(:contents) AS g CROSS JOIN sequences AS s
     ON s.namespace = :namespace AND s.kind = g.value ->> 0 AND s.content = g.value ->> 1
-WHERE s.evidence <> ','
 """)
-DETAILS = SqlTemplate("""
-SELECT e.seq, e.id, e.started_at, e.document ->> '$.task_description', (
+# What a pattern tells of its evidence: the words of the tasks, and how long the steps took.
+DETAILS = SqlTemplate(f"""
+SELECT e.seq, e.id, substr(e.document ->> '$.task_description', 1, {TASK_LENGTH}), (
     SELECT json_group_array(json_array(tool, latency_ms)) FROM (
         SELECT s.tool, s.latency_ms FROM steps AS s
         WHERE s.namespace = e.namespace AND s.episode_id = e.id ORDER BY s.step_number))
 FROM json_each(:seqs) AS g CROSS JOIN episodes AS e ON e.seq = g.value
 """)
-LATEST = SqlTemplate("SELECT max(completed_at) FROM episodes WHERE namespace = :namespace AND outcome IS NOT NULL")
+# The moment to which weights relate: of the latest episode, so that nothing changes while none comes; but not of one in
+# the future, whose clock is wrong.
+LATEST = SqlTemplate("""
+SELECT coalesce(
+    (SELECT max(completed_at) FROM episodes WHERE namespace = :namespace AND completed_at <= :now),
+    (SELECT max(started_at) FROM episodes WHERE namespace = :namespace AND started_at <= :now),
+    :now)
+""")

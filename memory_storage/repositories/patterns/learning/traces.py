@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 from memory_storage.repositories.analytics.error_signature import error_class
 from memory_storage.sql.session import Row
-
-from .decay import weight_of
 
 TOOLS, RECOVERY = 0, 1
 """The kinds of what is counted."""
@@ -47,29 +44,6 @@ class Trace:
     context: Context
     steps: list[tuple[str, str | None, str | None]]
 
-    @cached_property
-    def tools(self) -> tuple[str, ...]:
-        """The tools, in order."""
-        return tuple(step[0] for step in self.steps)
-
-    @cached_property
-    def weight(self) -> float:
-        """Its weight: see `decay`."""
-        return weight_of(self.ended_at)
-
-    def contents(self, lengths: tuple[int, int]) -> set[Content]:
-        """Return what it counts for, each once: sequences of some lengths, recoveries, and the empty sequence.
-
-        Args:
-            lengths: The smallest and the largest number of tools of a sequence.
-        """
-        tools = self.tools
-        found = {EVERY}
-        for length in range(lengths[0], lengths[1] + 1):
-            found.update((TOOLS, tools[at : at + length]) for at in range(len(tools) - length + 1))
-        found.update(self.recoveries())
-        return found
-
     def recoveries(self) -> Iterator[Content]:
         """Return the recoveries: for each step that failed, what was done until its tool succeeded."""
         for at, (tool, status, message) in enumerate(self.steps):
@@ -77,7 +51,7 @@ class Trace:
                 after = self.steps[at + 1 : at + 1 + MAX_RECOVERY_STEPS]
                 for number, (name, result, _) in enumerate(after, start=1):
                     if name == tool and result == "ok":
-                        steps = (one[0] for one in after[:number])
+                        steps = (step[0] for step in after[:number])
                         yield RECOVERY, (tool, error_class(status, message or ""), *steps)
                         break
 
