@@ -294,7 +294,7 @@ class PatternRepository(Repository):
             values["success_reward"] = finite("success_reward", success_reward)
         success = SUCCESS_BY_OUTCOME if success_reward is None else SUCCESS_BY_REWARD
         learning = Learning(self._session, minimum, lengths, where if filters else (), success, values)
-        learned, known = learning.patterns(self.iterate(tags_all=[MINED_TAG], on_corrupt=lambda error: None))
+        learned, known = learning.patterns(self.iterate(tags_all=[MINED_TAG], on_corrupt=lambda _: None))
         self._store_learned(known)
         return self._store_learned(learned)
 

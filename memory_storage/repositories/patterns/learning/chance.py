@@ -51,13 +51,18 @@ def _combinations(total: int, drawn: int) -> float:
 def lift_interval(episodes: int, successes: int, total: int, all_successes: int) -> tuple[float, float]:
     """Return the 95 % interval of the success rate of some episodes relative to that of all, which include them.
 
-    By the delta method, on the logarithm of the ratio: the variance of all is in that of the part, and is subtracted.
-    Half a success and half a failure are added, so that a rate of 0 or 1 has a variance too.
+    It follows from the interval of the ratio of their rate to that of the other ones (Katz and others, 1978, with half
+    a success and half a failure added): the lift is 1 / (share + (1 - share) * ratio).
     """
-    rate, base = (successes + 0.5) / (episodes + 1), (all_successes + 0.5) / (total + 1)
-    variance = (1 - rate) / (successes + 0.5) - (1 - base) / (all_successes + 0.5)
-    reach = _QUANTILE * math.sqrt(max(0.0, variance))
-    return rate / base * math.exp(-reach), rate / base * math.exp(reach)
+    others, other_successes = total - episodes, all_successes - successes
+    if not others:
+        return 1.0, 1.0
+    rate, other_rate = (successes + 0.5) / (episodes + 1), (other_successes + 0.5) / (others + 1)
+    variance = (1 - rate) / (successes + 0.5) + (1 - other_rate) / (other_successes + 0.5)
+    ratio, reach, share = other_rate / rate, math.exp(_QUANTILE * math.sqrt(variance)), episodes / total
+    low = 1 / (share + (1 - share) * ratio * reach) if successes else 0.0
+    high = 1 / (share + (1 - share) * ratio / reach) if other_successes else 1 / share
+    return low, high
 
 
 def false_discovery_rates(probabilities: Sequence[float], comparisons: int) -> list[float]:

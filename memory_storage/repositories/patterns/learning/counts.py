@@ -1,4 +1,4 @@
-"""Counts, in memory, how many episodes have a sequence of tools or a recovery in common, and how many of them succeeded.
+"""Counts, in memory, how many episodes have a sequence of tools or a recovery in common, and how many succeeded.
 
 A sequence of tools is a whole number here, in which each tool takes 32 bits: n-grams of whole numbers are counted in a
 third of the time of tuples of texts. Each sequence in each context has a number of its own, its place in the arrays.
@@ -128,7 +128,7 @@ class SequenceCounts:
         self._examples = {True: _Examples(evidence), False: _Examples(MAX_COUNTEREXAMPLES)}
         self._counts, self._successes = array("q", [0]), array("q", [0])
         self._weights, self._success_weights = array("d", [0.0]), array("d", [0.0])
-        # Of one period, whose episodes have the same weight: numbers are counted several times faster than floats added.
+        # Of one period, whose episodes have the same weight: whole numbers are counted several times faster.
         self._period, self._period_weight = 0, weight_of_period(0)
         self._recent: dict[bool, Counter[int]] = {False: Counter(), True: Counter()}
 
@@ -157,12 +157,19 @@ class SequenceCounts:
             for code, number in numbers.items()
         ]
         keys.sort()
-        sums = self._counts, self._successes, self._weights, self._success_weights
-        examples = self._examples[True], self._examples[False]
+        evidence, counterexamples = self._examples[True], self._examples[False]
         return [
             ContextCounts(
-                content, context, number, *(one[number] for one in sums), *(one.of(number) for one in examples)
-            )  # type: ignore[arg-type]
+                content,
+                context,
+                number,
+                self._counts[number],
+                self._successes[number],
+                self._weights[number],
+                self._success_weights[number],
+                evidence.of(number),
+                counterexamples.of(number),
+            )
             for content, context, number in keys
         ]
 
@@ -181,7 +188,7 @@ class SequenceCounts:
         """Add what was counted of the current period to the sums, by its weight."""
         more = self.next_number - len(self._counts)
         for sums in (self._counts, self._successes, self._weights, self._success_weights):
-            sums.extend([0] * more)  # type: ignore[arg-type]
+            sums.extend([0] * more)
         weight = self._period_weight
         for success, counter in self._recent.items():
             for number, count in counter.items():

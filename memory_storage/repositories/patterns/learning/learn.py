@@ -14,7 +14,7 @@ from memory_storage.models import AnyPattern, TaskContext
 from memory_storage.repositories.analytics.sql import SUCCESS_BY_OUTCOME
 from memory_storage.sql.documents import CHUNK_BYTES
 from memory_storage.sql.filters import Conditions
-from memory_storage.sql.session import SessionProtocol
+from memory_storage.sql.session import Row, SessionProtocol
 from memory_storage.sql.statement import to_micros
 from memory_storage.sql.validation import finite, size, whole
 
@@ -180,26 +180,17 @@ class _StoredCounts:
         """Return the groups of at least `least` episodes."""
         step = sql.groups(by_domain=by_domain).bind(namespace=self._session.namespace, least=least)
         return [
-            Group((kind, tuple(json.loads(content))), *sums, tuple(context))  # type: ignore[call-arg,arg-type]
-            for kind, content, *sums, context in ((*row[:6], row[6:]) for row in self._session.read(step))
+            Group((row[0], tuple(json.loads(row[1]))), row[2], row[3], row[4], row[5], tuple(row[6:]))
+            for row in self._session.read(step)
         ]
 
     def of(self, contents: Sequence[Content]) -> list[ContextCounts]:
         """Return the counts of contents, in all contexts."""
-        rows = []
+        rows: list[ContextCounts] = []
         keys = [_encode([kind, _encode(parts)]) for kind, parts in contents]
         for group in chunked(keys, size, most_bytes=CHUNK_BYTES):
             step = sql.CONTENTS.bind(namespace=self._session.namespace, contents=f"[{','.join(group)}]")
-            rows += [
-                ContextCounts(
-                    (kind, tuple(json.loads(content))),
-                    tuple(row[:4]),
-                    *row[4:9],
-                    _seqs(row[9]),
-                    _seqs(row[10]),  # type: ignore[arg-type]
-                )
-                for kind, content, *row in self._session.read(step)
-            ]
+            rows += map(_counts_from_row, self._session.read(step))
         return rows
 
 
@@ -224,6 +215,21 @@ def _is_of(row: ContextCounts, pattern: AnyPattern) -> bool:
     context = pattern.context
     wanted = (None if context.domain == _GENERAL else context.domain, context.language, context.framework)
     return all(one in (None, value) for one, value in zip(wanted, row.context, strict=False))
+
+
+def _counts_from_row(row: Row) -> ContextCounts:
+    kind, content, domain, language, framework, task_type, number, episodes, successes, weight, success_weight = row[:11]
+    return ContextCounts(
+        (kind, tuple(json.loads(content))),
+        (domain, language, framework, task_type),
+        number,
+        episodes,
+        successes,
+        weight,
+        success_weight,
+        evidence=_seqs(row[11]),
+        counterexamples=_seqs(row[12]),
+    )
 
 
 def _seqs(text: str) -> list[int]:

@@ -17,8 +17,8 @@ from memory_storage.dbapi import BatchStep, RowCountError, chunked
 from memory_storage.errors import UnavailableError
 from memory_storage.repositories.analytics.sql import SUCCESS_BY_OUTCOME
 from memory_storage.sql.documents import CHUNK_BYTES
-from memory_storage.sql.indexing import INDEX_STEP
 from memory_storage.sql.filters import Conditions
+from memory_storage.sql.indexing import INDEX_STEP
 from memory_storage.sql.session import SAVE_ATTEMPTS, SessionProtocol
 from memory_storage.sql.validation import size
 
@@ -188,7 +188,7 @@ class Learner:
         ]
 
     def _note(self, rows: Sequence[str]) -> list[BatchStep]:
-        """Return the statements that note what episodes are counted for; of those that are deleted by now it is undone."""
+        """Return the statements that note what episodes are counted for, and undo that of those deleted by now."""
         return [
             statement.bind(namespace=self._namespace, rows=f"[{','.join(group)}]")
             for group in chunked(rows, size, most_bytes=CHUNK_BYTES)

@@ -26,6 +26,7 @@ from .traces import RECOVERY, TOOLS, Content
 _NAMESPACE = UUID("5f0c7c1e-6a0b-5c8e-9b57-3f1f4f7d2a10")
 _MAX_LATENCY_MS = 2**63 - 1
 _DIGITS = 6  # of a statistic: sums of floats depend on their order, and a pattern that has not changed must be equal
+_MAX_TOOLS = 100  # of a joined sequence
 _METADATA_TOOLS = "tools"
 
 
@@ -89,33 +90,31 @@ def joined(findings: Sequence[Finding], longest: int, evidence: Evidence) -> lis
         longest: The most tools of a sequence that is counted.
         evidence: Their evidence: all of it has to have the longer sequence.
     """
-    remaining = [one for one in findings if len(one.content[1]) == longest]
-    starts: dict[object, list[Finding]] = {}
-    for one in remaining:
-        starts.setdefault(_overlap_key(one, one.content[1][:-1]), []).append(one)
-    followers = {
-        id(one): [other for other in starts.get(_overlap_key(one, one.content[1][1:]), []) if other is not one]
-        for one in remaining
-    }
-    has_predecessor = {id(other) for others in followers.values() for other in others}
-    used: set[int] = set()
-    result = []
+    followers: dict[object, list[Finding]] = {}
+    ends = set()
     for one in findings:
-        if id(one) in used or id(one) in has_predecessor:
+        if len(one.content[1]) == longest:
+            followers.setdefault(_overlap_key(one, one.content[1][:-1]), []).append(one)
+            ends.add(_overlap_key(one, one.content[1][1:]))
+    used: set[int] = set()
+    sequences: dict[int, tuple[str, ...]] = {}
+    # Those that follow no other one come first; what they leave is a circle.
+    for one in sorted(findings, key=lambda one: _overlap_key(one, one.content[1][:-1]) in ends):
+        if id(one) in used:
             continue
-        tools, at = one.content[1], one
         used.add(id(one))
-        while len(following := [other for other in followers.get(id(at), []) if id(other) not in used]) == 1:
-            longer = (*tools, following[0].content[1][-1])
-            if not all(contains(episode.tools, longer) for episode in evidence.of(one)):
+        tools, episodes = one.content[1], evidence.of(one)
+        while len(tools) < _MAX_TOOLS:
+            for other in followers.get(_overlap_key(one, tools[1 - longest :]), ()):
+                longer = (*tools, other.content[1][-1])
+                if id(other) not in used and all(contains(episode.tools, longer) for episode in episodes):
+                    break
+            else:
                 break
-            tools, at = longer, following[0]
-            used.add(id(at))
-        result.append((one, tools))
-    # What is left is a circle, or follows a sequence that could not be extended by it.
-    result += [(one, one.content[1]) for one in findings if id(one) not in used]
-    order = {id(one): place for place, one in enumerate(findings)}
-    return sorted(result, key=lambda pair: order[id(pair[0])])
+            tools = longer
+            used.add(id(other))
+        sequences[id(one)] = tools
+    return [(one, sequences[id(one)]) for one in findings if id(one) in sequences]
 
 
 def _overlap_key(one: Finding, tools: tuple[str, ...]) -> object:

@@ -19,6 +19,8 @@ from .traces import EVERY, RECOVERY, TOOLS, Content
 _PRIOR_EPISODES = 2.0
 """Episodes of the average success that are added to those of a group, whose rate is an exception by selection."""
 
+_ROUNDING = 1e-9
+
 _MAX_FALSE_DISCOVERY = 0.05  # for what is to be avoided, for choices, and for exceptions of a domain
 
 
@@ -80,6 +82,17 @@ class Finding:
     def lift(self) -> float:
         """The success rate relative to that of the baseline; 0 if nothing succeeded."""
         return self.rate / self.baseline.rate if self.baseline.rate else 0.0
+
+    @property
+    def recent_lift(self) -> float:
+        """The same by weight."""
+        rate = self.group.success_weight / self.group.weight if self.group.weight else self.rate
+        return rate / self.baseline.recent_rate if self.baseline.recent_rate else 0.0
+
+    def leads(self, min_lift: float) -> bool:
+        """Return whether its lift is high enough, and whether it still is above 1 among the latest episodes."""
+        still = min(1.0, min_lift) * (1 - _ROUNDING)
+        return bool(self.baseline.successes) and self.lift >= min_lift and self.recent_lift >= still
 
     @cached_property
     def lift_interval(self) -> tuple[float, float]:
@@ -176,7 +189,7 @@ def _with_rates(selected: Sequence[Finding], comparisons: int) -> list[Finding]:
 
 def _leading(compared: Sequence[Finding], thresholds: Thresholds) -> list[Finding]:
     """Return the sequences that lead to success, those with the highest lower bound of the lift first."""
-    above = [one for one in compared if one.baseline.successes and one.lift >= thresholds.min_lift]
+    above = [one for one in compared if one.leads(thresholds.min_lift)]
     selected = _closed(_with_rates(_without_repetitions(above, compared), len(compared)))
     return sorted(selected, key=lambda one: (-one.lift_interval[0], -one.group.episodes, one.content, one.domain or ""))
 
@@ -235,7 +248,7 @@ def _choices(overall: Iterable[Group], thresholds: Thresholds) -> list[Finding]:
         if len(groups) > 1:
             baseline = Baseline(*(sum(column) for column in zip(*(one[1:5] for one in groups), strict=True)))
             compared += [Finding(one.content, one, baseline) for one in groups]
-    above = [one for one in compared if one.baseline.successes and one.lift >= thresholds.min_lift]
+    above = [one for one in compared if one.leads(thresholds.min_lift)]
     sure = [one for one in _with_rates(above, len(compared)) if one.false_discovery_rate <= _MAX_FALSE_DISCOVERY]
     return sorted(_shortest_choices(sure), key=_by_probability)[: thresholds.max_patterns]
 

@@ -1,7 +1,8 @@
 """The statements of learning. Counts are kept for all episodes that have an outcome, whether they are archived or not.
 
-`learned` says what each episode was counted for, so that a trigger takes it back when the episode is deleted, or learned
-again after a change. `unlearned` has the episodes that have changed since; what indexes changed episodes adds to it.
+`learned` says what each episode was counted for, so that a trigger takes it back when the episode is deleted, or
+learned again after a change. `unlearned` has the episodes that have changed since; what indexes changed episodes adds
+to it.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ _KEY = ("kind", "content", *_CONTEXT)
 
 # An episode that has a reward but no end is weighed by its start.
 _STEPS = f"""(SELECT json_group_array(json_array(tool, status, message)) FROM (
-        SELECT s.tool, s.status, CASE WHEN s.status IN ('error', 'timeout') THEN substr(s.output, 1, {MESSAGE_LENGTH}) END
-            AS message
+        SELECT s.tool, s.status,
+            CASE WHEN s.status IN ('error', 'timeout') THEN substr(s.output, 1, {MESSAGE_LENGTH}) END AS message
         FROM steps AS s WHERE s.namespace = :namespace AND s.episode_id = e.id ORDER BY s.step_number))"""
 _TRACE = f"""e.seq, e.started_at, {{success}}, coalesce(e.completed_at, e.started_at),
     e.domain, coalesce(e.language, ''), coalesce(e.framework, ''), e.task_type, {_STEPS}"""

@@ -59,6 +59,6 @@ class Trace:
 def traces_from_rows(rows: Iterable[Row]) -> list[Trace]:
     """Return the traces of the rows of `sql.traces`."""
     return [
-        Trace(seq, started_at, bool(success), ended_at, tuple(context), json.loads(steps))  # type: ignore[arg-type]
+        Trace(seq, started_at, bool(success), ended_at, tuple(context), json.loads(steps))
         for seq, started_at, success, ended_at, *context, steps in rows
     ]

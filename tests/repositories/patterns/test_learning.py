@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID
 
@@ -26,6 +27,10 @@ def _step(tool: str) -> ms.Step:
 
 def _episode(tools: str, outcome: Any = GOOD, **fields: Any) -> ms.Episode:
     return ms.Episode(task_description="t", steps=[_step(tool) for tool in tools.split()], outcome=outcome, **fields)
+
+
+def _sequences(patterns: list[ms.AnyPattern]) -> list[ms.ToolSequence]:
+    return [one for one in patterns if isinstance(one, ms.ToolSequence)]
 
 
 def _fill(storage: ms.MemoryStorage) -> None:
@@ -74,7 +79,7 @@ def test_a_plan_is_learned_once_and_a_more_frequent_part_too(storage):
     plan = [_episode("look edit test push") for _ in range(19)]
     part = [_episode("look edit") for _ in range(3)]
     storage.episodes.save_many([*plan, *part, *[_episode("guess guess", BAD) for _ in range(9)]])
-    learned = {tuple(one.tools): one.occurrence_count for one in storage.patterns.learn()}
+    learned = {tuple(one.tools): one.occurrence_count for one in _sequences(storage.patterns.learn())}
     assert learned == {("look", "edit", "test", "push"): 19, ("look", "edit"): 22}
 
 
@@ -133,6 +138,100 @@ def test_a_context_that_episodes_do_not_share_stays_open(storage):
     assert [one.context for one in storage.patterns.learn(min_lift=1.0)] == [ms.TaskContext()]
 
 
+PLAN = ["read issue", "search", "open", "edit", "run tests", "edit again", "run all tests", "commit"]
+
+
+def test_a_long_plan_is_one_pattern_found_by_domain_and_words(storage):
+    """The plan of 19 episodes was once 8 patterns, of the domain `general`, that no word of its tasks found."""
+    web, data = ms.TaskContext(domain="web-api"), ms.TaskContext(domain="data")
+
+    def plan(name: str) -> ms.Episode:
+        steps = [ms.Step(tool=tool, result=ms.StepOk(), latency_ms=10) for tool in PLAN]
+        task = f"Fix the flaky token refresh of {name}"
+        return ms.Episode(task_description=task, steps=steps, outcome=GOOD, context=web)
+
+    storage.episodes.save_many([plan(f"service {chr(97 + n)}") for n in range(19)])
+    storage.episodes.save_many([_episode("guess give-up", BAD, context=data) for _ in range(9)])
+    (learned,) = _sequences(storage.patterns.learn())
+    assert (learned.tools, learned.occurrence_count, learned.avg_latency_ms) == (PLAN, 19, 80)
+    assert learned in storage.patterns.query(domain="web-api").items
+    assert [hit.item for hit in storage.patterns.search("token that is flaky", k=1)] == [learned]
+    assert _sequences(storage.patterns.learn()) == [learned]
+
+
+def test_sequences_that_overlap_in_other_episodes_stay_apart(storage):
+    storage.episodes.save_many([_episode("a b c d x b c d e") for _ in range(6)])
+    storage.episodes.save_many([_episode("guess", BAD) for _ in range(6)])
+    learned = {tuple(one.tools) for one in _sequences(storage.patterns.learn(min_lift=1.5))}
+    assert tuple("abcdxbcde") in learned
+    assert all("".join(one) in "abcdxbcde" for one in learned)  # no "abcde", which no episode has
+
+
+def test_a_choice_is_learned_where_it_decides(storage):
+    storage.episodes.save_many([_episode("look edit test") for _ in range(12)])
+    storage.episodes.save_many([_episode("look guess test", BAD) for _ in range(12)])
+    choices = [one for one in storage.patterns.learn() if isinstance(one, ms.DecisionPoint)]
+    assert [(one.condition, one.action) for one in choices] == [("after look", "edit")]
+    (choice,) = choices
+    assert (choice.success_count, choice.failure_count) == (12, 0)
+    assert choice.statistics is not None
+    assert (choice.statistics.baseline_rate, choice.statistics.lift) == (0.5, 2.0)
+    assert 1.0 < choice.statistics.lift_low < 2.0 == choice.statistics.lift_high
+    assert choice.statistics.false_discovery_rate < 0.05
+
+
+def test_what_leads_to_failure_is_to_be_avoided_unless_by_chance(storage):
+    storage.episodes.save_many([_episode("look edit") for _ in range(12)])
+    storage.episodes.save_many([_episode("guess push", BAD) for _ in range(12)])
+    storage.episodes.save_many([_episode("ask wait", BAD), _episode("ask wait", BAD)])
+    avoided = [one for one in storage.patterns.learn(min_episodes=2) if isinstance(one, ms.Heuristic)]
+    assert [one.description for one in avoided] == ["avoid guess \u2192 push"]
+    assert all(storage.episodes.get(one).outcome == BAD for one in avoided[0].evidence)
+
+
+def test_a_plan_that_helps_in_one_domain_alone_is_of_it(storage):
+    web, data = ms.TaskContext(domain="web"), ms.TaskContext(domain="data")
+    for good, bad in ((web, data), (data, web)):
+        tools = "cache retry" if good is web else "sort join"
+        storage.episodes.save_many([_episode(tools, context=good) for _ in range(10)])
+        storage.episodes.save_many([_episode(tools, BAD, context=bad) for _ in range(10)])
+    learned = storage.patterns.learn()
+    by_domain = {(one.context.domain, tuple(one.tools)) for one in _sequences(learned)}
+    assert by_domain == {("web", ("cache", "retry")), ("data", ("sort", "join"))}
+    assert {one.statistics.baseline_rate for one in _sequences(learned) if one.statistics} == {0.5}
+
+
+def test_the_expected_rate_follows_the_latest_episodes(storage):
+    def run(day: int, outcome: Any, tools: str = "look edit") -> ms.Episode:
+        start = datetime(2023, 1, 1, tzinfo=timezone.utc) + timedelta(days=day)
+        return _episode(tools, outcome, started_at=start, completed_at=start)
+
+    storage.episodes.save_many([run(n, GOOD) for n in range(20)] + [run(n, BAD, "guess") for n in range(20)])
+    (before,) = _sequences(storage.patterns.learn(min_lift=1.1))
+    storage.episodes.save_many([run(720 + n, BAD) for n in range(20)] + [run(720 + n, GOOD, "ask") for n in range(20)])
+    assert _sequences(storage.patterns.learn(min_lift=1.1)) == []
+    after = storage.patterns.get(before.id)
+    assert before.statistics is not None
+    assert after.statistics is not None
+    assert (before.success_rate, after.success_rate, after.occurrence_count) == (1.0, 0.5, 40)
+    assert before.statistics.expected_rate > 0.9
+    assert after.statistics.expected_rate < 0.1  # the successes are 8 half-lives old
+    assert 20 < after.statistics.effective_episodes < 20.2
+    assert after.evidence == before.evidence
+
+
+def test_a_pattern_that_is_deleted_while_it_is_learned_stays_deleted(storage, monkeypatch):
+    _fill(storage)
+    storage.patterns.learn(min_episodes=3)
+    storage.episodes.save_many([_episode("other plan", BAD) for _ in range(40)])
+    known = list(storage.patterns.iterate())
+    monkeypatch.setattr(type(storage.patterns), "iterate", lambda *_, **__: iter(known))
+    for one in known:
+        storage.patterns.delete(one.id)
+    storage.patterns.learn(min_episodes=39)
+    assert not {one.id for one in known} & {one.id for one in storage.patterns.query()}
+
+
 TASKS = [f"Fix the flaky token refresh of service {name}" for name in ("a1", "b2", "zqcanary", "c3", "d4", "e5")]
 
 
@@ -185,7 +284,9 @@ def test_success_may_be_a_reward(storage):
         reward = ms.RewardScore(total=total)
         storage.episodes.save_many([_episode(f"tool{total} then", None, reward=reward) for _ in range(5)])
     assert storage.patterns.learn() == []
-    assert [one.tools for one in storage.patterns.learn(success_reward=0.5)] == [["tool0.9", "then"]]
+    learned = storage.patterns.learn(success_reward=0.5)
+    assert [one.tools for one in _sequences(learned)] == [["tool0.9", "then"]]
+    assert [one.description for one in learned if isinstance(one, ms.Heuristic)] == ["avoid tool0.2 \u2192 then"]
 
 
 def test_a_recovery_ends_at_success_or_after_five_steps(storage):
@@ -207,7 +308,7 @@ def test_any_history_is_learned_twice_with_one_result(storage, runs, most):
     assert sorted(one.id for one in memory.patterns.iterate()) == sorted(one.id for one in learned)
     rates = {row.tools: row for row in memory.analytics.sequences((2, 4), min_episodes=2, limit=1000)}
     for one in learned:
-        if isinstance(one, ms.ToolSequence):
+        if isinstance(one, ms.ToolSequence) and len(one.tools) <= 4:  # a longer one is joined
             figures = rates[tuple(one.tools)]
             assert (one.success_rate, one.occurrence_count) == (figures.success.rate, figures.episodes)
             assert figures.lift >= 1.0
