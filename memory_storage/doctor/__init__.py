@@ -21,7 +21,7 @@ from memory_storage.schema import HEAD
 from memory_storage.settings import Settings
 from memory_storage.storage import MemoryStorage, candidate_source
 
-from .checks import derived_indexes, documents, file, geo, orphans, schema, vectors, words
+from .checks import derived_indexes, documents, file, geo, learning, orphans, schema, vectors, words
 from .findings import Finding, Report
 
 __all__ = ["Finding", "Report", "check", "repair"]
@@ -60,6 +60,7 @@ def _checks(settings: Settings) -> tuple[_Check, ...]:
         derived_indexes.wrong_texts,
         derived_indexes.wrong_positions,
         vectors.wrong_counters,
+        learning.wrong_counts,
         wrong_index,
     )
 

@@ -80,8 +80,8 @@ REVISIONS = {
         "every relationship and every checkpoint, in every namespace",
     ),
     "0014": Revision(
-        "counts of what episodes have in common (`sequences`, `learned`, `unlearned`, `learning`), so that `learn` reads "
-        "only what has changed",
+        "counts of what episodes have in common (`sequences`, `learned`, `unlearned`, `learning`), so that `learn` "
+        "reads only what has changed",
         "the counts: patterns stay, and the next `learn` reads all episodes",
     ),
 }

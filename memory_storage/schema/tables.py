@@ -561,8 +561,8 @@ unlearned = Table(
     metadata,
     Column("episode_seq", Integer, primary_key=True, comment="`seq` of the episode"),
     Column("namespace", Text, nullable=False, comment="Namespace of the episode"),
-    Column("mark", Integer, nullable=False, comment="Its latest `mark` in `episode_changes`"),
-    Index("ix_unlearned_namespace", "namespace", "mark"),
+    Column("mark", Integer, nullable=False, comment="Another random number after each change"),
+    Index("ix_unlearned_namespace", "namespace"),
     comment="Episodes that have changed since they were learned.",
 )
 

@@ -61,11 +61,33 @@ TABLES = (
         mark INTEGER NOT NULL,
         PRIMARY KEY (episode_seq)
     )""",
-    "CREATE INDEX ix_unlearned_namespace ON unlearned (namespace, mark)",
+    "CREATE INDEX ix_unlearned_namespace ON unlearned (namespace)",
 )
 NAMES = ("unlearned", "learned", "sequences", "learning")
 
 OF_LEARNED = "(namespace, number) IN (SELECT OLD.namespace, value FROM json_each(OLD.numbers))"
+OF_STEP = "e.namespace = {0}.namespace AND e.id = {0}.episode_id"
+
+
+def note(episodes: str) -> list[str]:
+    """The statements that note episodes to be learned again, if their namespace is learned at all.
+
+    The mark is another one each time: what changes again while it is learned stays noted.
+    """
+    chosen = f"""FROM episodes AS e CROSS JOIN learning AS l ON l.namespace = e.namespace
+        WHERE {episodes} AND (e.outcome IS NOT NULL OR EXISTS (SELECT 1 FROM learned WHERE episode_seq = e.seq))"""
+    return [
+        f"DELETE FROM unlearned WHERE episode_seq IN (SELECT e.seq {chosen})",
+        f"INSERT INTO unlearned (episode_seq, namespace, mark) SELECT e.seq, e.namespace, random() {chosen}",
+    ]
+
+
+def changed(*names: str) -> str:
+    """SQL for whether an update changes one of these columns."""
+    return " OR ".join(f"OLD.{name} IS NOT NEW.{name}" for name in names)
+
+
+COUNTED_COLUMNS = ("domain", "language", "framework", "task_type", "outcome", "completed_at")
 TRIGGERS = (
     CreateTrigger(
         "learned_delete",
@@ -87,24 +109,20 @@ TRIGGERS = (
             "DELETE FROM unlearned WHERE episode_seq = OLD.seq",
         ],
     ),
-    # What adds or changes a step is logged as a change of the episode; what removes one is not.
+    # The log of what is to be indexed does not name these changes, which add no word.
     CreateTrigger(
-        "steps_learned_delete",
-        "AFTER DELETE ON steps",
-        [
-            """INSERT INTO episode_changes (episode_seq)
-        SELECT e.seq FROM episodes AS e CROSS JOIN learned AS l ON l.episode_seq = e.seq
-        WHERE e.namespace = OLD.namespace AND e.id = OLD.episode_id""",
-        ],
+        "episodes_learned_update",
+        f"AFTER UPDATE OF {', '.join(COUNTED_COLUMNS)} ON episodes",
+        note("e.seq = NEW.seq"),
+        when=changed(*COUNTED_COLUMNS),
     ),
-)
-NOTE = (
-    "DELETE FROM unlearned WHERE episode_seq IN (SELECT episode_seq FROM episode_changes)",
-    """INSERT INTO unlearned (episode_seq, namespace, mark)
-        SELECT e.seq, e.namespace, max(c.mark) FROM episode_changes AS c
-        CROSS JOIN episodes AS e ON e.seq = c.episode_seq CROSS JOIN learning AS l ON l.namespace = e.namespace
-        WHERE e.outcome IS NOT NULL OR EXISTS (SELECT 1 FROM learned WHERE episode_seq = e.seq)
-        GROUP BY e.seq""",
+    CreateTrigger(
+        "steps_learned_update",
+        "AFTER UPDATE OF step_number, status ON steps",
+        note(OF_STEP.format("NEW")),
+        when=changed("step_number", "status"),
+    ),
+    CreateTrigger("steps_learned_delete", "AFTER DELETE ON steps", note(OF_STEP.format("OLD"))),
 )
 
 
@@ -114,7 +132,9 @@ def index_trigger(*, notes: bool) -> CreateTrigger:
     (trigger,) = [one for one in made.INDEXING if isinstance(one, CreateTrigger)]
     if not notes:
         return trigger
-    return CreateTrigger(trigger.name, trigger.event, [*NOTE, *trigger.body])
+    return CreateTrigger(
+        trigger.name, trigger.event, [*note("e.seq IN (SELECT episode_seq FROM episode_changes)"), *trigger.body]
+    )
 
 
 def upgrade() -> None:

@@ -128,6 +128,16 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
             "INSERT INTO facets VALUES ('default', 'episode', 'tag', 'orphan', 0, 999999)",
         ),
     ),
+    "counts of sequences are wrong": (
+        "learning.counts",
+        sql(
+            "UPDATE sequences SET episodes = episodes + 1 WHERE number % 2", "DELETE FROM learned WHERE episode_seq = 2"
+        ),
+    ),
+    "an episode is counted that is gone": (
+        "learning.counts",
+        sql("UPDATE learned SET episode_seq = 99999 WHERE episode_seq = 3"),
+    ),
     "the counters of a model are wrong": ("counters", sql("UPDATE vector_models SET vectors = 7, indexed = 70000")),
     "a vector index has lost its nodes": ("vectors.index", sql(f"DELETE FROM {TABLE}_ann_shadow WHERE index_key > 5")),
     "the shadow of a vector index is gone": ("vectors.index", sql(f"DROP TABLE {TABLE}_ann_shadow")),

@@ -226,7 +226,7 @@ QUARANTINED_ID_SOURCES = {
 # Triggers delete these rows with their owners. Rows that another program has written may have none.
 DELETE_ORPHANS = [
     SqlTemplate(f"DELETE FROM {table} WHERE namespace = :namespace")
-    for table in ("embeddings", "spatiotemporal_index", "facets", "item_vectors")
+    for table in ("embeddings", "spatiotemporal_index", "facets", "item_vectors", "learned", "sequences", "unlearned", "learning")
 ]
 DELETE_ORPHANS.append(
     SqlTemplate("""

@@ -218,7 +218,9 @@ def _is_of(row: ContextCounts, pattern: AnyPattern) -> bool:
 
 
 def _counts_from_row(row: Row) -> ContextCounts:
-    kind, content, domain, language, framework, task_type, number, episodes, successes, weight, success_weight = row[:11]
+    kind, content, domain, language, framework, task_type, number, episodes, successes, weight, success_weight = row[
+        :11
+    ]
     return ContextCounts(
         (kind, tuple(json.loads(content))),
         (domain, language, framework, task_type),

@@ -19,7 +19,7 @@ from memory_storage.repositories.analytics.sql import SUCCESS_BY_OUTCOME
 from memory_storage.sql.documents import CHUNK_BYTES
 from memory_storage.sql.filters import Conditions
 from memory_storage.sql.indexing import INDEX_STEP
-from memory_storage.sql.session import SAVE_ATTEMPTS, SessionProtocol
+from memory_storage.sql.session import SAVE_ATTEMPTS, Row, SessionProtocol
 from memory_storage.sql.validation import size
 
 from . import sql
@@ -31,6 +31,9 @@ LONGEST = 4
 
 _TARGET_SECONDS = 0.02  # that a portion holds the write lock; the documented maximum is 0.05
 _PAUSE_SECONDS = 0.006  # other writers poll the lock at intervals of at most 5 ms
+_FIRST_ROWS, _FIRST_EPISODES = 1_000, 50  # of the first portion
+_POLLS, _POLL_SECONDS = 20, 0.1  # without a sign of the learner that counts all, before another one begins
+_RENEW_SECONDS = 0.5
 _READ = 1_000  # episodes that are read at a time
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -48,10 +51,10 @@ class _Pace:
     def __init__(self, first: int, least: int, most: int, pause: Callable[[float], None]) -> None:
         self.size, self._least, self._most, self._pause = first, least, most, pause
 
-    def write(self, session: SessionProtocol, steps: Sequence[BatchStep], amount: int) -> None:
+    def write(self, writer: SessionProtocol | _Claim, steps: Sequence[BatchStep], amount: int) -> None:
         """Write a portion, and let other writers do so."""
         began = monotonic()
-        session.write(steps)
+        writer.write(steps)
         held = monotonic() - began
         wanted = int(amount * _TARGET_SECONDS / max(held, 0.0005))
         self.size = max(self._least, min(wanted, 2 * self.size, self._most))
@@ -83,9 +86,9 @@ class Learner:
     """Learns the episodes of a namespace that are not learned yet."""
 
     def __init__(self, session: SessionProtocol, *, pause: Callable[[float], None] = sleep) -> None:
-        self._session, self._namespace = session, session.namespace
-        self._rows = _Pace(1_000, 100, 20_000, pause)
-        self._episodes = _Pace(50, 10, 1_000, pause)
+        self._session, self._namespace, self._pause = session, session.namespace, pause
+        self._rows = _Pace(_FIRST_ROWS, 100, 20_000, pause)
+        self._episodes = _Pace(_FIRST_EPISODES, 10, 1_000, pause)
 
     def run(self) -> int:
         """Learn all that is new, and return how many episodes that were."""
@@ -95,51 +98,57 @@ class Learner:
         while True:
             state = self._state()
             try:
-                found = self._learn_changed(state) if state.is_built else self._build(state)
+                if not state.is_built and self._is_being_built(state):
+                    continue
+                count = self._learn_changed(state) if state.is_built else self._build(state)
             except RowCountError:
-                failures += 1  # there is another learner
+                failures += 1  # another learner was faster
                 if failures > SAVE_ATTEMPTS:
                     raise UnavailableError("other learners keep changing the counts; try again") from None
+                self._pause(failures * _PAUSE_SECONDS)
             else:
-                if not found and state.is_built:
+                if not count and state.is_built:
                     return learned
-                learned, failures = learned + found, 0
+                learned, failures = learned + count, 0
 
     def _state(self) -> _State:
         ((revision, next_number, is_built),) = self._session.read(sql.STATE.bind(namespace=self._namespace))
         return _State(revision, next_number, bool(is_built))
+
+    def _is_being_built(self, state: _State) -> bool:
+        """Wait for another learner that counts all episodes, and return whether it goes on: then the state is new."""
+        if not state.revision:
+            return False
+        for _ in range(_POLLS):
+            self._pause(_POLL_SECONDS)
+            if self._state() != state:
+                return True
+        return False
 
     def _advance(self, state: _State, next_number: int, *, is_built: bool) -> BatchStep:
         values = {"revision": state.revision, "next_number": next_number, "is_built": int(is_built)}
         return sql.ADVANCE.bind(1, namespace=self._namespace, **values)
 
     def _build(self, state: _State) -> int:
-        """Count all episodes, and return how many they are."""
-        self._session.write([self._advance(state, 1, is_built=False)])
-        state = state._replace(revision=state.revision + 1)
-        self._clear(state)
+        """Count all episodes, and return how many they are. Other learners see that the revision grows, and wait."""
+        claim = _Claim(self, state)
+        claim.write([])
+        for statement in (sql.CLEAR_COUNTS, sql.CLEAR_LEARNED):
+            # What a build that was interrupted has left. The counts first: then nothing is taken back from them.
+            while claim.write([statement.bind(namespace=self._namespace, limit=self._rows.size)]):
+                pass
         counts = SequenceCounts(LONGEST)
         for traces in read_traces(self._session, (), SUCCESS_BY_OUTCOME, {}):
             counts.add(traces)
+            claim.renew()
         rows = (_row(_key(one), one, one.number) for one in counts.rows())
         for portion in _portions(rows, self._rows):
-            self._rows.write(self._session, [self._unchanged(state), *self._count(portion)], len(portion))
+            self._rows.write(claim, self._count(portion), len(portion))
         learned = (_learned(one, one.numbers) for one in counts.episodes)
         for portion in _portions(learned, self._episodes):
-            self._episodes.write(self._session, [self._unchanged(state), *self._note(portion)], len(portion))
-        self._session.write([self._advance(state, counts.next_number, is_built=True)])
+            self._episodes.write(claim, self._note(portion), len(portion))
+        self._session.write([self._advance(claim.state, counts.next_number, is_built=True)])
         return len(counts.episodes)
-
-    def _clear(self, state: _State) -> None:
-        """Remove what a build that was interrupted has left. The counts first: then nothing is taken back from them."""
-        for statement in (sql.CLEAR_COUNTS, sql.CLEAR_LEARNED):
-            while self._session.write(
-                [self._unchanged(state), statement.bind(namespace=self._namespace, limit=self._rows.size)]
-            ):
-                pass
-
-    def _unchanged(self, state: _State) -> BatchStep:
-        return sql.UNCHANGED.bind(1, namespace=self._namespace, revision=state.revision)
 
     def _learn_changed(self, state: _State) -> int:
         """Learn some of the episodes that have changed, and return how many."""
@@ -194,6 +203,27 @@ class Learner:
             for group in chunked(rows, size, most_bytes=CHUNK_BYTES)
             for statement in (sql.NOTE, sql.TAKE_BACK_DELETED)
         ]
+
+
+class _Claim:
+    """The claim of a learner to count all episodes: each write renews it, and fails once another one has a claim."""
+
+    def __init__(self, learner: Learner, state: _State) -> None:
+        self.state = state
+        self._learner, self._renewed_at = learner, monotonic()
+
+    def write(self, steps: Sequence[BatchStep]) -> Sequence[Row]:
+        """Write in a transaction with the renewal."""
+        learner = self._learner
+        rows = learner._session.write([learner._advance(self.state, 1, is_built=False), *steps])
+        self.state = self.state._replace(revision=self.state.revision + 1)
+        self._renewed_at = monotonic()
+        return rows
+
+    def renew(self) -> None:
+        """Write, if the last time is a while ago."""
+        if monotonic() - self._renewed_at > _RENEW_SECONDS:
+            self.write([])
 
 
 def _portions(rows: Iterable[str], pace: _Pace) -> Iterator[list[str]]:

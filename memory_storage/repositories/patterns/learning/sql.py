@@ -44,7 +44,7 @@ FROM portion CROSS JOIN episodes AS e ON e.seq = portion.seq ORDER BY e.started_
 CHANGED = SqlTemplate(f"""
 SELECT u.mark, {_TRACE.format(success=SUCCESS_BY_OUTCOME)}
 FROM unlearned AS u CROSS JOIN episodes AS e ON e.seq = u.episode_seq
-WHERE u.namespace = :namespace ORDER BY u.mark LIMIT :limit
+WHERE u.namespace = :namespace ORDER BY u.episode_seq LIMIT :limit
 """)
 
 STATE = SqlTemplate("SELECT revision, next_number, is_built FROM learning WHERE namespace = :namespace")
@@ -56,9 +56,6 @@ SELECT :namespace, 0, 1, 0 WHERE NOT EXISTS (SELECT 1 FROM learning WHERE namesp
 ADVANCE = SqlTemplate("""
 UPDATE learning SET revision = revision + 1, next_number = :next_number, is_built = :is_built
 WHERE namespace = :namespace AND revision = :revision
-""")
-UNCHANGED = SqlTemplate("""
-UPDATE learning SET revision = revision WHERE namespace = :namespace AND revision = :revision
 """)
 CLEAR_COUNTS = SqlTemplate("""
 DELETE FROM sequences WHERE namespace = :namespace AND number IN (
