@@ -89,7 +89,7 @@ def learn(
     namespace: Namespace = None,
     as_json: AsJson = False,
 ) -> None:
-    """Store tool sequences and error recoveries that lead to success as patterns. Run it again to update them."""
+    """Store what leads to success, what resolves errors and what to avoid as patterns. Run it again to update them."""
     filters = _filters(task_type, domain, tag, since, until)
     with open_existing(database, namespace) as storage:
         found = storage.patterns.learn(

@@ -74,6 +74,8 @@ TRIGGERS = {
     r"(episode|pattern)_texts_\w+": "Update the full-text index",
     r"(episodes|steps|patterns)_owned_delete": "Deletes the embeddings and the places of a deleted row",
     r"episodes_forgotten_delete": "Marks the removal of a tombstone's episode as finished",
+    r"(episodes|steps)_learned_(update|delete)": "Note in `unlearned` that an episode is to be counted again",
+    r"learned_delete": "Subtracts what a deleted or changed episode was counted for from `sequences`",
     r"items_vectors_update": "Deletes the vectors of an item that is put again",
     r"steps_stay": "Refuses to move a step to another episode",
     r"spatiotemporal_\w+": "Update the R*Trees",

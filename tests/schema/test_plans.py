@@ -360,7 +360,6 @@ SORTED_BY_NUMBER: dict[str, Callable[[ms.MemoryStorage], object]] = {
     ),
     "tools": lambda s: s.analytics.tools(),
     "sequences": lambda s: s.analytics.sequences((1, 3)),
-    "patterns": lambda s: s.patterns.learn(lengths=(1, 1)),
 }
 
 
@@ -418,7 +417,7 @@ _WITHIN = re.compile(
 _ALLOWED = re.compile(
     r"""SCAN\ (
         (\d+\ )?CONSTANT\ ROWS? | \d+-ROW\ VALUES\ CLAUSE  # values that were given
-        | (page | given | next | listed | sized | led | \(subquery-\d+\))$  # rows that were found by an index, or given
+        | (page | given | g | next | listed | sized | led | portion | \(subquery-\d+\))$  # rows that were found by an index, or given
         | sqlite_sequence$  # a row for each model
         | (sqlite_master | schema_tables)$ | schema_columns\ VIRTUAL  # the schema, which no episode makes larger
         | (draws | sample_matches | strategy | candidates | candidate_rows | compared | filtered | exact_scan | similar
