@@ -108,7 +108,7 @@ from .query import (
     SearchFilters,
 )
 from .recall import Recall, RecalledItem, RecallWeights
-from .relationship import RelatedEpisode, Relationship, RelationshipEnd, RelationshipKind
+from .relationship import EdgeDirection, RelatedEpisode, Relationship, RelationshipKind
 from .retention import (
     ErasureResult,
     RetentionCandidate,
@@ -141,6 +141,7 @@ __all__ = [
     "Direction",
     "DiskSpace",
     "DomainNode",
+    "EdgeDirection",
     "Effectiveness",
     "Embedding",
     "EmbeddingMode",
@@ -210,7 +211,6 @@ __all__ = [
     "Reflection",
     "RelatedEpisode",
     "Relationship",
-    "RelationshipEnd",
     "RelationshipKind",
     "RetentionCandidate",
     "RetentionPlan",

@@ -15,33 +15,32 @@ from memory_storage.errors import ValidationError
 from .display import short_repr
 from .model import JsonObject, Model, Timestamp, new_id
 
-RelationshipKind = Literal[
-    "parent_child", "depends_on", "follows", "related_to", "blocks", "duplicates", "references"
-]
-"""The kinds with a meaning of their own; any other name is a kind too."""
+RelationshipKind = Literal["parent_child", "depends_on", "follows", "related_to", "blocks", "duplicates", "references"]
+"""The kinds that this package knows. Any other name is a kind too."""
 
 ACYCLIC = frozenset({"parent_child", "depends_on", "follows", "blocks"})
-"""The kinds whose relationships form no cycle: an episode cannot be its own ancestor."""
+"""The acyclic kinds: an episode cannot be its own ancestor."""
 
-RelationshipEnd = Literal["from", "to", "either"]
-"""Which end of a relationship an episode is."""
+EdgeDirection = Literal["outgoing", "incoming", "both"]
+"""The relationships that begin at an episode, that end there, or both."""
 
 _KIND = r"^[a-z0-9][a-z0-9_-]{1,99}$"
 
 
 class Relationship(Model):
-    """A relationship from one episode to another.
+    """A relationship from one episode to another: an edge of a directed graph.
 
     `parent_child` leads from the parent to the child, `depends_on` to what is needed first, `follows` to the earlier
     episode, `blocks` to what has to wait, `duplicates` and `references` to the original; `related_to` has no order.
-    A relationship of the kinds `parent_child`, `depends_on`, `follows` and `blocks` that would close a cycle is refused.
+    The kinds `parent_child`, `depends_on`, `follows` and `blocks` are acyclic: a relationship that would close a cycle
+    is refused.
 
     Attributes:
         id: a UUID of version 7 by default.
         from_id: the episode at which it begins.
         to_id: the episode at which it ends; another one than `from_id`.
         kind: one of the seven, or a name of 2 to 100 lower-case letters, digits, `-` and `_`.
-        weight: how strong it is, from 0; None if that is not known.
+        weight: its strength, from 0; None if that is unknown.
         metadata: further data, like a reason; a JSON object.
         created_at: when it was first saved.
     """
@@ -49,7 +48,7 @@ class Relationship(Model):
     id: UUID = Field(default_factory=new_id)
     from_id: UUID
     to_id: UUID
-    kind: Annotated[str, Field(pattern=_KIND)] | RelationshipKind
+    kind: Annotated[str, Field(pattern=_KIND)]
     weight: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] | None = None
     metadata: JsonObject = Field(default_factory=dict)
     created_at: Timestamp | None = None
@@ -70,11 +69,11 @@ class Relationship(Model):
 
 @dataclass(frozen=True, slots=True)
 class RelatedEpisode:
-    """An episode that relationships lead to.
+    """An episode that relationships lead to or from.
 
     Attributes:
         episode_id: its ID.
-        depth: how many relationships are on the way: the fewest, or in a topological order the most.
+        depth: the length of the shortest path; in a topological order of the longest one.
     """
 
     episode_id: UUID

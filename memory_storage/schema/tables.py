@@ -477,7 +477,7 @@ relationships = Table(
         comment="`parent_child`, `depends_on`, `follows`, `related_to`, `blocks`, `duplicates`, `references`, or"
         " another name",
     ),
-    Column("weight", Float, comment="How strong it is, from 0"),
+    Column("weight", Float, comment="Strength, from 0"),
     Column("created_at", Integer, nullable=False, comment="First save"),
     Column("document", Text, nullable=False, comment="JSON of the metadata"),
     UniqueConstraint("namespace", "id"),

@@ -1,18 +1,19 @@
-"""The repository of relationships between episodes. Each method is one round trip; a write is atomic."""
+"""The repository of relationships between episodes: a directed graph. Each method is one round trip."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, get_args
 from uuid import UUID
 
 from memory_storage.dbapi import BatchStep, RowCountError, chunked
-from memory_storage.errors import ConflictError, NotFoundError, ValidationError
-from memory_storage.models import Page, RelatedEpisode, Relationship, RelationshipEnd
+from memory_storage.errors import CorruptDataError, NotFoundError, ValidationError
+from memory_storage.models import EdgeDirection, Page, RelatedEpisode, Relationship, RelationshipKind
 from memory_storage.models.relationship import ACYCLIC
 from memory_storage.monitoring import operation
-from memory_storage.sql.documents import CHUNK_BYTES, RELATIONSHIP_WEIGHTS, encode
+from memory_storage.sql.documents import CHUNK_BYTES, RELATIONSHIP_WEIGHTS, decode_value, encode
 from memory_storage.sql.paging import (
     ITERATE_PAGE,
     PAGE_BYTES,
@@ -36,7 +37,10 @@ _Encoded = tuple[str, Relationship]
 
 
 class RelationshipRepository(Repository):
-    """The relationships between the episodes of one namespace. They are deleted with either of their episodes."""
+    """The relationships between the episodes of one namespace. They are deleted with either of their episodes.
+
+    Archived episodes are on the paths like others.
+    """
 
     _operations = "relationships"
 
@@ -45,19 +49,19 @@ class RelationshipRepository(Repository):
         self,
         from_id: UUID | str,
         to_id: UUID | str,
-        kind: str,
+        kind: RelationshipKind | str,
         *,
         weight: float | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> Relationship:
-        """Store a relationship from one episode to another. One that is stored gets the new weight and metadata.
+        """Store a relationship from one episode to another. Idempotent: a stored one gets the new weight and metadata.
 
         Args:
             from_id: The ID of the episode at which it begins, like the parent of a `parent_child`.
             to_id: The ID of the episode at which it ends.
             kind: One of the seven kinds of `Relationship`, or a name of your own.
-            weight: How strong it is, from 0.
-            metadata: Further data.
+            weight: Its strength, from 0.
+            metadata: Further data, like a reason.
 
         Returns:
             The stored relationship.
@@ -78,8 +82,8 @@ class RelationshipRepository(Repository):
             ConflictError: A relationship between other episodes, or of another kind, has one of the IDs.
             ValidationError: One is given twice, or would close a cycle that its kind forbids.
         """
-        given = to_list(relationships, "relationships")
-        return self._add(given) if given else []
+        new = to_list(relationships, "relationships")
+        return self._add(new) if new else []
 
     @operation
     def get(self, relationship_id: UUID | str) -> Relationship:
@@ -88,10 +92,10 @@ class RelationshipRepository(Repository):
         Raises:
             NotFoundError: The relationship does not exist.
         """
-        found = self.find(relationship_id)
-        if found is None:
+        relationship = self.find(relationship_id)
+        if relationship is None:
             raise NotFoundError("relationship", relationship_id)
-        return found
+        return relationship
 
     @operation
     def find(self, relationship_id: UUID | str) -> Relationship | None:
@@ -110,8 +114,8 @@ class RelationshipRepository(Repository):
         self,
         episode_id: UUID | str,
         *,
-        end: RelationshipEnd = "either",
-        kind: str | None = None,
+        edges: EdgeDirection = "both",
+        kind: RelationshipKind | str | None = None,
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Page[Relationship]:
@@ -119,7 +123,7 @@ class RelationshipRepository(Repository):
 
         Args:
             episode_id: The ID of the episode.
-            end: Which end of the relationship it is: "from", "to" or "either".
+            edges: "outgoing" for those that begin at the episode, "incoming" for those that end there, or "both".
             kind: Only relationships of this kind.
             limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
                 `query_maximum`).
@@ -131,11 +135,11 @@ class RelationshipRepository(Repository):
         Raises:
             ValidationError: An argument is invalid.
         """
-        choice("end", end, get_args(RelationshipEnd))
+        choice("edges", edges, get_args(EdgeDirection))
         place, most = parse_cursor(cursor), check_limit(limit, self._session.limits)
         order, where, values = order_and_condition("created_at", place, descending=False)
         key = {"episode_id": as_id(episode_id, "episode_id"), **_kind_values(kind)}
-        statement = sql.query(end, order, where, of_kind=kind is not None)
+        statement = sql.query(edges, order, where, of_kind=kind is not None)
         step = statement.bind(namespace=self._session.namespace, limit=most + 1, **key, **values)
         rows = self._session.read(step)
         items = [relationship_from_row(row[2:]) for row in rows]
@@ -145,18 +149,18 @@ class RelationshipRepository(Repository):
     def ancestors(
         self,
         episode_id: UUID | str,
-        kind: str | None = "parent_child",
+        kind: RelationshipKind | str | None = "parent_child",
         *,
         max_depth: int = 20,
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Page[RelatedEpisode]:
-        """Return the episodes from which relationships lead to this one, the nearest first: parents and theirs.
+        """Return a page of the ancestors of an episode, the nearest first: its parents, then theirs.
 
         Args:
             episode_id: The ID of the episode.
             kind: The kind of the relationships; None for all.
-            max_depth: The most relationships on the way, up to 10,000.
+            max_depth: The most relationships between the two, up to 10,000.
             limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
                 `query_maximum`).
             cursor: `next_cursor` or `previous_cursor` of a page with the same arguments.
@@ -173,18 +177,18 @@ class RelationshipRepository(Repository):
     def descendants(
         self,
         episode_id: UUID | str,
-        kind: str | None = "parent_child",
+        kind: RelationshipKind | str | None = "parent_child",
         *,
         max_depth: int = 20,
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Page[RelatedEpisode]:
-        """Return the episodes to which relationships lead from this one, the nearest first: children and theirs.
+        """Return a page of the descendants of an episode, the nearest first: its children, then theirs.
 
         Args:
             episode_id: The ID of the episode.
             kind: The kind of the relationships; None for all.
-            max_depth: The most relationships on the way, up to 10,000.
+            max_depth: The most relationships between the two, up to 10,000.
             limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
                 `query_maximum`).
             cursor: `next_cursor` or `previous_cursor` of a page with the same arguments.
@@ -199,49 +203,74 @@ class RelationshipRepository(Repository):
 
     @operation
     def topological_order(
-        self, episode_id: UUID | str, kind: str = "parent_child", *, limit: int | None = None, cursor: str | None = None
+        self,
+        episode_id: UUID | str,
+        kind: RelationshipKind = "parent_child",
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
     ) -> Page[RelatedEpisode]:
-        """Return an episode and all to which relationships lead from it, each after all that lead to it.
+        """Return a page of an episode and its descendants in topological order, ancestors first.
 
-        Of `depends_on` it is the reverse of the order of work: what is needed first comes last.
+        Of `depends_on` it is the reverse of the order of work: what is needed first comes last. Each page reads the
+        whole graph below the episode.
 
         Args:
             episode_id: The ID of the episode.
-            kind: A kind that forbids cycles: `parent_child`, `depends_on`, `follows` or `blocks`.
+            kind: An acyclic kind: `parent_child`, `depends_on`, `follows` or `blocks`.
             limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
                 `query_maximum`).
             cursor: `next_cursor` or `previous_cursor` of a page with the same arguments.
 
         Returns:
-            The page, with cursors of the next and the previous one. `depth` is the length of the longest way.
+            The page, with cursors of the next and the previous one. `depth` is the length of the longest path from the
+            episode.
 
         Raises:
             ValidationError: An argument is invalid.
+            CorruptDataError: The relationships form a cycle, which this package does not store.
         """
         choice("kind", kind, tuple(sorted(ACYCLIC)))
-        return self._page_of_related(sql.topological_order, episode_id, {"kind": kind}, limit, cursor)
+        place, most = parse_cursor(cursor), check_limit(limit, self._session.limits)
+        key = as_id(episode_id, "episode_id")
+        rows = self._session.read(sql.DESCENDANTS.bind(namespace=self._session.namespace, episode_id=key, kind=kind))
+        edges = {seq: decode_value(targets, "relationships", episode) for seq, episode, targets in rows}
+        ids = {seq: UUID(episode) for seq, episode, _ in rows}
+        order = sorted((depth, seq) for seq, depth in _longest_paths(edges, key).items())
+        if place is not None and place.backwards:
+            order = [position for position in reversed(order) if position < place.position]
+        elif place is not None:
+            order = [position for position in order if position > place.position]
+        order = order[: most + 1]
+        return page([RelatedEpisode(ids[seq], depth) for depth, seq in order], order, most, place)
 
     @operation
     def path(
-        self, from_id: UUID | str, to_id: UUID | str, kind: str | None = "parent_child", *, max_depth: int = 20
+        self,
+        from_id: UUID | str,
+        to_id: UUID | str,
+        kind: RelationshipKind | str | None = "parent_child",
+        *,
+        max_depth: int = 20,
     ) -> list[UUID]:
-        """Return a shortest way from one episode to another, both included.
+        """Return a shortest path from one episode to another, both included.
 
         Args:
             from_id: The ID of the episode at which it begins.
             to_id: The ID of the episode at which it ends.
             kind: The kind of the relationships; None for all.
-            max_depth: The most relationships on the way, up to 10,000.
+            max_depth: The most relationships on the path, up to 10,000.
 
         Returns:
-            The IDs in the order of the way; none if there is no way that is as short as `max_depth`.
+            The IDs in the order of the path; none if every path has more than `max_depth` relationships, or there is
+            none.
 
         Raises:
             ValidationError: An argument is invalid.
         """
         values = {"episode_id": as_id(from_id, "from_id"), "to_id": as_id(to_id, "to_id"), **_kind_values(kind)}
         statement = sql.path(of_kind=kind is not None)
-        step = statement.bind(namespace=self._session.namespace, max_depth=_check_depth(max_depth), **values)
+        step = statement.bind(namespace=self._session.namespace, max_depth=_checked_depth(max_depth), **values)
         return [UUID(key) for (key,) in self._session.read(step)]
 
     @operation
@@ -281,117 +310,141 @@ class RelationshipRepository(Repository):
                 self._session.write(self._writes(sql.IMPORT, new))
             return len(new)
 
-        return retry_on_row_conflict(write, encoded, partial(self._remaining, leave=True, suspects=set()), "importing relationships")
+        remaining = partial(self._remaining, skip_stored=True, refused_before=set())
+        return retry_on_row_conflict(write, encoded, remaining, "importing these relationships")
 
     def _related(
         self,
         episode_id: UUID | str,
-        kind: str | None,
+        kind: RelationshipKind | str | None,
         max_depth: int,
         limit: int | None,
         cursor: str | None,
         *,
         forwards: bool,
     ) -> Page[RelatedEpisode]:
-        values = {**_kind_values(kind), "max_depth": _check_depth(max_depth)}
-        statement = partial(sql.related, forwards=forwards, of_kind=kind is not None)
-        return self._page_of_related(statement, episode_id, values, limit, cursor)
-
-    def _page_of_related(
-        self, statement: Any, episode_id: UUID | str, values: dict[str, Any], limit: int | None, cursor: str | None
-    ) -> Page[RelatedEpisode]:
         place, most = parse_cursor(cursor), check_limit(limit, self._session.limits)
-        order, where, positions = order_and_condition("depth", place, descending=False)
+        order, where, position = order_and_condition("depth", place, descending=False)
         key = {"namespace": self._session.namespace, "episode_id": as_id(episode_id, "episode_id")}
-        rows = self._session.read(statement(order, where).bind(limit=most + 1, **key, **values, **positions))
-        items = [RelatedEpisode(UUID(row[2]), row[0]) for row in rows]
-        return page(items, [(row[0], row[1]) for row in rows], most, place)
+        values = {**key, **_kind_values(kind), **position, "max_depth": _checked_depth(max_depth), "limit": most + 1}
+        statement = sql.related(order, where, forwards=forwards, of_kind=kind is not None)
+        rows = self._session.read(statement.bind(**values))
+        items = [RelatedEpisode(UUID(episode), depth) for depth, _, episode in rows]
+        return page(items, [(depth, seq) for depth, seq, _ in rows], most, place)
 
-    def _add(self, given: list[Relationship]) -> list[Relationship]:
-        encoded = self._encoded(given)
+    def _add(self, new: list[Relationship]) -> list[Relationship]:
+        encoded = self._encoded(new)
+        namespace = self._session.namespace
 
-        def write(new: list[_Encoded]) -> list[Row]:
-            rows = f"[{','.join(document for document, _ in new)}]"
-            read = sql.STORED.bind(namespace=self._session.namespace, rows=rows)
-            return list(self._session.write([*self._writes(sql.ADD, new), read]))
+        def write(remaining: list[_Encoded]) -> list[Row]:
+            read = sql.STORED.bind(namespace=namespace, rows=_as_array(remaining))
+            return list(self._session.write([*self._writes(sql.ADD, remaining), read]))
 
-        rows = retry_on_row_conflict(write, encoded, partial(self._remaining, leave=False, suspects=set()), "changing relationships")
+        remaining = partial(self._remaining, skip_stored=False, refused_before=set())
+        rows = retry_on_row_conflict(write, encoded, remaining, "changing these relationships")
         stored = {_key_of(one): one for one in map(relationship_from_row, rows)}
-        for one in given:
+        for one in new:
             if _key_of(one) not in stored:  # an episode was deleted between the unacknowledged write and the read
                 raise NotFoundError("relationship", one.id)
-        return [stored[_key_of(one)] for one in given]
+        return [stored[_key_of(one)] for one in new]
 
-    def _writes(
-        self, statements: dict[bool, SqlTemplate], encoded: Sequence[_Encoded]
-    ) -> list[BatchStep]:
+    def _writes(self, statements: dict[bool, SqlTemplate], encoded: Sequence[_Encoded]) -> list[BatchStep]:
+        """Return the statements: first those of kinds that allow cycles, many rows in each; see `_refused`."""
         key = {"namespace": self._session.namespace, "now": to_micros(self._session.now())}
-        steps = [
-            statements[False].bind(len(group), rows=f"[{','.join(group)}]", **key) for group in _free_groups(encoded)
-        ]
+        groups = _groups_that_allow_cycles(encoded)
+        steps = [statements[False].bind(len(group), rows=f"[{','.join(group)}]", **key) for group in groups]
         steps += [
             statements[True].bind(1, rows=f"[{document}]", **key) for document, one in encoded if one.kind in ACYCLIC
         ]
         weights = ((_key_of(one), (one.weight,)) for _, one in encoded)
         return [*steps, *RELATIONSHIP_WEIGHTS.steps(self._session.namespace, weights)]
 
-    def _encoded(self, given: Sequence[Relationship]) -> list[_Encoded]:
+    def _encoded(self, new: Sequence[Relationship]) -> list[_Encoded]:
         encoded = []
-        for number, one in enumerate(given):
-            field = f"relationships.{number}" if len(given) > 1 else ""
+        for number, one in enumerate(new):
+            field = f"relationships.{number}" if len(new) > 1 else ""
             document, stored = encode(Relationship, one, field)
             check_document(field, stored, document, self._session.limits, self._session.max_value_bytes)
             encoded.append((document, stored))
-        for name, values in (("id", [str(one.id) for one in given]), ("relationship", [*map(_key_of, given)])):
+        for name, values in (("ID", [str(one.id) for one in new]), ("relationship", [*map(_key_of, new)])):
             if len(set(values)) != len(values):
                 raise ValidationError("relationships", f"each {name} once", values)
         return encoded
 
     def _remaining(
-        self, encoded: list[_Encoded], error: RowCountError, *, leave: bool, suspects: set[_Key]
+        self, encoded: list[_Encoded], error: RowCountError, *, skip_stored: bool, refused_before: set[_Key]
     ) -> list[_Encoded]:
-        """Return what is still to be written after a conflict.
+        """Return what is still to be written after a row conflict.
 
         Args:
             encoded: The relationships.
             error: The conflict.
-            leave: Whether those that are stored are left as they are.
-            suspects: Those that could not be written before, though nothing else was wrong with them.
+            skip_stored: Whether stored ones are left as they are.
+            refused_before: Keys of those that were refused before, though their episodes existed and they were not
+                stored: this call adds to it.
 
         Raises:
             NotFoundError: An episode does not exist.
-            ValidationError: A relationship would close a cycle, of stored ones or of those with it.
+            ValidationError: A relationship would close a cycle, with stored ones or with those before it.
         """
-        rows = f"[{','.join(document for document, _ in encoded)}]"
+        rows = self._session.read(sql.PROBLEMS.bind(namespace=self._session.namespace, rows=_as_array(encoded)))
         remaining = []
-        for number, no_source, no_target, is_stored in self._session.read(
-            sql.PROBLEMS.bind(namespace=self._session.namespace, rows=rows)
-        ):
+        for number, is_without_source, is_without_target, is_stored in rows:
             one = encoded[number][1]
-            if no_source or no_target:
-                raise NotFoundError("episode", one.from_id if no_source else one.to_id) from error
-            if not (is_stored and leave):
+            if is_without_source or is_without_target:
+                raise NotFoundError("episode", one.from_id if is_without_source else one.to_id) from error
+            if not (is_stored and skip_stored):
                 remaining.append(encoded[number])
         refused = _refused(encoded, error)
-        if refused is not None and any(one is refused for _, one in remaining):
-            if _key_of(refused) in suspects:  # twice: it was no other writer
-                number = next(place for place, (_, one) in enumerate(encoded) if one is refused)
-                raise _cycle_error(refused, f"relationships.{number}.to_id" if len(encoded) > 1 else "to_id") from error
-            suspects.add(_key_of(refused))
+        if refused in remaining:
+            if _key_of(refused[1]) in refused_before:  # twice: it was not another writer that is done since
+                place = encoded.index(refused)
+                raise _cycle_error(
+                    refused[1], f"relationships.{place}.to_id" if len(encoded) > 1 else "to_id"
+                ) from error
+            refused_before.add(_key_of(refused[1]))
         return remaining
 
 
-def _free_groups(encoded: Sequence[_Encoded]) -> list[list[str]]:
-    """Return the documents of kinds that allow cycles, in parts that fit into a statement."""
-    free = [document for document, one in encoded if one.kind not in ACYCLIC]
-    return list(chunked(free, size, most_bytes=CHUNK_BYTES))
+def _as_array(encoded: Sequence[_Encoded]) -> str:
+    return f"[{','.join(document for document, _ in encoded)}]"
 
 
-def _refused(encoded: Sequence[_Encoded], error: RowCountError) -> Relationship | None:
-    """Return the relationship that was not written, if its kind forbids cycles."""
-    number = error.index - 1 - len(_free_groups(encoded))
-    acyclic = [one for _, one in encoded if one.kind in ACYCLIC]
+def _groups_that_allow_cycles(encoded: Sequence[_Encoded]) -> list[list[str]]:
+    """Return the documents of kinds that allow cycles, in groups that fit into a statement."""
+    documents = [document for document, one in encoded if one.kind not in ACYCLIC]
+    return list(chunked(documents, size, most_bytes=CHUNK_BYTES))
+
+
+def _refused(encoded: Sequence[_Encoded], error: RowCountError) -> _Encoded | None:
+    """Return the relationship of an acyclic kind whose statement has changed no row, by its place in `_writes`."""
+    number = error.index - 1 - len(_groups_that_allow_cycles(encoded))
+    acyclic = [pair for pair in encoded if pair[1].kind in ACYCLIC]
     return acyclic[number] if 0 <= number < len(acyclic) else None
+
+
+def _longest_paths(edges: dict[int, list[int]], episode_id: str) -> dict[int, int]:
+    """Return the length of the longest path from the one root of an acyclic graph to each of its nodes.
+
+    Args:
+        edges: The nodes to which each node leads.
+        episode_id: The ID of the root, for the error.
+
+    Raises:
+        CorruptDataError: There is a cycle.
+    """
+    sources: dict[int, list[int]] = {node: [] for node in edges}
+    for node, targets in edges.items():
+        for target in targets:
+            sources[target].append(node)
+    lengths: dict[int, int] = {}
+    try:
+        for node in TopologicalSorter(sources).static_order():
+            lengths[node] = max((lengths[source] + 1 for source in sources[node]), default=0)
+    except CycleError as error:
+        message = f"relationships: those below the episode {episode_id} form a cycle: run `memory-storage doctor`"
+        raise CorruptDataError(message, table="relationships", id=episode_id) from error
+    return lengths
 
 
 def _key_of(one: Relationship) -> _Key:
@@ -399,7 +452,7 @@ def _key_of(one: Relationship) -> _Key:
 
 
 def _cycle_error(one: Relationship, field: str) -> ValidationError:
-    limit = f"an episode from which no {one.kind} leads to {one.from_id}: this one would close a cycle"
+    limit = f"an episode from which no {one.kind} leads to {one.from_id}: this relationship would close a cycle"
     return ValidationError(field, limit, str(one.to_id))
 
 
@@ -412,7 +465,7 @@ def _kind_values(kind: str | None) -> dict[str, str]:
     return {"kind": kind}
 
 
-def _check_depth(depth: int) -> int:
+def _checked_depth(depth: int) -> int:
     if whole("max_depth", depth) > _MAX_DEPTH:
         raise ValidationError("max_depth", f"a whole number from 1 to {_MAX_DEPTH:,}", depth)
     return depth

@@ -1,7 +1,7 @@
 """The statements of relationships. `rows` is a JSON array of relationships.
 
-A walk is one recursive statement. It visits an episode once for each depth at which it is found, so that the depth is
-known; a bound of the depth ends it where relationships form a cycle.
+A walk is one recursive statement. It visits an episode once for each depth at which it is reached, so that the depth is
+known; `max_depth` ends it where relationships form a cycle.
 """
 
 from __future__ import annotations
@@ -28,13 +28,16 @@ _CREATED_AT = "coalesce(" + micros("(given.value ->> '$.created_at')") + ", :now
 _GIVEN = """json_each(:rows) AS given
 CROSS JOIN episodes AS source ON source.namespace = :namespace AND source.id = given.value ->> '$.from_id'
 CROSS JOIN episodes AS target ON target.namespace = :namespace AND target.id = given.value ->> '$.to_id'"""
-# Within the statement that inserts: under the lock of a writer, so that two of them cannot close a cycle together.
-_CLOSES_CYCLE = """EXISTS (
-    WITH RECURSIVE reached (id) AS (
+# Within the statement that inserts: under the lock of a writer, so that two writers cannot close a cycle together.
+# An episode without an ancestor, like a new one that follows a long series, is in no cycle: then nothing is walked.
+_CLOSES_CYCLE = """EXISTS (SELECT 1 FROM relationships AS r WHERE r.namespace = :namespace
+        AND r.to_id = given.value ->> '$.from_id' AND r.kind = given.value ->> '$.kind')
+    AND EXISTS (
+    WITH RECURSIVE descendants (id) AS (
         SELECT given.value ->> '$.to_id'
-        UNION SELECT r.to_id FROM reached CROSS JOIN relationships AS r
-            ON r.namespace = :namespace AND r.from_id = reached.id AND r.kind = given.value ->> '$.kind')
-    SELECT 1 FROM reached WHERE id = given.value ->> '$.from_id')"""
+        UNION SELECT r.to_id FROM descendants AS d CROSS JOIN relationships AS r
+            ON r.namespace = :namespace AND r.from_id = d.id AND r.kind = given.value ->> '$.kind')
+    SELECT 1 FROM descendants WHERE id = given.value ->> '$.from_id')"""
 
 
 def _insert(created_at: str, conflict: str, *, acyclic: bool) -> SqlTemplate:
@@ -43,14 +46,14 @@ def _insert(created_at: str, conflict: str, *, acyclic: bool) -> SqlTemplate:
 INSERT INTO relationships ({columns(expressions)})
 SELECT {values(expressions)}
 FROM {_GIVEN}
-WHERE {f"NOT {_CLOSES_CYCLE}" if acyclic else "true"}
+WHERE {f"NOT ({_CLOSES_CYCLE})" if acyclic else "true"}
 ON CONFLICT (namespace, from_id, kind, to_id) DO {conflict}
 """)
 
 
 _UPDATE = "UPDATE SET weight = excluded.weight, document = excluded.document"
 ADD = {acyclic: _insert(":now", _UPDATE, acyclic=acyclic) for acyclic in (False, True)}
-"""By whether a cycle is refused. Then each relationship is a statement: it has to see those before it."""
+"""By whether cycles are refused. If so, each relationship is a statement of its own: it has to see those before it."""
 
 IMPORT = {acyclic: _insert(_CREATED_AT, "NOTHING", acyclic=acyclic) for acyclic in (False, True)}
 
@@ -82,79 +85,85 @@ SELECT page.id, {ROW} FROM page LEFT JOIN relationships AS r ON page.fits AND r.
 """)
 
 _ENDS = {
-    "from": ("r.from_id = :episode_id",),
-    "to": ("r.to_id = :episode_id",),
-    "either": ("r.from_id = :episode_id", "r.to_id = :episode_id"),
+    "outgoing": ("from_id",),
+    "incoming": ("to_id",),
+    "both": ("from_id", "to_id"),
 }
 
 
+def _of_kind(of_kind: bool) -> str:
+    return " AND r.kind = :kind" if of_kind else ""
+
+
 @lru_cache(maxsize=64)
-def query(end: str, order: str, conditions: tuple[str, ...], *, of_kind: bool) -> SqlTemplate:
+def query(edges: str, order: str, conditions: tuple[str, ...], *, of_kind: bool) -> SqlTemplate:
     """Return the statement of a page of the relationships of an episode: rows of sort key, `seq` and columns."""
-    kind = " AND r.kind = :kind" if of_kind else ""
+    # Each branch has an index. No relationship is in both: its ends differ.
     branches = "\n    UNION ALL ".join(
-        f"SELECT r.created_at, r.seq FROM relationships AS r WHERE r.namespace = :namespace AND {one}{kind}"
-        for one in _ENDS[end]
+        f"SELECT r.created_at, r.seq FROM relationships AS r"
+        f" WHERE r.namespace = :namespace AND r.{end} = :episode_id{_of_kind(of_kind)}"
+        for end in _ENDS[edges]
     )
     where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
     return SqlTemplate(f"""
-SELECT found.created_at, found.seq, {ROW}
-FROM (SELECT created_at, seq FROM ({branches}) {where} ORDER BY {order} LIMIT :limit) AS found
-CROSS JOIN relationships AS r ON r.seq = found.seq ORDER BY {order.replace("created_at", "found.created_at").replace("seq", "found.seq")}
+WITH page AS MATERIALIZED (
+    SELECT created_at, seq FROM ({branches}) {where} ORDER BY {order} LIMIT :limit)
+SELECT page.created_at, page.seq, {ROW} FROM page CROSS JOIN relationships AS r ON r.seq = page.seq
+ORDER BY {order.replace("created_at", "page.created_at").replace("seq", "page.seq")}
 """)
 
 
 def _walk(*, forwards: bool, of_kind: bool, until: str) -> str:
     here, there = ("from_id", "to_id") if forwards else ("to_id", "from_id")
-    kind = " AND r.kind = :kind" if of_kind else ""
     return f"""walk (id, depth) AS (
-    SELECT :episode_id, 0
+    SELECT id, 0 FROM episodes WHERE namespace = :namespace AND id = :episode_id
     UNION SELECT r.{there}, walk.depth + 1 FROM walk CROSS JOIN relationships AS r
-        ON r.namespace = :namespace AND r.{here} = walk.id{kind}
+        ON r.namespace = :namespace AND r.{here} = walk.id{_of_kind(of_kind)}
     WHERE {until})"""
 
 
 @lru_cache(maxsize=64)
 def related(order: str, conditions: tuple[str, ...], *, forwards: bool, of_kind: bool) -> SqlTemplate:
-    """Return the statement of a page of the episodes that relationships lead to: depth, `seq` and ID."""
+    """Return the statement of a page of ancestors or descendants: depth, `seq` and ID."""
     walk = _walk(forwards=forwards, of_kind=of_kind, until="walk.depth < :max_depth")
     where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
     return SqlTemplate(f"""
 WITH RECURSIVE {walk},
-found AS (SELECT id, min(depth) AS depth FROM walk WHERE id <> :episode_id GROUP BY id)
+nearest AS (SELECT id, min(depth) AS depth FROM walk WHERE id <> :episode_id GROUP BY id)
 SELECT depth, seq, id FROM (
-    SELECT found.depth, e.seq, e.id FROM found CROSS JOIN episodes AS e ON e.namespace = :namespace AND e.id = found.id)
+    SELECT n.depth, e.seq, e.id FROM nearest AS n CROSS JOIN episodes AS e ON e.namespace = :namespace AND e.id = n.id)
 {where} ORDER BY {order} LIMIT :limit
 """)
 
 
-@lru_cache(maxsize=64)
-def topological_order(order: str, conditions: tuple[str, ...]) -> SqlTemplate:
-    """Return the statement of a page of an episode and all that it leads to, each after all that lead to it."""
-    walk = _walk(forwards=True, of_kind=True, until="true")
-    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-    return SqlTemplate(f"""
-WITH RECURSIVE {walk},
-found AS (SELECT id, max(depth) AS depth FROM walk GROUP BY id)
-SELECT depth, seq, id FROM (
-    SELECT found.depth, e.seq, e.id FROM found CROSS JOIN episodes AS e ON e.namespace = :namespace AND e.id = found.id)
-{where} ORDER BY {order} LIMIT :limit
+# The client computes the order, in linear time: longest paths in SQL take a row for each depth of an episode.
+DESCENDANTS = SqlTemplate("""
+WITH RECURSIVE descendants (id) AS (
+    SELECT id FROM episodes WHERE namespace = :namespace AND id = :episode_id
+    UNION SELECT r.to_id FROM descendants AS d CROSS JOIN relationships AS r
+        ON r.namespace = :namespace AND r.from_id = d.id AND r.kind = :kind)
+SELECT e.seq, e.id, (
+    SELECT json_group_array(t.seq) FROM relationships AS r CROSS JOIN episodes AS t
+        ON t.namespace = :namespace AND t.id = r.to_id
+    WHERE r.namespace = :namespace AND r.from_id = e.id AND r.kind = :kind)
+FROM descendants AS d CROSS JOIN episodes AS e ON e.namespace = :namespace AND e.id = d.id
 """)
+"""An episode and all its descendants: `seq`, ID, and a JSON array of the `seq` of each to which it leads."""
 
 
 @lru_cache(maxsize=4)
 def path(*, of_kind: bool) -> SqlTemplate:
     """Return the statement of a shortest path: the IDs, in its order."""
     walk = _walk(forwards=True, of_kind=of_kind, until="walk.depth < :max_depth AND walk.id <> :to_id")
-    kind = " AND r.kind = :kind" if of_kind else ""
+    # From the end backwards, each time to an episode that is one nearer to the beginning: the one with the least ID.
     return SqlTemplate(f"""
 WITH RECURSIVE {walk},
-reached AS MATERIALIZED (SELECT id, min(depth) AS depth FROM walk GROUP BY id),
+nearest AS MATERIALIZED (SELECT id, min(depth) AS depth FROM walk GROUP BY id),
 back (id, depth) AS (
-    SELECT id, depth FROM reached WHERE id = :to_id
+    SELECT id, depth FROM nearest WHERE id = :to_id
     UNION ALL SELECT (
-        SELECT r.from_id FROM relationships AS r CROSS JOIN reached ON reached.id = r.from_id
-        WHERE r.namespace = :namespace AND r.to_id = back.id{kind} AND reached.depth = back.depth - 1
+        SELECT r.from_id FROM relationships AS r CROSS JOIN nearest AS n ON n.id = r.from_id
+        WHERE r.namespace = :namespace AND r.to_id = back.id{_of_kind(of_kind)} AND n.depth = back.depth - 1
         ORDER BY r.from_id LIMIT 1), back.depth - 1
     FROM back WHERE back.depth > 0)
 SELECT id FROM back ORDER BY depth
