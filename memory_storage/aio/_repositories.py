@@ -25,6 +25,7 @@ from memory_storage.models import (
     Conflict,
     Direction,
     DomainNode,
+    EdgeDirection,
     Embedding,
     EmbeddingModel,
     Episode,
@@ -50,6 +51,9 @@ from memory_storage.models import (
     PutItem,
     Recall,
     Reflection,
+    RelatedEpisode,
+    Relationship,
+    RelationshipKind,
     RetentionPlan,
     RetentionPolicy,
     RetentionResult,
@@ -83,6 +87,7 @@ from memory_storage.repositories.episodes.repository import EpisodeRepository
 from memory_storage.repositories.items.repository import ItemRepository
 from memory_storage.repositories.logs.repository import LogRepository
 from memory_storage.repositories.patterns.repository import P, PatternRepository
+from memory_storage.repositories.relationships.repository import RelationshipRepository
 from memory_storage.repositories.retention.repository import RetentionRepository
 from memory_storage.repositories.spatiotemporal.repository import EpisodesByLocation, SpatiotemporalRepository
 from memory_storage.repositories.spatiotemporal.spatial_queries import SpatialQueries, T
@@ -2502,6 +2507,233 @@ class AsyncLogRepository(Mirror):
         return await self._caller.run(lambda: self._sync().import_many(records))
 
 
+class AsyncRelationshipRepository(Mirror):
+    """The relationships between the episodes of one namespace. They are deleted with either of their episodes.
+
+    Archived episodes are on the paths like others.
+    """
+
+    _sync: Callable[[], RelationshipRepository]
+
+    async def add(
+        self,
+        from_id: UUID | str,
+        to_id: UUID | str,
+        kind: RelationshipKind | str,
+        *,
+        weight: float | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> Relationship:
+        """Store a relationship from one episode to another. Idempotent: a stored one gets the new weight and metadata.
+
+        Args:
+            from_id: The ID of the episode at which it begins, like the parent of a `parent_child`.
+            to_id: The ID of the episode at which it ends.
+            kind: One of the seven kinds of `Relationship`, or a name of your own.
+            weight: Its strength, from 0.
+            metadata: Further data, like a reason.
+
+        Returns:
+            The stored relationship.
+
+        Raises:
+            NotFoundError: One of the episodes does not exist.
+            ValidationError: An argument is invalid, or the relationship would close a cycle that its kind forbids.
+        """
+        return await self._caller.run(lambda: self._sync().add(from_id, to_id, kind, weight=weight, metadata=metadata))
+
+    async def add_many(self, relationships: Sequence[Relationship]) -> list[Relationship]:
+        """Store relationships atomically, in one round trip; see `add`.
+
+        Raises:
+            NotFoundError: One of the episodes does not exist.
+            ConflictError: A relationship between other episodes, or of another kind, has one of the IDs.
+            ValidationError: One is given twice, or would close a cycle that its kind forbids.
+        """
+        return await self._caller.run(lambda: self._sync().add_many(relationships))
+
+    async def get(self, relationship_id: UUID | str) -> Relationship:
+        """Return the relationship.
+
+        Raises:
+            NotFoundError: The relationship does not exist.
+        """
+        return await self._caller.run(lambda: self._sync().get(relationship_id))
+
+    async def find(self, relationship_id: UUID | str) -> Relationship | None:
+        """Return the relationship, or None if it does not exist."""
+        return await self._caller.run(lambda: self._sync().find(relationship_id))
+
+    async def delete(self, relationship_id: UUID | str) -> bool:
+        """Delete the relationship. Returns whether it existed."""
+        return await self._caller.run(lambda: self._sync().delete(relationship_id))
+
+    async def query(
+        self,
+        episode_id: UUID | str,
+        *,
+        edges: EdgeDirection = "both",
+        kind: RelationshipKind | str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> Page[Relationship]:
+        """Return a page of the relationships of an episode, the oldest first.
+
+        Args:
+            episode_id: The ID of the episode.
+            edges: "outgoing" for those that begin at the episode, "incoming" for those that end there, or "both".
+            kind: Only relationships of this kind.
+            limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
+                `query_maximum`).
+            cursor: `next_cursor` or `previous_cursor` of a page with the same arguments.
+
+        Returns:
+            The page, with cursors of the next and the previous one.
+
+        Raises:
+            ValidationError: An argument is invalid.
+        """
+        return await self._caller.run(
+            lambda: self._sync().query(episode_id, edges=edges, kind=kind, limit=limit, cursor=cursor)
+        )
+
+    async def ancestors(
+        self,
+        episode_id: UUID | str,
+        kind: RelationshipKind | str | None = "parent_child",
+        *,
+        max_depth: int = 20,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> Page[RelatedEpisode]:
+        """Return a page of the ancestors of an episode, the nearest first: its parents, then theirs.
+
+        Args:
+            episode_id: The ID of the episode.
+            kind: The kind of the relationships; None for all.
+            max_depth: The most relationships between the two, up to 10,000.
+            limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
+                `query_maximum`).
+            cursor: `next_cursor` or `previous_cursor` of a page with the same arguments.
+
+        Returns:
+            The page, with cursors of the next and the previous one.
+
+        Raises:
+            ValidationError: An argument is invalid.
+        """
+        return await self._caller.run(
+            lambda: self._sync().ancestors(episode_id, kind, max_depth=max_depth, limit=limit, cursor=cursor)
+        )
+
+    async def descendants(
+        self,
+        episode_id: UUID | str,
+        kind: RelationshipKind | str | None = "parent_child",
+        *,
+        max_depth: int = 20,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> Page[RelatedEpisode]:
+        """Return a page of the descendants of an episode, the nearest first: its children, then theirs.
+
+        Args:
+            episode_id: The ID of the episode.
+            kind: The kind of the relationships; None for all.
+            max_depth: The most relationships between the two, up to 10,000.
+            limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
+                `query_maximum`).
+            cursor: `next_cursor` or `previous_cursor` of a page with the same arguments.
+
+        Returns:
+            The page, with cursors of the next and the previous one.
+
+        Raises:
+            ValidationError: An argument is invalid.
+        """
+        return await self._caller.run(
+            lambda: self._sync().descendants(episode_id, kind, max_depth=max_depth, limit=limit, cursor=cursor)
+        )
+
+    async def topological_order(
+        self,
+        episode_id: UUID | str,
+        kind: RelationshipKind = "parent_child",
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> Page[RelatedEpisode]:
+        """Return a page of an episode and its descendants in topological order, ancestors first.
+
+        Of `depends_on` it is the reverse of the order of work: what is needed first comes last. Each page reads the
+        whole graph below the episode.
+
+        Args:
+            episode_id: The ID of the episode.
+            kind: An acyclic kind: `parent_child`, `depends_on`, `follows` or `blocks`.
+            limit: The maximum number of rows, 100 by default and 1,000 at most (`limits.query_default`,
+                `query_maximum`).
+            cursor: `next_cursor` or `previous_cursor` of a page with the same arguments.
+
+        Returns:
+            The page, with cursors of the next and the previous one. `depth` is the length of the longest path from the
+            episode.
+
+        Raises:
+            ValidationError: An argument is invalid.
+            CorruptDataError: The relationships form a cycle, which this package does not store.
+        """
+        return await self._caller.run(
+            lambda: self._sync().topological_order(episode_id, kind, limit=limit, cursor=cursor)
+        )
+
+    async def path(
+        self,
+        from_id: UUID | str,
+        to_id: UUID | str,
+        kind: RelationshipKind | str | None = "parent_child",
+        *,
+        max_depth: int = 20,
+    ) -> list[UUID]:
+        """Return a shortest path from one episode to another, both included.
+
+        Args:
+            from_id: The ID of the episode at which it begins.
+            to_id: The ID of the episode at which it ends.
+            kind: The kind of the relationships; None for all.
+            max_depth: The most relationships on the path, up to 10,000.
+
+        Returns:
+            The IDs in the order of the path; none if every path has more than `max_depth` relationships, or there is
+            none.
+
+        Raises:
+            ValidationError: An argument is invalid.
+        """
+        return await self._caller.run(lambda: self._sync().path(from_id, to_id, kind, max_depth=max_depth))
+
+    def iterate(self) -> AsyncIterator[Relationship]:
+        """Iterate over all relationships by ID, in pages of 100 or about 4 MB."""
+        return iterate(self._caller, lambda: self._sync().iterate())
+
+    async def count(self) -> int:
+        """Count the relationships."""
+        return await self._caller.run(lambda: self._sync().count())
+
+    async def import_many(self, relationships: Sequence[Relationship]) -> int:
+        """Insert copies with their `created_at`; existing ones (by episodes and kind) are not changed. Idempotent.
+
+        Returns:
+            The number of new relationships.
+
+        Raises:
+            NotFoundError: One of the episodes does not exist here. Nothing is stored.
+            ConflictError: A relationship between other episodes, or of another kind, has one of the IDs.
+            ValidationError: One would close a cycle that its kind forbids.
+        """
+        return await self._caller.run(lambda: self._sync().import_many(relationships))
+
+
 class AsyncTimedStep(Block):
     """A step while its block runs.
 
@@ -2761,6 +2993,11 @@ class AsyncRepositories(Mirror):
     def logs(self) -> AsyncLogRepository:
         """Ordered records."""
         return AsyncLogRepository(self._caller, lambda: self._sync().logs)
+
+    @property
+    def relationships(self) -> AsyncRelationshipRepository:
+        """Relationships between episodes, and walks along them."""
+        return AsyncRelationshipRepository(self._caller, lambda: self._sync().relationships)
 
 
 class AsyncMemoryStorageMethods(AsyncRepositories):
