@@ -8,7 +8,14 @@ import typer
 
 from memory_storage.models import EpisodeFilters
 
-from .completion import complete_domain, complete_language, complete_outcome, complete_tag, complete_task_type
+from .completion import (
+    complete_domain,
+    complete_episode,
+    complete_language,
+    complete_outcome,
+    complete_tag,
+    complete_task_type,
+)
 from .options import metadata_filter, parse_time
 
 TaskType = Annotated[
@@ -41,6 +48,10 @@ Since = Annotated[str | None, typer.Option(metavar="TIME", help="Started at this
 Until = Annotated[str | None, typer.Option(metavar="TIME", help="Started before this time (ISO 8601).")]
 Archived = Annotated[bool, typer.Option("--archived", help="Only archived episodes.")]
 Everything = Annotated[bool, typer.Option("--all", help="Include archived episodes.")]
+ChildOf = Annotated[
+    str | None,
+    typer.Option(metavar="ID", help="Children of the episode with this id.", autocompletion=complete_episode),
+]
 Words = Annotated[str | None, typer.Option(help='Contains these words, "a phrase" or a prefix*.')]
 
 

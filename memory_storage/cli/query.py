@@ -16,6 +16,7 @@ from .database import open_existing
 from .filters import (
     AnyTag,
     Archived,
+    ChildOf,
     Domain,
     Everything,
     Language,
@@ -51,6 +52,7 @@ def query(
     archived: Archived = False,
     everything: Everything = False,
     text: Words = None,
+    child_of: ChildOf = None,
     limit: Annotated[int | None, typer.Option(help="Maximum number of episodes (100).", show_default=False)] = None,
     cursor: Annotated[str | None, typer.Option(help="Continue after the previous page.")] = None,
     steps: Annotated[bool, typer.Option("--steps", help="With --json: include the steps.")] = False,
@@ -76,6 +78,8 @@ def query(
         text=text,
     )
     with open_existing(database, namespace) as storage:
+        if child_of is not None:
+            filters["child_of"] = resolve_id(storage, child_of)
         page = storage.episodes.query(**filters, limit=limit, cursor=cursor, steps=steps)
         if not as_json:
             _show_page(storage, page)

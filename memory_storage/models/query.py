@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Generic, Literal, TypeAlias, TypedDict, TypeVar
+from uuid import UUID
 
 from pydantic import Field, InstanceOf, StrictBool
 
@@ -51,6 +52,7 @@ class EpisodeFilter(Model):
         completed_since: completed at or after this time.
         completed_until: completed before this time.
         archived: False (default): not archived; True: archived; None: both.
+        child_of: the ID of an episode from which a `parent_child` relationship leads to it.
         text: has all of these words, in its own text or in any of its steps; "two words" is a phrase, and flak* a
             prefix.
     """
@@ -72,6 +74,7 @@ class EpisodeFilter(Model):
     completed_since: Timestamp | None = None
     completed_until: Timestamp | None = None
     archived: StrictBool | None = False
+    child_of: UUID | None = None
     text: str | None = None
 
 
@@ -115,6 +118,7 @@ class RecallFilters(TypedDict, total=False):
     completed_since: datetime | None
     completed_until: datetime | None
     archived: bool | None
+    child_of: UUID | str | None
 
 
 class SearchFilters(RecallFilters, total=False):

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from pydantic_core import to_json
 
@@ -41,6 +42,9 @@ _PLAIN = {
     "until": "started_at < :until",
     "completed_since": "completed_at >= :completed_since",
     "completed_until": "completed_at < :completed_until",
+    # Ids, not `seq`: the children of one episode are few, and the index of its relationships has their ids.
+    "child_of": """id IN (SELECT to_id FROM relationships
+            WHERE namespace = :namespace AND from_id = :child_of AND kind = 'parent_child')""",
     "min_success_rate": "success_rate >= :min_success_rate",
     "min_occurrences": "occurrence_count >= :min_occurrences",
 }
@@ -165,7 +169,7 @@ def active_filters(asked: EpisodeFilter | PatternFilter) -> dict[str, Any]:
 
 
 def _plain(name: str, value: Any, values: dict[str, Any], prefix: str) -> list[Condition]:
-    values[name] = str(value) if isinstance(value, str) else value
+    values[name] = str(value) if isinstance(value, str | UUID) else value
     return [(prefix + _PLAIN[name],) * 2]
 
 

@@ -125,6 +125,22 @@ def test_query_applies_the_filters(answered, episode, filters):
     assert page["next_cursor"] is None
 
 
+def test_query_lists_the_children_of_an_episode(command, answered, database, episode):
+    with ms.MemoryStorage.open(database) as storage:
+        child = storage.episodes.save(ms.Episode(task_description="child"))
+        storage.relationships.add(episode.id, child.id, "parent_child")
+    # The first digits are the time: those of two new episodes may be the same.
+    for parent in (str(episode.id), _prefix_of(database, episode)):
+        assert [item["id"] for item in answered("query", "--child-of", parent)["items"]] == [str(child.id)]
+    assert answered("query", "--child-of", child.id)["items"] == []
+    assert command("query", "--child-of", "zz", "-d", database).exit_code == 4
+
+
+def _prefix_of(database, episode: ms.Episode) -> str:
+    with ms.MemoryStorage.open(database) as storage:
+        return storage.episodes.short_ids([episode.id])[episode.id]
+
+
 @pytest.mark.parametrize(
     "filters",
     [

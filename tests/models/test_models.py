@@ -6,7 +6,7 @@ import pickle
 import typing
 from datetime import datetime, timedelta, timezone
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
 
 import pydantic
@@ -51,6 +51,7 @@ NEEDED: dict[type[models.Model], dict[str, Any]] = {
     ms.Item: {"path": ("a", "b"), "key": "k", "value": {"any": [1]}},
     models.ItemVector: {"key": "k", "model": "m", "field": "$", "vector": [1.0]},
     ms.LogRecord: {"log": "l", "number": 1, "value": "v"},
+    ms.Relationship: {"from_id": KEY, "to_id": UUID(int=1), "kind": "blocks"},
     models.EpisodeFilter: {},
     models.PatternFilter: {},
     ms.RetentionPolicy: {"max_age": timedelta(1), "max_episodes": 1},

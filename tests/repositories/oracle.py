@@ -123,6 +123,7 @@ _EPISODE: dict[str, Callable[[ms.Episode, Any], bool]] = {
     "completed_since": lambda e, v: e.completed_at is not None and e.completed_at >= v,
     "completed_until": lambda e, v: e.completed_at is not None and e.completed_at < v,
     "archived": lambda e, v: (e.archived_at is not None) == v,
+    "child_of": lambda e, v: str(v) in e.metadata.get("parents", ()),  # the test stores relationships to them
     "text": _has_text,
 }
 

@@ -488,6 +488,7 @@ GARBAGE: list[tuple[Call, str]] = [
             {"until": "soon"},
             {"completed_since": NAIVE},
             {"completed_until": []},
+            {"child_of": "x"},
             {"kind": "heuristic"},
         )
     ),

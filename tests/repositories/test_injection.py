@@ -227,7 +227,7 @@ def _add_filters() -> None:
         for method, run in runs.items():
             for name, (value, holds) in filters.items():
                 CASES[f"{method}.{name}"] = partial(_found_by_filter, run, value, name, holds)
-            for name in ("task_type", "complexity", "outcome") if runs is EPISODE_RUNS else ("kind",):
+            for name in ("task_type", "complexity", "outcome", "child_of") if runs is EPISODE_RUNS else ("kind",):
                 REFUSED.add(f"{method}.{name}")
                 CASES[f"{method}.{name}"] = partial(_refused, run, name)
             for name in _own_names(method):
@@ -248,7 +248,7 @@ def _add_recalls() -> None:
     CASES["storage.recall.task"] = _recalled
     for name, (value, _) in EPISODE_FILTERS.items():
         CASES[f"storage.recall.{name}"] = partial(_recalled_by_filter, name, value)
-    for name in ("task_type", "complexity"):
+    for name in ("task_type", "complexity", "child_of"):
         REFUSED.add(f"storage.recall.{name}")
         CASES[f"storage.recall.{name}"] = partial(_refused, lambda m, **on: m.recall("t", **on), name)
 
@@ -552,6 +552,55 @@ def _logs_of(g: Ground) -> None:
     logs.clear(DECOY)
 
 
+def _relationships_of(g: Ground) -> None:
+    """Everything that takes the kind or the metadata of a relationship: kinds that are read may be any text."""
+    relationships, text = g.scratch.relationships, g.text
+    source, target = (g.scratch.episodes.save(_episode_of("t")).id for _ in range(2))
+    one = relationships.add(source, target, "references", metadata={text: [text]})
+    assert one.metadata == {text: [text]}
+    assert relationships.add_many([one]) == [*relationships.iterate()] == [one]
+    for walk in (relationships.query, relationships.ancestors, relationships.descendants):
+        assert walk(source, kind=text).items == []
+    assert relationships.path(source, target, text) == []
+    assert relationships.path(source, target, "references") == [source, target]
+    relationships.delete(one.id)
+    assert relationships.import_many([one]) == 1
+    for key in (source, target):
+        g.scratch.episodes.delete(key)
+
+
+def _add_relationships() -> None:
+    refused: dict[str, Callable[[Any, str], object]] = {
+        "add.from_id": lambda r, text: r.add(text, new_id(), "blocks"),
+        "add.to_id": lambda r, text: r.add(new_id(), text, "blocks"),
+        "add.kind": lambda r, text: r.add(new_id(), new_id(), f"{text} "),
+        **{f"{name}.relationship_id": partial(_of_relationship, name) for name in ("get", "find", "delete")},
+        "query.edges": lambda r, text: r.query(new_id(), edges=text),
+        "path.from_id": lambda r, text: r.path(text, new_id()),
+        "path.to_id": lambda r, text: r.path(new_id(), text),
+        "topological_order.kind": lambda r, text: r.topological_order(new_id(), text),
+    }
+    for name in ("query", "ancestors", "descendants", "topological_order"):
+        refused[f"{name}.episode_id"] = partial(_of_relationship, name)
+        refused[f"{name}.cursor"] = partial(_of_cursor, name)
+    for name, call in refused.items():
+        CASES[f"relationships.{name}"] = partial(_call_relationships, call)
+        REFUSED.add(f"relationships.{name}")
+    CASES.update(dict.fromkeys(_RELATIONSHIP_CASES, _relationships_of))
+
+
+def _of_relationship(name: str, relationships: Any, text: str) -> object:
+    return getattr(relationships, name)(text)
+
+
+def _of_cursor(name: str, relationships: Any, text: str) -> object:
+    return getattr(relationships, name)(new_id(), cursor=text)
+
+
+def _call_relationships(call: Callable[[Any, str], object], g: Ground) -> None:
+    call(g.memory.relationships, g.text)
+
+
 def _own_sql(g: Ground) -> None:
     with g.scratch.transaction() as tx:
         # length() of a text counts up to its first NUL.
@@ -585,6 +634,10 @@ _ITEM_FILTER_CASES = tuple(f"items.{name}.filter" for name in ("query", "search"
 _LOG_CASES = (
     *(f"logs.{name}.log" for name in ("append", "read", "iterate", "pop", "clear", "count")),
     *("logs.append.values", "logs.append.ids", "logs.list.prefix", "logs.import_many.records"),
+)
+_RELATIONSHIP_CASES = (
+    *("relationships.add.metadata", "relationships.add_many.relationships", "relationships.import_many.relationships"),
+    *(f"relationships.{name}.kind" for name in ("query", "ancestors", "descendants", "path")),
 )
 _EMBEDDER_CASES = (
     "embeddings.embed.embedder",
@@ -699,7 +752,7 @@ ANSWERS: dict[str, Callable[..., Any]] = {
     "analytics.unused": lambda m, **on: m.analytics.unused(since=ALL_TIME[1], **on),
 }
 OF_ONE_KIND = {"task_type", "complexity", "outcome", "kind", "cursor", "direction", "tz", "by", "unit", "dimension"}
-OF_ONE_KIND |= {"owner_type", "owner_id", "episode_id"}
+OF_ONE_KIND |= {"owner_type", "owner_id", "episode_id", "child_of"}
 
 
 def _answered(run: Callable[..., Any], name: str, ground: Ground) -> None:
@@ -733,6 +786,7 @@ _add_filters()
 _add_recalls()
 _add_ids()
 _add_writes()
+_add_relationships()
 
 # These have a test of their own; or take SQL, or statements of the package, which are no data.
 ELSEWHERE = {"storage.open.database", "storage.open.auth_token", "storage.run.work", "storage.open.now"}
@@ -797,7 +851,7 @@ def test_a_hostile_string_is_stored_and_found_as_data_or_refused(storage, part):
     tables = _objects(storage)
     accepted: Counter[str] = Counter()
     repeated = {*_MODEL_CASES[1:], *_EMBEDDER_CASES[1:], *_ITEM_CASES[1:], *_ITEM_MODEL_CASES[1:]}
-    repeated |= {*_ITEM_FILTER_CASES[1:], *_LOG_CASES[1:]}
+    repeated |= {*_ITEM_FILTER_CASES[1:], *_LOG_CASES[1:], *_RELATIONSHIP_CASES[1:]}
     distinct = {name: case for name, case in CASES.items() if name not in repeated}
     first = random.randrange(EVERY)  # pytest-randomly seeds it: another one in the next run
     for number, text in enumerate(HOSTILE[part::PARTS], first):

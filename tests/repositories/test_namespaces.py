@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import memory_storage as ms
-from memory_storage.models import new_id
+from memory_storage.models import Relationship, new_id
 from memory_storage.sql.session import Repository
 from tests.backends import in_memory
 from tests.checks import assert_consistent, dump
@@ -61,7 +61,7 @@ NAMES = (
 )
 EMBEDDER = ms.HashingEmbedder()
 REPOSITORIES = ("episodes", "steps", "patterns", "embeddings", "spatiotemporal", "analytics", "retention")
-REPOSITORIES += ("items", "logs")
+REPOSITORIES += ("items", "logs", "relationships")
 VECTOR = [0.5] * 384
 NOON = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
 ALWAYS = ms.Interval()
@@ -83,6 +83,7 @@ class Ids:
     pattern: Any = dataclasses.field(default_factory=new_id)
     second_pattern: Any = dataclasses.field(default_factory=new_id)
     place: Any = dataclasses.field(default_factory=new_id)
+    relationship: Any = dataclasses.field(default_factory=new_id)
 
 
 def _fill(memory: ms.MemoryStorage, ids: Ids, owner: str) -> None:
@@ -115,6 +116,12 @@ def _fill(memory: ms.MemoryStorage, ids: Ids, owner: str) -> None:
     )
     memory.items.put(PATH, "key", owner, ttl=1e6, vectors={"f": VECTOR}, model="m")
     memory.logs.append("log", [owner], ids=["id"])
+    other = memory.episodes.save(ms.Episode(task_description=owner))
+    memory.relationships.add_many([_relationship(ids.relationship, ids.episode, other.id, owner)])
+
+
+def _relationship(key: Any, from_id: Any, to_id: Any, owner: str) -> Relationship:
+    return Relationship(id=key, from_id=from_id, to_id=to_id, kind="parent_child", metadata={"owner": owner})
 
 
 def _new_episode() -> ms.Episode:
@@ -316,6 +323,29 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
     "logs.import_many": [
         lambda m, i: m.logs.import_many([ms.models.LogRecord(log="log", number=1, id="id", value="mine")])
     ],
+    "relationships.add": [lambda m, i: m.relationships.add(i.episode, new_id(), "blocks", metadata={"owner": "mine"})],
+    "relationships.add_many": [
+        lambda m, i: m.relationships.add_many([_relationship(i.relationship, i.episode, new_id(), "mine")])
+    ],
+    "relationships.import_many": [
+        lambda m, i: m.relationships.import_many([_relationship(i.relationship, i.episode, new_id(), "mine")])
+    ],
+    "relationships.get": [lambda m, i: m.relationships.get(i.relationship)],
+    "relationships.find": [lambda m, i: m.relationships.find(i.relationship)],
+    "relationships.delete": [lambda m, i: m.relationships.delete(i.relationship)],
+    "relationships.query": [
+        lambda m, i: m.relationships.query(i.episode),
+        lambda m, i: m.relationships.query(i.episode, edges="outgoing", kind="parent_child"),
+    ],
+    "relationships.ancestors": [lambda m, i: m.relationships.ancestors(i.episode, None)],
+    "relationships.descendants": [
+        lambda m, i: m.relationships.descendants(i.episode),
+        lambda m, i: m.relationships.descendants(i.episode, None),
+    ],
+    "relationships.topological_order": [lambda m, i: m.relationships.topological_order(i.episode)],
+    "relationships.path": [lambda m, i: m.relationships.path(i.episode, i.episode)],
+    "relationships.iterate": [lambda m, i: list(m.relationships.iterate())],
+    "relationships.count": [lambda m, i: m.relationships.count()],
     "analytics.summary": [lambda m, i: m.analytics.summary()],
     "retention.plan": [lambda m, i: m.retention.plan(EVERYTHING), lambda m, i: m.retention.plan(ARCHIVED)],
     "retention.apply": [lambda m, i: m.retention.apply(EVERYTHING), lambda m, i: m.retention.apply(ARCHIVED)],
@@ -340,6 +370,7 @@ CALLS: dict[str, list[Callable[[ms.MemoryStorage, Ids], Any]]] = {
 }
 READING = {
     *("get", "find", "query", "iterate", "count", "range", "latest", "of", "delete"),
+    *("ancestors", "descendants", "topological_order", "path"),
     *("within", "near", "nearest", "during", "overlapping", "as_of", "timeline", "trajectory", "hierarchy", "diverse"),
 }
 NOTHING: tuple[Any, ...] = (None, False, 0, [], ms.Page([]))

@@ -42,6 +42,7 @@ def right() -> Iterator[dict[str, Any]]:
         episode = storage.episodes.save(
             ms.Episode(task_description="fix it", steps=[ms.Step(tool="t", result=ms.StepOk())])
         )
+        other = storage.episodes.save(ms.Episode(task_description="do that too"))
         pattern = storage.patterns.save(ms.Heuristic(condition="c", action="a"))
         embedder = ms.HashingEmbedder()
         storage.embeddings.embed(embedder)
@@ -79,6 +80,10 @@ def right() -> Iterator[dict[str, Any]]:
             "pattern_ids": [pattern.id],
             "patterns": [],
             "plan": ms.RetentionPolicy(max_episodes=10),
+            "from_id": episode.id,
+            "relationship_id": uuid4(),
+            "relationships": [],
+            "to_id": other.id,
             "prefix": str(episode.id)[:8],
             "point": ms.Point(latitude=1, longitude=2),
             "policy": ms.RetentionPolicy(max_episodes=10),
@@ -99,7 +104,7 @@ def _public(storage: ms.MemoryStorage) -> Iterator[tuple[str, Callable[..., Any]
     """The methods of a storage, its repositories and what those hold."""
     objects = [storage, storage.circuit_breaker, storage.spatiotemporal.episodes, storage.embeddings.index]
     objects += [getattr(storage, name) for name in ("episodes", "steps", "patterns", "embeddings", "spatiotemporal")]
-    for owner in [*objects, storage.analytics, storage.retention]:
+    for owner in [*objects, storage.analytics, storage.retention, storage.relationships]:
         for name in dir(type(owner)):
             is_no_method = isinstance(inspect.getattr_static(type(owner), name), property | RenamedAttribute)
             if not name.startswith("_") and not is_no_method and callable(getattr(owner, name)):

@@ -50,6 +50,8 @@ def have(storage: ms.MemoryStorage) -> SimpleNamespace:
         pattern=patterns[0],
         pattern_ids=[pattern.id for pattern in patterns],
         place=storage.spatiotemporal.put(_place(episodes[0])),
+        relationship=storage.relationships.add(episodes[0].id, episodes[1].id, "parent_child"),
+        third=episodes[2].id,
     )
 
 
@@ -77,6 +79,11 @@ def _place(
 
 def _embedding(have: Any) -> Embedding:
     return Embedding(owner_type="episode", owner_id=have.other.id, model=MODEL, vector=VECTOR)
+
+
+def _relationships(have: Any) -> list[ms.Relationship]:
+    kinds = ["blocks", "follows", *(f"kind-{n}" for n in range(50))]
+    return [ms.Relationship(from_id=have.other.id, to_id=have.third, kind=kind) for kind in kinds]
 
 
 Call = Callable[[ms.MemoryStorage, Any], object]
@@ -141,6 +148,14 @@ READS: dict[str, Call] = {
     "analytics.compare": lambda s, have: s.analytics.compare(PERIOD, PERIOD, by="tool"),
     "analytics.effectiveness": lambda s, have: s.analytics.effectiveness(),
     "analytics.unused": lambda s, have: s.analytics.unused(since=PERIOD[0]),
+    "relationships.get": lambda s, have: s.relationships.get(have.relationship.id),
+    "relationships.find": lambda s, have: s.relationships.find(have.relationship.id),
+    "relationships.query": lambda s, have: s.relationships.query(have.id, kind="parent_child"),
+    "relationships.ancestors": lambda s, have: s.relationships.ancestors(have.other.id, max_depth=1_000),
+    "relationships.descendants": lambda s, have: s.relationships.descendants(have.id, None),
+    "relationships.topological_order": lambda s, have: s.relationships.topological_order(have.id),
+    "relationships.path": lambda s, have: s.relationships.path(have.id, have.other.id),
+    "relationships.count": lambda s, have: s.relationships.count(),
     "retention.plan": lambda s, have: s.retention.plan(ms.RetentionPolicy(max_episodes=1)),
 }
 
@@ -151,6 +166,7 @@ ITERATIONS: dict[str, Call] = {
     "patterns.iterate": lambda s, have: list(s.patterns.iterate()),
     "embeddings.iterate": lambda s, have: list(s.embeddings.iterate()),
     "spatiotemporal.iterate": lambda s, have: list(s.spatiotemporal.iterate()),
+    "relationships.iterate": lambda s, have: list(s.relationships.iterate()),
 }
 
 # Each write is one batch of a fixed number of statements, whatever the number of rows.
@@ -195,6 +211,14 @@ WRITES: dict[str, tuple[int, Call]] = {
         3,
         lambda s, have: s.spatiotemporal.put_many([_place(have.other, latitude=n / 7) for n in range(50)]),
     ),
+    "relationships.add": (2, lambda s, have: s.relationships.add(have.other.id, have.third, "blocks")),
+    "relationships.add with a long decimal": (
+        3,
+        lambda s, have: s.relationships.add(have.id, have.third, "related_to", weight=1 / 3),
+    ),
+    # One for each of an acyclic kind, which has to see those before it, one for all others, and one that reads.
+    "relationships.add_many": (4, lambda s, have: s.relationships.add_many(_relationships(have))),
+    "relationships.delete": (1, lambda s, have: s.relationships.delete(have.relationship.id)),
     "spatiotemporal.delete": (1, lambda s, have: s.spatiotemporal.delete(have.place.id)),
 }
 
@@ -203,6 +227,7 @@ IMPORTS: dict[str, tuple[int, Call]] = {
     "episodes.import_many": (5, lambda s, have: s.episodes.import_many([_episode() for _ in range(50)])),
     "patterns.import_many": (3, lambda s, have: s.patterns.import_many([_pattern() for _ in range(50)])),
     "embeddings.import_many": (3, lambda s, have: s.embeddings.import_many([_embedding(have)])),
+    "relationships.import_many": (3, lambda s, have: s.relationships.import_many(_relationships(have))),
     "spatiotemporal.import_many": (1, lambda s, have: s.spatiotemporal.import_many([_place(have.other)])),
 }
 
@@ -249,6 +274,7 @@ def test_a_call_within_a_transaction_costs_the_same(storage: ms.MemoryStorage, h
 def test_the_tables_name_every_method(storage: ms.MemoryStorage):
     named = {name.split()[0] for name in (*READS, *ITERATIONS, *WRITES, *IMPORTS)}
     repositories = ("episodes", "steps", "patterns", "embeddings", "spatiotemporal", "analytics", "retention")
+    repositories += ("relationships",)
     methods = {
         f"{repository}.{method}"
         for repository in repositories

@@ -46,12 +46,19 @@ class Known:
         memory.embeddings.put("episode", self.episode.id, VECTOR, model="m")
         memory.items.put(("a",), "known", 1, ttl=1e6)
         memory.logs.append("log", [1, 2])
+        self.relationship = memory.relationships.add(self.episode.id, self.other.id, "parent_child")
 
         items = [ms.RecalledItem("pattern", one, 0.5) for one in self.patterns]
         self.recall = ms.Recall(id=uuid4(), task="t", items=tuple(items), namespace=memory.namespace)
 
     def new_place(self) -> ms.SpatiotemporalEntry:
         return ms.SpatiotemporalEntry(owner_type="episode", owner_id=self.episode.id, latitude=1.0, longitude=1.0)
+
+    def relationships(self) -> list[ms.Relationship]:
+        ends = {"from_id": self.episode.id, "to_id": self.other.id}
+        return [ms.Relationship(**ends, kind=f"kind-{n}", weight=n / 7) for n in range(50)] + [
+            ms.Relationship(**ends, kind=kind) for kind in ("blocks", "follows", "depends_on")
+        ]
 
     def of_step(self) -> ms.SpatiotemporalEntry:
         return ms.SpatiotemporalEntry(owner_type="step", owner_id=self.episode.steps[0].id, place_name="here")
@@ -231,6 +238,19 @@ CASES: dict[str, list[Case]] = {
     "logs.import_many": [
         lambda m, k: m.logs.import_many([ms.models.LogRecord(log="new", number=n, value=n) for n in range(1, 101)])
     ],
+    "relationships.add": [lambda m, k: m.relationships.add(k.episode.id, k.other.id, "blocks", weight=1 / 3)],
+    "relationships.add_many": [lambda m, k: m.relationships.add_many(k.relationships())],
+    "relationships.import_many": [lambda m, k: m.relationships.import_many(k.relationships())],
+    "relationships.get": [lambda m, k: m.relationships.get(k.relationship.id)],
+    "relationships.find": [lambda m, k: m.relationships.find(k.relationship.id)],
+    "relationships.delete": [lambda m, k: m.relationships.delete(k.relationship.id)],
+    "relationships.query": [lambda m, k: m.relationships.query(k.episode.id)],
+    "relationships.ancestors": [lambda m, k: m.relationships.ancestors(k.other.id, max_depth=1_000)],
+    "relationships.descendants": [lambda m, k: m.relationships.descendants(k.episode.id, None)],
+    "relationships.topological_order": [lambda m, k: m.relationships.topological_order(k.episode.id)],
+    "relationships.path": [lambda m, k: m.relationships.path(k.episode.id, k.other.id)],
+    "relationships.iterate": [lambda m, k: list(m.relationships.iterate())],
+    "relationships.count": [lambda m, k: m.relationships.count()],
     "analytics.summary": [lambda m, k: m.analytics.summary()],
     "retention.plan": [lambda m, k: m.retention.plan(ms.RetentionPolicy(max_episodes=1))],
     "analytics.span": [lambda m, k: m.analytics.span()],

@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from datetime import datetime, timedelta, timezone
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import memory_storage as ms
+from memory_storage.models import Relationship
 from tests.raising import raises
 from tests.repositories import oracle
 
@@ -44,6 +46,8 @@ OUTCOMES = (
 )
 TAG_LISTS = [[], *([tag] for tag in TAGS), ["auth", "db"], ["db", "élan", "a%"], ["absent"], ["auth", "absent"]]
 
+PARENTS = [UUID(int=1), UUID(int=2)]
+
 POOLS: dict[str, list[Any]] = {
     "task_type": list(ms.TaskType),
     "domain": [None, *DOMAINS],
@@ -62,6 +66,7 @@ POOLS: dict[str, list[Any]] = {
     "completed_since": list(MOMENTS),
     "completed_until": list(MOMENTS),
     "archived": [None, True, False],
+    "child_of": [None, *PARENTS, UUID(int=3)],
     "text": [*oracle.WORDS, "alpha kilo", "http 500", "kilo zulu q7"],
 }
 PATTERN_POOLS: dict[str, list[Any]] = {
@@ -141,7 +146,17 @@ def episodes(storage: ms.MemoryStorage) -> list[ms.Episode]:
     """200 of them, as they are stored, in the order of their saving."""
     rng = random.Random(11)
     found = [_episode(rng) for _ in range(200)]
+    found[:2] = [one.model_copy(update={"id": key}) for one, key in zip(found, PARENTS, strict=False)]
+    for child in found[2:]:
+        child.metadata["parents"] = [str(key) for key in rng.sample(PARENTS, rng.randint(0, 2))]
     storage.episodes.import_many(found)
+    relationships = [
+        Relationship(from_id=parent, to_id=child.id, kind="parent_child")
+        for child in found[2:]
+        for parent in child.metadata["parents"]
+    ]
+    storage.relationships.add_many(relationships)
+    storage.relationships.add(*PARENTS, "related_to")
     storage.in_namespace("default2").episodes.import_many(found[:50])
     return found
 

@@ -128,6 +128,30 @@ def test_ancestors_of_depth_20_are_one_statement(storage):
     assert [len(own_steps(batch)) for batch in batches] == [1]
 
 
+def test_children_are_a_filter_of_every_read(storage):
+    ids = save_episodes(storage, 6)
+    for child in ids[1:4]:
+        storage.relationships.add(ids[0], child, "parent_child")
+    storage.relationships.add(ids[0], ids[4], "related_to")
+    storage.relationships.add(ids[1], ids[5], "parent_child")
+    for one in ids:
+        storage.episodes.complete(one, ms.Success(verdict="done"))
+    storage.episodes.archive(ids[3])
+    storage.embeddings.put_many([("episode", one, [1.0, float(n)]) for n, one in enumerate(ids)], model="m")
+    children, episodes = {"child_of": str(ids[0])}, storage.episodes
+    with spied(storage.engine) as batches:
+        page = episodes.query(**children)
+    assert [len(own_steps(batch)) for batch in batches] == [1]
+    assert {one.id for one in page} == {one.id for one in episodes.iterate(**children)} == set(ids[1:3])
+    assert (episodes.count(**children), episodes.count(**children, archived=None)) == (2, 3)
+    assert {hit.item.id for hit in episodes.similar_to([1.0, 0.0], model="m", **children)} == set(ids[1:3])
+    assert {hit.item.id for hit in episodes.search("number", **children)} == set(ids[1:3])
+    assert {one.item.id for one in storage.recall("number", **children)} == set(ids[1:3])
+    assert storage.in_namespace("other").episodes.count(**children) == 0
+    with raises(ms.ValidationError, field="child_of"):
+        episodes.query(child_of="x")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["file", "server"], indirect=True)
 def test_concurrent_writers_close_no_cycle(storage):
