@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta, timezone
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,13 @@ from pydantic import TypeAdapter
 from sqlalchemy import Connection, Engine, create_engine
 
 from memory_storage.dbapi import Batch
+from memory_storage.models.relationship import ACYCLIC
 from memory_storage.schema.vector_tables import VectorSpace, digest
 from memory_storage.sql.indexing import INDEX_STEPS
 
 TABLES = (
     *("episodes", "steps", "patterns", "embeddings", "spatiotemporal_index", "facets"),
-    *("items", "item_vectors", "logs"),
+    *("items", "item_vectors", "logs", "relationships", "checkpoints"),
 )
 
 _HEAD = -1  # stands for the head of an episode among its steps
@@ -295,6 +298,15 @@ def _what_is_owned_has_its_owner(connection: Connection) -> None:
         assert _rows(connection, foreign) == []
 
 
+def _relationships_of_acyclic_kinds_have_no_cycle(connection: Connection) -> None:
+    sources: dict[tuple[Any, ...], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for *graph, source, target in _rows(connection, "SELECT namespace, kind, from_id, to_id FROM relationships"):
+        if graph[1] in ACYCLIC:
+            sources[tuple(graph)][target].add(source)
+    for graph in sources.values():
+        TopologicalSorter(graph).prepare()  # a CycleError names the cycle
+
+
 def _the_vectors_are_those_of_the_embeddings(connection: Connection) -> None:
     spaces = "SELECT token, name, vectors, indexed, dimension FROM vector_models"
     for token, model, *counters in _rows(connection, spaces):
@@ -350,6 +362,7 @@ _CHECKS: tuple[Callable[[Connection], None], ...] = (
     _the_rtrees_have_every_position_and_interval,
     _the_derived_columns_of_places_are_right,
     _what_is_owned_has_its_owner,
+    _relationships_of_acyclic_kinds_have_no_cycle,
     _the_vectors_are_those_of_the_embeddings,
     _an_embedding_finds_its_item,
     _the_vectors_of_items_are_alike,

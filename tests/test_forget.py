@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 import struct
 import threading
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -53,6 +54,14 @@ def canary_episode(name: str = CANARY, **fields: Any) -> ms.Episode:
     )
 
 
+def insert_checkpoint(storage: ms.MemoryStorage, episode_id: UUID, text: str) -> None:
+    """Insert a row of `checkpoints` that has a text in each column."""
+    sql = """INSERT INTO checkpoints (namespace, id, episode_id, step_number, label, created_at, document)
+        VALUES (?, ?, ?, 1, ?, 0, ?)"""
+    with storage.transaction() as tx:
+        tx.execute([(sql, [storage.namespace, str(uuid4()), str(episode_id), text, json.dumps({text: text})])])
+
+
 def canary_vector(seed: int = 0) -> list[float]:
     return [1e-3 * (13 * (n + seed) % 101 - 50.5) for n in range(DIMENSION)]
 
@@ -87,6 +96,12 @@ class Canary:
         self.learned = storage.patterns.save(
             ms.Heuristic(condition=f"{CANARY}condition", action="a", evidence=[self.episode.id])
         )
+        relationships = storage.relationships
+        self.relationships = [
+            relationships.add(self.episode.id, self.others[0].id, f"{CANARY}kind", metadata={CANARY: f"{CANARY}of"}),
+            relationships.add(self.others[1].id, self.episode.id, "parent_child", metadata={"n": f"{CANARY}to"}),
+        ]
+        insert_checkpoint(storage, self.episode.id, f"{CANARY}state")
         self.shared = storage.patterns.save(
             ms.Heuristic(condition="c", action="a", confidence=0.1, evidence=[self.episode.id, self.others[0].id])
         )
@@ -98,6 +113,7 @@ class Canary:
     def needles(self) -> list[bytes]:
         """What must not be in any file: its words, its ids, its vectors as they were stored."""
         ids = [self.episode.id, self.learned.id, *(step.id for step in self.episode.steps)]
+        ids += [one.id for one in self.relationships]
         vectors = [struct.pack(f"<{DIMENSION}f", *vector) for vector in self.vectors]
         with closing(dbapi.connect(":memory:", local_engine="libsql")) as connection:  # as in the edges of an index
             edges = [connection.execute("SELECT vector8(?)", (str(one),)).fetchone()[0] for one in self.vectors]

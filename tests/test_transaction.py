@@ -44,6 +44,8 @@ def test_a_clean_exit_keeps_all_of_its_writes(storage, make_episode):
         "places": 1,
         "items": 0,
         "records": 0,
+        "relationships": 0,
+        "checkpoints": 0,
     }
     assert_consistent(storage.engine)
 

@@ -21,7 +21,7 @@ from memory_storage.schema import HEAD
 from memory_storage.settings import Settings
 from memory_storage.storage import MemoryStorage, candidate_source
 
-from .checks import derived_indexes, documents, file, geo, learning, orphans, schema, vectors, words
+from .checks import cycles, derived_indexes, documents, file, geo, learning, orphans, schema, vectors, words
 from .findings import Finding, Report
 
 __all__ = ["Finding", "Report", "check", "repair"]
@@ -50,6 +50,7 @@ def _checks(settings: Settings) -> tuple[_Check, ...]:
         schema.missing_objects,
         documents.undecodable_rows,
         orphans.orphans,
+        cycles.cyclic_relationships,
         documents.columns_that_disagree,
         orphans.misattributed_rows,
         geo.misplaced,

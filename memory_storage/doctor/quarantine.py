@@ -17,6 +17,7 @@ from .findings import has_table, seqs_of
 _TRIGGERS = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' ORDER BY rowid"
 _COLUMNS = "SELECT name FROM pragma_table_info(?)"
 _OWNED = ("embeddings", "spatiotemporal_index")
+_OF_EPISODES = {"relationships": "o.from_id, o.to_id", "checkpoints": "o.episode_id"}
 _KINDS = {"episodes": "episode", "steps": "step", "patterns": "pattern"}
 
 
@@ -45,6 +46,10 @@ def _move(connection: Connection, table: str, seqs: Sequence[int], reason: str) 
         steps = """SELECT s.seq FROM steps AS s JOIN episodes AS e ON e.namespace = s.namespace AND e.id = s.episode_id
             WHERE e.seq IN (SELECT value FROM json_each(?))"""
         _move(connection, "steps", seqs_of(connection, steps, chosen), "its episode was moved")
+        for of_episode, columns in _OF_EPISODES.items():
+            belonging = f"""SELECT o.seq FROM {of_episode} AS o JOIN episodes AS e
+                ON e.namespace = o.namespace AND e.id IN ({columns}) WHERE e.seq IN (SELECT value FROM json_each(?))"""
+            _move(connection, of_episode, seqs_of(connection, belonging, chosen), "its episode was moved")
     for owned in _OWNED if table in _KINDS else ():
         belonging = f"""SELECT o.seq FROM {owned} AS o
             JOIN {table} AS t ON t.namespace = o.namespace AND t.id = o.owner_id

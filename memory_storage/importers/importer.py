@@ -316,6 +316,7 @@ class _BatchImporter:
             "pattern": lambda values: target.patterns.import_many(values, restore_forgotten=restore),
             "embedding": target.embeddings.import_many,
             "place": target.spatiotemporal.import_many,
+            "relationship": target.relationships.import_many,
             "item": target.items.import_many,
             "item_vector": target.items.import_vectors,
             "record": target.logs.import_many,

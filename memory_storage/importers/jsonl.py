@@ -5,13 +5,14 @@
     {"kind": "pattern", "value": {...}}         with its counters
     {"kind": "embedding", "value": {...}}       after its owner, like a place
     {"kind": "place", "value": {...}}
+    {"kind": "relationship", "value": {...}}    after both of its episodes
     {"kind": "item", "value": {...}}            without those that have expired
     {"kind": "item_vector", "value": {...}}     after its item
     {"kind": "record", "value": {...}}          of a log
     {"kind": "end", "count": 4}                 the number of values; a file without it is truncated
 
 The values are the JSON of the models. A change that an older package cannot read increases the version: an export with
-items or records has version 2, any other one version 1.
+relationships has version 3, one with items or records version 2, any other one version 1.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from memory_storage.models import (
     Item,
     ItemVector,
     LogRecord,
+    Relationship,
     SpatiotemporalEntry,
 )
 from memory_storage.models.model import as_validation_error
@@ -40,17 +42,18 @@ from memory_storage.session import Repositories
 from memory_storage.storage import MemoryStorage
 
 FORMAT = "memory-storage"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """The highest that this package reads and writes."""
 
-Kind = Literal["episode", "pattern", "embedding", "place", "item", "item_vector", "record"]
-Value = Episode | AnyPattern | Embedding | SpatiotemporalEntry | Item | ItemVector | LogRecord
+Kind = Literal["episode", "pattern", "embedding", "place", "relationship", "item", "item_vector", "record"]
+Value = Episode | AnyPattern | Embedding | SpatiotemporalEntry | Relationship | Item | ItemVector | LogRecord
 
 _ADAPTERS: dict[Kind, pydantic.TypeAdapter[Any]] = {
     "episode": pydantic.TypeAdapter(Episode),
     "pattern": PATTERN,
     "embedding": pydantic.TypeAdapter(Embedding),
     "place": pydantic.TypeAdapter(SpatiotemporalEntry),
+    "relationship": pydantic.TypeAdapter(Relationship),
     "item": pydantic.TypeAdapter(Item),
     "item_vector": pydantic.TypeAdapter(ItemVector),
     "record": pydantic.TypeAdapter(LogRecord),
@@ -60,6 +63,7 @@ _ALL: dict[Kind, Callable[[Repositories], Iterator[Value]]] = {
     "pattern": lambda view: view.patterns.iterate(),
     "embedding": lambda view: view.embeddings.iterate(),
     "place": lambda view: view.spatiotemporal.iterate(),
+    "relationship": lambda view: view.relationships.iterate(),
     "item": lambda view: view.items.iterate(),
     "item_vector": lambda view: view.items.iterate_vectors(),
     "record": lambda view: view.logs.iterate(),
@@ -74,7 +78,7 @@ def export_lines(storage: MemoryStorage, **filters: Unpack[EpisodeFilters]) -> I
     Args:
         storage: the storage.
         **filters: the filters of `episodes.query`. With any of them, only the episodes that pass are exported, without
-            patterns, embeddings and places.
+            patterns, embeddings, places and relationships.
 
     Returns:
         An iterator of lines.
@@ -87,8 +91,9 @@ def export_lines(storage: MemoryStorage, **filters: Unpack[EpisodeFilters]) -> I
     if filters:
         chosen = {"episode": lambda view: view.episodes.iterate(direction="oldest_first", **filters)}
     with storage.snapshot() as view:
-        is_newer = not filters and (view.items.count() or view.logs.count())
-        header = {"format": FORMAT, "format_version": FORMAT_VERSION if is_newer else 1, "namespace": storage.namespace}
+        header = {"format": FORMAT, "format_version": 1, "namespace": storage.namespace}
+        if not filters:
+            header["format_version"] = _version_of(view)
         yield json.dumps({"kind": "header", **header}, ensure_ascii=False)
         for kind, values in chosen.items():
             for value in values(view):
@@ -97,6 +102,13 @@ def export_lines(storage: MemoryStorage, **filters: Unpack[EpisodeFilters]) -> I
                 del value  # it may be large: release it and its line before the next one is read
                 yield "".join(parts)
     yield json.dumps({"kind": "end", "count": count})
+
+
+def _version_of(view: Repositories) -> int:
+    """Return the least version that has all that a namespace holds."""
+    if view.relationships.count():
+        return 3
+    return 2 if view.items.count() or view.logs.count() else 1
 
 
 def _parts(kind: Kind, value: Value) -> Iterator[str]:

@@ -5,8 +5,8 @@
         def storage(self):
             return MyStorage()
 
-It needs `episodes`, `steps`, `patterns`, `embeddings`, `spatiotemporal`, `analytics`, `transaction`, `snapshot` and
-`in_namespace`. A storage that passes all tests can replace a MemoryStorage.
+It needs `episodes`, `steps`, `patterns`, `embeddings`, `spatiotemporal`, `relationships`, `items`, `logs`, `analytics`,
+`transaction`, `snapshot` and `in_namespace`. A storage that passes all tests can replace a MemoryStorage.
 
 All tests may share one database that has other rows: each test uses its own namespace, whose name is random and begins
 with `conformance-`, and deletes its rows at the end, even if it fails.
@@ -80,6 +80,7 @@ class Conformance:
             isolated.steps,
             isolated.patterns,
             isolated.spatiotemporal,
+            isolated.relationships,
         ):
             assert repository.find(missing) is None
             assert str(missing) in str(_raised(NotFoundError, partial(repository.get, missing)))
@@ -239,7 +240,7 @@ class Conformance:
         assert [hit.item.id for hit in odd] == [saved[1].id, saved[3].id]
 
     def test_what_is_owned_goes_with_its_owner(self, isolated: _Storage) -> None:
-        """Deleting an episode deletes its steps, embeddings and places."""
+        """Deleting an episode deletes its steps, embeddings, places and relationships."""
         episode = isolated.episodes.save(_episode())
         isolated.embeddings.put("episode", episode.id, [1.0, 0.0], model=_MODEL)
         place = isolated.spatiotemporal.put(
@@ -247,8 +248,32 @@ class Conformance:
         )
         assert isolated.spatiotemporal.get(place.id) == place
         assert isolated.spatiotemporal.for_owner("episode", episode.id) == [place]
+        other = isolated.episodes.save(Episode(task_description="child"))
+        isolated.relationships.add(episode.id, other.id, "parent_child")
         assert isolated.episodes.delete(episode.id) is True
+        assert isolated.relationships.count() == 0
+        assert isolated.episodes.delete(other.id) is True
         assert not any(isolated.analytics.summary().rows.values())
+
+    def test_relationships_are_walked_and_close_no_cycle(self, isolated: _Storage) -> None:
+        """Ancestors and descendants come by their distance; a path is a shortest one."""
+        ids = [one.id for one in isolated.episodes.save_many([Episode(task_description=f"{n}") for n in range(4)])]
+        relationships = isolated.relationships
+        edges = ((0, 1), (1, 2), (2, 3), (0, 2))
+        added = [relationships.add(ids[one], ids[two], "parent_child", metadata={"x": _TEXT}) for one, two in edges]
+        assert sorted(relationships.iterate(), key=lambda one: one.id) == sorted(added, key=lambda one: one.id)
+        assert relationships.add(ids[0], ids[1], "parent_child", weight=0.1 + 0.2).id == added[0].id
+        assert relationships.ancestors(ids[3], limit=1).items == relationships.ancestors(ids[3], max_depth=1).items
+        assert {one.episode_id: one.depth for one in relationships.ancestors(ids[3])} == {
+            ids[2]: 1,
+            ids[1]: 2,
+            ids[0]: 2,
+        }
+        assert [one.episode_id for one in relationships.topological_order(ids[0])] == ids
+        assert relationships.path(ids[0], ids[3]) == [ids[0], ids[2], ids[3]]
+        _raised(ValidationError, lambda: relationships.add(ids[3], ids[0], "parent_child"))
+        assert {one.id for one in isolated.episodes.query(child_of=ids[0])} == {ids[1], ids[2]}
+        assert [one.to_id for one in relationships.query(ids[1], edges="outgoing")] == [ids[2]]
 
     def test_an_item_is_stored_under_its_path_and_key(self, isolated: _Storage) -> None:
         """A second put keeps `created_at`; a batch reads before it writes."""

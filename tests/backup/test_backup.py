@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime, timezone
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,12 @@ def _fill(storage: ms.MemoryStorage, number: int = 30) -> None:
         memory.embeddings.put_many([("episode", one.id, _vector(one)) for one in episodes], model="m'")
         memory.spatiotemporal.put(
             ms.SpatiotemporalEntry(owner_type="episode", owner_id=episodes[0].id, latitude=1.1, longitude=-2.2)
+        )
+        memory.relationships.add_many(
+            [
+                ms.Relationship(from_id=one.id, to_id=other.id, kind="follows", metadata={"at": ODD})
+                for one, other in pairwise(episodes)
+            ]
         )
 
 

@@ -89,6 +89,33 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     "a full-text index is gone": ("schema.missing", sql("DROP TABLE pattern_words")),
     "an item has no JSON": ("undecodable.items", sql("UPDATE items SET document = '{' WHERE \"key\" = 'one'")),
     "a record has no JSON": ("undecodable.logs", sql("UPDATE logs SET document = x'ff' WHERE number = 1")),
+    "a relationship has no metadata": (
+        "undecodable.relationships",
+        sql(
+            "UPDATE relationships SET document = '{}' WHERE seq = 1",
+            f"UPDATE relationships SET from_id = '{SECRET}' WHERE seq = 2",
+            "UPDATE relationships SET weight = 'heavy' WHERE seq = 3",
+        ),
+    ),
+    "a checkpoint has no JSON": (
+        "undecodable.checkpoints",
+        sql("UPDATE checkpoints SET document = '{' WHERE seq = 1", "UPDATE checkpoints SET label = 1.5 WHERE seq = 2"),
+    ),
+    "the episodes of relationships and checkpoints are gone": (
+        "orphans.relationships",
+        without_triggers("DELETE FROM episodes WHERE seq IN (12, 15)"),
+    ),
+    "relationships form two cycles": (
+        "relationships.cycle",
+        sql(
+            *(
+                "INSERT INTO relationships (namespace, id, from_id, to_id, kind, created_at, document)"
+                f" SELECT namespace, '0000000{seq}' || substr(id, 9), to_id, from_id, kind, 0, document"
+                f" FROM relationships WHERE seq = {seq}"
+                for seq in (4, 7)
+            ),
+        ),
+    ),
     "a vector of an item has no item": (
         "orphans.item_vectors",
         sql("UPDATE item_vectors SET item_seq = 999 WHERE seq = 1"),

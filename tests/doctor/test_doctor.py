@@ -6,6 +6,7 @@ import json
 import logging
 import sqlite3
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.backup.test_backup import save_in_0001
 from tests.checks import assert_consistent, dump
 from tests.raising import raises
 from tests.schema.spy import spied
+from tests.test_forget import insert_checkpoint
 
 from .damages import DAMAGES, MODEL, SECRET, sql
 
@@ -60,6 +62,9 @@ def _fill(storage: ms.MemoryStorage, vectors: int = 40) -> None:
                 ends_at=episode.started_at + timedelta(hours=1),
             )
         )
+    for one, other in pairwise(episodes[10:20]):
+        storage.relationships.add(one.id, other.id, "follows", weight=0.1, metadata={SECRET: SECRET})
+        insert_checkpoint(storage, one.id, SECRET)
     for key in ("one", "two"):
         storage.items.put((SECRET,), key, SECRET, vectors={"f": [1.0, 2.0], "g": [2.0, 1.0]}, model=MODEL)
     storage.logs.append("log", [SECRET, SECRET])
@@ -90,7 +95,8 @@ def _rows(settings: ms.Settings) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def _ids(rows: dict[str, list[tuple[Any, ...]]], table: str) -> set[Any]:
-    place = {"embeddings": 0, "spatiotemporal_index": 2, "episodes": 2, "patterns": 2, "steps": 4}[table]
+    of_id = dict.fromkeys(("spatiotemporal_index", "episodes", "patterns", "relationships", "checkpoints"), 2)
+    place = {"embeddings": 0, "steps": 4, **of_id}[table]
     return {row[place] for row in rows[table]}
 
 
@@ -168,7 +174,7 @@ def _rows_by_id(settings: ms.Settings) -> dict[str, set[Any]]:
     with engine.connect() as connection:
         found = {
             table: {row[0] for row in connection.exec_driver_sql(f"SELECT id FROM {table}")}
-            for table in ("episodes", "steps", "patterns", "spatiotemporal_index")
+            for table in ("episodes", "steps", "patterns", "spatiotemporal_index", "relationships", "checkpoints")
         }
         found["embeddings"] = {row[0] for row in connection.exec_driver_sql("SELECT seq FROM embeddings")}
     engine.dispose()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import memory_storage as ms
 from memory_storage.importers import ImportReport, export_lines, import_file, import_stream
+from memory_storage.models import Relationship, new_id
 from tests import strategies
 from tests.raising import raises
 
@@ -68,6 +69,8 @@ def fill(storage: ms.MemoryStorage, make_episode: Any) -> None:
     storage.spatiotemporal.put(
         ms.SpatiotemporalEntry(owner_type="step", owner_id=first.steps[1].id, place_name="Zürich", metadata={"a": [1]})
     )
+    storage.relationships.add(away.id, first.id, "parent_child", weight=1 / 3, metadata={"ü": [None, 1.5]})
+    storage.relationships.add(first.id, away.id, "related_to")
     storage.items.put(("a", "b\x01"), "k", {"x": [1 / 3, None]}, ttl=1e9, vectors={"f": [1 / 3], "g": [2]}, model="m")
     storage.items.put((), "k", 1)
     storage.items.put((), "k", "ü")
@@ -81,6 +84,7 @@ def everything(storage: ms.MemoryStorage) -> dict[str, list[Any]]:
         "patterns": sorted(storage.patterns.iterate(), key=lambda one: one.id),
         "embeddings": list(storage.embeddings.iterate()),
         "places": list(storage.spatiotemporal.iterate()),
+        "relationships": list(storage.relationships.iterate()),
         "items": list(storage.items.iterate()),
         "item_vectors": list(storage.items.iterate_vectors()),
         "records": list(storage.logs.iterate()),
@@ -93,8 +97,8 @@ def exported(storage: ms.MemoryStorage) -> io.BytesIO:
 
 def test_exported_and_imported_rows_are_equal_in_every_field(full, other):
     held = everything(full)
-    assert [len(values) for values in held.values()] == [2, 2, 4, 2, 2, 2, 3]
-    assert import_stream(other, exported(full)) == ImportReport(17, 0)
+    assert [len(values) for values in held.values()] == [2, 2, 4, 2, 2, 2, 2, 3]
+    assert import_stream(other, exported(full)) == ImportReport(19, 0)
     assert everything(other) == held
     assert other.analytics.summary() == full.analytics.summary()
 
@@ -102,7 +106,7 @@ def test_exported_and_imported_rows_are_equal_in_every_field(full, other):
 def test_to_import_an_export_again_changes_nothing(full, other):
     import_stream(other, exported(full))
     held = everything(other)
-    assert import_stream(other, exported(full)) == ImportReport(0, 17)
+    assert import_stream(other, exported(full)) == ImportReport(0, 19)
     assert everything(other) == held
 
 
@@ -178,23 +182,23 @@ def import_lines(storage: ms.MemoryStorage, lines: list[str], **options: Any) ->
 
 def test_an_export_that_was_cut_off_is_reported(full, other):
     report = import_lines(other, lines_of(full)[:-1])
-    assert report.imported == 17
-    assert [problem.line for problem in report.failed] == [19]
+    assert report.imported == 19
+    assert [problem.line for problem in report.failed] == [21]
     assert "truncated" in report.failed[0].message
 
 
 def test_an_export_with_a_missing_line_is_reported(full, other):
     lines = lines_of(full)
     report = import_lines(other, lines[:-2] + lines[-1:])
-    assert report.imported == 16
-    assert "counts 17 values, but there are 16" in report.failed[0].message
+    assert report.imported == 18
+    assert "counts 19 values, but there are 18" in report.failed[0].message
 
 
 def test_orphans_are_reported_and_the_rest_is_imported(full, other):
     lines = lines_of(full)
     kept = [line for line in lines if '"kind": "pattern"' not in line]
     report = import_lines(other, kept)
-    assert report.imported == 14
+    assert report.imported == 16
     assert ["no pattern" in problem.message for problem in report.failed] == [True, False]
     assert other.embeddings.count() == 3
 
@@ -212,24 +216,43 @@ def test_orphans_are_reported_and_the_rest_is_imported(full, other):
 )
 def test_an_invalid_line_of_an_export_is_reported(full, other, line, problem):
     lines = lines_of(full)
-    report = import_lines(other, [*lines[:2], line, *lines[2:-1], '{"kind": "end", "count": 18}'])
-    assert report.imported == 17
+    report = import_lines(other, [*lines[:2], line, *lines[2:-1], '{"kind": "end", "count": 20}'])
+    assert report.imported == 19
     assert [found.line for found in report.failed] == [3]
     assert problem in report.failed[0].message
 
 
-def test_an_export_without_items_and_records_has_version_1(storage):
+def test_the_version_of_an_export_is_the_least_that_has_its_kinds(storage):
     def version() -> int:
         return json.loads(next(iter(export_lines(storage))))["format_version"]
 
-    storage.episodes.save(ms.Episode(task_description="t"))
+    one, other = storage.episodes.save_many([ms.Episode(task_description="t") for _ in range(2)])
     assert version() == 1
     storage.logs.append("log", [1])
     assert version() == 2
+    storage.relationships.add(one.id, other.id, "follows")
+    assert version() == 3
+    header = json.loads(next(iter(export_lines(storage, domain="general"))))
+    assert header["format_version"] == 1
+
+
+def test_a_relationship_that_closes_a_cycle_or_has_no_episode_is_reported(storage, other):
+    one, two = storage.episodes.save_many([ms.Episode(task_description="t") for _ in range(2)])
+    storage.relationships.add(one.id, two.id, "follows")
+    lines = lines_of(storage)
+    (number,) = [n for n, line in enumerate(lines) if '"kind": "relationship"' in line]
+    back = Relationship(from_id=two.id, to_id=one.id, kind="follows").model_dump_json()
+    lost = Relationship(from_id=two.id, to_id=new_id(), kind="follows").model_dump_json()
+    more = [f'{{"kind": "relationship", "value": {value}}}' for value in (back, lost)]
+    end = '{"kind": "end", "count": 5}'
+    report = import_lines(other, [*lines[: number + 1], *more, *lines[number + 1 : -1], end])
+    assert (report.imported, [problem.line for problem in report.failed]) == (3, [number + 2, number + 3])
+    assert "close a cycle" in report.failed[0].message
+    assert list(other.relationships.iterate()) == list(storage.relationships.iterate())
 
 
 def test_a_later_version_of_the_format_is_refused(other):
-    header = '{"kind": "header", "format": "memory-storage", "format_version": 3}'
+    header = '{"kind": "header", "format": "memory-storage", "format_version": 4}'
     with raises(ms.ValidationError, field="format_version", match="upgrade it"):
         import_lines(other, [header])
 

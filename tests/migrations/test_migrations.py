@@ -206,6 +206,7 @@ def _fill(storage: ms.MemoryStorage) -> None:
     )
     storage.items.put(("a",), "k", {"b": 1}, vectors={"$": [1.0, 2.0]}, model=MODEL)
     storage.logs.append("log", [1])
+    storage.relationships.add(episode.id, storage.episodes.save(ms.Episode(task_description="b")).id, "parent_child")
 
 
 def test_the_tables_in_the_code_are_those_of_the_revisions(storage: ms.MemoryStorage):

@@ -65,6 +65,7 @@ def _fill(engine: Engine) -> ms.Episode:
     )
     storage.items.put(("a",), "k", 1, vectors={"$": [1.0, 2.0]}, model="m")
     storage.logs.append("log", [1])
+    storage.relationships.add(episode.id, storage.episodes.save(ms.Episode(task_description="b")).id, "parent_child")
     return episode
 
 

@@ -459,13 +459,15 @@ def test_rows_are_counted_for_each_of_many_hostile_names(storage):
     for name in NAMES:
         memory = storage.in_namespace(name)
         assert memory.analytics.summary().rows == {
-            "episodes": 1,
+            "episodes": 2,
             "steps": 1,
             "patterns": 2,
             "embeddings": 3,
             "places": 1,
             "items": 1,
             "records": 1,
+            "relationships": 1,
+            "checkpoints": 0,
         }
         assert memory.episodes.count(text="words") == memory.episodes.count(tags_all=["shared"]) == 1
     assert_consistent(storage.engine)

@@ -81,6 +81,7 @@ def right() -> Iterator[dict[str, Any]]:
             "patterns": [],
             "plan": ms.RetentionPolicy(max_episodes=10),
             "from_id": episode.id,
+            "kind": "blocks",
             "relationship_id": uuid4(),
             "relationships": [],
             "to_id": other.id,

@@ -17,6 +17,7 @@ from memory_storage.doctor.quarantine import quarantine_rows
 from memory_storage.errors import CorruptDataError
 from memory_storage.models import PATTERN, Complexity, SpatiotemporalEntry, TaskType
 from memory_storage.repositories.patterns import sql as patterns_sql
+from memory_storage.repositories.relationships.rows import decode_metadata
 from memory_storage.repositories.spatiotemporal import sql as spatiotemporal_sql
 from memory_storage.sql.documents import decode_value
 from memory_storage.sql.episode_rows import read_episode_document, read_step_document
@@ -26,7 +27,11 @@ _PAGE = 500  # numbers, not documents
 _MOMENTS = "BETWEEN -62135596800000000 AND 253402300799999999"  # the years that datetime knows
 
 _HEX = "[0-9a-f]"
-_IS_ID = f"id GLOB '{'-'.join(_HEX * size for size in (8, 4, 4, 4, 12))}'"
+_UUID = "-".join(_HEX * size for size in (8, 4, 4, 4, 12))
+
+
+def _is_id(column: str) -> str:
+    return f"{column} GLOB '{_UUID}'"
 
 
 def _is_moment(column: str) -> str:
@@ -51,7 +56,7 @@ _READ: dict[str, tuple[Callable[[bytes], Any], str]] = {
         read_episode_document,
         " AND ".join(
             [
-                _IS_ID,
+                _is_id("id"),
                 "typeof(version) = 'integer' AND typeof(domain) = 'text'",
                 "typeof(language) IN ('text', 'null') AND typeof(framework) IN ('text', 'null')",
                 _is_one_of("task_type", TaskType),
@@ -65,7 +70,7 @@ _READ: dict[str, tuple[Callable[[bytes], Any], str]] = {
         read_step_document,
         " AND ".join(
             [
-                _IS_ID,
+                _is_id("id"),
                 "typeof(step_number) = 'integer' AND typeof(tool) = 'text' AND typeof(latency_ms) = 'integer'",
                 "typeof(output) IN ('text', 'null') AND typeof(tokens_used) IN ('integer', 'null')",
                 "(status IS NULL OR status IN ('ok', 'error', 'timeout'))",
@@ -84,6 +89,26 @@ _READ: dict[str, tuple[Callable[[bytes], Any], str]] = {
         ),
     ),
     "spatiotemporal_index": (SpatiotemporalEntry.model_validate_json, _is_moment("created_at")),
+    "relationships": (
+        partial(decode_metadata, key=""),
+        " AND ".join(
+            [
+                *map(_is_id, ("id", "from_id", "to_id")),
+                "typeof(kind) = 'text' AND typeof(weight) IN ('real', 'null')",
+                _is_moment("created_at"),
+            ]
+        ),
+    ),
+    "checkpoints": (
+        _read_value,
+        " AND ".join(
+            [
+                *map(_is_id, ("id", "episode_id")),
+                "typeof(step_number) = 'integer' AND typeof(label) = 'text'",
+                _is_moment("created_at"),
+            ]
+        ),
+    ),
     "items": (
         _read_value,
         " AND ".join(

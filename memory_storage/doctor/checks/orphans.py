@@ -1,4 +1,4 @@
-"""Checks of rows that belong to others: steps, embeddings and places without an owner or with a wrong one."""
+"""Checks of rows that belong to others: steps, embeddings, places and so on without an owner or with a wrong one."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ _ITEMS = """CASE m.owner_type
 _STEPS = """SELECT seq FROM steps AS s WHERE NOT EXISTS (
     SELECT 1 FROM episodes AS e WHERE e.namespace = s.namespace AND e.id = s.episode_id) ORDER BY seq"""
 
+_CHECKPOINTS = _STEPS.replace("steps AS s", "checkpoints AS s")
+_RELATIONSHIPS = """SELECT seq FROM relationships AS r WHERE NOT EXISTS (
+    SELECT 1 FROM episodes AS e WHERE e.namespace = r.namespace AND e.id = r.from_id)
+    OR NOT EXISTS (SELECT 1 FROM episodes AS e WHERE e.namespace = r.namespace AND e.id = r.to_id) ORDER BY seq"""
+
 _ITEM_VECTORS = """SELECT seq FROM item_vectors AS v WHERE NOT EXISTS (
     SELECT 1 FROM items AS i WHERE i.seq = v.item_seq AND i.namespace = v.namespace)
     OR typeof(vector) <> 'blob' OR length(vector) <> (SELECT length(o.vector) FROM item_vectors AS o
@@ -36,6 +41,8 @@ def orphans(connection: Connection) -> list[Finding]:
     lost = {"steps": seqs_of(connection, _STEPS)}
     for table in ("embeddings", "spatiotemporal_index"):
         lost[table] = seqs_of(connection, orphaned.format(table=table, owned=owned))
+    lost["checkpoints"] = seqs_of(connection, _CHECKPOINTS)
+    lost["relationships"] = seqs_of(connection, _RELATIONSHIPS)
     lost["item_vectors"] = seqs_of(connection, _ITEM_VECTORS)
     lost["embeddings"] = sorted({*lost["embeddings"], *_without_a_vector(connection)})
     return [finding for table, seqs in lost.items() for finding in _orphaned(table, seqs)]

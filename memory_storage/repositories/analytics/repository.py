@@ -50,6 +50,8 @@ UNION ALL SELECT 'rows', 'steps', count(*), NULL FROM steps WHERE namespace = :n
 UNION ALL SELECT 'rows', 'patterns', count(*), NULL FROM patterns WHERE namespace = :namespace
 UNION ALL SELECT 'rows', 'embeddings', count(*), NULL FROM embeddings WHERE namespace = :namespace
 UNION ALL SELECT 'rows', 'places', count(*), NULL FROM spatiotemporal_index WHERE namespace = :namespace
+UNION ALL SELECT 'rows', 'relationships', count(*), NULL FROM relationships WHERE namespace = :namespace
+UNION ALL SELECT 'rows', 'checkpoints', count(*), NULL FROM checkpoints WHERE namespace = :namespace
 UNION ALL SELECT 'rows', 'items', count(*), NULL FROM items WHERE namespace = :namespace
 UNION ALL SELECT 'rows', 'records', count(*), NULL FROM logs WHERE namespace = :namespace
 UNION ALL SELECT 'outcome', coalesce(outcome, 'open'), count(*), {sql.finite("avg(reward)")} FROM episodes

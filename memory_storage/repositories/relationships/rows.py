@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 from memory_storage.models import Relationship
@@ -11,12 +12,25 @@ from memory_storage.sql.statement import from_micros
 
 
 def relationship_from_row(row: Row) -> Relationship:
-    """Return the relationship of a row."""
+    """Return the relationship of a row; CorruptDataError if it cannot be decoded."""
     key, from_id, to_id, kind, weight, created_at, document = row
+    try:
+        ids = {"id": UUID(key), "from_id": UUID(from_id), "to_id": UUID(to_id)}
+    except (ValueError, AttributeError) as error:
+        raise corrupt_error("relationships", key) from error
+    return Relationship.model_construct(
+        **ids,
+        kind=kind,
+        weight=weight,
+        metadata=decode_metadata(document, key),
+        created_at=from_micros(created_at),
+    )
+
+
+def decode_metadata(document: str | bytes, key: str) -> dict[str, Any]:
+    """Return the metadata of a stored document; CorruptDataError, with the key of its row, if it has none."""
     content = decode_value(document, "relationships", key)
     if not isinstance(content, dict) or not isinstance(content.get("metadata"), dict):
         raise corrupt_error("relationships", key)
-    ids = {"id": UUID(key), "from_id": UUID(from_id), "to_id": UUID(to_id)}
-    return Relationship.model_construct(
-        **ids, kind=kind, weight=weight, metadata=content["metadata"], created_at=from_micros(created_at)
-    )
+    metadata: dict[str, Any] = content["metadata"]
+    return metadata

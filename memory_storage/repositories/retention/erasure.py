@@ -267,7 +267,7 @@ class _Quarantine:
         ids = json.dumps(sorted(owners))  # another program may have written a string that is not a UUID
         conditions: dict[str, _BoundCondition] = {}
         for table, columns in self._tables.items():
-            named = sorted(columns & {"id", "episode_id", "owner_id"})
+            named = sorted(columns & {"id", "episode_id", "owner_id", "from_id", "to_id"})
             if "namespace" in columns and named:
                 parts = " OR ".join(f"CAST({name} AS TEXT) IN (SELECT value FROM json_each(?))" for name in named)
                 values = (self._session.namespace, *(ids for _ in named))

@@ -222,11 +222,17 @@ QUARANTINED_ID_SOURCES = {
     "quarantined_patterns": "SELECT CAST(namespace AS TEXT), CAST(id AS TEXT) FROM quarantined_patterns",
     "quarantined_steps": "SELECT CAST(namespace AS TEXT), CAST(episode_id AS TEXT) FROM quarantined_steps",
     "quarantined_embeddings": "SELECT CAST(namespace AS TEXT), CAST(owner_id AS TEXT) FROM quarantined_embeddings",
+    "quarantined_checkpoints": "SELECT CAST(namespace AS TEXT), CAST(episode_id AS TEXT) FROM quarantined_checkpoints",
+    "quarantined_relationships": """SELECT CAST(namespace AS TEXT), CAST(from_id AS TEXT) FROM quarantined_relationships
+        UNION SELECT CAST(namespace AS TEXT), CAST(to_id AS TEXT) FROM quarantined_relationships""",
 }
 # Triggers delete these rows with their owners. Rows that another program has written may have none.
 DELETE_ORPHANS = [
     SqlTemplate(f"DELETE FROM {table} WHERE namespace = :namespace")
-    for table in ("embeddings", "spatiotemporal_index", "facets", "item_vectors", "learned", "sequences", "unlearned", "learning")
+    for table in (
+        *("embeddings", "spatiotemporal_index", "facets", "item_vectors", "relationships", "checkpoints"),
+        *("learned", "sequences", "unlearned", "learning"),
+    )
 ]
 DELETE_ORPHANS.append(
     SqlTemplate("""

@@ -267,7 +267,16 @@ def test_the_summary_counts_all_there_is(storage, made, archived):
         memory.episodes.archive(episode.id)
     expected = oracle.summary(filled.kept)
     found = memory.analytics.summary()
-    assert found.rows == {"patterns": 0, "embeddings": 0, "places": 0, "items": 0, "records": 0, **expected["rows"]}
+    assert found.rows == {
+        "patterns": 0,
+        "embeddings": 0,
+        "places": 0,
+        "items": 0,
+        "records": 0,
+        "relationships": 0,
+        "checkpoints": 0,
+        **expected["rows"],
+    }
     assert set(found.outcomes) == set(expected["outcomes"])
     assert set(found.tools) == set(expected["tools"])
     for name, figures in found.outcomes.items():
